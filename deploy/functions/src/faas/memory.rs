@@ -1,0 +1,69 @@
+//! Memory that is really in use while it is held, and really given back afterwards.
+
+use crate::refusal::Refusal;
+
+/// Pages of one request, every one written to. They come straight from the kernel: the allocator would keep what is freed, and the
+/// function's memory would never shrink again.
+pub struct Pages {
+    address: *mut libc::c_void,
+    length: usize,
+}
+
+impl Pages {
+    /// `mebibytes` of memory in use.
+    ///
+    /// # Errors
+    /// When the kernel does not give it.
+    pub fn touched(mebibytes: u32) -> Result<Option<Self>, Refusal> {
+        if mebibytes == 0 {
+            return Ok(None);
+        }
+        let refused = |reason: String| Refusal::NoMemory { mebibytes, reason };
+        let length = usize::try_from(u64::from(mebibytes) << 20).map_err(|error| refused(error.to_string()))?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh private mapping at an address of the kernel's choice touches no memory in use.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(refused(std::io::Error::last_os_error().to_string()));
+        }
+        let pages = Self { address, length };
+        pages.touch();
+        Ok(Some(pages))
+    }
+
+    /// Writes one byte to every page, which is what makes the kernel provide it.
+    fn touch(&self) {
+        const SMALLEST_PAGE: usize = 4096;
+        for offset in (0..self.length).step_by(SMALLEST_PAGE) {
+            // SAFETY: `offset` is below the length of the mapping, which is writable and owned by `self` alone.
+            unsafe { self.address.cast::<u8>().add(offset).write_volatile(1) };
+        }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping that `touched` made, and nothing refers to it any more.
+        unsafe { libc::munmap(self.address, self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_resident_while_held() {
+        let pages = Pages::touched(8).expect("8 MiB").expect("some pages");
+        let count = pages.length.div_ceil(4096);
+        let mut resident = vec![0_u8; count];
+        // SAFETY: the mapping is valid and `resident` has a byte for each of its pages.
+        assert_eq!(unsafe { libc::mincore(pages.address, pages.length, resident.as_mut_ptr()) }, 0);
+        assert!(resident.iter().all(|page| page & 1 == 1));
+    }
+
+    #[test]
+    fn no_memory_asked_for_is_none_used() {
+        assert!(Pages::touched(0).expect("nothing").is_none());
+    }
+}

@@ -1,0 +1,60 @@
+//! Unary gRPC methods as routes of an HTTP router. Owns the way from a request message to a reply message; knows no method by name.
+
+use std::future::Future;
+use std::task::{Context, Poll};
+
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, post};
+use tonic::codegen::{BoxFuture, Service};
+use tonic_prost::ProstCodec;
+
+use crate::refusal::Refusal;
+
+/// The route of a unary method that `handler` answers.
+pub fn unary<Q, R, H, F>(handler: H) -> MethodRouter
+where
+    Q: prost::Message + Default + 'static,
+    R: prost::Message + Default + 'static,
+    H: Fn(Q) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<R, Refusal>> + Send + 'static,
+{
+    post(move |request: Request| {
+        let method = Method(handler.clone());
+        async move { tonic::server::Grpc::new(ProstCodec::<R, Q>::default()).unary(method, request).await }
+    })
+}
+
+/// What answers a path that no method and no page has, each caller in its own protocol.
+pub async fn not_found(request: Request) -> Response {
+    let is_grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let path = request.uri().path();
+    if is_grpc {
+        tonic::Status::unimplemented(format!("this function has no method {path}")).into_http::<axum::body::Body>()
+    } else {
+        (StatusCode::NOT_FOUND, format!("this function has no page {path}\n")).into_response()
+    }
+}
+
+/// A handler in the shape that tonic calls.
+struct Method<H>(H);
+
+impl<Q, R, H, F> Service<tonic::Request<Q>> for Method<H>
+where
+    H: Fn(Q) -> F,
+    F: Future<Output = Result<R, Refusal>> + Send + 'static,
+{
+    type Response = tonic::Response<R>;
+    type Error = tonic::Status;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
+        let answer = (self.0)(request.into_inner());
+        Box::pin(async move { answer.await.map(tonic::Response::new).map_err(tonic::Status::from) })
+    }
+}

@@ -1,0 +1,75 @@
+//! Why a function does not do what was asked, in the words of both protocols. Owns the mapping to gRPC codes and HTTP statuses.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use thiserror::Error;
+
+/// A request that a function refuses or cannot finish.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The request asks for something outside its range; the text names field, value and range.
+    #[error("{0}")]
+    Invalid(String),
+    /// As many requests wait already as may wait.
+    #[error("all workers are busy and {waiting} requests wait already")]
+    Busy {
+        /// Length of the full queue.
+        waiting: usize,
+    },
+    /// The operating system does not give the memory that the request asks for.
+    #[error("cannot allocate {mebibytes} MiB: {reason}")]
+    NoMemory {
+        /// Memory asked for, MiB.
+        mebibytes: u32,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// The worker ended without a result.
+    #[error("the worker ended without a result")]
+    WorkerLost,
+}
+
+impl Refusal {
+    /// The refusal of `value` for `field`, whose range is `range`. A long value is cut.
+    #[must_use]
+    pub fn invalid(field: &str, value: &str, range: &str) -> Self {
+        const LONGEST_QUOTE: usize = 100;
+        let quoted: String = value.chars().take(LONGEST_QUOTE).collect();
+        let cut = if quoted.len() < value.len() { "…" } else { "" };
+        Self::Invalid(format!("{field} = `{quoted}{cut}`, must be {range}"))
+    }
+}
+
+impl From<Refusal> for tonic::Status {
+    fn from(refusal: Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::Invalid(_) => Self::invalid_argument(text),
+            Refusal::Busy { .. } | Refusal::NoMemory { .. } => Self::resource_exhausted(text),
+            Refusal::WorkerLost => Self::internal(text),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Busy { .. } | Self::NoMemory { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::WorkerLost => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, format!("{self}\n")).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_is_quoted_in_part_and_never_inside_a_character() {
+        let Refusal::Invalid(text) = Refusal::invalid("name", &"é".repeat(5000), "a number") else { panic!("an invalid value") };
+        assert!(text.len() < 300, "{text}");
+        assert!(text.contains('…') && text.ends_with("must be a number"), "{text}");
+    }
+}

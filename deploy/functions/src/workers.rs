@@ -1,0 +1,78 @@
+//! The workers that do a function's work, so that the network is served while they compute. Owns how many run and how many may wait.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::refusal::Refusal;
+
+/// A bounded number of workers before which a bounded number of requests waits, first come, first served.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    running: Arc<Semaphore>,
+    admitted: Arc<Semaphore>,
+    queue: usize,
+}
+
+impl Workers {
+    /// `workers` at once, at least one, and `queue` requests waiting for them.
+    #[must_use]
+    pub fn new(workers: usize, queue: usize) -> Self {
+        let workers = workers.clamp(1, Semaphore::MAX_PERMITS / 2);
+        let queue = queue.min(Semaphore::MAX_PERMITS / 2);
+        Self { running: Arc::new(Semaphore::new(workers)), admitted: Arc::new(Semaphore::new(workers + queue)), queue }
+    }
+
+    /// Does `work` on a worker's thread as soon as one is free. Dropping the future before then takes the request out of the queue;
+    /// work that has begun runs to its end, and holds its worker until then.
+    ///
+    /// # Errors
+    /// When the queue is full, when the work itself refuses, or when its worker is lost.
+    pub async fn run<R, W>(&self, work: W) -> Result<R, Refusal>
+    where
+        R: Send + 'static,
+        W: FnOnce() -> Result<R, Refusal> + Send + 'static,
+    {
+        let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| Refusal::Busy { waiting: self.queue })?;
+        let worker = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Refusal::WorkerLost)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _held_to_the_end = (place, worker);
+            work()
+        });
+        done.await.unwrap_or(Err(Refusal::WorkerLost))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn a_request_beyond_the_queue_is_refused_and_the_rest_is_served() {
+        let workers = Workers::new(1, 1);
+        let (release, held) = mpsc::channel::<()>();
+        let running = tokio::spawn({
+            let workers = workers.clone();
+            async move { workers.run(move || Ok(held.recv().is_ok())).await }
+        });
+        let waiting = tokio::spawn({
+            let workers = workers.clone();
+            async move { workers.run(|| Ok(true)).await }
+        });
+        while workers.admitted.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(workers.run(|| Ok(())).await, Err(Refusal::Busy { waiting: 1 }));
+        release.send(()).expect("the worker waits for it");
+        assert_eq!(running.await.expect("no panic"), Ok(true));
+        assert_eq!(waiting.await.expect("no panic"), Ok(true));
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_costs_its_own_reply_only() {
+        let workers = Workers::new(1, 1);
+        assert_eq!(workers.run(|| -> Result<(), Refusal> { panic!("on purpose") }).await, Err(Refusal::WorkerLost));
+        assert_eq!(workers.run(|| Ok(7)).await, Ok(7));
+    }
+}
