@@ -1,0 +1,296 @@
+//! The messages that services exchange, the subjects they travel on, and how a payload is read. Owns the wire; must not decide anything.
+//!
+//! A reader ignores fields that it does not know and refuses a major version that it does not know. Every number says its unit in its name.
+
+mod action;
+mod event;
+mod load;
+mod outcome;
+mod reward;
+mod state;
+pub mod subject;
+
+pub use action::{Action, Choice};
+pub use event::{Event, EventType, TraceParent};
+pub use load::{Failures, LatencyBucket, Load};
+pub use outcome::{Effect, GuardNote, Outcome, Rule, Source};
+pub use reward::{Decider, Reward, Term, Terms};
+pub use state::{Ages, Changes, Direction, Headroom, Latency, ReplicaCounts, State, Usage, Window, Windows, WireObjective};
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::name::{FunctionId, Name};
+use crate::time::Tick;
+
+/// Largest payload that a service reads, in bytes. The largest message of ours is a Load with a full histogram, some 4 KiB.
+pub const MAX_PAYLOAD: usize = 64 * 1024;
+
+/// Version of a message, `major.minor`. The minor number grows with fields that an old reader may ignore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// Changes when an old reader can no longer understand the message.
+    pub major: u16,
+    /// Grows when fields are added.
+    pub minor: u16,
+}
+
+impl Version {
+    /// The version that this code writes.
+    pub const CURRENT: Version = Version { major: 1, minor: 0 };
+}
+
+impl Default for Version {
+    fn default() -> Self {
+        Self::CURRENT
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl std::str::FromStr for Version {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (major, minor) = text.split_once('.')?;
+            Some(Version { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        };
+        parse().ok_or_else(|| format!("version `{text}` is not of the form major.minor"))
+    }
+}
+
+impl Serialize for Version {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let version: Version = text.parse().map_err(serde::de::Error::custom)?;
+        if version.major == Version::CURRENT.major { Ok(version) } else { Err(serde::de::Error::custom(DecodeError::version(version))) }
+    }
+}
+
+impl JsonSchema for Version {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Version".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "Version of the message, major.minor. A reader refuses a major version that it does not know.",
+            "pattern": "^[0-9]+\\.[0-9]+$",
+            "examples": [Version::CURRENT.to_string()]
+        })
+    }
+}
+
+/// When the collector that observed began, in milliseconds since 1970. With the tick it identifies a State for ever, also where a clock was set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+/// Which State a message belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment {
+    /// Epoch of the collector that published the State.
+    pub epoch: Epoch,
+    /// Tick of the State.
+    pub tick: Tick,
+}
+
+/// A message of the contract.
+pub trait Message: Serialize + DeserializeOwned {
+    /// What the message is called, in CloudEvents' `type` and in schemas.
+    const TYPE: EventType;
+
+    /// The function that the message speaks of.
+    fn function(&self) -> FunctionId;
+
+    /// The agent that the message's subject names, where it names one.
+    fn agent(&self) -> Option<&Name> {
+        None
+    }
+
+    /// A name that no other message bears, so that publishing it twice stores it once.
+    fn unique_id(&self) -> String;
+
+    /// What no field's type can say.
+    ///
+    /// # Errors
+    /// A sentence naming the field, the value and the range.
+    fn check(&self) -> Result<(), String>;
+
+    /// The subject that the message is published on.
+    fn subject(&self) -> String {
+        let id = self.function();
+        match self.agent() {
+            Some(agent) => subject::action(agent, &id),
+            None => subject::of(Self::TYPE, &id),
+        }
+    }
+
+    /// The JSON body.
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("messages hold only strings, numbers and lists, which JSON can write")
+    }
+}
+
+/// Why a payload is no message.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// Longer than [`MAX_PAYLOAD`].
+    #[error("payload of {bytes} bytes, at most {MAX_PAYLOAD} are read")]
+    Oversized {
+        /// Length of what came.
+        bytes: usize,
+    },
+    /// Not text.
+    #[error("payload is not UTF-8 from byte {at}")]
+    NotUtf8 {
+        /// First byte that is not UTF-8.
+        at: usize,
+    },
+    /// A major version that this reader does not know.
+    #[error("message has version {found}, this reader knows version {}.x", Version::CURRENT.major)]
+    Version {
+        /// The version of the message.
+        found: String,
+    },
+    /// Not JSON, a field missing, or a field of the wrong type.
+    #[error("field `{field}`: {reason}")]
+    Malformed {
+        /// Path of the field, `.` for the message as a whole.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A value outside what the contract allows.
+    #[error("{reason}")]
+    Invalid {
+        /// Names field, value and range.
+        reason: String,
+    },
+    /// The subject names another function or agent than the body.
+    #[error("subject `{subject}` does not belong to the body, which belongs on `{expected}`")]
+    Subject {
+        /// The subject that the message came on.
+        subject: String,
+        /// The subject that the body belongs on.
+        expected: String,
+    },
+}
+
+impl DecodeError {
+    /// Every [`DecodeError::kind`], in a fixed order.
+    pub const KINDS: [&'static str; 6] = ["oversized", "not_utf8", "version", "malformed", "invalid", "subject"];
+
+    fn version(found: Version) -> Self {
+        Self::Version { found: found.to_string() }
+    }
+
+    /// A word for the kind of error, for counting; one of [`DecodeError::KINDS`].
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Oversized { .. } => Self::KINDS[0],
+            Self::NotUtf8 { .. } => Self::KINDS[1],
+            Self::Version { .. } => Self::KINDS[2],
+            Self::Malformed { .. } => Self::KINDS[3],
+            Self::Invalid { .. } => Self::KINDS[4],
+            Self::Subject { .. } => Self::KINDS[5],
+        }
+    }
+}
+
+/// Reads a message from `payload` as it came on `subject`.
+///
+/// # Errors
+/// When the payload is too long, not UTF-8, not JSON, of an unknown major version, lacks a field, has one of a wrong type or outside its range,
+/// or speaks of another function or agent than its subject.
+pub fn decode<M: Message>(subject: &str, payload: &[u8]) -> Result<M, DecodeError> {
+    let message: M = parse(payload)?;
+    let expected = message.subject();
+    if subject == expected { Ok(message) } else { Err(DecodeError::Subject { subject: subject.chars().take(300).collect(), expected }) }
+}
+
+/// Reads a message from `payload`, whatever subject it came on.
+///
+/// # Errors
+/// As [`decode`], save for the subject.
+pub fn parse<M: Message>(payload: &[u8]) -> Result<M, DecodeError> {
+    if payload.len() > MAX_PAYLOAD {
+        return Err(DecodeError::Oversized { bytes: payload.len() });
+    }
+    let text = std::str::from_utf8(payload).map_err(|error| DecodeError::NotUtf8 { at: error.valid_up_to() })?;
+    // The common case pays for one pass; only a payload that fails is read again to say where and why.
+    let message: M = serde_json::from_str(text).map_err(|_| explain::<M>(text))?;
+    message.check().map_err(|reason| DecodeError::Invalid { reason })?;
+    Ok(message)
+}
+
+fn explain<M: Message>(text: &str) -> DecodeError {
+    #[derive(Deserialize)]
+    struct OnlyVersion {
+        version: String,
+    }
+    if let Ok(OnlyVersion { version }) = serde_json::from_str(text)
+        && version.parse().is_ok_and(|version: Version| version.major != Version::CURRENT.major)
+    {
+        return DecodeError::Version { found: version };
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    match serde_path_to_error::deserialize::<_, M>(&mut deserializer) {
+        Err(error) => DecodeError::Malformed { field: error.path().to_string(), reason: error.inner().to_string() },
+        Ok(_) => DecodeError::Malformed { field: ".".into(), reason: "text follows the message".into() },
+    }
+}
+
+/// `value` if it is a finite number of at least `least`.
+fn finite(field: &str, value: f64, least: f64) -> Result<(), String> {
+    if value.is_finite() && value >= least { Ok(()) } else { Err(format!("{field} = {value}, must be a finite number of at least {least}")) }
+}
+
+/// Writes floats with four significant digits: what a measurement is worth, and half the bytes.
+pub(crate) mod rounded {
+    use serde::Serializer;
+
+    /// `value` with four significant digits.
+    pub fn round(value: f64) -> f64 {
+        if value == 0.0 || !value.is_finite() {
+            return value;
+        }
+        let digits = 3 - value.abs().log10().floor() as i32;
+        // Dividing by a power of ten that is exact gives the shortest decimal; multiplying by its inverse does not.
+        match digits {
+            0..=22 => (value * 10f64.powi(digits)).round() / 10f64.powi(digits),
+            -22..0 => (value / 10f64.powi(-digits)).round() * 10f64.powi(-digits),
+            _ => value,
+        }
+    }
+
+    pub fn required<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(round(*value))
+    }
+
+    pub fn option<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => required(value, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

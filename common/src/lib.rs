@@ -1,0 +1,16 @@
+//! What two services of Qscale must agree on: units, names, the messages and the pure functions over them.
+//!
+//! Pure by default: no I/O, no clock, no randomness of its own. The feature `runtime` adds what a service needs to run.
+
+pub mod name;
+pub mod platform;
+pub mod time;
+pub mod units;
+pub mod workload;
+pub mod contract;
+pub mod document;
+pub mod policy;
+pub mod scrape;
+pub mod control;
+#[cfg(feature = "runtime")]
+pub mod runtime;

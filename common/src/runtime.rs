@@ -1,0 +1,11 @@
+//! What a service needs to run: configuration, telemetry, health, shutdown, and the bus. The only part of this crate that does I/O.
+
+pub mod accounts;
+pub mod bus;
+pub mod clock;
+pub mod config;
+pub mod health;
+pub mod platform;
+pub mod provision;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,335 @@
+//! The bus: typed messages and watched buckets over NATS. Owns delivery; must not know what a message means.
+
+mod bucket;
+mod subscription;
+
+use std::future::IntoFuture;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::{Client, ConnectOptions, HeaderMap};
+use bytes::Bytes;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+pub use bucket::Bucket;
+pub use subscription::{Received, Subscription};
+
+use super::accounts;
+use super::clock;
+use super::health::Health;
+use crate::contract::{EventType, Event, Message, TraceParent};
+
+/// Messages recorded at once that no stream has acknowledged yet. At 100,000 functions and a millisecond an acknowledgement it bounds the wait, not the rate.
+const UNACKNOWLEDGED: usize = 4096;
+/// How long a message is published again before it counts as lost; well within the stream's window for duplicates.
+const RECORD_FOR: Duration = Duration::from_secs(60);
+/// How long one acknowledgement is awaited.
+const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a request to the server is awaited, connecting included.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where the bus is and who we are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BusConfig {
+    /// Address of the nats-server, or several separated by commas.
+    pub url: String,
+    /// User; empty where the server asks for none.
+    pub user: String,
+    /// Password of the user.
+    pub password: String,
+    /// File that holds the password; wins over `password`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        Self { url: "nats://127.0.0.1:4222".into(), user: String::new(), password: String::new(), password_file: None }
+    }
+}
+
+impl BusConfig {
+    /// Options to connect as this user, retrying for ever.
+    fn options(&self) -> anyhow::Result<ConnectOptions> {
+        let mut options = ConnectOptions::new()
+            .retry_on_initial_connect()
+            .request_timeout(Some(REQUEST_WITHIN))
+            .connection_timeout(Duration::from_secs(5))
+            .reconnect_delay_callback(|attempts| Duration::from_millis((50 << attempts.min(6)).min(2000)));
+        if !self.user.is_empty() {
+            let password = match &self.password_file {
+                Some(path) => std::fs::read_to_string(path)
+                    .with_context(|| format!("nats.password_file = {}: cannot be read", path.display()))?
+                    .trim()
+                    .to_owned(),
+                None => self.password.clone(),
+            };
+            options = options.user_and_password(self.user.clone(), password).custom_inbox_prefix(accounts::inbox_prefix(&self.user));
+        }
+        Ok(options)
+    }
+
+    /// Connects as a command does: once, with a clear error.
+    ///
+    /// # Errors
+    /// When no server answers within `within`, or it refuses the user.
+    pub async fn connect_once(&self, name: &str, within: Duration) -> anyhow::Result<Client> {
+        let (event_tx, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let options = self.options()?.name(name).event_callback(move |event| {
+            // Whoever connected may have given up already; then nobody reads, and nothing is lost.
+            let _unread = event_tx.send(event);
+            async {}
+        });
+        let client = options.connect(self.urls()).await.with_context(|| format!("nats.url = {}", self.url))?;
+        let mut last = None;
+        let connected = async {
+            while let Some(event) = events.recv().await {
+                match event {
+                    async_nats::Event::Connected => return true,
+                    other => last = Some(other.to_string()),
+                }
+            }
+            false
+        };
+        match tokio::time::timeout(within, connected).await {
+            Ok(true) => Ok(client),
+            _ => anyhow::bail!(
+                "no nats-server at {} answers as user `{}`{}; is the system up (qscale up)?",
+                self.url,
+                self.user,
+                last.map(|reason| format!(" ({reason})")).unwrap_or_default()
+            ),
+        }
+    }
+
+    fn urls(&self) -> Vec<String> {
+        self.url.split(',').map(|url| url.trim().to_owned()).collect()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct OfKind {
+    message: EventType,
+    what: &'static str,
+}
+
+impl EncodeLabelSet for OfKind {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use prometheus_client::encoding::EncodeLabel;
+        ("message", self.message.word()).encode(encoder.encode_label())?;
+        ("outcome", self.what).encode(encoder.encode_label())
+    }
+}
+
+/// Messages by kind and by what became of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counts(Family<OfKind, Counter>);
+
+impl Counts {
+    pub(crate) fn add(&self, message: EventType, what: &'static str, by: u64) {
+        self.0.get_or_create(&OfKind { message, what }).inc_by(by);
+    }
+}
+
+/// A connection to the bus. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    client: Client,
+    jetstream: jetstream::Context,
+    source: Arc<str>,
+    counts: Counts,
+    unacknowledged: Arc<Semaphore>,
+    rng: Arc<Mutex<SmallRng>>,
+}
+
+impl Bus {
+    /// Connects `instance` of `service`. Returns at once, also where no server answers yet, and keeps trying for ever; the condition `nats` of
+    /// `health` says whether the connection stands.
+    ///
+    /// # Errors
+    /// When the address or the password file cannot be read.
+    pub async fn connect(service: &str, instance: &str, config: &BusConfig, health: &Health, metrics: &mut Registry) -> anyhow::Result<Self> {
+        health.set("nats", false);
+        let counts = Counts::default();
+        metrics.register("qscale_bus_messages", "Messages of the contract by kind and by what became of them", counts.0.clone());
+        let connections = Counter::<u64>::default();
+        metrics.register("qscale_bus_connections", "Times that the connection to NATS was made", connections.clone());
+        let state = health.clone();
+        let options = config.options()?.name(format!("qscale-{service}-{instance}")).event_callback(move |event| {
+            let (state, connections) = (state.clone(), connections.clone());
+            async move {
+                match event {
+                    async_nats::Event::Connected => {
+                        connections.inc();
+                        state.set("nats", true);
+                        tracing::info!("connected to NATS");
+                    }
+                    async_nats::Event::Disconnected | async_nats::Event::Closed => {
+                        state.set("nats", false);
+                        tracing::warn!("connection to NATS lost; trying again");
+                    }
+                    other => tracing::debug!(event = %other, "NATS"),
+                }
+            }
+        });
+        let client = options.connect(config.urls()).await.with_context(|| format!("nats.url = {}", config.url))?;
+        Ok(Self::over(client, format!("/qscale/{service}/{instance}"), counts))
+    }
+
+    /// A bus over a connection that was made already, for commands.
+    #[must_use]
+    pub fn of_client(client: Client, source: &str) -> Self {
+        Self::over(client, source.to_owned(), Counts::default())
+    }
+
+    fn over(client: Client, source: String, counts: Counts) -> Self {
+        let jetstream = ContextBuilder::new()
+            .timeout(ACKNOWLEDGE_WITHIN)
+            .max_ack_inflight(2 * UNACKNOWLEDGED)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        Self {
+            client,
+            jetstream,
+            source: source.into(),
+            counts,
+            unacknowledged: Arc::new(Semaphore::new(UNACKNOWLEDGED)),
+            rng: Arc::new(Mutex::new(seed())),
+        }
+    }
+
+    /// The connection itself.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// JetStream over the connection.
+    #[must_use]
+    pub fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
+    }
+
+    /// A trace of its own.
+    #[must_use]
+    pub fn new_trace(&self) -> TraceParent {
+        TraceParent::new(&mut *self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The next step of the trace `parent`, or a trace of its own where there is none.
+    #[must_use]
+    pub fn child_trace(&self, parent: Option<TraceParent>) -> TraceParent {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        match parent {
+            Some(parent) => parent.child(&mut *rng),
+            None => TraceParent::new(&mut *rng),
+        }
+    }
+
+    /// Publishes a State or a Load: without waiting; a message that finds no connection within a moment is dropped and counted, as a newer one follows.
+    pub async fn publish<M: Message>(&self, message: &M, trace: TraceParent) {
+        let headers = self.headers(message, trace);
+        let sent = self.client.publish_with_headers(message.subject(), headers, message.encode().into());
+        let published = tokio::time::timeout(ACKNOWLEDGE_WITHIN, sent).await;
+        self.counts.add(M::TYPE, if matches!(published, Ok(Ok(()))) { "published" } else { "dropped" }, 1);
+    }
+
+    /// Publishes an Action, an Outcome or a Reward: at once, and again under the same id until the stream has acknowledged it or a minute has passed.
+    /// Waits only where thousands are unacknowledged.
+    pub async fn record<M: Message>(&self, message: &M, trace: TraceParent) {
+        let Ok(permit) = Arc::clone(&self.unacknowledged).acquire_owned().await else { return };
+        let (bus, subject, headers, body) = (self.clone(), message.subject(), self.headers(message, trace), Bytes::from(message.encode()));
+        // The first attempt is handed to the connection here and now, so that messages leave in the order in which they were recorded.
+        let first = self.attempt(&subject, &headers, &body).await;
+        tokio::spawn(async move {
+            let acknowledged = bus.until_acknowledged(first, &subject, &headers, &body).await;
+            bus.counts.add(M::TYPE, if acknowledged { "recorded" } else { "lost" }, 1);
+            if !acknowledged {
+                tracing::warn!(subject, "no stream acknowledged the message within a minute; it is lost");
+            }
+            drop(permit);
+        });
+    }
+
+    async fn attempt(&self, subject: &str, headers: &HeaderMap, body: &Bytes) -> Option<jetstream::context::PublishAckFuture> {
+        self.jetstream.publish_with_headers(subject.to_owned(), headers.clone(), body.clone()).await.ok()
+    }
+
+    async fn until_acknowledged(
+        &self,
+        first: Option<jetstream::context::PublishAckFuture>,
+        subject: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> bool {
+        let began = clock::instant();
+        let mut attempt = first;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            if let Some(acknowledgement) = attempt
+                && acknowledgement.into_future().await.is_ok()
+            {
+                return true;
+            }
+            if began.elapsed() > RECORD_FOR {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+            attempt = self.attempt(subject, headers, body).await;
+        }
+    }
+
+    /// Waits until everything that was recorded is acknowledged, and what was published is sent, or `deadline` has passed.
+    pub async fn drain(&self, deadline: Duration) {
+        let settled = async {
+            // Holding every permit means that nobody else does.
+            let all = self.unacknowledged.acquire_many(UNACKNOWLEDGED as u32).await;
+            let flushed = self.client.flush().await;
+            all.is_ok() && flushed.is_ok()
+        };
+        if !tokio::time::timeout(deadline, settled).await.unwrap_or(false) {
+            tracing::warn!("some messages were not acknowledged before the stop");
+        }
+    }
+
+    /// Subscribes to messages on `subject`; in `group`, each message reaches one member. Where the reader lags, the newest messages win.
+    ///
+    /// # Errors
+    /// When the subject is malformed.
+    pub async fn subscribe<M: Message + Send + 'static>(&self, subject: String, group: Option<String>) -> anyhow::Result<Subscription<M>> {
+        let subscriber = match group {
+            Some(group) => self.client.queue_subscribe(subject.clone(), group).await,
+            None => self.client.subscribe(subject.clone()).await,
+        };
+        let subscriber = subscriber.with_context(|| format!("subscribe to {subject}"))?;
+        Ok(Subscription::start(subscriber, self.counts.clone()))
+    }
+
+    fn headers<M: Message>(&self, message: &M, trace: TraceParent) -> HeaderMap {
+        let event = Event::of(message, &self.source, clock::now(), trace);
+        let mut headers = HeaderMap::new();
+        for (name, value) in event.headers() {
+            headers.insert(name, value);
+        }
+        headers
+    }
+}
+
+/// Trace ids need to differ between processes, not to be secret.
+#[expect(clippy::disallowed_methods, reason = "the bus owns the entropy of trace ids")]
+fn seed() -> SmallRng {
+    SmallRng::from_rng(&mut rand::rng())
+}

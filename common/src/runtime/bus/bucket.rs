@@ -1,0 +1,151 @@
+//! Buckets that are watched as a whole: a map that is current whenever the server can be reached.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::kv::{Entry, Operation, Store, Watch};
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Bus;
+use crate::contract::subject;
+use crate::policy::ScalingPolicy;
+
+/// The entries of a bucket by key; `None` until it was read once.
+pub type Bucket<T> = watch::Receiver<Option<Arc<BTreeMap<String, Arc<T>>>>>;
+
+/// Pause before a bucket that could not be read is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// A watch is made anew this often, which heals whatever an interruption made it miss.
+const READ_ANEW: Duration = Duration::from_secs(60);
+
+impl Bus {
+    /// Watches all of `bucket` until `token` is cancelled. An entry that `parse` refuses is logged and left out.
+    pub fn watch_bucket<T: Send + Sync + 'static>(
+        &self,
+        bucket: &'static str,
+        parse: fn(&str, &[u8]) -> Result<T, String>,
+        token: CancellationToken,
+    ) -> Bucket<T> {
+        let (sender, receiver) = watch::channel(None);
+        let bus = self.clone();
+        tokio::spawn(async move {
+            let mut seen = Seen { bucket, parse, entries: BTreeMap::new(), revisions: BTreeMap::new() };
+            while !token.is_cancelled() && !sender.is_closed() {
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    result = follow(&bus, &mut seen, &sender) => {
+                        if let Err(error) = result {
+                            tracing::debug!(bucket, error = format!("{error:#}"), "bucket cannot be read; trying again");
+                            tokio::time::sleep(TRY_AGAIN).await;
+                        }
+                    }
+                }
+            }
+        });
+        receiver
+    }
+
+    /// Watches the ScalingPolicies; the key is `<namespace>.<function>`.
+    #[must_use]
+    pub fn watch_policies(&self, token: CancellationToken) -> Bucket<ScalingPolicy> {
+        self.watch_bucket(subject::POLICY_BUCKET, parse_policy, token)
+    }
+}
+
+fn parse_policy(key: &str, value: &[u8]) -> Result<ScalingPolicy, String> {
+    let policy = ScalingPolicy::from_json(value).map_err(|error| error.to_string())?;
+    let expected = policy.function().tokens();
+    if key == expected { Ok(policy) } else { Err(format!("the policy is for {expected}, its key is {key}")) }
+}
+
+struct Seen<T> {
+    bucket: &'static str,
+    parse: fn(&str, &[u8]) -> Result<T, String>,
+    entries: BTreeMap<String, Arc<T>>,
+    /// Revision of every key that was read, so that reading a bucket anew parses and reports only what changed.
+    revisions: BTreeMap<String, u64>,
+}
+
+type Sender<T> = watch::Sender<Option<Arc<BTreeMap<String, Arc<T>>>>>;
+
+/// Reads the bucket and follows its changes for a while.
+async fn follow<T>(bus: &Bus, seen: &mut Seen<T>, sender: &Sender<T>) -> anyhow::Result<()> {
+    let store: Store = bus.jetstream().get_key_value(seen.bucket).await.context("open")?;
+    // Every subject of the bucket holds one last message, be it a value or the mark of a deletion.
+    let pending = store.status().await.context("status")?.values();
+    let mut watch = store.watch_with_history(">").await.context("watch")?;
+    let keys = initial(seen, &mut watch, pending).await?;
+    seen.entries.retain(|key, _| keys.contains(key));
+    seen.revisions.retain(|key, _| keys.contains(key));
+    publish(seen, sender);
+    let end = tokio::time::sleep(READ_ANEW);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            () = &mut end => return Ok(()),
+            entry = watch.next() => {
+                let entry = entry.context("the watch ended")?.context("watch")?;
+                if seen.take(entry) {
+                    publish(seen, sender);
+                }
+            }
+        }
+    }
+}
+
+/// Takes in what the bucket holds at present; returns the keys that it holds.
+async fn initial<T>(seen: &mut Seen<T>, watch: &mut Watch, pending: u64) -> anyhow::Result<std::collections::BTreeSet<String>> {
+    let mut keys = std::collections::BTreeSet::new();
+    let mut rest = pending > 0;
+    while rest {
+        let entry = tokio::time::timeout(super::REQUEST_WITHIN, watch.next()).await.context("the bucket stopped answering")?;
+        let entry = entry.context("the watch ended")?.context("watch")?;
+        rest = entry.delta > 0;
+        if matches!(entry.operation, Operation::Put) {
+            keys.insert(entry.key.clone());
+        } else {
+            keys.remove(&entry.key);
+        }
+        seen.take(entry);
+    }
+    Ok(keys)
+}
+
+fn publish<T>(seen: &Seen<T>, sender: &Sender<T>) {
+    sender.send_if_modified(|current| {
+        let same = current.as_ref().is_some_and(|map| {
+            map.len() == seen.entries.len() && map.iter().zip(&seen.entries).all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(old.1, new.1))
+        });
+        if !same {
+            *current = Some(Arc::new(seen.entries.clone()));
+        }
+        !same
+    });
+}
+
+impl<T> Seen<T> {
+    /// Takes in one change; says whether anything is different now.
+    fn take(&mut self, entry: Entry) -> bool {
+        if self.revisions.get(&entry.key).is_some_and(|known| *known >= entry.revision) {
+            return false;
+        }
+        self.revisions.insert(entry.key.clone(), entry.revision);
+        if !matches!(entry.operation, Operation::Put) {
+            return self.entries.remove(&entry.key).is_some();
+        }
+        match (self.parse)(&entry.key, &entry.value) {
+            Ok(value) => {
+                self.entries.insert(entry.key, Arc::new(value));
+                true
+            }
+            Err(reason) => {
+                tracing::warn!(bucket = self.bucket, key = entry.key, reason, "entry cannot be read; the one before it stays in force");
+                false
+            }
+        }
+    }
+}

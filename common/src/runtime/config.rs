@@ -1,0 +1,184 @@
+//! Configuration of a service: defaults, then a file, then environment, then flags. An unknown key is an error.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use config::{Config, File, FileFormat};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::document::{self, Format};
+
+/// The flags that every service has.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConfigArgs {
+    /// Read configuration from this file (.toml, .yaml or .json)
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Set one key, such as --set nats.url=nats://127.0.0.1:4222; wins over file and environment
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print the configuration that results, with every default, and end
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+/// The configuration of `service`. With `--print-config` it is printed and the process ends.
+///
+/// The environment variable `QSCALE_COLLECTOR__NATS__URL` sets the key `nats.url` of the service `collector`.
+///
+/// # Errors
+/// Names the file, the key and what is wrong with its value.
+pub fn load<T: Default + Serialize + DeserializeOwned>(service: &str, args: &ConfigArgs) -> anyhow::Result<T> {
+    let loaded = resolve(service, args, std::env::vars())?;
+    if args.print_config {
+        print!("{}", render(&loaded)?);
+        std::process::exit(0);
+    }
+    Ok(loaded)
+}
+
+/// As [`load`], from the given environment, never ending the process.
+///
+/// # Errors
+/// As [`load`].
+pub fn resolve<T: Default + Serialize + DeserializeOwned>(
+    service: &str,
+    args: &ConfigArgs,
+    environment: impl Iterator<Item = (String, String)>,
+) -> anyhow::Result<T> {
+    let mut tree = serde_json::to_value(T::default()).context("the defaults of the configuration")?;
+    if let Some(path) = &args.config {
+        merge(&mut tree, read_file(path)?);
+    }
+    let prefix = format!("QSCALE_{}__", service.to_uppercase().replace('-', "_"));
+    let mut variables: Vec<_> = environment.filter(|(name, _)| name.starts_with(&prefix)).collect();
+    variables.sort();
+    for (name, text) in variables {
+        let key = name[prefix.len()..].to_lowercase().replace("__", ".");
+        assign(&mut tree, &key, &text).with_context(|| format!("environment variable {name}"))?;
+    }
+    for pair in &args.set {
+        let (key, text) = pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE, such as nats.url=nats://127.0.0.1:4222"))?;
+        assign(&mut tree, key, text).with_context(|| format!("--set {pair}"))?;
+    }
+    document::from_value(tree).with_context(|| match &args.config {
+        Some(path) => format!("configuration of {service} (file {}, environment {prefix}*, --set)", path.display()),
+        None => format!("configuration of {service} (environment {prefix}*, --set)"),
+    })
+}
+
+/// A configuration as TOML-like lines that the same service reads back as YAML or JSON: here, indented JSON.
+fn render<T: Serialize>(loaded: &T) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(loaded).context("writing the configuration")? + "\n")
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read configuration file {}", path.display()))?;
+    let format = match Format::of(path)? {
+        Format::Json => FileFormat::Json,
+        Format::Toml => FileFormat::Toml,
+        Format::Yaml => FileFormat::Yaml,
+    };
+    let built = Config::builder().add_source(File::from_str(&text, format)).build();
+    built.and_then(Config::try_deserialize).with_context(|| format!("configuration file {}", path.display()))
+}
+
+fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+/// Sets `key` (dots between levels) to `text`, read as the kind of value that stands there: text stays text where text is expected.
+fn assign(tree: &mut Value, key: &str, text: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(!key.is_empty() && key.split('.').all(|part| !part.is_empty()), "`{key}` is not a key such as nats.url");
+    let mut place = tree;
+    for part in key.split('.') {
+        if !place.is_object() {
+            *place = Value::Object(Map::new());
+        }
+        let Value::Object(map) = place else { unreachable!("it was just made an object") };
+        place = map.entry(part).or_insert(Value::Null);
+    }
+    *place = if place.is_string() { Value::String(text.to_owned()) } else { serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())) };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Sample {
+        name: String,
+        depth: u32,
+        nested: Nested,
+    }
+
+    #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Nested {
+        url: String,
+        limit: Option<u32>,
+    }
+
+    impl Default for Sample {
+        fn default() -> Self {
+            Self { name: "a".into(), depth: 1, nested: Nested::default() }
+        }
+    }
+
+    fn resolve_with(file: Option<(&str, &str)>, environment: &[(&str, &str)], set: &[&str]) -> anyhow::Result<Sample> {
+        let folder = std::env::temp_dir().join(format!("qscale-config-{}-{:?}", std::process::id(), std::thread::current().id()));
+        std::fs::create_dir_all(&folder).expect("temporary folder");
+        let config = file.map(|(name, text)| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).expect("temporary file");
+            path
+        });
+        let args = ConfigArgs { config, set: set.iter().map(ToString::to_string).collect(), print_config: false };
+        let result = resolve("sample", &args, environment.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        std::fs::remove_dir_all(&folder).expect("temporary folder is removed");
+        result
+    }
+
+    #[test]
+    fn flags_win_over_environment_over_file_over_defaults() {
+        let file = Some(("c.toml", "name = \"file\"\ndepth = 2\n[nested]\nurl = \"file\"\nlimit = 5"));
+        let environment = [("QSCALE_SAMPLE__NESTED__URL", "env"), ("QSCALE_SAMPLE__DEPTH", "3"), ("QSCALE_OTHER__DEPTH", "9")];
+        let sample = resolve_with(file, &environment, &["depth=4"]).expect("valid");
+        assert_eq!(sample, Sample { name: "file".into(), depth: 4, nested: Nested { url: "env".into(), limit: Some(5) } });
+    }
+
+    #[test]
+    fn text_that_looks_like_a_number_stays_text_where_text_is_expected() {
+        assert_eq!(resolve_with(None, &[], &["name=123"]).expect("valid").name, "123");
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_named() {
+        let error = format!("{:#}", resolve_with(Some(("c.yaml", "nested:\n  ulr: x")), &[], &[]).expect_err("misspelt"));
+        assert!(error.contains("nested.ulr"), "{error}");
+        let error = format!("{:#}", resolve_with(None, &[("QSCALE_SAMPLE__DEPTH", "deep")], &[]).expect_err("not a number"));
+        assert!(error.contains("depth") && error.contains("deep"), "{error}");
+        let error = format!("{:#}", resolve_with(None, &[], &["depth"]).expect_err("no value"));
+        assert!(error.contains("KEY=VALUE"), "{error}");
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        let sample = Sample { name: "x".into(), depth: 7, nested: Nested { url: "u".into(), limit: None } };
+        let printed = render(&sample).expect("printable");
+        assert_eq!(resolve_with(Some(("c.json", &printed)), &[], &[]).expect("valid"), sample);
+    }
+}

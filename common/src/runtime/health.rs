@@ -1,0 +1,94 @@
+//! Liveness, readiness and metrics of a service, over HTTP.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+/// The metrics of a service, shared between those that count and the endpoint that shows them.
+pub type Metrics = Arc<Mutex<Registry>>;
+
+/// Named conditions; a service is ready while all of them hold.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    conditions: Arc<Mutex<BTreeMap<String, bool>>>,
+}
+
+impl Health {
+    /// Nothing stands in the way of readiness yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says whether `condition` holds.
+    pub fn set(&self, condition: &str, holds: bool) {
+        let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(current) = conditions.get_mut(condition) {
+            *current = holds;
+        } else {
+            conditions.insert(condition.to_owned(), holds);
+        }
+    }
+
+    /// Whether every condition holds.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.conditions().values().all(|holds| *holds)
+    }
+
+    /// All conditions by name.
+    #[must_use]
+    pub fn conditions(&self) -> BTreeMap<String, bool> {
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The routes `/healthz` (the process answers), `/readyz` (every condition holds; the body names them) and `/metrics` (Prometheus text).
+pub fn routes(health: Health, metrics: Metrics) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .with_state(health)
+        .merge(Router::new().route("/metrics", get(render)).with_state(metrics))
+}
+
+async fn readyz(State(health): State<Health>) -> impl IntoResponse {
+    let status = if health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(health.conditions()))
+}
+
+async fn render(State(metrics): State<Metrics>) -> impl IntoResponse {
+    let mut text = String::new();
+    let registry = metrics.lock().unwrap_or_else(PoisonError::into_inner);
+    match encode(&mut text, &registry) {
+        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], error.to_string()),
+    }
+}
+
+/// Serves [`routes`] on `address` until `token` is cancelled; returns the address that was bound, which differs where the port was 0.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve(address: SocketAddr, health: Health, metrics: Metrics, token: CancellationToken) -> anyhow::Result<SocketAddr> {
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("health = {address}: cannot listen there; choose another address"))?;
+    let bound = listener.local_addr().context("the address of the health endpoint")?;
+    let router = routes(health, metrics);
+    tokio::spawn(async move {
+        let served = axum::serve(listener, router).with_graceful_shutdown(token.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "health endpoint stopped");
+        }
+    });
+    Ok(bound)
+}

@@ -1,0 +1,109 @@
+//! Streams, buckets and the model store: created once, brought up to date without loss, each with its limits.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::{Context, kv, object_store};
+
+use crate::contract::{EventType, MAX_PAYLOAD, subject};
+
+const MIB: i64 = 1 << 20;
+/// State and Load: about a day of ten functions at 5 s, or 20 minutes of a thousand.
+const LIVE_BYTES: i64 = 256 * MIB;
+/// Action, Outcome and Reward: what fits, and no longer than a week.
+const RECORD_BYTES: i64 = 1024 * MIB;
+const RECORD_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Within this time a message that is published again is stored once; longer than a publisher tries.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// A policy or another small value in a bucket.
+const VALUE_BYTES: i32 = 64 * 1024;
+const BUCKET_BYTES: i64 = 64 * MIB;
+const MODEL_BYTES: i64 = 512 * MIB;
+
+/// The oldest nats-server that will do: before it, buckets cannot be made and filters are ignored.
+pub const OLDEST_SERVER: (u64, u64, u64) = (2, 11, 0);
+
+/// The streams, as they should be.
+#[must_use]
+pub fn streams() -> [Config; 2] {
+    let common = Config { storage: StorageType::File, discard: DiscardPolicy::Old, max_message_size: MAX_PAYLOAD as i32, allow_direct: true, ..Default::default() };
+    [
+        Config {
+            name: subject::LIVE_STREAM.into(),
+            description: Some("State and Load: newest wins, published without waiting".into()),
+            subjects: [EventType::State, EventType::Load].map(subject::all).into(),
+            max_bytes: LIVE_BYTES,
+            no_ack: true,
+            ..common.clone()
+        },
+        Config {
+            name: subject::RECORD_STREAM.into(),
+            description: Some("Action, Outcome and Reward: acknowledged, what replay and learning read".into()),
+            subjects: [EventType::Action, EventType::Outcome, EventType::Reward].map(subject::all).into(),
+            max_bytes: RECORD_BYTES,
+            max_age: RECORD_AGE,
+            duplicate_window: DUPLICATE_WINDOW,
+            ..common
+        },
+    ]
+}
+
+/// The buckets, as they should be.
+#[must_use]
+pub fn buckets() -> [kv::Config; 4] {
+    let bucket = |name: &str, description: &str, history| kv::Config {
+        bucket: name.into(),
+        description: description.into(),
+        max_value_size: VALUE_BYTES,
+        max_bytes: BUCKET_BYTES,
+        history,
+        ..Default::default()
+    };
+    [
+        bucket(subject::POLICY_BUCKET, "ScalingPolicies, key <namespace>.<function>", 8),
+        bucket(subject::CONTROL_BUCKET, "Freezes and restores, key all or <namespace>.<function>", 8),
+        bucket(subject::ACTUATOR_BUCKET, "What the actuator must not forget", 1),
+        bucket(subject::LEASE_BUCKET, "Who leads", 1),
+    ]
+}
+
+/// Makes every stream, bucket and store that is missing and brings those that are there up to date. Doing it twice changes nothing.
+///
+/// # Errors
+/// When the server is older than [`OLDEST_SERVER`], has no JetStream, or refuses.
+pub async fn ensure(jetstream: &Context) -> anyhow::Result<()> {
+    check_server(&jetstream.client())?;
+    for stream in streams() {
+        let name = stream.name.clone();
+        jetstream.create_or_update_stream(stream).await.with_context(|| format!("stream {name}"))?;
+    }
+    for bucket in buckets() {
+        let name = bucket.bucket.clone();
+        jetstream.create_or_update_key_value(bucket).await.with_context(|| format!("bucket {name}"))?;
+    }
+    if jetstream.get_object_store(subject::MODEL_STORE).await.is_err() {
+        let store = object_store::Config {
+            bucket: subject::MODEL_STORE.into(),
+            description: Some("Trained models, versioned".into()),
+            max_bytes: MODEL_BYTES,
+            ..Default::default()
+        };
+        jetstream.create_object_store(store).await.with_context(|| format!("object store {}", subject::MODEL_STORE))?;
+    }
+    Ok(())
+}
+
+/// Refuses a server that is too old.
+///
+/// # Errors
+/// Names both versions.
+pub fn check_server(client: &async_nats::Client) -> anyhow::Result<()> {
+    let (major, minor, patch) = OLDEST_SERVER;
+    let found = client.server_info().version;
+    anyhow::ensure!(
+        client.is_server_compatible(major as i64, minor as i64, patch as i64),
+        "nats-server {found} is too old: {major}.{minor} or newer is needed, older ones cannot make the buckets and ignore filters"
+    );
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Structured logs on standard error.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TelemetryConfig {
+    /// Filter, such as `info` or `info,qscale_actuator=debug`.
+    pub log: String,
+    /// How a line looks.
+    pub log_format: LogFormat,
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { log: "info".into(), log_format: LogFormat::Text }
+    }
+}
+
+/// Starts logging for `service`; a second call changes nothing.
+///
+/// # Errors
+/// When the filter is not understood.
+pub fn init(service: &str, config: &TelemetryConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log)
+        .map_err(|error| anyhow::anyhow!("telemetry.log = `{}` is not a filter such as info or info,qscale_actuator=debug: {error}", config.log))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A logger that is already there belongs to whoever embeds this service; it stays.
+    let _already_set = match config.log_format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).compact().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    tracing::debug!(service, "logging");
+    Ok(())
+}
