@@ -1,0 +1,121 @@
+//! The rules that decide, behind one trait. Owns how a State becomes a wanted allocation; does no I/O, reads no clock and draws no chance of its own.
+//!
+//! A policy proposes and never enforces: it keeps to the bounds that the State tells so as not to ask in vain, but the guard in the actuator has the last word.
+
+mod fixed;
+mod registry;
+pub mod threshold;
+
+pub use fixed::Fixed;
+pub use registry::{NAMES, PolicyError, by_name};
+pub use threshold::Threshold;
+
+use std::fmt;
+
+use qscale_common::contract::{Choice, State};
+use qscale_common::time::Timestamp;
+use qscale_common::units::Allocation;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+/// A rule, learned or written, that says what a function should be given.
+pub trait Policy: Send + Sync {
+    /// The name that [`by_name`] knows it by.
+    fn name(&self) -> &'static str;
+
+    /// Which version of the rule this is, with what it was told to heed: at most [`qscale_common::contract::Action::MAX_TEXT`] bytes.
+    fn model(&self) -> String;
+
+    /// What the function that `state` speaks of should be given. Whatever the rule must remember between two States of one function lies in `memory`.
+    /// The same arguments give the same decision.
+    fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision;
+}
+
+/// What a policy remembers of one function. A closed set, so that it can be written down and rebuilt.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Memory {
+    /// Nothing: the State says all.
+    #[default]
+    None,
+}
+
+/// What a policy says to a State.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// The function should be given something else than it has.
+    Want {
+        /// What it should be given, absolute, within the State's bounds.
+        allocation: Allocation,
+        /// Why, in words for a person.
+        reason: String,
+        /// What could have been chosen.
+        choices: Vec<Choice>,
+    },
+    /// What is in force should stay.
+    Hold {
+        /// Which kind of reason.
+        why: HoldReason,
+        /// The reason in words for a person.
+        reason: String,
+        /// What could have been chosen.
+        choices: Vec<Choice>,
+    },
+}
+
+impl Decision {
+    /// To keep what is in force, with nothing to choose from.
+    #[must_use]
+    pub fn hold(why: HoldReason, reason: impl Into<String>) -> Self {
+        Self::Hold { why, reason: reason.into(), choices: Vec::new() }
+    }
+
+    /// The allocation that is wanted; `None` for a hold.
+    #[must_use]
+    pub fn wanted(&self) -> Option<Allocation> {
+        match self {
+            Self::Want { allocation, .. } => Some(*allocation),
+            Self::Hold { .. } => None,
+        }
+    }
+}
+
+/// Why what is in force should stay. Nothing to do, not allowed and not known are different answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldReason {
+    /// Nothing to do: what is in force is what the policy wants.
+    NothingToDo,
+    /// The policy wants something else, and the State's bounds do not allow it.
+    NotAllowed,
+    /// Not known: the State does not tell the allocation in force.
+    NoAllocation,
+    /// Not known: the State lacks a measurement that the policy decides by.
+    NoMeasurement,
+}
+
+impl HoldReason {
+    /// Every reason, in a fixed order.
+    pub const ALL: [HoldReason; 4] = [Self::NothingToDo, Self::NotAllowed, Self::NoAllocation, Self::NoMeasurement];
+
+    /// A word for counting.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NothingToDo => "nothing_to_do",
+            Self::NotAllowed => "not_allowed",
+            Self::NoAllocation => "no_allocation",
+            Self::NoMeasurement => "no_measurement",
+        }
+    }
+}
+
+impl fmt::Display for HoldReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label())
+    }
+}
+
+#[cfg(test)]
+mod sample;

@@ -1,0 +1,267 @@
+//! The study's rule: above 250m of CPU or 256 MiB of memory a container, scale up; else down. The rule people know, the actuator's fallback, and a baseline.
+//!
+//! Deviations from the study, which set no limit below its threshold and always had load:
+//! - use near the limit counts as above the threshold, since a replica can never use more than its limit: at a limit of 200m the study's rule would only ever go down;
+//! - memory is not lowered to where the fullest replica would be at that mark;
+//! - the last replica goes only after a short window without arrivals.
+
+use qscale_common::contract::{Choice, Direction, State, Usage};
+use qscale_common::time::Timestamp;
+use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{Decision, HoldReason, Memory, Policy};
+
+/// The threshold rule and its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Threshold {
+    /// What is changed; told by the policy's name.
+    #[serde(skip)]
+    pub mode: Mode,
+    /// Mean CPU use of a replica above which is scaled up.
+    pub cpu_millicores: Millicores,
+    /// Mean memory use of a replica above which is scaled up.
+    pub memory_mib: Mebibytes,
+    /// Share of a threshold at and below which is scaled down, 0 to 1; 1 is the study's rule, which has no band in which it rests.
+    pub down_below: f64,
+    /// Share of a replica's limit above which its use counts as above the threshold, more than 0; above 1 the limit plays no part.
+    pub saturation: f64,
+    /// Replicas added or removed in a step, at least 1.
+    pub replicas_step: Replicas,
+    /// CPU added to or taken from each replica in a step, at least 1m.
+    pub cpu_step_millicores: Millicores,
+    /// Memory added to or taken from each replica in a step, at least 1 MiB.
+    pub memory_step_mib: Mebibytes,
+}
+
+/// What the rule changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// The number of replicas.
+    #[default]
+    Horizontal,
+    /// CPU and memory of each replica.
+    Vertical,
+    /// All three.
+    Both,
+}
+
+impl Default for Threshold {
+    /// Thresholds, one replica and 30m a step are the study's. It never stepped memory: 64 MiB crosses from its threshold to the default bounds in a dozen ticks.
+    /// At nine tenths of its quota a replica is throttled in most periods.
+    fn default() -> Self {
+        Self {
+            mode: Mode::Horizontal,
+            cpu_millicores: Millicores(250),
+            memory_mib: Mebibytes(256),
+            down_below: 1.0,
+            saturation: 0.9,
+            replicas_step: Replicas(1),
+            cpu_step_millicores: Millicores(30),
+            memory_step_mib: Mebibytes(64),
+        }
+    }
+}
+
+impl Policy for Threshold {
+    fn name(&self) -> &'static str {
+        match self.mode {
+            Mode::Horizontal => "threshold",
+            Mode::Vertical => "threshold-vertical",
+            Mode::Both => "threshold-both",
+        }
+    }
+
+    fn model(&self) -> String {
+        format!("{}/1 {} {}", self.name(), self.cpu_millicores, self.memory_mib)
+    }
+
+    fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
+        self.judge(state)
+    }
+}
+
+impl Threshold {
+    /// Refuses parameters with which the rule makes no sense.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn check(&self) -> Result<(), String> {
+        if !(0.0..=1.0).contains(&self.down_below) {
+            return Err(format!("down_below = {}, must be from 0 to 1", self.down_below));
+        }
+        if !(self.saturation.is_finite() && self.saturation > 0.0) {
+            return Err(format!("saturation = {}, must be a finite number above 0", self.saturation));
+        }
+        let steps = [
+            ("replicas_step", self.replicas_step.0),
+            ("cpu_step_millicores", self.cpu_step_millicores.0),
+            ("memory_step_mib", self.memory_step_mib.0),
+        ];
+        match steps.into_iter().find(|(_, step)| *step == 0) {
+            Some((field, _)) => Err(format!("{field} = 0, must be at least 1")),
+            None => Ok(()),
+        }
+    }
+
+    /// What the function that `state` speaks of should be given. The rule needs neither memory, time nor chance.
+    #[must_use]
+    pub fn judge(&self, state: &State) -> Decision {
+        let Some(in_force) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        };
+        let Some(cpu) = measured(state.windows.tick.cpu_millicores) else {
+            return Decision::hold(HoldReason::NoMeasurement, "the CPU of no replica was measured in this tick");
+        };
+        let Some(memory) = measured(state.windows.tick.memory_mib) else {
+            return Decision::hold(HoldReason::NoMeasurement, "the memory of no replica was measured in this tick");
+        };
+        let seen = Seen { cpu: self.cpu_level(cpu, in_force), memory: self.memory_level(memory, in_force) };
+        let reason = self.reason(seen, cpu, memory);
+        let Some(direction) = seen.direction() else {
+            return Decision::Hold { why: HoldReason::NothingToDo, reason, choices: self.choices(state, in_force, seen) };
+        };
+        let (allocation, choices) = (self.step(direction, state, in_force, seen), self.choices(state, in_force, seen));
+        if allocation == in_force {
+            Decision::Hold { why: HoldReason::NotAllowed, reason: format!("{reason}; there is no further {}", word(direction)), choices }
+        } else {
+            Decision::Want { allocation, reason, choices }
+        }
+    }
+
+    fn cpu_level(&self, usage: Usage, in_force: Allocation) -> Level {
+        let saturated = usage.mean > self.saturation * f64::from(in_force.cpu_millicores.0);
+        self.level(usage.mean, f64::from(self.cpu_millicores.0), saturated)
+    }
+
+    /// More replicas do not make one that holds much hold less, so nearness to the limit counts only where the limit can be raised.
+    fn memory_level(&self, usage: Usage, in_force: Allocation) -> Level {
+        let saturated = self.mode != Mode::Horizontal && usage.max > self.saturation * f64::from(in_force.memory_mib.0);
+        self.level(usage.mean, f64::from(self.memory_mib.0), saturated)
+    }
+
+    fn level(&self, used: f64, threshold: f64, saturated: bool) -> Level {
+        match () {
+            () if used > threshold => Level::Above,
+            () if saturated => Level::Saturated,
+            () if used <= threshold * self.down_below => Level::Below,
+            () => Level::Within,
+        }
+    }
+
+    /// One step from `in_force`, within the State's bounds. Upwards only what is short grows; downwards everything shrinks.
+    fn step(&self, direction: Direction, state: &State, in_force: Allocation, seen: Seen) -> Allocation {
+        let mut next = in_force;
+        if self.mode != Mode::Vertical {
+            next.replicas.0 = moved(direction, in_force.replicas.0, self.replicas_step.0);
+        }
+        if self.mode != Mode::Horizontal {
+            let down = direction == Direction::Down;
+            if down || seen.cpu.is_short() {
+                next.cpu_millicores.0 = moved(direction, in_force.cpu_millicores.0, self.cpu_step_millicores.0);
+            }
+            if down || seen.memory.is_short() {
+                next.memory_mib.0 = moved(direction, in_force.memory_mib.0, self.memory_step_mib.0);
+            }
+        }
+        let mut next = state.bounds.clamp(next);
+        if direction == Direction::Down {
+            next.memory_mib = next.memory_mib.max(self.memory_floor(state).min(in_force.memory_mib));
+            if next.replicas.0 == 0 && state.windows.short.rate_rps != Some(0.0) {
+                next.replicas = in_force.replicas.min(Replicas(1));
+            }
+        }
+        state.bounds.clamp(next)
+    }
+
+    /// Memory that leaves the fullest replica of the last windows just below saturation.
+    fn memory_floor(&self, state: &State) -> Mebibytes {
+        let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
+        let most = windows.into_iter().filter_map(|window| measured(window.memory_mib)).map(|usage| usage.max).fold(0.0, f64::max);
+        Mebibytes((most / self.saturation).ceil() as u32)
+    }
+
+    fn choices(&self, state: &State, in_force: Allocation, seen: Seen) -> Vec<Choice> {
+        let choice = |direction| {
+            // The way that was not taken is judged as if everything called for it.
+            let seen = if seen.direction() == Some(direction) { seen } else { Seen { cpu: Level::Above, memory: Level::Above } };
+            let stays = self.step(direction, state, in_force, seen) == in_force;
+            Choice { action: word(direction).into(), value: None, masked: stays.then(|| "at the end of what is allowed".into()) }
+        };
+        vec![choice(Direction::Up), choice(Direction::Down)]
+    }
+
+    fn reason(&self, seen: Seen, cpu: Usage, memory: Usage) -> String {
+        let cpu_text = format!("CPU {:.0}m a replica", cpu.mean);
+        let memory_text = format!("memory {:.0}Mi a replica", memory.mean);
+        let (cpu_most, memory_most) = (self.cpu_millicores, self.memory_mib);
+        match (seen.cpu, seen.memory) {
+            (Level::Above, _) => format!("{cpu_text} is above {cpu_most}"),
+            (_, Level::Above) => format!("{memory_text} is above {memory_most}"),
+            (Level::Saturated, _) => format!("{cpu_text} is near its limit"),
+            (_, Level::Saturated) => format!("memory {:.0}Mi of the fullest replica is near its limit", memory.max),
+            (Level::Below, Level::Below) => format!("{cpu_text} and {memory_text} are not above {cpu_most} and {memory_most}"),
+            _ => {
+                format!("{cpu_text} and {memory_text} lie within {:.0} % of {cpu_most} and {memory_most}", (1.0 - self.down_below) * 100.0)
+            }
+        }
+    }
+}
+
+/// Where a measurement stands against its threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Above,
+    Saturated,
+    Within,
+    Below,
+}
+
+impl Level {
+    fn is_short(self) -> bool {
+        matches!(self, Self::Above | Self::Saturated)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    cpu: Level,
+    memory: Level,
+}
+
+impl Seen {
+    /// Up where either is short, down where both have plenty.
+    fn direction(self) -> Option<Direction> {
+        if self.cpu.is_short() || self.memory.is_short() {
+            Some(Direction::Up)
+        } else if self.cpu == Level::Below && self.memory == Level::Below {
+            Some(Direction::Down)
+        } else {
+            None
+        }
+    }
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Up => "up",
+        Direction::Down => "down",
+    }
+}
+
+fn moved(direction: Direction, from: u32, step: u32) -> u32 {
+    match direction {
+        Direction::Up => from.saturating_add(step),
+        Direction::Down => from.saturating_sub(step),
+    }
+}
+
+/// A measurement that is a number; one that is not was not measured.
+fn measured(usage: Option<Usage>) -> Option<Usage> {
+    usage.filter(|usage| usage.mean.is_finite() && usage.max.is_finite())
+}
+
+#[cfg(test)]
+mod tests;

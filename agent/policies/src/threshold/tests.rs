@@ -1,0 +1,190 @@
+use proptest::prelude::*;
+use qscale_common::policy::{Bounds, Range};
+
+use super::*;
+use crate::sample;
+
+fn usage(mean: f64) -> Option<Usage> {
+    Some(Usage { mean, max: mean })
+}
+
+fn seen(cpu: f64, memory: f64, in_force: Allocation) -> State {
+    let mut state = State { allocation: Some(in_force), ..sample::state() };
+    state.windows.tick.cpu_millicores = usage(cpu);
+    state.windows.tick.memory_mib = usage(memory);
+    state
+}
+
+#[track_caller]
+fn check(mode: Mode, (cpu, memory): (f64, f64), in_force: Allocation, expected: Result<Allocation, HoldReason>) {
+    let policy = Threshold { mode, ..Threshold::default() };
+    let decision = policy.decide(&seen(cpu, memory, in_force), &mut Memory::None, Timestamp(0), &mut sample::rng());
+    match decision {
+        Decision::Want { allocation, reason, .. } => assert_eq!(Ok(allocation), expected, "{reason}"),
+        Decision::Hold { why, reason, .. } => assert_eq!(Err(why), expected, "{reason}"),
+    }
+}
+
+#[test]
+fn horizontal_goes_up_above_either_threshold_and_else_down() {
+    let in_force = Allocation::new(4, 500, 512);
+    let (up, down) = (Ok(Allocation::new(5, 500, 512)), Ok(Allocation::new(3, 500, 512)));
+    check(Mode::Horizontal, (251.0, 10.0), in_force, up);
+    check(Mode::Horizontal, (10.0, 257.0), in_force, up);
+    check(Mode::Horizontal, (400.0, 400.0), in_force, up);
+    check(Mode::Horizontal, (250.0, 256.0), in_force, down);
+    check(Mode::Horizontal, (0.0, 0.0), in_force, down);
+}
+
+#[test]
+fn vertical_raises_what_is_short_and_lowers_both() {
+    let in_force = Allocation::new(2, 500, 512);
+    check(Mode::Vertical, (251.0, 10.0), in_force, Ok(Allocation::new(2, 530, 512)));
+    check(Mode::Vertical, (10.0, 257.0), in_force, Ok(Allocation::new(2, 500, 576)));
+    check(Mode::Vertical, (300.0, 300.0), in_force, Ok(Allocation::new(2, 530, 576)));
+    check(Mode::Vertical, (10.0, 10.0), in_force, Ok(Allocation::new(2, 470, 448)));
+}
+
+#[test]
+fn both_moves_all_three_in_one_decision() {
+    let in_force = Allocation::new(2, 500, 512);
+    check(Mode::Both, (300.0, 300.0), in_force, Ok(Allocation::new(3, 530, 576)));
+    check(Mode::Both, (300.0, 10.0), in_force, Ok(Allocation::new(3, 530, 512)));
+    check(Mode::Both, (10.0, 10.0), in_force, Ok(Allocation::new(1, 470, 448)));
+}
+
+#[test]
+fn bounds_end_the_way_in_either_direction() {
+    check(Mode::Horizontal, (300.0, 10.0), Allocation::new(10, 500, 512), Err(HoldReason::NotAllowed));
+    check(Mode::Horizontal, (10.0, 10.0), Allocation::new(1, 500, 512), Err(HoldReason::NotAllowed));
+    check(Mode::Vertical, (10.0, 10.0), Allocation::new(1, 110, 64), Ok(Allocation::new(1, 100, 64)));
+    check(Mode::Horizontal, (10.0, 10.0), Allocation::new(50, 500, 512), Ok(Allocation::new(10, 500, 512)));
+}
+
+#[test]
+fn use_at_a_limit_below_the_threshold_counts_as_above_it() {
+    check(Mode::Horizontal, (190.0, 10.0), Allocation::new(2, 200, 256), Ok(Allocation::new(3, 200, 256)));
+    check(Mode::Vertical, (98.0, 10.0), Allocation::new(1, 100, 256), Ok(Allocation::new(1, 130, 256)));
+    check(Mode::Vertical, (10.0, 120.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 192)));
+    check(Mode::Horizontal, (10.0, 120.0), Allocation::new(2, 100, 128), Ok(Allocation::new(1, 100, 128)));
+}
+
+#[test]
+fn memory_is_not_lowered_to_where_it_would_have_to_rise_again() {
+    check(Mode::Vertical, (10.0, 90.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 100)));
+    check(Mode::Vertical, (10.0, 90.0), Allocation::new(1, 100, 100), Err(HoldReason::NotAllowed));
+    let mut state = seen(10.0, 50.0, Allocation::new(1, 100, 256));
+    state.windows.long.memory_mib = usage(225.0);
+    let decision = Threshold { mode: Mode::Vertical, ..Threshold::default() }.judge(&state);
+    assert_eq!(decision.wanted(), Some(Allocation::new(1, 100, 250)));
+}
+
+#[test]
+fn the_last_replica_goes_only_without_arrivals() {
+    let mut state = seen(0.0, 10.0, Allocation::new(1, 500, 128));
+    state.bounds.replicas = Range::new(Replicas(0), Replicas(5)).expect("a range");
+    for (rate, wanted) in [(None, None), (Some(0.2), None), (Some(0.0), Some(Allocation::new(0, 500, 128)))] {
+        state.windows.short.rate_rps = rate;
+        assert_eq!(Threshold::default().judge(&state).wanted(), wanted, "{rate:?}");
+    }
+}
+
+#[test]
+fn holds_what_it_does_not_know() {
+    let mut state = sample::state();
+    state.windows.tick.memory_mib = None;
+    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+    let mut state = sample::state();
+    state.windows.tick.cpu_millicores = None;
+    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+    let state = State { allocation: None, ..sample::state() };
+    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoAllocation, .. }));
+}
+
+#[test]
+fn rests_within_the_band_that_it_is_given() {
+    let policy = Threshold { down_below: 0.6, ..Threshold::default() };
+    let in_force = Allocation::new(4, 500, 512);
+    assert!(matches!(policy.judge(&seen(200.0, 10.0, in_force)), Decision::Hold { why: HoldReason::NothingToDo, .. }));
+    assert_eq!(policy.judge(&seen(150.0, 10.0, in_force)).wanted(), Some(Allocation::new(3, 500, 512)));
+    assert_eq!(policy.judge(&seen(251.0, 10.0, in_force)).wanted(), Some(Allocation::new(5, 500, 512)));
+}
+
+#[test]
+fn says_why_and_what_was_masked() {
+    let Decision::Hold { reason, choices, .. } = Threshold::default().judge(&seen(312.0, 10.0, Allocation::new(10, 500, 512))) else {
+        panic!("must hold at the bound");
+    };
+    assert_eq!(reason, "CPU 312m a replica is above 250m; there is no further up");
+    assert_eq!(
+        choices.iter().map(|choice| (choice.action.as_str(), choice.masked.is_some())).collect::<Vec<_>>(),
+        [("up", true), ("down", false)]
+    );
+}
+
+prop_compose! {
+    fn allocations()(replicas in any::<u32>(), cpu in any::<u32>(), memory in any::<u32>()) -> Allocation {
+        Allocation::new(replicas, cpu, memory)
+    }
+}
+
+fn range<T: Copy + Ord + std::fmt::Display>(of: fn(u32) -> T, a: u32, b: u32) -> Range<T> {
+    Range::new(of(a.min(b)), of(a.max(b))).expect("the lesser comes first")
+}
+
+prop_compose! {
+    fn bounds()(a in allocations(), b in allocations()) -> Bounds {
+        Bounds {
+            replicas: range(Replicas, a.replicas.0, b.replicas.0),
+            cpu_millicores: range(Millicores, a.cpu_millicores.0, b.cpu_millicores.0),
+            memory_mib: range(Mebibytes, a.memory_mib.0, b.memory_mib.0),
+        }
+    }
+}
+
+fn modes() -> impl Strategy<Value = Mode> {
+    prop_oneof![Just(Mode::Horizontal), Just(Mode::Vertical), Just(Mode::Both)]
+}
+
+fn measurements() -> impl Strategy<Value = Option<Usage>> {
+    prop::option::of((any::<f64>(), any::<f64>()).prop_map(|(mean, max)| Usage { mean, max }))
+}
+
+prop_compose! {
+    fn rules()(mode in modes(), cpu in any::<u32>(), memory in any::<u32>(), down_below in 0.0..=1.0f64, saturation in 0.01..2.0f64, steps in allocations())
+        -> Threshold {
+        Threshold { mode, cpu_millicores: Millicores(cpu), memory_mib: Mebibytes(memory), down_below, saturation,
+            replicas_step: steps.replicas, cpu_step_millicores: steps.cpu_millicores, memory_step_mib: steps.memory_mib }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_wanted_lies_within_the_bounds_and_differs(
+        policy in rules(), in_force in prop::option::of(allocations()), bounds in bounds(),
+        cpu in measurements(), memory in measurements(), peak in measurements(), rate in prop::option::of(any::<f64>()),
+    ) {
+        let mut state = State { allocation: in_force, bounds, ..sample::state() };
+        state.windows.tick.cpu_millicores = cpu;
+        state.windows.tick.memory_mib = memory;
+        state.windows.long.memory_mib = peak;
+        state.windows.short.rate_rps = rate;
+        let decision = policy.judge(&state);
+        if let Some(wanted) = decision.wanted() {
+            prop_assert!(bounds.contain(wanted));
+            prop_assert_ne!(Some(wanted), in_force);
+        }
+        prop_assert_eq!(decision, policy.judge(&state), "a rule without memory answers the same twice");
+    }
+
+    #[test]
+    fn one_step_never_exceeds_the_step_within_the_bounds(mode in modes(), cpu in 0.0..2000.0f64, memory in 0.0..2000.0f64, r in 1u32..=10, c in 100u32..=1000, m in 64u32..=1024) {
+        let in_force = Allocation::new(r, c, m);
+        let policy = Threshold { mode, ..Threshold::default() };
+        if let Some(wanted) = policy.judge(&seen(cpu, memory, in_force)).wanted() {
+            prop_assert!(wanted.replicas.0.abs_diff(r) <= 1);
+            prop_assert!(wanted.cpu_millicores.0.abs_diff(c) <= 30);
+            prop_assert!(wanted.memory_mib.0.abs_diff(m) <= 64);
+        }
+    }
+}
