@@ -169,12 +169,12 @@ impl Function {
 fn perform(work: Work, busy: Busy, wait_share: f64) -> Result<Duration, Refusal> {
     let wait = work.runtime.mul_f64(wait_share);
     let compute = work.runtime.saturating_sub(wait);
-    let started = burn::wall_time();
+    // What it takes to get the memory is part of the duration asked for.
+    let (started, cpu_before) = (burn::wall_time(), burn::thread_cpu_time());
     let held = memory::Pages::touched(work.memory_mib)?;
     std::thread::sleep(wait);
     match busy {
-        Busy::Cpu => burn::until(burn::thread_cpu_time, burn::thread_cpu_time() + compute),
-        // The time that touching the memory took is part of the duration asked for.
+        Busy::Cpu => burn::until(burn::thread_cpu_time, cpu_before + compute),
         Busy::Wall => burn::until(burn::wall_time, started + work.runtime),
     }
     drop(held);
