@@ -1,0 +1,146 @@
+//! A real nats-server for a test: on a port of its own, with a store of its own, gone when dropped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use qscale_common::name::Name;
+use qscale_common::runtime::accounts::{self, Account};
+use qscale_common::runtime::bus::BusConfig;
+
+use crate::{Folder, Program, eventually, process, repository};
+
+/// A running nats-server with JetStream.
+#[derive(Debug)]
+pub struct NatsServer {
+    // Dropped before the folder that it writes to.
+    program: Option<Program>,
+    folder: Folder,
+    port: u16,
+    passwords: BTreeMap<String, String>,
+}
+
+/// The nats-server program: `NATS_SERVER_BIN`, the one that the set-up brought, or the one on the PATH.
+///
+/// # Panics
+/// When there is none; tests with NATS never skip.
+#[must_use]
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("NATS_SERVER_BIN") {
+        return path.into();
+    }
+    let brought = repository().join(".tools/nats/bin/nats-server");
+    if brought.is_file() {
+        return brought;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join("nats-server"))
+        .find(|candidate| candidate.is_file())
+        .expect("a nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")
+}
+
+impl NatsServer {
+    /// A server that lets anyone do anything.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(BTreeMap::new())
+    }
+
+    /// A server with the accounts of the services and of `agents`.
+    ///
+    /// # Panics
+    /// When the server does not start.
+    #[must_use]
+    pub fn start_with_accounts(agents: &[&str]) -> Self {
+        let agents = agents.iter().map(|agent| Name::new(*agent).expect("tests name agents well"));
+        let passwords = Account::all(agents).iter().map(|account| (account.user(), format!("password of {}", account.user()))).collect();
+        Self::start_with(passwords)
+    }
+
+    fn start_with(passwords: BTreeMap<String, String>) -> Self {
+        let mut server = Self { program: None, folder: Folder::new("nats"), port: 0, passwords };
+        server.launch();
+        server
+    }
+
+    fn launch(&mut self) {
+        let folder = self.folder.path();
+        let mut command = Command::new(program());
+        let port = if self.port == 0 { "-1".into() } else { self.port.to_string() };
+        command.args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"]).arg(folder.join("store"));
+        command.arg("--ports_file_dir").arg(folder);
+        if !self.passwords.is_empty() {
+            let configuration = folder.join("nats.conf");
+            let text = accounts::authorization(&self.passwords).expect("users are those of accounts");
+            std::fs::write(&configuration, text).expect("the configuration can be written");
+            command.arg("-c").arg(configuration);
+        }
+        self.program = Some(Program::spawn(command, &self.log()));
+        self.port = eventually("nats-server to listen", || listening_port(folder));
+    }
+
+    /// Kills the server as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            program.kill();
+        }
+        for file in port_files(self.folder.path()) {
+            // The next server writes its own.
+            let _gone = std::fs::remove_file(file);
+        }
+    }
+
+    /// Starts it again after [`NatsServer::kill`], on the same port and with the same store.
+    pub fn restart(&mut self) {
+        self.launch();
+    }
+
+    /// Address of the server.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// How `user` connects; any name does where the server has no accounts.
+    #[must_use]
+    pub fn config(&self, user: &str) -> BusConfig {
+        match self.passwords.get(user) {
+            Some(password) => BusConfig { url: self.url(), user: user.into(), password: password.clone(), password_file: None },
+            None => BusConfig { url: self.url(), ..Default::default() },
+        }
+    }
+
+    /// Makes streams and buckets.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn provision(&self) {
+        let client = self.config("setup").connect_once("setup", crate::PATIENCE).await.expect("the server answers");
+        let jetstream = async_nats::jetstream::new(client);
+        qscale_common::runtime::provision::ensure(&jetstream).await.expect("streams and buckets can be made");
+    }
+
+    /// Where the server logs.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("nats.log")
+    }
+
+    /// The end of the server's log.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        process::tail(&self.log())
+    }
+}
+
+fn port_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == "ports")).collect()
+}
+
+fn listening_port(folder: &Path) -> Option<u16> {
+    let text = std::fs::read_to_string(port_files(folder).first()?).ok()?;
+    let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
+    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}

@@ -1,0 +1,128 @@
+//! Programs that a test starts: they end with it, whatever happens.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use crate::eventually;
+
+/// A running program of the workspace.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+}
+
+/// Path of a binary of the workspace, built beside the tests.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let folder = test.ancestors().find(|folder| folder.join(name).is_file());
+    match folder {
+        Some(folder) => folder.join(name),
+        None => panic!("{name} is not built; run `cargo build --workspace` first"),
+    }
+}
+
+impl Program {
+    /// Starts `program`; standard error goes to `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = A>, log: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Self::spawn(command, log)
+    }
+
+    /// Starts what `command` says; standard output and error go to `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(mut command: Command, log: &Path) -> Self {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log can be opened");
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("a file can be shared")).stderr(file);
+        // SAFETY: prctl with PR_SET_PDEATHSIG is async-signal-safe and touches no memory of the parent.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                Ok(())
+            });
+        }
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self { child }
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: kill takes numbers only, and the child has not been waited for, so its id is still its own.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Kills at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.signal(libc::SIGKILL);
+        self.wait();
+    }
+
+    /// Asks to end and waits for it.
+    ///
+    /// # Panics
+    /// When the program does not end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// When the program does not end.
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the end of a program", || self.child.try_wait().expect("a child can be waited for"))
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(libc::SIGTERM);
+            let ended = (0..250).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                !matches!(self.child.try_wait(), Ok(None))
+            });
+            if !ended {
+                self.signal(libc::SIGKILL);
+                // Nobody is left to tell; the child is reaped either way.
+                let _status = self.child.wait();
+            }
+        }
+    }
+}
+
+/// The last part of a log, for the message of a failing test.
+#[must_use]
+pub fn tail(log: &Path) -> String {
+    let mut text = String::new();
+    let read = std::fs::File::open(log).and_then(|mut file| file.read_to_string(&mut text));
+    if read.is_err() {
+        return format!("(no log at {})", log.display());
+    }
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
