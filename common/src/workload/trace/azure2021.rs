@@ -1,0 +1,66 @@
+//! Azure Functions 2021: one row an invocation, with the end of it and its duration in seconds.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use super::table::Table;
+use super::{Keep, Row, RowTrace, TraceError};
+
+/// Reads an Azure 2021 trace: columns `app`, `func`, `end_timestamp` and `duration`, rows in any order. `file` names it in errors.
+///
+/// An invocation starts at its end less its duration. Where one starts before zero, the whole trace moves so that the earliest
+/// starts at zero. Rows outside `keep` are not kept.
+///
+/// # Errors
+/// The first malformed cell, a missing column, or a file without invocations.
+pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<RowTrace, TraceError> {
+    let mut table = Table::open(reader, file)?;
+    let (app, func) = (table.column("app")?, table.column("func")?);
+    let (end, duration) = (table.column("end_timestamp")?, table.column("duration")?);
+    let mut index: HashMap<(String, String), u32> = HashMap::new();
+    let mut functions: Vec<String> = Vec::new();
+    let mut rows: Vec<(i64, u32, u32)> = Vec::new();
+    while table.advance()? {
+        let key = (table.text(app)?.to_owned(), table.text(func)?.to_owned());
+        let seconds = table.number(end)?;
+        let lasted = table.number(duration)?;
+        if lasted < 0.0 {
+            return Err(table.at_row(Some(duration), format!("`{lasted}` is negative")));
+        }
+        // A hundred years in microseconds keep far from where an i64 ends, and a u32 of milliseconds holds 49 days.
+        const LONGEST: f64 = 100.0 * 366.0 * 86_400.0;
+        if seconds.abs() > LONGEST {
+            return Err(table.at_row(Some(end), format!("`{seconds}` is more than 100 years")));
+        }
+        if lasted * 1e3 > f64::from(u32::MAX) {
+            return Err(table.at_row(Some(duration), format!("`{lasted}` is more than 49 days")));
+        }
+        let function = match index.get(&key) {
+            Some(function) => *function,
+            None if functions.len() >= keep.functions => continue,
+            None => {
+                let number = u32::try_from(functions.len()).map_err(|_| table.at_row(None, "too many functions".to_owned()))?;
+                functions.push(key.1.clone());
+                index.insert(key, number);
+                number
+            }
+        };
+        rows.push((((seconds - lasted) * 1e6).round() as i64, function, (lasted * 1e3).round() as u32));
+    }
+    let Some(earliest) = rows.iter().map(|row| row.0).min() else {
+        return Err(table.whole("there is no invocation in it, only the names of the columns".to_owned()));
+    };
+    let minute = 60_000_000;
+    let from = earliest.min(0).saturating_add(i64::from(keep.skip_minutes) * minute);
+    let until = from.saturating_add(i64::from(keep.minutes).saturating_mul(minute));
+    let mut rows: Vec<Row> = rows
+        .into_iter()
+        .filter(|row| (from..until).contains(&row.0))
+        .map(|(start, function, duration_ms)| Row { start_us: (start - from).unsigned_abs(), function, duration_ms })
+        .collect();
+    rows.sort_unstable();
+    if rows.is_empty() {
+        return Err(table.whole(format!("no invocation is left after leaving out {} minutes", keep.skip_minutes)));
+    }
+    Ok(RowTrace { functions, rows: rows.into() })
+}

@@ -1,0 +1,52 @@
+//! vSwarm's `endpoints.json`: where its invoker sends, in turn.
+
+use std::io::Read;
+
+use serde::Deserialize;
+
+use super::TraceError;
+
+/// One place to send to: a host name without scheme or port.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Endpoint {
+    /// The host name, also the authority of each request.
+    pub hostname: String,
+    /// Whether latency is that of a workflow of events, measured in a store of its own.
+    #[serde(default)]
+    pub eventing: bool,
+}
+
+/// Reads `endpoints.json`; unknown fields are passed over. `file` names it in errors.
+///
+/// # Errors
+/// What is not a list of endpoints, an empty list, an empty host name, one with scheme, port or path, and endpoints of
+/// eventing, whose latency a reply does not show.
+pub fn read_endpoints<R: Read>(file: &str, reader: R) -> Result<Vec<Endpoint>, TraceError> {
+    let error = |line: u64, problem: String| TraceError { file: file.to_owned(), line, column: None, problem };
+    let mut text = Vec::new();
+    reader.take(1 << 30).read_to_end(&mut text).map_err(|cause| error(0, cause.to_string()))?;
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    let endpoints: Vec<Endpoint> = serde_json::from_slice(text).map_err(|cause| {
+        error(cause.line() as u64, format!("{cause}; expected a list such as [{{\"hostname\":\"fibonacci.default.example.org\"}}]"))
+    })?;
+    if endpoints.is_empty() {
+        return Err(error(0, "the list of endpoints is empty".to_owned()));
+    }
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let name = &endpoint.hostname;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(error(
+                0,
+                format!("endpoint {}: hostname `{name}`: write a host name alone, without scheme, port or path", index + 1),
+            ));
+        }
+        if endpoint.eventing {
+            return Err(error(
+                0,
+                format!("endpoint {} ({name}): eventing = true is not supported: its reply says nothing about its latency", index + 1),
+            ));
+        }
+    }
+    Ok(endpoints)
+}

@@ -1,0 +1,261 @@
+use std::io::Cursor;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rand::SeedableRng;
+
+use super::*;
+use crate::workload::{Arrivals, Iat, Scale, WorkloadRng};
+
+const INVOCATIONS: &str = "HashOwner,HashApp,HashFunction,Trigger,1,2,3\no,a,f,http,1,0,2\no,a,g,timer,0,3,0\n";
+const DURATIONS: &str = "HashOwner,HashApp,HashFunction,Average,Count,Minimum,Maximum,percentile_Average_0,percentile_Average_1,percentile_Average_25,percentile_Average_50,percentile_Average_75,percentile_Average_99,percentile_Average_100\n\
+o,a,f,1,1,1,1,10,20,30,40,50,60,70\no,a,g,1,1,1,1,1,1,1,1,1,1,1\n";
+const MEMORY: &str = "HashOwner,HashApp,SampleCount,AverageAllocatedMb,AverageAllocatedMb_pct1,AverageAllocatedMb_pct5,AverageAllocatedMb_pct25,AverageAllocatedMb_pct50,AverageAllocatedMb_pct75,AverageAllocatedMb_pct95,AverageAllocatedMb_pct99,AverageAllocatedMb_pct100\n\
+o,a,9,100,90.5,91,92,93,94,95,96,97\n";
+
+fn read(invocations: &[u8], durations: &[u8], memory: Option<&[u8]>, keep: Keep) -> Result<MinuteTrace, TraceError> {
+    let trace = Azure2019 { invocations, durations, memory, memory_mib: 128 };
+    read_azure2019(["invocations.csv", "durations.csv", "memory.csv"], trace, keep)
+}
+
+fn plain(invocations: &str, durations: &str, memory: &str) -> Result<MinuteTrace, TraceError> {
+    read(invocations.as_bytes(), durations.as_bytes(), Some(memory.as_bytes()), Keep::default())
+}
+
+#[track_caller]
+fn refused(result: Result<MinuteTrace, TraceError>, error: &str) {
+    assert_eq!(result.expect_err("refused").to_string(), error);
+}
+
+#[track_caller]
+fn counts(trace: &MinuteTrace, function: usize, expected: &[(u32, u32)]) {
+    let counts: Vec<_> = trace.functions[function].counts.iter().map(|count| (count.bin, count.count)).collect();
+    assert_eq!(counts, expected);
+}
+
+#[test]
+fn counts_durations_and_memory_are_joined_by_hash() {
+    let trace = plain(INVOCATIONS, DURATIONS, MEMORY).expect("well formed");
+    assert_eq!((trace.minutes, trace.invocations()), (3, 6));
+    counts(&trace, 0, &[(0, 1), (2, 2)]);
+    counts(&trace, 1, &[(1, 3)]);
+    assert!(matches!(trace.functions[0].demand, Demand::Quantiles { .. }));
+}
+
+#[test]
+fn every_variant_of_columns_says_the_same() {
+    let plain = plain(INVOCATIONS, DURATIONS, MEMORY).expect("well formed");
+    let variants: [(&str, String, String, String); 5] = [
+        ("minute_n", INVOCATIONS.replace(",1,2,3\n", ",minute_1,minute_2,minute_3\n"), DURATIONS.into(), MEMORY.into()),
+        ("minutes of the day", INVOCATIONS.replace(",1,2,3\n", ",480,481,482\n"), DURATIONS.into(), MEMORY.into()),
+        (
+            "no trigger, function first",
+            "HashFunction,HashOwner,HashApp,1,2,3\nf,o,a,1,0,2\ng,o,a,0,3,0\n".into(),
+            DURATIONS.replace("Average,Count,", "Count,Average,"),
+            MEMORY.into(),
+        ),
+        (
+            "memory a function",
+            INVOCATIONS.into(),
+            DURATIONS.into(),
+            MEMORY.replace("HashOwner,", "HashFunction,HashOwner,").replace("o,a,9", "f,o,a,9") + "g,o,a,9,100,90.5,91,92,93,94,95,96,97\n",
+        ),
+        ("byte order mark and CRLF", format!("\u{feff}{INVOCATIONS}"), DURATIONS.replace('\n', "\r\n"), MEMORY.replace('\n', "\r\n")),
+    ];
+    for (name, invocations, durations, memory) in variants {
+        let trace = super::tests::plain(&invocations, &durations, &memory).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(trace, plain, "{name}");
+    }
+}
+
+#[test]
+fn memory_may_be_left_out() {
+    let trace = read(INVOCATIONS.as_bytes(), DURATIONS.as_bytes(), None, Keep::default()).expect("well formed");
+    assert!(matches!(trace.functions[0].demand, Demand::QuantilesOfDuration { memory_mib: 128, .. }));
+}
+
+#[test]
+fn only_what_is_kept_is_read() {
+    let keep = Keep { functions: 1, skip_minutes: 1, minutes: 2 };
+    let trace = read(INVOCATIONS.as_bytes(), DURATIONS.as_bytes(), Some(MEMORY.as_bytes()), keep).expect("well formed");
+    assert_eq!((trace.functions.len(), trace.minutes), (1, 2));
+    counts(&trace, 0, &[(1, 2)]);
+}
+
+#[test]
+fn errors_name_file_line_column_and_value() {
+    let bad = |from: &str, to: &str| plain(&INVOCATIONS.replace(from, to), DURATIONS, MEMORY);
+    refused(bad("1,0,2", "1,-4,2"), "invocations.csv:2, column 2: `-4` is negative");
+    refused(bad("1,0,2", "1,,2"), "invocations.csv:2, column 2: `` is not a number");
+    refused(bad("1,0,2", "1,1.5,2"), "invocations.csv:2, column 2: `1.5` is not a whole number");
+    refused(bad("1,0,2", "1,99999999999,2"), "invocations.csv:2, column 2: `99999999999` is too large, at most 4294967295");
+    refused(bad("1,0,2", "1,inf,2"), "invocations.csv:2, column 2: `inf` is not a number");
+    refused(bad("0,3,0", "0,3"), "invocations.csv:3: 6 cells, but the first line names 7 columns");
+    refused(bad("o,a,g,timer", "o,a,f,timer"), "invocations.csv:3: the function `f` has a row already, line 2");
+    refused(
+        bad("Trigger,1,2,3", "Trigger,1,2,2"),
+        "invocations.csv:1: minute 2 has two columns; the columns are HashOwner, HashApp, HashFunction, Trigger, 1, 2, 2",
+    );
+    refused(
+        bad("HashFunction", "Function"),
+        "invocations.csv:1: there is no column `HashFunction`; the columns are HashOwner, HashApp, Function, Trigger, 1, 2, 3",
+    );
+    refused(
+        bad(",1,2,3\n", ",a,b,c\n"),
+        "invocations.csv:1: there is no column of a minute, named as `1` or `minute_1`; the columns are HashOwner, HashApp, HashFunction, Trigger, a, b, c",
+    );
+}
+
+#[test]
+fn empty_files_are_named() {
+    refused(plain("", DURATIONS, MEMORY), "invocations.csv: the file is empty; its first line must name the columns");
+    let header = INVOCATIONS.lines().next().expect("a header");
+    refused(plain(header, DURATIONS, MEMORY), "invocations.csv: there is no function in it, only the names of the columns");
+    refused(plain(INVOCATIONS, "", MEMORY), "durations.csv: the file is empty; its first line must name the columns");
+}
+
+#[test]
+fn functions_without_durations_or_memory_are_named() {
+    let one = DURATIONS.split_inclusive('\n').take(2).collect::<String>();
+    refused(
+        plain(INVOCATIONS, &one, MEMORY),
+        "durations.csv: there is no duration of the function `g`, which line 3 of invocations.csv invokes",
+    );
+    let other = MEMORY.replace("o,a,9", "o,b,9");
+    refused(
+        plain(INVOCATIONS, DURATIONS, &other),
+        "memory.csv: there is no memory of the function `f`, which line 2 of invocations.csv invokes",
+    );
+}
+
+#[test]
+fn percentiles_that_fall_and_rows_given_twice_are_refused() {
+    let falling = DURATIONS.replace("10,20,30,40", "10,20,30,25");
+    refused(
+        plain(INVOCATIONS, &falling, MEMORY),
+        "durations.csv:2, column percentile_Average_50: 25 is below the percentile before it, which is 30",
+    );
+    let twice = format!("{DURATIONS}o,a,g,1,1,1,1,1,1,1,1,1,1,1\n");
+    refused(plain(INVOCATIONS, &twice, MEMORY), "durations.csv:4: the function `g` has a row already");
+}
+
+#[test]
+fn text_that_is_not_utf8_is_an_error_with_its_place() {
+    let mut bytes = INVOCATIONS.as_bytes().to_vec();
+    let place = INVOCATIONS.find(",g,").expect("there") + 1;
+    bytes[place] = 0xff;
+    refused(read(&bytes, DURATIONS.as_bytes(), None, Keep::default()), "invocations.csv:3, column HashFunction: `\u{fffd}` is not UTF-8");
+}
+
+#[test]
+fn single_invocations_start_at_their_end_less_their_duration_in_order() {
+    let rows = "app,func,end_timestamp,duration\na,f,10.0,4.0\na,g,5.5,0.25\nb,f,2.0,0.001\n";
+    let trace = read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("well formed");
+    assert_eq!(trace.functions, ["f", "g", "f"]);
+    let starts: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function, row.duration_ms)).collect();
+    assert_eq!(starts, [(1_999_000, 2, 1), (5_250_000, 1, 250), (6_000_000, 0, 4_000)]);
+}
+
+#[test]
+fn a_trace_that_starts_before_zero_is_moved() {
+    let rows = "duration,app,func,end_timestamp\n3,a,f,1\n0,a,f,2\n";
+    let trace = read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("well formed");
+    assert_eq!(trace.rows.iter().map(|row| row.start_us).collect::<Vec<_>>(), [0, 4_000_000]);
+}
+
+#[test]
+fn malformed_single_invocations_are_named() {
+    let error = |rows: &str| read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect_err("refused").to_string();
+    assert_eq!(error("app,func,end_timestamp,duration\na,f,1,-2\n"), "t.csv:2, column duration: `-2` is negative");
+    assert_eq!(error("app,func,end_timestamp,duration\na,f,NaN,2\n"), "t.csv:2, column end_timestamp: `NaN` is not a number");
+    assert_eq!(
+        error("app,func,end_timestamp,duration\na,f,1e300,2\n"),
+        format!("t.csv:2, column end_timestamp: `{}` is more than 100 years", 1e300)
+    );
+    assert_eq!(error("app,func,end,duration\n"), "t.csv:1: there is no column `end_timestamp`; the columns are app, func, end, duration");
+    assert_eq!(error("app,func,end_timestamp,duration\n"), "t.csv: there is no invocation in it, only the names of the columns");
+}
+
+#[test]
+fn endpoints_are_read_and_checked() {
+    let read = |text: &str| read_endpoints("endpoints.json", Cursor::new(text.to_owned()));
+    let good =
+        read(r#"[{"hostname":"fib-0.default.192.168.1.240.sslip.io","eventing":false,"matchers":{}},{"hostname":"b"}]"#).expect("fine");
+    assert_eq!(good.iter().map(|endpoint| endpoint.hostname.as_str()).collect::<Vec<_>>(), ["fib-0.default.192.168.1.240.sslip.io", "b"]);
+    for (text, part) in [
+        ("[]", "empty"),
+        ("", "EOF"),
+        ("{}", "expected a list"),
+        (r#"[{"hostname":"http://a"}]"#, "without scheme"),
+        (r#"[{"hostname":"a:80"}]"#, "without scheme"),
+        (r#"[{"hostname":""}]"#, "endpoint 1"),
+        (r#"[{"hostname":"a","eventing":true}]"#, "eventing = true is not supported"),
+        (r#"[{"host":"a"}]"#, "hostname"),
+    ] {
+        let error = read(text).expect_err(text).to_string();
+        assert!(error.starts_with("endpoints.json") && error.contains(part), "{text}: {error}");
+    }
+}
+
+/// The samples that lie beside the project where it is developed; a user has others.
+fn sample(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: {} is not there", path.display());
+    None
+}
+
+#[test]
+fn published_samples_of_2019_are_read_whole() {
+    for (name, functions, minutes, invocations) in
+        [("azure2019-day-50", 50, 1440, 26_940), ("azure2019-day-200", 200, 1440, 155_469), ("azure2019-8h-100", 100, 480, 339_657)]
+    {
+        let Some(folder) = sample(name) else { continue };
+        let open = |file: &str| std::fs::File::open(folder.join(file)).expect("opens");
+        let trace = Azure2019 {
+            invocations: open("invocations.csv"),
+            durations: open("durations.csv"),
+            memory: Some(open("memory.csv")),
+            memory_mib: 0,
+        };
+        let trace = read_azure2019(["invocations.csv", "durations.csv", "memory.csv"], trace, Keep::default()).expect("well formed");
+        assert_eq!((trace.functions.len(), trace.minutes, trace.invocations()), (functions, minutes, invocations), "{name}");
+        let mut rng = WorkloadRng::seed_from_u64(1);
+        let arrivals = Arrivals::minutes(&trace, Iat::Conditioned, Scale::default(), Duration::MAX, &mut rng);
+        let mut last = Duration::ZERO;
+        let mut count = 0;
+        for arrival in arrivals {
+            assert!(arrival.at >= last && arrival.duration_ms >= 1 && arrival.memory_mib >= 1);
+            last = arrival.at;
+            count += 1;
+        }
+        assert_eq!(count, invocations, "{name}");
+        assert!(last < Duration::from_secs(60 * u64::from(minutes)));
+    }
+}
+
+#[test]
+fn the_published_sample_of_2021_is_read_whole() {
+    let Some(folder) = sample("azure2021-first200") else { return };
+    let file = std::fs::File::open(folder.join("Azure2021_200.csv")).expect("opens");
+    let trace = read_azure2021("Azure2021_200.csv", file, Keep::default()).expect("well formed");
+    assert_eq!((trace.functions.len(), trace.rows.len()), (31, 199));
+    assert!(trace.rows.last().expect("rows").start_us < 1_300_000_000);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), place in 0usize..400) {
+        let mut damaged = INVOCATIONS.as_bytes().to_vec();
+        let place = place % damaged.len();
+        damaged.splice(place..place, bytes.iter().copied());
+        let _ = read(&damaged, DURATIONS.as_bytes(), Some(MEMORY.as_bytes()), Keep::default());
+        let _ = read(&bytes, &bytes, Some(&bytes), Keep::default());
+        let _ = read(INVOCATIONS.as_bytes(), &damaged, Some(&damaged), Keep::default());
+        let _ = read_azure2021("t.csv", &bytes[..], Keep::default());
+        let _ = read_endpoints("e.json", &bytes[..]);
+    }
+}
