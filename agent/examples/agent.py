@@ -1,0 +1,36 @@
+"""A Qscale agent in Python: as many replicas as the arriving load keeps busy at 70 % of their CPU. Needs nats-py (`pip install nats-py`).
+
+NATS_URL=nats://agent-NAME:PASSWORD@HOST:PORT QSCALE_AGENT=NAME python agent.py
+"""
+import asyncio, json, math, os, time
+from urllib.parse import unquote, urlsplit
+import nats
+
+AGENT = os.environ["QSCALE_AGENT"]
+SERVER = urlsplit(os.environ["NATS_URL"])
+
+def decide(state, allocation):
+    used = state["windows"]["tick"].get("cpu_millicores")
+    if not used or not allocation["replicas"]:
+        return allocation, "no measurement: keep what is in force"
+    total = used["mean"] * allocation["replicas"]
+    wanted = math.ceil(total / (0.7 * allocation["cpu_millicores"]))
+    bounds = state["bounds"]["replicas"]
+    replicas = min(max(wanted, bounds["min"]), bounds["max"])
+    return {**allocation, "replicas": replicas}, f"{total:.0f}m in use at 70 % of {allocation['cpu_millicores']}m"
+
+async def main():
+    user = {"user": unquote(SERVER.username), "password": unquote(SERVER.password or "")} if SERVER.username else {}
+    bus = await nats.connect(f"nats://{SERVER.hostname}:{SERVER.port or 4222}", inbox_prefix=f"_INBOX_agent-{AGENT}", max_reconnect_attempts=-1, **user)
+    states = await bus.subscribe("qscale.v1.state.>", queue=f"agent.{AGENT}")
+    async for message in states.messages:
+        state = json.loads(message.data)
+        if not state["version"].startswith("1.") or "allocation" not in state:
+            continue
+        allocation, reason = decide(state, state["allocation"])
+        action = {key: state[key] for key in ("namespace", "function", "epoch", "tick")}
+        action |= {"version": "1.0", "agent": AGENT, "allocation": allocation, "reason": reason, "decided_at_ms": int(time.time() * 1000)}
+        action["expires_at_ms"] = max(action["decided_at_ms"], state["observed_at_ms"] + 2 * state["tick_length_ms"])
+        await bus.publish(f"qscale.v1.action.{AGENT}.{state['namespace']}.{state['function']}", json.dumps(action).encode())
+
+asyncio.run(main())

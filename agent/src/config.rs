@@ -1,0 +1,122 @@
+//! What an agent is told. Owns the configuration's form and its checks.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+use anyhow::Context as _;
+use qscale_common::contract::Action;
+use qscale_common::name::Name;
+use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::telemetry::TelemetryConfig;
+use qscale_policies::Policy;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Configuration of the service `agent`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentConfig {
+    /// The name under which it answers; ScalingPolicies name the agent that they obey by it.
+    pub agent: Name,
+    /// The rule that decides; absent: the one that the agent is called by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// What the rule is told; see the rule for its keys.
+    pub params: Map<String, Value>,
+    /// Name of this instance among those of the agent; absent: host and process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Ticks after which an Action is void, counted from when its State was observed, at least 1.
+    pub expires_after: NonZeroU32,
+    /// Address of health and metrics; port 0 takes any.
+    pub health: SocketAddr,
+    /// The bus.
+    pub nats: BusConfig,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+}
+
+impl Default for AgentConfig {
+    /// Two ticks: an Action that comes a tick late still counts, one that comes later meets a newer State.
+    fn default() -> Self {
+        const TWO: NonZeroU32 = NonZeroU32::new(2).expect("two is not zero");
+        Self {
+            agent: Name::new("threshold").expect("the default agent is a DNS label"),
+            policy: None,
+            params: Map::new(),
+            instance: None,
+            expires_after: TWO,
+            health: SocketAddr::from(([127, 0, 0, 1], 8712)),
+            nats: BusConfig::default(),
+            telemetry: TelemetryConfig::default(),
+        }
+    }
+}
+
+impl AgentConfig {
+    /// The rule that the configuration names.
+    ///
+    /// # Errors
+    /// When there is no such rule, or it does not know a parameter.
+    pub fn policy(&self) -> anyhow::Result<Box<dyn Policy>> {
+        let name = self.policy.as_deref().unwrap_or(self.agent.as_str());
+        let params = Value::Object(self.params.clone());
+        qscale_policies::by_name(name, &params).with_context(|| match &self.policy {
+            Some(_) => "configuration of agent".to_owned(),
+            None => format!("configuration of agent: no `policy` is set, so the agent's name `{name}` says it"),
+        })
+    }
+
+    /// The name of this instance.
+    ///
+    /// # Errors
+    /// When it is empty or too long.
+    pub fn instance(&self) -> anyhow::Result<String> {
+        let Some(instance) = &self.instance else {
+            // Where the host does not tell its name the process alone has to do.
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            return Ok(format!("{}-{}", host.trim(), std::process::id()).trim_start_matches('-').to_owned());
+        };
+        anyhow::ensure!(
+            (1..=Action::MAX_TEXT).contains(&instance.len()) && instance.chars().all(|c| c.is_ascii_graphic()),
+            "instance = `{instance}`, must be 1 to {} printable characters without spaces",
+            Action::MAX_TEXT
+        );
+        Ok(instance.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[track_caller]
+    fn parsed(value: Value) -> AgentConfig {
+        serde_json::from_value(value).expect("a valid configuration")
+    }
+
+    #[test]
+    fn the_agents_name_says_the_policy_unless_one_is_set() {
+        assert_eq!(parsed(json!({"agent": "static"})).policy().expect("known").name(), "static");
+        assert_eq!(parsed(json!({"agent": "mine", "policy": "threshold-both"})).policy().expect("known").name(), "threshold-both");
+        let error = format!("{:#}", parsed(json!({"agent": "mine"})).policy().err().expect("unknown"));
+        assert!(error.contains("`policy`") && error.contains("`mine`") && error.contains("threshold-both"), "{error}");
+    }
+
+    #[test]
+    fn parameters_reach_the_policy_and_are_checked() {
+        let with = |params: Value| parsed(json!({"policy": "threshold", "params": params})).policy();
+        assert_eq!(with(json!({"cpu_millicores": 300})).expect("known").model(), "threshold/1 300m 256Mi");
+        let error = format!("{:#}", with(json!({"cpu": 300})).err().expect("unknown"));
+        assert!(error.contains("`cpu`"), "{error}");
+    }
+
+    #[test]
+    fn an_instance_always_has_a_name() {
+        assert!(!AgentConfig::default().instance().expect("made").is_empty());
+        assert_eq!(parsed(json!({"instance": "a-1"})).instance().expect("valid"), "a-1");
+        assert!(parsed(json!({"instance": ""})).instance().is_err());
+        assert!(parsed(json!({"instance": "a b"})).instance().is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! What an agent counts.
+
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use qscale_common::time::Timestamp;
+use qscale_policies::HoldReason;
+
+use crate::answer::{Answer, Verdict};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Answered(&'static str);
+
+impl EncodeLabelSet for Answered {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("answer", self.0).encode(encoder.encode_label())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Held(HoldReason);
+
+impl EncodeLabelSet for Held {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("reason", self.0.label()).encode(encoder.encode_label())
+    }
+}
+
+/// Answers by kind, holds by reason, and how long a State waited for its answer.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    answers: Family<Answered, Counter>,
+    holds: Family<Held, Counter>,
+    latency: Histogram,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        // 0.5 ms to 16 s: from a loop on one machine to a State that waited for three ticks.
+        let metrics =
+            Self { answers: Family::default(), holds: Family::default(), latency: Histogram::new(exponential_buckets(0.0005, 2.0, 16)) };
+        registry.register("qscale_agent_answers", "States by what was answered: want, hold, silent, late", metrics.answers.clone());
+        registry.register("qscale_agent_holds", "Decisions that keep what is in force, by reason", metrics.holds.clone());
+        let help = "Seconds from when a State was observed until its Action was published";
+        registry.register("qscale_agent_latency_seconds", help, metrics.latency.clone());
+        for kind in ["want", "hold", "silent", "late"] {
+            metrics.answers.get_or_create(&Answered(kind)).inc_by(0);
+        }
+        for reason in HoldReason::ALL {
+            metrics.holds.get_or_create(&Held(reason)).inc_by(0);
+        }
+        metrics
+    }
+
+    pub(crate) fn count(&self, answer: &Answer) {
+        let (kind, held) = match answer {
+            Answer::Act(_, Verdict::Want) => ("want", None),
+            Answer::Act(_, Verdict::Hold(why)) => ("hold", Some(*why)),
+            Answer::Silent(why) => ("silent", Some(*why)),
+            Answer::Late => ("late", None),
+        };
+        self.answers.get_or_create(&Answered(kind)).inc();
+        if let Some(why) = held {
+            self.holds.get_or_create(&Held(why)).inc();
+        }
+    }
+
+    pub(crate) fn published(&self, observed: Timestamp, now: Timestamp) {
+        self.latency.observe(now.since(observed).as_secs_f64());
+    }
+}

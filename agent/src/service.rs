@@ -1,0 +1,102 @@
+//! The shell around the answers: States in, Actions out, and a graceful stop.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use qscale_common::contract::{EventType, State, subject};
+use qscale_common::runtime::bus::{Bus, Received, Subscription};
+use qscale_common::runtime::clock;
+use qscale_common::runtime::health::{self, Health};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::answer::{Answer, Answerer};
+use crate::config::AgentConfig;
+use crate::metrics::Metrics;
+
+/// How long a stop waits for the acknowledgement of what was answered.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// Late States are reported at most this often: they are a sign of clocks that differ or of an agent that is too slow.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// Answers States until `token` is cancelled; then answers those that already came, and ends once its Actions are acknowledged.
+///
+/// # Errors
+/// When the configuration makes no sense or the health endpoint cannot listen. The absence of the bus is no error.
+pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Result<()> {
+    let answerer = Answerer::new(config.agent.clone(), config.instance()?, config.expires_after, config.policy()?);
+    let (health, mut registry) = (Health::new(), Registry::default());
+    let metrics = Metrics::register(&mut registry);
+    let bus = Bus::connect("agent", &format!("{}/{}", answerer.agent, answerer.instance), &config.nats, &health, &mut registry).await?;
+    let serving = token.child_token();
+    let address = health::serve(config.health, health, Arc::new(Mutex::new(registry)), serving.clone()).await?;
+    let states = bus.subscribe(subject::all(EventType::State), Some(subject::agent_group(&answerer.agent))).await?;
+    info!(agent = %answerer.agent, instance = answerer.instance, model = answerer.model(), health = %address, "answering");
+    let agent = Agent { answerer, bus, metrics, rng: entropy(), complained: None };
+    agent.answer_all(states, &token).await;
+    serving.cancel();
+    Ok(())
+}
+
+/// A running instance.
+struct Agent {
+    answerer: Answerer,
+    bus: Bus,
+    metrics: Metrics,
+    rng: SmallRng,
+    complained: Option<std::time::Instant>,
+}
+
+impl Agent {
+    async fn answer_all(mut self, mut states: Subscription<State>, token: &CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => break,
+                received = states.next() => match received {
+                    Some(received) => self.answer(received).await,
+                    None => break,
+                },
+            }
+        }
+        while let Some(received) = states.try_next() {
+            self.answer(received).await;
+        }
+        drop(states);
+        self.bus.drain(DRAIN_WITHIN).await;
+        info!("stopped");
+    }
+
+    /// Hands the Action to the connection and goes on; its acknowledgement is awaited elsewhere.
+    async fn answer(&mut self, received: Received<State>) {
+        let state = received.message;
+        let answer = self.answerer.answer(&state, clock::now(), &mut self.rng);
+        self.metrics.count(&answer);
+        match answer {
+            Answer::Act(action, _) => {
+                let trace = self.bus.child_trace(received.trace);
+                self.bus.record(&*action, trace).await;
+                self.metrics.published(state.observed_at_ms, clock::now());
+            }
+            Answer::Silent(_) => {}
+            Answer::Late => self.complain(&state),
+        }
+    }
+
+    fn complain(&mut self, state: &State) {
+        if self.complained.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
+            return;
+        }
+        self.complained = Some(clock::instant());
+        let age_ms = clock::now().since(state.observed_at_ms).as_millis();
+        warn!(namespace = %state.namespace, function = %state.function, age_ms, "a State came too late to be answered; others may have too");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a running agent explores by chance; whoever wants a repeatable one calls the policy itself")]
+fn entropy() -> SmallRng {
+    SmallRng::from_rng(&mut rand::rng())
+}
