@@ -9,6 +9,7 @@ pub mod units;
 pub mod workload;
 pub mod contract;
 pub mod document;
+pub mod guard;
 pub mod policy;
 pub mod scrape;
 pub mod control;

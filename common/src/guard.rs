@@ -1,0 +1,319 @@
+//! The guard: decides how much of a wanted allocation may come true. Owns every limit between a decision and its effect; must not apply
+//! anything, read a clock or know where an allocation comes from.
+//!
+//! The rules, in the order in which they are tried:
+//!
+//! 1. `observe` mode records without judging.
+//! 2. Freeze and pause keep what is in force, whatever it is.
+//! 3. A platform that cannot resize keeps CPU and memory.
+//! 4. Bounds. They are law: what is in force outside them moves into them, past every rule below. "What is in force" means from here on what
+//!    bounds leave of it.
+//! 5. Old measurements forbid any decrease; measurements that are absent or very old forbid any change.
+//! 6. Scale-up-only forbids any decrease.
+//! 7. Memory is not lowered below the working set times its margin, and not at all where the working set is unknown or replicas were
+//!    killed for memory.
+//! 8. One step goes so far and no further.
+//! 9. Budgets of changes and reversals an hour; of both the last one is kept for a step up.
+//!
+//! A shadow, and every decision in `recommend` mode, is judged in the same way and recorded.
+
+mod budget;
+mod sight;
+
+pub use budget::{Budget, direction};
+
+use crate::contract::{Direction, GuardNote, Rule, State};
+use crate::policy::{Mode, ScalingPolicy};
+use crate::time::Timestamp;
+use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
+use sight::{Sight, memory_floor, sight};
+
+/// One decision and all that it is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Case<'a> {
+    /// What was decided.
+    pub wanted: Allocation,
+    /// What the platform was last told; `None` where nobody knows.
+    pub in_force: Option<Allocation>,
+    /// Whose decision it is.
+    pub standing: Standing,
+    /// The policy of the function.
+    pub policy: &'a ScalingPolicy,
+    /// The last State that was received.
+    pub state: Option<&'a State>,
+    /// Whether an operator froze the function.
+    pub frozen: Option<Frozen>,
+    /// Whether the platform can change CPU and memory of a replica.
+    pub vertical: bool,
+    /// What was changed within the last hour.
+    pub budget: &'a Budget,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// Whose decision is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Of the agent that the policy names, or of the fallback in its place.
+    Named,
+    /// Of another agent: judged, never applied.
+    Shadow,
+    /// Not a new decision: one that was let through before and got lost, or what is in force itself. Steps and budgets do not limit it.
+    Repair,
+}
+
+/// What an operator froze.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frozen {
+    /// This function.
+    Function,
+    /// Every function.
+    All,
+}
+
+/// What the guard says to a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Apply this allocation, which differs from what is in force.
+    Apply {
+        /// What to apply.
+        allocation: Allocation,
+        /// The rules that changed the decision; empty where it is applied as wanted.
+        notes: Vec<GuardNote>,
+        /// What to charge the budget with once it is applied; `None` for a repair, which costs nothing.
+        charge: Option<Direction>,
+    },
+    /// What was wanted is in force.
+    Unchanged,
+    /// Keep what is in force.
+    Hold {
+        /// The rules that kept it.
+        notes: Vec<GuardNote>,
+    },
+    /// Do not apply.
+    Record {
+        /// What would have been applied or is in force as wanted; `None` where the guard would have held or did not judge.
+        allowed: Option<Allocation>,
+        /// The rules that took effect.
+        notes: Vec<GuardNote>,
+    },
+}
+
+/// Judges one decision. The same case has the same verdict; nothing is remembered: who applies a verdict charges the budget.
+#[must_use]
+pub fn permit(case: &Case<'_>) -> Verdict {
+    match (case.policy.mode, case.standing) {
+        (Mode::Observe, _) => Verdict::Record { allowed: None, notes: vec![note(Rule::Mode, "the mode is observe".into())] },
+        (_, Standing::Shadow) => recorded(case, note(Rule::NotNamed, format!("the policy names agent {}", case.policy.agent))),
+        (Mode::Recommend, _) => recorded(case, note(Rule::Mode, "the mode is recommend".into())),
+        (Mode::Active, _) => judge(case),
+    }
+}
+
+fn recorded(case: &Case<'_>, why: GuardNote) -> Verdict {
+    let (allowed, mut notes) = match judge(case) {
+        Verdict::Apply { allocation, notes, .. } => (Some(allocation), notes),
+        Verdict::Unchanged => (Some(case.wanted), Vec::new()),
+        Verdict::Hold { notes } | Verdict::Record { notes, .. } => (None, notes),
+    };
+    notes.push(why);
+    Verdict::Record { allowed, notes }
+}
+
+fn judge(case: &Case<'_>) -> Verdict {
+    match case.frozen {
+        Some(Frozen::All) => return held(Rule::Freeze, "everything is frozen"),
+        Some(Frozen::Function) => return held(Rule::Freeze, "the function is frozen"),
+        None if case.policy.paused => return held(Rule::Paused, "the policy is paused"),
+        None => {}
+    }
+    let Some(in_force) = case.in_force else { return held(Rule::StaleState, "what is in force is not known") };
+    let home = within_bounds(case, in_force);
+    if case.wanted == in_force && home == in_force {
+        return Verdict::Unchanged;
+    }
+    let mut notes = Vec::new();
+    let allocation = restrained(case, in_force, home, &mut notes);
+    if allocation == in_force {
+        return if case.wanted == in_force { Verdict::Unchanged } else { Verdict::Hold { notes } };
+    }
+    let costs = allocation != home && case.standing != Standing::Repair;
+    let charge = if costs { direction(&case.policy.prices, in_force, allocation) } else { None };
+    Verdict::Apply { allocation, notes, charge }
+}
+
+/// What the rules leave of the decision. `home` is what bounds leave of `in_force`; no rule leads away from it that does not lead into bounds.
+fn restrained(case: &Case<'_>, in_force: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let mut wanted = resizable(case, in_force, case.wanted, notes);
+    wanted = bounded(case, wanted, notes);
+    wanted = seen_enough(case, in_force, home, wanted, notes);
+    if case.policy.scale_up_only {
+        wanted = not_less(home, wanted, notes, || (Rule::ScaleUpOnly, "only more is allowed".into()));
+    }
+    wanted = above_working_set(case, home, wanted, notes);
+    if case.standing == Standing::Repair {
+        return wanted;
+    }
+    wanted = one_step(case, in_force, wanted, notes);
+    affordable(case, in_force, home, wanted, notes)
+}
+
+/// `allocation` within the bounds, as far as the platform can bring it there.
+fn within_bounds(case: &Case<'_>, allocation: Allocation) -> Allocation {
+    let bounded = case.policy.bounds.clamp(allocation);
+    if case.vertical { bounded } else { Allocation { replicas: bounded.replicas, ..allocation } }
+}
+
+fn resizable(case: &Case<'_>, in_force: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let horizontal = Allocation { replicas: wanted.replicas, ..in_force };
+    if case.vertical || horizontal == wanted {
+        return wanted;
+    }
+    let kept = format!("the platform cannot resize: {} {} stay", in_force.cpu_millicores, in_force.memory_mib);
+    notes.push(note(Rule::HorizontalOnly, kept));
+    horizontal
+}
+
+fn bounded(case: &Case<'_>, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let bounded = within_bounds(case, wanted);
+    if bounded != wanted {
+        let bounds = &case.policy.bounds;
+        let mut changes = Changes::default();
+        changes.add(wanted.replicas, bounded.replicas, || format!("{} to {}", bounds.replicas.min(), bounds.replicas.max()));
+        changes.add(wanted.cpu_millicores, bounded.cpu_millicores, || {
+            format!("{} to {}", bounds.cpu_millicores.min(), bounds.cpu_millicores.max())
+        });
+        changes.add(wanted.memory_mib, bounded.memory_mib, || format!("{} to {}", bounds.memory_mib.min(), bounds.memory_mib.max()));
+        notes.push(note(Rule::Bounds, changes.text));
+    }
+    bounded
+}
+
+fn seen_enough(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    match sight(case.state, case.policy.max_age(), in_force, case.now) {
+        Sight::Clear => wanted,
+        Sight::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
+        Sight::Blind(_) if wanted == home => wanted,
+        Sight::Blind(why) => {
+            notes.push(note(Rule::StaleState, why));
+            home
+        }
+    }
+}
+
+/// `wanted`, with every part raised to that of `least`.
+fn not_less(least: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>, why: impl FnOnce() -> (Rule, String)) -> Allocation {
+    let raised = Allocation {
+        replicas: wanted.replicas.max(least.replicas),
+        cpu_millicores: wanted.cpu_millicores.max(least.cpu_millicores),
+        memory_mib: wanted.memory_mib.max(least.memory_mib),
+    };
+    if raised != wanted {
+        let (rule, why) = why();
+        notes.push(note(rule, format!("{why}: {wanted} becomes {raised}")));
+    }
+    raised
+}
+
+fn above_working_set(case: &Case<'_>, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    if wanted.memory_mib >= home.memory_mib {
+        return wanted;
+    }
+    let (floor, why) = memory_floor(case.state, case.policy.guard.working_set_margin.get());
+    let memory_mib = floor.map_or(home.memory_mib, |floor| floor.min(home.memory_mib)).max(wanted.memory_mib);
+    if memory_mib != wanted.memory_mib {
+        notes.push(note(Rule::WorkingSet, format!("{} becomes {memory_mib}, {why}", wanted.memory_mib)));
+    }
+    Allocation { memory_mib, ..wanted }
+}
+
+fn one_step(case: &Case<'_>, in_force: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let guard = &case.policy.guard;
+    let factor = guard.resize_factor.get();
+    let least = in_force.replicas.0.saturating_sub(guard.replicas_down.get());
+    let most = in_force.replicas.0.saturating_add(guard.replicas_up.get());
+    let step = Allocation {
+        replicas: Replicas(wanted.replicas.0.clamp(least, most)),
+        cpu_millicores: Millicores(resized(in_force.cpu_millicores.0, wanted.cpu_millicores.0, factor)),
+        memory_mib: Mebibytes(resized(in_force.memory_mib.0, wanted.memory_mib.0, factor)),
+    };
+    let step = within_bounds(case, step);
+    if step != wanted {
+        let mut changes = Changes::default();
+        changes.add(wanted.replicas, step.replicas, || {
+            format!("steps of +{} and -{} from {}", guard.replicas_up, guard.replicas_down, in_force.replicas)
+        });
+        changes.add(wanted.cpu_millicores, step.cpu_millicores, || format!("a factor of {factor} from {}", in_force.cpu_millicores));
+        changes.add(wanted.memory_mib, step.memory_mib, || format!("a factor of {factor} from {}", in_force.memory_mib));
+        notes.push(note(Rule::StepLimit, changes.text));
+    }
+    step
+}
+
+/// `wanted` within `factor` of `from`. Where the factor allows a change at all, it allows one whole unit, or small limits could never move.
+fn resized(from: u32, wanted: u32, factor: f64) -> u32 {
+    if factor <= 1.0 {
+        return from;
+    }
+    let least = (f64::from(from) / factor).ceil() as u32;
+    let most = (f64::from(from) * factor).floor() as u32;
+    wanted.clamp(least.min(from.saturating_sub(1)), most.max(from.saturating_add(1)))
+}
+
+fn affordable(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    if wanted == home {
+        return wanted;
+    }
+    let Some(direction) = direction(&case.policy.prices, in_force, wanted) else { return wanted };
+    match case.budget.refusal(direction, &case.policy.guard, case.now) {
+        None => wanted,
+        Some((rule, why)) => {
+            notes.push(note(rule, why));
+            home
+        }
+    }
+}
+
+fn held(rule: Rule, why: &str) -> Verdict {
+    Verdict::Hold { notes: vec![note(rule, why.into())] }
+}
+
+fn note(rule: Rule, detail: String) -> GuardNote {
+    GuardNote { rule, detail }
+}
+
+/// The parts of an allocation that a rule changed, in words.
+#[derive(Default)]
+struct Changes {
+    text: String,
+}
+
+impl Changes {
+    fn add<T: PartialEq + std::fmt::Display + Part>(&mut self, from: T, to: T, limit: impl FnOnce() -> String) {
+        if from == to {
+            return;
+        }
+        let gap = if self.text.is_empty() { "" } else { "; " };
+        self.text.push_str(&format!("{gap}{} {from} becomes {to}, allowed are {}", T::NAME, limit()));
+    }
+}
+
+/// What a part of an allocation is called.
+trait Part {
+    const NAME: &'static str;
+}
+
+impl Part for Replicas {
+    const NAME: &'static str = "replicas";
+}
+
+impl Part for Millicores {
+    const NAME: &'static str = "CPU";
+}
+
+impl Part for Mebibytes {
+    const NAME: &'static str = "memory";
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! What was changed within the last hour. Owns counting changes and reversals in bounded memory; must not judge anything else.
+
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{Direction, Rule};
+use crate::policy::{Guardrails, Prices};
+use crate::time::Timestamp;
+use crate::units::Allocation;
+
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MINUTES: u64 = 60;
+
+/// The changes and reversals of the last hour, counted by the minute, so that its size has a bound. A change counts until the last minute that
+/// it may share an hour with has passed, so the true number in any hour is never above the count.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Budget {
+    /// Minutes with changes, oldest first; at most 61.
+    #[serde(default)]
+    minutes: Vec<Minute>,
+    /// The last change: when, and which way.
+    #[serde(default)]
+    last: Option<(Timestamp, Direction)>,
+}
+
+/// Number of a minute since 1970, changes and reversals within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Minute(u64, u32, u32);
+
+impl Budget {
+    /// Notes a change made at `now`.
+    pub fn charge(&mut self, direction: Direction, now: Timestamp) {
+        let minute = now.0 / MINUTE_MS;
+        let reversal = u32::from(self.reverses(direction, now));
+        // A clock that was set back must not keep the budget spent for longer than an hour.
+        self.minutes.iter_mut().for_each(|entry| entry.0 = entry.0.min(minute));
+        self.minutes.retain(|entry| minute - entry.0 <= HOUR_MINUTES);
+        self.minutes.push(Minute(minute, 1, reversal));
+        self.minutes.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                *earlier = Minute(earlier.0, earlier.1.saturating_add(later.1), earlier.2.saturating_add(later.2));
+            }
+            same
+        });
+        self.last = Some((now, direction));
+    }
+
+    /// Changes and reversals that count at `now`.
+    #[must_use]
+    pub fn spent(&self, now: Timestamp) -> (u32, u32) {
+        let minute = now.0 / MINUTE_MS;
+        let counts = self.minutes.iter().filter(|entry| minute.saturating_sub(entry.0) <= HOUR_MINUTES);
+        counts.fold((0, 0), |(changes, reversals), entry| (changes.saturating_add(entry.1), reversals.saturating_add(entry.2)))
+    }
+
+    /// Why a change in `direction` is not to be had at `now`; `None` where it is.
+    ///
+    /// A step down must leave one change and one reversal for the way up: a function is never caught small because something flapped. So the
+    /// reversal budget refuses no step up, and where it is zero, no step down is made. (A single change an hour is too few to keep one.)
+    #[must_use]
+    pub fn refusal(&self, direction: Direction, rails: &Guardrails, now: Timestamp) -> Option<(Rule, String)> {
+        let (changes, reversals) = self.spent(now);
+        let limit = rails.changes_per_hour.get();
+        let kept = u32::from(direction == Direction::Down && limit > 1);
+        if changes.saturating_add(1 + kept) > limit {
+            return Some((Rule::ActionBudget, spent_text(changes, limit, "changes", kept)));
+        }
+        let limit = rails.reversals_per_hour;
+        let (needed, kept) = (u32::from(self.reverses(direction, now)), u32::from(direction == Direction::Down));
+        if needed + kept > 0 && reversals.saturating_add(needed + kept) > limit {
+            return Some((Rule::ReversalBudget, spent_text(reversals, limit, "reversals", kept)));
+        }
+        None
+    }
+
+    fn reverses(&self, direction: Direction, now: Timestamp) -> bool {
+        self.last.is_some_and(|(at, last)| last != direction && now.0.saturating_sub(at.0) <= HOUR_MINUTES * MINUTE_MS)
+    }
+}
+
+fn spent_text(spent: u32, limit: u32, what: &str, kept: u32) -> String {
+    let way_up = if kept > 0 { ", the last is kept for a step up" } else { "" };
+    format!("{spent} of {limit} {what} an hour are spent{way_up}")
+}
+
+/// Which way leads from `before` to `after`: what costs more an hour at `prices` is up. Where the cost is the same, up is where any part grows;
+/// `None` where nothing changes.
+#[must_use]
+pub fn direction(prices: &Prices, before: Allocation, after: Allocation) -> Option<Direction> {
+    let grows = after.replicas > before.replicas || after.cpu_millicores > before.cpu_millicores || after.memory_mib > before.memory_mib;
+    let by_part = if grows { Direction::Up } else { Direction::Down };
+    let by_cost = prices.per_hour(after).partial_cmp(&prices.per_hour(before));
+    (before != after).then_some(match by_cost {
+        Some(std::cmp::Ordering::Greater) => Direction::Up,
+        Some(std::cmp::Ordering::Less) => Direction::Down,
+        Some(std::cmp::Ordering::Equal) | None => by_part,
+    })
+}
