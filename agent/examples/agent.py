@@ -22,15 +22,19 @@ def decide(state, allocation):
 async def main():
     user = {"user": unquote(SERVER.username), "password": unquote(SERVER.password or "")} if SERVER.username else {}
     bus = await nats.connect(f"nats://{SERVER.hostname}:{SERVER.port or 4222}", inbox_prefix=f"_INBOX_agent-{AGENT}", max_reconnect_attempts=-1, **user)
-    states = await bus.subscribe("qscale.v1.state.>", queue=f"agent.{AGENT}")
-    async for message in states.messages:
+
+    async def answer(message):  # An exception in here is reported by nats-py, and the next State is answered as if nothing had happened.
         state = json.loads(message.data)
         if not state["version"].startswith("1.") or "allocation" not in state:
-            continue
+            return
         allocation, reason = decide(state, state["allocation"])
         action = {key: state[key] for key in ("namespace", "function", "epoch", "tick")}
         action |= {"version": "1.0", "agent": AGENT, "allocation": allocation, "reason": reason, "decided_at_ms": int(time.time() * 1000)}
         action["expires_at_ms"] = max(action["decided_at_ms"], state["observed_at_ms"] + 2 * state["tick_length_ms"])
-        await bus.publish(f"qscale.v1.action.{AGENT}.{state['namespace']}.{state['function']}", json.dumps(action).encode())
+        trace = {key: value for key, value in (message.headers or {}).items() if key == "traceparent"}
+        await bus.publish(f"qscale.v1.action.{AGENT}.{state['namespace']}.{state['function']}", json.dumps(action).encode(), headers=trace)
+
+    await bus.subscribe("qscale.v1.state.>", queue=f"agent.{AGENT}", cb=answer)
+    await asyncio.Event().wait()
 
 asyncio.run(main())
