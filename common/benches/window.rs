@@ -1,0 +1,113 @@
+//! What it costs to keep the windows of a function, and to say what they hold.
+
+use divan::{Bencher, black_box};
+use qscale_common::contract::{Epoch, Message, Moment};
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::policy::{Prices, ScalingPolicy};
+use qscale_common::reward::judge;
+use qscale_common::scrape::{CpuCounters, FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape};
+use qscale_common::time::{Tick, TickLength, Timestamp};
+use qscale_common::units::{Allocation, Replicas};
+use qscale_common::window::{Windows, assemble, latency_percentiles};
+
+fn main() {
+    divan::main();
+}
+
+fn policy() -> ScalingPolicy {
+    let name = |text| Name::new(text).expect("a DNS label");
+    ScalingPolicy::new(FunctionId::new(name("default"), name("fibonacci-python")))
+}
+
+/// What is read of a function of `replicas` at the end of `tick`.
+fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
+    let at = Timestamp(tick * 5000);
+    let replica = |index: u32| Scrape {
+        replica: format!("fibonacci-python-{index}"),
+        at,
+        requests: Some(RequestCounters {
+            completed: tick * 500,
+            failed: tick,
+            latency: std::array::from_fn(|bucket| if (8..16).contains(&bucket) { tick * 62 } else { 0 }),
+        }),
+        in_flight: Some(3.0),
+        cpu: Some(CpuCounters { usage_us: tick * 1_234_567, periods: tick * 50, throttled_periods: tick * 3 }),
+        working_set_bytes: Some(77 << 20),
+        restarts: 0,
+        oom_kills: 0,
+    };
+    FunctionScrape {
+        platform: Some(PlatformReading {
+            at,
+            allocation: Allocation::new(replicas, 500, 256),
+            ready: Replicas(replicas),
+            pending: Replicas(0),
+            crashes: Some(0),
+            oom_kills: Some(0),
+            startups: Some((4, 2000)),
+        }),
+        ingress: Some(IngressReading { at, arrived: tick * 500 * u64::from(replicas), failed: 0, queued: 1.0 }),
+        replicas: (0..replicas).map(replica).collect(),
+    }
+}
+
+fn fed(replicas: u32) -> Windows {
+    let mut windows = Windows::new(TickLength::default());
+    for tick in 1..100 {
+        windows.record(&scrape(replicas, tick));
+        windows.close(Tick(tick), &Prices::default());
+    }
+    windows
+}
+
+/// One tick: take in a scrape, close the tick. Reading the scrape is not counted.
+#[divan::bench(args = [1, 4, 16])]
+fn record_and_close(bencher: Bencher, replicas: u32) {
+    let mut windows = fed(replicas);
+    let prices = Prices::default();
+    let mut tick = 100;
+    bencher
+        .with_inputs(|| {
+            tick += 1;
+            (Tick(tick), scrape(replicas, tick))
+        })
+        .bench_local_values(|(tick, scrape)| {
+            windows.record(&scrape);
+            windows.close(tick, &prices)
+        });
+}
+
+#[divan::bench]
+fn measured(bencher: Bencher) {
+    let windows = fed(4);
+    bencher.bench(|| black_box(&windows).measured(95.0));
+}
+
+#[divan::bench]
+fn percentiles(bencher: Bencher) {
+    let buckets: [u64; LATENCY_BUCKETS] = std::array::from_fn(|index| (index as u64 * 37) % 101);
+    bencher.bench(|| latency_percentiles(black_box(&buckets), [50.0, 95.0, 99.0, 90.0]));
+}
+
+#[divan::bench]
+fn assemble_state(bencher: Bencher) {
+    let (windows, policy) = (fed(4), policy());
+    let moment = Moment { epoch: Epoch(1), tick: Tick(99) };
+    bencher.bench(|| assemble(black_box(&policy), moment, Timestamp(99 * 5000 + 3), &windows, None));
+}
+
+#[divan::bench]
+fn encode_state(bencher: Bencher) {
+    let (windows, policy) = (fed(4), policy());
+    let moment = Moment { epoch: Epoch(1), tick: Tick(99) };
+    let state = assemble(&policy, moment, Timestamp(99 * 5000 + 3), &windows, None);
+    bencher.counter(divan::counter::BytesCount::new(state.encode().len())).bench(|| black_box(&state).encode());
+}
+
+#[divan::bench]
+fn judge_tick(bencher: Bencher) {
+    let (windows, policy) = (fed(4), policy());
+    let window = windows.measured(95.0).tick;
+    let closed = *windows.closed().expect("ticks were closed");
+    bencher.bench(|| judge(black_box(&window), &closed, &policy));
+}

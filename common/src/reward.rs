@@ -1,0 +1,114 @@
+//! Reward: what a tick was worth, by one formula for whoever decided. Owns the terms; must not know who decides.
+//!
+//! `r = - w_v V - w_c C - w_s S - w_f F - w_o O`. A term that could not be measured is absent, and then so is the sum.
+
+use crate::contract::{Decider, Epoch, Reward, Term, Terms, Version, Window};
+use crate::policy::ScalingPolicy;
+use crate::time::{Tick, Timestamp};
+use crate::window::Closed;
+
+/// What a tick was worth, and why.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judgement {
+    /// Sum of the terms, each times its weight, negated: 0 is best.
+    pub value: Option<f64>,
+    /// The terms.
+    pub terms: Terms,
+    /// Share of the requests answered well, 0 to 1; `None` where none was answered.
+    pub completion: Option<f64>,
+    /// The objective's percentile of latency, milliseconds; `None` where no request was answered well.
+    pub latency_ms: Option<f64>,
+    /// What the allocation costs an hour.
+    pub cost_per_hour: Option<f64>,
+}
+
+/// Judges the tick `closed`, over which `window` was measured, with the objective, prices, bounds and weights of `policy`.
+#[must_use]
+pub fn judge(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> Judgement {
+    let weights = &policy.reward;
+    let bound_ms = policy.objective.latency.get().as_secs_f64() * 1000.0;
+    let cost_per_hour = closed.allocation.map(|allocation| policy.prices.per_hour(allocation));
+    let changes_seen = |happened: bool| closed.allocation.map(|_| f64::from(u8::from(happened)));
+    let term = |value, weight: crate::policy::Weight| Term { value, weight: weight.get() };
+    let terms = Terms {
+        violation: term(violation(window, closed, bound_ms), weights.violation),
+        cost: term(cost_per_hour.map(|cost| share_of_largest(cost, policy)), weights.cost),
+        resize: term(changes_seen(restarted_to_resize(closed)), weights.resize),
+        reversal: term(changes_seen(closed.reversed_after.is_some_and(|ticks| ticks <= weights.reversal_ticks.get())), weights.reversal),
+        kill: term(closed.kills.map(f64::from), weights.kill),
+    };
+    Judgement {
+        value: total(&terms),
+        terms,
+        completion: window.failed_share.map(|failed| 1.0 - failed),
+        latency_ms: window.latency.map(|latency| latency.objective_ms),
+        cost_per_hour,
+    }
+}
+
+/// The message that says so.
+#[must_use]
+pub fn message(judgement: &Judgement, closed: &Closed, judged: Judged, policy: &ScalingPolicy) -> Reward {
+    Reward {
+        version: Version::CURRENT,
+        namespace: policy.namespace.clone(),
+        function: policy.name.clone(),
+        epoch: judged.epoch,
+        tick: judged.tick,
+        measured_at_ms: judged.at,
+        allocation: closed.allocation,
+        decided_by: judged.decided_by,
+        value: judgement.value,
+        terms: judgement.terms,
+        completion: judgement.completion,
+        latency_ms: judgement.latency_ms,
+        cost_per_hour: judgement.cost_per_hour,
+    }
+}
+
+/// What was judged, when, and whose it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// Epoch of the collector.
+    pub epoch: Epoch,
+    /// The tick that was judged: the one that began with the State before the window, so that it is the reward of the decision on that State.
+    pub tick: Tick,
+    /// When it was judged.
+    pub at: Timestamp,
+    /// Who decided the allocation that was in force.
+    pub decided_by: Option<Decider>,
+}
+
+/// 1 - completion x min(1, bound / percentile). Where no request was answered nothing was violated: one that still waits is judged by the tick that
+/// answers it, or fails it.
+fn violation(window: &Window, closed: &Closed, bound_ms: f64) -> Option<f64> {
+    if !closed.answers_read {
+        return None;
+    }
+    let Some(failed) = window.failed_share else { return Some(0.0) };
+    let in_time = window.latency.map_or(1.0, |latency| if latency.objective_ms > bound_ms { bound_ms / latency.objective_ms } else { 1.0 });
+    Some(1.0 - (1.0 - failed) * in_time)
+}
+
+fn share_of_largest(cost: f64, policy: &ScalingPolicy) -> f64 {
+    let largest = policy.prices.per_hour(policy.bounds.largest());
+    if largest > 0.0 { cost / largest } else { 0.0 }
+}
+
+/// Processes that began anew in a tick that resized, beyond those that crashed or were killed.
+fn restarted_to_resize(closed: &Closed) -> bool {
+    closed.resized && closed.restarted > closed.kills.unwrap_or(0)
+}
+
+fn total(terms: &Terms) -> Option<f64> {
+    let Terms { violation, cost, resize, reversal, kill } = terms;
+    let mut total = 0.0;
+    for term in [violation, cost, resize, reversal, kill] {
+        total -= term.weight * term.value?;
+    }
+    // Positive zero where all is well.
+    Some(total + 0.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,586 @@
+//! Windows: what the Scrapes of one function add up to over 1, 12 and 60 ticks, and the State that says so. Owns rates, shares, percentiles and ages;
+//! must not know where a Scrape came from, and reads no clock.
+//!
+//! What a reading means:
+//! - A counter counts from one reading to the next. One that fell began anew, and what it reads is what it grew by: never a negative rate.
+//! - The first reading of a counter is where counting begins. Only a replica that was not there when its function was last read counts from zero.
+//! - After a gap, all that the counters grew by belongs to the tick in which they were read again, together with all the time since they were read
+//!   before: nothing is lost or made up, rates are means over the gap, and `covered_ms` says how long that was (more than a tick). The ticks of the gap
+//!   itself stay without measurements. A gap longer than the longest window tells nothing of now: counting begins anew after it.
+//! - A reading that is not newer than the one before it, of the same kind and replica, is passed over.
+//! - A function without ready replicas has no replica to read: its answers, CPU and memory are as fresh as the word that there are none.
+//!
+//! Memory, for each function: some 2.3 KiB, 20 to 60 bytes for each of 60 ticks (less where nothing happens), and some 370 bytes for each replica.
+
+use crate::contract::Windows as WireWindows;
+use crate::contract::{Ages, Changes, Latency, ReplicaCounts, Usage, Window};
+use crate::policy::Prices;
+use crate::scrape::{FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, Scrape};
+use crate::time::{Tick, TickLength, Timestamp};
+use crate::units::{Allocation, Replicas as ReplicaCount};
+
+mod changes;
+mod counts;
+mod percentile;
+mod replica;
+mod ring;
+mod state;
+
+pub use changes::direction;
+pub use percentile::{latency_percentile, latency_percentiles};
+pub use state::assemble;
+
+use changes::Tracker;
+use counts::{Counts, Field};
+use replica::{Continuity, Known, Replicas, cpu_between, growth, requests_between};
+use ring::{LONG, Peaks, Ring, SHORT, Trend};
+
+/// The windows of one function.
+#[derive(Debug, Clone)]
+pub struct Windows {
+    tick: TickLength,
+    /// What the tick that is not yet closed adds up to.
+    open: OpenTick,
+    ring: Ring,
+    replicas: Replicas,
+    ingress: Option<IngressReading>,
+    platform: Option<PlatformReading>,
+    replicas_read: bool,
+    requests_at: Option<Timestamp>,
+    cpu_at: Option<Timestamp>,
+    memory_at: Option<Timestamp>,
+    startup: Startup,
+    tracker: Tracker,
+    closed: Option<Closed>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct OpenTick {
+    counts: Counts,
+    peaks: Peaks,
+    restarted: u32,
+    replicas_read: bool,
+    platform_read: bool,
+}
+
+/// What is known of a tick that was closed, beside its [`Window`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// The tick.
+    pub tick: Tick,
+    /// Allocation in force; `None` where the platform was not read within the tick.
+    pub allocation: Option<Allocation>,
+    /// Ticks since the last change that went the other way, where a change of this tick reversed it.
+    pub reversed_after: Option<u32>,
+    /// Whether CPU or memory of the replicas changed.
+    pub resized: bool,
+    /// Replicas whose process began anew, for whatever reason.
+    pub restarted: u32,
+    /// Crashes and kills for memory; `None` where they could not be read within the tick.
+    pub kills: Option<u32>,
+    /// Whether everything was read within the tick that sees a request answered or fail: the replicas, and the entry if there is one.
+    pub answers_read: bool,
+}
+
+/// How a reading lies to the one before it.
+enum Passed {
+    /// There is none before it, or none that tells anything of now.
+    First,
+    /// So many milliseconds after it, more than zero.
+    Millis(u64),
+    /// Not after it.
+    Late,
+}
+
+impl Windows {
+    /// Windows over ticks of `tick`, of a function that was never read.
+    #[must_use]
+    pub fn new(tick: TickLength) -> Self {
+        Self {
+            tick,
+            open: OpenTick::default(),
+            ring: Ring::default(),
+            replicas: Replicas::default(),
+            ingress: None,
+            platform: None,
+            replicas_read: false,
+            requests_at: None,
+            cpu_at: None,
+            memory_at: None,
+            startup: Startup::default(),
+            tracker: Tracker::default(),
+            closed: None,
+        }
+    }
+
+    /// Takes in what was read; within one tick as often as it was.
+    pub fn record(&mut self, scrape: &FunctionScrape) {
+        self.take(scrape, NewReplica::CountsFromZero);
+    }
+
+    /// Takes in what was read where something that would have shown replicas could not be read before it: a replica that was not seen yet may be old,
+    /// so its counters begin at what they read.
+    pub fn record_after_outage(&mut self, scrape: &FunctionScrape) {
+        self.take(scrape, NewReplica::MayBeOld);
+    }
+
+    /// Ends `tick`, so that [`Windows::measured`] ends with it. Ticks since the last one that was closed stay empty. Says whether there was anything to
+    /// do: a tick that is not after the last one is not closed again. `prices` say which way a change of the allocation went.
+    pub fn close(&mut self, tick: Tick, prices: &Prices) -> bool {
+        let passed = match self.closed {
+            None => 1,
+            Some(Closed { tick: last, .. }) if tick <= last => return false,
+            Some(Closed { tick: last, .. }) => tick.0 - last.0,
+        };
+        (1..passed.min(LONG as u64)).for_each(|_| self.ring.push(&Counts::default(), Peaks::default()));
+        let OpenTick { counts, mut peaks, restarted, replicas_read, platform_read } = std::mem::take(&mut self.open);
+        peaks.rate = per_second(&counts, Field::Arrived, Field::ArrivedMs).map_or(f32::NAN, |rate| rate as f32);
+        self.ring.push(&counts, peaks);
+
+        let allocation = if platform_read { self.allocation() } else { None };
+        let change = self.tracker.close(allocation, u32::try_from(passed).unwrap_or(u32::MAX), prices);
+        let kills_read = if self.platform_counts_kills() { platform_read } else { replicas_read };
+        let kills = u32::try_from(counts.get(Field::Restarts) + counts.get(Field::OomKills)).unwrap_or(u32::MAX);
+        self.closed = Some(Closed {
+            tick,
+            allocation,
+            reversed_after: change.reversed_after,
+            resized: change.vertical,
+            restarted,
+            kills: kills_read.then_some(kills),
+            answers_read: self.answers_read(&counts),
+        });
+        true
+    }
+
+    /// The tick that was closed last.
+    #[must_use]
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
+    }
+
+    /// What was measured over the spans that end with the tick closed last. `percentile` (0 to 100) is the objective's.
+    #[must_use]
+    pub fn measured(&self, percentile: f64) -> WireWindows {
+        WireWindows {
+            tick: self.window(&self.ring.last(), 1, percentile),
+            short: self.window(self.ring.short(), SHORT, percentile),
+            long: self.window(self.ring.long(), LONG, percentile),
+        }
+    }
+
+    /// How old the newest reading of each kind is at `now`.
+    #[must_use]
+    pub fn ages(&self, now: Timestamp) -> Ages {
+        let age = |at: Option<Timestamp>| at.map(|at| crate::time::millis(now.since(at)));
+        // Where entry and replicas were both read, requests are as old as the older of the two.
+        let ingress_at = self.ingress.map(|ingress| ingress.at);
+        Ages {
+            requests_ms: age(ingress_at).max(age(self.requests_at)),
+            cpu_ms: age(self.cpu_at),
+            memory_ms: age(self.memory_at),
+            replicas_ms: age(self.platform.map(|platform| platform.at)),
+        }
+    }
+
+    /// Counts of replicas as last read; those reporting are those read within the tick before `now`.
+    #[must_use]
+    pub fn replicas(&self, now: Timestamp) -> Option<ReplicaCounts> {
+        let platform = self.platform?;
+        let reporting = self.replicas.reporting(now.minus(self.tick.duration()));
+        Some(ReplicaCounts {
+            desired: platform.allocation.replicas,
+            ready: platform.ready,
+            pending: platform.pending,
+            reporting: ReplicaCount(u32::try_from(reporting).unwrap_or(u32::MAX)),
+        })
+    }
+
+    /// Allocation in force as last read.
+    #[must_use]
+    pub fn allocation(&self) -> Option<Allocation> {
+        self.platform.map(|platform| platform.allocation)
+    }
+
+    /// When the allocation last changed.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        self.tracker.changes()
+    }
+
+    /// Mean time from start to ready of the replicas started lately, milliseconds.
+    #[must_use]
+    pub fn startup_ms(&self) -> Option<u64> {
+        self.startup.mean_ms.map(|mean| mean.round() as u64)
+    }
+
+    /// The tick length.
+    #[must_use]
+    pub fn tick_length(&self) -> TickLength {
+        self.tick
+    }
+
+    /// Bytes that these windows take, on the heap and off it.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.ring.heap_bytes() + self.replicas.heap_bytes()
+    }
+
+    fn take(&mut self, scrape: &FunctionScrape, new: NewReplica) {
+        if let Some(ingress) = scrape.ingress {
+            self.take_ingress(ingress);
+        }
+        if let Some(platform) = scrape.platform {
+            self.take_platform(platform);
+        }
+        let read = self.take_replicas(scrape, new);
+        match scrape.platform {
+            Some(platform) if platform.ready.0 == 0 => self.take_absence(platform.at, &read),
+            _ => {}
+        }
+    }
+
+    fn take_ingress(&mut self, now: IngressReading) {
+        if let Passed::Late = self.passed(self.ingress.map(|before| before.at), now.at) {
+            return;
+        }
+        let counts = &mut self.open.counts;
+        counts.add(Field::QueuedMilli, thousandths(now.queued));
+        counts.add(Field::QueuedReadings, 1);
+        let before = self.ingress.replace(now);
+        let Some(before) = before else { return };
+        if let Passed::Millis(ms) = self.passed(Some(before.at), now.at) {
+            let anew = now.arrived < before.arrived || now.failed < before.failed;
+            let (arrived, failed) = if anew { (0, 0) } else { (before.arrived, before.failed) };
+            let counts = &mut self.open.counts;
+            counts.add(Field::Arrived, now.arrived - arrived);
+            counts.add(Field::ArrivedMs, ms);
+            counts.add(Field::Failed, now.failed - failed);
+        }
+    }
+
+    fn take_platform(&mut self, now: PlatformReading) {
+        match self.passed(self.platform.map(|before| before.at), now.at) {
+            Passed::Late => return,
+            Passed::First => self.startup.begin(now.startups),
+            Passed::Millis(_) => {
+                let before = self.platform.as_ref();
+                let grown = |counter: fn(&PlatformReading) -> Option<u64>| Some(growth(before.and_then(counter)?, counter(&now)?));
+                self.open.counts.add(Field::Restarts, grown(|reading| reading.crashes).unwrap_or(0));
+                self.open.counts.add(Field::OomKills, grown(|reading| reading.oom_kills).unwrap_or(0));
+                self.startup.add(before.and_then(|before| before.startups), now.startups);
+            }
+        }
+        self.platform = Some(now);
+        self.open.platform_read = true;
+    }
+
+    /// Takes in the readings of replicas, and says which kinds there were.
+    fn take_replicas(&mut self, scrape: &FunctionScrape, new: NewReplica) -> KindsRead {
+        let mut read = KindsRead::default();
+        if scrape.replicas.is_empty() {
+            return read;
+        }
+        // What this scrape adds is told apart from what was known before it, whatever the order of its replicas.
+        let mut replicas = std::mem::take(&mut self.replicas);
+        replicas.begin_reading();
+        let mut in_flight = InFlight::default();
+        for reading in &scrape.replicas {
+            let (known, unseen) = replicas.of(reading);
+            self.take_kills(known, unseen, reading, new);
+            self.take_requests(known, reading, new, &mut read.requests);
+            self.take_cpu(known, reading, new, &mut read.cpu);
+            self.take_memory(known, reading, &mut read.memory);
+            in_flight.add(reading);
+        }
+        replicas.end_reading();
+        self.replicas = replicas;
+        self.replicas_read = true;
+        self.open.replicas_read = true;
+        in_flight.add_to(&mut self.open.counts, scrape.platform.map(|platform| platform.ready.0));
+        self.advance_requests(&read.requests);
+        self.advance_cpu(&read.cpu);
+        self.memory_at = self.memory_at.max(read.memory.newest);
+        read
+    }
+
+    /// Kills are counted by the platform where it counts them, since it also knows replicas that are gone.
+    fn take_kills(&mut self, known: &mut Known, unseen: bool, reading: &Scrape, new: NewReplica) {
+        // Neither number ever falls while a replica lives, so one that reads less was read earlier, or by something that does not know it.
+        let restarts = reading.restarts.saturating_sub(known.restarts);
+        let oom_kills = reading.oom_kills.saturating_sub(known.oom_kills);
+        known.restarts += restarts;
+        known.oom_kills += oom_kills;
+        let may_be_old = new == NewReplica::MayBeOld || !self.replicas_read;
+        if unseen && may_be_old {
+            return;
+        }
+        self.open.restarted = self.open.restarted.saturating_add(u32::from(restarts + oom_kills > 0));
+        let platform_counts = |counter: fn(&PlatformReading) -> Option<u64>| self.platform.as_ref().and_then(counter).is_some();
+        if !platform_counts(|reading| reading.crashes) {
+            self.open.counts.add(Field::Restarts, restarts);
+        }
+        if !platform_counts(|reading| reading.oom_kills) {
+            self.open.counts.add(Field::OomKills, oom_kills);
+        }
+    }
+
+    fn take_requests(&mut self, known: &mut Known, reading: &Scrape, new: NewReplica, read: &mut KindRead) {
+        let Some(now) = reading.requests else { return };
+        let before = known.requests.map(|(at, _)| at).or(self.started_after(self.requests_at, new));
+        let passed = self.passed(before, reading.at);
+        if let Passed::Late = passed {
+            return;
+        }
+        if let Passed::Millis(_) = passed {
+            let (grown, continuity) = requests_between(&known.requests.map(|(_, counters)| counters).unwrap_or_default(), &now);
+            let counts = &mut self.open.counts;
+            counts.add(Field::Completed, grown.completed);
+            counts.add(Field::Failed, grown.failed);
+            counts.add_latency(grown.latency);
+            if continuity == Continuity::BegunAnew {
+                self.open.restarted = self.open.restarted.saturating_add(1);
+            }
+        }
+        read.saw(reading.at, passed);
+        known.requests = Some((reading.at, now));
+    }
+
+    fn take_cpu(&mut self, known: &mut Known, reading: &Scrape, new: NewReplica, read: &mut KindRead) {
+        let Some(now) = reading.cpu else { return };
+        let before = known.cpu.map(|(at, _)| at).or(self.started_after(self.cpu_at, new));
+        let passed = self.passed(before, reading.at);
+        if let Passed::Late = passed {
+            return;
+        }
+        if let Passed::Millis(ms) = passed {
+            let (grown, continuity) = cpu_between(&known.cpu.map(|(_, counters)| counters).unwrap_or_default(), &now);
+            let counts = &mut self.open.counts;
+            counts.add(Field::CpuUs, grown.usage_us);
+            counts.add(Field::CpuReplicaMs, ms);
+            counts.add(Field::Periods, grown.periods);
+            counts.add(Field::Throttled, grown.throttled_periods);
+            // Microseconds a millisecond are thousandths of a core.
+            self.open.peaks.cpu = self.open.peaks.cpu.max(grown.usage_us as f32 / ms as f32);
+            if continuity == Continuity::BegunAnew {
+                self.open.restarted = self.open.restarted.saturating_add(1);
+            }
+        }
+        read.saw(reading.at, passed);
+        known.cpu = Some((reading.at, now));
+    }
+
+    fn take_memory(&mut self, known: &mut Known, reading: &Scrape, read: &mut KindRead) {
+        let Some(bytes) = reading.working_set_bytes else { return };
+        if known.memory_at.is_some_and(|before| reading.at <= before) {
+            return;
+        }
+        self.open.counts.add(Field::MemoryKib, bytes.div_ceil(1024));
+        self.open.counts.add(Field::MemoryReadings, 1);
+        self.open.peaks.memory = self.open.peaks.memory.max((bytes as f64 / f64::from(1 << 20)) as f32);
+        read.saw(reading.at, Passed::First);
+        known.memory_at = Some(reading.at);
+    }
+
+    /// A function without ready replicas answers nothing and uses nothing, as of `at`.
+    fn take_absence(&mut self, at: Timestamp, read: &KindsRead) {
+        let absent = KindRead { newest: Some(at), counted: true };
+        if read.requests.newest.is_none() {
+            self.advance_requests(&absent);
+        }
+        if read.cpu.newest.is_none() {
+            self.advance_cpu(&absent);
+        }
+        self.memory_at = self.memory_at.max(Some(at));
+        self.open.replicas_read = true;
+        self.replicas_read = true;
+    }
+
+    fn advance_requests(&mut self, read: &KindRead) {
+        let ms = self.covered(self.requests_at, read);
+        self.open.counts.add(Field::AnsweredMs, ms);
+        self.requests_at = self.requests_at.max(read.newest);
+    }
+
+    fn advance_cpu(&mut self, read: &KindRead) {
+        let ms = self.covered(self.cpu_at, read);
+        self.open.counts.add(Field::CpuMs, ms);
+        self.cpu_at = self.cpu_at.max(read.newest);
+    }
+
+    /// Milliseconds that a reading of a kind covers for the function as a whole.
+    fn covered(&self, before: Option<Timestamp>, read: &KindRead) -> u64 {
+        match read.newest.map(|newest| self.passed(before, newest)) {
+            Some(Passed::Millis(ms)) if read.counted => ms,
+            _ => 0,
+        }
+    }
+
+    /// When a replica that was not seen before began at the earliest, if that is known: after its function was last read.
+    fn started_after(&self, last_read: Option<Timestamp>, new: NewReplica) -> Option<Timestamp> {
+        match new {
+            NewReplica::CountsFromZero => last_read,
+            NewReplica::MayBeOld => None,
+        }
+    }
+
+    fn passed(&self, before: Option<Timestamp>, now: Timestamp) -> Passed {
+        let longest_gap = self.tick.millis().saturating_mul(LONG as u64);
+        match before.map(|before| now.0.checked_sub(before.0)) {
+            None => Passed::First,
+            Some(None | Some(0)) => Passed::Late,
+            Some(Some(ms)) if ms > longest_gap => Passed::First,
+            Some(Some(ms)) => Passed::Millis(ms),
+        }
+    }
+
+    fn platform_counts_kills(&self) -> bool {
+        self.platform.is_some_and(|platform| platform.crashes.is_some() && platform.oom_kills.is_some())
+    }
+
+    fn window(&self, counts: &Counts, ticks: usize, percentile: f64) -> Window {
+        let Trend { slope, variation } = self.ring.trend(ticks);
+        Window {
+            covered_ms: [Field::ArrivedMs, Field::AnsweredMs, Field::CpuMs].map(|field| counts.get(field)).into_iter().max().unwrap_or(0),
+            rate_rps: per_second(counts, Field::Arrived, Field::ArrivedMs),
+            rate_slope_rps: slope,
+            rate_variation: variation,
+            completed_rps: per_second(counts, Field::Completed, Field::AnsweredMs),
+            failed_share: self.failed_share(counts),
+            latency: latency(counts.latency(), percentile),
+            concurrency: ratio(counts, Field::InFlightMilli, Field::InFlightReplicas).map(|milli| milli / 1000.0),
+            queued: ratio(counts, Field::QueuedMilli, Field::QueuedReadings).map(|milli| milli / 1000.0),
+            cpu_millicores: usage(ratio(counts, Field::CpuUs, Field::CpuReplicaMs), self.ring.cpu_max(ticks)),
+            throttled_share: ratio(counts, Field::Throttled, Field::Periods).map(|share| share.min(1.0)),
+            memory_mib: usage(ratio(counts, Field::MemoryKib, Field::MemoryReadings).map(|kib| kib / 1024.0), self.ring.memory_max(ticks)),
+            restarts: u32::try_from(counts.get(Field::Restarts)).unwrap_or(u32::MAX),
+            oom_kills: u32::try_from(counts.get(Field::OomKills)).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Known only where everything was read that sees a request fail.
+    fn failed_share(&self, counts: &Counts) -> Option<f64> {
+        let answered = counts.get(Field::Completed) + counts.get(Field::Failed);
+        let known = self.answers_read(counts) && answered > 0;
+        known.then(|| counts.get(Field::Failed) as f64 / answered as f64)
+    }
+
+    fn answers_read(&self, counts: &Counts) -> bool {
+        let entry_read = self.ingress.is_none() || counts.get(Field::ArrivedMs) > 0;
+        entry_read && counts.get(Field::AnsweredMs) > 0
+    }
+}
+
+/// What the counters of a replica mean that was not seen before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NewReplica {
+    /// It began after its function was last read.
+    CountsFromZero,
+    /// It may have begun long ago.
+    MayBeOld,
+}
+
+/// Readings of one kind within a scrape.
+#[derive(Debug, Default)]
+struct KindRead {
+    newest: Option<Timestamp>,
+    /// Whether any of them added to the counts.
+    counted: bool,
+}
+
+impl KindRead {
+    fn saw(&mut self, at: Timestamp, passed: Passed) {
+        self.newest = self.newest.max(Some(at));
+        self.counted |= matches!(passed, Passed::Millis(_));
+    }
+}
+
+#[derive(Debug, Default)]
+struct KindsRead {
+    requests: KindRead,
+    cpu: KindRead,
+    memory: KindRead,
+}
+
+#[derive(Debug, Default)]
+struct InFlight {
+    milli: u64,
+    readings: u64,
+}
+
+impl InFlight {
+    fn add(&mut self, reading: &Scrape) {
+        if let Some(in_flight) = reading.in_flight {
+            self.milli = self.milli.saturating_add(thousandths(in_flight));
+            self.readings += 1;
+        }
+    }
+
+    /// Replicas that are starting read zero, and must not make those that are ready look idle.
+    fn add_to(&self, counts: &mut Counts, ready: Option<u32>) {
+        let replicas = ready.map_or(self.readings, |ready| self.readings.min(u64::from(ready)));
+        if replicas > 0 {
+            counts.add(Field::InFlightMilli, self.milli);
+            counts.add(Field::InFlightReplicas, replicas);
+        }
+    }
+}
+
+/// Mean time to readiness, the newest starts weighing most.
+#[derive(Debug, Clone, Default)]
+struct Startup {
+    mean_ms: Option<f64>,
+}
+
+impl Startup {
+    /// How many new starts outweigh all earlier ones.
+    const EARLIER_STARTS: f64 = 3.0;
+
+    fn begin(&mut self, counters: Option<(u64, u64)>) {
+        if let Some((starts @ 1.., total_ms)) = counters {
+            self.mean_ms = Some(total_ms as f64 / starts as f64);
+        }
+    }
+
+    fn add(&mut self, before: Option<(u64, u64)>, now: Option<(u64, u64)>) {
+        let (Some(before), Some(now)) = (before, now) else { return self.begin(now.filter(|_| self.mean_ms.is_none())) };
+        let anew = now.0 < before.0 || now.1 < before.1;
+        let (starts, total_ms) = if anew { now } else { (now.0 - before.0, now.1 - before.1) };
+        if starts == 0 {
+            return;
+        }
+        let (starts, total_ms) = (starts as f64, total_ms as f64);
+        self.mean_ms = Some(match self.mean_ms {
+            None => total_ms / starts,
+            Some(mean) => (mean * Self::EARLIER_STARTS + total_ms) / (Self::EARLIER_STARTS + starts),
+        });
+    }
+}
+
+fn thousandths(value: f64) -> u64 {
+    // Negative numbers and what is no number become zero.
+    (value * 1000.0).round() as u64
+}
+
+fn ratio(counts: &Counts, amount: Field, over: Field) -> Option<f64> {
+    let over = counts.get(over);
+    (over > 0).then(|| counts.get(amount) as f64 / over as f64)
+}
+
+fn per_second(counts: &Counts, amount: Field, ms: Field) -> Option<f64> {
+    ratio(counts, amount, ms).map(|per_ms| per_ms * 1000.0)
+}
+
+fn usage(mean: Option<f64>, max: Option<f64>) -> Option<Usage> {
+    let (mean, max) = (mean?, max?);
+    // The largest is kept with fewer digits than the mean, and is never below it.
+    Some(Usage { mean, max: max.max(mean) })
+}
+
+fn latency(buckets: &[u64; LATENCY_BUCKETS], percentile: f64) -> Option<Latency> {
+    let [p50_ms, p95_ms, p99_ms, objective_ms] = latency_percentiles(buckets, [50.0, 95.0, 99.0, percentile])?;
+    Some(Latency { p50_ms, p95_ms, p99_ms, objective_ms })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! When and which way the allocation changed.
+
+use crate::contract::{Changes, Direction};
+use crate::policy::Prices;
+use crate::units::Allocation;
+
+/// Which way a change from `before` to `after` goes: by what it costs, then by cores, then by memory; `None` where nothing changed.
+#[must_use]
+pub fn direction(before: Allocation, after: Allocation, prices: &Prices) -> Option<Direction> {
+    let size = |allocation: Allocation| [prices.per_hour(allocation), allocation.total_cores(), allocation.total_gibibytes()];
+    let order = size(before).partial_cmp(&size(after))?;
+    match order {
+        std::cmp::Ordering::Less => Some(Direction::Up),
+        std::cmp::Ordering::Greater => Some(Direction::Down),
+        std::cmp::Ordering::Equal => None,
+    }
+}
+
+/// What one tick changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Change {
+    pub vertical: bool,
+    /// Ticks since the last change that went the other way, where this tick's change reversed one.
+    pub reversed_after: Option<u32>,
+}
+
+/// The allocation as each tick left it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tracker {
+    left: Option<Allocation>,
+    horizontal_ticks: Option<u32>,
+    vertical_ticks: Option<u32>,
+    last: Option<(Direction, u32)>,
+}
+
+impl Tracker {
+    /// Ends a tick, `passed` ticks after the last one ended, with `now` in force.
+    pub fn close(&mut self, now: Option<Allocation>, passed: u32, prices: &Prices) -> Change {
+        let older = |ticks: &mut u32| *ticks = ticks.saturating_add(passed);
+        self.horizontal_ticks.iter_mut().for_each(older);
+        self.vertical_ticks.iter_mut().for_each(older);
+        self.last.iter_mut().for_each(|(_, ticks)| older(ticks));
+        let (Some(before), Some(after)) = (self.left, now) else {
+            self.left = now.or(self.left);
+            return Change::default();
+        };
+        self.left = now;
+        if before.replicas != after.replicas {
+            self.horizontal_ticks = Some(0);
+        }
+        let vertical = (before.cpu_millicores, before.memory_mib) != (after.cpu_millicores, after.memory_mib);
+        if vertical {
+            self.vertical_ticks = Some(0);
+        }
+        let reversed_after = direction(before, after, prices).and_then(|direction| {
+            let earlier = self.last.replace((direction, 0));
+            earlier.filter(|(earlier, _)| *earlier != direction).map(|(_, ticks)| ticks)
+        });
+        Change { vertical, reversed_after }
+    }
+
+    /// The same, as a State says it.
+    pub fn changes(&self) -> Changes {
+        Changes {
+            horizontal_ticks: self.horizontal_ticks,
+            vertical_ticks: self.vertical_ticks,
+            last: self.last.map(|(direction, _)| direction),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reversal_says_how_long_the_other_direction_lasted() {
+        let mut tracker = Tracker::default();
+        let prices = Prices::default();
+        let mut close = |replicas, cpu, passed| tracker.close(Some(Allocation::new(replicas, cpu, 256)), passed, &prices);
+        assert_eq!(close(1, 500, 1), Change::default(), "the first allocation is no change");
+        assert_eq!(close(2, 500, 1), Change::default(), "the first change reverses nothing");
+        assert_eq!(close(3, 500, 1), Change::default(), "further up is no reversal");
+        assert_eq!(close(3, 500, 2), Change::default());
+        assert_eq!(close(2, 500, 1), Change { vertical: false, reversed_after: Some(3) });
+        assert_eq!(close(2, 600, 1), Change { vertical: true, reversed_after: Some(1) });
+        assert_eq!(tracker.changes(), Changes { horizontal_ticks: Some(1), vertical_ticks: Some(0), last: Some(Direction::Up) });
+    }
+
+    #[test]
+    fn an_allocation_that_was_not_read_is_no_change() {
+        let mut tracker = Tracker::default();
+        let prices = Prices::default();
+        tracker.close(Some(Allocation::new(1, 500, 256)), 1, &prices);
+        tracker.close(None, 1, &prices);
+        assert_eq!(tracker.changes(), Changes::default());
+        tracker.close(Some(Allocation::new(2, 500, 256)), 1, &prices);
+        assert_eq!(tracker.changes().horizontal_ticks, Some(0));
+    }
+
+    #[test]
+    fn a_trade_goes_the_way_of_its_cost() {
+        let prices = Prices::default();
+        let before = Allocation::new(4, 500, 256);
+        assert_eq!(direction(before, Allocation::new(3, 600, 256), &prices), Some(Direction::Down));
+        assert_eq!(direction(before, Allocation::new(3, 700, 256), &prices), Some(Direction::Up));
+        assert_eq!(direction(before, before, &prices), None);
+    }
+}

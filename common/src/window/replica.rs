@@ -1,0 +1,111 @@
+//! What was last read of each replica, and what a newer reading adds to it.
+
+use crate::scrape::{CpuCounters, LATENCY_BUCKETS, RequestCounters, Scrape};
+use crate::time::Timestamp;
+
+/// A replica that this many readings of the function in a row do not show is forgotten. Should it come back, it counts as one that just started.
+const MISSED_READINGS: u8 = 12;
+
+/// The last readings of one replica.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub name: Box<str>,
+    missed: u8,
+    pub requests: Option<(Timestamp, RequestCounters)>,
+    pub cpu: Option<(Timestamp, CpuCounters)>,
+    pub memory_at: Option<Timestamp>,
+    pub restarts: u64,
+    pub oom_kills: u64,
+}
+
+impl Known {
+    fn new(scrape: &Scrape) -> Self {
+        Self { name: scrape.replica.as_str().into(), missed: 0, requests: None, cpu: None, memory_at: None, restarts: 0, oom_kills: 0 }
+    }
+}
+
+/// The replicas of one function, by name.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Replicas {
+    sorted: Vec<Known>,
+    /// Where the next reading is looked for first: readings come in the same order every time.
+    expected: usize,
+}
+
+impl Replicas {
+    /// The replica of `scrape`, and whether it was never seen before.
+    pub fn of(&mut self, scrape: &Scrape) -> (&mut Known, bool) {
+        let name = scrape.replica.as_str();
+        let found = match self.sorted.get(self.expected) {
+            Some(known) if *known.name == *name => Ok(self.expected),
+            _ => self.sorted.binary_search_by(|known| (*known.name).cmp(name)),
+        };
+        let index = found.unwrap_or_else(|index| {
+            self.sorted.insert(index, Known::new(scrape));
+            index
+        });
+        self.expected = index + 1;
+        let known = &mut self.sorted[index];
+        known.missed = 0;
+        (known, found.is_err())
+    }
+
+    /// Before the readings of one scrape: counts each replica as not shown.
+    pub fn begin_reading(&mut self) {
+        self.expected = 0;
+        self.sorted.iter_mut().for_each(|known| known.missed += 1);
+    }
+
+    /// After them: forgets those that were not shown for long.
+    pub fn end_reading(&mut self) {
+        if self.sorted.iter().any(|known| known.missed >= MISSED_READINGS) {
+            self.sorted.retain(|known| known.missed < MISSED_READINGS);
+            self.sorted.shrink_to_fit();
+        }
+    }
+
+    /// Replicas whose CPU or memory was read at `earliest` or later.
+    pub fn reporting(&self, earliest: Timestamp) -> usize {
+        let at = |known: &Known| known.cpu.map(|(at, _)| at).max(known.memory_at);
+        self.sorted.iter().filter(|known| at(known).is_some_and(|at| at >= earliest)).count()
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.sorted.capacity() * size_of::<Known>() + self.sorted.iter().map(|known| known.name.len()).sum::<usize>()
+    }
+}
+
+/// How much a counter grew from `before` to `now`. One that fell was begun anew, and what it reads now is what it grew by.
+pub(super) fn growth(before: u64, now: u64) -> u64 {
+    now.checked_sub(before).unwrap_or(now)
+}
+
+/// Requests answered between two readings. The counters of one replica begin anew together.
+pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters) -> (RequestCounters, Continuity) {
+    if now.completed < before.completed || now.failed < before.failed {
+        return (*now, Continuity::BegunAnew);
+    }
+    // Buckets that were converted from other bounds are rounded, so one may fall by a request while the counter goes on.
+    let latency: [u64; LATENCY_BUCKETS] = std::array::from_fn(|index| now.latency[index].saturating_sub(before.latency[index]));
+    (RequestCounters { completed: now.completed - before.completed, failed: now.failed - before.failed, latency }, Continuity::WentOn)
+}
+
+/// CPU time used between two readings. The counters of one replica begin anew together.
+pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters) -> (CpuCounters, Continuity) {
+    let grown = || {
+        Some(CpuCounters {
+            usage_us: now.usage_us.checked_sub(before.usage_us)?,
+            periods: now.periods.checked_sub(before.periods)?,
+            throttled_periods: now.throttled_periods.checked_sub(before.throttled_periods)?,
+        })
+    };
+    grown().map_or((*now, Continuity::BegunAnew), |growth| (growth, Continuity::WentOn))
+}
+
+/// Whether a counter went on counting, or began at zero again because its process was restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Continuity {
+    WentOn,
+    BegunAnew,
+}

@@ -1,0 +1,263 @@
+//! The last 60 ticks: each in its compact form, with running sums over the last 12 and the last 60. Owns memory and arithmetic; must not know what is measured.
+
+use super::counts::Counts;
+
+/// Ticks in the short window.
+pub(super) const SHORT: usize = 12;
+/// Ticks in the long window.
+pub(super) const LONG: usize = 60;
+
+/// What of a tick cannot be summed; not a number where it was not measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peaks {
+    /// Arrivals, requests a second.
+    pub rate: f32,
+    /// CPU of the replica that used most, thousandths of a core.
+    pub cpu: f32,
+    /// Working set of the largest replica, MiB.
+    pub memory: f32,
+}
+
+impl Default for Peaks {
+    fn default() -> Self {
+        Self { rate: f32::NAN, cpu: f32::NAN, memory: f32::NAN }
+    }
+}
+
+/// The last 60 ticks.
+#[derive(Debug, Clone)]
+pub(super) struct Ring {
+    /// Compact forms, oldest first; what lies before `long_at` is over and done with.
+    bytes: Vec<u8>,
+    long_at: usize,
+    short_at: usize,
+    last_at: usize,
+    short: Counts,
+    long: Counts,
+    rate: [f32; LONG],
+    cpu: [f32; LONG],
+    memory: [f32; LONG],
+    /// Where the next tick goes in the three columns.
+    next: u8,
+    /// Ticks that are kept, at most 60.
+    len: u8,
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            long_at: 0,
+            short_at: 0,
+            last_at: 0,
+            short: Counts::default(),
+            long: Counts::default(),
+            rate: [f32::NAN; LONG],
+            cpu: [f32::NAN; LONG],
+            memory: [f32::NAN; LONG],
+            next: 0,
+            len: 0,
+        }
+    }
+}
+
+impl Ring {
+    /// Adds a tick; the oldest leaves.
+    pub fn push(&mut self, counts: &Counts, peaks: Peaks) {
+        if usize::from(self.len) == LONG {
+            self.long_at = self.long.exclude(&self.bytes, self.long_at);
+        }
+        if usize::from(self.len) >= SHORT {
+            self.short_at = self.short.exclude(&self.bytes, self.short_at);
+        }
+        self.make_room();
+        self.last_at = self.bytes.len();
+        counts.encode(&mut self.bytes);
+        self.short.include(counts);
+        self.long.include(counts);
+        let slot = usize::from(self.next);
+        (self.rate[slot], self.cpu[slot], self.memory[slot]) = (peaks.rate, peaks.cpu, peaks.memory);
+        self.next = ((slot + 1) % LONG) as u8;
+        self.len = (self.len + 1).min(LONG as u8);
+    }
+
+    /// Moves what is kept to the front before the buffer would grow, so that it stays about a quarter larger than what it holds.
+    fn make_room(&mut self) {
+        const LARGEST_USUAL_TICK: usize = 96;
+        let kept = self.bytes.len() - self.long_at;
+        if self.bytes.capacity() - self.bytes.len() >= LARGEST_USUAL_TICK {
+            return;
+        }
+        if self.long_at > kept / 4 {
+            self.bytes.copy_within(self.long_at.., 0);
+            self.bytes.truncate(kept);
+            self.short_at -= self.long_at;
+            self.long_at = 0;
+        } else {
+            self.bytes.reserve_exact(kept / 4 + LARGEST_USUAL_TICK);
+        }
+    }
+
+    /// Sums of the newest tick.
+    pub fn last(&self) -> Counts {
+        if self.len == 0 { Counts::default() } else { Counts::decode(&self.bytes, self.last_at) }
+    }
+
+    /// Sums of the last 12 ticks.
+    pub fn short(&self) -> &Counts {
+        &self.short
+    }
+
+    /// Sums of the last 60 ticks.
+    pub fn long(&self) -> &Counts {
+        &self.long
+    }
+
+    /// The largest CPU of the newest `ticks`, where it was measured.
+    pub fn cpu_max(&self, ticks: usize) -> Option<f64> {
+        self.max(&self.cpu, ticks)
+    }
+
+    /// The largest working set of the newest `ticks`, where it was measured.
+    pub fn memory_max(&self, ticks: usize) -> Option<f64> {
+        self.max(&self.memory, ticks)
+    }
+
+    /// Slope and coefficient of variation of the arrival rate over the newest `ticks`: by least squares over those that were measured, at least two.
+    pub fn trend(&self, ticks: usize) -> Trend {
+        let mut sums = Sums::default();
+        for (index, rate) in self.newest(&self.rate, ticks).enumerate().filter(|(_, rate)| !rate.is_nan()) {
+            sums.add(-(index as f64), f64::from(rate));
+        }
+        sums.trend()
+    }
+
+    fn max(&self, column: &[f32; LONG], ticks: usize) -> Option<f64> {
+        // `f32::max` passes over what is not a number.
+        let max = self.newest(column, ticks).fold(f32::NAN, f32::max);
+        (!max.is_nan()).then(|| f64::from(max))
+    }
+
+    /// Newest first. Slots that were never filled hold what was not measured.
+    fn newest<'a>(&self, column: &'a [f32; LONG], ticks: usize) -> impl Iterator<Item = f32> + 'a {
+        let (young, old) = column.split_at(usize::from(self.next));
+        young.iter().rev().chain(old.iter().rev()).copied().take(ticks)
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+/// How the arrival rate moved.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Trend {
+    /// Change of the rate from one tick to the next.
+    pub slope: Option<f64>,
+    /// Standard deviation over the mean.
+    pub variation: Option<f64>,
+}
+
+#[derive(Default)]
+struct Sums {
+    n: f64,
+    x: f64,
+    y: f64,
+    xx: f64,
+    xy: f64,
+    yy: f64,
+}
+
+impl Sums {
+    fn add(&mut self, x: f64, y: f64) {
+        self.n += 1.0;
+        self.x += x;
+        self.y += y;
+        self.xx += x * x;
+        self.xy += x * y;
+        self.yy += y * y;
+    }
+
+    fn trend(&self) -> Trend {
+        if self.n < 2.0 {
+            return Trend::default();
+        }
+        // Positive: the ticks are distinct whole numbers.
+        let spread = self.n * self.xx - self.x * self.x;
+        let variance = (self.n * self.yy - self.y * self.y).max(0.0) / (self.n * self.n);
+        let mean = self.y / self.n;
+        Trend { slope: Some((self.n * self.xy - self.x * self.y) / spread), variation: (mean > 0.0).then(|| variance.sqrt() / mean) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::counts::Field;
+    use super::*;
+
+    fn tick(arrived: u64) -> Counts {
+        let mut counts = Counts::default();
+        counts.add(Field::Arrived, arrived);
+        counts.add_latency([arrived / 2, 0, arrived]);
+        counts
+    }
+
+    proptest! {
+        #[test]
+        fn running_sums_are_the_sums_of_their_ticks(arrivals in prop::collection::vec(0u64..1 << 40, 1..200)) {
+            let mut ring = Ring::default();
+            for (index, &arrived) in arrivals.iter().enumerate() {
+                ring.push(&tick(arrived), Peaks { rate: arrived as f32, ..Peaks::default() });
+                let sum = |ticks: usize| {
+                    let mut sum = Counts::default();
+                    arrivals[..=index].iter().rev().take(ticks).for_each(|&arrived| sum.include(&tick(arrived)));
+                    sum
+                };
+                prop_assert_eq!(&ring.last(), &tick(arrived));
+                prop_assert_eq!(ring.short(), &sum(SHORT));
+                prop_assert_eq!(ring.long(), &sum(LONG));
+            }
+        }
+
+        #[test]
+        fn the_buffer_stays_near_what_it_holds(bytes in 1u64..1 << 40) {
+            let mut ring = Ring::default();
+            (0..1000).for_each(|_| ring.push(&tick(bytes), Peaks::default()));
+            let mut one = Vec::new();
+            tick(bytes).encode(&mut one);
+            prop_assert!(ring.heap_bytes() <= one.len() * LONG * 3 / 2 + 300, "{} for {} a tick", ring.heap_bytes(), one.len());
+        }
+    }
+
+    #[test]
+    fn a_line_has_its_slope_and_gaps_do_not_bend_it() {
+        let mut ring = Ring::default();
+        for index in 0..30u32 {
+            let rate = if index % 7 == 3 { f32::NAN } else { (5 + 2 * index) as f32 };
+            ring.push(&Counts::default(), Peaks { rate, ..Peaks::default() });
+        }
+        assert!((ring.trend(12).slope.expect("measured") - 2.0).abs() < 1e-9);
+        assert!((ring.trend(60).slope.expect("measured") - 2.0).abs() < 1e-9);
+        assert_eq!(ring.trend(1), Trend::default());
+    }
+
+    #[test]
+    fn variation_is_the_deviation_over_the_mean() {
+        let mut ring = Ring::default();
+        for rate in [2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0] {
+            ring.push(&Counts::default(), Peaks { rate, ..Peaks::default() });
+        }
+        // Mean 5, standard deviation 2.
+        assert!((ring.trend(60).variation.expect("measured") - 0.4).abs() < 1e-12);
+    }
+
+    #[test]
+    fn nothing_arriving_has_no_variation() {
+        let mut ring = Ring::default();
+        (0..3).for_each(|_| ring.push(&Counts::default(), Peaks { rate: 0.0, ..Peaks::default() }));
+        assert_eq!(ring.trend(12), Trend { slope: Some(0.0), variation: None });
+    }
+}

@@ -1,0 +1,515 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::contract::{Direction, Epoch, Headroom, Message, Moment, State, parse};
+use crate::name::{FunctionId, Name};
+use crate::policy::ScalingPolicy;
+use crate::scrape::{CpuCounters, RequestCounters};
+use crate::units::{Mebibytes, Millicores};
+
+const SECOND: u64 = 1000;
+const TICK: u64 = 5 * SECOND;
+
+/// A reading of replica `name` that answered `completed` requests in 75 to 100 ms each, and used 2 ms of CPU for each.
+fn replica(name: &str, at: u64, completed: u64, failed: u64) -> Scrape {
+    let mut latency = [0; LATENCY_BUCKETS];
+    latency[11] = completed;
+    Scrape {
+        replica: name.into(),
+        at: Timestamp(at),
+        requests: Some(RequestCounters { completed, failed, latency }),
+        in_flight: Some(2.0),
+        cpu: Some(CpuCounters { usage_us: completed * 2000, periods: at / 100, throttled_periods: at / 400 }),
+        working_set_bytes: Some(64 << 20),
+        restarts: 0,
+        oom_kills: 0,
+    }
+}
+
+fn ingress(at: u64, arrived: u64, failed: u64) -> IngressReading {
+    IngressReading { at: Timestamp(at), arrived, failed, queued: 3.0 }
+}
+
+fn platform(at: u64, replicas: u32) -> PlatformReading {
+    PlatformReading {
+        at: Timestamp(at),
+        allocation: Allocation::new(replicas, 500, 256),
+        ready: ReplicaCount(replicas),
+        pending: ReplicaCount(0),
+        crashes: Some(0),
+        oom_kills: Some(0),
+        startups: None,
+    }
+}
+
+fn replicas_only(replicas: Vec<Scrape>) -> FunctionScrape {
+    FunctionScrape { replicas, ..FunctionScrape::default() }
+}
+
+/// Windows that are fed at the end of each tick, as the collector does.
+struct Feed {
+    windows: Windows,
+    tick: u64,
+}
+
+impl Feed {
+    fn new() -> Self {
+        Self { windows: Windows::new(TickLength::default()), tick: 0 }
+    }
+
+    fn now(&self) -> u64 {
+        self.tick * TICK
+    }
+
+    /// Ends a tick in which `scrapes` were read; each is told when it is read.
+    fn tick(&mut self, scrapes: &[&dyn Fn(u64) -> FunctionScrape]) -> Window {
+        self.tick += 1;
+        scrapes.iter().for_each(|scrape| self.windows.record(&scrape(self.now())));
+        assert!(self.windows.close(Tick(self.tick), &Prices::default()));
+        self.windows.measured(95.0).tick
+    }
+
+    fn replicas(&mut self, replicas: &[(&str, u64, u64)]) -> Window {
+        self.tick(&[&|at| replicas_only(replicas.iter().map(|&(name, completed, failed)| replica(name, at, completed, failed)).collect())])
+    }
+}
+
+#[track_caller]
+fn close_to(found: Option<f64>, expected: f64) {
+    let found = found.unwrap_or_else(|| panic!("nothing, expected {expected}"));
+    assert!((found - expected).abs() < 1e-6 * expected.abs().max(1.0), "{found}, expected {expected}");
+}
+
+#[test]
+fn the_first_reading_is_where_counting_begins() {
+    let mut feed = Feed::new();
+    assert_eq!(
+        feed.replicas(&[("a", 1_000_000, 5)]),
+        Window { concurrency: Some(2.0), memory_mib: Some(Usage { mean: 64.0, max: 64.0 }), ..Window::default() }
+    );
+}
+
+#[test]
+fn a_tick_is_measured_by_hand() {
+    let mut feed = Feed::new();
+    let scrape = |completed: [u64; 2], failed, arrived, refused| {
+        move |at| FunctionScrape {
+            platform: Some(platform(at, 2)),
+            ingress: Some(ingress(at, arrived, refused)),
+            replicas: vec![replica("a", at, completed[0], failed), replica("b", at, completed[1], 0)],
+        }
+    };
+    feed.tick(&[&scrape([100, 100], 0, 200, 0)]);
+    let window = feed.tick(&[&scrape([150, 130], 10, 300, 10)]);
+    assert_eq!(window.covered_ms, TICK);
+    close_to(window.rate_rps, 20.0);
+    close_to(window.completed_rps, 16.0);
+    // 10 failed at a replica and 10 before one, of 100 that were answered.
+    close_to(window.failed_share, 0.2);
+    // All 80 lie in 75 to 100 ms.
+    let latency = window.latency.expect("requests were answered");
+    close_to(Some(latency.p50_ms), 87.5);
+    close_to(Some(latency.p95_ms), 98.75);
+    close_to(Some(latency.objective_ms), 98.75);
+    close_to(window.concurrency, 2.0);
+    close_to(window.queued, 3.0);
+    // 80 requests of 2 ms each over 10 replica-seconds; replica a did 50 in 5 s.
+    let cpu = window.cpu_millicores.expect("cpu was read");
+    close_to(Some(cpu.mean), 16.0);
+    close_to(Some(cpu.max), 20.0);
+    // 13 of 50 periods of each.
+    close_to(window.throttled_share, 0.26);
+    assert_eq!((window.rate_slope_rps, window.rate_variation), (None, None), "one tick has no trend");
+}
+
+#[test]
+fn a_counter_that_fell_counts_from_zero_and_is_never_negative() {
+    let mut feed = Feed::new();
+    feed.replicas(&[("a", 1000, 10)]);
+    let window = feed.replicas(&[("a", 50, 0)]);
+    close_to(window.completed_rps, 10.0);
+    close_to(window.cpu_millicores.map(|cpu| cpu.mean), 20.0);
+    close_to(window.failed_share, 0.0);
+    assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(2), "requests and CPU both began anew");
+}
+
+#[test]
+fn a_replica_that_appears_counts_from_zero_and_one_that_vanishes_counts_no_more() {
+    let mut feed = Feed::new();
+    feed.replicas(&[("a", 1000, 0)]);
+    close_to(feed.replicas(&[("a", 1010, 0), ("b", 40, 0)]).completed_rps, 10.0);
+    close_to(feed.replicas(&[("b", 50, 0)]).completed_rps, 2.0);
+    close_to(feed.replicas(&[("b", 60, 0), ("a", 1020, 0)]).completed_rps, 4.0);
+}
+
+#[test]
+fn a_replica_first_seen_after_an_outage_is_where_counting_begins() {
+    let mut feed = Feed::new();
+    feed.replicas(&[("a", 1000, 0)]);
+    feed.tick += 1;
+    let scrape = replicas_only(vec![replica("a", feed.now(), 1010, 0), replica("b", feed.now(), 9000, 0)]);
+    feed.windows.record_after_outage(&scrape);
+    feed.windows.close(Tick(feed.tick), &Prices::default());
+    close_to(feed.windows.measured(95.0).tick.completed_rps, 2.0);
+    close_to(feed.replicas(&[("a", 1010, 0), ("b", 9050, 0)]).completed_rps, 10.0);
+}
+
+#[test]
+fn a_gap_shows_and_what_it_hid_is_counted_once_with_its_time() {
+    let mut feed = Feed::new();
+    feed.replicas(&[("a", 0, 0)]);
+    feed.replicas(&[("a", 100, 0)]);
+    for _ in 0..3 {
+        let window = feed.tick(&[]);
+        assert_eq!(window, Window::default(), "nothing was measured");
+    }
+    let age = feed.windows.ages(Timestamp(feed.now()));
+    assert_eq!((age.requests_ms, age.cpu_ms, age.memory_ms, age.replicas_ms), (Some(3 * TICK), Some(3 * TICK), Some(3 * TICK), None));
+    let window = feed.replicas(&[("a", 500, 0)]);
+    assert_eq!(window.covered_ms, 4 * TICK);
+    close_to(window.completed_rps, 20.0);
+    let short = feed.windows.measured(95.0).short;
+    assert_eq!(short.covered_ms, 5 * TICK);
+    close_to(short.completed_rps, 20.0);
+}
+
+#[test]
+fn after_a_gap_longer_than_the_longest_window_counting_begins_anew() {
+    let mut feed = Feed::new();
+    feed.replicas(&[("a", 0, 0)]);
+    feed.tick += 61;
+    assert_eq!(feed.replicas(&[("a", 100_000, 0)]).completed_rps, None);
+    close_to(feed.replicas(&[("a", 100_100, 0)]).completed_rps, 20.0);
+}
+
+#[test]
+fn ticks_that_were_not_closed_in_time_stay_empty() {
+    let mut feed = Feed::new();
+    for index in 0..20 {
+        feed.replicas(&[("a", index * 10, 0)]);
+    }
+    feed.tick += 11;
+    feed.replicas(&[("a", 1000, 0)]);
+    let short = feed.windows.measured(95.0).short;
+    assert_eq!(short.covered_ms, 12 * TICK, "the gap's time came with the reading that ended it");
+    assert!(!feed.windows.close(Tick(feed.tick), &Prices::default()), "a tick is closed once");
+    assert!(!feed.windows.close(Tick(3), &Prices::default()), "time does not run backwards");
+}
+
+#[test]
+fn a_reading_that_is_late_is_passed_over() {
+    let mut feed = Feed::new();
+    feed.replicas(&[("a", 1000, 0)]);
+    let late = replicas_only(vec![replica("a", 2 * SECOND, 400, 0)]);
+    let window = feed.tick(&[&|at| replicas_only(vec![replica("a", at, 1100, 0)]), &|_| late.clone()]);
+    close_to(window.completed_rps, 20.0);
+    assert_eq!(window.covered_ms, TICK);
+    assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(0));
+}
+
+#[test]
+fn several_readings_a_tick_add_up() {
+    let mut feed = Feed::new();
+    feed.replicas(&[("a", 0, 0)]);
+    let part =
+        |seconds_before: u64, completed| move |at: u64| replicas_only(vec![replica("a", at - seconds_before * SECOND, completed, 0)]);
+    let window = feed.tick(&[&part(3, 10), &part(1, 90), &part(0, 100)]);
+    close_to(window.completed_rps, 20.0);
+    assert_eq!(window.covered_ms, TICK);
+    // The busiest two seconds: 80 requests of 2 ms.
+    close_to(window.cpu_millicores.map(|cpu| cpu.max), 80.0);
+    close_to(window.cpu_millicores.map(|cpu| cpu.mean), 40.0);
+}
+
+#[test]
+fn a_function_without_replicas_is_measured_and_not_stale() {
+    let mut feed = Feed::new();
+    let idle = |at| FunctionScrape { platform: Some(platform(at, 0)), ingress: Some(ingress(at, 0, 0)), replicas: vec![] };
+    feed.tick(&[&idle]);
+    let window = feed.tick(&[&idle]);
+    assert_eq!((window.rate_rps, window.completed_rps, window.failed_share), (Some(0.0), Some(0.0), None));
+    assert_eq!((window.cpu_millicores, window.memory_mib, window.latency), (None, None, None));
+    assert_eq!(feed.windows.ages(Timestamp(feed.now())).oldest(), Some(std::time::Duration::ZERO));
+    // Its first replica is known to be new.
+    let started =
+        |at| FunctionScrape { platform: Some(platform(at, 1)), ingress: Some(ingress(at, 50, 0)), replicas: vec![replica("a", at, 50, 0)] };
+    close_to(feed.tick(&[&started]).completed_rps, 10.0);
+}
+
+#[test]
+fn failures_are_unknown_while_the_entry_is_not_read() {
+    let mut feed = Feed::new();
+    let both = |at| FunctionScrape { ingress: Some(ingress(at, 0, 0)), replicas: vec![replica("a", at, 0, 0)], platform: None };
+    feed.tick(&[&both]);
+    let window = feed.replicas(&[("a", 100, 0)]);
+    close_to(window.completed_rps, 20.0);
+    assert_eq!((window.rate_rps, window.failed_share), (None, None));
+    assert_eq!(feed.windows.closed().map(|closed| closed.answers_read), Some(false));
+}
+
+#[test]
+fn kills_come_from_the_platform_where_it_counts_them() {
+    let mut feed = Feed::new();
+    let scrape = |crashes, oom_kills, restarts| {
+        move |at| FunctionScrape {
+            platform: Some(PlatformReading { crashes, oom_kills, ..platform(at, 1) }),
+            ingress: None,
+            replicas: vec![Scrape { restarts, oom_kills: 0, ..replica("a", at, 0, 0) }],
+        }
+    };
+    feed.tick(&[&scrape(Some(7), Some(1), 4)]);
+    let window = feed.tick(&[&scrape(Some(9), Some(2), 7)]);
+    assert_eq!((window.restarts, window.oom_kills), (2, 1));
+    assert_eq!(feed.windows.closed().and_then(|closed| closed.kills), Some(3));
+
+    let mut feed = Feed::new();
+    feed.tick(&[&scrape(None, None, 4)]);
+    assert_eq!(feed.tick(&[&scrape(None, None, 7)]).restarts, 3);
+    assert_eq!(feed.tick(&[&scrape(None, None, 0)]).restarts, 0, "a source that does not know restarts takes none away");
+    assert_eq!(feed.tick(&[&scrape(None, None, 7)]).restarts, 0);
+}
+
+#[test]
+fn starting_replicas_do_not_make_the_ready_ones_look_idle() {
+    let mut feed = Feed::new();
+    let scrape = |at| FunctionScrape {
+        platform: Some(PlatformReading { ready: ReplicaCount(1), pending: ReplicaCount(1), ..platform(at, 2) }),
+        ingress: None,
+        replicas: vec![replica("a", at, 0, 0), Scrape { in_flight: Some(0.0), ..replica("b", at, 0, 0) }],
+    };
+    close_to(feed.tick(&[&scrape]).concurrency, 2.0);
+}
+
+#[test]
+fn startup_time_follows_the_newest_starts() {
+    let mut feed = Feed::new();
+    let scrape = |startups| {
+        move |at| FunctionScrape { platform: Some(PlatformReading { startups, ..platform(at, 1) }), ..FunctionScrape::default() }
+    };
+    feed.tick(&[&scrape(Some((0, 0)))]);
+    assert_eq!(feed.windows.startup_ms(), None);
+    feed.tick(&[&scrape(Some((2, 1000)))]);
+    assert_eq!(feed.windows.startup_ms(), Some(500));
+    feed.tick(&[&scrape(Some((3, 1900)))]);
+    assert_eq!(feed.windows.startup_ms(), Some(600), "(3 x 500 + 900) / 4");
+    feed.tick(&[&scrape(Some((1, 600)))]);
+    assert_eq!(feed.windows.startup_ms(), Some(600), "the counters began anew");
+}
+
+#[test]
+fn replicas_that_report_are_those_read_within_a_tick() {
+    let mut feed = Feed::new();
+    feed.tick(&[&|at| FunctionScrape {
+        platform: Some(platform(at, 2)),
+        ingress: None,
+        replicas: vec![replica("a", at, 0, 0), replica("b", at, 0, 0)],
+    }]);
+    let reporting = |feed: &Feed, later: u64| feed.windows.replicas(Timestamp(feed.now() + later)).map(|counts| counts.reporting.0);
+    assert_eq!(reporting(&feed, 0), Some(2));
+    feed.tick(&[&|at| FunctionScrape { platform: Some(platform(at, 2)), ingress: None, replicas: vec![replica("a", at, 0, 0)] }]);
+    assert_eq!(reporting(&feed, 3), Some(1));
+    assert_eq!(reporting(&feed, TICK + 1), Some(0));
+}
+
+#[test]
+fn a_replica_not_shown_for_long_is_forgotten() {
+    let mut feed = Feed::new();
+    feed.replicas(&[("a", 10, 0), ("gone", 10, 0)]);
+    let with_both = feed.windows.replicas.heap_bytes();
+    for _ in 0..12 {
+        feed.replicas(&[("a", 10, 0)]);
+    }
+    assert!(feed.windows.replicas.heap_bytes() < with_both);
+}
+
+fn moment(tick: u64) -> Moment {
+    Moment { epoch: Epoch(1_790_000_000_000), tick: Tick(tick) }
+}
+
+fn policy() -> ScalingPolicy {
+    let name = |text| Name::new(text).expect("a DNS label");
+    ScalingPolicy::new(FunctionId::new(name("production"), name("image-classification-python")))
+}
+
+/// A State with every field that can be there, with numbers as awkward as they come.
+fn full_state() -> State {
+    let mut feed = Feed { windows: Windows::new(TickLength::default()), tick: 358_000_000 };
+    for index in 0..80u64 {
+        let scrape = |at: u64| {
+            let mut one = replica("image-classification-python-7f9c-1", at, index * 1713, index * 37);
+            one.requests.as_mut().expect("given").latency = std::array::from_fn(|bucket| index * (bucket as u64 + 7));
+            FunctionScrape {
+                platform: Some(PlatformReading {
+                    allocation: Allocation::new(3 + (index % 2) as u32, 333 + (index % 3) as u32, 257),
+                    crashes: Some(index),
+                    oom_kills: Some(index / 2),
+                    startups: Some((index, index * 777)),
+                    ..platform(at, 3)
+                }),
+                ingress: Some(IngressReading { queued: 1234.567, ..ingress(at, index * index * 19, index * 3) }),
+                replicas: vec![one, replica("image-classification-python-7f9c-2", at, index * 997, 0)],
+            }
+        };
+        feed.tick(&[&scrape]);
+    }
+    let headroom = Headroom { cpu_millicores: Millicores(123_456), memory_mib: Mebibytes(654_321) };
+    assemble(&policy(), moment(feed.tick), Timestamp(feed.now() + 7), &feed.windows, Some(headroom))
+}
+
+#[test]
+fn a_full_state_is_within_two_kibibytes_and_reads_back() {
+    let state = full_state();
+    assert!(state.age.oldest().is_some() && state.windows.long.rate_slope_rps.is_some() && state.startup_ms.is_some());
+    assert_eq!(state.changes.last, Some(Direction::Up));
+    let body = state.encode();
+    println!("a full State takes {} bytes", body.len());
+    assert!(body.len() <= 2048, "{} bytes", body.len());
+    let read: State = parse(&body).expect("a State");
+    assert_eq!(read.encode(), body);
+    assert_eq!(
+        (read.moment(), read.allocation, read.windows.long.covered_ms),
+        (state.moment(), state.allocation, state.windows.long.covered_ms)
+    );
+}
+
+#[test]
+fn a_function_that_was_never_read_has_a_state() {
+    let mut windows = Windows::new(TickLength::default());
+    windows.close(Tick(7), &Prices::default());
+    let state = assemble(&policy(), moment(7), Timestamp(7 * TICK), &windows, None);
+    assert_eq!((state.allocation, state.replicas, state.age.oldest(), state.windows), (None, None, None, WireWindows::default()));
+    parse::<State>(&assemble(&policy(), moment(7), Timestamp(7 * TICK), &windows, None).encode()).expect("a State");
+}
+
+#[test]
+fn a_busy_function_takes_few_kibibytes() {
+    let mut feed = Feed::new();
+    for index in 0..200u64 {
+        let names = ["fibonacci-python-1", "fibonacci-python-2", "fibonacci-python-3", "fibonacci-python-4"];
+        feed.tick(&[&|at| FunctionScrape {
+            platform: Some(platform(at, 4)),
+            ingress: Some(ingress(at, index * 2000, 0)),
+            replicas: names.iter().map(|name| replica(name, at, index * 500, 0)).collect(),
+        }]);
+    }
+    println!("a function of four replicas takes {} bytes, {} of them inline", feed.windows.memory_bytes(), size_of::<Windows>());
+    assert!(feed.windows.memory_bytes() < 8 * 1024, "{}", feed.windows.memory_bytes());
+}
+
+/// What one replica may read: anything, most of it plausible.
+fn any_reading() -> impl Strategy<Value = (u8, Scrape)> {
+    let counter = || prop_oneof![4 => 0u64..100_000, 1 => any::<u64>()];
+    let gauge = prop_oneof![0.0f64..100.0, Just(f64::NAN), Just(f64::NEG_INFINITY), Just(f64::INFINITY)];
+    let requests = (counter(), counter(), prop::collection::vec(counter(), LATENCY_BUCKETS)).prop_map(|(completed, failed, latency)| {
+        RequestCounters { completed, failed, latency: latency.try_into().expect("as many as there are") }
+    });
+    let cpu = (counter(), counter(), counter()).prop_map(|(usage_us, periods, throttled_periods)| CpuCounters {
+        usage_us,
+        periods,
+        throttled_periods,
+    });
+    let kills = (0u64..20, counter());
+    (0u8..4, prop::option::of(requests), prop::option::of(gauge), prop::option::of(cpu), prop::option::of(counter()), kills).prop_map(
+        |(name, requests, in_flight, cpu, working_set_bytes, (restarts, oom_kills))| {
+            let scrape =
+                Scrape { replica: format!("r{name}"), at: Timestamp(0), requests, in_flight, cpu, working_set_bytes, restarts, oom_kills };
+            (name, scrape)
+        },
+    )
+}
+
+fn any_scrape() -> impl Strategy<Value = FunctionScrape> {
+    let counter = || prop_oneof![4 => 0u64..100_000, 1 => any::<u64>()];
+    let ingress = (counter(), counter(), prop_oneof![0.0f64..1e6, Just(f64::NAN)]).prop_map(|(arrived, failed, queued)| IngressReading {
+        at: Timestamp(0),
+        arrived,
+        failed,
+        queued,
+    });
+    let platform = (0u32..5, 0u32..3, prop::option::of(counter()), prop::option::of((counter(), counter()))).prop_map(
+        |(ready, cpu, crashes, startups)| PlatformReading {
+            ready: ReplicaCount(ready),
+            allocation: Allocation::new(ready, cpu, 64),
+            crashes,
+            startups,
+            ..platform(0, 0)
+        },
+    );
+    // Names differ within one scrape: what one source says of a replica comes in one piece.
+    let replicas = prop::collection::btree_map(0u8..4, any_reading(), 0..4)
+        .prop_map(|map| map.into_iter().map(|(name, (_, scrape))| Scrape { replica: format!("r{name}"), ..scrape }).collect());
+    (prop::option::of(platform), prop::option::of(ingress), replicas).prop_map(|(platform, ingress, replicas)| FunctionScrape {
+        platform,
+        ingress,
+        replicas,
+    })
+}
+
+fn stamped(mut scrape: FunctionScrape, at: u64) -> FunctionScrape {
+    scrape.platform.iter_mut().for_each(|reading| reading.at = Timestamp(at));
+    scrape.ingress.iter_mut().for_each(|reading| reading.at = Timestamp(at));
+    scrape.replicas.iter_mut().for_each(|reading| reading.at = Timestamp(at));
+    scrape
+}
+
+/// Scrapes with the times at which they were read, not always in order, and with the number of ticks that end after each.
+fn any_history() -> impl Strategy<Value = Vec<(FunctionScrape, u64, u64)>> {
+    prop::collection::vec((any_scrape(), 0u64..3 * TICK, prop_oneof![3 => Just(1u64), 1 => 0u64..5]), 1..40)
+}
+
+fn replay(history: &[(FunctionScrape, u64, u64)], mut after_each: impl FnMut(&Windows)) {
+    let mut windows = Windows::new(TickLength::default());
+    let mut tick = 10;
+    for (scrape, lag, ticks) in history {
+        windows.record(&stamped(scrape.clone(), (tick * TICK).saturating_sub(*lag)));
+        tick += ticks;
+        windows.close(Tick(tick), &Prices::default());
+        after_each(&windows);
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_read_the_state_is_valid(history in any_history()) {
+        replay(&history, |windows| {
+            let state = assemble(&policy(), moment(1), Timestamp(1 << 41), windows, None);
+            state.check().expect("what the contract allows");
+            parse::<State>(&state.encode()).expect("no number that JSON cannot write");
+            for window in [&state.windows.tick, &state.windows.short, &state.windows.long] {
+                for usage in [window.cpu_millicores, window.memory_mib].into_iter().flatten() {
+                    assert!(usage.mean <= usage.max, "{usage:?}");
+                }
+                assert!(window.rate_slope_rps.unwrap_or(0.0).is_finite() && window.rate_variation.unwrap_or(0.0) >= 0.0);
+            }
+        });
+    }
+
+    #[test]
+    fn the_order_of_replicas_is_irrelevant(history in any_history()) {
+        let mirrored: Vec<_> = history.iter().cloned().map(|(mut scrape, lag, ticks)| { scrape.replicas.reverse(); (scrape, lag, ticks) }).collect();
+        let (mut straight, mut reversed) = (Vec::new(), Vec::new());
+        replay(&history, |windows| straight.push((windows.measured(95.0), windows.closed().copied())));
+        replay(&mirrored, |windows| reversed.push((windows.measured(95.0), windows.closed().copied())));
+        prop_assert_eq!(straight, reversed);
+    }
+
+    #[test]
+    fn every_request_is_counted_once(steps in prop::collection::vec((0u64..1000, 0u64..100, 0u64..10), 1..60), begin in 0u64..1 << 40) {
+        let mut feed = Feed::new();
+        feed.replicas(&[("a", begin, begin)]);
+        let (mut completed, mut failed) = (0, 0);
+        for &(more, less, skipped) in &steps {
+            completed += more;
+            failed += less;
+            for _ in 0..skipped % 3 {
+                feed.tick(&[]);
+            }
+            if feed.tick + 1 > 60 { break; }
+            feed.replicas(&[("a", begin + completed, begin + failed)]);
+            let sums = feed.windows.ring.long();
+            prop_assert_eq!((sums.get(Field::Completed), sums.get(Field::Failed)), (completed, failed));
+            prop_assert_eq!(sums.latency().iter().sum::<u64>(), completed);
+            prop_assert_eq!(sums.get(Field::AnsweredMs), (feed.tick - 1) * TICK);
+        }
+    }
+}
