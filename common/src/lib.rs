@@ -11,7 +11,9 @@ pub mod contract;
 pub mod document;
 pub mod guard;
 pub mod policy;
+pub mod reward;
 pub mod scrape;
+pub mod window;
 pub mod control;
 #[cfg(feature = "runtime")]
 pub mod runtime;
