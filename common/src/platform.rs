@@ -1,0 +1,559 @@
+//! The local platform's function file and the messages of its HTTP API. Owns their fields, defaults and ranges; does no I/O.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::document::{self, DocumentError, Format};
+use crate::name::{FunctionId, Name};
+use crate::time::{Span, Timestamp};
+use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
+
+/// A function file: what to run, how it is reached, and what it is given at first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionSpec {
+    /// Name of the function, a DNS-1123 label.
+    pub name: Name,
+    /// Namespace of the function; `default` when it is not named.
+    #[serde(default = "default_namespace")]
+    pub namespace: Name,
+    /// Program and arguments. `{port}` within an argument becomes the port on which the replica has to serve.
+    pub command: Vec<String>,
+    /// Environment variable that carries the port as well; `PORT` when it is not named (vSwarm's Python functions read `GRPC_PORT`).
+    #[serde(default = "default_port_variable")]
+    pub port_variable: String,
+    /// What the function speaks on its port; `grpc` when it is not named.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Path of which a GET must answer 200 to 399 before a replica is ready (HTTP only). Without it a replica is ready when it accepts
+    /// a connection and, for gRPC, opens HTTP/2 on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
+    /// Environment variables, in addition to those of the platform.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// Folder to start in; the platform's own when it is not named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<String>,
+    /// Requests that one replica is given at once, 0 to 100,000; 0 means without limit. 100 by default, Knative's target.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
+    /// Requests that may wait for a replica, 0 to 1,000,000; one more is refused. 10,000 by default, the depth of Knative's activator.
+    #[serde(default = "default_queue")]
+    pub queue: u32,
+    /// Time that a request may take from arrival to the last byte of its reply, waiting included, 1 ms to 1 day; 30 s by default.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+    /// Time in which a started replica has to become ready, 10 ms to 1 h; 60 s by default.
+    #[serde(default = "default_startup_timeout")]
+    pub startup_timeout: Span,
+    /// Time that a replica is given to finish its requests before it is stopped, 0 to 1 h; 30 s by default.
+    #[serde(default = "default_drain_timeout")]
+    pub drain_timeout: Span,
+    /// A loopback port of its own on which the gateway serves this function alone, whatever the authority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<u16>,
+    /// What the function is given when it is first added; a function that is replaced keeps what it has.
+    #[serde(default)]
+    pub allocation: InitialAllocation,
+}
+
+/// The protocol of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// gRPC over HTTP/2 without TLS.
+    #[default]
+    Grpc,
+    /// HTTP/1.1.
+    Http,
+}
+
+/// What a function is given at first. A field that is not named has its default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InitialAllocation {
+    /// Replicas; 1 by default, 0 starts the function on its first request.
+    pub replicas: Replicas,
+    /// CPU limit of each replica; 500m by default.
+    pub cpu_millicores: Millicores,
+    /// Memory limit of each replica; 256 MiB by default.
+    pub memory_mib: Mebibytes,
+}
+
+impl Default for InitialAllocation {
+    fn default() -> Self {
+        Self { replicas: Replicas(1), cpu_millicores: Millicores(500), memory_mib: Mebibytes(256) }
+    }
+}
+
+impl From<InitialAllocation> for Allocation {
+    fn from(initial: InitialAllocation) -> Allocation {
+        Allocation { replicas: initial.replicas, cpu_millicores: initial.cpu_millicores, memory_mib: initial.memory_mib }
+    }
+}
+
+fn default_namespace() -> Name {
+    Name::new(FunctionId::DEFAULT_NAMESPACE).expect("the default namespace is a label")
+}
+
+fn default_port_variable() -> String {
+    "PORT".to_owned()
+}
+
+fn default_concurrency() -> u32 {
+    100
+}
+
+fn default_queue() -> u32 {
+    10_000
+}
+
+fn default_timeout() -> Span {
+    Span::seconds(30)
+}
+
+fn default_startup_timeout() -> Span {
+    Span::seconds(60)
+}
+
+fn default_drain_timeout() -> Span {
+    Span::seconds(30)
+}
+
+/// A field whose value is outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[error("{field} = {value}, must be {range}")]
+pub struct OutOfRange {
+    /// The field, with dots between the levels.
+    pub field: String,
+    /// The value that was given, shortened.
+    pub value: String,
+    /// What the field may be.
+    pub range: String,
+}
+
+impl OutOfRange {
+    /// `field` has `value`, which is not within `range`.
+    #[must_use]
+    pub fn new(field: &str, value: impl fmt::Display, range: impl fmt::Display) -> Self {
+        Self { field: field.to_owned(), value: value.to_string().chars().take(200).collect(), range: range.to_string() }
+    }
+}
+
+/// Why a function file was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidSpec {
+    /// It is no TOML, YAML or JSON, or a field is unknown, missing or of a wrong type.
+    #[error("function file: {0}")]
+    Document(#[from] DocumentError),
+    /// A field is outside its range.
+    #[error("function file: {0}")]
+    Range(#[from] OutOfRange),
+}
+
+impl FunctionSpec {
+    /// Which function this is.
+    #[must_use]
+    pub fn id(&self) -> FunctionId {
+        FunctionId::new(self.namespace.clone(), self.name.clone())
+    }
+
+    /// Reads and checks the text of a function file.
+    ///
+    /// # Errors
+    /// When it cannot be read in `format`, or a field is unknown, missing or outside its range.
+    pub fn parse(text: &str, format: Format) -> Result<Self, InvalidSpec> {
+        let spec: Self = document::parse(text, format)?;
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// Checks every field against its range. Upper bounds of the allocation are the platform's own and checked there.
+    ///
+    /// # Errors
+    /// Names the first field that is outside its range, its value and the range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        self.validate_command()?;
+        self.validate_environment()?;
+        check_number("concurrency", self.concurrency, 0, 100_000)?;
+        check_number("queue", self.queue, 0, 1_000_000)?;
+        check_span("timeout", self.timeout, Span::millis(1), Span::seconds(86_400))?;
+        check_span("startup_timeout", self.startup_timeout, Span::millis(10), Span::seconds(3_600))?;
+        check_span("drain_timeout", self.drain_timeout, Span::millis(0), Span::seconds(3_600))?;
+        if self.listen == Some(0) {
+            return Err(OutOfRange::new("listen", 0, "1 to 65535, or left out"));
+        }
+        if let Some(path) = &self.health {
+            self.validate_health(path)?;
+        }
+        Ok(())
+    }
+
+    fn validate_command(&self) -> Result<(), OutOfRange> {
+        match self.command.first() {
+            None => return Err(OutOfRange::new("command", "[]", "a program and its arguments")),
+            Some(program) if program.is_empty() => return Err(OutOfRange::new("command[0]", "\"\"", "the name or path of a program")),
+            Some(_) => {}
+        }
+        match self.command.iter().position(|argument| argument.contains('\0')) {
+            Some(index) => Err(OutOfRange::new(&format!("command[{index}]"), self.command[index].escape_debug(), "free of NUL characters")),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_environment(&self) -> Result<(), OutOfRange> {
+        let valid_key = |key: &str| !key.is_empty() && !key.contains(['=', '\0']);
+        if !valid_key(&self.port_variable) {
+            return Err(OutOfRange::new("port_variable", self.port_variable.escape_debug(), "the name of an environment variable"));
+        }
+        for (key, value) in &self.environment {
+            if !valid_key(key) {
+                return Err(OutOfRange::new("environment", key.escape_debug(), "names without `=` and NUL"));
+            }
+            if value.contains('\0') {
+                return Err(OutOfRange::new(&format!("environment.{key}"), value.escape_debug(), "free of NUL characters"));
+            }
+        }
+        match &self.working_directory {
+            Some(path) if path.is_empty() || path.contains('\0') => {
+                Err(OutOfRange::new("working_directory", path.escape_debug(), "a path, or left out"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn validate_health(&self, path: &str) -> Result<(), OutOfRange> {
+        if self.protocol == Protocol::Grpc {
+            return Err(OutOfRange::new("health", path, "left out where protocol = \"grpc\" (ready is when HTTP/2 opens)"));
+        }
+        let printable = path.bytes().all(|byte| byte.is_ascii_graphic());
+        if path.starts_with('/') && printable && !path.contains('#') {
+            Ok(())
+        } else {
+            Err(OutOfRange::new("health", path, "a path that begins with /"))
+        }
+    }
+}
+
+fn check_number(field: &str, value: u32, min: u32, max: u32) -> Result<(), OutOfRange> {
+    if (min..=max).contains(&value) { Ok(()) } else { Err(OutOfRange::new(field, value, format_args!("{min} to {max}"))) }
+}
+
+fn check_span(field: &str, value: Span, min: Span, max: Span) -> Result<(), OutOfRange> {
+    if (min..=max).contains(&value) { Ok(()) } else { Err(OutOfRange::new(field, value, format_args!("{min} to {max}"))) }
+}
+
+/// Body of `PUT /v1/functions/{namespace}/{name}/allocation`: what the function shall have. Absolute, so that sending it twice is harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllocationRequest {
+    /// Replicas; 0 starts the function again on its next request.
+    pub replicas: Replicas,
+    /// CPU limit of each replica; unchanged when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millicores: Option<Millicores>,
+    /// Memory limit of each replica; unchanged when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<Mebibytes>,
+    /// Fencing token of the writer. A token lower than the highest that the platform ever saw is refused; a request without one is an operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
+}
+
+impl AllocationRequest {
+    /// A request for the whole `allocation` under `lease`.
+    #[must_use]
+    pub fn new(allocation: Allocation, lease: Option<u64>) -> Self {
+        Self {
+            replicas: allocation.replicas,
+            cpu_millicores: Some(allocation.cpu_millicores),
+            memory_mib: Some(allocation.memory_mib),
+            lease,
+        }
+    }
+}
+
+/// Reply to an allocation that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocationReply {
+    /// The function after the request was taken in; replicas may still be starting or draining.
+    pub function: FunctionStatus,
+    /// What was accepted but has no effect now, and why: vertical fields without cgroups, memory below what a replica uses.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// A function as the platform runs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionStatus {
+    /// The function file.
+    pub spec: FunctionSpec,
+    /// What the function shall have.
+    pub desired: Allocation,
+    /// What it has.
+    pub actual: ActualAllocation,
+    /// Whether CPU and memory limits can be set on this machine. Where not, only the number of replicas has an effect.
+    pub vertical: bool,
+    /// Requests that wait for a replica.
+    pub queued: u32,
+    /// Times a replica was killed because it reached its memory limit.
+    pub oom_kills: u64,
+    /// Times a replica ended by itself in another way, or did not become ready in time.
+    pub crashes: u64,
+    /// Where the gateway serves this function: the address and the authority or header to use.
+    pub gateway: String,
+}
+
+impl FunctionStatus {
+    /// Which function this is.
+    #[must_use]
+    pub fn id(&self) -> FunctionId {
+        self.spec.id()
+    }
+
+    /// What is in force: replicas that are ready or starting, with the smallest limits among them. Limits that cannot be set, and those of
+    /// a function without replicas, are the desired ones.
+    #[must_use]
+    pub fn in_force(&self) -> Allocation {
+        let live = || self.actual.replicas.iter().filter(|replica| replica.state != ReplicaState::Draining);
+        Allocation {
+            replicas: Replicas(u32::try_from(live().count()).unwrap_or(u32::MAX)),
+            cpu_millicores: live().filter_map(|replica| replica.cpu_millicores).min().unwrap_or(self.desired.cpu_millicores),
+            memory_mib: live().filter_map(|replica| replica.memory_mib).min().unwrap_or(self.desired.memory_mib),
+        }
+    }
+}
+
+/// The replicas of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ActualAllocation {
+    /// Replicas that take requests.
+    pub ready: u32,
+    /// Replicas that are starting, or waiting to be restarted.
+    pub starting: u32,
+    /// Replicas that finish their requests before they stop.
+    pub draining: u32,
+    /// Each replica, by id.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// Where a replica is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaState {
+    /// Started, not yet ready.
+    Starting,
+    /// Takes requests.
+    Ready,
+    /// Ended by itself; waits for its next start.
+    BackOff,
+    /// Takes no new request and stops when its requests are done.
+    Draining,
+}
+
+/// One replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Name of the replica, unique on the platform; the label `pod` of its metrics.
+    pub id: String,
+    /// Its process, while there is one.
+    pub pid: Option<u32>,
+    /// The loopback port on which it serves, once one was chosen.
+    pub port: Option<u16>,
+    /// Where it is in its life.
+    pub state: ReplicaState,
+    /// CPU limit in force; none where limits cannot be set.
+    pub cpu_millicores: Option<Millicores>,
+    /// Memory limit in force; none where limits cannot be set.
+    pub memory_mib: Option<Mebibytes>,
+    /// Requests that it is working on.
+    pub in_flight: u32,
+    /// Times it was restarted.
+    pub restarts: u64,
+    /// Milliseconds from its last start to readiness.
+    pub startup_ms: Option<u64>,
+    /// Why its limits are not the desired ones, where they are not; the platform tries again by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize_pending: Option<String>,
+}
+
+/// What happened on the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A function was added.
+    FunctionAdded,
+    /// The file of a function was replaced.
+    FunctionReplaced,
+    /// A function was deleted.
+    FunctionDeleted,
+    /// The desired allocation was changed.
+    AllocationSet,
+    /// A request started a function that had no replica.
+    StartedFromZero,
+    /// A replica was started.
+    ReplicaStarted,
+    /// A replica became ready.
+    ReplicaReady,
+    /// A replica ended by itself.
+    ReplicaCrashed,
+    /// A replica was killed for memory.
+    ReplicaOomKilled,
+    /// A replica could not be started at all.
+    ReplicaStartFailed,
+    /// A replica takes no more requests.
+    ReplicaDraining,
+    /// A replica was stopped.
+    ReplicaStopped,
+    /// Limits of a running replica were changed.
+    ReplicaResized,
+    /// Limits of a running replica could not be changed.
+    ResizeRefused,
+    /// A write with a lease that is too old was refused.
+    StaleLease,
+}
+
+/// One thing that happened, with its place in the order of all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformEvent {
+    /// Number of the event; grows by one, and never falls when the platform is restarted.
+    pub seq: u64,
+    /// When it happened.
+    pub time: Timestamp,
+    /// Namespace of the function.
+    pub namespace: Name,
+    /// The function.
+    pub function: Name,
+    /// The replica, where it concerns one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
+    /// What happened.
+    pub kind: EventKind,
+    /// The same in words, with the values.
+    pub message: String,
+}
+
+/// Reply of `GET /v1/events`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventPage {
+    /// Events after the one that was named, oldest first.
+    pub events: Vec<PlatformEvent>,
+    /// Number of the oldest event that the platform still keeps. If it is more than one above what was named, events in between are lost.
+    pub oldest: u64,
+    /// Number of the newest event; name it in the next request.
+    pub newest: u64,
+}
+
+/// One line that a replica wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When the platform read it.
+    pub time: Timestamp,
+    /// Replica that wrote it.
+    pub replica: String,
+    /// The line, cut at 4,096 bytes.
+    pub line: String,
+}
+
+/// Body of a refused or failed API request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What is wrong, with the value and what it may be.
+    pub error: String,
+    /// The field, where one is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+/// Where a platform listens, as it writes it into `addresses.json` of its state folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformAddresses {
+    /// Address of the API, host and port.
+    pub api: String,
+    /// Address of the gateway, host and port.
+    pub gateway: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOML: &str = r#"
+        name = "fibonacci"
+        command = ["python3", "server.py", "--port={port}"]
+        port_variable = "GRPC_PORT"
+        environment = { Mixed_Case = "1", "with.dot" = "x" }
+        timeout = "5s"
+        allocation = { replicas = 2 }
+    "#;
+
+    #[track_caller]
+    fn refused(change: &str) -> String {
+        let text = format!("name = \"f\"\ncommand = [\"x\"]\n{change}");
+        FunctionSpec::parse(&text, Format::Toml).expect_err(change).to_string()
+    }
+
+    #[test]
+    fn a_function_file_needs_only_a_name_and_a_command() {
+        let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]", Format::Toml).expect("valid");
+        assert_eq!(spec.id().to_string(), "default/f");
+        assert_eq!(Allocation::from(spec.allocation), Allocation::new(1, 500, 256));
+        assert_eq!((spec.concurrency, spec.queue, spec.timeout), (100, 10_000, Span::seconds(30)));
+    }
+
+    #[test]
+    fn toml_yaml_and_json_read_the_same() {
+        let toml = FunctionSpec::parse(TOML, Format::Toml).expect("toml");
+        assert_eq!(toml.environment.get("Mixed_Case").map(String::as_str), Some("1"));
+        assert_eq!(toml.environment.get("with.dot").map(String::as_str), Some("x"));
+        let json = serde_json::to_string(&toml).expect("serialises");
+        assert_eq!(FunctionSpec::parse(&json, Format::Json).expect("json"), toml);
+        assert_eq!(FunctionSpec::parse(&json, Format::Yaml).expect("json is yaml"), toml);
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_with_its_value_and_range() {
+        assert!(refused("timeout = \"0s\"").contains("timeout = 0s, must be 1ms to 1day"), "{}", refused("timeout = \"0s\""));
+        assert!(refused("concurrency = 100001").contains("concurrency = 100001, must be 0 to 100000"));
+        assert!(refused("health = \"/\"").contains("health"));
+        assert!(refused("listen = 0").contains("listen = 0"));
+        assert!(refused("protocol = \"smtp\"").contains("protocol"));
+        assert!(refused("colour = \"red\"").contains("colour"));
+        assert!(refused("allocation = { replicas = -1 }").contains("allocation.replicas"));
+        assert!(refused("allocation = { cpus = 1 }").contains("cpus"));
+        assert!(refused("port_variable = \"A=B\"").contains("port_variable"));
+    }
+
+    #[test]
+    fn in_force_counts_replicas_that_do_not_drain() {
+        let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]", Format::Toml).expect("valid");
+        let replica = |state, cpu| ReplicaStatus {
+            id: "f-1".to_owned(),
+            pid: None,
+            port: None,
+            state,
+            cpu_millicores: Some(Millicores(cpu)),
+            memory_mib: None,
+            in_flight: 0,
+            restarts: 0,
+            startup_ms: None,
+            resize_pending: None,
+        };
+        let replicas = vec![replica(ReplicaState::Ready, 300), replica(ReplicaState::BackOff, 200), replica(ReplicaState::Draining, 100)];
+        let status = FunctionStatus {
+            spec,
+            desired: Allocation::new(3, 400, 64),
+            actual: ActualAllocation { replicas, ..ActualAllocation::default() },
+            vertical: true,
+            queued: 0,
+            oom_kills: 0,
+            crashes: 0,
+            gateway: String::new(),
+        };
+        assert_eq!(status.in_force(), Allocation::new(2, 200, 64));
+    }
+}

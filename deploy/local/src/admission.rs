@@ -1,0 +1,343 @@
+//! Which request goes to which replica, and which waits. Owns the bounded queue of a function and the load of its replicas; knows nothing
+//! of HTTP. Pure but for handing a place to whoever waits for it: no clock, no I/O.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// The queue and the replicas of one function. `T` is what a request is given of a replica.
+#[derive(Debug)]
+pub struct Admission<T>(Mutex<Inner<T>>);
+
+#[derive(Debug)]
+struct Inner<T> {
+    places: Vec<Place<T>>,
+    waiting: VecDeque<Waiter<T>>,
+    concurrency: u32,
+    bound: usize,
+    next_place: u64,
+    next_waiter: u64,
+    /// Where the search for the least loaded place begins, so that equals take turns.
+    turn: usize,
+    shut: bool,
+}
+
+#[derive(Debug)]
+struct Place<T> {
+    id: PlaceId,
+    target: T,
+    load: Arc<AtomicU32>,
+}
+
+#[derive(Debug)]
+struct Waiter<T> {
+    number: u64,
+    sender: oneshot::Sender<Permit<T>>,
+}
+
+/// Names one opening of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlaceId(u64);
+
+/// What becomes of a request that arrives.
+#[derive(Debug)]
+pub enum Admitted<T: Clone> {
+    /// It goes to this replica.
+    Now(Permit<T>),
+    /// It waits.
+    Queued(Waiting<T>),
+    /// The queue is full.
+    Full,
+    /// The function is being removed.
+    Shut,
+}
+
+/// A request's place at a replica, given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit<T> {
+    target: T,
+    place: PlaceId,
+    load: Arc<AtomicU32>,
+    release: Option<Arc<dyn Release>>,
+}
+
+/// A request's place in the queue, given up when it is dropped.
+#[derive(Debug)]
+pub struct Waiting<T: Clone> {
+    admission: Arc<Admission<T>>,
+    number: u64,
+    receiver: oneshot::Receiver<Permit<T>>,
+}
+
+/// Hides the bounds of `T` from [`Permit`], so that its `Drop` needs none.
+trait Release: std::fmt::Debug + Send + Sync {
+    fn dispatch(self: Arc<Self>);
+}
+
+impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Release for Admission<T> {
+    fn dispatch(self: Arc<Self>) {
+        self.hand_out();
+    }
+}
+
+impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
+    /// No replica yet; `concurrency` requests a replica (0: without limit), at most `bound` waiting.
+    #[must_use]
+    pub fn new(concurrency: u32, bound: u32) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Inner {
+            places: Vec::new(),
+            waiting: VecDeque::new(),
+            concurrency,
+            bound: bound as usize,
+            next_place: 0,
+            next_waiter: 0,
+            turn: 0,
+            shut: false,
+        })))
+    }
+
+    /// Takes in a request: to the least loaded replica with room, unless others wait already, else into the queue.
+    #[must_use]
+    pub fn admit(self: &Arc<Self>) -> Admitted<T> {
+        let mut inner = self.lock();
+        if inner.shut {
+            return Admitted::Shut;
+        }
+        if inner.waiting.is_empty()
+            && let Some(permit) = inner.place(self)
+        {
+            return Admitted::Now(permit);
+        }
+        if inner.waiting.len() >= inner.bound {
+            return Admitted::Full;
+        }
+        let (sender, receiver) = oneshot::channel();
+        let number = inner.next_waiter;
+        inner.next_waiter += 1;
+        inner.waiting.push_back(Waiter { number, sender });
+        Admitted::Queued(Waiting { admission: Arc::clone(self), number, receiver })
+    }
+
+    /// A replica takes requests from now on; `load` counts those that it has.
+    pub fn open(self: &Arc<Self>, target: T, load: Arc<AtomicU32>) -> PlaceId {
+        let mut inner = self.lock();
+        let id = PlaceId(inner.next_place);
+        inner.next_place += 1;
+        inner.places.push(Place { id, target, load });
+        drop(inner);
+        self.hand_out();
+        id
+    }
+
+    /// The replica takes no further request; those that it has keep their place. Closing it twice is harmless.
+    pub fn close(&self, id: PlaceId) {
+        self.lock().places.retain(|place| place.id != id);
+    }
+
+    /// Changes the limits. Who waits already keeps waiting.
+    pub fn configure(self: &Arc<Self>, concurrency: u32, bound: u32) {
+        let mut inner = self.lock();
+        inner.concurrency = concurrency;
+        inner.bound = bound as usize;
+        drop(inner);
+        self.hand_out();
+    }
+
+    /// Refuses every request from now on, those that wait included.
+    pub fn shut(&self) {
+        let mut inner = self.lock();
+        inner.shut = true;
+        let waiting = std::mem::take(&mut inner.waiting);
+        drop(inner);
+        drop(waiting);
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// Gives free places to those who wait longest.
+    fn hand_out(self: &Arc<Self>) {
+        loop {
+            let mut inner = self.lock();
+            if inner.waiting.is_empty() {
+                return;
+            }
+            let Some(permit) = inner.place(self) else { return };
+            let Some(waiter) = inner.waiting.pop_front() else { return };
+            drop(inner);
+            if let Err(mut permit) = waiter.sender.send(permit) {
+                // Nobody waits any more. The place is free for the next round of this loop, so its release must not start another.
+                permit.release = None;
+            }
+        }
+    }
+}
+
+impl<T> Admission<T> {
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Inner<T> {
+    /// The least loaded replica that has room.
+    fn place(&mut self, admission: &Arc<Admission<T>>) -> Option<Permit<T>> {
+        let loads = self.places.iter().map(|place| place.load.load(Ordering::Relaxed));
+        let index = least_loaded(loads, self.concurrency, self.turn)?;
+        self.turn = index + 1;
+        let place = &self.places[index];
+        place.load.fetch_add(1, Ordering::Relaxed);
+        let release: Arc<dyn Release> = Arc::<Admission<T>>::clone(admission);
+        Some(Permit { target: place.target.clone(), place: place.id, load: Arc::clone(&place.load), release: Some(release) })
+    }
+}
+
+/// Index of the smallest load below `concurrency` (0: without limit); among equals the first from `turn` on, around.
+fn least_loaded(loads: impl ExactSizeIterator<Item = u32>, concurrency: u32, turn: usize) -> Option<usize> {
+    let count = loads.len();
+    loads
+        .enumerate()
+        .filter(|(_, load)| concurrency == 0 || *load < concurrency)
+        .min_by_key(|(index, load)| (*load, (index + count - turn % count) % count))
+        .map(|(index, _)| index)
+}
+
+impl<T> Permit<T> {
+    /// The opening of the replica that this place belongs to.
+    #[must_use]
+    pub fn place(&self) -> PlaceId {
+        self.place
+    }
+}
+
+impl<T> Deref for Permit<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.target
+    }
+}
+
+impl<T> Drop for Permit<T> {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Release);
+        if let Some(release) = self.release.take() {
+            release.dispatch();
+        }
+    }
+}
+
+impl<T: Clone> Waiting<T> {
+    /// Waits for a place; none when the function is removed meanwhile.
+    pub async fn granted(&mut self) -> Option<Permit<T>> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl<T: Clone> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        let mut inner = self.admission.lock();
+        let found = inner.waiting.binary_search_by_key(&self.number, |waiter| waiter.number);
+        let waiter = found.ok().and_then(|index| inner.waiting.remove(index));
+        drop(inner);
+        drop(waiter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load() -> Arc<AtomicU32> {
+        Arc::default()
+    }
+
+    #[track_caller]
+    fn now(admission: &Arc<Admission<char>>) -> Permit<char> {
+        match admission.admit() {
+            Admitted::Now(permit) => permit,
+            other => panic!("not admitted: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn queued(admission: &Arc<Admission<char>>) -> Waiting<char> {
+        match admission.admit() {
+            Admitted::Queued(waiting) => waiting,
+            other => panic!("not queued: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_least_loaded_replica_is_chosen_and_equals_take_turns() {
+        assert_eq!(least_loaded([3, 1, 2].into_iter(), 0, 0), Some(1));
+        assert_eq!(least_loaded([1, 1, 1].into_iter(), 0, 2), Some(2));
+        assert_eq!(least_loaded([1, 1, 1].into_iter(), 0, 3), Some(0));
+        assert_eq!(least_loaded([2, 2].into_iter(), 2, 0), None);
+        assert_eq!(least_loaded([].into_iter(), 0, 7), None);
+        let admission = Admission::new(0, 0);
+        admission.open('a', load());
+        admission.open('b', load());
+        let taken: Vec<_> = (0..4).map(|_| now(&admission)).collect();
+        assert_eq!(taken.iter().map(|permit| **permit).collect::<String>(), "abab");
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_and_first_come_first_served() {
+        let admission = Admission::new(1, 2);
+        admission.open('a', load());
+        let first = now(&admission);
+        let (mut second, mut third) = (queued(&admission), queued(&admission));
+        assert!(matches!(admission.admit(), Admitted::Full));
+        drop(first);
+        let second = second.granted().await.expect("its turn");
+        assert_eq!(admission.queued(), 1);
+        drop(second);
+        assert!(third.granted().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_gives_up_leaves_the_queue_and_its_place() {
+        let admission = Admission::new(1, 10);
+        let busy = load();
+        admission.open('a', Arc::clone(&busy));
+        let first = now(&admission);
+        let (gone, mut third) = (queued(&admission), queued(&admission));
+        drop(gone);
+        assert_eq!(admission.queued(), 1);
+        drop(first);
+        drop(third.granted().await.expect("its turn"));
+        let (first, granted_and_gone) = (now(&admission), queued(&admission));
+        drop(first);
+        drop(granted_and_gone);
+        assert_eq!(busy.load(Ordering::Relaxed), 0);
+        drop(now(&admission));
+    }
+
+    #[tokio::test]
+    async fn a_closed_replica_gets_nothing_and_an_opened_one_serves_who_waits() {
+        let admission = Admission::new(1, 10);
+        let place = admission.open('a', load());
+        let held = now(&admission);
+        admission.close(place);
+        let mut waiting = queued(&admission);
+        drop(held);
+        assert_eq!(admission.queued(), 1);
+        admission.open('b', load());
+        assert_eq!(*waiting.granted().await.expect("the new replica"), 'b');
+    }
+
+    #[tokio::test]
+    async fn shutting_refuses_who_waits_and_who_comes() {
+        let admission = Admission::new(1, 10);
+        let mut waiting = queued(&admission);
+        admission.shut();
+        assert!(waiting.granted().await.is_none());
+        assert!(matches!(admission.admit(), Admitted::Shut));
+    }
+}

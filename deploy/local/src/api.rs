@@ -1,0 +1,238 @@
+//! The platform's HTTP API. Owns how its requests are read and its refusals written; [`Platform`] does what they ask.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post, put};
+use bytes::Bytes;
+use futures::stream;
+use qscale_common::document::{self, DocumentError};
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::platform::{ApiError, FunctionStatus, PlatformEvent};
+use qscale_common::runtime::health::Health;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::function::Function;
+use crate::metrics;
+use crate::platform::{Platform, Refused};
+
+/// Largest body of a request, bytes.
+const BODY_BYTES: usize = 1 << 20;
+/// Most events in one reply.
+const PAGE: usize = 1_000;
+
+#[derive(Debug, Clone)]
+struct Api {
+    platform: Arc<Platform>,
+    health: Health,
+    stop: CancellationToken,
+}
+
+/// The routes of the API. `loopback` says that it is bound to loopback, where requests that name another host are refused: a web page
+/// could make a browser send them.
+pub fn routes(platform: Arc<Platform>, health: Health, stop: CancellationToken, loopback: bool) -> Router {
+    let router = Router::new()
+        .route("/v1/functions", get(list).merge(post(add)))
+        .route("/v1/functions/{namespace}/{name}", get(one).delete(delete))
+        .route("/v1/functions/{namespace}/{name}/allocation", put(set_allocation))
+        .route("/v1/functions/{namespace}/{name}/logs", get(logs))
+        .route("/v1/events", get(events))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render_metrics))
+        .fallback(async || Failure::new(StatusCode::NOT_FOUND, "no such path; see /v1/functions, /v1/events and /metrics"))
+        .method_not_allowed_fallback(async || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"))
+        .with_state(Api { platform, health, stop });
+    if loopback { router.layer(middleware::from_fn(only_local_hosts)) } else { router }
+}
+
+/// A refusal, as JSON.
+struct Failure {
+    status: StatusCode,
+    body: ApiError,
+}
+
+impl Failure {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, body: ApiError { error: error.into(), field: None } }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        let (status, field) = match &refused {
+            Refused::Range(range) => (StatusCode::UNPROCESSABLE_ENTITY, Some(range.field.clone())),
+            Refused::NotFound(_) => (StatusCode::NOT_FOUND, None),
+            Refused::StaleLease { .. } => (StatusCode::CONFLICT, Some("lease".to_owned())),
+            Refused::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, None),
+        };
+        Self { status, body: ApiError { error: refused.to_string(), field } }
+    }
+}
+
+impl From<DocumentError> for Failure {
+    fn from(error: DocumentError) -> Self {
+        let (status, field) = match &error {
+            DocumentError::Syntax(_) => (StatusCode::BAD_REQUEST, None),
+            DocumentError::Field { field, .. } => (StatusCode::UNPROCESSABLE_ENTITY, Some(field.clone())),
+            DocumentError::UnknownKeys(keys) => (StatusCode::UNPROCESSABLE_ENTITY, keys.first().cloned()),
+        };
+        Self { status, body: ApiError { error: error.to_string(), field } }
+    }
+}
+
+async fn only_local_hosts(request: Request, next: Next) -> Response {
+    let host = request.uri().host().map(str::to_owned).or_else(|| {
+        let host = request.headers().get(header::HOST)?.to_str().ok()?;
+        host.parse::<axum::http::uri::Authority>().ok().map(|authority| authority.host().to_owned())
+    });
+    let local = host.as_deref().is_none_or(|host| host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok());
+    if local {
+        next.run(request).await
+    } else {
+        Failure::new(StatusCode::FORBIDDEN, "the API is asked by address or as localhost only").into_response()
+    }
+}
+
+fn id(namespace: &str, name: &str) -> Result<FunctionId, Failure> {
+    let label = |text: &str| Name::new(text).map_err(|error| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()));
+    Ok(FunctionId::new(label(namespace)?, label(name)?))
+}
+
+fn find(api: &Api, namespace: &str, name: &str) -> Result<Arc<Function>, Failure> {
+    let id = id(namespace, name)?;
+    api.platform.functions.get(&id.to_string()).ok_or_else(|| Refused::NotFound(id).into())
+}
+
+/// Reads a body. Only one that says that it is JSON, which a web page cannot send without being allowed to.
+async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        let error = format!("content-type = `{kind}`, must be application/json");
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
+    }
+    let body = axum::body::to_bytes(request.into_body(), BODY_BYTES).await;
+    let body = body.map_err(|_| Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body must be at most {BODY_BYTES} bytes")))?;
+    let text =
+        std::str::from_utf8(&body).map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8: {error}")))?;
+    Ok(document::parse(text, document::Format::Json)?)
+}
+
+async fn list(State(api): State<Api>) -> Json<Vec<FunctionStatus>> {
+    Json(api.platform.functions.all().iter().map(|function| api.platform.status(function)).collect())
+}
+
+async fn one(State(api): State<Api>, Path((namespace, name)): Path<(String, String)>) -> Result<Json<FunctionStatus>, Failure> {
+    Ok(Json(api.platform.status(&*find(&api, &namespace, &name)?)))
+}
+
+async fn add(State(api): State<Api>, request: Request) -> Result<Json<FunctionStatus>, Failure> {
+    let spec = read(request).await?;
+    Ok(Json(unbroken(async move { api.platform.add(spec).await }).await?))
+}
+
+async fn delete(State(api): State<Api>, Path((namespace, name)): Path<(String, String)>) -> Result<StatusCode, Failure> {
+    let id = id(&namespace, &name)?;
+    unbroken(async move { api.platform.delete(&id).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn set_allocation(
+    State(api): State<Api>,
+    Path((namespace, name)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let id = id(&namespace, &name)?;
+    let allocation = read(request).await?;
+    let reply = unbroken(async move { api.platform.set_allocation(&id, &allocation).await }).await?;
+    Ok(Json(reply).into_response())
+}
+
+/// Carries a change to its end even when the client leaves meanwhile.
+async fn unbroken<T: Send + 'static>(change: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Result<T, Failure> {
+    match tokio::spawn(change).await {
+        Ok(changed) => Ok(changed?),
+        Err(error) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct LogsQuery {
+    lines: Option<usize>,
+}
+
+async fn logs(
+    State(api): State<Api>,
+    Path((namespace, name)): Path<(String, String)>,
+    query: Result<Query<LogsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(query) = query.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    Ok(Json(find(&api, &namespace, &name)?.logs.tail(query.lines.unwrap_or(usize::MAX))).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct EventsQuery {
+    after: Option<u64>,
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn events(
+    State(api): State<Api>,
+    query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(query) = query.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let after = query.after.unwrap_or(0);
+    if !query.follow {
+        return Ok(Json(api.platform.host.events.after(after, PAGE)).into_response());
+    }
+    let newest = api.platform.host.events.subscribe();
+    let lines = stream::unfold((api, newest, after), |(api, mut newest, after)| async move {
+        loop {
+            let page = api.platform.host.events.after(after, PAGE);
+            if let Some(last) = page.events.last().map(|event| event.seq) {
+                return Some((Ok::<_, Infallible>(json_lines(&page.events)), (api, newest, last)));
+            }
+            tokio::select! {
+                () = api.stop.cancelled() => return None,
+                changed = newest.changed() => changed.ok()?,
+            }
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+fn json_lines(events: &[PlatformEvent]) -> Bytes {
+    let mut lines = Vec::new();
+    for event in events {
+        serde_json::to_writer(&mut lines, event).expect("an event has text keys and writing to memory does not fail");
+        lines.push(b'\n');
+    }
+    lines.into()
+}
+
+async fn readyz(State(api): State<Api>) -> Response {
+    let status = if api.health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(api.health.conditions())).into_response()
+}
+
+async fn render_metrics(State(api): State<Api>) -> Response {
+    match tokio::task::spawn_blocking(move || metrics::render(&api.platform)).await {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

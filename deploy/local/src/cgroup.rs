@@ -1,0 +1,305 @@
+//! Control groups: CPU and memory limits of replicas, v1 and v2. Owns where they are and which files say what; starts no process.
+//!
+//! Built on `libcgroups` for finding out which version is mounted where and for reading and writing the files. Its managers are not used:
+//! - the v1 manager joins a process to all twelve hierarchies, `cpuset` and `devices` among them, and places it below the root of each,
+//!   which escapes a limit that the platform itself is under;
+//! - the v2 manager enables controllers from the root of the mount downwards, which a delegated subtree may not, and lowering `memory.max`
+//!   below what is used makes the kernel kill instead of refusing;
+//! - neither counts kills for memory, and their statistics fail where swap is not accounted.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use libcgroups::common::{CgroupSetup, get_cgroup_setup};
+use qscale_common::units::{Mebibytes, Millicores};
+use thiserror::Error;
+
+mod files;
+mod v1;
+mod v2;
+
+/// Period of the CPU quota, the kernel's default and Kubernetes' choice.
+pub const CPU_PERIOD: Duration = Duration::from_millis(100);
+
+/// The place where the cgroups of the replicas are made.
+#[derive(Debug)]
+pub struct Cgroups {
+    base: Folders,
+}
+
+/// The cgroup of one replica.
+#[derive(Debug)]
+pub struct Cgroup {
+    folders: Folders,
+}
+
+/// A cgroup's folder in the hierarchy of each controller; the same three times on v2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Folders {
+    version: Version,
+    cpu: PathBuf,
+    cpuacct: PathBuf,
+    memory: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// What a replica has used so far and holds now.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// CPU time, seconds.
+    pub cpu_seconds: f64,
+    /// Periods in which it could run.
+    pub periods: u64,
+    /// Periods in which it reached its quota.
+    pub throttled_periods: u64,
+    /// Time for which it was held back, seconds.
+    pub throttled_seconds: f64,
+    /// Memory that cannot be reclaimed easily: usage without inactive file pages, bytes.
+    pub working_set: u64,
+    /// Processes in it that were killed for memory.
+    pub oom_kills: u64,
+}
+
+/// Why a limit was not set.
+#[derive(Debug, Error)]
+pub enum LimitError {
+    /// The replica uses more than the new limit.
+    #[error("memory_mib = {wanted}, must be above what is in use, {in_use}")]
+    InUse {
+        /// The limit that was asked for.
+        wanted: Mebibytes,
+        /// What cannot be reclaimed.
+        in_use: Mebibytes,
+    },
+    /// A file of the cgroup could not be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Cgroups {
+    /// Finds a place below the platform's own cgroup where groups with CPU and memory limits can be made, and makes `root/instance` there.
+    ///
+    /// # Errors
+    /// Says in words why there is none.
+    pub fn detect(root: &str, instance: &str) -> Result<Self, String> {
+        let name = Path::new(root).join(instance);
+        let base = match get_cgroup_setup().map_err(|error| format!("no cgroups are mounted: {error}"))? {
+            CgroupSetup::Legacy | CgroupSetup::Hybrid => v1::make_base(&name)?,
+            CgroupSetup::Unified => v2::make_base(&name)?,
+        };
+        Ok(Self { base })
+    }
+
+    /// The folders of this place, to be remembered for whoever cleans up after a platform that was killed.
+    #[must_use]
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.base.distinct().into_iter().cloned().collect()
+    }
+
+    /// Makes the cgroup `name`.
+    ///
+    /// # Errors
+    /// When its folders cannot be made.
+    pub fn create(&self, name: &str) -> io::Result<Cgroup> {
+        let folders = self.base.join(name);
+        for folder in folders.distinct() {
+            files::make_folder(folder)?;
+        }
+        if folders.version == Version::V2 {
+            v2::prepare(&folders.memory);
+        } else {
+            v1::prepare(&folders.memory);
+        }
+        Ok(Cgroup { folders })
+    }
+
+    /// Removes the place. Cgroups in it, with their processes, go too.
+    pub fn remove(&self) {
+        for folder in self.base.distinct() {
+            remove_tree(folder);
+            // The folder that platforms share goes with the last of them.
+            if let Some(shared) = folder.parent() {
+                drop(fs::remove_dir(shared));
+            }
+        }
+        if self.base.version == Version::V2 {
+            v2::leave(&self.base.memory);
+        }
+    }
+}
+
+impl Cgroup {
+    /// The files to which a process writes `0` to enter.
+    ///
+    /// # Errors
+    /// When they cannot be opened for writing.
+    pub fn entrances(&self) -> io::Result<Vec<File>> {
+        self.folders.distinct().into_iter().map(|folder| OpenOptions::new().write(true).open(folder.join("cgroup.procs"))).collect()
+    }
+
+    /// Limits CPU to `limit` of a core a second, enforced every 100 ms. Takes effect at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn set_cpu(&self, limit: Millicores) -> Result<(), LimitError> {
+        // One thousandth of a core is 100 µs of each period of 100 ms.
+        let quota = u64::from(limit.0) * 100;
+        let period = CPU_PERIOD.as_micros();
+        match self.folders.version {
+            Version::V1 => {
+                files::write(&self.folders.cpu, "cpu.cfs_period_us", period)?;
+                files::write(&self.folders.cpu, "cpu.cfs_quota_us", quota)?;
+            }
+            Version::V2 => files::write(&self.folders.cpu, "cpu.max", format_args!("{quota} {period}"))?,
+        }
+        Ok(())
+    }
+
+    /// Limits memory to `limit`, swap included.
+    ///
+    /// # Errors
+    /// [`LimitError::InUse`] when more is in use; the limit stays what it was.
+    pub fn set_memory(&self, limit: Mebibytes) -> Result<(), LimitError> {
+        match self.folders.version {
+            Version::V1 => v1::set_memory(&self.folders.memory, limit),
+            Version::V2 => v2::set_memory(&self.folders.memory, limit),
+        }
+    }
+
+    /// Reads what was used.
+    ///
+    /// # Errors
+    /// When a file cannot be read, as after the cgroup was removed.
+    pub fn usage(&self) -> io::Result<Usage> {
+        match self.folders.version {
+            Version::V1 => v1::usage(&self.folders),
+            Version::V2 => v2::usage(&self.folders.memory),
+        }
+    }
+
+    /// Times that a process in it was killed for memory; zero where that cannot be read.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        match self.folders.version {
+            Version::V1 => v1::oom_kills(&self.folders.memory),
+            Version::V2 => v2::oom_kills(&self.folders.memory),
+        }
+    }
+
+    /// Kills every process in it.
+    pub fn kill(&self) {
+        files::kill_all(&self.folders.memory);
+    }
+
+    /// Kills every process in it and removes it. Blocks until the kernel has let them go, at most two seconds.
+    ///
+    /// # Errors
+    /// Names the folders that could not be removed.
+    pub fn remove(&self) -> Result<(), String> {
+        let left: Vec<_> =
+            self.folders.distinct().into_iter().filter(|folder| !remove_tree(folder)).map(|f| f.display().to_string()).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    }
+}
+
+impl Folders {
+    fn join(&self, name: impl AsRef<Path>) -> Self {
+        let name = name.as_ref();
+        Self { version: self.version, cpu: self.cpu.join(name), cpuacct: self.cpuacct.join(name), memory: self.memory.join(name) }
+    }
+
+    /// Each folder once.
+    fn distinct(&self) -> Vec<&PathBuf> {
+        let mut folders = vec![&self.memory, &self.cpu, &self.cpuacct];
+        folders.dedup();
+        folders
+    }
+}
+
+/// Kills every process below `folder` and removes it with all below. True when nothing is left.
+pub fn remove_tree(folder: &Path) -> bool {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    // A killed process leaves its cgroup when the kernel has torn it down, which takes it milliseconds, with much memory longer.
+    for _ in 0..400 {
+        files::kill_all(folder);
+        match fs::remove_dir(folder) {
+            Ok(()) => return true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn folders(version: Version, folder: &Path) -> Cgroup {
+        let folder = folder.to_path_buf();
+        Cgroup { folders: Folders { version, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder } }
+    }
+
+    fn sample(name: &str, contents: &[(&str, &str)]) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("qscale-cgroup-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).expect("temporary folder");
+        for (file, text) in contents {
+            fs::write(folder.join(file), text).expect("sample");
+        }
+        folder
+    }
+
+    #[test]
+    fn version_1_usage_is_read_from_its_files() {
+        let folder = sample(
+            "v1",
+            &[
+                ("cpuacct.usage", "1500000000\n"),
+                ("cpu.stat", "nr_periods 10\nnr_throttled 3\nthrottled_time 250000000\n"),
+                ("memory.usage_in_bytes", "5000\n"),
+                ("memory.stat", "inactive_file 1\ntotal_inactive_file 1000\n"),
+                ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+            ],
+        );
+        let usage = folders(Version::V1, &folder).usage().expect("readable");
+        let expected =
+            Usage { cpu_seconds: 1.5, periods: 10, throttled_periods: 3, throttled_seconds: 0.25, working_set: 4000, oom_kills: 2 };
+        assert_eq!(usage, expected);
+        fs::remove_dir_all(folder).expect("removed");
+    }
+
+    #[test]
+    fn version_2_usage_and_limits_are_those_of_its_files() {
+        let folder = sample(
+            "v2",
+            &[
+                ("cpu.stat", "usage_usec 1500000\nnr_periods 10\nnr_throttled 3\nthrottled_usec 250000\n"),
+                ("cpu.max", "max 100000\n"),
+                ("memory.current", "10485760\n"),
+                ("memory.max", "max\n"),
+                ("memory.stat", "anon 5\ninactive_file 1048576\n"),
+                ("memory.events", "oom 4\noom_kill 2\n"),
+            ],
+        );
+        let cgroup = folders(Version::V2, &folder);
+        let usage = cgroup.usage().expect("readable");
+        assert_eq!((usage.cpu_seconds, usage.throttled_seconds, usage.working_set, usage.oom_kills), (1.5, 0.25, 9 << 20, 2));
+        cgroup.set_cpu(Millicores(250)).expect("written");
+        assert_eq!(fs::read_to_string(folder.join("cpu.max")).expect("readable").trim_end_matches('0'), "25000 1");
+        assert!(matches!(cgroup.set_memory(Mebibytes(9)), Err(LimitError::InUse { in_use: Mebibytes(9), .. })));
+        cgroup.set_memory(Mebibytes(10)).expect("above what is in use");
+        fs::remove_dir_all(folder).expect("removed");
+    }
+}

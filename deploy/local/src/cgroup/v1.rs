@@ -1,0 +1,101 @@
+//! Version 1: a hierarchy for each controller.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use libcgroups::v1::ControllerType;
+use libcgroups::v1::util::get_subsystem_mount_point;
+use qscale_common::units::Mebibytes;
+
+use super::{Folders, LimitError, Usage, Version, files, remove_tree};
+
+/// Makes the folder `name` below the platform's own cgroup in each hierarchy, and sees that limits can be written there.
+pub fn make_base(name: &Path) -> Result<Folders, String> {
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("cannot read /proc/self/cgroup: {error}"))?;
+    let place = |controller| own_folder(&own, controller).map(|folder| folder.join(name));
+    let folders = Folders {
+        version: Version::V1,
+        cpu: place(ControllerType::Cpu)?,
+        cpuacct: place(ControllerType::CpuAcct)?,
+        memory: place(ControllerType::Memory)?,
+    };
+    let made = folders.distinct().into_iter().try_for_each(|folder| files::make_folder(folder)).and_then(|()| try_limits(&folders));
+    made.map_err(|error| {
+        for folder in folders.distinct() {
+            remove_tree(folder);
+        }
+        error.to_string()
+    })?;
+    Ok(folders)
+}
+
+/// The platform's own cgroup, so that what it starts stays under the limits that it is under itself.
+fn own_folder(own: &str, controller: ControllerType) -> Result<PathBuf, String> {
+    let mount = get_subsystem_mount_point(&controller).map_err(|error| format!("the {controller} controller is not mounted: {error}"))?;
+    let name = controller.to_string();
+    let path = own.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|controller| controller == name).then_some(path)
+    });
+    let folder = mount.join(path.unwrap_or("/").trim_start_matches('/'));
+    // In a container the mount may show the own cgroup as its root although the path is that of the host.
+    Ok(if folder.is_dir() { folder } else { mount })
+}
+
+fn try_limits(folders: &Folders) -> io::Result<()> {
+    let unlimited = files::read(&folders.cpu, "cpu.cfs_quota_us")?;
+    files::write(&folders.cpu, "cpu.cfs_quota_us", unlimited.trim())?;
+    let limit = files::read(&folders.memory, "memory.limit_in_bytes")?;
+    files::write(&folders.memory, "memory.limit_in_bytes", limit.trim())?;
+    files::read(&folders.cpuacct, "cpuacct.usage").map(drop)
+}
+
+/// Where swap exists it is not used for functions: a replica that swaps would look small and be slow.
+pub fn prepare(memory: &Path) {
+    drop(files::write(memory, "memory.swappiness", 0));
+}
+
+/// Memory and memory with swap get the same limit. The first may never exceed the second, so the order depends on the direction.
+pub fn set_memory(memory: &Path, limit: Mebibytes) -> Result<(), LimitError> {
+    const PLAIN: &str = "memory.limit_in_bytes";
+    const WITH_SWAP: &str = "memory.memsw.limit_in_bytes";
+    let swap_is_accounted = memory.join(WITH_SWAP).exists();
+    let before = files::number(memory, PLAIN)?;
+    let set = |file: &str| match files::write(memory, file, limit.bytes()) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            let in_use = Mebibytes::from_bytes(files::number(memory, "memory.usage_in_bytes")?);
+            Err(LimitError::InUse { wanted: limit, in_use })
+        }
+        other => other.map_err(LimitError::Io),
+    };
+    if limit.bytes() > before {
+        if swap_is_accounted {
+            set(WITH_SWAP)?;
+        }
+        return set(PLAIN);
+    }
+    set(PLAIN)?;
+    if swap_is_accounted && let Err(error) = set(WITH_SWAP) {
+        files::write(memory, PLAIN, before)?;
+        return Err(error);
+    }
+    Ok(())
+}
+
+pub fn usage(folders: &Folders) -> io::Result<Usage> {
+    let throttling = files::read(&folders.cpu, "cpu.stat")?;
+    let memory = files::read(&folders.memory, "memory.stat")?;
+    Ok(Usage {
+        cpu_seconds: files::number(&folders.cpuacct, "cpuacct.usage")? as f64 / 1e9,
+        periods: files::value(&throttling, "nr_periods"),
+        throttled_periods: files::value(&throttling, "nr_throttled"),
+        throttled_seconds: files::value(&throttling, "throttled_time") as f64 / 1e9,
+        working_set: files::number(&folders.memory, "memory.usage_in_bytes")?.saturating_sub(files::value(&memory, "total_inactive_file")),
+        oom_kills: oom_kills(&folders.memory),
+    })
+}
+
+pub fn oom_kills(memory: &Path) -> u64 {
+    files::read(memory, "memory.oom_control").map_or(0, |text| files::value(&text, "oom_kill"))
+}

@@ -1,0 +1,122 @@
+//! Version 2: one hierarchy. A group whose controllers are passed on to those below may hold no process itself.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use libcgroups::v2::util::get_unified_mount_point;
+use qscale_common::units::Mebibytes;
+
+use super::{Folders, LimitError, Usage, Version, files, remove_tree};
+
+/// Name of the group into which processes move that stand in the way of passing controllers on.
+const LEAF: &str = "qscale-host";
+
+/// Makes the folder `name` in the nearest group, from the platform's own upwards, that passes on the CPU and the memory controller.
+pub fn make_base(name: &Path) -> Result<Folders, String> {
+    let mount = get_unified_mount_point().map_err(|error| format!("the cgroup hierarchy is not mounted: {error}"))?;
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("cannot read /proc/self/cgroup: {error}"))?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let own = own.strip_suffix(&format!("/{LEAF}")).unwrap_or(if own == LEAF { "" } else { own });
+    let mut reason = String::from("no cgroup is above the platform's own");
+    for parent in mount.join(own).ancestors().take_while(|folder| folder.starts_with(&mount)) {
+        match make_below(parent, name, parent == mount) {
+            Ok(folder) => return Ok(Folders { version: Version::V2, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder }),
+            Err(error) => reason = format!("{}: {error}", parent.display()),
+        }
+    }
+    Err(reason)
+}
+
+fn make_below(parent: &Path, name: &Path, is_mount: bool) -> io::Result<PathBuf> {
+    if let Err(error) = pass_on(parent) {
+        // Only the root of a container's own view is rearranged: its processes move into a leaf, as container engines in containers do.
+        let is_container_root = is_mount && parent.join("cgroup.type").exists();
+        if error.raw_os_error() != Some(libc::EBUSY) || !is_container_root {
+            return Err(error);
+        }
+        move_processes(parent, &parent.join(LEAF))?;
+        pass_on(parent)?;
+    }
+    let mut folder = parent.to_path_buf();
+    let made = name.components().try_for_each(|component| {
+        folder.push(component);
+        files::make_folder(&folder)?;
+        pass_on(&folder)
+    });
+    if let Err(error) = made {
+        remove_tree(&parent.join(name));
+        return Err(error);
+    }
+    Ok(folder)
+}
+
+/// Gives the groups below `folder` the CPU and the memory controller.
+fn pass_on(folder: &Path) -> io::Result<()> {
+    let enabled = files::read(folder, "cgroup.subtree_control")?;
+    let missing = ["cpu", "memory"].into_iter().filter(|name| !enabled.split_whitespace().any(|on| on == *name));
+    missing.into_iter().try_for_each(|name| files::write(folder, "cgroup.subtree_control", format_args!("+{name}")))
+}
+
+fn move_processes(from: &Path, to: &Path) -> io::Result<()> {
+    files::make_folder(to)?;
+    for pid in files::read(from, "cgroup.procs")?.lines() {
+        match files::write(to, "cgroup.procs", pid) {
+            // It ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Undoes what [`make_base`] did to the group above, where it moved processes into a leaf and no other platform is there.
+pub fn leave(base: &Path) {
+    let Some(parent) = base.parent().and_then(Path::parent) else { return };
+    let leaf = parent.join(LEAF);
+    if !leaf.is_dir() || base.parent().is_some_and(Path::exists) {
+        return;
+    }
+    for controller in ["-cpu", "-memory"] {
+        drop(files::write(parent, "cgroup.subtree_control", controller));
+    }
+    if move_processes(&leaf, parent).is_ok() {
+        drop(fs::remove_dir(&leaf));
+    }
+}
+
+/// No swap, and a kill for memory takes the whole replica, not one process of it.
+pub fn prepare(memory: &Path) {
+    drop(files::write(memory, "memory.swap.max", 0));
+    drop(files::write(memory, "memory.oom.group", 1));
+}
+
+/// The kernel would kill to get below a new limit, so what is in use is looked at first.
+pub fn set_memory(memory: &Path, limit: Mebibytes) -> Result<(), LimitError> {
+    let in_use = working_set(memory)?;
+    if limit.bytes() <= in_use {
+        return Err(LimitError::InUse { wanted: limit, in_use: Mebibytes::from_bytes(in_use) });
+    }
+    Ok(files::write(memory, "memory.max", limit.bytes())?)
+}
+
+fn working_set(memory: &Path) -> io::Result<u64> {
+    let inactive = files::value(&files::read(memory, "memory.stat")?, "inactive_file");
+    Ok(files::number(memory, "memory.current")?.saturating_sub(inactive))
+}
+
+pub fn usage(folder: &Path) -> io::Result<Usage> {
+    let cpu = files::read(folder, "cpu.stat")?;
+    Ok(Usage {
+        cpu_seconds: files::value(&cpu, "usage_usec") as f64 / 1e6,
+        periods: files::value(&cpu, "nr_periods"),
+        throttled_periods: files::value(&cpu, "nr_throttled"),
+        throttled_seconds: files::value(&cpu, "throttled_usec") as f64 / 1e6,
+        working_set: working_set(folder)?,
+        oom_kills: oom_kills(folder),
+    })
+}
+
+pub fn oom_kills(folder: &Path) -> u64 {
+    files::read(folder, "memory.events").map_or(0, |text| files::value(&text, "oom_kill"))
+}

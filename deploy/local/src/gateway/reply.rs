@@ -1,0 +1,131 @@
+//! Replies of the gateway itself. Owns how a refusal looks in HTTP and in gRPC.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body_util::{Either, Full};
+
+use super::body::ReplyBody;
+
+/// gRPC: the client left.
+pub const CANCELLED: u8 = 1;
+/// gRPC: no status is known.
+pub const UNKNOWN: u8 = 2;
+/// gRPC: the time is over.
+pub const DEADLINE_EXCEEDED: u8 = 4;
+/// gRPC: too much waits already.
+pub const RESOURCE_EXHAUSTED: u8 = 8;
+/// gRPC: there is no such function; what gRPC makes of HTTP's 404.
+pub const UNIMPLEMENTED: u8 = 12;
+/// gRPC: the replica failed.
+pub const UNAVAILABLE: u8 = 14;
+
+/// Why the gateway replies instead of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// No such function.
+    NotFound,
+    /// The queue is full.
+    QueueFull,
+    /// The time was over before a replica replied.
+    Timeout,
+    /// The replica failed and may have processed the request.
+    ReplicaFailed,
+    /// The function is being removed, or the platform stops.
+    Stopping,
+}
+
+impl Refusal {
+    /// Its HTTP status and gRPC status.
+    #[must_use]
+    pub fn status(self) -> (StatusCode, u8) {
+        let grpc = match self {
+            Self::NotFound => UNIMPLEMENTED,
+            Self::QueueFull => RESOURCE_EXHAUSTED,
+            Self::Timeout => DEADLINE_EXCEEDED,
+            Self::ReplicaFailed | Self::Stopping => UNAVAILABLE,
+        };
+        let http = match self {
+            Self::ReplicaFailed => StatusCode::BAD_GATEWAY,
+            _ => http_status(grpc),
+        };
+        (http, grpc)
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::QueueFull => "queue-full",
+            Self::Timeout => "timeout",
+            Self::ReplicaFailed => "replica-failed",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// The HTTP status that says what a gRPC status says.
+#[must_use]
+pub fn http_status(grpc: u8) -> StatusCode {
+    match grpc {
+        UNIMPLEMENTED => StatusCode::NOT_FOUND,
+        DEADLINE_EXCEEDED => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// A refusal in words; for gRPC a reply of trailers only.
+#[must_use]
+pub fn refuse(refusal: Refusal, grpc: bool, message: &str) -> Response<ReplyBody> {
+    let (status, code) = refusal.status();
+    let mut response = if grpc {
+        let mut response = Response::new(Either::Right(Full::default()));
+        *response.headers_mut() = trailers(code, message);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response
+    } else {
+        let mut response = Response::new(Either::Right(Full::new(Bytes::from(format!("{message}\n")))));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    };
+    response.headers_mut().insert("x-qscale-refusal", HeaderValue::from_static(refusal.reason()));
+    response
+}
+
+/// gRPC trailers. The message is percent-encoded where it is not printable ASCII.
+#[must_use]
+pub fn trailers(status: u8, message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(4);
+    trailers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+    let mut encoded = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&encoded) {
+        trailers.insert("grpc-message", value);
+    }
+    trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_refusal_is_trailers_only_with_status_200() {
+        let response = refuse(Refusal::QueueFull, true, "100 % of 5 wait\n");
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "8");
+        assert_eq!(response.headers()["grpc-message"], "100 %25 of 5 wait%0A");
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+    }
+
+    #[test]
+    fn an_http_refusal_has_its_status() {
+        let statuses = [Refusal::NotFound, Refusal::QueueFull, Refusal::Timeout, Refusal::ReplicaFailed, Refusal::Stopping]
+            .map(|refusal| refuse(refusal, false, "").status().as_u16());
+        assert_eq!(statuses, [404, 503, 504, 502, 503]);
+    }
+}

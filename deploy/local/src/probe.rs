@@ -1,0 +1,57 @@
+//! Whether a replica is ready. Owns what is asked of it; the time it may take is the caller's.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use qscale_common::platform::Protocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Time that one attempt may take, so that a replica that hangs is asked again.
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// Pause between attempts at first; it doubles up to the longest. Short, because it adds to every cold start.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// Longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks until the replica is ready.
+pub async fn until_ready(address: SocketAddr, protocol: Protocol, health: Option<&str>) {
+    let mut pause = FIRST_PAUSE;
+    while !is_ready(address, protocol, health).await {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn is_ready(address: SocketAddr, protocol: Protocol, health: Option<&str>) -> bool {
+    let attempt = async {
+        let mut stream = TcpStream::connect(address).await?;
+        match (protocol, health) {
+            (Protocol::Grpc, _) => opens_http2(&mut stream).await,
+            (Protocol::Http, Some(path)) => answers(&mut stream, address, path).await,
+            (Protocol::Http, None) => Ok(true),
+        }
+    };
+    tokio::time::timeout(ATTEMPT, attempt).await.is_ok_and(|ready: std::io::Result<bool>| ready.unwrap_or(false))
+}
+
+/// A listening socket accepts before its server runs, so the server has to send its first frame, which must be SETTINGS.
+async fn opens_http2(stream: &mut TcpStream) -> std::io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const SETTINGS: u8 = 4;
+    stream.write_all(&[PREFACE, EMPTY_SETTINGS].concat()).await?;
+    let mut header = [0; 9];
+    stream.read_exact(&mut header).await?;
+    Ok(header[3] == SETTINGS)
+}
+
+/// A health check passes with a status of 200 to 399, as in Kubernetes.
+async fn answers(stream: &mut TcpStream, address: SocketAddr, path: &str) -> std::io::Result<bool> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: qscale-platform\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    // "HTTP/1.1 200"
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await?;
+    Ok(status.starts_with(b"HTTP/1.") && matches!(status[9], b'2' | b'3'))
+}

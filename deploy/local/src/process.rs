@@ -1,0 +1,188 @@
+//! Starting processes. Owns the one thread that forks and what happens between fork and exec; must not know what a replica is.
+//!
+//! The kernel kills a function when the thread that forked it ends (`PR_SET_PDEATHSIG`), so all are forked by one thread that lives as long
+//! as the platform.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc;
+
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Launch {
+    /// Name or path of the program.
+    pub program: OsString,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Environment variables beside those of the platform.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Folder to start in.
+    pub working_directory: Option<PathBuf>,
+    /// `cgroup.procs` files, open for writing, that the process enters before it runs the program.
+    pub cgroups: Vec<std::fs::File>,
+}
+
+/// A running process, the leader of its own process group. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    pid: u32,
+}
+
+/// The thread that starts processes.
+#[derive(Debug, Clone)]
+pub struct Spawner(mpsc::Sender<Order>);
+
+#[derive(Debug)]
+struct Order {
+    launch: Launch,
+    reply: oneshot::Sender<io::Result<(Process, pipe::Receiver)>>,
+}
+
+impl Spawner {
+    /// Starts the thread. It ends when the last clone of the spawner is dropped.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(runtime: Handle) -> io::Result<Self> {
+        let (sender, orders) = mpsc::channel::<Order>();
+        std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+            let _context = runtime.enter();
+            for order in orders {
+                let started = spawn(order.launch);
+                // Whoever ordered the process and left drops it, which kills it.
+                drop(order.reply.send(started));
+            }
+        })?;
+        Ok(Self(sender))
+    }
+
+    /// Starts a process; what it writes to standard output and error comes out of the pipe, in order.
+    ///
+    /// # Errors
+    /// When it cannot be forked, cannot enter its cgroups or the program cannot be run.
+    pub async fn spawn(&self, launch: Launch) -> io::Result<(Process, pipe::Receiver)> {
+        let (reply, started) = oneshot::channel();
+        let gone = || io::Error::other("the platform is stopping");
+        self.0.send(Order { launch, reply }).map_err(|_| gone())?;
+        started.await.map_err(|_| gone())?
+    }
+}
+
+fn spawn(launch: Launch) -> io::Result<(Process, pipe::Receiver)> {
+    let (output, input) = io::pipe()?;
+    let mut command = Command::new(&launch.program);
+    command.args(&launch.arguments).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).process_group(0).kill_on_drop(true);
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"QSCALE_")) {
+        command.env_remove(key);
+    }
+    command.envs(launch.environment);
+    if let Some(folder) = launch.working_directory {
+        command.current_dir(folder);
+    }
+    let cgroups = launch.cgroups;
+    // SAFETY: getpid only reads; it cannot fail.
+    let parent = unsafe { libc::getpid() };
+    // SAFETY: between fork and exec the closure makes system calls only; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(move || prepare(parent, &cgroups)) };
+    let child = command.spawn()?;
+    let pid = child.id().ok_or_else(|| io::Error::other("a process that was just started has no id"))?;
+    Ok((Process { child, pid }, pipe::Receiver::from_owned_fd(output.into())?))
+}
+
+/// Runs in the new process before the program does.
+fn prepare(parent: libc::pid_t, cgroups: &[std::fs::File]) -> io::Result<()> {
+    for file in cgroups {
+        // "0" stands for the process that writes.
+        // SAFETY: the descriptor is open, and the buffer holds the one byte.
+        if unsafe { libc::write(file.as_raw_fd(), b"0".as_ptr().cast(), 1) } != 1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: both calls take plain integers.
+    let orphaned = unsafe {
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::getppid() != parent
+    };
+    // The platform died before the kernel was told to watch it.
+    if orphaned { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
+}
+
+impl Process {
+    /// Its process id, which is that of its process group too.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// When the kernel does not know it any more.
+    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// Sends `signal` to every process of its group. A group that is gone is no error.
+    pub fn signal_group(&self, signal: i32) {
+        let Ok(group) = libc::pid_t::try_from(self.pid) else { return };
+        // SAFETY: kill takes plain integers.
+        unsafe { libc::kill(-group, signal) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    fn shell(script: &str) -> Launch {
+        Launch {
+            program: "sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            environment: vec![("GREETING".into(), "hello".into())],
+            working_directory: Some("/".into()),
+            cgroups: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_has_its_environment_folder_group_and_one_output() {
+        let spawner = Spawner::start(Handle::current()).expect("thread");
+        let script = "echo $GREETING; pwd >&2; cut -d' ' -f5 /proc/$$/stat";
+        let (mut process, mut output) = spawner.spawn(shell(script)).await.expect("sh");
+        let mut text = String::new();
+        output.read_to_string(&mut text).await.expect("utf-8");
+        assert_eq!(text, format!("hello\n/\n{}\n", process.pid()));
+        assert!(process.ended().await.expect("waited").success());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_exist_is_an_error() {
+        let spawner = Spawner::start(Handle::current()).expect("thread");
+        let launch = Launch { program: "/no/such/program".into(), ..shell("") };
+        assert_eq!(spawner.spawn(launch).await.expect_err("missing").kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_signal_reaches_the_whole_group() {
+        let spawner = Spawner::start(Handle::current()).expect("thread");
+        let (mut process, mut output) = spawner.spawn(shell("sleep 1000 & echo started; wait")).await.expect("sh");
+        let mut started = [0; 8];
+        output.read_exact(&mut started).await.expect("started");
+        process.signal_group(libc::SIGKILL);
+        assert!(!process.ended().await.expect("waited").success());
+        // The pipe ends only when the child in the background, too, has closed it.
+        assert_eq!(output.read(&mut started).await.expect("end"), 0);
+    }
+}

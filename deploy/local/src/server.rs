@@ -1,0 +1,137 @@
+//! The platform from start to stop. Owns the order in which things begin and end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use qscale_common::platform::PlatformAddresses;
+use qscale_common::runtime::health::Health;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api;
+use crate::cgroup::Cgroups;
+use crate::gateway::{self, Destination};
+use crate::host::Host;
+use crate::orphans;
+use crate::platform::Platform;
+use crate::ports::Ports;
+use crate::process::Spawner;
+use crate::settings::Settings;
+use crate::state::StateDir;
+
+/// File in the state folder that says where the platform listens.
+pub const ADDRESSES: &str = "addresses.json";
+
+/// Runs the platform until `stop` is cancelled, and then as long as it takes to end in order; cancelling `hurry` ends the order.
+///
+/// # Errors
+/// When the configuration is out of range, the state folder is taken or not readable, or an address cannot be bound.
+pub async fn run(settings: Settings, stop: CancellationToken, hurry: CancellationToken) -> anyhow::Result<()> {
+    settings.validate()?;
+    allow_many_files();
+    let state = StateDir::take(&settings.state_dir)?;
+    let saved = state.load()?;
+    let (api_listener, api_address) = bind("api", settings.api).await?;
+    let (gateway_listener, gateway_address) = bind("gateway", settings.gateway).await?;
+    let host = Arc::new(prepare_host(&settings, &state, hurry.clone()).await?);
+    let addresses = PlatformAddresses { api: api_address.to_string(), gateway: gateway_address.to_string() };
+    state.replace(ADDRESSES, &serde_json::to_vec(&addresses)?).context("cannot write into the state folder")?;
+
+    let health = Health::new();
+    let platform = Platform::new(Arc::clone(&host), state, settings.limits, gateway_address);
+    let restored = saved.functions.len();
+    platform.restore(saved).await;
+    let ended = CancellationToken::new();
+    let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), api_address.ip().is_loopback());
+    let serving_api = tokio::spawn(axum::serve(api_listener, routes).with_graceful_shutdown(ended.clone().cancelled_owned()).into_future());
+    let destination = Destination::Named(platform.functions.clone());
+    let serving_gateway = tokio::spawn(gateway::serve(gateway_listener, destination, stop.clone(), settings.stop_timeout.0));
+    health.set("serving", true);
+    info!(api = %api_address, gateway = %gateway_address, vertical = host.cgroups.is_some(), functions = restored, "platform ready");
+
+    stop.cancelled().await;
+    info!("stopping: finishing requests, then replicas");
+    health.set("serving", false);
+    let forced = tokio::spawn(hurry_after(settings.stop_timeout.0, hurry.clone()));
+    tokio::select! {
+        _ = serving_gateway => {}
+        () = hurry.cancelled() => {}
+    }
+    platform.stop().await;
+    forced.abort();
+    ended.cancel();
+    if tokio::time::timeout(std::time::Duration::from_secs(1), serving_api).await.is_err() {
+        info!("a client of the API did not close its connection");
+    }
+    tokio::task::spawn_blocking(move || {
+        if let Some(cgroups) = &host.cgroups {
+            cgroups.remove();
+        }
+    })
+    .await
+    .context("removing cgroups")?;
+    info!("stopped");
+    Ok(())
+}
+
+async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("{field} = {address}: cannot listen there; choose another address"))?;
+    let bound = listener.local_addr().with_context(|| format!("{field} = {address}"))?;
+    Ok((listener, bound))
+}
+
+/// Cleans up after a predecessor, and finds out what this machine offers.
+async fn prepare_host(settings: &Settings, state: &StateDir, hurry: CancellationToken) -> anyhow::Result<Host> {
+    let folder = state.path().to_path_buf();
+    let orphans = tokio::task::spawn_blocking(move || orphans::sweep(&folder)).await.context("looking for orphans")?;
+    if orphans > 0 {
+        warn!(processes = orphans, "ended the functions of a platform that was killed");
+    }
+    let instance = fingerprint(state.path().as_os_str().as_encoded_bytes());
+    let cgroups = if settings.vertical {
+        let (root, name) = (settings.cgroup_root.clone(), format!("{instance:08x}"));
+        let detected = tokio::task::spawn_blocking(move || Cgroups::detect(&root, &name)).await.context("looking for cgroups")?;
+        detected
+            .map_err(|reason| {
+                warn!(reason, "cgroups cannot be written: CPU and memory are not limited, only the number of replicas is scaled")
+            })
+            .ok()
+    } else {
+        warn!("vertical = false: CPU and memory are not limited, only the number of replicas is scaled");
+        None
+    };
+    if let Some(cgroups) = &cgroups {
+        orphans::remember(state.path(), &cgroups.folders()).context("cannot write into the state folder")?;
+    }
+    let spawner = Spawner::start(Handle::current()).context("cannot start the thread that starts functions")?;
+    let (first, last) = settings.replica_ports;
+    let ports = Ports::new(first, last, std::process::id());
+    Ok(Host::new(spawner, ports, cgroups, state.path().to_path_buf(), settings.kill_grace.0, hurry))
+}
+
+async fn hurry_after(time: std::time::Duration, hurry: CancellationToken) {
+    tokio::time::sleep(time).await;
+    warn!("stop_timeout is over: replicas are killed");
+    hurry.cancel();
+}
+
+/// A number that names the state folder, the same for every platform that uses it (FNV-1a).
+fn fingerprint(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Each request under way takes two descriptors, so as many are allowed as may be. Functions inherit the limit.
+fn allow_many_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a local that outlives both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}

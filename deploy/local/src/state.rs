@@ -1,0 +1,140 @@
+//! What survives a restart: functions, what they shall have, and the highest lease. Owns the file and that it is never half written.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use qscale_common::platform::FunctionSpec;
+use qscale_common::units::Allocation;
+use serde::{Deserialize, Serialize};
+
+/// Version of the file's format; another is refused.
+const VERSION: u32 = 1;
+const FILE: &str = "state.json";
+const LOCK: &str = "lock";
+
+/// The state folder, held by one platform at a time.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// The lock ends with the file's descriptor, however the platform ends.
+    _lock: File,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    version: u32,
+    /// Highest lease ever seen in a write.
+    pub highest_lease: u64,
+    /// The functions.
+    pub functions: Vec<SavedFunction>,
+}
+
+/// A function and what it shall have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFunction {
+    /// Its file.
+    pub spec: FunctionSpec,
+    /// What it shall have.
+    pub desired: Allocation,
+}
+
+impl Saved {
+    /// These functions under this lease.
+    #[must_use]
+    pub fn new(highest_lease: u64, functions: Vec<SavedFunction>) -> Self {
+        Self { version: VERSION, highest_lease, functions }
+    }
+}
+
+impl StateDir {
+    /// Takes the folder `path`, making it where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made or another platform has it.
+    pub fn take(path: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(path).with_context(|| format!("state_dir = {}: cannot be made", path.display()))?;
+        let path = path.canonicalize().with_context(|| format!("state_dir = {}", path.display()))?;
+        let lock = File::create(path.join(LOCK)).with_context(|| format!("state_dir = {}: cannot be written", path.display()))?;
+        lock.try_lock()
+            .with_context(|| format!("state_dir = {}: another platform uses it; stop that one or choose another folder", path.display()))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The folder, absolute.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was kept last; nothing in a new folder.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is of another version: it is not overwritten then.
+    pub fn load(&self) -> anyhow::Result<Saved> {
+        let path = self.path.join(FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::new(0, Vec::new())),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let saved: Saved = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not what the platform wrote; mend or remove it", path.display()))?;
+        anyhow::ensure!(
+            saved.version == VERSION,
+            "{} is of version {}, this platform reads version {VERSION}",
+            path.display(),
+            saved.version
+        );
+        Ok(saved)
+    }
+
+    /// Keeps `saved`: after a crash at any moment the file holds either what was before or this.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, saved: &Saved) -> io::Result<()> {
+        self.replace(FILE, &serde_json::to_vec_pretty(saved)?)
+    }
+
+    /// Replaces the file `name` in the folder at once and durably.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let new = self.path.join(format!("{name}.new"));
+        let mut file = File::create(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&new, self.path.join(name))?;
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qscale_common::document::Format;
+
+    #[test]
+    fn what_was_saved_is_loaded_and_a_folder_has_one_platform() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let state = StateDir::take(&folder.path().join("state")).expect("free");
+        assert_eq!(state.load().expect("empty").functions, []);
+        let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]", Format::Toml).expect("valid");
+        let saved = Saved::new(7, vec![SavedFunction { spec, desired: Allocation::new(3, 100, 64) }]);
+        state.save(&saved).expect("written");
+        assert_eq!(state.load().expect("readable"), saved);
+        assert!(StateDir::take(state.path()).expect_err("taken").to_string().contains("another platform"));
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_refused_and_kept() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let state = StateDir::take(folder.path()).expect("free");
+        state.replace(FILE, br#"{"version": 2, "highest_lease": 0, "functions": []}"#).expect("written");
+        assert!(state.load().expect_err("newer").to_string().contains("version 2"));
+    }
+}

@@ -1,0 +1,268 @@
+//! Connections to one replica. Owns their reuse, and says of a request that failed whether the replica can have seen it.
+
+use std::error::Error as StdError;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use qscale_common::platform::Protocol;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::gateway::body::RequestBody;
+
+/// Streams on one HTTP/2 connection before another is opened; servers allow 100 or more (RFC 9113, 6.5.2).
+const STREAMS: u32 = 100;
+/// HTTP/2 connections to one replica that are kept.
+const HTTP2_KEPT: usize = 16;
+/// HTTP/1.1 connections to one replica that are kept while they are idle.
+const HTTP1_KEPT: usize = 256;
+/// Time for which an idle HTTP/1.1 connection is used again. Below the shortest time after which common servers close one (2 s, gunicorn),
+/// so that a request does not meet a connection that is being closed.
+const HTTP1_IDLE: Duration = Duration::from_secs(1);
+/// Time to connect over loopback, where only a full backlog takes any.
+const CONNECT: Duration = Duration::from_secs(5);
+/// HTTP/2 window of a stream and of a connection, bytes: enough that loopback is not waited for.
+const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
+
+type Http1 = http1::SendRequest<RequestBody>;
+type Http2 = http2::SendRequest<RequestBody>;
+
+/// The connections to one replica.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    protocol: Protocol,
+    http1: Mutex<Vec<(Http1, Instant)>>,
+    http2: Mutex<Vec<Arc<Shared>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sender: Http2,
+    streams: AtomicU32,
+}
+
+/// What keeps a connection in use until the reply is read.
+#[derive(Debug)]
+pub enum Connection {
+    /// A connection of its own, which can be used again when the reply was read to its end.
+    Http1(Http1, Arc<Upstream>),
+    /// A stream among others.
+    Http2(Stream),
+}
+
+/// One stream of a connection; counts until it is dropped.
+#[derive(Debug)]
+pub struct Stream(Arc<Shared>);
+
+/// Why there is no reply.
+#[derive(Debug, Error)]
+pub enum SendError {
+    /// No connection could be made: the replica has not seen the request, and is not there for others either.
+    #[error("cannot connect to the replica: {0}")]
+    Unreachable(#[source] std::io::Error),
+    /// The replica surely did not process the request, or it may be processed twice.
+    #[error("the replica did not take the request: {0}")]
+    NotProcessed(#[source] hyper::Error),
+    /// The replica may have processed it.
+    #[error("the replica failed: {0}")]
+    Failed(#[source] hyper::Error),
+}
+
+impl Upstream {
+    /// No connection yet to the replica that serves `protocol` at `address`.
+    #[must_use]
+    pub fn new(address: SocketAddr, protocol: Protocol) -> Arc<Self> {
+        Arc::new(Self { address, protocol, http1: Mutex::default(), http2: Mutex::default() })
+    }
+
+    /// Sends a request; `make` builds it, once for each connection that is tried.
+    ///
+    /// # Errors
+    /// Says whether the request can have been processed.
+    pub async fn send(self: &Arc<Self>, make: impl FnMut() -> Request<RequestBody>) -> Result<(Response<Incoming>, Connection), SendError> {
+        match self.protocol {
+            Protocol::Grpc => self.send_http2(make).await,
+            Protocol::Http => self.send_http1(make).await,
+        }
+    }
+
+    /// Makes the first HTTP/2 connection ahead of the first request.
+    pub async fn warm(&self) {
+        if self.protocol == Protocol::Grpc
+            && let Ok(shared) = self.connect_http2().await
+        {
+            drop(Stream::on(shared));
+        }
+    }
+
+    async fn send_http2(
+        self: &Arc<Self>,
+        mut make: impl FnMut() -> Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Connection), SendError> {
+        loop {
+            let (stream, fresh) = match self.open_stream() {
+                Some(stream) => (stream, false),
+                None => (Stream::on(self.connect_http2().await?), true),
+            };
+            let mut sender = stream.0.sender.clone();
+            match sender.try_send_request(make()).await {
+                Ok(response) => return Ok((response, Connection::Http2(stream))),
+                Err(error) => {
+                    self.forget(&stream.0);
+                    retry_or_fail(error, fresh)?;
+                }
+            }
+        }
+    }
+
+    async fn send_http1(
+        self: &Arc<Self>,
+        mut make: impl FnMut() -> Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Connection), SendError> {
+        loop {
+            let (mut sender, fresh) = match self.idle_http1() {
+                Some(sender) => (sender, false),
+                None => (self.connect_http1().await?, true),
+            };
+            let request = make();
+            let idempotent = is_idempotent(request.method());
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, Connection::Http1(sender, Arc::clone(self)))),
+                // The replica closed an idle connection while the request was on its way; RFC 9110, 9.2.2 lets an idempotent one be repeated.
+                Err(error) if !fresh && idempotent && error.error().is_incomplete_message() => {
+                    return Err(SendError::NotProcessed(error.into_error()));
+                }
+                Err(error) => retry_or_fail(error, fresh)?,
+            }
+        }
+    }
+
+    fn open_stream(&self) -> Option<Stream> {
+        let mut connections = lock(&self.http2);
+        connections.retain(|shared| !shared.sender.is_closed());
+        let free = connections.iter().find(|shared| shared.streams.load(Ordering::Relaxed) < STREAMS);
+        let full = connections.len() >= HTTP2_KEPT;
+        let least = || connections.iter().min_by_key(|shared| shared.streams.load(Ordering::Relaxed)).filter(|_| full);
+        free.or_else(least).cloned().map(Stream::on)
+    }
+
+    fn idle_http1(&self) -> Option<Http1> {
+        let mut idle = lock(&self.http1);
+        while let Some((sender, since)) = idle.pop() {
+            // The last one was put back last. When it has waited too long, all have.
+            if since.elapsed() > HTTP1_IDLE {
+                idle.clear();
+                return None;
+            }
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    async fn connect(&self) -> Result<TokioIo<TcpStream>, SendError> {
+        let connecting = timeout(CONNECT, TcpStream::connect(self.address)).await;
+        let stream = connecting.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(SendError::Unreachable)?;
+        // Without it small frames would wait for acknowledgements; where it fails they do.
+        drop(stream.set_nodelay(true));
+        Ok(TokioIo::new(stream))
+    }
+
+    async fn connect_http1(&self) -> Result<Http1, SendError> {
+        let io = self.connect().await?;
+        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(SendError::NotProcessed)?;
+        // It ends when the sender is dropped; what goes wrong reaches whoever waits for the reply.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+
+    async fn connect_http2(&self) -> Result<Arc<Shared>, SendError> {
+        let io = self.connect().await?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).initial_stream_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
+        builder.max_concurrent_reset_streams(1_000);
+        let (sender, connection) = builder.handshake(io).await.map_err(SendError::NotProcessed)?;
+        tokio::spawn(async move { drop(connection.await) });
+        let shared = Arc::new(Shared { sender, streams: AtomicU32::new(0) });
+        let mut connections = lock(&self.http2);
+        if connections.len() < HTTP2_KEPT {
+            connections.push(Arc::clone(&shared));
+        }
+        Ok(shared)
+    }
+
+    fn forget(&self, shared: &Arc<Shared>) {
+        if shared.sender.is_closed() {
+            lock(&self.http2).retain(|other| !Arc::ptr_eq(other, shared));
+        }
+    }
+}
+
+/// Fine to try again where the request never left and the connection was an old one; else the error says what the replica can have seen.
+fn retry_or_fail(mut error: TrySendError<Request<RequestBody>>, fresh: bool) -> Result<(), SendError> {
+    let unsent = error.take_message().is_some();
+    let error = error.into_error();
+    match (unsent, fresh) {
+        (true, false) => Ok(()),
+        (true, true) => Err(SendError::NotProcessed(error)),
+        (false, _) if was_refused(&error) => Err(SendError::NotProcessed(error)),
+        (false, _) => Err(SendError::Failed(error)),
+    }
+}
+
+/// Whether the server said that it did not process the stream: it refused it, or is going away and the stream is above its last
+/// (RFC 9113, 8.7).
+fn was_refused(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote());
+        }
+        source = error.source();
+    }
+    false
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
+}
+
+impl Stream {
+    fn on(shared: Arc<Shared>) -> Self {
+        shared.streams.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Connection {
+    /// The reply was read to its end: the connection can carry another request.
+    pub fn finished(self) {
+        if let Self::Http1(sender, upstream) = self
+            && !sender.is_closed()
+        {
+            let mut idle = lock(&upstream.http1);
+            if idle.len() < HTTP1_KEPT {
+                idle.push((sender, Instant::now()));
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

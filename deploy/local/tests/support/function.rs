@@ -1,0 +1,78 @@
+//! A function with known behaviour, for the tests of the platform: HTTP/1.1 and HTTP/2 on the port in `PORT`.
+//!
+//! `/sleep?ms=` replies late, `/burn?ms=` uses CPU, `/hold?mib=` keeps memory, `/crash` ends the process, anything else tells its process
+//! id; a body is sent back. What looks like gRPC gets its body back with trailers. `START_DELAY_MS` delays the start.
+
+use std::convert::Infallible;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use qscale_common::runtime::clock;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Memory that is kept until the end.
+static HELD: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+type Reply = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    println!("starting");
+    tokio::time::sleep(Duration::from_millis(variable("START_DELAY_MS").unwrap_or(0))).await;
+    let port = variable("PORT").ok_or("PORT is not set")?;
+    let listener = TcpListener::bind(("127.0.0.1", u16::try_from(port)?)).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    loop {
+        let stream = tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            accepted = listener.accept() => accepted?.0,
+        };
+        stream.set_nodelay(true)?;
+        tokio::spawn(async move {
+            let builder = auto::Builder::new(TokioExecutor::new());
+            drop(
+                builder.serve_connection(TokioIo::new(stream), service_fn(async |request| Ok::<_, Infallible>(reply(request).await))).await,
+            );
+        });
+    }
+}
+
+async fn reply(request: Request<Incoming>) -> Reply {
+    let query = request.uri().query().and_then(|query| query.split_once('=')).and_then(|(_, value)| value.parse::<u64>().ok()).unwrap_or(0);
+    match request.uri().path() {
+        "/sleep" => tokio::time::sleep(Duration::from_millis(query)).await,
+        "/burn" => burn(Duration::from_millis(query)),
+        "/hold" => HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(vec![1; usize::try_from(query).unwrap_or(0) << 20]),
+        "/crash" => std::process::exit(7),
+        _ => {}
+    }
+    let grpc = request.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    if grpc {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let mut response = Response::new(Full::new(body).with_trailers(async move { Some(Ok(trailers)) }).boxed());
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        return response;
+    }
+    let body = if body.is_empty() { Bytes::from(std::process::id().to_string()) } else { body };
+    let mut response = Response::new(Full::new(body).boxed());
+    *response.status_mut() = StatusCode::OK;
+    response
+}
+
+fn burn(duration: Duration) {
+    let start = clock::instant();
+    while start.elapsed() < duration {
+        std::hint::spin_loop();
+    }
+}
