@@ -1,0 +1,182 @@
+//! A connection of either protocol, and what the pacing thread does with one: begin a request, write it at once, read its answer.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use anyhow::Context as _;
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use tokio::net::TcpStream;
+
+use super::grpc::Grpc;
+use super::http1::Http1;
+use crate::protocol::Dialect;
+use crate::record::Status;
+
+/// An answer as it came: success or an error status of the protocol, and the body.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: Status,
+    pub body: Bytes,
+}
+
+/// An answer that is still to come.
+pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Status>>>>;
+
+/// The largest body that is read; no vSwarm function answers with more.
+const LARGEST_BODY: usize = 64 << 20;
+
+/// The part of a function's requests that is always the same.
+#[derive(Debug, Clone)]
+pub struct Template {
+    pub request: http::Request<()>,
+}
+
+impl Template {
+    pub fn new(dialect: &Dialect, authority: &str) -> anyhow::Result<Self> {
+        let builder = http::Request::builder().method(dialect.method());
+        let builder = if dialect.is_grpc() {
+            builder
+                .version(http::Version::HTTP_2)
+                .uri(format!("http://{authority}{}", dialect.path()))
+                .header(http::header::TE, HeaderValue::from_static("trailers"))
+                .header(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
+                .header(http::header::USER_AGENT, HeaderValue::from_static("qscale-loadgen"))
+        } else {
+            builder.uri(dialect.path()).header(http::header::HOST, authority)
+        };
+        let request =
+            builder.body(()).with_context(|| format!("no request can be made of {} {authority}{}", dialect.method(), dialect.path()))?;
+        Ok(Self { request })
+    }
+}
+
+/// One connection. Cheap to clone.
+#[derive(Clone)]
+pub enum Connection {
+    Grpc(Rc<Grpc>),
+    Http1(Rc<Http1>),
+}
+
+impl Connection {
+    pub async fn open(address: SocketAddr, grpc: bool) -> Result<Self, Status> {
+        let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => Status::Refused,
+            _ => Status::Unreachable,
+        })?;
+        // A request waits for nothing; without this the kernel may wait for more to send.
+        stream.set_nodelay(true).map_err(|_| Status::Unreachable)?;
+        if grpc { Grpc::open(stream).await.map(Self::Grpc) } else { Http1::open(stream).await.map(Self::Http1) }
+    }
+
+    /// Hands a request to the connection; `None` where it has no room or is closing, and then the request has left no trace.
+    pub fn begin(&self, template: &Template, body: Bytes) -> Option<Pending> {
+        match self {
+            Connection::Grpc(connection) => Grpc::begin(connection, template, body),
+            Connection::Http1(connection) => Http1::begin(connection, template, body),
+        }
+    }
+
+    /// Writes to the socket what was begun.
+    pub fn push(&self) {
+        match self {
+            Connection::Grpc(connection) => connection.pump.push(),
+            Connection::Http1(connection) => connection.pump.push(),
+        }
+    }
+
+    pub fn has_room(&self) -> bool {
+        match self {
+            Connection::Grpc(connection) => connection.has_room(),
+            Connection::Http1(connection) => connection.has_room(),
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Connection::Grpc(connection) => connection.pump.is_done(),
+            Connection::Http1(connection) => connection.pump.is_done(),
+        }
+    }
+
+    /// After an answer: waits until the connection can take another request, where it takes one at a time.
+    pub async fn release(&self) {
+        if let Connection::Http1(connection) = self {
+            connection.released().await;
+        }
+    }
+}
+
+/// Drives a connection's own future from two sides: from its task, when the socket has something, and from the pacing thread, when
+/// something is to be written now rather than after the tasks that wait already.
+pub struct Pump {
+    driver: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
+    waker: RefCell<Waker>,
+    done: Cell<bool>,
+}
+
+impl Pump {
+    pub fn start(driver: impl Future<Output = ()> + 'static) -> Rc<Self> {
+        let pump =
+            Rc::new(Self { driver: RefCell::new(Box::pin(driver)), waker: RefCell::new(Waker::noop().clone()), done: Cell::new(false) });
+        let driven = Rc::clone(&pump);
+        tokio::task::spawn_local(std::future::poll_fn(move |context| driven.poll(context)));
+        pump
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.waker.borrow_mut().clone_from(context.waker());
+        self.drive(context)
+    }
+
+    /// Drives on behalf of the task: whatever the connection waits for next wakes the task.
+    pub fn push(&self) {
+        let waker = self.waker.borrow().clone();
+        if self.drive(&mut Context::from_waker(&waker)).is_ready() {
+            waker.wake();
+        }
+    }
+
+    fn drive(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.done.get() {
+            return Poll::Ready(());
+        }
+        let Ok(mut driver) = self.driver.try_borrow_mut() else { return Poll::Pending };
+        let polled = driver.as_mut().poll(context);
+        self.done.set(polled.is_ready());
+        polled
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done.get()
+    }
+}
+
+/// A body in the making; most come in one piece, which is then not copied.
+#[derive(Default)]
+pub struct Body {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Body {
+    pub fn push(&mut self, chunk: Bytes) -> Result<(), Status> {
+        if self.first.is_empty() && self.rest.is_empty() {
+            self.first = chunk;
+            return Ok(());
+        }
+        if self.rest.is_empty() {
+            self.rest.extend_from_slice(&self.first);
+        }
+        self.rest.extend_from_slice(&chunk);
+        if self.rest.len() > LARGEST_BODY { Err(Status::Malformed) } else { Ok(()) }
+    }
+
+    pub fn finish(self) -> Bytes {
+        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
+    }
+}

@@ -1,0 +1,120 @@
+//! A gRPC connection over HTTP/2 without TLS, on the `h2` crate itself: a request is two calls, and it is written when we say so.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use http::HeaderMap;
+use tokio::net::TcpStream;
+
+use super::connection::{Answer, Body, Pending, Pump, Template};
+use crate::record::Status;
+
+pub struct Grpc {
+    requests: RefCell<SendRequest<Bytes>>,
+    in_flight: Cell<usize>,
+    pub pump: Rc<Pump>,
+}
+
+/// Room for replies in transit: a stream's share does not hold up the reply of any vSwarm function, a connection's does not hold up
+/// many streams.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+impl Grpc {
+    pub async fn open(stream: TcpStream) -> Result<Rc<Self>, Status> {
+        let handshake = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(stream)
+            .await;
+        let (requests, connection) = handshake.map_err(|_| Status::Broken)?;
+        let pump = Pump::start(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        Ok(Rc::new(Self { requests: RefCell::new(requests), in_flight: Cell::new(0), pump }))
+    }
+
+    /// Whether the server allows another stream now.
+    pub fn has_room(&self) -> bool {
+        let mut requests = self.requests.borrow_mut();
+        self.in_flight.get() < requests.current_max_send_streams()
+            && requests.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready_and(|ready| ready.is_ok())
+    }
+
+    pub fn begin(connection: &Rc<Self>, template: &Template, body: Bytes) -> Option<Pending> {
+        let mut requests = connection.requests.borrow_mut();
+        let (response, mut stream) = requests.send_request(template.request.clone(), false).ok()?;
+        // What the stream cannot take is its failure, which the response then shows.
+        let _ = stream.send_data(body, true);
+        let guard = InFlight::enter(connection);
+        Some(Box::pin(async move {
+            let answer = read(response).await;
+            drop(guard);
+            answer
+        }))
+    }
+}
+
+trait IsReadyAnd<T> {
+    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool;
+}
+
+impl<T> IsReadyAnd<T> for std::task::Poll<T> {
+    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool {
+        match self {
+            std::task::Poll::Ready(value) => test(value),
+            std::task::Poll::Pending => false,
+        }
+    }
+}
+
+/// Counts a stream for as long as its answer is awaited.
+struct InFlight(Rc<Grpc>);
+
+impl InFlight {
+    fn enter(connection: &Rc<Grpc>) -> Self {
+        connection.in_flight.set(connection.in_flight.get() + 1);
+        Self(Rc::clone(connection))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+    }
+}
+
+async fn read(response: ResponseFuture) -> Result<Answer, Status> {
+    let response = response.await.map_err(|error| broken(&error))?;
+    let (parts, mut stream) = response.into_parts();
+    if parts.status != http::StatusCode::OK {
+        return Ok(Answer { status: Status::Http(parts.status.as_u16()), body: Bytes::new() });
+    }
+    let mut body = Body::default();
+    while let Some(chunk) = stream.data().await {
+        let chunk = chunk.map_err(|error| broken(&error))?;
+        let _ = stream.flow_control().release_capacity(chunk.len());
+        body.push(chunk)?;
+    }
+    let trailers = stream.trailers().await.map_err(|error| broken(&error))?;
+    // A reply without a body has its status among the headers.
+    let status = trailers.as_ref().and_then(code).or_else(|| code(&parts.headers)).ok_or(Status::Malformed)?;
+    let status = if status == 0 { Status::Ok } else { Status::Grpc(status) };
+    Ok(Answer { status, body: body.finish() })
+}
+
+fn code(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+fn broken(error: &h2::Error) -> Status {
+    tracing::debug!(%error, "request broke");
+    // An error that we raised ourselves says that the server's frames broke the protocol.
+    if error.is_library() && !error.is_io() && !error.is_go_away() { Status::Malformed } else { Status::Broken }
+}

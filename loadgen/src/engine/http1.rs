@@ -1,0 +1,68 @@
+//! An HTTP/1.1 connection: one request at a time, written when we say so.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::connection::{Answer, Body, Pending, Pump, Template};
+use crate::record::Status;
+
+pub struct Http1 {
+    requests: RefCell<SendRequest<Full<Bytes>>>,
+    taken: Cell<bool>,
+    pub pump: Rc<Pump>,
+}
+
+impl Http1 {
+    pub async fn open(stream: TcpStream) -> Result<Rc<Self>, Status> {
+        let (mut requests, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Status::Broken)?;
+        let pump = Pump::start(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        requests.ready().await.map_err(|_| Status::Broken)?;
+        Ok(Rc::new(Self { requests: RefCell::new(requests), taken: Cell::new(false), pump }))
+    }
+
+    pub fn has_room(&self) -> bool {
+        !self.taken.get() && self.requests.borrow().is_ready()
+    }
+
+    pub fn begin(connection: &Rc<Self>, template: &Template, body: Bytes) -> Option<Pending> {
+        if !connection.has_room() {
+            return None;
+        }
+        connection.taken.set(true);
+        let (parts, ()) = template.request.clone().into_parts();
+        let response = connection.requests.borrow_mut().send_request(http::Request::from_parts(parts, Full::new(body)));
+        Some(Box::pin(async move {
+            let response = response.await.map_err(|error| broken(&error))?;
+            let (parts, mut incoming) = response.into_parts();
+            let mut body = Body::default();
+            while let Some(frame) = incoming.frame().await {
+                if let Ok(chunk) = frame.map_err(|error| broken(&error))?.into_data() {
+                    body.push(chunk)?;
+                }
+            }
+            let status = if parts.status.is_success() { Status::Ok } else { Status::Http(parts.status.as_u16()) };
+            Ok(Answer { status, body: body.finish() })
+        }))
+    }
+
+    /// Gives the connection back once it can take another request. One that was given up with its answer unread stays taken, and closes.
+    pub async fn released(&self) {
+        let ready = std::future::poll_fn(|context| self.requests.borrow_mut().poll_ready(context)).await;
+        self.taken.set(ready.is_err());
+    }
+}
+
+fn broken(error: &hyper::Error) -> Status {
+    tracing::debug!(%error, "request broke");
+    if error.is_parse() { Status::Malformed } else { Status::Broken }
+}

@@ -1,0 +1,176 @@
+//! Being on time. Owns the clock of a run, the scheduling class of its threads, and waiting for an instant to within microseconds.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+
+/// The clock of a run: nanoseconds since its start. Before the start it stands at zero.
+#[derive(Debug, Clone, Copy)]
+pub struct RunClock {
+    start: Instant,
+}
+
+impl RunClock {
+    /// A run that starts `lead` from now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the load generator's edge to real time")]
+    pub fn starting_in(lead: Duration) -> Self {
+        Self { start: Instant::now() + lead }
+    }
+
+    /// Nanoseconds since the start; 0 before it.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the load generator's edge to real time")]
+    pub fn now_ns(&self) -> u64 {
+        nanos(Instant::now().saturating_duration_since(self.start))
+    }
+
+    /// The instant `ns` nanoseconds after the start.
+    #[must_use]
+    pub fn at(&self, ns: u64) -> Instant {
+        self.start + Duration::from_nanos(ns)
+    }
+
+    /// How long until `ns` nanoseconds after the start; zero where that has passed.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the load generator's edge to real time")]
+    pub fn until(&self, ns: u64) -> Duration {
+        self.at(ns).saturating_duration_since(Instant::now())
+    }
+}
+
+/// `duration` in nanoseconds, at most what 64 bits hold (584 years).
+#[must_use]
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How the kernel schedules the pacing threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Before every ordinary thread, with this priority.
+    Fifo(i32),
+    /// Among the ordinary threads: the real-time class was refused with this error number.
+    Other(i32),
+    /// Among the ordinary threads, as was asked for.
+    Ordinary,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Class::Fifo(priority) => write!(f, "SCHED_FIFO priority {priority}"),
+            Class::Other(error) => write!(f, "SCHED_OTHER (SCHED_FIFO refused: {})", io::Error::from_raw_os_error(*error)),
+            Class::Ordinary => f.write_str("SCHED_OTHER"),
+        }
+    }
+}
+
+/// Asks for the real-time class for the calling thread, not for threads that it starts.
+pub fn raise() -> Class {
+    // Low among the real-time priorities: below threads of the kernel that serve interrupts.
+    const PRIORITY: i32 = 10;
+    // SAFETY: both calls read only the memory they are given, which outlives them; 0 names the calling thread.
+    unsafe {
+        // Where the class is refused, the kernel may otherwise gather our wake-ups within 50 us.
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0);
+        let parameters = libc::sched_param { sched_priority: PRIORITY };
+        if libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) == 0 {
+            return Class::Fifo(PRIORITY);
+        }
+    }
+    Class::Other(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM))
+}
+
+/// Wakes a task at an instant, without the millisecond grain of the runtime's own timers.
+pub struct Alarm {
+    timer: AsyncFd<OwnedFd>,
+}
+
+/// The last stretch before an instant is spent spinning: waking up takes a few microseconds, never the same number.
+const SPIN: Duration = Duration::from_micros(25);
+
+impl Alarm {
+    /// An alarm for tasks of the current runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no timer.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: the call takes no pointers, and the descriptor that it returns belongs to nobody else.
+        let timer = unsafe {
+            let descriptor = libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC);
+            if descriptor < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(descriptor)
+        };
+        // SAFETY: the descriptor stays open and the same for as long as the registration owns it.
+        Ok(Self { timer: unsafe { AsyncFd::register(timer) }? })
+    }
+
+    /// Waits until `at_ns` on `clock`. May be dropped and begun anew at any time.
+    ///
+    /// # Errors
+    /// When the timer fails.
+    pub async fn wait_until(&self, clock: &RunClock, at_ns: u64) -> io::Result<()> {
+        loop {
+            let left = clock.until(at_ns);
+            if left <= SPIN {
+                break;
+            }
+            self.set(left - SPIN)?;
+            let mut ready = self.timer.readable().await?;
+            self.acknowledge();
+            ready.clear_ready();
+        }
+        while clock.until(at_ns) > Duration::ZERO {
+            std::hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    fn set(&self, after: Duration) -> io::Result<()> {
+        let value = libc::timespec {
+            tv_sec: libc::time_t::try_from(after.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: libc::c_long::from(after.subsec_nanos() as i32).max(1),
+        };
+        let setting = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        // SAFETY: the descriptor is open, and the setting outlives the call.
+        let result = unsafe { libc::timerfd_settime(self.timer.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut()) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Takes the expiry from the timer, so that the next one is an event again. There may be none, after a wait that was dropped.
+    fn acknowledge(&self) {
+        let mut expiries = 0u64;
+        // SAFETY: the buffer is eight bytes, which is what a timer writes.
+        unsafe { libc::read(self.timer.as_raw_fd(), (&raw mut expiries).cast(), size_of::<u64>()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_stands_at_zero_before_the_start() {
+        assert_eq!(RunClock::starting_in(Duration::from_secs(3600)).now_ns(), 0);
+        assert!(RunClock::starting_in(Duration::ZERO).until(u64::MAX) > Duration::from_secs(3600));
+    }
+
+    #[tokio::test]
+    async fn an_alarm_never_rings_early_and_rings_after_a_dropped_wait() {
+        let clock = RunClock::starting_in(Duration::ZERO);
+        let alarm = Alarm::new().expect("a timer");
+        for _ in 0..20 {
+            let dropped = tokio::time::timeout(Duration::from_millis(1), alarm.wait_until(&clock, u64::MAX)).await;
+            assert!(dropped.is_err());
+            let at = clock.now_ns() + 2_000_000;
+            alarm.wait_until(&clock, at).await.expect("waits");
+            assert!(clock.now_ns() >= at);
+        }
+    }
+}

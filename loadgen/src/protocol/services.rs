@@ -1,0 +1,332 @@
+//! vSwarm's functions that can be called directly. Owns the table of their methods and fields, and forms and judges their messages from it.
+
+use bytes::BufMut;
+use prost::encoding::{self, WireType};
+
+use super::{Reported, fibonacci};
+
+/// A vSwarm function's method, with the fields of its request.
+#[derive(Debug, PartialEq)]
+pub struct Service {
+    /// The word after `direct:`.
+    pub name: &'static str,
+    /// The method.
+    pub path: &'static str,
+    fields: &'static [Field],
+    reply: Reply,
+}
+
+#[derive(Debug, PartialEq)]
+struct Field {
+    number: u32,
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    /// Text, given as several values separated by commas.
+    Texts,
+    Int,
+    Float,
+    Double,
+}
+
+/// What a good reply holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    /// `y` is the Fibonacci number of `x`.
+    Fibonacci,
+    /// Field 1 is a text that is not empty.
+    Text,
+    /// Any well-formed message: an empty list and `false` are good answers.
+    Any,
+}
+
+const fn text(number: u32, name: &'static str, default: &'static str) -> Field {
+    Field { number, name, kind: Kind::Text, default }
+}
+
+const fn field(number: u32, name: &'static str, kind: Kind, default: &'static str) -> Field {
+    Field { number, name, kind, default }
+}
+
+const fn service(name: &'static str, path: &'static str, fields: &'static [Field], reply: Reply) -> Service {
+    Service { name, path, fields, reply }
+}
+
+const NAME: &[Field] = &[text(1, "name", "world")];
+
+/// Every service, in the order of vSwarm's list. The online shop's are not among them: their requests nest messages.
+pub static SERVICES: [Service; 20] = [
+    service("fibonacci", "/fibonacci.Greeter/SayHello", &[text(1, "name", "10")], Reply::Fibonacci),
+    service("auth", "/auth.Greeter/SayHello", NAME, Reply::Text),
+    service("aes", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "exampleplaintext")], Reply::Text),
+    service("sleeping", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], Reply::Text),
+    service("spinning", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], Reply::Text),
+    service("image-rotate", "/image_rotate.ImageRotate/RotateImage", &[text(1, "name", "img1.jpeg")], Reply::Text),
+    service("video-processing", "/video_processing.VideoProcessing/ConvertToGrayscale", &[text(1, "name", "vid1.mp4")], Reply::Text),
+    service("video-analytics", "/video_analytics_standalone.VideoAnalytics/ObjectDetection", &[text(1, "name", "vid1.mp4")], Reply::Text),
+    service("compression", "/compression.FileCompress/CompressFile", &[text(1, "name", "metamorphosis.txt")], Reply::Text),
+    service("graph-bfs", "/graph_bfs.GraphBFSBenchmark/GetBfs", NAME, Reply::Text),
+    service("parking", "/parking.Parking/DoParking", NAME, Reply::Text),
+    service(
+        "rnn-serving",
+        "/rnn_serving.RNNServing/GenerateString",
+        &[text(1, "language", "French"), field(2, "numSamples", Kind::Int, "15")],
+        Reply::Text,
+    ),
+    service("gptj", "/gptj.GptJBenchmark/GetBenchmark", &[text(1, "regenerate", "false")], Reply::Text),
+    service("geo", "/geo.Geo/Nearby", &[field(1, "lat", Kind::Float, "37.7749"), field(2, "lon", Kind::Float, "-122.4194")], Reply::Any),
+    service("profile", "/profile.Profile/GetProfiles", &[field(1, "hotelIds", Kind::Texts, "1,2,3"), text(2, "locale", "en")], Reply::Any),
+    service(
+        "rate",
+        "/rate.Rate/GetRates",
+        &[field(1, "hotelIds", Kind::Texts, "1,2,3"), text(2, "inDate", "2015-04-09"), text(3, "outDate", "2015-04-10")],
+        Reply::Any,
+    ),
+    service(
+        "recommendation",
+        "/recommendation.Recommendation/GetRecommendations",
+        &[text(1, "require", "price"), field(2, "lat", Kind::Double, "37.7834"), field(3, "lon", Kind::Double, "-122.4081")],
+        Reply::Any,
+    ),
+    service("reservation", "/reservation.Reservation/CheckAvailability", RESERVATION, Reply::Any),
+    service("user", "/user.User/CheckUser", &[text(1, "username", "Cornell_1"), text(2, "password", "1111111111")], Reply::Any),
+    service(
+        "search",
+        "/search.Search/Nearby",
+        &[
+            field(1, "lat", Kind::Float, "37.7749"),
+            field(2, "lon", Kind::Float, "-122.4194"),
+            text(3, "inDate", "2015-04-09"),
+            text(4, "outDate", "2015-04-10"),
+        ],
+        Reply::Any,
+    ),
+];
+
+const RESERVATION: &[Field] = &[
+    text(1, "customerName", "Cornell_1"),
+    field(2, "hotelId", Kind::Texts, "2"),
+    text(3, "inDate", "2015-04-09"),
+    text(4, "outDate", "2015-04-10"),
+    field(5, "roomNumber", Kind::Int, "1"),
+];
+
+impl Eq for Service {}
+
+impl Service {
+    /// The service of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Service> {
+        SERVICES.iter().find(|service| service.name == name)
+    }
+
+    /// Judges a reply to request `sequence` of `inputs`.
+    pub(super) fn judge(&self, message: &[u8], inputs: &Inputs, sequence: u64) -> Result<Reported, String> {
+        let first = first_text(message)?;
+        match (self.reply, first) {
+            (Reply::Any, _) => {}
+            (_, None | Some("")) => return Err("the reply's text is empty".to_owned()),
+            (Reply::Text, Some(_)) => {}
+            (Reply::Fibonacci, Some(text)) => fibonacci::judge(text, inputs.number(sequence))?,
+        }
+        Ok(Reported::default())
+    }
+}
+
+/// Reads the whole message, so that a malformed one is found, and gives field 1 where it is text.
+fn first_text(message: &[u8]) -> Result<Option<&str>, String> {
+    let malformed = |error: prost::DecodeError| format!("the reply is no protocol buffer: {error}");
+    let mut rest = message;
+    let mut first = None;
+    while !rest.is_empty() {
+        let (number, wire) = encoding::decode_key(&mut rest).map_err(malformed)?;
+        if number == 1 && wire == WireType::LengthDelimited {
+            let length = encoding::decode_varint(&mut rest).map_err(malformed)?;
+            let length = usize::try_from(length).ok().filter(|length| *length <= rest.len()).ok_or("the reply is cut short")?;
+            let (text, after) = rest.split_at(length);
+            first = std::str::from_utf8(text).ok();
+            rest = after;
+        } else {
+            encoding::skip_field(wire, number, &mut rest, encoding::DecodeContext::default()).map_err(malformed)?;
+        }
+    }
+    Ok(first)
+}
+
+/// The values of a service's fields.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Inputs(Vec<Input>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Input {
+    number: u32,
+    value: Value,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    Text(String),
+    /// A whole number as text, another one for each request.
+    Range(u64, u64),
+    Texts(Vec<String>),
+    Int(i32),
+    Float(f32),
+    Double(f64),
+}
+
+impl Inputs {
+    /// The fields of `service`, each with its default or the value that one of `given` (`field=value`) sets.
+    ///
+    /// # Errors
+    /// What has no `=`, names no field of the service, or holds a value of another kind.
+    pub fn new(service: &Service, given: &[String]) -> Result<Self, String> {
+        let names = || service.fields.iter().map(|field| format!("{}={}", field.name, field.default)).collect::<Vec<_>>().join(", ");
+        let mut values: Vec<&str> = service.fields.iter().map(|field| field.default).collect();
+        for text in given {
+            let (name, value) = text.split_once('=').ok_or_else(|| format!("input `{text}`: write field=value, one of {}", names()))?;
+            let index = service.fields.iter().position(|field| field.name == name);
+            let index =
+                index.ok_or_else(|| format!("input `{text}`: {} has no field `{name}`; its fields are {}", service.name, names()))?;
+            values[index] = value;
+        }
+        let inputs = service.fields.iter().zip(values).map(|(field, text)| {
+            let value = Value::parse(field.kind, text).map_err(|what| format!("input `{}={text}`: {what}", field.name))?;
+            Ok(Input { number: field.number, value })
+        });
+        inputs.collect::<Result<_, String>>().map(Self)
+    }
+
+    /// Whether requests differ.
+    pub(super) fn vary(&self) -> bool {
+        self.0.iter().any(|input| matches!(input.value, Value::Range(..)))
+    }
+
+    /// The number in the first field of request `sequence`, where it is one.
+    fn number(&self, sequence: u64) -> Option<u64> {
+        match &self.0.first()?.value {
+            Value::Range(low, high) => Some(drawn(*low, *high, sequence)),
+            Value::Text(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// The message of request `sequence`.
+    pub(super) fn encode(&self, sequence: u64) -> Vec<u8> {
+        let mut message = Vec::new();
+        for Input { number, value } in &self.0 {
+            value.encode(*number, sequence, &mut message);
+        }
+        message
+    }
+}
+
+impl Value {
+    fn parse(kind: Kind, text: &str) -> Result<Self, String> {
+        match kind {
+            Kind::Text => Ok(match range(text) {
+                Some((low, high)) if low <= high => Value::Range(low, high),
+                Some((low, high)) => return Err(format!("the range {low}..{high} is empty")),
+                None => Value::Text(text.to_owned()),
+            }),
+            Kind::Texts => Ok(Value::Texts(text.split(',').map(str::to_owned).collect())),
+            Kind::Int => text.parse().map(Value::Int).map_err(|_| "must be a whole number".to_owned()),
+            Kind::Float => text.parse().map(Value::Float).map_err(|_| "must be a number".to_owned()),
+            Kind::Double => text.parse().map(Value::Double).map_err(|_| "must be a number".to_owned()),
+        }
+    }
+
+    fn encode(&self, number: u32, sequence: u64, message: &mut impl BufMut) {
+        match self {
+            Value::Text(text) => encoding::string::encode(number, text, message),
+            Value::Range(low, high) => encoding::string::encode(number, &drawn(*low, *high, sequence).to_string(), message),
+            Value::Texts(texts) => encoding::string::encode_repeated(number, texts, message),
+            Value::Int(value) => encoding::int32::encode(number, value, message),
+            Value::Float(value) => encoding::float::encode(number, value, message),
+            Value::Double(value) => encoding::double::encode(number, value, message),
+        }
+    }
+}
+
+fn range(text: &str) -> Option<(u64, u64)> {
+    let (low, high) = text.split_once("..")?;
+    Some((low.parse().ok()?, high.parse().ok()?))
+}
+
+/// A number from `low` to `high`, both included: a hash of the sequence number, so that the reply can be checked without keeping it.
+fn drawn(low: u64, high: u64, sequence: u64) -> u64 {
+    let mut x = sequence.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let span = (high - low).saturating_add(1);
+    low + ((u128::from(x ^ (x >> 31)) * u128::from(span)) >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::proto::{HelloReply, HelloRequest};
+
+    fn inputs(service: &str, given: &[&str]) -> Result<Inputs, String> {
+        let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
+        Inputs::new(Service::named(service).expect("known"), &given)
+    }
+
+    #[test]
+    fn every_service_forms_a_request_from_its_defaults() {
+        for service in &SERVICES {
+            let inputs = Inputs::new(service, &[]).unwrap_or_else(|error| panic!("{}: {error}", service.name));
+            assert!(!inputs.encode(0).is_empty(), "{}", service.name);
+        }
+    }
+
+    #[test]
+    fn fields_have_the_numbers_of_the_proto() {
+        let message = inputs("fibonacci", &["name=33"]).expect("fine").encode(0);
+        assert_eq!(HelloRequest::decode(&message[..]).expect("decodes").name, "33");
+        let message = inputs("rnn-serving", &[]).expect("fine").encode(0);
+        assert_eq!(message, b"\x0a\x06French\x10\x0f");
+    }
+
+    #[test]
+    fn a_range_gives_other_numbers_and_the_reply_is_checked_against_them() {
+        let service = Service::named("fibonacci").expect("known");
+        let inputs = inputs("fibonacci", &["name=5..7"]).expect("fine");
+        let mut seen = [false; 3];
+        for sequence in 0..100 {
+            let name = HelloRequest::decode(&inputs.encode(sequence)[..]).expect("decodes").name;
+            let number: usize = name.parse().expect("a number");
+            seen[number - 5] = true;
+            let y = [5, 8, 13][number - 5];
+            let reply = HelloReply { message: format!("fn: Fib: y = fib(x) | x: {number} y: {y} | runtime: test") }.encode_to_vec();
+            assert!(service.judge(&reply, &inputs, sequence).is_ok());
+        }
+        assert_eq!(seen, [true; 3]);
+    }
+
+    #[test]
+    fn wrong_inputs_are_named_with_the_right_ones() {
+        assert!(inputs("fibonacci", &["n=3"]).expect_err("unknown").contains("its fields are name=10"));
+        assert!(inputs("fibonacci", &["3"]).expect_err("no sign").contains("write field=value"));
+        assert!(inputs("rnn-serving", &["numSamples=many"]).expect_err("no number").contains("whole number"));
+        assert!(inputs("fibonacci", &["name=9..3"]).expect_err("empty").contains("empty"));
+    }
+
+    #[test]
+    fn replies_are_well_formed_and_not_empty() {
+        let judge = |service: &str, reply: &[u8]| Service::named(service).expect("known").judge(reply, &Inputs::default(), 0).is_ok();
+        assert!(judge("aes", b"\x0a\x02ok"));
+        assert!(!judge("aes", b""));
+        assert!(!judge("aes", b"\x0a\x09cut"));
+        assert!(!judge("aes", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"));
+        assert!(!judge("auth", b"\xff"));
+        assert!(judge("user", b""));
+        assert!(judge("geo", b"\x0a\x011\x0a\x012"));
+    }
+}

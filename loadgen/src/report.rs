@@ -1,0 +1,491 @@
+//! What a run amounts to. Owns the counting of records, percentiles, the verdict whether the run holds, and the summary.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use qscale_common::contract::{Failures, LatencyBucket};
+use serde::Serialize;
+
+use crate::record::{Failure, Record, Status};
+
+/// Counts and latencies of some requests: of a function, of all, or of a second of either. Its size does not grow with their number.
+#[derive(Debug, Clone)]
+pub struct Tally {
+    /// Requests that were due.
+    pub due: u64,
+    /// Requests that were sent.
+    pub sent: u64,
+    /// Requests answered well.
+    pub succeeded: u64,
+    /// Requests still in flight at the end.
+    pub censored: u64,
+    /// Failed requests by kind.
+    pub failures: BTreeMap<Failure, u64>,
+    /// Latencies of the requests answered well, microseconds from when they were due.
+    pub latency_us: Histogram<u64>,
+    /// Send lags, nanoseconds.
+    pub lag_ns: Histogram<u64>,
+}
+
+/// Three significant digits: a percentile is within a thousandth of the truth.
+fn histogram() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits are within the range")
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { due: 0, sent: 0, succeeded: 0, censored: 0, failures: BTreeMap::new(), latency_us: histogram(), lag_ns: histogram() }
+    }
+}
+
+impl Tally {
+    /// Counts one request.
+    pub fn add(&mut self, record: &Record) {
+        self.due += 1;
+        self.sent += u64::from(record.sent_ns.is_some());
+        self.succeeded += u64::from(record.succeeded());
+        self.censored += u64::from(record.status == Status::Censored);
+        if let Some(failure) = record.failure() {
+            *self.failures.entry(failure).or_default() += 1;
+        }
+        // A histogram grows to hold any value, so recording cannot fail.
+        if let Some(latency) = record.latency_ns() {
+            let _ = self.latency_us.record((latency + 500) / 1_000);
+        }
+        if let Some(lag) = record.lag_ns() {
+            let _ = self.lag_ns.record(lag);
+        }
+    }
+
+    /// Failed requests of every kind.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        (self.due, self.sent, self.succeeded, self.censored) = (0, 0, 0, 0);
+        self.failures.clear();
+        self.latency_us.reset();
+        self.lag_ns.reset();
+    }
+
+    /// The failures as a Load message counts them.
+    #[must_use]
+    pub fn failures_of_load(&self) -> Failures {
+        let mut counts = Failures::default();
+        for (failure, count) in &self.failures {
+            match failure {
+                Failure::Status(Status::Timeout) => counts.timeout += count,
+                Failure::Status(Status::Refused | Status::Unreachable | Status::Broken) => counts.connection += count,
+                Failure::Status(Status::NotSent) => counts.not_sent += count,
+                Failure::Status(Status::Malformed) | Failure::InvalidReply => counts.invalid += count,
+                Failure::Status(_) => counts.status += count,
+            }
+        }
+        counts
+    }
+
+    /// The latencies as a Load message gives them: some fifty buckets, each a quarter wider than the one before.
+    #[must_use]
+    pub fn buckets_of_load(&self) -> Vec<LatencyBucket> {
+        const FIRST_US: u64 = 100;
+        let buckets = self.latency_us.iter_log(FIRST_US, 1.25).filter(|bucket| bucket.count_since_last_iteration() > 0);
+        let mut rising: Vec<LatencyBucket> = Vec::new();
+        for bucket in buckets {
+            let (le_us, count) = (bucket.value_iterated_to(), bucket.count_since_last_iteration());
+            match rising.last_mut() {
+                Some(last) if last.le_us >= le_us => last.count += count,
+                _ => rising.push(LatencyBucket { le_us, count }),
+            }
+        }
+        rising
+    }
+}
+
+/// Everything counted in a run.
+#[derive(Debug)]
+pub struct Totals {
+    /// All requests.
+    pub all: Tally,
+    /// Each function's, by index.
+    pub functions: Vec<Tally>,
+    /// All requests since the last [`Totals::next_second`].
+    pub second: Tally,
+    /// Each function's since then; empty where nobody asks.
+    pub second_of: Vec<Tally>,
+    /// When the last request was due, nanoseconds since the start.
+    pub last_due_ns: u64,
+}
+
+impl Totals {
+    /// Nothing counted yet; `by_second` keeps each function's last second too.
+    #[must_use]
+    pub fn new(functions: usize, by_second: bool) -> Self {
+        Self {
+            all: Tally::default(),
+            functions: vec![Tally::default(); functions],
+            second: Tally::default(),
+            second_of: if by_second { vec![Tally::default(); functions] } else { Vec::new() },
+            last_due_ns: 0,
+        }
+    }
+
+    /// Counts one request.
+    pub fn add(&mut self, record: &Record) {
+        let function = record.function as usize;
+        let of_function = self.functions.get_mut(function).into_iter().chain(self.second_of.get_mut(function));
+        [&mut self.all, &mut self.second].into_iter().chain(of_function).for_each(|tally| tally.add(record));
+        self.last_due_ns = self.last_due_ns.max(record.intended_ns);
+    }
+
+    /// Begins a new second.
+    pub fn next_second(&mut self) {
+        self.second.clear();
+        self.second_of.iter_mut().for_each(Tally::clear);
+    }
+}
+
+/// What a run was, for its summary.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Name of the run.
+    pub run: String,
+    /// Start, microseconds since 1970.
+    pub started_unix_us: u64,
+    /// Address.
+    pub target: String,
+    /// Protocol.
+    pub protocol: String,
+    /// Seed.
+    pub seed: u64,
+    /// How the pacing threads are scheduled.
+    pub scheduling: String,
+    /// Names of the functions.
+    pub functions: Vec<String>,
+    /// How long was to be sent; `None` for a whole trace.
+    pub planned: Option<Duration>,
+    /// Whether it was ended before.
+    pub stopped_early: bool,
+    /// How long was sent.
+    pub sending: Duration,
+    /// The bound on send lag.
+    pub max_lag: Duration,
+}
+
+/// The result of a run, as `--json` prints it. Times carry their unit in the name; absent percentiles mean that nothing was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Version of this form.
+    pub version: u32,
+    /// Name of the run.
+    pub run: String,
+    /// Whether the generator failed to offer what it was to offer, so that the run says nothing about the functions.
+    pub void: bool,
+    /// Why it is void.
+    pub void_reasons: Vec<String>,
+    /// Whether it was ended before its time.
+    pub stopped_early: bool,
+    /// Start, microseconds since 1970.
+    pub started_unix_us: u64,
+    /// How long was sent, seconds.
+    pub sending_s: f64,
+    /// Address.
+    pub target: String,
+    /// Protocol.
+    pub protocol: String,
+    /// Seed.
+    pub seed: u64,
+    /// Scheduling class of the pacing threads.
+    pub scheduling: String,
+    /// From when a request was due to when it was sent.
+    pub send_lag_us: Option<Lag>,
+    /// All requests together.
+    pub total: Line,
+    /// Each function.
+    pub functions: Vec<Line>,
+}
+
+/// Send lag, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Lag {
+    /// Median.
+    pub p50: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// 99.9th percentile.
+    pub p999: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+/// Counts, rates and latencies of one function or of all.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Line {
+    /// The function; `total` for all.
+    pub function: String,
+    /// Requests that were due.
+    pub due: u64,
+    /// Requests that were sent.
+    pub sent: u64,
+    /// Requests answered well.
+    pub succeeded: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Requests still in flight at the end, of which nothing is known but that they took at least so long.
+    pub censored: u64,
+    /// Requests due, a second.
+    pub offered_rps: f64,
+    /// Requests answered well, a second.
+    pub achieved_rps: f64,
+    /// Failures by kind.
+    pub failures: BTreeMap<String, u64>,
+    /// Latency of the requests answered well.
+    pub latency_ms: Option<Latency>,
+}
+
+/// Latency from when a request was due to its answer, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Latency {
+    /// Mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 95th percentile.
+    pub p95: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// 99.9th percentile.
+    pub p999: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Latency {
+    /// The latencies of `tally`; `None` where no request was answered well.
+    #[must_use]
+    pub fn of(tally: &Tally) -> Option<Self> {
+        let histogram = &tally.latency_us;
+        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        (!histogram.is_empty()).then(|| Self {
+            mean: rounded(histogram.mean() / 1e3),
+            p50: at(0.5),
+            p90: at(0.9),
+            p95: at(0.95),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max() as f64 / 1e3,
+        })
+    }
+}
+
+impl Lag {
+    /// The send lags of `tally`; `None` where nothing was sent.
+    #[must_use]
+    pub fn of(tally: &Tally) -> Option<Self> {
+        let histogram = &tally.lag_ns;
+        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        (!histogram.is_empty()).then(|| Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 })
+    }
+}
+
+/// The share of requests that may be late, or not sent, before a run is void: then its 99th percentile says nothing any more.
+const TOLERATED: f64 = 0.01;
+
+/// Why the run is void: the generator itself, and not the functions, fell short.
+fn void_reasons(all: &Tally, max_lag: Duration) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let lag = Duration::from_nanos(all.lag_ns.value_at_quantile(1.0 - TOLERATED));
+    if lag > max_lag {
+        reasons.push(format!("send lag p99 = {lag:.1?}, above the bound of {max_lag:?}: requests did not go out when they were due"));
+    }
+    let not_sent = all.failures.get(&Failure::Status(Status::NotSent)).copied().unwrap_or(0);
+    if not_sent as f64 > all.due as f64 * TOLERATED {
+        let share = 100.0 * not_sent as f64 / all.due.max(1) as f64;
+        reasons.push(format!("{not_sent} requests ({share:.1} %) were not sent, as too many were in flight: raise max-in-flight"));
+    }
+    reasons
+}
+
+impl Summary {
+    /// Sums up.
+    #[must_use]
+    pub fn new(totals: &Totals, facts: Facts) -> Self {
+        let seconds = facts.sending.as_secs_f64();
+        let line = |function: &str, tally: &Tally| Line {
+            function: function.to_owned(),
+            due: tally.due,
+            sent: tally.sent,
+            succeeded: tally.succeeded,
+            failed: tally.failed(),
+            censored: tally.censored,
+            offered_rps: rate(tally.due, seconds),
+            achieved_rps: rate(tally.succeeded, seconds),
+            failures: tally.failures.iter().map(|(failure, count)| (failure.to_string(), *count)).collect(),
+            latency_ms: Latency::of(tally),
+        };
+        let void_reasons = void_reasons(&totals.all, facts.max_lag);
+        Self {
+            version: 1,
+            void: !void_reasons.is_empty(),
+            void_reasons,
+            stopped_early: facts.stopped_early,
+            started_unix_us: facts.started_unix_us,
+            sending_s: rounded(seconds),
+            send_lag_us: Lag::of(&totals.all),
+            total: line("total", &totals.all),
+            functions: facts.functions.iter().zip(&totals.functions).map(|(name, tally)| line(name, tally)).collect(),
+            run: facts.run,
+            target: facts.target,
+            protocol: facts.protocol,
+            seed: facts.seed,
+            scheduling: facts.scheduling,
+        }
+    }
+}
+
+fn rate(count: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { rounded(count as f64 / seconds) } else { 0.0 }
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+/// Functions that the table shows; a trace may have thousands, and `--json` has them all.
+const SHOWN: usize = 20;
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.functions.iter().take(SHOWN).map(|line| line.function.len()).max().unwrap_or(0).max("function".len());
+        writeln!(
+            f,
+            "{:width$}  {:>10} {:>10} {:>9} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9}",
+            "function", "offered/s", "good/s", "requests", "failed", "censored", "p50 ms", "p95 ms", "p99 ms", "max ms"
+        )?;
+        let total = (self.functions.len() != 1).then_some(&self.total);
+        for line in self.functions.iter().take(SHOWN).chain(total) {
+            write!(
+                f,
+                "{:width$}  {:>10.1} {:>10.1} {:>9} {:>8} {:>8}",
+                line.function, line.offered_rps, line.achieved_rps, line.due, line.failed, line.censored
+            )?;
+            match &line.latency_ms {
+                Some(latency) => writeln!(f, " {:>9.3} {:>9.3} {:>9.3} {:>9.3}", latency.p50, latency.p95, latency.p99, latency.max)?,
+                None => writeln!(f, " {:>9} {:>9} {:>9} {:>9}", "-", "-", "-", "-")?,
+            }
+        }
+        if self.functions.len() > SHOWN {
+            writeln!(f, "({} more functions; --json shows them)", self.functions.len() - SHOWN)?;
+        }
+        for (kind, count) in &self.total.failures {
+            writeln!(f, "failed: {count} {kind}")?;
+        }
+        if let Some(lag) = &self.send_lag_us {
+            writeln!(
+                f,
+                "send lag: p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, max {:.1} us, under {}",
+                lag.p50, lag.p99, lag.p999, lag.max, self.scheduling
+            )?;
+        }
+        for reason in &self.void_reasons {
+            writeln!(f, "VOID: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::workload::Arrival;
+
+    use super::*;
+
+    fn record(status: Status, valid: Option<bool>, latency_us: u64, lag_us: u64) -> Record {
+        let arrival = Arrival { at: Duration::ZERO, function: 0, duration_ms: 0, memory_mib: 0 };
+        let sent = (status != Status::NotSent).then_some(lag_us * 1_000);
+        let replied = (status == Status::Ok).then_some(latency_us * 1_000);
+        Record { status, valid, sent_ns: sent, replied_ns: replied, ..Record::due(0, &arrival, 0) }
+    }
+
+    fn good(latency_us: u64) -> Record {
+        record(Status::Ok, Some(true), latency_us, 10)
+    }
+
+    fn summary(records: &[Record]) -> Summary {
+        let mut totals = Totals::new(1, false);
+        records.iter().for_each(|record| totals.add(record));
+        let facts = Facts {
+            run: "r".to_owned(),
+            started_unix_us: 0,
+            target: String::new(),
+            protocol: String::new(),
+            seed: 0,
+            scheduling: "SCHED_OTHER".to_owned(),
+            functions: vec!["f".to_owned()],
+            planned: None,
+            stopped_early: false,
+            sending: Duration::from_secs(10),
+            max_lag: Duration::from_millis(5),
+        };
+        Summary::new(&totals, facts)
+    }
+
+    #[test]
+    fn failures_are_counted_and_never_measured() {
+        let records = [good(1_000), record(Status::Timeout, None, 9_000_000, 10), record(Status::Ok, Some(false), 5_000_000, 10)];
+        let summary = summary(&records);
+        assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed), (3, 1, 2));
+        let latency = summary.total.latency_ms.expect("one was measured");
+        assert_eq!((latency.p50, latency.max), (1.0, 1.0));
+        assert_eq!(summary.total.failures.into_iter().collect::<Vec<_>>(), [("invalid_reply".to_owned(), 1), ("timeout".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn what_was_cut_off_is_counted_apart() {
+        let summary = summary(&[good(1_000), record(Status::Censored, None, 0, 10)]);
+        assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed, summary.total.censored), (2, 1, 0, 1));
+    }
+
+    #[test]
+    fn percentiles_are_within_a_thousandth() {
+        let records: Vec<_> = (1..=100_000).map(good).collect();
+        let latency = summary(&records).total.latency_ms.expect("measured");
+        assert!((latency.p99 - 99.0).abs() <= 0.1, "{}", latency.p99);
+        assert!((latency.p50 - 50.0).abs() <= 0.05, "{}", latency.p50);
+    }
+
+    #[test]
+    fn a_run_that_was_late_is_void() {
+        let late = |late: usize| summary(&[vec![record(Status::Ok, Some(true), 9_000, 8_000); late], vec![good(1); 1_000 - late]].concat());
+        assert!(!late(9).void);
+        assert!(late(11).void && late(11).void_reasons[0].contains("send lag p99 = 8.0"), "{:?}", late(11).void_reasons);
+    }
+
+    #[test]
+    fn a_run_that_did_not_send_is_void() {
+        let summary = summary(&[vec![record(Status::NotSent, None, 0, 0); 20], vec![good(1); 980]].concat());
+        assert!(summary.void && summary.void_reasons[0].contains("20 requests (2.0 %) were not sent"));
+    }
+
+    #[test]
+    fn an_empty_run_has_no_latency_and_is_not_void() {
+        let summary = summary(&[]);
+        assert!(!summary.void && summary.total.latency_ms.is_none() && summary.send_lag_us.is_none());
+        assert!(summary.to_string().contains("function"));
+    }
+
+    #[test]
+    fn buckets_of_a_load_message_rise_and_hold_every_success() {
+        let mut tally = Tally::default();
+        [1, 50, 99, 100, 101, 5_000, 5_001, 90_000_000].into_iter().for_each(|latency| tally.add(&good(latency)));
+        let buckets = tally.buckets_of_load();
+        assert!(buckets.windows(2).all(|pair| pair[0].le_us < pair[1].le_us), "{buckets:?}");
+        assert_eq!(buckets.iter().map(|bucket| bucket.count).sum::<u64>(), 8);
+    }
+}

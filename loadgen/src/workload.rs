@@ -1,0 +1,219 @@
+//! From settings to arrivals and destinations. Owns opening traces and resolving names; the only place that maps functions of a trace
+//! to functions that are called.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use qscale_common::name::FunctionId;
+use qscale_common::workload::trace::{Azure2019, Keep, MinuteTrace, RowTrace, read_azure2019, read_azure2021, read_endpoints};
+use qscale_common::workload::{Arrivals, Demand, PatternArrivals, Scale, Spread, WorkloadRng};
+use rand::SeedableRng;
+
+use crate::config::LoadConfig;
+use crate::engine::Destination;
+
+/// A function as outputs name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// The word in every output.
+    pub label: String,
+    /// Its name on the bus; `None` for an endpoint of vSwarm, which has only a host name.
+    pub id: Option<FunctionId>,
+}
+
+/// Everything that is to be sent.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// The functions, by index.
+    pub functions: Vec<Function>,
+    /// Where their requests go, by index.
+    pub destinations: Vec<Destination>,
+    /// The addresses that destinations point to.
+    pub addresses: Vec<SocketAddr>,
+    /// What is due when, before it is mapped to the functions.
+    source: Source,
+    /// How long is sent; `Duration::MAX` for a whole trace.
+    pub length: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Pattern { spread: Spread },
+    Minutes(MinuteTrace, Scale),
+    Rows(RowTrace, Scale),
+}
+
+/// How long a pattern is sent where nothing is said.
+const DEFAULT_LENGTH: Duration = Duration::from_secs(10);
+
+impl Workload {
+    /// Reads the trace, where there is one, and resolves every address.
+    ///
+    /// # Errors
+    /// What cannot be read, with file, line and value; a name that is not a function's; an address that does not resolve.
+    pub fn new(config: &LoadConfig) -> anyhow::Result<Self> {
+        let scale = Scale::new(config.time_scale, config.rate_scale).map_err(anyhow::Error::msg)?;
+        match &config.trace {
+            None => {
+                let functions = named(&config.functions)?;
+                if functions.is_empty() {
+                    bail!("no function is given: write --function NAME, for example --function fibonacci");
+                }
+                Self::at_target(config, functions, Source::Pattern { spread: config.spread }, DEFAULT_LENGTH)
+            }
+            Some(path) if path.is_dir() => {
+                let trace = open_azure2019(path, config)?;
+                let count = trace.functions.len();
+                Self::at_target(config, for_trace(config, count)?, Source::Minutes(trace, scale), Duration::MAX)
+            }
+            Some(path) if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) => {
+                Self::at_endpoints(config, path)
+            }
+            Some(path) => {
+                let trace = read_azure2021(&shown(path), open(path)?, keep(config))?;
+                let count = trace.functions.len();
+                Self::at_target(config, for_trace(config, count)?, Source::Rows(trace, scale), Duration::MAX)
+            }
+        }
+    }
+
+    fn at_target(config: &LoadConfig, functions: Vec<FunctionId>, source: Source, length: Duration) -> anyhow::Result<Self> {
+        let address = resolve(&config.target).with_context(|| format!("target = {}", config.target))?;
+        let destination = |function: &FunctionId| Destination {
+            address: 0,
+            authority: config.authority.clone().unwrap_or_else(|| format!("{}.{}", function.name, function.namespace)),
+        };
+        Ok(Self {
+            destinations: functions.iter().map(destination).collect(),
+            functions: functions.into_iter().map(|id| Function { label: id.to_string(), id: Some(id) }).collect(),
+            addresses: vec![address],
+            source,
+            length: config.length.map_or(length, |length| length.0),
+        })
+    }
+
+    /// Each endpoint is a host of its own, on the port of the target; requests go to them in turn, as vSwarm's invoker sends them.
+    fn at_endpoints(config: &LoadConfig, path: &Path) -> anyhow::Result<Self> {
+        let endpoints = read_endpoints(&shown(path), open(path)?)?;
+        let port = config.target.rsplit_once(':').map_or("", |(_, port)| port);
+        let mut addresses = Vec::new();
+        let mut known: HashMap<SocketAddr, usize> = HashMap::new();
+        let mut destinations = Vec::new();
+        for endpoint in &endpoints {
+            let host = format!("{}:{port}", endpoint.hostname);
+            let address = resolve(&host).with_context(|| format!("{}: endpoint {host}", shown(path)))?;
+            let index = *known.entry(address).or_insert_with(|| {
+                addresses.push(address);
+                addresses.len() - 1
+            });
+            destinations
+                .push(Destination { address: index, authority: config.authority.clone().unwrap_or_else(|| endpoint.hostname.clone()) });
+        }
+        Ok(Self {
+            functions: endpoints.into_iter().map(|endpoint| Function { label: endpoint.hostname, id: None }).collect(),
+            destinations,
+            addresses,
+            source: Source::Pattern { spread: config.spread },
+            length: config.length.map_or(DEFAULT_LENGTH, |length| length.0),
+        })
+    }
+
+    /// What is due when; the same for the same settings, however often it is asked for.
+    #[must_use]
+    pub fn arrivals(&self, config: &LoadConfig) -> Box<dyn Iterator<Item = qscale_common::workload::Arrival> + Send> {
+        let mut rng = WorkloadRng::seed_from_u64(config.seed);
+        let functions = u32::try_from(self.functions.len()).unwrap_or(u32::MAX).max(1);
+        let arrivals = match &self.source {
+            Source::Pattern { spread } => {
+                let demand = Demand::Fixed { duration_ms: config.duration_ms, memory_mib: config.memory_mib };
+                let arrivals = PatternArrivals::new(config.rate.clone(), config.gaps, self.length, WorkloadRng::from_rng(&mut rng));
+                Arrivals::pattern(arrivals, *spread, functions, demand, rng)
+            }
+            Source::Minutes(trace, scale) => Arrivals::minutes(trace, config.iat, *scale, self.length, &mut rng),
+            Source::Rows(trace, scale) => Arrivals::rows(trace, config.memory_mib, *scale, self.length, rng),
+        };
+        // Where fewer functions are called than the trace has, its functions share them in turn.
+        Box::new(arrivals.map(move |mut arrival| {
+            arrival.function %= functions;
+            arrival
+        }))
+    }
+}
+
+fn named(names: &[String]) -> anyhow::Result<Vec<FunctionId>> {
+    names.iter().map(|name| name.parse().with_context(|| format!("function = {name}"))).collect()
+}
+
+fn for_trace(config: &LoadConfig, count: usize) -> anyhow::Result<Vec<FunctionId>> {
+    if !config.functions.is_empty() {
+        return named(&config.functions);
+    }
+    (0..count).map(|index| Ok(format!("trace-func-{index}").parse::<FunctionId>()?)).collect()
+}
+
+fn keep(config: &LoadConfig) -> Keep {
+    Keep { functions: config.trace_functions.unwrap_or(usize::MAX), skip_minutes: config.skip_minutes, ..Keep::default() }
+}
+
+fn open_azure2019(folder: &Path, config: &LoadConfig) -> anyhow::Result<MinuteTrace> {
+    let paths = ["invocations.csv", "durations.csv", "memory.csv"].map(|name| folder.join(name));
+    let memory = if paths[2].exists() { Some(open(&paths[2])?) } else { None };
+    let files = paths.each_ref().map(|path| shown(path));
+    let trace = Azure2019 { invocations: open(&paths[0])?, durations: open(&paths[1])?, memory, memory_mib: config.memory_mib };
+    Ok(read_azure2019(files.each_ref().map(String::as_str), trace, keep(config))?)
+}
+
+fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(BufReader::with_capacity(1 << 16, file))
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn resolve(host: &str) -> anyhow::Result<SocketAddr> {
+    let mut addresses = host.to_socket_addrs().context("write host:port, for example 127.0.0.1:8700")?;
+    addresses.next().context("the name has no address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(functions: &[&str]) -> LoadConfig {
+        LoadConfig { functions: functions.iter().map(|name| (*name).to_owned()).collect(), ..LoadConfig::default() }
+    }
+
+    #[test]
+    fn the_authority_is_name_dot_namespace() {
+        let workload = Workload::new(&config(&["fib", "prod/aes"])).expect("valid");
+        let authorities: Vec<_> = workload.destinations.iter().map(|destination| destination.authority.as_str()).collect();
+        assert_eq!(authorities, ["fib.default", "aes.prod"]);
+        let given = LoadConfig { authority: Some("x.example".to_owned()), ..config(&["fib"]) };
+        assert_eq!(Workload::new(&given).expect("valid").destinations[0].authority, "x.example");
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let error = |config: LoadConfig| format!("{:#}", Workload::new(&config).expect_err("refused"));
+        assert!(error(config(&[])).contains("--function NAME"));
+        assert!(error(config(&["Fib.One"])).contains("`Fib.One`"));
+        assert!(error(LoadConfig { target: "nowhere".to_owned(), ..config(&["fib"]) }).contains("target = nowhere"));
+        assert!(error(LoadConfig { trace: Some("/no/such.csv".into()), ..config(&["fib"]) }).contains("/no/such.csv"));
+        assert!(error(LoadConfig { time_scale: -1.0, ..config(&["fib"]) }).contains("time scale = -1"));
+    }
+
+    #[test]
+    fn the_same_settings_give_the_same_arrivals() {
+        let config = LoadConfig { rate: "100".parse().expect("a rate"), ..config(&["a", "b"]) };
+        let workload = Workload::new(&config).expect("valid");
+        let arrivals: Vec<_> = workload.arrivals(&config).collect();
+        assert!(arrivals.len() > 800 && workload.arrivals(&config).eq(arrivals));
+    }
+}
