@@ -2,6 +2,7 @@
 
 pub mod nats;
 pub mod process;
+pub mod system;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use nats::NatsServer;
 pub use process::Program;
+pub use system::System;
 
 /// Long enough for anything that works, on a busy machine; only what hangs reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(60);

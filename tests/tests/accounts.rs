@@ -88,7 +88,8 @@ async fn services_can_read_what_their_work_needs() {
         let config = fixture.server.config(user);
         async move {
             let client = config.connect_once("test", PATIENCE).await.expect("connect");
-            let store = async_nats::jetstream::new(client).get_key_value(bucket).await.map_err(|error| format!("{user} {bucket}: {error}"))?;
+            let store =
+                async_nats::jetstream::new(client).get_key_value(bucket).await.map_err(|error| format!("{user} {bucket}: {error}"))?;
             store.watch_with_history(">").await.map_err(|error| format!("{user} {bucket}: {error}"))?;
             store.get("default.f").await.map_err(|error| format!("{user} {bucket}: {error}"))?;
             Ok::<(), String>(())

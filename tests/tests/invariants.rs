@@ -12,7 +12,8 @@ const TOP_LEVEL: [&str; 7] = ["collector", "agent", "actuator", "loadgen", "comm
 
 /// Names of the crates that `package` links, itself included, with the features given.
 fn tree(package: &str) -> BTreeSet<String> {
-    let arguments = ["tree", "--locked", "--package", package, "--no-default-features", "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    let arguments =
+        ["tree", "--locked", "--package", package, "--no-default-features", "--edges", "normal", "--prefix", "none", "--format", "{p}"];
     let output = Command::new(env!("CARGO")).args(arguments).current_dir(repository()).output().expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("cargo writes UTF-8");

@@ -1,0 +1,144 @@
+//! A whole system that a test starts with `qscale up`, and the messages that it exchanges.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use async_nats::Client;
+use qscale_common::runtime::bus::{Bus, BusConfig};
+use serde_json::Value;
+
+use crate::process::{binary, tail};
+use crate::{Folder, PATIENCE, Program, eventually, nats};
+
+/// A running system in a folder of its own.
+#[derive(Debug)]
+pub struct System {
+    // Dropped before the folder that it writes to.
+    program: Program,
+    folder: Folder,
+}
+
+impl System {
+    /// Runs `qscale up` with `arguments` and waits until it can be reached.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn up(arguments: &[&str]) -> Self {
+        let folder = Folder::new("system");
+        let mut command = Command::new(binary("qscale"));
+        command
+            .arg("up")
+            .arg("--plain")
+            .args(arguments)
+            .env("QSCALE_STATE", folder.path().join("state"))
+            .env("NATS_SERVER_BIN", nats::program());
+        let program = Program::spawn(command, &folder.path().join("up.log"));
+        let mut system = Self { program, folder };
+        eventually("qscale up to be ready", || {
+            assert!(system.program.ended().is_none(), "qscale up ended:\n{}", system.tail());
+            let log = std::fs::read_to_string(system.folder.path().join("up.log")).ok()?;
+            log.contains("[6/6]").then_some(())
+        });
+        system
+    }
+
+    /// The folder in which it keeps its state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// Addresses and process id, as `qscale up` wrote them.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    #[must_use]
+    pub fn addresses(&self) -> Value {
+        let text = std::fs::read(self.state().join("addresses.json")).expect("addresses are written before the load starts");
+        serde_json::from_slice(&text).expect("addresses are JSON")
+    }
+
+    /// Another command of `qscale` on this system.
+    #[must_use]
+    pub fn qscale(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(binary("qscale"));
+        command.args(arguments).env("QSCALE_STATE", self.state()).env("NATS_SERVER_BIN", nats::program());
+        command.output().expect("qscale runs")
+    }
+
+    /// How an operator connects.
+    #[must_use]
+    pub fn operator(&self) -> BusConfig {
+        let url = self.addresses()["nats"].as_str().expect("an address").to_owned();
+        BusConfig { url, user: "operator".into(), password: String::new(), password_file: Some(self.state().join("credentials/operator")) }
+    }
+
+    /// An operator's connection.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn client(&self) -> Client {
+        self.operator().connect_once("test", PATIENCE).await.expect("the server answers")
+    }
+
+    /// An operator's bus.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn bus(&self) -> Bus {
+        Bus::of_client(self.client().await, "/qscale/test")
+    }
+
+    /// Process id of the service `program` of this system, such as `qscale-agent`; `None` while it is not running.
+    #[must_use]
+    pub fn pid_of(&self, program: &str) -> Option<u32> {
+        children(self.program.id()).into_iter().find(|pid| name(*pid).is_some_and(|name| name == program))
+    }
+
+    /// Asks the system to end and waits for it; true if it said that it succeeded.
+    pub fn stop(&mut self) -> bool {
+        self.program.signal(libc::SIGINT);
+        self.program.wait().success()
+    }
+
+    /// The end of all logs, for the message of a failing test.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let mut text = format!("--- up\n{}", tail(&self.folder.path().join("up.log")));
+        for entry in std::fs::read_dir(self.state().join("logs")).into_iter().flatten().flatten() {
+            text += &format!("\n--- {}\n{}", entry.file_name().to_string_lossy(), tail(&entry.path()));
+        }
+        text
+    }
+}
+
+/// Children of a process, by their parent's id in /proc.
+#[must_use]
+pub fn children(parent: u32) -> Vec<u32> {
+    processes().into_iter().filter(|pid| stat(*pid).is_some_and(|fields| fields.get(1) == Some(&parent.to_string()))).collect()
+}
+
+/// Every process whose command line contains `text`.
+#[must_use]
+pub fn with_argument(text: &str) -> Vec<u32> {
+    let says = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(text));
+    processes().into_iter().filter(says).collect()
+}
+
+fn processes() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc can be read").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// State and parent of a process: what follows its name in /proc/<pid>/stat.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(ToOwned::to_owned).collect())
+}
+
+fn name(pid: u32) -> Option<String> {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(Path::new(&path).file_name()?.to_string_lossy().trim_end_matches(" (deleted)").to_owned())
+}

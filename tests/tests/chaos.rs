@@ -1,0 +1,91 @@
+//! Every service is killed in turn, under load: the loop recovers by itself, bounds are never broken, and no replica is orphaned.
+
+use std::time::Duration;
+
+use qscale_common::contract::{Effect, EventType, Outcome, subject};
+use qscale_common::policy::{Bounds, ScalingPolicy};
+use qscale_common::runtime::bus::Subscription;
+use qscale_common::runtime::platform::PlatformClient;
+use qscale_tests::{PATIENCE, System, eventually, system};
+
+const SERVICES: [&str; 5] = ["qscale-collector", "qscale-agent", "qscale-actuator", "qscale-platform", "nats-server"];
+
+struct Watched {
+    system: System,
+    outcomes: Subscription<Outcome>,
+    bounds: Bounds,
+}
+
+impl Watched {
+    async fn new() -> Self {
+        let system = System::up(&["--load", "25", "--tick", "1s", "--agent", "threshold-both"]);
+        let bus = system.bus().await;
+        let outcomes = bus.subscribe(subject::all(EventType::Outcome), None).await.expect("operators may listen");
+        let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.expect("the bucket");
+        let value = policies.get("default.fibonacci").await.expect("readable").expect("written by qscale up");
+        let bounds = ScalingPolicy::from_json(&value).expect("valid").bounds;
+        Self { system, outcomes, bounds }
+    }
+
+    /// Waits for `count` Outcomes that show the loop at work: decisions of the agent, judged.
+    async fn loop_turns(&mut self, count: usize, after: &str) {
+        let mut seen = 0;
+        while seen < count {
+            let next = tokio::time::timeout(PATIENCE, self.outcomes.next()).await;
+            let Ok(Some(received)) = next else { panic!("no Outcome after {after}:\n{}", self.system.tail()) };
+            let outcome = received.message;
+            if let Some(allowed) = outcome.allowed {
+                assert!(self.bounds.contain(allowed), "{allowed} is out of bounds after {after}");
+            }
+            let judged = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged | Effect::Held);
+            seen += usize::from(judged);
+        }
+    }
+
+    /// The replicas that run are those that the platform knows.
+    async fn no_orphans(&self, after: &str) {
+        let address = self.system.addresses()["platform"].as_str().expect("an address").to_owned();
+        let client = PlatformClient::new(&address).expect("an address");
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let known: Option<Vec<u32>> = client.list().await.ok().map(|functions| {
+                functions.iter().flat_map(|function| function.actual.replicas.iter().filter_map(|replica| replica.pid)).collect()
+            });
+            let mut running: Vec<u32> = system::with_argument("qscale-function").into_iter().filter(|pid| self.is_ours(*pid)).collect();
+            running.sort_unstable();
+            if let Some(mut known) = known {
+                known.sort_unstable();
+                if known == running && !known.is_empty() {
+                    return;
+                }
+            }
+            assert!(tokio::time::Instant::now() < deadline, "orphans after {after}: {running:?}\n{}", self.system.tail());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Whether a replica belongs to this test's system: its platform's state folder stands in its environment or its parent's command line.
+    fn is_ours(&self, pid: u32) -> bool {
+        let state = self.system.state().display().to_string();
+        let parent = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .ok()
+            .and_then(|text| text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok());
+        // An orphan is handed to the first process; then it is counted, and the check fails until it is gone.
+        parent.is_some_and(|parent| parent == 1 || system::with_argument(&state).contains(&parent))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loop_recovers_from_the_death_of_any_service() {
+    let mut watched = Watched::new().await;
+    watched.loop_turns(3, "the start").await;
+    for service in SERVICES {
+        let pid = eventually(service, || watched.system.pid_of(service));
+        // SAFETY: kill takes numbers only; the process is a child of the system that this test started.
+        unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+        eventually(&format!("a new {service}"), || watched.system.pid_of(service).filter(|new| *new != pid));
+        watched.loop_turns(4, &format!("kill -9 of {service}")).await;
+        watched.no_orphans(service).await;
+    }
+    assert!(watched.system.stop(), "{}", watched.system.tail());
+}
