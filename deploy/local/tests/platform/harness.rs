@@ -154,6 +154,15 @@ impl Platform {
         self.status().await.actual.replicas.iter().filter_map(|replica| replica.pid).collect()
     }
 
+    /// CPU time that the platform's own process has used.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
+        let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_ascii_whitespace().collect();
+        let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().expect("a number")).sum();
+        // SAFETY: sysconf takes a plain integer.
+        ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
+    }
+
     pub fn signal(&self, signal: i32) {
         let pid = libc::pid_t::try_from(self.child.id()).expect("a process id");
         // SAFETY: kill takes plain integers, and the child is not waited for yet.
