@@ -1,0 +1,136 @@
+//! One decision, whoever made it, and the Outcomes that tell of it.
+
+use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Moment, Outcome, Source, TraceParent, Version};
+use qscale_common::guard::Standing;
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::time::{Tick, Timestamp};
+use qscale_common::units::Allocation;
+
+use super::admission::Refusal;
+use super::function::Function;
+use crate::fallback::Advice;
+
+/// What somebody wants a function to have.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// Who decided.
+    pub source: Source,
+    /// Name of the agent or rule.
+    pub agent: Name,
+    /// Version of the agent or rule.
+    pub model: String,
+    /// The State that it answers.
+    pub moment: Moment,
+    /// What is wanted.
+    pub wanted: Allocation,
+    /// Why.
+    pub reason: String,
+    /// How the guard is to judge it.
+    pub standing: Standing,
+    /// When it is void; never, where the actuator itself decided.
+    pub expires: Option<Timestamp>,
+    /// When it was taken in.
+    pub at: Timestamp,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceParent>,
+    /// Whether an Outcome tells of it also where nothing was done.
+    pub announced: bool,
+}
+
+impl Decision {
+    /// What an Action asks for, by the agent that the policy names or by another.
+    pub(super) fn of_action(action: Action, named: bool, trace: Option<TraceParent>, now: Timestamp) -> Self {
+        Self {
+            source: if named { Source::Agent } else { Source::Shadow },
+            moment: action.moment(),
+            agent: action.agent,
+            model: action.model,
+            wanted: action.allocation,
+            reason: action.reason,
+            standing: if named { Standing::Named } else { Standing::Shadow },
+            expires: Some(action.expires_at_ms),
+            at: now,
+            trace,
+            announced: true,
+        }
+    }
+
+    /// What the fallback advises on the State of `moment`.
+    pub(super) fn of_fallback(advice: Advice, moment: Moment, trace: Option<TraceParent>, now: Timestamp) -> Self {
+        Self {
+            source: Source::Fallback,
+            agent: name(advice.rule),
+            model: advice.model,
+            moment,
+            wanted: advice.wanted,
+            reason: advice.reason,
+            standing: Standing::Named,
+            expires: None,
+            at: now,
+            trace,
+            announced: true,
+        }
+    }
+
+    /// What follows from something that a person did: a restore, new bounds.
+    pub(super) fn of_operator(rule: &'static str, wanted: Allocation, reason: String, function: &Function, now: Timestamp) -> Self {
+        Self {
+            source: Source::Operator,
+            agent: name(rule),
+            model: String::new(),
+            moment: function.last_moment().unwrap_or(Moment { epoch: Epoch(0), tick: Tick(0) }),
+            wanted,
+            reason,
+            standing: Standing::Repair,
+            expires: None,
+            at: now,
+            trace: None,
+            announced: false,
+        }
+    }
+
+    /// Whether a person asked for exactly this, whatever the guard thinks of it.
+    pub(super) fn is_restore(&self) -> bool {
+        self.source == Source::Operator && self.agent.as_str() == RESTORE
+    }
+
+    /// The Outcome of this decision.
+    pub(super) fn outcome(&self, function: &FunctionId, effect: Effect, actuator: &str) -> Outcome {
+        Outcome {
+            version: Version::CURRENT,
+            namespace: function.namespace.clone(),
+            function: function.name.clone(),
+            epoch: self.moment.epoch,
+            tick: self.moment.tick,
+            source: self.source,
+            agent: self.agent.clone(),
+            model: self.model.clone(),
+            effect,
+            requested: self.wanted,
+            before: None,
+            allowed: None,
+            guard: Vec::new(),
+            reason: self.reason.clone(),
+            decided_at_ms: self.at,
+            actuator: actuator.to_owned(),
+            attempts: 0,
+        }
+    }
+}
+
+/// Name under which a restore is published.
+pub(super) const RESTORE: &str = "restore";
+/// Name under which a move into bounds is published.
+pub(super) const BOUNDS: &str = "bounds";
+
+fn name(rule: &'static str) -> Name {
+    Name::new(rule).expect("rules are named by DNS labels")
+}
+
+/// The Outcome of an Action that was not considered.
+pub(super) fn refused(action: &Action, in_force: Option<Allocation>, why: Refusal, actuator: &str, now: Timestamp) -> Outcome {
+    let function = FunctionId::new(action.namespace.clone(), action.function.clone());
+    let decision = Decision::of_action(action.clone(), true, None, now);
+    let guard: Vec<GuardNote> = why.note.into_iter().collect();
+    Outcome { before: in_force, guard, reason: why.reason, ..decision.outcome(&function, Effect::Refused, actuator) }
+}
