@@ -26,6 +26,7 @@ mod connection;
 mod grpc;
 mod http1;
 mod pool;
+mod stamped;
 
 use connection::{Answer, Connection, Template};
 use pool::Pool;
@@ -256,9 +257,12 @@ impl Sender {
 
     /// Writes what was begun, notes when, and leaves each request to a task of its own.
     fn write(self: &Rc<Self>, burst: &mut Vec<Begun>) {
+        let clock = self.clock.get();
+        // A write takes everything that was begun on its connection, so the requests after the first may have gone with it.
+        let mut last = None;
         for Begun { key, connection, answer } in burst.drain(..) {
-            connection.push();
-            let sent = self.clock.get().now_ns();
+            last = connection.push().map(|written| clock.ns_of(written)).or(last);
+            let sent = last.unwrap_or_else(|| clock.now_ns());
             if let Some(live) = self.live.borrow_mut().get_mut(key) {
                 live.record.sent_ns = Some(sent);
                 live.record.over = Over::Reused;

@@ -28,6 +28,12 @@ impl RunClock {
         nanos(Instant::now().saturating_duration_since(self.start))
     }
 
+    /// `instant` in nanoseconds since the start; 0 before it.
+    #[must_use]
+    pub fn ns_of(&self, instant: Instant) -> u64 {
+        nanos(instant.saturating_duration_since(self.start))
+    }
+
     /// The instant `ns` nanoseconds after the start.
     #[must_use]
     pub fn at(&self, ns: u64) -> Instant {

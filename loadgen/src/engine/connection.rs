@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::grpc::Grpc;
 use super::http1::Http1;
+use super::stamped::{Stamped, Written};
 use crate::protocol::Dialect;
 use crate::record::Status;
 
@@ -70,7 +72,8 @@ impl Connection {
         })?;
         // A request waits for nothing; without this the kernel may wait for more to send.
         stream.set_nodelay(true).map_err(|_| Status::Unreachable)?;
-        if grpc { Grpc::open(stream).await.map(Self::Grpc) } else { Http1::open(stream).await.map(Self::Http1) }
+        let (stream, written) = Stamped::new(stream);
+        if grpc { Grpc::open(stream, written).await.map(Self::Grpc) } else { Http1::open(stream, written).await.map(Self::Http1) }
     }
 
     /// Hands a request to the connection; `None` where it has no room or is closing, and then the request has left no trace.
@@ -81,8 +84,8 @@ impl Connection {
         }
     }
 
-    /// Writes to the socket what was begun.
-    pub fn push(&self) {
+    /// Writes to the socket what was begun, and gives the moment at which the kernel took it; `None` where the socket is full.
+    pub fn push(&self) -> Option<Instant> {
         match self {
             Connection::Grpc(connection) => connection.pump.push(),
             Connection::Http1(connection) => connection.pump.push(),
@@ -117,12 +120,15 @@ pub struct Pump {
     driver: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
     waker: RefCell<Waker>,
     done: Cell<bool>,
+    written: Written,
 }
 
 impl Pump {
-    pub fn start(driver: impl Future<Output = ()> + 'static) -> Rc<Self> {
-        let pump =
-            Rc::new(Self { driver: RefCell::new(Box::pin(driver)), waker: RefCell::new(Waker::noop().clone()), done: Cell::new(false) });
+    /// A pump for `driver`, which writes to the socket that `written` watches.
+    pub fn start(driver: impl Future<Output = ()> + 'static, written: Written) -> Rc<Self> {
+        let driver: Pin<Box<dyn Future<Output = ()>>> = Box::pin(driver);
+        let (driver, waker) = (RefCell::new(driver), RefCell::new(Waker::noop().clone()));
+        let pump = Rc::new(Self { driver, waker, done: Cell::new(false), written });
         let driven = Rc::clone(&pump);
         tokio::task::spawn_local(std::future::poll_fn(move |context| driven.poll(context)));
         pump
@@ -134,11 +140,13 @@ impl Pump {
     }
 
     /// Drives on behalf of the task: whatever the connection waits for next wakes the task.
-    pub fn push(&self) {
+    pub fn push(&self) -> Option<Instant> {
+        self.written.take();
         let waker = self.waker.borrow().clone();
         if self.drive(&mut Context::from_waker(&waker)).is_ready() {
             waker.wake();
         }
+        self.written.take()
     }
 
     fn drive(&self, context: &mut Context<'_>) -> Poll<()> {

@@ -7,9 +7,9 @@ use std::task::{Context, Waker};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::HeaderMap;
-use tokio::net::TcpStream;
 
 use super::connection::{Answer, Body, Pending, Pump, Template};
+use super::stamped::{Stamped, Written};
 use crate::record::Status;
 
 pub struct Grpc {
@@ -24,7 +24,7 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
 impl Grpc {
-    pub async fn open(stream: TcpStream) -> Result<Rc<Self>, Status> {
+    pub async fn open(stream: Stamped, written: Written) -> Result<Rc<Self>, Status> {
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -32,11 +32,12 @@ impl Grpc {
             .handshake(stream)
             .await;
         let (requests, connection) = handshake.map_err(|_| Status::Broken)?;
-        let pump = Pump::start(async move {
+        let driver = async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
-        });
+        };
+        let pump = Pump::start(driver, written);
         Ok(Rc::new(Self { requests: RefCell::new(requests), in_flight: Cell::new(0), pump }))
     }
 

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::connection::{Answer, Body, Pending, Pump, Template};
+use super::stamped::{Stamped, Written};
 use crate::record::Status;
 
 pub struct Http1 {
@@ -19,13 +19,14 @@ pub struct Http1 {
 }
 
 impl Http1 {
-    pub async fn open(stream: TcpStream) -> Result<Rc<Self>, Status> {
+    pub async fn open(stream: Stamped, written: Written) -> Result<Rc<Self>, Status> {
         let (mut requests, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Status::Broken)?;
-        let pump = Pump::start(async move {
+        let driver = async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
-        });
+        };
+        let pump = Pump::start(driver, written);
         requests.ready().await.map_err(|_| Status::Broken)?;
         Ok(Rc::new(Self { requests: RefCell::new(requests), taken: Cell::new(false), pump }))
     }
