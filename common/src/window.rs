@@ -244,9 +244,11 @@ impl Windows {
         if let Passed::Late = self.passed(self.ingress.map(|before| before.at), now.at) {
             return;
         }
-        let counts = &mut self.open.counts;
-        counts.add(Field::QueuedMilli, thousandths(now.queued));
-        counts.add(Field::QueuedReadings, 1);
+        // What is no number was not read.
+        if !now.queued.is_nan() {
+            self.open.counts.add(Field::QueuedMilli, thousandths(now.queued));
+            self.open.counts.add(Field::QueuedReadings, 1);
+        }
         let before = self.ingress.replace(now);
         let Some(before) = before else { return };
         if let Passed::Millis(ms) = self.passed(Some(before.at), now.at) {
@@ -510,7 +512,7 @@ struct InFlight {
 
 impl InFlight {
     fn add(&mut self, reading: &Scrape) {
-        if let Some(in_flight) = reading.in_flight {
+        if let Some(in_flight) = reading.in_flight.filter(|in_flight| !in_flight.is_nan()) {
             self.milli = self.milli.saturating_add(thousandths(in_flight));
             self.readings += 1;
         }
@@ -558,7 +560,7 @@ impl Startup {
 }
 
 fn thousandths(value: f64) -> u64 {
-    // Negative numbers and what is no number become zero.
+    // Negative numbers become zero.
     (value * 1000.0).round() as u64
 }
 

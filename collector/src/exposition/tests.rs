@@ -1,0 +1,126 @@
+use proptest::prelude::*;
+
+use super::*;
+
+type Read = (String, Vec<(String, String)>, f64, Option<i64>);
+
+fn read(body: &[u8]) -> Vec<Result<Read, Malformed>> {
+    let string = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Samples::new(body)
+        .map(|sample| {
+            let sample = sample?;
+            let mut labels = Labels::default();
+            let value = sample.read(&mut labels)?;
+            let labels = labels.0.iter().map(|(name, value)| (string(name), string(value))).collect();
+            Ok((string(sample.name), labels, value.number, value.at_ms))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn check(line: &str, labels: &[(&str, &str)], number: f64, at_ms: Option<i64>) {
+    let found = read(format!("{line}\n").as_bytes());
+    let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let (found, expected) = (format!("{found:?}"), format!("{:?}", [Ok::<Read, Malformed>(("m".into(), labels, number, at_ms))]));
+    assert_eq!(found, expected, "{line}");
+}
+
+#[track_caller]
+fn refused(line: &str) {
+    assert_eq!(read(format!("{line}\nok 1\n").as_bytes()), [Err(Malformed), Ok(("ok".into(), vec![], 1.0, None))], "{line}");
+}
+
+#[test]
+fn samples_are_read_in_every_form_that_the_format_allows() {
+    check("m 1", &[], 1.0, None);
+    check("m{} 1", &[], 1.0, None);
+    check(" \t m \t{ a = \"b\" , } \t 1.5e3 \t -7 ", &[("a", "b")], 1500.0, Some(-7));
+    check("m{a=\"b\",c=\"d\"}3 1700000000000\r", &[("a", "b"), ("c", "d")], 3.0, Some(1_700_000_000_000));
+    check("m{a=\"\"} 123456789012345678", &[("a", "")], 123_456_789_012_345_680.0, None);
+    check("m +Inf", &[], f64::INFINITY, None);
+    check("m -Inf", &[], f64::NEG_INFINITY, None);
+    check("m NaN", &[], f64::NAN, None);
+    check("m{a=\"b\"} 17 # {trace_id=\"x\"} 0.2 1.5", &[("a", "b")], 17.0, None);
+}
+
+#[test]
+fn escapes_and_braces_within_a_value_do_not_end_it() {
+    check(r#"m{a="x\"} 5,\\",b="y\\\"z"} 1"#, &[("a", r#"x\"} 5,\\"#), ("b", r#"y\\\"z"#)], 1.0, None);
+    check("m{a=\"\u{e4}\u{1f980}\"} 1", &[("a", "\u{e4}\u{1f980}")], 1.0, None);
+}
+
+#[test]
+fn comments_and_empty_lines_are_passed_over() {
+    assert_eq!(read(b"# HELP m x\n\n \t\n\r\n# TYPE m counter\n  # EOF\n"), []);
+    assert_eq!(read(b"# EOF"), []);
+}
+
+#[test]
+fn a_line_that_is_no_sample_spoils_only_itself() {
+    for line in [
+        "m",
+        "m ",
+        "m{",
+        "m{a",
+        "m{a=",
+        "m{a=\"",
+        "m{a=\"b",
+        "m{a=\"b\\\"} 1",
+        "m{a=\"b\"",
+        "m{a=\"b\"}",
+        "m{a=\"b\"} x",
+        "m{a=b} 1",
+        "m{a=\"b\" c=\"d\"} 1",
+        "m{=\"b\"} 1",
+        "m{,} 1",
+        "m 1 2 3",
+        "m 1 1.5",
+        "m 1 x",
+        "9m 1",
+        "{a=\"b\"} 1",
+        "\u{e4} 1",
+        "m 0x10",
+        "m 1_000",
+        "m -",
+    ] {
+        refused(line);
+    }
+}
+
+#[test]
+fn a_body_that_was_cut_off_loses_its_last_line() {
+    let body = b"m 1\nm{a=\"b\"} 123456\n";
+    for end in 0..body.len() {
+        let found = read(&body[..end]);
+        let whole = found.iter().filter(|line| line.is_ok()).count();
+        assert_eq!(whole, usize::from(end >= 4), "{end}");
+        assert!(found.iter().flatten().all(|(_, _, number, _)| *number == 1.0));
+    }
+}
+
+#[test]
+fn bytes_that_are_not_text_are_only_compared() {
+    assert_eq!(read(b"m{a=\"\xff\xfe\"} 1\n").len(), 1);
+    assert_eq!(read(b"m \xff\n"), [Err(Malformed)]);
+    assert_eq!(read(b"m\0 1\n"), [Err(Malformed)]);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+        read(&body);
+    }
+
+    #[test]
+    fn no_arrangement_of_the_formats_own_characters_makes_it_panic(body in "[m{}=\",\\\\ \t\n#0-9eE+.InfaN-]{0,200}") {
+        read(body.as_bytes());
+    }
+
+    #[test]
+    fn what_is_written_is_read(name in "[a-z_:][a-z0-9_:]{0,20}", values in prop::collection::vec("[^\"\\\\\n]{0,20}", 0..5), number: f64, at in prop::option::of(any::<i64>())) {
+        let labels: Vec<_> = values.iter().enumerate().map(|(index, value)| (format!("l{index}"), value.clone())).collect();
+        let inner: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let line = format!("{name}{{{}}} {number}{}\n", inner.join(","), at.map(|at| format!(" {at}")).unwrap_or_default());
+        prop_assert_eq!(read(line.as_bytes()), [Ok((name, labels, number, at))]);
+    }
+}

@@ -1,0 +1,255 @@
+use std::num::NonZeroU32;
+
+use qscale_common::contract::{Message, parse};
+use qscale_common::name::FunctionId;
+use qscale_common::scrape::{CpuCounters, IngressReading, PlatformReading, RequestCounters};
+use qscale_common::units::{Allocation, Replicas};
+
+use super::*;
+
+const TICK: u64 = 5000;
+const TRACE: TraceParent = TraceParent { trace: 1, span: 1 };
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a DNS label")
+}
+
+fn policies(functions: &[&str]) -> BTreeMap<String, Arc<ScalingPolicy>> {
+    functions
+        .iter()
+        .map(|function| (format!("default.{function}"), Arc::new(ScalingPolicy::new(FunctionId::new(name("default"), name(function))))))
+        .collect()
+}
+
+fn observer(functions: &[&str], now: u64) -> Observer {
+    let mut observer = Observer::new(Partition::default(), Timestamp(now));
+    observer.set_policies(&policies(functions), Timestamp(now));
+    observer
+}
+
+fn scrape(at: u64, completed: u64) -> FunctionScrape {
+    let at = Timestamp(at);
+    let mut latency = [0; qscale_common::scrape::LATENCY_BUCKETS];
+    latency[3] = completed;
+    FunctionScrape {
+        platform: Some(PlatformReading {
+            at,
+            allocation: Allocation::new(1, 500, 256),
+            ready: Replicas(1),
+            pending: Replicas(0),
+            crashes: Some(0),
+            oom_kills: Some(0),
+            startups: None,
+        }),
+        ingress: Some(IngressReading { at, arrived: completed, failed: 0, queued: 0.0 }),
+        replicas: vec![replica("a", at, Some(RequestCounters { completed, failed: 0, latency }))],
+    }
+}
+
+fn replica(replica: &str, at: Timestamp, requests: Option<RequestCounters>) -> Scrape {
+    let cpu = requests.map(|requests| CpuCounters { usage_us: requests.completed * 1000, periods: 0, throttled_periods: 0 });
+    Scrape { replica: replica.into(), at, requests, in_flight: None, cpu, working_set_bytes: None, restarts: 0, oom_kills: 0 }
+}
+
+fn sourced(source: &str, functions: &[(&str, FunctionScrape)]) -> Sourced {
+    let functions = functions.iter().map(|(function, scrape)| (format!("default/{function}"), scrape.clone())).collect();
+    Sourced { source: name(source), reading: Reading { functions, ..Reading::default() }, resumed: false }
+}
+
+/// Observes all that is due at `now`.
+fn tick(observer: &mut Observer, now: u64) -> Vec<Observation> {
+    let due = observer.due(Timestamp(now));
+    due.into_iter().map(|place| observer.observe(place, Timestamp(now), TRACE).expect("it is due")).collect()
+}
+
+#[test]
+fn every_tick_has_a_state_and_every_tick_but_the_first_rewards_the_one_before() {
+    let mut observer = observer(&["fib"], 2 * TICK + 7);
+    assert!(tick(&mut observer, 2 * TICK + 4000).is_empty(), "the tick in which a function is first seen is not whole");
+    assert_eq!(observer.next_tick(Timestamp(2 * TICK + 7)), Some(Timestamp(3 * TICK)));
+    for number in 3..6 {
+        let now = number * TICK + 3;
+        observer.record(&[sourced("local", &[("fib", scrape(now, number * 100))])]);
+        let observations = tick(&mut observer, now);
+        let [Observation { state, reward, missed: 0 }] = &observations[..] else { panic!("one function: {observations:?}") };
+        assert_eq!((state.tick, state.observed_at_ms, state.epoch), (Tick(number), Timestamp(now), Epoch(2 * TICK + 7)));
+        parse::<State>(&state.encode()).expect("a State");
+        match reward {
+            None => assert_eq!(number, 3),
+            Some((reward, _)) => {
+                assert_eq!(reward.tick, Tick(number - 1));
+                // 500m and 256 MiB of 10 x 1000m and 1 GiB, and nothing else amiss.
+                let cost = (0.5 * 0.04048 + 0.25 * 0.004445) / (10.0 * (0.04048 + 0.004445));
+                assert!((reward.value.expect("all was measured") + 0.3 * cost).abs() < 1e-12);
+            }
+        }
+        assert!(tick(&mut observer, now).is_empty(), "a tick is observed once");
+    }
+}
+
+#[test]
+fn a_function_that_nothing_shows_has_a_state_without_measurements() {
+    let mut observer = observer(&["fib"], TICK);
+    observer.record(&[sourced("local", &[("other", scrape(2 * TICK, 1))])]);
+    let observations = tick(&mut observer, 2 * TICK);
+    assert_eq!(observations[0].state.age.oldest(), None);
+    assert_eq!(observations[0].state.allocation, None);
+    let observations = tick(&mut observer, 3 * TICK);
+    assert_eq!(observations[0].reward.as_ref().and_then(|(reward, _)| reward.value), None);
+}
+
+#[test]
+fn ticks_that_nobody_observed_are_counted_and_the_reward_names_the_last_that_was() {
+    let mut observer = observer(&["fib"], TICK);
+    tick(&mut observer, 2 * TICK);
+    let observations = tick(&mut observer, 6 * TICK + 1);
+    assert_eq!(observations[0].missed, 3);
+    assert_eq!(observations[0].reward.as_ref().map(|(reward, _)| reward.tick), Some(Tick(2)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_never_gives_a_tick_twice() {
+    let mut observer = observer(&["fib"], 1000 * TICK);
+    let first = tick(&mut observer, 1001 * TICK)[0].state.moment();
+    // A little: nothing until the clock has caught up.
+    assert!(!observer.heal_clock(Timestamp(999 * TICK)));
+    assert!(tick(&mut observer, 999 * TICK).is_empty() && tick(&mut observer, 1001 * TICK + 1).is_empty());
+    let second = tick(&mut observer, 1002 * TICK)[0].state.moment();
+    // Far: another epoch.
+    assert!(observer.heal_clock(Timestamp(500 * TICK)));
+    assert!(!observer.heal_clock(Timestamp(500 * TICK)));
+    let third = tick(&mut observer, 501 * TICK)[0].state.moment();
+    assert!(first.epoch == second.epoch && first.tick < second.tick);
+    assert!(third.epoch > second.epoch, "{third:?}");
+}
+
+#[test]
+fn a_changed_policy_keeps_what_was_seen_unless_its_tick_changed() {
+    let mut observer = observer(&["fib", "aes"], TICK);
+    observer.record(&[sourced("local", &[("fib", scrape(2 * TICK, 1)), ("aes", scrape(2 * TICK, 1))])]);
+    tick(&mut observer, 2 * TICK);
+    let mut changed = policies(&["aes", "fib", "new"]);
+    let policy = |changed: &mut BTreeMap<String, Arc<ScalingPolicy>>, function: &str, change: fn(&mut ScalingPolicy)| {
+        change(Arc::make_mut(changed.get_mut(&format!("default.{function}")).expect("it is there")));
+    };
+    policy(&mut changed, "fib", |policy| policy.agent = name("other"));
+    policy(&mut changed, "aes", |policy| policy.tick = TickLength::new(std::time::Duration::from_secs(1)).expect("within the range"));
+    observer.set_policies(&changed, Timestamp(2 * TICK + 1));
+    let observations = tick(&mut observer, 3 * TICK);
+    let state =
+        |function: &str| &observations.iter().find(|observation| observation.state.function == name(function)).expect("observed").state;
+    assert_eq!((state("fib").agent.as_str(), state("fib").age.cpu_ms), ("other", Some(TICK)));
+    assert_eq!((state("aes").tick, state("aes").age.cpu_ms), (Tick(15), None));
+    assert_eq!(state("new").age.cpu_ms, None);
+    observer.set_policies(&policies(&[]), Timestamp(3 * TICK));
+    assert!(observer.is_empty() && observer.next_tick(Timestamp(0)).is_none());
+}
+
+#[test]
+fn only_functions_of_this_part_are_observed() {
+    let count = NonZeroU32::new(3).expect("not zero");
+    let functions: Vec<String> = (0..50).map(|number| format!("f-{number}")).collect();
+    let policies = policies(&functions.iter().map(String::as_str).collect::<Vec<_>>());
+    let observed = |index| {
+        let mut observer = Observer::new(Partition { index, count }, Timestamp(0));
+        observer.set_policies(&policies, Timestamp(0));
+        observer.len()
+    };
+    assert_eq!(observed(0) + observed(1) + observed(2), 50);
+    assert!((0..3).all(|index| observed(index) > 5));
+}
+
+fn outcome(effect: Effect, source: Source, agent: &str) -> Outcome {
+    let function = FunctionId::new(name("default"), name("fib"));
+    Outcome {
+        version: Default::default(),
+        namespace: function.namespace,
+        function: function.name,
+        epoch: Epoch(1),
+        tick: Tick(2),
+        source,
+        agent: name(agent),
+        model: "3".into(),
+        effect,
+        requested: Allocation::new(1, 500, 256),
+        before: None,
+        allowed: None,
+        guard: vec![],
+        reason: String::new(),
+        decided_at_ms: Timestamp(0),
+        actuator: String::new(),
+        attempts: 1,
+    }
+}
+
+#[test]
+fn a_reward_names_who_decided_what_was_in_force() {
+    let mut observer = observer(&["fib"], TICK);
+    tick(&mut observer, 2 * TICK);
+    let mut decided = |outcome: Outcome, now| {
+        observer.take_outcome(&outcome);
+        tick(&mut observer, now)[0]
+            .reward
+            .as_ref()
+            .and_then(|(reward, _)| reward.decided_by.clone())
+            .map(|decider| decider.agent.to_string())
+    };
+    assert_eq!(decided(outcome(Effect::Refused, Source::Agent, "dqn"), 3 * TICK), None);
+    assert_eq!(decided(outcome(Effect::Applied, Source::Agent, "dqn"), 4 * TICK).as_deref(), Some("dqn"));
+    assert_eq!(decided(outcome(Effect::Recorded, Source::Shadow, "shadow"), 5 * TICK).as_deref(), Some("dqn"));
+    assert_eq!(decided(outcome(Effect::Failed, Source::Agent, "hpa"), 6 * TICK).as_deref(), Some("dqn"));
+    assert_eq!(decided(outcome(Effect::Changed, Source::Fallback, "threshold"), 7 * TICK).as_deref(), Some("threshold"));
+}
+
+#[test]
+fn a_function_is_read_from_the_source_that_its_policy_names() {
+    let mut observer = Observer::new(Partition::default(), Timestamp(TICK));
+    let mut policies = policies(&["fib"]);
+    Arc::make_mut(policies.get_mut("default.fib").expect("it is there")).metrics.source = Some(name("two"));
+    observer.set_policies(&policies, Timestamp(TICK));
+    observer.record(&[sourced("one", &[("fib", scrape(2 * TICK, 1))])]);
+    assert_eq!(tick(&mut observer, 2 * TICK)[0].state.allocation, None);
+    observer.record(&[sourced("one", &[("fib", scrape(3 * TICK, 1))]), sourced("two", &[("fib", scrape(3 * TICK - 9, 1))])]);
+    assert_eq!(tick(&mut observer, 3 * TICK)[0].state.age.replicas_ms, Some(9));
+}
+
+#[test]
+fn what_two_sources_show_of_one_function_comes_together() {
+    let mut observer = observer(&["fib"], TICK);
+    let feed = |observer: &mut Observer, number: u64| {
+        let at = number * TICK;
+        let requests = FunctionScrape {
+            replicas: vec![Scrape { cpu: None, ..scrape(at, number * 50).replicas.remove(0) }],
+            ..scrape(at, number * 50)
+        };
+        let cadvisor = Scrape { requests: None, ..scrape(at - 1000, number * 50).replicas.remove(0) };
+        let unowned = vec![("default/a".to_owned(), cadvisor.clone()), ("default/unknown".to_owned(), cadvisor)];
+        let mut second = sourced("cadvisor", &[]);
+        second.reading.unowned = unowned;
+        observer.record(&[second, sourced("knative", &[("fib", requests)])]);
+        tick(observer, at).remove(0).state
+    };
+    feed(&mut observer, 2);
+    let state = feed(&mut observer, 3);
+    assert_eq!(state.windows.tick.completed_rps, Some(10.0));
+    assert_eq!(state.windows.tick.cpu_millicores.map(|cpu| cpu.mean), Some(10.0));
+    assert_eq!((state.age.requests_ms, state.age.cpu_ms), (Some(0), Some(1000)));
+}
+
+#[test]
+fn what_a_source_shows_first_after_an_outage_is_not_taken_for_new() {
+    let mut observer = observer(&["fib"], TICK);
+    let of_replica = |at: u64, replica: &str, completed: u64| {
+        let mut scrape = scrape(at, completed);
+        scrape.replicas[0].replica = replica.into();
+        (scrape.platform, scrape.ingress) = (None, None);
+        scrape
+    };
+    let at = |number: u64| number * TICK;
+    observer.record(&[sourced("one", &[("fib", of_replica(at(2), "a", 0))])]);
+    tick(&mut observer, at(2));
+    let mut second = sourced("two", &[("fib", of_replica(at(3), "b", 1_000_000))]);
+    second.resumed = true;
+    observer.record(&[sourced("one", &[("fib", of_replica(at(3), "a", 50))]), second]);
+    assert_eq!(tick(&mut observer, at(3))[0].state.windows.tick.completed_rps, Some(10.0));
+}
