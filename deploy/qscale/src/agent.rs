@@ -1,0 +1,275 @@
+//! `qscale agent`: credentials of agents. Owns drawing one and making the nats-server take it up; what an agent may do belongs to common's accounts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use qscale_common::contract::{EventType, subject};
+use qscale_common::name::Name;
+use qscale_common::runtime::accounts::{self, Account};
+use qscale_common::runtime::bus::{Bus, BusConfig};
+use qscale_common::runtime::clock;
+use serde_json::json;
+
+use crate::show::{self, Cell, Table, Tone};
+use crate::store;
+use crate::system::{Locate, StateDir, write_private};
+
+/// How long a new credential may take until it connects.
+const TAKEN_UP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What to do with agents.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Give an agent a credential of its own, and print what its author needs
+    ///
+    /// The output can be sourced by a shell: eval "$(qscale agent add mine)"
+    Add {
+        /// Name of the agent, a token of the subject of its Actions
+        #[arg(value_name = "NAME")]
+        agent: Name,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the agents that have a credential
+    List,
+    /// Take an agent's credential away; it is disconnected
+    Remove {
+        /// Name of the agent
+        #[arg(value_name = "NAME")]
+        agent: Name,
+    },
+}
+
+/// Does what was asked.
+pub async fn run(locate: &Locate, command: AgentCommand) -> anyhow::Result<()> {
+    let state = locate.state()?;
+    match command {
+        AgentCommand::Add { agent, json } => add(&state, &agent, json).await,
+        AgentCommand::List => list(locate, &state).await,
+        AgentCommand::Remove { agent } => remove(locate, &state, &agent).await,
+    }
+}
+
+async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
+    let user = Account::Agent(agent.clone()).user();
+    let known = state.known_passwords()?.contains_key(&user);
+    let passwords = state.passwords(std::slice::from_ref(agent))?;
+    let password = passwords.get(&user).context("the password that was just drawn")?;
+    write_accounts(state, &passwords)?;
+    let server = reload(state)?;
+    let url = state.addresses().map(|addresses| addresses.nats).ok();
+    let config =
+        BusConfig { url: url.clone().unwrap_or_else(|| BusConfig::default().url), user, password: password.clone(), password_file: None };
+    if server.is_some() && url.is_some() {
+        config
+            .connect_once("qscale-agent-add", TAKEN_UP_WITHIN)
+            .await
+            .with_context(|| format!("the nats-server did not take the credential up; see {}", state.log("nats-server").display()))?;
+    }
+    let standing = match (server, known) {
+        (Some(_), false) => "added; the nats-server took its credential up",
+        (Some(_), true) => "has a credential already, and it works",
+        (None, false) => "added; no system is up here, the next `qscale up` takes its credential up",
+        (None, true) => "has a credential already; no system is up here",
+    };
+    let facts = Facts::new(agent, &config);
+    if json { show::json(&facts.as_json()) } else { show::line(facts.text(standing)) }
+}
+
+/// What the author of an agent needs.
+struct Facts<'a> {
+    agent: &'a Name,
+    url: String,
+    inbox: String,
+}
+
+impl<'a> Facts<'a> {
+    fn new(agent: &'a Name, config: &BusConfig) -> Self {
+        let (scheme, host) = config.url.split_once("://").unwrap_or(("nats", &config.url));
+        let url = format!("{scheme}://{}:{}@{host}", config.user, config.password);
+        Self { agent, url, inbox: accounts::inbox_prefix(&config.user) }
+    }
+
+    fn publish(&self) -> String {
+        subject::all_of_agent(self.agent).replace(".>", ".<namespace>.<function>")
+    }
+
+    /// Lines that a shell can source.
+    fn text(&self, standing: &str) -> String {
+        let Self { agent, url, inbox } = self;
+        let (states, group) = (subject::all(EventType::State), subject::agent_group(agent));
+        format!(
+            "# agent {agent} {standing}\n\
+             export NATS_URL={url}\n\
+             export QSCALE_AGENT={agent}\n\
+             export NATS_INBOX_PREFIX={inbox}\n\
+             # inbox prefix (nats-py: inbox_prefix=\"{inbox}\"), needed for requests and JetStream\n\
+             # hear States      {states}  in queue group {group}\n\
+             # hear more        {}  {}\n\
+             # publish Actions  {}\n\
+             # have it obeyed   qscale policy set <function> agent={agent} mode=active",
+            subject::all(EventType::Reward),
+            subject::all(EventType::Outcome),
+            self.publish(),
+        )
+    }
+
+    fn as_json(&self) -> serde_json::Value {
+        json!({
+            "agent": self.agent,
+            "nats_url": self.url,
+            "inbox_prefix": self.inbox,
+            "subscribe": subject::all(EventType::State),
+            "queue_group": subject::agent_group(self.agent),
+            "publish": self.publish(),
+        })
+    }
+}
+
+async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
+    let agents = agents(&state.known_passwords()?);
+    if agents.is_empty() {
+        return show::line("no agent has a credential; `qscale agent add NAME` gives it one");
+    }
+    let bus = match locate.bus().await {
+        Ok(bus) => Some(bus),
+        Err(error) => {
+            show::warn(format_args!("{error:#}"));
+            None
+        }
+    };
+    let mut table = Table::new(&["AGENT", "OBEYED BY", "LAST ACTION"]);
+    for agent in agents {
+        let (obeyed, last) = match &bus {
+            Some(bus) => (obeyed_by(bus, &agent).await?.join(", "), last_action(bus, &agent).await?),
+            None => ("?".to_owned(), "?".to_owned()),
+        };
+        let tone = if obeyed.is_empty() { Tone::Plain } else { Tone::Good };
+        table.row([Cell::new(&agent, tone), if obeyed.is_empty() { "-".into() } else { obeyed.into() }, last.into()]);
+    }
+    table.print()
+}
+
+/// The agents among the users.
+fn agents(passwords: &BTreeMap<String, String>) -> Vec<Name> {
+    passwords
+        .keys()
+        .filter_map(|user| match Account::of_user(user) {
+            Ok(Account::Agent(agent)) => Some(agent),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The functions whose policies name `agent`.
+async fn obeyed_by(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
+    let policies = store::policies(bus).await?;
+    Ok(policies
+        .into_values()
+        .filter_map(Result::ok)
+        .filter(|policy| policy.agent == *agent)
+        .map(|policy| policy.function().to_string())
+        .collect())
+}
+
+async fn last_action(bus: &Bus, agent: &Name) -> anyhow::Result<String> {
+    let last = store::last(bus, subject::RECORD_STREAM, &subject::all_of_agent(agent)).await?;
+    Ok(last.map_or_else(|| "never".to_owned(), |(at, _)| format!("{} ago", show::age(clock::now().since(at)))))
+}
+
+async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Result<()> {
+    let user = Account::Agent(agent.clone()).user();
+    let Some(passwords) = state.forget(&user)? else {
+        bail!("agent {agent} has no credential; `qscale agent list` names those that have one");
+    };
+    write_accounts(state, &passwords)?;
+    let took_up = if reload(state)?.is_some() { "the nats-server disconnects it" } else { "no system is up here" };
+    show::line(format_args!("agent {agent} removed; {took_up}"))?;
+    if let Ok(bus) = locate.bus().await {
+        for function in obeyed_by(&bus, agent).await? {
+            show::warn(format_args!(
+                "policy {function} still names agent {agent}; its fallback acts until `qscale policy set {function} agent=NAME`"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn write_accounts(state: &StateDir, passwords: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let text = accounts::authorization(passwords).context("credentials.json")?;
+    write_private(&state.join("nats/accounts.conf"), text.as_bytes())
+}
+
+/// Makes the nats-server of this folder read its accounts anew; `None` where none runs.
+fn reload(state: &StateDir) -> anyhow::Result<Option<i32>> {
+    let Some(pid) = nats_server(state) else { return Ok(None) };
+    // SAFETY: kill takes plain integers; the process was just seen to be the nats-server of this folder.
+    let sent = unsafe { libc::kill(pid, libc::SIGHUP) };
+    if sent == 0 {
+        Ok(Some(pid))
+    } else {
+        Err(std::io::Error::last_os_error()).with_context(|| format!("make nats-server (process {pid}) read its accounts anew"))
+    }
+}
+
+/// Process of the nats-server that runs from this folder. A number that was left behind, and may be another's by now, is none.
+pub fn nats_server(state: &StateDir) -> Option<i32> {
+    let pid: i32 = std::fs::read_to_string(state.join("nats/nats.pid")).ok()?.trim().parse().ok()?;
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    (pid > 1 && (runs_from(&process, &state.join("nats")) || is_nats_server(&process))).then_some(pid)
+}
+
+fn runs_from(process: &Path, folder: &Path) -> bool {
+    let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).any(|argument| Path::new(&*String::from_utf8_lossy(argument)).starts_with(folder))
+}
+
+fn is_nats_server(process: &Path) -> bool {
+    std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == "nats-server")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_author_is_told_everything_in_lines_that_a_shell_sources() {
+        let agent: Name = "mine".parse().expect("valid");
+        let config =
+            BusConfig { url: "nats://127.0.0.1:4222".into(), user: "agent-mine".into(), password: "secret".into(), password_file: None };
+        let facts = Facts::new(&agent, &config);
+        let text = facts.text("added");
+        assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("export ")), "{text}");
+        for part in [
+            "export NATS_URL=nats://agent-mine:secret@127.0.0.1:4222",
+            "export QSCALE_AGENT=mine",
+            "_INBOX_agent-mine",
+            "qscale.v1.state.>  in queue group agent.mine",
+            "qscale.v1.action.mine.<namespace>.<function>",
+            "qscale policy set <function> agent=mine mode=active",
+        ] {
+            assert!(text.contains(part), "`{part}` in {text}");
+        }
+        assert_eq!(facts.as_json()["queue_group"], "agent.mine");
+    }
+
+    #[test]
+    fn only_agents_are_listed() {
+        let passwords = ["operator", "agent-a", "setup", "agent-b"].map(|user| (user.to_owned(), String::new()));
+        let names: Vec<String> = agents(&BTreeMap::from(passwords)).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_number_left_behind_is_no_server() {
+        let folder = qscale_tests::Folder::new("agent");
+        let state = StateDir::new(folder.path()).expect("a folder");
+        assert_eq!(nats_server(&state), None);
+        write_private(&state.join("nats/nats.pid"), std::process::id().to_string().as_bytes()).expect("written");
+        assert_eq!(nats_server(&state), None, "this test is no nats-server");
+    }
+}

@@ -1,0 +1,57 @@
+//! `qscale doctor`: what is wrong with a set-up and how to mend it. Owns looking; mends nothing itself.
+
+mod bus;
+mod machine;
+mod report;
+mod workloads;
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use self::report::Report;
+use crate::show::{self, Paint};
+use crate::system::{Locate, StateDir};
+
+/// How the findings are printed.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print a JSON array of findings
+    #[arg(long)]
+    json: bool,
+}
+
+/// Looks at everything that can be looked at; fails where something is wrong.
+pub async fn run(locate: &Locate, arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
+    let report = examine(locate).await;
+    if arguments.json {
+        show::json(&report.findings())?;
+    } else {
+        show::line(report.render(Paint::of_terminal()))?;
+    }
+    Ok(if report.something_wrong() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn examine(locate: &Locate) -> Report {
+    let mut report = Report::default();
+    // Looking leaves no folder behind where there was none.
+    let state = locate.state_dir.is_dir().then(|| StateDir::new(&locate.state_dir).ok()).flatten();
+    machine::nats_program(&mut report, locate.nats.is_some()).await;
+    machine::disk(&mut report, &locate.state_dir);
+    machine::real_time(&mut report);
+    let addresses = machine::system(&mut report, locate, state.as_ref());
+    let up = addresses.is_some() || locate.nats.is_some();
+    let bus = if up { bus::reach(&mut report, locate).await } else { None };
+    if let Some(bus) = &bus {
+        bus::storage(&mut report, bus).await;
+    }
+    if let (Some(addresses), Some(state)) = (&addresses, &state) {
+        workloads::services(&mut report, addresses, state).await;
+    }
+    let functions = if addresses.is_some() || locate.platform.is_some() { workloads::platform(&mut report, locate).await } else { None };
+    if let Some(bus) = &bus {
+        workloads::policies(&mut report, bus, functions.as_deref()).await;
+        workloads::control(&mut report, bus).await;
+    }
+    report
+}

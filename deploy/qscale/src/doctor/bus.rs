@@ -1,0 +1,148 @@
+//! The nats-server and what it keeps: connection, JetStream, streams and buckets with their limits. Owns comparing what is with what should be.
+
+use std::collections::BTreeSet;
+
+use async_nats::jetstream::stream::Config;
+use qscale_common::contract::subject;
+use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::provision;
+
+use super::report::Report;
+use crate::show;
+use crate::system::Locate;
+
+const PROVISION: &str = "stop the system and run `qscale up`, which brings streams and buckets up to date without loss";
+
+/// Whether the server answers, takes the credential, and is new enough.
+pub async fn reach(report: &mut Report, locate: &Locate) -> Option<Bus> {
+    const CHECK: &str = "NATS";
+    match locate.bus().await {
+        Ok(bus) => {
+            let server = bus.client().server_info();
+            report.good(CHECK, format!("{} answers, version {}", address(&server.host, server.port), server.version));
+            Some(bus)
+        }
+        Err(error) => {
+            let text = format!("{error:#}");
+            let mend = match text.to_lowercase() {
+                refused if refused.contains("authorization") => {
+                    "the credential is refused: name user and password in --nats, or run `qscale up` anew"
+                }
+                old if old.contains("too old") => "run `make tools`, or install nats-server 2.11 or newer",
+                _ => "start the system with `qscale up`, or name its server with --nats",
+            };
+            report.wrong(CHECK, text, mend);
+            None
+        }
+    }
+}
+
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Whether JetStream is on, and every stream, bucket and store is there with its limits.
+pub async fn storage(report: &mut Report, bus: &Bus) {
+    match bus.jetstream().query_account().await {
+        Ok(account) => report.good("JetStream", format!("on, {} used", mebibytes(account.storage))),
+        Err(error) => {
+            return report.wrong(
+                "JetStream",
+                format!("does not answer: {error}"),
+                "run nats-server with -js, or let `qscale up` run it; the user must be operator",
+            );
+        }
+    }
+    for wanted in provision::streams() {
+        let check = format!("stream {}", wanted.name);
+        compare(report, bus, check, &wanted).await;
+    }
+    for bucket in provision::buckets() {
+        let check = format!("bucket {}", bucket.bucket);
+        // A bucket is a stream; these are the fields that its limits are kept in.
+        let wanted = Config {
+            name: format!("KV_{}", bucket.bucket),
+            max_messages_per_subject: bucket.history,
+            max_message_size: bucket.max_value_size,
+            max_bytes: bucket.max_bytes,
+            ..Default::default()
+        };
+        compare(report, bus, check, &wanted).await;
+    }
+    let check = format!("object store {}", subject::MODEL_STORE);
+    match bus.jetstream().get_object_store(subject::MODEL_STORE).await {
+        Ok(_) => report.good(check, "there"),
+        Err(error) => report.wrong(check, error.to_string(), PROVISION),
+    }
+}
+
+async fn compare(report: &mut Report, bus: &Bus, check: String, wanted: &Config) {
+    match bus.jetstream().get_stream(&wanted.name).await {
+        Ok(stream) => {
+            let info = stream.cached_info();
+            let differences = differences(wanted, &info.config);
+            if differences.is_empty() {
+                report.good(
+                    check,
+                    format!("{} messages, {} of {}", info.state.messages, mebibytes(info.state.bytes), limit(wanted.max_bytes)),
+                );
+            } else {
+                report.wrong(check, differences.join("; "), PROVISION);
+            }
+        }
+        Err(error) => report.wrong(check, error.to_string(), PROVISION),
+    }
+}
+
+/// What of `found` is not as wanted. Fields that `wanted` leaves at their default are the server's own affair.
+fn differences(wanted: &Config, found: &Config) -> Vec<String> {
+    let mut differences = Vec::new();
+    let mut number = |field: &str, wanted: i64, found: i64| {
+        if wanted != 0 && wanted != found {
+            differences.push(format!("{field} = {found}, must be {wanted}"));
+        }
+    };
+    number("max_bytes", wanted.max_bytes, found.max_bytes);
+    number("max_message_size", wanted.max_message_size.into(), found.max_message_size.into());
+    number("max_messages_per_subject", wanted.max_messages_per_subject, found.max_messages_per_subject);
+    for (field, wanted, found) in
+        [("max_age", wanted.max_age, found.max_age), ("duplicate_window", wanted.duplicate_window, found.duplicate_window)]
+    {
+        if !wanted.is_zero() && wanted != found {
+            differences.push(format!("{field} = {found:?}, must be {wanted:?}"));
+        }
+    }
+    let set = |config: &Config| config.subjects.iter().map(ToString::to_string).collect::<BTreeSet<String>>();
+    let (wanted_subjects, found_subjects) = (set(wanted), set(found));
+    if !wanted_subjects.is_empty() && wanted_subjects != found_subjects {
+        differences.push(format!("subjects = {found_subjects:?}, must be {wanted_subjects:?}"));
+    }
+    if wanted.no_ack && !found.no_ack {
+        differences.push("no_ack = false, must be true".into());
+    }
+    differences
+}
+
+fn limit(bytes: i64) -> String {
+    u64::try_from(bytes).map_or_else(|_| "any".to_owned(), mebibytes)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", show::number(bytes as f64 / f64::from(1 << 20)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_was_changed_is_named_with_both_values() {
+        let [live, record] = provision::streams();
+        assert!(differences(&live, &live).is_empty() && differences(&record, &record).is_empty());
+        let changed = Config { max_bytes: 1, subjects: vec!["other".into()], no_ack: false, ..live.clone() };
+        let text = differences(&live, &changed).join("; ");
+        for part in ["max_bytes = 1, must be 268435456", "subjects = {\"other\"}", "no_ack = false"] {
+            assert!(text.contains(part), "`{part}` in {text}");
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! `qscale function`: the functions of the local platform. Owns how they are shown; what they are belongs to the platform.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use qscale_common::document::Format;
+use qscale_common::name::FunctionId;
+use qscale_common::platform::{AllocationRequest, EventKind, FunctionSpec, FunctionStatus, PlatformEvent, ReplicaState};
+use qscale_common::runtime::platform::{PlatformClient, PlatformError};
+use qscale_common::runtime::shutdown;
+use qscale_common::units::{Mebibytes, Millicores, Replicas};
+
+use crate::show::{self, Cell, Paint, Table, Tone};
+use crate::system::Locate;
+
+/// How often is asked for new events.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How long the platform may take to say which functions there are, where that is only good to know.
+const KNOW_WITHIN: Duration = Duration::from_secs(2);
+
+/// What to do with functions.
+#[derive(Debug, Subcommand)]
+pub enum FunctionCommand {
+    /// Add functions, or replace the files of those that are there
+    Add {
+        /// Function files, .toml, .yaml or .json
+        #[arg(required = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+    },
+    /// List all functions
+    List {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one function and its replicas
+    Get {
+        /// namespace/name, or name
+        #[arg(value_name = "NAME")]
+        function: FunctionId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete functions, once their replicas have finished their requests
+    Delete {
+        /// namespace/name, or name
+        #[arg(required = true, value_name = "NAME")]
+        functions: Vec<FunctionId>,
+    },
+    /// Print what the replicas of a function wrote
+    Logs {
+        /// namespace/name, or name
+        #[arg(value_name = "NAME")]
+        function: FunctionId,
+        /// Only so many of the last lines
+        #[arg(long, default_value_t = 100, value_name = "LINES")]
+        tail: usize,
+    },
+    /// Give a function another allocation by hand; what is not named stays
+    Scale {
+        /// namespace/name, or name
+        #[arg(value_name = "NAME")]
+        function: FunctionId,
+        /// Number of replicas
+        #[arg(long, required_unless_present_any = ["cpu", "memory"])]
+        replicas: Option<Replicas>,
+        /// CPU of each replica in thousandths of a core: 500m
+        #[arg(long)]
+        cpu: Option<Millicores>,
+        /// Memory of each replica in MiB: 256Mi
+        #[arg(long)]
+        memory: Option<Mebibytes>,
+    },
+    /// Print what happened on the platform
+    Events {
+        /// Go on with what happens
+        #[arg(long)]
+        follow: bool,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Does what was asked.
+pub async fn run(locate: &Locate, command: FunctionCommand) -> anyhow::Result<()> {
+    let platform = locate.platform()?;
+    match command {
+        FunctionCommand::Add { files } => add(&platform, &files).await,
+        FunctionCommand::List { json } => list(&platform, json).await,
+        FunctionCommand::Get { function, json } => get(&platform, &function, json).await,
+        FunctionCommand::Delete { functions } => delete(&platform, &functions).await,
+        FunctionCommand::Logs { function, tail } => logs(&platform, &function, tail).await,
+        FunctionCommand::Scale { function, replicas, cpu, memory } => scale(&platform, &function, replicas, cpu, memory).await,
+        FunctionCommand::Events { follow, json } => {
+            let stop = shutdown::token();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Ok(()),
+                result = events(&platform, follow, json) => result,
+            }
+        }
+    }
+}
+
+/// The functions of the platform; `None` where it is not known or does not answer.
+pub async fn known(locate: &Locate) -> Option<BTreeSet<FunctionId>> {
+    let platform = locate.platform().ok()?;
+    let functions = tokio::time::timeout(KNOW_WITHIN, platform.list()).await.ok()?.ok()?;
+    Some(functions.iter().map(FunctionStatus::id).collect())
+}
+
+async fn add(platform: &PlatformClient, files: &[PathBuf]) -> anyhow::Result<()> {
+    let specs: Vec<FunctionSpec> = files.iter().map(|file| read(file)).collect::<anyhow::Result<_>>()?;
+    for (file, spec) in files.iter().zip(&specs) {
+        let there = match platform.get(&spec.id()).await {
+            Ok(before) => Some(before.spec),
+            Err(PlatformError::NotFound(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let status = platform.add(spec).await.with_context(|| file.display().to_string())?;
+        let what = match there {
+            None => "added",
+            Some(before) if before == status.spec => "unchanged",
+            Some(_) => "replaced",
+        };
+        show::line(format_args!("function {} {what}: {}; call it at {}", status.id(), status.desired, status.gateway))?;
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> anyhow::Result<FunctionSpec> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let format = Format::of(file)?;
+    FunctionSpec::parse(&text, format).with_context(|| file.display().to_string())
+}
+
+async fn list(platform: &PlatformClient, json: bool) -> anyhow::Result<()> {
+    let functions = platform.list().await?;
+    if json {
+        return show::json(&functions);
+    }
+    if functions.is_empty() {
+        return show::line("no functions; add one with `qscale function add FILE`");
+    }
+    if functions.iter().any(|function| !function.vertical) {
+        show::warn("the platform cannot limit CPU and memory here; only the number of replicas has an effect");
+    }
+    functions_table(&functions).print()
+}
+
+fn functions_table(functions: &[FunctionStatus]) -> Table {
+    let mut table = Table::new(&["FUNCTION", "READY", "CPU", "MEMORY", "QUEUED", "RESTARTS", "OOM", "PROTOCOL"]);
+    for function in functions {
+        let (ready, desired) = (function.actual.ready, function.desired);
+        let others: u32 = function.actual.starting;
+        let mut replicas = format!("{ready}/{}", desired.replicas);
+        if others > 0 {
+            replicas.push_str(&format!(" (+{others})"));
+        }
+        table.row([
+            Cell::new(function.id(), Tone::Strong),
+            Cell::new(replicas, if ready == desired.replicas.0 { Tone::Good } else { Tone::Warn }),
+            desired.cpu_millicores.into(),
+            desired.memory_mib.into(),
+            Cell::new(function.queued, attention(u64::from(function.queued))),
+            Cell::new(function.crashes, attention(function.crashes)),
+            Cell::new(function.oom_kills, attention(function.oom_kills)),
+            protocol(&function.spec).into(),
+        ]);
+    }
+    table
+}
+
+fn attention(count: u64) -> Tone {
+    if count == 0 { Tone::Dim } else { Tone::Warn }
+}
+
+fn protocol(spec: &FunctionSpec) -> &'static str {
+    match spec.protocol {
+        qscale_common::platform::Protocol::Grpc => "grpc",
+        qscale_common::platform::Protocol::Http => "http",
+    }
+}
+
+async fn get(platform: &PlatformClient, function: &FunctionId, json: bool) -> anyhow::Result<()> {
+    let status = platform.get(function).await?;
+    if json {
+        return show::json(&status);
+    }
+    show::line(functions_table(std::slice::from_ref(&status)).render(Paint::of_terminal()))?;
+    show::line(format_args!("\ncommand  {}\ngateway  {}\n", status.spec.command.join(" "), status.gateway))?;
+    let mut table = Table::new(&["REPLICA", "STATE", "CPU", "MEMORY", "IN FLIGHT", "RESTARTS", "STARTED IN", "PORT", "PID"]);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    for replica in &status.actual.replicas {
+        table.row([
+            (&replica.id).into(),
+            state(replica.state),
+            or_dash(replica.cpu_millicores.map(|cpu| cpu.to_string())).into(),
+            or_dash(replica.memory_mib.map(|memory| memory.to_string())).into(),
+            replica.in_flight.into(),
+            Cell::new(replica.restarts, attention(replica.restarts)),
+            or_dash(replica.startup_ms.map(|time| show::latency(time as f64))).into(),
+            or_dash(replica.port.map(|port| port.to_string())).into(),
+            or_dash(replica.pid.map(|pid| pid.to_string())).into(),
+        ]);
+    }
+    table.print()?;
+    for replica in &status.actual.replicas {
+        if let Some(why) = &replica.resize_pending {
+            show::line(format_args!("{}: {}", replica.id, show::clean(why)))?;
+        }
+    }
+    Ok(())
+}
+
+fn state(state: ReplicaState) -> Cell {
+    match state {
+        ReplicaState::Ready => Cell::new("ready", Tone::Good),
+        ReplicaState::Starting => Cell::new("starting", Tone::Warn),
+        ReplicaState::BackOff => Cell::new("back-off", Tone::Bad),
+        ReplicaState::Draining => Cell::new("draining", Tone::Dim),
+    }
+}
+
+async fn delete(platform: &PlatformClient, functions: &[FunctionId]) -> anyhow::Result<()> {
+    let mut wrong = Vec::new();
+    for function in functions {
+        match platform.delete(function).await {
+            Ok(()) => show::line(format_args!("function {function} deleted"))?,
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\nerror: ")) }
+}
+
+async fn logs(platform: &PlatformClient, function: &FunctionId, tail: usize) -> anyhow::Result<()> {
+    let paint = Paint::of_terminal();
+    for line in platform.logs(function, tail).await? {
+        let head = format!("{} {}", show::clock(line.time), line.replica);
+        show::line(format_args!("{}  {}", paint.tone(Tone::Dim, head), show::whole(&line.line)))?;
+    }
+    Ok(())
+}
+
+async fn scale(
+    platform: &PlatformClient,
+    function: &FunctionId,
+    replicas: Option<Replicas>,
+    cpu: Option<Millicores>,
+    memory: Option<Mebibytes>,
+) -> anyhow::Result<()> {
+    let before = platform.get(function).await?.desired;
+    let request = AllocationRequest { replicas: replicas.unwrap_or(before.replicas), cpu_millicores: cpu, memory_mib: memory, lease: None };
+    let reply = platform.set_allocation(function, &request).await?;
+    for warning in &reply.warnings {
+        show::warn(show::clean(warning));
+    }
+    let after = reply.function.desired;
+    match show::difference(before, after) {
+        Some(difference) => show::line(format_args!(
+            "function {function} has {after} ({difference}); an active policy may change it again, `qscale freeze {function}` keeps it"
+        )),
+        None => show::line(format_args!("function {function} has {after} already")),
+    }
+}
+
+async fn events(platform: &PlatformClient, follow: bool, json: bool) -> anyhow::Result<()> {
+    let paint = Paint::of_terminal();
+    let mut after = 0;
+    let mut answers = true;
+    loop {
+        let page = match platform.events(after).await {
+            Ok(page) => page,
+            Err(error @ PlatformError::Unreachable { .. }) if follow && after > 0 => {
+                if std::mem::take(&mut answers) {
+                    show::warn(format_args!("{error}; trying again"));
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        answers = true;
+        if after > 0 && page.oldest > after.saturating_add(1) {
+            show::warn(format_args!("{} events are lost, the platform keeps only the newest", page.oldest - after - 1));
+        }
+        for event in &page.events {
+            if json {
+                show::line(serde_json::to_string(event)?)?;
+            } else {
+                show::line(event_line(paint, event))?;
+            }
+        }
+        after = page.events.last().map_or(after, |event| event.seq);
+        if !page.events.is_empty() && after < page.newest {
+            continue;
+        }
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+fn event_line(paint: Paint, event: &PlatformEvent) -> String {
+    let tone = match event.kind {
+        EventKind::ReplicaCrashed | EventKind::ReplicaOomKilled | EventKind::ReplicaStartFailed => Tone::Bad,
+        EventKind::ResizeRefused | EventKind::StaleLease => Tone::Warn,
+        EventKind::ReplicaReady => Tone::Good,
+        _ => Tone::Plain,
+    };
+    let function = FunctionId::new(event.namespace.clone(), event.function.clone());
+    format!("{} {function}  {}", paint.tone(Tone::Dim, show::clock(event.time)), paint.tone(tone, show::clean(&event.message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qscale_common::platform::ActualAllocation;
+    use qscale_common::units::Allocation;
+
+    #[test]
+    fn a_function_that_lacks_replicas_stands_out() {
+        let status = FunctionStatus {
+            spec: FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]", Format::Toml).expect("valid"),
+            desired: Allocation::new(3, 500, 128),
+            actual: ActualAllocation { ready: 1, starting: 2, ..ActualAllocation::default() },
+            vertical: true,
+            queued: 7,
+            oom_kills: 0,
+            crashes: 4,
+            gateway: "127.0.0.1:8700".into(),
+        };
+        let text = functions_table(&[status]).render(Paint::none());
+        assert_eq!(text.lines().nth(1), Some("default/f  1/3 (+2)  500m  128Mi   7       4         0    grpc"), "{text}");
+    }
+}

@@ -1,0 +1,333 @@
+//! `qscale policy`: ScalingPolicies in and out of their bucket. Owns validation towards people; what a policy may say belongs to common.
+
+mod document;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Subcommand, ValueEnum};
+use qscale_common::contract::subject;
+use qscale_common::control::{self, Control};
+use qscale_common::document::Format;
+use qscale_common::name::FunctionId;
+use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
+use qscale_common::runtime::bus::Bus;
+use qscale_common::time::Span;
+
+use self::document::Change;
+use crate::function;
+use crate::show::{self, Cell, Table, Tone};
+use crate::store::{self, Edited};
+use crate::system::Locate;
+
+/// A commented policy, the text of `qscale policy example`.
+const EXAMPLE: &str = include_str!("policy/example.yaml");
+
+/// What to do with ScalingPolicies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Check policies and put them in force; nothing is written unless all of them are valid
+    Apply {
+        /// Files that end in .yaml, .toml or .json; - reads standard input
+        #[arg(required = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+        /// How standard input is written; told from its text where absent
+        #[arg(long, value_enum)]
+        format: Option<Written>,
+        /// Check and say what would change, and write nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print a policy as YAML that `apply` takes
+    Get {
+        /// namespace/name, or name
+        #[arg(value_name = "NAME")]
+        function: FunctionId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List all policies
+    List {
+        /// Print a JSON array of policies
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete policies; the functions keep what they have
+    Delete {
+        /// namespace/name, or name
+        #[arg(required = true, value_name = "NAME")]
+        functions: Vec<FunctionId>,
+    },
+    /// Change fields of one policy: qscale policy set fibonacci agent=mine mode=active bounds.replicas.max=6
+    Set {
+        /// namespace/name, or name
+        #[arg(value_name = "NAME")]
+        function: FunctionId,
+        /// Field and value; null puts a field back to its default
+        #[arg(required = true, value_name = "FIELD=VALUE")]
+        changes: Vec<Change>,
+    },
+    /// Print the JSON Schema of a policy
+    Schema,
+    /// Print a commented example: qscale policy example > fibonacci.yaml
+    Example,
+}
+
+/// How a document is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Written {
+    /// YAML
+    Yaml,
+    /// TOML
+    Toml,
+    /// JSON
+    Json,
+}
+
+impl From<Written> for Format {
+    fn from(written: Written) -> Format {
+        match written {
+            Written::Yaml => Format::Yaml,
+            Written::Toml => Format::Toml,
+            Written::Json => Format::Json,
+        }
+    }
+}
+
+/// Does what was asked.
+pub async fn run(locate: &Locate, command: PolicyCommand) -> anyhow::Result<()> {
+    match command {
+        PolicyCommand::Apply { files, format, dry_run } => apply(locate, &files, format.map(Format::from), dry_run).await,
+        PolicyCommand::Get { function, json } => get(&locate.bus().await?, &function, json).await,
+        PolicyCommand::List { json } => list(&locate.bus().await?, json).await,
+        PolicyCommand::Delete { functions } => delete(&locate.bus().await?, &functions).await,
+        PolicyCommand::Set { function, changes } => set(locate, &function, &changes).await,
+        PolicyCommand::Schema => show::json(&qscale_common::schema::policy()),
+        PolicyCommand::Example => show::line(EXAMPLE.trim_end()),
+    }
+}
+
+async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, dry_run: bool) -> anyhow::Result<()> {
+    let policies = read_all(files, format)?;
+    let bus = locate.bus().await?;
+    let store = store::open(&bus, subject::POLICY_BUCKET).await?;
+    for policy in policies.values() {
+        let mut before = None;
+        let edited = store::edit(&store, &policy.function().tokens(), |current| {
+            // A value that cannot be read is replaced like one that is not there.
+            before = current.and_then(|value| ScalingPolicy::from_json(value).ok());
+            Ok((before.as_ref() != Some(policy) && !dry_run).then(|| policy.to_json()))
+        })
+        .await?;
+        let edited = match (edited, &before) {
+            (Edited::Unchanged, Some(before)) if before != policy => Edited::Changed,
+            (Edited::Unchanged, None) => Edited::Created,
+            (edited, _) => edited,
+        };
+        say(policy, edited, before.as_ref(), dry_run)?;
+    }
+    warn_of_missing_functions(locate, policies.values()).await;
+    Ok(())
+}
+
+fn say(policy: &ScalingPolicy, edited: Edited, before: Option<&ScalingPolicy>, dry_run: bool) -> anyhow::Result<()> {
+    let function = policy.function();
+    let would = if dry_run { "would be " } else { "" };
+    match edited {
+        Edited::Created => show::line(format_args!("policy {function} {would}created: {}", summary(policy))),
+        Edited::Unchanged => show::line(format_args!("policy {function} unchanged")),
+        Edited::Changed => {
+            let differences = before.map(|before| document::differences(before, policy)).unwrap_or_default();
+            let differences = if differences.is_empty() { "what was there could not be read".into() } else { differences.join(", ") };
+            show::line(format_args!("policy {function} {would}changed: {differences}"))
+        }
+    }
+}
+
+fn summary(policy: &ScalingPolicy) -> String {
+    format!("agent {}, mode {}", policy.agent, mode(policy.mode))
+}
+
+/// Reads every file before anything is written.
+fn read_all(files: &[PathBuf], format: Option<Format>) -> anyhow::Result<BTreeMap<FunctionId, ScalingPolicy>> {
+    let mut policies = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for file in files {
+        match read_one(file, format) {
+            Ok(policy) => {
+                let function = policy.function();
+                if policies.insert(function.clone(), policy).is_some() {
+                    bail!("{}: the policy {function} is given twice", file.display());
+                }
+            }
+            Err(error) => wrong.push(format!("{error:#}")),
+        }
+    }
+    if wrong.is_empty() { Ok(policies) } else { bail!("{}", wrong.join("\nerror: ")) }
+}
+
+fn read_one(file: &Path, format: Option<Format>) -> anyhow::Result<ScalingPolicy> {
+    let (name, text, format) = if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+        let format = format.unwrap_or_else(|| document::format_of_text(&text));
+        ("standard input".to_owned(), text, format)
+    } else {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let format = Format::of(file).or_else(|error| format.ok_or(error))?;
+        (file.display().to_string(), text, format)
+    };
+    ScalingPolicy::from_document(&text, format).with_context(|| name)
+}
+
+async fn get(bus: &Bus, function: &FunctionId, json: bool) -> anyhow::Result<()> {
+    let store = store::open(bus, subject::POLICY_BUCKET).await?;
+    let value = store.get(function.tokens()).await.context("read the policy")?.with_context(|| no_policy(function))?;
+    let policy = ScalingPolicy::from_json(&value).with_context(|| format!("policy {function} cannot be read; apply it anew"))?;
+    if json {
+        return show::json(&policy);
+    }
+    show::line(format_args!("# ScalingPolicy {function}. To change it: edit this, then `qscale policy apply FILE`."))?;
+    show::line(document::yaml(&serde_json::to_value(&policy)?).trim_end())
+}
+
+fn no_policy(function: &FunctionId) -> String {
+    format!("there is no policy {function}; `qscale policy list` names those that are there")
+}
+
+async fn list(bus: &Bus, json: bool) -> anyhow::Result<()> {
+    let policies = store::policies(bus).await?;
+    let unreadable = policies.iter().filter_map(|(key, policy)| policy.as_ref().err().map(|error| (key, error)));
+    for (key, error) in unreadable {
+        show::warn(format_args!("policy {key} cannot be read and is not in force: {}", show::clean(error)));
+    }
+    let readable: Vec<&ScalingPolicy> = policies.values().filter_map(|policy| policy.as_ref().ok()).collect();
+    if json {
+        return show::json(&readable);
+    }
+    if readable.is_empty() {
+        return show::line("no policies; `qscale policy example` shows how one is written");
+    }
+    let controls = store::controls(bus).await?;
+    let mut table = Table::new(&["FUNCTION", "MODE", "AGENT", "TICK", "OBJECTIVE", "REPLICAS", "CPU", "MEMORY", "HELD"]);
+    for policy in readable {
+        let (objective, bounds) = (&policy.objective, &policy.bounds);
+        let held = held(policy, &controls);
+        table.row([
+            Cell::new(policy.function(), Tone::Strong),
+            Cell::new(mode(policy.mode), if policy.mode == Mode::Active { Tone::Good } else { Tone::Plain }),
+            (&policy.agent).into(),
+            Span(policy.tick.duration()).into(),
+            format!("p{} ≤ {}", show::number(objective.percentile.get()), Span(objective.latency.get())).into(),
+            format!("{}-{}", bounds.replicas.min(), bounds.replicas.max()).into(),
+            format!("{}-{}", bounds.cpu_millicores.min(), bounds.cpu_millicores.max()).into(),
+            format!("{}-{}", bounds.memory_mib.min(), bounds.memory_mib.max()).into(),
+            Cell::new(&held, if held == "-" { Tone::Dim } else { Tone::Warn }),
+        ]);
+    }
+    table.print()
+}
+
+/// What keeps a function from being changed.
+fn held(policy: &ScalingPolicy, controls: &BTreeMap<String, Result<Control, String>>) -> String {
+    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.as_ref().is_ok_and(|control| control.frozen));
+    let mut held = Vec::new();
+    if frozen(control::ALL) {
+        held.push("frozen (all)");
+    } else if frozen(&Control::key(&policy.function())) {
+        held.push("frozen");
+    }
+    if policy.paused {
+        held.push("paused");
+    }
+    if policy.scale_up_only {
+        held.push("up only");
+    }
+    if held.is_empty() { "-".into() } else { held.join(", ") }
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Observe => "observe",
+        Mode::Recommend => "recommend",
+        Mode::Active => "active",
+    }
+}
+
+async fn delete(bus: &Bus, functions: &[FunctionId]) -> anyhow::Result<()> {
+    let store = store::open(bus, subject::POLICY_BUCKET).await?;
+    let mut missing = Vec::new();
+    for function in functions {
+        if store.get(function.tokens()).await.context("read the policy")?.is_none() {
+            missing.push(no_policy(function));
+            continue;
+        }
+        store.delete(function.tokens()).await.with_context(|| format!("delete policy {function}"))?;
+        show::line(format_args!("policy {function} deleted; the function keeps what it has"))?;
+    }
+    if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\nerror: ")) }
+}
+
+async fn set(locate: &Locate, function: &FunctionId, changes: &[Change]) -> anyhow::Result<()> {
+    let bus = locate.bus().await?;
+    let store = store::open(&bus, subject::POLICY_BUCKET).await?;
+    let mut result = None;
+    store::edit(&store, &function.tokens(), |current| {
+        let value = current.with_context(|| no_policy(function))?;
+        let before = ScalingPolicy::from_json(value).with_context(|| format!("policy {function} cannot be read; apply it anew"))?;
+        let after = document::changed(&before, changes)?;
+        let write = (after != before).then(|| after.to_json());
+        result = Some((before, after));
+        Ok(write)
+    })
+    .await?;
+    let (before, after) = result.context("an edit looks at what is there")?;
+    let edited = if before == after { Edited::Unchanged } else { Edited::Changed };
+    say(&after, edited, Some(&before), false)?;
+    warn_of_missing_functions(locate, std::iter::once(&after)).await;
+    Ok(())
+}
+
+/// A policy without its function does nothing, which is worth a word where the platform can be asked.
+async fn warn_of_missing_functions(locate: &Locate, policies: impl Iterator<Item = &ScalingPolicy>) {
+    let Some(known) = function::known(locate).await else { return };
+    for policy in policies.filter(|policy| policy.workload.kind == WorkloadKind::Local) {
+        let workload = FunctionId::new(policy.namespace.clone(), policy.workload_name().clone());
+        if !known.contains(&workload) {
+            show::warn(format_args!("the platform has no function {workload}; add it with `qscale function add FILE`"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_a_valid_policy() {
+        let policy = ScalingPolicy::from_document(EXAMPLE, Format::Yaml).expect("valid");
+        assert_eq!(policy.function().to_string(), "default/fibonacci");
+    }
+
+    #[test]
+    fn what_holds_a_function_is_named() {
+        let mut policy = ScalingPolicy::new("f".parse().expect("valid"));
+        assert_eq!(held(&policy, &BTreeMap::new()), "-");
+        policy.paused = true;
+        let frozen = Control {
+            version: Default::default(),
+            frozen: true,
+            restore: None,
+            by: String::new(),
+            reason: String::new(),
+            at_ms: Default::default(),
+        };
+        let one = BTreeMap::from([("default.f".to_owned(), Ok(frozen.clone()))]);
+        assert_eq!(held(&policy, &one), "frozen, paused");
+        let all = BTreeMap::from([(control::ALL.to_owned(), Ok(frozen)), ("default.f".to_owned(), Err("broken".into()))]);
+        assert_eq!(held(&policy, &all), "frozen (all), paused");
+    }
+}

@@ -1,0 +1,246 @@
+//! Policies as text: fields set by path, differences in words, YAML out. Pure; what is valid belongs to common.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+use qscale_common::document::Format;
+use qscale_common::policy::ScalingPolicy;
+use serde_json::{Map, Value};
+
+/// Fields that are the key of a policy; another value is another policy.
+const KEY_FIELDS: [&str; 2] = ["name", "namespace"];
+
+/// A field and what it shall be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    path: Vec<String>,
+    value: String,
+}
+
+impl FromStr for Change {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, value) =
+            text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form field=value, such as bounds.replicas.max=6"))?;
+        let path: Vec<String> = path.trim().split('.').map(str::to_owned).collect();
+        if path.iter().any(String::is_empty) {
+            return Err(format!("`{text}`: a field is words joined by dots, such as bounds.replicas.max"));
+        }
+        Ok(Self { path, value: value.trim().to_owned() })
+    }
+}
+
+/// The policy with all of `changes`, checked as a whole.
+///
+/// # Errors
+/// Names the field that does not exist, cannot be changed, or has a wrong value, with its range.
+pub fn changed(policy: &ScalingPolicy, changes: &[Change]) -> anyhow::Result<ScalingPolicy> {
+    let mut value = serde_json::to_value(policy).context("a policy is written as JSON")?;
+    for change in changes {
+        if KEY_FIELDS.contains(&change.path[0].as_str()) {
+            bail!("{} is part of the policy's key and cannot be changed; apply another policy and delete this one", change.path[0]);
+        }
+        put(&mut value, change)?;
+    }
+    Ok(ScalingPolicy::from_document(&value.to_string(), Format::Json)?)
+}
+
+fn put(root: &mut Value, change: &Change) -> anyhow::Result<()> {
+    let (last, parents) = change.path.split_last().context("a change names a field")?;
+    let mut place = root;
+    for (depth, word) in parents.iter().enumerate() {
+        let object = place.as_object_mut().with_context(|| no_fields(&change.path[..depth]))?;
+        place = object.entry(word.as_str()).or_insert_with(|| Value::Object(Map::new()));
+    }
+    let object = place.as_object_mut().with_context(|| no_fields(parents))?;
+    match read(&change.value, object.get(last)) {
+        Value::Null => drop(object.remove(last)),
+        value => drop(object.insert(last.clone(), value)),
+    }
+    Ok(())
+}
+
+fn no_fields(path: &[String]) -> String {
+    format!("`{}` has no fields of its own", path.join("."))
+}
+
+/// The value that was typed: as JSON where it is some, else as text. Where text stood before, a number is text too.
+fn read(typed: &str, before: Option<&Value>) -> Value {
+    match serde_json::from_str(typed) {
+        Ok(Value::Number(_) | Value::Bool(_)) if before.is_some_and(Value::is_string) => Value::String(typed.to_owned()),
+        Ok(value) => value,
+        Err(_) => Value::String(typed.to_owned()),
+    }
+}
+
+/// What differs, in words: `agent threshold → mine`.
+pub fn differences(before: &ScalingPolicy, after: &ScalingPolicy) -> Vec<String> {
+    let flat = |policy| {
+        let mut leaves = BTreeMap::new();
+        flatten("", &serde_json::to_value(policy).unwrap_or_default(), &mut leaves);
+        leaves
+    };
+    let (before, after) = (flat(before), flat(after));
+    let mut paths: Vec<&String> = before.keys().chain(after.keys()).collect();
+    paths.sort();
+    paths.dedup();
+    let word = |leaves: &BTreeMap<String, String>, path: &String| leaves.get(path).map_or_else(|| "none".to_owned(), Clone::clone);
+    let differ = paths.into_iter().filter(|path| before.get(*path) != after.get(*path));
+    differ.map(|path| format!("{path} {} → {}", word(&before, path), word(&after, path))).collect()
+}
+
+fn flatten(path: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                flatten(&if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value, leaves);
+            }
+        }
+        Value::String(text) => drop(leaves.insert(path.to_owned(), text.clone())),
+        other => drop(leaves.insert(path.to_owned(), other.to_string())),
+    }
+}
+
+/// How a text without a file name is written, told from its first line that is neither empty nor a comment.
+pub fn format_of_text(text: &str) -> Format {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
+    let toml = match (first.find('='), first.find(':')) {
+        (Some(equals), Some(colon)) => equals < colon,
+        (Some(_), None) => true,
+        (None, _) => first.starts_with('['),
+    };
+    match first {
+        _ if first.starts_with('{') => Format::Json,
+        _ if toml => Format::Toml,
+        _ => Format::Yaml,
+    }
+}
+
+/// `value` as YAML, in the order of its fields.
+pub fn yaml(value: &Value) -> String {
+    let mut text = String::new();
+    write_yaml(value, 0, &mut text);
+    text
+}
+
+fn write_yaml(value: &Value, depth: usize, text: &mut String) {
+    let Value::Object(fields) = value else {
+        text.push_str(&scalar(value));
+        text.push('\n');
+        return;
+    };
+    for (key, value) in fields {
+        text.extend(std::iter::repeat_n("  ", depth));
+        text.push_str(key);
+        match value {
+            Value::Object(inner) if !inner.is_empty() => {
+                text.push_str(":\n");
+                write_yaml(value, depth + 1, text);
+            }
+            _ => {
+                text.push_str(": ");
+                text.push_str(&scalar(value));
+                text.push('\n');
+            }
+        }
+    }
+}
+
+/// A value on one line. JSON is YAML; only words that are clearly text go without quotes.
+fn scalar(value: &Value) -> String {
+    const NOT_TEXT: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+    match value {
+        Value::String(text)
+            if text.starts_with(|c: char| c.is_ascii_alphabetic())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+                && !NOT_TEXT.contains(&text.to_ascii_lowercase().as_str()) =>
+        {
+            text.clone()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> ScalingPolicy {
+        ScalingPolicy::new("fibonacci".parse().expect("valid"))
+    }
+
+    #[track_caller]
+    fn set(changes: &[&str]) -> Result<ScalingPolicy, String> {
+        let changes: Vec<Change> = changes.iter().map(|text| text.parse().expect("of the form field=value")).collect();
+        changed(&policy(), &changes).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn fields_are_set_by_their_path() {
+        let after = set(&[
+            "agent=mine",
+            "mode=active",
+            "bounds.replicas.max=6",
+            "tick=1s",
+            "paused=true",
+            "guard.max_age=15s",
+            "metrics.source=prometheus",
+        ])
+        .expect("valid");
+        let words = differences(&policy(), &after);
+        let expected = [
+            "agent threshold → mine",
+            "bounds.replicas.max 10 → 6",
+            "guard.max_age none → 15s",
+            "metrics.source none → prometheus",
+            "mode recommend → active",
+            "paused false → true",
+            "tick 5s → 1s",
+        ];
+        assert_eq!(words, expected);
+        assert!(differences(&after, &after).is_empty());
+    }
+
+    #[test]
+    fn text_stays_text_and_null_is_the_default() {
+        assert_eq!(set(&["agent=123"]).expect("a label may be all digits").agent.as_str(), "123");
+        let wide = set(&["bounds.replicas={\"min\":0,\"max\":3}"]).expect("objects are JSON");
+        assert!(differences(&policy(), &wide).contains(&"bounds.replicas.min 1 → 0".to_owned()));
+        assert_eq!(set(&["mode=null", "objective=null"]).expect("valid"), policy());
+    }
+
+    #[test]
+    fn both_ends_of_a_range_may_move_at_once() {
+        assert!(set(&["bounds.replicas.min=20"]).expect_err("above the most").contains("bounds.replicas"));
+        assert!(set(&["bounds.replicas.min=20", "bounds.replicas.max=30"]).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_change_names_field_value_and_range() {
+        let error = set(&["objective.percentile=100"]).expect_err("out of range");
+        assert!(error.contains("objective.percentile") && error.contains("100, must be above 0 and below 100"), "{error}");
+        assert!(set(&["bounds.replica.max=3"]).expect_err("no such field").contains("bounds.replica"));
+        assert!(set(&["tick.length=3s"]).expect_err("a scalar").contains("`tick` has no fields"));
+        assert!(set(&["name=other"]).expect_err("the key").contains("name is part of the policy's key"));
+        assert!(set(&["mode=wild"]).expect_err("no such mode").contains("mode"));
+        assert!("agent".parse::<Change>().is_err());
+        assert!("bounds..max=1".parse::<Change>().is_err());
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        let after = set(&["agent=mine", "guard.max_age=1m 30s", "metrics.source=on", "prices.currency=1e3"]).expect("valid");
+        let text = yaml(&serde_json::to_value(&after).expect("JSON"));
+        assert_eq!(ScalingPolicy::from_document(&text, Format::Yaml).expect(&text), after);
+    }
+
+    #[test]
+    fn the_format_is_told_from_the_text() {
+        assert_eq!(format_of_text("# a policy\n\nname: f"), Format::Yaml);
+        assert_eq!(format_of_text("name = \"a:b\""), Format::Toml);
+        assert_eq!(format_of_text("[bounds]"), Format::Toml);
+        assert_eq!(format_of_text(" {\"name\": \"f\"}"), Format::Json);
+        assert_eq!(format_of_text(""), Format::Yaml);
+    }
+}

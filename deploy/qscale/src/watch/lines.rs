@@ -1,0 +1,416 @@
+//! A message as one line for people. Owns what matters of each kind and how it is aligned; does no I/O.
+
+use std::collections::BTreeMap;
+
+use qscale_common::contract::{Action, Ages, Effect, Load, Message as _, Outcome, Reward, Source, State, Term, Window, subject};
+use qscale_common::name::FunctionId;
+use qscale_common::time::Timestamp;
+use qscale_common::units::Allocation;
+use serde::Serialize;
+
+use super::{Heard, Unreadable};
+use crate::show::{self, Paint, Tone};
+
+/// Widest column of functions; longer names push their line out.
+const WIDEST_FUNCTION: usize = 32;
+/// A share of throttled periods below it is noise.
+const THROTTLED: f64 = 0.01;
+/// A sample older than so many ticks is called stale.
+const STALE_TICKS: u64 = 2;
+/// Allocations that are remembered for showing what an Action changes; beyond it none are learned.
+const REMEMBERED: usize = 100_000;
+
+/// Turns messages into lines; remembers what is in force, in order to show what an Action would change.
+#[derive(Debug)]
+pub(super) struct Lines {
+    paint: Paint,
+    width: usize,
+    in_force: BTreeMap<FunctionId, Allocation>,
+    day: Option<String>,
+}
+
+impl Lines {
+    pub(super) fn new(paint: Paint) -> Self {
+        Self { paint, width: 12, in_force: BTreeMap::new(), day: None }
+    }
+
+    /// The line of a message; `at` is when it came, for one that does not say. A line with the date goes before it where the day changes.
+    pub(super) fn line(&mut self, at: Timestamp, subject: &str, heard: &Result<Heard, Unreadable>) -> String {
+        let (at, kind, function, text) = match heard {
+            Ok(Heard::State(state)) => (state.observed_at_ms, "state", state.function(), self.state(state)),
+            Ok(Heard::Reward(reward)) => (reward.measured_at_ms, "reward", reward.function(), self.reward(reward)),
+            Ok(Heard::Action(action)) => (action.decided_at_ms, "action", action.function(), self.action(action)),
+            Ok(Heard::Outcome(outcome)) => (outcome.decided_at_ms, "outcome", outcome.function(), self.outcome(outcome)),
+            Ok(Heard::Load(load)) => (load.at_ms, "load", load.function(), self.load(load)),
+            Err(error) => return self.dated(at, &self.unreadable(at, subject, error)),
+        };
+        let function = function.to_string();
+        self.width = self.width.max(function.len().min(WIDEST_FUNCTION));
+        let line = format!(
+            "{} {} {}  {text}",
+            self.paint.tone(Tone::Dim, show::clock(at)),
+            self.paint.tone(tone_of(kind), format_args!("{kind:<7}")),
+            self.paint.tone(Tone::Strong, format_args!("{function:<width$}", width = self.width)),
+        );
+        self.dated(at, line.trim_end())
+    }
+
+    fn unreadable(&self, at: Timestamp, subject: &str, error: &Unreadable) -> String {
+        let kind = subject::kind(subject).map_or("?", |kind| kind.word());
+        let text = self.paint.tone(Tone::Bad, format_args!("unreadable: {}", show::clean(&error.to_string())));
+        format!("{} {kind:<7} {}  {text}", self.paint.tone(Tone::Dim, show::clock(at)), show::clean(subject))
+    }
+
+    fn dated(&mut self, at: Timestamp, line: &str) -> String {
+        let day = show::day(at);
+        if self.day.as_ref() == Some(&day) {
+            return line.to_owned();
+        }
+        let heading = self.paint.tone(Tone::Dim, format_args!("── {day} UTC"));
+        self.day = Some(day);
+        format!("{heading}\n{line}")
+    }
+
+    fn state(&mut self, state: &State) -> String {
+        if let Some(allocation) = state.allocation {
+            self.learn(state.function(), allocation);
+        }
+        let window = &state.windows.tick;
+        let mut parts = vec![format!("{:>8}", window.rate_rps.map_or("-/s".into(), show::rate)), self.latency(state, window)];
+        parts.push(format!(
+            "{:<18}",
+            usage("cpu", window.cpu_millicores.map(|used| used.mean), state.allocation.map(|given| given.cpu_millicores.0), "m")
+        ));
+        parts.push(format!(
+            "{:<16}",
+            usage("mem", window.memory_mib.map(|used| used.mean), state.allocation.map(|given| given.memory_mib.0), "Mi")
+        ));
+        parts.push(match state.replicas {
+            Some(counts) => {
+                let tone = if counts.ready == counts.desired { Tone::Plain } else { Tone::Warn };
+                self.paint.tone(tone, format_args!("{:<11}", format!("ready {}/{}", counts.ready, counts.desired)))
+            }
+            None => self.paint.tone(Tone::Warn, format_args!("{:<11}", "ready ?")),
+        });
+        parts.push(window.queued.map_or("queue ?".into(), |queued| format!("queue {}", show::number(queued))));
+        parts.extend(self.troubles(state, window));
+        parts.join("  ")
+    }
+
+    fn latency(&self, state: &State, window: &Window) -> String {
+        let percentile = show::number(state.objective.percentile);
+        let bound = state.objective.latency_ms as f64;
+        let (text, tone) = match window.latency.map(|latency| latency.objective_ms) {
+            Some(measured) if measured <= bound => {
+                (format!("p{percentile} {} ≤ {}", show::latency(measured), show::latency(bound)), Tone::Good)
+            }
+            Some(measured) => (format!("p{percentile} {} > {}", show::latency(measured), show::latency(bound)), Tone::Bad),
+            None => (format!("p{percentile} -"), Tone::Dim),
+        };
+        self.paint.tone(tone, format_args!("{text:<19}"))
+    }
+
+    /// What is out of the ordinary: failures, throttling, restarts, stale samples.
+    fn troubles(&self, state: &State, window: &Window) -> Vec<String> {
+        let mut troubles = Vec::new();
+        if let Some(share) = window.failed_share.filter(|share| *share > 0.0) {
+            troubles.push((Tone::Bad, format!("failed {}%", show::number(share * 100.0))));
+        }
+        if let Some(share) = window.throttled_share.filter(|share| *share > THROTTLED) {
+            troubles.push((Tone::Warn, format!("throttled {}%", show::number(share * 100.0))));
+        }
+        for (count, what) in [(window.restarts, "restarts"), (window.oom_kills, "killed for memory")] {
+            if count > 0 {
+                troubles.push((Tone::Bad, format!("{what} {count}")));
+            }
+        }
+        if let Some(stale) = stale(&state.age, state.tick_length_ms) {
+            troubles.push((Tone::Warn, stale));
+        }
+        troubles.into_iter().map(|(tone, text)| self.paint.tone(tone, text)).collect()
+    }
+
+    fn action(&self, action: &Action) -> String {
+        let before = self.in_force.get(&action.function());
+        let wants = match before.map(|before| show::difference(*before, action.allocation)) {
+            None => format!("asks for {}", action.allocation),
+            Some(None) => format!("keeps {}", action.allocation),
+            Some(Some(difference)) => format!("asks for {} ({difference})", action.allocation),
+        };
+        let reason = if action.reason.is_empty() { String::new() } else { format!(": {}", show::clean(&action.reason)) };
+        format!("{} {wants}{reason}", self.paint.tone(Tone::Accent, &action.agent))
+    }
+
+    fn outcome(&mut self, outcome: &Outcome) -> String {
+        if let (Effect::Applied | Effect::Changed | Effect::Unchanged, Some(allowed)) = (outcome.effect, outcome.allowed) {
+            self.learn(outcome.function(), allowed);
+        }
+        let tone = match outcome.effect {
+            Effect::Applied => Tone::Good,
+            Effect::Unchanged | Effect::Recorded => Tone::Dim,
+            Effect::Changed | Effect::Held | Effect::Refused => Tone::Warn,
+            Effect::Failed => Tone::Bad,
+        };
+        let source = match outcome.source {
+            Source::Agent => String::new(),
+            other => format!(" ({})", word(&other)),
+        };
+        let before = outcome.before.map_or("?".into(), |before| before.to_string());
+        let change = match outcome.allowed {
+            Some(allowed) if outcome.before == Some(allowed) => allowed.to_string(),
+            Some(allowed) => format!("{before} → {allowed}"),
+            None => format!("{before}, asked for {}", outcome.requested),
+        };
+        let mut text = format!(
+            "{} {}{source}  {change}",
+            self.paint.tone(tone, format_args!("{:<9}", word(&outcome.effect))),
+            self.paint.tone(Tone::Accent, &outcome.agent)
+        );
+        for note in &outcome.guard {
+            let detail = if note.detail.is_empty() { String::new() } else { format!(" {}", show::clean(&note.detail)) };
+            text.push_str(&format!("  {}{detail}", self.paint.tone(Tone::Warn, format_args!("[{}]", word(&note.rule)))));
+        }
+        if !outcome.reason.is_empty() {
+            text.push_str(&format!("  {}", show::clean(&outcome.reason)));
+        }
+        if outcome.attempts > 1 {
+            text.push_str(&format!("  attempt {}", outcome.attempts));
+        }
+        text
+    }
+
+    fn reward(&self, reward: &Reward) -> String {
+        let value = match reward.value {
+            Some(value) => self.paint.tone(if value < -0.5 { Tone::Bad } else { Tone::Plain }, format_args!("{value:>7.3}")),
+            None => self.paint.tone(Tone::Warn, format_args!("{:>7}", "?")),
+        };
+        let terms = reward.terms;
+        let named = [
+            ("violation", terms.violation),
+            ("cost", terms.cost),
+            ("resize", terms.resize),
+            ("reversal", terms.reversal),
+            ("kill", terms.kill),
+        ];
+        let shown: Vec<String> = named.iter().filter_map(|(name, term)| term_text(name, term)).collect();
+        let decider = reward.decided_by.as_ref().map(|decider| match decider.source {
+            Source::Agent => decider.agent.to_string(),
+            other => format!("{} ({})", decider.agent, word(&other)),
+        });
+        let mut parts = vec![value, if shown.is_empty() { "all well".into() } else { shown.join(", ") }];
+        parts.extend(reward.allocation.map(|allocation| format!("under {allocation}")));
+        parts.extend(decider.map(|decider| format!("by {}", self.paint.tone(Tone::Accent, decider))));
+        parts.join("  ")
+    }
+
+    fn load(&self, load: &Load) -> String {
+        let failures = load.failures;
+        let kinds = [
+            ("timeout", failures.timeout),
+            ("connection", failures.connection),
+            ("status", failures.status),
+            ("invalid", failures.invalid),
+            ("not sent", failures.not_sent),
+        ];
+        let failed: Vec<String> = kinds.iter().filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{kind} {count}")).collect();
+        let mut parts = vec![format!("offered {:<8} achieved {:<8}", show::rate(load.offered_rps), show::rate(load.achieved_rps))];
+        parts.push(percentile(load, 0.95).map_or("p95 -".into(), |us| format!("p95 {}", show::latency(us as f64 / 1000.0))));
+        parts.push(match failed.is_empty() {
+            true => "failed 0".into(),
+            false => self.paint.tone(Tone::Bad, format_args!("failed: {}", failed.join(", "))),
+        });
+        parts.push(format!("in flight {}", load.in_flight));
+        parts.extend(
+            load.send_lag_p99_us.map(|lag| self.paint.tone(Tone::Dim, format_args!("send lag p99 {}", show::latency(lag as f64 / 1000.0)))),
+        );
+        parts.join("  ")
+    }
+
+    fn learn(&mut self, function: FunctionId, allocation: Allocation) {
+        if self.in_force.len() < REMEMBERED || self.in_force.contains_key(&function) {
+            self.in_force.insert(function, allocation);
+        }
+    }
+}
+
+fn tone_of(kind: &str) -> Tone {
+    match kind {
+        "action" | "outcome" => Tone::Accent,
+        _ => Tone::Plain,
+    }
+}
+
+fn usage(what: &str, used: Option<f64>, given: Option<u32>, unit: &str) -> String {
+    let used = used.map_or("?".into(), |used| format!("{used:.0}"));
+    let given = given.map_or("?".into(), |given| given.to_string());
+    format!("{what} {used}/{given}{unit}")
+}
+
+/// Names the samples that are old or were never taken.
+fn stale(age: &Ages, tick_length_ms: u64) -> Option<String> {
+    let kinds = [("requests", age.requests_ms), ("cpu", age.cpu_ms), ("memory", age.memory_ms), ("replicas", age.replicas_ms)];
+    let old = kinds.into_iter().filter_map(|(kind, age)| match age {
+        None => Some(format!("{kind} never")),
+        Some(age) if age > tick_length_ms.saturating_mul(STALE_TICKS) => {
+            Some(format!("{kind} {}", show::age(std::time::Duration::from_millis(age))))
+        }
+        Some(_) => None,
+    });
+    let old: Vec<String> = old.collect();
+    (!old.is_empty()).then(|| format!("stale: {}", old.join(", ")))
+}
+
+/// A term of the reward that is not zero, times its weight where that is not one.
+fn term_text(name: &str, term: &Term) -> Option<String> {
+    match term.value {
+        None => Some(format!("{name} ?")),
+        Some(0.0) => None,
+        Some(value) if term.weight == 1.0 => Some(format!("{name} {}", show::number(value))),
+        Some(value) => Some(format!("{name} {} x {}", show::number(value), show::number(term.weight))),
+    }
+}
+
+/// Upper bound of the bucket that holds the `share` quantile, microseconds; `None` where nothing was answered.
+fn percentile(load: &Load, share: f64) -> Option<u64> {
+    let total: f64 = load.latency.iter().map(|bucket| bucket.count as f64).sum();
+    let mut below = 0.0;
+    let holds = |bucket: &&qscale_common::contract::LatencyBucket| {
+        below += bucket.count as f64;
+        below >= total * share
+    };
+    load.latency.iter().filter(|bucket| bucket.count > 0).find(holds).map(|bucket| bucket.le_us)
+}
+
+/// The word of a variant, as it is on the wire.
+fn word(variant: &impl Serialize) -> String {
+    serde_json::to_value(variant).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::read;
+    use serde_json::{Value, json};
+
+    const AT: Timestamp = Timestamp(1_763_880_784_123);
+
+    #[track_caller]
+    fn shown(lines: &mut Lines, subject: &str, message: &Value) -> String {
+        let payload = message.to_string();
+        let heard = read(subject, payload.as_bytes());
+        if let Err(error) = &heard {
+            assert!(subject.contains("broken"), "{error}");
+        }
+        lines.line(AT, subject, &heard)
+    }
+
+    fn lines() -> Lines {
+        let mut lines = Lines::new(Paint::none());
+        lines.day = Some(show::day(AT));
+        lines
+    }
+
+    fn state() -> Value {
+        let policy = qscale_common::policy::ScalingPolicy::new("f".parse().expect("valid"));
+        json!({
+            "version": "1.0", "namespace": "default", "function": "f", "epoch": 1, "tick": 2, "tick_length_ms": 5000, "observed_at_ms": AT.0,
+            "agent": "threshold", "allocation": { "replicas": 2, "cpu_millicores": 500, "memory_mib": 128 },
+            "replicas": { "desired": 2, "ready": 1, "pending": 1, "reporting": 1 },
+            "age": { "requests_ms": 100, "cpu_ms": 30_000, "replicas_ms": 5 },
+            "windows": {
+                "tick": {
+                    "covered_ms": 5000, "rate_rps": 12.34, "queued": 3.0, "cpu_millicores": { "mean": 180.2, "max": 200.0 },
+                    "latency": { "p50_ms": 20.0, "p95_ms": 85.0, "p99_ms": 99.0, "objective_ms": 85.0 }, "oom_kills": 1
+                },
+                "short": { "covered_ms": 0 }, "long": { "covered_ms": 0 }
+            },
+            "changes": {}, "objective": { "percentile": 95.0, "latency_ms": 200, "failure_share": 0.01 },
+            "bounds": policy.bounds, "prices": policy.prices
+        })
+    }
+
+    fn action(replicas: u32) -> Value {
+        json!({
+            "version": "1.0", "agent": "threshold", "namespace": "default", "function": "f", "epoch": 1, "tick": 2, "decided_at_ms": AT.0,
+            "expires_at_ms": AT.0 + 5000, "allocation": { "replicas": replicas, "cpu_millicores": 500, "memory_mib": 128 }, "reason": "cpu above 250m\u{7}"
+        })
+    }
+
+    #[test]
+    fn a_state_shows_load_use_and_what_is_stale() {
+        let line = shown(&mut lines(), "qscale.v1.state.default.f", &state());
+        assert!(line.starts_with("06:53:04.123 state   default/f "), "{line}");
+        for part in [
+            "12.3/s",
+            "p95 85ms ≤ 200ms",
+            "cpu 180/500m",
+            "mem ?/128Mi",
+            "ready 1/2",
+            "queue 3",
+            "killed for memory 1",
+            "stale: cpu 30s, memory never",
+        ] {
+            assert!(line.contains(part), "`{part}` in {line}");
+        }
+    }
+
+    #[test]
+    fn an_action_shows_what_it_would_change() {
+        let mut lines = lines();
+        let subject = "qscale.v1.action.threshold.default.f";
+        assert!(shown(&mut lines, subject, &action(3)).ends_with("threshold asks for 3 x 500m 128Mi: cpu above 250m\\u{7}"));
+        shown(&mut lines, "qscale.v1.state.default.f", &state());
+        assert!(shown(&mut lines, subject, &action(3)).contains("asks for 3 x 500m 128Mi (2 → 3 replicas)"));
+        assert!(shown(&mut lines, subject, &action(2)).contains("keeps 2 x 500m 128Mi"));
+    }
+
+    #[test]
+    fn an_outcome_shows_effect_change_and_rules() {
+        let outcome = json!({
+            "version": "1.0", "namespace": "default", "function": "f", "epoch": 1, "tick": 2, "source": "fallback", "agent": "threshold",
+            "effect": "changed", "requested": { "replicas": 9, "cpu_millicores": 500, "memory_mib": 128 },
+            "before": { "replicas": 1, "cpu_millicores": 500, "memory_mib": 128 }, "allowed": { "replicas": 4, "cpu_millicores": 500, "memory_mib": 128 },
+            "guard": [{ "rule": "step_limit", "detail": "at most 3 more" }], "decided_at_ms": AT.0
+        });
+        let line = shown(&mut lines(), "qscale.v1.outcome.default.f", &outcome);
+        assert!(line.contains("changed   threshold (fallback)  1 x 500m 128Mi → 4 x 500m 128Mi  [step_limit] at most 3 more"), "{line}");
+    }
+
+    #[test]
+    fn a_reward_shows_the_terms_that_are_not_zero() {
+        let none = json!({ "value": 0.0, "weight": 1.0 });
+        let reward = json!({
+            "version": "1.0", "namespace": "default", "function": "f", "epoch": 1, "tick": 2, "measured_at_ms": AT.0, "value": -0.25,
+            "terms": { "violation": { "value": 0.1, "weight": 1.0 }, "cost": { "value": 0.5, "weight": 0.3 }, "resize": none, "reversal": none, "kill": { "weight": 1.0 } }
+        });
+        let line = shown(&mut lines(), "qscale.v1.reward.default.f", &reward);
+        assert!(line.ends_with("-0.250  violation 0.1, cost 0.5 x 0.3, kill ?"), "{line}");
+    }
+
+    #[test]
+    fn a_load_shows_what_was_offered_and_what_failed() {
+        let load = json!({
+            "version": "1.0", "namespace": "default", "function": "f", "run": "r", "at_ms": AT.0, "interval_ms": 1000, "offered_rps": 20.0, "achieved_rps": 19.5,
+            "in_flight": 2, "failures": { "timeout": 1, "connection": 0, "status": u64::MAX, "invalid": 0, "not_sent": 0 },
+            "latency": [{ "le_us": 1000, "count": 90 }, { "le_us": 90_000, "count": 10 }]
+        });
+        let line = shown(&mut lines(), "qscale.v1.load.default.f", &load);
+        for part in ["offered 20/s", "achieved 19.5/s", "p95 90ms", "timeout 1, status 18446744073709551615", "in flight 2"] {
+            assert!(line.contains(part), "`{part}` in {line}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why_and_a_new_day_is_announced() {
+        let mut lines = lines();
+        assert!(shown(&mut lines, "qscale.v1.state.default.broken", &json!({})).contains("unreadable: field `"), "the field is named");
+        let next_day = lines.line(Timestamp(AT.0 + 86_400_000), "qscale.v1.state.broken", &Err(Unreadable::NoKind));
+        assert!(next_day.starts_with("── 2025-11-24 UTC\n"), "{next_day}");
+    }
+
+    #[test]
+    fn a_sample_of_two_ticks_ago_is_not_stale() {
+        let age = Ages { requests_ms: Some(10_000), cpu_ms: Some(1), memory_ms: Some(1), replicas_ms: Some(0) };
+        assert_eq!(stale(&age, 5000), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! What the streams hold, in the order of time. Owns reading two streams as one; must not decide what is shown.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use futures::future::select_all;
+use futures::{FutureExt, StreamExt};
+use qscale_common::contract::{EventType, subject};
+use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::clock;
+use qscale_common::time::Timestamp;
+
+use super::{Screen, hint};
+
+/// How long the next message of a stream, known to be there, is awaited.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Pause before a stream that could not be read is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// Shows what was recorded since `since`, then what comes if `follow` is set.
+pub(super) async fn run(bus: &Bus, screen: &mut Screen, since: Timestamp, follow: bool) -> anyhow::Result<()> {
+    let until = clock::now();
+    let start_time =
+        async_nats::datetime::from_nanos(i128::from(since.0) * 1_000_000).map_err(|error| anyhow::anyhow!("--since: {error}"))?;
+    let mut sources = Vec::new();
+    for (stream, kinds) in [
+        (subject::LIVE_STREAM, &[EventType::State, EventType::Load][..]),
+        (subject::RECORD_STREAM, &[EventType::Action, EventType::Outcome, EventType::Reward][..]),
+    ] {
+        let kinds = screen.wanted.kinds.iter().filter(|kind| kinds.contains(kind));
+        let subjects: Vec<String> = kinds.flat_map(|kind| screen.wanted.subjects(*kind)).collect();
+        if !subjects.is_empty() {
+            sources.push(Source::open(bus, stream, subjects, DeliverPolicy::ByStartTime { start_time }).await?);
+        }
+    }
+    history(&mut sources, screen, until).await?;
+    if follow && !sources.is_empty() {
+        hint("following what comes; Ctrl-C ends");
+        return go_on(bus, &mut sources, screen).await;
+    }
+    Ok(())
+}
+
+/// Shows everything that was there when the sources were opened, the oldest first.
+async fn history(sources: &mut [Source], screen: &mut Screen, until: Timestamp) -> anyhow::Result<()> {
+    let mut heads = Vec::new();
+    for source in &mut *sources {
+        heads.push(source.recorded(until).await?);
+    }
+    loop {
+        let oldest = heads.iter().enumerate().filter_map(|(index, head)| head.as_ref().map(|stored| (stored.at, index))).min();
+        let Some((_, index)) = oldest else { return Ok(()) };
+        if let Some(stored) = std::mem::replace(&mut heads[index], sources[index].recorded(until).await?) {
+            screen.show(stored.at, &stored.message.subject, &stored.message.payload)?;
+        }
+    }
+}
+
+/// Shows whatever any of the sources brings, for ever.
+async fn go_on(bus: &Bus, sources: &mut [Source], screen: &mut Screen) -> anyhow::Result<()> {
+    loop {
+        let (stored, ..) = select_all(sources.iter_mut().map(|source| source.coming(bus).boxed_local())).await;
+        screen.show(stored.at, &stored.message.subject, &stored.message.payload)?;
+    }
+}
+
+/// A message of a stream.
+struct Stored {
+    at: Timestamp,
+    message: Message,
+}
+
+/// One stream, read in order.
+struct Source {
+    stream: &'static str,
+    subjects: Vec<String>,
+    messages: pull::Ordered,
+    /// Whether something that was recorded before is still to come.
+    rest: bool,
+    /// Place of the last message in the stream.
+    last: u64,
+}
+
+impl Source {
+    async fn open(bus: &Bus, stream: &'static str, subjects: Vec<String>, deliver_policy: DeliverPolicy) -> anyhow::Result<Self> {
+        let opened = bus.jetstream().get_stream(stream).await.with_context(|| format!("stream {stream}"))?;
+        let configuration = pull::OrderedConfig { filter_subjects: subjects.clone(), deliver_policy, ..Default::default() };
+        let consumer = opened.create_consumer(configuration).await.with_context(|| format!("read stream {stream}"))?;
+        let rest = consumer.cached_info().num_pending > 0;
+        let messages = consumer.messages().await.with_context(|| format!("read stream {stream}"))?;
+        Ok(Self { stream, subjects, messages, rest, last: 0 })
+    }
+
+    /// The next message that was there before `until`; `None` after the last.
+    async fn recorded(&mut self, until: Timestamp) -> anyhow::Result<Option<Stored>> {
+        if !self.rest {
+            return Ok(None);
+        }
+        let next = tokio::time::timeout(ANSWER_WITHIN, self.messages.next()).await;
+        let message = next.ok().flatten().with_context(|| format!("stream {} stopped answering", self.stream))?;
+        let (stored, pending) = self.take(message.with_context(|| format!("read stream {}", self.stream))?)?;
+        self.rest = pending > 0 && stored.at < until;
+        Ok(Some(stored))
+    }
+
+    /// The next message, however long it takes, across interruptions.
+    async fn coming(&mut self, bus: &Bus) -> Stored {
+        loop {
+            if let Some(Ok(message)) = self.messages.next().await
+                && let Ok((stored, _)) = self.take(message)
+            {
+                return stored;
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+            // A message that arrives while nothing was read yet has no place before it; time has moved on little since.
+            let start = if self.last == 0 { DeliverPolicy::New } else { DeliverPolicy::ByStartSequence { start_sequence: self.last + 1 } };
+            if let Ok(anew) = Self::open(bus, self.stream, self.subjects.clone(), start).await {
+                *self = Self { last: self.last, ..anew };
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) -> anyhow::Result<(Stored, u64)> {
+        let info = message.info().map_err(|error| anyhow::anyhow!("stream {}: {error}", self.stream))?;
+        let published = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        self.last = info.stream_sequence;
+        let pending = info.pending;
+        Ok((Stored { at: Timestamp(published), message }, pending))
+    }
+}

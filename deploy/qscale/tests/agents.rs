@@ -1,0 +1,68 @@
+//! Credentials of agents, with a nats-server that is set up as `qscale up` does it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use qscale_common::runtime::accounts::inbox_prefix;
+use qscale_common::runtime::bus::BusConfig;
+use qscale_tests::{Folder, PATIENCE, Program, eventually, nats};
+
+fn qscale(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_qscale")).arg("--state-dir").arg(folder).args(arguments).output().expect("the command starts")
+}
+
+#[track_caller]
+fn text(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    format!("{out}{err}")
+}
+
+/// Starts a nats-server that includes the accounts of `folder`; says where it listens.
+fn start_server(folder: &Path) -> (Program, String) {
+    let configuration = format!(
+        "listen: \"127.0.0.1:-1\"\npid_file: {:?}\nports_file_dir: {folder:?}\njetstream {{ store_dir: {:?} }}\ninclude \"accounts.conf\"\n",
+        folder.join("nats/nats.pid"),
+        folder.join("nats/store"),
+    );
+    std::fs::write(folder.join("nats/nats.conf"), configuration).expect("written");
+    let mut command = Command::new(nats::program());
+    command.arg("-c").arg(folder.join("nats/nats.conf"));
+    let program = Program::spawn(command, &folder.join("nats.log"));
+    let url = eventually("nats-server to listen", || {
+        let entries = std::fs::read_dir(folder).expect("there").flatten();
+        let ports = entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|ending| ending == "ports"))?;
+        let ports: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(ports).ok()?).ok()?;
+        ports["nats"][0].as_str().map(str::to_owned)
+    });
+    (program, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_gets_a_credential_while_the_system_runs() {
+    let folder = Folder::new("agents");
+    let state = folder.path();
+    assert!(text(&qscale(state, &["agent", "add", "early"])).contains("the next `qscale up` takes its credential up"));
+    let (_server, url) = start_server(state);
+    let addresses =
+        serde_json::json!({ "nats": url, "platform": "127.0.0.1:1", "gateway": "127.0.0.1:1", "health": {}, "pid": std::process::id() });
+    std::fs::write(state.join("addresses.json"), addresses.to_string()).expect("written");
+
+    let told = text(&qscale(state, &["agent", "add", "mine"]));
+    let url_told = told.lines().find_map(|line| line.strip_prefix("export NATS_URL=")).expect("the address is told");
+    let password = url_told.split(':').nth(2).and_then(|rest| rest.split('@').next()).expect("a password is in it");
+    let config = BusConfig { url: url.clone(), user: "agent-mine".into(), password: password.into(), password_file: None };
+    let client = config.connect_once("test", PATIENCE).await.expect("the credential works at once");
+    drop(client);
+    assert!(told.contains(&inbox_prefix("agent-mine")), "{told}");
+    assert!(text(&qscale(state, &["agent", "add", "mine"])).contains("has a credential already"));
+
+    let listed = Command::new(env!("CARGO_BIN_EXE_qscale")).arg("--state-dir").arg(state).args(["agent", "remove", "early"]).output();
+    assert!(text(&listed.expect("starts")).contains("agent early removed"));
+    text(&qscale(state, &["agent", "remove", "mine"]));
+    let refused = config.connect_once("test", Duration::from_secs(3)).await;
+    assert!(refused.is_err(), "the credential was taken away");
+    assert!(!qscale(state, &["agent", "remove", "mine"]).status.success());
+    assert!(!qscale(state, &["agent", "add", "Not.A.Label"]).status.success());
+}

@@ -1,0 +1,373 @@
+//! The command against a real nats-server, as a person runs it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Output, Stdio};
+
+use async_nats::jetstream;
+use futures::StreamExt;
+use qscale_common::contract::subject;
+use qscale_common::control::Control;
+use qscale_common::policy::ScalingPolicy;
+use qscale_common::runtime::clock;
+use qscale_tests::{Folder, NatsServer, PATIENCE, eventually_async};
+use serde_json::{Value, json};
+
+/// A server with streams, buckets and accounts, and a folder to run commands in.
+struct Fixture {
+    server: NatsServer,
+    folder: Folder,
+}
+
+/// What a command came to.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    #[track_caller]
+    fn well(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.out
+    }
+
+    #[track_caller]
+    fn badly(self) -> String {
+        assert_eq!(self.code, Some(1), "{self:?}");
+        assert!(!self.err.contains("panicked"), "{self:?}");
+        self.err
+    }
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let server = NatsServer::start_with_accounts(&["threshold"]);
+        server.provision().await;
+        Self { server, folder: Folder::new("commands") }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let operator = self.server.config("operator");
+        let address = operator.url.trim_start_matches("nats://");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qscale"));
+        command.env("QSCALE_NATS", format!("nats://operator:{}@{address}", operator.password));
+        command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(&self.command(arguments).output().expect("the command starts"))
+    }
+
+    fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut command = self.command(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the command reads its input");
+        Ran::of(&child.wait_with_output().expect("the command ends"))
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.folder.path().join(name), text).expect("the file can be written");
+        name.to_owned()
+    }
+
+    async fn client(&self, user: &str) -> async_nats::Client {
+        self.server.config(user).connect_once("test", PATIENCE).await.expect("the server answers")
+    }
+
+    async fn bucket(&self, bucket: &str) -> jetstream::kv::Store {
+        jetstream::new(self.client("operator").await).get_key_value(bucket).await.expect("the bucket is there")
+    }
+
+    async fn policy(&self, key: &str) -> Option<ScalingPolicy> {
+        let value = self.bucket(subject::POLICY_BUCKET).await.get(key).await.expect("readable")?;
+        Some(ScalingPolicy::from_json(&value).expect("what the command wrote is valid"))
+    }
+
+    async fn control(&self, key: &str) -> Option<Control> {
+        let value = self.bucket(subject::CONTROL_BUCKET).await.get(key).await.expect("readable")?;
+        Some(Control::from_json(&value).expect("what the command wrote is valid"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_applied_changed_listed_and_deleted() {
+    let fixture = Fixture::new().await;
+    let yaml = fixture.file("fib.yaml", "name: fibonacci\nagent: threshold\nbounds:\n  replicas: { min: 0, max: 4 }\n");
+    assert!(fixture.run(&["policy", "apply", &yaml]).well().contains("policy default/fibonacci created"));
+    assert!(fixture.run(&["policy", "apply", &yaml]).well().contains("unchanged"));
+    assert_eq!(fixture.policy("default.fibonacci").await.expect("written").bounds.replicas.max().0, 4);
+
+    let toml = "name = \"aes\"\nnamespace = \"prod\"\nmode = \"active\"";
+    assert!(
+        fixture.run_with_input(&["policy", "apply", "-"], toml).well().contains("policy prod/aes created: agent threshold, mode active")
+    );
+
+    let changed = fixture.run(&["policy", "set", "fibonacci", "agent=mine", "mode=active", "bounds.replicas.max=6"]).well();
+    assert_eq!(
+        changed.trim(),
+        "policy default/fibonacci changed: agent threshold → mine, bounds.replicas.max 4 → 6, mode recommend → active"
+    );
+    assert_eq!(fixture.policy("default.fibonacci").await.expect("there").agent.as_str(), "mine");
+
+    let printed = fixture.run(&["policy", "get", "fibonacci"]).well();
+    assert!(fixture.run_with_input(&["policy", "apply", "-"], &printed).well().contains("unchanged"), "{printed}");
+    let json: Value = serde_json::from_str(&fixture.run(&["policy", "get", "default/fibonacci", "--json"]).well()).expect("JSON");
+    assert_eq!(json["bounds"]["replicas"]["max"], 6);
+
+    let list = fixture.run(&["policy", "list"]).well();
+    assert!(list.lines().next().is_some_and(|heading| heading.starts_with("FUNCTION")), "{list}");
+    assert!(list.contains("default/fibonacci  active  mine") && list.contains("prod/aes"), "{list}");
+
+    assert!(fixture.run(&["policy", "delete", "fibonacci", "missing"]).badly().contains("there is no policy default/missing"));
+    assert_eq!(fixture.policy("default.fibonacci").await, None);
+    assert!(fixture.run(&["policy", "get", "fibonacci"]).badly().contains("there is no policy default/fibonacci"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_policy_is_refused_with_file_field_value_and_range() {
+    let fixture = Fixture::new().await;
+    let good = fixture.file("good.yaml", "name: good\n");
+    let bad = fixture.file("bad.toml", "name = \"bad\"\n[objective]\npercentile = 120\n");
+    let error = fixture.run(&["policy", "apply", &good, &bad]).badly();
+    for part in ["bad.toml", "objective.percentile", "120, must be above 0 and below 100"] {
+        assert!(error.contains(part), "`{part}` in {error}");
+    }
+    assert_eq!(fixture.policy("default.good").await, None, "nothing is written unless everything is valid");
+
+    for (text, part) in [
+        ("name: Bad.Name\n", "`Bad.Name` is not a valid name"),
+        ("name: f\ncolour: red\n", "unknown key `colour`"),
+        ("name: f\nbounds: { replicas: { min: 5, max: 2 } }\n", "min = 5, must be at most max = 2"),
+        ("name: f\ntick: 5\n", "tick"),
+        ("name: [\n", "standard input"),
+        ("", "name"),
+    ] {
+        let error = fixture.run_with_input(&["policy", "apply", "-"], text).badly();
+        assert!(error.contains(part), "`{part}` in {error}");
+    }
+    assert!(fixture.run(&["policy", "apply", "absent.yaml"]).badly().contains("absent.yaml"));
+    fixture.run(&["policy", "apply", &good]).well();
+    assert!(fixture.run(&["policy", "set", "good", "guard.resize_factor=0.5"]).badly().contains("guard.resize_factor"));
+    assert!(fixture.run(&["policy", "set", "missing", "agent=mine"]).badly().contains("there is no policy default/missing"));
+}
+
+#[test]
+fn examples_and_schemas_need_no_system() {
+    let folder = Folder::new("offline");
+    let run = |arguments: &[&str]| {
+        Ran::of(&Command::new(env!("CARGO_BIN_EXE_qscale")).current_dir(folder.path()).args(arguments).output().expect("starts"))
+    };
+    assert!(run(&["policy", "example"]).well().contains("name: fibonacci"));
+    let schema: Value = serde_json::from_str(&run(&["policy", "schema"]).well()).expect("JSON");
+    assert!(schema["properties"]["bounds"].is_object());
+    assert!(run(&["completions", "bash"]).well().contains("qscale"));
+    assert!(run(&["policy", "list"]).badly().contains("no system is up"));
+    assert_eq!(run(&["freeze"]).code, Some(2), "neither a function nor --all");
+    assert_eq!(run(&["freeze", "f", "--all"]).code, Some(2), "both");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_frozen_and_unfrozen_with_no_agent_alive() {
+    let fixture = Fixture::new().await;
+    assert!(fixture.run(&["freeze", "--all", "--reason", "incident 7"]).well().contains("everything is frozen"));
+    let all = fixture.control("all").await.expect("written");
+    assert!(all.frozen && all.restore.is_none() && all.reason == "incident 7", "{all:?}");
+    assert!(fixture.run(&["freeze", "--all"]).well().contains("frozen already"));
+
+    let one = fixture.run(&["freeze", "prod/f"]);
+    assert!(one.err.contains("there is no policy prod/f"), "{one:?}");
+    assert!(one.well().contains("prod/f is frozen"));
+    let lifted = fixture.run(&["unfreeze", "prod/f"]);
+    assert!(lifted.err.contains("everything is still frozen"), "{lifted:?}");
+    assert!(!fixture.control("prod.f").await.expect("written").frozen);
+
+    fixture.run(&["freeze", "prod/f"]).well();
+    let lifted = fixture.run(&["unfreeze", "--all"]).well();
+    assert!(lifted.contains("everything is no longer frozen") && lifted.contains("prod/f is no longer frozen"), "{lifted}");
+    assert!(!fixture.control("all").await.expect("written").frozen && !fixture.control("prod.f").await.expect("written").frozen);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_stands_where_no_actuator_answers() {
+    let fixture = Fixture::new().await;
+    let ran = fixture.run(&["restore", "f", "--wait", "100ms"]);
+    assert!(ran.err.contains("default/f: no actuator answered within 100ms; the request stands"), "{ran:?}");
+    ran.well();
+    let control = fixture.control("default.f").await.expect("written");
+    assert!(control.frozen && control.restore.is_some(), "{control:?}");
+    fixture.run(&["freeze", "f", "--reason", "keep"]).well();
+    assert_eq!(fixture.control("default.f").await.expect("written").restore, control.restore, "a freeze takes nothing back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_reports_what_the_actuator_did() {
+    let fixture = Fixture::new().await;
+    let actuator = jetstream::new(fixture.client("actuator").await);
+    let mut controls = actuator.get_key_value(subject::CONTROL_BUCKET).await.expect("there").watch_all().await.expect("watched");
+    let answering = tokio::spawn(async move {
+        controls.next().await.expect("asked").expect("readable");
+        let outcome = outcome("operator", "applied");
+        actuator.publish("qscale.v1.outcome.default.f", outcome.to_string().into()).await.expect("sent").await.expect("stored");
+    });
+    let out = fixture.run(&["restore", "f"]).well();
+    assert!(out.contains("default/f has 2 x 500m 128Mi again (1 → 2 replicas)"), "{out}");
+    answering.await.expect("the answer was sent");
+}
+
+fn state(tick: u64) -> Value {
+    let policy = ScalingPolicy::new("f".parse().expect("valid"));
+    json!({
+        "version": "1.0", "namespace": "default", "function": "f", "epoch": 1, "tick": tick, "tick_length_ms": 5000,
+        "observed_at_ms": clock::now(), "agent": "threshold", "allocation": { "replicas": 1, "cpu_millicores": 500, "memory_mib": 128 },
+        "age": { "requests_ms": 1, "cpu_ms": 1, "memory_ms": 1, "replicas_ms": 1 },
+        "windows": { "tick": { "covered_ms": 5000, "rate_rps": 12.0 }, "short": { "covered_ms": 0 }, "long": { "covered_ms": 0 } },
+        "changes": {}, "objective": policy.objective.wire(), "bounds": policy.bounds, "prices": policy.prices
+    })
+}
+
+fn action() -> Value {
+    let now = clock::now();
+    json!({
+        "version": "1.0", "agent": "threshold", "namespace": "default", "function": "f", "epoch": 1, "tick": 2, "decided_at_ms": now,
+        "expires_at_ms": now.0 + 5000, "allocation": { "replicas": 2, "cpu_millicores": 500, "memory_mib": 128 }, "reason": "cpu is high"
+    })
+}
+
+fn outcome(source: &str, effect: &str) -> Value {
+    json!({
+        "version": "1.0", "namespace": "default", "function": "f", "epoch": 1, "tick": 2, "source": source, "agent": "threshold",
+        "effect": effect, "decided_at_ms": clock::now(), "requested": { "replicas": 2, "cpu_millicores": 500, "memory_mib": 128 },
+        "before": { "replicas": 1, "cpu_millicores": 500, "memory_mib": 128 },
+        "allowed": { "replicas": 2, "cpu_millicores": 500, "memory_mib": 128 }
+    })
+}
+
+/// Records a State, the Action that answers it, the Outcome, and a State that cannot be read, in this order.
+async fn record(fixture: &Fixture) {
+    let collector = fixture.client("collector").await;
+    let stored = async |count: u64| {
+        let operator = jetstream::new(fixture.client("operator").await);
+        eventually_async("the stream to hold the States", || async {
+            let stream = operator.get_stream(subject::LIVE_STREAM).await.expect("there");
+            (stream.cached_info().state.messages == count).then_some(())
+        })
+        .await;
+    };
+    collector.publish("qscale.v1.state.default.f", state(2).to_string().into()).await.expect("sent");
+    stored(1).await;
+    for (user, subject, message) in [
+        ("agent-threshold", "qscale.v1.action.threshold.default.f", action()),
+        ("actuator", "qscale.v1.outcome.default.f", outcome("agent", "applied")),
+    ] {
+        let jetstream = jetstream::new(fixture.client(user).await);
+        jetstream.publish(subject, message.to_string().into()).await.expect("sent").await.expect("stored");
+    }
+    collector.publish("qscale.v1.state.default.g", "{\"version\": \"9.0\"}".into()).await.expect("sent");
+    stored(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_recorded_is_shown_in_the_order_of_time() {
+    let fixture = Fixture::new().await;
+    assert_eq!(fixture.run(&["watch", "--since", "1h"]).well(), "", "nothing was recorded yet");
+    record(&fixture).await;
+    let out = fixture.run(&["watch", "--since", "1h"]).well();
+    let lines: Vec<&str> = out.lines().filter(|line| !line.starts_with('─')).collect();
+    let expected = ["state   default/f", "action  default/f", "outcome default/f", "qscale.v1.state.default.g"];
+    assert_eq!(lines.len(), expected.len(), "{out}");
+    for (line, part) in lines.iter().zip(expected) {
+        assert!(line.contains(part), "`{part}` in {out}");
+    }
+    assert!(lines[1].contains("threshold asks for 2 x 500m 128Mi (1 → 2 replicas): cpu is high"), "{out}");
+    assert!(lines[3].contains("unreadable: message has version 9.0"), "{out}");
+    assert!(!out.contains('\x1b'), "no colours where no terminal is");
+
+    let json = fixture.run(&["watch", "--since", "1h", "--json", "--kind", "action,outcome", "f"]).well();
+    let objects: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    assert_eq!(objects.iter().map(|object| object["kind"].as_str()).collect::<Vec<_>>(), [Some("action"), Some("outcome")]);
+    assert_eq!(objects[0]["subject"], "qscale.v1.action.threshold.default.f");
+    assert_eq!(objects[0]["message"]["allocation"]["replicas"], 2);
+
+    assert_eq!(fixture.run(&["watch", "--since", "1h", "h"]).well(), "", "another function");
+    assert_eq!(fixture.run(&["watch", "--since", "1h", "--kind", "action", "--agent", "other"]).well(), "", "another agent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_is_followed_until_somebody_ends_it() {
+    let fixture = Fixture::new().await;
+    record(&fixture).await;
+    for arguments in [&["watch", "--kind", "state", "f"][..], &["watch", "--kind", "state", "f", "--since", "1h", "--follow"]] {
+        let mut child = fixture.command(arguments).stdout(Stdio::piped()).spawn().expect("the command starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let (sender, mut shown) = tokio::sync::mpsc::unbounded_channel();
+        let reading = std::thread::spawn(move || lines.by_ref().map_while(Result::ok).try_for_each(|line| sender.send(line)).is_ok());
+        let collector = fixture.client("collector").await;
+        // When the command began to listen is not known, so the State is said again until it is heard.
+        eventually_async("a State to be shown twice", || async {
+            collector.publish("qscale.v1.state.default.f", state(3).to_string().into()).await.expect("sent");
+            let mut heard = 0;
+            while let Ok(line) = shown.try_recv() {
+                heard += usize::from(line.contains("state   default/f"));
+            }
+            (heard > 0).then_some(())
+        })
+        .await;
+        let pid = i32::try_from(child.id()).expect("process numbers are small");
+        // SAFETY: kill takes plain integers, and the child was not waited for yet.
+        unsafe { libc::kill(pid, libc::SIGINT) };
+        assert!(child.wait().expect("it ends").success(), "{arguments:?}");
+        drop(shown);
+        reading.join().expect("the reader ends with the command");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_is_no_error() {
+    let fixture = Fixture::new().await;
+    record(&fixture).await;
+    let mut child =
+        fixture.command(&["watch", "--since", "1h"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+    drop(child.stdout.take());
+    let ran = Ran::of(&child.wait_with_output().expect("the command ends"));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_names_what_is_missing() {
+    let fixture = Fixture::new().await;
+    fixture.run_with_input(&["policy", "apply", "-"], "name: f\nmode: active\n").well();
+    fixture.run(&["freeze", "--all"]).well();
+    let ran = fixture.run(&["doctor"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    for part in [
+        "✓ NATS:",
+        "✓ stream QSCALE_LIVE",
+        "✓ bucket qscale_policies",
+        "✓ policy default/f: active",
+        "✗ state of default/f: none was ever",
+        "✗ lease:",
+        "! freeze: everything",
+    ] {
+        assert!(ran.out.contains(part), "`{part}` in {}", ran.out);
+    }
+    let findings: Value = serde_json::from_str(&fixture.run(&["doctor", "--json"]).out).expect("JSON");
+    let wrong = findings.as_array().expect("a list").iter().filter(|finding| finding["verdict"] == "wrong");
+    assert!(wrong.clone().count() >= 2 && wrong.clone().all(|finding| finding["mend"].is_string()), "{findings}");
+}
+
+#[test]
+fn the_doctor_works_where_nothing_is_up() {
+    let folder = Folder::new("doctor");
+    let output = Command::new(env!("CARGO_BIN_EXE_qscale")).current_dir(folder.path()).arg("doctor").output().expect("starts");
+    let ran = Ran::of(&output);
+    assert!(ran.out.contains("! system: none is up") && ran.out.contains("nats-server program"), "{ran:?}");
+    assert!(std::fs::read_dir(folder.path()).expect("there").next().is_none(), "looking leaves nothing behind");
+}
