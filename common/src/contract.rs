@@ -75,9 +75,22 @@ impl Serialize for Version {
 
 impl<'de> Deserialize<'de> for Version {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let version: Version = text.parse().map_err(serde::de::Error::custom)?;
+        let version = deserializer.deserialize_str(VersionText)?;
         if version.major == Version::CURRENT.major { Ok(version) } else { Err(serde::de::Error::custom(DecodeError::version(version))) }
+    }
+}
+
+struct VersionText;
+
+impl serde::de::Visitor<'_> for VersionText {
+    type Value = Version;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a version in quotes such as \"{}\"", Version::CURRENT)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Version, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -234,6 +247,9 @@ pub fn parse<M: Message>(payload: &[u8]) -> Result<M, DecodeError> {
         return Err(DecodeError::Oversized { bytes: payload.len() });
     }
     let text = std::str::from_utf8(payload).map_err(|error| DecodeError::NotUtf8 { at: error.valid_up_to() })?;
+    if !text.trim_start().starts_with('{') {
+        return Err(DecodeError::Malformed { field: ".".into(), reason: "a message is a JSON object".into() });
+    }
     // The common case pays for one pass; only a payload that fails is read again to say where and why.
     let message: M = serde_json::from_str(text).map_err(|_| explain::<M>(text))?;
     message.check().map_err(|reason| DecodeError::Invalid { reason })?;

@@ -3,8 +3,14 @@
 use std::path::Path;
 
 use config::{File, FileFormat};
+use serde::Deserializer;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+
+/// Longest document, in bytes: what the bucket of policies holds for one key.
+const MAX_TEXT: usize = 64 * 1024;
+/// Deepest nesting of a document. Policies nest four deep.
+const MAX_DEPTH: usize = 64;
 
 /// How a document is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +62,18 @@ pub enum DocumentError {
 /// # Errors
 /// Names the field and what is wrong with it, or the keys that are unknown.
 pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, DocumentError> {
-    let value = match format {
-        Format::Json => serde_json::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?,
-        Format::Toml => tree(text, FileFormat::Toml)?,
-        Format::Yaml => tree(text, FileFormat::Yaml)?,
-    };
-    from_value(value)
+    if text.len() > MAX_TEXT {
+        return Err(DocumentError::Syntax(format!("a document of {} bytes, at most {MAX_TEXT} are read", text.len())));
+    }
+    match format {
+        Format::Json => {
+            require_keys(&serde_json::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?)?;
+            // Read again from the text: the value has forgotten which keys stood there twice.
+            read(&mut serde_json::Deserializer::from_str(text))
+        }
+        Format::Toml => from_value(tree(text, FileFormat::Toml)?),
+        Format::Yaml => from_value(tree(text, FileFormat::Yaml)?),
+    }
 }
 
 /// Reads JSON `bytes`, ignoring keys that `T` does not have.
@@ -69,8 +81,9 @@ pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Docum
 /// # Errors
 /// Names the field and what is wrong with it.
 pub fn parse_json_lenient<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DocumentError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(field_error)
+    let syntax = |error: serde_json::Error| DocumentError::Syntax(error.to_string());
+    require_keys(&serde_json::from_slice(bytes).map_err(syntax)?)?;
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes)).map_err(field_error)
 }
 
 /// Reads a value that was already taken apart; a key that `T` does not have is an error.
@@ -78,18 +91,60 @@ pub fn parse_json_lenient<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Docume
 /// # Errors
 /// Names the field and what is wrong with it, or the keys that are unknown.
 pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, DocumentError> {
+    require_keys(&value)?;
+    read(value)
+}
+
+/// Every document is a set of keys; the reader of a struct would take a list of its fields' values as well.
+fn require_keys(value: &serde_json::Value) -> Result<(), DocumentError> {
+    if value.is_object() { Ok(()) } else { Err(DocumentError::Field { field: ".".into(), reason: "must be keys with values".into() }) }
+}
+
+fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, DocumentError> {
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+    let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
     let result = serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
-    let parsed = result.map_err(|error: serde_json::Error| DocumentError::Field { field: track.path().to_string(), reason: error.to_string() })?;
-    if unknown.is_empty() { Ok(parsed) } else { Err(DocumentError::UnknownKeys(unknown)) }
+    match result {
+        Ok(parsed) if unknown.is_empty() => Ok(parsed),
+        Ok(_) => Err(DocumentError::UnknownKeys(unknown)),
+        // A key that is missing is often one that is misspelt, so the unknown ones are told with it.
+        Err(error) if !unknown.is_empty() => Err(DocumentError::Field {
+            field: track.path().to_string(),
+            reason: format!("{error}; {}", DocumentError::UnknownKeys(unknown)),
+        }),
+        Err(error) => Err(DocumentError::Field { field: track.path().to_string(), reason: error.to_string() }),
+    }
 }
 
 fn tree(text: &str, format: FileFormat) -> Result<serde_json::Value, DocumentError> {
+    refuse_depth(text)?;
     let syntax = |error: config::ConfigError| DocumentError::Syntax(error.to_string());
     let built = config::Config::builder().add_source(File::from_str(text, format)).build().map_err(syntax)?;
     built.try_deserialize().map_err(syntax)
+}
+
+/// Refuses nesting that would exhaust the stack of the readers of TOML and YAML, which set no limit of their own. Brackets within quotes count as well:
+/// no document of ours comes near the limit either way.
+fn refuse_depth(text: &str) -> Result<(), DocumentError> {
+    let mut open: usize = 0;
+    for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with('#')) {
+        let indicators = line.bytes().take_while(|byte| b"-? ".contains(byte)).filter(|byte| *byte != b' ').count();
+        let dots = line.split([':', '=']).next().unwrap_or_default().matches('.').count();
+        let mut deepest = indicators.max(dots);
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            deepest = deepest.max(open);
+        }
+        if deepest > MAX_DEPTH {
+            return Err(DocumentError::Syntax(format!("a document that nests more than {MAX_DEPTH} deep")));
+        }
+    }
+    Ok(())
 }
 
 fn field_error(error: serde_path_to_error::Error<serde_json::Error>) -> DocumentError {

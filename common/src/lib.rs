@@ -12,6 +12,7 @@ pub mod document;
 pub mod guard;
 pub mod policy;
 pub mod reward;
+pub mod schema;
 pub mod scrape;
 pub mod window;
 pub mod control;

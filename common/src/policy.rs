@@ -214,6 +214,7 @@ pub struct Range<T> {
 }
 
 #[derive(Deserialize, JsonSchema)]
+#[serde(expecting = "a range with `min` and `max`")]
 #[schemars(rename = "RangeOf{T}")]
 #[schemars(description = "From the least to the most, both included.")]
 struct RawRange<T> {

@@ -60,7 +60,7 @@ impl Failures {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.timeout + self.connection + self.status + self.invalid + self.not_sent
+        [self.timeout, self.connection, self.status, self.invalid, self.not_sent].into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -71,6 +71,11 @@ pub struct LatencyBucket {
     pub le_us: u64,
     /// Requests in this bucket alone.
     pub count: u64,
+}
+
+impl Load {
+    /// Longest `run`, in bytes.
+    pub const MAX_RUN: usize = 128;
 }
 
 impl Message for Load {
@@ -87,6 +92,9 @@ impl Message for Load {
     fn check(&self) -> Result<(), String> {
         finite("offered_rps", self.offered_rps, 0.0)?;
         finite("achieved_rps", self.achieved_rps, 0.0)?;
+        if self.run.len() > Self::MAX_RUN {
+            return Err(format!("run has {} bytes, at most {} are allowed", self.run.len(), Self::MAX_RUN));
+        }
         if self.interval_ms == 0 {
             return Err("interval_ms = 0, must be at least 1".into());
         }

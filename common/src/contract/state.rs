@@ -258,11 +258,13 @@ impl Message for State {
 
     fn check(&self) -> Result<(), String> {
         self.tick_length()?;
-        finite("objective.percentile", self.objective.percentile, 0.0)?;
-        if self.objective.percentile >= 100.0 {
-            return Err(format!("objective.percentile = {}, must be below 100", self.objective.percentile));
+        let WireObjective { percentile, failure_share, .. } = self.objective;
+        if !(percentile > 0.0 && percentile < 100.0) {
+            return Err(format!("objective.percentile = {percentile}, must be above 0 and below 100"));
         }
-        finite("objective.failure_share", self.objective.failure_share, 0.0)?;
+        if !(0.0..=1.0).contains(&failure_share) {
+            return Err(format!("objective.failure_share = {failure_share}, must be from 0 to 1"));
+        }
         for (name, window) in [("tick", &self.windows.tick), ("short", &self.windows.short), ("long", &self.windows.long)] {
             window.check().map_err(|error| format!("windows.{name}.{error}"))?;
         }
