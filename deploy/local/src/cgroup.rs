@@ -9,6 +9,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,7 +96,25 @@ impl Cgroups {
             CgroupSetup::Legacy | CgroupSetup::Hybrid => v1::make_base(&name)?,
             CgroupSetup::Unified => v2::make_base(&name)?,
         };
-        Ok(Self { base })
+        let cgroups = Self { base };
+        if let Err(error) = cgroups.try_entering() {
+            cgroups.remove();
+            return Err(format!("a process cannot enter a group in {}: {error}", cgroups.base.memory.display()));
+        }
+        Ok(cgroups)
+    }
+
+    /// Making a group does not mean that a process may move into it, so one does.
+    fn try_entering(&self) -> io::Result<()> {
+        let cgroup = self.create("probe")?;
+        let entrances = cgroup.entrances()?;
+        let mut command = std::process::Command::new("true");
+        // SAFETY: between fork and exec the closure makes system calls only.
+        unsafe { command.pre_exec(move || enter(&entrances)) };
+        let entered = command.status().map(drop);
+        // What is left of it goes with the whole.
+        drop(cgroup.remove());
+        entered
     }
 
     /// The folders of this place, to be remembered for whoever cleans up after a platform that was killed.
@@ -221,6 +241,21 @@ impl Folders {
         folders.dedup();
         folders
     }
+}
+
+/// Moves the calling process into the groups whose entrances these are. Makes system calls only, as is needed between fork and exec.
+///
+/// # Errors
+/// When the kernel refuses one.
+pub fn enter(entrances: &[File]) -> io::Result<()> {
+    for file in entrances {
+        // "0" stands for the process that writes.
+        // SAFETY: the descriptor is open, and the buffer holds the one byte.
+        if unsafe { libc::write(file.as_raw_fd(), b"0".as_ptr().cast(), 1) } != 1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Kills every process below `folder` and removes it with all below. True when nothing is left.

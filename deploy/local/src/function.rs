@@ -2,15 +2,17 @@
 //! but for the one replica that a request starts.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{ActualAllocation, EventKind, FunctionSpec, ReplicaState};
 use qscale_common::units::{Allocation, Replicas};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -220,6 +222,13 @@ impl Function {
         self.counters.startup_us.fetch_add(u64::try_from(startup.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    fn forget(&self, ended: Result<u64, JoinError>) {
+        match ended {
+            Ok(number) => drop(self.inner().replicas.remove(&number)),
+            Err(error) => error!(function = %self.id, %error, "the task of a replica was cancelled"),
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -235,7 +244,7 @@ pub async fn supervise(function: Arc<Function>, host: Arc<Host>) {
             biased;
             () = function.stop.cancelled() => break,
             () = function.changed.notified() => {}
-            Some(ended) = lives.join_next() => forget(&function, ended),
+            Some(ended) = lives.join_next() => function.forget(ended),
             _ = looks.tick() => {}
         }
         if function.desired().replicas == Replicas(0) && function.admission.queued() > 0 {
@@ -249,20 +258,9 @@ pub async fn supervise(function: Arc<Function>, host: Arc<Host>) {
         replica.stop();
     }
     while let Some(ended) = lives.join_next().await {
-        forget(&function, ended);
+        function.forget(ended);
     }
     function.reconciled.send_replace(u64::MAX);
-}
-
-fn forget(function: &Function, ended: Result<u64, tokio::task::JoinError>) {
-    match ended {
-        Ok(number) => drop(function.inner().replicas.remove(&number)),
-        Err(error) => {
-            // The process died with its task; a replica whose life broke off is not counted on any more.
-            error!(function = %function.id, %error, "the task of a replica failed");
-            function.inner().replicas.retain(|_, replica| !replica.is_stopping());
-        }
-    }
 }
 
 /// Starts what is missing, stops what is too much, sets limits; returns the version of the desired state that it acted on.
@@ -288,7 +286,11 @@ fn start_and_stop(function: &Arc<Function>, host: &Arc<Host>, lives: &mut JoinSe
         inner.replicas.insert(number, Arc::clone(&replica));
         let life = Life { replica, function: Arc::clone(function), host: Arc::clone(host) };
         lives.spawn(async move {
-            life.live(desired).await;
+            let replica = Arc::clone(&life.replica);
+            if AssertUnwindSafe(life.live(desired)).catch_unwind().await.is_err() {
+                // Its process ended with the task; another replica takes its place.
+                error!(replica = replica.id, "the task of a replica panicked");
+            }
             number
         });
     }

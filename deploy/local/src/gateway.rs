@@ -62,8 +62,8 @@ pub enum Destination {
     One(Arc<Function>),
 }
 
-/// Serves `listener` until `stop`; then finishes what is under way, for at most `grace`.
-pub async fn serve(listener: TcpListener, destination: Destination, stop: CancellationToken, grace: Duration) {
+/// Serves `listener` until `stop`; then finishes what is under way, unless `hurry` is cancelled.
+pub async fn serve(listener: TcpListener, destination: Destination, stop: CancellationToken, hurry: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder
@@ -93,7 +93,10 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
         tokio::spawn(serve_connection(stream, Arc::clone(&builder), destination.clone(), watcher));
     }
     drop(listener);
-    drop(tokio::time::timeout(grace, graceful.shutdown()).await);
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = hurry.cancelled() => {}
+    }
 }
 
 async fn serve_connection(

@@ -309,8 +309,7 @@ impl Platform {
         let (Some(listener), Some(port)) = (listener, function.spec().listen) else { return };
         let stop = CancellationToken::new();
         lock(&self.listeners).insert(function.id.to_string(), Listening { port, stop: stop.clone() });
-        let grace = function.spec().drain_timeout.0;
-        self.tasks.spawn(gateway::serve(listener, Destination::One(Arc::clone(function)), stop, grace));
+        self.tasks.spawn(gateway::serve(listener, Destination::One(Arc::clone(function)), stop, self.host.hurry.clone()));
     }
 
     async fn save(&self) -> Result<(), Refused> {

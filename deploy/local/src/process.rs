@@ -5,7 +5,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -100,13 +99,7 @@ fn spawn(launch: Launch) -> io::Result<(Process, pipe::Receiver)> {
 
 /// Runs in the new process before the program does.
 fn prepare(parent: libc::pid_t, cgroups: &[std::fs::File]) -> io::Result<()> {
-    for file in cgroups {
-        // "0" stands for the process that writes.
-        // SAFETY: the descriptor is open, and the buffer holds the one byte.
-        if unsafe { libc::write(file.as_raw_fd(), b"0".as_ptr().cast(), 1) } != 1 {
-            return Err(io::Error::last_os_error());
-        }
-    }
+    crate::cgroup::enter(cgroups)?;
     // SAFETY: both calls take plain integers.
     let orphaned = unsafe {
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {

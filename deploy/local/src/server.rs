@@ -9,7 +9,7 @@ use qscale_common::runtime::health::Health;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::api;
 use crate::cgroup::Cgroups;
@@ -48,7 +48,7 @@ pub async fn run(settings: Settings, stop: CancellationToken, hurry: Cancellatio
     let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), api_address.ip().is_loopback());
     let serving_api = tokio::spawn(axum::serve(api_listener, routes).with_graceful_shutdown(ended.clone().cancelled_owned()).into_future());
     let destination = Destination::Named(platform.functions.clone());
-    let serving_gateway = tokio::spawn(gateway::serve(gateway_listener, destination, stop.clone(), settings.stop_timeout.0));
+    let serving_gateway = tokio::spawn(gateway::serve(gateway_listener, destination, stop.clone(), hurry.clone()));
     health.set("serving", true);
     info!(api = %api_address, gateway = %gateway_address, vertical = host.cgroups.is_some(), functions = restored, "platform ready");
 
@@ -56,9 +56,8 @@ pub async fn run(settings: Settings, stop: CancellationToken, hurry: Cancellatio
     info!("stopping: finishing requests, then replicas");
     health.set("serving", false);
     let forced = tokio::spawn(hurry_after(settings.stop_timeout.0, hurry.clone()));
-    tokio::select! {
-        _ = serving_gateway => {}
-        () = hurry.cancelled() => {}
+    if let Err(error) = serving_gateway.await {
+        error!(%error, "the gateway failed");
     }
     platform.stop().await;
     forced.abort();

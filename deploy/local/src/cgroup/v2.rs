@@ -30,9 +30,11 @@ pub fn make_base(name: &Path) -> Result<Folders, String> {
 
 fn make_below(parent: &Path, name: &Path, is_mount: bool) -> io::Result<PathBuf> {
     if let Err(error) = pass_on(parent) {
-        // Only the root of a container's own view is rearranged: its processes move into a leaf, as container engines in containers do.
+        // Two groups are rearranged, by moving their processes into a leaf: one that holds the platform alone, as a service's does, and the
+        // root of a container's own view, as container engines in containers do.
         let is_container_root = is_mount && parent.join("cgroup.type").exists();
-        if error.raw_os_error() != Some(libc::EBUSY) || !is_container_root {
+        let holds_platform_alone = || files::read(parent, "cgroup.procs").is_ok_and(|pids| pids.trim() == std::process::id().to_string());
+        if error.raw_os_error() != Some(libc::EBUSY) || !(is_container_root || holds_platform_alone()) {
             return Err(error);
         }
         move_processes(parent, &parent.join(LEAF))?;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::{Limits, Replica, Target};
-use crate::admission::PlaceId;
+use crate::admission::{Admission, PlaceId};
 use crate::backoff::Backoff;
 use crate::cgroup::Cgroup;
 use crate::function::Function;
@@ -180,29 +180,27 @@ impl Life {
         self.ready(begin.elapsed());
         let since = Instant::now();
         loop {
-            let place = self.function.admission.open(Arc::clone(&target), Arc::clone(&self.replica.in_flight));
+            let open = Open::new(&self.function.admission, &target);
             self.set_phase(ReplicaState::Ready);
             tokio::select! {
-                () = self.replica.stop.cancelled() => return self.drain(process, place).await,
-                ended = process.ended() => {
-                    self.function.admission.close(place);
-                    return crashed("", &ended, since.elapsed());
+                () = self.replica.stop.cancelled() => {
+                    drop(open);
+                    return self.drain(process).await;
                 }
-                () = self.replica.suspected.notified() => {}
+                ended = process.ended() => return crashed("", &ended, since.elapsed()),
+                () = self.replica.suspected.notified() => drop(open),
             }
-            self.function.admission.close(place);
             self.set_phase(ReplicaState::Starting);
             tokio::select! {
-                () = self.replica.stop.cancelled() => return self.drain(process, place).await,
+                () = self.replica.stop.cancelled() => return self.drain(process).await,
                 ended = process.ended() => return crashed("", &ended, since.elapsed()),
                 () = until_ready(address, spec.protocol, spec.health.as_deref()) => {}
             }
         }
     }
 
-    /// No new requests; those under way are finished, as far as the time allows.
-    async fn drain(&self, process: &mut Process, place: PlaceId) -> Ended {
-        self.function.admission.close(place);
+    /// No new requests come; those under way are finished, as far as the time allows.
+    async fn drain(&self, process: &mut Process) -> Ended {
         self.set_phase(ReplicaState::Draining);
         let under_way = self.replica.load();
         self.record(EventKind::ReplicaDraining, format!("{under_way} requests under way"));
@@ -272,6 +270,25 @@ impl Life {
         if let Ok(Err(left)) = removed {
             warn!(replica = self.replica.id, left, "a cgroup could not be removed; it is tried again when the platform stops or starts");
         }
+    }
+}
+
+/// A replica that takes requests, until this is dropped.
+struct Open<'a> {
+    admission: &'a Admission<Arc<Target>>,
+    place: PlaceId,
+}
+
+impl<'a> Open<'a> {
+    fn new(admission: &'a Arc<Admission<Arc<Target>>>, target: &Arc<Target>) -> Self {
+        let place = admission.open(Arc::clone(target), Arc::clone(&target.replica.in_flight));
+        Self { admission, place }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.admission.close(self.place);
     }
 }
 

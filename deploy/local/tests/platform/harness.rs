@@ -155,6 +155,7 @@ impl Platform {
     }
 
     /// CPU time that the platform's own process has used.
+    #[allow(dead_code, reason = "the benchmark asks for it, not the tests")]
     pub fn cpu_seconds(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
         let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_ascii_whitespace().collect();

@@ -1,5 +1,8 @@
 //! CPU and memory limits.
 
+use std::time::Duration;
+
+use qscale_common::runtime::clock;
 use qscale_common::units::{Mebibytes, Millicores};
 
 use crate::harness::{Platform, folder, spec};
@@ -24,10 +27,11 @@ async fn cpu_is_limited_and_changed_without_a_restart() {
     let reply = platform.set(1, 100, 256, None).await.expect("set");
     assert_eq!(reply.function.actual.replicas[0].cpu_millicores, Some(Millicores(100)));
     assert_eq!(platform.metric("container_spec_cpu_quota").await, 10_000.0);
-    assert!(platform.http().call("/burn?ms=600").await.is_fine());
+    let start = clock::instant();
+    assert!(platform.http().call("/burn?ms=100").await.is_fine());
+    // A tenth of a core gives 10 ms of each 100 ms, whatever else the machine does; half of that time allows for the first period.
+    assert!(start.elapsed() >= Duration::from_millis(500));
     assert!(platform.metric("container_cpu_cfs_throttled_periods_total").await > 0.0);
-    // 600 ms of burning at a tenth of a core, and two periods' worth of slack.
-    assert!(platform.metric("container_cpu_usage_seconds_total").await < 0.3);
     let after = platform.status().await.actual.replicas[0].clone();
     assert_eq!((after.pid, after.restarts), (before.pid, 0));
 }
@@ -81,6 +85,6 @@ async fn without_cgroups_only_the_number_of_replicas_is_scaled() {
     assert_eq!(status.actual.replicas[0].cpu_millicores, None);
     assert_eq!(platform.log().matches("only the number of replicas is scaled").count(), 1);
     assert!(platform.http().call("/burn?ms=100").await.is_fine());
-    assert!(platform.metric("container_cpu_usage_seconds_total").await > 0.05);
+    assert!(platform.metric("container_cpu_usage_seconds_total").await >= 0.09);
     assert!(platform.metric("container_memory_working_set_bytes").await > 0.0);
 }

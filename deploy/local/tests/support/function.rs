@@ -1,6 +1,6 @@
 //! A function with known behaviour, for the tests of the platform: HTTP/1.1 and HTTP/2 on the port in `PORT`.
 //!
-//! `/sleep?ms=` replies late, `/burn?ms=` uses CPU, `/hold?mib=` keeps memory, `/crash` ends the process, anything else tells its process
+//! `/sleep?ms=` replies late, `/burn?ms=` uses so much CPU time, `/hold?mib=` keeps memory, `/crash` ends the process, anything else tells its process
 //! id; a body is sent back. What looks like gRPC gets its body back with trailers. `START_DELAY_MS` delays the start.
 
 use std::convert::Infallible;
@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use qscale_common::runtime::clock;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -70,9 +69,17 @@ async fn reply(request: Request<Incoming>) -> Reply {
     response
 }
 
+/// Uses `duration` of CPU time, however long that takes.
 fn burn(duration: Duration) {
-    let start = clock::instant();
-    while start.elapsed() < duration {
+    let start = cpu_time();
+    while cpu_time().saturating_sub(start) < duration {
         std::hint::spin_loop();
     }
+}
+
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local that outlives the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
