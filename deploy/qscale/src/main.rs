@@ -1,0 +1,95 @@
+//! The command that people type. Owns arguments and what is shown; what is decided, applied or measured belongs to the services.
+
+mod agent;
+mod doctor;
+mod function;
+mod operate;
+mod policy;
+mod show;
+mod store;
+mod system;
+mod up;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::system::Locate;
+
+/// Give serverless functions the resources they need and no more.
+///
+/// `qscale up` runs the whole system on this machine; every other command speaks to a running one.
+#[derive(Debug, Parser)]
+#[command(name = "qscale", version, max_term_width = 110, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    locate: Locate,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole system on this machine, in the foreground, with a live view
+    Up(Box<up::UpArgs>),
+    /// Follow what services tell each other: states, actions, outcomes, rewards, load
+    Watch(watch::WatchArgs),
+    /// Write, read and delete ScalingPolicies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Add, list and delete functions of the local platform
+    #[command(subcommand)]
+    Function(function::FunctionCommand),
+    /// Give an agent a credential of its own
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// Change nothing any more: one function, or all
+    Freeze(operate::FreezeArgs),
+    /// Let decisions be applied again after a freeze
+    Unfreeze(operate::UnfreezeArgs),
+    /// Put back the allocation from before Qscale acted, and freeze the function there
+    Restore(operate::RestoreArgs),
+    /// Say what is wrong with a set-up and how to mend it
+    Doctor(doctor::DoctorArgs),
+    /// Print the tab completions of a shell: source <(qscale completions bash)
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli).await {
+        Ok(code) => code,
+        // Whoever read the output, `head` say, has seen enough.
+        Err(error) if show::pipe_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let locate = &cli.locate;
+    match cli.command {
+        Command::Up(arguments) => return up::run(locate, *arguments).await,
+        Command::Watch(arguments) => watch::run(locate, arguments).await?,
+        Command::Policy(command) => policy::run(locate, command).await?,
+        Command::Function(command) => function::run(locate, command).await?,
+        Command::Agent(command) => agent::run(locate, command).await?,
+        Command::Freeze(arguments) => operate::freeze(locate, arguments).await?,
+        Command::Unfreeze(arguments) => operate::unfreeze(locate, arguments).await?,
+        Command::Restore(arguments) => operate::restore(locate, arguments).await?,
+        Command::Doctor(arguments) => return doctor::run(locate, arguments).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "qscale", &mut script);
+            show::line(String::from_utf8_lossy(&script).trim_end())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,263 @@
+//! `qscale up`: the whole system on this machine, in the foreground. Owns the order of start and stop, and what a run came to.
+
+mod board;
+mod launch;
+mod supervisor;
+mod view;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use qscale_common::contract::{EventType, Load, Outcome, State, subject};
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::runtime::bus::{Bus, Subscription};
+use qscale_common::runtime::{clock, shutdown};
+use qscale_common::time::{Span, TickLength};
+use qscale_common::workload::Pattern;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use self::board::Board;
+use self::launch::{Plan, Running};
+use self::supervisor::{Status, Statuses};
+use self::view::View;
+use crate::system::Locate;
+
+/// How often the view is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(250);
+/// How often a line is printed where there is no terminal to draw on.
+const PRINT_EVERY: Duration = Duration::from_secs(5);
+/// How long after its planned end a load generator may drain.
+const DRAIN_WITHIN: Duration = Duration::from_secs(45);
+
+/// Run nats-server, local platform, collector, agent, actuator and load generator, and show what they do.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale up                                              fibonacci under a daily wave of two minutes, scaled both ways
+  qscale up --for 60s --json --load step:5@0s,40@15s,5@40s
+  qscale up --agent threshold --versus static            two agents side by side under the same arrivals
+  qscale up --function my-function.toml --protocol http --load 20")]
+pub struct UpArgs {
+    /// Stop after this time (90s, 10m)
+    #[arg(long = "for", value_name = "TIME")]
+    pub duration: Option<Span>,
+    /// Load that is offered: constant:50, step:RATE@TIME,..., ramp:A..B/TIME, diurnal:A..B/PERIOD, bursty:A..B/PERIOD/LENGTH, spike:A..B@TIME/LENGTH; none for no load
+    #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m")]
+    pub load: String,
+    /// Agent that scales the function
+    #[arg(long, value_name = "NAME", default_value = "threshold-both")]
+    pub agent: Name,
+    /// Run a second copy of the function under the same arrivals, scaled by this agent
+    #[arg(long, value_name = "NAME")]
+    pub versus: Option<Name>,
+    /// Function to run: fibonacci, aes, faas, or a function file
+    #[arg(long, value_name = "NAME|FILE", default_value = "fibonacci", value_hint = clap::ValueHint::FilePath)]
+    pub function: String,
+    /// How requests are sent: relay, direct:SERVICE, faas, http; by default what suits the function
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<String>,
+    /// What each request asks for, such as name=30000 of fibonacci; by default a few ms of CPU; may be repeated
+    #[arg(long = "input", value_name = "FIELD=VALUE")]
+    pub inputs: Vec<String>,
+    /// How often is decided
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub tick: TickLength,
+    /// Bound on the 95th percentile of latency
+    #[arg(long, value_name = "TIME", default_value = "200ms")]
+    pub slo: Span,
+    /// Seed of the arrivals: the same seed, the same arrivals
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Print one summary object at the end on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// Plain lines instead of the live view
+    #[arg(long)]
+    pub plain: bool,
+}
+
+impl UpArgs {
+    fn pattern(&self) -> anyhow::Result<Option<Pattern>> {
+        if self.load == "none" {
+            return Ok(None);
+        }
+        self.load.parse().map(Some).map_err(|error: String| anyhow::anyhow!("--load {}: {error}", self.load))
+    }
+}
+
+/// Runs the system until it is asked to end.
+pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode> {
+    let token = shutdown::token();
+    let pattern = arguments.pattern()?;
+    let plan = Plan::new(locate, &arguments, pattern)?;
+    let began = clock::now();
+    let mut running = Running::new(&plan)?;
+    let started = tokio::select! {
+        started = running.start(&plan) => started,
+        () = token.cancelled() => Err(anyhow::anyhow!("stopped while starting")),
+    };
+    let followed = match started {
+        Ok(bus) => follow(&plan, &arguments, &running, &bus, &token).await,
+        Err(error) => Err(error),
+    };
+    say("stopping: load, agents, collector, actuator, platform, nats-server");
+    let ended = tokio::task::spawn_blocking(move || {
+        running.stop();
+        running
+    })
+    .await
+    .context("the stop was interrupted")?;
+    let board = followed?;
+    let load = ended.load_summary();
+    let of_function =
+        |id: &FunctionId| load.as_ref()?["functions"].as_array()?.iter().find(|line| line["function"] == id.to_string()).cloned();
+    let summaries: Vec<_> =
+        plan.functions.iter().map(|planned| board.summary(&planned.id, planned.agent.as_str(), of_function(&planned.id))).collect();
+    if let Some(first) = board.first_change {
+        say(&format!("first change of an allocation {:.1} s after the start", first.since(began).as_secs_f64()));
+    }
+    if arguments.json {
+        let summary = serde_json::json!({
+            "seconds": clock::now().since(began).as_secs_f64(),
+            "seed": arguments.seed,
+            "load": arguments.load,
+            "void": load.as_ref().map(|load| load["void"].clone()),
+            "send_lag_us": load.as_ref().map(|load| load["send_lag_us"].clone()),
+            "functions": summaries,
+        });
+        writeln!(std::io::stdout(), "{summary}").context("standard output")?;
+    } else {
+        summaries.iter().for_each(|summary| say(&sentence(summary)));
+    }
+    if let Some(load) = load.filter(|load| load["void"] == true) {
+        say(&format!("the load generator declares its run void: {}", load["void_reasons"]));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Progress goes to standard error; standard output belongs to the summary.
+pub(crate) fn say(text: &str) {
+    // Whoever closed standard error does not want to know.
+    let _closed = writeln!(std::io::stderr(), "{text}");
+}
+
+struct Streams {
+    states: Subscription<State>,
+    outcomes: Subscription<Outcome>,
+    loads: Subscription<Load>,
+}
+
+impl Streams {
+    async fn open(bus: &Bus) -> anyhow::Result<Self> {
+        Ok(Self {
+            states: bus.subscribe(subject::all(EventType::State), None).await?,
+            outcomes: bus.subscribe(subject::all(EventType::Outcome), None).await?,
+            loads: bus.subscribe(subject::all(EventType::Load), None).await?,
+        })
+    }
+
+    fn take_in(&mut self, board: &mut Board) {
+        while let Some(received) = self.states.try_next() {
+            board.state(received.message);
+        }
+        while let Some(received) = self.outcomes.try_next() {
+            board.outcome(&received.message);
+        }
+        while let Some(received) = self.loads.try_next() {
+            board.load(received.message);
+        }
+    }
+}
+
+/// Shows what happens until the time is up, the load generator has ended, or somebody asks to end.
+async fn follow(plan: &Plan, arguments: &UpArgs, running: &Running, bus: &Bus, token: &CancellationToken) -> anyhow::Result<Board> {
+    let mut board = Board::default();
+    let mut streams = Streams::open(bus).await?;
+    running.start_load(plan)?;
+    let began = clock::instant();
+    let mut view = View::open(!arguments.json && !arguments.plain);
+    let shown: Vec<FunctionId> = plan.functions.iter().map(|planned| planned.id.clone()).collect();
+    let mut draw = tokio::time::interval(DRAW_EVERY);
+    draw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut printed = clock::instant();
+    loop {
+        tokio::select! {
+            () = token.cancelled() => break,
+            _ = draw.tick() => {}
+        }
+        streams.take_in(&mut board);
+        let statuses = running.statuses();
+        let title =
+            format!("qscale  {:.0} s  load {}  gateway {}  (q ends)", began.elapsed().as_secs_f64(), arguments.load, running.gateway());
+        view.draw(&board, &statuses, &shown, &title, clock::now());
+        if !view.is_open() && printed.elapsed() >= PRINT_EVERY {
+            printed = clock::instant();
+            print_lines(&board, &shown, &statuses);
+        }
+        if view.asked_to_end() || over(arguments, began.elapsed(), &statuses) {
+            break;
+        }
+    }
+    view.close();
+    streams.take_in(&mut board);
+    Ok(board)
+}
+
+/// Whether the run is over: the load generators ended by themselves, or without load the time is up.
+fn over(arguments: &UpArgs, elapsed: Duration, statuses: &Statuses) -> bool {
+    let Some(Span(planned)) = arguments.duration else { return false };
+    match statuses.get(launch::LOAD) {
+        Some((Status::Ended(_), _)) => true,
+        Some(_) => elapsed >= planned + DRAIN_WITHIN,
+        None => elapsed >= planned,
+    }
+}
+
+fn print_lines(board: &Board, shown: &[FunctionId], statuses: &Statuses) {
+    for function in shown {
+        match board.functions.get(function) {
+            Some(entry) => {
+                let lines: Vec<String> = view::describe(entry).iter().map(ToString::to_string).collect();
+                say(&format!("{function}  {}", lines.join("; ")));
+            }
+            None => say(&format!("{function}  nothing measured yet")),
+        }
+    }
+    for (name, (status, _)) in statuses.iter().filter(|(_, (status, _))| *status == Status::Restarting) {
+        say(&format!("{name}  {status:?}"));
+    }
+}
+
+fn sentence(summary: &board::Summary) -> String {
+    let load = summary.load.as_ref().map_or_else(String::new, |load| {
+        let latency = &load["latency_ms"];
+        format!(
+            "{} sent, {} answered well, {} failed; p50 {} ms, p95 {} ms, p99 {} ms; ",
+            load["sent"], load["succeeded"], load["failed"], latency["p50"], latency["p95"], latency["p99"]
+        )
+    });
+    let most = summary.max_allocation.map_or_else(|| "unknown".to_owned(), |most| most.to_string());
+    format!(
+        "{} under {}: {load}allocation mean {:.2} replicas and {:.2} cores, at most {most}; {:.1} core-seconds; {} actions, {} changes, {} guard interventions",
+        summary.function,
+        summary.agent,
+        summary.mean_allocation.replicas,
+        summary.mean_allocation.cores,
+        summary.core_seconds,
+        summary.actions,
+        summary.changes,
+        summary.guard_interventions
+    )
+}
+
+/// The folder in which this program lies; the services lie beside it.
+pub(crate) fn beside(program: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("the path of this program")?;
+    let path = own.with_file_name(program);
+    anyhow::ensure!(path.is_file(), "{} is missing; build it with `make build`", path.display());
+    Ok(path)
+}

@@ -1,0 +1,407 @@
+//! What runs on one machine, and how it is started. Owns the configuration of each service; must not look at what services tell each other.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use qscale_common::contract::subject;
+use qscale_common::document::Format;
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::platform::{FunctionSpec, Protocol};
+use qscale_common::policy::ScalingPolicy;
+use qscale_common::runtime::bus::{Bus, BusConfig};
+use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::{accounts, clock, provision};
+use qscale_common::time::Span;
+use qscale_common::workload::Pattern;
+use serde_json::{Value, json};
+
+use super::supervisor::{Service, Statuses, Supervisor};
+use super::{UpArgs, beside, say};
+use crate::system::{Addresses, Locate, StateDir, write_private};
+
+/// What the load generator is called.
+pub const LOAD: &str = "loadgen";
+/// How long load is sent where nobody says when to stop.
+const UNTIL_STOPPED: Span = Span::seconds(365 * 24 * 3600);
+/// What a request to the function `faas` takes, milliseconds of CPU.
+const DEMAND_MS: &str = "15";
+
+/// How long a server may take to answer at the start.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How long most services may take to stop, and how long the platform may, which lets requests finish.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+const PLATFORM_STOPS_WITHIN: Duration = Duration::from_secs(40);
+
+const SHIPPED: [(&str, &str); 3] = [
+    ("fibonacci", include_str!("../../../functions/fibonacci.toml")),
+    ("aes", include_str!("../../../functions/aes.toml")),
+    ("faas", include_str!("../../../functions/faas.toml")),
+];
+
+/// A function that is to run, and the agent that scales it.
+#[derive(Debug)]
+pub struct Planned {
+    /// Its name.
+    pub id: FunctionId,
+    /// The agent that its policy names.
+    pub agent: Name,
+    spec: FunctionSpec,
+    policy: ScalingPolicy,
+}
+
+/// What is to run.
+#[derive(Debug)]
+pub struct Plan {
+    /// One function, or two copies of it.
+    pub functions: Vec<Planned>,
+    state: StateDir,
+    agents: Vec<Name>,
+    load: Option<LoadPlan>,
+}
+
+#[derive(Debug)]
+struct LoadPlan {
+    pattern: String,
+    protocol: String,
+    inputs: Vec<String>,
+    duration: Option<Span>,
+    seed: u64,
+}
+
+impl Plan {
+    /// What `arguments` ask for.
+    pub fn new(locate: &Locate, arguments: &UpArgs, pattern: Option<Pattern>) -> anyhow::Result<Self> {
+        let spec = function_spec(&arguments.function)?;
+        let mut functions = vec![planned(spec.clone(), &arguments.agent, arguments)?];
+        if let Some(versus) = &arguments.versus {
+            let mut copy = spec.clone();
+            copy.name = Name::new(format!("{}-versus", spec.name)).context("--versus: the name of the copy")?;
+            copy.listen = None;
+            functions.push(planned(copy, versus, arguments)?);
+        }
+        let mut agents: Vec<Name> = functions.iter().map(|function| function.agent.clone()).collect();
+        agents.sort();
+        agents.dedup();
+        let state = locate.state()?;
+        let (protocol, inputs) = request_form(&spec, arguments);
+        let load = pattern.map(|pattern| LoadPlan {
+            pattern: pattern.to_string(),
+            protocol,
+            inputs,
+            duration: arguments.duration,
+            seed: arguments.seed,
+        });
+        Ok(Self { functions, state, agents, load })
+    }
+}
+
+fn function_spec(named: &str) -> anyhow::Result<FunctionSpec> {
+    if let Some((_, text)) = SHIPPED.iter().find(|(name, _)| *name == named) {
+        return FunctionSpec::parse(text, Format::Toml).with_context(|| format!("function {named}"));
+    }
+    let path = Path::new(named);
+    let names: Vec<_> = SHIPPED.iter().map(|(name, _)| *name).collect();
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("--function {named}: neither a function that comes with the system ({}) nor a readable file", names.join(", "))
+    })?;
+    FunctionSpec::parse(&text, Format::of(path)?).with_context(|| format!("--function {named}"))
+}
+
+fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpArgs) -> anyhow::Result<Planned> {
+    let id = spec.id();
+    let policy = json!({
+        "namespace": id.namespace,
+        "name": id.name,
+        "tick": arguments.tick,
+        "agent": agent,
+        "mode": "active",
+        "objective": { "percentile": 95.0, "latency": arguments.slo },
+        "bounds": {
+            "replicas": { "min": 1, "max": 6 },
+            "cpu_millicores": { "min": 100, "max": 1000 },
+            "memory_mib": { "min": 32, "max": 1024 },
+        },
+        // A demonstration at a tick of seconds may change more often than a cluster should.
+        "guard": { "changes_per_hour": 1800, "reversals_per_hour": 900 },
+    });
+    let policy = ScalingPolicy::from_document(&policy.to_string(), Format::Json).context("the policy of the function")?;
+    Ok(Planned { id, agent: agent.clone(), spec, policy })
+}
+
+/// How requests to a function are sent and what they ask for, where the command line does not say.
+fn request_form(spec: &FunctionSpec, arguments: &UpArgs) -> (String, Vec<String>) {
+    let name = spec.name.as_str();
+    let (protocol, input) = match name {
+        _ if spec.protocol == Protocol::Http => ("http", None),
+        _ if name.contains("fibonacci") => ("direct:fibonacci", Some("name=30000")),
+        _ if name.contains("aes") => ("direct:aes", None),
+        _ if name.contains("faas") => ("faas", None),
+        _ => ("relay", None),
+    };
+    let Some(chosen) = &arguments.protocol else {
+        let inputs =
+            if arguments.inputs.is_empty() { input.map(ToOwned::to_owned).into_iter().collect() } else { arguments.inputs.clone() };
+        return (protocol.to_owned(), inputs);
+    };
+    (chosen.clone(), arguments.inputs.clone())
+}
+
+/// A system that is being started, runs, or was stopped.
+pub struct Running {
+    supervisor: Supervisor,
+    state: StateDir,
+    addresses: Addresses,
+    // Held for as long as the system is up, so that a second one in the same folder is refused.
+    _lock: File,
+}
+
+impl Running {
+    /// Takes the state folder and chooses addresses.
+    pub fn new(plan: &Plan) -> anyhow::Result<Self> {
+        let state = plan.state.clone();
+        let lock = File::create(state.join("lock")).context("the state folder")?;
+        lock.try_lock().map_err(|_| {
+            anyhow::anyhow!("{}: another `qscale up` runs there; stop it, or choose another --state-dir", state.join("").display())
+        })?;
+        let mut health = BTreeMap::new();
+        for (service, port) in [("collector", 8711), ("actuator", 8713)] {
+            health.insert(service.to_owned(), address(port)?.to_string());
+        }
+        for (index, agent) in plan.agents.iter().enumerate() {
+            health.insert(format!("agent-{agent}"), address(8721 + u16::try_from(index)?)?.to_string());
+        }
+        let addresses = Addresses {
+            nats: format!("nats://{}", address(4222)?),
+            platform: address(8701)?.to_string(),
+            gateway: address(8700)?.to_string(),
+            health,
+            pid: std::process::id(),
+        };
+        Ok(Self { supervisor: Supervisor::new(), state, addresses, _lock: lock })
+    }
+
+    /// Starts everything but the load, in order; returns the operator's connection.
+    pub async fn start(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
+        let bus = self.start_nats(plan).await?;
+        let platform = self.start_platform().await?;
+        for planned in &plan.functions {
+            say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
+            platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
+            let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.context("the bucket of policies")?;
+            policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("writing the policy")?;
+        }
+        say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(&plan.agents)));
+        self.start_service("actuator", "actuator", "qscale-actuator", &json!({ "platform": { "address": self.addresses.platform } }))?;
+        let sources = json!({ "local": { "url": format!("http://{}/metrics", self.addresses.platform) } });
+        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": sources }))?;
+        for agent in &plan.agents {
+            let service = format!("agent-{agent}");
+            self.start_service(&service, &service, "qscale-agent", &json!({ "agent": agent }))?;
+        }
+        write_private(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
+        self.until_ready(&platform, plan).await?;
+        Ok(bus)
+    }
+
+    async fn start_nats(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
+        let program = nats_program()?;
+        let passwords = self.state.passwords(&plan.agents)?;
+        let authorization = accounts::authorization(&passwords).context("credentials.json")?;
+        write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
+        let listen = self.addresses.nats.trim_start_matches("nats://");
+        let configuration = format!(
+            "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?} }}\ninclude \"accounts.conf\"\n",
+            self.state.join("nats/nats.pid"),
+            self.state.join("nats/store"),
+        );
+        let path = self.state.join("nats/nats.conf");
+        write_private(&path, configuration.as_bytes())?;
+        say(&format!("[1/6] nats-server ({}) on {listen}", program.display()));
+        self.supervisor.start(Service {
+            name: "nats-server".into(),
+            program,
+            arguments: vec!["-c".into(), path.display().to_string()],
+            environment: Vec::new(),
+            log: self.state.log("nats-server"),
+            output: None,
+            ends: false,
+            patience: STOP_WITHIN,
+        })?;
+        let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", ANSWER_WITHIN).await;
+        let setup = connect("setup").await.with_context(|| format!("see {}", self.state.log("nats-server").display()))?;
+        provision::ensure(&async_nats::jetstream::new(setup)).await.context("making streams and buckets")?;
+        Ok(Bus::of_client(connect("operator").await?, "/qscale/operator"))
+    }
+
+    async fn start_platform(&mut self) -> anyhow::Result<PlatformClient> {
+        say(&format!("[2/6] local platform: gateway {}, API {}", self.addresses.gateway, self.addresses.platform));
+        let configuration = json!({
+            "api": self.addresses.platform,
+            "gateway": self.addresses.gateway,
+            "state_dir": self.state.join("platform"),
+        });
+        self.start_process("platform", "qscale-platform", &configuration, PLATFORM_STOPS_WITHIN)?;
+        let client = PlatformClient::new(&self.addresses.platform)?;
+        eventually("the local platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
+        Ok(client)
+    }
+
+    /// Starts a service that speaks on the bus as `user`.
+    fn start_service(&self, name: &str, user: &str, program: &str, configuration: &Value) -> anyhow::Result<()> {
+        let mut configuration = configuration.clone();
+        configuration["nats"] = serde_json::to_value(self.bus_config(user))?;
+        configuration["health"] = json!(self.addresses.health.get(name).context("every service has an address")?);
+        self.start_process(name, program, &configuration, STOP_WITHIN)
+    }
+
+    fn start_process(&self, name: &str, program: &str, configuration: &Value, patience: Duration) -> anyhow::Result<()> {
+        let path = self.state.join("config").join(format!("{name}.json"));
+        write_private(&path, &serde_json::to_vec_pretty(configuration)?)?;
+        let program = beside(program)?;
+        self.supervisor.start(Service {
+            name: name.into(),
+            environment: vec![("PATH".into(), search_path(&program))],
+            program,
+            arguments: vec!["--config".into(), path.display().to_string()],
+            log: self.state.log(name),
+            output: None,
+            ends: false,
+            patience,
+        })
+    }
+
+    /// Waits until every function has a ready replica and every service says that it is ready.
+    async fn until_ready(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<()> {
+        say("[5/6] waiting until everything is ready");
+        for planned in &plan.functions {
+            let ready = async || platform.get(&planned.id).await.is_ok_and(|status| status.actual.ready > 0);
+            eventually(&format!("a replica of {}", planned.id), &self.state.log("platform"), ready).await?;
+        }
+        for (service, address) in &self.addresses.health {
+            let ready = async || crate::system::conditions(address).await.is_some_and(|conditions| conditions.values().all(|holds| *holds));
+            eventually(service, &self.state.log(service), ready).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the load generator; every function gets the same arrivals.
+    pub fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
+        let Some(load) = &plan.load else {
+            say("[6/6] no load");
+            return Ok(());
+        };
+        say(&format!("[6/6] load {} as {}", load.pattern, load.protocol));
+        let nats = self.bus_config("loadgen");
+        let password = std::fs::read_to_string(self.state.password_file("loadgen")).context("the password of the load generator")?;
+        let mut arguments: Vec<String> = vec!["run".into(), "--json".into(), "--quiet".into()];
+        let mut option = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
+        option("target", &self.addresses.gateway);
+        for planned in &plan.functions {
+            option("function", &planned.id.to_string());
+        }
+        option("spread", "each");
+        option("protocol", &load.protocol);
+        for input in &load.inputs {
+            option("input", input);
+        }
+        option("duration-ms", DEMAND_MS);
+        option("rate", &load.pattern);
+        option("seed", &load.seed.to_string());
+        option("for", &load.duration.unwrap_or(UNTIL_STOPPED).to_string());
+        option("nats", &nats.url);
+        option("nats-user", &nats.user);
+        self.supervisor.start(Service {
+            name: LOAD.into(),
+            program: beside("qscale-loadgen")?,
+            arguments,
+            // The environment of a process is its owner's alone to read; its arguments are everyone's.
+            environment: vec![("QSCALE_NATS_PASSWORD".into(), password)],
+            log: self.state.log(LOAD),
+            output: Some(self.load_output()),
+            ends: true,
+            patience: PLATFORM_STOPS_WITHIN,
+        })
+    }
+
+    fn load_output(&self) -> PathBuf {
+        self.state.join("load.json")
+    }
+
+    /// What the load generator says its run came to.
+    pub fn load_summary(&self) -> Option<Value> {
+        serde_json::from_slice(&std::fs::read(self.load_output()).ok()?).ok()
+    }
+
+    /// How every process stands.
+    pub fn statuses(&self) -> Statuses {
+        self.supervisor.statuses()
+    }
+
+    /// Address of the gateway.
+    pub fn gateway(&self) -> &str {
+        &self.addresses.gateway
+    }
+
+    /// Stops everything, the last started first.
+    pub fn stop(&mut self) {
+        self.supervisor.stop_all();
+        // The file may never have been written.
+        let _absent = std::fs::remove_file(self.state.join("addresses.json"));
+    }
+
+    fn bus_config(&self, user: &str) -> BusConfig {
+        BusConfig {
+            url: self.addresses.nats.clone(),
+            user: user.into(),
+            password: String::new(),
+            password_file: Some(self.state.password_file(user)),
+        }
+    }
+}
+
+fn names(agents: &[Name]) -> String {
+    agents.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// The programs that lie beside ours come before those of the PATH, so that function files can name them plainly.
+fn search_path(program: &Path) -> String {
+    let own = program.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
+    match std::env::var("PATH") {
+        Ok(path) => format!("{own}:{path}"),
+        Err(_) => own,
+    }
+}
+
+/// A loopback address with the usual port, or with any free one where that is taken.
+fn address(usual: u16) -> anyhow::Result<SocketAddr> {
+    let bind = |port| TcpListener::bind(("127.0.0.1", port));
+    let listener = bind(usual).or_else(|_| bind(0)).context("no port on 127.0.0.1 is free")?;
+    listener.local_addr().context("the address of a socket")
+}
+
+/// The nats-server: named by `NATS_SERVER_BIN`, brought by `make tools`, or on the PATH.
+pub fn nats_program() -> anyhow::Result<PathBuf> {
+    let named = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from);
+    let own = std::env::current_exe().context("the path of this program")?;
+    let brought = own.ancestors().map(|folder| folder.join(".tools/nats/bin/nats-server"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join("nats-server")).collect();
+    let mut candidates = named.into_iter().chain(brought).chain(on_path);
+    candidates
+        .find(|candidate| candidate.is_file())
+        .context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")
+}
+
+/// Waits until `condition` holds.
+async fn eventually(what: &str, log: &Path, condition: impl AsyncFn() -> bool) -> anyhow::Result<()> {
+    let began = clock::instant();
+    while !condition().await {
+        anyhow::ensure!(began.elapsed() < ANSWER_WITHIN, "{what} is not ready after {ANSWER_WITHIN:?}; see {}", log.display());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! The live view: plots and last decisions on a terminal, a line now and then elsewhere. Owns what it looks like; must not count anything.
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Stderr, stderr};
+use std::time::Duration;
+
+use qscale_common::name::FunctionId;
+use qscale_common::time::Timestamp;
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::crossterm::{execute, terminal};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::symbols::Marker;
+use ratatui::text::Line;
+use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph};
+
+use super::board::{Board, Entry};
+use super::supervisor::{Status, Statuses};
+
+/// Seconds that the plots look back over.
+const LOOK_BACK: Duration = Duration::from_secs(180);
+
+/// A terminal that is drawn on, or nothing where there is none.
+pub struct View {
+    terminal: Option<Terminal<CrosstermBackend<Stderr>>>,
+}
+
+impl View {
+    /// Takes the terminal over, where there is one and `wanted` says so.
+    pub fn open(wanted: bool) -> Self {
+        if !wanted || !stderr().is_terminal() {
+            return Self { terminal: None };
+        }
+        let take = || {
+            terminal::enable_raw_mode()?;
+            execute!(stderr(), terminal::EnterAlternateScreen)?;
+            Terminal::new(CrosstermBackend::new(stderr()))
+        };
+        let terminal = take().ok();
+        if terminal.is_none() {
+            give_back();
+        } else {
+            let previous = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |information| {
+                give_back();
+                previous(information);
+            }));
+        }
+        Self { terminal }
+    }
+
+    /// Whether there is a terminal to draw on.
+    pub fn is_open(&self) -> bool {
+        self.terminal.is_some()
+    }
+
+    /// Draws everything as it stands at `now`.
+    pub fn draw(&mut self, board: &Board, statuses: &Statuses, shown: &[FunctionId], title: &str, now: Timestamp) {
+        let Some(terminal) = &mut self.terminal else { return };
+        let drawn = terminal.draw(|frame| {
+            let [head, body, log] =
+                Layout::vertical([Constraint::Length(2), Constraint::Min(16), Constraint::Length(9)]).areas(frame.area());
+            frame.render_widget(header(statuses, title), head);
+            let columns = Layout::horizontal(shown.iter().map(|_| Constraint::Ratio(1, shown.len().max(1) as u32))).split(body);
+            for (function, area) in shown.iter().zip(columns.iter()) {
+                draw_function(frame, *area, function, board.functions.get(function), now);
+            }
+            let skip = board.lines.len().saturating_sub(usize::from(log.height.saturating_sub(1)));
+            let lines: Vec<_> = board.lines.iter().skip(skip).map(|line| Line::from(line.as_str())).collect();
+            frame.render_widget(Paragraph::new(lines).block(Block::new().title("decisions that changed something").bold()), log);
+        });
+        if drawn.is_err() {
+            // The terminal is gone; the system goes on without it.
+            self.terminal = None;
+        }
+    }
+
+    /// Whether the person asked to end: q or Ctrl-C.
+    pub fn asked_to_end(&self) -> bool {
+        if self.terminal.is_none() {
+            return false;
+        }
+        let mut asked = false;
+        while event::poll(Duration::ZERO).unwrap_or(false) {
+            let Ok(Event::Key(key)) = event::read() else { continue };
+            let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+            asked |= control_c || key.code == KeyCode::Char('q');
+        }
+        asked
+    }
+
+    /// Gives the terminal back.
+    pub fn close(&mut self) {
+        if self.terminal.take().is_some() {
+            give_back();
+        }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn give_back() {
+    // A terminal that cannot be given back is gone.
+    let _gone = terminal::disable_raw_mode();
+    let _gone = execute!(stderr(), terminal::LeaveAlternateScreen);
+}
+
+fn header<'a>(statuses: &Statuses, title: &'a str) -> Paragraph<'a> {
+    let mut services = vec!["services: ".dim()];
+    for (name, (status, restarts)) in statuses {
+        let colour = match status {
+            Status::Running { .. } => Color::Green,
+            Status::Restarting => Color::Red,
+            Status::Ended(_) => Color::DarkGray,
+        };
+        services.push(ratatui::text::Span::styled(name.clone(), colour));
+        services.push(if *restarts > 0 { format!(" ({restarts} restarts)  ").dim() } else { "  ".into() });
+    }
+    Paragraph::new(vec![Line::from(title).bold(), Line::from(services)])
+}
+
+fn draw_function(frame: &mut ratatui::Frame, area: Rect, function: &FunctionId, entry: Option<&Entry>, now: Timestamp) {
+    let [text, rate, latency, cores] =
+        Layout::vertical([Constraint::Length(3), Constraint::Ratio(1, 3), Constraint::Ratio(1, 3), Constraint::Ratio(1, 3)]).areas(area);
+    let block = Block::new().title(function.to_string()).bold();
+    let Some(entry) = entry else {
+        frame.render_widget(Paragraph::new("nothing measured yet").block(block), text);
+        return;
+    };
+    frame.render_widget(Paragraph::new(describe(entry)).block(block), text);
+    let plot = |frame: &mut ratatui::Frame, area, title: &str, series: &[(&str, Color, &VecDeque<(Timestamp, f64)>)]| {
+        frame.render_widget_chart(area, title, series, now);
+    };
+    plot(frame, rate, "requests a second", &[("offered", Color::DarkGray, &entry.offered), ("answered", Color::Green, &entry.achieved)]);
+    plot(frame, latency, "latency of the objective's percentile, ms", &[("latency", Color::Yellow, &entry.latency)]);
+    plot(
+        frame,
+        cores,
+        "cores and replicas",
+        &[
+            ("replicas", Color::DarkGray, &entry.replicas),
+            ("cores allocated", Color::Cyan, &entry.allocated),
+            ("cores used", Color::Magenta, &entry.used),
+        ],
+    );
+}
+
+/// Two lines on how a function stands.
+pub fn describe(entry: &Entry) -> Vec<Line<'static>> {
+    let load = entry.load.as_ref().map_or_else(
+        || "no load".to_owned(),
+        |load| format!("{:.1}/s offered, {:.1}/s answered, {} failed", load.offered_rps, load.achieved_rps, load.failures.total()),
+    );
+    let state = entry.state.as_ref().map_or_else(String::new, |state| {
+        let allocation = state.allocation.map_or_else(|| "allocation unknown".to_owned(), |allocation| allocation.to_string());
+        let ready = state.replicas.map_or_else(String::new, |replicas| format!(", {} ready", replicas.ready));
+        let latency = state.windows.tick.latency.map_or_else(
+            || "no latency measured".to_owned(),
+            |latency| format!("p{} {:.0} ms (bound {} ms)", state.objective.percentile, latency.objective_ms, state.objective.latency_ms),
+        );
+        format!("{}: {allocation}{ready}; {latency}", state.agent)
+    });
+    vec![Line::from(load), Line::from(state)]
+}
+
+trait ChartFrame {
+    fn render_widget_chart(&mut self, area: Rect, title: &str, series: &[(&str, Color, &VecDeque<(Timestamp, f64)>)], now: Timestamp);
+}
+
+impl ChartFrame for ratatui::Frame<'_> {
+    fn render_widget_chart(&mut self, area: Rect, title: &str, series: &[(&str, Color, &VecDeque<(Timestamp, f64)>)], now: Timestamp) {
+        let since = now.minus(LOOK_BACK);
+        let points: Vec<Vec<(f64, f64)>> = series.iter().map(|(_, _, values)| recent(values, since, now)).collect();
+        let highest = points.iter().flatten().map(|point| point.1).fold(1.0, f64::max);
+        let datasets = series.iter().zip(&points).map(|((name, colour, _), points)| {
+            let style = Style::new().fg(*colour);
+            Dataset::default().name((*name).to_owned()).marker(Marker::Braille).graph_type(GraphType::Line).style(style).data(points)
+        });
+        let look_back = LOOK_BACK.as_secs_f64();
+        let chart = Chart::new(datasets.collect())
+            .block(Block::new().title(title.to_owned().dim()))
+            .x_axis(Axis::default().bounds([-look_back, 0.0]).labels([format!("-{look_back:.0}s"), "now".to_owned()]))
+            .y_axis(Axis::default().bounds([0.0, highest * 1.1]).labels(["0".to_owned(), format!("{highest:.1}")]));
+        self.render_widget(chart, area);
+    }
+}
+
+fn recent(values: &VecDeque<(Timestamp, f64)>, since: Timestamp, now: Timestamp) -> Vec<(f64, f64)> {
+    values.iter().filter(|(at, _)| *at >= since).map(|(at, value)| (-now.since(*at).as_secs_f64(), *value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_lie_at_their_age() {
+        let values = VecDeque::from([(Timestamp(1_000), 1.0), (Timestamp(9_000), 2.0)]);
+        assert_eq!(recent(&values, Timestamp(5_000), Timestamp(10_000)), [(-1.0, 2.0)]);
+    }
+}
