@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -82,6 +83,9 @@ Examples:
 
 At its end (Ctrl-C) it prints what it saw, as JSON: requests, rate, index of dispersion of arrivals, stalls.";
 
+/// How long a pattern is sent where nothing is said.
+const UNLESS_TOLD: Duration = Duration::from_secs(10);
+
 #[derive(Args)]
 struct RunArgs {
     #[command(flatten)]
@@ -144,7 +148,11 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             None => None,
         };
         let mut live = (!args.quiet).then(LiveLine::new);
-        let observers = Observers { progress: Box::new(move |progress| live.iter_mut().for_each(|live| live.show(progress))), loads };
+        let observers = Observers {
+            progress: Box::new(move |progress| live.iter_mut().for_each(|live| live.show(progress))),
+            loads,
+            unless_told: UNLESS_TOLD,
+        };
         let load = args.load;
         let summary = tokio::task::spawn_blocking(move || run::run(&load, observers, &stop, &abort)).await.context("the run panicked")?;
         if !args.quiet {

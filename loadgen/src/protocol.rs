@@ -241,7 +241,7 @@ fn frame(message: &[u8]) -> Bytes {
 }
 
 /// Bytes before a gRPC message: whether it is compressed, and its length.
-pub const FRAME_PREFIX: usize = 5;
+const FRAME_PREFIX: usize = 5;
 
 /// The one message in the body of a unary gRPC reply.
 ///

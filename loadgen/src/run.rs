@@ -20,12 +20,14 @@ use crate::record::Record;
 use crate::report::{Facts, Lag, Latency, Summary, Totals};
 use crate::workload::Workload;
 
-/// Who is told what while a run lasts.
+/// What a run needs beside its settings: who is told what while it lasts, and how long that is.
 pub struct Observers {
     /// Is shown every second.
     pub progress: Box<dyn FnMut(&Progress) + Send>,
     /// Takes the Load of each function every second; what finds it full is dropped, as a newer one follows.
     pub loads: Option<mpsc::Sender<Load>>,
+    /// How long a pattern is sent where the settings say nothing.
+    pub unless_told: Duration,
 }
 
 /// A second of a run.
@@ -63,7 +65,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What is wrong with the settings, the trace or an address; a file that cannot be written; a thread that cannot pace.
 pub fn run(config: &LoadConfig, mut observers: Observers, stop: &CancellationToken, abort: &CancellationToken) -> anyhow::Result<Summary> {
     config.check().map_err(anyhow::Error::msg)?;
-    let workload = Workload::new(config)?;
+    let workload = Workload::new(config, observers.unless_told)?;
     let plan = Arc::new(plan(config, &workload)?);
     let crew = Crew::hire(config, &workload, &plan, stop, abort)?;
     let labels: Vec<String> = workload.functions.iter().map(|function| function.label.clone()).collect();
@@ -223,7 +225,8 @@ fn keep_books(
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            // What is left of the last second is told too.
+            Err(RecvTimeoutError::Disconnected) => return book.second(clock.now_ns(), gauges, observers, run),
         }
         let now_ns = clock.now_ns();
         if now_ns >= next_ns {
@@ -239,7 +242,7 @@ impl Book {
         let counts: Vec<(u64, u64)> = (0..self.due.len())
             .map(|function| (sum(&|gauges| gauges.due(function)) - self.due[function], sum(&|gauges| gauges.in_flight(function))))
             .collect();
-        let interval = Duration::from_nanos(now_ns - self.last_ns);
+        let interval = Duration::from_nanos((now_ns - self.last_ns).max(1));
         let seconds = interval.as_secs_f64();
         let second = &self.totals.second;
         (observers.progress)(&Progress {

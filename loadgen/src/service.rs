@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
 use prometheus_client::metrics::counter::Counter;
@@ -24,7 +25,7 @@ use crate::run::{self, Observers, Progress};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceConfig {
-    /// The load.
+    /// The load; a pattern that does not say for how long is sent until the service is stopped.
     pub load: LoadConfig,
     /// Where /healthz, /readyz and /metrics are served.
     pub listen: SocketAddr,
@@ -73,7 +74,8 @@ pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Re
     let serving = CancellationToken::new();
     let registry = Arc::new(Mutex::new(registry));
     health::serve(config.listen, health.clone(), registry, serving.clone()).await?;
-    let observers = Observers { progress: Box::new(move |progress| metrics.show(progress)), loads: Some(publisher(bus)) };
+    let observers =
+        Observers { progress: Box::new(move |progress| metrics.show(progress)), loads: Some(publisher(bus)), unless_told: Duration::MAX };
     let (load, abort) = (config.load, CancellationToken::new());
     health.set("load", true);
     let summary = tokio::task::spawn_blocking(move || run::run(&load, observers, &stop, &abort)).await.context("the run panicked")?;

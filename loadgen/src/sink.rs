@@ -1,4 +1,4 @@
-//! A server that does next to nothing, to measure the generator against. Owns when requests really arrived, and a stall on demand.
+//! A server that does next to nothing, to measure the generator against; a `faas` request takes its time and no CPU. Owns when requests really arrived, and a stall on demand.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 
 use crate::proto::{FaasReply, FaasRequest, HelloReply};
-use crate::protocol::{FRAME_PREFIX, framed, unframe};
+use crate::protocol::{framed, unframe};
 
 /// Options of the sink.
 #[derive(Debug, Clone, Args)]
@@ -208,16 +208,26 @@ async fn answer(request: Request<Incoming>, seen: Rc<RefCell<Seen>>) -> anyhow::
     let message = if request.uri().path() == "/faas.Executor/Execute" {
         let body = request.into_body().collect().await?.to_bytes();
         let asked = unframe(&body).ok().and_then(|message| FaasRequest::decode(message).ok()).unwrap_or_default();
-        // It does not run; it says that it ran as it was asked to where that takes no time.
-        framed(&FaasReply { message: "sink".to_owned(), duration_in_micro_sec: 0, memory_usage_in_kb: asked.memory_in_mebi_bytes << 10 })
+        framed(&faas(&asked, &seen).await)
     } else {
         request.into_body().collect().await?;
         framed(&HelloReply { message: "sink".to_owned() })
     };
-    debug_assert!(message.len() >= FRAME_PREFIX);
     let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let frames = [Ok(Frame::data(message)), Ok(Frame::trailers(trailers))];
     let body = http_body_util::StreamBody::new(futures::stream::iter(frames));
     Ok(Response::builder().header(http::header::CONTENT_TYPE, "application/grpc").body(body.boxed())?)
+}
+
+/// Takes the time that was asked for, without working.
+async fn faas(asked: &FaasRequest, seen: &RefCell<Seen>) -> FaasReply {
+    let begin = seen.borrow().elapsed();
+    tokio::time::sleep(Duration::from_millis(asked.runtime_in_milli_sec.into())).await;
+    let lasted = seen.borrow().elapsed() - begin;
+    FaasReply {
+        message: "sink".to_owned(),
+        duration_in_micro_sec: u32::try_from(lasted.as_micros()).unwrap_or(u32::MAX),
+        memory_usage_in_kb: asked.memory_in_mebi_bytes.saturating_mul(1_024),
+    }
 }

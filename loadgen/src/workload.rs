@@ -48,15 +48,13 @@ enum Source {
     Rows(RowTrace, Scale),
 }
 
-/// How long a pattern is sent where nothing is said.
-const DEFAULT_LENGTH: Duration = Duration::from_secs(10);
-
 impl Workload {
-    /// Reads the trace, where there is one, and resolves every address.
+    /// Reads the trace, where there is one, and resolves every address. A pattern lasts for `unless_told` where the settings say
+    /// nothing else; a trace lasts until its end.
     ///
     /// # Errors
     /// What cannot be read, with file, line and value; a name that is not a function's; an address that does not resolve.
-    pub fn new(config: &LoadConfig) -> anyhow::Result<Self> {
+    pub fn new(config: &LoadConfig, unless_told: Duration) -> anyhow::Result<Self> {
         let scale = Scale::new(config.time_scale, config.rate_scale).map_err(anyhow::Error::msg)?;
         match &config.trace {
             None => {
@@ -64,7 +62,7 @@ impl Workload {
                 if functions.is_empty() {
                     bail!("no function is given: write --function NAME, for example --function fibonacci");
                 }
-                Self::at_target(config, functions, Source::Pattern { spread: config.spread }, DEFAULT_LENGTH)
+                Self::at_target(config, functions, Source::Pattern { spread: config.spread }, unless_told)
             }
             Some(path) if path.is_dir() => {
                 let trace = open_azure2019(path, config)?;
@@ -72,7 +70,7 @@ impl Workload {
                 Self::at_target(config, for_trace(config, count)?, Source::Minutes(trace, scale), Duration::MAX)
             }
             Some(path) if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) => {
-                Self::at_endpoints(config, path)
+                Self::at_endpoints(config, path, unless_told)
             }
             Some(path) => {
                 let trace = read_azure2021(&shown(path), open(path)?, keep(config))?;
@@ -98,7 +96,7 @@ impl Workload {
     }
 
     /// Each endpoint is a host of its own, on the port of the target; requests go to them in turn, as vSwarm's invoker sends them.
-    fn at_endpoints(config: &LoadConfig, path: &Path) -> anyhow::Result<Self> {
+    fn at_endpoints(config: &LoadConfig, path: &Path, unless_told: Duration) -> anyhow::Result<Self> {
         let endpoints = read_endpoints(&shown(path), open(path)?)?;
         let port = config.target.rsplit_once(':').map_or("", |(_, port)| port);
         let mut addresses = Vec::new();
@@ -119,7 +117,7 @@ impl Workload {
             destinations,
             addresses,
             source: Source::Pattern { spread: config.spread },
-            length: config.length.map_or(DEFAULT_LENGTH, |length| length.0),
+            length: config.length.map_or(unless_told, |length| length.0),
         })
     }
 
@@ -186,22 +184,24 @@ fn resolve(host: &str) -> anyhow::Result<SocketAddr> {
 mod tests {
     use super::*;
 
+    const TEN: Duration = Duration::from_secs(10);
+
     fn config(functions: &[&str]) -> LoadConfig {
         LoadConfig { functions: functions.iter().map(|name| (*name).to_owned()).collect(), ..LoadConfig::default() }
     }
 
     #[test]
     fn the_authority_is_name_dot_namespace() {
-        let workload = Workload::new(&config(&["fib", "prod/aes"])).expect("valid");
+        let workload = Workload::new(&config(&["fib", "prod/aes"]), TEN).expect("valid");
         let authorities: Vec<_> = workload.destinations.iter().map(|destination| destination.authority.as_str()).collect();
         assert_eq!(authorities, ["fib.default", "aes.prod"]);
         let given = LoadConfig { authority: Some("x.example".to_owned()), ..config(&["fib"]) };
-        assert_eq!(Workload::new(&given).expect("valid").destinations[0].authority, "x.example");
+        assert_eq!(Workload::new(&given, TEN).expect("valid").destinations[0].authority, "x.example");
     }
 
     #[test]
     fn what_is_missing_or_wrong_is_named() {
-        let error = |config: LoadConfig| format!("{:#}", Workload::new(&config).expect_err("refused"));
+        let error = |config: LoadConfig| format!("{:#}", Workload::new(&config, TEN).expect_err("refused"));
         assert!(error(config(&[])).contains("--function NAME"));
         assert!(error(config(&["Fib.One"])).contains("`Fib.One`"));
         assert!(error(LoadConfig { target: "nowhere".to_owned(), ..config(&["fib"]) }).contains("target = nowhere"));
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn the_same_settings_give_the_same_arrivals() {
         let config = LoadConfig { rate: "100".parse().expect("a rate"), ..config(&["a", "b"]) };
-        let workload = Workload::new(&config).expect("valid");
+        let workload = Workload::new(&config, TEN).expect("valid");
         let arrivals: Vec<_> = workload.arrivals(&config).collect();
         assert!(arrivals.len() > 800 && workload.arrivals(&config).eq(arrivals));
     }
