@@ -1,5 +1,7 @@
 //! The wire, pinned: golden files read and written back, and everything that is refused, with what is said of it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fmt::Debug;
 
 use proptest::prelude::*;
