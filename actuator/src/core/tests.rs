@@ -1,0 +1,270 @@
+//! The core, fed with values; a map stands for the platform and the clock is a number.
+
+mod any_sequence;
+mod deciding;
+mod standing_in;
+
+use std::num::NonZeroU32;
+
+use qscale_common::contract::{Ages, Effect, Epoch, Rule, Source, Usage, Version, Window, Windows};
+use qscale_common::name::Name;
+use qscale_common::policy::Mode;
+use qscale_common::time::Tick;
+
+use super::*;
+use crate::backend::BackendError;
+use crate::store;
+
+const START: Timestamp = Timestamp(1_800_000_000_000);
+const TICK_MS: u64 = 5_000;
+const FUNCTION: &str = "fib";
+
+/// A core, the platform that it acts on, and all that it published.
+struct Rig {
+    core: Core,
+    now: Timestamp,
+    tick: u64,
+    policy: ScalingPolicy,
+    controls: BTreeMap<String, Arc<Control>>,
+    platform: Platform,
+    records: Entries,
+    outcomes: Vec<Outcome>,
+    orders: Vec<Order>,
+    /// Orders that the platform has not answered, where it is told to wait.
+    pending: Vec<Order>,
+    stepped_down: bool,
+}
+
+struct Platform {
+    workloads: BTreeMap<FunctionId, Allocation>,
+    reachable: bool,
+    answers: bool,
+    highest_lease: u64,
+}
+
+fn id() -> FunctionId {
+    FUNCTION.parse().expect("a name")
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn settings() -> Settings {
+    Settings { actuator: "a".into(), retry_at_most: Duration::from_secs(10), store_every: Duration::from_secs(10), seed: 7 }
+}
+
+impl Rig {
+    /// A core that leads, with one function of four replicas under an active policy that obeys `agent`.
+    fn new() -> Self {
+        let mut rig = Self::following(1);
+        rig.core.lead(Lead::Leading(1), rig.now);
+        rig.settle();
+        rig
+    }
+
+    fn following(_: u32) -> Self {
+        let mut policy = ScalingPolicy::new(id());
+        policy.mode = Mode::Active;
+        policy.agent = name("agent");
+        let platform = Platform {
+            workloads: BTreeMap::from([(id(), Allocation::new(4, 500, 256))]),
+            reachable: true,
+            answers: true,
+            highest_lease: 0,
+        };
+        let mut rig = Self {
+            core: Core::new(settings()),
+            now: START,
+            tick: 0,
+            policy,
+            controls: BTreeMap::new(),
+            platform,
+            records: BTreeMap::new(),
+            outcomes: Vec::new(),
+            orders: Vec::new(),
+            pending: Vec::new(),
+            stepped_down: false,
+        };
+        rig.apply_policy();
+        rig.core.controls(&rig.controls, rig.now);
+        rig.core.records(&rig.records, rig.now);
+        rig.settle();
+        rig
+    }
+
+    fn apply_policy(&mut self) {
+        let policies = BTreeMap::from([(id().tokens(), Arc::new(self.policy.clone()))]);
+        self.core.policies(&policies, self.now);
+        self.settle();
+    }
+
+    fn control(&mut self, key: &str, frozen: bool, restore: Option<Timestamp>) {
+        let control = Control { version: Version::CURRENT, frozen, restore, by: String::new(), reason: String::new(), at_ms: self.now };
+        self.controls.insert(key.into(), Arc::new(control));
+        self.core.controls(&self.controls, self.now);
+        self.settle();
+    }
+
+    /// Carries out commands until there are none.
+    fn settle(&mut self) {
+        loop {
+            let commands = self.core.take();
+            if commands.is_empty() {
+                return;
+            }
+            for command in commands {
+                self.carry_out(command);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Publish(outcome, _) => self.outcomes.push(*outcome),
+            Command::StepDown => self.stepped_down = true,
+            Command::List => self.list(),
+            Command::Store(function, record) => {
+                let key = record.key(&function);
+                let stored = match self.records.get(&key) {
+                    Some(older) if matches!(record, Record::Original(_)) => older.1.clone(),
+                    _ => record.clone(),
+                };
+                self.records.insert(key, Arc::new((function.clone(), stored.clone())));
+                self.core.stored(&function, record, Some(stored), self.now);
+            }
+            Command::Apply(order) => {
+                self.orders.push(order.clone());
+                if self.platform.answers { self.answer(&order) } else { self.pending.push(order) }
+            }
+        }
+    }
+
+    fn answer(&mut self, order: &Order) {
+        let result = self.platform.apply(order);
+        self.core.applied(&order.function, order.number, result, self.now);
+    }
+
+    fn answer_pending(&mut self) {
+        self.platform.answers = true;
+        for order in std::mem::take(&mut self.pending) {
+            self.answer(&order);
+        }
+        self.settle();
+    }
+
+    fn list(&mut self) {
+        if self.platform.reachable {
+            let workloads: Vec<_> = self
+                .platform
+                .workloads
+                .iter()
+                .map(|(id, desired)| Workload { id: id.clone(), desired: *desired, vertical: true })
+                .collect();
+            self.core.listed(&workloads, self.now, self.now);
+            self.settle();
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let until = self.now.plus(time);
+        while self.now < until {
+            self.now = self.now.plus(Duration::from_millis(50)).min(until);
+            self.core.wake(self.now);
+            self.settle();
+        }
+    }
+
+    /// The next State, of a function whose replicas use half of their CPU.
+    fn state(&mut self) -> Moment {
+        self.state_using(250.0)
+    }
+
+    fn state_using(&mut self, cpu: f64) -> Moment {
+        self.now = self.now.plus(Duration::from_millis(TICK_MS));
+        self.tick += 1;
+        let state = self.make_state(cpu);
+        let moment = state.moment();
+        self.core.state(state, None, self.now);
+        self.settle();
+        moment
+    }
+
+    fn make_state(&self, cpu: f64) -> State {
+        let used = |used: f64| Some(Usage { mean: used, max: used });
+        let window = Window { cpu_millicores: used(cpu), memory_mib: used(50.0), rate_rps: Some(10.0), ..Window::default() };
+        let age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
+        let body = serde_json::json!({
+            "version": "1.0", "namespace": id().namespace, "function": id().name, "epoch": 1, "tick": self.tick, "tick_length_ms": TICK_MS,
+            "observed_at_ms": self.now, "agent": self.policy.agent, "age": age, "windows": Windows::default(), "changes": {},
+            "objective": self.policy.objective.wire(), "bounds": self.policy.bounds, "prices": self.policy.prices,
+        });
+        let mut state: State = serde_json::from_value(body).expect("a State");
+        state.allocation = self.platform.workloads.get(&id()).copied();
+        state.windows = Windows { tick: window.clone(), short: window.clone(), long: window };
+        state
+    }
+
+    fn make_action(&self, agent: &str, moment: Moment, replicas: u32) -> Action {
+        Action {
+            version: Version::CURRENT,
+            agent: name(agent),
+            instance: String::new(),
+            model: "m".into(),
+            namespace: id().namespace,
+            function: id().name,
+            epoch: moment.epoch,
+            tick: moment.tick,
+            decided_at_ms: self.now,
+            expires_at_ms: self.now.plus(Duration::from_millis(2 * TICK_MS)),
+            allocation: Allocation::new(replicas, 500, 256),
+            reason: String::new(),
+            choices: Vec::new(),
+        }
+    }
+
+    fn action(&mut self, agent: &str, moment: Moment, replicas: u32) {
+        let action = self.make_action(agent, moment, replicas);
+        self.core.action(action, None, self.now);
+        self.settle();
+    }
+
+    /// A State and the named agent's answer.
+    fn tick_wanting(&mut self, replicas: u32) {
+        let moment = self.state();
+        self.action("agent", moment, replicas);
+    }
+
+    fn has(&self) -> Allocation {
+        self.platform.workloads[&id()]
+    }
+
+    #[track_caller]
+    fn last(&self) -> &Outcome {
+        self.outcomes.last().expect("an Outcome")
+    }
+
+    #[track_caller]
+    fn expect(&self, effect: Effect, source: Source, rules: &[Rule]) {
+        let last = self.last();
+        let found: Vec<Rule> = last.guard.iter().map(|note| note.rule).collect();
+        assert_eq!((last.effect, last.source, found.as_slice()), (effect, source, rules), "{last:?}");
+    }
+}
+
+impl Platform {
+    fn apply(&mut self, order: &Order) -> Result<Workload, BackendError> {
+        if !self.reachable {
+            return Err(BackendError::Unavailable("nobody answers".into()));
+        }
+        if order.lease < self.highest_lease {
+            return Err(BackendError::StaleLease(format!("{} is older than {}", order.lease, self.highest_lease)));
+        }
+        self.highest_lease = order.lease;
+        let Some(workload) = self.workloads.get_mut(&order.workload) else { return Err(BackendError::NotFound(order.workload.clone())) };
+        *workload = order.allocation;
+        Ok(Workload { id: order.workload.clone(), desired: order.allocation, vertical: true })
+    }
+}
+
+use qscale_common::contract::Moment;

@@ -1,0 +1,320 @@
+//! Actuators as processes, over a real nats-server, on a platform that runs nothing.
+
+#[path = "support/platform.rs"]
+mod platform;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use platform::StubPlatform;
+use qscale_actuator::backend::local::LocalPlatform;
+use qscale_actuator::backend::{Backend as _, BackendError};
+use qscale_common::contract::subject::{self, CONTROL_BUCKET, POLICY_BUCKET};
+use qscale_common::contract::{
+    Action, Ages, Effect, EventType, Outcome, Rule, Source, State, TraceParent, Usage, Version, Window, Windows,
+};
+use qscale_common::control::{self, Control};
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::policy::{Mode, ScalingPolicy};
+use qscale_common::runtime::bus::{Bus, Received, Subscription};
+use qscale_common::runtime::clock;
+use qscale_common::time::{TickLength, Timestamp};
+use qscale_common::units::Allocation;
+use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually_async};
+
+const TICK: Duration = Duration::from_millis(250);
+const TTL: &str = "1500ms";
+
+/// A server, a platform, and a test that plays collector, agents and operator.
+struct World {
+    server: NatsServer,
+    platform: StubPlatform,
+    bus: Bus,
+    outcomes: Subscription<Outcome>,
+    policy: ScalingPolicy,
+    folder: Folder,
+    tick: AtomicU64,
+}
+
+impl World {
+    async fn new() -> Self {
+        let server = NatsServer::start();
+        server.provision().await;
+        let bus = Bus::of_client(server.config("operator").connect_once("test", PATIENCE).await.expect("it answers"), "/test");
+        let outcomes = bus.subscribe(subject::all(EventType::Outcome), None).await.expect("a valid subject");
+        bus.client().flush().await.expect("connected");
+        let mut policy = ScalingPolicy::new(function());
+        policy.mode = Mode::Active;
+        policy.agent = name("agent");
+        policy.tick = TickLength::new(TICK).expect("within the range");
+        let platform = StubPlatform::start().await;
+        let world = Self { server, platform, bus, outcomes, policy, folder: Folder::new("actuator"), tick: AtomicU64::new(1) };
+        world.put(POLICY_BUCKET, &function().tokens(), world.policy.to_json()).await;
+        world
+    }
+
+    async fn put(&self, bucket: &str, key: &str, value: Vec<u8>) {
+        let store = self.bus.jetstream().get_key_value(bucket).await.expect("the bucket is there");
+        store.put(key, value.into()).await.expect("it can be written");
+    }
+
+    async fn control(&self, frozen: bool, restore: Option<Timestamp>) {
+        let control = Control { version: Version::CURRENT, frozen, restore, by: "test".into(), reason: String::new(), at_ms: clock::now() };
+        self.put(CONTROL_BUCKET, control::ALL, control.to_json()).await;
+    }
+
+    fn actuator(&self, instance: &str) -> Program {
+        let log = self.log(instance);
+        let set = [
+            format!("instance={instance}"),
+            format!("nats.url={}", self.server.url()),
+            format!("platform.address={}", self.platform.address()),
+            "platform.timeout=1s".into(),
+            "reconcile=500ms".into(),
+            "health=127.0.0.1:0".into(),
+            format!("lease.ttl={TTL}"),
+            "retry_at_most=1s".into(),
+        ];
+        let arguments = set.iter().flat_map(|pair| ["--set", pair]);
+        Program::start(Path::new(env!("CARGO_BIN_EXE_qscale-actuator")), arguments, &log)
+    }
+
+    fn log(&self, instance: &str) -> std::path::PathBuf {
+        self.folder.path().join(format!("{instance}.log"))
+    }
+
+    /// Publishes the next State, of replicas that use `cpu`; returns its tick.
+    async fn state(&self, cpu: f64, trace: TraceParent) -> u64 {
+        let tick = self.tick.fetch_add(1, Ordering::Relaxed);
+        self.bus.publish(&self.make_state(tick, cpu), trace).await;
+        tick
+    }
+
+    fn make_state(&self, tick: u64, cpu: f64) -> State {
+        let used = |used: f64| Some(Usage { mean: used, max: used });
+        let window = Window { cpu_millicores: used(cpu), memory_mib: used(50.0), rate_rps: Some(10.0), ..Window::default() };
+        let age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
+        let body = serde_json::json!({
+            "version": "1.0", "namespace": "default", "function": "fib", "epoch": 1, "tick": tick, "tick_length_ms": TICK.as_millis() as u64,
+            "observed_at_ms": clock::now(), "agent": self.policy.agent, "age": age, "windows": Windows::default(), "changes": {},
+            "objective": self.policy.objective.wire(), "bounds": self.policy.bounds, "prices": self.policy.prices,
+        });
+        let mut state: State = serde_json::from_value(body).expect("a State");
+        state.allocation = Some(Allocation::new(self.platform.replicas(), 500, 256));
+        state.windows = Windows { tick: window.clone(), short: window.clone(), long: window };
+        state
+    }
+
+    async fn action(&self, tick: u64, replicas: u32, trace: TraceParent) {
+        let body = serde_json::json!({
+            "version": "1.0", "agent": "agent", "namespace": "default", "function": "fib", "epoch": 1, "tick": tick,
+            "decided_at_ms": clock::now(), "expires_at_ms": clock::now().plus(Duration::from_secs(30)), "allocation": Allocation::new(replicas, 500, 256),
+        });
+        let action: Action = serde_json::from_value(body).expect("an Action");
+        self.bus.record(&action, trace).await;
+    }
+
+    /// A State and the agent's answer.
+    async fn tick_wanting(&self, replicas: u32) {
+        let trace = self.bus.new_trace();
+        let tick = self.state(250.0, trace).await;
+        self.action(tick, replicas, trace).await;
+    }
+
+    /// Ticks on, the agent wanting `replicas`, until the platform has them.
+    async fn until_applied(&self, replicas: u32) {
+        eventually_async("the platform to be told", async || {
+            self.tick_wanting(replicas).await;
+            tokio::time::sleep(TICK).await;
+            (self.platform.replicas() == replicas).then_some(())
+        })
+        .await;
+    }
+
+    /// The next Outcome that `wanted` is true of.
+    async fn outcome(&mut self, what: &str, wanted: impl Fn(&Outcome) -> bool) -> Received<Outcome> {
+        let next = async {
+            loop {
+                let received = self.outcomes.next().await.expect("the connection stands");
+                if wanted(&received.message) {
+                    return received;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, next).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    }
+}
+
+fn function() -> FunctionId {
+    "fib".parse().expect("a name")
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_is_applied_and_its_outcome_continues_the_trace() {
+    let mut world = World::new().await;
+    let _actuator = world.actuator("a");
+    world.until_applied(6).await;
+    let trace = world.bus.new_trace();
+    let tick = world.state(250.0, trace).await;
+    world.action(tick, 50, trace).await;
+    let received = world.outcome("the Outcome of a mad agent", |outcome| outcome.tick.0 == tick).await;
+    assert_eq!(received.trace.map(|trace| trace.trace), Some(trace.trace));
+    let rules: Vec<Rule> = received.message.guard.iter().map(|note| note.rule).collect();
+    assert_eq!((received.message.effect, rules.as_slice()), (Effect::Changed, [Rule::Bounds].as_slice()), "10 is one step from 6");
+    assert_eq!(world.platform.replicas(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_takes_over_when_the_first_is_killed() {
+    let world = World::new().await;
+    let mut first = world.actuator("a");
+    world.until_applied(6).await;
+    let old = world.platform.highest();
+    let _second = world.actuator("b");
+    first.kill();
+    world.until_applied(7).await;
+    assert!(world.platform.highest() > old, "the new leader bears a higher token");
+    let late = LocalPlatform::new(&world.platform.address(), Duration::from_secs(5)).expect("an address");
+    let refused = late.apply(&function(), Allocation::new(1, 500, 256), old).await;
+    assert!(matches!(refused, Err(BackendError::StaleLease(_))), "{refused:?}");
+    assert_eq!(world.platform.replicas(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_one_acts() {
+    let mut world = World::new().await;
+    let (_first, _second) = (world.actuator("a"), world.actuator("b"));
+    world.until_applied(6).await;
+    world.until_applied(7).await;
+    let leases: std::collections::BTreeSet<u64> = world.platform.writes().iter().map(|(lease, _)| *lease).collect();
+    assert_eq!(leases.len(), 1);
+    world.tick_wanting(7).await;
+    let tick = world.tick.load(Ordering::Relaxed) - 1;
+    let outcome = world.outcome("the Outcome", |outcome| outcome.tick.0 == tick).await.message;
+    world.tick_wanting(8).await;
+    let next = world.outcome("the next Outcome", |outcome| outcome.tick.0 >= tick).await.message;
+    assert!(next.tick.0 == tick + 1 && next.actuator == outcome.actuator, "one Outcome an Action: {outcome:?} {next:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_stopped_for_a_while_writes_no_more() {
+    let world = World::new().await;
+    let first = world.actuator("a");
+    world.until_applied(6).await;
+    let old = world.platform.highest();
+    let _second = world.actuator("b");
+    first.signal(libc_signal::STOP);
+    world.until_applied(7).await;
+    let new = world.platform.highest();
+    assert!(new > old);
+    let before = world.platform.writes().len();
+    first.signal(libc_signal::CONTINUE);
+    world.until_applied(5).await;
+    world.until_applied(8).await;
+    assert!(world.platform.writes()[before..].iter().all(|(lease, _)| *lease == new));
+    assert_eq!(world.platform.refused(), 0, "it did not even try");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_stop_hands_over_at_once() {
+    let world = World::new().await;
+    let mut first = world.actuator("a");
+    world.until_applied(6).await;
+    let _second = world.actuator("b");
+    assert!(first.stop().success());
+    world.until_applied(7).await;
+    let log = std::fs::read_to_string(world.log("a")).expect("a log");
+    assert!(log.contains("gave the lease back"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fallback_acts_while_the_agent_is_silent() {
+    let mut world = World::new().await;
+    let _actuator = world.actuator("a");
+    world.until_applied(5).await;
+    for _ in 0..5 {
+        world.state(400.0, world.bus.new_trace()).await;
+    }
+    let outcome = world.outcome("the fallback", |outcome| outcome.source == Source::Fallback).await.message;
+    assert_eq!((outcome.effect, outcome.agent.as_str()), (Effect::Applied, "threshold"));
+    assert!(world.platform.replicas() > 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn freeze_and_restore_work_without_any_agent() {
+    let mut world = World::new().await;
+    let _actuator = world.actuator("a");
+    world.until_applied(8).await;
+    world.control(true, Some(clock::now())).await;
+    let outcome = world.outcome("the restore", |outcome| outcome.source == Source::Operator).await.message;
+    assert_eq!((outcome.effect, outcome.allowed), (Effect::Applied, Some(Allocation::new(4, 500, 256))));
+    assert_eq!(world.platform.replicas(), 4);
+    world.tick_wanting(8).await;
+    let tick = world.tick.load(Ordering::Relaxed) - 1;
+    let outcome = world.outcome("the frozen Action", |outcome| outcome.tick.0 == tick).await.message;
+    assert_eq!((outcome.effect, outcome.guard[0].rule), (Effect::Held, Rule::Freeze));
+    world.control(false, None).await;
+    world.until_applied(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_comes_back_is_told_what_was_decided() {
+    let mut world = World::new().await;
+    let _actuator = world.actuator("a");
+    world.until_applied(6).await;
+    world.platform.stop();
+    world.tick_wanting(8).await;
+    let failed = world.outcome("the failure", |outcome| outcome.effect == Effect::Failed).await.message;
+    world.platform.restart().await;
+    let applied = world.outcome("the success", |outcome| outcome.tick == failed.tick && outcome.effect == Effect::Applied).await.message;
+    assert!(applied.attempts > 1);
+    assert_eq!(world.platform.replicas(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_platform_lost_is_told_again() {
+    let world = Arc::new(World::new().await);
+    let _actuator = world.actuator("a");
+    world.until_applied(6).await;
+    world.platform.lose(1);
+    eventually_async("the repair", async || {
+        // The agent goes on wanting what it wanted, and what it knows of the platform is from before.
+        world.state(250.0, world.bus.new_trace()).await;
+        tokio::time::sleep(TICK).await;
+        (world.platform.replicas() >= 5).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loop_goes_on_after_the_server_was_killed() {
+    let mut world = World::new().await;
+    let _actuator = world.actuator("a");
+    world.until_applied(6).await;
+    world.server.kill();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    world.server.restart();
+    world.until_applied(7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actuator_that_is_killed_and_started_again_goes_on() {
+    let world = World::new().await;
+    let mut first = world.actuator("a");
+    world.until_applied(6).await;
+    first.kill();
+    let _again = world.actuator("a");
+    world.until_applied(7).await;
+}
+
+/// The two signals of job control.
+mod libc_signal {
+    pub const STOP: i32 = 19;
+    pub const CONTINUE: i32 = 18;
+}
