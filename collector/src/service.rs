@@ -22,6 +22,8 @@ use crate::round::Sources;
 const WAITING_REWARDS: usize = 65_536;
 /// How long a stop waits for what was recorded.
 const DRAIN_WITHIN: Duration = Duration::from_secs(3);
+/// Sources are read this often while no function is observed, so that readiness tells whether they can be.
+const READ_UNASKED: Span = Span::seconds(5);
 /// The clock is looked at this often, so that one that is set is noticed.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
@@ -77,10 +79,11 @@ impl Collector {
         token: &CancellationToken,
     ) {
         self.take_policies(&mut policies);
-        let mut scraped_at = clock::now();
+        let mut scraped_at = Timestamp::default();
         loop {
             let now = clock::now();
-            let next_scrape = scrape_interval.map(|interval| scraped_at.plus(interval.0));
+            let interval = scrape_interval.or(self.observer.is_empty().then_some(READ_UNASKED));
+            let next_scrape = interval.map(|interval| scraped_at.plus(interval.0));
             let wake = self.observer.next_tick(now).into_iter().chain(next_scrape).min();
             let pause = wake.map_or(LOOK_AT_CLOCK, |wake| wake.since(now).min(LOOK_AT_CLOCK));
             tokio::select! {

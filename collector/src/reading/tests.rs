@@ -134,8 +134,7 @@ container_cpu_usage_seconds_total{id="/"} 500 900000
     assert_eq!(scrape.at, Timestamp(900_500), "the samples say when they were taken");
     assert_eq!(scrape.requests, None);
 
-    let mut config = SourceConfig::default();
-    config.containers = vec!["user-container".into()];
+    let config = SourceConfig { containers: vec!["user-container".into()], ..SourceConfig::default() };
     let reading = Reader::new(&config).read(rows.as_bytes(), AT);
     assert_eq!(reading.unowned[0].1.cpu.map(|cpu| cpu.usage_us), Some(2_000_000));
 }
