@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_nats::Client;
 use qscale_common::runtime::bus::{Bus, BusConfig};
@@ -13,9 +14,17 @@ use crate::{Folder, PATIENCE, Program, eventually, nats};
 /// A running system in a folder of its own.
 #[derive(Debug)]
 pub struct System {
-    // Dropped before the folder that it writes to.
+    // Dropped in this order: the program before the folder that it writes to, and last the right to be the only one.
     program: Program,
     folder: Folder,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// The right to run a whole system: one at a time, as two would take the cores from each other.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A test that failed while it held the right has stopped its system all the same.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl System {
@@ -25,6 +34,7 @@ impl System {
     /// When it does not come up.
     #[must_use]
     pub fn up(arguments: &[&str]) -> Self {
+        let alone = alone();
         let folder = Folder::new("system");
         let mut command = Command::new(binary("qscale"));
         command
@@ -34,7 +44,7 @@ impl System {
             .env("QSCALE_STATE", folder.path().join("state"))
             .env("NATS_SERVER_BIN", nats::program());
         let program = Program::spawn(command, &folder.path().join("up.log"));
-        let mut system = Self { program, folder };
+        let mut system = Self { program, folder, _alone: alone };
         eventually("qscale up to be ready", || {
             assert!(system.program.ended().is_none(), "qscale up ended:\n{}", system.tail());
             let log = std::fs::read_to_string(system.folder.path().join("up.log")).ok()?;

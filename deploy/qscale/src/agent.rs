@@ -189,8 +189,11 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
     write_accounts(state, &passwords)?;
     let took_up = if reload(state)?.is_some() { "the nats-server disconnects it" } else { "no system is up here" };
     show::line(format_args!("agent {agent} removed; {took_up}"))?;
-    if let Ok(bus) = locate.bus().await {
-        for function in obeyed_by(&bus, agent).await? {
+    // Which policies name it is good to know, and no reason to fail where nothing is up.
+    if let Ok(bus) = locate.bus().await
+        && let Ok(functions) = obeyed_by(&bus, agent).await
+    {
+        for function in functions {
             show::warn(format_args!(
                 "policy {function} still names agent {agent}; its fallback acts until `qscale policy set {function} agent=NAME`"
             ));

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt;
@@ -228,7 +229,7 @@ fn state(tick: u64) -> Value {
         "version": "1.0", "namespace": "default", "function": "f", "epoch": 1, "tick": tick, "tick_length_ms": 5000,
         "observed_at_ms": clock::now(), "agent": "threshold", "allocation": { "replicas": 1, "cpu_millicores": 500, "memory_mib": 128 },
         "age": { "requests_ms": 1, "cpu_ms": 1, "memory_ms": 1, "replicas_ms": 1 },
-        "windows": { "tick": { "covered_ms": 5000, "rate_rps": 12.0 }, "short": { "covered_ms": 0 }, "long": { "covered_ms": 0 } },
+        "windows": { "tick": { "covered_ms": 5000, "rate_rps": tick as f64 * 10.0 }, "short": { "covered_ms": 0 }, "long": { "covered_ms": 0 } },
         "changes": {}, "objective": policy.objective.wire(), "bounds": policy.bounds, "prices": policy.prices
     })
 }
@@ -311,15 +312,16 @@ async fn what_comes_is_followed_until_somebody_ends_it() {
         let reading = std::thread::spawn(move || lines.by_ref().map_while(Result::ok).try_for_each(|line| sender.send(line)).is_ok());
         let collector = fixture.client("collector").await;
         // When the command began to listen is not known, so the State is said again until it is heard.
-        eventually_async("a State to be shown twice", || async {
-            collector.publish("qscale.v1.state.default.f", state(3).to_string().into()).await.expect("sent");
-            let mut heard = 0;
-            while let Ok(line) = shown.try_recv() {
-                heard += usize::from(line.contains("state   default/f"));
+        let heard = async {
+            loop {
+                collector.publish("qscale.v1.state.default.f", state(7).to_string().into()).await.expect("sent");
+                let line = tokio::time::timeout(Duration::from_millis(100), shown.recv()).await;
+                if line.is_ok_and(|line| line.expect("the command goes on").contains("70/s")) {
+                    return;
+                }
             }
-            (heard > 0).then_some(())
-        })
-        .await;
+        };
+        tokio::time::timeout(PATIENCE, heard).await.expect("what comes is shown");
         let pid = i32::try_from(child.id()).expect("process numbers are small");
         // SAFETY: kill takes plain integers, and the child was not waited for yet.
         unsafe { libc::kill(pid, libc::SIGINT) };

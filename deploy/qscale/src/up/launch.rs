@@ -157,6 +157,8 @@ pub struct Running {
     addresses: Addresses,
     // Held for as long as the system is up, so that a second one in the same folder is refused.
     _lock: File,
+    // Held by the one system of this machine that has the usual ports.
+    _usual_ports: Option<File>,
 }
 
 impl Running {
@@ -167,6 +169,8 @@ impl Running {
         lock.try_lock().map_err(|_| {
             anyhow::anyhow!("{}: another `qscale up` runs there; stop it, or choose another --state-dir", state.join("").display())
         })?;
+        let usual_ports = claim_usual_ports();
+        let address = |usual| address(usual_ports.is_some().then_some(usual));
         let mut health = BTreeMap::new();
         for (service, port) in [("collector", 8711), ("actuator", 8713)] {
             health.insert(service.to_owned(), address(port)?.to_string());
@@ -181,7 +185,7 @@ impl Running {
             health,
             pid: std::process::id(),
         };
-        Ok(Self { supervisor: Supervisor::new(), state, addresses, _lock: lock })
+        Ok(Self { supervisor: Supervisor::new(), state, addresses, _lock: lock, _usual_ports: usual_ports })
     }
 
     /// Starts everything but the load, in order; returns the operator's connection.
@@ -376,10 +380,16 @@ fn search_path(program: &Path) -> String {
     }
 }
 
-/// A loopback address with the usual port, or with any free one where that is taken.
-fn address(usual: u16) -> anyhow::Result<SocketAddr> {
+/// The right to the usual ports, which one system of a machine has: two that start at the same time would find the same ports free.
+fn claim_usual_ports() -> Option<File> {
+    let file = File::create(std::env::temp_dir().join("qscale-usual-ports.lock")).ok()?;
+    file.try_lock().ok().map(|()| file)
+}
+
+/// A loopback address with the usual port, or with any free one where there is none or it is taken.
+fn address(usual: Option<u16>) -> anyhow::Result<SocketAddr> {
     let bind = |port| TcpListener::bind(("127.0.0.1", port));
-    let listener = bind(usual).or_else(|_| bind(0)).context("no port on 127.0.0.1 is free")?;
+    let listener = usual.map_or_else(|| bind(0), |port| bind(port).or_else(|_| bind(0))).context("no port on 127.0.0.1 is free")?;
     listener.local_addr().context("the address of a socket")
 }
 

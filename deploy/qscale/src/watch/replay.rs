@@ -50,7 +50,7 @@ async fn history(sources: &mut [Source], screen: &mut Screen, until: Timestamp) 
         heads.push(source.recorded(until).await?);
     }
     loop {
-        let oldest = heads.iter().enumerate().filter_map(|(index, head)| head.as_ref().map(|stored| (stored.at, index))).min();
+        let oldest = heads.iter().enumerate().filter_map(|(index, head)| head.as_ref().map(|stored| (stored.nanos, index))).min();
         let Some((_, index)) = oldest else { return Ok(()) };
         if let Some(stored) = std::mem::replace(&mut heads[index], sources[index].recorded(until).await?) {
             screen.show(stored.at, &stored.message.subject, &stored.message.payload)?;
@@ -69,6 +69,8 @@ async fn go_on(bus: &Bus, sources: &mut [Source], screen: &mut Screen) -> anyhow
 /// A message of a stream.
 struct Stored {
     at: Timestamp,
+    /// The same instant as exactly as the server knows it: an Action and its Outcome may share a millisecond.
+    nanos: i128,
     message: Message,
 }
 
@@ -124,9 +126,10 @@ impl Source {
 
     fn take(&mut self, message: Message) -> anyhow::Result<(Stored, u64)> {
         let info = message.info().map_err(|error| anyhow::anyhow!("stream {}: {error}", self.stream))?;
-        let published = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        let nanos = info.published.unix_timestamp_nanos();
         self.last = info.stream_sequence;
         let pending = info.pending;
-        Ok((Stored { at: Timestamp(published), message }, pending))
+        let at = Timestamp(u64::try_from(nanos / 1_000_000).unwrap_or(0));
+        Ok((Stored { at, nanos, message }, pending))
     }
 }
