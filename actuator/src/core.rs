@@ -147,6 +147,8 @@ impl Core {
             (Lead::Leading(_), Lead::Cut(_)) | (Lead::Cut(_), Lead::Leading(_)) => {}
             (_, Lead::Following) => self.functions.values_mut().for_each(Function::forget_work),
             (_, Lead::Leading(_) | Lead::Cut(_)) => {
+                // What the platform was last known to be told is what the leader before changed since.
+                self.functions.values_mut().for_each(Function::forget_work);
                 self.platform_read = false;
                 self.commands.push(Command::List);
                 self.look_round(now);
@@ -249,7 +251,7 @@ impl Core {
     fn refuse(&mut self, action: &Action, trace: Option<TraceParent>, why: admission::Refusal, now: Timestamp) {
         if self.leading() {
             let function = self.functions.get(&action.function());
-            let outcome = decision::refused(action, function.and_then(Function::in_force), why, &self.settings.actuator, now);
+            let outcome = decision::refused(action, function, why, &self.settings.actuator, now);
             self.commands.push(Command::Publish(Box::new(outcome), trace));
         }
     }

@@ -31,7 +31,9 @@ const TTL: &str = "1500ms";
 struct World {
     server: NatsServer,
     platform: StubPlatform,
-    bus: Bus,
+    collector: Bus,
+    agent: Bus,
+    operator: Bus,
     outcomes: Subscription<Outcome>,
     policy: ScalingPolicy,
     folder: Folder,
@@ -40,23 +42,34 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let server = NatsServer::start();
+        let server = NatsServer::start_with_accounts(&["agent"]);
         server.provision().await;
-        let bus = Bus::of_client(server.config("operator").connect_once("test", PATIENCE).await.expect("it answers"), "/test");
-        let outcomes = bus.subscribe(subject::all(EventType::Outcome), None).await.expect("a valid subject");
-        bus.client().flush().await.expect("connected");
+        let (collector, agent, operator) =
+            (bus(&server, "collector").await, bus(&server, "agent-agent").await, bus(&server, "operator").await);
+        let outcomes = operator.subscribe(subject::all(EventType::Outcome), None).await.expect("a valid subject");
+        operator.client().flush().await.expect("connected");
         let mut policy = ScalingPolicy::new(function());
         policy.mode = Mode::Active;
         policy.agent = name("agent");
         policy.tick = TickLength::new(TICK).expect("within the range");
         let platform = StubPlatform::start().await;
-        let world = Self { server, platform, bus, outcomes, policy, folder: Folder::new("actuator"), tick: AtomicU64::new(1) };
+        let world = Self {
+            server,
+            platform,
+            collector,
+            agent,
+            operator,
+            outcomes,
+            policy,
+            folder: Folder::new("actuator"),
+            tick: AtomicU64::new(1),
+        };
         world.put(POLICY_BUCKET, &function().tokens(), world.policy.to_json()).await;
         world
     }
 
     async fn put(&self, bucket: &str, key: &str, value: Vec<u8>) {
-        let store = self.bus.jetstream().get_key_value(bucket).await.expect("the bucket is there");
+        let store = self.operator.jetstream().get_key_value(bucket).await.expect("the bucket is there");
         store.put(key, value.into()).await.expect("it can be written");
     }
 
@@ -66,10 +79,12 @@ impl World {
     }
 
     fn actuator(&self, instance: &str) -> Program {
-        let log = self.log(instance);
+        let (log, nats) = (self.log(instance), self.server.config("actuator"));
         let set = [
             format!("instance={instance}"),
-            format!("nats.url={}", self.server.url()),
+            format!("nats.url={}", nats.url),
+            format!("nats.user={}", nats.user),
+            format!("nats.password={}", nats.password),
             format!("platform.address={}", self.platform.address()),
             "platform.timeout=1s".into(),
             "reconcile=500ms".into(),
@@ -88,7 +103,7 @@ impl World {
     /// Publishes the next State, of replicas that use `cpu`; returns its tick.
     async fn state(&self, cpu: f64, trace: TraceParent) -> u64 {
         let tick = self.tick.fetch_add(1, Ordering::Relaxed);
-        self.bus.publish(&self.make_state(tick, cpu), trace).await;
+        self.collector.publish(&self.make_state(tick, cpu), trace).await;
         tick
     }
 
@@ -113,12 +128,12 @@ impl World {
             "decided_at_ms": clock::now(), "expires_at_ms": clock::now().plus(Duration::from_secs(30)), "allocation": Allocation::new(replicas, 500, 256),
         });
         let action: Action = serde_json::from_value(body).expect("an Action");
-        self.bus.record(&action, trace).await;
+        self.agent.record(&action, trace).await;
     }
 
     /// A State and the agent's answer.
     async fn tick_wanting(&self, replicas: u32) {
-        let trace = self.bus.new_trace();
+        let trace = self.collector.new_trace();
         let tick = self.state(250.0, trace).await;
         self.action(tick, replicas, trace).await;
     }
@@ -147,6 +162,11 @@ impl World {
     }
 }
 
+/// The connection of a user with the rights of its own only.
+async fn bus(server: &NatsServer, user: &str) -> Bus {
+    Bus::of_client(server.config(user).connect_once("test", PATIENCE).await.expect("it answers"), "/test")
+}
+
 fn function() -> FunctionId {
     "fib".parse().expect("a name")
 }
@@ -160,7 +180,7 @@ async fn an_action_is_applied_and_its_outcome_continues_the_trace() {
     let mut world = World::new().await;
     let _actuator = world.actuator("a");
     world.until_applied(6).await;
-    let trace = world.bus.new_trace();
+    let trace = world.collector.new_trace();
     let tick = world.state(250.0, trace).await;
     world.action(tick, 50, trace).await;
     let received = world.outcome("the Outcome of a mad agent", |outcome| outcome.tick.0 == tick).await;
@@ -239,7 +259,7 @@ async fn the_fallback_acts_while_the_agent_is_silent() {
     let _actuator = world.actuator("a");
     world.until_applied(5).await;
     for _ in 0..5 {
-        world.state(400.0, world.bus.new_trace()).await;
+        world.state(400.0, world.collector.new_trace()).await;
     }
     let outcome = world.outcome("the fallback", |outcome| outcome.source == Source::Fallback).await.message;
     assert_eq!((outcome.effect, outcome.agent.as_str()), (Effect::Applied, "threshold"));
@@ -285,7 +305,7 @@ async fn what_the_platform_lost_is_told_again() {
     world.platform.lose(1);
     eventually_async("the repair", async || {
         // The agent goes on wanting what it wanted, and what it knows of the platform is from before.
-        world.state(250.0, world.bus.new_trace()).await;
+        world.state(250.0, world.collector.new_trace()).await;
         tokio::time::sleep(TICK).await;
         (world.platform.replicas() >= 5).then_some(())
     })

@@ -128,9 +128,10 @@ fn name(rule: &'static str) -> Name {
 }
 
 /// The Outcome of an Action that was not considered.
-pub(super) fn refused(action: &Action, in_force: Option<Allocation>, why: Refusal, actuator: &str, now: Timestamp) -> Outcome {
-    let function = FunctionId::new(action.namespace.clone(), action.function.clone());
-    let decision = Decision::of_action(action.clone(), true, None, now);
+pub(super) fn refused(action: &Action, function: Option<&Function>, why: Refusal, actuator: &str, now: Timestamp) -> Outcome {
+    let id = FunctionId::new(action.namespace.clone(), action.function.clone());
+    let named = function.and_then(|function| function.policy.as_ref()).is_some_and(|policy| policy.agent == action.agent);
+    let decision = Decision::of_action(action.clone(), named, None, now);
     let guard: Vec<GuardNote> = why.note.into_iter().collect();
-    Outcome { before: in_force, guard, reason: why.reason, ..decision.outcome(&function, Effect::Refused, actuator) }
+    Outcome { before: function.and_then(Function::in_force), guard, reason: why.reason, ..decision.outcome(&id, Effect::Refused, actuator) }
 }

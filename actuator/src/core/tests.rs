@@ -6,7 +6,7 @@ mod standing_in;
 
 use std::num::NonZeroU32;
 
-use qscale_common::contract::{Ages, Effect, Epoch, Rule, Source, Usage, Version, Window, Windows};
+use qscale_common::contract::{Ages, Effect, Epoch, Moment, Rule, Source, Usage, Version, Window, Windows};
 use qscale_common::name::Name;
 use qscale_common::policy::Mode;
 use qscale_common::time::Tick;
@@ -57,13 +57,14 @@ fn settings() -> Settings {
 impl Rig {
     /// A core that leads, with one function of four replicas under an active policy that obeys `agent`.
     fn new() -> Self {
-        let mut rig = Self::following(1);
+        let mut rig = Self::following();
         rig.core.lead(Lead::Leading(1), rig.now);
         rig.settle();
         rig
     }
 
-    fn following(_: u32) -> Self {
+    /// As [`Rig::new`], while another leads.
+    fn following() -> Self {
         let mut policy = ScalingPolicy::new(id());
         policy.mode = Mode::Active;
         policy.agent = name("agent");
@@ -266,5 +267,3 @@ impl Platform {
         Ok(Workload { id: order.workload.clone(), desired: order.allocation, vertical: true })
     }
 }
-
-use qscale_common::contract::Moment;

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
+use qscale_common::contract::Version;
 use qscale_common::contract::subject::LEASE_BUCKET;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
@@ -58,6 +59,13 @@ pub fn keep(bus: Bus, election: Election, token: CancellationToken) -> (Keeper, 
     let round = Round { bus, store: None, election, began, standing: standing_tx };
     let task = tokio::spawn(round.run(step_down_rx, token));
     (Keeper { began, standing, step_down }, task)
+}
+
+/// What cannot be read belongs to nobody who could be asked to give it back; it counts as given back.
+fn read(entry: kv::Entry) -> Entry {
+    let lease = (entry.operation == Operation::Put).then(|| serde_json::from_slice(&entry.value).ok()).flatten();
+    let nobody = || Lease { version: Version::CURRENT, holder: String::new(), token: 0 };
+    Entry { lease: lease.unwrap_or_else(nobody), revision: entry.revision }
 }
 
 struct Round {
@@ -121,13 +129,7 @@ impl Round {
         let Some(store) = self.store().await else { return Answer::Unreachable };
         match step {
             Step::Look => match store.entry(KEY).await {
-                Ok(entry) => Answer::Found(entry.and_then(|entry| {
-                    let readable = entry.operation == Operation::Put;
-                    // What cannot be read belongs to nobody who could be asked to give it back; it counts as given back.
-                    let lease = readable.then(|| serde_json::from_slice(&entry.value).ok()).flatten();
-                    let lease = lease.unwrap_or_else(|| Lease { version: Default::default(), holder: String::new(), token: 0 });
-                    Some(Entry { lease, revision: entry.revision })
-                })),
+                Ok(entry) => Answer::Found(entry.map(read)),
                 Err(_) => Answer::Unreachable,
             },
             Step::Write { lease, over } => {

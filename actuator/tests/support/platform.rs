@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -48,12 +48,12 @@ impl StubPlatform {
             .route("/v1/functions/{namespace}/{name}/allocation", put(set))
             .with_state(Arc::clone(&self.kept));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("serving ends with the task only") });
-        *self.server.lock().unwrap() = Some(task);
+        *self.server.lock().expect("no test panics while it holds the lock") = Some(task);
     }
 
     /// Nobody answers from here on.
     pub fn stop(&self) {
-        if let Some(task) = self.server.lock().unwrap().take() {
+        if let Some(task) = self.server.lock().expect("no test panics while it holds the lock").take() {
             task.abort();
         }
     }
@@ -69,36 +69,45 @@ impl StubPlatform {
         self.serve(listener);
     }
 
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        locked(&self.kept)
+    }
+
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
     pub fn replicas(&self) -> u32 {
-        self.kept.lock().unwrap().functions["fib"].replicas.0
+        self.kept().functions["fib"].replicas.0
     }
 
     pub fn writes(&self) -> Vec<(u64, Allocation)> {
-        self.kept.lock().unwrap().writes.clone()
+        self.kept().writes.clone()
     }
 
     pub fn highest(&self) -> u64 {
-        self.kept.lock().unwrap().highest
+        self.kept().highest
     }
 
     pub fn refused(&self) -> u64 {
-        self.kept.lock().unwrap().refused
+        self.kept().refused
     }
 
     /// Forgets what it was told, as a platform that lost its disk.
     pub fn lose(&self, replicas: u32) {
-        self.kept.lock().unwrap().functions.get_mut("fib").expect("it is there").replicas = Replicas(replicas);
+        self.kept().functions.get_mut("fib").expect("it is there").replicas = Replicas(replicas);
     }
+}
+
+fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().expect("no test panics while it holds the lock")
 }
 
 type Shared = State<Arc<Mutex<Kept>>>;
 
 fn status(name: &str, desired: Allocation) -> FunctionStatus {
-    let spec = FunctionSpec::parse(&format!("name = \"{name}\"\ncommand = [\"true\"]"), qscale_common::document::Format::Toml).expect("a valid file");
+    let spec = FunctionSpec::parse(&format!("name = \"{name}\"\ncommand = [\"true\"]"), qscale_common::document::Format::Toml)
+        .expect("a valid file");
     FunctionStatus {
         spec,
         desired,
@@ -116,18 +125,18 @@ fn failure(code: StatusCode, error: &str) -> Response {
 }
 
 async fn list(State(kept): Shared) -> Json<Vec<FunctionStatus>> {
-    Json(kept.lock().unwrap().functions.iter().map(|(name, desired)| status(name, *desired)).collect())
+    Json(locked(&kept).functions.iter().map(|(name, desired)| status(name, *desired)).collect())
 }
 
 async fn one(State(kept): Shared, Path((_, name)): Path<(String, String)>) -> Response {
-    match kept.lock().unwrap().functions.get(&name) {
+    match locked(&kept).functions.get(&name) {
         Some(desired) => Json(status(&name, *desired)).into_response(),
         None => failure(StatusCode::NOT_FOUND, "no such function"),
     }
 }
 
 async fn set(State(kept): Shared, Path((_, name)): Path<(String, String)>, Json(request): Json<AllocationRequest>) -> Response {
-    let mut kept = kept.lock().unwrap();
+    let mut kept = locked(&kept);
     let lease = request.lease.unwrap_or(kept.highest);
     if lease < kept.highest {
         kept.refused += 1;

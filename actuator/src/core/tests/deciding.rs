@@ -101,7 +101,7 @@ fn an_action_for_a_function_without_policy_is_refused() {
     action.function = name("unknown");
     rig.core.action(action, None, rig.now);
     rig.settle();
-    rig.expect(Effect::Refused, Source::Agent, &[]);
+    rig.expect(Effect::Refused, Source::Shadow, &[]);
     assert!(rig.last().reason.contains("no ScalingPolicy"));
 }
 
@@ -142,7 +142,7 @@ fn recommend_records_what_would_be_applied() {
 
 #[test]
 fn a_follower_writes_nothing_and_says_nothing_but_stays_warm() {
-    let mut rig = Rig::following(1);
+    let mut rig = Rig::following();
     rig.tick_wanting(6);
     assert!(rig.orders.is_empty() && rig.outcomes.is_empty());
     let moment = rig.state();
@@ -262,7 +262,7 @@ fn a_takeover_does_not_refill_budgets() {
     rig.tick_wanting(6);
     rig.core.flush(rig.now);
     rig.settle();
-    let mut heir = Rig { records: rig.records.clone(), platform: rig.platform, now: rig.now, ..Rig::following(1) };
+    let mut heir = Rig { records: rig.records.clone(), platform: rig.platform, now: rig.now, ..Rig::following() };
     heir.policy = rig.policy.clone();
     heir.apply_policy();
     heir.core.records(&heir.records, heir.now);

@@ -191,7 +191,7 @@ fn a_restore_is_carried_out_once() {
     rig.control(control::ALL, false, Some(restored(&rig).expect("carried out")));
     rig.pass(Duration::from_secs(5));
     assert_eq!(rig.has().replicas.0, 7);
-    let mut heir = Rig { records: rig.records.clone(), platform: rig.platform, now: rig.now, tick: rig.tick, ..Rig::following(1) };
+    let mut heir = Rig { records: rig.records.clone(), platform: rig.platform, now: rig.now, tick: rig.tick, ..Rig::following() };
     heir.core.records(&heir.records, heir.now);
     heir.core.controls(&rig.controls, heir.now);
     heir.core.lead(Lead::Leading(2), heir.now);
