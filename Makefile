@@ -28,7 +28,8 @@ format: ## Check the formatting
 lint: ## Run the linter, warnings being errors
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 
-unit: tools ## Run the tests
+unit: ## Run the tests
+	@deploy/tools.sh --tests >/dev/null
 	$(CARGO) build --locked --workspace --bins
 	NATS_SERVER_BIN="$(NATS)" $(CARGO) test --locked --workspace --no-fail-fast
 
@@ -36,6 +37,7 @@ schemas: ## Write the JSON Schemas and the AsyncAPI document anew
 	$(CARGO) run --locked -p qscale-common --example schemas
 
 bench: tools ## Run the benchmarks
+	$(CARGO) build --locked --workspace --bins --release
 	NATS_SERVER_BIN="$(NATS)" $(CARGO) bench --locked --workspace
 
 clean: ## Remove what was built, brought and kept

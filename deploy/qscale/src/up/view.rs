@@ -19,8 +19,9 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph};
 use super::board::{Board, Entry};
 use super::supervisor::{Status, Statuses};
 
-/// Seconds that the plots look back over.
-const LOOK_BACK: Duration = Duration::from_secs(180);
+/// How far the plots look back: as far as there is something to see, within these.
+const SHORTEST_LOOK_BACK: Duration = Duration::from_secs(30);
+const LONGEST_LOOK_BACK: Duration = Duration::from_secs(300);
 
 /// A terminal that is drawn on, or nothing where there is none.
 pub struct View {
@@ -175,14 +176,16 @@ trait ChartFrame {
 
 impl ChartFrame for ratatui::Frame<'_> {
     fn render_widget_chart(&mut self, area: Rect, title: &str, series: &[(&str, Color, &VecDeque<(Timestamp, f64)>)], now: Timestamp) {
-        let since = now.minus(LOOK_BACK);
+        let oldest = series.iter().filter_map(|(_, _, values)| Some(now.since(values.front()?.0))).max().unwrap_or_default();
+        let look_back = oldest.clamp(SHORTEST_LOOK_BACK, LONGEST_LOOK_BACK);
+        let since = now.minus(look_back);
         let points: Vec<Vec<(f64, f64)>> = series.iter().map(|(_, _, values)| recent(values, since, now)).collect();
         let highest = points.iter().flatten().map(|point| point.1).fold(1.0, f64::max);
         let datasets = series.iter().zip(&points).map(|((name, colour, _), points)| {
             let style = Style::new().fg(*colour);
             Dataset::default().name((*name).to_owned()).marker(Marker::Braille).graph_type(GraphType::Line).style(style).data(points)
         });
-        let look_back = LOOK_BACK.as_secs_f64();
+        let look_back = look_back.as_secs_f64();
         let chart = Chart::new(datasets.collect())
             .block(Block::new().title(title.to_owned().dim()))
             .x_axis(Axis::default().bounds([-look_back, 0.0]).labels([format!("-{look_back:.0}s"), "now".to_owned()]))

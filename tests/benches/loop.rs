@@ -1,0 +1,161 @@
+//! How long a State takes through the loop: published, decided by an agent, judged by an actuator, and its Outcome heard. Real processes, a real
+//! nats-server, nothing to apply. Prints percentiles of the time from State to Outcome, for one function at a time and for many at once.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use prometheus_client::registry::Registry;
+use qscale_common::contract::{Ages, Changes, Epoch, EventType, Outcome, ReplicaCounts, State, Version, Windows, subject};
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::policy::{Mode, ScalingPolicy};
+use qscale_common::runtime::bus::{Bus, Subscription};
+use qscale_common::runtime::clock;
+use qscale_common::runtime::health::Health;
+use qscale_common::time::{Tick, TickLength};
+use qscale_common::units::{Allocation, Replicas};
+use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually_async, process};
+use serde_json::json;
+
+const ROUNDS: usize = 300;
+const MANY: usize = 1000;
+const ROUNDS_OF_MANY: usize = 10;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let (server, folder) = (NatsServer::start(), Folder::new("loop"));
+    server.provision().await;
+    let functions: Vec<FunctionId> = (0..MANY).map(|number| format!("f{number}").parse().expect("a name")).collect();
+    let (mut metrics, health) = (Registry::default(), Health::new());
+    let bus = Bus::connect("bench", "0", &server.config(""), &health, &mut metrics).await.expect("connect");
+    write_policies(&bus, &functions).await;
+    let mut outcomes = bus.subscribe(subject::all(EventType::Outcome), None).await.expect("subscribe");
+    let nats = json!({ "url": server.url() });
+    let _agent = start(&folder, "qscale-agent", &json!({ "agent": "static", "nats": nats, "health": "127.0.0.1:0" }));
+    let unused_platform = json!({ "address": "127.0.0.1:9" });
+    let actuator = json!({ "nats": nats, "health": "127.0.0.1:0", "platform": unused_platform, "reconcile": "1h" });
+    let _actuator = start(&folder, "qscale-actuator", &actuator);
+
+    let mut bench = Bench { bus, outcomes_seen: 0, tick: 1 };
+    bench.warm_up(&functions[..1], &mut outcomes).await;
+    let mut single = Vec::new();
+    for _ in 0..ROUNDS {
+        single.extend(bench.round(&functions[..1], &mut outcomes).await);
+    }
+    report("one function", &mut single);
+    bench.warm_up(&functions, &mut outcomes).await;
+    let mut many = Vec::new();
+    let began = clock::instant();
+    for _ in 0..ROUNDS_OF_MANY {
+        many.extend(bench.round(&functions, &mut outcomes).await);
+    }
+    let elapsed = began.elapsed().as_secs_f64();
+    report(&format!("{MANY} functions at once"), &mut many);
+    println!("{:.0} States a second through the loop", many.len() as f64 / elapsed);
+}
+
+fn start(folder: &Folder, program: &str, configuration: &serde_json::Value) -> Program {
+    let path = folder.path().join(format!("{program}.json"));
+    std::fs::write(&path, configuration.to_string()).expect("the configuration can be written");
+    let arguments: [&Path; 2] = [Path::new("--config"), &path];
+    Program::start(&process::binary(program), arguments, &folder.path().join(format!("{program}.log")))
+}
+
+async fn write_policies(bus: &Bus, functions: &[FunctionId]) {
+    let store = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.expect("the bucket");
+    for function in functions {
+        let mut policy = ScalingPolicy::new(function.clone());
+        policy.agent = Name::new("static").expect("a name");
+        policy.mode = Mode::Active;
+        store.put(function.tokens(), policy.to_json().into()).await.expect("written");
+    }
+}
+
+struct Bench {
+    bus: Bus,
+    outcomes_seen: usize,
+    tick: u64,
+}
+
+impl Bench {
+    /// Sends ticks until each function's Outcome comes: agent and actuator are connected, one leads, and all policies are read.
+    async fn warm_up(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) {
+        let bench = std::cell::RefCell::new((self, outcomes));
+        eventually_async("the loop to turn", async || {
+            let mut guard = bench.borrow_mut();
+            let (bench, outcomes) = &mut *guard;
+            let answered = bench.attempt(functions, outcomes, Duration::from_secs(2)).await;
+            (answered.len() == functions.len()).then_some(())
+        })
+        .await;
+    }
+
+    async fn round(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) -> Vec<Duration> {
+        let latencies = self.attempt(functions, outcomes, PATIENCE).await;
+        assert_eq!(latencies.len(), functions.len(), "an Outcome for every State");
+        latencies
+    }
+
+    /// Publishes one State a function and collects how long each Outcome took.
+    async fn attempt(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>, patience: Duration) -> Vec<Duration> {
+        self.tick += 1;
+        let mut sent: HashMap<FunctionId, Instant> = HashMap::new();
+        for function in functions {
+            sent.insert(function.clone(), clock::instant());
+            self.bus.publish(&state(function, Tick(self.tick)), self.bus.new_trace()).await;
+        }
+        let mut latencies = Vec::new();
+        let all = async {
+            while latencies.len() < functions.len() {
+                let Some(received) = outcomes.next().await else { return };
+                let outcome = received.message;
+                self.outcomes_seen += 1;
+                if outcome.tick.0 == self.tick
+                    && let Some(at) = sent.remove(&FunctionId::new(outcome.namespace, outcome.function))
+                {
+                    latencies.push(at.elapsed());
+                }
+            }
+        };
+        // What has not come within the patience is told by the number of latencies.
+        let _in_time = tokio::time::timeout(patience, all).await;
+        latencies
+    }
+}
+
+fn state(function: &FunctionId, tick: Tick) -> State {
+    let policy = ScalingPolicy::new(function.clone());
+    State {
+        version: Version::CURRENT,
+        namespace: function.namespace.clone(),
+        function: function.name.clone(),
+        epoch: Epoch(1),
+        tick,
+        tick_length_ms: TickLength::default().millis(),
+        observed_at_ms: clock::now(),
+        agent: Name::new("static").expect("a name"),
+        allocation: Some(Allocation::new(2, 500, 256)),
+        replicas: Some(ReplicaCounts { desired: Replicas(2), ready: Replicas(2), pending: Replicas(0), reporting: Replicas(2) }),
+        age: Ages { requests_ms: Some(1), cpu_ms: Some(1), memory_ms: Some(1), replicas_ms: Some(1) },
+        windows: Windows::default(),
+        changes: Changes::default(),
+        startup_ms: None,
+        headroom: None,
+        objective: policy.objective.wire(),
+        bounds: policy.bounds,
+        prices: policy.prices,
+    }
+}
+
+fn report(what: &str, latencies: &mut [Duration]) {
+    latencies.sort_unstable();
+    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    println!(
+        "State to Outcome, {what}: p50 {:?}, p95 {:?}, p99 {:?}, max {:?} ({} samples)",
+        at(0.5),
+        at(0.95),
+        at(0.99),
+        at(1.0),
+        latencies.len()
+    );
+}
