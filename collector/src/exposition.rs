@@ -96,13 +96,36 @@ impl<'a> Sample<'a> {
         } else if rest.len() == self.rest.len() {
             return Err(Malformed);
         }
-        // What follows a hash mark is an exemplar, which belongs to one request and says nothing of the sample.
-        let words = rest.split(|&byte| is_blank(byte) || byte == b'\r').filter(|word| !word.is_empty());
-        let mut words = words.take_while(|word| !word.starts_with(b"#"));
-        let number = number(words.next().ok_or(Malformed)?)?;
-        let at_ms = words.next().map(|word| text(word).and_then(|word| word.parse().ok()).ok_or(Malformed)).transpose()?;
-        if words.next().is_some() { Err(Malformed) } else { Ok(Value { number, at_ms }) }
+        value(rest)
     }
+
+    /// What stands before the value of `label` on this line, where that label was read into `labels` and is the last one.
+    #[must_use]
+    pub fn before_last(&self, label: &str, labels: &Labels<'a>) -> Option<&'a [u8]> {
+        let last = labels.0.last().filter(|(name, _)| *name == label.as_bytes())?.1;
+        // The value lies within the line, so that the distance of the two is where it begins.
+        let begin = (last.as_ptr() as usize).checked_sub(self.rest.as_ptr() as usize)?;
+        let after = self.rest.get(begin + last.len()..)?;
+        after.starts_with(b"\"}").then_some(&self.rest[..begin])
+    }
+
+    /// Reads a line that differs from an earlier one only in its last label, of which `before` is [`Sample::before_last`], and its value: the label's
+    /// value as it is written, and the number. `None` where it differs in more, or is not of the format.
+    #[must_use]
+    pub fn read_last(&self, before: &[u8]) -> Option<(&'a [u8], Value)> {
+        let rest = self.rest.strip_prefix(before)?;
+        let end = memchr2(b'"', b'\\', rest)?;
+        Some((&rest[..end], value(rest[end..].strip_prefix(b"\"}")?).ok()?))
+    }
+}
+
+fn value(rest: &[u8]) -> Result<Value, Malformed> {
+    // What follows a hash mark is an exemplar, which belongs to one request and says nothing of the sample.
+    let words = rest.split(|&byte| is_blank(byte) || byte == b'\r').filter(|word| !word.is_empty());
+    let mut words = words.take_while(|word| !word.starts_with(b"#"));
+    let number = number(words.next().ok_or(Malformed)?)?;
+    let at_ms = words.next().map(|word| text(word).and_then(|word| word.parse().ok()).ok_or(Malformed)).transpose()?;
+    if words.next().is_some() { Err(Malformed) } else { Ok(Value { number, at_ms }) }
 }
 
 /// Reads labels up to the closing brace, and gives what follows it.

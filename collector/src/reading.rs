@@ -12,7 +12,7 @@ use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 use self::histogram::Histogram;
 use crate::config::{LabelNames, SourceConfig};
-use crate::exposition::{Labels, Samples};
+use crate::exposition::{Labels, Sample, Samples};
 
 pub use status::failed;
 
@@ -132,11 +132,19 @@ impl Reader {
                 family = (sample.name, self.metrics.get(sample.name).copied());
             }
             let Some(metric) = family.1 else { continue };
+            let bucket = metric == Metric::Replica(ReplicaMetric::DurationBucket);
+            if bucket && rows.add_to_same_series(&sample) {
+                continue;
+            }
+            rows.bucket_of = None;
             match sample.read(&mut labels) {
                 // What is no number was not measured.
                 Ok(value) if value.number.is_nan() => {}
                 Ok(value) => rows.add(metric, &labels, value.number, value.at_ms),
                 Err(_) => rows.malformed += 1,
+            }
+            if bucket {
+                rows.series = sample.before_last(BOUND, &labels).zip(rows.bucket_of);
             }
         }
         rows.finish(at)
@@ -152,6 +160,9 @@ impl Reader {
     }
 }
 
+/// The label that says the upper bound of a bucket; Prometheus calls it so, and no exporter can call it otherwise.
+const BOUND: &str = "le";
+
 /// Namespace and name, as they stand in the body.
 type Key<'a> = (&'a [u8], &'a [u8]);
 
@@ -163,6 +174,10 @@ struct Rows<'a> {
     replicas: Vec<ReplicaRow<'a>>,
     replica_index: HashMap<Key<'a>, usize>,
     last_replica: usize,
+    /// The replica whose histogram the last bucket was added to; `None` where it counts nowhere.
+    bucket_of: Option<usize>,
+    /// What the lines of the same series begin with, and its replica. Most lines of an exposition are buckets, whose labels are worth reading once.
+    series: Option<(&'a [u8], usize)>,
     node_cores: Option<f64>,
     node_memory: Option<f64>,
     samples: u64,
@@ -215,11 +230,25 @@ impl<'a> Rows<'a> {
             replicas: Vec::new(),
             replica_index: HashMap::new(),
             last_replica: 0,
+            bucket_of: None,
+            series: None,
             node_cores: None,
             node_memory: None,
             samples: 0,
             malformed: 0,
         }
+    }
+
+    /// Adds a bucket of the series that the last one was of; says whether it is one.
+    fn add_to_same_series(&mut self, sample: &Sample<'a>) -> bool {
+        let Some((before, replica)) = self.series else { return false };
+        let Some((bound, value)) = sample.read_last(before) else { return false };
+        let Some(bound) = seconds(bound) else { return false };
+        let row = &mut self.replicas[replica];
+        row.at_ms = row.at_ms.max(value.at_ms);
+        row.durations.add(bound, value.number);
+        self.samples += 1;
+        true
     }
 
     fn add(&mut self, metric: Metric, labels: &Labels<'a>, number: f64, at_ms: Option<i64>) {
@@ -264,8 +293,8 @@ impl<'a> Rows<'a> {
         if labels.get(&names.container).is_some_and(|container| !self.reader.counts_container(container)) {
             return;
         }
-        let row = self.replica((namespace, replica));
-        let row = &mut self.replicas[row];
+        let place = self.replica((namespace, replica));
+        let row = &mut self.replicas[place];
         row.owner = row.owner.or(function);
         row.at_ms = row.at_ms.max(at_ms);
         match metric {
@@ -281,8 +310,11 @@ impl<'a> Rows<'a> {
                 *if ended_badly(names, labels) { &mut row.failed } else { &mut row.completed } += number.max(0.0);
             }
             ReplicaMetric::DurationBucket if ended_badly(names, labels) => {}
-            ReplicaMetric::DurationBucket => match labels.get("le").and_then(|bound| std::str::from_utf8(bound).ok()?.parse().ok()) {
-                Some(bound_seconds) => row.durations.add(bound_seconds, number),
+            ReplicaMetric::DurationBucket => match labels.get(BOUND).and_then(seconds) {
+                Some(bound) => {
+                    row.durations.add(bound, number);
+                    self.bucket_of = Some(place);
+                }
                 None => self.malformed += 1,
             },
         }
@@ -417,6 +449,10 @@ fn taken(at_ms: Option<i64>, at: Timestamp) -> Timestamp {
 
 fn ended_badly(names: &LabelNames, labels: &Labels<'_>) -> bool {
     failed(labels.get(&names.http_status), labels.get(&names.grpc_status))
+}
+
+fn seconds(bound: &[u8]) -> Option<f64> {
+    std::str::from_utf8(bound).ok()?.parse().ok()
 }
 
 fn sum(slot: &mut Option<f64>, number: f64) {

@@ -105,6 +105,35 @@ fn bytes_that_are_not_text_are_only_compared() {
     assert_eq!(read(b"m\0 1\n"), [Err(Malformed)]);
 }
 
+#[test]
+fn a_line_that_differs_in_its_last_label_alone_is_read_from_there() {
+    fn sample(line: &str) -> Sample<'_> {
+        Samples::new(line.as_bytes()).next().expect("one line").expect("a sample")
+    }
+    let mut labels = Labels::default();
+    let first = sample("m{a=\"1\",le=\"0.1\"} 3\n");
+    first.read(&mut labels).expect("well formed");
+    let before = first.before_last("le", &labels).expect("it is the last");
+    let read = |line: &'static str| {
+        sample(line).read_last(before).map(|(label, value)| (String::from_utf8_lossy(label).into_owned(), value.number, value.at_ms))
+    };
+    assert_eq!(read("m{a=\"1\",le=\"0.25\"} 4 77\n"), Some(("0.25".into(), 4.0, Some(77))));
+    for other in [
+        "m{a=\"2\",le=\"0.25\"} 4\n",
+        "m{a=\"1\",le=\"0.25\",b=\"2\"} 4\n",
+        "m{a=\"1\",le=\"x\\\"\"} 4\n",
+        "m{a=\"1\",le=\"1\"} x\n",
+        "m{a=\"1\",le=\"1\n",
+    ] {
+        assert_eq!(read(other), None, "{other}");
+    }
+    for other in ["m{le=\"0.1\",a=\"1\"} 3\n", "m{a=\"1\"} 3\n", "m 3\n", "m{le=\"0.1\",} 3\n"] {
+        let other = sample(other);
+        other.read(&mut labels).expect("well formed");
+        assert_eq!(other.before_last("le", &labels), None);
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {

@@ -118,6 +118,31 @@ fn requests_are_told_apart_by_how_they_ended() {
 }
 
 #[test]
+fn buckets_of_one_series_are_never_taken_for_those_of_another() {
+    let line = |pod: &str, bound: &str, count: &str| {
+        format!(
+            "kn_serving_invocation_duration_seconds_bucket{{namespace=\"default\",function=\"fib\",pod=\"{pod}\",le=\"{bound}\"}} {count}\n"
+        )
+    };
+    let count =
+        |pod: &str| format!("kn_serving_invocation_duration_seconds_count{{namespace=\"default\",function=\"fib\",pod=\"{pod}\"}} 9\n");
+    let body = [
+        line("a", "0.001", "5"),
+        line("a", "0.002", "9"),
+        line("b", "0.001", "NaN"),
+        line("b", "0.002", "7"),
+        line("b", "x", "1"),
+        line("b", "0.003", "9"),
+    ];
+    let reading = read(&(body.concat() + &count("a") + &count("b")));
+    let latency = |place: usize| function(&reading).replicas[place].requests.expect("requests were read").latency;
+    assert_eq!(latency(0)[..4], [5, 4, 0, 0]);
+    // Without its first bound, what lies below the second is taken to lie evenly.
+    assert_eq!(latency(1)[..4], [4, 3, 2, 0]);
+    assert_eq!(reading.malformed, 1);
+}
+
+#[test]
 fn cadvisor_is_read_container_by_container_and_without_the_name_of_the_function() {
     let rows = r#"
 container_cpu_usage_seconds_total{namespace="default",pod="fib-1",container="",image=""} 99 900000
