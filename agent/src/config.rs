@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use qscale_common::contract::Action;
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
-use qscale_policies::Policy;
+use qscale_policies::{Policy, PolicyError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -60,10 +60,10 @@ impl AgentConfig {
     /// When there is no such rule, or it does not know a parameter.
     pub fn policy(&self) -> anyhow::Result<Box<dyn Policy>> {
         let name = self.policy.as_deref().unwrap_or(self.agent.as_str());
-        let params = Value::Object(self.params.clone());
-        qscale_policies::by_name(name, &params).with_context(|| match &self.policy {
-            Some(_) => "configuration of agent".to_owned(),
-            None => format!("configuration of agent: no `policy` is set, so the agent's name `{name}` says it"),
+        let made = qscale_policies::by_name(name, &Value::Object(self.params.clone()));
+        made.map_err(|error| match error {
+            PolicyError::Unknown { .. } if self.policy.is_none() => anyhow!("{error}; no `policy` is set, so the agent's name says it"),
+            _ => anyhow!(error),
         })
     }
 

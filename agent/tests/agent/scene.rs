@@ -103,6 +103,21 @@ impl Scene {
         panic!("no answer of {agent}:\n{}", tails(self.folder.path()));
     }
 
+    /// Publishes States until each of `count` instances has answered one.
+    pub async fn shared(&mut self, count: usize) {
+        let mut instances = BTreeSet::new();
+        for tick in 1000..2000 {
+            let state = State { tick: Tick(tick), ..state("shared") };
+            self.collector.publish(&state, self.collector.new_trace()).await;
+            let received = tokio::time::timeout(PATIENCE, self.actions.next()).await.expect("an answer in time").expect("the bus stands");
+            instances.insert(received.message.instance);
+            if instances.len() == count {
+                return;
+            }
+        }
+        panic!("only {instances:?} answered:\n{}", tails(self.folder.path()));
+    }
+
     /// Publishes a State of each function in one go and says which of them were answered.
     pub async fn round(&mut self, tick: u64, functions: &[String]) -> BTreeSet<String> {
         for function in functions {

@@ -1,10 +1,8 @@
 //! The agent alone: what it answers, what it outlives, how it ends.
 
-use std::collections::BTreeSet;
-
 use crate::scene::{Scene, name, state, tails};
 use qscale_common::contract::{EventType, Message, State, TraceParent, subject};
-use qscale_common::time::{Tick, Timestamp};
+use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use qscale_tests::{PATIENCE, eventually_async, process};
 
@@ -56,17 +54,7 @@ async fn two_instances_share_the_work_and_one_may_die() {
     scene.answered("threshold", state("warm")).await;
     let _survivor = scene.start("threshold", "t-2", &[]);
     let functions: Vec<_> = (0..50).map(|number| format!("f{number}")).collect();
-    let mut instances = BTreeSet::new();
-    for tick in 1000.. {
-        assert!(tick < 2000, "the instances never shared: {instances:?}\n{}", tails(scene.folder.path()));
-        let state = State { tick: Tick(tick), ..state("shared") };
-        scene.collector.publish(&state, scene.collector.new_trace()).await;
-        let received = tokio::time::timeout(PATIENCE, scene.actions.next()).await.expect("an answer in time").expect("the bus stands");
-        instances.insert(received.message.instance);
-        if instances.len() == 2 {
-            break;
-        }
-    }
+    scene.shared(2).await;
     doomed.kill();
     // What had been handed to the dead one is lost; the tick after that is whole again, and stays so.
     scene.round(5000, &functions).await;
@@ -129,4 +117,18 @@ async fn a_policy_that_does_not_exist_ends_it_with_the_known_ones() {
     assert!(!agent.wait().success());
     let log = process::tail(&scene.log("m-1"));
     assert!(log.contains("`treshold`") && log.contains("threshold-vertical"), "{log}");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_stopped_hands_over_within_a_tick() {
+    let mut scene = Scene::new(&["threshold"]).await;
+    let mut leaving = scene.start("threshold", "t-1", &[]);
+    scene.answered("threshold", state("warm")).await;
+    let _staying = scene.start("threshold", "t-2", &[]);
+    let functions: Vec<_> = (0..50).map(|number| format!("f{number}")).collect();
+    scene.shared(2).await;
+    assert!(leaving.stop().success());
+    for tick in 5001..5004 {
+        assert_eq!(scene.round(tick, &functions).await.len(), functions.len(), "{}", tails(scene.folder.path()));
+    }
 }
