@@ -157,10 +157,9 @@ fn functions_table(functions: &[FunctionStatus]) -> Table {
     let mut table = Table::new(&["FUNCTION", "READY", "CPU", "MEMORY", "QUEUED", "RESTARTS", "OOM", "PROTOCOL"]);
     for function in functions {
         let (ready, desired) = (function.actual.ready, function.desired);
-        let others: u32 = function.actual.starting;
         let mut replicas = format!("{ready}/{}", desired.replicas);
-        if others > 0 {
-            replicas.push_str(&format!(" (+{others})"));
+        if function.actual.starting > 0 {
+            replicas.push_str(&format!(" (+{})", function.actual.starting));
         }
         table.row([
             Cell::new(function.id(), Tone::Strong),
@@ -315,7 +314,10 @@ fn event_line(paint: Paint, event: &PlatformEvent) -> String {
         _ => Tone::Plain,
     };
     let function = FunctionId::new(event.namespace.clone(), event.function.clone());
-    format!("{} {function}  {}", paint.tone(Tone::Dim, show::clock(event.time)), paint.tone(tone, show::clean(&event.message)))
+    let about = event.replica.as_ref().map_or_else(|| function.to_string(), |replica| format!("{function} {}", show::clean(replica)));
+    let kind = serde_json::to_value(event.kind).ok().and_then(|kind| kind.as_str().map(|word| word.replace('_', " "))).unwrap_or_default();
+    let (time, kind) = (paint.tone(Tone::Dim, show::clock(event.time)), paint.tone(tone, format_args!("{kind:<20}")));
+    format!("{time} {kind} {about}  {}", show::clean(&event.message))
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ async fn compare(report: &mut Report, bus: &Bus, check: String, wanted: &Config)
             if differences.is_empty() {
                 report.good(
                     check,
-                    format!("{} messages, {} of {}", info.state.messages, mebibytes(info.state.bytes), limit(wanted.max_bytes)),
+                    format!("{}, {} of {}", counted(info.state.messages), mebibytes(info.state.bytes), limit(wanted.max_bytes)),
                 );
             } else {
                 report.wrong(check, differences.join("; "), PROVISION);
@@ -121,6 +121,10 @@ fn differences(wanted: &Config, found: &Config) -> Vec<String> {
         differences.push("no_ack = false, must be true".into());
     }
     differences
+}
+
+fn counted(messages: u64) -> String {
+    if messages == 1 { "1 message".to_owned() } else { format!("{messages} messages") }
 }
 
 fn limit(bytes: i64) -> String {

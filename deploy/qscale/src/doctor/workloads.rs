@@ -60,7 +60,8 @@ pub async fn platform(report: &mut Report, locate: &Locate) -> Option<Vec<Functi
             return None;
         }
     };
-    report.good(CHECK, format!("answers, {} functions", functions.len()));
+    report
+        .good(CHECK, format!("answers at {}", locate.platform().map_or_else(|_| String::new(), |platform| platform.address().to_owned())));
     if functions.iter().any(|function| !function.vertical) {
         let mend = "run as root or in a delegated cgroup (systemd-run --user --scope -p Delegate=yes), so that cgroups can be written";
         report.notice("vertical scaling", "not available: only the number of replicas has an effect", mend);

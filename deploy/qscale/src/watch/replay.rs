@@ -16,6 +16,8 @@ use super::{Screen, hint};
 
 /// How long the next message of a stream, known to be there, is awaited.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long one request for messages stands. The server is missed after about as long, and the reading begins anew where it was.
+const REQUEST_STANDS: Duration = Duration::from_secs(2);
 /// Pause before a stream that could not be read is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
@@ -32,7 +34,7 @@ pub(super) async fn run(bus: &Bus, screen: &mut Screen, since: Timestamp, follow
         let kinds = screen.wanted.kinds.iter().filter(|kind| kinds.contains(kind));
         let subjects: Vec<String> = kinds.flat_map(|kind| screen.wanted.subjects(*kind)).collect();
         if !subjects.is_empty() {
-            sources.push(Source::open(bus, stream, subjects, DeliverPolicy::ByStartTime { start_time }).await?);
+            sources.push(Source::open(bus, stream, subjects, since, DeliverPolicy::ByStartTime { start_time }).await?);
         }
     }
     history(&mut sources, screen, until).await?;
@@ -83,16 +85,25 @@ struct Source {
     rest: bool,
     /// Place of the last message in the stream.
     last: u64,
+    /// What was stored before this instant is not wanted, even where a reader that begins anew finds it again.
+    since: Timestamp,
 }
 
 impl Source {
-    async fn open(bus: &Bus, stream: &'static str, subjects: Vec<String>, deliver_policy: DeliverPolicy) -> anyhow::Result<Self> {
+    async fn open(
+        bus: &Bus,
+        stream: &'static str,
+        subjects: Vec<String>,
+        since: Timestamp,
+        deliver_policy: DeliverPolicy,
+    ) -> anyhow::Result<Self> {
         let opened = bus.jetstream().get_stream(stream).await.with_context(|| format!("stream {stream}"))?;
-        let configuration = pull::OrderedConfig { filter_subjects: subjects.clone(), deliver_policy, ..Default::default() };
+        let configuration =
+            pull::OrderedConfig { filter_subjects: subjects.clone(), deliver_policy, max_expires: REQUEST_STANDS, ..Default::default() };
         let consumer = opened.create_consumer(configuration).await.with_context(|| format!("read stream {stream}"))?;
         let rest = consumer.cached_info().num_pending > 0;
         let messages = consumer.messages().await.with_context(|| format!("read stream {stream}"))?;
-        Ok(Self { stream, subjects, messages, rest, last: 0 })
+        Ok(Self { stream, subjects, messages, rest, last: 0, since })
     }
 
     /// The next message that was there before `until`; `None` after the last.
@@ -113,12 +124,15 @@ impl Source {
             if let Some(Ok(message)) = self.messages.next().await
                 && let Ok((stored, _)) = self.take(message)
             {
+                if stored.at < self.since {
+                    continue;
+                }
                 return stored;
             }
             tokio::time::sleep(TRY_AGAIN).await;
             // A message that arrives while nothing was read yet has no place before it; time has moved on little since.
             let start = if self.last == 0 { DeliverPolicy::New } else { DeliverPolicy::ByStartSequence { start_sequence: self.last + 1 } };
-            if let Ok(anew) = Self::open(bus, self.stream, self.subjects.clone(), start).await {
+            if let Ok(anew) = Self::open(bus, self.stream, self.subjects.clone(), self.since, start).await {
                 *self = Self { last: self.last, ..anew };
             }
         }
