@@ -58,7 +58,8 @@ pub enum Standing {
     Named,
     /// Of another agent: judged, never applied.
     Shadow,
-    /// Not a new decision: one that was let through before and got lost, or what is in force itself. Steps and budgets do not limit it.
+    /// Not a new decision: one that was let through before and got lost, or what is in force itself. Steps and budgets do not limit it, and
+    /// giving again what was lost needs no measurement.
     Repair,
 }
 
@@ -193,6 +194,8 @@ fn seen_enough(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: 
     match sight(case.state, case.policy.max_age(), in_force, case.now) {
         Sight::Clear => wanted,
         Sight::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
+        // What was let through before needs no evidence to be given again.
+        Sight::Blind(why) if case.standing == Standing::Repair => not_less(home, wanted, notes, || (Rule::StaleState, why)),
         Sight::Blind(_) if wanted == home => wanted,
         Sight::Blind(why) => {
             notes.push(note(Rule::StaleState, why));

@@ -155,6 +155,6 @@ impl Round {
         let released = tokio::time::timeout(self.election.ttl / 3, self.carry_out(&step)).await;
         tracing::info!(released = matches!(released, Ok(Answer::Written(_))), "gave the lease back");
         self.election.step_down();
-        self.tell();
+        self.standing.send_replace(Standing::Following);
     }
 }

@@ -397,6 +397,14 @@ fn a_repair_goes_the_whole_way_at_once_and_costs_nothing() {
 }
 
 #[test]
+fn a_repair_without_any_measurement_only_gives() {
+    let mut scene = Scene { state: None, in_force: Allocation::new(1, 500, 256), wanted: Allocation::new(8, 500, 128), ..Scene::calm() };
+    scene.policy.guard.replicas_up = NonZeroU32::MIN;
+    let Verdict::Apply { allocation, .. } = permit(&Case { standing: Standing::Repair, ..scene.case() }) else { panic!("not applied") };
+    assert_eq!(allocation, Allocation::new(8, 500, 256));
+}
+
+#[test]
 fn spent_budgets_do_not_keep_what_is_in_force_outside_bounds() {
     let mut scene = Scene { in_force: Allocation::new(30, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::MIN;
