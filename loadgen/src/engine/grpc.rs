@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -44,8 +44,8 @@ impl Grpc {
     /// Whether the server allows another stream now.
     pub fn has_room(&self) -> bool {
         let mut requests = self.requests.borrow_mut();
-        self.in_flight.get() < requests.current_max_send_streams()
-            && requests.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready_and(|ready| ready.is_ok())
+        let ready = |requests: &mut SendRequest<Bytes>| requests.poll_ready(&mut Context::from_waker(Waker::noop()));
+        self.in_flight.get() < requests.current_max_send_streams() && matches!(ready(&mut requests), Poll::Ready(Ok(())))
     }
 
     pub fn begin(connection: &Rc<Self>, template: &Template, body: Bytes) -> Option<Pending> {
@@ -59,19 +59,6 @@ impl Grpc {
             drop(guard);
             answer
         }))
-    }
-}
-
-trait IsReadyAnd<T> {
-    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool;
-}
-
-impl<T> IsReadyAnd<T> for std::task::Poll<T> {
-    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool {
-        match self {
-            std::task::Poll::Ready(value) => test(value),
-            std::task::Poll::Pending => false,
-        }
     }
 }
 

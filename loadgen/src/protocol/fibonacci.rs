@@ -91,8 +91,8 @@ mod tests {
         for _ in 0..index {
             let mut sum = Vec::with_capacity(b.len() + 1);
             let mut carry = 0;
-            for place in 0..b.len() {
-                let digit = a.get(place).copied().unwrap_or(0) + b[place] + carry;
+            for (place, larger) in b.iter().enumerate() {
+                let digit = a.get(place).copied().unwrap_or(0) + larger + carry;
                 sum.push(digit % 10);
                 carry = digit / 10;
             }
