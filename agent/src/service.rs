@@ -62,10 +62,15 @@ impl Agent {
                 },
             }
         }
-        while let Some(received) = states.try_next() {
-            self.answer(received).await;
+        states.close();
+        let answered = tokio::time::timeout(DRAIN_WITHIN, async {
+            while let Some(received) = states.next().await {
+                self.answer(received).await;
+            }
+        });
+        if answered.await.is_err() {
+            warn!("States that came during the stop are left to other instances");
         }
-        drop(states);
         self.bus.drain(DRAIN_WITHIN).await;
         info!("stopped");
     }

@@ -275,7 +275,11 @@ fn explain<M: Message>(text: &str) -> DecodeError {
 
 /// `value` if it is a finite number of at least `least`.
 fn finite(field: &str, value: f64, least: f64) -> Result<(), String> {
-    if value.is_finite() && value >= least { Ok(()) } else { Err(format!("{field} = {value}, must be a finite number of at least {least}")) }
+    if value.is_finite() && value >= least {
+        Ok(())
+    } else {
+        Err(format!("{field} = {value}, must be a finite number of at least {least}"))
+    }
 }
 
 /// Writes floats with four significant digits: what a measurement is worth, and half the bytes.

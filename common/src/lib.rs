@@ -2,19 +2,19 @@
 //!
 //! Pure by default: no I/O, no clock, no randomness of its own. The feature `runtime` adds what a service needs to run.
 
-pub mod name;
-pub mod platform;
-pub mod time;
-pub mod units;
-pub mod workload;
 pub mod contract;
+pub mod control;
 pub mod document;
 pub mod guard;
+pub mod name;
+pub mod platform;
 pub mod policy;
 pub mod reward;
-pub mod schema;
-pub mod scrape;
-pub mod window;
-pub mod control;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+pub mod schema;
+pub mod scrape;
+pub mod time;
+pub mod units;
+pub mod window;
+pub mod workload;

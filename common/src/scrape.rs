@@ -7,8 +7,8 @@ use crate::units::{Allocation, Replicas};
 /// Upper bounds of the latency buckets, milliseconds; one more bucket without bound follows. Neighbours differ by at most a factor of 2 (the last pair),
 /// mostly 1.5, which keeps an interpolated percentile within some 20 % of the truth.
 pub const LATENCY_BOUNDS_MS: [f64; 27] = [
-    1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0, 5000.0,
-    7500.0, 10000.0, 15000.0, 20000.0, 30000.0,
+    1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0,
+    5000.0, 7500.0, 10000.0, 15000.0, 20000.0, 30000.0,
 ];
 
 /// Number of latency buckets: one for each bound, and one beyond 30 s.

@@ -149,9 +149,25 @@ impl std::str::FromStr for TickLength {
 }
 
 /// A duration as people write it: `"5s"`, `"1m 30s"`, `"100ms"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(into = "String")]
 pub struct Span(pub Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl serde::de::Visitor<'_> for Written {
+            type Value = Span;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration with its unit, such as 5s, 100ms or 1m 30s")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Span, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Written)
+    }
+}
 
 impl Span {
     /// A span of `seconds` seconds.
@@ -170,14 +186,9 @@ impl Span {
 impl std::str::FromStr for Span {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text).map(Span).map_err(|error| format!("`{text}` is not a duration such as 5s, 100ms or 1m 30s: {error}"))
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
+        humantime::parse_duration(text)
+            .map(Span)
+            .map_err(|error| format!("`{text}` is not a duration such as 5s, 100ms or 1m 30s: {error}"))
     }
 }
 
@@ -224,6 +235,8 @@ mod tests {
         let error = serde_json::from_str::<TickLength>("\"50ms\"").expect_err("too short");
         assert!(error.to_string().contains("50ms"), "{error}");
         assert!(serde_json::from_str::<TickLength>("\"5 parsecs\"").is_err());
+        let error = serde_json::from_str::<Span>("250").expect_err("no unit");
+        assert!(error.to_string().contains("`250`, expected a duration with its unit"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,6 @@ fn python() -> PathBuf {
 }
 
 #[tokio::test]
-#[ignore = "needs a Python with nats-py: name it in NATS_PYTHON"]
 async fn the_python_example_answers_states_within_the_contract() {
     let mut scene = Scene::new(&["mine"]).await;
     let mut command = Command::new(python());

@@ -87,10 +87,7 @@ impl Message for Action {
 
     fn check(&self) -> Result<(), String> {
         if self.expires_at_ms < self.decided_at_ms {
-            return Err(format!(
-                "expires_at_ms = {}, must not lie before decided_at_ms = {}",
-                self.expires_at_ms.0, self.decided_at_ms.0
-            ));
+            return Err(format!("expires_at_ms = {}, must not lie before decided_at_ms = {}", self.expires_at_ms.0, self.decided_at_ms.0));
         }
         for (field, text) in [("reason", &self.reason), ("model", &self.model), ("instance", &self.instance)] {
             if text.len() > Self::MAX_TEXT {

@@ -124,7 +124,9 @@ impl std::str::FromStr for TraceParent {
         let read = || {
             let mut fields = text.split('-');
             let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-            let hex = |field: &str, length: usize| field.len() == length && field.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            let hex = |field: &str, length: usize| {
+                field.len() == length && field.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            };
             let valid = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(span, 16) && hex(flags, 2);
             if !valid || (version == "00" && fields.next().is_some()) {
                 return None;

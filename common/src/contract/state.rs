@@ -110,7 +110,8 @@ pub struct Windows {
 /// What was measured over a span that ends with the State's tick. Whatever could not be measured is absent.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Window {
-    /// Time within the span that samples cover, milliseconds: less than the span after a start or a gap, zero where nothing was measured.
+    /// Time that the samples cover, milliseconds: less than the span after a start, zero where nothing was measured, and more than the span where a
+    /// reading ends a gap that began before it; rates are then means over the gap.
     pub covered_ms: u64,
     /// Requests that arrived, a second.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
@@ -274,7 +275,12 @@ impl Message for State {
 
 impl Window {
     fn check(&self) -> Result<(), String> {
-        let rates = [("rate_rps", self.rate_rps), ("completed_rps", self.completed_rps), ("concurrency", self.concurrency), ("queued", self.queued)];
+        let rates = [
+            ("rate_rps", self.rate_rps),
+            ("completed_rps", self.completed_rps),
+            ("concurrency", self.concurrency),
+            ("queued", self.queued),
+        ];
         let shares = [("failed_share", self.failed_share), ("throttled_share", self.throttled_share)];
         for (field, value) in rates.into_iter().chain(shares) {
             value.map_or(Ok(()), |value| finite(field, value, 0.0))?;

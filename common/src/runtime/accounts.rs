@@ -71,7 +71,11 @@ impl Account {
                 rights.publish.push("$JS.API.>".into());
             }
             Self::Collector => {
-                rights.publishes(EventType::State).publishes(EventType::Reward).reads(EventType::Outcome).reads_bucket(subject::POLICY_BUCKET);
+                rights
+                    .publishes(EventType::State)
+                    .publishes(EventType::Reward)
+                    .reads(EventType::Outcome)
+                    .reads_bucket(subject::POLICY_BUCKET);
             }
             Self::Agent(agent) => {
                 rights.publish.push(subject::all_of_agent(agent));
@@ -127,7 +131,9 @@ impl Rights {
     }
 
     fn reads_stream(&mut self, stream: &str) -> &mut Self {
-        for call in ["STREAM.INFO", "CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT", "DIRECT.GET", "STREAM.MSG.GET"] {
+        for call in
+            ["STREAM.INFO", "CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT", "DIRECT.GET", "STREAM.MSG.GET"]
+        {
             self.publish.push(format!("$JS.API.{call}.{stream}"));
             if call != "STREAM.INFO" {
                 self.publish.push(format!("$JS.API.{call}.{stream}.>"));

@@ -61,7 +61,8 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
         assign(&mut tree, &key, &text).with_context(|| format!("environment variable {name}"))?;
     }
     for pair in &args.set {
-        let (key, text) = pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE, such as nats.url=nats://127.0.0.1:4222"))?;
+        let (key, text) =
+            pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE, such as nats.url=nats://127.0.0.1:4222"))?;
         assign(&mut tree, key, text).with_context(|| format!("--set {pair}"))?;
     }
     document::from_value(tree).with_context(|| match &args.config {
@@ -108,7 +109,11 @@ fn assign(tree: &mut Value, key: &str, text: &str) -> anyhow::Result<()> {
         let Value::Object(map) = place else { unreachable!("it was just made an object") };
         place = map.entry(part).or_insert(Value::Null);
     }
-    *place = if place.is_string() { Value::String(text.to_owned()) } else { serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())) };
+    *place = if place.is_string() {
+        Value::String(text.to_owned())
+    } else {
+        serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+    };
     Ok(())
 }
 

@@ -81,7 +81,9 @@ async fn render(State(metrics): State<Metrics>) -> impl IntoResponse {
 /// # Errors
 /// When the address cannot be bound.
 pub async fn serve(address: SocketAddr, health: Health, metrics: Metrics, token: CancellationToken) -> anyhow::Result<SocketAddr> {
-    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("health = {address}: cannot listen there; choose another address"))?;
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("health = {address}: cannot listen there; choose another address"))?;
     let bound = listener.local_addr().context("the address of the health endpoint")?;
     let router = routes(health, metrics);
     tokio::spawn(async move {

@@ -27,7 +27,13 @@ pub const OLDEST_SERVER: (u64, u64, u64) = (2, 11, 0);
 /// The streams, as they should be.
 #[must_use]
 pub fn streams() -> [Config; 2] {
-    let common = Config { storage: StorageType::File, discard: DiscardPolicy::Old, max_message_size: MAX_PAYLOAD as i32, allow_direct: true, ..Default::default() };
+    let common = Config {
+        storage: StorageType::File,
+        discard: DiscardPolicy::Old,
+        max_message_size: MAX_PAYLOAD as i32,
+        allow_direct: true,
+        ..Default::default()
+    };
     [
         Config {
             name: subject::LIVE_STREAM.into(),

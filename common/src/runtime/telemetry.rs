@@ -27,7 +27,8 @@ pub enum LogFormat {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log: "info".into(), log_format: LogFormat::Text }
+        // The client of NATS reports every attempt to connect; the bus says so once.
+        Self { log: "info,async_nats=warn".into(), log_format: LogFormat::Text }
     }
 }
 
@@ -36,8 +37,9 @@ impl Default for TelemetryConfig {
 /// # Errors
 /// When the filter is not understood.
 pub fn init(service: &str, config: &TelemetryConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| anyhow::anyhow!("telemetry.log = `{}` is not a filter such as info or info,qscale_actuator=debug: {error}", config.log))?;
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| {
+        anyhow::anyhow!("telemetry.log = `{}` is not a filter such as info or info,qscale_actuator=debug: {error}", config.log)
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A logger that is already there belongs to whoever embeds this service; it stays.
     let _already_set = match config.log_format {

@@ -237,7 +237,8 @@ async fn follow(
     while !waiting.is_empty() {
         let outcome = outcomes.next().await.context("the connection was closed")?.message;
         let function = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
-        if outcome.source != Source::Operator || !waiting.contains(&function) {
+        // A repair of the bounds is an operator's too.
+        if outcome.source != Source::Operator || outcome.agent.as_str() != "restore" || !waiting.contains(&function) {
             continue;
         }
         match outcome.effect {

@@ -91,7 +91,9 @@ impl StateDir {
     pub fn known_passwords(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let path = self.join(CREDENTIALS);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{}: delete it to have new credentials made", path.display())),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).with_context(|| format!("{}: delete it to have new credentials made", path.display()))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(error).with_context(|| path.display().to_string()),
         }
@@ -117,9 +119,20 @@ impl StateDir {
     /// Addresses of the system that is up here.
     pub fn addresses(&self) -> anyhow::Result<Addresses> {
         let path = self.join("addresses.json");
-        let bytes = fs::read(&path).with_context(|| format!("no system is up in {}; start one with `qscale up`, or name one with --nats", self.0.display()))?;
+        let bytes = fs::read(&path)
+            .with_context(|| format!("no system is up in {}; start one with `qscale up`, or name one with --nats", self.0.display()))?;
         serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
     }
+}
+
+/// The nats-server: named by `NATS_SERVER_BIN`, brought by `make tools`, or on the PATH.
+pub fn find_nats_server() -> Option<PathBuf> {
+    let named = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from);
+    let own = std::env::current_exe().unwrap_or_default();
+    let brought = own.ancestors().map(|folder| folder.join(".tools/nats/bin/nats-server"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join("nats-server")).collect();
+    named.into_iter().chain(brought).chain(on_path).find(|candidate| candidate.is_file())
 }
 
 /// Writes a file that only its owner may read, whole or not at all.
@@ -127,7 +140,13 @@ pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().context("a file within the state folder has a parent")?;
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let temporary = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).with_context(|| temporary.display().to_string())?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(|| temporary.display().to_string())?;
     file.write_all(content).with_context(|| temporary.display().to_string())?;
     fs::rename(&temporary, path).with_context(|| path.display().to_string())
 }
@@ -139,8 +158,13 @@ fn new_password() -> String {
 }
 
 impl Locate {
-    /// The state folder.
+    /// The state folder of a system that is, or was, up.
     pub fn state(&self) -> anyhow::Result<StateDir> {
+        anyhow::ensure!(
+            self.state_dir.is_dir(),
+            "no system is up in {}; start one with `qscale up`, or name one with --nats",
+            self.state_dir.display()
+        );
         StateDir::new(&self.state_dir)
     }
 

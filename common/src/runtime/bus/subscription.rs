@@ -9,6 +9,7 @@ use async_nats::Subscriber;
 use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::Counts;
 use crate::contract::{DecodeError, Message, TraceParent, decode};
@@ -33,6 +34,7 @@ pub struct Received<M> {
 pub struct Subscription<M> {
     queue: Arc<Queue<M>>,
     reader: JoinHandle<()>,
+    closing: CancellationToken,
     message: PhantomData<M>,
 }
 
@@ -45,11 +47,17 @@ struct Queue<M> {
 impl<M: Message + Send + 'static> Subscription<M> {
     pub(super) fn start(subscriber: Subscriber, counts: Counts) -> Self {
         let queue = Arc::new(Queue { waiting: Mutex::new((VecDeque::new(), false)), changed: Notify::new() });
-        let reader = tokio::spawn(read(subscriber, Arc::clone(&queue), counts));
-        Self { queue, reader, message: PhantomData }
+        let closing = CancellationToken::new();
+        let reader = tokio::spawn(read(subscriber, Arc::clone(&queue), counts, closing.clone()));
+        Self { queue, reader, closing, message: PhantomData }
     }
 
-    /// The next message; `None` once the connection was closed for good.
+    /// Asks for no more messages. Those that the server has sent already are still delivered; then [`Subscription::next`] gives `None`.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// The next message; `None` once the subscription or the connection was closed for good.
     pub async fn next(&mut self) -> Option<Received<M>> {
         loop {
             let changed = self.queue.changed.notified();
@@ -78,12 +86,26 @@ impl<M> Drop for Subscription<M> {
     }
 }
 
-async fn read<M: Message + Send + 'static>(mut subscriber: Subscriber, queue: Arc<Queue<M>>, counts: Counts) {
+async fn read<M: Message + Send + 'static>(mut subscriber: Subscriber, queue: Arc<Queue<M>>, counts: Counts, closing: CancellationToken) {
     let mut complaints = Complaints::default();
-    while let Some(raw) = subscriber.next().await {
+    let mut open = true;
+    loop {
+        let raw = tokio::select! {
+            raw = subscriber.next() => raw,
+            () = closing.cancelled(), if open => {
+                open = false;
+                // Where there is no connection nothing more comes anyway.
+                if subscriber.drain().await.is_ok() {
+                    continue;
+                }
+                None
+            }
+        };
+        let Some(raw) = raw else { break };
         match decode::<M>(&raw.subject, &raw.payload) {
             Ok(message) => {
-                let trace = raw.headers.as_ref().and_then(|headers| headers.get("traceparent")).and_then(|value| value.as_str().parse().ok());
+                let trace =
+                    raw.headers.as_ref().and_then(|headers| headers.get("traceparent")).and_then(|value| value.as_str().parse().ok());
                 let dropped = queue.push(Received { message, trace });
                 counts.add(M::TYPE, "received", 1);
                 if dropped {

@@ -27,7 +27,7 @@ pub async fn nats_program(report: &mut Report, elsewhere: bool) {
     if let Some(named) = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from).filter(|named| !named.is_file()) {
         report.notice(CHECK, format!("NATS_SERVER_BIN = {} is no file", named.display()), "name an existing program, or unset it");
     }
-    let Some(program) = find_server() else {
+    let Some(program) = crate::system::find_nats_server() else {
         return if elsewhere {
             report.notice(CHECK, "none on this machine; the server named by --nats is used", GET_SERVER);
         } else {
@@ -48,16 +48,6 @@ pub async fn nats_program(report: &mut Report, elsewhere: bool) {
         }
         None => report.wrong(CHECK, format!("{} does not say its version", program.display()), GET_SERVER),
     }
-}
-
-/// Where `qscale up` looks: named, brought by the set-up, on the PATH.
-fn find_server() -> Option<PathBuf> {
-    let named = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from);
-    let own = std::env::current_exe().unwrap_or_default();
-    let brought: Vec<PathBuf> = own.ancestors().map(|folder| folder.join(".tools/nats/bin/nats-server")).collect();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path: Vec<PathBuf> = std::env::split_paths(&path).map(|folder| folder.join("nats-server")).collect();
-    named.into_iter().chain(brought).chain(on_path).find(|candidate| candidate.is_file())
 }
 
 async fn version(program: &Path) -> Option<(u64, u64, u64)> {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use super::supervisor::{Service, Statuses, Supervisor};
 use super::{UpArgs, beside, say};
-use crate::system::{Addresses, Locate, StateDir, write_private};
+use crate::system::{Addresses, Locate, StateDir, find_nats_server, write_private};
 
 /// What the load generator is called.
 pub const LOAD: &str = "loadgen";
@@ -86,7 +86,15 @@ impl Plan {
         let mut agents: Vec<Name> = functions.iter().map(|function| function.agent.clone()).collect();
         agents.sort();
         agents.dedup();
-        let state = locate.state()?;
+        if let Some(unknown) = agents.iter().find(|agent| !qscale_policies::NAMES.contains(&agent.as_str())) {
+            let known = qscale_policies::NAMES.join(", ");
+            anyhow::bail!(
+                "no agent `{unknown}` comes with the system, those that do are {known}; for one of your own start with one of these, then \
+                 `qscale agent add {unknown}` and `qscale policy set {} agent={unknown}`",
+                spec.name
+            );
+        }
+        let state = StateDir::new(&locate.state_dir)?;
         let (protocol, inputs) = request_form(&spec, arguments);
         let load = pattern.map(|pattern| LoadPlan {
             pattern: pattern.to_string(),
@@ -212,7 +220,7 @@ impl Running {
     }
 
     async fn start_nats(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
-        let program = nats_program()?;
+        let program = find_nats_server().context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")?;
         let passwords = self.state.passwords(&plan.agents)?;
         let authorization = accounts::authorization(&passwords).context("credentials.json")?;
         write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
@@ -391,19 +399,6 @@ fn address(usual: Option<u16>) -> anyhow::Result<SocketAddr> {
     let bind = |port| TcpListener::bind(("127.0.0.1", port));
     let listener = usual.map_or_else(|| bind(0), |port| bind(port).or_else(|_| bind(0))).context("no port on 127.0.0.1 is free")?;
     listener.local_addr().context("the address of a socket")
-}
-
-/// The nats-server: named by `NATS_SERVER_BIN`, brought by `make tools`, or on the PATH.
-pub fn nats_program() -> anyhow::Result<PathBuf> {
-    let named = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from);
-    let own = std::env::current_exe().context("the path of this program")?;
-    let brought = own.ancestors().map(|folder| folder.join(".tools/nats/bin/nats-server"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join("nats-server")).collect();
-    let mut candidates = named.into_iter().chain(brought).chain(on_path);
-    candidates
-        .find(|candidate| candidate.is_file())
-        .context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")
 }
 
 /// Waits until `condition` holds.

@@ -23,6 +23,9 @@ use super::supervisor::{Status, Statuses};
 const SHORTEST_LOOK_BACK: Duration = Duration::from_secs(30);
 const LONGEST_LOOK_BACK: Duration = Duration::from_secs(300);
 
+/// A line of a plot: its name, its colour, and its values over time.
+type Series<'a> = (&'a str, Color, &'a VecDeque<(Timestamp, f64)>);
+
 /// A terminal that is drawn on, or nothing where there is none.
 pub struct View {
     terminal: Option<Terminal<CrosstermBackend<Stderr>>>,
@@ -135,7 +138,7 @@ fn draw_function(frame: &mut ratatui::Frame, area: Rect, function: &FunctionId, 
         return;
     };
     frame.render_widget(Paragraph::new(describe(entry)).block(block), text);
-    let plot = |frame: &mut ratatui::Frame, area, title: &str, series: &[(&str, Color, &VecDeque<(Timestamp, f64)>)]| {
+    let plot = |frame: &mut ratatui::Frame, area, title: &str, series: &[Series<'_>]| {
         frame.render_widget_chart(area, title, series, now);
     };
     plot(frame, rate, "requests a second", &[("offered", Color::DarkGray, &entry.offered), ("answered", Color::Green, &entry.achieved)]);
@@ -171,11 +174,11 @@ pub fn describe(entry: &Entry) -> Vec<Line<'static>> {
 }
 
 trait ChartFrame {
-    fn render_widget_chart(&mut self, area: Rect, title: &str, series: &[(&str, Color, &VecDeque<(Timestamp, f64)>)], now: Timestamp);
+    fn render_widget_chart(&mut self, area: Rect, title: &str, series: &[Series<'_>], now: Timestamp);
 }
 
 impl ChartFrame for ratatui::Frame<'_> {
-    fn render_widget_chart(&mut self, area: Rect, title: &str, series: &[(&str, Color, &VecDeque<(Timestamp, f64)>)], now: Timestamp) {
+    fn render_widget_chart(&mut self, area: Rect, title: &str, series: &[Series<'_>], now: Timestamp) {
         let oldest = series.iter().filter_map(|(_, _, values)| Some(now.since(values.front()?.0))).max().unwrap_or_default();
         let look_back = oldest.clamp(SHORTEST_LOOK_BACK, LONGEST_LOOK_BACK);
         let since = now.minus(look_back);
