@@ -14,7 +14,7 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::health::Health;
 use qscale_common::time::{Tick, TickLength};
 use qscale_common::units::{Allocation, Replicas};
-use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually_async, process};
+use qscale_tests::{Folder, NatsServer, PATIENCE, Program, process};
 use serde_json::json;
 
 const ROUNDS: usize = 300;
@@ -36,7 +36,7 @@ async fn main() {
     let actuator = json!({ "nats": nats, "health": "127.0.0.1:0", "platform": unused_platform, "reconcile": "1h" });
     let _actuator = start(&folder, "qscale-actuator", &actuator);
 
-    let mut bench = Bench { bus, outcomes_seen: 0, tick: 1 };
+    let mut bench = Bench { bus, tick: 1 };
     bench.warm_up(&functions[..1], &mut outcomes).await;
     let mut single = Vec::new();
     for _ in 0..ROUNDS {
@@ -73,21 +73,16 @@ async fn write_policies(bus: &Bus, functions: &[FunctionId]) {
 
 struct Bench {
     bus: Bus,
-    outcomes_seen: usize,
     tick: u64,
 }
 
 impl Bench {
     /// Sends ticks until each function's Outcome comes: agent and actuator are connected, one leads, and all policies are read.
     async fn warm_up(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) {
-        let bench = std::cell::RefCell::new((self, outcomes));
-        eventually_async("the loop to turn", async || {
-            let mut guard = bench.borrow_mut();
-            let (bench, outcomes) = &mut *guard;
-            let answered = bench.attempt(functions, outcomes, Duration::from_secs(2)).await;
-            (answered.len() == functions.len()).then_some(())
-        })
-        .await;
+        let began = clock::instant();
+        while self.attempt(functions, outcomes, Duration::from_secs(2)).await.len() < functions.len() {
+            assert!(began.elapsed() < PATIENCE, "the loop does not turn");
+        }
     }
 
     async fn round(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) -> Vec<Duration> {
@@ -109,7 +104,6 @@ impl Bench {
             while latencies.len() < functions.len() {
                 let Some(received) = outcomes.next().await else { return };
                 let outcome = received.message;
-                self.outcomes_seen += 1;
                 if outcome.tick.0 == self.tick
                     && let Some(at) = sent.remove(&FunctionId::new(outcome.namespace, outcome.function))
                 {
