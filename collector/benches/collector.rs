@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use qscale_collector::config::{Partition, SourceConfig};
+use qscale_collector::config::SourceConfig;
 use qscale_collector::exposition::{Labels, Samples};
 use qscale_collector::observer::{Observer, Sourced};
 use qscale_collector::reading::Reader;
 use qscale_common::contract::{Message, TraceParent};
 use qscale_common::name::{FunctionId, Name};
+use qscale_common::partition::Partition;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::scrape::LATENCY_BOUNDS_MS;
 use qscale_common::time::Timestamp;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 
 use anyhow::Context as _;
 use http::Uri;
-use qscale_common::name::{FunctionId, Name};
+use qscale_common::name::Name;
+use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
@@ -60,7 +60,7 @@ impl CollectorConfig {
         if let Some(interval) = self.scrape_interval {
             within("scrape_interval", interval, Span::millis(100), Span::seconds(3600))?;
         }
-        self.partition.check()?;
+        self.partition.check().map_err(anyhow::Error::msg)?;
         let mut sources = self.sources.clone();
         if sources.is_empty() {
             sources.insert(Name::new("local").context("the default source")?, SourceConfig::default());
@@ -86,39 +86,6 @@ impl CollectorConfig {
 fn within(key: &str, value: Span, least: Span, most: Span) -> anyhow::Result<()> {
     anyhow::ensure!((least..=most).contains(&value), "{key} = {value}, must be {least} to {most}");
     Ok(())
-}
-
-/// Which part of all functions a collector observes. Collectors of one `count` and every `index` below it share all functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Partition {
-    /// This collector's part, from 0.
-    pub index: u32,
-    /// Number of parts.
-    pub count: NonZeroU32,
-}
-
-impl Default for Partition {
-    fn default() -> Self {
-        Self { index: 0, count: NonZeroU32::MIN }
-    }
-}
-
-impl Partition {
-    /// Whether `function` belongs to this part: by FNV-1a over its name, which is the same on every machine and in every version.
-    #[must_use]
-    pub fn contains(&self, function: &FunctionId) -> bool {
-        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-        const PRIME: u64 = 0x0000_0100_0000_01b3;
-        let hash = function.tokens().bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-        hash % u64::from(self.count.get()) == u64::from(self.index)
-    }
-
-    fn check(&self) -> anyhow::Result<()> {
-        let Self { index, count } = self;
-        anyhow::ensure!(*index < count.get(), "partition.index = {index}, must be below partition.count = {count}");
-        Ok(())
-    }
 }
 
 /// An endpoint that shows metrics in Prometheus' text format.
@@ -288,26 +255,4 @@ mod tests {
         let sources = CollectorConfig::default().checked_sources().expect("valid");
         assert_eq!(sources.keys().map(Name::as_str).collect::<Vec<_>>(), ["local"]);
     }
-
-    #[test]
-    fn parts_share_all_functions_and_overlap_in_none() {
-        let count = NonZeroU32::new(7).expect("not zero");
-        for number in 0..500 {
-            let function: FunctionId = format!("prod/f-{number}").parse().expect("valid");
-            let parts = (0..7).filter(|&index| Partition { index, count }.contains(&function)).count();
-            assert_eq!(parts, 1, "{function}");
-        }
-    }
-
-    #[test]
-    fn a_function_stays_in_its_part_for_ever() {
-        let part = |name: &str| {
-            let function = name.parse().expect("valid");
-            (0..16).find(|&index| Partition { index, count: NonZeroU32::new(16).expect("not zero") }.contains(&function))
-        };
-        // FNV-1a 64 of `default.fibonacci`, computed by another implementation, modulo 16.
-        assert_eq!(part("default/fibonacci"), Some(FIBONACCI_PART));
-    }
-
-    const FIBONACCI_PART: u32 = 4;
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use qscale_common::contract::{Decider, Effect, Epoch, Headroom, Moment, Outcome, Reward, Source, State, TraceParent};
 use qscale_common::name::Name;
+use qscale_common::partition::Partition;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::reward::{self, Judged};
 use qscale_common::scrape::{FunctionScrape, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::window::{Windows, assemble};
 
-use crate::config::Partition;
 use crate::reading::Reading;
 
 /// A clock that was set back by no more than this many ticks is waited for; beyond it a new epoch begins, for a function that is not observed for longer

@@ -7,6 +7,7 @@ pub mod control;
 pub mod document;
 pub mod guard;
 pub mod name;
+pub mod partition;
 pub mod platform;
 pub mod policy;
 pub mod reward;
