@@ -57,32 +57,55 @@ pub fn nanos(duration: Duration) -> u64 {
 /// How the kernel schedules the pacing threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
+    /// By deadlines: before every other class, for a share of each period.
+    Deadline,
     /// Before every ordinary thread, with this priority.
     Fifo(i32),
-    /// Among the ordinary threads: the real-time class was refused with this error number.
+    /// Among the ordinary threads: the real-time classes were refused with this error number.
     Other(i32),
     /// Among the ordinary threads, as was asked for.
     Ordinary,
 }
 
+/// What a pacing thread may have of each [`PERIOD`]; the kernel gives away at most 95 % of a processor, so it is one thread for each.
+const RUNTIME: Duration = Duration::from_micros(900);
+
+/// Short, so that a thread that has used up its share does not wait long for the next.
+const PERIOD: Duration = Duration::from_millis(1);
+
+/// Low among the real-time priorities: below threads of the kernel that serve interrupts.
+const PRIORITY: i32 = 10;
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Class::Deadline => write!(f, "SCHED_DEADLINE ({RUNTIME:?} in every {PERIOD:?}, and what others leave)"),
             Class::Fifo(priority) => write!(f, "SCHED_FIFO priority {priority}"),
-            Class::Other(error) => write!(f, "SCHED_OTHER (SCHED_FIFO refused: {})", io::Error::from_raw_os_error(*error)),
+            Class::Other(error) => write!(f, "SCHED_OTHER (real-time refused: {})", io::Error::from_raw_os_error(*error)),
             Class::Ordinary => f.write_str("SCHED_OTHER"),
         }
     }
 }
 
-/// Asks for the real-time class for the calling thread, not for threads that it starts.
+/// Asks for a real-time class for the calling thread, not for threads that it starts.
+///
+/// Deadlines come first: since Linux 6.12 the kernel lets ordinary threads that wait run for up to 50 ms before those of SCHED_FIFO,
+/// which on a busy machine shows as sends that are tens of milliseconds late.
 pub fn raise() -> Class {
-    // Low among the real-time priorities: below threads of the kernel that serve interrupts.
-    const PRIORITY: i32 = 10;
-    // SAFETY: both calls read only the memory they are given, which outlives them; 0 names the calling thread.
+    // SAFETY: the calls read only the memory they are given, which outlives them; 0 names the calling thread.
     unsafe {
-        // Where the class is refused, the kernel may otherwise gather our wake-ups within 50 us.
+        // Where the classes are refused, the kernel may otherwise gather our wake-ups within 50 us.
         libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0);
+        let mut attributes: libc::sched_attr = std::mem::zeroed();
+        attributes.size = size_of::<libc::sched_attr>() as u32;
+        attributes.sched_policy = libc::SCHED_DEADLINE as u32;
+        attributes.sched_flags = (libc::SCHED_FLAG_RESET_ON_FORK | libc::SCHED_FLAG_RECLAIM) as u64;
+        attributes.sched_runtime = nanos(RUNTIME);
+        attributes.sched_deadline = nanos(PERIOD);
+        attributes.sched_period = nanos(PERIOD);
+        if libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) == 0 {
+            return Class::Deadline;
+        }
         let parameters = libc::sched_param { sched_priority: PRIORITY };
         if libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) == 0 {
             return Class::Fifo(PRIORITY);
