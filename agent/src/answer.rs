@@ -1,9 +1,11 @@
 //! From a State to what is answered. Owns expiry and what a hold becomes; does no I/O.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
-use qscale_common::contract::{Action, Choice, State, Version};
-use qscale_common::name::Name;
+use qscale_common::contract::{Action, Choice, Message as _, Moment, State, Version};
+use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use qscale_policies::{Decision, HoldReason, Memory, Policy};
@@ -19,7 +21,21 @@ pub struct Answerer {
     pub expires_after: NonZeroU32,
     model: String,
     policy: Box<dyn Policy>,
+    /// What a rule with memory knows of each function; empty for one without.
+    memories: HashMap<FunctionId, Recollection>,
 }
+
+/// What is remembered of one function.
+#[derive(Debug)]
+struct Recollection {
+    memory: Memory,
+    /// The State that it was last shown.
+    last: Moment,
+    at: Timestamp,
+}
+
+/// A function of which nothing was heard for so long is forgotten, whatever its rule would still remember.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What is answered to a State.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +61,7 @@ impl Answerer {
     /// Answers as `instance` of `agent` by `policy`.
     #[must_use]
     pub fn new(agent: Name, instance: String, expires_after: NonZeroU32, policy: Box<dyn Policy>) -> Self {
-        Self { agent, instance, expires_after, model: cut(policy.model()), policy }
+        Self { agent, instance, expires_after, model: cut(policy.model()), policy, memories: HashMap::new() }
     }
 
     /// Which version of which rule answers.
@@ -54,14 +70,45 @@ impl Answerer {
         &self.model
     }
 
+    /// How far back a State may still matter; `None` for a rule without memory.
+    #[must_use]
+    pub fn remembers(&self) -> Option<Duration> {
+        self.policy.remembers()
+    }
+
+    /// Lets a rule with memory see a State of the past, without an answer.
+    pub fn recall(&mut self, state: &State, rng: &mut dyn Rng) {
+        self.decide(state, state.observed_at_ms, rng);
+    }
+
+    /// Forgets functions of which nothing was heard for a day.
+    pub fn forget(&mut self, now: Timestamp) {
+        self.memories.retain(|_, recollection| now.since(recollection.at) < FORGET_AFTER);
+    }
+
+    fn decide(&mut self, state: &State, now: Timestamp, rng: &mut dyn Rng) -> Decision {
+        if self.policy.remembers().is_none() {
+            return self.policy.decide(state, &mut Memory::None, now, rng);
+        }
+        let fresh = || Recollection { memory: Memory::default(), last: state.moment(), at: now };
+        let recollection = self.memories.entry(state.function()).or_insert_with(fresh);
+        (recollection.last, recollection.at) = (state.moment(), now);
+        self.policy.decide(state, &mut recollection.memory, now, rng)
+    }
+
+    /// Whether the rule's memory holds `state` already, as after a start, when the stream and the subscription both brought it.
+    fn was_seen(&self, state: &State) -> bool {
+        self.memories.get(&state.function()).is_some_and(|recollection| recollection.last >= state.moment())
+    }
+
     /// What is answered to `state` at `now`.
     #[must_use]
-    pub fn answer(&self, state: &State, now: Timestamp, rng: &mut dyn Rng) -> Answer {
+    pub fn answer(&mut self, state: &State, now: Timestamp, rng: &mut dyn Rng) -> Answer {
         let expires = self.expires(state);
-        if now > expires {
+        if now > expires || self.was_seen(state) {
             return Answer::Late;
         }
-        match self.policy.decide(state, &mut Memory::None, now, rng) {
+        match self.decide(state, now, rng) {
             Decision::Want { allocation, reason, choices } => {
                 Answer::Act(Box::new(self.action(state, allocation, reason, choices, now, expires)), Verdict::Want)
             }

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use anyhow::anyhow;
 use qscale_common::contract::Action;
 use qscale_common::name::Name;
+use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_policies::{Policy, PolicyError};
@@ -26,6 +27,8 @@ pub struct AgentConfig {
     /// Name of this instance among those of the agent; absent: host and process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
+    /// Which part of all functions this instance answers for, where the rule has a memory. Without memory the instances share States as they come.
+    pub partition: Partition,
     /// Ticks after which an Action is void, counted from when its State was observed, at least 1.
     pub expires_after: NonZeroU32,
     /// Address of health and metrics; port 0 takes any.
@@ -45,6 +48,7 @@ impl Default for AgentConfig {
             policy: None,
             params: Map::new(),
             instance: None,
+            partition: Partition::default(),
             expires_after: TWO,
             health: SocketAddr::from(([127, 0, 0, 1], 8712)),
             nats: BusConfig::default(),
@@ -57,7 +61,7 @@ impl AgentConfig {
     /// The rule that the configuration names.
     ///
     /// # Errors
-    /// When there is no such rule, or it does not know a parameter.
+    /// When there is no such rule, it does not know a parameter, or the partition makes no sense.
     pub fn policy(&self) -> anyhow::Result<Box<dyn Policy>> {
         let name = self.policy.as_deref().unwrap_or(self.agent.as_str());
         let made = qscale_policies::by_name(name, &Value::Object(self.params.clone()));

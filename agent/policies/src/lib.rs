@@ -3,14 +3,20 @@
 //! A policy proposes and never enforces: it keeps to the bounds that the State tells so as not to ask in vain, but the guard in the actuator has the last word.
 
 mod fixed;
+pub mod hpa;
+pub mod kpa;
 mod registry;
+mod seen;
 pub mod threshold;
 
 pub use fixed::Fixed;
+pub use hpa::Hpa;
+pub use kpa::Kpa;
 pub use registry::{NAMES, PolicyError, by_name};
 pub use threshold::Threshold;
 
 use std::fmt;
+use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::Timestamp;
@@ -26,6 +32,11 @@ pub trait Policy: Send + Sync {
     /// Which version of the rule this is, with what it was told to heed: at most [`qscale_common::contract::Action::MAX_TEXT`] bytes.
     fn model(&self) -> String;
 
+    /// How far back a State may still matter to a decision, where the rule remembers anything: a service that starts reads so much of the stream.
+    fn remembers(&self) -> Option<Duration> {
+        None
+    }
+
     /// What the function that `state` speaks of should be given. Whatever the rule must remember between two States of one function lies in `memory`.
     /// The same arguments give the same decision.
     fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision;
@@ -39,7 +50,25 @@ pub enum Memory {
     /// Nothing: the State says all.
     #[default]
     None,
+    /// Of `hpa` and `hpa-behavior`.
+    Hpa(Box<hpa::HpaMemory>),
+    /// Of `kpa`.
+    Kpa(Box<kpa::KpaMemory>),
 }
+
+/// The rule's own variant of the memory; a new one where it is another rule's.
+macro_rules! recall {
+    ($memory:expr, $variant:ident) => {{
+        if !matches!($memory, $crate::Memory::$variant(_)) {
+            *$memory = $crate::Memory::$variant(Default::default());
+        }
+        match $memory {
+            $crate::Memory::$variant(own) => own,
+            _ => unreachable!("the variant was set just before"),
+        }
+    }};
+}
+pub(crate) use recall;
 
 /// What a policy says to a State.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,11 +122,13 @@ pub enum HoldReason {
     NoAllocation,
     /// Not known: the State lacks a measurement that the policy decides by.
     NoMeasurement,
+    /// Nothing was judged: the rule has a tick of its own, and this State comes between two of them.
+    NotDue,
 }
 
 impl HoldReason {
     /// Every reason, in a fixed order.
-    pub const ALL: [HoldReason; 4] = [Self::NothingToDo, Self::NotAllowed, Self::NoAllocation, Self::NoMeasurement];
+    pub const ALL: [HoldReason; 5] = [Self::NothingToDo, Self::NotAllowed, Self::NoAllocation, Self::NoMeasurement, Self::NotDue];
 
     /// A word for counting.
     #[must_use]
@@ -107,6 +138,7 @@ impl HoldReason {
             Self::NotAllowed => "not_allowed",
             Self::NoAllocation => "no_allocation",
             Self::NoMeasurement => "no_measurement",
+            Self::NotDue => "not_due",
         }
     }
 }
@@ -117,5 +149,7 @@ impl fmt::Display for HoldReason {
     }
 }
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod sample;

@@ -81,7 +81,8 @@ impl Account {
                 rights.publish.push(subject::all_of_agent(agent));
                 rights.subscribe.push(format!("{} {}", subject::all(EventType::State), subject::agent_group(agent)));
                 rights.reads(EventType::State).reads(EventType::Reward).reads(EventType::Outcome).reads_bucket(subject::POLICY_BUCKET);
-                rights.reads_store(subject::MODEL_STORE);
+                // An agent with memory rebuilds it from the States of the last hours.
+                rights.reads_stream(subject::LIVE_STREAM).reads_store(subject::MODEL_STORE);
             }
             Self::Actuator => {
                 rights.publishes(EventType::Outcome).reads(EventType::State).reads(EventType::Action);

@@ -1,6 +1,7 @@
 //! The bus: typed messages and watched buckets over NATS. Owns delivery; must not know what a message means.
 
 mod bucket;
+mod recall;
 mod subscription;
 
 use std::future::IntoFuture;
