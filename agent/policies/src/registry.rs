@@ -6,10 +6,10 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::threshold::{Mode, Threshold};
-use crate::{Fixed, Policy};
+use crate::{Fixed, Hpa, Kpa, Policy};
 
 /// Every name that [`by_name`] knows.
-pub const NAMES: [&str; 4] = ["threshold", "threshold-vertical", "threshold-both", "static"];
+pub const NAMES: [&str; 7] = ["threshold", "threshold-vertical", "threshold-both", "static", "hpa", "hpa-behavior", "kpa"];
 
 /// Why there is no such policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -44,9 +44,27 @@ pub fn by_name(name: &str, params: &Value) -> Result<Box<dyn Policy>, PolicyErro
         "threshold" => threshold(Mode::Horizontal),
         "threshold-vertical" => threshold(Mode::Vertical),
         "threshold-both" => threshold(Mode::Both),
+        "hpa" => checked(name, params, Hpa::check),
+        "hpa-behavior" => {
+            let mut policy: Hpa = read(name, params)?;
+            policy.behavior.get_or_insert_default();
+            policy.check().map_err(|reason| refused(name, reason))?;
+            Ok(Box::new(policy))
+        }
+        "kpa" => checked(name, params, Kpa::check),
         "static" => Ok(Box::new(read::<Fixed>(name, params)?)),
         _ => Err(PolicyError::Unknown { name: name.chars().take(100).collect() }),
     }
+}
+
+/// A policy that is told `params` and refuses what its `check` refuses.
+fn checked<T>(policy: &str, params: &Value, check: fn(&T) -> Result<(), String>) -> Result<Box<dyn Policy>, PolicyError>
+where
+    T: DeserializeOwned + Default + Policy + 'static,
+{
+    let made: T = read(policy, params)?;
+    check(&made).map_err(|reason| refused(policy, reason))?;
+    Ok(Box::new(made))
 }
 
 fn read<T: DeserializeOwned + Default>(policy: &str, params: &Value) -> Result<T, PolicyError> {
@@ -83,10 +101,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused_with_the_known_ones() {
-        assert_eq!(
-            refusal("treshold", &Value::Null),
-            "policy = `treshold`, must be one of threshold, threshold-vertical, threshold-both, static"
-        );
+        assert_eq!(refusal("treshold", &Value::Null), format!("policy = `treshold`, must be one of {}", NAMES.join(", ")));
     }
 
     #[test]

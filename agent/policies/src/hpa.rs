@@ -1,0 +1,331 @@
+//! The policy `hpa`: Kubernetes' Horizontal Pod Autoscaler v2. Owns what it sees of a State; the arithmetic is in [`replica_calculator`] and [`behavior`].
+//!
+//! Deviations from the original, for want of what a State does not tell:
+//! - it knows pods by their counts: all that report use the mean, and a ready one has started long ago;
+//! - a replica requests what it may use at most;
+//! - an event of scaling is what was asked for, whether or not the guard let it through.
+
+pub mod behavior;
+pub mod replica_calculator;
+
+use std::time::Duration;
+
+use qscale_common::contract::{ReplicaCounts, State};
+use qscale_common::time::{Span, Timestamp};
+use qscale_common::units::{Allocation, Replicas};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::seen::{self, Cadence, Meter, ranged, spanned};
+use crate::{Decision, HoldReason, Memory, Policy, recall};
+use behavior::{Behavior, History, Limits};
+use replica_calculator::{Calculator, CalculatorError, Kind, Phase, Pod, PodMetric, Proposal, Ready, Tolerance};
+
+/// The HPA and its parameters. Without any target it heeds 80 % of the CPU requested, as the API fills in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hpa {
+    /// CPU in use, percent of what is requested, 1 to 1000.
+    pub cpu_utilization: Option<u32>,
+    /// Memory in use, percent of what is requested, 1 to 1000.
+    pub memory_utilization: Option<u32>,
+    /// Requests in flight at one replica, 0.001 to 1e6: a metric of pods.
+    pub concurrency: Option<f64>,
+    /// Requests a second for one replica, 0.001 to 1e6: an external metric by its average value.
+    pub rate_rps: Option<f64>,
+    /// How far the ratio of use to target may lie from 1 without an answer, 0 to 1.
+    pub tolerance: f64,
+    /// The highest recommendation of this long counts where there is no `behavior`, at most 1 h.
+    pub downscale_stabilization: Span,
+    /// Limits of rate and windows in either direction; the rules from before there was such a field where absent.
+    pub behavior: Option<Behavior>,
+    /// Whether it may scale to zero, by an external metric only.
+    pub scale_to_zero: bool,
+    /// How often it decides, 1 s to 1 h.
+    pub sync_period: Span,
+    /// Over how long a metric is averaged before it can be seen, 1 s to 1 h.
+    pub metrics_resolution: Span,
+}
+
+/// What an HPA remembers of one function.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HpaMemory {
+    cadence: Cadence,
+    meters: [Meter; 4],
+    history: History,
+    scaled_to_zero: bool,
+}
+
+impl Default for Hpa {
+    /// What kube-controller-manager, the API and metrics-server's manifests set.
+    fn default() -> Self {
+        Self {
+            cpu_utilization: None,
+            memory_utilization: None,
+            concurrency: None,
+            rate_rps: None,
+            tolerance: 0.1,
+            downscale_stabilization: Span::seconds(300),
+            behavior: None,
+            scale_to_zero: false,
+            sync_period: Span::seconds(15),
+            metrics_resolution: Span::seconds(15),
+        }
+    }
+}
+
+/// One of the targets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Target {
+    Cpu(u32),
+    Memory(u32),
+    Concurrency(f64),
+    Rate(f64),
+}
+
+impl Target {
+    fn meter(self) -> usize {
+        match self {
+            Self::Cpu(_) => 0,
+            Self::Memory(_) => 1,
+            Self::Concurrency(_) => 2,
+            Self::Rate(_) => 3,
+        }
+    }
+}
+
+impl Policy for Hpa {
+    fn name(&self) -> &'static str {
+        if self.behavior.is_some() { "hpa-behavior" } else { "hpa" }
+    }
+
+    fn model(&self) -> String {
+        let targets: Vec<String> = self
+            .targets()
+            .map(|target| match target {
+                Target::Cpu(percent) => format!("cpu {percent}%"),
+                Target::Memory(percent) => format!("memory {percent}%"),
+                Target::Concurrency(value) => format!("concurrency {value}"),
+                Target::Rate(value) => format!("rate {value}"),
+            })
+            .collect();
+        format!("{}/2 {}", self.name(), targets.join(", "))
+    }
+
+    fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
+        let memory = recall!(memory, Hpa);
+        self.sync(state, memory)
+    }
+}
+
+impl Hpa {
+    /// Pods that are looked at at most; the original's clusters have not many more.
+    pub const MOST_PODS: u32 = 10_000;
+
+    /// Refuses parameters that the API or the controller would refuse.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn check(&self) -> Result<(), String> {
+        for (field, percent) in [("cpu_utilization", self.cpu_utilization), ("memory_utilization", self.memory_utilization)] {
+            percent.map_or(Ok(()), |percent| ranged(field, f64::from(percent), 1.0, 1000.0))?;
+        }
+        for (field, value) in [("concurrency", self.concurrency), ("rate_rps", self.rate_rps)] {
+            value.map_or(Ok(()), |value| ranged(field, value, 0.001, 1e6))?;
+        }
+        ranged("tolerance", self.tolerance, 0.0, 1.0)?;
+        spanned("downscale_stabilization", self.downscale_stabilization, Span::default(), Behavior::MAX_WINDOW)?;
+        spanned("sync_period", self.sync_period, Span::seconds(1), Span::seconds(3600))?;
+        spanned("metrics_resolution", self.metrics_resolution, Span::seconds(1), Span::seconds(3600))?;
+        if self.scale_to_zero && self.rate_rps.is_none() {
+            return Err("scale_to_zero = true, must be false without rate_rps: at zero there is no pod to measure".into());
+        }
+        self.behavior.as_ref().map_or(Ok(()), Behavior::check)
+    }
+
+    fn targets(&self) -> impl Iterator<Item = Target> {
+        let given = [
+            self.cpu_utilization.map(Target::Cpu),
+            self.memory_utilization.map(Target::Memory),
+            self.concurrency.map(Target::Concurrency),
+            self.rate_rps.map(Target::Rate),
+        ];
+        let none = given.iter().all(Option::is_none);
+        given.into_iter().flatten().chain(none.then_some(Target::Cpu(80)))
+    }
+
+    /// Takes `state` in and decides where a sync is due.
+    pub(crate) fn sync(&self, state: &State, memory: &mut HpaMemory) -> Decision {
+        let now = seen::instant(state);
+        // A sync sees what the pipeline had published before it; a tick that is longer than the pipeline's span is that old already.
+        let late = seen::tick_length(state) < self.metrics_resolution.0;
+        if !late {
+            self.meter(state, memory, now);
+        }
+        let decision =
+            if memory.cadence.due(now, self.sync_period) { self.reconcile(state, memory, now) } else { Cadence::hold(self.sync_period) };
+        if late {
+            self.meter(state, memory, now);
+        }
+        decision
+    }
+
+    fn meter(&self, state: &State, memory: &mut HpaMemory, now: Timestamp) {
+        let window = &state.windows.tick;
+        let values =
+            [window.cpu_millicores.map(|usage| usage.mean), window.memory_mib.map(|usage| usage.mean), window.concurrency, window.rate_rps];
+        for (meter, value) in memory.meters.iter_mut().zip(values) {
+            meter.add(now, seen::tick_length(state), value, self.metrics_resolution);
+        }
+    }
+
+    fn reconcile(&self, state: &State, memory: &mut HpaMemory, now: Timestamp) -> Decision {
+        let Some(in_force) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        };
+        let (current, limits) = (in_force.replicas.0, self.limits(state));
+        memory.history.begin(current, now);
+        if current > 0 {
+            memory.scaled_to_zero = false;
+        }
+        let asked = match self.gate(current, limits, memory.scaled_to_zero) {
+            Gate::Disabled => return Decision::hold(HoldReason::NothingToDo, "scaling is disabled since there are zero replicas"),
+            Gate::Bound(replicas) => Ok((replicas, format!("{current} replicas are outside {} to {}", limits.min, limits.max))),
+            Gate::Open => self.metrics(state, in_force, memory, now),
+        };
+        let (replicas, reason) = match asked {
+            Ok(asked) => asked,
+            Err(error) => return Decision::hold(HoldReason::NoMeasurement, error),
+        };
+        if let Some(behavior) = &self.behavior {
+            behavior.record(&mut memory.history, current, replicas, now);
+        }
+        memory.scaled_to_zero = self.scale_to_zero && replicas == 0;
+        seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+    }
+
+    /// The bounds as an HPA has them: at least one replica, unless it may scale to zero.
+    fn limits(&self, state: &State) -> Limits {
+        let range = state.bounds.replicas;
+        let min = range.min().0.max(u32::from(!self.scale_to_zero));
+        Limits { min, max: range.max().0.max(min) }
+    }
+
+    fn gate(&self, current: u32, limits: Limits, scaled_to_zero: bool) -> Gate {
+        match current {
+            0 if limits.min > 0 || !scaled_to_zero => Gate::Disabled,
+            _ if current > limits.max => Gate::Bound(limits.max),
+            _ if current < limits.min => Gate::Bound(limits.min),
+            _ => Gate::Open,
+        }
+    }
+
+    fn metrics(&self, state: &State, in_force: Allocation, memory: &mut HpaMemory, now: Timestamp) -> Result<(u32, String), String> {
+        let (current, limits) = (in_force.replicas.0, self.limits(state));
+        let counts = seen::counts(state).ok_or("the number of replicas is not known")?;
+        if [counts.ready.0, counts.pending.0, current].iter().any(|count| *count > Self::MOST_PODS) {
+            return Err(format!("there are more than {} replicas", Self::MOST_PODS));
+        }
+        let proposals: Vec<_> = self.targets().map(|target| self.propose(target, in_force, counts, memory, now)).collect();
+        let desired = combine(current, &proposals).map_err(|error| error.to_string())?;
+        let history = &mut memory.history;
+        let replicas = match &self.behavior {
+            None => behavior::normalize(history, current, desired, self.downscale_stabilization.0, limits, now),
+            Some(behavior) => behavior.normalize(history, current, desired, limits, now),
+        };
+        Ok((replicas, self.reason(&proposals, desired, replicas)))
+    }
+
+    fn propose(
+        &self,
+        target: Target,
+        in_force: Allocation,
+        counts: ReplicaCounts,
+        memory: &HpaMemory,
+        now: Timestamp,
+    ) -> Result<Proposal, CalculatorError> {
+        let reading = memory.meters[target.meter()].read(now, self.metrics_resolution);
+        let metric = |scale: f64| {
+            let reading = reading?;
+            Some(PodMetric { value: (reading.mean * scale).round() as i64, at: reading.at, window: self.metrics_resolution.0 })
+        };
+        let (calculator, current) = (self.calculator(), in_force.replicas.0);
+        match target {
+            Target::Cpu(percent) => {
+                let pods = pods(counts, metric(1.0), i64::from(in_force.cpu_millicores.0), now);
+                calculator.utilization(current, percent, Kind::Cpu, &pods, now)
+            }
+            Target::Memory(percent) => {
+                let pods = pods(counts, metric(1000.0), i64::from(in_force.memory_mib.0) * 1000, now);
+                calculator.utilization(current, percent, Kind::Other, &pods, now)
+            }
+            Target::Concurrency(value) => {
+                let pods = pods(counts, metric(1000.0), 0, now);
+                calculator.average(current, (value * 1000.0) as i64, Kind::Other, &pods, now)
+            }
+            Target::Rate(value) => {
+                let usage = metric(1000.0).ok_or(CalculatorError::NoMetrics)?.value;
+                Ok(calculator.average_value(counts.ready.0.saturating_add(counts.pending.0), usage, (value * 1000.0) as i64))
+            }
+        }
+    }
+
+    fn calculator(&self) -> Calculator {
+        let own = |rules: fn(&Behavior) -> &behavior::Rules| {
+            self.behavior.as_ref().and_then(|behavior| rules(behavior).tolerance).unwrap_or(self.tolerance)
+        };
+        let tolerance = Tolerance { up: own(|behavior| &behavior.scale_up), down: own(|behavior| &behavior.scale_down) };
+        Calculator { tolerance, ..Calculator::default() }
+    }
+
+    fn reason(&self, proposals: &[Result<Proposal, CalculatorError>], desired: u32, replicas: u32) -> String {
+        let measured = self.targets().zip(proposals).filter_map(|(target, proposal)| {
+            let measured = proposal.as_ref().ok()?.measured;
+            Some(match target {
+                Target::Cpu(percent) => format!("CPU {measured} % of {percent} %"),
+                Target::Memory(percent) => format!("memory {measured} % of {percent} %"),
+                Target::Concurrency(value) => format!("concurrency {} of {value}", measured as f64 / 1000.0),
+                Target::Rate(value) => format!("rate {} of {value} a replica", measured as f64 / 1000.0),
+            })
+        });
+        let measured: Vec<String> = measured.collect();
+        let held = if replicas == desired { String::new() } else { format!(", {replicas} by window and rate") };
+        format!("{} asks for {desired}{held}", measured.join(", "))
+    }
+}
+
+/// Whether the metrics are asked.
+enum Gate {
+    Disabled,
+    Bound(u32),
+    Open,
+}
+
+/// What several metrics ask for together: the highest that is known. Nothing where one is not known and the others ask for less than there is.
+///
+/// # Errors
+/// The first metric's that is not known, where nothing may be done.
+pub fn combine(current: u32, proposals: &[Result<Proposal, CalculatorError>]) -> Result<u32, CalculatorError> {
+    let error = proposals.iter().find_map(|proposal| proposal.err());
+    let most = proposals.iter().flatten().map(|proposal| proposal.replicas).max();
+    match (most, error) {
+        (None, error) => Err(error.unwrap_or(CalculatorError::NoMetrics)),
+        (Some(most), Some(error)) if most < current => Err(error),
+        (Some(most), _) => Ok(most),
+    }
+}
+
+/// Pods as their counts tell them: those that report use `metric` each.
+fn pods(counts: ReplicaCounts, metric: Option<PodMetric>, request: i64, now: Timestamp) -> Vec<Pod> {
+    const LONG_AGO: Duration = Duration::from_secs(24 * 3600);
+    let pod = |phase, is, metric| {
+        let since = now.minus(LONG_AGO);
+        Pod { phase, deleted: false, started: Some(since), ready: Some(Ready { is, since }), request: Some(request), metric }
+    };
+    let reporting = counts.reporting.0.min(counts.ready.0);
+    let ready = (0..counts.ready.0).map(|index| pod(Phase::Running, true, metric.filter(|_| index < reporting)));
+    ready.chain((0..counts.pending.0).map(|_| pod(Phase::Pending, false, None))).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+mod adapter;
+mod normalize;
+mod replica_calculator;

@@ -1,0 +1,111 @@
+use qscale_common::contract::{ReplicaCounts, Usage};
+use qscale_common::policy::Range;
+use qscale_common::time::Tick;
+
+use super::super::*;
+use crate::sample;
+
+/// A function of `replicas`, all ready and reporting `cpu` on average, at the `tick`th tick of 5 s.
+fn at(tick: u64, replicas: u32, cpu: Option<f64>) -> State {
+    let mut state = State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(tick), ..sample::state() };
+    state.observed_at_ms = Timestamp(tick * 5000 + 3);
+    state.bounds.replicas = Range::new(Replicas(1), Replicas(100)).expect("ordered");
+    state.windows.tick.cpu_millicores = cpu.map(|mean| Usage { mean, max: mean });
+    let all = Replicas(replicas);
+    state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+    state
+}
+
+/// What is in force after each tick, where whatever is wanted is given at once.
+fn run(policy: &Hpa, mut replicas: u32, cpu: impl IntoIterator<Item = Option<f64>>) -> Vec<u32> {
+    let mut memory = Memory::None;
+    let ticks = cpu.into_iter().zip(200_000_000..).map(|(cpu, tick)| {
+        let decision = policy.decide(&at(tick, replicas, cpu), &mut memory, Timestamp(0), &mut sample::rng());
+        replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
+        replicas
+    });
+    ticks.collect()
+}
+
+fn changes(replicas: &[u32]) -> Vec<(usize, u32)> {
+    let mut last = replicas[0];
+    let moved = replicas.iter().enumerate().filter(|(_, now)| std::mem::replace(&mut last, **now) != **now);
+    moved.map(|(tick, now)| (tick, *now)).collect()
+}
+
+#[test]
+fn decides_every_15_seconds_on_what_was_published_before() {
+    // 400m of 500m in use, each of 2: 80 % of 80 %. Then 500m: 100 %, so ceil(1.25 x 2) = 3.
+    let load = [vec![Some(400.0); 6], vec![Some(500.0); 12]].concat();
+    // The first span at 500m ends with tick 8, after which it asks for a quarter more each time.
+    assert_eq!(changes(&run(&Hpa::default(), 2, load)), [(9, 3), (12, 4), (15, 5)]);
+}
+
+#[test]
+fn without_behavior_goes_down_at_once_after_the_stabilization() {
+    let load = [vec![Some(400.0); 6], vec![Some(40.0); 90]].concat();
+    let replicas = run(&Hpa::default(), 10, load);
+    let first = changes(&replicas)[0];
+    assert_eq!(first.1, 1);
+    // The last recommendation of 10 was at tick 9 at the latest, and counts for 300 s.
+    assert!((60..=75).contains(&first.0), "{first:?}");
+}
+
+#[test]
+fn behavior_limits_the_way_up_to_double_or_four_in_15_seconds() {
+    let policy = Hpa { behavior: Some(Behavior::default()), ..Hpa::default() };
+    let replicas = run(&policy, 1, vec![Some(1500.0); 30]);
+    let steps: Vec<u32> = changes(&replicas).into_iter().map(|(_, replicas)| replicas).collect();
+    // At 300 % of 80 % the HPA asks for 3.75 times what there is.
+    assert_eq!(steps[..4], [4, 8, 16, 32]);
+}
+
+#[test]
+fn holds_where_cpu_is_not_measured() {
+    assert_eq!(changes(&run(&Hpa::default(), 5, vec![None; 40])), []);
+}
+
+#[test]
+fn goes_to_the_bounds_without_metrics() {
+    let mut state = at(200_000_000, 150, None);
+    let mut memory = Memory::None;
+    let decide = |state: &State, memory: &mut Memory| Hpa::default().decide(state, memory, Timestamp(0), &mut sample::rng());
+    assert_eq!(decide(&state, &mut memory).wanted().expect("down").replicas, Replicas(100));
+    state.bounds.replicas = Range::new(Replicas(200), Replicas(300)).expect("ordered");
+    assert_eq!(decide(&state, &mut Memory::None).wanted().expect("up").replicas, Replicas(200));
+}
+
+#[test]
+fn zero_replicas_disable_it() {
+    let decision = Hpa::default().decide(&at(200_000_000, 0, None), &mut Memory::None, Timestamp(0), &mut sample::rng());
+    assert!(matches!(decision, Decision::Hold { why: HoldReason::NothingToDo, .. }), "{decision:?}");
+}
+
+#[test]
+fn scales_to_zero_and_back_by_an_external_metric_only_where_told() {
+    let mut memory = Memory::None;
+    let policy = Hpa { rate_rps: Some(10.0), scale_to_zero: true, downscale_stabilization: Span::default(), ..Hpa::default() };
+    let (mut replicas, mut seen) = (2, Vec::new());
+    for tick in 0..40 {
+        let mut state = at(200_000_000 + tick, replicas, None);
+        state.bounds.replicas = Range::new(Replicas(0), Replicas(10)).expect("ordered");
+        state.windows.tick.rate_rps = Some(if (6..20).contains(&tick) { 0.0 } else { 20.0 });
+        let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+        replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
+        seen.push(replicas);
+    }
+    let steps: Vec<u32> = changes(&seen).into_iter().map(|(_, replicas)| replicas).collect();
+    // The load comes back within a span, of which the first reading sees a third.
+    assert_eq!(steps, [0, 1, 2]);
+}
+
+#[test]
+fn a_pending_replica_dampens_the_way_up() {
+    let mut state = at(200_000_009, 3, Some(750.0));
+    state.replicas = Some(ReplicaCounts { desired: Replicas(3), ready: Replicas(2), pending: Replicas(1), reporting: Replicas(2) });
+    let mut memory = HpaMemory::default();
+    memory.meters[0].add(seen::instant(&state), Duration::from_secs(15), Some(750.0), Span::seconds(15));
+    // 150 % of two pods is 100 % of three: ceil(1.25 x 3) = 4 rather than ceil(1.875 x 2) = 4 of ready pods alone.
+    let decision = Hpa::default().sync(&state, &mut memory);
+    assert_eq!(decision.wanted().expect("up").replicas, Replicas(4));
+}

@@ -1,0 +1,261 @@
+//! The policy `kpa`: Knative's pod autoscaler. Owns what it sees of a State; the arithmetic is in [`autoscaler`], [`bucketing`] and [`scaler`].
+//!
+//! Deviations from the original, for want of what a State does not tell:
+//! - each second of a tick has the tick's mean, and where a tick is longer than two seconds it decides once a tick;
+//! - the values are those of all pods, not of a sample; requests that queue before the pods are the activator's.
+
+pub mod autoscaler;
+pub mod bucketing;
+pub mod scaler;
+
+use std::time::Duration;
+
+use qscale_common::contract::State;
+use qscale_common::time::{Span, Timestamp, millis};
+use qscale_common::units::{Allocation, Replicas};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::seen::{self, Cadence, measured, ranged, spanned};
+use crate::{Decision, HoldReason, Memory, Policy, recall};
+use autoscaler::{Autoscaler, DeciderSpec};
+use bucketing::Buckets;
+use scaler::{Activity, Applied, ZeroSpec};
+
+/// The KPA and its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kpa {
+    /// What is counted.
+    pub metric: Metric,
+    /// What one replica can have, 0.01 to 1e6; 100 requests in flight or 200 a second where absent.
+    pub target: Option<f64>,
+    /// Percent of the target that is aimed for, 1 to 100.
+    pub target_utilization_percentage: f64,
+    /// Requests that one replica takes at once at most, 0 for any number.
+    pub container_concurrency: u32,
+    /// The long window, 6 s to 1 h.
+    pub stable_window: Span,
+    /// The short window in percent of the long one, 1 to 100.
+    pub panic_window_percentage: f64,
+    /// Panic begins at so many percent of what the ready replicas should have, 110 to 1000.
+    pub panic_threshold_percentage: f64,
+    /// Most replicas at once, times the ready ones, above 1 up to 1e6.
+    pub max_scale_up_rate: f64,
+    /// Fewest replicas at once, the ready ones divided by this, above 1 up to 1e6.
+    pub max_scale_down_rate: f64,
+    /// Whether zero replicas are allowed, where the bounds allow them.
+    pub scale_to_zero: bool,
+    /// So long requests go through the activator before the last replica goes, up to 1 h.
+    pub scale_to_zero_grace_period: Span,
+    /// So long the last replica is kept at least, up to 1 h.
+    pub scale_to_zero_pod_retention_period: Span,
+    /// The highest need of this long counts, up to 1 h.
+    pub scale_down_delay: Span,
+    /// Burst that should be absorbed without the activator, 0 to 1e6; -1 for any.
+    pub target_burst_capacity: f64,
+    /// Fewest replicas where any are needed, 1 to 10,000.
+    pub activation_scale: u32,
+    /// So long a function may take to start before it is given up, 1 s to 1 h.
+    pub progress_deadline: Span,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Requests in flight.
+    #[default]
+    Concurrency,
+    /// Requests a second.
+    Rps,
+}
+
+/// What a KPA remembers of one function.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct KpaMemory {
+    cadence: Cadence,
+    stable: Buckets,
+    panic: Buckets,
+    found: Option<(Autoscaler, Activity)>,
+}
+
+impl Default for Kpa {
+    /// The defaults of `config-autoscaler`.
+    fn default() -> Self {
+        Self {
+            metric: Metric::Concurrency,
+            target: None,
+            target_utilization_percentage: 70.0,
+            container_concurrency: 0,
+            stable_window: Span::seconds(60),
+            panic_window_percentage: 10.0,
+            panic_threshold_percentage: 200.0,
+            max_scale_up_rate: 1000.0,
+            max_scale_down_rate: 2.0,
+            scale_to_zero: true,
+            scale_to_zero_grace_period: Span::seconds(30),
+            scale_to_zero_pod_retention_period: Span::default(),
+            scale_down_delay: Span::default(),
+            target_burst_capacity: 211.0,
+            activation_scale: 1,
+            progress_deadline: Span::seconds(600),
+        }
+    }
+}
+
+impl Policy for Kpa {
+    fn name(&self) -> &'static str {
+        "kpa"
+    }
+
+    fn model(&self) -> String {
+        let (target, total) = self.resolve();
+        let metric = match self.metric {
+            Metric::Concurrency => "concurrency",
+            Metric::Rps => "rps",
+        };
+        format!("kpa/1.23 {metric} {target:.2} of {total}, window {}", self.stable_window)
+    }
+
+    fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
+        let memory = recall!(memory, Kpa);
+        self.take(state, memory);
+        let now = end(state);
+        if memory.cadence.due(now, Self::TICK) { self.scale(state, memory, now) } else { Cadence::hold(Self::TICK) }
+    }
+}
+
+/// When the tick ends that `state` closes.
+fn end(state: &State) -> Timestamp {
+    seen::instant(state).plus(seen::tick_length(state))
+}
+
+impl Kpa {
+    /// How often it decides.
+    pub const TICK: Span = Span::seconds(2);
+    /// What one pod can have where nobody says.
+    const CONCURRENCY: f64 = 100.0;
+    const RPS: f64 = 200.0;
+    /// Below this no target makes sense.
+    const LEAST_TARGET: f64 = 0.01;
+    /// Added to the progress deadline, so that the platform gives up first.
+    const ACTIVATION_BUFFER: Duration = Duration::from_secs(30);
+
+    /// Refuses parameters that `config-autoscaler` would refuse.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn check(&self) -> Result<(), String> {
+        let hour = Span::seconds(3600);
+        self.target.map_or(Ok(()), |target| ranged("target", target, Self::LEAST_TARGET, 1e6))?;
+        ranged("target_utilization_percentage", self.target_utilization_percentage, 1.0, 100.0)?;
+        spanned("stable_window", self.stable_window, Span::seconds(6), hour)?;
+        ranged("panic_window_percentage", self.panic_window_percentage, 1.0, 100.0)?;
+        ranged("panic_threshold_percentage", self.panic_threshold_percentage, 110.0, 1000.0)?;
+        for (field, rate) in [("max_scale_up_rate", self.max_scale_up_rate), ("max_scale_down_rate", self.max_scale_down_rate)] {
+            if !(rate > 1.0 && rate <= 1e6) {
+                return Err(format!("{field} = {rate}, must be greater than 1 and at most 1000000"));
+            }
+        }
+        for (field, span) in [
+            ("scale_to_zero_grace_period", self.scale_to_zero_grace_period),
+            ("scale_to_zero_pod_retention_period", self.scale_to_zero_pod_retention_period),
+            ("scale_down_delay", self.scale_down_delay),
+        ] {
+            spanned(field, span, Span::default(), hour)?;
+        }
+        if self.target_burst_capacity != -1.0 {
+            ranged("target_burst_capacity", self.target_burst_capacity, 0.0, 1e6).map_err(|error| format!("{error}, or -1"))?;
+        }
+        ranged("activation_scale", f64::from(self.activation_scale), 1.0, 10_000.0)?;
+        spanned("progress_deadline", self.progress_deadline, Span::seconds(1), hour)
+    }
+
+    /// What one replica should have, and what it can have.
+    #[must_use]
+    pub fn resolve(&self) -> (f64, f64) {
+        let hard = Some(f64::from(self.container_concurrency)).filter(|hard| self.metric == Metric::Concurrency && *hard > 0.0);
+        let total = match (self.metric, self.target, hard) {
+            (_, Some(target), Some(hard)) => target.min(hard),
+            (_, Some(target), None) => target,
+            (_, None, Some(hard)) => hard,
+            (Metric::Concurrency, None, None) => Self::CONCURRENCY,
+            (Metric::Rps, None, None) => Self::RPS,
+        };
+        ((total * self.target_utilization_percentage / 100.0).max(Self::LEAST_TARGET), total)
+    }
+
+    /// The short window: at least a second.
+    fn panic_window(&self) -> Duration {
+        self.stable_window.0.mul_f64(self.panic_window_percentage / 100.0).max(Duration::from_secs(1))
+    }
+
+    /// Writes what the tick measured into each of its seconds.
+    fn take(&self, state: &State, memory: &mut KpaMemory) {
+        let value = match self.metric {
+            Metric::Concurrency => seen::in_flight(state),
+            Metric::Rps => measured(state.windows.tick.rate_rps),
+        };
+        let Some(value) = value else { return };
+        let (begin, end) = (seen::instant(state).0, end(state).0);
+        for (buckets, window) in [(&mut memory.stable, self.stable_window.0), (&mut memory.panic, self.panic_window())] {
+            let size = millis(window).div_ceil(1000).max(1);
+            for second in (begin / 1000).max((end / 1000).saturating_sub(size))..end.div_ceil(1000) {
+                let within = end.min(second * 1000 + 1000) - begin.max(second * 1000);
+                buckets.record(second, value * within as f64 / 1000.0, size as usize);
+            }
+        }
+    }
+
+    fn scale(&self, state: &State, memory: &mut KpaMemory, now: Timestamp) -> Decision {
+        let (Some(in_force), Some(counts)) = (state.allocation, seen::counts(state)) else {
+            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        };
+        let second = now.0.saturating_sub(1) / 1000;
+        if memory.stable.is_empty(second) {
+            return Decision::hold(HoldReason::NoMeasurement, "nothing was measured within the stable window");
+        }
+        let (stable, panic) = (memory.stable.window_average(second), memory.panic.window_average(second));
+        let ready = counts.ready.0;
+        let found = || (Autoscaler::new(ready, now), Activity::found(ready, in_force.replicas.0, now));
+        let (autoscaler, activity) = memory.found.get_or_insert_with(found);
+        let result = autoscaler.scale(&self.decider(), ready, stable, panic, now);
+        let panics = if autoscaler.panics_since().is_some() { " in panic" } else { "" };
+        let reason = format!("{stable:.2} over the stable and {panic:.2} over the panic window ask for {}{panics}", result.desired);
+        let bounded = state.bounds.replicas.clamp(Replicas(result.desired));
+        match activity.reconcile(&self.zero(), bounded.0, ready, result.excess_burst_capacity, now) {
+            Applied::Scale(replicas) => seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason),
+            Applied::Keep => Decision::hold(HoldReason::NothingToDo, format!("{reason}; the last replica stays for now")),
+        }
+    }
+
+    fn decider(&self) -> DeciderSpec {
+        let (target, total) = self.resolve();
+        DeciderSpec {
+            target,
+            total,
+            target_burst_capacity: self.target_burst_capacity,
+            panic_threshold: self.panic_threshold_percentage / 100.0,
+            max_scale_up_rate: self.max_scale_up_rate,
+            max_scale_down_rate: self.max_scale_down_rate,
+            activation_scale: self.activation_scale,
+            stable_window: self.stable_window.0,
+            scale_down_delay: self.scale_down_delay.0,
+            reachable: true,
+        }
+    }
+
+    fn zero(&self) -> ZeroSpec {
+        ZeroSpec {
+            enabled: self.scale_to_zero,
+            stable_window: self.stable_window.0,
+            grace: self.scale_to_zero_grace_period.0,
+            retention: self.scale_to_zero_pod_retention_period.0,
+            activation_timeout: self.progress_deadline.0.saturating_add(Self::ACTIVATION_BUFFER),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

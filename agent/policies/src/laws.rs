@@ -1,0 +1,204 @@
+//! What holds of every policy by name, whatever States it is shown.
+
+use proptest::prelude::*;
+use qscale_common::contract::{ReplicaCounts, State, Usage};
+use qscale_common::policy::Range;
+use qscale_common::time::{Tick, Timestamp};
+use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+use serde_json::{Value, json};
+
+use crate::{Decision, Memory, NAMES, Policy, by_name, sample};
+
+/// What is drawn of a State; the rest follows from its place in the sequence.
+#[derive(Debug, Clone)]
+struct Drawn {
+    ticks: u64,
+    rate: Option<f64>,
+    concurrency: Option<f64>,
+    queued: Option<f64>,
+    cpu: Option<f64>,
+    memory: Option<f64>,
+    ready: Option<u32>,
+    reporting: u32,
+    oom: u32,
+    allocation: bool,
+    applied: bool,
+}
+
+fn number(most: f64) -> impl Strategy<Value = Option<f64>> {
+    let numbers =
+        prop_oneof![8 => 0.0..most, 2 => Just(0.0), 1 => Just(f64::NAN), 1 => Just(f64::INFINITY), 1 => Just(1e300), 1 => Just(-1.0)];
+    proptest::option::weighted(0.8, numbers)
+}
+
+prop_compose! {
+    fn drawn()(
+        ticks in prop_oneof![9 => Just(1u64), 1 => 0..3000u64],
+        rate in number(1000.0), concurrency in number(50.0), queued in number(100.0), cpu in number(1500.0), memory in number(1500.0),
+        ready in proptest::option::weighted(0.9, prop_oneof![9 => 0..20u32, 1 => Just(u32::MAX)]),
+        reporting in 0..20u32, oom in prop_oneof![9 => Just(0u32), 1 => 1..4u32], allocation in proptest::bool::weighted(0.95),
+        applied in proptest::bool::weighted(0.8),
+    ) -> Drawn {
+        Drawn { ticks, rate, concurrency, queued, cpu, memory, ready, reporting, oom, allocation, applied }
+    }
+}
+
+fn scene() -> impl Strategy<Value = (u64, u32, u32, Vec<Drawn>)> {
+    let lengths = prop_oneof![Just(100u64), Just(1000), Just(5000), Just(5000), Just(60_000), Just(3_600_000)];
+    (lengths, 0..4u32, 0..30u32, proptest::collection::vec(drawn(), 1..80))
+}
+
+fn state(drawn: &Drawn, tick: u64, length: u64, bounds: (u32, u32), allocation: Allocation) -> State {
+    let usage = |mean: f64| Usage { mean, max: mean * 1.5 };
+    let mut state = State { allocation: drawn.allocation.then_some(allocation), ..sample::state() };
+    state.tick = Tick(tick);
+    state.tick_length_ms = length;
+    state.observed_at_ms = Timestamp(tick * length + 7);
+    state.bounds.replicas = Range::new(Replicas(bounds.0), Replicas(bounds.0 + bounds.1 + 1)).expect("ordered");
+    state.replicas = drawn.ready.map(|ready| ReplicaCounts {
+        desired: allocation.replicas,
+        ready: Replicas(ready),
+        pending: Replicas(drawn.reporting / 3),
+        reporting: Replicas(drawn.reporting),
+    });
+    for window in [&mut state.windows.tick, &mut state.windows.short, &mut state.windows.long] {
+        window.rate_rps = drawn.rate;
+        window.concurrency = drawn.concurrency;
+        window.queued = drawn.queued;
+        window.cpu_millicores = drawn.cpu.map(usage);
+        window.memory_mib = drawn.memory.map(usage);
+        window.oom_kills = drawn.oom;
+    }
+    state
+}
+
+/// What `policy` says to `scene`, with its memory written down and read again at each State where `rewrite`.
+fn play(policy: &dyn Policy, (length, least, width, drawn): &(u64, u32, u32, Vec<Drawn>), rewrite: bool) -> (Vec<Decision>, Memory) {
+    let (mut memory, mut rng) = (Memory::None, sample::rng());
+    let (mut tick, mut allocation) = (1_700_000_000_000 / length, Allocation::new(*least, 500, 256));
+    let mut decisions = Vec::new();
+    for drawn in drawn {
+        tick += drawn.ticks;
+        let state = state(drawn, tick, *length, (*least, *width), allocation);
+        let decision = policy.decide(&state, &mut memory, state.observed_at_ms, &mut rng);
+        if let Some(wanted) = decision.wanted() {
+            assert!(state.bounds.contain(wanted), "{} wants {wanted} outside the bounds", policy.name());
+            assert_ne!(Some(wanted), state.allocation, "{} wants what is in force", policy.name());
+            if drawn.applied {
+                allocation = wanted;
+            }
+        }
+        if rewrite {
+            let text = serde_json::to_string(&memory).expect("a memory is written");
+            memory = serde_json::from_str(&text).expect("and read again");
+        }
+        decisions.push(decision);
+    }
+    (decisions, memory)
+}
+
+fn all() -> impl Iterator<Item = Box<dyn Policy>> {
+    NAMES.into_iter().map(|name| by_name(name, &Value::Null).expect("known"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_policy_keeps_to_the_bounds_and_repeats_itself(scene in scene()) {
+        for policy in all() {
+            let (once, memory) = play(&*policy, &scene, false);
+            prop_assert_eq!(&once, &play(&*policy, &scene, false).0, "{}", policy.name());
+            prop_assert_eq!(&once, &play(&*policy, &scene, true).0, "{} after its memory was written down", policy.name());
+            prop_assert!(serde_json::to_string(&memory).expect("written").len() < 256 * 1024);
+        }
+    }
+
+    #[test]
+    fn no_policy_acts_where_nothing_was_ever_measured(length in prop_oneof![Just(1000u64), Just(5000), Just(60_000)], count in 1..60usize) {
+        let nothing = Drawn {
+            ticks: 1, rate: None, concurrency: None, queued: None, cpu: None, memory: None, ready: Some(3), reporting: 0, oom: 0,
+            allocation: true, applied: true,
+        };
+        let scene = (length, 0, 9, vec![nothing; count]);
+        for policy in all() {
+            let (decisions, _) = play(&*policy, &scene, false);
+            // The first State of the sequence has zero replicas in force, which bounds of at least zero allow.
+            prop_assert!(decisions.iter().all(|decision| decision.wanted().is_none()), "{} acts blindly", policy.name());
+        }
+    }
+}
+
+#[test]
+fn every_policy_names_its_model_within_what_an_action_may_carry() {
+    for policy in all() {
+        assert!(policy.model().len() <= qscale_common::contract::Action::MAX_TEXT, "{}", policy.model());
+    }
+}
+
+#[test]
+fn a_memory_of_another_policy_is_begun_anew() {
+    let drawn = Drawn {
+        ticks: 1,
+        rate: Some(10.0),
+        concurrency: Some(1.0),
+        queued: Some(0.0),
+        cpu: Some(200.0),
+        memory: Some(100.0),
+        ready: Some(2),
+        reporting: 2,
+        oom: 0,
+        allocation: true,
+        applied: true,
+    };
+    let state = state(&drawn, 340_000_000, 5000, (1, 9), Allocation::new(2, 500, 256));
+    for policy in all() {
+        let fresh = policy.decide(&state, &mut Memory::None, Timestamp(0), &mut sample::rng());
+        for other in all() {
+            let mut memory = Memory::None;
+            let _ = other.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+            if std::mem::discriminant(&memory) != std::mem::discriminant(&remembered(&*policy, &state)) {
+                assert_eq!(
+                    policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng()),
+                    fresh,
+                    "{} after {}",
+                    policy.name(),
+                    other.name()
+                );
+            }
+        }
+    }
+}
+
+fn remembered(policy: &dyn Policy, state: &State) -> Memory {
+    let mut memory = Memory::None;
+    let _ = policy.decide(state, &mut memory, Timestamp(0), &mut sample::rng());
+    memory
+}
+
+#[test]
+fn parameters_of_the_rules_are_refused_with_name_value_and_range() {
+    let refusal = |name: &str, params: Value| by_name(name, &params).err().expect("must be refused").to_string();
+    let checks = [
+        ("hpa", json!({"tolerance": 2.0}), "tolerance = 2, must be from 0 to 1"),
+        ("hpa", json!({"sync_period": "0s"}), "sync_period = 0s, must be 1s to 1h"),
+        ("hpa", json!({"cpu_utilization": 0}), "cpu_utilization = 0, must be from 1 to 1000"),
+        ("hpa", json!({"scale_to_zero": true}), "scale_to_zero = true"),
+        ("hpa", json!({"target": 3}), "unknown key `target`"),
+        (
+            "hpa-behavior",
+            json!({"behavior": {"scale_up": {"stabilization_window": "2h", "policies": [{"kind": "pods", "value": 1, "period": "15s"}]}}}),
+            "behavior.scale_up.stabilization_window = 2h, must be at most 1h",
+        ),
+    ];
+    for (name, params, expected) in checks {
+        let error = refusal(name, params);
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+}
+
+#[test]
+fn allocations_of_the_sample_are_within_reach() {
+    let bounds = sample::state().bounds;
+    assert!(bounds.cpu_millicores.contains(Millicores(500)) && bounds.memory_mib.contains(Mebibytes(256)));
+}

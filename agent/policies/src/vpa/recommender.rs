@@ -1,0 +1,212 @@
+//! What a container should request, as the VPA's recommender estimates it. Owns samples, peaks, margins and confidence.
+
+use std::time::Duration;
+
+use qscale_common::time::{Timestamp, millis};
+use serde::{Deserialize, Serialize};
+
+use super::histogram::{Buckets, Histogram};
+
+/// The recommender's settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recommender {
+    /// Time after which a sample weighs half.
+    pub half_life: Duration,
+    /// One peak of memory counts in each span of this length.
+    pub memory_window: Duration,
+    /// Percentile of CPU that is the target, 0 to 1.
+    pub cpu_percentile: f64,
+    /// Percentile of the peaks of memory that is the target, 0 to 1.
+    pub memory_percentile: f64,
+    /// Share added to every estimate.
+    pub margin: f64,
+    /// Least CPU of a pod, thousandths of a core.
+    pub min_cpu_millicores: i64,
+    /// Least memory of a pod, bytes.
+    pub min_memory_bytes: i64,
+    /// Bytes added at least after a kill for memory.
+    pub oom_min_bump_bytes: i64,
+    /// What the memory is multiplied by at least after a kill for it.
+    pub oom_bump_ratio: f64,
+}
+
+impl Default for Recommender {
+    fn default() -> Self {
+        Self {
+            half_life: DAY,
+            memory_window: DAY,
+            cpu_percentile: 0.9,
+            memory_percentile: 0.9,
+            margin: 0.15,
+            min_cpu_millicores: 25,
+            min_memory_bytes: 250 * MEBIBYTE,
+            oom_min_bump_bytes: 100 * MEBIBYTE,
+            oom_bump_ratio: 1.2,
+        }
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const MEBIBYTE: i64 = 1 << 20;
+/// Percentiles of the bounds.
+const LOWER: f64 = 0.5;
+const UPPER: f64 = 0.95;
+/// What a sample of CPU weighs; that of memory weighs 1.
+const CPU_WEIGHT: f64 = 0.1;
+
+/// An amount of each resource: thousandths of a core, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Amounts {
+    /// Thousandths of a core.
+    pub cpu_millicores: i64,
+    /// Bytes.
+    pub memory_bytes: i64,
+}
+
+/// What is recommended for a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recommendation {
+    /// What it should request.
+    pub target: Amounts,
+    /// Below this it has too little.
+    pub lower: Amounts,
+    /// Above this it wastes.
+    pub upper: Amounts,
+}
+
+/// What was seen of the containers of one name.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Aggregate {
+    cpu: Histogram,
+    memory: Histogram,
+    first: Option<Timestamp>,
+    last: Timestamp,
+    samples: u64,
+    peaks: Peaks,
+}
+
+/// The peak of memory within the current window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Peaks {
+    window_end: Option<Timestamp>,
+    last: Timestamp,
+    used: i64,
+    oom: i64,
+}
+
+/// The buckets of CPU, in cores.
+#[must_use]
+pub fn cpu_buckets() -> Buckets {
+    Buckets::exponential(1000.0, 0.01, 1.05)
+}
+
+/// The buckets of memory, in bytes.
+#[must_use]
+pub fn memory_buckets() -> Buckets {
+    Buckets::exponential(1e12, 1e7, 1.05)
+}
+
+/// `amount` times `factor`, cut to a whole number, at most what an amount can be.
+#[must_use]
+pub fn scaled(amount: i64, factor: f64) -> i64 {
+    (amount as f64 * factor).max(0.0) as i64
+}
+
+impl Aggregate {
+    /// Whether nothing was seen yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
+    /// Takes in that a container used `cores` at `at`, which is not before what was taken in last.
+    pub fn add_cpu(&mut self, recommender: &Recommender, cores: f64, at: Timestamp) {
+        if at < self.last {
+            return;
+        }
+        self.cpu.add(&cpu_buckets(), recommender.half_life, cores, CPU_WEIGHT, at);
+        self.first.get_or_insert(at);
+        self.last = at;
+        self.samples = self.samples.saturating_add(1);
+    }
+
+    /// Takes in that a container held `bytes` at `at`.
+    pub fn add_memory(&mut self, recommender: &Recommender, bytes: i64, at: Timestamp) {
+        self.peak(recommender, bytes, at, false);
+    }
+
+    /// Takes in that a container with `requested` bytes was killed for memory at `at`: its need is above what it had or held.
+    pub fn add_oom(&mut self, recommender: &Recommender, requested: i64, at: Timestamp) {
+        let outdated = self.peaks.window_end.is_some_and(|end| at < end.minus(recommender.memory_window));
+        if !outdated {
+            self.peak(recommender, oom_need(recommender, requested, self.peaks.used), at, true);
+        }
+    }
+
+    /// The highest of a window counts, once, at the window's end.
+    fn peak(&mut self, recommender: &Recommender, bytes: i64, at: Timestamp, oom: bool) {
+        if !oom && at < self.peaks.last {
+            return;
+        }
+        self.peaks.last = at;
+        let (buckets, half_life) = (memory_buckets(), recommender.half_life);
+        let mut end = *self.peaks.window_end.get_or_insert(at);
+        if at < end {
+            let known = self.peaks.used.max(self.peaks.oom);
+            if known == 0 || bytes <= known {
+                return;
+            }
+            self.memory.subtract(&buckets, half_life, known as f64, 1.0, end);
+        } else {
+            let window = millis(recommender.memory_window).max(1);
+            let windows = (at.0 - end.0) / window + 1;
+            end = Timestamp(end.0.saturating_add(windows.saturating_mul(window)));
+            self.peaks = Peaks { window_end: Some(end), used: 0, oom: 0, ..self.peaks };
+        }
+        self.memory.add(&buckets, half_life, bytes as f64, 1.0, end);
+        if oom { self.peaks.oom = bytes } else { self.peaks.used = bytes }
+    }
+
+    /// How far the estimate is to be trusted: days of history, at most those that the samples would fill one a minute.
+    #[must_use]
+    pub fn confidence(&self) -> f64 {
+        let lifespan = self.last.since(self.first.unwrap_or(self.last));
+        (lifespan.as_secs_f64() / 86_400.0).min(self.samples as f64 / 1440.0)
+    }
+
+    /// What a container should request, in a pod of `containers` of them.
+    #[must_use]
+    pub fn recommend(&self, recommender: &Recommender, containers: u32) -> Recommendation {
+        let at = |cpu, memory| Amounts {
+            cpu_millicores: (self.cpu.percentile(&cpu_buckets(), cpu) * 1000.0) as i64,
+            memory_bytes: self.memory.percentile(&memory_buckets(), memory) as i64,
+        };
+        let finish = |amounts: Amounts, multiplier: f64, exponent: f64| {
+            let factor = confidence_factor(multiplier, exponent, self.confidence());
+            let least = 1.0 / f64::from(containers.max(1));
+            let one = |amount: i64, min: i64| scaled(amount + scaled(amount, recommender.margin), factor).max(scaled(min, least));
+            Amounts {
+                cpu_millicores: one(amounts.cpu_millicores, recommender.min_cpu_millicores),
+                memory_bytes: one(amounts.memory_bytes, recommender.min_memory_bytes),
+            }
+        };
+        Recommendation {
+            target: finish(at(recommender.cpu_percentile, recommender.memory_percentile), 0.0, 1.0),
+            lower: finish(at(LOWER, LOWER), 0.001, -2.0),
+            upper: finish(at(UPPER, UPPER), 1.0, 1.0),
+        }
+    }
+}
+
+/// What an estimate is multiplied by where it is trusted so far: 1 where `multiplier` is 0.
+#[must_use]
+pub fn confidence_factor(multiplier: f64, exponent: f64, confidence: f64) -> f64 {
+    if multiplier == 0.0 { 1.0 } else { (1.0 + multiplier / confidence).powf(exponent) }
+}
+
+/// What a container needs that requested `requested` and held at most `peak` bytes when it was killed for memory.
+#[must_use]
+pub fn oom_need(recommender: &Recommender, requested: i64, peak: i64) -> i64 {
+    let had = requested.max(peak);
+    had.saturating_add(recommender.oom_min_bump_bytes).max(scaled(had, recommender.oom_bump_ratio))
+}

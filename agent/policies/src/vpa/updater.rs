@@ -1,0 +1,75 @@
+//! Whether a pod is given what is recommended for it, as the VPA's updater decides it. Owns the thresholds; touches nothing.
+
+use std::time::Duration;
+
+use super::recommender::{Amounts, Recommendation};
+
+/// The updater's settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Updater {
+    /// A pod this old is updated for a change that matters.
+    pub lifetime: Duration,
+    /// Share of what is requested from which on a change matters.
+    pub min_change: f64,
+    /// A pod killed for memory within so long of its start is updated at once.
+    pub evict_after_oom: Duration,
+    /// Pods below which none is touched.
+    pub min_replicas: u32,
+}
+
+impl Default for Updater {
+    fn default() -> Self {
+        Self {
+            lifetime: Duration::from_secs(12 * 3600),
+            min_change: 0.1,
+            evict_after_oom: Duration::from_secs(600),
+            min_replicas: 2,
+        }
+    }
+}
+
+/// How much an update of a pod matters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Priority {
+    /// What is requested lies outside the recommended range.
+    pub outside: bool,
+    /// Some resource needs more.
+    pub scale_up: bool,
+    /// Change of all resources, in shares of what is requested.
+    pub diff: f64,
+}
+
+impl Priority {
+    /// How much it matters to change `requests` to the target. A resource that `heeded` is false for counts for nothing: first CPU, then memory.
+    #[must_use]
+    pub fn of(requests: Amounts, recommendation: &Recommendation, heeded: [bool; 2]) -> Self {
+        let Recommendation { target, lower, upper } = recommendation;
+        let resources = [
+            (requests.cpu_millicores, target.cpu_millicores, lower.cpu_millicores, upper.cpu_millicores),
+            (requests.memory_bytes, target.memory_bytes, lower.memory_bytes, upper.memory_bytes),
+        ];
+        let mut priority = Self { outside: false, scale_up: false, diff: 0.0 };
+        for (request, target, lower, upper) in resources.into_iter().zip(heeded).filter_map(|(resource, heeded)| heeded.then_some(resource)) {
+            priority.outside |= request < lower || request > upper;
+            priority.scale_up |= target > request;
+            priority.diff += request.abs_diff(target) as f64 / request.max(1) as f64;
+        }
+        priority
+    }
+}
+
+impl Updater {
+    /// Whether a pod of this `priority` is updated. `age` is how long it runs; `oom_after` how long it ran when it was killed for memory, if it was.
+    #[must_use]
+    pub fn eligible(&self, priority: &Priority, age: Duration, oom_after: Option<Duration>) -> bool {
+        let quick_oom = oom_after.is_some_and(|after| after < self.evict_after_oom) && priority.diff > 0.0;
+        priority.outside || quick_oom || (age >= self.lifetime && priority.diff >= self.min_change)
+    }
+
+    /// Whether another pod may be touched where `running` of `configured` run and `touched` of them are being updated.
+    #[must_use]
+    pub fn tolerates(running: u32, touched: u32, configured: u32, tolerance: f64) -> bool {
+        let least = configured.saturating_sub((tolerance * f64::from(configured)) as u32);
+        running.saturating_sub(touched) > least
+    }
+}
