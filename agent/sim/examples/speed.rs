@@ -1,0 +1,74 @@
+//! How fast the simulator is: requests a second on one core, by path, and the memory that it holds. `cargo run --release -p qscale-sim --example speed`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use qscale_common::policy::Prices;
+use qscale_common::time::{Span, Tick, TickLength, Timestamp};
+use qscale_common::units::Allocation;
+use qscale_common::window::Windows;
+use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Reading};
+use rand::RngExt;
+use rand_distr::Exp1;
+
+const REQUESTS: u32 = 10_000_000;
+/// A tick of 15 s at 50 requests a second.
+const REQUESTS_A_TICK: u32 = 750;
+const ROUNDS: usize = 5;
+
+fn main() {
+    println!(
+        "requests a second on one core: median of {ROUNDS} rounds of {REQUESTS} requests, draws, histograms, scrapes and windows included"
+    );
+    let path = |workers, cores| FunctionProfile {
+        workers,
+        parallelism: cores,
+        ..FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(100)))
+    };
+    measure("first come first served, 8 replicas, 80 % busy", path(1, 1), 8, 1, 1000);
+    measure("first come first served, 64 replicas, 80 % busy", path(1, 1), 64, 1, 1000);
+    measure("first come first served, 8 replicas under a quota of 250m, 80 % busy", path(1, 1), 8, 1, 250);
+    measure("shared CPU, 8 replicas, 80 % busy", path(0, 1), 8, 0, 1000);
+    measure("shared CPU, 8 replicas under a quota of 250m, 80 % busy", path(0, 1), 8, 0, 250);
+    measure("shared CPU, 1 replica of 8 cores, 80 % busy", path(0, 8), 1, 0, 8000);
+}
+
+fn measure(name: &str, profile: FunctionProfile, replicas: u32, concurrency: u32, cpu: u32) {
+    let cores = f64::from(replicas) * f64::from(cpu) / 1000.0;
+    let arrivals_a_second = 0.8 * cores / profile.cpu.mean().seconds();
+    let profile = Arc::new(profile);
+    let mut rounds: Vec<(f64, usize)> = (0..ROUNDS)
+        .map(|round| {
+            let gateway = Gateway { concurrency, queue: 10_000, timeout: Span::seconds(30) };
+            let mut function = Function::new(Arc::clone(&profile), gateway, round as u64, 0);
+            function.warm(Allocation::new(replicas, cpu, 128), Nanos::ZERO);
+            let seconds = live(&mut function, arrivals_a_second, round as u64);
+            (f64::from(REQUESTS) / seconds / 1e6, function.memory_bytes())
+        })
+        .collect();
+    rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (speed, memory) = rounds[ROUNDS / 2];
+    println!("{speed:7.1} M/s  {:5.1} KB  {name}", memory as f64 / 1e3);
+}
+
+/// Seconds that it takes.
+#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+fn live(function: &mut Function, arrivals_a_second: f64, seed: u64) -> f64 {
+    let mut rng = stream(seed, 0, Purpose::Arrivals);
+    let mut windows = Windows::new(TickLength::new(std::time::Duration::from_secs(15)).expect("within the range"));
+    let (mut reading, prices) = (Reading::default(), Prices::default());
+    let mean_gap = 1e9 / arrivals_a_second;
+    let begin = Instant::now();
+    let mut now = Nanos::ZERO;
+    for tick in 1..=REQUESTS / REQUESTS_A_TICK {
+        for _ in 0..REQUESTS_A_TICK {
+            now += Nanos((mean_gap * rng.sample::<f64, _>(Exp1)) as u64);
+            function.arrive(now);
+        }
+        function.scrape(now, Timestamp(now.0 / 1_000_000), &mut reading);
+        windows.record(&reading.scrape);
+        windows.close(Tick(u64::from(tick)), &prices);
+    }
+    begin.elapsed().as_secs_f64()
+}

@@ -1,0 +1,60 @@
+//! Chance: streams of random numbers that belong to one purpose each. Owns seeds; must not know what is drawn.
+//!
+//! Common random numbers: a stream is named by the seed of the run, the function and the purpose, and the n-th request (start, scrape) takes the n-th
+//! draw whatever a policy does. Two policies under one seed meet the same arrivals, the same demands and the same starts.
+
+use qscale_common::workload::WorkloadRng;
+use rand::SeedableRng;
+
+/// What a stream is drawn for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// When requests arrive.
+    Arrivals,
+    /// What a request asks of its replica.
+    Demands,
+    /// How long a replica takes to start.
+    Starts,
+    /// Which scrapes are lost.
+    Scrapes,
+    /// What a policy draws.
+    Policy,
+}
+
+/// The stream of `purpose` of function number `function` in the run of `seed`.
+#[must_use]
+pub fn stream(seed: u64, function: u64, purpose: Purpose) -> WorkloadRng {
+    WorkloadRng::seed_from_u64(mixed(mixed(mixed(seed) ^ function) ^ purpose as u64))
+}
+
+/// One round of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), so that neighbouring numbers have nothing in common.
+fn mixed(number: u64) -> u64 {
+    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::RngExt;
+
+    use super::*;
+
+    #[test]
+    fn streams_are_their_own_and_repeat() {
+        let first = |seed, function, purpose| stream(seed, function, purpose).random::<u64>();
+        let mut all = Vec::new();
+        for seed in 0..4 {
+            for function in 0..4 {
+                for purpose in [Purpose::Arrivals, Purpose::Demands, Purpose::Starts, Purpose::Scrapes, Purpose::Policy] {
+                    assert_eq!(first(seed, function, purpose), first(seed, function, purpose));
+                    all.push(first(seed, function, purpose));
+                }
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 80);
+    }
+}

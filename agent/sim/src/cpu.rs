@@ -1,0 +1,239 @@
+//! CPU of one replica under a quota, as the kernel's CFS bandwidth control gives it: so much CPU time in each period of 100 ms, and once that is
+//! spent, none until the next one begins (Linux, `Documentation/scheduler/sched-bwc.rst`). Owns the arithmetic of periods; must not know who computes.
+//!
+//! Whatever is asked is answered in closed form over any number of periods, so that a throttled replica costs no event a period.
+//! Deviations from the kernel: quota is taken exactly, not in slices of 5 ms a core, and the last, idle period of a busy spell is not counted.
+
+use qscale_common::scrape::CpuCounters;
+use qscale_common::units::Millicores;
+
+use crate::nanos::Nanos;
+
+/// Length of a period: the kernel's default, and Kubernetes'.
+pub const PERIOD: Nanos = Nanos::millis(100);
+
+/// The least quota that the kernel takes: 1 ms a period.
+const LEAST_QUOTA: u64 = 1_000_000;
+
+/// Quota, what is left of it, and what was used.
+#[derive(Debug, Clone)]
+pub struct Cpu {
+    /// CPU time a period.
+    quota: u64,
+    /// Up to when use is accounted.
+    at: u64,
+    /// End of the period in which `at` lies.
+    period_end: u64,
+    /// CPU time left in it.
+    left: u64,
+    usage: u64,
+    periods: u64,
+    throttled: u64,
+    /// Whether this period is counted among those two already.
+    counted: bool,
+    counted_throttled: bool,
+}
+
+impl Cpu {
+    /// CPU of a replica that begins at `begin`, which is when its first period begins.
+    #[must_use]
+    pub fn new(begin: Nanos, limit: Millicores) -> Self {
+        let quota = quota(limit);
+        Self {
+            quota,
+            at: begin.0,
+            period_end: begin.0 + PERIOD.0,
+            left: quota,
+            usage: 0,
+            periods: 0,
+            throttled: 0,
+            counted: false,
+            counted_throttled: false,
+        }
+    }
+
+    /// Sets another limit, from where use is accounted up to. The present period begins its quota anew, as in the kernel.
+    pub fn limit(&mut self, limit: Millicores) {
+        self.quota = quota(limit);
+        self.left = self.quota;
+        self.counted_throttled = false;
+    }
+
+    /// Up to when use is accounted.
+    #[must_use]
+    pub fn at(&self) -> Nanos {
+        Nanos(self.at)
+    }
+
+    /// Nobody computes until `until`.
+    #[inline]
+    pub fn idle(&mut self, until: Nanos) {
+        if until.0 >= self.period_end {
+            let passed = (until.0 - self.period_end) / PERIOD.0 + 1;
+            self.roll(passed);
+        }
+        self.at = self.at.max(until.0);
+    }
+
+    /// When `work` is done if `cores` compute on it without a pause, from where use is accounted up to.
+    #[inline]
+    #[must_use]
+    pub fn end(&self, work: Nanos, cores: u32) -> Nanos {
+        let (work, cores) = (work.0, u64::from(cores));
+        let span = divided(work, cores);
+        if work <= self.left && self.at + span <= self.period_end {
+            return Nanos(self.at + span);
+        }
+        self.end_in_a_later_period(work, cores)
+    }
+
+    fn end_in_a_later_period(&self, work: u64, cores: u64) -> Nanos {
+        let here = self.left.min((self.period_end - self.at) * cores);
+        // More than nothing is left over, or it would end in this period.
+        let work = work - here;
+        let a_period = self.quota.min(PERIOD.0 * cores);
+        let whole = (work - 1) / a_period;
+        Nanos(self.period_end + whole * PERIOD.0 + divided(work - whole * a_period, cores))
+    }
+
+    /// `cores` compute without a pause until `until`, as far as the quota lets them. Returns the CPU time that they got.
+    #[inline]
+    pub fn run(&mut self, until: Nanos, cores: u32) -> Nanos {
+        let cores = u64::from(cores);
+        let mut got = 0;
+        if until.0 > self.period_end {
+            got += self.run_within(self.period_end, cores);
+            let whole = (until.0 - self.period_end) / PERIOD.0;
+            self.roll(1);
+            if whole > 0 {
+                got += self.run_whole(whole, cores);
+            }
+        }
+        got += self.run_within(until.0, cores);
+        self.usage += got;
+        Nanos(got)
+    }
+
+    #[inline]
+    fn run_within(&mut self, until: u64, cores: u64) -> u64 {
+        let asked = until.saturating_sub(self.at) * cores;
+        let got = asked.min(self.left);
+        self.left -= got;
+        self.at = self.at.max(until);
+        if got > 0 && !self.counted {
+            self.counted = true;
+            self.periods += 1;
+        }
+        if got < asked && !self.counted_throttled {
+            self.counted_throttled = true;
+            self.throttled += 1;
+        }
+        got
+    }
+
+    fn run_whole(&mut self, periods: u64, cores: u64) -> u64 {
+        let a_period = self.quota.min(PERIOD.0 * cores);
+        self.periods += periods;
+        if a_period < PERIOD.0 * cores {
+            self.throttled += periods;
+        }
+        self.at = self.period_end + (periods - 1) * PERIOD.0;
+        self.roll(periods);
+        periods * a_period
+    }
+
+    /// The period after so many begins.
+    #[inline]
+    fn roll(&mut self, periods: u64) {
+        self.period_end += periods * PERIOD.0;
+        self.left = self.quota;
+        self.counted = false;
+        self.counted_throttled = false;
+    }
+
+    /// What was used up to where it is accounted.
+    #[must_use]
+    pub fn counters(&self) -> CpuCounters {
+        CpuCounters { usage_us: self.usage / 1000, periods: self.periods, throttled_periods: self.throttled }
+    }
+}
+
+fn quota(limit: Millicores) -> u64 {
+    (u64::from(limit.0) * (PERIOD.0 / 1000)).max(LEAST_QUOTA)
+}
+
+/// Divides, rounding up; nearly always by one.
+#[inline]
+fn divided(work: u64, cores: u64) -> u64 {
+    if cores == 1 { work } else { work.div_ceil(cores) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ms(ms: u64) -> Nanos {
+        Nanos::millis(ms)
+    }
+
+    #[track_caller]
+    fn check(limit: u32, start_ms: u64, work_ms: u64, cores: u32, end_ms: u64, periods: u64, throttled: u64) {
+        let mut cpu = Cpu::new(Nanos::ZERO, Millicores(limit));
+        cpu.idle(ms(start_ms));
+        let end = cpu.end(ms(work_ms), cores);
+        assert_eq!(end, ms(end_ms));
+        assert_eq!(cpu.run(end, cores), ms(work_ms));
+        assert_eq!(cpu.counters(), CpuCounters { usage_us: work_ms * 1000, periods, throttled_periods: throttled });
+    }
+
+    #[test]
+    fn work_within_the_quota_is_not_held_back() {
+        check(250, 0, 25, 1, 25, 1, 0);
+        check(1000, 0, 1000, 1, 1000, 10, 0);
+        check(2000, 30, 150, 2, 105, 2, 0);
+    }
+
+    #[test]
+    fn work_beyond_the_quota_waits_for_the_next_period() {
+        check(250, 0, 26, 1, 101, 2, 1);
+        check(250, 0, 75, 1, 225, 3, 2);
+        // 20 ms before the period ends, then 25, 25, and 5.
+        check(250, 80, 75, 1, 305, 4, 2);
+        // Two cores spend the quota in half the time.
+        check(500, 0, 100, 2, 125, 2, 1);
+    }
+
+    #[test]
+    fn a_new_limit_begins_its_quota_at_once() {
+        let mut cpu = Cpu::new(Nanos::ZERO, Millicores(100));
+        assert_eq!(cpu.run(ms(50), 1), ms(10));
+        cpu.limit(Millicores(1000));
+        assert_eq!(cpu.run(ms(100), 1), ms(50));
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_is_when_the_work_was_got(limit in 1u32..3000, begin in 0u64..1 << 30, idle in 0u64..1 << 28, work in 1u64..1 << 31, cores in 1u32..4) {
+            let mut cpu = Cpu::new(Nanos(begin), Millicores(limit));
+            cpu.idle(Nanos(begin + idle));
+            let end = cpu.end(Nanos(work), cores);
+            let mut early = cpu.clone();
+            let got = cpu.run(end, cores);
+            prop_assert!(got.0 >= work && got.0 < work + u64::from(cores), "{got:?} of {work}");
+            prop_assert!(early.run(Nanos(end.0 - 1), cores).0 < work);
+        }
+
+        #[test]
+        fn looking_in_between_changes_nothing(limit in 1u32..1500, looks in prop::collection::vec(1u64..1 << 28, 1..20), cores in 1u32..3) {
+            let begin = Nanos(12_345);
+            let (mut once, mut often) = (Cpu::new(begin, Millicores(limit)), Cpu::new(begin, Millicores(limit)));
+            let end = Nanos(begin.0 + looks.iter().sum::<u64>());
+            let mut at = begin;
+            let got: u64 = looks.iter().map(|look| { at += Nanos(*look); often.run(at, cores).0 }).sum();
+            prop_assert_eq!(once.run(end, cores).0, got);
+            prop_assert_eq!(once.counters(), often.counters());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+use qscale_common::time::Span;
+use qscale_common::units::{Mebibytes, Millicores};
+
+use super::*;
+use crate::distribution::Distribution;
+use crate::profile::Startup;
+
+const SECOND: u64 = 1000;
+
+fn ms(ms: u64) -> Nanos {
+    Nanos::millis(ms)
+}
+
+/// A function whose requests take 100 ms on one core, and whose replicas take 1 s to start.
+fn function(concurrency: u32, queue: u32, timeout_ms: u64) -> Function {
+    let startup = Startup { cpu: Distribution::ZERO, waiting: Distribution::constant(ms(SECOND)) };
+    let profile = FunctionProfile { startup, ..FunctionProfile::simple("f", Distribution::constant(ms(100))) };
+    Function::new(Arc::new(profile), Gateway { concurrency, queue, timeout: Span::millis(timeout_ms) }, 1, 0)
+}
+
+fn warm(replicas: u32, concurrency: u32, queue: u32, timeout_ms: u64) -> Function {
+    let mut function = function(concurrency, queue, timeout_ms);
+    function.warm(Allocation::new(replicas, 1000, 128), Nanos::ZERO);
+    function
+}
+
+#[track_caller]
+fn check(function: &mut Function, at_ms: u64, completed: u64, refused: u64, timed_out: u64) {
+    let totals = function.totals(ms(at_ms));
+    assert_eq!((totals.completed, totals.refused, totals.timed_out), (completed, refused, timed_out));
+}
+
+#[test]
+fn one_more_than_the_queue_holds_is_refused() {
+    let mut function = warm(1, 1, 2, 10 * SECOND);
+    (0..5).for_each(|_| function.arrive(ms(10)));
+    check(&mut function, 10, 0, 2, 0);
+    check(&mut function, 110, 1, 2, 0);
+    assert_eq!(function.queued(), 1);
+    check(&mut function, 310, 3, 2, 0);
+}
+
+#[test]
+fn a_request_times_out_in_the_queue_and_at_its_replica() {
+    let mut function = warm(1, 1, 10, 150);
+    (0..3).for_each(|_| function.arrive(ms(0)));
+    // The first is done at 100; the second begins then and is given up at 150, its place free for the third, which waited too long as well.
+    check(&mut function, 149, 1, 0, 0);
+    check(&mut function, 150, 1, 0, 2);
+    // What was given up is worked on all the same: one that comes now waits for it.
+    function.arrive(ms(150));
+    assert_eq!(function.replicas().next().expect("one").load, 1);
+    check(&mut function, 299, 1, 0, 2);
+    check(&mut function, 300, 2, 0, 2);
+}
+
+#[test]
+fn a_stopped_replica_finishes_what_it_has() {
+    let mut function = warm(2, 1, 10, 10 * SECOND);
+    (0..3).for_each(|_| function.arrive(ms(0)));
+    function.allocate(Allocation::new(0, 1000, 128), ms(50));
+    // One waits, so that the function is woken; a new replica comes beside two that drain.
+    assert_eq!((function.allocation().replicas, function.replicas().count()), (Replicas(1), 3));
+    check(&mut function, 100, 2, 0, 0);
+    assert_eq!(function.replicas().count(), 1);
+    check(&mut function, 50 + SECOND + 100, 3, 0, 0);
+}
+
+#[test]
+fn replicas_that_are_not_ready_stop_first_then_the_least_loaded() {
+    let mut function = warm(2, 10, 0, 10 * SECOND);
+    (0..3).for_each(|_| function.arrive(ms(0)));
+    function.allocate(Allocation::new(3, 1000, 128), ms(0));
+    function.allocate(Allocation::new(1, 1000, 128), ms(1));
+    let left: Vec<_> = function.replicas().map(|replica| (replica.number, replica.phase, replica.load)).collect();
+    assert_eq!(left, [(0, Phase::Ready, 2), (1, Phase::Draining, 1)]);
+}
+
+#[test]
+fn a_request_starts_the_function_from_zero() {
+    let mut function = function(100, 10, 10 * SECOND);
+    function.arrive(ms(500));
+    check(&mut function, 500 + SECOND, 0, 0, 0);
+    check(&mut function, 500 + SECOND + 100, 1, 0, 0);
+    let totals = function.totals(ms(2 * SECOND));
+    assert_eq!((totals.wakes, totals.starts, totals.became_ready), (1, 1, 1));
+    let mean = totals.latency.quantile(0.5, 0).expect("one").seconds();
+    assert!((mean - 1.1).abs() < 0.04, "{mean}");
+}
+
+#[test]
+fn a_start_that_computes_takes_longer_under_a_quota() {
+    let startup = Startup { cpu: Distribution::constant(ms(500)), waiting: Distribution::constant(ms(300)) };
+    let profile = Arc::new(FunctionProfile { startup, ..FunctionProfile::simple("f", Distribution::ZERO) });
+    let ready_at = |limit| {
+        let mut function = Function::new(Arc::clone(&profile), Gateway::default(), 1, 0);
+        function.allocate(Allocation::new(1, limit, 128), Nanos::ZERO);
+        (0..).find(|at| function.totals(ms(*at)).became_ready == 1).expect("some time")
+    };
+    assert_eq!(ready_at(1000), 800);
+    // Twenty periods of 25 ms, the last of which ends 25 ms into its period.
+    assert_eq!(ready_at(250), 300 + 1900 + 25);
+}
+
+#[test]
+fn a_resize_holds_for_what_is_under_way() {
+    let mut function = warm(1, 1, 10, 10 * SECOND);
+    function.allocate(Allocation::new(1, 500, 128), Nanos::ZERO);
+    function.arrive(Nanos::ZERO);
+    // Without it, 50 ms now and 50 ms from 100 ms on.
+    function.allocate(Allocation::new(1, 1000, 128), ms(80));
+    check(&mut function, 129, 0, 0, 0);
+    check(&mut function, 130, 1, 0, 0);
+}
+
+#[test]
+fn requests_go_to_the_least_loaded_in_turn() {
+    let mut function = warm(3, 2, 0, 10 * SECOND);
+    let loads = |function: &Function| function.replicas().map(|replica| replica.load).collect::<Vec<_>>();
+    (0..4).for_each(|_| function.arrive(ms(0)));
+    assert_eq!(loads(&function), [2, 1, 1]);
+    (0..3).for_each(|_| function.arrive(ms(0)));
+    assert_eq!(loads(&function), [2, 2, 2]);
+    check(&mut function, 0, 0, 1, 0);
+}
+
+#[test]
+fn cost_counts_replicas_as_long_as_they_are_there() {
+    let mut function = warm(2, 1, 10, 10 * SECOND);
+    function.allocate(Allocation { replicas: Replicas(4), cpu_millicores: Millicores(500), memory_mib: Mebibytes(1024) }, ms(10 * SECOND));
+    let totals = function.totals(ms(20 * SECOND));
+    assert!((totals.core_seconds - (20.0 + 20.0)).abs() < 1e-9 && (totals.gibibyte_seconds - (2.5 + 40.0)).abs() < 1e-9, "{totals:?}");
+}
+
+#[test]
+fn a_scrape_tells_what_happened_up_to_its_instant() {
+    let mut function = warm(1, 2, 10, 10 * SECOND);
+    let mut reading = Reading::default();
+    (0..3).for_each(|_| function.arrive(ms(0)));
+    function.scrape(ms(150), Timestamp(1_150), &mut reading);
+    let scrape = &reading.scrape;
+    let replica = &scrape.replicas[0];
+    let requests = replica.requests.expect("read");
+    assert_eq!((requests.completed, requests.failed, requests.latency[11]), (1, 0, 1));
+    assert_eq!((replica.replica.as_str(), replica.at, replica.in_flight), ("f-00000", Timestamp(1_150), Some(2.0)));
+    let cpu = replica.cpu.expect("read");
+    assert_eq!((cpu.usage_us, cpu.periods, cpu.throttled_periods), (150_000, 2, 0));
+    assert_eq!(scrape.ingress.expect("read"), IngressReading { at: Timestamp(1_150), arrived: 3, failed: 0, queued: 0.0 });
+    let platform = scrape.platform.expect("read");
+    assert_eq!((platform.ready, platform.pending, platform.startups), (Replicas(1), Replicas(0), Some((0, 0))));
+}
+
+#[test]
+fn nothing_is_lost_or_made_up() {
+    let mut function = warm(3, 2, 7, 350);
+    let mut now = 0;
+    for step in 0..20_000u64 {
+        now += (step * 7919) % 60;
+        function.arrive(ms(now));
+        if step % 97 == 0 {
+            function.allocate(Allocation::new((step % 5) as u32, 300 + (step % 11) as u32 * 100, 128), ms(now));
+        }
+    }
+    let totals = function.totals(ms(now + 60 * SECOND)).clone();
+    assert_eq!(totals.arrived, totals.completed + totals.refused + totals.timed_out);
+    assert!(totals.refused > 0 && totals.timed_out > 0 && totals.completed > 3_000, "{totals:?}");
+    assert!(function.replicas().all(|replica| replica.load == 0));
+}

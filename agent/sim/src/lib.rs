@@ -1,0 +1,20 @@
+//! A world of functions in virtual time: requests, replicas, CPU quotas, starts and queues, simulated one by one.
+//!
+//! Pure: no I/O, no clock, and chance only from seeds. What it shows are Scrapes, the same that a collector reads from a platform, so that windows, reward
+//! and guard are production's own.
+
+pub mod agenda;
+pub mod chance;
+pub mod cpu;
+pub mod distribution;
+pub mod function;
+pub mod latency;
+pub mod nanos;
+pub mod profile;
+pub mod replica;
+
+pub use distribution::Distribution;
+pub use function::{Function, Reading, Totals};
+pub use nanos::Nanos;
+pub use profile::{Demand, FunctionProfile, Gateway, Stretch};
+pub use replica::Path;

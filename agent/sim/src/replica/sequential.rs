@@ -1,0 +1,100 @@
+//! A replica that works on one request at a time, first come first served. Its next event follows from the one before (Kiefer and Wolfowitz' recursion),
+//! so nothing is queued but requests.
+
+use std::collections::VecDeque;
+
+use super::{Ending, Request};
+use crate::cpu::Cpu;
+use crate::nanos::Nanos;
+
+/// The one request under work, and those that wait for it.
+#[derive(Debug, Clone, Default)]
+pub struct Sequential {
+    current: Option<Current>,
+    /// Requests given to the replica and not begun, none of them timed out.
+    backlog: VecDeque<Request>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    arrived: Nanos,
+    /// CPU time that it still needs, where the CPU is accounted up to.
+    left: Nanos,
+    end: Nanos,
+    /// Given up by the gateway: it is worked on to its end all the same, since a function does not notice.
+    timed_out: bool,
+}
+
+impl Sequential {
+    /// Takes in a request.
+    #[inline]
+    pub fn accept(&mut self, request: Request, cpu: &mut Cpu, now: Nanos) {
+        match self.current {
+            None => self.begin(request, cpu, now),
+            Some(_) => self.backlog.push_back(request),
+        }
+    }
+
+    #[inline]
+    fn begin(&mut self, request: Request, cpu: &mut Cpu, now: Nanos) {
+        // It waits before it computes, and nobody else computes meanwhile.
+        cpu.idle(now + request.demand.waiting);
+        let left = request.demand.cpu;
+        self.current = Some(Current { arrived: request.arrived, left, end: cpu.end(left, 1), timed_out: false });
+    }
+
+    /// When something happens next.
+    #[inline]
+    pub fn next(&self, timeout: Nanos) -> Nanos {
+        let Some(current) = &self.current else { return Nanos::NEVER };
+        if !current.timed_out {
+            return current.end.min(current.arrived + timeout);
+        }
+        self.backlog.front().map_or(current.end, |first| current.end.min(first.arrived + timeout))
+    }
+
+    /// Lives through what happens at `now`, which is when something does; says what became of a request.
+    #[inline]
+    pub fn step(&mut self, cpu: &mut Cpu, now: Nanos) -> Option<Ending> {
+        let Current { arrived, end, timed_out, .. } = self.current?;
+        if end > now {
+            return Some(self.time_out());
+        }
+        cpu.run(end, 1);
+        self.current = None;
+        if let Some(next) = self.backlog.pop_front() {
+            self.begin(next, cpu, now);
+        }
+        (!timed_out).then(|| Ending::completed(arrived, now))
+    }
+
+    /// The first that has not timed out does: the one under work, or the first that waits for it.
+    fn time_out(&mut self) -> Ending {
+        match &mut self.current {
+            Some(current) if !current.timed_out => current.timed_out = true,
+            _ => drop(self.backlog.pop_front()),
+        }
+        Ending::TimedOut
+    }
+
+    /// Accounts for CPU up to `now`.
+    pub fn account(&mut self, cpu: &mut Cpu, now: Nanos) {
+        match &mut self.current {
+            None => cpu.idle(now),
+            Some(current) => current.left = current.left.since(cpu.run(now, 1)),
+        }
+    }
+
+    /// The quota was changed where all is accounted for.
+    pub fn requota(&mut self, cpu: &Cpu) {
+        if let Some(current) = &mut self.current {
+            current.end = cpu.end(current.left, 1);
+        }
+    }
+
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.backlog.capacity() * size_of::<Request>()
+    }
+}
