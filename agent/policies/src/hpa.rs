@@ -156,14 +156,19 @@ impl Hpa {
 
     /// Takes `state` in and decides where a sync is due.
     pub(crate) fn sync(&self, state: &State, memory: &mut HpaMemory) -> Decision {
+        self.sync_with(state, memory, |desired| (desired, String::new()))
+    }
+
+    /// The same, where `amend` may change what the metrics ask for before windows and rates, and says why.
+    pub(crate) fn sync_with(&self, state: &State, memory: &mut HpaMemory, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
         let now = seen::instant(state);
         // A sync sees what the pipeline had published before it; a tick that is longer than the pipeline's span is that old already.
         let late = seen::tick_length(state) < self.metrics_resolution.0;
         if !late {
             self.meter(state, memory, now);
         }
-        let decision =
-            if memory.cadence.due(now, self.sync_period) { self.reconcile(state, memory, now) } else { Cadence::hold(self.sync_period) };
+        let due = memory.cadence.due(now, self.sync_period);
+        let decision = if due { self.reconcile(state, memory, now, amend) } else { Cadence::hold(self.sync_period) };
         if late {
             self.meter(state, memory, now);
         }
@@ -179,7 +184,7 @@ impl Hpa {
         }
     }
 
-    fn reconcile(&self, state: &State, memory: &mut HpaMemory, now: Timestamp) -> Decision {
+    fn reconcile(&self, state: &State, memory: &mut HpaMemory, now: Timestamp, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
         let Some(in_force) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
@@ -191,7 +196,7 @@ impl Hpa {
         let asked = match self.gate(current, limits, memory.scaled_to_zero) {
             Gate::Disabled => return Decision::hold(HoldReason::NothingToDo, "scaling is disabled since there are zero replicas"),
             Gate::Bound(replicas) => Ok((replicas, format!("{current} replicas are outside {} to {}", limits.min, limits.max))),
-            Gate::Open => self.metrics(state, in_force, memory, now),
+            Gate::Open => self.metrics(state, in_force, memory, now, amend),
         };
         let (replicas, reason) = match asked {
             Ok(asked) => asked,
@@ -220,20 +225,29 @@ impl Hpa {
         }
     }
 
-    fn metrics(&self, state: &State, in_force: Allocation, memory: &mut HpaMemory, now: Timestamp) -> Result<(u32, String), String> {
+    fn metrics(
+        &self,
+        state: &State,
+        in_force: Allocation,
+        memory: &mut HpaMemory,
+        now: Timestamp,
+        amend: impl FnOnce(u32) -> (u32, String),
+    ) -> Result<(u32, String), String> {
         let (current, limits) = (in_force.replicas.0, self.limits(state));
         let counts = seen::counts(state).ok_or("the number of replicas is not known")?;
         if [counts.ready.0, counts.pending.0, current].iter().any(|count| *count > Self::MOST_PODS) {
             return Err(format!("there are more than {} replicas", Self::MOST_PODS));
         }
         let proposals: Vec<_> = self.targets().map(|target| self.propose(target, in_force, counts, memory, now)).collect();
-        let desired = combine(current, &proposals).map_err(|error| error.to_string())?;
+        let asked = combine(current, &proposals).map_err(|error| error.to_string())?;
+        let (desired, why) = amend(asked);
         let history = &mut memory.history;
         let replicas = match &self.behavior {
             None => behavior::normalize(history, current, desired, self.downscale_stabilization.0, limits, now),
             Some(behavior) => behavior.normalize(history, current, desired, limits, now),
         };
-        Ok((replicas, self.reason(&proposals, desired, replicas)))
+        let held = if replicas == desired { String::new() } else { format!(", {replicas} by window and rate") };
+        Ok((replicas, format!("{} asks for {asked}{why}{held}", self.measured(&proposals))))
     }
 
     fn propose(
@@ -278,7 +292,7 @@ impl Hpa {
         Calculator { tolerance, ..Calculator::default() }
     }
 
-    fn reason(&self, proposals: &[Result<Proposal, CalculatorError>], desired: u32, replicas: u32) -> String {
+    fn measured(&self, proposals: &[Result<Proposal, CalculatorError>]) -> String {
         let measured = self.targets().zip(proposals).filter_map(|(target, proposal)| {
             let measured = proposal.as_ref().ok()?.measured;
             Some(match target {
@@ -288,9 +302,7 @@ impl Hpa {
                 Target::Rate(value) => format!("rate {} of {value} a replica", measured as f64 / 1000.0),
             })
         });
-        let measured: Vec<String> = measured.collect();
-        let held = if replicas == desired { String::new() } else { format!(", {replicas} by window and rate") };
-        format!("{} asks for {desired}{held}", measured.join(", "))
+        measured.collect::<Vec<String>>().join(", ")
     }
 }
 

@@ -3,17 +3,25 @@
 //! A policy proposes and never enforces: it keeps to the bounds that the State tells so as not to ask in vain, but the guard in the actuator has the last word.
 
 mod fixed;
+pub mod holt_winters;
 pub mod hpa;
+pub mod hpa_vpa;
+pub mod keda;
 pub mod kpa;
 mod registry;
 mod seen;
 pub mod threshold;
+pub mod vpa;
 
 pub use fixed::Fixed;
+pub use holt_winters::HoltWinters;
 pub use hpa::Hpa;
+pub use hpa_vpa::HpaVpa;
+pub use keda::Keda;
 pub use kpa::Kpa;
 pub use registry::{NAMES, PolicyError, by_name};
 pub use threshold::Threshold;
+pub use vpa::Vpa;
 
 use std::fmt;
 use std::time::Duration;
@@ -54,6 +62,14 @@ pub enum Memory {
     Hpa(Box<hpa::HpaMemory>),
     /// Of `kpa`.
     Kpa(Box<kpa::KpaMemory>),
+    /// Of `vpa`.
+    Vpa(Box<vpa::VpaMemory>),
+    /// Of `hpa-vpa`.
+    HpaVpa(Box<hpa_vpa::HpaVpaMemory>),
+    /// Of `keda`.
+    Keda(Box<keda::KedaMemory>),
+    /// Of `holt-winters`.
+    HoltWinters(Box<holt_winters::HoltWintersMemory>),
 }
 
 /// The rule's own variant of the memory; a new one where it is another rule's.

@@ -6,10 +6,11 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::threshold::{Mode, Threshold};
-use crate::{Fixed, Hpa, Kpa, Policy};
+use crate::{Fixed, HoltWinters, Hpa, HpaVpa, Keda, Kpa, Policy, Vpa};
 
 /// Every name that [`by_name`] knows.
-pub const NAMES: [&str; 7] = ["threshold", "threshold-vertical", "threshold-both", "static", "hpa", "hpa-behavior", "kpa"];
+pub const NAMES: [&str; 11] =
+    ["threshold", "threshold-vertical", "threshold-both", "static", "hpa", "hpa-behavior", "kpa", "vpa", "hpa-vpa", "keda", "holt-winters"];
 
 /// Why there is no such policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -52,6 +53,10 @@ pub fn by_name(name: &str, params: &Value) -> Result<Box<dyn Policy>, PolicyErro
             Ok(Box::new(policy))
         }
         "kpa" => checked(name, params, Kpa::check),
+        "vpa" => checked(name, params, Vpa::check),
+        "hpa-vpa" => checked(name, params, HpaVpa::check),
+        "keda" => checked(name, params, Keda::check),
+        "holt-winters" => checked(name, params, HoltWinters::check),
         "static" => Ok(Box::new(read::<Fixed>(name, params)?)),
         _ => Err(PolicyError::Unknown { name: name.chars().take(100).collect() }),
     }

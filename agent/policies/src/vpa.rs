@@ -113,7 +113,12 @@ impl Policy for Vpa {
     }
 
     fn model(&self) -> String {
-        format!("vpa/1.7 p{:.0} of CPU, p{:.0} of memory, margin {}", self.cpu_percentile * 100.0, self.memory_percentile * 100.0, self.margin)
+        format!(
+            "vpa/1.7 p{:.0} of CPU, p{:.0} of memory, margin {}",
+            self.cpu_percentile * 100.0,
+            self.memory_percentile * 100.0,
+            self.margin
+        )
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
@@ -193,10 +198,8 @@ impl Vpa {
         if memory.aggregate.is_empty() {
             return Decision::hold(HoldReason::NoMeasurement, "no CPU was measured yet");
         }
-        let requests = Amounts {
-            cpu_millicores: i64::from(in_force.cpu_millicores.0),
-            memory_bytes: bytes(f64::from(in_force.memory_mib.0)),
-        };
+        let requests =
+            Amounts { cpu_millicores: i64::from(in_force.cpu_millicores.0), memory_bytes: bytes(f64::from(in_force.memory_mib.0)) };
         let recommendation = self.allowed(state, memory.aggregate.recommend(&self.recommender(), 1));
         let priority = Priority::of(requests, &recommendation, self.controlled.heeded());
         let reason = format!(
@@ -227,11 +230,7 @@ impl Vpa {
         let target = recommendation.target;
         let cpu = cpu.then(|| Millicores(u32::try_from(target.cpu_millicores).unwrap_or(u32::MAX)));
         let memory = memory.then(|| Mebibytes(mebibytes(target.memory_bytes)));
-        Allocation {
-            cpu_millicores: cpu.unwrap_or(in_force.cpu_millicores),
-            memory_mib: memory.unwrap_or(in_force.memory_mib),
-            ..in_force
-        }
+        Allocation { cpu_millicores: cpu.unwrap_or(in_force.cpu_millicores), memory_mib: memory.unwrap_or(in_force.memory_mib), ..in_force }
     }
 
     /// The recommendation within the bounds, which are what the VPA calls allowed.

@@ -77,7 +77,7 @@ impl Activity {
 
     /// What becomes of `desired` pods, and of the condition. `excess` is the excess burst capacity; below zero the activator stays in the path.
     pub fn reconcile(&mut self, spec: &ZeroSpec, desired: u32, ready: u32, excess: i32, now: Timestamp) -> Applied {
-        let (applied, want) = self.to_zero(spec, desired, now);
+        let (applied, want) = self.judge_zero(spec, desired, now);
         match (want, ready) {
             (Some(0), _) => self.turn(Condition::Inactive, now),
             (Some(_), 0) => self.turn(Condition::Activating, now),
@@ -90,7 +90,7 @@ impl Activity {
     }
 
     /// What is asked for, and what is wanted in the end; nothing of the latter where it is not known.
-    fn to_zero(&self, spec: &ZeroSpec, desired: u32, now: Timestamp) -> (Applied, Option<u32>) {
+    fn judge_zero(&self, spec: &ZeroSpec, desired: u32, now: Timestamp) -> (Applied, Option<u32>) {
         let passed = now.since(self.since);
         if desired > 0 {
             return (Applied::Scale(desired), Some(desired));

@@ -19,12 +19,7 @@ pub struct Updater {
 
 impl Default for Updater {
     fn default() -> Self {
-        Self {
-            lifetime: Duration::from_secs(12 * 3600),
-            min_change: 0.1,
-            evict_after_oom: Duration::from_secs(600),
-            min_replicas: 2,
-        }
+        Self { lifetime: Duration::from_secs(12 * 3600), min_change: 0.1, evict_after_oom: Duration::from_secs(600), min_replicas: 2 }
     }
 }
 
@@ -49,7 +44,8 @@ impl Priority {
             (requests.memory_bytes, target.memory_bytes, lower.memory_bytes, upper.memory_bytes),
         ];
         let mut priority = Self { outside: false, scale_up: false, diff: 0.0 };
-        for (request, target, lower, upper) in resources.into_iter().zip(heeded).filter_map(|(resource, heeded)| heeded.then_some(resource)) {
+        for (request, target, lower, upper) in resources.into_iter().zip(heeded).filter_map(|(resource, heeded)| heeded.then_some(resource))
+        {
             priority.outside |= request < lower || request > upper;
             priority.scale_up |= target > request;
             priority.diff += request.abs_diff(target) as f64 / request.max(1) as f64;

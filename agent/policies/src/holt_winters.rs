@@ -1,0 +1,176 @@
+//! The policy `holt-winters`: the predictive HPA with one Holt-Winters model. Owns the history of what a plain HPA asked for; the forecast is [`model`]'s.
+//!
+//! As shipped, the original's history is newest first with the newest observation at the end, so that the model sees time out of order. The fair baseline
+//! keeps it in order; `as_shipped` gives the original's.
+
+pub mod model;
+
+use qscale_common::contract::State;
+use qscale_common::time::{Span, Timestamp};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::hpa::HpaMemory;
+use crate::hpa::behavior::Behavior;
+use crate::seen::ranged;
+use crate::{Decision, Hpa, Memory, Policy, recall};
+use model::{Form, Model, whole};
+
+/// The predictive HPA and its parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HoltWinters {
+    /// The HPA whose wishes are foretold.
+    pub hpa: Hpa,
+    /// Smoothing of the level, 0 to 1.
+    pub alpha: f64,
+    /// Smoothing of the trend, 0 to 1.
+    pub beta: f64,
+    /// Smoothing of the season, 0 to 1.
+    pub gamma: f64,
+    /// Syncs in a season, 2 to 1000.
+    pub seasonal_periods: usize,
+    /// Seasons that are kept, 1 to 100; together at most 10,000 syncs.
+    pub stored_seasons: usize,
+    /// How the trend goes in.
+    pub trend: Form,
+    /// How the season goes in.
+    pub seasonal: Form,
+    /// How the HPA's wish and the forecast become one.
+    pub decision_type: DecisionType,
+    /// Whether the history is out of order as in the original.
+    pub as_shipped: bool,
+}
+
+/// How several wishes become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecisionType {
+    /// The highest.
+    #[default]
+    Maximum,
+    /// The lowest.
+    Minimum,
+    /// The mean, cut to a whole number.
+    Mean,
+    /// The median, cut to a whole number.
+    Median,
+}
+
+impl DecisionType {
+    /// What `wishes` become; zero where there is none.
+    #[must_use]
+    pub fn decide(self, wishes: &[u32]) -> u32 {
+        let mut sorted: Vec<u64> = wishes.iter().map(|wish| u64::from(*wish)).collect();
+        sorted.sort_unstable();
+        let middle = sorted.len() / 2;
+        let decided = match (self, &sorted[..]) {
+            (_, []) => 0,
+            (Self::Maximum, [.., last]) => *last,
+            (Self::Minimum, [first, ..]) => *first,
+            (Self::Mean, all) => all.iter().sum::<u64>() / all.len() as u64,
+            (Self::Median, all) if all.len() % 2 == 0 => (all[middle - 1] + all[middle]) / 2,
+            (Self::Median, all) => all[middle],
+        };
+        u32::try_from(decided).unwrap_or(u32::MAX)
+    }
+}
+
+/// What a predictive HPA remembers of one function.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HoltWintersMemory {
+    hpa: HpaMemory,
+    history: Vec<u32>,
+}
+
+impl Default for HoltWinters {
+    /// The smoothing factors and seasons of the original's example, which has no defaults for them; the periods of its limits of rate, 60 s.
+    fn default() -> Self {
+        let mut behavior = Behavior::default();
+        behavior.scale_up.policies.iter_mut().chain(&mut behavior.scale_down.policies).for_each(|policy| policy.period = Span::seconds(60));
+        Self {
+            hpa: Hpa { behavior: Some(behavior), ..Hpa::default() },
+            alpha: 0.9,
+            beta: 0.9,
+            gamma: 0.9,
+            seasonal_periods: 6,
+            stored_seasons: 4,
+            trend: Form::Additive,
+            seasonal: Form::Additive,
+            decision_type: DecisionType::Maximum,
+            as_shipped: false,
+        }
+    }
+}
+
+impl Policy for HoltWinters {
+    fn name(&self) -> &'static str {
+        "holt-winters"
+    }
+
+    fn model(&self) -> String {
+        let shipped = if self.as_shipped { ", as shipped" } else { "" };
+        let Self { alpha, beta, gamma, seasonal_periods, .. } = self;
+        format!("holt-winters/0.13 {alpha}/{beta}/{gamma} season {seasonal_periods}{shipped}; {}", self.hpa.model())
+    }
+
+    fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
+        let HoltWintersMemory { hpa, history } = &mut **recall!(memory, HoltWinters);
+        self.hpa.sync_with(state, hpa, |wish| {
+            let forecast = self.foretell(history, wish);
+            (self.decision_type.decide(&[wish, forecast]), format!(", foretold {forecast}"))
+        })
+    }
+}
+
+impl HoltWinters {
+    /// Refuses parameters that the original would refuse.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn check(&self) -> Result<(), String> {
+        self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
+        for (field, factor) in [("alpha", self.alpha), ("beta", self.beta), ("gamma", self.gamma)] {
+            ranged(field, factor, 0.0, 1.0)?;
+        }
+        ranged("seasonal_periods", self.seasonal_periods as f64, 2.0, 1000.0)?;
+        ranged("stored_seasons", self.stored_seasons as f64, 1.0, 100.0)?;
+        let stored = self.seasonal_periods * self.stored_seasons;
+        if stored > 10_000 {
+            return Err(format!("seasonal_periods x stored_seasons = {stored}, must be at most 10000"));
+        }
+        Ok(())
+    }
+
+    /// Adds what the HPA asks for to the history, and foretells what it asks for next; zero where the history is too short.
+    fn foretell(&self, history: &mut Vec<u32>, wish: u32) -> u32 {
+        history.push(wish);
+        let series: Vec<f64> = history.iter().map(|replicas| f64::from(*replicas)).collect();
+        let forecast = self.smoothing().forecast(&series).filter(|forecast| forecast.is_finite()).map_or(0, whole);
+        self.prune(history);
+        forecast
+    }
+
+    /// Drops the oldest whole seasons beyond those that are kept.
+    fn prune(&self, history: &mut Vec<u32>) {
+        if self.as_shipped {
+            // The newest goes to the front, where the others already lie newest first.
+            history.rotate_right(1);
+        }
+        while history.len() >= (self.stored_seasons + 1) * self.seasonal_periods {
+            if self.as_shipped {
+                history.truncate(history.len() - self.seasonal_periods);
+            } else {
+                history.drain(..self.seasonal_periods);
+            }
+        }
+    }
+
+    fn smoothing(&self) -> Model {
+        let Self { alpha, beta, gamma, seasonal_periods: periods, trend, seasonal, .. } = *self;
+        Model { alpha, beta, gamma, periods, trend, seasonal }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! The policy `hpa-vpa`: both of Kubernetes' autoscalers on one function. Owns how their wishes are joined; decides nothing itself.
+//!
+//! Their documentation warns of both heeding one resource, since each undoes the other's ratio. So the HPA heeds CPU and the VPA memory, unless told otherwise.
+
+use qscale_common::contract::State;
+use qscale_common::time::Timestamp;
+use qscale_common::units::Allocation;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::hpa::HpaMemory;
+use crate::vpa::{Controlled, VpaMemory};
+use crate::{Decision, HoldReason, Hpa, Memory, Policy, Vpa, recall, seen};
+
+/// Both autoscalers and their parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HpaVpa {
+    /// The one that sets the number of replicas.
+    pub hpa: Hpa,
+    /// The one that sets their size.
+    pub vpa: Vpa,
+}
+
+/// What both remember of one function.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HpaVpaMemory {
+    hpa: HpaMemory,
+    vpa: VpaMemory,
+}
+
+impl Default for HpaVpa {
+    fn default() -> Self {
+        Self { hpa: Hpa::default(), vpa: Vpa { controlled: Controlled::Memory, ..Vpa::default() } }
+    }
+}
+
+impl Policy for HpaVpa {
+    fn name(&self) -> &'static str {
+        "hpa-vpa"
+    }
+
+    fn model(&self) -> String {
+        format!("{}; {}", self.hpa.model(), self.vpa.model())
+    }
+
+    fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
+        let memory = recall!(memory, HpaVpa);
+        let (across, along) = (self.hpa.sync(state, &mut memory.hpa), self.vpa.run(state, &mut memory.vpa));
+        let Some(in_force) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        };
+        join(state, in_force, across, along)
+    }
+}
+
+impl HpaVpa {
+    /// Refuses what either would refuse.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn check(&self) -> Result<(), String> {
+        self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
+        self.vpa.check().map_err(|error| format!("vpa.{error}"))
+    }
+}
+
+/// The replicas of one decision, the size of the other; a hold keeps its own part.
+fn join(state: &State, in_force: Allocation, across: Decision, along: Decision) -> Decision {
+    let reason = match (&across, &along) {
+        (Decision::Hold { why: HoldReason::NotDue, .. }, along) => text(along).to_owned(),
+        (across, Decision::Hold { why: HoldReason::NotDue, .. }) => text(across).to_owned(),
+        (across, along) => format!("{}; {}", text(across), text(along)),
+    };
+    match (across.wanted(), along.wanted()) {
+        (None, None) => match (across, along) {
+            (Decision::Hold { why: HoldReason::NotDue, .. }, Decision::Hold { why, .. }) | (Decision::Hold { why, .. }, _) => {
+                Decision::hold(why, reason)
+            }
+            (across, _) => across,
+        },
+        (across, along) => {
+            let (across, along) = (across.unwrap_or(in_force), along.unwrap_or(in_force));
+            seen::propose(state, in_force, Allocation { replicas: across.replicas, ..along }, reason)
+        }
+    }
+}
+
+fn text(decision: &Decision) -> &str {
+    match decision {
+        Decision::Want { reason, .. } | Decision::Hold { reason, .. } => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    fn want(allocation: Allocation) -> Decision {
+        Decision::Want { allocation, reason: "wanted".into(), choices: Vec::new() }
+    }
+
+    #[test]
+    fn each_sets_its_own_part() {
+        let (in_force, state) = (Allocation::new(2, 500, 256), sample::state());
+        let idle = || Decision::hold(HoldReason::NotDue, "idle");
+        let check = |across, along, expected| assert_eq!(join(&state, in_force, across, along).wanted(), expected);
+        check(want(Allocation::new(5, 500, 256)), want(Allocation::new(2, 500, 300)), Some(Allocation::new(5, 500, 300)));
+        check(want(Allocation::new(5, 500, 256)), idle(), Some(Allocation::new(5, 500, 256)));
+        check(idle(), want(Allocation::new(2, 500, 300)), Some(Allocation::new(2, 500, 300)));
+        check(idle(), idle(), None);
+        assert!(matches!(join(&state, in_force, idle(), idle()), Decision::Hold { why: HoldReason::NotDue, .. }));
+        let nothing = Decision::hold(HoldReason::NoMeasurement, "nothing measured");
+        assert!(matches!(join(&state, in_force, idle(), nothing), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+    }
+}

@@ -1,0 +1,390 @@
+//! The policy `keda`: KEDA's operator between zero and one, an HPA on the same trigger above. Owns both their ticks; the HPA's arithmetic is [`crate::hpa`]'s.
+//!
+//! The trigger's value is read when it is asked for, as KEDA's metrics server does, not through a pipeline.
+
+use std::time::Duration;
+
+use qscale_common::contract::State;
+use qscale_common::time::{Span, Timestamp};
+use qscale_common::units::{Allocation, Replicas};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::hpa::behavior::{Behavior, History, Limits, normalize};
+use crate::hpa::replica_calculator::Calculator;
+use crate::kpa::Metric;
+use crate::seen::{self, Cadence, measured, ranged, spanned};
+use crate::{Decision, HoldReason, Memory, Policy, recall};
+
+/// KEDA and its parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Keda {
+    /// What the trigger counts, over the whole function.
+    pub metric: Metric,
+    /// What one replica should have of it, 0.001 to 1e6.
+    pub threshold: f64,
+    /// Above this the trigger is active, 0 to 1e6.
+    pub activation_threshold: f64,
+    /// How often the operator looks, 1 s to 1 h.
+    pub polling_interval: Span,
+    /// So long after the trigger was last active the function goes to zero, up to 1 day.
+    pub cooldown_period: Span,
+    /// So long after it was first seen a function that never was active goes to zero, up to 1 day.
+    pub initial_cooldown_period: Span,
+    /// Replicas while the trigger is inactive, below the least of the bounds; without it zero where the bounds allow zero.
+    pub idle_replicas: Option<u32>,
+    /// What counts where the trigger cannot be read.
+    pub fallback: Option<Fallback>,
+    /// How often the HPA decides, 1 s to 1 h.
+    pub sync_period: Span,
+    /// Limits of rate and windows of the HPA; the rules from before there was such a field where absent.
+    pub behavior: Option<Behavior>,
+}
+
+/// What counts where a trigger cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fallback {
+    /// Failures in a row after which it counts.
+    pub failure_threshold: u32,
+    /// Replicas to go to.
+    pub replicas: u32,
+    /// How they and the current ones are weighed.
+    #[serde(default)]
+    pub behavior: FallbackBehavior,
+}
+
+/// How a fallback weighs its replicas and the current ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FallbackBehavior {
+    /// Its own.
+    #[default]
+    Static,
+    /// The current ones.
+    CurrentReplicas,
+    /// The current ones where they are more.
+    CurrentReplicasIfHigher,
+    /// The current ones where they are fewer.
+    CurrentReplicasIfLower,
+}
+
+impl Fallback {
+    /// The value of a metric of which each replica should have `threshold`, after so many `failures`; nothing while they are few.
+    #[must_use]
+    pub fn value(&self, threshold: f64, failures: u32, current: u32) -> Option<f64> {
+        let replicas = match self.behavior {
+            FallbackBehavior::Static => self.replicas,
+            FallbackBehavior::CurrentReplicas => current,
+            FallbackBehavior::CurrentReplicasIfHigher => self.replicas.max(current),
+            FallbackBehavior::CurrentReplicasIfLower => self.replicas.min(current),
+        };
+        (failures > self.failure_threshold).then_some(threshold * f64::from(replicas))
+    }
+}
+
+/// What the operator is told of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operator {
+    /// Least replicas.
+    pub min: u32,
+    /// Replicas while inactive, where they differ from the least.
+    pub idle: Option<u32>,
+    /// Time after the trigger was last active.
+    pub cooldown: Duration,
+    /// Time after the function was made, where it never was active.
+    pub initial_cooldown: Duration,
+}
+
+/// What the operator knows of the triggers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// At least one is active.
+    Active,
+    /// None is.
+    Inactive,
+    /// None is, and one could not be read.
+    Failed,
+}
+
+impl Operator {
+    /// Replicas to go to from `current`; nothing where the HPA decides or it is too early. A `fallback` is what a failed trigger falls back to.
+    #[must_use]
+    pub fn scale(
+        &self,
+        trigger: Trigger,
+        current: u32,
+        fallback: Option<u32>,
+        last_active: Option<Timestamp>,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> Option<u32> {
+        let cooled = match last_active {
+            Some(last) => now > last.plus(self.cooldown),
+            None => now > created.plus(self.initial_cooldown),
+        };
+        let wakes = current == 0 || (self.idle.is_some() && current < self.min);
+        let sleeps = self.idle.is_some_and(|idle| current > idle) || (current > 0 && self.min == 0);
+        match trigger {
+            Trigger::Active => wakes.then_some(self.min.max(1)),
+            Trigger::Failed => fallback,
+            Trigger::Inactive if sleeps => cooled.then_some(self.idle.unwrap_or(0)),
+            Trigger::Inactive => (current < self.min && self.idle.is_none()).then_some(self.min),
+        }
+    }
+}
+
+/// What a KEDA remembers of one function.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct KedaMemory {
+    poll: Cadence,
+    sync: Cadence,
+    created: Option<Timestamp>,
+    last_active: Option<Timestamp>,
+    failures: u32,
+    history: History,
+}
+
+impl Default for Keda {
+    /// KEDA's defaults. A trigger has none; 100 requests in flight are those of its HTTP add-on.
+    fn default() -> Self {
+        Self {
+            metric: Metric::Concurrency,
+            threshold: 100.0,
+            activation_threshold: 0.0,
+            polling_interval: Span::seconds(30),
+            cooldown_period: Span::seconds(300),
+            initial_cooldown_period: Span::default(),
+            idle_replicas: None,
+            fallback: None,
+            sync_period: Span::seconds(15),
+            behavior: None,
+        }
+    }
+}
+
+impl Policy for Keda {
+    fn name(&self) -> &'static str {
+        "keda"
+    }
+
+    fn model(&self) -> String {
+        let metric = match self.metric {
+            Metric::Concurrency => "concurrency",
+            Metric::Rps => "rps",
+        };
+        format!("keda/2.20 {metric} {} a replica, active above {}", self.threshold, self.activation_threshold)
+    }
+
+    fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
+        let (memory, now) = (recall!(memory, Keda), seen::instant(state));
+        let created = *memory.created.get_or_insert(now);
+        let (polls, syncs) = (memory.poll.due(now, self.polling_interval), memory.sync.due(now, self.sync_period));
+        if !polls && !syncs {
+            return Cadence::hold(self.sync_period);
+        }
+        let Some(in_force) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        };
+        let value = self.value(state);
+        memory.failures = if value.is_some() { 0 } else { memory.failures.saturating_add(1) };
+        let value_or_fallback = value.or_else(|| self.fallback?.value(self.threshold, memory.failures, in_force.replicas.0));
+        if polls && let Some(decision) = self.activate(state, in_force, value, memory, created, now) {
+            return decision;
+        }
+        if syncs { self.across(state, in_force, value_or_fallback, memory, now) } else { Cadence::hold(self.sync_period) }
+    }
+}
+
+impl Keda {
+    /// Refuses parameters that KEDA would refuse.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn check(&self) -> Result<(), String> {
+        let (hour, day) = (Span::seconds(3600), Span::seconds(24 * 3600));
+        ranged("threshold", self.threshold, 0.001, 1e6)?;
+        ranged("activation_threshold", self.activation_threshold, 0.0, 1e6)?;
+        spanned("polling_interval", self.polling_interval, Span::seconds(1), hour)?;
+        spanned("cooldown_period", self.cooldown_period, Span::default(), day)?;
+        spanned("initial_cooldown_period", self.initial_cooldown_period, Span::default(), day)?;
+        spanned("sync_period", self.sync_period, Span::seconds(1), hour)?;
+        self.behavior.as_ref().map_or(Ok(()), Behavior::check)
+    }
+
+    fn value(&self, state: &State) -> Option<f64> {
+        match self.metric {
+            Metric::Concurrency => seen::in_flight(state),
+            Metric::Rps => measured(state.windows.tick.rate_rps),
+        }
+    }
+
+    /// The operator's part; nothing where it leaves the function to the HPA.
+    fn activate(
+        &self,
+        state: &State,
+        in_force: Allocation,
+        value: Option<f64>,
+        memory: &mut KedaMemory,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> Option<Decision> {
+        let range = state.bounds.replicas;
+        let trigger = match value {
+            Some(value) if value > self.activation_threshold => Trigger::Active,
+            Some(_) => Trigger::Inactive,
+            None => Trigger::Failed,
+        };
+        if trigger == Trigger::Active {
+            memory.last_active = Some(now);
+        }
+        let fallback = self.fallback.filter(|fallback| memory.failures > fallback.failure_threshold).map(|fallback| fallback.replicas);
+        let operator = Operator {
+            min: range.min().0,
+            idle: self.idle_replicas.filter(|idle| *idle < range.min().0),
+            cooldown: self.cooldown_period.0,
+            initial_cooldown: self.initial_cooldown_period.0,
+        };
+        let replicas = operator.scale(trigger, in_force.replicas.0, fallback, memory.last_active, created, now)?;
+        let reason = match trigger {
+            Trigger::Active => "the trigger is active",
+            Trigger::Inactive => "the trigger has long been inactive",
+            Trigger::Failed => "the trigger cannot be read",
+        };
+        Some(seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason.into()))
+    }
+
+    /// The HPA's part: at least one replica, by the value of the whole function.
+    fn across(&self, state: &State, in_force: Allocation, value: Option<f64>, memory: &mut KedaMemory, now: Timestamp) -> Decision {
+        let (range, current) = (state.bounds.replicas, in_force.replicas.0);
+        let limits = Limits { min: range.min().0.max(1), max: range.max().0.max(1) };
+        if current == 0 {
+            return Decision::hold(HoldReason::NothingToDo, "the HPA is off while there are zero replicas");
+        }
+        let Some(value) = value else {
+            return Decision::hold(HoldReason::NoMeasurement, "the trigger cannot be read");
+        };
+        memory.history.begin(current, now);
+        let existing = seen::counts(state).map_or(current, |counts| counts.ready.0.saturating_add(counts.pending.0));
+        let milli = |value: f64| (value * 1000.0) as i64;
+        let desired = Calculator::default().average_value(existing, milli(value), milli(self.threshold)).replicas;
+        let replicas = if current > limits.max || current < limits.min {
+            current.clamp(limits.min, limits.max)
+        } else {
+            match &self.behavior {
+                None => normalize(&mut memory.history, current, desired, Self::STABILIZATION, limits, now),
+                Some(behavior) => behavior.normalize(&mut memory.history, current, desired, limits, now),
+            }
+        };
+        if let Some(behavior) = &self.behavior {
+            behavior.record(&mut memory.history, current, replicas, now);
+        }
+        let reason = format!("{value:.2} at {} a replica ask for {desired}", self.threshold);
+        seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+    }
+
+    /// The HPA's downscale stabilisation.
+    const STABILIZATION: Duration = Duration::from_secs(300);
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::contract::ReplicaCounts;
+    use qscale_common::policy::Range;
+    use qscale_common::time::Tick;
+
+    use super::*;
+    use crate::sample;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000);
+
+    fn operator(min: u32, idle: Option<u32>) -> Operator {
+        Operator { min, idle, cooldown: Duration::from_secs(300), initial_cooldown: Duration::ZERO }
+    }
+
+    #[test]
+    fn scale_scaled_objects() {
+        let long_ago = NOW.minus(Duration::from_secs(600));
+        let cases = [
+            ("TestScaleToMinReplicasWhenNotActive", operator(0, None), Trigger::Inactive, 10, Some(0)),
+            ("TestScaleToMinReplicasFromLowerInitialReplicaCount", operator(5, None), Trigger::Inactive, 1, Some(5)),
+            ("TestScaleFromMinReplicasWhenActive", operator(0, None), Trigger::Active, 0, Some(1)),
+            ("active from zero goes to the least", operator(3, None), Trigger::Active, 0, Some(3)),
+            ("TestScaleToIdleReplicasWhenNotActive", operator(5, Some(0)), Trigger::Inactive, 10, Some(0)),
+            ("TestScaleFromIdleToMinReplicasWhenActive", operator(5, Some(0)), Trigger::Active, 0, Some(5)),
+            ("active above the least is the HPA's", operator(0, None), Trigger::Active, 7, None),
+            ("inactive with a least is the HPA's", operator(2, None), Trigger::Inactive, 7, None),
+            ("inactive at idle stays", operator(5, Some(2)), Trigger::Inactive, 2, None),
+            ("inactive at zero stays", operator(0, None), Trigger::Inactive, 0, None),
+            ("failed without fallback stays", operator(0, None), Trigger::Failed, 7, None),
+        ];
+        for (name, operator, trigger, current, expected) in cases {
+            assert_eq!(operator.scale(trigger, current, None, Some(long_ago), long_ago, NOW), expected, "{name}");
+        }
+        assert_eq!(operator(0, None).scale(Trigger::Failed, 7, Some(4), None, NOW, NOW), Some(4), "failed with fallback");
+    }
+
+    #[test]
+    fn cooldown() {
+        let check = |last: Option<u64>, created: u64, initial: u64, expected| {
+            let (ago, initial_cooldown) = (|seconds| NOW.minus(Duration::from_secs(seconds)), Duration::from_secs(initial));
+            let operator = Operator { initial_cooldown, ..operator(0, None) };
+            assert_eq!(
+                operator.scale(Trigger::Inactive, 1, None, last.map(ago), ago(created), NOW),
+                expected,
+                "{last:?} {created} {initial}"
+            );
+        };
+        check(Some(301), 600, 0, Some(0));
+        check(Some(300), 600, 0, None);
+        check(None, 1, 0, Some(0));
+        check(None, 60, 120, None);
+        check(None, 121, 120, Some(0));
+    }
+
+    #[test]
+    fn fallback() {
+        let value = |behavior, failures, current| Fallback { failure_threshold: 3, replicas: 10, behavior }.value(10.0, failures, current);
+        assert_eq!(value(FallbackBehavior::Static, 4, 6), Some(100.0));
+        assert_eq!(value(FallbackBehavior::Static, 3, 6), None);
+        assert_eq!(value(FallbackBehavior::CurrentReplicas, 4, 6), Some(60.0));
+        assert_eq!(value(FallbackBehavior::CurrentReplicasIfHigher, 4, 6), Some(100.0));
+        assert_eq!(value(FallbackBehavior::CurrentReplicasIfHigher, 4, 15), Some(150.0));
+        assert_eq!(value(FallbackBehavior::CurrentReplicasIfLower, 4, 6), Some(60.0));
+        assert_eq!(value(FallbackBehavior::CurrentReplicasIfLower, 4, 15), Some(100.0));
+    }
+
+    /// What is in force after each tick of 5 s with so many requests in flight.
+    fn run(policy: &Keda, mut replicas: u32, in_flight: impl Fn(u64) -> Option<f64>, ticks: u64) -> Vec<u32> {
+        let mut memory = Memory::None;
+        let played = (0..ticks).map(|tick| {
+            let mut state =
+                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..sample::state() };
+            state.bounds.replicas = Range::new(Replicas(0), Replicas(100)).expect("ordered");
+            let all = Replicas(replicas);
+            state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+            state.windows.tick.concurrency = in_flight(tick).filter(|_| replicas > 0).map(|all| all / f64::from(replicas));
+            state.windows.tick.queued = if replicas == 0 { in_flight(tick) } else { Some(0.0) };
+            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+            replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
+            replicas
+        });
+        played.collect()
+    }
+
+    #[test]
+    fn wakes_within_a_poll_and_sleeps_after_the_cooldown() {
+        let replicas = run(&Keda::default(), 0, |tick| Some(if (3..20).contains(&tick) { 250.0 } else { 0.0 }), 120);
+        assert_eq!(replicas[5..8], [0, 1, 1], "the second poll is at 30 s");
+        assert_eq!(replicas[9], 3, "and the HPA's next sync goes on");
+        // Last seen active by the poll of tick 18; 300 s after it the poll of tick 78 is not yet later than that.
+        assert_eq!((replicas[83], replicas[84]), (1, 0), "{replicas:?}");
+    }
+
+    #[test]
+    fn holds_where_the_trigger_cannot_be_read_unless_there_is_a_fallback() {
+        assert!(run(&Keda::default(), 4, |_| None, 60).iter().all(|replicas| *replicas == 4));
+        let fallback = Some(Fallback { failure_threshold: 3, replicas: 6, behavior: FallbackBehavior::Static });
+        assert_eq!(run(&Keda { fallback, ..Keda::default() }, 4, |_| None, 60).last(), Some(&6));
+    }
+}
