@@ -4,17 +4,23 @@
 //! and guard are production's own.
 
 pub mod agenda;
+pub mod cell;
 pub mod chance;
 pub mod cpu;
 pub mod distribution;
+pub mod environment;
 pub mod function;
 pub mod latency;
+pub mod load;
 pub mod nanos;
 pub mod profile;
 pub mod replica;
 
+pub use cell::{Cell, Perturbation, Setup};
 pub use distribution::Distribution;
+pub use environment::Environment;
 pub use function::{Function, Reading, Totals};
+pub use load::Load;
 pub use nanos::Nanos;
 pub use profile::{Demand, FunctionProfile, Gateway, Stretch};
 pub use replica::Path;

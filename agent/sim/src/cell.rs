@@ -1,0 +1,292 @@
+//! One function with what production puts around it: load, Scrapes, windows, State, guard and reward. Owns the order of a tick; must not decide.
+//!
+//! A tick: what is wanted passes the guard and is in force at once; the world lives through the tick; what can be seen of it then is read, late or not at
+//! all where that is asked for; the windows close, and the State and the reward follow as the collector makes them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qscale_common::contract::{Epoch, Moment, State};
+use qscale_common::guard::{Budget, Case, Standing, Verdict, permit};
+use qscale_common::policy::{Mode, ScalingPolicy};
+use qscale_common::reward::{Judgement, judge};
+use qscale_common::time::{Span, Tick, Timestamp};
+use qscale_common::units::Allocation;
+use qscale_common::window::{Windows, assemble};
+use qscale_common::workload::WorkloadRng;
+use rand::RngExt;
+
+use crate::chance::{Purpose, stream};
+use crate::function::{Function, Reading, Totals};
+use crate::load::{Load, Source};
+use crate::nanos::Nanos;
+use crate::profile::{FunctionProfile, Gateway, Stretch};
+
+/// When every world begins: a Monday at midnight UTC, so that the time of day means something.
+pub const BEGIN: Timestamp = Timestamp(1_735_516_800_000);
+
+/// What is simulated.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The function.
+    pub profile: Arc<FunctionProfile>,
+    /// Its gateway.
+    pub gateway: Gateway,
+    /// Objective, bounds, prices, weights, guardrails and tick. Its mode is taken for `active`.
+    pub policy: ScalingPolicy,
+    /// What it has when the world begins, ready; brought within the policy's bounds.
+    pub allocation: Allocation,
+    /// Its load.
+    pub load: Load,
+    /// What goes wrong.
+    pub perturbation: Perturbation,
+}
+
+/// What goes wrong in a world.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Perturbation {
+    /// How old measurements are when they are read.
+    pub metric_lag: Span,
+    /// Share of the scrapes that are lost, 0 to 1.
+    pub lost_scrapes: f64,
+    /// How many times as long starts take.
+    pub startup: f64,
+    /// From when on requests compute how many times as long.
+    pub payload: Option<(Span, f64)>,
+}
+
+impl Default for Perturbation {
+    /// Nothing.
+    fn default() -> Self {
+        Self { metric_lag: Span::millis(0), lost_scrapes: 0.0, startup: 1.0, payload: None }
+    }
+}
+
+/// One simulated function under control.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    setup: Setup,
+    index: u64,
+    function: Function,
+    source: Source,
+    now: Nanos,
+    scrape_rng: WorkloadRng,
+    /// What was read and is not known yet, oldest first.
+    late: VecDeque<Reading>,
+    reading: Reading,
+    windows: Windows,
+    budget: Budget,
+    state: State,
+    reward: Judgement,
+    verdict: Option<Verdict>,
+}
+
+impl Cell {
+    /// Function number `index` of a run of `seed`, when the world begins.
+    #[must_use]
+    pub fn new(setup: Setup, seed: u64, index: u64) -> Self {
+        let mut setup = setup;
+        setup.policy.mode = Mode::Active;
+        let windows = Windows::new(setup.policy.tick);
+        let state = assemble(&setup.policy, moment(BEGIN, &setup.policy), BEGIN, &windows, None);
+        let mut cell = Self {
+            function: Function::new(Arc::clone(&setup.profile), setup.gateway, seed, index),
+            source: setup.load.source(stream(seed, index, Purpose::Arrivals)),
+            now: Nanos::ZERO,
+            scrape_rng: stream(seed, index, Purpose::Scrapes),
+            late: VecDeque::new(),
+            reading: Reading::default(),
+            windows,
+            budget: Budget::default(),
+            state,
+            reward: UNJUDGED,
+            verdict: None,
+            index,
+            setup,
+        };
+        cell.begin();
+        cell
+    }
+
+    /// Begins anew, as a run of `seed`.
+    pub fn reset(&mut self, seed: u64) {
+        let reading = std::mem::take(&mut self.reading);
+        self.function = Function::new(Arc::clone(&self.setup.profile), self.setup.gateway, seed, self.index);
+        self.source = self.setup.load.source(stream(seed, self.index, Purpose::Arrivals));
+        self.scrape_rng = stream(seed, self.index, Purpose::Scrapes);
+        self.now = Nanos::ZERO;
+        self.late.clear();
+        self.windows = Windows::new(self.setup.policy.tick);
+        self.budget = Budget::default();
+        (self.reading, self.reward, self.verdict) = (reading, UNJUDGED, None);
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        let Perturbation { startup, .. } = self.setup.perturbation;
+        self.function.stretch(Stretch { startup, ..Stretch::default() });
+        self.function.warm(self.setup.policy.bounds.clamp(self.setup.allocation), Nanos::ZERO);
+        // What replicas count before the first tick is where counting begins.
+        self.function.scrape(Nanos::ZERO, BEGIN, &mut self.reading);
+        self.windows.record(&self.reading.scrape);
+        self.close(BEGIN);
+    }
+
+    /// Lives through one tick with what is wanted, as far as the guard permits; `None` wants nothing else than there is.
+    pub fn step(&mut self, wanted: Option<Allocation>) {
+        self.verdict = wanted.map(|wanted| self.decided(wanted));
+        let tick = Nanos::from(self.setup.policy.tick.duration());
+        let lag = Nanos::from(self.setup.perturbation.metric_lag.0).min(Nanos::LONGEST);
+        let end = self.now + tick;
+        let (late_ticks, late_within) = (lag.0 / tick.0, Nanos(lag.0 % tick.0));
+        self.live(end - late_within);
+        self.read();
+        self.live(end);
+        self.learn(late_ticks as usize);
+        self.close(timestamp(end));
+    }
+
+    fn decided(&mut self, wanted: Allocation) -> Verdict {
+        let now = timestamp(self.now);
+        let in_force = Some(self.function.allocation());
+        let (policy, budget, state) = (&self.setup.policy, &self.budget, Some(&self.state));
+        let case = Case { wanted, in_force, standing: Standing::Named, policy, state, frozen: None, vertical: true, budget, now };
+        let verdict = permit(&case);
+        if let Verdict::Apply { allocation, charge, .. } = &verdict {
+            charge.iter().for_each(|direction| self.budget.charge(*direction, now));
+            self.function.allocate(*allocation, self.now);
+        }
+        verdict
+    }
+
+    fn live(&mut self, until: Nanos) {
+        if let Some((from, factor)) = self.setup.perturbation.payload
+            && self.now <= Nanos::from(from.0)
+            && Nanos::from(from.0) < until
+        {
+            let from = Nanos::from(from.0);
+            self.source.feed(&mut self.function, from);
+            self.function.stretch(Stretch { cpu: factor, startup: self.setup.perturbation.startup });
+        }
+        self.source.feed(&mut self.function, until);
+        self.function.advance(until);
+        self.now = until;
+    }
+
+    fn read(&mut self) {
+        self.function.scrape(self.now, timestamp(self.now), &mut self.reading);
+    }
+
+    /// Learns what was read so many ticks ago, unless it was lost.
+    fn learn(&mut self, late_ticks: usize) {
+        if late_ticks > 0 {
+            let oldest = if self.late.len() < late_ticks { None } else { self.late.pop_front() };
+            let heard = oldest.is_some();
+            self.late.push_back(std::mem::replace(&mut self.reading, oldest.unwrap_or_default()));
+            if !heard {
+                return;
+            }
+        }
+        // Drawn always, so that losing one changes nothing about the next.
+        let lost = self.scrape_rng.random::<f64>() < self.setup.perturbation.lost_scrapes;
+        if !lost {
+            self.windows.record(&self.reading.scrape);
+        }
+    }
+
+    fn close(&mut self, now: Timestamp) {
+        let policy = &self.setup.policy;
+        let moment = moment(now, policy);
+        self.windows.close(moment.tick, &policy.prices);
+        refresh(&mut self.state, policy, moment, now, &self.windows);
+        if let Some(closed) = self.windows.closed() {
+            self.reward = judge(&self.state.windows.tick, closed, policy);
+        }
+    }
+
+    /// What an agent sees.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What the last tick was worth.
+    #[must_use]
+    pub fn reward(&self) -> &Judgement {
+        &self.reward
+    }
+
+    /// What the guard said to what was wanted last; `None` where nothing was.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    /// What really happened since the world began.
+    pub fn totals(&mut self) -> &Totals {
+        self.function.totals(self.now)
+    }
+
+    /// The function in its world.
+    #[must_use]
+    pub fn function(&self) -> &Function {
+        &self.function
+    }
+
+    /// What is simulated.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Time since the world began.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        self.now
+    }
+
+    /// Bytes that the function and its windows take.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.function.memory_bytes() - size_of::<Function>() + self.windows.memory_bytes() - size_of::<Windows>()
+    }
+}
+
+const UNJUDGED: Judgement = {
+    const NOT_MEASURED: qscale_common::contract::Term = qscale_common::contract::Term { value: None, weight: 0.0 };
+    const TERMS: qscale_common::contract::Terms = qscale_common::contract::Terms {
+        violation: NOT_MEASURED,
+        cost: NOT_MEASURED,
+        resize: NOT_MEASURED,
+        reversal: NOT_MEASURED,
+        kill: NOT_MEASURED,
+    };
+    Judgement { value: None, terms: TERMS, completion: None, latency_ms: None, cost_per_hour: None }
+};
+
+/// The instant `now` of a world as production writes it.
+#[must_use]
+pub fn timestamp(now: Nanos) -> Timestamp {
+    BEGIN.plus(Duration::from(now))
+}
+
+fn moment(now: Timestamp, policy: &ScalingPolicy) -> Moment {
+    Moment { epoch: Epoch(BEGIN.0), tick: Tick::at(now, policy.tick) }
+}
+
+/// Makes `state` what [`assemble`] would make, in the memory that it has: names, objective, bounds and prices stay.
+fn refresh(state: &mut State, policy: &ScalingPolicy, moment: Moment, now: Timestamp, windows: &Windows) {
+    state.tick = moment.tick;
+    state.observed_at_ms = now;
+    state.allocation = windows.allocation();
+    state.replicas = windows.replicas(now);
+    state.age = windows.ages(now);
+    state.windows = windows.measured(policy.objective.percentile.get());
+    state.changes = windows.changes();
+    state.startup_ms = windows.startup_ms();
+    debug_assert_eq!(*state, assemble(policy, moment, now, windows, None));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+use qscale_common::guard::Verdict;
+use qscale_common::workload::Gaps;
+
+use super::*;
+use crate::distribution::Distribution;
+
+fn setup(rate: &str, perturbation: Perturbation) -> Setup {
+    let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
+    policy.guard.max_age = Some(Span::seconds(300));
+    Setup {
+        profile: Arc::new(FunctionProfile::simple("f", Distribution::constant(Nanos::millis(20)))),
+        gateway: Gateway::default(),
+        policy,
+        allocation: Allocation::new(2, 500, 128),
+        load: Load::Pattern { pattern: rate.parse().expect("a pattern"), gaps: Gaps::Constant },
+        perturbation,
+    }
+}
+
+fn cell(rate: &str, perturbation: Perturbation) -> Cell {
+    Cell::new(setup(rate, perturbation), 1, 0)
+}
+
+#[test]
+fn the_state_tells_what_happened() {
+    let mut cell = cell("20", Perturbation::default());
+    assert_eq!(cell.state().windows.tick.rate_rps, None);
+    (0..3).for_each(|_| cell.step(None));
+    let window = &cell.state().windows.tick;
+    assert_eq!((window.rate_rps, window.completed_rps, window.failed_share), (Some(20.0), Some(20.0), Some(0.0)));
+    // 20 requests a second of 20 ms on two replicas.
+    assert!((window.cpu_millicores.expect("read").mean - 200.0).abs() < 5.0, "{window:?}");
+    let reward = cell.reward();
+    assert!(reward.terms.violation.value == Some(0.0) && reward.value.is_some_and(|value| value < 0.0), "{reward:?}");
+}
+
+#[test]
+fn what_is_wanted_passes_the_guard_and_is_in_force_at_once() {
+    let mut cell = cell("20", Perturbation::default());
+    cell.step(None);
+    cell.step(Some(Allocation::new(3, 500, 128)));
+    assert_eq!(cell.function().allocation(), Allocation::new(3, 500, 128));
+    cell.step(Some(Allocation::new(30, 500, 128)));
+    assert_eq!(cell.function().allocation(), Allocation::new(7, 500, 128));
+    assert!(matches!(cell.verdict(), Some(Verdict::Apply { notes, .. }) if notes.len() == 2), "{:?}", cell.verdict());
+}
+
+#[test]
+fn measurements_are_as_old_as_they_are_said_to_be() {
+    for (lag_s, seen_after) in [(0, 1), (10, 3), (12, 3), (18, 4), (55, 12)] {
+        let perturbation = Perturbation { metric_lag: Span::seconds(lag_s), ..Perturbation::default() };
+        let mut cell = cell("step:0@0s,40@1s", perturbation);
+        for tick in 1..=13 {
+            cell.step(None);
+            let seen = cell.state().windows.tick.rate_rps.is_some_and(|rate| rate > 0.0);
+            assert_eq!(seen, tick >= seen_after, "lag {lag_s}, tick {tick}");
+        }
+        assert_eq!(cell.state().age.requests_ms, Some(lag_s * 1000));
+    }
+}
+
+#[test]
+fn lost_scrapes_leave_gaps_and_no_holes_in_the_counts() {
+    let lossy = |share| {
+        let mut cell = cell("20", Perturbation { lost_scrapes: share, ..Perturbation::default() });
+        (0..60).for_each(|_| cell.step(None));
+        cell
+    };
+    let (all, some, none) = (lossy(0.0), lossy(0.5), lossy(1.0));
+    assert_eq!(none.state().windows.long.rate_rps, None);
+    let rate = |cell: &Cell| cell.state().windows.long.rate_rps.expect("read");
+    assert!((rate(&some) - rate(&all)).abs() < 1e-9);
+}
+
+#[test]
+fn a_change_of_payload_comes_when_it_is_said_to() {
+    let mut cell = cell("20", Perturbation { payload: Some((Span::seconds(12), 2.0)), ..Perturbation::default() });
+    let cpu: Vec<f64> = (0..4)
+        .map(|_| {
+            cell.step(None);
+            cell.state().windows.tick.cpu_millicores.expect("read").mean
+        })
+        .collect();
+    for (tick, expected) in [200.0, 200.0, 320.0, 400.0].into_iter().enumerate() {
+        assert!((cpu[tick] - expected).abs() < 15.0, "{cpu:?}");
+    }
+}
+
+#[test]
+fn a_reset_begins_the_same_world_again() {
+    let mut perturbed = setup("bursty:5..100/30s/3s", Perturbation { lost_scrapes: 0.2, ..Perturbation::default() });
+    perturbed.load = Load::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
+    let mut cell = Cell::new(perturbed, 7, 3);
+    let live = |cell: &mut Cell| {
+        let wanted = |tick: u32| tick.is_multiple_of(7).then(|| Allocation::new(1 + tick % 5, 300 + tick, 128));
+        (0..100)
+            .map(|tick| {
+                cell.step(wanted(tick));
+                format!("{:?} {:?}", cell.state(), cell.reward())
+            })
+            .collect::<Vec<_>>()
+    };
+    let first = live(&mut cell);
+    cell.reset(7);
+    assert_eq!(live(&mut cell), first);
+    cell.reset(8);
+    assert_ne!(live(&mut cell), first);
+}
