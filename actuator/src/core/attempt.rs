@@ -45,7 +45,7 @@ impl Core {
     fn judge(&mut self, id: &FunctionId, decision: Decision, attempts: u32, now: Timestamp) {
         let Some(function) = self.functions.get(id) else { return };
         let before = function.in_force();
-        let verdict = if decision.is_restore() { restore_verdict(&decision, before) } else { self.verdict(function, &decision, now) };
+        let verdict = if decision.is_restore() { restore_verdict(&decision) } else { self.verdict(function, &decision, now) };
         match self.allowed_when_cut(&decision, before, verdict) {
             Verdict::Apply { allocation, notes, charge } => {
                 self.begin(id, Job { decision, allocation, before, notes, charge, attempts }, now);
@@ -222,7 +222,11 @@ impl Core {
     }
 
     fn succeeded(&mut self, id: &FunctionId, job: &Job) {
-        let effect = if job.notes.is_empty() { Effect::Applied } else { Effect::Changed };
+        let effect = match () {
+            () if job.before == Some(job.allocation) => Effect::Unchanged,
+            () if job.notes.is_empty() => Effect::Applied,
+            () => Effect::Changed,
+        };
         let by = job.decision.agent.to_string();
         tracing::info!(function = %id, from = job.before.map(tracing::field::display), to = %job.allocation, by, reason = job.decision.reason, "scaled");
         self.publish(id, &job.decision, effect, |outcome| of_job(outcome, job));
@@ -249,13 +253,10 @@ impl Core {
     }
 }
 
-/// A restore goes past the guard: it is the way back, also from bounds and budgets that were wrong.
-fn restore_verdict(decision: &Decision, in_force: Option<Allocation>) -> Verdict {
-    if in_force == Some(decision.wanted) {
-        Verdict::Unchanged
-    } else {
-        Verdict::Apply { allocation: decision.wanted, notes: Vec::new(), charge: None }
-    }
+/// A restore goes past the guard: it is the way back, also from bounds and budgets that were wrong. The platform is told even where it is believed
+/// to have what is restored, as a person or an attempt without an answer may have changed that meanwhile.
+fn restore_verdict(decision: &Decision) -> Verdict {
+    Verdict::Apply { allocation: decision.wanted, notes: Vec::new(), charge: None }
 }
 
 fn of_job(outcome: &mut Outcome, job: &Job) {

@@ -200,6 +200,19 @@ fn a_restore_is_carried_out_once() {
 }
 
 #[test]
+fn a_restore_does_not_trust_what_was_last_known_of_the_platform() {
+    let mut rig = Rig::new();
+    rig.tick_wanting(5);
+    rig.tick_wanting(4);
+    // A person scales it, and restores it before anything was seen of that.
+    rig.platform.workloads.insert(id(), Allocation::new(7, 500, 256));
+    let request = rig.now;
+    rig.control(control::ALL, true, Some(request));
+    assert_eq!(rig.has().replicas.0, 4);
+    assert_eq!(restored(&rig), Some(request));
+}
+
+#[test]
 fn a_restore_is_tried_until_the_platform_takes_it() {
     let mut rig = Rig::new();
     rig.tick_wanting(6);
