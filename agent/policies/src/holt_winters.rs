@@ -5,6 +5,8 @@
 
 pub mod model;
 
+use std::time::Duration;
+
 use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp};
 use rand::Rng;
@@ -112,6 +114,11 @@ impl Policy for HoltWinters {
         let shipped = if self.as_shipped { ", as shipped" } else { "" };
         let Self { alpha, beta, gamma, seasonal_periods, .. } = self;
         format!("holt-winters/0.13 {alpha}/{beta}/{gamma} season {seasonal_periods}{shipped}; {}", self.hpa.model())
+    }
+
+    fn remembers(&self) -> Option<Duration> {
+        let syncs = u32::try_from((self.stored_seasons + 1) * self.seasonal_periods).unwrap_or(u32::MAX);
+        self.hpa.remembers().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

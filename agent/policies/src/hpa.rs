@@ -112,6 +112,16 @@ impl Policy for Hpa {
         format!("{}/2 {}", self.name(), targets.join(", "))
     }
 
+    fn remembers(&self) -> Option<Duration> {
+        let windows = |behavior: &Behavior| {
+            let longest =
+                |rules: &behavior::Rules| rules.policies.iter().map(|policy| policy.period).fold(rules.stabilization_window, Span::max);
+            longest(&behavior.scale_up).max(longest(&behavior.scale_down))
+        };
+        let window = self.behavior.as_ref().map_or(self.downscale_stabilization, windows);
+        Some(window.0 + (self.sync_period.0 + self.metrics_resolution.0) * 2)
+    }
+
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let memory = recall!(memory, Hpa);
         self.sync(state, memory)

@@ -2,6 +2,8 @@
 //!
 //! Their documentation warns of both heeding one resource, since each undoes the other's ratio. So the HPA heeds CPU and the VPA memory, unless told otherwise.
 
+use std::time::Duration;
+
 use qscale_common::contract::State;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -42,6 +44,10 @@ impl Policy for HpaVpa {
 
     fn model(&self) -> String {
         format!("{}; {}", self.hpa.model(), self.vpa.model())
+    }
+
+    fn remembers(&self) -> Option<Duration> {
+        self.hpa.remembers().max(self.vpa.remembers())
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

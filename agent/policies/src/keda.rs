@@ -176,6 +176,12 @@ impl Policy for Keda {
         format!("keda/2.20 {metric} {} a replica, active above {}", self.threshold, self.activation_threshold)
     }
 
+    fn remembers(&self) -> Option<Duration> {
+        let cooldown = self.cooldown_period.max(self.initial_cooldown_period).max(self.polling_interval);
+        let windows = self.behavior.as_ref().map_or(Self::STABILIZATION, |_| Behavior::MAX_WINDOW.0);
+        Some(cooldown.0.max(windows) + (self.sync_period.0 + self.polling_interval.0) * 2)
+    }
+
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let (memory, now) = (recall!(memory, Keda), seen::instant(state));
         let created = *memory.created.get_or_insert(now);

@@ -118,6 +118,12 @@ impl Policy for Kpa {
         format!("kpa/1.23 {metric} {target:.2} of {total}, window {}", self.stable_window)
     }
 
+    fn remembers(&self) -> Option<Duration> {
+        // Panic lasts a stable window after what began it, and going to zero another one and the grace period.
+        let zero = self.scale_to_zero_grace_period.max(self.scale_to_zero_pod_retention_period);
+        Some(self.stable_window.0 * 3 + zero.0 + self.scale_down_delay.0)
+    }
+
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let memory = recall!(memory, Kpa);
         self.take(state, memory);

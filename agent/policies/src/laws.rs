@@ -140,6 +140,15 @@ fn every_policy_names_its_model_within_what_an_action_may_carry() {
 }
 
 #[test]
+fn whoever_keeps_a_memory_says_how_far_back_it_reaches() {
+    let state = sample::state();
+    for policy in all() {
+        let keeps = !matches!(remembered(&*policy, &state), Memory::None);
+        assert_eq!(policy.remembers().is_some(), keeps, "{}", policy.name());
+    }
+}
+
+#[test]
 fn a_memory_of_another_policy_is_begun_anew() {
     let drawn = Drawn {
         ticks: 1,

@@ -7,6 +7,7 @@ pub mod holt_winters;
 pub mod hpa;
 pub mod hpa_vpa;
 pub mod keda;
+pub mod keep_alive;
 pub mod kpa;
 mod registry;
 mod seen;
@@ -18,6 +19,7 @@ pub use holt_winters::HoltWinters;
 pub use hpa::Hpa;
 pub use hpa_vpa::HpaVpa;
 pub use keda::Keda;
+pub use keep_alive::{KeepAliveFixed, KeepAliveHistogram};
 pub use kpa::Kpa;
 pub use registry::{NAMES, PolicyError, by_name};
 pub use threshold::Threshold;
@@ -70,6 +72,8 @@ pub enum Memory {
     Keda(Box<keda::KedaMemory>),
     /// Of `holt-winters`.
     HoltWinters(Box<holt_winters::HoltWintersMemory>),
+    /// Of `keep-alive-fixed` and `keep-alive-histogram`.
+    KeepAlive(Box<keep_alive::KeepAliveMemory>),
 }
 
 /// The rule's own variant of the memory; a new one where it is another rule's.

@@ -6,11 +6,24 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::threshold::{Mode, Threshold};
-use crate::{Fixed, HoltWinters, Hpa, HpaVpa, Keda, Kpa, Policy, Vpa};
+use crate::{Fixed, HoltWinters, Hpa, HpaVpa, Keda, KeepAliveFixed, KeepAliveHistogram, Kpa, Policy, Vpa};
 
 /// Every name that [`by_name`] knows.
-pub const NAMES: [&str; 11] =
-    ["threshold", "threshold-vertical", "threshold-both", "static", "hpa", "hpa-behavior", "kpa", "vpa", "hpa-vpa", "keda", "holt-winters"];
+pub const NAMES: [&str; 13] = [
+    "threshold",
+    "threshold-vertical",
+    "threshold-both",
+    "static",
+    "hpa",
+    "hpa-behavior",
+    "kpa",
+    "vpa",
+    "hpa-vpa",
+    "keda",
+    "holt-winters",
+    "keep-alive-fixed",
+    "keep-alive-histogram",
+];
 
 /// Why there is no such policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -56,6 +69,8 @@ pub fn by_name(name: &str, params: &Value) -> Result<Box<dyn Policy>, PolicyErro
         "vpa" => checked(name, params, Vpa::check),
         "hpa-vpa" => checked(name, params, HpaVpa::check),
         "keda" => checked(name, params, Keda::check),
+        "keep-alive-fixed" => checked(name, params, KeepAliveFixed::check),
+        "keep-alive-histogram" => checked(name, params, KeepAliveHistogram::check),
         "holt-winters" => checked(name, params, HoltWinters::check),
         "static" => Ok(Box::new(read::<Fixed>(name, params)?)),
         _ => Err(PolicyError::Unknown { name: name.chars().take(100).collect() }),

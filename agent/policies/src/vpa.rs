@@ -121,6 +121,11 @@ impl Policy for Vpa {
         )
     }
 
+    fn remembers(&self) -> Option<Duration> {
+        // After eight half-lives or windows a sample weighs next to nothing: so long the original reads back too.
+        Some(self.half_life.max(self.memory_window).0 * 8)
+    }
+
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let memory = recall!(memory, Vpa);
         self.run(state, memory)

@@ -1,0 +1,145 @@
+//! How long to stay and when to start again, by the hybrid histogram of idle times. Owns the bins and the choice between its three branches.
+//!
+//! Where public re-implementations differ, here: the deviation is that of the population; the tail ends where its bin ends; both times count from the end of
+//! the last execution; where the bins say nothing there is no prewarming. The forecast of idle times beyond the bins is an autoregression of first order,
+//! which stands in for the unpublished choice of an ARIMA's order.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How often which idle time was seen: one bin a minute for four hours.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IdleTimes {
+    bins: Vec<u32>,
+    beyond: u32,
+    recent_minutes: Vec<u32>,
+}
+
+/// When to start again and until when to stay, from the end of the last execution. A prewarm of zero means not to stop before that end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// From when on to be there again.
+    pub prewarm: Duration,
+    /// Until when.
+    pub keep_alive: Duration,
+}
+
+impl IdleTimes {
+    /// Bins, one a minute.
+    pub const MINUTES: usize = 240;
+    /// Share of idle times beyond the bins from which on they are foretold.
+    const BEYOND: f64 = 0.5;
+    /// Variation of the bins from which on they say something.
+    const REPRESENTATIVE: f64 = 2.0;
+    /// Percentile of the first idle time that is heeded.
+    const HEAD: f64 = 0.05;
+    /// Percentile of the last idle time that is heeded.
+    const TAIL: f64 = 0.99;
+    /// Margin around both, and around a forecast.
+    const MARGIN: f64 = 0.1;
+    const FORECAST_MARGIN: f64 = 0.15;
+    /// Idle times that a forecast looks back on.
+    const RECENT: usize = 60;
+
+    /// Takes in that the function was idle for `idle` between two requests.
+    pub fn record(&mut self, idle: Duration) {
+        let minutes = idle.as_secs() / 60;
+        self.bins.resize(Self::MINUTES, 0);
+        let count = self.bins.get_mut(usize::try_from(minutes).unwrap_or(usize::MAX)).unwrap_or(&mut self.beyond);
+        *count = count.saturating_add(1);
+        if self.recent_minutes.len() == Self::RECENT {
+            self.recent_minutes.remove(0);
+        }
+        self.recent_minutes.push(u32::try_from(minutes).unwrap_or(u32::MAX));
+    }
+
+    /// When to start again and until when to stay.
+    #[must_use]
+    pub fn windows(&self) -> Windows {
+        let minutes = |minutes: f64| Duration::from_secs_f64(minutes * 60.0);
+        let within: f64 = self.bins.iter().map(|count| f64::from(*count)).sum();
+        let all = within + f64::from(self.beyond);
+        if all > 0.0 && f64::from(self.beyond) / all >= Self::BEYOND {
+            let idle = foretell(&self.recent_minutes);
+            let prewarm = (1.0 - Self::FORECAST_MARGIN) * idle;
+            return Windows { prewarm: minutes(prewarm), keep_alive: minutes(prewarm + 2.0 * Self::FORECAST_MARGIN * idle) };
+        }
+        if within == 0.0 || self.variation() < Self::REPRESENTATIVE {
+            return Windows { prewarm: Duration::ZERO, keep_alive: minutes(Self::MINUTES as f64) };
+        }
+        let (head, tail) = (self.percentile(Self::HEAD * within), self.percentile(Self::TAIL * within) + 1);
+        Windows { prewarm: minutes((1.0 - Self::MARGIN) * head as f64), keep_alive: minutes((1.0 + Self::MARGIN) * tail as f64) }
+    }
+
+    /// Standard deviation of the bins' counts over their mean.
+    #[must_use]
+    pub fn variation(&self) -> f64 {
+        let count = Self::MINUTES as f64;
+        let mean = self.bins.iter().map(|bin| f64::from(*bin)).sum::<f64>() / count;
+        let variance = self.bins.iter().map(|bin| (f64::from(*bin) - mean).powi(2)).sum::<f64>() / count;
+        if mean > 0.0 { variance.sqrt() / mean } else { 0.0 }
+    }
+
+    /// The first bin up to which `share` idle times lie.
+    fn percentile(&self, share: f64) -> usize {
+        let mut sum = 0.0;
+        let reached = self.bins.iter().position(|count| {
+            sum += f64::from(*count);
+            sum >= share && sum > 0.0
+        });
+        reached.unwrap_or(Self::MINUTES - 1)
+    }
+}
+
+/// The idle time that follows `series`, minutes: by its correlation with the one before it, and the mean.
+fn foretell(series: &[u32]) -> f64 {
+    let values: Vec<f64> = series.iter().map(|minutes| f64::from(*minutes)).collect();
+    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let around: Vec<f64> = values.iter().map(|value| value - mean).collect();
+    let together: f64 = around.windows(2).map(|pair| pair[0] * pair[1]).sum();
+    let alone: f64 = around.iter().map(|value| value * value).sum();
+    let weight = if alone > 0.0 { (together / alone).clamp(-1.0, 1.0) } else { 0.0 };
+    (mean + weight * around.last().copied().unwrap_or(0.0)).max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(minutes: impl IntoIterator<Item = u64>) -> IdleTimes {
+        let mut idle = IdleTimes::default();
+        minutes.into_iter().for_each(|minutes| idle.record(Duration::from_secs(minutes * 60 + 30)));
+        idle
+    }
+
+    #[track_caller]
+    fn check(idle: &IdleTimes, prewarm_minutes: f64, keep_alive_minutes: f64) {
+        let Windows { prewarm, keep_alive } = idle.windows();
+        assert!((prewarm.as_secs_f64() - prewarm_minutes * 60.0).abs() < 1e-6, "prewarm {prewarm:?}");
+        assert!((keep_alive.as_secs_f64() - keep_alive_minutes * 60.0).abs() < 1e-6, "keep alive {keep_alive:?}");
+    }
+
+    #[test]
+    fn derived_cases() {
+        let regular = of([10; 20]);
+        assert!((regular.variation() - 239f64.sqrt()).abs() < 1e-9, "{}", regular.variation());
+        check(&regular, 9.0, 12.1);
+        check(&IdleTimes::default(), 0.0, 240.0);
+        let uniform = of(0..240);
+        assert_eq!(uniform.variation(), 0.0);
+        check(&uniform, 0.0, 240.0);
+        let beyond = of([300, 300, 300, 10, 10]).windows();
+        let idle = beyond.prewarm.as_secs_f64() / 0.85;
+        assert!(idle > 0.0 && (beyond.keep_alive.as_secs_f64() - 1.15 * idle).abs() < 1e-6, "the forecast's branch: {beyond:?}");
+        check(&of([300; 5]), 0.85 * 300.0, 1.15 * 300.0);
+    }
+
+    #[test]
+    fn a_forecast_follows_what_goes_up_and_down() {
+        let forecast = foretell(&[300, 500, 300, 500, 300, 500]);
+        assert!(forecast < 350.0, "{forecast}");
+        assert_eq!(foretell(&[400; 5]), 400.0);
+        assert_eq!(foretell(&[]), 0.0);
+    }
+}
