@@ -9,6 +9,7 @@ pub mod hpa_vpa;
 pub mod keda;
 pub mod keep_alive;
 pub mod kpa;
+pub mod openfaas;
 mod registry;
 mod seen;
 pub mod threshold;
@@ -21,6 +22,7 @@ pub use hpa_vpa::HpaVpa;
 pub use keda::Keda;
 pub use keep_alive::{KeepAliveFixed, KeepAliveHistogram};
 pub use kpa::Kpa;
+pub use openfaas::OpenFaas;
 pub use registry::{NAMES, PolicyError, by_name};
 pub use threshold::Threshold;
 pub use vpa::Vpa;
@@ -74,6 +76,8 @@ pub enum Memory {
     HoltWinters(Box<holt_winters::HoltWintersMemory>),
     /// Of `keep-alive-fixed` and `keep-alive-histogram`.
     KeepAlive(Box<keep_alive::KeepAliveMemory>),
+    /// Of `openfaas`.
+    OpenFaas(Box<openfaas::OpenFaasMemory>),
 }
 
 /// The rule's own variant of the memory; a new one where it is another rule's.

@@ -6,10 +6,10 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::threshold::{Mode, Threshold};
-use crate::{Fixed, HoltWinters, Hpa, HpaVpa, Keda, KeepAliveFixed, KeepAliveHistogram, Kpa, Policy, Vpa};
+use crate::{Fixed, HoltWinters, Hpa, HpaVpa, Keda, KeepAliveFixed, KeepAliveHistogram, Kpa, OpenFaas, Policy, Vpa};
 
 /// Every name that [`by_name`] knows.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "threshold",
     "threshold-vertical",
     "threshold-both",
@@ -23,6 +23,7 @@ pub const NAMES: [&str; 13] = [
     "holt-winters",
     "keep-alive-fixed",
     "keep-alive-histogram",
+    "openfaas",
 ];
 
 /// Why there is no such policy.
@@ -71,6 +72,7 @@ pub fn by_name(name: &str, params: &Value) -> Result<Box<dyn Policy>, PolicyErro
         "keda" => checked(name, params, Keda::check),
         "keep-alive-fixed" => checked(name, params, KeepAliveFixed::check),
         "keep-alive-histogram" => checked(name, params, KeepAliveHistogram::check),
+        "openfaas" => checked(name, params, OpenFaas::check),
         "holt-winters" => checked(name, params, HoltWinters::check),
         "static" => Ok(Box::new(read::<Fixed>(name, params)?)),
         _ => Err(PolicyError::Unknown { name: name.chars().take(100).collect() }),

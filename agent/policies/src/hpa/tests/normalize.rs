@@ -1,5 +1,7 @@
 //! The conformance cases of the original's `horizontal_test` on windows and rates.
 
+use proptest::prelude::*;
+
 use super::super::behavior::*;
 use super::super::*;
 
@@ -136,4 +138,40 @@ fn what_is_remembered_is_what_the_metrics_asked_for() {
     assert_eq!(behavior.normalize(&mut history, 20, 3, limits, later), 20, "the 50 of before hold it");
     let later = NOW.plus(Duration::from_secs(300));
     assert_eq!(behavior.normalize(&mut history, 20, 3, limits, later), 3);
+}
+
+/// What was asked for within 300 s before sync `index` of every 15 s, it included; what is exactly so old counts where `inclusive`.
+fn recent(desired: &[u32], index: usize, inclusive: bool) -> impl Iterator<Item = u32> {
+    let syncs = if inclusive { 20 } else { 19 };
+    desired[index.saturating_sub(syncs)..=index].iter().copied()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn stabilization_holds_without_behavior(desired in proptest::collection::vec(0..60u32, 1..80)) {
+        let (mut history, mut current, limits) = (History::default(), 5, Limits { min: 1, max: 40 });
+        for index in 0..desired.len() {
+            let now = NOW.plus(Duration::from_secs(15 * index as u64));
+            let got = normalize(&mut history, current, desired[index], Duration::from_secs(300), limits, now);
+            let highest = recent(&desired, index, true).max().expect("the last");
+            prop_assert_eq!(got, convert(current, highest, limits));
+            current = got;
+        }
+    }
+
+    #[test]
+    fn stabilization_and_rates_hold_with_behavior(desired in proptest::collection::vec(0..60u32, 1..80)) {
+        let (mut history, mut current, limits) = (History::default(), 5, Limits { min: 1, max: 40 });
+        for index in 0..desired.len() {
+            let now = NOW.plus(Duration::from_secs(15 * index as u64));
+            let got = Behavior::default().normalize(&mut history, current, desired[index], limits, now);
+            Behavior::default().record(&mut history, current, got, now);
+            let highest = recent(&desired, index, false).max().expect("the last");
+            prop_assert!(got >= current || got >= highest, "goes down below what was asked for lately");
+            prop_assert!(got <= (2 * current).max(current + 4) && (limits.min..=limits.max).contains(&got));
+            current = got;
+        }
+    }
 }

@@ -1,0 +1,140 @@
+//! The policy `openfaas`: OpenFaaS' alert-driven scaling. Owns the alert and the steps that it takes.
+//!
+//! The alert is the one that comes with it: more than five requests a second of one function, for so long. It goes out again at each interval while it
+//! fires, and once when it is resolved. Scaling to zero is no part of the community edition.
+
+use std::time::Duration;
+
+use qscale_common::contract::State;
+use qscale_common::time::{Span, Timestamp};
+use qscale_common::units::{Allocation, Replicas};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::seen::{self, Cadence, measured, ranged, spanned};
+use crate::{Decision, HoldReason, Memory, Policy, recall};
+
+/// The alert-driven rule and its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenFaas {
+    /// Requests a second above which the alert fires, 0 to 1e6.
+    pub rate_rps: f64,
+    /// So long the rate must lie above, up to 1 h.
+    pub pending: Span,
+    /// How often a firing alert goes out, 1 s to 1 h.
+    pub interval: Span,
+    /// Percent of the most replicas that a step adds, 0 to 100.
+    pub factor: u32,
+    /// Most replicas, 1 to 10,000, where the bounds allow as many: the community edition's cap.
+    pub max_replicas: u32,
+}
+
+/// What the rule remembers of one function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OpenFaasMemory {
+    cadence: Cadence,
+    above_since: Option<Timestamp>,
+    fired: bool,
+}
+
+impl Default for OpenFaas {
+    fn default() -> Self {
+        Self { rate_rps: 5.0, pending: Span::seconds(5), interval: Span::seconds(5), factor: 10, max_replicas: 5 }
+    }
+}
+
+/// Replicas after an alert that is firing or resolved, for `current` of `min` to `max`.
+#[must_use]
+pub fn replicas(firing: bool, current: u32, min: u32, max: u32, factor: u32) -> u32 {
+    let step = (f64::from(max) / 100.0 * f64::from(factor)).ceil() as u32;
+    if firing && step > 0 { current.saturating_add(step).min(max) } else { min }
+}
+
+impl Policy for OpenFaas {
+    fn name(&self) -> &'static str {
+        "openfaas"
+    }
+
+    fn model(&self) -> String {
+        format!("openfaas/1 above {} rps, factor {}, at most {}", self.rate_rps, self.factor, self.max_replicas)
+    }
+
+    fn remembers(&self) -> Option<Duration> {
+        Some((self.pending.0 + self.interval.0) * 2)
+    }
+
+    fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
+        let (memory, now) = (recall!(memory, OpenFaas), seen::instant(state));
+        let Some(in_force) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        };
+        let Some(rate) = measured(state.windows.tick.rate_rps) else {
+            return Decision::hold(HoldReason::NoMeasurement, "no arrivals were measured in this tick");
+        };
+        memory.above_since = (rate > self.rate_rps).then(|| memory.above_since.unwrap_or(now));
+        let firing = memory.above_since.is_some_and(|since| now.since(since) >= self.pending.0);
+        let resolved = memory.fired && memory.above_since.is_none();
+        if !firing && !resolved {
+            return Decision::hold(HoldReason::NothingToDo, format!("{rate:.1} requests a second raise no alert"));
+        }
+        if !memory.cadence.due(now, self.interval) {
+            return Cadence::hold(self.interval);
+        }
+        memory.fired = firing;
+        let range = state.bounds.replicas;
+        let (min, max) = (range.min().0.max(1), range.max().0.min(self.max_replicas));
+        let wanted = Replicas(replicas(firing, in_force.replicas.0, min, max.max(min), self.factor));
+        let word = if firing { "fires" } else { "is resolved" };
+        seen::propose(
+            state,
+            in_force,
+            Allocation { replicas: wanted, ..in_force },
+            format!("the alert {word} at {rate:.1} requests a second"),
+        )
+    }
+}
+
+impl OpenFaas {
+    /// Refuses parameters with which the rule makes no sense.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn check(&self) -> Result<(), String> {
+        ranged("rate_rps", self.rate_rps, 0.0, 1e6)?;
+        spanned("pending", self.pending, Span::default(), Span::seconds(3600))?;
+        spanned("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
+        ranged("factor", f64::from(self.factor), 0.0, 100.0)?;
+        ranged("max_replicas", f64::from(self.max_replicas), 1.0, 10_000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::time::Tick;
+
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn alert_handler() {
+        assert_eq!(replicas(true, 1, 1, 5, 10), 2);
+        assert_eq!(replicas(true, 4, 1, 5, 25), 5);
+        assert_eq!(replicas(true, 5, 1, 5, 10), 5);
+        assert_eq!(replicas(true, 3, 1, 5, 0), 1, "a factor of zero goes to the least");
+        assert_eq!(replicas(false, 8, 1, 20, 10), 1);
+    }
+
+    #[test]
+    fn an_alert_takes_a_step_each_time_it_goes_out_and_goes_back_at_once() {
+        let (mut memory, mut in_force, mut seen) = (Memory::None, 1, Vec::new());
+        for tick in 0..10 {
+            let mut state = State { allocation: Some(Allocation::new(in_force, 500, 256)), tick: Tick(1000 + tick), ..sample::state() };
+            state.windows.tick.rate_rps = Some(if (2..6).contains(&tick) { 9.0 } else { 1.0 });
+            let decision = OpenFaas::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+            in_force = decision.wanted().map_or(in_force, |wanted| wanted.replicas.0);
+            seen.push(in_force);
+        }
+        assert_eq!(seen, [1, 1, 1, 2, 3, 4, 1, 1, 1, 1]);
+    }
+}
