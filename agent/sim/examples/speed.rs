@@ -1,13 +1,19 @@
 //! How fast the simulator is: requests a second on one core, by path, and the memory that it holds. `cargo run --release -p qscale-sim --example speed`.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hint::black_box;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
-use qscale_common::policy::Prices;
+use qscale_common::policy::{Prices, ScalingPolicy};
 use qscale_common::time::{Span, Tick, TickLength, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_common::window::Windows;
+use qscale_common::workload::Gaps;
 use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Reading};
+use qscale_sim::{Distribution, Environment, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Reading, Setup};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -25,15 +31,60 @@ fn main() {
         parallelism: cores,
         ..FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(100)))
     };
+    println!("{:7.1} M/s  the limit: the bare recursion over 8 servers, two draws and a sum, nothing else", bare_recursion());
     measure("first come first served, 8 replicas, 80 % busy", path(1, 1), 8, 1, 1000);
     measure("first come first served, 64 replicas, 80 % busy", path(1, 1), 64, 1, 1000);
     measure("first come first served, 8 replicas under a quota of 250m, 80 % busy", path(1, 1), 8, 1, 250);
     measure("shared CPU, 8 replicas, 80 % busy", path(0, 1), 8, 0, 1000);
     measure("shared CPU, 8 replicas under a quota of 250m, 80 % busy", path(0, 1), 8, 0, 250);
     measure("shared CPU, 1 replica of 8 cores, 80 % busy", path(0, 8), 1, 0, 8000);
+    println!("{:7.0} control ticks a second, each of 15 s at 50 requests a second", control_ticks());
+}
+
+/// Millions of requests a second that are nothing but Kiefer and Wolfowitz' recursion.
+fn bare_recursion() -> f64 {
+    let mut rng = stream(1, 0, Purpose::Arrivals);
+    let mut free: BinaryHeap<Reverse<u64>> = (0..8).map(|_| Reverse(0)).collect();
+    let (mut now, mut sum) = (0, 0u64);
+    let begin = cpu_seconds();
+    for _ in 0..REQUESTS {
+        now += (1.5625e7 * rng.sample::<f64, _>(Exp1)) as u64;
+        let service = (1e8 * rng.sample::<f64, _>(Exp1)) as u64;
+        if let Some(mut first) = free.peek_mut() {
+            first.0 = first.0.max(now) + service;
+            sum = sum.wrapping_add(first.0 - now);
+        }
+    }
+    black_box(sum);
+    f64::from(REQUESTS) / (cpu_seconds() - begin) / 1e6
+}
+
+/// Control ticks a second: functions at 50 requests a second and 15 s a tick, with windows, State, reward and guard.
+fn control_ticks() -> f64 {
+    const FUNCTIONS: u32 = 64;
+    const TICKS: u32 = 100;
+    let setup = |_| {
+        let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
+        policy.tick = TickLength::new(Duration::from_secs(15)).expect("within the range");
+        let load = Load::Pattern { pattern: "50".parse().expect("a rate"), gaps: Gaps::Poisson };
+        let profile = Arc::new(FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(30))));
+        let allocation = Allocation::new(2, 1000, 128);
+        Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default() }
+    };
+    let mut environment = Environment::new((0..FUNCTIONS).map(setup), 1, NonZeroUsize::MIN);
+    let begin = cpu_seconds();
+    for tick in 0..TICKS {
+        let wanted = vec![Some(Allocation::new(2 + tick % 3, 1000, 128)); FUNCTIONS as usize];
+        environment.step(&wanted);
+    }
+    f64::from(FUNCTIONS * TICKS) / (cpu_seconds() - begin)
 }
 
 fn measure(name: &str, profile: FunctionProfile, replicas: u32, concurrency: u32, cpu: u32) {
+    // An argument chooses those whose name holds it.
+    if std::env::args().nth(1).is_some_and(|part| !name.contains(&part)) {
+        return;
+    }
     let cores = f64::from(replicas) * f64::from(cpu) / 1000.0;
     let arrivals_a_second = 0.8 * cores / profile.cpu.mean().seconds();
     let profile = Arc::new(profile);
@@ -63,7 +114,7 @@ fn cpu_seconds() -> f64 {
 /// CPU seconds that it takes.
 fn live(function: &mut Function, arrivals_a_second: f64, seed: u64) -> f64 {
     let mut rng = stream(seed, 0, Purpose::Arrivals);
-    let mut windows = Windows::new(TickLength::new(std::time::Duration::from_secs(15)).expect("within the range"));
+    let mut windows = Windows::new(TickLength::new(Duration::from_secs(15)).expect("within the range"));
     let (mut reading, prices) = (Reading::default(), Prices::default());
     let mean_gap = 1e9 / arrivals_a_second;
     let begin = cpu_seconds();

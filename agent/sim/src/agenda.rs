@@ -28,11 +28,9 @@ impl Agenda {
         let mut node = self.leaves() + slot;
         self.tree[node] = time;
         while node > 1 {
+            // All the way up: whether a node keeps its time is a coin toss, and a wrong guess costs more than the levels above.
             let least = self.tree[node].min(self.tree[node ^ 1]);
             node /= 2;
-            if self.tree[node] == least {
-                return;
-            }
             self.tree[node] = least;
         }
     }

@@ -81,10 +81,16 @@ impl Cpu {
     pub fn end(&self, work: Nanos, cores: u32) -> Nanos {
         let (work, cores) = (work.0, u64::from(cores));
         let span = divided(work, cores);
-        if work <= self.left && self.at + span <= self.period_end {
+        if (work <= self.left && self.at + span <= self.period_end) || self.suffices(cores) {
             return Nanos(self.at + span);
         }
         self.end_in_a_later_period(work, cores)
+    }
+
+    /// Whether the quota holds back so many cores neither in this period nor in any later one.
+    #[inline]
+    fn suffices(&self, cores: u64) -> bool {
+        self.quota >= PERIOD.0 * cores && self.left >= (self.period_end - self.at) * cores
     }
 
     fn end_in_a_later_period(&self, work: u64, cores: u64) -> Nanos {
@@ -100,18 +106,38 @@ impl Cpu {
     #[inline]
     pub fn run(&mut self, until: Nanos, cores: u32) -> Nanos {
         let cores = u64::from(cores);
-        let mut got = 0;
-        if until.0 > self.period_end {
-            got += self.run_within(self.period_end, cores);
-            let whole = (until.0 - self.period_end) / PERIOD.0;
-            self.roll(1);
-            if whole > 0 {
-                got += self.run_whole(whole, cores);
-            }
-        }
-        got += self.run_within(until.0, cores);
+        let got = if until.0 <= self.period_end {
+            self.run_within(until.0, cores)
+        } else if self.suffices(cores) {
+            self.run_freely(until.0, cores)
+        } else {
+            self.run_through_periods(until.0, cores)
+        };
         self.usage += got;
         Nanos(got)
+    }
+
+    /// As [`Cpu::run_through_periods`], where no period holds anyone back.
+    #[inline]
+    fn run_freely(&mut self, until: u64, cores: u64) -> u64 {
+        let got = (until - self.at) * cores;
+        let periods = (until - self.period_end).div_ceil(PERIOD.0);
+        self.periods += periods + u64::from(!self.counted && self.at < self.period_end);
+        self.roll(periods);
+        self.left -= (until - (self.period_end - PERIOD.0)) * cores;
+        self.counted = true;
+        self.at = until;
+        got
+    }
+
+    fn run_through_periods(&mut self, until: u64, cores: u64) -> u64 {
+        let mut got = self.run_within(self.period_end, cores);
+        let whole = (until - self.period_end) / PERIOD.0;
+        self.roll(1);
+        if whole > 0 {
+            got += self.run_whole(whole, cores);
+        }
+        got + self.run_within(until, cores)
     }
 
     #[inline]
@@ -215,9 +241,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_end_is_when_the_work_was_got(limit in 1u32..3000, begin in 0u64..1 << 30, idle in 0u64..1 << 28, work in 1u64..1 << 31, cores in 1u32..4) {
-            let mut cpu = Cpu::new(Nanos(begin), Millicores(limit));
-            cpu.idle(Nanos(begin + idle));
+        fn the_end_is_when_the_work_was_got(
+            limit in 1u32..5000,
+            earlier in prop::collection::vec((0u64..1 << 28, any::<bool>(), 1u32..5), 0..5),
+            work in 1u64..1 << 31,
+            cores in 1u32..5,
+        ) {
+            let mut cpu = Cpu::new(Nanos::ZERO, Millicores(limit));
+            let mut at = Nanos::ZERO;
+            for (span, idle, cores) in earlier {
+                at += Nanos(span);
+                if idle {
+                    cpu.idle(at);
+                } else {
+                    cpu.run(at, cores);
+                }
+            }
             let end = cpu.end(Nanos(work), cores);
             let mut early = cpu.clone();
             let got = cpu.run(end, cores);

@@ -33,6 +33,8 @@ pub struct Function {
     slots: Vec<Option<Replica>>,
     /// Requests that the replica of each slot has, [`NO_ROOM`] where it takes none: what admission looks at, close together.
     loads: Vec<u32>,
+    /// Slots whose replica has room.
+    open: usize,
     agenda: Agenda,
     queue: VecDeque<Request>,
     /// Slot at which the search for the least loaded replica begins, so that equals take turns.
@@ -89,6 +91,7 @@ impl Function {
             allocation: Allocation::new(0, 1000, 128),
             slots: Vec::new(),
             loads: Vec::new(),
+            open: 0,
             agenda: Agenda::new(),
             queue: VecDeque::new(),
             turn: 0,
@@ -237,26 +240,36 @@ impl Function {
     fn update(&mut self, slot: usize) {
         let Some(replica) = &self.slots[slot] else { return };
         let takes = replica.phase == Phase::Ready && replica.load < self.concurrency;
-        self.loads[slot] = if takes { replica.load } else { NO_ROOM };
-        self.agenda.set(slot, replica.next(self.timeout));
+        let (load, next) = (if takes { replica.load } else { NO_ROOM }, replica.next(self.timeout));
+        self.note(slot, load, next);
+    }
+
+    #[inline]
+    fn note(&mut self, slot: usize, load: u32, next: Nanos) {
+        self.open -= usize::from(self.loads[slot] != NO_ROOM);
+        self.open += usize::from(load != NO_ROOM);
+        self.loads[slot] = load;
+        self.agenda.set(slot, next);
     }
 
     /// The slot of the least loaded replica with room; among equals the next in turn.
     #[inline]
     fn least_loaded(&self) -> Option<usize> {
+        if self.open == 0 {
+            return None;
+        }
         let turn = if self.turn < self.loads.len() { self.turn } else { 0 };
         let (before, from) = self.loads.split_at(turn);
         let mut least = (NO_ROOM, 0);
-        for (index, &load) in from.iter().chain(before).enumerate() {
+        for (slot, &load) in (turn..).zip(from).chain((0..).zip(before)) {
             if load < least.0 {
-                least = (load, index);
+                least = (load, slot);
                 if load == 0 {
                     break;
                 }
             }
         }
-        let slot = least.1 + turn;
-        (least.0 != NO_ROOM).then(|| if slot >= self.loads.len() { slot - self.loads.len() } else { slot })
+        Some(least.1)
     }
 
     /// Requests that waited too long leave the queue. They arrived in order and wait equally long, so these are the first.
@@ -338,8 +351,7 @@ impl Function {
     fn remove(&mut self, slot: usize, now: Nanos) {
         self.sum_cost(now);
         self.slots[slot] = None;
-        self.loads[slot] = NO_ROOM;
-        self.agenda.set(slot, Nanos::NEVER);
+        self.note(slot, NO_ROOM, Nanos::NEVER);
     }
 
     fn sum_cost(&mut self, now: Nanos) {

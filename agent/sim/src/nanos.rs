@@ -40,12 +40,14 @@ impl Nanos {
     }
 
     /// A span of so many nanoseconds, kept within [`Nanos::LONGEST`].
+    #[inline]
     pub(crate) fn from_f64(nanos: f64) -> Self {
         Self(((nanos + 0.5) as u64).min(Self::LONGEST.0))
     }
 }
 
 impl From<Duration> for Nanos {
+    #[inline]
     fn from(duration: Duration) -> Self {
         let nanos = duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()));
         // An instant may lie beyond the longest span, but never comes so late that adding one to it wraps.

@@ -42,7 +42,7 @@ fn environment(functions: u32, threads: usize) -> Environment {
         gateway: Gateway::default(),
         policy: ScalingPolicy::new("default/f".parse().expect("a function")),
         allocation: Allocation::new(1 + index % 4, 1000, 128),
-        load: Load::Pattern { pattern: "diurnal:5..50/10m".parse().expect("a pattern"), gaps: Gaps::Poisson },
+        load: Load::Pattern { pattern: "bursty:5..50/30s/5s".parse().expect("a pattern"), gaps: Gaps::Poisson },
         perturbation: Perturbation::default(),
     };
     Environment::new((0..functions).map(setup), 5, NonZeroUsize::new(threads).expect("at least one"))
@@ -59,7 +59,7 @@ fn wanted(functions: u32, tick: u32) -> Vec<Option<Allocation>> {
 fn threads_change_nothing_and_running_asks_for_no_memory() {
     let seen = |threads| {
         let mut environment = environment(23, threads);
-        (0..150).for_each(|tick| environment.step(&wanted(23, tick)));
+        (0..60).for_each(|tick| environment.step(&wanted(23, tick)));
         environment.cells().iter().map(|cell| format!("{:?} {:?}", cell.state(), cell.reward())).collect::<Vec<_>>()
     };
     let alone = seen(1);
