@@ -35,6 +35,8 @@ pub struct Function {
     loads: Vec<u32>,
     /// Slots whose replica has room.
     open: usize,
+    /// Those of them whose replica has no request at all, a bit each.
+    idle: Vec<u64>,
     agenda: Agenda,
     queue: VecDeque<Request>,
     /// Slot at which the search for the least loaded replica begins, so that equals take turns.
@@ -92,6 +94,7 @@ impl Function {
             slots: Vec::new(),
             loads: Vec::new(),
             open: 0,
+            idle: Vec::new(),
             agenda: Agenda::new(),
             queue: VecDeque::new(),
             turn: 0,
@@ -249,6 +252,8 @@ impl Function {
         self.open -= usize::from(self.loads[slot] != NO_ROOM);
         self.open += usize::from(load != NO_ROOM);
         self.loads[slot] = load;
+        let word = &mut self.idle[slot / 64];
+        *word = (*word & !(1 << (slot % 64))) | (u64::from(load == 0) << (slot % 64));
         self.agenda.set(slot, next);
     }
 
@@ -259,17 +264,16 @@ impl Function {
             return None;
         }
         let turn = if self.turn < self.loads.len() { self.turn } else { 0 };
-        let (before, from) = self.loads.split_at(turn);
-        let mut least = (NO_ROOM, 0);
-        for (slot, &load) in (turn..).zip(from).chain((0..).zip(before)) {
-            if load < least.0 {
-                least = (load, slot);
-                if load == 0 {
-                    break;
-                }
-            }
-        }
-        Some(least.1)
+        self.next_idle(turn).or_else(|| (turn..self.loads.len()).chain(0..turn).min_by_key(|slot| self.loads[*slot]))
+    }
+
+    /// The first slot from `turn` on, around, whose replica has no request.
+    #[inline]
+    fn next_idle(&self, turn: usize) -> Option<usize> {
+        let first = turn / 64;
+        let in_word = |word: usize, bits: u64| (bits != 0).then(|| word * 64 + bits.trailing_zeros() as usize);
+        in_word(first, self.idle[first] & (u64::MAX << (turn % 64)))
+            .or_else(|| (first + 1..self.idle.len()).chain(0..=first).find_map(|word| in_word(word, self.idle[word])))
     }
 
     /// Requests that waited too long leave the queue. They arrived in order and wait equally long, so these are the first.
@@ -329,6 +333,7 @@ impl Function {
         let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
             self.slots.push(None);
             self.loads.push(NO_ROOM);
+            self.idle.resize(self.slots.len().div_ceil(64), 0);
             self.slots.len() - 1
         });
         self.slots[slot] = Some(replica);
@@ -420,6 +425,7 @@ impl Function {
             + self.slots.capacity() * size_of::<Option<Replica>>()
             + self.replicas().map(Replica::heap_bytes).sum::<usize>()
             + self.loads.capacity() * size_of::<u32>()
+            + self.idle.capacity() * size_of::<u64>()
             + self.agenda.heap_bytes()
             + self.queue.capacity() * size_of::<Request>()
             + Histogram::BYTES
