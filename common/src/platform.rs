@@ -148,10 +148,10 @@ impl OutOfRange {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidSpec {
     /// It is no TOML, YAML or JSON, or a field is unknown, missing or of a wrong type.
-    #[error("function file: {0}")]
+    #[error(transparent)]
     Document(#[from] DocumentError),
     /// A field is outside its range.
-    #[error("function file: {0}")]
+    #[error(transparent)]
     Range(#[from] OutOfRange),
 }
 
@@ -526,6 +526,12 @@ mod tests {
         assert!(refused("allocation = { replicas = -1 }").contains("allocation.replicas"));
         assert!(refused("allocation = { cpus = 1 }").contains("cpus"));
         assert!(refused("port_variable = \"A=B\"").contains("port_variable"));
+    }
+
+    #[test]
+    fn a_refusal_tells_its_reason_once() {
+        let error = FunctionSpec::parse("name = \"f\"\ncommand = []", Format::Toml).expect_err("refused");
+        assert!(std::error::Error::source(&error).is_none(), "{error}");
     }
 
     #[test]
