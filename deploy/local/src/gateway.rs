@@ -2,6 +2,7 @@
 //! the last byte of its reply; must not start or stop replicas, it only says that a function is wanted.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use qscale_common::platform::Protocol;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -27,6 +29,7 @@ use self::measure::Measure;
 use self::reply::{Refusal, refuse};
 use crate::admission::{Admitted, Permit};
 use crate::function::Function;
+use crate::host::Host;
 use crate::platform::Functions;
 use crate::replica::Target;
 use crate::upstream::{Connection, SendError};
@@ -44,6 +47,8 @@ const CLIENT_STREAMS: u32 = 20_000;
 const CLIENT_RESETS: usize = 20_000;
 /// HTTP/2 windows of a stream and of a connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
+/// How often it is told that there is no room for more clients.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Headers that concern one connection only (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 5] = [
     header::CONNECTION,
@@ -62,8 +67,8 @@ pub enum Destination {
     One(Arc<Function>),
 }
 
-/// Serves `listener` until `stop`; then finishes what is under way, unless `hurry` is cancelled.
-pub async fn serve(listener: TcpListener, destination: Destination, stop: CancellationToken, hurry: CancellationToken) {
+/// Serves `listener` until `stop`; then finishes what is under way, unless the host is in a hurry.
+pub async fn serve(listener: TcpListener, destination: Destination, stop: CancellationToken, host: Arc<Host>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder
@@ -75,12 +80,17 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1);
     let (builder, graceful) = (Arc::new(builder), GracefulShutdown::new());
+    let mut warned: Option<Instant> = None;
     loop {
-        let stream = tokio::select! {
+        if host.client_connections.available_permits() == 0 && warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+            warn!("clients hold as many connections as there may be: others wait until one of them ends");
+            warned = Some(Instant::now());
+        }
+        let (stream, room) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+            accepted = accept(&listener, &host.client_connections) => match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     warn!(%error, "the gateway cannot accept a connection");
                     // Mostly too many open files: those that end make room.
@@ -90,13 +100,24 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
             },
         };
         let watcher = graceful.watcher();
-        tokio::spawn(serve_connection(stream, Arc::clone(&builder), destination.clone(), watcher));
+        let serving = serve_connection(stream, Arc::clone(&builder), destination.clone(), watcher);
+        tokio::spawn(async move {
+            serving.await;
+            drop(room);
+        });
     }
     drop(listener);
     tokio::select! {
         () = graceful.shutdown() => {}
-        () = hurry.cancelled() => {}
+        () = host.hurry.cancelled() => {}
     }
+}
+
+/// The next connection, once there is room for one; until then the kernel keeps it.
+async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let room = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, room))
 }
 
 async fn serve_connection(
@@ -121,6 +142,9 @@ async fn serve_connection(
 
 async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> Response<ReplyBody> {
     let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+        return refuse(Refusal::BadRequest, grpc, "more than one Host header");
+    }
     let Some(function) = function else {
         let asked = route::authority(request.uri(), request.headers()).unwrap_or_default();
         let message = format!("no function is named by `{asked}`: use <function>.<namespace> as authority or the header x-qscale-function");
@@ -177,6 +201,7 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
         };
         match sent {
             Ok((response, connection)) => return Ok(Reply { response, deadline, connection, permit }),
+            Err(_) if replay.is_broken() => return Err((Refusal::BadRequest, "the body of the request is broken off or malformed".into())),
             Err(error @ SendError::Unreachable(_)) => {
                 function.admission.close(permit.place());
                 permit.replica.suspect();
@@ -217,9 +242,8 @@ fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<Req
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     match protocol {
         Protocol::Http => {
-            if !headers.contains_key(header::HOST)
-                && let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority).ok())
-            {
+            // An authority in the request line stands above the header (RFC 9112, 3.2.2).
+            if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority).ok()) {
                 headers.insert(header::HOST, host);
             }
             *request.uri_mut() = Uri::from(path);
@@ -258,5 +282,24 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // gRPC needs `te: trailers`, the one value that HTTP/2 allows.
     if headers.get(header::TE).is_some_and(|te| te != "trailers") {
         headers.remove(header::TE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_waits_until_there_is_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let _clients = [TcpStream::connect(address).await.expect("connected"), TcpStream::connect(address).await.expect("connected")];
+        let connections = Arc::new(Semaphore::new(1));
+        let first = accept(&listener, &connections).await.expect("accepted");
+        assert!(accept(&listener, &connections).now_or_never().is_none());
+        drop(first);
+        drop(accept(&listener, &connections).await.expect("accepted"));
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::EventKind;
 use qscale_common::runtime::clock;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::Cgroups;
@@ -33,6 +34,8 @@ pub struct Host {
     pub kill_grace: Duration,
     /// Cancelled when there is no more time to be graceful.
     pub hurry: CancellationToken,
+    /// Connections that clients of the gateway may still open.
+    pub client_connections: Arc<Semaphore>,
     /// Number of the next replica, and of this run of the platform, so that ids do not come back.
     replicas: AtomicU64,
     run: u64,
@@ -48,11 +51,13 @@ impl Host {
         state_dir: PathBuf,
         kill_grace: Duration,
         hurry: CancellationToken,
+        client_connections: usize,
     ) -> Self {
         let now = clock::now();
         let run = now.0 / 1_000 % (1 << 20);
         let events = Events::new(now);
-        Self { spawner, ports, cgroups, events, state_dir, kill_grace, hurry, replicas: AtomicU64::new(1), run }
+        let client_connections = Arc::new(Semaphore::new(client_connections));
+        Self { spawner, ports, cgroups, events, state_dir, kill_grace, hurry, client_connections, replicas: AtomicU64::new(1), run }
     }
 
     /// An id for a new replica of the function `name`.

@@ -309,7 +309,7 @@ impl Platform {
         let (Some(listener), Some(port)) = (listener, function.spec().listen) else { return };
         let stop = CancellationToken::new();
         lock(&self.listeners).insert(function.id.to_string(), Listening { port, stop: stop.clone() });
-        self.tasks.spawn(gateway::serve(listener, Destination::One(Arc::clone(function)), stop, self.host.hurry.clone()));
+        self.tasks.spawn(gateway::serve(listener, Destination::One(Arc::clone(function)), stop, Arc::clone(&self.host)));
     }
 
     async fn save(&self) -> Result<(), Refused> {

@@ -8,6 +8,7 @@ use qscale_common::platform::PlatformAddresses;
 use qscale_common::runtime::health::Health;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -31,12 +32,12 @@ pub const ADDRESSES: &str = "addresses.json";
 /// When the configuration is out of range, the state folder is taken or not readable, or an address cannot be bound.
 pub async fn run(settings: Settings, stop: CancellationToken, hurry: CancellationToken) -> anyhow::Result<()> {
     settings.validate()?;
-    allow_many_files();
+    let client_connections = client_connections(allow_many_files());
     let state = StateDir::take(&settings.state_dir)?;
     let saved = state.load()?;
     let (api_listener, api_address) = bind("api", settings.api).await?;
     let (gateway_listener, gateway_address) = bind("gateway", settings.gateway).await?;
-    let host = Arc::new(prepare_host(&settings, &state, hurry.clone()).await?);
+    let host = Arc::new(prepare_host(&settings, &state, client_connections, hurry.clone()).await?);
     let addresses = PlatformAddresses { api: api_address.to_string(), gateway: gateway_address.to_string() };
     state.replace(ADDRESSES, &serde_json::to_vec(&addresses)?).context("cannot write into the state folder")?;
 
@@ -48,7 +49,7 @@ pub async fn run(settings: Settings, stop: CancellationToken, hurry: Cancellatio
     let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), api_address.ip().is_loopback());
     let serving_api = tokio::spawn(axum::serve(api_listener, routes).with_graceful_shutdown(ended.clone().cancelled_owned()).into_future());
     let destination = Destination::Named(platform.functions.clone());
-    let serving_gateway = tokio::spawn(gateway::serve(gateway_listener, destination, stop.clone(), hurry.clone()));
+    let serving_gateway = tokio::spawn(gateway::serve(gateway_listener, destination, stop.clone(), Arc::clone(&host)));
     health.set("serving", true);
     info!(api = %api_address, gateway = %gateway_address, vertical = host.cgroups.is_some(), functions = restored, "platform ready");
 
@@ -84,7 +85,7 @@ async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, 
 }
 
 /// Cleans up after a predecessor, and finds out what this machine offers.
-async fn prepare_host(settings: &Settings, state: &StateDir, hurry: CancellationToken) -> anyhow::Result<Host> {
+async fn prepare_host(settings: &Settings, state: &StateDir, client_connections: usize, hurry: CancellationToken) -> anyhow::Result<Host> {
     let folder = state.path().to_path_buf();
     let orphans = tokio::task::spawn_blocking(move || orphans::sweep(&folder)).await.context("looking for orphans")?;
     if orphans > 0 {
@@ -109,7 +110,7 @@ async fn prepare_host(settings: &Settings, state: &StateDir, hurry: Cancellation
     let spawner = Spawner::start(Handle::current()).context("cannot start the thread that starts functions")?;
     let (first, last) = settings.replica_ports;
     let ports = Ports::new(first, last, std::process::id());
-    Ok(Host::new(spawner, ports, cgroups, state.path().to_path_buf(), settings.kill_grace.0, hurry))
+    Ok(Host::new(spawner, ports, cgroups, state.path().to_path_buf(), settings.kill_grace.0, hurry, client_connections))
 }
 
 async fn hurry_after(time: std::time::Duration, hurry: CancellationToken) {
@@ -123,14 +124,37 @@ fn fingerprint(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// Each request under way takes two descriptors, so as many are allowed as may be. Functions inherit the limit.
-fn allow_many_files() {
+/// Most connections of clients where `files` may be open. As many are for connections to replicas, and a quarter stays for the platform: its
+/// API answers and its replicas start however many clients there are.
+fn client_connections(files: u64) -> usize {
+    usize::try_from(files / 8 * 3).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
+
+/// Each request under way takes two descriptors, so as many are allowed as may be. Functions inherit the limit; it is returned.
+fn allow_many_files() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a local that outlives both calls.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+            let before = std::mem::replace(&mut limit.rlim_cur, limit.rlim_max);
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0 {
+                return limit.rlim_cur;
+            }
+            return before;
         }
+    }
+    // Never seen to fail; what POSIX promises every process is far less.
+    1_024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_files_for_replicas_and_for_the_platform() {
+        assert_eq!(client_connections(1_024), 384);
+        assert_eq!(client_connections(0), 1);
+        assert!(client_connections(u64::MAX) <= Semaphore::MAX_PERMITS);
     }
 }

@@ -32,6 +32,8 @@ struct Recording {
     bytes: usize,
     overflown: bool,
     ended: bool,
+    /// The client broke it off, or it is malformed.
+    broken: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -54,7 +56,7 @@ impl Replay {
     #[must_use]
     pub fn new(body: Incoming) -> Self {
         let ended = body.is_end_stream();
-        Self(Arc::new(Mutex::new(Recording { rest: body, kept: Vec::new(), bytes: 0, overflown: false, ended })))
+        Self(Arc::new(Mutex::new(Recording { rest: body, kept: Vec::new(), bytes: 0, overflown: false, ended, broken: false })))
     }
 
     /// A body that begins at the beginning.
@@ -69,6 +71,12 @@ impl Replay {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         !self.0.lock().unwrap_or_else(PoisonError::into_inner).overflown
+    }
+
+    /// Whether the client is why it does not come to its end.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).broken
     }
 }
 
@@ -109,9 +117,13 @@ impl Body for RequestBody {
         }
         let frame = ready!(Pin::new(&mut recording.rest).poll_frame(context));
         recording.ended = frame.is_none() || recording.rest.is_end_stream();
-        if let Some(Ok(frame)) = &frame {
-            recording.keep(frame);
-            body.sent = recording.kept.len();
+        match &frame {
+            Some(Ok(frame)) => {
+                recording.keep(frame);
+                body.sent = recording.kept.len();
+            }
+            Some(Err(_)) => recording.broken = true,
+            None => {}
         }
         Poll::Ready(frame)
     }

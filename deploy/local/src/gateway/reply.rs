@@ -16,12 +16,16 @@ pub const DEADLINE_EXCEEDED: u8 = 4;
 pub const RESOURCE_EXHAUSTED: u8 = 8;
 /// gRPC: there is no such function; what gRPC makes of HTTP's 404.
 pub const UNIMPLEMENTED: u8 = 12;
+/// gRPC: the request is malformed; what gRPC makes of HTTP's 400.
+pub const INTERNAL: u8 = 13;
 /// gRPC: the replica failed.
 pub const UNAVAILABLE: u8 = 14;
 
 /// Why the gateway replies instead of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    /// The request is malformed or broken off.
+    BadRequest,
     /// No such function.
     NotFound,
     /// The queue is full.
@@ -39,12 +43,14 @@ impl Refusal {
     #[must_use]
     pub fn status(self) -> (StatusCode, u8) {
         let grpc = match self {
+            Self::BadRequest => INTERNAL,
             Self::NotFound => UNIMPLEMENTED,
             Self::QueueFull => RESOURCE_EXHAUSTED,
             Self::Timeout => DEADLINE_EXCEEDED,
             Self::ReplicaFailed | Self::Stopping => UNAVAILABLE,
         };
         let http = match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::ReplicaFailed => StatusCode::BAD_GATEWAY,
             _ => http_status(grpc),
         };
@@ -53,6 +59,7 @@ impl Refusal {
 
     fn reason(self) -> &'static str {
         match self {
+            Self::BadRequest => "bad-request",
             Self::NotFound => "not-found",
             Self::QueueFull => "queue-full",
             Self::Timeout => "timeout",
@@ -124,8 +131,9 @@ mod tests {
 
     #[test]
     fn an_http_refusal_has_its_status() {
-        let statuses = [Refusal::NotFound, Refusal::QueueFull, Refusal::Timeout, Refusal::ReplicaFailed, Refusal::Stopping]
-            .map(|refusal| refuse(refusal, false, "").status().as_u16());
-        assert_eq!(statuses, [404, 503, 504, 502, 503]);
+        let statuses =
+            [Refusal::BadRequest, Refusal::NotFound, Refusal::QueueFull, Refusal::Timeout, Refusal::ReplicaFailed, Refusal::Stopping]
+                .map(|refusal| refuse(refusal, false, "").status().as_u16());
+        assert_eq!(statuses, [400, 404, 503, 504, 502, 503]);
     }
 }

@@ -130,6 +130,29 @@ async fn bodies_and_trailers_pass_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_request_is_the_clients_fault() {
+    let folder = folder();
+    let platform = Platform::with(folder.path(), &spec("protocol = \"http\""), 1).await;
+    let requests = [
+        "POST / HTTP/1.1\r\nHost: f\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: f\r\nHost: g\r\nConnection: close\r\n\r\n",
+    ];
+    for request in requests {
+        let reply = platform.raw(request).await;
+        assert!(reply.starts_with("HTTP/1.1 400 ") && reply.contains("x-qscale-refusal: bad-request"), "{request:?}: {reply:?}");
+    }
+    assert!(platform.http().call("/").await.is_fine());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_gets_the_authority_of_the_request_line_as_host() {
+    let folder = folder();
+    let platform = Platform::with(folder.path(), &spec("protocol = \"http\""), 1).await;
+    let reply = platform.raw("POST http://f.default:80/host HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n").await;
+    assert!(reply.ends_with("\r\n\r\nf.default:80"), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_function_may_have_a_port_of_its_own() {
     let folder = folder();
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();

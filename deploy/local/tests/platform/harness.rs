@@ -16,6 +16,8 @@ use qscale_common::platform::{AllocationReply, AllocationRequest, FunctionSpec, 
 use qscale_common::runtime::platform::{PlatformClient, PlatformError};
 use qscale_common::units::Allocation;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Guards against hanging only.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -139,6 +141,18 @@ impl Platform {
 
     pub fn http(&self) -> Caller {
         Caller::new(&self.addresses.gateway, false)
+    }
+
+    /// Sends these bytes to the gateway; what comes back until it closes the connection.
+    pub async fn raw(&self, bytes: &str) -> String {
+        let talk = async {
+            let mut stream = TcpStream::connect(&self.addresses.gateway).await?;
+            stream.write_all(bytes.as_bytes()).await?;
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).await?;
+            Ok::<_, std::io::Error>(reply)
+        };
+        tokio::time::timeout(DEADLINE, talk).await.expect("the gateway closes the connection").expect("a reply")
     }
 
     pub fn grpc(&self) -> Caller {

@@ -1,6 +1,6 @@
 //! A function with known behaviour, for the tests of the platform: HTTP/1.1 and HTTP/2 on the port in `PORT`.
 //!
-//! `/sleep?ms=` replies late, `/burn?ms=` uses so much CPU time, `/hold?mib=` keeps memory, `/crash` ends the process, anything else tells its process
+//! `/sleep?ms=` replies late, `/burn?ms=` uses so much CPU time, `/hold?mib=` keeps memory, `/crash` ends the process, `/host` tells the header `Host`, anything else tells its process
 //! id; a body is sent back. What looks like gRPC gets its body back with trailers. `START_DELAY_MS` delays the start.
 
 use std::convert::Infallible;
@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -52,6 +52,7 @@ async fn reply(request: Request<Incoming>) -> Reply {
         "/burn" => burn(Duration::from_millis(query)),
         "/hold" => HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(vec![1; usize::try_from(query).unwrap_or(0) << 20]),
         "/crash" => std::process::exit(7),
+        "/host" => return text(request.headers().get("host").map_or(Bytes::new(), |host| Bytes::copy_from_slice(host.as_bytes()))),
         _ => {}
     }
     let grpc = request.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
@@ -64,9 +65,11 @@ async fn reply(request: Request<Incoming>) -> Reply {
         return response;
     }
     let body = if body.is_empty() { Bytes::from(std::process::id().to_string()) } else { body };
-    let mut response = Response::new(Full::new(body).boxed());
-    *response.status_mut() = StatusCode::OK;
-    response
+    text(body)
+}
+
+fn text(body: Bytes) -> Reply {
+    Response::new(Full::new(body).boxed())
 }
 
 /// Uses `duration` of CPU time, however long that takes.
