@@ -204,7 +204,8 @@ impl Sender {
         let mut arrivals = arrivals.peekable();
         let mut burst = Vec::with_capacity(BURST);
         while let Some(due_ns) = arrivals.peek().map(|(_, arrival)| nanos(arrival.at)) {
-            if clock.now_ns() < due_ns {
+            // The clock stands at zero before the start, when what is due at zero is not due yet.
+            if !clock.until(due_ns).is_zero() {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return Ok(()),
@@ -214,9 +215,9 @@ impl Sender {
                 return Ok(());
             }
             let now = clock.now_ns();
-            while burst.len() < BURST
-                && let Some((sequence, arrival)) = arrivals.next_if(|(_, arrival)| nanos(arrival.at) <= now)
-            {
+            // Those that are not sent count too: a generator that has fallen far behind still looks at replies, and at `stop`.
+            for _ in 0..BURST {
+                let Some((sequence, arrival)) = arrivals.next_if(|(_, arrival)| nanos(arrival.at) <= now) else { break };
                 self.issue(sequence as u64, &arrival, &mut burst);
             }
             self.write(&mut burst);

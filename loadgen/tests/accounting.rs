@@ -228,6 +228,16 @@ fn faas_requests_take_the_time_that_they_ask_for() {
     assert!(rows(&path).iter().all(|row| micros(row, "reported_us") >= 30_000 && micros(row, "reported_kib") == 16_384));
 }
 
+#[test]
+fn a_request_that_is_due_at_the_start_is_not_sent_before_it() {
+    let sink = Sink::start(None);
+    let (protocol, gaps) = ("faas".parse().expect("known"), "constant".parse().expect("known"));
+    let summary = sent(&LoadConfig { protocol, gaps, duration_ms: 30, ..load(sink.address, "1", 500) });
+    sink.stop();
+    // Sent early, it would seem to have run for longer than its reply took, which is no good reply.
+    assert_eq!((summary.total.due, summary.total.succeeded), (1, 1), "{:?}", failures(&summary));
+}
+
 /// A server that gives every request the same answer.
 fn answering(respond: impl Fn() -> Response<Full<Bytes>> + Clone + Send + Sync + 'static) -> SocketAddr {
     let (bound, address) = mpsc::channel();
@@ -298,9 +308,7 @@ fn bytes_that_are_no_http_do_no_harm() {
     }
 }
 
-#[test]
-fn a_stop_ends_the_sending_and_drains() {
-    let sink = Sink::start(None);
+fn stopped_after_a_second(config: &LoadConfig) -> Summary {
     let stop = CancellationToken::new();
     let stopper = stop.clone();
     let mut seconds = 0;
@@ -311,11 +319,24 @@ fn a_stop_ends_the_sending_and_drains() {
         }
     };
     let observers = Observers { progress: Box::new(progress), loads: None, unless_told: Duration::MAX };
-    let config = LoadConfig { length: None, ..load(sink.address, "100", 0) };
-    let summary = run(&config, observers, &stop, &CancellationToken::new()).expect("runs");
+    run(config, observers, &stop, &CancellationToken::new()).expect("runs")
+}
+
+#[test]
+fn a_stop_ends_the_sending_and_drains() {
+    let sink = Sink::start(None);
+    let summary = stopped_after_a_second(&LoadConfig { length: None, ..load(sink.address, "100", 0) });
     sink.stop();
     assert!(summary.stopped_early && summary.total.due > 50);
     assert_eq!(summary.total.succeeded, summary.total.due);
+}
+
+#[test]
+fn a_stop_ends_a_run_that_has_fallen_behind_its_schedule() {
+    let (address, _listener) = silent();
+    let behind = LoadConfig { length: None, max_in_flight: 1, drain: Span::millis(10), ..load(address, "10000000", 0) };
+    let summary = stopped_after_a_second(&behind);
+    assert!(summary.stopped_early && summary.void);
 }
 
 #[test]
