@@ -285,7 +285,6 @@ fn refresh(state: &mut State, policy: &ScalingPolicy, moment: Moment, now: Times
     state.windows = windows.measured(policy.objective.percentile.get());
     state.changes = windows.changes();
     state.startup_ms = windows.startup_ms();
-    debug_assert_eq!(*state, assemble(policy, moment, now, windows, None));
 }
 
 #[cfg(test)]

@@ -106,3 +106,14 @@ fn a_reset_begins_the_same_world_again() {
     cell.reset(8);
     assert_ne!(live(&mut cell), first);
 }
+
+#[test]
+fn the_state_is_what_the_collector_assembles() {
+    let mut cell = cell("20", Perturbation { metric_lag: Span::seconds(7), ..Perturbation::default() });
+    for tick in 0..80 {
+        cell.step((tick == 40).then(|| Allocation::new(4, 700, 200)));
+        let now = timestamp(cell.now());
+        let policy = &cell.setup().policy;
+        assert_eq!(*cell.state(), assemble(policy, moment(now, policy), now, &cell.windows, None));
+    }
+}
