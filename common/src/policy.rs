@@ -541,6 +541,16 @@ impl ScalingPolicy {
         Ok(policy)
     }
 
+    /// Reads a policy that was already taken apart; unknown keys are errors.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn from_value(value: serde_json::Value) -> Result<Self, PolicyError> {
+        let policy: Self = document::from_value(value)?;
+        policy.check()?;
+        Ok(policy)
+    }
+
     /// Reads a policy as the key-value bucket holds it; fields of a newer minor version are ignored.
     ///
     /// # Errors

@@ -112,6 +112,11 @@ impl System {
         self.program.wait().success()
     }
 
+    /// Whether it has ended by itself; true if it said that it succeeded.
+    pub fn ended(&mut self) -> Option<bool> {
+        self.program.ended().map(|status| status.success())
+    }
+
     /// The end of all logs, for the message of a failing test.
     #[must_use]
     pub fn tail(&self) -> String {

@@ -51,6 +51,13 @@ fn two_agents_are_compared_under_the_same_arrivals() {
 }
 
 #[test]
+fn load_that_cannot_be_sent_is_an_error() {
+    let mut system = System::up(&["--load", "5", "--input", "nosuch=1"]);
+    assert!(!eventually("the system to end by itself", || system.ended()), "{}", system.tail());
+    assert!(system.tail().contains("the load generator sent nothing: input `nosuch=1`"), "{}", system.tail());
+}
+
+#[test]
 fn ctrl_c_leaves_no_process_and_no_cgroup_behind() {
     let mut system = System::up(&["--load", "10", "--tick", "1s"]);
     let state = system.state().display().to_string();

@@ -56,11 +56,13 @@ pub async fn run(locate: &Locate, command: AgentCommand) -> anyhow::Result<()> {
 
 async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
     let user = Account::Agent(agent.clone()).user();
+    let lock = state.lock_credentials()?;
     let known = state.known_passwords()?.contains_key(&user);
     let passwords = state.passwords(std::slice::from_ref(agent))?;
     let password = passwords.get(&user).context("the password that was just drawn")?;
     write_accounts(state, &passwords)?;
     let server = reload(state)?;
+    drop(lock);
     let url = state.addresses().map(|addresses| addresses.nats).ok();
     let config =
         BusConfig { url: url.clone().unwrap_or_else(|| BusConfig::default().url), user, password: password.clone(), password_file: None };
@@ -183,11 +185,14 @@ async fn last_action(bus: &Bus, agent: &Name) -> anyhow::Result<String> {
 
 async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Result<()> {
     let user = Account::Agent(agent.clone()).user();
+    let lock = state.lock_credentials()?;
     let Some(passwords) = state.forget(&user)? else {
         bail!("agent {agent} has no credential; `qscale agent list` names those that have one");
     };
     write_accounts(state, &passwords)?;
-    let took_up = if reload(state)?.is_some() { "the nats-server disconnects it" } else { "no system is up here" };
+    let server = reload(state)?;
+    drop(lock);
+    let took_up = if server.is_some() { "the nats-server disconnects it" } else { "no system is up here" };
     show::line(format_args!("agent {agent} removed; {took_up}"))?;
     // Which policies name it is good to know, and no reason to fail where nothing is up.
     if let Ok(bus) = locate.bus().await

@@ -9,7 +9,8 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::StreamExt;
 use qscale_common::contract::subject;
-use qscale_common::control::Control;
+use qscale_common::control::{self, Control};
+use qscale_common::name::FunctionId;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::Timestamp;
@@ -103,6 +104,16 @@ pub async fn policies(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<Scali
 pub async fn controls(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<Control, String>>> {
     let entries = all(&open(bus, subject::CONTROL_BUCKET).await?).await?;
     Ok(entries.into_iter().map(|(key, value)| (key, Control::from_json(&value).map_err(|error| error.to_string()))).collect())
+}
+
+/// Whether an operator froze `function`, alone or with all others.
+///
+/// # Errors
+/// When the bucket cannot be read.
+pub async fn is_frozen(bus: &Bus, function: &FunctionId) -> anyhow::Result<bool> {
+    let controls = controls(bus).await?;
+    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.as_ref().is_ok_and(|control| control.frozen));
+    Ok(frozen(control::ALL) || frozen(&Control::key(function)))
 }
 
 /// The last message of `stream` on a subject, wildcards allowed, and when it was stored; `None` where there is none.

@@ -1,7 +1,7 @@
 //! Where a running system is: the folder that `qscale up` keeps, or addresses given by hand. Owns that folder's layout.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -72,6 +72,14 @@ impl StateDir {
     /// The log of a service.
     pub fn log(&self, service: &str) -> PathBuf {
         self.0.join("logs").join(format!("{service}.log"))
+    }
+
+    /// Holds every other command off the credentials for as long as the file that it returns is open, so that none writes over what another wrote.
+    pub fn lock_credentials(&self) -> anyhow::Result<File> {
+        let path = self.join("credentials.lock");
+        let lock = File::create(&path).with_context(|| path.display().to_string())?;
+        lock.lock().with_context(|| path.display().to_string())?;
+        Ok(lock)
     }
 
     /// The passwords of all users, `agents` included; those that are missing are drawn.

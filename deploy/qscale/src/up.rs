@@ -60,7 +60,7 @@ pub struct UpArgs {
     /// How requests are sent: relay, direct:SERVICE, faas, http; by default what suits the function
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<String>,
-    /// What each request asks for, such as name=30000 of fibonacci; by default a few ms of CPU; may be repeated
+    /// What each request asks for, such as name=50000 of fibonacci; by default some 15 ms of CPU; may be repeated
     #[arg(long = "input", value_name = "FIELD=VALUE")]
     pub inputs: Vec<String>,
     /// How often is decided
@@ -113,6 +113,11 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
     .context("the stop was interrupted")?;
     let board = followed?;
     let load = ended.load_summary();
+    if load.is_none()
+        && let Some(why) = ended.load_failure()
+    {
+        anyhow::bail!("the load generator sent nothing: {why}");
+    }
     let of_function =
         |id: &FunctionId| load.as_ref()?["functions"].as_array()?.iter().find(|line| line["function"] == id.to_string()).cloned();
     let summaries: Vec<_> =
@@ -207,13 +212,14 @@ async fn follow(plan: &Plan, arguments: &UpArgs, running: &Running, bus: &Bus, t
     Ok(board)
 }
 
-/// Whether the run is over: the load generators ended by themselves, or without load the time is up.
+/// Whether the run is over: the load generator ended by itself, or without load the time is up.
 fn over(arguments: &UpArgs, elapsed: Duration, statuses: &Statuses) -> bool {
-    let Some(Span(planned)) = arguments.duration else { return false };
-    match statuses.get(launch::LOAD) {
-        Some((Status::Ended(_), _)) => true,
-        Some(_) => elapsed >= planned + DRAIN_WITHIN,
-        None => elapsed >= planned,
+    let load = statuses.get(launch::LOAD).map(|(status, _)| *status);
+    match (load, arguments.duration) {
+        (Some(Status::Ended(_)), _) => true,
+        (_, None) => false,
+        (Some(_), Some(Span(planned))) => elapsed >= planned.saturating_add(DRAIN_WITHIN),
+        (None, Some(Span(planned))) => elapsed >= planned,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Credentials of agents, with a nats-server that is set up as `qscale up` does it.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use qscale_common::runtime::accounts::inbox_prefix;
@@ -65,4 +65,22 @@ async fn an_agent_gets_a_credential_while_the_system_runs() {
     assert!(refused.is_err(), "the credential was taken away");
     assert!(!qscale(state, &["agent", "remove", "mine"]).status.success());
     assert!(!qscale(state, &["agent", "add", "Not.A.Label"]).status.success());
+}
+
+#[test]
+fn agents_that_are_added_at_once_all_get_a_credential() {
+    let folder = Folder::new("agents");
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let add = |name| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qscale"));
+        command.arg("--state-dir").arg(folder.path()).args(["agent", "add", name]).stdout(Stdio::null());
+        command.spawn().expect("the command starts")
+    };
+    for mut command in names.map(add) {
+        assert!(command.wait().expect("it ends").success());
+    }
+    let written = std::fs::read_to_string(folder.path().join("nats/accounts.conf")).expect("written");
+    for name in names {
+        assert!(written.contains(&format!("agent-{name}")), "{name} is missing");
+    }
 }

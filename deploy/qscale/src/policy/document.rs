@@ -43,7 +43,7 @@ pub fn changed(policy: &ScalingPolicy, changes: &[Change]) -> anyhow::Result<Sca
         }
         put(&mut value, change)?;
     }
-    Ok(ScalingPolicy::from_document(&value.to_string(), Format::Json)?)
+    Ok(ScalingPolicy::from_value(value)?)
 }
 
 fn put(root: &mut Value, change: &Change) -> anyhow::Result<()> {
@@ -220,6 +220,7 @@ mod tests {
     fn a_wrong_change_names_field_value_and_range() {
         let error = set(&["objective.percentile=100"]).expect_err("out of range");
         assert!(error.contains("objective.percentile") && error.contains("100, must be above 0 and below 100"), "{error}");
+        assert!(!error.contains("line"), "nobody wrote lines: {error}");
         assert!(set(&["bounds.replica.max=3"]).expect_err("no such field").contains("bounds.replica"));
         assert!(set(&["tick.length=3s"]).expect_err("a scalar").contains("`tick` has no fields"));
         assert!(set(&["name=other"]).expect_err("the key").contains("name is part of the policy's key"));

@@ -10,7 +10,7 @@ use anyhow::Context;
 use qscale_common::contract::subject;
 use qscale_common::document::Format;
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::platform::{FunctionSpec, Protocol};
+use qscale_common::platform::{AllocationRequest, FunctionSpec, Protocol};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::platform::PlatformClient;
@@ -19,16 +19,23 @@ use qscale_common::time::Span;
 use qscale_common::workload::Pattern;
 use serde_json::{Value, json};
 
-use super::supervisor::{Service, Statuses, Supervisor};
+use super::supervisor::{Service, Status, Statuses, Supervisor};
 use super::{UpArgs, beside, say};
+use crate::store;
 use crate::system::{Addresses, Locate, StateDir, find_nats_server, write_private};
 
 /// What the load generator is called.
 pub const LOAD: &str = "loadgen";
+/// What its run came to.
+const LOAD_OUTPUT: &str = "load.json";
 /// How long load is sent where nobody says when to stop.
 const UNTIL_STOPPED: Span = Span::seconds(365 * 24 * 3600);
 /// What a request to the function `faas` takes, milliseconds of CPU.
 const DEMAND_MS: &str = "15";
+
+/// Exit codes of the load generator where it did not run: an error, and a command line that it does not understand.
+const FAILED: i32 = 1;
+const WRONG_COMMAND_LINE: i32 = 2;
 
 /// How long a server may take to answer at the start.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -78,10 +85,7 @@ impl Plan {
         let spec = function_spec(&arguments.function)?;
         let mut functions = vec![planned(spec.clone(), &arguments.agent, arguments)?];
         if let Some(versus) = &arguments.versus {
-            let mut copy = spec.clone();
-            copy.name = Name::new(format!("{}-versus", spec.name)).context("--versus: the name of the copy")?;
-            copy.listen = None;
-            functions.push(planned(copy, versus, arguments)?);
+            functions.push(planned(copy_of(&spec)?, versus, arguments)?);
         }
         let mut agents: Vec<Name> = functions.iter().map(|function| function.agent.clone()).collect();
         agents.sort();
@@ -145,7 +149,7 @@ fn request_form(spec: &FunctionSpec, arguments: &UpArgs) -> (String, Vec<String>
     let name = spec.name.as_str();
     let (protocol, input) = match name {
         _ if spec.protocol == Protocol::Http => ("http", None),
-        _ if name.contains("fibonacci") => ("direct:fibonacci", Some("name=30000")),
+        _ if name.contains("fibonacci") => ("direct:fibonacci", Some("name=50000")),
         _ if name.contains("aes") => ("direct:aes", None),
         _ if name.contains("faas") => ("faas", None),
         _ => ("relay", None),
@@ -177,6 +181,8 @@ impl Running {
         lock.try_lock().map_err(|_| {
             anyhow::anyhow!("{}: another `qscale up` runs there; stop it, or choose another --state-dir", state.join("").display())
         })?;
+        // It tells of an earlier run.
+        let _absent = std::fs::remove_file(state.join(LOAD_OUTPUT));
         let usual_ports = claim_usual_ports();
         let address = |usual| address(usual_ports.is_some().then_some(usual));
         let mut health = BTreeMap::new();
@@ -200,9 +206,15 @@ impl Running {
     pub async fn start(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
         let bus = self.start_nats(plan).await?;
         let platform = self.start_platform().await?;
+        remove_left_copy(&platform, &bus, plan).await?;
         for planned in &plan.functions {
             say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
+            if !store::is_frozen(&bus, &planned.id).await? {
+                // What an earlier run left it with is no fair beginning, least of all beside a copy.
+                let beginning = AllocationRequest::new(planned.spec.allocation.into(), None);
+                platform.set_allocation(&planned.id, &beginning).await.with_context(|| format!("function {}", planned.id))?;
+            }
             let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.context("the bucket of policies")?;
             policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("writing the policy")?;
         }
@@ -221,9 +233,11 @@ impl Running {
 
     async fn start_nats(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
         let program = find_nats_server().context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")?;
+        let credentials = self.state.lock_credentials()?;
         let passwords = self.state.passwords(&plan.agents)?;
         let authorization = accounts::authorization(&passwords).context("credentials.json")?;
         write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
+        drop(credentials);
         let listen = self.addresses.nats.trim_start_matches("nats://");
         let configuration = format!(
             "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?} }}\ninclude \"accounts.conf\"\n",
@@ -340,12 +354,21 @@ impl Running {
     }
 
     fn load_output(&self) -> PathBuf {
-        self.state.join("load.json")
+        self.state.join(LOAD_OUTPUT)
     }
 
     /// What the load generator says its run came to.
     pub fn load_summary(&self) -> Option<Value> {
         serde_json::from_slice(&std::fs::read(self.load_output()).ok()?).ok()
+    }
+
+    /// What the load generator said of why it could not run; `None` where it ran to its end.
+    pub fn load_failure(&self) -> Option<String> {
+        let Some((Status::Ended(FAILED | WRONG_COMMAND_LINE), _)) = self.statuses().get(LOAD).copied() else { return None };
+        let log = self.state.log(LOAD);
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let said = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
+        Some(said.map_or_else(|| format!("see {}", log.display()), ToOwned::to_owned))
     }
 
     /// How every process stands.
@@ -386,6 +409,24 @@ fn search_path(program: &Path) -> String {
         Ok(path) => format!("{own}:{path}"),
         Err(_) => own,
     }
+}
+
+/// Removes the copy that an earlier run with `--versus` made, where this one makes none.
+async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
+    let [only] = plan.functions.as_slice() else { return Ok(()) };
+    let Ok(copy) = copy_of(&only.spec) else { return Ok(()) };
+    if platform.get(&copy.id()).await.is_ok() {
+        platform.delete(&copy.id()).await.with_context(|| format!("function {}", copy.id()))?;
+        let policies = store::open(bus, subject::POLICY_BUCKET).await?;
+        policies.delete(copy.id().tokens()).await.with_context(|| format!("policy {}", copy.id()))?;
+    }
+    Ok(())
+}
+
+/// The copy of a function that another agent scales.
+fn copy_of(spec: &FunctionSpec) -> anyhow::Result<FunctionSpec> {
+    let name = Name::new(format!("{}-versus", spec.name)).context("--versus: the name of the copy")?;
+    Ok(FunctionSpec { name, listen: None, ..spec.clone() })
 }
 
 /// The right to the usual ports, which one system of a machine has: two that start at the same time would find the same ports free.
