@@ -11,6 +11,8 @@ use thiserror::Error;
 const MAX_TEXT: usize = 64 * 1024;
 /// Deepest nesting of a document. Policies nest four deep.
 const MAX_DEPTH: usize = 64;
+/// Most aliases of a YAML document. So few cannot repeat what they name so often that memory is exhausted.
+const MAX_ALIASES: usize = 8;
 
 /// How a document is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,9 @@ pub enum DocumentError {
 pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, DocumentError> {
     if text.len() > MAX_TEXT {
         return Err(DocumentError::Syntax(format!("a document of {} bytes, at most {MAX_TEXT} are read", text.len())));
+    }
+    if format == Format::Yaml {
+        refuse_aliases(text)?;
     }
     match format {
         Format::Json => {
@@ -122,6 +127,16 @@ fn tree(text: &str, format: FileFormat) -> Result<serde_json::Value, DocumentErr
     let syntax = |error: config::ConfigError| DocumentError::Syntax(error.to_string());
     let built = config::Config::builder().add_source(File::from_str(text, format)).build().map_err(syntax)?;
     built.try_deserialize().map_err(syntax)
+}
+
+/// Refuses aliases of aliases that a few hundred bytes long grow to more than a machine holds. A star within quotes counts as well: no document of ours
+/// comes near the limit either way.
+fn refuse_aliases(text: &str) -> Result<(), DocumentError> {
+    let begins = |pair: &[u8]| pair[1] == b'*' && (pair[0].is_ascii_whitespace() || b"[{,:".contains(&pair[0]));
+    if text.as_bytes().windows(2).filter(|pair| begins(pair)).count() > MAX_ALIASES {
+        return Err(DocumentError::Syntax(format!("a document with more than {MAX_ALIASES} aliases")));
+    }
+    Ok(())
 }
 
 /// Refuses nesting that would exhaust the stack of the readers of TOML and YAML, which set no limit of their own. Brackets within quotes count as well:

@@ -91,6 +91,16 @@ fn nesting_without_end_is_refused() {
 }
 
 #[test]
+fn aliases_that_multiply_are_refused() {
+    let levels = ('a'..='i').zip('b'..='j').map(|(one, next)| format!("{next}: &{next} [{}]\n", vec![format!("*{one}"); 9].join(", ")));
+    let text = format!("a: &a [x]\n{}name: *j\n", levels.collect::<String>());
+    assert!(refusal(&text, Format::Yaml).contains("more than 8 aliases"));
+    let shared = "name: fib\nbounds:\n  cpu_millicores: &range {min: 100, max: 200}\n  memory_mib: *range\n";
+    let policy = ScalingPolicy::from_document(shared, Format::Yaml).expect("a few are fine");
+    assert_eq!(policy.bounds.memory_mib.max(), Mebibytes(200));
+}
+
+#[test]
 fn the_same_policy_reads_the_same_in_every_format() {
     let json = r#"{"name": "fib", "objective": {"percentile": 99, "latency": "250ms", "failure_share": 0}, "bounds": {"replicas": {"min": 0, "max": 5}}}"#;
     let toml = "name = \"fib\"\n[objective]\npercentile = 99\nlatency = \"250ms\"\nfailure_share = 0\n[bounds.replicas]\nmin = 0\nmax = 5";
