@@ -83,7 +83,7 @@ pub enum Effect {
     Held,
     /// Judged and published, not applied: the mode is `observe` or `recommend`, or the agent is a shadow.
     Recorded,
-    /// Not considered: void, answered before, from the future, or malformed.
+    /// Not considered: void, answered before, or of a tick that is not current.
     Refused,
     /// The platform did not take it; it will be tried again until something newer is decided.
     Failed,
