@@ -215,7 +215,8 @@ async fn a_restore_reports_what_the_actuator_did() {
     let mut controls = actuator.get_key_value(subject::CONTROL_BUCKET).await.expect("there").watch_all().await.expect("watched");
     let answering = tokio::spawn(async move {
         controls.next().await.expect("asked").expect("readable");
-        let outcome = outcome("operator", "applied");
+        let mut outcome = outcome("operator", "applied");
+        outcome["agent"] = json!("restore");
         actuator.publish("qscale.v1.outcome.default.f", outcome.to_string().into()).await.expect("sent").await.expect("stored");
     });
     let out = fixture.run(&["restore", "f"]).well();
