@@ -1,0 +1,1 @@
+//! Policies against each other: the same functions, loads and misfortunes for each, measures and statistics. Pure: no I/O, no clock, chance only from seeds.
