@@ -14,6 +14,7 @@ pub mod latency;
 pub mod load;
 pub mod nanos;
 pub mod profile;
+pub mod profiles;
 pub mod replica;
 
 pub use cell::{Cell, Perturbation, Setup};
