@@ -69,7 +69,7 @@ fn control_ticks() -> f64 {
         let load = Load::Pattern { pattern: "50".parse().expect("a rate"), gaps: Gaps::Poisson };
         let profile = Arc::new(FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(30))));
         let allocation = Allocation::new(2, 1000, 128);
-        Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default() }
+        Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default(), nodes: None }
     };
     let mut environment = Environment::new((0..FUNCTIONS).map(setup), 1, NonZeroUsize::MIN);
     let begin = cpu_seconds();

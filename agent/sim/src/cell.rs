@@ -11,17 +11,20 @@ use qscale_common::contract::{Epoch, Moment, State};
 use qscale_common::guard::{Budget, Case, Standing, Verdict, permit};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::reward::{Judgement, judge};
-use qscale_common::time::{Span, Tick, Timestamp};
+use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_common::window::{Windows, assemble};
 use qscale_common::workload::WorkloadRng;
 use rand::RngExt;
 
 use crate::chance::{Purpose, stream};
-use crate::function::{Function, Reading, Totals};
+use crate::function::{Function, Reading};
 use crate::load::{Load, Source};
 use crate::nanos::Nanos;
+use crate::node::Nodes;
+use crate::perturbation::{Payload, Perturbation};
 use crate::profile::{FunctionProfile, Gateway, Stretch};
+use crate::totals::Totals;
 
 /// When every world begins: a Monday at midnight UTC, so that the time of day means something.
 pub const BEGIN: Timestamp = Timestamp(1_735_516_800_000);
@@ -41,26 +44,8 @@ pub struct Setup {
     pub load: Load,
     /// What goes wrong.
     pub perturbation: Perturbation,
-}
-
-/// What goes wrong in a world.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Perturbation {
-    /// How old measurements are when they are read.
-    pub metric_lag: Span,
-    /// Share of the scrapes that are lost, 0 to 1.
-    pub lost_scrapes: f64,
-    /// How many times as long starts take.
-    pub startup: f64,
-    /// From when on requests compute how many times as long.
-    pub payload: Option<(Span, f64)>,
-}
-
-impl Default for Perturbation {
-    /// Nothing.
-    fn default() -> Self {
-        Self { metric_lag: Span::millis(0), lost_scrapes: 0.0, startup: 1.0, payload: None }
-    }
+    /// The machines that it has for itself; `None` is as many as it takes.
+    pub nodes: Option<Nodes>,
 }
 
 /// One simulated function under control.
@@ -161,7 +146,7 @@ impl Cell {
     }
 
     fn live(&mut self, until: Nanos) {
-        if let Some((from, factor)) = self.setup.perturbation.payload
+        if let Some(Payload { from, factor }) = self.setup.perturbation.payload
             && self.now <= Nanos::from(from.0)
             && Nanos::from(from.0) < until
         {
@@ -223,9 +208,14 @@ impl Cell {
         self.verdict.as_ref()
     }
 
-    /// What really happened since the world began.
+    /// What really happened since the world began, or since it was last taken.
     pub fn totals(&mut self) -> &Totals {
         self.function.totals(self.now)
+    }
+
+    /// Takes what really happened since the world began, or since it was last taken, into `interval`, whose memory is used again. Scrapes go on counting.
+    pub fn take_interval(&mut self, interval: &mut Totals) {
+        self.function.take_interval(self.now, interval);
     }
 
     /// The function in its world.

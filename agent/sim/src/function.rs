@@ -16,6 +16,7 @@ use crate::latency::Histogram;
 use crate::nanos::Nanos;
 use crate::profile::{Demand, Demands, FunctionProfile, Gateway, Stretch};
 use crate::replica::{Ending, Path, Phase, Replica, Request};
+use crate::totals::Totals;
 
 /// A replica that takes no request.
 const NO_ROOM: u32 = u32::MAX;
@@ -48,34 +49,9 @@ pub struct Function {
     failed_at_gateway: u64,
     startup_time: Nanos,
     totals: Totals,
-}
-
-/// What a run of a function adds up to: the truth, where Scrapes show only what a collector can see.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Totals {
-    /// Requests that arrived.
-    pub arrived: u64,
-    /// Requests answered well.
-    pub completed: u64,
-    /// Requests that found the queue full.
-    pub refused: u64,
-    /// Requests that took longer than the gateway waits.
-    pub timed_out: u64,
-    /// Latencies of those answered well.
-    pub latency: Histogram,
-    /// Their sum.
-    pub latency_sum: Nanos,
-    /// Replicas that were started.
-    pub starts: u64,
-    /// Those that became ready.
-    pub became_ready: u64,
-    /// Times that a request started the function from zero.
-    pub wakes: u64,
-    /// CPU limits of the replicas that there were, times how long, core-seconds.
-    pub core_seconds: f64,
-    /// Memory limits of the replicas that there were, times how long, GiB-seconds.
-    pub gibibyte_seconds: f64,
-    /// Up to when the last two are summed.
+    /// Requests that had arrived, and starts that had become ready, when the totals were last taken.
+    taken: (u64, u64),
+    /// Up to when cost is summed.
     summed: Nanos,
 }
 
@@ -104,6 +80,8 @@ impl Function {
             failed_at_gateway: 0,
             startup_time: Nanos::ZERO,
             totals: Totals::default(),
+            taken: (0, 0),
+            summed: Nanos::ZERO,
         }
     }
 
@@ -360,11 +338,11 @@ impl Function {
     }
 
     fn sum_cost(&mut self, now: Nanos) {
-        let seconds = now.since(self.totals.summed).seconds();
+        let seconds = now.since(self.summed).seconds();
         let there = Allocation { replicas: Replicas(self.replicas().count() as u32), ..self.allocation };
         self.totals.core_seconds += there.total_cores() * seconds;
         self.totals.gibibyte_seconds += there.total_gibibytes() * seconds;
-        self.totals.summed = now;
+        self.summed = now;
     }
 
     /// The replicas that there are, draining ones included.
@@ -384,11 +362,30 @@ impl Function {
         self.queue.len()
     }
 
-    /// What the run added up to by `now`.
+    /// What happened by `now` since the world began, or since it was last taken.
     pub fn totals(&mut self, now: Nanos) -> &Totals {
         self.advance(now);
         self.sum_cost(now);
         &self.totals
+    }
+
+    /// Takes what happened by `now` since the world began, or since it was last taken, into `interval`, whose memory is used again.
+    pub fn take_interval(&mut self, now: Nanos, interval: &mut Totals) {
+        self.advance(now);
+        self.sum_cost(now);
+        self.taken = (self.arrived(), self.became_ready());
+        interval.clear();
+        std::mem::swap(&mut self.totals, interval);
+    }
+
+    /// Requests that arrived since the world began.
+    fn arrived(&self) -> u64 {
+        self.taken.0 + self.totals.arrived
+    }
+
+    /// Starts that became ready since the world began.
+    fn became_ready(&self) -> u64 {
+        self.taken.1 + self.totals.became_ready
     }
 
     /// Reads everything at `now`, which is `at` to those who read, into `reading`, whose memory is used again.
@@ -402,9 +399,9 @@ impl Function {
             pending: phase(|phase| matches!(phase, Phase::Starting { .. })),
             crashes: Some(0),
             oom_kills: Some(0),
-            startups: Some((self.totals.became_ready, self.startup_time.0 / 1_000_000)),
+            startups: Some((self.became_ready(), self.startup_time.0 / 1_000_000)),
         });
-        let Totals { arrived, .. } = self.totals;
+        let arrived = self.arrived();
         reading.scrape.ingress = Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64 });
         reading.resize(self.replicas().count());
         for (replica, scrape) in self.slots.iter_mut().flatten().zip(&mut reading.scrape.replicas) {

@@ -97,6 +97,19 @@ impl Histogram {
         self.0.iter_mut().zip(other.0.iter()).for_each(|(sum, count)| *sum += count);
     }
 
+    /// Counts nothing any more.
+    pub fn clear(&mut self) {
+        self.0.fill(0);
+    }
+
+    /// How many lie at or below `bound`, to the cell that it lies in, which counts for the part below.
+    #[must_use]
+    pub fn within(&self, bound: Nanos) -> f64 {
+        let cell = Place::of(bound).cell;
+        let part = bound.since(Nanos(least(cell))).0 as f64 / (least(cell + 1) - least(cell)) as f64;
+        self.0[..cell].iter().sum::<u64>() as f64 + self.0[cell] as f64 * part.min(1.0)
+    }
+
     /// How many were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -153,6 +166,19 @@ mod tests {
             let found = histogram.quantile(0.5, 0).expect("one was counted").0 as f64;
             prop_assert!((found / nanos as f64 - 1.0).abs() < 0.032);
         }
+    }
+
+    #[test]
+    fn as_many_lie_within_a_bound_as_were_counted_below_it() {
+        let mut histogram = Histogram::default();
+        (1..=1000).for_each(|ms| histogram.add(Place::of(Nanos::millis(ms))));
+        for bound in [1, 10, 100, 500, 900] {
+            let within = histogram.within(Nanos::millis(bound));
+            assert!((within - bound as f64).abs() <= 1.0 + 0.032 * bound as f64, "{within} within {bound} ms");
+        }
+        assert_eq!((histogram.within(Nanos::ZERO), histogram.within(Nanos::NEVER)), (0.0, 1000.0));
+        histogram.clear();
+        assert_eq!(histogram, Histogram::default());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Load: what arrives at a function when. Owns how a workload becomes requests; the workload itself is that of the load generator.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::workload::trace::MinuteTrace;
+use qscale_common::workload::trace::{MinuteTrace, RowTrace};
 use qscale_common::workload::{Arrivals, Gaps, Iat, Pattern, PatternArrivals, Scale, WorkloadRng};
 
 use crate::function::Function;
@@ -25,9 +26,18 @@ pub enum Load {
     /// The functions of a trace (mostly one), whose durations say what requests ask for.
     Trace {
         /// The trace.
-        trace: MinuteTrace,
+        trace: Arc<MinuteTrace>,
         /// Where in its minute each request falls.
         iat: Iat,
+        /// How much faster and denser it is played.
+        scale: Scale,
+        /// Share of a duration that is computed, 0 to 1; during the rest the request waits for others.
+        cpu_share: f64,
+    },
+    /// Single invocations, of one function or of several, whose durations say what requests ask for.
+    Rows {
+        /// The trace.
+        trace: Arc<RowTrace>,
         /// How much faster and denser it is played.
         scale: Scale,
         /// Share of a duration that is computed, 0 to 1; during the rest the request waits for others.
@@ -44,6 +54,9 @@ impl Load {
             Load::Trace { trace, iat, scale, cpu_share } => {
                 let mut rng = rng;
                 Source::new(Stream::Trace(Arrivals::minutes(trace, *iat, *scale, FOREVER, &mut rng), cpu_share.clamp(0.0, 1.0)))
+            }
+            Load::Rows { trace, scale, cpu_share } => {
+                Source::new(Stream::Trace(Arrivals::rows(trace, 0, *scale, FOREVER, rng), cpu_share.clamp(0.0, 1.0)))
             }
         }
     }

@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::units::Allocation;
 use qscale_common::workload::Gaps;
-use qscale_sim::cell::{Perturbation, Setup};
-use qscale_sim::load::Load;
-use qscale_sim::{Distribution, Environment, FunctionProfile, Gateway, Nanos};
+use qscale_sim::{Distribution, Environment, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
 
 /// Counts how often memory is asked for.
 struct Counting;
@@ -44,6 +42,7 @@ fn environment(functions: u32, threads: usize) -> Environment {
         allocation: Allocation::new(1 + index % 4, 1000, 128),
         load: Load::Pattern { pattern: "bursty:5..50/30s/5s".parse().expect("a pattern"), gaps: Gaps::Poisson },
         perturbation: Perturbation::default(),
+        nodes: None,
     };
     Environment::new((0..functions).map(setup), 5, NonZeroUsize::new(threads).expect("at least one"))
 }

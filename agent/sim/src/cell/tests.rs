@@ -1,4 +1,5 @@
 use qscale_common::guard::Verdict;
+use qscale_common::time::Span;
 use qscale_common::workload::Gaps;
 
 use super::*;
@@ -14,6 +15,7 @@ fn setup(rate: &str, perturbation: Perturbation) -> Setup {
         allocation: Allocation::new(2, 500, 128),
         load: Load::Pattern { pattern: rate.parse().expect("a pattern"), gaps: Gaps::Constant },
         perturbation,
+        nodes: None,
     }
 }
 
@@ -74,7 +76,7 @@ fn lost_scrapes_leave_gaps_and_no_holes_in_the_counts() {
 
 #[test]
 fn a_change_of_payload_comes_when_it_is_said_to() {
-    let mut cell = cell("20", Perturbation { payload: Some((Span::seconds(12), 2.0)), ..Perturbation::default() });
+    let mut cell = cell("20", Perturbation { payload: Some(Payload { from: Span::seconds(12), factor: 2.0 }), ..Perturbation::default() });
     let cpu: Vec<f64> = (0..4)
         .map(|_| {
             cell.step(None);

@@ -166,3 +166,35 @@ fn nothing_is_lost_or_made_up() {
     assert!(totals.refused > 0 && totals.timed_out > 0 && totals.completed > 3_000, "{totals:?}");
     assert!(function.replicas().all(|replica| replica.load == 0));
 }
+
+#[test]
+fn intervals_add_up_to_the_whole_and_scrapes_go_on_counting() {
+    let live = |function: &mut Function, taken: &mut Totals, sum: &mut Totals, each: u64| {
+        for step in 0..1000 {
+            function.arrive(ms(step * 30));
+            if step % each == each - 1 {
+                function.take_interval(ms(step * 30), taken);
+                sum.include(taken);
+            }
+        }
+        function.take_interval(ms(40 * SECOND), taken);
+        sum.include(taken);
+        let mut reading = Reading::default();
+        function.scrape(ms(40 * SECOND), Timestamp(40_000), &mut reading);
+        reading.scrape
+    };
+    let [(often, scraped_often), (once, scraped_once)] = [7, 2000].map(|each| {
+        let mut sum = Totals::default();
+        let scrape = live(&mut warm(2, 1, 5, 300), &mut Totals::default(), &mut sum, each);
+        (sum, scrape)
+    });
+    assert_eq!((often.arrived, often.completed + often.unanswered()), (1000, 1000));
+    let cost = |totals: &Totals| (totals.core_seconds.round(), totals.gibibyte_seconds.round());
+    assert_eq!(cost(&often), (80.0, 10.0));
+    assert_eq!(
+        Totals { core_seconds: 80.0, gibibyte_seconds: 10.0, ..often },
+        Totals { core_seconds: 80.0, gibibyte_seconds: 10.0, ..once }
+    );
+    assert_eq!(scraped_often, scraped_once);
+    assert!(scraped_once.ingress.expect("read").arrived == 1000);
+}
