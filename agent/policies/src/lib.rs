@@ -2,6 +2,7 @@
 //!
 //! A policy proposes and never enforces: it keeps to the bounds that the State tells so as not to ask in vain, but the guard in the actuator has the last word.
 
+pub mod clairvoyant;
 mod fixed;
 pub mod holt_winters;
 pub mod hpa;
@@ -15,6 +16,7 @@ mod seen;
 pub mod threshold;
 pub mod vpa;
 
+pub use clairvoyant::{Clairvoyant, ClairvoyantParams, Forecast};
 pub use fixed::Fixed;
 pub use holt_winters::HoltWinters;
 pub use hpa::Hpa;

@@ -1,0 +1,353 @@
+//! The policy `clairvoyant`: what a rule would do that knew the future. Owns what is known of it and the smallest allocation that covers it.
+//!
+//! In which sense it is a bound: it knows when every request arrives and how much CPU each asks for, how long replicas take to start and how requests are
+//! worked on, and buys at each State the cheapest allocation that carries what comes until what it could ask for next would be ready. It is no proof of
+//! optimality: how far to stay below full use is its parameter `headroom`, over how long a peak may be spread its parameter `window`, and an evaluator takes
+//! the best of several for each cell. So the bound is the best of that grid, given the bounds, the tick and the guard that everyone has. It looks no further
+//! ahead than a start and a tick, as nothing that lies beyond needs an answer yet, and takes queueing within `window` as the objective's slack.
+//!
+//! It is not among [`crate::NAMES`], since no configuration file can tell it the future.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qscale_common::contract::State;
+use qscale_common::time::{Span, Timestamp, millis};
+use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::seen::{self, measured, ranged, spanned};
+use crate::{Decision, HoldReason, Memory, Policy};
+
+/// What is known of a function's future, and of the function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forecast {
+    /// When the first interval begins.
+    pub begin: Timestamp,
+    /// Length of an interval, at least 1 ms; a second is fine enough for ticks of seconds.
+    pub interval: Span,
+    /// What comes in each interval; after the last one nothing comes.
+    pub intervals: Vec<Coming>,
+    /// The function.
+    pub function: Facts,
+}
+
+/// What comes within an interval.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Coming {
+    /// Requests that arrive.
+    pub arrivals: f64,
+    /// CPU that they ask for, core-seconds.
+    pub cpu_seconds: f64,
+    /// Time that they wait for others before they compute, in sum, seconds.
+    pub waiting_seconds: f64,
+}
+
+/// What is known of a function.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Facts {
+    /// CPU time on one core of a request at the objective's percentile.
+    pub request_cpu: Span,
+    /// Time that such a request waits for others.
+    pub request_waiting: Span,
+    /// CPU time on one core until a replica is ready.
+    pub startup_cpu: Span,
+    /// Time until a replica is ready that does not depend on CPU.
+    pub startup_waiting: Span,
+    /// Requests that one replica works on at once, 0 for any number.
+    pub workers: u32,
+    /// Cores that one replica can use, at least 1.
+    pub parallelism: u32,
+    /// Memory that one replica needs.
+    pub memory_mib: Mebibytes,
+}
+
+/// What the clairvoyant is told beside the future: what an evaluator tunes for each cell.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClairvoyantParams {
+    /// How many times what comes is allocated, 0.1 to 100: the inverse of the utilisation that is aimed for.
+    pub headroom: f64,
+    /// Peaks are spread over so long, 1 ms to 1 h: what a queue may smooth.
+    pub window: Span,
+    /// Share of the objective that a request may take which finds its replica free, 0.01 to 1; the rest is for queueing.
+    pub service_share: f64,
+    /// So much further ahead is looked, up to 1 h: earlier up and later down, where a guard lets pass only so many replicas at once or so many changes an hour.
+    pub lead: Span,
+    /// Factor by which a replica's CPU can grow at once, 1 to 1e6: the guard's.
+    pub resize_factor: f64,
+    /// Share of what is in force that less of it must save, 0 to 1, or it stays.
+    pub min_saving: f64,
+    /// What is changed; the rest stays as in force.
+    pub scope: Scope,
+}
+
+/// What a clairvoyant changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Replicas, CPU and memory.
+    #[default]
+    Both,
+    /// Replicas alone.
+    Horizontal,
+    /// CPU and memory alone.
+    Vertical,
+}
+
+impl Default for ClairvoyantParams {
+    /// Four fifths of use, peaks of a second, and half of the objective for the work itself: a start, meant to be tuned. The factor is the guard's default.
+    fn default() -> Self {
+        Self {
+            headroom: 1.25,
+            window: Span::seconds(1),
+            service_share: 0.5,
+            lead: Span::default(),
+            resize_factor: 2.0,
+            min_saving: 0.05,
+            scope: Scope::Both,
+        }
+    }
+}
+
+impl ClairvoyantParams {
+    /// Refuses what makes no sense.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn check(&self) -> Result<(), String> {
+        ranged("headroom", self.headroom, 0.1, 100.0)?;
+        spanned("window", self.window, Span::millis(1), Span::seconds(3600))?;
+        ranged("service_share", self.service_share, 0.01, 1.0)?;
+        spanned("lead", self.lead, Span::default(), Span::seconds(3600))?;
+        ranged("resize_factor", self.resize_factor, 1.0, 1e6)?;
+        ranged("min_saving", self.min_saving, 0.0, 1.0)
+    }
+}
+
+/// A rule that knows the future.
+#[derive(Debug, Clone)]
+pub struct Clairvoyant {
+    begin: Timestamp,
+    interval_ms: u64,
+    /// What comes before each interval, in sum: one more than there are intervals.
+    sums: Arc<[Coming]>,
+    function: Facts,
+    params: ClairvoyantParams,
+}
+
+impl Policy for Clairvoyant {
+    fn name(&self) -> &'static str {
+        "clairvoyant"
+    }
+
+    fn model(&self) -> String {
+        let ClairvoyantParams { headroom, window, service_share, .. } = self.params;
+        format!("clairvoyant/1 headroom {headroom}, window {window}, service share {service_share}")
+    }
+
+    fn decide(&self, state: &State, _: &mut Memory, now: Timestamp, _: &mut dyn Rng) -> Decision {
+        let Some(in_force) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        };
+        let within = self.within(state, in_force);
+        let (tick, lead) = (seen::tick_length(state), self.params.lead.0);
+        let soon = self.peak(now, tick + lead).plus(self.backlog(state, tick));
+        let later = self.peak(now, self.startup(within.least_cpu) + tick + lead).highest(soon);
+        let wanted = self.cheapest(&within, state, in_force, soon, later);
+        let reason = format!("{:.2} cores are asked for within the tick, {:.2} until what starts next is ready", soon.cores, later.cores);
+        if self.stays(&within, state, in_force, wanted, soon, later) {
+            return Decision::hold(HoldReason::NothingToDo, reason);
+        }
+        seen::propose(state, in_force, wanted, reason)
+    }
+}
+
+/// What is asked of a function at its peak.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Peak {
+    /// CPU, cores.
+    cores: f64,
+    /// Requests a second.
+    rate: f64,
+    /// Requests that wait for others at once.
+    waiting: f64,
+}
+
+impl Peak {
+    fn highest(self, other: Self) -> Self {
+        Self { cores: self.cores.max(other.cores), rate: self.rate.max(other.rate), waiting: self.waiting.max(other.waiting) }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { cores: self.cores + other.cores, rate: self.rate + other.rate, waiting: self.waiting + other.waiting }
+    }
+
+    fn is_nothing(self) -> bool {
+        self.cores <= 0.0 && self.rate <= 0.0
+    }
+}
+
+impl Clairvoyant {
+    /// The rule that knows `forecast`. For an evaluator: it is given the arrivals of the very run that it decides in.
+    ///
+    /// # Errors
+    /// When the forecast's intervals have no length, what comes is not a finite number of at least 0, or `params` lies outside its ranges.
+    pub fn new(forecast: &Forecast, params: ClairvoyantParams) -> Result<Self, String> {
+        params.check()?;
+        spanned("forecast.interval", forecast.interval, Span::millis(1), Span::seconds(3600))?;
+        ranged("forecast.function.parallelism", f64::from(forecast.function.parallelism), 1.0, 10_000.0)?;
+        let (mut sums, mut sum) = (Vec::with_capacity(forecast.intervals.len() + 1), Coming::default());
+        sums.push(sum);
+        for (index, coming) in forecast.intervals.iter().enumerate() {
+            for (field, value) in
+                [("arrivals", coming.arrivals), ("cpu_seconds", coming.cpu_seconds), ("waiting_seconds", coming.waiting_seconds)]
+            {
+                ranged(&format!("forecast.intervals[{index}].{field}"), value, 0.0, seen::MOST)?;
+            }
+            sum.arrivals += coming.arrivals;
+            sum.cpu_seconds += coming.cpu_seconds;
+            sum.waiting_seconds += coming.waiting_seconds;
+            sums.push(sum);
+        }
+        let (begin, interval_ms, function) = (forecast.begin, millis(forecast.interval.0), forecast.function);
+        Ok(Self { begin, interval_ms, sums: sums.into(), function, params })
+    }
+
+    /// The same future, decided with other parameters.
+    ///
+    /// # Errors
+    /// When `params` lies outside its ranges.
+    pub fn with(&self, params: ClairvoyantParams) -> Result<Self, String> {
+        params.check()?;
+        Ok(Self { params, ..self.clone() })
+    }
+
+    /// How long a replica of so much CPU takes to become ready.
+    fn startup(&self, cpu: Millicores) -> Duration {
+        let speed = cpu.cores().clamp(0.001, 1.0);
+        self.function.startup_waiting.0 + self.function.startup_cpu.0.div_f64(speed)
+    }
+
+    /// The highest means of a window among those that begin within `ahead` of `now`.
+    fn peak(&self, now: Timestamp, ahead: Duration) -> Peak {
+        let last = self.sums.len() - 1;
+        let place = |ms: u64| usize::try_from(ms).unwrap_or(usize::MAX).min(last);
+        let (from, to) = (now.0.saturating_sub(self.begin.0), now.plus(ahead).0.saturating_sub(self.begin.0));
+        let (first, end) = (place(from / self.interval_ms), place(to.div_ceil(self.interval_ms)));
+        let width = place(millis(self.params.window.0).div_ceil(self.interval_ms)).max(1);
+        let seconds = width as f64 * self.interval_ms as f64 / 1000.0;
+        (first..end).fold(Peak::default(), |peak, begin| {
+            let (before, after) = (self.sums[begin], self.sums[(begin + width).min(last)]);
+            peak.highest(Peak {
+                cores: (after.cpu_seconds - before.cpu_seconds) / seconds,
+                rate: (after.arrivals - before.arrivals) / seconds,
+                waiting: (after.waiting_seconds - before.waiting_seconds) / seconds,
+            })
+        })
+    }
+
+    /// What was queued already, spread over a tick. Each of it asks for what the function's requests ask for on average.
+    fn backlog(&self, state: &State, tick: Duration) -> Peak {
+        let queued = measured(state.windows.tick.queued).unwrap_or(0.0);
+        let all = self.sums[self.sums.len() - 1];
+        let (rate, count) = (queued / tick.as_secs_f64().max(0.001), all.arrivals.max(1.0));
+        Peak { cores: rate * all.cpu_seconds / count, rate, waiting: rate * all.waiting_seconds / count }
+    }
+
+    /// Between which amounts may be chosen.
+    fn within(&self, state: &State, in_force: Allocation) -> Within {
+        let bounds = &state.bounds;
+        let (replicas, cpu) = (bounds.replicas, bounds.cpu_millicores);
+        // More than a replica can use is for nothing; less than keeps the objective for one request alone is too little.
+        let useful = Millicores(self.function.parallelism.saturating_mul(1000));
+        let most = cpu.max().min(useful.max(cpu.min()));
+        let spare = Duration::from_millis(state.objective.latency_ms)
+            .mul_f64(self.params.service_share)
+            .saturating_sub(self.function.request_waiting.0);
+        let needed = (self.function.request_cpu.0.as_secs_f64() / spare.as_secs_f64().max(1e-6) * 1000.0).ceil().min(1000.0);
+        let least = cpu.clamp(Millicores(needed as u32)).min(most);
+        let [across, along] = [self.params.scope != Scope::Vertical, self.params.scope != Scope::Horizontal];
+        let now = bounds.clamp(in_force);
+        Within {
+            fewest: if across { replicas.min().0 } else { now.replicas.0 },
+            most: if across { replicas.max().0 } else { now.replicas.0 },
+            least_cpu: if along { least } else { now.cpu_millicores },
+            most_cpu: if along { most } else { now.cpu_millicores },
+            memory: if along { self.function.memory_mib } else { now.memory_mib },
+        }
+    }
+}
+
+/// Between which amounts may be chosen.
+struct Within {
+    fewest: u32,
+    most: u32,
+    least_cpu: Millicores,
+    most_cpu: Millicores,
+    memory: Mebibytes,
+}
+
+impl Clairvoyant {
+    /// The cheapest allocation whose replicas carry what comes `later` if each is then given all that it can use, and what comes `soon` with what those that
+    /// are ready are given now. Few large replicas cost no more than many small ones, need less memory and answer sooner; more of them are kept only where
+    /// CPU cannot grow as fast.
+    fn cheapest(&self, within: &Within, state: &State, in_force: Allocation, soon: Peak, later: Peak) -> Allocation {
+        let give = |replicas: u32, cpu: Millicores| {
+            state.bounds.clamp(Allocation { replicas: Replicas(replicas), cpu_millicores: cpu, memory_mib: within.memory })
+        };
+        if later.is_nothing() {
+            return give(within.fewest, within.least_cpu);
+        }
+        let ready = seen::counts(state).map_or(0, |counts| counts.ready.0);
+        let at_once = in_force.cpu_millicores.scaled(self.params.resize_factor).min(within.most_cpu);
+        let replicas = self.replicas(later, within.most_cpu).max(self.replicas(soon, at_once).min(ready));
+        let replicas = replicas.clamp(within.fewest.max(1).min(within.most), within.most);
+        // While others start, those that are ready carry all; where none is, all of them carry what is to come.
+        let (carry, load) = if ready == 0 { (replicas, later) } else { (replicas.min(ready), soon) };
+        give(replicas, self.cpu(load, carry).clamp(within.least_cpu, within.most_cpu))
+    }
+
+    /// Whether `in_force` carries it all and costs hardly more than what is `wanted`.
+    fn stays(&self, within: &Within, state: &State, in_force: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
+        let Allocation { replicas, cpu_millicores: cpu, memory_mib } = in_force;
+        let ready = seen::counts(state).map_or(0, |counts| counts.ready.0).min(replicas.0);
+        let carries = self.replicas(soon, cpu) <= ready && self.replicas(later, within.most_cpu) <= replicas.0;
+        let enough = carries && cpu >= within.least_cpu && memory_mib >= within.memory && wanted.replicas.0 > 0;
+        let (price, least) = (state.prices.per_hour(in_force), state.prices.per_hour(wanted));
+        enough && state.bounds.contain(in_force) && least >= price * (1.0 - self.params.min_saving)
+    }
+
+    /// Replicas of so much CPU each that carry `load`.
+    fn replicas(&self, load: Peak, cpu: Millicores) -> u32 {
+        let Facts { workers, parallelism, .. } = self.function;
+        let cores = cpu.cores().min(f64::from(parallelism)).max(0.001);
+        let by_cpu = load.cores * self.params.headroom / cores;
+        // A worker is taken for as long as its request waits and computes.
+        let taken = load.waiting + load.cores / cores.min(1.0);
+        let by_workers = if workers == 0 { 0.0 } else { taken * self.params.headroom / f64::from(workers) };
+        up(by_cpu.max(by_workers))
+    }
+
+    /// CPU of each of so many replicas that carry `load`.
+    fn cpu(&self, load: Peak, replicas: u32) -> Millicores {
+        let (headroom, count) = (self.params.headroom, f64::from(replicas.max(1)));
+        let by_cpu = load.cores * headroom / count;
+        let free = count * f64::from(self.function.workers) / headroom - load.waiting;
+        let by_workers = match self.function.workers {
+            0 => 0.0,
+            _ if free > 0.0 => load.cores / free,
+            _ => f64::INFINITY,
+        };
+        Millicores(up(by_cpu.max(by_workers) * 1000.0))
+    }
+}
+
+/// The next whole number, where what sums add in their last digits is no reason for one more.
+fn up(amount: f64) -> u32 {
+    (amount - 1e-6).ceil() as u32
+}
+
+#[cfg(test)]
+mod tests;

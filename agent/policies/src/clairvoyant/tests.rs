@@ -1,0 +1,156 @@
+use qscale_common::contract::ReplicaCounts;
+use qscale_common::policy::Range;
+
+use super::*;
+use crate::sample;
+
+const BEGIN: Timestamp = Timestamp(1_700_000_000_000);
+
+/// Requests of 100 ms of CPU, `rates` a second in each second; a replica starts within 5 s, works on any number at once and can use one core.
+fn forecast(rates: &[f64]) -> Forecast {
+    let coming = |rate: &f64| Coming { arrivals: *rate, cpu_seconds: rate * 0.1, waiting_seconds: 0.0 };
+    let function = Facts {
+        request_cpu: Span::millis(100),
+        request_waiting: Span::default(),
+        startup_cpu: Span::default(),
+        startup_waiting: Span::seconds(5),
+        workers: 0,
+        parallelism: 1,
+        memory_mib: Mebibytes(128),
+    };
+    Forecast { begin: BEGIN, interval: Span::seconds(1), intervals: rates.iter().map(coming).collect(), function }
+}
+
+fn exactly() -> ClairvoyantParams {
+    ClairvoyantParams { headroom: 1.0, min_saving: 0.0, ..ClairvoyantParams::default() }
+}
+
+/// A function with what is in force, ready, at so many seconds of the world.
+fn at(second: u64, in_force: Allocation) -> (State, Timestamp) {
+    let now = BEGIN.plus(Duration::from_secs(second));
+    let mut state = State { allocation: Some(in_force), observed_at_ms: now, ..sample::state() };
+    state.bounds.replicas = Range::new(Replicas(0), Replicas(20)).expect("ordered");
+    let all = in_force.replicas;
+    state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+    (state, now)
+}
+
+#[track_caller]
+fn wanted(forecast: &Forecast, params: ClairvoyantParams, second: u64, in_force: Allocation) -> Allocation {
+    let (state, now) = at(second, in_force);
+    let policy = Clairvoyant::new(forecast, params).expect("valid");
+    policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().unwrap_or(in_force)
+}
+
+#[test]
+fn knows_of_a_burst_a_start_and_a_tick_ahead() {
+    let rates = [vec![5.0; 60], vec![50.0; 60]].concat();
+    let small = Allocation::new(1, 500, 128);
+    // Half a core is asked for until second 60, five cores after it. A start takes 5 s and the next decision comes in 5 s.
+    assert_eq!(wanted(&forecast(&rates), exactly(), 45, small), Allocation::new(1, 500, 128));
+    assert_eq!(wanted(&forecast(&rates), exactly(), 51, small).replicas, Replicas(5));
+    let lead = ClairvoyantParams { lead: Span::seconds(10), ..exactly() };
+    assert_eq!(wanted(&forecast(&rates), lead, 41, small).replicas, Replicas(5));
+    assert_eq!(wanted(&forecast(&rates), exactly(), 70, Allocation::new(5, 1000, 128)), Allocation::new(5, 1000, 128));
+}
+
+#[test]
+fn while_replicas_start_those_that_are_ready_get_what_they_need() {
+    let rates = [vec![5.0; 60], vec![50.0; 60]].concat();
+    // Nine seconds before the burst: five replicas, of which the one that is ready carries half a core.
+    assert_eq!(wanted(&forecast(&rates), exactly(), 51, Allocation::new(1, 900, 128)), Allocation::new(5, 500, 128));
+}
+
+#[test]
+fn goes_to_zero_where_nothing_comes_and_is_back_before_it_does() {
+    let rates = [vec![10.0; 10], vec![0.0; 60], vec![10.0; 10]].concat();
+    let one = Allocation::new(1, 1000, 128);
+    assert_eq!(wanted(&forecast(&rates), exactly(), 10, one).replicas, Replicas(0));
+    assert_eq!(wanted(&forecast(&rates), exactly(), 59, Allocation::new(0, 1000, 128)).replicas, Replicas(0));
+    assert_eq!(wanted(&forecast(&rates), exactly(), 61, Allocation::new(0, 1000, 128)), one);
+    assert_eq!(wanted(&forecast(&rates), exactly(), 100, one).replicas, Replicas(0), "after the last interval nothing comes");
+}
+
+#[test]
+fn bounds_keep_the_last_replica() {
+    let (mut state, now) = at(0, Allocation::new(3, 500, 128));
+    state.bounds.replicas = Range::new(Replicas(2), Replicas(4)).expect("ordered");
+    let idle = Clairvoyant::new(&forecast(&[]), exactly()).expect("valid");
+    assert_eq!(idle.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().expect("less").replicas, Replicas(2));
+    let busy = Clairvoyant::new(&forecast(&[500.0; 60]), exactly()).expect("valid");
+    assert_eq!(busy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted(), Some(Allocation::new(4, 1000, 128)));
+}
+
+#[test]
+fn one_request_alone_keeps_the_objective() {
+    // 100 ms of CPU within half of 500 ms: 400m, however little comes.
+    assert_eq!(wanted(&forecast(&[0.1; 60]), exactly(), 0, Allocation::new(1, 1000, 128)).cpu_millicores, Millicores(400));
+    let all = ClairvoyantParams { service_share: 1.0, ..exactly() };
+    assert_eq!(wanted(&forecast(&[0.1; 60]), all, 0, Allocation::new(1, 1000, 128)).cpu_millicores, Millicores(200));
+}
+
+#[test]
+fn a_worker_is_taken_while_its_request_waits() {
+    // Ten requests a second that wait 200 ms and compute 100 ms keep three workers busy.
+    let mut known = forecast(&[10.0; 60]);
+    known.function.workers = 1;
+    known.function.request_waiting = Span::millis(200);
+    known.intervals.iter_mut().for_each(|coming| coming.waiting_seconds = coming.arrivals * 0.2);
+    let given = wanted(&known, ClairvoyantParams { service_share: 1.0, ..exactly() }, 0, Allocation::new(3, 1000, 128));
+    assert_eq!(given.replicas, Replicas(3));
+    assert!(given.cpu_millicores >= Millicores(999), "{given}");
+    known.function.workers = 0;
+    assert_eq!(wanted(&known, ClairvoyantParams { service_share: 1.0, ..exactly() }, 0, given).replicas, Replicas(1));
+}
+
+#[test]
+fn headroom_and_window_say_how_much_of_a_peak_is_covered() {
+    let rates = [vec![5.0; 5], vec![40.0; 1], vec![5.0; 30]].concat();
+    let replicas = |params| wanted(&forecast(&rates), params, 0, Allocation::new(1, 1000, 128)).replicas.0;
+    assert_eq!(replicas(exactly()), 4);
+    assert_eq!(replicas(ClairvoyantParams { headroom: 2.0, ..exactly() }), 8);
+    assert_eq!(replicas(ClairvoyantParams { window: Span::seconds(10), ..exactly() }), 1);
+}
+
+#[test]
+fn a_change_that_saves_little_is_not_made() {
+    let spares =
+        |min_saving| wanted(&forecast(&[9.0; 60]), ClairvoyantParams { min_saving, ..exactly() }, 0, Allocation::new(1, 1000, 128));
+    assert_eq!(spares(0.0), Allocation::new(1, 900, 128));
+    assert_eq!(spares(0.2), Allocation::new(1, 1000, 128));
+    let lacks = ClairvoyantParams { min_saving: 1.0, ..exactly() };
+    assert_eq!(wanted(&forecast(&[9.0; 60]), lacks, 0, Allocation::new(1, 800, 128)), Allocation::new(1, 900, 128));
+}
+
+#[test]
+fn replicas_that_cannot_grow_as_fast_are_kept() {
+    let carried = |resize_factor, in_force| wanted(&forecast(&[9.0; 60]), ClairvoyantParams { resize_factor, ..exactly() }, 0, in_force);
+    assert_eq!(carried(4.0, Allocation::new(4, 250, 128)), Allocation::new(1, 900, 128));
+    assert_eq!(carried(2.0, Allocation::new(4, 250, 128)), Allocation::new(2, 450, 128));
+}
+
+#[test]
+fn scope_leaves_the_rest_as_it_is() {
+    let kept = Allocation::new(2, 600, 256);
+    let with = |scope| wanted(&forecast(&[30.0; 60]), ClairvoyantParams { scope, ..exactly() }, 0, kept);
+    assert_eq!(with(Scope::Horizontal), Allocation::new(5, 600, 256));
+    assert_eq!(with(Scope::Vertical), Allocation::new(2, 1000, 128));
+}
+
+#[test]
+fn what_is_queued_is_worked_off_within_a_tick() {
+    let (mut state, now) = at(0, Allocation::new(1, 1000, 128));
+    let policy = Clairvoyant::new(&forecast(&[10.0; 60]), exactly()).expect("valid");
+    assert_eq!(policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted(), None);
+    state.windows.tick.queued = Some(100.0);
+    let wanted = policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().expect("more");
+    assert_eq!(wanted.replicas, Replicas(3), "a core for what comes and two for ten core-seconds within five");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let refusal = |forecast: &Forecast, params| Clairvoyant::new(forecast, params).expect_err("must be refused");
+    assert!(refusal(&forecast(&[1.0, -1.0]), exactly()).contains("forecast.intervals[1].arrivals = -1"));
+    assert!(refusal(&Forecast { interval: Span::default(), ..forecast(&[]) }, exactly()).contains("forecast.interval = 0s"));
+    assert!(refusal(&forecast(&[]), ClairvoyantParams { headroom: 0.0, ..exactly() }).contains("headroom = 0"));
+}
