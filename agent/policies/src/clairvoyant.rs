@@ -15,6 +15,7 @@ use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp, millis};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, measured, ranged, spanned};
@@ -64,7 +65,7 @@ pub struct Facts {
 }
 
 /// What the clairvoyant is told beside the future: what an evaluator tunes for each cell.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ClairvoyantParams {
     /// How many times what comes is allocated, 0.1 to 100: the inverse of the utilisation that is aimed for.
@@ -84,7 +85,7 @@ pub struct ClairvoyantParams {
 }
 
 /// What a clairvoyant changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Replicas, CPU and memory.

@@ -4,12 +4,13 @@ use qscale_common::contract::State;
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Decision, HoldReason, Memory, Policy};
 
 /// Gives what it was told to give, and keeps what is in force of whatever it was not told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Fixed {
     /// Replicas; as in force where absent.

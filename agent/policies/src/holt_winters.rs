@@ -10,16 +10,17 @@ use std::time::Duration;
 use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hpa::HpaMemory;
 use crate::hpa::behavior::Behavior;
 use crate::seen::ranged;
-use crate::{Decision, Hpa, Memory, Policy, recall};
+use crate::{Decision, Hpa, Memory, Native, Policy, recall};
 use model::{Form, Model, whole};
 
 /// The predictive HPA and its parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HoltWinters {
     /// The HPA whose wishes are foretold.
@@ -45,7 +46,7 @@ pub struct HoltWinters {
 }
 
 /// How several wishes become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecisionType {
     /// The highest.
@@ -119,6 +120,11 @@ impl Policy for HoltWinters {
     fn remembers(&self) -> Option<Duration> {
         let syncs = u32::try_from((self.stored_seasons + 1) * self.seasonal_periods).unwrap_or(u32::MAX);
         self.hpa.remembers().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
+    }
+
+    /// That of the HPA, whose sync it replaces (`syncPeriod` 15000).
+    fn native(&self) -> Native {
+        self.hpa.native()
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

@@ -14,15 +14,16 @@ use qscale_common::contract::{ReplicaCounts, State};
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, Cadence, Meter, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
 use behavior::{Behavior, History, Limits};
 use replica_calculator::{Calculator, CalculatorError, Kind, Phase, Pod, PodMetric, Proposal, Ready, Tolerance};
 
 /// The HPA and its parameters. Without any target it heeds 80 % of the CPU requested, as the API fills in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Hpa {
     /// CPU in use, percent of what is requested, 1 to 1000.
@@ -120,6 +121,11 @@ impl Policy for Hpa {
         };
         let window = self.behavior.as_ref().map_or(self.downscale_stabilization, windows);
         Some(window.0 + (self.sync_period.0 + self.metrics_resolution.0) * 2)
+    }
+
+    /// A sync each 15 s (`--horizontal-pod-autoscaler-sync-period`) on metrics-server's last window of 15 s (`--metric-resolution` of its manifests).
+    fn native(&self) -> Native {
+        Native { tick: Some(self.sync_period), metric_lag: self.metrics_resolution }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

@@ -8,14 +8,15 @@ use qscale_common::contract::State;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hpa::HpaMemory;
 use crate::vpa::{Controlled, VpaMemory};
-use crate::{Decision, HoldReason, Hpa, Memory, Policy, Vpa, recall, seen};
+use crate::{Decision, HoldReason, Hpa, Memory, Native, Policy, Vpa, recall, seen};
 
 /// Both autoscalers and their parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HpaVpa {
     /// The one that sets the number of replicas.
@@ -48,6 +49,11 @@ impl Policy for HpaVpa {
 
     fn remembers(&self) -> Option<Duration> {
         self.hpa.remembers().max(self.vpa.remembers())
+    }
+
+    /// That of the HPA, which decides more often.
+    fn native(&self) -> Native {
+        self.hpa.native()
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

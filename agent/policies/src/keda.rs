@@ -8,16 +8,17 @@ use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hpa::behavior::{Behavior, History, Limits, normalize};
 use crate::hpa::replica_calculator::Calculator;
 use crate::kpa::Metric;
 use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
 
 /// KEDA and its parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Keda {
     /// What the trigger counts, over the whole function.
@@ -43,7 +44,7 @@ pub struct Keda {
 }
 
 /// What counts where a trigger cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fallback {
     /// Failures in a row after which it counts.
     pub failure_threshold: u32,
@@ -55,7 +56,7 @@ pub struct Fallback {
 }
 
 /// How a fallback weighs its replicas and the current ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FallbackBehavior {
     /// Its own.
@@ -180,6 +181,11 @@ impl Policy for Keda {
         let cooldown = self.cooldown_period.max(self.initial_cooldown_period).max(self.polling_interval);
         let windows = self.behavior.as_ref().map_or(Self::STABILIZATION, |_| Behavior::MAX_WINDOW.0);
         Some(cooldown.0.max(windows) + (self.sync_period.0 + self.polling_interval.0) * 2)
+    }
+
+    /// The operator polls each 30 s (`pollingInterval`), the HPA syncs each 15 s; both read the trigger when they do (`useCachedMetrics` is off).
+    fn native(&self) -> Native {
+        Native { tick: Some(self.sync_period.min(self.polling_interval)), metric_lag: Span::default() }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

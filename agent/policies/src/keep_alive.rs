@@ -12,6 +12,7 @@ use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp, millis};
 use qscale_common::units::{Allocation, Replicas};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::kpa::bucketing::Highest;
@@ -20,7 +21,7 @@ use crate::{Decision, HoldReason, Memory, Policy, recall};
 use histogram::{IdleTimes, Windows};
 
 /// A keep-alive of one length.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct KeepAliveFixed {
     /// How long a replica stays after its last request, 1 s to 1 day.
@@ -30,7 +31,7 @@ pub struct KeepAliveFixed {
 }
 
 /// A keep-alive, and a time to start again, by the idle times that were seen.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct KeepAliveHistogram {
     /// Requests that one replica takes at once, 0.01 to 10,000.

@@ -14,16 +14,17 @@ use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp, millis};
 use qscale_common::units::{Allocation, Replicas};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
 use autoscaler::{Autoscaler, DeciderSpec};
 use bucketing::Buckets;
 use scaler::{Activity, Applied, ZeroSpec};
 
 /// The KPA and its parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Kpa {
     /// What is counted.
@@ -61,7 +62,7 @@ pub struct Kpa {
 }
 
 /// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Requests in flight.
@@ -122,6 +123,11 @@ impl Policy for Kpa {
         // Panic lasts a stable window after what began it, and going to zero another one and the grace period.
         let zero = self.scale_to_zero_grace_period.max(self.scale_to_zero_pod_retention_period);
         Some(self.stable_window.0 * 3 + zero.0 + self.scale_down_delay.0)
+    }
+
+    /// A decision each 2 s (`tickInterval`) on statistics that pods report each second (the autoscaler's scrape period).
+    fn native(&self) -> Native {
+        Native { tick: Some(Self::TICK), metric_lag: Span::seconds(1) }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

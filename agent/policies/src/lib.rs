@@ -11,6 +11,7 @@ pub mod keda;
 pub mod keep_alive;
 pub mod kpa;
 pub mod openfaas;
+mod parameters;
 mod registry;
 mod seen;
 pub mod threshold;
@@ -25,7 +26,8 @@ pub use keda::Keda;
 pub use keep_alive::{KeepAliveFixed, KeepAliveHistogram};
 pub use kpa::Kpa;
 pub use openfaas::OpenFaas;
-pub use registry::{NAMES, PolicyError, by_name};
+pub use parameters::Parameter;
+pub use registry::{NAMES, PolicyError, by_name, describe};
 pub use threshold::Threshold;
 pub use vpa::Vpa;
 
@@ -33,7 +35,7 @@ use std::fmt;
 use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
-use qscale_common::time::Timestamp;
+use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -51,9 +53,24 @@ pub trait Policy: Send + Sync {
         None
     }
 
+    /// When the rule decides and how old what it sees is, in the real form of it; at each State and at once where that form has no tick of its own.
+    fn native(&self) -> Native {
+        Native::default()
+    }
+
     /// What the function that `state` speaks of should be given. Whatever the rule must remember between two States of one function lies in `memory`.
     /// The same arguments give the same decision.
     fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision;
+}
+
+/// The timing of a rule's real form. The rule keeps to it by itself, whatever the State's tick: it holds between its own ticks and delays what it sees, so a
+/// caller adds nothing. It cannot see finer than the State's tick, so whoever compares rules shows each of them States at least as often as it decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Native {
+    /// How often it decides; absent where each State is a tick.
+    pub tick: Option<Span>,
+    /// How old the newest measurement is that it may decide on, at most, apart from what the platform adds.
+    pub metric_lag: Span,
 }
 
 /// What a policy remembers of one function. A closed set, so that it can be written down and rebuilt.

@@ -9,13 +9,14 @@ use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
 
 /// The alert-driven rule and its parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct OpenFaas {
     /// Requests a second above which the alert fires, 0 to 1e6.
@@ -62,6 +63,11 @@ impl Policy for OpenFaas {
 
     fn remembers(&self) -> Option<Duration> {
         Some((self.pending.0 + self.interval.0) * 2)
+    }
+
+    /// Prometheus evaluates the alert and repeats it each 5 s (`evaluation_interval`, `group_interval` of the shipped configuration).
+    fn native(&self) -> Native {
+        Native { tick: Some(self.interval), metric_lag: Span::default() }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

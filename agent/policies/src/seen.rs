@@ -53,13 +53,16 @@ pub(crate) struct Cadence {
 }
 
 impl Cadence {
-    /// Whether `period` has passed since this was last so. A clock that was set back begins anew.
+    /// Whether a tick of `period` has begun since this was last so. A clock that was set back begins anew.
     pub(crate) fn due(&mut self, now: Timestamp, period: Span) -> bool {
-        let due = self.last.is_none_or(|last| now < last || now.since(last) >= period.0);
-        if due {
-            self.last = Some(now);
+        let period = millis(period.0).max(1);
+        match self.last.filter(|last| *last <= now).map(|last| (last, (now.0 - last.0) / period)) {
+            Some((_, 0)) => return false,
+            // Ticks stay a period apart, so that States which do not fall on them do not slow the rule down.
+            Some((last, passed)) => self.last = Some(Timestamp(last.0 + passed * period)),
+            None => self.last = Some(now),
         }
-        due
+        true
     }
 
     /// To keep what is in force until the next own tick.

@@ -9,12 +9,13 @@ use qscale_common::contract::{Choice, Direction, State, Usage};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Decision, HoldReason, Memory, Policy};
 
 /// The threshold rule and its parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Threshold {
     /// What is changed; told by the policy's name.

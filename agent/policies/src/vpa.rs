@@ -17,15 +17,16 @@ use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, Cadence, Meter, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
 use recommender::{Aggregate, Amounts, Recommendation, Recommender};
 use updater::{Priority, Updater};
 
 /// The VPA and its parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Vpa {
     /// What is resized.
@@ -55,7 +56,7 @@ pub struct Vpa {
 }
 
 /// What is resized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Controlled {
     /// CPU and memory.
@@ -124,6 +125,12 @@ impl Policy for Vpa {
     fn remembers(&self) -> Option<Duration> {
         // After eight half-lives or windows a sample weighs next to nothing: so long the original reads back too.
         Some(self.half_life.max(self.memory_window).0 * 8)
+    }
+
+    /// Recommender and updater run each minute (`--recommender-interval`, `--updater-interval`) on what metrics-server says then; here each run sees the mean of
+    /// its own interval.
+    fn native(&self) -> Native {
+        Native { tick: Some(self.interval), metric_lag: self.interval }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {

@@ -1,9 +1,10 @@
 //! Exponential smoothing with trend and season, as the predictive HPA has statsmodels do it: smoothing factors given, the beginning by heuristic, one step ahead.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a component goes into the forecast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// It is added.

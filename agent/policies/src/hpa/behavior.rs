@@ -3,35 +3,64 @@
 use std::time::Duration;
 
 use qscale_common::time::{Span, Timestamp, millis};
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How fast and how steadily is scaled: the field `behavior` of an HPA.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Behavior {
     /// Upwards.
+    #[serde(deserialize_with = "up")]
     pub scale_up: Rules,
     /// Downwards.
+    #[serde(deserialize_with = "down")]
     pub scale_down: Rules,
 }
 
-/// How fast and how steadily is scaled in one direction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How fast and how steadily is scaled in one direction. What is not told is as the API fills it in for that direction.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Rules {
     /// The mildest recommendation of this long counts, at most 1 h.
     pub stabilization_window: Span,
     /// Which of several policies counts.
-    #[serde(default)]
     pub select_policy: Select,
     /// What may change within a period; at least one.
     pub policies: Vec<RatePolicy>,
     /// How far the ratio may lie from 1 without an answer; the HPA's own tolerance where absent.
-    #[serde(default)]
     pub tolerance: Option<f64>,
 }
 
+/// Rules of which some are told.
+#[derive(Deserialize)]
+struct Told {
+    stabilization_window: Option<Span>,
+    select_policy: Option<Select>,
+    policies: Option<Vec<RatePolicy>>,
+    tolerance: Option<f64>,
+}
+
+impl Told {
+    fn over(self, default: Rules) -> Rules {
+        Rules {
+            stabilization_window: self.stabilization_window.unwrap_or(default.stabilization_window),
+            select_policy: self.select_policy.unwrap_or(default.select_policy),
+            policies: self.policies.unwrap_or(default.policies),
+            tolerance: self.tolerance,
+        }
+    }
+}
+
+fn up<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rules, D::Error> {
+    Ok(Told::deserialize(deserializer)?.over(Behavior::default().scale_up))
+}
+
+fn down<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rules, D::Error> {
+    Ok(Told::deserialize(deserializer)?.over(Behavior::default().scale_down))
+}
+
 /// Which of several policies counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
     /// The one that allows most change.
@@ -44,7 +73,7 @@ pub enum Select {
 }
 
 /// What may change within a period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RatePolicy {
     /// What `value` counts.
     pub kind: RateKind,
@@ -55,7 +84,7 @@ pub struct RatePolicy {
 }
 
 /// What a limit of rate counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RateKind {
     /// Pods.
