@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Epoch, Moment, State};
+use qscale_common::contract::{Epoch, Headroom, Moment, State};
 use qscale_common::guard::{Budget, Case, Standing, Verdict, permit};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::reward::{Judgement, judge};
@@ -22,7 +22,7 @@ use crate::function::{Function, Reading};
 use crate::load::{Load, Source};
 use crate::nanos::Nanos;
 use crate::node::Nodes;
-use crate::perturbation::{Payload, Perturbation};
+use crate::perturbation::{LostNode, Payload, Perturbation};
 use crate::profile::{FunctionProfile, Gateway, Stretch};
 use crate::totals::Totals;
 
@@ -56,7 +56,10 @@ pub struct Cell {
     function: Function,
     source: Source,
     now: Nanos,
+    /// What will go wrong and has not yet.
+    mishaps: [Option<(Nanos, Mishap)>; 3],
     scrape_rng: WorkloadRng,
+    headroom: Option<Headroom>,
     /// What was read and is not known yet, oldest first.
     late: VecDeque<Reading>,
     reading: Reading,
@@ -65,6 +68,22 @@ pub struct Cell {
     state: State,
     reward: Judgement,
     verdict: Option<Verdict>,
+}
+
+/// What goes wrong at an instant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mishap {
+    /// Requests compute so many times as long from now on.
+    Payload(f64),
+    NodeGoes(u32),
+    NodeComes(u32),
+}
+
+fn mishaps(perturbation: &Perturbation) -> [Option<(Nanos, Mishap)>; 3] {
+    let payload = perturbation.payload.map(|Payload { from, factor }| (from.0.into(), Mishap::Payload(factor)));
+    let lost = |lost: LostNode| (lost.at.0.into(), Mishap::NodeGoes(lost.node));
+    let back = |lost: LostNode| (lost.at.0.saturating_add(lost.lasts.0).into(), Mishap::NodeComes(lost.node));
+    [payload, perturbation.lost_node.map(lost), perturbation.lost_node.map(back)]
 }
 
 impl Cell {
@@ -76,10 +95,12 @@ impl Cell {
         let windows = Windows::new(setup.policy.tick);
         let state = assemble(&setup.policy, moment(BEGIN, &setup.policy), BEGIN, &windows, None);
         let mut cell = Self {
-            function: Function::new(Arc::clone(&setup.profile), setup.gateway, seed, index),
+            function: function(&setup, seed, index),
             source: setup.load.source(stream(seed, index, Purpose::Arrivals)),
             now: Nanos::ZERO,
+            mishaps: [None; 3],
             scrape_rng: stream(seed, index, Purpose::Scrapes),
+            headroom: None,
             late: VecDeque::new(),
             reading: Reading::default(),
             windows,
@@ -97,7 +118,7 @@ impl Cell {
     /// Begins anew, as a run of `seed`.
     pub fn reset(&mut self, seed: u64) {
         let reading = std::mem::take(&mut self.reading);
-        self.function = Function::new(Arc::clone(&self.setup.profile), self.setup.gateway, seed, self.index);
+        self.function = function(&self.setup, seed, self.index);
         self.source = self.setup.load.source(stream(seed, self.index, Purpose::Arrivals));
         self.scrape_rng = stream(seed, self.index, Purpose::Scrapes);
         self.now = Nanos::ZERO;
@@ -110,11 +131,12 @@ impl Cell {
 
     fn begin(&mut self) {
         let Perturbation { startup, .. } = self.setup.perturbation;
+        self.mishaps = mishaps(&self.setup.perturbation);
         self.function.stretch(Stretch { startup, ..Stretch::default() });
         self.function.warm(self.setup.policy.bounds.clamp(self.setup.allocation), Nanos::ZERO);
         // What replicas count before the first tick is where counting begins.
         self.function.scrape(Nanos::ZERO, BEGIN, &mut self.reading);
-        self.windows.record(&self.reading.scrape);
+        self.know();
         self.close(BEGIN);
     }
 
@@ -145,18 +167,24 @@ impl Cell {
         verdict
     }
 
+    /// Lives until `until`, through what goes wrong before it.
     fn live(&mut self, until: Nanos) {
-        if let Some(Payload { from, factor }) = self.setup.perturbation.payload
-            && self.now <= Nanos::from(from.0)
-            && Nanos::from(from.0) < until
-        {
-            let from = Nanos::from(from.0);
-            self.source.feed(&mut self.function, from);
-            self.function.stretch(Stretch { cpu: factor, startup: self.setup.perturbation.startup });
+        while let Some((at, mishap)) = self.mishaps.iter().flatten().filter(|(at, _)| *at < until).min_by_key(|(at, _)| *at).copied() {
+            self.source.feed(&mut self.function, at);
+            self.suffer(mishap, at);
+            self.mishaps.iter_mut().filter(|planned| **planned == Some((at, mishap))).for_each(|planned| *planned = None);
         }
         self.source.feed(&mut self.function, until);
         self.function.advance(until);
         self.now = until;
+    }
+
+    fn suffer(&mut self, mishap: Mishap, at: Nanos) {
+        match mishap {
+            Mishap::Payload(cpu) => self.function.stretch(Stretch { cpu, startup: self.setup.perturbation.startup }),
+            Mishap::NodeGoes(node) => self.function.lose_node(node, at),
+            Mishap::NodeComes(node) => self.function.return_node(node, at),
+        }
     }
 
     fn read(&mut self) {
@@ -176,8 +204,13 @@ impl Cell {
         // Drawn always, so that losing one changes nothing about the next.
         let lost = self.scrape_rng.random::<f64>() < self.setup.perturbation.lost_scrapes;
         if !lost {
-            self.windows.record(&self.reading.scrape);
+            self.know();
         }
+    }
+
+    fn know(&mut self) {
+        self.windows.record(&self.reading.scrape);
+        self.headroom = self.reading.headroom;
     }
 
     fn close(&mut self, now: Timestamp) {
@@ -185,6 +218,7 @@ impl Cell {
         let moment = moment(now, policy);
         self.windows.close(moment.tick, &policy.prices);
         refresh(&mut self.state, policy, moment, now, &self.windows);
+        self.state.headroom = self.headroom;
         if let Some(closed) = self.windows.closed() {
             self.reward = judge(&self.state.windows.tick, closed, policy);
         }
@@ -241,6 +275,11 @@ impl Cell {
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.function.memory_bytes() - size_of::<Function>() + self.windows.memory_bytes() - size_of::<Windows>()
     }
+}
+
+fn function(setup: &Setup, seed: u64, index: u64) -> Function {
+    let Setup { profile, gateway, perturbation, nodes, .. } = setup;
+    Function::new(Arc::clone(profile), *gateway, seed, index).on_nodes(*nodes).crashing(perturbation.crashes_per_hour)
 }
 
 const UNJUDGED: Judgement = {

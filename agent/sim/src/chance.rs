@@ -19,6 +19,8 @@ pub enum Purpose {
     Scrapes,
     /// What a policy draws.
     Policy,
+    /// How long a replica runs until it crashes.
+    Crashes,
 }
 
 /// The stream of `purpose` of function number `function` in the run of `seed`.
@@ -41,13 +43,16 @@ mod tests {
 
     use super::*;
 
+    const PURPOSES: [Purpose; 6] =
+        [Purpose::Arrivals, Purpose::Demands, Purpose::Starts, Purpose::Scrapes, Purpose::Policy, Purpose::Crashes];
+
     #[test]
     fn streams_are_their_own_and_repeat() {
         let first = |seed, function, purpose| stream(seed, function, purpose).random::<u64>();
         let mut all = Vec::new();
         for seed in 0..4 {
             for function in 0..4 {
-                for purpose in [Purpose::Arrivals, Purpose::Demands, Purpose::Starts, Purpose::Scrapes, Purpose::Policy] {
+                for purpose in PURPOSES {
                     assert_eq!(first(seed, function, purpose), first(seed, function, purpose));
                     all.push(first(seed, function, purpose));
                 }
@@ -55,6 +60,6 @@ mod tests {
         }
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 80);
+        assert_eq!(all.len(), 4 * 4 * PURPOSES.len());
     }
 }

@@ -75,6 +75,19 @@ impl Cpu {
         self.at = self.at.max(until.0);
     }
 
+    /// Begins again at `now` after a rest, whatever was foreseen for later: a process that would have waited ended before.
+    pub fn resume(&mut self, now: Nanos) {
+        if self.at > now.0 {
+            let after = (self.period_end - now.0) % PERIOD.0;
+            self.period_end = now.0 + if after == 0 { PERIOD.0 } else { after };
+            self.at = now.0;
+            self.left = self.quota;
+            (self.counted, self.counted_throttled) = (false, false);
+        } else {
+            self.idle(now);
+        }
+    }
+
     /// When `work` is done if `cores` compute on it without a pause, from where use is accounted up to.
     #[inline]
     #[must_use]

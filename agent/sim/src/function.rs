@@ -1,22 +1,28 @@
-//! One function: its gateway with the bounded queue, and its replicas. Owns which request goes where and when replicas start and stop, as the local
-//! platform does it; must not decide how many there shall be.
+//! One function: its gateway with the bounded queue, and its replicas. Owns which request goes where, as the local platform does it; [`life`] has when
+//! replicas start and end. Must not decide how many there shall be.
 
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::sync::Arc;
 
-use qscale_common::scrape::{FunctionScrape, IngressReading, PlatformReading, Scrape};
-use qscale_common::time::Timestamp;
-use qscale_common::units::{Allocation, Replicas};
+use qscale_common::units::Allocation;
 use qscale_common::workload::WorkloadRng;
 
 use crate::agenda::Agenda;
 use crate::chance::{Purpose, stream};
 use crate::latency::Histogram;
 use crate::nanos::Nanos;
+use crate::node::{Nodes, Pool};
 use crate::profile::{Demand, Demands, FunctionProfile, Gateway, Stretch};
 use crate::replica::{Ending, Path, Phase, Replica, Request};
 use crate::totals::Totals;
+
+mod life;
+mod reading;
+
+pub use reading::Reading;
+
+use life::{Death, Held};
+use reading::Taken;
 
 /// A replica that takes no request.
 const NO_ROOM: u32 = u32::MAX;
@@ -45,12 +51,22 @@ pub struct Function {
     next_number: u32,
     demand_rng: WorkloadRng,
     start_rng: WorkloadRng,
+    crash_rng: WorkloadRng,
+    /// Mean time until a process crashes, nanoseconds; infinite where none does.
+    crash_after: f64,
+    /// When the first process crashes, or earlier.
+    alarm: Nanos,
+    /// The nodes, where they are limited.
+    pool: Option<Box<Pool>>,
+    /// Replicas that wait for room on a node: those without one, and those that shall grow.
+    cramped: usize,
+    held: Held,
     /// Requests that failed at the gateway.
     failed_at_gateway: u64,
     startup_time: Nanos,
     totals: Totals,
-    /// Requests that had arrived, and starts that had become ready, when the totals were last taken.
-    taken: (u64, u64),
+    /// What the totals held whenever they were taken.
+    taken: Taken,
     /// Up to when cost is summed.
     summed: Nanos,
 }
@@ -77,10 +93,16 @@ impl Function {
             next_number: 0,
             demand_rng: stream(seed, index, Purpose::Demands),
             start_rng: stream(seed, index, Purpose::Starts),
+            crash_rng: stream(seed, index, Purpose::Crashes),
+            crash_after: f64::INFINITY,
+            alarm: Nanos::NEVER,
+            pool: None,
+            cramped: 0,
+            held: Held::default(),
             failed_at_gateway: 0,
             startup_time: Nanos::ZERO,
             totals: Totals::default(),
-            taken: (0, 0),
+            taken: Taken::default(),
             summed: Nanos::ZERO,
         }
     }
@@ -92,23 +114,23 @@ impl Function {
         self
     }
 
+    /// The same function on these nodes alone; to be said before it has replicas.
+    #[must_use]
+    pub fn on_nodes(mut self, nodes: Option<Nodes>) -> Self {
+        self.pool = nodes.map(|nodes| Box::new(Pool::new(nodes)));
+        self
+    }
+
+    /// The same function whose running replicas crash so often, times an hour each; to be said before it has replicas.
+    #[must_use]
+    pub fn crashing(mut self, per_hour: f64) -> Self {
+        self.crash_after = 3.6e12 / per_hour.max(0.0);
+        self
+    }
+
     /// What requests and starts ask for differs from the profile from now on.
     pub fn stretch(&mut self, stretch: Stretch) {
         self.demands = Demands::new(&self.profile, stretch);
-    }
-
-    /// Gives it `allocation` as if long before, every replica ready and none of them counted as a start; what it had is stopped.
-    pub fn warm(&mut self, allocation: Allocation, now: Nanos) {
-        self.allocate(Allocation { replicas: Replicas(0), ..allocation }, now);
-        self.allocation = allocation;
-        for _ in 0..allocation.replicas.0 {
-            let slot = self.add(Demand::default(), now);
-            if let Some(replica) = &mut self.slots[slot] {
-                replica.become_ready(now);
-            }
-            self.fill(slot, now);
-            self.update(slot);
-        }
     }
 
     /// A request arrives at `at`.
@@ -157,8 +179,12 @@ impl Function {
     fn settle(&mut self, until: Nanos) {
         loop {
             let now = self.agenda.earliest();
-            if now > until || now == Nanos::NEVER {
-                return;
+            if now > until.min(self.alarm) || now == Nanos::NEVER {
+                if self.alarm > until {
+                    return;
+                }
+                self.crash_first();
+                continue;
             }
             self.happen(self.agenda.first(), now);
         }
@@ -168,8 +194,8 @@ impl Function {
     #[inline]
     fn happen(&mut self, slot: usize, now: Nanos) {
         let Some(replica) = &mut self.slots[slot] else { return self.agenda.set(slot, Nanos::NEVER) };
-        if let Phase::Starting { .. } = replica.phase {
-            return self.ready(slot, now);
+        if !replica.runs() {
+            return self.live_on(slot, now);
         }
         match replica.step(now) {
             Some(Ending::Completed { latency, place }) => {
@@ -190,18 +216,10 @@ impl Function {
         self.update(slot);
     }
 
-    fn ready(&mut self, slot: usize, now: Nanos) {
-        let Some(replica) = &mut self.slots[slot] else { return };
-        self.startup_time += replica.become_ready(now);
-        self.totals.became_ready += 1;
-        self.fill(slot, now);
-        self.update(slot);
-    }
-
     /// Gives requests that wait to the replica of `slot`, as many as it may have.
     #[inline]
     fn fill(&mut self, slot: usize, now: Nanos) {
-        while !self.queue.is_empty() && self.slots[slot].as_ref().is_some_and(|replica| replica.load < self.concurrency) {
+        while !self.queue.is_empty() && self.slots[slot].as_ref().is_some_and(|replica| replica.takes(self.concurrency)) {
             self.expire(now);
             if let Some(request) = self.queue.pop_front() {
                 self.give(slot, request, now);
@@ -213,6 +231,9 @@ impl Function {
     fn give(&mut self, slot: usize, request: Request, now: Nanos) {
         if let Some(replica) = &mut self.slots[slot] {
             replica.accept(request, now);
+            if replica.load > replica.memory_room {
+                self.end(slot, Death::OutOfMemory, now);
+            }
         }
     }
 
@@ -220,7 +241,7 @@ impl Function {
     #[inline]
     fn update(&mut self, slot: usize) {
         let Some(replica) = &self.slots[slot] else { return };
-        let takes = replica.phase == Phase::Ready && replica.load < self.concurrency;
+        let takes = replica.takes(self.concurrency);
         let (load, next) = (if takes { replica.load } else { NO_ROOM }, replica.next(self.timeout));
         self.note(slot, load, next);
     }
@@ -264,87 +285,6 @@ impl Function {
         }
     }
 
-    /// A function of no replicas for which a request waits is given one.
-    fn wake(&mut self, now: Nanos) {
-        if self.allocation.replicas == Replicas(0) && !self.queue.is_empty() {
-            self.totals.wakes += 1;
-            self.allocate(Allocation { replicas: Replicas(1), ..self.allocation }, now);
-        }
-    }
-
-    /// Gives it another allocation: starts what is missing, stops what is too much, resizes the others in place.
-    pub fn allocate(&mut self, allocation: Allocation, now: Nanos) {
-        self.advance(now);
-        self.sum_cost(now);
-        let resized = allocation.cpu_millicores != self.allocation.cpu_millicores;
-        self.allocation = allocation;
-        if resized {
-            self.resize(now);
-        }
-        let alive = self.replicas().filter(|replica| replica.phase != Phase::Draining).count();
-        let wanted = allocation.replicas.0 as usize;
-        (alive..wanted).for_each(|_| self.start(now));
-        (wanted..alive).for_each(|_| self.stop_one(now));
-        self.wake(now);
-    }
-
-    fn resize(&mut self, now: Nanos) {
-        for slot in 0..self.slots.len() {
-            if let Some(replica) = &mut self.slots[slot] {
-                replica.resize(self.allocation.cpu_millicores, now);
-                self.update(slot);
-            }
-        }
-    }
-
-    fn start(&mut self, now: Nanos) {
-        let startup = self.demands.startup(&mut self.start_rng);
-        self.totals.starts += 1;
-        let slot = self.add(startup, now);
-        self.update(slot);
-    }
-
-    /// Adds a replica that needs `startup` to become ready; returns its slot.
-    fn add(&mut self, startup: Demand, now: Nanos) -> usize {
-        let replica = Replica::start(self.next_number, &self.profile, self.allocation.cpu_millicores, startup, self.path, now);
-        self.next_number += 1;
-        let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.slots.push(None);
-            self.loads.push(NO_ROOM);
-            self.idle.resize(self.slots.len().div_ceil(64), 0);
-            self.slots.len() - 1
-        });
-        self.slots[slot] = Some(replica);
-        slot
-    }
-
-    /// Stops one replica: first those that are not ready, then the least loaded, then the youngest.
-    fn stop_one(&mut self, now: Nanos) {
-        let alive = self.slots.iter_mut().enumerate().filter_map(|(slot, replica)| replica.as_mut().map(|replica| (slot, replica)));
-        let alive = alive.filter(|(_, replica)| replica.phase != Phase::Draining);
-        let chosen = alive.min_by_key(|(_, replica)| (replica.phase == Phase::Ready, replica.load, std::cmp::Reverse(replica.number)));
-        let Some((slot, replica)) = chosen else { return };
-        if replica.load == 0 {
-            return self.remove(slot, now);
-        }
-        replica.phase = Phase::Draining;
-        self.update(slot);
-    }
-
-    fn remove(&mut self, slot: usize, now: Nanos) {
-        self.sum_cost(now);
-        self.slots[slot] = None;
-        self.note(slot, NO_ROOM, Nanos::NEVER);
-    }
-
-    fn sum_cost(&mut self, now: Nanos) {
-        let seconds = now.since(self.summed).seconds();
-        let there = Allocation { replicas: Replicas(self.replicas().count() as u32), ..self.allocation };
-        self.totals.core_seconds += there.total_cores() * seconds;
-        self.totals.gibibyte_seconds += there.total_gibibytes() * seconds;
-        self.summed = now;
-    }
-
     /// The replicas that there are, draining ones included.
     pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
         self.slots.iter().flatten()
@@ -373,46 +313,9 @@ impl Function {
     pub fn take_interval(&mut self, now: Nanos, interval: &mut Totals) {
         self.advance(now);
         self.sum_cost(now);
-        self.taken = (self.arrived(), self.became_ready());
+        self.taken.add(&self.totals);
         interval.clear();
         std::mem::swap(&mut self.totals, interval);
-    }
-
-    /// Requests that arrived since the world began.
-    fn arrived(&self) -> u64 {
-        self.taken.0 + self.totals.arrived
-    }
-
-    /// Starts that became ready since the world began.
-    fn became_ready(&self) -> u64 {
-        self.taken.1 + self.totals.became_ready
-    }
-
-    /// Reads everything at `now`, which is `at` to those who read, into `reading`, whose memory is used again.
-    pub fn scrape(&mut self, now: Nanos, at: Timestamp, reading: &mut Reading) {
-        self.advance(now);
-        let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
-        reading.scrape.platform = Some(PlatformReading {
-            at,
-            allocation: self.allocation,
-            ready: phase(|phase| phase == Phase::Ready),
-            pending: phase(|phase| matches!(phase, Phase::Starting { .. })),
-            crashes: Some(0),
-            oom_kills: Some(0),
-            startups: Some((self.became_ready(), self.startup_time.0 / 1_000_000)),
-        });
-        let arrived = self.arrived();
-        reading.scrape.ingress = Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64 });
-        reading.resize(self.replicas().count());
-        for (replica, scrape) in self.slots.iter_mut().flatten().zip(&mut reading.scrape.replicas) {
-            scrape.replica.clear();
-            write!(scrape.replica, "{}-{:05}", self.profile.name, replica.number).expect("a string takes whatever is written to it");
-            scrape.at = at;
-            scrape.requests = Some(replica.requests);
-            scrape.in_flight = Some(f64::from(replica.load));
-            scrape.cpu = Some(replica.cpu(now));
-            scrape.working_set_bytes = Some(self.profile.memory.working_set(replica.load));
-        }
     }
 
     /// Bytes that the function takes, on the heap and off it: as much as is live, whatever has been.
@@ -426,39 +329,7 @@ impl Function {
             + self.agenda.heap_bytes()
             + self.queue.capacity() * size_of::<Request>()
             + Histogram::BYTES
-    }
-}
-
-/// What was read of a function, with room for more replicas than there are.
-#[derive(Debug, Clone, Default)]
-pub struct Reading {
-    /// What was read.
-    pub scrape: FunctionScrape,
-    spare: Vec<Scrape>,
-}
-
-impl Reading {
-    fn resize(&mut self, replicas: usize) {
-        let now = &mut self.scrape.replicas;
-        while now.len() > replicas {
-            self.spare.extend(now.pop());
-        }
-        while now.len() < replicas {
-            now.push(self.spare.pop().unwrap_or_else(empty));
-        }
-    }
-}
-
-fn empty() -> Scrape {
-    Scrape {
-        replica: String::new(),
-        at: Timestamp(0),
-        requests: None,
-        in_flight: None,
-        cpu: None,
-        working_set_bytes: None,
-        restarts: 0,
-        oom_kills: 0,
+            + self.pool.as_deref().map_or(0, Pool::memory_bytes)
     }
 }
 

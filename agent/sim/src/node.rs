@@ -1,7 +1,10 @@
-//! Nodes: the machines that replicas run on. Owns how large they are.
+//! Nodes: the machines that replicas run on. Owns how large they are, what is taken of each, and where a replica goes; must not know what runs there.
 
-use qscale_common::units::{Mebibytes, Millicores};
+use qscale_common::contract::Headroom;
+use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use serde::{Deserialize, Serialize};
+
+use crate::replica::Limits;
 
 /// A pool of nodes, all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -20,4 +23,100 @@ pub struct Nodes {
 
 fn one() -> f64 {
     1.0
+}
+
+impl Nodes {
+    /// CPU limits that one node takes.
+    #[must_use]
+    pub fn room(&self) -> Millicores {
+        self.cpu_millicores.scaled(self.cpu_overcommit.clamp(1.0, 100.0))
+    }
+}
+
+/// The nodes, and what is taken of them.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    cpu: u64,
+    memory: u64,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    /// CPU limits of those on it.
+    cpu: u64,
+    memory: u64,
+    there: bool,
+}
+
+impl Pool {
+    /// Empty nodes.
+    #[must_use]
+    pub fn new(nodes: Nodes) -> Self {
+        Self {
+            cpu: u64::from(nodes.room().0),
+            memory: u64::from(nodes.memory_mib.0),
+            nodes: vec![Node { cpu: 0, memory: 0, there: true }; nodes.count as usize],
+        }
+    }
+
+    /// Takes room for `limits` on the node of which least is taken, CPU and memory alike, the first among equals; `None` where no node has room.
+    /// Kubernetes' `LeastAllocated` for nodes that are all alike.
+    pub fn place(&mut self, limits: Limits) -> Option<u32> {
+        let (cpu, memory) = (u64::from(limits.cpu.0), u64::from(limits.memory.0));
+        let fits = |node: &Node| node.there && node.cpu + cpu <= self.cpu && node.memory + memory <= self.memory;
+        let taken = |node: &Node| u128::from(node.cpu) * u128::from(self.memory) + u128::from(node.memory) * u128::from(self.cpu);
+        let (index, node) = self.nodes.iter_mut().enumerate().filter(|(_, node)| fits(node)).min_by_key(|(_, node)| taken(node))?;
+        node.cpu += cpu;
+        node.memory += memory;
+        u32::try_from(index).ok()
+    }
+
+    /// Gives back the room of `limits` on `node`.
+    pub fn free(&mut self, node: u32, limits: Limits) {
+        if let Some(node) = self.nodes.get_mut(node as usize) {
+            node.cpu -= u64::from(limits.cpu.0);
+            node.memory -= u64::from(limits.memory.0);
+        }
+    }
+
+    /// Takes the room of `to` on `node` instead of that of `from`; says whether there is as much.
+    pub fn resize(&mut self, node: u32, from: Limits, to: Limits) -> bool {
+        let Some(node) = self.nodes.get_mut(node as usize) else { return false };
+        let cpu = node.cpu - u64::from(from.cpu.0) + u64::from(to.cpu.0);
+        let memory = node.memory - u64::from(from.memory.0) + u64::from(to.memory.0);
+        let grows = (to.cpu > from.cpu && cpu > self.cpu) || (to.memory > from.memory && memory > self.memory);
+        if !grows {
+            (node.cpu, node.memory) = (cpu, memory);
+        }
+        !grows
+    }
+
+    /// `node` goes away: nothing is placed on it.
+    pub fn lose(&mut self, node: u32) {
+        self.nodes.get_mut(node as usize).into_iter().for_each(|node| node.there = false);
+    }
+
+    /// `node` is there again.
+    pub fn give_back(&mut self, node: u32) {
+        self.nodes.get_mut(node as usize).into_iter().for_each(|node| node.there = true);
+    }
+
+    /// What the nodes that are there have left beside `desired`, as the collector reckons: by what a function shall have, not by what it has.
+    #[must_use]
+    pub fn headroom(&self, desired: Allocation) -> Headroom {
+        let there = self.nodes.iter().filter(|node| node.there).count() as u64;
+        let replicas = u64::from(desired.replicas.0);
+        let left = |each: u64, limit: u32| u32::try_from((there * each).saturating_sub(replicas * u64::from(limit))).unwrap_or(u32::MAX);
+        Headroom {
+            cpu_millicores: Millicores(left(self.cpu, desired.cpu_millicores.0)),
+            memory_mib: Mebibytes(left(self.memory, desired.memory_mib.0)),
+        }
+    }
+
+    /// Bytes that it takes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.nodes.capacity() * size_of::<Node>()
+    }
 }

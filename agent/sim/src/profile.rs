@@ -71,6 +71,15 @@ impl Memory {
     pub fn working_set(&self, in_flight: u32) -> u64 {
         self.base_mib.bytes() + (u64::from(self.request_kib) << 10) * u64::from(in_flight)
     }
+
+    /// The most requests in flight for which `limit` has room; zero, too, where it has not even room for none.
+    #[must_use]
+    pub fn room(&self, limit: Mebibytes) -> u32 {
+        match u64::from(self.request_kib) << 10 {
+            0 => u32::MAX,
+            request => u32::try_from(limit.bytes().saturating_sub(self.base_mib.bytes()) / request).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 fn nothing() -> Distribution {

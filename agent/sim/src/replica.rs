@@ -1,18 +1,20 @@
-//! One replica: how it starts, works and stops, and its counters. Owns one life; must not choose which request it is given.
+//! One replica: how it starts, works, ends and starts again, and its counters. Owns one life; must not choose which request it is given.
 //!
 //! Two ways of working, one meaning: a replica that works on one request at a time follows a recursion ([`sequential`]), one that works on several shares
 //! its CPU among them ([`shared`]). Where both apply, they give the same.
 
+pub mod backoff;
 pub mod sequential;
 pub mod shared;
 
 use qscale_common::scrape::RequestCounters;
-use qscale_common::units::Millicores;
+use qscale_common::units::{Allocation, Mebibytes, Millicores};
 
 use crate::cpu::Cpu;
 use crate::latency::Place;
 use crate::nanos::Nanos;
-use crate::profile::{Demand, FunctionProfile};
+use crate::profile::{Demand, FunctionProfile, Memory};
+use backoff::Backoff;
 use sequential::Sequential;
 use shared::Shared;
 
@@ -50,6 +52,8 @@ impl Ending {
 /// Where a replica is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// No node has room for it.
+    Pending,
     /// It takes no requests yet.
     Starting {
         /// CPU time that it still needs.
@@ -61,23 +65,58 @@ pub enum Phase {
     Ready,
     /// It finishes those that it has.
     Draining,
+    /// Its process ended by itself, and is started again in a while.
+    BackOff {
+        /// When.
+        until: Nanos,
+    },
+}
+
+/// What one replica may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// CPU limit.
+    pub cpu: Millicores,
+    /// Memory limit.
+    pub memory: Mebibytes,
+}
+
+impl From<Allocation> for Limits {
+    fn from(allocation: Allocation) -> Self {
+        Self { cpu: allocation.cpu_millicores, memory: allocation.memory_mib }
+    }
 }
 
 /// One replica.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// Never given to another replica of the function.
-    pub number: u32,
-    /// When it was started.
-    pub begun: Nanos,
     /// Where it is in its life.
     pub phase: Phase,
     /// Requests that it was given and that the gateway still waits for.
     pub load: u32,
-    /// Requests that it answered.
-    pub requests: RequestCounters,
+    /// The greatest load that its memory limit has room for.
+    pub memory_room: u32,
     cpu: Cpu,
     work: Engine,
+    /// Requests that it answered.
+    pub requests: RequestCounters,
+    /// Never given to another replica of the function.
+    pub number: u32,
+    /// The node that it is on, where nodes are limited.
+    pub node: Option<u32>,
+    /// What it may use.
+    pub limits: Limits,
+    /// When its process was started.
+    pub begun: Nanos,
+    /// When its process will crash.
+    pub crash_at: Nanos,
+    /// Times that it was started again.
+    pub restarts: u64,
+    /// Times that it was killed for memory.
+    pub oom_kills: u64,
+    /// When it last became ready.
+    ready_since: Nanos,
+    backoff: Backoff,
 }
 
 #[derive(Debug, Clone)]
@@ -87,25 +126,81 @@ enum Engine {
 }
 
 impl Replica {
-    /// Starts replica `number` at `now`, with this CPU limit; it needs `startup` to become ready.
+    /// Replica `number`, which does not run yet; the periods of its CPU begin at `now`.
     #[must_use]
-    pub fn start(number: u32, profile: &FunctionProfile, limit: Millicores, startup: Demand, path: Path, now: Nanos) -> Self {
-        let mut cpu = Cpu::new(now, limit);
-        cpu.idle(now + startup.waiting);
-        let ready = cpu.end(startup.cpu, 1);
+    pub fn new(number: u32, profile: &FunctionProfile, limits: Limits, path: Path, now: Nanos) -> Self {
         let work = match path {
             Path::Sequential => Engine::Sequential(Sequential::default()),
             Path::Shared => Engine::Shared(Shared::new(profile.workers, profile.parallelism)),
         };
         Self {
-            number,
-            begun: now,
-            phase: Phase::Starting { left: startup.cpu, ready },
+            phase: Phase::Pending,
             load: 0,
-            requests: RequestCounters::default(),
-            cpu,
+            memory_room: profile.memory.room(limits.memory),
+            cpu: Cpu::new(now, limits.cpu),
             work,
+            requests: RequestCounters::default(),
+            number,
+            node: None,
+            limits,
+            begun: now,
+            crash_at: Nanos::NEVER,
+            restarts: 0,
+            oom_kills: 0,
+            ready_since: now,
+            backoff: Backoff::default(),
         }
+    }
+
+    /// Gives it a place at `now`.
+    pub fn put(&mut self, node: Option<u32>, limits: Limits, profile: &FunctionProfile, now: Nanos) {
+        self.node = node;
+        self.limits = limits;
+        self.memory_room = profile.memory.room(limits.memory);
+        self.cpu = Cpu::new(now, limits.cpu);
+    }
+
+    /// Whether its process works on requests.
+    #[inline]
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Draining)
+    }
+
+    /// Whether it may be given another request where it may have `concurrency` at once.
+    #[inline]
+    #[must_use]
+    pub fn takes(&self, concurrency: u32) -> bool {
+        self.phase == Phase::Ready && self.load < concurrency
+    }
+
+    /// Whether its memory limit has room for what it uses.
+    #[must_use]
+    pub fn fits(&self, memory: &Memory) -> bool {
+        memory.working_set(self.load) <= self.limits.memory.bytes()
+    }
+
+    /// Starts its process at `now`, for the first time or again; it needs `startup` to become ready.
+    pub fn start(&mut self, startup: Demand, now: Nanos) {
+        self.begun = now;
+        self.cpu.resume(now);
+        self.cpu.idle(now + startup.waiting);
+        self.phase = Phase::Starting { left: startup.cpu, ready: self.cpu.end(startup.cpu, 1) };
+    }
+
+    /// Its process ends by itself at `now`, with every request that it has. Returns how many of them the gateway still waited for.
+    pub fn crash(&mut self, now: Nanos) -> u32 {
+        self.account(now);
+        let healthy = if let Phase::Ready = self.phase { now.since(self.ready_since) } else { Nanos::ZERO };
+        match &mut self.work {
+            Engine::Sequential(work) => work.forget(),
+            Engine::Shared(work) => work.forget(),
+        }
+        self.phase = Phase::BackOff { until: now + self.backoff.next(healthy) };
+        self.crash_at = Nanos::NEVER;
+        let failed = std::mem::take(&mut self.load);
+        self.requests.failed += u64::from(failed);
+        failed
     }
 
     /// Takes in a request.
@@ -122,8 +217,11 @@ impl Replica {
     #[inline]
     #[must_use]
     pub fn next(&self, timeout: Nanos) -> Nanos {
-        if let Phase::Starting { ready, .. } = self.phase {
-            return ready;
+        match self.phase {
+            Phase::Ready | Phase::Draining => {}
+            Phase::Starting { ready, .. } => return ready,
+            Phase::BackOff { until } => return until,
+            Phase::Pending => return Nanos::NEVER,
         }
         match &self.work {
             Engine::Sequential(work) => work.next(timeout),
@@ -153,18 +251,23 @@ impl Replica {
     pub fn become_ready(&mut self, now: Nanos) -> Nanos {
         self.account(now);
         self.phase = Phase::Ready;
+        self.ready_since = now;
         now - self.begun
     }
 
-    /// Gives it another CPU limit at `now`, without a restart.
-    pub fn resize(&mut self, limit: Millicores, now: Nanos) {
-        self.account(now);
-        self.cpu.limit(limit);
-        match (&mut self.phase, &mut self.work) {
-            (Phase::Starting { left, ready }, _) => *ready = self.cpu.end(*left, 1),
-            (_, Engine::Sequential(work)) => work.requota(&self.cpu),
-            (_, Engine::Shared(work)) => work.requota(&self.cpu),
+    /// Gives it other limits at `now`, without a restart.
+    pub fn resize(&mut self, limits: Limits, memory: &Memory, now: Nanos) {
+        self.memory_room = memory.room(limits.memory);
+        if limits.cpu != self.limits.cpu {
+            self.account(now);
+            self.cpu.limit(limits.cpu);
+            match (&mut self.phase, &mut self.work) {
+                (Phase::Starting { left, ready }, _) => *ready = self.cpu.end(*left, 1),
+                (_, Engine::Sequential(work)) => work.requota(&self.cpu),
+                (_, Engine::Shared(work)) => work.requota(&self.cpu),
+            }
         }
+        self.limits = limits;
     }
 
     /// CPU used up to `now`.

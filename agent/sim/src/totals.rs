@@ -22,6 +22,8 @@ pub struct Totals {
     pub latency_sum: Nanos,
     /// Replicas that were started.
     pub starts: u64,
+    /// Those that were started again, after a crash or a kill for memory.
+    pub restarts: u64,
     /// Starts and restarts that became ready.
     pub became_ready: u64,
     /// Times that a request started the function from zero.
@@ -68,6 +70,7 @@ impl Totals {
         self.latency.include(&other.latency);
         self.latency_sum += other.latency_sum;
         self.starts += other.starts;
+        self.restarts += other.restarts;
         self.became_ready += other.became_ready;
         self.wakes += other.wakes;
         self.crashes += other.crashes;
@@ -88,6 +91,7 @@ impl Totals {
             latency,
             latency_sum,
             starts,
+            restarts,
             became_ready,
             wakes,
             crashes,
@@ -96,7 +100,7 @@ impl Totals {
             core_seconds,
             gibibyte_seconds,
         } = self;
-        for count in [arrived, completed, failed, refused, timed_out, starts, became_ready, wakes, crashes, oom_kills, lost] {
+        for count in [arrived, completed, failed, refused, timed_out, starts, restarts, became_ready, wakes, crashes, oom_kills, lost] {
             *count = 0;
         }
         latency.clear();

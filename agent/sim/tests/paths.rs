@@ -4,32 +4,31 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use qscale_common::time::{Span, Timestamp};
-use qscale_common::units::Allocation;
-use qscale_sim::{Demand, Distribution, Function, FunctionProfile, Gateway, Nanos, Path, Reading};
+use qscale_common::units::{Allocation, Mebibytes, Millicores};
+use qscale_sim::profile::{Memory, Startup};
+use qscale_sim::{Demand, Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes, Path, Reading};
 
 /// Something that happens to a function.
 #[derive(Debug, Clone)]
 enum Event {
     Arrive { cpu_us: u64, waiting_us: u64 },
     Allocate(Allocation),
+    LoseNode(u32),
+    ReturnNode(u32),
     Look,
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        20 => (0u64..60_000, prop_oneof![Just(0), 0u64..60_000]).prop_map(|(cpu_us, waiting_us)| Event::Arrive { cpu_us, waiting_us }),
-        1 => (0u32..5, 100u32..2000).prop_map(|(replicas, cpu)| Event::Allocate(Allocation::new(replicas, cpu, 128))),
-        2 => Just(Event::Look),
+        40 => (0u64..60_000, prop_oneof![4 => Just(0), 4 => 0u64..60_000, 1 => 0u64..2_000_000]).prop_map(|(cpu_us, waiting_us)| Event::Arrive { cpu_us, waiting_us }),
+        2 => (0u32..5, 100u32..2000, 49u32..56).prop_map(|(replicas, cpu, memory)| Event::Allocate(Allocation::new(replicas, cpu, memory))),
+        1 => (0u32..2).prop_map(Event::LoseNode),
+        1 => (0u32..2).prop_map(Event::ReturnNode),
+        4 => Just(Event::Look),
     ]
 }
 
-fn function(profile: FunctionProfile, gateway: Gateway, path: Path) -> Function {
-    let mut function = Function::new(Arc::new(profile), gateway, 1, 0).on_path(path);
-    function.warm(Allocation::new(2, 300, 128), Nanos::ZERO);
-    function
-}
-
-fn live(function: &mut Function, events: &[(u64, Event)], scale: u32) -> Vec<String> {
+fn live(function: &mut Function, events: &[(u64, Event)]) -> Vec<String> {
     let mut now = Nanos::ZERO;
     let mut seen = Vec::new();
     for (gap_us, event) in events {
@@ -38,19 +37,33 @@ fn live(function: &mut Function, events: &[(u64, Event)], scale: u32) -> Vec<Str
             Event::Arrive { cpu_us, waiting_us } => {
                 function.arrive_with(now, Demand { cpu: Nanos(cpu_us * 1000), waiting: Nanos(waiting_us * 1000) });
             }
-            Event::Allocate(allocation) => {
-                let replicas = qscale_common::units::Replicas(allocation.replicas.0 * scale);
-                function.allocate(Allocation { replicas, ..*allocation }, now);
-            }
+            Event::Allocate(allocation) => function.allocate(*allocation, now),
+            Event::LoseNode(node) => function.lose_node(*node, now),
+            Event::ReturnNode(node) => function.return_node(*node, now),
             Event::Look => {
                 let mut reading = Reading::default();
                 function.scrape(now, Timestamp(now.0 / 1_000_000), &mut reading);
-                seen.push(format!("{:?}", reading.scrape));
+                seen.push(format!("{:?} {:?}", reading.scrape, reading.headroom));
+                conserves(function, now);
             }
         }
     }
+    conserves(function, now);
     seen.push(format!("{:?}", function.totals(now + Nanos::millis(60_000))));
+    conserves(function, now + Nanos::millis(60_000));
     seen
+}
+
+/// Every request that arrived ended in one way, or is under way.
+fn conserves(function: &mut Function, now: Nanos) {
+    let totals = function.totals(now).clone();
+    let under_way = function.replicas().map(|replica| u64::from(replica.load)).sum::<u64>() + function.queued() as u64;
+    assert_eq!(totals.arrived, totals.completed + totals.failed + totals.refused + totals.timed_out + under_way);
+}
+
+fn nodes() -> impl Strategy<Value = Option<Nodes>> {
+    let nodes = |(cpu, memory)| Nodes { count: 2, cpu_millicores: Millicores(cpu), memory_mib: Mebibytes(memory), cpu_overcommit: 1.0 };
+    prop_oneof![Just(None), (500u32..4000, 100u32..300).prop_map(move |size| Some(nodes(size)))]
 }
 
 fn gateway() -> impl Strategy<Value = Gateway> {
@@ -60,13 +73,26 @@ fn gateway() -> impl Strategy<Value = Gateway> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Everything that can be seen, at every look, to the last count: requests, latencies, CPU, throttled periods.
+    /// Everything that can be seen, at every look, to the last count: requests, latencies, CPU, throttled periods, restarts, kills; with crashes, kills
+    /// for memory, nodes that are full and nodes that are lost.
     #[test]
-    fn one_request_at_a_time_is_the_same_on_both(gateway in gateway(), events in prop::collection::vec((0u64..40_000, event()), 1..200)) {
-        let profile = FunctionProfile::simple("f", Distribution::ZERO);
-        let mut sequential = function(profile.clone(), gateway, Path::Sequential);
-        let mut shared = function(profile, gateway, Path::Shared);
-        prop_assert_eq!(live(&mut sequential, &events, 1), live(&mut shared, &events, 1));
+    fn one_request_at_a_time_is_the_same_on_both(
+        gateway in gateway(),
+        nodes in nodes(),
+        crashes_per_hour in prop_oneof![Just(0.0), Just(2000.0)],
+        events in prop::collection::vec((0u64..40_000, event()), 1..300),
+    ) {
+        // A working set of 50 MiB and 1 MiB a request: limits of 49 to 55 MiB kill some.
+        let startup = Startup { cpu: Distribution::exponential(Nanos::millis(40)), waiting: Distribution::exponential(Nanos::millis(60)) };
+        let memory = Memory { base_mib: Mebibytes(50), request_kib: 1024 };
+        let profile = FunctionProfile { startup, memory, ..FunctionProfile::simple("f", Distribution::ZERO) };
+        let live_on = |path| {
+            let function = Function::new(Arc::new(profile.clone()), gateway, 1, 0);
+            let mut function = function.on_path(path).on_nodes(nodes).crashing(crashes_per_hour);
+            function.warm(Allocation::new(2, 300, 128), Nanos::ZERO);
+            live(&mut function, &events)
+        };
+        prop_assert_eq!(live_on(Path::Sequential), live_on(Path::Shared));
     }
 
     /// Four workers with a core each, without limits of quota and of time, are four replicas of one.
@@ -79,8 +105,8 @@ proptest! {
         let mut apart = Function::new(Arc::new(FunctionProfile::simple("f", Distribution::ZERO)), gateway(1), 1, 0);
         apart.warm(Allocation::new(4, 1000, 128), Nanos::ZERO);
         let events: Vec<_> = arrivals.into_iter().map(|(gap, cpu_us)| (gap, Event::Arrive { cpu_us, waiting_us: 0 })).collect();
-        live(&mut together, &events, 1);
-        live(&mut apart, &events, 1);
+        live(&mut together, &events);
+        live(&mut apart, &events);
         let end = Nanos::millis(120_000);
         let (together, apart) = (together.totals(end), apart.totals(end));
         prop_assert_eq!((together.completed, together.refused), (apart.completed, apart.refused));

@@ -1,9 +1,12 @@
 use qscale_common::guard::Verdict;
+use qscale_common::policy::Range;
 use qscale_common::time::Span;
+use qscale_common::units::{Mebibytes, Millicores};
 use qscale_common::workload::Gaps;
 
 use super::*;
 use crate::distribution::Distribution;
+use crate::profile::Memory;
 
 fn setup(rate: &str, perturbation: Perturbation) -> Setup {
     let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
@@ -86,6 +89,48 @@ fn a_change_of_payload_comes_when_it_is_said_to() {
     for (tick, expected) in [200.0, 200.0, 320.0, 400.0].into_iter().enumerate() {
         assert!((cpu[tick] - expected).abs() < 15.0, "{cpu:?}");
     }
+}
+
+#[test]
+fn a_node_is_lost_and_comes_back_when_it_is_said_to() {
+    let lost_node = Some(LostNode { at: Span::seconds(12), lasts: Span::seconds(10), node: 0 });
+    let mut setup = setup("20", Perturbation { lost_node, ..Perturbation::default() });
+    let nodes = Nodes { count: 2, cpu_millicores: Millicores(1000), memory_mib: Mebibytes(200), cpu_overcommit: 1.0 };
+    setup.nodes = Some(nodes);
+    let mut cell = Cell::new(setup, 1, 0);
+    // Each node has room for one replica.
+    let ready = |cell: &Cell| cell.state().replicas.map(|replicas| (replicas.ready.0, replicas.pending.0));
+    let headroom = |cell: &Cell| cell.state().headroom.map(|headroom| headroom.cpu_millicores.0);
+    assert_eq!((ready(&cell), headroom(&cell)), (Some((2, 0)), Some(1000)));
+    (0..3).for_each(|_| cell.step(None));
+    assert_eq!((ready(&cell), headroom(&cell)), (Some((1, 1)), Some(0)));
+    (0..2).for_each(|_| cell.step(None));
+    assert_eq!((ready(&cell), headroom(&cell)), (Some((2, 0)), Some(1000)));
+    let totals = cell.totals();
+    assert_eq!((totals.lost, totals.starts), (1, 1));
+}
+
+#[test]
+fn crashes_are_seen() {
+    let mut cell = cell("20", Perturbation { crashes_per_hour: 600.0, ..Perturbation::default() });
+    (0..12).for_each(|_| cell.step(None));
+    let crashes = cell.totals().crashes;
+    assert_eq!(cell.state().windows.short.restarts, u32::try_from(crashes).expect("few"), "{:?}", cell.state().windows.short);
+    assert!(crashes > 5, "{crashes}");
+}
+
+#[test]
+fn kills_for_memory_are_seen_and_judged() {
+    let mut setup = setup("20", Perturbation::default());
+    let memory = Memory { base_mib: Mebibytes(60), request_kib: 64 };
+    setup.profile = Arc::new(FunctionProfile { memory, ..FunctionProfile::simple("f", Distribution::constant(Nanos::millis(20))) });
+    setup.policy.bounds.memory_mib = Range::new(Mebibytes(50), Mebibytes(100)).expect("a range");
+    setup.allocation = Allocation::new(2, 500, 59);
+    let mut cell = Cell::new(setup, 1, 0);
+    cell.step(None);
+    let kills = cell.totals().oom_kills;
+    assert!(kills > 4 && u64::from(cell.state().windows.tick.oom_kills) == kills, "{:?}", cell.state().windows.tick);
+    assert!(cell.reward().terms.kill.value.is_some_and(|value| value > 0.0), "{:?}", cell.reward());
 }
 
 #[test]

@@ -1,9 +1,10 @@
-use qscale_common::time::Span;
-use qscale_common::units::{Mebibytes, Millicores};
+use qscale_common::scrape::{FunctionScrape, IngressReading};
+use qscale_common::time::{Span, Timestamp};
+use qscale_common::units::{Mebibytes, Millicores, Replicas};
 
 use super::*;
 use crate::distribution::Distribution;
-use crate::profile::Startup;
+use crate::profile::{Memory, Startup};
 
 const SECOND: u64 = 1000;
 
@@ -148,6 +149,182 @@ fn a_scrape_tells_what_happened_up_to_its_instant() {
     assert_eq!(scrape.ingress.expect("read"), IngressReading { at: Timestamp(1_150), arrived: 3, failed: 0, queued: 0.0 });
     let platform = scrape.platform.expect("read");
     assert_eq!((platform.ready, platform.pending, platform.startups), (Replicas(1), Replicas(0), Some((0, 0))));
+}
+
+/// A function whose replicas take 10 MiB and 1 MiB a request, each of which takes 100 ms; four at once.
+fn hungry(replicas: u32, memory: u32) -> Function {
+    let startup = Startup { cpu: Distribution::ZERO, waiting: Distribution::constant(ms(SECOND)) };
+    let memory_of = Memory { base_mib: Mebibytes(10), request_kib: 1024 };
+    let profile = FunctionProfile {
+        startup,
+        workers: 0,
+        parallelism: 4,
+        memory: memory_of,
+        ..FunctionProfile::simple("f", Distribution::constant(ms(100)))
+    };
+    let gateway = Gateway { concurrency: 0, queue: 10, timeout: Span::seconds(30) };
+    let mut function = Function::new(Arc::new(profile), gateway, 1, 0);
+    function.warm(Allocation::new(replicas, 4000, memory), Nanos::ZERO);
+    function
+}
+
+fn scraped(function: &mut Function, at_ms: u64) -> FunctionScrape {
+    let mut reading = Reading::default();
+    function.scrape(ms(at_ms), Timestamp(at_ms), &mut reading);
+    reading.scrape
+}
+
+#[test]
+fn more_requests_than_memory_holds_kill_the_replica_with_all_of_them() {
+    let mut function = hungry(1, 13);
+    (0..3).for_each(|_| function.arrive(ms(0)));
+    assert_eq!(scraped(&mut function, 1).replicas[0].working_set_bytes, Some(13 << 20));
+    function.arrive(ms(10));
+    let totals = function.totals(ms(10));
+    assert_eq!((totals.failed, totals.oom_kills, totals.crashes), (4, 1, 0));
+    let scrape = scraped(&mut function, 20);
+    let (platform, replica) = (scrape.platform.expect("read"), &scrape.replicas[0]);
+    assert_eq!((platform.ready, platform.pending, platform.oom_kills, platform.crashes), (Replicas(0), Replicas(1), Some(1), Some(0)));
+    assert_eq!((replica.oom_kills, replica.restarts, replica.working_set_bytes), (1, 0, Some(0)));
+    assert_eq!(replica.requests.expect("read").failed, 4);
+    // 200 ms of back-off and a second to start.
+    function.arrive(ms(50));
+    assert_eq!(scraped(&mut function, 211).replicas[0].restarts, 1);
+    check(&mut function, 1309, 0, 0, 0);
+    check(&mut function, 1310, 1, 0, 0);
+}
+
+#[test]
+fn memory_below_the_working_set_kills_at_once_and_again_until_it_is_enough() {
+    let mut function = hungry(1, 64);
+    function.arrive(ms(0));
+    function.allocate(Allocation::new(1, 4000, 11), ms(10));
+    assert_eq!(function.totals(ms(10)).oom_kills, 0);
+    function.allocate(Allocation::new(1, 4000, 9), ms(20));
+    assert_eq!((function.totals(ms(20)).oom_kills, function.totals(ms(20)).failed), (1, 1));
+    // Dead at 20, 1220, 2620, 4420: it never becomes ready.
+    assert_eq!(function.totals(ms(2619)).oom_kills, 2);
+    let totals = function.totals(ms(4500));
+    assert_eq!((totals.oom_kills, totals.restarts, totals.became_ready), (4, 3, 0));
+    function.allocate(Allocation::new(1, 4000, 10), ms(5000));
+    assert_eq!(function.totals(ms(10 * SECOND)).became_ready, 1);
+}
+
+#[test]
+fn memory_that_is_enough_kills_nobody() {
+    let mut function = hungry(2, 14);
+    for step in 0..1000 {
+        (0..8).for_each(|_| function.arrive(ms(step * 100)));
+    }
+    let totals = function.totals(ms(200 * SECOND));
+    assert_eq!((totals.completed, totals.oom_kills), (8000, 0));
+}
+
+#[test]
+fn a_drained_replica_that_is_killed_does_not_come_back() {
+    let mut function = hungry(1, 12).crashing(0.0);
+    (0..2).for_each(|_| function.arrive(ms(0)));
+    function.allocate(Allocation::new(0, 4000, 12), ms(1));
+    function.end(0, Death::Crash, ms(2));
+    assert_eq!((function.replicas().count(), function.totals(ms(3)).failed), (0, 2));
+}
+
+#[test]
+fn crashes_come_as_often_as_they_are_said_to() {
+    let mut function = function(1, 10, SECOND).crashing(6.0);
+    function.warm(Allocation::new(20, 1000, 128), Nanos::ZERO);
+    let hours = 100;
+    let totals = function.totals(ms(hours * 3600 * SECOND)).clone();
+    // Each of 20 runs six times an hour, less the 1.2 s that it takes to come back: 11,976 are expected, 109 is one standard deviation.
+    assert!((11_550..12_400).contains(&totals.crashes), "{}", totals.crashes);
+    assert!(totals.restarts.abs_diff(totals.crashes) <= 20 && totals.starts == 0);
+    let scrape = scraped(&mut function, hours * 3600 * SECOND);
+    assert_eq!(scrape.platform.expect("read").crashes, Some(totals.crashes));
+    assert_eq!(scrape.replicas.iter().map(|replica| replica.restarts).sum::<u64>(), totals.restarts);
+}
+
+fn on_nodes(count: u32, cpu: u32, memory: u32, cpu_overcommit: f64) -> Function {
+    let nodes = Nodes { count, cpu_millicores: Millicores(cpu), memory_mib: Mebibytes(memory), cpu_overcommit };
+    function(1, 100, 30 * SECOND).on_nodes(Some(nodes))
+}
+
+#[track_caller]
+fn placed(function: &Function, expected: &[(u32, Option<u32>)]) {
+    let places: Vec<_> = function.replicas().map(|replica| (replica.number, replica.node)).collect();
+    assert_eq!(places, expected);
+}
+
+#[test]
+fn replicas_go_where_least_is_taken_and_wait_where_nothing_fits() {
+    let mut function = on_nodes(2, 1000, 1000, 1.0);
+    function.allocate(Allocation::new(5, 400, 100), ms(0));
+    placed(&function, &[(0, Some(0)), (1, Some(1)), (2, Some(0)), (3, Some(1)), (4, None)]);
+    let scrape = scraped(&mut function, 1500);
+    let platform = scrape.platform.expect("read");
+    assert_eq!((platform.ready, platform.pending, scrape.replicas.len()), (Replicas(4), Replicas(1), 4));
+    let totals = function.totals(ms(10 * SECOND));
+    assert_eq!((totals.starts, totals.core_seconds), (4, 16.0));
+    // The one without a place goes first, and leaves no room; the next gives its room to the one that comes.
+    function.allocate(Allocation::new(3, 400, 100), ms(10 * SECOND));
+    placed(&function, &[(0, Some(0)), (1, Some(1)), (2, Some(0))]);
+    function.allocate(Allocation::new(4, 400, 100), ms(11 * SECOND));
+    placed(&function, &[(0, Some(0)), (1, Some(1)), (2, Some(0)), (5, Some(1))]);
+}
+
+#[test]
+fn a_replica_without_a_place_starts_when_there_is_room() {
+    let mut function = on_nodes(1, 1000, 1000, 1.0);
+    function.warm(Allocation::new(2, 500, 100), Nanos::ZERO);
+    function.allocate(Allocation::new(3, 500, 100), ms(0));
+    placed(&function, &[(0, Some(0)), (1, Some(0)), (2, None)]);
+    // Smaller ones leave room for a third.
+    function.allocate(Allocation::new(3, 300, 100), ms(100));
+    placed(&function, &[(0, Some(0)), (1, Some(0)), (2, Some(0))]);
+    assert_eq!(function.totals(ms(100 + SECOND)).became_ready, 1);
+    // There is room for two to grow, and the third keeps what it has.
+    function.allocate(Allocation::new(3, 350, 100), ms(2 * SECOND));
+    let cpu = |function: &Function| function.replicas().map(|replica| replica.limits.cpu.0).collect::<Vec<_>>();
+    assert_eq!(cpu(&function), [350, 350, 300]);
+    // Until another one leaves.
+    function.allocate(Allocation::new(2, 350, 100), ms(3 * SECOND));
+    function.allocate(Allocation::new(2, 600, 100), ms(4 * SECOND));
+    assert_eq!(cpu(&function), [600, 350]);
+    function.allocate(Allocation::new(1, 600, 100), ms(5 * SECOND));
+    assert_eq!(cpu(&function), [600]);
+}
+
+#[test]
+fn headroom_is_what_the_nodes_have_beside_what_is_desired() {
+    let mut function = on_nodes(2, 1000, 1000, 1.5);
+    function.allocate(Allocation::new(5, 400, 100), ms(0));
+    let mut reading = Reading::default();
+    let mut left = |function: &mut Function| {
+        function.scrape(ms(SECOND), Timestamp(1000), &mut reading);
+        let headroom = reading.headroom.expect("nodes");
+        (headroom.cpu_millicores.0, headroom.memory_mib.0)
+    };
+    assert_eq!(left(&mut function), (1000, 1500));
+    function.lose_node(1, ms(SECOND));
+    assert_eq!(left(&mut function), (0, 500));
+}
+
+#[test]
+fn a_lost_node_takes_its_replicas_and_others_start_elsewhere() {
+    let mut function = on_nodes(3, 1000, 1000, 1.0);
+    function.warm(Allocation::new(3, 500, 100), Nanos::ZERO);
+    (0..3).for_each(|_| function.arrive(ms(10)));
+    function.lose_node(0, ms(50));
+    placed(&function, &[(3, Some(1)), (1, Some(1)), (2, Some(2))]);
+    let totals = function.totals(ms(60)).clone();
+    assert_eq!((totals.failed, totals.lost, totals.starts, totals.crashes), (1, 1, 1, 0));
+    check(&mut function, 150, 2, 0, 0);
+    let scrape = scraped(&mut function, 150);
+    assert_eq!(scrape.ingress.expect("read").failed, 1);
+    // Nothing is placed on it until it is back.
+    function.allocate(Allocation::new(6, 500, 100), ms(200));
+    assert_eq!(function.replicas().filter(|replica| replica.node.is_none()).count(), 2);
+    function.return_node(0, ms(300));
+    assert_eq!(function.replicas().filter(|replica| replica.node == Some(0)).count(), 2);
 }
 
 #[test]

@@ -77,6 +77,12 @@ impl Sequential {
         Ending::TimedOut
     }
 
+    /// Ends with its process: every request is gone.
+    pub fn forget(&mut self) {
+        self.current = None;
+        self.backlog.clear();
+    }
+
     /// Accounts for CPU up to `now`.
     pub fn account(&mut self, cpu: &mut Cpu, now: Nanos) {
         match &mut self.current {

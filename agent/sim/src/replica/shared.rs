@@ -144,6 +144,16 @@ impl Shared {
         }
     }
 
+    /// Ends with its process: every request is gone.
+    pub fn forget(&mut self) {
+        self.virtual_time = 0.0;
+        self.computing.clear();
+        self.waiting.clear();
+        self.backlog.clear();
+        self.live.clear();
+        self.next = Nanos::NEVER;
+    }
+
     /// Accounts for CPU up to `now`.
     #[inline]
     pub fn account(&mut self, cpu: &mut Cpu, now: Nanos) {

@@ -1,0 +1,332 @@
+//! When the replicas of a function start, stop, crash and start again, and on which node. Owns what the platform does by itself; must not decide how many
+//! there shall be.
+//!
+//! As on the local platform, a replica that ends by itself starts again after a while that doubles, keeps its limits and its CPU counter, and loses its
+//! requests. Deviations: memory that is set below what a replica uses kills it, as the kernel does, where the local platform refuses and tries again; a
+//! start may take as long as it takes.
+
+use qscale_common::units::{Allocation, Replicas};
+use rand::RngExt;
+use rand_distr::Exp1;
+
+use super::{Function, NO_ROOM};
+use crate::nanos::Nanos;
+use crate::profile::Demand;
+use crate::replica::{Limits, Phase, Replica};
+
+/// Of what a process ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Death {
+    /// Whatever it was.
+    Crash,
+    /// It used more memory than its limit.
+    OutOfMemory,
+}
+
+/// What the replicas that have a place may use together.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Held {
+    millicores: u64,
+    mebibytes: u64,
+}
+
+impl Held {
+    fn add(&mut self, limits: Limits) {
+        self.millicores += u64::from(limits.cpu.0);
+        self.mebibytes += u64::from(limits.memory.0);
+    }
+
+    fn subtract(&mut self, limits: Limits) {
+        self.millicores -= u64::from(limits.cpu.0);
+        self.mebibytes -= u64::from(limits.memory.0);
+    }
+}
+
+impl Function {
+    /// Gives it `allocation` as if long before, every replica ready and none of them counted as a start; what it had is stopped.
+    pub fn warm(&mut self, allocation: Allocation, now: Nanos) {
+        self.allocate(Allocation { replicas: Replicas(0), ..allocation }, now);
+        self.allocation = allocation;
+        for _ in 0..allocation.replicas.0 {
+            let slot = self.add(now);
+            if !self.place(slot, now) {
+                continue;
+            }
+            self.cramped -= 1;
+            if let Some(replica) = &mut self.slots[slot] {
+                replica.start(Demand::default(), now);
+                replica.become_ready(now);
+            }
+            self.arm(slot, now);
+            self.fill(slot, now);
+            self.update(slot);
+        }
+    }
+
+    /// A function of no replicas for which a request waits is given one.
+    pub(super) fn wake(&mut self, now: Nanos) {
+        if self.allocation.replicas == Replicas(0) && !self.queue.is_empty() {
+            self.totals.wakes += 1;
+            self.allocate(Allocation { replicas: Replicas(1), ..self.allocation }, now);
+        }
+    }
+
+    /// Gives it another allocation: stops what is too much, resizes the others in place, starts what is missing.
+    pub fn allocate(&mut self, allocation: Allocation, now: Nanos) {
+        self.advance(now);
+        let resized = Limits::from(allocation) != Limits::from(self.allocation);
+        self.allocation = allocation;
+        let wanted = allocation.replicas.0 as usize;
+        (wanted..self.alive()).for_each(|_| self.stop_one(now));
+        if resized {
+            (0..self.slots.len()).for_each(|slot| self.resize(slot, now));
+        }
+        self.make_up(now);
+        self.wake(now);
+    }
+
+    /// Replicas that shall stay.
+    fn alive(&self) -> usize {
+        self.replicas().filter(|replica| replica.phase != Phase::Draining).count()
+    }
+
+    /// Starts what is missing, and what there is room for now.
+    fn make_up(&mut self, now: Nanos) {
+        for _ in self.alive()..self.allocation.replicas.0 as usize {
+            self.add(now);
+        }
+        self.use_room(now);
+    }
+
+    /// Gives room on nodes to those that wait for it: first to those that shall grow, then to those without a place, the oldest first.
+    fn use_room(&mut self, now: Nanos) {
+        if self.cramped == 0 {
+            return;
+        }
+        (0..self.slots.len()).for_each(|slot| self.resize(slot, now));
+        while let Some(slot) = self.first_pending()
+            && self.place(slot, now)
+        {
+            self.totals.starts += 1;
+            self.begin(slot, now);
+        }
+        let wanted = Limits::from(self.allocation);
+        let waits = |replica: &&Replica| match replica.phase {
+            Phase::Pending => true,
+            Phase::Draining => false,
+            Phase::Starting { .. } | Phase::Ready | Phase::BackOff { .. } => replica.limits != wanted,
+        };
+        self.cramped = self.replicas().filter(waits).count();
+    }
+
+    fn first_pending(&self) -> Option<usize> {
+        let pending = self.slots.iter().enumerate().filter_map(|(slot, replica)| replica.as_ref().map(|replica| (slot, replica)));
+        pending.filter(|(_, replica)| replica.phase == Phase::Pending).min_by_key(|(_, replica)| replica.number).map(|(slot, _)| slot)
+    }
+
+    /// Adds a replica that has no place yet; returns its slot.
+    fn add(&mut self, now: Nanos) -> usize {
+        let replica = Replica::new(self.next_number, &self.profile, self.allocation.into(), self.path, now);
+        self.next_number += 1;
+        let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.slots.push(None);
+            self.loads.push(NO_ROOM);
+            self.idle.resize(self.slots.len().div_ceil(64), 0);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some(replica);
+        self.cramped += 1;
+        slot
+    }
+
+    /// Gives the replica of `slot` a place; says whether there is one.
+    fn place(&mut self, slot: usize, now: Nanos) -> bool {
+        let limits = Limits::from(self.allocation);
+        let node = match &mut self.pool {
+            None => None,
+            Some(pool) => match pool.place(limits) {
+                None => return false,
+                node => node,
+            },
+        };
+        self.sum_cost(now);
+        self.held.add(limits);
+        if let Some(replica) = &mut self.slots[slot] {
+            replica.put(node, limits, &self.profile, now);
+        }
+        true
+    }
+
+    /// Starts the process of the replica of `slot`.
+    fn begin(&mut self, slot: usize, now: Nanos) {
+        let startup = self.demands.startup(&mut self.start_rng);
+        if let Some(replica) = &mut self.slots[slot] {
+            replica.start(startup, now);
+        }
+        self.arm(slot, now);
+        self.update(slot);
+    }
+
+    /// Foresees when the process of the replica of `slot` crashes.
+    fn arm(&mut self, slot: usize, now: Nanos) {
+        if !self.crash_after.is_finite() {
+            return;
+        }
+        let runs = self.crash_after * self.crash_rng.sample::<f64, _>(Exp1);
+        let at = Nanos(now.0.saturating_add(runs as u64));
+        if let Some(replica) = &mut self.slots[slot] {
+            replica.crash_at = at;
+        }
+        self.alarm = self.alarm.min(at);
+    }
+
+    /// What happens at `now` to the replica of `slot` that takes no requests.
+    pub(super) fn live_on(&mut self, slot: usize, now: Nanos) {
+        match self.slots[slot].as_mut().map(|replica| replica.phase) {
+            Some(Phase::Starting { .. }) => self.ready(slot, now),
+            Some(Phase::BackOff { .. }) => self.restart(slot, now),
+            _ => self.update(slot),
+        }
+    }
+
+    fn ready(&mut self, slot: usize, now: Nanos) {
+        let Some(replica) = &mut self.slots[slot] else { return };
+        if !replica.fits(&self.profile.memory) {
+            return self.end(slot, Death::OutOfMemory, now);
+        }
+        self.startup_time += replica.become_ready(now);
+        self.totals.became_ready += 1;
+        self.fill(slot, now);
+        self.update(slot);
+    }
+
+    fn restart(&mut self, slot: usize, now: Nanos) {
+        if let Some(replica) = &mut self.slots[slot] {
+            replica.restarts += 1;
+        }
+        self.totals.restarts += 1;
+        self.begin(slot, now);
+    }
+
+    /// The next crash that was foreseen happens.
+    #[cold]
+    pub(super) fn crash_first(&mut self) {
+        let now = self.alarm;
+        let due = |replica: &Option<Replica>| replica.as_ref().is_some_and(|replica| replica.crash_at <= now);
+        if let Some(slot) = self.slots.iter().position(due) {
+            self.end(slot, Death::Crash, now);
+        }
+        self.alarm = self.replicas().map(|replica| replica.crash_at).min().unwrap_or(Nanos::NEVER);
+    }
+
+    /// The process of the replica of `slot` ends by itself, with its requests.
+    #[cold]
+    pub(super) fn end(&mut self, slot: usize, death: Death, now: Nanos) {
+        let Some(replica) = &mut self.slots[slot] else { return };
+        let draining = replica.phase == Phase::Draining;
+        self.totals.failed += u64::from(replica.crash(now));
+        match death {
+            Death::Crash => self.totals.crashes += 1,
+            Death::OutOfMemory => {
+                replica.oom_kills += 1;
+                self.totals.oom_kills += 1;
+            }
+        }
+        if draining {
+            return self.remove(slot, now);
+        }
+        self.update(slot);
+    }
+
+    /// Gives the replica of `slot` the limits that are wanted, if its node has room.
+    fn resize(&mut self, slot: usize, now: Nanos) {
+        let wanted = Limits::from(self.allocation);
+        let Some(replica) = &mut self.slots[slot] else { return };
+        if replica.limits == wanted || matches!(replica.phase, Phase::Draining | Phase::Pending) {
+            return;
+        }
+        if let (Some(pool), Some(node)) = (&mut self.pool, replica.node)
+            && !pool.resize(node, replica.limits, wanted)
+        {
+            self.cramped += 1;
+            return;
+        }
+        let before = replica.limits;
+        self.sum_cost(now);
+        self.held.subtract(before);
+        self.held.add(wanted);
+        let Some(replica) = &mut self.slots[slot] else { return };
+        replica.resize(wanted, &self.profile.memory, now);
+        if replica.phase == Phase::Ready && !replica.fits(&self.profile.memory) {
+            return self.end(slot, Death::OutOfMemory, now);
+        }
+        self.update(slot);
+    }
+
+    /// Stops one replica: first those that have no place, then those that are not ready, then the least loaded, then the youngest.
+    fn stop_one(&mut self, now: Nanos) {
+        let rank = |phase| match phase {
+            Phase::Pending => 0,
+            Phase::Starting { .. } | Phase::BackOff { .. } => 1,
+            Phase::Ready | Phase::Draining => 2,
+        };
+        let alive = self.slots.iter_mut().enumerate().filter_map(|(slot, replica)| replica.as_mut().map(|replica| (slot, replica)));
+        let alive = alive.filter(|(_, replica)| replica.phase != Phase::Draining);
+        let chosen = alive.min_by_key(|(_, replica)| (rank(replica.phase), replica.load, std::cmp::Reverse(replica.number)));
+        let Some((slot, replica)) = chosen else { return };
+        if replica.load == 0 {
+            return self.remove(slot, now);
+        }
+        replica.phase = Phase::Draining;
+        self.update(slot);
+    }
+
+    pub(super) fn remove(&mut self, slot: usize, now: Nanos) {
+        let Some(replica) = self.slots[slot].take() else { return };
+        self.note(slot, NO_ROOM, Nanos::NEVER);
+        if replica.phase == Phase::Pending {
+            self.cramped -= 1;
+            return;
+        }
+        self.sum_cost(now);
+        self.held.subtract(replica.limits);
+        if let (Some(pool), Some(node)) = (&mut self.pool, replica.node) {
+            pool.free(node, replica.limits);
+        }
+        self.use_room(now);
+    }
+
+    /// Node number `node` goes away at `now`, with every replica on it; others take their place at once, where there is room.
+    pub fn lose_node(&mut self, node: u32, now: Nanos) {
+        self.advance(now);
+        let Some(pool) = &mut self.pool else { return };
+        pool.lose(node);
+        for slot in 0..self.slots.len() {
+            if let Some(replica) = self.slots[slot].as_ref().filter(|replica| replica.node == Some(node)) {
+                // The counters of the replica are lost with it: what fails is seen at the gateway alone.
+                self.failed_at_gateway += u64::from(replica.load);
+                self.totals.failed += u64::from(replica.load);
+                self.totals.lost += 1;
+                self.remove(slot, now);
+            }
+        }
+        self.make_up(now);
+        self.wake(now);
+    }
+
+    /// Node number `node` comes back at `now`, empty.
+    pub fn return_node(&mut self, node: u32, now: Nanos) {
+        self.advance(now);
+        if let Some(pool) = &mut self.pool {
+            pool.give_back(node);
+        }
+        self.use_room(now);
+    }
+
+    pub(super) fn sum_cost(&mut self, now: Nanos) {
+        let seconds = now.since(self.summed).seconds();
+        self.totals.core_seconds += self.held.millicores as f64 / 1000.0 * seconds;
+        self.totals.gibibyte_seconds += self.held.mebibytes as f64 / 1024.0 * seconds;
+        self.summed = now;
+    }
+}

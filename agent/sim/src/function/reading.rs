@@ -1,0 +1,108 @@
+//! What can be read of a function: the Scrape of an instant. Owns how counters are shown; must not change anything but time.
+
+use std::fmt::Write;
+
+use qscale_common::contract::Headroom;
+use qscale_common::scrape::{FunctionScrape, IngressReading, PlatformReading, Scrape};
+use qscale_common::time::Timestamp;
+use qscale_common::units::Replicas;
+
+use super::Function;
+use crate::nanos::Nanos;
+use crate::replica::Phase;
+use crate::totals::Totals;
+
+/// What was read of a function, with room for more replicas than there are.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// What was read.
+    pub scrape: FunctionScrape,
+    /// What the nodes have left; absent where they are without limit.
+    pub headroom: Option<Headroom>,
+    spare: Vec<Scrape>,
+}
+
+/// What Scrapes show that the totals no longer hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Taken {
+    arrived: u64,
+    became_ready: u64,
+    crashes: u64,
+    oom_kills: u64,
+}
+
+impl Taken {
+    /// The same, and what `totals` hold.
+    fn with(&self, totals: &Totals) -> Self {
+        Self {
+            arrived: self.arrived + totals.arrived,
+            became_ready: self.became_ready + totals.became_ready,
+            crashes: self.crashes + totals.crashes,
+            oom_kills: self.oom_kills + totals.oom_kills,
+        }
+    }
+
+    /// `totals` are about to be taken.
+    pub fn add(&mut self, totals: &Totals) {
+        *self = self.with(totals);
+    }
+}
+
+impl Function {
+    /// Reads everything at `now`, which is `at` to those who read, into `reading`, whose memory is used again.
+    pub fn scrape(&mut self, now: Nanos, at: Timestamp, reading: &mut Reading) {
+        self.advance(now);
+        let Taken { arrived, became_ready, crashes, oom_kills } = self.taken.with(&self.totals);
+        let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
+        reading.scrape.platform = Some(PlatformReading {
+            at,
+            allocation: self.allocation,
+            ready: phase(|phase| phase == Phase::Ready),
+            pending: phase(|phase| matches!(phase, Phase::Pending | Phase::Starting { .. } | Phase::BackOff { .. })),
+            crashes: Some(crashes),
+            oom_kills: Some(oom_kills),
+            startups: Some((became_ready, self.startup_time.0 / 1_000_000)),
+        });
+        reading.scrape.ingress = Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64 });
+        reading.headroom = self.pool.as_deref().map(|pool| pool.headroom(self.allocation));
+        // One without a node has nothing that could be read.
+        reading.resize(self.replicas().filter(|replica| replica.phase != Phase::Pending).count());
+        let placed = self.slots.iter_mut().flatten().filter(|replica| replica.phase != Phase::Pending);
+        for (replica, scrape) in placed.zip(&mut reading.scrape.replicas) {
+            scrape.replica.clear();
+            write!(scrape.replica, "{}-{:05}", self.profile.name, replica.number).expect("a string takes whatever is written to it");
+            scrape.at = at;
+            scrape.requests = Some(replica.requests);
+            scrape.in_flight = Some(f64::from(replica.load));
+            scrape.cpu = Some(replica.cpu(now));
+            let ended = matches!(replica.phase, Phase::BackOff { .. });
+            scrape.working_set_bytes = Some(if ended { 0 } else { self.profile.memory.working_set(replica.load) });
+            (scrape.restarts, scrape.oom_kills) = (replica.restarts, replica.oom_kills);
+        }
+    }
+}
+
+impl Reading {
+    fn resize(&mut self, replicas: usize) {
+        let now = &mut self.scrape.replicas;
+        while now.len() > replicas {
+            self.spare.extend(now.pop());
+        }
+        while now.len() < replicas {
+            now.push(self.spare.pop().unwrap_or_else(empty));
+        }
+    }
+}
+
+fn empty() -> Scrape {
+    Scrape {
+        replica: String::new(),
+        at: Timestamp(0),
+        requests: None,
+        in_flight: None,
+        cpu: None,
+        working_set_bytes: None,
+        restarts: 0,
+        oom_kills: 0,
+    }
+}
