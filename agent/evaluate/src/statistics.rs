@@ -1,0 +1,24 @@
+//! What runs say of those who competed: centres, intervals, tests and verdicts. Owns the arithmetic of samples; must not run anything nor format a number.
+//!
+//! The protocol is that of Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (NeurIPS 2021): interquartile means with
+//! stratified bootstrap intervals. To it come paired tests, as every competitor meets the same arrivals under the same seed.
+
+mod bootstrap;
+mod comparison;
+mod front;
+mod gap;
+mod holm;
+mod sample;
+mod sign_flip;
+mod summary;
+mod wilcoxon;
+
+pub use bootstrap::{Bootstrap, Estimate, Interval};
+pub use comparison::{Comparison, Direction, Judged, Paired, Verdict};
+pub use front::pareto;
+pub use gap::{GAP_MEASURE, Share, share_of_gap};
+pub use holm::holm;
+pub use sample::{Sample, StatisticsError};
+pub use sign_flip::sign_flip;
+pub use summary::{KEY_MEASURES, Line, Part, Scope, Summary, SummaryOptions, UnknownReference, summarise};
+pub use wilcoxon::{Wilcoxon, wilcoxon};

@@ -1,0 +1,299 @@
+//! A competitor against a reference. Owns pairs, tests and the rule of a verdict; must not choose who is compared.
+//!
+//! Under one seed both met the same arrivals, so runs are compared in pairs of the same cell and seed. Intervals resample the pairs of each cell. Tests take one
+//! difference a seed, its mean over the cells: the cells of a seed share their arrivals and are no independent evidence.
+//!
+//! **A win is: cheaper at equal or fewer violations, the interval excluding zero.** Spelt out:
+//! - *cheaper*: the interval of the paired differences of cost lies below zero, both that of the interquartile mean and that of the mean;
+//! - *equal or fewer*: the same two intervals of the violations end at most a registered margin above zero. The mean has its say because violations live in the
+//!   worst quarter, which an interquartile mean forgets.
+//!
+//! *Worse* is the same the other way about: the reference wins. All else is a tie, and called one, whatever its parts say.
+
+use serde::{Deserialize, Serialize};
+
+use super::bootstrap::{Bootstrap, Estimate, Interval};
+use super::{Sample, StatisticsError, sign_flip, wilcoxon};
+use crate::results::rounded;
+
+/// How a competitor fares against a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Cheaper at equal or fewer violations.
+    Better,
+    /// The reference is.
+    Worse,
+    /// Neither is.
+    Tie,
+}
+
+impl Verdict {
+    /// In a word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Better => "better",
+            Self::Worse => "worse",
+            Self::Tie => "tie",
+        }
+    }
+}
+
+/// Where a difference lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Below zero.
+    Less,
+    /// Not known to be either.
+    Same,
+    /// Above zero.
+    More,
+}
+
+/// A verdict and what it rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Cost beside the reference's.
+    pub cost: Direction,
+    /// Violations beside the reference's.
+    pub violations: Direction,
+}
+
+impl Judged {
+    /// The verdict on differences (competitor less reference) of cost and of violations.
+    #[must_use]
+    pub fn of(cost: &Estimate, violations: &Estimate, margin: f64) -> Self {
+        let ends = |estimate: &Estimate| (lowest(estimate), highest(estimate));
+        let judged = Self { verdict: Verdict::Tie, cost: Direction::of_cost(cost), violations: Direction::of_violations(violations) };
+        let verdict = match (judged.cost, ends(violations)) {
+            (Direction::Less, (_, high)) if high <= margin => Verdict::Better,
+            (Direction::More, (low, _)) if low >= -margin => Verdict::Worse,
+            _ => Verdict::Tie,
+        };
+        Self { verdict, ..judged }
+    }
+
+    /// What cost and violations say, for a reader.
+    #[must_use]
+    pub fn reading(self) -> &'static str {
+        use Direction::{Less, More, Same};
+        match (self.cost, self.violations) {
+            (Less, Same) if self.verdict == Verdict::Tie => "cheaper, violations unsure",
+            (More, Same) if self.verdict == Verdict::Tie => "dearer, violations unsure",
+            (Less, Less) => "cheaper, fewer violations",
+            (Less, Same) => "cheaper, violations alike",
+            (Less, More) => "cheaper, more violations",
+            (Same, Less) => "cost alike, fewer violations",
+            (Same, Same) => "cost and violations alike",
+            (Same, More) => "cost alike, more violations",
+            (More, Less) => "dearer, fewer violations",
+            (More, Same) => "dearer, violations alike",
+            (More, More) => "dearer, more violations",
+        }
+    }
+}
+
+fn lowest(estimate: &Estimate) -> f64 {
+    f64::min(estimate.iqm_interval.low, estimate.mean_interval.low)
+}
+
+fn highest(estimate: &Estimate) -> f64 {
+    f64::max(estimate.iqm_interval.high, estimate.mean_interval.high)
+}
+
+impl Direction {
+    /// Both centres have to agree.
+    fn of_cost(estimate: &Estimate) -> Self {
+        match (lowest(estimate), highest(estimate)) {
+            (_, high) if high < 0.0 => Self::Less,
+            (low, _) if low > 0.0 => Self::More,
+            _ => Self::Same,
+        }
+    }
+
+    /// One centre is enough: many cells have no violation at all, and some have many.
+    fn of_violations(estimate: &Estimate) -> Self {
+        let intervals = [estimate.iqm_interval, estimate.mean_interval];
+        let (more, less) = (intervals.iter().any(|interval| interval.low > 0.0), intervals.iter().any(|interval| interval.high < 0.0));
+        match (less, more) {
+            (true, false) => Self::Less,
+            (false, true) => Self::More,
+            _ => Self::Same,
+        }
+    }
+}
+
+/// Paired differences of one measure, competitor less reference.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Paired {
+    /// The differences, one a cell and seed.
+    pub difference: Estimate,
+    /// How many differences were tested, one a seed.
+    pub tested: usize,
+    /// Two-sided p of the sign-flip test.
+    pub sign_flip_p: f64,
+    /// Corrected for all comparisons of its table (Holm).
+    pub sign_flip_holm: f64,
+    /// Two-sided p of Wilcoxon's signed-rank test.
+    pub wilcoxon_p: f64,
+    /// Corrected for all comparisons of its table (Holm).
+    pub wilcoxon_holm: f64,
+}
+
+/// Differences of one measure over cells and seeds: `cells[cell][seed]`, `None` where one of both was not measured. All cells are equally long.
+pub type Differences = Vec<Vec<Option<f64>>>;
+
+impl Paired {
+    /// Intervals and tests of `differences`, corrected p-values still those of the tests. `None` where there is none.
+    ///
+    /// # Errors
+    /// A difference that is not a number.
+    pub fn of(bootstrap: &Bootstrap, differences: &Differences, name: &str) -> Result<Option<Self>, StatisticsError> {
+        let strata = strata(differences.iter().map(|cell| cell.iter().flatten().copied()))?;
+        let Some(difference) = bootstrap.estimate(&strata, name) else { return Ok(None) };
+        let seeds = differences.iter().map(Vec::len).max().unwrap_or(0);
+        let by_seed = (0..seeds).filter_map(|seed| mean(differences.iter().filter_map(|cell| *cell.get(seed)?)));
+        let by_seed = Sample::try_from(by_seed.collect::<Vec<_>>())?;
+        let (sign_flip_p, wilcoxon_p) = (rounded(sign_flip(&by_seed, bootstrap.seed)), rounded(wilcoxon(&by_seed).p));
+        let tested = by_seed.values().len();
+        Ok(Some(Self { difference, tested, sign_flip_p, sign_flip_holm: sign_flip_p, wilcoxon_p, wilcoxon_holm: wilcoxon_p }))
+    }
+}
+
+/// One sample for each cell that has any value.
+pub(super) fn strata(cells: impl Iterator<Item = impl Iterator<Item = f64>>) -> Result<Vec<Sample>, StatisticsError> {
+    let cells = cells.map(Iterator::collect::<Vec<_>>);
+    cells.filter(|cell| !cell.is_empty()).map(Sample::try_from).collect()
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+/// A competitor against a reference in some cells.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The verdict and what it rests on.
+    pub judged: Judged,
+    /// Cost an hour.
+    pub cost: Paired,
+    /// Share of intervals in violation.
+    pub violations: Paired,
+    /// The score.
+    pub loss: Paired,
+    /// Probability of improvement: share of the pairs in which the competitor's loss is less, ties by half.
+    pub improvement: f64,
+    /// Its interval.
+    pub improvement_interval: Interval,
+}
+
+impl Comparison {
+    /// Compares by the paired differences of cost, violations and loss. `None` where there is no pair.
+    ///
+    /// # Errors
+    /// A difference that is not a number.
+    pub fn of(
+        bootstrap: &Bootstrap,
+        [cost, violations, loss]: [Differences; 3],
+        margin: f64,
+        name: &str,
+    ) -> Result<Option<Self>, StatisticsError> {
+        let improved = |difference: &f64| if *difference < 0.0 { 1.0 } else { f64::from(u8::from(*difference == 0.0)) / 2.0 };
+        let improved = strata(loss.iter().map(|cell| cell.iter().flatten().map(improved)))?;
+        let improvement = bootstrap.estimate(&improved, &format!("{name} improvement"));
+        let paired = |differences, what| Paired::of(bootstrap, differences, &format!("{name} {what}"));
+        let (Some(cost), Some(violations), Some(loss), Some(improvement)) =
+            (paired(&cost, "cost")?, paired(&violations, "violations")?, paired(&loss, "loss")?, improvement)
+        else {
+            return Ok(None);
+        };
+        let judged = Judged::of(&cost.difference, &violations.difference, margin);
+        let (improvement, improvement_interval) = (improvement.mean, improvement.mean_interval);
+        Ok(Some(Self { judged, cost, violations, loss, improvement, improvement_interval }))
+    }
+
+    /// The differences that were tested.
+    pub(super) fn tests_mut(&mut self) -> [&mut Paired; 3] {
+        [&mut self.cost, &mut self.violations, &mut self.loss]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOTSTRAP: Bootstrap = Bootstrap { resamples: 200, confidence: 0.95, seed: 1 };
+
+    fn estimate(low: f64, high: f64) -> Estimate {
+        let (centre, interval) = ((low + high) / 2.0, Interval { low, high });
+        Estimate { runs: 10, iqm: centre, iqm_interval: interval, mean: centre, mean_interval: interval }
+    }
+
+    #[track_caller]
+    fn check(cost: (f64, f64), violations: (f64, f64), expected: Verdict) {
+        let (cost, violations) = (estimate(cost.0, cost.1), estimate(violations.0, violations.1));
+        assert_eq!(Judged::of(&cost, &violations, 0.001).verdict, expected);
+        // What wins one way loses the other way.
+        let turned = |estimate: &Estimate| self::estimate(-estimate.iqm_interval.high, -estimate.iqm_interval.low);
+        let other = match expected {
+            Verdict::Better => Verdict::Worse,
+            Verdict::Worse => Verdict::Better,
+            Verdict::Tie => Verdict::Tie,
+        };
+        assert_eq!(Judged::of(&turned(&cost), &turned(&violations), 0.001).verdict, other);
+    }
+
+    #[test]
+    fn a_win_is_cheaper_at_equal_or_fewer_violations() {
+        check((-2.0, -1.0), (0.0, 0.0), Verdict::Better);
+        check((-2.0, -1.0), (-0.3, -0.1), Verdict::Better);
+        check((-2.0, -1.0), (-0.3, 0.001), Verdict::Better);
+        check((1.0, 2.0), (-0.001, 0.3), Verdict::Worse);
+    }
+
+    #[test]
+    fn all_else_is_a_tie() {
+        check((-2.0, 0.0), (0.0, 0.0), Verdict::Tie);
+        check((-2.0, -1.0), (-0.1, 0.1), Verdict::Tie);
+        check((-2.0, -1.0), (0.1, 0.2), Verdict::Tie);
+        check((-1.0, 1.0), (-0.2, -0.1), Verdict::Tie);
+        check((0.0, 0.0), (0.0, 0.0), Verdict::Tie);
+    }
+
+    #[test]
+    fn the_worst_quarter_has_its_say() {
+        let mut violations = estimate(0.0, 0.0);
+        violations.mean_interval = Interval { low: 0.02, high: 0.05 };
+        let judged = Judged::of(&estimate(-2.0, -1.0), &violations, 0.001);
+        assert_eq!((judged.verdict, judged.reading()), (Verdict::Tie, "cheaper, more violations"));
+    }
+
+    #[test]
+    fn tests_take_one_difference_a_seed() {
+        // Ten cells of three seeds: thirty pairs, but three seeds can say no more than 2 / 2^3.
+        let differences = vec![vec![Some(-1.0), Some(-1.5), Some(-2.0)]; 10];
+        let found = Paired::of(&BOOTSTRAP, &differences, "few").expect("finite").expect("pairs");
+        assert_eq!((found.difference.runs, found.tested, found.sign_flip_p, found.wilcoxon_p), (30, 3, 0.25, 0.25));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_left_out() {
+        let differences = vec![vec![Some(-1.0), None], vec![None, None], vec![Some(-3.0), Some(-4.0)]];
+        let found = Paired::of(&BOOTSTRAP, &differences, "gaps").expect("finite").expect("pairs");
+        assert_eq!((found.difference.runs, found.tested), (3, 2));
+        assert_eq!(Paired::of(&BOOTSTRAP, &vec![vec![None]], "none"), Ok(None));
+        assert!(Paired::of(&BOOTSTRAP, &vec![vec![Some(f64::NAN)]], "none").is_err());
+    }
+
+    #[test]
+    fn improvement_counts_pairs() {
+        let loss = vec![vec![Some(-1.0), Some(0.0), Some(1.0), Some(-2.0)]];
+        let found = Comparison::of(&BOOTSTRAP, [loss.clone(), loss.clone(), loss], 0.0, "pairs").expect("finite").expect("pairs");
+        assert_eq!(found.improvement, 0.625);
+    }
+}

@@ -1,0 +1,35 @@
+//! The Pareto set of points of which less is better both ways. Owns dominance; must not know the axes.
+
+/// For each point whether no other is as good in one and better in the other. Points that are equal are in the set together.
+#[must_use]
+pub fn pareto(points: &[(f64, f64)]) -> Vec<bool> {
+    let dominates = |a: &(f64, f64), b: &(f64, f64)| a.0 <= b.0 && a.1 <= b.1 && (a.0 < b.0 || a.1 < b.1);
+    points.iter().map(|point| !points.iter().any(|other| dominates(other, point))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_beaten_in_one_and_not_better_in_the_other_falls_out() {
+        let points = [(1.0, 5.0), (2.0, 2.0), (2.0, 3.0), (3.0, 2.0), (5.0, 1.0), (2.0, 2.0), (6.0, 6.0)];
+        assert_eq!(pareto(&points), [true, true, false, false, true, true, false]);
+        assert_eq!(pareto(&[]), Vec::<bool>::new());
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_left_out_is_beaten_by_one_of_the_set(points in prop::collection::vec((0u8..6, 0u8..6), 1..20)) {
+            let points: Vec<(f64, f64)> = points.into_iter().map(|(x, y)| (f64::from(x), f64::from(y))).collect();
+            let set = pareto(&points);
+            prop_assert!(set.contains(&true));
+            for (index, point) in points.iter().enumerate() {
+                let beaten = points.iter().zip(&set).any(|(other, kept)| *kept && other.0 <= point.0 && other.1 <= point.1 && other != point);
+                prop_assert_eq!(set[index], !beaten);
+            }
+        }
+    }
+}

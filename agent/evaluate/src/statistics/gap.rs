@@ -1,0 +1,56 @@
+//! The share of the gap to the clairvoyant that a policy closes. Owns its definition; must not choose who stands at its ends.
+//!
+//! The loss L (violations and cost, each with its weight) is averaged over the same runs for three: a baseline that does not react, the clairvoyant bound, and the
+//! policy. The share is `(L baseline - L policy) / (L baseline - L bound)`: 0 for the baseline, 1 for the bound, below 0 for what is worse than not reacting,
+//! above 1 for what beats the bound, which then was none. Means rather than interquartile means, as the parts of a gap should add up to the gap. Where the bound is
+//! not better than the baseline there is no gap, and no share.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Bootstrap, Interval};
+use crate::Measure;
+
+/// The measure whose gap it is.
+pub const GAP_MEASURE: Measure = Measure::Loss;
+
+/// A share, and how sure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// The share.
+    pub value: f64,
+    /// Its interval.
+    pub interval: Interval,
+}
+
+/// The share from losses of (policy, baseline, bound) in the same run, cell by cell.
+#[must_use]
+pub fn share_of_gap(bootstrap: &Bootstrap, cells: &[Vec<(f64, f64, f64)>], name: &str) -> Option<Share> {
+    let gaps = |&(policy, baseline, bound): &(f64, f64, f64)| (baseline - policy, baseline - bound);
+    let strata: Vec<Vec<(f64, f64)>> = cells.iter().map(|runs| runs.iter().map(gaps).collect()).collect();
+    bootstrap.ratio(&strata, name).map(|(value, interval)| Share { value, interval })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOTSTRAP: Bootstrap = Bootstrap { resamples: 200, confidence: 0.95, seed: 1 };
+
+    #[test]
+    fn the_ends_are_nothing_and_all() {
+        let of = |policy: f64| share_of_gap(&BOOTSTRAP, &[vec![(policy, 0.8, 0.2); 5]], "gap").expect("a gap").value;
+        assert_eq!([0.8, 0.2, 0.5, 1.1, 0.05].map(of), [0.0, 1.0, 0.5, -0.5, 1.25]);
+    }
+
+    #[test]
+    fn where_the_bound_is_no_better_there_is_no_gap() {
+        assert_eq!(share_of_gap(&BOOTSTRAP, &[vec![(0.1, 0.2, 0.2); 5]], "gap"), None);
+        assert_eq!(share_of_gap(&BOOTSTRAP, &[vec![(0.1, 0.2, 0.3); 5]], "gap"), None);
+    }
+
+    #[test]
+    fn it_is_a_ratio_of_means_not_a_mean_of_ratios() {
+        let cells = [vec![(0.5, 1.0, 0.0)], vec![(0.1, 0.1, 0.0)]];
+        assert_eq!(share_of_gap(&BOOTSTRAP, &cells, "gap").expect("a gap").value, 0.454_545_5);
+    }
+}

@@ -1,0 +1,341 @@
+//! The summary of an evaluation: every competitor over all cells, and over each workload, perturbation, function and cell. Owns what is summarised and who is the
+//! reference; must not run anything nor format a number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::bootstrap::{Bootstrap, Estimate};
+use super::comparison::{Comparison, Differences, strata};
+use super::gap::{GAP_MEASURE, Share, share_of_gap};
+use super::{StatisticsError, holm, pareto};
+use crate::results::{Group, Measure, Results, Variant};
+
+/// What is estimated of the parts; of all cells together every measure is.
+pub const KEY_MEASURES: [Measure; 7] = [
+    Measure::ViolatedShare,
+    Measure::Severity,
+    Measure::P95Ms,
+    Measure::CostPerHour,
+    Measure::ColdStarts,
+    Measure::ActionsPerHour,
+    Measure::Loss,
+];
+
+/// How to summarise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SummaryOptions {
+    /// How intervals are made.
+    pub bootstrap: Bootstrap,
+    /// Share of the intervals, 0 to 1, by which violations may exceed the reference's and still count as equal.
+    pub margin: f64,
+    /// Label of the competitor that all others are compared with. Absent: the tuned rule with the least mean loss, or the default with the least where none was
+    /// tuned. Choosing it on the test runs favours the reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+impl Default for SummaryOptions {
+    /// 95 % intervals from 1,000 resamples; a tenth of a percentage point of violations (3.6 s an hour) is no difference.
+    fn default() -> Self {
+        Self { bootstrap: Bootstrap { resamples: 1000, confidence: 0.95, seed: 0 }, margin: 0.001, reference: None }
+    }
+}
+
+/// A summary that cannot be made.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum UnknownReference {
+    /// Nobody of this name competed.
+    #[error("reference `{asked}`, competitors are {known}")]
+    Name {
+        /// The one that was asked for.
+        asked: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A value is not a number.
+    #[error(transparent)]
+    Value(#[from] StatisticsError),
+}
+
+/// All that runs say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// How it was made.
+    pub options: SummaryOptions,
+    /// Whom all others are compared with, an index into the competitors.
+    pub reference: Option<usize>,
+    /// Where the gap begins: `static`, or the default with the greatest mean loss where it does not compete.
+    pub baseline: Option<usize>,
+    /// Where the gap ends.
+    pub bound: Option<usize>,
+    /// All cells first, then each workload, perturbation, function and cell where there are several.
+    pub parts: Vec<Part>,
+}
+
+impl Summary {
+    /// All cells together.
+    #[must_use]
+    pub fn overall(&self) -> Option<&Part> {
+        self.parts.first()
+    }
+
+    /// The parts of one kind, in the order of the suite.
+    pub fn parts_like(&self, like: fn(&Scope) -> bool) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(move |part| like(&part.scope))
+    }
+}
+
+/// Which cells a part holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "of", content = "name", rename_all = "snake_case")]
+pub enum Scope {
+    /// All of them.
+    All,
+    /// Those of one workload.
+    Workload(String),
+    /// Those of one perturbation.
+    Perturbation(String),
+    /// Those of one function.
+    Function(String),
+    /// A single one.
+    Cell(String),
+}
+
+impl Scope {
+    /// Of what kind it is.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Workload(_) => "workload",
+            Self::Perturbation(_) => "perturbation",
+            Self::Function(_) => "function",
+            Self::Cell(_) => "cell",
+        }
+    }
+
+    /// Its name; empty for all cells.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::All => "",
+            Self::Workload(name) | Self::Perturbation(name) | Self::Function(name) | Self::Cell(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind(), self.name())
+    }
+}
+
+/// Some cells, and how everyone fared in them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which.
+    pub scope: Scope,
+    /// Indices into the cells.
+    pub cells: Vec<usize>,
+    /// One line a competitor, in their order.
+    pub lines: Vec<Line>,
+}
+
+/// How one competitor fared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Index into the competitors.
+    pub competitor: usize,
+    /// Centres and intervals.
+    pub measures: BTreeMap<Measure, Estimate>,
+    /// Share of the gap to the clairvoyant that it closes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_closed: Option<Share>,
+    /// Whether no other competitor, bounds apart, is both as cheap and as free of violations (interquartile means) and better in one of them.
+    pub pareto: bool,
+    /// Beside the reference; absent for the reference itself and for a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Comparison>,
+}
+
+/// Summarises `results`.
+///
+/// # Errors
+/// A reference that did not compete.
+pub fn summarise(results: &Results, options: &SummaryOptions) -> Result<Summary, UnknownReference> {
+    let runs = Runs::new(results);
+    let ends = Ends { reference: runs.reference(options)?, baseline: runs.baseline(), bound: runs.first(Variant::Bound) };
+    let mut parts = Vec::new();
+    for (scope, cells) in scopes(results) {
+        parts.push(runs.part(scope, cells, &ends, options)?);
+    }
+    // The table of all cells is one family of comparisons, all others together are another.
+    let overall = parts.len().min(1);
+    let (overall, others) = parts.split_at_mut(overall);
+    correct(overall);
+    correct(others);
+    Ok(Summary { options: options.clone(), reference: ends.reference, baseline: ends.baseline, bound: ends.bound, parts })
+}
+
+/// All cells, then those of each kind of which there are several.
+fn scopes(results: &Results) -> Vec<(Scope, Vec<usize>)> {
+    let mut scopes = vec![(Scope::All, (0..results.cells.len()).collect())];
+    let kinds: [fn(&crate::results::Cell) -> Scope; 4] = [
+        |cell| Scope::Workload(cell.workload.clone()),
+        |cell| Scope::Perturbation(cell.perturbation.clone()),
+        |cell| Scope::Function(cell.function.clone()),
+        |cell| Scope::Cell(cell.name.clone()),
+    ];
+    for kind in kinds {
+        let mut seen = BTreeSet::new();
+        let all: Vec<Scope> = results.cells.iter().map(kind).filter(|scope| seen.insert(scope.clone())).collect();
+        if all.len() > 1 {
+            let within = |scope: &Scope| (0..results.cells.len()).filter(|index| kind(&results.cells[*index]) == *scope).collect();
+            scopes.extend(all.into_iter().map(|scope| (scope.clone(), within(&scope))));
+        }
+    }
+    scopes
+}
+
+/// Holm's correction over every comparison of `parts`, for each of the two tests.
+fn correct(parts: &mut [Part]) {
+    let mut tests: Vec<_> = parts
+        .iter_mut()
+        .flat_map(|part| &mut part.lines)
+        .filter_map(|line| line.against.as_mut())
+        .flat_map(Comparison::tests_mut)
+        .collect();
+    let sign_flip = holm(&tests.iter().map(|test| test.sign_flip_p).collect::<Vec<_>>());
+    let wilcoxon = holm(&tests.iter().map(|test| test.wilcoxon_p).collect::<Vec<_>>());
+    for ((test, sign_flip), wilcoxon) in tests.iter_mut().zip(sign_flip).zip(wilcoxon) {
+        (test.sign_flip_holm, test.wilcoxon_holm) = (crate::results::rounded(sign_flip), crate::results::rounded(wilcoxon));
+    }
+}
+
+/// Who stands for what.
+struct Ends {
+    reference: Option<usize>,
+    baseline: Option<usize>,
+    bound: Option<usize>,
+}
+
+/// The groups, found by competitor and cell.
+struct Runs<'a> {
+    results: &'a Results,
+    groups: BTreeMap<(usize, usize), &'a Group>,
+}
+
+impl<'a> Runs<'a> {
+    fn new(results: &'a Results) -> Self {
+        Self { results, groups: results.groups.iter().map(|group| ((group.competitor, group.cell), group)).collect() }
+    }
+
+    fn values(&self, competitor: usize, cell: usize, measure: Measure) -> &'a [Option<f64>] {
+        self.groups.get(&(competitor, cell)).map_or(&[], |group| group.values(measure))
+    }
+
+    fn first(&self, variant: Variant) -> Option<usize> {
+        self.results.competitors.iter().position(|competitor| competitor.variant == variant)
+    }
+
+    fn reference(&self, options: &SummaryOptions) -> Result<Option<usize>, UnknownReference> {
+        let competitors = &self.results.competitors;
+        match &options.reference {
+            None => Ok(self.best(Variant::Tuned).or_else(|| self.best(Variant::Default))),
+            Some(asked) => {
+                let found = competitors.iter().position(|competitor| competitor.label() == *asked);
+                let known = || competitors.iter().map(|competitor| format!("`{}`", competitor.label())).collect::<Vec<_>>().join(", ");
+                found.map(Some).ok_or_else(|| UnknownReference::Name { asked: asked.clone(), known: known() })
+            }
+        }
+    }
+
+    fn baseline(&self) -> Option<usize> {
+        let plain = |competitor: &crate::results::Competitor| competitor.policy == "static" && competitor.variant == Variant::Default;
+        self.results.competitors.iter().position(plain).or_else(|| self.by_loss(Variant::Default).pop().map(|(_, index)| index))
+    }
+
+    fn best(&self, variant: Variant) -> Option<usize> {
+        self.by_loss(variant).first().map(|(_, index)| *index)
+    }
+
+    /// The competitors of `variant` by their mean loss, rising.
+    fn by_loss(&self, variant: Variant) -> Vec<(f64, usize)> {
+        let loss = |index: usize| {
+            let values = (0..self.results.cells.len()).flat_map(|cell| self.values(index, cell, GAP_MEASURE)).flatten();
+            let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| (sum + value, count + 1));
+            (count > 0).then(|| (sum / f64::from(count), index))
+        };
+        let of_variant = |index: &usize| self.results.competitors[*index].variant == variant;
+        let mut found: Vec<_> = (0..self.results.competitors.len()).filter(of_variant).filter_map(loss).collect();
+        found.sort_by(|a, b| a.0.total_cmp(&b.0));
+        found
+    }
+
+    fn part(&self, scope: Scope, cells: Vec<usize>, ends: &Ends, options: &SummaryOptions) -> Result<Part, StatisticsError> {
+        let mut lines = Vec::new();
+        for competitor in 0..self.results.competitors.len() {
+            lines.push(self.line(&scope, &cells, competitor, ends, options)?);
+        }
+        let point = |line: &Line| Some((line.measures.get(&Measure::CostPerHour)?.iqm, line.measures.get(&Measure::ViolatedShare)?.iqm));
+        let competes = |line: &Line| self.results.competitors[line.competitor].variant != Variant::Bound;
+        let (places, points): (Vec<_>, Vec<_>) =
+            lines.iter().enumerate().filter(|(_, line)| competes(line)).filter_map(|(place, line)| Some((place, point(line)?))).unzip();
+        places.into_iter().zip(pareto(&points)).for_each(|(place, kept)| lines[place].pareto = kept);
+        Ok(Part { scope, cells, lines })
+    }
+
+    fn line(
+        &self,
+        scope: &Scope,
+        cells: &[usize],
+        competitor: usize,
+        ends: &Ends,
+        options: &SummaryOptions,
+    ) -> Result<Line, StatisticsError> {
+        let bootstrap = &options.bootstrap;
+        let described = &self.results.competitors[competitor];
+        let name = |what: &str| format!("{scope}, {}, {what}", described.label());
+        let measures = if *scope == Scope::All { &Measure::ALL[..] } else { &KEY_MEASURES[..] };
+        let mut estimates = BTreeMap::new();
+        for &measure in measures {
+            let strata = strata(cells.iter().map(|cell| self.values(competitor, *cell, measure).iter().flatten().copied()))?;
+            estimates.extend(bootstrap.estimate(&strata, &name(measure.name())).map(|estimate| (measure, estimate)));
+        }
+        let gap_closed = ends.baseline.zip(ends.bound).and_then(|(baseline, bound)| {
+            let losses: Vec<_> = cells.iter().map(|cell| self.losses(*cell, competitor, baseline, bound)).collect();
+            share_of_gap(bootstrap, &losses, &name("gap"))
+        });
+        let against = match ends.reference {
+            Some(reference) if reference != competitor && described.variant != Variant::Bound => {
+                let differences = [Measure::CostPerHour, Measure::ViolatedShare, GAP_MEASURE]
+                    .map(|measure| self.differences(cells, competitor, reference, measure));
+                Comparison::of(bootstrap, differences, options.margin, &name("against"))?
+            }
+            _ => None,
+        };
+        Ok(Line { competitor, measures: estimates, gap_closed, pareto: false, against })
+    }
+
+    /// Competitor less reference, pair by pair.
+    fn differences(&self, cells: &[usize], competitor: usize, reference: usize, measure: Measure) -> Differences {
+        let pairs = |cell: &usize| self.values(competitor, *cell, measure).iter().zip(self.values(reference, *cell, measure));
+        cells.iter().map(|cell| pairs(cell).map(|(one, other)| Some((*one)? - (*other)?)).collect()).collect()
+    }
+
+    fn losses(&self, cell: usize, policy: usize, baseline: usize, bound: usize) -> Vec<(f64, f64, f64)> {
+        let [policy, baseline, bound] = [policy, baseline, bound].map(|index| self.values(index, cell, GAP_MEASURE));
+        policy
+            .iter()
+            .zip(baseline)
+            .zip(bound)
+            .filter_map(|((policy, baseline), bound)| Some(((*policy)?, (*baseline)?, (*bound)?)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
