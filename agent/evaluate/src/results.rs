@@ -223,12 +223,46 @@ pub struct Course {
     pub replicas: Vec<f64>,
     /// CPU limit of all replicas that there were, cores, mean over the interval.
     pub cores: Vec<f64>,
-    /// Percentile of latency that the objective bounds, milliseconds, failures counted; `None` where nothing was answered.
+    /// Percentile of latency that the objective bounds, milliseconds, failures counted; `None` where nothing was answered, and for several functions.
     pub latency_ms: Vec<Option<f64>>,
     /// Requests that waited at the end of the interval.
     pub waiting: Vec<f64>,
-    /// Share of the functions with something to judge whose objective was violated, 0 to 1; mostly there is one function.
+    /// Share of the functions whose objective was violated, 0 to 1; mostly there is one function.
     pub violated: Vec<f64>,
+}
+
+impl Course {
+    /// Two courses over the same intervals as one: sums, and the latency of neither, which no sum tells.
+    #[must_use]
+    pub fn together(one: Option<Course>, other: Option<Course>) -> Option<Course> {
+        let (Some(mut one), Some(other)) = (one.clone(), other.clone()) else { return one.or(other) };
+        let add = |sums: &mut [f64], values: &[f64]| sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        add(&mut one.rate_rps, &other.rate_rps);
+        add(&mut one.replicas, &other.replicas);
+        add(&mut one.cores, &other.cores);
+        add(&mut one.waiting, &other.waiting);
+        add(&mut one.violated, &other.violated);
+        one.latency_ms.fill(None);
+        Some(one)
+    }
+
+    /// The course of `functions` functions, as it is written: shares instead of counts, and every number rounded.
+    #[must_use]
+    pub fn averaged(mut self, functions: usize) -> Course {
+        self.violated.iter_mut().for_each(|violated| *violated /= functions.max(1) as f64);
+        self.rounded()
+    }
+
+    /// Every number as precise as it is written; a reader of JSON may miss one by its last bit.
+    #[must_use]
+    pub fn rounded(mut self) -> Course {
+        let Course { until_s, rate_rps, replicas, cores, latency_ms, waiting, violated } = &mut self;
+        for column in [until_s, rate_rps, replicas, cores, waiting, violated] {
+            column.iter_mut().for_each(|value| *value = rounded(*value));
+        }
+        latency_ms.iter_mut().flatten().for_each(|value| *value = rounded(*value));
+        self
+    }
 }
 
 /// Latencies of one group.

@@ -110,6 +110,17 @@ impl Histogram {
         self.0[..cell].iter().sum::<u64>() as f64 + self.0[cell] as f64 * part.min(1.0)
     }
 
+    /// The fine cells that hold anything, rising: each with its place and how many it holds.
+    pub fn cells(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.0.iter().copied().enumerate().filter(|(_, count)| *count > 0)
+    }
+
+    /// The latency at which the fine cell of a place ends; the last one holds whatever is longer as well.
+    #[must_use]
+    pub const fn end_of(cell: usize) -> Nanos {
+        Nanos(least(cell + 1))
+    }
+
     /// How many were counted.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -82,6 +82,11 @@ impl Source {
         source
     }
 
+    /// Takes the next request: when it arrives, and what it asks for where that is not the profile's.
+    pub fn take(&mut self) -> Option<(Nanos, Option<Demand>)> {
+        std::mem::replace(&mut self.next, self.stream.next())
+    }
+
     /// Lets those arrive that come before `until`.
     #[inline]
     pub fn feed(&mut self, function: &mut Function, until: Nanos) {

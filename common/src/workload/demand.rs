@@ -47,6 +47,12 @@ impl DurationQuantiles {
     pub fn new(values: [u32; 7]) -> Result<Self, NotSorted> {
         sorted(values).map(Self)
     }
+
+    /// The percentiles in milliseconds, in the order of [`DurationQuantiles::LEVELS`].
+    #[must_use]
+    pub fn values(&self) -> [u32; 7] {
+        self.0
+    }
 }
 
 impl MemoryQuantiles {
@@ -63,6 +69,12 @@ impl MemoryQuantiles {
     /// Values that do not rise.
     pub fn new(values: [u32; 8]) -> Result<Self, NotSorted> {
         sorted(values).map(Self)
+    }
+
+    /// The percentiles in MiB, in the order of [`MemoryQuantiles::LEVELS`].
+    #[must_use]
+    pub fn values(&self) -> [u32; 8] {
+        self.0
     }
 }
 

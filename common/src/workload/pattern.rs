@@ -148,6 +148,24 @@ impl Pattern {
         Rate(piece.curve.rate(at, piece.start).clamp(0.0, Rate::MAX))
     }
 
+    /// The same course with every rate times `factor`.
+    ///
+    /// # Errors
+    /// A rate that would be negative or above [`Rate::MAX`].
+    pub fn scaled(&self, factor: f64) -> Result<Self, String> {
+        let times = |rate: Rate| Rate::new(rate.0 * factor);
+        Ok(Self(match &self.0 {
+            Shape::Constant(rate) => Shape::Constant(times(*rate)?),
+            Shape::Step(steps) => Shape::Step(steps.iter().map(|(rate, at)| Ok((times(*rate)?, *at))).collect::<Result<_, String>>()?),
+            Shape::Ramp { from, to, over } => Shape::Ramp { from: times(*from)?, to: times(*to)?, over: *over },
+            Shape::Diurnal { low, high, period } => Shape::Diurnal { low: times(*low)?, high: times(*high)?, period: *period },
+            Shape::Bursty { base, burst, period, length } => {
+                Shape::Bursty { base: times(*base)?, burst: times(*burst)?, period: *period, length: *length }
+            }
+            Shape::Spike { base, peak, at, length } => Shape::Spike { base: times(*base)?, peak: times(*peak)?, at: *at, length: *length },
+        }))
+    }
+
     /// The highest rate that it ever reaches.
     #[must_use]
     pub fn peak(&self) -> Rate {

@@ -1,0 +1,182 @@
+//! Arenas: the worlds that competitors live through, made from a suite. Owns which world a function, a workload and a perturbation make; runs nothing.
+
+use std::time::Duration;
+
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::policy::{Mode, ScalingPolicy};
+use qscale_common::time::{Span, TickLength};
+use qscale_common::workload::{Pattern, WorkloadRng};
+use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::{Load, Setup};
+use rand::RngExt;
+use rand_distr::StandardNormal;
+
+use crate::results::Cell;
+use crate::suite::{FunctionEntry, Noise, PerturbationEntry, Suite, Workload};
+
+/// What is competed in: one or more functions that are judged together.
+#[derive(Debug, Clone)]
+pub struct Arena {
+    /// How results call it.
+    pub cell: Cell,
+    /// Its functions.
+    pub worlds: Vec<World>,
+    /// How long it is lived through.
+    pub stretch: Stretch,
+}
+
+/// How long a run lasts, in intervals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Length of an interval.
+    pub interval: Duration,
+    /// Intervals at the beginning that are not measured.
+    pub warm_up: u32,
+    /// Intervals after them that are.
+    pub measured: u32,
+}
+
+impl Stretch {
+    /// The length of what is measured, seconds.
+    #[must_use]
+    pub fn measured_s(&self) -> f64 {
+        self.interval.as_secs_f64() * f64::from(self.measured)
+    }
+
+    /// The length of what is not, seconds.
+    #[must_use]
+    pub fn warm_up_s(&self) -> f64 {
+        self.interval.as_secs_f64() * f64::from(self.warm_up)
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.interval * (self.warm_up + self.measured)
+    }
+}
+
+/// One function in an arena.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// What is simulated, with the suite's tick and no lag but the perturbation's.
+    pub setup: Setup,
+    /// Which stream of random numbers is its own.
+    pub index: u64,
+    /// A level that wanders about its pattern.
+    pub noise: Option<Noise>,
+    /// When something happens from which time to recover is measured.
+    pub disturbed: Vec<Duration>,
+}
+
+impl World {
+    /// What is simulated for a competitor that sees a State every `tick`, with measurements `lag` older than the perturbation makes them, in the run of `seed`
+    /// over `length`.
+    #[must_use]
+    pub fn setup(&self, tick: TickLength, lag: Span, seed: u64, length: Duration) -> Setup {
+        let mut setup = self.setup.clone();
+        setup.policy.tick = tick;
+        setup.perturbation.metric_lag = Span(setup.perturbation.metric_lag.0 + lag.0);
+        if let (Some(noise), Load::Pattern { pattern, .. }) = (self.noise, &mut setup.load) {
+            *pattern = wander(pattern, noise, length, stream(seed, self.index | NOISE, Purpose::Arrivals));
+        }
+        setup
+    }
+
+    /// Whether it is another world in every run, beyond what is drawn of it.
+    #[must_use]
+    pub fn varies(&self) -> bool {
+        self.noise.is_some()
+    }
+}
+
+/// Keeps the stream of a level apart from those of any function.
+const NOISE: u64 = 1 << 63;
+
+/// `pattern` in steps, each at a level that follows from the one before.
+fn wander(pattern: &Pattern, noise: Noise, length: Duration, mut rng: WorkloadRng) -> Pattern {
+    let steps = length.as_nanos().div_ceil(noise.every.0.as_nanos().max(1)) as u32;
+    let fresh = (1.0 - noise.memory * noise.memory).sqrt();
+    let mut level = rng.sample::<f64, _>(StandardNormal);
+    let mut text = String::from("step:");
+    for step in 0..steps.max(1) {
+        let begin = noise.every.0 * step;
+        let rate = pattern.rate_at(begin + noise.every.0 / 2).per_second() * (noise.sigma * level).exp();
+        text += &format!("{}{}@{}", if step == 0 { "" } else { "," }, rate.min(qscale_common::workload::Rate::MAX), Span(begin));
+        level = noise.memory * level + fresh * rng.sample::<f64, _>(StandardNormal);
+    }
+    text.parse().expect("steps with rising times and rates within their range make a pattern")
+}
+
+impl Suite {
+    /// The arenas of patterns that are cells of this suite, in the order of functions, workloads and perturbations.
+    #[must_use]
+    pub fn arenas(&self) -> Vec<Arena> {
+        let mut arenas = Vec::new();
+        for (f, function) in self.functions.iter().enumerate() {
+            for (w, workload) in self.workloads.iter().enumerate() {
+                // The same arrivals under every perturbation.
+                let index = (f * self.workloads.len() + w) as u64;
+                for perturbation in self.perturbations.iter().filter(|entry| self.is_cell(function, workload, entry)) {
+                    arenas.push(self.arena(function, workload, perturbation, index));
+                }
+            }
+        }
+        arenas
+    }
+
+    fn is_cell(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry) -> bool {
+        let holds = |selection: &crate::suite::Selection| {
+            selection.holds(function.name.as_str(), workload.name.as_str(), perturbation.name.as_str())
+        };
+        self.cells.is_empty() || self.cells.iter().any(holds)
+    }
+
+    fn arena(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry, index: u64) -> Arena {
+        let pattern = workload.pattern.scaled(function.rate.per_second()).expect("the suite was checked");
+        let setup = Setup {
+            profile: function.profile.0.clone(),
+            gateway: function.gateway,
+            policy: ScalingPolicy { objective: function.objective, bounds: function.bounds, ..self.policy(function.name.clone()) },
+            allocation: function.start,
+            load: Load::Pattern { pattern, gaps: workload.gaps },
+            perturbation: perturbation.perturbation(),
+            nodes: function.nodes,
+        };
+        let disturbed = workload.disturbed.iter().copied().chain(perturbation.disturbed()).map(|at| at.0).collect();
+        let cell = Cell {
+            name: format!("{}/{}/{}", function.name, workload.name, perturbation.name),
+            function: function.name.to_string(),
+            workload: workload.name.to_string(),
+            perturbation: perturbation.name.to_string(),
+            functions: 1,
+            latency_ms: Some(function.objective.latency.get().as_secs_f64() * 1000.0),
+            percentile: function.objective.percentile.get(),
+        };
+        Arena {
+            cell,
+            worlds: vec![World { setup, index, noise: workload.noise, disturbed }],
+            stretch: self.stretch(self.warm_up, self.length),
+        }
+    }
+
+    /// What is wanted for a function called `name`, with what the suite says of all.
+    pub(crate) fn policy(&self, name: Name) -> ScalingPolicy {
+        let function = FunctionId::new(Name::new(FunctionId::DEFAULT_NAMESPACE).expect("the default namespace is a DNS label"), name);
+        let mut policy = ScalingPolicy::new(function);
+        policy.mode = Mode::Active;
+        policy.tick = self.tick;
+        policy.prices = self.prices.clone();
+        policy.reward = self.weights;
+        policy.guard = self.guard;
+        policy
+    }
+
+    /// A run of `length` whose beginning of `warm_up` is not measured, in whole intervals.
+    pub(crate) fn stretch(&self, warm_up: Span, length: Span) -> Stretch {
+        let interval = self.interval.0;
+        let intervals = |span: Duration| u32::try_from(span.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u32::MAX);
+        let (warm_up, all) = (intervals(warm_up.0), intervals(length.0));
+        Stretch { interval, warm_up, measured: all.saturating_sub(warm_up) }
+    }
+}

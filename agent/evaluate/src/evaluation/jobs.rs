@@ -1,0 +1,234 @@
+//! Jobs: a few runs of one competitor in one arena, on as many threads as there are. Owns threads and order; knows nothing of what results mean.
+//!
+//! Which thread does a job, and when, changes nothing: an outcome depends on its job alone, and outcomes are sums and columns that have a place for each.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use serde::{Deserialize, Serialize};
+
+use super::{EvaluateError, Options};
+use crate::arena::Arena;
+use crate::pace::Pace;
+use crate::results::{Course, Measures};
+use crate::run::{Conditions, Contestant, RunError, Runner};
+
+/// Runs of a job of one function: a second or so of work, which is what an interruption loses at most.
+const RUNS: usize = 5;
+/// Messages that wait for the thread that gathers; workers wait where it is behind.
+const WAITING: usize = 1024;
+/// Fine cells of a latency in one bucket of results, which differ by at most 13 %.
+const FINE: usize = 4;
+
+/// A few runs of one competitor in one arena.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What names it in a ledger: the same for the same work.
+    pub key: String,
+    /// Who runs.
+    pub contestant: Contestant,
+    /// Index of the arena.
+    pub arena: usize,
+    /// The seeds.
+    pub seeds: Vec<u64>,
+    /// Of which seed the course is noted.
+    pub course_of: Option<u64>,
+    /// Whether latencies are kept.
+    pub latencies: bool,
+    /// Where its outcome goes.
+    pub targets: Vec<Target>,
+}
+
+/// A place for an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Which group of runs.
+    pub group: usize,
+    /// Which of its runs is the first of the job.
+    pub first: usize,
+}
+
+/// What a job found.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Measures of its runs, seed by seed.
+    pub runs: Vec<Measures>,
+    /// Latencies of all its runs: place of the bucket and how many it holds, rising.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<(usize, u64)>,
+    /// Requests that failed.
+    #[serde(default)]
+    pub failed: u64,
+    /// The course of one run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub course: Option<Course>,
+    /// How long decisions took; not kept.
+    #[serde(skip)]
+    pub pace: Pace,
+}
+
+/// End of a bucket of latencies, milliseconds.
+#[must_use]
+pub fn end_of_bucket(place: usize) -> f64 {
+    qscale_sim::latency::Histogram::end_of(place * FINE + FINE - 1).seconds() * 1000.0
+}
+
+/// Which part of an evaluation is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Rules are tuned.
+    Tuning,
+    /// Competitors are compared.
+    Test,
+}
+
+/// How far a stage is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The stage.
+    pub stage: Stage,
+    /// Lives of functions that were simulated, now or before.
+    pub done: u64,
+    /// All of them.
+    pub all: u64,
+    /// Those of them that the ledger knew.
+    pub known: u64,
+}
+
+/// Keeps what was done.
+pub trait Ledger {
+    /// What the job of this key found before; nothing where it was not done.
+    fn recall(&mut self, key: &str) -> Option<Outcome>;
+
+    /// A job is done.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    fn record(&mut self, key: &str, outcome: &Outcome) -> Result<(), String>;
+
+    /// Something was done; called often.
+    fn progress(&mut self, progress: Progress);
+}
+
+/// Keeps nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLedger;
+
+impl Ledger for NoLedger {
+    fn recall(&mut self, _: &str) -> Option<Outcome> {
+        None
+    }
+
+    fn record(&mut self, _: &str, _: &Outcome) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn progress(&mut self, _: Progress) {}
+}
+
+/// The seeds of each job of an arena: several runs of one function, single ones of many functions.
+pub fn chunks<'a>(arena: &Arena, seeds: &'a [u64]) -> impl Iterator<Item = (usize, &'a [u64])> {
+    let runs = if arena.worlds.len() == 1 { RUNS } else { 1 };
+    seeds.chunks(runs).enumerate().map(move |(index, seeds)| (index * runs, seeds))
+}
+
+enum Message {
+    /// The life of a function was simulated.
+    Lived,
+    Done(usize, Result<Box<Outcome>, RunError>),
+}
+
+/// Does `jobs`, those that `ledger` does not know, and gives each outcome to `accept`, in no particular order.
+///
+/// # Errors
+/// The first job's that has no outcome, or a ledger's that cannot be written.
+pub fn run(
+    stage: Stage,
+    jobs: &[Job],
+    arenas: &[Arena],
+    conditions: &Conditions<'_>,
+    options: &Options<'_>,
+    ledger: &mut dyn Ledger,
+    mut accept: impl FnMut(&Job, Outcome),
+) -> Result<(), EvaluateError> {
+    let lives = |job: &Job| (arenas[job.arena].worlds.len() * job.seeds.len()) as u64;
+    let all = jobs.iter().map(lives).sum();
+    let mut progress = Progress { stage, done: 0, all, known: 0 };
+    let mut left = Vec::new();
+    for (index, job) in jobs.iter().enumerate() {
+        match ledger.recall(&job.key).filter(|outcome| outcome.runs.len() == job.seeds.len()) {
+            None => left.push(index),
+            Some(outcome) => {
+                progress.known += lives(job);
+                accept(job, outcome);
+            }
+        }
+    }
+    progress.done = progress.known;
+    ledger.progress(progress);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(WAITING);
+        for _ in 0..options.threads.get().min(left.len()) {
+            let (sender, next, left) = (sender.clone(), &next, &left);
+            scope.spawn(move || work(jobs, left, next, arenas, conditions, &sender));
+        }
+        drop(sender);
+        let mut failed = None;
+        for message in receiver {
+            match message {
+                Message::Lived => progress.done += 1,
+                Message::Done(index, Ok(outcome)) => {
+                    let job = &jobs[index];
+                    if let Err(error) = ledger.record(&job.key, &outcome) {
+                        failed.get_or_insert(EvaluateError::Ledger(error));
+                        options.stop.store(true, Ordering::Relaxed);
+                    }
+                    accept(job, *outcome);
+                }
+                Message::Done(index, Err(error)) => {
+                    options.stop.store(true, Ordering::Relaxed);
+                    let name = jobs[index].contestant.name.clone();
+                    failed.get_or_insert(match error {
+                        RunError::Stopped => EvaluateError::Stopped,
+                        RunError::Competitor(reason) => EvaluateError::Competitor { name, reason },
+                    });
+                }
+            }
+            ledger.progress(progress);
+        }
+        failed.map_or(Ok(()), Err)
+    })
+}
+
+fn work(jobs: &[Job], left: &[usize], next: &AtomicUsize, arenas: &[Arena], conditions: &Conditions<'_>, sender: &SyncSender<Message>) {
+    while let Some(&index) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let outcome = do_job(&jobs[index], arenas, conditions, sender);
+        let ended = outcome.is_err();
+        // Whoever gathers has gone where this fails, and wants nothing more.
+        if sender.send(Message::Done(index, outcome.map(Box::new))).is_err() || ended {
+            return;
+        }
+    }
+}
+
+fn do_job(job: &Job, arenas: &[Arena], conditions: &Conditions<'_>, sender: &SyncSender<Message>) -> Result<Outcome, RunError> {
+    let mut runner = Runner::new(conditions, &arenas[job.arena], &job.contestant);
+    let mut outcome = Outcome::default();
+    let mut latencies = std::collections::BTreeMap::new();
+    for &seed in &job.seeds {
+        let lived = runner.run(seed, job.course_of == Some(seed), || {
+            // Where nobody counts any more, nobody needs to know.
+            let _uncounted = sender.send(Message::Lived);
+        })?;
+        if job.latencies {
+            lived.latency.cells().for_each(|(cell, count)| *latencies.entry(cell / FINE).or_insert(0) += count);
+            outcome.failed += lived.failed;
+        }
+        outcome.runs.push(lived.measures);
+        outcome.course = lived.course.or(outcome.course);
+        outcome.pace.include(&lived.pace);
+    }
+    outcome.buckets = latencies.into_iter().collect();
+    Ok(outcome)
+}

@@ -1,0 +1,146 @@
+//! Who competes with what they are told, and the jobs that this makes. Owns keys: the same work has the same one.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::jobs::{Job, Target, chunks};
+use super::tune::Tuned;
+use super::{EvaluateError, Evaluation, Jobs, TEST, VALIDATION};
+use crate::results::{Cell, Competitor, Variant};
+use crate::roster::Roster;
+use crate::run::Contestant;
+use crate::suite::Entry;
+
+/// One who competes, and with what settings where.
+#[derive(Debug, Clone)]
+pub(super) struct Entrant<'a> {
+    pub(super) entry: &'a Entry,
+    pub(super) variant: Variant,
+    /// What it is told: for all (`*`), for a function or for a cell, the closest of these.
+    pub(super) params: BTreeMap<String, Value>,
+    model: String,
+}
+
+/// The key of what holds for all.
+pub(super) const ALL: &str = "*";
+
+impl Entrant<'_> {
+    fn params(&self, cell: &Cell) -> &Value {
+        let found = [cell.name.as_str(), &cell.function, ALL].into_iter().find_map(|key| self.params.get(key));
+        found.unwrap_or(&self.entry.params)
+    }
+
+    pub(super) fn report(&self, evaluation: &Evaluation) -> Competitor {
+        Competitor {
+            name: self.entry.called().to_owned(),
+            variant: self.variant,
+            policy: self.entry.policy.clone(),
+            model: self.model.clone(),
+            params: self.params.clone(),
+            tick_s: evaluation.contestant(self.entry, &Value::Null).tick.duration().as_secs_f64(),
+            lag_s: self.entry.lag.0.as_secs_f64(),
+        }
+    }
+}
+
+impl Evaluation {
+    /// Everyone who competes, in the order of the suite.
+    pub(super) fn competitors<'a>(&'a self, roster: &dyn Roster, tuned: &[Tuned]) -> Result<Vec<Entrant<'a>>, EvaluateError> {
+        let mut entrants = Vec::new();
+        for entry in &self.suite.competitors {
+            let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
+            let mut add = |variant: Variant, params: BTreeMap<String, Value>| {
+                let told = params.values().next().unwrap_or(&entry.params);
+                let model = roster.policy(&entry.policy, told, None).map_err(refused)?.model();
+                entrants.push(Entrant { entry, variant, params, model });
+                Ok::<(), EvaluateError>(())
+            };
+            let found: BTreeMap<String, Value> =
+                tuned.iter().filter(|tuned| tuned.name == entry.called()).map(|tuned| (tuned.scope.clone(), tuned.params())).collect();
+            let default = BTreeMap::from([(ALL.to_owned(), entry.params.clone())]);
+            if roster.is_bound(&entry.policy) {
+                add(Variant::Bound, if found.is_empty() { default } else { found })?;
+                continue;
+            }
+            add(Variant::Default, default)?;
+            if !found.is_empty() {
+                add(Variant::Tuned, found)?;
+            }
+        }
+        Ok(entrants)
+    }
+
+    pub(super) fn contestant(&self, entry: &Entry, params: &Value) -> Contestant {
+        Contestant {
+            name: entry.called().to_owned(),
+            policy: entry.policy.clone(),
+            params: params.clone(),
+            tick: entry.tick.unwrap_or(self.suite.tick),
+            lag: entry.lag,
+        }
+    }
+
+    /// The jobs of the test part. Work that is the same for two, as where tuning found the default, is done once.
+    pub(super) fn test_jobs(&self, entrants: &[Entrant<'_>]) -> Jobs {
+        let seeds = self.seeds();
+        let mut jobs = Shared::default();
+        for (number, entrant) in entrants.iter().enumerate() {
+            for (place, &index) in self.tested.iter().enumerate() {
+                let arena = &self.parts[TEST][index];
+                let contestant = self.contestant(entrant.entry, entrant.params(&arena.cell));
+                let course_of = self.keeps_course(&arena.cell).then_some(seeds[0]);
+                for (first, seeds) in chunks(arena, &seeds) {
+                    let target = Target { group: number * self.tested.len() + place, first };
+                    let key = key(&contestant, TEST, &arena.cell.name, seeds);
+                    let course_of = course_of.filter(|seed| seeds.contains(seed));
+                    jobs.add(
+                        target,
+                        || Job {
+                            key: key.clone(),
+                            contestant: contestant.clone(),
+                            arena: index,
+                            seeds: seeds.to_vec(),
+                            course_of,
+                            latencies: true,
+                            targets: Vec::new(),
+                        },
+                        &key,
+                    );
+                }
+            }
+        }
+        jobs.jobs
+    }
+
+    fn keeps_course(&self, cell: &Cell) -> bool {
+        match &self.suite.timelines[..] {
+            [] => cell.perturbation == crate::suite::PerturbationEntry::NONE,
+            listed => listed.iter().any(|one| one.holds(&cell.function, &cell.workload, &cell.perturbation)),
+        }
+    }
+}
+
+/// Jobs, each once.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) jobs: Jobs,
+    places: BTreeMap<String, usize>,
+}
+
+impl Shared {
+    pub(super) fn add(&mut self, target: Target, job: impl FnOnce() -> Job, key: &str) {
+        let place = *self.places.entry(key.to_owned()).or_insert_with(|| {
+            self.jobs.push(job());
+            self.jobs.len() - 1
+        });
+        self.jobs[place].targets.push(target);
+    }
+}
+
+/// What names the work of a job.
+pub(super) fn key(contestant: &Contestant, part: usize, cell: &str, seeds: &[u64]) -> String {
+    let Contestant { policy, params, tick, lag, .. } = contestant;
+    let part = if part == VALIDATION { "validation" } else { "test" };
+    json!([policy, params, tick.millis(), lag, part, cell, seeds.first(), seeds.len()]).to_string()
+}

@@ -1,0 +1,178 @@
+use std::collections::BTreeMap;
+
+use qscale_common::document::Format;
+use serde_json::json;
+
+use super::jobs::{NoLedger, Outcome, Progress};
+use super::*;
+use crate::results::{Measure, Variant};
+use crate::roster::Rules;
+
+/// 150 requests a second of 1.28 ms: one replica of 100m is overloaded, three are two thirds busy, ten are too many.
+const SUITE: &str = r#"
+name = "small"
+seeds = 7
+length = "2m"
+warm_up = "30s"
+
+[guard]
+replicas_up = 100
+replicas_down = 100
+
+[tuning]
+settings = 4
+seeds = 1
+[[tuning.cells]]
+workloads = ["constant"]
+perturbations = ["none"]
+
+[[functions]]
+name = "f"
+profile = "fibonacci-python"
+rate = 150
+objective = { percentile = 95, latency = "200ms", failure_share = 0.01 }
+start = { replicas = 3, cpu_millicores = 100, memory_mib = 128 }
+
+[[workloads]]
+name = "constant"
+pattern = "constant:1"
+
+[[workloads]]
+name = "noisy"
+pattern = "constant:1"
+noise = { sigma = 0.4, memory = 0.5, every = "20s" }
+
+[[perturbations]]
+name = "none"
+
+[[perturbations]]
+name = "payload"
+payload = { from = "60s", factor = 2 }
+
+[[competitors]]
+policy = "static"
+params = { replicas = 1 }
+grid = { replicas = [3, 10] }
+
+[[competitors]]
+policy = "kpa"
+tick = "1s"
+
+[[competitors]]
+policy = "clairvoyant"
+grid = { headroom = [1.5, 2.0] }
+"#;
+
+fn evaluation(tune: bool) -> Evaluation {
+    let suite = Suite::parse(SUITE, Format::Toml).expect("a suite");
+    Evaluation::of_patterns(suite, Asked { tune, ..Asked::default() }).expect("cells")
+}
+
+fn run(evaluation: &Evaluation, threads: usize, ledger: &mut dyn Ledger) -> Result<Results, EvaluateError> {
+    let stop = AtomicBool::new(false);
+    let options = Options { threads: NonZeroUsize::new(threads).expect("at least one"), stop: &stop, clock: None };
+    evaluation.run(&Rules, &options, ledger).map(|(results, _)| results)
+}
+
+fn text(results: &Results) -> String {
+    serde_json::to_string(results).expect("writes")
+}
+
+/// Forgets nothing, writes down as a file would, and breaks after so many jobs.
+struct Book {
+    pages: BTreeMap<String, String>,
+    left: usize,
+    recalled: usize,
+}
+
+impl Ledger for Book {
+    fn recall(&mut self, key: &str) -> Option<Outcome> {
+        let outcome = self.pages.get(key).map(|page| serde_json::from_str(page).expect("was written"));
+        self.recalled += usize::from(outcome.is_some());
+        outcome
+    }
+
+    fn record(&mut self, key: &str, outcome: &Outcome) -> Result<(), String> {
+        self.left = self.left.checked_sub(1).ok_or("the book is full")?;
+        self.pages.insert(key.to_owned(), serde_json::to_string(outcome).expect("writes"));
+        Ok(())
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        assert!(progress.known <= progress.done && progress.done <= progress.all, "{progress:?}");
+    }
+}
+
+#[test]
+fn the_same_bytes_on_any_number_of_threads_and_after_an_interruption() {
+    let evaluation = evaluation(true);
+    let once = text(&run(&evaluation, 1, &mut NoLedger).expect("runs"));
+    assert!(once == text(&run(&evaluation, 3, &mut NoLedger).expect("runs")), "another number of threads, another result");
+    let mut book = Book { pages: BTreeMap::new(), left: 9, recalled: 0 };
+    let error = run(&evaluation, 2, &mut book).expect_err("the book is full");
+    assert!(matches!(error, EvaluateError::Ledger(_)), "{error}");
+    let written = book.pages.len();
+    book.left = usize::MAX;
+    let resumed = run(&evaluation, 2, &mut book).expect("runs");
+    assert!(book.recalled >= written.min(9), "{} of {written} were used", book.recalled);
+    assert!(once == text(&resumed), "an interruption changed the result");
+    assert_eq!(Results::from_json(&once).expect("reads").version, Results::VERSION);
+}
+
+#[test]
+fn tuning_finds_the_setting_that_is_known_to_be_best() {
+    let results = run(&evaluation(true), 2, &mut NoLedger).expect("runs");
+    let tuning = &results.tuning[0];
+    let tried: Vec<_> = tuning.tried.iter().map(|tried| tried.params["replicas"].clone()).collect();
+    assert_eq!(tried, [json!(1), json!(3), json!(10)]);
+    assert_eq!((tuning.competitor.as_str(), tuning.function.as_str(), tuning.chosen), ("static", "f", 1), "{tuning:?}");
+    assert_eq!(tuning.cells, ["f/constant/none"]);
+    let labels: Vec<String> = results.competitors.iter().map(|competitor| competitor.label()).collect();
+    assert_eq!(labels, ["static", "static, tuned", "kpa", "clairvoyant"]);
+    assert_eq!(results.competitors[3].variant, Variant::Bound);
+    let loss = |competitor: usize| results.group(competitor, 0).expect("is there").values(Measure::Loss)[0].expect("measured");
+    assert!(loss(1) < loss(0), "tuned {} against default {}", loss(1), loss(0));
+}
+
+#[test]
+fn every_competitor_meets_the_same_requests() {
+    let results = run(&evaluation(false), 2, &mut NoLedger).expect("runs");
+    assert_eq!((results.cells.len(), results.groups.len()), (4, 12));
+    for cell in 0..4 {
+        let requests = |competitor: usize| results.group(competitor, cell).expect("is there").values(Measure::Requests).to_vec();
+        assert_eq!(requests(0).len(), 7);
+        assert_eq!(requests(0), requests(1), "{}", results.cells[cell].name);
+        assert_eq!(requests(0), requests(2), "{}", results.cells[cell].name);
+        let mut distinct = requests(0);
+        distinct.dedup();
+        assert_eq!(distinct.len(), 7, "each run is another one");
+    }
+    let timelines: Vec<_> = results.timelines.iter().map(|timeline| results.cells[timeline.cell].perturbation.as_str()).collect();
+    assert_eq!(timelines, ["none"; 6]);
+    let latencies = &results.latencies[0];
+    let completed: u64 = latencies.buckets.iter().map(|(_, count)| count).sum();
+    assert!(completed > 0 && latencies.failed > 0, "an overloaded replica answers some and fails others");
+}
+
+#[test]
+fn a_competitor_that_cannot_be_is_refused_before_anything_runs() {
+    let refused = |from: &str, to: &str| {
+        let suite = Suite::parse(&SUITE.replace(from, to), Format::Toml).expect("a suite");
+        let evaluation = Evaluation::of_patterns(suite, Asked::default()).expect("cells");
+        run(&evaluation, 1, &mut NoLedger).expect_err("refused").to_string()
+    };
+    let error = refused("policy = \"kpa\"", "policy = \"kap\"");
+    assert!(error.starts_with("competitor `kap`: policy = `kap`, must be one of"), "{error}");
+    let error = refused("grid = { replicas = [3, 10] }", "grid = { replica = [3, 10] }");
+    assert_eq!(error, "competitor `static`: params of policy `static`: unknown key `replica`");
+    let error = refused("headroom = [1.5, 2.0]", "headroom = [1.5, 0.0]");
+    assert_eq!(error, "competitor `clairvoyant`: params of policy `clairvoyant`: headroom = 0, must be from 0.1 to 100");
+}
+
+#[test]
+fn whoever_stops_it_gets_no_results() {
+    let evaluation = evaluation(false);
+    let stop = AtomicBool::new(true);
+    let options = Options { threads: NonZeroUsize::MIN, stop: &stop, clock: None };
+    assert!(matches!(evaluation.run(&Rules, &options, &mut NoLedger), Err(EvaluateError::Stopped)));
+}

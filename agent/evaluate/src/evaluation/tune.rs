@@ -1,0 +1,136 @@
+//! Tuning: every setting of a rule's grid tried on the validation part. Owns the choice; the score is the loss, and the budget is the suite's.
+//!
+//! A rule is tuned for each function, over the suite's tuning cells of that function; a bound for each cell by itself, as it is to be as good as it can be.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::jobs::{self, Job, Ledger, Stage, Target, chunks};
+use super::plan::{Shared, key};
+use super::{EvaluateError, Evaluation, Options, VALIDATION};
+use crate::results::{Measure, Measures, Tried, Tuning, rounded};
+use crate::run::Conditions;
+use crate::suite::Entry;
+
+/// One rule tuned for one function or cell.
+#[derive(Debug, Clone)]
+pub(super) struct Tuned {
+    /// What the rule is called.
+    pub(super) name: String,
+    /// The function or cell.
+    pub(super) scope: String,
+    /// The tuning.
+    pub(super) tuning: Tuning,
+}
+
+impl Tuned {
+    /// What did best.
+    pub(super) fn params(&self) -> Value {
+        self.tuning.tried.get(self.tuning.chosen).map_or(Value::Null, |tried| tried.params.clone())
+    }
+}
+
+/// What is to be tuned, and where.
+struct Task<'a> {
+    entry: &'a Entry,
+    scope: String,
+    arenas: Vec<usize>,
+    settings: Vec<Value>,
+}
+
+impl Evaluation {
+    /// Tunes what is to be tuned.
+    pub(super) fn tune(
+        &self,
+        conditions: &Conditions<'_>,
+        options: &Options<'_>,
+        ledger: &mut dyn Ledger,
+    ) -> Result<Vec<Tuned>, EvaluateError> {
+        let tasks = self.tasks(conditions)?;
+        let seeds = self.validation_seeds();
+        let arenas = &self.parts[VALIDATION];
+        // A group is one setting of one task; its runs are those of all its arenas, one after the other.
+        let (mut shared, mut groups) = (Shared::default(), Vec::new());
+        for task in &tasks {
+            for setting in &task.settings {
+                let contestant = self.contestant(task.entry, setting);
+                for (place, &index) in task.arenas.iter().enumerate() {
+                    for (first, seeds_of_job) in chunks(&arenas[index], &seeds) {
+                        let target = Target { group: groups.len(), first: place * seeds.len() + first };
+                        let key = key(&contestant, VALIDATION, &arenas[index].cell.name, seeds_of_job);
+                        let job = || Job {
+                            key: key.clone(),
+                            contestant: contestant.clone(),
+                            arena: index,
+                            seeds: seeds_of_job.to_vec(),
+                            course_of: None,
+                            latencies: false,
+                            targets: Vec::new(),
+                        };
+                        shared.add(target, job, &key);
+                    }
+                }
+                groups.push(vec![Measures::default(); task.arenas.len() * seeds.len()]);
+            }
+        }
+        jobs::run(Stage::Tuning, &shared.jobs, arenas, conditions, options, ledger, |job, outcome| {
+            for target in &job.targets {
+                groups[target.group][target.first..target.first + outcome.runs.len()].clone_from_slice(&outcome.runs);
+            }
+        })?;
+        let mut groups = groups.into_iter();
+        Ok(tasks.into_iter().map(|task| self.choose(task, &mut groups)).collect())
+    }
+
+    fn tasks<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Vec<Task<'a>>, EvaluateError> {
+        let mut tasks = Vec::new();
+        for entry in &self.suite.competitors {
+            let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
+            let settings = entry.settings().map_err(refused)?;
+            let bound = conditions.roster.is_bound(&entry.policy);
+            if settings.len() < 2 || !(bound || self.asked.tune) {
+                continue;
+            }
+            let places: &[usize] = if bound { &self.tested } else { &self.tuned };
+            let mut scopes: Vec<(String, Vec<usize>)> = Vec::new();
+            for &index in places {
+                let cell = &self.parts[VALIDATION][index].cell;
+                let scope = if bound { &cell.name } else { &cell.function };
+                match scopes.iter_mut().find(|(name, _)| name == scope) {
+                    Some((_, arenas)) => arenas.push(index),
+                    None => scopes.push((scope.clone(), vec![index])),
+                }
+            }
+            tasks.extend(scopes.into_iter().map(|(scope, arenas)| Task { entry, scope, arenas, settings: settings.clone() }));
+        }
+        Ok(tasks)
+    }
+
+    fn choose(&self, task: Task<'_>, groups: &mut impl Iterator<Item = Vec<Measures>>) -> Tuned {
+        let tried: Vec<Tried> = task
+            .settings
+            .into_iter()
+            .zip(groups)
+            .map(|(params, runs)| {
+                let measures = means(&runs);
+                Tried { params, score: measures.get(&Measure::Loss).copied().unwrap_or(f64::MAX), measures }
+            })
+            .collect();
+        let best = |best: usize, index: usize| if tried[index].score < tried[best].score { index } else { best };
+        let chosen = (0..tried.len()).fold(0, best);
+        let cells = task.arenas.iter().map(|index| self.parts[VALIDATION][*index].cell.name.clone()).collect();
+        let name = task.entry.called().to_owned();
+        let tuning = Tuning { competitor: name.clone(), function: task.scope.clone(), cells, tried, chosen };
+        Tuned { name, scope: task.scope, tuning }
+    }
+}
+
+/// The mean of each measure over the runs that have it.
+fn means(runs: &[Measures]) -> BTreeMap<Measure, f64> {
+    let mean = |measure: Measure| {
+        let values: Vec<f64> = runs.iter().filter_map(|run| run.get(measure)).collect();
+        (!values.is_empty()).then(|| rounded(values.iter().sum::<f64>() / values.len() as f64))
+    };
+    Measure::ALL.into_iter().filter_map(|measure| Some((measure, mean(measure)?))).collect()
+}

@@ -1,0 +1,283 @@
+//! Measures a run by what really happened in it, not by what States told. Owns what counts as late, violated and recovered; must not know who decided.
+//!
+//! - A request is *late* if it was answered well, but later than the objective's bound. Refused, timed out and lost ones are *failures*.
+//! - Time is cut into intervals of one length for every competitor. The objective is *violated* in an interval if its percentile of latency over the
+//!   requests that ended in it, failures counted as slower than any, lies above the bound, or if more of them failed than the objective allows. An interval
+//!   in which nothing ended is not judged, unless requests waited all through it and an interval is longer than the bound: then it is violated.
+//! - *Severity* is the mean over judged intervals of the reward's `V = 1 - completion x min(1, bound / percentile)`.
+//! - *Time to recover* from a disturbance is the time from it to the beginning of the first of three intervals in a row in which the objective holds, but at
+//!   most to the next disturbance or the end of the run; the mean over the disturbances within the measured part.
+//! - A *reversal* is a change of the allocation that goes the other way, by its price, than one at most so long before it.
+
+use std::time::Duration;
+
+use qscale_common::contract::Direction;
+use qscale_common::policy::{Prices, RewardWeights, ScalingPolicy};
+use qscale_sim::latency::Histogram;
+use qscale_sim::{Nanos, Setup, Totals};
+
+use crate::arena::Stretch;
+use crate::results::{Course, Measure, Measures};
+
+/// Intervals in a row in which the objective must hold to have recovered.
+const RECOVERED: usize = 3;
+
+/// What a function is judged by.
+#[derive(Debug, Clone)]
+pub struct Yardstick {
+    bound: Nanos,
+    percentile: f64,
+    failure_share: f64,
+    timeout: Nanos,
+    stretch: Stretch,
+    prices: Prices,
+    largest_per_hour: f64,
+    reversal_within: Duration,
+}
+
+impl Yardstick {
+    /// The yardstick of the function of `setup`.
+    #[must_use]
+    pub fn new(setup: &Setup, stretch: Stretch, reversal_within: Duration) -> Self {
+        let ScalingPolicy { objective, prices, bounds, .. } = &setup.policy;
+        Self {
+            bound: Nanos::from(objective.latency.get()),
+            percentile: objective.percentile.get() / 100.0,
+            failure_share: objective.failure_share.get(),
+            timeout: Nanos::from(setup.gateway.timeout.0),
+            stretch,
+            prices: prices.clone(),
+            largest_per_hour: prices.per_hour(bounds.largest()),
+            reversal_within,
+        }
+    }
+
+    /// What an interval was worth; `None` where there is nothing to judge. `waited` tells whether requests waited all through it.
+    #[must_use]
+    pub fn judge(&self, interval: &Totals, waited: bool) -> Option<Verdict> {
+        let failed = interval.unanswered();
+        let ended = interval.completed + failed;
+        if ended == 0 {
+            let hopeless = waited && Nanos::from(self.stretch.interval) > self.bound;
+            return hopeless.then_some(Verdict { violated: true, severity: 1.0 });
+        }
+        let failure_share = failed as f64 / ended as f64;
+        let late = interval.quantile(self.percentile).is_none_or(|latency| latency > self.bound);
+        let in_time =
+            interval.latency.quantile(self.percentile, 0).map_or(1.0, |latency| (self.bound.0 as f64 / latency.0 as f64).min(1.0));
+        Some(Verdict { violated: late || failure_share > self.failure_share, severity: 1.0 - (1.0 - failure_share) * in_time })
+    }
+}
+
+/// What an interval was worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    /// Whether the objective was violated.
+    pub violated: bool,
+    /// How badly, 0 to 1.
+    pub severity: f64,
+}
+
+/// What the functions of a run add up to over its measured part.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Tally {
+    /// What happened.
+    pub totals: Totals,
+    late: f64,
+    judged: u64,
+    violated: u64,
+    severity: f64,
+    cost: f64,
+    largest_cost: f64,
+    actions: u64,
+    reversals: u64,
+    recovering_s: f64,
+    recoveries: u64,
+    /// Longest that any gateway waits.
+    timeout: Nanos,
+    hours: f64,
+}
+
+impl Tally {
+    /// Adds what another function of the run did.
+    pub fn include(&mut self, other: &Tally) {
+        self.totals.include(&other.totals);
+        self.late += other.late;
+        self.judged += other.judged;
+        self.violated += other.violated;
+        self.severity += other.severity;
+        self.cost += other.cost;
+        self.largest_cost += other.largest_cost;
+        self.actions += other.actions;
+        self.reversals += other.reversals;
+        self.recovering_s += other.recovering_s;
+        self.recoveries += other.recoveries;
+        self.timeout = self.timeout.max(other.timeout);
+        self.hours = self.hours.max(other.hours);
+    }
+
+    /// The measures of the run.
+    #[must_use]
+    pub fn measures(&self, weights: &RewardWeights) -> Measures {
+        let totals = &self.totals;
+        let ended = totals.completed + totals.unanswered();
+        let over = |sum: f64, count: f64| (count > 0.0).then(|| sum / count);
+        let percentile = |share: f64| (ended > 0).then(|| totals.quantile(share).unwrap_or(self.timeout).seconds() * 1000.0);
+        let severity = over(self.severity, self.judged as f64).unwrap_or(0.0);
+        let cost_share = over(self.cost, self.largest_cost).unwrap_or(0.0);
+        let mut measures = Measures::default();
+        for (measure, value) in [
+            (Measure::Requests, Some(totals.arrived as f64)),
+            (Measure::LateShare, over(self.late, ended as f64)),
+            (Measure::ViolatedShare, over(self.violated as f64, self.judged as f64)),
+            (Measure::Severity, over(self.severity, self.judged as f64)),
+            (Measure::P50Ms, percentile(0.5)),
+            (Measure::P95Ms, percentile(0.95)),
+            (Measure::P99Ms, percentile(0.99)),
+            // A request that arrived in the warm-up may end in the measured part.
+            (Measure::CompletedShare, over(totals.completed as f64, totals.arrived as f64).map(|share| share.min(1.0))),
+            (Measure::CoreSeconds, Some(totals.core_seconds)),
+            (Measure::GibSeconds, Some(totals.gibibyte_seconds)),
+            (Measure::CostPerHour, over(self.cost, self.hours)),
+            (Measure::CostShare, Some(cost_share)),
+            (Measure::ActionsPerHour, over(self.actions as f64, self.hours)),
+            (Measure::ReversalsPerHour, over(self.reversals as f64, self.hours)),
+            (Measure::Starts, Some(totals.starts as f64)),
+            (Measure::ColdStarts, Some(totals.wakes as f64)),
+            (Measure::Kills, Some((totals.oom_kills + totals.crashes) as f64)),
+            (Measure::RecoverS, over(self.recovering_s, self.recoveries as f64)),
+            (Measure::Loss, Some(weights.violation.get() * severity + weights.cost.get() * cost_share)),
+        ] {
+            measures.set(measure, value);
+        }
+        measures
+    }
+
+    /// Latencies of all that was answered well.
+    #[must_use]
+    pub fn latency(&self) -> &Histogram {
+        &self.totals.latency
+    }
+}
+
+/// Measures one function through one run.
+#[derive(Debug)]
+pub struct Meter<'a> {
+    yardstick: &'a Yardstick,
+    disturbed: &'a [Duration],
+    tally: Tally,
+    course: Option<Course>,
+    /// Requests that had arrived and not ended when the interval began.
+    outstanding: u64,
+    /// Of every interval, whether the objective was violated.
+    violated: Vec<bool>,
+    last_action: Option<(Duration, Direction)>,
+}
+
+impl<'a> Meter<'a> {
+    /// Measures by `yardstick`, with time to recover from each instant of `disturbed`; notes the course of the run where that is wanted.
+    #[must_use]
+    pub fn new(yardstick: &'a Yardstick, disturbed: &'a [Duration], with_course: bool) -> Self {
+        Self {
+            yardstick,
+            disturbed,
+            tally: Tally::default(),
+            course: with_course.then(Course::default),
+            outstanding: 0,
+            violated: Vec::new(),
+            last_action: None,
+        }
+    }
+
+    fn is_measured(&self) -> bool {
+        self.violated.len() >= self.yardstick.stretch.warm_up as usize
+    }
+
+    /// The allocation was changed at `now`.
+    pub fn acted(&mut self, now: Duration, direction: Direction) {
+        let yardstick = self.yardstick;
+        let reversed = self.last_action.is_some_and(|(at, last)| last != direction && now - at <= yardstick.reversal_within);
+        if self.is_measured() {
+            self.tally.actions += 1;
+            self.tally.reversals += u64::from(reversed);
+        }
+        self.last_action = Some((now, direction));
+    }
+
+    /// An interval ends; `replicas` are wanted and `waiting` requests wait.
+    pub fn interval(&mut self, totals: &Totals, replicas: u32, waiting: usize) {
+        let ended = totals.completed + totals.unanswered();
+        // Nothing ended, so whatever was outstanding when it began still is.
+        let verdict = self.yardstick.judge(totals, self.outstanding > 0);
+        self.outstanding = (self.outstanding + totals.arrived).saturating_sub(ended);
+        if self.is_measured() {
+            self.measure(totals, verdict);
+        }
+        self.violated.push(verdict.is_some_and(|verdict| verdict.violated));
+        if self.course.is_some() {
+            self.note(totals, verdict, replicas, waiting);
+        }
+    }
+
+    fn measure(&mut self, totals: &Totals, verdict: Option<Verdict>) {
+        let yardstick = self.yardstick;
+        self.tally.totals.include(totals);
+        self.tally.late += totals.violations(yardstick.bound);
+        if let Some(verdict) = verdict {
+            self.tally.judged += 1;
+            self.tally.violated += u64::from(verdict.violated);
+            self.tally.severity += verdict.severity;
+        }
+    }
+
+    fn note(&mut self, totals: &Totals, verdict: Option<Verdict>, replicas: u32, waiting: usize) {
+        let (yardstick, number) = (self.yardstick, self.violated.len() as f64);
+        let seconds = yardstick.stretch.interval.as_secs_f64();
+        let Some(course) = &mut self.course else { return };
+        let ended = totals.completed + totals.unanswered();
+        let latency = (ended > 0).then(|| totals.quantile(yardstick.percentile).unwrap_or(yardstick.timeout).seconds() * 1000.0);
+        course.until_s.push(number * seconds);
+        course.rate_rps.push(totals.arrived as f64 / seconds);
+        course.replicas.push(f64::from(replicas));
+        course.cores.push(totals.core_seconds / seconds);
+        course.latency_ms.push(latency);
+        course.waiting.push(waiting as f64);
+        course.violated.push(f64::from(u8::from(verdict.is_some_and(|verdict| verdict.violated))));
+    }
+
+    /// What the run adds up to, and its course.
+    #[must_use]
+    pub fn finish(mut self) -> (Tally, Option<Course>) {
+        self.recover();
+        let yardstick = self.yardstick;
+        let (core_price, gib_price) = (yardstick.prices.cpu_core_hour.get(), yardstick.prices.memory_gib_hour.get());
+        let totals = &self.tally.totals;
+        let hours = yardstick.stretch.measured_s() / 3600.0;
+        self.tally.cost = (totals.core_seconds * core_price + totals.gibibyte_seconds * gib_price) / 3600.0;
+        self.tally.largest_cost = yardstick.largest_per_hour * hours;
+        self.tally.hours = hours;
+        self.tally.timeout = yardstick.timeout;
+        (self.tally, self.course)
+    }
+
+    fn recover(&mut self) {
+        let stretch = self.yardstick.stretch;
+        let (begin, end) = (stretch.interval * stretch.warm_up, stretch.length());
+        let mut instants: Vec<Duration> = self.disturbed.iter().copied().filter(|at| (begin..end).contains(at)).collect();
+        instants.sort_unstable();
+        for (index, at) in instants.iter().enumerate() {
+            let until = instants.get(index + 1).copied().unwrap_or(end);
+            let place = |at: Duration| (at.as_nanos() / stretch.interval.as_nanos()) as usize;
+            let recovered = (place(*at)..place(until)).find(|from| {
+                // What lies beyond the end counts as held.
+                self.violated.iter().skip(*from).take(RECOVERED).all(|violated| !violated)
+            });
+            let recovered = recovered.map_or(until, |interval| stretch.interval * interval as u32);
+            self.tally.recovering_s += recovered.saturating_sub(*at).as_secs_f64();
+            self.tally.recoveries += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Who may compete: policies by name, and the bound that knows the future. Owns how a competitor is made for a world; decides nothing.
+
+use std::time::Duration;
+
+use qscale_common::time::Span;
+use qscale_common::units::Mebibytes;
+use qscale_policies::clairvoyant::{Clairvoyant, ClairvoyantParams, Coming, Facts, Forecast};
+use qscale_policies::{Policy, by_name};
+use qscale_sim::cell::BEGIN;
+use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::latency::{Histogram, Place};
+use qscale_sim::profile::Demands;
+use qscale_sim::{Nanos, Setup, Stretch};
+use serde_json::Value;
+
+/// The world that a competitor is made for.
+#[derive(Debug, Clone, Copy)]
+pub struct Fate<'a> {
+    /// What will be simulated.
+    pub setup: &'a Setup,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the function in it.
+    pub index: u64,
+    /// Length of the run.
+    pub length: Duration,
+}
+
+/// Makes competitors.
+pub trait Roster: Sync {
+    /// The policy called `name`, told `params`, for one run. Only a bound looks at `fate`.
+    ///
+    /// # Errors
+    /// A name that is not known, or parameters that the policy refuses.
+    fn policy(&self, name: &str, params: &Value, fate: Option<&Fate<'_>>) -> Result<Box<dyn Policy>, String>;
+
+    /// Whether the policy called `name` knows what no policy can know, so that it bounds the others rather than competes.
+    fn is_bound(&self, name: &str) -> bool;
+}
+
+/// The rules, and the clairvoyant.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rules;
+
+/// What the policy is called that knows the future.
+pub const CLAIRVOYANT: &str = "clairvoyant";
+
+impl Roster for Rules {
+    fn policy(&self, name: &str, params: &Value, fate: Option<&Fate<'_>>) -> Result<Box<dyn Policy>, String> {
+        if name != CLAIRVOYANT {
+            return by_name(name, params).map_err(|error| error.to_string());
+        }
+        let told: ClairvoyantParams =
+            qscale_common::document::from_value(params.clone()).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?;
+        let forecast = fate.map_or_else(nothing, foretell);
+        Ok(Box::new(Clairvoyant::new(&forecast, told).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?))
+    }
+
+    fn is_bound(&self, name: &str) -> bool {
+        name == CLAIRVOYANT
+    }
+}
+
+const SECOND: Span = Span::seconds(1);
+
+/// A future in which nothing comes: enough to hold parameters against their ranges.
+fn nothing() -> Forecast {
+    let none = Span::millis(0);
+    let function = Facts {
+        request_cpu: none,
+        request_waiting: none,
+        startup_cpu: none,
+        startup_waiting: none,
+        workers: 1,
+        parallelism: 1,
+        memory_mib: Mebibytes(1),
+    };
+    Forecast { begin: BEGIN, interval: SECOND, intervals: Vec::new(), function }
+}
+
+/// What really comes in a run: the arrivals and demands that its world will draw, drawn before.
+fn foretell(fate: &Fate<'_>) -> Forecast {
+    let Fate { setup, seed, index, length } = *fate;
+    let mut source = setup.load.source(stream(seed, index, Purpose::Arrivals));
+    let mut rng = stream(seed, index, Purpose::Demands);
+    let stretch = Stretch { startup: setup.perturbation.startup, ..Stretch::default() };
+    let mut demands = Demands::new(&setup.profile, stretch);
+    let mut later = setup.perturbation.payload;
+    let mut intervals = vec![Coming::default(); length.as_secs() as usize + 1];
+    let (mut cpu, mut waiting) = (Histogram::default(), Histogram::default());
+    while let Some((at, demand)) = source.take() {
+        let Some(interval) = intervals.get_mut((at.0 / 1_000_000_000) as usize) else { break };
+        if let Some(payload) = later.filter(|payload| Nanos::from(payload.from.0) <= at) {
+            demands = Demands::new(&setup.profile, Stretch { cpu: payload.factor, ..stretch });
+            later = None;
+        }
+        let demand = demand.unwrap_or_else(|| demands.request(&mut rng));
+        interval.arrivals += 1.0;
+        interval.cpu_seconds += demand.cpu.seconds();
+        interval.waiting_seconds += demand.waiting.seconds();
+        cpu.add(Place::of(demand.cpu));
+        waiting.add(Place::of(demand.waiting));
+    }
+    Forecast { begin: BEGIN, interval: SECOND, intervals, function: facts(setup, &cpu, &waiting) }
+}
+
+fn facts(setup: &Setup, cpu: &Histogram, waiting: &Histogram) -> Facts {
+    let (profile, share) = (&setup.profile, setup.policy.objective.percentile.get() / 100.0);
+    let usual = |histogram: &Histogram| Span(histogram.quantile(share, 0).unwrap_or(Nanos::ZERO).into());
+    let startup = |mean: Nanos| Span(Duration::from(mean).mul_f64(setup.perturbation.startup));
+    let taken = if setup.gateway.concurrency == 0 { profile.workers.max(1) } else { setup.gateway.concurrency };
+    let workers = if profile.workers == 0 { setup.gateway.concurrency } else { profile.workers.min(taken) };
+    let margin = setup.policy.guard.working_set_margin.get();
+    let needed = Mebibytes::from_bytes((profile.memory.working_set(taken) as f64 * margin) as u64);
+    Facts {
+        request_cpu: usual(cpu),
+        request_waiting: usual(waiting),
+        startup_cpu: startup(profile.startup.cpu.mean()),
+        startup_waiting: startup(profile.startup.waiting.mean()),
+        workers,
+        parallelism: profile.parallelism.max(1),
+        memory_mib: Mebibytes(needed.0 + 1),
+    }
+}
