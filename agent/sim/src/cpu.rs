@@ -9,6 +9,35 @@ use qscale_common::units::Millicores;
 
 use crate::nanos::Nanos;
 
+pub mod portion;
+
+/// What computes for the requests of a replica.
+pub trait Processor {
+    /// Nobody computes until `until`.
+    fn idle(&mut self, until: Nanos);
+    /// `cores` compute without a pause until `until`, as far as they are let. Returns the CPU time that they got, nanoseconds.
+    fn run(&mut self, until: Nanos, cores: u32) -> f64;
+    /// When `work` nanoseconds are done if `cores` compute on them without a pause.
+    fn end(&self, work: f64, cores: u32) -> Nanos;
+}
+
+impl Processor for Cpu {
+    #[inline]
+    fn idle(&mut self, until: Nanos) {
+        Cpu::idle(self, until);
+    }
+
+    #[inline]
+    fn run(&mut self, until: Nanos, cores: u32) -> f64 {
+        Cpu::run(self, until, cores).0 as f64
+    }
+
+    #[inline]
+    fn end(&self, work: f64, cores: u32) -> Nanos {
+        Cpu::end(self, Nanos(work.ceil() as u64), cores)
+    }
+}
+
 /// Length of a period: the kernel's default, and Kubernetes'.
 pub const PERIOD: Nanos = Nanos::millis(100);
 

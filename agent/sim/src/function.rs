@@ -11,12 +11,13 @@ use crate::agenda::Agenda;
 use crate::chance::{Purpose, stream};
 use crate::latency::Histogram;
 use crate::nanos::Nanos;
-use crate::node::{Nodes, Pool};
+use crate::node::{Contention, Nodes, Pool};
 use crate::profile::{Demand, Demands, FunctionProfile, Gateway, Stretch};
 use crate::replica::{Ending, Path, Phase, Replica, Request};
 use crate::totals::Totals;
 
 mod life;
+mod neighbours;
 mod reading;
 
 pub use reading::Reading;
@@ -58,6 +59,8 @@ pub struct Function {
     alarm: Nanos,
     /// The nodes, where they are limited.
     pool: Option<Box<Pool>>,
+    /// How their CPU is divided, where more is promised than there is.
+    contention: Option<Box<Contention>>,
     /// Replicas that wait for room on a node: those without one, and those that shall grow.
     cramped: usize,
     held: Held,
@@ -97,6 +100,7 @@ impl Function {
             crash_after: f64::INFINITY,
             alarm: Nanos::NEVER,
             pool: None,
+            contention: None,
             cramped: 0,
             held: Held::default(),
             failed_at_gateway: 0,
@@ -118,6 +122,10 @@ impl Function {
     #[must_use]
     pub fn on_nodes(mut self, nodes: Option<Nodes>) -> Self {
         self.pool = nodes.map(|nodes| Box::new(Pool::new(nodes)));
+        if let Some(nodes) = nodes.filter(|nodes| nodes.room() > nodes.cpu_millicores) {
+            self.path = Path::Contended;
+            self.contention = Some(Box::new(Contention::new(nodes.cpu_millicores.cores())));
+        }
         self
     }
 
@@ -151,7 +159,7 @@ impl Function {
         {
             self.turn = slot + 1;
             self.give(slot, request, at);
-            self.update(slot);
+            self.update(slot, at);
             return;
         }
         self.enqueue(request);
@@ -213,7 +221,7 @@ impl Function {
         } else {
             self.fill(slot, now);
         }
-        self.update(slot);
+        self.update(slot, now);
     }
 
     /// Gives requests that wait to the replica of `slot`, as many as it may have.
@@ -237,9 +245,18 @@ impl Function {
         }
     }
 
-    /// Notes what changed about the replica of `slot`.
+    /// Notes what changed about the replica of `slot` at `now`.
     #[inline]
-    fn update(&mut self, slot: usize) {
+    fn update(&mut self, slot: usize, now: Nanos) {
+        if self.contention.is_some() {
+            self.contend(slot, now);
+        }
+        self.foresee(slot);
+    }
+
+    /// Notes when something happens next to the replica of `slot`, and whether it takes requests.
+    #[inline]
+    fn foresee(&mut self, slot: usize) {
         let Some(replica) = &self.slots[slot] else { return };
         let takes = replica.takes(self.concurrency);
         let (load, next) = (if takes { replica.load } else { NO_ROOM }, replica.next(self.timeout));
@@ -330,6 +347,7 @@ impl Function {
             + self.queue.capacity() * size_of::<Request>()
             + Histogram::BYTES
             + self.pool.as_deref().map_or(0, Pool::memory_bytes)
+            + self.contention.as_deref().map_or(0, |contention| size_of::<Contention>() + contention.heap_bytes())
     }
 }
 

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::replica::Limits;
 
+mod contention;
+
+pub use contention::{Claim, Contention};
+
 /// A pool of nodes, all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,9 +1,11 @@
 //! One replica: how it starts, works, ends and starts again, and its counters. Owns one life; must not choose which request it is given.
 //!
 //! Two ways of working, one meaning: a replica that works on one request at a time follows a recursion ([`sequential`]), one that works on several shares
-//! its CPU among them ([`shared`]). Where both apply, they give the same.
+//! its CPU among them ([`shared`]). Where both apply, they give the same. On a node whose CPU is promised more than once, the second way has one more
+//! thing to heed ([`contended`]).
 
 pub mod backoff;
+pub mod contended;
 pub mod sequential;
 pub mod shared;
 
@@ -13,10 +15,15 @@ use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use crate::cpu::Cpu;
 use crate::latency::Place;
 use crate::nanos::Nanos;
+use crate::node::Claim;
 use crate::profile::{Demand, FunctionProfile, Memory};
 use backoff::Backoff;
+use contended::Contended;
 use sequential::Sequential;
 use shared::Shared;
+
+/// An instant that no start waits for.
+const NO_TIMEOUT: Nanos = Nanos(u64::MAX / 4);
 
 /// A request on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +130,7 @@ pub struct Replica {
 enum Engine {
     Sequential(Sequential),
     Shared(Shared),
+    Contended(Box<Contended>),
 }
 
 impl Replica {
@@ -132,6 +140,7 @@ impl Replica {
         let work = match path {
             Path::Sequential => Engine::Sequential(Sequential::default()),
             Path::Shared => Engine::Shared(Shared::new(profile.workers, profile.parallelism)),
+            Path::Contended => Engine::Contended(Box::new(Contended::new(profile.workers, profile.parallelism, limits.cpu, now))),
         };
         Self {
             phase: Phase::Pending,
@@ -158,6 +167,9 @@ impl Replica {
         self.limits = limits;
         self.memory_room = profile.memory.room(limits.memory);
         self.cpu = Cpu::new(now, limits.cpu);
+        if let Engine::Contended(work) = &mut self.work {
+            work.put(limits.cpu, now);
+        }
     }
 
     /// Whether its process works on requests.
@@ -183,6 +195,11 @@ impl Replica {
     /// Starts its process at `now`, for the first time or again; it needs `startup` to become ready.
     pub fn start(&mut self, startup: Demand, now: Nanos) {
         self.begun = now;
+        if let Engine::Contended(work) = &mut self.work {
+            work.accept(Request { arrived: now, demand: startup }, now);
+            self.phase = Phase::Starting { left: Nanos::ZERO, ready: Nanos::NEVER };
+            return;
+        }
         self.cpu.resume(now);
         self.cpu.idle(now + startup.waiting);
         self.phase = Phase::Starting { left: startup.cpu, ready: self.cpu.end(startup.cpu, 1) };
@@ -195,6 +212,7 @@ impl Replica {
         match &mut self.work {
             Engine::Sequential(work) => work.forget(),
             Engine::Shared(work) => work.forget(),
+            Engine::Contended(work) => work.forget(),
         }
         self.phase = Phase::BackOff { until: now + self.backoff.next(healthy) };
         self.crash_at = Nanos::NEVER;
@@ -210,6 +228,7 @@ impl Replica {
         match &mut self.work {
             Engine::Sequential(work) => work.accept(request, &mut self.cpu, now),
             Engine::Shared(work) => work.accept(request, &mut self.cpu, now),
+            Engine::Contended(work) => work.accept(request, now),
         }
     }
 
@@ -219,13 +238,29 @@ impl Replica {
     pub fn next(&self, timeout: Nanos) -> Nanos {
         match self.phase {
             Phase::Ready | Phase::Draining => {}
-            Phase::Starting { ready, .. } => return ready,
+            Phase::Starting { ready, .. } => return self.starts_until(ready),
             Phase::BackOff { until } => return until,
             Phase::Pending => return Nanos::NEVER,
         }
         match &self.work {
             Engine::Sequential(work) => work.next(timeout),
             Engine::Shared(work) => work.next(timeout),
+            Engine::Contended(work) => work.next(timeout),
+        }
+    }
+
+    fn starts_until(&self, ready: Nanos) -> Nanos {
+        match &self.work {
+            Engine::Sequential(_) | Engine::Shared(_) => ready,
+            Engine::Contended(work) => work.next(NO_TIMEOUT),
+        }
+    }
+
+    /// Lives through what happens at `now` to a start; says whether it is done.
+    pub fn step_start(&mut self, now: Nanos) -> bool {
+        match &mut self.work {
+            Engine::Sequential(_) | Engine::Shared(_) => true,
+            Engine::Contended(work) => work.step(now).is_some(),
         }
     }
 
@@ -235,6 +270,7 @@ impl Replica {
         let ending = match &mut self.work {
             Engine::Sequential(work) => work.step(&mut self.cpu, now),
             Engine::Shared(work) => work.step(&mut self.cpu, now),
+            Engine::Contended(work) => work.step(now),
         }?;
         self.load -= 1;
         match ending {
@@ -250,6 +286,9 @@ impl Replica {
     /// It is ready at `now`. Returns how long that took.
     pub fn become_ready(&mut self, now: Nanos) -> Nanos {
         self.account(now);
+        if let Engine::Contended(work) = &mut self.work {
+            work.forget();
+        }
         self.phase = Phase::Ready;
         self.ready_since = now;
         now - self.begun
@@ -262,6 +301,7 @@ impl Replica {
             self.account(now);
             self.cpu.limit(limits.cpu);
             match (&mut self.phase, &mut self.work) {
+                (_, Engine::Contended(work)) => work.limit(limits.cpu),
                 (Phase::Starting { left, ready }, _) => *ready = self.cpu.end(*left, 1),
                 (_, Engine::Sequential(work)) => work.requota(&self.cpu),
                 (_, Engine::Shared(work)) => work.requota(&self.cpu),
@@ -273,11 +313,26 @@ impl Replica {
     /// CPU used up to `now`.
     pub fn cpu(&mut self, now: Nanos) -> qscale_common::scrape::CpuCounters {
         self.account(now);
-        self.cpu.counters()
+        if let Engine::Contended(work) = &self.work { work.counters() } else { self.cpu.counters() }
+    }
+
+    /// What it asks of its node's CPU: cores that compute, and what they weigh.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        let Engine::Contended(work) = &self.work else { return Claim::default() };
+        Claim { cores: work.cores(), weight: self.limits.cpu.0 }
+    }
+
+    /// Its cores get so much of a core each from `now` on.
+    pub fn set_speed(&mut self, speed: f64, now: Nanos) {
+        if let Engine::Contended(work) = &mut self.work {
+            work.set_speed(speed, now);
+        }
     }
 
     fn account(&mut self, now: Nanos) {
         match (&mut self.phase, &mut self.work) {
+            (_, Engine::Contended(work)) => work.account(now),
             (Phase::Starting { left, .. }, _) => *left = left.since(self.cpu.run(now, 1)),
             (_, Engine::Sequential(work)) => work.account(&mut self.cpu, now),
             (_, Engine::Shared(work)) => work.account(&mut self.cpu, now),
@@ -290,6 +345,7 @@ impl Replica {
         match &self.work {
             Engine::Sequential(work) => work.heap_bytes(),
             Engine::Shared(work) => work.heap_bytes(),
+            Engine::Contended(work) => size_of::<Contended>() + work.heap_bytes(),
         }
     }
 }
@@ -301,6 +357,8 @@ pub enum Path {
     Sequential,
     /// Several, sharing the CPU.
     Shared,
+    /// Several, sharing the CPU of a node with other replicas.
+    Contended,
 }
 
 impl Path {

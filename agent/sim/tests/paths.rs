@@ -1,4 +1,4 @@
-//! The two ways of simulating a replica mean the same.
+//! The ways of simulating a replica mean the same, and none loses a request.
 
 use std::sync::Arc;
 
@@ -88,11 +88,63 @@ proptest! {
         let profile = FunctionProfile { startup, memory, ..FunctionProfile::simple("f", Distribution::ZERO) };
         let live_on = |path| {
             let function = Function::new(Arc::new(profile.clone()), gateway, 1, 0);
-            let mut function = function.on_path(path).on_nodes(nodes).crashing(crashes_per_hour);
+            let mut function = function.on_nodes(nodes).on_path(path).crashing(crashes_per_hour);
             function.warm(Allocation::new(2, 300, 128), Nanos::ZERO);
             live(&mut function, &events)
         };
-        prop_assert_eq!(live_on(Path::Sequential), live_on(Path::Shared));
+        let seen = live_on(Path::Sequential);
+        prop_assert_eq!(&seen, &live_on(Path::Shared));
+        // On a node whose CPU is promised more than once, as long as nobody wants more than there is.
+        prop_assert_eq!(&seen, &live_on(Path::Contended));
+    }
+
+    /// The same for several at once, but for the rounding of what each gets to whole nanoseconds.
+    #[test]
+    fn several_at_a_time_are_the_same_where_nobody_is_in_the_way(
+        workers in 0u32..4,
+        parallelism in 1u32..4,
+        limit in 100u32..2000,
+        requests in prop::collection::vec((0u64..40_000, 0u64..60_000, prop_oneof![Just(0), 0u64..60_000]), 1..300),
+    ) {
+        let profile = FunctionProfile { workers, parallelism, ..FunctionProfile::simple("f", Distribution::ZERO) };
+        let gateway = Gateway { concurrency: 0, queue: 0, timeout: Span::seconds(864_000) };
+        let events: Vec<_> = requests.into_iter().map(|(gap, cpu_us, waiting_us)| (gap, Event::Arrive { cpu_us, waiting_us })).collect();
+        let [shared, contended] = [Path::Shared, Path::Contended].map(|path| {
+            let mut function = Function::new(Arc::new(profile.clone()), gateway, 1, 0).on_path(path);
+            function.warm(Allocation::new(2, limit, 128), Nanos::ZERO);
+            live(&mut function, &events);
+            let cpu: Vec<_> = {
+                let mut reading = Reading::default();
+                function.scrape(Nanos::millis(1_000_000), Timestamp(1_000_000), &mut reading);
+                reading.scrape.replicas.iter().map(|replica| replica.cpu.expect("read").usage_us).collect()
+            };
+            (function.totals(Nanos::millis(1_000_000)).clone(), cpu)
+        });
+        prop_assert_eq!((shared.0.completed, shared.0.failed), (contended.0.completed, contended.0.failed));
+        let beside = shared.0.latency_sum.0.abs_diff(contended.0.latency_sum.0);
+        prop_assert!(beside <= 20 * shared.0.completed, "{} ns beside over {} requests", beside, shared.0.completed);
+        prop_assert!(shared.1.iter().zip(&contended.1).all(|(a, b)| a.abs_diff(*b) <= 1), "{:?} {:?}", shared.1, contended.1);
+    }
+
+    /// On nodes whose CPU is promised three times, with all that can go wrong: every request ends in one way, and a second run is the same.
+    #[test]
+    fn nothing_is_lost_or_made_up_on_crowded_nodes(
+        gateway in gateway(),
+        cpu in 500u32..2500,
+        memory in 100u32..300,
+        workers in 0u32..3,
+        events in prop::collection::vec((0u64..40_000, event()), 1..300),
+    ) {
+        let startup = Startup { cpu: Distribution::exponential(Nanos::millis(40)), waiting: Distribution::exponential(Nanos::millis(60)) };
+        let memory_of = Memory { base_mib: Mebibytes(50), request_kib: 1024 };
+        let profile = FunctionProfile { startup, workers, parallelism: 2, memory: memory_of, ..FunctionProfile::simple("f", Distribution::ZERO) };
+        let nodes = Nodes { count: 2, cpu_millicores: Millicores(cpu), memory_mib: Mebibytes(memory), cpu_overcommit: 3.0 };
+        let live_on = || {
+            let mut function = Function::new(Arc::new(profile.clone()), gateway, 1, 0).on_nodes(Some(nodes)).crashing(1000.0);
+            function.warm(Allocation::new(4, 700, 60), Nanos::ZERO);
+            live(&mut function, &events)
+        };
+        prop_assert_eq!(live_on(), live_on());
     }
 
     /// Four workers with a core each, without limits of quota and of time, are four replicas of one.

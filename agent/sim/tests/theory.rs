@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use qscale_common::time::Span;
-use qscale_common::units::Allocation;
+use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use qscale_common::workload::WorkloadRng;
 use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -27,11 +27,13 @@ struct System {
     service: Distribution,
     /// Share of all cores that is asked for.
     load: f64,
+    /// Cores of the node that all replicas share; `None` where each has its own.
+    node: Option<u32>,
 }
 
 impl System {
     fn arrivals_a_second(&self) -> f64 {
-        self.load * f64::from(self.replicas * self.cores) / SERVICE.seconds()
+        self.load * f64::from(self.node.unwrap_or(self.replicas * self.cores)) / SERVICE.seconds()
     }
 
     /// Mean time in the system of one run, seconds.
@@ -40,7 +42,13 @@ impl System {
             FunctionProfile { workers: self.workers, parallelism: self.cores, ..FunctionProfile::simple("f", self.service.clone()) };
         // One request a replica, so that those that wait share one queue; or all at once.
         let gateway = Gateway { concurrency: self.workers, queue: u32::MAX, timeout: Span::seconds(864_000) };
-        let mut function = Function::new(Arc::new(profile), gateway, seed, 0);
+        let nodes = self.node.map(|cores| Nodes {
+            count: 1,
+            cpu_millicores: Millicores(1000 * cores),
+            memory_mib: Mebibytes(1 << 20),
+            cpu_overcommit: 100.0,
+        });
+        let mut function = Function::new(Arc::new(profile), gateway, seed, 0).on_nodes(nodes);
         function.warm(Allocation::new(self.replicas, 1000 * self.cores, 128), Nanos::ZERO);
         let mut rng: WorkloadRng = stream(seed, 0, Purpose::Arrivals);
         let mut at = 0.0;
@@ -77,31 +85,32 @@ fn erlang_c(servers: u32, load: f64) -> f64 {
 
 #[test]
 fn one_server_with_memoryless_service() {
-    System { replicas: 1, workers: 1, cores: 1, service: exponential(), load: 0.7 }.check(1.0 / 0.3);
+    System { replicas: 1, workers: 1, cores: 1, service: exponential(), load: 0.7, node: None }.check(1.0 / 0.3);
 }
 
 #[test]
 fn eight_servers_with_memoryless_service() {
     let expected = 1.0 + erlang_c(8, 0.85) / (8.0 * 0.15);
-    System { replicas: 8, workers: 1, cores: 1, service: exponential(), load: 0.85 }.check(expected);
+    System { replicas: 8, workers: 1, cores: 1, service: exponential(), load: 0.85, node: None }.check(expected);
 }
 
 #[test]
 fn sixty_four_servers_with_memoryless_service() {
     let expected = 1.0 + erlang_c(64, 0.95) / (64.0 * 0.05);
-    System { replicas: 64, workers: 1, cores: 1, service: exponential(), load: 0.95 }.check(expected);
+    System { replicas: 64, workers: 1, cores: 1, service: exponential(), load: 0.95, node: None }.check(expected);
 }
 
 #[test]
 fn one_server_with_service_that_is_always_the_same() {
-    System { replicas: 1, workers: 1, cores: 1, service: Distribution::constant(SERVICE), load: 0.8 }.check(1.0 + 0.8 / (2.0 * 0.2));
+    System { replicas: 1, workers: 1, cores: 1, service: Distribution::constant(SERVICE), load: 0.8, node: None }
+        .check(1.0 + 0.8 / (2.0 * 0.2));
 }
 
 /// Pollaczek and Khinchine: waiting grows with the variance of service.
 #[test]
 fn one_server_with_service_of_some_variance() {
     let service = Distribution::log_normal_of(SERVICE.seconds(), SERVICE.seconds()).expect("valid");
-    System { replicas: 1, workers: 1, cores: 1, service, load: 0.6 }.check(1.0 + 0.6 * (1.0 + 1.0) / (2.0 * 0.4));
+    System { replicas: 1, workers: 1, cores: 1, service, load: 0.6, node: None }.check(1.0 + 0.6 * (1.0 + 1.0) / (2.0 * 0.4));
 }
 
 /// Shared evenly, the mean does not depend on how service is distributed.
@@ -109,7 +118,7 @@ fn one_server_with_service_of_some_variance() {
 fn a_core_that_is_shared_whatever_the_distribution() {
     let heavy = Distribution::log_normal_of(SERVICE.seconds(), 2.0 * SERVICE.seconds()).expect("valid");
     for service in [exponential(), Distribution::constant(SERVICE), heavy] {
-        System { replicas: 1, workers: 0, cores: 1, service, load: 0.6 }.check(1.0 / 0.4);
+        System { replicas: 1, workers: 0, cores: 1, service, load: 0.6, node: None }.check(1.0 / 0.4);
     }
 }
 
@@ -117,5 +126,19 @@ fn a_core_that_is_shared_whatever_the_distribution() {
 #[test]
 fn two_cores_that_are_shared() {
     let expected = 1.0 + erlang_c(2, 0.75) / (2.0 * 0.25);
-    System { replicas: 1, workers: 0, cores: 2, service: exponential(), load: 0.75 }.check(expected);
+    System { replicas: 1, workers: 0, cores: 2, service: exponential(), load: 0.75, node: None }.check(expected);
+}
+
+/// Replicas of one request each on the cores of one node are one queue that shares them, whatever the distribution: so many replicas that an arrival always
+/// finds one idle.
+#[test]
+fn a_node_whose_replicas_share_its_core() {
+    let heavy = Distribution::log_normal_of(SERVICE.seconds(), 2.0 * SERVICE.seconds()).expect("valid");
+    System { replicas: 30, workers: 1, cores: 1, service: heavy, load: 0.6, node: Some(1) }.check(1.0 / 0.4);
+}
+
+#[test]
+fn a_node_whose_replicas_share_its_two_cores() {
+    let expected = 1.0 + erlang_c(2, 0.7) / (2.0 * 0.3);
+    System { replicas: 40, workers: 1, cores: 1, service: exponential(), load: 0.7, node: Some(2) }.check(expected);
 }

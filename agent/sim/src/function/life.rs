@@ -59,7 +59,7 @@ impl Function {
             }
             self.arm(slot, now);
             self.fill(slot, now);
-            self.update(slot);
+            self.update(slot, now);
         }
     }
 
@@ -164,7 +164,7 @@ impl Function {
             replica.start(startup, now);
         }
         self.arm(slot, now);
-        self.update(slot);
+        self.update(slot, now);
     }
 
     /// Foresees when the process of the replica of `slot` crashes.
@@ -183,9 +183,17 @@ impl Function {
     /// What happens at `now` to the replica of `slot` that takes no requests.
     pub(super) fn live_on(&mut self, slot: usize, now: Nanos) {
         match self.slots[slot].as_mut().map(|replica| replica.phase) {
-            Some(Phase::Starting { .. }) => self.ready(slot, now),
+            Some(Phase::Starting { .. }) => self.start_on(slot, now),
             Some(Phase::BackOff { .. }) => self.restart(slot, now),
-            _ => self.update(slot),
+            _ => self.update(slot, now),
+        }
+    }
+
+    fn start_on(&mut self, slot: usize, now: Nanos) {
+        if self.slots[slot].as_mut().is_some_and(|replica| replica.step_start(now)) {
+            self.ready(slot, now);
+        } else {
+            self.update(slot, now);
         }
     }
 
@@ -197,7 +205,7 @@ impl Function {
         self.startup_time += replica.become_ready(now);
         self.totals.became_ready += 1;
         self.fill(slot, now);
-        self.update(slot);
+        self.update(slot, now);
     }
 
     fn restart(&mut self, slot: usize, now: Nanos) {
@@ -235,7 +243,7 @@ impl Function {
         if draining {
             return self.remove(slot, now);
         }
-        self.update(slot);
+        self.update(slot, now);
     }
 
     /// Gives the replica of `slot` the limits that are wanted, if its node has room.
@@ -260,7 +268,7 @@ impl Function {
         if replica.phase == Phase::Ready && !replica.fits(&self.profile.memory) {
             return self.end(slot, Death::OutOfMemory, now);
         }
-        self.update(slot);
+        self.update(slot, now);
     }
 
     /// Stops one replica: first those that have no place, then those that are not ready, then the least loaded, then the youngest.
@@ -278,12 +286,13 @@ impl Function {
             return self.remove(slot, now);
         }
         replica.phase = Phase::Draining;
-        self.update(slot);
+        self.update(slot, now);
     }
 
     pub(super) fn remove(&mut self, slot: usize, now: Nanos) {
         let Some(replica) = self.slots[slot].take() else { return };
         self.note(slot, NO_ROOM, Nanos::NEVER);
+        self.leave(slot, replica.node, now);
         if replica.phase == Phase::Pending {
             self.cramped -= 1;
             return;

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::{Ending, Request};
-use crate::cpu::Cpu;
+use crate::cpu::Processor;
 use crate::nanos::Nanos;
 
 /// The requests of one replica.
@@ -52,7 +52,7 @@ impl Shared {
 
     /// Takes in a request.
     #[inline]
-    pub fn accept(&mut self, request: Request, cpu: &mut Cpu, now: Nanos) {
+    pub fn accept(&mut self, request: Request, cpu: &mut impl Processor, now: Nanos) {
         self.account(cpu, now);
         let number = self.first + self.live.len() as u64;
         self.live.push_back(request.arrived);
@@ -88,9 +88,15 @@ impl Shared {
         self.live.front().map_or(self.next, |arrived| self.next.min(*arrived + timeout))
     }
 
+    /// When a request stops waiting for others, or is done.
+    #[must_use]
+    pub fn due(&self) -> Nanos {
+        self.next
+    }
+
     /// Lives through what happens at `now`, which is when something does; says what became of a request.
     #[inline]
-    pub fn step(&mut self, cpu: &mut Cpu, now: Nanos) -> Option<Ending> {
+    pub fn step(&mut self, cpu: &mut impl Processor, now: Nanos) -> Option<Ending> {
         if self.next > now {
             // The oldest of those that did not end.
             self.live.pop_front();
@@ -156,31 +162,34 @@ impl Shared {
 
     /// Accounts for CPU up to `now`.
     #[inline]
-    pub fn account(&mut self, cpu: &mut Cpu, now: Nanos) {
+    pub fn account(&mut self, cpu: &mut impl Processor, now: Nanos) {
         let computing = self.computing.len();
         if computing == 0 {
             cpu.idle(now);
         } else {
-            self.virtual_time += cpu.run(now, self.cores()).0 as f64 / computing as f64;
+            self.virtual_time += cpu.run(now, self.cores()) / computing as f64;
         }
     }
 
     /// The quota was changed where all is accounted for.
-    pub fn requota(&mut self, cpu: &Cpu) {
+    pub fn requota(&mut self, cpu: &impl Processor) {
         self.next = self.next_of_work(cpu);
     }
 
-    fn cores(&self) -> u32 {
+    /// Cores that compute, as far as they are let.
+    #[inline]
+    #[must_use]
+    pub fn cores(&self) -> u32 {
         self.parallelism.min(u32::try_from(self.computing.len()).unwrap_or(u32::MAX))
     }
 
     /// When the next request stops waiting for others, or is done.
     #[inline]
-    fn next_of_work(&self, cpu: &Cpu) -> Nanos {
+    fn next_of_work(&self, cpu: &impl Processor) -> Nanos {
         let ready = self.waiting.peek().map_or(Nanos::NEVER, |Reverse((end, ..))| *end);
         let Some(Reverse((end, _))) = self.computing.peek() else { return ready };
         let left = (f64::from_bits(*end) - self.virtual_time) * self.computing.len() as f64;
-        ready.min(cpu.end(Nanos(left.ceil() as u64), self.cores()))
+        ready.min(cpu.end(left, self.cores()))
     }
 
     /// Bytes on the heap.

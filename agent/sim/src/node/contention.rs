@@ -1,0 +1,158 @@
+//! Who gets how much of a node's CPU when more is wanted than there is. Owns the division; must not know what is computed.
+
+/// What a replica asks of its node's CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Claim {
+    /// Cores that want to compute.
+    pub cores: u32,
+    /// Its weight: the CPU limit, thousandths of a core.
+    pub weight: u32,
+}
+
+/// What there is, and who wants it: as the kernel's scheduler divides it among groups, each in proportion to its weight, and what one does not want goes to
+/// the others.
+#[derive(Debug, Clone)]
+pub struct Contention {
+    /// Cores of one node.
+    cores: f64,
+    /// What the replica of each slot asks for.
+    claims: Vec<Claim>,
+    /// What each of its cores gets of a core.
+    speeds: Vec<f64>,
+    /// Slots between which a node is being divided.
+    among: Vec<u32>,
+    /// Slots whose cores got something else when a node was divided last, and what.
+    changed: Vec<(u32, f64)>,
+}
+
+impl Contention {
+    /// Nobody wants anything of nodes with so many `cores` each.
+    #[must_use]
+    pub fn new(cores: f64) -> Self {
+        Self { cores, claims: Vec::new(), speeds: Vec::new(), among: Vec::new(), changed: Vec::new() }
+    }
+
+    /// The replica of `slot` asks for `claim` from now on; says whether that changes anything.
+    pub fn claim(&mut self, slot: usize, claim: Claim) -> bool {
+        if slot >= self.claims.len() {
+            self.claims.resize(slot + 1, Claim::default());
+            self.speeds.resize(slot + 1, 1.0);
+        }
+        std::mem::replace(&mut self.claims[slot], claim) != claim
+    }
+
+    /// The replica of `slot` is gone; says whether it had asked for anything. The next one there begins with whole cores.
+    pub fn leave(&mut self, slot: usize) -> bool {
+        let asked = self.claim(slot, Claim::default());
+        self.speeds[slot] = 1.0;
+        asked
+    }
+
+    /// Divides one node, on which there are the replicas of `slots`; [`Contention::changed`] has those whose cores get something else than before.
+    pub fn divide(&mut self, slots: impl Iterator<Item = usize>) {
+        let Self { cores, claims, speeds, among, changed } = self;
+        among.clear();
+        changed.clear();
+        let mut set = |slot: usize, speed: f64| {
+            if std::mem::replace(&mut speeds[slot], speed) != speed {
+                changed.push((slot as u32, speed));
+            }
+        };
+        let mut wanted = 0.0;
+        for slot in slots.filter(|slot| *slot < claims.len()) {
+            if claims[slot].cores == 0 {
+                continue;
+            }
+            wanted += f64::from(claims[slot].cores);
+            among.push(slot as u32);
+        }
+        let mut left = *cores;
+        let mut weight: f64 = among.iter().map(|slot| weight_of(claims[*slot as usize])).sum();
+        // Whoever wants no more than its part is given that, which leaves the others more: again until nobody is left who does.
+        while wanted > left {
+            let part = left / weight;
+            let content = |slot: &u32| f64::from(claims[*slot as usize].cores) <= part * weight_of(claims[*slot as usize]);
+            if !among.iter().any(content) {
+                for slot in among.iter().map(|slot| *slot as usize) {
+                    set(slot, part * weight_of(claims[slot]) / f64::from(claims[slot].cores));
+                }
+                return;
+            }
+            for slot in among.extract_if(.., |slot| content(slot)).map(|slot| slot as usize) {
+                set(slot, 1.0);
+                wanted -= f64::from(claims[slot].cores);
+                left -= f64::from(claims[slot].cores);
+                weight -= weight_of(claims[slot]);
+            }
+        }
+        for slot in among.drain(..) {
+            set(slot as usize, 1.0);
+        }
+    }
+
+    /// What the last division changed: slots, and what each core of theirs gets of a core.
+    #[must_use]
+    pub fn changed(&self) -> &[(u32, f64)] {
+        &self.changed
+    }
+
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.claims.capacity() * size_of::<Claim>() + self.speeds.capacity() * size_of::<f64>() + self.among.capacity() * size_of::<u32>()
+    }
+}
+
+/// A limit of zero weighs as little as can be, not nothing: the kernel's least quota is its least weight, too.
+fn weight_of(claim: Claim) -> f64 {
+    f64::from(claim.weight.max(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn divided(cores: f64, claims: &[(u32, u32)]) -> Vec<f64> {
+        let mut contention = Contention::new(cores);
+        for (slot, &(cores, weight)) in claims.iter().enumerate() {
+            contention.claim(slot, Claim { cores, weight });
+        }
+        contention.divide(0..claims.len());
+        contention.speeds
+    }
+
+    #[test]
+    fn what_is_enough_for_all_is_not_divided() {
+        assert_eq!(divided(3.0, &[(1, 100), (2, 5000)]), [1.0, 1.0]);
+        assert_eq!(divided(3.0, &[(0, 100), (3, 10)]), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn what_is_not_is_divided_by_weight_and_what_one_leaves_goes_to_the_others() {
+        assert_eq!(divided(1.0, &[(1, 100), (1, 300)]), [0.25, 0.75]);
+        assert_eq!(divided(3.0, &[(1, 100), (2, 100), (2, 200)]), [0.75, 0.375, 0.75]);
+        // The first wants one core of the two and a half that its weight would give it.
+        assert_eq!(divided(3.0, &[(1, 500), (4, 50), (4, 50)]), [1.0, 0.25, 0.25]);
+    }
+
+    proptest! {
+        #[test]
+        fn all_is_given_and_nobody_has_less_for_its_weight_than_one_who_wants_less(
+            cores in 1u32..20,
+            claims in prop::collection::vec((0u32..5, 10u32..2000), 1..20),
+        ) {
+            let speeds = divided(f64::from(cores), &claims);
+            let wanted: u32 = claims.iter().map(|claim| claim.0).sum();
+            let given: f64 = claims.iter().zip(&speeds).map(|(claim, speed)| f64::from(claim.0) * speed).sum();
+            prop_assert!((given - f64::from(wanted.min(cores))).abs() < 1e-9);
+            let level = |slot: usize| speeds[slot] * f64::from(claims[slot].0) / f64::from(claims[slot].1);
+            for held_back in (0..claims.len()).filter(|slot| claims[*slot].0 > 0 && speeds[*slot] < 1.0) {
+                for other in (0..claims.len()).filter(|slot| claims[*slot].0 > 0) {
+                    prop_assert!(level(other) <= level(held_back) + 1e-9);
+                }
+            }
+        }
+    }
+}
