@@ -31,14 +31,19 @@ fn main() {
         parallelism: cores,
         ..FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(100)))
     };
-    println!("{:7.1} M/s  the limit: the bare recursion over 8 servers, two draws and a sum, nothing else", bare_recursion());
+    if std::env::args().nth(1).is_none() {
+        println!("{:7.1} M/s  the limit: the bare recursion over 8 servers, two draws and a sum, nothing else", bare_recursion());
+    }
     measure("first come first served, 8 replicas, 80 % busy", path(1, 1), 8, 1, 1000);
     measure("first come first served, 64 replicas, 80 % busy", path(1, 1), 64, 1, 1000);
     measure("first come first served, 8 replicas under a quota of 250m, 80 % busy", path(1, 1), 8, 1, 250);
     measure("shared CPU, 8 replicas, 80 % busy", path(0, 1), 8, 0, 1000);
     measure("shared CPU, 8 replicas under a quota of 250m, 80 % busy", path(0, 1), 8, 0, 250);
     measure("shared CPU, 1 replica of 8 cores, 80 % busy", path(0, 8), 1, 0, 8000);
-    println!("{:7.0} control ticks a second, each of 15 s at 50 requests a second", control_ticks());
+    control_ticks("50", 15);
+    control_ticks("50", 5);
+    control_ticks("0", 5);
+    control_ticks("diurnal:5..95/1h", 15);
 }
 
 /// Millions of requests a second that are nothing but Kiefer and Wolfowitz' recursion.
@@ -59,14 +64,18 @@ fn bare_recursion() -> f64 {
     f64::from(REQUESTS) / (cpu_seconds() - begin) / 1e6
 }
 
-/// Control ticks a second: functions at 50 requests a second and 15 s a tick, with windows, State, reward and guard.
-fn control_ticks() -> f64 {
+/// Control ticks a second, with windows, State, reward and guard: functions at `rate`, in ticks of `seconds`.
+fn control_ticks(rate: &str, seconds: u64) {
     const FUNCTIONS: u32 = 64;
-    const TICKS: u32 = 100;
+    const TICKS: u32 = 2000;
+    let name = format!("control ticks of {seconds} s at {rate} requests a second");
+    if std::env::args().nth(1).is_some_and(|part| !name.contains(&part)) {
+        return;
+    }
     let setup = |_| {
         let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
-        policy.tick = TickLength::new(Duration::from_secs(15)).expect("within the range");
-        let load = Load::Pattern { pattern: "50".parse().expect("a rate"), gaps: Gaps::Poisson };
+        policy.tick = TickLength::new(Duration::from_secs(seconds)).expect("within the range");
+        let load = Load::Pattern { pattern: rate.parse().expect("a rate"), gaps: Gaps::Poisson };
         let profile = Arc::new(FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(30))));
         let allocation = Allocation::new(2, 1000, 128);
         Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default(), nodes: None }
@@ -77,7 +86,9 @@ fn control_ticks() -> f64 {
         let wanted = vec![Some(Allocation::new(2 + tick % 3, 1000, 128)); FUNCTIONS as usize];
         environment.step(&wanted);
     }
-    f64::from(FUNCTIONS * TICKS) / (cpu_seconds() - begin)
+    let spent = cpu_seconds() - begin;
+    let requests: u64 = environment.cells_mut().iter_mut().map(|cell| cell.totals().arrived).sum();
+    println!("{:7.1} k/s  {:5.1} M requests/s  {name}", f64::from(FUNCTIONS * TICKS) / spent / 1e3, requests as f64 / spent / 1e6);
 }
 
 fn measure(name: &str, profile: FunctionProfile, replicas: u32, concurrency: u32, cpu: u32) {

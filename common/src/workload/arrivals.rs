@@ -1,5 +1,6 @@
 //! Arrivals of many functions as one stream in time order. Owns the merge, and what an arrival is.
 
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::gaps::since_start;
 use super::trace::{MinuteTrace, Row, RowTrace};
 use super::{Demand, Gaps, Iat, MinuteArrivals, MinuteCount, Pattern, PatternArrivals, WorkloadRng};
 
@@ -232,7 +234,7 @@ impl Iterator for MinuteStream {
             return None;
         }
         let (duration_ms, memory_mib) = self.demand.draw(self.arrivals.rng());
-        Some(Arrival { at: Duration::from_secs_f64(at), function: self.function, duration_ms, memory_mib })
+        Some(Arrival { at: since_start(at), function: self.function, duration_ms, memory_mib })
     }
 }
 
@@ -277,52 +279,29 @@ impl RowStream {
 /// Several streams of arrivals, each in time order, as one. Keeps one arrival a stream that has not ended.
 #[derive(Debug, Clone)]
 pub struct Merge<I> {
-    heads: BinaryHeap<Head<I>>,
+    /// The next arrival of each stream and the stream's number: little to move about, however much a stream is.
+    heads: BinaryHeap<Reverse<(Arrival, usize)>>,
+    streams: Vec<I>,
 }
-
-#[derive(Debug, Clone)]
-struct Head<I> {
-    arrival: Arrival,
-    rest: I,
-}
-
-// The heap gives its greatest; the earliest arrival is to be the greatest. Functions break ties, so that the order is always the same.
-impl<I> Ord for Head<I> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other.arrival.cmp(&self.arrival)
-    }
-}
-
-impl<I> PartialOrd for Head<I> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<I> PartialEq for Head<I> {
-    fn eq(&self, other: &Self) -> bool {
-        self.arrival == other.arrival
-    }
-}
-
-impl<I> Eq for Head<I> {}
 
 impl<I: Iterator<Item = Arrival>> Merge<I> {
-    /// Merges `streams`.
+    /// Merges `streams`; of equal arrivals that of the earlier stream comes first.
     pub fn new(streams: impl IntoIterator<Item = I>) -> Self {
-        let heads = streams.into_iter().filter_map(|mut rest| rest.next().map(|arrival| Head { arrival, rest })).collect();
-        Self { heads }
+        let mut streams: Vec<I> = streams.into_iter().collect();
+        let heads = streams.iter_mut().enumerate().filter_map(|(number, stream)| Some(Reverse((stream.next()?, number)))).collect();
+        Self { heads, streams }
     }
 }
 
 impl<I: Iterator<Item = Arrival>> Iterator for Merge<I> {
     type Item = Arrival;
 
+    #[inline]
     fn next(&mut self) -> Option<Arrival> {
         let mut head = self.heads.peek_mut()?;
-        let arrival = head.arrival;
-        match head.rest.next() {
-            Some(next) => head.arrival = next,
+        let (arrival, number) = head.0;
+        match self.streams[number].next() {
+            Some(next) => head.0.0 = next,
             None => {
                 PeekMut::pop(head);
             }

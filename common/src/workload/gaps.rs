@@ -8,6 +8,7 @@ use rand::RngExt;
 use rand_distr::Exp1;
 use serde::{Deserialize, Serialize};
 
+use super::pattern::Stretch;
 use super::{Pattern, WorkloadRng};
 
 /// How the gaps between requests are distributed; their mean always follows the pattern's rate.
@@ -46,6 +47,9 @@ impl FromStr for Gaps {
 }
 
 /// The instants at which the requests of one pattern are due, in order, as time since the start.
+///
+/// Where the rate stays the same a gap is a division. Where it varies, exponential gaps are thinned: drawn at the highest rate of a short stretch, and
+/// each request kept with the share that the true rate is of it (Lewis and Shedler 1979), which is the same process. Other gaps invert the integral.
 #[derive(Debug, Clone)]
 pub struct PatternArrivals {
     pattern: Pattern,
@@ -54,16 +58,59 @@ pub struct PatternArrivals {
     at: f64,
     until: f64,
     first: bool,
+    stretch: Stretch,
 }
+
+/// Where gaps have to be inverted.
+const NO_STRETCH: Stretch = Stretch { end: f64::NEG_INFINITY, least: 0.0, most: 0.0 };
 
 impl PatternArrivals {
     /// The arrivals of `pattern` before `until`.
     #[must_use]
     pub fn new(pattern: Pattern, gaps: Gaps, until: Duration, rng: WorkloadRng) -> Self {
-        Self { pattern, gaps, rng, at: 0.0, until: until.as_secs_f64(), first: true }
+        // Less than a nanosecond before the end is the end: ten gaps of 0.1 s may sum to a little less than one second.
+        let until = until.as_secs_f64() - 1e-9;
+        let mut arrivals = Self { pattern, gaps, rng, at: 0.0, until, first: true, stretch: NO_STRETCH };
+        arrivals.look_ahead();
+        arrivals
+    }
+
+    fn look_ahead(&mut self) {
+        let stretch = self.pattern.stretch(self.at);
+        self.stretch = stretch.filter(|stretch| self.gaps == Gaps::Poisson || stretch.least == stretch.most).unwrap_or(NO_STRETCH);
+    }
+
+    /// Goes on to the next request, or to infinity.
+    #[inline]
+    fn advance(&mut self) {
+        loop {
+            let gap = self.gap();
+            let next = self.at + gap / self.stretch.most;
+            let Stretch { end, least, most } = self.stretch;
+            if next <= end {
+                self.at = next;
+                if least == most || self.is_kept() {
+                    return;
+                }
+            } else if least < most {
+                // A gap without memory begins anew with the next stretch.
+                self.at = end;
+                self.look_ahead();
+            } else {
+                self.at = self.pattern.advance(self.at, gap).unwrap_or(f64::INFINITY);
+                return self.look_ahead();
+            }
+        }
+    }
+
+    /// Whether a request at `at`, drawn at the stretch's highest rate, is one.
+    fn is_kept(&mut self) -> bool {
+        let rate = self.rng.random::<f64>() * self.stretch.most;
+        rate < self.stretch.least || rate < self.pattern.rate_at(Duration::from_secs_f64(self.at)).per_second()
     }
 
     /// A gap with mean one.
+    #[inline]
     fn gap(&mut self) -> f64 {
         match self.gaps {
             Gaps::Poisson => self.rng.sample(Exp1),
@@ -78,13 +125,20 @@ impl Iterator for PatternArrivals {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let gap = self.gap();
-        self.first = false;
-        // What lies beyond the end stays there: asking again after the last arrival must not wrap or return.
-        self.at = self.pattern.advance(self.at, gap).unwrap_or(f64::INFINITY);
-        // Less than a nanosecond before the end is the end: ten gaps of 0.1 s may sum to a little less than one second.
-        (self.at < self.until - 1e-9).then(|| Duration::from_secs_f64(self.at))
+        // Asking again after the last arrival must not wrap or return.
+        if self.at < self.until {
+            self.advance();
+            self.first = false;
+        }
+        (self.at < self.until).then(|| since_start(self.at))
     }
+}
+
+/// `Duration::from_secs_f64`, rounded with less care about the last nanosecond.
+#[inline]
+pub(super) fn since_start(seconds: f64) -> Duration {
+    // Some 300 years, in nanoseconds.
+    if seconds < 1e10 { Duration::from_nanos((seconds * 1e9 + 0.5) as u64) } else { Duration::from_secs_f64(seconds) }
 }
 
 #[cfg(test)]
@@ -133,6 +187,45 @@ mod tests {
         assert!((1_800..2_200).contains(&count(0, 20)));
         assert!((19_400..20_600).contains(&count(20, 40)));
         assert!((1_800..2_200).contains(&count(40, 60)));
+    }
+
+    /// What the rate adds up to between two requests is exponential with mean one, wherever in the wave they lie, and nothing is remembered.
+    #[test]
+    fn a_rate_that_varies_makes_the_same_process() {
+        use std::f64::consts::TAU;
+        let (low, high, period) = (5.0, 95.0, 100.0);
+        let integral = |t: f64| (low + high) / 2.0 * t - (high - low) / 2.0 * (TAU * t / period).sin() * period / TAU;
+        let mut before = 0.0;
+        let mut gaps = Vec::new();
+        for at in arrivals("diurnal:5..95/100s", Gaps::Poisson, 4_000) {
+            let area = integral(at.as_secs_f64());
+            gaps.push(area - before);
+            before = area;
+        }
+        let n = gaps.len() as f64;
+        assert!((n - 200_000.0).abs() < 4.0 * 200_000f64.sqrt(), "{n} requests");
+        for part in gaps.chunks(gaps.len() / 8) {
+            let share = |least: f64| part.iter().filter(|gap| **gap > least).count() as f64 / part.len() as f64;
+            for least in [0.1, 0.5, 1.0, 2.0, 4.0] {
+                let expected = (-least).exp();
+                let deviation = (expected * (1.0 - expected) / part.len() as f64).sqrt();
+                assert!((share(least) - expected).abs() < 4.0 * deviation, "{} of the gaps are longer than {least}", share(least));
+            }
+        }
+        let together = gaps.windows(2).map(|pair| (pair[0] - 1.0) * (pair[1] - 1.0)).sum::<f64>() / n;
+        assert!(together.abs() < 4.0 / n.sqrt(), "neighbouring gaps correlate by {together}");
+    }
+
+    #[test]
+    fn requests_of_a_wave_and_a_ramp_fall_where_the_rate_is() {
+        let quarter = Duration::from_secs(16);
+        for text in ["diurnal:0..100/64s", "ramp:0..100/64s", "ramp:100..0/64s", "diurnal:0..2/64s"] {
+            let pattern: Pattern = text.parse().expect("a pattern");
+            let run = |seed| PatternArrivals::new(pattern.clone(), Gaps::Poisson, quarter, WorkloadRng::seed_from_u64(seed)).count();
+            let count = (0..40).map(run).sum::<usize>() as f64;
+            let expected = 40.0 * (0..16_000).map(|ms| pattern.rate_at(Duration::from_millis(ms)).per_second() / 1000.0).sum::<f64>();
+            assert!((count - expected).abs() < 4.0 * expected.sqrt() + 2.0, "{text}: {count}, expected {expected}");
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl<C: Iterator<Item = MinuteCount>> Iterator for MinuteArrivals<C> {
 
     fn next(&mut self) -> Option<f64> {
         loop {
-            if let Some(place) = self.within.next(&mut self.rng) {
+            if let Some(place) = self.within.next() {
                 // The last representable place before the end keeps an arrival inside its bin.
                 return Some(f64::from(self.bin) + place.clamp(0.0, 1.0 - 1e-9));
             }
@@ -121,10 +121,13 @@ impl<C: Iterator<Item = MinuteCount>> Iterator for MinuteArrivals<C> {
 #[derive(Debug, Clone)]
 enum Within {
     Empty,
-    /// The order statistics of uniform draws, one after the other: of `left` draws in what remains, the next is the least.
+    /// The order statistics of uniform draws: sums of exponential gaps over the sum of one gap more than there are draws (Devroye, Non-Uniform Random
+    /// Variate Generation, V.3.1), which takes no logarithm or power.
     Conditioned {
         left: u64,
-        place: f64,
+        sum: f64,
+        total: f64,
+        gaps: WorkloadRng,
     },
     Equidistant {
         next: u64,
@@ -137,7 +140,11 @@ impl Within {
     fn new(iat: Iat, count: u64, rng: &mut WorkloadRng) -> Self {
         match (iat, count) {
             (_, 0) => Within::Empty,
-            (Iat::Conditioned, _) => Within::Conditioned { left: count, place: 0.0 },
+            (Iat::Conditioned, _) => {
+                let gaps = rng.clone();
+                let total = (0..=count).map(|_| Gap::Exponential.draw(rng)).sum::<f64>();
+                Within::Conditioned { left: count, sum: 0.0, total: total.max(f64::MIN_POSITIVE), gaps }
+            }
             (Iat::Equidistant, _) => Within::Equidistant { next: 0, count },
             (Iat::Exponential, _) => Within::Spaced(Spaced::new(Gap::Exponential, false, count, rng)),
             (Iat::ExponentialShift, _) => Within::Spaced(Spaced::new(Gap::Exponential, true, count, rng)),
@@ -146,15 +153,15 @@ impl Within {
         }
     }
 
-    fn next(&mut self, rng: &mut WorkloadRng) -> Option<f64> {
+    #[inline]
+    fn next(&mut self) -> Option<f64> {
         match self {
             Within::Empty => None,
             Within::Conditioned { left: 0, .. } => None,
-            Within::Conditioned { left, place } => {
-                let draw: f64 = 1.0 - rng.random::<f64>();
-                *place += (1.0 - *place) * (1.0 - draw.powf(1.0 / *left as f64));
+            Within::Conditioned { left, sum, total, gaps } => {
+                *sum += Gap::Exponential.draw(gaps);
                 *left -= 1;
-                Some(*place)
+                Some(*sum / *total)
             }
             Within::Equidistant { next, count } => {
                 let place = *next as f64 / *count as f64;
@@ -173,6 +180,7 @@ enum Gap {
 }
 
 impl Gap {
+    #[inline]
     fn draw(self, rng: &mut WorkloadRng) -> f64 {
         match self {
             Gap::Exponential => rng.sample(Exp1),

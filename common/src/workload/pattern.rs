@@ -217,6 +217,27 @@ impl Pattern {
         }
     }
 
+    /// A stretch of time from `at` on and the least and the highest rate on it. Where the rate varies it is so short that they lie near each other, and
+    /// `None` if that would be shorter than requests are apart, or if `at` is no time at all.
+    pub(super) fn stretch(&self, at: f64) -> Option<Stretch> {
+        if !at.is_finite() {
+            return None;
+        }
+        let Piece { start, end, curve } = self.piece(at);
+        let (begin, length) = match curve {
+            Curve::Flat(rate) => return Some(Stretch { end, least: rate, most: rate }),
+            Curve::Line { .. } => (start, end - start),
+            Curve::Wave { period, .. } => ((at / period).floor() * period, period),
+        };
+        // A wave turns at multiples of half its period, so that these parts of it rise or fall throughout.
+        let part = length / PARTS;
+        let from = begin + ((at - begin) / part).floor() * part;
+        let end = if from + part > at { from + part } else { from + 2.0 * part };
+        let (a, b) = (curve.rate(from, start), curve.rate(end, start));
+        let (least, most) = (a.min(b).max(0.0), a.max(b));
+        (most * part >= 1.0).then_some(Stretch { end, least, most })
+    }
+
     /// The stretch of time around `at` on which one formula holds; it ends strictly after `at`.
     fn piece(&self, at: f64) -> Piece {
         match &self.0 {
@@ -266,6 +287,17 @@ fn place_of_burst(period: u64) -> f64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Parts into which a wave's period or a ramp is cut: on one of them the rate changes by a twentieth of its swing at most.
+const PARTS: f64 = 64.0;
+
+/// A time up to which the rate stays between two values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    pub end: f64,
+    pub least: f64,
+    pub most: f64,
 }
 
 struct Piece {
