@@ -15,7 +15,7 @@
 use crate::contract::Windows as WireWindows;
 use crate::contract::{Ages, Changes, Latency, ReplicaCounts, Usage, Window};
 use crate::policy::Prices;
-use crate::scrape::{FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, Scrape};
+use crate::scrape::{FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape};
 use crate::time::{Tick, TickLength, Timestamp};
 use crate::units::{Allocation, Replicas as ReplicaCount};
 
@@ -33,7 +33,7 @@ pub use state::assemble;
 use changes::Tracker;
 use counts::{Counts, Field};
 use replica::{Continuity, Known, Replicas, cpu_between, growth, requests_between};
-use ring::{LONG, Peaks, Ring, SHORT, Trend};
+use ring::{LONG, Peaks, Ring, Span, Trend};
 
 /// The windows of one function.
 #[derive(Debug, Clone)]
@@ -162,10 +162,11 @@ impl Windows {
     /// What was measured over the spans that end with the tick closed last. `percentile` (0 to 100) is the objective's.
     #[must_use]
     pub fn measured(&self, percentile: f64) -> WireWindows {
+        let [last, short, long] = self.ring.spans();
         WireWindows {
-            tick: self.window(&self.ring.last(), 1, percentile),
-            short: self.window(self.ring.short(), SHORT, percentile),
-            long: self.window(self.ring.long(), LONG, percentile),
+            tick: self.window(&self.ring.last(), last, percentile),
+            short: self.window(self.ring.short(), short, percentile),
+            long: self.window(self.ring.long(), long, percentile),
         }
     }
 
@@ -328,14 +329,15 @@ impl Windows {
     }
 
     fn take_requests(&mut self, known: &mut Known, reading: &Scrape, new: NewReplica, read: &mut KindRead) {
-        let Some(now) = reading.requests else { return };
-        let before = known.requests.map(|(at, _)| at).or(self.started_after(self.requests_at, new));
+        let Some(now) = &reading.requests else { return };
+        let before = known.requests.as_ref().map(|(at, _)| *at).or(self.started_after(self.requests_at, new));
         let passed = self.passed(before, reading.at);
         if let Passed::Late = passed {
             return;
         }
         if let Passed::Millis(_) = passed {
-            let (grown, continuity) = requests_between(&known.requests.map(|(_, counters)| counters).unwrap_or_default(), &now);
+            let nothing = RequestCounters::default();
+            let (grown, continuity) = requests_between(known.requests.as_ref().map_or(&nothing, |(_, counters)| counters), now);
             let counts = &mut self.open.counts;
             counts.add(Field::Completed, grown.completed);
             counts.add(Field::Failed, grown.failed);
@@ -345,7 +347,7 @@ impl Windows {
             }
         }
         read.saw(reading.at, passed);
-        known.requests = Some((reading.at, now));
+        known.requests = Some((reading.at, *now));
     }
 
     fn take_cpu(&mut self, known: &mut Known, reading: &Scrape, new: NewReplica, read: &mut KindRead) {
@@ -440,8 +442,8 @@ impl Windows {
         self.platform.is_some_and(|platform| platform.crashes.is_some() && platform.oom_kills.is_some())
     }
 
-    fn window(&self, counts: &Counts, ticks: usize, percentile: f64) -> Window {
-        let Trend { slope, variation } = self.ring.trend(ticks);
+    fn window(&self, counts: &Counts, span: Span, percentile: f64) -> Window {
+        let Span { trend: Trend { slope, variation }, cpu, memory } = span;
         Window {
             covered_ms: [Field::ArrivedMs, Field::AnsweredMs, Field::CpuMs].map(|field| counts.get(field)).into_iter().max().unwrap_or(0),
             rate_rps: per_second(counts, Field::Arrived, Field::ArrivedMs),
@@ -452,9 +454,9 @@ impl Windows {
             latency: latency(counts.latency(), percentile),
             concurrency: ratio(counts, Field::InFlightMilli, Field::InFlightReplicas).map(|milli| milli / 1000.0),
             queued: ratio(counts, Field::QueuedMilli, Field::QueuedReadings).map(|milli| milli / 1000.0),
-            cpu_millicores: usage(ratio(counts, Field::CpuUs, Field::CpuReplicaMs), self.ring.cpu_max(ticks)),
+            cpu_millicores: usage(ratio(counts, Field::CpuUs, Field::CpuReplicaMs), cpu),
             throttled_share: ratio(counts, Field::Throttled, Field::Periods).map(|share| share.min(1.0)),
-            memory_mib: usage(ratio(counts, Field::MemoryKib, Field::MemoryReadings).map(|kib| kib / 1024.0), self.ring.memory_max(ticks)),
+            memory_mib: usage(ratio(counts, Field::MemoryKib, Field::MemoryReadings).map(|kib| kib / 1024.0), memory),
             restarts: u32::try_from(counts.get(Field::Restarts)).unwrap_or(u32::MAX),
             oom_kills: u32::try_from(counts.get(Field::OomKills)).unwrap_or(u32::MAX),
         }

@@ -113,41 +113,55 @@ impl Ring {
         &self.long
     }
 
-    /// The largest CPU of the newest `ticks`, where it was measured.
-    pub fn cpu_max(&self, ticks: usize) -> Option<f64> {
-        self.max(&self.cpu, ticks)
+    /// What cannot be summed, over the newest tick, the last 12 and the last 60.
+    pub fn spans(&self) -> [Span; 3] {
+        let [cpu, memory] = [&self.cpu, &self.memory].map(|column| self.largest(column));
+        let trends = self.trends();
+        std::array::from_fn(|span| Span { trend: trends[span], cpu: cpu[span], memory: memory[span] })
     }
 
-    /// The largest working set of the newest `ticks`, where it was measured.
-    pub fn memory_max(&self, ticks: usize) -> Option<f64> {
-        self.max(&self.memory, ticks)
-    }
-
-    /// Slope and coefficient of variation of the arrival rate over the newest `ticks`: by least squares over those that were measured, at least two.
-    pub fn trend(&self, ticks: usize) -> Trend {
+    /// Slope and coefficient of variation of the arrival rate over the spans: by least squares over the ticks that were measured, at least two.
+    fn trends(&self) -> [Trend; 3] {
         let mut sums = Sums::default();
-        for (index, rate) in self.newest(&self.rate, ticks).enumerate().filter(|(_, rate)| !rate.is_nan()) {
+        let mut short = Trend::default();
+        for (index, rate) in self.newest(&self.rate).enumerate() {
+            if index == SHORT {
+                short = sums.trend();
+            }
             sums.add(-(index as f64), f64::from(rate));
         }
-        sums.trend()
+        [Trend::default(), short, sums.trend()]
     }
 
-    fn max(&self, column: &[f32; LONG], ticks: usize) -> Option<f64> {
-        // `f32::max` passes over what is not a number.
-        let max = self.newest(column, ticks).fold(f32::NAN, f32::max);
-        (!max.is_nan()).then(|| f64::from(max))
+    /// The largest of a column over the spans, where it was measured.
+    fn largest(&self, column: &[f32; LONG]) -> [Option<f64>; 3] {
+        let newest = |ticks: usize| self.newest(column).take(ticks).fold(f32::NAN, f32::max);
+        // The whole column in any order, four at a time: slots that were never filled hold what was not measured, and `f32::max` passes over it.
+        let (fours, _) = column.as_chunks::<4>();
+        let four = fours.iter().fold([f32::NAN; 4], |most, four| std::array::from_fn(|lane| f32::max(most[lane], four[lane])));
+        [newest(1), newest(SHORT), four.into_iter().fold(f32::NAN, f32::max)].map(|max| (!max.is_nan()).then(|| f64::from(max)))
     }
 
     /// Newest first. Slots that were never filled hold what was not measured.
-    fn newest<'a>(&self, column: &'a [f32; LONG], ticks: usize) -> impl Iterator<Item = f32> + 'a {
-        let (young, old) = column.split_at(usize::from(self.next));
-        young.iter().rev().chain(old.iter().rev()).copied().take(ticks)
+    fn newest<'a>(&self, column: &'a [f32; LONG]) -> impl Iterator<Item = f32> + 'a {
+        let next = usize::from(self.next);
+        (1..=LONG).map(move |back| column[if back <= next { next - back } else { next + LONG - back }])
     }
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.bytes.capacity()
     }
+}
+
+/// What cannot be summed, over some ticks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Span {
+    pub trend: Trend,
+    /// The largest CPU, thousandths of a core, where it was measured.
+    pub cpu: Option<f64>,
+    /// The largest working set, MiB, where it was measured.
+    pub memory: Option<f64>,
 }
 
 /// How the arrival rate moved.
@@ -170,8 +184,10 @@ struct Sums {
 }
 
 impl Sums {
+    /// Adds a point, or nothing where `y` was not measured: without a branch, so that a sum need not wait for the one before it.
     fn add(&mut self, x: f64, y: f64) {
-        self.n += 1.0;
+        let (one, x, y) = if y.is_nan() { (0.0, 0.0, 0.0) } else { (1.0, x, y) };
+        self.n += one;
         self.x += x;
         self.y += y;
         self.xx += x * x;
@@ -239,9 +255,10 @@ mod tests {
             let rate = if index % 7 == 3 { f32::NAN } else { (5 + 2 * index) as f32 };
             ring.push(&Counts::default(), Peaks { rate, ..Peaks::default() });
         }
-        assert!((ring.trend(12).slope.expect("measured") - 2.0).abs() < 1e-9);
-        assert!((ring.trend(60).slope.expect("measured") - 2.0).abs() < 1e-9);
-        assert_eq!(ring.trend(1), Trend::default());
+        let [last, short, long] = ring.trends();
+        assert!((short.slope.expect("measured") - 2.0).abs() < 1e-9);
+        assert!((long.slope.expect("measured") - 2.0).abs() < 1e-9);
+        assert_eq!(last, Trend::default());
     }
 
     #[test]
@@ -251,13 +268,26 @@ mod tests {
             ring.push(&Counts::default(), Peaks { rate, ..Peaks::default() });
         }
         // Mean 5, standard deviation 2.
-        assert!((ring.trend(60).variation.expect("measured") - 0.4).abs() < 1e-12);
+        assert!((ring.trends()[2].variation.expect("measured") - 0.4).abs() < 1e-12);
+    }
+
+    proptest! {
+        #[test]
+        fn the_largest_are_those_of_the_ticks_in_each_span(values in prop::collection::vec(prop_oneof![Just(f32::NAN), 0.0f32..100.0], 1..150)) {
+            let mut ring = Ring::default();
+            values.iter().for_each(|&cpu| ring.push(&Counts::default(), Peaks { cpu, ..Peaks::default() }));
+            let largest = |ticks: usize| {
+                let measured = values.iter().rev().take(ticks).filter(|value| !value.is_nan());
+                measured.copied().reduce(f32::max).map(f64::from)
+            };
+            prop_assert_eq!(ring.spans().map(|span| span.cpu), [1, SHORT, LONG].map(largest));
+        }
     }
 
     #[test]
     fn nothing_arriving_has_no_variation() {
         let mut ring = Ring::default();
         (0..3).for_each(|_| ring.push(&Counts::default(), Peaks { rate: 0.0, ..Peaks::default() }));
-        assert_eq!(ring.trend(12), Trend { slope: Some(0.0), variation: None });
+        assert_eq!(ring.trends()[1], Trend { slope: Some(0.0), variation: None });
     }
 }
