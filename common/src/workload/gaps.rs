@@ -206,7 +206,7 @@ mod tests {
         assert!((n - 200_000.0).abs() < 4.0 * 200_000f64.sqrt(), "{n} requests");
         for part in gaps.chunks(gaps.len() / 8) {
             let share = |least: f64| part.iter().filter(|gap| **gap > least).count() as f64 / part.len() as f64;
-            for least in [0.1, 0.5, 1.0, 2.0, 4.0] {
+            for least in [0.1f64, 0.5, 1.0, 2.0, 4.0] {
                 let expected = (-least).exp();
                 let deviation = (expected * (1.0 - expected) / part.len() as f64).sqrt();
                 assert!((share(least) - expected).abs() < 4.0 * deviation, "{} of the gaps are longer than {least}", share(least));

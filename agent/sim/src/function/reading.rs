@@ -1,7 +1,5 @@
 //! What can be read of a function: the Scrape of an instant. Owns how counters are shown; must not change anything but time.
 
-use std::fmt::Write;
-
 use qscale_common::contract::Headroom;
 use qscale_common::scrape::{FunctionScrape, IngressReading, PlatformReading, Scrape};
 use qscale_common::time::Timestamp;
@@ -69,8 +67,7 @@ impl Function {
         reading.resize(self.replicas().filter(|replica| replica.phase != Phase::Pending).count());
         let placed = self.slots.iter_mut().flatten().filter(|replica| replica.phase != Phase::Pending);
         for (replica, scrape) in placed.zip(&mut reading.scrape.replicas) {
-            scrape.replica.clear();
-            write!(scrape.replica, "{}-{:05}", self.profile.name, replica.number).expect("a string takes whatever is written to it");
+            name_of(&self.profile.name, replica.number, &mut scrape.replica);
             scrape.at = at;
             scrape.requests = Some(replica.requests);
             scrape.in_flight = Some(f64::from(replica.load));
@@ -80,6 +77,15 @@ impl Function {
             (scrape.restarts, scrape.oom_kills) = (replica.restarts, replica.oom_kills);
         }
     }
+}
+
+/// Writes `function-00012`: by hand, as it is done for every replica at every scrape.
+fn name_of(function: &str, number: u32, name: &mut String) {
+    name.clear();
+    name.push_str(function);
+    name.push('-');
+    let digits = number.checked_ilog10().map_or(1, |log| log + 1).max(5);
+    (0..digits).rev().for_each(|place| name.push(char::from(b'0' + (number / 10u32.pow(place) % 10) as u8)));
 }
 
 impl Reading {
@@ -104,5 +110,19 @@ fn empty() -> Scrape {
         working_set_bytes: None,
         restarts: 0,
         oom_kills: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_function_and_a_number_of_five_digits_or_more() {
+        let mut name = String::new();
+        for number in [0, 7, 12_345, 123_456, u32::MAX] {
+            name_of("f", number, &mut name);
+            assert_eq!(name, format!("f-{number:05}"));
+        }
     }
 }
