@@ -1,22 +1,32 @@
 //! What happens next among the replicas of one function. Owns a small tournament of times; must not know what happens then.
 //!
 //! A tree of minima over as many leaves as there are replicas: setting one time takes a comparison a level, without a branch that is hard to
-//! foresee. For the replicas of one function it stays in the first-level cache, where a queue over all functions would not (`reference/performance.md`).
+//! foresee, and who wins is known at the root. For the replicas of one function it stays in the first-level cache, where a queue over all functions
+//! would not (`reference/performance.md`).
+
+use std::hint::select_unpredictable;
 
 use crate::nanos::Nanos;
 
 /// The next time of each slot, and the earliest of all.
 #[derive(Debug, Clone)]
 pub struct Agenda {
-    /// Node 1 is the root, node `i` has the children `2 i` and `2 i + 1`, leaves begin at half the length.
-    tree: Vec<Nanos>,
+    /// Node 1 is the root, node `i` has the children `2 i` and `2 i + 1`, leaves begin at half the length. Each holds a time above its slot, so that of
+    /// two the lesser number comes first.
+    tree: Vec<u128>,
+}
+
+/// `time` in the upper half, `slot` in the lower.
+#[inline]
+fn entry(time: Nanos, slot: usize) -> u128 {
+    (u128::from(time.0) << 64) | slot as u128
 }
 
 impl Agenda {
     /// No slot.
     #[must_use]
     pub fn new() -> Self {
-        Self { tree: vec![Nanos::NEVER; 2] }
+        Self { tree: vec![entry(Nanos::NEVER, 0); 2] }
     }
 
     /// Sets the time of `slot`; slots that were never set have [`Nanos::NEVER`].
@@ -25,11 +35,34 @@ impl Agenda {
         if slot >= self.leaves() {
             self.grow(slot + 1);
         }
-        let mut node = self.leaves() + slot;
-        self.tree[node] = time;
-        while node > 1 {
-            // All the way up: whether a node keeps its time is a coin toss, and a wrong guess costs more than the levels above.
-            let least = self.tree[node].min(self.tree[node ^ 1]);
+        let (node, least) = (self.leaves() + slot, entry(time, slot));
+        self.tree[node] = least;
+        // A number of levels that is known here is climbed without a loop, in which the compiler would turn the choice into a branch.
+        match self.leaves().trailing_zeros() {
+            0 => {}
+            1 => self.climb::<1>(node, least),
+            2 => self.climb::<2>(node, least),
+            3 => self.climb::<3>(node, least),
+            4 => self.climb::<4>(node, least),
+            5 => self.climb::<5>(node, least),
+            6 => self.climb::<6>(node, least),
+            7 => self.climb::<7>(node, least),
+            8 => self.climb::<8>(node, least),
+            _ => self.climb::<64>(node, least),
+        }
+    }
+
+    /// Carries `least` up from `node`, so many levels or to the root: all the way and without a branch, as whether a node keeps its time is a coin toss,
+    /// and a wrong guess costs more than the levels above.
+    #[inline]
+    fn climb<const LEVELS: u32>(&mut self, node: usize, least: u128) {
+        let (mut node, mut least) = (node, least);
+        for _ in 0..LEVELS {
+            if LEVELS == 64 && node == 1 {
+                return;
+            }
+            let other = self.tree[node ^ 1];
+            least = select_unpredictable(other < least, other, least);
             node /= 2;
             self.tree[node] = least;
         }
@@ -39,20 +72,14 @@ impl Agenda {
     #[inline]
     #[must_use]
     pub fn earliest(&self) -> Nanos {
-        self.tree[1]
+        Nanos((self.tree[1] >> 64) as u64)
     }
 
-    /// A slot with the earliest time.
+    /// The first slot with the earliest time.
     #[inline]
     #[must_use]
     pub fn first(&self) -> usize {
-        let leaves = self.leaves();
-        let earliest = self.earliest();
-        let mut node = 1;
-        while node < leaves {
-            node = 2 * node + usize::from(self.tree[2 * node] != earliest);
-        }
-        node - leaves
+        self.tree[1] as u64 as usize
     }
 
     fn leaves(&self) -> usize {
@@ -62,7 +89,8 @@ impl Agenda {
     fn grow(&mut self, slots: usize) {
         let before = self.leaves();
         let leaves = slots.next_power_of_two();
-        let mut tree = vec![Nanos::NEVER; 2 * leaves];
+        let mut tree = vec![0; 2 * leaves];
+        (before..leaves).for_each(|slot| tree[leaves + slot] = entry(Nanos::NEVER, slot));
         tree[leaves..leaves + before].copy_from_slice(&self.tree[before..]);
         (1..leaves).rev().for_each(|node| tree[node] = tree[2 * node].min(tree[2 * node + 1]));
         self.tree = tree;
@@ -71,7 +99,7 @@ impl Agenda {
     /// Bytes on the heap.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.tree.capacity() * size_of::<Nanos>()
+        self.tree.capacity() * size_of::<u128>()
     }
 }
 
@@ -96,7 +124,7 @@ mod tests {
                 agenda.set(slot, Nanos(time));
                 times[slot] = Nanos(time);
                 prop_assert_eq!(agenda.earliest(), times.into_iter().min().expect("some"));
-                prop_assert_eq!(times[agenda.first()], agenda.earliest());
+                prop_assert_eq!(agenda.first(), times.iter().position(|time| *time == agenda.earliest()).expect("some"));
             }
         }
     }

@@ -97,10 +97,13 @@ impl Cpu {
     /// Nobody computes until `until`.
     #[inline]
     pub fn idle(&mut self, until: Nanos) {
-        if until.0 >= self.period_end {
-            let passed = (until.0 - self.period_end) / PERIOD.0 + 1;
-            self.roll(passed);
-        }
+        // None where the period has not ended.
+        let passed = (until.0 + PERIOD.0).saturating_sub(self.period_end) / PERIOD.0;
+        let same = passed == 0;
+        self.period_end += passed * PERIOD.0;
+        self.left = if same { self.left } else { self.quota };
+        self.counted &= same;
+        self.counted_throttled &= same;
         self.at = self.at.max(until.0);
     }
 
@@ -123,7 +126,8 @@ impl Cpu {
     pub fn end(&self, work: Nanos, cores: u32) -> Nanos {
         let (work, cores) = (work.0, u64::from(cores));
         let span = divided(work, cores);
-        if (work <= self.left && self.at + span <= self.period_end) || self.suffices(cores) {
+        // Which of the two it is can be foreseen of a quota, and within one period of a time seldom.
+        if self.suffices(cores) || (work <= self.left && self.at + span <= self.period_end) {
             return Nanos(self.at + span);
         }
         self.end_in_a_later_period(work, cores)
@@ -148,10 +152,10 @@ impl Cpu {
     #[inline]
     pub fn run(&mut self, until: Nanos, cores: u32) -> Nanos {
         let cores = u64::from(cores);
-        let got = if until.0 <= self.period_end {
-            self.run_within(until.0, cores)
-        } else if self.suffices(cores) {
+        let got = if self.suffices(cores) {
             self.run_freely(until.0, cores)
+        } else if until.0 <= self.period_end {
+            self.run_within(until.0, cores)
         } else {
             self.run_through_periods(until.0, cores)
         };
@@ -159,15 +163,20 @@ impl Cpu {
         Nanos(got)
     }
 
-    /// As [`Cpu::run_through_periods`], where no period holds anyone back.
+    /// As the other ways to run, where no period holds anyone back: without a branch, as where in its period something ends cannot be foreseen.
     #[inline]
     fn run_freely(&mut self, until: u64, cores: u64) -> u64 {
+        let until = until.max(self.at);
         let got = (until - self.at) * cores;
-        let periods = (until - self.period_end).div_ceil(PERIOD.0);
-        self.periods += periods + u64::from(!self.counted && self.at < self.period_end);
-        self.roll(periods);
-        self.left -= (until - (self.period_end - PERIOD.0)) * cores;
-        self.counted = true;
+        let entered = until.saturating_sub(self.period_end).div_ceil(PERIOD.0);
+        let same = entered == 0;
+        let ran_here = if same { got > 0 } else { self.at < self.period_end };
+        self.periods += entered + u64::from(ran_here & !self.counted);
+        self.period_end += entered * PERIOD.0;
+        let (left, from) = if same { (self.left, self.at) } else { (self.quota, self.period_end - PERIOD.0) };
+        self.left = left - (until - from) * cores;
+        self.counted = !same | self.counted | (got > 0);
+        self.counted_throttled &= same;
         self.at = until;
         got
     }

@@ -280,12 +280,25 @@ impl Function {
             return None;
         }
         let turn = if self.turn < self.loads.len() { self.turn } else { 0 };
-        self.next_idle(turn).or_else(|| (turn..self.loads.len()).chain(0..turn).min_by_key(|slot| self.loads[*slot]))
+        self.next_idle(turn).or_else(|| self.next_least(turn))
+    }
+
+    /// The first slot from `turn` on, around, that has the least load.
+    #[inline]
+    fn next_least(&self, turn: usize) -> Option<usize> {
+        let turn = turn as u32;
+        // Slots before the turn wrap to the greatest distances, so that one number orders by load first, then by turn.
+        let distances = self.loads.iter().zip(0u32..).map(|(load, slot)| (u64::from(*load) << 32) | u64::from(slot.wrapping_sub(turn)));
+        distances.min().map(|least| (least as u32).wrapping_add(turn) as usize)
     }
 
     /// The first slot from `turn` on, around, whose replica has no request.
     #[inline]
     fn next_idle(&self, turn: usize) -> Option<usize> {
+        if let [word] = self.idle[..] {
+            // Whether one lies before or behind the turn cannot be foreseen, so that both are looked at in one.
+            return (word != 0).then(|| (turn + word.rotate_right(turn as u32).trailing_zeros() as usize) % 64);
+        }
         let first = turn / 64;
         let in_word = |word: usize, bits: u64| (bits != 0).then(|| word * 64 + bits.trailing_zeros() as usize);
         in_word(first, self.idle[first] & (u64::MAX << (turn % 64)))

@@ -24,14 +24,16 @@ const BOUNDS: [u64; LATENCY_BUCKETS - 1] = {
     bounds
 };
 
-/// For each coarse cell, the bucket of its smallest latency.
-const BUCKET_OF: [u8; COUNT / COARSE] = {
-    let mut buckets = [0; COUNT / COARSE];
+/// For each coarse cell, the bucket of its smallest latency and that bucket's bound: one look, whatever the latency.
+static BUCKET_OF: [(usize, u64); COUNT / COARSE] = {
+    let mut buckets = [(0, u64::MAX); COUNT / COARSE];
+    let mut bucket = 0;
     let mut cell = 0;
     while cell < buckets.len() {
-        while (buckets[cell] as usize) < BOUNDS.len() && BOUNDS[buckets[cell] as usize] < least(cell * COARSE) {
-            buckets[cell] += 1;
+        while bucket < BOUNDS.len() && BOUNDS[bucket] < least(cell * COARSE) {
+            bucket += 1;
         }
+        buckets[cell] = (bucket, if bucket < BOUNDS.len() { BOUNDS[bucket] } else { u64::MAX });
         cell += 1;
     }
     buckets
@@ -54,9 +56,8 @@ impl Place {
         let octave = 63 - nanos.leading_zeros();
         let within = (nanos >> (octave - CELLS.trailing_zeros())) as usize & (CELLS - 1);
         let cell = ((octave - FIRST_OCTAVE) as usize * CELLS + within).min(COUNT - 1);
-        let bucket = usize::from(BUCKET_OF[cell / COARSE]);
-        let beyond = BOUNDS.get(bucket).is_some_and(|bound| latency.0 > *bound);
-        Self { bucket: bucket + usize::from(beyond), cell }
+        let (bucket, bound) = BUCKET_OF[cell / COARSE];
+        Self { bucket: bucket + usize::from(latency.0 > bound), cell }
     }
 }
 

@@ -42,7 +42,8 @@ impl Nanos {
     /// A span of so many nanoseconds, kept within [`Nanos::LONGEST`].
     #[inline]
     pub(crate) fn from_f64(nanos: f64) -> Self {
-        Self(((nanos + 0.5) as u64).min(Self::LONGEST.0))
+        // By way of a signed number, which the processor converts to in one step.
+        Self(((nanos + 0.5) as i64).clamp(0, Self::LONGEST.0 as i64) as u64)
     }
 }
 
