@@ -4,6 +4,7 @@ pub mod arena;
 pub mod evaluation;
 pub mod measure;
 pub mod pace;
+pub mod report;
 pub mod results;
 pub mod roster;
 pub mod run;

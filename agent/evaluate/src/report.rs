@@ -1,0 +1,15 @@
+//! What people see of an evaluation: a table on the terminal, one for a README, CSV, and one page. Owns how findings look; must not compute any.
+//!
+//! The same results give the same bytes.
+
+mod csv;
+mod markdown;
+mod number;
+mod table;
+mod terminal;
+mod words;
+
+pub use csv::{csv_runs, csv_summary};
+pub use markdown::markdown;
+pub use terminal::terminal;
+pub use words::headline;

@@ -1,0 +1,95 @@
+//! The table for a README. Owns Markdown's syntax; must not show less than the terminal does.
+
+use super::number::{NOTHING, heading, p_value, range, shown, tenths};
+use super::words::{self, headline};
+use crate::results::{Measure, Results};
+use crate::statistics::{Line, Summary};
+
+const SHOWN: [Measure; 6] =
+    [Measure::ViolatedShare, Measure::Severity, Measure::P95Ms, Measure::CostPerHour, Measure::ColdStarts, Measure::ActionsPerHour];
+
+/// The findings as GitHub's Markdown: what was run, the command, the table with intervals, and the words.
+#[must_use]
+pub fn markdown(results: &Results, summary: &Summary) -> String {
+    let mut out = format!("{}.\n\n", escape(&words::what(results)));
+    if !results.settings.command.is_empty() {
+        // A fence longer than any run of backticks within cannot be closed by it.
+        let fence = "`".repeat(results.settings.command.split(|character| character != '`').map(str::len).max().unwrap_or(0).max(2) + 1);
+        out.push_str(&format!("{fence}\n{}\n{fence}\n\n", results.settings.command.replace(['\n', '\r'], " ")));
+    }
+    let headings = SHOWN.iter().map(|measure| heading(*measure, &results.settings.currency));
+    let headings: Vec<String> =
+        std::iter::once("competitor".into()).chain(headings).chain(["gap closed %", "p (Holm)", "verdict"].map(String::from)).collect();
+    out.push_str(&row(headings.iter().map(|heading| escape(heading))));
+    out.push_str(&row((0..headings.len()).map(|index| if index == 0 { "---".into() } else { "---:".into() })));
+    for line in summary.overall().map_or(&[][..], |part| &part.lines) {
+        out.push_str(&row(cells(results, summary, line).into_iter()));
+    }
+    out.push('\n');
+    headline(results, summary).iter().for_each(|sentence| out.push_str(&format!("- {}\n", escape_spans(sentence))));
+    out.push_str(&format!("\n{}\n", escape_spans(&words::method(results, summary))));
+    out
+}
+
+fn cells(results: &Results, summary: &Summary, line: &Line) -> Vec<String> {
+    let label = escape(&results.competitors[line.competitor].label());
+    let mut cells = vec![if summary.reference == Some(line.competitor) { format!("**{label}**") } else { label }];
+    for measure in SHOWN {
+        let found = line.measures.get(&measure);
+        cells.push(found.map_or_else(
+            || NOTHING.into(),
+            |estimate| format!("{} ({})", shown(measure, estimate.iqm), range(measure, estimate.iqm_interval)),
+        ));
+    }
+    cells.push(line.gap_closed.map_or_else(
+        || NOTHING.into(),
+        |share| {
+            let percent = |value: f64| tenths(value * 100.0);
+            format!("{} ({} to {})", percent(share.value), percent(share.interval.low), percent(share.interval.high))
+        },
+    ));
+    cells.push(line.against.map_or_else(|| NOTHING.into(), |against| p_value(words::p_holm(&against.cost)).replace('<', "&lt;")));
+    let reading = line.against.map(|against| format!(" ({})", against.judged.reading())).unwrap_or_default();
+    cells.push(format!("{}{reading}", words::verdict(results, summary, line)));
+    cells
+}
+
+fn row(cells: impl Iterator<Item = String>) -> String {
+    format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+}
+
+/// `text` so that Markdown shows it as it is, in one line.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            character if character.is_control() => out.push(' '),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '!' | '~' => out.extend(['\\', character]),
+            character => out.push(character),
+        }
+    }
+    out
+}
+
+/// A sentence of ours, whose backticks stand around names; a name's own backtick would end it early and is shown as a quotation mark elsewhere.
+fn escape_spans(sentence: &str) -> String {
+    let mut out = String::new();
+    for (index, part) in sentence.split('`').enumerate() {
+        if index % 2 == 0 { out.push_str(&escape(part)) } else { out.push_str(&format!("`{}`", part.replace('|', "¦"))) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_not_obeyed() {
+        assert_eq!(escape("a|b <script> `x` [y](z)\n"), "a\\|b &lt;script&gt; \\`x\\` \\[y\\](z) ");
+        assert_eq!(escape_spans("beside `a*b`, *c*"), "beside `a*b`, \\*c\\*");
+    }
+}

@@ -1,0 +1,142 @@
+//! The table on a terminal. Owns what stands in its columns; must not ask what kind of terminal it is.
+
+use super::number::{NOTHING, range, short, shown, tenths};
+use super::table::{Column, Entry, Tone, clean, lay_out, wrapped};
+use super::words::{self, headline};
+use crate::results::{Measure, Results, Variant};
+use crate::statistics::{Line, Part, Scope, Summary, Verdict};
+
+/// Whether a part is of one kind.
+type Like = fn(&Scope) -> bool;
+
+/// Longest name of a competitor or a part that is shown in full.
+const NAME: usize = 22;
+const PART: usize = 14;
+/// Below this no table is of use.
+const LEAST_WIDTH: usize = 40;
+
+/// The findings as a table of at most `width` columns, where that is possible (from 80): a line a competitor over all cells, what it says in words, then violations
+/// and cost by perturbation and by workload. Colours are ECMA-48 sequences, and only there where `colour` says so.
+#[must_use]
+pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool) -> String {
+    let width = width.max(LEAST_WIDTH);
+    let mut out = wrapped(&clean(&words::what(results), usize::MAX), width);
+    out.push('\n');
+    if let Some(overall) = summary.overall() {
+        out.push_str(&lay_out(overall_columns(results, summary, overall), width, colour));
+    }
+    out.push('\n');
+    for sentence in headline(results, summary) {
+        out.push_str(&wrapped(&clean(&sentence, usize::MAX), width));
+    }
+    let kinds: [(&str, Like); 3] = [
+        ("By perturbation", |scope| matches!(scope, Scope::Perturbation(_))),
+        ("By workload", |scope| matches!(scope, Scope::Workload(_))),
+        ("By function", |scope| matches!(scope, Scope::Function(_))),
+    ];
+    for (title, like) in kinds {
+        let parts: Vec<&Part> = summary.parts_like(like).collect();
+        if !parts.is_empty() {
+            let legend = format!("{title}: violations % / cost {}/h; + better, - worse, = tie", results.settings.currency);
+            out.push('\n');
+            out.push_str(&wrapped(&Tone::Strong.paint(&clean(&legend, usize::MAX), colour), width));
+            out.push_str(&matrix(results, &parts, width, colour));
+        }
+    }
+    out.push('\n');
+    out.push_str(&wrapped(&clean(&words::method(results, summary), usize::MAX), width));
+    out
+}
+
+fn overall_columns(results: &Results, summary: &Summary, part: &Part) -> Vec<Column> {
+    let column = |heading: String, dispensable: u8, of: &dyn Fn(&Line) -> Entry| Column {
+        heading,
+        entries: part.lines.iter().map(of).collect(),
+        dispensable,
+    };
+    let centre = |line: &Line, measure| line.measures.get(&measure).map_or_else(|| NOTHING.into(), |estimate| shown(measure, estimate.iqm));
+    let bracketed = |line: &Line, measure| {
+        let found = line.measures.get(&measure);
+        found.map_or_else(
+            || NOTHING.into(),
+            |estimate| format!("{} ({})", shown(measure, estimate.iqm), range(measure, estimate.iqm_interval)),
+        )
+    };
+    let cost = format!("cost {}/h", clean(&results.settings.currency, 6));
+    vec![
+        column("competitor".into(), 0, &|line| name(results, summary, line)),
+        column("violations %".into(), 0, &|line| Entry::from(bracketed(line, Measure::ViolatedShare))),
+        column("sev. %".into(), 3, &|line| Entry::from(centre(line, Measure::Severity))),
+        column("p95 ms".into(), 1, &|line| Entry::from(centre(line, Measure::P95Ms))),
+        column(cost, 0, &|line| Entry::from(bracketed(line, Measure::CostPerHour))),
+        column("cold".into(), 5, &|line| Entry::from(centre(line, Measure::ColdStarts))),
+        column("act/h".into(), 4, &|line| Entry::from(centre(line, Measure::ActionsPerHour))),
+        column("gap %".into(), 2, &|line| line.gap_closed.map_or_else(|| NOTHING.into(), |share| tenths(share.value * 100.0)).into()),
+        column("verdict".into(), 0, &|line| verdict(results, summary, line)),
+    ]
+}
+
+fn name(results: &Results, summary: &Summary, line: &Line) -> Entry {
+    let competitor = &results.competitors[line.competitor];
+    let tone = if summary.reference == Some(line.competitor) {
+        Tone::Strong
+    } else if competitor.variant == Variant::Bound {
+        Tone::Faint
+    } else {
+        Tone::Plain
+    };
+    Entry { text: clean(&competitor.label(), NAME), tone }
+}
+
+fn verdict(results: &Results, summary: &Summary, line: &Line) -> Entry {
+    let text = match words::verdict(results, summary, line) {
+        "reference" => "(ref.)",
+        "bound" => "(bound)",
+        other => other,
+    };
+    Entry { text: text.into(), tone: line.against.map_or(Tone::Faint, |against| tone(against.judged.verdict)) }
+}
+
+fn tone(verdict: Verdict) -> Tone {
+    match verdict {
+        Verdict::Better => Tone::Good,
+        Verdict::Worse => Tone::Bad,
+        Verdict::Tie => Tone::Even,
+    }
+}
+
+/// Violations and cost of everyone in each part, in as many blocks as the width needs.
+fn matrix(results: &Results, parts: &[&Part], width: usize, colour: bool) -> String {
+    let names = Column {
+        heading: "competitor".into(),
+        entries: results.competitors.iter().map(|competitor| clean(&competitor.label(), NAME).into()).collect(),
+        dispensable: 0,
+    };
+    let taken = names.entries.iter().map(|entry| entry.text.chars().count()).max().unwrap_or(0).max("competitor".len());
+    // An entry is as wide as `100/0.0123 =`, a heading as wide as a name may be.
+    let each = parts.iter().map(|part| part_column(part)).collect::<Vec<_>>();
+    let widest = each
+        .iter()
+        .flat_map(|column| column.entries.iter().map(|entry| entry.text.chars().count()).chain([column.heading.chars().count()]))
+        .max();
+    let fitting = (width.saturating_sub(taken) / (widest.unwrap_or(0) + 2)).max(1);
+    let blocks = each.chunks(fitting).map(|chunk| lay_out([std::slice::from_ref(&names), chunk].concat(), usize::MAX / 2, colour));
+    blocks.collect::<Vec<_>>().join("\n")
+}
+
+fn part_column(part: &Part) -> Column {
+    let entry = |line: &Line| {
+        let (Some(violated), Some(cost)) = (line.measures.get(&Measure::ViolatedShare), line.measures.get(&Measure::CostPerHour)) else {
+            return Entry::from(NOTHING);
+        };
+        let mark = match line.against.map(|against| against.judged.verdict) {
+            Some(Verdict::Better) => '+',
+            Some(Verdict::Worse) => '-',
+            Some(Verdict::Tie) => '=',
+            None => ' ',
+        };
+        let text = format!("{}/{} {mark}", shown(Measure::ViolatedShare, violated.iqm), short(cost.iqm));
+        Entry { text, tone: line.against.map_or(Tone::Plain, |against| tone(against.judged.verdict)) }
+    };
+    Column { heading: clean(part.scope.name(), PART), entries: part.lines.iter().map(entry).collect(), dispensable: 0 }
+}

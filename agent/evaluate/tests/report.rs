@@ -1,0 +1,113 @@
+//! What people see of results.
+
+mod made_up;
+
+use made_up::{Size, results};
+use qscale_evaluate::report;
+use qscale_evaluate::statistics::{Bootstrap, Summary, SummaryOptions, summarise};
+use qscale_evaluate::{Measure, Results};
+
+const SMALL: Size = Size { rules: 3, workloads: 2, perturbations: 2, seeds: 6, intervals: 20 };
+
+fn summary(results: &Results) -> Summary {
+    let bootstrap = Bootstrap { resamples: 200, confidence: 0.95, seed: 0 };
+    summarise(results, &SummaryOptions { bootstrap, ..SummaryOptions::default() }).expect("a summary")
+}
+
+fn small() -> (Results, Summary) {
+    let results = results(&SMALL, str::to_owned);
+    let summary = summary(&results);
+    (results, summary)
+}
+
+/// Names that would do harm where they are not escaped.
+fn hostile() -> (Results, Summary) {
+    let results = results(&SMALL, |name| format!("{name}</script><b onclick='x'>\"&|\x1b[31m"));
+    let summary = summary(&results);
+    (results, summary)
+}
+
+#[test]
+fn the_table_of_a_terminal() {
+    let (results, summary) = small();
+    insta::assert_snapshot!(report::terminal(&results, &summary, 100, false));
+}
+
+#[test]
+fn a_terminal_of_a_hundred_columns_is_never_overrun() {
+    let results = results(&Size { rules: 11, workloads: 7, perturbations: 6, seeds: 4, intervals: 2 }, str::to_owned);
+    let summary = summary(&results);
+    for width in [100, 80] {
+        let text = report::terminal(&results, &summary, width, false);
+        let longest = text.lines().max_by_key(|line| line.chars().count()).expect("lines");
+        assert!(longest.chars().count() <= width, "{width}: {longest}");
+    }
+}
+
+#[test]
+fn colours_come_only_where_they_are_wanted() {
+    let (results, summary) = small();
+    let (plain, coloured) = (report::terminal(&results, &summary, 100, false), report::terminal(&results, &summary, 100, true));
+    assert!(!plain.contains('\x1b'));
+    let mut stripped = coloured.clone();
+    for code in [0, 1, 2, 31, 32, 33] {
+        stripped = stripped.replace(&format!("\x1b[{code}m"), "");
+    }
+    assert!(coloured != plain && stripped == plain);
+    let (results, summary) = hostile();
+    assert!(!report::terminal(&results, &summary, 100, false).contains('\x1b'), "a name steers the terminal");
+}
+
+#[test]
+fn the_rows_of_runs() {
+    let (results, _) = small();
+    let text = report::csv_runs(&results);
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>().expect("as many fields in every row");
+    assert_eq!(rows.len(), results.groups.len() * results.settings.seeds.len());
+    insta::assert_snapshot!(text.lines().take(4).collect::<Vec<_>>().join("\n"));
+    // The n-th row of a group is the n-th seed, value for value.
+    let headers = csv::Reader::from_reader(text.as_bytes()).headers().expect("a header").clone();
+    let column = headers.iter().position(|name| name == "p95_ms").expect("named");
+    let expected = results.groups[1].values(Measure::P95Ms)[2].expect("measured");
+    assert_eq!(rows[results.settings.seeds.len() + 2][column].parse::<f64>().expect("a number"), expected);
+}
+
+#[test]
+fn the_rows_of_a_summary() {
+    let (results, summary) = small();
+    let text = report::csv_summary(&results, &summary);
+    let rows = csv::Reader::from_reader(text.as_bytes()).records().collect::<Result<Vec<_>, _>>().expect("as many fields in every row");
+    assert!(rows.iter().any(|row| &row[0] == "cell") && rows.iter().any(|row| &row[4] == "gap_closed"));
+    let kept = |line: &&str| line.starts_with("scope") || line.starts_with("all,,kpa,default");
+    insta::assert_snapshot!(text.lines().filter(kept).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn the_table_of_a_readme() {
+    let (results, summary) = small();
+    insta::assert_snapshot!(report::markdown(&results, &summary));
+    let (results, summary) = hostile();
+    let text = report::markdown(&results, &summary);
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
+    let bars = |line: &str| line.replace("\\|", "").matches('|').count();
+    assert!(rows.iter().all(|row| bars(row) == bars(rows[0])), "{text}");
+    assert!(rows.iter().all(|row| !row.contains("<b")), "{text}");
+}
+
+#[test]
+fn the_same_results_give_the_same_bytes() {
+    let ((results, summary), (again, summary_again)) = (small(), small());
+    assert_eq!(report::terminal(&results, &summary, 100, true), report::terminal(&again, &summary_again, 100, true));
+    assert_eq!(report::csv_summary(&results, &summary), report::csv_summary(&again, &summary_again));
+    assert_eq!(report::markdown(&results, &summary), report::markdown(&again, &summary_again));
+}
+
+#[test]
+fn nothing_run_is_reported_as_nothing() {
+    let results = results(&Size { rules: 0, workloads: 0, perturbations: 0, seeds: 0, intervals: 0 }, str::to_owned);
+    let summary = summary(&results);
+    assert!(report::terminal(&results, &summary, 100, false).contains("Nothing was run"));
+    assert!(report::markdown(&results, &summary).contains("Nothing was run"));
+    assert_eq!(report::csv_runs(&results).lines().count(), 1);
+}
