@@ -2,6 +2,7 @@
 //!
 //! Deviations from the original, for want of what a State does not tell:
 //! - each second of a tick has the tick's mean, and where a tick is longer than two seconds it decides once a tick;
+//! - a revision is always reachable, and initialised where it is found with as many pods as it begins with;
 //! - the values are those of all pods, not of a sample; requests that queue before the pods are the activator's.
 
 pub mod autoscaler;
@@ -21,7 +22,7 @@ use crate::seen::{self, Cadence, measured, ranged, spanned};
 use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
 use autoscaler::{Autoscaler, DeciderSpec};
 use bucketing::Buckets;
-use scaler::{Activity, Applied, ZeroSpec};
+use scaler::{Activity, Applied, Counted, ZeroSpec};
 
 /// The KPA and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +30,8 @@ use scaler::{Activity, Applied, ZeroSpec};
 pub struct Kpa {
     /// What is counted.
     pub metric: Metric,
+    /// How the values of a window become one.
+    pub aggregation: Aggregation,
     /// What one replica can have, 0.01 to 1e6; 100 requests in flight or 200 a second where absent.
     pub target: Option<f64>,
     /// Percent of the target that is aimed for, 1 to 100.
@@ -57,6 +60,8 @@ pub struct Kpa {
     pub target_burst_capacity: f64,
     /// Fewest replicas where any are needed, 1 to 10,000.
     pub activation_scale: u32,
+    /// Replicas that a function begins with, 1 to 10,000: fewer count for nothing until so many were ready once.
+    pub initial_scale: u32,
     /// So long a function may take to start before it is given up, 1 s to 1 h.
     pub progress_deadline: Span,
 }
@@ -72,13 +77,32 @@ pub enum Metric {
     Rps,
 }
 
+/// How the values of a window become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// By their mean.
+    #[default]
+    Linear,
+    /// By a mean in which a value weighs less the older it is.
+    WeightedExponential,
+}
+
 /// What a KPA remembers of one function.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct KpaMemory {
     cadence: Cadence,
     stable: Buckets,
     panic: Buckets,
-    found: Option<(Autoscaler, Activity)>,
+    found: Option<Found>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Found {
+    autoscaler: Autoscaler,
+    activity: Activity,
+    /// Whether it once had the replicas to begin with.
+    initialized: bool,
 }
 
 impl Default for Kpa {
@@ -86,6 +110,7 @@ impl Default for Kpa {
     fn default() -> Self {
         Self {
             metric: Metric::Concurrency,
+            aggregation: Aggregation::Linear,
             target: None,
             target_utilization_percentage: 70.0,
             container_concurrency: 0,
@@ -100,6 +125,7 @@ impl Default for Kpa {
             scale_down_delay: Span::default(),
             target_burst_capacity: 211.0,
             activation_scale: 1,
+            initial_scale: 1,
             progress_deadline: Span::seconds(600),
         }
     }
@@ -163,6 +189,11 @@ impl Kpa {
         self.target.map_or(Ok(()), |target| ranged("target", target, Self::LEAST_TARGET, 1e6))?;
         ranged("target_utilization_percentage", self.target_utilization_percentage, 1.0, 100.0)?;
         spanned("stable_window", self.stable_window, Span::seconds(6), hour)?;
+        for (field, span) in [("stable_window", self.stable_window), ("scale_down_delay", self.scale_down_delay)] {
+            if span.0.subsec_nanos() != 0 {
+                return Err(format!("{field} = {span}, must be whole seconds"));
+            }
+        }
         ranged("panic_window_percentage", self.panic_window_percentage, 1.0, 100.0)?;
         ranged("panic_threshold_percentage", self.panic_threshold_percentage, 110.0, 1000.0)?;
         for (field, rate) in [("max_scale_up_rate", self.max_scale_up_rate), ("max_scale_down_rate", self.max_scale_down_rate)] {
@@ -170,17 +201,17 @@ impl Kpa {
                 return Err(format!("{field} = {rate}, must be greater than 1 and at most 1000000"));
             }
         }
-        for (field, span) in [
-            ("scale_to_zero_grace_period", self.scale_to_zero_grace_period),
-            ("scale_to_zero_pod_retention_period", self.scale_to_zero_pod_retention_period),
-            ("scale_down_delay", self.scale_down_delay),
-        ] {
+        for (field, span) in
+            [("scale_to_zero_pod_retention_period", self.scale_to_zero_pod_retention_period), ("scale_down_delay", self.scale_down_delay)]
+        {
             spanned(field, span, Span::default(), hour)?;
         }
+        spanned("scale_to_zero_grace_period", self.scale_to_zero_grace_period, Span::millis(1), hour)?;
         if self.target_burst_capacity != -1.0 {
             ranged("target_burst_capacity", self.target_burst_capacity, 0.0, 1e6).map_err(|error| format!("{error}, or -1"))?;
         }
         ranged("activation_scale", f64::from(self.activation_scale), 1.0, 10_000.0)?;
+        ranged("initial_scale", f64::from(self.initial_scale), 1.0, 10_000.0)?;
         spanned("progress_deadline", self.progress_deadline, Span::seconds(1), hour)
     }
 
@@ -228,15 +259,25 @@ impl Kpa {
         if memory.stable.is_empty(second) {
             return Decision::hold(HoldReason::NoMeasurement, "nothing was measured within the stable window");
         }
-        let (stable, panic) = (memory.stable.window_average(second), memory.panic.window_average(second));
+        let average = |buckets: &Buckets| match self.aggregation {
+            Aggregation::Linear => buckets.window_average(second),
+            Aggregation::WeightedExponential => buckets.weighted_average(second),
+        };
+        let (stable, panic) = (average(&memory.stable), average(&memory.panic));
         let ready = counts.ready.0;
-        let found = || (Autoscaler::new(ready, now), Activity::found(ready, in_force.replicas.0, now));
-        let (autoscaler, activity) = memory.found.get_or_insert_with(found);
-        let result = autoscaler.scale(&self.decider(), ready, stable, panic, now);
-        let panics = if autoscaler.panics_since().is_some() { " in panic" } else { "" };
+        let found = memory.found.get_or_insert_with(|| Found {
+            autoscaler: Autoscaler::new(ready, now),
+            activity: Activity::found(ready, in_force.replicas.0, now),
+            initialized: ready >= self.initial_scale,
+        });
+        let result = found.autoscaler.scale(&self.decider(), ready, stable, panic, now);
+        let panics = if found.autoscaler.panics_since().is_some() { " in panic" } else { "" };
         let reason = format!("{stable:.2} over the stable and {panic:.2} over the panic window ask for {}{panics}", result.desired);
-        let bounded = state.bounds.replicas.clamp(Replicas(result.desired));
-        match activity.reconcile(&self.zero(), bounded.0, ready, result.excess_burst_capacity, now) {
+        found.initialized |= ready >= self.initial_scale;
+        let fewest = if found.initialized { 0 } else { self.initial_scale };
+        let bounded = state.bounds.replicas.clamp(Replicas(result.desired.max(fewest)));
+        let pods = Counted { ready, needed: state.bounds.replicas.min().0.max(fewest).max(1) };
+        match found.activity.reconcile(&self.zero(), Some(bounded.0), pods, result.excess_burst_capacity, now) {
             Applied::Scale(replicas) => seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason),
             Applied::Keep => Decision::hold(HoldReason::NothingToDo, format!("{reason}; the last replica stays for now")),
         }
@@ -265,6 +306,7 @@ impl Kpa {
             grace: self.scale_to_zero_grace_period.0,
             retention: self.scale_to_zero_pod_retention_period.0,
             activation_timeout: self.progress_deadline.0.saturating_add(Self::ACTIVATION_BUFFER),
+            backed: true,
         }
     }
 }

@@ -121,8 +121,13 @@ pub fn sample_size(pods: u32) -> u32 {
     (population * x / (population + x - 1.0)).ceil() as u32
 }
 
-/// How many activators stand before `ready` pods, each activator carrying `capacity`; at least 2.
+/// How many activators stand before `ready` pods, each activator carrying `capacity`; at least 2, and no more where no burst is to be absorbed.
 #[must_use]
 pub fn activators(ready: u32, total: f64, target_burst_capacity: f64, capacity: f64) -> u32 {
-    (((f64::from(ready) * total + target_burst_capacity) / capacity).ceil() as u32).max(2)
+    const FEWEST: u32 = 2;
+    if target_burst_capacity == 0.0 {
+        return FEWEST;
+    }
+    let covered = f64::from(ready) * total + target_burst_capacity.max(0.0);
+    ((covered / capacity).ceil() as u32).max(FEWEST)
 }

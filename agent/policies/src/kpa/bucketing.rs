@@ -14,9 +14,7 @@ pub struct Buckets {
 impl Buckets {
     /// Adds `value` to second `at`, in a window of `window` seconds, which is at least 1. What lies a window before the last is passed over.
     pub fn record(&mut self, at: u64, value: f64, window: usize) {
-        if self.values.len() != window {
-            (self.values, self.written) = (vec![0.0; window], None);
-        }
+        self.resize(window);
         let size = window as u64;
         match self.written {
             Some((_, last)) if at.saturating_add(size) <= last => return,
@@ -33,13 +31,29 @@ impl Buckets {
         self.values[(at % size) as usize] += value;
     }
 
+    /// Makes the window `window` seconds long and keeps the newest values of what was written.
+    fn resize(&mut self, window: usize) {
+        let old = self.values.len();
+        if old == window {
+            return;
+        }
+        let mut values = vec![0.0; window];
+        if let Some((first, last)) = self.written {
+            for second in (last + 1).saturating_sub(old.min(window) as u64)..=last {
+                values[second as usize % window] = self.values[second as usize % old];
+            }
+            self.written = Some((first.max((last + 1).saturating_sub(old as u64)), last));
+        }
+        self.values = values;
+    }
+
     /// Whether nothing was written within the window that ends with second `now`.
     #[must_use]
     pub fn is_empty(&self, now: u64) -> bool {
         self.written.is_none_or(|(_, last)| now.saturating_sub(last) > self.values.len() as u64)
     }
 
-    /// Mean of the window that ends with second `now`, cut to six digits: over the seconds since the first that was written, without those after the last.
+    /// Mean of the window that ends with second `now`, rounded to six digits: over the seconds since the first that was written, without those after the last.
     #[must_use]
     pub fn window_average(&self, now: u64) -> f64 {
         let Some((first, last)) = self.written else { return 0.0 };
@@ -50,8 +64,36 @@ impl Buckets {
         let begin = (last + 1).saturating_sub(size - gap);
         let sum: f64 = (begin..=last).map(|second| self.values[(second % size) as usize]).sum();
         let seconds = (last - first + 1).min(size - gap);
-        (sum / seconds as f64 * 1e6).floor() / 1e6
+        rounded(6, sum / seconds as f64)
     }
+
+    /// Mean of the window that ends with second `now`, in which a value weighs less the older it is, those before the first that was written as zeros.
+    #[must_use]
+    pub fn weighted_average(&self, now: u64) -> f64 {
+        let Some((_, last)) = self.written.filter(|_| !self.is_empty(now)) else { return 0.0 };
+        let (size, coefficient) = (self.values.len() as u64, smoothing(self.values.len()));
+        let gap = now.saturating_sub(last);
+        let first = (last + 1).saturating_sub(size.saturating_sub(gap));
+        let mut weight = coefficient * (1.0 - coefficient).powi(gap.min(size) as i32);
+        let weighted = (first..=last).rev().map(|second| {
+            let value = self.values[(second % size) as usize] * weight;
+            weight *= 1.0 - coefficient;
+            value
+        });
+        weighted.sum()
+    }
+}
+
+/// What the newest of so many values weighs: as much as makes them all weigh 0.9999, at least a fifth.
+#[must_use]
+pub fn smoothing(values: usize) -> f64 {
+    (1.0 - (1.0f64 - 0.9999).powf(1.0 / values as f64)).max(0.2)
+}
+
+/// `value` to so many digits after the point.
+fn rounded(digits: i32, value: f64) -> f64 {
+    let factor = 10f64.powi(digits);
+    (value * factor).round() / factor
 }
 
 /// The highest value of a window of slots: what delays scaling down.
@@ -65,7 +107,10 @@ impl Highest {
     /// Takes in `value` at `slot` and gives the highest of the `window` slots that end with it.
     pub fn record(&mut self, slot: u64, value: u32, window: u64) -> u32 {
         self.slots.retain(|(at, known)| at.saturating_add(window) > slot && *at <= slot && *known > value);
-        self.slots.push((slot, value));
+        // Of several values of one slot the highest counts.
+        if self.slots.last().is_none_or(|(at, _)| *at != slot) {
+            self.slots.push((slot, value));
+        }
         self.slots[0].1
     }
 
@@ -75,3 +120,6 @@ impl Highest {
         self.slots.iter().find(|(at, _)| at.saturating_add(window) > slot && *at <= slot).map(|(_, value)| *value)
     }
 }
+
+#[cfg(test)]
+mod tests;

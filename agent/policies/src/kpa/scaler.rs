@@ -1,6 +1,6 @@
 //! When a revision goes to zero, as Knative's reconciler decides it. Owns whether a revision is active and since when.
 //!
-//! The probe of the activator is taken to succeed: here the gateway always stands in the path.
+//! Whether the activator stands in the path is told. Here the gateway always does, so that a probe of it succeeds.
 
 use std::time::Duration;
 
@@ -20,6 +20,17 @@ pub struct ZeroSpec {
     pub retention: Duration,
     /// So long a revision may take to become active before it is given up.
     pub activation_timeout: Duration,
+    /// Whether a probe finds the activator in the path; nothing goes to zero without. Where any burst is to be absorbed none is needed.
+    pub backed: bool,
+}
+
+/// Pods that the reconciler compares with what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Pods that are ready.
+    pub ready: u32,
+    /// So many make a revision active, at least 1.
+    pub needed: u32,
 }
 
 /// Whether a revision takes requests.
@@ -75,18 +86,27 @@ impl Activity {
         self.condition
     }
 
-    /// What becomes of `desired` pods, and of the condition. `excess` is the excess burst capacity; below zero the activator stays in the path.
-    pub fn reconcile(&mut self, spec: &ZeroSpec, desired: u32, ready: u32, excess: i32, now: Timestamp) -> Applied {
-        let (applied, want) = self.judge_zero(spec, desired, now);
-        match (want, ready) {
-            (Some(0), _) => self.turn(Condition::Inactive, now),
-            (Some(_), 0) => self.turn(Condition::Activating, now),
-            (None, 0) => {}
-            (None | Some(_), _) => self.turn(Condition::Active, now),
-        }
-        let proxied = want == Some(0) || excess < 0;
+    /// What becomes of `desired` pods, and of the condition. Nothing of the former where there are no metrics yet. `excess` is the excess burst capacity;
+    /// below zero the activator stays in the path.
+    pub fn reconcile(&mut self, spec: &ZeroSpec, desired: Option<u32>, pods: Counted, excess: i32, now: Timestamp) -> Applied {
+        let (applied, want) = match desired {
+            Some(desired) => self.judge_zero(spec, desired, now),
+            None => (Applied::Keep, None),
+        };
+        self.settle(want, pods, now);
+        let proxied = want.is_none_or(|want| want == 0) || excess < 0;
         self.proxy_since = proxied.then(|| self.proxy_since.unwrap_or(now));
         applied
+    }
+
+    /// The condition that follows from what is wanted and what is there.
+    pub fn settle(&mut self, want: Option<u32>, Counted { ready, needed }: Counted, now: Timestamp) {
+        let enough = ready >= needed;
+        match (want, self.condition) {
+            (Some(0), _) => self.turn(Condition::Inactive, now),
+            (None, Condition::Inactive) => {}
+            _ => self.turn(if enough { Condition::Active } else { Condition::Activating }, now),
+        }
     }
 
     /// What is asked for, and what is wanted in the end; nothing of the latter where it is not known.
@@ -99,10 +119,11 @@ impl Activity {
             return (Applied::Scale(1), Some(1));
         }
         match self.condition {
-            Condition::Activating if passed >= spec.activation_timeout => (Applied::Scale(0), Some(0)),
+            Condition::Activating if passed > spec.activation_timeout => (Applied::Scale(0), Some(0)),
             Condition::Activating => (Applied::Keep, None),
             Condition::Active if passed >= spec.stable_window => (Applied::Keep, Some(0)),
             Condition::Active => (Applied::Scale(1), Some(1)),
+            Condition::Inactive if !spec.backed => (Applied::Keep, Some(0)),
             Condition::Inactive => {
                 let proxied = self.proxy_since.map_or(Duration::ZERO, |since| now.since(since));
                 let slow = passed >= spec.grace.max(spec.retention);
@@ -118,3 +139,6 @@ impl Activity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,6 @@ use qscale_common::policy::Range;
 use qscale_common::time::Tick;
 
 use super::autoscaler::*;
-use super::scaler::*;
 use super::*;
 use crate::sample;
 
@@ -188,71 +187,86 @@ mod autoscaler_cases {
 }
 
 #[test]
-fn sample_size_and_activators() {
-    for (pods, expected) in [(0, 0), (1, 1), (3, 3), (5, 4), (10, 7), (100, 14), (1000, 16)] {
+fn population_mean_sample_size() {
+    for (pods, expected) in [(0, 0), (1, 1), (2, 2), (3, 3), (5, 4), (10, 7), (100, 14), (1000, 16)] {
         assert_eq!(sample_size(pods), expected, "{pods}");
     }
-    assert_eq!(activators(1, 100.0, 211.0, 100.0), 4);
-    assert_eq!(activators(0, 100.0, 0.0, 100.0), 2);
 }
 
 #[test]
-fn bucketing_window_average() {
-    let mut buckets = Buckets::default();
-    assert!(buckets.is_empty(100));
-    for second in 0..5 {
-        buckets.record(100 + second, second as f64 + 1.0, 5);
-    }
-    for (now, expected) in [(104, 3.0), (103, 3.0), (105, 3.5), (106, 4.0), (108, 5.0), (109, 0.0), (110, 0.0)] {
-        assert_eq!(buckets.window_average(now), expected, "{now}");
-    }
-    assert!(!buckets.is_empty(109) && buckets.is_empty(110));
-    buckets.record(106, 9.0, 5);
-    assert_eq!(buckets.window_average(106), (3.0 + 4.0 + 5.0 + 9.0) / 5.0, "a second without data counts between others");
-    buckets.record(99, 50.0, 5);
-    assert_eq!(buckets.window_average(106), 4.2, "what is too old is passed over");
-    buckets.record(200, 1.0, 5);
-    assert_eq!(buckets.window_average(200), 1.0, "after a gap it counts from the first again");
-}
-
-#[test]
-fn target_resolution() {
-    let check = |kpa: Kpa, target: f64, total: f64| {
-        let (got, all) = kpa.resolve();
-        assert!((got - target).abs() < 1e-9 && all == total, "{got} of {all}");
-    };
-    let percent = |kpa: Kpa, percent| Kpa { target_utilization_percentage: percent, ..kpa };
-    check(Kpa::default(), 70.0, 100.0);
-    check(percent(Kpa { container_concurrency: 12, ..Kpa::default() }, 75.0), 9.0, 12.0);
-    check(Kpa { metric: Metric::Rps, ..Kpa::default() }, 140.0, 200.0);
-    check(percent(Kpa { container_concurrency: 10, target: Some(20.0), ..Kpa::default() }, 100.0), 10.0, 10.0);
-    check(percent(Kpa { container_concurrency: 0, target: Some(5.0), ..Kpa::default() }, 100.0), 5.0, 5.0);
-    check(percent(Kpa { target: Some(0.01), ..Kpa::default() }, 70.0), 0.01, 0.01);
-    check(percent(Kpa { metric: Metric::Rps, container_concurrency: 5, target: Some(50.0), ..Kpa::default() }, 70.0), 35.0, 50.0);
-}
-
-#[test]
-fn scaler_to_zero() {
-    let spec =
-        ZeroSpec { enabled: true, stable_window: MINUTE, grace: 30 * SECOND, retention: Duration::ZERO, activation_timeout: 630 * SECOND };
-    let ago = |seconds: u32| NOW.minus(seconds * SECOND);
-    let long = ZeroSpec { retention: 120 * SECOND, ..spec };
+fn compute_activator_num() {
     let cases = [
-        ("scale to 1 waiting for idle expires", spec, Activity::since(Condition::Active, ago(10), None), 0, Applied::Scale(1)),
-        ("waits to become inactive", spec, Activity::since(Condition::Active, ago(60), None), 0, Applied::Keep),
-        ("scale to zero after the grace period", spec, Activity::since(Condition::Inactive, ago(30), Some(ago(30))), 0, Applied::Scale(0)),
-        ("waits for the grace period", spec, Activity::since(Condition::Inactive, ago(29), Some(ago(29))), 0, Applied::Keep),
-        ("at once where long proxied", spec, Activity::since(Condition::Inactive, ago(0), Some(ago(30))), 0, Applied::Scale(0)),
-        ("waits for the retention", long, Activity::since(Condition::Inactive, ago(119), Some(ago(300))), 0, Applied::Keep),
-        ("after the retention", long, Activity::since(Condition::Inactive, ago(120), Some(ago(120))), 0, Applied::Scale(0)),
-        ("disabled", ZeroSpec { enabled: false, ..spec }, Activity::since(Condition::Active, ago(600), None), 0, Applied::Scale(1)),
-        ("activating", spec, Activity::since(Condition::Activating, ago(100), None), 0, Applied::Keep),
-        ("could not activate", spec, Activity::since(Condition::Activating, ago(630), None), 0, Applied::Scale(0)),
-        ("scales up from inactive", spec, Activity::since(Condition::Inactive, ago(5), None), 10, Applied::Scale(10)),
+        ("default", 0, 200.0, 2),
+        ("1 pod", 1, 200.0, 3),
+        ("tbc = 0", 100, 0.0, 2),
+        ("tbc = -1", 5, -1.0, 5),
+        ("many pods", 15, 200.0, 17),
     ];
-    for (name, spec, mut activity, desired, expected) in cases {
-        assert_eq!(activity.reconcile(&spec, desired, 1, 0, NOW), expected, "{name}");
+    for (name, pods, burst, expected) in cases {
+        assert_eq!(activators(pods, 100.0, burst, 100.0), expected, "{name}");
     }
+    assert_eq!(activators(1, 100.0, 211.0, 100.0), 4);
+}
+
+#[test]
+fn resolve_metric_target() {
+    /// Name, requests at once that the container takes, annotated target, utilization in percent; target and total.
+    struct Case(&'static str, Metric, u32, Option<f64>, f64, f64, f64);
+    let (concurrency, rps) = (Metric::Concurrency, Metric::Rps);
+    let cases = [
+        Case("defaults", concurrency, 0, None, 100.0, 100.0, 100.0),
+        Case("default CC + 80% TU", concurrency, 0, None, 80.0, 80.0, 100.0),
+        Case("non-default CC and TU", concurrency, 0, Some(2.0), 30.0, 0.6, 2.0),
+        Case("container concurrency 12, TU 75%", concurrency, 12, None, 75.0, 9.0, 12.0),
+        Case("container concurrency 10, TU 80%", concurrency, 10, None, 80.0, 8.0, 10.0),
+        Case("container concurrency 1, TU 80%", concurrency, 1, None, 80.0, 0.8, 1.0),
+        Case("container concurrency 1", concurrency, 1, None, 100.0, 1.0, 1.0),
+        Case("container concurrency 10", concurrency, 10, None, 100.0, 10.0, 10.0),
+        Case("target annotation 1", concurrency, 0, Some(1.0), 100.0, 1.0, 1.0),
+        Case("target annotation 1, TU 0.1%", concurrency, 0, Some(1.0), 0.1, 0.01, 1.0),
+        Case("target annotation 1, TU 75%", concurrency, 0, Some(1.0), 75.0, 0.75, 1.0),
+        Case("target annotation 10, TU 75%", concurrency, 0, Some(10.0), 75.0, 7.5, 10.0),
+        Case("container concurrency greater than target", concurrency, 10, Some(1.0), 100.0, 1.0, 1.0),
+        Case("target greater than default", concurrency, 0, Some(500.0), 100.0, 500.0, 500.0),
+        Case("target greater than container concurrency", concurrency, 1, Some(10.0), 100.0, 1.0, 1.0),
+        Case("RPS: defaults", rps, 1, None, 70.0, 140.0, 200.0),
+        Case("RPS: target annotation 1", rps, 0, Some(1.0), 70.0, 0.7, 1.0),
+        Case("RPS: TU annotation 75%", rps, 0, None, 75.0, 150.0, 200.0),
+        Case("RPS: target greater than default", rps, 0, Some(300.0), 70.0, 210.0, 300.0),
+    ];
+    for Case(name, metric, container_concurrency, target, target_utilization_percentage, expected, total) in cases {
+        let (got, all) = Kpa { metric, container_concurrency, target, target_utilization_percentage, ..Kpa::default() }.resolve();
+        assert!((got - expected).abs() < 1e-9 && all == total, "{name}: {got} of {all}");
+    }
+    assert_eq!(Kpa::default().resolve(), (70.0, 100.0));
+}
+
+#[test]
+fn what_the_configuration_would_refuse() {
+    let check = |name: &str, kpa: Kpa, fine: bool| assert_eq!(kpa.check().is_ok(), fine, "{name}: {:?}", kpa.check());
+    let seconds = Span::seconds;
+    check("defaults", Kpa::default(), true);
+    check(
+        "minimum",
+        Kpa { max_scale_up_rate: 1.001, target: Some(10.0), target_burst_capacity: 0.0, stable_window: seconds(300), ..Kpa::default() },
+        true,
+    );
+    check("with -1 tbc", Kpa { target_burst_capacity: -1.0, ..Kpa::default() }, true);
+    check("with explicit grace period", Kpa { scale_to_zero: false, scale_to_zero_grace_period: seconds(33), ..Kpa::default() }, true);
+    check("invalid target burst capacity", Kpa { target_burst_capacity: -11.0, ..Kpa::default() }, false);
+    check("invalid target %, too small", Kpa { target_utilization_percentage: -42.0, ..Kpa::default() }, false);
+    check("invalid target %, too big", Kpa { target_utilization_percentage: 142.4, ..Kpa::default() }, false);
+    check("invalid RPS target, too small", Kpa { metric: Metric::Rps, target: Some(-5.25), ..Kpa::default() }, false);
+    check("max scale up rate 1.0", Kpa { max_scale_up_rate: 1.0, ..Kpa::default() }, false);
+    check("max scale down rate negative", Kpa { max_scale_down_rate: -55.0, ..Kpa::default() }, false);
+    check("max scale down rate 1.0", Kpa { max_scale_down_rate: 1.0, ..Kpa::default() }, false);
+    check("stable window too big", Kpa { stable_window: seconds(3601), ..Kpa::default() }, false);
+    check("stable window too small", Kpa { stable_window: seconds(1), ..Kpa::default() }, false);
+    check("stable not seconds", Kpa { stable_window: Span::millis(61_984), ..Kpa::default() }, false);
+    check("scale-down-delay not seconds", Kpa { scale_down_delay: Span::millis(61_984), ..Kpa::default() }, false);
+    check("panic window percentage too small", Kpa { panic_window_percentage: 0.1, ..Kpa::default() }, false);
+    check("panic window percentage too big", Kpa { panic_window_percentage: 110.0, stable_window: seconds(12), ..Kpa::default() }, false);
+    check("grace window too small", Kpa { scale_to_zero_grace_period: seconds(0), ..Kpa::default() }, false);
 }
 
 /// A function of `replicas` that has `in_flight` requests in all, at the `second`th second.
@@ -283,6 +297,23 @@ fn a_burst_is_answered_within_the_panic_window() {
     assert_eq!(replicas[59], 1);
     assert_eq!(replicas[66], 10, "700 in flight at 70 each");
     assert!(replicas[62] > 1, "long before the stable window is full: {replicas:?}");
+}
+
+#[test]
+fn newer_requests_weigh_more_where_told() {
+    // At a step the weighted mean is ahead of the plain one and reaches the same end.
+    let load = |second| if second < 60 { 50.0 } else { 150.0 };
+    let weighted = Kpa { aggregation: Aggregation::WeightedExponential, panic_threshold_percentage: 1000.0, ..Kpa::default() };
+    let plain = Kpa { panic_threshold_percentage: 1000.0, ..Kpa::default() };
+    let reached = |policy: &Kpa| run(policy, 1, load, 140).iter().position(|replicas| *replicas == 3).expect("in the end");
+    assert!(reached(&weighted) < reached(&plain), "{} {}", reached(&weighted), reached(&plain));
+}
+
+#[test]
+fn begins_with_the_initial_scale_once() {
+    let policy = Kpa { initial_scale: 4, ..Kpa::default() };
+    let replicas = run(&policy, 1, |_| 5.0, 100);
+    assert_eq!((replicas[0], replicas[99]), (4, 1), "{replicas:?}");
 }
 
 #[test]
