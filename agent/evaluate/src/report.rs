@@ -3,6 +3,7 @@
 //! The same results give the same bytes.
 
 mod csv;
+mod html;
 mod markdown;
 mod number;
 mod table;
@@ -10,6 +11,7 @@ mod terminal;
 mod words;
 
 pub use csv::{csv_runs, csv_summary};
+pub use html::html;
 pub use markdown::markdown;
 pub use terminal::terminal;
 pub use words::headline;

@@ -101,6 +101,7 @@ fn the_same_results_give_the_same_bytes() {
     assert_eq!(report::terminal(&results, &summary, 100, true), report::terminal(&again, &summary_again, 100, true));
     assert_eq!(report::csv_summary(&results, &summary), report::csv_summary(&again, &summary_again));
     assert_eq!(report::markdown(&results, &summary), report::markdown(&again, &summary_again));
+    assert_eq!(report::html(&results, &summary), report::html(&again, &summary_again));
 }
 
 #[test]
@@ -109,5 +110,62 @@ fn nothing_run_is_reported_as_nothing() {
     let summary = summary(&results);
     assert!(report::terminal(&results, &summary, 100, false).contains("Nothing was run"));
     assert!(report::markdown(&results, &summary).contains("Nothing was run"));
+    well_formed(&report::html(&results, &summary));
     assert_eq!(report::csv_runs(&results).lines().count(), 1);
+}
+
+/// Follows the tags of `page` and returns how many there are: each that is opened is closed, in order, apart from those that HTML leaves open.
+#[track_caller]
+fn well_formed(page: &str) -> usize {
+    let (mut open, mut rest, mut count) = (Vec::new(), page, 0);
+    while let Some(start) = rest.find('<') {
+        let (end, body) = (rest[start..].find('>').expect("a tag ends") + start, &rest[start + 1..]);
+        let tag = &rest[start + 1..end];
+        assert!(tag.matches('"').count().is_multiple_of(2), "quotes of <{tag}>");
+        let name: &str = tag.trim_start_matches('/').split([' ', '/']).next().expect("a name");
+        rest = &rest[end + 1..];
+        count += 1;
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "before {}", &body[..body.len().min(80)]);
+        } else if !tag.ends_with('/') && !["!DOCTYPE", "meta", "br", "input"].contains(&name) {
+            open.push(name);
+            if name == "script" || name == "style" {
+                // Their text ends at their own end tag, whatever stands in it.
+                rest = &rest[rest.find(&format!("</{name}>")).expect("it ends")..];
+            }
+        }
+    }
+    assert!(open.is_empty(), "left open: {open:?}");
+    count
+}
+
+#[test]
+fn the_page_is_well_formed_and_names_are_text() {
+    let (results, summary) = small();
+    let tags = well_formed(&report::html(&results, &summary));
+    let (results, summary) = hostile();
+    let page = report::html(&results, &summary);
+    // Names within heat tables and elsewhere add no tag.
+    assert_eq!(well_formed(&page), tags);
+    assert!(!page.contains("<b onclick") && !page.contains('\x1b'), "a name is heeded");
+}
+
+#[test]
+fn the_page_refers_to_nothing_outside() {
+    let (results, summary) = small();
+    let page = report::html(&results, &summary);
+    for reference in ["http://", "https://", "src=", "href=", "url(", "@import", "fetch(", "XMLHttpRequest", "import("] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+}
+
+#[test]
+fn a_page_of_a_large_suite_stays_small() {
+    let results = results(&Size { rules: 11, workloads: 7, perturbations: 6, seeds: 12, intervals: 240 }, str::to_owned);
+    let bootstrap = Bootstrap { resamples: 10, confidence: 0.95, seed: 0 };
+    let summary = summarise(&results, &SummaryOptions { bootstrap, ..SummaryOptions::default() }).expect("a summary");
+    let page = report::html(&results, &summary);
+    well_formed(&page);
+    std::fs::write(concat!(env!("CARGO_TARGET_TMPDIR"), "/report.html"), &page).expect("a place to look at it");
+    assert!(page.len() < 3_000_000, "{} bytes", page.len());
 }

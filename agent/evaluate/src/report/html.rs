@@ -1,0 +1,187 @@
+//! The report as one page that opens without a network. Owns its sections; must not refer to anything outside itself nor trust a name.
+//!
+//! Every string of the results passes [`escape`] or [`data::json`]. Plots are inline SVG coloured by the page's style sheet, so that they follow light and dark.
+
+mod data;
+mod latency;
+mod plot;
+mod scatter;
+mod tables;
+
+use super::words::{self, headline};
+use crate::results::{Results, Variant};
+use crate::statistics::{Part, Scope, Summary, Verdict};
+
+/// The report as HTML.
+#[must_use]
+pub fn html(results: &Results, summary: &Summary) -> String {
+    let title = format!("Rules against rules: {}", results.suite.name);
+    let sections = [
+        compared(results),
+        said(results, summary),
+        section("table", "Everyone, over all cells", &tables::overall(results, summary)),
+        section("front", "Cost against violations", &front(results, summary)),
+        section("parts", "Cost against violations, part by part", &panels(results, summary)),
+        section("latency", "Latency", &latency::figure(results, &featured(results, summary))),
+        section("run", "A run in its course", &explorer(results)),
+        section("cells", "Violations and cost by cell", &tables::heat(results, summary)),
+        section("tuning", "How rules were tuned", &tables::tuning(results)),
+        section("method", "Method", &method(results, summary)),
+    ];
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n<h1>{}</h1>\n{}</main>\n\
+         <script type=\"application/json\" id=\"data\">{}</script>\n<script>\n{}</script>\n</body>\n</html>\n",
+        escape(&title),
+        include_str!("html/page.css"),
+        escape(&title),
+        sections.concat(),
+        data::embedded(results, &featured(results, summary)),
+        include_str!("html/explore.js"),
+    )
+}
+
+/// `text` so that it is text wherever it stands, between tags and within quotes.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            character if character.is_control() => out.push(' '),
+            character => out.push(character),
+        }
+    }
+    out
+}
+
+fn section(id: &str, heading: &str, body: &str) -> String {
+    if body.is_empty() { String::new() } else { format!("<section id=\"{id}\">\n<h2>{heading}</h2>\n{body}</section>\n") }
+}
+
+fn compared(results: &Results) -> String {
+    let settings = &results.settings;
+    let seeds = |seeds: &[u64]| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let document = serde_json::to_string_pretty(&results.suite.document).unwrap_or_default();
+    let shortened = if settings.quick { "<p class=\"warn\">Shortened: these are not the published numbers.</p>\n" } else { "" };
+    let validation = match settings.validation_seeds.as_slice() {
+        [] => String::new(),
+        found => format!("<p>Validation seeds, for tuning only: {}</p>\n", seeds(found)),
+    };
+    format!(
+        "<p>{}</p>\n{shortened}<p>{}.</p>\n<pre><code>{}</code></pre>\n<details><summary>The suite as it was registered, and the seeds</summary>\n\
+         <p>Seeds: {}</p>\n{validation}<pre><code>{}</code></pre></details>\n",
+        escape(&results.suite.description),
+        escape(&words::what(results)),
+        escape(&settings.command),
+        seeds(&settings.seeds),
+        document.lines().map(escape).collect::<Vec<_>>().join("\n"),
+    )
+}
+
+fn said(results: &Results, summary: &Summary) -> String {
+    let sentences = headline(results, summary);
+    let items: String = sentences.iter().map(|sentence| format!("<li>{}</li>\n", escape(&sentence.replace('`', "")))).collect();
+    section("findings", "What was found", &format!("<ul class=\"findings\">\n{items}</ul>\n"))
+}
+
+fn front(results: &Results, summary: &Summary) -> String {
+    let Some(overall) = summary.overall() else { return String::new() };
+    let note = "Interquartile means with intervals both ways; towards the lower left is better. Numbers are those of the table above. Faint points: settings tried while \
+                tuning, means over the validation runs.";
+    scatter::figure(results, summary, overall, "Cost against violations, all cells", note)
+}
+
+fn panels(results: &Results, summary: &Summary) -> String {
+    let kinds: [(&str, bool, Like); 4] = [
+        ("By workload", true, |scope| matches!(scope, Scope::Workload(_))),
+        ("By perturbation", true, |scope| matches!(scope, Scope::Perturbation(_))),
+        ("By function", true, |scope| matches!(scope, Scope::Function(_))),
+        ("By cell: function, workload and perturbation", false, |scope| matches!(scope, Scope::Cell(_))),
+    ];
+    let mut out = String::new();
+    for (title, open, like) in kinds {
+        let parts: Vec<&Part> = summary.parts_like(like).collect();
+        if !parts.is_empty() {
+            let panels: String = parts.iter().map(|part| scatter::panel(results, summary, part)).collect();
+            let open = if open { " open" } else { "" };
+            out.push_str(&format!("<details{open}><summary>{title}</summary>\n<div class=\"panels\">\n{panels}</div></details>\n"));
+        }
+    }
+    out
+}
+
+/// Whether a part is of one kind.
+type Like = fn(&Scope) -> bool;
+
+/// At most this many competitors are told apart by colour.
+const COLOURS: usize = 8;
+
+/// Whom plots show first: reference, baseline and bound, who beat the reference, then who stands on the front.
+fn featured(results: &Results, summary: &Summary) -> Vec<usize> {
+    let mut found: Vec<usize> = [summary.reference, summary.baseline, summary.bound].into_iter().flatten().collect();
+    let lines = summary.overall().map_or(&[][..], |part| &part.lines);
+    let better = lines.iter().filter(|line| line.against.is_some_and(|against| against.judged.verdict == Verdict::Better));
+    let front = lines.iter().filter(|line| line.pareto && results.competitors[line.competitor].variant != Variant::Bound);
+    for line in better.chain(front) {
+        if !found.contains(&line.competitor) {
+            found.push(line.competitor);
+        }
+    }
+    found.dedup();
+    found.truncate(COLOURS);
+    found
+}
+
+fn explorer(results: &Results) -> String {
+    if results.timelines.is_empty() && results.groups.is_empty() {
+        return String::new();
+    }
+    let options = |values: Vec<&str>| -> String {
+        let mut seen = Vec::new();
+        values.into_iter().for_each(|value| {
+            if !seen.contains(&value) {
+                seen.push(value)
+            }
+        });
+        seen.iter().map(|value| format!("<option value=\"{0}\">{0}</option>", escape(value))).collect()
+    };
+    let select =
+        |id: &str, label: &str, values: Vec<&str>| format!("<label>{label} <select id=\"{id}\">{}</select></label>\n", options(values));
+    let boxes: String = results
+        .competitors
+        .iter()
+        .enumerate()
+        .map(|(index, competitor)| format!("<label><input type=\"checkbox\" value=\"{index}\"> {}</label>\n", escape(&competitor.label())))
+        .collect();
+    format!(
+        "<noscript><p>Choosing a run needs JavaScript; all of them are in results.json.</p></noscript>\n<form id=\"choice\">\n{}{}{}\
+         <fieldset><legend>Competitors, at most {COLOURS}</legend>\n{boxes}</fieldset>\n</form>\n<div id=\"course\" aria-live=\"polite\"></div><svg id=\"names\" hidden></svg>\n\
+         <details><summary>Every run of the chosen cell and competitors</summary>\n<div class=\"wide\" id=\"runs\"></div></details>\n",
+        select("f", "Function", results.cells.iter().map(|cell| cell.function.as_str()).collect()),
+        select("w", "Workload", results.cells.iter().map(|cell| cell.workload.as_str()).collect()),
+        select("p", "Perturbation", results.cells.iter().map(|cell| cell.perturbation.as_str()).collect()),
+    )
+}
+
+fn method(results: &Results, summary: &Summary) -> String {
+    format!(
+        "<p>{}</p>\n<p>Every competitor met the same arrivals under the same seed, so differences are taken in pairs of the same cell and seed. p is the greater of a sign-flip \
+         test and of Wilcoxon's signed-rank test, each over one mean difference a seed and each corrected by Holm over all comparisons of this table. An interquartile mean \
+         forgets the worst quarter; therefore verdicts ask the mean as well.</p>\n",
+        escape(&words::method(results, summary).replace('`', ""))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_stays_text() {
+        assert_eq!(escape("<a href=\"x\" b='y'>&\u{1b}"), "&lt;a href=&quot;x&quot; b=&#39;y&#39;&gt;&amp; ");
+    }
+}

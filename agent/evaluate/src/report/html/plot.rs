@@ -1,0 +1,146 @@
+//! Axes. Owns scales, ticks and frames of SVG plots; must not know what is drawn within.
+
+use std::fmt::Write;
+
+use super::super::number::digits;
+use super::escape;
+
+/// From values to places along an axis.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Scale {
+    pub from: f64,
+    pub to: f64,
+    pub logarithmic: bool,
+}
+
+impl Scale {
+    /// From zero to a little above the greatest of `values`.
+    pub(super) fn linear(values: impl Iterator<Item = f64>) -> Self {
+        let most = values.fold(0.0, f64::max);
+        Self { from: 0.0, to: if most > 0.0 { most * 1.06 } else { 1.0 }, logarithmic: false }
+    }
+
+    /// Whole powers of ten around `values`, all above zero.
+    pub(super) fn decades(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let (least, most) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max));
+        let (from, to) = if most > 0.0 { (least.log10().floor(), most.log10().ceil()) } else { (0.0, 1.0) };
+        Self { from: 10f64.powf(from), to: 10f64.powf(to.max(from + 1.0)), logarithmic: true }
+    }
+
+    /// Where `value` lies, 0 to 1.
+    pub(super) fn share(&self, value: f64) -> f64 {
+        let share = if self.logarithmic {
+            (value / self.from).ln() / (self.to / self.from).ln()
+        } else {
+            (value - self.from) / (self.to - self.from)
+        };
+        share.clamp(0.0, 1.0)
+    }
+
+    /// Round values along the axis, about `count` of them.
+    pub(super) fn ticks(&self, count: f64) -> Vec<f64> {
+        if self.logarithmic {
+            let (from, to) = (self.from.log10().round() as i32, self.to.log10().round() as i32);
+            return (from..=to).map(|power| 10f64.powi(power)).collect();
+        }
+        let rough = (self.to - self.from) / count;
+        let unit = 10f64.powf(rough.log10().floor());
+        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|times| times * unit).find(|step| *step >= rough * 0.999).unwrap_or(rough);
+        (0..=20).map(|index| f64::from(index) * step).take_while(|tick| *tick <= self.to).collect()
+    }
+}
+
+/// A plot's frame: where its axes lie and what they mean.
+pub(super) struct Frame {
+    pub width: f64,
+    pub height: f64,
+    pub x: Scale,
+    pub y: Scale,
+    pub x_label: String,
+    pub y_label: String,
+}
+
+const LEFT: f64 = 52.0;
+const RIGHT: f64 = 14.0;
+const TOP: f64 = 12.0;
+const BOTTOM: f64 = 42.0;
+
+impl Frame {
+    /// Where a value of the first axis lies.
+    pub(super) fn at_x(&self, value: f64) -> f64 {
+        LEFT + self.x.share(value) * (self.width - LEFT - RIGHT)
+    }
+
+    /// Where a value of the second axis lies.
+    pub(super) fn at_y(&self, value: f64) -> f64 {
+        self.height - BOTTOM - self.y.share(value) * (self.height - TOP - BOTTOM)
+    }
+
+    /// The plot: axes, then `within`. `title` and `described` are read to those who do not see it.
+    pub(super) fn svg(&self, title: &str, described: &str, within: &str) -> String {
+        let (width, height) = (self.width, self.height);
+        let (right, bottom) = (width - RIGHT, height - BOTTOM);
+        let mut out = format!(
+            "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\"><title>{}</title><desc>{}</desc>\n",
+            escape(title),
+            escape(title),
+            escape(described)
+        );
+        for tick in self.x.ticks(width / 90.0) {
+            let x = self.at_x(tick);
+            let _ = write!(
+                out,
+                "<path class=\"grid\" d=\"M{x:.1} {TOP}V{bottom}\"/><text class=\"tick\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>",
+                bottom + 15.0,
+                label(tick)
+            );
+        }
+        for tick in self.y.ticks(height / 70.0) {
+            let y = self.at_y(tick);
+            let _ = write!(
+                out,
+                "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/><text class=\"tick end\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                LEFT - 6.0,
+                y + 4.0,
+                label(tick)
+            );
+        }
+        let (middle, centre) = ((LEFT + right) / 2.0, (TOP + bottom) / 2.0);
+        let _ = write!(
+            out,
+            "<path class=\"axis\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>\n<text class=\"label\" x=\"{middle:.1}\" y=\"{:.1}\">{}</text>\
+             <text class=\"label\" transform=\"translate(13 {centre:.1}) rotate(-90)\">{}</text>\n{within}</svg>\n",
+            height - 7.0,
+            escape(&self.x_label),
+            escape(&self.y_label)
+        );
+        out
+    }
+}
+
+fn label(tick: f64) -> String {
+    let text = digits(tick, 3);
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round() {
+        let scale = |to: f64| Scale { from: 0.0, to, logarithmic: false };
+        assert_eq!(scale(10.0).ticks(5.0), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(scale(0.034).ticks(4.0).len(), 4);
+        let decades = Scale::decades([3.0, 450.0].into_iter());
+        assert_eq!((decades.from, decades.to, decades.ticks(5.0)), (1.0, 1000.0, vec![1.0, 10.0, 100.0, 1000.0]));
+        assert_eq!([1.0, 10.0, 1000.0, 1e9].map(|value| (decades.share(value) * 3.0).round()), [0.0, 1.0, 3.0, 3.0]);
+        assert_eq!([0.02, 5.0, 1000.0, 0.0].map(label), ["0.02", "5", "1000", "0"]);
+    }
+
+    #[test]
+    fn nothing_to_show_still_has_axes() {
+        assert_eq!(Scale::linear(std::iter::empty()).to, 1.0);
+        assert_eq!(Scale::decades(std::iter::empty()).to, 10.0);
+    }
+}

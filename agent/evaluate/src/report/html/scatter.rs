@@ -1,0 +1,171 @@
+//! Cost against violations. Owns marks, intervals and the front; must not choose who is on it.
+
+use std::fmt::Write;
+
+use super::super::number::{range, shown};
+use super::escape;
+use super::plot::{Frame, Scale};
+use crate::results::{Measure, Results, Variant};
+use crate::statistics::{Estimate, Line, Part, Summary};
+
+const COST: Measure = Measure::CostPerHour;
+const VIOLATED: Measure = Measure::ViolatedShare;
+
+/// The large plot, with names, intervals, tuning settings and a legend.
+pub(super) fn figure(results: &Results, summary: &Summary, part: &Part, title: &str, note: &str) -> String {
+    let frame = frame(results, part, 900.0, 460.0);
+    let mut within = tried(results, &frame);
+    within.push_str(&marks(results, summary, part, &frame, true));
+    let svg = frame.svg(title, &format!("{} The table above holds the numbers.", described(results, part)), &within);
+    format!(
+        "<figure><div class=\"wide plot\">{svg}</div>\n<p class=\"legend\"><span>\u{25cf} tuned</span> <span>\u{25cb} default</span> <span>\u{25c6} bound</span> \
+         <span class=\"accent\">\u{25cf} reference</span> <span>- - Pareto front</span> <span class=\"faint\">\u{b7} tried while tuning</span></p>\n\
+         <figcaption>{}</figcaption></figure>\n",
+        escape(note)
+    )
+}
+
+/// A small plot of one part, with numbers instead of names.
+pub(super) fn panel(results: &Results, summary: &Summary, part: &Part) -> String {
+    let frame = frame(results, part, 320.0, 240.0);
+    let svg = frame.svg(
+        &format!("Cost against violations, {}", part.scope),
+        &described(results, part),
+        &marks(results, summary, part, &frame, false),
+    );
+    format!("<figure><figcaption>{}</figcaption>{svg}</figure>\n", escape(part.scope.name()))
+}
+
+fn points(part: &Part) -> impl Iterator<Item = (&Line, &Estimate, &Estimate)> + Clone {
+    part.lines.iter().filter_map(|line| Some((line, line.measures.get(&COST)?, line.measures.get(&VIOLATED)?)))
+}
+
+fn frame(results: &Results, part: &Part, width: f64, height: f64) -> Frame {
+    Frame {
+        width,
+        height,
+        x: Scale::linear(points(part).map(|(_, cost, _)| cost.iqm_interval.high)),
+        y: Scale::linear(points(part).map(|(_, _, violated)| violated.iqm_interval.high * 100.0)),
+        x_label: format!("cost, {} an hour", results.settings.currency),
+        y_label: "violated intervals, %".into(),
+    }
+}
+
+fn described(results: &Results, part: &Part) -> String {
+    let front: Vec<String> = points(part)
+        .filter(|(line, ..)| line.pareto)
+        .map(|(line, cost, violated)| {
+            format!("{} ({} at {} %)", results.competitors[line.competitor].label(), shown(COST, cost.iqm), shown(VIOLATED, violated.iqm))
+        })
+        .collect();
+    format!("On the Pareto front, cost at violations: {}.", front.join(", "))
+}
+
+/// Settings that were tried while tuning and lie within the frame.
+fn tried(results: &Results, frame: &Frame) -> String {
+    let mut out = String::new();
+    for tried in results.tuning.iter().flat_map(|tuning| &tuning.tried) {
+        if let (Some(&cost), Some(&violated)) = (tried.measures.get(&COST), tried.measures.get(&VIOLATED))
+            && cost <= frame.x.to
+            && violated * 100.0 <= frame.y.to
+        {
+            let _ = writeln!(
+                out,
+                "<circle class=\"tried\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2\"/>",
+                frame.at_x(cost),
+                frame.at_y(violated * 100.0)
+            );
+        }
+    }
+    out
+}
+
+fn marks(results: &Results, summary: &Summary, part: &Part, frame: &Frame, large: bool) -> String {
+    let place = |cost: f64, violated: f64| (frame.at_x(cost), frame.at_y(violated * 100.0));
+    let mut out = front(part, &place);
+    let mut labels = Labels { taken: Vec::new(), right: frame.width, out: String::new() };
+    for (_, cost, violated) in points(part) {
+        let (x, y) = place(cost.iqm, violated.iqm);
+        labels.taken.push((x - 5.0, y - 5.0, x + 5.0, y + 5.0));
+    }
+    for (line, cost, violated) in points(part) {
+        let competitor = &results.competitors[line.competitor];
+        let reference = summary.reference == Some(line.competitor);
+        let (x, y) = place(cost.iqm, violated.iqm);
+        let ((left, low), (right, high)) =
+            (place(cost.iqm_interval.low, violated.iqm_interval.low), place(cost.iqm_interval.high, violated.iqm_interval.high));
+        let class = match (competitor.variant, reference) {
+            (_, true) => "mark reference",
+            (Variant::Default, _) => "mark default",
+            (Variant::Tuned, _) => "mark tuned",
+            (Variant::Bound, _) => "mark bound",
+        };
+        let label = format!(
+            "{}: cost {} ({}), violations {} % ({})",
+            competitor.label(),
+            shown(COST, cost.iqm),
+            range(COST, cost.iqm_interval),
+            shown(VIOLATED, violated.iqm),
+            range(VIOLATED, violated.iqm_interval)
+        );
+        let shape = if competitor.variant == Variant::Bound {
+            format!("<path d=\"M{x:.1} {:.1}l5 5l-5 5l-5 -5z\"/>", y - 5.0)
+        } else {
+            format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{}\"/>", if large { 4.5 } else { 3.5 })
+        };
+        let _ = writeln!(
+            out,
+            "<g class=\"{class}\"><title>{}</title><path class=\"error\" d=\"M{left:.1} {y:.1}H{right:.1}M{x:.1} {low:.1}V{high:.1}\"/>{shape}</g>",
+            escape(&label)
+        );
+        let named = large && (line.pareto || reference || competitor.variant == Variant::Bound);
+        let number = (line.competitor + 1).to_string();
+        labels.add(x, y, &if named { format!("{number} {}", competitor.label()) } else { number }, named);
+    }
+    out + &labels.out
+}
+
+/// Steps along the front: what lies above and right of them is beaten.
+fn front(part: &Part, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
+    let mut corners: Vec<(f64, f64)> =
+        points(part).filter(|(line, ..)| line.pareto).map(|(_, cost, violated)| place(cost.iqm, violated.iqm)).collect();
+    corners.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let Some(((x, y), others)) = corners.split_first() else { return String::new() };
+    let mut path = format!("M{x:.1} {y:.1}");
+    others.iter().for_each(|(x, y)| path.push_str(&format!("H{x:.1}V{y:.1}")));
+    format!("<path class=\"front\" d=\"{path}\"/>\n")
+}
+
+/// Labels that keep clear of marks and of each other where they can.
+struct Labels {
+    taken: Vec<(f64, f64, f64, f64)>,
+    right: f64,
+    out: String,
+}
+
+impl Labels {
+    fn add(&mut self, x: f64, y: f64, text: &str, named: bool) {
+        let width = text.chars().count() as f64 * if named { 6.8 } else { 6.2 };
+        let places = [
+            (7.0, 4.0),
+            (7.0, -7.0),
+            (7.0, 15.0),
+            (-7.0 - width, 4.0),
+            (-7.0 - width, -7.0),
+            (-7.0 - width, 15.0),
+            (-width / 2.0, -9.0),
+            (-width / 2.0, 18.0),
+        ];
+        let area = |(dx, dy): (f64, f64)| (x + dx, y + dy - 9.0, x + dx + width, y + dy + 2.0);
+        let free = |place: &(f64, f64)| {
+            let (left, top, right, bottom) = area(*place);
+            let clear = |other: &(f64, f64, f64, f64)| other.2 <= left || right <= other.0 || other.3 <= top || bottom <= other.1;
+            left >= 0.0 && right <= self.right && self.taken.iter().all(clear)
+        };
+        // Where nothing is free a number is left out (the mark has a tooltip), a name is not.
+        let Some(place) = places.into_iter().find(free).or(named.then_some(places[0])) else { return };
+        self.taken.push(area(place));
+        let class = if named { "name" } else { "number" };
+        let _ = writeln!(self.out, "<text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>", x + place.0, y + place.1, escape(text));
+    }
+}
