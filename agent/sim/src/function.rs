@@ -18,6 +18,7 @@ use crate::totals::Totals;
 
 mod life;
 mod neighbours;
+mod on_demand;
 mod reading;
 
 pub use reading::Reading;
@@ -50,6 +51,8 @@ pub struct Function {
     /// Slot at which the search for the least loaded replica begins, so that equals take turns.
     turn: usize,
     next_number: u32,
+    /// How long a replica is kept without a request, where requests start their replicas themselves.
+    keep_alive: Option<Nanos>,
     demand_rng: WorkloadRng,
     start_rng: WorkloadRng,
     crash_rng: WorkloadRng,
@@ -94,6 +97,7 @@ impl Function {
             queue: VecDeque::new(),
             turn: 0,
             next_number: 0,
+            keep_alive: None,
             demand_rng: stream(seed, index, Purpose::Demands),
             start_rng: stream(seed, index, Purpose::Starts),
             crash_rng: stream(seed, index, Purpose::Crashes),
@@ -167,6 +171,9 @@ impl Function {
 
     fn enqueue(&mut self, request: Request) {
         let now = request.arrived;
+        if self.keep_alive.is_some() {
+            return self.start_for(request, now);
+        }
         self.expire(now);
         if self.queue.len() >= self.queue_bound {
             self.totals.refused += 1;
@@ -202,7 +209,7 @@ impl Function {
     #[inline]
     fn happen(&mut self, slot: usize, now: Nanos) {
         let Some(replica) = &mut self.slots[slot] else { return self.agenda.set(slot, Nanos::NEVER) };
-        if !replica.runs() {
+        if !replica.runs() || replica.kept_until <= now {
             return self.live_on(slot, now);
         }
         match replica.step(now) {
@@ -250,6 +257,9 @@ impl Function {
     fn update(&mut self, slot: usize, now: Nanos) {
         if self.contention.is_some() {
             self.contend(slot, now);
+        }
+        if let Some(keep_alive) = self.keep_alive {
+            self.keep(slot, now + keep_alive);
         }
         self.foresee(slot);
     }

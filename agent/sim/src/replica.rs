@@ -103,8 +103,12 @@ pub struct Replica {
     pub load: u32,
     /// The greatest load that its memory limit has room for.
     pub memory_room: u32,
+    /// When it is let go for want of requests.
+    pub kept_until: Nanos,
     cpu: Cpu,
     work: Engine,
+    /// The request that started it, and that waits for it.
+    pub first: Option<Request>,
     /// Requests that it answered.
     pub requests: RequestCounters,
     /// Never given to another replica of the function.
@@ -145,6 +149,8 @@ impl Replica {
         Self {
             phase: Phase::Pending,
             load: 0,
+            kept_until: Nanos::NEVER,
+            first: None,
             memory_room: profile.memory.room(limits.memory),
             cpu: Cpu::new(now, limits.cpu),
             work,
@@ -242,11 +248,12 @@ impl Replica {
             Phase::BackOff { until } => return until,
             Phase::Pending => return Nanos::NEVER,
         }
-        match &self.work {
+        let next = match &self.work {
             Engine::Sequential(work) => work.next(timeout),
             Engine::Shared(work) => work.next(timeout),
             Engine::Contended(work) => work.next(timeout),
-        }
+        };
+        next.min(self.kept_until)
     }
 
     fn starts_until(&self, ready: Nanos) -> Nanos {

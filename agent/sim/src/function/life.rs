@@ -31,7 +31,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn add(&mut self, limits: Limits) {
+    pub(super) fn add(&mut self, limits: Limits) {
         self.millicores += u64::from(limits.cpu.0);
         self.mebibytes += u64::from(limits.memory.0);
     }
@@ -125,7 +125,7 @@ impl Function {
     }
 
     /// Adds a replica that has no place yet; returns its slot.
-    fn add(&mut self, now: Nanos) -> usize {
+    pub(super) fn add(&mut self, now: Nanos) -> usize {
         let replica = Replica::new(self.next_number, &self.profile, self.allocation.into(), self.path, now);
         self.next_number += 1;
         let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
@@ -140,7 +140,7 @@ impl Function {
     }
 
     /// Gives the replica of `slot` a place; says whether there is one.
-    fn place(&mut self, slot: usize, now: Nanos) -> bool {
+    pub(super) fn place(&mut self, slot: usize, now: Nanos) -> bool {
         let limits = Limits::from(self.allocation);
         let node = match &mut self.pool {
             None => None,
@@ -158,7 +158,7 @@ impl Function {
     }
 
     /// Starts the process of the replica of `slot`.
-    fn begin(&mut self, slot: usize, now: Nanos) {
+    pub(super) fn begin(&mut self, slot: usize, now: Nanos) {
         let startup = self.demands.startup(&mut self.start_rng);
         if let Some(replica) = &mut self.slots[slot] {
             replica.start(startup, now);
@@ -185,6 +185,7 @@ impl Function {
         match self.slots[slot].as_mut().map(|replica| replica.phase) {
             Some(Phase::Starting { .. }) => self.start_on(slot, now),
             Some(Phase::BackOff { .. }) => self.restart(slot, now),
+            Some(Phase::Ready) => self.let_go(slot, now),
             _ => self.update(slot, now),
         }
     }
@@ -204,6 +205,7 @@ impl Function {
         }
         self.startup_time += replica.become_ready(now);
         self.totals.became_ready += 1;
+        self.give_first(slot, now);
         self.fill(slot, now);
         self.update(slot, now);
     }
@@ -232,7 +234,9 @@ impl Function {
     pub(super) fn end(&mut self, slot: usize, death: Death, now: Nanos) {
         let Some(replica) = &mut self.slots[slot] else { return };
         let draining = replica.phase == Phase::Draining;
-        self.totals.failed += u64::from(replica.crash(now));
+        let first = u64::from(replica.first.take().is_some());
+        self.failed_at_gateway += first;
+        self.totals.failed += u64::from(replica.crash(now)) + first;
         match death {
             Death::Crash => self.totals.crashes += 1,
             Death::OutOfMemory => {
@@ -291,6 +295,7 @@ impl Function {
 
     pub(super) fn remove(&mut self, slot: usize, now: Nanos) {
         let Some(replica) = self.slots[slot].take() else { return };
+        self.queue.extend(replica.first);
         self.note(slot, NO_ROOM, Nanos::NEVER);
         self.leave(slot, replica.node, now);
         if replica.phase == Phase::Pending {

@@ -1,0 +1,99 @@
+//! Functions that nobody scales: a request that finds no replica with room starts one for itself, and a replica without requests is let go after a while,
+//! as clouds run functions and as keep-alive is studied (Shahrad et al., USENIX ATC 2020). Owns these two rules.
+
+use super::Function;
+use crate::nanos::Nanos;
+use crate::replica::{Phase, Request};
+
+impl Function {
+    /// The same function, whose requests start the replicas that they miss, each of which is kept for `keep_alive` after its last request; to be said
+    /// before it has replicas. Nothing queues at the gateway then, and nothing is refused. A request that waits for a start longer than the gateway does
+    /// is counted as timed out when the start is done.
+    #[must_use]
+    pub fn on_demand(mut self, keep_alive: Nanos) -> Self {
+        self.keep_alive = Some(keep_alive.min(Nanos::LONGEST));
+        self
+    }
+
+    /// Starts a replica for `request`.
+    pub(super) fn start_for(&mut self, request: Request, now: Nanos) {
+        self.allocation.replicas.0 += 1;
+        let slot = self.add(now);
+        if let Some(replica) = &mut self.slots[slot] {
+            replica.first = Some(request);
+        }
+        if self.place(slot, now) {
+            self.cramped -= 1;
+            self.totals.starts += 1;
+            self.begin(slot, now);
+        }
+    }
+
+    /// Gives the replica of `slot`, which is ready, the request that started it.
+    pub(super) fn give_first(&mut self, slot: usize, now: Nanos) {
+        let Some(request) = self.slots[slot].as_mut().and_then(|replica| replica.first.take()) else { return };
+        if request.arrived + self.timeout <= now {
+            self.totals.timed_out += 1;
+            self.failed_at_gateway += 1;
+            return;
+        }
+        self.give(slot, request, now);
+    }
+
+    /// Keeps the replica of `slot` until then, if it has no request.
+    #[inline]
+    pub(super) fn keep(&mut self, slot: usize, until: Nanos) {
+        if let Some(replica) = &mut self.slots[slot] {
+            replica.kept_until = if replica.phase == Phase::Ready && replica.load == 0 { until } else { Nanos::NEVER };
+        }
+    }
+
+    /// The replica of `slot` was without a request for long.
+    pub(super) fn let_go(&mut self, slot: usize, now: Nanos) {
+        self.allocation.replicas.0 -= 1;
+        self.remove(slot, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use qscale_common::time::Span;
+
+    use super::*;
+    use crate::distribution::Distribution;
+    use crate::profile::{Demand, FunctionProfile, Gateway, Startup};
+
+    /// Requests at these seconds, each of 2 s; starts take 1 s, and replicas are kept for 10 s.
+    #[track_caller]
+    fn check(arrivals: &[u64], starts: u64, left: u32, latency_s: u64) {
+        let startup = Startup { cpu: Distribution::ZERO, waiting: Distribution::constant(Nanos::millis(1000)) };
+        let profile = FunctionProfile { startup, ..FunctionProfile::simple("f", Distribution::ZERO) };
+        let gateway = Gateway { concurrency: 1, queue: 0, timeout: Span::seconds(60) };
+        let mut function = Function::new(Arc::new(profile), gateway, 1, 0).on_demand(Nanos::millis(10_000));
+        for second in arrivals {
+            function.arrive_with(Nanos::millis(second * 1000), Demand { cpu: Nanos::millis(2000), waiting: Nanos::ZERO });
+        }
+        let totals = function.totals(Nanos::millis(30_000));
+        assert_eq!((totals.starts, totals.completed, totals.refused), (starts, arrivals.len() as u64, 0));
+        assert_eq!(totals.latency_sum, Nanos::millis(latency_s * 1000));
+        assert_eq!((function.allocation().replicas.0, function.replicas().count()), (left, left as usize));
+    }
+
+    #[test]
+    fn a_request_that_finds_no_replica_idle_starts_one_and_waits_for_it() {
+        check(&[5], 1, 0, 3);
+        check(&[5, 6, 7], 3, 0, 9);
+        // The second finds the first's replica idle, and the third does not.
+        check(&[5, 8, 9], 2, 0, 3 + 2 + 3);
+    }
+
+    #[test]
+    fn a_replica_is_let_go_when_it_was_idle_for_the_time_that_it_is_kept() {
+        check(&[0, 12], 1, 0, 5);
+        check(&[0, 14], 2, 0, 6);
+        check(&[5, 17], 1, 0, 5);
+        check(&[21], 1, 1, 3);
+    }
+}
