@@ -41,6 +41,18 @@ pub struct Vpa {
     pub cpu_percentile: f64,
     /// Percentile of the peaks of memory that is the target, 0 to 1.
     pub memory_percentile: f64,
+    /// Percentile of the lower bound, 0 to 1: below it replicas are resized at once.
+    pub lower_percentile: f64,
+    /// Percentile of the upper bound, 0 to 1: above it replicas are resized at once.
+    pub upper_percentile: f64,
+    /// History of this length makes the bounds as tight as they become, 1 min to 30 days.
+    pub confidence_interval: Span,
+    /// What memory is multiplied by at least after a kill for it, 1 to 100.
+    pub oom_bump_ratio: f64,
+    /// Memory added at least after a kill for it.
+    pub oom_min_bump_mib: Mebibytes,
+    /// What becomes of a recommendation.
+    pub update_mode: UpdateMode,
     /// Share added to every estimate, 0 to 10.
     pub margin: f64,
     /// Least CPU that is recommended.
@@ -53,6 +65,19 @@ pub struct Vpa {
     pub lifetime: Span,
     /// Share of what is requested from which on a change matters, 0 to 1.
     pub min_change: f64,
+}
+
+/// What becomes of a recommendation. The modes that evict where a resize in place is refused are one here: nothing refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateMode {
+    /// Nothing.
+    Off,
+    /// It is given once, when the first is known.
+    Initial,
+    /// It is given when it matters: `Recreate`, `InPlaceOrRecreate` and `InPlace` of the original.
+    #[default]
+    Auto,
 }
 
 /// What is resized.
@@ -98,6 +123,12 @@ impl Default for Vpa {
             memory_window: Span::seconds(24 * 3600),
             cpu_percentile: 0.9,
             memory_percentile: 0.9,
+            lower_percentile: 0.5,
+            upper_percentile: 0.95,
+            confidence_interval: Span::seconds(24 * 3600),
+            oom_bump_ratio: 1.2,
+            oom_min_bump_mib: Mebibytes(100),
+            update_mode: UpdateMode::Auto,
             margin: 0.15,
             min_cpu_millicores: Millicores(25),
             min_memory_mib: Mebibytes(250),
@@ -155,6 +186,10 @@ impl Vpa {
         spanned("lifetime", self.lifetime, Span::default(), month)?;
         ranged("cpu_percentile", self.cpu_percentile, 0.0, 1.0)?;
         ranged("memory_percentile", self.memory_percentile, 0.0, 1.0)?;
+        ranged("lower_percentile", self.lower_percentile, 0.0, 1.0)?;
+        ranged("upper_percentile", self.upper_percentile, 0.0, 1.0)?;
+        spanned("confidence_interval", self.confidence_interval, minute, month)?;
+        ranged("oom_bump_ratio", self.oom_bump_ratio, 1.0, 100.0)?;
         ranged("margin", self.margin, 0.0, 10.0)?;
         ranged("min_change", self.min_change, 0.0, 1.0)
     }
@@ -194,8 +229,8 @@ impl Vpa {
         {
             let replicas = seen::counts(state).map_or(0, |counts| counts.reporting.0).clamp(1, Self::MOST_SAMPLES);
             let others = ((mean.mean * f64::from(replicas) - max.mean) / f64::from((replicas - 1).max(1))).max(0.0);
-            memory.aggregate.add_cpu(&recommender, max.mean / 1000.0, now);
-            (1..replicas).for_each(|_| memory.aggregate.add_cpu(&recommender, others / 1000.0, now));
+            let used = std::iter::once(max.mean).chain((1..replicas).map(|_| others));
+            memory.aggregate.add_cpu(&recommender, used.map(|millicores| millicores / 1000.0), now);
         }
         let held = std::mem::take(&mut memory.memory_max);
         if held > 0.0 {
@@ -213,7 +248,7 @@ impl Vpa {
         let requests =
             Amounts { cpu_millicores: i64::from(in_force.cpu_millicores.0), memory_bytes: bytes(f64::from(in_force.memory_mib.0)) };
         let recommendation = self.allowed(state, memory.aggregate.recommend(&self.recommender(), 1));
-        let priority = Priority::of(requests, &recommendation, self.controlled.heeded());
+        let priority = Priority::of(&[(requests, recommendation)], self.controlled.heeded());
         let reason = format!(
             "recommended {}m {}Mi, at least {}m {}Mi, at most {}m {}Mi",
             recommendation.target.cpu_millicores,
@@ -228,7 +263,11 @@ impl Vpa {
             return Decision::hold(HoldReason::NotAllowed, format!("{reason}; {ready} replicas are too few to touch one"));
         }
         let age = now.since(memory.known_since.unwrap_or(now));
-        if !self.updater().eligible(&priority, age, memory.oom_after_ms.map(Duration::from_millis)) {
+        let first = self.update_mode == UpdateMode::Initial && memory.resized.is_none();
+        if self.update_mode == UpdateMode::Off || (self.update_mode == UpdateMode::Initial && !first) {
+            return Decision::hold(HoldReason::NothingToDo, format!("{reason}; it is only recommended"));
+        }
+        if !first && !self.updater().eligible(&priority, age, memory.oom_after_ms.map(Duration::from_millis)) {
             return Decision::hold(HoldReason::NothingToDo, reason);
         }
         memory.oom_after_ms = None;
@@ -265,7 +304,11 @@ impl Vpa {
             margin: self.margin,
             min_cpu_millicores: i64::from(self.min_cpu_millicores.0),
             min_memory_bytes: bytes(f64::from(self.min_memory_mib.0)),
-            ..Recommender::default()
+            oom_min_bump_bytes: bytes(f64::from(self.oom_min_bump_mib.0)),
+            oom_bump_ratio: self.oom_bump_ratio,
+            confidence_interval: self.confidence_interval.0,
+            lower_percentile: self.lower_percentile,
+            upper_percentile: self.upper_percentile,
         }
     }
 

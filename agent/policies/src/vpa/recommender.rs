@@ -28,6 +28,12 @@ pub struct Recommender {
     pub oom_min_bump_bytes: i64,
     /// What the memory is multiplied by at least after a kill for it.
     pub oom_bump_ratio: f64,
+    /// History of this length makes the confidence 1.
+    pub confidence_interval: Duration,
+    /// Percentile of the lower bounds, 0 to 1.
+    pub lower_percentile: f64,
+    /// Percentile of the upper bounds, 0 to 1.
+    pub upper_percentile: f64,
 }
 
 impl Default for Recommender {
@@ -42,15 +48,17 @@ impl Default for Recommender {
             min_memory_bytes: 250 * MEBIBYTE,
             oom_min_bump_bytes: 100 * MEBIBYTE,
             oom_bump_ratio: 1.2,
+            confidence_interval: DAY,
+            lower_percentile: 0.5,
+            upper_percentile: 0.95,
         }
     }
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MEBIBYTE: i64 = 1 << 20;
-/// Percentiles of the bounds.
-const LOWER: f64 = 0.5;
-const UPPER: f64 = 0.95;
+/// The largest amount of anything.
+const MOST: f64 = 1e14;
 /// What a sample of CPU weighs; that of memory weighs 1.
 const CPU_WEIGHT: f64 = 0.1;
 
@@ -109,7 +117,7 @@ pub fn memory_buckets() -> Buckets {
 /// `amount` times `factor`, cut to a whole number, at most what an amount can be.
 #[must_use]
 pub fn scaled(amount: i64, factor: f64) -> i64 {
-    (amount as f64 * factor).max(0.0) as i64
+    (amount as f64 * factor).clamp(0.0, MOST) as i64
 }
 
 impl Aggregate {
@@ -119,34 +127,38 @@ impl Aggregate {
         self.samples == 0
     }
 
-    /// Takes in that a container used `cores` at `at`, which is not before what was taken in last.
-    pub fn add_cpu(&mut self, recommender: &Recommender, cores: f64, at: Timestamp) {
-        if at < self.last {
-            return;
+    /// Takes in what each of the containers used, in cores, at `at`. Whether it was: what is not after what was taken in last is not, nor less than nothing.
+    pub fn add_cpu(&mut self, recommender: &Recommender, cores: impl IntoIterator<Item = f64>, at: Timestamp) -> bool {
+        if self.first.is_some() && at <= self.last {
+            return false;
         }
-        self.cpu.add(&cpu_buckets(), recommender.half_life, cores, CPU_WEIGHT, at);
-        self.first.get_or_insert(at);
-        self.last = at;
-        self.samples = self.samples.saturating_add(1);
+        let mut taken = false;
+        for cores in cores.into_iter().filter(|cores| *cores >= 0.0) {
+            self.cpu.add(&cpu_buckets(), recommender.half_life, cores, CPU_WEIGHT, at);
+            self.first.get_or_insert(at);
+            self.last = at;
+            self.samples = self.samples.saturating_add(1);
+            taken = true;
+        }
+        taken
     }
 
-    /// Takes in that a container held `bytes` at `at`.
-    pub fn add_memory(&mut self, recommender: &Recommender, bytes: i64, at: Timestamp) {
-        self.peak(recommender, bytes, at, false);
+    /// Takes in that a container held `bytes` at `at`. Whether it was.
+    pub fn add_memory(&mut self, recommender: &Recommender, bytes: i64, at: Timestamp) -> bool {
+        self.peak(recommender, bytes, at, false)
     }
 
-    /// Takes in that a container with `requested` bytes was killed for memory at `at`: its need is above what it had or held.
-    pub fn add_oom(&mut self, recommender: &Recommender, requested: i64, at: Timestamp) {
-        let outdated = self.peaks.window_end.is_some_and(|end| at < end.minus(recommender.memory_window));
-        if !outdated {
-            self.peak(recommender, oom_need(recommender, requested, self.peaks.used), at, true);
-        }
+    /// Takes in that a container with `requested` bytes was killed for memory at `at`: its need is above what it had or held. Whether it was: a kill of a window
+    /// before the newest sample is not.
+    pub fn add_oom(&mut self, recommender: &Recommender, requested: i64, at: Timestamp) -> bool {
+        let outdated = self.peaks.window_end.is_some() && at < self.peaks.last.minus(recommender.memory_window);
+        !outdated && self.peak(recommender, oom_need(recommender, requested, self.peaks.used), at, true)
     }
 
     /// The highest of a window counts, once, at the window's end.
-    fn peak(&mut self, recommender: &Recommender, bytes: i64, at: Timestamp, oom: bool) {
-        if !oom && at < self.peaks.last {
-            return;
+    fn peak(&mut self, recommender: &Recommender, bytes: i64, at: Timestamp, oom: bool) -> bool {
+        if bytes < 0 || (!oom && at < self.peaks.last) {
+            return false;
         }
         self.peaks.last = at;
         let (buckets, half_life) = (memory_buckets(), recommender.half_life);
@@ -154,7 +166,7 @@ impl Aggregate {
         if at < end {
             let known = self.peaks.used.max(self.peaks.oom);
             if known == 0 || bytes <= known {
-                return;
+                return true;
             }
             self.memory.subtract(&buckets, half_life, known as f64, 1.0, end);
         } else {
@@ -164,14 +176,20 @@ impl Aggregate {
             self.peaks = Peaks { window_end: Some(end), used: 0, oom: 0, ..self.peaks };
         }
         self.memory.add(&buckets, half_life, bytes as f64, 1.0, end);
-        if oom { self.peaks.oom = bytes } else { self.peaks.used = bytes }
+        if oom {
+            self.peaks.oom = bytes
+        } else {
+            self.peaks.used = bytes
+        }
+        true
     }
 
-    /// How far the estimate is to be trusted: days of history, at most those that the samples would fill one a minute.
+    /// How far the estimate is to be trusted: history in `interval`s, at most those that the samples would fill one a minute.
     #[must_use]
-    pub fn confidence(&self) -> f64 {
+    pub fn confidence(&self, interval: Duration) -> f64 {
         let lifespan = self.last.since(self.first.unwrap_or(self.last));
-        (lifespan.as_secs_f64() / 86_400.0).min(self.samples as f64 / 1440.0)
+        let interval = interval.as_secs_f64().max(1.0);
+        (lifespan.as_secs_f64() / interval).min(self.samples as f64 / (interval / 60.0))
     }
 
     /// What a container should request, in a pod of `containers` of them.
@@ -182,7 +200,7 @@ impl Aggregate {
             memory_bytes: self.memory.percentile(&memory_buckets(), memory) as i64,
         };
         let finish = |amounts: Amounts, multiplier: f64, exponent: f64| {
-            let factor = confidence_factor(multiplier, exponent, self.confidence());
+            let factor = confidence_factor(multiplier, exponent, self.confidence(recommender.confidence_interval));
             let least = 1.0 / f64::from(containers.max(1));
             let one = |amount: i64, min: i64| scaled(amount + scaled(amount, recommender.margin), factor).max(scaled(min, least));
             Amounts {
@@ -192,8 +210,8 @@ impl Aggregate {
         };
         Recommendation {
             target: finish(at(recommender.cpu_percentile, recommender.memory_percentile), 0.0, 1.0),
-            lower: finish(at(LOWER, LOWER), 0.001, -2.0),
-            upper: finish(at(UPPER, UPPER), 1.0, 1.0),
+            lower: finish(at(recommender.lower_percentile, recommender.lower_percentile), 0.001, -2.0),
+            upper: finish(at(recommender.upper_percentile, recommender.upper_percentile), 1.0, 1.0),
         }
     }
 }

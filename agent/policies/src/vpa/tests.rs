@@ -32,7 +32,8 @@ fn exponential_histogram_options() {
 fn linear_histogram_options() {
     let buckets = Buckets::linear(5.0, 0.3);
     assert_eq!(buckets.count(), 18);
-    assert_eq!((buckets.find(0.0), buckets.find(0.29), buckets.find(1.0), buckets.find(100.0)), (0, 0, 3, 17));
+    assert_eq!((buckets.find(-1.0), buckets.find(0.0), buckets.find(0.29), buckets.find(1.3), buckets.find(100.0)), (0, 0, 0, 4, 17));
+    assert!(buckets.start(0) == 0.0 && (buckets.start(17) - 5.1).abs() < 1e-12);
 }
 
 #[test]
@@ -88,6 +89,46 @@ fn decaying_histogram_simple_decay() {
 }
 
 #[test]
+fn percentile_out_of_bounds() {
+    let (buckets, mut histogram) = (Buckets::linear(1.0, 0.1), Histogram::default());
+    histogram.add(&buckets, HOUR, 0.1, 0.1, NOW);
+    histogram.add(&buckets, HOUR, 0.2, 0.2, NOW);
+    let close = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-12, "{got}, not {expected}");
+    close(histogram.percentile(&buckets, -0.1), 0.2);
+    close(histogram.percentile(&buckets, 1.1), 0.3);
+    histogram.add(&buckets, HOUR, 0.0, 0.1, NOW);
+    histogram.add(&buckets, HOUR, 1.0, 0.2, NOW);
+    close(histogram.percentile(&buckets, -0.1), 0.1);
+    close(histogram.percentile(&buckets, 1.1), 1.0);
+}
+
+#[test]
+fn empty_histogram() {
+    const EPSILON: f64 = Histogram::EPSILON;
+    let (buckets, mut histogram) = (Buckets::linear(1.0, 0.1), Histogram::default());
+    assert!(histogram.is_empty());
+    histogram.add(&buckets, HOUR, 0.1, EPSILON * 2.5, Timestamp(0));
+    assert!(!histogram.is_empty());
+    histogram.subtract(&buckets, HOUR, 0.1, EPSILON, Timestamp(0));
+    assert!(!histogram.is_empty());
+    histogram.subtract(&buckets, HOUR, 0.1, EPSILON, Timestamp(0));
+    assert!(histogram.is_empty());
+    histogram.add(&buckets, HOUR, 9.9, EPSILON * 3.0, Timestamp(0));
+    histogram.add(&buckets, HOUR, 0.1, EPSILON * 0.3, Timestamp(0));
+    assert!(!histogram.is_empty(), "what weighs next to nothing does not empty it");
+    histogram.add(&buckets, HOUR, 999.9, EPSILON * 0.3, Timestamp(0));
+    assert!(!histogram.is_empty());
+}
+
+#[test]
+fn longterm_decay() {
+    let (buckets, mut histogram) = (Buckets::linear(10.0, 1.0), Histogram::default());
+    histogram.add(&buckets, HOUR, 2.0, 1.0, NOW);
+    histogram.add(&buckets, HOUR, 1.0, 1.0, NOW.plus(HOUR * 101));
+    assert_eq!(histogram.percentile(&buckets, 1.0), 2.0);
+}
+
+#[test]
 fn decaying_histogram_outlives_its_exponent() {
     let (buckets, mut histogram) = (Buckets::linear(10.0, 1.0), Histogram::default());
     for (value, hours) in [(1.0, 0), (2.0, 1000), (3.0, 1001)] {
@@ -101,11 +142,54 @@ fn decaying_histogram_outlives_its_exponent() {
 fn confidence_multiplier() {
     let mut aggregate = Aggregate::default();
     for index in 1..=9u32 {
-        aggregate.add_cpu(&Recommender::default(), 1.0, NOW.plus(2 * MINUTE * index));
+        aggregate.add_cpu(&Recommender::default(), [1.0], NOW.plus(2 * MINUTE * index));
     }
-    assert!((aggregate.confidence() - 0.00625).abs() < 1e-12);
-    let estimate = 314.0 * confidence_factor(0.1, 2.0, aggregate.confidence());
-    assert!((estimate - 90_746.0).abs() < 1e-6, "{estimate}");
+    let of = |interval| aggregate.confidence(interval);
+    assert!((of(DAY) - 0.00625).abs() < 1e-12);
+    assert_eq!(scaled(3140, confidence_factor(0.1, 2.0, of(DAY))), 907_460);
+    assert_eq!(scaled(3_140_000_000, confidence_factor(0.1, 2.0, of(DAY))), 907_460_000_000);
+    // With an interval of the test's own of 18 min.
+    assert!((of(18 * MINUTE) - 0.5).abs() < 1e-12);
+    assert_eq!(scaled(3140, confidence_factor(0.1, 2.0, of(18 * MINUTE))), 4521);
+    assert_eq!(scaled(3_140_000_000, confidence_factor(0.1, 2.0, of(18 * MINUTE))), 4_521_600_000);
+}
+
+#[test]
+fn confidence_multiplier_no_history() {
+    let none = Aggregate::default().confidence(DAY);
+    assert_eq!(scaled(3140, confidence_factor(1.0, 1.0, none)), 100_000_000_000_000, "the most that there is");
+    assert_eq!(scaled(3140, confidence_factor(0.1, 2.0, none)), 100_000_000_000_000);
+    assert_eq!(scaled(3140, confidence_factor(1.0, -1.0, none)), 0);
+}
+
+#[test]
+fn percentile_estimator() {
+    let (recommender, mut aggregate) =
+        (Recommender { cpu_percentile: 0.2, memory_percentile: 0.5, margin: 0.0, ..Recommender::default() }, Aggregate::default());
+    aggregate.add_cpu(&recommender, [1.0, 2.0, 3.0], NOW);
+    for (days, bytes) in [(0, 1e9), (2, 2e9), (4, 3e9)] {
+        aggregate.add_memory(&Recommender { half_life: DAY * 10_000, ..recommender }, bytes as i64, NOW.plus(DAY * days));
+    }
+    let Amounts { cpu_millicores, memory_bytes } = aggregate.recommend(&recommender, 1).target;
+    assert!((cpu_millicores as f64 / 1000.0 - 1.0).abs() < 0.05, "{cpu_millicores}");
+    assert!((memory_bytes as f64 / 2e9 - 1.0).abs() < 0.05, "{memory_bytes}");
+}
+
+#[test]
+fn margin_estimator() {
+    assert_eq!((3140 + scaled(3140, 0.1), 3_140_000_000 + scaled(3_140_000_000, 0.1)), (3454, 3_454_000_000));
+}
+
+#[test]
+fn aggregate_container_usage_samples() {
+    let (recommender, mut aggregate) = (Recommender::default(), Aggregate::default());
+    let at = |halves: u32| NOW.plus(DAY / 2 * halves);
+    assert!(aggregate.add_cpu(&recommender, [3.14], at(0)) && aggregate.add_memory(&recommender, 5, at(0)));
+    assert!(aggregate.add_cpu(&recommender, [6.28], at(1)) && aggregate.add_memory(&recommender, 10, at(1)));
+    assert!(aggregate.add_cpu(&recommender, [1.57], at(2)) && aggregate.add_memory(&recommender, 2, at(2)));
+    assert!(!aggregate.add_cpu(&recommender, [1.0], at(2)), "out of order");
+    assert!(!aggregate.add_cpu(&recommender, [-1.0], at(4)), "negative CPU");
+    assert!(!aggregate.add_memory(&recommender, -1000, at(4)), "negative memory");
 }
 
 #[test]
@@ -128,13 +212,13 @@ fn min_resources_split_across_containers() {
 #[test]
 fn margin_is_added_in_whole_amounts() {
     let mut aggregate = Aggregate::default();
-    aggregate.add_cpu(&Recommender::default(), 1.0, NOW);
+    aggregate.add_cpu(&Recommender::default(), [1.0], NOW);
     let buckets = cpu_buckets();
     let base = (buckets.start(buckets.find(1.0) + 1) * 1000.0) as i64;
     let recommended = aggregate.recommend(&Recommender::default(), 1);
     assert_eq!(recommended.target.cpu_millicores, base + (base as f64 * 0.15) as i64);
     assert_eq!(recommended.lower.cpu_millicores, 25);
-    assert_eq!(recommended.upper.cpu_millicores, i64::MAX, "without history anything may be needed");
+    assert_eq!(recommended.upper.cpu_millicores, 100_000_000_000_000, "without history anything may be needed");
 }
 
 #[test]
@@ -144,7 +228,7 @@ fn record_oom() {
     assert_eq!(need(MIB, 0), 101 * MIB);
     assert_eq!(need(1000 * MIB, 3000 * MIB), 3600 * MIB);
     assert_eq!(need(500 * MIB, 0), 600 * MIB);
-    assert_eq!(need(i64::MAX, 0), i64::MAX);
+    assert_eq!(need(i64::MAX, 0), i64::MAX, "no sum wraps");
 }
 
 #[test]
@@ -166,37 +250,166 @@ fn one_peak_of_memory_counts_in_each_window() {
     assert_eq!(upper(&aggregate), end(1200 * MIB), "a kill of long ago is passed over");
 }
 
-mod priority_processor {
+mod record_oom_cases {
     use super::*;
 
-    fn cpu(target: i64, lower: i64, upper: i64) -> Recommendation {
-        let of = |cpu_millicores| Amounts { cpu_millicores, memory_bytes: 0 };
-        Recommendation { target: of(target), lower: of(lower), upper: of(upper) }
+    /// The one peak that there is, and whether the last record was taken in.
+    fn peak(aggregate: &Aggregate) -> i64 {
+        let all = Recommender { memory_percentile: 1.0, margin: 0.0, min_memory_bytes: 0, ..Recommender::default() };
+        aggregate.recommend(&all, 1).target.memory_bytes
     }
 
-    #[track_caller]
-    fn check(request: i64, recommendation: Recommendation, outside: bool, scale_up: bool, diff: f64) {
-        let requests = Amounts { cpu_millicores: request, memory_bytes: 0 };
-        let priority = Priority::of(requests, &recommendation, [true, false]);
-        assert_eq!((priority.outside, priority.scale_up), (outside, scale_up));
-        assert!((priority.diff - diff).abs() < 1e-9, "{}", priority.diff);
+    fn end(mib: i64) -> i64 {
+        let buckets = memory_buckets();
+        buckets.start(buckets.find((mib * MIB) as f64) + 1) as i64
+    }
+
+    fn oom(aggregate: &mut Aggregate, mib: i64, at: Timestamp) -> bool {
+        aggregate.add_oom(&Recommender::default(), mib * MIB, at)
+    }
+
+    fn used(mib: i64, at: Timestamp) -> Aggregate {
+        let mut aggregate = Aggregate::default();
+        assert!(aggregate.add_memory(&Recommender::default(), mib * MIB, at));
+        aggregate
     }
 
     #[test]
-    fn update_priority() {
-        check(4000, cpu(10_000, 6000, 14_000), true, true, 1.5);
-        check(4000, cpu(2000, 1000, 3000), true, false, 0.5);
-        check(4000, cpu(5000, 1000, 6000), false, true, 0.25);
-        check(10, cpu(900, 10, 1000), false, true, 89.0);
-        check(0, cpu(4000, 0, 5000), false, true, 4000.0);
-        let both = Recommendation {
-            target: Amounts { cpu_millicores: 2000, memory_bytes: 300 },
-            lower: Amounts { cpu_millicores: 1000, memory_bytes: 200 },
-            upper: Amounts { cpu_millicores: 9000, memory_bytes: 900 },
+    fn dont_run_away() {
+        let mut aggregate = Aggregate::default();
+        for (request, expected) in [(1000, 1200), (999, 1200), (999, 1200), (2000, 2400)] {
+            assert!(oom(&mut aggregate, request, NOW));
+            assert_eq!(peak(&aggregate), end(expected));
+        }
+    }
+
+    #[test]
+    fn maxed_with_known_sample() {
+        let mut aggregate = used(3000, NOW);
+        assert!(oom(&mut aggregate, 1000, NOW));
+        assert_eq!(peak(&aggregate), end(3600));
+    }
+
+    #[test]
+    fn discards_old_sample() {
+        let mut aggregate = used(1000, NOW);
+        assert!(!oom(&mut aggregate, 1000, NOW.minus(HOUR * 30)));
+        assert_eq!(peak(&aggregate), end(1000));
+        let hourly = Recommender { memory_window: HOUR, ..Recommender::default() };
+        let mut aggregate = Aggregate::default();
+        aggregate.add_memory(&hourly, 1000 * MIB, NOW);
+        assert!(!aggregate.add_oom(&hourly, 1000 * MIB, NOW.minus(HOUR * 2)), "with an interval of its own");
+    }
+
+    #[test]
+    fn in_new_window() {
+        let mut aggregate = used(2000, NOW);
+        assert!(oom(&mut aggregate, 2000, NOW.plus(DAY * 2)));
+        assert_eq!(peak(&aggregate), end(2400));
+    }
+
+    #[test]
+    fn fresh_oom_near_window_boundary_is_not_discarded() {
+        let mut aggregate = used(100, NOW);
+        assert!(aggregate.add_memory(&Recommender::default(), 2000 * MIB, NOW.plus(DAY)));
+        assert!(oom(&mut aggregate, 1000, NOW.plus(DAY).minus(Duration::from_secs(1))));
+        assert_eq!(peak(&aggregate), end(2400));
+    }
+}
+
+mod priority_processor {
+    use super::*;
+
+    const ANY: i64 = i64::MAX;
+    const MB: i64 = 1_000_000;
+
+    /// A container that requests so many millicores and bytes, with target and bounds of each.
+    fn container(request: (i64, i64), target: (i64, i64), lower: (i64, i64), upper: (i64, i64)) -> (Amounts, Recommendation) {
+        let of = |(cpu_millicores, memory_bytes)| Amounts { cpu_millicores, memory_bytes };
+        (of(request), Recommendation { target: of(target), lower: of(lower), upper: of(upper) })
+    }
+
+    /// One without bounds.
+    fn free(request: (i64, i64), target: (i64, i64)) -> (Amounts, Recommendation) {
+        container(request, target, (0, 0), (ANY, ANY))
+    }
+
+    #[track_caller]
+    fn check(name: &str, containers: &[(Amounts, Recommendation)], outside: bool, scale_up: bool, diff: f64) {
+        let priority = Priority::of(containers, [true, true]);
+        assert_eq!((priority.outside, priority.scale_up), (outside, scale_up), "{name}");
+        assert!((priority.diff - diff).abs() < 1e-9, "{name}: {}", priority.diff);
+    }
+
+    #[test]
+    fn get_update_priority() {
+        let cpu = |request, target| free((request, 0), (target, 0));
+        check("simple scale up", &[cpu(2000, 10_000)], false, true, 4.0);
+        check("simple scale down", &[cpu(4000, 2000)], false, false, 0.5);
+        check("no resource diff", &[cpu(2000, 2000)], false, false, 0.0);
+        check("scale up on milliquanitites", &[cpu(10, 900)], false, true, 89.0);
+        let outside = container((4000, 0), (10_000, 0), (6000, 0), (14_000, ANY));
+        check("scale up outside recommended range", &[outside], true, true, 1.5);
+        let outside = container((8000, 0), (2000, 0), (1000, 0), (3000, ANY));
+        check("scale down outside recommended range", &[outside], true, false, 0.75);
+        check("multiple resources, both scale up", &[free((3000, 10 * MB), (6000, 20 * MB))], false, true, 2.0);
+        check("multiple resources, only one scale up", &[free((4000, 10 * MB), (2000, 20 * MB))], false, true, 1.5);
+        check("multiple resources, both scale down", &[free((4000, 20 * MB), (2000, 10 * MB))], false, false, 1.0);
+        let outside = container((4000, 20 * MB), (2000, 10 * MB), (1000, 5 * MB), (3000, 30 * MB));
+        check("multiple resources, one outside recommended range", &[outside], true, false, 1.0);
+        check("multiple containers, both scale up", &[cpu(1000, 4000), cpu(2000, 8000)], false, true, 3.0);
+        check("multiple containers, both scale down", &[cpu(3000, 1000), cpu(7000, 2000)], false, false, 0.7);
+        let below = container((2000, 0), (8000, 0), (3000, 0), (10_000, ANY));
+        check("multiple containers, both scale up, one outside range", &[cpu(1000, 4000), below], true, true, 3.0);
+        let two = [free((6000, 10 * MB), (8000, 20 * MB)), free((4000, 30 * MB), (7000, 30 * MB))];
+        check("multiple containers, multiple resources", &two, false, true, 0.75);
+        check("no recommendation for container", &[], false, false, 0.0);
+        assert_eq!(Priority::of(&[free((4000, 10 * MB), (2000, 20 * MB))], [false, true]).diff, 1.0, "a resource that is not controlled");
+    }
+
+    #[test]
+    fn sort_priority() {
+        let of = |name, scale_up, diff| (name, Priority { outside: false, scale_up, diff });
+        let order = |mut pods: Vec<(u32, Priority)>| {
+            pods.sort_by(|(_, one), (_, other)| if other.is_less(one) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater });
+            pods.into_iter().map(|(name, _)| name).collect::<Vec<u32>>()
         };
-        let requests = Amounts { cpu_millicores: 4000, memory_bytes: 200 };
-        assert_eq!(Priority::of(requests, &both, [true, true]), Priority { outside: false, scale_up: true, diff: 1.0 });
-        assert_eq!(Priority::of(requests, &both, [false, true]).diff, 0.5);
+        assert_eq!(order(vec![of(1, false, 4.0), of(2, false, 1.5), of(3, false, 9.0), of(4, false, 2.33)]), [3, 1, 4, 2]);
+        assert_eq!(order(vec![of(1, true, 0.25), of(2, false, 0.25), of(3, false, 0.5)]), [1, 3, 2], "who grows comes first");
+    }
+
+    #[test]
+    fn less_pod_priority() {
+        let of = |scale_up, diff| Priority { outside: false, scale_up, diff };
+        let cases = [
+            ("scale down more than empty", of(false, 0.1), of(false, 0.0), false),
+            ("scale up more than empty", of(true, 0.1), of(false, 0.0), false),
+            ("two scale ups", of(true, 0.1), of(true, 1.0), true),
+            ("two scale downs", of(false, 0.9), of(false, 0.1), false),
+        ];
+        for (name, one, other, less) in cases {
+            assert_eq!((one.is_less(&other), other.is_less(&one)), (less, !less), "{name}");
+        }
+    }
+
+    #[test]
+    fn update_of_pods() {
+        let updater = Updater { min_change: 0.5, ..Updater::default() };
+        let check = |name: &str, updater: Updater, priority: (bool, bool, f64), age: Duration, oom_after: Option<Duration>, expected| {
+            let (outside, scale_up, diff) = priority;
+            assert_eq!(updater.eligible(&Priority { outside, scale_up, diff }, age, oom_after), expected, "{name}");
+        };
+        check("TestUpdateNotRequired", Updater::default(), (false, false, 0.0), 24 * HOUR, None, false);
+        check("TestUpdateLonglivedPods 1", updater, (false, true, 0.25), 13 * HOUR, None, false);
+        check("TestUpdateLonglivedPods 2", updater, (false, true, 4.0), 13 * HOUR, None, true);
+        check("TestUpdateLonglivedPods 3", updater, (true, false, 0.25), 13 * HOUR, None, true);
+        check("TestUpdateShortlivedPods 1", updater, (false, true, 0.25), 11 * HOUR, None, false);
+        check("TestUpdateShortlivedPods 2", updater, (false, true, 0.0), 11 * HOUR, None, false);
+        check("TestUpdateShortlivedPods 3", updater, (true, false, 0.9), 11 * HOUR, None, true);
+        check("TestUpdatePodWithQuickOOM", updater, (false, true, 0.25), 11 * HOUR, Some(2 * MINUTE), true);
+        check("TestDontUpdatePodWithQuickOOMNoResourceChange", Updater::default(), (false, true, 0.0), 11 * HOUR, Some(2 * MINUTE), false);
+        check("TestDontUpdatePodWithOOMAfterLongRun", updater, (false, true, 0.0), 11 * HOUR, Some(57 * MINUTE), false);
+        check("killed, the same again, outside of its range", updater, (true, false, 0.0), 11 * HOUR, Some(2 * MINUTE), false);
     }
 
     #[test]
@@ -279,6 +492,17 @@ fn a_kill_for_memory_raises_the_memory_at_once() {
     killed.windows.tick.oom_kills = 1;
     let wanted = decide(&killed, &mut memory).wanted().expect("more memory");
     assert!(wanted.memory_mib.0 >= 500, "{wanted}");
+}
+
+#[test]
+fn the_mode_says_what_becomes_of_a_recommendation() {
+    let from = Allocation::new(2, 200, 256);
+    let changes = |update_mode| {
+        let played = run(&Vpa { update_mode, ..Vpa::default() }, from, |minute| (Some(400.0 + minute as f64 * 5.0), 100.0), 120);
+        played.windows(2).filter(|pair| pair[0] != pair[1]).count() + usize::from(played[0] != from)
+    };
+    assert_eq!((changes(UpdateMode::Off), changes(UpdateMode::Initial)), (0, 1));
+    assert!(changes(UpdateMode::Auto) > 1);
 }
 
 #[test]

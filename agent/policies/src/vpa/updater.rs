@@ -35,22 +35,30 @@ pub struct Priority {
 }
 
 impl Priority {
-    /// How much it matters to change `requests` to the target. A resource that `heeded` is false for counts for nothing: first CPU, then memory.
+    /// How much it matters to change the containers of a pod from what each requests to its target. A resource that `heeded` is false for counts for nothing:
+    /// first CPU, then memory.
     #[must_use]
-    pub fn of(requests: Amounts, recommendation: &Recommendation, heeded: [bool; 2]) -> Self {
-        let Recommendation { target, lower, upper } = recommendation;
-        let resources = [
-            (requests.cpu_millicores, target.cpu_millicores, lower.cpu_millicores, upper.cpu_millicores),
-            (requests.memory_bytes, target.memory_bytes, lower.memory_bytes, upper.memory_bytes),
-        ];
+    pub fn of(containers: &[(Amounts, Recommendation)], heeded: [bool; 2]) -> Self {
         let mut priority = Self { outside: false, scale_up: false, diff: 0.0 };
-        for (request, target, lower, upper) in resources.into_iter().zip(heeded).filter_map(|(resource, heeded)| heeded.then_some(resource))
-        {
-            priority.outside |= request < lower || request > upper;
-            priority.scale_up |= target > request;
-            priority.diff += request.abs_diff(target) as f64 / request.max(1) as f64;
+        let resources: [fn(&Amounts) -> i64; 2] = [|amounts| amounts.cpu_millicores, |amounts| amounts.memory_bytes];
+        for amount in resources.into_iter().zip(heeded).filter_map(|(amount, heeded)| heeded.then_some(amount)) {
+            let (mut requested, mut recommended) = (0i64, 0i64);
+            for (requests, Recommendation { target, lower, upper }) in containers {
+                let (request, target) = (amount(requests), amount(target));
+                priority.outside |= request < amount(lower) || request > amount(upper);
+                priority.scale_up |= target > request;
+                requested = requested.saturating_add(request);
+                recommended = recommended.saturating_add(target);
+            }
+            priority.diff += requested.abs_diff(recommended) as f64 / requested.max(1) as f64;
         }
         priority
+    }
+
+    /// Whether a pod of this priority comes after one of `other`: who wants more comes first, then who is farther off.
+    #[must_use]
+    pub fn is_less(&self, other: &Self) -> bool {
+        if self.scale_up == other.scale_up { self.diff < other.diff } else { other.scale_up }
     }
 }
 
@@ -59,7 +67,9 @@ impl Updater {
     #[must_use]
     pub fn eligible(&self, priority: &Priority, age: Duration, oom_after: Option<Duration>) -> bool {
         let quick_oom = oom_after.is_some_and(|after| after < self.evict_after_oom) && priority.diff > 0.0;
-        priority.outside || quick_oom || (age >= self.lifetime && priority.diff >= self.min_change)
+        // What was killed and would be given the same is left alone, wherever it lies.
+        let futile = oom_after.is_some_and(|after| after < self.evict_after_oom) && priority.diff == 0.0;
+        !futile && (priority.outside || quick_oom || (age >= self.lifetime && priority.diff >= self.min_change))
     }
 
     /// Whether another pod may be touched where `running` of `configured` run and `touched` of them are being updated.
