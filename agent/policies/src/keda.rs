@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hpa::behavior::{Behavior, History, Limits, normalize};
-use crate::hpa::replica_calculator::Calculator;
+use crate::hpa::replica_calculator::{Calculator, Tolerance};
 use crate::kpa::Metric;
 use crate::seen::{self, Cadence, measured, ranged, spanned};
 use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
@@ -95,6 +95,19 @@ pub struct Operator {
     pub cooldown: Duration,
     /// Time after the function was made, where it never was active.
     pub initial_cooldown: Duration,
+    /// What annotations of the function keep the operator from, or drive it to.
+    pub told: Told,
+}
+
+/// What annotations of a function tell the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Not to scale to zero or idle.
+    pub pause_scale_in: bool,
+    /// Not to scale from zero or idle.
+    pub pause_scale_out: bool,
+    /// To take the triggers for active.
+    pub force_activation: bool,
 }
 
 /// What the operator knows of the triggers.
@@ -109,7 +122,8 @@ pub enum Trigger {
 }
 
 impl Operator {
-    /// Replicas to go to from `current`; nothing where the HPA decides or it is too early. A `fallback` is what a failed trigger falls back to.
+    /// Replicas to go to from `current`; nothing where the HPA decides or it is too early. `fallback` is what the function falls back to where a trigger fails: the
+    /// HPA goes there by the metric, so the operator keeps off; only a fallback to nothing does not keep it from scaling to zero.
     #[must_use]
     pub fn scale(
         &self,
@@ -127,10 +141,12 @@ impl Operator {
         let wakes = current == 0 || (self.idle.is_some() && current < self.min);
         let sleeps = self.idle.is_some_and(|idle| current > idle) || (current > 0 && self.min == 0);
         match trigger {
-            Trigger::Active => wakes.then_some(self.min.max(1)),
-            Trigger::Failed => fallback,
-            Trigger::Inactive if sleeps => cooled.then_some(self.idle.unwrap_or(0)),
-            Trigger::Inactive => (current < self.min && self.idle.is_none()).then_some(self.min),
+            _ if trigger == Trigger::Active || self.told.force_activation => {
+                (wakes && !self.told.pause_scale_out).then_some(self.min.max(1))
+            }
+            Trigger::Failed if fallback != Some(0) => None,
+            _ if sleeps => (cooled && !self.told.pause_scale_in).then_some(self.idle.unwrap_or(self.min)),
+            _ => (current < self.min && self.idle.is_none()).then_some(self.min),
         }
     }
 }
@@ -199,7 +215,11 @@ impl Policy for Keda {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         let value = self.value(state);
-        memory.failures = if value.is_some() { 0 } else { memory.failures.saturating_add(1) };
+        // Failures are counted where the HPA asks for the metric, not by the operator's polls.
+        memory.failures = match value {
+            Some(_) => 0,
+            None => memory.failures.saturating_add(u32::from(syncs)),
+        };
         let value_or_fallback = value.or_else(|| self.fallback?.value(self.threshold, memory.failures, in_force.replicas.0));
         if polls && let Some(decision) = self.activate(state, in_force, value, memory, created, now) {
             return decision;
@@ -250,12 +270,13 @@ impl Keda {
         if trigger == Trigger::Active {
             memory.last_active = Some(now);
         }
-        let fallback = self.fallback.filter(|fallback| memory.failures > fallback.failure_threshold).map(|fallback| fallback.replicas);
+        let fallback = self.fallback.map(|fallback| fallback.replicas);
         let operator = Operator {
             min: range.min().0,
             idle: self.idle_replicas.filter(|idle| *idle < range.min().0),
             cooldown: self.cooldown_period.0,
             initial_cooldown: self.initial_cooldown_period.0,
+            told: Told::default(),
         };
         let replicas = operator.scale(trigger, in_force.replicas.0, fallback, memory.last_active, created, now)?;
         let reason = match trigger {
@@ -279,7 +300,7 @@ impl Keda {
         memory.history.begin(current, now);
         let existing = seen::counts(state).map_or(current, |counts| counts.ready.0.saturating_add(counts.pending.0));
         let milli = |value: f64| (value * 1000.0) as i64;
-        let desired = Calculator::default().average_value(existing, milli(value), milli(self.threshold)).replicas;
+        let desired = self.calculator().average_value(existing, milli(value), milli(self.threshold)).replicas;
         let replicas = if current > limits.max || current < limits.min {
             current.clamp(limits.min, limits.max)
         } else {
@@ -293,6 +314,17 @@ impl Keda {
         }
         let reason = format!("{value:.2} at {} a replica ask for {desired}", self.threshold);
         seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+    }
+
+    /// The HPA's calculator, with the tolerances that `behavior` sets.
+    fn calculator(&self) -> Calculator {
+        let default = Calculator::default();
+        let Tolerance { up, down } = default.tolerance;
+        let tolerance = self.behavior.as_ref().map_or(default.tolerance, |behavior| Tolerance {
+            up: behavior.scale_up.tolerance.unwrap_or(up),
+            down: behavior.scale_down.tolerance.unwrap_or(down),
+        });
+        Calculator { tolerance, ..default }
     }
 
     /// The HPA's downscale stabilisation.
@@ -311,7 +343,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn operator(min: u32, idle: Option<u32>) -> Operator {
-        Operator { min, idle, cooldown: Duration::from_secs(300), initial_cooldown: Duration::ZERO }
+        Operator { min, idle, cooldown: Duration::from_secs(300), initial_cooldown: Duration::ZERO, told: Told::default() }
     }
 
     #[test]
@@ -333,7 +365,30 @@ mod tests {
         for (name, operator, trigger, current, expected) in cases {
             assert_eq!(operator.scale(trigger, current, None, Some(long_ago), long_ago, NOW), expected, "{name}");
         }
-        assert_eq!(operator(0, None).scale(Trigger::Failed, 7, Some(4), None, NOW, NOW), Some(4), "failed with fallback");
+        let failed = |fallback| operator(0, None).scale(Trigger::Failed, 7, fallback, Some(long_ago), long_ago, NOW);
+        assert_eq!(failed(Some(4)), None, "failed with fallback is the HPA's");
+        assert_eq!(failed(Some(0)), Some(0), "failed with a fallback to nothing goes on as inactive");
+    }
+
+    #[test]
+    fn annotations() {
+        let long_ago = NOW.minus(Duration::from_secs(600));
+        let paused_in = Told { pause_scale_in: true, ..Told::default() };
+        let paused_out = Told { pause_scale_out: true, ..Told::default() };
+        let forced = Told { force_activation: true, ..Told::default() };
+        let (active, inactive) = (Trigger::Active, Trigger::Inactive);
+        let cases = [
+            ("TestNoScaleToMinReplicasWhenNotActiveAndPauseScaleInAnnotationSet", operator(0, None), paused_in, inactive, 10, None),
+            ("TestNoScaleToIdleReplicasWhenNotActiveAndPauseScaleInAnnotationSet", operator(5, Some(0)), paused_in, inactive, 10, None),
+            ("TestScaleFromMinReplicasWhenActivationForced", operator(0, None), forced, inactive, 0, Some(1)),
+            ("TestNoScaleFromMinReplicasWhenActiveAndPausedScaleOutAnnotationSet", operator(0, None), paused_out, active, 0, None),
+            ("TestNoScaleFromIdleReplicasToMinReplicasWhenActiveAndPausedScaleOut", operator(5, Some(0)), paused_out, active, 0, None),
+            ("TestEventWitTriggerInfo", operator(5, Some(0)), Told::default(), active, 2, Some(5)),
+        ];
+        for (name, operator, told, trigger, current, expected) in cases {
+            let got = Operator { told, ..operator }.scale(trigger, current, None, Some(long_ago), long_ago, NOW);
+            assert_eq!(got, expected, "{name}");
+        }
     }
 
     #[test]
@@ -360,7 +415,7 @@ mod tests {
         assert_eq!(value(FallbackBehavior::Static, 4, 6), Some(100.0));
         assert_eq!(value(FallbackBehavior::Static, 3, 6), None);
         assert_eq!(value(FallbackBehavior::CurrentReplicas, 4, 6), Some(60.0));
-        assert_eq!(value(FallbackBehavior::CurrentReplicasIfHigher, 4, 6), Some(100.0));
+        assert_eq!(value(FallbackBehavior::CurrentReplicasIfHigher, 4, 4), Some(100.0));
         assert_eq!(value(FallbackBehavior::CurrentReplicasIfHigher, 4, 15), Some(150.0));
         assert_eq!(value(FallbackBehavior::CurrentReplicasIfLower, 4, 6), Some(60.0));
         assert_eq!(value(FallbackBehavior::CurrentReplicasIfLower, 4, 15), Some(100.0));

@@ -41,9 +41,12 @@ pub struct OpenFaasMemory {
 
 impl Default for OpenFaas {
     fn default() -> Self {
-        Self { rate_rps: 5.0, pending: Span::seconds(5), interval: Span::seconds(5), factor: 10, max_replicas: 5 }
+        Self { rate_rps: 5.0, pending: Span::seconds(5), interval: Span::seconds(5), factor: 10, max_replicas: MOST }
     }
 }
+
+/// Most replicas that the community edition scales to.
+pub const MOST: u32 = 5;
 
 /// Replicas after an alert that is firing or resolved, for `current` of `min` to `max`.
 #[must_use]
@@ -124,11 +127,23 @@ mod tests {
 
     #[test]
     fn alert_handler() {
-        assert_eq!(replicas(true, 1, 1, 5, 10), 2);
-        assert_eq!(replicas(true, 4, 1, 5, 25), 5);
-        assert_eq!(replicas(true, 5, 1, 5, 10), 5);
-        assert_eq!(replicas(true, 3, 1, 5, 0), 1, "a factor of zero goes to the least");
-        assert_eq!(replicas(false, 8, 1, 20, 10), 1);
+        // The most that is told counts up to the edition's own.
+        let cases = [
+            ("TestDisabledScale", (true, 1, 1, 5, 0), 1),
+            ("TestParameterEdge", (true, 1, 0, 5, 0), 0),
+            ("TestScaling_SameUpperLowerLimit", (true, 5, 5, 5, 10), 5),
+            ("TestMaxScale", (true, 1, 1, 10, 100), 5),
+            ("TestInitialScale_From1_Factor10", (true, 1, 1, 5, 10), 2),
+            ("TestScale_midrange_factor25", (true, 4, 1, 5, 25), 5),
+            ("TestScale_Ceiling_IsDefaultMaxReplicas", (true, 5, 1, 5, 10), 5),
+            ("TestScaleCeilingReplicasOver", (true, 19, 1, 5, 10), 5),
+            ("TestBackingOff", (false, 8, 1, 5, 10), 1),
+            ("TestScaledUpFrom1", (true, 1, 1, 5, 30), 3),
+            ("TestScaledUpWithSmallParam", (true, 1, 1, 4, 1), 2),
+        ];
+        for (name, (firing, current, min, max, factor), expected) in cases {
+            assert_eq!(replicas(firing, current, min, max.min(MOST), factor), expected, "{name}");
+        }
     }
 
     #[test]

@@ -39,6 +39,22 @@ fn holt_winters_multiplicative() {
 }
 
 #[test]
+fn holt_winters_with_a_multiplicative_trend() {
+    let series = [[1.0, 3.0, 1.0].repeat(5)].concat();
+    let model = Model { trend: Form::Multiplicative, ..model(0.3, 0.3, 0.9, 3, Form::Additive) };
+    assert_eq!(whole(model.forecast(&series[..15]).expect("long enough")), 1);
+}
+
+#[test]
+fn history_shorter_than_its_seasons_is_kept() {
+    // Seven of a season of three are two whole ones and a beginning: nothing goes until the third is whole.
+    let policy = HoltWinters { seasonal_periods: 3, stored_seasons: 2, ..HoltWinters::default() };
+    let mut history = Vec::new();
+    let lengths: Vec<usize> = (1..=10).map(|wish| (policy.foretell(&mut history, wish), history.len()).1).collect();
+    assert_eq!(lengths, [1, 2, 3, 4, 5, 6, 7, 8, 6, 7]);
+}
+
+#[test]
 fn holt_winters_of_an_even_season() {
     let series: Vec<f64> = (0..24).map(|index| [1.0, 2.0, 5.0, 2.0][index % 4] + index as f64).collect();
     let forecast = model(0.5, 0.5, 0.5, 4, Form::Additive).forecast(&series).expect("long enough");

@@ -288,10 +288,22 @@ impl History {
 
     /// How many replicas there were when the period began that ends now.
     fn at_period_start(&self, current: u32, period: Duration, now: Timestamp) -> i64 {
+        i64::from(current) + self.changed_within(period, now)
+    }
+
+    /// Replicas that were removed less those that were added within `period` before `now`.
+    #[must_use]
+    pub fn changed_within(&self, period: Duration, now: Timestamp) -> i64 {
         let sum = |events: &[Entry]| -> i64 {
             events.iter().filter(|event| now.since(event.at) < period).map(|event| i64::from(event.replicas)).sum()
         };
-        i64::from(current) - sum(&self.ups) + sum(&self.downs)
+        sum(&self.downs) - sum(&self.ups)
+    }
+
+    /// How many recommendations are remembered.
+    #[must_use]
+    pub fn recommended(&self) -> usize {
+        self.recommendations.len()
     }
 
     /// A history in which so many replicas were recommended, added and removed, each at its time: for tests and for a rebuilt memory.

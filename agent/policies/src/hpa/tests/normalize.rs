@@ -76,6 +76,191 @@ fn scaling_with_rules() {
     }
 }
 
+/// Rules as the original's tests make them: so many pods and so much percent, each within its period; nothing of either where it is zero.
+fn made((pods_a_period, period): (u32, u64), (share, share_period): (u32, u64), window: u64) -> Rules {
+    let policies = [(pods_a_period, pods(pods_a_period, period)), (share, percent(share, share_period))];
+    Rules {
+        stabilization_window: Span::seconds(window),
+        policies: policies.into_iter().filter_map(|(value, policy)| (value > 0).then_some(policy)).collect(),
+        ..rules(Select::Max, &[])
+    }
+}
+
+/// Events in the middle of equal parts of `seconds`, oldest first.
+fn uniform(counts: &[u32], seconds: u64) -> Vec<(Timestamp, u32)> {
+    let part = seconds as f64 / counts.len() as f64;
+    let at = |index: usize| NOW.minus(Duration::from_secs((seconds as f64 - part * (index as f64 + 0.5)) as u64));
+    counts.iter().enumerate().map(|(index, count)| (at(index), *count)).collect()
+}
+
+#[test]
+fn test_scaling_with_rules() {
+    /// Name, rules up and down where they are not the default's, events up and down, least, most, current, desired, expected.
+    struct Case(&'static str, [Option<Rules>; 2], [&'static [u32]; 2], (u32, u32), (u32, u32), u32);
+    let (up, down) = (|rules: Rules| [Some(rules), None], |rules: Rules| [None, Some(rules)]);
+    let (none, grown, shrunk): ([&[u32]; 2], [&[u32]; 2], [&[u32]; 2]) = ([&[], &[]], [&[1, 5, 9], &[]], [&[], &[1, 5, 9]]);
+    let wide = (1, 1000);
+    let cases = [
+        Case("prenormalized desired replicas within range", [None, None], none, (3, 8), (5, 7), 7),
+        Case("prenormalized desired replicas < minReplicas", [None, None], none, (2, 8), (3, 1), 2),
+        Case("prenormalized within range when minReplicas is 0", [None, None], none, (0, 10), (1, 0), 0),
+        Case("maxReplicas is the limit because maxReplicas < scaleUpLimit", [None, None], none, (1, 10), (20, 1000), 10),
+        Case("desired replica count is more than the maximum", [None, None], none, (100, 150), (100, 1000), 150),
+        Case("scaleUpLimit is the limit with user policies", up(made((0, 0), (1, 60), 0)), none, (1, 2000), (3, 1000), 4),
+        Case("scaleDownLimit is the limit with user policies", down(made((20, 60), (0, 0), 0)), none, (3, 2000), (1000, 3), 980),
+        Case("scaleUp with default behavior", [None, None], none, wide, (10, 50), 20),
+        Case("scaleUp with pods policy larger than percent", up(made((100, 60), (100, 60), 0)), none, wide, (10, 500), 110),
+        Case("scaleUp with percent policy larger than pods", up(made((2, 60), (100, 60), 0)), none, wide, (10, 500), 20),
+        Case("scaleUp with large pod policy", up(made((100, 60), (0, 0), 0)), none, wide, (10, 50), 50),
+        Case("scaleUp with large percent policy", up(made((10_000, 60), (0, 0), 0)), none, wide, (10, 50), 50),
+        Case("scaleUp with pod policy limitation", up(made((30, 60), (0, 0), 0)), none, wide, (10, 50), 40),
+        Case("scaleUp with percent policy limitation", up(made((0, 0), (200, 60), 0)), none, wide, (10, 50), 30),
+        Case("scaleDown with percent policy larger than pod", down(made((20, 60), (1, 60), 300)), none, wide, (100, 2), 80),
+        Case("scaleDown with pod policy larger than percent", down(made((2, 60), (1, 60), 300)), none, wide, (100, 2), 98),
+        Case("scaleDown with MinReplicas and large pod policy", down(made((100, 60), (0, 0), 300)), none, wide, (10, 0), 1),
+        Case("scaleDown with MinReplicas and large percent policy", down(made((0, 0), (100, 60), 300)), none, (5, 1000), (10, 2), 5),
+        Case("scaleDown with pod policy limitation", down(made((5, 60), (0, 0), 300)), none, wide, (10, 2), 5),
+        Case("scaleDown with percent policy limitation", down(made((0, 0), (50, 60), 300)), none, wide, (10, 5), 5),
+        Case("scaleUp, MaxReplicas, large pod policy, events", up(made((300, 60), (0, 0), 0)), grown, (1, 200), (100, 500), 200),
+        Case("scaleUp, MaxReplicas, large percent policy, events", up(made((0, 0), (10_000, 60), 0)), grown, (1, 200), (100, 500), 200),
+        Case("scaleUp with a lot of recent scale up events", up(made((5, 120), (0, 0), 0)), grown, wide, (100, 500), 100),
+        Case("scaleUp with pod policy and previous events", up(made((150, 120), (0, 0), 0)), grown, wide, (100, 500), 235),
+        Case("scaleUp with percent policy and previous events", up(made((0, 0), (200, 120), 0)), grown, wide, (100, 500), 255),
+        Case("scaleDown with default policy and previous events", [None, None], shrunk, wide, (10, 5), 5),
+        Case("scaleDown, MinReplicas=nil, large pod policy, events", down(made((115, 120), (0, 0), 300)), shrunk, wide, (100, 0), 1),
+        Case("scaleDown, MinReplicas, large pod policy, events", down(made((130, 120), (0, 0), 300)), shrunk, (5, 1000), (100, 0), 5),
+        Case("scaleDown, MinReplicas, large percent policy, events", down(made((0, 0), (100, 120), 300)), shrunk, (5, 1000), (100, 2), 5),
+        Case("scaleDown with pod policy limitation and events", down(made((5, 120), (0, 0), 300)), shrunk, wide, (100, 2), 100),
+        Case(
+            "scaleDown with percent policy limitation and events",
+            down(made((0, 0), (50, 120), 300)),
+            [&[], &[2, 4, 6]],
+            wide,
+            (100, 0),
+            56,
+        ),
+        Case(
+            "previous events preventing further scale down",
+            down(made((0, 0), (10, 120), 300)),
+            [&[], &[10, 10, 10]],
+            wide,
+            (100, 0),
+            100,
+        ),
+        Case(
+            "previous events still allowing more scale down",
+            down(made((0, 0), (1000, 120), 300)),
+            [&[], &[10, 10, 10]],
+            wide,
+            (10, 5),
+            5,
+        ),
+        Case("events for one behavior for up", up(made((1000, 60), (0, 0), 0)), [&[8, 12, 9, 11], &[]], wide, (100, 200), 200),
+        Case("events, two policies for up", up(made((1000, 120), (100, 60), 0)), [&[8, 12, 9, 11], &[]], wide, (100, 200), 200),
+        Case("events outdated, two policies for up", up(made((1000, 30), (100, 60), 0)), [&[8, 12, 9, 11], &[]], wide, (100, 200), 200),
+        Case("events for one behavior for down", down(made((1000, 60), (0, 0), 300)), [&[], &[8, 12, 9, 11]], wide, (100, 5), 5),
+        Case("events, two policies for down", down(made((1000, 120), (100, 60), 300)), [&[], &[8, 12, 9, 11]], wide, (100, 5), 5),
+        Case("events outdated, two policies for down", down(made((1000, 30), (100, 60), 300)), [&[], &[8, 12, 9, 11]], wide, (100, 5), 5),
+    ];
+    for Case(name, [up, down], [ups, downs], (min, max), (current, desired), expected) in cases {
+        let default = Behavior::default();
+        let behavior = Behavior { scale_up: up.unwrap_or(default.scale_up), scale_down: down.unwrap_or(default.scale_down) };
+        let history = History::of(&[], &uniform(ups, 120), &uniform(downs, 120));
+        assert_eq!(behavior.limit(&history, current, desired, Limits { min, max }, NOW), expected, "{name}");
+    }
+}
+
+#[test]
+fn limits_of_rate_with_the_least_change() {
+    let least = rules(Select::Min, &[pods(2, 60), percent(50, 60)]);
+    let behavior = Behavior { scale_up: least.clone(), scale_down: least };
+    let limit = |current, desired| behavior.limit(&History::default(), current, desired, Limits { min: 0, max: 1000 }, NOW);
+    assert_eq!(limit(1, 1000), 2, "TestCalculateScaleUpLimitWithScalingRules");
+    assert_eq!(limit(5, 0), 3, "TestCalculateScaleDownLimitWithBehaviors");
+}
+
+#[test]
+fn test_store_scale_events() {
+    /// Name, events before by age, rules, change within 60 s before, changes within the rules' longest period after five more were stored.
+    struct Case(&'static str, &'static [(u32, u64)], Rules, i64, u32);
+    let two = || made((10, 60), (100, 60), 0);
+    let cases = [
+        Case("empty entries with two-policy-behavior", &[], two(), 0, 5),
+        Case("one outdated entry to be replaced with behavior", &[(7, 61)], two(), 0, 5),
+        Case("one actual entry to be not touched with behavior", &[(7, 58)], two(), 7, 12),
+        Case("two entries, one of them to be replaced", &[(7, 61), (6, 59)], made((10, 60), (0, 0), 0), 6, 11),
+        Case("policies with different periods", &[(8, 29), (6, 59), (7, 61), (9, 61)], made((10, 60), (100, 30), 0), 14, 19),
+        Case("two entries, both actual", &[(7, 58), (6, 59)], made((10, 120), (100, 30), 0), 13, 18),
+    ];
+    for Case(name, before, rules, change, after) in cases {
+        let events: Vec<_> = before.iter().map(|(count, ago)| (NOW.minus(Duration::from_secs(*ago)), *count)).collect();
+        let longest = rules.policies.iter().map(|policy| policy.period).max().expect("some").0.as_secs();
+        let behavior = Behavior { scale_up: rules.clone(), scale_down: rules };
+        for grows in [true, false] {
+            let mut history = if grows { History::of(&[], &events, &[]) } else { History::of(&[], &[], &events) };
+            let sign = if grows { -1 } else { 1 };
+            let changed = |history: &History, seconds| sign * history.changed_within(Duration::from_secs(seconds), NOW);
+            assert_eq!(changed(&history, 60), change, "{name}");
+            behavior.record(&mut history, 10, if grows { 15 } else { 5 }, NOW);
+            assert_eq!(changed(&history, longest), i64::from(after), "{name}");
+        }
+    }
+}
+
+#[test]
+fn test_normalize_desired_replicas() {
+    let check = |name: &str, recommendations: &[(f64, u32)], desired, expected, length| {
+        let entries: Vec<_> = recommendations.iter().map(|(ago, replicas)| (minutes_ago(*ago), *replicas)).collect();
+        let mut history = History::of(&entries, &[], &[]);
+        let got = normalize(&mut history, 100, desired, Duration::from_secs(300), Limits { min: 0, max: 100 }, NOW);
+        assert_eq!(got, expected, "{name}");
+        assert!(history.recommended() <= length, "{name}");
+    };
+    check("empty log", &[], 5, 5, 1);
+    check("stabilize", &[(2.0, 4), (1.0, 5)], 3, 5, 3);
+    check("no stabilize", &[(2.0, 1), (1.0, 2)], 3, 3, 3);
+    check("no stabilize - old recommendations", &[(10.0, 10), (9.0, 9)], 3, 3, 2);
+    check("stabilize - old recommendations", &[(10.0, 10), (1.0, 4), (2.0, 5), (9.0, 9)], 3, 5, 4);
+}
+
+#[test]
+fn test_normalize_desired_replicas_with_behavior() {
+    let check = |name: &str, recommendations: &[(f64, u32)], current, desired, (up, down): (u64, u64), expected| {
+        let entries: Vec<_> = recommendations.iter().map(|(ago, replicas)| (minutes_ago(*ago), *replicas)).collect();
+        let free =
+            |window| Rules { stabilization_window: Span::seconds(window), ..rules(Select::Max, &[pods(1000, 15), percent(100, 15)]) };
+        let behavior = Behavior { scale_up: free(up), scale_down: free(down) };
+        let got = behavior.normalize(&mut History::of(&entries, &[], &[]), current, desired, Limits { min: 0, max: 1000 }, NOW);
+        assert_eq!(got, expected, "{name}");
+    };
+    let two: &[(f64, u32)] = &[(2.0, 4), (1.0, 5)];
+    check("empty recommendations for scaling down", &[], 100, 5, (0, 0), 5);
+    check("simple scale down stabilization", two, 100, 3, (0, 180), 5);
+    check("simple scale up stabilization", two, 1, 7, (300, 0), 4);
+    check("no scale down stabilization", &[(2.0, 1), (1.0, 2)], 100, 3, (300, 0), 3);
+    check("no scale up stabilization", two, 1, 3, (0, 300), 3);
+    check("no scale down stabilization, old ones", &[(10.0, 10), (9.0, 9)], 100, 3, (0, 0), 3);
+    check("no scale up stabilization, old ones", &[(10.0, 10), (9.0, 9)], 1, 100, (0, 0), 100);
+    let four: &[(f64, u32)] = &[(10.0, 10), (1.0, 4), (2.0, 5), (9.0, 9)];
+    check("scale down stabilization, some obsolete", four, 100, 3, (0, 180), 5);
+    let four: &[(f64, u32)] = &[(100.0, 10), (1.0, 6), (2.0, 5), (3.0, 9)];
+    check("scale up stabilization, some obsolete", four, 1, 100, (300, 0), 5);
+}
+
+#[test]
+fn test_convert_desired_replicas_with_rules() {
+    let cases = [
+        ("within range", 5, 7, (3, 8), 7),
+        ("desired < minReplicas", 3, 1, (2, 8), 2),
+        ("desired zeroed within range", 1, 0, (0, 10), 0),
+        ("maxReplicas < scaleUpLimit", 20, 1000, (1, 10), 10),
+        ("scaleUpLimit < maxReplicas", 3, 1000, (1, 2000), 6),
+    ];
+    for (name, current, desired, (min, max), expected) in cases {
+        assert_eq!(convert(current, desired, Limits { min, max }), expected, "{name}");
+    }
+}
+
 #[test]
 fn rules_keep_to_the_limits() {
     let limits = Limits { min: 3, max: 12 };
