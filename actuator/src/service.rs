@@ -169,9 +169,9 @@ impl<B: Backend> Service<B> {
         reconcile: Duration,
         token: &CancellationToken,
     ) -> mpsc::UnboundedReceiver<Answer> {
-        let mut wake = tokio::time::interval(WAKE);
+        let mut wake = clock::interval(WAKE);
         wake.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reconcile = tokio::time::interval(reconcile);
+        let mut reconcile = clock::interval(reconcile);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         inputs.policies.mark_changed();
         inputs.controls.mark_changed();

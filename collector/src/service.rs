@@ -91,7 +91,7 @@ impl Collector {
                 // The sender lives as long as the bus; once it is gone the last policies stay in force.
                 Ok(()) = policies.changed() => self.take_policies(&mut policies),
                 late = sources.late() => self.observer.record(&[late]),
-                () = tokio::time::sleep(pause) => {
+                () = clock::sleep(pause) => {
                     let now = clock::now();
                     self.heal_clock(now);
                     let due = !self.observer.due(now).is_empty();

@@ -29,12 +29,6 @@ impl Timestamp {
     pub fn minus(self, before: Duration) -> Timestamp {
         Timestamp(self.0.saturating_sub(millis(before)))
     }
-
-    /// The instant of a system clock reading; 1970 for one that lies before it.
-    #[must_use]
-    pub fn from_system_time(time: std::time::SystemTime) -> Timestamp {
-        Timestamp(millis(time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default()))
-    }
 }
 
 impl fmt::Display for Timestamp {

@@ -32,6 +32,7 @@ pub struct ConfigArgs {
 /// # Errors
 /// Names the file, the key and what is wrong with its value.
 pub fn load<T: Default + Serialize + DeserializeOwned>(service: &str, args: &ConfigArgs) -> anyhow::Result<T> {
+    super::clock::from_environment().map_err(anyhow::Error::msg)?;
     let loaded = resolve(service, args, std::env::vars())?;
     if args.print_config {
         print!("{}", render(&loaded)?);

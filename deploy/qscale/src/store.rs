@@ -13,6 +13,7 @@ use qscale_common::control::{self, Control};
 use qscale_common::name::FunctionId;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::clock;
 use qscale_common::time::Timestamp;
 
 /// How long the next entry of a bucket is awaited.
@@ -125,7 +126,7 @@ pub async fn last(bus: &Bus, stream: &str, subject: &str) -> anyhow::Result<Opti
     match opened.get_last_raw_message_by_subject(subject).await {
         Ok(message) => {
             let stored = u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-            Ok(Some((Timestamp(stored), message)))
+            Ok(Some((clock::of_wall(Timestamp(stored)), message)))
         }
         Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("last message on {subject}")),

@@ -8,6 +8,7 @@ use futures::StreamExt;
 
 use super::Bus;
 use crate::contract::{EventType, Message, decode, subject};
+use crate::runtime::clock;
 use crate::time::Timestamp;
 
 /// How long the next message, known to be there, is awaited.
@@ -23,8 +24,8 @@ impl Bus {
             EventType::State | EventType::Load => subject::LIVE_STREAM,
             EventType::Action | EventType::Outcome | EventType::Reward => subject::RECORD_STREAM,
         };
-        let start_time =
-            async_nats::datetime::from_nanos(i128::from(since.0) * 1_000_000).map_err(|error| anyhow::anyhow!("{since}: {error}"))?;
+        let start_time = async_nats::datetime::from_nanos(i128::from(clock::to_wall(since).0) * 1_000_000)
+            .map_err(|error| anyhow::anyhow!("{since}: {error}"))?;
         let stream = self.jetstream().get_stream(name).await.with_context(|| format!("stream {name}"))?;
         let configuration = pull::OrderedConfig {
             filter_subject: subject::all(M::TYPE),

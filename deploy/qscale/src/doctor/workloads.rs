@@ -275,7 +275,7 @@ async fn lease(report: &mut Report, bus: &Bus) -> anyhow::Result<()> {
         let holder = serde_json::from_slice::<Lease>(&value).map(|lease| lease.holder).unwrap_or_default();
         let renewed =
             bucket.entry(&key).await?.map(|entry| Timestamp(u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)));
-        let age = renewed.map_or(Duration::MAX, |renewed| clock::now().since(renewed));
+        let age = renewed.map_or(Duration::MAX, |renewed| clock::wall().since(renewed));
         held = true;
         match holder.as_str() {
             "" => report.wrong(check, "nobody holds it: the last holder gave it back", MEND),

@@ -23,7 +23,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// Shows what was recorded since `since`, then what comes if `follow` is set.
 pub(super) async fn run(bus: &Bus, screen: &mut Screen, since: Timestamp, follow: bool) -> anyhow::Result<()> {
-    let until = clock::now();
+    // The streams know only the time of day.
+    let (since, until) = (clock::to_wall(since), clock::wall());
     let start_time =
         async_nats::datetime::from_nanos(i128::from(since.0) * 1_000_000).map_err(|error| anyhow::anyhow!("--since: {error}"))?;
     let mut sources = Vec::new();
@@ -55,7 +56,7 @@ async fn history(sources: &mut [Source], screen: &mut Screen, until: Timestamp) 
         let oldest = heads.iter().enumerate().filter_map(|(index, head)| head.as_ref().map(|stored| (stored.nanos, index))).min();
         let Some((_, index)) = oldest else { return Ok(()) };
         if let Some(stored) = std::mem::replace(&mut heads[index], sources[index].recorded(until).await?) {
-            screen.show(stored.at, &stored.message.subject, &stored.message.payload)?;
+            screen.show(clock::of_wall(stored.at), &stored.message.subject, &stored.message.payload)?;
         }
     }
 }
@@ -64,7 +65,7 @@ async fn history(sources: &mut [Source], screen: &mut Screen, until: Timestamp) 
 async fn go_on(bus: &Bus, sources: &mut [Source], screen: &mut Screen) -> anyhow::Result<()> {
     loop {
         let (stored, ..) = select_all(sources.iter_mut().map(|source| source.coming(bus).boxed_local())).await;
-        screen.show(stored.at, &stored.message.subject, &stored.message.payload)?;
+        screen.show(clock::of_wall(stored.at), &stored.message.subject, &stored.message.payload)?;
     }
 }
 
