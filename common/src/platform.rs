@@ -1,5 +1,9 @@
 //! The local platform's function file and the messages of its HTTP API. Owns their fields, defaults and ranges; does no I/O.
 
+mod limits;
+pub mod metrics;
+mod text;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -10,6 +14,8 @@ use crate::document::{self, DocumentError, Format};
 use crate::name::{FunctionId, Name};
 use crate::time::{Span, Timestamp};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
+
+pub use limits::Limits;
 
 /// A function file: what to run, how it is reached, and what it is given at first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

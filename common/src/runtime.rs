@@ -9,3 +9,4 @@ pub mod platform;
 pub mod provision;
 pub mod shutdown;
 pub mod telemetry;
+pub mod traces;

@@ -2,15 +2,14 @@
 //! to functions that are called.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use qscale_common::name::FunctionId;
-use qscale_common::workload::trace::{Azure2019, Keep, MinuteTrace, RowTrace, read_azure2019, read_azure2021, read_endpoints};
+use qscale_common::runtime::traces;
+use qscale_common::workload::trace::{Keep, MinuteTrace, RowTrace, read_azure2021, read_endpoints};
 use qscale_common::workload::{Arrivals, Demand, PatternArrivals, Scale, Spread, WorkloadRng};
 use rand::SeedableRng;
 
@@ -65,7 +64,7 @@ impl Workload {
                 Self::at_target(config, functions, Source::Pattern { spread: config.spread }, unless_told)
             }
             Some(path) if path.is_dir() => {
-                let trace = open_azure2019(path, config)?;
+                let trace = traces::open_azure2019(path, keep(config), config.memory_mib)?;
                 let count = trace.functions.len();
                 Self::at_target(config, for_trace(config, count)?, Source::Minutes(trace, scale), Duration::MAX)
             }
@@ -73,7 +72,7 @@ impl Workload {
                 Self::at_endpoints(config, path, unless_told)
             }
             Some(path) => {
-                let trace = read_azure2021(&shown(path), open(path)?, keep(config))?;
+                let trace = read_azure2021(&shown(path), traces::open(path)?, keep(config))?;
                 let count = trace.functions.len();
                 Self::at_target(config, for_trace(config, count)?, Source::Rows(trace, scale), Duration::MAX)
             }
@@ -97,7 +96,7 @@ impl Workload {
 
     /// Each endpoint is a host of its own, on the port of the target; requests go to them in turn, as vSwarm's invoker sends them.
     fn at_endpoints(config: &LoadConfig, path: &Path, unless_told: Duration) -> anyhow::Result<Self> {
-        let endpoints = read_endpoints(&shown(path), open(path)?)?;
+        let endpoints = read_endpoints(&shown(path), traces::open(path)?)?;
         let port = config.target.rsplit_once(':').map_or("", |(_, port)| port);
         let mut addresses = Vec::new();
         let mut known: HashMap<SocketAddr, usize> = HashMap::new();
@@ -156,19 +155,6 @@ fn for_trace(config: &LoadConfig, count: usize) -> anyhow::Result<Vec<FunctionId
 
 fn keep(config: &LoadConfig) -> Keep {
     Keep { functions: config.trace_functions.unwrap_or(usize::MAX), skip_minutes: config.skip_minutes, ..Keep::default() }
-}
-
-fn open_azure2019(folder: &Path, config: &LoadConfig) -> anyhow::Result<MinuteTrace> {
-    let paths = ["invocations.csv", "durations.csv", "memory.csv"].map(|name| folder.join(name));
-    let memory = if paths[2].exists() { Some(open(&paths[2])?) } else { None };
-    let files = paths.each_ref().map(|path| shown(path));
-    let trace = Azure2019 { invocations: open(&paths[0])?, durations: open(&paths[1])?, memory, memory_mib: config.memory_mib };
-    Ok(read_azure2019(files.each_ref().map(String::as_str), trace, keep(config))?)
-}
-
-fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(BufReader::with_capacity(1 << 16, file))
 }
 
 fn shown(path: &Path) -> String {

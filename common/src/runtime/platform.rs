@@ -1,5 +1,8 @@
-//! Client of the local platform's HTTP API, for whoever tells it what to run and how much. Owns paths, time limits and errors; decides
-//! nothing and tries nothing twice.
+//! Client of a platform's HTTP API, for whoever tells it what to run and how much; the other side is [`api`]. Owns paths, time limits and
+//! errors; decides nothing and tries nothing twice.
+
+pub mod api;
+pub mod events;
 
 use std::time::Duration;
 
@@ -152,6 +155,22 @@ impl PlatformClient {
     /// [`PlatformError::NotFound`] where there is no such function.
     pub async fn logs(&self, id: &FunctionId, lines: usize) -> Result<Vec<LogLine>, PlatformError> {
         self.get_json(&path(id, &format!("/logs?lines={lines}"))).await
+    }
+
+    /// Lets the load of a simulated platform begin that waits for it.
+    ///
+    /// # Errors
+    /// When the platform cannot be reached, or does not simulate.
+    pub async fn begin_load(&self) -> Result<(), PlatformError> {
+        self.ask::<()>(Method::POST, "/v1/load", None, TIMEOUT).await.map(drop)
+    }
+
+    /// What the load of a simulated platform came to, as the load generator would say it.
+    ///
+    /// # Errors
+    /// As [`PlatformClient::begin_load`].
+    pub async fn load_summary(&self) -> Result<serde_json::Value, PlatformError> {
+        self.get_json("/v1/load").await
     }
 
     async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, PlatformError> {

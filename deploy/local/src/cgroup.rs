@@ -15,15 +15,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libcgroups::common::{CgroupSetup, get_cgroup_setup};
+pub use qscale_common::platform::metrics::{CPU_PERIOD, Usage};
 use qscale_common::units::{Mebibytes, Millicores};
 use thiserror::Error;
 
 mod files;
 mod v1;
 mod v2;
-
-/// Period of the CPU quota, the kernel's default and Kubernetes' choice.
-pub const CPU_PERIOD: Duration = Duration::from_millis(100);
 
 /// The place where the cgroups of the replicas are made.
 #[derive(Debug)]
@@ -50,23 +48,6 @@ struct Folders {
 enum Version {
     V1,
     V2,
-}
-
-/// What a replica has used so far and holds now.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Usage {
-    /// CPU time, seconds.
-    pub cpu_seconds: f64,
-    /// Periods in which it could run.
-    pub periods: u64,
-    /// Periods in which it reached its quota.
-    pub throttled_periods: u64,
-    /// Time for which it was held back, seconds.
-    pub throttled_seconds: f64,
-    /// Memory that cannot be reclaimed easily: usage without inactive file pages, bytes.
-    pub working_set: u64,
-    /// Processes in it that were killed for memory.
-    pub oom_kills: u64,
 }
 
 /// Why a limit was not set.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use qscale_common::name::FunctionId;
+use qscale_common::platform::metrics::Counted;
 use qscale_common::platform::{ActualAllocation, EventKind, FunctionSpec, ReplicaState};
 use qscale_common::units::{Allocation, Replicas};
 use tokio::sync::{Notify, watch};
@@ -56,21 +57,6 @@ struct Counters {
     crashes: AtomicU64,
     startups: AtomicU64,
     startup_us: AtomicU64,
-}
-
-/// What a function has counted since the platform started; survives its replicas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counted {
-    /// Requests that arrived.
-    pub arrived: u64,
-    /// Replicas killed for memory.
-    pub oom_kills: u64,
-    /// Replicas that ended by themselves otherwise.
-    pub crashes: u64,
-    /// Starts that became ready.
-    pub startups: u64,
-    /// Their time from start to ready.
-    pub startup_time: Duration,
 }
 
 #[derive(Debug)]

@@ -9,11 +9,12 @@ use std::time::Duration;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::EventKind;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::platform::events::Events;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::cgroup::Cgroups;
-use crate::events::Events;
 use crate::ports::Ports;
 use crate::process::Spawner;
 
@@ -68,7 +69,9 @@ impl Host {
 
     /// Records that something happened now.
     pub fn record(&self, function: &FunctionId, replica: Option<&str>, kind: EventKind, message: impl Into<String>) {
-        self.events.record(clock::now(), function, replica, kind, message.into());
+        let message = message.into();
+        info!(%function, replica, event = ?kind, "{message}");
+        self.events.record(clock::now(), function, replica, kind, message);
     }
 
     /// The mark by which a successor knows the processes of this platform.

@@ -1,43 +1,15 @@
-//! How long requests took, by how they ended. Owns the buckets; does not read a clock.
+//! How long requests took, by how they ended. Owns which bucket a duration belongs to; does not read a clock.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+pub use qscale_common::platform::metrics::Ending;
+use qscale_common::platform::metrics::{BUCKETS, LAST_BOUND_MS, Series};
 use qscale_common::scrape::LATENCY_BOUNDS_MS;
-
-/// Bound of the one bucket that the platform has beyond those of the contract, milliseconds: a minute, twice the default timeout.
-const LAST_BOUND_MS: f64 = 60_000.0;
-/// Buckets, the one without bound included.
-pub const BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 2;
-
-/// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ending {
-    /// HTTP status; 499 where the client left before there was one.
-    pub http: u16,
-    /// gRPC status, 0 to 16, where the request was one of gRPC.
-    pub grpc: Option<u8>,
-}
 
 /// Latencies of one replica, or of the gateway.
 #[derive(Debug, Default)]
 pub struct Latency(Mutex<Vec<Series>>);
-
-/// Latencies of the requests that ended in one way.
-#[derive(Debug, Clone)]
-pub struct Series {
-    /// The way.
-    pub ending: Ending,
-    /// Requests in each bucket, not cumulative.
-    pub counts: [u64; BUCKETS],
-    /// Sum of their durations, seconds.
-    pub sum: f64,
-}
-
-/// Upper bounds of the buckets but the last, seconds.
-pub fn bounds() -> impl Iterator<Item = f64> {
-    LATENCY_BOUNDS_MS.into_iter().chain([LAST_BOUND_MS]).map(|bound| bound / 1_000.0)
-}
 
 impl Latency {
     /// Counts a request that took `duration`.
@@ -63,6 +35,8 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
+    use qscale_common::platform::metrics::bounds;
+
     use super::*;
 
     #[track_caller]

@@ -3,10 +3,8 @@
 //! Owns the processes, their cgroups and the requests to them; must not decide how much a function gets: it is told, over its API.
 
 pub mod admission;
-pub mod api;
 pub mod backoff;
 pub mod cgroup;
-pub mod events;
 pub mod function;
 pub mod gateway;
 pub mod host;

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use qscale_common::name::FunctionId;
-use qscale_common::platform::{AllocationReply, AllocationRequest, EventKind, FunctionSpec, FunctionStatus, OutOfRange};
+use qscale_common::platform::{AllocationReply, AllocationRequest, EventKind, FunctionSpec, FunctionStatus, Limits, LogLine, OutOfRange};
+use qscale_common::runtime::platform::api::{self, Refused};
+use qscale_common::runtime::platform::events::Events;
 use qscale_common::units::Allocation;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use tracing::error;
 use crate::function::{Function, supervise};
 use crate::gateway::{self, Destination, route::FUNCTION_HEADER};
 use crate::host::Host;
-use crate::settings::Limits;
+use crate::metrics;
 use crate::state::{Saved, SavedFunction, StateDir};
 
 /// Longest time that a reply to a new allocation waits for it to be acted on.
@@ -53,28 +54,6 @@ pub struct Platform {
 struct Listening {
     port: u16,
     stop: CancellationToken,
-}
-
-/// Why a request to the API was refused.
-#[derive(Debug, Error)]
-pub enum Refused {
-    /// A value is outside its range.
-    #[error(transparent)]
-    Range(#[from] OutOfRange),
-    /// There is no such function.
-    #[error("no function {0}; add it first")]
-    NotFound(FunctionId),
-    /// Another writer has a newer lease.
-    #[error("lease = {lease}, must be at least {highest}, the highest that was seen")]
-    StaleLease {
-        /// Of the request.
-        lease: u64,
-        /// Ever seen.
-        highest: u64,
-    },
-    /// What was asked for cannot be done now.
-    #[error("{0}")]
-    Unavailable(String),
 }
 
 impl Functions {
@@ -141,81 +120,6 @@ impl Platform {
             };
             self.start(spec, desired, listener);
         }
-    }
-
-    /// Adds a function, or replaces the file of one that is there; the same file again changes nothing.
-    ///
-    /// # Errors
-    /// When a field is outside its range, there are too many functions, or the function's own port is taken.
-    pub async fn add(&self, spec: FunctionSpec) -> Result<FunctionStatus, Refused> {
-        spec.validate()?;
-        let desired = Allocation::from(spec.allocation);
-        self.limits.check(&desired, "allocation.")?;
-        let _editing = self.editing.lock().await;
-        let id = spec.id();
-        let function = match self.functions.get(&id.to_string()) {
-            Some(function) if *function.spec() == spec => return Ok(self.status(&function)),
-            Some(function) => {
-                self.move_listener(&function, spec.listen).await?;
-                function.replace(spec);
-                self.host.record(&id, None, EventKind::FunctionReplaced, "file replaced");
-                function
-            }
-            None => {
-                let count = self.functions.all().len();
-                if count >= self.limits.functions as usize {
-                    return Err(Refused::Unavailable(format!("functions = {}, must be at most {}", count + 1, self.limits.functions)));
-                }
-                let listener = self.bind(spec.listen).await?;
-                self.host.record(&id, None, EventKind::FunctionAdded, format!("added with {desired}"));
-                self.start(spec, desired, listener)
-            }
-        };
-        self.save().await?;
-        Ok(self.status(&function))
-    }
-
-    /// Deletes a function: its requests are finished, its replicas stopped. Returns when they are gone.
-    ///
-    /// # Errors
-    /// When there is no such function.
-    pub async fn delete(&self, id: &FunctionId) -> Result<(), Refused> {
-        let editing = self.editing.lock().await;
-        let function = self.functions.remove(id).ok_or_else(|| Refused::NotFound(id.clone()))?;
-        if let Some(listening) = lock(&self.listeners).remove(&id.to_string()) {
-            listening.stop.cancel();
-        }
-        function.stop.cancel();
-        self.host.record(id, None, EventKind::FunctionDeleted, "deleted");
-        let saved = self.save().await;
-        drop(editing);
-        function.reconciled(u64::MAX).await;
-        saved
-    }
-
-    /// Sets what a function shall have.
-    ///
-    /// # Errors
-    /// When there is no such function, a value is outside its range, or the lease is older than one that was seen.
-    pub async fn set_allocation(&self, id: &FunctionId, request: &AllocationRequest) -> Result<AllocationReply, Refused> {
-        let function = self.functions.get(&id.to_string()).ok_or_else(|| Refused::NotFound(id.clone()))?;
-        let before = function.desired();
-        let desired = Allocation {
-            replicas: request.replicas,
-            cpu_millicores: request.cpu_millicores.unwrap_or(before.cpu_millicores),
-            memory_mib: request.memory_mib.unwrap_or(before.memory_mib),
-        };
-        self.limits.check(&desired, "")?;
-        let (version, before, lease_grew) = self.set_fenced(&function, desired, request.lease)?;
-        if before != desired {
-            self.host.record(id, None, EventKind::AllocationSet, format!("{before} to {desired}"));
-        }
-        if lease_grew || before != desired {
-            self.save().await?;
-        }
-        // A reply that comes early shows less, which is no error.
-        drop(tokio::time::timeout(ACTED_ON, function.reconciled(version)).await);
-        Ok(self.allocation_reply(&function, request))
     }
 
     fn allocation_reply(&self, function: &Function, request: &AllocationRequest) -> AllocationReply {
@@ -329,6 +233,91 @@ impl Platform {
 
     fn lease(&self) -> MutexGuard<'_, u64> {
         lock(&self.highest_lease)
+    }
+}
+
+impl api::Platform for Platform {
+    fn list(&self) -> Vec<FunctionStatus> {
+        self.functions.all().iter().map(|function| self.status(function)).collect()
+    }
+
+    fn get(&self, id: &FunctionId) -> Option<FunctionStatus> {
+        self.functions.get(&id.to_string()).map(|function| self.status(&function))
+    }
+
+    async fn add(&self, spec: FunctionSpec) -> Result<FunctionStatus, Refused> {
+        spec.validate()?;
+        let desired = Allocation::from(spec.allocation);
+        self.limits.check(&desired, "allocation.")?;
+        let _editing = self.editing.lock().await;
+        let id = spec.id();
+        let function = match self.functions.get(&id.to_string()) {
+            Some(function) if *function.spec() == spec => return Ok(self.status(&function)),
+            Some(function) => {
+                self.move_listener(&function, spec.listen).await?;
+                function.replace(spec);
+                self.host.record(&id, None, EventKind::FunctionReplaced, "file replaced");
+                function
+            }
+            None => {
+                let count = self.functions.all().len();
+                if count >= self.limits.functions as usize {
+                    return Err(Refused::Unavailable(format!("functions = {}, must be at most {}", count + 1, self.limits.functions)));
+                }
+                let listener = self.bind(spec.listen).await?;
+                self.host.record(&id, None, EventKind::FunctionAdded, format!("added with {desired}"));
+                self.start(spec, desired, listener)
+            }
+        };
+        self.save().await?;
+        Ok(self.status(&function))
+    }
+
+    async fn delete(&self, id: &FunctionId) -> Result<(), Refused> {
+        let editing = self.editing.lock().await;
+        let function = self.functions.remove(id).ok_or_else(|| Refused::NotFound(id.clone()))?;
+        if let Some(listening) = lock(&self.listeners).remove(&id.to_string()) {
+            listening.stop.cancel();
+        }
+        function.stop.cancel();
+        self.host.record(id, None, EventKind::FunctionDeleted, "deleted");
+        let saved = self.save().await;
+        drop(editing);
+        function.reconciled(u64::MAX).await;
+        saved
+    }
+
+    async fn set_allocation(&self, id: &FunctionId, request: &AllocationRequest) -> Result<AllocationReply, Refused> {
+        let function = self.functions.get(&id.to_string()).ok_or_else(|| Refused::NotFound(id.clone()))?;
+        let before = function.desired();
+        let desired = Allocation {
+            replicas: request.replicas,
+            cpu_millicores: request.cpu_millicores.unwrap_or(before.cpu_millicores),
+            memory_mib: request.memory_mib.unwrap_or(before.memory_mib),
+        };
+        self.limits.check(&desired, "")?;
+        let (version, before, lease_grew) = self.set_fenced(&function, desired, request.lease)?;
+        if before != desired {
+            self.host.record(id, None, EventKind::AllocationSet, format!("{before} to {desired}"));
+        }
+        if lease_grew || before != desired {
+            self.save().await?;
+        }
+        // A reply that comes early shows less, which is no error.
+        drop(tokio::time::timeout(ACTED_ON, function.reconciled(version)).await);
+        Ok(self.allocation_reply(&function, request))
+    }
+
+    fn logs(&self, id: &FunctionId, lines: usize) -> Option<Vec<LogLine>> {
+        Some(self.functions.get(&id.to_string())?.logs.tail(lines))
+    }
+
+    fn events(&self) -> &Events {
+        &self.host.events
+    }
+
+    fn metrics(&self) -> String {
+        metrics::render(self)
     }
 }
 

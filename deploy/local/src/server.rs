@@ -6,13 +6,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use qscale_common::platform::PlatformAddresses;
 use qscale_common::runtime::health::Health;
+use qscale_common::runtime::platform::api;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::api;
 use crate::cgroup::Cgroups;
 use crate::gateway::{self, Destination};
 use crate::host::Host;
@@ -46,7 +46,7 @@ pub async fn run(settings: Settings, stop: CancellationToken, hurry: Cancellatio
     let restored = saved.functions.len();
     platform.restore(saved).await;
     let ended = CancellationToken::new();
-    let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), api_address.ip().is_loopback());
+    let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), api_address.ip().is_loopback(), axum::Router::new());
     let serving_api = tokio::spawn(axum::serve(api_listener, routes).with_graceful_shutdown(ended.clone().cancelled_owned()).into_future());
     let destination = Destination::Named(platform.functions.clone());
     let serving_gateway = tokio::spawn(gateway::serve(gateway_listener, destination, stop.clone(), Arc::clone(&host)));

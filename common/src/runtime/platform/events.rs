@@ -1,13 +1,13 @@
-//! What happened on the platform, in order. Owns the bounded ring and its numbers; whoever reads too late sees the gap in them.
+//! What happened on a platform, in order. Owns the bounded ring and its numbers; whoever reads too late sees the gap in them.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use qscale_common::name::FunctionId;
-use qscale_common::platform::{EventKind, EventPage, PlatformEvent};
-use qscale_common::time::Timestamp;
 use tokio::sync::watch;
-use tracing::info;
+
+use crate::name::FunctionId;
+use crate::platform::{EventKind, EventPage, PlatformEvent};
+use crate::time::Timestamp;
 
 /// Events that are kept. A minute of the busiest platform, at some 400 bytes each.
 const KEPT: usize = 4_096;
@@ -36,7 +36,6 @@ impl Events {
 
     /// Records that `kind` happened to `function`.
     pub fn record(&self, now: Timestamp, function: &FunctionId, replica: Option<&str>, kind: EventKind, message: String) {
-        info!(%function, replica, event = ?kind, "{message}");
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let seq = ring.next;
         ring.next += 1;

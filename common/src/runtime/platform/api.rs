@@ -1,4 +1,4 @@
-//! The platform's HTTP API. Owns how its requests are read and its refusals written; [`Platform`] does what they ask.
+//! A platform's HTTP API. Owns how its requests are read and its refusals written; a [`Platform`] does what they ask.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,45 +12,101 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
 use bytes::Bytes;
 use futures::stream;
-use qscale_common::document::{self, DocumentError};
-use qscale_common::name::{FunctionId, Name};
-use qscale_common::platform::{ApiError, FunctionStatus, PlatformEvent};
-use qscale_common::runtime::health::Health;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::function::Function;
-use crate::metrics;
-use crate::platform::{Platform, Refused};
+use super::events::Events;
+use crate::document::{self, DocumentError};
+use crate::name::{FunctionId, Name};
+use crate::platform::{AllocationReply, AllocationRequest, ApiError, FunctionSpec, FunctionStatus, LogLine, OutOfRange, PlatformEvent};
+use crate::runtime::health::Health;
 
 /// Largest body of a request, bytes.
 const BODY_BYTES: usize = 1 << 20;
 /// Most events in one reply.
 const PAGE: usize = 1_000;
 
-#[derive(Debug, Clone)]
-struct Api {
-    platform: Arc<Platform>,
+/// What runs functions and is told how much they shall have.
+pub trait Platform: Send + Sync + 'static {
+    /// All functions by name. May block for a moment.
+    fn list(&self) -> Vec<FunctionStatus>;
+
+    /// One function; `None` where there is none of that name.
+    fn get(&self, id: &FunctionId) -> Option<FunctionStatus>;
+
+    /// Adds a function, or replaces the file of one that is there; the same file again changes nothing.
+    fn add(&self, spec: FunctionSpec) -> impl Future<Output = Result<FunctionStatus, Refused>> + Send;
+
+    /// Deletes a function; returns when its replicas are gone.
+    fn delete(&self, id: &FunctionId) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// Sets what a function shall have, unless the lease is older than one that was seen.
+    fn set_allocation(&self, id: &FunctionId, request: &AllocationRequest)
+    -> impl Future<Output = Result<AllocationReply, Refused>> + Send;
+
+    /// The last `lines` lines that the replicas of a function wrote; `None` where there is no such function.
+    fn logs(&self, id: &FunctionId, lines: usize) -> Option<Vec<LogLine>>;
+
+    /// What happened.
+    fn events(&self) -> &Events;
+
+    /// Everything that can be measured, as Prometheus' text. May block for a moment.
+    fn metrics(&self) -> String;
+}
+
+/// Why a request to the API was refused.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// A value is outside its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// There is no such function.
+    #[error("no function {0}; add it first")]
+    NotFound(FunctionId),
+    /// Another writer has a newer lease.
+    #[error("lease = {lease}, must be at least {highest}, the highest that was seen")]
+    StaleLease {
+        /// Of the request.
+        lease: u64,
+        /// Ever seen.
+        highest: u64,
+    },
+    /// What was asked for cannot be done now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What the handlers share.
+struct Api<P> {
+    platform: Arc<P>,
     health: Health,
     stop: CancellationToken,
 }
 
+impl<P> Clone for Api<P> {
+    fn clone(&self) -> Self {
+        Self { platform: Arc::clone(&self.platform), health: self.health.clone(), stop: self.stop.clone() }
+    }
+}
+
 /// The routes of the API. `loopback` says that it is bound to loopback, where requests that name another host are refused: a web page
-/// could make a browser send them.
-pub fn routes(platform: Arc<Platform>, health: Health, stop: CancellationToken, loopback: bool) -> Router {
+/// could make a browser send them. `more` are routes that this platform has beside those of every one.
+pub fn routes<P: Platform>(platform: Arc<P>, health: Health, stop: CancellationToken, loopback: bool, more: Router) -> Router {
     let router = Router::new()
-        .route("/v1/functions", get(list).merge(post(add)))
-        .route("/v1/functions/{namespace}/{name}", get(one).delete(delete))
-        .route("/v1/functions/{namespace}/{name}/allocation", put(set_allocation))
-        .route("/v1/functions/{namespace}/{name}/logs", get(logs))
-        .route("/v1/events", get(events))
+        .route("/v1/functions", get(list::<P>).merge(post(add::<P>)))
+        .route("/v1/functions/{namespace}/{name}", get(one::<P>).delete(delete::<P>))
+        .route("/v1/functions/{namespace}/{name}/allocation", put(set_allocation::<P>))
+        .route("/v1/functions/{namespace}/{name}/logs", get(logs::<P>))
+        .route("/v1/events", get(events::<P>))
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(render_metrics))
+        .route("/readyz", get(readyz::<P>))
+        .route("/metrics", get(render_metrics::<P>))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "no such path; see /v1/functions, /v1/events and /metrics"))
         .method_not_allowed_fallback(async || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"))
-        .with_state(Api { platform, health, stop });
+        .with_state(Api { platform, health, stop })
+        .merge(more);
     if loopback { router.layer(middleware::from_fn(only_local_hosts)) } else { router }
 }
 
@@ -113,11 +169,6 @@ fn id(namespace: &str, name: &str) -> Result<FunctionId, Failure> {
     Ok(FunctionId::new(label(namespace)?, label(name)?))
 }
 
-fn find(api: &Api, namespace: &str, name: &str) -> Result<Arc<Function>, Failure> {
-    let id = id(namespace, name)?;
-    api.platform.functions.get(&id.to_string()).ok_or_else(|| Refused::NotFound(id).into())
-}
-
 /// Reads a body. Only one that says that it is JSON, which a web page cannot send without being allowed to.
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -132,27 +183,32 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
     Ok(document::parse(text, document::Format::Json)?)
 }
 
-async fn list(State(api): State<Api>) -> Json<Vec<FunctionStatus>> {
-    Json(api.platform.functions.all().iter().map(|function| api.platform.status(function)).collect())
+async fn list<P: Platform>(State(api): State<Api<P>>) -> Result<Json<Vec<FunctionStatus>>, Failure> {
+    let functions = tokio::task::spawn_blocking(move || api.platform.list()).await;
+    functions.map(Json).map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-async fn one(State(api): State<Api>, Path((namespace, name)): Path<(String, String)>) -> Result<Json<FunctionStatus>, Failure> {
-    Ok(Json(api.platform.status(&*find(&api, &namespace, &name)?)))
+async fn one<P: Platform>(
+    State(api): State<Api<P>>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Json<FunctionStatus>, Failure> {
+    let id = id(&namespace, &name)?;
+    Ok(Json(api.platform.get(&id).ok_or(Refused::NotFound(id))?))
 }
 
-async fn add(State(api): State<Api>, request: Request) -> Result<Json<FunctionStatus>, Failure> {
+async fn add<P: Platform>(State(api): State<Api<P>>, request: Request) -> Result<Json<FunctionStatus>, Failure> {
     let spec = read(request).await?;
     Ok(Json(unbroken(async move { api.platform.add(spec).await }).await?))
 }
 
-async fn delete(State(api): State<Api>, Path((namespace, name)): Path<(String, String)>) -> Result<StatusCode, Failure> {
+async fn delete<P: Platform>(State(api): State<Api<P>>, Path((namespace, name)): Path<(String, String)>) -> Result<StatusCode, Failure> {
     let id = id(&namespace, &name)?;
     unbroken(async move { api.platform.delete(&id).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn set_allocation(
-    State(api): State<Api>,
+async fn set_allocation<P: Platform>(
+    State(api): State<Api<P>>,
     Path((namespace, name)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, Failure> {
@@ -175,13 +231,15 @@ struct LogsQuery {
     lines: Option<usize>,
 }
 
-async fn logs(
-    State(api): State<Api>,
+async fn logs<P: Platform>(
+    State(api): State<Api<P>>,
     Path((namespace, name)): Path<(String, String)>,
     query: Result<Query<LogsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Failure> {
     let Query(query) = query.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    Ok(Json(find(&api, &namespace, &name)?.logs.tail(query.lines.unwrap_or(usize::MAX))).into_response())
+    let id = id(&namespace, &name)?;
+    let lines = api.platform.logs(&id, query.lines.unwrap_or(usize::MAX)).ok_or(Refused::NotFound(id))?;
+    Ok(Json(lines).into_response())
 }
 
 #[derive(Debug, Deserialize)]
@@ -191,19 +249,19 @@ struct EventsQuery {
     follow: bool,
 }
 
-async fn events(
-    State(api): State<Api>,
+async fn events<P: Platform>(
+    State(api): State<Api<P>>,
     query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Failure> {
     let Query(query) = query.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let after = query.after.unwrap_or(0);
     if !query.follow {
-        return Ok(Json(api.platform.host.events.after(after, PAGE)).into_response());
+        return Ok(Json(api.platform.events().after(after, PAGE)).into_response());
     }
-    let newest = api.platform.host.events.subscribe();
+    let newest = api.platform.events().subscribe();
     let lines = stream::unfold((api, newest, after), |(api, mut newest, after)| async move {
         loop {
-            let page = api.platform.host.events.after(after, PAGE);
+            let page = api.platform.events().after(after, PAGE);
             if let Some(last) = page.events.last().map(|event| event.seq) {
                 return Some((Ok::<_, Infallible>(json_lines(&page.events)), (api, newest, last)));
             }
@@ -225,13 +283,13 @@ fn json_lines(events: &[PlatformEvent]) -> Bytes {
     lines.into()
 }
 
-async fn readyz(State(api): State<Api>) -> Response {
+async fn readyz<P: Platform>(State(api): State<Api<P>>) -> Response {
     let status = if api.health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(api.health.conditions())).into_response()
 }
 
-async fn render_metrics(State(api): State<Api>) -> Response {
-    match tokio::task::spawn_blocking(move || metrics::render(&api.platform)).await {
+async fn render_metrics<P: Platform>(State(api): State<Api<P>>) -> Response {
+    match tokio::task::spawn_blocking(move || api.platform.metrics()).await {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

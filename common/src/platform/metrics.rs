@@ -1,0 +1,301 @@
+//! What a platform shows at `/metrics`, in Prometheus' text format with the names of Knative's queue-proxy, cAdvisor and kube-state-metrics. Owns the
+//! names; measures nothing: whoever runs functions says how they stand.
+
+use std::time::Duration;
+
+use super::ReplicaState;
+use super::text::{Kind, Text, labels};
+use crate::name::FunctionId;
+use crate::scrape::LATENCY_BOUNDS_MS;
+use crate::time::Timestamp;
+use crate::units::{Allocation, Mebibytes, Millicores};
+
+/// Label `pod` of requests that never reached a replica.
+const GATEWAY: &str = "gateway";
+/// Length of a CPU period: the kernel's default, and Kubernetes'.
+pub const CPU_PERIOD: Duration = Duration::from_millis(100);
+/// Bound of the one bucket that a platform has beyond those of the contract, milliseconds: a minute, twice the default timeout.
+pub const LAST_BOUND_MS: f64 = 60_000.0;
+/// Buckets of a duration, the one without bound included.
+pub const BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 2;
+
+/// A function at one instant, so that all its metrics agree.
+#[derive(Debug, Clone)]
+pub struct FunctionView {
+    /// Which.
+    pub id: FunctionId,
+    /// What it shall have.
+    pub desired: Allocation,
+    /// What it counted.
+    pub counted: Counted,
+    /// Requests that wait for a replica.
+    pub queued: u64,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaView>,
+    /// Requests that never reached a replica.
+    pub at_gateway: Vec<Series>,
+}
+
+/// What a function has counted since the platform started; survives its replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// Requests that arrived.
+    pub arrived: u64,
+    /// Replicas killed for memory.
+    pub oom_kills: u64,
+    /// Replicas that ended by themselves otherwise.
+    pub crashes: u64,
+    /// Starts that became ready.
+    pub startups: u64,
+    /// Their time from start to ready.
+    pub startup_time: Duration,
+}
+
+/// A replica at the same instant.
+#[derive(Debug, Clone)]
+pub struct ReplicaView {
+    /// Its name.
+    pub id: String,
+    /// Where it is in its life.
+    pub state: ReplicaState,
+    /// What it used; absent where that is not known.
+    pub usage: Option<Usage>,
+    /// Whether CPU and memory are limited, so that periods and kills are counted.
+    pub limited: bool,
+    /// CPU limit in force.
+    pub cpu: Option<Millicores>,
+    /// Memory limit in force.
+    pub memory: Option<Mebibytes>,
+    /// When it was started.
+    pub started: Option<Timestamp>,
+    /// Times it was restarted.
+    pub restarts: u64,
+    /// Requests that it is working on.
+    pub in_flight: u32,
+    /// Requests that it answered.
+    pub requests: Vec<Series>,
+}
+
+/// What a replica has used so far and holds now.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// CPU time, seconds.
+    pub cpu_seconds: f64,
+    /// Periods in which it could run.
+    pub periods: u64,
+    /// Periods in which it reached its quota.
+    pub throttled_periods: u64,
+    /// Time for which it was held back, seconds.
+    pub throttled_seconds: f64,
+    /// Memory that cannot be reclaimed easily: usage without inactive file pages, bytes.
+    pub working_set: u64,
+    /// Processes in it that were killed for memory.
+    pub oom_kills: u64,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// HTTP status; 499 where the client left before there was one.
+    pub http: u16,
+    /// gRPC status, 0 to 16, where the request was one of gRPC.
+    pub grpc: Option<u8>,
+}
+
+/// Durations of the requests that ended in one way.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// The way.
+    pub ending: Ending,
+    /// Requests in each bucket, not cumulative.
+    pub counts: [u64; BUCKETS],
+    /// Sum of their durations, seconds.
+    pub sum: f64,
+}
+
+/// The machine; what is not known is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct NodeView {
+    /// CPUs that the platform may use.
+    pub cpu_cores: Option<f64>,
+    /// Its memory, bytes.
+    pub memory_bytes: Option<f64>,
+    /// Memory that new processes could have, bytes.
+    pub available_bytes: Option<f64>,
+    /// Time that its CPUs were idle, together, seconds.
+    pub idle_seconds: Option<f64>,
+}
+
+/// Upper bounds of the buckets but the last, seconds.
+pub fn bounds() -> impl Iterator<Item = f64> {
+    LATENCY_BOUNDS_MS.into_iter().chain([LAST_BOUND_MS]).map(|bound| bound / 1_000.0)
+}
+
+/// Everything, as text.
+#[must_use]
+pub fn render(functions: &[FunctionView], node: NodeView) -> String {
+    let mut text = Text::default();
+    let labelled: Vec<Labelled<'_>> = functions.iter().map(Labelled::new).collect();
+    of_functions(&mut text, &labelled);
+    of_replicas(&mut text, &labelled);
+    of_requests(&mut text, &labelled);
+    of_node(&mut text, node);
+    text.finish()
+}
+
+/// A function with its labels, written once.
+struct Labelled<'a> {
+    view: &'a FunctionView,
+    labels: String,
+    replicas: Vec<LabelledReplica<'a>>,
+}
+
+struct LabelledReplica<'a> {
+    view: &'a ReplicaView,
+    /// Namespace, function and pod.
+    pod: String,
+    /// The same, and the container.
+    container: String,
+}
+
+impl<'a> Labelled<'a> {
+    fn new(view: &'a FunctionView) -> Self {
+        let (namespace, name) = (view.id.namespace.as_str(), view.id.name.as_str());
+        let replicas = view.replicas.iter().map(|replica| {
+            let pod = labels(&[("namespace", namespace), ("function", name), ("pod", &replica.id)]);
+            let container = format!("{pod},container=\"user-container\"");
+            LabelledReplica { view: replica, pod, container }
+        });
+        Self { labels: labels(&[("namespace", namespace), ("function", name)]), replicas: replicas.collect(), view }
+    }
+}
+
+fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
+    let mut family = |name: &str, kind: Kind, help: &str, value: &dyn Fn(&FunctionView) -> f64| {
+        text.family(name, kind, help);
+        for function in functions {
+            text.sample(name, &function.labels, value(function.view));
+        }
+    };
+    let count =
+        |view: &FunctionView, wanted: fn(ReplicaState) -> bool| view.replicas.iter().filter(|replica| wanted(replica.state)).count() as f64;
+    family("qscale_gateway_requests_total", Kind::Counter, "Requests that arrived at the gateway.", &|view| view.counted.arrived as f64);
+    family("kn_serving_queue_depth", Kind::Gauge, "Requests that wait for a replica.", &|view| view.queued as f64);
+    family("kn_revision_pods_desired", Kind::Gauge, "Replicas that the function shall have.", &|view| f64::from(view.desired.replicas.0));
+    family("kn_revision_pods_count", Kind::Gauge, "Replicas that are ready.", &|view| count(view, |state| state == ReplicaState::Ready));
+    family("kn_revision_pods_pending_count", Kind::Gauge, "Replicas that are starting or wait for a restart.", &|view| {
+        count(view, |state| matches!(state, ReplicaState::Starting | ReplicaState::BackOff))
+    });
+    family("kn_revision_pods_terminating_count", Kind::Gauge, "Replicas that finish their requests before they stop.", &|view| {
+        count(view, |state| state == ReplicaState::Draining)
+    });
+    family("qscale_desired_cpu_millicores", Kind::Gauge, "CPU that each replica shall have, thousandths of a core.", &|view| {
+        f64::from(view.desired.cpu_millicores.0)
+    });
+    family("qscale_desired_memory_bytes", Kind::Gauge, "Memory that each replica shall have.", &|view| {
+        view.desired.memory_mib.bytes() as f64
+    });
+    family("qscale_oom_kills_total", Kind::Counter, "Replicas killed for memory, those that are gone included.", &|view| {
+        view.counted.oom_kills as f64
+    });
+    family("qscale_crashes_total", Kind::Counter, "Replicas that ended by themselves otherwise, those that are gone included.", &|view| {
+        view.counted.crashes as f64
+    });
+    startups(text, functions);
+}
+
+fn startups(text: &mut Text, functions: &[Labelled<'_>]) {
+    const NAME: &str = "qscale_replica_startup_seconds";
+    text.family(NAME, Kind::Histogram, "Time from the start of a replica's process to its readiness.");
+    for Labelled { view, labels, .. } in functions {
+        text.sample(&format!("{NAME}_bucket"), &format!("{labels},le=\"+Inf\""), view.counted.startups as f64);
+        text.sample(&format!("{NAME}_sum"), labels, view.counted.startup_time.as_secs_f64());
+        text.sample(&format!("{NAME}_count"), labels, view.counted.startups as f64);
+    }
+}
+
+fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
+    let mut family = |name: &str, kind: Kind, help: &str, value: &dyn Fn(&ReplicaView) -> Option<f64>| {
+        text.family(name, kind, help);
+        let of_container = name.starts_with("container_") || name.starts_with("kube_pod_container");
+        for replica in functions.iter().flat_map(|function| &function.replicas) {
+            if let Some(value) = value(replica.view) {
+                text.sample(name, if of_container { &replica.container } else { &replica.pod }, value);
+            }
+        }
+    };
+    family("container_cpu_usage_seconds_total", Kind::Counter, "CPU time used.", &|replica| Some(replica.usage?.cpu_seconds));
+    family("container_cpu_cfs_periods_total", Kind::Counter, "CPU periods in which the replica could run.", &|replica| {
+        replica.usage.filter(|_| replica.limited).map(|usage| usage.periods as f64)
+    });
+    family("container_cpu_cfs_throttled_periods_total", Kind::Counter, "CPU periods in which the replica reached its quota.", &|replica| {
+        replica.usage.filter(|_| replica.limited).map(|usage| usage.throttled_periods as f64)
+    });
+    family("container_cpu_cfs_throttled_seconds_total", Kind::Counter, "Time for which the replica was held back.", &|replica| {
+        replica.usage.filter(|_| replica.limited).map(|usage| usage.throttled_seconds)
+    });
+    family("container_memory_working_set_bytes", Kind::Gauge, "Memory in use, without inactive file pages.", &|replica| {
+        Some(replica.usage?.working_set as f64)
+    });
+    family("container_oom_events_total", Kind::Counter, "Processes of the replica that were killed for memory.", &|replica| {
+        replica.usage.filter(|_| replica.limited).map(|usage| usage.oom_kills as f64)
+    });
+    family("container_spec_cpu_quota", Kind::Gauge, "CPU quota in force, microseconds a period.", &|replica| {
+        Some(f64::from(replica.cpu?.0) * CPU_PERIOD.as_micros() as f64 / 1_000.0)
+    });
+    family("container_spec_cpu_period", Kind::Gauge, "CPU period, microseconds.", &|replica| {
+        replica.cpu.map(|_| CPU_PERIOD.as_micros() as f64)
+    });
+    family("container_spec_memory_limit_bytes", Kind::Gauge, "Memory limit in force.", &|replica| Some(replica.memory?.bytes() as f64));
+    family("container_start_time_seconds", Kind::Gauge, "When the replica's process was started, unix time.", &|replica| {
+        Some(replica.started?.0 as f64 / 1_000.0)
+    });
+    family("kube_pod_container_status_restarts_total", Kind::Counter, "Times the replica was restarted.", &|replica| {
+        Some(replica.restarts as f64)
+    });
+    family("kube_pod_status_ready", Kind::Gauge, "1 while the replica takes requests, else 0.", &|replica| {
+        Some(f64::from(u8::from(replica.state == ReplicaState::Ready)))
+    });
+    family("kn_revision_request_concurrency", Kind::Gauge, "Requests that the replica is working on.", &|replica| {
+        Some(f64::from(replica.in_flight))
+    });
+}
+
+fn of_requests(text: &mut Text, functions: &[Labelled<'_>]) {
+    const NAME: &str = "kn_serving_invocation_duration_seconds";
+    text.family(NAME, Kind::Histogram, "Time from a request's arrival at the gateway to the last byte of its reply.");
+    let bounds: Vec<String> = bounds().map(|bound| bound.to_string()).collect();
+    for function in functions {
+        for replica in &function.replicas {
+            replica.view.requests.iter().for_each(|series| durations(text, NAME, &replica.pod, series, &bounds));
+        }
+        let gateway = format!("{},pod=\"{GATEWAY}\"", function.labels);
+        function.view.at_gateway.iter().for_each(|series| durations(text, NAME, &gateway, series, &bounds));
+    }
+}
+
+fn durations(text: &mut Text, name: &str, pod: &str, series: &Series, bounds: &[String]) {
+    let grpc = series.ending.grpc.map_or_else(String::new, |status| format!(",rpc_grpc_status_code=\"{status}\""));
+    let labels = format!("{pod},http_response_status_code=\"{}\"{grpc}", series.ending.http);
+    let bucket = format!("{name}_bucket");
+    let mut below = 0;
+    for (count, bound) in series.counts.iter().zip(bounds.iter().map(String::as_str).chain(["+Inf"])) {
+        below += count;
+        text.bucket(&bucket, &labels, bound, below);
+    }
+    text.sample(&format!("{name}_sum"), &labels, series.sum);
+    text.sample(&format!("{name}_count"), &labels, below as f64);
+}
+
+fn of_node(text: &mut Text, node: NodeView) {
+    let mut gauge = |name: &str, kind: Kind, help: &str, labels: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            text.family(name, kind, help);
+            text.sample(name, labels, value);
+        }
+    };
+    gauge("machine_cpu_cores", Kind::Gauge, "CPUs that the platform may use.", "", node.cpu_cores);
+    gauge("machine_memory_bytes", Kind::Gauge, "Memory of the machine.", "", node.memory_bytes);
+    gauge("node_memory_MemAvailable_bytes", Kind::Gauge, "Memory that new processes could have.", "", node.available_bytes);
+    gauge("node_cpu_seconds_total", Kind::Counter, "Time that CPUs were idle.", "mode=\"idle\"", node.idle_seconds);
+}
