@@ -58,6 +58,8 @@ pub struct Cpu {
     usage: u64,
     periods: u64,
     throttled: u64,
+    /// Time for which it was held back.
+    held_back: u64,
     /// Whether this period is counted among those two already.
     counted: bool,
     counted_throttled: bool,
@@ -76,6 +78,7 @@ impl Cpu {
             usage: 0,
             periods: 0,
             throttled: 0,
+            held_back: 0,
             counted: false,
             counted_throttled: false,
         }
@@ -201,9 +204,10 @@ impl Cpu {
             self.counted = true;
             self.periods += 1;
         }
-        if got < asked && !self.counted_throttled {
+        if got < asked {
+            self.held_back += (asked - got) / cores;
+            self.throttled += u64::from(!self.counted_throttled);
             self.counted_throttled = true;
-            self.throttled += 1;
         }
         got
     }
@@ -213,6 +217,7 @@ impl Cpu {
         self.periods += periods;
         if a_period < PERIOD.0 * cores {
             self.throttled += periods;
+            self.held_back += periods * (PERIOD.0 - a_period / cores);
         }
         self.at = self.period_end + (periods - 1) * PERIOD.0;
         self.roll(periods);
@@ -226,6 +231,12 @@ impl Cpu {
         self.left = self.quota;
         self.counted = false;
         self.counted_throttled = false;
+    }
+
+    /// Time for which who wanted to compute could not, up to where it is accounted.
+    #[must_use]
+    pub fn held_back(&self) -> Nanos {
+        Nanos(self.held_back)
     }
 
     /// What was used up to where it is accounted.
@@ -280,6 +291,17 @@ mod tests {
         check(250, 80, 75, 1, 305, 4, 2);
         // Two cores spend the quota in half the time.
         check(500, 0, 100, 2, 125, 2, 1);
+    }
+
+    #[test]
+    fn time_held_back_is_what_the_quota_leaves_of_each_period() {
+        let mut cpu = Cpu::new(Nanos::ZERO, Millicores(250));
+        cpu.run(ms(350), 1);
+        // 75 ms in each of three periods, and 25 ms of the fourth.
+        assert_eq!(cpu.held_back(), ms(250));
+        let mut cpu = Cpu::new(Nanos::ZERO, Millicores(500));
+        cpu.run(ms(100), 2);
+        assert_eq!(cpu.held_back(), ms(75));
     }
 
     #[test]

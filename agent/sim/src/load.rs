@@ -66,6 +66,8 @@ impl Load {
 #[derive(Debug, Clone)]
 pub struct Source {
     stream: Stream,
+    /// When the load begins.
+    begin: Nanos,
     next: Option<(Nanos, Option<Demand>)>,
 }
 
@@ -77,14 +79,28 @@ enum Stream {
 
 impl Source {
     fn new(stream: Stream) -> Self {
-        let mut source = Self { stream, next: None };
+        let mut source = Self { stream, begin: Nanos::ZERO, next: None };
         source.next = source.stream.next();
         source
     }
 
     /// Takes the next request: when it arrives, and what it asks for where that is not the profile's.
     pub fn take(&mut self) -> Option<(Nanos, Option<Demand>)> {
-        std::mem::replace(&mut self.next, self.stream.next())
+        let next = self.coming();
+        std::mem::replace(&mut self.next, next)
+    }
+
+    #[inline]
+    fn coming(&mut self) -> Option<(Nanos, Option<Demand>)> {
+        self.stream.next().map(|(at, demand)| (at + self.begin, demand))
+    }
+
+    /// The same requests with the load beginning at `begin`.
+    #[must_use]
+    pub fn beginning(mut self, begin: Nanos) -> Self {
+        self.next = self.next.map(|(at, demand)| (at + begin, demand));
+        self.begin = begin;
+        self
     }
 
     /// Lets those arrive that come before `until`.
@@ -95,7 +111,7 @@ impl Source {
                 None => function.arrive(at),
                 Some(demand) => function.arrive_with(at, demand),
             }
-            self.next = self.stream.next();
+            self.next = self.coming();
         }
     }
 }

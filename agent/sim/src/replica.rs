@@ -111,6 +111,8 @@ pub struct Replica {
     pub first: Option<Request>,
     /// Requests that it answered.
     pub requests: RequestCounters,
+    /// Time that those answered well took together.
+    pub answered_in: Nanos,
     /// Never given to another replica of the function.
     pub number: u32,
     /// The node that it is on, where nodes are limited.
@@ -155,6 +157,7 @@ impl Replica {
             cpu: Cpu::new(now, limits.cpu),
             work,
             requests: RequestCounters::default(),
+            answered_in: Nanos::ZERO,
             number,
             node: None,
             limits,
@@ -281,7 +284,8 @@ impl Replica {
         }?;
         self.load -= 1;
         match ending {
-            Ending::Completed { place, .. } => {
+            Ending::Completed { latency, place } => {
+                self.answered_in += latency;
                 self.requests.completed += 1;
                 self.requests.latency[place.bucket] += 1;
             }
@@ -335,6 +339,12 @@ impl Replica {
         if let Engine::Contended(work) = &mut self.work {
             work.set_speed(speed, now);
         }
+    }
+
+    /// Time for which its quota held it back, up to where its CPU is accounted.
+    #[must_use]
+    pub fn held_back(&self) -> Nanos {
+        self.cpu.held_back()
     }
 
     fn account(&mut self, now: Nanos) {

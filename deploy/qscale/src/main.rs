@@ -75,6 +75,9 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let locate = &cli.locate;
+    if !matches!(cli.command, Command::Up(_)) {
+        locate.follow_clock()?;
+    }
     match cli.command {
         Command::Up(arguments) => return up::run(locate, *arguments).await,
         Command::Watch(arguments) => watch::run(locate, arguments).await?,

@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use qscale_common::runtime::accounts::Account;
 use qscale_common::runtime::bus::{Bus, BusConfig};
+use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct Addresses {
     pub health: BTreeMap<String, String>,
     /// Process that runs the system.
     pub pid: u32,
+    /// How fast it lives, where that is not real time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<String>,
 }
 
 /// The folder of one system.
@@ -174,6 +178,21 @@ impl Locate {
             self.state_dir.display()
         );
         StateDir::new(&self.state_dir)
+    }
+
+    /// Has this process live as fast as the system that is up, so that both mean the same by an age.
+    pub fn follow_clock(&self) -> anyhow::Result<()> {
+        if self.nats.is_some() || !self.state_dir.is_dir() {
+            return Ok(());
+        }
+        // Without a system there is no clock to follow; whoever needs one says so.
+        let Ok(addresses) = self.state().and_then(|state| state.addresses()) else { return Ok(()) };
+        if let Some(text) = addresses.clock {
+            clock::follow(
+                text.parse().map_err(|error: String| anyhow::anyhow!("{}/addresses.json: clock: {error}", self.state_dir.display()))?,
+            );
+        }
+        Ok(())
     }
 
     /// How the operator reaches the bus.

@@ -1,7 +1,9 @@
 //! `qscale up`: the whole system on this machine, in the foreground. Owns the order of start and stop, and what a run came to.
 
 mod board;
+mod crowd;
 mod launch;
+mod plan;
 mod supervisor;
 mod view;
 
@@ -11,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use qscale_common::contract::{EventType, Load, Outcome, State, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::{Bus, Subscription};
@@ -22,11 +24,15 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
-use self::launch::{Plan, Running};
+use self::launch::Running;
+use self::plan::Plan;
 use self::supervisor::{Status, Statuses};
 use self::view::View;
 use crate::system::Locate;
 
+/// Functions of which each has a sentence at the end, and a line now and then; of more only the worst have.
+const SENTENCES: usize = 8;
+const WORST: usize = 3;
 /// How often the view is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 /// How often a line is printed where there is no terminal to draw on.
@@ -34,15 +40,30 @@ const PRINT_EVERY: Duration = Duration::from_secs(5);
 /// How long after its planned end a load generator may drain.
 const DRAIN_WITHIN: Duration = Duration::from_secs(45);
 
+/// Where functions run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Backend {
+    /// On this machine, as processes
+    #[default]
+    Local,
+    /// Nowhere: they are simulated, hundreds at once, in real time or faster
+    Sim,
+}
+
 /// Run nats-server, local platform, collector, agent, actuator and load generator, and show what they do.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale up                                              fibonacci under a daily wave of two minutes, scaled both ways
   qscale up --for 60s --json --load step:5@0s,40@15s,5@40s
   qscale up --agent threshold --versus static            two agents side by side under the same arrivals
-  qscale up --function my-function.toml --protocol http --load 20")]
+  qscale up --function my-function.toml --protocol http --load 20
+  qscale up --backend sim --functions 200 --agent hpa    two hundred simulated functions
+  qscale up --backend sim --speed 10 --for 10m --json --trace DIR --versus static")]
 pub struct UpArgs {
-    /// Stop after this time (90s, 10m)
+    /// Where functions run
+    #[arg(long, value_enum, value_name = "BACKEND", default_value_t)]
+    pub backend: Backend,
+    /// Stop after this time (90s, 10m); of the system's own time where that runs faster
     #[arg(long = "for", value_name = "TIME")]
     pub duration: Option<Span>,
     /// Load that is offered: constant:50, step:RATE@TIME,..., ramp:A..B/TIME, diurnal:A..B/PERIOD, bursty:A..B/PERIOD/LENGTH, spike:A..B@TIME/LENGTH; none for no load
@@ -54,15 +75,27 @@ pub struct UpArgs {
     /// Run a second copy of the function under the same arrivals, scaled by this agent
     #[arg(long, value_name = "NAME")]
     pub versus: Option<Name>,
-    /// Function to run: fibonacci, aes, faas, or a function file
-    #[arg(long, value_name = "NAME|FILE", default_value = "fibonacci", value_hint = clap::ValueHint::FilePath)]
-    pub function: String,
+    /// Function to run: fibonacci (without this), aes, faas, or a function file
+    #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
+    pub function: Option<String>,
     /// How requests are sent: relay, direct:SERVICE, faas, http; by default what suits the function
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<String>,
     /// What each request asks for, such as name=50000 of fibonacci; by default some 15 ms of CPU; may be repeated
     #[arg(long = "input", value_name = "FIELD=VALUE")]
     pub inputs: Vec<String>,
+    /// Functions to simulate; without this one, or up to 100 of a trace
+    #[arg(long, value_name = "COUNT", help_heading = "Simulated functions")]
+    pub functions: Option<u32>,
+    /// How many times as fast as real time the whole system lives, 1 to 1000
+    #[arg(long, value_name = "FACTOR", default_value_t = 1, help_heading = "Simulated functions")]
+    pub speed: u32,
+    /// What requests and starts ask for: a profile by name (fibonacci-python without this), or a file
+    #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Simulated functions")]
+    pub profile: Option<String>,
+    /// Play a trace instead of --load: a folder in InVitro's or Azure's format, a function of it for each
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = "Simulated functions")]
+    pub trace: Option<PathBuf>,
     /// How often is decided
     #[arg(long, value_name = "TIME", default_value = "2s")]
     pub tick: TickLength,
@@ -81,6 +114,41 @@ pub struct UpArgs {
 }
 
 impl UpArgs {
+    /// Refuses what the backend cannot do.
+    fn check_backend(&self) -> anyhow::Result<()> {
+        let (given, why) = match self.backend {
+            Backend::Local => (
+                [
+                    ("speed", self.speed != 1),
+                    ("functions", self.functions.is_some()),
+                    ("profile", self.profile.is_some()),
+                    ("trace", self.trace.is_some()),
+                ],
+                "real processes cannot be hurried or multiplied; add --backend sim to simulate functions",
+            ),
+            Backend::Sim => (
+                [
+                    ("function", self.function.is_some()),
+                    ("protocol", self.protocol.is_some()),
+                    ("input", !self.inputs.is_empty()),
+                    ("", false),
+                ],
+                "simulated functions run nothing; --profile says what their requests ask for",
+            ),
+        };
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => anyhow::bail!("--{option} does not go with --backend {}: {why}", self.backend_name()),
+            None => Ok(()),
+        }
+    }
+
+    fn backend_name(&self) -> &'static str {
+        match self.backend {
+            Backend::Local => "local",
+            Backend::Sim => "sim",
+        }
+    }
+
     fn pattern(&self) -> anyhow::Result<Option<Pattern>> {
         if self.load == "none" {
             return Ok(None);
@@ -92,8 +160,8 @@ impl UpArgs {
 /// Runs the system until it is asked to end.
 pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode> {
     let token = shutdown::token();
-    let pattern = arguments.pattern()?;
-    let plan = Plan::new(locate, &arguments, pattern)?;
+    let plan = Plan::new(locate, &arguments)?;
+    clock::follow(plan.pace);
     let began = clock::now();
     let mut running = Running::new(&plan)?;
     let started = tokio::select! {
@@ -104,6 +172,7 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
         Ok(bus) => follow(&plan, &arguments, &running, &bus, &token).await,
         Err(error) => Err(error),
     };
+    let simulated = running.simulated_load().await;
     say("stopping: load, agents, collector, actuator, platform, nats-server");
     let ended = tokio::task::spawn_blocking(move || {
         running.stop();
@@ -112,7 +181,7 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
     .await
     .context("the stop was interrupted")?;
     let board = followed?;
-    let load = ended.load_summary();
+    let load = simulated.or_else(|| ended.load_summary());
     if load.is_none()
         && let Some(why) = ended.load_failure()
     {
@@ -122,6 +191,9 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
         |id: &FunctionId| load.as_ref()?["functions"].as_array()?.iter().find(|line| line["function"] == id.to_string()).cloned();
     let summaries: Vec<_> =
         plan.functions.iter().map(|planned| board.summary(&planned.id, planned.agent.as_str(), of_function(&planned.id))).collect();
+    if board.missed_ticks() > 0 {
+        say(&format!("warning: {}", falls_behind(board.missed_ticks(), &plan)));
+    }
     if let Some(first) = board.first_change {
         say(&format!("first change of an allocation {:.1} s after the start", first.since(began).as_secs_f64()));
     }
@@ -129,14 +201,24 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
         let summary = serde_json::json!({
             "seconds": clock::now().since(began).as_secs_f64(),
             "seed": arguments.seed,
-            "load": arguments.load,
+            "backend": arguments.backend_name(),
+            "speed": arguments.speed,
+            "load": plan.load_words,
+            "missed_ticks": board.missed_ticks(),
             "void": load.as_ref().map(|load| load["void"].clone()),
             "send_lag_us": load.as_ref().map(|load| load["send_lag_us"].clone()),
             "functions": summaries,
         });
         writeln!(std::io::stdout(), "{summary}").context("standard output")?;
     } else {
-        summaries.iter().for_each(|summary| say(&sentence(summary)));
+        crowd::worst_first(&board, &plan.ids())
+            .iter()
+            .take(SENTENCES)
+            .filter_map(|id| summaries.iter().find(|summary| summary.function == id.to_string()))
+            .for_each(|summary| say(&sentence(summary)));
+        if summaries.len() > SENTENCES {
+            say(&format!("({} more functions; --json shows them all)", summaries.len() - SENTENCES));
+        }
     }
     if let Some(load) = load.filter(|load| load["void"] == true) {
         say(&format!("the load generator declares its run void: {}", load["void_reasons"]));
@@ -182,10 +264,11 @@ impl Streams {
 async fn follow(plan: &Plan, arguments: &UpArgs, running: &Running, bus: &Bus, token: &CancellationToken) -> anyhow::Result<Board> {
     let mut board = Board::default();
     let mut streams = Streams::open(bus).await?;
-    running.start_load(plan)?;
+    running.start_load(plan).await?;
     let began = clock::instant();
     let mut view = View::open(!arguments.json && !arguments.plain);
-    let shown: Vec<FunctionId> = plan.functions.iter().map(|planned| planned.id.clone()).collect();
+    let shown = plan.ids();
+    let (mut missed, mut world) = (0, 0);
     let mut draw = tokio::time::interval(DRAW_EVERY);
     draw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut printed = clock::instant();
@@ -196,14 +279,31 @@ async fn follow(plan: &Plan, arguments: &UpArgs, running: &Running, bus: &Bus, t
         }
         streams.take_in(&mut board);
         let statuses = running.statuses();
-        let title =
-            format!("qscale  {:.0} s  load {}  gateway {}  (q ends)", began.elapsed().as_secs_f64(), arguments.load, running.gateway());
-        view.draw(&board, &statuses, &shown, &title, clock::now());
-        if !view.is_open() && printed.elapsed() >= PRINT_EVERY {
+        let elapsed = began.elapsed() * arguments.speed;
+        board.sample(&shown, clock::now());
+        view.draw(&board, &statuses, &shown, &title(plan, running, elapsed), clock::now());
+        if printed.elapsed() >= PRINT_EVERY {
             printed = clock::instant();
-            print_lines(&board, &shown, &statuses);
+            if !view.is_open() {
+                print_lines(&board, &shown, &statuses);
+            }
+            if board.missed_ticks() > missed {
+                let warning = format!("warning: {}", falls_behind(board.missed_ticks() - missed, plan));
+                if view.is_open() {
+                    board.line(warning)
+                } else {
+                    say(&warning)
+                }
+                missed = board.missed_ticks();
+            }
         }
-        if view.asked_to_end() || over(arguments, began.elapsed(), &statuses) {
+        if let Some(restarts) = running.world_lost(world)
+            && running.begin_anew(plan).await.is_ok()
+        {
+            board.line(format!("the simulated platform was started again ({restarts} times): its world begins anew"));
+            world = restarts;
+        }
+        if view.asked_to_end(&board, &shown) || over(arguments, elapsed, &statuses) {
             break;
         }
     }
@@ -223,8 +323,37 @@ fn over(arguments: &UpArgs, elapsed: Duration, statuses: &Statuses) -> bool {
     }
 }
 
+fn title(plan: &Plan, running: &Running, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    match plan.backend {
+        Backend::Local => format!("qscale  {seconds:.0} s  load {}  gateway {}  (q ends)", plan.load_words, running.gateway()),
+        Backend::Sim => {
+            let count = plan.functions.len();
+            format!(
+                "qscale  {seconds:.0} s at speed {}  {count} simulated functions  load {}  (q ends)",
+                plan.pace.speed(),
+                plan.load_words
+            )
+        }
+    }
+}
+
+/// That ticks were missed, and the way out.
+fn falls_behind(ticks: u64, plan: &Plan) -> String {
+    let way_out = match plan.backend {
+        Backend::Sim if plan.pace.speed() > 1 => "lower --speed, simulate fewer --functions, or decide less often (--tick)",
+        Backend::Sim => "simulate fewer --functions, or decide less often (--tick)",
+        Backend::Local => "decide less often (--tick), or see what else keeps this machine busy",
+    };
+    format!("{ticks} ticks of functions passed without a State: the system cannot keep up; {way_out}")
+}
+
 fn print_lines(board: &Board, shown: &[FunctionId], statuses: &Statuses) {
-    for function in shown {
+    if shown.len() > SENTENCES {
+        say(&crowd::Totals::of(board, shown).to_string());
+    }
+    let worst = crowd::worst_first(board, shown);
+    for function in worst.iter().take(if shown.len() > SENTENCES { WORST } else { SENTENCES }) {
         match board.functions.get(function) {
             Some(entry) => {
                 let lines: Vec<String> = view::describe(entry).iter().map(ToString::to_string).collect();

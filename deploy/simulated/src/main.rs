@@ -1,3 +1,23 @@
-//! A platform of simulated functions: the local platform's API and metrics, in virtual time. Owns the hour of its world; must not decide.
+//! `qscale-simulated`: simulates functions and offers them as a platform.
 
-fn main() {}
+use clap::Parser;
+use qscale_common::runtime::config::{self, ConfigArgs};
+use qscale_common::runtime::{shutdown, telemetry};
+use qscale_simulated::server;
+use qscale_simulated::settings::Settings;
+
+/// Simulates functions, with their load, behind the API and the metrics of the local platform.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let settings: Settings = config::load("simulated", &arguments.config)?;
+    telemetry::init("simulated", &settings.telemetry)?;
+    server::run(settings, shutdown::token()).await
+}

@@ -1,6 +1,7 @@
 //! What is known of each function while the system is up, and what a run came to. Owns sums over messages; does no I/O.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use qscale_common::contract::{Effect, Load, Outcome, Rule, Source, State};
 use qscale_common::name::FunctionId;
@@ -8,8 +9,12 @@ use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use serde::Serialize;
 
+use super::crowd;
+
 /// Points kept for the plots; at a second each, ten minutes.
 const KEPT: usize = 600;
+/// How often the sum of all functions is noted.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Lines kept of what was done.
 const LINES: usize = 100;
 
@@ -22,6 +27,26 @@ pub struct Board {
     pub lines: VecDeque<String>,
     /// When the allocation of a function was first changed.
     pub first_change: Option<Timestamp>,
+    /// All functions together, over time.
+    pub together: Together,
+    missed: u64,
+}
+
+/// All functions together, over time.
+#[derive(Debug, Default)]
+pub struct Together {
+    /// Offered rate.
+    pub offered: VecDeque<(Timestamp, f64)>,
+    /// Achieved rate.
+    pub achieved: VecDeque<(Timestamp, f64)>,
+    /// Cores allocated.
+    pub allocated: VecDeque<(Timestamp, f64)>,
+    /// Cores used.
+    pub used: VecDeque<(Timestamp, f64)>,
+    /// Replicas.
+    pub replicas: VecDeque<(Timestamp, f64)>,
+    /// Share of the functions whose latency is above its bound, in percent.
+    pub violating: VecDeque<(Timestamp, f64)>,
 }
 
 /// One function.
@@ -59,6 +84,7 @@ struct Totals {
     guard: u64,
     fallbacks: u64,
     states: u64,
+    missed: u64,
 }
 
 /// What a run came to, for one function.
@@ -90,6 +116,8 @@ pub struct Summary {
     pub fallback_actions: u64,
     /// States that were seen.
     pub states: u64,
+    /// Ticks between them that had none.
+    pub missed_ticks: u64,
 }
 
 /// A mean over time.
@@ -121,7 +149,34 @@ impl Board {
             keep(&mut entry.used, at, cpu.mean * f64::from(replicas.ready.0.max(1)) / 1000.0);
         }
         entry.totals.states += 1;
+        if let Some(before) =
+            entry.state.as_ref().filter(|before| before.epoch == state.epoch && before.tick_length_ms == state.tick_length_ms)
+        {
+            let missed = state.tick.0.saturating_sub(before.tick.0.saturating_add(1));
+            entry.totals.missed += missed;
+            self.missed += missed;
+        }
         entry.state = Some(state);
+    }
+
+    /// Ticks of functions that passed without a State.
+    pub fn missed_ticks(&self) -> u64 {
+        self.missed
+    }
+
+    /// Notes how all of `shown` stand together at `now`, at most once a second.
+    pub fn sample(&mut self, shown: &[FunctionId], now: Timestamp) {
+        if self.together.offered.back().is_some_and(|(at, _)| now.since(*at) < SAMPLE_EVERY) {
+            return;
+        }
+        let totals = crowd::Totals::of(self, shown);
+        let together = &mut self.together;
+        keep(&mut together.offered, now, totals.offered);
+        keep(&mut together.achieved, now, totals.achieved);
+        keep(&mut together.allocated, now, totals.allocated);
+        keep(&mut together.used, now, totals.used);
+        keep(&mut together.replicas, now, f64::from(totals.replicas));
+        keep(&mut together.violating, now, totals.violating as f64 * 100.0 / shown.len().max(1) as f64);
     }
 
     /// Takes in a Load.
@@ -185,6 +240,7 @@ impl Board {
             guard_interventions: totals.guard,
             fallback_actions: totals.fallbacks,
             states: totals.states,
+            missed_ticks: totals.missed,
         }
     }
 }
@@ -247,6 +303,24 @@ mod tests {
         assert!((totals.replica_seconds - 6.0).abs() < 1e-9);
         assert_eq!(totals.most, Some(Allocation::new(2, 1000, 256)));
         assert_eq!(totals.least, Some(Allocation::new(1, 500, 128)));
+    }
+
+    #[test]
+    fn ticks_without_a_state_are_counted_within_an_epoch() {
+        let golden = include_str!("../../../../common/tests/golden/state.full.json");
+        let state: State = serde_json::from_str(golden).expect("the golden State reads");
+        let at = |tick: u64, epoch: u64| {
+            let mut state = state.clone();
+            (state.tick.0, state.epoch.0) = (tick, epoch);
+            state
+        };
+        let mut board = Board::default();
+        for (tick, epoch) in [(5, 1), (6, 1), (9, 1), (100, 2), (101, 2)] {
+            board.state(at(tick, epoch));
+        }
+        assert_eq!(board.missed_ticks(), 2);
+        let id = FunctionId::new(state.namespace.clone(), state.function.clone());
+        assert_eq!(board.summary(&id, "static", None).missed_ticks, 2);
     }
 
     #[test]

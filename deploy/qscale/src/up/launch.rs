@@ -8,22 +8,23 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::subject;
-use qscale_common::document::Format;
-use qscale_common::name::{FunctionId, Name};
-use qscale_common::platform::{AllocationRequest, FunctionSpec, Protocol};
-use qscale_common::policy::ScalingPolicy;
+use qscale_common::name::Name;
+use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
+use qscale_common::runtime::clock::{self, Pace};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::{accounts, clock, provision};
+use qscale_common::runtime::{accounts, provision};
 use qscale_common::time::Span;
-use qscale_common::workload::Pattern;
 use serde_json::{Value, json};
 
+use super::plan::{Plan, Planned, copy_of};
 use super::supervisor::{Service, Status, Statuses, Supervisor};
-use super::{UpArgs, beside, say};
+use super::{Backend, beside, say};
 use crate::store;
-use crate::system::{Addresses, Locate, StateDir, find_nats_server, write_private};
+use crate::system::{Addresses, StateDir, find_nats_server, write_private};
 
+/// What the platform is called, whichever it is.
+const PLATFORM: &str = "platform";
 /// What the load generator is called.
 pub const LOAD: &str = "loadgen";
 /// What its run came to.
@@ -43,130 +44,22 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 const PLATFORM_STOPS_WITHIN: Duration = Duration::from_secs(40);
 
-const SHIPPED: [(&str, &str); 3] = [
-    ("fibonacci", include_str!("../../../functions/fibonacci.toml")),
-    ("aes", include_str!("../../../functions/aes.toml")),
-    ("faas", include_str!("../../../functions/faas.toml")),
-];
-
-/// A function that is to run, and the agent that scales it.
-#[derive(Debug)]
-pub struct Planned {
-    /// Its name.
-    pub id: FunctionId,
-    /// The agent that its policy names.
-    pub agent: Name,
-    spec: FunctionSpec,
-    policy: ScalingPolicy,
-}
-
-/// What is to run.
-#[derive(Debug)]
-pub struct Plan {
-    /// One function, or two copies of it.
-    pub functions: Vec<Planned>,
-    state: StateDir,
-    agents: Vec<Name>,
-    load: Option<LoadPlan>,
-}
-
-#[derive(Debug)]
-struct LoadPlan {
-    pattern: String,
-    protocol: String,
-    inputs: Vec<String>,
-    duration: Option<Span>,
-    seed: u64,
-}
-
-impl Plan {
-    /// What `arguments` ask for.
-    pub fn new(locate: &Locate, arguments: &UpArgs, pattern: Option<Pattern>) -> anyhow::Result<Self> {
-        let spec = function_spec(&arguments.function)?;
-        let mut functions = vec![planned(spec.clone(), &arguments.agent, arguments)?];
-        if let Some(versus) = &arguments.versus {
-            functions.push(planned(copy_of(&spec)?, versus, arguments)?);
-        }
-        let mut agents: Vec<Name> = functions.iter().map(|function| function.agent.clone()).collect();
-        agents.sort();
-        agents.dedup();
-        if let Some(unknown) = agents.iter().find(|agent| !qscale_policies::NAMES.contains(&agent.as_str())) {
-            let known = qscale_policies::NAMES.join(", ");
-            anyhow::bail!(
-                "no agent `{unknown}` comes with the system, those that do are {known}; for one of your own start with one of these, then \
-                 `qscale agent add {unknown}` and `qscale policy set {} agent={unknown}`",
-                spec.name
-            );
-        }
-        let state = StateDir::new(&locate.state_dir)?;
-        let (protocol, inputs) = request_form(&spec, arguments);
-        let load = pattern.map(|pattern| LoadPlan {
-            pattern: pattern.to_string(),
-            protocol,
-            inputs,
-            duration: arguments.duration,
-            seed: arguments.seed,
-        });
-        Ok(Self { functions, state, agents, load })
-    }
-}
-
-fn function_spec(named: &str) -> anyhow::Result<FunctionSpec> {
-    if let Some((_, text)) = SHIPPED.iter().find(|(name, _)| *name == named) {
-        return FunctionSpec::parse(text, Format::Toml).with_context(|| format!("function {named}"));
-    }
-    let path = Path::new(named);
-    let names: Vec<_> = SHIPPED.iter().map(|(name, _)| *name).collect();
-    let text = std::fs::read_to_string(path).with_context(|| {
-        format!("--function {named}: neither a function that comes with the system ({}) nor a readable file", names.join(", "))
-    })?;
-    FunctionSpec::parse(&text, Format::of(path)?).with_context(|| format!("--function {named}"))
-}
-
-fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpArgs) -> anyhow::Result<Planned> {
-    let id = spec.id();
-    let policy = json!({
-        "namespace": id.namespace,
-        "name": id.name,
-        "tick": arguments.tick,
-        "agent": agent,
-        "mode": "active",
-        "objective": { "percentile": 95.0, "latency": arguments.slo },
-        "bounds": {
-            "replicas": { "min": 1, "max": 6 },
-            "cpu_millicores": { "min": 100, "max": 1000 },
-            "memory_mib": { "min": 32, "max": 1024 },
-        },
-        // A demonstration at a tick of seconds may change more often than a cluster should.
-        "guard": { "changes_per_hour": 1800, "reversals_per_hour": 900 },
-    });
-    let policy = ScalingPolicy::from_document(&policy.to_string(), Format::Json).context("the policy of the function")?;
-    Ok(Planned { id, agent: agent.clone(), spec, policy })
-}
-
-/// How requests to a function are sent and what they ask for, where the command line does not say.
-fn request_form(spec: &FunctionSpec, arguments: &UpArgs) -> (String, Vec<String>) {
-    let name = spec.name.as_str();
-    let (protocol, input) = match name {
-        _ if spec.protocol == Protocol::Http => ("http", None),
-        _ if name.contains("fibonacci") => ("direct:fibonacci", Some("name=50000")),
-        _ if name.contains("aes") => ("direct:aes", None),
-        _ if name.contains("faas") => ("faas", None),
-        _ => ("relay", None),
-    };
-    let Some(chosen) = &arguments.protocol else {
-        let inputs =
-            if arguments.inputs.is_empty() { input.map(ToOwned::to_owned).into_iter().collect() } else { arguments.inputs.clone() };
-        return (protocol.to_owned(), inputs);
-    };
-    (chosen.clone(), arguments.inputs.clone())
-}
+/// How often the actuator stores what it must not forget, and how often simulated load is told, in real time: neither is worth more messages where
+/// the system lives faster.
+const STORE_EVERY: Duration = Duration::from_secs(10);
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Longest period that a service takes.
+const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
+/// Largest answer of the simulated platform's metrics that the collector takes, MiB: 2,000 functions of 20 replicas.
+const METRICS_MIB: u32 = 512;
 
 /// A system that is being started, runs, or was stopped.
 pub struct Running {
     supervisor: Supervisor,
     state: StateDir,
     addresses: Addresses,
+    backend: Backend,
+    pace: Pace,
     // Held for as long as the system is up, so that a second one in the same folder is refused.
     _lock: File,
     // Held by the one system of this machine that has the usual ports.
@@ -195,33 +88,40 @@ impl Running {
         let addresses = Addresses {
             nats: format!("nats://{}", address(4222)?),
             platform: address(8701)?.to_string(),
-            gateway: address(8700)?.to_string(),
+            gateway: match plan.backend {
+                Backend::Local => address(8700)?.to_string(),
+                Backend::Sim => "none: requests are simulated".to_owned(),
+            },
             health,
             pid: std::process::id(),
+            clock: (plan.pace.speed() > 1).then(|| plan.pace.to_string()),
         };
-        Ok(Self { supervisor: Supervisor::new(), state, addresses, _lock: lock, _usual_ports: usual_ports })
+        let (backend, pace) = (plan.backend, plan.pace);
+        Ok(Self { supervisor: Supervisor::new(), state, addresses, backend, pace, _lock: lock, _usual_ports: usual_ports })
     }
 
     /// Starts everything but the load, in order; returns the operator's connection.
     pub async fn start(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
         let bus = self.start_nats(plan).await?;
-        let platform = self.start_platform().await?;
-        remove_left_copy(&platform, &bus, plan).await?;
-        for planned in &plan.functions {
-            say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
-            platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
-            if !store::is_frozen(&bus, &planned.id).await? {
-                // What an earlier run left it with is no fair beginning, least of all beside a copy.
-                let beginning = AllocationRequest::new(planned.spec.allocation.into(), None);
-                platform.set_allocation(&planned.id, &beginning).await.with_context(|| format!("function {}", planned.id))?;
-            }
-            let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.context("the bucket of policies")?;
-            policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("writing the policy")?;
+        let platform = match self.backend {
+            Backend::Local => self.start_platform().await?,
+            Backend::Sim => self.start_simulated_platform().await?,
+        };
+        match self.backend {
+            Backend::Local => self.add_functions(&platform, &bus, plan).await?,
+            Backend::Sim => add_simulated(&platform, plan).await?,
         }
+        write_policies(&bus, &plan.functions).await?;
         say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(&plan.agents)));
-        self.start_service("actuator", "actuator", "qscale-actuator", &json!({ "platform": { "address": self.addresses.platform } }))?;
-        let sources = json!({ "local": { "url": format!("http://{}/metrics", self.addresses.platform) } });
-        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": sources }))?;
+        let platform_address = &self.addresses.platform;
+        let store_every = Span(STORE_EVERY.saturating_mul(self.pace.speed()).min(LONGEST_PERIOD));
+        let actuator = json!({ "platform": { "address": platform_address }, "store_every": store_every });
+        self.start_service("actuator", "actuator", "qscale-actuator", &actuator)?;
+        let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
+        if self.backend == Backend::Sim {
+            source["max_body_mib"] = json!(METRICS_MIB);
+        }
+        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } }))?;
         for agent in &plan.agents {
             let service = format!("agent-{agent}");
             self.start_service(&service, &service, "qscale-agent", &json!({ "agent": agent }))?;
@@ -232,6 +132,10 @@ impl Running {
     }
 
     async fn start_nats(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
+        if self.backend == Backend::Sim {
+            // A simulated world begins anew, and what was decided in another one has no meaning in it.
+            let _absent = std::fs::remove_dir_all(self.store());
+        }
         let program = find_nats_server().context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")?;
         let credentials = self.state.lock_credentials()?;
         let passwords = self.state.passwords(&plan.agents)?;
@@ -242,7 +146,7 @@ impl Running {
         let configuration = format!(
             "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?} }}\ninclude \"accounts.conf\"\n",
             self.state.join("nats/nats.pid"),
-            self.state.join("nats/store"),
+            self.store(),
         );
         let path = self.state.join("nats/nats.conf");
         write_private(&path, configuration.as_bytes())?;
@@ -263,6 +167,14 @@ impl Running {
         Ok(Bus::of_client(connect("operator").await?, "/qscale/operator"))
     }
 
+    /// Where the streams are kept: apart for simulated worlds, whose hours are not those of this machine.
+    fn store(&self) -> PathBuf {
+        self.state.join(match self.backend {
+            Backend::Local => "nats/store",
+            Backend::Sim => "nats/simulated",
+        })
+    }
+
     async fn start_platform(&mut self) -> anyhow::Result<PlatformClient> {
         say(&format!("[2/6] local platform: gateway {}, API {}", self.addresses.gateway, self.addresses.platform));
         let configuration = json!({
@@ -270,10 +182,40 @@ impl Running {
             "gateway": self.addresses.gateway,
             "state_dir": self.state.join("platform"),
         });
-        self.start_process("platform", "qscale-platform", &configuration, PLATFORM_STOPS_WITHIN)?;
+        self.start_process(PLATFORM, "qscale-platform", &configuration, PLATFORM_STOPS_WITHIN)?;
         let client = PlatformClient::new(&self.addresses.platform)?;
         eventually("the local platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
+    }
+
+    async fn start_simulated_platform(&mut self) -> anyhow::Result<PlatformClient> {
+        let speed = if self.pace.speed() > 1 { format!(", {} times as fast as real time", self.pace.speed()) } else { String::new() };
+        say(&format!("[2/6] simulated platform: API {}{speed}", self.addresses.platform));
+        let configuration = json!({
+            "api": self.addresses.platform,
+            "load_waits": true,
+            "load_every": Span(TELL_EVERY.saturating_mul(self.pace.speed())),
+            "nats": self.bus_config("loadgen"),
+        });
+        self.start_process(PLATFORM, "qscale-simulated", &configuration, STOP_WITHIN)?;
+        let client = PlatformClient::new(&self.addresses.platform)?;
+        eventually("the simulated platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
+        Ok(client)
+    }
+
+    /// Runs the functions with what their files give them.
+    async fn add_functions(&self, platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
+        remove_left_copy(platform, bus, plan).await?;
+        for planned in &plan.functions {
+            say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
+            platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
+            if !store::is_frozen(bus, &planned.id).await? {
+                // What an earlier run left it with is no fair beginning, least of all beside a copy.
+                let beginning = AllocationRequest::new(planned.spec.allocation.into(), None);
+                platform.set_allocation(&planned.id, &beginning).await.with_context(|| format!("function {}", planned.id))?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts a service that speaks on the bus as `user`.
@@ -290,7 +232,7 @@ impl Running {
         let program = beside(program)?;
         self.supervisor.start(Service {
             name: name.into(),
-            environment: vec![("PATH".into(), search_path(&program))],
+            environment: self.environment(&program),
             program,
             arguments: vec!["--config".into(), path.display().to_string()],
             log: self.state.log(name),
@@ -300,13 +242,23 @@ impl Running {
         })
     }
 
+    fn environment(&self, program: &Path) -> Vec<(String, String)> {
+        let mut environment = vec![("PATH".into(), search_path(program))];
+        if let Some(clock) = &self.addresses.clock {
+            environment.push((clock::VARIABLE.into(), clock.clone()));
+        }
+        environment
+    }
+
     /// Waits until every function has a ready replica and every service says that it is ready.
     async fn until_ready(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<()> {
         say("[5/6] waiting until everything is ready");
-        for planned in &plan.functions {
-            let ready = async || platform.get(&planned.id).await.is_ok_and(|status| status.actual.ready > 0);
-            eventually(&format!("a replica of {}", planned.id), &self.state.log("platform"), ready).await?;
-        }
+        let ready = async || {
+            let Ok(functions) = platform.list().await else { return false };
+            let has_replica = |planned: &Planned| functions.iter().any(|status| status.id() == planned.id && status.actual.ready > 0);
+            plan.functions.iter().all(has_replica)
+        };
+        eventually("a replica of every function", &self.state.log("platform"), ready).await?;
         for (service, address) in &self.addresses.health {
             let ready = async || crate::system::conditions(address).await.is_some_and(|conditions| conditions.values().all(|holds| *holds));
             eventually(service, &self.state.log(service), ready).await?;
@@ -315,7 +267,11 @@ impl Running {
     }
 
     /// Starts the load generator; every function gets the same arrivals.
-    pub fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
+    pub async fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
+        if self.backend == Backend::Sim {
+            say(&format!("[6/6] load {} on {} functions", plan.load_words, plan.functions.len()));
+            return self.simulated()?.begin_load().await.context("the simulated platform does not begin the load");
+        }
         let Some(load) = &plan.load else {
             say("[6/6] no load");
             return Ok(());
@@ -355,6 +311,33 @@ impl Running {
 
     fn load_output(&self) -> PathBuf {
         self.state.join(LOAD_OUTPUT)
+    }
+
+    /// How often the simulated platform was started again, where that is more often than `known`: then its functions are gone.
+    pub fn world_lost(&self, known: u32) -> Option<u32> {
+        let (_, restarts) = self.statuses().get(PLATFORM).copied().filter(|_| self.backend == Backend::Sim)?;
+        (restarts > known).then_some(restarts)
+    }
+
+    /// Gives a simulated platform that was started again its functions and their load; fails while it does not answer yet.
+    pub async fn begin_anew(&self, plan: &Plan) -> anyhow::Result<()> {
+        let platform = self.simulated()?;
+        for planned in &plan.functions {
+            platform.add(&planned.spec).await?;
+        }
+        Ok(platform.begin_load().await?)
+    }
+
+    /// What the simulated platform says that the load came to; `None` where there is none.
+    pub async fn simulated_load(&self) -> Option<Value> {
+        if self.backend == Backend::Local {
+            return None;
+        }
+        self.simulated().ok()?.load_summary().await.ok()
+    }
+
+    fn simulated(&self) -> anyhow::Result<PlatformClient> {
+        Ok(PlatformClient::new(&self.addresses.platform)?)
     }
 
     /// What the load generator says its run came to.
@@ -411,6 +394,26 @@ fn search_path(program: &Path) -> String {
     }
 }
 
+async fn add_simulated(platform: &PlatformClient, plan: &Plan) -> anyhow::Result<()> {
+    let (first, more) = (plan.functions.first(), plan.functions.len().saturating_sub(1));
+    if let Some(first) = first {
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        say(&format!("[3/6] function {} ({}){more}", first.id, first.spec.command.join(" ")));
+    }
+    for planned in &plan.functions {
+        platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
+    }
+    Ok(())
+}
+
+async fn write_policies(bus: &Bus, functions: &[Planned]) -> anyhow::Result<()> {
+    let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.context("the bucket of policies")?;
+    for planned in functions {
+        policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("writing the policy")?;
+    }
+    Ok(())
+}
+
 /// Removes the copy that an earlier run with `--versus` made, where this one makes none.
 async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
     let [only] = plan.functions.as_slice() else { return Ok(()) };
@@ -421,12 +424,6 @@ async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> 
         policies.delete(copy.id().tokens()).await.with_context(|| format!("policy {}", copy.id()))?;
     }
     Ok(())
-}
-
-/// The copy of a function that another agent scales.
-fn copy_of(spec: &FunctionSpec) -> anyhow::Result<FunctionSpec> {
-    let name = Name::new(format!("{}-versus", spec.name)).context("--versus: the name of the copy")?;
-    Ok(FunctionSpec { name, listen: None, ..spec.clone() })
 }
 
 /// The right to the usual ports, which one system of a machine has: two that start at the same time would find the same ports free.

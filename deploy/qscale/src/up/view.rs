@@ -1,5 +1,7 @@
 //! The live view: plots and last decisions on a terminal, a line now and then elsewhere. Owns what it looks like; must not count anything.
 
+mod many;
+
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Stderr, stderr};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use ratatui::symbols::Marker;
 use ratatui::text::Line;
 use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph};
 
+use self::many::Many;
 use super::board::{Board, Entry};
 use super::supervisor::{Status, Statuses};
 
@@ -23,19 +26,23 @@ use super::supervisor::{Status, Statuses};
 const SHORTEST_LOOK_BACK: Duration = Duration::from_secs(30);
 const LONGEST_LOOK_BACK: Duration = Duration::from_secs(300);
 
+/// Functions that are shown side by side; more are shown as a table.
+const SIDE_BY_SIDE: usize = 2;
+
 /// A line of a plot: its name, its colour, and its values over time.
 type Series<'a> = (&'a str, Color, &'a VecDeque<(Timestamp, f64)>);
 
 /// A terminal that is drawn on, or nothing where there is none.
 pub struct View {
     terminal: Option<Terminal<CrosstermBackend<Stderr>>>,
+    many: Many,
 }
 
 impl View {
     /// Takes the terminal over, where there is one and `wanted` says so.
     pub fn open(wanted: bool) -> Self {
         if !wanted || !stderr().is_terminal() {
-            return Self { terminal: None };
+            return Self { terminal: None, many: Many::default() };
         }
         let take = || {
             terminal::enable_raw_mode()?;
@@ -52,7 +59,7 @@ impl View {
                 previous(information);
             }));
         }
-        Self { terminal }
+        Self { terminal, many: Many::default() }
     }
 
     /// Whether there is a terminal to draw on.
@@ -63,13 +70,18 @@ impl View {
     /// Draws everything as it stands at `now`.
     pub fn draw(&mut self, board: &Board, statuses: &Statuses, shown: &[FunctionId], title: &str, now: Timestamp) {
         let Some(terminal) = &mut self.terminal else { return };
+        let many = &mut self.many;
         let drawn = terminal.draw(|frame| {
             let [head, body, log] =
                 Layout::vertical([Constraint::Length(2), Constraint::Min(16), Constraint::Length(9)]).areas(frame.area());
             frame.render_widget(header(statuses, title), head);
-            let columns = Layout::horizontal(shown.iter().map(|_| Constraint::Ratio(1, shown.len().max(1) as u32))).split(body);
-            for (function, area) in shown.iter().zip(columns.iter()) {
-                draw_function(frame, *area, function, board.functions.get(function), now);
+            if shown.len() > SIDE_BY_SIDE {
+                many.draw(frame, body, board, shown, now);
+            } else {
+                let columns = Layout::horizontal(shown.iter().map(|_| Constraint::Ratio(1, shown.len().max(1) as u32))).split(body);
+                for (function, area) in shown.iter().zip(columns.iter()) {
+                    draw_function(frame, *area, function, board.functions.get(function), now);
+                }
             }
             let skip = board.lines.len().saturating_sub(usize::from(log.height.saturating_sub(1)));
             let lines: Vec<_> = board.lines.iter().skip(skip).map(|line| Line::from(line.as_str())).collect();
@@ -81,8 +93,8 @@ impl View {
         }
     }
 
-    /// Whether the person asked to end: q or Ctrl-C.
-    pub fn asked_to_end(&self) -> bool {
+    /// Takes in the keys that were pressed. Whether the person asked to end: q or Ctrl-C.
+    pub fn asked_to_end(&mut self, board: &Board, shown: &[FunctionId]) -> bool {
         if self.terminal.is_none() {
             return false;
         }
@@ -91,6 +103,7 @@ impl View {
             let Ok(Event::Key(key)) = event::read() else { continue };
             let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
             asked |= control_c || key.code == KeyCode::Char('q');
+            self.many.key(key.code, board, shown);
         }
         asked
     }

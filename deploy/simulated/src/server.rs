@@ -1,0 +1,103 @@
+//! The simulated platform from start to stop. Owns the API beside that of every platform, and telling the load.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::clock;
+use qscale_common::runtime::health::Health;
+use qscale_common::runtime::platform::api;
+use qscale_common::time::Span;
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::platform::SimulatedPlatform;
+use crate::settings::Settings;
+
+/// How long a stop waits for messages that were not sent yet.
+const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Runs the platform until `stop` is cancelled.
+///
+/// # Errors
+/// When the configuration is out of range, or the address cannot be bound.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    settings.validate()?;
+    let listener = TcpListener::bind(settings.api)
+        .await
+        .with_context(|| format!("api = {}: cannot listen there; choose another address", settings.api))?;
+    let address = listener.local_addr().context("the address of the API")?;
+    let health = Health::new();
+    let platform = Arc::new(SimulatedPlatform::new(settings.machine, settings.limits, settings.load_waits, clock::now()));
+    let load = Router::new().route("/v1/load", get(load_summary).post(begin_load)).with_state(Arc::clone(&platform));
+    let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), address.ip().is_loopback(), load);
+    let serving = tokio::spawn(axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
+    let telling = match &settings.nats {
+        Some(nats) => {
+            // Nobody scrapes what the platform counts of its own messages: `/metrics` shows functions.
+            let bus = Bus::connect("simulated", &std::process::id().to_string(), nats, &health, &mut Registry::default()).await?;
+            Some((bus.clone(), tokio::spawn(tell(Arc::clone(&platform), bus, settings.load_every, stop.clone()))))
+        }
+        None => None,
+    };
+    health.set("serving", true);
+    info!(api = %address, clock = %clock::pace(), "simulated platform ready");
+    stop.cancelled().await;
+    health.set("serving", false);
+    if let Some((bus, telling)) = telling {
+        if let Err(error) = telling.await {
+            warn!(%error, "telling the load failed");
+        }
+        bus.drain(DRAIN_WITHIN).await;
+    }
+    if tokio::time::timeout(DRAIN_WITHIN, serving).await.is_err() {
+        info!("a client of the API did not close its connection");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Tells the bus what was offered and answered, time after time.
+async fn tell(platform: Arc<SimulatedPlatform>, bus: Bus, every: Span, stop: CancellationToken) {
+    let run = format!("simulated-{}", clock::now().0);
+    let mut tick = clock::interval(every.0);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let (platform, run) = (Arc::clone(&platform), run.clone());
+        let told = tokio::task::spawn_blocking(move || platform.loads(&run, clock::now())).await;
+        match told {
+            Ok(loads) => {
+                for load in &loads {
+                    bus.publish(load, bus.new_trace()).await;
+                }
+            }
+            Err(error) => warn!(%error, "load could not be read"),
+        }
+    }
+}
+
+async fn load_summary(State(platform): State<Arc<SimulatedPlatform>>) -> Response {
+    match tokio::task::spawn_blocking(move || platform.summary(clock::now())).await {
+        Ok(summary) => Json(summary).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn begin_load(State(platform): State<Arc<SimulatedPlatform>>) -> StatusCode {
+    match tokio::task::spawn_blocking(move || platform.begin_load(clock::now())).await {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(_panicked) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

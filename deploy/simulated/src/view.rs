@@ -1,0 +1,153 @@
+//! A simulated function as the API and the metrics show it. Owns which figure of the simulation stands for which of a real platform.
+
+use qscale_common::platform::metrics::{BUCKETS, Ending, FunctionView, LAST_BOUND_MS, ReplicaView, Series, Usage};
+use qscale_common::platform::{ActualAllocation, FunctionSpec, FunctionStatus, Protocol, ReplicaState, ReplicaStatus};
+use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS, RequestCounters};
+use qscale_sim::replica::{Phase, Replica};
+
+use crate::function::{Known, Simulated};
+
+/// What is said of the gateway, where there is none to reach.
+const GATEWAY: &str = "none: requests are simulated";
+
+/// How requests end, as the local platform's gateway ends them.
+enum End {
+    Well,
+    TooLate,
+    QueueFull,
+    /// The replica ended within the request.
+    Lost,
+}
+
+impl End {
+    fn status(&self, protocol: Protocol) -> Ending {
+        match (protocol, self) {
+            (Protocol::Http, End::Well) => Ending { http: 200, grpc: None },
+            (Protocol::Http, End::TooLate) => Ending { http: 504, grpc: None },
+            (Protocol::Http, End::QueueFull) => Ending { http: 503, grpc: None },
+            (Protocol::Http, End::Lost) => Ending { http: 502, grpc: None },
+            (Protocol::Grpc, End::Well) => Ending { http: 200, grpc: Some(0) },
+            (Protocol::Grpc, End::TooLate) => Ending { http: 200, grpc: Some(4) },
+            (Protocol::Grpc, End::QueueFull) => Ending { http: 200, grpc: Some(8) },
+            (Protocol::Grpc, End::Lost) => Ending { http: 200, grpc: Some(14) },
+        }
+    }
+}
+
+impl Simulated {
+    /// The function as the API shows it, as of when it was advanced last.
+    pub(crate) fn status(&mut self) -> FunctionStatus {
+        let counted = self.counted();
+        let mut actual = ActualAllocation::default();
+        for replica in self.world.replicas() {
+            let Known { state, startup, .. } = self.seen(replica);
+            match state {
+                ReplicaState::Ready => actual.ready += 1,
+                ReplicaState::Starting | ReplicaState::BackOff => actual.starting += 1,
+                ReplicaState::Draining => actual.draining += 1,
+            }
+            actual.replicas.push(ReplicaStatus {
+                id: self.name_of(replica.number),
+                pid: None,
+                port: None,
+                state,
+                cpu_millicores: Some(replica.limits.cpu),
+                memory_mib: Some(replica.limits.memory),
+                in_flight: replica.load,
+                restarts: replica.restarts,
+                startup_ms: startup.filter(|_| state != ReplicaState::Starting).map(|startup| startup.0 / 1_000_000),
+                resize_pending: self.held.clone(),
+            });
+        }
+        FunctionStatus {
+            spec: FunctionSpec::clone(&self.spec),
+            desired: self.desired,
+            actual,
+            vertical: true,
+            queued: u32::try_from(self.world.queued()).unwrap_or(u32::MAX),
+            oom_kills: counted.oom_kills,
+            crashes: counted.crashes,
+            gateway: GATEWAY.to_owned(),
+        }
+    }
+
+    /// The function as the metrics show it, as of when it was advanced last.
+    pub(crate) fn view(&mut self) -> FunctionView {
+        let counted = self.counted();
+        let timeout = self.spec.timeout.0;
+        // One that no node has room for has nothing that could be read.
+        let placed = self.world.replicas().filter(|replica| replica.phase != Phase::Pending);
+        let replicas = placed.zip(&self.reading.scrape.replicas).map(|(replica, scrape)| {
+            let cpu = scrape.cpu.unwrap_or_default();
+            ReplicaView {
+                id: self.name_of(replica.number),
+                state: self.seen(replica).state,
+                usage: Some(Usage {
+                    cpu_seconds: cpu.usage_us as f64 / 1e6,
+                    periods: cpu.periods,
+                    throttled_periods: cpu.throttled_periods,
+                    throttled_seconds: replica.held_back().seconds(),
+                    working_set: scrape.working_set_bytes.unwrap_or(0),
+                    oom_kills: scrape.oom_kills,
+                }),
+                limited: true,
+                cpu: Some(replica.limits.cpu),
+                memory: Some(replica.limits.memory),
+                started: Some(self.started(replica)),
+                restarts: scrape.restarts,
+                in_flight: replica.load,
+                requests: self.answered(replica),
+            }
+        });
+        let replicas = replicas.collect();
+        let failed = self.reading.scrape.ingress.map_or(0, |ingress| ingress.failed);
+        let refused = self.totals().refused;
+        let late = failed.saturating_sub(refused);
+        let protocol = self.spec.protocol;
+        let at_gateway = [(End::QueueFull, refused, 0.0), (End::TooLate, late, timeout.as_secs_f64())];
+        FunctionView {
+            id: self.id.clone(),
+            desired: self.desired,
+            counted,
+            queued: self.world.queued() as u64,
+            replicas,
+            at_gateway: at_gateway
+                .into_iter()
+                .filter(|(_, count, _)| *count > 0)
+                .map(|(end, count, seconds)| alike(end.status(protocol), count, seconds))
+                .collect(),
+        }
+    }
+
+    /// The requests of a replica: those answered well in their buckets, those given up after the whole timeout. How long those took that were lost with a
+    /// process that ended is not known; such a replica counts all its failures so.
+    fn answered(&self, replica: &Replica) -> Vec<Series> {
+        let requests: &RequestCounters = &replica.requests;
+        let (protocol, timeout) = (self.spec.protocol, self.spec.timeout.0.as_secs_f64());
+        let mut series = Vec::new();
+        if requests.completed > 0 {
+            let mut counts = [0; BUCKETS];
+            counts[..LATENCY_BUCKETS].copy_from_slice(&requests.latency);
+            // What took longer than the contract's last bound took no longer than the timeout.
+            if timeout * 1_000.0 > LAST_BOUND_MS {
+                counts.swap(LATENCY_BUCKETS - 1, BUCKETS - 1);
+            }
+            series.push(Series { ending: End::Well.status(protocol), counts, sum: replica.answered_in.seconds() });
+        }
+        if requests.failed > 0 {
+            let ended = replica.restarts > 0 || matches!(replica.phase, Phase::BackOff { .. });
+            let (end, seconds) = if ended { (End::Lost, 0.0) } else { (End::TooLate, timeout) };
+            series.push(alike(end.status(protocol), requests.failed, seconds));
+        }
+        series
+    }
+}
+
+/// Requests that all took the same time.
+fn alike(ending: Ending, count: u64, seconds: f64) -> Series {
+    let millis = seconds * 1_000.0;
+    let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < millis) + usize::from(millis > LAST_BOUND_MS);
+    let mut counts = [0; BUCKETS];
+    counts[bucket] = count;
+    Series { ending, counts, sum: seconds * count as f64 }
+}

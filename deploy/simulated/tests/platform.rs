@@ -1,0 +1,157 @@
+//! The simulated platform as its clients see it: the program itself, over its API.
+
+use std::path::PathBuf;
+
+use qscale_common::document::Format;
+use qscale_common::name::FunctionId;
+use qscale_common::platform::{AllocationRequest, EventKind, FunctionSpec, FunctionStatus};
+use qscale_common::runtime::platform::{PlatformClient, PlatformError};
+use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+use qscale_tests::{Folder, Program, eventually_async, process};
+
+/// A running platform, ten times as fast as real time.
+struct Platform {
+    _program: Program,
+    client: PlatformClient,
+    _folder: Folder,
+}
+
+impl Platform {
+    async fn start() -> Self {
+        let folder = Folder::new("simulated");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+        let address = format!("127.0.0.1:{port}");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_qscale-simulated"));
+        command.args(["--set", &format!("api={address}")]).env("QSCALE_CLOCK", format!("10@{}", qscale_common::runtime::clock::wall().0));
+        let log: PathBuf = folder.path().join("log");
+        let program = Program::spawn(command, &log);
+        let client = PlatformClient::new(&address).expect("an address");
+        let up = async || client.list().await.is_ok().then_some(());
+        eventually_async(&format!("the platform; {}", process::tail(&log)), up).await;
+        Self { _program: program, client, _folder: folder }
+    }
+
+    async fn until(&self, id: &FunctionId, what: &str, holds: impl Fn(&FunctionStatus) -> bool) -> FunctionStatus {
+        eventually_async(what, async || self.client.get(id).await.ok().filter(&holds)).await
+    }
+}
+
+fn spec(name: &str, command: &str, more: &str) -> FunctionSpec {
+    let words: Vec<String> = command.split(' ').map(|word| format!("{word:?}")).collect();
+    FunctionSpec::parse(&format!("name = \"{name}\"\ncommand = [{}]\n{more}", words.join(", ")), Format::Toml).expect("a function file")
+}
+
+fn wanted(replicas: u32, lease: Option<u64>) -> AllocationRequest {
+    AllocationRequest { replicas: Replicas(replicas), cpu_millicores: None, memory_mib: None, lease }
+}
+
+#[tokio::test]
+async fn a_function_is_added_scaled_and_deleted_as_on_the_local_platform() {
+    let platform = Platform::start().await;
+    let client = &platform.client;
+    let file = spec("fib", "simulated --load 50", "");
+    let id = file.id();
+    let added = client.add(&file).await.expect("added");
+    assert_eq!((added.actual.starting, added.actual.ready, added.vertical), (1, 0, true), "replicas start cold");
+    let ready = platform.until(&id, "a ready replica", |status| status.actual.ready == 1).await;
+    assert!(ready.actual.replicas[0].startup_ms.is_some_and(|ms| ms > 100), "{ready:?}");
+    assert_eq!(client.add(&file).await.expect("the same again").actual.replicas[0].id, ready.actual.replicas[0].id);
+
+    let request = AllocationRequest::new(Allocation::new(3, 250, 128), None);
+    let reply = client.set_allocation(&id, &request).await.expect("set");
+    assert_eq!(reply.function.desired, Allocation::new(3, 250, 128));
+    let scaled = platform.until(&id, "three replicas", |status| status.actual.ready == 3).await;
+    assert!(scaled.actual.replicas.iter().all(|replica| replica.cpu_millicores == Some(Millicores(250))));
+    let names: std::collections::BTreeSet<_> = scaled.actual.replicas.iter().map(|replica| &replica.id).collect();
+    assert_eq!(names.len(), 3);
+
+    client.set_allocation(&id, &wanted(1, None)).await.expect("set");
+    platform.until(&id, "one replica", |status| status.actual.replicas.len() == 1).await;
+    client.delete(&id).await.expect("deleted");
+    assert!(matches!(client.get(&id).await, Err(PlatformError::NotFound(_))));
+    assert!(matches!(client.set_allocation(&id, &wanted(1, None)).await, Err(PlatformError::NotFound(_))));
+    let kinds: Vec<EventKind> = client.events(0).await.expect("events").events.into_iter().map(|event| event.kind).collect();
+    for kind in
+        [EventKind::FunctionAdded, EventKind::ReplicaStarted, EventKind::ReplicaReady, EventKind::AllocationSet, EventKind::FunctionDeleted]
+    {
+        assert!(kinds.contains(&kind), "{kind:?} is not among {kinds:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_lease_is_refused_and_changes_nothing() {
+    let platform = Platform::start().await;
+    let client = &platform.client;
+    let file = spec("fib", "simulated", "");
+    client.add(&file).await.expect("added");
+    client.set_allocation(&file.id(), &wanted(2, Some(7))).await.expect("the first lease");
+    let error = client.set_allocation(&file.id(), &wanted(5, Some(6))).await.expect_err("an older one");
+    assert!(matches!(&error, PlatformError::StaleLease(said) if said.error.contains("lease = 6, must be at least 7")), "{error}");
+    assert_eq!(client.get(&file.id()).await.expect("there").desired.replicas, Replicas(2));
+    client.set_allocation(&file.id(), &wanted(3, None)).await.expect("an operator needs no lease");
+    client.set_allocation(&file.id(), &wanted(4, Some(7))).await.expect("the newest lease");
+}
+
+#[tokio::test]
+async fn what_the_local_platform_refuses_is_refused_in_its_words() {
+    let platform = Platform::start().await;
+    let client = &platform.client;
+    let refused = async |file: FunctionSpec| match client.add(&file).await {
+        Err(PlatformError::Refused { status: 422, error }) => (error.field.unwrap_or_default(), error.error),
+        other => panic!("{other:?}"),
+    };
+    let (field, error) = refused(spec("f", "python3 server.py", "")).await;
+    assert!(field == "command" && error.contains("simulated --profile"), "{error}");
+    assert_eq!(refused(spec("f", "simulated", "timeout = \"1s\"\nallocation = { replicas = 101 }")).await.0, "allocation.replicas");
+    let file = spec("f", "simulated", "");
+    client.add(&file).await.expect("added");
+    let too_small = AllocationRequest { cpu_millicores: Some(Millicores(1)), ..wanted(1, None) };
+    let error = client.set_allocation(&file.id(), &too_small).await.expect_err("too small");
+    assert!(matches!(&error, PlatformError::Refused { status: 422, error } if error.field.as_deref() == Some("cpu_millicores")), "{error}");
+}
+
+#[tokio::test]
+async fn a_request_starts_a_function_from_zero() {
+    let platform = Platform::start().await;
+    let file = spec("fib", "simulated --load step:0@0s,20@5s", "allocation = { replicas = 0 }");
+    let added = platform.client.add(&file).await.expect("added");
+    assert_eq!((added.desired.replicas, added.actual.replicas.len()), (Replicas(0), 0));
+    let woken = platform.until(&file.id(), "a replica", |status| status.actual.ready == 1).await;
+    assert_eq!(woken.desired.replicas, Replicas(1));
+    let events = platform.client.events(0).await.expect("events").events;
+    assert!(events.iter().any(|event| event.kind == EventKind::StartedFromZero), "{events:?}");
+}
+
+#[tokio::test]
+async fn memory_in_use_is_not_taken_away() {
+    let platform = Platform::start().await;
+    let file = spec("fib", "simulated", "");
+    platform.client.add(&file).await.expect("added");
+    platform.until(&file.id(), "a ready replica", |status| status.actual.ready == 1).await;
+    let request = AllocationRequest { memory_mib: Some(Mebibytes(8)), ..wanted(1, None) };
+    let reply = platform.client.set_allocation(&file.id(), &request).await.expect("taken in");
+    let replica = &reply.function.actual.replicas[0];
+    assert_eq!((reply.function.desired.memory_mib, replica.memory_mib), (Mebibytes(8), Some(Mebibytes(256))));
+    assert!(reply.warnings.iter().any(|warning| warning.contains("memory_mib = 8, must be above what is in use")), "{:?}", reply.warnings);
+}
+
+#[tokio::test]
+async fn load_is_summed_up_as_by_the_load_generator() {
+    let platform = Platform::start().await;
+    for name in ["one", "two"] {
+        platform.client.add(&spec(name, "simulated --load 100 --gaps constant --seed 3", "")).await.expect("added");
+    }
+    let summary = eventually_async("requests", async || {
+        let summary = platform.client.load_summary().await.expect("a summary");
+        (summary["total"]["succeeded"].as_u64()? > 500).then_some(summary)
+    })
+    .await;
+    let functions = summary["functions"].as_array().expect("lines");
+    assert_eq!(functions[0]["function"], "default/one");
+    let sum = |field: &str| functions.iter().filter_map(|line| line[field].as_u64()).sum::<u64>();
+    for field in ["due", "succeeded", "failed", "censored"] {
+        assert_eq!(summary["total"][field], sum(field), "{field}");
+    }
+    assert_eq!(sum("due"), sum("succeeded") + sum("failed") + sum("censored"));
+    assert!(functions[1]["latency_ms"]["p50"].as_f64().is_some_and(|p50| p50 > 1.0), "{summary}");
+}
