@@ -113,6 +113,14 @@ impl Windows {
         }
     }
 
+    /// Begins anew, of a function that was never read, in the memory that they have.
+    pub fn clear(&mut self) {
+        let (mut ring, mut replicas) = (std::mem::take(&mut self.ring), std::mem::take(&mut self.replicas));
+        ring.clear();
+        replicas.clear();
+        *self = Self { ring, replicas, ..Self::new(self.tick) };
+    }
+
     /// Takes in what was read; within one tick as often as it was.
     pub fn record(&mut self, scrape: &FunctionScrape) {
         self.take(scrape, NewReplica::CountsFromZero);

@@ -87,7 +87,7 @@ fn control_ticks(rate: &str, seconds: u64) {
         environment.step(&wanted);
     }
     let spent = cpu_seconds() - begin;
-    let requests: u64 = environment.cells_mut().iter_mut().map(|cell| cell.totals().arrived).sum();
+    let requests: u64 = environment.cells_mut().map(|cell| cell.totals().arrived).sum();
     println!("{:7.1} k/s  {:5.1} M requests/s  {name}", f64::from(FUNCTIONS * TICKS) / spent / 1e3, requests as f64 / spent / 1e6);
 }
 

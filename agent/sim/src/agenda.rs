@@ -68,6 +68,13 @@ impl Agenda {
         }
     }
 
+    /// No slot has a time any more.
+    pub fn clear(&mut self) {
+        let leaves = self.leaves();
+        (0..leaves).for_each(|slot| self.tree[leaves + slot] = entry(Nanos::NEVER, slot));
+        (1..leaves).rev().for_each(|node| self.tree[node] = self.tree[2 * node].min(self.tree[2 * node + 1]));
+    }
+
     /// The earliest time.
     #[inline]
     #[must_use]

@@ -62,6 +62,7 @@ pub struct Cell {
     headroom: Option<Headroom>,
     /// What was read and is not known yet, oldest first.
     late: VecDeque<Reading>,
+    spare: Vec<Reading>,
     reading: Reading,
     windows: Windows,
     budget: Budget,
@@ -102,6 +103,7 @@ impl Cell {
             scrape_rng: stream(seed, index, Purpose::Scrapes),
             headroom: None,
             late: VecDeque::new(),
+            spare: Vec::new(),
             reading: Reading::default(),
             windows,
             budget: Budget::default(),
@@ -115,17 +117,16 @@ impl Cell {
         cell
     }
 
-    /// Begins anew, as a run of `seed`.
+    /// Begins anew, as a run of `seed`, in the memory that it has.
     pub fn reset(&mut self, seed: u64) {
-        let reading = std::mem::take(&mut self.reading);
-        self.function = function(&self.setup, seed, self.index);
-        self.source = self.setup.load.source(stream(seed, self.index, Purpose::Arrivals));
+        self.function.begin_again(seed, self.index);
+        self.setup.load.begin_again(&mut self.source, stream(seed, self.index, Purpose::Arrivals));
         self.scrape_rng = stream(seed, self.index, Purpose::Scrapes);
         self.now = Nanos::ZERO;
-        self.late.clear();
-        self.windows = Windows::new(self.setup.policy.tick);
+        self.spare.extend(self.late.drain(..));
+        self.windows.clear();
         self.budget = Budget::default();
-        (self.reading, self.reward, self.verdict) = (reading, UNJUDGED, None);
+        (self.reward, self.verdict) = (UNJUDGED, None);
         self.begin();
     }
 
@@ -196,7 +197,8 @@ impl Cell {
         if late_ticks > 0 {
             let oldest = if self.late.len() < late_ticks { None } else { self.late.pop_front() };
             let heard = oldest.is_some();
-            self.late.push_back(std::mem::replace(&mut self.reading, oldest.unwrap_or_default()));
+            let next = oldest.or_else(|| self.spare.pop()).unwrap_or_default();
+            self.late.push_back(std::mem::replace(&mut self.reading, next));
             if !heard {
                 return;
             }

@@ -34,12 +34,15 @@ const NO_ROOM: u32 = u32::MAX;
 pub struct Function {
     profile: Arc<FunctionProfile>,
     demands: Demands,
+    stretch: Stretch,
     path: Path,
     concurrency: u32,
     queue_bound: usize,
     timeout: Nanos,
     allocation: Allocation,
     slots: Vec<Option<Replica>>,
+    /// Replicas that are gone, for the memory that they have.
+    spare: Vec<Replica>,
     /// Requests that the replica of each slot has, [`NO_ROOM`] where it takes none: what admission looks at, close together.
     loads: Vec<u32>,
     /// Slots whose replica has room.
@@ -83,6 +86,7 @@ impl Function {
     pub fn new(profile: Arc<FunctionProfile>, gateway: Gateway, seed: u64, index: u64) -> Self {
         Self {
             demands: Demands::new(&profile, Stretch::default()),
+            stretch: Stretch::default(),
             path: Path::of(&profile),
             profile,
             concurrency: if gateway.concurrency == 0 { NO_ROOM } else { gateway.concurrency },
@@ -90,6 +94,7 @@ impl Function {
             timeout: Nanos::from(gateway.timeout.0).min(Nanos::LONGEST),
             allocation: Allocation::new(0, 1000, 128),
             slots: Vec::new(),
+            spare: Vec::new(),
             loads: Vec::new(),
             open: 0,
             idle: Vec::new(),
@@ -142,7 +147,10 @@ impl Function {
 
     /// What requests and starts ask for differs from the profile from now on.
     pub fn stretch(&mut self, stretch: Stretch) {
-        self.demands = Demands::new(&self.profile, stretch);
+        if self.stretch != stretch {
+            self.stretch = stretch;
+            self.demands = Demands::new(&self.profile, stretch);
+        }
     }
 
     /// A request arrives at `at`.
@@ -364,6 +372,8 @@ impl Function {
         size_of::<Self>()
             + self.slots.capacity() * size_of::<Option<Replica>>()
             + self.replicas().map(Replica::heap_bytes).sum::<usize>()
+            + self.spare.capacity() * size_of::<Replica>()
+            + self.spare.iter().map(Replica::heap_bytes).sum::<usize>()
             + self.loads.capacity() * size_of::<u32>()
             + self.idle.capacity() * size_of::<u64>()
             + self.agenda.heap_bytes()

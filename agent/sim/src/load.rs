@@ -62,6 +62,19 @@ impl Load {
     }
 }
 
+impl Load {
+    /// Begins its requests anew, drawn from `rng`, in the memory that `source` has, which came from this load.
+    pub fn begin_again(&self, source: &mut Source, rng: WorkloadRng) {
+        match &mut source.stream {
+            Stream::Pattern(arrivals) => {
+                arrivals.begin_again(rng);
+                source.next = source.stream.next();
+            }
+            Stream::Trace(..) => *source = self.source(rng),
+        }
+    }
+}
+
 /// Requests to come, in the order of time.
 #[derive(Debug, Clone)]
 pub struct Source {

@@ -64,6 +64,11 @@ impl Pool {
         }
     }
 
+    /// Every node is there, and empty.
+    pub fn clear(&mut self) {
+        self.nodes.fill(Node { cpu: 0, memory: 0, there: true });
+    }
+
     /// Takes room for `limits` on the node of which least is taken, CPU and memory alike, the first among equals; `None` where no node has room.
     /// Kubernetes' `LeastAllocated` for nodes that are all alike.
     pub fn place(&mut self, limits: Limits) -> Option<u32> {

@@ -139,6 +139,17 @@ enum Engine {
     Contended(Box<Contended>),
 }
 
+impl Engine {
+    /// Ends with its process: every request is gone.
+    fn forget(&mut self) {
+        match self {
+            Engine::Sequential(work) => work.forget(),
+            Engine::Shared(work) => work.forget(),
+            Engine::Contended(work) => work.forget(),
+        }
+    }
+}
+
 impl Replica {
     /// Replica `number`, which does not run yet; the periods of its CPU begin at `now`.
     #[must_use]
@@ -148,6 +159,18 @@ impl Replica {
             Path::Shared => Engine::Shared(Shared::new(profile.workers, profile.parallelism)),
             Path::Contended => Engine::Contended(Box::new(Contended::new(profile.workers, profile.parallelism, limits.cpu, now))),
         };
+        Self::with(work, number, profile, limits, now)
+    }
+
+    /// As [`Replica::new`], in the memory of a replica of the same profile that is gone.
+    #[must_use]
+    pub fn instead(gone: Replica, number: u32, profile: &FunctionProfile, limits: Limits, now: Nanos) -> Self {
+        let mut work = gone.work;
+        work.forget();
+        Self::with(work, number, profile, limits, now)
+    }
+
+    fn with(work: Engine, number: u32, profile: &FunctionProfile, limits: Limits, now: Nanos) -> Self {
         Self {
             phase: Phase::Pending,
             load: 0,
@@ -218,11 +241,7 @@ impl Replica {
     pub fn crash(&mut self, now: Nanos) -> u32 {
         self.account(now);
         let healthy = if let Phase::Ready = self.phase { now.since(self.ready_since) } else { Nanos::ZERO };
-        match &mut self.work {
-            Engine::Sequential(work) => work.forget(),
-            Engine::Shared(work) => work.forget(),
-            Engine::Contended(work) => work.forget(),
-        }
+        self.work.forget();
         self.phase = Phase::BackOff { until: now + self.backoff.next(healthy) };
         self.crash_at = Nanos::NEVER;
         let failed = std::mem::take(&mut self.load);
@@ -297,8 +316,8 @@ impl Replica {
     /// It is ready at `now`. Returns how long that took.
     pub fn become_ready(&mut self, now: Nanos) -> Nanos {
         self.account(now);
-        if let Engine::Contended(work) = &mut self.work {
-            work.forget();
+        if let Engine::Contended(_) = &self.work {
+            self.work.forget();
         }
         self.phase = Phase::Ready;
         self.ready_since = now;

@@ -33,6 +33,12 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
+    /// No replica, in the same memory.
+    pub fn clear(&mut self) {
+        self.sorted.clear();
+        self.expected = 0;
+    }
+
     /// The replica of `scrape`, and whether it was never seen before.
     pub fn of(&mut self, scrape: &Scrape) -> (&mut Known, bool) {
         let name = scrape.replica.as_str();

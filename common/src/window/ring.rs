@@ -62,6 +62,13 @@ impl Default for Ring {
 }
 
 impl Ring {
+    /// No tick, in the same memory.
+    pub fn clear(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        *self = Self { bytes, ..Self::default() };
+    }
+
     /// Adds a tick; the oldest leaves.
     pub fn push(&mut self, counts: &Counts, peaks: Peaks) {
         if usize::from(self.len) == LONG {

@@ -75,6 +75,12 @@ impl PatternArrivals {
         arrivals
     }
 
+    /// Begins anew, drawing from `rng`.
+    pub fn begin_again(&mut self, rng: WorkloadRng) {
+        (self.rng, self.at, self.first) = (rng, 0.0, true);
+        self.look_ahead();
+    }
+
     fn look_ahead(&mut self) {
         let stretch = self.pattern.stretch(self.at);
         self.stretch = stretch.filter(|stretch| self.gaps == Gaps::Poisson || stretch.least == stretch.most).unwrap_or(NO_STRETCH);

@@ -6,7 +6,7 @@ use qscale_common::workload::Gaps;
 
 use super::*;
 use crate::distribution::Distribution;
-use crate::profile::Memory;
+use crate::profile::{Memory, Startup};
 
 fn setup(rate: &str, perturbation: Perturbation) -> Setup {
     let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
@@ -135,23 +135,39 @@ fn kills_for_memory_are_seen_and_judged() {
 
 #[test]
 fn a_reset_begins_the_same_world_again() {
-    let mut perturbed = setup("bursty:5..100/30s/3s", Perturbation { lost_scrapes: 0.2, ..Perturbation::default() });
-    perturbed.load = Load::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
-    let mut cell = Cell::new(perturbed, 7, 3);
+    let pattern = Load::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
+    let calm = Setup { load: pattern, ..setup("20", Perturbation { lost_scrapes: 0.2, ..Perturbation::default() }) };
+    let perturbed = Perturbation {
+        metric_lag: Span::seconds(12),
+        lost_scrapes: 0.2,
+        startup: 2.0,
+        payload: Some(Payload { from: Span::seconds(100), factor: 1.5 }),
+        crashes_per_hour: 60.0,
+        lost_node: Some(LostNode { at: Span::seconds(61), lasts: Span::seconds(90), node: 0 }),
+    };
+    let nodes = |cpu_overcommit| Nodes { count: 2, cpu_millicores: Millicores(1000), memory_mib: Mebibytes(400), cpu_overcommit };
+    let startup = Startup { cpu: Distribution::exponential(Nanos::millis(300)), waiting: Distribution::exponential(Nanos::millis(500)) };
+    let profile = FunctionProfile { startup, workers: 0, ..FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(20))) };
+    let crowded =
+        |overcommit| Setup { profile: Arc::new(profile.clone()), perturbation: perturbed, nodes: Some(nodes(overcommit)), ..calm.clone() };
     let live = |cell: &mut Cell| {
         let wanted = |tick: u32| tick.is_multiple_of(7).then(|| Allocation::new(1 + tick % 5, 300 + tick, 128));
         (0..100)
             .map(|tick| {
                 cell.step(wanted(tick));
-                format!("{:?} {:?}", cell.state(), cell.reward())
+                let totals = cell.totals().clone();
+                format!("{:?} {:?} {totals:?}", cell.state(), cell.reward())
             })
             .collect::<Vec<_>>()
     };
-    let first = live(&mut cell);
-    cell.reset(7);
-    assert_eq!(live(&mut cell), first);
-    cell.reset(8);
-    assert_ne!(live(&mut cell), first);
+    for setup in [calm.clone(), crowded(1.0), crowded(3.0)] {
+        let mut cell = Cell::new(setup.clone(), 7, 3);
+        let first = live(&mut cell);
+        cell.reset(8);
+        assert_eq!(live(&mut cell), live(&mut Cell::new(setup, 8, 3)));
+        cell.reset(7);
+        assert_eq!(live(&mut cell), first);
+    }
 }
 
 #[test]

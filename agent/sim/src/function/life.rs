@@ -9,10 +9,15 @@ use qscale_common::units::{Allocation, Replicas};
 use rand::RngExt;
 use rand_distr::Exp1;
 
+use super::reading::Taken;
 use super::{Function, NO_ROOM};
+use crate::chance::{Purpose, stream};
 use crate::nanos::Nanos;
 use crate::profile::Demand;
 use crate::replica::{Limits, Phase, Replica};
+
+/// Replicas that are gone whose memory is kept for others: more come and go at once only seldom.
+const SPARE: usize = 32;
 
 /// Of what a process ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +131,11 @@ impl Function {
 
     /// Adds a replica that has no place yet; returns its slot.
     pub(super) fn add(&mut self, now: Nanos) -> usize {
-        let replica = Replica::new(self.next_number, &self.profile, self.allocation.into(), self.path, now);
+        let (number, limits) = (self.next_number, Limits::from(self.allocation));
+        let replica = match self.spare.pop() {
+            Some(gone) => Replica::instead(gone, number, &self.profile, limits, now),
+            None => Replica::new(number, &self.profile, limits, self.path, now),
+        };
         self.next_number += 1;
         let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
             self.slots.push(None);
@@ -297,17 +306,45 @@ impl Function {
         let Some(replica) = self.slots[slot].take() else { return };
         self.queue.extend(replica.first);
         self.note(slot, NO_ROOM, Nanos::NEVER);
-        self.leave(slot, replica.node, now);
-        if replica.phase == Phase::Pending {
+        let (node, limits, phase) = (replica.node, replica.limits, replica.phase);
+        self.leave(slot, node, now);
+        if self.spare.len() < SPARE {
+            self.spare.push(replica);
+        }
+        if phase == Phase::Pending {
             self.cramped -= 1;
             return;
         }
         self.sum_cost(now);
-        self.held.subtract(replica.limits);
-        if let (Some(pool), Some(node)) = (&mut self.pool, replica.node) {
-            pool.free(node, replica.limits);
+        self.held.subtract(limits);
+        if let (Some(pool), Some(node)) = (&mut self.pool, node) {
+            pool.free(node, limits);
         }
         self.use_room(now);
+    }
+
+    /// Begins anew without replicas, as function number `index` in a run of `seed`, in the memory that it has. Nodes, how often replicas crash and what
+    /// differs from the profile stay as they were said.
+    pub fn begin_again(&mut self, seed: u64, index: u64) {
+        self.allocation = Allocation::new(0, 1000, 128);
+        self.spare.extend(self.slots.drain(..).flatten());
+        self.spare.truncate(SPARE);
+        self.loads.clear();
+        self.idle.clear();
+        self.agenda.clear();
+        self.queue.clear();
+        (self.open, self.turn, self.next_number, self.cramped) = (0, 0, 0, 0);
+        self.demand_rng = stream(seed, index, Purpose::Demands);
+        self.start_rng = stream(seed, index, Purpose::Starts);
+        self.crash_rng = stream(seed, index, Purpose::Crashes);
+        self.alarm = Nanos::NEVER;
+        self.pool.iter_mut().for_each(|pool| pool.clear());
+        self.contention.iter_mut().for_each(|contention| contention.clear());
+        self.held = Held::default();
+        self.failed_at_gateway = 0;
+        (self.startup_time, self.summed) = (Nanos::ZERO, Nanos::ZERO);
+        self.totals.clear();
+        self.taken = Taken::default();
     }
 
     /// Node number `node` goes away at `now`, with every replica on it; others take their place at once, where there is room.

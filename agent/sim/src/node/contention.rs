@@ -32,6 +32,12 @@ impl Contention {
         Self { cores, claims: Vec::new(), speeds: Vec::new(), among: Vec::new(), changed: Vec::new() }
     }
 
+    /// Nobody wants anything.
+    pub fn clear(&mut self) {
+        self.claims.fill(Claim::default());
+        self.speeds.fill(1.0);
+    }
+
     /// The replica of `slot` asks for `claim` from now on; says whether that changes anything.
     pub fn claim(&mut self, slot: usize, claim: Claim) -> bool {
         if slot >= self.claims.len() {
