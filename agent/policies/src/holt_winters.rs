@@ -86,13 +86,18 @@ pub struct HoltWintersMemory {
     history: Vec<u32>,
 }
 
+/// The HPA within the predictive one: as upstream's, apart from the periods of its limits of rate, which are 60 s.
+pub(crate) fn predictive_hpa() -> Hpa {
+    let mut behavior = Behavior::default();
+    behavior.scale_up.policies.iter_mut().chain(&mut behavior.scale_down.policies).for_each(|policy| policy.period = Span::seconds(60));
+    Hpa { behavior: Some(behavior), ..Hpa::default() }
+}
+
 impl Default for HoltWinters {
-    /// The smoothing factors and seasons of the original's example, which has no defaults for them; the periods of its limits of rate, 60 s.
+    /// The smoothing factors and seasons of the original's example, which has no defaults for them.
     fn default() -> Self {
-        let mut behavior = Behavior::default();
-        behavior.scale_up.policies.iter_mut().chain(&mut behavior.scale_down.policies).for_each(|policy| policy.period = Span::seconds(60));
         Self {
-            hpa: Hpa { behavior: Some(behavior), ..Hpa::default() },
+            hpa: predictive_hpa(),
             alpha: 0.9,
             beta: 0.9,
             gamma: 0.9,

@@ -1,13 +1,13 @@
 //! What holds of every policy by name, whatever States it is shown.
 
 use proptest::prelude::*;
-use qscale_common::contract::{ReplicaCounts, State, Usage};
+use qscale_common::contract::{Message as _, ReplicaCounts, State, Usage};
 use qscale_common::policy::Range;
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use serde_json::{Value, json};
 
-use crate::{Decision, Memory, NAMES, Policy, by_name, sample};
+use crate::{Decision, HoldReason, Memory, NAMES, Policy, by_name, sample};
 
 /// What is drawn of a State; the rest follows from its place in the sequence.
 #[derive(Debug, Clone)]
@@ -97,6 +97,16 @@ fn play(policy: &dyn Policy, (length, least, width, drawn): &(u64, u32, u32, Vec
     (decisions, memory)
 }
 
+/// The States of `scene`, where nothing that is wanted is applied.
+fn shown((length, least, width, drawn): &(u64, u32, u32, Vec<Drawn>)) -> Vec<State> {
+    let mut tick = 1_700_000_000_000 / length;
+    let states = drawn.iter().map(|drawn| {
+        tick += drawn.ticks;
+        state(drawn, tick, *length, (*least, *width), Allocation::new(*least, 500, 256))
+    });
+    states.collect()
+}
+
 fn all() -> impl Iterator<Item = Box<dyn Policy>> {
     NAMES.into_iter().map(|name| by_name(name, &Value::Null).expect("known"))
 }
@@ -118,6 +128,32 @@ proptest! {
     }
 
     #[test]
+    fn a_memory_rebuilt_from_the_stream_is_the_same(scene in scene()) {
+        // A service that starts shows the States that the stream still holds, whatever its own clock says, and throws the decisions away.
+        for policy in all() {
+            let states = shown(&scene);
+            let mut memory = Memory::None;
+            states.iter().for_each(|state| drop(policy.decide(state, &mut memory, state.observed_at_ms, &mut sample::rng())));
+            let mut rebuilt = Memory::None;
+            states.iter().for_each(|state| drop(policy.decide(state, &mut rebuilt, Timestamp(u64::MAX), &mut sample::rng())));
+            prop_assert_eq!(&memory, &rebuilt, "{}", policy.name());
+        }
+    }
+
+    #[test]
+    fn no_state_that_a_reader_accepts_is_too_much(scene in scene()) {
+        for state in shown(&scene).into_iter().filter(|state| state.check().is_ok()) {
+            for policy in all() {
+                let mut memory = Memory::None;
+                for _ in 0..2 {
+                    let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+                    prop_assert!(decision.wanted().is_none_or(|wanted| state.bounds.contain(wanted)), "{}", policy.name());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn no_policy_acts_where_nothing_was_ever_measured(length in prop_oneof![Just(1000u64), Just(5000), Just(60_000)], count in 1..60usize) {
         let nothing = Drawn {
             ticks: 1, rate: None, concurrency: None, queued: None, cpu: None, memory: None, ready: Some(3), reporting: 0, oom: 0,
@@ -128,6 +164,39 @@ proptest! {
             let (decisions, _) = play(&*policy, &scene, false);
             // The first State of the sequence has zero replicas in force, which bounds of at least zero allow.
             prop_assert!(decisions.iter().all(|decision| decision.wanted().is_none()), "{} acts blindly", policy.name());
+        }
+    }
+}
+
+#[test]
+fn every_rule_keeps_its_own_tick_whatever_the_states() {
+    for seconds in [1u64, 2, 5, 15, 60] {
+        for policy in all() {
+            let Some(own) = policy.native().tick else { continue };
+            let drawn = Drawn {
+                ticks: 1,
+                rate: Some(3.0),
+                concurrency: Some(1.0),
+                queued: Some(0.0),
+                cpu: Some(200.0),
+                memory: Some(100.0),
+                ready: Some(2),
+                reporting: 2,
+                oom: 0,
+                allocation: true,
+                applied: false,
+            };
+            let scene = (seconds * 1000, 1, 9, vec![drawn; 600 / seconds as usize]);
+            let (mut memory, mut decided) = (Memory::None, 0u64);
+            for state in shown(&scene) {
+                let decision = policy.decide(&state, &mut memory, state.observed_at_ms, &mut sample::rng());
+                decided += u64::from(!matches!(decision, Decision::Hold { why: HoldReason::NotDue, .. }));
+            }
+            // KEDA decides at its polls too; OpenFaaS says at each State that there is no alert.
+            if !["keda", "openfaas", "hpa-vpa"].contains(&policy.name()) {
+                let expected = 600 / own.0.as_secs().max(seconds);
+                assert!(decided.abs_diff(expected) <= 1, "{} decides {decided} times in 10 min at States of {seconds} s", policy.name());
+            }
         }
     }
 }

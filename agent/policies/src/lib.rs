@@ -12,6 +12,7 @@ pub mod keep_alive;
 pub mod kpa;
 pub mod openfaas;
 mod parameters;
+pub mod phpa_linear;
 mod registry;
 mod seen;
 pub mod threshold;
@@ -27,6 +28,7 @@ pub use keep_alive::{KeepAliveFixed, KeepAliveHistogram};
 pub use kpa::Kpa;
 pub use openfaas::OpenFaas;
 pub use parameters::Parameter;
+pub use phpa_linear::PhpaLinear;
 pub use registry::{NAMES, PolicyError, by_name, describe};
 pub use threshold::Threshold;
 pub use vpa::Vpa;
@@ -93,6 +95,8 @@ pub enum Memory {
     Keda(Box<keda::KedaMemory>),
     /// Of `holt-winters`.
     HoltWinters(Box<holt_winters::HoltWintersMemory>),
+    /// Of `phpa-linear`.
+    PhpaLinear(Box<phpa_linear::PhpaLinearMemory>),
     /// Of `keep-alive-fixed` and `keep-alive-histogram`.
     KeepAlive(Box<keep_alive::KeepAliveMemory>),
     /// Of `openfaas`.

@@ -9,10 +9,10 @@ use thiserror::Error;
 use crate::hpa::behavior::Behavior;
 use crate::parameters::{self, Parameter};
 use crate::threshold::{Mode, Threshold};
-use crate::{Fixed, HoltWinters, Hpa, HpaVpa, Keda, KeepAliveFixed, KeepAliveHistogram, Kpa, OpenFaas, Policy, Vpa};
+use crate::{Fixed, HoltWinters, Hpa, HpaVpa, Keda, KeepAliveFixed, KeepAliveHistogram, Kpa, OpenFaas, PhpaLinear, Policy, Vpa};
 
 /// Every name that [`by_name`] knows.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "threshold",
     "threshold-vertical",
     "threshold-both",
@@ -24,6 +24,7 @@ pub const NAMES: [&str; 14] = [
     "hpa-vpa",
     "keda",
     "holt-winters",
+    "phpa-linear",
     "keep-alive-fixed",
     "keep-alive-histogram",
     "openfaas",
@@ -77,6 +78,7 @@ pub fn by_name(name: &str, params: &Value) -> Result<Box<dyn Policy>, PolicyErro
         "keep-alive-histogram" => checked(name, params, KeepAliveHistogram::check),
         "openfaas" => checked(name, params, OpenFaas::check),
         "holt-winters" => checked(name, params, HoltWinters::check),
+        "phpa-linear" => checked(name, params, PhpaLinear::check),
         "static" => Ok(Box::new(read::<Fixed>(name, params)?)),
         _ => Err(unknown(name)),
     }
@@ -109,6 +111,7 @@ pub fn describe(name: &str) -> Result<Vec<Parameter>, PolicyError> {
         "keep-alive-histogram" => parameters::of(&KeepAliveHistogram::default()),
         "openfaas" => parameters::of(&OpenFaas::default()),
         "holt-winters" => parameters::of(&HoltWinters::default()),
+        "phpa-linear" => parameters::of(&PhpaLinear::default()),
         "static" => parameters::of(&Fixed::default()),
         _ => return Err(unknown(name)),
     })

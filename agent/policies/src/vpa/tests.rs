@@ -184,8 +184,8 @@ fn margin_estimator() {
 fn aggregate_container_usage_samples() {
     let (recommender, mut aggregate) = (Recommender::default(), Aggregate::default());
     let at = |halves: u32| NOW.plus(DAY / 2 * halves);
-    assert!(aggregate.add_cpu(&recommender, [3.14], at(0)) && aggregate.add_memory(&recommender, 5, at(0)));
-    assert!(aggregate.add_cpu(&recommender, [6.28], at(1)) && aggregate.add_memory(&recommender, 10, at(1)));
+    assert!(aggregate.add_cpu(&recommender, [3.1], at(0)) && aggregate.add_memory(&recommender, 5, at(0)));
+    assert!(aggregate.add_cpu(&recommender, [6.2], at(1)) && aggregate.add_memory(&recommender, 10, at(1)));
     assert!(aggregate.add_cpu(&recommender, [1.57], at(2)) && aggregate.add_memory(&recommender, 2, at(2)));
     assert!(!aggregate.add_cpu(&recommender, [1.0], at(2)), "out of order");
     assert!(!aggregate.add_cpu(&recommender, [-1.0], at(4)), "negative CPU");

@@ -96,9 +96,10 @@ fn uniform(counts: &[u32], seconds: u64) -> Vec<(Timestamp, u32)> {
 #[test]
 fn test_scaling_with_rules() {
     /// Name, rules up and down where they are not the default's, events up and down, least, most, current, desired, expected.
-    struct Case(&'static str, [Option<Rules>; 2], [&'static [u32]; 2], (u32, u32), (u32, u32), u32);
+    struct Case(&'static str, [Option<Rules>; 2], Events, (u32, u32), (u32, u32), u32);
+    type Events = [&'static [u32]; 2];
     let (up, down) = (|rules: Rules| [Some(rules), None], |rules: Rules| [None, Some(rules)]);
-    let (none, grown, shrunk): ([&[u32]; 2], [&[u32]; 2], [&[u32]; 2]) = ([&[], &[]], [&[1, 5, 9], &[]], [&[], &[1, 5, 9]]);
+    let (none, grown, shrunk): (Events, Events, Events) = ([&[], &[]], [&[1, 5, 9], &[]], [&[], &[1, 5, 9]]);
     let wide = (1, 1000);
     let cases = [
         Case("prenormalized desired replicas within range", [None, None], none, (3, 8), (5, 7), 7),
