@@ -142,3 +142,6 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

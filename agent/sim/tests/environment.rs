@@ -76,12 +76,12 @@ fn setup(index: u32) -> Setup {
     }
 }
 
-/// Ten a second for ten minutes.
+/// Ten a second for ten hours.
 fn trace() -> MinuteTrace {
     let duration = DurationQuantiles::new([1, 2, 10, 20, 30, 100, 200]).expect("rising");
     let counts = (0..600).map(|bin| MinuteCount { bin, count: 600 }).collect();
     let demand = Demand::QuantilesOfDuration { duration, memory_mib: 128 };
-    MinuteTrace { functions: vec![TraceFunction { hash: "f".to_owned(), counts, demand }], minutes: 10 }
+    MinuteTrace { functions: vec![TraceFunction { hash: "f".to_owned(), counts, demand }], minutes: 600 }
 }
 
 /// What does not ask for memory once it runs: load that goes on and an allocation that stays.
