@@ -84,8 +84,15 @@ fn compared(results: &Results) -> String {
 
 fn said(results: &Results, summary: &Summary) -> String {
     let sentences = headline(results, summary);
-    let items: String = sentences.iter().map(|sentence| format!("<li>{}</li>\n", escape(&sentence.replace('`', "")))).collect();
+    let items: String = sentences.iter().map(|sentence| format!("<li>{}</li>\n", marked(sentence))).collect();
     section("findings", "What was found", &format!("<ul class=\"findings\">\n{items}</ul>\n"))
+}
+
+/// A sentence of ours with the names in it, which stand between backticks, set apart: a label such as `hpa, tuned` has a comma of its own.
+fn marked(sentence: &str) -> String {
+    let part =
+        |(index, part): (usize, &str)| if index % 2 == 0 { escape(part) } else { format!("<span class=\"who\">{}</span>", escape(part)) };
+    sentence.split('`').enumerate().map(part).collect()
 }
 
 fn front(results: &Results, summary: &Summary) -> String {
@@ -106,6 +113,9 @@ fn panels(results: &Results, summary: &Summary) -> String {
     for (title, open, like) in kinds {
         let parts: Vec<&Part> = summary.parts_like(like).collect();
         if !parts.is_empty() {
+            if out.is_empty() {
+                out.push_str("<p class=\"faint\">Marks as above; numbers are those of the table, and a mark tells its values where the pointer rests.</p>\n");
+            }
             let panels: String = parts.iter().map(|part| scatter::panel(results, summary, part)).collect();
             let open = if open { " open" } else { "" };
             out.push_str(&format!("<details{open}><summary>{title}</summary>\n<div class=\"panels\">\n{panels}</div></details>\n"));
@@ -131,8 +141,9 @@ fn featured(results: &Results, summary: &Summary) -> Vec<usize> {
             found.push(line.competitor);
         }
     }
-    found.dedup();
     found.truncate(COLOURS);
+    found.sort_unstable();
+    found.dedup();
     found
 }
 
@@ -172,7 +183,7 @@ fn method(results: &Results, summary: &Summary) -> String {
         "<p>{}</p>\n<p>Every competitor met the same arrivals under the same seed, so differences are taken in pairs of the same cell and seed. p is the greater of a sign-flip \
          test and of Wilcoxon's signed-rank test, each over one mean difference a seed and each corrected by Holm over all comparisons of this table. An interquartile mean \
          forgets the worst quarter; therefore verdicts ask the mean as well.</p>\n",
-        escape(&words::method(results, summary).replace('`', ""))
+        marked(&words::method(results, summary))
     )
 }
 

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const form = document.getElementById("choice");
   if (!form) return;
-  const W = 900, L = 52, R = 14, T = 12, B = 42, MOST = 8;
+  const W = 900, L = 52, R = 24, T = 12, B = 42, MOST = 8;
   const names = document.getElementById("names").namespaceURI;
   const element = (tag, attributes, text) => {
     const made = document.createElementNS(names, tag);
@@ -23,7 +23,7 @@
   };
   // A plot of series {label, colour, points: [[x, y or null]], step} over linear axes, or a logarithmic first one.
   const plot = ({ title, x, y, series, log, top, area, bound }) => {
-    const H = 260, all = series.flatMap((one) => one.points).concat(area ? area.points : []).filter((point) => point[1] !== null);
+    const H = 260, all = series.flatMap((one) => one.points).filter((point) => point[1] !== null);
     const figure = node("figure"), holder = node("div", "wide plot");
     figure.append(node("figcaption", "", title));
     if (!all.length) { figure.append(node("p", "faint", "Not recorded for this choice.")); return figure; }

@@ -24,14 +24,14 @@ const SETTINGS: usize = 15;
 /// One line a competitor over all cells.
 pub(super) fn overall(results: &Results, summary: &Summary) -> String {
     let Some(part) = summary.overall() else { return String::new() };
-    let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr><th>no.</th><th>competitor</th>");
+    let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr><th>no.</th><th>competitor</th><th>verdict</th>");
     for measure in SHOWN {
         let (meaning, head) = (escape(measure.meaning()), escape(&heading(measure, &results.settings.currency)));
         let _ = write!(out, "<th title=\"{meaning}\">{head}</th>");
     }
     out.push_str(
         "<th title=\"mean, all runs\">violations %, mean</th><th>gap closed %</th><th title=\"probability of a lesser loss than the reference's\">improves</th>\
-         <th title=\"cost beside the reference, corrected\">p (Holm)</th><th>verdict</th></tr></thead>\n<tbody>\n",
+         <th title=\"cost beside the reference, corrected\">p (Holm)</th></tr></thead>\n<tbody>\n",
     );
     part.lines.iter().for_each(|line| out.push_str(&row(results, summary, line)));
     out.push_str("</tbody></table></div>\n");
@@ -45,6 +45,9 @@ fn row(results: &Results, summary: &Summary, line: &Line) -> String {
         line.competitor + 1,
         escape(&results.competitors[line.competitor].label())
     );
+    let verdict = words::verdict(results, summary, line);
+    let reading = line.against.map(|against| format!(" <small>{}</small>", against.judged.reading())).unwrap_or_default();
+    let _ = write!(out, "<td class=\"{verdict}\">{verdict}{reading}</td>");
     let bracketed = |value: String, interval: String| format!("<td class=\"n\">{value} <small>{interval}</small></td>");
     let nothing = || format!("<td class=\"n\">{NOTHING}</td>");
     for measure in SHOWN {
@@ -64,9 +67,7 @@ fn row(results: &Results, summary: &Summary, line: &Line) -> String {
         bracketed(format!("{:.2}", against.improvement), format!("{:.2}-{:.2}", interval.low, interval.high))
     }));
     let p = line.against.map_or_else(|| NOTHING.into(), |against| escape(&p_value(words::p_holm(&against.cost))));
-    let verdict = words::verdict(results, summary, line);
-    let reading = line.against.map(|against| format!(" <small>{}</small>", against.judged.reading())).unwrap_or_default();
-    let _ = writeln!(out, "<td class=\"n\">{p}</td><td class=\"{verdict}\">{verdict}{reading}</td></tr>");
+    let _ = writeln!(out, "<td class=\"n\">{p}</td></tr>");
     out
 }
 
