@@ -5,10 +5,12 @@ mod doctor;
 mod function;
 mod operate;
 mod policy;
+mod profile;
 mod show;
 mod store;
 mod system;
 mod up;
+mod validate;
 mod watch;
 
 use std::process::ExitCode;
@@ -41,6 +43,10 @@ enum Command {
     /// Add, list and delete functions of the local platform
     #[command(subcommand)]
     Function(function::FunctionCommand),
+    /// Measure a function on the local platform: what a request computes and waits, what a start takes
+    Profile(profile::ProfileArgs),
+    /// Run the same function under the same load simulated and on the local platform, and tell how far they differ
+    Validate(validate::ValidateArgs),
     /// Give an agent a credential of its own
     #[command(subcommand)]
     Agent(agent::AgentCommand),
@@ -83,6 +89,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Watch(arguments) => watch::run(locate, arguments).await?,
         Command::Policy(command) => policy::run(locate, command).await?,
         Command::Function(command) => function::run(locate, command).await?,
+        Command::Profile(arguments) => profile::run(locate, arguments).await?,
+        Command::Validate(arguments) => return validate::run(locate, arguments).await,
         Command::Agent(command) => agent::run(locate, command).await?,
         Command::Freeze(arguments) => operate::freeze(locate, arguments).await?,
         Command::Unfreeze(arguments) => operate::unfreeze(locate, arguments).await?,

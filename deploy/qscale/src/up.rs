@@ -2,9 +2,9 @@
 
 mod board;
 mod crowd;
-mod launch;
-mod plan;
-mod supervisor;
+pub(crate) mod launch;
+pub(crate) mod plan;
+pub(crate) mod supervisor;
 mod view;
 
 use std::io::Write;

@@ -386,7 +386,7 @@ fn names(agents: &[Name]) -> String {
 }
 
 /// The programs that lie beside ours come before those of the PATH, so that function files can name them plainly.
-fn search_path(program: &Path) -> String {
+pub fn search_path(program: &Path) -> String {
     let own = program.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
     match std::env::var("PATH") {
         Ok(path) => format!("{own}:{path}"),

@@ -111,7 +111,7 @@ fn local(arguments: &UpArgs, pattern: Option<Pattern>) -> anyhow::Result<(Vec<Pl
     if let Some(versus) = &arguments.versus {
         functions.push(planned(copy_of(&spec)?, versus, arguments)?);
     }
-    let (protocol, inputs) = request_form(&spec, arguments);
+    let (protocol, inputs) = request_form(&spec, arguments.protocol.as_deref(), &arguments.inputs);
     let load = pattern.map(|pattern| LoadPlan {
         pattern: pattern.to_string(),
         protocol,
@@ -122,7 +122,8 @@ fn local(arguments: &UpArgs, pattern: Option<Pattern>) -> anyhow::Result<(Vec<Pl
     Ok((functions, load, arguments.load.clone()))
 }
 
-fn function_spec(named: &str) -> anyhow::Result<FunctionSpec> {
+/// The function that is named, or read from a file.
+pub fn function_spec(named: &str) -> anyhow::Result<FunctionSpec> {
     if let Some((_, text)) = SHIPPED.iter().find(|(name, _)| *name == named) {
         return FunctionSpec::parse(text, Format::Toml).with_context(|| format!("function {named}"));
     }
@@ -156,7 +157,7 @@ fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpArgs) -> anyhow::Resu
 }
 
 /// How requests to a function are sent and what they ask for, where the command line does not say.
-fn request_form(spec: &FunctionSpec, arguments: &UpArgs) -> (String, Vec<String>) {
+pub fn request_form(spec: &FunctionSpec, chosen: Option<&str>, inputs: &[String]) -> (String, Vec<String>) {
     let name = spec.name.as_str();
     let (protocol, input) = match name {
         _ if spec.protocol == Protocol::Http => ("http", None),
@@ -165,12 +166,11 @@ fn request_form(spec: &FunctionSpec, arguments: &UpArgs) -> (String, Vec<String>
         _ if name.contains("faas") => ("faas", None),
         _ => ("relay", None),
     };
-    let Some(chosen) = &arguments.protocol else {
-        let inputs =
-            if arguments.inputs.is_empty() { input.map(ToOwned::to_owned).into_iter().collect() } else { arguments.inputs.clone() };
+    let Some(chosen) = chosen else {
+        let inputs = if inputs.is_empty() { input.map(ToOwned::to_owned).into_iter().collect() } else { inputs.to_vec() };
         return (protocol.to_owned(), inputs);
     };
-    (chosen.clone(), arguments.inputs.clone())
+    (chosen.to_owned(), inputs.to_vec())
 }
 
 /// The copy of a function that another agent scales.

@@ -1,0 +1,309 @@
+//! What is done to a function to know it. Owns the order of the steps and how long they take; draws no conclusions.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use qscale_common::document::Format;
+use qscale_common::platform::FunctionSpec;
+use qscale_common::units::{Allocation, Replicas};
+
+use super::counters::Counters;
+use super::rig::{LoadPlan, RequestForm, Rig, Sent};
+use crate::up::plan::function_spec;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    starts: u32,
+    /// How long the idle function is watched.
+    idle: Duration,
+    /// Requests one by one, and how long they may take together.
+    requests: u32,
+    requests_within: Duration,
+    /// Bursts of each size.
+    bursts: u32,
+}
+
+impl Effort {
+    /// At most two minutes.
+    pub const FULL: Self =
+        Self { starts: 10, idle: Duration::from_secs(3), requests: 400, requests_within: Duration::from_secs(40), bursts: 12 };
+    /// Some ten seconds.
+    pub const QUICK: Self =
+        Self { starts: 3, idle: Duration::from_millis(500), requests: 100, requests_within: Duration::from_secs(5), bursts: 4 };
+}
+
+/// Requests that come at once, in the two kinds of bursts.
+pub const BURSTS: [u32; 2] = [2, 8];
+
+/// Memory while it is measured, MiB: no function of a serverless kind is killed for it.
+const MEMORY_MIB: u32 = 1024;
+/// Requests before any that count: connections are opened, caches filled.
+const PILOT: u32 = 8;
+/// Times its latency from one request to the next where requests go one by one.
+const SPACED: f64 = 2.5;
+/// Least time from one to the next: the counters are read in between.
+const LEAST_GAP: Duration = Duration::from_millis(30);
+
+/// What was measured.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    /// Whether the counters of CPU time are exact.
+    pub exact: bool,
+    /// Cores of the machine.
+    pub cores: u32,
+    /// Each start: its time, and the CPU time within.
+    pub starts: Vec<(Duration, Duration)>,
+    /// CPU used without requests, cores.
+    pub idle_cores: f64,
+    /// Memory in use without requests, bytes.
+    pub idle_memory: f64,
+    /// Most memory in use while so many requests as the largest burst has were worked on, bytes.
+    pub burst_memory: f64,
+    /// Requests one by one: latency and CPU time.
+    pub requests: Vec<(Duration, Duration)>,
+    /// CPU time a request, over all that went one by one.
+    pub mean_cpu: Duration,
+    /// When each request of each burst was due, and its latency, by the sizes of [`BURSTS`].
+    pub bursts: Vec<Vec<Vec<(Duration, Duration)>>>,
+    /// Median latency of a function that does nothing, called alike: what load generator and gateway add.
+    pub overhead: Option<Duration>,
+}
+
+/// The steps, shown on a terminal.
+#[derive(Debug)]
+pub struct Steps(ProgressBar);
+
+impl Steps {
+    const STEPS: u64 = 6;
+
+    /// No step done yet.
+    pub fn new() -> Self {
+        let bar = ProgressBar::new(Self::STEPS);
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({elapsed})");
+        bar.set_style(style.expect("the template is valid"));
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Self(bar)
+    }
+
+    fn begin(&self, step: u64, what: &'static str) {
+        self.0.set_position(step);
+        self.0.set_message(what);
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Measures the function that is on `rig`.
+pub async fn measure(rig: &mut Rig, effort: Effort, steps: &Steps) -> anyhow::Result<Measured> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+    let generous = |replicas| Allocation::new(replicas, cores * 1000, MEMORY_MIB);
+    let mut measured = Measured { exact: rig.vertical, cores, ..Measured::default() };
+    steps.begin(0, "starts");
+    // Every request goes to the replica, whatever the function's file says: how many it works on is to be seen.
+    rig.place(generous(0), |spec| spec.concurrency = 0).await?;
+    measured.starts = starts(rig, effort.starts, generous).await?;
+    steps.begin(1, "without requests");
+    let before = rig.read().await?;
+    tokio::time::sleep(effort.idle).await;
+    let after = rig.read().await?;
+    measured.idle_cores = (after.cpu_seconds() - before.cpu_seconds()) / after.at.since(before.at).as_secs_f64();
+    measured.idle_memory = after.most_memory();
+    steps.begin(2, "first requests");
+    let latency = pilot(rig).await?;
+    steps.begin(3, "requests one by one");
+    let gap = latency.mul_f64(SPACED).max(LEAST_GAP);
+    one_by_one(rig, effort, gap, &mut measured).await?;
+    steps.begin(4, "requests at once");
+    for size in BURSTS {
+        let bursts = bursts(rig, size, effort.bursts, latency, &mut measured.burst_memory).await?;
+        measured.bursts.push(bursts);
+    }
+    steps.begin(5, "what load generator and gateway add");
+    measured.overhead = overhead(rig, generous(1)).await?;
+    Ok(measured)
+}
+
+async fn starts(rig: &mut Rig, count: u32, generous: impl Fn(u32) -> Allocation) -> anyhow::Result<Vec<(Duration, Duration)>> {
+    let mut starts = Vec::new();
+    for start in 0..count {
+        let before = rig.read().await?;
+        rig.allocate(generous(1)).await?;
+        rig.until_ready(Replicas(1)).await?;
+        let after = rig.read().await?;
+        let took = (after.startup_seconds - before.startup_seconds) / (after.startups - before.startups).max(1.0);
+        let took = Duration::from_secs_f64(took.max(0.0));
+        starts.push((took, Duration::from_secs_f64(after.cpu_seconds()).min(took)));
+        if start + 1 < count {
+            rig.allocate(generous(0)).await?;
+            rig.until_ready(Replicas(0)).await?;
+        }
+    }
+    Ok(starts)
+}
+
+/// Sends a few requests; returns their median latency.
+async fn pilot(rig: &mut Rig) -> anyhow::Result<Duration> {
+    let plan = LoadPlan { rate: "8".into(), gaps: "constant", length: Duration::from_secs(1), seed: 1 };
+    let sent = rig.run(&plan).await?;
+    let mut latencies: Vec<Duration> = sent.requests.iter().filter_map(super::rig::Request::latency).collect();
+    ensure!(
+        latencies.len() * 2 > sent.requests.len(),
+        "{} of {} requests were answered well, sent as {} with {}: name another --protocol or --input",
+        latencies.len(),
+        sent.requests.len(),
+        rig.form().protocol,
+        if rig.form().inputs.is_empty() { "no input".to_owned() } else { rig.form().inputs.join(", ") }
+    );
+    latencies.sort_unstable();
+    Ok(latencies[latencies.len() / 2])
+}
+
+async fn one_by_one(rig: &mut Rig, effort: Effort, gap: Duration, measured: &mut Measured) -> anyhow::Result<()> {
+    let fit = (effort.requests_within.as_secs_f64() / gap.as_secs_f64()) as u32;
+    let count = effort.requests.min(fit).max(PILOT);
+    let rate = format!("{:.6}", 1.0 / gap.as_secs_f64());
+    let plan = LoadPlan { rate, gaps: "constant", length: gap * count, seed: 1 };
+    let (sent, samples) = watched(rig, &plan, (gap / 5).max(Duration::from_millis(4))).await?;
+    let answered = sent.requests.iter().filter(|request| request.answered.is_some()).count();
+    ensure!(answered > 0, "no request was answered well");
+    measured.requests = paired(&sent, &samples, measured.idle_cores);
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Ok(()) };
+    let idle = measured.idle_cores * last.at.since(first.at).as_secs_f64();
+    let cpu = (last.cpu_seconds() - first.cpu_seconds() - idle).max(0.0);
+    measured.mean_cpu = Duration::from_secs_f64(cpu / answered as f64);
+    Ok(())
+}
+
+/// Sends a load and reads the counters all the while.
+async fn watched(rig: &mut Rig, plan: &LoadPlan, every: Duration) -> anyhow::Result<(Sent, Vec<Counters>)> {
+    let mut samples = vec![rig.read().await?];
+    let sending = rig.send(plan)?;
+    let sent = {
+        let finish = rig.finish(sending);
+        tokio::pin!(finish);
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut finish => break sent?,
+                () = tokio::time::sleep(every) => samples.push(rig.read().await?),
+            }
+        }
+    };
+    samples.push(rig.read().await?);
+    Ok((sent, samples))
+}
+
+/// Latency and CPU time of each request that has a reading of the counters to itself on either side.
+fn paired(sent: &Sent, samples: &[Counters], idle_cores: f64) -> Vec<(Duration, Duration)> {
+    // Clocks are read to a millisecond.
+    const MARGIN_MS: u64 = 1;
+    let instant = |at: Duration| sent.started.0 + u64::try_from(at.as_millis()).unwrap_or(u64::MAX / 2);
+    let mut pairs = Vec::new();
+    let mut free_from = 0;
+    for (index, request) in sent.requests.iter().enumerate() {
+        let Some(answered) = request.answered else {
+            free_from = u64::MAX;
+            continue;
+        };
+        let (due, done) = (instant(request.due), instant(answered) + MARGIN_MS + 1);
+        let next = sent.requests.get(index + 1).map_or(u64::MAX, |next| instant(next.due));
+        let before = samples.iter().rev().find(|sample| sample.at.0 <= due && sample.began.0 >= free_from);
+        let after = samples.iter().find(|sample| sample.began.0 >= done && sample.at.0 <= next);
+        if let (Some(before), Some(after), Some(latency)) = (before, after, request.latency()) {
+            let idle = idle_cores * after.at.since(before.at).as_secs_f64();
+            let cpu = (after.cpu_seconds() - before.cpu_seconds() - idle).max(0.0);
+            pairs.push((latency, Duration::from_secs_f64(cpu)));
+        }
+        free_from = done;
+    }
+    pairs
+}
+
+/// `count` bursts of `size` requests each: when each was due since its burst's first, and its latency.
+async fn bursts(
+    rig: &mut Rig,
+    size: u32,
+    count: u32,
+    latency: Duration,
+    memory: &mut f64,
+) -> anyhow::Result<Vec<Vec<(Duration, Duration)>>> {
+    let gap_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX / 1000).saturating_mul(u64::from(size) * 3 / 2).max(150);
+    // A burst takes a millisecond.
+    let steps: Vec<String> =
+        (0..u64::from(count)).map(|burst| format!("{}@{}ms,0@{}ms", size * 1000, burst * gap_ms, burst * gap_ms + 1)).collect();
+    let plan = LoadPlan {
+        rate: format!("step:{}", steps.join(",")),
+        gaps: "constant",
+        length: Duration::from_millis(gap_ms * u64::from(count)),
+        seed: 1,
+    };
+    let (sent, samples) = watched(rig, &plan, Duration::from_millis(10)).await?;
+    *memory = samples.iter().map(Counters::most_memory).fold(*memory, f64::max);
+    let mut bursts: Vec<Vec<(Duration, Duration)>> = Vec::new();
+    let mut began = None;
+    for request in &sent.requests {
+        let first = began.is_none_or(|began| request.due > began + Duration::from_millis(gap_ms / 2));
+        if first {
+            began = Some(request.due);
+            bursts.push(Vec::new());
+        }
+        if let (Some(burst), Some(began), Some(latency)) = (bursts.last_mut(), began, request.latency()) {
+            burst.push((request.due - began, latency));
+        }
+    }
+    bursts.retain(|burst| burst.len() == size as usize);
+    Ok(bursts)
+}
+
+/// Median latency of a function that does nothing; `None` where the function is called in another way than ours can be.
+async fn overhead(rig: &mut Rig, allocation: Allocation) -> anyhow::Result<Option<Duration>> {
+    let http = rig.spec().protocol == qscale_common::platform::Protocol::Http;
+    let (spec, form) = if http {
+        let text = include_str!("../../../functions/fibonacci-http.toml").replace("--value=10000", "--value=0");
+        let form = RequestForm { protocol: "http".into(), inputs: Vec::new() };
+        (FunctionSpec::parse(&text, Format::Toml).context("fibonacci-http")?, form)
+    } else {
+        let form = RequestForm { protocol: "direct:fibonacci".into(), inputs: vec!["name=0".into()] };
+        (function_spec("fibonacci")?, form)
+    };
+    rig.replace(&spec, form, allocation).await?;
+    let plan = LoadPlan { rate: "60".into(), gaps: "constant", length: Duration::from_secs(2), seed: 1 };
+    let sent = rig.run(&plan).await?;
+    let mut latencies: Vec<Duration> = sent.requests.iter().skip(PILOT as usize).filter_map(super::rig::Request::latency).collect();
+    latencies.sort_unstable();
+    Ok(latencies.get(latencies.len() / 2).copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::time::Timestamp;
+
+    use super::super::rig::Request;
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn sample(at: u64, cpu_ms: f64) -> Counters {
+        let cpu = [("f-0".to_owned(), cpu_ms / 1000.0)].into();
+        Counters { began: Timestamp(at), at: Timestamp(at), cpu, ..Counters::default() }
+    }
+
+    #[test]
+    fn a_request_has_the_cpu_time_between_two_readings_of_its_own() {
+        let request = |due, answered| Request { due: ms(due), answered: Some(ms(answered)) };
+        let sent = Sent { void: None, started: Timestamp(1000), requests: vec![request(0, 10), request(50, 65), request(100, 120)] };
+        let samples = [sample(990, 5.0), sample(1020, 12.0), sample(1040, 13.0), sample(1110, 25.0), sample(1130, 33.0)];
+        // The second has no reading between its answer and the third, so that neither of the two can be told.
+        assert_eq!(paired(&sent, &samples, 0.0), [(ms(10), ms(7))]);
+        let samples = [sample(990, 5.0), sample(1040, 13.0), sample(1080, 25.0), sample(1130, 33.0)];
+        let found = paired(&sent, &samples, 0.02);
+        assert_eq!(found.iter().map(|pair| pair.1).collect::<Vec<_>>(), [ms(7), Duration::from_micros(11_200), ms(7)]);
+    }
+}

@@ -1,0 +1,226 @@
+//! `qscale validate`: the same function under the same load, simulated and on the local platform, side by side. Owns the arguments and what is told.
+
+mod compare;
+mod machine;
+mod real;
+mod scenario;
+mod simulated;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use qscale_common::document::Format;
+use qscale_common::runtime::shutdown;
+use qscale_common::time::Span;
+use qscale_sim::FunctionProfile;
+use serde_json::json;
+
+use self::compare::{Comparison, Share};
+use self::scenario::Scenario;
+use crate::profile::measure::{Effort, Steps};
+use crate::profile::rig::Rig;
+use crate::profile::{self, Subject, measure};
+use crate::show::{self, Cell, Table, Tone};
+use crate::system::Locate;
+
+/// How often a load that the generator could not send as it should is tried in all.
+const TRIES: u32 = 3;
+/// Errors beyond this stand out: what is aimed at.
+const AIM: f64 = 0.1;
+
+/// What to hold against each other.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale validate                                        fibonacci, measured first, in every scenario
+  qscale validate my-function.toml --profile my-function-profile.toml --for 60s
+  qscale validate --scenario knee-350m --check 10% --json
+
+A profile is measured first where none is given. The load generator sends what arrives, at instants that the simulator then replays; requests and
+starts are drawn from the profile, under twenty seeds, of which the median is told. What load generator and gateway add is part of the profile's waiting,
+measured once; nothing is fitted to a scenario. The machine should have nothing else to do: what others used is told beside each scenario.
+
+Exit status: 0 done, 1 an error, or beyond --check.")]
+pub struct ValidateArgs {
+    #[command(flatten)]
+    subject: Subject,
+    /// Profile of the function, .toml or .json, as `qscale profile` writes it; measured first where it is not named
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    profile: Option<PathBuf>,
+    /// How long each scenario is sent
+    #[arg(long = "for", value_name = "TIME", default_value = "20s")]
+    length: Span,
+    /// Only this scenario; may be repeated
+    #[arg(long = "scenario", value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(scenario::NAMES))]
+    scenarios: Vec<String>,
+    /// Seed of the arrivals
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// Fail where an error lies beyond this share, such as 10%
+    #[arg(long, value_name = "PERCENT")]
+    check: Option<Share>,
+    /// Measure the profile with few starts and requests
+    #[arg(long, conflicts_with = "profile")]
+    quick: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs every scenario and tells how far the two lie apart.
+pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<ExitCode> {
+    ensure!(arguments.length.0 >= Duration::from_secs(1), "--for {}: must be at least 1s", arguments.length);
+    let given = arguments.profile.as_ref().map(read).transpose()?;
+    let (spec, form) = arguments.subject.resolve()?;
+    let token = shutdown::token();
+    let mut rig = Rig::start(locate, &spec, form.clone()).await?;
+    let work = async {
+        let profile = match given {
+            Some(profile) => profile,
+            None => {
+                let steps = Steps::new();
+                let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
+                let measured = measure::measure(&mut rig, effort, &steps).await;
+                steps.end();
+                let (profile, remarks) = profile::made(spec.name.as_str(), &measured?);
+                remarks.iter().for_each(show::warn);
+                profile
+            }
+        };
+        ensure!(
+            rig.vertical,
+            "cgroups cannot be written here, so that no CPU limit can be held against the simulator's; see `qscale doctor`"
+        );
+        rig.replace(&spec, form, scenario::RESTING).await?;
+        let comparisons = compare_all(&mut rig, &arguments, &profile).await?;
+        Ok((profile, comparisons))
+    };
+    let done = tokio::select! {
+        done = work => done,
+        () = token.cancelled() => Err(anyhow::anyhow!("stopped")),
+    };
+    rig.stop().await;
+    let (profile, comparisons) = done?;
+    if arguments.json {
+        let scenarios: Vec<_> = comparisons.iter().map(Comparison::to_json).collect();
+        show::json(&json!({
+            "function": spec.id(),
+            "profile": profile,
+            "seed": arguments.seed,
+            "seconds": arguments.length.0.as_secs_f64(),
+            "cores": machine::cores(),
+            "worst_error": compare::worst(&comparisons),
+            "scenarios": scenarios,
+        }))?;
+    } else {
+        show::line(profile::described(&profile))?;
+        table(&comparisons).print()?;
+        tell(&comparisons)?;
+    }
+    Ok(judged(&comparisons, arguments.check))
+}
+
+fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("--profile {}", path.display()))?;
+    FunctionProfile::read(&text, Format::of(path)?).with_context(|| format!("--profile {}", path.display()))
+}
+
+async fn compare_all(rig: &mut Rig, arguments: &ValidateArgs, profile: &FunctionProfile) -> anyhow::Result<Vec<Comparison>> {
+    let all = scenario::all(profile, arguments.length.0);
+    let wanted = |scenario: &Scenario| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|name| name == scenario.name);
+    let chosen: Vec<Scenario> = all.into_iter().filter(wanted).collect();
+    let bar = ProgressBar::new(chosen.len() as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({elapsed})").expect("the template is valid"));
+    bar.enable_steady_tick(Duration::from_millis(250));
+    let mut comparisons = Vec::new();
+    for scenario in chosen {
+        bar.set_message(scenario.name);
+        let mut attempt = 1;
+        let real = loop {
+            let real = real::run(rig, &scenario, arguments.length.0, arguments.seed)
+                .await
+                .with_context(|| format!("scenario {}", scenario.name))?;
+            if real.void.is_none() || attempt == TRIES {
+                break real;
+            }
+            attempt += 1;
+        };
+        let simulated = simulated::run(profile, rig.spec(), &scenario, &real);
+        comparisons.push(Comparison { scenario, real, simulated });
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(comparisons)
+}
+
+fn table(comparisons: &[Comparison]) -> Table {
+    let mut table = Table::new(&[
+        "SCENARIO",
+        "LIMITS",
+        "REQUESTS",
+        "P50 real sim",
+        "P95 real sim",
+        "P99 real sim",
+        "COMPLETED",
+        "CPU real sim",
+        "OTHERS",
+    ]);
+    for comparison in comparisons {
+        let [p50, p95, p99, completed, cpu] = comparison.measures().map(|measure| Cell::new(measure.text(), tone(measure.error())));
+        let others = &comparison.real.others;
+        table.row([
+            Cell::new(comparison.scenario.name, if comparison.real.void.is_some() { Tone::Bad } else { Tone::Strong }),
+            comparison.scenario.limits().into(),
+            comparison.real.requests().into(),
+            p50,
+            p95,
+            p99,
+            completed,
+            cpu,
+            Cell::new(format!("{:.2}", others.cores), if others.disturb() { Tone::Warn } else { Tone::Dim }),
+        ]);
+    }
+    table
+}
+
+fn tone(error: Option<f64>) -> Tone {
+    match error {
+        None => Tone::Dim,
+        Some(error) if error.abs() <= AIM => Tone::Good,
+        Some(error) if error.abs() <= 2.5 * AIM => Tone::Warn,
+        Some(_) => Tone::Bad,
+    }
+}
+
+/// What the table alone would leave unsaid.
+fn tell(comparisons: &[Comparison]) -> anyhow::Result<()> {
+    show::line("\nEach cell: on the local platform, simulated, error. OTHERS: cores that other processes used meanwhile.")?;
+    let errors: Vec<f64> = comparisons.iter().flat_map(Comparison::measures).filter_map(|measure| measure.error()).collect();
+    let within = errors.iter().filter(|error| error.abs() <= AIM).count();
+    show::line(format_args!("{within} of {} errors are at most {:.0} %", errors.len(), AIM * 100.0))?;
+    for comparison in comparisons {
+        if let Some(void) = &comparison.real.void {
+            show::line(format_args!("{}: void, tried {TRIES} times: {void}", comparison.scenario.name))?;
+        }
+    }
+    if comparisons.iter().any(|comparison| comparison.real.others.disturb()) {
+        show::line("the machine was busy with something else; its figures say little where OTHERS is not near 0")?;
+    }
+    Ok(())
+}
+
+fn judged(comparisons: &[Comparison], check: Option<Share>) -> ExitCode {
+    let Some(Share(most)) = check else { return ExitCode::SUCCESS };
+    let beyond = |comparison: &&Comparison| {
+        comparison.real.void.is_some() || comparison.measures().iter().any(|measure| measure.error().is_none_or(|error| error.abs() > most))
+    };
+    let beyond: Vec<&str> = comparisons.iter().filter(beyond).map(|comparison| comparison.scenario.name).collect();
+    if beyond.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: beyond {:.0} % in {}", most * 100.0, beyond.join(", "));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,101 @@
+//! What the machine did meanwhile. Owns the reading of `/proc`.
+
+use std::path::PathBuf;
+
+/// CPU time since the machine or the processes began, seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Machine {
+    busy: f64,
+    steal: f64,
+    /// This process, the platform, and the load generators that have ended.
+    own: f64,
+}
+
+/// What others took between two readings.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Others {
+    /// Cores that other processes used.
+    pub cores: f64,
+    /// Cores that the host took away from this machine.
+    pub steal: f64,
+}
+
+impl Others {
+    /// Whether so much was used that latencies say little.
+    pub fn disturb(&self) -> bool {
+        self.cores + self.steal > 0.15
+    }
+}
+
+/// Cores of the machine.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+impl Machine {
+    /// Reads everything; `platform` is the platform's process, where it is ours.
+    pub fn read(platform: Option<u32>) -> Self {
+        let ticks = ticks_a_second();
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        // cpu user nice system idle iowait irq softirq steal
+        let cells: Vec<f64> =
+            stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|cell| cell.parse().ok()).collect();
+        let cell = |index: usize| cells.get(index).copied().unwrap_or(0.0) / ticks;
+        let platform = platform.map_or(0.0, |pid| of_process(&PathBuf::from(format!("/proc/{pid}/stat")), ticks));
+        Self {
+            busy: [0, 1, 2, 5, 6].into_iter().map(cell).sum(),
+            steal: cell(7),
+            own: platform + used(libc::RUSAGE_SELF) + used(libc::RUSAGE_CHILDREN),
+        }
+    }
+
+    /// What others used since `before`, within `seconds`, while the function used `function` seconds of CPU.
+    pub fn others_since(&self, before: &Machine, function: f64, seconds: f64) -> Others {
+        let cores = (self.busy - before.busy - (self.own - before.own) - function) / seconds;
+        Others { cores: cores.max(0.0), steal: ((self.steal - before.steal) / seconds).max(0.0) }
+    }
+}
+
+/// User and system time of a process: the 14th and 15th field, of which 12 and 13 follow its name.
+fn of_process(path: &PathBuf, ticks: f64) -> f64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.split_whitespace().skip(11).take(2).filter_map(|cell| cell.parse::<f64>().ok()).sum::<f64>() / ticks
+}
+
+fn ticks_a_second() -> f64 {
+    // SAFETY: sysconf takes a number and touches no memory of ours.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    if ticks > 0 { ticks as f64 } else { 100.0 }
+}
+
+/// User and system time of this process, or of its children that have ended.
+fn used(whose: libc::c_int) -> f64 {
+    // SAFETY: getrusage fills the memory that it is given, which zero is a valid value for.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(whose, &raw mut usage);
+        usage
+    };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_process_uses_is_not_others() {
+        let before = Machine::read(None);
+        let mut sum = 0_u64;
+        while Machine::read(None).own - before.own < 0.05 {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        let after = Machine::read(None);
+        assert!(after.own - before.own >= 0.05 && after.busy >= before.busy);
+        let others = Machine { busy: 3.0, steal: 0.5, own: 1.0 }.others_since(&Machine::default(), 1.0, 10.0);
+        assert_eq!(others, Others { cores: 0.1, steal: 0.05 });
+        assert!(others.disturb() == (0.1 + 0.05 > 0.15));
+    }
+}
