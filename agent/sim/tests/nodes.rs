@@ -66,6 +66,22 @@ fn what_a_throttled_replica_leaves_goes_to_the_others() {
 }
 
 #[test]
+fn a_quota_that_is_just_spent_holds_back_only_who_wants_more() {
+    let mut function = function(1, 1, 300);
+    let mut reading = Reading::default();
+    let mut throttled = |function: &mut Function, at| {
+        function.scrape(ms(at), Timestamp(at), &mut reading);
+        reading.scrape.replicas[0].cpu.expect("read").throttled_periods
+    };
+    arrive(&mut function, &[(0, 30), (30, 0), (50, 31)]);
+    assert_eq!((throttled(&mut function, 30), function.totals(ms(30)).completed), (0, 2));
+    // The third wants to compute from 50 on, and gets its 31 ms from 100 and from 200 on.
+    assert_eq!((throttled(&mut function, 50), throttled(&mut function, 51)), (0, 1));
+    assert_eq!((throttled(&mut function, 130), throttled(&mut function, 131)), (1, 2));
+    assert_eq!((function.totals(ms(200)).completed, function.totals(ms(201)).completed), (2, 3));
+}
+
+#[test]
 fn no_quota_is_spent_where_the_share_is_smaller() {
     // A quarter of a core each is less than half a core: nobody is throttled.
     let mut function = function(1, 4, 500);

@@ -30,8 +30,9 @@ pub struct Portion {
     usage: f64,
     periods: u64,
     throttled_periods: u64,
-    /// Whether this period is counted among the first of those two already.
+    /// Whether this period is counted among those two already.
     counted: bool,
+    counted_throttled: bool,
 }
 
 impl Portion {
@@ -50,6 +51,7 @@ impl Portion {
             periods: 0,
             throttled_periods: 0,
             counted: false,
+            counted_throttled: false,
         }
     }
 
@@ -57,7 +59,7 @@ impl Portion {
     pub fn limit(&mut self, limit: Millicores) {
         self.quota = quota(limit) as f64;
         self.left = self.quota;
-        self.throttled = false;
+        (self.throttled, self.counted_throttled) = (false, false);
     }
 
     /// Each core that computes gets so much of a core, from where use is accounted up to.
@@ -97,12 +99,20 @@ impl Portion {
             // Whole nanoseconds may leave a fraction of one.
             self.left = 0.0;
             self.throttled = true;
-            self.throttled_periods += 1;
         }
     }
 
     fn rate(&self, cores: u32) -> f64 {
         self.speed * f64::from(cores)
+    }
+
+    /// Someone wants to compute until then and may not.
+    fn wait(&mut self, until: u64) {
+        if until > self.at && !self.counted_throttled {
+            self.counted_throttled = true;
+            self.throttled_periods += 1;
+        }
+        self.at = self.at.max(until);
     }
 
     fn run_within(&mut self, until: u64, rate: f64) -> f64 {
@@ -135,7 +145,7 @@ impl Portion {
         self.period_end += periods * PERIOD.0;
         self.left = self.quota;
         self.throttled = false;
-        self.counted = false;
+        (self.counted, self.counted_throttled) = (false, false);
     }
 
     /// What was used up to where it is accounted.
@@ -156,7 +166,7 @@ impl Processor for Portion {
     fn run(&mut self, until: Nanos, cores: u32) -> f64 {
         let rate = self.rate(cores);
         let got = if self.throttled {
-            self.at = self.at.max(until.0);
+            self.wait(until.0);
             0.0
         } else if until.0 <= self.period_end {
             self.run_within(until.0, rate)
@@ -168,6 +178,9 @@ impl Processor for Portion {
     }
 
     fn end(&self, work: f64, cores: u32) -> Nanos {
+        if work <= 0.0 {
+            return Nanos(self.at);
+        }
         if self.throttled {
             return Nanos::NEVER;
         }
