@@ -36,6 +36,14 @@ pub struct KeepAliveFixed {
 pub struct KeepAliveHistogram {
     /// Requests that one replica takes at once, 0.01 to 10,000.
     pub concurrency: f64,
+    /// Percentile of the idle times before which no request is awaited, 0 to 1.
+    pub head: f64,
+    /// Percentile of the idle times after which none is awaited, 0 to 1.
+    pub tail: f64,
+    /// Share by which a replica is there before the one and stays after the other, 0 to 1.
+    pub margin: f64,
+    /// Variation of the counts from which on they say something, 0 to 1000.
+    pub representative: f64,
 }
 
 /// What a keep-alive remembers of one function.
@@ -54,8 +62,9 @@ impl Default for KeepAliveFixed {
 }
 
 impl Default for KeepAliveHistogram {
+    /// The constants of the public re-implementations; one request at a time.
     fn default() -> Self {
-        Self { concurrency: 1.0 }
+        Self { concurrency: 1.0, head: 0.05, tail: 0.99, margin: 0.1, representative: 2.0 }
     }
 }
 
@@ -136,7 +145,7 @@ impl Policy for KeepAliveHistogram {
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let memory = recall!(memory, KeepAlive);
-        decide(state, self.concurrency, |need| Self::replicas(memory, &need))
+        decide(state, self.concurrency, |need| self.replicas(memory, &need))
     }
 }
 
@@ -150,10 +159,14 @@ impl KeepAliveHistogram {
     /// # Errors
     /// Names the field, its value and its range.
     pub fn check(&self) -> Result<(), String> {
-        ranged("concurrency", self.concurrency, 0.01, 10_000.0)
+        ranged("concurrency", self.concurrency, 0.01, 10_000.0)?;
+        for (field, share) in [("head", self.head), ("tail", self.tail), ("margin", self.margin)] {
+            ranged(field, share, 0.0, 1.0)?;
+        }
+        ranged("representative", self.representative, 0.0, 1000.0)
     }
 
-    fn replicas(memory: &mut KeepAliveMemory, need: &Need) -> (u32, String) {
+    fn replicas(&self, memory: &mut KeepAliveMemory, need: &Need) -> (u32, String) {
         let slot = need.now.0 / Self::MINUTE_MS;
         if need.busy {
             // Ticks that follow each other leave no idle time; what lies between is at least one of them.
@@ -162,7 +175,7 @@ impl KeepAliveHistogram {
             }
             memory.busy_until = Some(need.now);
         }
-        let Windows { prewarm, keep_alive } = memory.idle.windows();
+        let Windows { prewarm, keep_alive } = memory.idle.windows(self);
         let minutes = millis(keep_alive).div_ceil(Self::MINUTE_MS).clamp(1, IdleTimes::MINUTES as u64 * 2);
         let kept = memory.needs.record(slot, need.replicas, minutes + 1);
         let Some(until) = memory.busy_until else { return (kept, "no request was seen yet".into()) };

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::KeepAliveHistogram;
+
 /// How often which idle time was seen: one bin a minute for four hours.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct IdleTimes {
@@ -30,14 +32,7 @@ impl IdleTimes {
     pub const MINUTES: usize = 240;
     /// Share of idle times beyond the bins from which on they are foretold.
     const BEYOND: f64 = 0.5;
-    /// Variation of the bins from which on they say something.
-    const REPRESENTATIVE: f64 = 2.0;
-    /// Percentile of the first idle time that is heeded.
-    const HEAD: f64 = 0.05;
-    /// Percentile of the last idle time that is heeded.
-    const TAIL: f64 = 0.99;
-    /// Margin around both, and around a forecast.
-    const MARGIN: f64 = 0.1;
+    /// Margin around a forecast.
     const FORECAST_MARGIN: f64 = 0.15;
     /// Idle times that a forecast looks back on.
     const RECENT: usize = 60;
@@ -56,7 +51,7 @@ impl IdleTimes {
 
     /// When to start again and until when to stay.
     #[must_use]
-    pub fn windows(&self) -> Windows {
+    pub fn windows(&self, rule: &KeepAliveHistogram) -> Windows {
         let minutes = |minutes: f64| Duration::from_secs_f64(minutes * 60.0);
         let within: f64 = self.bins.iter().map(|count| f64::from(*count)).sum();
         let all = within + f64::from(self.beyond);
@@ -65,11 +60,11 @@ impl IdleTimes {
             let prewarm = (1.0 - Self::FORECAST_MARGIN) * idle;
             return Windows { prewarm: minutes(prewarm), keep_alive: minutes(prewarm + 2.0 * Self::FORECAST_MARGIN * idle) };
         }
-        if within == 0.0 || self.variation() < Self::REPRESENTATIVE {
+        if within == 0.0 || self.variation() < rule.representative {
             return Windows { prewarm: Duration::ZERO, keep_alive: minutes(Self::MINUTES as f64) };
         }
-        let (head, tail) = (self.percentile(Self::HEAD * within), self.percentile(Self::TAIL * within) + 1);
-        Windows { prewarm: minutes((1.0 - Self::MARGIN) * head as f64), keep_alive: minutes((1.0 + Self::MARGIN) * tail as f64) }
+        let (head, tail) = (self.percentile(rule.head * within), self.percentile(rule.tail * within) + 1);
+        Windows { prewarm: minutes((1.0 - rule.margin) * head as f64), keep_alive: minutes((1.0 + rule.margin) * tail as f64) }
     }
 
     /// Standard deviation of the bins' counts over their mean.
@@ -115,7 +110,7 @@ mod tests {
 
     #[track_caller]
     fn check(idle: &IdleTimes, prewarm_minutes: f64, keep_alive_minutes: f64) {
-        let Windows { prewarm, keep_alive } = idle.windows();
+        let Windows { prewarm, keep_alive } = idle.windows(&KeepAliveHistogram::default());
         assert!((prewarm.as_secs_f64() - prewarm_minutes * 60.0).abs() < 1e-6, "prewarm {prewarm:?}");
         assert!((keep_alive.as_secs_f64() - keep_alive_minutes * 60.0).abs() < 1e-6, "keep alive {keep_alive:?}");
     }
@@ -129,10 +124,24 @@ mod tests {
         let uniform = of(0..240);
         assert_eq!(uniform.variation(), 0.0);
         check(&uniform, 0.0, 240.0);
-        let beyond = of([300, 300, 300, 10, 10]).windows();
+        let beyond = of([300, 300, 300, 10, 10]).windows(&KeepAliveHistogram::default());
         let idle = beyond.prewarm.as_secs_f64() / 0.85;
         assert!(idle > 0.0 && (beyond.keep_alive.as_secs_f64() - 1.15 * idle).abs() < 1e-6, "the forecast's branch: {beyond:?}");
         check(&of([300; 5]), 0.85 * 300.0, 1.15 * 300.0);
+    }
+
+    #[test]
+    fn the_rule_says_what_is_heeded() {
+        let idle = of([vec![10; 19], vec![20]].concat());
+        let windows = |rule: KeepAliveHistogram| {
+            let Windows { prewarm, keep_alive } = idle.windows(&rule);
+            (prewarm.as_secs() / 60, keep_alive.as_secs() / 60)
+        };
+        let plain = KeepAliveHistogram { margin: 0.0, ..KeepAliveHistogram::default() };
+        assert_eq!(windows(plain), (10, 21));
+        assert_eq!(windows(KeepAliveHistogram { tail: 0.5, ..plain }), (10, 11));
+        assert_eq!(windows(KeepAliveHistogram { margin: 0.5, ..plain }), (5, 31));
+        assert_eq!(windows(KeepAliveHistogram { representative: 100.0, ..plain }), (0, 240));
     }
 
     #[test]
