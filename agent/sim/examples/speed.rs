@@ -40,10 +40,12 @@ fn main() {
     measure("shared CPU, 8 replicas, 80 % busy", path(0, 1), 8, 0, 1000);
     measure("shared CPU, 8 replicas under a quota of 250m, 80 % busy", path(0, 1), 8, 0, 250);
     measure("shared CPU, 1 replica of 8 cores, 80 % busy", path(0, 8), 1, 0, 8000);
+    println!("control ticks a second of CPU time, each with its scrape, windows, State, reward and guard:");
     control_ticks("50", 15);
     control_ticks("50", 5);
     control_ticks("0", 5);
     control_ticks("diurnal:5..95/1h", 15);
+    memory();
 }
 
 /// Millions of requests a second that are nothing but Kiefer and Wolfowitz' recursion.
@@ -72,23 +74,59 @@ fn control_ticks(rate: &str, seconds: u64) {
     if std::env::args().nth(1).is_some_and(|part| !name.contains(&part)) {
         return;
     }
-    let setup = |_| {
-        let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
-        policy.tick = TickLength::new(Duration::from_secs(seconds)).expect("within the range");
-        let load = Load::Pattern { pattern: rate.parse().expect("a rate"), gaps: Gaps::Poisson };
-        let profile = Arc::new(FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(30))));
-        let allocation = Allocation::new(2, 1000, 128);
-        Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default(), nodes: None }
-    };
-    let mut environment = Environment::new((0..FUNCTIONS).map(setup), 1, NonZeroUsize::MIN);
+    let mut environment = Environment::new((0..FUNCTIONS).map(|_| setup(rate, seconds)), 1, NonZeroUsize::MIN);
+    let mut wanted = [None; FUNCTIONS as usize];
     let begin = cpu_seconds();
     for tick in 0..TICKS {
-        let wanted = vec![Some(Allocation::new(2 + tick % 3, 1000, 128)); FUNCTIONS as usize];
+        wanted.fill(Some(Allocation::new(2 + tick % 3, 1000, 128)));
         environment.step(&wanted);
     }
     let spent = cpu_seconds() - begin;
     let requests: u64 = environment.cells_mut().map(|cell| cell.totals().arrived).sum();
     println!("{:7.1} k/s  {:5.1} M requests/s  {name}", f64::from(FUNCTIONS * TICKS) / spent / 1e3, requests as f64 / spent / 1e6);
+}
+
+/// A function under control, two thirds busy at 50 requests a second.
+fn setup(rate: &str, seconds: u64) -> Setup {
+    let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
+    policy.tick = TickLength::new(Duration::from_secs(seconds)).expect("within the range");
+    let load = Load::Pattern { pattern: rate.parse().expect("a rate"), gaps: Gaps::Poisson };
+    let profile = Arc::new(FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(30))));
+    let allocation = Allocation::new(2, 1000, 128);
+    Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default(), nodes: None }
+}
+
+/// What 26 million requests leave in memory: 208 functions at 50 requests a second for 2,500 s.
+fn memory() {
+    const FUNCTIONS: usize = 208;
+    let name = "memory";
+    if std::env::args().nth(1).is_some_and(|part| !name.contains(&part)) {
+        return;
+    }
+    let before = peak_kib();
+    let mut environment = Environment::new((0..FUNCTIONS).map(|_| setup("50", 5)), 1, NonZeroUsize::MIN);
+    let wanted = [None; FUNCTIONS];
+    let mut live = |ticks: u32| {
+        (0..ticks).for_each(|_| environment.step(&wanted));
+        let requests: u64 = environment.cells_mut().iter_mut().map(|cell| cell.totals().arrived).sum();
+        let held: usize = environment.cells().iter().map(qscale_sim::Cell::memory_bytes).sum();
+        let (requests, held, grown) = (requests as f64 / 1e6, held as f64 / 1e6, (peak_kib() - before) as f64 / 1e3);
+        println!(
+            "{held:7.1} MB held by {FUNCTIONS} functions under control after {requests:4.1} M requests; the process grew by {grown:.1} MB"
+        );
+    };
+    live(100);
+    live(400);
+}
+
+/// The most memory that this process had at once, KiB.
+fn peak_kib() -> u64 {
+    // SAFETY: all bits zero are a valid value of a struct of whole numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a struct that lives through the call.
+    let failed = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    assert_eq!(failed, 0, "a process can always ask for its own usage");
+    usage.ru_maxrss as u64
 }
 
 fn measure(name: &str, profile: FunctionProfile, replicas: u32, concurrency: u32, cpu: u32) {
