@@ -34,18 +34,45 @@ pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool
         ("By workload", |scope| matches!(scope, Scope::Workload(_))),
         ("By function", |scope| matches!(scope, Scope::Function(_))),
     ];
+    let price = Price::of(results, summary);
     for (title, like) in kinds {
         let parts: Vec<&Part> = summary.parts_like(like).collect();
         if !parts.is_empty() {
-            let legend = format!("{title}: violations % / cost {}/h; + better, - worse, = tie", results.settings.currency);
+            let legend = format!("{title}: violations % / cost {}; + better, - worse, = tie", price.unit);
             out.push('\n');
             out.push_str(&wrapped(&Tone::Strong.paint(&clean(&legend, usize::MAX), colour), width));
-            out.push_str(&matrix(results, &parts, width, colour));
+            out.push_str(&matrix(results, &parts, &price, width, colour));
         }
     }
     out.push('\n');
     out.push_str(&wrapped(&clean(&words::method(results, summary), usize::MAX), width));
     out
+}
+
+/// Over how many hours costs are shown: a thousand where that saves everyone leading zeros.
+struct Price {
+    hours: f64,
+    unit: String,
+}
+
+impl Price {
+    fn of(results: &Results, summary: &Summary) -> Self {
+        let costs = summary.overall().into_iter().flat_map(|part| &part.lines).filter_map(|line| line.measures.get(&Measure::CostPerHour));
+        let currency = clean(&results.settings.currency, 6);
+        match costs.map(|cost| cost.iqm).fold(0.0, f64::max) {
+            most if most > 0.0 && most < 1.0 => Self { hours: 1000.0, unit: format!("{currency}/1000h") },
+            _ => Self { hours: 1.0, unit: format!("{currency}/h") },
+        }
+    }
+
+    fn bracketed(&self, line: &Line) -> String {
+        let shown = |value: f64| short(value * self.hours);
+        let found = line.measures.get(&Measure::CostPerHour);
+        found.map_or_else(
+            || NOTHING.into(),
+            |cost| format!("{} ({}-{})", shown(cost.iqm), shown(cost.iqm_interval.low), shown(cost.iqm_interval.high)),
+        )
+    }
 }
 
 fn overall_columns(results: &Results, summary: &Summary, part: &Part) -> Vec<Column> {
@@ -62,17 +89,18 @@ fn overall_columns(results: &Results, summary: &Summary, part: &Part) -> Vec<Col
             |estimate| format!("{} ({})", shown(measure, estimate.iqm), range(measure, estimate.iqm_interval)),
         )
     };
-    let cost = format!("cost {}/h", clean(&results.settings.currency, 6));
+    let price = Price::of(results, summary);
+    let cost = format!("cost {}", price.unit);
     vec![
         column("competitor".into(), 0, &|line| name(results, summary, line)),
         column("violations %".into(), 0, &|line| Entry::from(bracketed(line, Measure::ViolatedShare))),
-        column("sev. %".into(), 3, &|line| Entry::from(centre(line, Measure::Severity))),
+        column("sev %".into(), 3, &|line| Entry::from(centre(line, Measure::Severity))),
         column("p95 ms".into(), 1, &|line| Entry::from(centre(line, Measure::P95Ms))),
-        column(cost, 0, &|line| Entry::from(bracketed(line, Measure::CostPerHour))),
+        column(cost, 0, &|line| price.bracketed(line).into()),
         column("cold".into(), 5, &|line| Entry::from(centre(line, Measure::ColdStarts))),
         column("act/h".into(), 4, &|line| Entry::from(centre(line, Measure::ActionsPerHour))),
         column("gap %".into(), 2, &|line| line.gap_closed.map_or_else(|| NOTHING.into(), |share| tenths(share.value * 100.0)).into()),
-        column("verdict".into(), 0, &|line| verdict(results, summary, line)),
+        column("result".into(), 0, &|line| verdict(results, summary, line)),
     ]
 }
 
@@ -91,7 +119,7 @@ fn name(results: &Results, summary: &Summary, line: &Line) -> Entry {
 fn verdict(results: &Results, summary: &Summary, line: &Line) -> Entry {
     let text = match words::verdict(results, summary, line) {
         "reference" => "(ref.)",
-        "bound" => "(bound)",
+        "bound" => "bound",
         other => other,
     };
     Entry { text: text.into(), tone: line.against.map_or(Tone::Faint, |against| tone(against.judged.verdict)) }
@@ -106,7 +134,7 @@ fn tone(verdict: Verdict) -> Tone {
 }
 
 /// Violations and cost of everyone in each part, in as many blocks as the width needs.
-fn matrix(results: &Results, parts: &[&Part], width: usize, colour: bool) -> String {
+fn matrix(results: &Results, parts: &[&Part], price: &Price, width: usize, colour: bool) -> String {
     let names = Column {
         heading: "competitor".into(),
         entries: results.competitors.iter().map(|competitor| clean(&competitor.label(), NAME).into()).collect(),
@@ -114,7 +142,7 @@ fn matrix(results: &Results, parts: &[&Part], width: usize, colour: bool) -> Str
     };
     let taken = names.entries.iter().map(|entry| entry.text.chars().count()).max().unwrap_or(0).max("competitor".len());
     // An entry is as wide as `100/0.0123 =`, a heading as wide as a name may be.
-    let each = parts.iter().map(|part| part_column(part)).collect::<Vec<_>>();
+    let each = parts.iter().map(|part| part_column(part, price)).collect::<Vec<_>>();
     let widest = each
         .iter()
         .flat_map(|column| column.entries.iter().map(|entry| entry.text.chars().count()).chain([column.heading.chars().count()]))
@@ -124,7 +152,7 @@ fn matrix(results: &Results, parts: &[&Part], width: usize, colour: bool) -> Str
     blocks.collect::<Vec<_>>().join("\n")
 }
 
-fn part_column(part: &Part) -> Column {
+fn part_column(part: &Part, price: &Price) -> Column {
     let entry = |line: &Line| {
         let (Some(violated), Some(cost)) = (line.measures.get(&Measure::ViolatedShare), line.measures.get(&Measure::CostPerHour)) else {
             return Entry::from(NOTHING);
@@ -135,7 +163,7 @@ fn part_column(part: &Part) -> Column {
             Some(Verdict::Tie) => '=',
             None => ' ',
         };
-        let text = format!("{}/{} {mark}", shown(Measure::ViolatedShare, violated.iqm), short(cost.iqm));
+        let text = format!("{}/{} {mark}", shown(Measure::ViolatedShare, violated.iqm), short(cost.iqm * price.hours));
         Entry { text, tone: line.against.map_or(Tone::Plain, |against| tone(against.judged.verdict)) }
     };
     Column { heading: clean(part.scope.name(), PART), entries: part.lines.iter().map(entry).collect(), dispensable: 0 }

@@ -21,25 +21,27 @@
     const rough = most / 5, unit = 10 ** Math.floor(Math.log10(rough)), step = unit * [1, 2, 5, 10].find((times) => times * unit >= rough * .999);
     return Array.from({ length: 12 }, (_, index) => +(index * step).toPrecision(6)).filter((tick) => tick <= most);
   };
-  // A plot of series {label, colour, points: [[x, y or null]], step} over linear axes, or a logarithmic first one.
-  const plot = ({ title, x, y, series, log, top, area, bound }) => {
+  // A plot of series {label, colour, points: [[x, y or null]], step} over linear axes; `log` makes the first one logarithmic, `upright` the second.
+  const plot = ({ title, x, y, series, log, upright, top, area, bound }) => {
     const H = 260, all = series.flatMap((one) => one.points).filter((point) => point[1] !== null);
     const figure = node("figure"), holder = node("div", "wide plot");
     figure.append(node("figcaption", "", title));
     if (!all.length) { figure.append(node("p", "faint", "Not recorded for this choice.")); return figure; }
-    const xs = all.map((point) => point[0]).filter((value) => !log || value > 0), most = top || Math.max(...all.map((point) => point[1]), bound || 0, 1e-9) * 1.06;
+    const xs = all.map((point) => point[0]).filter((value) => !log || value > 0), ys = all.map((point) => point[1]).concat(bound || []).filter((value) => !upright || value > 0);
+    const peak = Math.max(...ys, 1e-9), floor = upright ? 10 ** Math.floor(Math.log10(Math.min(...ys, peak))) : 0, most = top || (upright ? Math.max(10 ** Math.ceil(Math.log10(peak)), floor * 10) : peak * 1.06);
     const low = log ? 10 ** Math.floor(Math.log10(Math.min(...xs))) : 0, high = log ? Math.max(10 ** Math.ceil(Math.log10(Math.max(...xs))), low * 10) : Math.max(...xs);
     const atX = (value) => L + (log ? Math.log(Math.max(value, low) / low) / Math.log(high / low) : value / high) * (W - L - R);
-    const atY = (value) => H - B - Math.min(value / most, 1) * (H - T - B);
+    const atY = (value) => H - B - Math.min(upright ? Math.log(Math.max(value, floor) / floor) / Math.log(most / floor) : value / most, 1) * (H - T - B);
+    const decades = (from, to) => Array.from({ length: Math.round(Math.log10(to / from)) + 1 }, (_, index) => from * 10 ** index);
     const svg = element("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title}: ${series.map((one) => one.label).join(", ")}` });
-    const across = log ? Array.from({ length: Math.round(Math.log10(high / low)) + 1 }, (_, index) => low * 10 ** index) : ticks(high);
+    const across = log ? decades(low, high) : ticks(high);
     for (const tick of across) svg.append(element("path", { class: "grid", d: `M${atX(tick)} ${T}V${H - B}` }), element("text", { class: "tick", x: atX(tick), y: H - B + 15 }, +tick.toPrecision(3)));
-    for (const tick of ticks(most)) svg.append(element("path", { class: "grid", d: `M${L} ${atY(tick)}H${W - R}` }), element("text", { class: "tick end", x: L - 6, y: atY(tick) + 4 }, +tick.toPrecision(3)));
+    for (const tick of upright ? decades(floor, most) : ticks(most)) svg.append(element("path", { class: "grid", d: `M${L} ${atY(tick)}H${W - R}` }), element("text", { class: "tick end", x: L - 6, y: atY(tick) + 4 }, +tick.toPrecision(3)));
     svg.append(element("path", { class: "axis", d: `M${L} ${T}V${H - B}H${W - R}` }), element("text", { class: "label", x: (L + W - R) / 2, y: H - 7 }, x), element("text", { class: "label", transform: `translate(13 ${(T + H - B) / 2}) rotate(-90)` }, y));
     if (area && area.points.length) {
-      const peak = Math.max(...area.points.map((point) => point[1]), 1e-9);
-      const line = area.points.map((point) => `L${atX(point[0]).toFixed(1)} ${atY(point[1] / peak * most * .94).toFixed(1)}`).join("");
-      svg.append(element("path", { class: "load", d: `M${atX(area.points[0][0])} ${H - B}${line}V${H - B}Z` }), element("text", { class: "tick end", x: W - R - 4, y: T + 12 }, `shaded: load, peak ${+peak.toPrecision(3)} requests/s`));
+      const crest = Math.max(...area.points.map((point) => point[1]), 1e-9);
+      const line = area.points.map((point) => `L${atX(point[0]).toFixed(1)} ${atY(point[1] / crest * most * .94).toFixed(1)}`).join("");
+      svg.append(element("path", { class: "load", d: `M${atX(area.points[0][0])} ${H - B}${line}V${H - B}Z` }), element("text", { class: "tick end", x: W - R - 4, y: T + 12 }, `shaded: load, peak ${+crest.toPrecision(3)} requests/s`));
     }
     if (bound) svg.append(element("path", { class: "bound-line", d: `M${L} ${atY(bound)}H${W - R}` }));
     for (const one of series) {
@@ -97,7 +99,7 @@
     course.replaceChildren(
       legend(chosen),
       plot({ title: `Replicas and load${seed}`, x: time, y: "replicas", series: series(over("n"), true), area: { points: load.r.map((value, index) => [load.t[index], value]).filter((point) => point[1] !== null) } }),
-      plot({ title: `Latency, percentile ${about.pct}${seed}` + (about.ms ? `; dotted: the objective, ${about.ms} ms` : ""), x: time, y: "latency, ms", series: series(over("l")), bound: about.ms }),
+      plot({ title: `Latency, percentile ${about.pct}${seed}` + (about.ms ? `; dotted: the objective, ${about.ms} ms` : ""), x: time, y: "latency, ms (log.)", series: series(over("l")), bound: about.ms, upright: true }),
       plot({ title: "Latency of all runs of the cell", x: "latency, ms (logarithmic)", y: "answered within, %", series: series(within), log: true, top: 100 }));
     table(cell, chosen);
   };
