@@ -1,7 +1,7 @@
 //! `qscale validate`: the same function under the same load, simulated and on the local platform, side by side. Owns the arguments and what is told.
 
 mod compare;
-mod machine;
+pub(crate) mod machine;
 mod real;
 mod scenario;
 mod simulated;

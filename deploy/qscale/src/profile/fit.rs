@@ -43,6 +43,13 @@ pub fn profile(name: &str, day: &str, measured: &Measured) -> (FunctionProfile, 
         let millicores = measured.idle_cores * 1000.0;
         remarks.push(format!("without requests a replica uses {millicores:.0}m of CPU, which the simulator does not show"));
     }
+    if measured.others.disturb() {
+        remarks.push(format!(
+            "other processes used {:.1} cores of this machine meanwhile: waiting and starts hold what they took, and how many requests are worked on \
+             at once may be wrong; measure again when it is idle",
+            measured.others.cores + measured.others.steal
+        ));
+    }
     (with_way_of_working(profile, measured, &mut remarks), remarks)
 }
 
@@ -160,6 +167,7 @@ fn simulated(profile: &FunctionProfile, cores: u32, burst: &[(Duration, Duration
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::machine::Others;
 
     fn us(us: u64) -> Duration {
         Duration::from_micros(us)
@@ -184,6 +192,7 @@ mod tests {
             requests: (0..100).map(|number| (us(11_000 + number), us(10_000))).collect(),
             mean_cpu: us(10_000),
             bursts: BURSTS.map(|size| vec![burst(size)]).into(),
+            others: Others::default(),
             overhead: Some(us(900)),
         }
     }
@@ -215,9 +224,13 @@ mod tests {
 
     #[test]
     fn what_could_not_be_measured_is_said() {
-        let without = Measured { exact: false, idle_cores: 0.05, bursts: Vec::new(), ..measured(1, 1) };
+        let others = Others { cores: 1.5, steal: 0.0 };
+        let without = Measured { exact: false, idle_cores: 0.05, bursts: Vec::new(), others, ..measured(1, 1) };
         let (profile, remarks) = profile("f", "2026-01-01", &without);
         assert_eq!(profile.cpu, Distribution::constant(Nanos::millis(10)));
-        assert!(remarks.len() == 3 && remarks[0].contains("cgroups") && remarks[1].contains("50m"), "{remarks:?}");
+        assert!(
+            remarks.len() == 4 && remarks[2].contains("1.5 cores") && remarks[0].contains("cgroups") && remarks[1].contains("50m"),
+            "{remarks:?}"
+        );
     }
 }

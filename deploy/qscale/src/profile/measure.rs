@@ -11,6 +11,7 @@ use qscale_common::units::{Allocation, Replicas};
 use super::counters::Counters;
 use super::rig::{LoadPlan, RequestForm, Rig, Sent};
 use crate::up::plan::function_spec;
+use crate::validate::machine::{Machine, Others};
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +68,8 @@ pub struct Measured {
     pub mean_cpu: Duration,
     /// When each request of each burst was due, and its latency, by the sizes of [`BURSTS`].
     pub bursts: Vec<Vec<Vec<(Duration, Duration)>>>,
+    /// What other processes used of the machine while requests went one by one.
+    pub others: Others,
     /// Median latency of a function that does nothing, called alike: what load generator and gateway add.
     pub overhead: Option<Duration>,
 }
@@ -168,13 +171,15 @@ async fn one_by_one(rig: &mut Rig, effort: Effort, gap: Duration, measured: &mut
     let count = effort.requests.min(fit).max(PILOT);
     let rate = format!("{:.6}", 1.0 / gap.as_secs_f64());
     let plan = LoadPlan { rate, gaps: "constant", length: gap * count, seed: 1 };
+    let machine = Machine::read(rig.platform_pid());
     let (sent, samples) = watched(rig, &plan, (gap / 5).max(Duration::from_millis(4))).await?;
     let answered = sent.requests.iter().filter(|request| request.answered.is_some()).count();
     ensure!(answered > 0, "no request was answered well");
     measured.requests = paired(&sent, &samples, measured.idle_cores);
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Ok(()) };
-    let idle = measured.idle_cores * last.at.since(first.at).as_secs_f64();
-    let cpu = (last.cpu_seconds() - first.cpu_seconds() - idle).max(0.0);
+    let (used, seconds) = (last.cpu_seconds() - first.cpu_seconds(), last.at.since(first.at).as_secs_f64());
+    measured.others = Machine::read(rig.platform_pid()).others_since(&machine, used, seconds.max(f64::MIN_POSITIVE));
+    let cpu = (used - measured.idle_cores * seconds).max(0.0);
     measured.mean_cpu = Duration::from_secs_f64(cpu / answered as f64);
     Ok(())
 }
