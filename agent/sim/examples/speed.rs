@@ -108,8 +108,8 @@ fn memory() {
     let wanted = [None; FUNCTIONS];
     let mut live = |ticks: u32| {
         (0..ticks).for_each(|_| environment.step(&wanted));
-        let requests: u64 = environment.cells_mut().iter_mut().map(|cell| cell.totals().arrived).sum();
-        let held: usize = environment.cells().iter().map(qscale_sim::Cell::memory_bytes).sum();
+        let requests: u64 = environment.cells_mut().map(|cell| cell.totals().arrived).sum();
+        let held: usize = environment.cells().map(qscale_sim::Cell::memory_bytes).sum();
         let (requests, held, grown) = (requests as f64 / 1e6, held as f64 / 1e6, (peak_kib() - before) as f64 / 1e3);
         println!(
             "{held:7.1} MB held by {FUNCTIONS} functions under control after {requests:4.1} M requests; the process grew by {grown:.1} MB"
