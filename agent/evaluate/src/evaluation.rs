@@ -196,7 +196,10 @@ impl Evaluation {
     }
 
     /// Refuses competitors that cannot be made, with any of their settings.
-    fn check(&self, roster: &dyn Roster) -> Result<(), EvaluateError> {
+    ///
+    /// # Errors
+    /// The first of them, by name.
+    pub fn check(&self, roster: &dyn Roster) -> Result<(), EvaluateError> {
         for entry in &self.suite.competitors {
             let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
             for setting in entry.settings().map_err(refused)? {

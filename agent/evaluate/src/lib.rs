@@ -10,6 +10,7 @@ pub mod roster;
 pub mod run;
 pub mod statistics;
 pub mod suite;
+pub mod trace;
 
 pub use evaluation::{Asked, EvaluateError, Evaluation, Options};
 pub use results::{Measure, Results};

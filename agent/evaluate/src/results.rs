@@ -89,6 +89,9 @@ pub struct Played {
     pub test_from_minute: u32,
     /// Invocations within the measured part.
     pub invocations: u64,
+    /// A number, in hexadecimal, that another trace hardly has.
+    #[serde(default)]
+    pub digest: String,
 }
 
 /// One who competed.

@@ -3,6 +3,8 @@
 mod check;
 mod competitor;
 mod function;
+mod narrow;
+mod shipped;
 mod trace;
 
 use qscale_common::document::{self, DocumentError, Format};
@@ -16,6 +18,8 @@ use thiserror::Error;
 
 pub use competitor::{Entry, Grid};
 pub use function::{FunctionEntry, Profile};
+pub use narrow::Narrow;
+pub use shipped::{SHIPPED, Shipped};
 pub use trace::TraceEntry;
 
 /// A suite, as registered.

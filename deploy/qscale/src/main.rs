@@ -2,6 +2,7 @@
 
 mod agent;
 mod doctor;
+mod evaluate;
 mod function;
 mod operate;
 mod policy;
@@ -21,7 +22,7 @@ use crate::system::Locate;
 
 /// Give serverless functions the resources they need and no more.
 ///
-/// `qscale up` runs the whole system on this machine; every other command speaks to a running one.
+/// `qscale up` runs the whole system on this machine and `qscale evaluate` needs none; every other command speaks to a running one.
 #[derive(Debug, Parser)]
 #[command(name = "qscale", version, max_term_width = 110, propagate_version = true)]
 struct Cli {
@@ -50,6 +51,8 @@ enum Command {
     /// Give an agent a credential of its own
     #[command(subcommand)]
     Agent(agent::AgentCommand),
+    /// Compare policies in the simulator, as they come and tuned
+    Evaluate(Box<evaluate::EvaluateArgs>),
     /// Change nothing any more: one function, or all
     Freeze(operate::FreezeArgs),
     /// Let decisions be applied again after a freeze
@@ -86,6 +89,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     match cli.command {
         Command::Up(arguments) => return up::run(locate, *arguments).await,
+        Command::Evaluate(arguments) => return evaluate::run(locate, *arguments).await,
         Command::Watch(arguments) => watch::run(locate, arguments).await?,
         Command::Policy(command) => policy::run(locate, command).await?,
         Command::Function(command) => function::run(locate, command).await?,

@@ -93,6 +93,14 @@ impl Evaluation {
                 continue;
             }
             let places: &[usize] = if bound { &self.tested } else { &self.tuned };
+            if places.iter().any(|index| self.parts[VALIDATION][*index].stretch.measured == 0) {
+                if bound {
+                    continue;
+                }
+                return Err(EvaluateError::Nothing(
+                    "the split leaves no validation part to tune in; give another --split or a longer trace".into(),
+                ));
+            }
             let mut scopes: Vec<(String, Vec<usize>)> = Vec::new();
             for &index in places {
                 let cell = &self.parts[VALIDATION][index].cell;

@@ -59,7 +59,7 @@ impl Suite {
                 return Err(refused(field, format!("{span}, must be a multiple of the interval of {} and at most 30days", self.interval)));
             }
         }
-        if self.length.0 <= self.warm_up.0 {
+        if self.trace.is_none() && self.length.0 <= self.warm_up.0 {
             return Err(refused("length", format!("{}, must be longer than the warm-up of {}", self.length, self.warm_up)));
         }
         if !whole(interval, self.tick.duration()) {
@@ -166,7 +166,7 @@ impl Suite {
         Ok(())
     }
 
-    fn check_selections(&self, field: &str, selections: &[Selection]) -> Checked {
+    pub(super) fn check_selections(&self, field: &str, selections: &[Selection]) -> Checked {
         let functions: Vec<&Name> = self.functions.iter().map(|function| &function.name).collect();
         let workloads: Vec<&Name> = self.workloads.iter().map(|workload| &workload.name).collect();
         let perturbations: Vec<&Name> = self.perturbations.iter().map(|perturbation| &perturbation.name).collect();

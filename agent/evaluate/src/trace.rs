@@ -1,0 +1,318 @@
+//! Traces as arenas: every function of a trace a world with its own demand, all of them judged together. Owns the chronological split and what a world is given;
+//! opens no file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qscale_common::name::Name;
+use qscale_common::policy::{LatencyBound, Objective, ScalingPolicy};
+use qscale_common::time::Span;
+use qscale_common::units::{Allocation, Mebibytes};
+use qscale_common::workload::trace::{MinuteTrace, Row, RowTrace, TraceFunction};
+use qscale_common::workload::{Demand, DurationQuantiles, MinuteCount};
+use qscale_sim::profile::Memory;
+use qscale_sim::{Distribution, FunctionProfile, Load, Setup};
+
+use crate::arena::{Arena, Stretch, World};
+use crate::results::{Cell, Played};
+use crate::suite::{PerturbationEntry, Suite, TraceEntry};
+
+/// A trace that was read.
+#[derive(Debug, Clone)]
+pub enum Trace {
+    /// Counts a minute: Azure 2019 and InVitro.
+    Minutes(MinuteTrace),
+    /// Single invocations: Azure 2021.
+    Rows(RowTrace),
+}
+
+impl Trace {
+    /// How many functions it has.
+    #[must_use]
+    pub fn functions(&self) -> usize {
+        match self {
+            Trace::Minutes(trace) => trace.functions.len(),
+            Trace::Rows(trace) => trace.functions.len(),
+        }
+    }
+
+    /// Minutes that it covers.
+    #[must_use]
+    pub fn minutes(&self) -> u32 {
+        match self {
+            Trace::Minutes(trace) => trace.minutes,
+            Trace::Rows(trace) => trace.rows.last().map_or(0, |row| minute(row) + 1),
+        }
+    }
+
+    /// Invocations from minute `from` to before minute `to`.
+    fn invocations(&self, from: u32, to: u32) -> u64 {
+        let within = |minute: u32| (from..to).contains(&minute);
+        match self {
+            Trace::Minutes(trace) => {
+                let counts = trace.functions.iter().flat_map(|function| function.counts.iter());
+                counts.filter(|count| within(count.bin)).map(|count| u64::from(count.count)).sum()
+            }
+            Trace::Rows(trace) => trace.rows.iter().filter(|row| within(minute(row))).count() as u64,
+        }
+    }
+
+    /// A number that another trace hardly has, in hexadecimal: FNV-1a over all that it says.
+    fn digest(&self) -> String {
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        let mut add = |number: u64| {
+            for byte in number.to_le_bytes() {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        };
+        match self {
+            Trace::Minutes(trace) => {
+                add(u64::from(trace.minutes));
+                for function in &trace.functions {
+                    function.hash.bytes().for_each(|byte| add(u64::from(byte)));
+                    function.counts.iter().for_each(|count| add(u64::from(count.bin) << 32 | u64::from(count.count)));
+                    usual(&function.demand).into_iter().for_each(|number| add(u64::from(number)));
+                }
+            }
+            Trace::Rows(trace) => trace.rows.iter().for_each(|row| {
+                add(row.start_us);
+                add(u64::from(row.function) << 32 | u64::from(row.duration_ms));
+            }),
+        }
+        format!("{hash:016x}")
+    }
+
+    /// The load of function number `number` from minute `from` to before minute `to`, with its longest duration but one in a hundred and its memory, usual and
+    /// most.
+    fn function(&self, number: usize, from: u32, to: u32, entry: &TraceEntry) -> OfFunction {
+        let cpu_share = entry.cpu_share.get();
+        match self {
+            Trace::Minutes(trace) => {
+                let function = &trace.functions[number];
+                let kept = function.counts.iter().filter(|count| (from..to).contains(&count.bin));
+                let counts: Vec<MinuteCount> = kept.map(|count| MinuteCount { bin: count.bin - from, ..*count }).collect();
+                let [_, longest_ms, usual_mib, most_mib] = usual(&function.demand);
+                let function = TraceFunction { counts: counts.into(), ..function.clone() };
+                let trace = Arc::new(MinuteTrace { functions: vec![function], minutes: to - from });
+                let load = Load::Trace { trace, iat: entry.iat, scale: entry.scale, cpu_share };
+                OfFunction { load, longest_ms, usual_mib, most_mib }
+            }
+            Trace::Rows(trace) => {
+                let all = trace.rows.iter().filter(|row| row.function as usize == number);
+                let mut durations: Vec<u32> = all.clone().map(|row| row.duration_ms).collect();
+                durations.sort_unstable();
+                let longest_ms = durations.get((durations.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
+                let shift = u64::from(from) * MINUTE_US;
+                let rows = all.filter(|row| (from..to).contains(&minute(row)));
+                let rows: Vec<Row> = rows.map(|row| Row { start_us: row.start_us - shift, function: 0, ..*row }).collect();
+                let trace = Arc::new(RowTrace { functions: vec![trace.functions[number].clone()], rows: rows.into() });
+                let load = Load::Rows { trace, scale: entry.scale, cpu_share };
+                OfFunction { load, longest_ms, usual_mib: entry.memory_mib, most_mib: entry.memory_mib }
+            }
+        }
+    }
+}
+
+struct OfFunction {
+    load: Load,
+    longest_ms: u32,
+    usual_mib: u32,
+    most_mib: u32,
+}
+
+const MINUTE_US: u64 = 60_000_000;
+
+fn minute(row: &Row) -> u32 {
+    u32::try_from(row.start_us / MINUTE_US).unwrap_or(u32::MAX - 1)
+}
+
+/// Median and longest duration but one in a hundred, milliseconds; median and most memory, MiB.
+fn usual(demand: &Demand) -> [u32; 4] {
+    let durations = |quantiles: &DurationQuantiles| {
+        let within = |ms: u32| ms.clamp(DurationQuantiles::SHORTEST_MS, DurationQuantiles::LONGEST_MS);
+        [within(quantiles.values()[3]), within(quantiles.values()[5])]
+    };
+    match demand {
+        Demand::Fixed { duration_ms, memory_mib } => [*duration_ms, *duration_ms, *memory_mib, *memory_mib],
+        Demand::Quantiles { duration, memory } => {
+            let ([median, longest], memory) = (durations(duration), memory.values());
+            [median, longest, memory[3], memory[7]]
+        }
+        Demand::QuantilesOfDuration { duration, memory_mib } => {
+            let [median, longest] = durations(duration);
+            [median, longest, *memory_mib, *memory_mib]
+        }
+    }
+}
+
+/// A part of a trace: what is measured, and the warm-up before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    begin: u32,
+    measured: u32,
+    end: u32,
+}
+
+/// The arenas of the test part of `trace`, which is called `name`, and those of its validation part, a perturbation each.
+///
+/// # Errors
+/// A suite that does not say how to play a trace, and a trace of which nothing is left to test.
+pub fn arenas(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Arena>; 2], Played), String> {
+    let Some(entry) = &suite.trace else {
+        return Err(format!(
+            "suite `{}` is one of patterns; take one that says under [trace] how a trace is played, such as `trace`",
+            suite.name
+        ));
+    };
+    let minutes = trace.minutes();
+    let share = |percent: u32| (u64::from(minutes) * u64::from(percent) / 100) as u32;
+    let [training, validation, _] = entry.split;
+    let (from, test_from) = (share(training), share(training + validation));
+    let warm_up = (suite.warm_up.0.as_secs_f64() * entry.scale.time / 60.0).ceil() as u32;
+    let part = |from: u32, to: u32| Part { begin: from.saturating_sub(warm_up), measured: from, end: to };
+    let (test, validation) = (part(test_from, minutes), part(from, test_from));
+    if stretch(suite, entry, test).measured == 0 {
+        let [a, b, c] = entry.split;
+        return Err(format!("of {minutes} minutes split {a}/{b}/{c} nothing is left to test; give another --split or a longer trace"));
+    }
+    let of_part = |part: Part| -> Vec<Arena> {
+        suite.perturbations.iter().map(|perturbation| arena(suite, entry, trace, name, part, perturbation)).collect()
+    };
+    let played = Played {
+        name: name.to_owned(),
+        functions: trace.functions(),
+        minutes,
+        split: entry.split,
+        test_from_minute: test_from,
+        invocations: trace.invocations(test_from, minutes),
+        digest: trace.digest(),
+    };
+    Ok(([of_part(test), of_part(validation)], played))
+}
+
+fn stretch(suite: &Suite, entry: &TraceEntry, part: Part) -> Stretch {
+    let interval = suite.interval.0;
+    let intervals = |minutes: u32| (f64::from(minutes) * 60.0 / entry.scale.time / interval.as_secs_f64()) as u32;
+    Stretch { interval, warm_up: intervals(part.measured - part.begin), measured: intervals(part.end - part.measured) }
+}
+
+fn arena(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: Part, perturbation: &PerturbationEntry) -> Arena {
+    let worlds = (0..trace.functions()).map(|number| world(suite, entry, trace, number, part, perturbation)).collect();
+    let cell = Cell {
+        name: format!("{name}/trace/{}", perturbation.name),
+        function: name.to_owned(),
+        workload: "trace".to_owned(),
+        perturbation: perturbation.name.to_string(),
+        functions: trace.functions(),
+        latency_ms: None,
+        percentile: entry.percentile.get(),
+    };
+    Arena { cell, worlds, stretch: stretch(suite, entry, part) }
+}
+
+fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: Part, perturbation: &PerturbationEntry) -> World {
+    let function = trace.function(number, part.begin, part.end, entry);
+    let name = Name::new(format!("f{number}")).expect("a letter and digits make a DNS label");
+    let latency = Span(Duration::from_millis(u64::from(function.longest_ms)) + entry.slack.0);
+    let latency = LatencyBound::try_from(latency.clamp(Span::millis(1), Span::seconds(3600))).expect("within its range");
+    let objective = Objective { percentile: entry.percentile, latency, failure_share: entry.failure_share };
+    // Memory is no part of the contest: each function has room for the most that it was seen to take.
+    let margin = suite.guard.working_set_margin.get() * ROOM;
+    let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);
+    let start = entry.bounds.clamp(Allocation { memory_mib: room, ..entry.start });
+    let base_mib = Mebibytes(function.usual_mib.min((f64::from(start.memory_mib.0) / margin) as u32));
+    let profile = FunctionProfile {
+        workers: entry.workers,
+        startup: entry.startup.clone(),
+        memory: Memory { base_mib, request_kib: 0 },
+        ..FunctionProfile::simple(name.as_str(), Distribution::ZERO)
+    };
+    let setup = Setup {
+        profile: Arc::new(profile),
+        gateway: entry.gateway,
+        policy: ScalingPolicy { objective, bounds: entry.bounds, ..suite.policy(name) },
+        allocation: start,
+        load: function.load,
+        perturbation: perturbation.perturbation(),
+        nodes: None,
+    };
+    World { setup, index: number as u64, noise: None, disturbed: perturbation.disturbed().map(|at| at.0).collect() }
+}
+
+/// A little more than the guard's margin, so that rounding leaves room.
+const ROOM: f64 = 1.05;
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::document::Format;
+
+    use super::*;
+
+    const SUITE: &str = r#"
+name = "traces"
+warm_up = "2m"
+[trace]
+cpu_share = 0.5
+startup = { cpu = { constant = "500ms" } }
+gateway = { concurrency = 1, queue = 100, timeout = "5m" }
+percentile = 99
+slack = "1s"
+failure_share = 0.01
+bounds = { replicas = { min = 0, max = 10 }, cpu_millicores = { min = 100, max = 1000 }, memory_mib = { min = 64, max = 4096 } }
+start = { replicas = 0, cpu_millicores = 1000, memory_mib = 64 }
+[[competitors]]
+policy = "static"
+"#;
+
+    fn suite() -> Suite {
+        Suite::parse(SUITE, Format::Toml).expect("a suite")
+    }
+
+    fn trace() -> Trace {
+        let duration = DurationQuantiles::new([1, 2, 3, 40, 50, 60, 70]).expect("rising");
+        let function = |bins: &[u32]| TraceFunction {
+            hash: "f".into(),
+            counts: bins.iter().map(|bin| MinuteCount { bin: *bin, count: bin + 1 }).collect(),
+            demand: Demand::QuantilesOfDuration { duration, memory_mib: 200 },
+        };
+        Trace::Minutes(MinuteTrace { functions: vec![function(&[0, 7, 8, 9]), function(&[])], minutes: 10 })
+    }
+
+    #[test]
+    fn the_test_part_comes_last_and_is_warmed_up_by_what_precedes_it() {
+        let ([test, validation], played) = arenas(&suite(), &trace(), "t").expect("arenas");
+        assert_eq!((played.test_from_minute, played.invocations, played.functions), (8, 19, 2));
+        let stretches = [&test, &validation].map(|arenas| (arenas[0].stretch.warm_up, arenas[0].stretch.measured));
+        assert_eq!(stretches, [(8, 8), (8, 8)], "two minutes each, in intervals of 15 s");
+        let Load::Trace { trace, .. } = &test[0].worlds[0].setup.load else { panic!("another load") };
+        let counts: Vec<_> = trace.functions[0].counts.iter().map(|count| (count.bin, count.count)).collect();
+        assert_eq!(counts, [(1, 8), (2, 9), (3, 10)], "minute 6 is the first that is lived through");
+        let policy = &test[0].worlds[0].setup.policy;
+        assert_eq!(policy.objective.latency.get(), Duration::from_millis(1060));
+        assert!(test[0].worlds[0].setup.allocation.memory_mib > Mebibytes(220));
+    }
+
+    #[test]
+    fn single_invocations_are_cut_as_counts_are() {
+        let rows: Vec<Row> =
+            (0..10).map(|minute| Row { start_us: minute * MINUTE_US + 7, function: (minute % 2) as u32, duration_ms: 5 }).collect();
+        let trace = Trace::Rows(RowTrace { functions: vec!["a".into(), "b".into()], rows: rows.into() });
+        let ([test, _], played) = arenas(&suite(), &trace, "t").expect("arenas");
+        assert_eq!((played.minutes, played.invocations), (10, 2));
+        let Load::Rows { trace, .. } = &test[0].worlds[1].setup.load else { panic!("another load") };
+        let starts: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function)).collect();
+        assert_eq!(starts, [(MINUTE_US + 7, 0), (3 * MINUTE_US + 7, 0)]);
+    }
+
+    #[test]
+    fn a_trace_of_which_nothing_is_left_is_refused() {
+        let mut suite = suite();
+        if let Some(entry) = &mut suite.trace {
+            entry.scale.time = 1000.0;
+        }
+        let error = arenas(&suite, &trace(), "t").expect_err("refused");
+        assert!(error.contains("of 10 minutes split 60/20/20 nothing is left to test"), "{error}");
+        suite.trace = None;
+        assert!(arenas(&suite, &trace(), "t").expect_err("refused").contains("under [trace]"));
+    }
+}

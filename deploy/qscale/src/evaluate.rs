@@ -1,0 +1,245 @@
+//! `qscale evaluate`: policies against each other in the simulator. Owns arguments, files and what is shown; who meets whom, and what it is worth, belongs to
+//! `qscale-evaluate`.
+
+mod journal;
+mod progress;
+mod report;
+mod trace;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use clap::Args;
+use qscale_common::document::Format;
+use qscale_common::runtime::{clock, shutdown};
+use qscale_evaluate::evaluation::jobs::{Ledger, Outcome, Progress};
+use qscale_evaluate::suite::{Narrow, SHIPPED};
+use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Rules, Suite};
+
+use self::journal::Journal;
+use self::progress::Bar;
+use self::trace::TraceArgs;
+use crate::show;
+use crate::system::Locate;
+
+/// Compare policies in the simulator: every one in every cell of a suite, under the same requests and misfortunes.
+///
+/// A suite is a file that registers beforehand what is compared on what: functions, workloads, what goes wrong, who competes, and the grid in which each rule
+/// may be tuned. Two come along: `synthetic`, patterns of load, and `trace`, for traces of real functions. Needs no server.
+///
+/// The folder of --out then holds the suite as it was run (suite.json), every run (results.json, results.csv) and a report that opens without a network
+/// (report.html). What is finished is kept at once: after an interruption the same command goes on. The same suite, settings and seeds give the same bytes of
+/// results.json, on any number of threads.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale evaluate --quick                                     a look within a minute
+  qscale evaluate --tune                                      the published table: every rule as it comes and tuned
+  qscale evaluate --policy hpa:cpu_utilization=50 --policy kpa --workload step
+  qscale evaluate --trace ../my-trace --functions 50 --seeds 5
+  qscale evaluate --suite my-suite.toml --out my-results --json
+  qscale evaluate --list                                      suites, competitors, cells
+  qscale evaluate --print-suite synthetic > my-suite.toml     a suite to begin from")]
+pub struct EvaluateArgs {
+    /// Suite: synthetic, trace, or a file (.toml, .yaml, .json); by default synthetic, or trace where --trace is given
+    #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
+    suite: Option<String>,
+    #[command(flatten)]
+    trace: TraceArgs,
+    /// Only this competitor, of the suite or any policy, told these parameters; may be repeated
+    #[arg(long = "policy", value_name = "NAME[:KEY=VALUE,...]")]
+    policies: Vec<String>,
+    /// Only this function of the suite; may be repeated
+    #[arg(long = "function", value_name = "NAME")]
+    functions: Vec<String>,
+    /// Only this workload; may be repeated
+    #[arg(long = "workload", value_name = "NAME")]
+    workloads: Vec<String>,
+    /// Only this perturbation; may be repeated
+    #[arg(long = "perturbation", value_name = "NAME")]
+    perturbations: Vec<String>,
+    /// Test runs of each competitor in each cell, in place of the suite's
+    #[arg(long, value_name = "NUMBER")]
+    seeds: Option<u32>,
+    /// Also tune every rule on the validation part, and report it beside its default
+    #[arg(long)]
+    tune: bool,
+    /// What the suite leaves for a quick look: few cells, few seeds
+    #[arg(long)]
+    quick: bool,
+    /// Threads; by default one a core
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<NonZeroUsize>,
+    /// Folder for results; by default evaluations/<suite> in the state folder
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    out: Option<PathBuf>,
+    /// Go on with what the folder holds, and do not begin where it holds nothing
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Begin anew, whatever the folder holds
+    #[arg(long)]
+    overwrite: bool,
+    /// Print the summary as one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Say which suites, competitors and cells there are, and run nothing
+    #[arg(long)]
+    list: bool,
+    /// Print a suite that comes along as it is written, and run nothing
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(SHIPPED.map(|suite| suite.name)))]
+    print_suite: Option<String>,
+}
+
+/// Evaluates, and writes down what was found.
+pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &arguments.print_suite {
+        let suite = SHIPPED.iter().find(|suite| suite.name == name).context("a suite that comes along")?;
+        show::line(suite.text.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let suite = load(&arguments)?;
+    if arguments.list {
+        report::list(&suite)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let out = arguments.out.clone().unwrap_or_else(|| default_out(locate, &suite, &arguments));
+    let evaluation = plan(suite, &arguments)?;
+    let token = shutdown::token();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let work = tokio::task::spawn_blocking(move || work(&evaluation, &arguments, &out, &stopped));
+    tokio::pin!(work);
+    tokio::select! {
+        ended = &mut work => ended.context("the evaluation broke off")?,
+        () = token.cancelled() => {
+            stop.store(true, Ordering::Relaxed);
+            work.await.context("the evaluation broke off")?
+        }
+    }
+}
+
+/// The suite that is asked for, and what is asked for of it.
+fn load(arguments: &EvaluateArgs) -> anyhow::Result<Suite> {
+    let by_default = if arguments.trace.is_given() { "trace" } else { "synthetic" };
+    let asked = arguments.suite.as_deref().unwrap_or(by_default);
+    let mut suite = match SHIPPED.iter().find(|suite| suite.name == asked) {
+        Some(shipped) => Suite::parse(shipped.text, Format::Toml)?,
+        None => read(Path::new(asked))?,
+    };
+    let patterns = suite.trace.is_none();
+    if patterns && arguments.trace.is_given() {
+        anyhow::bail!(
+            "--trace is given, and suite {asked} is one of patterns; take --suite trace, or one that says under [trace] how a trace is played"
+        );
+    }
+    if !patterns && !arguments.trace.is_given() && !arguments.list {
+        anyhow::bail!("suite {asked} plays a trace; say which with --trace DIR");
+    }
+    if let Some(entry) = &mut suite.trace {
+        arguments.trace.apply(entry)?;
+    }
+    let narrow = Narrow {
+        policies: arguments.policies.clone(),
+        functions: arguments.functions.clone(),
+        workloads: arguments.workloads.clone(),
+        perturbations: arguments.perturbations.clone(),
+        seeds: arguments.seeds,
+        quick: arguments.quick,
+    };
+    Ok(suite.narrowed(&narrow).with_context(|| format!("suite {asked}"))?.with_natural_ticks(&Rules))
+}
+
+fn read(path: &Path) -> anyhow::Result<Suite> {
+    let names = SHIPPED.map(|suite| suite.name).join(", ");
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("suite {}: it is none of {names}, and cannot be read as a file", path.display()))?;
+    let format = Format::of(path)?;
+    Suite::parse(&text, format).with_context(|| format!("suite {}", path.display()))
+}
+
+fn default_out(locate: &Locate, suite: &Suite, arguments: &EvaluateArgs) -> PathBuf {
+    let mut name = suite.name.to_string();
+    if let Some(trace) = arguments.trace.name() {
+        name = format!("{name}-{trace}");
+    }
+    let quick = if arguments.quick { "-quick" } else { "" };
+    locate.state_dir.join("evaluations").join(name + quick)
+}
+
+fn plan(suite: Suite, arguments: &EvaluateArgs) -> anyhow::Result<Evaluation> {
+    let asked = Asked { command: command(arguments), tune: arguments.tune, quick: arguments.quick };
+    if suite.trace.is_none() {
+        return Ok(Evaluation::of_patterns(suite, asked)?);
+    }
+    let trace = arguments.trace.read(&suite)?;
+    let (arenas, played) =
+        qscale_evaluate::trace::arenas(&suite, &trace, &arguments.trace.name().unwrap_or_default()).map_err(anyhow::Error::msg)?;
+    Ok(Evaluation::of_trace(suite, arenas, asked, played)?)
+}
+
+/// The command that gives the same results again: what changes none of them is left out.
+fn command(arguments: &EvaluateArgs) -> String {
+    let mut words = vec!["qscale evaluate".to_owned()];
+    let mut add = |flag: &str, value: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);
+        let value = if value.chars().all(plain) { value.to_owned() } else { format!("'{}'", value.replace('\'', r"'\''")) };
+        words.push(format!("{flag} {value}").trim_end().to_owned());
+    };
+    arguments.suite.iter().for_each(|suite| add("--suite", suite));
+    arguments.trace.words(&mut add);
+    arguments.policies.iter().for_each(|policy| add("--policy", policy));
+    arguments.functions.iter().for_each(|function| add("--function", function));
+    arguments.workloads.iter().for_each(|workload| add("--workload", workload));
+    arguments.perturbations.iter().for_each(|perturbation| add("--perturbation", perturbation));
+    arguments.seeds.iter().for_each(|seeds| add("--seeds", &seeds.to_string()));
+    [("--tune", arguments.tune), ("--quick", arguments.quick)]
+        .into_iter()
+        .filter(|(_, given)| *given)
+        .for_each(|(flag, _)| words.push(flag.to_owned()));
+    words.join(" ")
+}
+
+fn work(evaluation: &Evaluation, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+    // What cannot be run must leave no journal behind.
+    evaluation.check(&Rules)?;
+    let journal = Journal::open(out, evaluation, arguments.resume, arguments.overwrite)?;
+    let mut ledger = Desk { journal, bar: Bar::new() };
+    let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    let began = clock::instant();
+    let time = || clock::instant().duration_since(began);
+    let options = Options { threads, stop, clock: Some(&time) };
+    let found = evaluation.run(&Rules, &options, &mut ledger);
+    ledger.bar.finish();
+    match found {
+        Ok((results, paces)) => report::write(out, &results, &paces, began.elapsed(), arguments.json)?,
+        Err(EvaluateError::Stopped) => {
+            eprintln!("stopped; {} keeps what was done, and the same command goes on from there", out.display());
+            return Ok(ExitCode::from(130));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps what is done in the journal, and shows how far it is.
+struct Desk {
+    journal: Journal,
+    bar: Bar,
+}
+
+impl Ledger for Desk {
+    fn recall(&mut self, key: &str) -> Option<Outcome> {
+        self.journal.recall(key)
+    }
+
+    fn record(&mut self, key: &str, outcome: &Outcome) -> Result<(), String> {
+        self.journal.record(key, outcome).map_err(|error| format!("{error:#}"))
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        self.bar.show(progress);
+    }
+}

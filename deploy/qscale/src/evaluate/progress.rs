@@ -1,0 +1,66 @@
+//! How far an evaluation is: a bar on a terminal, a line now and then elsewhere. Owns standard error; decides nothing.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use qscale_evaluate::evaluation::jobs::{Progress, Stage};
+
+/// Where there is no terminal a line is printed at each of so many equal parts.
+const LINES: u64 = 10;
+
+/// Shows how far it is.
+pub struct Bar {
+    bar: Option<ProgressBar>,
+    stage: Option<Stage>,
+    line: u64,
+}
+
+impl Bar {
+    /// Nothing is done yet.
+    pub fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let style = ProgressStyle::with_template("{msg:7} [{bar:40}] {pos} of {len} runs, {elapsed}, {eta} to go");
+            if let Ok(style) = style {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar
+        });
+        Self { bar, stage: None, line: 0 }
+    }
+
+    /// So far it is.
+    pub fn show(&mut self, progress: Progress) {
+        if progress.all == 0 {
+            return;
+        }
+        let word = match progress.stage {
+            Stage::Tuning => "tuning",
+            Stage::Test => "testing",
+        };
+        let begins = self.stage != Some(progress.stage);
+        self.stage = Some(progress.stage);
+        if let Some(bar) = &self.bar {
+            if begins {
+                bar.reset();
+                bar.set_length(progress.all);
+                bar.set_message(word);
+            }
+            bar.set_position(progress.done);
+            return;
+        }
+        let part = progress.done * LINES / progress.all;
+        if begins || part > self.line {
+            let known = if begins && progress.known > 0 { format!(", {} of them before", progress.known) } else { String::new() };
+            eprintln!("{word}: {} of {} runs{known}", progress.done, progress.all);
+            self.line = part;
+        }
+    }
+
+    /// Nothing more comes.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! `qscale evaluate` as a person runs it: the same bytes whatever interrupts it, and errors that name what is wrong.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use qscale_tests::{Folder, eventually, repository};
+use serde_json::Value;
+
+const SUITE: &str = r#"
+name = "small"
+seeds = 12
+length = "2m"
+warm_up = "30s"
+
+[tuning]
+settings = 3
+seeds = 1
+
+[[functions]]
+name = "f"
+profile = "fibonacci-python"
+rate = 100
+start = { replicas = 2, cpu_millicores = 100, memory_mib = 128 }
+
+[[workloads]]
+name = "step"
+pattern = "step:1@0s,3@60s"
+disturbed = ["60s"]
+
+[[workloads]]
+name = "noisy"
+pattern = "constant:1"
+noise = { sigma = 0.4, memory = 0.5, every = "20s" }
+
+[[perturbations]]
+name = "none"
+
+[[perturbations]]
+name = "lost-scrapes"
+lost_scrapes = 0.5
+
+[[competitors]]
+policy = "hpa"
+grid = { cpu_utilization = [40, 60] }
+
+[[competitors]]
+policy = "kpa"
+"#;
+
+struct Fixture {
+    folder: Folder,
+}
+
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    #[track_caller]
+    fn well(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.out
+    }
+
+    #[track_caller]
+    fn badly(self) -> String {
+        assert_eq!(self.code, Some(1), "{self:?}");
+        assert!(!self.err.contains("panicked"), "{self:?}");
+        self.err
+    }
+}
+
+impl Fixture {
+    fn new(suite: &str) -> Self {
+        let fixture = Self { folder: Folder::new("evaluate") };
+        fixture.write("suite.toml", suite);
+        fixture
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("can be made");
+        std::fs::write(path, text).expect("can be written");
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qscale"));
+        command.arg("evaluate").args(arguments).current_dir(self.folder.path()).env_remove("QSCALE_STATE").stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        let output = self.command(arguments).output().expect("the command starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ran { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    fn evaluate(&self, more: &[&str]) -> Ran {
+        self.run(&[&["--suite", "suite.toml", "--tune"], more].concat())
+    }
+}
+
+#[test]
+fn the_same_bytes_on_one_and_two_threads_and_after_an_interruption() {
+    let fixture = Fixture::new(SUITE);
+    let out = fixture.evaluate(&["--threads", "1", "--out", "one"]).well();
+    assert!(out.contains("qscale evaluate --suite suite.toml --tune"), "{out}");
+    fixture.evaluate(&["--threads", "2", "--out", "two"]).well();
+    let results = fixture.read("one/results.json");
+    assert!(results == fixture.read("two/results.json"), "another number of threads, another result");
+    // Cut off in the middle of a line, as by a power cut.
+    let journal = fixture.read("one/journal.jsonl");
+    fixture.write("cut/journal.jsonl", &journal[..journal.len() * 2 / 3]);
+    let resumed = fixture.evaluate(&["--threads", "2", "--out", "cut", "--resume"]);
+    assert!(resumed.err.contains("of them before"), "{resumed:?}");
+    resumed.well();
+    assert!(results == fixture.read("cut/results.json"), "an interruption changed the result");
+    assert!(fixture.read("cut/results.csv") == fixture.read("one/results.csv"));
+    let parsed: Value = serde_json::from_slice(&results).expect("JSON");
+    assert_eq!(parsed["groups"].as_array().map(Vec::len), Some(3 * 4));
+    assert_eq!(parsed["tuning"][0]["tried"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn an_interruption_ends_it_cleanly_and_keeps_what_was_done() {
+    let fixture = Fixture::new(&SUITE.replace("seeds = 12", "seeds = 10000"));
+    let mut command = fixture.command(&["--suite", "suite.toml", "--out", "long"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+    eventually("a few jobs are done", || {
+        let journal = std::fs::read(fixture.path("long/journal.jsonl")).ok()?;
+        (journal.iter().filter(|byte| **byte == b'\n').count() > 3).then_some(())
+    });
+    let id = i32::try_from(child.id()).expect("a process id");
+    // SAFETY: the signal goes to the child that was just started and not waited for.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGINT) }, 0);
+    let output = child.wait_with_output().expect("the command ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("the same command goes on from there"), "{said}");
+    assert!(fixture.read("long/journal.jsonl").ends_with(b"\n"));
+    assert!(!fixture.path("long/results.json").exists());
+}
+
+#[test]
+fn a_journal_of_another_evaluation_is_refused_with_what_differs() {
+    let fixture = Fixture::new(SUITE);
+    let quick = ["--suite", "suite.toml", "--seeds", "1", "--out", "here"];
+    fixture.run(&[&quick[..], &["--resume"]].concat()).badly();
+    fixture.run(&quick).well();
+    fixture.run(&[&quick[..], &["--resume"]].concat()).well();
+    let error = fixture.run(&["--suite", "suite.toml", "--seeds", "2", "--out", "here"]).badly();
+    assert!(error.contains("suite.seeds is 1 there and 2 here") && error.contains("--overwrite"), "{error}");
+    fixture.run(&["--suite", "suite.toml", "--seeds", "2", "--out", "here", "--overwrite"]).well();
+    fixture.write("there/journal.jsonl", "nonsense\n");
+    let error = fixture.run(&["--suite", "suite.toml", "--seeds", "1", "--out", "there"]).badly();
+    assert!(error.contains("journal.jsonl:1 is no journal"), "{error}");
+}
+
+#[test]
+fn what_is_asked_for_wrongly_is_refused_with_the_way_out() {
+    let fixture = Fixture::new(SUITE);
+    let refused = |arguments: &[&str], parts: &[&str]| {
+        let error = fixture.run(&[&["--suite", "suite.toml"], arguments].concat()).badly();
+        parts.iter().for_each(|part| assert!(error.contains(part), "{part}: {error}"));
+    };
+    refused(&["--policy", "hpaa"], &["hpaa", "must be one of", "hpa-behavior"]);
+    refused(&["--policy", "hpa:cpu=3"], &["params of policy `hpa`", "unknown key `cpu`"]);
+    refused(&["--workload", "weekly"], &["`weekly`, must be one of step, noisy"]);
+    refused(&["--seeds", "0"], &["`seeds`: 0, must be 1 to 10000"]);
+    refused(&["--trace", "."], &["is one of patterns", "--suite trace"]);
+    let error = fixture.run(&["--suite", "none-such"]).badly();
+    assert!(error.contains("synthetic, trace") && error.contains("none-such"), "{error}");
+    fixture.write("bad.toml", SUITE.replace("rate = 100", "rate = -1"));
+    let error = fixture.run(&["--suite", "bad.toml"]).badly();
+    assert!(error.contains("suite bad.toml") && error.contains("functions[0].rate") && error.contains("-1"), "{error}");
+    let list = fixture.run(&["--list"]).well();
+    assert!(list.contains("flash-crowd") && list.contains("holt-winters"), "{list}");
+}
+
+const INVOCATIONS: &str =
+    "HashOwner,HashApp,HashFunction,Trigger,1,2,3,4,5,6,7,8,9,10\no,a,f,http,6,0,2,9,1,0,3,8,2,7\no,a,g,timer,0,3,0,1,1,1,1,0,1,1\n";
+const DURATIONS: &str = "HashOwner,HashApp,HashFunction,Average,Count,Minimum,Maximum,percentile_Average_0,percentile_Average_1,percentile_Average_25,percentile_Average_50,percentile_Average_75,percentile_Average_99,percentile_Average_100\n\
+o,a,f,1,1,1,1,10,20,30,40,50,60,70\no,a,g,1,1,1,1,1,1,1,1,1,1,1\n";
+
+/// What `--trace` says to a folder with these files; nothing is written where a file is `None`.
+fn traced(invocations: Option<&[u8]>, durations: Option<&[u8]>) -> (Fixture, Ran) {
+    let fixture = Fixture::new(SUITE);
+    fixture.write("trace/readme", "");
+    invocations.iter().for_each(|text| fixture.write("trace/invocations.csv", text));
+    durations.iter().for_each(|text| fixture.write("trace/durations.csv", text));
+    let ran =
+        fixture.run(&["--trace", "trace", "--seeds", "1", "--policy", "keep-alive-fixed", "--policy", "static", "--out", "out", "--json"]);
+    (fixture, ran)
+}
+
+#[track_caller]
+fn refused(invocations: impl AsRef<[u8]>, durations: impl AsRef<[u8]>, error: &str) {
+    let found = traced(Some(invocations.as_ref()), Some(durations.as_ref())).1.badly();
+    assert!(found.contains(error), "{found}");
+}
+
+#[test]
+fn malformed_traces_are_refused_with_file_line_and_column() {
+    let bad = |from: &str, to: &str| INVOCATIONS.replace(from, to);
+    refused(bad("6,0,2", "6,-4,2"), DURATIONS, "trace/invocations.csv:2, column 2: `-4` is negative");
+    refused(bad("6,0,2", "6,x,2"), DURATIONS, "trace/invocations.csv:2, column 2: `x` is not a number");
+    refused(bad("HashFunction", "Function"), DURATIONS, "trace/invocations.csv:1: there is no column `HashFunction`");
+    refused("", DURATIONS, "trace/invocations.csv: the file is empty");
+    refused(INVOCATIONS.lines().next().expect("a header"), DURATIONS, "trace/invocations.csv: there is no function in it");
+    refused(bad(",2,7\n", ",2\n"), DURATIONS, "trace/invocations.csv:2: 13 cells, but the first line names 14 columns");
+    let one = DURATIONS.split_inclusive('\n').take(2).collect::<String>();
+    refused(
+        INVOCATIONS,
+        one,
+        "trace/durations.csv: there is no duration of the function `g`, which line 3 of trace/invocations.csv invokes",
+    );
+    refused(INVOCATIONS, DURATIONS.replace("40,50", "40,5"), "trace/durations.csv:2, column percentile_Average_75: 5 is below");
+    let mut latin = INVOCATIONS.as_bytes().to_vec();
+    let place = INVOCATIONS.find("o,a,g").expect("is there");
+    latin[place] = 0xe9;
+    refused(latin, DURATIONS, "trace/invocations.csv:3, column HashOwner: `\u{fffd}` is not UTF-8");
+    let (_, ran) = traced(Some(INVOCATIONS.as_bytes()), None);
+    assert!(ran.badly().contains("there is no durations.csv beside trace/invocations.csv"));
+    let (_, ran) = traced(None, Some(DURATIONS.as_bytes()));
+    assert!(ran.badly().contains("trace/durations.csv:1: there is no column `app`"));
+    let (_, ran) = traced(None, None);
+    assert!(ran.badly().contains("there is no invocations.csv in it, but no .csv at all"));
+}
+
+#[test]
+fn traces_are_read_as_their_format_allows() {
+    let plain = traced(Some(INVOCATIONS.as_bytes()), Some(DURATIONS.as_bytes()));
+    plain.1.well();
+    let results = plain.0.read("out/results.json");
+    let parsed: Value = serde_json::from_slice(&results).expect("JSON");
+    assert_eq!((&parsed["settings"]["trace"]["functions"], &parsed["settings"]["trace"]["invocations"]), (&2.into(), &11.into()));
+    let crlf = |text: &str| format!("\u{feff}{}", text.replace('\n', "\r\n"));
+    let quoted = |text: &str| text.replace("o,a,", "\"o\",\"a\",");
+    for (name, invocations, durations) in [
+        ("CRLF and byte order mark", crlf(INVOCATIONS), crlf(DURATIONS)),
+        ("quoted", quoted(INVOCATIONS), quoted(DURATIONS)),
+        ("without a last line end", INVOCATIONS.trim_end().to_owned(), DURATIONS.trim_end().to_owned()),
+    ] {
+        let (fixture, ran) = traced(Some(invocations.as_bytes()), Some(durations.as_bytes()));
+        ran.well();
+        assert!(results == fixture.read("out/results.json"), "{name}");
+    }
+}
+
+#[test]
+fn single_invocations_are_a_trace_as_well() {
+    let fixture = Fixture::new(SUITE);
+    let rows: String = (0..600).map(|second| format!("a,f{},{}.5,0.25\n", second % 3, second)).collect();
+    fixture.write("rows.csv", format!("app,func,end_timestamp,duration\n{rows}"));
+    let shared = ["--seeds", "1", "--policy", "keep-alive-fixed", "--split", "50/25/25", "--out", "out"];
+    fixture.run(&[&["--trace", "rows.csv"], &shared[..]].concat()).well();
+    let parsed: Value = serde_json::from_slice(&fixture.read("out/results.json")).expect("JSON");
+    assert_eq!(parsed["settings"]["trace"]["functions"], 3);
+    fixture.write("rows.csv", "app,func,end_timestamp,duration\na,f,1.0,-3\n");
+    let error = fixture.run(&[&["--trace", "rows.csv"], &shared[..]].concat()).badly();
+    assert!(error.contains("rows.csv:2, column duration: `-3` is negative"), "{error}");
+    let error = fixture.run(&["--trace", "rows.csv", "--split", "80/30"]).badly();
+    assert!(error.contains("--split 80/30: write three shares"), "{error}");
+}
+
+#[test]
+fn real_traces_are_evaluated_as_they_come() {
+    let trace = repository().join("../shared/traces/azure2019-day-50");
+    if !trace.exists() {
+        eprintln!("skipped: {} is not there", trace.display());
+        return;
+    }
+    let fixture = Fixture::new(SUITE);
+    let trace: &Path = &trace;
+    let path = trace.to_str().expect("UTF-8");
+    let arguments =
+        ["--trace", path, "--functions", "5", "--split", "90/5/5", "--seeds", "1", "--policy", "keep-alive-fixed", "--out", "out"];
+    fixture.run(&arguments).well();
+    let parsed: Value = serde_json::from_slice(&fixture.read("out/results.json")).expect("JSON");
+    assert_eq!((&parsed["settings"]["trace"]["minutes"], &parsed["cells"][0]["functions"]), (&1440.into(), &5.into()));
+}
