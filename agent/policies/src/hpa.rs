@@ -350,7 +350,8 @@ fn pods(counts: ReplicaCounts, metric: Option<PodMetric>, request: i64, now: Tim
         let since = now.minus(LONG_AGO);
         Pod { phase, deleted: false, started: Some(since), ready: Some(Ready { is, since }), request: Some(request), metric }
     };
-    let reporting = counts.reporting.0.min(counts.ready.0);
+    // Where none was read within the tick, all are late alike, and the pipeline serves what it has of each.
+    let reporting = if counts.reporting.0 == 0 { counts.ready.0 } else { counts.reporting.0.min(counts.ready.0) };
     let ready = (0..counts.ready.0).map(|index| pod(Phase::Running, true, metric.filter(|_| index < reporting)));
     ready.chain((0..counts.pending.0).map(|_| pod(Phase::Pending, false, None))).collect()
 }

@@ -225,7 +225,8 @@ impl Vpa {
     fn sample(&self, state: &State, memory: &mut VpaMemory, now: Timestamp) {
         let recommender = self.recommender();
         if let (Some(mean), Some(max)) = (memory.mean.read(now, self.interval), memory.max.read(now, self.interval))
-            && mean.at == now
+            // The mean of a span ends within a tick before the run that sees it, and is seen by that run alone.
+            && now.since(mean.at) < self.interval.0
         {
             let replicas = seen::counts(state).map_or(0, |counts| counts.reporting.0).clamp(1, Self::MOST_SAMPLES);
             let others = ((mean.mean * f64::from(replicas) - max.mean) / f64::from((replicas - 1).max(1))).max(0.0);

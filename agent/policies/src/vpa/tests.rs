@@ -465,6 +465,23 @@ fn resizes_what_has_too_little_soon_and_what_has_too_much_late() {
 }
 
 #[test]
+fn learns_from_states_that_come_more_often_than_it_decides() {
+    let (mut memory, mut allocation) = (Memory::None, Allocation::new(2, 200, 256));
+    let mut raised = None;
+    for step in 0..12 * 30 {
+        let mut state = at(0, allocation, Some(400.0), 100.0);
+        (state.tick, state.tick_length_ms) = (Tick(336_000_000 + step), 5_000);
+        let decision = Vpa::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+        allocation = decision.wanted().unwrap_or(allocation);
+        if allocation.cpu_millicores.0 > 400 {
+            raised.get_or_insert(step / 12);
+        }
+    }
+    let minute = raised.expect("raised");
+    assert!(minute < 15, "minute {minute}");
+}
+
+#[test]
 fn one_replica_alone_is_not_touched() {
     let kept = Allocation::new(1, 200, 256);
     assert!(run(&Vpa::default(), kept, |_| (Some(400.0), 100.0), 60).iter().all(|allocation| *allocation == kept));

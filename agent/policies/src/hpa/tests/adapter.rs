@@ -42,6 +42,21 @@ fn decides_every_15_seconds_on_what_was_published_before() {
 }
 
 #[test]
+fn metrics_that_are_late_for_all_replicas_are_metrics_still() {
+    let mut memory = Memory::None;
+    let mut decide = |tick: u64, cpu: Option<f64>| {
+        let mut state = at(200_000_000 + tick, 2, cpu);
+        state.replicas = state.replicas.map(|counts| ReplicaCounts { reporting: Replicas(0), ..counts });
+        Hpa::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng()).wanted()
+    };
+    let wanted = (0..12).find_map(|tick| decide(tick, Some(500.0)));
+    assert_eq!(wanted.map(|allocation| allocation.replicas), Some(Replicas(3)));
+    // After a minute of silence there is nothing to serve any more.
+    (12..30).for_each(|tick| drop(decide(tick, None)));
+    assert!((30..60).all(|tick| decide(tick, None).is_none()));
+}
+
+#[test]
 fn without_behavior_goes_down_at_once_after_the_stabilization() {
     let load = [vec![Some(400.0); 6], vec![Some(40.0); 90]].concat();
     let replicas = run(&Hpa::default(), 10, load);
