@@ -1,0 +1,395 @@
+//! Actions: what the network may choose, and which allocation each choice names. Owns decoding and masking; must not value anything.
+//!
+//! Choices are absolute in effect: each names an allocation within the State's bounds. A choice that cannot be taken is masked, both when choosing and in
+//! the target, and never punished. Of several choices that name one allocation the first stands.
+
+use std::fmt;
+use std::str::FromStr;
+
+use qscale_common::contract::State;
+use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+use serde::{Deserialize, Serialize};
+
+use crate::estimate::{Estimate, measured};
+
+/// Which choices there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionSet {
+    /// Multiples of what the load asks for, in replicas of a size: reacts to a burst in one step, and does not know the scale of the load.
+    #[default]
+    Headroom,
+    /// Steps from what is in force, as in the study and its successors.
+    Step,
+}
+
+/// Which parts of the allocation may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The number of replicas.
+    Horizontal,
+    /// CPU and memory of each replica.
+    Vertical,
+    /// All of it.
+    #[default]
+    Joint,
+}
+
+macro_rules! named {
+    ($kind:ident, $what:literal, $($name:literal => $variant:ident),+) => {
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $($kind::$variant => $name),+ })
+            }
+        }
+        impl FromStr for $kind {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($name => Ok($kind::$variant),)+
+                    other => Err(format!(concat!($what, " = {:?}, must be one of ", $($name, " "),+), other).trim_end().to_owned()),
+                }
+            }
+        }
+    };
+}
+named!(ActionSet, "action set", "headroom" => Headroom, "step" => Step);
+named!(Scope, "scope", "horizontal" => Horizontal, "vertical" => Vertical, "joint" => Joint);
+
+/// Multiples of the demand that can be provided (`learning.md`).
+const FACTORS: [f64; 7] = [0.7, 1.0, 1.25, 1.6, 2.0, 3.0, 4.0];
+
+/// Sizes of a replica, as shares of the most CPU that is allowed.
+const SIZES: [f64; 4] = [0.125, 0.25, 0.5, 1.0];
+
+/// How replicas are sized to provide a multiple of the demand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Sizing {
+    /// CPU of a replica stays, their number follows.
+    KeepSize,
+    /// The number of replicas stays, their CPU follows.
+    KeepReplicas,
+    /// CPU of a replica becomes this share of the most that is allowed, their number follows.
+    Share(f64),
+}
+
+/// One choice, before it is decoded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Form {
+    /// Replicas and CPU stay. Memory follows the working set where the set fits it.
+    Keep,
+    /// So many replicas more or less.
+    Replicas(i64),
+    /// So many times the replicas, at least one more or less.
+    TimesReplicas(f64),
+    /// So many times the CPU.
+    TimesCpu(f64),
+    /// So many times the memory.
+    TimesMemory(f64),
+    /// Replicas more or less, and so many times the CPU.
+    Trade(i64, f64),
+    /// So many times what the load asks for.
+    Headroom(Sizing, f64),
+}
+
+/// Why a choice cannot be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Masked {
+    /// What is in force is not known.
+    NoAllocation,
+    /// What the load asks for is not known.
+    NoDemand,
+    /// The scope keeps what it would change.
+    Scope,
+    /// The bounds do not allow it.
+    Bounds,
+    /// It names the allocation that the choice of this number names.
+    Same(usize),
+}
+
+impl fmt::Display for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAllocation => f.write_str("what is in force is not known"),
+            Self::NoDemand => f.write_str("what the load asks for is not known"),
+            Self::Scope => f.write_str("outside the scope"),
+            Self::Bounds => f.write_str("outside the bounds"),
+            Self::Same(other) => write!(f, "the same as choice {other}"),
+        }
+    }
+}
+
+/// Which choices can be taken, a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Mask(pub u64);
+
+impl Mask {
+    /// Most choices that a mask can tell apart.
+    pub const MOST: usize = 64;
+
+    /// The first `count` choices, all of which can be taken.
+    #[must_use]
+    pub fn all(count: usize) -> Self {
+        Self(if count >= Self::MOST { u64::MAX } else { (1 << count) - 1 })
+    }
+
+    /// Whether choice number `index` can be taken.
+    #[must_use]
+    pub fn allows(self, index: usize) -> bool {
+        index < Self::MOST && self.0 >> index & 1 == 1
+    }
+
+    /// How many can be taken.
+    #[must_use]
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Those that can be taken, in order.
+    pub fn allowed(self) -> impl Iterator<Item = usize> {
+        (0..Self::MOST).filter(move |index| self.allows(*index))
+    }
+
+    /// The most valuable of those that can be taken, the first of equals; `None` where none can be. A value that is not a number is never chosen
+    /// before one that is.
+    #[must_use]
+    pub fn best(self, values: &[f32]) -> Option<usize> {
+        let mut best: Option<(usize, f32)> = None;
+        for (index, value) in values.iter().enumerate().filter(|(index, _)| self.allows(*index)) {
+            let value = if value.is_nan() { f32::NEG_INFINITY } else { *value };
+            if best.is_none_or(|(_, most)| value > most) {
+                best = Some((index, value));
+            }
+        }
+        best.map(|(index, _)| index)
+    }
+}
+
+/// The choices of an action set within a scope.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Actions {
+    set: ActionSet,
+    scope: Scope,
+    forms: Vec<Form>,
+}
+
+/// What each choice names for one State.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Menu {
+    entries: Vec<Result<Allocation, Masked>>,
+    mask: Mask,
+}
+
+impl Menu {
+    /// Which choices can be taken.
+    #[must_use]
+    pub fn mask(&self) -> Mask {
+        self.mask
+    }
+
+    /// What choice number `index` names, or why it cannot be taken.
+    ///
+    /// # Errors
+    /// Why it cannot be taken.
+    pub fn entry(&self, index: usize) -> Result<Allocation, Masked> {
+        self.entries.get(index).copied().unwrap_or(Err(Masked::Scope))
+    }
+}
+
+impl Actions {
+    /// The choices of `set`; those outside `scope` are masked, so that every scope has the same network.
+    #[must_use]
+    pub fn new(set: ActionSet, scope: Scope) -> Self {
+        let forms = match set {
+            ActionSet::Step => vec![
+                Form::Keep,
+                Form::Replicas(-1),
+                Form::Replicas(1),
+                Form::Replicas(2),
+                Form::TimesReplicas(1.5),
+                Form::TimesCpu(0.8),
+                Form::TimesCpu(1.25),
+                Form::TimesMemory(0.8),
+                Form::TimesMemory(1.25),
+                Form::Trade(-1, 1.25),
+                Form::Trade(1, 0.8),
+            ],
+            // Steps besides: what waits for others more than it computes asks for replicas that its CPU does not tell.
+            ActionSet::Headroom => {
+                let sizings = [Sizing::KeepSize, Sizing::KeepReplicas].into_iter().chain(SIZES.map(Sizing::Share));
+                let headroom = sizings.flat_map(|sizing| FACTORS.map(|factor| Form::Headroom(sizing, factor)));
+                std::iter::once(Form::Keep).chain(headroom).chain([Form::Replicas(-1), Form::TimesReplicas(1.5)]).collect()
+            }
+        };
+        Self { set, scope, forms }
+    }
+
+    /// Which set these are.
+    #[must_use]
+    pub fn set(&self) -> ActionSet {
+        self.set
+    }
+
+    /// Which scope they keep to.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// How many choices there are, at most [`Mask::MOST`].
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.forms.len()
+    }
+
+    /// What choice number `index` is called.
+    #[must_use]
+    pub fn name(&self, index: usize) -> String {
+        self.forms.get(index).map_or_else(|| format!("choice {index}"), Form::to_string)
+    }
+
+    /// What they are called, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.forms.iter().map(Form::to_string).collect()
+    }
+
+    /// What each choice names for `state`, into `menu`.
+    pub fn decode(&self, state: &State, menu: &mut Menu) {
+        menu.entries.clear();
+        menu.mask = Mask::default();
+        let Some(in_force) = state.allocation else {
+            menu.entries.resize(self.count(), Err(Masked::NoAllocation));
+            return;
+        };
+        let case =
+            Case { state, in_force, demand: Estimate::of(state).map(|estimate| estimate.cores), memory: self.memory(state, in_force) };
+        for (index, form) in self.forms.iter().enumerate() {
+            let named = case.decode(*form, self.scope);
+            let same =
+                |wanted| menu.entries.iter().position(|earlier| *earlier == Ok(wanted)).map_or(Ok(wanted), |at| Err(Masked::Same(at)));
+            let entry = named.and_then(same);
+            menu.mask.0 |= u64::from(entry.is_ok()) << index;
+            menu.entries.push(entry);
+        }
+    }
+
+    /// What memory a replica is given where the choice does not say it: in `headroom` it follows the working set, since more than that buys nothing.
+    fn memory(&self, state: &State, in_force: Allocation) -> Mebibytes {
+        if self.set == ActionSet::Step || self.scope == Scope::Horizontal {
+            return in_force.memory_mib;
+        }
+        fitted_memory(state, in_force.memory_mib)
+    }
+}
+
+/// Memory in force where it is 1.2 to 2 times the largest working set seen, else 1.5 times that; half as much again after a kill for memory.
+fn fitted_memory(state: &State, in_force: Mebibytes) -> Mebibytes {
+    let windows = &state.windows;
+    let clamp = |memory| state.bounds.memory_mib.clamp(memory);
+    if windows.tick.oom_kills > 0 {
+        return clamp(in_force.scaled(1.5));
+    }
+    let usage =
+        [&windows.tick, &windows.short, &windows.long].into_iter().filter_map(|window| measured(window.memory_mib.map(|usage| usage.max)));
+    let Some(used) = usage.max_by(f64::total_cmp).filter(|used| *used > 0.0) else { return in_force };
+    let margin = f64::from(in_force.0) / used;
+    let killed_lately = windows.long.oom_kills > 0;
+    if margin < 1.2 || (margin > 2.0 && !killed_lately) { clamp(Mebibytes((used * 1.5).ceil() as u32)) } else { in_force }
+}
+
+struct Case<'a> {
+    state: &'a State,
+    in_force: Allocation,
+    demand: Option<f64>,
+    memory: Mebibytes,
+}
+
+impl Case<'_> {
+    fn decode(&self, form: Form, scope: Scope) -> Result<Allocation, Masked> {
+        let now = Allocation { memory_mib: self.memory, ..self.in_force };
+        let wanted = match form {
+            Form::Keep => return Ok(self.state.bounds.clamp(now)),
+            Form::Replicas(by) => Allocation { replicas: stepped(now.replicas, by)?, ..now },
+            Form::TimesReplicas(factor) => Allocation { replicas: Replicas(now.replicas.scaled(factor).0.max(now.replicas.0 + 1)), ..now },
+            Form::TimesCpu(factor) => Allocation { cpu_millicores: now.cpu_millicores.scaled(factor), ..now },
+            Form::TimesMemory(factor) => Allocation { memory_mib: now.memory_mib.scaled(factor), ..now },
+            Form::Trade(by, factor) => {
+                Allocation { replicas: stepped(now.replicas, by)?, cpu_millicores: now.cpu_millicores.scaled(factor), ..now }
+            }
+            Form::Headroom(sizing, factor) => self.headroom(now, sizing, self.demand.ok_or(Masked::NoDemand)? * factor)?,
+        };
+        let allowed = self.state.bounds.clamp(wanted);
+        if !form.within(scope) || (scope == Scope::Horizontal && allowed.cpu_millicores != self.in_force.cpu_millicores) {
+            return Err(Masked::Scope);
+        }
+        Ok(allowed)
+    }
+
+    fn headroom(&self, now: Allocation, sizing: Sizing, cores: f64) -> Result<Allocation, Masked> {
+        let bounds = &self.state.bounds;
+        let sized = |cpu: Millicores| Allocation { replicas: replicas(cores, cpu), cpu_millicores: cpu, ..now };
+        match sizing {
+            Sizing::KeepSize => Ok(sized(bounds.cpu_millicores.clamp(now.cpu_millicores))),
+            Sizing::Share(share) => {
+                let cpu = bounds.cpu_millicores.max().scaled(share);
+                if bounds.cpu_millicores.contains(cpu) { Ok(sized(cpu)) } else { Err(Masked::Bounds) }
+            }
+            Sizing::KeepReplicas if now.replicas.0 == 0 => Err(Masked::Bounds),
+            Sizing::KeepReplicas => Ok(Allocation { cpu_millicores: on_grid(cores / f64::from(now.replicas.0)), ..now }),
+        }
+    }
+}
+
+/// So many replicas more or less; fewer than none cannot be.
+fn stepped(replicas: Replicas, by: i64) -> Result<Replicas, Masked> {
+    u32::try_from(i64::from(replicas.0) + by).map(Replicas).map_err(|_| Masked::Bounds)
+}
+
+/// Replicas of `cpu` that provide `cores`; at least one where there is any demand.
+fn replicas(cores: f64, cpu: Millicores) -> Replicas {
+    // A whole number that rounding put a hair above itself is that number.
+    Replicas((cores / cpu.cores().max(1e-3) - 1e-9).ceil().max(0.0) as u32)
+}
+
+/// The next step at or above `cores` on a ladder of tenths more, so that noise in the estimate does not resize replicas.
+fn on_grid(cores: f64) -> Millicores {
+    const STEP: f64 = 1.1;
+    let least = 0.01;
+    let steps = ((cores.max(least) / least).ln() / STEP.ln() - 1e-9).ceil();
+    Millicores((least * STEP.powf(steps) * 1000.0).round() as u32)
+}
+
+impl Form {
+    /// Whether it changes nothing that `scope` keeps, as far as its form says.
+    fn within(self, scope: Scope) -> bool {
+        let changes = match self {
+            Self::Keep => return true,
+            Self::Replicas(_) | Self::TimesReplicas(_) | Self::Headroom(Sizing::KeepSize, _) => Scope::Horizontal,
+            Self::TimesCpu(_) | Self::TimesMemory(_) | Self::Headroom(Sizing::KeepReplicas, _) => Scope::Vertical,
+            Self::Trade(..) | Self::Headroom(Sizing::Share(_), _) => Scope::Joint,
+        };
+        scope == Scope::Joint || scope == changes
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keep => f.write_str("keep"),
+            Self::Replicas(by) => write!(f, "replicas {by:+}"),
+            Self::TimesReplicas(factor) => write!(f, "replicas x{factor}"),
+            Self::TimesCpu(factor) => write!(f, "cpu x{factor}"),
+            Self::TimesMemory(factor) => write!(f, "memory x{factor}"),
+            Self::Trade(by, factor) => write!(f, "replicas {by:+}, cpu x{factor}"),
+            Self::Headroom(Sizing::KeepSize, factor) => write!(f, "demand x{factor} by replicas"),
+            Self::Headroom(Sizing::KeepReplicas, factor) => write!(f, "demand x{factor} by size"),
+            Self::Headroom(Sizing::Share(share), factor) => write!(f, "demand x{factor} in replicas of {share} of the largest"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

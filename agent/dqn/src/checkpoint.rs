@@ -1,0 +1,281 @@
+//! Checkpoints: a trained network as bytes, with everything that must match before it may decide. Owns the form; a checkpoint is data and is never run.
+//!
+//! Form: the line `qscale-dqn 1`, the length of the header in ASCII digits and a newline, the header as JSON, then 32-bit floats, little end first: shifts
+//! and scales of the inputs, weights, and where training can go on, weights of the target and the optimiser's two moments. Everything is bounded before it
+//! is read, and a sum over the floats finds what was cut or flipped.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::actions::{ActionSet, Actions, Scope};
+use crate::learner::{Hyperparameters, Moments, Progress};
+use crate::network::{Architecture, Weights};
+use crate::observation;
+
+/// First line of every checkpoint.
+const MAGIC: &[u8] = b"qscale-dqn 1\n";
+
+/// Largest checkpoint that is read, in bytes: the widest network of the default depth with its training state has some 25 MB.
+pub const MOST_BYTES: usize = 64 << 20;
+
+/// Longest header that is read, in bytes.
+const MOST_HEADER: usize = 256 << 10;
+
+/// What a checkpoint holds besides numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Version of the observation.
+    pub observation: u32,
+    /// Names of the features, in order.
+    pub features: Vec<String>,
+    /// Which choices there are.
+    pub action_set: ActionSet,
+    /// Which of them may be taken.
+    pub scope: Scope,
+    /// Names of the choices, in order.
+    pub actions: Vec<String>,
+    /// What the terms of the reward weighed in training; absent where it was not a function's reward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<qscale_common::policy::RewardWeights>,
+    /// Seed of the training run.
+    pub seed: u64,
+    /// What the learner was told.
+    pub hyperparameters: Hyperparameters,
+    /// Choices made in training: where exploration goes on.
+    pub choices: u64,
+    /// Updates made in training.
+    pub updates: u64,
+    /// Steps of the optimiser; absent where training cannot go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimiser_steps: Option<u64>,
+    /// What the network looks like.
+    pub architecture: Architecture,
+    /// Sum over the floats, by [`checksum`].
+    checksum: u64,
+    /// What else whoever trained it says of it, at most 4 KiB.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// A trained network with what must match.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// What it is.
+    pub header: Header,
+    /// The network.
+    pub weights: Weights,
+    /// What is needed to go on; absent where training cannot.
+    pub progress: Option<Progress>,
+}
+
+/// Why bytes are no checkpoint, or not one that may decide here.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CheckpointError {
+    /// Longer than what is read.
+    #[error("checkpoint of {0} bytes, at most {MOST_BYTES} are read")]
+    Oversized(usize),
+    /// Not of this form.
+    #[error("not a checkpoint: {0}")]
+    Form(String),
+    /// The header cannot be read.
+    #[error("header of the checkpoint: {0}")]
+    Header(String),
+    /// The numbers are not those that the header speaks of.
+    #[error("numbers of the checkpoint: {0}")]
+    Numbers(String),
+    /// Trained for something else; says what differs.
+    #[error("the checkpoint does not match: {}", .0.join("; "))]
+    Mismatch(Vec<String>),
+}
+
+/// What a checkpoint is for, besides its numbers.
+#[derive(Debug, Clone)]
+pub struct Purpose {
+    /// The choices.
+    pub actions: Actions,
+    /// What the terms of the reward weighed.
+    pub reward: Option<qscale_common::policy::RewardWeights>,
+    /// What else is said of it.
+    pub note: String,
+}
+
+impl Checkpoint {
+    /// A checkpoint of `weights`, trained with `hyperparameters` from `seed` for `purpose`.
+    #[must_use]
+    pub fn new(weights: Weights, progress: Option<Progress>, hyperparameters: &Hyperparameters, seed: u64, purpose: &Purpose) -> Self {
+        let mut checkpoint = Self {
+            header: Header {
+                observation: observation::VERSION,
+                features: observation::names(),
+                action_set: purpose.actions.set(),
+                scope: purpose.actions.scope(),
+                actions: purpose.actions.names(),
+                reward: purpose.reward,
+                seed,
+                hyperparameters: hyperparameters.clone(),
+                choices: progress.as_ref().map_or(0, |progress| progress.choices),
+                updates: progress.as_ref().map_or(0, |progress| progress.updates),
+                optimiser_steps: progress.as_ref().map(|progress| progress.moments.steps),
+                architecture: weights.architecture().clone(),
+                checksum: 0,
+                note: purpose.note.chars().take(1024).collect(),
+            },
+            weights,
+            progress,
+        };
+        checkpoint.header.checksum = checksum(checkpoint.sections().into_iter().flatten());
+        checkpoint
+    }
+
+    /// The runs of floats, in the order in which they are written.
+    fn sections(&self) -> Vec<&[f32]> {
+        let (shift, scale) = self.weights.normalisation();
+        let mut sections = vec![shift, scale, self.weights.values()];
+        if let Some(Progress { target, moments, .. }) = &self.progress {
+            sections.extend([target.values(), &moments.first, &moments.second]);
+        }
+        sections
+    }
+
+    /// The checkpoint as bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let header = serde_json::to_vec(&self.header).expect("a header holds only names and numbers, which JSON can write");
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(format!("{}\n", header.len()).as_bytes());
+        bytes.extend_from_slice(&header);
+        for value in self.sections().into_iter().flatten() {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads a checkpoint. What it was trained for is not judged: see [`Checkpoint::check`].
+    ///
+    /// # Errors
+    /// When `bytes` are too many, not of the form, cut, changed, or hold a number that is not finite or outside its range.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        if bytes.len() > MOST_BYTES {
+            return Err(CheckpointError::Oversized(bytes.len()));
+        }
+        let form = |reason: &str| CheckpointError::Form(reason.to_owned());
+        let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| form("it does not begin with the line `qscale-dqn 1`"))?;
+        let line = rest.iter().take(10).position(|byte| *byte == b'\n').ok_or_else(|| form("the header's length is missing"))?;
+        let length = std::str::from_utf8(&rest[..line]).ok().and_then(|digits| digits.parse::<usize>().ok());
+        let length = length.ok_or_else(|| form("the header's length is no number"))?;
+        let rest = &rest[line + 1..];
+        if length > MOST_HEADER || length > rest.len() {
+            return Err(CheckpointError::Form(format!("a header of {length} bytes, at most {} can be", MOST_HEADER.min(rest.len()))));
+        }
+        let (header, numbers) = rest.split_at(length);
+        let header: Header = serde_json::from_slice(header).map_err(|error| CheckpointError::Header(error.to_string()))?;
+        header.check().map_err(CheckpointError::Header)?;
+        header.with_numbers(numbers).map_err(CheckpointError::Numbers)
+    }
+
+    /// Whether this was trained for the observation of this program, and for choices of its own set and scope as this program has them.
+    ///
+    /// # Errors
+    /// Says everything that differs.
+    pub fn check(&self) -> Result<Actions, CheckpointError> {
+        let header = &self.header;
+        let actions = Actions::new(header.action_set, header.scope);
+        let mut differs = Vec::new();
+        if header.observation != observation::VERSION {
+            differs.push(format!("observation of version {}, this program has version {}", header.observation, observation::VERSION));
+        }
+        differs.extend(difference("feature", &header.features, &observation::names()));
+        differs.extend(difference("action", &header.actions, &actions.names()));
+        if header.architecture.inputs != observation::COUNT {
+            differs.push(format!("a network of {} inputs, the observation has {}", header.architecture.inputs, observation::COUNT));
+        }
+        if header.architecture.actions != actions.count() {
+            differs.push(format!(
+                "a network of {} actions, the set {} has {}",
+                header.architecture.actions,
+                header.action_set,
+                actions.count()
+            ));
+        }
+        if differs.is_empty() { Ok(actions) } else { Err(CheckpointError::Mismatch(differs)) }
+    }
+
+    /// A word that no other network shares, for decision records: the sum over its weights in sixteen digits.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        format!("{:016x}", checksum(self.weights.values()))
+    }
+}
+
+impl Header {
+    fn check(&self) -> Result<(), String> {
+        self.architecture.check()?;
+        self.hyperparameters.check()?;
+        if self.features.len() > Architecture::WIDEST || self.actions.len() > crate::actions::Mask::MOST {
+            return Err(format!("{} features and {} actions, more than any network has", self.features.len(), self.actions.len()));
+        }
+        if self.note.len() > 4096 {
+            return Err(format!("a note of {} bytes, must be at most 4096", self.note.len()));
+        }
+        Ok(())
+    }
+
+    fn with_numbers(self, bytes: &[u8]) -> Result<Checkpoint, String> {
+        let (inputs, parameters) = (self.architecture.inputs, self.architecture.parameters());
+        let expected = 2 * inputs + parameters * if self.optimiser_steps.is_some() { 4 } else { 1 };
+        if bytes.len() != expected * 4 {
+            return Err(format!("{} bytes, the header speaks of {}", bytes.len(), expected * 4));
+        }
+        let numbers: Vec<f32> = bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+        let sum = checksum(&numbers);
+        if sum != self.checksum {
+            return Err(format!("their sum is {sum:016x}, the header says {:016x}", self.checksum));
+        }
+        let mut rest = numbers.as_slice();
+        let mut take = |count: usize| {
+            let (taken, others) = rest.split_at(count);
+            rest = others;
+            taken.to_vec()
+        };
+        let (shift, scale) = (take(inputs), take(inputs));
+        let weights = Weights::from_parts(self.architecture.clone(), take(parameters), shift.clone(), scale.clone())?;
+        let progress = match self.optimiser_steps {
+            None => None,
+            Some(steps) => {
+                let target = Weights::from_parts(self.architecture.clone(), take(parameters), shift, scale)?;
+                let moments = Moments { steps, first: take(parameters), second: take(parameters) };
+                if moments.first.iter().any(|value| !value.is_finite())
+                    || moments.second.iter().any(|value| !(value.is_finite() && *value >= 0.0))
+                {
+                    return Err("a moment of the optimiser is not a finite number, or a second moment is below zero".into());
+                }
+                Some(Progress { target, moments, choices: self.choices, updates: self.updates })
+            }
+        };
+        Ok(Checkpoint { header: self, weights, progress })
+    }
+}
+
+/// What differs between two lists of names: the first name that does, and the lengths.
+fn difference(what: &str, found: &[String], expected: &[String]) -> Option<String> {
+    if found == expected {
+        return None;
+    }
+    let at = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    Some(match at {
+        Some(at) => {
+            let cut: String = found[at].chars().take(100).collect();
+            format!("{what} {at} is `{cut}`, this program has `{}`", expected[at])
+        }
+        None => format!("{} {what}s, this program has {}", found.len(), expected.len()),
+    })
+}
+
+/// FNV-1a of 64 bits over the floats' bits (Fowler, Noll and Vo): finds accidents, proves nothing.
+fn checksum<'a>(values: impl IntoIterator<Item = &'a f32>) -> u64 {
+    values.into_iter().fold(0xcbf2_9ce4_8422_2325, |sum, value| (sum ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::device::cpu;
+use crate::{Learner, Scope};
+
+fn purpose() -> Purpose {
+    Purpose { actions: Actions::new(ActionSet::Headroom, Scope::Joint), reward: Some(Default::default()), note: "from a test".into() }
+}
+
+fn checkpoint() -> Checkpoint {
+    let hyperparameters = Hyperparameters { hidden: vec![8], ..Hyperparameters::default() };
+    let learner = Learner::new(hyperparameters, observation::COUNT, purpose().actions.count(), 9, &cpu()).expect("valid");
+    let weights = learner.network().weights().expect("the CPU does not fail");
+    let progress = learner.progress().expect("the CPU does not fail");
+    Checkpoint::new(weights, Some(progress), learner.parameters(), learner.seed(), &purpose())
+}
+
+#[test]
+fn a_checkpoint_is_read_as_it_was_written_and_matches() {
+    for checkpoint in [checkpoint(), Checkpoint { progress: None, ..checkpoint() }] {
+        let hyperparameters = checkpoint.header.hyperparameters.clone();
+        let again = Checkpoint::new(checkpoint.weights.clone(), checkpoint.progress.clone(), &hyperparameters, 9, &purpose());
+        assert_eq!(Checkpoint::from_bytes(&again.to_bytes()), Ok(again.clone()));
+        assert_eq!(again.check(), Ok(purpose().actions));
+    }
+}
+
+#[test]
+fn what_differs_is_said() {
+    let mut other = checkpoint();
+    other.header.features[3] = "moon_phase".into();
+    other.header.observation = 0;
+    other.header.actions.pop();
+    assert_eq!(
+        other.check().expect_err("it does not match").to_string(),
+        "the checkpoint does not match: observation of version 0, this program has version 1; feature 3 is `moon_phase`, this program has \
+         `rate_tick_over_short`; 44 actions, this program has 45"
+    );
+    let mut other = checkpoint();
+    other.header.action_set = ActionSet::Step;
+    let error = other.check().expect_err("it does not match").to_string();
+    assert!(error.contains("a network of 45 actions, the set step has 11"), "{error}");
+}
+
+#[test]
+fn what_is_cut_changed_or_too_long_is_refused_and_says_why() {
+    let bytes = checkpoint().to_bytes();
+    let refusal = |bytes: &[u8]| Checkpoint::from_bytes(bytes).expect_err("must be refused").to_string();
+    assert_eq!(refusal(b"PK\x03\x04"), "not a checkpoint: it does not begin with the line `qscale-dqn 1`");
+    assert!(refusal(&bytes[..bytes.len() - 4]).contains("the header speaks of"));
+    assert!(refusal(b"qscale-dqn 1\n99999999\n{}").contains("a header of 99999999 bytes"));
+    let mut flipped = bytes.clone();
+    *flipped.last_mut().expect("not empty") ^= 1;
+    assert!(refusal(&flipped).contains("their sum is"));
+    assert_eq!(refusal(&vec![0; MOST_BYTES + 1]), format!("checkpoint of {} bytes, at most {MOST_BYTES} are read", MOST_BYTES + 1));
+}
+
+#[test]
+fn numbers_that_are_none_are_refused_though_their_sum_is_right() {
+    let good = checkpoint();
+    let mut bytes = good.to_bytes();
+    let numbers = good.sections().into_iter().map(<[f32]>::len).sum::<usize>();
+    let at = bytes.len() - numbers * 4;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let values: Vec<f32> = bytes[at..].chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four"))).collect();
+    let said = format!("\"checksum\":{}", good.header.checksum);
+    let text = String::from_utf8_lossy(&bytes[..at]).replace(&said, &format!("\"checksum\":{}", checksum(&values)));
+    let json = text.split_once('{').map(|(_, rest)| format!("{{{rest}")).expect("a header");
+    let forged = [format!("qscale-dqn 1\n{}\n{json}", json.len()).into_bytes(), bytes[at..].to_vec()].concat();
+    let error = Checkpoint::from_bytes(&forged).expect_err("must be refused").to_string();
+    assert!(error.starts_with("numbers of the checkpoint: weight ") && error.ends_with(" is not a finite number"), "{error}");
+}
+
+#[test]
+fn a_header_cannot_ask_for_more_than_any_network_has() {
+    let header = serde_json::to_value(&checkpoint().header).expect("it is written");
+    for (pointer, value) in [
+        ("/architecture/inputs", serde_json::json!(1_000_000_000_000_u64)),
+        ("/architecture/hidden", serde_json::json!(vec![1024; 9])),
+        ("/architecture/actions", serde_json::json!(0)),
+        ("/hyperparameters/capacity", serde_json::json!(u64::MAX)),
+        ("/hyperparameters/batch", serde_json::json!(-1)),
+        ("/note", serde_json::json!("x".repeat(5000))),
+    ] {
+        let mut header = header.clone();
+        *header.pointer_mut(pointer).expect("it is there") = value;
+        let json = header.to_string();
+        let error = Checkpoint::from_bytes(format!("qscale-dqn 1\n{}\n{json}", json.len()).as_bytes()).expect_err("must be refused");
+        assert!(matches!(error, CheckpointError::Header(_)), "{pointer}: {error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300), known in any::<bool>()) {
+        let bytes = if known { [MAGIC, &bytes].concat() } else { bytes };
+        prop_assert!(Checkpoint::from_bytes(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_or_harmless(at in any::<prop::sample::Index>(), by in 1..=255u8) {
+        let mut bytes = checkpoint().to_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] ^= by;
+        // A change within a name or a hyperparameter may leave a valid checkpoint, which then is judged by what it says.
+        if let Ok(read) = Checkpoint::from_bytes(&bytes) {
+            prop_assert_eq!(&read.weights, &checkpoint().weights);
+        }
+    }
+}

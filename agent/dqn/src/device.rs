@@ -1,0 +1,78 @@
+//! Devices: where networks compute. Owns opening one; which one is worth using is measured by whoever asks.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+use thiserror::Error;
+
+/// Where a network should compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// On the CPU.
+    #[default]
+    Cpu,
+    /// On a GPU: discrete, integrated or virtual, the first that opens. A GPU that a CPU plays is none.
+    Gpu,
+}
+
+/// There is no such device here.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("no GPU can be used: {0}")]
+pub struct NoDevice(pub String);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            "gpu" => Ok(Self::Gpu),
+            other => Err(format!("device = {other:?}, must be one of cpu gpu")),
+        }
+    }
+}
+
+/// The CPU, which is always there.
+#[must_use]
+pub fn cpu() -> Device {
+    Device::flex()
+}
+
+/// Opens a device of `kind`.
+///
+/// # Errors
+/// When there is no GPU, or this program was built without the feature `gpu`.
+pub fn open(kind: Kind) -> Result<Device, NoDevice> {
+    match kind {
+        Kind::Cpu => Ok(cpu()),
+        Kind::Gpu => gpu(),
+    }
+}
+
+/// A driver may end the process that opens it: whoever must live on opens it in a child process first.
+#[cfg(feature = "gpu")]
+fn gpu() -> Result<Device, NoDevice> {
+    use burn::tensor::DeviceKind;
+    let mut refusals = Vec::new();
+    for kind in [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)] {
+        match Device::wgpu_options().device_kind(kind).init() {
+            Ok(device) => return Ok(device),
+            Err(error) => refusals.push(error.to_string()),
+        }
+    }
+    Err(NoDevice(refusals.join("; ")))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpu() -> Result<Device, NoDevice> {
+    Err(NoDevice("this program was built without the feature `gpu`".into()))
+}

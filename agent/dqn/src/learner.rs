@@ -1,0 +1,325 @@
+//! The learner: double DQN with a dueling network, n-step returns and replay. Owns the update and what it needs; must not know what is learned about.
+//!
+//! Deviations from textbook DQN (Mnih et al., Nature 2015), each chosen for control of a function rather than of a game:
+//! - Double targets, a dueling head, n-step returns and, where asked for, priorities, as Rainbow has them (Hessel et al., AAAI 2018); none of its noise.
+//!   n-step returns are not corrected for exploration, as in Rainbow.
+//! - The target follows softly at every update, not by copies.
+//! - Each hidden layer is normalised; what is seen is normalised by means and deviations of the first steps, which then stay as they are.
+//! - Choices that cannot be made are masked in choosing and in targets.
+//! - Targets, errors and the loss' gradient by the values are computed as plain numbers ([`crate::loss`]) and handed to burn as a constant; burn
+//!   differentiates the network. No gradient can reach a target, and a test differentiates burn's own loss to hold the two against each other.
+//! - Gradients are not clipped: Huber's loss bounds what each transition adds.
+//! - Chance is drawn from streams named by the seed and the number of the choice or update, so that whoever resumes goes on with the same chance.
+
+mod adam;
+mod normaliser;
+mod parameters;
+
+pub use parameters::Hyperparameters;
+
+use burn::tensor::{Device, Tensor};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use thiserror::Error;
+
+use crate::actions::Mask;
+use crate::explore::choose;
+use crate::loss::{self, Values, Verdict};
+use crate::network::{Architecture, DeviceFailed, Network, Weights, read};
+use crate::replay::{Batch, Ending, Replay, Sampling, Steps};
+use adam::Adam;
+pub use adam::Moments;
+use normaliser::Normaliser;
+
+/// A learner of action values.
+pub struct Learner {
+    parameters: Hyperparameters,
+    seed: u64,
+    online: Network,
+    target: Network,
+    adam: Adam,
+    replay: Replay,
+    lanes: Vec<Steps>,
+    normaliser: Option<Normaliser>,
+    batch: Batch,
+    choices: u64,
+    updates: u64,
+}
+
+/// Why there is no learner, or why it could not go on.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LearnerError {
+    /// A hyperparameter outside its range.
+    #[error("{0}")]
+    Invalid(String),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceFailed),
+}
+
+/// What one update said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update {
+    /// The loss before it.
+    pub loss: f32,
+    /// Mean of what was expected of the batch's choices.
+    pub value: f32,
+    /// Mean size of the errors.
+    pub error: f32,
+}
+
+/// What is needed besides the weights in order to go on learning.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// Weights of the target network.
+    pub target: Weights,
+    /// The optimiser's moments.
+    pub moments: Moments,
+    /// Choices made so far: where exploration is.
+    pub choices: u64,
+    /// Updates made so far.
+    pub updates: u64,
+}
+
+/// What a batch says, and which way down is.
+struct Slope {
+    verdict: Verdict,
+    value: f32,
+    gradients: Vec<Option<Tensor<2>>>,
+}
+
+impl Learner {
+    /// A learner that begins, of observations of `inputs` numbers, on `device`.
+    ///
+    /// # Errors
+    /// When a hyperparameter lies outside its range.
+    pub fn new(parameters: Hyperparameters, inputs: usize, actions: usize, seed: u64, device: &Device) -> Result<Self, LearnerError> {
+        let Hyperparameters { hidden, dueling, layer_norm, .. } = parameters.clone();
+        let architecture = Architecture { inputs, hidden, actions, dueling, layer_norm };
+        let weights = Weights::begin(architecture, &mut stream(seed, Purpose::Weights, 0)).map_err(LearnerError::Invalid)?;
+        let normaliser = parameters.normalise.then(|| Normaliser::new(inputs));
+        Self::assemble(parameters, &weights, None, normaliser, seed, device)
+    }
+
+    /// A learner that goes on from `weights`, and from `progress` where that was kept; what it lived through before is forgotten.
+    ///
+    /// # Errors
+    /// When a hyperparameter lies outside its range, or weights and progress do not belong together.
+    pub fn resume(
+        parameters: Hyperparameters,
+        weights: &Weights,
+        progress: Option<&Progress>,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, LearnerError> {
+        let normaliser = (parameters.normalise && progress.is_none_or(|progress| progress.updates == 0))
+            .then(|| Normaliser::new(weights.architecture().inputs));
+        Self::assemble(parameters, weights, progress, normaliser, seed, device)
+    }
+
+    fn assemble(
+        parameters: Hyperparameters,
+        weights: &Weights,
+        progress: Option<&Progress>,
+        normaliser: Option<Normaliser>,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, LearnerError> {
+        parameters.check().map_err(LearnerError::Invalid)?;
+        let architecture = weights.architecture();
+        let target = progress.map_or(weights, |progress| &progress.target);
+        if target.architecture() != architecture {
+            return Err(LearnerError::Invalid("the target network has another architecture than the network".into()));
+        }
+        let adam = match progress {
+            Some(progress) => Adam::resume(architecture, &progress.moments, device).map_err(LearnerError::Invalid)?,
+            None => Adam::new(architecture, device),
+        };
+        Ok(Self {
+            online: Network::new(weights, device),
+            target: Network::new(target, device),
+            adam,
+            replay: Replay::new(architecture.inputs, parameters.capacity, parameters.sampling),
+            lanes: Vec::new(),
+            normaliser,
+            batch: Batch::default(),
+            choices: progress.map_or(0, |progress| progress.choices),
+            updates: progress.map_or(0, |progress| progress.updates),
+            parameters,
+            seed,
+        })
+    }
+
+    /// Chooses for each of `observations`, row by row, among what its mask allows, exploring as the schedule says; `None` where nothing is allowed.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn choose(&mut self, observations: &[f32], masks: &[Mask]) -> Result<Vec<Option<usize>>, DeviceFailed> {
+        let actions = self.online.architecture().actions;
+        let mut rng = stream(self.seed, Purpose::Exploration, self.choices);
+        let values = self.online.values(observations)?;
+        let choices = masks.iter().zip(values.chunks_exact(actions)).map(|(mask, values)| {
+            let epsilon = self.parameters.exploration.epsilon(self.choices);
+            self.choices += 1;
+            choose(values, *mask, epsilon, &mut rng)
+        });
+        Ok(choices.collect())
+    }
+
+    /// Takes in one step of environment number `lane`: what was seen, what was chosen, what it was worth, what was seen then, what could be chosen there.
+    pub fn remember(&mut self, lane: usize, observation: &[f32], action: usize, reward: f32, next: (&[f32], Mask), ending: Ending) {
+        let (length, discount) = (self.parameters.steps, self.parameters.discount);
+        while self.lanes.len() <= lane {
+            self.lanes.push(Steps::new(length, discount));
+        }
+        if let Some(normaliser) = &mut self.normaliser {
+            normaliser.see(observation);
+        }
+        self.lanes[lane].push(observation, action as u8, reward, next, ending, &mut self.replay);
+    }
+
+    /// Says that a step of environment number `lane` is missing, so that no return reaches across it.
+    pub fn interrupt(&mut self, lane: usize) {
+        if let Some(steps) = self.lanes.get_mut(lane) {
+            steps.interrupt();
+        }
+    }
+
+    /// Learns from one batch; `None` while too little was lived through.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn update(&mut self) -> Result<Option<Update>, DeviceFailed> {
+        if self.replay.len() < self.parameters.warm_up.max(1) {
+            return Ok(None);
+        }
+        if let Some(normaliser) = self.normaliser.take() {
+            let (shift, scale) = normaliser.told();
+            self.online.normalise(&shift, &scale);
+            self.target.normalise(&shift, &scale);
+        }
+        let mut rng = stream(self.seed, Purpose::Replay, self.updates);
+        self.replay.sample(self.parameters.batch, self.beta(), &mut rng, &mut self.batch);
+        let batch = std::mem::take(&mut self.batch);
+        let verdict = self.learn(&batch);
+        self.batch = batch;
+        let (verdict, value) = verdict?;
+        self.replay.learned(&self.batch.places, &verdict.errors);
+        self.updates += 1;
+        let error = verdict.errors.iter().map(|error| error.abs()).sum::<f32>() / verdict.errors.len() as f32;
+        Ok(Some(Update { loss: verdict.loss, value, error }))
+    }
+
+    /// One gradient step on `batch`: what it said, and the mean value of its choices before.
+    fn learn(&mut self, batch: &Batch) -> Result<(Verdict, f32), DeviceFailed> {
+        let Slope { verdict, value, gradients } = self.slope(batch)?;
+        self.adam.step(&mut self.online.tensors, gradients, self.parameters.learning_rate, self.parameters.adam_epsilon);
+        self.follow();
+        Ok((verdict, value))
+    }
+
+    /// What `batch` says, and the gradient of its loss by each of the network's tensors.
+    fn slope(&self, batch: &Batch) -> Result<Slope, DeviceFailed> {
+        let actions = self.online.architecture().actions;
+        let next = self.online.values(&batch.nexts)?;
+        let next_by_target = self.target.values(&batch.nexts)?;
+        // Leaves for this pass only. The weights themselves, and the target's, never lie in a graph.
+        let leaves: Vec<Tensor<2>> = self.online.tensors.iter().map(|tensor| Tensor::from_inner(tensor.clone()).require_grad()).collect();
+        let values = self.online.forward(&leaves, self.online.input(&batch.observations));
+        let seen = read(values.clone().inner())?;
+        let verdict =
+            loss::judge(batch, Values { seen: &seen, next: &next, next_by_target: &next_by_target }, actions, self.parameters.corner);
+        let gradient = self.online.rows(verdict.gradient.clone(), actions);
+        let mut gradients = (values * gradient).sum().backward();
+        let gradients = leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect();
+        let chosen = batch.actions.iter().zip(seen.chunks_exact(actions)).map(|(action, values)| values[usize::from(*action)]);
+        Ok(Slope { verdict, value: chosen.sum::<f32>() / batch.actions.len() as f32, gradients })
+    }
+
+    /// The target follows the network by a small part.
+    fn follow(&mut self) {
+        let rate = self.parameters.target_rate;
+        let old = std::mem::take(&mut self.target.tensors);
+        self.target.tensors = old
+            .into_iter()
+            .zip(&self.online.tensors)
+            .map(|(old, online)| old.mul_scalar(1.0 - rate) + online.clone().mul_scalar(rate))
+            .collect();
+    }
+
+    fn beta(&self) -> f32 {
+        match self.parameters.sampling {
+            Sampling::Uniform => 1.0,
+            Sampling::Prioritised { beta, beta_over, .. } => {
+                let done = if beta_over == 0 { 1.0 } else { (self.updates as f64 / beta_over as f64).min(1.0) };
+                beta + (1.0 - beta) * done as f32
+            }
+        }
+    }
+
+    /// The network that learns.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.online
+    }
+
+    /// What it was told.
+    #[must_use]
+    pub fn parameters(&self) -> &Hyperparameters {
+        &self.parameters
+    }
+
+    /// Its seed.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Choices made so far.
+    #[must_use]
+    pub fn choices(&self) -> u64 {
+        self.choices
+    }
+
+    /// Updates made so far.
+    #[must_use]
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Transitions that can be learned from.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.replay.len()
+    }
+
+    /// What is needed besides the weights in order to go on.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn progress(&self) -> Result<Progress, DeviceFailed> {
+        Ok(Progress { target: self.target.weights()?, moments: self.adam.moments()?, choices: self.choices, updates: self.updates })
+    }
+}
+
+/// What chance is drawn for.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    Weights = 1,
+    Exploration = 2,
+    Replay = 3,
+}
+
+/// Chance of its own for the `number`-th time of `purpose`: a round of splitmix64 between each (Steele, Lea and Flood, OOPSLA 2014).
+fn stream(seed: u64, purpose: Purpose, number: u64) -> SmallRng {
+    let mixed = |number: u64| {
+        let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    };
+    SmallRng::seed_from_u64(mixed(mixed(mixed(seed) ^ purpose as u64) ^ number))
+}
+
+#[cfg(test)]
+mod tests;

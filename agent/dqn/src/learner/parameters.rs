@@ -1,0 +1,105 @@
+//! Hyperparameters of the learner. Owns their defaults, ranges and sources.
+
+use serde::{Deserialize, Serialize};
+
+use crate::explore::Schedule;
+use crate::replay::Sampling;
+
+/// What the learner is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hyperparameters {
+    /// Widths of the hidden layers.
+    pub hidden: Vec<usize>,
+    /// Whether the head is dueling.
+    pub dueling: bool,
+    /// Whether hidden layers are normalised.
+    pub layer_norm: bool,
+    /// Whether what is seen is normalised by the mean and deviation of what was seen before the first update.
+    pub normalise: bool,
+    /// How much a reward counts one step later, 0 to below 1.
+    pub discount: f32,
+    /// Steps that a return sums, 1 to 100.
+    pub steps: usize,
+    /// Transitions that an update learns from, 1 to 65,536.
+    pub batch: usize,
+    /// Step size of the optimiser, above 0 and at most 1.
+    pub learning_rate: f32,
+    /// What Adam adds to the root of the second moment, above 0.
+    pub adam_epsilon: f32,
+    /// Error beyond which the loss grows in a straight line, above 0.
+    pub corner: f32,
+    /// Part by which the target follows at each update, above 0 and at most 1.
+    pub target_rate: f32,
+    /// Transitions that are kept, 1 to 10,000,000.
+    pub capacity: usize,
+    /// How they are drawn.
+    pub sampling: Sampling,
+    /// Transitions that are lived through before the first update.
+    pub warm_up: usize,
+    /// How often choices are left to chance.
+    pub exploration: Schedule,
+}
+
+impl Default for Hyperparameters {
+    /// For control of functions at ticks of seconds.
+    fn default() -> Self {
+        Self {
+            // Two layers of 128 to 256 (`learning.md`); 128 decides 100,000 functions within 60 ms on one core (`stack.md`).
+            hidden: vec![128, 128],
+            dueling: true,
+            layer_norm: true,
+            normalise: false,
+            // A horizon of 33 ticks, some three minutes of 5 s: longer than any start or stabilisation that a choice must wait for.
+            discount: 0.97,
+            // Rainbow (Hessel et al., AAAI 2018).
+            steps: 3,
+            // 128 to 256 gain most for each CPU second (`stack.md`).
+            batch: 128,
+            // CleanRL's DQN for classic control has 2.5e-4 at the same batch; a layer-normalised network bears twice that (PQN has 2.5e-4 to 5e-4).
+            learning_rate: 5e-4,
+            // Rainbow: 1.5e-4. Larger than Adam's own, so that small gradients near the end do not become large steps.
+            adam_epsilon: 1.5e-4,
+            // Mnih et al., Nature 2015, clip errors to 1.
+            corner: 1.0,
+            // Lillicrap et al., DDPG (ICLR 2016): 1e-3; 5e-3 is what Stable-Baselines3 and the study use.
+            target_rate: 5e-3,
+            capacity: 100_000,
+            // Schaul et al. (ICLR 2016), in proportion: alpha 0.6, beta from 0.4 to 1.
+            sampling: Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 50_000 },
+            warm_up: 2_000,
+            exploration: Schedule { from: 1.0, to: 0.05, over: 50_000 },
+        }
+    }
+}
+
+impl Hyperparameters {
+    /// # Errors
+    /// Names the first that lies outside its range.
+    pub fn check(&self) -> Result<(), String> {
+        let count = |name: &str, value: usize, most: usize| {
+            if (1..=most).contains(&value) { Ok(()) } else { Err(format!("{name} = {value}, must be from 1 to {most}")) }
+        };
+        count("steps", self.steps, 100)?;
+        count("batch", self.batch, 65_536)?;
+        count("capacity", self.capacity, 10_000_000)?;
+        let number = |name: &str, value: f32, most: f32| {
+            if value > 0.0 && value <= most { Ok(()) } else { Err(format!("{name} = {value}, must be above 0 and at most {most}")) }
+        };
+        number("learning_rate", self.learning_rate, 1.0)?;
+        number("adam_epsilon", self.adam_epsilon, 1.0)?;
+        number("corner", self.corner, 1e6)?;
+        number("target_rate", self.target_rate, 1.0)?;
+        if !(0.0..1.0).contains(&self.discount) {
+            return Err(format!("discount = {}, must be at least 0 and below 1", self.discount));
+        }
+        if let Sampling::Prioritised { alpha, beta, .. } = self.sampling {
+            for (name, share) in [("alpha", alpha), ("beta", beta)] {
+                if !(0.0..=1.0).contains(&share) {
+                    return Err(format!("sampling.{name} = {share}, must be from 0 to 1"));
+                }
+            }
+        }
+        self.exploration.check()
+    }
+}

@@ -1,0 +1,95 @@
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::*;
+use crate::device::cpu;
+
+fn architecture() -> Architecture {
+    Architecture { inputs: 3, hidden: vec![4, 5], actions: 2, dueling: true, layer_norm: true }
+}
+
+fn weights(architecture: Architecture) -> Weights {
+    Weights::begin(architecture, &mut SmallRng::seed_from_u64(1)).expect("valid")
+}
+
+#[test]
+fn a_network_gives_back_the_weights_that_it_was_given() {
+    let weights = weights(architecture());
+    assert_eq!(Network::new(&weights, &cpu()).weights(), Ok(weights));
+}
+
+/// The same by loops over the numbers.
+fn by_hand(weights: &Weights, input: &[f32]) -> Vec<f32> {
+    let architecture = weights.architecture();
+    let mut rest = weights.values();
+    let mut take = |count: usize| {
+        let (taken, others) = rest.split_at(count);
+        rest = others;
+        taken
+    };
+    let (shift, scale) = weights.normalisation();
+    let mut x: Vec<f64> = (0..input.len()).map(|i| f64::from((input[i] - shift[i]) * scale[i])).collect();
+    let linear = |x: &[f64], weight: &[f32], bias: &[f32]| -> Vec<f64> {
+        let width = bias.len();
+        (0..width)
+            .map(|column| f64::from(bias[column]) + (0..x.len()).map(|row| x[row] * f64::from(weight[row * width + column])).sum::<f64>())
+            .collect()
+    };
+    for &size in &architecture.hidden {
+        x = linear(&x, take(x.len() * size), take(size));
+        if architecture.layer_norm {
+            let (gain, offset) = (take(size), take(size));
+            let mean = x.iter().sum::<f64>() / size as f64;
+            let variance = x.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / size as f64;
+            x = x
+                .iter()
+                .zip(gain.iter().zip(offset))
+                .map(|(v, (g, o))| (v - mean) / (variance + EPSILON).sqrt() * f64::from(*g) + f64::from(*o))
+                .collect();
+        }
+        x.iter_mut().for_each(|value| *value = value.max(0.0));
+    }
+    let head = architecture.actions + usize::from(architecture.dueling);
+    let out = linear(&x, take(x.len() * head), take(head));
+    if !architecture.dueling {
+        return out.into_iter().map(|value| value as f32).collect();
+    }
+    let mean = out[1..].iter().sum::<f64>() / architecture.actions as f64;
+    out[1..].iter().map(|advantage| (out[0] + advantage - mean) as f32).collect()
+}
+
+#[test]
+fn values_are_those_of_the_formulas() {
+    for (dueling, layer_norm) in [(true, true), (false, true), (true, false), (false, false)] {
+        let begun = weights(Architecture { dueling, layer_norm, ..architecture() });
+        let weights = Weights::from_parts(begun.architecture().clone(), begun.values().to_vec(), vec![0.1, 0.2, 0.3], vec![1.0, 2.0, 0.5]);
+        let weights = weights.expect("as many as there were");
+        let network = Network::new(&weights, &cpu());
+        for input in [[0.0, 0.0, 0.0], [1.0, -1.0, 0.5], [30.0, 2.0, -7.0]] {
+            let values = network.values(&input).expect("the CPU does not fail");
+            let expected = by_hand(&weights, &input);
+            let close = values.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-4);
+            assert!(close, "{values:?} {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn a_row_is_worth_the_same_alone_and_among_others() {
+    let network = Network::new(&weights(Architecture { hidden: vec![64, 64], ..architecture() }), &cpu());
+    let rows: Vec<f32> = (0..300).map(|number| (number as f32 * 0.37).sin()).collect();
+    let together = network.values(&rows).expect("the CPU does not fail");
+    for (row, values) in rows.chunks_exact(3).zip(together.chunks_exact(2)) {
+        let alone = network.values(row).expect("the CPU does not fail");
+        assert!(alone.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-5), "{alone:?} {values:?}");
+    }
+    assert_eq!(network.values(&[]), Ok(Vec::new()));
+}
+
+#[test]
+fn sizes_outside_their_range_are_refused() {
+    let refusal = |architecture: Architecture| architecture.check().expect_err("must be refused");
+    assert_eq!(refusal(Architecture { actions: 65, ..architecture() }), "actions = 65, must be from 1 to 64");
+    assert_eq!(refusal(Architecture { inputs: 0, ..architecture() }), "inputs = 0, must be from 1 to 1024");
+    assert_eq!(refusal(Architecture { hidden: vec![], ..architecture() }), "number of hidden layers = 0, must be from 1 to 8");
+}

@@ -1,0 +1,140 @@
+//! Weights as plain numbers, and the architecture that says what each is. Owns their order and their beginning; must not compute with them.
+
+use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
+
+/// What a network looks like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Architecture {
+    /// Numbers that it sees, 1 to [`Architecture::WIDEST`].
+    pub inputs: usize,
+    /// Width of each hidden layer, at most [`Architecture::DEEPEST`] of them.
+    pub hidden: Vec<usize>,
+    /// Actions that it values, 1 to 64.
+    pub actions: usize,
+    /// Whether the value of a state and the advantages of actions are told apart (Wang et al., ICML 2016).
+    pub dueling: bool,
+    /// Whether each hidden layer is normalised before its rectifier (Ba et al., 2016): it steadies learning without a slow target (Gallici et al., PQN,
+    /// ICLR 2025).
+    pub layer_norm: bool,
+}
+
+impl Architecture {
+    /// Widest layer.
+    pub const WIDEST: usize = 1024;
+    /// Most hidden layers.
+    pub const DEEPEST: usize = 8;
+
+    /// Rows and columns of each tensor: for each hidden layer weights, bias and, where it is normalised, gain and offset; then the head's weights and bias.
+    #[must_use]
+    pub fn shapes(&self) -> Vec<[usize; 2]> {
+        let mut shapes = Vec::new();
+        let mut width = self.inputs;
+        for &size in &self.hidden {
+            shapes.extend([[width, size], [1, size]]);
+            if self.layer_norm {
+                shapes.extend([[1, size], [1, size]]);
+            }
+            width = size;
+        }
+        let head = self.actions + usize::from(self.dueling);
+        shapes.extend([[width, head], [1, head]]);
+        shapes
+    }
+
+    /// How many numbers there are to learn.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.shapes().iter().map(|[rows, columns]| rows * columns).sum()
+    }
+
+    /// # Errors
+    /// When a size lies outside its range.
+    pub fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: usize, most: usize| {
+            if (1..=most).contains(&value) { Ok(()) } else { Err(format!("{name} = {value}, must be from 1 to {most}")) }
+        };
+        within("inputs", self.inputs, Self::WIDEST)?;
+        within("actions", self.actions, crate::actions::Mask::MOST)?;
+        within("number of hidden layers", self.hidden.len(), Self::DEEPEST)?;
+        self.hidden.iter().try_for_each(|size| within("width of a hidden layer", *size, Self::WIDEST))
+    }
+}
+
+/// Weights of a network, and how what it sees is normalised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    architecture: Architecture,
+    values: Vec<f32>,
+    shift: Vec<f32>,
+    scale: Vec<f32>,
+}
+
+impl Weights {
+    /// Weights to begin with: uniform within 1 / sqrt(inputs of the layer), as PyTorch begins and so CleanRL; gains of 1 and offsets of 0.
+    ///
+    /// # Errors
+    /// When the architecture is outside its ranges.
+    pub fn begin(architecture: Architecture, rng: &mut (impl Rng + ?Sized)) -> Result<Self, String> {
+        architecture.check()?;
+        let mut values = Vec::with_capacity(architecture.parameters());
+        let mut uniform = |values: &mut Vec<f32>, count: usize, inputs: usize| {
+            let bound = 1.0 / (inputs as f32).sqrt();
+            values.extend((0..count).map(|_| rng.random_range(-bound..bound)));
+        };
+        let mut width = architecture.inputs;
+        for &size in &architecture.hidden {
+            uniform(&mut values, width * size + size, width);
+            if architecture.layer_norm {
+                values.extend(std::iter::repeat_n(1.0, size).chain(std::iter::repeat_n(0.0, size)));
+            }
+            width = size;
+        }
+        let head = architecture.actions + usize::from(architecture.dueling);
+        uniform(&mut values, width * head + head, width);
+        let (shift, scale) = (vec![0.0; architecture.inputs], vec![1.0; architecture.inputs]);
+        Self::from_parts(architecture, values, shift, scale)
+    }
+
+    /// Weights as they were written down.
+    ///
+    /// # Errors
+    /// When there are more or fewer than the architecture has, or one is not finite.
+    pub fn from_parts(architecture: Architecture, values: Vec<f32>, shift: Vec<f32>, scale: Vec<f32>) -> Result<Self, String> {
+        architecture.check()?;
+        let counts = [
+            ("weights", values.len(), architecture.parameters()),
+            ("shifts", shift.len(), architecture.inputs),
+            ("scales", scale.len(), architecture.inputs),
+        ];
+        for (what, found, expected) in counts {
+            if found != expected {
+                return Err(format!("{found} {what}, the architecture has {expected}"));
+            }
+        }
+        let all = values.iter().chain(&shift).chain(&scale);
+        match all.into_iter().position(|value| !value.is_finite()) {
+            Some(at) => Err(format!("weight {at} is not a finite number")),
+            None => Ok(Self { architecture, values, shift, scale }),
+        }
+    }
+
+    /// What the network looks like.
+    #[must_use]
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The weights, tensor by tensor in the order of [`Architecture::shapes`], row by row.
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// What is taken from each input, and what the rest is multiplied with.
+    #[must_use]
+    pub fn normalisation(&self) -> (&[f32], &[f32]) {
+        (&self.shift, &self.scale)
+    }
+}

@@ -1,0 +1,136 @@
+use proptest::prelude::*;
+use qscale_common::contract::{Changes, Latency, Message, ReplicaCounts, Usage, Window};
+use qscale_common::policy::Range;
+use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+
+use super::*;
+use crate::sample;
+
+fn seen(state: &State, name: &str) -> f32 {
+    let mut out = [0.0; COUNT];
+    observe(state, &mut out);
+    let at = FEATURES.iter().position(|feature| feature.name == name).expect("a feature of that name");
+    out[at]
+}
+
+#[test]
+fn every_feature_has_a_name_of_its_own() {
+    let mut names = names();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), COUNT);
+}
+
+#[test]
+fn what_was_not_measured_is_neutral_and_marked() {
+    let state = sample::state();
+    let mut out = [9.0; COUNT];
+    observe(&state, &mut out);
+    for (feature, value) in FEATURES.iter().zip(out).take(24) {
+        assert_eq!(f64::from(value), feature.neutral, "{}", feature.name);
+    }
+    for name in ["saw_arrivals", "saw_latency", "saw_cpu", "saw_replicas", "saw_demand"] {
+        assert_eq!(seen(&state, name), 0.0, "{name}");
+    }
+    let busy = sample::busy(1.0);
+    for name in ["saw_arrivals", "saw_cpu", "saw_demand"] {
+        assert_eq!(seen(&busy, name), 1.0, "{name}");
+    }
+}
+
+#[test]
+fn features_are_ratios_to_the_functions_own_measure() {
+    let mut state = sample::busy(1.0);
+    // One core asked for, one allocated, ten allowed.
+    assert_eq!(seen(&state, "demand_over_allocated"), 0.5);
+    assert!((seen(&state, "demand_over_largest") - 0.1).abs() < 1e-6);
+    assert_eq!(seen(&state, "cpu_mean_over_limit"), 0.5);
+    state.windows.tick.latency = Some(Latency { p50_ms: 500.0, p95_ms: 1000.0, p99_ms: 1000.0, objective_ms: 1000.0 });
+    assert_eq!((seen(&state, "objective_over_latency"), seen(&state, "median_over_objective")), (0.5, 0.5));
+    state.windows.short.rate_rps = Some(100.0);
+    state.windows.tick.rate_rps = Some(1600.0);
+    assert!((seen(&state, "rate_tick_over_short") - 1.0).abs() < 1e-2);
+    state.changes = Changes { horizontal_ticks: Some(12), vertical_ticks: None, last: Some(Direction::Down) };
+    assert_eq!((seen(&state, "since_horizontal_change"), seen(&state, "last_change_within_a_minute_of_ticks")), (0.5, -0.5));
+}
+
+fn wild() -> impl Strategy<Value = Option<f64>> {
+    let numbers = prop_oneof![4 => 0.0..1e4f64, 1 => Just(0.0), 1 => Just(f64::MAX), 1 => Just(f64::MIN_POSITIVE), 1 => Just(1e300)];
+    proptest::option::weighted(0.8, numbers)
+}
+
+/// Numbers that no check looks at may be anything.
+fn anything() -> impl Strategy<Value = Option<f64>> {
+    prop_oneof![3 => wild(), 1 => Just(Some(f64::NAN)), 1 => Just(Some(f64::NEG_INFINITY)), 1 => Just(Some(-3.0))]
+}
+
+fn share() -> impl Strategy<Value = Option<f64>> {
+    proptest::option::of(prop_oneof![0.0..=1.0f64, Just(0.0), Just(1.0)])
+}
+
+prop_compose! {
+    fn window()(
+        covered_ms in prop_oneof![Just(0u64), Just(5000), Just(u64::MAX)], rate_rps in wild(), rate_slope_rps in anything(), rate_variation in anything(),
+        completed_rps in wild(), failed_share in share(), latency in proptest::option::of((anything(), anything())), concurrency in wild(), queued in wild(),
+        cpu in wild(), throttled_share in share(), memory in wild(), restarts in any::<u32>(), oom_kills in any::<u32>(),
+    ) -> Window {
+        let usage = |mean: f64| Usage { mean, max: mean };
+        let latency = latency.map(|(some, other)| {
+            let (some, other) = (some.unwrap_or(1.0), other.unwrap_or(2.0));
+            Latency { p50_ms: some, p95_ms: other, p99_ms: some, objective_ms: other }
+        });
+        Window {
+            covered_ms, rate_rps, rate_slope_rps, rate_variation, completed_rps, failed_share, latency, concurrency, queued,
+            cpu_millicores: cpu.map(usage), throttled_share, memory_mib: memory.map(usage), restarts, oom_kills,
+        }
+    }
+}
+
+prop_compose! {
+    fn state()(
+        tick in window(), short in window(), long in window(), replicas in proptest::option::of(any::<[u32; 4]>()),
+        allocation in proptest::option::weighted(0.9, any::<[u32; 3]>()), startup_ms in any::<Option<u64>>(), ages in any::<Option<u64>>(),
+        changes in any::<[Option<u32>; 2]>(), most in any::<[u32; 3]>(), latency_ms in prop_oneof![Just(0u64), 1..5000u64, Just(u64::MAX)],
+        tick_length_ms in 100..=3_600_000u64,
+    ) -> State {
+        let mut state = sample::state();
+        state.windows.tick = tick;
+        state.windows.short = short;
+        state.windows.long = long;
+        state.replicas = replicas.map(|[a, b, c, d]| ReplicaCounts { desired: Replicas(a), ready: Replicas(b), pending: Replicas(c), reporting: Replicas(d) });
+        state.allocation = allocation.map(|[a, b, c]| Allocation::new(a, b, c));
+        (state.startup_ms, state.objective.latency_ms, state.tick_length_ms) = (startup_ms, latency_ms, tick_length_ms);
+        state.age = qscale_common::contract::Ages { requests_ms: ages, cpu_ms: ages, memory_ms: ages, replicas_ms: ages };
+        state.changes = Changes { horizontal_ticks: changes[0], vertical_ticks: changes[1], last: Some(Direction::Up) };
+        state.bounds.replicas = Range::new(Replicas(0), Replicas(most[0])).expect("ordered");
+        state.bounds.cpu_millicores = Range::new(Millicores(0), Millicores(most[1])).expect("ordered");
+        state.bounds.memory_mib = Range::new(Mebibytes(0), Mebibytes(most[2])).expect("ordered");
+        state
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_state_of_the_contract_gives_finite_features_within_their_scale(state in state()) {
+        prop_assume!(state.check().is_ok());
+        let mut out = [f32::NAN; COUNT];
+        observe(&state, &mut out);
+        for (feature, value) in FEATURES.iter().zip(out) {
+            prop_assert!((-1.0..=1.0).contains(&value), "{} = {value}", feature.name);
+        }
+        let actions = crate::Actions::new(crate::ActionSet::Headroom, crate::Scope::Joint);
+        let mut menu = crate::Menu::default();
+        actions.decode(&state, &mut menu);
+        for index in 0..actions.count() {
+            match menu.entry(index) {
+                Ok(allocation) => {
+                    prop_assert!(state.bounds.contain(allocation), "{} names {allocation}", actions.name(index));
+                    prop_assert!(menu.mask().allows(index));
+                }
+                Err(_) => prop_assert!(!menu.mask().allows(index)),
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Replay: what was lived through, to be learned from more than once. Owns flat arrays, n-step returns and priorities; must not know what is learned.
+
+mod steps;
+mod tree;
+
+pub use steps::{Ending, Steps};
+
+use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
+
+use crate::actions::Mask;
+use tree::SumTree;
+
+/// How transitions are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// All alike.
+    Uniform,
+    /// Those that surprised most, more often (Schaul et al., ICLR 2016).
+    Prioritised {
+        /// How much more often: 0 is uniform, 1 in proportion to the error.
+        alpha: f32,
+        /// How far the bias that this brings is taken back at the beginning, 0 to 1.
+        beta: f32,
+        /// Updates over which beta rises to 1.
+        beta_over: u64,
+    },
+}
+
+/// One n-step transition.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Transition<'a> {
+    /// What was seen.
+    pub observation: &'a [f32],
+    /// What was chosen.
+    pub action: u8,
+    /// Rewards of the n steps, discounted.
+    pub reward: f32,
+    /// What the value of the next observation counts: the discount to the n, 0 where the episode terminated.
+    pub bootstrap: f32,
+    /// What was seen n steps later.
+    pub next: &'a [f32],
+    /// What could be chosen there.
+    pub next_mask: Mask,
+}
+
+/// Transitions in a ring.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    width: usize,
+    capacity: usize,
+    length: usize,
+    head: usize,
+    observations: Vec<f32>,
+    nexts: Vec<f32>,
+    actions: Vec<u8>,
+    rewards: Vec<f32>,
+    bootstraps: Vec<f32>,
+    masks: Vec<Mask>,
+    priorities: Option<Priorities>,
+}
+
+#[derive(Debug, Clone)]
+struct Priorities {
+    tree: SumTree,
+    alpha: f32,
+    /// Priority of what was never learned from: the largest so far, so that it soon is.
+    largest: f32,
+}
+
+/// Transitions drawn for one update, row by row.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Batch {
+    /// Where they lie in the replay.
+    pub places: Vec<usize>,
+    /// What was seen, row by row.
+    pub observations: Vec<f32>,
+    /// What was chosen.
+    pub actions: Vec<u8>,
+    /// Discounted rewards.
+    pub rewards: Vec<f32>,
+    /// What the next value counts.
+    pub bootstraps: Vec<f32>,
+    /// What was seen then, row by row.
+    pub nexts: Vec<f32>,
+    /// What could be chosen then.
+    pub next_masks: Vec<Mask>,
+    /// Weight of each in the loss, at most 1.
+    pub weights: Vec<f32>,
+}
+
+/// Added to an error, so that nothing is never drawn again (Schaul et al.).
+const LEAST_PRIORITY: f32 = 1e-3;
+
+impl Replay {
+    /// Room for `capacity` transitions between observations of `width` numbers.
+    #[must_use]
+    pub fn new(width: usize, capacity: usize, sampling: Sampling) -> Self {
+        let capacity = capacity.max(1);
+        let priorities = match sampling {
+            Sampling::Uniform => None,
+            Sampling::Prioritised { alpha, .. } => Some(Priorities { tree: SumTree::new(capacity), alpha, largest: 1.0 }),
+        };
+        Self {
+            width,
+            capacity,
+            length: 0,
+            head: 0,
+            observations: vec![0.0; width * capacity],
+            nexts: vec![0.0; width * capacity],
+            actions: vec![0; capacity],
+            rewards: vec![0.0; capacity],
+            bootstraps: vec![0.0; capacity],
+            masks: vec![Mask::default(); capacity],
+            priorities,
+        }
+    }
+
+    /// How many transitions there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Remembers `transition` in the place of the oldest where there is no other.
+    pub fn push(&mut self, transition: &Transition<'_>) {
+        let (at, row) = (self.head, self.head * self.width..(self.head + 1) * self.width);
+        self.observations[row.clone()].copy_from_slice(transition.observation);
+        self.nexts[row].copy_from_slice(transition.next);
+        self.actions[at] = transition.action;
+        self.rewards[at] = transition.reward;
+        self.bootstraps[at] = transition.bootstrap;
+        self.masks[at] = transition.next_mask;
+        if let Some(priorities) = &mut self.priorities {
+            priorities.tree.set(at, f64::from(priorities.largest));
+        }
+        self.head = (self.head + 1) % self.capacity;
+        self.length = (self.length + 1).min(self.capacity);
+    }
+
+    /// Draws `count` transitions into `batch`, with replacement. `beta` says how far the bias of priorities is taken back.
+    ///
+    /// # Panics
+    /// When there are none.
+    pub fn sample(&self, count: usize, beta: f32, rng: &mut (impl Rng + ?Sized), batch: &mut Batch) {
+        assert!(self.length > 0, "a replay without transitions has nothing to draw");
+        batch.clear();
+        match &self.priorities {
+            None => {
+                batch.places.extend((0..count).map(|_| rng.random_range(0..self.length)));
+                batch.weights.resize(count, 1.0);
+            }
+            Some(priorities) => self.draw_by_priority(priorities, count, beta, rng, batch),
+        }
+        for &at in &batch.places {
+            let row = at * self.width..(at + 1) * self.width;
+            batch.observations.extend_from_slice(&self.observations[row.clone()]);
+            batch.nexts.extend_from_slice(&self.nexts[row]);
+            batch.actions.push(self.actions[at]);
+            batch.rewards.push(self.rewards[at]);
+            batch.bootstraps.push(self.bootstraps[at]);
+            batch.next_masks.push(self.masks[at]);
+        }
+    }
+
+    /// One from each of `count` equal parts of the priorities' sum, weighted against how often it is drawn.
+    fn draw_by_priority(&self, priorities: &Priorities, count: usize, beta: f32, rng: &mut (impl Rng + ?Sized), batch: &mut Batch) {
+        let total = priorities.tree.total();
+        let part = total / count as f64;
+        let mut largest = 0f32;
+        for index in 0..count {
+            let at = priorities.tree.find((index as f64 + rng.random::<f64>()) * part).min(self.length - 1);
+            let share = (priorities.tree.get(at) / total).max(f64::MIN_POSITIVE);
+            let weight = (1.0 / (self.length as f64 * share)).powf(f64::from(beta)) as f32;
+            largest = largest.max(weight);
+            batch.places.push(at);
+            batch.weights.push(weight);
+        }
+        batch.weights.iter_mut().for_each(|weight| *weight /= largest);
+    }
+
+    /// Says how wrong was what the network expected of the transitions at `places`.
+    pub fn learned(&mut self, places: &[usize], errors: &[f32]) {
+        let Some(priorities) = &mut self.priorities else { return };
+        for (&at, error) in places.iter().zip(errors) {
+            let error = if error.is_finite() { error.abs() } else { 0.0 };
+            let priority = (error + LEAST_PRIORITY).powf(priorities.alpha);
+            priorities.largest = priorities.largest.max(priority);
+            priorities.tree.set(at, f64::from(priority));
+        }
+    }
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.places.clear();
+        self.observations.clear();
+        self.actions.clear();
+        self.rewards.clear();
+        self.bootstraps.clear();
+        self.nexts.clear();
+        self.next_masks.clear();
+        self.weights.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

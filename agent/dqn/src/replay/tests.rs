@@ -1,0 +1,115 @@
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::*;
+
+fn uniform(capacity: usize) -> Replay {
+    Replay::new(1, capacity, Sampling::Uniform)
+}
+
+/// Pushes steps 0, 1, 2, ... with rewards 1, 10, 100, ..., the last one ending so, and gives (observation, reward, bootstrap, next) of what results.
+#[track_caller]
+fn lived(length: usize, steps: u8, ending: Ending) -> Vec<(f32, f32, f32, f32)> {
+    let mut replay = uniform(64);
+    let mut pending = Steps::new(length, 0.5);
+    for step in 0..steps {
+        let last = step + 1 == steps;
+        let (seen, next) = ([f32::from(step)], [f32::from(step) + 1.0]);
+        let reward = 10f32.powi(i32::from(step));
+        pending.push(&seen, step, reward, (&next, Mask::all(2)), if last { ending } else { Ending::None }, &mut replay);
+    }
+    (0..replay.len()).map(|at| (replay.observations[at], replay.rewards[at], replay.bootstraps[at], replay.nexts[at])).collect()
+}
+
+#[test]
+fn returns_sum_discounted_rewards_of_n_steps() {
+    assert_eq!(lived(1, 2, Ending::None), [(0.0, 1.0, 0.5, 1.0), (1.0, 10.0, 0.5, 2.0)]);
+    assert_eq!(lived(3, 4, Ending::None), [(0.0, 1.0 + 5.0 + 25.0, 0.125, 3.0), (1.0, 10.0 + 50.0 + 250.0, 0.125, 4.0)]);
+}
+
+#[test]
+fn termination_does_not_bootstrap_while_truncation_does() {
+    assert_eq!(lived(3, 2, Ending::Terminated), [(0.0, 1.0 + 5.0, 0.0, 2.0), (1.0, 10.0, 0.0, 2.0)]);
+    assert_eq!(lived(3, 2, Ending::Truncated), [(0.0, 1.0 + 5.0, 0.25, 2.0), (1.0, 10.0, 0.5, 2.0)]);
+}
+
+#[test]
+fn an_interruption_leaves_no_return_across_the_gap() {
+    let mut replay = uniform(8);
+    let mut pending = Steps::new(2, 1.0);
+    let step = |pending: &mut Steps, replay: &mut Replay, reward| {
+        pending.push(&[0.0], 0, reward, (&[1.0], Mask::all(1)), Ending::None, replay);
+    };
+    step(&mut pending, &mut replay, 1.0);
+    pending.interrupt();
+    step(&mut pending, &mut replay, 2.0);
+    assert!(replay.is_empty());
+    step(&mut pending, &mut replay, 4.0);
+    assert_eq!((replay.len(), replay.rewards[0]), (1, 6.0));
+}
+
+#[test]
+fn the_oldest_gives_way() {
+    let mut replay = uniform(3);
+    for number in 0..5u8 {
+        let transition = Transition {
+            observation: &[f32::from(number)],
+            action: number,
+            reward: 0.0,
+            bootstrap: 1.0,
+            next: &[0.0],
+            next_mask: Mask::all(1),
+        };
+        replay.push(&transition);
+    }
+    assert_eq!((replay.len(), replay.actions.as_slice()), (3, [3, 4, 2].as_slice()));
+}
+
+fn filled(sampling: Sampling, count: u8) -> Replay {
+    let mut replay = Replay::new(1, usize::from(count), sampling);
+    for action in 0..count {
+        replay.push(&Transition { observation: &[0.0], action, reward: 0.0, bootstrap: 1.0, next: &[0.0], next_mask: Mask::all(1) });
+    }
+    replay
+}
+
+fn drawn(replay: &Replay, rounds: usize, beta: f32) -> (Vec<usize>, Batch) {
+    let mut rng = SmallRng::seed_from_u64(3);
+    let (mut counts, mut batch) = (vec![0; replay.len()], Batch::default());
+    for _ in 0..rounds {
+        replay.sample(50, beta, &mut rng, &mut batch);
+        batch.actions.iter().for_each(|action| counts[usize::from(*action)] += 1);
+    }
+    (counts, batch)
+}
+
+#[test]
+fn draws_follow_priorities_and_weights_take_the_bias_back() {
+    let mut replay = filled(Sampling::Prioritised { alpha: 1.0, beta: 1.0, beta_over: 1 }, 4);
+    let errors = [0.0, 1.0, -2.0, 5.0].map(|error: f32| error.signum() * (error.abs() - LEAST_PRIORITY).max(0.0));
+    replay.learned(&[0, 1, 2, 3], &errors);
+    let (counts, batch) = drawn(&replay, 1000, 1.0);
+    for (index, share) in [0.0, 1.0 / 8.0, 2.0 / 8.0, 5.0 / 8.0].into_iter().enumerate() {
+        assert!((counts[index] as f64 / 50_000.0 - share).abs() < 0.01, "{counts:?}");
+    }
+    // Each weight is in inverse proportion to the priority, the largest being 1.
+    let weight = |action: u8| batch.actions.iter().position(|other| *other == action).map(|at| batch.weights[at]);
+    let (one, two) = (weight(1).expect("drawn"), weight(2).expect("drawn"));
+    assert!((one / two - 2.0).abs() < 1e-3 && batch.weights.iter().all(|weight| *weight <= 1.0), "{one} {two}");
+}
+
+#[test]
+fn without_priorities_all_are_drawn_alike_with_weight_one() {
+    let (counts, batch) = drawn(&filled(Sampling::Uniform, 5), 1000, 0.4);
+    assert!(counts.iter().all(|count| (9_300..10_700).contains(count)), "{counts:?}");
+    assert!(batch.weights.iter().all(|weight| *weight == 1.0));
+}
+
+#[test]
+fn an_error_that_is_no_number_harms_no_sum() {
+    let mut replay = filled(Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 1 }, 3);
+    replay.learned(&[0, 1], &[f32::NAN, f32::INFINITY]);
+    let (counts, batch) = drawn(&replay, 10, 0.4);
+    assert_eq!(counts.iter().sum::<usize>(), 500);
+    assert!(batch.weights.iter().all(|weight| weight.is_finite()));
+}
