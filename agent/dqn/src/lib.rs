@@ -3,6 +3,7 @@
 //! A library without services: no I/O, no clock, and chance only from seeds. Its networks compute on a device that is chosen when the program runs.
 
 pub mod actions;
+pub mod agent;
 pub mod checkpoint;
 pub mod device;
 pub mod estimate;
@@ -13,12 +14,15 @@ pub mod network;
 pub mod observation;
 pub mod policy;
 pub mod replay;
+pub mod tabular;
+pub mod train;
 
 pub use actions::{ActionSet, Actions, Mask, Menu, Scope};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use learner::{Hyperparameters, Learner, LearnerError};
 pub use network::{Architecture, Network, Weights};
 pub use policy::Dqn;
+pub use tabular::Tabular;
 
 #[cfg(test)]
 mod sample;

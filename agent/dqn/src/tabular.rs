@@ -1,0 +1,237 @@
+//! Tabular Q-learning as in the study: five bins of CPU, twenty replicas less, none or more. Owns the table; the simplest agent to read, and a baseline.
+//!
+//! The study's figures (`peers.md`): alpha 0.5, gamma 0.9, epsilon 0.9 times 0.995 a step from step 50 on. It saw the CPU of a node; what an agent sees here
+//! is the CPU of a function's replicas over their limit, in the same five bins. The reward is the one that all agents share.
+
+use qscale_common::contract::{Choice, State};
+use qscale_common::time::Timestamp;
+use qscale_common::units::{Allocation, Replicas};
+use qscale_policies::{Decision, HoldReason, Memory, Policy};
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::{Agent, Outcome};
+use crate::estimate::measured;
+use crate::learner::Update;
+use crate::network::DeviceFailed;
+use crate::replay::Ending;
+
+/// Bins of CPU over its limit, each a fifth.
+pub const BINS: usize = 5;
+
+/// What the study's agent could do: so many replicas more.
+const STEPS: [i64; 3] = [-20, 0, 20];
+
+/// What a table is told.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TabularParameters {
+    /// Part of an error that is learned, above 0 and at most 1.
+    pub alpha: f64,
+    /// How much a reward counts one step later, 0 to below 1.
+    pub gamma: f64,
+    /// Share of choices left to chance at first, 0 to 1.
+    pub epsilon: f64,
+    /// What that is multiplied with at each step, above 0 and at most 1.
+    pub decay: f64,
+    /// From which step on.
+    pub decay_from: u64,
+    /// Replicas that one choice adds or removes, 1 to 1000.
+    pub step: u32,
+}
+
+impl Default for TabularParameters {
+    fn default() -> Self {
+        Self { alpha: 0.5, gamma: 0.9, epsilon: 0.9, decay: 0.995, decay_from: 50, step: STEPS[2] as u32 }
+    }
+}
+
+/// The table and where its exploration is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tabular {
+    /// What it was told.
+    pub parameters: TabularParameters,
+    /// Seed of its chance.
+    pub seed: u64,
+    /// The value of each choice in each bin.
+    pub table: [[f64; STEPS.len()]; BINS],
+    /// Steps made so far.
+    pub steps: u64,
+    #[serde(skip)]
+    acted: Vec<Option<(usize, usize)>>,
+}
+
+impl Tabular {
+    /// An empty table.
+    #[must_use]
+    pub fn new(parameters: TabularParameters, seed: u64) -> Self {
+        Self { parameters, seed, table: [[0.0; STEPS.len()]; BINS], steps: 0, acted: Vec::new() }
+    }
+
+    /// Reads a table that was written as JSON.
+    ///
+    /// # Errors
+    /// When it is longer than 64 KiB, no such table, or holds a number that is not finite or outside its range.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() > 64 << 10 {
+            return Err(format!("a table of {} bytes, at most {} are read", bytes.len(), 64 << 10));
+        }
+        let tabular: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let TabularParameters { alpha, gamma, epsilon, decay, step, .. } = tabular.parameters;
+        let ranges = [
+            ("alpha", alpha, alpha > 0.0 && alpha <= 1.0),
+            ("gamma", gamma, (0.0..1.0).contains(&gamma)),
+            ("epsilon", epsilon, (0.0..=1.0).contains(&epsilon)),
+            ("decay", decay, decay > 0.0 && decay <= 1.0),
+            ("step", f64::from(step), (1..=1000).contains(&step)),
+        ];
+        match ranges.into_iter().find(|(_, _, within)| !within) {
+            Some((name, value, _)) => Err(format!("{name} = {value} is outside its range")),
+            None if tabular.table.iter().flatten().any(|value| !value.is_finite()) => Err("a value of the table is not finite".into()),
+            None => Ok(tabular),
+        }
+    }
+
+    /// The share of choices left to chance now.
+    #[must_use]
+    pub fn epsilon(&self) -> f64 {
+        let fallen = self.steps.saturating_sub(self.parameters.decay_from);
+        self.parameters.epsilon * self.parameters.decay.powi(i32::try_from(fallen).unwrap_or(i32::MAX))
+    }
+
+    /// What choice number `choice` names for `state`.
+    fn named(&self, state: &State, choice: usize) -> Option<Allocation> {
+        let in_force = state.allocation?;
+        let by = STEPS[choice].signum() * i64::from(self.parameters.step);
+        let replicas = (i64::from(in_force.replicas.0) + by).clamp(0, i64::from(u32::MAX)) as u32;
+        Some(Allocation { replicas: state.bounds.replicas.clamp(Replicas(replicas)), ..in_force })
+    }
+
+    fn best(&self, bin: usize) -> usize {
+        // Of equals the one that keeps what is in force.
+        [1, 0, 2].into_iter().reduce(|best, other| if self.table[bin][other] > self.table[bin][best] { other } else { best }).unwrap_or(1)
+    }
+}
+
+/// The fifth of its limit that the CPU of the replicas lies in; `None` where it was not measured.
+fn bin(state: &State) -> Option<usize> {
+    let used = measured(state.windows.tick.cpu_millicores.map(|usage| usage.mean))?;
+    let share = used / f64::from(state.allocation?.cpu_millicores.0.max(1));
+    Some(((share * BINS as f64) as usize).min(BINS - 1))
+}
+
+impl Agent for Tabular {
+    fn act(&mut self, states: &[&State]) -> Result<Vec<Option<Allocation>>, DeviceFailed> {
+        self.acted.clear();
+        let mut wanted = Vec::with_capacity(states.len());
+        for state in states {
+            let mut rng = SmallRng::seed_from_u64(self.seed ^ self.steps.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let chance = rng.random::<f64>() < self.epsilon();
+            let acted = bin(state).map(|bin| (bin, if chance { rng.random_range(0..STEPS.len()) } else { self.best(bin) }));
+            self.steps += 1;
+            wanted.push(acted.and_then(|(_, choice)| self.named(state, choice)));
+            self.acted.push(acted);
+        }
+        Ok(wanted)
+    }
+
+    fn learn(&mut self, outcomes: &[Outcome<'_>]) -> Result<Option<Update>, DeviceFailed> {
+        let TabularParameters { alpha, gamma, .. } = self.parameters;
+        let mut last = None;
+        for (outcome, acted) in outcomes.iter().zip(std::mem::take(&mut self.acted)) {
+            let (Some((from, choice)), Some(reward), Some(to)) = (acted, outcome.reward, bin(outcome.state)) else { continue };
+            let future = if outcome.ending == Ending::Terminated { 0.0 } else { self.table[to][self.best(to)] };
+            let error = self.table[from][choice] - (reward + gamma * future);
+            last = Some(Update { loss: (0.5 * error * error) as f32, value: self.table[from][choice] as f32, error: error.abs() as f32 });
+            self.table[from][choice] -= alpha * error;
+        }
+        Ok(last)
+    }
+}
+
+impl Policy for Tabular {
+    fn name(&self) -> &'static str {
+        "tabular-q"
+    }
+
+    fn model(&self) -> String {
+        format!("tabular-q of seed {} after {} steps", self.seed, self.steps)
+    }
+
+    fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
+        let Some(in_force) = state.allocation else { return Decision::hold(HoldReason::NoAllocation, "what is in force is not known") };
+        let Some(bin) = bin(state) else { return Decision::hold(HoldReason::NoMeasurement, "CPU was not measured") };
+        let step = i64::from(self.parameters.step);
+        let choice = |(index, value): (usize, &f64)| Choice {
+            action: format!("replicas {:+}", STEPS[index].signum() * step),
+            value: Some(*value),
+            masked: None,
+        };
+        let choices: Vec<Choice> = self.table[bin].iter().enumerate().map(choice).collect();
+        let best = self.best(bin);
+        let reason = format!("CPU in bin {bin} of {BINS}: `{}` is worth {:.3}", choices[best].action, self.table[bin][best]);
+        match self.named(state, best) {
+            Some(allocation) if allocation != in_force && state.bounds.contain(allocation) => {
+                Decision::Want { allocation, reason, choices }
+            }
+            Some(allocation) if allocation != in_force => Decision::Hold { why: HoldReason::NotAllowed, reason, choices },
+            _ => Decision::Hold { why: HoldReason::NothingToDo, reason, choices },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    fn outcome(state: &State, reward: f64, ending: Ending) -> Outcome<'_> {
+        Outcome { reward: Some(reward), state, ending }
+    }
+
+    #[test]
+    fn the_table_takes_half_of_each_error() {
+        let state = sample::busy(0.5);
+        let bin = bin(&state).expect("measured");
+        assert_eq!(bin, 2);
+        let mut tabular = Tabular::new(TabularParameters { epsilon: 0.0, ..TabularParameters::default() }, 1);
+        tabular.table[bin] = [0.0, 4.0, 0.0];
+        tabular.act(&[&state]).expect("a table does not fail");
+        tabular.learn(&[outcome(&state, 1.0, Ending::Truncated)]).expect("a table does not fail");
+        // 4 + 0.5 x (1 + 0.9 x 4 - 4) = 4.3, and after an end 4.3 + 0.5 x (1 - 4.3) = 2.65.
+        assert!((tabular.table[bin][1] - 4.3).abs() < 1e-12);
+        tabular.act(&[&state]).expect("a table does not fail");
+        tabular.learn(&[outcome(&state, 1.0, Ending::Terminated)]).expect("a table does not fail");
+        assert!((tabular.table[bin][1] - 2.65).abs() < 1e-12);
+    }
+
+    #[test]
+    fn it_learns_which_way_pays_and_then_decides_so() {
+        let state = sample::busy(0.5);
+        let mut tabular = Tabular::new(TabularParameters { gamma: 0.0, step: 1, ..TabularParameters::default() }, 2);
+        for _ in 0..200 {
+            let wanted = tabular.act(&[&state]).expect("a table does not fail")[0].expect("CPU is measured");
+            let reward = if wanted.replicas.0 == 3 { 1.0 } else { -1.0 };
+            tabular.learn(&[outcome(&state, reward, Ending::None)]).expect("a table does not fail");
+        }
+        let decision = tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
+        assert_eq!(decision.wanted(), Some(Allocation::new(3, 500, 256)));
+        assert!((tabular.epsilon() - 0.9 * 0.995f64.powi(150)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_table_is_read_as_it_was_written_and_goes_on_exploring_where_it_was() {
+        let state = sample::busy(0.5);
+        let mut tabular = Tabular::new(TabularParameters::default(), 3);
+        for _ in 0..100 {
+            tabular.act(&[&state]).expect("a table does not fail");
+            tabular.learn(&[outcome(&state, -0.3, Ending::None)]).expect("a table does not fail");
+        }
+        let mut read = Tabular::from_json(&serde_json::to_vec(&tabular).expect("it is written")).expect("and read again");
+        assert_eq!(read, tabular);
+        assert_eq!(read.act(&[&state; 20]), tabular.act(&[&state; 20]));
+        assert!(Tabular::from_json(b"{}").is_err() && Tabular::from_json(&vec![b' '; 70_000]).is_err());
+    }
+}
