@@ -1,5 +1,5 @@
 //! How fast networks learn and decide on one core: gradient updates a CPU second by batch, and decisions a second by batch.
-//! `RAYON_NUM_THREADS=1 cargo run --release -p qscale-dqn --example speed [gpu]`.
+//! `RAYON_NUM_THREADS=1 cargo run --release -p qscale-dqn --example speed [cpu|flex|gpu]`.
 //!
 //! Time is that of the CPU, so that others on the machine do not count; on a GPU it is the clock's, and the device's name is printed.
 
@@ -7,8 +7,8 @@ mod support;
 
 use std::time::Instant;
 
-use burn::tensor::Device;
 use qscale_dqn::actions::{ActionSet, Actions, Mask, Scope};
+use qscale_dqn::device::Device;
 use qscale_dqn::device::{self, Kind};
 use qscale_dqn::learner::{Hyperparameters, Learner};
 use qscale_dqn::observation;
@@ -56,11 +56,12 @@ fn now(gpu: bool, begin: Instant) -> f64 {
 
 #[expect(clippy::disallowed_methods, reason = "a measurement of a device reads the clock")]
 fn main() {
-    let gpu = std::env::args().nth(1).is_some_and(|kind| kind == "gpu");
-    let device = match device::open(if gpu { Kind::Gpu } else { Kind::Cpu }) {
-        Ok(device) => device,
+    let kind = std::env::args().nth(1).unwrap_or_else(|| Kind::Cpu.to_string()).parse::<Kind>();
+    let (kind, device) = match kind.and_then(|kind| device::open(kind).map(|device| (kind, device)).map_err(|error| error.to_string())) {
+        Ok(opened) => opened,
         Err(error) => return println!("{error}"),
     };
+    let gpu = kind == Kind::Gpu;
     let begin = Instant::now();
     let (batches, sizes): (&[usize], &[usize]) = if gpu {
         (&[32, 128, 1024, 4096, 16384], &[1, 256, 10_000, 100_000])

@@ -1,11 +1,11 @@
 //! Agents that learn by acting on many functions at once. Owns what happens between acting and learning; must not simulate.
 
-use burn::tensor::Device;
 use qscale_common::contract::State;
 use qscale_common::units::Allocation;
 
 use crate::actions::{Actions, Mask, Menu};
 use crate::checkpoint::{Checkpoint, Purpose};
+use crate::device::Device;
 use crate::learner::{Hyperparameters, Learner, LearnerError, Update};
 use crate::network::DeviceFailed;
 use crate::observation::{self, COUNT};

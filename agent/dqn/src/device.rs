@@ -3,15 +3,26 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::Device;
 use thiserror::Error;
+
+/// Where and how a network computes.
+#[derive(Debug, Clone, Default)]
+pub enum Device {
+    /// On one core of the CPU, in loops of our own: always there, and fastest for networks of this size.
+    #[default]
+    Cpu,
+    /// On a device of burn's.
+    Burn(burn::tensor::Device),
+}
 
 /// Where a network should compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
-    /// On the CPU.
+    /// On the CPU, in loops of our own.
     #[default]
     Cpu,
+    /// On the CPU, as burn computes there: what the others are held against.
+    Flex,
     /// On a GPU: discrete, integrated or virtual, the first that opens. A GPU that a CPU plays is none.
     Gpu,
 }
@@ -25,6 +36,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Cpu => "cpu",
+            Self::Flex => "flex",
             Self::Gpu => "gpu",
         })
     }
@@ -35,8 +47,9 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "cpu" => Ok(Self::Cpu),
+            "flex" => Ok(Self::Flex),
             "gpu" => Ok(Self::Gpu),
-            other => Err(format!("device = {other:?}, must be one of cpu gpu")),
+            other => Err(format!("device = {other:?}, must be one of cpu flex gpu")),
         }
     }
 }
@@ -44,7 +57,13 @@ impl FromStr for Kind {
 /// The CPU, which is always there.
 #[must_use]
 pub fn cpu() -> Device {
-    Device::flex()
+    Device::Cpu
+}
+
+/// The CPU as burn computes there.
+#[must_use]
+pub fn flex() -> Device {
+    Device::Burn(burn::tensor::Device::flex())
 }
 
 /// Opens a device of `kind`.
@@ -54,6 +73,7 @@ pub fn cpu() -> Device {
 pub fn open(kind: Kind) -> Result<Device, NoDevice> {
     match kind {
         Kind::Cpu => Ok(cpu()),
+        Kind::Flex => Ok(flex()),
         Kind::Gpu => gpu(),
     }
 }
@@ -64,8 +84,8 @@ fn gpu() -> Result<Device, NoDevice> {
     use burn::tensor::DeviceKind;
     let mut refusals = Vec::new();
     for kind in [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)] {
-        match Device::wgpu_options().device_kind(kind).init() {
-            Ok(device) => return Ok(device),
+        match burn::tensor::Device::wgpu_options().device_kind(kind).init() {
+            Ok(device) => return Ok(Device::Burn(device)),
             Err(error) => refusals.push(error.to_string()),
         }
     }

@@ -6,8 +6,8 @@
 //! - The target follows softly at every update, not by copies.
 //! - Each hidden layer is normalised; what is seen is normalised by means and deviations of the first steps, which then stay as they are.
 //! - Choices that cannot be made are masked in choosing and in targets.
-//! - Targets, errors and the loss' gradient by the values are computed as plain numbers ([`crate::loss`]) and handed to burn as a constant; burn
-//!   differentiates the network. No gradient can reach a target, and a test differentiates burn's own loss to hold the two against each other.
+//! - Targets, errors and the loss' gradient by the values are computed as plain numbers ([`crate::loss`]); only the network is differentiated, by burn or
+//!   by hand. No gradient can reach a target, and a test differentiates the whole loss with burn to hold both against it.
 //! - Gradients are not clipped: Huber's loss bounds what each transition adds.
 //! - Chance is drawn from streams named by the seed and the number of the choice or update, so that whoever resumes goes on with the same chance.
 
@@ -17,18 +17,18 @@ mod parameters;
 
 pub use parameters::Hyperparameters;
 
-use burn::tensor::{Device, Tensor};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use thiserror::Error;
 
 use crate::actions::Mask;
+use crate::device::Device;
 use crate::explore::choose;
 use crate::loss::{self, Values, Verdict};
-use crate::network::{Architecture, DeviceFailed, Network, Weights, read};
+use crate::network::{Architecture, DeviceFailed, Network, Scratch, Way, Weights};
 use crate::replay::{Batch, Ending, Replay, Sampling, Steps};
-use adam::Adam;
 pub use adam::Moments;
+use adam::{Adam, Gradient};
 use normaliser::Normaliser;
 
 /// A learner of action values.
@@ -41,9 +41,20 @@ pub struct Learner {
     replay: Replay,
     lanes: Vec<Steps>,
     normaliser: Option<Normaliser>,
+    architecture: Architecture,
     batch: Batch,
+    memory: Memory,
     choices: u64,
     updates: u64,
+}
+
+/// Memory that updates on the CPU use again and again.
+#[derive(Default)]
+struct Memory {
+    seen: Scratch,
+    next: Scratch,
+    next_by_target: Scratch,
+    gradient: Vec<f32>,
 }
 
 /// Why there is no learner, or why it could not go on.
@@ -79,13 +90,6 @@ pub struct Progress {
     pub choices: u64,
     /// Updates made so far.
     pub updates: u64,
-}
-
-/// What a batch says, and which way down is.
-struct Slope {
-    verdict: Verdict,
-    value: f32,
-    gradients: Vec<Option<Tensor<2>>>,
 }
 
 impl Learner {
@@ -142,7 +146,9 @@ impl Learner {
             replay: Replay::new(architecture.inputs, parameters.capacity, parameters.sampling),
             lanes: Vec::new(),
             normaliser,
+            architecture: architecture.clone(),
             batch: Batch::default(),
+            memory: Memory::default(),
             choices: progress.map_or(0, |progress| progress.choices),
             updates: progress.map_or(0, |progress| progress.updates),
             parameters,
@@ -155,7 +161,7 @@ impl Learner {
     /// # Errors
     /// When the device fails.
     pub fn choose(&mut self, observations: &[f32], masks: &[Mask]) -> Result<Vec<Option<usize>>, DeviceFailed> {
-        let actions = self.online.architecture().actions;
+        let actions = self.architecture.actions;
         let mut rng = stream(self.seed, Purpose::Exploration, self.choices);
         let values = self.online.values(observations)?;
         let choices = masks.iter().zip(values.chunks_exact(actions)).map(|(mask, values)| {
@@ -212,39 +218,55 @@ impl Learner {
 
     /// One gradient step on `batch`: what it said, and the mean value of its choices before.
     fn learn(&mut self, batch: &Batch) -> Result<(Verdict, f32), DeviceFailed> {
-        let Slope { verdict, value, gradients } = self.slope(batch)?;
-        self.adam.step(&mut self.online.tensors, gradients, self.parameters.learning_rate, self.parameters.adam_epsilon);
+        let (verdict, value) = {
+            let (actions, corner) = (self.architecture.actions, self.parameters.corner);
+            let judge = |seen: &[f32], next: &[f32], next_by_target: &[f32]| {
+                let verdict = loss::judge(batch, Values { seen, next, next_by_target }, actions, corner);
+                let chosen = batch.actions.iter().zip(seen.chunks_exact(actions)).map(|(action, values)| values[usize::from(*action)]);
+                (verdict, chosen.sum::<f32>() / batch.actions.len() as f32)
+            };
+            let Memory { seen, next, next_by_target, gradient } = &mut self.memory;
+            match (&self.online.0, &self.target.0) {
+                (Way::Loops(online), Way::Loops(target)) => {
+                    online.forward(&batch.nexts, next);
+                    target.forward(&batch.nexts, next_by_target);
+                    online.forward(&batch.observations, seen);
+                    let judged = judge(&seen.values, &next.values, &next_by_target.values);
+                    online.backward(seen, &judged.0.gradient, gradient);
+                    self.adam.step(
+                        &mut self.online,
+                        Gradient::Plain(gradient),
+                        self.parameters.learning_rate,
+                        self.parameters.adam_epsilon,
+                    );
+                    judged
+                }
+                (Way::Tensors(online), Way::Tensors(target)) => {
+                    let (next, next_by_target) = (online.values(&batch.nexts)?, target.values(&batch.nexts)?);
+                    let pass = online.pass(&batch.observations);
+                    let judged = judge(&pass.values()?, &next, &next_by_target);
+                    let gradient = Gradient::Tensors(online.backward(pass, judged.0.gradient.clone()));
+                    self.adam.step(&mut self.online, gradient, self.parameters.learning_rate, self.parameters.adam_epsilon);
+                    judged
+                }
+                _ => unreachable!("both networks lie on one device"),
+            }
+        };
         self.follow();
         Ok((verdict, value))
-    }
-
-    /// What `batch` says, and the gradient of its loss by each of the network's tensors.
-    fn slope(&self, batch: &Batch) -> Result<Slope, DeviceFailed> {
-        let actions = self.online.architecture().actions;
-        let next = self.online.values(&batch.nexts)?;
-        let next_by_target = self.target.values(&batch.nexts)?;
-        // Leaves for this pass only. The weights themselves, and the target's, never lie in a graph.
-        let leaves: Vec<Tensor<2>> = self.online.tensors.iter().map(|tensor| Tensor::from_inner(tensor.clone()).require_grad()).collect();
-        let values = self.online.forward(&leaves, self.online.input(&batch.observations));
-        let seen = read(values.clone().inner())?;
-        let verdict =
-            loss::judge(batch, Values { seen: &seen, next: &next, next_by_target: &next_by_target }, actions, self.parameters.corner);
-        let gradient = self.online.rows(verdict.gradient.clone(), actions);
-        let mut gradients = (values * gradient).sum().backward();
-        let gradients = leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect();
-        let chosen = batch.actions.iter().zip(seen.chunks_exact(actions)).map(|(action, values)| values[usize::from(*action)]);
-        Ok(Slope { verdict, value: chosen.sum::<f32>() / batch.actions.len() as f32, gradients })
     }
 
     /// The target follows the network by a small part.
     fn follow(&mut self) {
         let rate = self.parameters.target_rate;
-        let old = std::mem::take(&mut self.target.tensors);
-        self.target.tensors = old
-            .into_iter()
-            .zip(&self.online.tensors)
-            .map(|(old, online)| old.mul_scalar(1.0 - rate) + online.clone().mul_scalar(rate))
-            .collect();
+        match (&mut self.target.0, &self.online.0) {
+            (Way::Loops(target), Way::Loops(online)) => {
+                let pairs = target.values_mut().iter_mut().zip(online.weights().values());
+                pairs.for_each(|(target, online)| *target += rate * (online - *target));
+            }
+            (Way::Tensors(target), Way::Tensors(online)) => target.follow(online, rate),
+            _ => unreachable!("both networks lie on one device"),
+        }
     }
 
     fn beta(&self) -> f32 {
@@ -255,6 +277,12 @@ impl Learner {
                 beta + (1.0 - beta) * done as f32
             }
         }
+    }
+
+    /// What its network looks like.
+    #[must_use]
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
     }
 
     /// The network that learns.

@@ -1,6 +1,5 @@
 //! A trained network as a policy: greedy, with what it valued in every decision. Owns inference; must not learn or explore.
 
-use burn::tensor::Device;
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::Timestamp;
 use qscale_policies::{Decision, HoldReason, Memory, Policy};
@@ -8,6 +7,7 @@ use rand::Rng;
 
 use crate::actions::{Actions, Mask, Menu};
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::device::Device;
 use crate::network::{DeviceFailed, Network};
 use crate::observation;
 

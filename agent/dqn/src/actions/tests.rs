@@ -31,7 +31,7 @@ fn headroom_names_multiples_of_the_demand() {
         ("demand x1 by replicas", "3 x 500m 256Mi"),
         ("demand x2 by replicas", "6 x 500m 256Mi"),
         ("demand x1.25 in replicas of 0.25 of the largest", "7 x 250m 256Mi"),
-        ("demand x2 in replicas of 1 of the largest", "3 x 1000m 256Mi"),
+        ("demand x3 in replicas of 1 of the largest", "4 x 1000m 256Mi"),
         ("replicas -1", "1 x 500m 256Mi"),
     ] {
         check(ActionSet::Headroom, &state, name, expected);

@@ -2,7 +2,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
-use crate::device::cpu;
+use crate::device::{cpu, flex};
 
 fn architecture() -> Architecture {
     Architecture { inputs: 3, hidden: vec![4, 5], actions: 2, dueling: true, layer_norm: true }
@@ -15,7 +15,9 @@ fn weights(architecture: Architecture) -> Weights {
 #[test]
 fn a_network_gives_back_the_weights_that_it_was_given() {
     let weights = weights(architecture());
-    assert_eq!(Network::new(&weights, &cpu()).weights(), Ok(weights));
+    for device in [cpu(), flex()] {
+        assert_eq!(Network::new(&weights, &device).weights(), Ok(weights.clone()));
+    }
 }
 
 /// The same by loops over the numbers.
@@ -64,8 +66,10 @@ fn values_are_those_of_the_formulas() {
         let begun = weights(Architecture { dueling, layer_norm, ..architecture() });
         let weights = Weights::from_parts(begun.architecture().clone(), begun.values().to_vec(), vec![0.1, 0.2, 0.3], vec![1.0, 2.0, 0.5]);
         let weights = weights.expect("as many as there were");
-        let network = Network::new(&weights, &cpu());
-        for input in [[0.0, 0.0, 0.0], [1.0, -1.0, 0.5], [30.0, 2.0, -7.0]] {
+        for (input, device) in
+            [[0.0, 0.0, 0.0], [1.0, -1.0, 0.5], [30.0, 2.0, -7.0]].into_iter().flat_map(|input| [(input, cpu()), (input, flex())])
+        {
+            let network = Network::new(&weights, &device);
             let values = network.values(&input).expect("the CPU does not fail");
             let expected = by_hand(&weights, &input);
             let close = values.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-4);
@@ -76,14 +80,17 @@ fn values_are_those_of_the_formulas() {
 
 #[test]
 fn a_row_is_worth_the_same_alone_and_among_others() {
-    let network = Network::new(&weights(Architecture { hidden: vec![64, 64], ..architecture() }), &cpu());
-    let rows: Vec<f32> = (0..300).map(|number| (number as f32 * 0.37).sin()).collect();
-    let together = network.values(&rows).expect("the CPU does not fail");
-    for (row, values) in rows.chunks_exact(3).zip(together.chunks_exact(2)) {
-        let alone = network.values(row).expect("the CPU does not fail");
-        assert!(alone.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-5), "{alone:?} {values:?}");
+    let weights = weights(Architecture { hidden: vec![64, 64], ..architecture() });
+    for device in [cpu(), flex()] {
+        let network = Network::new(&weights, &device);
+        let rows: Vec<f32> = (0..300).map(|number| (number as f32 * 0.37).sin()).collect();
+        let together = network.values(&rows).expect("the CPU does not fail");
+        for (row, values) in rows.chunks_exact(3).zip(together.chunks_exact(2)) {
+            let alone = network.values(row).expect("the CPU does not fail");
+            assert!(alone.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-5), "{alone:?} {values:?}");
+        }
+        assert_eq!(network.values(&[]), Ok(Vec::new()));
     }
-    assert_eq!(network.values(&[]), Ok(Vec::new()));
 }
 
 #[test]

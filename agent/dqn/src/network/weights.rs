@@ -132,6 +132,17 @@ impl Weights {
         &self.values
     }
 
+    /// The weights, to be changed.
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// Sets what is taken from each input, and what the rest is multiplied with.
+    pub(crate) fn normalise(&mut self, shift: &[f32], scale: &[f32]) {
+        self.shift.copy_from_slice(shift);
+        self.scale.copy_from_slice(scale);
+    }
+
     /// What is taken from each input, and what the rest is multiplied with.
     #[must_use]
     pub fn normalisation(&self) -> (&[f32], &[f32]) {
