@@ -3,11 +3,14 @@
 
 mod support;
 
-use qscale_dqn::actions::{ActionSet, Actions, Scope};
+use qscale_common::contract::State;
+use qscale_common::units::Allocation;
+use qscale_dqn::actions::{ActionSet, Actions, Masked, Menu, Scope};
 use qscale_dqn::agent::DqnAgent;
 use qscale_dqn::device;
 use qscale_dqn::explore::Schedule;
 use qscale_dqn::learner::Hyperparameters;
+use qscale_dqn::network::DeviceFailed;
 use qscale_dqn::train::domain::Part;
 use qscale_dqn::train::{Decides, Plan, Score, Trainer, WithMemory, judge};
 use qscale_dqn::{Checkpoint, Dqn};
@@ -99,10 +102,48 @@ fn main() {
         let dqn = Dqn::new(&best, &device::cpu()).expect("this program wrote it");
         show("dqn", &score(&mut &dqn));
     }
+    let always = best_of_always(&plan);
+    show(&format!("always {}", always.0), &score(&mut Always::new(always.1)));
     for name in qscale_policies::NAMES {
         let policy = qscale_policies::by_name(name, &serde_json::Value::Null).expect("a name of the list");
         show(name, &score(&mut WithMemory::new(&*policy)));
     }
+}
+
+/// One choice for ever: what the choices are worth without any learning. It keeps what it has where the choice cannot be made.
+struct Always {
+    actions: Actions,
+    menu: Menu,
+    choice: usize,
+}
+
+impl Always {
+    fn new(choice: usize) -> Self {
+        Self { actions: Actions::new(ActionSet::Headroom, Scope::Joint), menu: Menu::default(), choice }
+    }
+}
+
+impl Decides for Always {
+    fn decide(&mut self, states: &[&State]) -> Result<Vec<Option<Allocation>>, DeviceFailed> {
+        let decide = |state: &&State| {
+            self.actions.decode(state, &mut self.menu);
+            let named = match self.menu.entry(self.choice) {
+                Err(Masked::Same(other)) => self.menu.entry(other),
+                named => named,
+            };
+            named.or(self.menu.entry(0)).ok()
+        };
+        Ok(states.iter().map(decide).collect())
+    }
+}
+
+/// The choice that is best on the validation worlds when it is always made: its name and its number.
+fn best_of_always(plan: &Plan) -> (String, usize) {
+    let actions = Actions::new(ActionSet::Headroom, Scope::Joint);
+    let reward = |choice| judge(&mut Always::new(choice), plan, Part::Validation, VALIDATION, SKIP).map_or(f64::MIN, |score| score.reward);
+    let best = (0..actions.count()).map(|choice| (reward(choice), choice)).max_by(|one, other| one.0.total_cmp(&other.0));
+    let choice = best.map_or(0, |(_, choice)| choice);
+    (actions.name(choice), choice)
 }
 
 /// The checkpoint that was best on the validation worlds.

@@ -155,9 +155,9 @@ impl Layer {
         let (gains, offsets) = values[gain..gain + 2 * width].split_at(width);
         self.out.resize(self.sums.len(), 0.0);
         for (row, out) in self.sums.chunks_exact_mut(width).zip(self.out.chunks_exact_mut(width)) {
-            let mean = sum(row.iter().copied(), width) / width as f32;
+            let mean = sum(row.iter().copied()) / width as f32;
             row.iter_mut().for_each(|value| *value -= mean);
-            let variance = sum(row.iter().map(|value| value * value), width) / width as f32;
+            let variance = sum(row.iter().map(|value| value * value)) / width as f32;
             let inverse = 1.0 / (variance + EPSILON as f32).sqrt();
             self.inverse.push(inverse);
             for (((value, out), gain), offset) in row.iter_mut().zip(out).zip(gains).zip(offsets) {
@@ -182,17 +182,16 @@ impl Layer {
                 *by_offset += *slope;
                 *slope *= gain;
             }
-            let mean = sum(row.iter().copied(), width) / width as f32;
-            let along = sum(row.iter().zip(normal).map(|(slope, normal)| slope * normal), width) / width as f32;
+            let mean = sum(row.iter().copied()) / width as f32;
+            let along = sum(row.iter().zip(normal).map(|(slope, normal)| slope * normal)) / width as f32;
             row.iter_mut().zip(normal).for_each(|(slope, normal)| *slope = inverse * (*slope - mean - normal * along));
         }
     }
 }
 
-/// The sum of `width` numbers in eight lanes, so that they are added side by side.
-fn sum(values: impl Iterator<Item = f32>, width: usize) -> f32 {
+/// The sum in eight lanes, so that they are added side by side.
+fn sum(values: impl Iterator<Item = f32>) -> f32 {
     let mut lanes = [0f32; 8];
-    let _ = width;
     for (index, value) in values.enumerate() {
         lanes[index % 8] += value;
     }
