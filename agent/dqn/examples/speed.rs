@@ -29,7 +29,7 @@ struct Subject {
     hyperparameters: Hyperparameters,
 }
 
-fn subjects() -> [Subject; 2] {
+fn subjects() -> [Subject; 3] {
     let actions = Actions::new(ActionSet::Headroom, Scope::Joint).count();
     let plain = Hyperparameters {
         hidden: vec![120, 84],
@@ -38,6 +38,7 @@ fn subjects() -> [Subject; 2] {
         sampling: Sampling::Uniform,
         ..Hyperparameters::default()
     };
+    let wide = Hyperparameters { hidden: vec![128, 128], ..Hyperparameters::default() };
     [
         Subject { name: "4-120-84-2, uniform replay (CleanRL's network)", inputs: 4, actions: 2, hyperparameters: plain },
         Subject {
@@ -46,6 +47,7 @@ fn subjects() -> [Subject; 2] {
             actions,
             hyperparameters: Hyperparameters::default(),
         },
+        Subject { name: "the same with two layers of 128", inputs: observation::COUNT, actions, hyperparameters: wide },
     ]
 }
 

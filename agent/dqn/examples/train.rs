@@ -29,7 +29,7 @@ struct Settings {
     hyperparameters: Hyperparameters,
     actions: Actions,
     replay_ratio: f64,
-    /// Share of the budget over which exploration falls.
+    /// Choices over which exploration falls.
     exploring: f64,
 }
 
@@ -39,7 +39,7 @@ impl Settings {
             plan: Plan::default(),
             hyperparameters: Hyperparameters::default(),
             actions: Actions::new(ActionSet::Headroom, Scope::Joint),
-            replay_ratio: 0.05,
+            replay_ratio: 0.1,
             exploring: 100_000.0,
         };
         for argument in arguments {

@@ -45,8 +45,8 @@ impl Default for Hyperparameters {
     /// For control of functions at ticks of seconds.
     fn default() -> Self {
         Self {
-            // Two layers of 128 to 256 (`learning.md`); 128 decides 100,000 functions within 60 ms on one core (`stack.md`).
-            hidden: vec![128, 128],
+            // Our own run: in the same CPU time two layers of 64 with twice the updates did better than two of 128 (EXPERIMENTS.md).
+            hidden: vec![64, 64],
             dueling: true,
             layer_norm: true,
             normalise: false,
