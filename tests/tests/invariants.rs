@@ -58,6 +58,15 @@ fn pure_crates_link_nothing_that_does_io() {
 }
 
 #[test]
+fn the_learner_links_burn_and_nothing_that_does_io() {
+    let linked = tree("qscale-dqn");
+    assert!(linked.contains("burn"));
+    for forbidden in ["tokio", "async-nats", "kube", "hyper", "axum", "tracing-subscriber", "wgpu"] {
+        assert!(!linked.contains(forbidden), "qscale-dqn links {forbidden}");
+    }
+}
+
+#[test]
 fn no_crate_depends_on_a_service() {
     for package in metadata()["packages"].as_array().expect("packages") {
         for dependency in package["dependencies"].as_array().expect("dependencies") {
