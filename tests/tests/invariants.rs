@@ -49,7 +49,7 @@ fn files(ending: &str) -> BTreeMap<PathBuf, String> {
 
 #[test]
 fn pure_crates_link_nothing_that_does_io() {
-    for package in ["qscale-common", "qscale-policies", "qscale-sim"] {
+    for package in ["qscale-common", "qscale-policies", "qscale-sim", "qscale-evaluate"] {
         let linked = tree(package);
         for forbidden in ["tokio", "async-nats", "kube", "burn", "hyper", "axum", "tracing-subscriber"] {
             assert!(!linked.contains(forbidden), "{package} links {forbidden}");

@@ -31,7 +31,7 @@ use crate::system::Locate;
 /// A suite is a file that registers beforehand what is compared on what: functions, workloads, what goes wrong, who competes, and the grid in which each rule
 /// may be tuned. Two come along: `synthetic`, patterns of load, and `trace`, for traces of real functions. Needs no server.
 ///
-/// The folder of --out then holds the suite as it was run (suite.json), every run (results.json, results.csv) and a report that opens without a network
+/// The folder of --out then holds the suite as it was run (suite.json), every run (results.json, results.csv), what they say together (summary.json, summary.csv) and a report that opens without a network
 /// (report.html). What is finished is kept at once: after an interruption the same command goes on. The same suite, settings and seeds give the same bytes of
 /// results.json, on any number of threads.
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use qscale_common::time::Span;
 use qscale_evaluate::pace::Pace;
-use qscale_evaluate::report::{csv_runs, html, terminal};
+use qscale_evaluate::report::{csv_runs, csv_summary, html, terminal};
 use qscale_evaluate::suite::SHIPPED;
 use qscale_evaluate::{Results, Suite, SummaryOptions, summarise};
 use serde_json::json;
@@ -16,16 +16,21 @@ use serde_json::json;
 use crate::show;
 
 /// Width of tables where there is no terminal to ask.
-const WIDTH: usize = 160;
+const WIDTH: usize = 100;
 
 /// Writes the files of an evaluation that took so long, and shows what it found.
 pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took: Duration, as_json: bool) -> anyhow::Result<()> {
     let summary = summarise(results, &SummaryOptions::default())?;
     let suite = serde_json::to_string_pretty(&results.suite.document)?;
     let json = serde_json::to_string(results)?;
-    for (name, text) in
-        [("suite.json", suite), ("results.json", json), ("results.csv", csv_runs(results)), ("report.html", html(results, &summary))]
-    {
+    for (name, text) in [
+        ("suite.json", suite),
+        ("results.json", json),
+        ("results.csv", csv_runs(results)),
+        ("summary.json", serde_json::to_string_pretty(&summary)?),
+        ("summary.csv", csv_summary(results, &summary)),
+        ("report.html", html(results, &summary)),
+    ] {
         let path = out.join(name);
         // Renamed when whole, so that nobody reads half a file.
         let part = out.join(format!("{name}.part"));
@@ -44,12 +49,13 @@ pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took
     show::line(pace(paces))?;
     let runs: usize = results.groups.len() * results.settings.seeds.len();
     show::line(format!("{runs} runs in {}; {}", Span(Duration::from_secs(took.as_secs())), results.settings.command))?;
-    show::line(format!("{0}/report.html, {0}/results.json, {0}/results.csv", out.display()))
+    show::line(format!("{0}/report.html, {0}/results.json, {0}/results.csv, {0}/summary.json, {0}/summary.csv", out.display()))
 }
 
 fn width() -> usize {
-    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    columns.unwrap_or(WIDTH)
+    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let seen = || std::io::stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().ok()).flatten();
+    told.or_else(|| seen().map(|(columns, _)| usize::from(columns))).unwrap_or(WIDTH)
 }
 
 /// How long decisions took: the median, and within what time 99 of 100 were made. It depends on the machine, so it is in no file.
