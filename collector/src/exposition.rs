@@ -1,6 +1,6 @@
 //! Prometheus' text exposition, line by line, without copying. Owns the syntax; must not know what a metric means.
 //!
-//! Of the two parsers on crates.io that read this format, one works by regular expressions and both build owned strings and maps for every sample;
+//! Of the two published parsers of this format, one works by regular expressions and both build owned strings and maps for every sample;
 //! a collector reads some thousand lines for a hundred functions each tick, and wants fewer than half of them.
 
 use memchr::{memchr, memchr2};
