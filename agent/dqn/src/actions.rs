@@ -10,13 +10,13 @@ use qscale_common::contract::State;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use serde::{Deserialize, Serialize};
 
-use crate::estimate::{Estimate, measured};
+use crate::sight::{Basis, Need, Sight, measured};
 
 /// Which choices there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionSet {
-    /// Multiples of what the load asks for, in replicas of a size: reacts to a burst in one step, and does not know the scale of the load.
+    /// Multiples of what the load asks for or asked for, in several shapes: reacts to a burst in one step, and does not know the scale of the load.
     #[default]
     Headroom,
     /// Steps from what is in force, as in the study and its successors.
@@ -57,22 +57,33 @@ macro_rules! named {
 named!(ActionSet, "action set", "headroom" => Headroom, "step" => Step);
 named!(Scope, "scope", "horizontal" => Horizontal, "vertical" => Vertical, "joint" => Joint);
 
-/// Multiples of the demand that can be provided (`learning.md`).
-const FACTORS: [f64; 7] = [0.7, 1.0, 1.25, 1.6, 2.0, 3.0, 4.0];
+/// What can be provided for: how many times what. Small steps where a load stands, larger ones above it, and what was highest so that a burst which was seen
+/// once need not surprise again.
+const PROVISIONS: [(Basis, f64); 15] = [
+    (Basis::Next, 0.9),
+    (Basis::Next, 1.1),
+    (Basis::Next, 1.3),
+    (Basis::Next, 1.6),
+    (Basis::Next, 2.0),
+    (Basis::Next, 2.7),
+    (Basis::Next, 4.0),
+    (Basis::Next, 6.5),
+    (Basis::Minutes, 1.15),
+    (Basis::Quarter, 1.15),
+    (Basis::Hour, 1.15),
+    (Basis::Hours, 1.15),
+    (Basis::Usual, 1.15),
+    (Basis::Rare, 1.15),
+    (Basis::Season, 1.2),
+];
 
-/// Sizes of a replica, as shares of the most CPU that is allowed.
-const SIZES: [f64; 4] = [0.125, 0.25, 0.5, 1.0];
-
-/// How replicas are sized to provide a multiple of the demand.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Sizing {
-    /// CPU of a replica stays, their number follows.
-    KeepSize,
-    /// The number of replicas stays, their CPU follows.
-    KeepReplicas,
-    /// CPU of a replica becomes this share of the most that is allowed, their number follows.
-    Share(f64),
-}
+/// Share of the objective that a request may take by computing alone; smaller replicas are not named.
+const OWN_SHARE: f64 = 0.5;
+/// So much more than is asked for is no reason to take it away, and so much less none to add it.
+const SPARE: f64 = 1.2;
+const SHORT: f64 = 0.97;
+/// A fraction of a replica that is not worth one more.
+const SPARE_REPLICA: f64 = 0.25;
 
 /// One choice, before it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,8 +100,8 @@ enum Form {
     TimesMemory(f64),
     /// Replicas more or less, and so many times the CPU.
     Trade(i64, f64),
-    /// So many times what the load asks for.
-    Headroom(Sizing, f64),
+    /// So many times what is asked for.
+    Provide(Basis, f64),
 }
 
 /// Why a choice cannot be taken.
@@ -106,6 +117,8 @@ pub enum Masked {
     Bounds,
     /// It names the allocation that the choice of this number names.
     Same(usize),
+    /// It leaves no replica where the chance of a request is worth more than one costs.
+    Cold,
 }
 
 impl fmt::Display for Masked {
@@ -115,6 +128,7 @@ impl fmt::Display for Masked {
             Self::NoDemand => f.write_str("what the load asks for is not known"),
             Self::Scope => f.write_str("outside the scope"),
             Self::Bounds => f.write_str("outside the bounds"),
+            Self::Cold => f.write_str("a request is likely enough that one replica pays"),
             Self::Same(other) => write!(f, "the same as choice {other}"),
         }
     }
@@ -218,9 +232,9 @@ impl Actions {
             ],
             // Steps besides: what waits for others more than it computes asks for replicas that its CPU does not tell.
             ActionSet::Headroom => {
-                let sizings = [Sizing::KeepSize, Sizing::KeepReplicas].into_iter().chain(SIZES.map(Sizing::Share));
-                let headroom = sizings.flat_map(|sizing| FACTORS.map(|factor| Form::Headroom(sizing, factor)));
-                std::iter::once(Form::Keep).chain(headroom).chain([Form::Replicas(-1), Form::TimesReplicas(1.5)]).collect()
+                let provide = PROVISIONS.map(|(basis, factor)| Form::Provide(basis, factor));
+                let steps = [Form::Replicas(-1), Form::Replicas(1), Form::TimesReplicas(1.5), Form::TimesReplicas(2.0)];
+                std::iter::once(Form::Keep).chain(provide).chain(steps).collect()
             }
         };
         Self { set, scope, forms }
@@ -256,16 +270,17 @@ impl Actions {
         self.forms.iter().map(Form::to_string).collect()
     }
 
-    /// What each choice names for `state`, into `menu`.
-    pub fn decode(&self, state: &State, menu: &mut Menu) {
+    /// What each choice names for what is seen, into `menu`.
+    pub fn decode(&self, sight: &Sight<'_>, menu: &mut Menu) {
         menu.entries.clear();
         menu.mask = Mask::default();
-        let Some(in_force) = state.allocation else {
+        let Some(in_force) = sight.state.allocation else {
             menu.entries.resize(self.count(), Err(Masked::NoAllocation));
             return;
         };
-        let case =
-            Case { state, in_force, demand: Estimate::of(state).map(|estimate| estimate.cores), memory: self.memory(state, in_force) };
+        let needs = Basis::ALL.map(|basis| sight.need(basis));
+        let warm = self.set == ActionSet::Headroom && sight.warm_worth() >= 1.0;
+        let case = Case { sight, in_force, needs, warm, memory: self.memory(sight.state, in_force) };
         for (index, form) in self.forms.iter().enumerate() {
             let named = case.decode(*form, self.scope);
             let same =
@@ -301,17 +316,22 @@ fn fitted_memory(state: &State, in_force: Mebibytes) -> Mebibytes {
 }
 
 struct Case<'a> {
-    state: &'a State,
+    sight: &'a Sight<'a>,
     in_force: Allocation,
-    demand: Option<f64>,
+    needs: [Option<Need>; Basis::ALL.len()],
+    /// Whether one replica pays while nothing comes.
+    warm: bool,
     memory: Mebibytes,
 }
 
 impl Case<'_> {
     fn decode(&self, form: Form, scope: Scope) -> Result<Allocation, Masked> {
+        if !form.within(scope) {
+            return Err(Masked::Scope);
+        }
         let now = Allocation { memory_mib: self.memory, ..self.in_force };
         let wanted = match form {
-            Form::Keep => return Ok(self.state.bounds.clamp(now)),
+            Form::Keep => now,
             Form::Replicas(by) => Allocation { replicas: stepped(now.replicas, by)?, ..now },
             Form::TimesReplicas(factor) => Allocation { replicas: Replicas(now.replicas.scaled(factor).0.max(now.replicas.0 + 1)), ..now },
             Form::TimesCpu(factor) => Allocation { cpu_millicores: now.cpu_millicores.scaled(factor), ..now },
@@ -319,27 +339,56 @@ impl Case<'_> {
             Form::Trade(by, factor) => {
                 Allocation { replicas: stepped(now.replicas, by)?, cpu_millicores: now.cpu_millicores.scaled(factor), ..now }
             }
-            Form::Headroom(sizing, factor) => self.headroom(now, sizing, self.demand.ok_or(Masked::NoDemand)? * factor)?,
+            Form::Provide(basis, factor) => {
+                let need = self.needs[basis as usize].ok_or(Masked::NoDemand)?;
+                // Of what was highest as many replicas as were full then are enough.
+                let seen = !matches!(basis, Basis::Next | Basis::Season);
+                let full = if seen { need.full - 0.05 } else { need.full * factor - SPARE_REPLICA };
+                self.provide(now, scope, Need { cores: need.cores * factor, full: full.max(0.0) })?
+            }
         };
-        let allowed = self.state.bounds.clamp(wanted);
-        if !form.within(scope) || (scope == Scope::Horizontal && allowed.cpu_millicores != self.in_force.cpu_millicores) {
-            return Err(Masked::Scope);
-        }
-        Ok(allowed)
+        let wanted = self.sight.state.bounds.clamp(wanted);
+        if self.warm && wanted.replicas.0 == 0 { Err(Masked::Cold) } else { Ok(wanted) }
     }
 
-    fn headroom(&self, now: Allocation, sizing: Sizing, cores: f64) -> Result<Allocation, Masked> {
-        let bounds = &self.state.bounds;
-        let sized = |cpu: Millicores| Allocation { replicas: replicas(cores, cpu), cpu_millicores: cpu, ..now };
-        match sizing {
-            Sizing::KeepSize => Ok(sized(bounds.cpu_millicores.clamp(now.cpu_millicores))),
-            Sizing::Share(share) => {
-                let cpu = bounds.cpu_millicores.max().scaled(share);
-                if bounds.cpu_millicores.contains(cpu) { Ok(sized(cpu)) } else { Err(Masked::Bounds) }
+    /// As much as `need`, as far as `scope` lets it.
+    fn provide(&self, now: Allocation, scope: Scope, need: Need) -> Result<Allocation, Masked> {
+        let bounds = &self.sight.state.bounds;
+        let (cores, full) = (need.cores, need.full.ceil().max(1.0).min(f64::from(u32::MAX)) as u32);
+        let nothing = need.cores == 0.0 && need.full == 0.0;
+        let cpu = bounds.cpu_millicores.clamp(now.cpu_millicores);
+        let most = bounds.cpu_millicores.clamp(on_grid(self.sight.useful_cores()));
+        let named = match scope {
+            Scope::Vertical if now.replicas.0 == 0 => return Err(Masked::Bounds),
+            Scope::Vertical => Allocation { cpu_millicores: self.sized(cores, now.replicas.0), ..now },
+            _ if nothing => Allocation { replicas: Replicas(u32::from(self.warm)), ..now },
+            Scope::Horizontal => Allocation { replicas: Replicas(replicas(cores, cpu.min(most)).0.max(full)), ..now },
+            Scope::Joint => {
+                // As few replicas as carry it, none larger than it can use; what there is of them stays while it is not twice as many, since CPU follows at
+                // once and replicas do not.
+                let fewest = bounds.replicas.clamp(Replicas(replicas(cores, most).0.max(full)));
+                let total = |count: Replicas| bounds.cpu_millicores.clamp(self.sized(cores, count.0)).cores() * f64::from(count.0);
+                let stays =
+                    fewest <= now.replicas && now.replicas.0 <= fewest.0.saturating_mul(2) && total(now.replicas) <= SPARE * total(fewest);
+                let count = if stays { now.replicas } else { fewest };
+                Allocation { replicas: count, cpu_millicores: self.sized(cores, count.0), ..now }
             }
-            Sizing::KeepReplicas if now.replicas.0 == 0 => Err(Masked::Bounds),
-            Sizing::KeepReplicas => Ok(Allocation { cpu_millicores: on_grid(cores / f64::from(now.replicas.0)), ..now }),
-        }
+        };
+        Ok(self.settled(named))
+    }
+
+    /// CPU of each of so many replicas that provide `cores`, at least what lets a request keep to the objective.
+    fn sized(&self, cores: f64, count: u32) -> Millicores {
+        let objective_s = self.sight.state.objective.latency_ms as f64 / 1000.0 * OWN_SHARE;
+        let own = (self.sight.told.request_seconds.unwrap_or(0.0) / objective_s.max(1e-3)).min(1.0);
+        on_grid((cores / f64::from(count.max(1))).max(own).min(1e6))
+    }
+
+    /// What is in force where `named` is about as much, so that noise does not resize replicas.
+    fn settled(&self, named: Allocation) -> Allocation {
+        let (has, wants) = (f64::from(self.in_force.cpu_millicores.0), f64::from(named.cpu_millicores.0));
+        let about = named.replicas == self.in_force.replicas && has * SPARE.recip() <= wants && wants * SHORT <= has;
+        if about { Allocation { cpu_millicores: self.in_force.cpu_millicores, ..named } } else { named }
     }
 }
 
@@ -366,10 +415,10 @@ impl Form {
     /// Whether it changes nothing that `scope` keeps, as far as its form says.
     fn within(self, scope: Scope) -> bool {
         let changes = match self {
-            Self::Keep => return true,
-            Self::Replicas(_) | Self::TimesReplicas(_) | Self::Headroom(Sizing::KeepSize, _) => Scope::Horizontal,
-            Self::TimesCpu(_) | Self::TimesMemory(_) | Self::Headroom(Sizing::KeepReplicas, _) => Scope::Vertical,
-            Self::Trade(..) | Self::Headroom(Sizing::Share(_), _) => Scope::Joint,
+            Self::Keep | Self::Provide(..) => return true,
+            Self::Replicas(_) | Self::TimesReplicas(_) => Scope::Horizontal,
+            Self::TimesCpu(_) | Self::TimesMemory(_) => Scope::Vertical,
+            Self::Trade(..) => Scope::Joint,
         };
         scope == Scope::Joint || scope == changes
     }
@@ -384,9 +433,19 @@ impl fmt::Display for Form {
             Self::TimesCpu(factor) => write!(f, "cpu x{factor}"),
             Self::TimesMemory(factor) => write!(f, "memory x{factor}"),
             Self::Trade(by, factor) => write!(f, "replicas {by:+}, cpu x{factor}"),
-            Self::Headroom(Sizing::KeepSize, factor) => write!(f, "demand x{factor} by replicas"),
-            Self::Headroom(Sizing::KeepReplicas, factor) => write!(f, "demand x{factor} by size"),
-            Self::Headroom(Sizing::Share(share), factor) => write!(f, "demand x{factor} in replicas of {share} of the largest"),
+            Self::Provide(basis, factor) => {
+                let of = match basis {
+                    Basis::Next => "demand",
+                    Basis::Minutes => "peak of 5 minutes",
+                    Basis::Quarter => "peak of 15 minutes",
+                    Basis::Hour => "peak of an hour",
+                    Basis::Hours => "peak of 4 hours",
+                    Basis::Usual => "usual peak",
+                    Basis::Rare => "rare peak",
+                    Basis::Season => "season",
+                };
+                write!(f, "{of} x{factor}")
+            }
         }
     }
 }

@@ -1,38 +1,64 @@
 //! Agents that learn by acting on many functions at once. Owns what happens between acting and learning; must not simulate.
 
-use qscale_common::contract::State;
 use qscale_common::units::Allocation;
 
-use crate::actions::{Actions, Mask, Menu};
+use crate::actions::{Actions, Mask};
 use crate::checkpoint::{Checkpoint, Purpose};
 use crate::device::Device;
-use crate::learner::{Hyperparameters, Learner, LearnerError, Update};
+use crate::learner::{Chooser, Hyperparameters, Learner, LearnerError, Update};
 use crate::network::DeviceFailed;
-use crate::observation::{self, COUNT};
+use crate::observation::COUNT;
 use crate::replay::Ending;
+use crate::train::lane::Lane;
+use crate::train::worth::Worth;
 
-/// Something that learns by acting. Between two calls of [`Agent::act`] comes one of [`Agent::learn`], with as many functions in the same order.
+/// Something that learns by acting. Each tick is one [`Agent::actor`], whose acts may be made on several threads while [`Agent::study`] goes on, and one call of
+/// [`Agent::remember`].
 pub trait Agent {
-    /// What each of `states` should be given, exploring; `None` wants nothing else than there is.
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn act(&mut self, states: &[&State]) -> Result<Vec<Option<Allocation>>, DeviceFailed>;
+    /// Whoever acts by what was learned so far.
+    type Actor: Actor;
 
-    /// What became of it: for each function what the tick was worth (`None` where it was not measured), and the State then.
+    /// What it may choose, where it wants observations and menus of every function.
+    fn actions(&self) -> Option<&Actions>;
+
+    /// Whoever acts in the next tick.
+    fn actor(&self) -> Self::Actor;
+
+    /// Learns from what was lived through before this tick, in which so many functions are acted on.
     ///
     /// # Errors
     /// When the device fails.
-    fn learn(&mut self, outcomes: &[Outcome<'_>]) -> Result<Option<Update>, DeviceFailed>;
+    fn study(&mut self, functions: usize) -> Result<Option<Update>, DeviceFailed>;
+
+    /// Takes in what became of it: what was done to each function, what its tick was worth and how the step ended, and the function then.
+    fn remember(&mut self, lanes: &[Lane], outcomes: &[Outcome]);
+}
+
+/// Acts on functions, exploring. What it does to a function depends on nothing but the function and its number.
+pub trait Actor: Sync {
+    /// What each of `lanes` should be given, of which the first is function number `first`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceFailed>;
+}
+
+/// What is done to a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Act {
+    /// The number of the choice, where there was one.
+    pub choice: Option<usize>,
+    /// What the function should be given; `None` wants nothing else than there is.
+    pub wanted: Option<Allocation>,
 }
 
 /// What became of one function after it was acted on.
-#[derive(Debug, Clone, Copy)]
-pub struct Outcome<'a> {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// What was done.
+    pub act: Act,
     /// What the tick was worth; `None` where that was not measured.
     pub reward: Option<f64>,
-    /// The State then.
-    pub state: &'a State,
     /// How the step ended.
     pub ending: Ending,
 }
@@ -44,9 +70,6 @@ pub struct DqnAgent {
     /// Updates for each step of a function.
     replay_ratio: f64,
     due: f64,
-    seen: Vec<f32>,
-    chosen: Vec<Option<usize>>,
-    menu: Menu,
 }
 
 impl DqnAgent {
@@ -67,7 +90,7 @@ impl DqnAgent {
     /// An agent around `learner`, whose network values `actions`.
     #[must_use]
     pub fn with(learner: Learner, actions: Actions, replay_ratio: f64) -> Self {
-        Self { learner, actions, replay_ratio, due: 0.0, seen: Vec::new(), chosen: Vec::new(), menu: Menu::default() }
+        Self { learner, actions, replay_ratio, due: 0.0 }
     }
 
     /// The learner.
@@ -76,52 +99,46 @@ impl DqnAgent {
         &self.learner
     }
 
-    /// The choices.
-    #[must_use]
-    pub fn actions(&self) -> &Actions {
-        &self.actions
-    }
-
     /// What was learned so far, with what is needed to go on.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn checkpoint(&self, reward: Option<qscale_common::policy::RewardWeights>, note: &str) -> Result<Checkpoint, DeviceFailed> {
-        let purpose = Purpose { actions: self.actions.clone(), reward, note: note.to_owned() };
+    pub fn checkpoint(&self, worth: Option<Worth>, note: &str) -> Result<Checkpoint, DeviceFailed> {
+        let purpose = Purpose { actions: self.actions.clone(), worth, note: note.to_owned() };
         let (weights, progress) = (self.learner.network().weights()?, self.learner.progress()?);
         Ok(Checkpoint::new(weights, Some(progress), self.learner.parameters(), self.learner.seed(), &purpose))
     }
 }
 
+/// The network of a [`DqnAgent`] as it was at one moment, acting.
+pub struct DqnActor {
+    chooser: Chooser,
+}
+
+impl Actor for DqnActor {
+    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceFailed> {
+        let seen: Vec<f32> = lanes.iter().flat_map(|lane| lane.observation().iter().copied()).collect();
+        let masks: Vec<Mask> = lanes.iter().map(|lane| lane.menu().mask()).collect();
+        let chosen = self.chooser.choose(first, &seen, &masks)?;
+        let act = |(choice, lane): (Option<usize>, &Lane)| Act { choice, wanted: choice.and_then(|choice| lane.menu().entry(choice).ok()) };
+        Ok(chosen.into_iter().zip(lanes).map(act).collect())
+    }
+}
+
 impl Agent for DqnAgent {
-    fn act(&mut self, states: &[&State]) -> Result<Vec<Option<Allocation>>, DeviceFailed> {
-        self.seen.resize(states.len() * COUNT, 0.0);
-        let (mut menus, mut masks) = (Vec::with_capacity(states.len()), Vec::with_capacity(states.len()));
-        for (state, row) in states.iter().zip(self.seen.chunks_exact_mut(COUNT)) {
-            observation::observe(state, row);
-            self.actions.decode(state, &mut self.menu);
-            masks.push(self.menu.mask());
-            menus.push(self.menu.clone());
-        }
-        self.chosen = self.learner.choose(&self.seen, &masks)?;
-        let wanted = self.chosen.iter().zip(&menus).map(|(choice, menu)| choice.and_then(|choice| menu.entry(choice).ok()));
-        Ok(wanted.collect())
+    type Actor = DqnActor;
+
+    fn actions(&self) -> Option<&Actions> {
+        Some(&self.actions)
     }
 
-    fn learn(&mut self, outcomes: &[Outcome<'_>]) -> Result<Option<Update>, DeviceFailed> {
-        let mut next = [0.0; COUNT];
-        for (lane, (outcome, choice)) in outcomes.iter().zip(&self.chosen).enumerate() {
-            let (Some(choice), Some(reward)) = (choice, outcome.reward) else {
-                self.learner.interrupt(lane);
-                continue;
-            };
-            observation::observe(outcome.state, &mut next);
-            self.actions.decode(outcome.state, &mut self.menu);
-            let seen = &self.seen[lane * COUNT..(lane + 1) * COUNT];
-            let mask: Mask = self.menu.mask();
-            self.learner.remember(lane, seen, *choice, reward as f32, (&next, mask), outcome.ending);
-        }
-        self.due += self.replay_ratio * outcomes.len() as f64;
+    fn actor(&self) -> DqnActor {
+        DqnActor { chooser: self.learner.chooser() }
+    }
+
+    fn study(&mut self, functions: usize) -> Result<Option<Update>, DeviceFailed> {
+        self.learner.chose(functions);
+        self.due += self.replay_ratio * functions as f64;
         let mut last = None;
         while self.due >= 1.0 {
             self.due -= 1.0;
@@ -132,5 +149,16 @@ impl Agent for DqnAgent {
             }
         }
         Ok(last)
+    }
+
+    fn remember(&mut self, lanes: &[Lane], outcomes: &[Outcome]) {
+        for (number, (lane, outcome)) in lanes.iter().zip(outcomes).enumerate() {
+            let (Some(choice), Some(reward)) = (outcome.act.choice, outcome.reward) else {
+                self.learner.interrupt(number);
+                continue;
+            };
+            let next = (lane.observation(), lane.menu().mask());
+            self.learner.remember(number, lane.observation_before(), choice, reward as f32, next, outcome.ending);
+        }
     }
 }

@@ -11,6 +11,8 @@ use crate::actions::{ActionSet, Actions, Scope};
 use crate::learner::{Hyperparameters, Moments, Progress};
 use crate::network::{Architecture, Weights};
 use crate::observation;
+use crate::train::domain::{Domain, Part};
+use crate::train::worth::{Tick, Worth};
 
 /// First line of every checkpoint.
 const MAGIC: &[u8] = b"qscale-dqn 1\n";
@@ -35,9 +37,9 @@ pub struct Header {
     pub scope: Scope,
     /// Names of the choices, in order.
     pub actions: Vec<String>,
-    /// What the terms of the reward weighed in training; absent where it was not a function's reward.
+    /// What the terms of the reward weighed in training; absent where it was something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reward: Option<qscale_common::policy::RewardWeights>,
+    pub worth: Option<Worth>,
     /// Seed of the training run.
     pub seed: u64,
     /// What the learner was told.
@@ -56,6 +58,37 @@ pub struct Header {
     /// What else whoever trained it says of it, at most 4 KiB.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// What it saw and how it was judged; absent of one that is still in training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<Card>,
+}
+
+/// What people ask of a model before they trust it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// The command that trains it again.
+    pub command: String,
+    /// Ticks of simulated functions that it lived through, all together.
+    pub ticks: u64,
+    /// What its functions, loads and troubles were drawn from.
+    pub domain: Domain,
+    /// How it was judged, and the best tuned rule beside it.
+    pub judged: Vec<Judged>,
+}
+
+/// What a policy was worth on worlds that it had not seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judged {
+    /// The policy, with its parameters.
+    pub policy: String,
+    /// Which part the worlds belong to.
+    pub part: Part,
+    /// How many worlds.
+    pub worlds: u64,
+    /// Means over all their ticks.
+    pub mean: Tick,
 }
 
 /// A trained network with what must match.
@@ -95,7 +128,7 @@ pub struct Purpose {
     /// The choices.
     pub actions: Actions,
     /// What the terms of the reward weighed.
-    pub reward: Option<qscale_common::policy::RewardWeights>,
+    pub worth: Option<Worth>,
     /// What else is said of it.
     pub note: String,
 }
@@ -111,7 +144,7 @@ impl Checkpoint {
                 action_set: purpose.actions.set(),
                 scope: purpose.actions.scope(),
                 actions: purpose.actions.names(),
-                reward: purpose.reward,
+                worth: purpose.worth,
                 seed,
                 hyperparameters: hyperparameters.clone(),
                 choices: progress.as_ref().map_or(0, |progress| progress.choices),
@@ -120,12 +153,22 @@ impl Checkpoint {
                 architecture: weights.architecture().clone(),
                 checksum: 0,
                 note: purpose.note.chars().take(1024).collect(),
+                card: None,
             },
             weights,
             progress,
         };
         checkpoint.header.checksum = checksum(checkpoint.sections().into_iter().flatten());
         checkpoint
+    }
+
+    /// The network that decides once training is over: the averaged one that targets were taken from, without what is needed to go on, and with its `card`.
+    #[must_use]
+    pub fn model(self, card: Option<Card>) -> Self {
+        let weights = self.progress.map_or(self.weights, |progress| progress.target);
+        let mut model = Self { header: Header { optimiser_steps: None, card, ..self.header }, weights, progress: None };
+        model.header.checksum = checksum(model.sections().into_iter().flatten());
+        model
     }
 
     /// The runs of floats, in the order in which they are written.
@@ -214,6 +257,9 @@ impl Header {
         self.hyperparameters.check()?;
         if self.features.len() > Architecture::WIDEST || self.actions.len() > crate::actions::Mask::MOST {
             return Err(format!("{} features and {} actions, more than any network has", self.features.len(), self.actions.len()));
+        }
+        if self.card.as_ref().is_some_and(|card| card.judged.len() > 100) {
+            return Err("a card with more than 100 judgements".into());
         }
         if self.note.len() > 4096 {
             return Err(format!("a note of {} bytes, must be at most 4096", self.note.len()));

@@ -48,6 +48,33 @@ pub struct Learner {
     updates: u64,
 }
 
+/// Makes choices by a network as it was at one moment, on any thread. The chance of each choice is its own, so that they may be made in any order.
+#[derive(Debug, Clone)]
+pub struct Chooser {
+    network: Network,
+    epsilon: f32,
+    seed: u64,
+    choices: u64,
+}
+
+impl Chooser {
+    /// Chooses for each of `observations`, the first of which is number `first` of those that are chosen for at once; `None` where nothing is allowed.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn choose(&self, first: usize, observations: &[f32], masks: &[Mask]) -> Result<Vec<Option<usize>>, DeviceFailed> {
+        if masks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let values = self.network.values(observations)?;
+        let choices = masks.iter().zip(values.chunks_exact(values.len() / masks.len())).enumerate().map(|(row, (mask, values))| {
+            let mut rng = stream(self.seed, Purpose::Exploration, self.choices + (first + row) as u64);
+            choose(values, *mask, self.epsilon, &mut rng)
+        });
+        Ok(choices.collect())
+    }
+}
+
 /// Memory that updates on the CPU use again and again.
 #[derive(Default)]
 struct Memory {
@@ -156,20 +183,30 @@ impl Learner {
         })
     }
 
+    /// Whoever makes the next choices by what was learned so far.
+    #[must_use]
+    pub fn chooser(&self) -> Chooser {
+        Chooser {
+            network: self.online.clone(),
+            epsilon: self.parameters.exploration.epsilon(self.choices),
+            seed: self.seed,
+            choices: self.choices,
+        }
+    }
+
+    /// Says that so many choices were made since the last [`Learner::chooser`].
+    pub fn chose(&mut self, count: usize) {
+        self.choices += count as u64;
+    }
+
     /// Chooses for each of `observations`, row by row, among what its mask allows, exploring as the schedule says; `None` where nothing is allowed.
     ///
     /// # Errors
     /// When the device fails.
     pub fn choose(&mut self, observations: &[f32], masks: &[Mask]) -> Result<Vec<Option<usize>>, DeviceFailed> {
-        let actions = self.architecture.actions;
-        let mut rng = stream(self.seed, Purpose::Exploration, self.choices);
-        let values = self.online.values(observations)?;
-        let choices = masks.iter().zip(values.chunks_exact(actions)).map(|(mask, values)| {
-            let epsilon = self.parameters.exploration.epsilon(self.choices);
-            self.choices += 1;
-            choose(values, *mask, epsilon, &mut rng)
-        });
-        Ok(choices.collect())
+        let choices = self.chooser().choose(0, observations, masks)?;
+        self.chose(masks.len());
+        Ok(choices)
     }
 
     /// Takes in one step of environment number `lane`: what was seen, what was chosen, what it was worth, what was seen then, what could be chosen there.
@@ -218,6 +255,7 @@ impl Learner {
 
     /// One gradient step on `batch`: what it said, and the mean value of its choices before.
     fn learn(&mut self, batch: &Batch) -> Result<(Verdict, f32), DeviceFailed> {
+        let rate = self.parameters.rate_at(self.updates);
         let (verdict, value) = {
             let (actions, corner) = (self.architecture.actions, self.parameters.corner);
             let judge = |seen: &[f32], next: &[f32], next_by_target: &[f32]| {
@@ -233,12 +271,7 @@ impl Learner {
                     online.forward(&batch.observations, seen);
                     let judged = judge(&seen.values, &next.values, &next_by_target.values);
                     online.backward(seen, &judged.0.gradient, gradient);
-                    self.adam.step(
-                        &mut self.online,
-                        Gradient::Plain(gradient),
-                        self.parameters.learning_rate,
-                        self.parameters.adam_epsilon,
-                    );
+                    self.adam.step(&mut self.online, Gradient::Plain(gradient), rate, self.parameters.adam_epsilon);
                     judged
                 }
                 (Way::Tensors(online), Way::Tensors(target)) => {
@@ -246,7 +279,7 @@ impl Learner {
                     let pass = online.pass(&batch.observations);
                     let judged = judge(&pass.values()?, &next, &next_by_target);
                     let gradient = Gradient::Tensors(online.backward(pass, judged.0.gradient.clone()));
-                    self.adam.step(&mut self.online, gradient, self.parameters.learning_rate, self.parameters.adam_epsilon);
+                    self.adam.step(&mut self.online, gradient, rate, self.parameters.adam_epsilon);
                     judged
                 }
                 _ => unreachable!("both networks lie on one device"),

@@ -6,14 +6,17 @@ pub mod actions;
 pub mod agent;
 pub mod checkpoint;
 pub mod device;
-pub mod estimate;
 pub mod explore;
 pub mod learner;
 pub mod loss;
 pub mod network;
 pub mod observation;
 pub mod policy;
+pub mod pretrained;
+pub mod probe;
+pub mod registry;
 pub mod replay;
+pub mod sight;
 pub mod tabular;
 pub mod train;
 
@@ -21,7 +24,8 @@ pub use actions::{ActionSet, Actions, Mask, Menu, Scope};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use learner::{Hyperparameters, Learner, LearnerError};
 pub use network::{Architecture, Network, Weights};
-pub use policy::Dqn;
+pub use policy::{Dqn, DqnParams};
+pub use registry::by_name;
 pub use tabular::Tabular;
 
 #[cfg(test)]

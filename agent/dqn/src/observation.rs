@@ -5,11 +5,12 @@
 //! function holds for another. Time of day is left out: every simulated world begins at midnight, so that it would only tell how long a run has lasted.
 
 use qscale_common::contract::{Direction, State, Window};
+use qscale_policies::history::Heights;
 
-use crate::estimate::{Estimate, measured};
+use crate::sight::{Basis, Sight, measured};
 
 /// Changes with the features, their order or their scale: a network reads only the observation that it was trained on.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One number that the network sees.
 pub struct Feature {
@@ -17,40 +18,79 @@ pub struct Feature {
     pub name: &'static str,
     /// What it is where the measurement was not taken.
     pub neutral: f64,
-    of: fn(&Sight<'_>) -> Option<f64>,
+    of: fn(&Seen<'_>) -> Option<f64>,
 }
 
-/// A State with what is told from it more than once.
-struct Sight<'a> {
+/// What is known, with what is told from it more than once.
+struct Seen<'a> {
+    sight: &'a Sight<'a>,
     state: &'a State,
-    estimate: Option<Estimate>,
+    rates: &'a Heights,
+    /// Requests a second that come next.
+    next: Option<f64>,
+    /// Cores that they ask for.
+    cores: Option<f64>,
+    objective_ms: f64,
     tick_ms: f64,
 }
 
-const fn feature(name: &'static str, neutral: f64, of: fn(&Sight<'_>) -> Option<f64>) -> Feature {
+const fn feature(name: &'static str, neutral: f64, of: fn(&Seen<'_>) -> Option<f64>) -> Feature {
     Feature { name, neutral, of }
 }
 
 /// Every feature, in the order in which the network sees them.
 pub static FEATURES: [Feature; COUNT] = [
     // What arrives: its size, and how it changes.
-    feature("rate_tick", 0.0, |s| Some(log(measured(s.state.windows.tick.rate_rps)?, 1e5))),
-    feature("rate_short", 0.0, |s| Some(log(measured(s.state.windows.short.rate_rps)?, 1e5))),
-    feature("rate_long", 0.0, |s| Some(log(measured(s.state.windows.long.rate_rps)?, 1e5))),
-    feature("rate_tick_over_short", 0.0, |s| growth(&s.state.windows.tick, &s.state.windows.short)),
-    feature("rate_short_over_long", 0.0, |s| growth(&s.state.windows.short, &s.state.windows.long)),
-    feature("rate_slope_short", 0.0, |s| slope(&s.state.windows.short, 12.0)),
-    feature("rate_slope_long", 0.0, |s| slope(&s.state.windows.long, 60.0)),
-    feature("rate_variation_short", 0.0, |s| Some(saturating(measured(s.state.windows.short.rate_variation)?))),
-    feature("rate_variation_long", 0.0, |s| Some(saturating(measured(s.state.windows.long.rate_variation)?))),
+    feature("rate", 0.0, |s| Some(log(s.sight.told.rate.level, 1e5))),
+    feature("cores_asked_for", 0.0, |s| Some(log(s.cores? * 10.0, 1e4))),
+    feature("cores_asked_for_of_most", 0.0, |s| Some((s.cores? / s.state.bounds.largest().total_cores().max(1e-3)).min(1.0))),
+    feature("next_over_rate", 0.0, |s| ratio(s.next?, s.sight.told.rate.level)),
+    feature("slope_of_a_minute", 0.0, |s| signed(s.sight.told.rate.slope_a_second * 60.0 / (s.sight.told.rate.level + 0.1))),
+    feature("slope_significance", 0.0, |s| signed(s.sight.told.rate.significance / 4.0)),
+    feature("slope_short", 0.0, |s| slope(&s.state.windows.short, 12.0)),
+    feature("slope_long", 0.0, |s| slope(&s.state.windows.long, 60.0)),
+    feature("variation_short", 0.0, |s| Some(saturating(measured(s.state.windows.short.rate_variation)?))),
+    feature("variation_long", 0.0, |s| Some(saturating(measured(s.state.windows.long.rate_variation)?))),
+    // How high it was, over what comes next.
+    feature("peak_2_over_next", 0.0, |s| ratio(s.rates.peak_2, s.next?)),
+    feature("peak_5_over_next", 0.0, |s| ratio(s.rates.peak_5, s.next?)),
+    feature("peak_15_over_next", 0.0, |s| ratio(s.rates.peak_15, s.next?)),
+    feature("peak_60_over_next", 0.0, |s| ratio(s.rates.peak_60, s.next?)),
+    feature("peak_240_over_next", 0.0, |s| ratio(s.rates.peak_240, s.next?)),
+    feature("usual_over_next", 0.0, |s| ratio(s.rates.high_60, s.next?)),
+    feature("caution_over_hours", 0.0, |s| ratio(s.sight.caution / 12.0, f64::from(s.sight.told.seen_240.max(1)))),
+    feature("usual_240_over_next", 0.0, |s| ratio(s.rates.high_240, s.next?)),
+    feature("mean_60_over_next", 0.0, |s| ratio(s.rates.mean_60, s.next?)),
+    feature("mean_240_over_next", 0.0, |s| ratio(s.rates.mean_240, s.next?)),
+    feature("season_over_next", 0.0, |s| ratio(s.sight.told.foretold?, s.next?)),
+    feature("season_trust", 0.0, |s| Some(s.sight.told.season_trust)),
+    // Whether anything comes at all.
+    feature("idle_slots", 0.0, |s| Some(log(f64::from(s.sight.told.idle_slots), 240.0))),
+    feature("wake_chance", 0.5, |s| Some(s.sight.told.wake_chance)),
+    feature("next_wake_chance", 0.5, |s| Some(s.sight.told.next_wake_chance)),
+    feature("wake_chance_log", 0.0, |s| Some((s.sight.told.wake_chance.max(s.sight.told.next_wake_chance) + 1e-4).log10() / 4.0)),
+    feature("warm_worth", 0.0, |s| ratio(s.sight.warm_worth(), 1.0)),
+    feature("active_share", 0.5, |s| Some(s.sight.told.active_60)),
+    feature("slots_seen", 0.0, |s| Some(log(f64::from(s.sight.told.seen_240), 240.0))),
+    // What there is, over what is asked for.
+    feature("allocated_over_next", 0.0, |s| ratio(allocated_cores(s)?, s.cores?)),
+    feature("ready_over_next", 0.0, |s| ratio(ready(s.state) * useful_size(s)?, s.cores?)),
+    feature("allocated_over_usual", 0.0, |s| ratio(allocated_cores(s)?, s.sight.need(Basis::Usual)?.cores)),
+    feature("allocated_over_hour", 0.0, |s| ratio(allocated_cores(s)?, s.sight.need(Basis::Hour)?.cores)),
+    feature("allocated_over_hours", 0.0, |s| ratio(allocated_cores(s)?, s.sight.need(Basis::Hours)?.cores)),
+    feature("replicas_over_full", 0.0, |s| ratio(desired(s.state)?, s.sight.need(Basis::Next)?.full)),
+    feature("replicas_over_full_usual", 0.0, |s| ratio(desired(s.state)?, s.sight.need(Basis::Usual)?.full)),
+    feature("replicas_over_full_hour", 0.0, |s| ratio(desired(s.state)?, s.sight.need(Basis::Hour)?.full)),
+    feature("replicas_over_full_hours", 0.0, |s| ratio(desired(s.state)?, s.sight.need(Basis::Hours)?.full)),
+    feature("knows_full", 0.0, |s| Some(seen(s.sight.told.limit.is_some()))),
+    feature("price_over_usual", 0.0, |s| ratio(s.state.prices.per_hour(s.state.allocation?), s.sight.usual_price())),
     // What waits, and how it is served.
     feature("in_flight_a_replica", 0.0, |s| Some(log(measured(s.state.windows.tick.concurrency)?, 1e3))),
     feature("queued_a_replica", 0.0, |s| Some(log(measured(s.state.windows.tick.queued)? / ready(s.state).max(1.0), 1e3))),
     feature("objective_over_latency", 1.0, |s| in_time(s, &s.state.windows.tick)),
     feature("objective_over_latency_short", 1.0, |s| in_time(s, &s.state.windows.short)),
-    feature("median_over_objective", 0.0, |s| {
-        Some(saturating(measured(s.state.windows.tick.latency.map(|l| l.p50_ms))? / objective_ms(s)))
-    }),
+    feature("objective_over_latency_long", 1.0, |s| in_time(s, &s.state.windows.long)),
+    feature("median_over_objective", 0.0, |s| Some(saturating(measured(s.state.windows.tick.latency.map(|l| l.p50_ms))? / s.objective_ms))),
     feature("tail_over_median", 0.0, |s| {
         let latency = s.state.windows.short.latency?;
         Some(log(measured(Some(latency.p99_ms))? / measured(Some(latency.p50_ms))?.max(0.01), 1e3))
@@ -72,44 +112,44 @@ pub static FEATURES: [Feature; COUNT] = [
     // What there is.
     feature("replicas_ready", 0.0, |s| Some(f64::from(s.state.replicas?.ready.0) / most_replicas(s.state))),
     feature("replicas_pending", 0.0, |s| Some(f64::from(s.state.replicas?.pending.0) / most_replicas(s.state))),
-    feature("replicas_desired", 0.0, |s| Some(f64::from(s.state.allocation?.replicas.0) / most_replicas(s.state))),
-    feature("replicas_desired_log", 0.0, |s| Some(log(f64::from(s.state.allocation?.replicas.0), 1e3))),
+    feature("replicas_desired", 0.0, |s| Some(desired(s.state)? / most_replicas(s.state))),
+    feature("replicas_desired_log", 0.0, |s| Some(log(desired(s.state)?, 1e3))),
+    feature("replicas_none", 0.0, |s| Some(seen(s.state.allocation?.replicas.0 == 0))),
     feature("cpu_limit", 0.0, |s| Some(f64::from(s.state.allocation?.cpu_millicores.0) / limit(s.state.bounds.cpu_millicores.max().0))),
     feature("cpu_limit_log", 0.0, |s| Some(log(f64::from(s.state.allocation?.cpu_millicores.0) / 100.0, 1e3))),
-    feature("memory_limit", 0.0, |s| Some(f64::from(s.state.allocation?.memory_mib.0) / limit(s.state.bounds.memory_mib.max().0))),
-    feature("cost_share", 0.0, |s| cost_share(s.state)),
-    // What the estimate says of it.
-    feature("demand_over_allocated", 0.0, |s| Some(saturating(s.estimate?.cores / allocated_cores(s.state)?))),
-    feature("demand_over_ready", 0.0, |s| {
-        Some(saturating(s.estimate?.cores / (ready(s.state) * s.state.allocation?.cpu_millicores.cores()).max(1e-3)))
+    feature("cpu_is_fixed", 0.0, |s| Some(seen(s.state.bounds.cpu_millicores.min() == s.state.bounds.cpu_millicores.max()))),
+    feature("own_time_over_objective", 0.0, |s| Some(saturating(s.sight.told.request_seconds? * 1000.0 / s.objective_ms))),
+    feature("own_time_at_this_size_over_objective", 0.0, |s| {
+        Some(saturating(s.sight.told.request_seconds? * 1000.0 / useful_size(s)?.clamp(1e-3, 1.0) / s.objective_ms))
     }),
-    feature("demand_over_largest", 0.0, |s| Some((s.estimate?.cores / s.state.bounds.largest().total_cores().max(1e-3)).min(1.0))),
-    feature("demand_cores_log", 0.0, |s| Some(log(s.estimate?.cores * 10.0, 1e4))),
-    feature("cpu_time_over_objective", 0.0, |s| Some(saturating(s.estimate?.request_seconds * 1000.0 / objective_ms(s)))),
     // When it changed, how long a change takes, and how old all this is.
     feature("startup_over_tick", 0.5, |s| Some(saturating(s.state.startup_ms? as f64 / s.tick_ms))),
+    feature("startup_log", 0.3, |s| Some(log(s.state.startup_ms? as f64 / 1000.0, 100.0))),
+    feature("tick_log", 0.0, |s| Some(log(s.sight.tick_s, 100.0))),
     feature("since_horizontal_change", 1.0, |s| Some(saturating(f64::from(s.state.changes.horizontal_ticks?) / 12.0))),
     feature("since_vertical_change", 1.0, |s| Some(saturating(f64::from(s.state.changes.vertical_ticks?) / 12.0))),
     feature("last_change_within_a_minute_of_ticks", 0.0, |s| Some(last_change(s.state))),
     feature("age", 1.0, |s| Some(saturating(s.state.age.oldest()?.as_secs_f64() * 1000.0 / s.tick_ms))),
+    feature("age_log", 0.0, |s| Some(log(s.sight.age_s(), 100.0))),
     feature("node_headroom", 1.0, |s| {
         Some((s.state.headroom?.cpu_millicores.cores() / s.state.bounds.largest().total_cores().max(1e-3)).min(1.0))
     }),
     // What is promised and allowed.
-    feature("objective_over_tick", 0.0, |s| Some(saturating(objective_ms(s) / s.tick_ms))),
-    feature("objective_log", 0.0, |s| Some(log(objective_ms(s), 1e5))),
+    feature("objective_over_tick", 0.0, |s| Some(saturating(s.objective_ms / s.tick_ms))),
+    feature("objective_log", 0.0, |s| Some(log(s.objective_ms, 1e5))),
     feature("least_replicas", 0.0, |s| Some(f64::from(s.state.bounds.replicas.min().0) / most_replicas(s.state))),
     feature("most_replicas_log", 0.0, |s| Some(log(most_replicas(s.state), 1e3))),
+    feature("caution", 0.0, |s| Some((s.sight.caution / USUAL_CAUTION).ln() / 30f64.ln())),
     // Which kinds of measurement there were: 1 where there was one.
     feature("saw_arrivals", 0.0, |s| Some(seen(s.state.windows.tick.rate_rps.is_some()))),
     feature("saw_latency", 0.0, |s| Some(seen(s.state.windows.tick.latency.is_some()))),
     feature("saw_cpu", 0.0, |s| Some(seen(s.state.windows.tick.cpu_millicores.is_some()))),
     feature("saw_replicas", 0.0, |s| Some(seen(s.state.replicas.is_some()))),
-    feature("saw_demand", 0.0, |s| Some(seen(s.estimate.is_some()))),
+    feature("saw_demand", 0.0, |s| Some(seen(s.cores.is_some()))),
 ];
 
 /// How many features there are.
-pub const COUNT: usize = 52;
+pub const COUNT: usize = 85;
 
 /// The names of the features, in order.
 #[must_use]
@@ -117,15 +157,27 @@ pub fn names() -> Vec<String> {
     FEATURES.iter().map(|feature| feature.name.to_owned()).collect()
 }
 
-/// Writes what the network sees of `state` into `out`.
+/// Caution in the middle of its range, which the network sees as 0.
+pub const USUAL_CAUTION: f64 = 600.0;
+
+/// Writes what the network sees of `sight` into `out`.
 ///
 /// # Panics
 /// When `out` has not [`COUNT`] places.
-pub fn observe(state: &State, out: &mut [f32]) {
+pub fn observe(sight: &Sight<'_>, out: &mut [f32]) {
     assert_eq!(out.len(), COUNT, "an observation has {COUNT} features");
-    let sight = Sight { state, estimate: Estimate::of(state), tick_ms: (state.tick_length_ms as f64).max(1.0) };
+    let state = sight.state;
+    let seen = Seen {
+        sight,
+        state,
+        rates: &sight.told.rate_heights,
+        next: sight.next_rps,
+        cores: sight.need(Basis::Next).map(|need| need.cores),
+        objective_ms: (state.objective.latency_ms as f64).max(1.0),
+        tick_ms: (state.tick_length_ms as f64).max(1.0),
+    };
     for (place, feature) in out.iter_mut().zip(&FEATURES) {
-        let value = (feature.of)(&sight).filter(|value| value.is_finite()).unwrap_or(feature.neutral);
+        let value = (feature.of)(&seen).filter(|value| value.is_finite()).unwrap_or(feature.neutral);
         *place = value.clamp(-1.0, 1.0) as f32;
     }
 }
@@ -141,11 +193,14 @@ fn saturating(value: f64) -> f64 {
     if value.is_finite() { value / (1.0 + value) } else { 1.0 }
 }
 
-/// Signed log of how many times as much arrives in `near` as in `far`: 0 where alike, 1 at sixteen times.
-fn growth(near: &Window, far: &Window) -> Option<f64> {
-    let (near, far) = (measured(near.rate_rps)?, measured(far.rate_rps)?);
-    // A tenth of a request a second more on both sides: nothing after nothing is no change.
-    Some(((near + 0.1) / (far + 0.1)).ln() / 16f64.ln())
+/// Signed log of how many times `other` `one` is: 0 where alike, 1 at sixteen times. A thousandth more on both sides: nothing beside nothing is alike.
+fn ratio(one: f64, other: f64) -> Option<f64> {
+    Some(((one + 1e-3) / (other + 1e-3)).ln() / 16f64.ln())
+}
+
+/// 0 at 0 and near 1 for much, with its sign.
+fn signed(value: f64) -> Option<f64> {
+    value.is_finite().then(|| value.signum() * saturating(value.abs()))
 }
 
 /// Signed log of the growth along the slope over the window's ticks, relative to its mean.
@@ -155,21 +210,21 @@ fn slope(window: &Window, ticks: f64) -> Option<f64> {
     Some(relative.signum() * log(relative.abs(), 16.0))
 }
 
-fn objective_ms(sight: &Sight<'_>) -> f64 {
-    (sight.state.objective.latency_ms as f64).max(1.0)
-}
-
-fn in_time(sight: &Sight<'_>, window: &Window) -> Option<f64> {
+fn in_time(seen: &Seen<'_>, window: &Window) -> Option<f64> {
     let latency = measured(window.latency.map(|latency| latency.objective_ms))?;
-    Some((objective_ms(sight) / latency.max(0.01)).min(1.0))
+    Some((seen.objective_ms / latency.max(0.01)).min(1.0))
 }
 
 fn limit(of: u32) -> f64 {
     f64::from(of.max(1))
 }
 
-fn cpu_over_limit(sight: &Sight<'_>, millicores: f64) -> Option<f64> {
-    Some(measured(Some(millicores))? / limit(sight.state.allocation?.cpu_millicores.0))
+fn cpu_over_limit(seen: &Seen<'_>, millicores: f64) -> Option<f64> {
+    Some(measured(Some(millicores))? / limit(seen.state.allocation?.cpu_millicores.0))
+}
+
+fn desired(state: &State) -> Option<f64> {
+    Some(f64::from(state.allocation?.replicas.0))
 }
 
 /// Replicas that take requests; those in force where the platform does not tell.
@@ -185,14 +240,13 @@ fn most_replicas(state: &State) -> f64 {
     limit(state.bounds.replicas.max().0)
 }
 
-fn allocated_cores(state: &State) -> Option<f64> {
-    Some(state.allocation?.total_cores().max(1e-3))
+/// Cores of one replica that it can use.
+fn useful_size(seen: &Seen<'_>) -> Option<f64> {
+    Some(seen.state.allocation?.cpu_millicores.cores().min(seen.sight.useful_cores()))
 }
 
-fn cost_share(state: &State) -> Option<f64> {
-    let largest = state.prices.per_hour(state.bounds.largest());
-    (largest > 0.0).then_some(())?;
-    Some(state.prices.per_hour(state.allocation?) / largest)
+fn allocated_cores(seen: &Seen<'_>) -> Option<f64> {
+    Some(desired(seen.state)? * useful_size(seen)?)
 }
 
 /// The last direction, fading as it falls out of what counts as a reversal.

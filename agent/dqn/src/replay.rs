@@ -1,10 +1,14 @@
 //! Replay: what was lived through, to be learned from more than once. Owns flat arrays, n-step returns and priorities; must not know what is learned.
+//!
+//! Observations are kept in 16 bits, as their size is what bounds how far back a replay reaches; three digits are more than they are measured to.
 
 mod steps;
 mod tree;
 
 pub use steps::{Ending, Steps};
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +56,8 @@ pub struct Replay {
     capacity: usize,
     length: usize,
     head: usize,
-    observations: Vec<f32>,
-    nexts: Vec<f32>,
+    observations: Vec<f16>,
+    nexts: Vec<f16>,
     actions: Vec<u8>,
     rewards: Vec<f32>,
     bootstraps: Vec<f32>,
@@ -94,7 +98,7 @@ pub struct Batch {
 const LEAST_PRIORITY: f32 = 1e-3;
 
 impl Replay {
-    /// Room for `capacity` transitions between observations of `width` numbers.
+    /// Room for `capacity` transitions, taken as they come, between observations of `width` numbers.
     #[must_use]
     pub fn new(width: usize, capacity: usize, sampling: Sampling) -> Self {
         let capacity = capacity.max(1);
@@ -107,12 +111,12 @@ impl Replay {
             capacity,
             length: 0,
             head: 0,
-            observations: vec![0.0; width * capacity],
-            nexts: vec![0.0; width * capacity],
-            actions: vec![0; capacity],
-            rewards: vec![0.0; capacity],
-            bootstraps: vec![0.0; capacity],
-            masks: vec![Mask::default(); capacity],
+            observations: Vec::new(),
+            nexts: Vec::new(),
+            actions: Vec::new(),
+            rewards: Vec::new(),
+            bootstraps: Vec::new(),
+            masks: Vec::new(),
             priorities,
         }
     }
@@ -132,8 +136,16 @@ impl Replay {
     /// Remembers `transition` in the place of the oldest where there is no other.
     pub fn push(&mut self, transition: &Transition<'_>) {
         let (at, row) = (self.head, self.head * self.width..(self.head + 1) * self.width);
-        self.observations[row.clone()].copy_from_slice(transition.observation);
-        self.nexts[row].copy_from_slice(transition.next);
+        if at == self.actions.len() {
+            self.observations.resize(row.end, f16::ZERO);
+            self.nexts.resize(row.end, f16::ZERO);
+            self.actions.push(0);
+            self.rewards.push(0.0);
+            self.bootstraps.push(0.0);
+            self.masks.push(Mask::default());
+        }
+        self.observations[row.clone()].convert_from_f32_slice(transition.observation);
+        self.nexts[row].convert_from_f32_slice(transition.next);
         self.actions[at] = transition.action;
         self.rewards[at] = transition.reward;
         self.bootstraps[at] = transition.bootstrap;
@@ -159,10 +171,13 @@ impl Replay {
             }
             Some(priorities) => self.draw_by_priority(priorities, count, beta, rng, batch),
         }
-        for &at in &batch.places {
+        batch.observations.resize(count * self.width, 0.0);
+        batch.nexts.resize(count * self.width, 0.0);
+        let rows = batch.observations.chunks_exact_mut(self.width).zip(batch.nexts.chunks_exact_mut(self.width));
+        for (&at, (observation, next)) in batch.places.iter().zip(rows) {
             let row = at * self.width..(at + 1) * self.width;
-            batch.observations.extend_from_slice(&self.observations[row.clone()]);
-            batch.nexts.extend_from_slice(&self.nexts[row]);
+            self.observations[row.clone()].convert_to_f32_slice(observation);
+            self.nexts[row].convert_to_f32_slice(next);
             batch.actions.push(self.actions[at]);
             batch.rewards.push(self.rewards[at]);
             batch.bootstraps.push(self.bootstraps[at]);

@@ -11,11 +11,13 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::{Agent, Outcome};
-use crate::estimate::measured;
+use crate::actions::Actions;
+use crate::agent::{Act, Actor, Agent, Outcome};
 use crate::learner::Update;
 use crate::network::DeviceFailed;
 use crate::replay::Ending;
+use crate::sight::measured;
+use crate::train::lane::Lane;
 
 /// Bins of CPU over its limit, each a fifth.
 pub const BINS: usize = 5;
@@ -59,15 +61,13 @@ pub struct Tabular {
     pub table: [[f64; STEPS.len()]; BINS],
     /// Steps made so far.
     pub steps: u64,
-    #[serde(skip)]
-    acted: Vec<Option<(usize, usize)>>,
 }
 
 impl Tabular {
     /// An empty table.
     #[must_use]
     pub fn new(parameters: TabularParameters, seed: u64) -> Self {
-        Self { parameters, seed, table: [[0.0; STEPS.len()]; BINS], steps: 0, acted: Vec::new() }
+        Self { parameters, seed, table: [[0.0; STEPS.len()]; BINS], steps: 0 }
     }
 
     /// Reads a table that was written as JSON.
@@ -122,32 +122,52 @@ fn bin(state: &State) -> Option<usize> {
     Some(((share * BINS as f64) as usize).min(BINS - 1))
 }
 
-impl Agent for Tabular {
-    fn act(&mut self, states: &[&State]) -> Result<Vec<Option<Allocation>>, DeviceFailed> {
-        self.acted.clear();
-        let mut wanted = Vec::with_capacity(states.len());
-        for state in states {
-            let mut rng = SmallRng::seed_from_u64(self.seed ^ self.steps.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            let chance = rng.random::<f64>() < self.epsilon();
-            let acted = bin(state).map(|bin| (bin, if chance { rng.random_range(0..STEPS.len()) } else { self.best(bin) }));
-            self.steps += 1;
-            wanted.push(acted.and_then(|(_, choice)| self.named(state, choice)));
-            self.acted.push(acted);
-        }
-        Ok(wanted)
+impl Tabular {
+    /// What the function of `state` should be given in step number `step`, exploring.
+    fn choose(&self, state: &State, step: u64) -> Act {
+        let mut rng = SmallRng::seed_from_u64(self.seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let chance = rng.random::<f64>() < self.epsilon();
+        let Some(bin) = bin(state) else { return Act::default() };
+        let choice = if chance { rng.random_range(0..STEPS.len()) } else { self.best(bin) };
+        // What was seen when it was chosen belongs to the choice.
+        Act { choice: Some(bin * STEPS.len() + choice), wanted: self.named(state, choice) }
     }
 
-    fn learn(&mut self, outcomes: &[Outcome<'_>]) -> Result<Option<Update>, DeviceFailed> {
+    /// Takes in what became of a choice.
+    fn learn(&mut self, state: &State, outcome: &Outcome) {
         let TabularParameters { alpha, gamma, .. } = self.parameters;
-        let mut last = None;
-        for (outcome, acted) in outcomes.iter().zip(std::mem::take(&mut self.acted)) {
-            let (Some((from, choice)), Some(reward), Some(to)) = (acted, outcome.reward, bin(outcome.state)) else { continue };
-            let future = if outcome.ending == Ending::Terminated { 0.0 } else { self.table[to][self.best(to)] };
-            let error = self.table[from][choice] - (reward + gamma * future);
-            last = Some(Update { loss: (0.5 * error * error) as f32, value: self.table[from][choice] as f32, error: error.abs() as f32 });
-            self.table[from][choice] -= alpha * error;
-        }
-        Ok(last)
+        let (Some(chosen), Some(reward), Some(to)) = (outcome.act.choice, outcome.reward, bin(state)) else { return };
+        let (from, choice) = (chosen / STEPS.len(), chosen % STEPS.len());
+        let future = if outcome.ending == Ending::Terminated { 0.0 } else { self.table[to][self.best(to)] };
+        self.table[from][choice] -= alpha * (self.table[from][choice] - (reward + gamma * future));
+    }
+}
+
+impl Actor for Tabular {
+    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceFailed> {
+        Ok(lanes.iter().enumerate().map(|(row, lane)| self.choose(lane.state(), self.steps + (first + row) as u64)).collect())
+    }
+}
+
+impl Agent for Tabular {
+    type Actor = Self;
+
+    fn actions(&self) -> Option<&Actions> {
+        None
+    }
+
+    fn actor(&self) -> Self {
+        self.clone()
+    }
+
+    /// A table learns from each step at once.
+    fn study(&mut self, functions: usize) -> Result<Option<Update>, DeviceFailed> {
+        self.steps += functions as u64;
+        Ok(None)
+    }
+
+    fn remember(&mut self, lanes: &[Lane], outcomes: &[Outcome]) {
+        lanes.iter().zip(outcomes).for_each(|(lane, outcome)| self.learn(lane.state(), outcome));
     }
 }
 
@@ -187,8 +207,8 @@ mod tests {
     use super::*;
     use crate::sample;
 
-    fn outcome(state: &State, reward: f64, ending: Ending) -> Outcome<'_> {
-        Outcome { reward: Some(reward), state, ending }
+    fn outcome(act: Act, reward: f64, ending: Ending) -> Outcome {
+        Outcome { act, reward: Some(reward), ending }
     }
 
     #[test]
@@ -198,12 +218,10 @@ mod tests {
         assert_eq!(bin, 2);
         let mut tabular = Tabular::new(TabularParameters { epsilon: 0.0, ..TabularParameters::default() }, 1);
         tabular.table[bin] = [0.0, 4.0, 0.0];
-        tabular.act(&[&state]).expect("a table does not fail");
-        tabular.learn(&[outcome(&state, 1.0, Ending::Truncated)]).expect("a table does not fail");
+        tabular.learn(&state, &outcome(tabular.choose(&state, 0), 1.0, Ending::Truncated));
         // 4 + 0.5 x (1 + 0.9 x 4 - 4) = 4.3, and after an end 4.3 + 0.5 x (1 - 4.3) = 2.65.
         assert!((tabular.table[bin][1] - 4.3).abs() < 1e-12);
-        tabular.act(&[&state]).expect("a table does not fail");
-        tabular.learn(&[outcome(&state, 1.0, Ending::Terminated)]).expect("a table does not fail");
+        tabular.learn(&state, &outcome(tabular.choose(&state, 1), 1.0, Ending::Terminated));
         assert!((tabular.table[bin][1] - 2.65).abs() < 1e-12);
     }
 
@@ -211,10 +229,11 @@ mod tests {
     fn it_learns_which_way_pays_and_then_decides_so() {
         let state = sample::busy(0.5);
         let mut tabular = Tabular::new(TabularParameters { gamma: 0.0, step: 1, ..TabularParameters::default() }, 2);
-        for _ in 0..200 {
-            let wanted = tabular.act(&[&state]).expect("a table does not fail")[0].expect("CPU is measured");
-            let reward = if wanted.replicas.0 == 3 { 1.0 } else { -1.0 };
-            tabular.learn(&[outcome(&state, reward, Ending::None)]).expect("a table does not fail");
+        for step in 0..200 {
+            let act = tabular.choose(&state, step);
+            tabular.study(1).expect("a table does not fail");
+            let reward = if act.wanted.expect("CPU is measured").replicas.0 == 3 { 1.0 } else { -1.0 };
+            tabular.learn(&state, &outcome(act, reward, Ending::None));
         }
         let decision = tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
         assert_eq!(decision.wanted(), Some(Allocation::new(3, 500, 256)));
@@ -225,13 +244,14 @@ mod tests {
     fn a_table_is_read_as_it_was_written_and_goes_on_exploring_where_it_was() {
         let state = sample::busy(0.5);
         let mut tabular = Tabular::new(TabularParameters::default(), 3);
-        for _ in 0..100 {
-            tabular.act(&[&state]).expect("a table does not fail");
-            tabular.learn(&[outcome(&state, -0.3, Ending::None)]).expect("a table does not fail");
+        for step in 0..100 {
+            let act = tabular.choose(&state, step);
+            tabular.study(1).expect("a table does not fail");
+            tabular.learn(&state, &outcome(act, -0.3, Ending::None));
         }
-        let mut read = Tabular::from_json(&serde_json::to_vec(&tabular).expect("it is written")).expect("and read again");
+        let read = Tabular::from_json(&serde_json::to_vec(&tabular).expect("it is written")).expect("and read again");
         assert_eq!(read, tabular);
-        assert_eq!(read.act(&[&state; 20]), tabular.act(&[&state; 20]));
+        assert!((100..120).all(|step| read.choose(&state, step) == tabular.choose(&state, step)));
         assert!(Tabular::from_json(b"{}").is_err() && Tabular::from_json(&vec![b' '; 70_000]).is_err());
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! The same results give the same bytes.
 
+mod chart;
 mod csv;
 mod html;
 mod markdown;
 mod number;
+mod plot;
 mod table;
 mod terminal;
 mod words;
 
+pub use chart::{Curve, Panel, chart};
 pub use csv::{csv_runs, csv_summary};
 pub use html::html;
 pub use markdown::markdown;

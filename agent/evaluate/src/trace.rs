@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_common::name::Name;
-use qscale_common::policy::{LatencyBound, Objective, ScalingPolicy};
+use qscale_common::policy::{Bounds, LatencyBound, Objective, Range, ScalingPolicy};
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes};
 use qscale_common::workload::trace::{MinuteTrace, Row, RowTrace, TraceFunction};
@@ -220,6 +220,7 @@ fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: 
     let margin = suite.guard.working_set_margin.get() * ROOM;
     let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);
     let start = entry.bounds.clamp(Allocation { memory_mib: room, ..entry.start });
+    let memory_mib = Range::new(start.memory_mib, start.memory_mib).unwrap_or(entry.bounds.memory_mib);
     let base_mib = Mebibytes(function.usual_mib.min((f64::from(start.memory_mib.0) / margin) as u32));
     let profile = FunctionProfile {
         workers: entry.workers,
@@ -230,7 +231,7 @@ fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: 
     let setup = Setup {
         profile: Arc::new(profile),
         gateway: entry.gateway,
-        policy: ScalingPolicy { objective, bounds: entry.bounds, ..suite.policy(name) },
+        policy: ScalingPolicy { objective, bounds: Bounds { memory_mib, ..entry.bounds }, ..suite.policy(name) },
         allocation: start,
         load: function.load,
         perturbation: perturbation.perturbation(),

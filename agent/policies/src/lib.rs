@@ -4,6 +4,7 @@
 
 pub mod clairvoyant;
 mod fixed;
+pub mod history;
 pub mod holt_winters;
 pub mod hpa;
 pub mod hpa_vpa;
@@ -20,6 +21,7 @@ pub mod vpa;
 
 pub use clairvoyant::{Clairvoyant, ClairvoyantParams, Forecast};
 pub use fixed::Fixed;
+pub use history::History;
 pub use holt_winters::HoltWinters;
 pub use hpa::Hpa;
 pub use hpa_vpa::HpaVpa;
@@ -27,9 +29,9 @@ pub use keda::Keda;
 pub use keep_alive::{KeepAliveFixed, KeepAliveHistogram};
 pub use kpa::Kpa;
 pub use openfaas::OpenFaas;
-pub use parameters::Parameter;
+pub use parameters::{Parameter, of as parameters_of};
 pub use phpa_linear::PhpaLinear;
-pub use registry::{NAMES, PolicyError, by_name, describe};
+pub use registry::{NAMES, PolicyError, by_name, describe, read};
 pub use threshold::Threshold;
 pub use vpa::Vpa;
 
@@ -101,6 +103,8 @@ pub enum Memory {
     KeepAlive(Box<keep_alive::KeepAliveMemory>),
     /// Of `openfaas`.
     OpenFaas(Box<openfaas::OpenFaasMemory>),
+    /// What was seen of the load: of learned policies.
+    History(Box<History>),
 }
 
 /// The rule's own variant of the memory; a new one where it is another rule's.
@@ -116,6 +120,13 @@ macro_rules! recall {
     }};
 }
 pub(crate) use recall;
+
+impl Memory {
+    /// What was seen of the load; begun anew where this is another rule's memory.
+    pub fn history(&mut self) -> &mut History {
+        recall!(self, History)
+    }
+}
 
 /// What a policy says to a State.
 #[derive(Debug, Clone, PartialEq)]

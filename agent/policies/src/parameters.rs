@@ -16,7 +16,8 @@ pub struct Parameter {
 }
 
 /// Every parameter of `policy`'s type, with `policy`'s values as defaults, in the order of the type.
-pub(crate) fn of<T: JsonSchema + Serialize>(policy: &T) -> Vec<Parameter> {
+#[must_use]
+pub fn of<T: JsonSchema + Serialize>(policy: &T) -> Vec<Parameter> {
     let schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
     let defaults = serde_json::to_value(policy).unwrap_or_default();
     let mut found = Vec::new();

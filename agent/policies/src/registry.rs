@@ -34,10 +34,12 @@ pub const NAMES: [&str; 15] = [
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PolicyError {
     /// No policy has this name.
-    #[error("policy = `{name}`, must be one of {}", NAMES.join(", "))]
+    #[error("policy = `{name}`, must be one of {}", known.join(", "))]
     Unknown {
         /// What was asked for, cut to 100 characters.
         name: String,
+        /// What can be asked for.
+        known: Vec<&'static str>,
     },
     /// The policy cannot be told this.
     #[error("params of policy `{policy}`: {reason}")]
@@ -118,11 +120,14 @@ pub fn describe(name: &str) -> Result<Vec<Parameter>, PolicyError> {
 }
 
 fn unknown(name: &str) -> PolicyError {
-    PolicyError::Unknown { name: name.chars().take(100).collect() }
+    PolicyError::Unknown { name: name.chars().take(100).collect(), known: NAMES.into() }
 }
 
 /// `params` over the defaults, group by group: whoever tells one key of a group leaves the others as they are.
-fn read<T: DeserializeOwned + Serialize + Default>(policy: &str, params: &Value) -> Result<T, PolicyError> {
+///
+/// # Errors
+/// When `params` has a key that `policy` does not know or a value that is none.
+pub fn read<T: DeserializeOwned + Serialize + Default>(policy: &str, params: &Value) -> Result<T, PolicyError> {
     if params.is_null() {
         return Ok(T::default());
     }

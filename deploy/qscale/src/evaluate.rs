@@ -4,6 +4,7 @@
 mod journal;
 mod progress;
 mod report;
+mod roster;
 mod trace;
 
 use std::num::NonZeroUsize;
@@ -18,10 +19,11 @@ use qscale_common::document::Format;
 use qscale_common::runtime::{clock, shutdown};
 use qscale_evaluate::evaluation::jobs::{Ledger, Outcome, Progress};
 use qscale_evaluate::suite::{Narrow, SHIPPED};
-use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Rules, Suite};
+use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
 
 use self::journal::Journal;
 use self::progress::Bar;
+use self::roster::All;
 use self::trace::TraceArgs;
 use crate::show;
 use crate::system::Locate;
@@ -40,6 +42,7 @@ use crate::system::Locate;
   qscale evaluate --tune                                      the published table: every rule as it comes and tuned
   qscale evaluate --policy hpa:cpu_utilization=50 --policy kpa --workload step
   qscale evaluate --trace ../my-trace --functions 50 --seeds 5
+  qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
   qscale evaluate --suite my-suite.toml --out my-results --json
   qscale evaluate --list                                      suites, competitors, cells
   qscale evaluate --print-suite synthetic > my-suite.toml     a suite to begin from")]
@@ -52,6 +55,9 @@ pub struct EvaluateArgs {
     /// Only this competitor, of the suite or any policy, told these parameters; may be repeated
     #[arg(long = "policy", value_name = "NAME[:KEY=VALUE,...]")]
     policies: Vec<String>,
+    /// Model that the policy dqn decides by, as `qscale train` writes it; by default the one that comes along
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    model: Option<PathBuf>,
     /// Only this function of the suite; may be repeated
     #[arg(long = "function", value_name = "NAME")]
     functions: Vec<String>,
@@ -100,7 +106,8 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
         show::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let suite = load(&arguments)?;
+    let roster = All { model: arguments.model.as_deref().map(crate::train::load).transpose()? };
+    let suite = load(&arguments, &roster)?;
     if arguments.list {
         report::list(&suite)?;
         return Ok(ExitCode::SUCCESS);
@@ -110,7 +117,7 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
     let token = shutdown::token();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let work = tokio::task::spawn_blocking(move || work(&evaluation, &arguments, &out, &stopped));
+    let work = tokio::task::spawn_blocking(move || work(&evaluation, &roster, &arguments, &out, &stopped));
     tokio::pin!(work);
     tokio::select! {
         ended = &mut work => ended.context("the evaluation broke off")?,
@@ -122,7 +129,7 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
 }
 
 /// The suite that is asked for, and what is asked for of it.
-fn load(arguments: &EvaluateArgs) -> anyhow::Result<Suite> {
+fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
     let by_default = if arguments.trace.is_given() { "trace" } else { "synthetic" };
     let asked = arguments.suite.as_deref().unwrap_or(by_default);
     let mut suite = match SHIPPED.iter().find(|suite| suite.name == asked) {
@@ -149,7 +156,7 @@ fn load(arguments: &EvaluateArgs) -> anyhow::Result<Suite> {
         seeds: arguments.seeds,
         quick: arguments.quick,
     };
-    Ok(suite.narrowed(&narrow).with_context(|| format!("suite {asked}"))?.with_natural_ticks(&Rules))
+    Ok(suite.narrowed(&narrow).with_context(|| format!("suite {asked}"))?.with_natural_ticks(roster))
 }
 
 fn read(path: &Path) -> anyhow::Result<Suite> {
@@ -191,6 +198,7 @@ fn command(arguments: &EvaluateArgs) -> String {
     arguments.suite.iter().for_each(|suite| add("--suite", suite));
     arguments.trace.words(&mut add);
     arguments.policies.iter().for_each(|policy| add("--policy", policy));
+    arguments.model.iter().for_each(|model| add("--model", &model.display().to_string()));
     arguments.functions.iter().for_each(|function| add("--function", function));
     arguments.workloads.iter().for_each(|workload| add("--workload", workload));
     arguments.perturbations.iter().for_each(|perturbation| add("--perturbation", perturbation));
@@ -202,16 +210,16 @@ fn command(arguments: &EvaluateArgs) -> String {
     words.join(" ")
 }
 
-fn work(evaluation: &Evaluation, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     // What cannot be run must leave no journal behind.
-    evaluation.check(&Rules)?;
+    evaluation.check(roster)?;
     let journal = Journal::open(out, evaluation, arguments.resume, arguments.overwrite)?;
     let mut ledger = Desk { journal, bar: Bar::new() };
     let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let began = clock::instant();
     let time = || clock::instant().duration_since(began);
     let options = Options { threads, stop, clock: Some(&time) };
-    let found = evaluation.run(&Rules, &options, &mut ledger);
+    let found = evaluation.run(roster, &options, &mut ledger);
     ledger.bar.finish();
     match found {
         Ok((results, paces)) => report::write(out, &results, &paces, began.elapsed(), arguments.json)?,

@@ -10,6 +10,7 @@ mod profile;
 mod show;
 mod store;
 mod system;
+mod train;
 mod up;
 mod validate;
 mod watch;
@@ -22,7 +23,7 @@ use crate::system::Locate;
 
 /// Give serverless functions the resources they need and no more.
 ///
-/// `qscale up` runs the whole system on this machine and `qscale evaluate` needs none; every other command speaks to a running one.
+/// `qscale up` runs the whole system on this machine; `qscale train` and `qscale evaluate` need none; every other command speaks to a running one.
 #[derive(Debug, Parser)]
 #[command(name = "qscale", version, max_term_width = 110, propagate_version = true)]
 struct Cli {
@@ -53,6 +54,11 @@ enum Command {
     Agent(agent::AgentCommand),
     /// Compare policies in the simulator, as they come and tuned
     Evaluate(Box<evaluate::EvaluateArgs>),
+    /// Train a model in the simulator, beside the best tuned rule
+    Train(Box<train::TrainArgs>),
+    /// Try the GPU, in a process of its own
+    #[command(hide = true)]
+    ProbeDevice,
     /// Change nothing any more: one function, or all
     Freeze(operate::FreezeArgs),
     /// Let decisions be applied again after a freeze
@@ -90,6 +96,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Up(arguments) => return up::run(locate, *arguments).await,
         Command::Evaluate(arguments) => return evaluate::run(locate, *arguments).await,
+        Command::Train(arguments) => return train::run(locate, *arguments).await,
+        Command::ProbeDevice => train::device::probe()?,
         Command::Watch(arguments) => watch::run(locate, arguments).await?,
         Command::Policy(command) => policy::run(locate, command).await?,
         Command::Function(command) => function::run(locate, command).await?,

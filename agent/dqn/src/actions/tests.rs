@@ -1,12 +1,13 @@
-use qscale_common::contract::Usage;
+use qscale_common::contract::{State, Usage};
 use qscale_common::policy::Range;
+use qscale_policies::History;
 
 use super::*;
 use crate::sample;
 
 fn menu(set: ActionSet, scope: Scope, state: &State) -> Menu {
     let mut menu = Menu::default();
-    Actions::new(set, scope).decode(state, &mut menu);
+    Actions::new(set, scope).decode(&Sight::take(state, &mut History::default(), 200.0), &mut menu);
     menu
 }
 
@@ -28,27 +29,24 @@ fn headroom_names_multiples_of_the_demand() {
     let state = sample::busy(1.3);
     for (name, expected) in [
         ("keep", "2 x 500m 256Mi"),
-        ("demand x1 by replicas", "3 x 500m 256Mi"),
-        ("demand x2 by replicas", "6 x 500m 256Mi"),
-        ("demand x1.25 in replicas of 0.25 of the largest", "7 x 250m 256Mi"),
-        ("demand x3 in replicas of 1 of the largest", "4 x 1000m 256Mi"),
+        ("demand x1.1", "2 x 729m 256Mi"),
+        ("demand x2", "3 x 882m 256Mi"),
         ("replicas -1", "1 x 500m 256Mi"),
+        ("replicas x2", "4 x 500m 256Mi"),
     ] {
         check(ActionSet::Headroom, &state, name, expected);
     }
-    let resized = named(ActionSet::Headroom, Scope::Joint, &state, "demand x1 by size").expect("allowed");
-    assert!(resized.replicas == Replicas(2) && (650..=715).contains(&resized.cpu_millicores.0), "{resized}");
     // Beyond what is allowed stands once, at the bound.
     let state = sample::busy(9.0);
-    check(ActionSet::Headroom, &state, "demand x0.7 by replicas", "10 x 500m 256Mi");
-    assert!(matches!(named(ActionSet::Headroom, Scope::Joint, &state, "demand x2 by replicas"), Err(Masked::Same(_))));
+    check(ActionSet::Headroom, &state, "demand x1.1", "10 x 1000m 256Mi");
+    assert!(matches!(named(ActionSet::Headroom, Scope::Joint, &state, "demand x2"), Err(Masked::Same(_))));
 }
 
 #[test]
 fn without_a_demand_only_steps_can_be_taken_and_without_an_allocation_nothing() {
     let state = sample::state();
     let headroom = menu(ActionSet::Headroom, Scope::Joint, &state);
-    assert_eq!(headroom.mask().count(), 3);
+    assert_eq!(headroom.mask().count(), 4);
     assert_eq!(headroom.entry(10), Err(Masked::NoDemand));
     let unknown = State { allocation: None, ..state };
     assert_eq!(menu(ActionSet::Headroom, Scope::Joint, &unknown).mask(), Mask(0));
@@ -118,9 +116,9 @@ fn memory_follows_the_working_set_with_a_margin_and_a_kill_raises_it() {
 fn no_load_needs_no_replica_where_the_bounds_allow_none() {
     let mut state = sample::busy(1.0);
     state.windows.tick.rate_rps = Some(0.0);
-    check(ActionSet::Headroom, &state, "demand x0.7 by replicas", "1 x 500m 256Mi");
+    check(ActionSet::Headroom, &state, "demand x0.9", "1 x 500m 256Mi");
     state.bounds.replicas = Range::new(Replicas(0), Replicas(10)).expect("ordered");
-    check(ActionSet::Headroom, &state, "demand x0.7 by replicas", "0 x 500m 256Mi");
+    check(ActionSet::Headroom, &state, "demand x0.9", "0 x 500m 256Mi");
 }
 
 #[test]

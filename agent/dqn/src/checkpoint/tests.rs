@@ -5,7 +5,7 @@ use crate::device::cpu;
 use crate::{Learner, Scope};
 
 fn purpose() -> Purpose {
-    Purpose { actions: Actions::new(ActionSet::Headroom, Scope::Joint), reward: Some(Default::default()), note: "from a test".into() }
+    Purpose { actions: Actions::new(ActionSet::Headroom, Scope::Joint), worth: Some(Default::default()), note: "from a test".into() }
 }
 
 fn checkpoint() -> Checkpoint {
@@ -34,13 +34,13 @@ fn what_differs_is_said() {
     other.header.actions.pop();
     assert_eq!(
         other.check().expect_err("it does not match").to_string(),
-        "the checkpoint does not match: observation of version 0, this program has version 1; feature 3 is `moon_phase`, this program has \
-         `rate_tick_over_short`; 44 actions, this program has 45"
+        "the checkpoint does not match: observation of version 0, this program has version 2; feature 3 is `moon_phase`, this program has \
+         `next_over_rate`; 19 actions, this program has 20"
     );
     let mut other = checkpoint();
     other.header.action_set = ActionSet::Step;
     let error = other.check().expect_err("it does not match").to_string();
-    assert!(error.contains("a network of 45 actions, the set step has 11"), "{error}");
+    assert!(error.contains("a network of 20 actions, the set step has 11"), "{error}");
 }
 
 #[test]

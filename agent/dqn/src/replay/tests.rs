@@ -18,7 +18,9 @@ fn lived(length: usize, steps: u8, ending: Ending) -> Vec<(f32, f32, f32, f32)> 
         let reward = 10f32.powi(i32::from(step));
         pending.push(&seen, step, reward, (&next, Mask::all(2)), if last { ending } else { Ending::None }, &mut replay);
     }
-    (0..replay.len()).map(|at| (replay.observations[at], replay.rewards[at], replay.bootstraps[at], replay.nexts[at])).collect()
+    (0..replay.len())
+        .map(|at| (replay.observations[at].to_f32(), replay.rewards[at], replay.bootstraps[at], replay.nexts[at].to_f32()))
+        .collect()
 }
 
 #[test]

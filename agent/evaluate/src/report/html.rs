@@ -4,7 +4,6 @@
 
 mod data;
 mod latency;
-mod plot;
 mod scatter;
 mod tables;
 
@@ -42,7 +41,7 @@ pub fn html(results: &Results, summary: &Summary) -> String {
 }
 
 /// `text` so that it is text wherever it stands, between tags and within quotes.
-pub(super) fn escape(text: &str) -> String {
+pub(in crate::report) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -84,7 +84,7 @@ pub fn list(suite: &Suite) -> anyhow::Result<()> {
             if params == "{}" { "as it comes" } else { &params }
         ))?;
     }
-    let known = qscale_policies::NAMES;
-    let others: Vec<&str> = known.into_iter().filter(|name| !suite.competitors.iter().any(|entry| entry.policy == *name)).collect();
+    let known = qscale_dqn::registry::names();
+    let others: Vec<&str> = known.filter(|name| !suite.competitors.iter().any(|entry| entry.policy == *name)).collect();
     show::line(format!("also           {}", others.join(", ")))
 }

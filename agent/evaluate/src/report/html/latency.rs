@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::escape;
-use super::plot::{Frame, Scale};
+use crate::report::plot::{Frame, Scale};
 use crate::results::{Latencies, Results};
 
 /// The distribution of all cells together, for each of `featured`.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::super::number::{range, shown};
 use super::escape;
-use super::plot::{Frame, Scale};
+use crate::report::plot::{Frame, Scale};
 use crate::results::{Measure, Results, Variant};
 use crate::statistics::{Estimate, Line, Part, Summary};
 

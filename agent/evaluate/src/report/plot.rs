@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::super::number::digits;
-use super::escape;
+use super::html::escape;
+use super::number::digits;
 
 /// From values to places along an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Scale {
+pub(in crate::report) struct Scale {
     pub from: f64,
     pub to: f64,
     pub logarithmic: bool,
@@ -15,20 +15,29 @@ pub(super) struct Scale {
 
 impl Scale {
     /// From zero to a little above the greatest of `values`.
-    pub(super) fn linear(values: impl Iterator<Item = f64>) -> Self {
+    pub(in crate::report) fn linear(values: impl Iterator<Item = f64>) -> Self {
         let most = values.fold(0.0, f64::max);
         Self { from: 0.0, to: if most > 0.0 { most * 1.06 } else { 1.0 }, logarithmic: false }
     }
 
+    /// Around zero and `values`, some of which may lie below it.
+    pub(in crate::report) fn around(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let least = values.clone().fold(0.0, f64::min);
+        let most = values.fold(0.0, f64::max);
+        let room = (most - least) * 0.06;
+        let from = if least < 0.0 { least - room } else { 0.0 };
+        Self { from, to: if most > least { most + room } else { from + 1.0 }, logarithmic: false }
+    }
+
     /// Whole powers of ten around `values`, all above zero.
-    pub(super) fn decades(values: impl Iterator<Item = f64> + Clone) -> Self {
+    pub(in crate::report) fn decades(values: impl Iterator<Item = f64> + Clone) -> Self {
         let (least, most) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max));
         let (from, to) = if most > 0.0 { (least.log10().floor(), most.log10().ceil()) } else { (0.0, 1.0) };
         Self { from: 10f64.powf(from), to: 10f64.powf(to.max(from + 1.0)), logarithmic: true }
     }
 
     /// Where `value` lies, 0 to 1.
-    pub(super) fn share(&self, value: f64) -> f64 {
+    pub(in crate::report) fn share(&self, value: f64) -> f64 {
         let share = if self.logarithmic {
             (value / self.from).ln() / (self.to / self.from).ln()
         } else {
@@ -38,7 +47,7 @@ impl Scale {
     }
 
     /// Round values along the axis, about `count` of them.
-    pub(super) fn ticks(&self, count: f64) -> Vec<f64> {
+    pub(in crate::report) fn ticks(&self, count: f64) -> Vec<f64> {
         if self.logarithmic {
             let (from, to) = (self.from.log10().round() as i32, self.to.log10().round() as i32);
             return (from..=to).map(|power| 10f64.powi(power)).collect();
@@ -46,12 +55,13 @@ impl Scale {
         let rough = (self.to - self.from) / count;
         let unit = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|times| times * unit).find(|step| *step >= rough * 0.999).unwrap_or(rough);
-        (0..=20).map(|index| f64::from(index) * step).take_while(|tick| *tick <= self.to).collect()
+        let first = (self.from / step).ceil();
+        (0..=20).map(|index| (first + f64::from(index)) * step).take_while(|tick| *tick <= self.to).collect()
     }
 }
 
 /// A plot's frame: where its axes lie and what they mean.
-pub(super) struct Frame {
+pub(in crate::report) struct Frame {
     pub width: f64,
     pub height: f64,
     pub x: Scale,
@@ -67,17 +77,17 @@ const BOTTOM: f64 = 42.0;
 
 impl Frame {
     /// Where a value of the first axis lies.
-    pub(super) fn at_x(&self, value: f64) -> f64 {
+    pub(in crate::report) fn at_x(&self, value: f64) -> f64 {
         LEFT + self.x.share(value) * (self.width - LEFT - RIGHT)
     }
 
     /// Where a value of the second axis lies.
-    pub(super) fn at_y(&self, value: f64) -> f64 {
+    pub(in crate::report) fn at_y(&self, value: f64) -> f64 {
         self.height - BOTTOM - self.y.share(value) * (self.height - TOP - BOTTOM)
     }
 
     /// The plot: axes, then `within`. `title` and `described` are read to those who do not see it.
-    pub(super) fn svg(&self, title: &str, described: &str, within: &str) -> String {
+    pub(in crate::report) fn svg(&self, title: &str, described: &str, within: &str) -> String {
         let (width, height) = (self.width, self.height);
         let (right, bottom) = (width - RIGHT, height - BOTTOM);
         let mut out = format!(

@@ -1,0 +1,92 @@
+//! One world that is acted on: the simulated function, what was seen of it, and what each tick of it was worth. Owns the step; must not decide.
+
+use qscale_common::contract::State;
+use qscale_common::units::Allocation;
+use qscale_policies::History;
+use qscale_sim::{Cell, Totals};
+
+use super::worth::{Tick, Worth};
+use crate::actions::{Actions, Menu};
+use crate::observation::{COUNT, observe};
+use crate::sight::Sight;
+
+/// One world that is acted on.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    cell: Cell,
+    caution: f64,
+    history: History,
+    observation: Vec<f32>,
+    observation_before: Vec<f32>,
+    menu: Menu,
+    /// What a usual hour costs, told by what was seen before the tick.
+    usual_price: f64,
+    totals: Totals,
+    /// Requests that were there when the tick began.
+    waited: bool,
+}
+
+impl Lane {
+    /// The world of `cell` when it begins, where a violated tick costs so much `caution`, as whoever chooses among `actions` sees it.
+    #[must_use]
+    pub fn new(cell: Cell, caution: f64, actions: Option<&Actions>) -> Self {
+        let mut lane = Self {
+            cell,
+            caution,
+            history: History::default(),
+            observation: vec![0.0; COUNT],
+            observation_before: vec![0.0; COUNT],
+            menu: Menu::default(),
+            usual_price: 1.0,
+            totals: Totals::default(),
+            waited: false,
+        };
+        lane.look(actions);
+        lane
+    }
+
+    fn look(&mut self, actions: Option<&Actions>) {
+        let sight = Sight::take(self.cell.state(), &mut self.history, self.caution);
+        self.usual_price = sight.usual_price();
+        if let Some(actions) = actions {
+            observe(&sight, &mut self.observation);
+            actions.decode(&sight, &mut self.menu);
+        }
+    }
+
+    /// Lives through one tick with what is wanted, and says what really came of it.
+    pub fn step(&mut self, wanted: Option<Allocation>, actions: Option<&Actions>, worth: &Worth) -> Tick {
+        let usual_price = self.usual_price;
+        self.cell.step(wanted);
+        self.cell.take_interval(&mut self.totals);
+        let tick = worth.judge(&self.cell, &self.totals, self.waited, usual_price, self.caution);
+        self.waited = self.cell.function().queued() > 0;
+        std::mem::swap(&mut self.observation, &mut self.observation_before);
+        self.look(actions);
+        tick
+    }
+
+    /// The State that was seen last.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        self.cell.state()
+    }
+
+    /// What the network sees; zeros where nobody asked for it.
+    #[must_use]
+    pub fn observation(&self) -> &[f32] {
+        &self.observation
+    }
+
+    /// What the network saw before the last tick.
+    #[must_use]
+    pub fn observation_before(&self) -> &[f32] {
+        &self.observation_before
+    }
+
+    /// What can be chosen.
+    #[must_use]
+    pub fn menu(&self) -> &Menu {
+        &self.menu
+    }
+}

@@ -1,0 +1,29 @@
+//! Who may compete in an evaluation: the rules, the bound that knows the future, and the learned policy with the model that is asked for.
+
+use qscale_dqn::Checkpoint;
+use qscale_dqn::device::cpu;
+use qscale_dqn::registry::{self, DQN};
+use qscale_evaluate::Rules;
+use qscale_evaluate::roster::{Fate, Roster};
+use qscale_policies::Policy;
+use serde_json::Value;
+
+/// The rules and the learned policy.
+#[derive(Debug, Default)]
+pub struct All {
+    /// What the learned policy decides by; the model that comes along where there is none.
+    pub model: Option<Checkpoint>,
+}
+
+impl Roster for All {
+    fn policy(&self, name: &str, params: &Value, fate: Option<&Fate<'_>>) -> Result<Box<dyn Policy>, String> {
+        if name != DQN {
+            return Rules.policy(name, params, fate);
+        }
+        registry::by_name(name, params, self.model.as_ref(), &cpu()).map_err(|error| error.to_string())
+    }
+
+    fn is_bound(&self, name: &str) -> bool {
+        Rules.is_bound(name)
+    }
+}

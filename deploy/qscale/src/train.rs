@@ -1,0 +1,296 @@
+//! `qscale train`: a model from nothing, in the simulator. Owns arguments, files and what is shown; how it learns belongs to `qscale-dqn`.
+
+pub mod device;
+mod folder;
+mod progress;
+mod rules;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use clap::Args;
+use qscale_common::document::{self, Format};
+use qscale_common::runtime::{clock, shutdown};
+use qscale_dqn::actions::{ActionSet, Scope};
+use qscale_dqn::checkpoint::{Checkpoint, Judged};
+use qscale_dqn::device::Device;
+use qscale_dqn::train::course::{Best, Course};
+use qscale_dqn::train::domain::Part;
+use qscale_dqn::train::judge::Score;
+use qscale_dqn::train::recipe::Recipe;
+use serde_json::json;
+
+use self::device::Wish;
+use self::folder::Folder;
+pub use self::folder::load;
+use self::progress::Watcher;
+use self::rules::Rule;
+use crate::show::{self, Cell, Paint, Table, Tone};
+use crate::system::Locate;
+
+/// Train a model from nothing in the simulator, and judge it beside the best tuned rule.
+///
+/// Hundreds of functions that were never seen live at once, each with a load, an objective and troubles of its own. The network is judged now and then on other
+/// worlds, and the best is kept. Needs no server. With two cores the default takes some minutes.
+///
+/// The folder of --out then holds the recipe and the seed (recipe.json), the curves (curves.csv, curves.svg), what is needed to go on (last.dqn), the best network with
+/// its card (model.dqn) and how it was judged at last (evaluation.json). Ctrl-C keeps what was learned; the same command goes on, with a replay that fills anew.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale train                                     a model for all scopes, in minutes
+  qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
+  qscale train --scope horizontal --out mine       one that only changes replicas
+  qscale train --print-recipe > recipe.json        everything that can be told
+  qscale train --recipe recipe.json
+  qscale evaluate --model .qscale/training/model.dqn --policy dqn --policy hpa --quick
+  qscale model push mine .qscale/training/model.dqn")]
+pub struct TrainArgs {
+    /// Folder of the run; by default training in the state folder
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    out: Option<PathBuf>,
+    /// Recipe that differs from the default (.toml, .yaml, .json)
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    recipe: Option<PathBuf>,
+    /// Ticks of simulated functions to live through, all together; k, M and G are thousands, millions and thousands of millions
+    #[arg(long, value_name = "NUMBER", value_parser = count)]
+    ticks: Option<u64>,
+    /// Which choices there are: headroom or step
+    #[arg(long, value_name = "NAME")]
+    action_set: Option<ActionSet>,
+    /// Which of them may be taken: horizontal, vertical or joint
+    #[arg(long, value_name = "NAME")]
+    scope: Option<Scope>,
+    /// Seed of chance: the same gives the same network
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// Train so many models, with this seed and those that follow
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    seeds: u32,
+    /// Where the network computes: auto measures, and takes what is fastest
+    #[arg(long, value_name = "auto|cpu|gpu", default_value = "auto")]
+    device: Wish,
+    /// Threads that live through worlds; by default one a core. They change nothing of the result
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<NonZeroUsize>,
+    /// Go on with what the folder holds, and do not begin where it holds nothing
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Begin anew, whatever the folder holds
+    #[arg(long)]
+    overwrite: bool,
+    /// Print how each model was judged as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Print the recipe that would be followed, as JSON, and train nothing
+    #[arg(long)]
+    print_recipe: bool,
+}
+
+/// `12000`, `12k`, `1.5M`.
+fn count(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'k')) => (&text[..at], 1e3),
+        Some((at, 'M')) => (&text[..at], 1e6),
+        Some((at, 'G')) => (&text[..at], 1e9),
+        _ => (text, 1.0),
+    };
+    let number: f64 = digits.parse().map_err(|_| "must be a number such as 500000, 500k or 20M".to_owned())?;
+    if number.is_finite() && number >= 0.0 { Ok((number * unit).round() as u64) } else { Err("must not be below zero".into()) }
+}
+
+/// Trains, and writes down what came of it.
+pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCode> {
+    let recipe = recipe(&arguments)?;
+    if arguments.print_recipe {
+        return show::line(serde_json::to_string_pretty(&recipe)?).map(|()| ExitCode::SUCCESS);
+    }
+    let out = arguments.out.clone().unwrap_or_else(|| locate.state_dir.join("training"));
+    let device = device::choose(arguments.device).await?;
+    let token = shutdown::token();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let work = tokio::task::spawn_blocking(move || train(&recipe, &arguments, &out, &device, &stopped));
+    tokio::pin!(work);
+    tokio::select! {
+        ended = &mut work => ended.context("the training broke off")?,
+        () = token.cancelled() => {
+            stop.store(true, Ordering::Relaxed);
+            work.await.context("the training broke off")?
+        }
+    }
+}
+
+fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
+    let mut recipe = Recipe::default();
+    if let Some(path) = &arguments.recipe {
+        let text = std::fs::read_to_string(path).with_context(|| format!("--recipe {}", path.display()))?;
+        recipe = document::parse(&text, Format::of(path)?).with_context(|| format!("--recipe {}", path.display()))?;
+    }
+    recipe.ticks = arguments.ticks.unwrap_or(recipe.ticks);
+    recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);
+    recipe.scope = arguments.scope.unwrap_or(recipe.scope);
+    recipe.check().map_err(anyhow::Error::msg)?;
+    Ok(recipe)
+}
+
+/// The command that trains the model of `seed` again.
+fn command(arguments: &TrainArgs, recipe: &Recipe, seed: u64) -> String {
+    let default = Recipe::default();
+    let mut words = vec!["qscale train".to_owned()];
+    if let Some(path) = &arguments.recipe {
+        words.push(format!("--recipe {}", path.display()));
+    }
+    if recipe.ticks != default.ticks {
+        words.push(format!("--ticks {}", recipe.ticks));
+    }
+    if recipe.action_set != default.action_set {
+        words.push(format!("--action-set {}", recipe.action_set));
+    }
+    if recipe.scope != default.scope {
+        words.push(format!("--scope {}", recipe.scope));
+    }
+    words.push(format!("--seed {seed}"));
+    words.join(" ")
+}
+
+/// A model that was trained, and how it was judged on the test worlds.
+struct Trained {
+    seed: u64,
+    model: Checkpoint,
+    validation: Score,
+    test: Score,
+    rule: Rule,
+    seconds: f64,
+}
+
+fn train(recipe: &Recipe, arguments: &TrainArgs, out: &Path, device: &Device, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+    let mut trained = Vec::new();
+    for seed in (0..u64::from(arguments.seeds)).map(|further| arguments.seed.wrapping_add(further)) {
+        let folder = if arguments.seeds == 1 { out.to_owned() } else { out.join(format!("seed-{seed}")) };
+        match one(recipe, arguments, &folder, seed, device, stop)? {
+            Some(model) => trained.push(model),
+            None => {
+                eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", folder.display());
+                return Ok(ExitCode::from(130));
+            }
+        }
+    }
+    let reward = |trained: &&Trained| trained.validation.mean.reward;
+    let best = trained.iter().max_by(|one, other| reward(one).total_cmp(&reward(other))).context("no seed")?;
+    let path = out.join("model.dqn");
+    folder::replace(&path, &best.model.to_bytes())?;
+    if arguments.json {
+        let told = |trained: &Trained| {
+            json!({
+                "seed": trained.seed, "seconds": trained.seconds, "model": trained.model.fingerprint(), "validation": trained.validation.mean,
+                "test": trained.test.mean, "best_rule": { "policy": trained.rule.name(), "test": trained.rule.test.map(|score| score.mean) },
+            })
+        };
+        return show::json(&json!({ "models": trained.iter().map(told).collect::<Vec<_>>(), "best": path })).map(|()| ExitCode::SUCCESS);
+    }
+    report(&trained)?;
+    show::line(format!("the best on validation worlds is that of seed {}: {}", best.seed, path.display()))?;
+    show::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(trained: &[Trained]) -> anyhow::Result<()> {
+    let mut table = Table::new(&["TEST WORLDS", "VIOLATED", "COST", "REWARD", "TRAINED IN"]);
+    let mut row = |name: String, score: &Score, time: String| {
+        let mean = &score.mean;
+        table.row([
+            Cell::new(name, Tone::Plain),
+            Cell::new(format!("{:.2} %", mean.violation * 100.0), Tone::Plain),
+            Cell::new(format!("{:.3}", mean.cost), Tone::Plain),
+            Cell::new(format!("{:.3}", mean.reward), Tone::Plain),
+            Cell::new(time, Tone::Plain),
+        ]);
+    };
+    for model in trained {
+        row(format!("dqn, seed {}", model.seed), &model.test, format!("{:.0} s", model.seconds));
+    }
+    if let Some(Trained { rule: rule @ Rule { test: Some(test), .. }, .. }) = trained.first() {
+        row(format!("{}, the best tuned rule", rule.name()), test, String::new());
+    }
+    show::line(table.render(Paint::of_terminal()).trim_end())?;
+    show::line("violated: share of ticks, near the bound in part; cost: multiples of what the usual load costs at full use")
+}
+
+/// Trains the model of one seed; `None` where it was stopped.
+fn one(
+    recipe: &Recipe,
+    arguments: &TrainArgs,
+    path: &Path,
+    seed: u64,
+    device: &Device,
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<Trained>> {
+    let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    let mut folder = Folder::open(path, recipe, seed, arguments.resume, arguments.overwrite)?;
+    let mut course = Course::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
+    if let Some(best) = folder.best.take() {
+        course.keep(best);
+    }
+    let mut watcher = Watcher::new(seed, recipe.ticks, course.ticks());
+    let Some(mut rule) = folder.rule(&course, &watcher, stop)? else { return Ok(None) };
+    watcher.beside(&rule);
+    let command = command(arguments, recipe, seed);
+    let mut began = clock::instant();
+    while !course.is_over() {
+        let judged = course.advance()?;
+        let stopped = stop.load(Ordering::Relaxed);
+        if judged.is_some() || stopped {
+            folder.seconds += began.elapsed().as_secs_f64();
+            began = clock::instant();
+            if let Some(judgement) = &judged {
+                folder.judged(judgement, &rule)?;
+                watcher.judged(judgement);
+            }
+            folder.keep(&course, |best| with_card(&course, best, &command, &rule, None))?;
+        }
+        if stopped {
+            watcher.finish();
+            return Ok(None);
+        }
+        watcher.at(course.ticks());
+    }
+    watcher.finish();
+    let best = course.best().context("a training that is over was judged")?;
+    watcher.say("judging the best network on test worlds");
+    let test = Score::of(&course.judged(best, Part::Test)?);
+    if rule.test.is_none() {
+        rule.test = Some(Score::of(&course.court(Part::Test).rule(&*rule.policy())));
+    }
+    folder.ruled(&rule)?;
+    let model = with_card(&course, best, &command, &rule, Some(&test));
+    folder.over(&model, &rule)?;
+    Ok(Some(Trained { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))
+}
+
+/// The best network with its card.
+fn with_card(course: &Course, best: &Best, command: &str, rule: &Rule, test: Option<&Score>) -> Checkpoint {
+    let recipe = course.recipe();
+    let judged = |policy: &str, part: Part, score: &Score| {
+        let worlds = if part == Part::Test { recipe.test_worlds } else { recipe.validation_worlds };
+        Judged { policy: policy.to_owned(), part, worlds, mean: score.mean }
+    };
+    let mut all = vec![judged("dqn", Part::Validation, &best.score), judged(&rule.name(), Part::Validation, &rule.validation)];
+    all.extend(test.map(|score| judged("dqn", Part::Test, score)));
+    all.extend(rule.test.as_ref().map(|score| judged(&rule.name(), Part::Test, score)));
+    course.with_card(best, command, all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_have_units() {
+        assert_eq!([count("12000"), count("12k"), count("1.5M"), count("2G")], [Ok(12_000), Ok(12_000), Ok(1_500_000), Ok(2_000_000_000)]);
+        assert!(count("many").is_err() && count("-1k").is_err() && count("").is_err() && count("µ").is_err());
+    }
+}
