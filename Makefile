@@ -2,14 +2,14 @@
 # Both bring what is missing. Arguments for the former: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up test build tools format lint unit schemas bench clean
+.PHONY: help up test test-gpu build tools format lint unit schemas bench clean
 ARGS ?=
 CARGO ?= cargo
 export CARGO_INCREMENTAL ?= 0
 NATS = $$(deploy/tools.sh)
 
 help: ## Say what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 up: build ## Run the whole system in the foreground (ARGS="--for 60s --json ...")
 	@NATS_SERVER_BIN="$(NATS)" target/debug/qscale up $(ARGS)
@@ -27,11 +27,15 @@ format: ## Check the formatting
 
 lint: ## Run the linter, warnings being errors
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	$(CARGO) check --locked -p qscale-dqn --features gpu --lib --tests
 
 unit: ## Run the tests
 	@deploy/tools.sh --tests >/dev/null
 	$(CARGO) build --locked --workspace --bins
 	NATS_SERVER_BIN="$(NATS)" $(CARGO) test --locked --workspace --no-fail-fast
+
+test-gpu: ## Hold a GPU against the CPU; needs a driver for Vulkan, and takes a quarter of an hour to build
+	$(CARGO) test --locked -p qscale-dqn --features gpu --test gpu -- --nocapture
 
 schemas: ## Write the JSON Schemas and the AsyncAPI document anew
 	$(CARGO) run --locked -p qscale-common --example schemas

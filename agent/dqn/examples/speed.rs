@@ -38,16 +38,16 @@ fn subjects() -> [Subject; 3] {
         sampling: Sampling::Uniform,
         ..Hyperparameters::default()
     };
-    let wide = Hyperparameters { hidden: vec![128, 128], ..Hyperparameters::default() };
+    let wide = Hyperparameters { hidden: vec![512, 512], ..Hyperparameters::default() };
     [
         Subject { name: "4-120-84-2, uniform replay (CleanRL's network)", inputs: 4, actions: 2, hyperparameters: plain },
         Subject {
-            name: "ours: dueling, layer norm, priorities",
+            name: "ours: two layers of 128, dueling, layer norm",
             inputs: observation::COUNT,
             actions,
             hyperparameters: Hyperparameters::default(),
         },
-        Subject { name: "the same with two layers of 128", inputs: observation::COUNT, actions, hyperparameters: wide },
+        Subject { name: "the same with two layers of 512", inputs: observation::COUNT, actions, hyperparameters: wide },
     ]
 }
 

@@ -92,6 +92,16 @@ fn gpu() -> Result<Device, NoDevice> {
     Err(NoDevice(refusals.join("; ")))
 }
 
+/// An adapter that a CPU plays: right for a test, and never faster than the CPU itself.
+///
+/// # Errors
+/// When there is none.
+#[cfg(feature = "gpu")]
+pub fn software() -> Result<Device, NoDevice> {
+    let opened = burn::tensor::Device::wgpu_options().device_kind(burn::tensor::DeviceKind::Cpu).init();
+    opened.map(Device::Burn).map_err(|error| NoDevice(error.to_string()))
+}
+
 #[cfg(not(feature = "gpu"))]
 fn gpu() -> Result<Device, NoDevice> {
     Err(NoDevice("this program was built without the feature `gpu`".into()))

@@ -257,8 +257,9 @@ impl Learner {
     fn learn(&mut self, batch: &Batch) -> Result<(Verdict, f32), DeviceFailed> {
         let rate = self.parameters.rate_at(self.updates);
         let (verdict, value) = {
-            let (actions, corner) = (self.architecture.actions, self.parameters.corner);
+            let (actions, corner, double) = (self.architecture.actions, self.parameters.corner, self.parameters.double);
             let judge = |seen: &[f32], next: &[f32], next_by_target: &[f32]| {
+                let next = if double { next } else { next_by_target };
                 let verdict = loss::judge(batch, Values { seen, next, next_by_target }, actions, corner);
                 let chosen = batch.actions.iter().zip(seen.chunks_exact(actions)).map(|(action, values)| values[usize::from(*action)]);
                 (verdict, chosen.sum::<f32>() / batch.actions.len() as f32)

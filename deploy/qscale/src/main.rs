@@ -56,6 +56,8 @@ enum Command {
     Evaluate(Box<evaluate::EvaluateArgs>),
     /// Train a model in the simulator, beside the best tuned rule
     Train(Box<train::TrainArgs>),
+    /// Say what each part of training is worth, leaving out one at a time
+    Ablate(train::ablate::AblateArgs),
     /// Try the GPU, in a process of its own
     #[command(hide = true)]
     ProbeDevice,
@@ -97,6 +99,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(arguments) => return up::run(locate, *arguments).await,
         Command::Evaluate(arguments) => return evaluate::run(locate, *arguments).await,
         Command::Train(arguments) => return train::run(locate, *arguments).await,
+        Command::Ablate(arguments) => return train::ablate::run(locate, arguments).await,
         Command::ProbeDevice => train::device::probe()?,
         Command::Watch(arguments) => watch::run(locate, arguments).await?,
         Command::Policy(command) => policy::run(locate, command).await?,

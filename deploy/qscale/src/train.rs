@@ -1,5 +1,6 @@
 //! `qscale train`: a model from nothing, in the simulator. Owns arguments, files and what is shown; how it learns belongs to `qscale-dqn`.
 
+pub mod ablate;
 pub mod device;
 mod folder;
 mod progress;
@@ -167,11 +168,26 @@ struct Trained {
     seconds: f64,
 }
 
+/// How trainings go, whatever is trained.
+struct How<'a> {
+    device: &'a Device,
+    threads: NonZeroUsize,
+    resume: bool,
+    overwrite: bool,
+    stop: &'a AtomicBool,
+}
+
+fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
 fn train(recipe: &Recipe, arguments: &TrainArgs, out: &Path, device: &Device, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+    let threads = arguments.threads.unwrap_or_else(cores);
+    let how = How { device, threads, resume: arguments.resume, overwrite: arguments.overwrite, stop };
     let mut trained = Vec::new();
     for seed in (0..u64::from(arguments.seeds)).map(|further| arguments.seed.wrapping_add(further)) {
         let folder = if arguments.seeds == 1 { out.to_owned() } else { out.join(format!("seed-{seed}")) };
-        match one(recipe, arguments, &folder, seed, device, stop)? {
+        match one(recipe, seed, &command(arguments, recipe, seed), &folder, &how)? {
             Some(model) => trained.push(model),
             None => {
                 eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", folder.display());
@@ -221,16 +237,9 @@ fn report(trained: &[Trained]) -> anyhow::Result<()> {
 }
 
 /// Trains the model of one seed; `None` where it was stopped.
-fn one(
-    recipe: &Recipe,
-    arguments: &TrainArgs,
-    path: &Path,
-    seed: u64,
-    device: &Device,
-    stop: &AtomicBool,
-) -> anyhow::Result<Option<Trained>> {
-    let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
-    let mut folder = Folder::open(path, recipe, seed, arguments.resume, arguments.overwrite)?;
+fn one(recipe: &Recipe, seed: u64, command: &str, path: &Path, how: &How<'_>) -> anyhow::Result<Option<Trained>> {
+    let How { device, threads, stop, .. } = *how;
+    let mut folder = Folder::open(path, recipe, seed, how.resume, how.overwrite)?;
     let mut course = Course::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
     if let Some(best) = folder.best.take() {
         course.keep(best);
@@ -238,7 +247,6 @@ fn one(
     let mut watcher = Watcher::new(seed, recipe.ticks, course.ticks());
     let Some(mut rule) = folder.rule(&course, &watcher, stop)? else { return Ok(None) };
     watcher.beside(&rule);
-    let command = command(arguments, recipe, seed);
     let mut began = clock::instant();
     while !course.is_over() {
         let judged = course.advance()?;
@@ -250,7 +258,7 @@ fn one(
                 folder.judged(judgement, &rule)?;
                 watcher.judged(judgement);
             }
-            folder.keep(&course, |best| with_card(&course, best, &command, &rule, None))?;
+            folder.keep(&course, |best| with_card(&course, best, command, &rule, None))?;
         }
         if stopped {
             watcher.finish();
@@ -266,7 +274,7 @@ fn one(
         rule.test = Some(Score::of(&course.court(Part::Test).rule(&*rule.policy())));
     }
     folder.ruled(&rule)?;
-    let model = with_card(&course, best, &command, &rule, Some(&test));
+    let model = with_card(&course, best, command, &rule, Some(&test));
     folder.over(&model, &rule)?;
     Ok(Some(Trained { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))
 }

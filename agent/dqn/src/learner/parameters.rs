@@ -11,6 +11,8 @@ use crate::replay::Sampling;
 pub struct Hyperparameters {
     /// Widths of the hidden layers.
     pub hidden: Vec<usize>,
+    /// Whether the network that learns makes the choice that the target network values; else the target network makes it itself.
+    pub double: bool,
     /// Whether the head is dueling.
     pub dueling: bool,
     /// Whether hidden layers are normalised.
@@ -48,6 +50,7 @@ impl Default for Hyperparameters {
     fn default() -> Self {
         Self {
             hidden: vec![128, 128],
+            double: true,
             dueling: true,
             layer_norm: true,
             normalise: true,

@@ -27,3 +27,25 @@ impl Roster for All {
         Rules.is_bound(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::document::Format;
+    use qscale_evaluate::Suite;
+    use qscale_evaluate::suite::SHIPPED;
+
+    use super::*;
+
+    #[test]
+    fn every_competitor_of_the_suites_that_come_along_can_be_made() {
+        for shipped in SHIPPED {
+            let suite = Suite::parse(shipped.text, Format::Toml).expect("a suite");
+            for entry in &suite.competitors {
+                for setting in entry.settings().expect("a grid") {
+                    let made = All::default().policy(&entry.policy, &setting, None);
+                    made.unwrap_or_else(|error| panic!("{}: {}: {error}", shipped.name, entry.called()));
+                }
+            }
+        }
+    }
+}
