@@ -18,7 +18,7 @@ use crate::pace::Pace;
 use crate::results::{Played, Results};
 use crate::roster::Roster;
 use crate::run::{Conditions, RunError};
-use crate::suite::{Selection, Suite};
+use crate::suite::{Entry, Selection, Suite};
 use gather::Gathered;
 use jobs::{Job, Ledger, Stage};
 
@@ -146,13 +146,16 @@ impl Evaluation {
         (FIRST_VALIDATION_SEED..).take(self.suite.tuning.seeds as usize).collect()
     }
 
-    /// All that results depend on: two evaluations that say the same give the same results.
+    /// All that results depend on, with the competitors that `roster` makes: two evaluations that say the same give the same results.
     #[must_use]
-    pub fn identity(&self) -> Value {
+    pub fn identity(&self, roster: &dyn Roster) -> Value {
+        let model = |entry: &Entry| roster.policy(&entry.policy, &entry.params, None).map(|policy| policy.model()).unwrap_or_default();
+        let models: Vec<String> = self.suite.competitors.iter().map(model).collect();
         json!({
             "version": Results::VERSION,
             "program": env!("CARGO_PKG_VERSION"),
             "suite": self.suite,
+            "models": models,
             "tune": self.asked.tune,
             "quick": self.asked.quick,
             "trace": self.played,

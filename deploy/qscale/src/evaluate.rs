@@ -213,7 +213,7 @@ fn command(arguments: &EvaluateArgs) -> String {
 fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     // What cannot be run must leave no journal behind.
     evaluation.check(roster)?;
-    let journal = Journal::open(out, evaluation, arguments.resume, arguments.overwrite)?;
+    let journal = Journal::open(out, evaluation, roster, arguments.resume, arguments.overwrite)?;
     let mut ledger = Desk { journal, bar: Bar::new() };
     let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let began = clock::instant();

@@ -14,7 +14,7 @@ use crate::statistics::{Part, Scope, Summary, Verdict};
 /// The report as HTML.
 #[must_use]
 pub fn html(results: &Results, summary: &Summary) -> String {
-    let title = format!("Rules against rules: {}", results.suite.name);
+    let title = format!("Policies against each other: {}", results.suite.name);
     let sections = [
         compared(results),
         said(results, summary),

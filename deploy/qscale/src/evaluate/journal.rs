@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use qscale_evaluate::Evaluation;
+use qscale_evaluate::{Evaluation, Roster};
 use qscale_evaluate::evaluation::jobs::Outcome;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,7 +43,7 @@ struct Named {
 
 impl Journal {
     /// The journal of `evaluation` in `folder`: the one that is there, if it is of the same evaluation, or a new one.
-    pub fn open(folder: &Path, evaluation: &Evaluation, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
+    pub fn open(folder: &Path, evaluation: &Evaluation, roster: &dyn Roster, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}; name another one with --out", folder.display()))?;
         let path = folder.join(FILE);
@@ -61,7 +61,7 @@ impl Journal {
             file.set_len(0)?;
         }
         let mut journal = Self { places: BTreeMap::new(), reader: BufReader::new(File::open(&path)?), writer: BufWriter::new(file) };
-        journal.begin(&path, &evaluation.identity())?;
+        journal.begin(&path, &evaluation.identity(roster))?;
         Ok(journal)
     }
 

@@ -1,0 +1,131 @@
+//! `qscale train` as a person runs it: the same network whatever interrupts it, a folder that holds all of it, and errors that name what is wrong.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use qscale_tests::{Folder, eventually};
+use serde_json::Value;
+
+const RECIPE: &str = r#"{
+  "ticks": 40000, "worlds": 64, "judgements": 4, "validation_worlds": 4, "test_worlds": 4, "replay_ratio": 0.01,
+  "hyperparameters": { "hidden": [16], "batch": 32, "warm_up": 500, "capacity": 20000, "exploration": { "from": 1.0, "to": 0.1, "over": 5000 } },
+  "domain": { "most_rps": 10.0 }
+}"#;
+
+struct Fixture {
+    folder: Folder,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let fixture = Self { folder: Folder::new("train") };
+        std::fs::write(fixture.path("recipe.json"), RECIPE).expect("a file");
+        fixture
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qscale"));
+        command.args(arguments).current_dir(self.folder.path()).env_remove("QSCALE_STATE").stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.command(arguments).output().expect("the command runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+}
+
+#[test]
+fn a_training_leaves_all_that_is_asked_of_it_and_its_seed_gives_the_same_network_again() {
+    let fixture = Fixture::new();
+    let (code, out, err) = fixture.run(&["train", "--recipe", "recipe.json", "--seeds", "2", "--out", "run"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("dqn, seed 1") && out.contains("dqn, seed 2") && out.contains("the best tuned rule"), "{out}");
+    assert!(err.contains("seed 1: 100 %"), "{err}");
+    for seed in ["seed-1", "seed-2"] {
+        for name in ["recipe.json", "curves.csv", "curves.svg", "last.dqn", "model.dqn", "evaluation.json"] {
+            assert!(!fixture.read(&format!("run/{seed}/{name}")).is_empty(), "{seed}/{name}");
+        }
+        assert_eq!(
+            String::from_utf8(fixture.read(&format!("run/{seed}/curves.csv"))).expect("text").lines().count(),
+            5,
+            "a heading and a line for each judgement"
+        );
+    }
+    let judged: Value = serde_json::from_slice(&fixture.read("run/seed-1/evaluation.json")).expect("JSON");
+    assert_eq!(judged["card"]["judged"].as_array().map(Vec::len), Some(4), "{judged}");
+    let (code, _, err) = fixture.run(&["train", "--recipe", "recipe.json", "--seed", "2", "--threads", "1", "--out", "again"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(fixture.read("again/model.dqn"), fixture.read("run/seed-2/model.dqn"), "one seed, one network, on any number of threads");
+    let (code, out, err) = fixture.run(&[
+        "evaluate",
+        "--model",
+        "again/model.dqn",
+        "--policy",
+        "dqn",
+        "--policy",
+        "hpa",
+        "--workload",
+        "step",
+        "--function",
+        "fibonacci",
+        "--seeds",
+        "2",
+        "--json",
+    ]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("\"dqn\""), "{out}");
+}
+
+#[test]
+fn what_is_interrupted_goes_on_and_what_is_another_training_is_not_overwritten() {
+    let fixture = Fixture::new();
+    let recipe = RECIPE.replace("\"ticks\": 40000", "\"ticks\": 4000000").replace("\"judgements\": 4", "\"judgements\": 1000");
+    std::fs::write(fixture.path("long.json"), recipe).expect("a file");
+    let arguments = ["train", "--recipe", "long.json", "--out", "run"];
+    let mut child = fixture.command(&arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the command runs");
+    eventually("a judgement", || fixture.path("run/best.json").exists().then_some(()));
+    // SAFETY: a signal to a child of ours that was not waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let lived = |fixture: &Fixture| -> u64 {
+        let rows: Value = serde_json::from_slice(&fixture.read("run/curves.json")).expect("JSON");
+        rows.as_array().and_then(|rows| rows.last()).and_then(|row| row["ticks"].as_u64()).expect("a row")
+    };
+    let before = lived(&fixture);
+    let (code, _, err) = fixture.run(&["train", "--recipe", "recipe.json", "--out", "run"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("another recipe or seed") && err.contains("--overwrite"), "{err}");
+    let mut child = fixture.command(&arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the command runs");
+    eventually("another judgement", || (lived(&fixture) > before).then_some(()));
+    // SAFETY: as above.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+}
+
+#[test]
+fn what_makes_no_sense_is_said() {
+    let fixture = Fixture::new();
+    std::fs::write(fixture.path("wrong.json"), r#"{ "domain": { "sparse": 3 } }"#).expect("a file");
+    std::fs::write(fixture.path("none.dqn"), b"hello").expect("a file");
+    for (arguments, told) in [
+        (&["train", "--recipe", "wrong.json"][..], "domain.sparse = 3, must be from 0 to 1"),
+        (&["train", "--recipe", "gone.json"], "gone.json"),
+        (&["train", "--ticks", "5"], "ticks = 5, must be from 10000"),
+        (&["train", "--resume", "--out", "nothing"], "there is nothing to resume"),
+        (&["train", "--device", "gpu", "--ticks", "10k"], "--device gpu"),
+        (&["evaluate", "--model", "none.dqn", "--policy", "dqn", "--quick"], "it does not begin with the line `qscale-dqn 1`"),
+    ] {
+        let (code, _, err) = fixture.run(arguments);
+        assert!(code == Some(1) && err.contains(told) && !err.contains("panicked"), "{arguments:?}: {code:?} {err}");
+    }
+}
