@@ -1,17 +1,21 @@
 //! From a State to what is answered. Owns expiry and what a hold becomes; does no I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_common::contract::{Action, Choice, Message as _, Moment, State, Version};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use qscale_policies::{Decision, HoldReason, Memory, Policy};
+use qscale_dqn::Dqn;
+use qscale_policies::{Decision, HoldReason};
 use rand::Rng;
 
-/// Answers States under one name, by one rule.
+use crate::decider::{Decided, Decider, Distrust, Memories};
+
+/// Answers States under one name, by one rule or network.
 pub struct Answerer {
     /// The name under which is answered.
     pub agent: Name,
@@ -20,7 +24,7 @@ pub struct Answerer {
     /// Ticks from the observation after which an answer is void.
     pub expires_after: NonZeroU32,
     model: String,
-    policy: Box<dyn Policy>,
+    decider: Decider,
     /// What a rule with memory knows of each function; empty for one without.
     memories: HashMap<FunctionId, Recollection>,
 }
@@ -28,7 +32,7 @@ pub struct Answerer {
 /// What is remembered of one function.
 #[derive(Debug)]
 struct Recollection {
-    memory: Memory,
+    memories: Memories,
     /// The State that it was last shown.
     last: Moment,
     at: Timestamp,
@@ -58,13 +62,13 @@ pub enum Verdict {
 }
 
 impl Answerer {
-    /// Answers as `instance` of `agent` by `policy`.
+    /// Answers as `instance` of `agent` by `decider`.
     #[must_use]
-    pub fn new(agent: Name, instance: String, expires_after: NonZeroU32, policy: Box<dyn Policy>) -> Self {
-        Self { agent, instance, expires_after, model: cut(policy.model()), policy, memories: HashMap::new() }
+    pub fn new(agent: Name, instance: String, expires_after: NonZeroU32, decider: Decider) -> Self {
+        Self { agent, instance, expires_after, model: cut(decider.model()), decider, memories: HashMap::new() }
     }
 
-    /// Which version of which rule answers.
+    /// Which version of which rule or network answers.
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model
@@ -73,12 +77,24 @@ impl Answerer {
     /// How far back a State may still matter; `None` for a rule without memory.
     #[must_use]
     pub fn remembers(&self) -> Option<Duration> {
-        self.policy.remembers()
+        self.decider.remembers()
+    }
+
+    /// Decides by `network` from the next State on, with all that is remembered; a rule stays what it is.
+    pub fn take_up(&mut self, network: Arc<Dqn>) {
+        if let Decider::Learned { dqn, .. } = &mut self.decider {
+            *dqn = network;
+            self.model = cut(self.decider.model());
+        }
     }
 
     /// Lets a rule with memory see a State of the past, without an answer.
     pub fn recall(&mut self, state: &State, rng: &mut dyn Rng) {
-        self.decide(state, state.observed_at_ms, rng);
+        if self.remembers().is_some() {
+            let mut recollection = self.take(state, state.observed_at_ms);
+            self.decider.recall(state, &mut recollection.memories, rng);
+            self.memories.insert(state.function(), recollection);
+        }
     }
 
     /// Forgets functions of which nothing was heard for a day.
@@ -86,17 +102,13 @@ impl Answerer {
         self.memories.retain(|_, recollection| now.since(recollection.at) < FORGET_AFTER);
     }
 
-    fn decide(&mut self, state: &State, now: Timestamp, rng: &mut dyn Rng) -> Decision {
-        if self.policy.remembers().is_none() {
-            return self.policy.decide(state, &mut Memory::None, now, rng);
-        }
-        let fresh = || Recollection { memory: Memory::default(), last: state.moment(), at: now };
-        let recollection = self.memories.entry(state.function()).or_insert_with(fresh);
-        (recollection.last, recollection.at) = (state.moment(), now);
-        self.policy.decide(state, &mut recollection.memory, now, rng)
+    /// What is remembered of the function of `state`, which is shown to it, taken out of the memories.
+    fn take(&mut self, state: &State, now: Timestamp) -> Recollection {
+        let memories = self.memories.remove(&state.function()).map(|known| known.memories).unwrap_or_default();
+        Recollection { memories, last: state.moment(), at: now }
     }
 
-    /// Whether the rule's memory holds `state` already, as after a start, when the stream and the subscription both brought it.
+    /// Whether the memory holds `state` already, as after a start, when the stream and the subscription both brought it.
     fn was_seen(&self, state: &State) -> bool {
         self.memories.get(&state.function()).is_some_and(|recollection| recollection.last >= state.moment())
     }
@@ -104,19 +116,50 @@ impl Answerer {
     /// What is answered to `state` at `now`.
     #[must_use]
     pub fn answer(&mut self, state: &State, now: Timestamp, rng: &mut dyn Rng) -> Answer {
-        let expires = self.expires(state);
-        if now > expires || self.was_seen(state) {
-            return Answer::Late;
+        let mut answers = self.answer_all(&[state], now, rng);
+        answers.pop().expect("one State has one answer").0
+    }
+
+    /// What is answered to each of `states` at `now`, in their order, and why the rule beside a learned policy decided where it did.
+    #[must_use]
+    pub fn answer_all(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng) -> Vec<(Answer, Option<Distrust>)> {
+        let mut answers = Vec::with_capacity(states.len());
+        let mut rest = states;
+        while !rest.is_empty() {
+            let (pass, later) = rest.split_at(of_different_functions(rest));
+            self.answer_pass(pass, now, rng, &mut answers);
+            rest = later;
         }
-        match self.decide(state, now, rng) {
+        answers
+    }
+
+    /// Answers `states`, of which no two are of one function, in one pass.
+    fn answer_pass(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng, answers: &mut Vec<(Answer, Option<Distrust>)>) {
+        let timely: Vec<bool> = states.iter().map(|state| now <= self.expires(state) && !self.was_seen(state)).collect();
+        let due = states.iter().zip(&timely).filter(|(_, timely)| **timely);
+        let mut due: Vec<(&State, Recollection)> = due.map(|(state, _)| (*state, self.take(state, now))).collect();
+        let mut cases: Vec<_> = due.iter_mut().map(|(state, recollection)| (*state, &mut recollection.memories)).collect();
+        let mut decided = self.decider.decide_all(&mut cases, now, rng).into_iter();
+        for (state, timely) in states.iter().zip(timely) {
+            let decided = if timely { decided.next() } else { None };
+            answers.push(decided.map_or((Answer::Late, None), |decided| self.answer_of(state, decided, now)));
+        }
+        if self.remembers().is_some() {
+            self.memories.extend(due.into_iter().map(|(state, recollection)| (state.function(), recollection)));
+        }
+    }
+
+    fn answer_of(&self, state: &State, decided: Decided, now: Timestamp) -> (Answer, Option<Distrust>) {
+        let answer = match decided.decision {
             Decision::Want { allocation, reason, choices } => {
-                Answer::Act(Box::new(self.action(state, allocation, reason, choices, now, expires)), Verdict::Want)
+                Answer::Act(Box::new(self.action(state, allocation, reason, choices, now)), Verdict::Want)
             }
             Decision::Hold { why, reason, choices } => match state.allocation {
-                Some(in_force) => Answer::Act(Box::new(self.action(state, in_force, reason, choices, now, expires)), Verdict::Hold(why)),
+                Some(in_force) => Answer::Act(Box::new(self.action(state, in_force, reason, choices, now)), Verdict::Hold(why)),
                 None => Answer::Silent(why),
             },
-        }
+        };
+        (answer, decided.distrust)
     }
 
     /// When an answer to `state` is void. The observation counts, not the decision: a State that waited for long is no fresher for being answered.
@@ -124,15 +167,7 @@ impl Answerer {
         Timestamp(state.observed_at_ms.0.saturating_add(state.tick_length_ms.saturating_mul(u64::from(self.expires_after.get()))))
     }
 
-    fn action(
-        &self,
-        state: &State,
-        allocation: Allocation,
-        reason: String,
-        mut choices: Vec<Choice>,
-        now: Timestamp,
-        expires: Timestamp,
-    ) -> Action {
+    fn action(&self, state: &State, allocation: Allocation, reason: String, mut choices: Vec<Choice>, now: Timestamp) -> Action {
         choices.truncate(Action::MAX_CHOICES);
         Action {
             version: Version::CURRENT,
@@ -144,12 +179,18 @@ impl Answerer {
             epoch: state.epoch,
             tick: state.tick,
             decided_at_ms: now,
-            expires_at_ms: expires,
+            expires_at_ms: self.expires(state),
             allocation,
             reason: cut(reason),
             choices,
         }
     }
+}
+
+/// How many of `states`, from the first on, are each of another function: of one function each is decided by what the one before left in the memory.
+fn of_different_functions(states: &[&State]) -> usize {
+    let mut functions = HashSet::with_capacity(states.len());
+    states.iter().take_while(|state| functions.insert((&state.namespace, &state.function))).count()
 }
 
 /// `text`, cut to what an Action may carry.

@@ -2,16 +2,22 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use qscale_common::contract::Action;
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
-use qscale_policies::{Policy, PolicyError};
+use qscale_dqn::device::cpu;
+use qscale_dqn::registry::{self, DQN};
+use qscale_policies::PolicyError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::decider::Decider;
+use crate::model::{self, Source};
 
 /// Configuration of the service `agent`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +30,13 @@ pub struct AgentConfig {
     pub policy: Option<String>,
     /// What the rule is told; see the rule for its keys.
     pub params: Map<String, Value>,
+    /// What the learned policy `dqn` decides by: the path of a file, or `store:NAME` for the version of NAME that is in use in the model store, which is followed
+    /// when another is put in use; absent: the model that comes along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<Source>,
+    /// The rule, at its defaults, that decides where the learned policy cannot be trusted: where it values a choice at no number, or what it sees is far from
+    /// what it was trained on.
+    pub fallback: String,
     /// Name of this instance among those of the agent; absent: host and process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
@@ -47,6 +60,8 @@ impl Default for AgentConfig {
             agent: Name::new("threshold").expect("the default agent is a DNS label"),
             policy: None,
             params: Map::new(),
+            model: None,
+            fallback: "threshold-both".into(),
             instance: None,
             partition: Partition::default(),
             expires_after: TWO,
@@ -58,17 +73,33 @@ impl Default for AgentConfig {
 }
 
 impl AgentConfig {
-    /// The rule that the configuration names.
+    /// What the configuration says shall decide. Where a model of the store is named, that is the one that comes along until the store's is read.
     ///
     /// # Errors
-    /// When there is no such rule, it does not know a parameter, or the partition makes no sense.
-    pub fn policy(&self) -> anyhow::Result<Box<dyn Policy>> {
+    /// When there is no such rule, it does not know a parameter, or the model cannot be read or was trained for something else.
+    pub fn policy(&self) -> anyhow::Result<Decider> {
         let name = self.policy.as_deref().unwrap_or(self.agent.as_str());
-        let made = qscale_policies::by_name(name, &Value::Object(self.params.clone()));
-        made.map_err(|error| match error {
-            PolicyError::Unknown { .. } if self.policy.is_none() => anyhow!("{error}; no `policy` is set, so the agent's name says it"),
-            _ => anyhow!(error),
-        })
+        let params = Value::Object(self.params.clone());
+        if name != DQN {
+            anyhow::ensure!(
+                self.model.is_none(),
+                "model is set, but policy `{name}` is a rule and has none; leave it out, or set policy = {DQN}"
+            );
+            let made = registry::by_name(name, &params, None, &cpu());
+            return made.map(Decider::Rule).map_err(|error| match error {
+                PolicyError::Unknown { .. } if self.policy.is_none() => {
+                    anyhow!("{error}; no `policy` is set, so the agent's name says it")
+                }
+                _ => anyhow!(error),
+            });
+        }
+        let model = match &self.model {
+            Some(Source::File(path)) => Some(model::load(path)?),
+            Some(Source::Store(_)) | None => None,
+        };
+        let dqn = registry::learned(&params, model.as_ref(), &cpu())?;
+        let fallback = qscale_policies::by_name(&self.fallback, &Value::Null).context("fallback")?;
+        Ok(Decider::Learned { dqn: Arc::new(dqn), fallback })
     }
 
     /// The name of this instance.
@@ -114,6 +145,21 @@ mod tests {
         assert_eq!(with(json!({"cpu_millicores": 300})).expect("known").model(), "threshold/1 300m 256Mi");
         let error = format!("{:#}", with(json!({"cpu": 300})).err().expect("unknown"));
         assert!(error.contains("`cpu`"), "{error}");
+    }
+
+    #[test]
+    fn the_learned_policy_has_a_model_and_a_rule_beside_it() {
+        let learned = parsed(json!({"agent": "dqn"})).policy().expect("the model that comes along");
+        assert_eq!((learned.name(), learned.model().split(' ').next()), ("dqn", Some("dqn")));
+        assert!(parsed(json!({"policy": "dqn", "params": {"caution": 300}, "model": "store:mine"})).policy().is_ok());
+        let error = |config: Value| format!("{:#}", parsed(config).policy().err().expect("refused"));
+        assert!(error(json!({"agent": "dqn", "model": "nosuch.dqn"})).contains("nosuch.dqn"));
+        assert!(error(json!({"agent": "dqn", "fallback": "dqn"})).contains("fallback: policy = `dqn`, must be one of threshold"));
+        assert!(error(json!({"agent": "dqn", "params": {"caution": 1}})).contains("caution = 1, must be from 10"));
+        let error = error(json!({"agent": "hpa", "model": "store:mine"}));
+        assert!(error.contains("policy `hpa` is a rule") && error.contains("policy = dqn"), "{error}");
+        let error = serde_json::from_value::<AgentConfig>(json!({"model": "store:Mine"})).expect_err("no name").to_string();
+        assert!(error.contains("`Mine` is not a valid name"), "{error}");
     }
 
     #[test]

@@ -4,5 +4,7 @@
 
 pub mod answer;
 pub mod config;
+pub mod decider;
 mod metrics;
+pub mod model;
 pub mod service;

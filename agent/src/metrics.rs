@@ -9,6 +9,7 @@ use qscale_common::time::Timestamp;
 use qscale_policies::HoldReason;
 
 use crate::answer::{Answer, Verdict};
+use crate::decider::Distrust;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Answered(&'static str);
@@ -28,33 +29,74 @@ impl EncodeLabelSet for Held {
     }
 }
 
-/// Answers by kind, holds by reason, and how long a State waited for its answer.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Fell(Distrust);
+
+impl EncodeLabelSet for Fell {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("reason", self.0.label()).encode(encoder.encode_label())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Judged(&'static str);
+
+impl EncodeLabelSet for Judged {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("outcome", self.0).encode(encoder.encode_label())
+    }
+}
+
+/// Answers by kind, holds by reason, how long a State waited for its answer, and what became of models.
+#[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     answers: Family<Answered, Counter>,
     holds: Family<Held, Counter>,
     latency: Histogram,
+    fallbacks: Family<Fell, Counter>,
+    models: Family<Judged, Counter>,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         // 0.5 ms to 16 s: from a loop on one machine to a State that waited for three ticks.
-        let metrics =
-            Self { answers: Family::default(), holds: Family::default(), latency: Histogram::new(exponential_buckets(0.0005, 2.0, 16)) };
+        let metrics = Self {
+            answers: Family::default(),
+            holds: Family::default(),
+            latency: Histogram::new(exponential_buckets(0.0005, 2.0, 16)),
+            fallbacks: Family::default(),
+            models: Family::default(),
+        };
         registry.register("qscale_agent_answers", "States by what was answered: want, hold, silent, late", metrics.answers.clone());
         registry.register("qscale_agent_holds", "Decisions that keep what is in force, by reason", metrics.holds.clone());
         let help = "Seconds from when a State was observed until its Action was published";
         registry.register("qscale_agent_latency_seconds", help, metrics.latency.clone());
+        let help = "Decisions that the rule beside the learned policy made, by why that is not trusted";
+        registry.register("qscale_agent_fallbacks", help, metrics.fallbacks.clone());
+        registry.register("qscale_agent_models", "Models of the store by what became of them: loaded, refused", metrics.models.clone());
         for kind in ["want", "hold", "silent", "late"] {
             metrics.answers.get_or_create(&Answered(kind)).inc_by(0);
         }
         for reason in HoldReason::ALL {
             metrics.holds.get_or_create(&Held(reason)).inc_by(0);
         }
+        for distrust in Distrust::ALL {
+            metrics.fallbacks.get_or_create(&Fell(distrust)).inc_by(0);
+        }
+        for outcome in ["loaded", "refused"] {
+            metrics.models.get_or_create(&Judged(outcome)).inc_by(0);
+        }
         metrics
     }
 
-    pub(crate) fn count(&self, answer: &Answer) {
+    pub(crate) fn model(&self, loaded: bool) {
+        self.models.get_or_create(&Judged(if loaded { "loaded" } else { "refused" })).inc();
+    }
+
+    pub(crate) fn count(&self, answer: &Answer, distrust: Option<Distrust>) {
+        if let Some(distrust) = distrust {
+            self.fallbacks.get_or_create(&Fell(distrust)).inc();
+        }
         let (kind, held) = match answer {
             Answer::Act(_, Verdict::Want) => ("want", None),
             Answer::Act(_, Verdict::Hold(why)) => ("hold", Some(*why)),

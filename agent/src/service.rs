@@ -12,12 +12,14 @@ use qscale_common::runtime::health::{self, Health};
 use qscale_common::time::Timestamp;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::answer::{Answer, Answerer};
 use crate::config::AgentConfig;
 use crate::metrics::Metrics;
+use crate::model::{self, Offer, Source};
 
 /// How long a stop waits for the acknowledgement of what was answered.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
@@ -26,6 +28,11 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Pause before a stream that could not be read is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// States that wait already are decided in one pass, at most so many: a network values thousands at once several times as fast as one by one, and none of
+/// them waits for more than some milliseconds.
+const AT_ONCE: usize = 4096;
+/// How long the start waits for the model that is in use in the store.
+const MODEL_WITHIN: Duration = Duration::from_secs(5);
 /// How often functions that are gone are forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
 
@@ -43,7 +50,14 @@ pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Resul
     let group = answerer.remembers().is_none().then(|| subject::agent_group(&answerer.agent));
     let states = bus.subscribe(subject::all(EventType::State), group).await?;
     info!(agent = %answerer.agent, instance = answerer.instance, model = answerer.model(), health = %address, "answering");
-    let agent = Agent { answerer, partition: config.partition, bus, metrics, rng: entropy(), complained: None, tidied: clock::instant() };
+    let models = match &config.model {
+        Some(Source::Store(name)) => {
+            Some(model::follow(bus.clone(), name.clone(), config.params.into(), metrics.clone(), serving.child_token()))
+        }
+        Some(Source::File(_)) | None => None,
+    };
+    let partition = config.partition;
+    let agent = Agent { answerer, partition, bus, metrics, models, rng: entropy(), complained: None, tidied: clock::instant() };
     agent.answer_all(states, &token).await;
     serving.cancel();
     Ok(())
@@ -55,6 +69,8 @@ struct Agent {
     partition: Partition,
     bus: Bus,
     metrics: Metrics,
+    /// What the model store offers, where it is followed.
+    models: Option<watch::Receiver<Offer>>,
     rng: SmallRng,
     complained: Option<std::time::Instant>,
     tidied: std::time::Instant,
@@ -64,14 +80,16 @@ impl Agent {
     async fn answer_all(mut self, mut states: Subscription<State>, token: &CancellationToken) {
         tokio::select! {
             () = token.cancelled() => {}
-            () = self.remember() => {}
+            () = self.begin() => {}
         }
         loop {
             tokio::select! {
                 biased;
                 () = token.cancelled() => break,
+                // Between two States, so that none is missed.
+                offer = offered(&mut self.models) => self.take_up(offer),
                 received = states.next() => match received {
-                    Some(received) => self.answer(received).await,
+                    Some(received) => self.answer(received, &mut states).await,
                     None => break,
                 },
             }
@@ -79,7 +97,7 @@ impl Agent {
         states.close();
         let answered = tokio::time::timeout(DRAIN_WITHIN, async {
             while let Some(received) = states.next().await {
-                self.answer(received).await;
+                self.answer(received, &mut states).await;
             }
         });
         if answered.await.is_err() {
@@ -87,6 +105,28 @@ impl Agent {
         }
         self.bus.drain(DRAIN_WITHIN).await;
         info!("stopped");
+    }
+
+    /// What is to be done before the first answer.
+    async fn begin(&mut self) {
+        self.remember().await;
+        let Some(models) = &mut self.models else { return };
+        let known = tokio::time::timeout(MODEL_WITHIN, models.wait_for(|offer| !matches!(offer, Offer::Pending))).await;
+        let offer = known.ok().and_then(Result::ok).map_or(Offer::Pending, |offer| offer.clone());
+        models.mark_unchanged();
+        self.take_up(offer);
+    }
+
+    fn take_up(&mut self, offer: Offer) {
+        let model = self.answerer.model().to_owned();
+        match offer {
+            Offer::Model { version, dqn } => {
+                self.answerer.take_up(dqn);
+                info!(version, model = self.answerer.model(), before = model, "another model decides");
+            }
+            Offer::Nothing(why) => info!(model, why, "the model that comes along decides until the store has another"),
+            Offer::Pending => warn!(model, "the model store does not answer; the model that comes along decides until it does"),
+        }
     }
 
     /// Shows a rule with memory the States that the stream still holds. The bus may come up only now; until then nothing is to be answered either.
@@ -110,28 +150,34 @@ impl Agent {
         }
     }
 
-    /// Hands the Action to the connection and goes on; its acknowledgement is awaited elsewhere.
-    async fn answer(&mut self, received: Received<State>) {
-        let state = received.message;
+    /// Answers a State and those that wait already: the first does not wait for others.
+    async fn answer(&mut self, first: Received<State>, states: &mut Subscription<State>) {
+        let mut batch = vec![first];
+        while batch.len() < AT_ONCE
+            && let Some(received) = states.try_next()
+        {
+            batch.push(received);
+        }
         if self.answerer.remembers().is_some() {
-            if !self.partition.contains(&state.function()) {
-                return;
-            }
+            batch.retain(|received| self.partition.contains(&received.message.function()));
             if self.tidied.elapsed() > TIDY_EVERY {
                 self.tidied = clock::instant();
                 self.answerer.forget(clock::now());
             }
         }
-        let answer = self.answerer.answer(&state, clock::now(), &mut self.rng);
-        self.metrics.count(&answer);
-        match answer {
-            Answer::Act(action, _) => {
-                let trace = self.bus.child_trace(received.trace);
-                self.bus.record(&*action, trace).await;
-                self.metrics.published(state.observed_at_ms, clock::now());
+        let seen: Vec<&State> = batch.iter().map(|received| &received.message).collect();
+        let answers = self.answerer.answer_all(&seen, clock::now(), &mut self.rng);
+        for (received, (answer, distrust)) in batch.iter().zip(answers) {
+            self.metrics.count(&answer, distrust);
+            match answer {
+                Answer::Act(action, _) => {
+                    // It is handed to the connection; its acknowledgement is awaited elsewhere.
+                    self.bus.record(&*action, self.bus.child_trace(received.trace)).await;
+                    self.metrics.published(received.message.observed_at_ms, clock::now());
+                }
+                Answer::Silent(_) => {}
+                Answer::Late => self.complain(&received.message),
             }
-            Answer::Silent(_) => {}
-            Answer::Late => self.complain(&state),
         }
     }
 
@@ -143,6 +189,15 @@ impl Agent {
         let age_ms = clock::now().since(state.observed_at_ms).as_millis();
         warn!(namespace = %state.namespace, function = %state.function, age_ms, "a State came too late to be answered; others may have too");
     }
+}
+
+/// The next offer of `models`; waits for ever where nobody makes one.
+async fn offered(models: &mut Option<watch::Receiver<Offer>>) -> Offer {
+    let Some(models) = models else { return std::future::pending().await };
+    if models.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    models.borrow_and_update().clone()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a running agent explores by chance; whoever wants a repeatable one calls the policy itself")]

@@ -5,6 +5,7 @@ pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod health;
+pub mod models;
 pub mod platform;
 pub mod provision;
 pub mod shutdown;

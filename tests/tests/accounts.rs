@@ -62,6 +62,9 @@ impl Fixture {
             "$KV.qscale_control.all",
             "$KV.qscale_leases.actuator",
             "$KV.qscale_actuator.x",
+            "$O.qscale_models.M.bWluZS8x",
+            "$O.qscale_models.C.1",
+            "$JS.API.STREAM.PURGE.OBJ_qscale_models",
             "$JS.API.STREAM.DELETE.QSCALE_RECORD",
             "$JS.API.STREAM.PURGE.QSCALE_RECORD",
         ];
@@ -78,7 +81,8 @@ async fn each_service_publishes_its_own_subjects_only() {
     fixture.check("agent-threshold", &["qscale.v1.action.threshold.default.f"]).await;
     fixture.check("actuator", &["qscale.v1.outcome.default.f", "$KV.qscale_leases.actuator", "$KV.qscale_actuator.x"]).await;
     fixture.check("loadgen", &["qscale.v1.load.default.f"]).await;
-    fixture.check("operator", &["$KV.qscale_policies.default.f", "$KV.qscale_control.all"]).await;
+    let models = ["$O.qscale_models.M.bWluZS8x", "$O.qscale_models.C.1", "$JS.API.STREAM.PURGE.OBJ_qscale_models"];
+    fixture.check("operator", &[&["$KV.qscale_policies.default.f", "$KV.qscale_control.all"], &models[..]].concat()).await;
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use qscale_dqn::device::Device;
 use qscale_dqn::device::{self, Kind};
 use qscale_dqn::learner::{Hyperparameters, Learner};
 use qscale_dqn::observation;
+use qscale_dqn::probe;
 use qscale_dqn::replay::{Ending, Sampling};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -70,6 +71,12 @@ fn main() {
     } else {
         (&[32, 128, 1024], &[1, 10, 100, 1000, 10_000, 100_000])
     };
+    if gpu {
+        match probe::compare(&device::cpu(), &device, &|| begin.elapsed()) {
+            Ok(probe) => println!("{probe}{}", probe.refusal().map(|why| format!("; {why}")).unwrap_or_default()),
+            Err(error) => return println!("{error}"),
+        }
+    }
     println!("on {device:?}; medians of {ROUNDS} rounds");
     for subject in subjects() {
         println!("{}", subject.name);
@@ -98,7 +105,7 @@ fn updates(subject: &Subject, batch: usize, device: &Device, gpu: bool, begin: I
         let reward = rng.random_range(-1.0..0.0);
         learner.remember(0, &before, step % subject.actions, reward, (&seen, Mask::all(subject.actions)), Ending::None);
     }
-    let count = (400_000 / batch).clamp(40, 4000);
+    let count = (200_000 / batch).clamp(if gpu { 20 } else { 40 }, if gpu { 100 } else { 4000 });
     let mut round = || {
         let start = now(gpu, begin);
         for _ in 0..count {
@@ -115,7 +122,7 @@ fn decisions(subject: &Subject, size: usize, device: &Device, gpu: bool, begin: 
     let learner = Learner::new(subject.hyperparameters.clone(), subject.inputs, subject.actions, 1, device).expect("within the ranges");
     let mut rng = SmallRng::seed_from_u64(1);
     let seen: Vec<f32> = (0..size * subject.inputs).map(|_| rng.random_range(-1.0..1.0)).collect();
-    let count = (200_000 / size).clamp(3, 20_000);
+    let count = (200_000 / size).clamp(3, if gpu { 200 } else { 20_000 });
     let mut chosen = 0;
     let mut round = || {
         let start = now(gpu, begin);

@@ -9,8 +9,8 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::actions::{Actions, Mask, Menu};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::actions::{Actions, Mask, Menu, Scope};
+use crate::checkpoint::{Checkpoint, CheckpointError, Header};
 use crate::device::Device;
 use crate::network::{DeviceFailed, Network};
 use crate::observation;
@@ -59,6 +59,39 @@ impl From<Caution> for f64 {
     }
 }
 
+/// What a change must promise to save in a tick, as a share of the usual cost, 0 to 10.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Patience(f64);
+
+impl Patience {
+    /// The share.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(0.2)
+    }
+}
+
+impl TryFrom<f64> for Patience {
+    type Error = String;
+
+    fn try_from(value: f64) -> Result<Self, String> {
+        if (0.0..=10.0).contains(&value) { Ok(Self(value)) } else { Err(format!("patience = {value}, must be from 0 to 10")) }
+    }
+}
+
+impl From<Patience> for f64 {
+    fn from(patience: Patience) -> Self {
+        patience.0
+    }
+}
+
 /// What is told to a trained network.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -66,6 +99,18 @@ pub struct DqnParams {
     /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost, 10 to 20000: more is safer and dearer.
     #[schemars(with = "f64")]
     pub caution: Caution,
+    /// What may be changed, horizontal, vertical or joint; where it is not said all that the network was trained to change.
+    #[schemars(with = "Option<String>")]
+    pub scope: Option<Scope>,
+    /// What a change must promise to save in a tick so that it is made, as a share of the function's usual cost, 0 to 10: more is calmer.
+    #[schemars(with = "f64")]
+    pub patience: Patience,
+}
+
+/// What a change must promise, by what rewards weighed in training: the share of the usual cost that it is to save in each tick.
+fn margin(header: &Header, params: DqnParams) -> f32 {
+    let worth = header.worth.unwrap_or_default();
+    (params.patience.get() * worth.of_usual_cost(params.caution.get())) as f32
 }
 
 /// A trained network that decides.
@@ -75,7 +120,14 @@ pub struct Dqn {
     names: Vec<String>,
     model: String,
     caution: Caution,
+    /// What a change must promise more than what is in force, in units of reward, for each second of a tick: a network's errors are no reason to change.
+    margin_a_second: f32,
+    /// What the network takes from each feature, and what it multiplies the rest with.
+    normalisation: (Vec<f32>, Vec<f32>),
 }
+
+/// A strangeness beyond which nobody should trust a network. In training worlds fewer than one tick in 10,000 is so strange, which a test holds.
+pub const FAR: f32 = 3.0;
 
 /// What the network saw of one State and what it made of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,17 +140,34 @@ pub struct Valued {
     pub values: Vec<f32>,
     /// The best that can be made; `None` where none can, or no value is a number.
     pub best: Option<usize>,
+    /// How far what it saw lies from what the network was trained on: the root mean square over the features, in deviations of the network's own normalisation.
+    /// Near 1 in training, and above [`FAR`] in fewer than one of 10,000 ticks there.
+    pub strangeness: f32,
 }
 
 impl Dqn {
     /// The network of `checkpoint` on `device`, told `params`.
     ///
     /// # Errors
-    /// When it was trained for other features or choices than this program has; says what differs.
+    /// When it was trained for other features or choices than this program has, or for another scope; says what differs.
     pub fn new(checkpoint: &Checkpoint, params: DqnParams, device: &Device) -> Result<Self, CheckpointError> {
-        let actions = checkpoint.check()?;
-        let model = format!("dqn {} {} {}", checkpoint.header.action_set, checkpoint.header.scope, checkpoint.fingerprint());
-        Ok(Self { network: Network::new(&checkpoint.weights, device), names: actions.names(), actions, model, caution: params.caution })
+        let trained = checkpoint.check()?;
+        let scope = params.scope.unwrap_or(trained.scope());
+        if trained.scope() != Scope::Joint && trained.scope() != scope {
+            return Err(CheckpointError::Mismatch(vec![format!("it was trained for scope {}, {scope} is asked for", trained.scope())]));
+        }
+        let actions = Actions::new(trained.set(), scope);
+        let model = format!("dqn {} {scope} {}", actions.set(), checkpoint.fingerprint());
+        let (shift, scale) = checkpoint.weights.normalisation();
+        Ok(Self {
+            network: Network::new(&checkpoint.weights, device),
+            names: actions.names(),
+            actions,
+            model,
+            caution: params.caution,
+            margin_a_second: margin(&checkpoint.header, params),
+            normalisation: (shift.to_vec(), scale.to_vec()),
+        })
     }
 
     /// The network.
@@ -128,20 +197,35 @@ impl Dqn {
             let mut menu = Menu::default();
             self.actions.decode(sight, &mut menu);
             let numbers = Mask(values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index));
-            let best = Mask(menu.mask().0 & numbers.0).best(values);
-            Valued { observation: observation.to_vec(), menu, values: values.to_vec(), best }
+            let best = self.pick(Mask(menu.mask().0 & numbers.0), values, sight.tick_s);
+            let strangeness = self.strangeness(observation);
+            Valued { observation: observation.to_vec(), menu, values: values.to_vec(), best, strangeness }
         });
         Ok(valued.collect())
     }
 
-    /// What it decides for many functions in one pass, each with what was seen of it before.
+    /// What it makes of many functions in one pass, each with what was seen of it before.
     ///
     /// # Errors
-    /// When the device fails.
-    pub fn decide_all<'a>(&self, functions: impl IntoIterator<Item = (&'a State, &'a mut Memory)>) -> Result<Vec<Decision>, DeviceFailed> {
-        let sights: Vec<Sight<'_>> =
-            functions.into_iter().map(|(state, memory)| Sight::take(state, memory.history(), self.caution.get())).collect();
-        Ok(sights.iter().zip(self.value(&sights)?).map(|(sight, valued)| self.decision(sight.state, &valued)).collect())
+    /// When the device fails; what was seen is remembered then too.
+    pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceFailed> {
+        let caution = self.caution.get();
+        let sights: Vec<Sight<'_>> = cases.iter_mut().map(|(state, memory)| Sight::take(state, memory.history(), caution)).collect();
+        self.value(&sights)
+    }
+
+    /// What is chosen of what `mask` allows: the most valuable, or the first, which keeps what is in force, where that is as good within the margin.
+    #[must_use]
+    pub fn pick(&self, mask: Mask, values: &[f32], tick_s: f64) -> Option<usize> {
+        let best = mask.best(values)?;
+        let keeps = mask.allows(0) && values[0] + self.margin_a_second * tick_s as f32 >= values[best];
+        Some(if keeps { 0 } else { best })
+    }
+
+    fn strangeness(&self, observation: &[f32]) -> f32 {
+        let (shift, scale) = (self.normalisation.0.iter(), self.normalisation.1.iter());
+        let squares = observation.iter().zip(shift).zip(scale).map(|((value, shift), scale)| ((value - shift) * scale).powi(2));
+        (squares.sum::<f32>() / observation.len().max(1) as f32).sqrt()
     }
 
     /// What `valued` means for `state`.
@@ -210,10 +294,16 @@ impl Policy for Dqn {
         Native { tick: Some(Span::seconds(5)), ..Native::default() }
     }
 
-    fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        match self.decide_all([(state, memory)]) {
-            Ok(mut decisions) => decisions.pop().unwrap_or_else(|| Decision::hold(HoldReason::NoMeasurement, "nothing was decided")),
-            Err(error) => Decision::hold(HoldReason::NoMeasurement, error.to_string()),
+    fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision {
+        let mut decisions = self.decide_all(&mut [(state, memory)], now, rng);
+        decisions.pop().expect("one case gives one decision")
+    }
+
+    /// In one pass of the network.
+    fn decide_all(&self, cases: &mut [(&State, &mut Memory)], _: Timestamp, _: &mut dyn Rng) -> Vec<Decision> {
+        match self.see_all(cases) {
+            Ok(valued) => cases.iter().zip(&valued).map(|((state, _), valued)| self.decision(state, valued)).collect(),
+            Err(error) => vec![Decision::hold(HoldReason::NoMeasurement, error.to_string()); cases.len()],
         }
     }
 }

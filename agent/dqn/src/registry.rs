@@ -24,9 +24,17 @@ pub fn by_name(name: &str, params: &Value, model: Option<&Checkpoint>, device: &
     if name != DQN {
         return qscale_policies::by_name(name, params).map_err(with_learned);
     }
+    Ok(Box::new(learned(params, model, device)?))
+}
+
+/// The learned policy, told `params`, by `model` on `device`, or by the model that comes along.
+///
+/// # Errors
+/// When a parameter is not known or outside its range, or the model was trained for something else.
+pub fn learned(params: &Value, model: Option<&Checkpoint>, device: &Device) -> Result<Dqn, PolicyError> {
     let told: DqnParams = qscale_policies::read(DQN, params)?;
     let made = Dqn::new(model.unwrap_or_else(|| pretrained()), told, device);
-    Ok(Box::new(made.map_err(|error| PolicyError::Parameters { policy: DQN.into(), reason: error.to_string() })?))
+    made.map_err(|error| PolicyError::Parameters { policy: DQN.into(), reason: error.to_string() })
 }
 
 /// What the policy called `name` can be told.

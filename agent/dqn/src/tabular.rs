@@ -1,17 +1,18 @@
-//! Tabular Q-learning as in the study: five bins of CPU, twenty replicas less, none or more. Owns the table; the simplest agent to read, and a baseline.
+//! Tabular Q-learning as in the study: five bins of CPU, twenty replicas less, none or more, or so much CPU of each. Owns the table; the simplest agent to read, and
+//! a baseline.
 //!
 //! The study's figures (`peers.md`): alpha 0.5, gamma 0.9, epsilon 0.9 times 0.995 a step from step 50 on. It saw the CPU of a node; what an agent sees here
 //! is the CPU of a function's replicas over their limit, in the same five bins. The reward is the one that all agents share.
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::Timestamp;
-use qscale_common::units::{Allocation, Replicas};
+use qscale_common::units::{Allocation, Millicores, Replicas};
 use qscale_policies::{Decision, HoldReason, Memory, Policy};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::actions::Actions;
+use crate::actions::{Actions, Scope};
 use crate::agent::{Act, Actor, Agent, Outcome};
 use crate::learner::Update;
 use crate::network::DeviceFailed;
@@ -39,13 +40,15 @@ pub struct TabularParameters {
     pub decay: f64,
     /// From which step on.
     pub decay_from: u64,
-    /// Replicas that one choice adds or removes, 1 to 1000.
+    /// Replicas that one choice adds or removes, or millicores of each, 1 to 1000.
     pub step: u32,
+    /// Which of the two: horizontal or vertical.
+    pub scope: Scope,
 }
 
 impl Default for TabularParameters {
     fn default() -> Self {
-        Self { alpha: 0.5, gamma: 0.9, epsilon: 0.9, decay: 0.995, decay_from: 50, step: STEPS[2] as u32 }
+        Self { alpha: 0.5, gamma: 0.9, epsilon: 0.9, decay: 0.995, decay_from: 50, step: STEPS[2] as u32, scope: Scope::Horizontal }
     }
 }
 
@@ -89,6 +92,9 @@ impl Tabular {
         ];
         match ranges.into_iter().find(|(_, _, within)| !within) {
             Some((name, value, _)) => Err(format!("{name} = {value} is outside its range")),
+            None if tabular.parameters.scope == Scope::Joint => {
+                Err("scope = joint, must be horizontal or vertical: a table changes one of them".into())
+            }
             None if tabular.table.iter().flatten().any(|value| !value.is_finite()) => Err("a value of the table is not finite".into()),
             None => Ok(tabular),
         }
@@ -104,9 +110,19 @@ impl Tabular {
     /// What choice number `choice` names for `state`.
     fn named(&self, state: &State, choice: usize) -> Option<Allocation> {
         let in_force = state.allocation?;
-        let by = STEPS[choice].signum() * i64::from(self.parameters.step);
-        let replicas = (i64::from(in_force.replicas.0) + by).clamp(0, i64::from(u32::MAX)) as u32;
-        Some(Allocation { replicas: state.bounds.replicas.clamp(Replicas(replicas)), ..in_force })
+        let moved = |from: u32| (i64::from(from) + self.by(choice)).clamp(0, i64::from(u32::MAX)) as u32;
+        Some(match self.parameters.scope {
+            Scope::Vertical => {
+                let cpu_millicores = state.bounds.cpu_millicores.clamp(Millicores(moved(in_force.cpu_millicores.0)));
+                Allocation { cpu_millicores, ..in_force }
+            }
+            _ => Allocation { replicas: state.bounds.replicas.clamp(Replicas(moved(in_force.replicas.0))), ..in_force },
+        })
+    }
+
+    /// What choice number `choice` adds.
+    fn by(&self, choice: usize) -> i64 {
+        STEPS[choice].signum() * i64::from(self.parameters.step)
     }
 
     fn best(&self, bin: usize) -> usize {
@@ -183,12 +199,11 @@ impl Policy for Tabular {
     fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let Some(in_force) = state.allocation else { return Decision::hold(HoldReason::NoAllocation, "what is in force is not known") };
         let Some(bin) = bin(state) else { return Decision::hold(HoldReason::NoMeasurement, "CPU was not measured") };
-        let step = i64::from(self.parameters.step);
-        let choice = |(index, value): (usize, &f64)| Choice {
-            action: format!("replicas {:+}", STEPS[index].signum() * step),
-            value: Some(*value),
-            masked: None,
+        let called = |index| match self.parameters.scope {
+            Scope::Vertical => format!("cpu {:+}m", self.by(index)),
+            _ => format!("replicas {:+}", self.by(index)),
         };
+        let choice = |(index, value): (usize, &f64)| Choice { action: called(index), value: Some(*value), masked: None };
         let choices: Vec<Choice> = self.table[bin].iter().enumerate().map(choice).collect();
         let best = self.best(bin);
         let reason = format!("CPU in bin {bin} of {BINS}: `{}` is worth {:.3}", choices[best].action, self.table[bin][best]);
@@ -238,6 +253,22 @@ mod tests {
         let decision = tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
         assert_eq!(decision.wanted(), Some(Allocation::new(3, 500, 256)));
         assert!((tabular.epsilon() - 0.9 * 0.995f64.powi(150)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn vertically_it_changes_cpu_and_nothing_else() {
+        let state = sample::busy(0.5);
+        let parameters = TabularParameters { epsilon: 0.0, step: 30, scope: Scope::Vertical, ..TabularParameters::default() };
+        let mut tabular = Tabular::new(parameters, 4);
+        let decide = |tabular: &Tabular| tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
+        tabular.table[2] = [0.0, 0.0, 1.0];
+        assert_eq!(decide(&tabular).wanted(), Some(Allocation::new(2, 530, 256)));
+        tabular.table[2] = [1.0, 0.0, 0.0];
+        assert_eq!(decide(&tabular).wanted(), Some(Allocation::new(2, 470, 256)));
+        assert!(matches!(decide(&tabular), Decision::Want { choices, .. } if choices[2].action == "cpu +30m"));
+        tabular.parameters.scope = Scope::Joint;
+        let error = Tabular::from_json(&serde_json::to_vec(&tabular).expect("it is written")).expect_err("one of them");
+        assert!(error.contains("scope = joint"), "{error}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use qscale_sim::{LostNode, Payload, Perturbation};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use competitor::{Entry, Grid};
+pub use competitor::{Entry, Grid, told_besides};
 pub use function::{FunctionEntry, Profile};
 pub use narrow::Narrow;
 pub use shipped::{SHIPPED, Shipped};

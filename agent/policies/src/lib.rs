@@ -65,6 +65,12 @@ pub trait Policy: Send + Sync {
     /// What the function that `state` speaks of should be given. Whatever the rule must remember between two States of one function lies in `memory`.
     /// The same arguments give the same decision.
     fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision;
+
+    /// What each of many functions should be given, as [`Policy::decide`] says it of one, in their order. A rule for which many at once are cheaper than one
+    /// by one says how.
+    fn decide_all(&self, cases: &mut [(&State, &mut Memory)], now: Timestamp, rng: &mut dyn Rng) -> Vec<Decision> {
+        cases.iter_mut().map(|(state, memory)| self.decide(state, memory, now, rng)).collect()
+    }
 }
 
 /// The timing of a rule's real form. The rule keeps to it by itself, whatever the State's tick: it holds between its own ticks and delays what it sees, so a

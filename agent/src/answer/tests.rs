@@ -1,6 +1,10 @@
 use qscale_common::contract::{Ages, Changes, Epoch, Message, Usage, Windows, WireObjective, decode};
 use qscale_common::policy::{Bounds, Prices};
 use qscale_common::time::Tick;
+use qscale_dqn::checkpoint::Purpose;
+use qscale_dqn::device::cpu;
+use qscale_dqn::pretrained::pretrained;
+use qscale_dqn::{Checkpoint, DqnParams, Weights};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -39,8 +43,8 @@ fn state(allocation: Option<Allocation>) -> State {
 }
 
 fn answerer(policy: &str) -> Answerer {
-    let policy = qscale_policies::by_name(policy, &serde_json::Value::Null).expect("a known policy");
-    Answerer::new(name("mine"), "a-1".into(), NonZeroU32::new(2).expect("not zero"), policy)
+    let config: crate::config::AgentConfig = serde_json::from_value(serde_json::json!({ "policy": policy })).expect("valid");
+    Answerer::new(name("mine"), "a-1".into(), NonZeroU32::new(2).expect("not zero"), config.policy().expect("a known policy"))
 }
 
 fn answer(policy: &str, state: &State, now: u64) -> Answer {
@@ -99,4 +103,58 @@ fn a_state_from_a_clock_that_runs_ahead_is_answered() {
 fn texts_are_cut_to_what_an_action_may_carry() {
     assert_eq!(cut("ä".repeat(1000)).len(), Action::MAX_TEXT);
     assert_eq!(cut(format!("x{}", "ä".repeat(1000))).len(), Action::MAX_TEXT - 1);
+}
+
+/// The same function or another one, a tick later each.
+fn later(function: &str, tick: u64) -> State {
+    let state = state(Some(Allocation::new(2, 500, 128)));
+    let (tick, at) = (Tick(state.tick.0 + tick), Timestamp(OBSERVED + 5000 * tick));
+    State { function: name(function), tick, observed_at_ms: at, ..state }
+}
+
+#[test]
+fn many_at_once_are_answered_as_one_by_one_though_a_function_comes_twice() {
+    for policy in ["threshold", "holt-winters", "dqn"] {
+        let states: Vec<State> =
+            [("a", 1), ("b", 1), ("a", 2), ("a", 2), ("c", 1), ("b", 2), ("a", 1)].map(|(name, tick)| later(name, tick)).into();
+        let (now, mut rng) = (Timestamp(OBSERVED + 10_000), SmallRng::seed_from_u64(1));
+        let (mut together, mut single) = (answerer(policy), answerer(policy));
+        let seen: Vec<&State> = states.iter().collect();
+        let answers: Vec<Answer> = together.answer_all(&seen, now, &mut rng).into_iter().map(|(answer, _)| answer).collect();
+        let one_by_one: Vec<Answer> = states.iter().map(|state| single.answer(state, now, &mut rng)).collect();
+        assert_eq!(answers, one_by_one, "{policy}");
+        let late = answers.iter().filter(|answer| **answer == Answer::Late).count();
+        // A rule without memory cannot know that it has seen a State.
+        assert_eq!(late, if policy == "threshold" { 0 } else { 2 }, "{policy}");
+    }
+}
+
+/// A network like the one that comes along, its weights negated.
+fn negated() -> Arc<Dqn> {
+    let (model, weights) = (pretrained(), &pretrained().weights);
+    let (shift, scale) = weights.normalisation();
+    let values = weights.values().iter().map(|value| -value).collect();
+    let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
+    let purpose = Purpose { actions: model.check().expect("it matches"), worth: None, note: String::new() };
+    let checkpoint = Checkpoint::new(weights, None, &model.header.hyperparameters, 1, &purpose);
+    Arc::new(Dqn::new(&checkpoint, DqnParams::default(), &cpu()).expect("it matches"))
+}
+
+#[test]
+fn another_network_is_taken_up_with_all_that_is_remembered() {
+    let (mut answerer, mut rng) = (answerer("dqn"), SmallRng::seed_from_u64(1));
+    let mut answer = |answerer: &mut Answerer, tick| answerer.answer(&later("a", tick), Timestamp(OBSERVED + 10_000), &mut rng);
+    let (before, _) = acted(answer(&mut answerer, 1));
+    answerer.take_up(negated());
+    assert_eq!(answer(&mut answerer, 1), Answer::Late, "it is still known that this State was answered");
+    let (after, _) = acted(answer(&mut answerer, 2));
+    assert_eq!(after.model, answerer.model());
+    assert_ne!(before.model, after.model);
+}
+
+#[test]
+fn a_rule_takes_no_network_up() {
+    let mut answerer = answerer("threshold");
+    answerer.take_up(negated());
+    assert!(answerer.model().starts_with("threshold/1"), "{}", answerer.model());
 }

@@ -19,7 +19,7 @@ pub enum Account {
     Actuator,
     /// Publishes Load.
     Loadgen,
-    /// The person at the command line: reads everything, writes policies and controls.
+    /// The person at the command line: reads everything, writes policies, controls and models.
     Operator,
 }
 
@@ -100,7 +100,7 @@ impl Account {
                     rights.reads_stream(stream);
                 }
                 rights.writes_bucket(subject::POLICY_BUCKET).writes_bucket(subject::CONTROL_BUCKET);
-                rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).reads_store(subject::MODEL_STORE);
+                rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).writes_store(subject::MODEL_STORE);
                 rights.publish.push("$JS.API.INFO".into());
             }
         }
@@ -156,6 +156,13 @@ impl Rights {
 
     fn reads_store(&mut self, store: &str) -> &mut Self {
         self.reads_stream(&format!("OBJ_{store}"))
+    }
+
+    /// Whoever writes an object anew takes away what it held before.
+    fn writes_store(&mut self, store: &str) -> &mut Self {
+        self.publish.push(format!("$O.{store}.>"));
+        self.publish.push(format!("$JS.API.STREAM.PURGE.OBJ_{store}"));
+        self.reads_store(store)
     }
 
     fn render(mut self) -> String {

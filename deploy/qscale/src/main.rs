@@ -1,12 +1,17 @@
 //! The command that people type. Owns arguments and what is shown; what is decided, applied or measured belongs to the services.
 
 mod agent;
+mod compare;
 mod doctor;
 mod evaluate;
 mod function;
+mod model;
 mod operate;
 mod policy;
 mod profile;
+mod recorded;
+mod replay;
+mod reproduce;
 mod show;
 mod store;
 mod system;
@@ -14,6 +19,7 @@ mod train;
 mod up;
 mod validate;
 mod watch;
+mod why;
 
 use std::process::ExitCode;
 
@@ -39,6 +45,12 @@ enum Command {
     Up(Box<up::UpArgs>),
     /// Follow what services tell each other: states, actions, outcomes, rewards, load
     Watch(watch::WatchArgs),
+    /// Explain a decision: what it saw, what it valued, what the guard made of it, what HPA and VPA would have done
+    Why(why::WhyArgs),
+    /// Decide on what was recorded again, by the same policy or another, and tell what differs
+    Replay(replay::ReplayArgs),
+    /// Estimate what another policy would have come to, by simulating it and the acting one over the recorded arrivals
+    Compare(compare::CompareArgs),
     /// Write, read and delete ScalingPolicies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -56,8 +68,13 @@ enum Command {
     Evaluate(Box<evaluate::EvaluateArgs>),
     /// Train a model in the simulator, beside the best tuned rule
     Train(Box<train::TrainArgs>),
+    /// Repeat the study that Qscale grew out of: a rule, tabular and deep Q-learning on fibonacci, simulated
+    Reproduce(reproduce::ReproduceArgs),
     /// Say what each part of training is worth, leaving out one at a time
     Ablate(train::ablate::AblateArgs),
+    /// Push trained models to a running system, choose which version decides, and show what they are
+    #[command(subcommand)]
+    Model(model::ModelCommand),
     /// Try the GPU, in a process of its own
     #[command(hide = true)]
     ProbeDevice,
@@ -99,14 +116,19 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(arguments) => return up::run(locate, *arguments).await,
         Command::Evaluate(arguments) => return evaluate::run(locate, *arguments).await,
         Command::Train(arguments) => return train::run(locate, *arguments).await,
+        Command::Reproduce(arguments) => return reproduce::run(locate, arguments).await,
         Command::Ablate(arguments) => return train::ablate::run(locate, arguments).await,
         Command::ProbeDevice => train::device::probe()?,
         Command::Watch(arguments) => watch::run(locate, arguments).await?,
+        Command::Why(arguments) => why::run(locate, arguments).await?,
+        Command::Replay(arguments) => return replay::run(locate, arguments).await,
+        Command::Compare(arguments) => return compare::run(locate, arguments).await,
         Command::Policy(command) => policy::run(locate, command).await?,
         Command::Function(command) => function::run(locate, command).await?,
         Command::Profile(arguments) => profile::run(locate, arguments).await?,
         Command::Validate(arguments) => return validate::run(locate, arguments).await,
         Command::Agent(command) => agent::run(locate, command).await?,
+        Command::Model(command) => model::run(locate, command).await?,
         Command::Freeze(arguments) => operate::freeze(locate, arguments).await?,
         Command::Unfreeze(arguments) => operate::unfreeze(locate, arguments).await?,
         Command::Restore(arguments) => operate::restore(locate, arguments).await?,

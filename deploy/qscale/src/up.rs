@@ -20,6 +20,7 @@ use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::{clock, shutdown};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::Pattern;
+use qscale_dqn::registry::DQN;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,8 @@ pub enum Backend {
 #[command(after_help = "Examples:
   qscale up                                              fibonacci under a daily wave of two minutes, scaled both ways
   qscale up --for 60s --json --load step:5@0s,40@15s,5@40s
+  qscale up --versus threshold-both                      the learned agent and a rule side by side under the same arrivals
+  qscale up --model .qscale/training/model.dqn           by a model of your own
   qscale up --agent threshold --versus static            two agents side by side under the same arrivals
   qscale up --function my-function.toml --protocol http --load 20
   qscale up --backend sim --functions 200 --agent hpa    two hundred simulated functions
@@ -70,11 +73,14 @@ pub struct UpArgs {
     #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m")]
     pub load: String,
     /// Agent that scales the function
-    #[arg(long, value_name = "NAME", default_value = "threshold-both")]
+    #[arg(long, value_name = "NAME", default_value = DQN)]
     pub agent: Name,
     /// Run a second copy of the function under the same arrivals, scaled by this agent
     #[arg(long, value_name = "NAME")]
     pub versus: Option<Name>,
+    /// What the agent dqn decides by: a checkpoint, or store:NAME for the version of NAME that is in use in the model store; store:dqn without this
+    #[arg(long, value_name = "FILE|store:NAME", value_hint = clap::ValueHint::FilePath)]
+    pub model: Option<String>,
     /// Function to run: fibonacci (without this), aes, faas, or a function file
     #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
     pub function: Option<String>,

@@ -123,7 +123,8 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
     Ok(judged(&comparisons, arguments.check))
 }
 
-fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
+/// The profile of `--profile`.
+pub fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
     let text = std::fs::read_to_string(path).with_context(|| format!("--profile {}", path.display()))?;
     FunctionProfile::read(&text, Format::of(path)?).with_context(|| format!("--profile {}", path.display()))
 }

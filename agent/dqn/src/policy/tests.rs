@@ -1,10 +1,16 @@
-use qscale_common::contract::{Action, Window};
+use qscale_common::contract::{Action, Window, Windows};
+use qscale_common::units::Allocation;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+
+use qscale_sim::Cell;
 
 use super::*;
 use crate::checkpoint::Purpose;
 use crate::device::cpu;
+use crate::train::domain::{Domain, Part};
+use crate::train::lane::Lane;
+use crate::train::worth::Worth;
 use crate::{ActionSet, Hyperparameters, Learner, Scope, sample};
 
 fn checkpoint(seed: u64) -> Checkpoint {
@@ -44,7 +50,9 @@ fn many_at_once_are_decided_as_one_by_one() {
     let policy = policy(3);
     let states: Vec<State> = (0..40).map(|number| sample::busy(0.1 * f64::from(number))).collect();
     let mut memories = vec![Memory::default(); states.len()];
-    let together = policy.decide_all(states.iter().zip(&mut memories)).expect("the CPU does not fail");
+    let mut cases: Vec<_> = states.iter().zip(&mut memories).collect();
+    let together = policy.decide_all(&mut cases, Timestamp(0), &mut SmallRng::seed_from_u64(0));
+    assert_eq!(together.len(), states.len());
     for (state, decision) in states.iter().zip(together) {
         assert_eq!(decide(&policy, state).wanted(), decision.wanted());
     }
@@ -82,7 +90,7 @@ fn it_holds_where_nothing_is_known() {
 fn caution_is_part_of_what_is_seen_and_kept_within_its_range() {
     let state = sample::busy(1.0);
     let told = |caution: f64| {
-        let params = DqnParams { caution: Caution::try_from(caution).expect("within its range") };
+        let params = DqnParams { caution: Caution::try_from(caution).expect("within its range"), ..DqnParams::default() };
         let policy = Dqn::new(&checkpoint(2), params, &cpu()).expect("it matches");
         policy.value(&[Sight::take(&state, &mut History::default(), caution)]).expect("the CPU does not fail").remove(0)
     };
@@ -91,4 +99,87 @@ fn caution_is_part_of_what_is_seen_and_kept_within_its_range() {
     assert_eq!(serde_json::from_str::<DqnParams>("{\"caution\": 400}").expect("valid").caution.get(), 400.0);
     let error = serde_json::from_str::<DqnParams>("{\"caution\": 3}").expect_err("out of range").to_string();
     assert!(error.contains("caution = 3, must be from 10 to 20000"), "{error}");
+}
+
+#[test]
+fn a_network_for_all_scopes_keeps_to_the_one_that_is_asked_for() {
+    let narrowed = |checkpoint: &Checkpoint, scope| Dqn::new(checkpoint, DqnParams { scope: Some(scope), ..DqnParams::default() }, &cpu());
+    for seed in 0..20 {
+        for cores in [0.1, 0.7, 3.0, 40.0] {
+            let state = sample::busy(cores);
+            let in_force = state.allocation.expect("it is known");
+            let wanted = |scope| decide(&narrowed(&checkpoint(seed), scope).expect("a part of all"), &state).wanted().unwrap_or(in_force);
+            let (across, along) = (wanted(Scope::Horizontal), wanted(Scope::Vertical));
+            assert_eq!(across, Allocation { replicas: across.replicas, ..in_force });
+            assert_eq!(along.replicas, in_force.replicas);
+        }
+    }
+    let mut upright = checkpoint(1);
+    upright.header.scope = Scope::Vertical;
+    let error = narrowed(&upright, Scope::Joint).err().expect("never trained").to_string();
+    assert!(error.contains("it was trained for scope vertical, joint is asked for"), "{error}");
+    let told: DqnParams = serde_json::from_str("{\"scope\": \"horizontal\"}").expect("valid");
+    assert_eq!(narrowed(&checkpoint(1), told.scope.expect("told")).expect("matches").model().split(' ').nth(2), Some("horizontal"));
+}
+
+/// Lives through training worlds as the model that comes along decides there, and tells how strange each tick was.
+fn strangeness_in_training(worlds: std::ops::Range<u64>) -> Vec<f32> {
+    let policy = Dqn::new(crate::pretrained::pretrained(), DqnParams::default(), &cpu()).expect("it matches");
+    let mut strangeness = Vec::new();
+    for number in worlds {
+        let world = Domain::default().draw(Part::Training, number);
+        let ticks = world.ticks();
+        let mut lane = Lane::new(Cell::new(world.setup, number, 0), world.caution, Some(policy.actions()));
+        for _ in 0..ticks {
+            strangeness.push(policy.strangeness(lane.observation()));
+            let values = policy.network().values(lane.observation()).expect("the CPU does not fail");
+            let wanted = lane.menu().mask().best(&values).and_then(|best| lane.menu().entry(best).ok());
+            lane.step(wanted, Some(policy.actions()), &Worth::default());
+        }
+    }
+    strangeness
+}
+
+#[test]
+fn hardly_any_tick_of_a_training_world_is_strange() {
+    // Numbers that no training reaches.
+    let strangeness = strangeness_in_training(1 << 40..(1 << 40) + 80);
+    let far = strangeness.iter().filter(|strangeness| **strangeness > FAR).count();
+    assert!(strangeness.len() > 30_000 && far * 10_000 < strangeness.len(), "{far} of {}", strangeness.len());
+    let mean = strangeness.iter().sum::<f32>() / strangeness.len() as f32;
+    assert!((0.7..2.0).contains(&mean), "{mean} deviations are usual");
+}
+
+#[test]
+fn what_no_training_world_shows_is_strange() {
+    let policy = Dqn::new(crate::pretrained::pretrained(), DqnParams::default(), &cpu()).expect("it matches");
+    let strangeness = |state: &State| {
+        let mut memory = Memory::default();
+        policy.see_all(&mut [(state, &mut memory)]).expect("the CPU does not fail")[0].strangeness
+    };
+    assert!(strangeness(&sample::busy(1.0)) < FAR);
+    let mut state = sample::busy(1e9);
+    let Windows { tick, short, .. } = &mut state.windows;
+    for window in [tick, short] {
+        (window.failed_share, window.throttled_share, window.restarts) = (Some(1.0), Some(1.0), 1000);
+        (window.queued, window.concurrency) = (Some(1e9), Some(1e9));
+    }
+    assert!(strangeness(&state) > FAR, "{}", strangeness(&state));
+}
+
+#[test]
+fn what_promises_little_more_than_what_is_in_force_is_no_reason_to_change() {
+    let told = |patience: f64| DqnParams { patience: Patience::try_from(patience).expect("within its range"), ..DqnParams::default() };
+    let policy = |patience: f64| Dqn::new(&checkpoint(2), told(patience), &cpu()).expect("it matches");
+    let mut values = vec![-1.0; policy(0.0).actions().count()];
+    values[3] = -0.99;
+    let mask = Mask::all(values.len());
+    assert_eq!(policy(0.0).pick(mask, &values, 5.0), Some(3));
+    // A fifth of the usual cost for ten ticks at the usual caution: 0.2 x 10 / (0.376 x 100^0.75) = 0.17.
+    assert_eq!(policy(0.2).pick(mask, &values, 5.0), Some(0));
+    values[3] = -0.8;
+    assert_eq!(policy(0.2).pick(mask, &values, 5.0), Some(3));
+    assert_eq!(policy(0.2).pick(mask, &values, 10.0), Some(0), "a longer tick costs more");
+    assert_eq!(policy(10.0).pick(Mask(0b1000), &values, 5.0), Some(3), "what cannot be made is no reason");
+    assert_eq!(policy(10.0).pick(Mask(0), &values, 5.0), None);
 }

@@ -22,14 +22,14 @@ pub struct Worth {
     pub resize: f64,
     /// Of a kill for memory or a crash, in violated ticks.
     pub kill: f64,
-    /// What the sum is divided by, times the caution to the power of three quarters: a violation then weighs 6 at the least caution and 32 at the most, and the usual
-    /// cost of a tick 0.3 and 0.002.
+    /// What the sum is divided by, times the caution to the power of nine tenths: a violation then weighs 5 at the least caution and 11 at the most, so that neither
+    /// drowns the other.
     pub scale: f64,
 }
 
 impl Default for Worth {
     fn default() -> Self {
-        Self { cost: 1.0, reversal: 2.0, resize: 1.0, kill: 0.5, scale: 0.376 }
+        Self { cost: 1.0, reversal: 2.0, resize: 1.0, kill: 0.5, scale: 0.25 }
     }
 }
 
@@ -64,6 +64,17 @@ impl Worth {
         if (1e-3..=1e3).contains(&scale) { Ok(()) } else { Err(format!("worth.scale = {scale}, must be from 0.001 to 1000")) }
     }
 
+    /// What a second at the usual cost is worth, where a violated tick costs `caution`.
+    #[must_use]
+    pub fn of_usual_cost(&self, caution: f64) -> f64 {
+        self.cost / UNIT_S / self.unit(caution)
+    }
+
+    /// What sums of terms are divided by.
+    fn unit(&self, caution: f64) -> f64 {
+        self.scale * caution.powf(0.9)
+    }
+
     /// What the tick was worth that `cell` just lived through, with what happened in it. `waited` says whether requests queued when it began, and
     /// `usual_price` what the usual load costs an hour; a violated tick costs `caution`, in units of five seconds of the usual cost.
     #[must_use]
@@ -92,6 +103,6 @@ impl Worth {
             + self.cost * cost * tick_s / UNIT_S
             + self.reversal * reversal
             + self.resize * resize;
-        Tick { reward: -sum / (self.scale * caution.powf(0.75)), violation, cost, reversal, kills }
+        Tick { reward: -sum / self.unit(caution), violation, cost, reversal, kills }
     }
 }

@@ -95,3 +95,20 @@ pub fn with(base: &Value, path: &[String], value: &Value) -> Value {
     keys.insert(key.clone(), inner);
     Value::Object(keys)
 }
+
+/// `base` with what `told` says besides, as `KEY=VALUE,...`; a dot leads into a group of keys.
+///
+/// # Errors
+/// A part that is no key with a value.
+pub fn told_besides(base: &Value, told: &str) -> Result<Value, String> {
+    let mut params = base.clone();
+    for pair in told.split(',') {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| format!("`{pair}` is no key=value; write for example hpa:cpu_utilization=50,tolerance=0.05"))?;
+        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        params = with(&params, &path, &value);
+    }
+    Ok(params)
+}

@@ -4,7 +4,7 @@ use qscale_common::name::Name;
 use qscale_common::time::{Span, TickLength};
 use serde_json::{Map, Value};
 
-use super::competitor::with;
+use super::competitor::told_besides;
 use super::{Entry, Selection, Suite, SuiteError};
 use crate::roster::Roster;
 
@@ -97,15 +97,7 @@ impl Suite {
         if told.is_empty() {
             return Ok(base);
         }
-        let mut params = base.params.clone();
-        for pair in told.split(',') {
-            let (key, value) = pair.split_once('=').ok_or_else(|| {
-                refused("policy", format!("`{text}`: `{pair}` is no key=value; write for example hpa:cpu_utilization=50,tolerance=0.05"))
-            })?;
-            let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-            params = with(&params, &path, &value);
-        }
+        let params = told_besides(&base.params, told).map_err(|reason| refused("policy", format!("`{text}`: {reason}")))?;
         Ok(Entry { name: Some(text.to_owned()), params, grid: Value::Object(Map::new()), ..base })
     }
 

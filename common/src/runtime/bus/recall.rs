@@ -19,7 +19,15 @@ impl Bus {
     ///
     /// # Errors
     /// When the stream cannot be read to its end.
-    pub async fn recall<M: Message>(&self, since: Timestamp, mut visit: impl FnMut(M)) -> anyhow::Result<u64> {
+    pub async fn recall<M: Message>(&self, since: Timestamp, visit: impl FnMut(M)) -> anyhow::Result<u64> {
+        self.recall_on(subject::all(M::TYPE), since, visit).await
+    }
+
+    /// As [`Bus::recall`], of what was said on `filter_subject` alone.
+    ///
+    /// # Errors
+    /// When the stream cannot be read to its end.
+    pub async fn recall_on<M: Message>(&self, filter_subject: String, since: Timestamp, mut visit: impl FnMut(M)) -> anyhow::Result<u64> {
         let name = match M::TYPE {
             EventType::State | EventType::Load => subject::LIVE_STREAM,
             EventType::Action | EventType::Outcome | EventType::Reward => subject::RECORD_STREAM,
@@ -27,11 +35,8 @@ impl Bus {
         let start_time = async_nats::datetime::from_nanos(i128::from(clock::to_wall(since).0) * 1_000_000)
             .map_err(|error| anyhow::anyhow!("{since}: {error}"))?;
         let stream = self.jetstream().get_stream(name).await.with_context(|| format!("stream {name}"))?;
-        let configuration = pull::OrderedConfig {
-            filter_subject: subject::all(M::TYPE),
-            deliver_policy: DeliverPolicy::ByStartTime { start_time },
-            ..Default::default()
-        };
+        let configuration =
+            pull::OrderedConfig { filter_subject, deliver_policy: DeliverPolicy::ByStartTime { start_time }, ..Default::default() };
         let consumer = stream.create_consumer(configuration).await.with_context(|| format!("read stream {name}"))?;
         let mut rest = consumer.cached_info().num_pending;
         let mut messages = consumer.messages().await.with_context(|| format!("read stream {name}"))?;

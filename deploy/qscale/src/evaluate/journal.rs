@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use qscale_evaluate::{Evaluation, Roster};
 use qscale_evaluate::evaluation::jobs::Outcome;
+use qscale_evaluate::{Evaluation, Roster};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -15,6 +15,7 @@ use qscale_common::runtime::clock::{self, Pace};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{accounts, provision};
 use qscale_common::time::Span;
+use qscale_dqn::registry::DQN;
 use serde_json::{Value, json};
 
 use super::plan::{Plan, Planned, copy_of};
@@ -124,7 +125,11 @@ impl Running {
         self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } }))?;
         for agent in &plan.agents {
             let service = format!("agent-{agent}");
-            self.start_service(&service, &service, "qscale-agent", &json!({ "agent": agent }))?;
+            let mut configuration = json!({ "agent": agent });
+            if agent.as_str() == DQN {
+                configuration["model"] = json!(plan.model);
+            }
+            self.start_service(&service, &service, "qscale-agent", &configuration)?;
         }
         write_private(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
         self.until_ready(&platform, plan).await?;

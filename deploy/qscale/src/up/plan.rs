@@ -12,10 +12,12 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock::{self, Pace};
 use qscale_common::time::Span;
 use qscale_common::workload::Pattern;
+use qscale_dqn::registry::{self, DQN};
 use serde_json::json;
 
 use super::{Backend, UpArgs};
 use crate::system::{Locate, StateDir};
+use crate::train;
 
 const SHIPPED: [(&str, &str); 3] = [
     ("fibonacci", include_str!("../../../functions/fibonacci.toml")),
@@ -49,6 +51,8 @@ pub struct Plan {
     pub state: StateDir,
     /// The agents that are needed.
     pub agents: Vec<Name>,
+    /// What the learned one among them decides by, as its configuration says it.
+    pub model: String,
     /// What the load generator is to send; `None` for nothing. Simulated functions bring their own load.
     pub load: Option<LoadPlan>,
     /// What load is offered, in words.
@@ -91,17 +95,34 @@ impl Plan {
         let mut agents: Vec<Name> = functions.iter().map(|function| function.agent.clone()).collect();
         agents.sort();
         agents.dedup();
-        if let Some(unknown) = agents.iter().find(|agent| !qscale_policies::NAMES.contains(&agent.as_str())) {
-            let known = qscale_policies::NAMES.join(", ");
+        if let Some(unknown) = agents.iter().find(|agent| registry::names().all(|name| name != agent.as_str())) {
+            let known = registry::names().collect::<Vec<_>>().join(", ");
             let first = functions.first().map(|function| function.id.name.to_string()).unwrap_or_default();
             anyhow::bail!(
                 "no agent `{unknown}` comes with the system, those that do are {known}; for one of your own start with one of these, then \
                  `qscale agent add {unknown}` and `qscale policy set {first} agent={unknown}`"
             );
         }
+        let model = model(arguments.model.as_deref(), &agents)?;
         let state = StateDir::new(&locate.state_dir)?;
-        Ok(Self { functions, backend: arguments.backend, pace, state, agents, load, load_words })
+        Ok(Self { functions, backend: arguments.backend, pace, state, agents, model, load, load_words })
     }
+}
+
+/// What the learned agent decides by: a file, which is judged before anything starts, or a model of the store, by default the one that is called as the agent.
+fn model(named: Option<&str>, agents: &[Name]) -> anyhow::Result<String> {
+    let Some(named) = named else { return Ok(format!("store:{DQN}")) };
+    anyhow::ensure!(
+        agents.iter().any(|agent| agent.as_str() == DQN),
+        "--model {named}: of {} none is learned; add --agent {DQN} or --versus {DQN}",
+        agents.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+    );
+    if named.starts_with("store:") {
+        return Ok(named.to_owned());
+    }
+    let path = Path::new(named).canonicalize().with_context(|| format!("--model {named}"))?;
+    train::load(&path)?.check().with_context(|| format!("--model {named}"))?;
+    Ok(path.display().to_string())
 }
 
 /// One function of this machine, or two copies of it.
@@ -177,4 +198,23 @@ pub fn request_form(spec: &FunctionSpec, chosen: Option<&str>, inputs: &[String]
 pub fn copy_of(spec: &FunctionSpec) -> anyhow::Result<FunctionSpec> {
     let name = Name::new(format!("{}-versus", spec.name)).context("--versus: the name of the copy")?;
     Ok(FunctionSpec { name, listen: None, ..spec.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_judged_before_anything_starts() {
+        let agents = |names: &[&str]| names.iter().map(|name| Name::new(*name).expect("valid")).collect::<Vec<_>>();
+        assert_eq!(model(None, &agents(&["hpa"])).expect("by default"), "store:dqn");
+        assert_eq!(model(Some("store:mine"), &agents(&["hpa", "dqn"])).expect("in the store"), "store:mine");
+        let error = |named: &str, names: &[&str]| format!("{:#}", model(Some(named), &agents(names)).expect_err("refused"));
+        assert!(error("store:mine", &["hpa", "static"]).contains("of hpa, static none is learned; add --agent dqn"));
+        assert!(error("nosuch.dqn", &["dqn"]).contains("--model nosuch.dqn"));
+        let folder = qscale_tests::Folder::new("plan");
+        let broken = folder.path().join("broken.dqn");
+        std::fs::write(&broken, "PK").expect("written");
+        assert!(error(&broken.display().to_string(), &["dqn"]).contains("not a checkpoint"));
+    }
 }

@@ -1,0 +1,146 @@
+use qscale_common::contract::{Ages, Changes, Epoch, Usage, Version, Windows, WireObjective};
+use qscale_common::name::Name;
+use qscale_common::policy::{Bounds, Prices};
+use qscale_common::time::Tick;
+use qscale_common::units::Allocation;
+use qscale_dqn::checkpoint::Purpose;
+use qscale_dqn::device::cpu;
+use qscale_dqn::pretrained::pretrained;
+use qscale_dqn::{Actions, Checkpoint, DqnParams, Weights};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::*;
+
+/// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
+fn state(tick: u64) -> State {
+    let name = |text: &str| Name::new(text).expect("a valid name");
+    let mut windows = Windows::default();
+    let seen = &mut windows.tick;
+    (seen.covered_ms, seen.rate_rps, seen.completed_rps) = (5000, Some(100.0), Some(100.0));
+    seen.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
+    seen.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
+    State {
+        version: Version::CURRENT,
+        namespace: name("default"),
+        function: name("fib"),
+        epoch: Epoch(7),
+        tick: Tick(tick),
+        tick_length_ms: 5000,
+        observed_at_ms: Timestamp(5000 * tick + 4999),
+        agent: name("dqn"),
+        allocation: Some(Allocation::new(2, 500, 128)),
+        replicas: None,
+        age: Ages::default(),
+        windows,
+        changes: Changes::default(),
+        startup_ms: None,
+        headroom: None,
+        objective: WireObjective { percentile: 95.0, latency_ms: 500, failure_share: 0.01 },
+        bounds: Bounds::default(),
+        prices: Prices::default(),
+    }
+}
+
+/// What no training world shows: all fails, nothing is known of how long it waits.
+fn strange(tick: u64) -> State {
+    let mut state = state(tick);
+    state.windows.short = state.windows.tick.clone();
+    let Windows { tick, short, .. } = &mut state.windows;
+    for window in [tick, short] {
+        window.cpu_millicores = Some(Usage { mean: 1e12, max: 1e12 });
+        window.memory_mib = None;
+        (window.failed_share, window.throttled_share, window.restarts) = (Some(1.0), Some(1.0), 1000);
+        (window.queued, window.concurrency) = (Some(1e9), Some(1e9));
+    }
+    state
+}
+
+fn learned(model: &Checkpoint, fallback: &str) -> Decider {
+    let dqn = Dqn::new(model, DqnParams::default(), &cpu()).expect("it matches");
+    let fallback = qscale_policies::by_name(fallback, &serde_json::Value::Null).expect("a rule");
+    Decider::Learned { dqn: Arc::new(dqn), fallback }
+}
+
+fn decide(decider: &Decider, state: &State, memories: &mut Memories) -> Decided {
+    let (now, mut rng) = (state.observed_at_ms, SmallRng::seed_from_u64(1));
+    decider.decide_all(&mut [(state, memories)], now, &mut rng).pop().expect("one case has one decision")
+}
+
+fn reason(decided: &Decided) -> &str {
+    let (Decision::Want { reason, .. } | Decision::Hold { reason, .. }) = &decided.decision;
+    reason
+}
+
+#[test]
+fn a_network_is_trusted_as_long_as_it_sees_what_it_knows() {
+    let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
+    for tick in 1..20 {
+        let decided = decide(&decider, &state(tick), &mut memories);
+        assert_eq!(decided.distrust, None);
+        assert!(reason(&decided).contains("worth"), "{decided:?}");
+    }
+}
+
+#[test]
+fn the_rule_decides_what_is_strange_until_six_good_states_in_a_row() {
+    let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
+    let mut distrusts = Vec::new();
+    let good = [true, false, true, true, false, true, true, true, true, true, true, true];
+    for (tick, good) in (1..).zip(good) {
+        let state = if good { state(tick) } else { strange(tick) };
+        let decided = decide(&decider, &state, &mut memories);
+        assert_eq!(decided.distrust.is_some(), reason(&decided).starts_with("threshold-both decides"), "{decided:?}");
+        if decided.distrust == Some(Distrust::Strange) {
+            assert!(reason(&decided).contains("deviations from what the model was trained on"), "{decided:?}");
+        }
+        distrusts.push(decided.distrust);
+    }
+    let (strange, recovering) = (Some(Distrust::Strange), Some(Distrust::Recovering));
+    let first = [None, strange, recovering, recovering, strange];
+    assert_eq!(distrusts, [&first[..], &[recovering; 5], &[None, None]].concat());
+}
+
+#[test]
+fn a_network_that_values_a_choice_at_no_number_is_not_trusted() {
+    let model = pretrained();
+    let (shift, scale) = model.weights.normalisation();
+    let huge = vec![f32::MAX; model.weights.values().len()];
+    let weights = Weights::from_parts(model.weights.architecture().clone(), huge, shift.to_vec(), scale.to_vec()).expect("finite");
+    let header = &model.header;
+    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: None, note: String::new() };
+    let broken = Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose);
+    let decided = decide(&learned(&broken, "threshold-both"), &state(1), &mut Memories::default());
+    assert_eq!(decided.distrust, Some(Distrust::NoNumber));
+    assert!(reason(&decided).starts_with("threshold-both decides, as the network values a choice at what is no number: "), "{decided:?}");
+    let rule = qscale_policies::by_name("threshold-both", &serde_json::Value::Null).expect("a rule");
+    let alone = rule.decide(&state(1), &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(1));
+    assert_eq!(decided.decision.wanted(), alone.wanted());
+}
+
+#[test]
+fn a_rule_with_memory_knows_the_load_when_it_is_asked() {
+    let (decider, mut memories) = (learned(pretrained(), "holt-winters"), Memories::default());
+    let rule = qscale_policies::by_name("holt-winters", &serde_json::Value::Null).expect("a rule");
+    let (mut alone, mut rng) = (Memory::default(), SmallRng::seed_from_u64(1));
+    for tick in 1..30 {
+        decide(&decider, &state(tick), &mut memories);
+        rule.decide(&state(tick), &mut alone, state(tick).observed_at_ms, &mut rng);
+    }
+    assert_eq!(memories.fallback, alone);
+    decider.recall(&state(30), &mut memories, &mut rng);
+    rule.decide(&state(30), &mut alone, state(30).observed_at_ms, &mut rng);
+    assert_eq!(memories.fallback, alone);
+}
+
+#[test]
+fn what_was_recalled_is_what_would_have_been_seen() {
+    let decider = learned(pretrained(), "threshold-both");
+    let (mut seen, mut recalled, mut rng) = (Memories::default(), Memories::default(), SmallRng::seed_from_u64(1));
+    for tick in 1..40 {
+        decide(&decider, &state(tick), &mut seen);
+        decider.recall(&state(tick), &mut recalled, &mut rng);
+    }
+    assert_eq!(seen.own, recalled.own);
+    assert_eq!(decide(&decider, &state(41), &mut seen), decide(&decider, &state(41), &mut recalled));
+}

@@ -1,0 +1,246 @@
+//! Where the learned policy's model comes from: a file, or the model store, which is followed. Owns reading, judging and refusing models; must not decide, and
+//! swaps nothing by itself: whoever answers takes what is offered between two States.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use qscale_common::name::Name;
+use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::models::{ModelStore, ReadError};
+use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::device::cpu;
+use qscale_dqn::{Checkpoint, Dqn, registry};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::metrics::Metrics;
+
+/// Pause before a store that could not be read is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// What is in use is read anew this often, which heals whatever an interruption made the watch miss.
+const READ_ANEW: Duration = Duration::from_secs(60);
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// The version of this name that is in use in the model store.
+    Store(Name),
+}
+
+/// What begins the name of a model of the store.
+const STORE: &str = "store:";
+
+impl TryFrom<String> for Source {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix(STORE) {
+            Some(name) => Name::new(name).map(Self::Store).map_err(|error| format!("model = `{text}`: {error}")),
+            None if text.is_empty() => Err("model is empty; give the path of a file, or store:NAME, or leave it out".into()),
+            None => Ok(Self::File(text.into())),
+        }
+    }
+}
+
+impl From<Source> for String {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::File(path) => path.display().to_string(),
+            Source::Store(name) => format!("{STORE}{name}"),
+        }
+    }
+}
+
+/// The checkpoint in a file.
+///
+/// # Errors
+/// When the file cannot be read or is no checkpoint.
+pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().with_context(|| format!("model = {}", path.display()))?;
+    Checkpoint::from_bytes(&bytes).with_context(|| format!("model = {}", path.display()))
+}
+
+/// What the store offers.
+#[derive(Clone, Default)]
+pub enum Offer {
+    /// Not known yet.
+    #[default]
+    Pending,
+    /// Nothing that can be used; says why.
+    Nothing(String),
+    /// This network.
+    Model {
+        /// Its version.
+        version: u64,
+        /// The network.
+        dqn: Arc<Dqn>,
+    },
+}
+
+/// Follows which version of `name` is in use, and offers it once it was read and judged, told `params`. Works in the background until `token` is cancelled.
+pub(crate) fn follow(bus: Bus, name: Name, params: Value, metrics: Metrics, token: CancellationToken) -> watch::Receiver<Offer> {
+    let (offers, receiver) = watch::channel(Offer::Pending);
+    let follower = Follower { bus, name, params, metrics, offers, offered: None, refused: None };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = follower.run() => {}
+        }
+    });
+    receiver
+}
+
+struct Follower {
+    bus: Bus,
+    name: Name,
+    params: Value,
+    metrics: Metrics,
+    offers: watch::Sender<Offer>,
+    /// The version that was offered last, and the one that was refused since.
+    offered: Option<u64>,
+    refused: Option<u64>,
+}
+
+/// Why a version is not offered.
+enum Unusable {
+    /// It never will be.
+    Refused(String),
+    /// It could not be read.
+    Later(anyhow::Error),
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut last = String::new();
+        while !self.offers.is_closed() {
+            if let Err(error) = self.watch().await {
+                let error = format!("{error:#}");
+                if error != last {
+                    warn!(model = %self.name, error, "the model store cannot be read; trying again");
+                    last = error;
+                }
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+
+    /// Reads what is in use and follows its changes for a while.
+    async fn watch(&mut self) -> anyhow::Result<()> {
+        let store = ModelStore::open(&self.bus).await?;
+        // What changes between the two is told twice rather than not at all.
+        let mut changes = store.watch(&self.name).await?;
+        self.look(&store).await?;
+        let end = tokio::time::sleep(READ_ANEW);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => return Ok(()),
+                changed = changes.next() => {
+                    changed?;
+                    // Whoever puts a version in use again that was refused wants it judged again.
+                    self.refused = None;
+                    self.look(&store).await?;
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self, store: &ModelStore) -> anyhow::Result<()> {
+        let Some(version) = store.in_use(&self.name).await?.map(|in_use| in_use.version) else {
+            self.offer_nothing(format!("no version of {} is in use in the store", self.name));
+            return Ok(());
+        };
+        if self.offered == Some(version) {
+            self.refused = None;
+        } else if self.refused != Some(version) {
+            self.judge(store, version).await?;
+        }
+        Ok(())
+    }
+
+    async fn judge(&mut self, store: &ModelStore, version: u64) -> anyhow::Result<()> {
+        match self.read(store, version).await {
+            Ok(dqn) => {
+                self.metrics.model(true);
+                (self.offered, self.refused) = (Some(version), None);
+                self.offers.send_replace(Offer::Model { version, dqn: Arc::new(dqn) });
+            }
+            Err(Unusable::Refused(reason)) => {
+                self.metrics.model(false);
+                self.refused = Some(version);
+                warn!(model = %self.name, version, reason, "the model is refused; the one before decides");
+                self.offer_nothing(format!("{}@{version} is refused: {reason}", self.name));
+            }
+            Err(Unusable::Later(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn read(&self, store: &ModelStore, version: u64) -> Result<Dqn, Unusable> {
+        let bytes = store.read(&self.name, version, MOST_BYTES).await.map_err(|error| match error {
+            ReadError::Silent(_) => Unusable::Later(anyhow::Error::new(error).context(format!("model {}@{version}", self.name))),
+            ReadError::Absent | ReadError::TooLong(..) | ReadError::Damaged(_) => Unusable::Refused(error.to_string()),
+        })?;
+        let params = self.params.clone();
+        // Megabytes of numbers are not judged where States wait for answers.
+        let judged = tokio::task::spawn_blocking(move || {
+            let checkpoint = Checkpoint::from_bytes(&bytes).map_err(|error| error.to_string())?;
+            registry::learned(&params, Some(&checkpoint), &cpu()).map_err(|error| error.to_string())
+        });
+        judged.await.unwrap_or_else(|error| Err(format!("it could not be judged: {error}"))).map_err(Unusable::Refused)
+    }
+
+    /// Says that there is nothing, where nothing was offered yet.
+    fn offer_nothing(&self, why: String) {
+        self.offers.send_if_modified(|offer| {
+            let first = matches!(offer, Offer::Pending);
+            if first {
+                *offer = Offer::Nothing(why);
+            }
+            first
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_file_or_a_name_in_the_store_and_is_written_as_it_was_read() {
+        let read = |text: &str| Source::try_from(text.to_owned());
+        assert_eq!(read("store:mine"), Ok(Source::Store(Name::new("mine").expect("valid"))));
+        assert_eq!(read("models/mine.dqn"), Ok(Source::File("models/mine.dqn".into())));
+        for text in ["store:mine", "models/mine.dqn"] {
+            assert_eq!(String::from(read(text).expect("valid")), text);
+        }
+        assert!(read("").expect_err("empty").contains("store:NAME"));
+        assert!(read("store:").expect_err("no name").contains("model = `store:`"));
+    }
+
+    #[test]
+    fn a_file_that_is_no_checkpoint_is_refused_with_its_name() {
+        let folder = qscale_tests::Folder::new("model");
+        let path = folder.path().join("broken.dqn");
+        std::fs::write(&path, b"PK").expect("written");
+        let error = format!("{:#}", load(&path).expect_err("broken"));
+        assert!(error.contains("broken.dqn") && error.contains("not a checkpoint"), "{error}");
+        let error = format!("{:#}", load(Path::new("/dev/zero")).expect_err("endless"));
+        assert!(error.contains("at most"), "{error}");
+    }
+}

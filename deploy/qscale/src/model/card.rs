@@ -1,0 +1,189 @@
+//! A model as people read it. Owns the words; judges nothing.
+
+use qscale_common::time::Span;
+use qscale_dqn::Checkpoint;
+use qscale_dqn::checkpoint::Judged;
+use qscale_dqn::train::domain::{Domain, Part};
+use serde_json::{Value, json};
+
+use crate::show::{self, Paint, Table};
+
+/// A model, and what it is called.
+pub struct Card<'a> {
+    called: String,
+    checkpoint: &'a Checkpoint,
+    bytes: usize,
+}
+
+impl<'a> Card<'a> {
+    /// The card of `checkpoint`.
+    pub fn new(called: String, checkpoint: &'a Checkpoint) -> Self {
+        Self { called, checkpoint, bytes: checkpoint.to_bytes().len() }
+    }
+
+    /// What does not match this program; `None` where all does.
+    fn mismatch(&self) -> Option<String> {
+        self.checkpoint.check().err().map(|error| error.to_string())
+    }
+
+    /// The card for programs.
+    pub fn as_json(&self) -> Value {
+        json!({
+            "model": self.called,
+            "fingerprint": self.checkpoint.fingerprint(),
+            "bytes": self.bytes,
+            "mismatch": self.mismatch(),
+            "header": self.checkpoint.header,
+        })
+    }
+
+    /// Writes the card for people.
+    pub fn print(&self) -> anyhow::Result<()> {
+        show::line(self.text(Paint::of_terminal()))
+    }
+
+    fn text(&self, paint: Paint) -> String {
+        let header = &self.checkpoint.header;
+        let mut text = String::new();
+        let mut row = |name: &str, value: String| text += &format!("{name:<13}{}\n", show::whole(&value));
+        row("model", format!("{} ({})", self.called, size(self.bytes)));
+        row("fingerprint", self.checkpoint.fingerprint());
+        if let Some(mismatch) = self.mismatch() {
+            row("refused", format!("{mismatch}; agents of this version do not take it"));
+        }
+        row("network", self.network());
+        row("chooses", format!("{}, {}: {} choices, {}", header.action_set, header.scope, header.actions.len(), list(&header.actions)));
+        match &header.card {
+            None => row("trained by", "not said: it is still in training, or was not trained by `qscale train`".to_owned()),
+            Some(card) => {
+                row("trained by", card.command.clone());
+                row(
+                    "trained on",
+                    format!("{} ticks of simulated functions, in {} updates", thousands(card.ticks), thousands(header.updates)),
+                );
+                row("drawn from", domain(&card.domain));
+            }
+        }
+        row("seed", header.seed.to_string());
+        if !header.note.is_empty() {
+            row("note", header.note.clone());
+        }
+        if let Some(card) = header.card.as_ref().filter(|card| !card.judged.is_empty()) {
+            text += &format!("\n{}\n", judged(&card.judged).render(paint));
+            text += "violated: share of ticks, near the bound in part; cost: multiples of what the usual load costs at full use";
+        }
+        text.trim_end().to_owned()
+    }
+
+    fn network(&self) -> String {
+        let architecture = &self.checkpoint.header.architecture;
+        let hidden: Vec<String> = architecture.hidden.iter().map(ToString::to_string).collect();
+        let mut parts = Vec::new();
+        if architecture.dueling {
+            parts.push("dueling");
+        }
+        if architecture.layer_norm {
+            parts.push("layer norm");
+        }
+        let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+        let weights = thousands(self.checkpoint.weights.values().len() as u64);
+        let layers = if hidden.is_empty() { "no hidden layer".to_owned() } else { format!("layers of {}", hidden.join(" and ")) };
+        format!("{} features, {layers}{parts}; {weights} weights", architecture.inputs)
+    }
+}
+
+fn judged(judged: &[Judged]) -> Table {
+    let mut table = Table::new(&["JUDGED", "WORLDS", "VIOLATED", "COST", "REVERSALS", "REWARD"]);
+    for Judged { policy, part, worlds, mean } in judged {
+        let part = match part {
+            Part::Training => "training",
+            Part::Validation => "validation",
+            Part::Test => "test",
+        };
+        table.row([
+            show::clean(policy).into(),
+            format!("{worlds} {part}").into(),
+            format!("{:.2} %", mean.violation * 100.0).into(),
+            format!("{:.3}", mean.cost).into(),
+            format!("{:.2} %", mean.reversal * 100.0).into(),
+            format!("{:.3}", mean.reward).into(),
+        ]);
+    }
+    table
+}
+
+fn domain(domain: &Domain) -> String {
+    let Domain { ticks, most_rps, troubled, sparse } = domain;
+    let ticks: Vec<String> = ticks.iter().take(10).map(Span::to_string).collect();
+    format!(
+        "ticks of {}, up to {} requests a second; {:.0} % of the functions called now and then, {:.0} % of the worlds with troubles",
+        ticks.join(" "),
+        show::number(*most_rps),
+        sparse * 100.0,
+        troubled * 100.0
+    )
+}
+
+/// The first of `names`, and that there are more.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown}, ...") } else { shown }
+}
+
+/// A size, `127 kB` or `3.1 MB`.
+pub fn size(bytes: usize) -> String {
+    let bytes = bytes as f64;
+    if bytes < 1e6 { format!("{} kB", show::number(bytes / 1e3)) } else { format!("{} MB", show::number(bytes / 1e6)) }
+}
+
+/// A count with a comma after every three digits.
+fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_dqn::pretrained::pretrained;
+
+    use super::*;
+
+    #[test]
+    fn a_card_says_what_people_ask_before_they_trust_a_model() {
+        let text = Card::new("pretrained".into(), pretrained()).text(Paint::none());
+        for part in
+            ["fingerprint", "trained by   qscale train", "ticks of simulated functions", "drawn from   ticks of 5s", "seed", "JUDGED"]
+        {
+            assert!(text.contains(part), "`{part}` in {text}");
+        }
+        let judged = pretrained().header.card.as_ref().expect("a card").judged.iter();
+        assert!(judged.filter(|judged| !judged.policy.starts_with("dqn")).all(|rule| text.contains(&rule.policy)), "{text}");
+        assert!(!text.contains("refused"), "{text}");
+    }
+
+    #[test]
+    fn a_card_of_others_cannot_move_the_cursor_and_says_what_does_not_match() {
+        let mut model = pretrained().clone();
+        model.header.note = "\x1b[2J".into();
+        model.header.observation = 0;
+        model.header.card = None;
+        let text = Card::new("mine@1".into(), &model).text(Paint::none());
+        assert!(text.contains("\\u{1b}[2J") && !text.contains('\x1b'), "{text}");
+        assert!(text.contains("refused      the checkpoint does not match: observation of version 0"), "{text}");
+        assert!(text.contains("trained by   not said"), "{text}");
+    }
+
+    #[test]
+    fn counts_and_sizes_are_short() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([127_302, 3_100_000].map(size), ["127 kB", "3.1 MB"]);
+    }
+}

@@ -1,0 +1,299 @@
+//! Recorded States, decided on in their order with memory. Pure: owns what is shown to the policy, and what counts as the same answer.
+
+use std::collections::BTreeMap;
+
+use qscale_common::contract::{Action, Epoch, Moment, State};
+use qscale_common::time::{Tick, Timestamp};
+use qscale_dqn::registry::DQN;
+use qscale_policies::{NAMES as RULES, Policy};
+use serde::Serialize;
+
+use crate::recorded::{Again, Said};
+
+/// How alike a recorded answer and the one of now are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alike {
+    /// To the bit.
+    Same,
+    /// They ask for the same, with other reasons or values.
+    Words,
+    /// They ask for something else.
+    Other,
+}
+
+impl Alike {
+    /// In a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Words => "words",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A State that was decided on again.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Line {
+    /// Epoch of the State.
+    pub epoch: Epoch,
+    /// Its tick.
+    pub tick: Tick,
+    /// When it was observed.
+    pub at: Timestamp,
+    /// The model that decided then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Whether it was the rule that answered which stands in where the network cannot be trusted: what is decided here is the network's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
+    /// What was answered then.
+    pub recorded: Option<Said>,
+    /// What is answered now; `None` where an agent would be silent.
+    pub now: Option<Said>,
+}
+
+impl Line {
+    /// How alike both are; `None` where nothing was recorded that could be.
+    pub fn alike(&self) -> Option<Alike> {
+        let recorded = self.recorded.as_ref().filter(|_| !self.beside)?;
+        Some(match &self.now {
+            Some(now) if now == recorded => Alike::Same,
+            Some(now) if now.allocation == recorded.allocation => Alike::Words,
+            _ => Alike::Other,
+        })
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Outcome {
+    /// The States since the beginning, in order.
+    pub lines: Vec<Line>,
+    /// States that the agent did not see, so that the policy was not shown them either.
+    pub passed_over: usize,
+}
+
+/// Decides by `policy` on those of `states` that are no older than `since`; the others only rebuild its memory.
+///
+/// `as_agent` has the memory be what that of the agent was, whose answers `actions` are. An instance that answered before and after a State, and not it, did not
+/// see it: it came too late, or was dropped. A new instance began with what the stream then held. An answer is the same where it is in one of the two ways in
+/// which a network sums up.
+pub fn decide(policy: &dyn Policy, states: &[State], mut actions: BTreeMap<Moment, Action>, since: Timestamp, as_agent: bool) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut again = Again::new(policy);
+    let last = if as_agent { instances_after(states, &actions) } else { Vec::new() };
+    let mut instance: Option<String> = None;
+    for (index, state) in states.iter().enumerate() {
+        let action = actions.remove(&state.moment());
+        if as_agent {
+            let next = last[index].as_deref();
+            match &action {
+                Some(action) => {
+                    if instance.as_ref().is_some_and(|instance| *instance != action.instance) {
+                        begin_anew(&mut again, policy, &states[..index], action.decided_at_ms);
+                    }
+                    instance = Some(action.instance.clone());
+                }
+                None if state.allocation.is_some() && next.is_some() && next == instance.as_deref() => {
+                    outcome.passed_over += usize::from(state.observed_at_ms >= since);
+                    continue;
+                }
+                None => {}
+            }
+        }
+        let now = action.as_ref().map_or(state.observed_at_ms, |action| action.decided_at_ms);
+        let among_others = if as_agent && action.is_some() { again.among_others(state, now) } else { None };
+        let decision = again.decide(state, now);
+        if state.observed_at_ms < since {
+            continue;
+        }
+        let (epoch, tick, at) = (state.epoch, state.tick, state.observed_at_ms);
+        let model = action.as_ref().map(|action| action.model.clone());
+        let beside = as_agent && action.as_ref().is_some_and(is_beside);
+        let recorded = action.map(Said::from);
+        let said = [Some(decision), among_others].map(|decision| Said::of(state, decision?));
+        let now = if said[1].is_some() && said[1] == recorded { &said[1] } else { &said[0] };
+        outcome.lines.push(Line { epoch, tick, at, model, beside, recorded, now: now.clone() });
+    }
+    outcome
+}
+
+/// Whether a rule answered in place of the network, which its reason says first.
+fn is_beside(action: &Action) -> bool {
+    let rule = action.reason.split_once(" decides").map(|(rule, _)| rule);
+    action.model.split(' ').next() == Some(DQN) && rule.is_some_and(|rule| RULES.contains(&rule))
+}
+
+/// For each State which instance answers it, or else the next one that any answers.
+fn instances_after(states: &[State], actions: &BTreeMap<Moment, Action>) -> Vec<Option<String>> {
+    let mut next: Option<String> = None;
+    let backwards = states.iter().rev().map(|state| {
+        if let Some(action) = actions.get(&state.moment()) {
+            next = Some(action.instance.clone());
+        }
+        next.clone()
+    });
+    let mut found: Vec<_> = backwards.collect();
+    found.reverse();
+    found
+}
+
+/// The memory of an instance that began at `now`, when the stream held `before`.
+fn begin_anew(again: &mut Again<'_>, policy: &dyn Policy, before: &[State], now: Timestamp) {
+    again.forget();
+    let Some(remembers) = policy.remembers() else { return };
+    for state in before.iter().filter(|state| state.observed_at_ms >= now.minus(remembers)) {
+        again.decide(state, state.observed_at_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::contract::Version;
+    use qscale_common::name::Name;
+
+    use super::*;
+    use crate::recorded::Decider;
+    use crate::recorded::tests::{BEGIN, state};
+
+    /// An hour of a load that rises and falls.
+    fn states() -> Vec<State> {
+        (0..720).map(|tick| state(tick, 40.0 + 35.0 * (tick as f64 / 40.0).sin())).collect()
+    }
+
+    fn policy(text: &str) -> Box<dyn Policy> {
+        Decider::named(text, None).expect("valid").policy
+    }
+
+    /// What an agent of `policy` answers that is shown the States of `shown` and answers those of `answered` as `instance`.
+    fn answers(policy: &dyn Policy, shown: &[&State], answered: impl Fn(&State) -> bool, instance: &str) -> BTreeMap<Moment, Action> {
+        let mut again = Again::new(policy);
+        let mut actions = BTreeMap::new();
+        for state in shown {
+            let now = state.observed_at_ms.plus(std::time::Duration::from_millis(3));
+            let decision = again.decide(state, now);
+            let Some(said) = Said::of(state, decision).filter(|_| answered(state)) else { continue };
+            let action = Action {
+                version: Version::CURRENT,
+                agent: Name::new("mine").expect("valid"),
+                instance: instance.into(),
+                model: policy.model(),
+                namespace: state.namespace.clone(),
+                function: state.function.clone(),
+                epoch: state.epoch,
+                tick: state.tick,
+                decided_at_ms: now,
+                expires_at_ms: now,
+                allocation: said.allocation,
+                reason: said.reason,
+                choices: said.choices,
+            };
+            actions.insert(state.moment(), action);
+        }
+        actions
+    }
+
+    #[track_caller]
+    fn check(outcome: &Outcome, compared: usize, same: usize) {
+        let alike: Vec<Alike> = outcome.lines.iter().filter_map(Line::alike).collect();
+        let found = alike.iter().filter(|alike| **alike == Alike::Same).count();
+        assert_eq!((alike.len(), found), (compared, same));
+    }
+
+    #[test]
+    fn the_same_policy_answers_the_same_with_its_memory_rebuilt() {
+        let (states, half) = (states(), Timestamp(BEGIN + 1_800_000));
+        for name in ["threshold-both", "hpa", "kpa", "keda", "hpa-vpa", "holt-winters", "dqn"] {
+            let policy = policy(name);
+            let actions = answers(&*policy, &states.iter().collect::<Vec<_>>(), |_| true, "one");
+            let outcome = decide(&*policy, &states, actions, half, true);
+            check(&outcome, 360, 360);
+            assert_eq!(outcome.passed_over, 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_its_memory_a_policy_answers_otherwise() {
+        let states = states();
+        let policy = policy("hpa");
+        let actions = answers(&*policy, &states.iter().collect::<Vec<_>>(), |_| true, "one");
+        let late = &states[361..];
+        let outcome = decide(&*policy, late, actions, Timestamp(0), true);
+        assert!(outcome.lines.iter().any(|line| line.alike() != Some(Alike::Same)), "the States before mattered");
+    }
+
+    #[test]
+    fn another_policy_asks_for_something_else() {
+        let states = states();
+        let (recorded, other) = (policy("hpa"), policy("static:replicas=5"));
+        let actions = answers(&*recorded, &states.iter().collect::<Vec<_>>(), |_| true, "one");
+        let outcome = decide(&*other, &states, actions, Timestamp(0), false);
+        check(&outcome, 720, 0);
+        assert!(outcome.lines.iter().any(|line| line.alike() == Some(Alike::Other)));
+        assert!(outcome.lines.iter().all(|line| line.now.as_ref().is_some_and(|said| said.allocation.replicas.0 == 5)));
+    }
+
+    #[test]
+    fn what_the_agent_did_not_see_is_not_shown_to_its_policy() {
+        let states = states();
+        let policy = policy("dqn");
+        let seen: Vec<&State> = states.iter().enumerate().filter(|(index, _)| index % 7 != 3).map(|(_, state)| state).collect();
+        let actions = answers(&*policy, &seen, |_| true, "one");
+        let outcome = decide(&*policy, &states, actions.clone(), Timestamp(0), true);
+        check(&outcome, seen.len(), seen.len());
+        assert_eq!(outcome.passed_over, states.len() - seen.len());
+        // To another policy they are shown: it would have been there.
+        assert_eq!(decide(&*policy, &states, actions, Timestamp(0), false).lines.len(), states.len());
+    }
+
+    #[test]
+    fn a_new_instance_begins_with_what_the_stream_held() {
+        let states = states();
+        let policy = policy("dqn");
+        let early: Vec<&State> = states[..300].iter().filter(|state| state.tick.0 % 5 != 0).collect();
+        let mut actions = answers(&*policy, &early, |_| true, "one");
+        let begun = states[320].tick;
+        actions.extend(answers(&*policy, &states.iter().collect::<Vec<_>>(), |state| state.tick >= begun, "two"));
+        let outcome = decide(&*policy, &states, actions, Timestamp(0), true);
+        check(&outcome, early.len() + 400, early.len() + 400);
+    }
+
+    #[test]
+    fn it_makes_no_difference_whether_an_agent_decides_on_several_functions_at_once() {
+        let states = &states()[..60];
+        let policy = policy("dqn");
+        let (mut again, mut actions) = (Again::new(&*policy), answers(&*policy, &states.iter().collect::<Vec<_>>(), |_| true, "one"));
+        for state in states {
+            let action = actions.get_mut(&state.moment()).expect("answered");
+            let together = again.among_others(state, action.decided_at_ms).and_then(|decision| Said::of(state, decision)).expect("decided");
+            again.decide(state, action.decided_at_ms);
+            (action.allocation, action.reason, action.choices) = (together.allocation, together.reason, together.choices);
+        }
+        check(&decide(&*policy, states, actions, Timestamp(0), true), 60, 60);
+    }
+
+    #[test]
+    fn what_the_rule_beside_a_network_answered_is_not_held_against_the_network() {
+        let states = states();
+        let policy = policy("dqn");
+        let mut actions = answers(&*policy, &states.iter().collect::<Vec<_>>(), |_| true, "one");
+        let strange = actions.get_mut(&states[9].moment()).expect("answered");
+        strange.reason = "threshold-both decides, as what is seen lies 3.10 deviations off: CPU is high".into();
+        let outcome = decide(&*policy, &states, actions.clone(), Timestamp(0), true);
+        check(&outcome, 719, 719);
+        assert!(outcome.lines[9].beside);
+        // To another policy it is an answer like any other.
+        check(&decide(&*policy, &states, actions, Timestamp(0), false), 720, 719);
+    }
+
+    #[test]
+    fn silence_is_another_answer_than_any() {
+        let mut one = state(1, 10.0);
+        let policy = policy("threshold");
+        let actions = answers(&*policy, &[&one], |_| true, "one");
+        one.allocation = None;
+        let outcome = decide(&*policy, &[one], actions, Timestamp(0), true);
+        assert_eq!(outcome.lines.iter().map(Line::alike).collect::<Vec<_>>(), [Some(Alike::Other)]);
+    }
+}

@@ -1,0 +1,95 @@
+//! Figures of a reproduction: courses under each load, and how agents learned. Owns what is drawn; axes and colours belong to `qscale_evaluate::report`.
+
+use qscale_evaluate::report::{Curve, Panel, chart};
+
+use super::experiment::{EPISODE, Judged, RUN, TICK, Which};
+use super::live::Course;
+use super::{Learning, Run};
+
+/// Latency is drawn to so many times the objective, that what lies near it can be seen.
+const DRAWN: f64 = 4.0;
+
+/// The courses of all contestants under `load`, means over seeds, as an SVG file; `None` where nobody was run under it.
+pub fn courses(which: Which, load: &Judged, contestants: &[&'static str], runs: &[Run]) -> Option<String> {
+    let policy = which.policy();
+    let (percentile, bound_ms) = (policy.objective.percentile.get(), policy.objective.latency.get().as_secs_f64() * 1000.0);
+    let of = |contestant: &str| {
+        runs.iter().filter(|run| run.load == load.name && run.contestant == contestant).map(|run| &run.course).collect::<Vec<_>>()
+    };
+    let each = |column: &dyn Fn(&Course, usize) -> Option<f64>| {
+        let curve = |contestant: &&'static str| {
+            let courses = of(contestant);
+            let points = (0..RUN as usize).map(|tick| (end_of(tick), mean(courses.iter().filter_map(|course| column(course, tick)))));
+            Curve { name: (*contestant).to_owned(), points: points.collect() }
+        };
+        contestants.iter().filter(|contestant| !of(contestant).is_empty()).map(curve).collect::<Vec<_>>()
+    };
+    let any = runs.iter().find(|run| run.load == load.name)?;
+    let offered = any.course.offered_rps.iter().enumerate().map(|(tick, rate)| (end_of(tick), *rate)).collect();
+    let objective = Curve { name: "objective".into(), points: vec![(0.0, bound_ms), (end_of(RUN as usize - 1), bound_ms)] };
+    let mut latency = each(&|course, tick| course.latency_ms[tick].map(|ms| ms.min(DRAWN * bound_ms)));
+    latency.push(objective);
+    let mut throughput = each(&|course, tick| course.throughput_rps.get(tick).copied());
+    throughput.push(Curve { name: "offered".into(), points: offered });
+    let allocated = match which {
+        Which::Horizontal => Panel { label: "replicas".into(), curves: each(&|course, tick| course.replicas.get(tick).copied()) },
+        Which::Vertical => Panel { label: "CPU limit, cores".into(), curves: each(&|course, tick| course.cores.get(tick).copied()) },
+    };
+    let panels = [
+        Panel { label: format!("p{percentile} latency, ms, at most {:.0}", DRAWN * bound_ms), curves: latency },
+        Panel { label: "answered a second".into(), curves: throughput },
+        allocated,
+    ];
+    Some(chart(&format!("fibonacci {}, load {}: {}", which.name(), load.name, load.pattern), "seconds", &panels))
+}
+
+/// What agents earned a tick while they learned, and what those that do not learn here earn, means over seeds.
+pub fn learning(which: Which, contestants: &[&'static str], all: &[Learning]) -> String {
+    let curve = |contestant: &&'static str| {
+        let own: Vec<&Learning> = all.iter().filter(|learning| learning.contestant == *contestant).collect();
+        let earned = |episode: usize| mean(own.iter().filter_map(|learning| learning.reward.get(episode).copied()));
+        let episodes = own.iter().map(|learning| learning.reward.len()).max()?;
+        let last = all.iter().map(|learning| learning.reward.len()).max().unwrap_or(1);
+        // What does not learn earns the same from the beginning to the end.
+        let points = match episodes {
+            1 => vec![(1.0, earned(0)), (last as f64, earned(0))],
+            _ => (0..episodes).map(|episode| (episode as f64 + 1.0, earned(episode))).collect(),
+        };
+        Some(Curve { name: (*contestant).to_owned(), points })
+    };
+    let panel = Panel { label: "reward a tick".into(), curves: contestants.iter().filter_map(curve).collect() };
+    chart(&format!("fibonacci {}: what agents earn while they learn", which.name()), &format!("episodes of {EPISODE} ticks"), &[panel])
+}
+
+fn end_of(tick: usize) -> f64 {
+    (tick + 1) as f64 * TICK.as_secs_f64()
+}
+
+/// Not a number where there are no values, which breaks a curve.
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    sum / count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_learn_is_a_level_and_what_was_not_run_is_not_drawn() {
+        let learning_of = |contestant, reward: &[f64]| Learning { contestant, seed: 1, reward: reward.into() };
+        let all = [learning_of("rule", &[-1.0]), learning_of("agent", &[-3.0, -2.0, -0.5])];
+        let svg = learning(Which::Horizontal, &["rule", "agent", "absent"], &all);
+        let path = |number: usize| {
+            svg.split(&format!("class=\"line k{number}\" d=\""))
+                .nth(1)
+                .expect("a curve")
+                .split('"')
+                .next()
+                .map(|path| path.matches('L').count())
+        };
+        assert_eq!((path(0), path(1)), (Some(1), Some(2)));
+        assert!(!svg.contains("absent"));
+        assert_eq!(courses(Which::Vertical, &Which::Vertical.loads()[0], &["rule"], &[]), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! Another model is put in use while an agent decides: it is taken up between two States, what cannot be used is refused, and the one before comes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use qscale_common::contract::{Action, EventType, Message, Moment, State, subject};
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::runtime::bus::{Bus, Subscription};
+use qscale_common::runtime::models::ModelStore;
+use qscale_dqn::checkpoint::{Checkpoint, Purpose};
+use qscale_dqn::pretrained::pretrained;
+use qscale_dqn::{Actions, Weights};
+use qscale_tests::{PATIENCE, System, eventually_async};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+type Answered = (FunctionId, Moment);
+
+/// What was said since it began to listen.
+struct Heard {
+    states: Subscription<State>,
+    actions: Subscription<Action>,
+    waiting: BTreeSet<Answered>,
+    answered: BTreeMap<Answered, String>,
+}
+
+impl Heard {
+    async fn new(bus: &Bus) -> Self {
+        Self {
+            // Whoever hears every Action before any State of its own finds an answer to each of those.
+            actions: bus.subscribe(subject::all(EventType::Action), None).await.expect("operators may listen"),
+            states: bus.subscribe(subject::all(EventType::State), None).await.expect("operators may listen"),
+            waiting: BTreeSet::new(),
+            answered: BTreeMap::new(),
+        }
+    }
+
+    fn take_in_states(&mut self) {
+        while let Some(state) = self.states.try_next() {
+            self.waiting.insert((state.message.function(), state.message.moment()));
+        }
+    }
+
+    /// Listens until `count` Actions came whose model ends with `fingerprint`.
+    async fn until(&mut self, fingerprint: &str, mut count: usize, system: &System) {
+        let listening = async {
+            while count > 0 {
+                let action = self.actions.next().await.expect("the bus stands").message;
+                count -= usize::from(action.model.ends_with(fingerprint));
+                assert_eq!(self.answered.insert((action.function(), action.moment()), action.model), None, "answered twice");
+            }
+        };
+        let came = tokio::time::timeout(PATIENCE, listening).await;
+        assert!(came.is_ok(), "no more Actions of {fingerprint}:\n{}", system.tail());
+        self.take_in_states();
+    }
+
+    /// Every State that was heard has been answered, or is before long.
+    async fn nothing_was_missed(&mut self, system: &System) {
+        self.take_in_states();
+        let listening = async {
+            while self.waiting.iter().any(|state| !self.answered.contains_key(state)) {
+                let action = self.actions.next().await.expect("the bus stands").message;
+                self.answered.insert((action.function(), action.moment()), action.model);
+            }
+        };
+        let came = tokio::time::timeout(PATIENCE, listening).await;
+        let missed: Vec<_> = self.waiting.iter().filter(|state| !self.answered.contains_key(state)).collect();
+        assert!(came.is_ok() && self.waiting.len() > 20, "of {} States unanswered: {missed:?}\n{}", self.waiting.len(), system.tail());
+    }
+}
+
+/// The model that comes along with its weights times `factor`.
+fn variant(factor: f32) -> Checkpoint {
+    let (header, weights) = (&pretrained().header, &pretrained().weights);
+    let (shift, scale) = weights.normalisation();
+    let values = weights.values().iter().map(|value| value * factor).collect();
+    let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
+    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: None, note: "from a test".into() };
+    Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose)
+}
+
+fn file(system: &System, name: &str, bytes: &[u8]) -> String {
+    let path: PathBuf = system.state().join(name);
+    std::fs::write(&path, bytes).expect("written");
+    path.display().to_string()
+}
+
+#[track_caller]
+fn well(system: &System, arguments: &[&str]) -> String {
+    let output = system.qscale(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[track_caller]
+fn refused(system: &System, arguments: &[&str]) -> String {
+    let output = system.qscale(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).expect("text")
+}
+
+/// Waits until the agent has refused `count` models.
+async fn agent_refused(system: &System, count: usize) {
+    let address = system.addresses()["health"]["agent-dqn"].as_str().expect("an address").to_owned();
+    let expected = format!("qscale_agent_models_total{{outcome=\"refused\"}} {count}");
+    eventually_async(&expected, async || {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.ok()?;
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.ok()?;
+        reply.contains(&expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_is_swapped_refused_and_rolled_back_without_a_missed_tick() {
+    let mut system = System::up(&["--backend", "sim", "--functions", "3", "--load", "constant:20"]);
+    let bus = system.bus().await;
+    let mut heard = Heard::new(&bus).await;
+    heard.until(&pretrained().fingerprint(), 3, &system).await;
+    assert!(well(&system, &["model", "list"]).contains("the store holds no model"));
+
+    let (first, second) = (variant(1.001), variant(1.002));
+    let told = well(&system, &["model", "push", "dqn", &file(&system, "first.dqn", &first.to_bytes()), "--use"]);
+    assert!(told.contains("dqn@1 is pushed and in use") && told.contains(&first.fingerprint()), "{told}");
+    heard.until(&first.fingerprint(), 6, &system).await;
+    let told = well(&system, &["model", "push", "dqn", &file(&system, "second.dqn", &second.to_bytes())]);
+    assert!(told.contains("`qscale model use dqn@2`"), "{told}");
+    heard.until(&first.fingerprint(), 3, &system).await;
+    assert!(well(&system, &["model", "use", "dqn@2"]).contains("dqn@2 is in use instead of dqn@1"));
+    heard.until(&second.fingerprint(), 6, &system).await;
+
+    let mut other = variant(1.0);
+    other.header.observation = 0;
+    let error = refused(&system, &["model", "push", "dqn", &file(&system, "broken.dqn", b"PK")]);
+    assert!(error.contains("broken.dqn: not a checkpoint"), "{error}");
+    let error = refused(&system, &["model", "push", "dqn", &file(&system, "other.dqn", &other.to_bytes())]);
+    assert!(error.contains("observation of version 0, this program has"), "{error}");
+    // Whoever writes to the store past the command is met by the agent alone.
+    let (store, dqn) = (ModelStore::open(&bus).await.expect("it is there"), Name::new("dqn").expect("valid"));
+    for (refusals, bytes) in [(1, b"PK".to_vec()), (2, other.to_bytes())] {
+        let version = store.push(&dqn, &bytes, "?").await.expect("operators may write");
+        let error = refused(&system, &["model", "use", &format!("dqn@{version}")]);
+        assert!(error.contains("is not put in use"), "{error}");
+        store.put_in_use(&dqn, version).await.expect("operators may write");
+        agent_refused(&system, refusals).await;
+        heard.until(&second.fingerprint(), 6, &system).await;
+    }
+    let listed: serde_json::Value = serde_json::from_str(&well(&system, &["model", "list", "--json"])).expect("JSON");
+    let versions: Vec<_> =
+        listed.as_array().expect("a list").iter().map(|row| (row["version"].as_u64(), row["in_use"].as_bool())).collect();
+    assert_eq!(versions, [(Some(4), Some(true)), (Some(3), Some(false)), (Some(2), Some(false)), (Some(1), Some(false))]);
+
+    for back in [3, 2, 1] {
+        assert!(well(&system, &["model", "rollback", "dqn"]).contains(&format!("dqn@{back} is in use again")));
+    }
+    heard.until(&first.fingerprint(), 6, &system).await;
+    assert!(refused(&system, &["model", "rollback", "dqn"]).contains("before dqn@1 no version was in use"));
+    heard.nothing_was_missed(&system).await;
+
+    let pulled = system.state().join("pulled.dqn").display().to_string();
+    well(&system, &["model", "pull", "dqn@2", &pulled]);
+    assert_eq!(std::fs::read(&pulled).expect("written"), second.to_bytes());
+    assert!(refused(&system, &["model", "pull", "dqn", &pulled]).contains("cannot write"));
+    let shown = well(&system, &["model", "show", "dqn"]);
+    assert!(shown.contains("dqn@1") && shown.contains(&first.fingerprint()), "{shown}");
+    assert!(refused(&system, &["model", "show", "dqn@9"]).contains("the store holds no such version"));
+    assert!(system.stop(), "{}", system.tail());
+}
+
+#[tokio::test]
+async fn those_who_push_at_the_same_moment_each_get_a_version() {
+    let server = qscale_tests::NatsServer::start_with_accounts(&[]);
+    server.provision().await;
+    let client = server.config("operator").connect_once("test", PATIENCE).await.expect("the server answers");
+    let store = ModelStore::open(&Bus::of_client(client, "/qscale/test/0")).await.expect("it is there");
+    let name = Name::new("mine").expect("valid");
+    let push = async |text: &'static str| (store.push(&name, text.as_bytes(), text).await.expect("pushed"), text);
+    let (a, b, c) = tokio::join!(push("a"), push("b"), push("c"));
+    let pushed = BTreeMap::from([a, b, c]);
+    assert_eq!(pushed.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    for (version, text) in pushed {
+        assert_eq!(store.read(&name, version, 100).await.expect("read"), text.as_bytes());
+    }
+    assert_eq!(store.in_use(&name).await.expect("known"), None);
+    let error = store.read(&name, 1, 0).await.expect_err("too long").to_string();
+    assert_eq!(error, "1 bytes, at most 0 are read");
+    assert!(store.put_in_use(&name, 7).await.expect_err("not there").to_string().contains("there is no model mine@7"));
+}
