@@ -10,11 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::actions::{Actions, Mask, Menu, Scope};
-use crate::checkpoint::{Checkpoint, CheckpointError, Header};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::device::Device;
 use crate::network::{DeviceFailed, Network};
 use crate::observation;
 use crate::sight::Sight;
+use crate::train::worth::Worth;
 
 /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost. The network learns what every caution asks for, so that one
 /// network serves those who must save and those who must not be late.
@@ -65,6 +66,9 @@ impl From<Caution> for f64 {
 pub struct Patience(f64);
 
 impl Patience {
+    /// Every change that promises anything is made.
+    pub const NONE: Self = Self(0.0);
+
     /// The share.
     #[must_use]
     pub fn get(self) -> f64 {
@@ -107,12 +111,6 @@ pub struct DqnParams {
     pub patience: Patience,
 }
 
-/// What a change must promise, by what rewards weighed in training: the share of the usual cost that it is to save in each tick.
-fn margin(header: &Header, params: DqnParams) -> f32 {
-    let worth = header.worth.unwrap_or_default();
-    (params.patience.get() * worth.of_usual_cost(params.caution.get())) as f32
-}
-
 /// A trained network that decides.
 pub struct Dqn {
     network: Network,
@@ -120,8 +118,10 @@ pub struct Dqn {
     names: Vec<String>,
     model: String,
     caution: Caution,
-    /// What a change must promise more than what is in force, in units of reward, for each second of a tick: a network's errors are no reason to change.
-    margin_a_second: f32,
+    /// What a change must promise to save in a tick, as a share of the usual cost: a network's errors are no reason to change.
+    patience: Patience,
+    /// What rewards weighed in training.
+    worth: Worth,
     /// What the network takes from each feature, and what it multiplies the rest with.
     normalisation: (Vec<f32>, Vec<f32>),
 }
@@ -165,7 +165,8 @@ impl Dqn {
             actions,
             model,
             caution: params.caution,
-            margin_a_second: margin(&checkpoint.header, params),
+            patience: params.patience,
+            worth: checkpoint.header.worth.unwrap_or_default(),
             normalisation: (shift.to_vec(), scale.to_vec()),
         })
     }
@@ -191,7 +192,8 @@ impl Dqn {
         for (sight, row) in sights.iter().zip(observations.chunks_exact_mut(observation::COUNT)) {
             observation::observe(sight, row);
         }
-        let values = self.network.values(&observations)?;
+        // One row alone is computed by another product, which rounds otherwise: a decision must not depend on who else is decided on.
+        let values = if sights.len() == 1 { self.network.values(&observations.repeat(2))? } else { self.network.values(&observations)? };
         let rows = observations.chunks_exact(observation::COUNT).zip(values.chunks_exact(self.names.len()));
         let valued = sights.iter().zip(rows).map(|(sight, (observation, values))| {
             let mut menu = Menu::default();
@@ -214,11 +216,13 @@ impl Dqn {
         self.value(&sights)
     }
 
-    /// What is chosen of what `mask` allows: the most valuable, or the first, which keeps what is in force, where that is as good within the margin.
+    /// What is chosen of what `mask` allows: the most valuable, or the first, which keeps what is in force, where that is as good within the
+    /// margin, a tick lasting `tick_s` seconds.
     #[must_use]
     pub fn pick(&self, mask: Mask, values: &[f32], tick_s: f64) -> Option<usize> {
         let best = mask.best(values)?;
-        let keeps = mask.allows(0) && values[0] + self.margin_a_second * tick_s as f32 >= values[best];
+        let margin = self.patience.get() * self.worth.of_usual_cost(self.caution.get()) * tick_s;
+        let keeps = mask.allows(0) && values[0] + margin as f32 >= values[best];
         Some(if keeps { 0 } else { best })
     }
 

@@ -67,7 +67,7 @@ impl Default for Hyperparameters {
             adam_epsilon: 1.5e-4,
             // Mnih et al., Nature 2015, clip errors to 1, where rewards are. A violation here is rare and costs many times as much as a tick of any allocation:
             // with a corner below it values would be those of the usual tick, not of the mean.
-            corner: 12.0,
+            corner: 30.0,
             // Lillicrap et al., DDPG (ICLR 2016): 1e-3; 5e-3 is what Stable-Baselines3 and the study use.
             target_rate: 5e-3,
             // Many worlds write at once: a small memory would hold minutes of each.

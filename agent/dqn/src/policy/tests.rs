@@ -94,9 +94,9 @@ fn caution_is_part_of_what_is_seen_and_kept_within_its_range() {
         let policy = Dqn::new(&checkpoint(2), params, &cpu()).expect("it matches");
         policy.value(&[Sight::take(&state, &mut History::default(), caution)]).expect("the CPU does not fail").remove(0)
     };
-    let (bold, usual, careful) = (told(10.0), told(200.0), told(20_000.0));
+    let (bold, usual, careful) = (told(10.0), told(100.0), told(20_000.0));
     assert!(bold.values != usual.values && usual.values != careful.values);
-    assert_eq!(serde_json::from_str::<DqnParams>("{\"caution\": 400}").expect("valid").caution.get(), 400.0);
+    assert_eq!(serde_json::from_str::<DqnParams>("{\"caution\": 300}").expect("valid").caution.get(), 300.0);
     let error = serde_json::from_str::<DqnParams>("{\"caution\": 3}").expect_err("out of range").to_string();
     assert!(error.contains("caution = 3, must be from 10 to 20000"), "{error}");
 }
@@ -175,11 +175,25 @@ fn what_promises_little_more_than_what_is_in_force_is_no_reason_to_change() {
     values[3] = -0.99;
     let mask = Mask::all(values.len());
     assert_eq!(policy(0.0).pick(mask, &values, 5.0), Some(3));
-    // A fifth of the usual cost for ten ticks at the usual caution: 0.2 x 10 / (0.376 x 100^0.75) = 0.17.
+    // A fifth of the usual cost of a tick at the usual caution: 0.2 / (0.376 x 100^0.75) = 0.017.
     assert_eq!(policy(0.2).pick(mask, &values, 5.0), Some(0));
-    values[3] = -0.8;
+    values[3] = -0.98;
     assert_eq!(policy(0.2).pick(mask, &values, 5.0), Some(3));
     assert_eq!(policy(0.2).pick(mask, &values, 10.0), Some(0), "a longer tick costs more");
     assert_eq!(policy(10.0).pick(Mask(0b1000), &values, 5.0), Some(3), "what cannot be made is no reason");
     assert_eq!(policy(10.0).pick(Mask(0), &values, 5.0), None);
+}
+
+#[test]
+fn a_decision_does_not_depend_on_who_else_is_decided_on() {
+    let policy = policy(6);
+    let states: Vec<State> = (1..40).map(|number| sample::busy(0.07 * f64::from(number))).collect();
+    let sights = |states: &[State]| -> Vec<Vec<f32>> {
+        let seen: Vec<Sight<'_>> = states.iter().map(|state| Sight::take(state, &mut History::default(), 70.0)).collect();
+        policy.value(&seen).expect("the CPU does not fail").into_iter().map(|valued| valued.values).collect()
+    };
+    let together = sights(&states);
+    for (number, state) in states.iter().enumerate() {
+        assert_eq!(sights(std::slice::from_ref(state))[0], together[number], "to the bit");
+    }
 }

@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::learner::{Learner, LearnerError};
 use crate::network::DeviceFailed;
 use crate::observation;
-use crate::policy::{Caution, Dqn, DqnParams};
+use crate::policy::{Caution, Dqn, DqnParams, Patience};
 
 /// A training.
 pub struct Course {
@@ -124,7 +124,9 @@ impl Course {
     }
 
     fn dqn(&self, model: &Checkpoint) -> Dqn {
-        Dqn::new(model, DqnParams::default(), &self.device).expect("it was trained here")
+        // Patience is for those who use a model: what is judged is what was learned.
+        let params = DqnParams { patience: Patience::NONE, ..DqnParams::default() };
+        Dqn::new(model, params, &self.device).expect("it was trained here")
     }
 
     /// Worlds of `part` that networks and rules are judged on, at the usual caution.

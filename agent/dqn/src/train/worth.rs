@@ -22,14 +22,14 @@ pub struct Worth {
     pub resize: f64,
     /// Of a kill for memory or a crash, in violated ticks.
     pub kill: f64,
-    /// What the sum is divided by, times the caution to the power of nine tenths: a violation then weighs 5 at the least caution and 11 at the most, so that neither
-    /// drowns the other.
+    /// What the sum is divided by, times the caution to the power of three quarters: a violation then weighs 5 at the least caution and 32 at the most, and
+    /// a tick at the usual cost 0.5 and 0.002.
     pub scale: f64,
 }
 
 impl Default for Worth {
     fn default() -> Self {
-        Self { cost: 1.0, reversal: 2.0, resize: 1.0, kill: 0.5, scale: 0.25 }
+        Self { cost: 1.0, reversal: 2.0, resize: 1.0, kill: 0.5, scale: 0.376 }
     }
 }
 
@@ -72,7 +72,7 @@ impl Worth {
 
     /// What sums of terms are divided by.
     fn unit(&self, caution: f64) -> f64 {
-        self.scale * caution.powf(0.9)
+        self.scale * caution.powf(0.75)
     }
 
     /// What the tick was worth that `cell` just lived through, with what happened in it. `waited` says whether requests queued when it began, and

@@ -186,17 +186,6 @@ impl<'a> Again<'a> {
         self.policy.decide(state, &mut self.memory, now, &mut self.rng)
     }
 
-    /// What it decides on `state` at `now` in one pass with others, as an agent of several functions does; nothing is remembered of it. A network sums up in
-    /// another order then than for one function alone, so that its values may differ by their last bits; how many others there are makes no difference.
-    /// `None` of a rule, which knows no passes.
-    pub fn among_others(&mut self, state: &State, now: Timestamp) -> Option<Decision> {
-        if self.policy.name() != DQN {
-            return None;
-        }
-        let (mut one, mut other) = (self.memory.clone(), self.memory.clone());
-        self.policy.decide_all(&mut [(state, &mut one), (state, &mut other)], now, &mut self.rng).pop()
-    }
-
     /// Forgets everything.
     pub fn forget(&mut self) {
         self.memory = Memory::default();

@@ -77,8 +77,7 @@ pub struct Outcome {
 /// Decides by `policy` on those of `states` that are no older than `since`; the others only rebuild its memory.
 ///
 /// `as_agent` has the memory be what that of the agent was, whose answers `actions` are. An instance that answered before and after a State, and not it, did not
-/// see it: it came too late, or was dropped. A new instance began with what the stream then held. An answer is the same where it is in one of the two ways in
-/// which a network sums up.
+/// see it: it came too late, or was dropped. A new instance began with what the stream then held.
 pub fn decide(policy: &dyn Policy, states: &[State], mut actions: BTreeMap<Moment, Action>, since: Timestamp, as_agent: bool) -> Outcome {
     let mut outcome = Outcome::default();
     let mut again = Again::new(policy);
@@ -103,7 +102,6 @@ pub fn decide(policy: &dyn Policy, states: &[State], mut actions: BTreeMap<Momen
             }
         }
         let now = action.as_ref().map_or(state.observed_at_ms, |action| action.decided_at_ms);
-        let among_others = if as_agent && action.is_some() { again.among_others(state, now) } else { None };
         let decision = again.decide(state, now);
         if state.observed_at_ms < since {
             continue;
@@ -112,9 +110,7 @@ pub fn decide(policy: &dyn Policy, states: &[State], mut actions: BTreeMap<Momen
         let model = action.as_ref().map(|action| action.model.clone());
         let beside = as_agent && action.as_ref().is_some_and(is_beside);
         let recorded = action.map(Said::from);
-        let said = [Some(decision), among_others].map(|decision| Said::of(state, decision?));
-        let now = if said[1].is_some() && said[1] == recorded { &said[1] } else { &said[0] };
-        outcome.lines.push(Line { epoch, tick, at, model, beside, recorded, now: now.clone() });
+        outcome.lines.push(Line { epoch, tick, at, model, beside, recorded, now: Said::of(state, decision) });
     }
     outcome
 }
@@ -257,20 +253,6 @@ mod tests {
         actions.extend(answers(&*policy, &states.iter().collect::<Vec<_>>(), |state| state.tick >= begun, "two"));
         let outcome = decide(&*policy, &states, actions, Timestamp(0), true);
         check(&outcome, early.len() + 400, early.len() + 400);
-    }
-
-    #[test]
-    fn it_makes_no_difference_whether_an_agent_decides_on_several_functions_at_once() {
-        let states = &states()[..60];
-        let policy = policy("dqn");
-        let (mut again, mut actions) = (Again::new(&*policy), answers(&*policy, &states.iter().collect::<Vec<_>>(), |_| true, "one"));
-        for state in states {
-            let action = actions.get_mut(&state.moment()).expect("answered");
-            let together = again.among_others(state, action.decided_at_ms).and_then(|decision| Said::of(state, decision)).expect("decided");
-            again.decide(state, action.decided_at_ms);
-            (action.allocation, action.reason, action.choices) = (together.allocation, together.reason, together.choices);
-        }
-        check(&decide(&*policy, states, actions, Timestamp(0), true), 60, 60);
     }
 
     #[test]
