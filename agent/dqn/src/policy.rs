@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::{Span, Timestamp};
+use qscale_policies::history::Told;
 use qscale_policies::{Decision, History, HoldReason, Memory, Native, Policy};
 use rand::Rng;
 use schemars::JsonSchema;
@@ -29,6 +30,9 @@ impl Caution {
     /// The most that is trained for.
     pub const MOST: f64 = 20_000.0;
 
+    /// At which models in training are judged.
+    pub const JUDGED: Self = Self(100.0);
+
     /// The number.
     #[must_use]
     pub fn get(self) -> f64 {
@@ -36,10 +40,12 @@ impl Caution {
     }
 }
 
-impl Default for Caution {
-    fn default() -> Self {
-        Self(100.0)
-    }
+/// The caution where none is told: of a function that is called all the time that at which the model that comes along does well in the evaluation, and the more
+/// the more seldom a function is called, as the fewer chances there are to keep a promise.
+#[must_use]
+pub fn usual_caution(told: &Told) -> f64 {
+    let called = if told.seen_240 == 0 { 1.0 } else { told.active_60.clamp(0.08, 1.0) };
+    40.0 / called
 }
 
 impl TryFrom<f64> for Caution {
@@ -100,9 +106,10 @@ impl From<Patience> for f64 {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DqnParams {
-    /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost, 10 to 20000: more is safer and dearer.
-    #[schemars(with = "f64")]
-    pub caution: Caution,
+    /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost, 10 to 20000: more is safer and dearer. Where it is not told
+    /// 40 for a function that is called all the time, up to 500 for one that is called now and then.
+    #[schemars(with = "Option<f64>")]
+    pub caution: Option<Caution>,
     /// What may be changed, horizontal, vertical or joint; where it is not said all that the network was trained to change.
     #[schemars(with = "Option<String>")]
     pub scope: Option<Scope>,
@@ -117,7 +124,7 @@ pub struct Dqn {
     actions: Actions,
     names: Vec<String>,
     model: String,
-    caution: Caution,
+    caution: Option<Caution>,
     /// What a change must promise to save in a tick, as a share of the usual cost: a network's errors are no reason to change.
     patience: Patience,
     /// What rewards weighed in training.
@@ -199,7 +206,7 @@ impl Dqn {
             let mut menu = Menu::default();
             self.actions.decode(sight, &mut menu);
             let numbers = Mask(values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index));
-            let best = self.pick(Mask(menu.mask().0 & numbers.0), values, sight.tick_s);
+            let best = self.pick(Mask(menu.mask().0 & numbers.0), values, sight.caution, sight.tick_s);
             let strangeness = self.strangeness(observation);
             Valued { observation: observation.to_vec(), menu, values: values.to_vec(), best, strangeness }
         });
@@ -211,17 +218,26 @@ impl Dqn {
     /// # Errors
     /// When the device fails; what was seen is remembered then too.
     pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceFailed> {
-        let caution = self.caution.get();
-        let sights: Vec<Sight<'_>> = cases.iter_mut().map(|(state, memory)| Sight::take(state, memory.history(), caution)).collect();
+        let see = |(state, memory): &mut (&'_ State, &'_ mut Memory)| {
+            let history = memory.history();
+            history.see(state);
+            history.told()
+        };
+        let told: Vec<Told> = cases.iter_mut().map(see).collect();
+        let sights: Vec<Sight<'_>> = cases
+            .iter()
+            .zip(told)
+            .map(|((state, _), told)| Sight::new(state, told, self.caution.map_or_else(|| usual_caution(&told), Caution::get)))
+            .collect();
         self.value(&sights)
     }
 
     /// What is chosen of what `mask` allows: the most valuable, or the first, which keeps what is in force, where that is as good within the
-    /// margin, a tick lasting `tick_s` seconds.
+    /// margin, with so much `caution` and a tick of `tick_s` seconds.
     #[must_use]
-    pub fn pick(&self, mask: Mask, values: &[f32], tick_s: f64) -> Option<usize> {
+    pub fn pick(&self, mask: Mask, values: &[f32], caution: f64, tick_s: f64) -> Option<usize> {
         let best = mask.best(values)?;
-        let margin = self.patience.get() * self.worth.of_usual_cost(self.caution.get()) * tick_s;
+        let margin = self.patience.get() * self.worth.of_usual_cost(caution) * tick_s;
         let keeps = mask.allows(0) && values[0] + margin as f32 >= values[best];
         Some(if keeps { 0 } else { best })
     }

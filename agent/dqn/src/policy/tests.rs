@@ -90,13 +90,13 @@ fn it_holds_where_nothing_is_known() {
 fn caution_is_part_of_what_is_seen_and_kept_within_its_range() {
     let state = sample::busy(1.0);
     let told = |caution: f64| {
-        let params = DqnParams { caution: Caution::try_from(caution).expect("within its range"), ..DqnParams::default() };
+        let params = DqnParams { caution: Some(Caution::try_from(caution).expect("within its range")), ..DqnParams::default() };
         let policy = Dqn::new(&checkpoint(2), params, &cpu()).expect("it matches");
         policy.value(&[Sight::take(&state, &mut History::default(), caution)]).expect("the CPU does not fail").remove(0)
     };
     let (bold, usual, careful) = (told(10.0), told(100.0), told(20_000.0));
     assert!(bold.values != usual.values && usual.values != careful.values);
-    assert_eq!(serde_json::from_str::<DqnParams>("{\"caution\": 300}").expect("valid").caution.get(), 300.0);
+    assert_eq!(serde_json::from_str::<DqnParams>("{\"caution\": 300}").expect("valid").caution.map(Caution::get), Some(300.0));
     let error = serde_json::from_str::<DqnParams>("{\"caution\": 3}").expect_err("out of range").to_string();
     assert!(error.contains("caution = 3, must be from 10 to 20000"), "{error}");
 }
@@ -174,14 +174,14 @@ fn what_promises_little_more_than_what_is_in_force_is_no_reason_to_change() {
     let mut values = vec![-1.0; policy(0.0).actions().count()];
     values[3] = -0.99;
     let mask = Mask::all(values.len());
-    assert_eq!(policy(0.0).pick(mask, &values, 5.0), Some(3));
-    // A fifth of the usual cost of a tick at the usual caution: 0.2 / (0.376 x 100^0.75) = 0.017.
-    assert_eq!(policy(0.2).pick(mask, &values, 5.0), Some(0));
+    assert_eq!(policy(0.0).pick(mask, &values, 100.0, 5.0), Some(3));
+    // A fifth of the usual cost of a tick at a caution of 100: 0.2 / (0.376 x 100^0.75) = 0.017.
+    assert_eq!(policy(0.2).pick(mask, &values, 100.0, 5.0), Some(0));
     values[3] = -0.98;
-    assert_eq!(policy(0.2).pick(mask, &values, 5.0), Some(3));
-    assert_eq!(policy(0.2).pick(mask, &values, 10.0), Some(0), "a longer tick costs more");
-    assert_eq!(policy(10.0).pick(Mask(0b1000), &values, 5.0), Some(3), "what cannot be made is no reason");
-    assert_eq!(policy(10.0).pick(Mask(0), &values, 5.0), None);
+    assert_eq!(policy(0.2).pick(mask, &values, 100.0, 5.0), Some(3));
+    assert_eq!(policy(0.2).pick(mask, &values, 100.0, 10.0), Some(0), "a longer tick costs more");
+    assert_eq!(policy(10.0).pick(Mask(0b1000), &values, 100.0, 5.0), Some(3), "what cannot be made is no reason");
+    assert_eq!(policy(10.0).pick(Mask(0), &values, 100.0, 5.0), None);
 }
 
 #[test]
@@ -196,4 +196,10 @@ fn a_decision_does_not_depend_on_who_else_is_decided_on() {
     for (number, state) in states.iter().enumerate() {
         assert_eq!(sights(std::slice::from_ref(state))[0], together[number], "to the bit");
     }
+}
+
+#[test]
+fn what_is_called_seldom_is_treated_with_more_caution_where_none_is_told() {
+    let told = |seen_240, active_60| usual_caution(&Told { seen_240, active_60, ..Told::default() });
+    assert_eq!([told(0, 0.0), told(100, 1.0), told(100, 0.5), told(240, 0.01)], [40.0, 40.0, 80.0, 500.0]);
 }

@@ -129,14 +129,14 @@ impl Course {
         Dqn::new(model, params, &self.device).expect("it was trained here")
     }
 
-    /// Worlds of `part` that networks and rules are judged on, at the usual caution.
+    /// Worlds of `part` that networks and rules are judged on, at the caution at which models are judged.
     #[must_use]
     pub fn court(&self, part: Part) -> Court {
         let worlds = if part == Part::Validation { self.recipe.validation_worlds } else { self.recipe.test_worlds };
         Court {
             domain: self.recipe.domain.clone(),
             worth: self.recipe.worth,
-            caution: Caution::default(),
+            caution: Caution::JUDGED,
             part,
             worlds: 0..worlds,
             threads: self.threads,

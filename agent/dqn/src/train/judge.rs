@@ -89,7 +89,9 @@ impl Court {
                 for (at, values) in living.iter().zip(values.chunks_exact(policy.actions().count())) {
                     let (left, lane) = &mut worlds[*at];
                     let tick_s = lane.state().tick_length_ms as f64 / 1000.0;
-                    let wanted = policy.pick(lane.menu().mask(), values, tick_s).and_then(|choice| lane.menu().entry(choice).ok());
+                    let wanted = policy
+                        .pick(lane.menu().mask(), values, self.caution.get(), tick_s)
+                        .and_then(|choice| lane.menu().entry(choice).ok());
                     scores[*at].add(&lane.step(wanted, Some(policy.actions()), &self.worth));
                     *left -= 1;
                 }
