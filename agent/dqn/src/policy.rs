@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::{Span, Timestamp};
-use qscale_policies::history::Told;
 use qscale_policies::{Decision, History, HoldReason, Memory, Native, Policy};
 use rand::Rng;
 use schemars::JsonSchema;
@@ -40,12 +39,11 @@ impl Caution {
     }
 }
 
-/// The caution where none is told: of a function that is called all the time that at which the model that comes along does well in the evaluation, and the more
-/// the more seldom a function is called, as the fewer chances there are to keep a promise.
+/// The caution where none is told, by what does well in the evaluation: 40, and 500 for a function that may be scaled to zero, which is called now and then and whose
+/// next request would wait for a start.
 #[must_use]
-pub fn usual_caution(told: &Told) -> f64 {
-    let called = if told.seen_240 == 0 { 1.0 } else { told.active_60.clamp(0.08, 1.0) };
-    40.0 / called
+pub fn usual_caution(state: &State) -> f64 {
+    if state.bounds.replicas.min().0 == 0 { 500.0 } else { 40.0 }
 }
 
 impl TryFrom<f64> for Caution {
@@ -107,7 +105,7 @@ impl From<Patience> for f64 {
 #[serde(default)]
 pub struct DqnParams {
     /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost, 10 to 20000: more is safer and dearer. Where it is not told
-    /// 40 for a function that is called all the time, up to 500 for one that is called now and then.
+    /// 40, and 500 for a function that may be scaled to zero.
     #[schemars(with = "Option<f64>")]
     pub caution: Option<Caution>,
     /// What may be changed, horizontal, vertical or joint; where it is not said all that the network was trained to change.
@@ -218,17 +216,8 @@ impl Dqn {
     /// # Errors
     /// When the device fails; what was seen is remembered then too.
     pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceFailed> {
-        let see = |(state, memory): &mut (&'_ State, &'_ mut Memory)| {
-            let history = memory.history();
-            history.see(state);
-            history.told()
-        };
-        let told: Vec<Told> = cases.iter_mut().map(see).collect();
-        let sights: Vec<Sight<'_>> = cases
-            .iter()
-            .zip(told)
-            .map(|((state, _), told)| Sight::new(state, told, self.caution.map_or_else(|| usual_caution(&told), Caution::get)))
-            .collect();
+        let caution = |state: &State| self.caution.map_or_else(|| usual_caution(state), Caution::get);
+        let sights: Vec<Sight<'_>> = cases.iter_mut().map(|(state, memory)| Sight::take(state, memory.history(), caution(state))).collect();
         self.value(&sights)
     }
 

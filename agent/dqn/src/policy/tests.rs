@@ -199,7 +199,10 @@ fn a_decision_does_not_depend_on_who_else_is_decided_on() {
 }
 
 #[test]
-fn what_is_called_seldom_is_treated_with_more_caution_where_none_is_told() {
-    let told = |seen_240, active_60| usual_caution(&Told { seen_240, active_60, ..Told::default() });
-    assert_eq!([told(0, 0.0), told(100, 1.0), told(100, 0.5), told(240, 0.01)], [40.0, 40.0, 80.0, 500.0]);
+fn what_may_be_scaled_to_zero_is_treated_with_more_caution_where_none_is_told() {
+    let mut state = sample::busy(1.0);
+    assert_eq!(usual_caution(&state), 40.0);
+    state.bounds.replicas =
+        qscale_common::policy::Range::new(qscale_common::units::Replicas(0), state.bounds.replicas.max()).expect("ordered");
+    assert_eq!(usual_caution(&state), 500.0);
 }

@@ -44,7 +44,7 @@ pub struct Hindsight {
 impl Hindsight {
     /// What is seen of `state` with what was `told` of those before, by whoever heeds so much `caution`.
     pub fn new(state: &State, told: Told, caution: Option<f64>) -> Self {
-        let caution = caution.unwrap_or_else(|| usual_caution(&told));
+        let caution = caution.unwrap_or_else(|| usual_caution(state));
         let (sight, heights) = (Sight::new(state, told, caution), told.rate_heights);
         // What a history keeps apart is a minute, or a tick where that is longer.
         let slot_s = (state.tick_length_ms / 1000).max(60);
