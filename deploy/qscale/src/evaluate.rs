@@ -10,13 +10,12 @@ mod trace;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Args;
 use qscale_common::document::Format;
-use qscale_common::runtime::{clock, shutdown};
+use qscale_common::runtime::clock;
 use qscale_evaluate::evaluation::jobs::{Ledger, Outcome, Progress};
 use qscale_evaluate::suite::{Narrow, SHIPPED};
 use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
@@ -25,6 +24,7 @@ use self::journal::Journal;
 use self::progress::Bar;
 use self::roster::All;
 use self::trace::TraceArgs;
+use crate::blocking::until_stopped;
 use crate::show;
 use crate::system::Locate;
 
@@ -114,18 +114,7 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
     }
     let out = arguments.out.clone().unwrap_or_else(|| default_out(locate, &suite, &arguments));
     let evaluation = plan(suite, &arguments)?;
-    let token = shutdown::token();
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let work = tokio::task::spawn_blocking(move || work(&evaluation, &roster, &arguments, &out, &stopped));
-    tokio::pin!(work);
-    tokio::select! {
-        ended = &mut work => ended.context("the evaluation broke off")?,
-        () = token.cancelled() => {
-            stop.store(true, Ordering::Relaxed);
-            work.await.context("the evaluation broke off")?
-        }
-    }
+    until_stopped("evaluation", move |stop| work(&evaluation, &roster, &arguments, &out, stop)).await
 }
 
 /// The suite that is asked for, and what is asked for of it.

@@ -1,6 +1,7 @@
 //! The command that people type. Owns arguments and what is shown; what is decided, applied or measured belongs to the services.
 
 mod agent;
+mod blocking;
 mod compare;
 mod doctor;
 mod evaluate;

@@ -9,13 +9,12 @@ mod rules;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use clap::Args;
 use qscale_common::document::{self, Format};
-use qscale_common::runtime::{clock, shutdown};
+use qscale_common::runtime::clock;
 use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::checkpoint::{Checkpoint, Judged};
 use qscale_dqn::device::Device;
@@ -30,6 +29,7 @@ use self::folder::Folder;
 pub use self::folder::load;
 use self::progress::Watcher;
 use self::rules::Rule;
+use crate::blocking::until_stopped;
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
@@ -111,18 +111,7 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
     }
     let out = arguments.out.clone().unwrap_or_else(|| locate.state_dir.join("training"));
     let device = device::choose(arguments.device).await?;
-    let token = shutdown::token();
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let work = tokio::task::spawn_blocking(move || train(&recipe, &arguments, &out, &device, &stopped));
-    tokio::pin!(work);
-    tokio::select! {
-        ended = &mut work => ended.context("the training broke off")?,
-        () = token.cancelled() => {
-            stop.store(true, Ordering::Relaxed);
-            work.await.context("the training broke off")?
-        }
-    }
+    until_stopped("training", move |stop| train(&recipe, &arguments, &out, &device, stop)).await
 }
 
 fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {

@@ -3,12 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use anyhow::Context;
 use clap::Args;
-use qscale_common::runtime::shutdown;
 use qscale_dqn::actions::ActionSet;
 use qscale_dqn::device::cpu;
 use qscale_dqn::replay::Sampling;
@@ -17,6 +14,7 @@ use qscale_dqn::train::recipe::Recipe;
 use serde_json::json;
 
 use super::{How, Trained, cores, count, one};
+use crate::blocking::until_stopped;
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
@@ -77,18 +75,7 @@ const VARIANTS: [Variant; 13] = [
 /// Trains every variant, and says what came of it.
 pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitCode> {
     let out = arguments.out.clone().unwrap_or_else(|| locate.state_dir.join("ablations"));
-    let token = shutdown::token();
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let work = tokio::task::spawn_blocking(move || ablate(&arguments, &out, &stopped));
-    tokio::pin!(work);
-    tokio::select! {
-        ended = &mut work => ended.context("the trainings broke off")?,
-        () = token.cancelled() => {
-            stop.store(true, Ordering::Relaxed);
-            work.await.context("the trainings broke off")?
-        }
-    }
+    until_stopped("ablation", move |stop| ablate(&arguments, &out, stop)).await
 }
 
 /// One line of the table.
