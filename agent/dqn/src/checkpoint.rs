@@ -1,8 +1,8 @@
 //! Checkpoints: a trained network as bytes, with everything that must match before it may decide. Owns the form; a checkpoint is data and is never run.
 //!
 //! Form: the line `qscale-dqn 1`, the length of the header in ASCII digits and a newline, the header as JSON, then 32-bit floats, little end first: shifts
-//! and scales of the inputs, weights, and where training can go on, weights of the target and the optimiser's two moments. Everything is bounded before it
-//! is read, and a sum over the floats finds what was cut or flipped.
+//! and scales of the inputs, weights, and where training can go on, weights of the target and the optimiser's two moments; then shifts, scales and weights of
+//! the specialist, where there is one. Everything is bounded before it is read, and a sum over the floats finds what was cut or flipped.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -53,6 +53,9 @@ pub struct Header {
     pub optimiser_steps: Option<u64>,
     /// What the network looks like.
     pub architecture: Architecture,
+    /// Whether a specialist is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    specialist: bool,
     /// Sum over the floats, by [`checksum`].
     checksum: u64,
     /// What else whoever trained it says of it, at most 4 KiB.
@@ -75,6 +78,9 @@ pub struct Card {
     pub domain: Domain,
     /// How it was judged, and the best tuned rule beside it.
     pub judged: Vec<Judged>,
+    /// The card of the specialist, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub specialist: Option<Box<Self>>,
 }
 
 /// What a policy was worth on worlds that it had not seen.
@@ -98,6 +104,9 @@ pub struct Checkpoint {
     pub header: Header,
     /// The network.
     pub weights: Weights,
+    /// The network that decides in its place for functions that always keep a replica, where there is one: what is called now and then and what is called all
+    /// the time have too little in common for a small network to learn both well (EXPERIMENTS.md).
+    pub specialist: Option<Weights>,
     /// What is needed to go on; absent where training cannot.
     pub progress: Option<Progress>,
 }
@@ -151,11 +160,13 @@ impl Checkpoint {
                 updates: progress.as_ref().map_or(0, |progress| progress.updates),
                 optimiser_steps: progress.as_ref().map(|progress| progress.moments.steps),
                 architecture: weights.architecture().clone(),
+                specialist: false,
                 checksum: 0,
                 note: purpose.note.chars().take(1024).collect(),
                 card: None,
             },
             weights,
+            specialist: None,
             progress,
         };
         checkpoint.header.checksum = checksum(checkpoint.sections().into_iter().flatten());
@@ -166,9 +177,34 @@ impl Checkpoint {
     #[must_use]
     pub fn model(self, card: Option<Card>) -> Self {
         let weights = self.progress.map_or(self.weights, |progress| progress.target);
-        let mut model = Self { header: Header { optimiser_steps: None, card, ..self.header }, weights, progress: None };
+        let mut model =
+            Self { header: Header { optimiser_steps: None, card, ..self.header }, weights, specialist: self.specialist, progress: None };
         model.header.checksum = checksum(model.sections().into_iter().flatten());
         model
+    }
+
+    /// This model with the network of `specialist` beside it, for functions that always keep a replica.
+    ///
+    /// # Errors
+    /// When one of them does not match this program, or the two differ in their choices or in what they look like.
+    pub fn join(self, specialist: &Self) -> Result<Self, CheckpointError> {
+        if self.check()? != specialist.check()? {
+            return Err(CheckpointError::Mismatch(vec!["the specialist chooses among other choices".into()]));
+        }
+        if self.header.architecture != specialist.header.architecture {
+            return Err(CheckpointError::Mismatch(vec!["the specialist has another architecture".into()]));
+        }
+        if self.header.worth != specialist.header.worth {
+            return Err(CheckpointError::Mismatch(vec!["the specialist's rewards weigh other things".into()]));
+        }
+        let mut card = self.header.card.clone();
+        if let Some(card) = &mut card {
+            card.specialist = specialist.header.card.clone().map(Box::new);
+        }
+        let mut joined = self;
+        joined.header.specialist = true;
+        joined.specialist = Some(specialist.weights.clone());
+        Ok(joined.model(card))
     }
 
     /// The runs of floats, in the order in which they are written.
@@ -177,6 +213,10 @@ impl Checkpoint {
         let mut sections = vec![shift, scale, self.weights.values()];
         if let Some(Progress { target, moments, .. }) = &self.progress {
             sections.extend([target.values(), &moments.first, &moments.second]);
+        }
+        if let Some(specialist) = &self.specialist {
+            let (shift, scale) = specialist.normalisation();
+            sections.extend([shift, scale, specialist.values()]);
         }
         sections
     }
@@ -247,7 +287,8 @@ impl Checkpoint {
     /// A word that no other network shares, for decision records: the sum over its weights in sixteen digits.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        format!("{:016x}", checksum(self.weights.values()))
+        let specialist = self.specialist.iter().flat_map(Weights::values);
+        format!("{:016x}", checksum(self.weights.values().iter().chain(specialist)))
     }
 }
 
@@ -258,8 +299,11 @@ impl Header {
         if self.features.len() > Architecture::WIDEST || self.actions.len() > crate::actions::Mask::MOST {
             return Err(format!("{} features and {} actions, more than any network has", self.features.len(), self.actions.len()));
         }
-        if self.card.as_ref().is_some_and(|card| card.judged.len() > 100) {
-            return Err("a card with more than 100 judgements".into());
+        let cards = self.card.iter().flat_map(|card| std::iter::once(card).chain(card.specialist.as_deref()));
+        for card in cards {
+            if card.judged.len() > 100 {
+                return Err("a card with more than 100 judgements".into());
+            }
         }
         if self.note.len() > 4096 {
             return Err(format!("a note of {} bytes, must be at most 4096", self.note.len()));
@@ -269,7 +313,8 @@ impl Header {
 
     fn with_numbers(self, bytes: &[u8]) -> Result<Checkpoint, String> {
         let (inputs, parameters) = (self.architecture.inputs, self.architecture.parameters());
-        let expected = 2 * inputs + parameters * if self.optimiser_steps.is_some() { 4 } else { 1 };
+        let networks = 1 + usize::from(self.specialist);
+        let expected = networks * (2 * inputs + parameters) + if self.optimiser_steps.is_some() { 3 * parameters } else { 0 };
         if bytes.len() != expected * 4 {
             return Err(format!("{} bytes, the header speaks of {}", bytes.len(), expected * 4));
         }
@@ -299,7 +344,14 @@ impl Header {
                 Some(Progress { target, moments, choices: self.choices, updates: self.updates })
             }
         };
-        Ok(Checkpoint { header: self, weights, progress })
+        let specialist = match self.specialist {
+            false => None,
+            true => {
+                let (shift, scale) = (take(inputs), take(inputs));
+                Some(Weights::from_parts(self.architecture.clone(), take(parameters), shift, scale)?)
+            }
+        };
+        Ok(Checkpoint { header: self, weights, specialist, progress })
     }
 }
 

@@ -151,6 +151,15 @@ pub static FEATURES: [Feature; COUNT] = [
 /// How many features there are.
 pub const COUNT: usize = 85;
 
+/// Where the feature stands that tells the least replicas.
+const LEAST_REPLICAS: usize = 77;
+
+/// Whether `observation` is of a function that always keeps a replica.
+#[must_use]
+pub fn keeps_one(observation: &[f32]) -> bool {
+    observation[LEAST_REPLICAS] > 0.0
+}
+
 /// The names of the features, in order.
 #[must_use]
 pub fn names() -> Vec<String> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::actions::{Actions, Mask, Menu, Scope};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::device::Device;
-use crate::network::{DeviceFailed, Network};
+use crate::network::{DeviceFailed, Network, Weights};
 use crate::observation;
 use crate::sight::Sight;
 use crate::train::worth::Worth;
@@ -116,9 +116,36 @@ pub struct DqnParams {
     pub patience: Patience,
 }
 
+/// A network as it decides.
+struct Trained {
+    network: Network,
+    /// What it takes from each feature, and what it multiplies the rest with.
+    normalisation: (Vec<f32>, Vec<f32>),
+}
+
+impl Trained {
+    fn new(weights: &Weights, device: &Device) -> Self {
+        let (shift, scale) = weights.normalisation();
+        Self { network: Network::new(weights, device), normalisation: (shift.to_vec(), scale.to_vec()) }
+    }
+
+    /// The values of `observations`, row by row.
+    fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceFailed> {
+        if observations.len() == observation::COUNT {
+            // One row alone is computed by another product, which rounds otherwise: a decision must not depend on who else is decided on.
+            let mut values = self.network.values(&observations.repeat(2))?;
+            values.truncate(values.len() / 2);
+            return Ok(values);
+        }
+        self.network.values(observations)
+    }
+}
+
 /// A trained network that decides.
 pub struct Dqn {
-    network: Network,
+    network: Trained,
+    /// Decides in its place for functions that always keep a replica.
+    specialist: Option<Trained>,
     actions: Actions,
     names: Vec<String>,
     model: String,
@@ -127,8 +154,6 @@ pub struct Dqn {
     patience: Patience,
     /// What rewards weighed in training.
     worth: Worth,
-    /// What the network takes from each feature, and what it multiplies the rest with.
-    normalisation: (Vec<f32>, Vec<f32>),
 }
 
 /// A strangeness beyond which nobody should trust a network. In training worlds fewer than one tick in 10,000 is so strange, which a test holds.
@@ -163,23 +188,36 @@ impl Dqn {
         }
         let actions = Actions::new(trained.set(), scope);
         let model = format!("dqn {} {scope} {}", actions.set(), checkpoint.fingerprint());
-        let (shift, scale) = checkpoint.weights.normalisation();
         Ok(Self {
-            network: Network::new(&checkpoint.weights, device),
+            network: Trained::new(&checkpoint.weights, device),
+            specialist: checkpoint.specialist.as_ref().map(|weights| Trained::new(weights, device)),
             names: actions.names(),
             actions,
             model,
             caution: params.caution,
             patience: params.patience,
             worth: checkpoint.header.worth.unwrap_or_default(),
-            normalisation: (shift.to_vec(), scale.to_vec()),
         })
     }
 
-    /// The network.
-    #[must_use]
-    pub fn network(&self) -> &Network {
-        &self.network
+    /// Whether the specialist decides on `observation`, where there is one.
+    fn special(&self, observation: &[f32]) -> Option<&Trained> {
+        self.specialist.as_ref().filter(|_| observation::keeps_one(observation))
+    }
+
+    /// The value of each choice for each of `observations`, row by row.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceFailed> {
+        let Some(specialist) = &self.specialist else { return self.network.values(observations) };
+        let rows = || observations.chunks_exact(observation::COUNT);
+        let of = |special: bool| rows().filter(|row| self.special(row).is_some() == special).flatten().copied().collect::<Vec<f32>>();
+        let (special, others) = (specialist.values(&of(true))?, self.network.values(&of(false))?);
+        let width = self.names.len();
+        let (mut special, mut others) = (special.chunks_exact(width), others.chunks_exact(width));
+        let row = |row| if self.special(row).is_some() { special.next() } else { others.next() };
+        Ok(rows().flat_map(row).flatten().copied().collect())
     }
 
     /// What it may choose.
@@ -197,8 +235,7 @@ impl Dqn {
         for (sight, row) in sights.iter().zip(observations.chunks_exact_mut(observation::COUNT)) {
             observation::observe(sight, row);
         }
-        // One row alone is computed by another product, which rounds otherwise: a decision must not depend on who else is decided on.
-        let values = if sights.len() == 1 { self.network.values(&observations.repeat(2))? } else { self.network.values(&observations)? };
+        let values = self.values(&observations)?;
         let rows = observations.chunks_exact(observation::COUNT).zip(values.chunks_exact(self.names.len()));
         let valued = sights.iter().zip(rows).map(|(sight, (observation, values))| {
             let mut menu = Menu::default();
@@ -232,7 +269,8 @@ impl Dqn {
     }
 
     fn strangeness(&self, observation: &[f32]) -> f32 {
-        let (shift, scale) = (self.normalisation.0.iter(), self.normalisation.1.iter());
+        let (shift, scale) = &self.special(observation).unwrap_or(&self.network).normalisation;
+        let (shift, scale) = (shift.iter(), scale.iter());
         let squares = observation.iter().zip(shift).zip(scale).map(|((value, shift), scale)| ((value - shift) * scale).powi(2));
         (squares.sum::<f32>() / observation.len().max(1) as f32).sqrt()
     }

@@ -76,6 +76,23 @@ pub enum ModelCommand {
         #[arg(value_name = "NAME")]
         name: Name,
     },
+    /// Write a model that decides by a specialist for functions that always keep a replica, and by another model for the rest
+    #[command(after_help = "Examples:
+  qscale train --out all
+  qscale train --print-recipe | jq '.domain.sparse = 0' > steady.json
+  qscale train --recipe steady.json --out steady
+  qscale model join all/model.dqn steady/model.dqn joined.dqn")]
+    Join {
+        /// The model for what may be scaled to zero
+        #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+        model: PathBuf,
+        /// The model for what always keeps a replica
+        #[arg(value_name = "SPECIALIST", value_hint = clap::ValueHint::FilePath)]
+        specialist: PathBuf,
+        /// The file to write, which must not be there
+        #[arg(value_name = "JOINED", value_hint = clap::ValueHint::FilePath)]
+        file: PathBuf,
+    },
     /// Write a version to a file
     Pull {
         /// Which version; the one in use where none is named
@@ -117,6 +134,7 @@ pub async fn run(locate: &Locate, command: ModelCommand) -> anyhow::Result<()> {
         ModelCommand::Push { name, file, put_in_use } => push(locate, &name, &file, put_in_use).await,
         ModelCommand::Use { model } => use_version(locate, &model).await,
         ModelCommand::Rollback { name } => roll_back(locate, &name).await,
+        ModelCommand::Join { model, specialist, file } => join(&model, &specialist, &file),
         ModelCommand::Pull { model, file } => pull(locate, &model, &file).await,
     }
 }
@@ -258,9 +276,22 @@ async fn pull(locate: &Locate, model: &Reference, file: &Path) -> anyhow::Result
     let store = store(locate).await?;
     let version = version(&store, model).await?;
     let bytes = read(&store, &model.name, version).await?;
-    let written = std::fs::OpenOptions::new().write(true).create_new(true).open(file).and_then(|mut file| file.write_all(&bytes));
-    written.with_context(|| format!("cannot write {}", file.display()))?;
+    write(file, &bytes)?;
     show::line(format_args!("{}@{version} is in {} ({})", model.name, file.display(), size(bytes.len())))
+}
+
+fn join(model: &Path, specialist: &Path, file: &Path) -> anyhow::Result<()> {
+    let beside = train::load(specialist)?;
+    let joined = train::load(model)?.join(&beside);
+    let joined = joined.with_context(|| format!("{} and {} cannot be joined", model.display(), specialist.display()))?;
+    write(file, &joined.to_bytes())?;
+    Card::new(file.display().to_string(), &joined).print()
+}
+
+/// Writes a file that is not there yet.
+fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let written = std::fs::OpenOptions::new().write(true).create_new(true).open(file).and_then(|mut file| file.write_all(bytes));
+    written.with_context(|| format!("cannot write {}", file.display()))
 }
 
 #[cfg(test)]

@@ -143,3 +143,8 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whether_a_replica_is_always_kept_is_read_where_it_is_told() {
+    assert_eq!(FEATURES[LEAST_REPLICAS].name, "least_replicas");
+}

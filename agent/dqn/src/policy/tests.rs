@@ -74,6 +74,42 @@ fn a_policy_from_a_file_decides_as_the_network_that_was_saved() {
 }
 
 #[test]
+fn a_specialist_decides_for_what_keeps_a_replica_and_nobody_else() {
+    let (alone, beside) = (checkpoint(4), checkpoint(5));
+    let joined = alone.clone().join(&beside).expect("they are alike");
+    assert_eq!(Checkpoint::from_bytes(&joined.to_bytes()), Ok(joined.clone()));
+    let fingerprints = [&alone, &beside, &joined].map(Checkpoint::fingerprint);
+    assert!(fingerprints[2] != fingerprints[0] && fingerprints[2] != fingerprints[1]);
+    let [alone, beside, joined] =
+        [&alone, &beside, &joined].map(|model| Dqn::new(model, DqnParams::default(), &cpu()).expect("it matches"));
+    let mut states: Vec<State> = (0..9).map(|number| sample::busy(0.3 * f64::from(number))).collect();
+    for state in states.iter_mut().step_by(2) {
+        let most = state.bounds.replicas.max();
+        state.bounds.replicas = qscale_common::policy::Range::new(qscale_common::units::Replicas(0), most).expect("ordered");
+    }
+    let valued = |policy: &Dqn| {
+        let mut histories = vec![History::default(); states.len()];
+        let sights: Vec<Sight<'_>> =
+            states.iter().zip(&mut histories).map(|(state, history)| Sight::take(state, history, usual_caution(state))).collect();
+        policy.value(&sights).expect("the CPU does not fail")
+    };
+    let (alone, beside, joined) = (valued(&alone), valued(&beside), valued(&joined));
+    for (number, joined) in joined.iter().enumerate() {
+        let (right, other) = if number % 2 == 0 { (&alone, &beside) } else { (&beside, &alone) };
+        assert_eq!(joined, &right[number], "{number}");
+        assert_ne!(joined.values, other[number].values, "{number}");
+    }
+}
+
+#[test]
+fn a_specialist_that_does_not_fit_is_refused() {
+    let mut upright = checkpoint(5);
+    upright.header.scope = Scope::Vertical;
+    let error = checkpoint(4).join(&upright).expect_err("other choices").to_string();
+    assert!(error.contains("the specialist chooses among other choices"), "{error}");
+}
+
+#[test]
 fn it_holds_where_nothing_is_known() {
     let policy = policy(1);
     let why = |state: &State| match decide(&policy, state) {
@@ -132,7 +168,7 @@ fn strangeness_in_training(worlds: std::ops::Range<u64>) -> Vec<f32> {
         let mut lane = Lane::new(Cell::new(world.setup, number, 0), world.caution, Some(policy.actions()));
         for _ in 0..ticks {
             strangeness.push(policy.strangeness(lane.observation()));
-            let values = policy.network().values(lane.observation()).expect("the CPU does not fail");
+            let values = policy.values(lane.observation()).expect("the CPU does not fail");
             let wanted = lane.menu().mask().best(&values).and_then(|best| lane.menu().entry(best).ok());
             lane.step(wanted, Some(policy.actions()), &Worth::default());
         }

@@ -154,7 +154,7 @@ impl Course {
     /// The best model with its card, on which `others` stand beside it.
     #[must_use]
     pub fn with_card(&self, best: &Best, command: &str, judged: Vec<Judged>) -> Checkpoint {
-        let card = Card { command: command.to_owned(), ticks: best.ticks, domain: self.recipe.domain.clone(), judged };
+        let card = Card { command: command.to_owned(), ticks: best.ticks, domain: self.recipe.domain.clone(), judged, specialist: None };
         best.model.clone().model(Some(card))
     }
 

@@ -85,7 +85,7 @@ impl Court {
             while !living.is_empty() {
                 seen.clear();
                 living.iter().for_each(|at| seen.extend_from_slice(worlds[*at].1.observation()));
-                let values = policy.network().values(&seen)?;
+                let values = policy.values(&seen)?;
                 for (at, values) in living.iter().zip(values.chunks_exact(policy.actions().count())) {
                     let (left, lane) = &mut worlds[*at];
                     let tick_s = lane.state().tick_length_ms as f64 / 1000.0;

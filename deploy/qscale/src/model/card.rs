@@ -62,6 +62,12 @@ impl<'a> Card<'a> {
                     format!("{} ticks of simulated functions, in {} updates", thousands(card.ticks), thousands(header.updates)),
                 );
                 row("drawn from", domain(&card.domain));
+                if let Some(card) = &card.specialist {
+                    row("specialist", "another network decides for functions that always keep a replica".to_owned());
+                    row("  trained by", card.command.clone());
+                    row("  trained on", format!("{} ticks of simulated functions", thousands(card.ticks)));
+                    row("  drawn from", domain(&card.domain));
+                }
             }
         }
         row("seed", header.seed.to_string());
