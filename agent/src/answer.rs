@@ -10,10 +10,9 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use qscale_dqn::Dqn;
+use qscale_dqn::decider::{Decided, Decider, Distrust, Memories};
 use qscale_policies::{Decision, HoldReason};
 use rand::Rng;
-
-use crate::decider::{Decided, Decider, Distrust, Memories};
 
 /// Answers States under one name, by one rule or network.
 pub struct Answerer {

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use qscale_common::contract::Action;
@@ -10,13 +9,15 @@ use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
+use qscale_dqn::Tabular;
+use qscale_dqn::decider::{Decider, FALLBACK};
 use qscale_dqn::device::cpu;
 use qscale_dqn::registry::{self, DQN};
+use qscale_dqn::tabular::TABULAR;
 use qscale_policies::PolicyError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::decider::Decider;
 use crate::model::{self, Source};
 
 /// Configuration of the service `agent`.
@@ -31,7 +32,7 @@ pub struct AgentConfig {
     /// What the rule is told; see the rule for its keys.
     pub params: Map<String, Value>,
     /// What the learned policy `dqn` decides by: the path of a file, or `store:NAME` for the version of NAME that is in use in the model store, which is followed
-    /// when another is put in use; absent: the model that comes along.
+    /// when another is put in use; absent: the model that comes along. Of `tabular-q` the path of a table, as `qscale reproduce --local` writes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<Source>,
     /// The rule, at its defaults, that decides where the learned policy cannot be trusted: where it values a choice at no number, or what it sees is far from
@@ -61,7 +62,7 @@ impl Default for AgentConfig {
             policy: None,
             params: Map::new(),
             model: None,
-            fallback: "threshold-both".into(),
+            fallback: FALLBACK.into(),
             instance: None,
             partition: Partition::default(),
             expires_after: TWO,
@@ -80,6 +81,9 @@ impl AgentConfig {
     pub fn policy(&self) -> anyhow::Result<Decider> {
         let name = self.policy.as_deref().unwrap_or(self.agent.as_str());
         let params = Value::Object(self.params.clone());
+        if name == TABULAR {
+            return Ok(Decider::Rule(Box::new(self.table()?)));
+        }
         if name != DQN {
             anyhow::ensure!(
                 self.model.is_none(),
@@ -98,8 +102,19 @@ impl AgentConfig {
             Some(Source::Store(_)) | None => None,
         };
         let dqn = registry::learned(&params, model.as_ref(), &cpu())?;
-        let fallback = qscale_policies::by_name(&self.fallback, &Value::Null).context("fallback")?;
-        Ok(Decider::Learned { dqn: Arc::new(dqn), fallback })
+        Decider::learned(dqn, &self.fallback).context("fallback")
+    }
+
+    /// The table that `model` names, which brings its own parameters.
+    fn table(&self) -> anyhow::Result<Tabular> {
+        anyhow::ensure!(self.params.is_empty(), "params is set, but policy {TABULAR} takes none: they are in its table; leave params out");
+        match &self.model {
+            Some(Source::File(path)) => model::table(path),
+            Some(Source::Store(name)) => {
+                anyhow::bail!("model = `store:{name}`, and policy {TABULAR} takes no model of the store; name the file of a table")
+            }
+            None => anyhow::bail!("policy {TABULAR} decides by a table, and no model is set; name its file, as in model = q.json"),
+        }
     }
 
     /// The name of this instance.
@@ -148,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_learned_policy_has_a_model_and_a_rule_beside_it() {
+    fn a_learned_policy_has_a_model_and_a_network_a_rule_beside_it() {
         let learned = parsed(json!({"agent": "dqn"})).policy().expect("the model that comes along");
         assert_eq!((learned.name(), learned.model().split(' ').next()), ("dqn", Some("dqn")));
         assert!(parsed(json!({"policy": "dqn", "params": {"caution": 300}, "model": "store:mine"})).policy().is_ok());
@@ -156,6 +171,16 @@ mod tests {
         assert!(error(json!({"agent": "dqn", "model": "nosuch.dqn"})).contains("nosuch.dqn"));
         assert!(error(json!({"agent": "dqn", "fallback": "dqn"})).contains("fallback: policy = `dqn`, must be one of threshold"));
         assert!(error(json!({"agent": "dqn", "params": {"caution": 1}})).contains("caution = 1, must be from 10"));
+        let folder = qscale_tests::Folder::new("table");
+        let (table, broken) = (folder.path().join("table.json"), folder.path().join("broken.json"));
+        let learned = Tabular::new(qscale_dqn::tabular::TabularParameters::default(), 3);
+        std::fs::write(&table, serde_json::to_vec(&learned).expect("written")).expect("a file");
+        std::fs::write(&broken, "{}").expect("a file");
+        let told = |path: &std::path::Path| json!({"agent": "mine", "policy": "tabular-q", "model": path});
+        assert_eq!(parsed(told(&table)).policy().expect("a table").model(), "tabular-q of seed 3 after 0 steps");
+        assert!(error(told(&broken)).contains("broken.json"));
+        assert!(error(json!({"agent": "tabular-q"})).contains("no model is set; name its file"));
+        assert!(error(json!({"agent": "tabular-q", "model": "store:mine"})).contains("name the file of a table"));
         let error = error(json!({"agent": "hpa", "model": "store:mine"}));
         assert!(error.contains("policy `hpa` is a rule") && error.contains("policy = dqn"), "{error}");
         let error = serde_json::from_value::<AgentConfig>(json!({"model": "store:Mine"})).expect_err("no name").to_string();

@@ -4,7 +4,6 @@
 
 pub mod answer;
 pub mod config;
-pub mod decider;
 mod metrics;
 pub mod model;
 pub mod service;

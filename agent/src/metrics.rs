@@ -6,10 +6,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use qscale_common::time::Timestamp;
+use qscale_dqn::decider::Distrust;
 use qscale_policies::HoldReason;
 
 use crate::answer::{Answer, Verdict};
-use crate::decider::Distrust;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Answered(&'static str);

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::{ModelStore, ReadError};
 use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::device::cpu;
-use qscale_dqn::{Checkpoint, Dqn, registry};
+use qscale_dqn::{Checkpoint, Dqn, Tabular, registry};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -66,13 +66,23 @@ impl From<Source> for String {
 /// # Errors
 /// When the file cannot be read or is no checkpoint.
 pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().with_context(|| format!("model = {}", path.display()))?;
+    let bytes = read(path).with_context(|| format!("model = {}", path.display()))?;
     Checkpoint::from_bytes(&bytes).with_context(|| format!("model = {}", path.display()))
+}
+
+/// The table of tabular Q-learning in a file.
+///
+/// # Errors
+/// When the file cannot be read or is no table.
+pub fn table(path: &Path) -> anyhow::Result<Tabular> {
+    let bytes = read(path).with_context(|| format!("model = {}", path.display()))?;
+    Tabular::from_json(&bytes).map_err(|reason| anyhow!("model = {}: no table of tabular-q: {reason}", path.display()))
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What the store offers.

@@ -5,6 +5,7 @@
 pub mod actions;
 pub mod agent;
 pub mod checkpoint;
+pub mod decider;
 pub mod device;
 pub mod explore;
 pub mod learner;

@@ -20,6 +20,9 @@ use crate::replay::Ending;
 use crate::sight::measured;
 use crate::train::lane::Lane;
 
+/// What the policy is called.
+pub const TABULAR: &str = "tabular-q";
+
 /// Bins of CPU over its limit, each a fifth.
 pub const BINS: usize = 5;
 
@@ -189,7 +192,7 @@ impl Agent for Tabular {
 
 impl Policy for Tabular {
     fn name(&self) -> &'static str {
-        "tabular-q"
+        TABULAR
     }
 
     fn model(&self) -> String {

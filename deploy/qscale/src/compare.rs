@@ -127,7 +127,7 @@ impl Question {
             }
         };
         let mut assumed: Vec<String> = acting.assumed.iter().chain(&other.assumed).cloned().collect();
-        let reach = [&acting, &other].into_iter().filter_map(|decider| decider.policy.remembers()).max().unwrap_or_default();
+        let reach = [&acting, &other].into_iter().filter_map(|decider| decider.decides.remembers()).max().unwrap_or_default();
         let warm_up = since.minus(reach.min(History::REACH));
         let measured = (states.iter()).filter(|state| state.observed_at_ms >= since && state.tick_length_ms == last.tick_length_ms).count();
         ensure!(
@@ -164,7 +164,7 @@ impl Question {
     fn answer(&self, seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<Vec<Line>>> {
         let mut runs = Vec::new();
         for seed in 0..seeds {
-            let lived = |decider: &Decider| self.world.live(&*decider.policy, seed, stop);
+            let lived = |decider: &Decider| self.world.live(decider.decides.policy(), seed, stop);
             let (Some(acting), Some(other)) = (lived(&self.acting.1), lived(&self.other)) else { return Ok(None) };
             runs.push((acting, other));
         }
@@ -179,8 +179,8 @@ impl Question {
             "ticks": self.world.ticks(),
             "warm_up_ticks": self.world.warm_up,
             "seeds": seeds,
-            "acting": { "agent": self.acting.0, "policy": self.acting.1.title(), "model": self.acting.1.policy.model() },
-            "other": { "policy": self.other.title(), "model": self.other.policy.model() },
+            "acting": { "agent": self.acting.0, "policy": self.acting.1.title(), "model": self.acting.1.decides.model() },
+            "other": { "policy": self.other.title(), "model": self.other.decides.model() },
             "currency": self.world.currency(),
             "profile": *self.world.setup.profile,
             "measures": lines,

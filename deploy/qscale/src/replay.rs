@@ -34,7 +34,7 @@ const SHOWN: usize = 20;
   qscale replay fibonacci --model .qscale/training/model.dqn --csv > again.csv
   qscale replay --all --since 1h --check                a test of an upgrade: fails where any answer differs
 
-Each function's States are decided on in their order, with memory. Those before --since, as far back as the policy remembers, only rebuild that memory. An answer is
+Each function's States are decided on in their order, with memory, by a network with the rule beside it that stands in where it cannot be trusted. Those before --since, as far back as the policy remembers, only rebuild that memory. An answer is
 the same where allocation, reason and values are, to the bit.
 
 Exit status: 0 done, 1 an error, 3 with --check where an answer differs.")]
@@ -160,10 +160,10 @@ async fn one(
     // Another policy has its own memory; the agent's is what the agent saw.
     let as_agent = arguments.policy.is_none();
     let recorded = Recorded::read(bus, function, &agent, &decider, (since, until), as_agent).await?;
-    let outcome = again::decide(&*decider.policy, &recorded.states, recorded.actions, since, as_agent);
+    let outcome = again::decide(&decider.decides, &recorded.states, recorded.actions, since, as_agent);
     let mut assumed = decider.assumed.clone();
     assumed.extend(others(&outcome, newest.as_deref()));
-    let model = decider.policy.model();
+    let model = decider.decides.model();
     let of_it = |line: &&Line| line.model.as_ref() == Some(&model);
     if as_agent
         && recorded.begins_amid
@@ -201,7 +201,7 @@ impl Recorded {
         (since, until): (Timestamp, Timestamp),
         as_agent: bool,
     ) -> anyhow::Result<Self> {
-        let remembers = decider.policy.remembers();
+        let remembers = decider.decides.remembers();
         let found = Self::since(bus, function, agent, since.minus(remembers.unwrap_or_default()), until).await?;
         if as_agent && remembers.is_some() && found.begins_amid {
             return Self::since(bus, function, agent, Timestamp(0), until).await;
@@ -234,7 +234,7 @@ fn tell(replayed: &Replayed) -> anyhow::Result<()> {
     let beside = lines.iter().filter(|line| line.beside).count();
     if beside > 0 {
         show::line(format_args!(
-            "{beside} answers were the rule's that stands in where the network cannot be trusted; they are not compared"
+            "{beside} answers were the rule's that stands in where the network cannot be trusted, as it does when it decides again"
         ))?;
     }
     let compared = replayed.count(|_| true);

@@ -119,7 +119,7 @@ fn decider(outcome: &Outcome) -> String {
 async fn gather(locate: &Locate, bus: &Bus, function: &FunctionId, action: Action) -> anyhow::Result<Explanation> {
     let moment = action.moment();
     let deciders = OTHERS.iter().map(|name| Decider::named(name, None)).collect::<anyhow::Result<Vec<_>>>()?;
-    let reach = deciders.iter().filter_map(|decider| decider.policy.remembers()).max().unwrap_or_default().max(History::REACH);
+    let reach = deciders.iter().filter_map(|decider| decider.decides.remembers()).max().unwrap_or_default().max(History::REACH);
     let mut looked = Looked::new(&deciders, moment);
     bus.recall_on(subject::of(EventType::State, function), action.decided_at_ms.minus(reach), |state: State| looked.see(&state)).await?;
     let Looked { state, history, judged, first, .. } = looked;
@@ -175,7 +175,7 @@ struct Looked<'a> {
 
 impl<'a> Looked<'a> {
     fn new(deciders: &'a [Decider], moment: Moment) -> Self {
-        let others: Vec<Again<'a>> = deciders.iter().map(|decider| Again::new(&*decider.policy)).collect();
+        let others: Vec<Again<'a>> = deciders.iter().map(|decider| Again::new(&decider.decides)).collect();
         let judged = others.iter().map(|_| None).collect();
         Self { moment, others, judged, history: History::default(), first: None, last: None, state: None }
     }
@@ -211,7 +211,7 @@ mod tests {
         states.iter().for_each(|state| looked.see(state));
         assert_eq!(looked.state.as_ref(), Some(&states[29]));
         assert!(looked.history.told().rate_heights.peak_60 < 10.1, "{:?}", looked.history.told());
-        let mut alone = Again::new(&*deciders[0].policy);
+        let mut alone = Again::new(&deciders[0].decides);
         let decided = states[..30].iter().map(|state| (state.observed_at_ms, alone.decide(state, state.observed_at_ms)));
         let last = decided.filter(|(_, decision)| !matches!(decision, Decision::Hold { why: HoldReason::NotDue, .. })).last();
         let judged = looked.judged[0].clone().expect("it judged within thirty ticks");

@@ -205,10 +205,6 @@ mod tests {
         World::new(states, Timestamp(0), since, policy, profile, Gateway::default()).expect("a world")
     }
 
-    fn policy(text: &str) -> Box<dyn Policy> {
-        Decider::named(text, None).expect("valid").policy
-    }
-
     #[test]
     fn the_load_is_that_which_was_recorded() {
         let mut states: Vec<State> = [10.0, 10.0, 40.0, 5.0].iter().zip(0..).map(|(rate, tick)| state(tick, *rate)).collect();
@@ -244,12 +240,13 @@ mod tests {
     fn too_little_violates_and_more_costs_more() {
         let states: Vec<State> = (0..60).map(|tick| state(tick, 80.0)).collect();
         let (world, _) = world(&states, Timestamp(BEGIN + 50_000));
-        let live = |text: &str| world.live(&*policy(text), 1, &ON).expect("not stopped");
+        let decider = |text: &str| Decider::named(text, None).expect("valid").decides;
+        let live = |text: &str| world.live(decider(text).policy(), 1, &ON).expect("not stopped");
         let (few, many) = (live("static:replicas=1,cpu_millicores=300"), live("static:replicas=4,cpu_millicores=500"));
         assert_eq!((few.violated_share(), many.violated_share()), (Some(1.0), Some(0.0)));
         assert!(many.cost_per_hour() > few.cost_per_hour(), "{few:?} {many:?}");
         assert_eq!(live("hpa"), live("hpa"), "chance comes from the seed");
-        assert_eq!(world.live(&*policy("hpa"), 1, &AtomicBool::new(true)), None);
+        assert_eq!(world.live(decider("hpa").policy(), 1, &AtomicBool::new(true)), None);
     }
 
     #[test]

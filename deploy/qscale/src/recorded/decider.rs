@@ -1,4 +1,4 @@
-//! A policy that decides on recorded States. Owns where it comes from, what had to be assumed of it, and what an agent would have published of it.
+//! A policy that decides on recorded States, as an agent decides by it. Owns where it comes from, what had to be assumed of it, and what an agent would have published of it.
 
 use std::path::Path;
 
@@ -9,13 +9,14 @@ use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::ModelStore;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::decider::{FALLBACK, Memories};
 use qscale_dqn::device::cpu;
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry::{self, DQN};
+use qscale_dqn::{Checkpoint, decider};
 use qscale_evaluate::suite::told_besides;
-use qscale_policies::{Decision, Memory, Policy};
+use qscale_policies::Decision;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,8 @@ use crate::system::Locate;
 
 /// A policy, and what is known of it.
 pub struct Decider {
-    /// It.
-    pub policy: Box<dyn Policy>,
+    /// It: a rule, or a network with the rule beside it.
+    pub decides: decider::Decider,
     /// What it is told.
     pub params: Value,
     /// What had to be assumed.
@@ -42,7 +43,7 @@ impl Decider {
         let params = if told.is_empty() { Ok(nothing) } else { told_besides(&nothing, told) };
         let params = params.map_err(|reason| anyhow!("--policy {text}: {reason}"))?;
         let checkpoint = load(name, model)?;
-        Self::made(name, params, checkpoint.as_ref(), Vec::new()).with_context(|| format!("--policy {text}"))
+        Self::made(name, params, checkpoint.as_ref(), FALLBACK, Vec::new()).with_context(|| format!("--policy {text}"))
     }
 
     /// The policy of `agent`, whose last Action names `recorded` as its model: as its configuration in the state folder tells it, or its name. `model` is
@@ -73,24 +74,29 @@ impl Decider {
                  {agent} in the state folder"
             ));
         }
-        let params = configured.map(|configured| configured.params).filter(|params| !params.is_null()).unwrap_or_else(|| json!({}));
-        let made = Self::made(name, params, checkpoint, assumed);
+        let Configured { params, fallback, .. } = configured.unwrap_or_default();
+        let params = if params.is_null() { json!({}) } else { params };
+        let made = Self::made(name, params, checkpoint, fallback.as_deref().unwrap_or(FALLBACK), assumed);
         let mut made = made.with_context(|| format!("the policy of agent {agent} is not known here"))?;
-        let now = cut(made.policy.model());
+        let now = cut(made.decides.model());
         if let Some(recorded) = recorded.filter(|recorded| *recorded != now) {
             made.assumed.push(format!("what decided is `{}`, and what decides again is `{now}`", show::clean(recorded)));
         }
         Ok(made)
     }
 
-    fn made(name: &str, params: Value, checkpoint: Option<&Checkpoint>, assumed: Vec<String>) -> anyhow::Result<Self> {
-        Ok(Self { policy: registry::by_name(name, &params, checkpoint, &cpu())?, params, assumed })
+    fn made(name: &str, params: Value, checkpoint: Option<&Checkpoint>, fallback: &str, assumed: Vec<String>) -> anyhow::Result<Self> {
+        let decides = match name {
+            DQN => decider::Decider::learned(registry::learned(&params, checkpoint, &cpu())?, fallback).context("fallback")?,
+            rule => decider::Decider::Rule(registry::by_name(rule, &params, None, &cpu())?),
+        };
+        Ok(Self { decides, params, assumed })
     }
 
     /// What it is called, with what it is told.
     pub fn title(&self) -> String {
         let told: Vec<String> = self.params.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
-        let name = self.policy.name();
+        let name = self.decides.name();
         if told.is_empty() { name.to_owned() } else { format!("{name}:{}", told.join(",")) }
     }
 }
@@ -103,6 +109,8 @@ struct Configured {
     params: Value,
     /// A file, or `store:NAME`.
     model: Option<String>,
+    /// The rule beside a network.
+    fallback: Option<String>,
 }
 
 impl Configured {
@@ -166,29 +174,39 @@ const STORE: &str = "store:";
 
 /// A policy that decides on the States of one function, one after the other.
 pub struct Again<'a> {
-    policy: &'a dyn Policy,
-    memory: Memory,
+    decides: &'a decider::Decider,
+    memories: Memories,
     rng: SmallRng,
 }
 
 impl<'a> Again<'a> {
-    /// `policy`, which has seen nothing yet.
-    pub fn new(policy: &'a dyn Policy) -> Self {
+    /// What `decides`, which has seen nothing yet.
+    pub fn new(decides: &'a decider::Decider) -> Self {
         // The policies that there are draw nothing.
-        Self { policy, memory: Memory::default(), rng: SmallRng::seed_from_u64(0) }
+        Self { decides, memories: Memories::default(), rng: SmallRng::seed_from_u64(0) }
     }
 
     /// What it decides on `state` at `now`.
     pub fn decide(&mut self, state: &State, now: Timestamp) -> Decision {
-        if self.policy.remembers().is_none() {
-            self.memory = Memory::None;
+        if self.decides.remembers().is_none() {
+            self.memories = Memories::default();
         }
-        self.policy.decide(state, &mut self.memory, now, &mut self.rng)
+        let decided = self.decides.decide_all(&mut [(state, &mut self.memories)], now, &mut self.rng).pop();
+        decided.expect("one State has one decision").decision
     }
 
-    /// Forgets everything.
-    pub fn forget(&mut self) {
-        self.memory = Memory::default();
+    /// Begins as an agent does that was started at `now`, when the stream held `before`.
+    pub fn begin_anew(&mut self, before: &[State], now: Timestamp) {
+        self.memories = Memories::default();
+        let Some(remembers) = self.decides.remembers() else { return };
+        for state in before.iter().filter(|state| state.observed_at_ms >= now.minus(remembers)) {
+            self.decides.recall(state, &mut self.memories, &mut self.rng);
+        }
+    }
+
+    /// Trusts a network whatever was seen before: an agent that starts does.
+    pub fn trust_again(&mut self) {
+        self.memories.trust_again();
     }
 }
 
@@ -266,12 +284,12 @@ mod tests {
         };
         let mine = of("mine", None).expect("configured");
         assert_eq!((mine.title().as_str(), mine.assumed.len()), ("hpa:cpu_utilization=40", 0));
-        let model = mine.policy.model();
+        let model = mine.decides.model();
         let other = of("other", Some(&model)).expect("its model tells the policy");
         assert_eq!(other.title(), "hpa");
         let assumed = &other.assumed;
         assert!(assumed[0].contains("nothing but its policy's defaults") && assumed[1].contains(&model), "{assumed:?}");
-        assert_eq!(of("kpa", Some(&model)).expect("its name tells the policy").policy.name(), "kpa");
+        assert_eq!(of("kpa", Some(&model)).expect("its name tells the policy").decides.name(), "kpa");
         let error = format!("{:#}", of("nobody", None).err().expect("not known"));
         assert!(error.contains("agent nobody is not known here: policy = `nobody`"), "{error}");
     }
@@ -280,14 +298,14 @@ mod tests {
     fn what_is_said_is_what_is_read_of_an_action() {
         let decider = Decider::named("dqn", None).expect("the model that comes along");
         let state = state(1, 40.0);
-        let decision = Again::new(&*decider.policy).decide(&state, state.observed_at_ms);
+        let decision = Again::new(&decider.decides).decide(&state, state.observed_at_ms);
         let (Decision::Want { choices, .. } | Decision::Hold { choices, .. }) = decision.clone();
         let said = Said::of(&state, decision).expect("an allocation is in force");
         let action = Action {
             version: Version::CURRENT,
             agent: Name::new("dqn").expect("valid"),
             instance: String::new(),
-            model: decider.policy.model(),
+            model: decider.decides.model(),
             namespace: state.namespace.clone(),
             function: state.function.clone(),
             epoch: state.epoch,
@@ -302,6 +320,6 @@ mod tests {
         assert!(!said.choices.is_empty());
         assert_eq!(Said::from(read), said, "to the bit");
         let unknown = State { allocation: None, ..state.clone() };
-        assert_eq!(Said::of(&unknown, Again::new(&*decider.policy).decide(&unknown, state.observed_at_ms)), None);
+        assert_eq!(Said::of(&unknown, Again::new(&decider.decides).decide(&unknown, state.observed_at_ms)), None);
     }
 }

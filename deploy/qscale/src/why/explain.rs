@@ -62,7 +62,7 @@ impl Other {
     pub fn new(decider: &Decider, state: &State, judged: Judged, first: Timestamp) -> Self {
         let wants = judged.decision.wanted();
         let (Decision::Want { reason, .. } | Decision::Hold { reason, .. }) = judged.decision;
-        let policy = &decider.policy;
+        let policy = &decider.decides;
         Self {
             policy: policy.name(),
             model: policy.model(),

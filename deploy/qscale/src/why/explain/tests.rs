@@ -11,7 +11,7 @@ const NOW: Timestamp = Timestamp(BEGIN + 60_000);
 /// The decision of `policy` on the tenth tick of a steady load.
 fn explanation(policy: &str) -> Explanation {
     let decider = Decider::named(policy, None).expect("valid");
-    let mut again = Again::new(&*decider.policy);
+    let mut again = Again::new(&decider.decides);
     let (mut history, mut decision) = (History::default(), None);
     for tick in 0..10 {
         history.see(&state(tick, 40.0));
@@ -26,7 +26,7 @@ fn explanation(policy: &str) -> Explanation {
         version: Version::CURRENT,
         agent: name(policy),
         instance: "host-1".into(),
-        model: decider.policy.model(),
+        model: decider.decides.model(),
         namespace: state.namespace.clone(),
         function: state.function.clone(),
         epoch: state.epoch,

@@ -1,14 +1,19 @@
-//! What decides: a rule, or a learned policy with a rule beside it. Owns when the learned one is trusted and what is remembered of a function; does no I/O.
+//! What decides: a rule, or a learned policy with a rule beside it. Owns when the learned one is trusted and what is remembered of a function. The agent answers by
+//! it, and what it answered is decided again by it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_common::contract::State;
 use qscale_common::time::Timestamp;
-use qscale_dqn::Dqn;
-use qscale_dqn::policy::{FAR, Valued};
-use qscale_policies::{Decision, Memory, Policy};
+use qscale_policies::{Decision, Memory, Policy, PolicyError};
 use rand::Rng;
+use serde_json::Value;
+
+use crate::policy::{Dqn, FAR, Valued};
+
+/// The rule beside a learned policy where no other is named.
+pub const FALLBACK: &str = "threshold-both";
 
 /// So many good States in a row end a distrust: one good State amid bad ones would have the two take turns.
 const GOOD_IN_A_ROW: u32 = 6;
@@ -75,6 +80,14 @@ impl Distrust {
 }
 
 impl Decider {
+    /// `dqn`, with the rule called `fallback` beside it, at its defaults.
+    ///
+    /// # Errors
+    /// When there is no such rule.
+    pub fn learned(dqn: Dqn, fallback: &str) -> Result<Self, PolicyError> {
+        Ok(Self::Learned { dqn: Arc::new(dqn), fallback: qscale_policies::by_name(fallback, &Value::Null)? })
+    }
+
     /// What it is called.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -87,7 +100,9 @@ impl Decider {
         self.policy().model()
     }
 
-    fn policy(&self) -> &dyn Policy {
+    /// The rule, or the network without the rule beside it.
+    #[must_use]
+    pub fn policy(&self) -> &dyn Policy {
         match self {
             Self::Rule(rule) => &**rule,
             Self::Learned { dqn, .. } => &**dqn,
@@ -169,6 +184,11 @@ fn trusted(valued: Valued) -> Result<Valued, Doubt> {
 }
 
 impl Memories {
+    /// Ends a distrust that still lasts, as a start of the agent does.
+    pub fn trust_again(&mut self) {
+        self.wanted = 0;
+    }
+
     /// `seen`, or the distrust that still lasts.
     fn trust(&mut self, seen: Result<Valued, Doubt>) -> Result<Valued, Doubt> {
         self.wanted = if seen.is_err() { GOOD_IN_A_ROW } else { self.wanted.saturating_sub(1) };

@@ -3,14 +3,14 @@ use qscale_common::name::Name;
 use qscale_common::policy::{Bounds, Prices};
 use qscale_common::time::Tick;
 use qscale_common::units::Allocation;
-use qscale_dqn::checkpoint::Purpose;
-use qscale_dqn::device::cpu;
-use qscale_dqn::pretrained::pretrained;
-use qscale_dqn::{Actions, Checkpoint, DqnParams, Weights};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
+use crate::checkpoint::Purpose;
+use crate::device::cpu;
+use crate::pretrained::pretrained;
+use crate::{Actions, Checkpoint, DqnParams, Weights};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
 fn state(tick: u64) -> State {
@@ -58,8 +58,7 @@ fn strange(tick: u64) -> State {
 
 fn learned(model: &Checkpoint, fallback: &str) -> Decider {
     let dqn = Dqn::new(model, DqnParams::default(), &cpu()).expect("it matches");
-    let fallback = qscale_policies::by_name(fallback, &serde_json::Value::Null).expect("a rule");
-    Decider::Learned { dqn: Arc::new(dqn), fallback }
+    Decider::learned(dqn, fallback).expect("a rule")
 }
 
 fn decide(decider: &Decider, state: &State, memories: &mut Memories) -> Decided {
@@ -113,7 +112,7 @@ fn a_network_that_values_a_choice_at_no_number_is_not_trusted() {
     let decided = decide(&learned(&broken, "threshold-both"), &state(1), &mut Memories::default());
     assert_eq!(decided.distrust, Some(Distrust::NoNumber));
     assert!(reason(&decided).starts_with("threshold-both decides, as the network values a choice at what is no number: "), "{decided:?}");
-    let rule = qscale_policies::by_name("threshold-both", &serde_json::Value::Null).expect("a rule");
+    let rule = qscale_policies::by_name("threshold-both", &Value::Null).expect("a rule");
     let alone = rule.decide(&state(1), &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(1));
     assert_eq!(decided.decision.wanted(), alone.wanted());
 }
@@ -121,7 +120,7 @@ fn a_network_that_values_a_choice_at_no_number_is_not_trusted() {
 #[test]
 fn a_rule_with_memory_knows_the_load_when_it_is_asked() {
     let (decider, mut memories) = (learned(pretrained(), "holt-winters"), Memories::default());
-    let rule = qscale_policies::by_name("holt-winters", &serde_json::Value::Null).expect("a rule");
+    let rule = qscale_policies::by_name("holt-winters", &Value::Null).expect("a rule");
     let (mut alone, mut rng) = (Memory::default(), SmallRng::seed_from_u64(1));
     for tick in 1..30 {
         decide(&decider, &state(tick), &mut memories);
