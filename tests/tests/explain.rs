@@ -5,12 +5,17 @@ use std::process::Output;
 use qscale_common::contract::{Action, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
-use qscale_tests::{System, eventually_async};
+use qscale_dqn::checkpoint::{Checkpoint, Purpose};
+use qscale_dqn::pretrained::pretrained;
+use qscale_dqn::{Actions, Weights};
+use qscale_tests::{Folder, System, eventually_async};
 use serde_json::Value;
 
 const FUNCTION: &str = "fibonacci-001";
 /// Answers of either agent that are waited for.
 const ENOUGH: usize = 60;
+/// How many times as strange a network is to find what it sees that it is not trusted at times.
+const STRANGER: f32 = 4.0;
 /// Exit status of `qscale replay --check` where an answer differs.
 const DIFFERENT: i32 = 3;
 
@@ -31,14 +36,14 @@ fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Waits until both agents answered often; returns a tick in the middle of what the acting one answered.
-async fn recorded(system: &System) -> u64 {
+/// Waits until all `agents` answered often; returns a tick in the middle of what the last one answered.
+async fn recorded(system: &System, agents: &[&str]) -> u64 {
     let bus = system.bus().await;
     let function: FunctionId = FUNCTION.parse().expect("valid");
     let mut ticks = Vec::new();
-    for agent in ["dqn", "hpa"] {
-        let on = subject::action(&Name::new(agent).expect("valid"), &function);
-        ticks = eventually_async("enough answers of both agents", async || {
+    for agent in agents {
+        let on = subject::action(&Name::new(*agent).expect("valid"), &function);
+        ticks = eventually_async("enough answers of every agent", async || {
             let mut ticks = Vec::new();
             bus.recall_on(on.clone(), Timestamp(0), |action: Action| ticks.push(action.tick.0)).await.ok()?;
             (ticks.len() >= ENOUGH).then_some(ticks)
@@ -126,9 +131,38 @@ async fn what_was_recorded_is_explained_and_decided_again() {
     let load = ["--load", "diurnal:20..400/2m", "--agent", "dqn", "--versus", "hpa", "--tick", "5s"];
     let arguments = [&["--backend", "sim", "--speed", "40"][..], &load[..]].concat();
     let system = System::up(&arguments);
-    let tick = recorded(&system).await;
+    let tick = recorded(&system, &["dqn", "hpa"]).await;
     the_same_policy_answers_the_same(&system);
     another_policy_answers_otherwise(&system);
     a_decision_is_explained(&system, tick);
     a_shadow_is_held_against_the_acting_policy(&system);
+}
+
+/// The model that comes along, to which all that it sees is so many times as strange.
+fn easily_estranged(times: f32) -> Checkpoint {
+    let model = pretrained();
+    let (shift, scale) = model.weights.normalisation();
+    let scale = scale.iter().map(|scale| scale * times).collect();
+    let (architecture, values) = (model.weights.architecture().clone(), model.weights.values().to_vec());
+    let weights = Weights::from_parts(architecture, values, shift.to_vec(), scale).expect("finite");
+    let header = &model.header;
+    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: header.worth, note: String::new() };
+    Checkpoint::new(weights, None, &header.hyperparameters, header.seed, &purpose)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_rule_beside_a_network_decided_it_decides_again_to_the_bit() {
+    let folder = Folder::new("explain");
+    let path = folder.path().join("estranged.dqn");
+    std::fs::write(&path, easily_estranged(STRANGER).to_bytes()).expect("written");
+    let model = path.display().to_string();
+    let system = System::up(&["--backend", "sim", "--speed", "40", "--load", "diurnal:20..400/2m", "--tick", "5s", "--model", &model]);
+    recorded(&system, &["dqn"]).await;
+    let output = system.qscale(&["replay", FUNCTION, "--since", "1h", "--check", "--json"]);
+    let found = json(&output);
+    let replayed = &found["functions"][0];
+    assert!(output.status.success(), "{replayed}");
+    let (compared, beside) = (replayed["compared"].as_u64().expect("a number"), replayed["by_the_rule_beside"].as_u64().expect("a number"));
+    assert!(compared >= ENOUGH as u64 / 2 && replayed["same"] == compared && beside > 0, "{replayed}");
+    eprintln!("{beside} of {compared} answers were the rule's");
 }

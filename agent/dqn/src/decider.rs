@@ -200,6 +200,12 @@ impl Memories {
     }
 }
 
+/// Whether `reason` says that the rule beside a network made the decision.
+#[must_use]
+pub fn by_the_rule(reason: &str) -> bool {
+    reason.split_once(" decides").is_some_and(|(rule, _)| qscale_policies::NAMES.contains(&rule))
+}
+
 /// `decision`, its reason saying that `rule` made it and why.
 fn because(mut decision: Decision, rule: &str, why: &str) -> Decision {
     let (Decision::Want { reason, .. } | Decision::Hold { reason, .. }) = &mut decision;

@@ -1,7 +1,6 @@
 //! `qscale evaluate`: policies against each other in the simulator. Owns arguments, files and what is shown; who meets whom, and what it is worth, belongs to
 //! `qscale-evaluate`.
 
-mod journal;
 mod progress;
 mod report;
 mod roster;
@@ -20,11 +19,11 @@ use qscale_evaluate::evaluation::jobs::{Ledger, Outcome, Progress};
 use qscale_evaluate::suite::{Narrow, SHIPPED};
 use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
 
-use self::journal::Journal;
 use self::progress::Bar;
 use self::roster::All;
 use self::trace::TraceArgs;
 use crate::blocking::until_stopped;
+use crate::journal::Journal;
 use crate::show;
 use crate::system::Locate;
 
@@ -202,7 +201,7 @@ fn command(arguments: &EvaluateArgs) -> String {
 fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     // What cannot be run must leave no journal behind.
     evaluation.check(roster)?;
-    let journal = Journal::open(out, evaluation, roster, arguments.resume, arguments.overwrite)?;
+    let journal = Journal::open(out, "evaluation", &evaluation.identity(roster), arguments.resume, arguments.overwrite)?;
     let mut ledger = Desk { journal, bar: Bar::new() };
     let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let began = clock::instant();
@@ -223,7 +222,7 @@ fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &P
 
 /// Keeps what is done in the journal, and shows how far it is.
 struct Desk {
-    journal: Journal,
+    journal: Journal<Outcome>,
     bar: Bar,
 }
 

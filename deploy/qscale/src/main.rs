@@ -6,6 +6,7 @@ mod compare;
 mod doctor;
 mod evaluate;
 mod function;
+mod journal;
 mod model;
 mod operate;
 mod policy;

@@ -26,7 +26,7 @@ use serde_json::json;
 
 use self::device::Wish;
 use self::folder::Folder;
-pub use self::folder::load;
+pub use self::folder::{load, replace};
 use self::progress::Watcher;
 use self::rules::Rule;
 use crate::blocking::until_stopped;

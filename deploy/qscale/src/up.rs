@@ -1,6 +1,6 @@
 //! `qscale up`: the whole system on this machine, in the foreground. Owns the order of start and stop, and what a run came to.
 
-mod board;
+pub(crate) mod board;
 mod crowd;
 pub(crate) mod launch;
 pub(crate) mod plan;
@@ -21,12 +21,13 @@ use qscale_common::runtime::{clock, shutdown};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::Pattern;
 use qscale_dqn::registry::DQN;
+use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
 use self::launch::Running;
-use self::plan::Plan;
+use self::plan::{Plan, Planned};
 use self::supervisor::{Status, Statuses};
 use self::view::View;
 use crate::system::Locate;
@@ -163,19 +164,46 @@ impl UpArgs {
     }
 }
 
-/// Runs the system until it is asked to end.
-pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode> {
-    let token = shutdown::token();
-    let plan = Plan::new(locate, &arguments)?;
-    clock::follow(plan.pace);
-    let began = clock::now();
-    let mut running = Running::new(&plan)?;
+/// How a system is looked after while it is up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    /// Whether it may be drawn on a terminal.
+    pub drawn: bool,
+    /// Whether lines tell of its functions where it is not drawn.
+    pub told: bool,
+    /// Whether CPU must be limited, so that where it cannot there is nothing to see.
+    pub limits: bool,
+    /// How long; `None` until it is asked to end.
+    pub duration: Option<Span>,
+}
+
+/// What came of a system that was up.
+pub(crate) struct Lived {
+    /// What was known of its functions at last.
+    pub board: Board,
+    /// What the load generator says that the load came to; `None` where there was none.
+    pub load: Option<Value>,
+}
+
+impl Lived {
+    /// What the load generator says of `function`.
+    pub fn load_of(&self, function: &FunctionId) -> Option<Value> {
+        self.load.as_ref()?["functions"].as_array()?.iter().find(|line| line["function"] == function.to_string()).cloned()
+    }
+}
+
+/// Starts what `plan` says, has it live until it is over or `token` is cancelled, and stops it.
+pub(crate) async fn live(plan: &Plan, look: Look, token: &CancellationToken) -> anyhow::Result<Lived> {
+    let mut running = Running::new(plan)?;
     let started = tokio::select! {
-        started = running.start(&plan) => started,
+        started = running.start(plan) => started,
         () = token.cancelled() => Err(anyhow::anyhow!("stopped while starting")),
     };
     let followed = match started {
-        Ok(bus) => follow(&plan, &arguments, &running, &bus, &token).await,
+        Ok(_) if look.limits && !running.can_limit() => Err(anyhow::anyhow!(
+            "cgroups cannot be written here, so that CPU and memory are not limited and nothing would change; see `qscale doctor`"
+        )),
+        Ok(bus) => follow(plan, look, &running, &bus, token).await,
         Err(error) => Err(error),
     };
     let simulated = running.simulated_load().await;
@@ -193,10 +221,20 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
     {
         anyhow::bail!("the load generator sent nothing: {why}");
     }
-    let of_function =
-        |id: &FunctionId| load.as_ref()?["functions"].as_array()?.iter().find(|line| line["function"] == id.to_string()).cloned();
-    let summaries: Vec<_> =
-        plan.functions.iter().map(|planned| board.summary(&planned.id, planned.agent.as_str(), of_function(&planned.id))).collect();
+    Ok(Lived { board, load })
+}
+
+/// Runs the system until it is asked to end.
+pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode> {
+    let token = shutdown::token();
+    let plan = Plan::new(locate, &arguments)?;
+    clock::follow(plan.pace);
+    let began = clock::now();
+    let look = Look { drawn: !arguments.json && !arguments.plain, told: true, limits: false, duration: arguments.duration };
+    let lived = live(&plan, look, &token).await?;
+    let summary = |planned: &Planned| lived.board.summary(&planned.id, planned.agent.as_str(), lived.load_of(&planned.id));
+    let summaries: Vec<_> = plan.functions.iter().map(summary).collect();
+    let Lived { board, load } = lived;
     if board.missed_ticks() > 0 {
         say(&format!("warning: {}", falls_behind(board.missed_ticks(), &plan)));
     }
@@ -267,12 +305,12 @@ impl Streams {
 }
 
 /// Shows what happens until the time is up, the load generator has ended, or somebody asks to end.
-async fn follow(plan: &Plan, arguments: &UpArgs, running: &Running, bus: &Bus, token: &CancellationToken) -> anyhow::Result<Board> {
+async fn follow(plan: &Plan, look: Look, running: &Running, bus: &Bus, token: &CancellationToken) -> anyhow::Result<Board> {
     let mut board = Board::default();
     let mut streams = Streams::open(bus).await?;
     running.start_load(plan).await?;
     let began = clock::instant();
-    let mut view = View::open(!arguments.json && !arguments.plain);
+    let mut view = View::open(look.drawn);
     let shown = plan.ids();
     let (mut missed, mut world) = (0, 0);
     let mut draw = tokio::time::interval(DRAW_EVERY);
@@ -285,12 +323,12 @@ async fn follow(plan: &Plan, arguments: &UpArgs, running: &Running, bus: &Bus, t
         }
         streams.take_in(&mut board);
         let statuses = running.statuses();
-        let elapsed = began.elapsed() * arguments.speed;
+        let elapsed = began.elapsed() * plan.pace.speed();
         board.sample(&shown, clock::now());
         view.draw(&board, &statuses, &shown, &title(plan, running, elapsed), clock::now());
         if printed.elapsed() >= PRINT_EVERY {
             printed = clock::instant();
-            if !view.is_open() {
+            if look.told && !view.is_open() {
                 print_lines(&board, &shown, &statuses);
             }
             if board.missed_ticks() > missed {
@@ -309,7 +347,7 @@ async fn follow(plan: &Plan, arguments: &UpArgs, running: &Running, bus: &Bus, t
             board.line(format!("the simulated platform was started again ({restarts} times): its world begins anew"));
             world = restarts;
         }
-        if view.asked_to_end(&board, &shown) || over(arguments, elapsed, &statuses) {
+        if view.asked_to_end(&board, &shown) || over(look, elapsed, &statuses) {
             break;
         }
     }
@@ -319,9 +357,9 @@ async fn follow(plan: &Plan, arguments: &UpArgs, running: &Running, bus: &Bus, t
 }
 
 /// Whether the run is over: the load generator ended by itself, or without load the time is up.
-fn over(arguments: &UpArgs, elapsed: Duration, statuses: &Statuses) -> bool {
+fn over(look: Look, elapsed: Duration, statuses: &Statuses) -> bool {
     let load = statuses.get(launch::LOAD).map(|(status, _)| *status);
-    match (load, arguments.duration) {
+    match (load, look.duration) {
         (Some(Status::Ended(_)), _) => true,
         (_, None) => false,
         (Some(_), Some(Span(planned))) => elapsed >= planned.saturating_add(DRAIN_WITHIN),

@@ -89,7 +89,7 @@ fn the_rule_decides_what_is_strange_until_six_good_states_in_a_row() {
     for (tick, good) in (1..).zip(good) {
         let state = if good { state(tick) } else { strange(tick) };
         let decided = decide(&decider, &state, &mut memories);
-        assert_eq!(decided.distrust.is_some(), reason(&decided).starts_with("threshold-both decides"), "{decided:?}");
+        assert_eq!(decided.distrust.is_some(), by_the_rule(reason(&decided)), "{decided:?}");
         if decided.distrust == Some(Distrust::Strange) {
             assert!(reason(&decided).contains("deviations from what the model was trained on"), "{decided:?}");
         }

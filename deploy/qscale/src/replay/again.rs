@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use qscale_common::contract::{Action, Epoch, Moment, State};
 use qscale_common::time::{Tick, Timestamp};
-use qscale_dqn::decider::Decider;
+use qscale_dqn::decider::{Decider, by_the_rule};
 use qscale_dqn::registry::DQN;
-use qscale_policies::NAMES as RULES;
 use serde::Serialize;
 
 use crate::recorded::{Again, Said};
@@ -120,8 +119,7 @@ pub fn decide(decides: &Decider, states: &[State], mut actions: BTreeMap<Moment,
 
 /// Whether a rule answered in place of the network, which its reason says first.
 fn is_beside(action: &Action) -> bool {
-    let rule = action.reason.split_once(" decides").map(|(rule, _)| rule);
-    action.model.split(' ').next() == Some(DQN) && rule.is_some_and(|rule| RULES.contains(&rule))
+    action.model.split(' ').next() == Some(DQN) && by_the_rule(&action.reason)
 }
 
 /// For each State which instance answers it, or else the next one that any answers.

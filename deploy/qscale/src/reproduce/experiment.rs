@@ -10,16 +10,22 @@ use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_common::workload::{Gaps, Pattern};
 use qscale_dqn::actions::Scope;
 use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{FunctionProfile, Gateway, Load, Perturbation, Setup};
+use qscale_sim::profile::{Memory, Startup};
+use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
 use rand::{Rng, RngExt};
 use serde::Serialize;
+use serde_json::{Value, json};
 
-/// The study's tick.
-pub const TICK: Duration = Duration::from_secs(5);
 /// Ticks of an episode, as in the study.
 pub const EPISODE: u32 = 24;
-/// Ticks of a run that is judged: ten minutes.
-pub const RUN: u32 = 120;
+/// The study's tick.
+const TICK: Duration = Duration::from_secs(5);
+/// Ticks of a simulated run that is judged: ten minutes.
+const RUN: u32 = 120;
+/// So many times as small and as short is everything on this machine, that some contestants fit on two cores beside each other and a run lasts a minute.
+const SMALLER: u32 = 5;
+/// The Fibonacci number that a request on this machine asks for: some 2.4 ms of CPU, about twice what a request of the study took.
+pub const NUMBER: u32 = 20_000;
 
 /// Which experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -29,6 +35,28 @@ pub enum Which {
     Horizontal,
     /// CPU and memory of one replica change
     Vertical,
+}
+
+/// Where contestants are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "where", rename_all = "snake_case")]
+pub enum Place {
+    /// In the simulator, as large as the study was.
+    Simulator,
+    /// On this machine, with real functions, a fifth as large: CPU, steps, thresholds and ticks. So many ticks a run.
+    Local {
+        /// Ticks of a run.
+        ticks: u32,
+    },
+}
+
+/// Which experiment, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Experiment {
+    /// Which.
+    pub which: Which,
+    /// Where.
+    pub place: Place,
 }
 
 /// A load that contestants are judged under.
@@ -58,45 +86,111 @@ impl Which {
             Self::Vertical => Scope::Vertical,
         }
     }
+}
 
-    /// The least, a usual and the most rate, requests a second. One replica of a whole core answers some 630 of them.
+impl Place {
+    /// The tick of a run that lasts `run` on this machine.
+    pub fn local(run: Duration) -> Self {
+        Self::Local { ticks: (run.as_millis() / (TICK / SMALLER).as_millis()) as u32 }
+    }
+}
+
+impl Experiment {
+    /// How often is decided.
+    pub fn tick(self) -> Duration {
+        match self.place {
+            Place::Simulator => TICK,
+            Place::Local { .. } => TICK / SMALLER,
+        }
+    }
+
+    /// Ticks of a run.
+    pub fn ticks(self) -> u32 {
+        match self.place {
+            Place::Simulator => RUN,
+            Place::Local { ticks } => ticks,
+        }
+    }
+
+    /// How long a run lasts.
+    pub fn length(self) -> Duration {
+        self.tick() * self.ticks()
+    }
+
+    /// So much CPU of the study.
+    fn cpu(self, millicores: u32) -> u32 {
+        match self.place {
+            Place::Simulator => millicores,
+            Place::Local { .. } => millicores / SMALLER,
+        }
+    }
+
+    /// What the study's table moves by: so many replicas, or so much CPU.
+    pub fn step(self, step: u32) -> u32 {
+        match self.which {
+            Which::Horizontal => step,
+            Which::Vertical => self.cpu(step),
+        }
+    }
+
+    /// What the study's rule is told.
+    pub fn rule(self) -> Value {
+        match self.place {
+            Place::Simulator => Value::Null,
+            Place::Local { .. } => json!({ "cpu_millicores": self.cpu(250), "cpu_step_millicores": self.cpu(30) }),
+        }
+    }
+
+    /// The least, a usual and the most rate, requests a second. One replica of a whole core answers some 630 of them in the simulator, and 400 of those on this
+    /// machine.
     fn rates(self) -> [u32; 3] {
-        match self {
-            Self::Horizontal => [100, 332, 1000],
-            Self::Vertical => [100, 332, 500],
+        let rates = match self.which {
+            Which::Horizontal => [100, 332, 1000],
+            Which::Vertical => [100, 332, 500],
+        };
+        match self.place {
+            Place::Simulator => rates,
+            // A fifth of the CPU, and requests that ask for twice as much.
+            Place::Local { .. } => rates.map(|rate| rate / (2 * SMALLER)),
         }
     }
 
     /// The loads that are judged.
     pub fn loads(self) -> Vec<Judged> {
         let [low, usual, high] = self.rates();
+        let part = |parts: u32, of: u32| Span(self.length() * parts / of).to_string().replace(' ', "");
         let fixed = |name, rate: u32| Judged { name, pattern: format!("constant:{rate}"), fixed: true };
         let changing = |name, pattern: String| Judged { name, pattern, fixed: false };
         vec![
             fixed("low", low),
             fixed("usual", usual),
             fixed("high", high),
-            changing("steps", format!("step:{low}@0s,{usual}@2m,{high}@4m,{usual}@6m,{low}@8m")),
-            changing("wave", format!("diurnal:{low}..{high}/5m")),
+            changing(
+                "steps",
+                format!("step:{low}@0s,{usual}@{},{high}@{},{usual}@{},{low}@{}", part(1, 5), part(2, 5), part(3, 5), part(4, 5)),
+            ),
+            changing("wave", format!("diurnal:{low}..{high}/{}", part(1, 2))),
         ]
     }
 
     /// What every world begins with that is judged.
     pub fn beginning(self) -> Allocation {
-        match self {
-            Self::Horizontal => Allocation::new(1, 500, 256),
-            Self::Vertical => Allocation::new(1, 250, 256),
+        match self.which {
+            Which::Horizontal => Allocation::new(1, self.cpu(500), 256),
+            Which::Vertical => Allocation::new(1, self.cpu(250), 256),
         }
     }
 
     /// What is asked of the function, and within which bounds. No guard: the study had none.
     pub fn policy(self) -> ScalingPolicy {
         let mut policy = ScalingPolicy::new("reproduce/fibonacci-python".parse().expect("a valid name"));
-        policy.tick = TickLength::new(TICK).expect("a valid tick");
+        policy.tick = TickLength::new(self.tick()).expect("a valid tick");
         policy.objective.percentile = Percentile::try_from(90.0).expect("a percentile");
-        let (latency_ms, replicas, cpu, memory) = match self {
-            Self::Horizontal => (100, (1, 121), (500, 500), (256, 256)),
-            Self::Vertical => (400, (1, 1), (100, 1000), (100, 1900)),
+        // A step of the study's table from the least; more processes would only take the machine's time.
+        let most = if self.place == Place::Simulator { 121 } else { 21 };
+        let (latency_ms, replicas, cpu, memory) = match self.which {
+            Which::Horizontal => (100, (1, most), (self.cpu(500), self.cpu(500)), (256, 256)),
+            Which::Vertical => (400, (1, 1), (self.cpu(100), self.cpu(1000)), (100, 1900)),
         };
         policy.objective.latency = LatencyBound::try_from(Span::millis(latency_ms)).expect("a bound within an hour");
         policy.bounds.replicas = Range::new(Replicas(replicas.0), Replicas(replicas.1)).expect("the least is not above the most");
@@ -111,12 +205,44 @@ impl Which {
         policy
     }
 
+    /// What is known of the function.
+    fn profile(self) -> FunctionProfile {
+        if self.place == Place::Simulator {
+            return FunctionProfile::fibonacci_python();
+        }
+        let constant = |time: Duration| Distribution::constant(Nanos(time.as_nanos() as u64));
+        FunctionProfile {
+            name: self.function().to_owned(),
+            source: "what one request and one start of the native function take on a usual machine".to_owned(),
+            cpu: constant(Duration::from_micros(2400)),
+            startup: Startup { cpu: constant(Duration::from_millis(10)), waiting: constant(Duration::from_millis(50)) },
+            memory: Memory { base_mib: Mebibytes(8), request_kib: 64 },
+            ..FunctionProfile::fibonacci_python()
+        }
+    }
+
+    /// The local platform's by default, and before the real function what its file says.
+    fn gateway(self) -> Gateway {
+        match self.place {
+            Place::Simulator => Gateway::default(),
+            Place::Local { .. } => Gateway { concurrency: 1, ..Gateway::default() },
+        }
+    }
+
+    /// What the function is called.
+    pub fn function(self) -> &'static str {
+        match self.place {
+            Place::Simulator => "fibonacci-python",
+            Place::Local { .. } => "fibonacci",
+        }
+    }
+
     /// The world of a load.
     pub fn setup(self, pattern: &str, allocation: Allocation) -> Setup {
         let pattern: Pattern = pattern.parse().expect("patterns are written here, which a test reads");
         Setup {
-            profile: Arc::new(FunctionProfile::fibonacci_python()),
-            gateway: Gateway::default(),
+            profile: Arc::new(self.profile()),
+            gateway: self.gateway(),
             policy: self.policy(),
             allocation,
             // A ticker, as the study's client was.
@@ -131,7 +257,7 @@ impl Which {
         let mut rng = stream(number, 0, Purpose::Policy);
         let [low, _, high] = self.rates().map(f64::from);
         let rate = |rng: &mut dyn Rng| by_magnitude(rng, low * 0.7, high * 1.2);
-        let seconds = TICK.as_secs_f64() * f64::from(ticks);
+        let seconds = self.tick().as_secs_f64() * f64::from(ticks);
         let pattern = match rng.random_range(0..4) {
             0 => format!("constant:{}", rate(&mut rng)),
             1 | 2 => {
@@ -146,9 +272,12 @@ impl Which {
             }
         };
         let begins = self.beginning();
-        let allocation = match self {
-            Self::Horizontal => Allocation { replicas: Replicas(by_magnitude(&mut rng, 1.0, 30.0) as u32), ..begins },
-            Self::Vertical => Allocation { cpu_millicores: Millicores(rng.random_range(100..=1000)), ..begins },
+        let allocation = match self.which {
+            Which::Horizontal => {
+                let most = f64::from(self.policy().bounds.replicas.max().0).min(30.0);
+                Allocation { replicas: Replicas(by_magnitude(&mut rng, 1.0, most) as u32), ..begins }
+            }
+            Which::Vertical => Allocation { cpu_millicores: Millicores(rng.random_range(self.cpu(100)..=self.cpu(1000))), ..begins },
         };
         self.setup(&pattern, allocation)
     }
@@ -163,35 +292,48 @@ fn by_magnitude(rng: &mut dyn Rng, least: f64, most: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const BOTH: [Which; 2] = [Which::Horizontal, Which::Vertical];
+    /// Both experiments in both places.
+    fn all() -> impl Iterator<Item = Experiment> {
+        let places = [Place::Simulator, Place::local(Duration::from_secs(60)), Place::local(Duration::from_secs(21))];
+        places.into_iter().flat_map(|place| [Which::Horizontal, Which::Vertical].map(|which| Experiment { which, place }))
+    }
 
     #[test]
     fn every_load_is_a_pattern_that_lasts_as_long_as_a_run_and_can_be_borne() {
-        let end = TICK * RUN;
-        for which in BOTH {
-            let policy = which.policy();
-            assert!(policy.bounds.contain(which.beginning()));
-            // A request computes for 1.28 ms and waits for 0.3 ms, one after the other.
+        for experiment in all() {
+            let policy = experiment.policy();
+            assert!(policy.bounds.contain(experiment.beginning()));
+            // A request computes for 1.28 ms and waits for 0.3 ms, one after the other; on this machine it only computes.
             let cores = policy.bounds.cpu_millicores.max().cores();
-            let bearable = f64::from(policy.bounds.replicas.max().0) / (0.00128 / cores + 0.0003);
-            for load in which.loads() {
+            let takes = if experiment.place == Place::Simulator { 0.00128 / cores + 0.0003 } else { 0.0024 / cores };
+            let bearable = f64::from(policy.bounds.replicas.max().0) / takes;
+            for load in experiment.loads() {
                 let pattern: Pattern = load.pattern.parse().expect("a pattern");
-                assert!(pattern.peak().per_second() < bearable, "{} {}", which.name(), load.name);
-                let rates: Vec<f64> = (0..RUN).map(|tick| pattern.rate_at(end / RUN * tick).per_second()).collect();
+                assert!(pattern.peak().per_second() < bearable, "{} {}", experiment.which.name(), load.name);
+                let rates = (0..experiment.ticks()).map(|tick| pattern.rate_at(experiment.tick() * tick).per_second());
+                let rates: Vec<f64> = rates.collect();
                 assert_eq!(load.fixed, rates.iter().all(|rate| *rate == rates[0]), "{}", load.name);
-                which.setup(&load.pattern, which.beginning());
+                experiment.setup(&load.pattern, experiment.beginning());
             }
         }
     }
 
     #[test]
+    fn loads_last_as_long_as_the_run_and_are_those_of_the_study_in_the_simulator() {
+        let loads = |place| Experiment { which: Which::Horizontal, place }.loads();
+        assert_eq!(loads(Place::Simulator)[3].pattern, "step:100@0s,332@2m,1000@4m,332@6m,100@8m");
+        assert_eq!(loads(Place::Simulator)[4].pattern, "diurnal:100..1000/5m");
+        assert_eq!(loads(Place::local(Duration::from_secs(60)))[3].pattern, "step:10@0s,33@12s,100@24s,33@36s,10@48s");
+    }
+
+    #[test]
     fn agents_learn_in_many_worlds_within_the_bounds_and_each_number_is_one_world() {
-        for which in BOTH {
+        for experiment in all() {
             let mut drawn = Vec::new();
             for number in 0..200 {
-                let world = which.world(number, RUN);
+                let world = experiment.world(number, experiment.ticks());
                 assert!(world.policy.bounds.contain(world.allocation), "{:?}", world.allocation);
-                assert_eq!(format!("{world:?}"), format!("{:?}", which.world(number, RUN)));
+                assert_eq!(format!("{world:?}"), format!("{:?}", experiment.world(number, experiment.ticks())));
                 drawn.push(format!("{:?}", world.load));
             }
             drawn.sort();

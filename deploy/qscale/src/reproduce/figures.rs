@@ -2,7 +2,7 @@
 
 use qscale_evaluate::report::{Curve, Panel, chart};
 
-use super::experiment::{EPISODE, Judged, RUN, TICK, Which};
+use super::experiment::{EPISODE, Experiment, Judged, Place, Which};
 use super::live::Course;
 use super::{Learning, Run};
 
@@ -10,8 +10,9 @@ use super::{Learning, Run};
 const DRAWN: f64 = 4.0;
 
 /// The courses of all contestants under `load`, means over seeds, as an SVG file; `None` where nobody was run under it.
-pub fn courses(which: Which, load: &Judged, contestants: &[&'static str], runs: &[Run]) -> Option<String> {
-    let policy = which.policy();
+pub fn courses(experiment: Experiment, load: &Judged, contestants: &[&'static str], runs: &[Run]) -> Option<String> {
+    let policy = experiment.policy();
+    let end_of = |tick: usize| (tick + 1) as f64 * experiment.tick().as_secs_f64();
     let (percentile, bound_ms) = (policy.objective.percentile.get(), policy.objective.latency.get().as_secs_f64() * 1000.0);
     let of = |contestant: &str| {
         runs.iter().filter(|run| run.load == load.name && run.contestant == contestant).map(|run| &run.course).collect::<Vec<_>>()
@@ -19,19 +20,20 @@ pub fn courses(which: Which, load: &Judged, contestants: &[&'static str], runs: 
     let each = |column: &dyn Fn(&Course, usize) -> Option<f64>| {
         let curve = |contestant: &&'static str| {
             let courses = of(contestant);
-            let points = (0..RUN as usize).map(|tick| (end_of(tick), mean(courses.iter().filter_map(|course| column(course, tick)))));
+            let points =
+                (0..experiment.ticks() as usize).map(|tick| (end_of(tick), mean(courses.iter().filter_map(|course| column(course, tick)))));
             Curve { name: (*contestant).to_owned(), points: points.collect() }
         };
         contestants.iter().filter(|contestant| !of(contestant).is_empty()).map(curve).collect::<Vec<_>>()
     };
     let any = runs.iter().find(|run| run.load == load.name)?;
     let offered = any.course.offered_rps.iter().enumerate().map(|(tick, rate)| (end_of(tick), *rate)).collect();
-    let objective = Curve { name: "objective".into(), points: vec![(0.0, bound_ms), (end_of(RUN as usize - 1), bound_ms)] };
-    let mut latency = each(&|course, tick| course.latency_ms[tick].map(|ms| ms.min(DRAWN * bound_ms)));
+    let objective = Curve { name: "objective".into(), points: vec![(0.0, bound_ms), (end_of(experiment.ticks() as usize - 1), bound_ms)] };
+    let mut latency = each(&|course, tick| course.latency_ms.get(tick).copied().flatten().map(|ms| ms.min(DRAWN * bound_ms)));
     latency.push(objective);
     let mut throughput = each(&|course, tick| course.throughput_rps.get(tick).copied());
     throughput.push(Curve { name: "offered".into(), points: offered });
-    let allocated = match which {
+    let allocated = match experiment.which {
         Which::Horizontal => Panel { label: "replicas".into(), curves: each(&|course, tick| course.replicas.get(tick).copied()) },
         Which::Vertical => Panel { label: "CPU limit, cores".into(), curves: each(&|course, tick| course.cores.get(tick).copied()) },
     };
@@ -40,7 +42,9 @@ pub fn courses(which: Which, load: &Judged, contestants: &[&'static str], runs: 
         Panel { label: "answered a second".into(), curves: throughput },
         allocated,
     ];
-    Some(chart(&format!("fibonacci {}, load {}: {}", which.name(), load.name, load.pattern), "seconds", &panels))
+    let place = if experiment.place == Place::Simulator { "" } else { ", on this machine" };
+    let title = format!("fibonacci {}{place}, load {}: {}", experiment.which.name(), load.name, load.pattern);
+    Some(chart(&title, "seconds", &panels))
 }
 
 /// What agents earned a tick while they learned, and what those that do not learn here earn, means over seeds.
@@ -59,10 +63,6 @@ pub fn learning(which: Which, contestants: &[&'static str], all: &[Learning]) ->
     };
     let panel = Panel { label: "reward a tick".into(), curves: contestants.iter().filter_map(curve).collect() };
     chart(&format!("fibonacci {}: what agents earn while they learn", which.name()), &format!("episodes of {EPISODE} ticks"), &[panel])
-}
-
-fn end_of(tick: usize) -> f64 {
-    (tick + 1) as f64 * TICK.as_secs_f64()
 }
 
 /// Not a number where there are no values, which breaks a curve.
@@ -90,6 +90,7 @@ mod tests {
         };
         assert_eq!((path(0), path(1)), (Some(1), Some(2)));
         assert!(!svg.contains("absent"));
-        assert_eq!(courses(Which::Vertical, &Which::Vertical.loads()[0], &["rule"], &[]), None);
+        let experiment = Experiment { which: Which::Vertical, place: Place::Simulator };
+        assert_eq!(courses(experiment, &experiment.loads()[0], &["rule"], &[]), None);
     }
 }

@@ -239,7 +239,7 @@ mod tests {
             Figure::CostPerHour => (figure, cost),
             _ => (figure, 1.0),
         });
-        Run { contestant, load, seed, figures: figures.into(), course: Course::default() }
+        Run { contestant, load, seed, figures: figures.into(), course: Course::default(), remarks: Vec::new() }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use qscale_sim::Cell;
 use qscale_sim::chance::{Purpose, stream};
 use serde::Serialize;
 
-use super::experiment::{EPISODE, RUN, Which};
+use super::experiment::{EPISODE, Experiment, Which};
 use super::live::Watch;
 
 /// What a violated tick costs wherever agents learn: [`qscale_dqn::policy::Caution`]'s default.
@@ -38,19 +38,19 @@ impl Effort {
 }
 
 /// Teaches a table; gives it with what it earned a tick in each episode.
-pub fn table(which: Which, step: u32, effort: Effort, seed: u64, watch: &Watch) -> anyhow::Result<(Tabular, Vec<f64>)> {
-    let parameters = TabularParameters { step, scope: which.scope(), ..TabularParameters::default() };
+pub fn table(experiment: Experiment, step: u32, effort: Effort, seed: u64, watch: &Watch<'_>) -> anyhow::Result<(Tabular, Vec<f64>)> {
+    let parameters = TabularParameters { step, scope: experiment.which.scope(), ..TabularParameters::default() };
     let mut agent = Tabular::new(parameters, seed);
-    let earned = live(&mut agent, which, effort.episodes, 1, EPISODE, seed, watch)?;
+    let earned = live(&mut agent, experiment, effort.episodes, 1, EPISODE, seed, watch)?;
     Ok((agent, earned))
 }
 
 /// Teaches a network that takes steps; gives its model with what it earned a tick in each episode.
-pub fn network(which: Which, effort: Effort, seed: u64, watch: &Watch) -> anyhow::Result<(Checkpoint, Vec<f64>)> {
-    let actions = Actions::new(ActionSet::Step, which.scope());
-    let mut agent = DqnAgent::new(hyperparameters(which, effort), actions, REPLAY_RATIO, seed, &cpu())?;
+pub fn network(experiment: Experiment, effort: Effort, seed: u64, watch: &Watch<'_>) -> anyhow::Result<(Checkpoint, Vec<f64>)> {
+    let actions = Actions::new(ActionSet::Step, experiment.which.scope());
+    let mut agent = DqnAgent::new(hyperparameters(experiment.which, effort), actions, REPLAY_RATIO, seed, &cpu())?;
     // Worlds last as long as runs, so that the network sees a history as long.
-    let earned = live(&mut agent, which, effort.episodes, effort.worlds, RUN, seed, watch)?;
+    let earned = live(&mut agent, experiment, effort.episodes, effort.worlds, experiment.ticks(), seed, watch)?;
     Ok((agent.checkpoint(Some(Worth::default()), "qscale reproduce")?.model(None), earned))
 }
 
@@ -75,38 +75,38 @@ fn hyperparameters(which: Which, effort: Effort) -> Hyperparameters {
 }
 
 /// What `policy` earns a tick in worlds that a network of this seed learns in first: a level to hold learning curves against.
-pub fn earned(which: Which, policy: &dyn Policy, worlds: usize, seed: u64, watch: &Watch) -> anyhow::Result<f64> {
+pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: u64, watch: &Watch<'_>) -> anyhow::Result<f64> {
     let worth = Worth::default();
     let mut sum = 0.0;
     for number in 0..worlds as u64 {
         let number = world_number(seed, number);
-        let mut lane = Lane::new(Cell::new(which.world(number, RUN), number, 0), CAUTION, None);
+        let mut lane = Lane::new(Cell::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
         let (mut memory, mut rng) = (Memory::default(), stream(number, 0, Purpose::Policy));
-        for _ in 0..RUN {
+        for _ in 0..experiment.ticks() {
             watch.tick(1)?;
             let state = lane.state();
             let wanted = policy.decide(state, &mut memory, state.observed_at_ms, &mut rng).wanted();
             sum += lane.step(wanted, None, &worth).reward;
         }
     }
-    Ok(sum / f64::from(RUN) / worlds as f64)
+    Ok(sum / f64::from(experiment.ticks()) / worlds as f64)
 }
 
 /// Lets `agent` live through `episodes` in so many worlds at once, each of which lasts so many ticks; what it earned a tick in each episode.
 fn live<A: Agent>(
     agent: &mut A,
-    which: Which,
+    experiment: Experiment,
     episodes: u32,
     worlds: usize,
     lasts: u32,
     seed: u64,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> anyhow::Result<Vec<f64>> {
     let worth = Worth::default();
     let actions = agent.actions().cloned();
     let world = |drawn: u64| {
         let number = world_number(seed, drawn);
-        Lane::new(Cell::new(which.world(number, lasts), number, 0), CAUTION, actions.as_ref())
+        Lane::new(Cell::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
     };
     let mut lanes: Vec<Lane> = (0..worlds as u64).map(world).collect();
     // Worlds end one after the other, so that no episode is all beginnings.
@@ -146,21 +146,26 @@ fn world_number(seed: u64, drawn: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::experiment::Place;
     use super::*;
 
     const EFFORT: Effort = Effort { episodes: 2, worlds: 6 };
 
     #[test]
     fn the_same_seed_learns_the_same_and_each_episode_has_its_return() {
-        let watch = Watch::new();
+        let stop = AtomicBool::new(false);
+        let watch = Watch::new(&stop);
         for which in [Which::Horizontal, Which::Vertical] {
-            let learn = |seed| network(which, EFFORT, seed, &watch).expect("it learns");
+            let experiment = Experiment { which, place: Place::Simulator };
+            let learn = |seed| network(experiment, EFFORT, seed, &watch).expect("it learns");
             let (one, other) = (learn(1), learn(1));
             assert_eq!(one.0.to_bytes(), other.0.to_bytes());
             assert_eq!((one.1.len(), &one.1), (2, &other.1));
             assert!(one.1.iter().all(|earned| *earned < 0.0));
             assert_ne!(one.1, learn(2).1);
-            let (table, earned) = table(which, 30, EFFORT, 1, &watch).expect("it learns");
+            let (table, earned) = table(experiment, 30, EFFORT, 1, &watch).expect("it learns");
             assert_eq!((table.steps, earned.len()), (48, 2));
             assert!(table.table.iter().flatten().any(|value| *value != 0.0));
         }
@@ -168,9 +173,10 @@ mod tests {
 
     #[test]
     fn whoever_wants_it_to_end_need_not_wait() {
-        let watch = Watch::new();
-        watch.stop();
-        let error = table(Which::Vertical, 30, EFFORT, 1, &watch).expect_err("it was stopped");
+        let stop = AtomicBool::new(true);
+        let watch = Watch::new(&stop);
+        let experiment = Experiment { which: Which::Vertical, place: Place::Simulator };
+        let error = table(experiment, 30, EFFORT, 1, &watch).expect_err("it was stopped");
         assert!(error.is::<super::super::live::Stopped>(), "{error:#}");
     }
 }

@@ -14,31 +14,29 @@ use qscale_policies::{Memory, Policy};
 use qscale_sim::cell::timestamp;
 use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::{Cell, Totals};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::experiment::{RUN, TICK, Which};
+use super::experiment::Experiment;
 
 /// Within what time a change that goes the other way is a reversal.
 const REVERSAL_WITHIN: Duration = Duration::from_secs(60);
 
 /// Counts ticks, and tells whoever lives through them when to stop.
-#[derive(Default)]
-pub struct Watch {
-    stop: AtomicBool,
+pub struct Watch<'a> {
+    stop: &'a AtomicBool,
     ticks: AtomicU64,
     told: Option<Box<dyn Fn(u64) + Send + Sync>>,
 }
 
-impl Watch {
-    /// Nothing is done yet, and nobody is told.
-    #[cfg(test)]
-    pub fn new() -> Self {
-        Self::default()
+impl<'a> Watch<'a> {
+    /// Nothing is done yet, nobody is told, and it is to end once `stop` is true.
+    pub fn new(stop: &'a AtomicBool) -> Self {
+        Self { stop, ticks: AtomicU64::new(0), told: None }
     }
 
-    /// Nothing is done yet; `told` hears of every tick how many there were.
-    pub fn telling(told: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        Self { told: Some(Box::new(told)), ..Self::default() }
+    /// `told` hears of every tick how many there were.
+    pub fn telling(self, told: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self { told: Some(Box::new(told)), ..self }
     }
 
     /// Asks everybody to stop.
@@ -49,9 +47,14 @@ impl Watch {
     /// So many ticks of functions are about to be lived through.
     pub fn tick(&self, functions: u64) -> anyhow::Result<()> {
         ensure!(!self.stop.load(Ordering::Relaxed), Stopped);
+        self.pass(functions);
+        Ok(())
+    }
+
+    /// So many ticks of functions were lived through before.
+    pub fn pass(&self, functions: u64) {
         let ticks = self.ticks.fetch_add(functions, Ordering::Relaxed) + functions;
         self.told.iter().for_each(|told| told(ticks));
-        Ok(())
     }
 
     /// Ticks so far.
@@ -74,7 +77,7 @@ impl fmt::Display for Stopped {
 impl std::error::Error for Stopped {}
 
 /// What a contestant is judged by, in the order of tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Figure {
     /// 95th percentile of latency, milliseconds; a failure counts as the time that the gateway waits.
@@ -113,7 +116,7 @@ impl Figure {
 }
 
 /// What a run did, tick by tick. All columns are equally long.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Course {
     /// Requests a second that arrived.
     pub offered_rps: Vec<f64>,
@@ -128,18 +131,20 @@ pub struct Course {
 }
 
 /// What a run came to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lived {
     /// What it is judged by.
     pub figures: BTreeMap<Figure, f64>,
     /// Its course.
     pub course: Course,
+    /// What a reader of its figures should know, in sentences.
+    pub remarks: Vec<String>,
 }
 
-/// Lets `policy` decide under load number `load` of `which` in the run of `seed`.
-pub fn run(which: Which, load: usize, policy: &dyn Policy, seed: u64, watch: &Watch) -> anyhow::Result<Lived> {
-    let setup = which.setup(&which.loads()[load].pattern, which.beginning());
-    let stretch = Stretch { interval: TICK, warm_up: 0, measured: RUN };
+/// Lets `policy` decide under load number `load` of `experiment` in the run of `seed`.
+pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, watch: &Watch<'_>) -> anyhow::Result<Lived> {
+    let setup = experiment.setup(&experiment.loads()[load].pattern, experiment.beginning());
+    let stretch = Stretch { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };
     let yardstick = Yardstick::new(&setup, stretch, REVERSAL_WITHIN);
     let (prices, weights) = (setup.policy.prices.clone(), setup.policy.reward);
     let mut meter = Meter::new(&yardstick, &[], true);
@@ -147,7 +152,7 @@ pub fn run(which: Which, load: usize, policy: &dyn Policy, seed: u64, watch: &Wa
     let mut cell = Cell::new(setup, seed, index);
     let (mut memory, mut rng) = (Memory::default(), stream(seed, index, Purpose::Policy));
     let (mut interval, mut throughput) = (Totals::default(), Vec::new());
-    for _ in 0..RUN {
+    for _ in 0..experiment.ticks() {
         watch.tick(1)?;
         let now = cell.now();
         let decision = policy.decide(cell.state(), &mut memory, timestamp(now), &mut rng);
@@ -159,7 +164,7 @@ pub fn run(which: Which, load: usize, policy: &dyn Policy, seed: u64, watch: &Wa
             meter.acted(now.into(), direction);
         }
         cell.take_interval(&mut interval);
-        throughput.push(rounded(interval.completed as f64 / TICK.as_secs_f64()));
+        throughput.push(rounded(interval.completed as f64 / experiment.tick().as_secs_f64()));
         meter.interval(&interval, cell.function().allocation().replicas.0, cell.function().queued());
     }
     let (tally, course) = meter.finish();
@@ -183,5 +188,5 @@ pub fn run(which: Which, load: usize, policy: &dyn Policy, seed: u64, watch: &Wa
         replicas: course.replicas,
         cores: course.cores,
     };
-    Ok(Lived { figures, course })
+    Ok(Lived { figures, course, remarks: Vec::new() })
 }

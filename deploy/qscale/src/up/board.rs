@@ -7,6 +7,7 @@ use qscale_common::contract::{Effect, Load, Outcome, Rule, Source, State};
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
+use qscale_dqn::decider;
 use serde::Serialize;
 
 use super::crowd;
@@ -68,6 +69,12 @@ pub struct Entry {
     pub allocated: VecDeque<(Timestamp, f64)>,
     /// Cores used over time.
     pub used: VecDeque<(Timestamp, f64)>,
+    /// Requests that were answered well, by the upper bound of their latency in microseconds, as Load tells it.
+    pub latencies: BTreeMap<u64, u64>,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Decisions which the rule beside a network made.
+    pub beside: u64,
     totals: Totals,
 }
 
@@ -185,6 +192,10 @@ impl Board {
         let entry = self.functions.entry(id).or_default();
         keep(&mut entry.offered, load.at_ms, load.offered_rps);
         keep(&mut entry.achieved, load.at_ms, load.achieved_rps);
+        for bucket in &load.latency {
+            *entry.latencies.entry(bucket.le_us).or_default() += bucket.count;
+        }
+        entry.failed += load.failures.total();
         entry.load = Some(load);
     }
 
@@ -194,7 +205,9 @@ impl Board {
             return;
         }
         let id = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
-        let totals = &mut self.functions.entry(id.clone()).or_default().totals;
+        let entry = self.functions.entry(id.clone()).or_default();
+        entry.beside += u64::from(decider::by_the_rule(&outcome.reason));
+        let totals = &mut entry.totals;
         let changed = matches!(outcome.effect, Effect::Applied | Effect::Changed);
         totals.decisions += 1;
         totals.changes += u64::from(changed);

@@ -15,7 +15,6 @@ use qscale_common::runtime::clock::{self, Pace};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{accounts, provision};
 use qscale_common::time::Span;
-use qscale_dqn::registry::DQN;
 use serde_json::{Value, json};
 
 use super::plan::{Plan, Planned, copy_of};
@@ -61,6 +60,7 @@ pub struct Running {
     addresses: Addresses,
     backend: Backend,
     pace: Pace,
+    limits: bool,
     // Held for as long as the system is up, so that a second one in the same folder is refused.
     _lock: File,
     // Held by the one system of this machine that has the usual ports.
@@ -98,7 +98,8 @@ impl Running {
             clock: (plan.pace.speed() > 1).then(|| plan.pace.to_string()),
         };
         let (backend, pace) = (plan.backend, plan.pace);
-        Ok(Self { supervisor: Supervisor::new(), state, addresses, backend, pace, _lock: lock, _usual_ports: usual_ports })
+        let supervisor = Supervisor::new();
+        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, _lock: lock, _usual_ports: usual_ports })
     }
 
     /// Starts everything but the load, in order; returns the operator's connection.
@@ -125,14 +126,12 @@ impl Running {
         self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } }))?;
         for agent in &plan.agents {
             let service = format!("agent-{agent}");
-            let mut configuration = json!({ "agent": agent });
-            if agent.as_str() == DQN {
-                configuration["model"] = json!(plan.model);
-            }
-            self.start_service(&service, &service, "qscale-agent", &configuration)?;
+            let mut configuration = plan.told.get(agent).cloned().unwrap_or_default();
+            configuration.insert("agent".to_owned(), json!(agent));
+            self.start_service(&service, &service, "qscale-agent", &configuration.into())?;
         }
         write_private(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
-        self.until_ready(&platform, plan).await?;
+        self.limits = self.until_ready(&platform, plan).await?;
         Ok(bus)
     }
 
@@ -255,8 +254,8 @@ impl Running {
         environment
     }
 
-    /// Waits until every function has a ready replica and every service says that it is ready.
-    async fn until_ready(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<()> {
+    /// Waits until every function has a ready replica and every service says that it is ready. Whether CPU and memory can be limited here.
+    async fn until_ready(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<bool> {
         say("[5/6] waiting until everything is ready");
         let ready = async || {
             let Ok(functions) = platform.list().await else { return false };
@@ -268,7 +267,12 @@ impl Running {
             let ready = async || crate::system::conditions(address).await.is_some_and(|conditions| conditions.values().all(|holds| *holds));
             eventually(service, &self.state.log(service), ready).await?;
         }
-        Ok(())
+        Ok(platform.list().await?.iter().all(|status| status.vertical))
+    }
+
+    /// Whether CPU and memory can be limited here; known once everything is started.
+    pub fn can_limit(&self) -> bool {
+        self.limits
     }
 
     /// Starts the load generator; every function gets the same arrivals.
@@ -298,6 +302,9 @@ impl Running {
         option("duration-ms", DEMAND_MS);
         option("rate", &load.pattern);
         option("seed", &load.seed.to_string());
+        if load.evenly {
+            option("gaps", "constant");
+        }
         option("for", &load.duration.unwrap_or(UNTIL_STOPPED).to_string());
         option("nats", &nats.url);
         option("nats-user", &nats.user);

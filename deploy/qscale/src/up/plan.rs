@@ -2,6 +2,7 @@
 
 mod simulated;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
@@ -13,7 +14,7 @@ use qscale_common::runtime::clock::{self, Pace};
 use qscale_common::time::Span;
 use qscale_common::workload::Pattern;
 use qscale_dqn::registry::{self, DQN};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Backend, UpArgs};
 use crate::system::{Locate, StateDir};
@@ -51,8 +52,8 @@ pub struct Plan {
     pub state: StateDir,
     /// The agents that are needed.
     pub agents: Vec<Name>,
-    /// What the learned one among them decides by, as its configuration says it.
-    pub model: String,
+    /// What the configuration of an agent says besides its name, where it says more.
+    pub told: BTreeMap<Name, Map<String, Value>>,
     /// What the load generator is to send; `None` for nothing. Simulated functions bring their own load.
     pub load: Option<LoadPlan>,
     /// What load is offered, in words.
@@ -72,6 +73,8 @@ pub struct LoadPlan {
     pub duration: Option<Span>,
     /// Seed of the arrivals.
     pub seed: u64,
+    /// Whether requests come evenly, and not by chance.
+    pub evenly: bool,
 }
 
 impl Plan {
@@ -104,8 +107,10 @@ impl Plan {
             );
         }
         let model = model(arguments.model.as_deref(), &agents)?;
+        let learned = agents.iter().find(|agent| agent.as_str() == DQN);
+        let told = learned.map(|agent| (agent.clone(), Map::from_iter([("model".to_owned(), json!(model))]))).into_iter().collect();
         let state = StateDir::new(&locate.state_dir)?;
-        Ok(Self { functions, backend: arguments.backend, pace, state, agents, model, load, load_words })
+        Ok(Self { functions, backend: arguments.backend, pace, state, agents, told, load, load_words })
     }
 }
 
@@ -139,6 +144,7 @@ fn local(arguments: &UpArgs, pattern: Option<Pattern>) -> anyhow::Result<(Vec<Pl
         inputs,
         duration: arguments.duration,
         seed: arguments.seed,
+        evenly: false,
     });
     Ok((functions, load, arguments.load.clone()))
 }

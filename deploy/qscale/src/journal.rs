@@ -1,39 +1,42 @@
-//! The journal of an evaluation: what was finished, a line each, so that an interruption loses next to nothing. Owns the file; knows nothing of what it says.
+//! A journal: what was finished of a long work, a line each, so that an interruption loses next to nothing. Owns the file; knows nothing of what it says.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use qscale_evaluate::evaluation::jobs::Outcome;
-use qscale_evaluate::{Evaluation, Roster};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Its name in the folder of an evaluation.
+/// Its name in the folder of what is done.
 pub const FILE: &str = "journal.jsonl";
 /// Differences that are told; more say nothing more.
 const TOLD: usize = 5;
 
-/// What was finished.
-pub struct Journal {
+/// What was finished; each job found a `T`.
+pub struct Journal<T> {
+    /// What is done, in a word.
+    what: &'static str,
     /// Where each job's line begins.
     places: BTreeMap<String, u64>,
     reader: BufReader<File>,
     writer: BufWriter<File>,
+    of: PhantomData<fn() -> T>,
 }
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct Written<'a, T> {
     job: &'a str,
-    found: &'a Outcome,
+    found: &'a T,
 }
 
 #[derive(Deserialize)]
-struct Read {
+struct Read<T> {
     job: String,
-    found: Outcome,
+    found: T,
 }
 
 #[derive(Deserialize)]
@@ -41,9 +44,9 @@ struct Named {
     job: String,
 }
 
-impl Journal {
-    /// The journal of `evaluation` in `folder`: the one that is there, if it is of the same evaluation, or a new one.
-    pub fn open(folder: &Path, evaluation: &Evaluation, roster: &dyn Roster, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
+impl<T: Serialize + DeserializeOwned> Journal<T> {
+    /// The journal in `folder` of the `what` that is told by `identity`: the one that is there, if it is of the same, or a new one.
+    pub fn open(folder: &Path, what: &'static str, identity: &Value, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}; name another one with --out", folder.display()))?;
         let path = folder.join(FILE);
@@ -54,14 +57,15 @@ impl Journal {
         let file = open.with_context(|| format!("cannot write {}; name another folder with --out", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another evaluation is writing to {}; name another folder with --out", folder.display()),
+            Err(TryLockError::WouldBlock) => bail!("another {what} is writing to {}; name another folder with --out", folder.display()),
             Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
         if overwrite {
             file.set_len(0)?;
         }
-        let mut journal = Self { places: BTreeMap::new(), reader: BufReader::new(File::open(&path)?), writer: BufWriter::new(file) };
-        journal.begin(&path, &evaluation.identity(roster))?;
+        let (reader, writer) = (BufReader::new(File::open(&path)?), BufWriter::new(file));
+        let mut journal = Self { what, places: BTreeMap::new(), reader, writer, of: PhantomData };
+        journal.begin(&path, identity)?;
         Ok(journal)
     }
 
@@ -77,7 +81,8 @@ impl Journal {
             return Ok(self.writer.flush()?);
         }
         let there: Value = serde_json::from_slice(&line).with_context(|| {
-            format!("{}:1 is no journal of an evaluation; begin anew with --overwrite, or name another folder with --out", path.display())
+            let what = self.what;
+            format!("{}:1 is no journal of an {what}; begin anew with --overwrite, or name another folder with --out", path.display())
         })?;
         let mut differences = Vec::new();
         differ("", &there, identity, &mut differences);
@@ -86,8 +91,9 @@ impl Journal {
             let told = differences.into_iter().take(TOLD).collect::<Vec<_>>().join("; ");
             let more = if more > 0 { format!("; and {more} more") } else { String::new() };
             bail!(
-                "{} is of another evaluation: {told}{more}. Name another folder with --out, or begin anew with --overwrite",
-                path.display()
+                "{} is of another {}: {told}{more}. Name another folder with --out, or begin anew with --overwrite",
+                path.display(),
+                self.what
             );
         }
         loop {
@@ -113,17 +119,17 @@ impl Journal {
     }
 
     /// What the job found before.
-    pub fn recall(&mut self, job: &str) -> Option<Outcome> {
+    pub fn recall(&mut self, job: &str) -> Option<T> {
         let place = *self.places.get(job)?;
         let mut line = Vec::new();
         self.reader.seek(SeekFrom::Start(place)).ok()?;
         let length = self.line(&mut line).ok()?;
-        let read: Read = serde_json::from_slice(&line).ok().filter(|_| length > 0)?;
+        let read: Read<T> = serde_json::from_slice(&line).ok().filter(|_| length > 0)?;
         (read.job == job).then_some(read.found)
     }
 
     /// Writes down what a job found.
-    pub fn record(&mut self, job: &str, found: &Outcome) -> anyhow::Result<()> {
+    pub fn record(&mut self, job: &str, found: &T) -> anyhow::Result<()> {
         serde_json::to_writer(&mut self.writer, &Written { job, found }).context("cannot write the journal")?;
         self.writer.write_all(b"\n").context("cannot write the journal")?;
         self.writer.flush().context("cannot write the journal")
