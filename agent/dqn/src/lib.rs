@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod decider;
 pub mod device;
 pub mod explore;
+pub mod finetune;
 pub mod learner;
 pub mod loss;
 pub mod network;

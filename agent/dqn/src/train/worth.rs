@@ -88,10 +88,9 @@ impl Worth {
             // Nothing came back all through a tick that is longer than the bound.
             f64::from(u8::from(waited && cell.function().queued() > 0 && policy.tick.duration() > objective.latency.get()))
         } else {
-            let twice = |share: f64, allowed: f64| (share / (2.0 * allowed.max(1e-3))).min(1.0).powi(2);
             let late = totals.violations(bound) / ended as f64;
             let failed = totals.unanswered() as f64 / ended as f64;
-            twice(late, 1.0 - objective.percentile.get() / 100.0).max(twice(failed, objective.failure_share.get()))
+            violation((late, 1.0 - objective.percentile.get() / 100.0), (failed, objective.failure_share.get()))
         };
         let prices = &policy.prices;
         let spent = (totals.core_seconds * prices.cpu_core_hour.get() + totals.gibibyte_seconds * prices.memory_gib_hour.get()) / 3600.0;
@@ -99,10 +98,26 @@ impl Worth {
         let terms = &cell.reward().terms;
         let (reversal, resize) = (terms.reversal.value.unwrap_or(0.0), terms.resize.value.unwrap_or(0.0));
         let kills = (totals.oom_kills + totals.crashes) as f64;
+        self.weigh(Tick { reward: 0.0, violation, cost, reversal, kills }, resize, tick_s, caution)
+    }
+
+    /// `tick` with what it was worth: one of `tick_s` seconds in which `resize` says whether replicas were restarted in order to resize them, where a violated
+    /// tick costs `caution`.
+    #[must_use]
+    pub fn weigh(&self, tick: Tick, resize: f64, tick_s: f64, caution: f64) -> Tick {
+        let Tick { violation, cost, reversal, kills, .. } = tick;
         let sum = caution * (violation + self.kill * kills.min(1.0))
             + self.cost * cost * tick_s / UNIT_S
             + self.reversal * reversal
             + self.resize * resize;
-        Tick { reward: -sum / self.unit(caution), violation, cost, reversal, kills }
+        Tick { reward: -sum / self.unit(caution), ..tick }
     }
+}
+
+/// How far the objective was violated, 0 to 1, where such a share of the requests that ended was late, failed ones among them, and such a share failed, each beside
+/// the share that is allowed.
+#[must_use]
+pub fn violation(late: (f64, f64), failed: (f64, f64)) -> f64 {
+    let twice = |(share, allowed): (f64, f64)| (share / (2.0 * allowed.max(1e-3))).min(1.0).powi(2);
+    twice(late).max(twice(failed))
 }
