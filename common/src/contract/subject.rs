@@ -18,6 +18,8 @@ pub const CONTROL_BUCKET: &str = "qscale_control";
 pub const ACTUATOR_BUCKET: &str = "qscale_actuator";
 /// Key-value bucket of leases.
 pub const LEASE_BUCKET: &str = "qscale_leases";
+/// Key-value bucket of where fine-tuning stands; the key is the model's name.
+pub const FINETUNE_BUCKET: &str = "qscale_finetune";
 /// Object store of trained models.
 pub const MODEL_STORE: &str = "qscale_models";
 

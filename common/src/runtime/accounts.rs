@@ -99,7 +99,7 @@ impl Account {
                 for stream in [subject::LIVE_STREAM, subject::RECORD_STREAM] {
                     rights.reads_stream(stream);
                 }
-                rights.writes_bucket(subject::POLICY_BUCKET).writes_bucket(subject::CONTROL_BUCKET);
+                rights.writes_bucket(subject::POLICY_BUCKET).writes_bucket(subject::CONTROL_BUCKET).writes_bucket(subject::FINETUNE_BUCKET);
                 rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).writes_store(subject::MODEL_STORE);
                 rights.publish.push("$JS.API.INFO".into());
             }

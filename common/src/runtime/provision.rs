@@ -57,7 +57,7 @@ pub fn streams() -> [Config; 2] {
 
 /// The buckets, as they should be.
 #[must_use]
-pub fn buckets() -> [kv::Config; 4] {
+pub fn buckets() -> [kv::Config; 5] {
     let bucket = |name: &str, description: &str, history| kv::Config {
         bucket: name.into(),
         description: description.into(),
@@ -71,6 +71,7 @@ pub fn buckets() -> [kv::Config; 4] {
         bucket(subject::CONTROL_BUCKET, "Freezes and restores, key all or <namespace>.<function>", 8),
         bucket(subject::ACTUATOR_BUCKET, "What the actuator must not forget", 1),
         bucket(subject::LEASE_BUCKET, "Who leads", 1),
+        bucket(subject::FINETUNE_BUCKET, "Where fine-tuning stands, key <model>", 8),
     ]
 }
 

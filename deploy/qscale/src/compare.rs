@@ -2,35 +2,33 @@
 
 mod judge;
 mod profile;
+mod scene;
 mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use qscale_common::contract::{Message as _, Outcome, Reward, Source, State};
+use qscale_common::contract::{Message as _, Outcome, Source, State};
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::{clock, shutdown};
+use qscale_common::runtime::clock;
 use qscale_common::time::{Span, Timestamp};
 use qscale_policies::History;
-use qscale_sim::{FunctionProfile, Gateway};
+use qscale_sim::FunctionProfile;
 use serde_json::{Value, json};
 
-use self::judge::{Line, Ruled};
-use self::world::World;
+pub use self::judge::Line;
+use self::judge::Ruled;
+pub use self::scene::Scene;
+pub use self::world::is_violated;
+use crate::blocking::until_stopped;
 use crate::profile::described;
 use crate::recorded::{self, Decider, Period};
 use crate::show::{self, Cell, Table, Tone};
-use crate::store;
 use crate::system::Locate;
-
-/// Fewer ticks than a minute's worth of the default say nothing.
-const FEWEST_TICKS: usize = 12;
 
 /// What is compared.
 #[derive(Debug, Args)]
@@ -73,21 +71,13 @@ pub async fn run(locate: &Locate, arguments: CompareArgs) -> anyhow::Result<Exit
     let given = arguments.profile.as_ref().map(crate::validate::read).transpose()?;
     let bus = locate.bus().await?;
     let question = Question::of(locate, &bus, &arguments, given).await?;
-    let (token, stop) = (shutdown::token(), Arc::new(AtomicBool::new(false)));
-    let (seeds, stopped) = (u64::from(arguments.seeds), Arc::clone(&stop));
-    let work = tokio::task::spawn_blocking(move || {
-        let lines = question.answer(seeds, &stopped);
-        (question, lines)
-    });
-    tokio::pin!(work);
-    let (question, lines) = tokio::select! {
-        done = &mut work => done.context("the simulation broke off")?,
-        () = token.cancelled() => {
-            stop.store(true, Ordering::Relaxed);
-            work.await.context("the simulation broke off")?
-        }
-    };
-    let Some(lines) = lines? else { bail!("stopped") };
+    let seeds = u64::from(arguments.seeds);
+    let (question, lines) = until_stopped("simulation", move |stop| {
+        let lines = question.answer(seeds, stop)?;
+        Ok((question, lines))
+    })
+    .await?;
+    let Some(lines) = lines else { bail!("stopped") };
     if arguments.json {
         show::json(&question.to_json(&lines, arguments.seeds))?;
     } else {
@@ -98,11 +88,9 @@ pub async fn run(locate: &Locate, arguments: CompareArgs) -> anyhow::Result<Exit
 
 /// Everything that the answer depends on.
 struct Question {
-    function: FunctionId,
     acting: (Name, Decider),
     other: Decider,
-    world: World,
-    rewards: Vec<Reward>,
+    scene: Scene,
     /// What had to be assumed, in sentences.
     assumed: Vec<String>,
 }
@@ -128,72 +116,39 @@ impl Question {
         };
         let mut assumed: Vec<String> = acting.assumed.iter().chain(&other.assumed).cloned().collect();
         let reach = [&acting, &other].into_iter().filter_map(|decider| decider.decides.remembers()).max().unwrap_or_default();
-        let warm_up = since.minus(reach.min(History::REACH));
-        let measured = (states.iter()).filter(|state| state.observed_at_ms >= since && state.tick_length_ms == last.tick_length_ms).count();
-        ensure!(
-            measured >= FEWEST_TICKS,
-            "{measured} States of {function} are kept since {since}, at least {FEWEST_TICKS} are needed; reach further back with --since"
-        );
-        let others = states.iter().filter(|state| state.observed_at_ms >= since && state.agent != agent).count();
-        if others > 0 {
-            assumed.push(format!("{agent} was obeyed all the time; in {others} of the ticks it was another agent"));
-        }
-        let (policy, remarks) = policy_of(bus, last).await?;
-        assumed.extend(remarks);
-        let gateway = gateway_of(locate, function).await;
-        if gateway.is_none() {
-            assumed.push("the gateway is as the local platform's by default: the platform does not tell".to_owned());
-        }
-        let profile = match given {
-            Some(profile) => profile,
-            None => {
-                let (profile, guesses) = profile::estimate(&states)?;
-                assumed.extend(guesses);
-                profile
-            }
-        };
-        let (world, remarks) = World::new(&states, warm_up, since, policy, profile, gateway.unwrap_or_default())?;
-        assumed.extend(remarks);
-        let rewards: Vec<Reward> = recorded::all(bus, function, since).await?;
-        let rewards: Vec<Reward> = rewards.into_iter().filter(|reward| reward.measured_at_ms <= until).collect();
-        assumed.extend(judge::decided_by_others(&rewards, &agent));
-        Ok(Self { function: function.clone(), acting: (agent, acting), other, world, rewards, assumed })
+        let scene = Scene::of(locate, bus, &states, reach, (since, until), given).await?;
+        assumed.extend(scene.assumed.iter().cloned());
+        Ok(Self { acting: (agent, acting), other, scene, assumed })
     }
 
     /// The measures of both; `None` where it was stopped.
     fn answer(&self, seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<Vec<Line>>> {
-        let mut runs = Vec::new();
-        for seed in 0..seeds {
-            let lived = |decider: &Decider| self.world.live(decider.decides.policy(), seed, stop);
-            let (Some(acting), Some(other)) = (lived(&self.acting.1), lived(&self.other)) else { return Ok(None) };
-            runs.push((acting, other));
-        }
-        judge::lines(&self.world.recorded(&self.rewards), &runs).map(Some)
+        self.scene.answer(self.acting.1.decides.policy(), self.other.decides.policy(), seeds, stop)
     }
 
     fn to_json(&self, lines: &[Line], seeds: u32) -> Value {
         json!({
-            "function": self.function.to_string(),
-            "since": self.world.since,
-            "until": self.world.until,
-            "ticks": self.world.ticks(),
-            "warm_up_ticks": self.world.warm_up,
+            "function": self.scene.function.to_string(),
+            "since": self.scene.world.since,
+            "until": self.scene.world.until,
+            "ticks": self.scene.world.ticks(),
+            "warm_up_ticks": self.scene.world.warm_up,
             "seeds": seeds,
             "acting": { "agent": self.acting.0, "policy": self.acting.1.title(), "model": self.acting.1.decides.model() },
             "other": { "policy": self.other.title(), "model": self.other.decides.model() },
-            "currency": self.world.currency(),
-            "profile": *self.world.setup.profile,
+            "currency": self.scene.world.currency(),
+            "profile": *self.scene.world.setup.profile,
             "measures": lines,
             "assumed": self.assumed,
         })
     }
 
     fn tell(&self, lines: &[Line], seeds: u32) -> anyhow::Result<()> {
-        let world = &self.world;
+        let world = &self.scene.world;
         let length = Span::millis(world.tick_ms());
         show::line(format_args!(
             "{} from {} {} to {} UTC: {} ticks of {length}, simulated {seeds} times for each policy after {} ticks that only warm up",
-            self.function,
+            self.scene.function,
             show::day(world.since),
             show::clock(world.since),
             show::clock(world.until),
@@ -252,32 +207,6 @@ fn only_shadow(outcomes: &[Outcome], function: &FunctionId) -> anyhow::Result<Na
             bail!("{function} has the shadows {}; choose one with --shadow", names.join(", "))
         }
     }
-}
-
-/// What is wanted for the function: guard and weights as they are now, objective, bounds and prices as its last State tells them.
-async fn policy_of(bus: &Bus, last: &State) -> anyhow::Result<(ScalingPolicy, Vec<String>)> {
-    let function = last.function();
-    let mut remarks = Vec::new();
-    let mut policy = match store::policies(bus).await?.remove(&function.tokens()) {
-        Some(Ok(policy)) => policy,
-        _ => {
-            remarks.push("the guard is as it is by default: the function has no policy any more".to_owned());
-            ScalingPolicy::new(function)
-        }
-    };
-    if policy.mode != Mode::Active || policy.paused {
-        let how = if policy.paused { "paused" } else { "not in mode active" };
-        remarks
-            .push(format!("the policy is {how} now: where decisions were not applied, what was recorded is not the acting policy's doing"));
-    }
-    world::as_seen(&mut policy, last).map_err(|error| anyhow::anyhow!("the last State: {error}"))?;
-    Ok((policy, remarks))
-}
-
-/// The gateway before the function, where the platform tells it.
-async fn gateway_of(locate: &Locate, function: &FunctionId) -> Option<Gateway> {
-    let status = locate.platform().ok()?.get(function).await.ok()?;
-    Some(Gateway::from(&status.spec))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod blocking;
 mod compare;
 mod doctor;
 mod evaluate;
+mod finetune;
 mod function;
 mod journal;
 mod model;
@@ -77,6 +78,8 @@ enum Command {
     /// Push trained models to a running system, choose which version decides, and show what they are
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Let the model in use go on learning from what was recorded, and replace it only through gates; off by default
+    Finetune(Box<finetune::FinetuneArgs>),
     /// Try the GPU, in a process of its own
     #[command(hide = true)]
     ProbeDevice,
@@ -118,6 +121,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(arguments) => return up::run(locate, *arguments).await,
         Command::Evaluate(arguments) => return evaluate::run(locate, *arguments).await,
         Command::Train(arguments) => return train::run(locate, *arguments).await,
+        Command::Finetune(arguments) => return finetune::run(locate, *arguments).await,
         Command::Reproduce(arguments) => return reproduce::run(locate, arguments).await,
         Command::Ablate(arguments) => return train::ablate::run(locate, arguments).await,
         Command::ProbeDevice => train::device::probe()?,

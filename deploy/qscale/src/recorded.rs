@@ -11,7 +11,7 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::{Span, Timestamp};
 
-pub use decider::{Again, Decider, Said};
+pub use decider::{Again, Configured, Decider, STORE, Said};
 
 /// A stretch of what was recorded; its ends are told as `qscale watch` takes them, by how long ago they were.
 #[derive(Debug, Clone, Copy, Args)]

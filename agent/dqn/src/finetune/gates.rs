@@ -173,8 +173,11 @@ pub struct Gates {
     pub stage: Stage,
     /// What today cost.
     pub ledger: Ledger,
-    /// What was decided, the newest last.
+    /// What was decided lately, the newest last.
     pub said: Vec<Said>,
+    /// How much was decided since it began.
+    #[serde(default)]
+    pub decisions: u64,
 }
 
 /// What is to be done now.
@@ -205,7 +208,7 @@ pub enum Look {
 
 impl Default for Gates {
     fn default() -> Self {
-        Self { stage: Stage::Rest { until: Timestamp(0) }, ledger: Ledger::default(), said: Vec::new() }
+        Self { stage: Stage::Rest { until: Timestamp(0) }, ledger: Ledger::default(), said: Vec::new(), decisions: 0 }
     }
 }
 
@@ -247,6 +250,13 @@ impl Gates {
             Stage::Shadow { trial, since, .. } => Due::JudgeShadow(trial, since),
             Stage::Watch { trial, since, .. } => Due::Look(trial, since),
         }
+    }
+
+    /// What was decided after the first `told` decisions, as far as it is remembered.
+    #[must_use]
+    pub fn said_since(&self, told: u64) -> &[Said] {
+        let new = usize::try_from(self.decisions.saturating_sub(told)).unwrap_or(usize::MAX);
+        &self.said[self.said.len().saturating_sub(new)..]
     }
 
     /// Lets the next round begin now, whatever pause is left.
@@ -356,6 +366,7 @@ impl Gates {
     }
 
     fn say(&mut self, outcome: Outcome, version: Option<u64>, why: &str, at: Timestamp) {
+        self.decisions += 1;
         self.said.push(Said { at, outcome, version, why: why.to_owned() });
         let most = self.said.len().saturating_sub(REMEMBERED);
         self.said.drain(..most);

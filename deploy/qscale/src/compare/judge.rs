@@ -16,9 +16,12 @@ const SOME: f64 = 0.01;
 /// A mean over seeds with its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Mean {
-    mean: f64,
-    low: f64,
-    high: f64,
+    /// The mean.
+    pub mean: f64,
+    /// Ends of its interval.
+    pub low: f64,
+    /// The upper one.
+    pub high: f64,
 }
 
 impl Mean {

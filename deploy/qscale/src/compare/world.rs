@@ -47,7 +47,7 @@ impl Came {
 }
 
 /// Whether the objective was violated in the tick that `state` closes; `None` where nothing was answered.
-fn is_violated(state: &State) -> Option<bool> {
+pub fn is_violated(state: &State) -> Option<bool> {
     let (window, objective) = (&state.windows.tick, &state.objective);
     let failed = window.failed_share?;
     let late = window.latency.is_some_and(|latency| latency.objective_ms > objective.latency_ms as f64);

@@ -104,18 +104,19 @@ impl Decider {
 /// What the configuration of an agent says of its policy.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-struct Configured {
+pub struct Configured {
     policy: Option<String>,
-    params: Value,
+    /// What the policy is told.
+    pub params: Value,
     /// A file, or `store:NAME`.
-    model: Option<String>,
+    pub model: Option<String>,
     /// The rule beside a network.
     fallback: Option<String>,
 }
 
 impl Configured {
     /// As `qscale up` wrote it; `None` where it did not, or where the system is elsewhere.
-    fn of(locate: &Locate, agent: &Name) -> anyhow::Result<Option<Self>> {
+    pub fn of(locate: &Locate, agent: &Name) -> anyhow::Result<Option<Self>> {
         if locate.nats.is_some() {
             return Ok(None);
         }
@@ -170,7 +171,7 @@ async fn decided_by(bus: &Bus, configured: Option<&str>, recorded: Option<&str>)
 }
 
 /// What begins the name of a model of the store.
-const STORE: &str = "store:";
+pub const STORE: &str = "store:";
 
 /// A policy that decides on the States of one function, one after the other.
 pub struct Again<'a> {

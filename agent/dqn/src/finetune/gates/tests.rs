@@ -134,6 +134,17 @@ fn what_somebody_else_puts_in_use_is_theirs() {
 }
 
 #[test]
+fn each_decision_is_told_once_however_many_are_remembered() {
+    let (mut gates, rules) = (Gates::default(), rules(1.0));
+    for number in 0..200u64 {
+        gates.over(Outcome::RejectedOffline, None, &number.to_string(), after(number), &rules);
+        let told: Vec<&str> = gates.said_since(number).iter().map(|said| said.why.as_str()).collect();
+        assert_eq!(told, [number.to_string()]);
+    }
+    assert!(gates.said_since(200).is_empty() && gates.said.len() == REMEMBERED);
+}
+
+#[test]
 fn nothing_measured_speaks_for_nothing() {
     let mut gates = watched(100.0);
     assert_eq!(look(&mut gates, 100.0, 0.0, 0), Look::GoOn);
