@@ -201,10 +201,16 @@ impl Checkpoint {
         if let Some(card) = &mut card {
             card.specialist = specialist.header.card.clone().map(Box::new);
         }
-        let mut joined = self;
-        joined.header.specialist = true;
-        joined.specialist = Some(specialist.weights.clone());
-        Ok(joined.model(card))
+        Ok(self.model(card).with_specialist(Some(specialist.weights.clone())))
+    }
+
+    /// This with such a `specialist`, of the same architecture, or none.
+    #[must_use]
+    pub(crate) fn with_specialist(mut self, specialist: Option<Weights>) -> Self {
+        self.header.specialist = specialist.is_some();
+        self.specialist = specialist;
+        self.header.checksum = checksum(self.sections().into_iter().flatten());
+        self
     }
 
     /// The runs of floats, in the order in which they are written.

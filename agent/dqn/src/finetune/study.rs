@@ -6,13 +6,14 @@ use qscale_sim::Cell;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::experience::{Experience, learn_from};
+use super::experience::{Experience, Lived, learn_from};
 use crate::actions::{Actions, Mask};
 use crate::checkpoint::{Checkpoint, CheckpointError, Purpose};
 use crate::device::Device;
 use crate::explore::Schedule;
 use crate::learner::{Hyperparameters, Learner, LearnerError};
 use crate::network::DeviceFailed;
+use crate::observation;
 use crate::replay::Ending;
 use crate::train::domain::{Domain, Part};
 use crate::train::lane::Lane;
@@ -113,9 +114,14 @@ impl Study {
     ) -> Result<Option<Studied>, StudyError> {
         self.check()?;
         let actions = base.check()?;
-        let mixture = self.mixture(experiences);
-        let mut learner = Learner::resume(self.told(base, mixture.all()), &base.weights, None, self.seed, device)?;
-        self.live(&mut learner, &actions, base.header.worth.unwrap_or_default(), experiences.len(), mixture.simulated, stopped)?;
+        let (experiences, special) = decided_by_one(base, experiences);
+        let weights = base.specialist.as_ref().filter(|_| special).unwrap_or(&base.weights);
+        let mixture = self.mixture(&experiences);
+        let mut learner = Learner::resume(self.told(base, mixture.all()), weights, None, self.seed, device)?;
+        // A specialist lives through nothing that it never decides on.
+        let domain = if special { Domain { sparse: 0.0, ..self.domain.clone() } } else { self.domain.clone() };
+        let worth = base.header.worth.unwrap_or_default();
+        self.live(&mut learner, (&domain, worth), &actions, experiences.len(), mixture.simulated, stopped)?;
         for (function, experience) in experiences.iter().enumerate() {
             let newest = experience.lived.len().saturating_sub(MOST_RECORDED / experiences.len());
             learn_from(&mut learner, function, &experience.lived[newest..], mixture.repeats);
@@ -132,8 +138,9 @@ impl Study {
             }
         }
         let purpose = Purpose { actions, worth: base.header.worth, note: String::new() };
-        let (weights, progress) = (learner.network().weights()?, learner.progress()?);
-        let model = Checkpoint::new(weights, Some(progress), learner.parameters(), self.seed, &purpose).model(None);
+        let learned = learner.progress()?.target;
+        let (weights, specialist) = if special { (base.weights.clone(), Some(learned)) } else { (learned, base.specialist.clone()) };
+        let model = Checkpoint::new(weights, None, learner.parameters(), self.seed, &purpose).with_specialist(specialist);
         Ok(Some(Studied { model, recorded: mixture.recorded, repeats: mixture.repeats, simulated: mixture.simulated, error }))
     }
 
@@ -166,8 +173,8 @@ impl Study {
     fn live(
         &self,
         learner: &mut Learner,
+        (domain, worth): (&Domain, Worth),
         actions: &Actions,
-        worth: Worth,
         first: usize,
         ticks: usize,
         stopped: &dyn Fn() -> bool,
@@ -177,7 +184,7 @@ impl Study {
             // Numbers that no training draws: those begin at multiples of 2 to the 32.
             let number = self.seed.wrapping_mul(1 << 32).wrapping_add(1 << 31).wrapping_add(drawn);
             drawn += 1;
-            let world = self.domain.draw(Part::Training, number);
+            let world = domain.draw(Part::Training, number);
             let ticks = world.ticks();
             (Lane::new(Cell::new(world.setup, number, 0), world.caution, Some(actions)), ticks)
         };
@@ -222,12 +229,28 @@ impl Mixture {
     }
 }
 
+/// What of `experiences` one network of `base` decided on, the one that decided on more of it, and whether that is the specialist: each learns from its own.
+fn decided_by_one(base: &Checkpoint, experiences: &[Experience]) -> (Vec<Experience>, bool) {
+    let special = |lived: &Lived| matches!(lived, Lived::Step(step) if observation::keeps_one(&step.observation));
+    let all = experiences.iter().map(Experience::steps).sum::<usize>();
+    let many = experiences.iter().flat_map(|experience| &experience.lived).filter(|lived| special(lived)).count();
+    if base.specialist.is_none() {
+        return (experiences.to_vec(), false);
+    }
+    let mut own = experiences.to_vec();
+    let chosen = 2 * many > all;
+    for lived in own.iter_mut().flat_map(|experience| &mut experience.lived).filter(|lived| special(lived) != chosen) {
+        *lived = Lived::Gap;
+    }
+    (own, chosen)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::experience::{Lived, Step};
+    use super::super::experience::Step;
     use super::*;
     use crate::device::cpu;
-    use crate::observation::COUNT;
+    use crate::observation::{COUNT, LEAST_REPLICAS};
     use crate::pretrained::pretrained;
     use crate::train::worth::Tick;
 
@@ -261,13 +284,25 @@ mod tests {
     #[test]
     fn a_candidate_sees_as_the_model_in_use_does_and_moves_little() {
         let base = pretrained();
-        let candidate = learn(&study(), &[experience(20)]).model;
-        assert_eq!(candidate.check().expect("it matches"), base.check().expect("it matches"));
-        assert_eq!(candidate.weights.normalisation(), base.weights.normalisation());
-        assert!(candidate.progress.is_none() && candidate.fingerprint() != base.fingerprint());
-        let moved = candidate.weights.values().iter().zip(base.weights.values()).map(|(now, before)| (now - before).abs());
-        let most = moved.fold(0.0, f32::max);
-        assert!(most > 0.0 && most < 1e-3, "{most}");
+        let mut sparse = experience(20);
+        for lived in &mut sparse.lived {
+            let Lived::Step(step) = lived else { continue };
+            step.observation[LEAST_REPLICAS] = 0.0;
+        }
+        // Each network learns from what it decides on, and the other stays as it is.
+        for (experience, special) in [(experience(20), true), (sparse, false)] {
+            let candidate = learn(&study(), &[experience]).model;
+            assert_eq!(Checkpoint::from_bytes(&candidate.to_bytes()), Ok(candidate.clone()));
+            assert_eq!(candidate.check().expect("it matches"), base.check().expect("it matches"));
+            assert!(candidate.progress.is_none() && candidate.fingerprint() != base.fingerprint());
+            let networks = |model: &Checkpoint| [model.weights.clone(), model.specialist.clone().expect("it has one")];
+            for (at, (now, before)) in networks(&candidate).iter().zip(networks(base)).enumerate() {
+                assert_eq!(now.normalisation(), before.normalisation());
+                let moved = now.values().iter().zip(before.values()).map(|(now, before)| (now - before).abs());
+                let most = moved.fold(0.0, f32::max);
+                assert!(most < 1e-3 && (most > 0.0) == ((at == 1) == special), "{at} {special} {most}");
+            }
+        }
     }
 
     #[test]

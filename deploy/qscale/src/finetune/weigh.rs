@@ -147,7 +147,8 @@ impl Effort {
                 mean: score.mean,
             };
             let judged = vec![judged("dqn", &of_candidate), judged(&format!("dqn, {called}"), &of_base)];
-            candidate.header.card = Some(Card { command, ticks: steps as u64, domain: self.study.domain.clone(), judged });
+            candidate.header.card =
+                Some(Card { command, ticks: steps as u64, domain: self.study.domain.clone(), judged, specialist: None });
             candidate.header.note = format!("fine-tuned from {called} ({}) on {} recorded ticks", base.fingerprint(), studied.recorded);
         }
         let mut ruling = self.margins.validation(&of_base.mean, &of_candidate.mean);

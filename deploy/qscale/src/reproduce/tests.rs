@@ -1,3 +1,5 @@
+use std::sync::atomic::AtomicBool;
+
 use qscale_tests::Folder;
 
 use super::experiment::EPISODE;
