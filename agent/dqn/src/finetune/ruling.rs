@@ -157,14 +157,14 @@ impl Margins {
         let mut ruling = Ruling::default();
         let mut doubts = Vec::new();
         for Estimate { function, violated, cost, .. } in estimates {
-            if !(violated.more() <= self.violated) {
+            if !within(violated.more(), self.violated) {
                 ruling.against.push(format!(
                     "{function} would be violated in {:.2} % of its ticks instead of {:.2} %",
                     violated.candidate * 100.0,
                     violated.base * 100.0
                 ));
             }
-            if !(cost.more() <= self.cost * cost.base) {
+            if !within(cost.more(), self.cost * cost.base) {
                 ruling.against.push(format!("{function} would cost {:.4} an hour instead of {:.4}", cost.candidate, cost.base));
             }
             match self.doubt(violated, cost) {
@@ -189,13 +189,13 @@ impl Margins {
         let (Some(violated_error), Some(cost_error), Some(paid)) = (violated.error, cost.error, cost.recorded()) else {
             return Some("nothing was recorded to hold the simulation against".to_owned());
         };
-        if !(violated_error.abs() <= self.violated_error) {
+        if !within(violated_error.abs(), self.violated_error) {
             return Some(format!(
                 "the simulation shows {:+.1} percentage points of violations beside what was recorded",
                 violated_error * 100.0
             ));
         }
-        if !(cost_error.abs() <= self.cost_error * paid.abs()) {
+        if !within(cost_error.abs(), self.cost_error * paid.abs()) {
             return Some(format!("the simulation costs {cost_error:+.4} an hour beside the {paid:.4} that were recorded"));
         }
         None
@@ -232,6 +232,11 @@ impl Margins {
         }
         ruling
     }
+}
+
+/// Whether `value` is at most `most`; what is no number is not.
+fn within(value: f64, most: f64) -> bool {
+    value <= most
 }
 
 #[cfg(test)]
