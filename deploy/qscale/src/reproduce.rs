@@ -82,8 +82,8 @@ a resize does not restart; agents see a replica's CPU over its limit, not a node
 CPU by 0.8 or 1.25. No guard limits anyone.
 
 On this machine (--local): all contestants decide at the same time, each as an agent of its own for its own copy of the native fibonacci, under the same requests; they
-share the cores. CPU, its steps and thresholds, and ticks are a fifth of the study's, rates a tenth, as a request takes some 2.4 ms of CPU; 1 to 21 replicas; one fixed
-and one changing rate. The learned ones learn in the simulator of that, and their models then decide without learning on; beside a network stands the agent's rule,
+share the cores. CPU, its steps and thresholds, and rates are a tenth of the study's, ticks a fifth; a request takes some 1.2 ms of CPU; 1 to 21 replicas; one fixed and
+one changing rate. The learned ones learn in the simulator of that, and their models then decide without learning on; beside a network stands the agent's rule,
 and how often it decided is told. Latency is the client's, from when a request was due; the late share is told from a histogram.
 
 Intervals are Student's over seeds, each of which trains anew: over the two of --local they are wide. Better is who is late less often or cheaper beyond the 95 %

@@ -169,7 +169,7 @@ impl UpArgs {
 pub(crate) struct Look {
     /// Whether it may be drawn on a terminal.
     pub drawn: bool,
-    /// Whether lines tell of its functions where it is not drawn.
+    /// Whether its steps are told, and where it is not drawn lines tell of its functions.
     pub told: bool,
     /// Whether CPU must be limited, so that where it cannot there is nothing to see.
     pub limits: bool,
@@ -194,7 +194,7 @@ impl Lived {
 
 /// Starts what `plan` says, has it live until it is over or `token` is cancelled, and stops it.
 pub(crate) async fn live(plan: &Plan, look: Look, token: &CancellationToken) -> anyhow::Result<Lived> {
-    let mut running = Running::new(plan)?;
+    let mut running = Running::new(plan, look.told)?;
     let started = tokio::select! {
         started = running.start(plan) => started,
         () = token.cancelled() => Err(anyhow::anyhow!("stopped while starting")),
@@ -207,7 +207,9 @@ pub(crate) async fn live(plan: &Plan, look: Look, token: &CancellationToken) -> 
         Err(error) => Err(error),
     };
     let simulated = running.simulated_load().await;
-    say("stopping: load, agents, collector, actuator, platform, nats-server");
+    if look.told {
+        say("stopping: load, agents, collector, actuator, platform, nats-server");
+    }
     let ended = tokio::task::spawn_blocking(move || {
         running.stop();
         running
@@ -335,7 +337,7 @@ async fn follow(plan: &Plan, look: Look, running: &Running, bus: &Bus, token: &C
                 let warning = format!("warning: {}", falls_behind(board.missed_ticks() - missed, plan));
                 if view.is_open() {
                     board.line(warning)
-                } else {
+                } else if look.told {
                     say(&warning)
                 }
                 missed = board.missed_ticks();

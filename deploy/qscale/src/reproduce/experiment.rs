@@ -22,10 +22,12 @@ pub const EPISODE: u32 = 24;
 const TICK: Duration = Duration::from_secs(5);
 /// Ticks of a simulated run that is judged: ten minutes.
 const RUN: u32 = 120;
-/// So many times as small and as short is everything on this machine, that some contestants fit on two cores beside each other and a run lasts a minute.
-const SMALLER: u32 = 5;
-/// The Fibonacci number that a request on this machine asks for: some 2.4 ms of CPU, about twice what a request of the study took.
-pub const NUMBER: u32 = 20_000;
+/// So many times as small are CPU and rates on this machine, that five contestants fit on two cores beside each other.
+const SMALLER: u32 = 10;
+/// So many times as short are its ticks, that a run of a minute has half as many as the study's ten minutes.
+const FASTER: u32 = 5;
+/// The Fibonacci number that a request on this machine asks for: some 1.2 ms of CPU, as a request of the study.
+pub const NUMBER: u32 = 10_000;
 
 /// Which experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -43,7 +45,7 @@ pub enum Which {
 pub enum Place {
     /// In the simulator, as large as the study was.
     Simulator,
-    /// On this machine, with real functions, a fifth as large: CPU, steps, thresholds and ticks. So many ticks a run.
+    /// On this machine, with real functions: CPU, its steps and thresholds, and rates a tenth as large, ticks a fifth as long.
     Local {
         /// Ticks of a run.
         ticks: u32,
@@ -89,9 +91,9 @@ impl Which {
 }
 
 impl Place {
-    /// The tick of a run that lasts `run` on this machine.
+    /// This machine, for runs that last `run`.
     pub fn local(run: Duration) -> Self {
-        Self::Local { ticks: (run.as_millis() / (TICK / SMALLER).as_millis()) as u32 }
+        Self::Local { ticks: (run.as_millis() / (TICK / FASTER).as_millis()) as u32 }
     }
 }
 
@@ -100,7 +102,7 @@ impl Experiment {
     pub fn tick(self) -> Duration {
         match self.place {
             Place::Simulator => TICK,
-            Place::Local { .. } => TICK / SMALLER,
+            Place::Local { .. } => TICK / FASTER,
         }
     }
 
@@ -141,8 +143,7 @@ impl Experiment {
         }
     }
 
-    /// The least, a usual and the most rate, requests a second. One replica of a whole core answers some 630 of them in the simulator, and 400 of those on this
-    /// machine.
+    /// The least, a usual and the most rate, requests a second. One replica of a whole core answers some 630 of them in the simulator, and 800 on this machine.
     fn rates(self) -> [u32; 3] {
         let rates = match self.which {
             Which::Horizontal => [100, 332, 1000],
@@ -150,8 +151,7 @@ impl Experiment {
         };
         match self.place {
             Place::Simulator => rates,
-            // A fifth of the CPU, and requests that ask for twice as much.
-            Place::Local { .. } => rates.map(|rate| rate / (2 * SMALLER)),
+            Place::Local { .. } => rates.map(|rate| rate / SMALLER),
         }
     }
 
@@ -214,7 +214,7 @@ impl Experiment {
         FunctionProfile {
             name: self.function().to_owned(),
             source: "what one request and one start of the native function take on a usual machine".to_owned(),
-            cpu: constant(Duration::from_micros(2400)),
+            cpu: constant(Duration::from_micros(1250)),
             startup: Startup { cpu: constant(Duration::from_millis(10)), waiting: constant(Duration::from_millis(50)) },
             memory: Memory { base_mib: Mebibytes(8), request_kib: 64 },
             ..FunctionProfile::fibonacci_python()
@@ -305,7 +305,7 @@ mod tests {
             assert!(policy.bounds.contain(experiment.beginning()));
             // A request computes for 1.28 ms and waits for 0.3 ms, one after the other; on this machine it only computes.
             let cores = policy.bounds.cpu_millicores.max().cores();
-            let takes = if experiment.place == Place::Simulator { 0.00128 / cores + 0.0003 } else { 0.0024 / cores };
+            let takes = if experiment.place == Place::Simulator { 0.00128 / cores + 0.0003 } else { 0.00125 / cores };
             let bearable = f64::from(policy.bounds.replicas.max().0) / takes;
             for load in experiment.loads() {
                 let pattern: Pattern = load.pattern.parse().expect("a pattern");

@@ -140,11 +140,10 @@ fn known<'a>(board: &'a Board, id: &FunctionId) -> anyhow::Result<&'a Entry> {
 
 /// What was measured in each tick since the load began.
 fn course(experiment: Experiment, entry: &Entry) -> Course {
-    let tick = experiment.tick();
     // A Load tells of the second before it.
     let began = entry.offered.front().map_or(Timestamp(0), |(at, _)| at.minus(Duration::from_secs(1)));
     let ticks = experiment.ticks() as usize;
-    let sampled = |series: &VecDeque<(Timestamp, f64)>| sampled(series, began, tick, ticks);
+    let sampled = |series: &VecDeque<(Timestamp, f64)>| sampled(series, began, experiment.tick(), ticks);
     // What is in force stays so until it changes; before the first State it was what everybody begins with.
     let kept = |series: &VecDeque<(Timestamp, f64)>, first: f64| {
         let values = sampled(series).into_iter();
@@ -157,19 +156,21 @@ fn course(experiment: Experiment, entry: &Entry) -> Course {
     let begins: Allocation = experiment.beginning();
     Course {
         offered_rps: kept(&entry.offered, 0.0),
-        throughput_rps: sampled(&entry.achieved).into_iter().map(Option::unwrap_or_default).collect(),
+        throughput_rps: kept(&entry.achieved, 0.0),
         latency_ms: sampled(&entry.latency),
         replicas: kept(&entry.replicas, f64::from(begins.replicas.0)),
         cores: kept(&entry.allocated, begins.total_cores()),
     }
 }
 
-/// The last value within each of so many ticks from `began` on; `None` where there is none.
+/// The value of each of so many ticks from `began` on, where one came about every tick; `None` where none came.
 fn sampled(series: &VecDeque<(Timestamp, f64)>, began: Timestamp, tick: Duration, ticks: usize) -> Vec<Option<f64>> {
     let mut values = vec![None; ticks];
-    for (at, value) in series.iter().filter(|(at, _)| *at > began) {
-        // What was told at the end of a tick is of that tick.
-        let index = (at.since(began).as_millis() - 1) / tick.as_millis();
+    let Some((first, _)) = series.iter().find(|(at, _)| *at > began) else { return values };
+    // What was told at the end of a tick is of that tick. Values come at one phase of it, give or take: half a tick earlier and later still counts.
+    let phase = (first.since(began).as_millis() - 1) % tick.as_millis() + 1;
+    for (at, value) in series.iter().filter(|(at, _)| at >= first) {
+        let index = (at.since(began).as_millis() + tick.as_millis() / 2).saturating_sub(phase) / tick.as_millis();
         if let Some(place) = usize::try_from(index).ok().and_then(|index| values.get_mut(index)) {
             *place = Some(rounded(*value));
         }
@@ -238,10 +239,10 @@ mod tests {
         (entry.latency, entry.replicas) = (series(&[(9_000, 80.0), (12_500, 90.0)]), series(&[(11_500, 3.0), (12_400, 4.0)]));
         let course = course(experiment, &entry);
         assert_eq!(course.offered_rps, [5.0, 6.0, 6.0, 7.0, 7.0]);
-        assert_eq!(course.throughput_rps, [5.0, 6.0, 0.0, 0.0, 0.0]);
+        assert_eq!(course.throughput_rps, [5.0, 6.0, 6.0, 6.0, 6.0]);
         assert_eq!(course.latency_ms, [None, None, Some(90.0), None, None]);
         assert_eq!(course.replicas, [1.0, 3.0, 4.0, 4.0, 4.0]);
-        assert_eq!(course.cores, [0.1; 5]);
+        assert_eq!(course.cores, [0.05; 5]);
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn what_learns_for_this_machine_leaves_a_model_that_an_agent_can_decide_by() {
         for contestant in Contestant::all(which) {
             let told = contestant.told(experiment, 3, folder.path());
             match contestant {
-                Contestant::Threshold => assert_eq!(told["params"]["cpu_millicores"], 50),
+                Contestant::Threshold => assert_eq!(told["params"]["cpu_millicores"], 25),
                 Contestant::Pretrained => assert_eq!(told["params"]["scope"], which.name()),
                 Contestant::Table { .. } => {
                     let path = told["model"].as_str().expect("a path");

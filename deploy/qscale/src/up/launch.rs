@@ -61,6 +61,8 @@ pub struct Running {
     backend: Backend,
     pace: Pace,
     limits: bool,
+    /// Whether its steps are told.
+    told: bool,
     // Held for as long as the system is up, so that a second one in the same folder is refused.
     _lock: File,
     // Held by the one system of this machine that has the usual ports.
@@ -68,8 +70,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Takes the state folder and chooses addresses.
-    pub fn new(plan: &Plan) -> anyhow::Result<Self> {
+    /// Takes the state folder and chooses addresses; `told` has it say what it does.
+    pub fn new(plan: &Plan, told: bool) -> anyhow::Result<Self> {
         let state = plan.state.clone();
         let lock = File::create(state.join("lock")).context("the state folder")?;
         lock.try_lock().map_err(|_| {
@@ -99,7 +101,7 @@ impl Running {
         };
         let (backend, pace) = (plan.backend, plan.pace);
         let supervisor = Supervisor::new();
-        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, _lock: lock, _usual_ports: usual_ports })
+        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, told, _lock: lock, _usual_ports: usual_ports })
     }
 
     /// Starts everything but the load, in order; returns the operator's connection.
@@ -114,7 +116,7 @@ impl Running {
             Backend::Sim => add_simulated(&platform, plan).await?,
         }
         write_policies(&bus, &plan.functions).await?;
-        say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(&plan.agents)));
+        self.say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(&plan.agents)));
         let platform_address = &self.addresses.platform;
         let store_every = Span(STORE_EVERY.saturating_mul(self.pace.speed()).min(LONGEST_PERIOD));
         let actuator = json!({ "platform": { "address": platform_address }, "store_every": store_every });
@@ -154,7 +156,7 @@ impl Running {
         );
         let path = self.state.join("nats/nats.conf");
         write_private(&path, configuration.as_bytes())?;
-        say(&format!("[1/6] nats-server ({}) on {listen}", program.display()));
+        self.say(&format!("[1/6] nats-server ({}) on {listen}", program.display()));
         self.supervisor.start(Service {
             name: "nats-server".into(),
             program,
@@ -180,7 +182,7 @@ impl Running {
     }
 
     async fn start_platform(&mut self) -> anyhow::Result<PlatformClient> {
-        say(&format!("[2/6] local platform: gateway {}, API {}", self.addresses.gateway, self.addresses.platform));
+        self.say(&format!("[2/6] local platform: gateway {}, API {}", self.addresses.gateway, self.addresses.platform));
         let configuration = json!({
             "api": self.addresses.platform,
             "gateway": self.addresses.gateway,
@@ -194,7 +196,7 @@ impl Running {
 
     async fn start_simulated_platform(&mut self) -> anyhow::Result<PlatformClient> {
         let speed = if self.pace.speed() > 1 { format!(", {} times as fast as real time", self.pace.speed()) } else { String::new() };
-        say(&format!("[2/6] simulated platform: API {}{speed}", self.addresses.platform));
+        self.say(&format!("[2/6] simulated platform: API {}{speed}", self.addresses.platform));
         let configuration = json!({
             "api": self.addresses.platform,
             "load_waits": true,
@@ -211,7 +213,7 @@ impl Running {
     async fn add_functions(&self, platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
         remove_left_copy(platform, bus, plan).await?;
         for planned in &plan.functions {
-            say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
+            self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
             if !store::is_frozen(bus, &planned.id).await? {
                 // What an earlier run left it with is no fair beginning, least of all beside a copy.
@@ -256,7 +258,7 @@ impl Running {
 
     /// Waits until every function has a ready replica and every service says that it is ready. Whether CPU and memory can be limited here.
     async fn until_ready(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<bool> {
-        say("[5/6] waiting until everything is ready");
+        self.say("[5/6] waiting until everything is ready");
         let ready = async || {
             let Ok(functions) = platform.list().await else { return false };
             let has_replica = |planned: &Planned| functions.iter().any(|status| status.id() == planned.id && status.actual.ready > 0);
@@ -270,6 +272,12 @@ impl Running {
         Ok(platform.list().await?.iter().all(|status| status.vertical))
     }
 
+    fn say(&self, text: &str) {
+        if self.told {
+            say(text);
+        }
+    }
+
     /// Whether CPU and memory can be limited here; known once everything is started.
     pub fn can_limit(&self) -> bool {
         self.limits
@@ -278,14 +286,14 @@ impl Running {
     /// Starts the load generator; every function gets the same arrivals.
     pub async fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
         if self.backend == Backend::Sim {
-            say(&format!("[6/6] load {} on {} functions", plan.load_words, plan.functions.len()));
+            self.say(&format!("[6/6] load {} on {} functions", plan.load_words, plan.functions.len()));
             return self.simulated()?.begin_load().await.context("the simulated platform does not begin the load");
         }
         let Some(load) = &plan.load else {
-            say("[6/6] no load");
+            self.say("[6/6] no load");
             return Ok(());
         };
-        say(&format!("[6/6] load {} as {}", load.pattern, load.protocol));
+        self.say(&format!("[6/6] load {} as {}", load.pattern, load.protocol));
         let nats = self.bus_config("loadgen");
         let password = std::fs::read_to_string(self.state.password_file("loadgen")).context("the password of the load generator")?;
         let mut arguments: Vec<String> = vec!["run".into(), "--json".into(), "--quiet".into()];

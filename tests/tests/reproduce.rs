@@ -1,0 +1,55 @@
+//! `qscale reproduce --local` as a person runs it: what was learned in the simulator decides on real functions, and what is finished is not done again.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use qscale_tests::process::binary;
+use qscale_tests::{Folder, nats, system};
+use serde_json::Value;
+
+const CONTESTANTS: [&str; 5] = ["threshold", "tabular-q", "tabular-q-1", "dqn-step", "dqn"];
+/// Nobody learns anew, nor is any run repeated, where only this is left to do.
+const FILES: [&str; 5] = ["results.csv", "learning.svg", "usual.svg", "steps.svg", "models/dqn-step-2.dqn"];
+
+fn reproduce(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary("qscale"));
+    command.args(["reproduce", "horizontal", "--local", "--out", "found"]).args(arguments).current_dir(folder);
+    command.env("QSCALE_STATE", folder.join("state")).env("NATS_SERVER_BIN", nats::program()).output().expect("qscale runs")
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_was_learned_decides_on_real_functions_and_is_kept() {
+    let _alone = system::alone();
+    let folder = Folder::new("reproduce");
+    let arguments = ["--quick", "--for", "10s"];
+    let output = reproduce(folder.path(), &[&arguments[..], &["--json"]].concat());
+    assert!(output.status.success(), "{}", told(&output));
+    let summary: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!((&summary["complete"], &summary["settings"]["place"]["ticks"]), (&true.into(), &10.into()), "{summary}");
+    let bytes = std::fs::read(folder.path().join("found/results.json")).expect("written");
+    let results: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let runs = results["runs"].as_array().expect("a list");
+    assert_eq!(runs.len(), CONTESTANTS.len() * 2 * 2);
+    for run in runs {
+        assert!(CONTESTANTS.iter().any(|contestant| run["contestant"] == *contestant), "{run}");
+        assert!(run["throughput_rps"].as_f64() > Some(0.0) && run["cost_per_hour"].as_f64() > Some(0.0), "{run}");
+        assert_eq!(run["course"]["latency_ms"].as_array().map(Vec::len), Some(10), "{run}");
+    }
+    for name in FILES {
+        assert!(std::fs::metadata(folder.path().join("found").join(name)).is_ok_and(|file| file.len() > 0), "{name}");
+    }
+    assert_eq!(system::with_argument(&folder.path().display().to_string()), [0; 0], "processes are left");
+
+    let again = reproduce(folder.path(), &[&arguments[..], &["--resume"]].concat());
+    assert!(again.status.success() && !told(&again).contains("run 1 of 4"), "nothing was left to do: {}", told(&again));
+    assert!(String::from_utf8_lossy(&again.stdout).contains("tabular-q-1"));
+    assert!(std::fs::read(folder.path().join("found/results.json")).expect("written") == bytes);
+    let other = reproduce(folder.path(), &["--quick", "--for", "20s"]);
+    assert!(told(&other).contains("is of another experiment") && told(&other).contains("--overwrite"), "{}", told(&other));
+    let long = reproduce(folder.path(), &["--for", "1h"]);
+    assert!(told(&long).contains("--for 1h, must be from 10s to 10m"), "{}", told(&long));
+}
