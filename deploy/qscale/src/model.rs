@@ -79,8 +79,7 @@ pub enum ModelCommand {
     /// Write a model that decides by a specialist for functions that always keep a replica, and by another model for the rest
     #[command(after_help = "Examples:
   qscale train --out all
-  qscale train --print-recipe | jq '.domain.sparse = 0' > steady.json
-  qscale train --recipe steady.json --out steady
+  qscale train --functions steady --out steady
   qscale model join all/model.dqn steady/model.dqn joined.dqn")]
     Join {
         /// The model for what may be scaled to zero

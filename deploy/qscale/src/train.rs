@@ -19,7 +19,7 @@ use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::checkpoint::{Checkpoint, Judged};
 use qscale_dqn::device::Device;
 use qscale_dqn::train::course::{Best, Course};
-use qscale_dqn::train::domain::Part;
+use qscale_dqn::train::domain::{Kind, Part};
 use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
 use serde_json::json;
@@ -45,6 +45,7 @@ use crate::system::Locate;
   qscale train                                     a model for all scopes, in minutes
   qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
   qscale train --scope horizontal --out mine       one that only changes replicas
+  qscale train --functions steady --out steady     a specialist, for qscale model join
   qscale train --print-recipe > recipe.json        everything that can be told
   qscale train --recipe recipe.json
   qscale evaluate --model .qscale/training/model.dqn --policy dqn --policy hpa --quick
@@ -65,6 +66,9 @@ pub struct TrainArgs {
     /// Which of them may be taken: horizontal, vertical or joint
     #[arg(long, value_name = "NAME")]
     scope: Option<Scope>,
+    /// Which functions it learns about: all; steady, which are called all the time; or sparse, which are called now and then
+    #[arg(long, value_name = "all|steady|sparse", default_value_t)]
+    functions: Kind,
     /// Seed of chance: the same gives the same network
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -123,6 +127,7 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.ticks = arguments.ticks.unwrap_or(recipe.ticks);
     recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);
     recipe.scope = arguments.scope.unwrap_or(recipe.scope);
+    recipe.domain = recipe.domain.of(arguments.functions);
     recipe.check().map_err(anyhow::Error::msg)?;
     Ok(recipe)
 }
@@ -142,6 +147,9 @@ fn command(arguments: &TrainArgs, recipe: &Recipe, seed: u64) -> String {
     }
     if recipe.scope != default.scope {
         words.push(format!("--scope {}", recipe.scope));
+    }
+    if arguments.functions != Kind::All {
+        words.push(format!("--functions {}", arguments.functions));
     }
     words.push(format!("--seed {seed}"));
     words.join(" ")
