@@ -105,7 +105,7 @@ pub struct Checkpoint {
     /// The network.
     pub weights: Weights,
     /// The network that decides in its place for functions that always keep a replica, where there is one: what is called now and then and what is called all
-    /// the time have too little in common for a small network to learn both well (EXPERIMENTS.md).
+    /// the time have little in common, and a network of its own learns the latter sooner (EXPERIMENTS.md).
     pub specialist: Option<Weights>,
     /// What is needed to go on; absent where training cannot.
     pub progress: Option<Progress>,

@@ -115,7 +115,7 @@ impl World {
 
 impl Domain {
     /// This domain with functions of `kind` alone. Where functions are called all the time a violation is seldom worth more than minutes of the cost, and a specialist
-    /// that need not serve any caution serves these better (EXPERIMENTS.md).
+    /// need not serve every caution (EXPERIMENTS.md).
     #[must_use]
     pub fn of(self, kind: Kind) -> Self {
         match kind {
