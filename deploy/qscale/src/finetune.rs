@@ -42,19 +42,12 @@ use crate::train;
 const LEAST_STEPS: usize = 120;
 /// How often a candidate in use is looked at, in the system's time.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// How often in a row the system may not answer while the only round is on its way.
+const MOST_FAILURES: u32 = 5;
 /// Pause after the system did not answer.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Let the model in use go on learning from what was recorded of the functions that it serves.
-///
-/// A round learns a candidate from the recorded States and Rewards and from simulated worlds beside them, so that nothing known is forgotten. It replaces the model in
-/// use only through three gates. Offline: it is no worse on validation worlds, and, simulated over the recorded arrivals as `qscale compare` does it, it violates no more, costs
-/// no more, and one of both less, beyond chance and where the simulation comes near what was recorded. Shadow: it is stored, not in use, and decides on the States of
-/// the next half hour beside the model in use, never astray and estimated anew. Use: it is put in use and watched; where the objectives burn faster than in the same time
-/// before, or the day's budget is spent, the version before is put in use again, and nothing else is tried until the next day (UTC).
-///
-/// It is off by default: without --budget MINUTES nothing is ever put in use, and what passes the shadow is recommended. The budget is in SLO-minutes a day: all
-/// minutes in which an objective is violated while a candidate is under watch count, those of all functions together.
+/// How a round goes, and what it may do.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale finetune --once                        one round: learn, judge, shadow, and say what came of it; nothing is put in use
@@ -62,6 +55,17 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
   qscale finetune --budget 10 --every 1d --since 3d --watch-for 4h
   qscale finetune --once --candidate better.dqn --budget 5    a model from elsewhere through the same gates
   qscale finetune --status                      where it stands, and what was decided
+
+A round learns a candidate from the recorded States and Rewards of the functions that obey the agent, and from simulated worlds beside them, so that nothing known is
+forgotten. It replaces the model in use only through three gates:
+  offline  no worse on validation worlds; simulated over the recorded arrivals, as `qscale compare` does it, it violates no more, costs no more, and one of both less,
+           beyond chance and where the simulation comes near what was recorded
+  shadow   stored, not in use; decides on the States of --shadow-for beside the model in use, is never astray, and is no worse by the arrivals of that time
+  use      in use, and watched for --watch-for: where the objectives burn faster than in the same time before, or the day's budget is spent, the version before is
+           put in use again, and nothing else is tried until the next day (UTC)
+
+It is off by default: without --budget nothing is ever put in use, and what passes the shadow is recommended. All minutes in which an objective is violated while a
+candidate is under watch count against the budget, those of all functions together.
 
 Ctrl-C ends it and loses nothing: the same command goes on where it was. While it does not run, nobody watches a candidate that is in use. A version that somebody else
 puts in use meanwhile is theirs, and is not watched.
@@ -266,13 +270,16 @@ impl Tuner<'_> {
         if once {
             self.record.gates.hurry(clock::now());
         }
-        let mut last = String::new();
+        let (mut last, mut failures) = (String::new(), 0);
         while !self.token.is_cancelled() {
             match self.go_on().await {
                 Ok(Some(flow)) => return Ok(flow),
-                Ok(None) => last.clear(),
-                Err(error) if once || error.is::<Taken>() || show::pipe_closed(&error) => return Err(error),
+                Ok(None) => (last, failures) = (String::new(), 0),
+                Err(error) if error.is::<Taken>() || show::pipe_closed(&error) => return Err(error),
+                // Whoever waits for one round is told at once, unless a candidate is on its way.
+                Err(error) if once && (self.record.gates.trial().is_none() || failures >= MOST_FAILURES) => return Err(error),
                 Err(error) => {
+                    failures += 1;
                     let error = format!("{error:#}");
                     if error != last {
                         show::warn(format_args!("{error}; trying again"));

@@ -129,6 +129,11 @@ impl Ruling {
     }
 }
 
+/// Whether `value` is at most `most`; what is no number is not.
+fn within(value: f64, most: f64) -> bool {
+    value <= most
+}
+
 impl Margins {
     /// Whether a candidate that was worth `candidate` on the validation worlds, where the model in use was worth `base`, forgot nothing.
     #[must_use]
