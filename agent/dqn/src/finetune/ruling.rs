@@ -239,11 +239,6 @@ impl Margins {
     }
 }
 
-/// Whether `value` is at most `most`; what is no number is not.
-fn within(value: f64, most: f64) -> bool {
-    value <= most
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
