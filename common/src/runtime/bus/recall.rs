@@ -38,23 +38,32 @@ impl Bus {
         let configuration =
             pull::OrderedConfig { filter_subject, deliver_policy: DeliverPolicy::ByStartTime { start_time }, ..Default::default() };
         let consumer = stream.create_consumer(configuration).await.with_context(|| format!("read stream {name}"))?;
-        let mut rest = consumer.cached_info().num_pending;
-        let mut messages = consumer.messages().await.with_context(|| format!("read stream {name}"))?;
+        let (mut rest, made) = (consumer.cached_info().num_pending, consumer.cached_info().name.clone());
         let mut count = 0;
-        while rest > 0 {
-            let next = tokio::time::timeout(ANSWER_WITHIN, messages.next()).await;
-            let stored = next
-                .ok()
-                .flatten()
-                .with_context(|| format!("stream {name} stopped answering"))?
-                .with_context(|| format!("read stream {name}"))?;
-            // What was stored meanwhile is not waited for: a busy stream would never end.
-            rest -= 1;
-            if let Ok(message) = decode::<M>(&stored.subject, &stored.payload) {
-                visit(message);
-                count += 1;
+        let read = async {
+            let mut messages = consumer.messages().await.with_context(|| format!("read stream {name}"))?;
+            while rest > 0 {
+                let next = tokio::time::timeout(ANSWER_WITHIN, messages.next()).await;
+                let stored = next
+                    .ok()
+                    .flatten()
+                    .with_context(|| format!("stream {name} stopped answering"))?
+                    .with_context(|| format!("read stream {name}"))?;
+                // What was stored meanwhile is not waited for: a busy stream would never end.
+                rest -= 1;
+                if let Ok(message) = decode::<M>(&stored.subject, &stored.payload) {
+                    visit(message);
+                    count += 1;
+                }
             }
+            anyhow::Ok(())
         }
+        .await;
+        // The server would keep the consumer for half a minute, and allows only so many.
+        if let Err(error) = stream.delete_consumer(&made).await {
+            tracing::debug!(%error, stream = name, "the consumer is left to end by itself");
+        }
+        read?;
         Ok(count)
     }
 }
