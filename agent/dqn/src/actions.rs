@@ -36,6 +36,7 @@ pub enum Scope {
     Joint,
 }
 
+/// Names for people and for command lines.
 macro_rules! named {
     ($kind:ident, $what:literal, $($name:literal => $variant:ident),+) => {
         impl fmt::Display for $kind {
@@ -54,6 +55,8 @@ macro_rules! named {
         }
     };
 }
+pub(crate) use named;
+
 named!(ActionSet, "action set", "headroom" => Headroom, "step" => Step);
 named!(Scope, "scope", "horizontal" => Horizontal, "vertical" => Vertical, "joint" => Joint);
 

@@ -1,8 +1,5 @@
-use qscale_common::contract::{Ages, Changes, Epoch, Usage, Version, Windows, WireObjective};
-use qscale_common::name::Name;
-use qscale_common::policy::{Bounds, Prices};
+use qscale_common::contract::{Usage, Windows};
 use qscale_common::time::Tick;
-use qscale_common::units::Allocation;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -10,36 +7,16 @@ use super::*;
 use crate::checkpoint::Purpose;
 use crate::device::cpu;
 use crate::pretrained::pretrained;
-use crate::{Actions, Checkpoint, DqnParams, Weights};
+use crate::{Actions, Checkpoint, DqnParams, Weights, sample};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
 fn state(tick: u64) -> State {
-    let name = |text: &str| Name::new(text).expect("a valid name");
     let mut windows = Windows::default();
     let seen = &mut windows.tick;
     (seen.covered_ms, seen.rate_rps, seen.completed_rps) = (5000, Some(100.0), Some(100.0));
     seen.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
     seen.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
-    State {
-        version: Version::CURRENT,
-        namespace: name("default"),
-        function: name("fib"),
-        epoch: Epoch(7),
-        tick: Tick(tick),
-        tick_length_ms: 5000,
-        observed_at_ms: Timestamp(5000 * tick + 4999),
-        agent: name("dqn"),
-        allocation: Some(Allocation::new(2, 500, 128)),
-        replicas: None,
-        age: Ages::default(),
-        windows,
-        changes: Changes::default(),
-        startup_ms: None,
-        headroom: None,
-        objective: WireObjective { percentile: 95.0, latency_ms: 500, failure_share: 0.01 },
-        bounds: Bounds::default(),
-        prices: Prices::default(),
-    }
+    State { tick: Tick(tick), observed_at_ms: Timestamp(5000 * tick + 4999), windows, ..sample::state() }
 }
 
 /// What no training world shows: all fails, nothing is known of how long it waits.

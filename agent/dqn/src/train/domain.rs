@@ -19,6 +19,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::actions::named;
 use crate::policy::Caution;
 
 /// Which part of the worlds is drawn from: none is drawn in two of them.
@@ -71,28 +72,7 @@ pub enum Kind {
     Sparse,
 }
 
-impl FromStr for Kind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "all" => Ok(Self::All),
-            "steady" => Ok(Self::Steady),
-            "sparse" => Ok(Self::Sparse),
-            _ => Err(format!("`{text}` is no kind of functions; there are all, steady and sparse")),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::All => "all",
-            Self::Steady => "steady",
-            Self::Sparse => "sparse",
-        })
-    }
-}
+named!(Kind, "functions", "all" => All, "steady" => Steady, "sparse" => Sparse);
 
 /// A world that was drawn.
 #[derive(Debug, Clone)]
