@@ -191,6 +191,9 @@ impl Checkpoint {
         if self.check()? != specialist.check()? {
             return Err(CheckpointError::Mismatch(vec!["the specialist chooses among other choices".into()]));
         }
+        if specialist.specialist.is_some() {
+            return Err(CheckpointError::Mismatch(vec!["the specialist holds two networks itself".into()]));
+        }
         if self.header.architecture != specialist.header.architecture {
             return Err(CheckpointError::Mismatch(vec!["the specialist has another architecture".into()]));
         }

@@ -9,4 +9,4 @@ pub mod study;
 pub use experience::{Experience, Lived, Skipped, Step, learn_from};
 pub use gates::{Burn, Due, Gates, Look, Outcome, Rules, Said, Stage, Trial};
 pub use ruling::{Compared, Estimate, Margins, Ruling, Shadowed};
-pub use study::{Studied, Study, StudyError};
+pub use study::{MOST_RECORDED, Studied, Study, StudyError};

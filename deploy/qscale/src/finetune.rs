@@ -22,7 +22,7 @@ use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::device::cpu;
 use qscale_dqn::finetune::experience::{Reader, Recording};
-use qscale_dqn::finetune::{Due, Experience, Gates, Look, Margins, Outcome, Rules, Ruling, Shadowed, Stage, Study, Trial};
+use qscale_dqn::finetune::{Due, Experience, Gates, Look, MOST_RECORDED, Margins, Outcome, Rules, Ruling, Shadowed, Stage, Study, Trial};
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry;
 use qscale_policies::History;
@@ -442,7 +442,10 @@ impl Tuner<'_> {
         for function in recorded {
             let rewards = function.rewards(&self.bus).await?;
             let reader = Reader { actions: dqn.actions(), worth, caution: &caution };
-            experiences.push(reader.read(&Recording { states: &function.states, rewards: &rewards, since: function.since }));
+            let mut experience = reader.read(&Recording { states: &function.states, rewards: &rewards, since: function.since });
+            // More is not learned from, and days of many functions would fill the memory.
+            experience.keep_newest(MOST_RECORDED / recorded.len());
+            experiences.push(experience);
         }
         Ok(experiences)
     }

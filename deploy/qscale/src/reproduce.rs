@@ -484,7 +484,7 @@ impl Plan {
                         told: contestant.told(experiment, seed, &desk.out),
                     };
                     let agents: Vec<local::Agent> = Contestant::all(experiment.which).into_iter().map(agent).collect();
-                    let runs = match local::run(experiment, load, &agents, seed, &desk.out.join("system"), token).await {
+                    let runs = match local::run(experiment, load, &agents, seed, &desk.out.join(local::SYSTEM), token).await {
                         Ok(runs) => runs,
                         Err(error) if error.is::<Stopped>() => return Ok(()),
                         Err(error) => return Err(error),

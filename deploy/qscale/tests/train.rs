@@ -66,6 +66,13 @@ fn a_training_leaves_all_that_is_asked_of_it_and_its_seed_gives_the_same_network
     let (code, _, err) = fixture.run(&["train", "--recipe", "recipe.json", "--seed", "2", "--threads", "1", "--out", "again"]);
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(fixture.read("again/model.dqn"), fixture.read("run/seed-2/model.dqn"), "one seed, one network, on any number of threads");
+    let join = ["model", "join", "run/seed-1/model.dqn", "run/seed-2/model.dqn", "joined.dqn"];
+    let (code, out, err) = fixture.run(&join);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("another network decides for functions that always keep a replica"), "{out}");
+    assert!(fixture.read("joined.dqn").len() > fixture.read("run/seed-1/model.dqn").len() * 3 / 2);
+    let (code, _, err) = fixture.run(&join);
+    assert!(code == Some(1) && err.contains("cannot write joined.dqn"), "what is there is not written over: {err}");
     let (code, out, err) = fixture.run(&[
         "evaluate",
         "--model",

@@ -1,6 +1,8 @@
 //! A candidate: the model in use, gone on learning from what was recorded and from simulated worlds beside it, so that nothing known is forgotten. Owns the mixture and
 //! the step size; judges nothing. The same experience and seed give the same candidate.
 
+use std::borrow::Cow;
+
 use qscale_common::units::Allocation;
 use qscale_sim::Cell;
 use serde::{Deserialize, Serialize};
@@ -24,7 +26,7 @@ const PASSES: usize = 6;
 /// A recorded step counts for at most so many simulated ones: an hour of one function must not be learned by heart.
 const MOST_REPEATS: usize = 8;
 /// Recorded steps that are learned from, those of all functions together.
-const MOST_RECORDED: usize = 200_000;
+pub const MOST_RECORDED: usize = 200_000;
 /// Simulated functions that live at once.
 const WORLDS: usize = 32;
 /// Share of choices left to chance in simulated worlds: the model in use is known there, and its neighbourhood is what is learned about.
@@ -138,9 +140,14 @@ impl Study {
             }
         }
         let purpose = Purpose { actions, worth: base.header.worth, note: String::new() };
-        let learned = learner.progress()?.target;
-        let (weights, specialist) = if special { (base.weights.clone(), Some(learned)) } else { (learned, base.specialist.clone()) };
-        let model = Checkpoint::new(weights, None, learner.parameters(), self.seed, &purpose).with_specialist(specialist);
+        let (weights, progress) = (learner.network().weights()?, learner.progress()?);
+        let learned = Checkpoint::new(weights, Some(progress), learner.parameters(), self.seed, &purpose).model(None);
+        let model = if special {
+            let specialist = Some(learned.weights.clone());
+            Checkpoint { weights: base.weights.clone(), ..learned }.with_specialist(specialist)
+        } else {
+            learned.with_specialist(base.specialist.clone())
+        };
         Ok(Some(Studied { model, recorded: mixture.recorded, repeats: mixture.repeats, simulated: mixture.simulated, error }))
     }
 
@@ -230,19 +237,22 @@ impl Mixture {
 }
 
 /// What of `experiences` one network of `base` decided on, the one that decided on more of it, and whether that is the specialist: each learns from its own.
-fn decided_by_one(base: &Checkpoint, experiences: &[Experience]) -> (Vec<Experience>, bool) {
+fn decided_by_one<'a>(base: &Checkpoint, experiences: &'a [Experience]) -> (Cow<'a, [Experience]>, bool) {
     let special = |lived: &Lived| matches!(lived, Lived::Step(step) if observation::keeps_one(&step.observation));
     let all = experiences.iter().map(Experience::steps).sum::<usize>();
     let many = experiences.iter().flat_map(|experience| &experience.lived).filter(|lived| special(lived)).count();
     if base.specialist.is_none() {
-        return (experiences.to_vec(), false);
+        return (Cow::Borrowed(experiences), false);
+    }
+    let chosen = 2 * many > all;
+    if many == if chosen { all } else { 0 } {
+        return (Cow::Borrowed(experiences), chosen);
     }
     let mut own = experiences.to_vec();
-    let chosen = 2 * many > all;
     for lived in own.iter_mut().flat_map(|experience| &mut experience.lived).filter(|lived| special(lived) != chosen) {
         *lived = Lived::Gap;
     }
-    (own, chosen)
+    (Cow::Owned(own), chosen)
 }
 
 #[cfg(test)]
@@ -295,6 +305,7 @@ mod tests {
             assert_eq!(Checkpoint::from_bytes(&candidate.to_bytes()), Ok(candidate.clone()));
             assert_eq!(candidate.check().expect("it matches"), base.check().expect("it matches"));
             assert!(candidate.progress.is_none() && candidate.fingerprint() != base.fingerprint());
+            assert_eq!(candidate.header.updates, 3);
             let networks = |model: &Checkpoint| [model.weights.clone(), model.specialist.clone().expect("it has one")];
             for (at, (now, before)) in networks(&candidate).iter().zip(networks(base)).enumerate() {
                 assert_eq!(now.normalisation(), before.normalisation());

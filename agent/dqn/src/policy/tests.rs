@@ -107,6 +107,9 @@ fn a_specialist_that_does_not_fit_is_refused() {
     upright.header.scope = Scope::Vertical;
     let error = checkpoint(4).join(&upright).expect_err("other choices").to_string();
     assert!(error.contains("the specialist chooses among other choices"), "{error}");
+    let joined = checkpoint(4).join(&checkpoint(5)).expect("they are alike");
+    let error = checkpoint(6).join(&joined).expect_err("two networks").to_string();
+    assert!(error.contains("the specialist holds two networks itself"), "{error}");
 }
 
 #[test]

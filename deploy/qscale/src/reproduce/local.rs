@@ -23,6 +23,9 @@ use crate::up::board::{Board, Entry};
 use crate::up::plan::{LoadPlan, Plan, Planned, function_spec};
 use crate::up::{self, Backend, Look};
 
+/// Folder beside the results in which the system of a run keeps its state; emptied before each, so that its name should be nobody else's.
+pub const SYSTEM: &str = "qscale-system";
+
 /// A contestant: what it is called, and what its agent is told.
 pub struct Agent {
     /// Its name, which its function bears too.
@@ -135,7 +138,7 @@ fn lived_by(experiment: Experiment, planned: &Planned, board: &Board, load: &Val
 
 fn known<'a>(board: &'a Board, id: &FunctionId) -> anyhow::Result<&'a Entry> {
     let entry = board.functions.get(id).filter(|entry| entry.state.is_some() && !entry.offered.is_empty());
-    entry.with_context(|| format!("nothing was measured of {id}; the logs of the run are in the folder system beside the results"))
+    entry.with_context(|| format!("nothing was measured of {id}; the logs of the run are in the folder {SYSTEM} beside the results"))
 }
 
 /// What was measured in each tick since the load began.
