@@ -6,6 +6,7 @@ mod folder;
 mod progress;
 mod rules;
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ use qscale_dqn::checkpoint::{Checkpoint, Judged};
 use qscale_dqn::device::Device;
 use qscale_dqn::train::course::{Best, Course};
 use qscale_dqn::train::domain::{Kind, Part};
-use qscale_dqn::train::judge::Score;
+use qscale_dqn::train::judge::{Court, Score};
 use qscale_dqn::train::recipe::Recipe;
 use serde_json::json;
 
@@ -45,7 +46,8 @@ use crate::system::Locate;
   qscale train                                     a model for all scopes, in minutes
   qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
   qscale train --scope horizontal --out mine       one that only changes replicas
-  qscale train --functions steady --out steady     a specialist, for qscale model join
+  qscale train --specialist                        a model of two networks, as the one that comes along is
+  qscale train --functions steady --out steady     a specialist alone, for qscale model join
   qscale train --print-recipe > recipe.json        everything that can be told
   qscale train --recipe recipe.json
   qscale evaluate --model .qscale/training/model.dqn --policy dqn --policy hpa --quick
@@ -69,6 +71,9 @@ pub struct TrainArgs {
     /// Which functions it learns about: all; steady, which are called all the time; or sparse, which are called now and then
     #[arg(long, value_name = "all|steady|sparse", default_value_t)]
     functions: Kind,
+    /// Train a specialist for functions that always keep a replica, too, for so many ticks, by default half of --ticks, and join the two
+    #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
+    specialist: Option<Option<u64>>,
     /// Seed of chance: the same gives the same network
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -110,12 +115,13 @@ fn count(text: &str) -> Result<u64, String> {
 /// Trains, and writes down what came of it.
 pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCode> {
     let recipe = recipe(&arguments)?;
+    let special = special(&arguments, &recipe)?;
     if arguments.print_recipe {
         return show::line(serde_json::to_string_pretty(&recipe)?).map(|()| ExitCode::SUCCESS);
     }
     let out = arguments.out.clone().unwrap_or_else(|| locate.state_dir.join("training"));
     let device = device::choose(arguments.device).await?;
-    until_stopped("training", move |stop| train(&recipe, &arguments, &out, &device, stop)).await
+    until_stopped("training", move |stop| train(&recipe, special.as_ref(), &arguments, &out, &device, stop)).await
 }
 
 fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
@@ -132,8 +138,16 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     Ok(recipe)
 }
 
-/// The command that trains the model of `seed` again.
-fn command(arguments: &TrainArgs, recipe: &Recipe, seed: u64) -> String {
+/// The recipe of the specialist, where one is asked for.
+fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Recipe>> {
+    let Some(ticks) = arguments.specialist else { return Ok(None) };
+    let special = Recipe { ticks: ticks.unwrap_or(recipe.ticks / 2), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
+    special.check().map_err(anyhow::Error::msg).context("--specialist")?;
+    Ok(Some(special))
+}
+
+/// The command that trains a network of `recipe` for `functions` and with `seed` again, and a `special` one beside it.
+fn command(arguments: &TrainArgs, recipe: &Recipe, functions: Kind, special: Option<&Recipe>, seed: u64) -> String {
     let default = Recipe::default();
     let mut words = vec!["qscale train".to_owned()];
     if let Some(path) = &arguments.recipe {
@@ -148,8 +162,11 @@ fn command(arguments: &TrainArgs, recipe: &Recipe, seed: u64) -> String {
     if recipe.scope != default.scope {
         words.push(format!("--scope {}", recipe.scope));
     }
-    if arguments.functions != Kind::All {
-        words.push(format!("--functions {}", arguments.functions));
+    if functions != Kind::All {
+        words.push(format!("--functions {functions}"));
+    }
+    if let Some(special) = special {
+        words.push(format!("--specialist {}", special.ticks));
     }
     words.push(format!("--seed {seed}"));
     words.join(" ")
@@ -172,19 +189,47 @@ struct How<'a> {
     resume: bool,
     overwrite: bool,
     stop: &'a AtomicBool,
+    /// The best tuned rules that were found, by the worlds that they were tried on.
+    rules: RefCell<Vec<(Court, Rule)>>,
+}
+
+impl How<'_> {
+    /// The best tuned rule on the worlds of `court`, where it was found before.
+    fn known(&self, court: &Court) -> Option<Rule> {
+        self.rules.borrow().iter().find(|(known, _)| known == court).map(|(_, rule)| rule.clone())
+    }
+
+    /// Remembers that `rule` is the best on the worlds of `court`.
+    fn found(&self, court: Court, rule: &Rule) {
+        let mut rules = self.rules.borrow_mut();
+        rules.retain(|(known, _)| *known != court);
+        rules.push((court, rule.clone()));
+    }
 }
 
 fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-fn train(recipe: &Recipe, arguments: &TrainArgs, out: &Path, device: &Device, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+fn train(
+    recipe: &Recipe,
+    special: Option<&Recipe>,
+    arguments: &TrainArgs,
+    out: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+) -> anyhow::Result<ExitCode> {
     let threads = arguments.threads.unwrap_or_else(cores);
-    let how = How { device, threads, resume: arguments.resume, overwrite: arguments.overwrite, stop };
+    let how = How { device, threads, resume: arguments.resume, overwrite: arguments.overwrite, stop, rules: RefCell::default() };
     let mut trained = Vec::new();
     for seed in (0..u64::from(arguments.seeds)).map(|further| arguments.seed.wrapping_add(further)) {
         let folder = if arguments.seeds == 1 { out.to_owned() } else { out.join(format!("seed-{seed}")) };
-        match one(recipe, seed, &command(arguments, recipe, seed), &folder, &how)? {
+        let command = command(arguments, recipe, arguments.functions, special, seed);
+        let model = match special {
+            None => one(recipe, seed, &command, "", &folder, &how)?,
+            Some(special) => pair(recipe, special, arguments, seed, &folder, &how)?,
+        };
+        match model {
             Some(model) => trained.push(model),
             None => {
                 eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", folder.display());
@@ -233,16 +278,40 @@ fn report(trained: &[Trained]) -> anyhow::Result<()> {
     show::line("violated: share of ticks, near the bound in part; cost: multiples of what the usual load costs at full use")
 }
 
-/// Trains the model of one seed; `None` where it was stopped.
-fn one(recipe: &Recipe, seed: u64, command: &str, path: &Path, how: &How<'_>) -> anyhow::Result<Option<Trained>> {
+/// Trains two networks with one seed, of which `special` one decides for functions that always keep a replica, and joins them; `None` where it was stopped.
+fn pair(
+    recipe: &Recipe,
+    special: &Recipe,
+    arguments: &TrainArgs,
+    seed: u64,
+    folder: &Path,
+    how: &How<'_>,
+) -> anyhow::Result<Option<Trained>> {
+    let both = command(arguments, recipe, Kind::All, Some(special), seed);
+    let alone = command(arguments, special, Kind::Steady, None, seed);
+    let Some(general) = one(recipe, seed, &both, ", general", &folder.join("general"), how)? else { return Ok(None) };
+    let Some(beside) = one(special, seed, &alone, ", specialist", &folder.join("specialist"), how)? else { return Ok(None) };
+    let mut model = general.model.join(&beside.model).context("two networks of one recipe")?;
+    let judge = |part| recipe.court(part, how.threads).model(&model, how.device).map(|scores| Score::of(&scores));
+    let (validation, test) = (judge(Part::Validation)?, judge(Part::Test)?);
+    let card = model.header.card.iter_mut().flat_map(|card| &mut card.judged);
+    for judged in card.filter(|judged| judged.policy == "dqn") {
+        judged.mean = if judged.part == Part::Test { test.mean } else { validation.mean };
+    }
+    folder::replace(&folder.join("model.dqn"), &model.to_bytes())?;
+    Ok(Some(Trained { seed, model, validation, test, rule: general.rule, seconds: general.seconds + beside.seconds }))
+}
+
+/// Trains the network of one seed, of which `part` says to people which it is; `None` where it was stopped.
+fn one(recipe: &Recipe, seed: u64, command: &str, part: &str, path: &Path, how: &How<'_>) -> anyhow::Result<Option<Trained>> {
     let How { device, threads, stop, .. } = *how;
     let mut folder = Folder::open(path, recipe, seed, how.resume, how.overwrite)?;
     let mut course = Course::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
     if let Some(best) = folder.best.take() {
         course.keep(best);
     }
-    let mut watcher = Watcher::new(seed, recipe.ticks, course.ticks());
-    let Some(mut rule) = folder.rule(&course, &watcher, stop)? else { return Ok(None) };
+    let mut watcher = Watcher::new(format!("seed {seed}{part}"), recipe.ticks, course.ticks());
+    let Some(mut rule) = folder.rule(&course, &watcher, how)? else { return Ok(None) };
     watcher.beside(&rule);
     let mut began = clock::instant();
     while !course.is_over() {
@@ -271,6 +340,7 @@ fn one(recipe: &Recipe, seed: u64, command: &str, path: &Path, how: &How<'_>) ->
         rule.test = Some(Score::of(&course.court(Part::Test).rule(&*rule.policy())));
     }
     folder.ruled(&rule)?;
+    how.found(course.court(Part::Validation), &rule);
     let model = with_card(&course, best, command, &rule, Some(&test));
     folder.over(&model, &rule)?;
     Ok(Some(Trained { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))

@@ -12,7 +12,6 @@ use crate::device::Device;
 use crate::learner::{Learner, LearnerError};
 use crate::network::DeviceFailed;
 use crate::observation;
-use crate::policy::{Caution, Dqn, DqnParams, Patience};
 
 /// A training.
 pub struct Course {
@@ -111,8 +110,7 @@ impl Course {
         self.judged += 1;
         let (explored, loss) = self.trainer.take();
         let model = self.last()?.model(None);
-        let dqn = self.dqn(&model);
-        let validation = Score::of(&self.court(Part::Validation).network(&dqn)?);
+        let validation = Score::of(&self.court(Part::Validation).model(&model, &self.device)?);
         let ticks = self.ticks();
         let best = self.best.as_ref().is_none_or(|best| validation.mean.reward > best.score.mean.reward);
         if best {
@@ -123,24 +121,10 @@ impl Course {
         Ok(Judgement { ticks, updates: learner.updates(), epsilon, explored, loss, validation, best })
     }
 
-    fn dqn(&self, model: &Checkpoint) -> Dqn {
-        // Patience is for those who use a model: what is judged is what was learned.
-        let params = DqnParams { patience: Patience::NONE, ..DqnParams::default() };
-        Dqn::new(model, params, &self.device).expect("it was trained here")
-    }
-
-    /// Worlds of `part` that networks and rules are judged on, at the caution at which models are judged.
+    /// Worlds of `part` that networks and rules are judged on.
     #[must_use]
     pub fn court(&self, part: Part) -> Court {
-        let worlds = if part == Part::Validation { self.recipe.validation_worlds } else { self.recipe.test_worlds };
-        Court {
-            domain: self.recipe.domain.clone(),
-            worth: self.recipe.worth,
-            caution: Caution::JUDGED,
-            part,
-            worlds: 0..worlds,
-            threads: self.threads,
-        }
+        self.recipe.court(part, self.threads)
     }
 
     /// The best model so far in each world of `part`.
@@ -148,7 +132,7 @@ impl Course {
     /// # Errors
     /// When the device fails.
     pub fn judged(&self, best: &Best, part: Part) -> Result<Vec<Score>, DeviceFailed> {
-        self.court(part).network(&self.dqn(&best.model))
+        self.court(part).model(&best.model, &self.device)
     }
 
     /// The best model with its card, on which `others` stand beside it.

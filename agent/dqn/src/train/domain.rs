@@ -46,16 +46,12 @@ pub struct Domain {
     pub troubled: f64,
     /// Share of the worlds whose function is called now and then, as most functions of a cloud are, and may be scaled to zero, 0 to 1.
     pub sparse: f64,
-    /// Least and most that a violated tick costs where functions are called all the time, as [`Caution`] has it, all magnitudes alike; where it is not told 85 in
-    /// 100 have 10 to 600 and the rest up to the most that there is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub steady_caution: Option<[f64; 2]>,
 }
 
 impl Default for Domain {
     fn default() -> Self {
         let ticks = [5, 5, 10].map(Span::seconds).into();
-        Self { ticks, most_rps: 100.0, troubled: 0.5, sparse: 0.35, steady_caution: None }
+        Self { ticks, most_rps: 100.0, troubled: 0.5, sparse: 0.35 }
     }
 }
 
@@ -94,13 +90,12 @@ impl World {
 }
 
 impl Domain {
-    /// This domain with functions of `kind` alone. Where functions are called all the time a violation is seldom worth more than minutes of the cost, and a specialist
-    /// need not serve every caution (EXPERIMENTS.md).
+    /// This domain with functions of `kind` alone.
     #[must_use]
     pub fn of(self, kind: Kind) -> Self {
         match kind {
             Kind::All => self,
-            Kind::Steady => Self { sparse: 0.0, steady_caution: Some([Caution::LEAST, 200.0]), ..self },
+            Kind::Steady => Self { sparse: 0.0, ..self },
             Kind::Sparse => Self { sparse: 1.0, ..self },
         }
     }
@@ -115,15 +110,6 @@ impl Domain {
         }
         if !(0.1..=10_000.0).contains(&self.most_rps) {
             return Err(format!("domain.most_rps = {}, must be from 0.1 to 10000", self.most_rps));
-        }
-        if let Some([least, most]) = self.steady_caution
-            && !(Caution::LEAST <= least && least < most && most <= Caution::MOST)
-        {
-            return Err(format!(
-                "domain.steady_caution = [{least}, {most}], must be two numbers from {} to {}, the less first",
-                Caution::LEAST,
-                Caution::MOST
-            ));
         }
         if self.ticks.is_empty() {
             return Err("domain.ticks is empty; give at least one length, such as 5s".into());
@@ -144,8 +130,6 @@ impl Domain {
         // Where requests come all the time a violation is seldom worth more than an hour of the cost; where they come now and then, hours of it.
         let (least, most) = if sparse {
             (50.0, Caution::MOST)
-        } else if let Some([least, most]) = self.steady_caution {
-            (least, most)
         } else if rng.random_bool(0.85) {
             (Caution::LEAST, 600.0)
         } else {
@@ -484,11 +468,9 @@ mod tests {
     fn a_kind_draws_no_other() {
         for number in 0..100 {
             let steady = Domain::default().of(Kind::Steady).draw(Part::Training, number);
-            assert!(matches!(steady.setup.load, Load::Pattern { .. }) && (10.0..200.0).contains(&steady.caution), "{}", steady.caution);
+            assert!(matches!(steady.setup.load, Load::Pattern { .. }));
             let sparse = Domain::default().of(Kind::Sparse).draw(Part::Training, number);
             assert!(matches!(sparse.setup.load, Load::Trace { .. }));
         }
-        let wrong = Domain { steady_caution: Some([200.0, 10.0]), ..Domain::default() };
-        assert!(wrong.check().expect_err("the less first").contains("domain.steady_caution = [200, 10]"));
     }
 }

@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::domain::{Domain, Part};
 use super::lane::Lane;
 use super::worth::{Tick, Worth};
+use crate::checkpoint::Checkpoint;
+use crate::device::Device;
 use crate::network::DeviceFailed;
-use crate::policy::{Caution, Dqn};
+use crate::policy::{Caution, Dqn, DqnParams, Patience};
 
 /// What a span of ticks was worth: means over all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -72,6 +74,16 @@ pub struct Court {
 }
 
 impl Court {
+    /// What `model`, which was trained here, is worth in each world, computing on `device`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn model(&self, model: &Checkpoint, device: &Device) -> Result<Vec<Score>, DeviceFailed> {
+        // Patience is for those who use a model: what is judged is what was learned.
+        let params = DqnParams { patience: Patience::NONE, ..DqnParams::default() };
+        self.network(&Dqn::new(model, params, device).expect("it was trained here"))
+    }
+
     /// What `policy` is worth in each world, lived through from its beginning to its end without exploring.
     ///
     /// # Errors

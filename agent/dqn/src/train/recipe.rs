@@ -1,11 +1,15 @@
 //! How a model is trained. Owns the defaults that the command and the model that comes along have, and their ranges.
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 
-use super::domain::Domain;
+use super::domain::{Domain, Part};
+use super::judge::Court;
 use super::worth::Worth;
 use crate::actions::{ActionSet, Actions, Scope};
 use crate::learner::Hyperparameters;
+use crate::policy::Caution;
 
 /// Everything that the result of a training depends on besides its seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +63,13 @@ impl Recipe {
     #[must_use]
     pub fn actions(&self) -> Actions {
         Actions::new(self.action_set, self.scope)
+    }
+
+    /// Worlds of `part` that networks and rules are judged on, on so many threads, at the caution at which models are judged.
+    #[must_use]
+    pub fn court(&self, part: Part, threads: NonZeroUsize) -> Court {
+        let worlds = if part == Part::Validation { self.validation_worlds } else { self.test_worlds };
+        Court { domain: self.domain.clone(), worth: self.worth, caution: Caution::JUDGED, part, worlds: 0..worlds, threads }
     }
 
     /// What the learner is told, its step size settling as training ends where nothing else is said.

@@ -119,11 +119,10 @@ fn judged(judged: &[Judged]) -> Table {
 }
 
 fn domain(domain: &Domain) -> String {
-    let Domain { ticks, most_rps, troubled, sparse, steady_caution } = domain;
+    let Domain { ticks, most_rps, troubled, sparse } = domain;
     let ticks: Vec<String> = ticks.iter().take(10).map(Span::to_string).collect();
-    let caution = steady_caution.map_or(String::new(), |[least, most]| format!(", cautions of {least} to {most}"));
     format!(
-        "ticks of {}, up to {} requests a second; {:.0} % of the functions called now and then, {:.0} % of the worlds with troubles{caution}",
+        "ticks of {}, up to {} requests a second; {:.0} % of the functions called now and then, {:.0} % of the worlds with troubles",
         ticks.join(" "),
         show::number(*most_rps),
         sparse * 100.0,

@@ -1,5 +1,6 @@
 //! `qscale ablate`: what each part of the recipe is worth. Owns which parts are left out or changed; how a model is trained belongs to [`super`].
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -91,8 +92,8 @@ fn ablate(arguments: &AblateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Resu
     let whole = Recipe { ticks: arguments.ticks, judgements: 4, ..Recipe::default() };
     whole.check().map_err(anyhow::Error::msg)?;
     let device = cpu();
-    let how =
-        How { device: &device, threads: arguments.threads.unwrap_or_else(cores), resume: false, overwrite: arguments.overwrite, stop };
+    let threads = arguments.threads.unwrap_or_else(cores);
+    let how = How { device: &device, threads, resume: false, overwrite: arguments.overwrite, stop, rules: RefCell::default() };
     let asked = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
     let as_it_is: Variant = ("as-it-is", "the recipe as it is", |_| {});
     let mut lines = Vec::new();
@@ -102,7 +103,7 @@ fn ablate(arguments: &AblateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Resu
         let mut trained = Vec::new();
         for seed in 1..=u64::from(arguments.seeds) {
             eprintln!("{name}: {what}, seed {seed}");
-            match one(&recipe, seed, "qscale ablate", &out.join(name).join(format!("seed-{seed}")), &how)? {
+            match one(&recipe, seed, "qscale ablate", "", &out.join(name).join(format!("seed-{seed}")), &how)? {
                 Some(model) => trained.push(model),
                 None => {
                     eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", out.display());

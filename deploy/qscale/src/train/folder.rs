@@ -2,12 +2,12 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::train::course::{Best, Course, Judgement};
+use qscale_dqn::train::domain::Part;
 use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
 use qscale_evaluate::report::{Curve, Panel, chart};
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::How;
 use super::progress::Watcher;
 use super::rules::{self, Rule};
 
@@ -136,11 +137,12 @@ impl Folder {
     }
 
     /// The best tuned rule on the validation worlds of `course`: as it was found before, or found now; `None` where that was stopped.
-    pub fn rule(&self, course: &Course, watcher: &Watcher, stop: &AtomicBool) -> anyhow::Result<Option<Rule>> {
+    pub fn rule(&self, course: &Course, watcher: &Watcher, how: &How<'_>) -> anyhow::Result<Option<Rule>> {
         if let Some(rule) = self.read("rule.json")? {
             return Ok(Some(rule));
         }
-        let Some(rule) = rules::best(course, watcher, stop) else { return Ok(None) };
+        let court = course.court(Part::Validation);
+        let Some(rule) = how.known(&court).or_else(|| rules::best(&court, watcher, how.stop)) else { return Ok(None) };
         self.ruled(&rule)?;
         Ok(Some(rule))
     }

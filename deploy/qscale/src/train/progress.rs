@@ -13,7 +13,7 @@ use crate::show;
 /// Shows how far it is.
 pub struct Watcher {
     bar: Option<ProgressBar>,
-    seed: u64,
+    name: String,
     all: u64,
     from: u64,
     began: Instant,
@@ -21,25 +21,25 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// A training of `seed` that is to live through `all` ticks and begins at `from`.
-    pub fn new(seed: u64, all: u64, from: u64) -> Self {
+    /// A training that people know as `name`, that is to live through `all` ticks and begins at `from`.
+    pub fn new(name: String, all: u64, from: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(all);
-            if let Ok(style) = ProgressStyle::with_template("seed {prefix} [{bar:24}] {percent} %, {elapsed}, {eta} to go  {msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {percent} %, {elapsed}, {eta} to go  {msg}") {
                 bar.set_style(style.progress_chars("=> "));
             }
-            bar.set_prefix(seed.to_string());
+            bar.set_prefix(name.clone());
             bar.set_position(from);
             bar
         });
-        Self { bar, seed, all, from, began: clock::instant(), rule: String::new() }
+        Self { bar, name, all, from, began: clock::instant(), rule: String::new() }
     }
 
     /// Rule number `number` of `all` is being judged.
     pub fn tuning(&self, number: usize, all: usize) {
         match &self.bar {
             Some(bar) => bar.set_message(format!("rule {} of {all} on the validation worlds", number + 1)),
-            None if number == 0 => eprintln!("seed {}: trying {all} settings of the rules on the validation worlds", self.seed),
+            None if number == 0 => eprintln!("{}: trying {all} settings of the rules on the validation worlds", self.name),
             None => {}
         }
     }
@@ -50,7 +50,7 @@ impl Watcher {
         self.rule = format!("{}: {:.2} % {:.2} {:.3}", rule.name(), mean.violation * 100.0, mean.cost, mean.reward);
         self.began = clock::instant();
         if self.bar.is_none() {
-            eprintln!("seed {}: best tuned rule {} (violated, cost, reward)", self.seed, self.rule);
+            eprintln!("{}: best tuned rule {} (violated, cost, reward)", self.name, self.rule);
         }
     }
 
@@ -78,13 +78,13 @@ impl Watcher {
         );
         match &self.bar {
             Some(bar) => bar.set_message(told),
-            None => eprintln!("seed {}: {:3.0} %, {told}", self.seed, 100.0 * judgement.ticks as f64 / self.all as f64),
+            None => eprintln!("{}: {:3.0} %, {told}", self.name, 100.0 * judgement.ticks as f64 / self.all as f64),
         }
     }
 
     /// Something that takes a while begins.
     pub fn say(&self, what: &str) {
-        eprintln!("seed {}: {what}", self.seed);
+        eprintln!("{}: {what}", self.name);
     }
 
     /// Nothing more comes.

@@ -2,9 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use qscale_dqn::train::course::Course;
-use qscale_dqn::train::domain::Part;
-use qscale_dqn::train::judge::Score;
+use qscale_dqn::train::judge::{Court, Score};
 use qscale_policies::{Policy, by_name};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -55,9 +53,8 @@ fn settings() -> Vec<(&'static str, Value)> {
     all
 }
 
-/// The best of all settings on the validation worlds of `course`; `None` where it was stopped.
-pub fn best(course: &Course, watcher: &Watcher, stop: &AtomicBool) -> Option<Rule> {
-    let court = course.court(Part::Validation);
+/// The best of all settings on the worlds of `court`; `None` where it was stopped.
+pub fn best(court: &Court, watcher: &Watcher, stop: &AtomicBool) -> Option<Rule> {
     let settings = settings();
     let mut best: Option<Rule> = None;
     for (number, (policy, params)) in settings.iter().enumerate() {
