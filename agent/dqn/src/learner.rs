@@ -3,6 +3,7 @@
 //! Deviations from textbook DQN (Mnih et al., Nature 2015), each chosen for control of a function rather than of a game:
 //! - Double targets, a dueling head, n-step returns and, where asked for, priorities, as Rainbow has them (Hessel et al., AAAI 2018); none of its noise.
 //!   n-step returns are not corrected for exploration, as in Rainbow.
+//! - Where asked for it learns from rollouts by λ-returns instead, as PQN does, without a replay or a target network.
 //! - The target follows softly at every update, not by copies.
 //! - Each hidden layer is normalised; what is seen is normalised by means and deviations of the first steps, which then stay as they are.
 //! - Choices that cannot be made are masked in choosing and in targets.
@@ -15,10 +16,11 @@ mod adam;
 mod normaliser;
 mod parameters;
 
-pub use parameters::Hyperparameters;
+pub use parameters::{Hyperparameters, Rollouts};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use thiserror::Error;
 
 use crate::actions::Mask;
@@ -26,7 +28,7 @@ use crate::device::Device;
 use crate::explore::choose;
 use crate::loss::{self, Values, Verdict};
 use crate::network::{Architecture, DeviceFailed, Network, Scratch, Way, Weights};
-use crate::replay::{Batch, Ending, Replay, Sampling, Steps};
+use crate::replay::{Batch, Ending, Replay, Rollout, Sampling, Steps};
 pub use adam::Moments;
 use adam::{Adam, Gradient};
 use normaliser::Normaliser;
@@ -40,6 +42,9 @@ pub struct Learner {
     adam: Adam,
     replay: Replay,
     lanes: Vec<Steps>,
+    rollout: Rollout,
+    /// What is still to be learned from the rollout before, the next at the end.
+    due: Vec<Batch>,
     normaliser: Option<Normaliser>,
     architecture: Architecture,
     batch: Batch,
@@ -172,6 +177,8 @@ impl Learner {
             adam,
             replay: Replay::new(architecture.inputs, parameters.capacity, parameters.sampling),
             lanes: Vec::new(),
+            rollout: Rollout::default(),
+            due: Vec::new(),
             normaliser,
             architecture: architecture.clone(),
             batch: Batch::default(),
@@ -211,12 +218,15 @@ impl Learner {
 
     /// Takes in one step of environment number `lane`: what was seen, what was chosen, what it was worth, what was seen then, what could be chosen there.
     pub fn remember(&mut self, lane: usize, observation: &[f32], action: usize, reward: f32, next: (&[f32], Mask), ending: Ending) {
+        if let Some(normaliser) = &mut self.normaliser {
+            normaliser.see(observation);
+        }
+        if self.parameters.rollouts.is_some() {
+            return self.rollout.push(lane, observation, action as u8, reward, next, ending);
+        }
         let (length, discount) = (self.parameters.steps, self.parameters.discount);
         while self.lanes.len() <= lane {
             self.lanes.push(Steps::new(length, discount));
-        }
-        if let Some(normaliser) = &mut self.normaliser {
-            normaliser.see(observation);
         }
         self.lanes[lane].push(observation, action as u8, reward, next, ending, &mut self.replay);
     }
@@ -226,6 +236,7 @@ impl Learner {
         if let Some(steps) = self.lanes.get_mut(lane) {
             steps.interrupt();
         }
+        self.rollout.interrupt(lane);
     }
 
     /// Learns from one batch; `None` while too little was lived through.
@@ -233,7 +244,11 @@ impl Learner {
     /// # Errors
     /// When the device fails.
     pub fn update(&mut self) -> Result<Option<Update>, DeviceFailed> {
-        if self.replay.len() < self.parameters.warm_up.max(1) {
+        let ready = match self.parameters.rollouts {
+            Some(rollouts) => !self.due.is_empty() || self.rollout.is_full(rollouts.length),
+            None => self.replay.len() >= self.parameters.warm_up.max(1),
+        };
+        if !ready {
             return Ok(None);
         }
         if let Some(normaliser) = self.normaliser.take() {
@@ -242,8 +257,13 @@ impl Learner {
             self.target.normalise(&shift, &scale);
         }
         let mut rng = stream(self.seed, Purpose::Replay, self.updates);
-        self.replay.sample(self.parameters.batch, self.beta(), &mut rng, &mut self.batch);
-        let batch = std::mem::take(&mut self.batch);
+        let batch = match self.parameters.rollouts {
+            Some(rollouts) => self.next_of_rollout(rollouts, &mut rng)?,
+            None => {
+                self.replay.sample(self.parameters.batch, self.beta(), &mut rng, &mut self.batch);
+                std::mem::take(&mut self.batch)
+            }
+        };
         let verdict = self.learn(&batch);
         self.batch = batch;
         let (verdict, value) = verdict?;
@@ -251,6 +271,21 @@ impl Learner {
         self.updates += 1;
         let error = verdict.errors.iter().map(|error| error.abs()).sum::<f32>() / verdict.errors.len() as f32;
         Ok(Some(Update { loss: verdict.loss, value, error }))
+    }
+
+    /// What is learned from next of the latest rollout that was full.
+    fn next_of_rollout(&mut self, rollouts: Rollouts, rng: &mut SmallRng) -> Result<Batch, DeviceFailed> {
+        if self.rollout.is_full(rollouts.length) {
+            let values = self.online.values(&self.rollout.nexts())?;
+            let whole = self.rollout.take(&values, self.architecture.actions, self.parameters.discount, rollouts.lambda);
+            let mut places: Vec<usize> = (0..whole.actions.len()).collect();
+            self.due.clear();
+            for _ in 0..rollouts.epochs {
+                places.shuffle(rng);
+                self.due.extend(places.chunks(self.parameters.batch).map(|places| whole.rows(places)));
+            }
+        }
+        Ok(self.due.pop().unwrap_or_default())
     }
 
     /// One gradient step on `batch`: what it said, and the mean value of its choices before.
@@ -267,8 +302,10 @@ impl Learner {
             let Memory { seen, next, next_by_target, gradient } = &mut self.memory;
             match (&self.online.0, &self.target.0) {
                 (Way::Loops(online), Way::Loops(target)) => {
-                    online.forward(&batch.nexts, next);
-                    target.forward(&batch.nexts, next_by_target);
+                    if !batch.nexts.is_empty() {
+                        online.forward(&batch.nexts, next);
+                        target.forward(&batch.nexts, next_by_target);
+                    }
                     online.forward(&batch.observations, seen);
                     let judged = judge(&seen.values, &next.values, &next_by_target.values);
                     online.backward(seen, &judged.0.gradient, gradient);
@@ -276,7 +313,10 @@ impl Learner {
                     judged
                 }
                 (Way::Tensors(online), Way::Tensors(target)) => {
-                    let (next, next_by_target) = (online.values(&batch.nexts)?, target.values(&batch.nexts)?);
+                    let (next, next_by_target) = match batch.nexts.is_empty() {
+                        true => (Vec::new(), Vec::new()),
+                        false => (online.values(&batch.nexts)?, target.values(&batch.nexts)?),
+                    };
                     let pass = online.pass(&batch.observations);
                     let judged = judge(&pass.values()?, &next, &next_by_target);
                     let gradient = Gradient::Tensors(online.backward(pass, judged.0.gradient.clone()));

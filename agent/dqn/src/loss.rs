@@ -27,17 +27,16 @@ pub struct Verdict {
 }
 
 /// The targets of `batch`: what came, and what the target network values of the choice that the learning network would make (van Hasselt et al.,
-/// AAAI 2016) among those that could be made.
+/// AAAI 2016) among those that could be made. Where no row has anything to bootstrap from, values of what was seen then are not needed.
 pub fn targets<'a>(batch: &'a Batch, next: &'a [f32], next_by_target: &'a [f32], actions: usize) -> impl Iterator<Item = f32> + 'a {
-    let rows = next.chunks_exact(actions).zip(next_by_target.chunks_exact(actions));
-    rows.enumerate().map(move |(row, (by_online, by_target))| {
-        let bootstrap = batch.bootstraps[row];
-        if bootstrap == 0.0 {
-            return batch.rewards[row];
+    batch.rewards.iter().zip(&batch.bootstraps).enumerate().map(move |(row, (reward, bootstrap))| {
+        if *bootstrap == 0.0 {
+            return *reward;
         }
+        let row_of = |values: &'a [f32]| &values[row * actions..(row + 1) * actions];
         // Where nothing can be chosen nothing is told of the future.
-        let value = batch.next_masks[row].best(by_online).map_or(0.0, |choice| by_target[choice]);
-        batch.rewards[row] + bootstrap * value
+        let value = batch.next_masks[row].best(row_of(next)).map_or(0.0, |choice| row_of(next_by_target)[choice]);
+        reward + bootstrap * value
     })
 }
 

@@ -39,11 +39,11 @@ impl Caution {
     }
 }
 
-/// The caution where none is told, by what does well in the evaluation: 40, and 500 for a function that may be scaled to zero, which is called now and then and whose
+/// The caution where none is told, by what does well in the evaluation: 20, and 500 for a function that may be scaled to zero, which is called now and then and whose
 /// next request would wait for a start.
 #[must_use]
 pub fn usual_caution(state: &State) -> f64 {
-    if state.bounds.replicas.min().0 == 0 { 500.0 } else { 40.0 }
+    if state.bounds.replicas.min().0 == 0 { 500.0 } else { 20.0 }
 }
 
 impl TryFrom<f64> for Caution {

@@ -2,9 +2,11 @@
 //!
 //! Observations are kept in 16 bits, as their size is what bounds how far back a replay reaches; three digits are more than they are measured to.
 
+mod rollout;
 mod steps;
 mod tree;
 
+pub use rollout::Rollout;
 pub use steps::{Ending, Steps};
 
 use half::f16;
@@ -214,6 +216,22 @@ impl Replay {
 }
 
 impl Batch {
+    /// The rows at `places` of a batch that has nothing to bootstrap from.
+    #[must_use]
+    pub fn rows(&self, places: &[usize]) -> Self {
+        let width = self.observations.len() / self.actions.len().max(1);
+        let mut rows = Self::default();
+        for &at in places {
+            rows.observations.extend_from_slice(&self.observations[at * width..(at + 1) * width]);
+            rows.actions.push(self.actions[at]);
+            rows.rewards.push(self.rewards[at]);
+            rows.bootstraps.push(self.bootstraps[at]);
+            rows.next_masks.push(self.next_masks[at]);
+            rows.weights.push(self.weights[at]);
+        }
+        rows
+    }
+
     fn clear(&mut self) {
         self.places.clear();
         self.observations.clear();

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use qscale_common::document::{self, Format};
 use qscale_common::runtime::clock;
 use qscale_dqn::actions::{ActionSet, Scope};
@@ -47,6 +47,7 @@ use crate::system::Locate;
   qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
   qscale train --scope horizontal --out mine       one that only changes replicas
   qscale train --specialist                        a model of two networks, as the one that comes along is
+  qscale train --trainer rollouts                  without a replay, in less memory
   qscale train --functions steady --out steady     a specialist alone, for qscale model join
   qscale train --print-recipe > recipe.json        everything that can be told
   qscale train --recipe recipe.json
@@ -74,6 +75,10 @@ pub struct TrainArgs {
     /// Train a specialist for functions that always keep a replica, too, for so many ticks, by default half of --ticks, and join the two
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
+    /// What is learned from: a replay of a million ticks, or rollouts of the latest ticks alone, by λ-returns (PQN), which need less memory; by default a replay,
+    /// and rollouts for what --specialist trains
+    #[arg(long, value_name = "replay|rollouts")]
+    trainer: Option<Learning>,
     /// Seed of chance: the same gives the same network
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -98,6 +103,15 @@ pub struct TrainArgs {
     /// Print the recipe that would be followed, as JSON, and train nothing
     #[arg(long)]
     print_recipe: bool,
+}
+
+/// What a network learns from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Learning {
+    /// A replay
+    Replay,
+    /// Rollouts
+    Rollouts,
 }
 
 /// `12000`, `12k`, `1.5M`.
@@ -134,6 +148,12 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);
     recipe.scope = arguments.scope.unwrap_or(recipe.scope);
     recipe.domain = recipe.domain.of(arguments.functions);
+    let rollouts = &mut recipe.hyperparameters.rollouts;
+    *rollouts = match arguments.trainer {
+        None => *rollouts,
+        Some(Learning::Replay) => None,
+        Some(Learning::Rollouts) => Some(rollouts.unwrap_or_default()),
+    };
     recipe.check().map_err(anyhow::Error::msg)?;
     Ok(recipe)
 }
@@ -141,7 +161,11 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
 /// The recipe of the specialist, where one is asked for.
 fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Recipe>> {
     let Some(ticks) = arguments.specialist else { return Ok(None) };
-    let special = Recipe { ticks: ticks.unwrap_or(recipe.ticks / 2), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
+    let mut special = Recipe { ticks: ticks.unwrap_or(recipe.ticks / 2), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
+    // Where functions are called all the time rollouts teach more in as many ticks (EXPERIMENTS.md).
+    if arguments.trainer.is_none() {
+        special.hyperparameters.rollouts.get_or_insert_default();
+    }
     special.check().map_err(anyhow::Error::msg).context("--specialist")?;
     Ok(Some(special))
 }
@@ -161,6 +185,11 @@ fn command(arguments: &TrainArgs, recipe: &Recipe, functions: Kind, special: Opt
     }
     if recipe.scope != default.scope {
         words.push(format!("--scope {}", recipe.scope));
+    }
+    if recipe.hyperparameters.rollouts.is_some() {
+        words.push("--trainer rollouts".into());
+    } else if arguments.trainer.is_some() {
+        words.push("--trainer replay".into());
     }
     if functions != Kind::All {
         words.push(format!("--functions {functions}"));

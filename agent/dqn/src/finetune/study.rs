@@ -161,6 +161,8 @@ impl Study {
             warm_up: 1,
             capacity: transitions.max(1),
             exploration: Schedule { from: EXPLORED, to: EXPLORED, over: 0 },
+            // What was recorded was decided by anybody, and is learned from more than once.
+            rollouts: None,
             ..base.header.hyperparameters.clone()
         }
     }

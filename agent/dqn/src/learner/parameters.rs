@@ -43,6 +43,28 @@ pub struct Hyperparameters {
     pub warm_up: usize,
     /// How often choices are left to chance.
     pub exploration: Schedule,
+    /// Learns from rollouts instead of a replay, where told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollouts: Option<Rollouts>,
+}
+
+/// Learning from the latest steps of all environments alone, by λ-returns, without a replay and a target network (PQN; Gallici et al., ICLR 2025).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rollouts {
+    /// Steps of each environment that are learned from together, 1 to 10,000.
+    pub length: usize,
+    /// Part of a return that is what came later rather than what is expected there, 0 to 1.
+    pub lambda: f32,
+    /// How often each step is learned from, 1 to 100; less often where steps come faster than updates.
+    pub epochs: usize,
+}
+
+impl Default for Rollouts {
+    /// As in the paper's experiments with many environments; as many epochs as each transition of a replay is learned from.
+    fn default() -> Self {
+        Self { length: 32, lambda: 0.65, epochs: 3 }
+    }
 }
 
 impl Default for Hyperparameters {
@@ -76,6 +98,7 @@ impl Default for Hyperparameters {
             sampling: Sampling::Uniform,
             warm_up: 20_000,
             exploration: Schedule { from: 1.0, to: 0.1, over: 100_000 },
+            rollouts: None,
         }
     }
 }
@@ -115,6 +138,13 @@ impl Hyperparameters {
                 if !(0.0..=1.0).contains(&share) {
                     return Err(format!("sampling.{name} = {share}, must be from 0 to 1"));
                 }
+            }
+        }
+        if let Some(Rollouts { length, lambda, epochs }) = self.rollouts {
+            count("rollouts.length", length, 10_000)?;
+            count("rollouts.epochs", epochs, 100)?;
+            if !(0.0..=1.0).contains(&lambda) {
+                return Err(format!("rollouts.lambda = {lambda}, must be from 0 to 1"));
             }
         }
         self.exploration.check()

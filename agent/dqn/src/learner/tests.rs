@@ -62,6 +62,7 @@ fn a_trivial_environment_is_solved() {
         ("plain", Hyperparameters { dueling: false, layer_norm: false, ..small() }),
         ("normalised", Hyperparameters { normalise: true, ..small() }),
         ("of three steps", Hyperparameters { steps: 3, ..small() }),
+        ("by rollouts", Hyperparameters { rollouts: Some(Rollouts { length: 64, lambda: 0.65, epochs: 4 }), ..small() }),
     ] {
         let (right, learner) = identity(parameters, 1, 1200);
         assert_eq!(right, 1.0, "{name}");

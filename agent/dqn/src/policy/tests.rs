@@ -240,7 +240,7 @@ fn a_decision_does_not_depend_on_who_else_is_decided_on() {
 #[test]
 fn what_may_be_scaled_to_zero_is_treated_with_more_caution_where_none_is_told() {
     let mut state = sample::busy(1.0);
-    assert_eq!(usual_caution(&state), 40.0);
+    assert_eq!(usual_caution(&state), 20.0);
     state.bounds.replicas =
         qscale_common::policy::Range::new(qscale_common::units::Replicas(0), state.bounds.replicas.max()).expect("ordered");
     assert_eq!(usual_caution(&state), 500.0);

@@ -115,3 +115,26 @@ fn an_error_that_is_no_number_harms_no_sum() {
     assert_eq!(counts.iter().sum::<usize>(), 500);
     assert!(batch.weights.iter().all(|weight| weight.is_finite()));
 }
+
+#[test]
+fn a_rollout_tells_returns_that_blend_what_came_with_what_is_expected() {
+    let mut rollout = Rollout::default();
+    // What is seen after a step is its number, of which the best choice that is allowed is worth ten times as much.
+    let step = |rollout: &mut Rollout, lane, number: f32, reward, ending| {
+        rollout.push(lane, &[number - 1.0], 1, reward, (&[number], Mask(0b01)), ending);
+    };
+    step(&mut rollout, 0, 1.0, 1.0, Ending::None);
+    step(&mut rollout, 0, 2.0, 2.0, Ending::Truncated);
+    step(&mut rollout, 0, 3.0, 3.0, Ending::Terminated);
+    step(&mut rollout, 1, 4.0, 4.0, Ending::None);
+    assert!(rollout.is_full(2) && !rollout.is_full(3));
+    rollout.interrupt(1);
+    step(&mut rollout, 1, 5.0, 5.0, Ending::None);
+    let values: Vec<f32> = rollout.nexts().iter().flat_map(|seen| [10.0 * seen, 1000.0]).collect();
+    let batch = rollout.take(&values, 2, 0.5, 0.8);
+    let truncated = 2.0 + 0.5 * 20.0;
+    assert_eq!(batch.rewards, [1.0 + 0.5 * (0.8 * truncated + 0.2 * 10.0), truncated, 3.0, 4.0 + 0.5 * 40.0, 5.0 + 0.5 * 50.0]);
+    assert_eq!((batch.observations.as_slice(), batch.bootstraps.as_slice()), ([0.0, 1.0, 2.0, 3.0, 4.0].as_slice(), [0.0; 5].as_slice()));
+    assert_eq!(batch.rows(&[2, 0]).rewards, [3.0, batch.rewards[0]]);
+    assert!(!rollout.is_full(1), "it begins anew");
+}

@@ -4,7 +4,7 @@ use super::*;
 use crate::actions::{ActionSet, Actions, Scope};
 use crate::agent::DqnAgent;
 use crate::device::cpu;
-use crate::learner::Hyperparameters;
+use crate::learner::{Hyperparameters, Rollouts};
 use crate::tabular::{Tabular, TabularParameters};
 
 fn plan() -> Plan {
@@ -13,22 +13,28 @@ fn plan() -> Plan {
 }
 
 fn agent() -> DqnAgent {
-    let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, ..Hyperparameters::default() };
+    agent_by(None)
+}
+
+fn agent_by(rollouts: Option<Rollouts>) -> DqnAgent {
+    let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, rollouts, ..Hyperparameters::default() };
     DqnAgent::new(hyperparameters, Actions::new(ActionSet::Headroom, Scope::Joint), 0.25, 5, &cpu()).expect("valid")
 }
 
 #[test]
 fn one_seed_gives_one_network_and_one_score_on_any_number_of_threads() {
-    let run = |threads| {
+    let run = |threads, rollouts| {
         let plan = Plan { threads: NonZeroUsize::new(threads).expect("at least one"), ..plan() };
-        let mut trainer = Trainer::new(plan, agent());
+        let mut trainer = Trainer::new(plan, agent_by(rollouts));
         (0..50).for_each(|_| trainer.tick().expect("the CPU does not fail"));
         let checkpoint = trainer.agent().checkpoint(None, "").expect("the CPU does not fail");
         (trainer.take(), checkpoint)
     };
-    let ((score, loss), checkpoint) = run(1);
-    assert_eq!(run(3), ((score, loss), checkpoint));
-    assert!(score.ticks == 200 && score.mean.reward < 0.0 && loss.updates > 20, "{score:?} {loss:?}");
+    for rollouts in [None, Some(Rollouts { length: 8, epochs: 4, ..Rollouts::default() })] {
+        let ((score, loss), checkpoint) = run(1, rollouts);
+        assert_eq!(run(3, rollouts), ((score, loss), checkpoint));
+        assert!(score.ticks == 200 && score.mean.reward < 0.0 && loss.updates > 20, "{score:?} {loss:?}");
+    }
 }
 
 #[test]
@@ -141,6 +147,16 @@ fn a_recipe_out_of_range_is_refused_with_the_value() {
         (recipe::Recipe { ticks: 5, ..recipe() }, "ticks = 5, must be from 10000"),
         (recipe::Recipe { replay_ratio: 0.0, ..recipe() }, "replay_ratio = 0"),
         (recipe::Recipe { domain: Domain { sparse: 2.0, ..Domain::default() }, ..recipe() }, "domain.sparse = 2"),
+        (
+            recipe::Recipe {
+                hyperparameters: Hyperparameters {
+                    rollouts: Some(Rollouts { lambda: 1.5, ..Rollouts::default() }),
+                    ..Hyperparameters::default()
+                },
+                ..recipe()
+            },
+            "hyperparameters.rollouts.lambda = 1.5",
+        ),
         (recipe::Recipe { worth: Worth { scale: 0.0, ..Worth::default() }, ..recipe() }, "worth.scale = 0"),
         (
             recipe::Recipe { hyperparameters: Hyperparameters { batch: 0, ..Hyperparameters::default() }, ..recipe() },

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use qscale_dqn::actions::ActionSet;
 use qscale_dqn::device::cpu;
+use qscale_dqn::learner::Rollouts;
 use qscale_dqn::replay::Sampling;
 use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
@@ -55,7 +56,7 @@ pub struct AblateArgs {
 type Variant = (&'static str, &'static str, fn(&mut Recipe));
 
 /// What is tried beside the recipe as it is.
-const VARIANTS: [Variant; 13] = [
+const VARIANTS: [Variant; 14] = [
     ("double", "targets by the target network alone", |recipe| recipe.hyperparameters.double = false),
     ("dueling", "a plain head", |recipe| recipe.hyperparameters.dueling = false),
     ("layer-norm", "hidden layers not normalised", |recipe| recipe.hyperparameters.layer_norm = false),
@@ -63,6 +64,9 @@ const VARIANTS: [Variant; 13] = [
     ("steps", "returns of one step", |recipe| recipe.hyperparameters.steps = 1),
     ("priorities", "replay by priority", |recipe| {
         recipe.hyperparameters.sampling = Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 10_000 };
+    }),
+    ("rollouts", "rollouts and λ-returns instead of a replay (PQN)", |recipe| {
+        recipe.hyperparameters.rollouts = Some(Rollouts::default());
     }),
     ("replay", "a replay of 50,000", |recipe| recipe.hyperparameters.capacity = 50_000),
     ("settling", "a step size that stays", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
