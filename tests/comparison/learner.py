@@ -1,9 +1,16 @@
-"""Gradient updates and decisions a second: the learner of Qscale beside PyTorch and JAX, on one machine in one run.
+"""Gradient updates and decisions a second: the learner of Qscale beside PyTorch, JAX and burn-rl, on one machine in one run.
 
-    python3 tests/comparison/learner.py --ours target/debug/examples/speed [--device cpu|gpu] [--frameworks torch,jax]
+    python3 tests/comparison/learner.py --ours target/debug/examples/speed [--device cpu|gpu] [--frameworks torch,jax] [--burn-rl PROGRAM]
 
 The update is one of double DQN: three forward passes, a Huber loss, Adam, a soft target, on transitions drawn from a replay of 20,000 held in memory. On
 the CPU one thread computes and its CPU time counts; on a GPU the clock's time counts, and what is queued is waited for at the end.
+
+burn-rl is github.com/yunjhongwu/burn-rl-examples, on the CPU and with the first network only. What it does in an update is less: plain DQN, so two
+forward passes, with a mean squared error. It is no dependency of the project; PROGRAM is the second of these. The first also builds SDL2, with which
+burn-rl's environments draw: it takes CMake and SDL2_gfx (Debian's libsdl2-gfx-dev).
+
+    cargo build --release --manifest-path tests/comparison/burn-rl/Cargo.toml
+    tests/comparison/burn-rl/target/release/comparison-burn-rl
 """
 
 import argparse
@@ -174,12 +181,17 @@ def measure(work, wait, count, clock):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", help="the program `speed`, as `cargo build -p qscale-dqn --example speed` makes it")
+    parser.add_argument("--burn-rl", metavar="PROGRAM", help="the program `comparison-burn-rl`; left out where not given")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--frameworks", default="torch,jax")
     arguments = parser.parse_args()
-    if arguments.ours:
-        environment = dict(os.environ, RAYON_NUM_THREADS="1")
-        print(subprocess.run([arguments.ours, arguments.device], check=True, capture_output=True, text=True, env=environment).stdout, flush=True)
+    if arguments.burn_rl and arguments.device != "cpu":
+        parser.error("burn-rl is measured on the CPU only")
+    # MATMUL_NUM_THREADS is for the matrix products of burn's ndarray backend.
+    environment = dict(os.environ, RAYON_NUM_THREADS="1", MATMUL_NUM_THREADS="1")
+    for command in [[arguments.ours, arguments.device], [arguments.burn_rl]]:
+        if command[0]:
+            print(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout, flush=True)
     makers = {"torch": torch_subject, "jax": jax_subject}
     clock = time.process_time if arguments.device == "cpu" else time.perf_counter
     batches = [32, 128, 1024] if arguments.device == "cpu" else [32, 128, 1024, 4096, 16384]
