@@ -118,7 +118,7 @@ fn solve(seed: u64) -> (u32, u64, f64, f64) {
         for (lane, (pole, choice)) in poles.iter_mut().zip(choices).enumerate() {
             let choice = choice.expect("both are allowed");
             let ending = pole.step(choice);
-            learner.remember(lane, &seen[4 * lane..4 * lane + 4], choice, 1.0, (&pole.seen(), Mask::all(2)), ending);
+            learner.remember(lane, (&seen[4 * lane..4 * lane + 4], Mask::all(2)), choice, 1.0, (&pole.seen(), Mask::all(2)), ending);
             if ending != Ending::None {
                 *pole = CartPole::begin(&mut rng);
             }

@@ -103,7 +103,14 @@ fn updates(subject: &Subject, batch: usize, device: &Device, gpu: bool, begin: I
         let before = seen.clone();
         seen.iter_mut().for_each(|value| *value = rng.random_range(-1.0..1.0));
         let reward = rng.random_range(-1.0..0.0);
-        learner.remember(0, &before, step % subject.actions, reward, (&seen, Mask::all(subject.actions)), Ending::None);
+        learner.remember(
+            0,
+            (&before, Mask::all(subject.actions)),
+            step % subject.actions,
+            reward,
+            (&seen, Mask::all(subject.actions)),
+            Ending::None,
+        );
     }
     let count = (200_000 / batch).clamp(if gpu { 20 } else { 40 }, if gpu { 100 } else { 4000 });
     let mut round = || {

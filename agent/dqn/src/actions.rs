@@ -21,7 +21,16 @@ pub enum ActionSet {
     Headroom,
     /// Steps from what is in force, as in the study and its successors.
     Step,
+    /// Steps of replicas, of CPU and of memory from what is in force, each with each: what a head of [`BRANCHES`] is for.
+    Grid,
 }
+
+/// Sizes of the branches that the actions of [`ActionSet::Grid`] are the product of: replicas, CPU, memory.
+pub const BRANCHES: [usize; 3] = [GRID_REPLICAS.len(), GRID_CPU.len(), GRID_MEMORY.len()];
+
+const GRID_REPLICAS: [Form; 5] = [Form::Keep, Form::Replicas(-1), Form::Replicas(1), Form::TimesReplicas(1.5), Form::TimesReplicas(2.0)];
+const GRID_CPU: [f64; 4] = [1.0, 0.8, 1.25, 1.6];
+const GRID_MEMORY: [f64; 3] = [1.0, 0.8, 1.25];
 
 /// Which parts of the allocation may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -57,7 +66,7 @@ macro_rules! named {
 }
 pub(crate) use named;
 
-named!(ActionSet, "action set", "headroom" => Headroom, "step" => Step);
+named!(ActionSet, "action set", "headroom" => Headroom, "step" => Step, "grid" => Grid);
 named!(Scope, "scope", "horizontal" => Horizontal, "vertical" => Vertical, "joint" => Joint);
 
 /// What can be provided for: how many times what. Small steps where a load stands, larger ones above it, and what was highest so that a burst which was seen
@@ -103,6 +112,8 @@ enum Form {
     TimesMemory(f64),
     /// Replicas more or less, and so many times the CPU.
     Trade(i64, f64),
+    /// One of [`GRID_REPLICAS`], and so many times the CPU and the memory.
+    Each(usize, f64, f64),
     /// So many times what is asked for.
     Provide(Basis, f64),
 }
@@ -233,6 +244,10 @@ impl Actions {
                 Form::Trade(-1, 1.25),
                 Form::Trade(1, 0.8),
             ],
+            ActionSet::Grid => {
+                let pairs = || GRID_CPU.into_iter().flat_map(|cpu| GRID_MEMORY.map(|memory| (cpu, memory)));
+                (0..GRID_REPLICAS.len()).flat_map(|step| pairs().map(move |(cpu, memory)| Form::Each(step, cpu, memory))).collect()
+            }
             // Steps besides: what waits for others more than it computes asks for replicas that its CPU does not tell.
             ActionSet::Headroom => {
                 let provide = PROVISIONS.map(|(basis, factor)| Form::Provide(basis, factor));
@@ -296,7 +311,7 @@ impl Actions {
 
     /// What memory a replica is given where the choice does not say it: in `headroom` it follows the working set, since more than that buys nothing.
     fn memory(&self, state: &State, in_force: Allocation) -> Mebibytes {
-        if self.set == ActionSet::Step || self.scope == Scope::Horizontal {
+        if self.set != ActionSet::Headroom || self.scope == Scope::Horizontal {
             return in_force.memory_mib;
         }
         fitted_memory(state, in_force.memory_mib)
@@ -333,7 +348,13 @@ impl Case<'_> {
             return Err(Masked::Scope);
         }
         let now = Allocation { memory_mib: self.memory, ..self.in_force };
-        let wanted = match form {
+        let wanted = self.sight.state.bounds.clamp(self.named(form, now, scope)?);
+        if self.warm && wanted.replicas.0 == 0 { Err(Masked::Cold) } else { Ok(wanted) }
+    }
+
+    /// What `form` names, whatever the bounds.
+    fn named(&self, form: Form, now: Allocation, scope: Scope) -> Result<Allocation, Masked> {
+        Ok(match form {
             Form::Keep => now,
             Form::Replicas(by) => Allocation { replicas: stepped(now.replicas, by)?, ..now },
             Form::TimesReplicas(factor) => Allocation { replicas: Replicas(now.replicas.scaled(factor).0.max(now.replicas.0 + 1)), ..now },
@@ -342,6 +363,11 @@ impl Case<'_> {
             Form::Trade(by, factor) => {
                 Allocation { replicas: stepped(now.replicas, by)?, cpu_millicores: now.cpu_millicores.scaled(factor), ..now }
             }
+            Form::Each(step, cpu, memory) => Allocation {
+                cpu_millicores: now.cpu_millicores.scaled(cpu),
+                memory_mib: now.memory_mib.scaled(memory),
+                ..self.named(GRID_REPLICAS[step], now, scope)?
+            },
             Form::Provide(basis, factor) => {
                 let need = self.needs[basis as usize].ok_or(Masked::NoDemand)?;
                 // Of what was highest as many replicas as were full then are enough.
@@ -349,9 +375,7 @@ impl Case<'_> {
                 let full = if seen { need.full - 0.05 } else { need.full * factor - SPARE_REPLICA };
                 self.provide(now, scope, Need { cores: need.cores * factor, full: full.max(0.0) })?
             }
-        };
-        let wanted = self.sight.state.bounds.clamp(wanted);
-        if self.warm && wanted.replicas.0 == 0 { Err(Masked::Cold) } else { Ok(wanted) }
+        })
     }
 
     /// As much as `need`, as far as `scope` lets it.
@@ -422,6 +446,12 @@ impl Form {
             Self::Replicas(_) | Self::TimesReplicas(_) => Scope::Horizontal,
             Self::TimesCpu(_) | Self::TimesMemory(_) => Scope::Vertical,
             Self::Trade(..) => Scope::Joint,
+            Self::Each(step, cpu, memory) => match (GRID_REPLICAS[step] == Self::Keep, cpu == 1.0 && memory == 1.0) {
+                (true, true) => return true,
+                (true, false) => Scope::Vertical,
+                (false, true) => Scope::Horizontal,
+                (false, false) => Scope::Joint,
+            },
         };
         scope == Scope::Joint || scope == changes
     }
@@ -436,6 +466,13 @@ impl fmt::Display for Form {
             Self::TimesCpu(factor) => write!(f, "cpu x{factor}"),
             Self::TimesMemory(factor) => write!(f, "memory x{factor}"),
             Self::Trade(by, factor) => write!(f, "replicas {by:+}, cpu x{factor}"),
+            Self::Each(step, cpu, memory) => {
+                write!(f, "{}", GRID_REPLICAS[*step])?;
+                [(cpu, "cpu"), (memory, "memory")]
+                    .iter()
+                    .filter(|(factor, _)| **factor != 1.0)
+                    .try_for_each(|(factor, of)| write!(f, ", {of} x{factor}"))
+            }
             Self::Provide(basis, factor) => {
                 let of = match basis {
                     Basis::Next => "demand",

@@ -158,7 +158,7 @@ impl Agent for DqnAgent {
                 continue;
             };
             let next = (lane.observation(), lane.menu().mask());
-            self.learner.remember(number, lane.observation_before(), choice, reward as f32, next, outcome.ending);
+            self.learner.remember(number, lane.before(), choice, reward as f32, next, outcome.ending);
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Deviations from textbook DQN (Mnih et al., Nature 2015), each chosen for control of a function rather than of a game:
 //! - Double targets, a dueling head, n-step returns and, where asked for, priorities, as Rainbow has them (Hessel et al., AAAI 2018); none of its noise.
 //!   n-step returns are not corrected for exploration, as in Rainbow.
-//! - Where asked for it learns from rollouts by λ-returns instead, as PQN does, without a replay or a target network.
+//! - Where asked for it learns from rollouts by λ-returns instead, as PQN does, without a replay or a target network; or quantiles of returns; or adds
+//!   the logarithm of its policy to rewards, as Munchausen DQN does, with n-step returns to the first of them.
 //! - The target follows softly at every update, not by copies.
 //! - Each hidden layer is normalised; what is seen is normalised by means and deviations of the first steps, which then stay as they are.
 //! - Choices that cannot be made are masked in choosing and in targets.
@@ -16,7 +17,7 @@ mod adam;
 mod normaliser;
 mod parameters;
 
-pub use parameters::{Hyperparameters, Rollouts};
+pub use parameters::{Hyperparameters, Munchausen, Rollouts};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -26,7 +27,7 @@ use thiserror::Error;
 use crate::actions::Mask;
 use crate::device::Device;
 use crate::explore::choose;
-use crate::loss::{self, Values, Verdict};
+use crate::loss::{self, Rule, Values, Verdict};
 use crate::network::{Architecture, DeviceFailed, Network, Scratch, Way, Weights};
 use crate::replay::{Batch, Ending, Replay, Rollout, Sampling, Steps};
 pub use adam::Moments;
@@ -86,6 +87,7 @@ struct Memory {
     seen: Scratch,
     next: Scratch,
     next_by_target: Scratch,
+    seen_by_target: Scratch,
     gradient: Vec<f32>,
 }
 
@@ -130,8 +132,8 @@ impl Learner {
     /// # Errors
     /// When a hyperparameter lies outside its range.
     pub fn new(parameters: Hyperparameters, inputs: usize, actions: usize, seed: u64, device: &Device) -> Result<Self, LearnerError> {
-        let Hyperparameters { hidden, dueling, layer_norm, .. } = parameters.clone();
-        let architecture = Architecture { inputs, hidden, actions, dueling, layer_norm };
+        let Hyperparameters { hidden, dueling, layer_norm, quantiles, branches, .. } = parameters.clone();
+        let architecture = Architecture { inputs, hidden, actions, dueling, layer_norm, quantiles, branches };
         let weights = Weights::begin(architecture, &mut stream(seed, Purpose::Weights, 0)).map_err(LearnerError::Invalid)?;
         let normaliser = parameters.normalise.then(|| Normaliser::new(inputs));
         Self::assemble(parameters, &weights, None, normaliser, seed, device)
@@ -216,19 +218,20 @@ impl Learner {
         Ok(choices)
     }
 
-    /// Takes in one step of environment number `lane`: what was seen, what was chosen, what it was worth, what was seen then, what could be chosen there.
-    pub fn remember(&mut self, lane: usize, observation: &[f32], action: usize, reward: f32, next: (&[f32], Mask), ending: Ending) {
+    /// Takes in one step of environment number `lane`: what was seen and could be chosen, what was chosen, what it was worth, what was seen then and could
+    /// be chosen there.
+    pub fn remember(&mut self, lane: usize, seen: (&[f32], Mask), action: usize, reward: f32, next: (&[f32], Mask), ending: Ending) {
         if let Some(normaliser) = &mut self.normaliser {
-            normaliser.see(observation);
+            normaliser.see(seen.0);
         }
         if self.parameters.rollouts.is_some() {
-            return self.rollout.push(lane, observation, action as u8, reward, next, ending);
+            return self.rollout.push(lane, seen, action as u8, reward, next, ending);
         }
         let (length, discount) = (self.parameters.steps, self.parameters.discount);
         while self.lanes.len() <= lane {
             self.lanes.push(Steps::new(length, discount));
         }
-        self.lanes[lane].push(observation, action as u8, reward, next, ending, &mut self.replay);
+        self.lanes[lane].push(seen, action as u8, reward, next, ending, &mut self.replay);
     }
 
     /// Says that a step of environment number `lane` is missing, so that no return reaches across it.
@@ -292,22 +295,35 @@ impl Learner {
     fn learn(&mut self, batch: &Batch) -> Result<(Verdict, f32), DeviceFailed> {
         let rate = self.parameters.rate_at(self.updates);
         let (verdict, value) = {
-            let (actions, corner, double) = (self.architecture.actions, self.parameters.corner, self.parameters.double);
-            let judge = |seen: &[f32], next: &[f32], next_by_target: &[f32]| {
-                let next = if double { next } else { next_by_target };
-                let verdict = loss::judge(batch, Values { seen, next, next_by_target }, actions, corner);
-                let chosen = batch.actions.iter().zip(seen.chunks_exact(actions)).map(|(action, values)| values[usize::from(*action)]);
-                (verdict, chosen.sum::<f32>() / batch.actions.len() as f32)
+            let Architecture { actions, quantiles, .. } = self.architecture;
+            let Hyperparameters { corner, double, munchausen, .. } = self.parameters;
+            let rule = Rule { actions, quantiles, corner, munchausen };
+            let judge = |mut values: Values<'_>| {
+                if !double {
+                    values.next = values.next_by_target;
+                }
+                let verdict = loss::judge(batch, values, rule);
+                let chosen = batch.actions.iter().zip(values.seen.chunks_exact(actions * quantiles));
+                let value = chosen.map(|(action, values)| loss::value(values, usize::from(*action), rule)).sum::<f32>();
+                (verdict, value / batch.actions.len() as f32)
             };
-            let Memory { seen, next, next_by_target, gradient } = &mut self.memory;
+            let Memory { seen, next, next_by_target, seen_by_target, gradient } = &mut self.memory;
             match (&self.online.0, &self.target.0) {
                 (Way::Loops(online), Way::Loops(target)) => {
                     if !batch.nexts.is_empty() {
                         online.forward(&batch.nexts, next);
                         target.forward(&batch.nexts, next_by_target);
                     }
+                    if munchausen.is_some() {
+                        target.forward(&batch.observations, seen_by_target);
+                    }
                     online.forward(&batch.observations, seen);
-                    let judged = judge(&seen.values, &next.values, &next_by_target.values);
+                    let judged = judge(Values {
+                        seen: &seen.values,
+                        next: &next.values,
+                        next_by_target: &next_by_target.values,
+                        seen_by_target: &seen_by_target.values,
+                    });
                     online.backward(seen, &judged.0.gradient, gradient);
                     self.adam.step(&mut self.online, Gradient::Plain(gradient), rate, self.parameters.adam_epsilon);
                     judged
@@ -317,8 +333,11 @@ impl Learner {
                         true => (Vec::new(), Vec::new()),
                         false => (online.values(&batch.nexts)?, target.values(&batch.nexts)?),
                     };
+                    let seen_by_target = if munchausen.is_some() { target.values(&batch.observations)? } else { Vec::new() };
                     let pass = online.pass(&batch.observations);
-                    let judged = judge(&pass.values()?, &next, &next_by_target);
+                    let seen = pass.values()?;
+                    let judged =
+                        judge(Values { seen: &seen, next: &next, next_by_target: &next_by_target, seen_by_target: &seen_by_target });
                     let gradient = Gradient::Tensors(online.backward(pass, judged.0.gradient.clone()));
                     self.adam.step(&mut self.online, gradient, rate, self.parameters.adam_epsilon);
                     judged

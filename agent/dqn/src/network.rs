@@ -1,5 +1,5 @@
-//! The network: layers of a perceptron with layer normalisation and a dueling head. Owns what its weights are and where they are computed with; must not
-//! learn.
+//! The network: layers of a perceptron with layer normalisation and a dueling head, with quantiles and branches where asked for. Owns what its
+//! weights are and where they are computed with; must not learn.
 //!
 //! Two ways compute the same: loops of our own on the CPU, and burn's tensors on any device of burn's. Tests hold them against each other and against the
 //! formulas.
@@ -64,14 +64,15 @@ impl Network {
     /// # Panics
     /// When `observations` is no whole number of rows.
     pub fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceFailed> {
-        match &self.0 {
+        let (values, architecture) = match &self.0 {
             Way::Loops(network) => {
                 let mut scratch = Scratch::default();
                 network.forward(observations, &mut scratch);
-                Ok(scratch.values)
+                (scratch.values, network.weights().architecture())
             }
-            Way::Tensors(network) => network.values(observations),
-        }
+            Way::Tensors(network) => (network.values(observations)?, network.architecture()),
+        };
+        Ok(means(values, architecture.actions, architecture.quantiles))
     }
 
     /// Sets what is taken from each observation, and what the rest is multiplied with.
@@ -81,6 +82,29 @@ impl Network {
             Way::Tensors(network) => network.normalise(shift, scale),
         }
     }
+}
+
+/// The mean of each action's quantiles, row by row.
+fn means(values: Vec<f32>, actions: usize, quantiles: usize) -> Vec<f32> {
+    if quantiles == 1 {
+        return values;
+    }
+    let mut means = Vec::with_capacity(values.len() / quantiles);
+    for row in values.chunks_exact(actions * quantiles) {
+        let begin = means.len();
+        means.resize(begin + actions, 0.0);
+        mean_of(row, quantiles, &mut means[begin..]);
+    }
+    means
+}
+
+/// The mean of each action's quantiles in `row` into `mean`.
+pub(crate) fn mean_of(row: &[f32], quantiles: usize, mean: &mut [f32]) {
+    mean.fill(0.0);
+    for values in row.chunks_exact(mean.len()) {
+        mean.iter_mut().zip(values).for_each(|(mean, value)| *mean += value);
+    }
+    mean.iter_mut().for_each(|mean| *mean /= quantiles as f32);
 }
 
 #[cfg(test)]

@@ -85,7 +85,14 @@ pub fn compare(cpu: &Device, gpu: &Device, clock: &dyn Fn() -> Duration) -> Resu
         let seen = noise(COUNT * 2001, 7);
         for (step, pair) in seen.windows(COUNT * 2).step_by(COUNT).enumerate() {
             let (observation, next) = pair.split_at(COUNT);
-            learner.remember(0, observation, step % actions, observation[0], (next, Mask::all(actions)), Ending::None);
+            learner.remember(
+                0,
+                (observation, Mask::all(actions)),
+                step % actions,
+                observation[0],
+                (next, Mask::all(actions)),
+                Ending::None,
+            );
         }
         for _ in 0..UPDATES / 4 {
             learner.update()?;

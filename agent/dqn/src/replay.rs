@@ -39,6 +39,8 @@ pub enum Sampling {
 pub struct Transition<'a> {
     /// What was seen.
     pub observation: &'a [f32],
+    /// What could be chosen.
+    pub mask: Mask,
     /// What was chosen.
     pub action: u8,
     /// Rewards of the n steps, discounted.
@@ -64,6 +66,7 @@ pub struct Replay {
     rewards: Vec<f32>,
     bootstraps: Vec<f32>,
     masks: Vec<Mask>,
+    next_masks: Vec<Mask>,
     priorities: Option<Priorities>,
 }
 
@@ -82,6 +85,8 @@ pub struct Batch {
     pub places: Vec<usize>,
     /// What was seen, row by row.
     pub observations: Vec<f32>,
+    /// What could be chosen.
+    pub masks: Vec<Mask>,
     /// What was chosen.
     pub actions: Vec<u8>,
     /// Discounted rewards.
@@ -119,6 +124,7 @@ impl Replay {
             rewards: Vec::new(),
             bootstraps: Vec::new(),
             masks: Vec::new(),
+            next_masks: Vec::new(),
             priorities,
         }
     }
@@ -145,13 +151,15 @@ impl Replay {
             self.rewards.push(0.0);
             self.bootstraps.push(0.0);
             self.masks.push(Mask::default());
+            self.next_masks.push(Mask::default());
         }
         self.observations[row.clone()].convert_from_f32_slice(transition.observation);
         self.nexts[row].convert_from_f32_slice(transition.next);
         self.actions[at] = transition.action;
         self.rewards[at] = transition.reward;
         self.bootstraps[at] = transition.bootstrap;
-        self.masks[at] = transition.next_mask;
+        self.masks[at] = transition.mask;
+        self.next_masks[at] = transition.next_mask;
         if let Some(priorities) = &mut self.priorities {
             priorities.tree.set(at, f64::from(priorities.largest));
         }
@@ -183,7 +191,8 @@ impl Replay {
             batch.actions.push(self.actions[at]);
             batch.rewards.push(self.rewards[at]);
             batch.bootstraps.push(self.bootstraps[at]);
-            batch.next_masks.push(self.masks[at]);
+            batch.masks.push(self.masks[at]);
+            batch.next_masks.push(self.next_masks[at]);
         }
     }
 
@@ -223,6 +232,7 @@ impl Batch {
         let mut rows = Self::default();
         for &at in places {
             rows.observations.extend_from_slice(&self.observations[at * width..(at + 1) * width]);
+            rows.masks.push(self.masks[at]);
             rows.actions.push(self.actions[at]);
             rows.rewards.push(self.rewards[at]);
             rows.bootstraps.push(self.bootstraps[at]);
@@ -235,6 +245,7 @@ impl Batch {
     fn clear(&mut self) {
         self.places.clear();
         self.observations.clear();
+        self.masks.clear();
         self.actions.clear();
         self.rewards.clear();
         self.bootstraps.clear();

@@ -137,3 +137,30 @@ fn the_best_is_never_masked_and_a_value_that_is_no_number_is_never_the_best() {
     assert_eq!(Mask(0b111).best(&[3.0, 3.0, 3.0]), Some(0));
     assert_eq!((Mask(0).best(&[1.0]), Mask::all(64).count()), (None, 64));
 }
+
+#[test]
+fn the_grid_is_each_step_with_each_and_its_last_branch_changes_fastest() {
+    let state = sample::state();
+    for (name, expected) in [
+        ("replicas +1", "3 x 500m 256Mi"),
+        ("keep, cpu x0.8", "2 x 400m 256Mi"),
+        ("replicas -1, cpu x1.25, memory x0.8", "1 x 625m 205Mi"),
+        ("replicas x2, memory x1.25", "4 x 500m 320Mi"),
+    ] {
+        check(ActionSet::Grid, &state, name, expected);
+    }
+    // Half as many more of two replicas are one more.
+    assert_eq!(named(ActionSet::Grid, Scope::Joint, &state, "replicas x1.5"), Err(Masked::Same(24)));
+    let grid = Actions::new(ActionSet::Grid, Scope::Joint);
+    assert_eq!(grid.count(), BRANCHES.iter().product::<usize>());
+    for (index, name) in grid.names().iter().enumerate() {
+        let [replicas, cpu, memory] = [index / (BRANCHES[1] * BRANCHES[2]), index / BRANCHES[2] % BRANCHES[1], index % BRANCHES[2]];
+        assert!(name.starts_with(&GRID_REPLICAS[replicas].to_string()), "{index} {name}");
+        assert_eq!(name.contains("cpu"), cpu > 0, "{index} {name}");
+        assert_eq!(name.contains("memory"), memory > 0, "{index} {name}");
+    }
+    // Replicas alone: one choice for each of their steps.
+    let horizontal = menu(ActionSet::Grid, Scope::Horizontal, &state).mask();
+    assert!(horizontal.allowed().all(|index| index % (BRANCHES[1] * BRANCHES[2]) == 0), "{horizontal:?}");
+    assert_eq!(menu(ActionSet::Grid, Scope::Vertical, &state).mask().0 >> (BRANCHES[1] * BRANCHES[2]), 0);
+}

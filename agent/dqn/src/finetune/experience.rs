@@ -48,6 +48,8 @@ pub struct Reader<'a> {
 pub struct Step {
     /// What was seen.
     pub observation: Vec<f32>,
+    /// What could be chosen.
+    pub mask: Mask,
     /// The choice that names what was in force then.
     pub choice: usize,
     /// What the tick was worth, and why.
@@ -115,7 +117,7 @@ pub fn learn_from(learner: &mut Learner, lane: usize, lived: &[Lived], times: us
             match lived {
                 Lived::Step(step) => {
                     let next = (step.next.as_slice(), step.next_mask);
-                    learner.remember(lane, &step.observation, step.choice, step.tick.reward as f32, next, Ending::None);
+                    learner.remember(lane, (&step.observation, step.mask), step.choice, step.tick.reward as f32, next, Ending::None);
                 }
                 Lived::Gap => learner.interrupt(lane),
             }
@@ -192,7 +194,7 @@ impl Reader<'_> {
         let tick = self.worth_of(waiting, told, reward, in_force, before).ok_or(Why::Unmeasured)?;
         let choice = (0..self.actions.count()).find(|choice| before.menu.entry(*choice) == Ok(in_force)).ok_or(Why::Unmatched)?;
         let (next, next_mask) = (after.observation.clone(), after.menu.mask());
-        Ok(Step { observation: before.observation.clone(), choice, tick, next, next_mask })
+        Ok(Step { observation: before.observation.clone(), mask: before.menu.mask(), choice, tick, next, next_mask })
     }
 
     /// What the tick between `waiting` and `told` was worth, by the formula of training; `None` where a term of it was not measured.

@@ -211,7 +211,7 @@ impl Study {
                 match choice {
                     Some(choice) => {
                         let next = (lane.observation(), lane.menu().mask());
-                        learner.remember(first + number, lane.observation_before(), choice, tick.reward as f32, next, ending);
+                        learner.remember(first + number, lane.before(), choice, tick.reward as f32, next, ending);
                     }
                     None => learner.interrupt(first + number),
                 }
@@ -275,7 +275,14 @@ mod tests {
         let step = |at: usize| {
             let observation = vec![(at % 7) as f32 / 7.0; COUNT];
             let tick = Tick { reward: -0.1, ..Tick::default() };
-            Lived::Step(Box::new(Step { next: observation.clone(), observation, choice: at % 5, tick, next_mask: Mask::all(8) }))
+            Lived::Step(Box::new(Step {
+                next: observation.clone(),
+                observation,
+                mask: Mask::all(8),
+                choice: at % 5,
+                tick,
+                next_mask: Mask::all(8),
+            }))
         };
         Experience { lived: (0..steps).map(step).collect(), ..Experience::default() }
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::explore::Schedule;
+use crate::network::Architecture;
 use crate::replay::Sampling;
 
 /// What the learner is told.
@@ -46,6 +47,32 @@ pub struct Hyperparameters {
     /// Learns from rollouts instead of a replay, where told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollouts: Option<Rollouts>,
+    /// Quantiles of each action's return that are learned, 1 to 64; 1 is the mean alone ([`Architecture::quantiles`]).
+    pub quantiles: usize,
+    /// Sizes of the head's branches, where the action set is a product ([`Architecture::branches`], [`crate::actions::BRANCHES`]).
+    pub branches: Vec<usize>,
+    /// Adds what the policy thinks of its choices to their rewards, where told; from a replay only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub munchausen: Option<Munchausen>,
+}
+
+/// A soft policy by the target network whose logarithm is part of the reward (Vieillard et al., NeurIPS 2020).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Munchausen {
+    /// Part of the scaled logarithm that is added, 0 to 1.
+    pub alpha: f32,
+    /// How much the values of two choices must differ for the policy to prefer one by a factor of e, above 0.
+    pub temperature: f32,
+    /// The least that the scaled logarithm counts, below 0.
+    pub least: f32,
+}
+
+impl Default for Munchausen {
+    /// As in the paper, where rewards are at most 1; those of a usual tick are about 1 here.
+    fn default() -> Self {
+        Self { alpha: 0.9, temperature: 0.03, least: -1.0 }
+    }
 }
 
 /// Learning from the latest steps of all environments alone, by λ-returns, without a replay and a target network (PQN; Gallici et al., ICLR 2025).
@@ -99,6 +126,9 @@ impl Default for Hyperparameters {
             warm_up: 20_000,
             exploration: Schedule { from: 1.0, to: 0.1, over: 100_000 },
             rollouts: None,
+            quantiles: 1,
+            branches: Vec::new(),
+            munchausen: None,
         }
     }
 }
@@ -145,6 +175,19 @@ impl Hyperparameters {
             count("rollouts.epochs", epochs, 100)?;
             if !(0.0..=1.0).contains(&lambda) {
                 return Err(format!("rollouts.lambda = {lambda}, must be from 0 to 1"));
+            }
+        }
+        count("quantiles", self.quantiles, Architecture::FINEST)?;
+        if let Some(Munchausen { alpha, temperature, least }) = self.munchausen {
+            if self.rollouts.is_some() {
+                return Err("munchausen and rollouts are both told, must be one of them: it is defined for a replay".to_owned());
+            }
+            number("munchausen.temperature", temperature, 1e6)?;
+            if !(0.0..=1.0).contains(&alpha) {
+                return Err(format!("munchausen.alpha = {alpha}, must be from 0 to 1"));
+            }
+            if !(-1e6..0.0).contains(&least) {
+                return Err(format!("munchausen.least = {least}, must be at least -1000000 and below 0"));
             }
         }
         self.exploration.check()

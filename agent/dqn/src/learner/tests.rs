@@ -44,7 +44,7 @@ fn identity_on(device: &Device, parameters: Hyperparameters, seed: u64, steps: u
         let choice = learner.choose(&shown(state), &[Mask::all(STATES)]).expect("the CPU does not fail")[0].expect("all are allowed");
         let next = rand::RngExt::random_range(&mut worlds, 0..STATES);
         let reward = f32::from(u8::from(choice == state));
-        learner.remember(0, &shown(state), choice, reward, (&shown(next), Mask::all(STATES)), Ending::None);
+        learner.remember(0, (&shown(state), Mask::all(STATES)), choice, reward, (&shown(next), Mask::all(STATES)), Ending::None);
         learner.update().expect("the CPU does not fail");
         state = next;
     }
@@ -62,6 +62,9 @@ fn a_trivial_environment_is_solved() {
         ("plain", Hyperparameters { dueling: false, layer_norm: false, ..small() }),
         ("normalised", Hyperparameters { normalise: true, ..small() }),
         ("of three steps", Hyperparameters { steps: 3, ..small() }),
+        ("by quantiles", Hyperparameters { quantiles: 8, corner: 0.1, ..small() }),
+        ("by branches", Hyperparameters { branches: vec![2, 2], ..small() }),
+        ("with its policy's logarithm", Hyperparameters { munchausen: Some(Munchausen::default()), ..small() }),
         ("by rollouts", Hyperparameters { rollouts: Some(Rollouts { length: 64, lambda: 0.65, epochs: 4 }), ..small() }),
     ] {
         let (right, learner) = identity(parameters, 1, 1200);
@@ -86,7 +89,7 @@ fn what_terminates_is_worth_its_reward_and_what_is_truncated_is_worth_what_would
     let value = |ending| {
         let mut learner = Learner::new(Hyperparameters { hidden: vec![8], target_rate: 0.2, ..small() }, 1, 1, 3, &cpu()).expect("valid");
         for _ in 0..600 {
-            learner.remember(0, &[1.0], 0, 1.0, (&[1.0], Mask::all(1)), ending);
+            learner.remember(0, (&[1.0], Mask::all(1)), 0, 1.0, (&[1.0], Mask::all(1)), ending);
             learner.update().expect("the CPU does not fail");
         }
         learner.network().values(&[1.0]).expect("the CPU does not fail")[0]
@@ -145,9 +148,9 @@ fn ours(learner: &Learner, batch: &Batch) -> [Vec<f32>; 2] {
     let (next, next_by_target) = (online.values(&batch.nexts).expect("computed"), target.values(&batch.nexts).expect("computed"));
     let pass = online.pass(&batch.observations);
     let seen = pass.values().expect("computed");
-    let slope =
-        loss::judge(batch, Values { seen: &seen, next: &next, next_by_target: &next_by_target }, actions, learner.parameters.corner)
-            .gradient;
+    let rule = Rule { actions, quantiles: 1, corner: learner.parameters.corner, munchausen: None };
+    let values = Values { seen: &seen, next: &next, next_by_target: &next_by_target, seen_by_target: &[] };
+    let slope = loss::judge(batch, values, rule).gradient;
     let by_tensors =
         online.backward(pass, slope.clone()).into_iter().flat_map(|gradient| read(gradient.expect("each has one")).expect("computed"));
     let loops = Loops::new(&online.weights().expect("computed"));
@@ -183,11 +186,22 @@ fn no_gradient_flows_through_the_target_at_any_update() {
 #[test]
 fn loops_of_our_own_learn_what_burn_learns() {
     let prioritised = Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 1000 };
-    let parameters = Hyperparameters { hidden: vec![32, 16], sampling: prioritised, normalise: true, ..small() };
-    // 136 updates later rounding has not led the two apart.
-    let weights = |device: &Device| identity_on(device, parameters.clone(), 4, 200).1.network().weights().expect("the CPU does not fail");
-    let (by_hand, by_burn) = (weights(&cpu()), weights(&flex()));
-    assert!(largest_difference(by_hand.values(), by_burn.values()) < 1e-3, "{}", largest_difference(by_hand.values(), by_burn.values()));
+    let usual = Hyperparameters { hidden: vec![32, 16], sampling: prioritised, normalise: true, ..small() };
+    for parameters in [
+        usual.clone(),
+        Hyperparameters { quantiles: 4, branches: vec![2, 2], ..usual.clone() },
+        Hyperparameters { munchausen: Some(Munchausen::default()), ..usual },
+    ] {
+        // 136 updates later rounding has not led the two apart.
+        let weights =
+            |device: &Device| identity_on(device, parameters.clone(), 4, 200).1.network().weights().expect("the CPU does not fail");
+        let (by_hand, by_burn) = (weights(&cpu()), weights(&flex()));
+        assert!(
+            largest_difference(by_hand.values(), by_burn.values()) < 1e-3,
+            "{}",
+            largest_difference(by_hand.values(), by_burn.values())
+        );
+    }
 }
 
 #[test]
@@ -195,7 +209,7 @@ fn nothing_is_learned_before_enough_was_lived_through() {
     let mut learner = Learner::new(small(), 1, 2, 1, &cpu()).expect("valid");
     let before = learner.network().weights().expect("the CPU does not fail");
     for _ in 0..63 {
-        learner.remember(0, &[0.5], 1, 1.0, (&[0.5], Mask::all(2)), Ending::None);
+        learner.remember(0, (&[0.5], Mask::all(2)), 1, 1.0, (&[0.5], Mask::all(2)), Ending::None);
         assert_eq!(learner.update().expect("the CPU does not fail"), None);
     }
     assert_eq!(learner.network().weights().expect("the CPU does not fail"), before);
@@ -223,5 +237,10 @@ fn hyperparameters_outside_their_range_are_refused_with_their_value() {
     assert_eq!(refusal(Hyperparameters { discount: 1.0, ..small() }), "discount = 1, must be at least 0 and below 1");
     assert_eq!(refusal(Hyperparameters { batch: 0, ..small() }), "batch = 0, must be from 1 to 65536");
     assert_eq!(refusal(Hyperparameters { learning_rate: f32::NAN, ..small() }), "learning_rate = NaN, must be above 0 and at most 1");
+    let munchausen = Some(Munchausen { temperature: 0.0, ..Munchausen::default() });
+    assert_eq!(refusal(Hyperparameters { munchausen, ..small() }), "munchausen.temperature = 0, must be above 0 and at most 1000000");
+    let both = Hyperparameters { munchausen: Some(Munchausen::default()), rollouts: Some(Rollouts::default()), ..small() };
+    assert_eq!(refusal(both), "munchausen and rollouts are both told, must be one of them: it is defined for a replay");
+    assert_eq!(refusal(Hyperparameters { branches: vec![3], ..small() }), "branches = [3], their product must be the number of actions, 2");
     assert_eq!(refusal(Hyperparameters { hidden: vec![4096], ..small() }), "width of a hidden layer = 4096, must be from 1 to 1024");
 }

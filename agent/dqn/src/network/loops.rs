@@ -5,6 +5,7 @@
 
 use gemm::{Parallelism, gemm};
 
+use super::weights::Branch;
 use super::{Architecture, EPSILON, Weights};
 
 /// A network in the memory of the CPU.
@@ -20,7 +21,7 @@ pub(crate) struct Scratch {
     input: Vec<f32>,
     layers: Vec<Layer>,
     head: Vec<f32>,
-    /// The value of each action, row by row.
+    /// The value of each action, quantile by quantile and row by row.
     pub(crate) values: Vec<f32>,
     slope: Vec<f32>,
     slope_below: Vec<f32>,
@@ -71,8 +72,7 @@ impl Loops {
     /// Each hidden layer, then the head.
     fn places(&self) -> impl Iterator<Item = Place> {
         let architecture = self.architecture();
-        let head = architecture.actions + usize::from(architecture.dueling);
-        let sizes = architecture.hidden.iter().map(|size| (*size, architecture.layer_norm)).chain([(head, false)]);
+        let sizes = architecture.hidden.iter().map(|size| (*size, architecture.layer_norm)).chain([(architecture.head(), false)]);
         let (mut inputs, mut at) = (architecture.inputs, 0);
         sizes.map(move |(outputs, normalised)| {
             let (weight, bias) = (at, at + inputs * outputs);
@@ -198,9 +198,12 @@ fn sum(values: impl Iterator<Item = f32>) -> f32 {
     lanes.iter().sum()
 }
 
-/// The values of actions from what the head says: Q = V + A - mean(A) (Wang et al., ICML 2016).
+/// The values of actions from what the head says: Q = V + A - mean(A) (Wang et al., ICML 2016), where there are branches with the sum of theirs.
 fn combine(architecture: &Architecture, head: &[f32], values: &mut Vec<f32>) {
     values.clear();
+    if !architecture.branches.is_empty() {
+        return combine_branches(architecture, head, values);
+    }
     if !architecture.dueling {
         values.extend_from_slice(head);
         return;
@@ -211,9 +214,21 @@ fn combine(architecture: &Architecture, head: &[f32], values: &mut Vec<f32>) {
     }
 }
 
+fn combine_branches(architecture: &Architecture, head: &[f32], values: &mut Vec<f32>) {
+    let branches: Vec<Branch> = architecture.branches().collect();
+    for row in head.chunks_exact(architecture.head_of_quantile()) {
+        let mean = |branch: &Branch| row[branch.places()].iter().sum::<f32>() / branch.places().len() as f32;
+        let base = if architecture.dueling { row[0] - branches.iter().map(mean).sum::<f32>() } else { 0.0 };
+        values.extend((0..architecture.actions).map(|action| base + branches.iter().map(|branch| row[branch.place(action)]).sum::<f32>()));
+    }
+}
+
 /// The gradient of what the head says from that of the values.
 fn separate(architecture: &Architecture, slope: &[f32], head: &mut Vec<f32>) {
     head.clear();
+    if !architecture.branches.is_empty() {
+        return separate_branches(architecture, slope, head);
+    }
     if !architecture.dueling {
         head.extend_from_slice(slope);
         return;
@@ -222,6 +237,25 @@ fn separate(architecture: &Architecture, slope: &[f32], head: &mut Vec<f32>) {
         let sum: f32 = row.iter().sum();
         head.push(sum);
         head.extend(row.iter().map(|slope| slope - sum / architecture.actions as f32));
+    }
+}
+
+fn separate_branches(architecture: &Architecture, slope: &[f32], head: &mut Vec<f32>) {
+    let branches: Vec<Branch> = architecture.branches().collect();
+    for row in slope.chunks_exact(architecture.actions) {
+        let begin = head.len();
+        head.resize(begin + architecture.head_of_quantile(), 0.0);
+        let head = &mut head[begin..];
+        for branch in &branches {
+            row.iter().enumerate().for_each(|(action, slope)| head[branch.place(action)] += slope);
+        }
+        if architecture.dueling {
+            let sum: f32 = row.iter().sum();
+            head[0] = sum;
+            for branch in &branches {
+                head[branch.places()].iter_mut().for_each(|slope| *slope -= sum / branch.places().len() as f32);
+            }
+        }
     }
 }
 

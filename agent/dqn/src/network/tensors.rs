@@ -18,8 +18,8 @@ pub struct Tensors {
     pub(crate) tensors: Vec<Tensor<2>>,
     shift: Vec<f32>,
     scale: Vec<f32>,
-    /// Turns value and advantages into action values where the head is dueling.
-    duel: Option<Tensor<2>>,
+    /// Turns what the head says of a quantile into action values, where they are not the same.
+    combined: Option<Tensor<2>>,
 }
 
 impl Tensors {
@@ -34,9 +34,9 @@ impl Tensors {
             tensors.push(Tensor::from_data(TensorData::new(these.to_vec(), shape), device));
             rest = others;
         }
-        let duel = architecture.dueling.then(|| duel(architecture.actions, device));
+        let combined = (architecture.dueling || !architecture.branches.is_empty()).then(|| combined(&architecture, device));
         let (shift, scale) = weights.normalisation();
-        Self { architecture, device: device.clone(), tensors, shift: shift.to_vec(), scale: scale.to_vec(), duel }
+        Self { architecture, device: device.clone(), tensors, shift: shift.to_vec(), scale: scale.to_vec(), combined }
     }
 
     /// Its weights.
@@ -51,7 +51,7 @@ impl Tensors {
         Weights::from_parts(self.architecture.clone(), values, self.shift.clone(), self.scale.clone()).map_err(DeviceFailed)
     }
 
-    /// The value of each action for each of `observations`, row by row.
+    /// The value of each action for each of `observations`, quantile by quantile and row by row.
     ///
     /// # Errors
     /// When the device fails.
@@ -63,6 +63,11 @@ impl Tensors {
             return Ok(Vec::new());
         }
         read(self.forward(&self.tensors, self.input(observations)))
+    }
+
+    /// What it looks like.
+    pub(crate) fn architecture(&self) -> &Architecture {
+        &self.architecture
     }
 
     /// Sets what is taken from each observation, and what the rest is multiplied with.
@@ -79,7 +84,7 @@ impl Tensors {
 
     /// The gradient of each tensor by a pass whose values have the gradient `slope`, row by row.
     pub(crate) fn backward(&self, pass: Pass, slope: Vec<f32>) -> Vec<Option<Tensor<2>>> {
-        let slope = self.rows(slope, self.architecture.actions);
+        let slope = self.rows(slope, self.architecture.actions * self.architecture.quantiles);
         let mut gradients = (pass.values * slope).sum().backward();
         pass.leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect()
     }
@@ -120,10 +125,13 @@ impl Tensors {
             x = relu(x);
         }
         let out = x.matmul(next()) + next();
-        match &self.duel {
-            Some(duel) => out.matmul(duel.clone()),
-            None => out,
+        let Some(combined) = &self.combined else { return out };
+        let Architecture { quantiles, actions, .. } = self.architecture;
+        if quantiles == 1 {
+            return out.matmul(combined.clone());
         }
+        let [rows, width] = out.dims();
+        out.reshape([rows * quantiles, width / quantiles]).matmul(combined.clone()).reshape([rows, quantiles * actions])
     }
 }
 
@@ -140,16 +148,23 @@ impl Pass {
     }
 }
 
-/// The matrix that makes Q = V + A - mean(A) of a row (V, A) (Wang et al., ICML 2016): one product in place of five operations.
-fn duel(actions: usize, device: &Device) -> Tensor<2> {
-    let mean = 1.0 / actions as f32;
-    let entry = |row: usize, column: usize| match row {
-        0 => 1.0,
-        row if row - 1 == column => 1.0 - mean,
-        _ => -mean,
-    };
-    let values: Vec<f32> = (0..=actions).flat_map(|row| (0..actions).map(move |column| entry(row, column))).collect();
-    Tensor::from_data(TensorData::new(values, [actions + 1, actions]), device)
+/// The matrix that makes Q = V + A - mean(A) of a row (V, A) (Wang et al., ICML 2016), where there are branches with the sum of theirs: one product in
+/// place of five operations.
+fn combined(architecture: &Architecture, device: &Device) -> Tensor<2> {
+    let (height, actions) = (architecture.head_of_quantile(), architecture.actions);
+    let whole = Architecture { branches: vec![actions], ..architecture.clone() };
+    let branches = if architecture.branches.is_empty() { &whole } else { architecture }.branches();
+    let mut values = vec![0.0; height * actions];
+    for branch in branches {
+        let mean = if architecture.dueling { 1.0 / branch.places().len() as f32 } else { 0.0 };
+        for (place, action) in branch.places().flat_map(|place| (0..actions).map(move |action| (place, action))) {
+            values[place * actions + action] = f32::from(u8::from(branch.place(action) == place)) - mean;
+        }
+    }
+    if architecture.dueling {
+        values[..actions].fill(1.0);
+    }
+    Tensor::from_data(TensorData::new(values, [height, actions]), device)
 }
 
 /// What lies in `tensor`, row by row.

@@ -5,7 +5,7 @@ use super::*;
 use crate::device::{cpu, flex};
 
 fn architecture() -> Architecture {
-    Architecture { inputs: 3, hidden: vec![4, 5], actions: 2, dueling: true, layer_norm: true }
+    Architecture { inputs: 3, hidden: vec![4, 5], actions: 2, dueling: true, layer_norm: true, quantiles: 1, branches: Vec::new() }
 }
 
 fn weights(architecture: Architecture) -> Weights {
@@ -51,19 +51,36 @@ fn by_hand(weights: &Weights, input: &[f32]) -> Vec<f32> {
         }
         x.iter_mut().for_each(|value| *value = value.max(0.0));
     }
-    let head = architecture.actions + usize::from(architecture.dueling);
-    let out = linear(&x, take(x.len() * head), take(head));
-    if !architecture.dueling {
-        return out.into_iter().map(|value| value as f32).collect();
+    let branches = if architecture.branches.is_empty() { vec![architecture.actions] } else { architecture.branches.clone() };
+    let of_quantile = branches.iter().sum::<usize>() + usize::from(architecture.dueling);
+    let out = linear(&x, take(x.len() * of_quantile * architecture.quantiles), take(of_quantile * architecture.quantiles));
+    let mut means = vec![0.0; architecture.actions];
+    for quantile in out.chunks_exact(of_quantile) {
+        let (base, mut advantages) = if architecture.dueling { (quantile[0], &quantile[1..]) } else { (0.0, quantile) };
+        let mut values = vec![base];
+        for size in &branches {
+            let (these, rest) = advantages.split_at(*size);
+            advantages = rest;
+            let mean = if architecture.dueling { these.iter().sum::<f64>() / *size as f64 } else { 0.0 };
+            values = values.iter().flat_map(|value| these.iter().map(move |advantage| value + advantage - mean)).collect();
+        }
+        means.iter_mut().zip(values).for_each(|(mean, value)| *mean += value / architecture.quantiles as f64);
     }
-    let mean = out[1..].iter().sum::<f64>() / architecture.actions as f64;
-    out[1..].iter().map(|advantage| (out[0] + advantage - mean) as f32).collect()
+    means.into_iter().map(|value| value as f32).collect()
+}
+
+/// Heads of every kind, of six actions each.
+fn heads() -> impl Iterator<Item = Architecture> {
+    let kinds = [(1, vec![]), (3, vec![]), (1, vec![3, 2]), (2, vec![2, 3])];
+    kinds.into_iter().flat_map(|(quantiles, branches)| {
+        [true, false].map(|dueling| Architecture { actions: 6, dueling, quantiles, branches: branches.clone(), ..architecture() })
+    })
 }
 
 #[test]
 fn values_are_those_of_the_formulas() {
-    for (dueling, layer_norm) in [(true, true), (false, true), (true, false), (false, false)] {
-        let begun = weights(Architecture { dueling, layer_norm, ..architecture() });
+    for (head, layer_norm) in heads().flat_map(|head| [(head.clone(), true), (head, false)]) {
+        let begun = weights(Architecture { layer_norm, ..head });
         let weights = Weights::from_parts(begun.architecture().clone(), begun.values().to_vec(), vec![0.1, 0.2, 0.3], vec![1.0, 2.0, 0.5]);
         let weights = weights.expect("as many as there were");
         for (input, device) in
@@ -98,5 +115,8 @@ fn sizes_outside_their_range_are_refused() {
     let refusal = |architecture: Architecture| architecture.check().expect_err("must be refused");
     assert_eq!(refusal(Architecture { actions: 65, ..architecture() }), "actions = 65, must be from 1 to 64");
     assert_eq!(refusal(Architecture { inputs: 0, ..architecture() }), "inputs = 0, must be from 1 to 1024");
+    assert_eq!(refusal(Architecture { quantiles: 0, ..architecture() }), "quantiles = 0, must be from 1 to 64");
+    let refused = refusal(Architecture { branches: vec![3, 2], ..architecture() });
+    assert_eq!(refused, "branches = [3, 2], their product must be the number of actions, 2");
     assert_eq!(refusal(Architecture { hidden: vec![], ..architecture() }), "number of hidden layers = 0, must be from 1 to 8");
 }

@@ -18,6 +18,22 @@ pub struct Architecture {
     /// Whether each hidden layer is normalised before its rectifier (Ba et al., 2016): it steadies learning without a slow target (Gallici et al., PQN,
     /// ICLR 2025).
     pub layer_norm: bool,
+    /// Quantiles of an action's return that are told apart, 1 to 64 (Dabney et al., AAAI 2018); 1 is the mean alone.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub quantiles: usize,
+    /// Sizes of the branches, where an action is one choice from each and valued by the sum of their advantages (Tavakoli et al., AAAI 2018; Seyde et al.,
+    /// ICLR 2023); the choice from the last changes fastest from action to action. Empty where each action has an advantage of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<usize>,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives what is to be skipped by reference")]
+fn is_one(quantiles: &usize) -> bool {
+    *quantiles == 1
 }
 
 impl Architecture {
@@ -25,6 +41,8 @@ impl Architecture {
     pub const WIDEST: usize = 1024;
     /// Most hidden layers.
     pub const DEEPEST: usize = 8;
+    /// Most quantiles.
+    pub const FINEST: usize = 64;
 
     /// Rows and columns of each tensor: for each hidden layer weights, bias and, where it is normalised, gain and offset; then the head's weights and bias.
     #[must_use]
@@ -38,9 +56,32 @@ impl Architecture {
             }
             width = size;
         }
-        let head = self.actions + usize::from(self.dueling);
-        shapes.extend([[width, head], [1, head]]);
+        shapes.extend([[width, self.head()], [1, self.head()]]);
         shapes
+    }
+
+    /// Width of the head: for each quantile the value of the state, where that is told apart, and the advantages.
+    #[must_use]
+    pub fn head(&self) -> usize {
+        self.quantiles * self.head_of_quantile()
+    }
+
+    /// Numbers of the head that belong to one quantile.
+    pub(crate) fn head_of_quantile(&self) -> usize {
+        let advantages = if self.branches.is_empty() { self.actions } else { self.branches.iter().sum() };
+        advantages + usize::from(self.dueling)
+    }
+
+    /// For each branch where its advantages begin, how many there are, and how many actions in a row share one.
+    pub(crate) fn branches(&self) -> impl Iterator<Item = Branch> {
+        let mut first = usize::from(self.dueling);
+        let mut stride = self.actions;
+        self.branches.iter().map(move |&size| {
+            stride /= size;
+            let branch = Branch { first, size, stride };
+            first += size;
+            branch
+        })
     }
 
     /// How many numbers there are to learn.
@@ -57,8 +98,33 @@ impl Architecture {
         };
         within("inputs", self.inputs, Self::WIDEST)?;
         within("actions", self.actions, crate::actions::Mask::MOST)?;
+        within("quantiles", self.quantiles, Self::FINEST)?;
+        let product = self.branches.iter().try_fold(1usize, |product, size| product.checked_mul(*size).filter(|product| *product > 0));
+        if !self.branches.is_empty() && product != Some(self.actions) {
+            return Err(format!("branches = {:?}, their product must be the number of actions, {}", self.branches, self.actions));
+        }
         within("number of hidden layers", self.hidden.len(), Self::DEEPEST)?;
         self.hidden.iter().try_for_each(|size| within("width of a hidden layer", *size, Self::WIDEST))
+    }
+}
+
+/// One branch of the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Branch {
+    first: usize,
+    size: usize,
+    stride: usize,
+}
+
+impl Branch {
+    /// Where in the head of a quantile its advantage of `action` lies.
+    pub(crate) fn place(self, action: usize) -> usize {
+        self.first + action / self.stride % self.size
+    }
+
+    /// Where its advantages lie.
+    pub(crate) fn places(self) -> std::ops::Range<usize> {
+        self.first..self.first + self.size
     }
 }
 
@@ -91,7 +157,7 @@ impl Weights {
             }
             width = size;
         }
-        let head = architecture.actions + usize::from(architecture.dueling);
+        let head = architecture.head();
         uniform(&mut values, width * head + head, width);
         let (shift, scale) = (vec![0.0; architecture.inputs], vec![1.0; architecture.inputs]);
         Self::from_parts(architecture, values, shift, scale)

@@ -13,6 +13,7 @@ pub struct Rollout {
 #[derive(Debug, Clone)]
 struct Step {
     observation: Vec<f32>,
+    mask: Mask,
     action: u8,
     reward: f32,
     next: Vec<f32>,
@@ -24,13 +25,22 @@ struct Step {
 
 impl Rollout {
     /// Takes in one step of environment number `lane`, as [`super::Steps::push`] does.
-    pub fn push(&mut self, lane: usize, observation: &[f32], action: u8, reward: f32, (next, next_mask): (&[f32], Mask), ending: Ending) {
+    pub fn push(
+        &mut self,
+        lane: usize,
+        (observation, mask): (&[f32], Mask),
+        action: u8,
+        reward: f32,
+        (next, next_mask): (&[f32], Mask),
+        ending: Ending,
+    ) {
         if self.lanes.len() <= lane {
             self.lanes.resize_with(lane + 1, Vec::new);
         }
         self.steps += 1;
         self.lanes[lane].push(Step {
             observation: observation.to_vec(),
+            mask,
             action,
             reward,
             next: next.to_vec(),
@@ -81,6 +91,7 @@ impl Rollout {
             }
             for (step, told) in lane.into_iter().zip(returns) {
                 batch.observations.extend(step.observation);
+                batch.masks.push(step.mask);
                 batch.actions.push(step.action);
                 batch.rewards.push(told);
             }

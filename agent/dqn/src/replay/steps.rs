@@ -28,6 +28,7 @@ pub struct Steps {
 #[derive(Debug, Clone)]
 struct Step {
     observation: Vec<f32>,
+    mask: Mask,
     action: u8,
     reward: f32,
     /// The discount to the number of rewards that `reward` sums.
@@ -42,11 +43,11 @@ impl Steps {
         Self { length: length.max(1), discount, pending: VecDeque::new(), spare: Vec::new() }
     }
 
-    /// Takes in one step: what was seen, what was chosen, what it was worth, what was seen then and what could be chosen there. Transitions that this
-    /// completes go to `replay`; an ending completes all.
+    /// Takes in one step: what was seen and could be chosen, what was chosen, what it was worth, what was seen then and could be chosen there. Transitions
+    /// that this completes go to `replay`; an ending completes all.
     pub fn push(
         &mut self,
-        observation: &[f32],
+        (observation, mask): (&[f32], Mask),
         action: u8,
         reward: f32,
         (next, next_mask): (&[f32], Mask),
@@ -56,7 +57,7 @@ impl Steps {
         let mut kept = self.spare.pop().unwrap_or_default();
         kept.clear();
         kept.extend_from_slice(observation);
-        self.pending.push_back(Step { observation: kept, action, reward: 0.0, factor: 1.0, rewards: 0 });
+        self.pending.push_back(Step { observation: kept, mask, action, reward: 0.0, factor: 1.0, rewards: 0 });
         for step in &mut self.pending {
             step.reward += step.factor * reward;
             step.factor *= self.discount;
@@ -67,6 +68,7 @@ impl Steps {
             let bootstrap = if ending == Ending::Terminated { 0.0 } else { step.factor };
             replay.push(&Transition {
                 observation: &step.observation,
+                mask: step.mask,
                 action: step.action,
                 reward: step.reward,
                 bootstrap,

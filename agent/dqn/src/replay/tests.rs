@@ -16,7 +16,7 @@ fn lived(length: usize, steps: u8, ending: Ending) -> Vec<(f32, f32, f32, f32)> 
         let last = step + 1 == steps;
         let (seen, next) = ([f32::from(step)], [f32::from(step) + 1.0]);
         let reward = 10f32.powi(i32::from(step));
-        pending.push(&seen, step, reward, (&next, Mask::all(2)), if last { ending } else { Ending::None }, &mut replay);
+        pending.push((&seen, Mask::all(3)), step, reward, (&next, Mask::all(2)), if last { ending } else { Ending::None }, &mut replay);
     }
     (0..replay.len())
         .map(|at| (replay.observations[at].to_f32(), replay.rewards[at], replay.bootstraps[at], replay.nexts[at].to_f32()))
@@ -40,7 +40,7 @@ fn an_interruption_leaves_no_return_across_the_gap() {
     let mut replay = uniform(8);
     let mut pending = Steps::new(2, 1.0);
     let step = |pending: &mut Steps, replay: &mut Replay, reward| {
-        pending.push(&[0.0], 0, reward, (&[1.0], Mask::all(1)), Ending::None, replay);
+        pending.push((&[0.0], Mask::all(1)), 0, reward, (&[1.0], Mask::all(1)), Ending::None, replay);
     };
     step(&mut pending, &mut replay, 1.0);
     pending.interrupt();
@@ -56,6 +56,7 @@ fn the_oldest_gives_way() {
     for number in 0..5u8 {
         let transition = Transition {
             observation: &[f32::from(number)],
+            mask: Mask::all(5),
             action: number,
             reward: 0.0,
             bootstrap: 1.0,
@@ -70,7 +71,15 @@ fn the_oldest_gives_way() {
 fn filled(sampling: Sampling, count: u8) -> Replay {
     let mut replay = Replay::new(1, usize::from(count), sampling);
     for action in 0..count {
-        replay.push(&Transition { observation: &[0.0], action, reward: 0.0, bootstrap: 1.0, next: &[0.0], next_mask: Mask::all(1) });
+        replay.push(&Transition {
+            observation: &[0.0],
+            mask: Mask::all(1),
+            action,
+            reward: 0.0,
+            bootstrap: 1.0,
+            next: &[0.0],
+            next_mask: Mask::all(1),
+        });
     }
     replay
 }
@@ -121,7 +130,7 @@ fn a_rollout_tells_returns_that_blend_what_came_with_what_is_expected() {
     let mut rollout = Rollout::default();
     // What is seen after a step is its number, of which the best choice that is allowed is worth ten times as much.
     let step = |rollout: &mut Rollout, lane, number: f32, reward, ending| {
-        rollout.push(lane, &[number - 1.0], 1, reward, (&[number], Mask(0b01)), ending);
+        rollout.push(lane, (&[number - 1.0], Mask(0b11)), 1, reward, (&[number], Mask(0b01)), ending);
     };
     step(&mut rollout, 0, 1.0, 1.0, Ending::None);
     step(&mut rollout, 0, 2.0, 2.0, Ending::Truncated);

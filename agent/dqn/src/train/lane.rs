@@ -6,7 +6,7 @@ use qscale_policies::History;
 use qscale_sim::{Cell, Totals};
 
 use super::worth::{Tick, Worth};
-use crate::actions::{Actions, Menu};
+use crate::actions::{Actions, Mask, Menu};
 use crate::observation::{COUNT, observe};
 use crate::sight::Sight;
 
@@ -19,6 +19,7 @@ pub struct Lane {
     observation: Vec<f32>,
     observation_before: Vec<f32>,
     menu: Menu,
+    mask_before: Mask,
     /// What a usual hour costs, told by what was seen before the tick.
     usual_price: f64,
     totals: Totals,
@@ -37,6 +38,7 @@ impl Lane {
             observation: vec![0.0; COUNT],
             observation_before: vec![0.0; COUNT],
             menu: Menu::default(),
+            mask_before: Mask::default(),
             usual_price: 1.0,
             totals: Totals::default(),
             waited: false,
@@ -62,6 +64,7 @@ impl Lane {
         let tick = worth.judge(&self.cell, &self.totals, self.waited, usual_price, self.caution);
         self.waited = self.cell.function().queued() > 0;
         std::mem::swap(&mut self.observation, &mut self.observation_before);
+        self.mask_before = self.menu.mask();
         self.look(actions);
         tick
     }
@@ -78,10 +81,10 @@ impl Lane {
         &self.observation
     }
 
-    /// What the network saw before the last tick.
+    /// What the network saw before the last tick, and what could be chosen then.
     #[must_use]
-    pub fn observation_before(&self) -> &[f32] {
-        &self.observation_before
+    pub fn before(&self) -> (&[f32], Mask) {
+        (&self.observation_before, self.mask_before)
     }
 
     /// What can be chosen.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::domain::{Domain, Part};
 use super::judge::Court;
 use super::worth::Worth;
-use crate::actions::{ActionSet, Actions, Scope};
+use crate::actions::{ActionSet, Actions, BRANCHES, Scope};
 use crate::learner::Hyperparameters;
 use crate::policy::Caution;
 
@@ -98,6 +98,14 @@ impl Recipe {
         }
         self.domain.check()?;
         self.worth.check()?;
+        let (branches, actions) = (&self.hyperparameters.branches, self.actions().count());
+        if !branches.is_empty() && branches.iter().product::<usize>() != actions {
+            let told = format!(
+                "hyperparameters.branches = {branches:?}, their product must be the {actions} choices of action set {}",
+                self.action_set
+            );
+            return Err(format!("{told}; action set {} has {BRANCHES:?}", ActionSet::Grid));
+        }
         self.hyperparameters.check().map_err(|error| format!("hyperparameters.{error}"))
     }
 }

@@ -91,6 +91,9 @@ impl<'a> Card<'a> {
         if architecture.layer_norm {
             parts.push("layer norm");
         }
+        let (quantiles, branches) = (format!("{} quantiles", architecture.quantiles), format!("{} branches", architecture.branches.len()));
+        parts.extend((architecture.quantiles > 1).then_some(&*quantiles));
+        parts.extend((!architecture.branches.is_empty()).then_some(&*branches));
         let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
         let weights = thousands(self.checkpoint.weights.values().len() as u64);
         let layers = if hidden.is_empty() { "no hidden layer".to_owned() } else { format!("layers of {}", hidden.join(" and ")) };

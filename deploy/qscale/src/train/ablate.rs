@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use qscale_dqn::actions::ActionSet;
+use qscale_dqn::actions::{ActionSet, BRANCHES};
 use qscale_dqn::device::cpu;
-use qscale_dqn::learner::Rollouts;
+use qscale_dqn::learner::{Munchausen, Rollouts};
 use qscale_dqn::replay::Sampling;
 use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
@@ -56,7 +56,7 @@ pub struct AblateArgs {
 type Variant = (&'static str, &'static str, fn(&mut Recipe));
 
 /// What is tried beside the recipe as it is.
-const VARIANTS: [Variant; 14] = [
+const VARIANTS: [Variant; 18] = [
     ("double", "targets by the target network alone", |recipe| recipe.hyperparameters.double = false),
     ("dueling", "a plain head", |recipe| recipe.hyperparameters.dueling = false),
     ("layer-norm", "hidden layers not normalised", |recipe| recipe.hyperparameters.layer_norm = false),
@@ -68,6 +68,13 @@ const VARIANTS: [Variant; 14] = [
     ("rollouts", "rollouts and λ-returns instead of a replay (PQN)", |recipe| {
         recipe.hyperparameters.rollouts = Some(Rollouts::default());
     }),
+    ("quantiles", "32 quantiles of returns, not their means (QR-DQN)", |recipe| {
+        recipe.hyperparameters.quantiles = 32;
+        recipe.hyperparameters.corner = 1.0;
+    }),
+    ("munchausen", "the policy's logarithm in rewards (Munchausen)", |recipe| {
+        recipe.hyperparameters.munchausen = Some(Munchausen::default());
+    }),
     ("replay", "a replay of 50,000", |recipe| recipe.hyperparameters.capacity = 50_000),
     ("settling", "a step size that stays", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
     ("corner", "Huber's corner at 1", |recipe| recipe.hyperparameters.corner = 1.0),
@@ -75,6 +82,11 @@ const VARIANTS: [Variant; 14] = [
     ("narrow", "two layers of 64", |recipe| recipe.hyperparameters.hidden = vec![64, 64]),
     ("wide", "two layers of 256", |recipe| recipe.hyperparameters.hidden = vec![256, 256]),
     ("step-set", "the action set `step`", |recipe| recipe.action_set = ActionSet::Step),
+    ("grid-set", "the action set `grid`", |recipe| recipe.action_set = ActionSet::Grid),
+    ("branches", "the action set `grid`, a branch each for replicas, CPU and memory", |recipe| {
+        recipe.action_set = ActionSet::Grid;
+        recipe.hyperparameters.branches = BRANCHES.to_vec();
+    }),
 ];
 
 /// Trains every variant, and says what came of it.

@@ -138,6 +138,9 @@ impl Environment for Chance {
 }
 
 fn main() {
+    // burn's ndarray backend asks rayon: on a pool of one worker every question would be a hand-over to another thread and back.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global();
+    pool.expect("no one built it before");
     println!("burn-rl: 4-120-84-2; medians of {ROUNDS} rounds");
     for batch in [32, 128, 1024] {
         println!("  batch {batch:6}: {:8.0} updates/s", updates(batch));
