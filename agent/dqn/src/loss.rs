@@ -120,12 +120,15 @@ pub fn judge(batch: &Batch, values: Values<'_>, rule: Rule) -> Verdict {
         for quantile in 0..quantiles {
             let place = row * width + quantile * actions + action;
             let share = (quantile as f32 + 0.5) / quantiles as f32;
+            let (mut loss, mut slope) = (0.0, 0.0);
             for aim in &aims {
                 let error = values.seen[place] - aim;
                 let lean = 2.0 * if error > 0.0 { 1.0 - share } else { share };
-                verdict.loss += weight * lean * huber(error, corner);
-                verdict.gradient[place] += weight * lean * error.clamp(-corner, corner);
+                loss += lean * huber(error, corner);
+                slope += lean * error.clamp(-corner, corner);
             }
+            verdict.loss += weight * loss;
+            verdict.gradient[place] = weight * slope;
         }
         let expected = value(row_of(values.seen, row, rule), action, rule);
         verdict.errors.push(expected - aims.iter().sum::<f32>() / aims.len() as f32);
