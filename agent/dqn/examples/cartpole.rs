@@ -86,7 +86,7 @@ fn hyperparameters() -> Hyperparameters {
         warm_up: 500,
         sampling: Sampling::Uniform,
         exploration: Schedule { from: 1.0, to: 0.04, over: 10_000 },
-        ..Hyperparameters::default()
+        ..Hyperparameters::plain()
     }
 }
 

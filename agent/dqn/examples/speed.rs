@@ -37,16 +37,16 @@ fn subjects() -> [Subject; 3] {
         dueling: false,
         layer_norm: false,
         sampling: Sampling::Uniform,
-        ..Hyperparameters::default()
+        ..Hyperparameters::plain()
     };
-    let wide = Hyperparameters { hidden: vec![512, 512], ..Hyperparameters::default() };
+    let wide = Hyperparameters { hidden: vec![512, 512], ..Hyperparameters::plain() };
     [
         Subject { name: "4-120-84-2, uniform replay (CleanRL's network)", inputs: 4, actions: 2, hyperparameters: plain },
         Subject {
             name: "ours: two layers of 128, dueling, layer norm",
             inputs: observation::COUNT,
             actions,
-            hyperparameters: Hyperparameters::default(),
+            hyperparameters: Hyperparameters::plain(),
         },
         Subject { name: "the same with two layers of 512", inputs: observation::COUNT, actions, hyperparameters: wide },
     ]

@@ -76,7 +76,7 @@ pub fn probe(clock: &dyn Fn() -> Duration) -> Result<Probe, String> {
 /// When one fails.
 pub fn compare(cpu: &Device, gpu: &Device, clock: &dyn Fn() -> Duration) -> Result<Probe, LearnerError> {
     let actions = Actions::new(ActionSet::Headroom, Scope::Joint).count();
-    let hyperparameters = Hyperparameters { capacity: 2000, warm_up: 1000, ..Hyperparameters::default() };
+    let hyperparameters = Hyperparameters { capacity: 2000, warm_up: 1000, ..Hyperparameters::plain() };
     let shown: Vec<f32> = noise(COUNT * 64, 3);
     let mut told = Vec::new();
     for device in [cpu, gpu] {

@@ -47,7 +47,7 @@ use crate::system::Locate;
   qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
   qscale train --scope horizontal --out mine       one that only changes replicas
   qscale train --specialist                        a model of two networks, as the one that comes along is
-  qscale train --trainer rollouts                  without a replay, in less memory
+  qscale train --trainer replay                    from a replay, as DQN does
   qscale train --functions steady --out steady     a specialist alone, for qscale model join
   qscale train --print-recipe > recipe.json        everything that can be told
   qscale train --recipe recipe.json
@@ -63,7 +63,7 @@ pub struct TrainArgs {
     /// Ticks of simulated functions to live through, all together; k, M and G are thousands, millions and thousands of millions
     #[arg(long, value_name = "NUMBER", value_parser = count)]
     ticks: Option<u64>,
-    /// Which choices there are: headroom or step
+    /// Which choices there are: headroom, step or grid
     #[arg(long, value_name = "NAME")]
     action_set: Option<ActionSet>,
     /// Which of them may be taken: horizontal, vertical or joint
@@ -75,9 +75,8 @@ pub struct TrainArgs {
     /// Train a specialist for functions that always keep a replica, too, for so many ticks, by default half of --ticks, and join the two
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
-    /// What is learned from: a replay of a million ticks, or rollouts of the latest ticks alone, by λ-returns (PQN), which need less memory; by default a replay,
-    /// and rollouts for what --specialist trains
-    #[arg(long, value_name = "replay|rollouts")]
+    /// What is learned from: rollouts of the latest ticks alone, by λ-returns (PQN), or a replay of a million ticks; by default what the recipe says, which is rollouts
+    #[arg(long, value_name = "rollouts|replay")]
     trainer: Option<Learning>,
     /// Seed of chance: the same gives the same network
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
@@ -108,10 +107,10 @@ pub struct TrainArgs {
 /// What a network learns from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Learning {
-    /// A replay
-    Replay,
     /// Rollouts
     Rollouts,
+    /// A replay
+    Replay,
 }
 
 /// `12000`, `12k`, `1.5M`.
@@ -161,11 +160,7 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
 /// The recipe of the specialist, where one is asked for.
 fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Recipe>> {
     let Some(ticks) = arguments.specialist else { return Ok(None) };
-    let mut special = Recipe { ticks: ticks.unwrap_or(recipe.ticks / 2), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
-    // Where functions are called all the time rollouts teach more in as many ticks (EXPERIMENTS.md).
-    if arguments.trainer.is_none() {
-        special.hyperparameters.rollouts.get_or_insert_default();
-    }
+    let special = Recipe { ticks: ticks.unwrap_or(recipe.ticks / 2), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
     special.check().map_err(anyhow::Error::msg).context("--specialist")?;
     Ok(Some(special))
 }
@@ -186,10 +181,10 @@ fn command(arguments: &TrainArgs, recipe: &Recipe, functions: Kind, special: Opt
     if recipe.scope != default.scope {
         words.push(format!("--scope {}", recipe.scope));
     }
-    if recipe.hyperparameters.rollouts.is_some() {
-        words.push("--trainer rollouts".into());
-    } else if arguments.trainer.is_some() {
-        words.push("--trainer replay".into());
+    match arguments.trainer {
+        Some(Learning::Replay) => words.push("--trainer replay".into()),
+        Some(Learning::Rollouts) => words.push("--trainer rollouts".into()),
+        None => {}
     }
     if functions != Kind::All {
         words.push(format!("--functions {functions}"));

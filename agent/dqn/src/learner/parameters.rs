@@ -44,8 +44,7 @@ pub struct Hyperparameters {
     pub warm_up: usize,
     /// How often choices are left to chance.
     pub exploration: Schedule,
-    /// Learns from rollouts instead of a replay, where told.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Learns from rollouts; where there is nothing, from a replay.
     pub rollouts: Option<Rollouts>,
     /// Quantiles of each action's return that are learned, 1 to 64; 1 is the mean alone ([`Architecture::quantiles`]).
     pub quantiles: usize,
@@ -114,9 +113,8 @@ impl Default for Hyperparameters {
             decay_over: 0,
             // Rainbow: 1.5e-4. Larger than Adam's own, so that small gradients near the end do not become large steps.
             adam_epsilon: 1.5e-4,
-            // Mnih et al., Nature 2015, clip errors to 1, where rewards are. A violation here is rare and costs many times as much as a tick of any allocation:
-            // with a corner below it values would be those of the usual tick, not of the mean.
-            corner: 30.0,
+            // Dabney et al., AAAI 2018: small beside rewards, so that a quantile is one.
+            corner: 1.0,
             // Lillicrap et al., DDPG (ICLR 2016): 1e-3; 5e-3 is what Stable-Baselines3 and the study use.
             target_rate: 5e-3,
             // Many worlds write at once: a small memory would hold minutes of each.
@@ -125,8 +123,9 @@ impl Default for Hyperparameters {
             sampling: Sampling::Uniform,
             warm_up: 20_000,
             exploration: Schedule { from: 1.0, to: 0.1, over: 100_000 },
-            rollouts: None,
-            quantiles: 1,
+            rollouts: Some(Rollouts::default()),
+            // Few enough that the head stays narrower than two hidden layers (EXPERIMENTS.md).
+            quantiles: 8,
             branches: Vec::new(),
             munchausen: None,
         }
@@ -134,6 +133,19 @@ impl Default for Hyperparameters {
 }
 
 impl Hyperparameters {
+    /// Double DQN as it is known: a replay, and means instead of quantiles.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self {
+            rollouts: None,
+            quantiles: 1,
+            // Mnih et al., Nature 2015, clip errors to 1, where rewards are. A violation here is rare and costs many times as much as a tick of any allocation:
+            // with a corner below it a mean would be that of the usual tick.
+            corner: 30.0,
+            ..Self::default()
+        }
+    }
+
     /// What is left of the step size after `decay_over` updates.
     const SETTLED: f32 = 0.05;
 

@@ -20,7 +20,7 @@ fn small() -> Hyperparameters {
         warm_up: 64,
         sampling: Sampling::Uniform,
         exploration: Schedule { from: 1.0, to: 0.1, over: 500 },
-        ..Hyperparameters::default()
+        ..Hyperparameters::plain()
     }
 }
 

@@ -17,7 +17,7 @@ fn agent() -> DqnAgent {
 }
 
 fn agent_by(rollouts: Option<Rollouts>) -> DqnAgent {
-    let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, rollouts, ..Hyperparameters::default() };
+    let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, rollouts, ..Hyperparameters::plain() };
     DqnAgent::new(hyperparameters, Actions::new(ActionSet::Headroom, Scope::Joint), 0.25, 5, &cpu()).expect("valid")
 }
 
@@ -87,7 +87,7 @@ fn what_is_overloaded_is_worth_less_and_what_is_too_much_costs() {
 }
 
 fn recipe() -> recipe::Recipe {
-    let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, capacity: 5000, ..Hyperparameters::default() };
+    let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, capacity: 5000, ..Hyperparameters::plain() };
     let domain = Domain { most_rps: 10.0, ..Domain::default() };
     recipe::Recipe {
         ticks: 10_000,
@@ -151,7 +151,7 @@ fn a_recipe_out_of_range_is_refused_with_the_value() {
             recipe::Recipe {
                 hyperparameters: Hyperparameters {
                     rollouts: Some(Rollouts { lambda: 1.5, ..Rollouts::default() }),
-                    ..Hyperparameters::default()
+                    ..Hyperparameters::plain()
                 },
                 ..recipe()
             },
@@ -159,7 +159,7 @@ fn a_recipe_out_of_range_is_refused_with_the_value() {
         ),
         (recipe::Recipe { worth: Worth { scale: 0.0, ..Worth::default() }, ..recipe() }, "worth.scale = 0"),
         (
-            recipe::Recipe { hyperparameters: Hyperparameters { batch: 0, ..Hyperparameters::default() }, ..recipe() },
+            recipe::Recipe { hyperparameters: Hyperparameters { batch: 0, ..Hyperparameters::plain() }, ..recipe() },
             "hyperparameters.batch = 0",
         ),
     ] {

@@ -57,7 +57,7 @@ pub fn network(experiment: Experiment, effort: Effort, seed: u64, watch: &Watch<
 /// Updates for each tick of a function.
 const REPLAY_RATIO: f64 = 0.05;
 
-/// Widths of layers, exploration and the target's rate are the study's; all else is what `qscale train` has, in fewer and smaller updates.
+/// Widths of layers, exploration and the target's rate are the study's; all else is what `qscale train --trainer replay` has, of means, in fewer and smaller updates.
 fn hyperparameters(which: Which, effort: Effort) -> Hyperparameters {
     let ticks = effort.ticks(effort.worlds);
     Hyperparameters {
@@ -70,7 +70,7 @@ fn hyperparameters(which: Which, effort: Effort) -> Hyperparameters {
         decay_over: (ticks as f64 * REPLAY_RATIO) as u64,
         exploration: Schedule { from: 0.9, to: 0.05, over: ticks / 2 },
         target_rate: 5e-3,
-        ..Hyperparameters::default()
+        ..Hyperparameters::plain()
     }
 }
 

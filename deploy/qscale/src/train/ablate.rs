@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use qscale_dqn::actions::{ActionSet, BRANCHES};
 use qscale_dqn::device::cpu;
-use qscale_dqn::learner::{Munchausen, Rollouts};
+use qscale_dqn::learner::{Hyperparameters, Munchausen, Rollouts};
 use qscale_dqn::replay::Sampling;
 use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
@@ -27,7 +27,7 @@ use crate::system::Locate;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale ablate                              every variant
-  qscale ablate --only dueling --only steps --ticks 5M --seeds 5")]
+  qscale ablate --only dueling --only replay --ticks 5M --seeds 5")]
 pub struct AblateArgs {
     /// Folder of the runs; by default ablations in the state folder
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
@@ -56,36 +56,45 @@ pub struct AblateArgs {
 type Variant = (&'static str, &'static str, fn(&mut Recipe));
 
 /// What is tried beside the recipe as it is.
-const VARIANTS: [Variant; 18] = [
-    ("double", "targets by the target network alone", |recipe| recipe.hyperparameters.double = false),
+const VARIANTS: [Variant; 21] = [
     ("dueling", "a plain head", |recipe| recipe.hyperparameters.dueling = false),
     ("layer-norm", "hidden layers not normalised", |recipe| recipe.hyperparameters.layer_norm = false),
     ("normalise", "what is seen not normalised", |recipe| recipe.hyperparameters.normalise = false),
-    ("steps", "returns of one step", |recipe| recipe.hyperparameters.steps = 1),
-    ("priorities", "replay by priority", |recipe| {
-        recipe.hyperparameters.sampling = Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 10_000 };
-    }),
-    ("rollouts", "rollouts and λ-returns instead of a replay (PQN)", |recipe| {
-        recipe.hyperparameters.rollouts = Some(Rollouts::default());
-    }),
-    ("quantiles", "32 quantiles of returns, not their means (QR-DQN)", |recipe| {
-        recipe.hyperparameters.quantiles = 32;
-        recipe.hyperparameters.corner = 1.0;
-    }),
-    ("munchausen", "the policy's logarithm in rewards (Munchausen)", |recipe| {
-        recipe.hyperparameters.munchausen = Some(Munchausen::default());
-    }),
-    ("replay", "a replay of 50,000", |recipe| recipe.hyperparameters.capacity = 50_000),
     ("settling", "a step size that stays", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
-    ("corner", "Huber's corner at 1", |recipe| recipe.hyperparameters.corner = 1.0),
+    ("corner", "Huber's corner at 30", |recipe| recipe.hyperparameters.corner = 30.0),
     ("horizon", "a horizon of 33 ticks, not 10", |recipe| recipe.hyperparameters.discount = 0.97),
     ("narrow", "two layers of 64", |recipe| recipe.hyperparameters.hidden = vec![64, 64]),
     ("wide", "two layers of 256", |recipe| recipe.hyperparameters.hidden = vec![256, 256]),
+    ("quantiles", "32 quantiles, not 8", |recipe| recipe.hyperparameters.quantiles = 32),
+    ("means", "means of returns, not quantiles", |recipe| {
+        recipe.hyperparameters = Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::plain() };
+    }),
     ("step-set", "the action set `step`", |recipe| recipe.action_set = ActionSet::Step),
     ("grid-set", "the action set `grid`", |recipe| recipe.action_set = ActionSet::Grid),
     ("branches", "the action set `grid`, a branch each for replicas, CPU and memory", |recipe| {
         recipe.action_set = ActionSet::Grid;
         recipe.hyperparameters.branches = BRANCHES.to_vec();
+    }),
+    ("replay", "a replay (QR-DQN)", |recipe| recipe.hyperparameters.rollouts = None),
+    ("plain", "a replay of means (double DQN)", |recipe| recipe.hyperparameters = Hyperparameters::plain()),
+    ("plain-single", "the same, targets by the target network alone", |recipe| {
+        recipe.hyperparameters = Hyperparameters { double: false, ..Hyperparameters::plain() };
+    }),
+    ("plain-steps", "the same, returns of one step", |recipe| {
+        recipe.hyperparameters = Hyperparameters { steps: 1, ..Hyperparameters::plain() };
+    }),
+    ("plain-priorities", "the same, by priority", |recipe| {
+        let sampling = Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 10_000 };
+        recipe.hyperparameters = Hyperparameters { sampling, ..Hyperparameters::plain() };
+    }),
+    ("plain-munchausen", "the same, the policy's logarithm in rewards (Munchausen)", |recipe| {
+        recipe.hyperparameters = Hyperparameters { munchausen: Some(Munchausen::default()), ..Hyperparameters::plain() };
+    }),
+    ("plain-small", "the same, 50,000 transitions", |recipe| {
+        recipe.hyperparameters = Hyperparameters { capacity: 50_000, ..Hyperparameters::plain() };
+    }),
+    ("plain-corner", "the same, Huber's corner at 1", |recipe| {
+        recipe.hyperparameters = Hyperparameters { corner: 1.0, ..Hyperparameters::plain() };
     }),
 ];
 

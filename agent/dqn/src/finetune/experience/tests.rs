@@ -178,7 +178,7 @@ fn states_before_the_beginning_only_fill_the_history() {
 fn a_learner_remembers_steps_and_reaches_across_no_gap() {
     let states: Vec<State> = [0, 1, 2, 3, 4, 9, 10].map(state).into();
     let experience = read(&states, &rewards(&states));
-    let hyperparameters = Hyperparameters { hidden: vec![4], steps: 2, capacity: 100, ..Hyperparameters::default() };
+    let hyperparameters = Hyperparameters { hidden: vec![4], steps: 2, capacity: 100, ..Hyperparameters::plain() };
     let mut learner = Learner::new(hyperparameters, COUNT, 11, 1, &crate::device::cpu()).expect("valid");
     learn_from(&mut learner, 0, &experience.lived, 2);
     // Four steps before the gap are three returns of two steps, and the one after it is none.
