@@ -19,6 +19,7 @@ use qscale_common::runtime::clock;
 use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::checkpoint::{Checkpoint, Judged};
 use qscale_dqn::device::Device;
+use qscale_dqn::learner::Hyperparameters;
 use qscale_dqn::train::course::{Best, Course};
 use qscale_dqn::train::domain::{Kind, Part};
 use qscale_dqn::train::judge::{Court, Score};
@@ -47,7 +48,7 @@ use crate::system::Locate;
   qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
   qscale train --scope horizontal --out mine       one that only changes replicas
   qscale train --specialist                        a model of two networks, as the one that comes along is
-  qscale train --trainer replay                    from a replay, as DQN does
+  qscale train --trainer replay                    means from a replay, as double DQN does
   qscale train --functions steady --out steady     a specialist alone, for qscale model join
   qscale train --print-recipe > recipe.json        everything that can be told
   qscale train --recipe recipe.json
@@ -75,7 +76,8 @@ pub struct TrainArgs {
     /// Train a specialist for functions that always keep a replica, too, for so many ticks, by default half of --ticks, and join the two
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
-    /// What is learned from: rollouts of the latest ticks alone, by λ-returns (PQN), or a replay of a million ticks; by default what the recipe says, which is rollouts
+    /// How is learned: rollouts learns quantiles of λ-returns from the latest ticks alone (PQN, QR-DQN); replay means from a million ticks (double DQN); by default
+    /// as the recipe says, which is rollouts
     #[arg(long, value_name = "rollouts|replay")]
     trainer: Option<Learning>,
     /// Seed of chance: the same gives the same network
@@ -104,12 +106,12 @@ pub struct TrainArgs {
     print_recipe: bool,
 }
 
-/// What a network learns from.
+/// How a network learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Learning {
-    /// Rollouts
+    /// Quantiles from rollouts
     Rollouts,
-    /// A replay
+    /// Means from a replay
     Replay,
 }
 
@@ -147,12 +149,12 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);
     recipe.scope = arguments.scope.unwrap_or(recipe.scope);
     recipe.domain = recipe.domain.of(arguments.functions);
-    let rollouts = &mut recipe.hyperparameters.rollouts;
-    *rollouts = match arguments.trainer {
-        None => *rollouts,
-        Some(Learning::Replay) => None,
-        Some(Learning::Rollouts) => Some(rollouts.unwrap_or_default()),
+    let Hyperparameters { rollouts, quantiles, corner, .. } = match arguments.trainer {
+        None => recipe.hyperparameters.clone(),
+        Some(Learning::Replay) => Hyperparameters::plain(),
+        Some(Learning::Rollouts) => Hyperparameters::default(),
     };
+    recipe.hyperparameters = Hyperparameters { rollouts, quantiles, corner, ..recipe.hyperparameters };
     recipe.check().map_err(anyhow::Error::msg)?;
     Ok(recipe)
 }
