@@ -47,7 +47,7 @@ use crate::system::Locate;
   qscale train                                     a model for all scopes, in minutes
   qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
   qscale train --scope horizontal --out mine       one that only changes replicas
-  qscale train --specialist                        a model of two networks, as the one that comes along is
+  qscale train --specialist                        a model of two networks, one for functions that always keep a replica
   qscale train --trainer replay                    means from a replay, as double DQN does
   qscale train --functions steady --out steady     a specialist alone, for qscale model join
   qscale train --print-recipe > recipe.json        everything that can be told
