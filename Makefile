@@ -25,8 +25,9 @@ tools: ## Check for what is needed and bring what is missing
 format: ## Check the formatting
 	$(CARGO) fmt --all --check
 
-lint: ## Run the linter, warnings being errors, with what only a GPU needs
-	$(CARGO) clippy --locked --workspace --all-targets --features qscale-dqn/gpu -- --deny warnings
+lint: ## Run the linter, warnings being errors
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	$(CARGO) check --locked -p qscale-dqn --features gpu --lib --tests
 
 unit: ## Run the tests
 	@deploy/tools.sh --tests >/dev/null

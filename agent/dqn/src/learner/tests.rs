@@ -186,21 +186,18 @@ fn no_gradient_flows_through_the_target_at_any_update() {
 #[test]
 fn loops_of_our_own_learn_what_burn_learns() {
     let prioritised = Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 1000 };
-    let usual = Hyperparameters { hidden: vec![32, 16], sampling: prioritised, normalise: true, ..small() };
-    for parameters in [
-        usual.clone(),
-        Hyperparameters { quantiles: 4, branches: vec![2, 2], ..usual.clone() },
-        Hyperparameters { munchausen: Some(Munchausen::default()), ..usual },
+    let usual = Hyperparameters { hidden: vec![32, 16], normalise: true, ..small() };
+    // 136 updates later rounding has not led the two apart. Draws by priority are another matter: an error that differs in its last digit may draw another.
+    for (parameters, most) in [
+        (Hyperparameters { sampling: prioritised, ..usual.clone() }, 1e-3),
+        (usual.clone(), 1e-5),
+        (Hyperparameters { quantiles: 4, branches: vec![2, 2], ..usual.clone() }, 1e-5),
+        (Hyperparameters { munchausen: Some(Munchausen::default()), ..usual }, 1e-5),
     ] {
-        // 136 updates later rounding has not led the two apart.
         let weights =
             |device: &Device| identity_on(device, parameters.clone(), 4, 200).1.network().weights().expect("the CPU does not fail");
-        let (by_hand, by_burn) = (weights(&cpu()), weights(&flex()));
-        assert!(
-            largest_difference(by_hand.values(), by_burn.values()) < 1e-3,
-            "{}",
-            largest_difference(by_hand.values(), by_burn.values())
-        );
+        let difference = largest_difference(weights(&cpu()).values(), weights(&flex()).values());
+        assert!(difference < most, "{difference} {parameters:?}");
     }
 }
 
@@ -241,6 +238,9 @@ fn hyperparameters_outside_their_range_are_refused_with_their_value() {
     assert_eq!(refusal(Hyperparameters { munchausen, ..small() }), "munchausen.temperature = 0, must be above 0 and at most 1000000");
     let both = Hyperparameters { munchausen: Some(Munchausen::default()), rollouts: Some(Rollouts::default()), ..small() };
     assert_eq!(refusal(both), "munchausen and rollouts are both told, must be one of them: it is defined for a replay");
-    assert_eq!(refusal(Hyperparameters { branches: vec![3], ..small() }), "branches = [3], their product must be the number of actions, 2");
+    assert_eq!(
+        refusal(Hyperparameters { branches: vec![3], ..small() }),
+        "branches = [3], must each be 2 or more, and their product the number of actions, 2"
+    );
     assert_eq!(refusal(Hyperparameters { hidden: vec![4096], ..small() }), "width of a hidden layer = 4096, must be from 1 to 1024");
 }

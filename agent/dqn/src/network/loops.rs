@@ -201,59 +201,42 @@ fn sum(values: impl Iterator<Item = f32>) -> f32 {
 /// The values of actions from what the head says: Q = V + A - mean(A) (Wang et al., ICML 2016), where there are branches with the sum of theirs.
 fn combine(architecture: &Architecture, head: &[f32], values: &mut Vec<f32>) {
     values.clear();
-    if !architecture.branches.is_empty() {
-        return combine_branches(architecture, head, values);
-    }
-    if !architecture.dueling {
-        values.extend_from_slice(head);
-        return;
-    }
-    for row in head.chunks_exact(architecture.actions + 1) {
-        let base = row[0] - row[1..].iter().sum::<f32>() / architecture.actions as f32;
-        values.extend(row[1..].iter().map(|advantage| base + advantage));
-    }
-}
-
-fn combine_branches(architecture: &Architecture, head: &[f32], values: &mut Vec<f32>) {
-    let branches: Vec<Branch> = architecture.branches().collect();
     for row in head.chunks_exact(architecture.head_of_quantile()) {
-        let mean = |branch: &Branch| row[branch.places()].iter().sum::<f32>() / branch.places().len() as f32;
-        let base = if architecture.dueling { row[0] - branches.iter().map(mean).sum::<f32>() } else { 0.0 };
-        values.extend((0..architecture.actions).map(|action| base + branches.iter().map(|branch| row[branch.place(action)]).sum::<f32>()));
+        let mut base = 0.0;
+        if architecture.dueling {
+            base = row[0];
+            for places in architecture.branches().map(Branch::places) {
+                base -= row[places.clone()].iter().sum::<f32>() / places.len() as f32;
+            }
+        }
+        let begin = values.len();
+        values.resize(begin + architecture.actions, base);
+        for branch in architecture.branches() {
+            let advantages = row[branch.places()].iter().cycle();
+            let runs = values[begin..].chunks_exact_mut(branch.stride);
+            runs.zip(advantages).for_each(|(run, advantage)| run.iter_mut().for_each(|value| *value += advantage));
+        }
     }
 }
 
 /// The gradient of what the head says from that of the values.
 fn separate(architecture: &Architecture, slope: &[f32], head: &mut Vec<f32>) {
     head.clear();
-    if !architecture.branches.is_empty() {
-        return separate_branches(architecture, slope, head);
-    }
-    if !architecture.dueling {
-        head.extend_from_slice(slope);
-        return;
-    }
-    for row in slope.chunks_exact(architecture.actions) {
-        let sum: f32 = row.iter().sum();
-        head.push(sum);
-        head.extend(row.iter().map(|slope| slope - sum / architecture.actions as f32));
-    }
-}
-
-fn separate_branches(architecture: &Architecture, slope: &[f32], head: &mut Vec<f32>) {
-    let branches: Vec<Branch> = architecture.branches().collect();
     for row in slope.chunks_exact(architecture.actions) {
         let begin = head.len();
         head.resize(begin + architecture.head_of_quantile(), 0.0);
         let head = &mut head[begin..];
-        for branch in &branches {
-            row.iter().enumerate().for_each(|(action, slope)| head[branch.place(action)] += slope);
-        }
+        let sum: f32 = row.iter().sum();
         if architecture.dueling {
-            let sum: f32 = row.iter().sum();
             head[0] = sum;
-            for branch in &branches {
-                head[branch.places()].iter_mut().for_each(|slope| *slope -= sum / branch.places().len() as f32);
+        }
+        for branch in architecture.branches() {
+            let advantages = &mut head[branch.places()];
+            let runs = row.chunks_exact(branch.stride).enumerate();
+            runs.for_each(|(number, run)| advantages[number % advantages.len()] += run.iter().sum::<f32>());
+            if architecture.dueling {
+                let mean = sum / advantages.len() as f32;
+                advantages.iter_mut().for_each(|slope| *slope -= mean);
             }
         }
     }

@@ -152,13 +152,15 @@ impl Pass {
 /// place of five operations.
 fn combined(architecture: &Architecture, device: &Device) -> Tensor<2> {
     let (height, actions) = (architecture.head_of_quantile(), architecture.actions);
-    let whole = Architecture { branches: vec![actions], ..architecture.clone() };
-    let branches = if architecture.branches.is_empty() { &whole } else { architecture }.branches();
     let mut values = vec![0.0; height * actions];
-    for branch in branches {
+    for branch in architecture.branches() {
         let mean = if architecture.dueling { 1.0 / branch.places().len() as f32 } else { 0.0 };
-        for (place, action) in branch.places().flat_map(|place| (0..actions).map(move |action| (place, action))) {
-            values[place * actions + action] = f32::from(u8::from(branch.place(action) == place)) - mean;
+        for place in branch.places() {
+            values[place * actions..(place + 1) * actions].fill(-mean);
+        }
+        for (action, place) in branch.places().flat_map(|place| std::iter::repeat_n(place, branch.stride)).cycle().take(actions).enumerate()
+        {
+            values[place * actions + action] += 1.0;
         }
     }
     if architecture.dueling {

@@ -117,6 +117,7 @@ fn sizes_outside_their_range_are_refused() {
     assert_eq!(refusal(Architecture { inputs: 0, ..architecture() }), "inputs = 0, must be from 1 to 1024");
     assert_eq!(refusal(Architecture { quantiles: 0, ..architecture() }), "quantiles = 0, must be from 1 to 64");
     let refused = refusal(Architecture { branches: vec![3, 2], ..architecture() });
-    assert_eq!(refused, "branches = [3, 2], their product must be the number of actions, 2");
+    assert_eq!(refused, "branches = [3, 2], must each be 2 or more, and their product the number of actions, 2");
+    assert!(refusal(Architecture { branches: [vec![1; 100], vec![2]].concat(), ..architecture() }).contains("must each be 2 or more"));
     assert_eq!(refusal(Architecture { hidden: vec![], ..architecture() }), "number of hidden layers = 0, must be from 1 to 8");
 }

@@ -68,15 +68,15 @@ impl Architecture {
 
     /// Numbers of the head that belong to one quantile.
     pub(crate) fn head_of_quantile(&self) -> usize {
-        let advantages = if self.branches.is_empty() { self.actions } else { self.branches.iter().sum() };
-        advantages + usize::from(self.dueling)
+        self.branches().last().map_or(0, |branch| branch.places().end)
     }
 
-    /// For each branch where its advantages begin, how many there are, and how many actions in a row share one.
+    /// The branches in order; one of all actions where none are told.
     pub(crate) fn branches(&self) -> impl Iterator<Item = Branch> {
+        let sizes = if self.branches.is_empty() { std::slice::from_ref(&self.actions) } else { &self.branches };
         let mut first = usize::from(self.dueling);
         let mut stride = self.actions;
-        self.branches.iter().map(move |&size| {
+        sizes.iter().map(move |&size| {
             stride /= size;
             let branch = Branch { first, size, stride };
             first += size;
@@ -99,9 +99,11 @@ impl Architecture {
         within("inputs", self.inputs, Self::WIDEST)?;
         within("actions", self.actions, crate::actions::Mask::MOST)?;
         within("quantiles", self.quantiles, Self::FINEST)?;
-        let product = self.branches.iter().try_fold(1usize, |product, size| product.checked_mul(*size).filter(|product| *product > 0));
+        // None of one choice, so that a header which was tampered with cannot name a head without end.
+        let product = self.branches.iter().try_fold(1usize, |product, size| product.checked_mul(*size).filter(|_| *size > 1));
         if !self.branches.is_empty() && product != Some(self.actions) {
-            return Err(format!("branches = {:?}, their product must be the number of actions, {}", self.branches, self.actions));
+            let told = &self.branches[..self.branches.len().min(8)];
+            return Err(format!("branches = {told:?}, must each be 2 or more, and their product the number of actions, {}", self.actions));
         }
         within("number of hidden layers", self.hidden.len(), Self::DEEPEST)?;
         self.hidden.iter().try_for_each(|size| within("width of a hidden layer", *size, Self::WIDEST))
@@ -113,16 +115,12 @@ impl Architecture {
 pub(crate) struct Branch {
     first: usize,
     size: usize,
-    stride: usize,
+    /// Actions in a row that share an advantage.
+    pub(crate) stride: usize,
 }
 
 impl Branch {
-    /// Where in the head of a quantile its advantage of `action` lies.
-    pub(crate) fn place(self, action: usize) -> usize {
-        self.first + action / self.stride % self.size
-    }
-
-    /// Where its advantages lie.
+    /// Where its advantages lie in the head of a quantile. Actions in order take each for `stride` of them, and then begin anew.
     pub(crate) fn places(self) -> std::ops::Range<usize> {
         self.first..self.first + self.size
     }
