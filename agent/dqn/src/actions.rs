@@ -133,6 +133,8 @@ pub enum Masked {
     Same(usize),
     /// It leaves no replica where the chance of a request is worth more than one costs.
     Cold,
+    /// It keeps a replica where nothing is there and the chance of a request is worth less than one costs.
+    Idle,
 }
 
 impl fmt::Display for Masked {
@@ -143,6 +145,7 @@ impl fmt::Display for Masked {
             Self::Scope => f.write_str("outside the scope"),
             Self::Bounds => f.write_str("outside the bounds"),
             Self::Cold => f.write_str("a request is likely enough that one replica pays"),
+            Self::Idle => f.write_str("a request is so unlikely that no replica pays"),
             Self::Same(other) => write!(f, "the same as choice {other}"),
         }
     }
@@ -276,6 +279,20 @@ impl Actions {
         self.forms.len()
     }
 
+    /// The choice of `menu` in `state` that stands where none is worth clearly more: what is in force; for a function that may be scaled to zero the peak of a
+    /// quarter of an hour, so that replicas stay while they are likely to be asked for. `None` where it cannot be taken.
+    #[must_use]
+    pub fn usual(&self, menu: &Menu, state: &State) -> Option<usize> {
+        let peak = |form: &Form| matches!(form, Form::Provide(Basis::Quarter, _));
+        let may_be_none = state.bounds.replicas.min().0 == 0;
+        let usual = self.forms.iter().position(|form| may_be_none && peak(form)).unwrap_or(0);
+        match menu.entry(usual) {
+            Ok(_) => Some(usual),
+            Err(Masked::Same(other)) => Some(other),
+            Err(_) => None,
+        }
+    }
+
     /// What choice number `index` is called.
     #[must_use]
     pub fn name(&self, index: usize) -> String {
@@ -297,8 +314,10 @@ impl Actions {
             return;
         };
         let needs = Basis::ALL.map(|basis| sight.need(basis));
-        let warm = self.set == ActionSet::Headroom && sight.warm_worth() >= 1.0;
-        let case = Case { sight, in_force, needs, warm, memory: self.memory(sight.state, in_force) };
+        let (decides, pays) = (self.set == ActionSet::Headroom, sight.warm_worth() >= 1.0);
+        let nothing = sight.told.idle_slots > 0 && needs[Basis::Next as usize] == Some(Need::default());
+        let (warm, idle) = (decides && pays, decides && !pays && nothing && self.scope != Scope::Vertical);
+        let case = Case { sight, in_force, needs, warm, idle, memory: self.memory(sight.state, in_force) };
         for (index, form) in self.forms.iter().enumerate() {
             let named = case.decode(*form, self.scope);
             let same =
@@ -339,6 +358,8 @@ struct Case<'a> {
     needs: [Option<Need>; Basis::ALL.len()],
     /// Whether one replica pays while nothing comes.
     warm: bool,
+    /// Whether nothing comes and none pays.
+    idle: bool,
     memory: Mebibytes,
 }
 
@@ -349,7 +370,11 @@ impl Case<'_> {
         }
         let now = Allocation { memory_mib: self.memory, ..self.in_force };
         let wanted = self.sight.state.bounds.clamp(self.named(form, now, scope)?);
-        if self.warm && wanted.replicas.0 == 0 { Err(Masked::Cold) } else { Ok(wanted) }
+        match wanted.replicas.0 {
+            0 if self.warm => Err(Masked::Cold),
+            1.. if self.idle && self.sight.state.bounds.replicas.min().0 == 0 => Err(Masked::Idle),
+            _ => Ok(wanted),
+        }
     }
 
     /// What `form` names, whatever the bounds.

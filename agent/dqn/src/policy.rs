@@ -64,13 +64,13 @@ impl From<Caution> for f64 {
     }
 }
 
-/// What a change must promise to save in a tick, as a share of the usual cost, 0 to 10.
+/// What another choice than the usual one ([`Actions::usual`]) must promise to save, in ticks at the usual cost, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Patience(f64);
 
 impl Patience {
-    /// Every change that promises anything is made.
+    /// Whatever is worth most is chosen.
     pub const NONE: Self = Self(0.0);
 
     /// The share.
@@ -80,17 +80,18 @@ impl Patience {
     }
 }
 
-impl Default for Patience {
-    fn default() -> Self {
-        Self(0.2)
-    }
+/// The patience where none is told: a fifth of a tick at the usual cost, and eight for a function that may be scaled to zero. A violation is rare there and weighs
+/// hundreds of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15).
+#[must_use]
+pub fn usual_patience(state: &State) -> f64 {
+    if state.bounds.replicas.min().0 == 0 { 8.0 } else { 0.2 }
 }
 
 impl TryFrom<f64> for Patience {
     type Error = String;
 
     fn try_from(value: f64) -> Result<Self, String> {
-        if (0.0..=10.0).contains(&value) { Ok(Self(value)) } else { Err(format!("patience = {value}, must be from 0 to 10")) }
+        if (0.0..=100.0).contains(&value) { Ok(Self(value)) } else { Err(format!("patience = {value}, must be from 0 to 100")) }
     }
 }
 
@@ -105,15 +106,16 @@ impl From<Patience> for f64 {
 #[serde(default)]
 pub struct DqnParams {
     /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost, 10 to 20000: more is safer and dearer. Where it is not told
-    /// 40, and 500 for a function that may be scaled to zero.
+    /// 20, and 500 for a function that may be scaled to zero.
     #[schemars(with = "Option<f64>")]
     pub caution: Option<Caution>,
     /// What may be changed, horizontal, vertical or joint; where it is not said all that the network was trained to change.
     #[schemars(with = "Option<String>")]
     pub scope: Option<Scope>,
-    /// What a change must promise to save in a tick so that it is made, as a share of the function's usual cost, 0 to 10: more is calmer.
-    #[schemars(with = "f64")]
-    pub patience: Patience,
+    /// What another choice than the usual one must promise to save so that it is made, in ticks at the function's usual cost, 0 to 100: more is calmer. Where it is
+    /// not told 0.2, the usual choice being what is in force; for a function that may be scaled to zero 8, the usual one being the peak of a quarter of an hour.
+    #[schemars(with = "Option<f64>")]
+    pub patience: Option<Patience>,
 }
 
 /// A network as it decides.
@@ -150,8 +152,8 @@ pub struct Dqn {
     names: Vec<String>,
     model: String,
     caution: Option<Caution>,
-    /// What a change must promise to save in a tick, as a share of the usual cost: a network's errors are no reason to change.
-    patience: Patience,
+    /// What another choice than the usual one must promise to save: a network's errors are no reason to change.
+    patience: Option<Patience>,
     /// What rewards weighed in training.
     worth: Worth,
 }
@@ -240,8 +242,7 @@ impl Dqn {
         let valued = sights.iter().zip(rows).map(|(sight, (observation, values))| {
             let mut menu = Menu::default();
             self.actions.decode(sight, &mut menu);
-            let numbers = Mask(values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index));
-            let best = self.pick(Mask(menu.mask().0 & numbers.0), values, sight.caution, sight.tick_s);
+            let best = self.pick(sight.state, &menu, values, sight.caution);
             let strangeness = self.strangeness(observation);
             Valued { observation: observation.to_vec(), menu, values: values.to_vec(), best, strangeness }
         });
@@ -258,14 +259,17 @@ impl Dqn {
         self.value(&sights)
     }
 
-    /// What is chosen of what `mask` allows: the most valuable, or the first, which keeps what is in force, where that is as good within the
-    /// margin, with so much `caution` and a tick of `tick_s` seconds.
+    /// What is chosen in `state` of what `menu` holds, where choices have these `values`: the most valuable, or the usual one where that is as good within the
+    /// patience, with so much `caution`. What is no number is not chosen.
     #[must_use]
-    pub fn pick(&self, mask: Mask, values: &[f32], caution: f64, tick_s: f64) -> Option<usize> {
+    pub fn pick(&self, state: &State, menu: &Menu, values: &[f32], caution: f64) -> Option<usize> {
+        let numbers = values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index);
+        let mask = Mask(menu.mask().0 & numbers);
         let best = mask.best(values)?;
-        let margin = self.patience.get() * self.worth.of_usual_cost(caution) * tick_s;
-        let keeps = mask.allows(0) && values[0] + margin as f32 >= values[best];
-        Some(if keeps { 0 } else { best })
+        let patience = self.patience.map_or_else(|| usual_patience(state), Patience::get);
+        let margin = patience * self.worth.of_usual_cost(caution) * state.tick_length_ms as f64 / 1000.0;
+        let usual = self.actions.usual(menu, state).filter(|usual| mask.allows(*usual) && values[*usual] + margin as f32 >= values[best]);
+        Some(usual.unwrap_or(best))
     }
 
     fn strangeness(&self, observation: &[f32]) -> f32 {
@@ -317,10 +321,9 @@ impl Dqn {
 
     fn runner_up(&self, valued: &Valued, best: usize) -> String {
         let others = Mask(valued.menu.mask().0 & !(1 << best));
-        match others.best(&valued.values) {
-            Some(second) => format!(", `{}` {:.3}", self.names[second], valued.values[second]),
-            None => String::new(),
-        }
+        let Some(second) = others.best(&valued.values) else { return String::new() };
+        let stands = if valued.values[second] > valued.values[best] { " by too little to leave the usual choice" } else { "" };
+        format!(", `{}` {:.3}{stands}", self.names[second], valued.values[second])
     }
 }
 

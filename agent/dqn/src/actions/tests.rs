@@ -122,6 +122,32 @@ fn no_load_needs_no_replica_where_the_bounds_allow_none() {
 }
 
 #[test]
+fn whether_one_replica_stays_while_nothing_comes_is_told_by_the_gaps_that_were_seen() {
+    let mut state = sample::busy(1.0);
+    state.bounds.replicas = Range::new(Replicas(0), Replicas(10)).expect("ordered");
+    // A request in one minute of ten, for two hours; then nothing for four minutes.
+    let mut history = History::default();
+    for minute in 0..=124 {
+        state.tick = qscale_common::time::Tick(12 * minute);
+        let rate = if minute % 10 == 0 { 0.1 } else { 0.0 };
+        (state.windows.tick.rate_rps, state.windows.tick.completed_rps) = (Some(rate), Some(rate));
+        history.see(&state);
+    }
+    let menu = |caution: f64, scope: Scope| {
+        let mut menu = Menu::default();
+        Actions::new(ActionSet::Headroom, scope).decode(&Sight::new(&state, history.told(), caution), &mut menu);
+        menu
+    };
+    let replicas = |menu: &Menu| -> Vec<u32> { menu.mask().allowed().filter_map(|at| menu.entry(at).ok()).map(|a| a.replicas.0).collect() };
+    let seldom = menu(20.0, Scope::Joint);
+    assert_eq!((seldom.entry(0), replicas(&seldom)), (Err(Masked::Idle), vec![0]));
+    let often = menu(20_000.0, Scope::Joint);
+    assert!(replicas(&often).iter().all(|count| *count > 0), "{often:?}");
+    assert!(often.entry(0).is_ok() && (0..20).any(|at| often.entry(at).is_ok_and(|named| named.replicas.0 == 1)), "{often:?}");
+    assert!(menu(20.0, Scope::Vertical).entry(0).is_ok(), "replicas are not its to change");
+}
+
+#[test]
 fn every_set_fits_a_mask_and_is_read_by_its_name() {
     for set in [ActionSet::Headroom, ActionSet::Step] {
         assert!(Actions::new(set, Scope::Joint).count() <= Mask::MOST);

@@ -15,7 +15,7 @@ use super::worth::{Tick, Worth};
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::network::DeviceFailed;
-use crate::policy::{Caution, Dqn, DqnParams, Patience};
+use crate::policy::{Caution, Dqn, DqnParams};
 
 /// What a span of ticks was worth: means over all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -79,9 +79,7 @@ impl Court {
     /// # Errors
     /// When the device fails.
     pub fn model(&self, model: &Checkpoint, device: &Device) -> Result<Vec<Score>, DeviceFailed> {
-        // Patience is for those who use a model: what is judged is what was learned.
-        let params = DqnParams { patience: Patience::NONE, ..DqnParams::default() };
-        self.network(&Dqn::new(model, params, device).expect("it was trained here"))
+        self.network(&Dqn::new(model, DqnParams::default(), device).expect("it was trained here"))
     }
 
     /// What `policy` is worth in each world, lived through from its beginning to its end without exploring.
@@ -100,10 +98,8 @@ impl Court {
                 let values = policy.values(&seen)?;
                 for (at, values) in living.iter().zip(values.chunks_exact(policy.actions().count())) {
                     let (left, lane) = &mut worlds[*at];
-                    let tick_s = lane.state().tick_length_ms as f64 / 1000.0;
-                    let wanted = policy
-                        .pick(lane.menu().mask(), values, self.caution.get(), tick_s)
-                        .and_then(|choice| lane.menu().entry(choice).ok());
+                    let choice = policy.pick(lane.state(), lane.menu(), values, self.caution.get());
+                    let wanted = choice.and_then(|choice| lane.menu().entry(choice).ok());
                     scores[*at].add(&lane.step(wanted, Some(policy.actions()), &self.worth));
                     *left -= 1;
                 }

@@ -25,13 +25,18 @@ pub struct Lane {
     totals: Totals,
     /// Requests that were there when the tick began.
     waited: bool,
+    /// The same function under the same requests with all that its bounds allow, where it may be scaled to zero, and whether requests queued there: what is
+    /// violated there nobody could help.
+    largest: Option<(Cell, bool)>,
 }
 
 impl Lane {
     /// The world of `cell` when it begins, where a violated tick costs so much `caution`, as whoever chooses among `actions` sees it.
     #[must_use]
     pub fn new(cell: Cell, caution: f64, actions: Option<&Actions>) -> Self {
+        let largest = (cell.setup().policy.bounds.replicas.min().0 == 0).then(|| (cell.clone(), false));
         let mut lane = Self {
+            largest,
             cell,
             caution,
             history: History::default(),
@@ -56,13 +61,21 @@ impl Lane {
         }
     }
 
-    /// Lives through one tick with what is wanted, and says what really came of it.
+    /// Lives through one tick with what is wanted, and says what really came of it. Of a function that may be scaled to zero the reward leaves out what nobody could help.
     pub fn step(&mut self, wanted: Option<Allocation>, actions: Option<&Actions>, worth: &Worth) -> Tick {
         let usual_price = self.usual_price;
         self.cell.step(wanted);
         self.cell.take_interval(&mut self.totals);
-        let tick = worth.judge(&self.cell, &self.totals, self.waited, usual_price, self.caution);
+        let mut tick = worth.judge(&self.cell, &self.totals, self.waited, usual_price, self.caution);
         self.waited = self.cell.function().queued() > 0;
+        if let Some((cell, waited)) = &mut self.largest {
+            // No choice changes it, so that none is preferred for it; left in, it would be most of what rewards differ by.
+            cell.step(Some(cell.setup().policy.bounds.largest()));
+            cell.take_interval(&mut self.totals);
+            let unavoidable = worth.judge(cell, &self.totals, *waited, usual_price, self.caution).violation;
+            *waited = cell.function().queued() > 0;
+            tick.reward += worth.of_violations(unavoidable, self.caution);
+        }
         std::mem::swap(&mut self.observation, &mut self.observation_before);
         self.mask_before = self.menu.mask();
         self.look(actions);

@@ -86,6 +86,30 @@ fn what_is_overloaded_is_worth_less_and_what_is_too_much_costs() {
     assert!(most.cost > 2.0 * least.cost, "{least:?} {most:?}");
 }
 
+#[test]
+fn what_nobody_could_help_is_no_part_of_the_reward() {
+    let (worth, caution) = (Worth::default(), 500.0);
+    let domain = plan().domain.of(domain::Kind::Sparse);
+    let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
+        let (mut violation, mut beyond_cost) = (0.0, 0.0f64);
+        for number in 0..30 {
+            let mut lane = Lane::new(Cell::new(domain.draw(Part::Test, number).setup, number, 0), caution, None);
+            for _ in 0..200 {
+                let wanted = wanted(lane.state());
+                let tick_s = lane.state().tick_length_ms as f64 / 1000.0;
+                let tick = lane.step(Some(wanted), None, &worth);
+                violation += tick.violation;
+                beyond_cost += tick.reward + worth.of_usual_cost(caution) * tick_s * tick.cost;
+            }
+        }
+        (violation, beyond_cost)
+    };
+    let (violation, beyond_cost) = lived(|state| state.bounds.largest());
+    assert!(violation > 1.0 && beyond_cost.abs() < 1e-9, "{violation} {beyond_cost}");
+    let (_, beyond_cost) = lived(|state| state.bounds.clamp(qscale_common::units::Allocation::new(0, 1000, 256)));
+    assert!(beyond_cost < -1.0, "what is too little is: {beyond_cost}");
+}
+
 fn recipe() -> recipe::Recipe {
     let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, capacity: 5000, ..Hyperparameters::plain() };
     let domain = Domain { most_rps: 10.0, ..Domain::default() };

@@ -70,6 +70,12 @@ impl Worth {
         self.cost / UNIT_S / self.unit(caution)
     }
 
+    /// What so many violated ticks weigh in a reward, where one costs `caution`.
+    #[must_use]
+    pub fn of_violations(&self, violations: f64, caution: f64) -> f64 {
+        caution * violations / self.unit(caution)
+    }
+
     /// What sums of terms are divided by.
     fn unit(&self, caution: f64) -> f64 {
         self.scale * caution.powf(0.75)

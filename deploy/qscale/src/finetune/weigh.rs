@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use qscale_dqn::checkpoint::{Card, Judged};
 use qscale_dqn::device::cpu;
 use qscale_dqn::finetune::{Compared, Estimate, Experience, Margins, Ruling, Shadowed, Studied, Study};
-use qscale_dqn::policy::{Caution, DqnParams, FAR, Patience, Valued};
+use qscale_dqn::policy::{Caution, DqnParams, FAR, Valued};
 use qscale_dqn::train::domain::Part;
 use qscale_dqn::train::judge::{Court, Score};
 use qscale_dqn::{Checkpoint, Dqn, registry};
@@ -165,8 +165,6 @@ impl Effort {
 
     /// What `model` is worth on validation worlds.
     fn validation(&self, model: &Checkpoint) -> anyhow::Result<Score> {
-        // What is judged is what was learned, as in training.
-        let params = DqnParams { patience: Patience::NONE, ..DqnParams::default() };
         let court = Court {
             domain: self.study.domain.clone(),
             worth: model.header.worth.unwrap_or_default(),
@@ -175,6 +173,6 @@ impl Effort {
             worlds: 0..self.worlds,
             threads: self.threads,
         };
-        Ok(Score::of(&court.network(&Dqn::new(model, params, &cpu())?)?))
+        Ok(Score::of(&court.network(&Dqn::new(model, DqnParams::default(), &cpu())?)?))
     }
 }
