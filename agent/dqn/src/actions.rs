@@ -279,13 +279,12 @@ impl Actions {
         self.forms.len()
     }
 
-    /// The choice of `menu` in `state` that stands where none is worth clearly more: what is in force; for a function that may be scaled to zero the peak of a
-    /// quarter of an hour, so that replicas stay while they are likely to be asked for. `None` where it cannot be taken.
+    /// The choice of `menu` that stands where none is worth clearly more: the peak of a quarter of an hour, so that what was asked for lately stays; in a set
+    /// without it what is in force. `None` where it cannot be taken.
     #[must_use]
-    pub fn usual(&self, menu: &Menu, state: &State) -> Option<usize> {
+    pub fn usual(&self, menu: &Menu) -> Option<usize> {
         let peak = |form: &Form| matches!(form, Form::Provide(Basis::Quarter, _));
-        let may_be_none = state.bounds.replicas.min().0 == 0;
-        let usual = self.forms.iter().position(|form| may_be_none && peak(form)).unwrap_or(0);
+        let usual = self.forms.iter().position(peak).unwrap_or(0);
         match menu.entry(usual) {
             Ok(_) => Some(usual),
             Err(Masked::Same(other)) => Some(other),

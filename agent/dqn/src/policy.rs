@@ -80,11 +80,11 @@ impl Patience {
     }
 }
 
-/// The patience where none is told: a fifth of a tick at the usual cost, and eight for a function that may be scaled to zero. A violation is rare there and weighs
-/// hundreds of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15).
+/// The patience where none is told: two ticks at the usual cost, and eight for a function that may be scaled to zero. A violation is rare there and weighs hundreds
+/// of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15).
 #[must_use]
 pub fn usual_patience(state: &State) -> f64 {
-    if state.bounds.replicas.min().0 == 0 { 8.0 } else { 0.2 }
+    if state.bounds.replicas.min().0 == 0 { 8.0 } else { 2.0 }
 }
 
 impl TryFrom<f64> for Patience {
@@ -112,8 +112,8 @@ pub struct DqnParams {
     /// What may be changed, horizontal, vertical or joint; where it is not said all that the network was trained to change.
     #[schemars(with = "Option<String>")]
     pub scope: Option<Scope>,
-    /// What another choice than the usual one must promise to save so that it is made, in ticks at the function's usual cost, 0 to 100: more is calmer. Where it is
-    /// not told 0.2, the usual choice being what is in force; for a function that may be scaled to zero 8, the usual one being the peak of a quarter of an hour.
+    /// What another choice than the usual one, the peak of a quarter of an hour, must promise to save so that it is made, in ticks at the function's usual cost, 0
+    /// to 100: more is calmer. Where it is not told 2, and 8 for a function that may be scaled to zero.
     #[schemars(with = "Option<f64>")]
     pub patience: Option<Patience>,
 }
@@ -268,7 +268,7 @@ impl Dqn {
         let best = mask.best(values)?;
         let patience = self.patience.map_or_else(|| usual_patience(state), Patience::get);
         let margin = patience * self.worth.of_usual_cost(caution) * state.tick_length_ms as f64 / 1000.0;
-        let usual = self.actions.usual(menu, state).filter(|usual| mask.allows(*usual) && values[*usual] + margin as f32 >= values[best]);
+        let usual = self.actions.usual(menu).filter(|usual| mask.allows(*usual) && values[*usual] + margin as f32 >= values[best]);
         Some(usual.unwrap_or(best))
     }
 

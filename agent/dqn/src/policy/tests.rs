@@ -208,54 +208,41 @@ fn what_no_training_world_shows_is_strange() {
 
 #[test]
 fn what_promises_little_more_than_the_usual_choice_is_no_reason_to_leave_it() {
-    let told = |patience: f64| DqnParams { patience: Some(Patience::try_from(patience).expect("within its range")), ..DqnParams::default() };
-    let policy = |patience: f64| Dqn::new(&checkpoint(2), told(patience), &cpu()).expect("it matches");
-    let (mut state, mut menu) = (sample::busy(1.0), Menu::default());
-    let actions = policy(0.0).actions().clone();
-    actions.decode(&Sight::take(&state, &mut History::default(), 100.0), &mut menu);
-    let mut values = vec![-1.0; actions.count()];
-    values[3] = -0.99;
-    assert!(menu.mask().allows(0) && menu.mask().allows(3));
-    assert_eq!(policy(0.0).pick(&state, &menu, &values, 100.0), Some(3));
-    // A fifth of the usual cost of a tick at a caution of 100: 0.2 / (0.376 x 100^0.75) = 0.017.
-    assert_eq!(policy(0.2).pick(&state, &menu, &values, 100.0), Some(0));
-    values[3] = -0.98;
-    assert_eq!(policy(0.2).pick(&state, &menu, &values, 100.0), Some(3));
-    state.tick_length_ms *= 2;
-    assert_eq!(policy(0.2).pick(&state, &menu, &values, 100.0), Some(0), "a longer tick costs more");
-    values[0] = f32::NAN;
-    assert_eq!(policy(10.0).pick(&state, &menu, &values, 100.0), Some(3), "what has no value is no reason");
-    assert_eq!(policy(10.0).pick(&state, &Menu::default(), &values, 100.0), None);
-}
-
-#[test]
-fn of_what_may_be_scaled_to_zero_the_peak_of_a_quarter_of_an_hour_stays() {
-    let policy = policy(2);
-    let (mut state, mut menu) = (sample::busy(1.0), Menu::default());
-    let least = |state: &mut State, least| {
-        let most = state.bounds.replicas.max();
-        state.bounds.replicas = qscale_common::policy::Range::new(qscale_common::units::Replicas(least), most).expect("ordered");
+    let told = |patience: Option<f64>| {
+        let patience = patience.map(|patience| Patience::try_from(patience).expect("within its range"));
+        Dqn::new(&checkpoint(2), DqnParams { patience, ..DqnParams::default() }, &cpu()).expect("it matches")
     };
-    least(&mut state, 0);
+    let policy = |patience: f64| told(Some(patience));
+    let (mut state, mut menu) = (sample::busy(1.0), Menu::default());
     let mut history = History::default();
     for (tick, rate) in [(100, 400.0), (101, 50.0), (102, 50.0), (103, 50.0)] {
         state.tick = qscale_common::time::Tick(tick);
-        state.windows.tick.rate_rps = Some(rate);
-        state.windows.tick.completed_rps = Some(rate);
+        (state.windows.tick.rate_rps, state.windows.tick.completed_rps) = (Some(rate), Some(rate));
         history.see(&state);
     }
-    policy.actions().decode(&Sight::new(&state, history.told(), 500.0), &mut menu);
-    let usual = policy.actions().usual(&menu, &state).expect("it can be taken");
+    let actions = policy(0.0).actions().clone();
+    actions.decode(&Sight::new(&state, history.told(), 100.0), &mut menu);
+    let usual = actions.usual(&menu).expect("it can be taken");
     let (of_peak, kept) = (menu.entry(usual).expect("it can be taken"), menu.entry(0).expect("it can be kept"));
     assert!(of_peak.total_cores() > 1.5 * kept.total_cores(), "{of_peak} {kept}");
-    let mut values = vec![-1.0; policy.actions().count()];
-    values[0] = -0.9;
-    assert_eq!(policy.pick(&state, &menu, &values, 500.0), Some(usual), "8 ticks of 5 s are worth 0.2");
-    values[0] = -0.7;
-    assert_eq!(policy.pick(&state, &menu, &values, 500.0), Some(0));
-    least(&mut state, 1);
-    values[0] = -0.9;
-    assert_eq!(policy.pick(&state, &menu, &values, 500.0), Some(0));
+    let mut values = vec![-1.0; actions.count()];
+    values[0] = -0.99;
+    assert_eq!(policy(0.0).pick(&state, &menu, &values, 100.0), Some(0));
+    // A fifth of a tick at the usual cost, at a caution of 100: 0.2 / (0.376 x 100^0.75) = 0.017.
+    assert_eq!(policy(0.2).pick(&state, &menu, &values, 100.0), Some(usual));
+    values[0] = -0.98;
+    assert_eq!(policy(0.2).pick(&state, &menu, &values, 100.0), Some(0));
+    state.tick_length_ms *= 2;
+    assert_eq!(policy(0.2).pick(&state, &menu, &values, 100.0), Some(usual), "a longer tick costs more");
+    values[usual] = f32::NAN;
+    assert_eq!(policy(100.0).pick(&state, &menu, &values, 100.0), Some(0), "what has no value is no reason");
+    assert_eq!(policy(100.0).pick(&state, &Menu::default(), &values, 100.0), None);
+    // Two such ticks are worth 0.34, and eight 1.35.
+    (values[usual], values[0]) = (-1.0, 0.0);
+    assert_eq!(told(None).pick(&state, &menu, &values, 100.0), Some(0));
+    state.bounds.replicas =
+        qscale_common::policy::Range::new(qscale_common::units::Replicas(0), state.bounds.replicas.max()).expect("ordered");
+    assert_eq!(told(None).pick(&state, &menu, &values, 100.0), Some(usual), "what may be scaled to zero is left alone more");
 }
 
 #[test]
