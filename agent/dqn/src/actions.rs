@@ -282,7 +282,7 @@ impl Actions {
     /// The choice of `menu` that stands where none is worth clearly more: the peak of a quarter of an hour, so that what was asked for lately stays; in a set
     /// without it what is in force. `None` where it cannot be taken.
     #[must_use]
-    pub fn usual(&self, menu: &Menu) -> Option<usize> {
+    pub fn default_choice(&self, menu: &Menu) -> Option<usize> {
         let peak = |form: &Form| matches!(form, Form::Provide(Basis::Quarter, _));
         let usual = self.forms.iter().position(peak).unwrap_or(0);
         match menu.entry(usual) {

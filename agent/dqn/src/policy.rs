@@ -64,7 +64,7 @@ impl From<Caution> for f64 {
     }
 }
 
-/// What another choice than the usual one ([`Actions::usual`]) must promise to save, in ticks at the usual cost, 0 to 100.
+/// What another choice than the default one ([`Actions::default_choice`]) must promise to save, in ticks at the usual cost, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Patience(f64);
@@ -112,7 +112,7 @@ pub struct DqnParams {
     /// What may be changed, horizontal, vertical or joint; where it is not said all that the network was trained to change.
     #[schemars(with = "Option<String>")]
     pub scope: Option<Scope>,
-    /// What another choice than the usual one, the peak of a quarter of an hour, must promise to save so that it is made, in ticks at the function's usual cost, 0
+    /// What another choice than the default one, the peak of a quarter of an hour, must promise to save so that it is made, in ticks at the function's usual cost, 0
     /// to 100: more is calmer. Where it is not told 2, and 8 for a function that may be scaled to zero.
     #[schemars(with = "Option<f64>")]
     pub patience: Option<Patience>,
@@ -152,7 +152,7 @@ pub struct Dqn {
     names: Vec<String>,
     model: String,
     caution: Option<Caution>,
-    /// What another choice than the usual one must promise to save: a network's errors are no reason to change.
+    /// What another choice than the default one must promise to save: a network's errors are no reason to change.
     patience: Option<Patience>,
     /// What rewards weighed in training.
     worth: Worth,
@@ -259,7 +259,7 @@ impl Dqn {
         self.value(&sights)
     }
 
-    /// What is chosen in `state` of what `menu` holds, where choices have these `values`: the most valuable, or the usual one where that is as good within the
+    /// What is chosen in `state` of what `menu` holds, where choices have these `values`: the most valuable, or the default one where that is as good within the
     /// patience, with so much `caution`. What is no number is not chosen.
     #[must_use]
     pub fn pick(&self, state: &State, menu: &Menu, values: &[f32], caution: f64) -> Option<usize> {
@@ -268,7 +268,7 @@ impl Dqn {
         let best = mask.best(values)?;
         let patience = self.patience.map_or_else(|| usual_patience(state), Patience::get);
         let margin = patience * self.worth.of_usual_cost(caution) * state.tick_length_ms as f64 / 1000.0;
-        let usual = self.actions.usual(menu).filter(|usual| mask.allows(*usual) && values[*usual] + margin as f32 >= values[best]);
+        let usual = self.actions.default_choice(menu).filter(|usual| mask.allows(*usual) && values[*usual] + margin as f32 >= values[best]);
         Some(usual.unwrap_or(best))
     }
 
@@ -322,7 +322,7 @@ impl Dqn {
     fn runner_up(&self, valued: &Valued, best: usize) -> String {
         let others = Mask(valued.menu.mask().0 & !(1 << best));
         let Some(second) = others.best(&valued.values) else { return String::new() };
-        let stands = if valued.values[second] > valued.values[best] { " by too little to leave the usual choice" } else { "" };
+        let stands = if valued.values[second] > valued.values[best] { " by too little to leave the default choice" } else { "" };
         format!(", `{}` {:.3}{stands}", self.names[second], valued.values[second])
     }
 }

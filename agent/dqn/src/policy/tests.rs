@@ -207,7 +207,7 @@ fn what_no_training_world_shows_is_strange() {
 }
 
 #[test]
-fn what_promises_little_more_than_the_usual_choice_is_no_reason_to_leave_it() {
+fn what_promises_little_more_than_the_default_choice_is_no_reason_to_leave_it() {
     let told = |patience: Option<f64>| {
         let patience = patience.map(|patience| Patience::try_from(patience).expect("within its range"));
         Dqn::new(&checkpoint(2), DqnParams { patience, ..DqnParams::default() }, &cpu()).expect("it matches")
@@ -222,7 +222,7 @@ fn what_promises_little_more_than_the_usual_choice_is_no_reason_to_leave_it() {
     }
     let actions = policy(0.0).actions().clone();
     actions.decode(&Sight::new(&state, history.told(), 100.0), &mut menu);
-    let usual = actions.usual(&menu).expect("it can be taken");
+    let usual = actions.default_choice(&menu).expect("it can be taken");
     let (of_peak, kept) = (menu.entry(usual).expect("it can be taken"), menu.entry(0).expect("it can be kept"));
     assert!(of_peak.total_cores() > 1.5 * kept.total_cores(), "{of_peak} {kept}");
     let mut values = vec![-1.0; actions.count()];
