@@ -284,9 +284,9 @@ impl Actions {
     #[must_use]
     pub fn default_choice(&self, menu: &Menu) -> Option<usize> {
         let peak = |form: &Form| matches!(form, Form::Provide(Basis::Quarter, _));
-        let usual = self.forms.iter().position(peak).unwrap_or(0);
-        match menu.entry(usual) {
-            Ok(_) => Some(usual),
+        let choice = self.forms.iter().position(peak).unwrap_or(0);
+        match menu.entry(choice) {
+            Ok(_) => Some(choice),
             Err(Masked::Same(other)) => Some(other),
             Err(_) => None,
         }

@@ -73,7 +73,7 @@ impl Patience {
     /// Whatever is worth most is chosen.
     pub const NONE: Self = Self(0.0);
 
-    /// The share.
+    /// The ticks.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
@@ -268,8 +268,8 @@ impl Dqn {
         let best = mask.best(values)?;
         let patience = self.patience.map_or_else(|| usual_patience(state), Patience::get);
         let margin = patience * self.worth.of_usual_cost(caution) * state.tick_length_ms as f64 / 1000.0;
-        let usual = self.actions.default_choice(menu).filter(|usual| mask.allows(*usual) && values[*usual] + margin as f32 >= values[best]);
-        Some(usual.unwrap_or(best))
+        let within = |choice: &usize| mask.allows(*choice) && values[*choice] + margin as f32 >= values[best];
+        Some(self.actions.default_choice(menu).filter(within).unwrap_or(best))
     }
 
     fn strangeness(&self, observation: &[f32]) -> f32 {
