@@ -4,7 +4,7 @@ use qscale_evaluate::report::{Curve, Panel, chart};
 
 use super::experiment::{EPISODE, Experiment, Judged, Place, Which};
 use super::live::Course;
-use super::{Learning, Run};
+use super::results::{Learning, Run};
 
 /// Latency is drawn to so many times the objective, that what lies near it can be seen.
 const DRAWN: f64 = 4.0;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use qscale_evaluate::results::rounded;
 use serde::Serialize;
 
-use super::Run;
 use super::live::Figure;
+use super::results::Run;
 use crate::show;
 
 /// A mean over seeds.

@@ -1,8 +1,17 @@
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use qscale_dqn::Tabular;
+use qscale_dqn::device::cpu;
+use qscale_dqn::policy::{Dqn, DqnParams};
 use qscale_tests::Folder;
 
-use super::experiment::EPISODE;
+use super::contestant::{Contestant, rule};
+use super::experiment::{EPISODE, Experiment, Place};
+use super::learn::Effort;
+use super::live::Figure;
+use super::plan::Part;
+use super::results::{csv, table};
 use super::*;
 
 fn tiny(which: Which) -> Plan {
