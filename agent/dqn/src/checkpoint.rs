@@ -1,9 +1,11 @@
 //! Checkpoints: a trained network as bytes, with everything that must match before it may decide. Owns the form; a checkpoint is data and is never run.
 //!
-//! Form: the line `qscale-dqn 1`, the length of the header in ASCII digits and a newline, the header as JSON, then 32-bit floats, little end first: shifts
+//! Form: the line `qscale-dqn 1`, the length of the header in ASCII digits and a newline, the header as JSON, then floats, little end first: shifts
 //! and scales of the inputs, weights, and where training can go on, weights of the target and the optimiser's two moments; then shifts, scales and weights of
-//! the specialist, where there is one. Everything is bounded before it is read, and a sum over the floats finds what was cut or flipped.
+//! the specialist, where there is one. Weights of a model, which training does not go on from, have 16 bits, everything else 32. Everything is bounded before
+//! it is read, and a sum over the floats finds what was cut or flipped.
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -56,6 +58,9 @@ pub struct Header {
     /// Whether a specialist is there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     specialist: bool,
+    /// Whether weights are written with 16 bits, which they then fit in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    half: bool,
     /// Sum over the floats, by [`checksum`].
     checksum: u64,
     /// What else whoever trained it says of it, at most 4 KiB.
@@ -161,6 +166,7 @@ impl Checkpoint {
                 optimiser_steps: progress.as_ref().map(|progress| progress.moments.steps),
                 architecture: weights.architecture().clone(),
                 specialist: false,
+                half: false,
                 checksum: 0,
                 note: purpose.note.chars().take(1024).collect(),
                 card: None,
@@ -169,17 +175,19 @@ impl Checkpoint {
             specialist: None,
             progress,
         };
-        checkpoint.header.checksum = checksum(checkpoint.sections().into_iter().flatten());
+        checkpoint.header.checksum = checkpoint.sum();
         checkpoint
     }
 
-    /// The network that decides once training is over: the averaged one that targets were taken from, without what is needed to go on, and with its `card`.
+    /// The network that decides once training is over: the averaged one that targets were taken from, its weights rounded to 16 bits, without what is needed
+    /// to go on, and with its `card`.
     #[must_use]
     pub fn model(self, card: Option<Card>) -> Self {
-        let weights = self.progress.map_or(self.weights, |progress| progress.target);
+        let weights = self.progress.map_or(self.weights, |progress| progress.target).rounded();
+        let specialist = self.specialist.map(Weights::rounded);
         let mut model =
-            Self { header: Header { optimiser_steps: None, card, ..self.header }, weights, specialist: self.specialist, progress: None };
-        model.header.checksum = checksum(model.sections().into_iter().flatten());
+            Self { header: Header { optimiser_steps: None, half: true, card, ..self.header }, weights, specialist, progress: None };
+        model.header.checksum = model.sum();
         model
     }
 
@@ -204,30 +212,35 @@ impl Checkpoint {
         if let Some(card) = &mut card {
             card.specialist = specialist.header.card.clone().map(Box::new);
         }
-        Ok(self.model(card).with_specialist(Some(specialist.weights.clone())))
+        Ok(self.with_specialist(Some(specialist.weights.clone())).model(card))
     }
 
     /// This with such a `specialist`, of the same architecture, or none.
     #[must_use]
     pub(crate) fn with_specialist(mut self, specialist: Option<Weights>) -> Self {
         self.header.specialist = specialist.is_some();
-        self.specialist = specialist;
-        self.header.checksum = checksum(self.sections().into_iter().flatten());
+        self.specialist = if self.header.half { specialist.map(Weights::rounded) } else { specialist };
+        self.header.checksum = self.sum();
         self
     }
 
-    /// The runs of floats, in the order in which they are written.
-    fn sections(&self) -> Vec<&[f32]> {
-        let (shift, scale) = self.weights.normalisation();
-        let mut sections = vec![shift, scale, self.weights.values()];
+    /// The runs of floats, in the order in which they are written, and whether each has 16 bits.
+    fn sections(&self) -> Vec<(&[f32], bool)> {
+        fn network(weights: &Weights, half: bool) -> [(&[f32], bool); 3] {
+            let (shift, scale) = weights.normalisation();
+            [(shift, false), (scale, false), (weights.values(), half)]
+        }
+        let half = self.header.half;
+        let mut sections = network(&self.weights, half).to_vec();
         if let Some(Progress { target, moments, .. }) = &self.progress {
-            sections.extend([target.values(), &moments.first, &moments.second]);
+            sections.extend([(target.values(), half), (moments.first.as_slice(), false), (moments.second.as_slice(), false)]);
         }
-        if let Some(specialist) = &self.specialist {
-            let (shift, scale) = specialist.normalisation();
-            sections.extend([shift, scale, specialist.values()]);
-        }
+        sections.extend(self.specialist.iter().flat_map(|weights| network(weights, half)));
         sections
+    }
+
+    fn sum(&self) -> u64 {
+        checksum(self.sections().into_iter().flat_map(|(values, _)| values))
     }
 
     /// The checkpoint as bytes.
@@ -237,8 +250,12 @@ impl Checkpoint {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(format!("{}\n", header.len()).as_bytes());
         bytes.extend_from_slice(&header);
-        for value in self.sections().into_iter().flatten() {
-            bytes.extend_from_slice(&value.to_le_bytes());
+        for (values, half) in self.sections() {
+            if half {
+                bytes.extend(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()));
+            } else {
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
         }
         bytes
     }
@@ -322,29 +339,29 @@ impl Header {
 
     fn with_numbers(self, bytes: &[u8]) -> Result<Checkpoint, String> {
         let (inputs, parameters) = (self.architecture.inputs, self.architecture.parameters());
-        let networks = 1 + usize::from(self.specialist);
-        let expected = networks * (2 * inputs + parameters) + if self.optimiser_steps.is_some() { 3 * parameters } else { 0 };
-        if bytes.len() != expected * 4 {
-            return Err(format!("{} bytes, the header speaks of {}", bytes.len(), expected * 4));
+        let (networks, training) = (1 + usize::from(self.specialist), usize::from(self.optimiser_steps.is_some()));
+        let weight = if self.half { 2 } else { 4 };
+        let expected = networks * (2 * inputs * 4 + parameters * weight) + training * parameters * (weight + 8);
+        if bytes.len() != expected {
+            return Err(format!("{} bytes, the header speaks of {expected}", bytes.len()));
         }
-        let numbers: Vec<f32> = bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
-        let sum = checksum(&numbers);
-        if sum != self.checksum {
-            return Err(format!("their sum is {sum:016x}, the header says {:016x}", self.checksum));
-        }
-        let mut rest = numbers.as_slice();
-        let mut take = |count: usize| {
-            let (taken, others) = rest.split_at(count);
+        let mut rest = bytes;
+        let mut take = |count: usize, half: bool| -> Vec<f32> {
+            let (taken, others) = rest.split_at(count * if half { 2 } else { 4 });
             rest = others;
-            taken.to_vec()
+            if half {
+                taken.chunks_exact(2).map(|two| f16::from_le_bytes([two[0], two[1]]).to_f32()).collect()
+            } else {
+                taken.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
+            }
         };
-        let (shift, scale) = (take(inputs), take(inputs));
-        let weights = Weights::from_parts(self.architecture.clone(), take(parameters), shift.clone(), scale.clone())?;
+        let (shift, scale) = (take(inputs, false), take(inputs, false));
+        let weights = Weights::from_parts(self.architecture.clone(), take(parameters, self.half), shift.clone(), scale.clone())?;
         let progress = match self.optimiser_steps {
             None => None,
             Some(steps) => {
-                let target = Weights::from_parts(self.architecture.clone(), take(parameters), shift, scale)?;
-                let moments = Moments { steps, first: take(parameters), second: take(parameters) };
+                let target = Weights::from_parts(self.architecture.clone(), take(parameters, self.half), shift, scale)?;
+                let moments = Moments { steps, first: take(parameters, false), second: take(parameters, false) };
                 if moments.first.iter().any(|value| !value.is_finite())
                     || moments.second.iter().any(|value| !(value.is_finite() && *value >= 0.0))
                 {
@@ -356,11 +373,13 @@ impl Header {
         let specialist = match self.specialist {
             false => None,
             true => {
-                let (shift, scale) = (take(inputs), take(inputs));
-                Some(Weights::from_parts(self.architecture.clone(), take(parameters), shift, scale)?)
+                let (shift, scale) = (take(inputs, false), take(inputs, false));
+                Some(Weights::from_parts(self.architecture.clone(), take(parameters, self.half), shift, scale)?)
             }
         };
-        Ok(Checkpoint { header: self, weights, specialist, progress })
+        let checkpoint = Checkpoint { header: self, weights, specialist, progress };
+        let (sum, told) = (checkpoint.sum(), checkpoint.header.checksum);
+        if sum == told { Ok(checkpoint) } else { Err(format!("their sum is {sum:016x}, the header says {told:016x}")) }
     }
 }
 

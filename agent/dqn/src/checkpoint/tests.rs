@@ -27,6 +27,33 @@ fn a_checkpoint_is_read_as_it_was_written_and_matches() {
 }
 
 #[test]
+fn a_model_is_half_as_large_and_read_as_it_decided() {
+    let (general, specialist) = (checkpoint().model(None), checkpoint().model(None));
+    let alone = general.to_bytes();
+    let parameters = general.weights.values().len();
+    assert!(alone.len() < Checkpoint { progress: None, ..checkpoint() }.to_bytes().len() - 2 * parameters + 100, "{}", alone.len());
+    let furthest = std::iter::zip(general.weights.values(), checkpoint().progress.expect("in training").target.values())
+        .map(|(rounded, exact)| (rounded - exact).abs())
+        .fold(0.0, f32::max);
+    assert!(furthest > 0.0 && furthest < 1e-3, "{furthest}");
+    let joined = general.clone().join(&specialist).expect("alike");
+    for model in [general, joined] {
+        assert_eq!(Checkpoint::from_bytes(&model.to_bytes()), Ok(model.clone()));
+        assert_eq!(model.clone().model(model.header.card.clone()), model, "rounded once");
+    }
+}
+
+#[test]
+fn weights_too_large_for_a_model_are_cut_not_lost() {
+    let mut large = checkpoint();
+    large.progress = None;
+    large.weights.values_mut()[..2].copy_from_slice(&[1e9, -1e9]);
+    let model = large.model(None);
+    assert_eq!(model.weights.values()[..2], [65504.0, -65504.0]);
+    assert_eq!(Checkpoint::from_bytes(&model.to_bytes()), Ok(model));
+}
+
+#[test]
 fn what_differs_is_said() {
     let mut other = checkpoint();
     other.header.features[3] = "moon_phase".into();
@@ -60,7 +87,7 @@ fn what_is_cut_changed_or_too_long_is_refused_and_says_why() {
 fn numbers_that_are_none_are_refused_though_their_sum_is_right() {
     let good = checkpoint();
     let mut bytes = good.to_bytes();
-    let numbers = good.sections().into_iter().map(<[f32]>::len).sum::<usize>();
+    let numbers = good.sections().into_iter().map(|(values, _)| values.len()).sum::<usize>();
     let at = bytes.len() - numbers * 4;
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     let values: Vec<f32> = bytes[at..].chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four"))).collect();
@@ -101,13 +128,14 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_byte_is_found_or_harmless(at in any::<prop::sample::Index>(), by in 1..=255u8) {
-        let mut bytes = checkpoint().to_bytes();
+    fn a_changed_byte_is_found_or_harmless(at in any::<prop::sample::Index>(), by in 1..=255u8, model in any::<bool>()) {
+        let checkpoint = if model { checkpoint().model(None) } else { checkpoint() };
+        let mut bytes = checkpoint.to_bytes();
         let at = at.index(bytes.len());
         bytes[at] ^= by;
         // A change within a name or a hyperparameter may leave a valid checkpoint, which then is judged by what it says.
         if let Ok(read) = Checkpoint::from_bytes(&bytes) {
-            prop_assert_eq!(&read.weights, &checkpoint().weights);
+            prop_assert_eq!(&read.weights, &checkpoint.weights);
         }
     }
 }

@@ -144,7 +144,7 @@ impl Study {
         let learned = Checkpoint::new(weights, Some(progress), learner.parameters(), self.seed, &purpose).model(None);
         let model = if special {
             let specialist = Some(learned.weights.clone());
-            Checkpoint { weights: base.weights.clone(), ..learned }.with_specialist(specialist)
+            Checkpoint { weights: base.weights.clone(), ..learned }.with_specialist(specialist).model(None)
         } else {
             learned.with_specialist(base.specialist.clone())
         };

@@ -1,5 +1,6 @@
 //! Weights as plain numbers, and the architecture that says what each is. Owns their order and their beginning; must not compute with them.
 
+use half::f16;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
@@ -182,6 +183,14 @@ impl Weights {
             Some(at) => Err(format!("weight {at} is not a finite number")),
             None => Ok(Self { architecture, values, shift, scale }),
         }
+    }
+
+    /// These, each weight rounded to 16 bits, which hold three digits; how inputs are normalised stays as it is.
+    #[must_use]
+    pub(crate) fn rounded(mut self) -> Self {
+        let (least, most) = (f16::MIN.to_f32(), f16::MAX.to_f32());
+        self.values.iter_mut().for_each(|value| *value = f16::from_f32(value.clamp(least, most)).to_f32());
+        self
     }
 
     /// What the network looks like.

@@ -18,7 +18,7 @@ fn checkpoint(seed: u64) -> Checkpoint {
     let hyperparameters = Hyperparameters { hidden: vec![16], ..Hyperparameters::default() };
     let learner = Learner::new(hyperparameters, observation::COUNT, purpose.actions.count(), seed, &cpu()).expect("valid");
     let weights = learner.network().weights().expect("the CPU does not fail");
-    Checkpoint::new(weights, None, learner.parameters(), seed, &purpose)
+    Checkpoint::new(weights, None, learner.parameters(), seed, &purpose).model(None)
 }
 
 fn policy(seed: u64) -> Dqn {
