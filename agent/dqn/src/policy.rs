@@ -9,7 +9,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::actions::{Actions, Mask, Menu, Scope};
+use crate::actions::{ActionSet, Actions, Mask, Menu, Scope};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::device::Device;
 use crate::network::{DeviceFailed, Network, Weights};
@@ -81,10 +81,15 @@ impl Patience {
 }
 
 /// The patience where none is told: two ticks at the usual cost, and eight for a function that may be scaled to zero. A violation is rare there and weighs hundreds
-/// of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15).
+/// of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15). In a set of steps a fifth of a tick: one step saves little, and many
+/// are taken one after the other.
 #[must_use]
-pub fn usual_patience(state: &State) -> f64 {
-    if state.bounds.replicas.min().0 == 0 { 8.0 } else { 2.0 }
+pub fn usual_patience(state: &State, set: ActionSet) -> f64 {
+    match set {
+        ActionSet::Headroom if state.bounds.replicas.min().0 == 0 => 8.0,
+        ActionSet::Headroom => 2.0,
+        ActionSet::Step | ActionSet::Grid => 0.2,
+    }
 }
 
 impl TryFrom<f64> for Patience {
@@ -113,7 +118,7 @@ pub struct DqnParams {
     #[schemars(with = "Option<String>")]
     pub scope: Option<Scope>,
     /// What another choice than the default one, the peak of a quarter of an hour, must promise to save so that it is made, in ticks at the function's usual cost, 0
-    /// to 100: more is calmer. Where it is not told 2, and 8 for a function that may be scaled to zero.
+    /// to 100: more is calmer. Where it is not told 2, and 8 for a function that may be scaled to zero; 0.2 where choices are steps.
     #[schemars(with = "Option<f64>")]
     pub patience: Option<Patience>,
 }
@@ -266,7 +271,7 @@ impl Dqn {
         let numbers = values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index);
         let mask = Mask(menu.mask().0 & numbers);
         let best = mask.best(values)?;
-        let patience = self.patience.map_or_else(|| usual_patience(state), Patience::get);
+        let patience = self.patience.map_or_else(|| usual_patience(state, self.actions.set()), Patience::get);
         let margin = patience * self.worth.of_usual_cost(caution) * state.tick_length_ms as f64 / 1000.0;
         let within = |choice: &usize| mask.allows(*choice) && values[*choice] + margin as f32 >= values[best];
         Some(self.actions.default_choice(menu).filter(within).unwrap_or(best))

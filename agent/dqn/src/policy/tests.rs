@@ -14,7 +14,11 @@ use crate::train::worth::Worth;
 use crate::{ActionSet, Hyperparameters, Learner, Scope, sample};
 
 fn checkpoint(seed: u64) -> Checkpoint {
-    let purpose = Purpose { actions: Actions::new(ActionSet::Headroom, Scope::Joint), worth: None, note: String::new() };
+    checkpoint_of(ActionSet::Headroom, seed)
+}
+
+fn checkpoint_of(set: ActionSet, seed: u64) -> Checkpoint {
+    let purpose = Purpose { actions: Actions::new(set, Scope::Joint), worth: None, note: String::new() };
     let hyperparameters = Hyperparameters { hidden: vec![16], ..Hyperparameters::default() };
     let learner = Learner::new(hyperparameters, observation::COUNT, purpose.actions.count(), seed, &cpu()).expect("valid");
     let weights = learner.network().weights().expect("the CPU does not fail");
@@ -243,6 +247,22 @@ fn what_promises_little_more_than_the_default_choice_is_no_reason_to_leave_it() 
     state.bounds.replicas =
         qscale_common::policy::Range::new(qscale_common::units::Replicas(0), state.bounds.replicas.max()).expect("ordered");
     assert_eq!(told(None).pick(&state, &menu, &values, 100.0), Some(usual), "what may be scaled to zero is left alone more");
+}
+
+#[test]
+fn a_step_need_not_promise_as_much_as_a_leap() {
+    let state = sample::busy(1.0);
+    for (set, taken) in [(ActionSet::Step, true), (ActionSet::Headroom, false)] {
+        let policy = Dqn::new(&checkpoint_of(set, 2), DqnParams::default(), &cpu()).expect("it matches");
+        let mut menu = Menu::default();
+        policy.actions().decode(&Sight::take(&state, &mut History::default(), 100.0), &mut menu);
+        let usual = policy.actions().default_choice(&menu).expect("it can be taken");
+        let other = (0..policy.actions().count()).find(|at| *at != usual && menu.mask().allows(*at)).expect("there are others");
+        // Half a tick at the usual cost, at a caution of 100, is worth 0.5 / (0.376 x 100^0.75) = 0.042.
+        let mut values = vec![-1.0; policy.actions().count()];
+        values[other] = -0.958;
+        assert_eq!(policy.pick(&state, &menu, &values, 100.0), Some(if taken { other } else { usual }), "{set}");
+    }
 }
 
 #[test]
