@@ -19,7 +19,7 @@ use qscale_common::runtime::clock;
 use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::checkpoint::{Checkpoint, Judged};
 use qscale_dqn::device::Device;
-use qscale_dqn::learner::Hyperparameters;
+use qscale_dqn::learner::{Hyperparameters, Rollouts};
 use qscale_dqn::train::course::{Best, Course};
 use qscale_dqn::train::domain::{Kind, Part};
 use qscale_dqn::train::judge::{Court, Score};
@@ -48,7 +48,7 @@ use crate::system::Locate;
   qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
   qscale train --scope horizontal --out mine       one that only changes replicas
   qscale train --specialist                        a model of two networks, one for functions that always keep a replica
-  qscale train --trainer replay                    means from a replay, as double DQN does
+  qscale train --trainer means                     means of returns, as double DQN learns them
   qscale train --functions steady --out steady     a specialist alone, for qscale model join
   qscale train --print-recipe > recipe.json        everything that can be told
   qscale train --recipe recipe.json
@@ -76,9 +76,9 @@ pub struct TrainArgs {
     /// Train a specialist for functions that always keep a replica, too, for so many ticks, by default half of --ticks, and join the two
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
-    /// How is learned: rollouts learns quantiles of λ-returns from the latest ticks alone (PQN, QR-DQN); replay means from a million ticks (double DQN); by default
-    /// as the recipe says, which is rollouts
-    #[arg(long, value_name = "rollouts|replay")]
+    /// How is learned: replay learns quantiles of returns from a million ticks (QR-DQN); means their means (double DQN); rollouts quantiles of λ-returns from the
+    /// latest ticks alone (PQN); by default as the recipe says, which is replay
+    #[arg(long, value_name = "replay|means|rollouts")]
     trainer: Option<Learning>,
     /// Seed of chance: the same gives the same network
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
@@ -109,10 +109,12 @@ pub struct TrainArgs {
 /// How a network learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Learning {
+    /// Quantiles from a replay
+    Replay,
+    /// Means from a replay
+    Means,
     /// Quantiles from rollouts
     Rollouts,
-    /// Means from a replay
-    Replay,
 }
 
 /// `12000`, `12k`, `1.5M`.
@@ -151,8 +153,9 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.domain = recipe.domain.of(arguments.functions);
     let Hyperparameters { rollouts, quantiles, corner, .. } = match arguments.trainer {
         None => recipe.hyperparameters.clone(),
-        Some(Learning::Replay) => Hyperparameters::plain(),
-        Some(Learning::Rollouts) => Hyperparameters::default(),
+        Some(Learning::Replay) => Hyperparameters::default(),
+        Some(Learning::Means) => Hyperparameters::plain(),
+        Some(Learning::Rollouts) => Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::default() },
     };
     recipe.hyperparameters = Hyperparameters { rollouts, quantiles, corner, ..recipe.hyperparameters };
     recipe.check().map_err(anyhow::Error::msg)?;
@@ -185,6 +188,7 @@ fn command(arguments: &TrainArgs, recipe: &Recipe, functions: Kind, special: Opt
     }
     match arguments.trainer {
         Some(Learning::Replay) => words.push("--trainer replay".into()),
+        Some(Learning::Means) => words.push("--trainer means".into()),
         Some(Learning::Rollouts) => words.push("--trainer rollouts".into()),
         None => {}
     }

@@ -123,7 +123,8 @@ impl Default for Hyperparameters {
             sampling: Sampling::Uniform,
             warm_up: 20_000,
             exploration: Schedule { from: 1.0, to: 0.1, over: 100_000 },
-            rollouts: Some(Rollouts::default()),
+            // From a replay quantiles learn more of each tick (EXPERIMENTS.md 19).
+            rollouts: None,
             // Few enough that the head stays narrower than two hidden layers (EXPERIMENTS.md).
             quantiles: 8,
             branches: Vec::new(),
@@ -133,11 +134,10 @@ impl Default for Hyperparameters {
 }
 
 impl Hyperparameters {
-    /// Double DQN as it is known: a replay, and means instead of quantiles.
+    /// Double DQN as it is known: means instead of quantiles.
     #[must_use]
     pub fn plain() -> Self {
         Self {
-            rollouts: None,
             quantiles: 1,
             // Mnih et al., Nature 2015, clip errors to 1, where rewards are. A violation here is rare and costs many times as much as a tick of any allocation:
             // with a corner below it a mean would be that of the usual tick.

@@ -57,7 +57,7 @@ pub fn network(experiment: Experiment, effort: Effort, seed: u64, watch: &Watch<
 /// Updates for each tick of a function.
 const REPLAY_RATIO: f64 = 0.05;
 
-/// Widths of layers, exploration and the target's rate are the study's; all else is what `qscale train --trainer replay` has, of means, in fewer and smaller updates.
+/// Widths of layers, exploration and the target's rate are the study's; all else is what `qscale train --trainer means` has, in fewer and smaller updates.
 fn hyperparameters(which: Which, effort: Effort) -> Hyperparameters {
     let ticks = effort.ticks(effort.worlds);
     Hyperparameters {

@@ -27,7 +27,7 @@ use crate::system::Locate;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale ablate                              every variant
-  qscale ablate --only dueling --only replay --ticks 5M --seeds 5")]
+  qscale ablate --only dueling --only rollouts --ticks 5M --seeds 5")]
 pub struct AblateArgs {
     /// Folder of the runs; by default ablations in the state folder
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
@@ -56,7 +56,7 @@ pub struct AblateArgs {
 type Variant = (&'static str, &'static str, fn(&mut Recipe));
 
 /// What is tried beside the recipe as it is.
-const VARIANTS: [Variant; 21] = [
+const VARIANTS: [Variant; 22] = [
     ("dueling", "a plain head", |recipe| recipe.hyperparameters.dueling = false),
     ("layer-norm", "hidden layers not normalised", |recipe| recipe.hyperparameters.layer_norm = false),
     ("normalise", "what is seen not normalised", |recipe| recipe.hyperparameters.normalise = false),
@@ -66,17 +66,18 @@ const VARIANTS: [Variant; 21] = [
     ("narrow", "two layers of 64", |recipe| recipe.hyperparameters.hidden = vec![64, 64]),
     ("wide", "two layers of 256", |recipe| recipe.hyperparameters.hidden = vec![256, 256]),
     ("quantiles", "32 quantiles, not 8", |recipe| recipe.hyperparameters.quantiles = 32),
-    ("means", "means of returns, not quantiles", |recipe| {
-        recipe.hyperparameters = Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::plain() };
-    }),
     ("step-set", "the action set `step`", |recipe| recipe.action_set = ActionSet::Step),
     ("grid-set", "the action set `grid`", |recipe| recipe.action_set = ActionSet::Grid),
     ("branches", "the action set `grid`, a branch each for replicas, CPU and memory", |recipe| {
         recipe.action_set = ActionSet::Grid;
         recipe.hyperparameters.branches = BRANCHES.to_vec();
     }),
-    ("replay", "a replay (QR-DQN)", |recipe| recipe.hyperparameters.rollouts = None),
-    ("plain", "a replay of means (double DQN)", |recipe| recipe.hyperparameters = Hyperparameters::plain()),
+    ("rollouts", "rollouts and λ-returns, not a replay (PQN)", |recipe| recipe.hyperparameters.rollouts = Some(Rollouts::default())),
+    ("rollouts-means", "the same, means of returns", |recipe| {
+        recipe.hyperparameters = Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::plain() };
+    }),
+    ("steps", "returns of one step", |recipe| recipe.hyperparameters.steps = 1),
+    ("plain", "means of returns, not quantiles (double DQN)", |recipe| recipe.hyperparameters = Hyperparameters::plain()),
     ("plain-single", "the same, targets by the target network alone", |recipe| {
         recipe.hyperparameters = Hyperparameters { double: false, ..Hyperparameters::plain() };
     }),
