@@ -243,9 +243,10 @@ impl Windows {
             self.take_platform(platform);
         }
         let read = self.take_replicas(scrape, new);
-        match scrape.platform {
-            Some(platform) if platform.ready.0 == 0 => self.take_absence(platform.at, &read),
-            _ => {}
+        if let Some(platform) = scrape.platform.filter(|platform| platform.ready.0 == 0) {
+            // The platform may be read sooner than what is measured: what was answered since that is not known yet.
+            let at = scrape.ingress.map_or(platform.at, |entry| entry.at.min(platform.at));
+            self.take_absence(at, &read);
         }
     }
 
@@ -460,6 +461,7 @@ impl Windows {
             completed_rps: per_second(counts, Field::Completed, Field::AnsweredMs),
             failed_share: self.failed_share(counts),
             latency: latency(counts.latency(), percentile),
+            replicas: ratio(counts, Field::CpuReplicaMs, Field::CpuMs),
             concurrency: ratio(counts, Field::InFlightMilli, Field::InFlightReplicas).map(|milli| milli / 1000.0),
             queued: ratio(counts, Field::QueuedMilli, Field::QueuedReadings).map(|milli| milli / 1000.0),
             cpu_millicores: usage(ratio(counts, Field::CpuUs, Field::CpuReplicaMs), cpu),

@@ -66,6 +66,7 @@ fn full_state() -> State {
         completed_rps: Some(329.4),
         failed_share: Some(0.0061),
         latency: Some(Latency { p50_ms: 1.6, p95_ms: 7.25, p99_ms: 12.5, objective_ms: 7.25 }),
+        replicas: Some(2.0),
         concurrency: Some(1.375),
         queued: Some(0.25),
         cpu_millicores: Some(Usage { mean: 312.5, max: 340.2 }),

@@ -80,16 +80,11 @@ impl Patience {
     }
 }
 
-/// The patience where none is told: two ticks at the usual cost, and eight for a function that may be scaled to zero. A violation is rare there and weighs hundreds
-/// of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15). In a set of steps a fifth of a tick: one step saves little, and many
-/// are taken one after the other.
+/// The patience where none is told: a fifth of a tick at the usual cost, and eight ticks for a function that may be scaled to zero. A violation is rare there and
+/// weighs hundreds of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15); but one step saves little, and many are taken one after the other.
 #[must_use]
 pub fn usual_patience(state: &State, set: ActionSet) -> f64 {
-    match set {
-        ActionSet::Headroom if state.bounds.replicas.min().0 == 0 => 8.0,
-        ActionSet::Headroom => 2.0,
-        ActionSet::Step | ActionSet::Grid => 0.2,
-    }
+    if set == ActionSet::Headroom && state.bounds.replicas.min().0 == 0 { 8.0 } else { 0.2 }
 }
 
 impl TryFrom<f64> for Patience {

@@ -7,8 +7,8 @@
 
 use qscale_common::contract::State;
 use qscale_common::units::{Allocation, Mebibytes, Replicas};
-use qscale_policies::History;
 use qscale_policies::history::{Heights, Told};
+use qscale_policies::{History, ready_in};
 
 use crate::train::worth::UNIT_S;
 
@@ -191,8 +191,7 @@ pub(crate) fn measured(value: Option<f64>) -> Option<f64> {
 /// Requests in flight and queued of the whole function.
 fn presence(state: &State) -> Option<f64> {
     let window = &state.windows.tick;
-    let ready = state.replicas.map(|counts| counts.ready).or(state.allocation.map(|allocation| allocation.replicas));
-    let in_flight = measured(window.concurrency).zip(ready).map(|(each, ready)| each * f64::from(ready.0));
+    let in_flight = measured(window.concurrency).zip(ready_in(state, window)).map(|(each, ready)| each * ready);
     let queued = measured(window.queued);
     (in_flight.is_some() || queued.is_some()).then(|| (in_flight.unwrap_or(0.0) + queued.unwrap_or(0.0)).min(MOST))
 }

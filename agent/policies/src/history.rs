@@ -411,7 +411,8 @@ impl Track {
 /// Requests that would have to be worked on at once: those that are in flight, and of those that queue as many as are to begin at once so that all of them
 /// are done within a tick, or within the objective where that is longer (by Little's law, given how long requests in flight last).
 fn presence(state: &State) -> Option<f64> {
-    let (ready, short) = (f64::from(seen::counts(state)?.ready.0), &state.windows.short);
+    let short = &state.windows.short;
+    let ready = seen::ready_in(state, short)?;
     let here = seen::in_flight(state)?;
     let queued = measured(state.windows.tick.queued).unwrap_or(0.0);
     let lasts = measured(short.concurrency).zip(measured(short.completed_rps)).filter(|(_, done)| *done > 0.0);
@@ -422,14 +423,12 @@ fn presence(state: &State) -> Option<f64> {
 
 /// CPU seconds of one request by the newest window that answered enough of them, else by the longest that answered any.
 fn request_seconds(state: &State) -> Option<f64> {
-    let replicas =
-        f64::from(state.replicas.map(|counts| counts.reporting.max(counts.ready)).or(Some(state.allocation?.replicas))?.0.max(1));
     let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
     let told = windows.map(|window| {
         // What failed may have computed or not.
         let failed = measured(window.failed_share).unwrap_or(0.0);
         let answered = measured(window.completed_rps).filter(|_| failed <= MOST_FAILED)? / (1.0 - failed);
-        let used = measured(window.cpu_millicores.map(|usage| usage.mean))? / 1000.0 * replicas;
+        let used = measured(state.cores_used(window))?;
         (answered > 0.0).then(|| (answered * window.covered_ms as f64 / 1000.0, (used / answered).min(MOST)))
     });
     let enough = told.iter().flatten().find(|(answers, _)| *answers >= ENOUGH_ANSWERS);

@@ -32,6 +32,7 @@ pub use openfaas::OpenFaas;
 pub use parameters::{Parameter, of as parameters_of};
 pub use phpa_linear::PhpaLinear;
 pub use registry::{NAMES, PolicyError, by_name, describe, read};
+pub use seen::ready_in;
 pub use threshold::Threshold;
 pub use vpa::Vpa;
 

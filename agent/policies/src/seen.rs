@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qscale_common::contract::{ReplicaCounts, State};
+use qscale_common::contract::{ReplicaCounts, State, Window};
 use qscale_common::time::{Span, Timestamp, millis};
 use qscale_common::units::{Allocation, Replicas};
 use serde::{Deserialize, Serialize};
@@ -35,10 +35,17 @@ pub(crate) fn counts(state: &State) -> Option<ReplicaCounts> {
     })
 }
 
+/// Ready replicas that `window` is of: no more than were read in it, which are fewer than there are where some became ready since.
+#[must_use]
+pub fn ready_in(state: &State, window: &Window) -> Option<f64> {
+    let ready = f64::from(counts(state)?.ready.0);
+    Some(measured(window.replicas).map_or(ready, |read| read.min(ready)))
+}
+
 /// Requests in flight and queued of the whole function, mean over the tick.
 pub(crate) fn in_flight(state: &State) -> Option<f64> {
     let window = &state.windows.tick;
-    let ready = f64::from(counts(state)?.ready.0);
+    let ready = ready_in(state, window)?;
     match (measured(window.concurrency), measured(window.queued)) {
         (None, None) => None,
         (None, Some(_)) if ready > 0.0 => None,

@@ -1,7 +1,7 @@
 //! One function with what production puts around it: load, Scrapes, windows, State, guard and reward. Owns the order of a tick; must not decide.
 //!
-//! A tick: what is wanted passes the guard and is in force at once; the world lives through the tick; what can be seen of it then is read, late or not at
-//! all where that is asked for; the windows close, and the State and the reward follow as the collector makes them.
+//! A tick: what is wanted passes the guard and is in force at once; the world lives through the tick; what can be seen of it then is read, or was some time ago
+//! where measurements are asked to be late, but for what the platform itself tells, which is never late; or not at all; the windows close, and the State and the reward follow as the collector makes them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -151,7 +151,10 @@ impl Cell {
         self.live(end - late_within);
         self.read();
         self.live(end);
-        self.learn(late_ticks as usize);
+        if self.arrive(late_ticks as usize) {
+            self.function.tell(timestamp(end), &mut self.reading);
+            self.learn();
+        }
         self.close(timestamp(end));
     }
 
@@ -192,17 +195,20 @@ impl Cell {
         self.function.scrape(self.now, timestamp(self.now), &mut self.reading);
     }
 
-    /// Learns what was read so many ticks ago, unless it was lost.
-    fn learn(&mut self, late_ticks: usize) {
-        if late_ticks > 0 {
-            let oldest = if self.late.len() < late_ticks { None } else { self.late.pop_front() };
-            let heard = oldest.is_some();
-            let next = oldest.or_else(|| self.spare.pop()).unwrap_or_default();
-            self.late.push_back(std::mem::replace(&mut self.reading, next));
-            if !heard {
-                return;
-            }
+    /// Lets what was read so many ticks ago arrive; says whether there was anything.
+    fn arrive(&mut self, late_ticks: usize) -> bool {
+        if late_ticks == 0 {
+            return true;
         }
+        let oldest = if self.late.len() < late_ticks { None } else { self.late.pop_front() };
+        let arrived = oldest.is_some();
+        let next = oldest.or_else(|| self.spare.pop()).unwrap_or_default();
+        self.late.push_back(std::mem::replace(&mut self.reading, next));
+        arrived
+    }
+
+    /// Learns what arrived, unless it was lost.
+    fn learn(&mut self) {
         // Drawn always, so that losing one changes nothing about the next.
         let lost = self.scrape_rng.random::<f64>() < self.setup.perturbation.lost_scrapes;
         if !lost {

@@ -10,7 +10,7 @@ use crate::node::Nodes;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Perturbation {
-    /// How old measurements are when they are read.
+    /// How old measurements are when they are read. What the platform itself tells is not measured: what is in force, and which replicas are ready.
     pub metric_lag: Span,
     /// Share of the scrapes that are lost, 0 to 1.
     pub lost_scrapes: f64,

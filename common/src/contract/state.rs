@@ -131,6 +131,10 @@ pub struct Window {
     /// Latency of the requests answered well; absent where there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
+    /// Replicas that were read, mean over the time that the samples of their CPU cover: what one replica uses, so many use. It differs from the replicas there
+    /// are now where these changed since, as where measurements come late.
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
+    pub replicas: Option<f64>,
     /// Mean number of requests in flight at one ready replica.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub concurrency: Option<f64>,
@@ -239,6 +243,17 @@ impl State {
         TickLength::new(Duration::from_millis(self.tick_length_ms))
     }
 
+    /// Cores that the whole function used within `window`, one of this State's; where it does not tell how many replicas were read, by those that there are.
+    #[must_use]
+    pub fn cores_used(&self, window: &Window) -> Option<f64> {
+        let there_are = || {
+            let replicas =
+                self.replicas.map(|counts| counts.reporting.max(counts.ready)).or(self.allocation.map(|given| given.replicas))?;
+            Some(f64::from(replicas.0.max(1)))
+        };
+        Some(window.cpu_millicores?.mean / 1000.0 * window.replicas.or_else(there_are)?)
+    }
+
     /// Which State this is.
     #[must_use]
     pub fn moment(&self) -> Moment {
@@ -278,6 +293,7 @@ impl Window {
         let rates = [
             ("rate_rps", self.rate_rps),
             ("completed_rps", self.completed_rps),
+            ("replicas", self.replicas),
             ("concurrency", self.concurrency),
             ("queued", self.queued),
         ];

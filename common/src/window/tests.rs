@@ -111,6 +111,7 @@ fn a_tick_is_measured_by_hand() {
     close_to(Some(latency.p50_ms), 87.5);
     close_to(Some(latency.p95_ms), 98.75);
     close_to(Some(latency.objective_ms), 98.75);
+    close_to(window.replicas, 2.0);
     close_to(window.concurrency, 2.0);
     close_to(window.queued, 3.0);
     // 80 requests of 2 ms each over 10 replica-seconds; replica a did 50 in 5 s.

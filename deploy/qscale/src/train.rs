@@ -73,7 +73,7 @@ pub struct TrainArgs {
     /// Which functions it learns about: all; steady, which are called all the time; or sparse, which are called now and then
     #[arg(long, value_name = "all|steady|sparse", default_value_t)]
     functions: Kind,
-    /// Train a specialist for functions that always keep a replica, too, for so many ticks, by default half of --ticks, and join the two
+    /// Train a specialist for functions that always keep a replica, too, for so many ticks, by default as many as --ticks, and join the two
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
     /// How is learned: replay learns quantiles of returns from a million ticks (QR-DQN); means their means (double DQN); rollouts quantiles of λ-returns from the
@@ -165,7 +165,7 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
 /// The recipe of the specialist, where one is asked for.
 fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Recipe>> {
     let Some(ticks) = arguments.specialist else { return Ok(None) };
-    let special = Recipe { ticks: ticks.unwrap_or(recipe.ticks / 2), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
+    let special = Recipe { ticks: ticks.unwrap_or(recipe.ticks), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
     special.check().map_err(anyhow::Error::msg).context("--specialist")?;
     Ok(Some(special))
 }

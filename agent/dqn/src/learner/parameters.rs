@@ -97,7 +97,7 @@ impl Default for Hyperparameters {
     /// For control of functions at ticks of seconds.
     fn default() -> Self {
         Self {
-            hidden: vec![128, 128],
+            hidden: vec![256, 256],
             double: true,
             dueling: true,
             layer_norm: true,

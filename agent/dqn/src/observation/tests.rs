@@ -78,7 +78,7 @@ fn share() -> impl Strategy<Value = Option<f64>> {
 prop_compose! {
     fn window()(
         covered_ms in prop_oneof![Just(0u64), Just(5000), Just(u64::MAX)], rate_rps in wild(), rate_slope_rps in anything(), rate_variation in anything(),
-        completed_rps in wild(), failed_share in share(), latency in proptest::option::of((anything(), anything())), concurrency in wild(), queued in wild(),
+        completed_rps in wild(), failed_share in share(), latency in proptest::option::of((anything(), anything())), (replicas, concurrency) in (wild(), wild()), queued in wild(),
         cpu in wild(), throttled_share in share(), memory in wild(), restarts in any::<u32>(), oom_kills in any::<u32>(),
     ) -> Window {
         let usage = |mean: f64| Usage { mean, max: mean };
@@ -87,7 +87,7 @@ prop_compose! {
             Latency { p50_ms: some, p95_ms: other, p99_ms: some, objective_ms: other }
         });
         Window {
-            covered_ms, rate_rps, rate_slope_rps, rate_variation, completed_rps, failed_share, latency, concurrency, queued,
+            covered_ms, rate_rps, rate_slope_rps, rate_variation, completed_rps, failed_share, latency, replicas, concurrency, queued,
             cpu_millicores: cpu.map(usage), throttled_share, memory_mib: memory.map(usage), restarts, oom_kills,
         }
     }

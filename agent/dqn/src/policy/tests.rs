@@ -241,7 +241,7 @@ fn what_promises_little_more_than_the_default_choice_is_no_reason_to_leave_it() 
     values[usual] = f32::NAN;
     assert_eq!(policy(100.0).pick(&state, &menu, &values, 100.0), Some(0), "what has no value is no reason");
     assert_eq!(policy(100.0).pick(&state, &Menu::default(), &values, 100.0), None);
-    // Two such ticks are worth 0.34, and eight 1.35.
+    // A fifth of such a tick is worth 0.034, and eight 1.35.
     (values[usual], values[0]) = (-1.0, 0.0);
     assert_eq!(told(None).pick(&state, &menu, &values, 100.0), Some(0));
     state.bounds.replicas =
@@ -251,7 +251,9 @@ fn what_promises_little_more_than_the_default_choice_is_no_reason_to_leave_it() 
 
 #[test]
 fn a_step_need_not_promise_as_much_as_a_leap() {
-    let state = sample::busy(1.0);
+    let mut state = sample::busy(1.0);
+    let most = state.bounds.replicas.max();
+    state.bounds.replicas = qscale_common::policy::Range::new(qscale_common::units::Replicas(0), most).expect("ordered");
     for (set, taken) in [(ActionSet::Step, true), (ActionSet::Headroom, false)] {
         let policy = Dqn::new(&checkpoint_of(set, 2), DqnParams::default(), &cpu()).expect("it matches");
         let mut menu = Menu::default();

@@ -42,7 +42,7 @@ pub struct Recipe {
 impl Default for Recipe {
     fn default() -> Self {
         Self {
-            ticks: 12_000_000,
+            ticks: 6_000_000,
             worlds: 256,
             // A batch of 512 for each 170 ticks: each transition is learned from three times.
             replay_ratio: 0.006,

@@ -1,7 +1,7 @@
 use qscale_common::guard::Verdict;
 use qscale_common::policy::Range;
 use qscale_common::time::Span;
-use qscale_common::units::{Mebibytes, Millicores};
+use qscale_common::units::{Mebibytes, Millicores, Replicas};
 use qscale_common::workload::Gaps;
 
 use super::*;
@@ -62,6 +62,40 @@ fn measurements_are_as_old_as_they_are_said_to_be() {
         }
         assert_eq!(cell.state().age.requests_ms, Some(lag_s * 1000));
     }
+}
+
+#[test]
+fn what_the_platform_tells_is_never_late() {
+    let mut cell = cell("20", Perturbation { metric_lag: Span::seconds(55), ..Perturbation::default() });
+    (0..14).for_each(|_| cell.step(None));
+    let used = |cell: &Cell| cell.state().cores_used(&cell.state().windows.tick).expect("read");
+    let before = used(&cell);
+    cell.step(Some(Allocation::new(4, 700, 128)));
+    let state = cell.state();
+    assert_eq!(state.allocation, Some(Allocation::new(4, 700, 128)));
+    assert_eq!(state.changes.horizontal_ticks, Some(0));
+    assert_eq!((state.age.cpu_ms, state.age.replicas_ms), (Some(55_000), Some(0)));
+    // What was measured is still that of the two there were, and 20 requests of 20 ms a second use 0.4 cores however many there are.
+    assert_eq!((state.replicas.map(|counts| counts.desired.0), state.windows.tick.replicas), (Some(4), Some(2.0)));
+    assert!((before - 0.4).abs() < 0.01 && (used(&cell) - 0.4).abs() < 0.01, "{before} {}", used(&cell));
+}
+
+#[test]
+fn a_function_that_was_gone_meanwhile_is_measured_late_and_whole() {
+    // Called and ready for two ticks, neither for two, and so on.
+    let calls: Vec<String> = (0..30).map(|half| format!("{}@{}s", if half % 2 == 0 { 20 } else { 0 }, half * 10)).collect();
+    let mut setup = setup(&format!("step:{}", calls.join(",")), Perturbation { metric_lag: Span::seconds(20), ..Perturbation::default() });
+    setup.policy.bounds.replicas = Range::new(Replicas(0), Replicas(5)).expect("a range");
+    let many = std::num::NonZeroU32::MAX;
+    (setup.policy.guard.changes_per_hour, setup.policy.guard.reversals_per_hour) = (many, many.get());
+    let mut cell = Cell::new(setup, 1, 0);
+    let mut answered = 0.0;
+    for tick in 0..60u32 {
+        cell.step((tick > 8).then(|| Allocation::new(u32::from(tick % 4 < 2), 500, 128)));
+        answered += cell.state().windows.tick.completed_rps.unwrap_or(0.0) * 5.0;
+    }
+    let really = cell.totals().completed as f64;
+    assert!(answered > 0.7 * really && answered <= really, "{answered} of {really}");
 }
 
 #[test]

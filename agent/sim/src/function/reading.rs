@@ -50,19 +50,9 @@ impl Function {
     /// Reads everything at `now`, which is `at` to those who read, into `reading`, whose memory is used again.
     pub fn scrape(&mut self, now: Nanos, at: Timestamp, reading: &mut Reading) {
         self.advance(now);
-        let Taken { arrived, became_ready, crashes, oom_kills } = self.taken.with(&self.totals);
-        let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
-        reading.scrape.platform = Some(PlatformReading {
-            at,
-            allocation: self.allocation,
-            ready: phase(|phase| phase == Phase::Ready),
-            pending: phase(|phase| matches!(phase, Phase::Pending | Phase::Starting { .. } | Phase::BackOff { .. })),
-            crashes: Some(crashes),
-            oom_kills: Some(oom_kills),
-            startups: Some((became_ready, self.startup_time.0 / 1_000_000)),
-        });
+        self.tell(at, reading);
+        let arrived = self.taken.with(&self.totals).arrived;
         reading.scrape.ingress = Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64 });
-        reading.headroom = self.pool.as_deref().map(|pool| pool.headroom(self.allocation));
         // One without a node has nothing that could be read.
         reading.resize(self.replicas().filter(|replica| replica.phase != Phase::Pending).count());
         let placed = self.slots.iter_mut().flatten().filter(|replica| replica.phase != Phase::Pending);
@@ -76,6 +66,22 @@ impl Function {
             scrape.working_set_bytes = Some(if ended { 0 } else { self.profile.memory.working_set(replica.load) });
             (scrape.restarts, scrape.oom_kills) = (replica.restarts, replica.oom_kills);
         }
+    }
+
+    /// What the platform says of it, as of where its time stands, which is `at` to those who read.
+    pub fn tell(&self, at: Timestamp, reading: &mut Reading) {
+        let Taken { became_ready, crashes, oom_kills, .. } = self.taken.with(&self.totals);
+        let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
+        reading.scrape.platform = Some(PlatformReading {
+            at,
+            allocation: self.allocation,
+            ready: phase(|phase| phase == Phase::Ready),
+            pending: phase(|phase| matches!(phase, Phase::Pending | Phase::Starting { .. } | Phase::BackOff { .. })),
+            crashes: Some(crashes),
+            oom_kills: Some(oom_kills),
+            startups: Some((became_ready, self.startup_time.0 / 1_000_000)),
+        });
+        reading.headroom = self.pool.as_deref().map(|pool| pool.headroom(self.allocation));
     }
 }
 

@@ -69,11 +69,10 @@ impl Use {
     /// `None` where one of both is not known, or nothing was answered.
     fn of(state: &State) -> Option<Self> {
         let window = &state.windows.tick;
-        let replicas = state.replicas.map(|counts| counts.reporting.max(counts.ready)).or(state.allocation.map(|given| given.replicas))?;
         let failed = window.failed_share.unwrap_or(0.0);
         let seconds = window.covered_ms as f64 / 1000.0;
         let answers = window.completed_rps.filter(|rate| *rate > 0.0 && failed <= MOST_FAILED)? / (1.0 - failed) * seconds;
-        let cpu_s = window.cpu_millicores?.mean / 1000.0 * f64::from(replicas.0.max(1)) * seconds;
+        let cpu_s = state.cores_used(window)? * seconds;
         (answers > 0.0).then_some(Self { cpu_s, answers })
     }
 }

@@ -152,8 +152,8 @@ impl Board {
         if let Some(latency) = state.windows.tick.latency {
             keep(&mut entry.latency, at, latency.objective_ms);
         }
-        if let (Some(cpu), Some(replicas)) = (state.windows.tick.cpu_millicores, state.replicas) {
-            keep(&mut entry.used, at, cpu.mean * f64::from(replicas.ready.0.max(1)) / 1000.0);
+        if let Some(used) = crowd::used(&state) {
+            keep(&mut entry.used, at, used);
         }
         entry.totals.states += 1;
         if let Some(before) =

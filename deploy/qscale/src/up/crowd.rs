@@ -78,7 +78,7 @@ impl fmt::Display for Totals {
 
 /// Cores that the replicas of a function used in the last tick.
 pub fn used(state: &State) -> Option<f64> {
-    Some(state.windows.tick.cpu_millicores?.mean * f64::from(state.replicas?.ready.0.max(1)) / 1000.0)
+    state.cores_used(&state.windows.tick)
 }
 
 /// How far latency is beyond its bound: above 1 it is. A function that answers nothing though it is asked is beyond any.
