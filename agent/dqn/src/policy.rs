@@ -80,11 +80,11 @@ impl Patience {
     }
 }
 
-/// The patience where none is told: a fifth of a tick at the usual cost, and eight ticks for a function that may be scaled to zero. A violation is rare there and
+/// The patience where none is told: a fifth of a tick at the usual cost, and four ticks for a function that may be scaled to zero. A violation is rare there and
 /// weighs hundreds of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15); but one step saves little, and many are taken one after the other.
 #[must_use]
 pub fn usual_patience(state: &State, set: ActionSet) -> f64 {
-    if set == ActionSet::Headroom && state.bounds.replicas.min().0 == 0 { 8.0 } else { 0.2 }
+    if set == ActionSet::Headroom && state.bounds.replicas.min().0 == 0 { 4.0 } else { 0.2 }
 }
 
 impl TryFrom<f64> for Patience {

@@ -241,8 +241,8 @@ fn what_promises_little_more_than_the_default_choice_is_no_reason_to_leave_it() 
     values[usual] = f32::NAN;
     assert_eq!(policy(100.0).pick(&state, &menu, &values, 100.0), Some(0), "what has no value is no reason");
     assert_eq!(policy(100.0).pick(&state, &Menu::default(), &values, 100.0), None);
-    // A fifth of such a tick is worth 0.034, and eight 1.35.
-    (values[usual], values[0]) = (-1.0, 0.0);
+    // A fifth of such a tick is worth 0.034, and four are worth 0.67.
+    (values[usual], values[0]) = (-1.0, -0.5);
     assert_eq!(told(None).pick(&state, &menu, &values, 100.0), Some(0));
     state.bounds.replicas =
         qscale_common::policy::Range::new(qscale_common::units::Replicas(0), state.bounds.replicas.max()).expect("ordered");
