@@ -152,7 +152,7 @@ impl Board {
         if let Some(latency) = state.windows.tick.latency {
             keep(&mut entry.latency, at, latency.objective_ms);
         }
-        if let Some(used) = crowd::used(&state) {
+        if let Some(used) = state.cores_used(&state.windows.tick) {
             keep(&mut entry.used, at, used);
         }
         entry.totals.states += 1;

@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use qscale_common::contract::State;
 use qscale_common::name::FunctionId;
 
 use super::board::{Board, Entry};
@@ -51,7 +50,7 @@ impl Totals {
                 totals.replicas += allocation.replicas.0;
                 totals.allocated += allocation.total_cores();
             }
-            totals.used += used(state).unwrap_or(0.0);
+            totals.used += state.cores_used(&state.windows.tick).unwrap_or(0.0);
         }
         totals
     }
@@ -74,11 +73,6 @@ impl fmt::Display for Totals {
             self.used
         )
     }
-}
-
-/// Cores that the replicas of a function used in the last tick.
-pub fn used(state: &State) -> Option<f64> {
-    state.cores_used(&state.windows.tick)
 }
 
 /// How far latency is beyond its bound: above 1 it is. A function that answers nothing though it is asked is beyond any.
@@ -148,7 +142,7 @@ pub fn worst_first(board: &Board, shown: &[FunctionId]) -> Vec<FunctionId> {
 
 #[cfg(test)]
 mod tests {
-    use qscale_common::contract::Load;
+    use qscale_common::contract::{Load, State};
     use qscale_common::units::Allocation;
 
     use super::*;

@@ -140,7 +140,7 @@ fn cells(id: &FunctionId, entry: Option<&Entry>) -> [String; 9] {
         load.map_or_else(unknown, |load| load.failures.total().to_string()),
         state.and_then(|state| state.allocation).map_or_else(unknown, |allocation| allocation.to_string()),
         state.and_then(|state| state.replicas).map_or_else(unknown, |replicas| replicas.ready.to_string()),
-        state.and_then(crowd::used).map_or_else(unknown, |used| format!("{used:.2}")),
+        state.and_then(|state| state.cores_used(&state.windows.tick)).map_or_else(unknown, |used| format!("{used:.2}")),
     ]
 }
 
