@@ -15,6 +15,7 @@ pub mod reward;
 pub mod runtime;
 pub mod schema;
 pub mod scrape;
+pub mod text;
 pub mod time;
 pub mod units;
 pub mod window;

@@ -2,9 +2,11 @@
 
 pub mod accounts;
 pub mod bus;
+pub mod cancellable;
 pub mod clock;
 pub mod config;
 pub mod health;
+pub mod kv;
 pub mod models;
 pub mod platform;
 pub mod provision;

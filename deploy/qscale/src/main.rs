@@ -1,7 +1,6 @@
 //! The command that people type. Owns arguments and what is shown; what is decided, applied or measured belongs to the services.
 
 mod agent;
-mod blocking;
 mod compare;
 mod doctor;
 mod evaluate;
@@ -16,7 +15,6 @@ mod recorded;
 mod replay;
 mod reproduce;
 mod show;
-mod store;
 mod system;
 mod train;
 mod up;
@@ -27,6 +25,9 @@ mod why;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+
+// The commands refer to these as `crate::store` and `crate::blocking`.
+use qscale_common::runtime::{cancellable as blocking, kv as store};
 
 use crate::system::Locate;
 

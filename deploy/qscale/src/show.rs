@@ -2,15 +2,10 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write as _};
-use std::time::Duration;
 
 use anyhow::Context as _;
-use qscale_common::time::Timestamp;
-use qscale_common::units::Allocation;
+pub use qscale_common::text::{age, clean, clock, day, difference, latency, number, rate, whole};
 use serde::Serialize;
-
-/// Longest text of others that is shown on one line, in characters.
-const LONGEST_TEXT: usize = 200;
 
 /// Writes a line to standard output.
 ///
@@ -160,94 +155,6 @@ impl Table {
     }
 }
 
-/// A rate, `12.3/s`.
-pub fn rate(a_second: f64) -> String {
-    format!("{}/s", number(a_second))
-}
-
-/// A number with three significant digits where it is small, whole where it is large, and no zeros at its end.
-pub fn number(value: f64) -> String {
-    let decimals = match value.abs() {
-        ..1.0 => 3,
-        ..10.0 => 2,
-        ..100.0 => 1,
-        _ => 0,
-    };
-    let text = format!("{value:.decimals$}");
-    match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
-    }
-}
-
-/// A latency, `85ms` or `1.2s`.
-pub fn latency(milliseconds: f64) -> String {
-    if milliseconds < 1000.0 { format!("{}ms", number(milliseconds)) } else { format!("{}s", number(milliseconds / 1000.0)) }
-}
-
-/// How long ago, in its largest unit: `900ms`, `4s`, `3m`, `2h`, `5d`.
-pub fn age(age: Duration) -> String {
-    match age.as_secs() {
-        0 => format!("{}ms", age.as_millis()),
-        seconds @ 1..120 => format!("{seconds}s"),
-        seconds @ 120..7200 => format!("{}m", seconds / 60),
-        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
-        seconds => format!("{}d", seconds / 86_400),
-    }
-}
-
-/// The time of day in UTC, `06:53:04.123`.
-pub fn clock(at: Timestamp) -> String {
-    part(at, 11..23)
-}
-
-/// The day in UTC, `2025-11-23`.
-pub fn day(at: Timestamp) -> String {
-    part(at, 0..10)
-}
-
-fn part(at: Timestamp, range: std::ops::Range<usize>) -> String {
-    let text = at.to_string();
-    text.get(range).unwrap_or(&text).to_owned()
-}
-
-/// What differs between two allocations: `1 → 2 replicas, 500m → 250m`; `None` where nothing does.
-pub fn difference(before: Allocation, after: Allocation) -> Option<String> {
-    let mut parts = Vec::new();
-    if before.replicas != after.replicas {
-        parts.push(format!("{} → {} replicas", before.replicas, after.replicas));
-    }
-    if before.cpu_millicores != after.cpu_millicores {
-        parts.push(format!("{} → {}", before.cpu_millicores, after.cpu_millicores));
-    }
-    if before.memory_mib != after.memory_mib {
-        parts.push(format!("{} → {}", before.memory_mib, after.memory_mib));
-    }
-    (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-/// Text of others, safe for a terminal: control characters written out, and cut where it is long.
-pub fn clean(text: &str) -> String {
-    let text = text.trim_end();
-    match text.char_indices().nth(LONGEST_TEXT) {
-        Some((end, _)) => format!("{}…", whole(&text[..end])),
-        None => whole(text),
-    }
-}
-
-/// Text of others, safe for a terminal, however long: control characters are written out, except tabs.
-pub fn whole(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\t' => shown.push(character),
-            _ if character.is_control() => shown.extend(character.escape_default()),
-            _ => shown.push(character),
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,34 +166,6 @@ mod tests {
         table.row(["fibonacci".into(), "é".into()]);
         assert_eq!(table.render(Paint::none()), "NAME       MODE\na          active\nfibonacci  é");
         assert!(table.render(Paint(true)).contains("\x1b[32mactive\x1b[0m"));
-    }
-
-    #[test]
-    fn numbers_are_short_and_carry_their_unit() {
-        assert_eq!([0.0, 0.1234, 1.5, 12.34, 1234.5].map(number), ["0", "0.123", "1.5", "12.3", "1234"]);
-        assert_eq!([0.5, 85.04, 1200.0].map(latency), ["0.5ms", "85ms", "1.2s"]);
-        assert_eq!([0, 119, 120, 7200, 172_800].map(|seconds| age(Duration::from_secs(seconds))), ["0ms", "119s", "2m", "2h", "2d"]);
-        assert_eq!(number(f64::NAN), "NaN");
-    }
-
-    #[test]
-    fn a_difference_names_only_what_differs() {
-        let one = Allocation::new(1, 500, 128);
-        assert_eq!(difference(one, one), None);
-        assert_eq!(difference(one, Allocation::new(2, 500, 128)).as_deref(), Some("1 → 2 replicas"));
-        assert_eq!(difference(one, Allocation::new(1, 250, 256)).as_deref(), Some("500m → 250m, 128Mi → 256Mi"));
-    }
-
-    #[test]
-    fn text_of_others_cannot_move_the_cursor() {
-        assert_eq!(clean("a\x1b[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
-        assert_eq!(clean(&"x".repeat(500)).chars().count(), LONGEST_TEXT + 1);
-    }
-
-    #[test]
-    fn instants_are_shown_in_utc() {
-        let at = Timestamp(1_763_880_784_123);
-        assert_eq!((day(at).as_str(), clock(at).as_str()), ("2025-11-23", "06:53:04.123"));
     }
 
     #[test]

@@ -1,24 +1,24 @@
-//! Buckets and streams as commands use them: read whole, edited without losing what somebody else wrote meanwhile. Decides nothing.
+//! Key-value buckets: read completely, edit with compare-and-set. Owns the retry on concurrent edits; must not interpret values beyond parsing them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::bus::Bus;
+use super::clock;
+use crate::contract::subject;
+use crate::control::{self, Control};
+use crate::name::FunctionId;
+use crate::policy::ScalingPolicy;
+use crate::time::Timestamp;
 use anyhow::Context as _;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::StreamExt;
-use qscale_common::contract::subject;
-use qscale_common::control::{self, Control};
-use qscale_common::name::FunctionId;
-use qscale_common::policy::ScalingPolicy;
-use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::clock;
-use qscale_common::time::Timestamp;
 
-/// How long the next entry of a bucket is awaited.
+/// Timeout for the next entry of a bucket.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How often an edit is made anew on what somebody else wrote meanwhile.
+/// Attempts at an edit that concurrent writers keep overtaking.
 const EDITS: usize = 8;
 
 /// Opens a bucket.
@@ -26,16 +26,16 @@ const EDITS: usize = 8;
 /// # Errors
 /// When it does not exist or the server does not answer.
 pub async fn open(bus: &Bus, bucket: &str) -> anyhow::Result<Store> {
-    bus.jetstream().get_key_value(bucket).await.with_context(|| format!("bucket {bucket}; `qscale up` makes what is missing"))
+    bus.jetstream().get_key_value(bucket).await.with_context(|| format!("bucket {bucket}; `qscale up` creates missing buckets"))
 }
 
-/// Everything that a bucket holds, by key.
+/// All entries of a bucket, by key.
 ///
 /// # Errors
 /// When the server stops answering.
 pub async fn all(store: &Store) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut entries = BTreeMap::new();
-    // Every key holds one last message, be it a value or the mark of a deletion.
+    // Every key has one last message: a value or a deletion marker.
     let mut rest = store.status().await.context("status of the bucket")?.values() > 0;
     if !rest {
         return Ok(entries);
@@ -55,21 +55,21 @@ pub async fn all(store: &Store) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     Ok(entries)
 }
 
-/// What became of an edit.
+/// Result of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edited {
-    /// There was no value before.
+    /// The key had no value before.
     Created,
-    /// There was another one.
+    /// The key had another value before.
     Changed,
     /// Nothing was written.
     Unchanged,
 }
 
-/// Writes what `change` makes of the value of `key`; `None` from it leaves the value as it is. Made anew where somebody else wrote meanwhile.
+/// Replaces the value of `key` by the result of `change`, by compare-and-set; `None` leaves it unchanged. `change` runs again after a concurrent write.
 ///
 /// # Errors
-/// Those of `change`, and when the server does not take the value.
+/// Errors of `change`; an unreachable server; too many concurrent writes.
 pub async fn edit(
     store: &Store,
     key: &str,
@@ -86,10 +86,10 @@ pub async fn edit(
             Err(error) => return Err(error).with_context(|| format!("write {key} of bucket {}", store.name)),
         }
     }
-    anyhow::bail!("{key} of bucket {} was changed by somebody else {EDITS} times meanwhile; try again", store.name)
+    anyhow::bail!("failed to write {key} of bucket {}: {EDITS} concurrent writes; try again", store.name)
 }
 
-/// All ScalingPolicies by key; those that cannot be read say why.
+/// All ScalingPolicies by key; an invalid one as its error.
 ///
 /// # Errors
 /// When the bucket cannot be read.
@@ -98,7 +98,7 @@ pub async fn policies(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<Scali
     Ok(entries.into_iter().map(|(key, value)| (key, ScalingPolicy::from_json(&value).map_err(|error| error.to_string()))).collect())
 }
 
-/// All controls by key; those that cannot be read say why.
+/// All controls by key; an invalid one as its error.
 ///
 /// # Errors
 /// When the bucket cannot be read.
@@ -107,7 +107,7 @@ pub async fn controls(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<Contr
     Ok(entries.into_iter().map(|(key, value)| (key, Control::from_json(&value).map_err(|error| error.to_string()))).collect())
 }
 
-/// Whether an operator froze `function`, alone or with all others.
+/// Whether an operator has frozen `function`, alone or with all functions.
 ///
 /// # Errors
 /// When the bucket cannot be read.
@@ -117,7 +117,7 @@ pub async fn is_frozen(bus: &Bus, function: &FunctionId) -> anyhow::Result<bool>
     Ok(frozen(control::ALL) || frozen(&Control::key(function)))
 }
 
-/// The last message of `stream` on a subject, wildcards allowed, and when it was stored; `None` where there is none.
+/// Last message of `stream` on a subject (wildcards allowed) and when it was stored; `None` if there is none.
 ///
 /// # Errors
 /// When the stream cannot be read.

@@ -1,13 +1,17 @@
-//! Long work that computes, off the threads that wait. Owns how Ctrl-C reaches it.
+//! Long computations off the runtime's threads. Owns how cancellation reaches them; must not compute anything itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use qscale_common::runtime::shutdown;
 use tokio_util::sync::CancellationToken;
 
-/// Does `work`, which is called `what`. On Ctrl-C the flag that it is given turns true, and its end is waited for.
+use super::shutdown;
+
+/// Runs `work` on a blocking thread; Ctrl-C sets the flag passed to it, and its end is awaited. `what` names the work in errors.
+///
+/// # Errors
+/// The error of `work`, or when it panics.
 pub async fn until_stopped<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce(&AtomicBool) -> anyhow::Result<T> + Send + 'static,
@@ -15,7 +19,10 @@ pub async fn until_stopped<T: Send + 'static>(
     until_cancelled(&shutdown::token(), what, work).await
 }
 
-/// Does `work`, which is called `what`. Once `token` is cancelled the flag that it is given turns true, and its end is waited for.
+/// Runs `work` on a blocking thread; cancelling `token` sets the flag passed to it, and its end is awaited. `what` names the work in errors.
+///
+/// # Errors
+/// The error of `work`, or when it panics.
 pub async fn until_cancelled<T: Send + 'static>(
     token: &CancellationToken,
     what: &'static str,
@@ -32,5 +39,5 @@ pub async fn until_cancelled<T: Send + 'static>(
             work.await
         }
     };
-    ended.with_context(|| format!("the {what} broke off"))?
+    ended.with_context(|| format!("{what} panicked"))?
 }
