@@ -146,7 +146,7 @@ impl fmt::Display for Masked {
             Self::Bounds => f.write_str("outside the bounds"),
             Self::Cold => f.write_str("a request is likely enough that one replica pays"),
             Self::Idle => f.write_str("a request is so unlikely that no replica pays"),
-            Self::Same(other) => write!(f, "the same as choice {other}"),
+            Self::Same(_) => f.write_str("same allocation as another action"),
         }
     }
 }

@@ -26,6 +26,7 @@ use qscale_dqn::finetune::{Due, Experience, Gates, Look, MOST_RECORDED, Margins,
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry;
 use qscale_policies::History;
+use qscale_replay::{Period, RecordedScenario};
 use tokio_util::sync::CancellationToken;
 
 use self::record::{Record, Taken};
@@ -33,7 +34,6 @@ use self::served::{Follower, Recorded, burn};
 use self::tell::Teller;
 use self::weigh::{Case, Effort, Pair};
 use crate::blocking::until_cancelled;
-use crate::compare::Scene;
 use crate::show;
 use crate::system::Locate;
 use crate::train;
@@ -380,10 +380,11 @@ impl Tuner<'_> {
     }
 
     /// Each of `recorded` as it is simulated; those of which too little is known are told and left out.
-    async fn scenes(&self, recorded: &[Recorded], until: Timestamp) -> anyhow::Result<Vec<Scene>> {
-        let mut scenes = Vec::new();
+    async fn scenes(&self, recorded: &[Recorded], until: Timestamp) -> anyhow::Result<Vec<RecordedScenario>> {
+        let (mut scenes, platform) = (Vec::new(), self.locate.platform().ok());
         for Recorded { function, states, since } in recorded.iter().filter(|recorded| !recorded.looked_at().is_empty()) {
-            match Scene::of(self.locate, &self.bus, states, History::REACH, (*since, until), None).await {
+            match RecordedScenario::read(&self.bus, platform.as_ref(), states, History::REACH, Period { since: *since, until }, None).await
+            {
                 Ok(scene) => scenes.push(scene),
                 Err(error) => self.teller.remark(&format!("{function} is not simulated: {error:#}"))?,
             }

@@ -13,6 +13,7 @@ use qscale_common::runtime::accounts::Account;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_replay::SettingsFolder;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -193,6 +194,11 @@ impl Locate {
             );
         }
         Ok(())
+    }
+
+    /// Configurations of the agents of the system in the state folder.
+    pub fn agent_settings(&self) -> SettingsFolder {
+        SettingsFolder(self.nats.is_none().then(|| self.state_dir.join("config")))
     }
 
     /// How the operator reaches the bus.

@@ -14,8 +14,10 @@ use qscale_dqn::registry::DQN;
 use qscale_policies::History;
 use serde_json::{Value, json};
 
-use crate::compare::is_violated;
-use crate::recorded::{self, Configured, STORE};
+use qscale_replay::compare::simulation::is_violated;
+use qscale_replay::policy::STORE_PREFIX;
+use qscale_replay::{Period, recording};
+
 use crate::store;
 use crate::system::Locate;
 
@@ -31,12 +33,12 @@ pub struct Follower {
 impl Follower {
     /// The agent called `agent`, which is to follow the model `name` of the store.
     pub fn of(locate: &Locate, agent: &Name, name: &Name) -> anyhow::Result<Self> {
-        let configured = Configured::of(locate, agent)?;
+        let configured = locate.agent_settings().read(agent)?;
         if let Some(configured) = &configured {
             let model = configured.model.as_deref().unwrap_or("the model that comes along");
             ensure!(
-                model.strip_prefix(STORE) == Some(name.as_str()),
-                "agent {agent} decides by {model}, not by {STORE}{name}: start it with `qscale up --model {STORE}{name}`, or name its model"
+                model.strip_prefix(STORE_PREFIX) == Some(name.as_str()),
+                "agent {agent} decides by {model}, not by {STORE_PREFIX}{name}: start it with `qscale up --model {STORE_PREFIX}{name}`, or name its model"
             );
         }
         let params = configured.map(|configured| configured.params).filter(|params| !params.is_null()).unwrap_or_else(|| json!({}));
@@ -78,7 +80,7 @@ pub struct Recorded {
 impl Recorded {
     /// What was recorded of `function` since `since`.
     pub async fn read(bus: &Bus, function: &FunctionId, since: Timestamp, until: Timestamp) -> anyhow::Result<Self> {
-        let states = recorded::states(bus, function, since.minus(History::REACH), until).await?;
+        let states = recording::states(bus, function, Period { since: since.minus(History::REACH), until }).await?;
         Ok(Self { function: function.clone(), states, since })
     }
 
@@ -90,14 +92,14 @@ impl Recorded {
 
     /// Its Rewards, by the State whose tick they judge.
     pub async fn rewards(&self, bus: &Bus) -> anyhow::Result<BTreeMap<Moment, Reward>> {
-        let rewards: Vec<Reward> = recorded::all(bus, &self.function, self.since).await?;
+        let rewards: Vec<Reward> = recording::messages(bus, &self.function, self.since).await?;
         let moment = |reward: &Reward| Moment { epoch: reward.epoch, tick: reward.tick };
         Ok(rewards.into_iter().map(|reward| (moment(&reward), reward)).collect())
     }
 
     /// Since when the model of `fingerprint` has decided by itself, by what `agent` answered: what came before is another model's doing.
     pub async fn decided_by(&self, bus: &Bus, agent: &Name, fingerprint: &str) -> anyhow::Result<Timestamp> {
-        let actions = recorded::actions(bus, agent, &self.function, self.since).await?;
+        let actions = recording::actions(bus, agent, &self.function, self.since).await?;
         let others = actions.into_values().filter(|action| !action.model.ends_with(fingerprint));
         Ok(others.map(|action| action.decided_at_ms).max().map_or(self.since, |last| last.max(self.since)))
     }
@@ -107,7 +109,7 @@ impl Recorded {
 pub async fn burn(bus: &Bus, functions: &[FunctionId], since: Timestamp, until: Timestamp) -> anyhow::Result<Burn> {
     let mut burn = Burn::default();
     for function in functions {
-        for state in recorded::states(bus, function, since, until).await? {
+        for state in recording::states(bus, function, Period { since, until }).await? {
             burn.add(is_violated(&state), state.tick_length_ms);
         }
     }

@@ -14,8 +14,10 @@ use qscale_dqn::{Checkpoint, Dqn, registry};
 use qscale_policies::Memory;
 use serde_json::Value;
 
+use qscale_replay::RecordedScenario;
+use qscale_replay::compare::MetricComparison;
+
 use super::served::Recorded;
-use crate::compare::{Line, Scene};
 
 /// How much is computed, whatever of.
 #[derive(Debug, Clone)]
@@ -43,7 +45,7 @@ pub struct Case {
     /// What was recorded, to learn from.
     pub experiences: Vec<Experience>,
     /// What was recorded, to simulate over.
-    pub scenes: Vec<Scene>,
+    pub scenes: Vec<RecordedScenario>,
     /// What the agent's policy is told.
     pub params: Value,
     /// What was typed, for the candidate's card.
@@ -74,18 +76,17 @@ impl Pair {
     }
 
     /// What simulating both over each of `scenes` says; `None` where it was stopped. Of a scene in which nothing was answered nothing can be said.
-    pub fn estimates(&self, scenes: &[Scene], seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<Vec<Estimate>>> {
+    pub fn estimates(&self, scenes: &[RecordedScenario], seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<Vec<Estimate>>> {
         let mut estimates = Vec::new();
         for scene in scenes {
-            let lines = match scene.answer(&self.base, &self.candidate, seeds, stop) {
-                Ok(Some(lines)) => lines,
+            let comparison = match scene.compare(&self.base, &self.candidate, seeds, stop) {
+                Ok(Some(comparison)) => comparison,
                 Ok(None) => return Ok(None),
                 Err(_) => continue,
             };
-            if let [violated, cost] = lines.as_slice() {
-                let (function, ticks) = (scene.function.to_string(), scene.world.ticks());
-                estimates.push(Estimate { function, ticks, violated: compared(violated), cost: compared(cost) });
-            }
+            let (function, ticks) = (scene.function.to_string(), scene.simulation.ticks());
+            let (violated, cost) = (compared(&comparison.violation), compared(&comparison.cost));
+            estimates.push(Estimate { function, ticks, violated, cost });
         }
         Ok(Some(estimates))
     }
@@ -118,9 +119,9 @@ impl Pair {
     }
 }
 
-fn compared(line: &Line) -> Compared {
-    let (acting, other, difference) = (line.acting, line.other, line.difference);
-    Compared { base: acting.mean, candidate: other.mean, low: difference.low, high: difference.high, error: line.error() }
+fn compared(metric: &MetricComparison) -> Compared {
+    let (acting, other, difference) = (metric.acting, metric.other, metric.difference);
+    Compared { base: acting.mean, candidate: other.mean, low: difference.low, high: difference.high, error: metric.simulation_error() }
 }
 
 impl Effort {

@@ -1,4 +1,4 @@
-//! The world that is simulated: the recorded arrivals before a function of the profile, behind its guard. Pure: owns what a tick counts for, recorded or simulated.
+//! Simulation of recorded arrivals against a profiled function behind its guard. Owns what a tick contributes to the figures, recorded or simulated; pure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,17 +13,17 @@ use qscale_sim::cell::timestamp;
 use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::{Cell, FunctionProfile, Gateway, Load, Perturbation, Setup};
 
-/// What a stretch of ticks came to.
+/// Violations and cost over a number of ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Came {
+pub struct RunMetrics {
     violated: f64,
     judged: f64,
     cost: f64,
     priced: f64,
 }
 
-impl Came {
-    /// A tick that `state` closes, and what its allocation cost an hour.
+impl RunMetrics {
+    /// Adds the tick that `state` closes, whose allocation cost `cost_per_hour`.
     fn add(&mut self, state: &State, cost_per_hour: Option<f64>) {
         if let Some(violated) = is_violated(state) {
             self.violated += f64::from(u8::from(violated));
@@ -35,18 +35,21 @@ impl Came {
         }
     }
 
-    /// Share of the judged ticks in which the objective was violated; `None` where none was.
+    /// Share of ticks with completed or failed requests in which the objective was violated; `None` if there are none.
+    #[must_use]
     pub fn violated_share(&self) -> Option<f64> {
         (self.judged > 0.0).then(|| self.violated / self.judged)
     }
 
-    /// Mean cost an hour; `None` where it was not known.
+    /// Mean cost per hour; `None` if unknown.
+    #[must_use]
     pub fn cost_per_hour(&self) -> Option<f64> {
         (self.priced > 0.0).then(|| self.cost / self.priced)
     }
 }
 
-/// Whether the objective was violated in the tick that `state` closes; `None` where nothing was answered.
+/// Whether the objective was violated in the tick that `state` closes; `None` if no request completed or failed.
+#[must_use]
 pub fn is_violated(state: &State) -> Option<bool> {
     let (window, objective) = (&state.windows.tick, &state.objective);
     let failed = window.failed_share?;
@@ -54,8 +57,11 @@ pub fn is_violated(state: &State) -> Option<bool> {
     Some(late || failed > objective.failure_share)
 }
 
-/// `policy` with the tick, objective, bounds and prices that `state` tells.
-pub fn as_seen(policy: &mut ScalingPolicy, state: &State) -> Result<(), String> {
+/// Sets the tick length, objective, bounds and prices of `policy` to those of `state`.
+///
+/// # Errors
+/// Values out of range.
+pub fn apply_state(policy: &mut ScalingPolicy, state: &State) -> Result<(), String> {
     let objective = state.objective;
     policy.tick = TickLength::new(Duration::from_millis(state.tick_length_ms))?;
     policy.objective = Objective {
@@ -67,22 +73,25 @@ pub fn as_seen(policy: &mut ScalingPolicy, state: &State) -> Result<(), String> 
     Ok(())
 }
 
-/// A function, its load, and what was recorded of it.
-pub struct World {
-    /// What is simulated.
+/// A function with its recorded arrivals.
+pub struct RecordedSimulation {
+    /// Setup of the simulated function.
     pub setup: Setup,
-    /// Ticks at the beginning that are not measured.
+    /// Ticks at the beginning that only warm up.
     pub warm_up: usize,
-    /// When what is measured began.
+    /// Beginning of the measured ticks.
     pub since: Timestamp,
-    /// When it ended.
+    /// Their end.
     pub until: Timestamp,
     states: Vec<State>,
 }
 
-impl World {
-    /// The world of `states`, of which those before `since` only warm up and those before `warm_up` are left out; and what must be said of it. Each State is a
-    /// tick: what was not seen is left out.
+impl RecordedSimulation {
+    /// The simulation of `states` and the assumptions it makes. States before `since` only warm up, those before `warm_up` are left out. Each State is one tick;
+    /// ticks without a State are left out.
+    ///
+    /// # Errors
+    /// Arrival rates that no pattern can express.
     pub fn new(
         states: &[State],
         warm_up: Timestamp,
@@ -96,21 +105,21 @@ impl World {
         let within = states.iter().filter(|state| state.observed_at_ms >= warm_up);
         let (states, others): (Vec<State>, Vec<State>) = within.cloned().partition(|state| state.tick_length_ms == tick_ms);
         if !others.is_empty() {
-            remarks.push(format!("{} States of another tick length are left out", others.len()));
+            remarks.push(format!("{} States with another tick length are left out", others.len()));
         }
         let missed: u64 = states.windows(2).map(|pair| pair[1].tick.0.saturating_sub(pair[0].tick.0 + 1)).sum();
         if missed > 0 {
-            remarks.push(format!("{missed} ticks of which there is no State are left out, as if the next followed at once"));
+            remarks.push(format!("{missed} ticks without a State are left out; the next State follows immediately"));
         }
         let unknown = states.iter().filter(|state| state.windows.tick.rate_rps.is_none()).count();
         if unknown > 0 {
-            remarks.push(format!("in {unknown} ticks arrivals were not measured; those of the tick before are taken"));
+            remarks.push(format!("in {unknown} ticks arrivals were not measured; those of the previous tick are used"));
         }
-        remarks.push("requests of a tick arrive at random, at the rate that was recorded of it".to_owned());
+        remarks.push("requests arrive as a Poisson process at the recorded rate of each tick".to_owned());
         let lag = lag(&states);
         let load = Load::Pattern { pattern: pattern(&states, tick_ms)?, gaps: Gaps::Poisson };
         let allocation = states.iter().find_map(|state| state.allocation).unwrap_or(policy.bounds.largest());
-        remarks.push(format!("both begin with {allocation}, of which a policy of replicas alone keeps CPU and memory"));
+        remarks.push(format!("both policies start with {allocation}; one that sets only replicas keeps its CPU and memory"));
         let perturbation = Perturbation { metric_lag: lag, ..Perturbation::default() };
         let setup = Setup { profile: Arc::new(profile), gateway, policy, allocation, load, perturbation, nodes: None };
         let warm_up = states.iter().take_while(|state| state.observed_at_ms < since).count();
@@ -118,40 +127,45 @@ impl World {
         Ok((Self { setup, warm_up, since, until, states }, remarks))
     }
 
-    /// Ticks that are measured.
+    /// Number of measured ticks.
+    #[must_use]
     pub fn ticks(&self) -> usize {
         self.states.len() - self.warm_up
     }
 
-    /// Length of a tick.
+    /// Tick length, milliseconds.
+    #[must_use]
     pub fn tick_ms(&self) -> u64 {
         self.setup.policy.tick.millis()
     }
 
-    /// What costs are told in.
+    /// Currency of costs.
+    #[must_use]
     pub fn currency(&self) -> &str {
         &self.setup.policy.prices.currency
     }
 
-    /// What was recorded, with the costs of `rewards`; where there are none, those of the allocations that States tell.
-    pub fn recorded(&self, rewards: &[Reward]) -> Came {
-        let mut came = Came::default();
+    /// Recorded violations, with the costs of `rewards`, or else of the allocations in the States.
+    #[must_use]
+    pub fn recorded(&self, rewards: &[Reward]) -> RunMetrics {
+        let mut metrics = RunMetrics::default();
         for state in &self.states[self.warm_up..] {
             let price = |allocation| self.setup.policy.prices.per_hour(allocation);
-            came.add(state, state.allocation.map(price).filter(|_| rewards.is_empty()));
+            metrics.add(state, state.allocation.map(price).filter(|_| rewards.is_empty()));
         }
         for cost in rewards.iter().filter_map(|reward| reward.cost_per_hour) {
-            came.cost += cost;
-            came.priced += 1.0;
+            metrics.cost += cost;
+            metrics.priced += 1.0;
         }
-        came
+        metrics
     }
 
-    /// What `policy` comes to under `seed`; `None` where it is to stop.
-    pub fn live(&self, policy: &dyn Policy, seed: u64, stop: &AtomicBool) -> Option<Came> {
+    /// Simulates `policy` under `seed`; `None` if `stop` was set.
+    #[must_use]
+    pub fn run(&self, policy: &dyn Policy, seed: u64, stop: &AtomicBool) -> Option<RunMetrics> {
         let mut cell = Cell::new(self.setup.clone(), seed, 0);
         let (mut memory, mut rng) = (Memory::default(), stream(seed, 0, Purpose::Policy));
-        let mut came = Came::default();
+        let mut metrics = RunMetrics::default();
         for tick in 0..self.states.len() {
             if stop.load(Ordering::Relaxed) {
                 return None;
@@ -159,21 +173,21 @@ impl World {
             let decision = policy.decide(cell.state(), &mut memory, timestamp(cell.now()), &mut rng);
             cell.step(decision.wanted());
             if tick >= self.warm_up {
-                came.add(cell.state(), cell.reward().cost_per_hour);
+                metrics.add(cell.state(), cell.reward().cost_per_hour);
             }
         }
-        Some(came)
+        Some(metrics)
     }
 }
 
-/// How old measurements of arrivals mostly were.
+/// Median age of arrival measurements.
 fn lag(states: &[State]) -> Span {
     let mut ages: Vec<u64> = states.iter().filter_map(|state| state.age.requests_ms).collect();
     ages.sort_unstable();
     Span::millis(ages.get(ages.len() / 2).copied().unwrap_or(0))
 }
 
-/// The recorded rates, each for its tick.
+/// Recorded arrival rates as a step pattern, one step per tick.
 fn pattern(states: &[State], tick_ms: u64) -> anyhow::Result<Pattern> {
     let (mut steps, mut current) = (String::new(), None);
     for (index, state) in states.iter().enumerate() {
@@ -193,39 +207,39 @@ mod tests {
     use qscale_sim::{Distribution, Nanos};
 
     use super::*;
-    use crate::recorded::Decider;
-    use crate::recorded::tests::{BEGIN, state};
+    use crate::fixtures::{BEGIN, state};
+    use crate::policy::ReplayPolicy;
 
     static ON: AtomicBool = AtomicBool::new(false);
 
-    fn world(states: &[State], since: Timestamp) -> (World, Vec<String>) {
+    fn simulation(states: &[State], since: Timestamp) -> (RecordedSimulation, Vec<String>) {
         let mut policy = ScalingPolicy::new("f".parse().expect("valid"));
-        as_seen(&mut policy, &states[0]).expect("valid");
+        apply_state(&mut policy, &states[0]).expect("valid");
         let profile = FunctionProfile::simple("f", Distribution::constant(Nanos::millis(10)));
-        World::new(states, Timestamp(0), since, policy, profile, Gateway::default()).expect("a world")
+        RecordedSimulation::new(states, Timestamp(0), since, policy, profile, Gateway::default()).expect("valid")
     }
 
     #[test]
-    fn the_load_is_that_which_was_recorded() {
+    fn load_has_the_recorded_rates() {
         let mut states: Vec<State> = [10.0, 10.0, 40.0, 5.0].iter().zip(0..).map(|(rate, tick)| state(tick, *rate)).collect();
         states[3].windows.tick.rate_rps = None;
-        let (world, remarks) = world(&states, Timestamp(0));
-        let Load::Pattern { pattern, .. } = &world.setup.load else { panic!("a pattern") };
+        let (simulation, remarks) = simulation(&states, Timestamp(0));
+        let Load::Pattern { pattern, .. } = &simulation.setup.load else { panic!("a pattern") };
         let rates = [0, 7, 10, 14, 15, 60].map(|second| pattern.rate_at(Duration::from_secs(second)).per_second());
         assert_eq!(rates, [10.0, 10.0, 40.0, 40.0, 40.0, 40.0]);
-        assert!(remarks.iter().any(|remark| remark.contains("in 1 ticks arrivals were not measured")), "{remarks:?}");
+        assert!(remarks.iter().any(|remark| remark.contains("in 1 ticks")), "{remarks:?}");
     }
 
     #[test]
-    fn what_was_not_seen_is_left_out_and_told() {
+    fn unobserved_ticks_are_left_out_and_reported() {
         let states: Vec<State> = (0..10).chain(30..40).map(|tick| state(tick, 10.0)).collect();
-        let (world, remarks) = world(&states, Timestamp(BEGIN + 25_000));
-        assert_eq!((world.warm_up, world.ticks()), (5, 15));
+        let (simulation, remarks) = simulation(&states, Timestamp(BEGIN + 25_000));
+        assert_eq!((simulation.warm_up, simulation.ticks()), (5, 15));
         assert!(remarks.iter().any(|remark| remark.contains("20 ticks")), "{remarks:?}");
     }
 
     #[test]
-    fn a_tick_counts_the_same_recorded_or_simulated() {
+    fn tick_is_violated_by_latency_or_failures() {
         let mut one = state(0, 10.0);
         assert_eq!(is_violated(&one), Some(false));
         one.windows.tick.latency = Some(Latency { p50_ms: 1.0, p95_ms: 501.0, p99_ms: 900.0, objective_ms: 501.0 });
@@ -237,27 +251,27 @@ mod tests {
     }
 
     #[test]
-    fn too_little_violates_and_more_costs_more() {
+    fn fewer_replicas_violate_and_more_cost_more() {
         let states: Vec<State> = (0..60).map(|tick| state(tick, 80.0)).collect();
-        let (world, _) = world(&states, Timestamp(BEGIN + 50_000));
-        let decider = |text: &str| Decider::named(text, None).expect("valid").decides;
-        let live = |text: &str| world.live(decider(text).policy(), 1, &ON).expect("not stopped");
-        let (few, many) = (live("static:replicas=1,cpu_millicores=300"), live("static:replicas=4,cpu_millicores=500"));
+        let (simulation, _) = simulation(&states, Timestamp(BEGIN + 50_000));
+        let decider = |text: &str| ReplayPolicy::named(text, None).expect("valid").decider;
+        let run = |text: &str| simulation.run(decider(text).policy(), 1, &ON).expect("not stopped");
+        let (few, many) = (run("static:replicas=1,cpu_millicores=300"), run("static:replicas=4,cpu_millicores=500"));
         assert_eq!((few.violated_share(), many.violated_share()), (Some(1.0), Some(0.0)));
         assert!(many.cost_per_hour() > few.cost_per_hour(), "{few:?} {many:?}");
-        assert_eq!(live("hpa"), live("hpa"), "chance comes from the seed");
-        assert_eq!(world.live(decider("hpa").policy(), 1, &AtomicBool::new(true)), None);
+        assert_eq!(run("hpa"), run("hpa"), "the seed determines the run");
+        assert_eq!(simulation.run(decider("hpa").policy(), 1, &AtomicBool::new(true)), None);
     }
 
     #[test]
-    fn costs_are_those_of_rewards_where_there_are_any() {
+    fn costs_come_from_rewards_if_there_are_any() {
         let states: Vec<State> = (0..20).map(|tick| state(tick, 10.0)).collect();
-        let (world, _) = world(&states, Timestamp(0));
-        let price = world.setup.policy.prices.per_hour(states[0].allocation.expect("known"));
-        let recorded = world.recorded(&[]);
+        let (simulation, _) = simulation(&states, Timestamp(0));
+        let price = simulation.setup.policy.prices.per_hour(states[0].allocation.expect("known"));
+        let recorded = simulation.recorded(&[]);
         assert!((recorded.cost_per_hour().expect("known") - price).abs() < 1e-12 && recorded.violated_share() == Some(0.0));
         let text = include_str!("../../../../common/tests/golden/reward.full.json");
         let reward: Reward = serde_json::from_str(text).expect("golden");
-        assert_eq!(world.recorded(std::slice::from_ref(&reward)).cost_per_hour(), reward.cost_per_hour);
+        assert_eq!(simulation.recorded(std::slice::from_ref(&reward)).cost_per_hour(), reward.cost_per_hour);
     }
 }
