@@ -6,6 +6,7 @@ pub mod cancellable;
 pub mod clock;
 pub mod config;
 pub mod health;
+pub mod http;
 pub mod kv;
 pub mod models;
 pub mod platform;

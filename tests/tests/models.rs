@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use qscale_common::contract::{Action, EventType, Message, Moment, State, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::{Bus, Subscription};
+use qscale_common::runtime::http;
 use qscale_common::runtime::models::ModelStore;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::{Actions, Weights};
 use qscale_tests::{PATIENCE, System, eventually_async};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Answered = (FunctionId, Moment);
 
@@ -104,11 +104,7 @@ async fn agent_refused(system: &System, count: usize) {
     let address = system.addresses()["health"]["agent-dqn"].as_str().expect("an address").to_owned();
     let expected = format!("qscale_agent_models_total{{outcome=\"refused\"}} {count}");
     eventually_async(&expected, async || {
-        let mut stream = tokio::net::TcpStream::connect(&address).await.ok()?;
-        let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.ok()?;
+        let (_, reply) = http::get(&address, "/metrics", PATIENCE).await.ok()?;
         reply.contains(&expected).then_some(())
     })
     .await;

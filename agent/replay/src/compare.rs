@@ -11,7 +11,7 @@ pub mod simulation;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, bail, ensure};
-use qscale_common::contract::{Outcome, Source, State};
+use qscale_common::contract::{Message as _, Outcome, Source, State};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::platform::PlatformClient;

@@ -7,7 +7,7 @@ mod text;
 use std::time::Duration;
 
 use anyhow::bail;
-use qscale_common::contract::{Action, EventType, Moment, Outcome, Reward, Source, State, subject};
+use qscale_common::contract::{Action, EventType, Message as _, Moment, Outcome, Reward, Source, State, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::{Tick, Timestamp, millis};

@@ -1,4 +1,4 @@
-//! `qscale doctor`: what is wrong with a set-up and how to mend it. Owns looking; mends nothing itself.
+//! `qscale doctor`: finds problems of a setup and how to fix them. Owns the order of the checks; must not change anything.
 
 mod bus;
 mod machine;
@@ -13,15 +13,20 @@ use self::report::Report;
 use crate::show::{self, Paint};
 use crate::system::{Locate, StateDir};
 
-/// How the findings are printed.
+/// Output of the findings.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale doctor
+  qscale doctor --json | jq '.[] | select(.verdict == \"failed\") | .fix'
+
+Exit status: 0 no problem, 1 a check failed.")]
 pub struct DoctorArgs {
     /// Print a JSON array of findings
     #[arg(long)]
     json: bool,
 }
 
-/// Looks at everything that can be looked at; fails where something is wrong.
+/// Runs every check that is possible; fails if one of them does.
 pub async fn run(locate: &Locate, arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
     let report = examine(locate).await;
     if arguments.json {
@@ -29,12 +34,12 @@ pub async fn run(locate: &Locate, arguments: DoctorArgs) -> anyhow::Result<ExitC
     } else {
         show::line(report.render(Paint::of_terminal()))?;
     }
-    Ok(if report.something_wrong() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if report.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 async fn examine(locate: &Locate) -> Report {
     let mut report = Report::default();
-    // Looking leaves no folder behind where there was none.
+    // Does not create a missing state folder.
     let state = locate.state_dir.is_dir().then(|| StateDir::new(&locate.state_dir).ok()).flatten();
     machine::nats_program(&mut report, locate.nats.is_some()).await;
     machine::disk(&mut report, &locate.state_dir);

@@ -1,4 +1,4 @@
-//! The command that people type. Owns arguments and what is shown; what is decided, applied or measured belongs to the services.
+//! The command-line tool. Owns arguments and output; decisions, measurements and simulations belong to the services and libraries that it calls.
 
 mod agent;
 mod compare;
@@ -6,6 +6,7 @@ mod doctor;
 mod evaluate;
 mod finetune;
 mod function;
+mod help;
 mod journal;
 mod model;
 mod operate;
@@ -24,16 +25,16 @@ mod why;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 // The commands refer to these as `crate::store` and `crate::blocking`.
 use qscale_common::runtime::{cancellable as blocking, kv as store};
 
 use crate::system::Locate;
 
-/// Give serverless functions the resources they need and no more.
+/// Learn how many replicas and how much CPU and memory serverless functions need
 ///
-/// `qscale up` runs the whole system on this machine; `qscale train` and `qscale evaluate` need none; every other command speaks to a running one.
+/// `qscale up` runs the whole system on this machine. `qscale train`, `evaluate`, `ablate` and `reproduce` need no running system; the other commands connect to one.
 #[derive(Debug, Parser)]
 #[command(name = "qscale", version, max_term_width = 110, propagate_version = true)]
 struct Cli {
@@ -45,66 +46,70 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the whole system on this machine, in the foreground, with a live view
+    /// Run the whole system on this machine, in the foreground, with a dashboard
     Up(Box<up::UpArgs>),
-    /// Follow what services tell each other: states, actions, outcomes, rewards, load
+    /// Follow the messages of the bus: States, Actions, Outcomes, Rewards, load
     Watch(watch::WatchArgs),
-    /// Explain a decision: what it saw, what it valued, what the guard made of it, what HPA and VPA would have done
+    /// Explain a decision: observation, Q-values, guard, and what HPA and VPA would have requested
     Why(why::WhyArgs),
-    /// Decide on what was recorded again, by the same policy or another, and tell what differs
+    /// Decide on recorded States again, by the same policy or another, and list the differences
     Replay(replay::ReplayArgs),
-    /// Estimate what another policy would have come to, by simulating it and the acting one over the recorded arrivals
+    /// Estimate violations and cost of another policy by simulating it over recorded arrivals
     Compare(compare::CompareArgs),
-    /// Write, read and delete ScalingPolicies
+    /// Apply, show and delete ScalingPolicies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// Add, list and delete functions of the local platform
+    /// Add, show, scale and delete functions of the local platform
     #[command(subcommand)]
     Function(function::FunctionCommand),
-    /// Measure a function on the local platform: what a request computes and waits, what a start takes
+    /// Measure a function on the local platform: CPU time, waiting time and startup time
     Profile(profile::ProfileArgs),
-    /// Run the same function under the same load simulated and on the local platform, and tell how far they differ
+    /// Compare the simulator with the local platform under the same load
     Validate(validate::ValidateArgs),
-    /// Give an agent a credential of its own
+    /// Manage the credentials of agents
     #[command(subcommand)]
     Agent(agent::AgentCommand),
-    /// Compare policies in the simulator, as they come and tuned
+    /// Compare policies in the simulator, with defaults and tuned
     Evaluate(Box<evaluate::EvaluateArgs>),
-    /// Train a model in the simulator, beside the best tuned rule
+    /// Train a model in the simulator and compare it with the best tuned rule
     Train(Box<train::TrainArgs>),
-    /// Repeat the study that Qscale grew out of: a rule, tabular and deep Q-learning on fibonacci, simulated
+    /// Reproduce the original study: a rule, tabular and deep Q-learning on fibonacci
     Reproduce(reproduce::ReproduceArgs),
-    /// Say what each part of training is worth, leaving out one at a time
+    /// Measure the effect of each part of training by leaving it out
     Ablate(train::ablate::AblateArgs),
-    /// Push trained models to a running system, choose which version decides, and show what they are
+    /// Store trained models, select the version in use, and show them
     #[command(subcommand)]
     Model(model::ModelCommand),
-    /// Let the model in use go on learning from what was recorded, and replace it only through gates; off by default
+    /// Fine-tune the model in use on recordings; a candidate must pass gates to replace it
     Finetune(Box<finetune::FinetuneArgs>),
-    /// Try the GPU, in a process of its own
+    /// Test the GPU in a separate process
     #[command(hide = true)]
     ProbeDevice,
-    /// Change nothing any more: one function, or all
+    /// Stop applying decisions: one function, or all
     Freeze(operate::FreezeArgs),
-    /// Let decisions be applied again after a freeze
+    /// Apply decisions again after a freeze
     Unfreeze(operate::UnfreezeArgs),
-    /// Put back the allocation from before Qscale acted, and freeze the function there
+    /// Restore the allocation from before Qscale acted, and freeze it
     Restore(operate::RestoreArgs),
-    /// Say what is wrong with a set-up and how to mend it
+    /// Find problems of a setup and how to fix them
     Doctor(doctor::DoctorArgs),
-    /// Print the tab completions of a shell: source <(qscale completions bash)
+    /// Print tab completions for a shell
+    #[command(
+        after_help = "Examples:\n  source <(qscale completions bash)\n  qscale completions fish > ~/.config/fish/completions/qscale.fish"
+    )]
     Completions {
-        /// The shell
+        /// Shell
         shell: clap_complete::Shell,
     },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = help::grouped(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match run(cli).await {
         Ok(code) => code,
-        // Whoever read the output, `head` say, has seen enough.
+        // The reader of the output, such as `head`, closed it.
         Err(error) if show::pipe_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -11,17 +11,14 @@ use anyhow::Context;
 use clap::Args;
 use qscale_common::runtime::accounts::Account;
 use qscale_common::runtime::bus::{Bus, BusConfig};
-use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::{clock, http};
 use qscale_replay::SettingsFolder;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// How long a command waits for a server that should be up.
+/// Timeout of requests to servers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Bytes that are read of a health endpoint's answer.
-const LONGEST_ANSWER: u64 = 64 * 1024;
 
 /// File of a state folder that holds every user's password.
 const CREDENTIALS: &str = "credentials.json";
@@ -228,18 +225,10 @@ impl Locate {
     }
 }
 
-/// What the service whose health endpoint is at `address` says of its readiness, by condition; `None` where it does not answer.
+/// Readiness conditions that the service with the health endpoint `address` reports; `None` if it does not answer.
 pub async fn conditions(address: &str) -> Option<BTreeMap<String, bool>> {
-    let answer = async {
-        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-        let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut reply = String::new();
-        stream.take(LONGEST_ANSWER).read_to_string(&mut reply).await.ok()?;
-        let (_, body) = reply.split_once("\r\n\r\n")?;
-        serde_json::from_str(body).ok()
-    };
-    tokio::time::timeout(ANSWER_WITHIN, answer).await.ok().flatten()
+    let (_, body) = http::get(address, "/readyz", ANSWER_WITHIN).await.ok()?;
+    serde_json::from_str(&body).ok()
 }
 
 /// Takes user and password out of an address, where they stand in it.

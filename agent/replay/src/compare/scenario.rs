@@ -14,7 +14,7 @@ use qscale_policies::{History, Policy};
 use qscale_sim::{FunctionProfile, Gateway};
 
 use super::metrics::{self, Comparison};
-use super::profile::{self, ProfileEstimate};
+use super::profile::ProfileEstimate;
 use super::simulation::{self, RecordedSimulation};
 use crate::recording::{self, Period};
 

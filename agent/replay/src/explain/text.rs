@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use qscale_common::contract::{Choice, Effect, State, Window};
+use qscale_common::contract::{Choice, Effect, Message as _, State, Window};
 use qscale_common::text::{age, clean, clock, day, difference, latency, number, rate};
 use qscale_common::time::{Span, Timestamp};
 use qscale_policies::History;

@@ -1,4 +1,4 @@
-//! The nats-server and what it keeps: connection, JetStream, streams and buckets with their limits. Owns comparing what is with what should be.
+//! Checks of the nats-server: connection, JetStream, streams and buckets with their limits. Owns the comparison of found and required configuration.
 
 use std::collections::BTreeSet;
 
@@ -11,27 +11,27 @@ use super::report::Report;
 use crate::show;
 use crate::system::Locate;
 
-const PROVISION: &str = "stop the system and run `qscale up`, which brings streams and buckets up to date without loss";
+const PROVISION: &str = "stop the system and run `qscale up`, which updates streams and buckets without data loss";
 
-/// Whether the server answers, takes the credential, and is new enough.
+/// Checks that the server answers, accepts the credential and is recent enough.
 pub async fn reach(report: &mut Report, locate: &Locate) -> Option<Bus> {
     const CHECK: &str = "NATS";
     match locate.bus().await {
         Ok(bus) => {
             let server = bus.client().server_info();
-            report.good(CHECK, format!("{} answers, version {}", address(&server.host, server.port), server.version));
+            report.pass(CHECK, format!("{} answers, version {}", address(&server.host, server.port), server.version));
             Some(bus)
         }
         Err(error) => {
             let text = format!("{error:#}");
-            let mend = match text.to_lowercase() {
+            let fix = match text.to_lowercase() {
                 refused if refused.contains("authorization") => {
-                    "the credential is refused: name user and password in --nats, or run `qscale up` anew"
+                    "the credential was refused: specify user and password in --nats, or restart `qscale up`"
                 }
                 old if old.contains("too old") => "run `make tools`, or install nats-server 2.11 or newer",
-                _ => "start the system with `qscale up`, or name its server with --nats",
+                _ => "start the system with `qscale up`, or specify its server with --nats",
             };
-            report.wrong(CHECK, text, mend);
+            report.fail(CHECK, text, fix);
             None
         }
     }
@@ -41,14 +41,14 @@ fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Whether JetStream is on, and every stream, bucket and store is there with its limits.
+/// Checks that JetStream is enabled and every stream, bucket and store exists with its limits.
 pub async fn storage(report: &mut Report, bus: &Bus) {
     match bus.jetstream().query_account().await {
-        Ok(account) => report.good("JetStream", format!("on, {} used", mebibytes(account.storage))),
+        Ok(account) => report.pass("JetStream", format!("enabled, {} used", mebibytes(account.storage))),
         Err(error) => {
-            return report.wrong(
+            return report.fail(
                 "JetStream",
-                format!("does not answer: {error}"),
+                format!("no reply: {error}"),
                 "run nats-server with -js, or let `qscale up` run it; the user must be operator",
             );
         }
@@ -59,7 +59,7 @@ pub async fn storage(report: &mut Report, bus: &Bus) {
     }
     for bucket in provision::buckets() {
         let check = format!("bucket {}", bucket.bucket);
-        // A bucket is a stream; these are the fields that its limits are kept in.
+        // A bucket is a stream with its limits in these fields.
         let wanted = Config {
             name: format!("KV_{}", bucket.bucket),
             max_messages_per_subject: bucket.history,
@@ -71,8 +71,8 @@ pub async fn storage(report: &mut Report, bus: &Bus) {
     }
     let check = format!("object store {}", subject::MODEL_STORE);
     match bus.jetstream().get_object_store(subject::MODEL_STORE).await {
-        Ok(_) => report.good(check, "there"),
-        Err(error) => report.wrong(check, error.to_string(), PROVISION),
+        Ok(_) => report.pass(check, "exists"),
+        Err(error) => report.fail(check, error.to_string(), PROVISION),
     }
 }
 
@@ -82,19 +82,19 @@ async fn compare(report: &mut Report, bus: &Bus, check: String, wanted: &Config)
             let info = stream.cached_info();
             let differences = differences(wanted, &info.config);
             if differences.is_empty() {
-                report.good(
+                report.pass(
                     check,
                     format!("{}, {} of {}", counted(info.state.messages), mebibytes(info.state.bytes), limit(wanted.max_bytes)),
                 );
             } else {
-                report.wrong(check, differences.join("; "), PROVISION);
+                report.fail(check, differences.join("; "), PROVISION);
             }
         }
-        Err(error) => report.wrong(check, error.to_string(), PROVISION),
+        Err(error) => report.fail(check, error.to_string(), PROVISION),
     }
 }
 
-/// What of `found` is not as wanted. Fields that `wanted` leaves at their default are the server's own affair.
+/// Fields of `found` that differ from `wanted`; fields with default values in `wanted` are not compared.
 fn differences(wanted: &Config, found: &Config) -> Vec<String> {
     let mut differences = Vec::new();
     let mut number = |field: &str, wanted: i64, found: i64| {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_that_was_changed_is_named_with_both_values() {
+    fn changed_limit_is_reported_with_both_values() {
         let [live, record] = provision::streams();
         assert!(differences(&live, &live).is_empty() && differences(&record, &record).is_empty());
         let changed = Config { max_bytes: 1, subjects: vec!["other".into()], no_ack: false, ..live.clone() };

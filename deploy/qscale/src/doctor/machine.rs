@@ -1,4 +1,4 @@
-//! What can be looked at where nothing is up: programs, disk, permissions, leftovers. Owns questions to this machine.
+//! Checks of this machine that need no running system: programs, disk, permissions, leftovers.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -11,101 +11,95 @@ use super::report::Report;
 use crate::agent;
 use crate::system::{Addresses, Locate, StateDir};
 
-/// How long a program may take to say its version.
+/// Timeout for a program's --version.
 const VERSION_WITHIN: Duration = Duration::from_secs(5);
-/// Free disk below which streams at their limits do not fit, and below which nothing does.
+/// Free disk below which full streams do not fit, and below which nothing does.
 const DISK_SCARCE: u64 = 2 << 30;
 const DISK_FULL: u64 = 128 << 20;
-/// What marks the processes of a platform; its value is the platform's state folder.
+/// Environment variable of the processes that a platform started; its value is the platform's state folder.
 const PLATFORM_MARK: &str = "QSCALE_PLATFORM";
 
-const GET_SERVER: &str = "run `make tools`, put nats-server 2.11 or newer on the PATH, or name one in NATS_SERVER_BIN";
+const GET_SERVER: &str = "run `make tools`, put nats-server 2.11 or newer on the PATH, or set NATS_SERVER_BIN";
 
-/// Whether there is a nats-server to run, and one that is new enough.
+/// Checks for a nats-server program that is recent enough.
 pub async fn nats_program(report: &mut Report, elsewhere: bool) {
     const CHECK: &str = "nats-server program";
     if let Some(named) = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from).filter(|named| !named.is_file()) {
-        report.notice(CHECK, format!("NATS_SERVER_BIN = {} is no file", named.display()), "name an existing program, or unset it");
+        report.warn(CHECK, format!("NATS_SERVER_BIN = {} is not a file", named.display()), "set it to an existing program, or unset it");
     }
     let Some(program) = crate::system::find_nats_server() else {
         return if elsewhere {
-            report.notice(CHECK, "none on this machine; the server named by --nats is used", GET_SERVER);
+            report.warn(CHECK, "not on this machine; the server of --nats is used", GET_SERVER);
         } else {
-            report.wrong(CHECK, "none was found", GET_SERVER);
+            report.fail(CHECK, "not found", GET_SERVER);
         };
     };
     match version(&program).await {
         Some(version) if version >= OLDEST_SERVER => {
             let (major, minor, patch) = version;
-            report.good(CHECK, format!("{major}.{minor}.{patch} ({})", program.display()));
+            report.pass(CHECK, format!("{major}.{minor}.{patch} ({})", program.display()));
         }
         Some((major, minor, patch)) => {
-            report.wrong(
-                CHECK,
-                format!("{} has version {major}.{minor}.{patch}, older ones than 2.11 cannot make the buckets", program.display()),
-                GET_SERVER,
-            );
+            report.fail(CHECK, format!("{} has version {major}.{minor}.{patch}, at least 2.11 is required", program.display()), GET_SERVER);
         }
-        None => report.wrong(CHECK, format!("{} does not say its version", program.display()), GET_SERVER),
+        None => report.fail(CHECK, format!("{} --version failed", program.display()), GET_SERVER),
     }
 }
 
 async fn version(program: &Path) -> Option<(u64, u64, u64)> {
-    let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
-    let output = tokio::time::timeout(VERSION_WITHIN, asked).await.ok()?.ok()?;
+    let command = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
+    let output = tokio::time::timeout(VERSION_WITHIN, command).await.ok()?.ok()?;
     parse_version(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Reads `nats-server: v2.12.1` and the like.
+/// Parses `nats-server: v2.12.1`.
 fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
     let version = text.split_whitespace().last()?.trim_start_matches('v');
     let mut numbers = version.split(['.', '-', '+']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Whether the streams fit.
+/// Checks that full streams fit on the disk.
 pub fn disk(report: &mut Report, folder: &Path) {
     const CHECK: &str = "disk";
-    let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
-    let Some(free) = free_bytes(there) else {
-        return report.notice(CHECK, format!("{} does not say how much is free", there.display()), "look at it with df");
+    let existing = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    let Some(free) = free_bytes(existing) else {
+        return report.warn(CHECK, format!("failed to read the free space of {}", existing.display()), "check it with df");
     };
-    let found = format!("{:.1} GiB free in {}", free as f64 / f64::from(1 << 30), there.display());
+    let found = format!("{:.1} GiB free in {}", free as f64 / f64::from(1 << 30), existing.display());
     match free {
-        ..DISK_FULL => report.wrong(CHECK, found, "free some space, or choose another --state-dir"),
-        DISK_FULL..DISK_SCARCE => {
-            report.notice(CHECK, found, "the streams take up to 1.8 GiB when they are full; free some space, or choose another --state-dir")
-        }
-        _ => report.good(CHECK, found),
+        ..DISK_FULL => report.fail(CHECK, found, "free some space, or use another --state-dir"),
+        DISK_FULL..DISK_SCARCE => report.warn(CHECK, found, "full streams take up to 1.8 GiB; free some space, or use another --state-dir"),
+        _ => report.pass(CHECK, found),
     }
 }
 
 fn free_bytes(folder: &Path) -> Option<u64> {
     let path = CString::new(folder.as_os_str().as_bytes()).ok()?;
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends with NUL and lives through the call, and statvfs fills in the whole struct where it returns 0.
+    // SAFETY: the path is NUL-terminated and outlives the call; statvfs initialises the struct if it returns 0.
     let found = unsafe { (libc::statvfs(path.as_ptr(), found.as_mut_ptr()) == 0).then(|| found.assume_init()) }?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Whether the load generator may pace in the real-time class.
+/// Checks whether the load generator may use the real-time scheduling class.
 pub fn real_time(report: &mut Report) {
     const CHECK: &str = "real-time scheduling";
-    // The class belongs to a thread of its own, which ends with the question.
+    // The class is set for a thread that ends afterwards.
     let permitted = std::thread::spawn(|| {
         let priority = libc::sched_param { sched_priority: 1 };
-        // SAFETY: zero names the calling thread, and the parameter lives through the call.
+        // SAFETY: zero means the calling thread, and the parameter outlives the call.
         unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) == 0 }
     });
     if permitted.join().unwrap_or(false) {
-        report.good(CHECK, "permitted; the load generator paces with it");
+        report.pass(CHECK, "permitted; used by the load generator");
     } else {
-        let mend = "for the most exact pacing run as root, or grant it: ulimit -r 1, CAP_SYS_NICE";
-        report.notice(CHECK, "not permitted; the load generator paces in the normal class and measures its own lag", mend);
+        let fix = "for the most accurate pacing run as root, or grant it: ulimit -r 1, CAP_SYS_NICE";
+        report.warn(CHECK, "not permitted; the load generator uses the normal class and measures its own lag", fix);
     }
 }
 
-/// Whether a system is up in the folder; its addresses, if so.
+/// Checks whether a system runs in the state folder; returns its addresses if it does.
 pub fn system(report: &mut Report, locate: &Locate, state: Option<&StateDir>) -> Option<Addresses> {
     const CHECK: &str = "system";
     let folder = locate.state_dir.display();
@@ -120,19 +114,19 @@ pub fn system(report: &mut Report, locate: &Locate, state: Option<&StateDir>) ->
             return None;
         }
         Some(Err(error)) => {
-            report.wrong(CHECK, format!("{error:#}"), format!("stop what runs in {folder}, delete the file, and run `qscale up`"));
+            report.fail(CHECK, format!("{error:#}"), format!("stop the system in {folder}, delete the file, and run `qscale up`"));
             return None;
         }
         Some(Ok(addresses)) => addresses,
     };
     if runs(addresses.pid) {
-        report.good(CHECK, format!("up in {folder} (process {}), gateway {}", addresses.pid, addresses.gateway));
+        report.pass(CHECK, format!("running in {folder} (process {}), gateway {}", addresses.pid, addresses.gateway));
         return Some(addresses);
     }
-    report.wrong(
+    report.fail(
         CHECK,
-        format!("the system of process {} is gone and left {folder}/addresses.json behind", addresses.pid),
-        "run `qscale up`, which takes over what was left",
+        format!("process {} no longer runs but left {folder}/addresses.json", addresses.pid),
+        "run `qscale up`, which replaces the file",
     );
     leftovers(report, state);
     None
@@ -141,47 +135,47 @@ pub fn system(report: &mut Report, locate: &Locate, state: Option<&StateDir>) ->
 fn not_up(report: &mut Report, locate: &Locate) {
     let folder = locate.state_dir.display();
     if locate.nats.is_none() {
-        report.notice(
+        report.warn(
             "system",
-            format!("none is up in {folder}; services, streams and policies were not looked at"),
-            "start one with `qscale up`, or name one with --nats",
+            format!("none runs in {folder}; services, streams and policies were not checked"),
+            "start one with `qscale up`, or specify one with --nats",
         );
     }
 }
 
-/// Whether the process is one of ours; a number may belong to somebody else by now.
+/// Whether the process is a qscale process; the number may have been reused.
 fn runs(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "qscale")
 }
 
-/// What a system that was killed may leave: a nats-server, processes of functions, cgroups.
+/// Checks for leftovers of a killed system: a nats-server, function processes, cgroups.
 fn leftovers(report: &mut Report, state: &StateDir) {
     const CHECK: &str = "leftovers";
     let before = report.findings().len();
     if let Some(pid) = agent::nats_server(state) {
-        report.notice(CHECK, format!("a nats-server (process {pid}) runs though no system is up"), format!("end it: kill {pid}"));
+        report.warn(CHECK, format!("a nats-server (process {pid}) runs without a system"), format!("kill {pid}"));
     }
     let platform = state.join("platform");
     let processes = marked(&platform);
     if !processes.is_empty() {
         let pids: Vec<String> = processes.iter().map(ToString::to_string).collect();
-        report.notice(
+        report.warn(
             CHECK,
-            format!("{} processes of functions run though no system is up", pids.len()),
+            format!("{} function processes run without a system", pids.len()),
             format!("the next `qscale up` ends them, or: kill {}", pids.join(" ")),
         );
     }
     let cgroups: Vec<PathBuf> =
         std::fs::read(platform.join("cgroups.json")).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     for cgroup in cgroups.iter().filter(|cgroup| cgroup.is_dir()) {
-        report.notice(CHECK, format!("the cgroup {} is nobody's", cgroup.display()), "the next `qscale up` removes it");
+        report.warn(CHECK, format!("unused cgroup {}", cgroup.display()), "the next `qscale up` removes it");
     }
     if report.findings().len() == before {
-        report.good(CHECK, "no process and no cgroup of an earlier system");
+        report.pass(CHECK, "no process or cgroup of an earlier system");
     }
 }
 
-/// Processes that a platform with this state folder started.
+/// Processes started by a platform with this state folder.
 fn marked(platform: &Path) -> Vec<u32> {
     let mark = [PLATFORM_MARK.as_bytes(), b"=", platform.as_os_str().as_bytes()].concat();
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -196,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_the_server_prints_them() {
+    fn parses_the_version_that_the_server_prints() {
         assert_eq!(parse_version("nats-server: v2.12.1\n"), Some((2, 12, 1)));
         assert_eq!(parse_version("nats-server: v2.14.0-RC.1"), Some((2, 14, 0)));
         assert_eq!(parse_version("something else"), None);
@@ -204,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn free_space_is_known_for_a_folder_that_is_there() {
+    fn free_space_is_known_for_an_existing_folder() {
         assert!(free_bytes(Path::new("/")).is_some());
         assert_eq!(free_bytes(Path::new("/nowhere/at/all")), None);
     }

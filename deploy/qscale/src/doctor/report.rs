@@ -1,93 +1,89 @@
-//! Findings and how they are shown. Owns their form; finds nothing.
+//! Findings of `qscale doctor`. Owns their form and output; checks nothing.
 
 use serde::Serialize;
 
 use crate::show::{self, Paint, Tone};
 
-/// How a thing stands.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// As it should be.
-    Good,
+pub enum DoctorVerdict {
+    /// No problem.
+    Passed,
     /// Worth knowing; the system works.
-    Notice,
-    /// Wrong.
-    Wrong,
+    Warning,
+    /// A problem.
+    Failed,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// Checked item.
     pub check: String,
-    /// How it stands.
-    pub verdict: Verdict,
-    /// What was found.
+    /// Result.
+    pub verdict: DoctorVerdict,
+    /// Observation.
     pub found: String,
-    /// How to mend it.
+    /// Remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
+    pub fix: Option<String>,
 }
 
-/// Everything that was looked at.
+/// Findings in order.
 #[derive(Debug, Default)]
 pub struct Report(Vec<Finding>);
 
 impl Report {
-    /// Something is as it should be.
-    pub fn good(&mut self, check: impl Into<String>, found: impl Into<String>) {
-        self.0.push(Finding { check: check.into(), verdict: Verdict::Good, found: found.into(), mend: None });
+    /// Adds a passed check.
+    pub fn pass(&mut self, check: impl Into<String>, found: impl Into<String>) {
+        self.0.push(Finding { check: check.into(), verdict: DoctorVerdict::Passed, found: found.into(), fix: None });
     }
 
-    /// Something is worth knowing.
-    pub fn notice(&mut self, check: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) {
-        self.0.push(Finding { check: check.into(), verdict: Verdict::Notice, found: found.into(), mend: Some(mend.into()) });
+    /// Adds a warning.
+    pub fn warn(&mut self, check: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { check: check.into(), verdict: DoctorVerdict::Warning, found: found.into(), fix: Some(fix.into()) });
     }
 
-    /// Something is wrong.
-    pub fn wrong(&mut self, check: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) {
-        self.0.push(Finding { check: check.into(), verdict: Verdict::Wrong, found: found.into(), mend: Some(mend.into()) });
+    /// Adds a failed check.
+    pub fn fail(&mut self, check: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { check: check.into(), verdict: DoctorVerdict::Failed, found: found.into(), fix: Some(fix.into()) });
     }
 
-    /// All findings, in the order in which they were made.
+    /// All findings in order.
     pub fn findings(&self) -> &[Finding] {
         &self.0
     }
 
-    /// Whether anything is wrong.
-    pub fn something_wrong(&self) -> bool {
-        self.count(Verdict::Wrong) > 0
+    /// Whether a check failed.
+    pub fn has_failures(&self) -> bool {
+        self.count(DoctorVerdict::Failed) > 0
     }
 
-    fn count(&self, verdict: Verdict) -> usize {
+    fn count(&self, verdict: DoctorVerdict) -> usize {
         self.0.iter().filter(|finding| finding.verdict == verdict).count()
     }
 
-    /// The findings as lines, and a last line that sums them up.
+    /// The findings as lines, and a last line with their number.
     pub fn render(&self, paint: Paint) -> String {
         let mut lines = Vec::new();
         for finding in &self.0 {
             let (sign, tone) = match finding.verdict {
-                Verdict::Good => ("✓", Tone::Good),
-                Verdict::Notice => ("!", Tone::Warn),
-                Verdict::Wrong => ("✗", Tone::Bad),
+                DoctorVerdict::Passed => ("✓", Tone::Good),
+                DoctorVerdict::Warning => ("!", Tone::Warn),
+                DoctorVerdict::Failed => ("✗", Tone::Bad),
             };
             lines.push(format!("{} {}: {}", paint.tone(tone, sign), paint.tone(Tone::Strong, &finding.check), show::clean(&finding.found)));
-            lines.extend(finding.mend.as_ref().map(|mend| format!("    → {}", show::clean(mend))));
+            lines.extend(finding.fix.as_ref().map(|fix| format!("    → {}", show::clean(fix))));
         }
-        let notices = self.count(Verdict::Notice);
-        lines.push(match (self.count(Verdict::Wrong), notices) {
-            (0, 0) => paint.tone(Tone::Good, "all is well"),
-            (0, _) => paint.tone(Tone::Good, format_args!("nothing is wrong, {} worth knowing", things(notices))),
-            (wrong, _) => paint.tone(Tone::Bad, format_args!("{} wrong, {} worth knowing", things(wrong), things(notices))),
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let (failed, warnings) = (self.count(DoctorVerdict::Failed), count(self.count(DoctorVerdict::Warning), "warning"));
+        lines.push(match failed {
+            0 => paint.tone(Tone::Good, format_args!("no problems, {warnings}")),
+            _ => paint.tone(Tone::Bad, format_args!("{}, {warnings}", count(failed, "problem"))),
         });
         lines.join("\n")
     }
-}
-
-fn things(count: usize) -> String {
-    if count == 1 { "1 thing".to_owned() } else { format!("{count} things") }
 }
 
 #[cfg(test)]
@@ -95,13 +91,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_problem_says_how_to_mend_it() {
+    fn failures_come_with_a_fix() {
         let mut report = Report::default();
-        assert_eq!(report.render(Paint::none()), "all is well");
-        report.good("disk", "9 GiB free");
-        report.wrong("lease", "nobody leads", "start an actuator");
+        assert_eq!(report.render(Paint::none()), "no problems, 0 warnings");
+        report.pass("disk", "9 GiB free");
+        report.fail("lease", "not held", "start an actuator");
         let text = report.render(Paint::none());
-        assert_eq!(text, "✓ disk: 9 GiB free\n✗ lease: nobody leads\n    → start an actuator\n1 thing wrong, 0 things worth knowing");
-        assert!(report.something_wrong());
+        assert_eq!(text, "✓ disk: 9 GiB free\n✗ lease: not held\n    → start an actuator\n1 problem, 0 warnings");
+        assert!(report.has_failures());
     }
 }

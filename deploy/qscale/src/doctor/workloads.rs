@@ -1,4 +1,4 @@
-//! The loop itself: services, functions, policies, States, agents, the lease, freezes. Owns what counts as silent or stale.
+//! Checks of a running system: services, functions, ScalingPolicies, States, agents, leases, freezes. Owns the thresholds of silent and stale.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,33 +20,33 @@ use crate::show;
 use crate::store;
 use crate::system::{self, Addresses, Locate, StateDir};
 
-/// After so many ticks without a State, or without an Action where the policy does not say, somebody is silent.
+/// Ticks without a State after which the collector counts as silent.
 const SILENT_TICKS: u32 = 3;
-/// A leader renews its lease every few seconds; after this time nobody leads.
+/// Age after which a lease counts as expired; leaders renew it every few seconds.
 const LEASE_DEAD_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether every service says that it is ready.
+/// Checks that every service reports ready.
 pub async fn services(report: &mut Report, addresses: &Addresses, state: &StateDir) {
-    let asked = addresses.health.iter().map(async |(service, address)| (service, address, system::conditions(address).await));
-    for (service, address, conditions) in join_all(asked).await {
+    let requests = addresses.health.iter().map(async |(service, address)| (service, address, system::conditions(address).await));
+    for (service, address, conditions) in join_all(requests).await {
         let log = state.log(service);
-        let see = format!("see {}; `qscale up` starts a service that ended again", log.display());
+        let see = format!("see {}; `qscale up` restarts services that exit", log.display());
         let check = format!("service {service}");
         match conditions {
-            None => report.wrong(check, format!("does not answer at {address}"), see),
+            None => report.fail(check, format!("no reply from {address}"), see),
             Some(conditions) => {
                 let failing: Vec<&str> = conditions.iter().filter(|(_, holds)| !**holds).map(|(name, _)| name.as_str()).collect();
                 if failing.is_empty() {
-                    report.good(check, format!("ready at {address}"));
+                    report.pass(check, format!("ready at {address}"));
                 } else {
-                    report.wrong(check, format!("not ready: {}", failing.join(", ")), see);
+                    report.fail(check, format!("not ready: {}", failing.join(", ")), see);
                 }
             }
         }
     }
 }
 
-/// Whether the platform answers, limits CPU and memory, and its functions have replicas.
+/// Checks that the platform answers, can limit CPU and memory, and its functions have replicas.
 pub async fn platform(report: &mut Report, locate: &Locate) -> Option<Vec<FunctionStatus>> {
     const CHECK: &str = "platform";
     let functions = match locate.platform() {
@@ -56,17 +56,17 @@ pub async fn platform(report: &mut Report, locate: &Locate) -> Option<Vec<Functi
     let functions = match functions {
         Ok(functions) => functions,
         Err(error) => {
-            report.wrong(CHECK, format!("{error:#}"), "start the system with `qscale up`, or name its platform with --platform");
+            report.fail(CHECK, format!("{error:#}"), "start the system with `qscale up`, or specify its platform with --platform");
             return None;
         }
     };
     report
-        .good(CHECK, format!("answers at {}", locate.platform().map_or_else(|_| String::new(), |platform| platform.address().to_owned())));
+        .pass(CHECK, format!("answers at {}", locate.platform().map_or_else(|_| String::new(), |platform| platform.address().to_owned())));
     if functions.iter().any(|function| !function.vertical) {
-        let mend = "run as root or in a delegated cgroup (systemd-run --user --scope -p Delegate=yes), so that cgroups can be written";
-        report.notice("vertical scaling", "not available: only the number of replicas has an effect", mend);
+        let fix = "run as root or in a delegated cgroup (systemd-run --user --scope -p Delegate=yes) so that cgroups are writable";
+        report.warn("vertical scaling", "unavailable: only the number of replicas has an effect", fix);
     } else if !functions.is_empty() {
-        report.good("vertical scaling", "available");
+        report.pass("vertical scaling", "available");
     }
     for function in &functions {
         replicas(report, function);
@@ -77,28 +77,24 @@ pub async fn platform(report: &mut Report, locate: &Locate) -> Option<Vec<Functi
 fn replicas(report: &mut Report, function: &FunctionStatus) {
     let check = format!("function {}", function.id());
     let (ready, desired) = (function.actual.ready, function.desired.replicas.0);
-    let troubles = format!("{ready} of {desired} replicas ready, {} crashes, {} kills for memory", function.crashes, function.oom_kills);
+    let failures = format!("{ready} of {desired} replicas ready, {} crashes, {} OOM kills", function.crashes, function.oom_kills);
     match ready {
-        0 if desired > 0 => report.wrong(check, troubles, format!("see `qscale function logs {}`", function.id())),
+        0 if desired > 0 => report.fail(check, failures, format!("see `qscale function logs {}`", function.id())),
         _ if function.crashes + function.oom_kills > 0 => {
-            report.notice(check, troubles, format!("see `qscale function logs {}`", function.id()))
+            report.warn(check, failures, format!("see `qscale function logs {}`", function.id()))
         }
-        _ => report.good(check, format!("{ready} of {desired} replicas ready")),
+        _ => report.pass(check, format!("{ready} of {desired} replicas ready")),
     }
 }
 
-/// Whether policies can be read, belong to functions, and somebody measures and decides for them.
+/// Checks that ScalingPolicies are valid and have a function, fresh States and a deciding agent.
 pub async fn policies(report: &mut Report, bus: &Bus, functions: Option<&[FunctionStatus]>) {
     let policies = match store::policies(bus).await {
         Ok(policies) => policies,
-        Err(error) => return report.wrong("policies", format!("{error:#}"), "run `qscale up`, which makes the bucket"),
+        Err(error) => return report.fail("policies", format!("{error:#}"), "run `qscale up`, which creates the bucket"),
     };
     if policies.is_empty() {
-        report.notice(
-            "policies",
-            "there are none, so nothing is scaled",
-            "write one: qscale policy example > policy.yaml; qscale policy apply policy.yaml",
-        );
+        report.warn("policies", "none, so nothing is scaled", "qscale policy example > policy.yaml; qscale policy apply policy.yaml");
     }
     let known: Option<BTreeSet<FunctionId>> = functions.map(|functions| functions.iter().map(FunctionStatus::id).collect());
     let mut scaled = BTreeSet::new();
@@ -110,19 +106,19 @@ pub async fn policies(report: &mut Report, bus: &Bus, functions: Option<&[Functi
             }
             Err(error) => {
                 let name = key.replacen('.', "/", 1);
-                report.wrong(
+                report.fail(
                     format!("policy {name}"),
-                    format!("cannot be read: {error}"),
-                    format!("apply it anew, or `qscale policy delete {name}`"),
+                    format!("invalid: {error}"),
+                    format!("apply it again, or `qscale policy delete {name}`"),
                 );
             }
         }
     }
     for function in known.iter().flatten().filter(|function| !scaled.contains(*function)) {
-        report.notice(
+        report.warn(
             format!("function {function}"),
-            "has no policy, so nothing scales it",
-            "write one: qscale policy example; qscale policy apply FILE",
+            "has no ScalingPolicy, so it is not scaled",
+            "qscale policy example > policy.yaml; qscale policy apply policy.yaml",
         );
     }
 }
@@ -136,17 +132,19 @@ async fn examine(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, known: 
     let check = format!("policy {function}");
     let workload = workload(policy);
     if policy.workload.kind == WorkloadKind::Local && known.is_some_and(|known| !known.contains(&workload)) {
-        return report.wrong(
+        return report.fail(
             check,
             format!("the platform has no function {workload}"),
             format!("qscale function add FILE, or qscale policy delete {function}"),
         );
     }
     match policy.mode {
-        _ if policy.paused => report.notice(&check, "paused: nothing is changed", format!("qscale policy set {function} paused=false")),
-        Mode::Active => report.good(&check, format!("active, obeys {}", policy.agent)),
+        _ if policy.paused => {
+            report.warn(&check, "paused: decisions are not applied", format!("qscale policy set {function} paused=false"))
+        }
+        Mode::Active => report.pass(&check, format!("active, agent {}", policy.agent)),
         Mode::Observe | Mode::Recommend => {
-            report.notice(&check, "decisions are recorded and not applied", format!("qscale policy set {function} mode=active"));
+            report.warn(&check, "decisions are recorded but not applied", format!("qscale policy set {function} mode=active"));
         }
     }
     let now = clock::now();
@@ -156,70 +154,70 @@ async fn examine(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, known: 
     applied(report, bus, &function).await;
 }
 
-/// Whether a fresh State is there; without one no agent can answer.
+/// Checks for a fresh State, without which no agent can decide.
 async fn measured(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Timestamp) -> bool {
-    const MEND: &str = "see to the collector: its log, its sources, and that it reaches the platform's metrics";
+    const FIX: &str = "check the collector: its log, its sources, and that it reaches the platform's metrics";
     let function = policy.function();
     let check = format!("state of {function}");
     let subject = subject::of(EventType::State, &function);
     let (at, message) = match store::last(bus, subject::LIVE_STREAM, &subject).await {
         Ok(Some(last)) => last,
         Ok(None) => {
-            report.wrong(check, "none was ever published", MEND);
+            report.fail(check, "never published", FIX);
             return false;
         }
         Err(error) => {
-            report.wrong(check, format!("{error:#}"), "run `qscale up`, which makes the stream");
+            report.fail(check, format!("{error:#}"), "run `qscale up`, which creates the stream");
             return false;
         }
     };
     let age = now.since(at);
     if age > policy.tick.duration() * SILENT_TICKS {
-        report.wrong(check, format!("the last one is {} old, a tick is {}", show::age(age), show::age(policy.tick.duration())), MEND);
+        report.fail(check, format!("the last one is {} old, the tick is {}", show::age(age), show::age(policy.tick.duration())), FIX);
         return false;
     }
     match contract::decode::<State>(&subject, &message.payload) {
         Ok(state) => match state.age.oldest() {
-            Some(oldest) if oldest <= policy.max_age() => report.good(check, format!("{} old", show::age(age))),
+            Some(oldest) if oldest <= policy.max_age() => report.pass(check, format!("{} old", show::age(age))),
             Some(oldest) => {
-                report.notice(check, format!("a measurement in it is {} old; scaling down is refused", show::age(oldest)), MEND)
+                report.warn(check, format!("contains a measurement that is {} old; scaling down is refused", show::age(oldest)), FIX)
             }
-            None => report.notice(check, "a kind of measurement was never taken; scaling down is refused", MEND),
+            None => report.warn(check, "lacks a kind of measurement; scaling down is refused", FIX),
         },
-        Err(error) => report.wrong(check, format!("cannot be read: {error}"), "run collector and command of the same version"),
+        Err(error) => report.fail(check, format!("unreadable: {error}"), "run collector and command of the same version"),
     }
     true
 }
 
-/// Whether the agent that the policy names answers.
+/// Checks that the agent of the ScalingPolicy decides.
 async fn decided(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Timestamp) {
     let (function, agent) = (policy.function(), &policy.agent);
     let check = format!("agent {agent} for {function}");
-    let mend =
-        format!("start it (`qscale agent add {agent}` gives it a credential), or name another: qscale policy set {function} agent=NAME");
+    let fix =
+        format!("start it (`qscale agent add {agent}` creates its credential), or select another: qscale policy set {function} agent=NAME");
     match store::last(bus, subject::RECORD_STREAM, &subject::action(agent, &function)).await {
         Ok(Some((at, _))) => {
             let age = now.since(at);
-            let patience = policy.tick.duration() * policy.fallback.after_ticks.get().saturating_add(1);
-            if age <= patience {
-                report.good(check, format!("answered {} ago", show::age(age)));
+            let timeout = policy.tick.duration() * policy.fallback.after_ticks.get().saturating_add(1);
+            if age <= timeout {
+                report.pass(check, format!("decided {} ago", show::age(age)));
             } else {
-                report.wrong(check, format!("silent for {}; the fallback acts", show::age(age)), mend);
+                report.fail(check, format!("silent for {}; the fallback decides", show::age(age)), fix);
             }
         }
-        Ok(None) => report.wrong(check, "never answered; the fallback acts", mend),
-        Err(error) => report.wrong(check, format!("{error:#}"), "run `qscale up`, which makes the stream"),
+        Ok(None) => report.fail(check, "never decided; the fallback decides", fix),
+        Err(error) => report.fail(check, format!("{error:#}"), "run `qscale up`, which creates the stream"),
     }
 }
 
-/// Whether the platform takes what is decided.
+/// Checks that the platform applies decisions.
 async fn applied(report: &mut Report, bus: &Bus, function: &FunctionId) {
     let subject = subject::of(EventType::Outcome, function);
-    // A stream that cannot be read was reported already, and a function of which nothing was decided has no Outcome.
+    // An unreadable stream is reported elsewhere, and a function without decisions has no Outcome.
     let Ok(Some((_, message))) = store::last(bus, subject::RECORD_STREAM, &subject).await else { return };
     match contract::decode::<Outcome>(&subject, &message.payload) {
         Ok(outcome) if outcome.effect == Effect::Failed => {
-            report.wrong(
+            report.fail(
                 format!("outcome of {function}"),
                 format!("the last change failed: {}", outcome.reason),
                 "see the logs of actuator and platform",
@@ -229,37 +227,35 @@ async fn applied(report: &mut Report, bus: &Bus, function: &FunctionId) {
     }
 }
 
-/// Who leads, and what is frozen.
+/// Checks leases and freezes.
 pub async fn control(report: &mut Report, bus: &Bus) {
     if let Err(error) = lease(report, bus).await {
-        report.wrong("lease", format!("{error:#}"), "run `qscale up`, which makes the bucket");
+        report.fail("lease", format!("{error:#}"), "run `qscale up`, which creates the bucket");
     }
     let controls = match store::controls(bus).await {
         Ok(controls) => controls,
-        Err(error) => return report.wrong("freezes", format!("{error:#}"), "run `qscale up`, which makes the bucket"),
+        Err(error) => return report.fail("freezes", format!("{error:#}"), "run `qscale up`, which creates the bucket"),
     };
     let before = report.findings().len();
     for (key, value) in &controls {
         let (what, argument) = match key.as_str() {
-            control::ALL => ("everything".to_owned(), "--all".to_owned()),
+            control::ALL => ("all functions".to_owned(), "--all".to_owned()),
             _ => (key.replacen('.', "/", 1), key.replacen('.', "/", 1)),
         };
         match value {
             Ok(value) if value.frozen => {
-                report.notice("freeze", format!("{what} is frozen{}", operate::whence(value)), format!("qscale unfreeze {argument}"))
+                report.warn("freeze", format!("{what}: frozen{}", operate::whence(value)), format!("qscale unfreeze {argument}"))
             }
             Ok(_) => {}
-            Err(error) => {
-                report.wrong("freeze", format!("what was asked for {what} cannot be read: {error}"), format!("qscale unfreeze {argument}"))
-            }
+            Err(error) => report.fail("freeze", format!("{what}: invalid request: {error}"), format!("qscale unfreeze {argument}")),
         }
     }
     if report.findings().len() == before {
-        report.good("freezes", "none");
+        report.pass("freezes", "none");
     }
 }
 
-/// What is read of a lease.
+/// A lease; only its holder is read.
 #[derive(Debug, Deserialize)]
 struct Lease {
     #[serde(default)]
@@ -267,7 +263,7 @@ struct Lease {
 }
 
 async fn lease(report: &mut Report, bus: &Bus) -> anyhow::Result<()> {
-    const MEND: &str = "start an actuator; `qscale up` runs one";
+    const FIX: &str = "start an actuator; `qscale up` runs one";
     let bucket = store::open(bus, subject::LEASE_BUCKET).await?;
     let mut held = false;
     for (key, value) in store::all(&bucket).await? {
@@ -278,15 +274,13 @@ async fn lease(report: &mut Report, bus: &Bus) -> anyhow::Result<()> {
         let age = renewed.map_or(Duration::MAX, |renewed| clock::wall().since(renewed));
         held = true;
         match holder.as_str() {
-            "" => report.wrong(check, "nobody holds it: the last holder gave it back", MEND),
-            _ if age > LEASE_DEAD_AFTER => {
-                report.wrong(check, format!("held by {holder}, which has not renewed it for {}", show::age(age)), MEND)
-            }
-            _ => report.good(check, format!("held by {holder}, renewed {} ago", show::age(age))),
+            "" => report.fail(check, "released and not held", FIX),
+            _ if age > LEASE_DEAD_AFTER => report.fail(check, format!("held by {holder}, not renewed for {}", show::age(age)), FIX),
+            _ => report.pass(check, format!("held by {holder}, renewed {} ago", show::age(age))),
         }
     }
     if !held {
-        report.wrong("lease", "no actuator ever took it, so nothing is applied", MEND);
+        report.fail("lease", "never acquired by an actuator, so nothing is applied", FIX);
     }
     Ok(())
 }
