@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::lease::LeaseConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ pub struct ActuatorConfig {
     pub instance: Option<String>,
     /// The platform on this machine.
     pub platform: PlatformConfig,
-    /// Who leads.
+    /// Leader election.
     pub lease: LeaseConfig,
     /// How often what the platform has is compared with what it was told, 100 ms to 1 h.
     pub reconcile: Span,
@@ -44,21 +45,6 @@ pub struct PlatformConfig {
     pub address: String,
     /// How long one request may take, 10 ms to 1 min.
     pub timeout: Span,
-}
-
-/// Who leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LeaseConfig {
-    /// How long an actuator that cannot be heard keeps the lead, 600 ms to 10 min.
-    pub ttl: Span,
-}
-
-impl Default for LeaseConfig {
-    /// Six seconds: a leader that dies is missed for little more than the default tick.
-    fn default() -> Self {
-        Self { ttl: Span::seconds(6) }
-    }
 }
 
 impl Default for PlatformConfig {
@@ -96,7 +82,7 @@ impl ActuatorConfig {
             ("reconcile", self.reconcile, Duration::from_millis(100), hour),
             ("retry_at_most", self.retry_at_most, Duration::from_millis(100), hour),
             ("store_every", self.store_every, Duration::from_millis(100), hour),
-            ("lease.ttl", self.lease.ttl, Duration::from_millis(600), Duration::from_secs(600)),
+            ("lease.ttl", self.lease.ttl, LeaseConfig::TTL_RANGE.0, LeaseConfig::TTL_RANGE.1),
             ("platform.timeout", self.platform.timeout, Duration::from_millis(10), Duration::from_secs(60)),
         ];
         for (key, span, least, most) in periods {

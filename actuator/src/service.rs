@@ -12,6 +12,7 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bucket, Bus, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::{self, Health};
+use qscale_common::runtime::lease::{self, Election, LeaderStatus, LeaseHandle};
 use qscale_common::time::Timestamp;
 use rand::Rng as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -22,7 +23,6 @@ use crate::backend::local::LocalPlatform;
 use crate::backend::{Backend, BackendError, Workload};
 use crate::config::ActuatorConfig;
 use crate::core::{Command, Core, Lead, Order, Settings};
-use crate::lease::{self, Election, Keeper, Standing};
 use crate::metrics::Metrics;
 use crate::store::{self, Record, Remembered};
 
@@ -30,6 +30,8 @@ use crate::store::{self, Record, Remembered};
 const WAKE: Duration = Duration::from_millis(50);
 /// How long a stop waits for what is under way, and again for what is to be recorded.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// Key of the actuators' lease.
+const LEASE_KEY: &str = "actuator";
 /// Pause before a platform that did not answer is listed again.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 
@@ -71,14 +73,14 @@ pub async fn run_with<B: Backend>(config: ActuatorConfig, backend: B, token: Can
     // Two that are called the same by mistake must not take each other's lease for their own.
     let election = Election::new(format!("{instance}/{seed:016x}"), config.lease.ttl.0);
     let stop_leading = CancellationToken::new();
-    let (keeper, election) = lease::keep(bus.clone(), election, stop_leading.clone());
+    let (lease, election) = lease::campaign(bus.clone(), LEASE_KEY, election, stop_leading.clone());
     let settings = Settings { actuator: instance, retry_at_most: config.retry_at_most.0, store_every: config.store_every.0, seed };
     let (answers_tx, answers) = mpsc::unbounded_channel();
     let mut service = Service {
         core: Core::new(settings),
         bus,
         backend: Arc::new(backend),
-        keeper,
+        lease,
         metrics,
         health,
         permits: Arc::new(Semaphore::new(config.concurrency.get())),
@@ -149,7 +151,7 @@ struct Service<B> {
     core: Core,
     bus: Bus,
     backend: Arc<B>,
-    keeper: Keeper,
+    lease: LeaseHandle,
     metrics: Metrics,
     health: Health,
     permits: Arc<Semaphore>,
@@ -181,7 +183,7 @@ impl<B: Backend> Service<B> {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return answers,
-                () = self.keeper.changed() => {}
+                () = self.lease.changed() => {}
                 Ok(()) = inputs.policies.changed() => self.read(&mut inputs.policies, Core::policies),
                 Ok(()) = inputs.controls.changed() => self.read(&mut inputs.controls, Core::controls),
                 Ok(()) = inputs.records.changed() => self.read(&mut inputs.records, Core::records),
@@ -215,10 +217,10 @@ impl<B: Backend> Service<B> {
 
     /// Tells the core where this actuator stands.
     fn stand(&mut self) {
-        let lead = match self.keeper.standing() {
-            Standing::Following => Lead::Following,
-            Standing::Leading { token, .. } => Lead::Leading(token),
-            Standing::Cut { token } => Lead::Cut(token),
+        let lead = match self.lease.status() {
+            LeaderStatus::Following => Lead::Following,
+            LeaderStatus::Leading { token, .. } => Lead::Leading(token),
+            LeaderStatus::Disconnected { token } => Lead::Cut(token),
         };
         self.metrics.leader.set(i64::from(matches!(lead, Lead::Leading(_))));
         self.core.lead(lead, clock::now());
@@ -259,22 +261,19 @@ impl<B: Backend> Service<B> {
                 }
                 Command::Store(function, record) => self.store(function, record),
                 Command::List => self.list(),
-                Command::StepDown => self.keeper.step_down(),
+                Command::StepDown => self.lease.step_down(),
             }
         }
     }
 
     fn apply(&mut self, order: Order) {
         self.under_way += 1;
-        let (backend, permits, keeper) = (Arc::clone(&self.backend), Arc::clone(&self.permits), self.keeper.clone());
+        let (backend, permits, lease) = (Arc::clone(&self.backend), Arc::clone(&self.permits), self.lease.clone());
         let (metrics, answers) = (self.metrics.clone(), self.answers.clone());
         tokio::spawn(async move {
             let _permit = permits.acquire_owned().await;
             // It may have waited; who no longer leads does not write.
-            let leads = match keeper.standing() {
-                Standing::Leading { token, .. } | Standing::Cut { token } => token == order.lease,
-                Standing::Following => false,
-            };
+            let leads = lease.status().token() == Some(order.lease);
             let began = clock::instant();
             let result = if leads {
                 backend.apply(&order.workload, order.allocation, order.lease).await

@@ -249,7 +249,7 @@ async fn a_graceful_stop_hands_over_at_once() {
     assert!(first.stop().success());
     world.until_applied(7).await;
     let log = std::fs::read_to_string(world.log("a")).expect("a log");
-    assert!(log.contains("gave the lease back"), "{log}");
+    assert!(log.contains("released the lease"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

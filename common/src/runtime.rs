@@ -8,6 +8,7 @@ pub mod config;
 pub mod health;
 pub mod http;
 pub mod kv;
+pub mod lease;
 pub mod models;
 pub mod platform;
 pub mod provision;

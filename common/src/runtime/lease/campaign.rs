@@ -1,0 +1,169 @@
+//! Runs an election against the lease bucket. Owns reading and writing the entry; [`Election`] decides.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Election, LeaderStatus, Lease, LeaseEntry, Reply, Step};
+use crate::contract::Version;
+use crate::contract::subject::LEASE_BUCKET;
+use crate::runtime::bus::Bus;
+use crate::runtime::clock;
+
+/// Access to the role of this process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LeaseHandle {
+    started: Instant,
+    status: watch::Receiver<LeaderStatus>,
+    step_down: mpsc::Sender<()>,
+}
+
+impl LeaseHandle {
+    /// Current role of this process.
+    #[must_use]
+    pub fn status(&self) -> LeaderStatus {
+        let status = *self.status.borrow();
+        match status {
+            // The deadline also holds while the task that publishes the status is not scheduled.
+            LeaderStatus::Leading { until, .. } if clock::instant() - self.started >= until => LeaderStatus::Following,
+            status => status,
+        }
+    }
+
+    /// Waits until the role may have changed.
+    pub async fn changed(&mut self) {
+        if self.status.changed().await.is_err() {
+            // The election has ended; the role stays as it is.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Stops leading, because the platform has seen a higher token.
+    pub fn step_down(&self) {
+        // If the channel is full, an identical request is already waiting.
+        let _waiting = self.step_down.try_send(());
+    }
+}
+
+/// Takes part in the election for `key` until `token` is cancelled, then releases the lease. Processes that share a key replace one another; every
+/// group needs a key of its own.
+#[must_use]
+pub fn campaign(
+    bus: Bus,
+    key: impl Into<String>,
+    election: Election,
+    token: CancellationToken,
+) -> (LeaseHandle, tokio::task::JoinHandle<()>) {
+    let started = clock::instant();
+    let (status_tx, status) = watch::channel(LeaderStatus::Following);
+    let (step_down, step_down_rx) = mpsc::channel(1);
+    let campaign = Campaign { bus, key: key.into(), store: None, election, started, status: status_tx };
+    let task = tokio::spawn(campaign.run(step_down_rx, token));
+    (LeaseHandle { started, status, step_down }, task)
+}
+
+/// Reads an entry. A value that cannot be decoded counts as released.
+fn decode(entry: kv::Entry) -> LeaseEntry {
+    let lease = (entry.operation == Operation::Put).then(|| serde_json::from_slice(&entry.value).ok()).flatten();
+    let released = || Lease { version: Version::CURRENT, holder: String::new(), token: 0 };
+    LeaseEntry { lease: lease.unwrap_or_else(released), revision: entry.revision }
+}
+
+struct Campaign {
+    bus: Bus,
+    key: String,
+    store: Option<Store>,
+    election: Election,
+    started: Instant,
+    status: watch::Sender<LeaderStatus>,
+}
+
+impl Campaign {
+    async fn run(mut self, mut step_down: mpsc::Receiver<()>, token: CancellationToken) {
+        let mut delay = Duration::ZERO;
+        loop {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return self.release().await,
+                Some(()) = step_down.recv() => {
+                    tracing::warn!(key = self.key, "the platform has seen a newer lease; stepping down");
+                    self.election.step_down();
+                    self.publish_status();
+                    tokio::time::sleep(self.election.ttl()).await;
+                }
+                () = tokio::time::sleep(delay) => self.advance().await,
+            }
+            delay = self.election.delay();
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        clock::instant() - self.started
+    }
+
+    async fn advance(&mut self) {
+        let sent = self.elapsed();
+        let step = self.election.next_step(sent, clock::now());
+        // A renewal that has not succeeded when this process must stop acting is useless.
+        let timeout = match self.election.status(sent) {
+            LeaderStatus::Leading { until, .. } => until.saturating_sub(sent).min(self.election.ttl() / 3),
+            LeaderStatus::Following | LeaderStatus::Disconnected { .. } => self.election.ttl() / 3,
+        };
+        let reply = tokio::time::timeout(timeout, self.execute(&step)).await.unwrap_or(Reply::Unreachable);
+        if reply == Reply::Unreachable {
+            self.store = None;
+        }
+        let now = self.elapsed();
+        self.election.on_reply(&step, reply, sent, now);
+        self.publish_status();
+    }
+
+    fn publish_status(&self) {
+        let now = self.election.status(self.elapsed());
+        let before = self.status.send_replace(now);
+        match (before, now) {
+            (LeaderStatus::Leading { token: old, .. }, LeaderStatus::Leading { token, .. }) if old == token => {}
+            (_, LeaderStatus::Leading { token, .. }) => tracing::info!(key = self.key, token, "leading"),
+            (LeaderStatus::Leading { .. }, LeaderStatus::Following) => tracing::warn!(key = self.key, "no longer leading"),
+            (LeaderStatus::Leading { .. }, LeaderStatus::Disconnected { .. }) => {
+                tracing::warn!(key = self.key, "failed to renew the lease before it expired: the bus is unreachable")
+            }
+            _ => {}
+        }
+    }
+
+    async fn execute(&mut self, step: &Step) -> Reply {
+        let Some(store) = self.store().await else { return Reply::Unreachable };
+        match step {
+            Step::Read => match store.entry(&self.key).await {
+                Ok(entry) => Reply::Found(entry.map(decode)),
+                Err(_) => Reply::Unreachable,
+            },
+            Step::Write { lease, expected } => {
+                let value = serde_json::to_vec(lease).expect("a lease holds only text and numbers, which JSON can write");
+                match store.update(&self.key, value.into(), *expected).await {
+                    Ok(revision) => Reply::Written(revision),
+                    Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Reply::Conflict,
+                    Err(_) => Reply::Unreachable,
+                }
+            }
+        }
+    }
+
+    async fn store(&mut self) -> Option<Store> {
+        if self.store.is_none() {
+            self.store = self.bus.jetstream().get_key_value(LEASE_BUCKET).await.ok();
+        }
+        self.store.clone()
+    }
+
+    async fn release(&mut self) {
+        let Some(step) = self.election.release() else { return };
+        let released = tokio::time::timeout(self.election.ttl() / 3, self.execute(&step)).await;
+        tracing::info!(key = self.key, released = matches!(released, Ok(Reply::Written(_))), "released the lease");
+        self.election.step_down();
+        self.status.send_replace(LeaderStatus::Following);
+    }
+}
