@@ -85,6 +85,13 @@ impl Cgroups {
         Ok(cgroups)
     }
 
+    /// A place in a plain folder, where no limit can be set.
+    #[cfg(test)]
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        let folder = folder.to_path_buf();
+        Self { base: Folders { version: Version::V2, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder } }
+    }
+
     /// Making a group does not mean that a process may move into it, so one does.
     fn try_entering(&self) -> io::Result<()> {
         let cgroup = self.create("probe")?;

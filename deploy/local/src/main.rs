@@ -46,7 +46,15 @@ async fn watch_signals(signals: [Signal; 3], stop: CancellationToken, hurry: Can
     };
     next().await;
     stop.cancel();
-    tokio::time::sleep(TOGETHER).await;
+    let window = tokio::time::sleep(TOGETHER);
+    tokio::pin!(window);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut window => break,
+            () = next() => {}
+        }
+    }
     next().await;
     hurry.cancel();
 }

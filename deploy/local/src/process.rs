@@ -7,12 +7,11 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc;
 
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// What to start.
 #[derive(Debug)]
@@ -36,6 +35,9 @@ pub struct Process {
     pid: u32,
 }
 
+/// Launches that wait for the thread; further callers wait until there is room.
+const WAITING: usize = 64;
+
 /// The thread that starts processes.
 #[derive(Debug, Clone)]
 pub struct Spawner(mpsc::Sender<Order>);
@@ -52,13 +54,12 @@ impl Spawner {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(runtime: Handle) -> io::Result<Self> {
-        let (sender, orders) = mpsc::channel::<Order>();
+        let (sender, mut orders) = mpsc::channel::<Order>(WAITING);
         std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             let _context = runtime.enter();
-            for order in orders {
-                let started = spawn(order.launch);
-                // Whoever ordered the process and left drops it, which kills it.
-                drop(order.reply.send(started));
+            while let Some(Order { launch, reply }) = orders.blocking_recv() {
+                // A receiver that is gone drops the process, which kills it.
+                drop(reply.send(spawn(launch)));
             }
         })?;
         Ok(Self(sender))
@@ -71,7 +72,7 @@ impl Spawner {
     pub async fn spawn(&self, launch: Launch) -> io::Result<(Process, pipe::Receiver)> {
         let (reply, started) = oneshot::channel();
         let gone = || io::Error::other("the platform is stopping");
-        self.0.send(Order { launch, reply }).map_err(|_| gone())?;
+        self.0.send(Order { launch, reply }).await.map_err(|_| gone())?;
         started.await.map_err(|_| gone())?
     }
 }

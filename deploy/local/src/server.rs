@@ -1,6 +1,7 @@
 //! The platform from start to stop. Owns the order in which things begin and end.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -33,13 +34,20 @@ pub const ADDRESSES: &str = "addresses.json";
 pub async fn run(settings: Settings, stop: CancellationToken, hurry: CancellationToken) -> anyhow::Result<()> {
     settings.validate()?;
     let client_connections = client_connections(allow_many_files());
-    let state = StateDir::take(&settings.state_dir)?;
-    let saved = state.load()?;
+    let folder = settings.state_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let state = StateDir::take(&folder)?;
+        let saved = state.load()?;
+        anyhow::Ok((state, saved))
+    });
+    let (state, saved) = opened.await.context("opening the state folder")??;
     let (api_listener, api_address) = bind("api", settings.api).await?;
     let (gateway_listener, gateway_address) = bind("gateway", settings.gateway).await?;
     let host = Arc::new(prepare_host(&settings, &state, client_connections, hurry.clone()).await?);
     let addresses = PlatformAddresses { api: api_address.to_string(), gateway: gateway_address.to_string() };
-    state.replace(ADDRESSES, &serde_json::to_vec(&addresses)?).context("cannot write into the state folder")?;
+    let addresses = serde_json::to_vec(&addresses)?;
+    let written = tokio::task::spawn_blocking(move || state.replace(ADDRESSES, &addresses).map(|()| state)).await;
+    let state = written.context("writing the addresses")?.context("cannot write into the state folder")?;
 
     let health = Health::new();
     let platform = Platform::new(Arc::clone(&host), state, settings.limits, gateway_address);
@@ -93,24 +101,31 @@ async fn prepare_host(settings: &Settings, state: &StateDir, client_connections:
     }
     let instance = fingerprint(state.path().as_os_str().as_encoded_bytes());
     let cgroups = if settings.vertical {
-        let (root, name) = (settings.cgroup_root.clone(), format!("{instance:08x}"));
-        let detected = tokio::task::spawn_blocking(move || Cgroups::detect(&root, &name)).await.context("looking for cgroups")?;
-        detected
-            .map_err(|reason| {
-                warn!(reason, "cgroups cannot be written: CPU and memory are not limited, only the number of replicas is scaled")
-            })
-            .ok()
+        let (root, name, folder) = (settings.cgroup_root.clone(), format!("{instance:08x}"), state.path().to_path_buf());
+        let detected = tokio::task::spawn_blocking(move || detect_cgroups(&root, &name, &folder)).await;
+        detected.context("looking for cgroups")?.context("cannot write into the state folder")?
     } else {
         warn!("vertical = false: CPU and memory are not limited, only the number of replicas is scaled");
         None
     };
-    if let Some(cgroups) = &cgroups {
-        orphans::remember(state.path(), &cgroups.folders()).context("cannot write into the state folder")?;
-    }
     let spawner = Spawner::start(Handle::current()).context("cannot start the thread that starts functions")?;
     let (first, last) = settings.replica_ports;
     let ports = Ports::new(first, last, std::process::id());
     Ok(Host::new(spawner, ports, cgroups, state.path().to_path_buf(), settings.kill_grace.0, hurry, client_connections))
+}
+
+/// Finds out whether limits can be set here, and records in the state folder where: a successor cleans up there after a crash.
+fn detect_cgroups(root: &str, instance: &str, state_dir: &Path) -> std::io::Result<Option<Cgroups>> {
+    match Cgroups::detect(root, instance) {
+        Ok(cgroups) => {
+            orphans::remember(state_dir, &cgroups.folders())?;
+            Ok(Some(cgroups))
+        }
+        Err(reason) => {
+            warn!(reason, "cgroups cannot be written: CPU and memory are not limited, only the number of replicas is scaled");
+            Ok(None)
+        }
+    }
 }
 
 async fn hurry_after(time: std::time::Duration, hurry: CancellationToken) {

@@ -1,22 +1,24 @@
 //! The life of a replica: start, readiness, end, and start again until it is asked to stop. Owns its process, its port and its cgroup.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
 use qscale_common::runtime::clock;
 use qscale_common::units::Allocation;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::{Limits, Replica, Target};
 use crate::admission::{Admission, PlaceId};
 use crate::backoff::Backoff;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Cgroups};
 use crate::function::Function;
 use crate::host::Host;
 use crate::probe::until_ready;
@@ -59,7 +61,7 @@ impl Life {
         let mut backoff = Backoff::default();
         loop {
             let ended = match self.cgroup(allocation).await {
-                Ok(cgroup) => self.run(cgroup.as_deref()).await,
+                Ok(cgroup) => self.run(cgroup).await,
                 Err(why) => Ended::Failed { kind: EventKind::ReplicaStartFailed, why, healthy: Duration::ZERO },
             };
             let Ended::Failed { kind, why, healthy } = ended else { break };
@@ -81,35 +83,35 @@ impl Life {
         self.record(EventKind::ReplicaStopped, "stopped".to_owned());
     }
 
-    /// The replica's cgroup, made with the limits of `allocation` when it is the first time; none where limits cannot be set.
+    /// Cgroup of the replica, created with the limits of `allocation` at the first call; `None` where limits cannot be set.
     async fn cgroup(&self, allocation: Allocation) -> Result<Option<Arc<Cgroup>>, String> {
-        let Some(cgroups) = &self.host.cgroups else { return Ok(None) };
+        if self.host.cgroups.is_none() {
+            return Ok(None);
+        }
         if let Some(cgroup) = self.replica.state().cgroup.clone() {
             return Ok(Some(cgroup));
         }
+        let host = Arc::clone(&self.host);
         let name = format!("{}.{}", self.function.id.namespace, self.replica.id);
-        let cgroup = Arc::new(cgroups.create(&name).map_err(|error| format!("cannot make its cgroup: {error}"))?);
-        let (cpu, memory) = (allocation.cpu_millicores, allocation.memory_mib);
-        if let Err(error) = cgroup.set_cpu(cpu).and_then(|()| cgroup.set_memory(memory)) {
-            drop(cgroup.remove());
-            return Err(format!("cannot limit it to {cpu} {memory}: {error}"));
-        }
+        let created = blocking(move || host.cgroups.as_ref().map(|cgroups| create_limited(cgroups, &name, allocation)).transpose());
+        let Some(cgroup) = created.await.map_err(|error| error.to_string())?? else { return Ok(None) };
         let mut state = self.replica.state();
-        (state.cgroup, state.limits) = (Some(Arc::clone(&cgroup)), Limits { cpu: Some(cpu), memory: Some(memory) });
+        state.limits = Limits { cpu: Some(allocation.cpu_millicores), memory: Some(allocation.memory_mib) };
+        state.cgroup = Some(Arc::clone(&cgroup));
         Ok(Some(cgroup))
     }
 
-    async fn run(&self, cgroup: Option<&Cgroup>) -> Ended {
-        let begin = Instant::now();
+    async fn run(&self, cgroup: Option<Arc<Cgroup>>) -> Ended {
+        let begin = clock::instant();
         let Some(port) = self.host.ports.take() else {
             return failed(EventKind::ReplicaStartFailed, "no port is free", Duration::ZERO);
         };
-        let kills_before = cgroup.map_or(0, Cgroup::oom_kills);
-        let launch = match self.launch(port.number(), cgroup) {
-            Ok(launch) => launch,
+        let kills_before = oom_kills(cgroup.clone()).await;
+        let entrances = match entrances(cgroup.clone()).await {
+            Ok(entrances) => entrances,
             Err(error) => return failed(EventKind::ReplicaStartFailed, format!("cannot enter its cgroup: {error}"), Duration::ZERO),
         };
-        let (mut process, output) = match self.host.spawner.spawn(launch).await {
+        let (mut process, output) = match self.host.spawner.spawn(self.launch(port.number(), entrances)).await {
             Ok(started) => started,
             Err(error) => {
                 let why = format!("cannot start `{}`: {error}", self.replica.spec.command.first().map_or("", String::as_str));
@@ -121,18 +123,19 @@ impl Life {
         self.started(process.pid(), port.number());
         let ended = self.attend(&mut process, port.number(), begin).await;
         // What the process started and left running ends with it.
-        match cgroup {
-            Some(cgroup) => cgroup.kill(),
+        match cgroup.clone() {
+            // A failure here is repeated, and reported, when the cgroup is removed.
+            Some(cgroup) => drop(blocking(move || cgroup.kill()).await),
             None => process.signal_group(libc::SIGKILL),
         }
         self.ended();
         if timeout(LAST_WORDS, &mut words).await.is_err() {
             words.abort();
         }
+        let crashed = matches!(ended, Ended::Failed { kind: EventKind::ReplicaCrashed, .. });
+        let out_of_memory = crashed && oom_kills(cgroup).await > kills_before;
         match ended {
-            Ended::Failed { kind: EventKind::ReplicaCrashed, why, healthy }
-                if cgroup.is_some_and(|cgroup| cgroup.oom_kills() > kills_before) =>
-            {
+            Ended::Failed { why, healthy, .. } if out_of_memory => {
                 let limit = self.replica.state().limits;
                 Ended::Failed { kind: EventKind::ReplicaOomKilled, why: format!("killed for memory at {limit} ({why})"), healthy }
             }
@@ -140,20 +143,20 @@ impl Life {
         }
     }
 
-    fn launch(&self, port: u16, cgroup: Option<&Cgroup>) -> std::io::Result<Launch> {
+    fn launch(&self, port: u16, cgroups: Vec<File>) -> Launch {
         let spec: &FunctionSpec = &self.replica.spec;
         let port = port.to_string();
         let mut words = spec.command.iter().map(|word| OsString::from(word.replace("{port}", &port)));
         let mut environment: Vec<(OsString, OsString)> = spec.environment.iter().map(|(key, value)| (key.into(), value.into())).collect();
         environment.push((spec.port_variable.clone().into(), port.clone().into()));
         environment.push(self.host.mark());
-        Ok(Launch {
+        Launch {
             program: words.next().unwrap_or_default(),
             arguments: words.collect(),
             environment,
             working_directory: spec.working_directory.clone().map(PathBuf::from),
-            cgroups: cgroup.map_or_else(|| Ok(Vec::new()), Cgroup::entrances)?,
-        })
+            cgroups,
+        }
     }
 
     /// From the start of the process to its end, whoever brings it about.
@@ -177,8 +180,8 @@ impl Life {
             protocol: spec.protocol,
         });
         target.upstream.warm().await;
-        self.ready(begin.elapsed());
-        let since = Instant::now();
+        self.ready(clock::instant().duration_since(begin));
+        let since = clock::instant();
         loop {
             let open = Open::new(&self.function.admission, &target);
             self.set_phase(ReplicaState::Ready);
@@ -187,13 +190,13 @@ impl Life {
                     drop(open);
                     return self.drain(process).await;
                 }
-                ended = process.ended() => return crashed("", &ended, since.elapsed()),
+                ended = process.ended() => return crashed("", &ended, clock::instant().duration_since(since)),
                 () = self.replica.suspected.notified() => drop(open),
             }
             self.set_phase(ReplicaState::Starting);
             tokio::select! {
                 () = self.replica.stop.cancelled() => return self.drain(process).await,
-                ended = process.ended() => return crashed("", &ended, since.elapsed()),
+                ended = process.ended() => return crashed("", &ended, clock::instant().duration_since(since)),
                 () = until_ready(address, spec.protocol, spec.health.as_deref()) => {}
             }
         }
@@ -266,8 +269,7 @@ impl Life {
 
     async fn remove_cgroup(&self) {
         let Some(cgroup) = self.replica.state().cgroup.take() else { return };
-        let removed = tokio::task::spawn_blocking(move || cgroup.remove()).await;
-        if let Ok(Err(left)) = removed {
+        if let Ok(Err(left)) = blocking(move || cgroup.remove()).await {
             warn!(replica = self.replica.id, left, "a cgroup could not be removed; it is tried again when the platform stops or starts");
         }
     }
@@ -292,14 +294,78 @@ impl Drop for Open<'_> {
     }
 }
 
+/// Runs `work` off the runtime's threads: the files of cgroups are read and written synchronously, and the kernel may make their users wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// Creates a cgroup with the limits of `allocation`; removes it again where they cannot be set.
+fn create_limited(cgroups: &Cgroups, name: &str, allocation: Allocation) -> Result<Arc<Cgroup>, String> {
+    let cgroup = cgroups.create(name).map_err(|error| format!("cannot make its cgroup: {error}"))?;
+    let (cpu, memory) = (allocation.cpu_millicores, allocation.memory_mib);
+    if let Err(error) = cgroup.set_cpu(cpu).and_then(|()| cgroup.set_memory(memory)) {
+        // What is left of it is removed when the platform stops.
+        drop(cgroup.remove());
+        return Err(format!("cannot limit it to {cpu} {memory}: {error}"));
+    }
+    Ok(Arc::new(cgroup))
+}
+
+async fn oom_kills(cgroup: Option<Arc<Cgroup>>) -> u64 {
+    let Some(cgroup) = cgroup else { return 0 };
+    blocking(move || cgroup.oom_kills()).await.unwrap_or(0)
+}
+
+async fn entrances(cgroup: Option<Arc<Cgroup>>) -> io::Result<Vec<File>> {
+    let Some(cgroup) = cgroup else { return Ok(Vec::new()) };
+    blocking(move || cgroup.entrances()).await?
+}
+
 fn failed(kind: EventKind, why: impl Into<String>, healthy: Duration) -> Ended {
     Ended::Failed { kind, why: why.into(), healthy }
 }
 
-fn crashed(when: &str, status: &std::io::Result<ExitStatus>, healthy: Duration) -> Ended {
+fn crashed(when: &str, status: &io::Result<ExitStatus>, healthy: Duration) -> Ended {
     let how = match status {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     };
     failed(EventKind::ReplicaCrashed, format!("ended{when}: {how}"), healthy)
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::document::Format;
+    use tokio::runtime::Handle;
+    use tokio::sync::Notify;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::ports::Ports;
+    use crate::process::Spawner;
+
+    fn life(cgroups: Cgroups, folder: &std::path::Path) -> Life {
+        let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"true\"]", Format::Toml).expect("a function file");
+        let spawner = Spawner::start(Handle::current()).expect("a thread");
+        let ports = Ports::new(19_400, 19_499, 0);
+        let host = Host::new(spawner, ports, Some(cgroups), folder.to_owned(), Duration::ZERO, CancellationToken::new(), 1);
+        let allocation = Allocation::from(spec.allocation);
+        let replica = Replica::new("f-1".to_owned(), Arc::new(spec.clone()), 0);
+        Life { replica, function: Function::new(spec, allocation, Arc::new(Notify::new())), host: Arc::new(host) }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn other_tasks_run_while_a_cgroup_that_is_in_use_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // A folder like a cgroup whose process is slow to leave: limits cannot be set in it, and it cannot be removed while `process` is there.
+        let cgroup = folder.path().join("default.f-1");
+        std::fs::create_dir(&cgroup).expect("created");
+        std::fs::write(cgroup.join("process"), "").expect("written");
+        let process = cgroup.join("process");
+        let leaving = tokio::spawn(async move { std::fs::remove_file(process).expect("removed") });
+        let life = life(Cgroups::in_folder(folder.path()), folder.path());
+        life.cgroup(Allocation::new(1, 100, 64)).await.expect_err("limits cannot be set in a plain folder");
+        leaving.await.expect("joined");
+        assert!(!cgroup.exists(), "the removal held up the task that it waited for");
+    }
 }

@@ -202,11 +202,11 @@ impl Drop for Platform {
             if std::thread::panicking() {
                 eprintln!("--- log of the platform\n{}", self.log());
             }
-            // At once, but with its cgroups removed: the second signal does not wait for requests.
-            self.signal(libc::SIGTERM);
-            std::thread::sleep(Duration::from_millis(1_200));
-            self.signal(libc::SIGTERM);
-            drop(self.child.wait());
+            // A signal that comes later than the first ends it without waiting for requests, and with its cgroups removed.
+            while matches!(self.child.try_wait(), Ok(None)) {
+                self.signal(libc::SIGTERM);
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 }

@@ -114,6 +114,19 @@ async fn an_interrupt_leaves_no_process_and_no_cgroup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn signals_that_come_together_count_as_one() {
+    let folder = folder();
+    let mut platform = Platform::with(folder.path(), &spec("protocol = \"http\""), 1).await;
+    let caller = platform.http();
+    let under_way = tokio::spawn(async move { caller.call("/sleep?ms=2500").await });
+    platform.until("a request is under way", |status| status.actual.replicas[0].in_flight == 1).await;
+    // As from a terminal and from the program that started the platform: the second must not cut requests off.
+    platform.signal(libc::SIGINT);
+    platform.end(libc::SIGTERM).await;
+    assert!(under_way.await.expect("joined").is_fine());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_does_not_end_is_killed() {
     let folder = folder();
     let platform = Platform::start(folder.path(), &["kill_grace=100ms"]).await;
