@@ -25,14 +25,14 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::body::{Relayed, Replay, ReplyBody, RequestBody};
+use self::body::{Relayed, ReplyBody};
 use self::measure::Measure;
 use self::reply::{Refusal, refuse};
 use crate::admission::{Admitted, Permit};
-use crate::function::Function;
+use crate::function::{Function, Functions};
 use crate::host::Host;
-use crate::platform::Functions;
 use crate::replica::Target;
+use crate::request_body::{Replay, RequestBody};
 use crate::upstream::{Connection, SendError};
 
 pub mod body;

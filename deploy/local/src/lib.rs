@@ -2,22 +2,24 @@
 //!
 //! Owns the processes, their cgroups and the requests to them; must not decide how much a function gets: it is told, over its API.
 
-pub mod admission;
-pub mod backoff;
-pub mod cgroup;
-pub mod function;
-pub mod gateway;
-pub mod host;
-pub mod latency;
-pub mod logs;
-pub mod metrics;
-pub mod orphans;
-pub mod platform;
-pub mod ports;
-pub mod probe;
-pub mod process;
-pub mod replica;
+mod admission;
+mod backoff;
+mod cgroup;
+mod function;
+mod gateway;
+mod host;
+mod latency;
+mod logs;
+mod metrics;
+mod orphans;
+mod platform;
+mod ports;
+mod probe;
+mod process;
+mod reconciler;
+mod replica;
+mod request_body;
 pub mod server;
 pub mod settings;
-pub mod state;
-pub mod upstream;
+mod state;
+mod upstream;

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use qscale_common::platform::metrics::{self, FunctionView, NodeView, ReplicaView};
 
-use crate::function::Function;
-use crate::platform::Platform;
+use crate::function::{Function, Functions};
+use crate::host::Host;
 use crate::replica::Replica;
 
 mod proc;
 
 /// Everything, as Prometheus' text. Blocks while files are read.
 #[must_use]
-pub fn render(platform: &Platform) -> String {
-    let groups = if platform.host.cgroups.is_none() { proc::groups() } else { proc::Groups::default() };
-    let functions: Vec<FunctionView> = platform.functions.all().iter().map(|function| view(function, &groups)).collect();
+pub fn render(functions: &Functions, host: &Host) -> String {
+    let groups = if host.cgroups.is_none() { proc::groups() } else { proc::Groups::default() };
+    let functions: Vec<FunctionView> = functions.all().iter().map(|function| view(function, &groups)).collect();
     metrics::render(&functions, node())
 }
 

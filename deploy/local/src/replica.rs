@@ -1,4 +1,4 @@
-//! One replica: a process, its limits and its place at the gateway. Owns what is known of it; [`life`] runs it.
+//! One replica: its process, limits and load. Owns its state; [`reconciler`](crate::reconciler) starts and stops it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,8 +14,6 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::Cgroup;
 use crate::latency::Latency;
 use crate::upstream::Upstream;
-
-pub mod life;
 
 /// One replica.
 #[derive(Debug)]
@@ -142,6 +140,67 @@ impl Replica {
         self.suspected.notify_one();
     }
 
+    /// Waits until it is asked to end.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Waits until the gateway could not connect to it.
+    pub async fn suspected(&self) {
+        self.suspected.notified().await;
+    }
+
+    /// Counts a restart.
+    pub fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Enters `phase`.
+    pub fn set_phase(&self, phase: ReplicaState) {
+        self.state().phase = phase;
+    }
+
+    /// Notes that the process `pid` was started at `now` and serves on `port`.
+    pub fn set_process(&self, pid: u32, port: u16, now: Timestamp) {
+        let mut state = self.state();
+        (state.pid, state.port, state.started) = (Some(pid), Some(port), Some(now));
+    }
+
+    /// Notes that its process has ended.
+    pub fn clear_process(&self) {
+        let mut state = self.state();
+        (state.pid, state.port) = (None, None);
+    }
+
+    /// Notes the time from the start of its process to ready.
+    pub fn set_startup(&self, startup: Duration) {
+        self.state().startup = Some(startup);
+    }
+
+    /// Its cgroup; `None` before the first start and where limits cannot be set.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<Arc<Cgroup>> {
+        self.state().cgroup.clone()
+    }
+
+    /// Notes its cgroup, which limits it to `cpu` and `memory`.
+    pub fn set_cgroup(&self, cgroup: Arc<Cgroup>, cpu: Millicores, memory: Mebibytes) {
+        let mut state = self.state();
+        state.limits = Limits { cpu: Some(cpu), memory: Some(memory) };
+        state.cgroup = Some(cgroup);
+    }
+
+    /// Takes its cgroup, to remove it.
+    pub fn take_cgroup(&self) -> Option<Arc<Cgroup>> {
+        self.state().cgroup.take()
+    }
+
+    /// Its current limits.
+    #[must_use]
+    pub fn limits(&self) -> impl std::fmt::Display {
+        self.state().limits
+    }
+
     /// Where it is in its life.
     #[must_use]
     pub fn phase(&self) -> ReplicaState {
@@ -232,7 +291,9 @@ impl Replica {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn address(port: u16) -> SocketAddr {
+    /// Where a replica serves on `port`.
+    #[must_use]
+    pub fn address(port: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 }

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::gateway::body::RequestBody;
+use crate::request_body::RequestBody;
 
 /// Streams on one HTTP/2 connection before another is opened; servers allow 100 or more (RFC 9113, 6.5.2).
 const STREAMS: u32 = 100;

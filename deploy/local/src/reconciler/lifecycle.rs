@@ -6,7 +6,6 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
@@ -15,7 +14,6 @@ use qscale_common::units::Allocation;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::{Limits, Replica, Target};
 use crate::admission::{Admission, PlaceId};
 use crate::backoff::Backoff;
 use crate::cgroup::{Cgroup, Cgroups};
@@ -23,6 +21,7 @@ use crate::function::Function;
 use crate::host::Host;
 use crate::probe::until_ready;
 use crate::process::{Launch, Process};
+use crate::replica::{Replica, Target};
 use crate::upstream::Upstream;
 
 /// How often a draining replica is looked at.
@@ -30,9 +29,9 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// Time that what a replica wrote last is waited for after its end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// A replica with what it needs to live.
+/// A replica with what its lifecycle needs.
 #[derive(Debug, Clone)]
-pub struct Life {
+pub struct Lifecycle {
     /// The replica.
     pub replica: Arc<Replica>,
     /// Its function.
@@ -55,13 +54,13 @@ enum Ended {
     },
 }
 
-impl Life {
-    /// Lives until the replica was asked to stop and has.
-    pub async fn live(self, allocation: Allocation) {
+impl Lifecycle {
+    /// Runs the replica until it was asked to stop and has.
+    pub async fn run(self, allocation: Allocation) {
         let mut backoff = Backoff::default();
         loop {
             let ended = match self.cgroup(allocation).await {
-                Ok(cgroup) => self.run(cgroup).await,
+                Ok(cgroup) => self.run_once(cgroup).await,
                 Err(why) => Ended::Failed { kind: EventKind::ReplicaStartFailed, why, healthy: Duration::ZERO },
             };
             let Ended::Failed { kind, why, healthy } = ended else { break };
@@ -70,14 +69,14 @@ impl Life {
             }
             self.count(kind);
             let wait = backoff.next(healthy);
-            self.set_phase(ReplicaState::BackOff);
+            self.replica.set_phase(ReplicaState::BackOff);
             self.record(kind, format!("{why}; starts again in {} ms", wait.as_millis()));
             tokio::select! {
-                () = self.replica.stop.cancelled() => break,
+                () = self.replica.stopped() => break,
                 () = sleep(wait) => {}
             }
-            self.replica.restarts.fetch_add(1, Ordering::Relaxed);
-            self.set_phase(ReplicaState::Starting);
+            self.replica.count_restart();
+            self.replica.set_phase(ReplicaState::Starting);
         }
         self.remove_cgroup().await;
         self.record(EventKind::ReplicaStopped, "stopped".to_owned());
@@ -88,20 +87,18 @@ impl Life {
         if self.host.cgroups.is_none() {
             return Ok(None);
         }
-        if let Some(cgroup) = self.replica.state().cgroup.clone() {
+        if let Some(cgroup) = self.replica.cgroup() {
             return Ok(Some(cgroup));
         }
         let host = Arc::clone(&self.host);
         let name = format!("{}.{}", self.function.id.namespace, self.replica.id);
         let created = blocking(move || host.cgroups.as_ref().map(|cgroups| create_limited(cgroups, &name, allocation)).transpose());
         let Some(cgroup) = created.await.map_err(|error| error.to_string())?? else { return Ok(None) };
-        let mut state = self.replica.state();
-        state.limits = Limits { cpu: Some(allocation.cpu_millicores), memory: Some(allocation.memory_mib) };
-        state.cgroup = Some(Arc::clone(&cgroup));
+        self.replica.set_cgroup(Arc::clone(&cgroup), allocation.cpu_millicores, allocation.memory_mib);
         Ok(Some(cgroup))
     }
 
-    async fn run(&self, cgroup: Option<Arc<Cgroup>>) -> Ended {
+    async fn run_once(&self, cgroup: Option<Arc<Cgroup>>) -> Ended {
         let begin = clock::instant();
         let Some(port) = self.host.ports.take() else {
             return failed(EventKind::ReplicaStartFailed, "no port is free", Duration::ZERO);
@@ -128,7 +125,7 @@ impl Life {
             Some(cgroup) => drop(blocking(move || cgroup.kill()).await),
             None => process.signal_group(libc::SIGKILL),
         }
-        self.ended();
+        self.replica.clear_process();
         if timeout(LAST_WORDS, &mut words).await.is_err() {
             words.abort();
         }
@@ -136,7 +133,7 @@ impl Life {
         let out_of_memory = crashed && oom_kills(cgroup).await > kills_before;
         match ended {
             Ended::Failed { why, healthy, .. } if out_of_memory => {
-                let limit = self.replica.state().limits;
+                let limit = self.replica.limits();
                 Ended::Failed { kind: EventKind::ReplicaOomKilled, why: format!("killed for memory at {limit} ({why})"), healthy }
             }
             other => other,
@@ -164,7 +161,7 @@ impl Life {
         let spec = &self.replica.spec;
         let address = Replica::address(port);
         let ready = tokio::select! {
-            () = self.replica.stop.cancelled() => return self.terminate(process).await,
+            () = self.replica.stopped() => return self.terminate(process).await,
             ended = process.ended() => return crashed(" before it was ready", &ended, Duration::ZERO),
             ready = timeout(spec.startup_timeout.0, until_ready(address, spec.protocol, spec.health.as_deref())) => ready,
         };
@@ -184,18 +181,18 @@ impl Life {
         let since = clock::instant();
         loop {
             let open = Open::new(&self.function.admission, &target);
-            self.set_phase(ReplicaState::Ready);
+            self.replica.set_phase(ReplicaState::Ready);
             tokio::select! {
-                () = self.replica.stop.cancelled() => {
+                () = self.replica.stopped() => {
                     drop(open);
                     return self.drain(process).await;
                 }
                 ended = process.ended() => return crashed("", &ended, clock::instant().duration_since(since)),
-                () = self.replica.suspected.notified() => drop(open),
+                () = self.replica.suspected() => drop(open),
             }
-            self.set_phase(ReplicaState::Starting);
+            self.replica.set_phase(ReplicaState::Starting);
             tokio::select! {
-                () = self.replica.stop.cancelled() => return self.drain(process).await,
+                () = self.replica.stopped() => return self.drain(process).await,
                 ended = process.ended() => return crashed("", &ended, clock::instant().duration_since(since)),
                 () = until_ready(address, spec.protocol, spec.health.as_deref()) => {}
             }
@@ -204,7 +201,7 @@ impl Life {
 
     /// No new requests come; those under way are finished, as far as the time allows.
     async fn drain(&self, process: &mut Process) -> Ended {
-        self.set_phase(ReplicaState::Draining);
+        self.replica.set_phase(ReplicaState::Draining);
         let under_way = self.replica.load();
         self.record(EventKind::ReplicaDraining, format!("{under_way} requests under way"));
         let done = async {
@@ -238,29 +235,18 @@ impl Life {
     }
 
     fn started(&self, pid: u32, port: u16) {
-        let mut state = self.replica.state();
-        (state.pid, state.port, state.started) = (Some(pid), Some(port), Some(clock::now()));
-        drop(state);
+        self.replica.set_process(pid, port, clock::now());
         self.record(EventKind::ReplicaStarted, format!("process {pid}, port {port}"));
     }
 
     fn ready(&self, startup: Duration) {
-        self.replica.state().startup = Some(startup);
+        self.replica.set_startup(startup);
         self.function.count_startup(startup);
         self.record(EventKind::ReplicaReady, format!("ready after {} ms", startup.as_millis()));
     }
 
-    fn ended(&self) {
-        let mut state = self.replica.state();
-        (state.pid, state.port) = (None, None);
-    }
-
     fn count(&self, kind: EventKind) {
         if kind == EventKind::ReplicaOomKilled { self.function.count_oom_kill() } else { self.function.count_crash() }
-    }
-
-    fn set_phase(&self, phase: ReplicaState) {
-        self.replica.state().phase = phase;
     }
 
     fn record(&self, kind: EventKind, message: String) {
@@ -268,7 +254,7 @@ impl Life {
     }
 
     async fn remove_cgroup(&self) {
-        let Some(cgroup) = self.replica.state().cgroup.take() else { return };
+        let Some(cgroup) = self.replica.take_cgroup() else { return };
         if let Ok(Err(left)) = blocking(move || cgroup.remove()).await {
             warn!(replica = self.replica.id, left, "a cgroup could not be removed; it is tried again when the platform stops or starts");
         }
@@ -344,14 +330,14 @@ mod tests {
     use crate::ports::Ports;
     use crate::process::Spawner;
 
-    fn life(cgroups: Cgroups, folder: &std::path::Path) -> Life {
+    fn lifecycle(cgroups: Cgroups, folder: &std::path::Path) -> Lifecycle {
         let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"true\"]", Format::Toml).expect("a function file");
         let spawner = Spawner::start(Handle::current()).expect("a thread");
         let ports = Ports::new(19_400, 19_499, 0);
         let host = Host::new(spawner, ports, Some(cgroups), folder.to_owned(), Duration::ZERO, CancellationToken::new(), 1);
         let allocation = Allocation::from(spec.allocation);
         let replica = Replica::new("f-1".to_owned(), Arc::new(spec.clone()), 0);
-        Life { replica, function: Function::new(spec, allocation, Arc::new(Notify::new())), host: Arc::new(host) }
+        Lifecycle { replica, function: Function::new(spec, allocation, Arc::new(Notify::new())), host: Arc::new(host) }
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -363,8 +349,8 @@ mod tests {
         std::fs::write(cgroup.join("process"), "").expect("written");
         let process = cgroup.join("process");
         let leaving = tokio::spawn(async move { std::fs::remove_file(process).expect("removed") });
-        let life = life(Cgroups::in_folder(folder.path()), folder.path());
-        life.cgroup(Allocation::new(1, 100, 64)).await.expect_err("limits cannot be set in a plain folder");
+        let lifecycle = lifecycle(Cgroups::in_folder(folder.path()), folder.path());
+        lifecycle.cgroup(Allocation::new(1, 100, 64)).await.expect_err("limits cannot be set in a plain folder");
         leaving.await.expect("joined");
         assert!(!cgroup.exists(), "the removal held up the task that it waited for");
     }
