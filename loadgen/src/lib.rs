@@ -8,7 +8,6 @@ pub mod engine;
 pub mod files;
 pub mod pacing;
 pub mod progress;
-pub mod proto;
 pub mod protocol;
 pub mod record;
 pub mod report;

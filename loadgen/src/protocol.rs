@@ -8,7 +8,7 @@ use prost::Message;
 use qscale_common::workload::Arrival;
 use serde::{Deserialize, Serialize};
 
-use crate::proto::{FaasReply, FaasRequest, HelloReply, HelloRequest};
+use qscale_messages::{FaasReply, FaasRequest, HelloReply, HelloRequest};
 
 mod fibonacci;
 mod services;
@@ -151,8 +151,8 @@ impl Dialect {
     #[must_use]
     pub fn path(&self) -> &str {
         match self.protocol {
-            Protocol::Relay => "/helloworld.Greeter/SayHello",
-            Protocol::Faas => "/faas.Executor/Execute",
+            Protocol::Relay => qscale_messages::HELLOWORLD_SAY_HELLO,
+            Protocol::Faas => qscale_messages::FAAS_EXECUTE,
             Protocol::Direct(service) => service.path,
             Protocol::Http => &self.http.path,
         }

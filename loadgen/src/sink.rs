@@ -22,8 +22,8 @@ use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 
-use crate::proto::{FaasReply, FaasRequest, HelloReply};
 use crate::protocol::{framed, unframe};
+use qscale_messages::{FAAS_EXECUTE, FaasReply, FaasRequest, HelloReply};
 
 /// Options of the sink.
 #[derive(Debug, Clone, Args)]
@@ -205,7 +205,7 @@ async fn answer(request: Request<Incoming>, seen: Rc<RefCell<Seen>>) -> anyhow::
     if !is_grpc {
         return Ok(Response::new(http_body_util::Full::new(Bytes::from_static(b"ok\n")).boxed()));
     }
-    let message = if request.uri().path() == "/faas.Executor/Execute" {
+    let message = if request.uri().path() == FAAS_EXECUTE {
         let body = request.into_body().collect().await?.to_bytes();
         let asked = unframe(&body).ok().and_then(|message| FaasRequest::decode(message).ok()).unwrap_or_default();
         framed(&faas(&asked, &seen).await)

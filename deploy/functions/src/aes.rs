@@ -13,8 +13,8 @@ use clap::Args;
 
 use crate::generator::{GeneratorArgs, Numbers, Order};
 use crate::refusal::Refusal;
-use crate::wire::{self, HelloReply, HelloRequest, PlainTextMessage, ReturnEncryptionInfo};
 use crate::{grpc, workers::Workers};
+use qscale_messages::{self as messages, HelloReply, HelloRequest, PlainTextMessage, ReturnEncryptionInfo};
 
 /// Longest text, bytes: the reply holds it three times, and stays below the 4 MiB that a gRPC client takes by default.
 pub const MAX_PLAINTEXT: usize = 1 << 20;
@@ -45,14 +45,14 @@ pub fn routes(args: &AesArgs, workers: &Workers) -> anyhow::Result<Router> {
     let (direct, relayed, page) = (Arc::clone(&function), Arc::clone(&function), function);
     Ok(Router::new()
         .route(
-            wire::AES_SHOW_ENCRYPTION,
+            messages::AES_SHOW_ENCRYPTION,
             grpc::unary(move |request: PlainTextMessage| {
                 let function = Arc::clone(&direct);
                 async move { Ok(ReturnEncryptionInfo { encryption_info: function.encrypt(request.plaintext_message).await? }) }
             }),
         )
         .route(
-            wire::HELLOWORLD_SAY_HELLO,
+            messages::HELLOWORLD_SAY_HELLO,
             grpc::unary(move |_: HelloRequest| {
                 let function = Arc::clone(&relayed);
                 async move { Ok(HelloReply { message: function.encrypt(function.chosen()).await? }) }

@@ -13,8 +13,8 @@ use serde_json::json;
 
 use crate::generator::{GeneratorArgs, Numbers};
 use crate::refusal::Refusal;
-use crate::wire::{self, FaasReply, FaasRequest, HelloReply, HelloRequest};
 use crate::{grpc, workers::Workers};
+use qscale_messages::{self as messages, FaasReply, FaasRequest, HelloReply, HelloRequest};
 
 mod burn;
 mod memory;
@@ -94,14 +94,14 @@ pub fn routes(args: &FaasArgs, workers: &Workers) -> anyhow::Result<Router> {
     };
     Ok(Router::new()
         .route(
-            wire::FAAS_EXECUTE,
+            messages::FAAS_EXECUTE,
             grpc::unary(move |request: FaasRequest| {
                 let function = Arc::clone(&direct);
                 async move { function.execute(Work::new(request.runtime_in_milli_sec, request.memory_in_mebi_bytes)?).await }
             }),
         )
         .route(
-            wire::HELLOWORLD_SAY_HELLO,
+            messages::HELLOWORLD_SAY_HELLO,
             grpc::unary(move |_: HelloRequest| {
                 let function = Arc::clone(&relayed);
                 async move { Ok(HelloReply { message: function.execute(function.chosen()?).await?.message }) }

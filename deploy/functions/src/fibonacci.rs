@@ -11,8 +11,8 @@ use num_bigint::BigUint;
 
 use crate::generator::{GeneratorArgs, Numbers};
 use crate::refusal::Refusal;
-use crate::wire::{self, HelloReply, HelloRequest};
 use crate::{grpc, workers::Workers};
+use qscale_messages::{self as messages, HelloReply, HelloRequest};
 
 /// Largest n: some seconds of work and a reply of 208,988 digits, well below the 4 MiB that a gRPC client takes by default.
 pub const MAX_N: u32 = 1_000_000;
@@ -41,7 +41,7 @@ pub fn routes(args: &FibonacciArgs, workers: &Workers) -> anyhow::Result<Router>
     let chosen_for_page = chosen.clone();
     Ok(Router::new()
         .route(
-            wire::FIBONACCI_SAY_HELLO,
+            messages::FIBONACCI_SAY_HELLO,
             grpc::unary(move |request: HelloRequest| {
                 let workers = direct.clone();
                 async move {
@@ -51,7 +51,7 @@ pub fn routes(args: &FibonacciArgs, workers: &Workers) -> anyhow::Result<Router>
             }),
         )
         .route(
-            wire::HELLOWORLD_SAY_HELLO,
+            messages::HELLOWORLD_SAY_HELLO,
             grpc::unary(move |_: HelloRequest| {
                 let (workers, n) = (relayed.clone(), chosen());
                 async move { workers.run(move || Ok(HelloReply { message: reply(n) })).await }

@@ -10,5 +10,4 @@ pub mod generator;
 pub mod grpc;
 pub mod refusal;
 pub mod serve;
-pub mod wire;
 pub mod workers;

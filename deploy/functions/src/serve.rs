@@ -14,8 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::grpc;
-use crate::wire::{self, HealthCheckRequest, HealthCheckResponse};
 use crate::workers::Workers;
+use qscale_messages::{self as messages, HealthCheckRequest, HealthCheckResponse};
 
 /// Port where neither an option nor the environment names one, as in vSwarm.
 pub const DEFAULT_PORT: u16 = 50_051;
@@ -115,7 +115,7 @@ fn with_health(function: Router, stop: &CancellationToken) -> Router {
     let page = move || async move {
         if asked_by_http.is_cancelled() { (StatusCode::SERVICE_UNAVAILABLE, "stopping\n") } else { (StatusCode::OK, "ok\n") }
     };
-    function.route(wire::HEALTH_CHECK, grpc::unary(check)).route("/healthz", get(page)).fallback(grpc::not_found)
+    function.route(messages::HEALTH_CHECK, grpc::unary(check)).route("/healthz", get(page)).fallback(grpc::not_found)
 }
 
 /// A token that SIGTERM or SIGINT cancels.

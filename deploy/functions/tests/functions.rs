@@ -6,8 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use axum::http::uri::PathAndQuery;
-use qscale_functions::wire::{
-    self, FaasReply, FaasRequest, HealthCheckRequest, HealthCheckResponse, HelloReply, HelloRequest, PlainTextMessage, ReturnEncryptionInfo,
+use qscale_messages::{
+    self as messages, FaasReply, FaasRequest, HealthCheckRequest, HealthCheckResponse, HelloReply, HelloRequest, PlainTextMessage,
+    ReturnEncryptionInfo,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -73,26 +74,26 @@ where
 }
 
 async fn hello(channel: &Channel, method: &'static str, name: &str) -> Result<String, Status> {
-    let request = HelloRequest { name: name.to_owned(), vhive_metadata: Vec::new() };
+    let request = HelloRequest { name: name.to_owned(), vhive_metadata: Default::default() };
     call(channel, method, request).await.map(|reply: HelloReply| reply.message)
 }
 
 async fn execute(channel: &Channel, runtime_in_milli_sec: u32, memory_in_mebi_bytes: u32) -> Result<FaasReply, Status> {
-    call(channel, wire::FAAS_EXECUTE, FaasRequest { message: String::new(), runtime_in_milli_sec, memory_in_mebi_bytes }).await
+    call(channel, messages::FAAS_EXECUTE, FaasRequest { message: String::new(), runtime_in_milli_sec, memory_in_mebi_bytes }).await
 }
 
 #[tokio::test]
 async fn fibonacci_answers_its_caller_and_refuses_what_is_no_number() {
     let function = Function::start(&["fibonacci"]);
     let channel = function.channel().await;
-    let reply = hello(&channel, wire::FIBONACCI_SAY_HELLO, "20").await.expect("a reply");
+    let reply = hello(&channel, messages::FIBONACCI_SAY_HELLO, "20").await.expect("a reply");
     assert_eq!(reply, "fn: Fib: y = fib(x) | x: 20 y: 6765 | runtime: rust");
     for bad in ["world", "-3", "1000001", "ünïcode\0"] {
-        let status = hello(&channel, wire::FIBONACCI_SAY_HELLO, bad).await.expect_err(bad);
+        let status = hello(&channel, messages::FIBONACCI_SAY_HELLO, bad).await.expect_err(bad);
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(bad), "{status}");
     }
-    assert!(hello(&channel, wire::FIBONACCI_SAY_HELLO, "1").await.is_ok(), "it lives on");
+    assert!(hello(&channel, messages::FIBONACCI_SAY_HELLO, "1").await.is_ok(), "it lives on");
 }
 
 #[tokio::test]
@@ -100,7 +101,7 @@ async fn greeter_ignores_the_name_and_takes_the_generators_input() {
     let function = Function::start(&["fibonacci", "--generator=linear", "--lowerBound=5", "--upperBound=6", "--value=10"]);
     let channel = function.channel().await;
     for expected in ["x: 5 y: 5", "x: 6 y: 8", "x: 5 y: 5"] {
-        let reply = hello(&channel, wire::HELLOWORLD_SAY_HELLO, "Invoke relay").await.expect("a reply");
+        let reply = hello(&channel, messages::HELLOWORLD_SAY_HELLO, "Invoke relay").await.expect("a reply");
         assert!(reply.contains(expected), "{reply}");
     }
 }
@@ -110,14 +111,14 @@ async fn aes_encrypts_as_vswarms_go_function_does() {
     let function = Function::start(&["aes"]);
     let channel = function.channel().await;
     let reply: ReturnEncryptionInfo =
-        call(&channel, wire::AES_SHOW_ENCRYPTION, PlainTextMessage { plaintext_message: "world".to_owned() }).await.expect("a reply");
+        call(&channel, messages::AES_SHOW_ENCRYPTION, PlainTextMessage { plaintext_message: "world".to_owned() }).await.expect("a reply");
     // openssl enc -aes-128-ctr -K 6368616e676520746869732070617373 -iv 0 over `defaultplaintext`.
     let expected = "fn: AES | plaintext: defaultplaintext | ciphertext: d80e9ec83a6acbef3d909876e79904a9 | runtime: rust";
     assert_eq!(reply.encryption_info, expected);
-    assert!(hello(&channel, wire::HELLOWORLD_SAY_HELLO, "").await.expect("a reply").contains("A unique message"));
+    assert!(hello(&channel, messages::HELLOWORLD_SAY_HELLO, "").await.expect("a reply").contains("A unique message"));
 
     let long = PlainTextMessage { plaintext_message: "x".repeat((1 << 20) + 1) };
-    let status = call::<_, ReturnEncryptionInfo>(&channel, wire::AES_SHOW_ENCRYPTION, long).await.expect_err("too long");
+    let status = call::<_, ReturnEncryptionInfo>(&channel, messages::AES_SHOW_ENCRYPTION, long).await.expect_err("too long");
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
@@ -158,7 +159,7 @@ async fn a_signal_ends_the_process_once_requests_in_flight_are_answered() {
     // The connection carries the three in this order, so that both executions are in flight once health is answered.
     let stop_in_flight = async {
         let request = HealthCheckRequest { service: String::new() };
-        let health: HealthCheckResponse = call(&channel, wire::HEALTH_CHECK, request).await.expect("a reply");
+        let health: HealthCheckResponse = call(&channel, messages::HEALTH_CHECK, request).await.expect("a reply");
         assert_eq!(health.status, HealthCheckResponse::SERVING);
         function.terminate();
     };
@@ -171,9 +172,9 @@ async fn a_signal_ends_the_process_once_requests_in_flight_are_answered() {
 #[tokio::test]
 async fn an_unknown_method_is_unimplemented_and_names_itself() {
     let function = Function::start(&["aes"]);
-    let status = hello(&function.channel().await, wire::FIBONACCI_SAY_HELLO, "1").await.expect_err("not its method");
+    let status = hello(&function.channel().await, messages::FIBONACCI_SAY_HELLO, "1").await.expect_err("not its method");
     assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains(wire::FIBONACCI_SAY_HELLO), "{status}");
+    assert!(status.message().contains(messages::FIBONACCI_SAY_HELLO), "{status}");
 }
 
 #[test]

@@ -271,7 +271,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::proto::{HelloReply, HelloRequest};
+    use qscale_messages::{HelloReply, HelloRequest};
 
     fn inputs(service: &str, given: &[&str]) -> Result<Inputs, String> {
         let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();

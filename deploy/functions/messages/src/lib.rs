@@ -1,4 +1,5 @@
-//! The messages and the method paths of the functions, as `proto/*.proto` describes them. Owns the wire format and nothing else.
+//! gRPC messages and method paths of the functions, as `deploy/functions/proto` describes them. Owns the wire format and nothing else; the
+//! functions and the load generator share it.
 
 /// `helloworld.Greeter/SayHello`, which every vSwarm invoker calls.
 pub const HELLOWORLD_SAY_HELLO: &str = "/helloworld.Greeter/SayHello";
@@ -14,18 +15,18 @@ pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Request of `helloworld.Greeter` and of `fibonacci.Greeter`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct HelloRequest {
-    /// Who is greeted; for Fibonacci, the index n in decimal digits.
+    /// Name to greet; for Fibonacci, the index n in decimal digits. vSwarm's relay ignores it.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// JSON that vHive's workflows carry along; the functions do not read it.
-    #[prost(bytes = "vec", tag = "15")]
-    pub vhive_metadata: Vec<u8>,
+    /// Workflow and invocation of vHive, as JSON; empty outside vHive. The functions do not read it.
+    #[prost(bytes = "bytes", tag = "15")]
+    pub vhive_metadata: bytes::Bytes,
 }
 
 /// Reply of `helloworld.Greeter` and of `fibonacci.Greeter`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct HelloReply {
-    /// What the function computed, in words.
+    /// Result as text.
     #[prost(string, tag = "1")]
     pub message: String,
 }
