@@ -2,6 +2,7 @@
 
 pub mod nats;
 pub mod process;
+pub mod source;
 pub mod system;
 
 use std::future::Future;
