@@ -1,5 +1,4 @@
-//! One function: its file, what it shall have, and its replicas. Owns the reconciliation of the two; must not decide how much that is,
-//! but for the one replica that a request starts.
+//! A function: its file, desired allocation, queue and replicas. Owns this state; the reconciler acts on it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -26,22 +25,22 @@ pub struct Functions(Arc<RwLock<HashMap<String, Arc<Function>>>>);
 /// One function.
 #[derive(Debug)]
 pub struct Function {
-    /// Which.
+    /// Namespace and name.
     pub id: FunctionId,
-    /// Its queue.
+    /// Queue of requests.
     pub admission: Arc<Admission<Arc<Target>>>,
-    /// What its replicas wrote.
+    /// Output of its replicas.
     pub logs: Logs,
     /// Durations of requests that never reached a replica.
     pub gateway_latency: Latency,
-    /// Cancelled when it is deleted or the platform stops.
+    /// Cancelled when the function is deleted or the platform stops.
     pub stop: CancellationToken,
     counters: Counters,
     inner: Mutex<Inner>,
     changed: Notify,
     /// Version of the desired state that was last reconciled.
     reconciled: watch::Sender<u64>,
-    /// Told when the desired state was changed from within.
+    /// Notified when a request changes the desired state, which is to be saved then.
     unsaved: Arc<Notify>,
 }
 
@@ -59,15 +58,15 @@ struct Inner {
     spec: Arc<FunctionSpec>,
     generation: u64,
     desired: Allocation,
-    /// Grows with every change of the desired state.
+    /// Incremented by every change of the desired state.
     version: u64,
-    /// A request started it and that was not told yet.
+    /// A request started the function and the event is not recorded yet.
     woken: bool,
     replicas: BTreeMap<u64, Arc<Replica>>,
     next_replica: u64,
 }
 
-/// The state of a function that its replicas are to be brought to.
+/// Desired state of a function, as of one moment.
 #[derive(Debug)]
 pub struct Goal {
     /// Replicas, CPU and memory.
@@ -108,25 +107,25 @@ impl Function {
         })
     }
 
-    /// Its file.
+    /// Function file.
     #[must_use]
     pub fn spec(&self) -> Arc<FunctionSpec> {
         Arc::clone(&self.inner().spec)
     }
 
-    /// What it shall have.
+    /// Desired allocation.
     #[must_use]
     pub fn desired(&self) -> Allocation {
         self.inner().desired
     }
 
-    /// Its replicas, in the order of their starts.
+    /// Replicas in the order of their creation.
     #[must_use]
     pub fn replicas(&self) -> Vec<Arc<Replica>> {
         self.inner().replicas.values().cloned().collect()
     }
 
-    /// What it has.
+    /// Actual replicas, with counts by state.
     #[must_use]
     pub fn actual(&self) -> ActualAllocation {
         let mut actual =
@@ -141,7 +140,7 @@ impl Function {
         actual
     }
 
-    /// What it has counted.
+    /// Counters for the metrics.
     #[must_use]
     pub fn counted(&self) -> Counted {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -171,7 +170,7 @@ impl Function {
         before
     }
 
-    /// Gives it another file. Replicas of the old one are replaced, each when a new one is ready.
+    /// Replaces the function file. Each old replica is stopped once a new one is ready.
     pub fn replace(&self, spec: FunctionSpec) {
         self.admission.configure(spec.concurrency, spec.queue);
         let mut inner = self.inner();
@@ -182,7 +181,7 @@ impl Function {
         self.changed.notify_one();
     }
 
-    /// A request waits: a function that shall have no replica shall have one from now on.
+    /// Starts a function from zero for a waiting request: raises the desired replicas from 0 to 1.
     pub fn wake(&self) {
         let mut inner = self.inner();
         if inner.desired.replicas > Replicas(0) {
@@ -196,9 +195,9 @@ impl Function {
         self.unsaved.notify_one();
     }
 
-    /// Waits until `version` of the desired state was acted on: replicas are started or asked to stop, limits are set.
+    /// Waits until the reconciler has acted on `version` of the desired state: replicas are started or asked to stop, limits are set.
     pub async fn reconciled(&self, version: u64) {
-        // The sender lives as long as the function, so this ends only when the version is reached.
+        // The sender lives as long as the function, so the wait cannot fail.
         drop(self.reconciled.subscribe().wait_for(|reconciled| *reconciled >= version).await);
     }
 
@@ -207,23 +206,23 @@ impl Function {
         self.counters.arrived.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a replica that was killed for memory.
+    /// Counts an OOM kill.
     pub fn count_oom_kill(&self) {
         self.counters.oom_kills.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a replica that ended by itself.
+    /// Counts a replica that ended unasked.
     pub fn count_crash(&self) {
         self.counters.crashes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a start that took `startup`.
+    /// Counts a replica that became ready after `startup`.
     pub fn count_startup(&self, startup: Duration) {
         self.counters.startups.fetch_add(1, Ordering::Relaxed);
         self.counters.startup_us.fetch_add(u64::try_from(startup.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// The state to reconcile to. Clears the note that a request started the function.
+    /// Desired state to reconcile to. Resets [`Goal::woken`].
     pub fn take_goal(&self) -> Goal {
         let mut inner = self.inner();
         Goal {
@@ -235,12 +234,12 @@ impl Function {
         }
     }
 
-    /// Waits for a change of the state to reconcile to.
+    /// Waits for a change of the desired state.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Notes that `version` of the desired state was acted on.
+    /// Marks `version` of the desired state as acted on.
     pub fn set_reconciled(&self, version: u64) {
         self.reconciled.send_replace(version);
     }

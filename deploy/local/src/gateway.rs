@@ -1,5 +1,5 @@
-//! The gateway: HTTP/1.1 and HTTP/2 without TLS on one port, to the replicas of functions. Owns what a request goes through from arrival to
-//! the last byte of its reply; must not start or stop replicas, it only says that a function is wanted.
+//! The gateway: HTTP/1.1 and HTTP/2 without TLS on one port, relayed to replicas. Owns a request from its arrival to the last byte of the reply;
+//! must not start or stop replicas, except that it wakes a function that has none.
 
 use std::convert::Infallible;
 use std::io;
@@ -40,17 +40,17 @@ pub mod measure;
 pub mod reply;
 pub mod route;
 
-/// Attempts for one request, each at a replica that turned out not to have taken it.
+/// Attempts per request. Another attempt is made only if the replica certainly did not process the request.
 const ATTEMPTS: usize = 5;
 /// Concurrent streams on one connection of a client. A load generator may send everything over one.
 const CLIENT_STREAMS: u32 = 20_000;
-/// Streams that a client may cancel at once before its connection is closed as abusive; over loopback that is a load generator's timeout.
+/// Streams that a client may cancel at once before its connection is closed as abusive. High, because a load generator cancels many at its timeout.
 const CLIENT_RESETS: usize = 20_000;
 /// HTTP/2 windows of a stream and of a connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
-/// How often it is told that there is no room for more clients.
-const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Headers that concern one connection only (RFC 9110, 7.6.1).
+/// Interval of the warning that no client connections are left.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// Hop-by-hop headers (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 5] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -59,16 +59,16 @@ const HOP_BY_HOP: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Where requests of a listener go.
+/// Target of the requests on a listener.
 #[derive(Debug, Clone)]
 pub enum Destination {
-    /// To the function that the request names.
+    /// The function that the request names.
     Named(Functions),
-    /// To this function.
+    /// This function.
     One(Arc<Function>),
 }
 
-/// Serves `listener` until `stop`; then finishes what is under way, unless the host is in a hurry.
+/// Serves `listener` until `stop`, then finishes the requests in flight unless the host aborts.
 pub async fn serve(listener: TcpListener, destination: Destination, stop: CancellationToken, host: Arc<Host>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
@@ -85,7 +85,7 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
     loop {
         if host.client_connections.available_permits() == 0 {
             let now = clock::instant();
-            if warned.is_none_or(|at| now.duration_since(at) > WARN_EVERY) {
+            if warned.is_none_or(|at| now.duration_since(at) > WARN_INTERVAL) {
                 warn!("no client connections left; new clients wait until another disconnects");
                 warned = Some(now);
             }
@@ -96,8 +96,8 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
             accepted = accept(&listener, &host.client_connections) => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    warn!(%error, "the gateway cannot accept a connection");
-                    // Mostly too many open files: those that end make room.
+                    warn!(%error, "failed to accept a connection; retrying in 50 ms");
+                    // Usually too many open files; connections that end make room.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -113,11 +113,11 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
     drop(listener);
     tokio::select! {
         () = graceful.shutdown() => {}
-        () = host.hurry.cancelled() => {}
+        () = host.abort.cancelled() => {}
     }
 }
 
-/// The next connection, once there is room for one; until then the kernel keeps it.
+/// Accepts a connection once there is room for one; until then the kernel queues it.
 async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let room = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
@@ -130,7 +130,7 @@ async fn serve_connection(
     destination: Destination,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    // Without it small frames would wait for acknowledgements; where it fails they do.
+    // Without TCP_NODELAY small frames wait for acknowledgements; a failure only costs latency.
     drop(stream.set_nodelay(true));
     let service = service_fn(move |request| {
         let function = match &destination {
@@ -140,7 +140,7 @@ async fn serve_connection(
         async move { Ok::<_, Infallible>(handle(function, request).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    // Clients break off connections all the time; what that does to a request is counted there.
+    // Clients break connections all the time; the affected requests are counted individually.
     drop(watcher.watch(connection.into_owned()).await);
 }
 
@@ -173,7 +173,7 @@ async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> 
     }
 }
 
-/// The head of a replica's reply, and what has to be held while its body is read.
+/// Head of a replica's reply, with the resources that its body needs.
 struct Reply {
     response: Response<Incoming>,
     deadline: Pin<Box<Sleep>>,
@@ -195,7 +195,7 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
         let permit = tokio::select! {
             biased;
             permit = place(function) => permit?,
-            () = &mut deadline => return Err(timed_out("no replica was free")),
+            () = &mut deadline => return Err(timed_out("no replica had room")),
         };
         measure.goes_to(Some(Arc::clone(&permit.replica)));
         let sent = tokio::select! {
@@ -205,7 +205,7 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
         };
         match sent {
             Ok((response, connection)) => return Ok(Reply { response, deadline, connection, permit }),
-            Err(_) if replay.is_broken() => return Err((Refusal::BadRequest, "the body of the request is broken off or malformed".into())),
+            Err(_) if replay.is_broken() => return Err((Refusal::BadRequest, "the request body is incomplete or malformed".into())),
             Err(error @ SendError::Unreachable(_)) => {
                 function.admission.close(permit.place());
                 permit.replica.suspect();
@@ -219,7 +219,7 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
     Err((Refusal::ReplicaFailed, failure))
 }
 
-/// A place at a replica, now or when it is this request's turn.
+/// Takes a place at a replica, waiting in the queue if necessary.
 async fn place(function: &Arc<Function>) -> Result<Permit<Arc<Target>>, Refused> {
     let stopping = || (Refusal::Stopping, format!("{} is being stopped", function.id));
     match function.admission.admit() {
@@ -235,7 +235,7 @@ async fn place(function: &Arc<Function>) -> Result<Permit<Arc<Target>>, Refused>
     }
 }
 
-/// The request as the replica gets it: in its protocol, with the client's authority, without what concerned the client's connection.
+/// Request to the replica: in its protocol, with the client's authority, without hop-by-hop headers.
 fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<RequestBody> {
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
@@ -246,7 +246,7 @@ fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<Req
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     match protocol {
         Protocol::Http => {
-            // An authority in the request line stands above the header (RFC 9112, 3.2.2).
+            // An authority in the request line takes precedence over the header (RFC 9112, 3.2.2).
             if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority).ok()) {
                 headers.insert(header::HOST, host);
             }
@@ -259,7 +259,7 @@ fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<Req
             uri.scheme = Some(Scheme::HTTP);
             uri.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
             uri.path_and_query = Some(path);
-            // A path such as `*` goes with no authority; it becomes the root then.
+            // A path such as `*` cannot be combined with an authority; it becomes the root.
             *request.uri_mut() = Uri::from_parts(uri).unwrap_or_else(|_| Uri::from_static("http://localhost/"));
             *request.version_mut() = Version::HTTP_2;
         }
@@ -283,7 +283,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    // gRPC needs `te: trailers`, the one value that HTTP/2 allows.
+    // gRPC needs `te: trailers`, the only value that HTTP/2 allows.
     if headers.get(header::TE).is_some_and(|te| te != "trailers") {
         headers.remove(header::TE);
     }

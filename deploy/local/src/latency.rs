@@ -1,4 +1,4 @@
-//! How long requests took, by how they ended. Owns which bucket a duration belongs to; does not read a clock.
+//! Latency histograms by the ending of requests. Owns the assignment to buckets; must not read a clock.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use qscale_common::scrape::LATENCY_BOUNDS_MS;
 pub struct Latency(Mutex<Vec<Series>>);
 
 impl Latency {
-    /// Counts a request that took `duration`.
+    /// Counts a request with this ending and duration.
     pub fn record(&self, ending: Ending, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < seconds * 1_000.0);

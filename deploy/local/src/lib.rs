@@ -1,6 +1,6 @@
 //! The local platform: functions as processes under CPU and memory limits, behind a gateway that queues, balances and starts from zero.
 //!
-//! Owns the processes, their cgroups and the requests to them; must not decide how much a function gets: it is told, over its API.
+//! Owns the processes, their cgroups and the requests to them; must not choose allocations, which come through its API.
 
 mod admission;
 mod backoff;

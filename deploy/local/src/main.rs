@@ -23,19 +23,19 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let settings: Settings = config::load("platform", &arguments.config)?;
     telemetry::init("platform", &settings.telemetry)?;
-    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let [interrupt, terminate, hangup] = signals;
-    tokio::spawn(watch_signals([interrupt?, terminate?, hangup?], stop.clone(), hurry.clone()));
-    server::run(settings, stop, hurry).await
+    tokio::spawn(watch_signals([interrupt?, terminate?, hangup?], stop.clone(), abort.clone()));
+    server::run(settings, stop, abort).await
 }
 
 /// Time within which signals count as one.
-const TOGETHER: Duration = Duration::from_secs(1);
+const SIGNAL_WINDOW: Duration = Duration::from_secs(1);
 
-/// The first signal stops in order. A second one, some time later, kills what is left; even then every cgroup is removed, so no signal ends
-/// the process by itself. Signals that come together, as from a terminal and from whoever started the platform, count as one.
-async fn watch_signals(signals: [Signal; 3], stop: CancellationToken, hurry: CancellationToken) {
+/// The first signal stops the platform gracefully, a later one kills the remaining replicas. Every cgroup is removed in both cases, so no signal
+/// ends the process directly. Signals within [`SIGNAL_WINDOW`], as from a terminal and from the parent process, count as one.
+async fn watch_signals(signals: [Signal; 3], stop: CancellationToken, abort: CancellationToken) {
     let [mut interrupt, mut terminate, mut hangup] = signals;
     let mut next = async || {
         tokio::select! {
@@ -46,7 +46,7 @@ async fn watch_signals(signals: [Signal; 3], stop: CancellationToken, hurry: Can
     };
     next().await;
     stop.cancel();
-    let window = tokio::time::sleep(TOGETHER);
+    let window = tokio::time::sleep(SIGNAL_WINDOW);
     tokio::pin!(window);
     loop {
         tokio::select! {
@@ -56,5 +56,5 @@ async fn watch_signals(signals: [Signal; 3], stop: CancellationToken, hurry: Can
         }
     }
     next().await;
-    hurry.cancel();
+    abort.cancel();
 }

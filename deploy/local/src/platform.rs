@@ -1,4 +1,4 @@
-//! The platform: its functions and what may be done with them. Owns which functions there are, the order of leases, and what is saved when.
+//! The local platform behind the API. Owns the list of functions, their own ports and the saved state.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,15 +24,15 @@ use crate::metrics;
 use crate::reconciler;
 use crate::state::{Saved, SavedFunction, StateDir};
 
-/// Longest time that a reply to a new allocation waits for it to be acted on.
-const ACTED_ON: Duration = Duration::from_secs(2);
+/// Longest wait for a new allocation to be acted on before the API replies.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The platform.
 #[derive(Debug)]
 pub struct Platform {
-    /// The machine.
+    /// Shared resources.
     pub host: Arc<Host>,
-    /// The functions.
+    /// Functions of the platform.
     pub functions: Functions,
     gateway: SocketAddr,
     control: Control,
@@ -43,7 +43,7 @@ pub struct Platform {
     tasks: TaskTracker,
 }
 
-/// A function's own port.
+/// Listener on a function's own port.
 #[derive(Debug)]
 struct Listening {
     port: u16,
@@ -51,7 +51,7 @@ struct Listening {
 }
 
 impl Platform {
-    /// A platform without functions, whose gateway is at `gateway`.
+    /// A platform without functions. `gateway` is the address of the gateway.
     #[must_use]
     pub fn new(host: Arc<Host>, state: StateDir, limits: Limits, gateway: SocketAddr) -> Arc<Self> {
         let platform = Arc::new(Self {
@@ -65,18 +65,18 @@ impl Platform {
             unsaved: Arc::default(),
             tasks: TaskTracker::new(),
         });
-        tokio::spawn(save_when_told(Arc::downgrade(&platform), Arc::clone(&platform.unsaved)));
+        tokio::spawn(save_on_notice(Arc::downgrade(&platform), Arc::clone(&platform.unsaved)));
         platform
     }
 
-    /// Takes up the functions that were saved. One whose own port is taken by another program runs without it.
+    /// Starts the saved functions. One whose own port is taken by another program runs without it.
     pub async fn restore(&self, saved: Saved) {
         self.control.raise_lease(saved.highest_lease);
         for SavedFunction { spec, desired } in saved.functions {
             let listener = match self.bind(spec.listen).await {
                 Ok(listener) => listener,
                 Err(error) => {
-                    error!(function = %spec.id(), %error, "restored without its own port");
+                    error!(function = %spec.id(), %error, "failed to listen on the function's own port; restored without it");
                     None
                 }
             };
@@ -84,7 +84,7 @@ impl Platform {
         }
     }
 
-    /// Stops every function; returns when no replica is left. What they shall have stays saved.
+    /// Stops every function; returns when no replica is left. The saved state is unchanged.
     pub async fn stop(&self) {
         for function in self.functions.all() {
             function.stop.cancel();
@@ -107,7 +107,7 @@ impl Platform {
     async fn bind(&self, port: Option<u16>) -> Result<Option<TcpListener>, Refused> {
         let Some(port) = port else { return Ok(None) };
         let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        bound.map(Some).map_err(|error| OutOfRange::new("listen", port, format_args!("a port that is free on loopback ({error})")).into())
+        bound.map(Some).map_err(|error| OutOfRange::new("listen", port, format_args!("a free loopback port ({error})")).into())
     }
 
     async fn move_listener(&self, function: &Arc<Function>, port: Option<u16>) -> Result<(), Refused> {
@@ -211,8 +211,8 @@ impl api::Platform for Platform {
     }
 
     async fn settle(&self, function: &Arc<Function>) {
-        // A reply that comes early shows less, which is no error.
-        drop(tokio::time::timeout(ACTED_ON, function.reconciled(function.version())).await);
+        // An early reply only shows less progress.
+        drop(tokio::time::timeout(SETTLE_TIMEOUT, function.reconciled(function.version())).await);
     }
 
     async fn save(&self) -> Result<(), Refused> {
@@ -225,8 +225,8 @@ impl api::Platform for Platform {
         let written =
             tokio::task::spawn_blocking(move || state.save(&saved)).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         written.map_err(|error| {
-            error!(%error, "the state cannot be saved; what was changed is in force, and lost when the platform restarts");
-            Refused::Unavailable(format!("in force, but it cannot be saved: {error}"))
+            error!(%error, "failed to save state; the change is active but lost at the next restart");
+            Refused::Unavailable(format!("the change is active, but saving it failed: {error}"))
         })
     }
 
@@ -247,12 +247,12 @@ impl api::Platform for Platform {
     }
 }
 
-/// Saves what changed without a request to the API: a function that was started from zero.
-async fn save_when_told(platform: std::sync::Weak<Platform>, unsaved: Arc<Notify>) {
+/// Saves changes that did not come through the API: functions started from zero.
+async fn save_on_notice(platform: std::sync::Weak<Platform>, unsaved: Arc<Notify>) {
     loop {
         unsaved.notified().await;
         let Some(platform) = platform.upgrade() else { return };
-        // It was logged; the next change tries again.
+        // A failure is logged by `save`; the next change retries.
         drop(platform.save().await);
     }
 }

@@ -19,21 +19,21 @@ use crate::replica::{Replica, Resized};
 
 mod lifecycle;
 
-/// How often the function is looked at without cause: it repairs what was missed and tries refused limits again.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of reconciliation without a change: repairs missed changes and retries refused limits.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps the replicas of `function` at the desired allocation until it is stopped; returns when none is left.
 pub async fn run(function: Arc<Function>, host: Arc<Host>) {
     let mut lives = JoinSet::new();
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(RECONCILE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             () = function.stop.cancelled() => break,
             () = function.changed() => {}
             Some(ended) = lives.join_next() => forget(&function, ended),
-            _ = looks.tick() => {}
+            _ = ticks.tick() => {}
         }
         if function.desired().replicas == Replicas(0) && function.admission.queued() > 0 {
             function.wake();
@@ -58,7 +58,7 @@ fn forget(function: &Function, ended: Result<u64, JoinError>) {
     }
 }
 
-/// Starts what is missing, stops what is too much, sets limits; returns the version of the desired state that it acted on.
+/// Starts missing replicas, stops excess ones and sets limits; returns the version of the desired state acted on.
 async fn reconcile(function: &Arc<Function>, host: &Arc<Host>, lives: &mut JoinSet<u64>) -> u64 {
     let (version, desired, alive) = start_and_stop(function, host, lives);
     resize(function, host, alive, desired).await;
@@ -71,15 +71,15 @@ fn start_and_stop(function: &Arc<Function>, host: &Arc<Host>, lives: &mut JoinSe
         host.record(&function.id, None, EventKind::StartedFromZero, "a request waits: 0 to 1 replicas");
     }
     let alive: Vec<Arc<Replica>> = function.replicas().into_iter().filter(|replica| !replica.is_stopping()).collect();
-    let views: Vec<View> = alive.iter().map(|replica| View::of(replica, generation)).collect();
-    let plan = plan(&views, allocation.replicas.0 as usize);
+    let ranks: Vec<ReplicaRank> = alive.iter().map(|replica| ReplicaRank::of(replica, generation)).collect();
+    let plan = plan(&ranks, allocation.replicas.0 as usize);
     for _ in 0..plan.start {
         let replica = Replica::new(host.new_replica_id(&function.id.name), Arc::clone(&spec), generation);
         let number = function.add_replica(Arc::clone(&replica));
         let lifecycle = Lifecycle { replica: Arc::clone(&replica), function: Arc::clone(function), host: Arc::clone(host) };
         lives.spawn(async move {
             if AssertUnwindSafe(lifecycle.run(allocation)).catch_unwind().await.is_err() {
-                // Its process ended with the task; another replica takes its place.
+                // The process ended with the task; the next reconciliation replaces the replica.
                 error!(replica = replica.id, "the task of a replica panicked");
             }
             number
@@ -91,29 +91,29 @@ fn start_and_stop(function: &Arc<Function>, host: &Arc<Host>, lives: &mut JoinSe
     (version, allocation, alive)
 }
 
-/// What of a replica decides whether it stays.
+/// Properties of a replica that decide whether it is stopped.
 #[derive(Debug, Clone, Copy)]
-struct View {
+struct ReplicaRank {
     current: bool,
     ready: bool,
     load: u32,
 }
 
-impl View {
+impl ReplicaRank {
     fn of(replica: &Replica, generation: u64) -> Self {
         Self { current: replica.generation == generation, ready: replica.phase() == ReplicaState::Ready, load: replica.load() }
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Plan {
+struct ScalingPlan {
     start: usize,
     stop: Vec<usize>,
 }
 
-/// How many replicas to start, and which of those that are not stopping already to stop: those that serve nobody first, then the least
-/// loaded, then the youngest. Replicas of an old file stay until as many of the new one are ready.
-fn plan(replicas: &[View], desired: usize) -> Plan {
+/// Plans the number of replicas to start and the indices of those to stop, among replicas not stopping already: not ready first, then least
+/// loaded, then youngest. Replicas of an old file stay until the same number of new ones is ready.
+fn plan(replicas: &[ReplicaRank], desired: usize) -> ScalingPlan {
     let mut current: Vec<usize> = (0..replicas.len()).filter(|index| replicas[*index].current).collect();
     let mut old: Vec<usize> = (0..replicas.len()).filter(|index| !replicas[*index].current).collect();
     let expendable = |index: &usize| (replicas[*index].ready, replicas[*index].load, std::cmp::Reverse(*index));
@@ -125,14 +125,14 @@ fn plan(replicas: &[View], desired: usize) -> Plan {
     let too_many = current.len().saturating_sub(desired);
     let mut stop: Vec<usize> = current.iter().take(too_many).chain(old.iter().take(too_many_old)).copied().collect();
     stop.sort_unstable();
-    Plan { start: desired.saturating_sub(current.len()), stop }
+    ScalingPlan { start: desired.saturating_sub(current.len()), stop }
 }
 
 async fn resize(function: &Arc<Function>, host: &Arc<Host>, replicas: Vec<Arc<Replica>>, desired: Allocation) {
     if host.cgroups.is_none() {
         return;
     }
-    let (function, host) = (Arc::clone(function), Arc::clone(host));
+    let (id, function, host) = (function.id.clone(), Arc::clone(function), Arc::clone(host));
     let resized = tokio::task::spawn_blocking(move || {
         for replica in replicas.iter().filter(|replica| !replica.is_stopping()) {
             let (kind, message) = match replica.resize(desired.cpu_millicores, desired.memory_mib) {
@@ -144,7 +144,7 @@ async fn resize(function: &Arc<Function>, host: &Arc<Host>, replicas: Vec<Arc<Re
         }
     });
     if let Err(error) = resized.await {
-        error!(%error, "limits could not be set");
+        error!(function = %id, %error, "failed to set limits");
     }
 }
 
@@ -152,24 +152,24 @@ async fn resize(function: &Arc<Function>, host: &Arc<Host>, replicas: Vec<Arc<Re
 mod tests {
     use super::*;
 
-    fn view(current: bool, ready: bool, load: u32) -> View {
-        View { current, ready, load }
+    fn view(current: bool, ready: bool, load: u32) -> ReplicaRank {
+        ReplicaRank { current, ready, load }
     }
 
     #[track_caller]
-    fn check(replicas: &[View], desired: usize, start: usize, stop: &[usize]) {
-        assert_eq!(plan(replicas, desired), Plan { start, stop: stop.to_vec() });
+    fn check(replicas: &[ReplicaRank], desired: usize, start: usize, stop: &[usize]) {
+        assert_eq!(plan(replicas, desired), ScalingPlan { start, stop: stop.to_vec() });
     }
 
     #[test]
-    fn what_is_missing_is_started_and_what_is_too_much_stopped() {
+    fn missing_replicas_are_started_and_excess_ones_stopped() {
         check(&[], 3, 3, &[]);
         check(&[view(true, true, 0)], 1, 0, &[]);
         check(&[view(true, true, 0); 3], 1, 0, &[1, 2]);
     }
 
     #[test]
-    fn those_that_serve_nobody_stop_first_then_the_least_loaded() {
+    fn replicas_that_are_not_ready_stop_first_then_the_least_loaded() {
         check(&[view(true, true, 0), view(true, false, 0), view(true, true, 5)], 2, 0, &[1]);
         check(&[view(true, true, 3), view(true, true, 1), view(true, true, 2)], 2, 0, &[1]);
     }

@@ -1,4 +1,4 @@
-//! The body of a request on its way to a replica. Owns what is kept of it for another attempt.
+//! Request bodies on their way to a replica. Owns the beginning of a body that is kept for another attempt.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,49 +9,49 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// Bytes of a request's body that are kept for another attempt. gRPC's unary messages are mostly far smaller.
-const KEPT: usize = 64 << 10;
+/// Bytes of a body kept for another attempt. Most unary gRPC messages are far smaller.
+const KEPT_BYTES: usize = 64 << 10;
 
-/// A request's body, from which another attempt can begin again while little of it was read.
+/// A request body that can be sent again while at most 64 KiB of it were read.
 #[derive(Debug, Clone)]
 pub struct Replay(Arc<Mutex<Recording>>);
 
 #[derive(Debug)]
 struct Recording {
     rest: Incoming,
-    /// Frames that were read of `rest`, while they are few enough.
-    kept: Vec<Kept>,
+    /// Frames read from `rest`, while they are small enough.
+    kept: Vec<KeptFrame>,
     bytes: usize,
     overflown: bool,
     ended: bool,
-    /// The client broke it off, or it is malformed.
+    /// The client aborted it, or it is malformed.
     broken: bool,
 }
 
 #[derive(Debug, Clone)]
-enum Kept {
+enum KeptFrame {
     Data(Bytes),
     Trailers(HeaderMap),
 }
 
-/// The body of one attempt.
+/// Body of one attempt.
 #[derive(Debug)]
 pub struct RequestBody {
     recording: Arc<Mutex<Recording>>,
-    /// Kept frames that this attempt has sent.
+    /// Kept frames already sent in this attempt.
     sent: usize,
     empty: bool,
 }
 
 impl Replay {
-    /// Nothing of `body` is read yet.
+    /// Wraps an unread `body`.
     #[must_use]
     pub fn new(body: Incoming) -> Self {
         let ended = body.is_end_stream();
         Self(Arc::new(Mutex::new(Recording { rest: body, kept: Vec::new(), bytes: 0, overflown: false, ended, broken: false })))
     }
 
-    /// A body that begins at the beginning.
+    /// Body for an attempt, from the beginning.
     #[must_use]
     pub fn body(&self) -> RequestBody {
         let recording = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,13 +59,13 @@ impl Replay {
         RequestBody { recording: Arc::clone(&self.0), sent: 0, empty }
     }
 
-    /// Whether the beginning is still there.
+    /// Whether the beginning is still kept.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         !self.0.lock().unwrap_or_else(PoisonError::into_inner).overflown
     }
 
-    /// Whether the client is why it does not come to its end.
+    /// Whether the client aborted the body or sent it malformed.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).broken
@@ -75,12 +75,12 @@ impl Replay {
 impl Recording {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         let kept = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => Kept::Data(data.clone()),
-            (None, Some(trailers)) => Kept::Trailers(trailers.clone()),
+            (Some(data), _) => KeptFrame::Data(data.clone()),
+            (None, Some(trailers)) => KeptFrame::Trailers(trailers.clone()),
             (None, None) => return,
         };
         self.bytes += frame.data_ref().map_or(0, Bytes::len);
-        if self.bytes > KEPT {
+        if self.bytes > KEPT_BYTES {
             self.overflown = true;
             self.kept = Vec::new();
         }
@@ -100,8 +100,8 @@ impl Body for RequestBody {
         if let Some(kept) = recording.kept.get(body.sent) {
             body.sent += 1;
             return Poll::Ready(Some(Ok(match kept {
-                Kept::Data(data) => Frame::data(data.clone()),
-                Kept::Trailers(trailers) => Frame::trailers(trailers.clone()),
+                KeptFrame::Data(data) => Frame::data(data.clone()),
+                KeptFrame::Trailers(trailers) => Frame::trailers(trailers.clone()),
             })));
         }
         if recording.ended {

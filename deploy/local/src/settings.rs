@@ -16,22 +16,22 @@ pub struct Settings {
     pub api: SocketAddr,
     /// Address of the gateway; port 0 takes a free one.
     pub gateway: SocketAddr,
-    /// Whether the addresses may be others than loopback. The API runs any command that it is sent, so this hands the machine to whoever
-    /// can reach it.
+    /// Whether non-loopback addresses are allowed. The API runs any command that it receives, so every host that can reach it controls this
+    /// machine.
     pub allow_remote: bool,
-    /// Folder that keeps functions, allocations, the highest lease and the addresses. One platform at a time uses it.
+    /// Folder for functions, allocations, the highest lease and the addresses. Locked by one platform at a time.
     pub state_dir: PathBuf,
     /// Name of the cgroup, below the platform's own, that holds those of the replicas.
     pub cgroup_root: String,
-    /// Whether to limit CPU and memory through cgroups where they can be written. `false` offers horizontal scaling only.
+    /// Whether to limit CPU and memory through cgroups where they are writable. `false`: horizontal scaling only.
     pub vertical: bool,
-    /// First and last port that replicas are given. Below the kernel's ephemeral ports, so that connections do not take them.
+    /// First and last port for replicas. Below the kernel's ephemeral ports, so that outgoing connections do not take them.
     pub replica_ports: (u16, u16),
     /// Time between SIGTERM and SIGKILL for a replica that is stopped.
     pub kill_grace: Span,
-    /// Longest time that the platform takes to finish its requests when it is stopped.
+    /// Longest time to finish requests when the platform stops.
     pub stop_timeout: Span,
-    /// How much functions may be given.
+    /// Upper bounds of allocations.
     pub limits: Limits,
     /// Logs of the platform itself.
     pub telemetry: TelemetryConfig,
@@ -56,10 +56,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Checks what serde cannot.
+    /// Validates ranges.
     ///
     /// # Errors
-    /// Names the first field outside its range, its value and the range.
+    /// The first field outside its range, with its value and the range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         for (field, address) in [("api", self.api), ("gateway", self.gateway)] {
             if !self.allow_remote && !address.ip().is_loopback() {

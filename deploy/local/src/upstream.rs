@@ -1,4 +1,4 @@
-//! Connections to one replica. Owns their reuse, and says of a request that failed whether the replica can have seen it.
+//! Connections to one replica. Owns their reuse, and determines whether the replica may have processed a failed request.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -20,22 +20,22 @@ use crate::request_body::RequestBody;
 
 /// Streams on one HTTP/2 connection before another is opened; servers allow 100 or more (RFC 9113, 6.5.2).
 const STREAMS: u32 = 100;
-/// HTTP/2 connections to one replica that are kept.
+/// HTTP/2 connections kept per replica.
 const HTTP2_KEPT: usize = 16;
-/// HTTP/1.1 connections to one replica that are kept while they are idle.
+/// Idle HTTP/1.1 connections kept per replica.
 const HTTP1_KEPT: usize = 256;
-/// Time for which an idle HTTP/1.1 connection is used again. Below the shortest time after which common servers close one (2 s, gunicorn),
-/// so that a request does not meet a connection that is being closed.
+/// Longest idle time of an HTTP/1.1 connection that is reused. Below the shortest keep-alive of common servers (2 s, gunicorn), so that a request
+/// does not hit a connection that is being closed.
 const HTTP1_IDLE: Duration = Duration::from_secs(1);
-/// Time to connect over loopback, where only a full backlog takes any.
+/// Timeout of connecting over loopback, where only a full backlog takes time.
 const CONNECT: Duration = Duration::from_secs(5);
-/// HTTP/2 window of a stream and of a connection, bytes: enough that loopback is not waited for.
+/// HTTP/2 window of a stream and of a connection, bytes; large enough not to limit loopback.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
 
 type Http1 = http1::SendRequest<RequestBody>;
 type Http2 = http2::SendRequest<RequestBody>;
 
-/// The connections to one replica.
+/// Connections to one replica.
 #[derive(Debug)]
 pub struct Upstream {
     address: SocketAddr,
@@ -50,44 +50,44 @@ struct Shared {
     streams: AtomicU32,
 }
 
-/// What keeps a connection in use until the reply is read.
+/// A connection in use until the reply is read.
 #[derive(Debug)]
 pub enum Connection {
-    /// A connection of its own, which can be used again when the reply was read to its end.
+    /// An exclusive connection, reusable after the reply was read to its end.
     Http1(Http1, Arc<Upstream>),
-    /// A stream among others.
+    /// A stream of a shared connection.
     Http2(Stream),
 }
 
-/// One stream of a connection; counts until it is dropped.
+/// A stream of a connection, counted until dropped.
 #[derive(Debug)]
 pub struct Stream(Arc<Shared>);
 
-/// Why there is no reply.
+/// Reason why there is no reply.
 #[derive(Debug, Error)]
 pub enum SendError {
-    /// No connection could be made: the replica has not seen the request, and is not there for others either.
+    /// No connection could be opened: the replica is unavailable and has not received the request.
     #[error("cannot connect to the replica: {0}")]
     Unreachable(#[source] std::io::Error),
-    /// The replica surely did not process the request, or it may be processed twice.
-    #[error("the replica did not take the request: {0}")]
+    /// The replica certainly did not process the request, or the request may be repeated.
+    #[error("the replica did not accept the request: {0}")]
     NotProcessed(#[source] hyper::Error),
-    /// The replica may have processed it.
+    /// The replica may have processed the request.
     #[error("the replica failed: {0}")]
     Failed(#[source] hyper::Error),
 }
 
 impl Upstream {
-    /// No connection yet to the replica that serves `protocol` at `address`.
+    /// No connections yet to the replica that serves `protocol` at `address`.
     #[must_use]
     pub fn new(address: SocketAddr, protocol: Protocol) -> Arc<Self> {
         Arc::new(Self { address, protocol, http1: Mutex::default(), http2: Mutex::default() })
     }
 
-    /// Sends a request; `make` builds it, once for each connection that is tried.
+    /// Sends a request; `make` builds it, once per connection tried.
     ///
     /// # Errors
-    /// Says whether the request can have been processed.
+    /// The variant determines whether the request may have been processed.
     pub async fn send(self: &Arc<Self>, make: impl FnMut() -> Request<RequestBody>) -> Result<(Response<Incoming>, Connection), SendError> {
         match self.protocol {
             Protocol::Grpc => self.send_http2(make).await,
@@ -95,7 +95,7 @@ impl Upstream {
         }
     }
 
-    /// Makes the first HTTP/2 connection ahead of the first request.
+    /// Opens the first HTTP/2 connection before the first request.
     pub async fn warm(&self) {
         if self.protocol == Protocol::Grpc
             && let Ok(shared) = self.connect_http2().await
@@ -137,7 +137,7 @@ impl Upstream {
             let idempotent = is_idempotent(request.method());
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Connection::Http1(sender, Arc::clone(self)))),
-                // The replica closed an idle connection while the request was on its way; RFC 9110, 9.2.2 lets an idempotent one be repeated.
+                // The replica closed an idle connection while the request was being sent; RFC 9110, 9.2.2 allows repeating an idempotent one.
                 Err(error) if !fresh && idempotent && error.error().is_incomplete_message() => {
                     return Err(SendError::NotProcessed(error.into_error()));
                 }
@@ -159,7 +159,7 @@ impl Upstream {
         let now = clock::instant();
         let mut idle = lock(&self.http1);
         while let Some((sender, since)) = idle.pop() {
-            // The last one was put back last. When it has waited too long, all have.
+            // The most recently returned connection comes first: if it is too old, all are.
             if now.saturating_duration_since(since) > HTTP1_IDLE {
                 idle.clear();
                 return None;
@@ -174,7 +174,7 @@ impl Upstream {
     async fn connect(&self) -> Result<TokioIo<TcpStream>, SendError> {
         let connecting = timeout(CONNECT, TcpStream::connect(self.address)).await;
         let stream = connecting.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(SendError::Unreachable)?;
-        // Without it small frames would wait for acknowledgements; where it fails they do.
+        // Without TCP_NODELAY small frames wait for acknowledgements; a failure only costs latency.
         drop(stream.set_nodelay(true));
         Ok(TokioIo::new(stream))
     }
@@ -182,7 +182,7 @@ impl Upstream {
     async fn connect_http1(&self) -> Result<Http1, SendError> {
         let io = self.connect().await?;
         let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(SendError::NotProcessed)?;
-        // It ends when the sender is dropped; what goes wrong reaches whoever waits for the reply.
+        // The task ends when the sender is dropped; an error reaches the caller that awaits the reply.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
     }
@@ -209,7 +209,7 @@ impl Upstream {
     }
 }
 
-/// Fine to try again where the request never left and the connection was an old one; else the error says what the replica can have seen.
+/// Ok if the request was not sent on a reused connection and can be retried; otherwise the error for the caller.
 fn retry_or_fail(mut error: TrySendError<Request<RequestBody>>, fresh: bool) -> Result<(), SendError> {
     let unsent = error.take_message().is_some();
     let error = error.into_error();
@@ -221,8 +221,7 @@ fn retry_or_fail(mut error: TrySendError<Request<RequestBody>>, fresh: bool) -> 
     }
 }
 
-/// Whether the server said that it did not process the stream: it refused it, or is going away and the stream is above its last
-/// (RFC 9113, 8.7).
+/// Whether the server declared the stream unprocessed: refused, or above the last stream of its GOAWAY (RFC 9113, 8.7).
 fn was_refused(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
@@ -252,7 +251,7 @@ impl Drop for Stream {
 }
 
 impl Connection {
-    /// The reply was read to its end: the connection can carry another request.
+    /// Returns the connection for reuse after the reply was read to its end.
     pub fn finished(self) {
         if let Self::Http1(sender, upstream) = self
             && !sender.is_closed()

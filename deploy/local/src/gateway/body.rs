@@ -1,4 +1,4 @@
-//! The bodies of replies. Owns what happens when a reply ends or is cut off.
+//! Reply bodies. Owns the steps at the end of a reply, complete or cut off.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::admission::Permit;
 use crate::replica::Target;
 use crate::upstream::Connection;
 
-/// The body of a reply: of the replica, or of the gateway itself.
+/// Reply body: of the replica, or of the gateway itself.
 pub type ReplyBody = Either<Relayed, Full<Bytes>>;
 
-/// A reply cut off on its way.
+/// Reason why a reply was cut off.
 #[derive(Debug, Error)]
 pub enum RelayError {
     /// The replica failed.
     #[error("the replica failed: {0}")]
     Replica(#[from] hyper::Error),
-    /// The request's time is over.
+    /// The request exceeded its timeout.
     #[error("the request took longer than its timeout")]
     Timeout,
 }
 
-/// A reply of a replica. Keeps the request's place there until it ends or the client leaves.
+/// Reply of a replica. Holds the request's place there until the reply ends or the client disconnects.
 #[derive(Debug)]
 pub struct Relayed {
     body: Incoming,
@@ -60,7 +60,7 @@ impl Relayed {
         relayed
     }
 
-    /// The reply came to its end: the place is free, and the connection, too.
+    /// Ends a complete reply: releases the place and the connection.
     fn finish(&mut self) {
         self.ended = true;
         self.measure.whole();
@@ -70,7 +70,7 @@ impl Relayed {
         self.permit = None;
     }
 
-    /// The reply is cut off. A gRPC client is told why in the trailers.
+    /// Cuts the reply off. A gRPC client receives the reason in the trailers.
     fn cut_off(&mut self, error: RelayError) -> Option<Result<Frame<Bytes>, RelayError>> {
         let (status, message) = match error {
             RelayError::Timeout => (super::reply::DEADLINE_EXCEEDED, "the request took longer than its timeout"),

@@ -1,4 +1,4 @@
-//! The life of a replica: start, readiness, end, and start again until it is asked to stop. Owns its process, its port and its cgroup.
+//! Lifecycle of a replica: start, readiness, end and restart until it is asked to stop. Owns its process, port and cgroup.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -24,10 +24,10 @@ use crate::process::{Launch, Process};
 use crate::replica::{Replica, Target};
 use crate::upstream::Upstream;
 
-/// How often a draining replica is looked at.
-const DRAIN_LOOK: Duration = Duration::from_millis(5);
-/// Time that what a replica wrote last is waited for after its end.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Interval at which the load of a draining replica is checked.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Longest wait for the last output of a replica after its end.
+const OUTPUT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A replica with what its lifecycle needs.
 #[derive(Debug, Clone)]
@@ -36,20 +36,20 @@ pub struct Lifecycle {
     pub replica: Arc<Replica>,
     /// Its function.
     pub function: Arc<Function>,
-    /// The machine.
+    /// Shared resources.
     pub host: Arc<Host>,
 }
 
-/// How one run of the process ended.
+/// End of one run of the process.
 #[derive(Debug)]
-enum Ended {
-    /// It was asked to stop, and did.
+enum RunEnd {
+    /// Asked to stop, and stopped.
     Stopped,
-    /// It ended by itself, or never began.
+    /// Ended unasked, or failed to start.
     Failed {
         kind: EventKind,
         why: String,
-        /// For how long it had been ready.
+        /// Time for which it had been ready.
         healthy: Duration,
     },
 }
@@ -61,16 +61,16 @@ impl Lifecycle {
         loop {
             let ended = match self.cgroup(allocation).await {
                 Ok(cgroup) => self.run_once(cgroup).await,
-                Err(why) => Ended::Failed { kind: EventKind::ReplicaStartFailed, why, healthy: Duration::ZERO },
+                Err(why) => RunEnd::Failed { kind: EventKind::ReplicaStartFailed, why, healthy: Duration::ZERO },
             };
-            let Ended::Failed { kind, why, healthy } = ended else { break };
+            let RunEnd::Failed { kind, why, healthy } = ended else { break };
             if self.replica.is_stopping() {
                 break;
             }
             self.count(kind);
             let wait = backoff.next(healthy);
             self.replica.set_phase(ReplicaState::BackOff);
-            self.record(kind, format!("{why}; starts again in {} ms", wait.as_millis()));
+            self.record(kind, format!("{why}; restarting in {} ms", wait.as_millis()));
             tokio::select! {
                 () = self.replica.stopped() => break,
                 () = sleep(wait) => {}
@@ -98,7 +98,7 @@ impl Lifecycle {
         Ok(Some(cgroup))
     }
 
-    async fn run_once(&self, cgroup: Option<Arc<Cgroup>>) -> Ended {
+    async fn run_once(&self, cgroup: Option<Arc<Cgroup>>) -> RunEnd {
         let begin = clock::instant();
         let Some(port) = self.host.ports.take() else {
             return failed(EventKind::ReplicaStartFailed, "no port is free", Duration::ZERO);
@@ -108,7 +108,7 @@ impl Lifecycle {
             Ok(entrances) => entrances,
             Err(error) => return failed(EventKind::ReplicaStartFailed, format!("cannot enter its cgroup: {error}"), Duration::ZERO),
         };
-        let (mut process, output) = match self.host.spawner.spawn(self.launch(port.number(), entrances)).await {
+        let (mut process, pipe) = match self.host.spawner.spawn(self.launch(port.number(), entrances)).await {
             Ok(started) => started,
             Err(error) => {
                 let why = format!("cannot start `{}`: {error}", self.replica.spec.command.first().map_or("", String::as_str));
@@ -116,25 +116,25 @@ impl Lifecycle {
             }
         };
         let (function, id) = (Arc::clone(&self.function), self.replica.id.clone());
-        let mut words = tokio::spawn(async move { function.logs.follow(&id, output).await });
+        let mut output = tokio::spawn(async move { function.logs.follow(&id, pipe).await });
         self.started(process.pid(), port.number());
-        let ended = self.attend(&mut process, port.number(), begin).await;
-        // What the process started and left running ends with it.
+        let ended = self.supervise(&mut process, port.number(), begin).await;
+        // Kills what the process started and left running.
         match cgroup.clone() {
-            // A failure here is repeated, and reported, when the cgroup is removed.
+            // A failure is retried and reported when the cgroup is removed.
             Some(cgroup) => drop(blocking(move || cgroup.kill()).await),
             None => process.signal_group(libc::SIGKILL),
         }
         self.replica.clear_process();
-        if timeout(LAST_WORDS, &mut words).await.is_err() {
-            words.abort();
+        if timeout(OUTPUT_TIMEOUT, &mut output).await.is_err() {
+            output.abort();
         }
-        let crashed = matches!(ended, Ended::Failed { kind: EventKind::ReplicaCrashed, .. });
+        let crashed = matches!(ended, RunEnd::Failed { kind: EventKind::ReplicaCrashed, .. });
         let out_of_memory = crashed && oom_kills(cgroup).await > kills_before;
         match ended {
-            Ended::Failed { why, healthy, .. } if out_of_memory => {
+            RunEnd::Failed { why, healthy, .. } if out_of_memory => {
                 let limit = self.replica.limits();
-                Ended::Failed { kind: EventKind::ReplicaOomKilled, why: format!("killed for memory at {limit} ({why})"), healthy }
+                RunEnd::Failed { kind: EventKind::ReplicaOomKilled, why: format!("out of memory at {limit} ({why})"), healthy }
             }
             other => other,
         }
@@ -156,20 +156,20 @@ impl Lifecycle {
         }
     }
 
-    /// From the start of the process to its end, whoever brings it about.
-    async fn attend(&self, process: &mut Process, port: u16, begin: Instant) -> Ended {
+    /// Supervises the process from its start to its end.
+    async fn supervise(&self, process: &mut Process, port: u16, begin: Instant) -> RunEnd {
         let spec = &self.replica.spec;
         let address = Replica::address(port);
         let ready = tokio::select! {
             () = self.replica.stopped() => return self.terminate(process).await,
-            ended = process.ended() => return crashed(" before it was ready", &ended, Duration::ZERO),
+            ended = process.ended() => return crashed(" before ready", &ended, Duration::ZERO),
             ready = timeout(spec.startup_timeout.0, until_ready(address, spec.protocol, spec.health.as_deref())) => ready,
         };
         if ready.is_err() {
             process.signal_group(libc::SIGKILL);
-            // Its end follows; how it ended says nothing more.
+            // The exit status says nothing beyond the timeout.
             drop(process.ended().await);
-            return failed(EventKind::ReplicaCrashed, format!("was not ready within {}", spec.startup_timeout), Duration::ZERO);
+            return failed(EventKind::ReplicaCrashed, format!("not ready within {}", spec.startup_timeout), Duration::ZERO);
         }
         let target = Arc::new(Target {
             replica: Arc::clone(&self.replica),
@@ -199,39 +199,39 @@ impl Lifecycle {
         }
     }
 
-    /// No new requests come; those under way are finished, as far as the time allows.
-    async fn drain(&self, process: &mut Process) -> Ended {
+    /// Finishes the requests in flight within `drain_timeout`, then terminates the process. No new requests arrive.
+    async fn drain(&self, process: &mut Process) -> RunEnd {
         self.replica.set_phase(ReplicaState::Draining);
-        let under_way = self.replica.load();
-        self.record(EventKind::ReplicaDraining, format!("{under_way} requests under way"));
+        let in_flight = self.replica.load();
+        self.record(EventKind::ReplicaDraining, format!("{in_flight} requests in flight"));
         let done = async {
             while self.replica.load() > 0 {
-                sleep(DRAIN_LOOK).await;
+                sleep(DRAIN_POLL_INTERVAL).await;
             }
         };
         tokio::select! {
             () = done => {}
             () = sleep(self.replica.spec.drain_timeout.0) => {
-                warn!(replica = self.replica.id, left = self.replica.load(), "stopped before its requests were done: drain_timeout is over");
+                warn!(replica = self.replica.id, left = self.replica.load(), "drain_timeout exceeded; stopping with requests in flight");
             }
-            () = self.host.hurry.cancelled() => {}
-            _ = process.ended() => return Ended::Stopped,
+            () = self.host.abort.cancelled() => {}
+            _ = process.ended() => return RunEnd::Stopped,
         }
         self.terminate(process).await
     }
 
-    /// Asks the process to end, and ends it when it does not.
-    async fn terminate(&self, process: &mut Process) -> Ended {
+    /// Sends SIGTERM, then SIGKILL after `kill_grace`.
+    async fn terminate(&self, process: &mut Process) -> RunEnd {
         process.signal_group(libc::SIGTERM);
         let asked = tokio::select! {
             ended = timeout(self.host.kill_grace, process.ended()) => ended.is_ok(),
-            () = self.host.hurry.cancelled() => false,
+            () = self.host.abort.cancelled() => false,
         };
         if !asked {
             process.signal_group(libc::SIGKILL);
             drop(process.ended().await);
         }
-        Ended::Stopped
+        RunEnd::Stopped
     }
 
     fn started(&self, pid: u32, port: u16) {
@@ -256,12 +256,12 @@ impl Lifecycle {
     async fn remove_cgroup(&self) {
         let Some(cgroup) = self.replica.take_cgroup() else { return };
         if let Ok(Err(left)) = blocking(move || cgroup.remove()).await {
-            warn!(replica = self.replica.id, left, "a cgroup could not be removed; it is tried again when the platform stops or starts");
+            warn!(replica = self.replica.id, left, "failed to remove cgroup; retried when the platform stops or starts");
         }
     }
 }
 
-/// A replica that takes requests, until this is dropped.
+/// Admits requests to a replica until dropped.
 struct Open<'a> {
     admission: &'a Admission<Arc<Target>>,
     place: PlaceId,
@@ -280,19 +280,19 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Runs `work` off the runtime's threads: the files of cgroups are read and written synchronously, and the kernel may make their users wait.
+/// Runs `work` on a blocking thread: access to cgroup files is synchronous, and the kernel may make it wait.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }
 
 /// Creates a cgroup with the limits of `allocation`; removes it again where they cannot be set.
 fn create_limited(cgroups: &Cgroups, name: &str, allocation: Allocation) -> Result<Arc<Cgroup>, String> {
-    let cgroup = cgroups.create(name).map_err(|error| format!("cannot make its cgroup: {error}"))?;
+    let cgroup = cgroups.create(name).map_err(|error| format!("cannot create its cgroup: {error}"))?;
     let (cpu, memory) = (allocation.cpu_millicores, allocation.memory_mib);
     if let Err(error) = cgroup.set_cpu(cpu).and_then(|()| cgroup.set_memory(memory)) {
-        // What is left of it is removed when the platform stops.
+        // A remainder is removed when the platform stops.
         drop(cgroup.remove());
-        return Err(format!("cannot limit it to {cpu} {memory}: {error}"));
+        return Err(format!("cannot set limits {cpu} {memory}: {error}"));
     }
     Ok(Arc::new(cgroup))
 }
@@ -307,11 +307,11 @@ async fn entrances(cgroup: Option<Arc<Cgroup>>) -> io::Result<Vec<File>> {
     blocking(move || cgroup.entrances()).await?
 }
 
-fn failed(kind: EventKind, why: impl Into<String>, healthy: Duration) -> Ended {
-    Ended::Failed { kind, why: why.into(), healthy }
+fn failed(kind: EventKind, why: impl Into<String>, healthy: Duration) -> RunEnd {
+    RunEnd::Failed { kind, why: why.into(), healthy }
 }
 
-fn crashed(when: &str, status: &io::Result<ExitStatus>, healthy: Duration) -> Ended {
+fn crashed(when: &str, status: &io::Result<ExitStatus>, healthy: Duration) -> RunEnd {
     let how = match status {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn other_tasks_run_while_a_cgroup_that_is_in_use_is_removed() {
+    async fn other_tasks_run_while_a_busy_cgroup_is_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         // A folder like a cgroup whose process is slow to leave: limits cannot be set in it, and it cannot be removed while `process` is there.
         let cgroup = folder.path().join("default.f-1");
@@ -352,6 +352,6 @@ mod tests {
         let lifecycle = lifecycle(Cgroups::in_folder(folder.path()), folder.path());
         lifecycle.cgroup(Allocation::new(1, 100, 64)).await.expect_err("limits cannot be set in a plain folder");
         leaving.await.expect("joined");
-        assert!(!cgroup.exists(), "the removal held up the task that it waited for");
+        assert!(!cgroup.exists(), "the removal blocked the task that it waited for");
     }
 }
