@@ -5,9 +5,9 @@ use std::time::Duration;
 use divan::{Bencher, black_box};
 use qscale_common::workload::Arrival;
 use qscale_loadgen::pacing::{Alarm, RunClock};
-use qscale_loadgen::protocol::{Dialect, HttpRequest};
-use qscale_loadgen::record::{Over, Record, Status};
-use qscale_loadgen::report::Totals;
+use qscale_loadgen::protocol::{Codec, HttpRequest};
+use qscale_loadgen::record::{ConnectionUse, RequestRecord, RequestStatus};
+use qscale_loadgen::report::RunTotals;
 
 fn main() {
     divan::main();
@@ -32,20 +32,20 @@ fn alarm_after_200_us(bencher: Bencher) {
 
 #[divan::bench(args = ["relay", "faas", "direct:fibonacci"])]
 fn request_body(bencher: Bencher, protocol: &str) {
-    let dialect = Dialect::new(protocol.parse().expect("known"), &[], &HttpRequest::default()).expect("valid");
-    bencher.bench(|| dialect.body(black_box(&ARRIVAL), 7));
+    let codec = Codec::new(protocol.parse().expect("known"), &[], &HttpRequest::default()).expect("valid");
+    bencher.bench(|| codec.body(black_box(&ARRIVAL), 7));
 }
 
 #[divan::bench]
 fn record_counted(bencher: Bencher) {
-    let mut totals = Totals::new(1, true);
-    let record = Record {
+    let mut totals = RunTotals::new(1, true);
+    let record = RequestRecord {
         sent_ns: Some(10_000),
         replied_ns: Some(1_000_000),
-        status: Status::Ok,
-        over: Over::Reused,
+        status: RequestStatus::Ok,
+        over: ConnectionUse::Reused,
         valid: Some(true),
-        ..Record::due(0, &ARRIVAL, 0)
+        ..RequestRecord::due(0, &ARRIVAL, 0)
     };
     bencher.bench_local(|| totals.add(black_box(&record)));
 }

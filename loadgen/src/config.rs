@@ -7,7 +7,7 @@ use qscale_common::time::Span;
 use qscale_common::workload::{Gaps, Iat, Pattern, Rate, Spread};
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{HttpRequest, Protocol};
+use crate::protocol::{CallProtocol, HttpRequest};
 
 /// Whether connections outlive a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
@@ -42,9 +42,9 @@ pub struct LoadConfig {
     #[arg(long, value_name = "HOW", default_value_t = Self::default().spread)]
     pub spread: Spread,
 
-    /// Protocol: relay, faas, http, or direct:SERVICE (fibonacci, aes, auth, ...)
+    /// CallProtocol: relay, faas, http, or direct:SERVICE (fibonacci, aes, auth, ...)
     #[arg(long, value_name = "PROTOCOL", default_value_t = Self::default().protocol, help_heading = "What")]
-    pub protocol: Protocol,
+    pub protocol: CallProtocol,
     /// Field of a direct call, as name=value; LOW..HIGH draws a whole number for each request; may be repeated
     #[arg(long = "input", value_name = "FIELD=VALUE", help_heading = "What")]
     pub inputs: Vec<String>,
@@ -156,7 +156,7 @@ impl Default for LoadConfig {
             functions: Vec::new(),
             authority: None,
             spread: Spread::default(),
-            protocol: Protocol::default(),
+            protocol: CallProtocol::default(),
             inputs: Vec::new(),
             duration_ms: 10,
             memory_mib: 0,

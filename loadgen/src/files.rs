@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::record::{Record, Status};
+use crate::record::{RequestRecord, RequestStatus};
 
 /// The columns of our own file. Instants are microseconds since the start of the run; a cell is empty where it did not come to that.
 ///
@@ -24,7 +24,7 @@ timeToGetResponseMs";
 
 /// Which files to write.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct FileConfig {
     /// Our own.
     pub csv: Option<PathBuf>,
     /// Folder of vSwarm's.
@@ -43,9 +43,9 @@ pub struct Wanted {
 pub struct Files {
     functions: Vec<String>,
     started_unix_us: u64,
-    csv: Option<Output>,
-    vswarm: Option<Output>,
-    invitro: Option<Output>,
+    csv: Option<OutputFile>,
+    vswarm: Option<OutputFile>,
+    invitro: Option<OutputFile>,
 }
 
 impl Files {
@@ -53,7 +53,7 @@ impl Files {
     ///
     /// # Errors
     /// A file that cannot be created, by name.
-    pub fn create(wanted: Wanted) -> anyhow::Result<Self> {
+    pub fn create(wanted: FileConfig) -> anyhow::Result<Self> {
         let minutes = wanted.planned.map_or(0, |planned| planned.as_secs().div_ceil(60));
         let invitro = wanted.invitro.map(|prefix| {
             let mut name = prefix.into_os_string();
@@ -63,10 +63,10 @@ impl Files {
         Ok(Self {
             functions: wanted.functions,
             started_unix_us: wanted.started_unix_us,
-            csv: wanted.csv.map(|path| Output::create(path, COLUMNS)).transpose()?,
+            csv: wanted.csv.map(|path| OutputFile::create(path, COLUMNS)).transpose()?,
             // Its name holds the rate that was reached, which is known at the end.
-            vswarm: wanted.vswarm.map(|folder| Output::create(folder.join("rps_lat.csv.part"), "")).transpose()?,
-            invitro: invitro.map(|path| Output::create(path, INVITRO_COLUMNS)).transpose()?,
+            vswarm: wanted.vswarm.map(|folder| OutputFile::create(folder.join("rps_lat.csv.part"), "")).transpose()?,
+            invitro: invitro.map(|path| OutputFile::create(path, INVITRO_COLUMNS)).transpose()?,
         })
     }
 
@@ -74,7 +74,7 @@ impl Files {
     ///
     /// # Errors
     /// When a disk is full, or the like.
-    pub fn write(&mut self, record: &Record) -> anyhow::Result<()> {
+    pub fn write(&mut self, record: &RequestRecord) -> anyhow::Result<()> {
         let function = self.functions.get(record.function as usize).map_or("", String::as_str);
         if let Some(file) = &mut self.csv {
             file.row(|out| write_row(out, record, function))?;
@@ -99,7 +99,7 @@ impl Files {
     /// # Errors
     /// When a disk is full, or the like.
     pub fn flush(&mut self) -> anyhow::Result<()> {
-        [&mut self.csv, &mut self.vswarm, &mut self.invitro].into_iter().flatten().try_for_each(Output::flush)
+        [&mut self.csv, &mut self.vswarm, &mut self.invitro].into_iter().flatten().try_for_each(OutputFile::flush)
     }
 
     /// Ends the files; vSwarm's gets its name, from `achieved_rps`. Gives the names of all.
@@ -117,12 +117,12 @@ impl Files {
     }
 }
 
-struct Output {
+struct OutputFile {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
-impl Output {
+impl OutputFile {
     fn create(path: PathBuf, header: &str) -> anyhow::Result<Self> {
         if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -144,7 +144,7 @@ impl Output {
     }
 }
 
-fn write_row(out: &mut impl Write, record: &Record, function: &str) -> io::Result<()> {
+fn write_row(out: &mut impl Write, record: &RequestRecord, function: &str) -> io::Result<()> {
     write!(out, "{function},{},", record.intended_ns / 1_000)?;
     write_micros(out, record.sent_ns)?;
     write_micros(out, record.replied_ns)?;
@@ -163,9 +163,9 @@ fn write_micros(out: &mut impl Write, ns: Option<u64>) -> io::Result<()> {
 
 /// The row as InVitro's loader writes it: times in microseconds, memory in MiB, `phase` 2 for what is measured. A connection that was
 /// not made is its connection timeout, every other failure its function timeout, as its loader knows no others.
-fn write_invitro_row(out: &mut impl Write, record: &Record, function: &str, start: u64, sent_ns: u64) -> io::Result<()> {
+fn write_invitro_row(out: &mut impl Write, record: &RequestRecord, function: &str, start: u64, sent_ns: u64) -> io::Result<()> {
     let since_sent = |ns: Option<u64>| ns.map_or(0, |ns| ns.saturating_sub(sent_ns) / 1_000);
-    let connection_failed = matches!(record.status, Status::Refused | Status::Unreachable);
+    let connection_failed = matches!(record.status, RequestStatus::Refused | RequestStatus::Unreachable);
     writeln!(
         out,
         "2,{function},min{}.inv{},{start},{},{},{},{},{connection_failed},{},{},false,0,0,0",
@@ -185,26 +185,26 @@ mod tests {
     use qscale_common::workload::Arrival;
 
     use super::*;
-    use crate::record::Over;
+    use crate::record::ConnectionUse;
 
-    fn record() -> Record {
+    fn record() -> RequestRecord {
         let arrival = Arrival { at: Duration::ZERO, function: 1, duration_ms: 20, memory_mib: 64 };
-        Record {
+        RequestRecord {
             sent_ns: Some(61_000_010_000),
             connected_ns: Some(61_000_110_000),
             replied_ns: Some(61_021_010_999),
-            status: Status::Ok,
-            over: Over::New,
+            status: RequestStatus::Ok,
+            over: ConnectionUse::New,
             valid: Some(true),
             reported_us: 20_100,
             reported_kib: 65_536,
-            ..Record::due(7, &arrival, 61_000_000_000)
+            ..RequestRecord::due(7, &arrival, 61_000_000_000)
         }
     }
 
-    fn written(records: &[Record]) -> [String; 3] {
+    fn written(records: &[RequestRecord]) -> [String; 3] {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted = Wanted {
+        let wanted = FileConfig {
             csv: Some(folder.path().join("deep/er/out.csv")),
             vswarm: Some(folder.path().to_owned()),
             invitro: Some(folder.path().join("exp")),
@@ -230,20 +230,21 @@ mod tests {
     #[test]
     fn cells_are_empty_where_it_did_not_come_to_that() {
         let arrival = Arrival { at: Duration::ZERO, function: 0, duration_ms: 0, memory_mib: 0 };
-        let [csv, vswarm, invitro] = written(&[Record::due(0, &arrival, 5_000)]);
+        let [csv, vswarm, invitro] = written(&[RequestRecord::due(0, &arrival, 5_000)]);
         assert_eq!(csv, format!("{COLUMNS}\na,5,,,not_sent,,,0,,0,0,0,0\n"));
         assert_eq!((vswarm.as_str(), invitro), ("", format!("{INVITRO_COLUMNS}\n")));
     }
 
     #[test]
     fn vswarms_file_has_a_latency_a_line_and_no_failures() {
-        let [_, vswarm, _] = written(&[record(), Record { status: Status::Grpc(14), valid: None, ..record() }]);
+        let [_, vswarm, _] = written(&[record(), RequestRecord { status: RequestStatus::Grpc(14), valid: None, ..record() }]);
         assert_eq!(vswarm, "21000\n");
     }
 
     #[test]
     fn invitros_file_has_its_columns() {
-        let [_, _, invitro] = written(&[record(), Record { status: Status::Refused, valid: None, replied_ns: None, ..record() }]);
+        let [_, _, invitro] =
+            written(&[record(), RequestRecord { status: RequestStatus::Refused, valid: None, replied_ns: None, ..record() }]);
         let good = "2,b,min1.inv7,1700000061000010,20000,100,21000,20100,false,false,64,false,0,0,0";
         let refused = "2,b,min1.inv7,1700000061000010,20000,100,0,20100,true,false,64,false,0,0,0";
         assert_eq!(invitro, format!("{INVITRO_COLUMNS}\n{good}\n{refused}\n"));

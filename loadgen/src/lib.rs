@@ -12,6 +12,6 @@ pub mod protocol;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod schedule;
 pub mod service;
 pub mod sink;
-pub mod workload;

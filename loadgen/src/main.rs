@@ -84,7 +84,7 @@ Examples:
 At its end (Ctrl-C) it prints what it saw, as JSON: requests, rate, index of dispersion of arrivals, stalls.";
 
 /// How long a pattern is sent where nothing is said.
-const UNLESS_TOLD: Duration = Duration::from_secs(10);
+const DEFAULT_LENGTH: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 struct RunArgs {
@@ -151,7 +151,7 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         let observers = Observers {
             progress: Box::new(move |progress| live.iter_mut().for_each(|live| live.show(progress))),
             loads,
-            unless_told: UNLESS_TOLD,
+            default_length: DEFAULT_LENGTH,
         };
         let load = args.load;
         let summary = tokio::task::spawn_blocking(move || run::run(&load, observers, &stop, &abort)).await.context("the run panicked")?;

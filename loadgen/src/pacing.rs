@@ -56,7 +56,7 @@ pub fn nanos(duration: Duration) -> u64 {
 
 /// How the kernel schedules the pacing threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum SchedulingClass {
     /// By deadlines: before every other class, for a share of each period.
     Deadline,
     /// Before every ordinary thread, with this priority.
@@ -76,13 +76,13 @@ const PERIOD: Duration = Duration::from_millis(1);
 /// Low among the real-time priorities: below threads of the kernel that serve interrupts.
 const PRIORITY: i32 = 10;
 
-impl fmt::Display for Class {
+impl fmt::Display for SchedulingClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Class::Deadline => write!(f, "SCHED_DEADLINE ({RUNTIME:?} in every {PERIOD:?}, and what others leave)"),
-            Class::Fifo(priority) => write!(f, "SCHED_FIFO priority {priority}"),
-            Class::Other(error) => write!(f, "SCHED_OTHER (real-time refused: {})", io::Error::from_raw_os_error(*error)),
-            Class::Ordinary => f.write_str("SCHED_OTHER"),
+            SchedulingClass::Deadline => write!(f, "SCHED_DEADLINE ({RUNTIME:?} in every {PERIOD:?}, and what others leave)"),
+            SchedulingClass::Fifo(priority) => write!(f, "SCHED_FIFO priority {priority}"),
+            SchedulingClass::Other(error) => write!(f, "SCHED_OTHER (real-time refused: {})", io::Error::from_raw_os_error(*error)),
+            SchedulingClass::Ordinary => f.write_str("SCHED_OTHER"),
         }
     }
 }
@@ -91,7 +91,7 @@ impl fmt::Display for Class {
 ///
 /// Deadlines come first: since Linux 6.12 the kernel lets ordinary threads that wait run for up to 50 ms before those of SCHED_FIFO,
 /// which on a busy machine shows as sends that are tens of milliseconds late.
-pub fn raise() -> Class {
+pub fn raise() -> SchedulingClass {
     // SAFETY: the calls read only the memory they are given, which outlives them; 0 names the calling thread.
     unsafe {
         // Where the classes are refused, the kernel may otherwise gather our wake-ups within 50 us.
@@ -104,14 +104,14 @@ pub fn raise() -> Class {
         attributes.sched_deadline = nanos(PERIOD);
         attributes.sched_period = nanos(PERIOD);
         if libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) == 0 {
-            return Class::Deadline;
+            return SchedulingClass::Deadline;
         }
         let parameters = libc::sched_param { sched_priority: PRIORITY };
         if libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) == 0 {
-            return Class::Fifo(PRIORITY);
+            return SchedulingClass::Fifo(PRIORITY);
         }
     }
-    Class::Other(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM))
+    SchedulingClass::Other(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM))
 }
 
 /// Wakes a task at an instant, without the millisecond grain of the runtime's own timers.

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::run::Progress;
+use crate::run::RunProgress;
 
 /// Shows progress on standard error, so that standard output is left to the result.
 pub struct LiveLine {
@@ -17,7 +17,7 @@ impl LiveLine {
     }
 
     /// Shows one second.
-    pub fn show(&mut self, progress: &Progress) {
+    pub fn show(&mut self, progress: &RunProgress) {
         let (start, end) = if self.rewritten { ("\r\x1b[2K", "") } else { ("", "\n") };
         // A closed terminal ends the show, not the run.
         let _ = write!(io::stderr(), "{start}{}{end}", line(progress));
@@ -38,7 +38,7 @@ impl Default for LiveLine {
     }
 }
 
-fn line(progress: &Progress) -> String {
+fn line(progress: &RunProgress) -> String {
     let latency = progress.latency_ms.map_or_else(
         || "p50 -  p95 -  p99 -".to_owned(),
         |latency| format!("p50 {:.2}  p95 {:.2}  p99 {:.2} ms", latency.p50, latency.p95, latency.p99),
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_second_without_answers_shows_no_latency() {
-        let progress = Progress {
+        let progress = RunProgress {
             elapsed: Duration::from_secs(3),
             offered_rps: 10.0,
             achieved_rps: 0.0,

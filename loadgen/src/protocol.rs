@@ -18,7 +18,7 @@ pub use services::{Inputs, SERVICES, Service};
 /// How the functions are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Protocol {
+pub enum CallProtocol {
     /// `helloworld.Greeter/SayHello`, as vSwarm's invoker calls its relay.
     #[default]
     Relay,
@@ -30,27 +30,27 @@ pub enum Protocol {
     Http,
 }
 
-impl fmt::Display for Protocol {
+impl fmt::Display for CallProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Protocol::Relay => f.write_str("relay"),
-            Protocol::Faas => f.write_str("faas"),
-            Protocol::Direct(service) => write!(f, "direct:{}", service.name),
-            Protocol::Http => f.write_str("http"),
+            CallProtocol::Relay => f.write_str("relay"),
+            CallProtocol::Faas => f.write_str("faas"),
+            CallProtocol::Direct(service) => write!(f, "direct:{}", service.name),
+            CallProtocol::Http => f.write_str("http"),
         }
     }
 }
 
-impl FromStr for Protocol {
+impl FromStr for CallProtocol {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let services = || SERVICES.iter().map(|service| service.name).collect::<Vec<_>>().join(", ");
         match text {
-            "relay" => Ok(Protocol::Relay),
-            "faas" => Ok(Protocol::Faas),
-            "http" => Ok(Protocol::Http),
+            "relay" => Ok(CallProtocol::Relay),
+            "faas" => Ok(CallProtocol::Faas),
+            "http" => Ok(CallProtocol::Http),
             _ => match text.strip_prefix("direct:") {
-                Some(name) => Service::named(name).map(Protocol::Direct).ok_or_else(|| {
+                Some(name) => Service::named(name).map(CallProtocol::Direct).ok_or_else(|| {
                     format!("`{name}` is not a service that can be called directly: write direct: and one of {}", services())
                 }),
                 None => Err(format!("`{text}` is not a protocol: write relay, faas, http, or direct:SERVICE with one of {}", services())),
@@ -59,15 +59,15 @@ impl FromStr for Protocol {
     }
 }
 
-impl TryFrom<String> for Protocol {
+impl TryFrom<String> for CallProtocol {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
     }
 }
 
-impl From<Protocol> for String {
-    fn from(protocol: Protocol) -> String {
+impl From<CallProtocol> for String {
+    fn from(protocol: CallProtocol) -> String {
         protocol.to_string()
     }
 }
@@ -94,8 +94,8 @@ impl Default for HttpRequest {
 
 /// Forms requests and judges replies for one protocol.
 #[derive(Debug, Clone)]
-pub struct Dialect {
-    protocol: Protocol,
+pub struct Codec {
+    protocol: CallProtocol,
     inputs: Inputs,
     http: HttpRequest,
     /// Where every request is the same, its bytes.
@@ -104,7 +104,7 @@ pub struct Dialect {
 
 /// What a good reply says about the function's own run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reported {
+pub struct ReportedUsage {
     /// How long the function ran, microseconds; 0 where it does not say.
     pub duration_us: u32,
     /// How much memory it used, KiB; 0 where it does not say.
@@ -113,32 +113,32 @@ pub struct Reported {
 
 /// Why a reply that reports success is not one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid(pub String);
+pub struct InvalidReply(pub String);
 
-impl Dialect {
+impl Codec {
     /// Requests of `protocol`: with `inputs` (`field=value`) for `direct`, and as `http` says for HTTP.
     ///
     /// # Errors
     /// An input that the service does not take, with those that it does.
-    pub fn new(protocol: Protocol, inputs: &[String], http: &HttpRequest) -> Result<Self, String> {
+    pub fn new(protocol: CallProtocol, inputs: &[String], http: &HttpRequest) -> Result<Self, String> {
         let inputs = match protocol {
-            Protocol::Direct(service) => Inputs::new(service, inputs)?,
+            CallProtocol::Direct(service) => Inputs::new(service, inputs)?,
             _ if inputs.is_empty() => Inputs::default(),
             _ => return Err(format!("input = {}: only direct:SERVICE takes inputs; the protocol is {protocol}", inputs.join(", "))),
         };
-        let mut dialect = Self { protocol, inputs, http: http.clone(), fixed: None };
-        dialect.fixed = match protocol {
-            Protocol::Relay | Protocol::Http => Some(dialect.form(0, 0, 0)),
-            Protocol::Direct(_) if !dialect.inputs.vary() => Some(dialect.form(0, 0, 0)),
-            Protocol::Direct(_) | Protocol::Faas => None,
+        let mut codec = Self { protocol, inputs, http: http.clone(), fixed: None };
+        codec.fixed = match protocol {
+            CallProtocol::Relay | CallProtocol::Http => Some(codec.form(0, 0, 0)),
+            CallProtocol::Direct(_) if !codec.inputs.vary() => Some(codec.form(0, 0, 0)),
+            CallProtocol::Direct(_) | CallProtocol::Faas => None,
         };
-        Ok(dialect)
+        Ok(codec)
     }
 
     /// Whether it is gRPC.
     #[must_use]
     pub fn is_grpc(&self) -> bool {
-        self.protocol != Protocol::Http
+        self.protocol != CallProtocol::Http
     }
 
     /// The HTTP method.
@@ -151,10 +151,10 @@ impl Dialect {
     #[must_use]
     pub fn path(&self) -> &str {
         match self.protocol {
-            Protocol::Relay => qscale_messages::HELLOWORLD_SAY_HELLO,
-            Protocol::Faas => qscale_messages::FAAS_EXECUTE,
-            Protocol::Direct(service) => service.path,
-            Protocol::Http => &self.http.path,
+            CallProtocol::Relay => qscale_messages::HELLOWORLD_SAY_HELLO,
+            CallProtocol::Faas => qscale_messages::FAAS_EXECUTE,
+            CallProtocol::Direct(service) => service.path,
+            CallProtocol::Http => &self.http.path,
         }
     }
 
@@ -170,12 +170,12 @@ impl Dialect {
     fn form(&self, duration_ms: u32, memory_mib: u32, sequence: u64) -> Bytes {
         match self.protocol {
             // The relay takes its input from its own generator; this is the name that the invoker sends.
-            Protocol::Relay => framed(&HelloRequest { name: "Invoke relay".to_owned(), vhive_metadata: Bytes::new() }),
-            Protocol::Faas => {
+            CallProtocol::Relay => framed(&HelloRequest { name: "Invoke relay".to_owned(), vhive_metadata: Bytes::new() }),
+            CallProtocol::Faas => {
                 framed(&FaasRequest { message: String::new(), runtime_in_milli_sec: duration_ms, memory_in_mebi_bytes: memory_mib })
             }
-            Protocol::Direct(_) => frame(&self.inputs.encode(sequence)),
-            Protocol::Http => Bytes::from(self.http.body.clone()),
+            CallProtocol::Direct(_) => frame(&self.inputs.encode(sequence)),
+            CallProtocol::Http => Bytes::from(self.http.body.clone()),
         }
     }
 
@@ -184,29 +184,29 @@ impl Dialect {
     ///
     /// # Errors
     /// Why it is no good reply.
-    pub fn judge(&self, body: &[u8], arrival: &Arrival, sequence: u64, took_us: u64) -> Result<Reported, Invalid> {
+    pub fn validate(&self, body: &[u8], arrival: &Arrival, sequence: u64, took_us: u64) -> Result<ReportedUsage, InvalidReply> {
         match self.protocol {
-            Protocol::Relay => judge_relay(body),
-            Protocol::Faas => judge_faas(body, arrival, took_us),
-            Protocol::Direct(service) => service.judge(body, &self.inputs, sequence),
-            Protocol::Http => judge_http(body, &self.http.expect),
+            CallProtocol::Relay => validate_relay(body),
+            CallProtocol::Faas => validate_faas(body, arrival, took_us),
+            CallProtocol::Direct(service) => service.validate(body, &self.inputs, sequence),
+            CallProtocol::Http => validate_http(body, &self.http.expect),
         }
-        .map_err(Invalid)
+        .map_err(InvalidReply)
     }
 }
 
-fn judge_relay(body: &[u8]) -> Result<Reported, String> {
+fn validate_relay(body: &[u8]) -> Result<ReportedUsage, String> {
     let reply = HelloReply::decode(body).map_err(|error| format!("the reply is no HelloReply: {error}"))?;
     if reply.message.is_empty() {
         return Err("the reply is empty".to_owned());
     }
     if fibonacci::is_reply(&reply.message) {
-        fibonacci::judge(&reply.message, None)?;
+        fibonacci::validate(&reply.message, None)?;
     }
-    Ok(Reported::default())
+    Ok(ReportedUsage::default())
 }
 
-fn judge_faas(body: &[u8], arrival: &Arrival, took_us: u64) -> Result<Reported, String> {
+fn validate_faas(body: &[u8], arrival: &Arrival, took_us: u64) -> Result<ReportedUsage, String> {
     // The function's clock and ours measure the same stretch; a millisecond allows for their rounding.
     const ROUNDING_US: u64 = 1_000;
     let reply = FaasReply::decode(body).map_err(|error| format!("the reply is no FaasReply: {error}"))?;
@@ -218,12 +218,12 @@ fn judge_faas(body: &[u8], arrival: &Arrival, took_us: u64) -> Result<Reported, 
     if duration * 2 + ROUNDING_US < asked {
         return Err(format!("the function ran for {duration} us, less than half of the {asked} us that it was asked for"));
     }
-    Ok(Reported { duration_us: reply.duration_in_micro_sec, memory_kib: reply.memory_usage_in_kb })
+    Ok(ReportedUsage { duration_us: reply.duration_in_micro_sec, memory_kib: reply.memory_usage_in_kb })
 }
 
-fn judge_http(body: &[u8], expect: &str) -> Result<Reported, String> {
+fn validate_http(body: &[u8], expect: &str) -> Result<ReportedUsage, String> {
     let contains = |text: &[u8]| expect.is_empty() || text.windows(expect.len()).any(|window| window == expect.as_bytes());
-    if contains(body) { Ok(Reported::default()) } else { Err(format!("the body does not contain `{expect}`")) }
+    if contains(body) { Ok(ReportedUsage::default()) } else { Err(format!("the body does not contain `{expect}`")) }
 }
 
 /// A message as the whole body of a unary call.
@@ -247,8 +247,8 @@ const FRAME_PREFIX: usize = 5;
 ///
 /// # Errors
 /// A body that is cut short, holds more than one message, or is compressed, which no request allowed.
-pub fn unframe(body: &[u8]) -> Result<&[u8], Invalid> {
-    let problem = |text: &str| Err(Invalid(text.to_owned()));
+pub fn unframe(body: &[u8]) -> Result<&[u8], InvalidReply> {
+    let problem = |text: &str| Err(InvalidReply(text.to_owned()));
     let Some((prefix, message)) = body.split_first_chunk::<FRAME_PREFIX>() else {
         return problem("the reply has no message");
     };
@@ -269,9 +269,9 @@ mod tests {
 
     const ARRIVAL: Arrival = Arrival { at: Duration::ZERO, function: 0, duration_ms: 100, memory_mib: 64 };
 
-    fn dialect(protocol: &str) -> Dialect {
+    fn codec(protocol: &str) -> Codec {
         let http = HttpRequest { expect: "needle".to_owned(), ..HttpRequest::default() };
-        Dialect::new(protocol.parse().expect("a protocol"), &[], &http).expect("no inputs")
+        Codec::new(protocol.parse().expect("a protocol"), &[], &http).expect("no inputs")
     }
 
     fn says(message: &str) -> Vec<u8> {
@@ -280,34 +280,34 @@ mod tests {
 
     fn ran(duration_us: u32, took_us: u64) -> bool {
         let reply = FaasReply { duration_in_micro_sec: duration_us, ..FaasReply::default() };
-        dialect("faas").judge(&reply.encode_to_vec(), &ARRIVAL, 0, took_us).is_ok()
+        codec("faas").validate(&reply.encode_to_vec(), &ARRIVAL, 0, took_us).is_ok()
     }
 
     #[test]
     fn protocols_are_read_as_written() {
         for text in ["relay", "faas", "http", "direct:fibonacci", "direct:aes", "direct:auth"] {
-            assert_eq!(text.parse::<Protocol>().expect("a protocol").to_string(), text);
+            assert_eq!(text.parse::<CallProtocol>().expect("a protocol").to_string(), text);
         }
-        assert!("direct:nothing".parse::<Protocol>().expect_err("unknown").contains("fibonacci"));
-        assert!("grpc".parse::<Protocol>().expect_err("unknown").contains("relay, faas, http"));
+        assert!("direct:nothing".parse::<CallProtocol>().expect_err("unknown").contains("fibonacci"));
+        assert!("grpc".parse::<CallProtocol>().expect_err("unknown").contains("relay, faas, http"));
     }
 
     #[test]
     fn a_faas_request_says_how_long_and_how_much() {
-        let body = dialect("faas").body(&ARRIVAL, 0);
+        let body = codec("faas").body(&ARRIVAL, 0);
         let request = FaasRequest::decode(unframe(&body).expect("one message")).expect("decodes");
         assert_eq!((request.runtime_in_milli_sec, request.memory_in_mebi_bytes), (100, 64));
     }
 
     #[test]
     fn a_relayed_reply_must_say_something_and_compute_rightly() {
-        let judge = |message: &str| dialect("relay").judge(&says(message), &ARRIVAL, 0, 0).is_ok();
-        assert!(judge("hello"));
-        assert!(judge("fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python"));
-        assert!(!judge(""));
-        assert!(!judge("fn: Fib: y = fib(x) | x: 10 y: 54 | runtime: python"));
-        assert!(!judge("fn: Fib: y = fib(x) | x: NaN y: 0 | runtime: nodejs"));
-        assert!(dialect("relay").judge(&[0xff; 9], &ARRIVAL, 0, 0).is_err());
+        let validate = |message: &str| codec("relay").validate(&says(message), &ARRIVAL, 0, 0).is_ok();
+        assert!(validate("hello"));
+        assert!(validate("fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python"));
+        assert!(!validate(""));
+        assert!(!validate("fn: Fib: y = fib(x) | x: 10 y: 54 | runtime: python"));
+        assert!(!validate("fn: Fib: y = fib(x) | x: NaN y: 0 | runtime: nodejs"));
+        assert!(codec("relay").validate(&[0xff; 9], &ARRIVAL, 0, 0).is_err());
     }
 
     #[test]
@@ -320,9 +320,9 @@ mod tests {
 
     #[test]
     fn an_http_body_must_contain_what_is_expected() {
-        assert!(dialect("http").judge(b"a needle here", &ARRIVAL, 0, 0).is_ok());
-        assert!(dialect("http").judge(b"hay", &ARRIVAL, 0, 0).is_err());
-        assert!(dialect("http").judge(b"", &ARRIVAL, 0, 0).is_err());
+        assert!(codec("http").validate(b"a needle here", &ARRIVAL, 0, 0).is_ok());
+        assert!(codec("http").validate(b"hay", &ARRIVAL, 0, 0).is_err());
+        assert!(codec("http").validate(b"", &ARRIVAL, 0, 0).is_err());
     }
 
     #[test]
@@ -336,6 +336,6 @@ mod tests {
 
     #[test]
     fn inputs_belong_to_direct_calls_only() {
-        assert!(Dialect::new(Protocol::Relay, &["name=1".to_owned()], &HttpRequest::default()).is_err());
+        assert!(Codec::new(CallProtocol::Relay, &["name=1".to_owned()], &HttpRequest::default()).is_err());
     }
 }

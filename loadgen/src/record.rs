@@ -6,8 +6,8 @@ use qscale_common::workload::Arrival;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    /// Answered with success; whether the answer is right, [`Record::valid`] says.
+pub enum RequestStatus {
+    /// Answered with success; whether the answer is right, [`RequestRecord::valid`] says.
     Ok,
     /// Answered with a gRPC status other than OK.
     Grpc(u8),
@@ -50,29 +50,29 @@ const GRPC: [&str; 17] = [
     "unauthenticated",
 ];
 
-impl fmt::Display for Status {
+impl fmt::Display for RequestStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Status::Ok => f.write_str("ok"),
-            Status::Grpc(code) => match GRPC.get(usize::from(*code)) {
+            RequestStatus::Ok => f.write_str("ok"),
+            RequestStatus::Grpc(code) => match GRPC.get(usize::from(*code)) {
                 Some(word) => f.write_str(word),
                 None => write!(f, "grpc_{code}"),
             },
-            Status::Http(code) => write!(f, "http_{code}"),
-            Status::Timeout => f.write_str("timeout"),
-            Status::Refused => f.write_str("refused"),
-            Status::Unreachable => f.write_str("unreachable"),
-            Status::Broken => f.write_str("broken"),
-            Status::Malformed => f.write_str("malformed"),
-            Status::Censored => f.write_str("censored"),
-            Status::NotSent => f.write_str("not_sent"),
+            RequestStatus::Http(code) => write!(f, "http_{code}"),
+            RequestStatus::Timeout => f.write_str("timeout"),
+            RequestStatus::Refused => f.write_str("refused"),
+            RequestStatus::Unreachable => f.write_str("unreachable"),
+            RequestStatus::Broken => f.write_str("broken"),
+            RequestStatus::Malformed => f.write_str("malformed"),
+            RequestStatus::Censored => f.write_str("censored"),
+            RequestStatus::NotSent => f.write_str("not_sent"),
         }
     }
 }
 
 /// Which connection a request went over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum ConnectionUse {
     /// None: it was not sent.
     Nothing,
     /// One made for it.
@@ -81,21 +81,21 @@ pub enum Over {
     Reused,
 }
 
-impl Over {
+impl ConnectionUse {
     /// The word in the output.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
-            Over::Nothing => "",
-            Over::New => "new",
-            Over::Reused => "reused",
+            ConnectionUse::Nothing => "",
+            ConnectionUse::New => "new",
+            ConnectionUse::Reused => "reused",
         }
     }
 }
 
 /// One request, complete. Instants are nanoseconds since the start of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record {
+pub struct RequestRecord {
     /// Number of the request in the order in which they were due, from 0.
     pub sequence: u64,
     /// Index of the function.
@@ -113,9 +113,9 @@ pub struct Record {
     /// When its answer was complete.
     pub replied_ns: Option<u64>,
     /// How it ended.
-    pub status: Status,
+    pub status: RequestStatus,
     /// Which connection it went over.
-    pub over: Over,
+    pub over: ConnectionUse,
     /// Whether the answer is right; `None` where there was no answer with success.
     pub valid: Option<bool>,
     /// How long the function says it ran, microseconds; 0 where it does not say.
@@ -124,7 +124,7 @@ pub struct Record {
     pub reported_kib: u32,
 }
 
-impl Record {
+impl RequestRecord {
     /// The record of `arrival`, due `intended_ns` after the start and not sent yet.
     #[must_use]
     pub fn due(sequence: u64, arrival: &Arrival, intended_ns: u64) -> Self {
@@ -137,8 +137,8 @@ impl Record {
             sent_ns: None,
             connected_ns: None,
             replied_ns: None,
-            status: Status::NotSent,
-            over: Over::Nothing,
+            status: RequestStatus::NotSent,
+            over: ConnectionUse::Nothing,
             valid: None,
             reported_us: 0,
             reported_kib: 0,
@@ -148,7 +148,7 @@ impl Record {
     /// Whether it was answered well: with success, and rightly.
     #[must_use]
     pub fn succeeded(&self) -> bool {
-        self.status == Status::Ok && self.valid == Some(true)
+        self.status == RequestStatus::Ok && self.valid == Some(true)
     }
 
     /// The latency of a request that was answered well, from when it was due to its answer; failures have none.
@@ -165,29 +165,29 @@ impl Record {
 
     /// The kind of failure; `None` for a success, and for one that was cut off, of which nothing is known.
     #[must_use]
-    pub fn failure(&self) -> Option<Failure> {
+    pub fn failure(&self) -> Option<FailureKind> {
         match (self.status, self.valid) {
-            (Status::Ok, Some(true)) | (Status::Censored, _) => None,
-            (Status::Ok, _) => Some(Failure::InvalidReply),
-            (status, _) => Some(Failure::Status(status)),
+            (RequestStatus::Ok, Some(true)) | (RequestStatus::Censored, _) => None,
+            (RequestStatus::Ok, _) => Some(FailureKind::InvalidReply),
+            (status, _) => Some(FailureKind::Status(status)),
         }
     }
 }
 
 /// Why a request counts as failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Failure {
+pub enum FailureKind {
     /// Its status.
-    Status(Status),
+    Status(RequestStatus),
     /// An answer with success that is not right.
     InvalidReply,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Status(status) => status.fmt(f),
-            Failure::InvalidReply => f.write_str("invalid_reply"),
+            FailureKind::Status(status) => status.fmt(f),
+            FailureKind::InvalidReply => f.write_str("invalid_reply"),
         }
     }
 }
@@ -198,26 +198,26 @@ mod tests {
 
     use super::*;
 
-    fn record(status: Status, valid: Option<bool>) -> Record {
+    fn record(status: RequestStatus, valid: Option<bool>) -> RequestRecord {
         let arrival = Arrival { at: Duration::ZERO, function: 0, duration_ms: 0, memory_mib: 0 };
-        Record { status, valid, sent_ns: Some(30), replied_ns: Some(100), ..Record::due(0, &arrival, 10) }
+        RequestRecord { status, valid, sent_ns: Some(30), replied_ns: Some(100), ..RequestRecord::due(0, &arrival, 10) }
     }
 
     #[test]
     fn latency_counts_from_when_the_request_was_due() {
-        assert_eq!(record(Status::Ok, Some(true)).latency_ns(), Some(90));
-        assert_eq!(record(Status::Ok, Some(true)).lag_ns(), Some(20));
+        assert_eq!(record(RequestStatus::Ok, Some(true)).latency_ns(), Some(90));
+        assert_eq!(record(RequestStatus::Ok, Some(true)).lag_ns(), Some(20));
     }
 
     #[test]
     fn failures_have_a_kind_and_no_latency() {
         for (status, valid, kind) in [
-            (Status::Ok, Some(false), "invalid_reply"),
-            (Status::Grpc(14), None, "unavailable"),
-            (Status::Grpc(99), None, "grpc_99"),
-            (Status::Http(503), None, "http_503"),
-            (Status::Timeout, None, "timeout"),
-            (Status::NotSent, None, "not_sent"),
+            (RequestStatus::Ok, Some(false), "invalid_reply"),
+            (RequestStatus::Grpc(14), None, "unavailable"),
+            (RequestStatus::Grpc(99), None, "grpc_99"),
+            (RequestStatus::Http(503), None, "http_503"),
+            (RequestStatus::Timeout, None, "timeout"),
+            (RequestStatus::NotSent, None, "not_sent"),
         ] {
             let record = record(status, valid);
             assert_eq!(record.latency_ns(), None, "{kind}");
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_was_cut_off_is_neither_success_nor_failure() {
-        let record = record(Status::Censored, None);
+        let record = record(RequestStatus::Censored, None);
         assert_eq!((record.latency_ns(), record.failure()), (None, None));
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::LoadConfig;
 use crate::report::Summary;
-use crate::run::{self, Observers, Progress};
+use crate::run::{self, Observers, RunProgress};
 
 /// Configuration of `qscale-loadgen serve`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,14 +68,17 @@ pub fn publisher(bus: Bus) -> mpsc::Sender<Load> {
 pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Result<Summary> {
     let health = Health::new();
     let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let metrics = LoadMetrics::register(&mut registry);
     let instance = format!("{}", std::process::id());
     let bus = Bus::connect("loadgen", &instance, &config.nats, &health, &mut registry).await?;
     let serving = CancellationToken::new();
     let registry = Arc::new(Mutex::new(registry));
     health::serve(config.listen, health.clone(), registry, serving.clone()).await?;
-    let observers =
-        Observers { progress: Box::new(move |progress| metrics.show(progress)), loads: Some(publisher(bus)), unless_told: Duration::MAX };
+    let observers = Observers {
+        progress: Box::new(move |progress| metrics.show(progress)),
+        loads: Some(publisher(bus)),
+        default_length: Duration::MAX,
+    };
     let (load, abort) = (config.load, CancellationToken::new());
     health.set("load", true);
     let summary = tokio::task::spawn_blocking(move || run::run(&load, observers, &stop, &abort)).await.context("the run panicked")?;
@@ -84,7 +87,7 @@ pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Re
 }
 
 #[derive(Clone, Default)]
-struct Metrics {
+struct LoadMetrics {
     offered: Gauge<f64, AtomicU64>,
     achieved: Gauge<f64, AtomicU64>,
     in_flight: Gauge,
@@ -92,7 +95,7 @@ struct Metrics {
     lag: Gauge<f64, AtomicU64>,
 }
 
-impl Metrics {
+impl LoadMetrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("qscale_loadgen_offered_rps", "Requests due in the last second", metrics.offered.clone());
@@ -103,7 +106,7 @@ impl Metrics {
         metrics
     }
 
-    fn show(&self, progress: &Progress) {
+    fn show(&self, progress: &RunProgress) {
         self.offered.set(progress.offered_rps);
         self.achieved.set(progress.achieved_rps);
         self.in_flight.set(i64::try_from(progress.in_flight).unwrap_or(i64::MAX));

@@ -58,7 +58,7 @@ pub struct Stats {
     pub started_monotonic_ns: u64,
 }
 
-struct Seen {
+struct ArrivalStats {
     start: Instant,
     started_monotonic_ns: u64,
     first: Option<Duration>,
@@ -71,7 +71,7 @@ struct Seen {
 /// Stalls that are remembered; older ones are forgotten first.
 const STALLS: usize = 100_000;
 
-impl Seen {
+impl ArrivalStats {
     #[expect(clippy::disallowed_methods, reason = "the sink's edge to real time")]
     fn new() -> Self {
         let dispersion = [1, 10, 100].map(|window| Dispersion::new(Duration::from_millis(window)));
@@ -138,7 +138,7 @@ pub fn serve(args: &SinkArgs, stop: &CancellationToken, bound: impl FnOnce(Socke
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot serve on {}", args.listen))?;
         bound(listener.local_addr()?);
-        let seen = Rc::new(RefCell::new(Seen::new()));
+        let seen = Rc::new(RefCell::new(ArrivalStats::new()));
         if let (Some(stall), Some(every)) = (args.stall, args.every) {
             spawn_local(stall_forever(Rc::clone(&seen), stall.0, every.0));
         }
@@ -158,7 +158,7 @@ pub fn serve(args: &SinkArgs, stop: &CancellationToken, bound: impl FnOnce(Socke
 }
 
 /// Blocks the only thread: whatever arrives meanwhile waits, as at a server that collects garbage.
-async fn stall_forever(seen: Rc<RefCell<Seen>>, stall: Duration, every: Duration) {
+async fn stall_forever(seen: Rc<RefCell<ArrivalStats>>, stall: Duration, every: Duration) {
     let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     interval.tick().await;
@@ -175,7 +175,7 @@ async fn stall_forever(seen: Rc<RefCell<Seen>>, stall: Duration, every: Duration
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, seen: Rc<RefCell<Seen>>) {
+async fn connection(stream: tokio::net::TcpStream, seen: Rc<RefCell<ArrivalStats>>) {
     let mut builder = auto::Builder::new(LocalExecutor);
     builder.http2().max_concurrent_streams(STREAMS);
     let service = service_fn(move |request| answer(request, Rc::clone(&seen)));
@@ -195,7 +195,7 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecu
 
 type Reply = Response<BoxBody<Bytes, std::convert::Infallible>>;
 
-async fn answer(request: Request<Incoming>, seen: Rc<RefCell<Seen>>) -> anyhow::Result<Reply> {
+async fn answer(request: Request<Incoming>, seen: Rc<RefCell<ArrivalStats>>) -> anyhow::Result<Reply> {
     if request.method() == Method::GET && request.uri().path() == "/stats" {
         let stats = serde_json::to_vec(&seen.borrow().stats())?;
         return Ok(Response::new(http_body_util::Full::new(stats.into()).boxed()));
@@ -221,7 +221,7 @@ async fn answer(request: Request<Incoming>, seen: Rc<RefCell<Seen>>) -> anyhow::
 }
 
 /// Takes the time that was asked for, without working.
-async fn faas(asked: &FaasRequest, seen: &RefCell<Seen>) -> FaasReply {
+async fn faas(asked: &FaasRequest, seen: &RefCell<ArrivalStats>) -> FaasReply {
     let begin = seen.borrow().elapsed();
     tokio::time::sleep(Duration::from_millis(asked.runtime_in_milli_sec.into())).await;
     let lasted = seen.borrow().elapsed() - begin;

@@ -62,7 +62,7 @@ fn load(address: SocketAddr, rate: &str, millis: u64) -> LoadConfig {
 }
 
 fn sent(config: &LoadConfig) -> Summary {
-    let observers = Observers { progress: Box::new(|_| {}), loads: None, unless_told: Duration::ZERO };
+    let observers = Observers { progress: Box::new(|_| {}), loads: None, default_length: Duration::ZERO };
     run(config, observers, &CancellationToken::new(), &CancellationToken::new()).expect("runs")
 }
 
@@ -318,7 +318,7 @@ fn stopped_after_a_second(config: &LoadConfig) -> Summary {
             stopper.cancel();
         }
     };
-    let observers = Observers { progress: Box::new(progress), loads: None, unless_told: Duration::MAX };
+    let observers = Observers { progress: Box::new(progress), loads: None, default_length: Duration::MAX };
     run(config, observers, &stop, &CancellationToken::new()).expect("runs")
 }
 
@@ -343,7 +343,7 @@ fn a_stop_ends_a_run_that_has_fallen_behind_its_schedule() {
 fn loads_are_told_each_second_for_each_function() {
     let sink = Sink::start(None);
     let (sender, mut loads) = tokio::sync::mpsc::channel(100);
-    let observers = Observers { progress: Box::new(|_| {}), loads: Some(sender), unless_told: Duration::ZERO };
+    let observers = Observers { progress: Box::new(|_| {}), loads: Some(sender), default_length: Duration::ZERO };
     let functions = vec!["f".to_owned(), "other/g".to_owned()];
     let config = LoadConfig { functions, ..load(sink.address, "100", 2_500) };
     let summary = run(&config, observers, &CancellationToken::new(), &CancellationToken::new()).expect("runs");
@@ -362,7 +362,7 @@ fn loads_are_told_each_second_for_each_function() {
 #[test]
 fn a_disk_that_cannot_be_written_ends_the_run_with_the_name_of_the_file() {
     let sink = Sink::start(None);
-    let observers = Observers { progress: Box::new(|_| {}), loads: None, unless_told: Duration::ZERO };
+    let observers = Observers { progress: Box::new(|_| {}), loads: None, default_length: Duration::ZERO };
     let config = LoadConfig { csv: Some("/dev/full".into()), ..load(sink.address, "1000", 60_000) };
     #[expect(clippy::disallowed_methods, reason = "bounds the test against hanging")]
     let begin = Instant::now();

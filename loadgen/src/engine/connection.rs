@@ -15,44 +15,44 @@ use tokio::net::TcpStream;
 
 use super::grpc::Grpc;
 use super::http1::Http1;
-use super::stamped::{Stamped, Written};
-use crate::protocol::Dialect;
-use crate::record::Status;
+use super::stamped::{LastWrite, Stamped};
+use crate::protocol::Codec;
+use crate::record::RequestStatus;
 
 /// An answer as it came: success or an error status of the protocol, and the body.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: Status,
+pub struct RawReply {
+    pub status: RequestStatus,
     pub body: Bytes,
 }
 
 /// An answer that is still to come.
-pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Status>>>>;
+pub type Pending = Pin<Box<dyn Future<Output = Result<RawReply, RequestStatus>>>>;
 
 /// The largest body that is read; no vSwarm function answers with more.
 const LARGEST_BODY: usize = 64 << 20;
 
 /// The part of a function's requests that is always the same.
 #[derive(Debug, Clone)]
-pub struct Template {
+pub struct RequestTemplate {
     pub request: http::Request<()>,
 }
 
-impl Template {
-    pub fn new(dialect: &Dialect, authority: &str) -> anyhow::Result<Self> {
-        let builder = http::Request::builder().method(dialect.method());
-        let builder = if dialect.is_grpc() {
+impl RequestTemplate {
+    pub fn new(codec: &Codec, authority: &str) -> anyhow::Result<Self> {
+        let builder = http::Request::builder().method(codec.method());
+        let builder = if codec.is_grpc() {
             builder
                 .version(http::Version::HTTP_2)
-                .uri(format!("http://{authority}{}", dialect.path()))
+                .uri(format!("http://{authority}{}", codec.path()))
                 .header(http::header::TE, HeaderValue::from_static("trailers"))
                 .header(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
                 .header(http::header::USER_AGENT, HeaderValue::from_static("qscale-loadgen"))
         } else {
-            builder.uri(dialect.path()).header(http::header::HOST, authority)
+            builder.uri(codec.path()).header(http::header::HOST, authority)
         };
         let request =
-            builder.body(()).with_context(|| format!("no request can be made of {} {authority}{}", dialect.method(), dialect.path()))?;
+            builder.body(()).with_context(|| format!("no request can be made of {} {authority}{}", codec.method(), codec.path()))?;
         Ok(Self { request })
     }
 }
@@ -65,19 +65,19 @@ pub enum Connection {
 }
 
 impl Connection {
-    pub async fn open(address: SocketAddr, grpc: bool) -> Result<Self, Status> {
+    pub async fn open(address: SocketAddr, grpc: bool) -> Result<Self, RequestStatus> {
         let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => Status::Refused,
-            _ => Status::Unreachable,
+            io::ErrorKind::ConnectionRefused => RequestStatus::Refused,
+            _ => RequestStatus::Unreachable,
         })?;
         // A request waits for nothing; without this the kernel may wait for more to send.
-        stream.set_nodelay(true).map_err(|_| Status::Unreachable)?;
+        stream.set_nodelay(true).map_err(|_| RequestStatus::Unreachable)?;
         let (stream, written) = Stamped::new(stream);
         if grpc { Grpc::open(stream, written).await.map(Self::Grpc) } else { Http1::open(stream, written).await.map(Self::Http1) }
     }
 
     /// Hands a request to the connection; `None` where it has no room or is closing, and then the request has left no trace.
-    pub fn begin(&self, template: &Template, body: Bytes) -> Option<Pending> {
+    pub fn begin(&self, template: &RequestTemplate, body: Bytes) -> Option<Pending> {
         match self {
             Connection::Grpc(connection) => Grpc::begin(connection, template, body),
             Connection::Http1(connection) => Http1::begin(connection, template, body),
@@ -120,12 +120,12 @@ pub struct Pump {
     driver: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
     waker: RefCell<Waker>,
     done: Cell<bool>,
-    written: Written,
+    written: LastWrite,
 }
 
 impl Pump {
     /// A pump for `driver`, which writes to the socket that `written` watches.
-    pub fn start(driver: impl Future<Output = ()> + 'static, written: Written) -> Rc<Self> {
+    pub fn start(driver: impl Future<Output = ()> + 'static, written: LastWrite) -> Rc<Self> {
         let driver: Pin<Box<dyn Future<Output = ()>>> = Box::pin(driver);
         let (driver, waker) = (RefCell::new(driver), RefCell::new(Waker::noop().clone()));
         let pump = Rc::new(Self { driver, waker, done: Cell::new(false), written });
@@ -172,7 +172,7 @@ pub struct Body {
 }
 
 impl Body {
-    pub fn push(&mut self, chunk: Bytes) -> Result<(), Status> {
+    pub fn push(&mut self, chunk: Bytes) -> Result<(), RequestStatus> {
         if self.first.is_empty() && self.rest.is_empty() {
             self.first = chunk;
             return Ok(());
@@ -181,7 +181,7 @@ impl Body {
             self.rest.extend_from_slice(&self.first);
         }
         self.rest.extend_from_slice(&chunk);
-        if self.rest.len() > LARGEST_BODY { Err(Status::Malformed) } else { Ok(()) }
+        if self.rest.len() > LARGEST_BODY { Err(RequestStatus::Malformed) } else { Ok(()) }
     }
 
     pub fn finish(self) -> Bytes {

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::HeaderMap;
 
-use super::connection::{Answer, Body, Pending, Pump, Template};
-use super::stamped::{Stamped, Written};
-use crate::record::Status;
+use super::connection::{Body, Pending, Pump, RawReply, RequestTemplate};
+use super::stamped::{LastWrite, Stamped};
+use crate::record::RequestStatus;
 
 pub struct Grpc {
     requests: RefCell<SendRequest<Bytes>>,
@@ -24,14 +24,14 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
 impl Grpc {
-    pub async fn open(stream: Stamped, written: Written) -> Result<Rc<Self>, Status> {
+    pub async fn open(stream: Stamped, written: LastWrite) -> Result<Rc<Self>, RequestStatus> {
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake(stream)
             .await;
-        let (requests, connection) = handshake.map_err(|_| Status::Broken)?;
+        let (requests, connection) = handshake.map_err(|_| RequestStatus::Broken)?;
         let driver = async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
@@ -48,7 +48,7 @@ impl Grpc {
         self.in_flight.get() < requests.current_max_send_streams() && matches!(ready(&mut requests), Poll::Ready(Ok(())))
     }
 
-    pub fn begin(connection: &Rc<Self>, template: &Template, body: Bytes) -> Option<Pending> {
+    pub fn begin(connection: &Rc<Self>, template: &RequestTemplate, body: Bytes) -> Option<Pending> {
         let mut requests = connection.requests.borrow_mut();
         let (response, mut stream) = requests.send_request(template.request.clone(), false).ok()?;
         // What the stream cannot take is its failure, which the response then shows.
@@ -78,11 +78,11 @@ impl Drop for InFlight {
     }
 }
 
-async fn read(response: ResponseFuture) -> Result<Answer, Status> {
+async fn read(response: ResponseFuture) -> Result<RawReply, RequestStatus> {
     let response = response.await.map_err(|error| broken(&error))?;
     let (parts, mut stream) = response.into_parts();
     if parts.status != http::StatusCode::OK {
-        return Ok(Answer { status: Status::Http(parts.status.as_u16()), body: Bytes::new() });
+        return Ok(RawReply { status: RequestStatus::Http(parts.status.as_u16()), body: Bytes::new() });
     }
     let mut body = Body::default();
     while let Some(chunk) = stream.data().await {
@@ -92,17 +92,17 @@ async fn read(response: ResponseFuture) -> Result<Answer, Status> {
     }
     let trailers = stream.trailers().await.map_err(|error| broken(&error))?;
     // A reply without a body has its status among the headers.
-    let status = trailers.as_ref().and_then(code).or_else(|| code(&parts.headers)).ok_or(Status::Malformed)?;
-    let status = if status == 0 { Status::Ok } else { Status::Grpc(status) };
-    Ok(Answer { status, body: body.finish() })
+    let status = trailers.as_ref().and_then(code).or_else(|| code(&parts.headers)).ok_or(RequestStatus::Malformed)?;
+    let status = if status == 0 { RequestStatus::Ok } else { RequestStatus::Grpc(status) };
+    Ok(RawReply { status, body: body.finish() })
 }
 
 fn code(headers: &HeaderMap) -> Option<u8> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-fn broken(error: &h2::Error) -> Status {
+fn broken(error: &h2::Error) -> RequestStatus {
     tracing::debug!(%error, "request broke");
     // An error that we raised ourselves says that the server's frames broke the protocol.
-    if error.is_library() && !error.is_io() && !error.is_go_away() { Status::Malformed } else { Status::Broken }
+    if error.is_library() && !error.is_io() && !error.is_go_away() { RequestStatus::Malformed } else { RequestStatus::Broken }
 }

@@ -8,9 +8,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 
-use super::connection::{Answer, Body, Pending, Pump, Template};
-use super::stamped::{Stamped, Written};
-use crate::record::Status;
+use super::connection::{Body, Pending, Pump, RawReply, RequestTemplate};
+use super::stamped::{LastWrite, Stamped};
+use crate::record::RequestStatus;
 
 pub struct Http1 {
     requests: RefCell<SendRequest<Full<Bytes>>>,
@@ -19,15 +19,15 @@ pub struct Http1 {
 }
 
 impl Http1 {
-    pub async fn open(stream: Stamped, written: Written) -> Result<Rc<Self>, Status> {
-        let (mut requests, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Status::Broken)?;
+    pub async fn open(stream: Stamped, written: LastWrite) -> Result<Rc<Self>, RequestStatus> {
+        let (mut requests, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| RequestStatus::Broken)?;
         let driver = async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
         };
         let pump = Pump::start(driver, written);
-        requests.ready().await.map_err(|_| Status::Broken)?;
+        requests.ready().await.map_err(|_| RequestStatus::Broken)?;
         Ok(Rc::new(Self { requests: RefCell::new(requests), taken: Cell::new(false), pump }))
     }
 
@@ -35,7 +35,7 @@ impl Http1 {
         !self.taken.get() && self.requests.borrow().is_ready()
     }
 
-    pub fn begin(connection: &Rc<Self>, template: &Template, body: Bytes) -> Option<Pending> {
+    pub fn begin(connection: &Rc<Self>, template: &RequestTemplate, body: Bytes) -> Option<Pending> {
         if !connection.has_room() {
             return None;
         }
@@ -51,8 +51,8 @@ impl Http1 {
                     body.push(chunk)?;
                 }
             }
-            let status = if parts.status.is_success() { Status::Ok } else { Status::Http(parts.status.as_u16()) };
-            Ok(Answer { status, body: body.finish() })
+            let status = if parts.status.is_success() { RequestStatus::Ok } else { RequestStatus::Http(parts.status.as_u16()) };
+            Ok(RawReply { status, body: body.finish() })
         }))
     }
 
@@ -63,7 +63,7 @@ impl Http1 {
     }
 }
 
-fn broken(error: &hyper::Error) -> Status {
+fn broken(error: &hyper::Error) -> RequestStatus {
     tracing::debug!(%error, "request broke");
-    if error.is_parse() { Status::Malformed } else { Status::Broken }
+    if error.is_parse() { RequestStatus::Malformed } else { RequestStatus::Broken }
 }

@@ -8,9 +8,9 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared};
 
 use super::connection::Connection;
-use crate::record::Status;
+use crate::record::RequestStatus;
 
-pub struct Pool {
+pub struct ConnectionPool {
     address: SocketAddr,
     grpc: bool,
     open: Rc<RefCell<Vec<Connection>>>,
@@ -20,14 +20,14 @@ pub struct Pool {
 
 /// A connection in the making, for all requests that find no other meanwhile.
 struct Opening {
-    connection: Shared<LocalBoxFuture<'static, Result<Connection, Status>>>,
+    connection: Shared<LocalBoxFuture<'static, Result<Connection, RequestStatus>>>,
     waiting: usize,
 }
 
 /// Requests that wait for one connection: the streams that a server allows at least, by the recommendation of HTTP/2.
 const WAITING: usize = 100;
 
-impl Pool {
+impl ConnectionPool {
     pub fn new(address: SocketAddr, grpc: bool) -> Self {
         Self { address, grpc, open: Rc::default(), next: Cell::new(0), opening: RefCell::default() }
     }
@@ -60,12 +60,12 @@ impl Pool {
     }
 
     /// A connection of the request's own.
-    pub async fn open(&self) -> Result<Connection, Status> {
+    pub async fn open(&self) -> Result<Connection, RequestStatus> {
         Connection::open(self.address, self.grpc).await
     }
 
     /// A new connection, kept afterwards; requests that wait at the same time share it, where it can carry several.
-    pub async fn open_shared(&self) -> Result<Connection, Status> {
+    pub async fn open_shared(&self) -> Result<Connection, RequestStatus> {
         if !self.grpc {
             let connection = self.open().await?;
             self.open.borrow_mut().push(connection.clone());
@@ -74,7 +74,7 @@ impl Pool {
         self.join_opening().await
     }
 
-    fn join_opening(&self) -> Shared<LocalBoxFuture<'static, Result<Connection, Status>>> {
+    fn join_opening(&self) -> Shared<LocalBoxFuture<'static, Result<Connection, RequestStatus>>> {
         let mut opening = self.opening.borrow_mut();
         if let Some(current) = opening.as_mut()
             && current.waiting < WAITING

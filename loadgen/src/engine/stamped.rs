@@ -11,16 +11,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// When the socket was last written to; empty where it was not since it was last taken.
-pub type Written = Rc<Cell<Option<Instant>>>;
+pub type LastWrite = Rc<Cell<Option<Instant>>>;
 
 pub struct Stamped {
     stream: TcpStream,
-    written: Written,
+    written: LastWrite,
 }
 
 impl Stamped {
-    pub fn new(stream: TcpStream) -> (Self, Written) {
-        let written = Written::default();
+    pub fn new(stream: TcpStream) -> (Self, LastWrite) {
+        let written = LastWrite::default();
         (Self { stream, written: Rc::clone(&written) }, written)
     }
 

@@ -12,7 +12,7 @@ pub fn is_reply(message: &str) -> bool {
 }
 
 /// Checks that the reply's `y` is the Fibonacci number of its `x`, and `x` the one asked for, where it is known.
-pub fn judge(message: &str, asked: Option<u64>) -> Result<(), String> {
+pub fn validate(message: &str, asked: Option<u64>) -> Result<(), String> {
     let x = field(message, "x: ").ok_or_else(|| format!("no `x:` in `{}`", short(message)))?;
     let y = field(message, "y: ").ok_or_else(|| format!("no `y:` in `{}`", short(message)))?;
     let index = x.parse::<u64>().map_err(|_| format!("x = {}, which is no whole number", short(x)))?;
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn reply(x: &str, y: &str) -> Result<(), String> {
-        judge(&format!("fn: Fib: y = fib(x) | x: {x} y: {y} | runtime: test"), None)
+        validate(&format!("fn: Fib: y = fib(x) | x: {x} y: {y} | runtime: test"), None)
     }
 
     /// The Fibonacci number of `index` in decimal digits, added up as at school.
@@ -137,14 +137,14 @@ mod tests {
         assert!(reply("NaN", "0").is_err());
         assert!(reply("10", "NaN").is_err());
         assert!(reply("-1", "1").is_err());
-        assert!(judge("", None).is_err());
-        assert!(judge("fn: Fib: y = fib(x)", None).is_err());
+        assert!(validate("", None).is_err());
+        assert!(validate("fn: Fib: y = fib(x)", None).is_err());
     }
 
     #[test]
     fn the_number_asked_for_is_the_one_answered() {
         let message = "fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python";
-        assert_eq!(judge(message, Some(10)), Ok(()));
-        assert!(judge(message, Some(11)).expect_err("other").contains("11 was asked for"));
+        assert_eq!(validate(message, Some(10)), Ok(()));
+        assert!(validate(message, Some(11)).expect_err("other").contains("11 was asked for"));
     }
 }

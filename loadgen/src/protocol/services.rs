@@ -3,7 +3,7 @@
 use bytes::BufMut;
 use prost::encoding::{self, WireType};
 
-use super::{Reported, fibonacci};
+use super::{ReportedUsage, fibonacci};
 
 /// A vSwarm function's method, with the fields of its request.
 #[derive(Debug, PartialEq)]
@@ -13,19 +13,19 @@ pub struct Service {
     /// The method.
     pub path: &'static str,
     fields: &'static [Field],
-    reply: Reply,
+    reply: ReplyCheck,
 }
 
 #[derive(Debug, PartialEq)]
 struct Field {
     number: u32,
     name: &'static str,
-    kind: Kind,
+    kind: FieldKind,
     default: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum FieldKind {
     Text,
     /// Text, given as several values separated by commas.
     Texts,
@@ -36,7 +36,7 @@ enum Kind {
 
 /// What a good reply holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reply {
+enum ReplyCheck {
     /// `y` is the Fibonacci number of `x`.
     Fibonacci,
     /// Field 1 is a text that is not empty.
@@ -46,14 +46,14 @@ enum Reply {
 }
 
 const fn text(number: u32, name: &'static str, default: &'static str) -> Field {
-    Field { number, name, kind: Kind::Text, default }
+    Field { number, name, kind: FieldKind::Text, default }
 }
 
-const fn field(number: u32, name: &'static str, kind: Kind, default: &'static str) -> Field {
+const fn field(number: u32, name: &'static str, kind: FieldKind, default: &'static str) -> Field {
     Field { number, name, kind, default }
 }
 
-const fn service(name: &'static str, path: &'static str, fields: &'static [Field], reply: Reply) -> Service {
+const fn service(name: &'static str, path: &'static str, fields: &'static [Field], reply: ReplyCheck) -> Service {
     Service { name, path, fields, reply }
 }
 
@@ -61,59 +61,74 @@ const NAME: &[Field] = &[text(1, "name", "world")];
 
 /// Every service, in the order of vSwarm's list. The online shop's are not among them: their requests nest messages.
 pub static SERVICES: [Service; 20] = [
-    service("fibonacci", "/fibonacci.Greeter/SayHello", &[text(1, "name", "10")], Reply::Fibonacci),
-    service("auth", "/auth.Greeter/SayHello", NAME, Reply::Text),
-    service("aes", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "exampleplaintext")], Reply::Text),
-    service("sleeping", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], Reply::Text),
-    service("spinning", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], Reply::Text),
-    service("image-rotate", "/image_rotate.ImageRotate/RotateImage", &[text(1, "name", "img1.jpeg")], Reply::Text),
-    service("video-processing", "/video_processing.VideoProcessing/ConvertToGrayscale", &[text(1, "name", "vid1.mp4")], Reply::Text),
-    service("video-analytics", "/video_analytics_standalone.VideoAnalytics/ObjectDetection", &[text(1, "name", "vid1.mp4")], Reply::Text),
-    service("compression", "/compression.FileCompress/CompressFile", &[text(1, "name", "metamorphosis.txt")], Reply::Text),
-    service("graph-bfs", "/graph_bfs.GraphBFSBenchmark/GetBfs", NAME, Reply::Text),
-    service("parking", "/parking.Parking/DoParking", NAME, Reply::Text),
+    service("fibonacci", "/fibonacci.Greeter/SayHello", &[text(1, "name", "10")], ReplyCheck::Fibonacci),
+    service("auth", "/auth.Greeter/SayHello", NAME, ReplyCheck::Text),
+    service("aes", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "exampleplaintext")], ReplyCheck::Text),
+    service("sleeping", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], ReplyCheck::Text),
+    service("spinning", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], ReplyCheck::Text),
+    service("image-rotate", "/image_rotate.ImageRotate/RotateImage", &[text(1, "name", "img1.jpeg")], ReplyCheck::Text),
+    service("video-processing", "/video_processing.VideoProcessing/ConvertToGrayscale", &[text(1, "name", "vid1.mp4")], ReplyCheck::Text),
+    service(
+        "video-analytics",
+        "/video_analytics_standalone.VideoAnalytics/ObjectDetection",
+        &[text(1, "name", "vid1.mp4")],
+        ReplyCheck::Text,
+    ),
+    service("compression", "/compression.FileCompress/CompressFile", &[text(1, "name", "metamorphosis.txt")], ReplyCheck::Text),
+    service("graph-bfs", "/graph_bfs.GraphBFSBenchmark/GetBfs", NAME, ReplyCheck::Text),
+    service("parking", "/parking.Parking/DoParking", NAME, ReplyCheck::Text),
     service(
         "rnn-serving",
         "/rnn_serving.RNNServing/GenerateString",
-        &[text(1, "language", "French"), field(2, "numSamples", Kind::Int, "15")],
-        Reply::Text,
+        &[text(1, "language", "French"), field(2, "numSamples", FieldKind::Int, "15")],
+        ReplyCheck::Text,
     ),
-    service("gptj", "/gptj.GptJBenchmark/GetBenchmark", &[text(1, "regenerate", "false")], Reply::Text),
-    service("geo", "/geo.Geo/Nearby", &[field(1, "lat", Kind::Float, "37.7749"), field(2, "lon", Kind::Float, "-122.4194")], Reply::Any),
-    service("profile", "/profile.Profile/GetProfiles", &[field(1, "hotelIds", Kind::Texts, "1,2,3"), text(2, "locale", "en")], Reply::Any),
+    service("gptj", "/gptj.GptJBenchmark/GetBenchmark", &[text(1, "regenerate", "false")], ReplyCheck::Text),
+    service(
+        "geo",
+        "/geo.Geo/Nearby",
+        &[field(1, "lat", FieldKind::Float, "37.7749"), field(2, "lon", FieldKind::Float, "-122.4194")],
+        ReplyCheck::Any,
+    ),
+    service(
+        "profile",
+        "/profile.Profile/GetProfiles",
+        &[field(1, "hotelIds", FieldKind::Texts, "1,2,3"), text(2, "locale", "en")],
+        ReplyCheck::Any,
+    ),
     service(
         "rate",
         "/rate.Rate/GetRates",
-        &[field(1, "hotelIds", Kind::Texts, "1,2,3"), text(2, "inDate", "2015-04-09"), text(3, "outDate", "2015-04-10")],
-        Reply::Any,
+        &[field(1, "hotelIds", FieldKind::Texts, "1,2,3"), text(2, "inDate", "2015-04-09"), text(3, "outDate", "2015-04-10")],
+        ReplyCheck::Any,
     ),
     service(
         "recommendation",
         "/recommendation.Recommendation/GetRecommendations",
-        &[text(1, "require", "price"), field(2, "lat", Kind::Double, "37.7834"), field(3, "lon", Kind::Double, "-122.4081")],
-        Reply::Any,
+        &[text(1, "require", "price"), field(2, "lat", FieldKind::Double, "37.7834"), field(3, "lon", FieldKind::Double, "-122.4081")],
+        ReplyCheck::Any,
     ),
-    service("reservation", "/reservation.Reservation/CheckAvailability", RESERVATION, Reply::Any),
-    service("user", "/user.User/CheckUser", &[text(1, "username", "Cornell_1"), text(2, "password", "1111111111")], Reply::Any),
+    service("reservation", "/reservation.Reservation/CheckAvailability", RESERVATION, ReplyCheck::Any),
+    service("user", "/user.User/CheckUser", &[text(1, "username", "Cornell_1"), text(2, "password", "1111111111")], ReplyCheck::Any),
     service(
         "search",
         "/search.Search/Nearby",
         &[
-            field(1, "lat", Kind::Float, "37.7749"),
-            field(2, "lon", Kind::Float, "-122.4194"),
+            field(1, "lat", FieldKind::Float, "37.7749"),
+            field(2, "lon", FieldKind::Float, "-122.4194"),
             text(3, "inDate", "2015-04-09"),
             text(4, "outDate", "2015-04-10"),
         ],
-        Reply::Any,
+        ReplyCheck::Any,
     ),
 ];
 
 const RESERVATION: &[Field] = &[
     text(1, "customerName", "Cornell_1"),
-    field(2, "hotelId", Kind::Texts, "2"),
+    field(2, "hotelId", FieldKind::Texts, "2"),
     text(3, "inDate", "2015-04-09"),
     text(4, "outDate", "2015-04-10"),
-    field(5, "roomNumber", Kind::Int, "1"),
+    field(5, "roomNumber", FieldKind::Int, "1"),
 ];
 
 impl Eq for Service {}
@@ -126,15 +141,15 @@ impl Service {
     }
 
     /// Judges a reply to request `sequence` of `inputs`.
-    pub(super) fn judge(&self, message: &[u8], inputs: &Inputs, sequence: u64) -> Result<Reported, String> {
+    pub(super) fn validate(&self, message: &[u8], inputs: &Inputs, sequence: u64) -> Result<ReportedUsage, String> {
         let first = first_text(message)?;
         match (self.reply, first) {
-            (Reply::Any, _) => {}
+            (ReplyCheck::Any, _) => {}
             (_, None | Some("")) => return Err("the reply's text is empty".to_owned()),
-            (Reply::Text, Some(_)) => {}
-            (Reply::Fibonacci, Some(text)) => fibonacci::judge(text, inputs.number(sequence))?,
+            (ReplyCheck::Text, Some(_)) => {}
+            (ReplyCheck::Fibonacci, Some(text)) => fibonacci::validate(text, inputs.number(sequence))?,
         }
-        Ok(Reported::default())
+        Ok(ReportedUsage::default())
     }
 }
 
@@ -226,17 +241,17 @@ impl Inputs {
 }
 
 impl Value {
-    fn parse(kind: Kind, text: &str) -> Result<Self, String> {
+    fn parse(kind: FieldKind, text: &str) -> Result<Self, String> {
         match kind {
-            Kind::Text => Ok(match range(text) {
+            FieldKind::Text => Ok(match range(text) {
                 Some((low, high)) if low <= high => Value::Range(low, high),
                 Some((low, high)) => return Err(format!("the range {low}..{high} is empty")),
                 None => Value::Text(text.to_owned()),
             }),
-            Kind::Texts => Ok(Value::Texts(text.split(',').map(str::to_owned).collect())),
-            Kind::Int => text.parse().map(Value::Int).map_err(|_| "must be a whole number".to_owned()),
-            Kind::Float => text.parse().map(Value::Float).map_err(|_| "must be a number".to_owned()),
-            Kind::Double => text.parse().map(Value::Double).map_err(|_| "must be a number".to_owned()),
+            FieldKind::Texts => Ok(Value::Texts(text.split(',').map(str::to_owned).collect())),
+            FieldKind::Int => text.parse().map(Value::Int).map_err(|_| "must be a whole number".to_owned()),
+            FieldKind::Float => text.parse().map(Value::Float).map_err(|_| "must be a number".to_owned()),
+            FieldKind::Double => text.parse().map(Value::Double).map_err(|_| "must be a number".to_owned()),
         }
     }
 
@@ -305,7 +320,7 @@ mod tests {
             seen[number - 5] = true;
             let y = [5, 8, 13][number - 5];
             let reply = HelloReply { message: format!("fn: Fib: y = fib(x) | x: {number} y: {y} | runtime: test") }.encode_to_vec();
-            assert!(service.judge(&reply, &inputs, sequence).is_ok());
+            assert!(service.validate(&reply, &inputs, sequence).is_ok());
         }
         assert_eq!(seen, [true; 3]);
     }
@@ -320,13 +335,13 @@ mod tests {
 
     #[test]
     fn replies_are_well_formed_and_not_empty() {
-        let judge = |service: &str, reply: &[u8]| Service::named(service).expect("known").judge(reply, &Inputs::default(), 0).is_ok();
-        assert!(judge("aes", b"\x0a\x02ok"));
-        assert!(!judge("aes", b""));
-        assert!(!judge("aes", b"\x0a\x09cut"));
-        assert!(!judge("aes", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"));
-        assert!(!judge("auth", b"\xff"));
-        assert!(judge("user", b""));
-        assert!(judge("geo", b"\x0a\x011\x0a\x012"));
+        let validate = |service: &str, reply: &[u8]| Service::named(service).expect("known").validate(reply, &Inputs::default(), 0).is_ok();
+        assert!(validate("aes", b"\x0a\x02ok"));
+        assert!(!validate("aes", b""));
+        assert!(!validate("aes", b"\x0a\x09cut"));
+        assert!(!validate("aes", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"));
+        assert!(!validate("auth", b"\xff"));
+        assert!(validate("user", b""));
+        assert!(validate("geo", b"\x0a\x011\x0a\x012"));
     }
 }

@@ -1,4 +1,4 @@
-//! From settings to arrivals and destinations. Owns opening traces and resolving names; the only place that maps functions of a trace
+//! From settings to arrivals and targets. Owns opening traces and resolving names; the only place that maps functions of a trace
 //! to functions that are called.
 
 use std::collections::HashMap;
@@ -14,11 +14,11 @@ use qscale_common::workload::{Arrivals, Demand, PatternArrivals, Scale, Spread, 
 use rand::SeedableRng;
 
 use crate::config::LoadConfig;
-use crate::engine::Destination;
+use crate::engine::RequestTarget;
 
 /// A function as outputs name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Function {
+pub struct TargetFunction {
     /// The word in every output.
     pub label: String,
     /// Its name on the bus; `None` for an endpoint of vSwarm, which has only a host name.
@@ -27,33 +27,33 @@ pub struct Function {
 
 /// Everything that is to be sent.
 #[derive(Debug, Clone)]
-pub struct Workload {
+pub struct Schedule {
     /// The functions, by index.
-    pub functions: Vec<Function>,
+    pub functions: Vec<TargetFunction>,
     /// Where their requests go, by index.
-    pub destinations: Vec<Destination>,
-    /// The addresses that destinations point to.
+    pub targets: Vec<RequestTarget>,
+    /// The addresses that targets point to.
     pub addresses: Vec<SocketAddr>,
     /// What is due when, before it is mapped to the functions.
-    source: Source,
+    source: ArrivalSource,
     /// How long is sent; `Duration::MAX` for a whole trace.
     pub length: Duration,
 }
 
 #[derive(Debug, Clone)]
-enum Source {
+enum ArrivalSource {
     Pattern { spread: Spread },
     Minutes(MinuteTrace, Scale),
     Rows(RowTrace, Scale),
 }
 
-impl Workload {
-    /// Reads the trace, where there is one, and resolves every address. A pattern lasts for `unless_told` where the settings say
+impl Schedule {
+    /// Reads the trace, where there is one, and resolves every address. A pattern lasts for `default_length` where the settings say
     /// nothing else; a trace lasts until its end.
     ///
     /// # Errors
     /// What cannot be read, with file, line and value; a name that is not a function's; an address that does not resolve.
-    pub fn new(config: &LoadConfig, unless_told: Duration) -> anyhow::Result<Self> {
+    pub fn new(config: &LoadConfig, default_length: Duration) -> anyhow::Result<Self> {
         let scale = Scale::new(config.time_scale, config.rate_scale).map_err(anyhow::Error::msg)?;
         match &config.trace {
             None => {
@@ -61,33 +61,33 @@ impl Workload {
                 if functions.is_empty() {
                     bail!("no function is given: write --function NAME, for example --function fibonacci");
                 }
-                Self::at_target(config, functions, Source::Pattern { spread: config.spread }, unless_told)
+                Self::at_target(config, functions, ArrivalSource::Pattern { spread: config.spread }, default_length)
             }
             Some(path) if path.is_dir() => {
                 let trace = traces::open_azure2019(path, keep(config), config.memory_mib)?;
                 let count = trace.functions.len();
-                Self::at_target(config, for_trace(config, count)?, Source::Minutes(trace, scale), Duration::MAX)
+                Self::at_target(config, for_trace(config, count)?, ArrivalSource::Minutes(trace, scale), Duration::MAX)
             }
             Some(path) if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) => {
-                Self::at_endpoints(config, path, unless_told)
+                Self::at_endpoints(config, path, default_length)
             }
             Some(path) => {
                 let trace = read_azure2021(&shown(path), traces::open(path)?, keep(config))?;
                 let count = trace.functions.len();
-                Self::at_target(config, for_trace(config, count)?, Source::Rows(trace, scale), Duration::MAX)
+                Self::at_target(config, for_trace(config, count)?, ArrivalSource::Rows(trace, scale), Duration::MAX)
             }
         }
     }
 
-    fn at_target(config: &LoadConfig, functions: Vec<FunctionId>, source: Source, length: Duration) -> anyhow::Result<Self> {
+    fn at_target(config: &LoadConfig, functions: Vec<FunctionId>, source: ArrivalSource, length: Duration) -> anyhow::Result<Self> {
         let address = resolve(&config.target).with_context(|| format!("target = {}", config.target))?;
-        let destination = |function: &FunctionId| Destination {
+        let target = |function: &FunctionId| RequestTarget {
             address: 0,
             authority: config.authority.clone().unwrap_or_else(|| format!("{}.{}", function.name, function.namespace)),
         };
         Ok(Self {
-            destinations: functions.iter().map(destination).collect(),
-            functions: functions.into_iter().map(|id| Function { label: id.to_string(), id: Some(id) }).collect(),
+            targets: functions.iter().map(target).collect(),
+            functions: functions.into_iter().map(|id| TargetFunction { label: id.to_string(), id: Some(id) }).collect(),
             addresses: vec![address],
             source,
             length: config.length.map_or(length, |length| length.0),
@@ -95,12 +95,12 @@ impl Workload {
     }
 
     /// Each endpoint is a host of its own, on the port of the target; requests go to them in turn, as vSwarm's invoker sends them.
-    fn at_endpoints(config: &LoadConfig, path: &Path, unless_told: Duration) -> anyhow::Result<Self> {
+    fn at_endpoints(config: &LoadConfig, path: &Path, default_length: Duration) -> anyhow::Result<Self> {
         let endpoints = read_endpoints(&shown(path), traces::open(path)?)?;
         let port = config.target.rsplit_once(':').map_or("", |(_, port)| port);
         let mut addresses = Vec::new();
         let mut known: HashMap<SocketAddr, usize> = HashMap::new();
-        let mut destinations = Vec::new();
+        let mut targets = Vec::new();
         for endpoint in &endpoints {
             let host = format!("{}:{port}", endpoint.hostname);
             let address = resolve(&host).with_context(|| format!("{}: endpoint {host}", shown(path)))?;
@@ -108,15 +108,15 @@ impl Workload {
                 addresses.push(address);
                 addresses.len() - 1
             });
-            destinations
-                .push(Destination { address: index, authority: config.authority.clone().unwrap_or_else(|| endpoint.hostname.clone()) });
+            targets
+                .push(RequestTarget { address: index, authority: config.authority.clone().unwrap_or_else(|| endpoint.hostname.clone()) });
         }
         Ok(Self {
-            functions: endpoints.into_iter().map(|endpoint| Function { label: endpoint.hostname, id: None }).collect(),
-            destinations,
+            functions: endpoints.into_iter().map(|endpoint| TargetFunction { label: endpoint.hostname, id: None }).collect(),
+            targets,
             addresses,
-            source: Source::Pattern { spread: config.spread },
-            length: config.length.map_or(unless_told, |length| length.0),
+            source: ArrivalSource::Pattern { spread: config.spread },
+            length: config.length.map_or(default_length, |length| length.0),
         })
     }
 
@@ -126,13 +126,13 @@ impl Workload {
         let mut rng = WorkloadRng::seed_from_u64(config.seed);
         let functions = u32::try_from(self.functions.len()).unwrap_or(u32::MAX).max(1);
         let arrivals = match &self.source {
-            Source::Pattern { spread } => {
+            ArrivalSource::Pattern { spread } => {
                 let demand = Demand::Fixed { duration_ms: config.duration_ms, memory_mib: config.memory_mib };
                 let arrivals = PatternArrivals::new(config.rate.clone(), config.gaps, self.length, WorkloadRng::from_rng(&mut rng));
                 Arrivals::pattern(arrivals, *spread, functions, demand, rng)
             }
-            Source::Minutes(trace, scale) => Arrivals::minutes(trace, config.iat, *scale, self.length, &mut rng),
-            Source::Rows(trace, scale) => Arrivals::rows(trace, config.memory_mib, *scale, self.length, rng),
+            ArrivalSource::Minutes(trace, scale) => Arrivals::minutes(trace, config.iat, *scale, self.length, &mut rng),
+            ArrivalSource::Rows(trace, scale) => Arrivals::rows(trace, config.memory_mib, *scale, self.length, rng),
         };
         // Where fewer functions are called than the trace has, its functions share them in turn.
         Box::new(arrivals.map(move |mut arrival| {
@@ -178,16 +178,16 @@ mod tests {
 
     #[test]
     fn the_authority_is_name_dot_namespace() {
-        let workload = Workload::new(&config(&["fib", "prod/aes"]), TEN).expect("valid");
-        let authorities: Vec<_> = workload.destinations.iter().map(|destination| destination.authority.as_str()).collect();
+        let schedule = Schedule::new(&config(&["fib", "prod/aes"]), TEN).expect("valid");
+        let authorities: Vec<_> = schedule.targets.iter().map(|target| target.authority.as_str()).collect();
         assert_eq!(authorities, ["fib.default", "aes.prod"]);
         let given = LoadConfig { authority: Some("x.example".to_owned()), ..config(&["fib"]) };
-        assert_eq!(Workload::new(&given, TEN).expect("valid").destinations[0].authority, "x.example");
+        assert_eq!(Schedule::new(&given, TEN).expect("valid").targets[0].authority, "x.example");
     }
 
     #[test]
     fn what_is_missing_or_wrong_is_named() {
-        let error = |config: LoadConfig| format!("{:#}", Workload::new(&config, TEN).expect_err("refused"));
+        let error = |config: LoadConfig| format!("{:#}", Schedule::new(&config, TEN).expect_err("refused"));
         assert!(error(config(&[])).contains("--function NAME"));
         assert!(error(config(&["Fib.One"])).contains("`Fib.One`"));
         assert!(error(LoadConfig { target: "nowhere".to_owned(), ..config(&["fib"]) }).contains("target = nowhere"));
@@ -198,8 +198,8 @@ mod tests {
     #[test]
     fn the_same_settings_give_the_same_arrivals() {
         let config = LoadConfig { rate: "100".parse().expect("a rate"), ..config(&["a", "b"]) };
-        let workload = Workload::new(&config, TEN).expect("valid");
-        let arrivals: Vec<_> = workload.arrivals(&config).collect();
-        assert!(arrivals.len() > 800 && workload.arrivals(&config).eq(arrivals));
+        let schedule = Schedule::new(&config, TEN).expect("valid");
+        let arrivals: Vec<_> = schedule.arrivals(&config).collect();
+        assert!(arrivals.len() > 800 && schedule.arrivals(&config).eq(arrivals));
     }
 }
