@@ -1,8 +1,8 @@
-//! Sends requests when they are due and records what becomes of them. Owns the pacing threads; must not decide what is sent.
+//! Pacing threads: send requests at their intended times and record the results. Must not determine the content or times of requests.
 //!
-//! A pacing thread does everything itself: it wakes up at the instant, writes the request to its connection there and then, and reads
-//! replies in between. Nothing is handed to another thread before it is sent, so nothing but the kernel's wake-up delays it. Threads
-//! share nothing; each takes every n-th request and has connections of its own.
+//! A pacing thread does all work itself: it wakes up at the intended time, writes the request to its connection immediately, and reads replies in
+//! between. No request passes through another thread before it is sent, so only the kernel's wake-up delays it. Threads share nothing: each takes
+//! every n-th request and has its own connections.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -31,41 +31,41 @@ mod stamped;
 use connection::{Connection, RawReply, RequestTemplate};
 use pool::ConnectionPool;
 
-/// What a pacing thread needs to know, the same for all.
+/// Configuration of the pacing threads, equal for all.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Where each function is, by index.
+    /// Target of each function, by index.
     pub functions: Vec<RequestTarget>,
-    /// The addresses that targets point to.
+    /// Addresses of the targets.
     pub addresses: Vec<SocketAddr>,
-    /// How requests look and what good replies are.
+    /// Encoding of requests and validation of replies.
     pub codec: Codec,
-    /// Whether connections are kept for further requests.
+    /// Whether connections are reused.
     pub reuse: bool,
     /// Connections that each thread opens to each address before the start.
     pub connections: u32,
-    /// Longest time from when a request is due to its reply.
+    /// Timeout of a request, from its intended send time.
     pub timeout: Duration,
     /// Longest wait for replies after the last request.
     pub drain: Duration,
-    /// Most requests in flight on one thread.
+    /// Maximum number of requests in flight per thread.
     pub max_in_flight: usize,
-    /// Whether to ask for the real-time class.
+    /// Whether to request real-time scheduling.
     pub real_time: bool,
-    /// Threads.
+    /// Number of pacing threads.
     pub threads: u32,
 }
 
-/// Where the requests of one function go.
+/// Target of one function's requests.
 #[derive(Debug, Clone)]
 pub struct RequestTarget {
     /// Index into [`EngineConfig::addresses`].
     pub address: usize,
-    /// The `:authority` or `Host` of its requests.
+    /// `:authority` or `Host` of the requests.
     pub authority: String,
 }
 
-/// What a pacing thread shows of itself while it runs, for each function.
+/// Progress of a pacing thread, per function.
 #[derive(Debug)]
 pub struct ThreadCounters {
     due: Box<[AtomicU64]>,
@@ -73,23 +73,23 @@ pub struct ThreadCounters {
 }
 
 impl ThreadCounters {
-    /// Nothing was due yet.
+    /// Counters at zero.
     #[must_use]
     pub fn new(functions: usize) -> Self {
         let zeros = || (0..functions).map(|_| AtomicU64::new(0)).collect();
         Self { due: zeros(), ended: zeros() }
     }
 
-    /// Requests of `function` that were due so far.
+    /// Requests of `function` due so far.
     #[must_use]
     pub fn due(&self, function: usize) -> u64 {
         self.due.get(function).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
-    /// Requests of `function` that were due and have not ended.
+    /// Requests of `function` in flight.
     #[must_use]
     pub fn in_flight(&self, function: usize) -> u64 {
-        // Read in this order, what ends meanwhile cannot be more than what was due.
+        // In this order, requests that end between the two reads cannot exceed those due.
         let ended = self.ended.get(function).map_or(0, |count| count.load(Ordering::Relaxed));
         self.due(function).saturating_sub(ended)
     }
@@ -101,17 +101,17 @@ impl ThreadCounters {
     }
 }
 
-/// One pacing thread's ends of its channels.
+/// Channels of a pacing thread.
 pub struct ThreadChannels {
-    /// Says that connections are made, and how the thread is scheduled.
+    /// Signals that connections are open; carries the scheduling class.
     pub ready: oneshot::Sender<SchedulingClass>,
-    /// Gives the clock, and with it the start.
+    /// Delivers the clock, which starts the run.
     pub start: oneshot::Receiver<RunClock>,
-    /// Takes what has ended.
+    /// Receives ended requests.
     pub records: SyncSender<Vec<RequestRecord>>,
-    /// Shows progress.
+    /// Progress counters.
     pub counters: Arc<ThreadCounters>,
-    /// Ends the run early: nothing more is sent, what is in flight is drained.
+    /// Ends sending early; requests in flight are drained.
     pub stop: CancellationToken,
     /// Ends the drain early.
     pub abort: CancellationToken,
@@ -120,10 +120,10 @@ pub struct ThreadChannels {
 /// Runs pacing thread `index` to its end; blocks the calling thread.
 ///
 /// # Errors
-/// When the kernel gives no timer or no event queue, or a request cannot be formed.
+/// When the kernel provides no timer or event queue, or a request cannot be encoded.
 pub fn run(config: &Arc<EngineConfig>, index: u32, arrivals: impl Iterator<Item = Arrival>, ends: ThreadChannels) -> anyhow::Result<()> {
     let class = if config.real_time { raise() } else { SchedulingClass::Ordinary };
-    // Look for due instants and replies after every few tasks: a long queue of replies must not hold up a send.
+    // Poll timers and sockets after every few tasks: a long queue of replies must not delay a send.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(8).build()?;
     let local = LocalSet::new();
     let config = Arc::clone(config);
@@ -131,7 +131,7 @@ pub fn run(config: &Arc<EngineConfig>, index: u32, arrivals: impl Iterator<Item 
         let ThreadChannels { ready, start, records, counters, stop, abort } = ends;
         let sender = Rc::new(PacingThread::new(&config, records, counters)?);
         sender.connect_ahead().await;
-        // Nobody waits for the word where the run was given up meanwhile; then the clock never comes either.
+        // If the run was cancelled, nobody receives this and the clock does not arrive either.
         let _ = ready.send(class);
         let Ok(clock) = start.await else { return Ok(()) };
         sender.clock.set(clock);
@@ -146,20 +146,20 @@ pub fn run(config: &Arc<EngineConfig>, index: u32, arrivals: impl Iterator<Item 
     })
 }
 
-/// Records gathered before they are handed over.
+/// Records per batch.
 const BATCH: usize = 256;
 
-/// How long a record waits at most before it is handed over.
-const FLUSH_EVERY: Duration = Duration::from_millis(50);
+/// Longest time before a record is passed on.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Requests sent one after the other, when several are due, before replies are looked at.
+/// Maximum number of due requests sent in sequence before replies are read.
 const BURST: usize = 32;
 
 struct PacingThread {
     config: Arc<EngineConfig>,
     clock: Cell<RunClock>,
     pools: Vec<ConnectionPool>,
-    /// The unchanging part of each function's requests.
+    /// Fixed part of each function's requests.
     templates: Vec<RequestTemplate>,
     live: RefCell<Slab<InFlightRequest>>,
     finished: RefCell<Vec<RequestRecord>>,
@@ -189,7 +189,7 @@ impl PacingThread {
         })
     }
 
-    /// Opens the connections that are to be there at the start. One that fails is opened again by the first request that needs it.
+    /// Opens the initial connections. A failed one is opened again by the first request that needs it.
     async fn connect_ahead(&self) {
         const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
         if self.config.reuse {
@@ -204,7 +204,7 @@ impl PacingThread {
         let mut arrivals = arrivals.peekable();
         let mut burst = Vec::with_capacity(BURST);
         while let Some(due_ns) = arrivals.peek().map(|(_, arrival)| nanos(arrival.at)) {
-            // The clock stands at zero before the start, when what is due at zero is not due yet.
+            // Before the start the clock stands at zero, and a request due at zero is not due yet.
             if !clock.until(due_ns).is_zero() {
                 tokio::select! {
                     biased;
@@ -215,7 +215,7 @@ impl PacingThread {
                 return Ok(());
             }
             let now = clock.now_ns();
-            // Those that are not sent count too: a generator that has fallen far behind still looks at replies, and at `stop`.
+            // Requests that are not sent count, too: a generator that has fallen far behind still reads replies and checks `stop`.
             for _ in 0..BURST {
                 let Some((sequence, arrival)) = arrivals.next_if(|(_, arrival)| nanos(arrival.at) <= now) else { break };
                 self.issue(sequence as u64, &arrival, &mut burst);
@@ -228,7 +228,7 @@ impl PacingThread {
         Ok(())
     }
 
-    /// Begins one request: over a connection that has room, where there is one, in the next [`PacingThread::write`].
+    /// Begins a request over a connection with room, to be sent by the next [`PacingThread::write`]; otherwise over a new connection.
     fn issue(self: &Rc<Self>, sequence: u64, arrival: &Arrival, burst: &mut Vec<StartedRequest>) {
         ThreadCounters::count(&self.counters.due, arrival.function);
         let record = RequestRecord::due(sequence, arrival, nanos(arrival.at));
@@ -256,10 +256,10 @@ impl PacingThread {
         }
     }
 
-    /// Writes what was begun, notes when, and leaves each request to a task of its own.
+    /// Writes the started requests, records their send times and spawns a task to await each reply.
     fn write(self: &Rc<Self>, burst: &mut Vec<StartedRequest>) {
         let clock = self.clock.get();
-        // A write takes everything that was begun on its connection, so the requests after the first may have gone with it.
+        // A write sends all requests started on its connection, so later ones in the burst may have been sent with the first.
         let mut last = None;
         for StartedRequest { key, connection, answer } in burst.drain(..) {
             last = connection.push().map(|written| clock.ns_of(written)).or(last);
@@ -280,7 +280,7 @@ impl PacingThread {
         }
     }
 
-    /// The wait for the connection belongs to the request, and so does the time that it takes.
+    /// Opens a connection for the request. Its send time is before connecting, so that the time to connect counts.
     fn begin_over_new_connection(self: &Rc<Self>, key: usize, body: bytes::Bytes) {
         let sender = Rc::clone(self);
         let now = self.clock.get().now_ns();
@@ -302,7 +302,7 @@ impl PacingThread {
     }
 
     async fn over_new_connection(&self, key: usize, body: bytes::Bytes) -> Result<(RawReply, Connection), RequestStatus> {
-        // A connection that several waiting requests share may have no room for all of them; those try another.
+        // A connection shared by several waiting requests may lack room for all of them; the rest try another.
         const TRIES: usize = 4;
         let function = self.live.borrow().get(key).map_or(0, |live| live.record.function as usize);
         let pool = &self.pools[self.config.functions[function].address];
@@ -363,27 +363,27 @@ impl PacingThread {
         }
     }
 
-    /// Hands over what has ended. Where whoever takes it has fallen far behind this waits, which then shows as send lag.
+    /// Passes on ended requests. Blocks if the receiver has fallen far behind, which shows as send lag.
     fn flush(&self) {
         let finished = std::mem::take(&mut *self.finished.borrow_mut());
         if !finished.is_empty() {
-            // The taker is gone only where the run was given up.
+            // The receiver is gone only if the run was cancelled.
             let _ = self.records.send(finished);
         }
     }
 
     async fn flush_forever(self: Rc<Self>) {
         loop {
-            tokio::time::sleep(FLUSH_EVERY).await;
+            tokio::time::sleep(FLUSH_INTERVAL).await;
             self.flush();
         }
     }
 
     async fn drain(&self, abort: &CancellationToken) {
-        const LOOK_EVERY: Duration = Duration::from_millis(2);
+        const POLL_INTERVAL: Duration = Duration::from_millis(2);
         let drained = async {
             while !self.live.borrow().is_empty() {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         tokio::select! {
@@ -392,7 +392,7 @@ impl PacingThread {
         }
     }
 
-    /// Marks what is still in flight as cut off.
+    /// Marks requests still in flight as censored.
     fn censor(&self) {
         let left: Vec<InFlightRequest> = self.live.borrow_mut().drain().collect();
         for InFlightRequest { mut record, .. } in left {
@@ -402,7 +402,7 @@ impl PacingThread {
     }
 }
 
-/// A request handed to its connection, not written yet.
+/// A request passed to its connection but not written yet.
 struct StartedRequest {
     key: usize,
     connection: Connection,

@@ -1,4 +1,4 @@
-//! A connection of either protocol, and what the pacing thread does with one: begin a request, write it at once, read its answer.
+//! A connection of either protocol. Owns the three steps of the pacing thread: begin a request, write it immediately, read its reply.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -19,20 +19,20 @@ use super::stamped::{LastWrite, Stamped};
 use crate::protocol::Codec;
 use crate::record::RequestStatus;
 
-/// An answer as it came: success or an error status of the protocol, and the body.
+/// A reply before validation: protocol status and body.
 #[derive(Debug)]
 pub struct RawReply {
     pub status: RequestStatus,
     pub body: Bytes,
 }
 
-/// An answer that is still to come.
+/// A pending reply.
 pub type Pending = Pin<Box<dyn Future<Output = Result<RawReply, RequestStatus>>>>;
 
-/// The largest body that is read; no vSwarm function answers with more.
+/// Largest body that is read, bytes; no vSwarm function replies with more.
 const LARGEST_BODY: usize = 64 << 20;
 
-/// The part of a function's requests that is always the same.
+/// Fixed part of a function's requests.
 #[derive(Debug, Clone)]
 pub struct RequestTemplate {
     pub request: http::Request<()>,
@@ -52,7 +52,7 @@ impl RequestTemplate {
             builder.uri(codec.path()).header(http::header::HOST, authority)
         };
         let request =
-            builder.body(()).with_context(|| format!("no request can be made of {} {authority}{}", codec.method(), codec.path()))?;
+            builder.body(()).with_context(|| format!("cannot form a request from {} {authority}{}", codec.method(), codec.path()))?;
         Ok(Self { request })
     }
 }
@@ -70,13 +70,13 @@ impl Connection {
             io::ErrorKind::ConnectionRefused => RequestStatus::Refused,
             _ => RequestStatus::Unreachable,
         })?;
-        // A request waits for nothing; without this the kernel may wait for more to send.
+        // Without TCP_NODELAY the kernel may delay small requests.
         stream.set_nodelay(true).map_err(|_| RequestStatus::Unreachable)?;
         let (stream, written) = Stamped::new(stream);
         if grpc { Grpc::open(stream, written).await.map(Self::Grpc) } else { Http1::open(stream, written).await.map(Self::Http1) }
     }
 
-    /// Hands a request to the connection; `None` where it has no room or is closing, and then the request has left no trace.
+    /// Passes a request to the connection; `None` if it has no room or is closing. The request was then not sent.
     pub fn begin(&self, template: &RequestTemplate, body: Bytes) -> Option<Pending> {
         match self {
             Connection::Grpc(connection) => Grpc::begin(connection, template, body),
@@ -84,7 +84,7 @@ impl Connection {
         }
     }
 
-    /// Writes to the socket what was begun, and gives the moment at which the kernel took it; `None` where the socket is full.
+    /// Writes started requests to the socket and returns the time of the write; `None` if the socket is full.
     pub fn push(&self) -> Option<Instant> {
         match self {
             Connection::Grpc(connection) => connection.pump.push(),
@@ -106,7 +106,7 @@ impl Connection {
         }
     }
 
-    /// After an answer: waits until the connection can take another request, where it takes one at a time.
+    /// After a reply: waits until an HTTP/1.1 connection can take another request.
     pub async fn release(&self) {
         if let Connection::Http1(connection) = self {
             connection.released().await;
@@ -114,8 +114,8 @@ impl Connection {
     }
 }
 
-/// Drives a connection's own future from two sides: from its task, when the socket has something, and from the pacing thread, when
-/// something is to be written now rather than after the tasks that wait already.
+/// Polls a connection's future from two sides: from its task, when the socket is ready, and from the pacing thread, to write immediately instead of
+/// after the tasks that already wait.
 pub struct Pump {
     driver: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
     waker: RefCell<Waker>,
@@ -124,7 +124,7 @@ pub struct Pump {
 }
 
 impl Pump {
-    /// A pump for `driver`, which writes to the socket that `written` watches.
+    /// Starts polling `driver`, which writes to the socket observed by `written`.
     pub fn start(driver: impl Future<Output = ()> + 'static, written: LastWrite) -> Rc<Self> {
         let driver: Pin<Box<dyn Future<Output = ()>>> = Box::pin(driver);
         let (driver, waker) = (RefCell::new(driver), RefCell::new(Waker::noop().clone()));
@@ -139,7 +139,7 @@ impl Pump {
         self.drive(context)
     }
 
-    /// Drives on behalf of the task: whatever the connection waits for next wakes the task.
+    /// Polls on behalf of the task, with the task's waker. Returns the time of the write, if any.
     pub fn push(&self) -> Option<Instant> {
         self.written.take();
         let waker = self.waker.borrow().clone();
@@ -164,7 +164,7 @@ impl Pump {
     }
 }
 
-/// A body in the making; most come in one piece, which is then not copied.
+/// A body being received. Most arrive in one piece, which is not copied.
 #[derive(Default)]
 pub struct Body {
     first: Bytes,

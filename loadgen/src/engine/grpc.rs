@@ -1,4 +1,4 @@
-//! A gRPC connection over HTTP/2 without TLS, on the `h2` crate itself: a request is two calls, and it is written when we say so.
+//! A gRPC connection over HTTP/2 without TLS. Uses the `h2` crate directly, to control when a request is written.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,9 +18,9 @@ pub struct Grpc {
     pub pump: Rc<Pump>,
 }
 
-/// Room for replies in transit: a stream's share does not hold up the reply of any vSwarm function, a connection's does not hold up
-/// many streams.
+/// Flow control window of a stream, bytes: larger than the reply of any vSwarm function.
 const STREAM_WINDOW: u32 = 1 << 20;
+/// Flow control window of a connection, bytes: for many concurrent streams.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
 impl Grpc {
@@ -51,7 +51,7 @@ impl Grpc {
     pub fn begin(connection: &Rc<Self>, template: &RequestTemplate, body: Bytes) -> Option<Pending> {
         let mut requests = connection.requests.borrow_mut();
         let (response, mut stream) = requests.send_request(template.request.clone(), false).ok()?;
-        // What the stream cannot take is its failure, which the response then shows.
+        // A failure shows in the response.
         let _ = stream.send_data(body, true);
         let guard = InFlight::enter(connection);
         Some(Box::pin(async move {
@@ -62,7 +62,7 @@ impl Grpc {
     }
 }
 
-/// Counts a stream for as long as its answer is awaited.
+/// Counts a stream while its reply is awaited.
 struct InFlight(Rc<Grpc>);
 
 impl InFlight {
@@ -91,7 +91,7 @@ async fn read(response: ResponseFuture) -> Result<RawReply, RequestStatus> {
         body.push(chunk)?;
     }
     let trailers = stream.trailers().await.map_err(|error| broken(&error))?;
-    // A reply without a body has its status among the headers.
+    // A reply without a body carries its status in the headers.
     let status = trailers.as_ref().and_then(code).or_else(|| code(&parts.headers)).ok_or(RequestStatus::Malformed)?;
     let status = if status == 0 { RequestStatus::Ok } else { RequestStatus::Grpc(status) };
     Ok(RawReply { status, body: body.finish() })
@@ -103,6 +103,6 @@ fn code(headers: &HeaderMap) -> Option<u8> {
 
 fn broken(error: &h2::Error) -> RequestStatus {
     tracing::debug!(%error, "request broke");
-    // An error that we raised ourselves says that the server's frames broke the protocol.
+    // An error raised by the library means that the server violated the protocol.
     if error.is_library() && !error.is_io() && !error.is_go_away() { RequestStatus::Malformed } else { RequestStatus::Broken }
 }

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 connection: one request at a time, written when we say so.
+//! An HTTP/1.1 connection: one request at a time, with control over when it is written.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -56,7 +56,7 @@ impl Http1 {
         }))
     }
 
-    /// Gives the connection back once it can take another request. One that was given up with its answer unread stays taken, and closes.
+    /// Waits until the connection can take another request. One whose reply was abandoned stays taken and closes.
     pub async fn released(&self) {
         let ready = std::future::poll_fn(|context| self.requests.borrow_mut().poll_ready(context)).await;
         self.taken.set(ready.is_err());
