@@ -1,4 +1,4 @@
-//! What a request costs the pacing thread before it is written, and how late an alarm rings.
+//! Cost of a request for the pacing thread before it is written, and the delay of an alarm.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn clock_read(bencher: Bencher) {
     bencher.bench(|| black_box(clock.now_ns()));
 }
 
-/// A wait of 200 us, the gap at 5,000 requests a second: what exceeds that is how late it rang.
+/// A wait of 200 us, the gap at 5,000 requests/s; the excess is the delay of the alarm.
 #[divan::bench(sample_count = 50)]
 fn alarm_after_200_us(bencher: Bencher) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

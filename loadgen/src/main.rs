@@ -1,4 +1,4 @@
-//! `qscale-loadgen`: reads the command line, runs, and says how it went.
+//! `qscale-loadgen`: command line, output and exit status.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -20,9 +20,9 @@ use qscale_loadgen::service::{self, ServiceConfig};
 use qscale_loadgen::sink::{self, SinkArgs};
 use tokio_util::sync::CancellationToken;
 
-/// Open-loop load for serverless functions: gRPC as vSwarm and InVitro speak it, or HTTP
+/// Open-loop load generator for serverless functions: gRPC as in vSwarm and InVitro, or HTTP
 ///
-/// Every request has the instant at which it is due, and its latency counts from there.
+/// Every request has an intended send time, and its latency counts from there.
 #[derive(Parser)]
 #[command(name = "qscale-loadgen", version, arg_required_else_help = true)]
 struct Cli {
@@ -32,13 +32,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Send load now, show it, and sum it up
+    /// Send load, show progress and print a summary
     #[command(after_long_help = RUN_HELP)]
     Run(Box<RunArgs>),
     /// Run as a service: the load of a configuration, with health, metrics and Load messages on NATS
     #[command(after_long_help = SERVE_HELP)]
     Serve(ConfigArgs),
-    /// Serve gRPC and HTTP and do nothing, to measure the generator against
+    /// Serve gRPC and HTTP without doing work, to measure the generator itself
     #[command(after_long_help = SINK_HELP)]
     Sink(SinkArgs),
 }
@@ -48,20 +48,20 @@ Examples:
   A step of load on a function behind a gateway, two copies of it under the same arrivals:
     qscale-loadgen run --target 127.0.0.1:8700 --function fib-a --function fib-b --spread each \\
         --rate step:10@0s,80@20s,10@40s --for 60s
-  Requests that choose their own duration and memory:
+  Requests with a chosen duration and memory:
     qscale-loadgen run --protocol faas --function faas --rate 50 --duration-ms 20 --memory-mib 32
-  vSwarm's fibonacci itself, another number each time, replies checked:
+  vSwarm's fibonacci, a random number each time, replies checked:
     qscale-loadgen run --target 127.0.0.1:50051 --protocol direct:fibonacci --input name=10..30 --function fibonacci
-  An hour of an Azure trace in a minute, at a tenth of its rate, all on one function:
+  An hour of an Azure trace in a minute, at a tenth of its rate, on one function:
     qscale-loadgen run --trace traces/azure2019-8h-100 --time-scale 60 --rate-scale 0.1 --for 60s --protocol faas --function faas
-  One row a request, and the files of vSwarm's invoker and of InVitro:
+  One row per request, and the files of vSwarm's invoker and InVitro:
     qscale-loadgen run --function fibonacci --csv out/requests.csv --vswarm out --invitro out/experiment
 
-Exit status: 0 done, 1 an error, 2 a wrong command line, 3 the run is void, 4 no request was answered well.
+Exit status: 0 success, 1 error, 2 invalid command line, 3 the run is void, 4 no request succeeded.
 
 Columns of --csv: function, intended_us, sent_us, replied_us (microseconds since the start of the run), status (ok, a gRPC status,
-http_<code>, timeout, refused, unreachable, broken, malformed, censored, not_sent), connection (new, reused), valid (the answer is
-right), sequence, connected_us, duration_ms, memory_mib, reported_us, reported_kib.";
+http_<code>, timeout, refused, unreachable, broken, malformed, censored, not_sent), connection (new, reused), valid (the reply is
+correct), sequence, connected_us, duration_ms, memory_mib, reported_us, reported_kib.";
 
 const SERVE_HELP: &str = "\
 Examples:
@@ -74,26 +74,26 @@ Examples:
 
 const SINK_HELP: &str = "\
 Examples:
-  How late requests are sent, at 5,000 a second:
+  Send lag at 5,000 requests per second:
     qscale-loadgen sink --listen 127.0.0.1:9090 &
     qscale-loadgen run --target 127.0.0.1:9090 --function sink --rate 5000
     curl 127.0.0.1:9090/stats
-  Whether a stall shows: 200 ms every 2 s make a p99 of 180 ms:
+  Effect of a stall: 200 ms every 2 s give a p99 of 180 ms:
     qscale-loadgen sink --stall 200ms --every 2s
 
-At its end (Ctrl-C) it prints what it saw, as JSON: requests, rate, index of dispersion of arrivals, stalls.";
+At its end (Ctrl-C) it prints statistics as JSON: requests, rate, index of dispersion of arrivals, stalls.";
 
-/// How long a pattern is sent where nothing is said.
+/// Default duration of a pattern.
 const DEFAULT_LENGTH: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 struct RunArgs {
     #[command(flatten)]
     load: LoadConfig,
-    /// Print the summary as one JSON object
+    /// Print the summary as JSON
     #[arg(long, help_heading = "Output")]
     json: bool,
-    /// Show nothing while it runs
+    /// Do not show progress
     #[arg(long, short, help_heading = "Output")]
     quiet: bool,
     /// Publish Load messages on this nats-server
@@ -112,7 +112,7 @@ struct RunArgs {
         help_heading = "Output"
     )]
     nats_password: String,
-    /// What to log
+    /// Log filter
     #[arg(long, value_name = "FILTER", default_value = "warn", help_heading = "Output")]
     log: String,
 }
@@ -168,7 +168,7 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     Ok(status(&summary))
 }
 
-/// The first signal ends the sending and drains; a second one ends the drain too.
+/// The first signal ends sending and drains; a second one ends the drain.
 fn abort_on_second_signal(stop: CancellationToken, abort: CancellationToken) {
     tokio::spawn(async move {
         stop.cancelled().await;
@@ -189,7 +189,7 @@ fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
 
 fn sink(args: &SinkArgs) -> anyhow::Result<()> {
     telemetry::init("loadgen", &TelemetryConfig { log: "warn".to_owned(), ..TelemetryConfig::default() })?;
-    // Signals are awaited on a thread of their own: a stall must not hold them up.
+    // Signals are handled on a separate thread, so that a stall does not delay them.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = runtime.block_on(async { shutdown::token() });
     let stats = sink::serve(args, &stop, |address| eprintln!("serving on {address}"))?;

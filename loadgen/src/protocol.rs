@@ -1,4 +1,4 @@
-//! What is sent and what a good reply is. Owns requests as bytes and the validation of replies; must not send anything.
+//! Protocols: encoding of requests and validation of replies. Must not do I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,16 +15,16 @@ mod services;
 
 pub use services::{Inputs, SERVICES, Service};
 
-/// How the functions are called.
+/// Protocol of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum CallProtocol {
-    /// `helloworld.Greeter/SayHello`, as vSwarm's invoker calls its relay.
+    /// `helloworld.Greeter/SayHello`, like vSwarm's invoker.
     #[default]
     Relay,
-    /// `faas.Executor/Execute`: each request says how long to run and how much memory to take.
+    /// `faas.Executor/Execute`: each request sets its duration and memory.
     Faas,
-    /// A vSwarm function's own method.
+    /// Method of a vSwarm function.
     Direct(&'static Service),
     /// HTTP/1.1.
     Http,
@@ -50,10 +50,10 @@ impl FromStr for CallProtocol {
             "faas" => Ok(CallProtocol::Faas),
             "http" => Ok(CallProtocol::Http),
             _ => match text.strip_prefix("direct:") {
-                Some(name) => Service::named(name).map(CallProtocol::Direct).ok_or_else(|| {
-                    format!("`{name}` is not a service that can be called directly: write direct: and one of {}", services())
-                }),
-                None => Err(format!("`{text}` is not a protocol: write relay, faas, http, or direct:SERVICE with one of {}", services())),
+                Some(name) => Service::named(name)
+                    .map(CallProtocol::Direct)
+                    .ok_or_else(|| format!("unknown service `{name}`: use direct:SERVICE with one of {}", services())),
+                None => Err(format!("unknown protocol `{text}`: use relay, faas, http, or direct:SERVICE with one of {}", services())),
             },
         }
     }
@@ -72,7 +72,7 @@ impl From<CallProtocol> for String {
     }
 }
 
-/// The part of an HTTP request that the user chooses.
+/// Configurable part of an HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpRequest {
@@ -82,7 +82,7 @@ pub struct HttpRequest {
     pub path: String,
     /// Body; empty for none.
     pub body: String,
-    /// Text that the body of a good reply contains; empty for any.
+    /// Text that the body of a valid reply contains; empty for any.
     pub expect: String,
 }
 
@@ -92,39 +92,39 @@ impl Default for HttpRequest {
     }
 }
 
-/// Forms requests and judges replies for one protocol.
+/// Encodes requests and validates replies of one protocol.
 #[derive(Debug, Clone)]
 pub struct Codec {
     protocol: CallProtocol,
     inputs: Inputs,
     http: HttpRequest,
-    /// Where every request is the same, its bytes.
+    /// Encoded request, if all are equal.
     fixed: Option<Bytes>,
 }
 
-/// What a good reply says about the function's own run.
+/// Resource usage reported in a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReportedUsage {
-    /// How long the function ran, microseconds; 0 where it does not say.
+    /// Duration of the function, microseconds; 0 if not reported.
     pub duration_us: u32,
-    /// How much memory it used, KiB; 0 where it does not say.
+    /// Memory used, KiB; 0 if not reported.
     pub memory_kib: u32,
 }
 
-/// Why a reply that reports success is not one.
+/// Reason why a reply with a success status is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidReply(pub String);
 
 impl Codec {
-    /// Requests of `protocol`: with `inputs` (`field=value`) for `direct`, and as `http` says for HTTP.
+    /// Codec of `protocol`: `inputs` (`field=value`) are for `direct`, `http` for HTTP.
     ///
     /// # Errors
-    /// An input that the service does not take, with those that it does.
+    /// When the service does not have a field of `inputs`; the error lists its fields.
     pub fn new(protocol: CallProtocol, inputs: &[String], http: &HttpRequest) -> Result<Self, String> {
         let inputs = match protocol {
             CallProtocol::Direct(service) => Inputs::new(service, inputs)?,
             _ if inputs.is_empty() => Inputs::default(),
-            _ => return Err(format!("input = {}: only direct:SERVICE takes inputs; the protocol is {protocol}", inputs.join(", "))),
+            _ => return Err(format!("input = {}: only direct:SERVICE takes inputs, not {protocol}", inputs.join(", "))),
         };
         let mut codec = Self { protocol, inputs, http: http.clone(), fixed: None };
         codec.fixed = match protocol {
@@ -141,13 +141,13 @@ impl Codec {
         self.protocol != CallProtocol::Http
     }
 
-    /// The HTTP method.
+    /// HTTP method.
     #[must_use]
     pub fn method(&self) -> &str {
         if self.is_grpc() { "POST" } else { &self.http.method }
     }
 
-    /// The path of the request.
+    /// Path of the requests.
     #[must_use]
     pub fn path(&self) -> &str {
         match self.protocol {
@@ -158,7 +158,7 @@ impl Codec {
         }
     }
 
-    /// The body of request `sequence`; for gRPC with the five bytes that precede a message.
+    /// Body of request `sequence`; for gRPC with the five-byte prefix.
     #[must_use]
     pub fn body(&self, arrival: &Arrival, sequence: u64) -> Bytes {
         match &self.fixed {
@@ -169,7 +169,7 @@ impl Codec {
 
     fn form(&self, duration_ms: u32, memory_mib: u32, sequence: u64) -> Bytes {
         match self.protocol {
-            // The relay takes its input from its own generator; this is the name that the invoker sends.
+            // The relay takes inputs from its own generator; this is the name that vSwarm's invoker sends.
             CallProtocol::Relay => framed(&HelloRequest { name: "Invoke relay".to_owned(), vhive_metadata: Bytes::new() }),
             CallProtocol::Faas => {
                 framed(&FaasRequest { message: String::new(), runtime_in_milli_sec: duration_ms, memory_in_mebi_bytes: memory_mib })
@@ -179,11 +179,11 @@ impl Codec {
         }
     }
 
-    /// Judges the reply to request `sequence`: `body` is the message of a gRPC reply or the body of an HTTP one, which came
-    /// `took_us` microseconds after the request went out.
+    /// Validates the reply to request `sequence`: `body` is the message of a gRPC reply or the body of an HTTP reply, received `took_us`
+    /// microseconds after the send.
     ///
     /// # Errors
-    /// Why it is no good reply.
+    /// The reason why it is invalid.
     pub fn validate(&self, body: &[u8], arrival: &Arrival, sequence: u64, took_us: u64) -> Result<ReportedUsage, InvalidReply> {
         match self.protocol {
             CallProtocol::Relay => validate_relay(body),
@@ -196,7 +196,7 @@ impl Codec {
 }
 
 fn validate_relay(body: &[u8]) -> Result<ReportedUsage, String> {
-    let reply = HelloReply::decode(body).map_err(|error| format!("the reply is no HelloReply: {error}"))?;
+    let reply = HelloReply::decode(body).map_err(|error| format!("cannot decode HelloReply: {error}"))?;
     if reply.message.is_empty() {
         return Err("the reply is empty".to_owned());
     }
@@ -207,16 +207,16 @@ fn validate_relay(body: &[u8]) -> Result<ReportedUsage, String> {
 }
 
 fn validate_faas(body: &[u8], arrival: &Arrival, took_us: u64) -> Result<ReportedUsage, String> {
-    // The function's clock and ours measure the same stretch; a millisecond allows for their rounding.
+    // Both clocks measure the same interval; one millisecond allows for rounding.
     const ROUNDING_US: u64 = 1_000;
-    let reply = FaasReply::decode(body).map_err(|error| format!("the reply is no FaasReply: {error}"))?;
+    let reply = FaasReply::decode(body).map_err(|error| format!("cannot decode FaasReply: {error}"))?;
     let duration = u64::from(reply.duration_in_micro_sec);
     let asked = u64::from(arrival.duration_ms) * 1_000;
     if duration > took_us + ROUNDING_US {
-        return Err(format!("the function says that it ran for {duration} us, but the reply took {took_us} us"));
+        return Err(format!("the reported duration, {duration} us, exceeds the time to the reply, {took_us} us"));
     }
     if duration * 2 + ROUNDING_US < asked {
-        return Err(format!("the function ran for {duration} us, less than half of the {asked} us that it was asked for"));
+        return Err(format!("the function ran for {duration} us, less than half of the requested {asked} us"));
     }
     Ok(ReportedUsage { duration_us: reply.duration_in_micro_sec, memory_kib: reply.memory_usage_in_kb })
 }
@@ -226,12 +226,12 @@ fn validate_http(body: &[u8], expect: &str) -> Result<ReportedUsage, String> {
     if contains(body) { Ok(ReportedUsage::default()) } else { Err(format!("the body does not contain `{expect}`")) }
 }
 
-/// A message as the whole body of a unary call.
+/// Encodes a message as the body of a unary call.
 pub fn framed(message: &impl Message) -> Bytes {
     frame(&message.encode_to_vec())
 }
 
-/// A message with what gRPC puts before it: not compressed, and its length.
+/// Prepends the gRPC prefix: not compressed, and the length.
 fn frame(message: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(message.len() + FRAME_PREFIX);
     bytes.put_u8(0);
@@ -240,13 +240,13 @@ fn frame(message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// Bytes before a gRPC message: whether it is compressed, and its length.
+/// Length of the prefix of a gRPC message: compression flag and length.
 const FRAME_PREFIX: usize = 5;
 
-/// The one message in the body of a unary gRPC reply.
+/// Message in the body of a unary gRPC reply.
 ///
 /// # Errors
-/// A body that is cut short, holds more than one message, or is compressed, which no request allowed.
+/// When the body is truncated, contains more than one message, or is compressed, which no request allows.
 pub fn unframe(body: &[u8]) -> Result<&[u8], InvalidReply> {
     let problem = |text: &str| Err(InvalidReply(text.to_owned()));
     let Some((prefix, message)) = body.split_first_chunk::<FRAME_PREFIX>() else {
@@ -255,9 +255,9 @@ pub fn unframe(body: &[u8]) -> Result<&[u8], InvalidReply> {
     let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
     match (prefix[0], message.len()) {
         (0, actual) if actual == length => Ok(message),
-        (0, actual) if actual < length => problem("the reply's message is cut short"),
+        (0, actual) if actual < length => problem("the reply's message is truncated"),
         (0, _) => problem("the reply has more than one message"),
-        _ => problem("the reply is compressed, which was not asked for"),
+        _ => problem("the reply is compressed, which the request did not allow"),
     }
 }
 
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relayed_reply_must_say_something_and_compute_rightly() {
+    fn a_relayed_reply_must_not_be_empty_or_wrong() {
         let validate = |message: &str| codec("relay").validate(&says(message), &ARRIVAL, 0, 0).is_ok();
         assert!(validate("hello"));
         assert!(validate("fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python"));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_runs_neither_longer_than_the_reply_took_nor_far_too_short() {
+    fn a_reported_duration_must_fit_the_request_and_the_reply() {
         assert!(ran(100_000, 101_000));
         assert!(ran(100_500, 100_000));
         assert!(!ran(200_000, 101_000));

@@ -1,35 +1,35 @@
-//! What became of a request. Owns the record that every output is made of, and the words for what can go wrong.
+//! Records of requests. Owns the record from which all outputs are made, and the names of statuses and failures.
 
 use std::fmt;
 
 use qscale_common::workload::Arrival;
 
-/// How a request ended.
+/// Ending of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RequestStatus {
-    /// Answered with success; whether the answer is right, [`RequestRecord::valid`] says.
+    /// Reply with a success status; its content is judged by [`RequestRecord::valid`].
     Ok,
-    /// Answered with a gRPC status other than OK.
+    /// Reply with a gRPC status other than OK.
     Grpc(u8),
-    /// Answered with an HTTP status that is not a success.
+    /// Reply with an HTTP status other than success.
     Http(u16),
-    /// Not answered within the timeout.
+    /// No reply within the timeout.
     Timeout,
     /// The connection was refused.
     Refused,
-    /// No connection could be made for another reason.
+    /// Connecting failed for another reason.
     Unreachable,
-    /// The connection or the stream broke before the answer was complete.
+    /// The connection or stream broke before the reply was complete.
     Broken,
-    /// The answer was not what the protocol prescribes.
+    /// The reply violates the protocol.
     Malformed,
     /// Still in flight when the run ended.
     Censored,
-    /// Not sent, as too many were in flight.
+    /// Not sent, because too many requests were in flight.
     NotSent,
 }
 
-/// The words of gRPC's status codes, by number.
+/// Names of gRPC's status codes, by number.
 const GRPC: [&str; 17] = [
     "ok",
     "cancelled",
@@ -70,19 +70,19 @@ impl fmt::Display for RequestStatus {
     }
 }
 
-/// Which connection a request went over.
+/// Connection used by a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionUse {
-    /// None: it was not sent.
+    /// None: the request was not sent.
     Nothing,
-    /// One made for it.
+    /// A connection opened for it.
     New,
-    /// One that was there.
+    /// An existing connection.
     Reused,
 }
 
 impl ConnectionUse {
-    /// The word in the output.
+    /// Name in outputs.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -93,39 +93,39 @@ impl ConnectionUse {
     }
 }
 
-/// One request, complete. Instants are nanoseconds since the start of the run.
+/// A completed request. Times are nanoseconds since the start of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestRecord {
-    /// Number of the request in the order in which they were due, from 0.
+    /// Sequence number in order of intended send times, from 0.
     pub sequence: u64,
     /// Index of the function.
     pub function: u32,
-    /// Duration that was asked for, milliseconds.
+    /// Requested duration, milliseconds.
     pub duration_ms: u32,
-    /// Memory that was asked for, MiB.
+    /// Requested memory, MiB.
     pub memory_mib: u32,
-    /// When it was due.
+    /// Intended send time.
     pub intended_ns: u64,
-    /// When it was written to its connection, or, over a new one, when the connection was begun.
+    /// Send time: of the write to the connection or, for a new connection, before connecting.
     pub sent_ns: Option<u64>,
-    /// When its new connection stood.
+    /// Time at which its new connection was established.
     pub connected_ns: Option<u64>,
-    /// When its answer was complete.
+    /// Time at which its reply was complete.
     pub replied_ns: Option<u64>,
-    /// How it ended.
+    /// Ending.
     pub status: RequestStatus,
-    /// Which connection it went over.
+    /// Connection used.
     pub over: ConnectionUse,
-    /// Whether the answer is right; `None` where there was no answer with success.
+    /// Whether the reply is valid; `None` without a success status.
     pub valid: Option<bool>,
-    /// How long the function says it ran, microseconds; 0 where it does not say.
+    /// Duration reported by the function, microseconds; 0 if not reported.
     pub reported_us: u32,
-    /// How much memory the function says it used, KiB; 0 where it does not say.
+    /// Memory reported by the function, KiB; 0 if not reported.
     pub reported_kib: u32,
 }
 
 impl RequestRecord {
-    /// The record of `arrival`, due `intended_ns` after the start and not sent yet.
+    /// Record of `arrival` before it is sent.
     #[must_use]
     pub fn due(sequence: u64, arrival: &Arrival, intended_ns: u64) -> Self {
         Self {
@@ -145,25 +145,25 @@ impl RequestRecord {
         }
     }
 
-    /// Whether it was answered well: with success, and rightly.
+    /// Whether it succeeded: a success status and a valid reply.
     #[must_use]
     pub fn succeeded(&self) -> bool {
         self.status == RequestStatus::Ok && self.valid == Some(true)
     }
 
-    /// The latency of a request that was answered well, from when it was due to its answer; failures have none.
+    /// Latency of a successful request, from its intended send time to its reply; `None` for failures.
     #[must_use]
     pub fn latency_ns(&self) -> Option<u64> {
         self.replied_ns.filter(|_| self.succeeded()).map(|replied| replied.saturating_sub(self.intended_ns))
     }
 
-    /// How late it was sent.
+    /// Send lag: delay of the send after the intended time.
     #[must_use]
     pub fn lag_ns(&self) -> Option<u64> {
         self.sent_ns.map(|sent| sent.saturating_sub(self.intended_ns))
     }
 
-    /// The kind of failure; `None` for a success, and for one that was cut off, of which nothing is known.
+    /// Kind of failure; `None` for successful and censored requests.
     #[must_use]
     pub fn failure(&self) -> Option<FailureKind> {
         match (self.status, self.valid) {
@@ -174,12 +174,12 @@ impl RequestRecord {
     }
 }
 
-/// Why a request counts as failed.
+/// Kind of failure of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureKind {
-    /// Its status.
+    /// Status other than success.
     Status(RequestStatus),
-    /// An answer with success that is not right.
+    /// Success status with an invalid reply.
     InvalidReply,
 }
 
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_counts_from_when_the_request_was_due() {
+    fn latency_counts_from_the_intended_send_time() {
         assert_eq!(record(RequestStatus::Ok, Some(true)).latency_ns(), Some(90));
         assert_eq!(record(RequestStatus::Ok, Some(true)).lag_ns(), Some(20));
     }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_neither_success_nor_failure() {
+    fn a_censored_request_is_neither_success_nor_failure() {
         let record = record(RequestStatus::Censored, None);
         assert_eq!((record.latency_ns(), record.failure()), (None, None));
     }

@@ -1,4 +1,4 @@
-//! What a run amounts to. Owns the counting of records, percentiles, the verdict whether the run holds, and the summary.
+//! Statistics and summary of a run. Owns counting records, percentiles, and the criteria that make a run void.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,26 +10,26 @@ use serde::Serialize;
 
 use crate::record::{FailureKind, RequestRecord, RequestStatus};
 
-/// Counts and latencies of some requests: of a function, of all, or of a second of either. Its size does not grow with their number.
+/// Counts and latencies of a set of requests. Its size does not grow with their number.
 #[derive(Debug, Clone)]
 pub struct RequestStats {
     /// Requests that were due.
     pub due: u64,
-    /// Requests that were sent.
+    /// Requests sent.
     pub sent: u64,
-    /// Requests answered well.
+    /// Successful requests.
     pub succeeded: u64,
     /// Requests still in flight at the end.
     pub censored: u64,
     /// Failed requests by kind.
     pub failures: BTreeMap<FailureKind, u64>,
-    /// Latencies of the requests answered well, microseconds from when they were due.
+    /// Latencies of successful requests from their intended send time, microseconds.
     pub latency_us: Histogram<u64>,
     /// Send lags, nanoseconds.
     pub lag_ns: Histogram<u64>,
 }
 
-/// Three significant digits: a percentile is within a thousandth of the truth.
+/// Three significant digits: percentiles are exact to 0.1%.
 fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are within the range")
 }
@@ -50,7 +50,7 @@ impl RequestStats {
         if let Some(failure) = record.failure() {
             *self.failures.entry(failure).or_default() += 1;
         }
-        // A histogram grows to hold any value, so recording cannot fail.
+        // The histogram resizes, so recording cannot fail.
         if let Some(latency) = record.latency_ns() {
             let _ = self.latency_us.record((latency + 500) / 1_000);
         }
@@ -59,13 +59,13 @@ impl RequestStats {
         }
     }
 
-    /// Failed requests of every kind.
+    /// Failed requests of all kinds.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// Forgets everything and keeps the memory.
+    /// Resets all counts, keeping the memory.
     pub fn clear(&mut self) {
         (self.due, self.sent, self.succeeded, self.censored) = (0, 0, 0, 0);
         self.failures.clear();
@@ -73,7 +73,7 @@ impl RequestStats {
         self.lag_ns.reset();
     }
 
-    /// The failures as a Load message counts them.
+    /// Failures in the categories of a Load message.
     #[must_use]
     pub fn failure_counts(&self) -> Failures {
         let mut counts = Failures::default();
@@ -91,7 +91,7 @@ impl RequestStats {
         counts
     }
 
-    /// The latencies as a Load message gives them: some fifty buckets, each a quarter wider than the one before.
+    /// Latencies as buckets of a Load message: about fifty, each a quarter wider than the one before.
     #[must_use]
     pub fn latency_buckets(&self) -> Vec<LatencyBucket> {
         const FIRST_US: u64 = 100;
@@ -108,23 +108,23 @@ impl RequestStats {
     }
 }
 
-/// Everything counted in a run.
+/// Statistics of a run.
 #[derive(Debug)]
 pub struct RunTotals {
     /// All requests.
     pub all: RequestStats,
-    /// Each function's, by index.
+    /// Each function, by index.
     pub functions: Vec<RequestStats>,
     /// All requests since the last [`RunTotals::next_second`].
     pub second: RequestStats,
-    /// Each function's since then; empty where nobody asks.
+    /// Each function since then; empty if not requested.
     pub second_of: Vec<RequestStats>,
-    /// When the last request was due, nanoseconds since the start.
+    /// Intended send time of the last request, nanoseconds since the start.
     pub last_due_ns: u64,
 }
 
 impl RunTotals {
-    /// Nothing counted yet; `by_second` keeps each function's last second too.
+    /// Empty statistics; `by_second` enables [`RunTotals::second_of`].
     #[must_use]
     pub fn new(functions: usize, by_second: bool) -> Self {
         Self {
@@ -151,7 +151,7 @@ impl RunTotals {
     }
 }
 
-/// What a run was, for its summary.
+/// Properties of a run for its summary.
 #[derive(Debug, Clone)]
 pub struct RunInfo {
     /// Name of the run.
@@ -164,17 +164,17 @@ pub struct RunInfo {
     pub protocol: String,
     /// Seed.
     pub seed: u64,
-    /// How the pacing threads are scheduled.
+    /// Scheduling class of the pacing threads.
     pub scheduling: String,
     /// Names of the functions.
     pub functions: Vec<String>,
-    /// How long was to be sent; `None` for a whole trace.
+    /// Planned duration of sending; `None` for a whole trace.
     pub planned: Option<Duration>,
-    /// Whether it was ended before.
+    /// Whether it was stopped before its end.
     pub stopped_early: bool,
-    /// How long was sent.
+    /// Actual duration of sending.
     pub sending: Duration,
-    /// The bound on send lag.
+    /// Bound on the p99 of send lag.
     pub max_lag: Duration,
 }
 
@@ -193,7 +193,7 @@ pub struct Summary {
     pub stopped_early: bool,
     /// Start, microseconds since 1970.
     pub started_unix_us: u64,
-    /// How long was sent, seconds.
+    /// Duration of sending, seconds.
     pub sending_s: f64,
     /// Address.
     pub target: String,
@@ -237,7 +237,7 @@ pub struct Line {
     pub succeeded: u64,
     /// Requests that failed.
     pub failed: u64,
-    /// Requests still in flight at the end, of which nothing is known but that they took at least so long.
+    /// Requests still in flight at the end: neither successful nor failed.
     pub censored: u64,
     /// Requests due, a second.
     pub offered_rps: f64,
@@ -296,26 +296,26 @@ impl Lag {
     }
 }
 
-/// The share of requests that may be late, or not sent, before a run is void: then its 99th percentile says nothing any more.
+/// Share of requests that may be late or not sent before a run is void: beyond it the 99th percentile is meaningless.
 const TOLERATED: f64 = 0.01;
 
-/// Why the run is void: the generator itself, and not the functions, fell short.
+/// Reasons why the run is void: the generator, not the functions, failed to keep the schedule.
 fn void_reasons(all: &RequestStats, max_lag: Duration) -> Vec<String> {
     let mut reasons = Vec::new();
     let lag = Duration::from_nanos(all.lag_ns.value_at_quantile(1.0 - TOLERATED));
     if lag > max_lag {
-        reasons.push(format!("send lag p99 = {lag:.1?}, above the bound of {max_lag:?}: requests did not go out when they were due"));
+        reasons.push(format!("send lag p99 = {lag:.1?} exceeds max-lag = {max_lag:?}: requests were sent late"));
     }
     let not_sent = all.failures.get(&FailureKind::Status(RequestStatus::NotSent)).copied().unwrap_or(0);
     if not_sent as f64 > all.due as f64 * TOLERATED {
         let share = 100.0 * not_sent as f64 / all.due.max(1) as f64;
-        reasons.push(format!("{not_sent} requests ({share:.1} %) were not sent, as too many were in flight: raise max-in-flight"));
+        reasons.push(format!("{not_sent} requests ({share:.1} %) were not sent because max-in-flight was reached: raise it"));
     }
     reasons
 }
 
 impl Summary {
-    /// Sums up.
+    /// Summarises `totals`.
     #[must_use]
     pub fn new(totals: &RunTotals, info: RunInfo) -> Self {
         let seconds = info.sending.as_secs_f64();
@@ -359,7 +359,7 @@ fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
-/// Functions that the table shows; a trace may have thousands, and `--json` has them all.
+/// Maximum number of functions in the table. A trace may have thousands; `--json` lists all.
 const SHOWN: usize = 20;
 
 impl fmt::Display for Summary {
@@ -450,13 +450,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_counted_apart() {
+    fn censored_requests_are_counted_separately() {
         let summary = summary(&[good(1_000), record(RequestStatus::Censored, None, 0, 10)]);
         assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed, summary.total.censored), (2, 1, 0, 1));
     }
 
     #[test]
-    fn percentiles_are_within_a_thousandth() {
+    fn percentiles_are_exact_to_a_thousandth() {
         let records: Vec<_> = (1..=100_000).map(good).collect();
         let latency = summary(&records).total.latency_ms.expect("measured");
         assert!((latency.p99 - 99.0).abs() <= 0.1, "{}", latency.p99);
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_late_is_void() {
+    fn a_run_with_late_sends_is_void() {
         let late =
             |late: usize| summary(&[vec![record(RequestStatus::Ok, Some(true), 9_000, 8_000); late], vec![good(1); 1_000 - late]].concat());
         assert!(!late(9).void);
@@ -472,9 +472,9 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_did_not_send_is_void() {
+    fn a_run_with_unsent_requests_is_void() {
         let summary = summary(&[vec![record(RequestStatus::NotSent, None, 0, 0); 20], vec![good(1); 980]].concat());
-        assert!(summary.void && summary.void_reasons[0].contains("20 requests (2.0 %) were not sent"));
+        assert!(summary.void && summary.void_reasons[0].contains("20 requests (2.0 %)"));
     }
 
     #[test]
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_of_a_load_message_rise_and_hold_every_success() {
+    fn buckets_of_a_load_message_rise_and_contain_every_success() {
         let mut stats = RequestStats::default();
         [1, 50, 99, 100, 101, 5_000, 5_001, 90_000_000].into_iter().for_each(|latency| stats.add(&good(latency)));
         let buckets = stats.latency_buckets();

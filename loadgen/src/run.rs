@@ -1,4 +1,4 @@
-//! One run from start to summary. Owns the threads, the once-a-second work, and who learns what; the pacing is the engine's.
+//! A run from start to summary. Owns the threads, the work of every second, and the observers; the engine owns pacing.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -20,49 +20,49 @@ use crate::record::RequestRecord;
 use crate::report::{Lag, Latency, RunInfo, RunTotals, Summary};
 use crate::schedule::Schedule;
 
-/// What a run needs beside its settings: who is told what while it lasts, and how long that is.
+/// Inputs of a run besides its configuration: observers and the default duration.
 pub struct Observers {
-    /// Is shown every second.
+    /// Called every second.
     pub progress: Box<dyn FnMut(&RunProgress) + Send>,
-    /// Takes the Load of each function every second; what finds it full is dropped, as a newer one follows.
+    /// Receives the Load of each function every second. Dropped when full, because a newer one follows.
     pub loads: Option<mpsc::Sender<Load>>,
-    /// How long a pattern is sent where the settings say nothing.
+    /// Duration of a pattern unless configured.
     pub default_length: Duration,
 }
 
-/// A second of a run.
+/// Progress of a run in the last second.
 #[derive(Debug, Clone)]
 pub struct RunProgress {
-    /// Since the start.
+    /// Time since the start.
     pub elapsed: Duration,
-    /// Requests due in this second, a second.
+    /// Due requests, requests/s.
     pub offered_rps: f64,
-    /// Requests answered well in this second, a second.
+    /// Successful requests, requests/s.
     pub achieved_rps: f64,
-    /// Latencies of those.
+    /// Latencies of successful requests.
     pub latency_ms: Option<Latency>,
-    /// Failures of this second.
+    /// Failures in this second.
     pub failed: u64,
     /// Failures since the start.
     pub failed_in_all: u64,
     /// Requests in flight.
     pub in_flight: u64,
-    /// Send lags of this second.
+    /// Send lags in this second.
     pub lag_us: Option<Lag>,
 }
 
-/// Batches of records between pacing threads and the counting: some seconds' worth at the highest rates.
+/// Capacity of the channel of record batches: some seconds at the highest rates.
 const BATCHES: usize = 1_024;
 
-/// From when all threads are ready to the first instant.
+/// Time from the readiness of all threads to the start.
 const LEAD: Duration = Duration::from_millis(20);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Runs the load to its end and sums it up; blocks. `stop` ends the sending, `abort` the drain as well.
+/// Runs the load to its end and summarises it; blocks. `stop` ends sending, `abort` also ends the drain.
 ///
 /// # Errors
-/// What is wrong with the settings, the trace or an address; a file that cannot be written; a thread that cannot pace.
+/// When the configuration, the trace or an address is invalid, a file cannot be written, or a pacing thread fails.
 pub fn run(config: &LoadConfig, mut observers: Observers, stop: &CancellationToken, abort: &CancellationToken) -> anyhow::Result<Summary> {
     config.check().map_err(anyhow::Error::msg)?;
     let schedule = Schedule::new(config, observers.default_length)?;
@@ -89,7 +89,7 @@ pub fn run(config: &LoadConfig, mut observers: Observers, stop: &CancellationTok
     };
     let kept = record_all(&mut recorder, &records, &counters, &clock, &mut observers, (&schedule, &run));
     if kept.is_err() {
-        // A full disk ends the run; the threads must not wait for a taker that has gone.
+        // For example, the disk is full. The threads must not wait for a receiver that is gone.
         stop.cancel();
         abort.cancel();
         drop(records);
@@ -115,7 +115,7 @@ pub fn run(config: &LoadConfig, mut observers: Observers, stop: &CancellationTok
     };
     let summary = Summary::new(&recorder.totals, info);
     for path in recorder.files.finish(summary.total.achieved_rps)? {
-        tracing::info!(file = %path.display(), "written");
+        tracing::info!(file = %path.display(), "file written");
     }
     Ok(summary)
 }
@@ -135,7 +135,7 @@ fn engine_config(config: &LoadConfig, schedule: &Schedule) -> anyhow::Result<Eng
     })
 }
 
-/// The pacing threads, connected and waiting for the clock.
+/// Pacing threads, connected and waiting for the clock.
 struct PacingThreads {
     threads: Vec<JoinHandle<anyhow::Result<()>>>,
     starts: Vec<oneshot::Sender<RunClock>>,
@@ -171,7 +171,7 @@ impl PacingThreads {
             let thread = std::thread::Builder::new()
                 .name(format!("pacing-{index}"))
                 .spawn(move || engine::run(&engine_config, index, arrivals, ends));
-            pacing.threads.push(thread.context("cannot start a pacing thread")?);
+            pacing.threads.push(thread.context("failed to start a pacing thread")?);
             pacing.starts.push(start);
             pacing.counters.push(counters);
             readies.push(is_ready);
@@ -185,20 +185,20 @@ impl PacingThreads {
         Ok(pacing)
     }
 
-    /// Why a thread ended before it was ready.
+    /// Reason why a thread ended before it was ready.
     fn failure(self) -> anyhow::Error {
         drop(self.starts);
         let failures = self.threads.into_iter().filter_map(|thread| thread.join().ok()?.err());
         failures.last().unwrap_or_else(|| anyhow!("a pacing thread ended before the start"))
     }
 
-    #[expect(clippy::type_complexity, reason = "taken apart where it is returned")]
+    #[expect(clippy::type_complexity, reason = "destructured by its only caller")]
     fn start(
         self,
     ) -> (RunClock, Receiver<Vec<RequestRecord>>, Vec<Arc<ThreadCounters>>, Vec<JoinHandle<anyhow::Result<()>>>, SchedulingClass) {
         let clock = RunClock::starting_in(LEAD);
         for start in self.starts {
-            // A thread that has gone shows when it is joined.
+            // A failed thread is noticed when it is joined.
             let _ = start.send(clock);
         }
         (clock, self.records, self.counters, self.threads, self.class)
@@ -208,12 +208,12 @@ impl PacingThreads {
 struct Recorder {
     totals: RunTotals,
     files: Files,
-    /// Requests of each function that were due until the last second.
+    /// Requests of each function due until the last second.
     due: Vec<u64>,
     last_ns: u64,
 }
 
-/// Counts and writes what has ended until all threads have, and does what is to be done every second.
+/// Counts and writes ended requests until all threads end, and reports every second.
 fn record_all(
     recorder: &mut Recorder,
     records: &Receiver<Vec<RequestRecord>>,
@@ -232,7 +232,7 @@ fn record_all(
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
-            // What is left of the last second is told too.
+            // Reports the rest of the last second.
             Err(RecvTimeoutError::Disconnected) => return recorder.second(clock.now_ns(), counters, observers, run),
         }
         let now_ns = clock.now_ns();
@@ -297,13 +297,13 @@ impl Recorder {
                 send_lag_p99_us: (!stats.lag_ns.is_empty()).then(|| stats.lag_ns.value_at_quantile(0.99) / 1_000),
             };
             if loads.try_send(load).is_err() {
-                tracing::debug!(function = %id, "load not published: the bus is behind");
+                tracing::debug!(function = %id, "Load dropped: the bus is behind");
             }
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "files name wall-clock times, to the microsecond")]
+#[expect(clippy::disallowed_methods, reason = "files contain wall-clock times in microseconds")]
 fn wall_clock_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

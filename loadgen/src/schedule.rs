@@ -1,5 +1,4 @@
-//! From settings to arrivals and targets. Owns opening traces and resolving names; the only place that maps functions of a trace
-//! to functions that are called.
+//! Arrivals and targets of a run. Owns opening traces, resolving addresses and the mapping from functions of a trace to called functions.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -16,27 +15,27 @@ use rand::SeedableRng;
 use crate::config::LoadConfig;
 use crate::engine::RequestTarget;
 
-/// A function as outputs name it.
+/// A called function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetFunction {
-    /// The word in every output.
+    /// Name in outputs.
     pub label: String,
-    /// Its name on the bus; `None` for an endpoint of vSwarm, which has only a host name.
+    /// Id on the bus; `None` for an endpoint of vSwarm, which has only a host name.
     pub id: Option<FunctionId>,
 }
 
-/// Everything that is to be sent.
+/// Requests to send: functions, targets and arrivals.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    /// The functions, by index.
+    /// Functions, by index.
     pub functions: Vec<TargetFunction>,
-    /// Where their requests go, by index.
+    /// Targets of their requests, by index.
     pub targets: Vec<RequestTarget>,
-    /// The addresses that targets point to.
+    /// Addresses of the targets.
     pub addresses: Vec<SocketAddr>,
-    /// What is due when, before it is mapped to the functions.
+    /// Arrivals before the mapping to functions.
     source: ArrivalSource,
-    /// How long is sent; `Duration::MAX` for a whole trace.
+    /// Duration of sending; `Duration::MAX` for a whole trace.
     pub length: Duration,
 }
 
@@ -48,18 +47,17 @@ enum ArrivalSource {
 }
 
 impl Schedule {
-    /// Reads the trace, where there is one, and resolves every address. A pattern lasts for `default_length` where the settings say
-    /// nothing else; a trace lasts until its end.
+    /// Reads the trace, if any, and resolves addresses. Unless configured, a pattern lasts for `default_length` and a trace until its end.
     ///
     /// # Errors
-    /// What cannot be read, with file, line and value; a name that is not a function's; an address that does not resolve.
+    /// When a file cannot be read, a function name is invalid, or an address does not resolve.
     pub fn new(config: &LoadConfig, default_length: Duration) -> anyhow::Result<Self> {
         let scale = Scale::new(config.time_scale, config.rate_scale).map_err(anyhow::Error::msg)?;
         match &config.trace {
             None => {
                 let functions = named(&config.functions)?;
                 if functions.is_empty() {
-                    bail!("no function is given: write --function NAME, for example --function fibonacci");
+                    bail!("no function given: use --function NAME, for example --function fibonacci");
                 }
                 Self::at_target(config, functions, ArrivalSource::Pattern { spread: config.spread }, default_length)
             }
@@ -94,7 +92,7 @@ impl Schedule {
         })
     }
 
-    /// Each endpoint is a host of its own, on the port of the target; requests go to them in turn, as vSwarm's invoker sends them.
+    /// Each endpoint is a separate host, on the port of the target. Requests are distributed in turn, like in vSwarm's invoker.
     fn at_endpoints(config: &LoadConfig, path: &Path, default_length: Duration) -> anyhow::Result<Self> {
         let endpoints = read_endpoints(&shown(path), traces::open(path)?)?;
         let port = config.target.rsplit_once(':').map_or("", |(_, port)| port);
@@ -120,7 +118,7 @@ impl Schedule {
         })
     }
 
-    /// What is due when; the same for the same settings, however often it is asked for.
+    /// Arrivals in order of time; the same for equal configurations.
     #[must_use]
     pub fn arrivals(&self, config: &LoadConfig) -> Box<dyn Iterator<Item = qscale_common::workload::Arrival> + Send> {
         let mut rng = WorkloadRng::seed_from_u64(config.seed);
@@ -134,7 +132,7 @@ impl Schedule {
             ArrivalSource::Minutes(trace, scale) => Arrivals::minutes(trace, config.iat, *scale, self.length, &mut rng),
             ArrivalSource::Rows(trace, scale) => Arrivals::rows(trace, config.memory_mib, *scale, self.length, rng),
         };
-        // Where fewer functions are called than the trace has, its functions share them in turn.
+        // If fewer functions are called than the trace contains, its functions are mapped to them in turn.
         Box::new(arrivals.map(move |mut arrival| {
             arrival.function %= functions;
             arrival
@@ -162,7 +160,7 @@ fn shown(path: &Path) -> String {
 }
 
 fn resolve(host: &str) -> anyhow::Result<SocketAddr> {
-    let mut addresses = host.to_socket_addrs().context("write host:port, for example 127.0.0.1:8700")?;
+    let mut addresses = host.to_socket_addrs().context("must be host:port, for example 127.0.0.1:8700")?;
     addresses.next().context("the name has no address")
 }
 
@@ -186,17 +184,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_named() {
+    fn errors_contain_the_invalid_value() {
         let error = |config: LoadConfig| format!("{:#}", Schedule::new(&config, TEN).expect_err("refused"));
-        assert!(error(config(&[])).contains("--function NAME"));
+        assert!(error(config(&[])).contains("--function"));
         assert!(error(config(&["Fib.One"])).contains("`Fib.One`"));
-        assert!(error(LoadConfig { target: "nowhere".to_owned(), ..config(&["fib"]) }).contains("target = nowhere"));
+        assert!(error(LoadConfig { target: "nowhere".to_owned(), ..config(&["fib"]) }).contains("nowhere"));
         assert!(error(LoadConfig { trace: Some("/no/such.csv".into()), ..config(&["fib"]) }).contains("/no/such.csv"));
-        assert!(error(LoadConfig { time_scale: -1.0, ..config(&["fib"]) }).contains("time scale = -1"));
+        assert!(error(LoadConfig { time_scale: -1.0, ..config(&["fib"]) }).contains("-1"));
     }
 
     #[test]
-    fn the_same_settings_give_the_same_arrivals() {
+    fn equal_configurations_give_equal_arrivals() {
         let config = LoadConfig { rate: "100".parse().expect("a rate"), ..config(&["a", "b"]) };
         let schedule = Schedule::new(&config, TEN).expect("valid");
         let arrivals: Vec<_> = schedule.arrivals(&config).collect();

@@ -1,4 +1,4 @@
-//! The load generator as a service. Owns its configuration and its metrics; runs the configured load once and serves until it is stopped.
+//! The load generator as a service. Owns its configuration and metrics; runs the configured load once.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -25,11 +25,11 @@ use crate::run::{self, Observers, RunProgress};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceConfig {
-    /// The load; a pattern that does not say for how long is sent until the service is stopped.
+    /// The load. A pattern without a duration is sent until the service is stopped.
     pub load: LoadConfig,
-    /// Where /healthz, /readyz and /metrics are served.
+    /// Address of /healthz, /readyz and /metrics.
     pub listen: SocketAddr,
-    /// The bus that Load messages are published on.
+    /// Bus for Load messages.
     pub nats: BusConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
@@ -46,13 +46,13 @@ impl Default for ServiceConfig {
     }
 }
 
-/// Load messages that wait for the bus: some seconds' worth of a few hundred functions.
-const WAITING_LOADS: usize = 4_096;
+/// Capacity of the queue of Load messages: some seconds of a few hundred functions.
+const QUEUED_LOADS: usize = 4_096;
 
-/// Publishes what it is sent until the sender is gone.
+/// Starts a task that publishes Load messages until the sender is dropped.
 #[must_use]
 pub fn publisher(bus: Bus) -> mpsc::Sender<Load> {
-    let (sender, mut loads) = mpsc::channel::<Load>(WAITING_LOADS);
+    let (sender, mut loads) = mpsc::channel::<Load>(QUEUED_LOADS);
     tokio::spawn(async move {
         while let Some(load) = loads.recv().await {
             bus.publish(&load, bus.new_trace()).await;
@@ -61,10 +61,10 @@ pub fn publisher(bus: Bus) -> mpsc::Sender<Load> {
     sender
 }
 
-/// Runs the load beside its health endpoint; ends with the load or when `stop` is cancelled. Gives the summary.
+/// Runs the load and serves the health endpoint; ends with the load or when `stop` is cancelled. Returns the summary.
 ///
 /// # Errors
-/// What is wrong with the configuration, an address that cannot be served on, and what ends a run.
+/// When the configuration is invalid, the address cannot be bound, or the run fails.
 pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Result<Summary> {
     let health = Health::new();
     let mut registry = Registry::default();
@@ -99,9 +99,9 @@ impl LoadMetrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("qscale_loadgen_offered_rps", "Requests due in the last second", metrics.offered.clone());
-        registry.register("qscale_loadgen_achieved_rps", "Requests answered well in the last second", metrics.achieved.clone());
-        registry.register("qscale_loadgen_in_flight", "Requests waiting for their reply", metrics.in_flight.clone());
-        registry.register("qscale_loadgen_failed", "Requests that failed", metrics.failed.clone());
+        registry.register("qscale_loadgen_achieved_rps", "Successful requests in the last second", metrics.achieved.clone());
+        registry.register("qscale_loadgen_in_flight", "Requests in flight", metrics.in_flight.clone());
+        registry.register("qscale_loadgen_failed", "Failed requests", metrics.failed.clone());
         registry.register("qscale_loadgen_send_lag_p99_seconds", "99th percentile of the send lag in the last second", metrics.lag.clone());
         metrics
     }

@@ -1,4 +1,4 @@
-//! A server that does next to nothing, to measure the generator against; a `faas` request takes its time and no CPU. Owns when requests really arrived, and a stall on demand.
+//! A server that does no work, to measure the generator itself; a `faas` request takes its time but no CPU. Owns statistics of arrivals, and stalls on demand.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -28,33 +28,33 @@ use qscale_messages::{FAAS_EXECUTE, FaasReply, FaasRequest, HelloReply};
 /// Options of the sink.
 #[derive(Debug, Clone, Args)]
 pub struct SinkArgs {
-    /// Address to serve on; port 0 takes a free one, which is printed
+    /// Address to serve on; port 0 selects a free port, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     pub listen: SocketAddr,
-    /// Stop serving for so long, again and again
+    /// Length of a stall, during which nothing is served
     #[arg(long, value_name = "TIME", requires = "every")]
     pub stall: Option<Span>,
-    /// From the beginning of one stall to the next
+    /// Interval from the start of one stall to the next
     #[arg(long, value_name = "TIME", requires = "stall")]
     pub every: Option<Span>,
 }
 
-/// What arrived, as `GET /stats` and the end of the sink say.
+/// Statistics of arrivals, as returned by `GET /stats` and printed at the end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stats {
     /// Requests.
     pub requests: u64,
-    /// Requests a second, from the first to the last.
+    /// Request rate from the first to the last request, requests/s.
     pub rate: f64,
     /// Index of dispersion of arrivals in windows of 1 ms; 1 for a Poisson process.
     pub dispersion_1ms: Option<f64>,
-    /// In windows of 10 ms.
+    /// The same in windows of 10 ms.
     pub dispersion_10ms: Option<f64>,
-    /// In windows of 100 ms.
+    /// The same in windows of 100 ms.
     pub dispersion_100ms: Option<f64>,
-    /// The stalls, microseconds since the sink started: beginning and end.
+    /// Start and end of each stall, microseconds since the start of the sink.
     pub stalls_us: Vec<(u64, u64)>,
-    /// When the sink started, nanoseconds on the monotonic clock that all processes of the machine share.
+    /// Start of the sink, nanoseconds on the monotonic clock of the machine.
     pub started_monotonic_ns: u64,
 }
 
@@ -68,7 +68,7 @@ struct ArrivalStats {
     stalls_us: Vec<(u64, u64)>,
 }
 
-/// Stalls that are remembered; older ones are forgotten first.
+/// Maximum number of recorded stalls; the oldest are dropped.
 const STALLS: usize = 100_000;
 
 impl ArrivalStats {
@@ -121,22 +121,22 @@ fn monotonic_ns() -> u64 {
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
-/// Streams that a connection may carry at once: a stall must fill the client's plans, not our limits.
+/// Concurrent streams per connection: during a stall the client, not this limit, bounds the requests.
 const STREAMS: u32 = 1 << 20;
 
-/// Serves until `stop`, on one thread; `bound` learns the address. Gives what arrived.
+/// Serves until `stop` on one thread; calls `bound` with the address. Returns the statistics.
 ///
 /// # Errors
-/// When the address cannot be served on.
+/// When the address cannot be bound or the stall is not shorter than its interval.
 pub fn serve(args: &SinkArgs, stop: &CancellationToken, bound: impl FnOnce(SocketAddr)) -> anyhow::Result<Stats> {
     if let (Some(stall), Some(every)) = (args.stall, args.every)
         && stall >= every
     {
-        anyhow::bail!("stall = {stall}, must be shorter than every = {every}");
+        anyhow::bail!("stall = {stall}, must be less than every = {every}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot serve on {}", args.listen))?;
+        let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
         bound(listener.local_addr()?);
         let seen = Rc::new(RefCell::new(ArrivalStats::new()));
         if let (Some(stall), Some(every)) = (args.stall, args.every) {
@@ -157,7 +157,7 @@ pub fn serve(args: &SinkArgs, stop: &CancellationToken, bound: impl FnOnce(Socke
     })
 }
 
-/// Blocks the only thread: whatever arrives meanwhile waits, as at a server that collects garbage.
+/// Blocks the only thread, on purpose: requests wait like at a server during garbage collection.
 async fn stall_forever(seen: Rc<RefCell<ArrivalStats>>, stall: Duration, every: Duration) {
     let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -220,7 +220,7 @@ async fn answer(request: Request<Incoming>, seen: Rc<RefCell<ArrivalStats>>) -> 
     Ok(Response::builder().header(http::header::CONTENT_TYPE, "application/grpc").body(body.boxed())?)
 }
 
-/// Takes the time that was asked for, without working.
+/// Waits for the requested duration without using CPU.
 async fn faas(asked: &FaasRequest, seen: &RefCell<ArrivalStats>) -> FaasReply {
     let begin = seen.borrow().elapsed();
     tokio::time::sleep(Duration::from_millis(asked.runtime_in_milli_sec.into())).await;

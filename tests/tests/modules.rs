@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use qscale_tests::source::{Kind, files, pieces};
 
 /// Pairs of modules that import each other: crate folder, the two modules, and why they are not one-directional.
-const PAIRS: [(&str, [&str; 2], &str); 4] = [
+const PAIRS: [(&str, [&str; 2], &str); 3] = [
     ("agent/sim", ["node", "replica"], "a node schedules replicas, and a replica takes its CPU from its node"),
     ("common", ["contract", "policy"], "a State carries the objective of its ScalingPolicy, which names functions as the contract does"),
     ("deploy/qscale", ["profile", "validate"], "validation runs on what profiling measured, and profiles are validated at once"),
-    ("deploy/simulated", ["function", "report"], "a function counts the load that a report is of"),
 ];
 
 /// Crates whose modules are being taken apart.

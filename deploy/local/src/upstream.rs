@@ -56,7 +56,7 @@ pub enum Connection {
     /// An exclusive connection, reusable after the reply was read to its end.
     Http1(Http1, Arc<Upstream>),
     /// A stream of a shared connection.
-    Http2(Stream),
+    Http2(#[expect(dead_code, reason = "counts the stream until it is dropped")] Stream),
 }
 
 /// A stream of a connection, counted until dropped.

@@ -15,7 +15,7 @@ use qscale_sim::replica::{Phase, Replica};
 use qscale_sim::{Function, Gateway, Nanos, Reading};
 
 use crate::command::Wanted;
-use crate::report::Told;
+use crate::published::PublishedLoad;
 
 /// When the world of a platform began: virtual time counts from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub struct Simulated {
     pub(crate) held: Option<String>,
     /// What was counted before the file was replaced.
     pub(crate) carried: Counted,
-    pub(crate) told: Told,
+    pub(crate) published: PublishedLoad,
     pub(crate) known: BTreeMap<u32, Known>,
     origin: Origin,
     source: Option<Source>,
@@ -90,7 +90,7 @@ impl Simulated {
             desired,
             held: None,
             carried: Counted::default(),
-            told: Told::at(now),
+            published: PublishedLoad::at(now),
             known: BTreeMap::new(),
             origin,
             source: None,
@@ -119,7 +119,7 @@ impl Simulated {
         }
         let begin = self.origin.nanos(now).max(self.now);
         self.load_began = Some(begin);
-        self.told = Told::at(now);
+        self.published = PublishedLoad::at(now);
         self.play(begin);
     }
 
@@ -202,7 +202,7 @@ impl Simulated {
         (self.spec, self.wanted) = (Arc::new(spec), wanted);
         if !same_world {
             self.carried = self.counted();
-            self.told.carry(self.world.totals(self.now));
+            self.published.carry(self.world.totals(self.now));
             self.world = world(&self.spec, &self.wanted);
             self.world.warm(self.desired, self.now);
             (self.run, self.held) = (run, None);

@@ -6,6 +6,7 @@
 pub mod command;
 pub mod function;
 pub mod platform;
+mod published;
 pub mod report;
 pub mod server;
 pub mod settings;

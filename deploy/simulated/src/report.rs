@@ -15,51 +15,6 @@ use crate::function::Simulated;
 const BUCKETS: usize = 64;
 static BOUNDS_US: LazyLock<[u64; BUCKETS]> = LazyLock::new(|| std::array::from_fn(|index| (100.0 * 1.25f64.powi(index as i32)) as u64));
 
-/// What was told of a function's load, and what is to be added to what its world says.
-#[derive(Debug, Default)]
-pub struct Told {
-    at: Timestamp,
-    arrived: u64,
-    completed: u64,
-    refused: u64,
-    timed_out: u64,
-    lost: u64,
-    buckets: Vec<u64>,
-    before: Before,
-}
-
-/// What worlds that were replaced added up to.
-#[derive(Debug, Default)]
-struct Before {
-    arrived: u64,
-    completed: u64,
-    refused: u64,
-    timed_out: u64,
-    lost: u64,
-    latency: Histogram,
-}
-
-impl Told {
-    /// Nothing was told before `at`.
-    #[must_use]
-    pub fn at(at: Timestamp) -> Self {
-        Self { at, ..Self::default() }
-    }
-
-    /// A world ends, another one counts from nothing.
-    pub fn carry(&mut self, totals: &Totals) {
-        let before = &mut self.before;
-        before.arrived += totals.arrived;
-        before.completed += totals.completed;
-        before.refused += totals.refused;
-        before.timed_out += totals.timed_out;
-        before.lost += totals.failed;
-        before.latency.include(&totals.latency);
-        let (at, before) = (self.at, std::mem::take(before));
-        *self = Self { at, before, ..Self::default() };
-    }
-}
-
 /// A line of a summary, as the load generator writes it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
@@ -117,15 +72,15 @@ impl Simulated {
     pub(crate) fn load(&mut self, run: &str, now: Timestamp) -> Option<Load> {
         self.load_began?;
         self.wanted.load.as_ref()?;
-        let interval = now.since(self.told.at);
+        let interval = now.since(self.published.at);
         if interval.is_zero() {
             return None;
         }
         let totals = self.totals();
         let Totals { arrived, completed, refused, timed_out, failed: lost, .. } = *totals;
         let buckets = buckets(&totals.latency);
-        let told = &mut self.told;
-        let before = std::mem::replace(&mut told.buckets, buckets.clone());
+        let published = &mut self.published;
+        let before = std::mem::replace(&mut published.buckets, buckets.clone());
         let latency = buckets
             .iter()
             .enumerate()
@@ -138,30 +93,30 @@ impl Simulated {
             run: run.to_owned(),
             at_ms: now,
             interval_ms: millis(interval).max(1),
-            offered_rps: (arrived - told.arrived) as f64 / seconds,
-            achieved_rps: (completed - told.completed) as f64 / seconds,
+            offered_rps: (arrived - published.arrived) as f64 / seconds,
+            achieved_rps: (completed - published.completed) as f64 / seconds,
             in_flight: arrived.saturating_sub(completed + refused + timed_out + lost),
             failures: Failures {
-                timeout: timed_out - told.timed_out,
-                status: refused - told.refused + lost - told.lost,
+                timeout: timed_out - published.timed_out,
+                status: refused - published.refused + lost - published.lost,
                 ..Failures::default()
             },
             latency: latency.filter(|bucket| bucket.count > 0).collect(),
             send_lag_p99_us: None,
         };
-        (told.at, told.arrived, told.completed) = (now, arrived, completed);
-        (told.refused, told.timed_out, told.lost) = (refused, timed_out, lost);
+        (published.at, published.arrived, published.completed) = (now, arrived, completed);
+        (published.refused, published.timed_out, published.lost) = (refused, timed_out, lost);
         Some(load)
     }
 
     /// What its load came to, and the latencies behind that.
     pub(crate) fn line(&mut self) -> (Line, Histogram) {
-        let mut latency = self.told.before.latency.clone();
+        let mut latency = self.published.before.latency.clone();
         let loaded = self.loaded_for();
         let totals = self.totals();
         latency.include(&totals.latency);
         let (arrived, completed, failed) = (totals.arrived, totals.completed, totals.unanswered());
-        let before = &self.told.before;
+        let before = &self.published.before;
         let (arrived, completed) = (arrived + before.arrived, completed + before.completed);
         let failed = failed + before.refused + before.timed_out + before.lost;
         (line(self.id.to_string(), [arrived, completed, failed], loaded, &latency), latency)

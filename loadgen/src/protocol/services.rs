@@ -1,4 +1,4 @@
-//! vSwarm's functions that can be called directly. Owns the table of their methods and fields, and forms and judges their messages from it.
+//! vSwarm's functions that can be called directly. Owns the table of their methods and fields, from which messages are encoded and validated.
 
 use bytes::BufMut;
 use prost::encoding::{self, WireType};
@@ -8,9 +8,9 @@ use super::{ReportedUsage, fibonacci};
 /// A vSwarm function's method, with the fields of its request.
 #[derive(Debug, PartialEq)]
 pub struct Service {
-    /// The word after `direct:`.
+    /// Name after `direct:`.
     pub name: &'static str,
-    /// The method.
+    /// Method path.
     pub path: &'static str,
     fields: &'static [Field],
     reply: ReplyCheck,
@@ -27,21 +27,21 @@ struct Field {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FieldKind {
     Text,
-    /// Text, given as several values separated by commas.
+    /// Repeated text, given as values separated by commas.
     Texts,
     Int,
     Float,
     Double,
 }
 
-/// What a good reply holds.
+/// Check of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReplyCheck {
     /// `y` is the Fibonacci number of `x`.
     Fibonacci,
-    /// Field 1 is a text that is not empty.
+    /// Field 1 is a non-empty text.
     Text,
-    /// Any well-formed message: an empty list and `false` are good answers.
+    /// Any well-formed message: an empty list and `false` are valid.
     Any,
 }
 
@@ -59,7 +59,7 @@ const fn service(name: &'static str, path: &'static str, fields: &'static [Field
 
 const NAME: &[Field] = &[text(1, "name", "world")];
 
-/// Every service, in the order of vSwarm's list. The online shop's are not among them: their requests nest messages.
+/// All supported services, in vSwarm's order. The online shop is not supported: its requests nest messages.
 pub static SERVICES: [Service; 20] = [
     service("fibonacci", "/fibonacci.Greeter/SayHello", &[text(1, "name", "10")], ReplyCheck::Fibonacci),
     service("auth", "/auth.Greeter/SayHello", NAME, ReplyCheck::Text),
@@ -134,13 +134,13 @@ const RESERVATION: &[Field] = &[
 impl Eq for Service {}
 
 impl Service {
-    /// The service of this name.
+    /// Service with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Service> {
         SERVICES.iter().find(|service| service.name == name)
     }
 
-    /// Judges a reply to request `sequence` of `inputs`.
+    /// Validates a reply to request `sequence` of `inputs`.
     pub(super) fn validate(&self, message: &[u8], inputs: &Inputs, sequence: u64) -> Result<ReportedUsage, String> {
         let first = first_text(message)?;
         match (self.reply, first) {
@@ -153,16 +153,16 @@ impl Service {
     }
 }
 
-/// Reads the whole message, so that a malformed one is found, and gives field 1 where it is text.
+/// Parses the whole message, to detect a malformed one, and returns field 1 if it is text.
 fn first_text(message: &[u8]) -> Result<Option<&str>, String> {
-    let malformed = |error: prost::DecodeError| format!("the reply is no protocol buffer: {error}");
+    let malformed = |error: prost::DecodeError| format!("cannot decode the reply: {error}");
     let mut rest = message;
     let mut first = None;
     while !rest.is_empty() {
         let (number, wire) = encoding::decode_key(&mut rest).map_err(malformed)?;
         if number == 1 && wire == WireType::LengthDelimited {
             let length = encoding::decode_varint(&mut rest).map_err(malformed)?;
-            let length = usize::try_from(length).ok().filter(|length| *length <= rest.len()).ok_or("the reply is cut short")?;
+            let length = usize::try_from(length).ok().filter(|length| *length <= rest.len()).ok_or("the reply is truncated")?;
             let (text, after) = rest.split_at(length);
             first = std::str::from_utf8(text).ok();
             rest = after;
@@ -173,7 +173,7 @@ fn first_text(message: &[u8]) -> Result<Option<&str>, String> {
     Ok(first)
 }
 
-/// The values of a service's fields.
+/// Values of a service's fields.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Inputs(Vec<Input>);
 
@@ -186,7 +186,7 @@ struct Input {
 #[derive(Debug, Clone, PartialEq)]
 enum Value {
     Text(String),
-    /// A whole number as text, another one for each request.
+    /// A whole number as text, drawn for each request.
     Range(u64, u64),
     Texts(Vec<String>),
     Int(i32),
@@ -195,15 +195,15 @@ enum Value {
 }
 
 impl Inputs {
-    /// The fields of `service`, each with its default or the value that one of `given` (`field=value`) sets.
+    /// Fields of `service`, with values from `given` (`field=value`) or their defaults.
     ///
     /// # Errors
-    /// What has no `=`, names no field of the service, or holds a value of another kind.
+    /// When an input has no `=`, names no field of the service, or has a value of another kind.
     pub fn new(service: &Service, given: &[String]) -> Result<Self, String> {
         let names = || service.fields.iter().map(|field| format!("{}={}", field.name, field.default)).collect::<Vec<_>>().join(", ");
         let mut values: Vec<&str> = service.fields.iter().map(|field| field.default).collect();
         for text in given {
-            let (name, value) = text.split_once('=').ok_or_else(|| format!("input `{text}`: write field=value, one of {}", names()))?;
+            let (name, value) = text.split_once('=').ok_or_else(|| format!("input `{text}`: must be field=value, one of {}", names()))?;
             let index = service.fields.iter().position(|field| field.name == name);
             let index =
                 index.ok_or_else(|| format!("input `{text}`: {} has no field `{name}`; its fields are {}", service.name, names()))?;
@@ -216,12 +216,12 @@ impl Inputs {
         inputs.collect::<Result<_, String>>().map(Self)
     }
 
-    /// Whether requests differ.
+    /// Whether requests differ from each other.
     pub(super) fn vary(&self) -> bool {
         self.0.iter().any(|input| matches!(input.value, Value::Range(..)))
     }
 
-    /// The number in the first field of request `sequence`, where it is one.
+    /// Number in the first field of request `sequence`, if it is one.
     fn number(&self, sequence: u64) -> Option<u64> {
         match &self.0.first()?.value {
             Value::Range(low, high) => Some(drawn(*low, *high, sequence)),
@@ -230,7 +230,7 @@ impl Inputs {
         }
     }
 
-    /// The message of request `sequence`.
+    /// Encoded message of request `sequence`.
     pub(super) fn encode(&self, sequence: u64) -> Vec<u8> {
         let mut message = Vec::new();
         for Input { number, value } in &self.0 {
@@ -272,7 +272,7 @@ fn range(text: &str) -> Option<(u64, u64)> {
     Some((low.parse().ok()?, high.parse().ok()?))
 }
 
-/// A number from `low` to `high`, both included: a hash of the sequence number, so that the reply can be checked without keeping it.
+/// Number from `low` to `high`, inclusive: a hash of the sequence number, so that the reply can be checked without storing it.
 fn drawn(low: u64, high: u64, sequence: u64) -> u64 {
     let mut x = sequence.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_gives_other_numbers_and_the_reply_is_checked_against_them() {
+    fn numbers_are_drawn_from_a_range_and_replies_are_checked_against_them() {
         let service = Service::named("fibonacci").expect("known");
         let inputs = inputs("fibonacci", &["name=5..7"]).expect("fine");
         let mut seen = [false; 3];
@@ -326,15 +326,15 @@ mod tests {
     }
 
     #[test]
-    fn wrong_inputs_are_named_with_the_right_ones() {
+    fn an_invalid_input_is_refused_with_the_valid_fields() {
         assert!(inputs("fibonacci", &["n=3"]).expect_err("unknown").contains("its fields are name=10"));
-        assert!(inputs("fibonacci", &["3"]).expect_err("no sign").contains("write field=value"));
-        assert!(inputs("rnn-serving", &["numSamples=many"]).expect_err("no number").contains("whole number"));
+        assert!(inputs("fibonacci", &["3"]).expect_err("no sign").contains("field=value"));
+        assert!(inputs("rnn-serving", &["numSamples=many"]).expect_err("not a number").contains("numSamples=many"));
         assert!(inputs("fibonacci", &["name=9..3"]).expect_err("empty").contains("empty"));
     }
 
     #[test]
-    fn replies_are_well_formed_and_not_empty() {
+    fn malformed_and_empty_replies_are_invalid() {
         let validate = |service: &str, reply: &[u8]| Service::named(service).expect("known").validate(reply, &Inputs::default(), 0).is_ok();
         assert!(validate("aes", b"\x0a\x02ok"));
         assert!(!validate("aes", b""));
