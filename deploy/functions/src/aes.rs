@@ -1,5 +1,4 @@
-//! The AES function: counter mode from counter zero, so that the same text always gives the same reply. A load to run, not a way to
-//! keep a secret.
+//! The AES function: counter mode from counter zero, so that equal texts give equal replies. A workload, not a way to keep a secret.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,27 +15,27 @@ use crate::refusal::Refusal;
 use crate::{grpc, workers::Workers};
 use qscale_messages::{self as messages, HelloReply, HelloRequest, PlainTextMessage, ReturnEncryptionInfo};
 
-/// Longest text, bytes: the reply holds it three times, and stays below the 4 MiB that a gRPC client takes by default.
+/// Longest text, bytes: the reply contains it three times and stays below 4 MiB, the default limit of gRPC clients.
 pub const MAX_PLAINTEXT: usize = 1 << 20;
 
-/// The initial counter block.
+/// Initial counter block.
 const COUNTER: [u8; 16] = [0; 16];
 
 /// Options of the AES function.
 #[derive(Debug, Clone, Args)]
 pub struct AesArgs {
-    /// The key: 32, 48 or 64 hexadecimal digits, for AES-128, AES-192 or AES-256.
+    /// Key: 32, 48 or 64 hexadecimal digits, for AES-128, AES-192 or AES-256.
     #[arg(long, default_value = "6368616e676520746869732070617373")]
     pub key: Key,
-    /// The text that is encrypted for an empty message and for `world`.
+    /// Text that is encrypted for an empty message and for `world`.
     #[arg(long = "default_plaintext", alias = "default-plaintext", default_value = "defaultplaintext")]
     pub default_plaintext: String,
-    /// What `helloworld.Greeter` encrypts; the bounds are those of the length of a random text.
+    /// Input of `helloworld.Greeter`; the bounds are for the length of a random text.
     #[command(flatten)]
     pub generator: GeneratorArgs,
 }
 
-/// The function's methods and pages.
+/// Routes of the function.
 ///
 /// # Errors
 /// When the generator's bounds or a text given as option exceed [`MAX_PLAINTEXT`].
@@ -67,7 +66,7 @@ pub fn routes(args: &AesArgs, workers: &Workers) -> anyhow::Result<Router> {
         ))
 }
 
-/// The function with its options read.
+/// The configured function.
 struct Function {
     key: Key,
     default_plaintext: String,
@@ -93,7 +92,7 @@ impl Function {
         })
     }
 
-    /// The text that the generator chooses; where it has none of its own, one that names the generator, as vSwarm's relay does.
+    /// Text chosen by the generator; without one, a text that names the generator, like in vSwarm's relay.
     fn chosen(&self) -> String {
         match (self.order, self.lengths.next()) {
             (Order::Random, Some(length)) => self.lengths.letters(length),
@@ -112,7 +111,7 @@ impl Function {
     }
 }
 
-/// The reply for `text`, in vSwarm's words, the encryption in hexadecimal digits.
+/// Reply for `text` in vSwarm's format, with the encryption in hexadecimal digits.
 #[must_use]
 pub fn reply(key: &Key, text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
@@ -155,7 +154,7 @@ impl std::str::FromStr for Key {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-        let digits = digits.ok_or("the key must be hexadecimal digits only")?;
+        let digits = digits.ok_or("the key must consist of hexadecimal digits")?;
         let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
         match digits.len() {
             32 => bytes.try_into().map(Self::Short),
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn encrypts_as_nist_says() {
+    fn encryption_matches_the_nist_vectors() {
         check("2b7e151628aed2a6abf7158809cf4f3c", "874d6191b620e3261bef6864990db6ce9806f66b7970fdff8617187bb9fffdff");
         check("8e73b0f7da0e6452c810f32b809079e562f8ead2522c6b7b", "1abc932417521ca24f2b0459fe7e6e0b090339ec0aa6faefd5ccc2c6f4ce8e94");
         check(
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reply_reads_as_vswarms_does_and_decrypts_to_the_text() {
+    fn the_reply_has_vswarms_format_and_decrypts_to_the_text() {
         let key: Key = "6368616e676520746869732070617373".parse().expect("vSwarm's key");
         let reply = reply(&key, "hello");
         let hex = reply

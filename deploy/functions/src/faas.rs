@@ -1,4 +1,4 @@
-//! The function whose duration and memory each request chooses, as InVitro's does. Owns the burning of CPU and the use of memory.
+//! The function whose duration and memory are set by each request, like InVitro's. Owns the use of CPU time and memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,38 +21,38 @@ mod memory;
 
 pub use burn::thread_cpu_time;
 
-/// Longest work of one request, ms: the longest that the traces' durations are cut to.
+/// Longest duration of a request, ms: the bound of the traces' durations.
 pub const MAX_RUNTIME_MS: u32 = 60_000;
-/// Most memory of one request, MiB: the most that the traces' memory is cut to.
+/// Largest memory of a request, MiB: the bound of the traces' memory.
 pub const MAX_MEMORY_MIB: u32 = 10_240;
 
 /// Options of the function.
 #[derive(Debug, Clone, Args)]
 pub struct FaasArgs {
-    /// What the requested duration measures: CPU time, so that a throttled function takes longer, or wall-clock time.
+    /// Clock of the requested duration: CPU time, so that a throttled function takes longer, or wall-clock time.
     #[arg(long, value_enum, default_value_t = Busy::Cpu)]
     pub busy: Busy,
-    /// Share of the requested duration that is spent waiting, as for a disk or another service, instead of computing: 0 to 1.
+    /// Share of the requested duration spent waiting, as for a disk or another service, instead of computing: 0 to 1.
     #[arg(long, default_value = "0", value_parser = share)]
     pub wait_share: f64,
-    /// Memory of a request that comes through `helloworld.Greeter`, MiB.
+    /// Memory of a request through `helloworld.Greeter`, MiB.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_MEMORY_MIB)))]
     pub memory: u32,
-    /// How many ms a request through `helloworld.Greeter` takes: 10 unless the generator says otherwise.
+    /// Duration of a request through `helloworld.Greeter`, ms: 10 unless set by the generator.
     #[command(flatten)]
     pub generator: GeneratorArgs,
 }
 
-/// Which clock the requested duration is measured with.
+/// Clock of the requested duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Busy {
-    /// The worker thread's own CPU time.
+    /// CPU time of the worker thread.
     Cpu,
     /// Wall-clock time.
     Wall,
 }
 
-/// Work within its bounds.
+/// Duration and memory of a request, within bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
     runtime: Duration,
@@ -60,10 +60,10 @@ pub struct Work {
 }
 
 impl Work {
-    /// Work of `runtime_ms` with `memory_mib` in use.
+    /// Work of `runtime_ms` with `memory_mib`.
     ///
     /// # Errors
-    /// When either is beyond [`MAX_RUNTIME_MS`] or [`MAX_MEMORY_MIB`].
+    /// When either exceeds [`MAX_RUNTIME_MS`] or [`MAX_MEMORY_MIB`].
     pub fn new(runtime_ms: u32, memory_mib: u32) -> Result<Self, Refusal> {
         let bound = |field, value: u32, most| {
             if value <= most { Ok(()) } else { Err(Refusal::invalid(field, &value.to_string(), &format!("at most {most}"))) }
@@ -74,10 +74,10 @@ impl Work {
     }
 }
 
-/// The function's methods and pages.
+/// Routes of the function.
 ///
 /// # Errors
-/// When the generator's value or bounds are beyond [`MAX_RUNTIME_MS`].
+/// When the generator's value or bounds exceed [`MAX_RUNTIME_MS`].
 pub fn routes(args: &FaasArgs, workers: &Workers) -> anyhow::Result<Router> {
     let function = Arc::new(Function::new(args, workers)?);
     let (direct, relayed, page) = (Arc::clone(&function), Arc::clone(&function), function);
@@ -110,7 +110,7 @@ pub fn routes(args: &FaasArgs, workers: &Workers) -> anyhow::Result<Router> {
         .route("/", get(pages.clone()).post(pages)))
 }
 
-/// The function with its options read.
+/// The configured function.
 struct Function {
     busy: Busy,
     wait_share: f64,
@@ -140,7 +140,7 @@ impl Function {
         Work::new(self.runtimes.next().unwrap_or(self.relayed_runtime_ms), self.relayed_memory_mib)
     }
 
-    /// What a page's query asks for, or the headers of InVitro's HTTP client, or else the generator.
+    /// Work from the query, from the headers of InVitro's HTTP client, or from the generator.
     fn asked_over_http(&self, headers: &HeaderMap, query: &BTreeMap<String, String>) -> Result<Work, Refusal> {
         let asked = |field: &str, header: &str, most: u32| {
             let text = query.get(field).map(String::as_str).or_else(|| headers.get(header).map(|value| value.to_str().unwrap_or("�")));
@@ -165,11 +165,11 @@ impl Function {
     }
 }
 
-/// Does the work and returns the wall-clock time that it took.
+/// Does the work and returns its wall-clock time.
 fn perform(work: Work, busy: Busy, wait_share: f64) -> Result<Duration, Refusal> {
     let wait = work.runtime.mul_f64(wait_share);
     let compute = work.runtime.saturating_sub(wait);
-    // What it takes to get the memory is part of the duration asked for.
+    // Allocating the memory counts towards the requested duration.
     let (started, cpu_before) = (burn::wall_time(), burn::thread_cpu_time());
     let held = memory::Pages::touched(work.memory_mib)?;
     std::thread::sleep(wait);

@@ -1,43 +1,43 @@
-//! The inputs that vSwarm's relay chooses in place of the caller. Owns their order; must not do any work with them.
+//! Inputs of `helloworld.Greeter`, generated like in vSwarm's relay instead of taken from the caller. Owns their order.
 
 use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-/// Where `helloworld.Greeter` takes its inputs from: it ignores the caller's name, as vSwarm's relay does.
+/// Options of the generator.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Inputs of helloworld.Greeter, as vSwarm's relay chooses them")]
+#[command(next_help_heading = "Inputs of helloworld.Greeter, generated like in vSwarm's relay")]
 pub struct GeneratorArgs {
-    /// How inputs follow each other: always --value, counting up through the bounds, or at random within them.
+    /// Order of the inputs: always --value, counting up through the bounds, or random within them.
     #[arg(long, value_enum, default_value_t = Order::Unique)]
     pub generator: Order,
-    /// The input of the generator `unique`.
+    /// Input of the generator `unique`.
     #[arg(long)]
     pub value: Option<String>,
     /// Smallest input of `linear` and `random`.
     #[arg(long = "lowerBound", alias = "lower-bound", default_value_t = 1)]
     pub lower_bound: u32,
-    /// Largest input of `linear`; `random` stays below it, unless both bounds are equal.
+    /// Largest input of `linear`; exclusive for `random`, unless both bounds are equal.
     #[arg(long = "upperBound", alias = "upper-bound", default_value_t = 10)]
     pub upper_bound: u32,
-    /// Seed of the random inputs; without it every process draws its own.
+    /// Seed of the random inputs; default: the process id.
     #[arg(long)]
     pub seed: Option<u64>,
 }
 
-/// How inputs follow each other.
+/// Order of the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Order {
     /// The same input every time.
     Unique,
-    /// From the lower bound to the upper bound, and again.
+    /// From the lower to the upper bound, repeatedly.
     Linear,
-    /// At random from the lower bound up to, and without, the upper bound.
+    /// Random, from the lower bound to below the upper bound.
     Random,
 }
 
-/// A source of numbers within bounds, shared by all requests.
+/// Generator of numbers within bounds, shared by all requests.
 #[derive(Debug)]
 pub struct Numbers {
     order: Order,
@@ -53,10 +53,10 @@ struct State {
 }
 
 impl Numbers {
-    /// The numbers that `args` describes, none above `largest`.
+    /// Generator for `args`, with numbers of at most `largest`.
     ///
     /// # Errors
-    /// When the bounds are in the wrong order or reach beyond `largest`.
+    /// When the bounds are in the wrong order or exceed `largest`.
     pub fn new(args: &GeneratorArgs, largest: u32) -> anyhow::Result<Self> {
         let (lower, upper) = (args.lower_bound, args.upper_bound);
         anyhow::ensure!(lower <= upper, "--lowerBound = {lower}, must be at most --upperBound = {upper}");
@@ -65,7 +65,7 @@ impl Numbers {
         Ok(Self { order: args.generator, lower, upper, state: Mutex::new(State { next: lower, rng: StdRng::seed_from_u64(seed) }) })
     }
 
-    /// The next number; `None` where the input is always the same.
+    /// Next number; `None` if the input is always the same.
     pub fn next(&self) -> Option<u32> {
         match self.order {
             Order::Unique => None,
@@ -74,7 +74,7 @@ impl Numbers {
         }
     }
 
-    /// `length` letters at random.
+    /// `length` random letters.
     pub fn letters(&self, length: u32) -> String {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (0..length).map(|_| char::from(state.rng.random_range(b'a'..=b'z'))).collect()
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_that_cannot_hold_are_refused_with_their_values() {
+    fn invalid_bounds_are_refused_with_their_values() {
         let reversed = Numbers::new(&args(Order::Random, 9, 5), 100).expect_err("reversed");
         assert!(reversed.to_string().contains("--lowerBound = 9"), "{reversed}");
         assert!(Numbers::new(&args(Order::Linear, 1, 101), 100).is_err());

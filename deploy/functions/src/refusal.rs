@@ -1,27 +1,27 @@
-//! Why a function does not do what was asked, in the words of both protocols. Owns the mapping to gRPC codes and HTTP statuses.
+//! Errors of requests. Owns the mapping to gRPC codes and HTTP statuses.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use thiserror::Error;
 
-/// A request that a function refuses or cannot finish.
+/// Reason why a request is refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// The request asks for something outside its range; the text names field, value and range.
+    /// A value is out of range; the text contains field, value and range.
     #[error("{0}")]
     Invalid(String),
-    /// As many requests wait already as may wait.
-    #[error("all workers are busy and {waiting} requests wait already")]
+    /// The queue is full.
+    #[error("the queue is full: all workers are busy and {waiting} requests wait")]
     Busy {
-        /// Length of the full queue.
+        /// Number of waiting requests.
         waiting: usize,
     },
-    /// The operating system does not give the memory that the request asks for.
+    /// The operating system refused the requested memory.
     #[error("cannot allocate {mebibytes} MiB: {reason}")]
     NoMemory {
-        /// Memory asked for, MiB.
+        /// Requested memory, MiB.
         mebibytes: u32,
-        /// What the operating system says.
+        /// Error of the operating system.
         reason: String,
     },
     /// The worker ended without a result.
@@ -30,7 +30,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The refusal of `value` for `field`, whose range is `range`. A long value is cut.
+    /// Refusal of `value` for `field`, whose range is `range`. A long value is truncated.
     #[must_use]
     pub fn invalid(field: &str, value: &str, range: &str) -> Self {
         const LONGEST_QUOTE: usize = 100;
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_value_is_quoted_in_part_and_never_inside_a_character() {
+    fn a_long_value_is_truncated_at_a_character_boundary() {
         let Refusal::Invalid(text) = Refusal::invalid("name", &"é".repeat(5000), "a number") else { panic!("an invalid value") };
         assert!(text.len() < 300, "{text}");
         assert!(text.contains('…') && text.ends_with("must be a number"), "{text}");

@@ -1,4 +1,4 @@
-//! The workers that do a function's work, so that the network is served while they compute. Owns how many run and how many may wait.
+//! Workers that compute while the network is served. Owns the bounds on running and waiting requests.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use crate::refusal::Refusal;
 
-/// A bounded number of workers before which a bounded number of requests waits, first come, first served.
+/// A bounded number of workers with a bounded FIFO queue.
 #[derive(Debug, Clone)]
 pub struct Workers {
     running: Arc<Semaphore>,
@@ -15,7 +15,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// `workers` at once, at least one, and `queue` requests waiting for them.
+    /// `workers` concurrent requests, at least one, and `queue` waiting requests.
     #[must_use]
     pub fn new(workers: usize, queue: usize) -> Self {
         let workers = workers.clamp(1, Semaphore::MAX_PERMITS / 2);
@@ -23,11 +23,11 @@ impl Workers {
         Self { running: Arc::new(Semaphore::new(workers)), admitted: Arc::new(Semaphore::new(workers + queue)), queue }
     }
 
-    /// Does `work` on a worker's thread as soon as one is free. Dropping the future before then takes the request out of the queue;
-    /// work that has begun runs to its end, and holds its worker until then.
+    /// Runs `work` on a worker thread as soon as one is free. Dropping the future before then removes the request from the queue; started work runs
+    /// to its end and holds its worker until then.
     ///
     /// # Errors
-    /// When the queue is full, when the work itself refuses, or when its worker is lost.
+    /// When the queue is full, the work fails, or its worker is lost.
     pub async fn run<R, W>(&self, work: W) -> Result<R, Refusal>
     where
         R: Send + 'static,

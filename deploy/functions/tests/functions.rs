@@ -1,4 +1,4 @@
-//! The real binary, called as any client calls it.
+//! The real binary, called by gRPC and HTTP clients.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -38,7 +38,7 @@ impl Function {
         endpoint.timeout(Duration::from_secs(60)).connect().await.expect("it listens")
     }
 
-    /// One HTTP/1.1 request on its own connection; the status and the body.
+    /// Sends an HTTP/1.1 request on its own connection; returns status and body.
     fn http(&self, method: &str, target: &str, headers: &str) -> (u16, String) {
         let mut connection = TcpStream::connect(&self.address).expect("it listens");
         connection.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
@@ -83,7 +83,7 @@ async fn execute(channel: &Channel, runtime_in_milli_sec: u32, memory_in_mebi_by
 }
 
 #[tokio::test]
-async fn fibonacci_answers_its_caller_and_refuses_what_is_no_number() {
+async fn fibonacci_replies_and_refuses_invalid_numbers() {
     let function = Function::start(&["fibonacci"]);
     let channel = function.channel().await;
     let reply = hello(&channel, messages::FIBONACCI_SAY_HELLO, "20").await.expect("a reply");
@@ -93,7 +93,7 @@ async fn fibonacci_answers_its_caller_and_refuses_what_is_no_number() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(bad), "{status}");
     }
-    assert!(hello(&channel, messages::FIBONACCI_SAY_HELLO, "1").await.is_ok(), "it lives on");
+    assert!(hello(&channel, messages::FIBONACCI_SAY_HELLO, "1").await.is_ok(), "it still serves");
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn greeter_ignores_the_name_and_takes_the_generators_input() {
 }
 
 #[tokio::test]
-async fn aes_encrypts_as_vswarms_go_function_does() {
+async fn aes_encrypts_like_vswarms_go_function() {
     let function = Function::start(&["aes"]);
     let channel = function.channel().await;
     let reply: ReturnEncryptionInfo =
@@ -140,7 +140,7 @@ async fn faas_refuses_what_is_beyond_its_bounds() {
     for (runtime, memory) in [(60_001, 0), (u32::MAX, 0), (1, 10_241), (1, u32::MAX)] {
         assert_eq!(execute(&channel, runtime, memory).await.expect_err("beyond").code(), Code::InvalidArgument);
     }
-    assert!(execute(&channel, 0, 0).await.is_ok(), "it lives on");
+    assert!(execute(&channel, 0, 0).await.is_ok(), "it still serves");
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ fn faas_over_http_takes_its_query_or_invitros_headers() {
 }
 
 #[test]
-fn options_that_cannot_hold_end_the_start_with_the_value() {
+fn invalid_options_are_reported_with_their_value() {
     for (arguments, value) in [
         (vec!["fibonacci", "--value", "helloWorld"], "helloWorld"),
         (vec!["aes", "--key", "abc"], "has 3"),

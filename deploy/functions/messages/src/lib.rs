@@ -53,10 +53,10 @@ pub struct FaasRequest {
     /// Free text, not read.
     #[prost(string, tag = "1")]
     pub message: String,
-    /// How long to work, ms.
+    /// Requested duration, ms.
     #[prost(uint32, tag = "2")]
     pub runtime_in_milli_sec: u32,
-    /// How much memory to use meanwhile, MiB.
+    /// Requested memory, MiB.
     #[prost(uint32, tag = "3")]
     pub memory_in_mebi_bytes: u32,
 }
@@ -67,10 +67,10 @@ pub struct FaasReply {
     /// `OK` and the name of the host.
     #[prost(string, tag = "1")]
     pub message: String,
-    /// How long the function worked, wall-clock µs, without the wait for a worker.
+    /// Wall-clock duration, µs, without waiting for a worker.
     #[prost(uint32, tag = "2")]
     pub duration_in_micro_sec: u32,
-    /// Memory that was used meanwhile, KiB.
+    /// Memory used, KiB.
     #[prost(uint32, tag = "3")]
     pub memory_usage_in_kb: u32,
 }
