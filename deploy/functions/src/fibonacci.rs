@@ -9,8 +9,8 @@ use axum::routing::get;
 use clap::Args;
 use num_bigint::BigUint;
 
-use crate::generator::{GeneratorArgs, Numbers};
-use crate::refusal::Refusal;
+use crate::generator::{GeneratorArgs, NumberGenerator};
+use crate::request_error::RequestError;
 use crate::{grpc, workers::Workers};
 use qscale_messages::{self as messages, HelloReply, HelloRequest};
 
@@ -34,7 +34,7 @@ pub struct FibonacciArgs {
 /// When the generator's value or bounds are outside 0 to [`MAX_N`].
 pub fn routes(args: &FibonacciArgs, workers: &Workers) -> anyhow::Result<Router> {
     let value = parse(args.generator.value.as_deref().unwrap_or(DEFAULT_N)).map_err(|error| anyhow::anyhow!("--value: {error}"))?;
-    let numbers = Arc::new(Numbers::new(&args.generator, MAX_N)?);
+    let numbers = Arc::new(NumberGenerator::new(&args.generator, MAX_N)?);
     let chosen = move || numbers.next().unwrap_or(value);
 
     let (direct, relayed, page) = (workers.clone(), workers.clone(), workers.clone());
@@ -70,9 +70,9 @@ pub fn routes(args: &FibonacciArgs, workers: &Workers) -> anyhow::Result<Router>
 ///
 /// # Errors
 /// When the text is not a whole number from 0 to [`MAX_N`].
-pub fn parse(text: &str) -> Result<u32, Refusal> {
+pub fn parse(text: &str) -> Result<u32, RequestError> {
     let n = text.trim().parse().ok().filter(|n| *n <= MAX_N);
-    n.ok_or_else(|| Refusal::invalid("name", text, &format!("a whole number from 0 to {MAX_N}")))
+    n.ok_or_else(|| RequestError::invalid("name", text, &format!("a whole number from 0 to {MAX_N}")))
 }
 
 /// Reply for n in vSwarm's format.
@@ -127,8 +127,8 @@ mod tests {
         assert_eq!(parse(" 17 "), Ok(17));
         assert_eq!(parse("1000000"), Ok(MAX_N));
         for bad in ["", "ten", "-1", "1.5", "1000001", "99999999999999999999", "NaN", "0x10"] {
-            let refusal = parse(bad).expect_err(bad);
-            assert!(refusal.to_string().contains(&format!("`{bad}`")), "{refusal}");
+            let request_error = parse(bad).expect_err(bad);
+            assert!(request_error.to_string().contains(&format!("`{bad}`")), "{request_error}");
         }
     }
 }

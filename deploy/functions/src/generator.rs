@@ -9,9 +9,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Inputs of helloworld.Greeter, generated like in vSwarm's relay")]
 pub struct GeneratorArgs {
-    /// Order of the inputs: always --value, counting up through the bounds, or random within them.
-    #[arg(long, value_enum, default_value_t = Order::Unique)]
-    pub generator: Order,
+    /// InputOrder of the inputs: always --value, counting up through the bounds, or random within them.
+    #[arg(long, value_enum, default_value_t = InputOrder::Unique)]
+    pub generator: InputOrder,
     /// Input of the generator `unique`.
     #[arg(long)]
     pub value: Option<String>,
@@ -26,9 +26,9 @@ pub struct GeneratorArgs {
     pub seed: Option<u64>,
 }
 
-/// Order of the inputs.
+/// InputOrder of the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Order {
+pub enum InputOrder {
     /// The same input every time.
     Unique,
     /// From the lower to the upper bound, repeatedly.
@@ -39,8 +39,8 @@ pub enum Order {
 
 /// Generator of numbers within bounds, shared by all requests.
 #[derive(Debug)]
-pub struct Numbers {
-    order: Order,
+pub struct NumberGenerator {
+    order: InputOrder,
     lower: u32,
     upper: u32,
     state: Mutex<State>,
@@ -52,7 +52,7 @@ struct State {
     rng: StdRng,
 }
 
-impl Numbers {
+impl NumberGenerator {
     /// Generator for `args`, with numbers of at most `largest`.
     ///
     /// # Errors
@@ -68,9 +68,9 @@ impl Numbers {
     /// Next number; `None` if the input is always the same.
     pub fn next(&self) -> Option<u32> {
         match self.order {
-            Order::Unique => None,
-            Order::Linear => Some(self.count()),
-            Order::Random => Some(self.draw()),
+            InputOrder::Unique => None,
+            InputOrder::Linear => Some(self.count()),
+            InputOrder::Random => Some(self.draw()),
         }
     }
 
@@ -99,13 +99,13 @@ impl Numbers {
 mod tests {
     use super::*;
 
-    fn args(generator: Order, lower_bound: u32, upper_bound: u32) -> GeneratorArgs {
+    fn args(generator: InputOrder, lower_bound: u32, upper_bound: u32) -> GeneratorArgs {
         GeneratorArgs { generator, value: None, lower_bound, upper_bound, seed: Some(7) }
     }
 
     #[test]
     fn linear_counts_through_its_bounds_and_again() {
-        let numbers = Numbers::new(&args(Order::Linear, 3, 5), 100).expect("valid bounds");
+        let numbers = NumberGenerator::new(&args(InputOrder::Linear, 3, 5), 100).expect("valid bounds");
         let seen: Vec<_> = (0..5).filter_map(|_| numbers.next()).collect();
         assert_eq!(seen, [3, 4, 5, 3, 4]);
     }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn random_stays_within_its_bounds_and_repeats_with_its_seed() {
         let draw = || {
-            let numbers = Numbers::new(&args(Order::Random, 10, 20), 100).expect("valid bounds");
+            let numbers = NumberGenerator::new(&args(InputOrder::Random, 10, 20), 100).expect("valid bounds");
             (0..200).filter_map(|_| numbers.next()).collect::<Vec<_>>()
         };
         let seen = draw();
@@ -123,9 +123,12 @@ mod tests {
 
     #[test]
     fn invalid_bounds_are_refused_with_their_values() {
-        let reversed = Numbers::new(&args(Order::Random, 9, 5), 100).expect_err("reversed");
+        let reversed = NumberGenerator::new(&args(InputOrder::Random, 9, 5), 100).expect_err("reversed");
         assert!(reversed.to_string().contains("--lowerBound = 9"), "{reversed}");
-        assert!(Numbers::new(&args(Order::Linear, 1, 101), 100).is_err());
-        assert_eq!(Numbers::new(&args(Order::Random, u32::MAX, u32::MAX), u32::MAX).expect("one number").next(), Some(u32::MAX));
+        assert!(NumberGenerator::new(&args(InputOrder::Linear, 1, 101), 100).is_err());
+        assert_eq!(
+            NumberGenerator::new(&args(InputOrder::Random, u32::MAX, u32::MAX), u32::MAX).expect("one number").next(),
+            Some(u32::MAX)
+        );
     }
 }

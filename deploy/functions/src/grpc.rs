@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, post};
 use tonic::codegen::{BoxFuture, Service};
 use tonic_prost::ProstCodec;
 
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 
 /// Route of a unary method implemented by `handler`.
 pub fn unary<Q, R, H, F>(handler: H) -> MethodRouter
@@ -18,7 +18,7 @@ where
     Q: prost::Message + Default + 'static,
     R: prost::Message + Default + 'static,
     H: Fn(Q) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<R, Refusal>> + Send + 'static,
+    F: Future<Output = Result<R, RequestError>> + Send + 'static,
 {
     post(move |request: Request| {
         let method = Method(handler.clone());
@@ -43,7 +43,7 @@ struct Method<H>(H);
 impl<Q, R, H, F> Service<tonic::Request<Q>> for Method<H>
 where
     H: Fn(Q) -> F,
-    F: Future<Output = Result<R, Refusal>> + Send + 'static,
+    F: Future<Output = Result<R, RequestError>> + Send + 'static,
 {
     type Response = tonic::Response<R>;
     type Error = tonic::Status;

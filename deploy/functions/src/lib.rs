@@ -8,6 +8,6 @@ pub mod faas;
 pub mod fibonacci;
 pub mod generator;
 pub mod grpc;
-pub mod refusal;
+pub mod request_error;
 pub mod serve;
 pub mod workers;

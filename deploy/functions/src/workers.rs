@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 
 /// A bounded number of workers with a bounded FIFO queue.
 #[derive(Debug, Clone)]
@@ -28,18 +28,18 @@ impl Workers {
     ///
     /// # Errors
     /// When the queue is full, the work fails, or its worker is lost.
-    pub async fn run<R, W>(&self, work: W) -> Result<R, Refusal>
+    pub async fn run<R, W>(&self, work: W) -> Result<R, RequestError>
     where
         R: Send + 'static,
-        W: FnOnce() -> Result<R, Refusal> + Send + 'static,
+        W: FnOnce() -> Result<R, RequestError> + Send + 'static,
     {
-        let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| Refusal::Busy { waiting: self.queue })?;
-        let worker = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Refusal::WorkerLost)?;
+        let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| RequestError::Busy { waiting: self.queue })?;
+        let worker = Arc::clone(&self.running).acquire_owned().await.map_err(|_| RequestError::WorkerLost)?;
         let done = tokio::task::spawn_blocking(move || {
             let _held_to_the_end = (place, worker);
             work()
         });
-        done.await.unwrap_or(Err(Refusal::WorkerLost))
+        done.await.unwrap_or(Err(RequestError::WorkerLost))
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
         while workers.admitted.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(workers.run(|| Ok(())).await, Err(Refusal::Busy { waiting: 1 }));
+        assert_eq!(workers.run(|| Ok(())).await, Err(RequestError::Busy { waiting: 1 }));
         release.send(()).expect("the worker waits for it");
         assert_eq!(running.await.expect("no panic"), Ok(true));
         assert_eq!(waiting.await.expect("no panic"), Ok(true));
@@ -72,7 +72,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_panics_costs_its_own_reply_only() {
         let workers = Workers::new(1, 1);
-        assert_eq!(workers.run(|| -> Result<(), Refusal> { panic!("on purpose") }).await, Err(Refusal::WorkerLost));
+        assert_eq!(workers.run(|| -> Result<(), RequestError> { panic!("on purpose") }).await, Err(RequestError::WorkerLost));
         assert_eq!(workers.run(|| Ok(7)).await, Ok(7));
     }
 }

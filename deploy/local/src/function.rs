@@ -14,9 +14,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
-use crate::latency::Latency;
+use crate::latency::LatencyHistograms;
 use crate::logs::Logs;
-use crate::replica::{Replica, Target};
+use crate::replica::{ReadyReplica, Replica};
 
 /// The functions of the platform by `namespace/name`. Cheap to clone.
 #[derive(Clone, Default)]
@@ -28,11 +28,11 @@ pub struct Function {
     /// Namespace and name.
     pub id: FunctionId,
     /// Queue of requests.
-    pub admission: Arc<Admission<Arc<Target>>>,
+    pub admission: Arc<Admission<Arc<ReadyReplica>>>,
     /// Output of its replicas.
     pub logs: Logs,
     /// Durations of requests that never reached a replica.
-    pub gateway_latency: Latency,
+    pub gateway_latency: LatencyHistograms,
     /// Cancelled when the function is deleted or the platform stops.
     pub stop: CancellationToken,
     counters: Counters,
@@ -89,7 +89,7 @@ impl Function {
             id: spec.id(),
             admission: Admission::new(spec.concurrency, spec.queue),
             logs: Logs::default(),
-            gateway_latency: Latency::default(),
+            gateway_latency: LatencyHistograms::default(),
             stop: CancellationToken::new(),
             counters: Counters::default(),
             inner: Mutex::new(Inner {

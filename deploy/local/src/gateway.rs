@@ -26,14 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::body::{Relayed, ReplyBody};
-use self::measure::Measure;
-use self::reply::{Refusal, refuse};
+use self::measure::RequestMeasurement;
+use self::reply::{GatewayRefusal, refuse};
 use crate::admission::{Admitted, Permit};
 use crate::function::{Function, Functions};
 use crate::host::Host;
-use crate::replica::Target;
+use crate::replica::ReadyReplica;
 use crate::request_body::{Replay, RequestBody};
-use crate::upstream::{Connection, SendError};
+use crate::upstream::{SendError, UpstreamConnection};
 
 pub mod body;
 pub mod measure;
@@ -59,9 +59,9 @@ const HOP_BY_HOP: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Target of the requests on a listener.
+/// ReadyReplica of the requests on a listener.
 #[derive(Debug, Clone)]
-pub enum Destination {
+pub enum ListenerTarget {
     /// The function that the request names.
     Named(Functions),
     /// This function.
@@ -69,7 +69,7 @@ pub enum Destination {
 }
 
 /// Serves `listener` until `stop`, then finishes the requests in flight unless the host aborts.
-pub async fn serve(listener: TcpListener, destination: Destination, stop: CancellationToken, host: Arc<Host>) {
+pub async fn serve(listener: TcpListener, destination: ListenerTarget, stop: CancellationToken, host: Arc<Host>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder
@@ -127,15 +127,15 @@ async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Res
 async fn serve_connection(
     stream: TcpStream,
     builder: Arc<auto::Builder<TokioExecutor>>,
-    destination: Destination,
+    destination: ListenerTarget,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
     // Without TCP_NODELAY small frames wait for acknowledgements; a failure only costs latency.
     drop(stream.set_nodelay(true));
     let service = service_fn(move |request| {
         let function = match &destination {
-            Destination::Named(functions) => route::key(request.uri(), request.headers()).and_then(|key| functions.get(&key)),
-            Destination::One(function) => Some(Arc::clone(function)),
+            ListenerTarget::Named(functions) => route::key(request.uri(), request.headers()).and_then(|key| functions.get(&key)),
+            ListenerTarget::One(function) => Some(Arc::clone(function)),
         };
         async move { Ok::<_, Infallible>(handle(function, request).await) }
     });
@@ -147,15 +147,15 @@ async fn serve_connection(
 async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> Response<ReplyBody> {
     let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
-        return refuse(Refusal::BadRequest, grpc, "more than one Host header");
+        return refuse(GatewayRefusal::BadRequest, grpc, "more than one Host header");
     }
     let Some(function) = function else {
         let asked = route::authority(request.uri(), request.headers()).unwrap_or_default();
         let message = format!("no function is named by `{asked}`: use <function>.<namespace> as authority or the header x-qscale-function");
-        return refuse(Refusal::NotFound, grpc, &message);
+        return refuse(GatewayRefusal::NotFound, grpc, &message);
     };
     function.count_arrival();
-    let mut measure = Measure::start(Arc::clone(&function), grpc);
+    let mut measure = RequestMeasurement::start(Arc::clone(&function), grpc);
     match relay(&function, request, &mut measure).await {
         Ok(Reply { response, deadline, connection, permit }) => {
             let (mut head, body) = response.into_parts();
@@ -177,16 +177,16 @@ async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> 
 struct Reply {
     response: Response<Incoming>,
     deadline: Pin<Box<Sleep>>,
-    connection: Connection,
-    permit: Permit<Arc<Target>>,
+    connection: UpstreamConnection,
+    permit: Permit<Arc<ReadyReplica>>,
 }
 
-type Refused = (Refusal, String);
+type Refused = (GatewayRefusal, String);
 
-async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &mut Measure) -> Result<Reply, Refused> {
+async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &mut RequestMeasurement) -> Result<Reply, Refused> {
     let spec = function.spec();
     let mut deadline = Box::pin(sleep(spec.timeout.0));
-    let timed_out = |stage: &str| (Refusal::Timeout, format!("no reply within {} ({stage})", spec.timeout));
+    let timed_out = |stage: &str| (GatewayRefusal::Timeout, format!("no reply within {} ({stage})", spec.timeout));
     let (parts, body) = request.into_parts();
     let replay = Replay::new(body);
     let mut failure = String::new();
@@ -205,27 +205,27 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
         };
         match sent {
             Ok((response, connection)) => return Ok(Reply { response, deadline, connection, permit }),
-            Err(_) if replay.is_broken() => return Err((Refusal::BadRequest, "the request body is incomplete or malformed".into())),
+            Err(_) if replay.is_broken() => return Err((GatewayRefusal::BadRequest, "the request body is incomplete or malformed".into())),
             Err(error @ SendError::Unreachable(_)) => {
                 function.admission.close(permit.place());
                 permit.replica.suspect();
                 failure = error.to_string();
             }
             Err(error @ SendError::NotProcessed(_)) if replay.is_whole() => failure = error.to_string(),
-            Err(error) => return Err((Refusal::ReplicaFailed, error.to_string())),
+            Err(error) => return Err((GatewayRefusal::ReplicaFailed, error.to_string())),
         }
     }
     measure.goes_to(None);
-    Err((Refusal::ReplicaFailed, failure))
+    Err((GatewayRefusal::ReplicaFailed, failure))
 }
 
 /// Takes a place at a replica, waiting in the queue if necessary.
-async fn place(function: &Arc<Function>) -> Result<Permit<Arc<Target>>, Refused> {
-    let stopping = || (Refusal::Stopping, format!("{} is being stopped", function.id));
+async fn place(function: &Arc<Function>) -> Result<Permit<Arc<ReadyReplica>>, Refused> {
+    let stopping = || (GatewayRefusal::Stopping, format!("{} is being stopped", function.id));
     match function.admission.admit() {
         Admitted::Now(permit) => Ok(permit),
         Admitted::Full => {
-            Err((Refusal::QueueFull, format!("the queue of {} is full: {} requests wait", function.id, function.spec().queue)))
+            Err((GatewayRefusal::QueueFull, format!("the queue of {} is full: {} requests wait", function.id, function.spec().queue)))
         }
         Admitted::Shut => Err(stopping()),
         Admitted::Queued(mut waiting) => {

@@ -5,6 +5,7 @@
 mod admission;
 mod backoff;
 mod cgroup;
+pub mod config;
 mod function;
 mod gateway;
 mod host;
@@ -20,6 +21,6 @@ mod reconciler;
 mod replica;
 mod request_body;
 pub mod server;
-pub mod settings;
+
 mod state;
 mod upstream;

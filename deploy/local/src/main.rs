@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Parser;
 use qscale_common::runtime::config::{self, ConfigArgs};
 use qscale_common::runtime::telemetry;
+use qscale_local::config::LocalConfig;
 use qscale_local::server;
-use qscale_local::settings::Settings;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -21,13 +21,13 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let settings: Settings = config::load("platform", &arguments.config)?;
-    telemetry::init("platform", &settings.telemetry)?;
+    let config: LocalConfig = config::load("platform", &arguments.config)?;
+    telemetry::init("platform", &config.telemetry)?;
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let [interrupt, terminate, hangup] = signals;
     tokio::spawn(watch_signals([interrupt?, terminate?, hangup?], stop.clone(), abort.clone()));
-    server::run(settings, stop, abort).await
+    server::run(config, stop, abort).await
 }
 
 /// Time within which signals count as one.

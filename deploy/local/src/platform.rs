@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::function::{Function, Functions};
-use crate::gateway::{self, Destination, route::FUNCTION_HEADER};
+use crate::gateway::{self, ListenerTarget, route::FUNCTION_HEADER};
 use crate::host::Host;
 use crate::metrics;
 use crate::reconciler;
@@ -127,7 +127,7 @@ impl Platform {
         let (Some(listener), Some(port)) = (listener, function.spec().listen) else { return };
         let stop = CancellationToken::new();
         lock(&self.listeners).insert(function.id.to_string(), Listening { port, stop: stop.clone() });
-        self.tasks.spawn(gateway::serve(listener, Destination::One(Arc::clone(function)), stop, Arc::clone(&self.host)));
+        self.tasks.spawn(gateway::serve(listener, ListenerTarget::One(Arc::clone(function)), stop, Arc::clone(&self.host)));
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::Cgroup;
-use crate::latency::Latency;
+use crate::latency::LatencyHistograms;
 use crate::upstream::Upstream;
 
 /// One replica.
@@ -27,7 +27,7 @@ pub struct Replica {
     /// Requests in flight.
     pub in_flight: Arc<AtomicU32>,
     /// Latencies of its requests.
-    pub latency: Latency,
+    pub latency: LatencyHistograms,
     restarts: AtomicU64,
     state: Mutex<State>,
     stop: CancellationToken,
@@ -54,7 +54,7 @@ struct Limits {
 
 /// A ready replica as the gateway uses it.
 #[derive(Debug)]
-pub struct Target {
+pub struct ReadyReplica {
     /// The replica.
     pub replica: Arc<Replica>,
     /// Connections to it.
@@ -107,7 +107,7 @@ impl Replica {
             spec,
             generation,
             in_flight: Arc::default(),
-            latency: Latency::default(),
+            latency: LatencyHistograms::default(),
             restarts: AtomicU64::new(0),
             state: Mutex::new(State {
                 phase: ReplicaState::Starting,

@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cgroup::Cgroups;
-use crate::gateway::{self, Destination};
+use crate::config::LocalConfig;
+use crate::gateway::{self, ListenerTarget};
 use crate::host::Host;
 use crate::orphans;
 use crate::platform::Platform;
 use crate::ports::Ports;
 use crate::process::Spawner;
-use crate::settings::Settings;
 use crate::state::StateDir;
 
 /// File in the state folder with the addresses of the platform.
@@ -31,32 +31,32 @@ pub const ADDRESSES: &str = "addresses.json";
 ///
 /// # Errors
 /// When the configuration is out of range, the state folder is locked or unreadable, or an address cannot be bound.
-pub async fn run(settings: Settings, stop: CancellationToken, abort: CancellationToken) -> anyhow::Result<()> {
-    settings.validate()?;
+pub async fn run(config: LocalConfig, stop: CancellationToken, abort: CancellationToken) -> anyhow::Result<()> {
+    config.validate()?;
     let client_connections = client_connections(allow_many_files());
-    let folder = settings.state_dir.clone();
+    let folder = config.state_dir.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let state = StateDir::take(&folder)?;
         let saved = state.load()?;
         anyhow::Ok((state, saved))
     });
     let (state, saved) = opened.await.context("opening the state folder")??;
-    let (api_listener, api_address) = bind("api", settings.api).await?;
-    let (gateway_listener, gateway_address) = bind("gateway", settings.gateway).await?;
-    let host = Arc::new(prepare_host(&settings, &state, client_connections, abort.clone()).await?);
+    let (api_listener, api_address) = bind("api", config.api).await?;
+    let (gateway_listener, gateway_address) = bind("gateway", config.gateway).await?;
+    let host = Arc::new(prepare_host(&config, &state, client_connections, abort.clone()).await?);
     let addresses = PlatformAddresses { api: api_address.to_string(), gateway: gateway_address.to_string() };
     let addresses = serde_json::to_vec(&addresses)?;
     let written = tokio::task::spawn_blocking(move || state.replace(ADDRESSES, &addresses).map(|()| state)).await;
     let state = written.context("writing the addresses")?.context("cannot write into the state folder")?;
 
     let health = Health::new();
-    let platform = Platform::new(Arc::clone(&host), state, settings.limits, gateway_address);
+    let platform = Platform::new(Arc::clone(&host), state, config.limits, gateway_address);
     let restored = saved.functions.len();
     platform.restore(saved).await;
     let ended = CancellationToken::new();
     let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), api_address.ip().is_loopback(), axum::Router::new());
     let serving_api = tokio::spawn(axum::serve(api_listener, routes).with_graceful_shutdown(ended.clone().cancelled_owned()).into_future());
-    let destination = Destination::Named(platform.functions.clone());
+    let destination = ListenerTarget::Named(platform.functions.clone());
     let serving_gateway = tokio::spawn(gateway::serve(gateway_listener, destination, stop.clone(), Arc::clone(&host)));
     health.set("serving", true);
     info!(api = %api_address, gateway = %gateway_address, vertical = host.cgroups.is_some(), functions = restored, "platform ready");
@@ -64,7 +64,7 @@ pub async fn run(settings: Settings, stop: CancellationToken, abort: Cancellatio
     stop.cancelled().await;
     info!("stopping: finishing requests, then stopping replicas");
     health.set("serving", false);
-    let forced = tokio::spawn(abort_after(settings.stop_timeout.0, abort.clone()));
+    let forced = tokio::spawn(abort_after(config.stop_timeout.0, abort.clone()));
     if let Err(error) = serving_gateway.await {
         error!(%error, "the gateway failed");
     }
@@ -93,15 +93,15 @@ async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, 
 }
 
 /// Cleans up after a platform that was killed, and detects the capabilities of this machine.
-async fn prepare_host(settings: &Settings, state: &StateDir, client_connections: usize, abort: CancellationToken) -> anyhow::Result<Host> {
+async fn prepare_host(config: &LocalConfig, state: &StateDir, client_connections: usize, abort: CancellationToken) -> anyhow::Result<Host> {
     let folder = state.path().to_path_buf();
     let orphans = tokio::task::spawn_blocking(move || orphans::sweep(&folder)).await.context("searching for orphans")?;
     if orphans > 0 {
         warn!(processes = orphans, "killed processes of an earlier platform");
     }
     let instance = fingerprint(state.path().as_os_str().as_encoded_bytes());
-    let cgroups = if settings.vertical {
-        let (root, name, folder) = (settings.cgroup_root.clone(), format!("{instance:08x}"), state.path().to_path_buf());
+    let cgroups = if config.vertical {
+        let (root, name, folder) = (config.cgroup_root.clone(), format!("{instance:08x}"), state.path().to_path_buf());
         let detected = tokio::task::spawn_blocking(move || detect_cgroups(&root, &name, &folder)).await;
         detected.context("detecting cgroups")?.context("cannot write into the state folder")?
     } else {
@@ -109,9 +109,9 @@ async fn prepare_host(settings: &Settings, state: &StateDir, client_connections:
         None
     };
     let spawner = Spawner::start(Handle::current()).context("cannot start the thread that starts functions")?;
-    let (first, last) = settings.replica_ports;
+    let (first, last) = config.replica_ports;
     let ports = Ports::new(first, last, std::process::id());
-    Ok(Host::new(spawner, ports, cgroups, state.path().to_path_buf(), settings.kill_grace.0, abort, client_connections))
+    Ok(Host::new(spawner, ports, cgroups, state.path().to_path_buf(), config.kill_grace.0, abort, client_connections))
 }
 
 /// Detects whether limits can be set on this machine, and records the folders in the state folder for the cleanup after a crash.

@@ -52,7 +52,7 @@ struct Shared {
 
 /// A connection in use until the reply is read.
 #[derive(Debug)]
-pub enum Connection {
+pub enum UpstreamConnection {
     /// An exclusive connection, reusable after the reply was read to its end.
     Http1(Http1, Arc<Upstream>),
     /// A stream of a shared connection.
@@ -88,7 +88,10 @@ impl Upstream {
     ///
     /// # Errors
     /// The variant determines whether the request may have been processed.
-    pub async fn send(self: &Arc<Self>, make: impl FnMut() -> Request<RequestBody>) -> Result<(Response<Incoming>, Connection), SendError> {
+    pub async fn send(
+        self: &Arc<Self>,
+        make: impl FnMut() -> Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, UpstreamConnection), SendError> {
         match self.protocol {
             Protocol::Grpc => self.send_http2(make).await,
             Protocol::Http => self.send_http1(make).await,
@@ -107,7 +110,7 @@ impl Upstream {
     async fn send_http2(
         self: &Arc<Self>,
         mut make: impl FnMut() -> Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Connection), SendError> {
+    ) -> Result<(Response<Incoming>, UpstreamConnection), SendError> {
         loop {
             let (stream, fresh) = match self.open_stream() {
                 Some(stream) => (stream, false),
@@ -115,7 +118,7 @@ impl Upstream {
             };
             let mut sender = stream.0.sender.clone();
             match sender.try_send_request(make()).await {
-                Ok(response) => return Ok((response, Connection::Http2(stream))),
+                Ok(response) => return Ok((response, UpstreamConnection::Http2(stream))),
                 Err(error) => {
                     self.forget(&stream.0);
                     retry_or_fail(error, fresh)?;
@@ -127,7 +130,7 @@ impl Upstream {
     async fn send_http1(
         self: &Arc<Self>,
         mut make: impl FnMut() -> Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Connection), SendError> {
+    ) -> Result<(Response<Incoming>, UpstreamConnection), SendError> {
         loop {
             let (mut sender, fresh) = match self.idle_http1() {
                 Some(sender) => (sender, false),
@@ -136,7 +139,7 @@ impl Upstream {
             let request = make();
             let idempotent = is_idempotent(request.method());
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Connection::Http1(sender, Arc::clone(self)))),
+                Ok(response) => return Ok((response, UpstreamConnection::Http1(sender, Arc::clone(self)))),
                 // The replica closed an idle connection while the request was being sent; RFC 9110, 9.2.2 allows repeating an idempotent one.
                 Err(error) if !fresh && idempotent && error.error().is_incomplete_message() => {
                     return Err(SendError::NotProcessed(error.into_error()));
@@ -250,7 +253,7 @@ impl Drop for Stream {
     }
 }
 
-impl Connection {
+impl UpstreamConnection {
     /// Returns the connection for reuse after the reply was read to its end.
     pub fn finished(self) {
         if let Self::Http1(sender, upstream) = self

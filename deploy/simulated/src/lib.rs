@@ -4,10 +4,11 @@
 //! over its API, as the local platform is.
 
 pub mod command;
+pub mod config;
 pub mod function;
 pub mod platform;
 mod published;
 pub mod report;
 pub mod server;
-pub mod settings;
+
 mod view;

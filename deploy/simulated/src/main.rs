@@ -3,8 +3,8 @@
 use clap::Parser;
 use qscale_common::runtime::config::{self, ConfigArgs};
 use qscale_common::runtime::{shutdown, telemetry};
+use qscale_simulated::config::SimulatedConfig;
 use qscale_simulated::server;
-use qscale_simulated::settings::Settings;
 
 /// Simulates functions, with their load, behind the API and the metrics of the local platform.
 #[derive(Debug, Parser)]
@@ -17,7 +17,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let settings: Settings = config::load("simulated", &arguments.config)?;
-    telemetry::init("simulated", &settings.telemetry)?;
-    server::run(settings, shutdown::token()).await
+    let config: SimulatedConfig = config::load("simulated", &arguments.config)?;
+    telemetry::init("simulated", &config.telemetry)?;
+    server::run(config, shutdown::token()).await
 }

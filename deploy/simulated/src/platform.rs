@@ -22,9 +22,9 @@ use qscale_sim::Nanos;
 use tracing::debug;
 
 use crate::command::Wanted;
+use crate::config::SimulatedMachine;
 use crate::function::{Happened, Origin, Simulated};
 use crate::report::{Summary, summary};
-use crate::settings::Machine;
 
 /// Functions from which on more than one core lives through time.
 const WORTH_THREADS: usize = 32;
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct SimulatedPlatform {
     origin: Origin,
-    machine: Machine,
+    machine: SimulatedMachine,
     control: Control,
     threads: NonZeroUsize,
     functions: RwLock<BTreeMap<FunctionId, Arc<Mutex<Simulated>>>>,
@@ -51,7 +51,7 @@ pub struct SimulatedPlatform {
 impl SimulatedPlatform {
     /// A platform without functions, whose world begins at `now`.
     #[must_use]
-    pub fn new(machine: Machine, limits: Limits, load_waits: bool, now: Timestamp) -> Self {
+    pub fn new(machine: SimulatedMachine, limits: Limits, load_waits: bool, now: Timestamp) -> Self {
         Self {
             origin: Origin(now),
             machine,

@@ -19,8 +19,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::config::SimulatedConfig;
 use crate::platform::SimulatedPlatform;
-use crate::settings::Settings;
 
 /// How long a stop waits for messages that were not sent yet.
 const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
@@ -29,22 +29,22 @@ const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 ///
 /// # Errors
 /// When the configuration is out of range, or the address cannot be bound.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    settings.validate()?;
-    let listener = TcpListener::bind(settings.api)
+pub async fn run(config: SimulatedConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    config.validate()?;
+    let listener = TcpListener::bind(config.api)
         .await
-        .with_context(|| format!("api = {}: cannot listen there; choose another address", settings.api))?;
+        .with_context(|| format!("api = {}: cannot listen there; choose another address", config.api))?;
     let address = listener.local_addr().context("the address of the API")?;
     let health = Health::new();
-    let platform = Arc::new(SimulatedPlatform::new(settings.machine, settings.limits, settings.load_waits, clock::now()));
+    let platform = Arc::new(SimulatedPlatform::new(config.machine, config.limits, config.load_waits, clock::now()));
     let load = Router::new().route("/v1/load", get(load_summary).post(begin_load)).with_state(Arc::clone(&platform));
     let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), address.ip().is_loopback(), load);
     let serving = tokio::spawn(axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
-    let telling = match &settings.nats {
+    let telling = match &config.nats {
         Some(nats) => {
             // Nobody scrapes what the platform counts of its own messages: `/metrics` shows functions.
             let bus = Bus::connect("simulated", &std::process::id().to_string(), nats, &health, &mut Registry::default()).await?;
-            Some((bus.clone(), tokio::spawn(tell(Arc::clone(&platform), bus, settings.load_every, stop.clone()))))
+            Some((bus.clone(), tokio::spawn(tell(Arc::clone(&platform), bus, config.load_every, stop.clone()))))
         }
         None => None,
     };

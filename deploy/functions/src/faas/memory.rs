@@ -1,6 +1,6 @@
 //! Memory that is resident while held and returned to the kernel afterwards.
 
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 
 /// Resident pages of a request. Mapped directly: the allocator would keep freed memory, so that the function's memory would never shrink.
 pub struct Pages {
@@ -13,11 +13,11 @@ impl Pages {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn touched(mebibytes: u32) -> Result<Option<Self>, Refusal> {
+    pub fn touched(mebibytes: u32) -> Result<Option<Self>, RequestError> {
         if mebibytes == 0 {
             return Ok(None);
         }
-        let refused = |reason: String| Refusal::NoMemory { mebibytes, reason };
+        let refused = |reason: String| RequestError::NoMemory { mebibytes, reason };
         let length = usize::try_from(u64::from(mebibytes) << 20).map_err(|error| refused(error.to_string()))?;
         // Populating the mapping avoids a page fault per page.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;

@@ -11,10 +11,10 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Sleep;
 
-use super::measure::Measure;
+use super::measure::RequestMeasurement;
 use crate::admission::Permit;
-use crate::replica::Target;
-use crate::upstream::Connection;
+use crate::replica::ReadyReplica;
+use crate::upstream::UpstreamConnection;
 
 /// Reply body: of the replica, or of the gateway itself.
 pub type ReplyBody = Either<Relayed, Full<Bytes>>;
@@ -35,9 +35,9 @@ pub enum RelayError {
 pub struct Relayed {
     body: Incoming,
     deadline: Pin<Box<Sleep>>,
-    measure: Measure,
-    connection: Option<Connection>,
-    permit: Option<Permit<Arc<Target>>>,
+    measure: RequestMeasurement,
+    connection: Option<UpstreamConnection>,
+    permit: Option<Permit<Arc<ReadyReplica>>>,
     grpc: bool,
     ended: bool,
 }
@@ -48,9 +48,9 @@ impl Relayed {
     pub fn new(
         body: Incoming,
         deadline: Pin<Box<Sleep>>,
-        measure: Measure,
-        connection: Connection,
-        permit: Permit<Arc<Target>>,
+        measure: RequestMeasurement,
+        connection: UpstreamConnection,
+        permit: Permit<Arc<ReadyReplica>>,
         grpc: bool,
     ) -> Self {
         let mut relayed = Self { body, deadline, measure, connection: Some(connection), permit: Some(permit), grpc, ended: false };

@@ -16,7 +16,7 @@ const CLIENT_CLOSED: u16 = 499;
 
 /// Records duration and ending of a request when dropped.
 #[derive(Debug)]
-pub struct Measure {
+pub struct RequestMeasurement {
     function: Arc<Function>,
     replica: Option<Arc<Replica>>,
     start: Instant,
@@ -25,7 +25,7 @@ pub struct Measure {
     settled: bool,
 }
 
-impl Measure {
+impl RequestMeasurement {
     /// Starts measuring a request of `function`.
     #[must_use]
     pub fn start(function: Arc<Function>, grpc: bool) -> Self {
@@ -77,7 +77,7 @@ impl Measure {
     }
 }
 
-impl Drop for Measure {
+impl Drop for RequestMeasurement {
     fn drop(&mut self) {
         // The status of the head says nothing about a client that disconnected later.
         if !self.settled && self.ending.grpc.is_none() {

@@ -23,7 +23,7 @@ pub const UNAVAILABLE: u8 = 14;
 
 /// Reason why the gateway replies instead of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum GatewayRefusal {
     /// The request is malformed or incomplete.
     BadRequest,
     /// No such function.
@@ -38,7 +38,7 @@ pub enum Refusal {
     Stopping,
 }
 
-impl Refusal {
+impl GatewayRefusal {
     /// Its HTTP status and gRPC status.
     #[must_use]
     pub fn status(self) -> (StatusCode, u8) {
@@ -81,7 +81,7 @@ pub fn http_status(grpc: u8) -> StatusCode {
 
 /// Reply for a refusal; for gRPC with trailers only.
 #[must_use]
-pub fn refuse(refusal: Refusal, grpc: bool, message: &str) -> Response<ReplyBody> {
+pub fn refuse(refusal: GatewayRefusal, grpc: bool, message: &str) -> Response<ReplyBody> {
     let (status, code) = refusal.status();
     let mut response = if grpc {
         let mut response = Response::new(Either::Right(Full::default()));
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_grpc_refusal_is_trailers_only_with_status_200() {
-        let response = refuse(Refusal::QueueFull, true, "100 % of 5 wait\n");
+        let response = refuse(GatewayRefusal::QueueFull, true, "100 % of 5 wait\n");
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "8");
         assert_eq!(response.headers()["grpc-message"], "100 %25 of 5 wait%0A");
@@ -131,9 +131,15 @@ mod tests {
 
     #[test]
     fn an_http_refusal_has_its_status() {
-        let statuses =
-            [Refusal::BadRequest, Refusal::NotFound, Refusal::QueueFull, Refusal::Timeout, Refusal::ReplicaFailed, Refusal::Stopping]
-                .map(|refusal| refuse(refusal, false, "").status().as_u16());
+        let statuses = [
+            GatewayRefusal::BadRequest,
+            GatewayRefusal::NotFound,
+            GatewayRefusal::QueueFull,
+            GatewayRefusal::Timeout,
+            GatewayRefusal::ReplicaFailed,
+            GatewayRefusal::Stopping,
+        ]
+        .map(|refusal| refuse(refusal, false, "").status().as_u16());
         assert_eq!(statuses, [400, 404, 503, 504, 502, 503]);
     }
 }

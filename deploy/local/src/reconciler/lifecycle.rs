@@ -21,7 +21,7 @@ use crate::function::Function;
 use crate::host::Host;
 use crate::probe::until_ready;
 use crate::process::{Launch, Process};
-use crate::replica::{Replica, Target};
+use crate::replica::{ReadyReplica, Replica};
 use crate::upstream::Upstream;
 
 /// Interval at which the load of a draining replica is checked.
@@ -171,7 +171,7 @@ impl Lifecycle {
             drop(process.ended().await);
             return failed(EventKind::ReplicaCrashed, format!("not ready within {}", spec.startup_timeout), Duration::ZERO);
         }
-        let target = Arc::new(Target {
+        let target = Arc::new(ReadyReplica {
             replica: Arc::clone(&self.replica),
             upstream: Upstream::new(address, spec.protocol),
             protocol: spec.protocol,
@@ -263,12 +263,12 @@ impl Lifecycle {
 
 /// Admits requests to a replica until dropped.
 struct Open<'a> {
-    admission: &'a Admission<Arc<Target>>,
+    admission: &'a Admission<Arc<ReadyReplica>>,
     place: PlaceId,
 }
 
 impl<'a> Open<'a> {
-    fn new(admission: &'a Arc<Admission<Arc<Target>>>, target: &Arc<Target>) -> Self {
+    fn new(admission: &'a Arc<Admission<Arc<ReadyReplica>>>, target: &Arc<ReadyReplica>) -> Self {
         let place = admission.open(Arc::clone(target), Arc::clone(&target.replica.in_flight));
         Self { admission, place }
     }

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 /// Everything that can be configured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub struct SimulatedConfig {
     /// Address of the API and of `/metrics`, on loopback; port 0 takes a free one.
     pub api: SocketAddr,
     /// The machine that it shows.
-    pub machine: Machine,
+    pub machine: SimulatedMachine,
     /// How much functions may be given.
     pub limits: Limits,
     /// Whether load waits for `POST /v1/load`; else it begins when its function is added.
@@ -33,25 +33,25 @@ pub struct Settings {
 /// The machine that a simulated platform shows: what agents see as room, not what functions are held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Machine {
+pub struct SimulatedMachine {
     /// Its CPU.
     pub cpu_millicores: Millicores,
     /// Its memory.
     pub memory_mib: Mebibytes,
 }
 
-impl Default for Machine {
+impl Default for SimulatedMachine {
     /// A rack: 1,024 cores and 4 TiB, more than a thousand functions of some replicas ask for.
     fn default() -> Self {
         Self { cpu_millicores: Millicores(1_024_000), memory_mib: Mebibytes(4 << 20) }
     }
 }
 
-impl Default for Settings {
+impl Default for SimulatedConfig {
     fn default() -> Self {
         Self {
             api: SocketAddr::from(([127, 0, 0, 1], 8701)),
-            machine: Machine::default(),
+            machine: SimulatedMachine::default(),
             limits: Limits { functions: 10_000, ..Limits::default() },
             load_waits: false,
             load_every: Span::seconds(1),
@@ -61,7 +61,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl SimulatedConfig {
     /// Checks what serde cannot.
     ///
     /// # Errors
@@ -83,10 +83,10 @@ mod tests {
 
     #[test]
     fn what_is_out_of_range_is_named() {
-        assert_eq!(Settings::default().validate(), Ok(()));
-        let open = Settings { api: SocketAddr::from(([0, 0, 0, 0], 1)), ..Settings::default() };
+        assert_eq!(SimulatedConfig::default().validate(), Ok(()));
+        let open = SimulatedConfig { api: SocketAddr::from(([0, 0, 0, 0], 1)), ..SimulatedConfig::default() };
         assert!(open.validate().expect_err("not loopback").to_string().contains("api = 0.0.0.0:1"));
-        let often = Settings { load_every: Span::millis(1), ..Settings::default() };
+        let often = SimulatedConfig { load_every: Span::millis(1), ..SimulatedConfig::default() };
         assert!(often.validate().expect_err("too often").to_string().contains("load_every = 1ms"));
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Everything that can be configured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub struct LocalConfig {
     /// Address of the API and of `/metrics`; port 0 takes a free one.
     pub api: SocketAddr,
     /// Address of the gateway; port 0 takes a free one.
@@ -37,7 +37,7 @@ pub struct Settings {
     pub telemetry: TelemetryConfig,
 }
 
-impl Default for Settings {
+impl Default for LocalConfig {
     fn default() -> Self {
         Self {
             api: SocketAddr::from(([127, 0, 0, 1], 8701)),
@@ -55,7 +55,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl LocalConfig {
     /// Validates ranges.
     ///
     /// # Errors
@@ -84,9 +84,9 @@ mod tests {
 
     #[test]
     fn only_loopback_is_bound_unless_it_is_allowed() {
-        let mut settings = Settings { api: SocketAddr::from(([0, 0, 0, 0], 1)), ..Settings::default() };
-        assert!(settings.validate().expect_err("not loopback").to_string().contains("api = 0.0.0.0:1"));
-        settings.allow_remote = true;
-        assert_eq!(settings.validate(), Ok(()));
+        let mut config = LocalConfig { api: SocketAddr::from(([0, 0, 0, 0], 1)), ..LocalConfig::default() };
+        assert!(config.validate().expect_err("not loopback").to_string().contains("api = 0.0.0.0:1"));
+        config.allow_remote = true;
+        assert_eq!(config.validate(), Ok(()));
     }
 }

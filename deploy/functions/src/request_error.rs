@@ -6,7 +6,7 @@ use thiserror::Error;
 
 /// Reason why a request is refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Refusal {
+pub enum RequestError {
     /// A value is out of range; the text contains field, value and range.
     #[error("{0}")]
     Invalid(String),
@@ -29,8 +29,8 @@ pub enum Refusal {
     WorkerLost,
 }
 
-impl Refusal {
-    /// Refusal of `value` for `field`, whose range is `range`. A long value is truncated.
+impl RequestError {
+    /// RequestError of `value` for `field`, whose range is `range`. A long value is truncated.
     #[must_use]
     pub fn invalid(field: &str, value: &str, range: &str) -> Self {
         const LONGEST_QUOTE: usize = 100;
@@ -40,18 +40,18 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for tonic::Status {
-    fn from(refusal: Refusal) -> Self {
-        let text = refusal.to_string();
-        match refusal {
-            Refusal::Invalid(_) => Self::invalid_argument(text),
-            Refusal::Busy { .. } | Refusal::NoMemory { .. } => Self::resource_exhausted(text),
-            Refusal::WorkerLost => Self::internal(text),
+impl From<RequestError> for tonic::Status {
+    fn from(request_error: RequestError) -> Self {
+        let text = request_error.to_string();
+        match request_error {
+            RequestError::Invalid(_) => Self::invalid_argument(text),
+            RequestError::Busy { .. } | RequestError::NoMemory { .. } => Self::resource_exhausted(text),
+            RequestError::WorkerLost => Self::internal(text),
         }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_long_value_is_truncated_at_a_character_boundary() {
-        let Refusal::Invalid(text) = Refusal::invalid("name", &"é".repeat(5000), "a number") else { panic!("an invalid value") };
+        let RequestError::Invalid(text) = RequestError::invalid("name", &"é".repeat(5000), "a number") else { panic!("an invalid value") };
         assert!(text.len() < 300, "{text}");
         assert!(text.contains('…') && text.ends_with("must be a number"), "{text}");
     }
