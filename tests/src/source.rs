@@ -1,4 +1,4 @@
-//! The source tree as text, for tests that check rules on it. Owns finding files and telling code from comments and strings.
+//! The source tree as text, for tests of rules on it. Owns listing files and separating code from comments and strings.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub fn files(endings: &[&str]) -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// What a character of Rust source belongs to.
+/// Kind of a piece of Rust source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Code.
@@ -43,7 +43,7 @@ pub enum Kind {
 /// A stretch of Rust source of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Line of its first character, from 1.
     pub line: usize,
@@ -69,7 +69,7 @@ pub fn pieces(source: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// Kind of what `source` begins with, and the lengths of its opening mark, content and closing mark.
+/// Kind of the first piece of `source`, and the lengths of its opening mark, content and closing mark.
 fn next_piece(source: &str) -> (Kind, usize, usize, usize) {
     if source.starts_with("//") {
         let end = source.find('\n').unwrap_or(source.len());
@@ -93,7 +93,7 @@ fn next_piece(source: &str) -> (Kind, usize, usize, usize) {
     if let Some(length) = character(source) {
         return (Kind::Code, 0, length, 0);
     }
-    // Code up to what may begin something else; an identifier is skipped whole, so that the `r` of `for` begins no raw string.
+    // One token of code; an identifier is skipped as a whole, so that the `r` of `for` does not begin a raw string.
     let first = source.chars().next().map_or(0, char::len_utf8);
     let word = source.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(source.len());
     (Kind::Code, 0, word.max(first), 0)
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_and_comments_are_told_from_code() {
+    fn strings_and_comments_are_separated_from_code() {
         check("//! One.\n/// Two.\nlet a = 1; // three", Kind::Comment, &[" One.", " Two.", " three"]);
         check(r#"let a = "x // y \" z"; let b = '"'; let c = "w";"#, Kind::Text, &[r#"x // y \" z"#, "w"]);
         check("let a = r#\"x \" y\"#; for \"z\" in \"\" {}", Kind::Text, &["x \" y", "z"]);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_know_their_line() {
+    fn pieces_have_their_line() {
         let pieces = pieces("a\n\"b\nc\"\n// d");
         let lines: Vec<_> = pieces.iter().filter(|piece| piece.kind != Kind::Code).map(|piece| (piece.line, piece.text)).collect();
         assert_eq!(lines, [(2, "b\nc"), (4, " d")]);
