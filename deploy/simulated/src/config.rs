@@ -13,24 +13,24 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SimulatedConfig {
-    /// Address of the API and of `/metrics`, on loopback; port 0 takes a free one.
+    /// Loopback address of the API and of `/metrics`; port 0 selects a free port.
     pub api: SocketAddr,
-    /// The machine that it shows.
+    /// Machine shown in the metrics.
     pub machine: SimulatedMachine,
-    /// How much functions may be given.
+    /// Upper bounds of allocations.
     pub limits: Limits,
-    /// Whether load waits for `POST /v1/load`; else it begins when its function is added.
+    /// Whether load waits for `POST /v1/load`; otherwise it starts when its function is added.
     pub load_waits: bool,
-    /// How often the load of each function is told on the bus, 100 ms to 1 h.
+    /// Interval of the Load messages of each function, 100 ms to 1 h.
     pub load_every: Span,
-    /// The bus on which load is told; absent: nobody is told.
+    /// Bus for Load messages; no messages if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<BusConfig>,
     /// Logs of the platform itself.
     pub telemetry: TelemetryConfig,
 }
 
-/// The machine that a simulated platform shows: what agents see as room, not what functions are held to.
+/// Machine of a simulated platform: the capacity that agents see. It does not limit functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SimulatedMachine {
@@ -41,7 +41,7 @@ pub struct SimulatedMachine {
 }
 
 impl Default for SimulatedMachine {
-    /// A rack: 1,024 cores and 4 TiB, more than a thousand functions of some replicas ask for.
+    /// A rack: 1,024 cores and 4 TiB, more than a thousand functions with some replicas each request.
     fn default() -> Self {
         Self { cpu_millicores: Millicores(1_024_000), memory_mib: Mebibytes(4 << 20) }
     }
@@ -62,10 +62,10 @@ impl Default for SimulatedConfig {
 }
 
 impl SimulatedConfig {
-    /// Checks what serde cannot.
+    /// Validates ranges.
     ///
     /// # Errors
-    /// Names the first field outside its range, its value and the range.
+    /// The first field outside its range, with its value and the range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         if !self.api.ip().is_loopback() {
             return Err(OutOfRange::new("api", self.api, "a loopback address"));
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_out_of_range_is_named() {
+    fn values_out_of_range_are_refused() {
         assert_eq!(SimulatedConfig::default().validate(), Ok(()));
         let open = SimulatedConfig { api: SocketAddr::from(([0, 0, 0, 0], 1)), ..SimulatedConfig::default() };
         assert!(open.validate().expect_err("not loopback").to_string().contains("api = 0.0.0.0:1"));

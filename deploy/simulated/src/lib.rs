@@ -1,7 +1,6 @@
 //! A platform of simulated functions: the local platform's API and metrics, in virtual time, which follows the clock of services.
 //!
-//! Owns the hour of its world, what its functions run and the load that it makes for them; must not decide how much a function gets: it is told,
-//! over its API, as the local platform is.
+//! Owns virtual time, the simulated functions and their load; must not choose allocations, which come through its API as on the local platform.
 
 pub mod command;
 pub mod config;

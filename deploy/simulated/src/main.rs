@@ -1,4 +1,4 @@
-//! `qscale-simulated`: simulates functions and offers them as a platform.
+//! `qscale-simulated`: a platform of simulated functions.
 
 use clap::Parser;
 use qscale_common::runtime::config::{self, ConfigArgs};

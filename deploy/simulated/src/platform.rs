@@ -1,4 +1,4 @@
-//! The simulated platform: its functions and what may be done with them. Owns which functions there are, the order of leases, and when load begins.
+//! The simulated platform behind the API. Owns the list of functions and the start of load.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -23,13 +23,13 @@ use tracing::debug;
 
 use crate::command::Wanted;
 use crate::config::SimulatedMachine;
-use crate::function::{Happened, Origin, Simulated};
+use crate::function::{FunctionEvent, Origin, Simulated};
 use crate::report::{Summary, summary};
 
-/// Functions from which on more than one core lives through time.
-const WORTH_THREADS: usize = 32;
-/// How often a function that is deleted is looked at, whose replicas finish their requests.
-const LOOK: Duration = Duration::from_millis(100);
+/// Number of functions from which they are advanced on several cores.
+const PARALLEL_FROM: usize = 32;
+/// Interval at which a deleted function is checked for replicas that finish their requests.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The platform.
 #[derive(Debug)]
@@ -39,17 +39,17 @@ pub struct SimulatedPlatform {
     control: Control,
     threads: NonZeroUsize,
     functions: RwLock<BTreeMap<FunctionId, Arc<Mutex<Simulated>>>>,
-    /// The trace that was opened last.
+    /// Trace that was opened last.
     last_trace: Mutex<Option<(PathBuf, Arc<MinuteTrace>)>>,
-    /// Whether load waits to be let begin.
+    /// Whether load waits for [`SimulatedPlatform::begin_load`].
     load_waits: Mutex<bool>,
-    /// Functions and files that ever were, for names of replicas that do not come back.
+    /// Number of function files so far, for unique ids of replicas.
     runs: AtomicU64,
     events: Events,
 }
 
 impl SimulatedPlatform {
-    /// A platform without functions, whose world begins at `now`.
+    /// A platform without functions, whose virtual time begins at `now`.
     #[must_use]
     pub fn new(machine: SimulatedMachine, limits: Limits, load_waits: bool, now: Timestamp) -> Self {
         Self {
@@ -65,20 +65,20 @@ impl SimulatedPlatform {
         }
     }
 
-    /// Lets all load begin at `now` that has not yet, and that of functions added later with them.
+    /// Starts all waiting load at `now`; the load of functions added later starts with them.
     pub fn begin_load(&self, now: Timestamp) {
         let mut waits = lock(&self.load_waits);
         *waits = false;
         self.each(now, |function| function.begin_load(now));
     }
 
-    /// What was offered to each function and answered since this was asked for last; `run` names the run.
+    /// Load messages of all functions since the last call; `run` names the run.
     #[must_use]
     pub fn loads(&self, run: &str, now: Timestamp) -> Vec<Load> {
         self.each(now, |function| function.load(run, now)).into_iter().flatten().collect()
     }
 
-    /// What the load of all functions came to.
+    /// Summary of the load of all functions.
     #[must_use]
     pub fn summary(&self, now: Timestamp) -> Summary {
         let lines = self.each(now, |function| (function.line(), function.loaded_for()));
@@ -86,15 +86,15 @@ impl SimulatedPlatform {
         summary(lines.into_iter().map(|(line, _)| line).collect(), longest)
     }
 
-    /// Lets every function live up to `now` and does something with it, on all cores where there are many; in the order of names.
+    /// Advances every function to `now` and calls `act`, on all cores if there are many functions. Results are in the order of names.
     fn each<T: Send>(&self, now: Timestamp, act: impl Fn(&mut Simulated) -> T + Sync) -> Vec<T> {
         let functions: Vec<Arc<Mutex<Simulated>>> = self.read().values().cloned().collect();
         let run = |function: &Arc<Mutex<Simulated>>| {
             let mut function = lock(function);
-            self.live(&mut function, now);
+            self.advance(&mut function, now);
             act(&mut function)
         };
-        if functions.len() < WORTH_THREADS || self.threads == NonZeroUsize::MIN {
+        if functions.len() < PARALLEL_FROM || self.threads == NonZeroUsize::MIN {
             return functions.iter().map(run).collect();
         }
         let chunk = functions.len().div_ceil(self.threads.get());
@@ -105,13 +105,13 @@ impl SimulatedPlatform {
         })
     }
 
-    fn live(&self, function: &mut Simulated, now: Timestamp) {
-        let happened = function.advance(now);
-        self.record_all(&function.id, now, happened);
+    fn advance(&self, function: &mut Simulated, now: Timestamp) {
+        let events = function.advance(now);
+        self.record_all(&function.id, now, events);
     }
 
-    fn record_all(&self, id: &FunctionId, now: Timestamp, happened: Vec<Happened>) {
-        for (replica, kind, message) in happened {
+    fn record_all(&self, id: &FunctionId, now: Timestamp, events: Vec<FunctionEvent>) {
+        for (replica, kind, message) in events {
             debug!(function = %id, replica, event = ?kind, "{message}");
             self.events.record(now, id, replica.as_deref(), kind, message);
         }
@@ -125,11 +125,11 @@ impl SimulatedPlatform {
         self.functions.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A function as of now.
+    /// Advances a function to the present and calls `act`.
     fn now<T>(&self, function: &Mutex<Simulated>, act: impl FnOnce(&mut Simulated, Timestamp) -> T) -> T {
         let mut function = lock(function);
         let now = clock::now();
-        self.live(&mut function, now);
+        self.advance(&mut function, now);
         act(&mut function, now)
     }
 
@@ -141,7 +141,7 @@ impl SimulatedPlatform {
     fn create_now(&self, spec: FunctionSpec) -> Result<Arc<Mutex<Simulated>>, Refused> {
         let wanted = Wanted::new(&spec, &mut lock(&self.last_trace))?;
         let id = spec.id();
-        // Before or after all load is let begin, never in between.
+        // Held until the function is in the list, so that `begin_load` does not miss it.
         let waits = lock(&self.load_waits);
         let now = clock::now();
         let mut function = Simulated::new(spec, wanted, self.origin, self.next_run(), now);
@@ -149,7 +149,7 @@ impl SimulatedPlatform {
             function.begin_load(now);
         }
         self.record_all(&id, now, vec![(None, EventKind::FunctionAdded, format!("added with {}", function.desired()))]);
-        self.live(&mut function, now);
+        self.advance(&mut function, now);
         let function = Arc::new(Mutex::new(function));
         self.write().insert(id, Arc::clone(&function));
         Ok(function)
@@ -160,7 +160,7 @@ impl SimulatedPlatform {
         let wanted = Wanted::new(&spec, &mut lock(&self.last_trace))?;
         self.now(function, |function, now| {
             function.replace(spec, wanted, self.next_run());
-            self.live(function, now);
+            self.advance(function, now);
         });
         Ok(())
     }
@@ -174,7 +174,7 @@ impl SimulatedPlatform {
             cpu_cores: Some(cores),
             memory_bytes: Some(bytes),
             available_bytes: Some((bytes - used).max(0.0)),
-            // Replicas that are gone take what they used with them.
+            // The usage of replicas that are gone is not counted.
             idle_seconds: Some((cores * self.origin.nanos(now).seconds() - busy).max(0.0)),
         }
     }
@@ -232,7 +232,7 @@ impl api::Platform for SimulatedPlatform {
             if gone || now >= deadline {
                 return;
             }
-            clock::sleep(LOOK).await;
+            clock::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -240,8 +240,8 @@ impl api::Platform for SimulatedPlatform {
         tokio::task::block_in_place(|| {
             self.now(function, |function, now| {
                 let before = function.desired();
-                let happened = function.allocate(desired);
-                self.record_all(&function.id, now, happened);
+                let events = function.allocate(desired);
+                self.record_all(&function.id, now, events);
                 before
             })
         })
@@ -275,7 +275,7 @@ impl api::Platform for SimulatedPlatform {
 }
 
 impl Simulated {
-    /// Takes no more load and gives up its replicas, each when its requests are done.
+    /// Stops its load and scales it to zero.
     fn end(&mut self) {
         self.stop_load();
         self.allocate(Allocation { replicas: Replicas(0), ..self.desired() });
