@@ -1,7 +1,7 @@
 //! Invariants of the architecture, checked on the dependency graph and the sources.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use qscale_tests::repository;
