@@ -11,10 +11,10 @@ use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_dqn::Tabular;
 use qscale_dqn::decider::{Decider, FALLBACK};
-use qscale_dqn::device::cpu;
 use qscale_dqn::registry::{self, DQN};
 use qscale_dqn::tabular::TABULAR;
 use qscale_policies::PolicyError;
+use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -138,8 +138,9 @@ impl AgentConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[track_caller]
     fn parsed(value: Value) -> AgentConfig {

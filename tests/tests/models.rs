@@ -8,9 +8,10 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::http;
 use qscale_common::runtime::models::ModelStore;
+use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
-use qscale_dqn::{Actions, Weights};
+use qscale_rl::Weights;
 use qscale_tests::{PATIENCE, System, eventually_async};
 
 type Answered = (FunctionId, Moment);

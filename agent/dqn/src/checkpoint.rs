@@ -6,15 +6,15 @@
 //! it is read, and a sum over the floats finds what was cut or flipped.
 
 use half::f16;
+use qscale_rl::learner::{Hyperparameters, Moments, Progress};
+use qscale_rl::network::{Architecture, Weights};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::actions::{ActionSet, Actions, Scope};
-use crate::learner::{Hyperparameters, Moments, Progress};
-use crate::network::{Architecture, Weights};
+use crate::domain::{Domain, Part};
 use crate::observation;
-use crate::train::domain::{Domain, Part};
-use crate::train::worth::{Tick, Worth};
+use crate::worth::{Tick, Worth};
 
 /// First line of every checkpoint.
 const MAGIC: &[u8] = b"qscale-dqn 1\n";
@@ -217,7 +217,7 @@ impl Checkpoint {
 
     /// This with such a `specialist`, of the same architecture, or none.
     #[must_use]
-    pub(crate) fn with_specialist(mut self, specialist: Option<Weights>) -> Self {
+    pub fn with_specialist(mut self, specialist: Option<Weights>) -> Self {
         self.header.specialist = specialist.is_some();
         self.specialist = if self.header.half { specialist.map(Weights::rounded) } else { specialist };
         self.header.checksum = self.sum();
@@ -322,7 +322,7 @@ impl Header {
     fn check(&self) -> Result<(), String> {
         self.architecture.check()?;
         self.hyperparameters.check()?;
-        if self.features.len() > Architecture::WIDEST || self.actions.len() > crate::actions::Mask::MOST {
+        if self.features.len() > Architecture::WIDEST || self.actions.len() > qscale_rl::Mask::MOST {
             return Err(format!("{} features and {} actions, more than any network has", self.features.len(), self.actions.len()));
         }
         let cards = self.card.iter().flat_map(|card| std::iter::once(card).chain(card.specialist.as_deref()));

@@ -5,17 +5,18 @@ use std::time::Duration;
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::{Span, Timestamp};
 use qscale_policies::{Decision, History, HoldReason, Memory, Native, Policy};
+use qscale_rl::Mask;
+use qscale_rl::device::Device;
+use qscale_rl::network::{DeviceFailed, Network, Weights};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::actions::{ActionSet, Actions, Mask, Menu, Scope};
+use crate::actions::{ActionSet, Actions, Menu, Scope};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::device::Device;
-use crate::network::{DeviceFailed, Network, Weights};
 use crate::observation;
 use crate::sight::Sight;
-use crate::train::worth::Worth;
+use crate::worth::Worth;
 
 /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost. The network learns what every caution asks for, so that one
 /// network serves those who must save and those who must not be late.
@@ -272,7 +273,9 @@ impl Dqn {
         Some(self.actions.default_choice(menu).filter(within).unwrap_or(best))
     }
 
-    fn strangeness(&self, observation: &[f32]) -> f32 {
+    /// How far `observation` lies from what the network was trained on ([`Valued::strangeness`]).
+    #[must_use]
+    pub fn strangeness(&self, observation: &[f32]) -> f32 {
         let (shift, scale) = &self.special(observation).unwrap_or(&self.network).normalisation;
         let (shift, scale) = (shift.iter(), scale.iter());
         let squares = observation.iter().zip(shift).zip(scale).map(|((value, shift), scale)| ((value - shift) * scale).powi(2));

@@ -13,10 +13,10 @@ use qscale_common::text::clean;
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::decider::{Decider, FALLBACK};
-use qscale_dqn::device::cpu;
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry::{self, DQN};
 use qscale_evaluate::suite::told_besides;
+use qscale_rl::device::cpu;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

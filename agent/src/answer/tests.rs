@@ -2,9 +2,10 @@ use qscale_common::contract::{Ages, Changes, Epoch, Message, Usage, Windows, Wir
 use qscale_common::policy::{Bounds, Prices};
 use qscale_common::time::Tick;
 use qscale_dqn::checkpoint::Purpose;
-use qscale_dqn::device::cpu;
 use qscale_dqn::pretrained::pretrained;
-use qscale_dqn::{Checkpoint, DqnParams, Weights};
+use qscale_dqn::{Checkpoint, DqnParams};
+use qscale_rl::Weights;
+use qscale_rl::device::cpu;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 

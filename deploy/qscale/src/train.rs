@@ -18,12 +18,12 @@ use qscale_common::document::{self, Format};
 use qscale_common::runtime::clock;
 use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::checkpoint::{Checkpoint, Judged};
-use qscale_dqn::device::Device;
-use qscale_dqn::learner::{Hyperparameters, Rollouts};
-use qscale_dqn::train::course::{Best, Course};
-use qscale_dqn::train::domain::{Kind, Part};
-use qscale_dqn::train::judge::{Court, Score};
-use qscale_dqn::train::recipe::Recipe;
+use qscale_dqn::domain::{Kind, Part};
+use qscale_rl::device::Device;
+use qscale_rl::learner::{Hyperparameters, Rollouts};
+use qscale_train::course::{Best, Course};
+use qscale_train::judge::{Court, Score};
+use qscale_train::recipe::Recipe;
 use serde_json::json;
 
 use self::device::Wish;

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
+use qscale_rl::Learner;
+use qscale_rl::device::cpu;
 
 use super::*;
-use crate::device::cpu;
-use crate::{Learner, Scope};
+use crate::Scope;
 
 fn purpose() -> Purpose {
     Purpose { actions: Actions::new(ActionSet::Headroom, Scope::Joint), worth: Some(Default::default()), note: "from a test".into() }

@@ -1,13 +1,14 @@
 use qscale_common::contract::{Usage, Windows};
 use qscale_common::time::Tick;
+use qscale_rl::Weights;
+use qscale_rl::device::cpu;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
 use crate::checkpoint::Purpose;
-use crate::device::cpu;
 use crate::pretrained::pretrained;
-use crate::{Actions, Checkpoint, DqnParams, Weights, sample};
+use crate::{Actions, Checkpoint, DqnParams, sample};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
 fn state(tick: u64) -> State {

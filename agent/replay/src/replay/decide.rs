@@ -148,7 +148,7 @@ fn instances_after(states: &[State], actions: &BTreeMap<Moment, Action>) -> Vec<
 #[cfg(test)]
 mod tests {
     use qscale_common::contract::Usage;
-    use qscale_dqn::device::cpu;
+    use qscale_rl::device::cpu;
 
     use super::*;
     use crate::fixtures::{BEGIN, action, state};

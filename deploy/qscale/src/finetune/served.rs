@@ -8,10 +8,10 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::Mode;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::Timestamp;
-use qscale_dqn::finetune::Burn;
 use qscale_dqn::policy::{Caution, DqnParams, usual_caution};
 use qscale_dqn::registry::DQN;
 use qscale_policies::History;
+use qscale_promote::Burn;
 use serde_json::{Value, json};
 
 use qscale_replay::compare::simulation::is_violated;

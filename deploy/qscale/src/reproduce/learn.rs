@@ -1,18 +1,18 @@
 //! How contestants learn: an agent acts on worlds of the experiment, and what it earns meanwhile is kept. Owns what the learners are told; must not judge.
 
-use qscale_dqn::Hyperparameters;
 use qscale_dqn::actions::{ActionSet, Actions};
-use qscale_dqn::agent::{Actor, Agent, DqnAgent, Outcome};
 use qscale_dqn::checkpoint::Checkpoint;
-use qscale_dqn::device::cpu;
-use qscale_dqn::explore::Schedule;
-use qscale_dqn::replay::Ending;
 use qscale_dqn::tabular::{Tabular, TabularParameters};
-use qscale_dqn::train::lane::Lane;
-use qscale_dqn::train::worth::Worth;
+use qscale_dqn::worth::Worth;
 use qscale_policies::{Memory, Policy};
+use qscale_rl::Hyperparameters;
+use qscale_rl::device::cpu;
+use qscale_rl::explore::Schedule;
+use qscale_rl::replay::Ending;
 use qscale_sim::Cell;
 use qscale_sim::chance::{Purpose, stream};
+use qscale_train::agent::{Actor, Agent, DqnAgent, Outcome};
+use qscale_train::lane::Lane;
 use serde::Serialize;
 
 use super::experiment::{EPISODE, Experiment, Which};

@@ -8,11 +8,11 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use qscale_dqn::actions::{ActionSet, BRANCHES};
-use qscale_dqn::device::cpu;
-use qscale_dqn::learner::{Hyperparameters, Munchausen, Rollouts};
-use qscale_dqn::replay::Sampling;
-use qscale_dqn::train::judge::Score;
-use qscale_dqn::train::recipe::Recipe;
+use qscale_rl::device::cpu;
+use qscale_rl::learner::{Hyperparameters, Munchausen, Rollouts};
+use qscale_rl::replay::Sampling;
+use qscale_train::judge::Score;
+use qscale_train::recipe::Recipe;
 use serde_json::json;
 
 use super::{How, Trained, cores, count, one};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use qscale_common::runtime::clock;
-use qscale_dqn::device::{self, Device, Kind};
-use qscale_dqn::probe::{self, Probe};
+use qscale_rl::device::{self, Device, Kind};
+use qscale_rl::probe::{self, Probe};
 use tokio::process::Command;
 
 /// What is asked for.
