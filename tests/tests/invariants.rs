@@ -61,10 +61,14 @@ fn pure_crates_link_nothing_that_does_io() {
 fn learning_links_nothing_that_does_io() {
     for package in ["qscale-rl", "qscale-dqn", "qscale-train", "qscale-promote"] {
         let linked = tree(package);
-        for forbidden in ["tokio", "async-nats", "kube", "hyper", "axum", "tracing-subscriber", "wgpu"] {
+        for forbidden in ["tokio", "async-nats", "kube", "hyper", "axum", "tracing-subscriber", "burn", "wgpu"] {
             assert!(!linked.contains(forbidden), "{package} links {forbidden}");
         }
     }
+    for package in ["qscale", "qscale-agent"] {
+        assert!(!tree(package).contains("burn"), "{package} links burn without its feature gpu");
+    }
+    assert!(tree("qscale-burn").contains("burn"));
     assert!(!tree("qscale-dqn").contains("qscale-train"), "inference links training");
 }
 

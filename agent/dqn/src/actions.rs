@@ -227,7 +227,7 @@ impl Actions {
         self.scope
     }
 
-    /// How many choices there are, at most [`Mask::MOST`].
+    /// How many choices there are, at most [`Mask::CAPACITY`].
     #[must_use]
     pub fn count(&self) -> usize {
         self.forms.len()

@@ -7,7 +7,7 @@ use qscale_common::time::{Span, Timestamp};
 use qscale_policies::{Decision, History, HoldReason, Memory, Native, Policy};
 use qscale_rl::Mask;
 use qscale_rl::device::Device;
-use qscale_rl::network::{DeviceFailed, Network, Weights};
+use qscale_rl::network::{DeviceError, Network, Weights};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,7 @@ pub struct DqnParams {
 
 /// A network as it decides.
 struct Trained {
-    network: Network,
+    network: Box<dyn Network>,
     /// What it takes from each feature, and what it multiplies the rest with.
     normalisation: (Vec<f32>, Vec<f32>),
 }
@@ -129,11 +129,11 @@ struct Trained {
 impl Trained {
     fn new(weights: &Weights, device: &Device) -> Self {
         let (shift, scale) = weights.normalisation();
-        Self { network: Network::new(weights, device), normalisation: (shift.to_vec(), scale.to_vec()) }
+        Self { network: device.network(weights), normalisation: (shift.to_vec(), scale.to_vec()) }
     }
 
     /// The values of `observations`, row by row.
-    fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceFailed> {
+    fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError> {
         if observations.len() == observation::COUNT {
             // One row alone is computed by another product, which rounds otherwise: a decision must not depend on who else is decided on.
             let mut values = self.network.values(&observations.repeat(2))?;
@@ -212,7 +212,7 @@ impl Dqn {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceFailed> {
+    pub fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError> {
         let Some(specialist) = &self.specialist else { return self.network.values(observations) };
         let rows = || observations.chunks_exact(observation::COUNT);
         let of = |special: bool| rows().filter(|row| self.special(row).is_some() == special).flatten().copied().collect::<Vec<f32>>();
@@ -233,7 +233,7 @@ impl Dqn {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn value(&self, sights: &[Sight<'_>]) -> Result<Vec<Valued>, DeviceFailed> {
+    pub fn value(&self, sights: &[Sight<'_>]) -> Result<Vec<Valued>, DeviceError> {
         let mut observations = vec![0.0; sights.len() * observation::COUNT];
         for (sight, row) in sights.iter().zip(observations.chunks_exact_mut(observation::COUNT)) {
             observation::observe(sight, row);
@@ -254,7 +254,7 @@ impl Dqn {
     ///
     /// # Errors
     /// When the device fails; what was seen is remembered then too.
-    pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceFailed> {
+    pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceError> {
         let caution = |state: &State| self.caution.map_or_else(|| usual_caution(state), Caution::get);
         let sights: Vec<Sight<'_>> = cases.iter_mut().map(|(state, memory)| Sight::take(state, memory.history(), caution(state))).collect();
         self.value(&sights)

@@ -8,7 +8,7 @@ use qscale_common::contract::{Choice, State};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Millicores, Replicas};
 use qscale_policies::{Decision, HoldReason, Memory, Policy};
-use qscale_rl::replay::Ending;
+use qscale_rl::replay::StepEnd;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -159,11 +159,11 @@ impl Tabular {
     }
 
     /// Takes in what became of choice number `chosen`: its reward, how the step ended, and the function then.
-    pub fn learn(&mut self, chosen: usize, reward: f64, ending: Ending, state: &State) {
+    pub fn learn(&mut self, chosen: usize, reward: f64, ending: StepEnd, state: &State) {
         let TabularParameters { alpha, gamma, .. } = self.parameters;
         let Some(to) = bin(state) else { return };
         let (from, choice) = (chosen / STEPS.len(), chosen % STEPS.len());
-        let future = if ending == Ending::Terminated { 0.0 } else { self.table[to][self.best(to)] };
+        let future = if ending == StepEnd::Terminated { 0.0 } else { self.table[to][self.best(to)] };
         self.table[from][choice] -= alpha * (self.table[from][choice] - (reward + gamma * future));
     }
 }
@@ -211,10 +211,10 @@ mod tests {
         let mut tabular = Tabular::new(TabularParameters { epsilon: 0.0, ..TabularParameters::default() }, 1);
         tabular.table[bin] = [0.0, 4.0, 0.0];
         let chosen = |tabular: &Tabular, step| tabular.choose(&state, step).expect("CPU is measured").choice;
-        tabular.learn(chosen(&tabular, 0), 1.0, Ending::Truncated, &state);
+        tabular.learn(chosen(&tabular, 0), 1.0, StepEnd::Truncated, &state);
         // 4 + 0.5 x (1 + 0.9 x 4 - 4) = 4.3, and after an end 4.3 + 0.5 x (1 - 4.3) = 2.65.
         assert!((tabular.table[bin][1] - 4.3).abs() < 1e-12);
-        tabular.learn(chosen(&tabular, 1), 1.0, Ending::Terminated, &state);
+        tabular.learn(chosen(&tabular, 1), 1.0, StepEnd::Terminated, &state);
         assert!((tabular.table[bin][1] - 2.65).abs() < 1e-12);
     }
 
@@ -226,7 +226,7 @@ mod tests {
             let act = tabular.choose(&state, step).expect("CPU is measured");
             tabular.steps += 1;
             let reward = if act.wanted.expect("an allocation is in force").replicas.0 == 3 { 1.0 } else { -1.0 };
-            tabular.learn(act.choice, reward, Ending::None, &state);
+            tabular.learn(act.choice, reward, StepEnd::Continues, &state);
         }
         let decision = tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
         assert_eq!(decision.wanted(), Some(Allocation::new(3, 500, 256)));
@@ -256,7 +256,7 @@ mod tests {
         for step in 0..100 {
             let act = tabular.choose(&state, step).expect("CPU is measured");
             tabular.steps += 1;
-            tabular.learn(act.choice, -0.3, Ending::None, &state);
+            tabular.learn(act.choice, -0.3, StepEnd::Continues, &state);
         }
         let read = Tabular::from_json(&serde_json::to_vec(&tabular).expect("it is written")).expect("and read again");
         assert_eq!(read, tabular);

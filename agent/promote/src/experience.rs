@@ -15,7 +15,7 @@ use qscale_dqn::worth::{self, Worth};
 use qscale_policies::History;
 use qscale_rl::Mask;
 use qscale_rl::learner::Learner;
-use qscale_rl::replay::Ending;
+use qscale_rl::replay::{StepEnd, Transition};
 use serde::{Deserialize, Serialize};
 
 /// A reading that covers less than this share of a tick, or more than that many ticks, tells of another span than the tick.
@@ -58,6 +58,20 @@ pub struct Step {
     pub next: Vec<f32>,
     /// What could be chosen there.
     pub next_mask: Mask,
+}
+
+impl Step {
+    fn transition(&self) -> Transition<'_> {
+        Transition {
+            observation: &self.observation,
+            mask: self.mask,
+            action: self.choice as u8,
+            reward: self.tick.reward as f32,
+            next: &self.next,
+            next_mask: self.next_mask,
+            end: StepEnd::Continues,
+        }
+    }
 }
 
 /// A tick of a recording.
@@ -115,10 +129,7 @@ pub fn learn_from(learner: &mut Learner, lane: usize, lived: &[Lived], times: us
     for _ in 0..times {
         for lived in lived {
             match lived {
-                Lived::Step(step) => {
-                    let next = (step.next.as_slice(), step.next_mask);
-                    learner.remember(lane, (&step.observation, step.mask), step.choice, step.tick.reward as f32, next, Ending::None);
-                }
+                Lived::Step(step) => learner.observe(lane, &step.transition()),
                 Lived::Gap => learner.interrupt(lane),
             }
         }

@@ -11,10 +11,10 @@ use qscale_dqn::observation;
 use qscale_dqn::worth::Worth;
 use qscale_rl::Mask;
 use qscale_rl::device::Device;
-use qscale_rl::explore::Schedule;
+use qscale_rl::explore::EpsilonSchedule;
 use qscale_rl::learner::{Hyperparameters, Learner, LearnerError};
-use qscale_rl::network::DeviceFailed;
-use qscale_rl::replay::Ending;
+use qscale_rl::network::DeviceError;
+use qscale_rl::replay::StepEnd;
 use qscale_sim::Cell;
 use qscale_train::lane::Lane;
 use qscale_train::world::draw;
@@ -87,7 +87,7 @@ pub enum StudyError {
     Checkpoint(#[from] CheckpointError),
     /// The device failed.
     #[error(transparent)]
-    Device(#[from] DeviceFailed),
+    Device(#[from] DeviceError),
 }
 
 impl Study {
@@ -142,8 +142,8 @@ impl Study {
             }
         }
         let purpose = Purpose { actions, worth: base.header.worth, note: String::new() };
-        let (weights, progress) = (learner.network().weights()?, learner.progress()?);
-        let learned = Checkpoint::new(weights, Some(progress), learner.parameters(), self.seed, &purpose).model(None);
+        let (weights, state) = (learner.network().weights()?, learner.state()?);
+        let learned = Checkpoint::new(weights, Some(state), learner.parameters(), self.seed, &purpose).model(None);
         let model = if special {
             let specialist = Some(learned.weights.clone());
             Checkpoint { weights: base.weights.clone(), ..learned }.with_specialist(specialist).model(None)
@@ -162,7 +162,7 @@ impl Study {
             batch: self.batch,
             warm_up: 1,
             capacity: transitions.max(1),
-            exploration: Schedule { from: EXPLORED, to: EXPLORED, over: 0 },
+            exploration: EpsilonSchedule { from: EXPLORED, to: EXPLORED, over: 0 },
             // What was recorded was decided by anybody, and is learned from more than once.
             rollouts: None,
             ..base.header.hyperparameters.clone()
@@ -189,7 +189,7 @@ impl Study {
         first: usize,
         ticks: usize,
         stopped: &dyn Fn() -> bool,
-    ) -> Result<(), DeviceFailed> {
+    ) -> Result<(), DeviceError> {
         let mut drawn = 0;
         let mut world = || {
             // Numbers that no training draws: those begin at multiples of 2 to the 32.
@@ -204,17 +204,14 @@ impl Study {
         while left > 0 && !stopped() {
             let seen: Vec<f32> = worlds.iter().flat_map(|(lane, _)| lane.observation().iter().copied()).collect();
             let masks: Vec<Mask> = worlds.iter().map(|(lane, _)| lane.menu().mask()).collect();
-            let chosen = learner.choose(&seen, &masks)?;
+            let chosen = learner.select(&seen, &masks)?;
             for (number, ((lane, ticks), choice)) in worlds.iter_mut().zip(chosen).enumerate() {
                 let wanted: Option<Allocation> = choice.and_then(|choice| lane.menu().entry(choice).ok());
                 let tick = lane.step(wanted, Some(actions), &worth);
                 *ticks -= 1;
-                let ending = if *ticks == 0 { Ending::Truncated } else { Ending::None };
+                let ending = if *ticks == 0 { StepEnd::Truncated } else { StepEnd::Continues };
                 match choice {
-                    Some(choice) => {
-                        let next = (lane.observation(), lane.menu().mask());
-                        learner.remember(first + number, lane.before(), choice, tick.reward as f32, next, ending);
-                    }
+                    Some(choice) => learner.observe(first + number, &lane.transition(choice, tick.reward, ending)),
                     None => learner.interrupt(first + number),
                 }
                 if *ticks == 0 {
@@ -316,7 +313,7 @@ mod tests {
             let candidate = learn(&study(), &[experience]).model;
             assert_eq!(Checkpoint::from_bytes(&candidate.to_bytes()), Ok(candidate.clone()));
             assert_eq!(candidate.check().expect("it matches"), base.check().expect("it matches"));
-            assert!(candidate.progress.is_none() && candidate.fingerprint() != base.fingerprint());
+            assert!(candidate.training.is_none() && candidate.fingerprint() != base.fingerprint());
             assert_eq!(candidate.header.updates, 3);
             let networks = |model: &Checkpoint| [model.weights.clone(), model.specialist.clone().expect("it has one")];
             for (at, (now, before)) in networks(&candidate).iter().zip(networks(base)).enumerate() {

@@ -1,19 +1,18 @@
-//! A pole on a cart, balanced by the learner: CPU seconds a seed until a hundred greedy episodes last 475 steps in the mean, and the mean then.
+//! The learner on CartPole: CPU seconds per seed until a hundred greedy episodes last 475 steps on average.
 //! `cargo run --release -p qscale-rl --example cartpole [seeds]`.
 //!
 //! The physics are the published equations (Barto, Sutton and Anderson, IEEE Transactions on Systems, Man and Cybernetics 1983) without friction, integrated by
-//! Euler's method at 20 ms, with the limits of the usual benchmark: 12 degrees, 2.4 m, 500 steps; the end by time is a truncation.
+//! Euler's method at 20 ms, with the limits of the usual benchmark: 12 degrees, 2.4 m, 500 steps; the time limit is a truncation.
 
 mod support;
 
 use std::f32::consts::PI;
 
-use qscale_rl::Mask;
-use qscale_rl::device;
-use qscale_rl::explore::Schedule;
+use qscale_rl::explore::EpsilonSchedule;
 use qscale_rl::learner::{Hyperparameters, Learner};
 use qscale_rl::network::Network;
-use qscale_rl::replay::{Ending, Sampling};
+use qscale_rl::replay::{Sampling, StepEnd, Transition};
+use qscale_rl::{Mask, cpu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use support::cpu_seconds;
@@ -29,7 +28,7 @@ const FORCE: f32 = 10.0;
 const SECONDS: f32 = 0.02;
 const LONGEST: u32 = 500;
 const SOLVED: f64 = 475.0;
-/// Environments that are played at once.
+/// Parallel environments.
 const LANES: usize = 8;
 /// Steps of all environments together after which a seed counts as failed.
 const MOST_STEPS: u32 = 400_000;
@@ -52,7 +51,7 @@ impl CartPole {
         [place / 2.4, speed / 3.0, angle / 0.21, turning / 3.0]
     }
 
-    fn step(&mut self, choice: usize) -> Ending {
+    fn step(&mut self, choice: usize) -> StepEnd {
         let [place, speed, angle, turning] = self.state;
         let force = if choice == 1 { FORCE } else { -FORCE };
         let (sin, cos) = angle.sin_cos();
@@ -63,11 +62,11 @@ impl CartPole {
         self.steps += 1;
         let [place, _, angle, _] = self.state;
         if place.abs() > 2.4 || angle.abs() > 12.0 * PI / 180.0 {
-            Ending::Terminated
+            StepEnd::Terminated
         } else if self.steps >= LONGEST {
-            Ending::Truncated
+            StepEnd::Truncated
         } else {
-            Ending::None
+            StepEnd::Continues
         }
     }
 }
@@ -85,13 +84,13 @@ fn hyperparameters() -> Hyperparameters {
         capacity: 50_000,
         warm_up: 500,
         sampling: Sampling::Uniform,
-        exploration: Schedule { from: 1.0, to: 0.04, over: 10_000 },
+        exploration: EpsilonSchedule { from: 1.0, to: 0.04, over: 10_000 },
         ..Hyperparameters::plain()
     }
 }
 
-/// Mean steps of so many greedy episodes.
-fn judge(network: &Network, episodes: usize, seed: u64) -> f64 {
+/// Mean length of `episodes` greedy episodes.
+fn evaluate(network: &dyn Network, episodes: usize, seed: u64) -> f64 {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut poles: Vec<CartPole> = (0..episodes).map(|_| CartPole::begin(&mut rng)).collect();
     let mut steps = 0u64;
@@ -100,7 +99,7 @@ fn judge(network: &Network, episodes: usize, seed: u64) -> f64 {
         let values = network.values(&seen).expect("the CPU does not fail");
         steps += poles.len() as u64;
         let mut rows = values.chunks_exact(2);
-        poles.retain_mut(|pole| rows.next().is_some_and(|values| pole.step(usize::from(values[1] > values[0])) == Ending::None));
+        poles.retain_mut(|pole| rows.next().is_some_and(|values| pole.step(usize::from(values[1] > values[0])) == StepEnd::Continues));
     }
     steps as f64 / episodes as f64
 }
@@ -108,18 +107,19 @@ fn judge(network: &Network, episodes: usize, seed: u64) -> f64 {
 /// Environment steps, updates, CPU seconds, and the mean of a hundred greedy episodes at the end.
 fn solve(seed: u64) -> (u32, u64, f64, f64) {
     let begin = cpu_seconds();
-    let mut learner = Learner::new(hyperparameters(), 4, 2, seed, &device::cpu()).expect("hyperparameters within their ranges");
+    let mut learner = Learner::new(hyperparameters(), 4, 2, seed, &cpu()).expect("hyperparameters within their ranges");
     let mut rng = SmallRng::seed_from_u64(seed ^ 0xC0FFEE);
     let mut poles: [CartPole; LANES] = std::array::from_fn(|_| CartPole::begin(&mut rng));
     let (mut steps, mut mean) = (0, 0.0);
     while steps < MOST_STEPS {
         let seen: Vec<f32> = poles.iter().flat_map(CartPole::seen).collect();
-        let choices = learner.choose(&seen, &[Mask::all(2); LANES]).expect("the CPU does not fail");
+        let choices = learner.select(&seen, &[Mask::all(2); LANES]).expect("the CPU does not fail");
         for (lane, (pole, choice)) in poles.iter_mut().zip(choices).enumerate() {
             let choice = choice.expect("both are allowed");
-            let ending = pole.step(choice);
-            learner.remember(lane, (&seen[4 * lane..4 * lane + 4], Mask::all(2)), choice, 1.0, (&pole.seen(), Mask::all(2)), ending);
-            if ending != Ending::None {
+            let end = pole.step(choice);
+            let (observation, next, mask) = (&seen[4 * lane..4 * lane + 4], &pole.seen(), Mask::all(2));
+            learner.observe(lane, &Transition { observation, mask, action: choice as u8, reward: 1.0, next, next_mask: mask, end });
+            if end != StepEnd::Continues {
                 *pole = CartPole::begin(&mut rng);
             }
         }
@@ -128,9 +128,9 @@ fn solve(seed: u64) -> (u32, u64, f64, f64) {
         for _ in 0..LANES / 2 {
             learner.update().expect("the CPU does not fail");
         }
-        // A quick look now and then; a hundred episodes where it is promising.
-        if steps % 2_000 == 0 && steps >= 8_000 && judge(learner.network(), 10, seed + 1) >= SOLVED {
-            mean = judge(learner.network(), 100, seed + 2);
+        // Ten episodes every 2,000 steps, a hundred if they last long enough.
+        if steps % 2_000 == 0 && steps >= 8_000 && evaluate(learner.network(), 10, seed + 1) >= SOLVED {
+            mean = evaluate(learner.network(), 100, seed + 2);
             if mean >= SOLVED {
                 break;
             }

@@ -1,108 +1,66 @@
-//! Devices: where networks compute. Owns opening one; which one is worth using is measured by whoever asks.
+//! Devices: where networks compute. Owns the interface that a backend outside this crate implements; must not decide which device is worth using.
 
-use std::fmt;
-use std::str::FromStr;
+use std::fmt::Debug;
+use std::sync::Arc;
 
-use thiserror::Error;
+use crate::adam::Moments;
+use crate::network::{CpuNetwork, Network, Weights};
+use crate::training::{CpuTraining, TrainableNetwork};
 
-/// Where and how a network computes.
-#[derive(Debug, Clone, Default)]
-pub enum Device {
-    /// On one core of the CPU, in loops of our own: always there, and fastest for networks of this size.
-    #[default]
-    Cpu,
-    /// On a device of burn's.
-    Burn(burn::tensor::Device),
+/// Makes networks on one device.
+pub trait Backend: Debug + Send + Sync {
+    /// A network of `weights` that computes values and does not learn.
+    fn network(&self, weights: &Weights) -> Box<dyn Network>;
+
+    /// A network of the weights `online` that learns, with its target network and the optimiser's `moments`. All three have the same architecture.
+    fn trainable(&self, online: &Weights, target: &Weights, moments: Moments) -> Box<dyn TrainableNetwork>;
 }
 
-/// Where a network should compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
-    /// On the CPU, in loops of our own.
-    #[default]
-    Cpu,
-    /// On the CPU, as burn computes there: what the others are held against.
-    Flex,
-    /// On a GPU: discrete, integrated or virtual, the first that opens. A GPU that a CPU plays is none.
-    Gpu,
-}
+/// A device, shared by all networks that compute on it.
+#[derive(Debug, Clone)]
+pub struct Device(Arc<dyn Backend>);
 
-/// There is no such device here.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("no GPU can be used: {0}")]
-pub struct NoDevice(pub String);
+impl Device {
+    /// A device that computes by `backend`.
+    #[must_use]
+    pub fn new(backend: impl Backend + 'static) -> Self {
+        Self(Arc::new(backend))
+    }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Cpu => "cpu",
-            Self::Flex => "flex",
-            Self::Gpu => "gpu",
-        })
+    /// See [`Backend::network`].
+    #[must_use]
+    pub fn network(&self, weights: &Weights) -> Box<dyn Network> {
+        self.0.network(weights)
+    }
+
+    /// See [`Backend::trainable`].
+    #[must_use]
+    pub fn trainable(&self, online: &Weights, target: &Weights, moments: Moments) -> Box<dyn TrainableNetwork> {
+        self.0.trainable(online, target, moments)
     }
 }
 
-impl FromStr for Kind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "cpu" => Ok(Self::Cpu),
-            "flex" => Ok(Self::Flex),
-            "gpu" => Ok(Self::Gpu),
-            other => Err(format!("device = {other:?}, must be one of cpu flex gpu")),
-        }
+impl Default for Device {
+    fn default() -> Self {
+        cpu()
     }
 }
 
-/// The CPU, which is always there.
+/// One core of the CPU: always available, and fastest for networks of a few hundred units a layer.
 #[must_use]
 pub fn cpu() -> Device {
-    Device::Cpu
+    Device::new(Cpu)
 }
 
-/// The CPU as burn computes there.
-#[must_use]
-pub fn flex() -> Device {
-    Device::Burn(burn::tensor::Device::flex())
-}
+#[derive(Debug)]
+struct Cpu;
 
-/// Opens a device of `kind`.
-///
-/// # Errors
-/// When there is no GPU, or this program was built without the feature `gpu`.
-pub fn open(kind: Kind) -> Result<Device, NoDevice> {
-    match kind {
-        Kind::Cpu => Ok(cpu()),
-        Kind::Flex => Ok(flex()),
-        Kind::Gpu => gpu(),
+impl Backend for Cpu {
+    fn network(&self, weights: &Weights) -> Box<dyn Network> {
+        Box::new(CpuNetwork::new(weights))
     }
-}
 
-/// A driver may end the process that opens it: whoever must live on opens it in a child process first.
-#[cfg(feature = "gpu")]
-fn gpu() -> Result<Device, NoDevice> {
-    use burn::tensor::DeviceKind;
-    let mut refusals = Vec::new();
-    for kind in [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)] {
-        match burn::tensor::Device::wgpu_options().device_kind(kind).init() {
-            Ok(device) => return Ok(Device::Burn(device)),
-            Err(error) => refusals.push(error.to_string()),
-        }
+    fn trainable(&self, online: &Weights, target: &Weights, moments: Moments) -> Box<dyn TrainableNetwork> {
+        Box::new(CpuTraining::new(online, target, moments))
     }
-    Err(NoDevice(refusals.join("; ")))
-}
-
-/// An adapter that a CPU plays: right for a test, and never faster than the CPU itself.
-///
-/// # Errors
-/// When there is none.
-#[cfg(feature = "gpu")]
-pub fn software() -> Result<Device, NoDevice> {
-    let opened = burn::tensor::Device::wgpu_options().device_kind(burn::tensor::DeviceKind::Cpu).init();
-    opened.map(Device::Burn).map_err(|error| NoDevice(error.to_string()))
-}
-
-#[cfg(not(feature = "gpu"))]
-fn gpu() -> Result<Device, NoDevice> {
-    Err(NoDevice("this program was built without the feature `gpu`".into()))
 }

@@ -1,24 +1,24 @@
-//! Exploration: how often a choice is left to chance. Owns the schedule; chance itself is passed in.
+//! ε-greedy exploration. Owns the schedule; randomness is an argument.
 
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 use crate::mask::Mask;
 
-/// Epsilon that falls in a straight line (Mnih et al., Nature 2015).
+/// Epsilon, the probability of a random action, falling linearly (Mnih et al., Nature 2015).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Schedule {
-    /// Share of choices left to chance at the beginning, 0 to 1.
+pub struct EpsilonSchedule {
+    /// Epsilon at the first action, 0 to 1.
     pub from: f32,
-    /// Share at the end, 0 to 1.
+    /// Epsilon from then on, 0 to 1.
     pub to: f32,
-    /// Choices over which it falls.
+    /// Actions over which it falls.
     pub over: u64,
 }
 
-impl Schedule {
-    /// The share of choices left to chance after `step` choices.
+impl EpsilonSchedule {
+    /// Epsilon after `step` actions.
     #[must_use]
     pub fn epsilon(&self, step: u64) -> f32 {
         let done = if self.over == 0 { 1.0 } else { (step as f64 / self.over as f64).min(1.0) };
@@ -37,8 +37,8 @@ impl Schedule {
     }
 }
 
-/// One of the choices that `mask` allows, all alike; `None` where it allows none.
-pub fn any(mask: Mask, rng: &mut (impl Rng + ?Sized)) -> Option<usize> {
+/// A uniformly random action that `mask` allows; `None` if it allows none.
+pub fn random_action(mask: Mask, rng: &mut (impl Rng + ?Sized)) -> Option<usize> {
     let count = mask.count();
     if count == 0 {
         return None;
@@ -46,9 +46,9 @@ pub fn any(mask: Mask, rng: &mut (impl Rng + ?Sized)) -> Option<usize> {
     mask.allowed().nth(rng.random_range(0..count))
 }
 
-/// The best of `values` that `mask` allows, or one left to chance once in 1 / `epsilon` times.
-pub fn choose(values: &[f32], mask: Mask, epsilon: f32, rng: &mut (impl Rng + ?Sized)) -> Option<usize> {
-    if rng.random::<f32>() < epsilon { any(mask, rng) } else { mask.best(values) }
+/// The best of `values` that `mask` allows, or with probability `epsilon` a random action.
+pub fn epsilon_greedy(values: &[f32], mask: Mask, epsilon: f32, rng: &mut (impl Rng + ?Sized)) -> Option<usize> {
+    if rng.random::<f32>() < epsilon { random_action(mask, rng) } else { mask.best(values) }
 }
 
 #[cfg(test)]
@@ -60,21 +60,21 @@ mod tests {
 
     #[test]
     fn epsilon_falls_to_its_end_and_stays() {
-        let schedule = Schedule { from: 1.0, to: 0.5, over: 10 };
+        let schedule = EpsilonSchedule { from: 1.0, to: 0.5, over: 10 };
         assert_eq!([0, 5, 10, 1000].map(|step| schedule.epsilon(step)), [1.0, 0.75, 0.5, 0.5]);
     }
 
     #[test]
-    fn masked_choices_are_never_made() {
+    fn masked_actions_are_never_taken() {
         let mut rng = SmallRng::seed_from_u64(1);
         let mask = Mask(0b1010);
         let mut seen = [0; 4];
         for epsilon in [0.0, 0.5, 1.0] {
             for _ in 0..300 {
-                seen[choose(&[9.0, 1.0, 9.0, 2.0], mask, epsilon, &mut rng).expect("two are allowed")] += 1;
+                seen[epsilon_greedy(&[9.0, 1.0, 9.0, 2.0], mask, epsilon, &mut rng).expect("two are allowed")] += 1;
             }
         }
         assert!(seen[0] == 0 && seen[2] == 0 && seen[1] > 100 && seen[3] > 500, "{seen:?}");
-        assert_eq!(choose(&[1.0], Mask(0), 0.5, &mut rng), None);
+        assert_eq!(epsilon_greedy(&[1.0], Mask(0), 0.5, &mut rng), None);
     }
 }

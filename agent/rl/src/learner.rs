@@ -1,263 +1,254 @@
-//! The learner: double DQN with a dueling network, n-step returns and replay. Owns the update and what it needs; must not know what is learned about.
+//! The learner: double DQN with a dueling network, n-step returns and a replay. Owns the update and its state; must not know the environment.
 //!
-//! Deviations from textbook DQN (Mnih et al., Nature 2015), each chosen for control of a function rather than of a game:
-//! - Double targets, a dueling head, n-step returns and, where asked for, priorities, as Rainbow has them (Hessel et al., AAAI 2018); none of its noise.
-//!   n-step returns are not corrected for exploration, as in Rainbow.
-//! - Where asked for it learns from rollouts by λ-returns instead, as PQN does, without a replay or a target network; or quantiles of returns; or adds
-//!   the logarithm of its policy to rewards, as Munchausen DQN does, with n-step returns to the first of them.
-//! - The target follows softly at every update, not by copies.
-//! - Each hidden layer is normalised; what is seen is normalised by means and deviations of the first steps, which then stay as they are.
-//! - Choices that cannot be made are masked in choosing and in targets.
-//! - Targets, errors and the loss' gradient by the values are computed as plain numbers ([`crate::loss`]); only the network is differentiated, by burn or
-//!   by hand. No gradient can reach a target, and a test differentiates the whole loss with burn to hold both against it.
-//! - Gradients are not clipped: Huber's loss bounds what each transition adds.
-//! - Chance is drawn from streams named by the seed and the number of the choice or update, so that whoever resumes goes on with the same chance.
+//! Deviations from the original DQN (Mnih et al., Nature 2015), chosen for controlling functions:
+//! - Double targets, a dueling head, n-step returns and optional priorities, as in Rainbow (Hessel et al., AAAI 2018); no noisy networks. N-step returns are
+//!   not corrected for exploration, as in Rainbow.
+//! - Optionally: rollouts with λ-returns, as in PQN, without a replay or a target network; quantiles of returns; Munchausen DQN, with n-step returns and the
+//!   log-probability added to the first reward.
+//! - The target network follows by a moving average instead of copies.
+//! - Hidden layers have layer normalisation. Observations are normalised by the mean and deviation of the first steps, which stay fixed afterwards.
+//! - Invalid actions are masked in action selection and in targets.
+//! - Targets, errors and the gradient of the loss by the values are plain numbers ([`crate::loss`]); only the network is differentiated. No gradient can flow
+//!   through a target; `qscale-burn` tests this by differentiating the whole loss.
+//! - Gradients are not clipped: the Huber loss bounds the gradient of each transition.
+//! - Random streams are identified by seed, purpose and number of the action or update, so that a resumed learner draws the same numbers.
 
-mod adam;
 mod normaliser;
 mod parameters;
 
-pub use parameters::{Hyperparameters, Munchausen, Rollouts};
+pub use parameters::{Hyperparameters, RolloutConfig};
 
+use normaliser::Normaliser;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use thiserror::Error;
 
+use crate::adam::{Moments, StepSize};
 use crate::device::Device;
-use crate::explore::choose;
-use crate::loss::{self, Rule, Values, Verdict};
+use crate::explore::epsilon_greedy;
+use crate::loss::{self, BatchValues, LossConfig, LossOutput, td_loss};
 use crate::mask::Mask;
-use crate::network::{Architecture, DeviceFailed, Network, Scratch, Way, Weights};
-use crate::replay::{Batch, Ending, Replay, Rollout, Sampling, Steps};
-pub use adam::Moments;
-use adam::{Adam, Gradient};
-use normaliser::Normaliser;
+use crate::network::{Architecture, DeviceError, Network, Weights};
+use crate::replay::{Batch, NStepBuffer, Replay, RolloutBuffer, Sampling, Transition};
+use crate::training::TrainableNetwork;
 
 /// A learner of action values.
 pub struct Learner {
     parameters: Hyperparameters,
     seed: u64,
-    online: Network,
-    target: Network,
-    adam: Adam,
+    networks: Box<dyn TrainableNetwork>,
     replay: Replay,
-    lanes: Vec<Steps>,
-    rollout: Rollout,
-    /// What is still to be learned from the rollout before, the next at the end.
-    due: Vec<Batch>,
+    /// N-step returns of each environment.
+    returns: Vec<NStepBuffer>,
+    rollout: RolloutBuffer,
+    /// Batches of the latest full rollout that are still to be learned from, the next at the end.
+    rollout_batches: Vec<Batch>,
     normaliser: Option<Normaliser>,
     architecture: Architecture,
     batch: Batch,
-    memory: Memory,
-    choices: u64,
+    buffers: Buffers,
+    actions_taken: u64,
     updates: u64,
 }
 
-/// Makes choices by a network as it was at one moment, on any thread. The chance of each choice is its own, so that they may be made in any order.
+/// An ε-greedy policy by a copy of the network at one moment, usable on any thread. Each action has its own random stream, so that actions may be selected in
+/// any order.
 #[derive(Debug, Clone)]
-pub struct Chooser {
-    network: Network,
+pub struct EpsilonGreedy {
+    network: Box<dyn Network>,
     epsilon: f32,
     seed: u64,
-    choices: u64,
+    actions_taken: u64,
 }
 
-impl Chooser {
-    /// Chooses for each of `observations`, the first of which is number `first` of those that are chosen for at once; `None` where nothing is allowed.
+impl EpsilonGreedy {
+    /// An action for each row of `observations`, the first of which is number `first` of all environments in this step; `None` where nothing is allowed.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn choose(&self, first: usize, observations: &[f32], masks: &[Mask]) -> Result<Vec<Option<usize>>, DeviceFailed> {
+    pub fn select(&self, first: usize, observations: &[f32], masks: &[Mask]) -> Result<Vec<Option<usize>>, DeviceError> {
         if masks.is_empty() {
             return Ok(Vec::new());
         }
         let values = self.network.values(observations)?;
-        let choices = masks.iter().zip(values.chunks_exact(values.len() / masks.len())).enumerate().map(|(row, (mask, values))| {
-            let mut rng = stream(self.seed, Purpose::Exploration, self.choices + (first + row) as u64);
-            choose(values, *mask, self.epsilon, &mut rng)
+        let selected = masks.iter().zip(values.chunks_exact(values.len() / masks.len())).enumerate().map(|(row, (mask, values))| {
+            let mut rng = stream(self.seed, Purpose::Exploration, self.actions_taken + (first + row) as u64);
+            epsilon_greedy(values, *mask, self.epsilon, &mut rng)
         });
-        Ok(choices.collect())
+        Ok(selected.collect())
     }
 }
 
-/// Memory that updates on the CPU use again and again.
+/// Memory that updates reuse.
 #[derive(Default)]
-struct Memory {
-    seen: Scratch,
-    next: Scratch,
-    next_by_target: Scratch,
-    seen_by_target: Scratch,
-    gradient: Vec<f32>,
+struct Buffers {
+    next: Vec<f32>,
+    next_by_target: Vec<f32>,
+    current_by_target: Vec<f32>,
 }
 
-/// Why there is no learner, or why it could not go on.
+/// Why a learner could not be made or could not continue.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LearnerError {
-    /// A hyperparameter outside its range.
+    /// A hyperparameter is out of range.
     #[error("{0}")]
     Invalid(String),
     /// The device failed.
     #[error(transparent)]
-    Device(#[from] DeviceFailed),
+    Device(#[from] DeviceError),
 }
 
-/// What one update said.
+/// Statistics of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Update {
-    /// The loss before it.
+pub struct UpdateStats {
+    /// Loss before the update.
     pub loss: f32,
-    /// Mean of what was expected of the batch's choices.
+    /// Mean value of the batch's actions.
     pub value: f32,
-    /// Mean size of the errors.
+    /// Mean absolute temporal-difference error.
     pub error: f32,
 }
 
-/// What is needed besides the weights in order to go on learning.
+/// State needed in addition to the weights to continue training.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
+pub struct LearnerState {
     /// Weights of the target network.
     pub target: Weights,
     /// The optimiser's moments.
     pub moments: Moments,
-    /// Choices made so far: where exploration is.
-    pub choices: u64,
+    /// Actions taken so far, which determine the position in the exploration schedule.
+    pub actions_taken: u64,
     /// Updates made so far.
     pub updates: u64,
 }
 
 impl Learner {
-    /// A learner that begins, of observations of `inputs` numbers, on `device`.
+    /// A new learner for observations of `inputs` numbers and `actions` actions, on `device`.
     ///
     /// # Errors
-    /// When a hyperparameter lies outside its range.
+    /// When a hyperparameter is out of range.
     pub fn new(parameters: Hyperparameters, inputs: usize, actions: usize, seed: u64, device: &Device) -> Result<Self, LearnerError> {
         let Hyperparameters { hidden, dueling, layer_norm, quantiles, branches, .. } = parameters.clone();
         let architecture = Architecture { inputs, hidden, actions, dueling, layer_norm, quantiles, branches };
-        let weights = Weights::begin(architecture, &mut stream(seed, Purpose::Weights, 0)).map_err(LearnerError::Invalid)?;
+        let weights = Weights::initialise(architecture, &mut stream(seed, Purpose::Weights, 0)).map_err(LearnerError::Invalid)?;
         let normaliser = parameters.normalise.then(|| Normaliser::new(inputs));
         Self::assemble(parameters, &weights, None, normaliser, seed, device)
     }
 
-    /// A learner that goes on from `weights`, and from `progress` where that was kept; what it lived through before is forgotten.
+    /// A learner that continues from `weights`, and from `state` if there is one. The replay starts empty.
     ///
     /// # Errors
-    /// When a hyperparameter lies outside its range, or weights and progress do not belong together.
+    /// When a hyperparameter is out of range, or weights and state do not match.
     pub fn resume(
         parameters: Hyperparameters,
         weights: &Weights,
-        progress: Option<&Progress>,
+        state: Option<&LearnerState>,
         seed: u64,
         device: &Device,
     ) -> Result<Self, LearnerError> {
-        let normaliser = (parameters.normalise && progress.is_none_or(|progress| progress.updates == 0))
-            .then(|| Normaliser::new(weights.architecture().inputs));
-        Self::assemble(parameters, weights, progress, normaliser, seed, device)
+        let normaliser =
+            (parameters.normalise && state.is_none_or(|state| state.updates == 0)).then(|| Normaliser::new(weights.architecture().inputs));
+        Self::assemble(parameters, weights, state, normaliser, seed, device)
     }
 
     fn assemble(
         parameters: Hyperparameters,
         weights: &Weights,
-        progress: Option<&Progress>,
+        state: Option<&LearnerState>,
         normaliser: Option<Normaliser>,
         seed: u64,
         device: &Device,
     ) -> Result<Self, LearnerError> {
         parameters.check().map_err(LearnerError::Invalid)?;
         let architecture = weights.architecture();
-        let target = progress.map_or(weights, |progress| &progress.target);
+        let target = state.map_or(weights, |state| &state.target);
         if target.architecture() != architecture {
-            return Err(LearnerError::Invalid("the target network has another architecture than the network".into()));
+            return Err(LearnerError::Invalid("the target network and the network have different architectures".into()));
         }
-        let adam = match progress {
-            Some(progress) => Adam::resume(architecture, &progress.moments, device).map_err(LearnerError::Invalid)?,
-            None => Adam::new(architecture, device),
-        };
+        let moments = state.map_or_else(|| Moments::zero(architecture), |state| state.moments.clone());
+        moments.check(architecture).map_err(LearnerError::Invalid)?;
         Ok(Self {
-            online: Network::new(weights, device),
-            target: Network::new(target, device),
-            adam,
+            networks: device.trainable(weights, target, moments),
             replay: Replay::new(architecture.inputs, parameters.capacity, parameters.sampling),
-            lanes: Vec::new(),
-            rollout: Rollout::default(),
-            due: Vec::new(),
+            returns: Vec::new(),
+            rollout: RolloutBuffer::default(),
+            rollout_batches: Vec::new(),
             normaliser,
             architecture: architecture.clone(),
             batch: Batch::default(),
-            memory: Memory::default(),
-            choices: progress.map_or(0, |progress| progress.choices),
-            updates: progress.map_or(0, |progress| progress.updates),
+            buffers: Buffers::default(),
+            actions_taken: state.map_or(0, |state| state.actions_taken),
+            updates: state.map_or(0, |state| state.updates),
             parameters,
             seed,
         })
     }
 
-    /// Whoever makes the next choices by what was learned so far.
+    /// The policy by which the next actions are selected.
     #[must_use]
-    pub fn chooser(&self) -> Chooser {
-        Chooser {
-            network: self.online.clone(),
-            epsilon: self.parameters.exploration.epsilon(self.choices),
+    pub fn policy(&self) -> EpsilonGreedy {
+        EpsilonGreedy {
+            network: self.networks.online().clone_box(),
+            epsilon: self.parameters.exploration.epsilon(self.actions_taken),
             seed: self.seed,
-            choices: self.choices,
+            actions_taken: self.actions_taken,
         }
     }
 
-    /// Says that so many choices were made since the last [`Learner::chooser`].
-    pub fn chose(&mut self, count: usize) {
-        self.choices += count as u64;
+    /// Counts `count` actions selected by [`Learner::policy`], which advances the exploration schedule.
+    pub fn record_actions(&mut self, count: usize) {
+        self.actions_taken += count as u64;
     }
 
-    /// Chooses for each of `observations`, row by row, among what its mask allows, exploring as the schedule says; `None` where nothing is allowed.
+    /// Selects an action for each row of `observations` and counts it; `None` where the mask allows nothing.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn choose(&mut self, observations: &[f32], masks: &[Mask]) -> Result<Vec<Option<usize>>, DeviceFailed> {
-        let choices = self.chooser().choose(0, observations, masks)?;
-        self.chose(masks.len());
-        Ok(choices)
+    pub fn select(&mut self, observations: &[f32], masks: &[Mask]) -> Result<Vec<Option<usize>>, DeviceError> {
+        let selected = self.policy().select(0, observations, masks)?;
+        self.record_actions(masks.len());
+        Ok(selected)
     }
 
-    /// Takes in one step of environment number `lane`: what was seen and could be chosen, what was chosen, what it was worth, what was seen then and could
-    /// be chosen there.
-    pub fn remember(&mut self, lane: usize, seen: (&[f32], Mask), action: usize, reward: f32, next: (&[f32], Mask), ending: Ending) {
+    /// Stores one step of `environment`.
+    pub fn observe(&mut self, environment: usize, transition: &Transition<'_>) {
         if let Some(normaliser) = &mut self.normaliser {
-            normaliser.see(seen.0);
+            normaliser.update(transition.observation);
         }
         if self.parameters.rollouts.is_some() {
-            return self.rollout.push(lane, seen, action as u8, reward, next, ending);
+            return self.rollout.push(environment, transition);
         }
         let (length, discount) = (self.parameters.steps, self.parameters.discount);
-        while self.lanes.len() <= lane {
-            self.lanes.push(Steps::new(length, discount));
+        while self.returns.len() <= environment {
+            self.returns.push(NStepBuffer::new(length, discount));
         }
-        self.lanes[lane].push(seen, action as u8, reward, next, ending, &mut self.replay);
+        self.returns[environment].push(transition, &mut self.replay);
     }
 
-    /// Says that a step of environment number `lane` is missing, so that no return reaches across it.
-    pub fn interrupt(&mut self, lane: usize) {
-        if let Some(steps) = self.lanes.get_mut(lane) {
-            steps.interrupt();
+    /// Marks that a step of `environment` is missing, so that no return spans the gap.
+    pub fn interrupt(&mut self, environment: usize) {
+        if let Some(returns) = self.returns.get_mut(environment) {
+            returns.interrupt();
         }
-        self.rollout.interrupt(lane);
+        self.rollout.interrupt(environment);
     }
 
-    /// Learns from one batch; `None` while too little was lived through.
+    /// Learns from one batch; `None` while there are too few transitions.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn update(&mut self) -> Result<Option<Update>, DeviceFailed> {
+    pub fn update(&mut self) -> Result<Option<UpdateStats>, DeviceError> {
         let ready = match self.parameters.rollouts {
-            Some(rollouts) => !self.due.is_empty() || self.rollout.is_full(rollouts.length),
+            Some(rollouts) => !self.rollout_batches.is_empty() || self.rollout.is_full(rollouts.length),
             None => self.replay.len() >= self.parameters.warm_up.max(1),
         };
         if !ready {
             return Ok(None);
         }
         if let Some(normaliser) = self.normaliser.take() {
-            let (shift, scale) = normaliser.told();
-            self.online.normalise(&shift, &scale);
-            self.target.normalise(&shift, &scale);
+            let (shift, scale) = normaliser.shift_and_scale();
+            self.networks.normalise(&shift, &scale);
         }
         let mut rng = stream(self.seed, Purpose::Replay, self.updates);
         let batch = match self.parameters.rollouts {
@@ -267,99 +258,60 @@ impl Learner {
                 std::mem::take(&mut self.batch)
             }
         };
-        let verdict = self.learn(&batch);
+        let learned = self.learn(&batch);
         self.batch = batch;
-        let (verdict, value) = verdict?;
-        self.replay.learned(&self.batch.places, &verdict.errors);
+        let (output, value) = learned?;
+        self.replay.update_priorities(&self.batch.indices, &output.errors);
         self.updates += 1;
-        let error = verdict.errors.iter().map(|error| error.abs()).sum::<f32>() / verdict.errors.len() as f32;
-        Ok(Some(Update { loss: verdict.loss, value, error }))
+        let error = output.errors.iter().map(|error| error.abs()).sum::<f32>() / output.errors.len() as f32;
+        Ok(Some(UpdateStats { loss: output.loss, value, error }))
     }
 
-    /// What is learned from next of the latest rollout that was full.
-    fn next_of_rollout(&mut self, rollouts: Rollouts, rng: &mut SmallRng) -> Result<Batch, DeviceFailed> {
+    /// The next batch of the latest full rollout.
+    fn next_of_rollout(&mut self, rollouts: RolloutConfig, rng: &mut SmallRng) -> Result<Batch, DeviceError> {
         if self.rollout.is_full(rollouts.length) {
-            let values = self.online.values(&self.rollout.nexts())?;
+            let values = self.networks.online().values(&self.rollout.nexts())?;
             let whole = self.rollout.take(&values, self.architecture.actions, self.parameters.discount, rollouts.lambda);
-            let mut places: Vec<usize> = (0..whole.actions.len()).collect();
-            self.due.clear();
+            let mut indices: Vec<usize> = (0..whole.actions.len()).collect();
+            self.rollout_batches.clear();
             for _ in 0..rollouts.epochs {
-                places.shuffle(rng);
-                self.due.extend(places.chunks(self.parameters.batch).map(|places| whole.rows(places)));
+                indices.shuffle(rng);
+                self.rollout_batches.extend(indices.chunks(self.parameters.batch).map(|indices| whole.rows(indices)));
             }
         }
-        Ok(self.due.pop().unwrap_or_default())
+        Ok(self.rollout_batches.pop().unwrap_or_default())
     }
 
-    /// One gradient step on `batch`: what it said, and the mean value of its choices before.
-    fn learn(&mut self, batch: &Batch) -> Result<(Verdict, f32), DeviceFailed> {
-        let rate = self.parameters.rate_at(self.updates);
-        let (verdict, value) = {
-            let Architecture { actions, quantiles, .. } = self.architecture;
-            let Hyperparameters { corner, double, munchausen, .. } = self.parameters;
-            let rule = Rule { actions, quantiles, corner, munchausen };
-            let judge = |mut values: Values<'_>| {
-                if !double {
-                    values.next = values.next_by_target;
-                }
-                let verdict = loss::judge(batch, values, rule);
-                let chosen = batch.actions.iter().zip(values.seen.chunks_exact(actions * quantiles));
-                let value = chosen.map(|(action, values)| loss::value(values, usize::from(*action), rule)).sum::<f32>();
-                (verdict, value / batch.actions.len() as f32)
-            };
-            let Memory { seen, next, next_by_target, seen_by_target, gradient } = &mut self.memory;
-            match (&self.online.0, &self.target.0) {
-                (Way::Loops(online), Way::Loops(target)) => {
-                    if !batch.nexts.is_empty() {
-                        online.forward(&batch.nexts, next);
-                        target.forward(&batch.nexts, next_by_target);
-                    }
-                    if munchausen.is_some() {
-                        target.forward(&batch.observations, seen_by_target);
-                    }
-                    online.forward(&batch.observations, seen);
-                    let judged = judge(Values {
-                        seen: &seen.values,
-                        next: &next.values,
-                        next_by_target: &next_by_target.values,
-                        seen_by_target: &seen_by_target.values,
-                    });
-                    online.backward(seen, &judged.0.gradient, gradient);
-                    self.adam.step(&mut self.online, Gradient::Plain(gradient), rate, self.parameters.adam_epsilon);
-                    judged
-                }
-                (Way::Tensors(online), Way::Tensors(target)) => {
-                    let (next, next_by_target) = match batch.nexts.is_empty() {
-                        true => (Vec::new(), Vec::new()),
-                        false => (online.values(&batch.nexts)?, target.values(&batch.nexts)?),
-                    };
-                    let seen_by_target = if munchausen.is_some() { target.values(&batch.observations)? } else { Vec::new() };
-                    let pass = online.pass(&batch.observations);
-                    let seen = pass.values()?;
-                    let judged =
-                        judge(Values { seen: &seen, next: &next, next_by_target: &next_by_target, seen_by_target: &seen_by_target });
-                    let gradient = Gradient::Tensors(online.backward(pass, judged.0.gradient.clone()));
-                    self.adam.step(&mut self.online, gradient, rate, self.parameters.adam_epsilon);
-                    judged
-                }
-                _ => unreachable!("both networks lie on one device"),
-            }
+    /// One gradient step on `batch`: its loss without the gradient, and the mean value of its actions before the step.
+    fn learn(&mut self, batch: &Batch) -> Result<(LossOutput, f32), DeviceError> {
+        let size = StepSize { rate: self.parameters.rate_at(self.updates), epsilon: self.parameters.adam_epsilon };
+        let Architecture { actions, quantiles, .. } = self.architecture;
+        let Hyperparameters { huber_delta, double, munchausen, target_rate, .. } = self.parameters;
+        let config = LossConfig { actions, quantiles, huber_delta, munchausen };
+        let Buffers { next, next_by_target, current_by_target } = &mut self.buffers;
+        if batch.nexts.is_empty() {
+            next.clear();
+            next_by_target.clear();
+        } else {
+            self.networks.online_quantiles(&batch.nexts, next)?;
+            self.networks.target_quantiles(&batch.nexts, next_by_target)?;
+        }
+        if munchausen.is_some() {
+            self.networks.target_quantiles(&batch.observations, current_by_target)?;
+        }
+        let (mut output, mut value) = (LossOutput::default(), 0.0);
+        let mut gradient_of = |current: &[f32]| {
+            let next = if double { &*next } else { &*next_by_target };
+            let values = BatchValues { current, next, next_by_target, current_by_target };
+            output = td_loss(batch, values, config);
+            let taken = batch.actions.iter().zip(current.chunks_exact(actions * quantiles));
+            value =
+                taken.map(|(action, values)| loss::value(values, usize::from(*action), config)).sum::<f32>() / batch.actions.len() as f32;
+            std::mem::take(&mut output.gradient)
         };
-        self.follow();
-        Ok((verdict, value))
-    }
-
-    /// The target follows the network by a small part.
-    fn follow(&mut self) {
-        let rate = self.parameters.target_rate;
-        match (&mut self.target.0, &self.online.0) {
-            (Way::Loops(target), Way::Loops(online)) => {
-                let pairs = target.values_mut().iter_mut().zip(online.weights().values());
-                pairs.for_each(|(target, online)| *target += rate * (online - *target));
-            }
-            (Way::Tensors(target), Way::Tensors(online)) => target.follow(online, rate),
-            _ => unreachable!("both networks lie on one device"),
-        }
+        self.networks.step(&batch.observations, &mut gradient_of, size)?;
+        self.networks.update_target(target_rate);
+        Ok((output, value))
     }
 
     fn beta(&self) -> f32 {
@@ -372,19 +324,19 @@ impl Learner {
         }
     }
 
-    /// What its network looks like.
+    /// Shape of its network.
     #[must_use]
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
-    /// The network that learns.
+    /// The online network.
     #[must_use]
-    pub fn network(&self) -> &Network {
-        &self.online
+    pub fn network(&self) -> &dyn Network {
+        self.networks.online()
     }
 
-    /// What it was told.
+    /// Its hyperparameters.
     #[must_use]
     pub fn parameters(&self) -> &Hyperparameters {
         &self.parameters
@@ -396,10 +348,10 @@ impl Learner {
         self.seed
     }
 
-    /// Choices made so far.
+    /// Actions taken so far.
     #[must_use]
-    pub fn choices(&self) -> u64 {
-        self.choices
+    pub fn actions_taken(&self) -> u64 {
+        self.actions_taken
     }
 
     /// Updates made so far.
@@ -408,22 +360,23 @@ impl Learner {
         self.updates
     }
 
-    /// Transitions that can be learned from.
+    /// Transitions in the replay.
     #[must_use]
-    pub fn remembered(&self) -> usize {
+    pub fn transitions(&self) -> usize {
         self.replay.len()
     }
 
-    /// What is needed besides the weights in order to go on.
+    /// A copy of the state that is needed in addition to the weights to continue.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn progress(&self) -> Result<Progress, DeviceFailed> {
-        Ok(Progress { target: self.target.weights()?, moments: self.adam.moments()?, choices: self.choices, updates: self.updates })
+    pub fn state(&self) -> Result<LearnerState, DeviceError> {
+        let (target, moments) = (self.networks.target().weights()?, self.networks.moments()?);
+        Ok(LearnerState { target, moments, actions_taken: self.actions_taken, updates: self.updates })
     }
 }
 
-/// What chance is drawn for.
+/// Purpose of a random stream.
 #[derive(Debug, Clone, Copy)]
 enum Purpose {
     Weights = 1,
@@ -431,7 +384,7 @@ enum Purpose {
     Replay = 3,
 }
 
-/// Chance of its own for the `number`-th time of `purpose`: a round of splitmix64 between each (Steele, Lea and Flood, OOPSLA 2014).
+/// The random stream for the `number`-th use for `purpose`: a round of splitmix64 between each (Steele, Lea and Flood, OOPSLA 2014).
 fn stream(seed: u64, purpose: Purpose, number: u64) -> SmallRng {
     let mixed = |number: u64| {
         let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,41 +1,40 @@
-//! Masks: which actions can be taken. Owns their bits and the choice of the best among them; must not value anything.
+//! Action masks: the set of actions that can be taken. Owns the selection of the best among them; must not value actions.
 
 use serde::{Deserialize, Serialize};
 
-/// Which choices can be taken, a bit each.
+/// The actions that can be taken, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Mask(pub u64);
 
 impl Mask {
-    /// Most choices that a mask can tell apart.
-    pub const MOST: usize = 64;
+    /// Largest number of actions.
+    pub const CAPACITY: usize = 64;
 
-    /// The first `count` choices, all of which can be taken.
+    /// A mask that allows the first `count` actions.
     #[must_use]
     pub fn all(count: usize) -> Self {
-        Self(if count >= Self::MOST { u64::MAX } else { (1 << count) - 1 })
+        Self(if count >= Self::CAPACITY { u64::MAX } else { (1 << count) - 1 })
     }
 
-    /// Whether choice number `index` can be taken.
+    /// Whether action `index` can be taken.
     #[must_use]
     pub fn allows(self, index: usize) -> bool {
-        index < Self::MOST && self.0 >> index & 1 == 1
+        index < Self::CAPACITY && self.0 >> index & 1 == 1
     }
 
-    /// How many can be taken.
+    /// Number of allowed actions.
     #[must_use]
     pub fn count(self) -> usize {
         self.0.count_ones() as usize
     }
 
-    /// Those that can be taken, in order.
+    /// Indices of the allowed actions, in order.
     pub fn allowed(self) -> impl Iterator<Item = usize> {
-        (0..Self::MOST).filter(move |index| self.allows(*index))
+        (0..Self::CAPACITY).filter(move |index| self.allows(*index))
     }
 
-    /// The most valuable of those that can be taken, the first of equals; `None` where none can be. A value that is not a number is never chosen
-    /// before one that is.
+    /// The allowed action with the highest value, the first of equals; `None` if none is allowed. NaN is lower than every number.
     #[must_use]
     pub fn best(self, values: &[f32]) -> Option<usize> {
         let mut best: Option<(usize, f32)> = None;

@@ -1,88 +1,68 @@
-//! The network: layers of a perceptron with layer normalisation and a dueling head, with quantiles and branches where asked for. Owns what its
-//! weights are and where they are computed with; must not learn.
-//!
-//! Two ways compute the same: loops of our own on the CPU, and burn's tensors on any device of burn's. Tests hold them against each other and against the
-//! formulas.
+//! The network: a multilayer perceptron with layer normalisation and a head that may be dueling, branching and distributional. Owns its weights and its
+//! computation on the CPU; must not learn.
 
-mod loops;
-pub(crate) mod tensors;
+mod cpu;
+mod head;
 mod weights;
 
-pub(crate) use loops::{Loops, Scratch};
-pub(crate) use tensors::Tensors;
-pub use weights::{Architecture, Weights};
+use std::fmt::Debug;
 
 use thiserror::Error;
 
-use crate::device::Device;
+pub use cpu::{CpuNetwork, Scratch};
+pub use head::Head;
+pub use weights::{Architecture, Weights};
 
 /// Added to the variance in layer normalisation: PyTorch's default.
-const EPSILON: f64 = 1e-5;
+pub const LAYER_NORM_EPSILON: f64 = 1e-5;
 
 /// A network on a device.
-#[derive(Debug, Clone)]
-pub struct Network(pub(crate) Way);
+pub trait Network: Debug + Send + Sync {
+    /// Its shape.
+    fn architecture(&self) -> &Architecture;
 
-/// Which way a network is computed.
-#[derive(Debug, Clone)]
-pub(crate) enum Way {
-    Loops(Loops),
-    Tensors(Box<Tensors>),
-}
-
-/// The device failed to give back what it computed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("the device failed: {0}")]
-pub struct DeviceFailed(pub String);
-
-impl Network {
-    /// A network of `weights` on `device`.
-    #[must_use]
-    pub fn new(weights: &Weights, device: &Device) -> Self {
-        Self(match device {
-            Device::Cpu => Way::Loops(Loops::new(weights)),
-            Device::Burn(device) => Way::Tensors(Box::new(Tensors::new(weights, device))),
-        })
-    }
-
-    /// Its weights.
+    /// A copy of its weights.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn weights(&self) -> Result<Weights, DeviceFailed> {
-        match &self.0 {
-            Way::Loops(network) => Ok(network.weights().clone()),
-            Way::Tensors(network) => network.weights(),
-        }
-    }
+    fn weights(&self) -> Result<Weights, DeviceError>;
 
-    /// The value of each action for each of `observations`, row by row.
+    /// The quantiles of each action's value for each row of `observations`: row by row, in a row quantile by quantile, in a quantile action by action.
     ///
     /// # Errors
     /// When the device fails.
     ///
     /// # Panics
-    /// When `observations` is no whole number of rows.
-    pub fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceFailed> {
-        let (values, architecture) = match &self.0 {
-            Way::Loops(network) => {
-                let mut scratch = Scratch::default();
-                network.forward(observations, &mut scratch);
-                (scratch.values, network.weights().architecture())
-            }
-            Way::Tensors(network) => (network.values(observations)?, network.architecture()),
-        };
+    /// When `observations` is not a whole number of rows.
+    fn quantiles(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError>;
+
+    /// A copy on the same device.
+    fn clone_box(&self) -> Box<dyn Network>;
+
+    /// The value of each action, the mean of its quantiles, for each row of `observations`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    ///
+    /// # Panics
+    /// When `observations` is not a whole number of rows.
+    fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError> {
+        let values = self.quantiles(observations)?;
+        let architecture = self.architecture();
         Ok(means(values, architecture.actions, architecture.quantiles))
     }
+}
 
-    /// Sets what is taken from each observation, and what the rest is multiplied with.
-    pub(crate) fn normalise(&mut self, shift: &[f32], scale: &[f32]) {
-        match &mut self.0 {
-            Way::Loops(network) => network.normalise(shift, scale),
-            Way::Tensors(network) => network.normalise(shift, scale),
-        }
+impl Clone for Box<dyn Network> {
+    fn clone(&self) -> Self {
+        self.clone_box()
     }
 }
+
+/// The device failed to return what it computed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the device failed: {0}")]
+pub struct DeviceError(pub String);
 
 /// The mean of each action's quantiles, row by row.
 fn means(values: Vec<f32>, actions: usize, quantiles: usize) -> Vec<f32> {

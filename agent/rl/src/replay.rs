@@ -1,13 +1,13 @@
-//! Replay: what was lived through, to be learned from more than once. Owns flat arrays, n-step returns and priorities; must not know what is learned.
+//! Replay: stored transitions, to be learned from more than once. Owns their arrays, n-step returns and priorities; must not know what is learned.
 //!
-//! Observations are kept in 16 bits, as their size is what bounds how far back a replay reaches; three digits are more than they are measured to.
+//! Observations are stored in 16 bits, because their size limits how far back a replay reaches. Three digits exceed the precision of the measurements.
 
 mod rollout;
 mod steps;
 mod tree;
 
-pub use rollout::Rollout;
-pub use steps::{Ending, Steps};
+pub use rollout::RolloutBuffer;
+pub use steps::NStepBuffer;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -17,43 +17,73 @@ use tree::SumTree;
 
 use crate::mask::Mask;
 
-/// How transitions are drawn.
+/// How transitions are sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sampling {
-    /// All alike.
+    /// Uniformly.
     Uniform,
-    /// Those that surprised most, more often (Schaul et al., ICLR 2016).
+    /// In proportion to a power of their temporal-difference error (Schaul et al., ICLR 2016).
     Prioritised {
-        /// How much more often: 0 is uniform, 1 in proportion to the error.
+        /// The power: 0 is uniform, 1 is proportional to the error.
         alpha: f32,
-        /// How far the bias that this brings is taken back at the beginning, 0 to 1.
+        /// Exponent of the importance weights that correct the bias, at the first update, 0 to 1.
         beta: f32,
-        /// Updates over which beta rises to 1.
+        /// Updates over which `beta` rises to 1.
         beta_over: u64,
     },
 }
 
-/// One n-step transition.
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepEnd {
+    /// The episode continues.
+    Continues,
+    /// The episode is over by its own rules: no future value is bootstrapped.
+    Terminated,
+    /// The episode was cut off by a time limit: the value of the next observation is bootstrapped.
+    Truncated,
+}
+
+/// One step of an environment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Transition<'a> {
-    /// What was seen.
+    /// The observation.
     pub observation: &'a [f32],
-    /// What could be chosen.
+    /// The actions that could be taken.
     pub mask: Mask,
-    /// What was chosen.
+    /// The action taken.
     pub action: u8,
-    /// Rewards of the n steps, discounted.
+    /// Its reward.
     pub reward: f32,
-    /// What the value of the next observation counts: the discount to the n, 0 where the episode terminated.
-    pub bootstrap: f32,
-    /// What was seen n steps later.
+    /// The observation after it.
     pub next: &'a [f32],
-    /// What could be chosen there.
+    /// The actions that could be taken there.
+    pub next_mask: Mask,
+    /// How the step ended.
+    pub end: StepEnd,
+}
+
+/// The sum of n steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NStepTransition<'a> {
+    /// The observation before the first step.
+    pub observation: &'a [f32],
+    /// The actions that could be taken there.
+    pub mask: Mask,
+    /// The action taken there.
+    pub action: u8,
+    /// Discounted sum of the n rewards.
+    pub reward: f32,
+    /// Weight of the value of `next` in the target: the discount to the power of n; 0 if the episode terminated.
+    pub bootstrap: f32,
+    /// The observation after the last step.
+    pub next: &'a [f32],
+    /// The actions that could be taken there.
     pub next_mask: Mask,
 }
 
-/// Transitions in a ring.
+/// A ring of n-step transitions.
 #[derive(Debug, Clone)]
 pub struct Replay {
     width: usize,
@@ -74,38 +104,38 @@ pub struct Replay {
 struct Priorities {
     tree: SumTree,
     alpha: f32,
-    /// Priority of what was never learned from: the largest so far, so that it soon is.
+    /// Priority of a transition that was never sampled: the largest so far, so that it soon is.
     largest: f32,
 }
 
-/// Transitions drawn for one update, row by row.
+/// Transitions of one update, row by row.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
-    /// Where they lie in the replay.
-    pub places: Vec<usize>,
-    /// What was seen, row by row.
+    /// Their indices in the replay.
+    pub indices: Vec<usize>,
+    /// Observations, row by row.
     pub observations: Vec<f32>,
-    /// What could be chosen.
+    /// Actions that could be taken.
     pub masks: Vec<Mask>,
-    /// What was chosen.
+    /// Actions taken.
     pub actions: Vec<u8>,
-    /// Discounted rewards.
+    /// Discounted sums of rewards.
     pub rewards: Vec<f32>,
-    /// What the next value counts.
+    /// Weights of the next values in the targets.
     pub bootstraps: Vec<f32>,
-    /// What was seen then, row by row.
+    /// Next observations, row by row.
     pub nexts: Vec<f32>,
-    /// What could be chosen then.
+    /// Actions that could be taken there.
     pub next_masks: Vec<Mask>,
-    /// Weight of each in the loss, at most 1.
+    /// Weight of each row in the loss, at most 1.
     pub weights: Vec<f32>,
 }
 
-/// Added to an error, so that nothing is never drawn again (Schaul et al.).
+/// Added to an error, so that every transition can be sampled again (Schaul et al.).
 const LEAST_PRIORITY: f32 = 1e-3;
 
 impl Replay {
-    /// Room for `capacity` transitions, taken as they come, between observations of `width` numbers.
+    /// A replay of at most `capacity` transitions between observations of `width` numbers.
     #[must_use]
     pub fn new(width: usize, capacity: usize, sampling: Sampling) -> Self {
         let capacity = capacity.max(1);
@@ -129,20 +159,20 @@ impl Replay {
         }
     }
 
-    /// How many transitions there are.
+    /// Number of transitions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// Remembers `transition` in the place of the oldest where there is no other.
-    pub fn push(&mut self, transition: &Transition<'_>) {
+    /// Stores `transition`, replacing the oldest one if the replay is full.
+    pub fn push(&mut self, transition: &NStepTransition<'_>) {
         let (at, row) = (self.head, self.head * self.width..(self.head + 1) * self.width);
         if at == self.actions.len() {
             self.observations.resize(row.end, f16::ZERO);
@@ -167,24 +197,24 @@ impl Replay {
         self.length = (self.length + 1).min(self.capacity);
     }
 
-    /// Draws `count` transitions into `batch`, with replacement. `beta` says how far the bias of priorities is taken back.
+    /// Samples `count` transitions with replacement into `batch`. `beta` is the exponent of the importance weights.
     ///
     /// # Panics
-    /// When there are none.
+    /// When the replay is empty.
     pub fn sample(&self, count: usize, beta: f32, rng: &mut (impl Rng + ?Sized), batch: &mut Batch) {
-        assert!(self.length > 0, "a replay without transitions has nothing to draw");
+        assert!(self.length > 0, "the replay is empty");
         batch.clear();
         match &self.priorities {
             None => {
-                batch.places.extend((0..count).map(|_| rng.random_range(0..self.length)));
+                batch.indices.extend((0..count).map(|_| rng.random_range(0..self.length)));
                 batch.weights.resize(count, 1.0);
             }
-            Some(priorities) => self.draw_by_priority(priorities, count, beta, rng, batch),
+            Some(priorities) => self.sample_by_priority(priorities, count, beta, rng, batch),
         }
         batch.observations.resize(count * self.width, 0.0);
         batch.nexts.resize(count * self.width, 0.0);
         let rows = batch.observations.chunks_exact_mut(self.width).zip(batch.nexts.chunks_exact_mut(self.width));
-        for (&at, (observation, next)) in batch.places.iter().zip(rows) {
+        for (&at, (observation, next)) in batch.indices.iter().zip(rows) {
             let row = at * self.width..(at + 1) * self.width;
             self.observations[row.clone()].convert_to_f32_slice(observation);
             self.nexts[row].convert_to_f32_slice(next);
@@ -196,8 +226,8 @@ impl Replay {
         }
     }
 
-    /// One from each of `count` equal parts of the priorities' sum, weighted against how often it is drawn.
-    fn draw_by_priority(&self, priorities: &Priorities, count: usize, beta: f32, rng: &mut (impl Rng + ?Sized), batch: &mut Batch) {
+    /// Samples one from each of `count` equal parts of the sum of priorities, with importance weights.
+    fn sample_by_priority(&self, priorities: &Priorities, count: usize, beta: f32, rng: &mut (impl Rng + ?Sized), batch: &mut Batch) {
         let total = priorities.tree.total();
         let part = total / count as f64;
         let mut largest = 0f32;
@@ -206,16 +236,16 @@ impl Replay {
             let share = (priorities.tree.get(at) / total).max(f64::MIN_POSITIVE);
             let weight = (1.0 / (self.length as f64 * share)).powf(f64::from(beta)) as f32;
             largest = largest.max(weight);
-            batch.places.push(at);
+            batch.indices.push(at);
             batch.weights.push(weight);
         }
         batch.weights.iter_mut().for_each(|weight| *weight /= largest);
     }
 
-    /// Says how wrong was what the network expected of the transitions at `places`.
-    pub fn learned(&mut self, places: &[usize], errors: &[f32]) {
+    /// Sets the priorities of the transitions at `indices` from their temporal-difference `errors`.
+    pub fn update_priorities(&mut self, indices: &[usize], errors: &[f32]) {
         let Some(priorities) = &mut self.priorities else { return };
-        for (&at, error) in places.iter().zip(errors) {
+        for (&at, error) in indices.iter().zip(errors) {
             let error = if error.is_finite() { error.abs() } else { 0.0 };
             let priority = (error + LEAST_PRIORITY).powf(priorities.alpha);
             priorities.largest = priorities.largest.max(priority);
@@ -225,12 +255,12 @@ impl Replay {
 }
 
 impl Batch {
-    /// The rows at `places` of a batch that has nothing to bootstrap from.
+    /// The rows at `indices` of a batch without bootstraps.
     #[must_use]
-    pub fn rows(&self, places: &[usize]) -> Self {
+    pub fn rows(&self, indices: &[usize]) -> Self {
         let width = self.observations.len() / self.actions.len().max(1);
         let mut rows = Self::default();
-        for &at in places {
+        for &at in indices {
             rows.observations.extend_from_slice(&self.observations[at * width..(at + 1) * width]);
             rows.masks.push(self.masks[at]);
             rows.actions.push(self.actions[at]);
@@ -243,7 +273,7 @@ impl Batch {
     }
 
     fn clear(&mut self) {
-        self.places.clear();
+        self.indices.clear();
         self.observations.clear();
         self.masks.clear();
         self.actions.clear();

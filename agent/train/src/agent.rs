@@ -7,9 +7,9 @@ use qscale_dqn::observation::COUNT;
 use qscale_dqn::worth::Worth;
 use qscale_rl::Mask;
 use qscale_rl::device::Device;
-use qscale_rl::learner::{Chooser, Hyperparameters, Learner, LearnerError, Update};
-use qscale_rl::network::DeviceFailed;
-use qscale_rl::replay::Ending;
+use qscale_rl::learner::{EpsilonGreedy, Hyperparameters, Learner, LearnerError, UpdateStats};
+use qscale_rl::network::DeviceError;
+use qscale_rl::replay::StepEnd;
 
 use crate::lane::Lane;
 
@@ -29,7 +29,7 @@ pub trait Agent {
     ///
     /// # Errors
     /// When the device fails.
-    fn study(&mut self, functions: usize) -> Result<Option<Update>, DeviceFailed>;
+    fn study(&mut self, functions: usize) -> Result<Option<UpdateStats>, DeviceError>;
 
     /// Takes in what became of it: what was done to each function, what its tick was worth and how the step ended, and the function then.
     fn remember(&mut self, lanes: &[Lane], outcomes: &[Outcome]);
@@ -41,7 +41,7 @@ pub trait Actor: Sync {
     ///
     /// # Errors
     /// When the device fails.
-    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceFailed>;
+    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceError>;
 }
 
 /// What is done to a function.
@@ -61,7 +61,7 @@ pub struct Outcome {
     /// What the tick was worth; `None` where that was not measured.
     pub reward: Option<f64>,
     /// How the step ended.
-    pub ending: Ending,
+    pub ending: StepEnd,
 }
 
 /// The learner of [`qscale_rl::learner`], acting on functions.
@@ -104,23 +104,23 @@ impl DqnAgent {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn checkpoint(&self, worth: Option<Worth>, note: &str) -> Result<Checkpoint, DeviceFailed> {
+    pub fn checkpoint(&self, worth: Option<Worth>, note: &str) -> Result<Checkpoint, DeviceError> {
         let purpose = Purpose { actions: self.actions.clone(), worth, note: note.to_owned() };
-        let (weights, progress) = (self.learner.network().weights()?, self.learner.progress()?);
-        Ok(Checkpoint::new(weights, Some(progress), self.learner.parameters(), self.learner.seed(), &purpose))
+        let (weights, state) = (self.learner.network().weights()?, self.learner.state()?);
+        Ok(Checkpoint::new(weights, Some(state), self.learner.parameters(), self.learner.seed(), &purpose))
     }
 }
 
 /// The network of a [`DqnAgent`] as it was at one moment, acting.
 pub struct DqnActor {
-    chooser: Chooser,
+    policy: EpsilonGreedy,
 }
 
 impl Actor for DqnActor {
-    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceFailed> {
+    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceError> {
         let seen: Vec<f32> = lanes.iter().flat_map(|lane| lane.observation().iter().copied()).collect();
         let masks: Vec<Mask> = lanes.iter().map(|lane| lane.menu().mask()).collect();
-        let chosen = self.chooser.choose(first, &seen, &masks)?;
+        let chosen = self.policy.select(first, &seen, &masks)?;
         let act = |(choice, lane): (Option<usize>, &Lane)| Act { choice, wanted: choice.and_then(|choice| lane.menu().entry(choice).ok()) };
         Ok(chosen.into_iter().zip(lanes).map(act).collect())
     }
@@ -134,11 +134,11 @@ impl Agent for DqnAgent {
     }
 
     fn actor(&self) -> DqnActor {
-        DqnActor { chooser: self.learner.chooser() }
+        DqnActor { policy: self.learner.policy() }
     }
 
-    fn study(&mut self, functions: usize) -> Result<Option<Update>, DeviceFailed> {
-        self.learner.chose(functions);
+    fn study(&mut self, functions: usize) -> Result<Option<UpdateStats>, DeviceError> {
+        self.learner.record_actions(functions);
         self.due += self.replay_ratio * functions as f64;
         let mut last = None;
         while self.due >= 1.0 {
@@ -158,8 +158,7 @@ impl Agent for DqnAgent {
                 self.learner.interrupt(number);
                 continue;
             };
-            let next = (lane.observation(), lane.menu().mask());
-            self.learner.remember(number, lane.before(), choice, reward as f32, next, outcome.ending);
+            self.learner.observe(number, &lane.transition(choice, reward, outcome.ending));
         }
     }
 }

@@ -7,7 +7,7 @@ use qscale_dqn::domain::Part;
 use qscale_dqn::observation;
 use qscale_rl::device::Device;
 use qscale_rl::learner::{Learner, LearnerError};
-use qscale_rl::network::DeviceFailed;
+use qscale_rl::network::DeviceError;
 
 use crate::agent::DqnAgent;
 use crate::judge::{Court, Score};
@@ -76,7 +76,7 @@ impl Course {
                         actions.scope()
                     )));
                 }
-                Learner::resume(recipe.settling(), &last.weights, last.progress.as_ref(), seed, device)?
+                Learner::resume(recipe.settling(), &last.weights, last.training.as_ref(), seed, device)?
             }
         };
         let plan = Plan {
@@ -85,9 +85,9 @@ impl Course {
             worlds: recipe.worlds,
             threads,
             seed,
-            first_world: learner.choices(),
+            first_world: learner.actions_taken(),
         };
-        let judged = (learner.choices() / (recipe.ticks / u64::from(recipe.judgements)).max(1)) as u32;
+        let judged = (learner.actions_taken() / (recipe.ticks / u64::from(recipe.judgements)).max(1)) as u32;
         let trainer = Trainer::new(plan, DqnAgent::with(learner, actions, recipe.replay_ratio));
         Ok(Self { seed, device: device.clone(), threads, trainer, best: None, judged, recipe })
     }
@@ -101,13 +101,13 @@ impl Course {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn advance(&mut self) -> Result<Option<Judgement>, DeviceFailed> {
+    pub fn advance(&mut self) -> Result<Option<Judgement>, DeviceError> {
         self.trainer.tick()?;
         let due = u64::from(self.judged + 1) * self.recipe.ticks / u64::from(self.recipe.judgements);
         if self.ticks() < due { Ok(None) } else { self.judge().map(Some) }
     }
 
-    fn judge(&mut self) -> Result<Judgement, DeviceFailed> {
+    fn judge(&mut self) -> Result<Judgement, DeviceError> {
         self.judged += 1;
         let (explored, loss) = self.trainer.take();
         let model = self.last()?.model(None);
@@ -118,7 +118,7 @@ impl Course {
             self.best = Some(Best { model, ticks, score: validation });
         }
         let learner = self.trainer.agent().learner();
-        let epsilon = learner.parameters().exploration.epsilon(learner.choices());
+        let epsilon = learner.parameters().exploration.epsilon(learner.actions_taken());
         Ok(Judgement { ticks, updates: learner.updates(), epsilon, explored, loss, validation, best })
     }
 
@@ -132,7 +132,7 @@ impl Course {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn judged(&self, best: &Best, part: Part) -> Result<Vec<Score>, DeviceFailed> {
+    pub fn judged(&self, best: &Best, part: Part) -> Result<Vec<Score>, DeviceError> {
         self.court(part).model(&best.model, &self.device)
     }
 
@@ -147,7 +147,7 @@ impl Course {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn last(&self) -> Result<Checkpoint, DeviceFailed> {
+    pub fn last(&self) -> Result<Checkpoint, DeviceError> {
         self.trainer.agent().checkpoint(Some(self.recipe.worth), "")
     }
 
@@ -160,7 +160,7 @@ impl Course {
     /// Ticks lived through, those before the training went on included.
     #[must_use]
     pub fn ticks(&self) -> u64 {
-        self.trainer.agent().learner().choices()
+        self.trainer.agent().learner().actions_taken()
     }
 
     /// Whether all ticks of the recipe are lived through.

@@ -10,7 +10,7 @@ use qscale_dqn::policy::{Caution, Dqn, DqnParams};
 use qscale_dqn::worth::{Tick, Worth};
 use qscale_policies::{Decision, Memory, Policy};
 use qscale_rl::device::Device;
-use qscale_rl::network::DeviceFailed;
+use qscale_rl::network::DeviceError;
 use qscale_sim::Cell;
 use qscale_sim::chance::{Purpose, stream};
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,7 @@ impl Court {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn model(&self, model: &Checkpoint, device: &Device) -> Result<Vec<Score>, DeviceFailed> {
+    pub fn model(&self, model: &Checkpoint, device: &Device) -> Result<Vec<Score>, DeviceError> {
         self.network(&Dqn::new(model, DqnParams::default(), device).expect("it was trained here"))
     }
 
@@ -87,7 +87,7 @@ impl Court {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn network(&self, policy: &Dqn) -> Result<Vec<Score>, DeviceFailed> {
+    pub fn network(&self, policy: &Dqn) -> Result<Vec<Score>, DeviceError> {
         self.split(|numbers| {
             let mut worlds: Vec<_> = numbers.map(|number| self.world(number, Some(policy))).collect();
             let mut scores = vec![Score::default(); worlds.len()];
@@ -139,7 +139,7 @@ impl Court {
         (world.ticks(), Lane::new(Cell::new(world.setup, number, 1), self.caution.get(), policy.map(Dqn::actions)))
     }
 
-    fn split(&self, judge: impl Fn(Range<u64>) -> Result<Vec<Score>, DeviceFailed> + Sync) -> Result<Vec<Score>, DeviceFailed> {
+    fn split(&self, judge: impl Fn(Range<u64>) -> Result<Vec<Score>, DeviceError> + Sync) -> Result<Vec<Score>, DeviceError> {
         let Range { start, end } = self.worlds;
         let share = end.saturating_sub(start).div_ceil(self.threads.get() as u64).max(1);
         let starts = (start..end).step_by(share as usize);

@@ -8,6 +8,7 @@ use qscale_dqn::sight::Sight;
 use qscale_dqn::worth::{Tick, Worth, violation};
 use qscale_policies::History;
 use qscale_rl::Mask;
+use qscale_rl::replay::{StepEnd, Transition};
 use qscale_sim::{Cell, Nanos, Totals};
 
 /// One world that is acted on.
@@ -94,10 +95,18 @@ impl Lane {
         &self.observation
     }
 
-    /// What the network saw before the last tick, and what could be chosen then.
+    /// The last tick as a step of the learner, in which `choice` was made.
     #[must_use]
-    pub fn before(&self) -> (&[f32], Mask) {
-        (&self.observation_before, self.mask_before)
+    pub fn transition(&self, choice: usize, reward: f64, end: StepEnd) -> Transition<'_> {
+        Transition {
+            observation: &self.observation_before,
+            mask: self.mask_before,
+            action: choice as u8,
+            reward: reward as f32,
+            next: &self.observation,
+            next_mask: self.menu.mask(),
+            end,
+        }
     }
 
     /// What can be chosen.

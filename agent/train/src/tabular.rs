@@ -2,14 +2,14 @@
 
 use qscale_dqn::actions::Actions;
 use qscale_dqn::tabular::Tabular;
-use qscale_rl::learner::Update;
-use qscale_rl::network::DeviceFailed;
+use qscale_rl::learner::UpdateStats;
+use qscale_rl::network::DeviceError;
 
 use crate::agent::{Act, Actor, Agent, Outcome};
 use crate::lane::Lane;
 
 impl Actor for Tabular {
-    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceFailed> {
+    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceError> {
         let act = |(row, lane): (usize, &Lane)| match self.choose(lane.state(), self.steps + (first + row) as u64) {
             Some(chosen) => Act { choice: Some(chosen.choice), wanted: chosen.wanted },
             None => Act::default(),
@@ -30,7 +30,7 @@ impl Agent for Tabular {
     }
 
     /// A table learns from each step at once.
-    fn study(&mut self, functions: usize) -> Result<Option<Update>, DeviceFailed> {
+    fn study(&mut self, functions: usize) -> Result<Option<UpdateStats>, DeviceError> {
         self.steps += functions as u64;
         Ok(None)
     }

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use qscale_dqn::actions::Actions;
 use qscale_dqn::domain::{Domain, Part};
 use qscale_dqn::worth::{Tick, Worth};
-use qscale_rl::network::DeviceFailed;
-use qscale_rl::replay::Ending;
+use qscale_rl::network::DeviceError;
+use qscale_rl::replay::StepEnd;
 use qscale_sim::Cell;
 
 use crate::agent::{Act, Actor, Agent, Outcome};
@@ -89,7 +89,7 @@ impl<A: Agent + Send> Trainer<A> {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn tick(&mut self) -> Result<(), DeviceFailed> {
+    pub fn tick(&mut self) -> Result<(), DeviceError> {
         let actor = self.agent.actor();
         let actions = self.agent.actions().cloned();
         let (lanes, worth, agent) = (&mut self.lanes, &self.plan.worth, &mut self.agent);
@@ -116,7 +116,7 @@ impl<A: Agent + Send> Trainer<A> {
         let outcome = |((act, tick), left): (&(Act, Tick), &mut u32)| {
             *left -= 1;
             // Worlds go on; an end by time is a truncation.
-            let ending = if *left == 0 { Ending::Truncated } else { Ending::None };
+            let ending = if *left == 0 { StepEnd::Truncated } else { StepEnd::Continues };
             Outcome { act: *act, reward: Some(tick.reward), ending }
         };
         let outcomes: Vec<Outcome> = ticks.iter().zip(&mut self.left).map(outcome).collect();
@@ -156,7 +156,7 @@ fn live(
     lanes: &mut [Lane],
     actions: Option<&Actions>,
     worth: &Worth,
-) -> Result<Vec<(Act, Tick)>, DeviceFailed> {
+) -> Result<Vec<(Act, Tick)>, DeviceError> {
     let acts = actor.act(first, lanes)?;
     let lived = lanes.iter_mut().zip(acts).map(|(lane, act)| (act, lane.step(act.wanted, actions, worth)));
     Ok(lived.collect())

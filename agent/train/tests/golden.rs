@@ -11,7 +11,8 @@ use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::{Dqn, DqnParams};
 use qscale_policies::{Decision, Memory, Policy};
 use qscale_rl::device::cpu;
-use qscale_rl::learner::{Hyperparameters, Munchausen, Rollouts};
+use qscale_rl::learner::{Hyperparameters, RolloutConfig};
+use qscale_rl::loss::Munchausen;
 use qscale_rl::replay::Sampling;
 use qscale_sim::Cell;
 use qscale_train::course::Course;
@@ -72,7 +73,8 @@ fn seeded_training_gives_the_same_weights() {
         ..Hyperparameters::plain()
     };
     let branches = Hyperparameters { quantiles: 4, branches: vec![5, 4, 3], ..Hyperparameters::default() };
-    let rollouts = Hyperparameters { rollouts: Some(Rollouts { length: 8, ..Rollouts::default() }), ..Hyperparameters::default() };
+    let rollouts =
+        Hyperparameters { rollouts: Some(RolloutConfig { length: 8, ..RolloutConfig::default() }), ..Hyperparameters::default() };
     let found = [
         trained(Hyperparameters::default(), ActionSet::Headroom),
         trained(munchausen, ActionSet::Step),

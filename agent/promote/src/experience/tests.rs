@@ -182,5 +182,5 @@ fn a_learner_remembers_steps_and_reaches_across_no_gap() {
     let mut learner = Learner::new(hyperparameters, COUNT, 11, 1, &qscale_rl::device::cpu()).expect("valid");
     learn_from(&mut learner, 0, &experience.lived, 2);
     // Four steps before the gap are three returns of two steps, and the one after it is none.
-    assert_eq!(learner.remembered(), 2 * 3);
+    assert_eq!(learner.transitions(), 2 * 3);
 }

@@ -1,29 +1,31 @@
-//! Weights as plain numbers, and the architecture that says what each is. Owns their order and their beginning; must not compute with them.
+//! Weights as plain numbers, and the architecture that gives them their order. Owns initialisation; must not compute values.
 
 use half::f16;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-/// What a network looks like.
+use super::head::Head;
+
+/// Shape of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
-    /// Numbers that it sees, 1 to [`Architecture::WIDEST`].
+    /// Numbers of an observation, 1 to [`Architecture::WIDEST`].
     pub inputs: usize,
-    /// Width of each hidden layer, at most [`Architecture::DEEPEST`] of them.
+    /// Units of each hidden layer, at most [`Architecture::DEEPEST`] layers.
     pub hidden: Vec<usize>,
-    /// Actions that it values, 1 to 64.
+    /// Number of actions, 1 to 64.
     pub actions: usize,
-    /// Whether the value of a state and the advantages of actions are told apart (Wang et al., ICML 2016).
+    /// Whether the head separates the value of a state from the advantages of actions (Wang et al., ICML 2016).
     pub dueling: bool,
-    /// Whether each hidden layer is normalised before its rectifier (Ba et al., 2016): it steadies learning without a slow target (Gallici et al., PQN,
-    /// ICLR 2025).
+    /// Whether each hidden layer is normalised before its rectifier (Ba et al., 2016), which stabilises learning without a slow target network (Gallici et al.,
+    /// PQN, ICLR 2025).
     pub layer_norm: bool,
-    /// Quantiles of an action's return that are told apart, 1 to 64 (Dabney et al., AAAI 2018); 1 is the mean alone.
+    /// Quantiles of each action's return, 1 to 64 (Dabney et al., AAAI 2018); 1 is the mean.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub quantiles: usize,
-    /// Sizes of the branches, where an action is one choice from each and valued by the sum of their advantages (Tavakoli et al., AAAI 2018; Seyde et al.,
-    /// ICLR 2023); the choice from the last changes fastest from action to action. Empty where each action has an advantage of its own.
+    /// Sizes of the branches, if an action is a combination of one element of each branch, valued by the sum of their advantages (Tavakoli et al., AAAI 2018;
+    /// Seyde et al., ICLR 2023). The element of the last branch changes fastest with the index of the action. Empty if each action has its own advantage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub branches: Vec<usize>,
 }
@@ -32,7 +34,7 @@ fn one() -> usize {
     1
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives what is to be skipped by reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the value by reference")]
 fn is_one(quantiles: &usize) -> bool {
     *quantiles == 1
 }
@@ -45,7 +47,8 @@ impl Architecture {
     /// Most quantiles.
     pub const FINEST: usize = 64;
 
-    /// Rows and columns of each tensor: for each hidden layer weights, bias and, where it is normalised, gain and offset; then the head's weights and bias.
+    /// Rows and columns of each tensor: weights and bias of each hidden layer, followed by gain and offset if it is normalised; then weights and bias of the
+    /// head.
     #[must_use]
     pub fn shapes(&self) -> Vec<[usize; 2]> {
         let mut shapes = Vec::new();
@@ -57,77 +60,41 @@ impl Architecture {
             }
             width = size;
         }
-        shapes.extend([[width, self.head()], [1, self.head()]]);
+        let outputs = Head::new(self).outputs();
+        shapes.extend([[width, outputs], [1, outputs]]);
         shapes
     }
 
-    /// Width of the head: for each quantile the value of the state, where that is told apart, and the advantages.
-    #[must_use]
-    pub fn head(&self) -> usize {
-        self.quantiles * self.head_of_quantile()
-    }
-
-    /// Numbers of the head that belong to one quantile.
-    pub(crate) fn head_of_quantile(&self) -> usize {
-        self.branches().last().map_or(0, |branch| branch.places().end)
-    }
-
-    /// The branches in order; one of all actions where none are told.
-    pub(crate) fn branches(&self) -> impl Iterator<Item = Branch> {
-        let sizes = if self.branches.is_empty() { std::slice::from_ref(&self.actions) } else { &self.branches };
-        let mut first = usize::from(self.dueling);
-        let mut stride = self.actions;
-        sizes.iter().map(move |&size| {
-            stride /= size;
-            let branch = Branch { first, size, stride };
-            first += size;
-            branch
-        })
-    }
-
-    /// How many numbers there are to learn.
+    /// Number of trainable parameters.
     #[must_use]
     pub fn parameters(&self) -> usize {
         self.shapes().iter().map(|[rows, columns]| rows * columns).sum()
     }
 
     /// # Errors
-    /// When a size lies outside its range.
+    /// When a size is out of range.
     pub fn check(&self) -> Result<(), String> {
         let within = |name: &str, value: usize, most: usize| {
             if (1..=most).contains(&value) { Ok(()) } else { Err(format!("{name} = {value}, must be from 1 to {most}")) }
         };
         within("inputs", self.inputs, Self::WIDEST)?;
-        within("actions", self.actions, crate::mask::Mask::MOST)?;
+        within("actions", self.actions, crate::mask::Mask::CAPACITY)?;
         within("quantiles", self.quantiles, Self::FINEST)?;
-        // None of one choice, so that a header which was tampered with cannot name a head without end.
+        // No branch of one element, so that a manipulated header cannot describe an unbounded head.
         let product = self.branches.iter().try_fold(1usize, |product, size| product.checked_mul(*size).filter(|_| *size > 1));
         if !self.branches.is_empty() && product != Some(self.actions) {
-            let told = &self.branches[..self.branches.len().min(8)];
-            return Err(format!("branches = {told:?}, must each be 2 or more, and their product the number of actions, {}", self.actions));
+            let shown = &self.branches[..self.branches.len().min(8)];
+            return Err(format!(
+                "branches = {shown:?}, each must be at least 2 and their product must be the number of actions, {}",
+                self.actions
+            ));
         }
         within("number of hidden layers", self.hidden.len(), Self::DEEPEST)?;
         self.hidden.iter().try_for_each(|size| within("width of a hidden layer", *size, Self::WIDEST))
     }
 }
 
-/// One branch of the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Branch {
-    first: usize,
-    size: usize,
-    /// Actions in a row that share an advantage.
-    pub(crate) stride: usize,
-}
-
-impl Branch {
-    /// Where its advantages lie in the head of a quantile. Actions in order take each for `stride` of them, and then begin anew.
-    pub(crate) fn places(self) -> std::ops::Range<usize> {
-        self.first..self.first + self.size
-    }
-}
-
-/// Weights of a network, and how what it sees is normalised.
+/// Weights of a network and the normalisation of its observations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
     architecture: Architecture,
@@ -137,11 +104,11 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Weights to begin with: uniform within 1 / sqrt(inputs of the layer), as PyTorch begins and so CleanRL; gains of 1 and offsets of 0.
+    /// Initial weights: uniform within 1 / sqrt(inputs of the layer), as in PyTorch and CleanRL; gains of 1 and offsets of 0.
     ///
     /// # Errors
-    /// When the architecture is outside its ranges.
-    pub fn begin(architecture: Architecture, rng: &mut (impl Rng + ?Sized)) -> Result<Self, String> {
+    /// When the architecture is out of range.
+    pub fn initialise(architecture: Architecture, rng: &mut (impl Rng + ?Sized)) -> Result<Self, String> {
         architecture.check()?;
         let mut values = Vec::with_capacity(architecture.parameters());
         let mut uniform = |values: &mut Vec<f32>, count: usize, inputs: usize| {
@@ -156,16 +123,16 @@ impl Weights {
             }
             width = size;
         }
-        let head = architecture.head();
+        let head = Head::new(&architecture).outputs();
         uniform(&mut values, width * head + head, width);
         let (shift, scale) = (vec![0.0; architecture.inputs], vec![1.0; architecture.inputs]);
         Self::from_parts(architecture, values, shift, scale)
     }
 
-    /// Weights as they were written down.
+    /// Weights from stored numbers, in the order of [`Architecture::shapes`].
     ///
     /// # Errors
-    /// When there are more or fewer than the architecture has, or one is not finite.
+    /// When their number does not match the architecture, or one is not finite.
     pub fn from_parts(architecture: Architecture, values: Vec<f32>, shift: Vec<f32>, scale: Vec<f32>) -> Result<Self, String> {
         architecture.check()?;
         let counts = [
@@ -185,7 +152,7 @@ impl Weights {
         }
     }
 
-    /// These, each weight rounded to 16 bits, which hold three digits; how inputs are normalised stays as it is.
+    /// A copy with each weight rounded to 16 bits, about three digits. The normalisation keeps its precision.
     #[must_use]
     pub fn rounded(mut self) -> Self {
         let (least, most) = (f16::MIN.to_f32(), f16::MAX.to_f32());
@@ -193,31 +160,31 @@ impl Weights {
         self
     }
 
-    /// What the network looks like.
+    /// Shape of the network.
     #[must_use]
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
-    /// The weights, tensor by tensor in the order of [`Architecture::shapes`], row by row.
+    /// All weights, tensor by tensor in the order of [`Architecture::shapes`], row by row.
     #[must_use]
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// The weights, to be changed.
+    /// All weights, mutable.
     #[must_use]
     pub fn values_mut(&mut self) -> &mut [f32] {
         &mut self.values
     }
 
-    /// Sets what is taken from each input, and what the rest is multiplied with.
+    /// Sets the normalisation: `shift` is subtracted from each input, the rest is multiplied by `scale`.
     pub(crate) fn normalise(&mut self, shift: &[f32], scale: &[f32]) {
         self.shift.copy_from_slice(shift);
         self.scale.copy_from_slice(scale);
     }
 
-    /// What is taken from each input, and what the rest is multiplied with.
+    /// Shift and scale of each input.
     #[must_use]
     pub fn normalisation(&self) -> (&[f32], &[f32]) {
         (&self.shift, &self.scale)

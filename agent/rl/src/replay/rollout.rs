@@ -1,12 +1,12 @@
-//! Rollouts: the latest steps of many environments, learned from when they are long enough and then forgotten. Owns λ-returns; must not draw.
+//! Rollouts: the latest steps of all environments, learned from together once there are enough, then dropped. Owns λ-returns; must not sample.
 
-use super::{Batch, Ending};
+use super::{Batch, StepEnd, Transition};
 use crate::mask::Mask;
 
-/// The latest steps of many environments.
+/// The latest steps of all environments.
 #[derive(Debug, Clone, Default)]
-pub struct Rollout {
-    lanes: Vec<Vec<Step>>,
+pub struct RolloutBuffer {
+    environments: Vec<Vec<Step>>,
     steps: usize,
 }
 
@@ -18,82 +18,76 @@ struct Step {
     reward: f32,
     next: Vec<f32>,
     next_mask: Mask,
-    /// Whether the step after it is the next that is kept.
-    goes_on: bool,
+    /// Whether the following step of the same episode is the next one in the buffer.
+    continues: bool,
     terminated: bool,
 }
 
-impl Rollout {
-    /// Takes in one step of environment number `lane`, as [`super::Steps::push`] does.
-    pub fn push(
-        &mut self,
-        lane: usize,
-        (observation, mask): (&[f32], Mask),
-        action: u8,
-        reward: f32,
-        (next, next_mask): (&[f32], Mask),
-        ending: Ending,
-    ) {
-        if self.lanes.len() <= lane {
-            self.lanes.resize_with(lane + 1, Vec::new);
+impl RolloutBuffer {
+    /// Adds one step of `environment`.
+    pub fn push(&mut self, environment: usize, transition: &Transition<'_>) {
+        let Transition { observation, mask, action, reward, next, next_mask, end } = *transition;
+        if self.environments.len() <= environment {
+            self.environments.resize_with(environment + 1, Vec::new);
         }
         self.steps += 1;
-        self.lanes[lane].push(Step {
+        self.environments[environment].push(Step {
             observation: observation.to_vec(),
             mask,
             action,
             reward,
             next: next.to_vec(),
             next_mask,
-            goes_on: ending == Ending::None,
-            terminated: ending == Ending::Terminated,
+            continues: end == StepEnd::Continues,
+            terminated: end == StepEnd::Terminated,
         });
     }
 
-    /// Says that a step of environment number `lane` is missing.
-    pub fn interrupt(&mut self, lane: usize) {
-        if let Some(last) = self.lanes.get_mut(lane).and_then(|lane| lane.last_mut()) {
-            last.goes_on = false;
+    /// Marks that a step of `environment` is missing after the latest one.
+    pub fn interrupt(&mut self, environment: usize) {
+        if let Some(last) = self.environments.get_mut(environment).and_then(|steps| steps.last_mut()) {
+            last.continues = false;
         }
     }
 
-    /// Whether there are `length` steps of each environment in the mean.
+    /// Whether the environments have `length` steps each on average.
     #[must_use]
     pub fn is_full(&self, length: usize) -> bool {
-        self.steps > 0 && self.steps >= length * self.lanes.len()
+        self.steps > 0 && self.steps >= length * self.environments.len()
     }
 
-    /// What was seen after each step, row by row.
+    /// The next observation of each step, row by row.
     #[must_use]
     pub fn nexts(&self) -> Vec<f32> {
-        self.lanes.iter().flatten().flat_map(|step| step.next.iter().copied()).collect()
+        self.environments.iter().flatten().flat_map(|step| step.next.iter().copied()).collect()
     }
 
-    /// All steps with their λ-returns as rewards and nothing to bootstrap from, and begins anew. `values` are those of [`Rollout::nexts`].
+    /// Empties the buffer into a batch whose rewards are λ-returns and whose rows have no bootstrap. `values` are the action values of
+    /// [`RolloutBuffer::nexts`].
     ///
-    /// A return is what came and, discounted, `lambda` parts of the return of the step after it and the rest of the best value there (Peng and Williams,
+    /// A return is the reward plus the discounted blend of the following step's return, weighted `lambda`, and the best value there (Peng and Williams,
     /// Machine Learning 1996; for networks without a target network Gallici et al., ICLR 2025).
     #[must_use]
     pub fn take(&mut self, values: &[f32], actions: usize, discount: f32, lambda: f32) -> Batch {
         let mut batch = Batch::default();
         let mut rows = values.chunks_exact(actions);
-        for lane in std::mem::take(&mut self.lanes) {
-            let best: Vec<f32> = lane
+        for steps in std::mem::take(&mut self.environments) {
+            let best: Vec<f32> = steps
                 .iter()
                 .zip(&mut rows)
-                .map(|(step, values)| step.next_mask.best(values).filter(|_| !step.terminated).map_or(0.0, |choice| values[choice]))
+                .map(|(step, values)| step.next_mask.best(values).filter(|_| !step.terminated).map_or(0.0, |action| values[action]))
                 .collect();
-            let mut returns = vec![0.0; lane.len()];
-            for at in (0..lane.len()).rev() {
-                let further = returns.get(at + 1).copied().filter(|_| lane[at].goes_on);
+            let mut returns = vec![0.0; steps.len()];
+            for at in (0..steps.len()).rev() {
+                let further = returns.get(at + 1).copied().filter(|_| steps[at].continues);
                 let future = further.map_or(best[at], |further| lambda * further + (1.0 - lambda) * best[at]);
-                returns[at] = lane[at].reward + discount * future;
+                returns[at] = steps[at].reward + discount * future;
             }
-            for (step, told) in lane.into_iter().zip(returns) {
+            for (step, lambda_return) in steps.into_iter().zip(returns) {
                 batch.observations.extend(step.observation);
                 batch.masks.push(step.mask);
                 batch.actions.push(step.action);
-                batch.rewards.push(told);
+                batch.rewards.push(lambda_return);
             }
         }
         self.steps = 0;

@@ -1,24 +1,13 @@
-//! Steps of one environment on their way to becoming n-step transitions. Owns the last n steps; must not draw.
+//! N-step returns: the steps of one environment on their way into a replay. Owns the last n steps; must not sample.
 
 use std::collections::VecDeque;
 
-use super::{Replay, Transition};
+use super::{NStepTransition, Replay, StepEnd, Transition};
 use crate::mask::Mask;
-
-/// How a step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The episode goes on.
-    None,
-    /// The episode is over by its own rules: nothing comes after it, so that nothing is bootstrapped.
-    Terminated,
-    /// The episode was cut by time: it would have gone on, so that the value of what was seen last counts.
-    Truncated,
-}
 
 /// The last steps of one environment.
 #[derive(Debug, Clone)]
-pub struct Steps {
+pub struct NStepBuffer {
     length: usize,
     discount: f32,
     pending: VecDeque<Step>,
@@ -31,29 +20,22 @@ struct Step {
     mask: Mask,
     action: u8,
     reward: f32,
-    /// The discount to the number of rewards that `reward` sums.
+    /// The discount to the power of `rewards`.
     factor: f32,
+    /// Number of rewards in `reward`.
     rewards: usize,
 }
 
-impl Steps {
-    /// Returns of `length` steps, each discounted by `discount`.
+impl NStepBuffer {
+    /// A buffer for returns of `length` steps, each discounted by `discount`.
     #[must_use]
     pub fn new(length: usize, discount: f32) -> Self {
         Self { length: length.max(1), discount, pending: VecDeque::new(), spare: Vec::new() }
     }
 
-    /// Takes in one step: what was seen and could be chosen, what was chosen, what it was worth, what was seen then and could be chosen there. Transitions
-    /// that this completes go to `replay`; an ending completes all.
-    pub fn push(
-        &mut self,
-        (observation, mask): (&[f32], Mask),
-        action: u8,
-        reward: f32,
-        (next, next_mask): (&[f32], Mask),
-        ending: Ending,
-        replay: &mut Replay,
-    ) {
+    /// Adds one step. The n-step transitions that it completes go to `replay`; the end of an episode completes all.
+    pub fn push(&mut self, transition: &Transition<'_>, replay: &mut Replay) {
+        let Transition { observation, mask, action, reward, next, next_mask, end } = *transition;
         let mut kept = self.spare.pop().unwrap_or_default();
         kept.clear();
         kept.extend_from_slice(observation);
@@ -63,10 +45,10 @@ impl Steps {
             step.factor *= self.discount;
             step.rewards += 1;
         }
-        while self.pending.front().is_some_and(|step| step.rewards >= self.length || ending != Ending::None) {
+        while self.pending.front().is_some_and(|step| step.rewards >= self.length || end != StepEnd::Continues) {
             let Some(step) = self.pending.pop_front() else { break };
-            let bootstrap = if ending == Ending::Terminated { 0.0 } else { step.factor };
-            replay.push(&Transition {
+            let bootstrap = if end == StepEnd::Terminated { 0.0 } else { step.factor };
+            replay.push(&NStepTransition {
                 observation: &step.observation,
                 mask: step.mask,
                 action: step.action,
@@ -79,7 +61,7 @@ impl Steps {
         }
     }
 
-    /// Forgets what is not complete: a step is missing.
+    /// Drops all incomplete returns, because a step is missing.
     pub fn interrupt(&mut self) {
         self.spare.extend(self.pending.drain(..).map(|step| step.observation));
     }

@@ -9,14 +9,16 @@ fn uniform(capacity: usize) -> Replay {
 
 /// Pushes steps 0, 1, 2, ... with rewards 1, 10, 100, ..., the last one ending so, and gives (observation, reward, bootstrap, next) of what results.
 #[track_caller]
-fn lived(length: usize, steps: u8, ending: Ending) -> Vec<(f32, f32, f32, f32)> {
+fn lived(length: usize, steps: u8, end: StepEnd) -> Vec<(f32, f32, f32, f32)> {
     let mut replay = uniform(64);
-    let mut pending = Steps::new(length, 0.5);
+    let mut pending = NStepBuffer::new(length, 0.5);
     for step in 0..steps {
         let last = step + 1 == steps;
         let (seen, next) = ([f32::from(step)], [f32::from(step) + 1.0]);
         let reward = 10f32.powi(i32::from(step));
-        pending.push((&seen, Mask::all(3)), step, reward, (&next, Mask::all(2)), if last { ending } else { Ending::None }, &mut replay);
+        let end = if last { end } else { StepEnd::Continues };
+        let step = Transition { observation: &seen, mask: Mask::all(3), action: step, reward, next: &next, next_mask: Mask::all(2), end };
+        pending.push(&step, &mut replay);
     }
     (0..replay.len())
         .map(|at| (replay.observations[at].to_f32(), replay.rewards[at], replay.bootstraps[at], replay.nexts[at].to_f32()))
@@ -25,22 +27,23 @@ fn lived(length: usize, steps: u8, ending: Ending) -> Vec<(f32, f32, f32, f32)> 
 
 #[test]
 fn returns_sum_discounted_rewards_of_n_steps() {
-    assert_eq!(lived(1, 2, Ending::None), [(0.0, 1.0, 0.5, 1.0), (1.0, 10.0, 0.5, 2.0)]);
-    assert_eq!(lived(3, 4, Ending::None), [(0.0, 1.0 + 5.0 + 25.0, 0.125, 3.0), (1.0, 10.0 + 50.0 + 250.0, 0.125, 4.0)]);
+    assert_eq!(lived(1, 2, StepEnd::Continues), [(0.0, 1.0, 0.5, 1.0), (1.0, 10.0, 0.5, 2.0)]);
+    assert_eq!(lived(3, 4, StepEnd::Continues), [(0.0, 1.0 + 5.0 + 25.0, 0.125, 3.0), (1.0, 10.0 + 50.0 + 250.0, 0.125, 4.0)]);
 }
 
 #[test]
 fn termination_does_not_bootstrap_while_truncation_does() {
-    assert_eq!(lived(3, 2, Ending::Terminated), [(0.0, 1.0 + 5.0, 0.0, 2.0), (1.0, 10.0, 0.0, 2.0)]);
-    assert_eq!(lived(3, 2, Ending::Truncated), [(0.0, 1.0 + 5.0, 0.25, 2.0), (1.0, 10.0, 0.5, 2.0)]);
+    assert_eq!(lived(3, 2, StepEnd::Terminated), [(0.0, 1.0 + 5.0, 0.0, 2.0), (1.0, 10.0, 0.0, 2.0)]);
+    assert_eq!(lived(3, 2, StepEnd::Truncated), [(0.0, 1.0 + 5.0, 0.25, 2.0), (1.0, 10.0, 0.5, 2.0)]);
 }
 
 #[test]
 fn an_interruption_leaves_no_return_across_the_gap() {
     let mut replay = uniform(8);
-    let mut pending = Steps::new(2, 1.0);
-    let step = |pending: &mut Steps, replay: &mut Replay, reward| {
-        pending.push((&[0.0], Mask::all(1)), 0, reward, (&[1.0], Mask::all(1)), Ending::None, replay);
+    let mut pending = NStepBuffer::new(2, 1.0);
+    let step = |pending: &mut NStepBuffer, replay: &mut Replay, reward| {
+        let (mask, end) = (Mask::all(1), StepEnd::Continues);
+        pending.push(&Transition { observation: &[0.0], mask, action: 0, reward, next: &[1.0], next_mask: mask, end }, replay);
     };
     step(&mut pending, &mut replay, 1.0);
     pending.interrupt();
@@ -54,7 +57,7 @@ fn an_interruption_leaves_no_return_across_the_gap() {
 fn the_oldest_gives_way() {
     let mut replay = uniform(3);
     for number in 0..5u8 {
-        let transition = Transition {
+        let transition = NStepTransition {
             observation: &[f32::from(number)],
             mask: Mask::all(5),
             action: number,
@@ -71,7 +74,7 @@ fn the_oldest_gives_way() {
 fn filled(sampling: Sampling, count: u8) -> Replay {
     let mut replay = Replay::new(1, usize::from(count), sampling);
     for action in 0..count {
-        replay.push(&Transition {
+        replay.push(&NStepTransition {
             observation: &[0.0],
             mask: Mask::all(1),
             action,
@@ -98,7 +101,7 @@ fn drawn(replay: &Replay, rounds: usize, beta: f32) -> (Vec<usize>, Batch) {
 fn draws_follow_priorities_and_weights_take_the_bias_back() {
     let mut replay = filled(Sampling::Prioritised { alpha: 1.0, beta: 1.0, beta_over: 1 }, 4);
     let errors = [0.0, 1.0, -2.0, 5.0].map(|error: f32| error.signum() * (error.abs() - LEAST_PRIORITY).max(0.0));
-    replay.learned(&[0, 1, 2, 3], &errors);
+    replay.update_priorities(&[0, 1, 2, 3], &errors);
     let (counts, batch) = drawn(&replay, 1000, 1.0);
     for (index, share) in [0.0, 1.0 / 8.0, 2.0 / 8.0, 5.0 / 8.0].into_iter().enumerate() {
         assert!((counts[index] as f64 / 50_000.0 - share).abs() < 0.01, "{counts:?}");
@@ -119,7 +122,7 @@ fn without_priorities_all_are_drawn_alike_with_weight_one() {
 #[test]
 fn an_error_that_is_no_number_harms_no_sum() {
     let mut replay = filled(Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 1 }, 3);
-    replay.learned(&[0, 1], &[f32::NAN, f32::INFINITY]);
+    replay.update_priorities(&[0, 1], &[f32::NAN, f32::INFINITY]);
     let (counts, batch) = drawn(&replay, 10, 0.4);
     assert_eq!(counts.iter().sum::<usize>(), 500);
     assert!(batch.weights.iter().all(|weight| weight.is_finite()));
@@ -127,18 +130,19 @@ fn an_error_that_is_no_number_harms_no_sum() {
 
 #[test]
 fn a_rollout_tells_returns_that_blend_what_came_with_what_is_expected() {
-    let mut rollout = Rollout::default();
+    let mut rollout = RolloutBuffer::default();
     // What is seen after a step is its number, of which the best choice that is allowed is worth ten times as much.
-    let step = |rollout: &mut Rollout, lane, number: f32, reward, ending| {
-        rollout.push(lane, (&[number - 1.0], Mask(0b11)), 1, reward, (&[number], Mask(0b01)), ending);
+    let step = |rollout: &mut RolloutBuffer, environment, number: f32, reward, end| {
+        let (observation, next) = (&[number - 1.0], &[number]);
+        rollout.push(environment, &Transition { observation, mask: Mask(0b11), action: 1, reward, next, next_mask: Mask(0b01), end });
     };
-    step(&mut rollout, 0, 1.0, 1.0, Ending::None);
-    step(&mut rollout, 0, 2.0, 2.0, Ending::Truncated);
-    step(&mut rollout, 0, 3.0, 3.0, Ending::Terminated);
-    step(&mut rollout, 1, 4.0, 4.0, Ending::None);
+    step(&mut rollout, 0, 1.0, 1.0, StepEnd::Continues);
+    step(&mut rollout, 0, 2.0, 2.0, StepEnd::Truncated);
+    step(&mut rollout, 0, 3.0, 3.0, StepEnd::Terminated);
+    step(&mut rollout, 1, 4.0, 4.0, StepEnd::Continues);
     assert!(rollout.is_full(2) && !rollout.is_full(3));
     rollout.interrupt(1);
-    step(&mut rollout, 1, 5.0, 5.0, Ending::None);
+    step(&mut rollout, 1, 5.0, 5.0, StepEnd::Continues);
     let values: Vec<f32> = rollout.nexts().iter().flat_map(|seen| [10.0 * seen, 1000.0]).collect();
     let batch = rollout.take(&values, 2, 0.5, 0.8);
     let truncated = 2.0 + 0.5 * 20.0;

@@ -1,9 +1,9 @@
-//! A tree of sums: draws in proportion to priorities in logarithmic time. Owns its sums only.
+//! A sum tree: samples in proportion to priorities in logarithmic time.
 
-/// Leaves with a priority each, and above them the sums of pairs.
+/// A binary tree whose leaves hold priorities and whose inner nodes hold the sums of their children.
 #[derive(Debug, Clone)]
 pub struct SumTree {
-    /// Root at 1; the leaves are the second half.
+    /// The root is at index 1; the leaves are the second half.
     nodes: Vec<f64>,
     leaves: usize,
 }
@@ -25,7 +25,7 @@ impl SumTree {
         self.nodes[self.leaves + index]
     }
 
-    /// Sets the priority of leaf `index`. Sums are computed anew and never drift.
+    /// Sets the priority of leaf `index`. Sums are recomputed, so that rounding errors do not add up.
     pub fn set(&mut self, index: usize, priority: f64) {
         let mut node = self.leaves + index;
         self.nodes[node] = priority;
@@ -35,12 +35,12 @@ impl SumTree {
         }
     }
 
-    /// The leaf in whose part of the sum `point` lies.
+    /// The leaf whose part of the cumulative sum contains `point`.
     pub fn find(&self, mut point: f64) -> usize {
         let mut node = 1;
         while node < self.leaves {
             let left = self.nodes[2 * node];
-            // Rounding must not lead into a part without priority.
+            // Rounding must not lead to a leaf of priority 0.
             if point < left || self.nodes[2 * node + 1] <= 0.0 {
                 node *= 2;
             } else {

@@ -4,7 +4,7 @@ use qscale_dqn::actions::{ActionSet, Actions, Scope};
 use qscale_dqn::domain::Kind;
 use qscale_dqn::tabular::{Tabular, TabularParameters};
 use qscale_rl::device::cpu;
-use qscale_rl::learner::{Hyperparameters, Learner, Rollouts};
+use qscale_rl::learner::{Hyperparameters, Learner, RolloutConfig};
 
 use super::*;
 use crate::agent::DqnAgent;
@@ -20,7 +20,7 @@ fn agent() -> DqnAgent {
     agent_by(None)
 }
 
-fn agent_by(rollouts: Option<Rollouts>) -> DqnAgent {
+fn agent_by(rollouts: Option<RolloutConfig>) -> DqnAgent {
     let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, rollouts, ..Hyperparameters::plain() };
     DqnAgent::new(hyperparameters, Actions::new(ActionSet::Headroom, Scope::Joint), 0.25, 5, &cpu()).expect("valid")
 }
@@ -34,7 +34,7 @@ fn one_seed_gives_one_network_and_one_score_on_any_number_of_threads() {
         let checkpoint = trainer.agent().checkpoint(None, "").expect("the CPU does not fail");
         (trainer.take(), checkpoint)
     };
-    for rollouts in [None, Some(Rollouts { length: 8, epochs: 4, ..Rollouts::default() })] {
+    for rollouts in [None, Some(RolloutConfig { length: 8, epochs: 4, ..RolloutConfig::default() })] {
         let ((score, loss), checkpoint) = run(1, rollouts);
         assert_eq!(run(3, rollouts), ((score, loss), checkpoint));
         assert!(score.ticks == 200 && score.mean.reward < 0.0 && loss.updates > 20, "{score:?} {loss:?}");
@@ -48,12 +48,12 @@ fn a_checkpoint_in_the_middle_goes_on_exploring_where_it_was() {
     let bytes = trainer.agent().checkpoint(None, "").expect("the CPU does not fail").to_bytes();
     let read = Checkpoint::from_bytes(&bytes).expect("it was just written");
     let header = &read.header;
-    let learner = Learner::resume(header.hyperparameters.clone(), &read.weights, read.progress.as_ref(), header.seed, &cpu());
+    let learner = Learner::resume(header.hyperparameters.clone(), &read.weights, read.training.as_ref(), header.seed, &cpu());
     let resumed = DqnAgent::with(learner.expect("they belong together"), read.check().expect("it matches"), 0.25);
     let actions = read.check().expect("it matches");
     let world = |number| Lane::new(Cell::new(draw(&plan().domain, Part::Test, number).setup, number, 0), 200.0, Some(&actions));
     let lanes: Vec<Lane> = (0..30).map(world).collect();
-    assert_eq!(resumed.learner().choices(), 160);
+    assert_eq!(resumed.learner().actions_taken(), 160);
     assert_eq!(resumed.actor().act(0, &lanes), trainer.agent.actor().act(0, &lanes));
 }
 
@@ -177,7 +177,7 @@ fn a_recipe_out_of_range_is_refused_with_the_value() {
         (
             Recipe {
                 hyperparameters: Hyperparameters {
-                    rollouts: Some(Rollouts { lambda: 1.5, ..Rollouts::default() }),
+                    rollouts: Some(RolloutConfig { lambda: 1.5, ..RolloutConfig::default() }),
                     ..Hyperparameters::plain()
                 },
                 ..recipe()

@@ -7,8 +7,8 @@ use qscale_dqn::worth::Worth;
 use qscale_policies::{Memory, Policy};
 use qscale_rl::Hyperparameters;
 use qscale_rl::device::cpu;
-use qscale_rl::explore::Schedule;
-use qscale_rl::replay::Ending;
+use qscale_rl::explore::EpsilonSchedule;
+use qscale_rl::replay::StepEnd;
 use qscale_sim::Cell;
 use qscale_sim::chance::{Purpose, stream};
 use qscale_train::agent::{Actor, Agent, DqnAgent, Outcome};
@@ -68,7 +68,7 @@ fn hyperparameters(which: Which, effort: Effort) -> Hyperparameters {
         batch: 256,
         warm_up: (ticks / 20) as usize,
         decay_over: (ticks as f64 * REPLAY_RATIO) as u64,
-        exploration: Schedule { from: 0.9, to: 0.05, over: ticks / 2 },
+        exploration: EpsilonSchedule { from: 0.9, to: 0.05, over: ticks / 2 },
         target_rate: 5e-3,
         ..Hyperparameters::plain()
     }
@@ -125,7 +125,7 @@ fn live<A: Agent>(
                 sum += reward;
                 *left -= 1;
                 // Functions go on; an end by time is a truncation.
-                let ending = if *left == 0 { Ending::Truncated } else { Ending::None };
+                let ending = if *left == 0 { StepEnd::Truncated } else { StepEnd::Continues };
                 outcomes.push(Outcome { act, reward: Some(reward), ending });
             }
             agent.remember(&lanes, &outcomes);

@@ -1,18 +1,16 @@
-//! How fast networks learn and decide on one core: gradient updates a CPU second by batch, and decisions a second by batch.
-//! `RAYON_NUM_THREADS=1 cargo run --release -p qscale-rl --example speed [cpu|flex|gpu]`.
+//! Speed of learning and inference on one core: gradient updates and decisions per CPU second, by batch size.
+//! `RAYON_NUM_THREADS=1 cargo run --release -p qscale-burn --example speed [cpu|flex|gpu]`.
 //!
-//! Time is that of the CPU, so that others on the machine do not count; on a GPU it is the clock's, and the device's name is printed.
+//! CPU time is measured, so that other processes do not count; on a GPU wall-clock time is measured.
 
 mod support;
 
 use std::time::Instant;
 
-use qscale_rl::Mask;
-use qscale_rl::device::Device;
-use qscale_rl::device::{self, Kind};
+use qscale_burn::{flex, probe};
 use qscale_rl::learner::{Hyperparameters, Learner};
-use qscale_rl::probe;
-use qscale_rl::replay::{Ending, Sampling};
+use qscale_rl::replay::{Sampling, StepEnd, Transition};
+use qscale_rl::{Device, Mask, cpu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use support::cpu_seconds;
@@ -21,7 +19,7 @@ use support::cpu_seconds;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROUNDS: usize = 5;
-/// Features and choices of the model that comes along.
+/// Features and actions of the bundled model.
 const INPUTS: usize = 85;
 const ACTIONS: usize = 20;
 
@@ -60,12 +58,17 @@ fn now(gpu: bool, begin: Instant) -> f64 {
 
 #[expect(clippy::disallowed_methods, reason = "a measurement of a device reads the clock")]
 fn main() {
-    let kind = std::env::args().nth(1).unwrap_or_else(|| Kind::Cpu.to_string()).parse::<Kind>();
-    let (kind, device) = match kind.and_then(|kind| device::open(kind).map(|device| (kind, device)).map_err(|error| error.to_string())) {
-        Ok(opened) => opened,
-        Err(error) => return println!("{error}"),
+    let kind = std::env::args().nth(1).unwrap_or_else(|| "cpu".to_owned());
+    let device = match &*kind {
+        "cpu" => cpu(),
+        "flex" => flex(),
+        "gpu" => match qscale_burn::gpu() {
+            Ok(device) => device,
+            Err(error) => return println!("{error}"),
+        },
+        other => return println!("device = {other:?}, must be one of cpu, flex, gpu"),
     };
-    let gpu = kind == Kind::Gpu;
+    let gpu = kind == "gpu";
     let begin = Instant::now();
     let (batches, sizes): (&[usize], &[usize]) = if gpu {
         (&[32, 128, 1024, 4096, 16384], &[1, 256, 10_000, 100_000])
@@ -73,12 +76,12 @@ fn main() {
         (&[32, 128, 1024], &[1, 10, 100, 1000, 10_000, 100_000])
     };
     if gpu {
-        match probe::compare(&device::cpu(), &device, &|| begin.elapsed()) {
-            Ok(probe) => println!("{probe}{}", probe.refusal().map(|why| format!("; {why}")).unwrap_or_default()),
+        match probe::compare(&cpu(), &device, &|| begin.elapsed()) {
+            Ok(probe) => println!("{probe}{}", probe.objection().map(|why| format!("; {why}")).unwrap_or_default()),
             Err(error) => return println!("{error}"),
         }
     }
-    println!("on {device:?}; medians of {ROUNDS} rounds");
+    println!("on {kind}; medians of {ROUNDS} rounds");
     for subject in subjects() {
         println!("{}", subject.name);
         for &batch in batches {
@@ -104,14 +107,8 @@ fn updates(subject: &Subject, batch: usize, device: &Device, gpu: bool, begin: I
         let before = seen.clone();
         seen.iter_mut().for_each(|value| *value = rng.random_range(-1.0..1.0));
         let reward = rng.random_range(-1.0..0.0);
-        learner.remember(
-            0,
-            (&before, Mask::all(subject.actions)),
-            step % subject.actions,
-            reward,
-            (&seen, Mask::all(subject.actions)),
-            Ending::None,
-        );
+        let (mask, action, end) = (Mask::all(subject.actions), (step % subject.actions) as u8, StepEnd::Continues);
+        learner.observe(0, &Transition { observation: &before, mask, action, reward, next: &seen, next_mask: mask, end });
     }
     let count = (200_000 / batch).clamp(if gpu { 20 } else { 40 }, if gpu { 100 } else { 4000 });
     let mut round = || {

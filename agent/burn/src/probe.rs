@@ -1,49 +1,47 @@
-//! Whether a GPU computes what the CPU computes, and how fast. Owns what is tried; reads no clock of its own.
+//! Compares a GPU with the CPU: whether it computes the same, and how fast. The clock is an argument.
 
 use std::fmt;
 use std::time::Duration;
 
+use qscale_rl::learner::{Hyperparameters, Learner, LearnerError};
+use qscale_rl::replay::{StepEnd, Transition};
+use qscale_rl::{Device, Mask, cpu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::device::{self, Device, Kind};
-use crate::learner::{Hyperparameters, Learner, LearnerError};
-use crate::mask::Mask;
-use crate::replay::Ending;
-
-/// Values of a GPU and of the CPU may differ by so much, in parts of the largest value: 32-bit sums of a hundred products in another order.
+/// Largest accepted difference between values of a GPU and of the CPU, relative to the largest value: 32-bit sums of a hundred products in another order.
 pub const TOLERANCE: f32 = 1e-3;
 
-/// What was found.
+/// Result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Milliseconds of an update on the CPU.
+    /// Duration of an update on the CPU, milliseconds.
     pub cpu_ms: f64,
-    /// Milliseconds of an update on the GPU.
+    /// Duration of an update on the GPU, milliseconds.
     pub gpu_ms: f64,
-    /// Greatest difference between values, in parts of the largest value, before anything was learned and after some updates.
+    /// Largest difference between values, relative to the largest value, before the first and after some updates.
     pub difference: f32,
 }
 
 impl Probe {
-    /// Why the GPU is not to be trusted, if it is not.
+    /// Why the GPU must not be used; `None` if it may.
     #[must_use]
-    pub fn refusal(&self) -> Option<String> {
-        // One that is no number is refused, too.
+    pub fn objection(&self) -> Option<String> {
+        // NaN is an objection too.
         let near = self.difference <= TOLERANCE;
         (!near).then(|| {
             format!(
-                "the GPU computes values that differ from those of the CPU by {:.2e} of the largest, at most {TOLERANCE:.0e} is trusted",
+                "values of the GPU differ from those of the CPU by {:.2e} of the largest value; at most {TOLERANCE:.0e} is accepted",
                 self.difference
             )
         })
     }
 
-    /// Whether it is worth using.
+    /// Whether the GPU computes the same and takes less time.
     #[must_use]
     pub fn gpu_is_faster(&self) -> bool {
-        self.refusal().is_none() && self.gpu_ms < self.cpu_ms
+        self.objection().is_none() && self.gpu_ms < self.cpu_ms
     }
 }
 
@@ -51,50 +49,44 @@ impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "an update takes {:.2} ms there and {:.2} ms on one core, values differ by {:.1e}",
+            "an update takes {:.2} ms on the GPU and {:.2} ms on one CPU core; values differ by {:.1e}",
             self.gpu_ms, self.cpu_ms, self.difference
         )
     }
 }
 
-/// Numbers of an observation and choices that are tried: those of the model that comes along.
+/// Sizes of the observation and the action set: those of the bundled model.
 const INPUTS: usize = 85;
 const ACTIONS: usize = 20;
 
-/// Updates that are made before values are compared, and that are timed.
+/// Updates that are timed.
 const UPDATES: usize = 20;
 
-/// Lets a GPU and the CPU learn the same from the default network and batch. `clock` tells time since some instant.
+/// Compares the first GPU with the CPU. `clock` returns the time since a fixed instant.
 ///
 /// # Errors
 /// When there is no GPU, or it fails.
 pub fn probe(clock: &dyn Fn() -> Duration) -> Result<Probe, String> {
-    let gpu = device::open(Kind::Gpu).map_err(|error| error.to_string())?;
-    compare(&device::cpu(), &gpu, clock).map_err(|error| error.to_string())
+    let gpu = crate::gpu().map_err(|error| error.to_string())?;
+    compare(&cpu(), &gpu, clock).map_err(|error| error.to_string())
 }
 
-/// Lets two devices learn the same, the second one being taken for the GPU.
+/// Trains the same default network on the same data on `cpu` and `gpu`.
 ///
 /// # Errors
-/// When one fails.
+/// When a device fails.
 pub fn compare(cpu: &Device, gpu: &Device, clock: &dyn Fn() -> Duration) -> Result<Probe, LearnerError> {
     let hyperparameters = Hyperparameters { capacity: 2000, warm_up: 1000, ..Hyperparameters::plain() };
     let shown: Vec<f32> = noise(INPUTS * 64, 3);
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     for device in [cpu, gpu] {
         let mut learner = Learner::new(hyperparameters.clone(), INPUTS, ACTIONS, 1, device)?;
         let before = learner.network().values(&shown)?;
         let seen = noise(INPUTS * 2001, 7);
         for (step, pair) in seen.windows(INPUTS * 2).step_by(INPUTS).enumerate() {
             let (observation, next) = pair.split_at(INPUTS);
-            learner.remember(
-                0,
-                (observation, Mask::all(ACTIONS)),
-                step % ACTIONS,
-                observation[0],
-                (next, Mask::all(ACTIONS)),
-                Ending::None,
-            );
+            let (mask, action, end) = (Mask::all(ACTIONS), (step % ACTIONS) as u8, StepEnd::Continues);
+            learner.observe(0, &Transition { observation, mask, action, reward: observation[0], next, next_mask: mask, end });
         }
         for _ in 0..UPDATES / 4 {
             learner.update()?;
@@ -104,11 +96,11 @@ pub fn compare(cpu: &Device, gpu: &Device, clock: &dyn Fn() -> Duration) -> Resu
         for _ in 0..UPDATES {
             learner.update()?;
         }
-        // What is queued on a GPU is done once its values are read.
+        // Reading values waits for the work queued on a GPU.
         learner.network().values(&shown)?;
-        told.push((before, after, (clock().saturating_sub(began)).as_secs_f64() * 1000.0 / UPDATES as f64));
+        results.push((before, after, (clock().saturating_sub(began)).as_secs_f64() * 1000.0 / UPDATES as f64));
     }
-    let [(cpu_before, cpu_after, cpu_ms), (gpu_before, gpu_after, gpu_ms)] = &told[..] else { unreachable!("two devices") };
+    let [(cpu_before, cpu_after, cpu_ms), (gpu_before, gpu_after, gpu_ms)] = &results[..] else { unreachable!("two devices") };
     let difference = difference(cpu_before, gpu_before).max(difference(cpu_after, gpu_after));
     Ok(Probe { cpu_ms: *cpu_ms, gpu_ms: *gpu_ms, difference })
 }
@@ -118,7 +110,7 @@ fn noise(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
-/// Greatest difference in parts of the largest value; not a number where one value is none.
+/// Largest difference relative to the largest value; NaN if a value is NaN.
 fn difference(one: &[f32], other: &[f32]) -> f32 {
     let largest = one.iter().fold(1e-6f32, |largest, value| largest.max(value.abs()));
     let greatest = |greatest: f32, (one, other): (&f32, &f32)| {
@@ -133,17 +125,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn burn_on_the_cpu_learns_what_the_loops_learn_and_what_is_wrong_is_refused() {
+    fn burn_on_the_cpu_passes_and_a_wrong_device_is_rejected() {
         let ticks = std::cell::Cell::new(0);
         let clock = || {
             ticks.set(ticks.get() + 1);
             Duration::from_millis(ticks.get())
         };
-        let probe = compare(&device::cpu(), &device::flex(), &clock).expect("the CPU does not fail");
-        assert_eq!(probe.refusal(), None, "{probe:?}");
-        assert!(probe.difference > 0.0, "sums in another order differ by a little: {probe:?}");
+        let probe = compare(&cpu(), &crate::flex(), &clock).expect("the CPU does not fail");
+        assert_eq!(probe.objection(), None, "{probe:?}");
+        assert!(probe.difference > 0.0, "sums in another order differ slightly: {probe:?}");
         for difference in [0.01, f32::NAN, f32::INFINITY] {
-            assert!(Probe { difference, ..probe }.refusal().is_some());
+            assert!(Probe { difference, ..probe }.objection().is_some());
         }
         assert!(
             Probe { cpu_ms: 2.0, gpu_ms: 1.0, difference: 0.0 }.gpu_is_faster()
