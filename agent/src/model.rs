@@ -95,6 +95,8 @@ pub enum Offer {
     Nothing(String),
     /// This network.
     Model {
+        /// Its name in the store.
+        name: Name,
         /// Its version.
         version: u64,
         /// The network.
@@ -188,7 +190,7 @@ impl Follower {
             Ok(dqn) => {
                 self.metrics.model(true);
                 (self.offered, self.refused) = (Some(version), None);
-                self.offers.send_replace(Offer::Model { version, dqn: Arc::new(dqn) });
+                self.offers.send_replace(Offer::Model { name: self.name.clone(), version, dqn: Arc::new(dqn) });
             }
             Err(Unusable::Refused(reason)) => {
                 self.metrics.model(false);

@@ -152,6 +152,7 @@ pub struct Dqn {
     actions: Actions,
     names: Vec<String>,
     model: String,
+    fingerprint: String,
     caution: Option<Caution>,
     /// What another choice than the default one must promise to save: a network's errors are no reason to change.
     patience: Option<Patience>,
@@ -190,13 +191,15 @@ impl Dqn {
             return Err(CheckpointError::Mismatch(vec![format!("it was trained for scope {}, {scope} is asked for", trained.scope())]));
         }
         let actions = Actions::new(trained.set(), scope);
-        let model = format!("dqn {} {scope} {}", actions.set(), checkpoint.fingerprint());
+        let fingerprint = checkpoint.fingerprint();
+        let model = format!("dqn {} {scope} {fingerprint}", actions.set());
         Ok(Self {
             network: Trained::new(&checkpoint.weights, device),
             specialist: checkpoint.specialist.as_ref().map(|weights| Trained::new(weights, device)),
             names: actions.names(),
             actions,
             model,
+            fingerprint,
             caution: params.caution,
             patience: params.patience,
             worth: checkpoint.header.worth.unwrap_or_default(),
@@ -221,6 +224,12 @@ impl Dqn {
         let (mut special, mut others) = (special.chunks_exact(width), others.chunks_exact(width));
         let row = |row| if self.special(row).is_some() { special.next() } else { others.next() };
         Ok(rows().flat_map(row).flatten().copied().collect())
+    }
+
+    /// Fingerprint of its checkpoint.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// What it may choose.

@@ -92,11 +92,3 @@ impl Worth {
         Tick { reward: -sum / self.unit(caution), ..tick }
     }
 }
-
-/// How far the objective was violated, 0 to 1, where such a share of the requests that ended was late, failed ones among them, and such a share failed, each beside
-/// the share that is allowed.
-#[must_use]
-pub fn violation(late: (f64, f64), failed: (f64, f64)) -> f64 {
-    let twice = |(share, allowed): (f64, f64)| (share / (2.0 * allowed.max(1e-3))).min(1.0).powi(2);
-    twice(late).max(twice(failed))
-}

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use qscale_common::contract::{Latency, Moment, Reward, State};
+use qscale_common::slo;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use qscale_dqn::actions::{Actions, Menu};
@@ -250,7 +251,7 @@ pub fn violation(waiting: &State, told: &State) -> Option<f64> {
         None => 0.0,
     };
     let late = failed + (1.0 - failed) * late_of_answered;
-    Some(worth::violation((late, 1.0 - objective.percentile / 100.0), (failed, objective.failure_share)))
+    Some(slo::graded((late, 1.0 - objective.percentile / 100.0), (failed, objective.failure_share)))
 }
 
 /// Share of the requests answered well that took longer than `bound_ms`, by the percentiles that are told: between two of them, and beyond the last, the share falls

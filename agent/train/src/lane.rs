@@ -1,11 +1,12 @@
 //! One world that is acted on: the simulated function, what was seen of it, and what each tick of it was worth. Owns the step; must not decide.
 
 use qscale_common::contract::State;
+use qscale_common::slo;
 use qscale_common::units::Allocation;
 use qscale_dqn::actions::{Actions, Menu};
 use qscale_dqn::observation::{COUNT, observe};
 use qscale_dqn::sight::Sight;
-use qscale_dqn::worth::{Tick, Worth, violation};
+use qscale_dqn::worth::{Tick, Worth};
 use qscale_policies::History;
 use qscale_rl::Mask;
 use qscale_rl::replay::{StepEnd, Transition};
@@ -126,11 +127,12 @@ fn judge(worth: &Worth, cell: &Cell, totals: &Totals, waited: bool, usual_price:
     let ended = totals.completed + totals.unanswered();
     let violation = if ended == 0 {
         // Nothing came back all through a tick that is longer than the bound.
-        f64::from(u8::from(waited && cell.function().queued() > 0 && policy.tick.duration() > objective.latency.get()))
+        let waited = waited && cell.function().queued() > 0;
+        f64::from(u8::from(slo::is_violated_without_replies(waited, policy.tick.duration(), objective.latency.get())))
     } else {
         let late = totals.violations(bound) / ended as f64;
         let failed = totals.unanswered() as f64 / ended as f64;
-        violation((late, 1.0 - objective.percentile.get() / 100.0), (failed, objective.failure_share.get()))
+        slo::graded((late, 1.0 - objective.percentile.get() / 100.0), (failed, objective.failure_share.get()))
     };
     let prices = &policy.prices;
     let spent = (totals.core_seconds * prices.cpu_core_hour.get() + totals.gibibyte_seconds * prices.memory_gib_hour.get()) / 3600.0;

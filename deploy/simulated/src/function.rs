@@ -14,8 +14,8 @@ use qscale_sim::load::Source;
 use qscale_sim::replica::{Phase, Replica};
 use qscale_sim::{Function, Gateway, Nanos, Reading};
 
-use crate::command::Wanted;
 use crate::report::Told;
+use crate::wanted::Wanted;
 
 /// When the world of a platform began: virtual time counts from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

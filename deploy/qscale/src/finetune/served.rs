@@ -100,7 +100,7 @@ impl Recorded {
     /// Since when the model of `fingerprint` has decided by itself, by what `agent` answered: what came before is another model's doing.
     pub async fn decided_by(&self, bus: &Bus, agent: &Name, fingerprint: &str) -> anyhow::Result<Timestamp> {
         let actions = recording::actions(bus, agent, &self.function, self.since).await?;
-        let others = actions.into_values().filter(|action| !action.model.ends_with(fingerprint));
+        let others = actions.into_values().filter(|action| action.provenance.fingerprint() != Some(fingerprint));
         Ok(others.map(|action| action.decided_at_ms).max().map_or(self.since, |last| last.max(self.since)))
     }
 }
