@@ -1,17 +1,17 @@
 //! What acts when the agent is silent. Owns the choice of rule; it needs nothing but the last State, so it cannot die with an agent or the bus.
 
-use qscale_common::contract::State;
+use qscale_common::contract::{Provenance, State};
 use qscale_common::policy::FallbackRule;
 use qscale_common::units::Allocation;
 use qscale_policies::{Decision, Policy as _, Threshold};
 
 /// What a fallback rule says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Advice {
     /// What the rule is called.
     pub rule: &'static str,
-    /// Its version.
-    pub model: String,
+    /// Its version and parameters.
+    pub provenance: Provenance,
     /// What it wants.
     pub wanted: Allocation,
     /// Why.
@@ -31,7 +31,7 @@ pub fn advise(rule: FallbackRule, state: &State, in_force: Allocation) -> Option
                 Decision::Want { allocation, reason, .. } => (allocation, reason),
                 Decision::Hold { reason, .. } => (in_force, reason),
             };
-            Some(Advice { rule: rule.name(), model: rule.model(), wanted, reason })
+            Some(Advice { rule: rule.name(), provenance: Provenance::of_rule(rule.name(), rule.model()), wanted, reason })
         }
     }
 }

@@ -11,10 +11,10 @@ use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_dqn::Tabular;
 use qscale_dqn::decider::{Decider, FALLBACK};
-use qscale_dqn::device::cpu;
 use qscale_dqn::registry::{self, DQN};
 use qscale_dqn::tabular::TABULAR;
 use qscale_policies::PolicyError;
+use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -138,8 +138,9 @@ impl AgentConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[track_caller]
     fn parsed(value: Value) -> AgentConfig {
@@ -157,7 +158,7 @@ mod tests {
     #[test]
     fn parameters_reach_the_policy_and_are_checked() {
         let with = |params: Value| parsed(json!({"policy": "threshold", "params": params})).policy();
-        assert_eq!(with(json!({"cpu_millicores": 300})).expect("known").model(), "threshold/1 300m 256Mi");
+        assert_eq!(with(json!({"cpu_millicores": 300})).expect("known").configuration(), "threshold/1 300m 256Mi");
         let error = format!("{:#}", with(json!({"cpu": 300})).err().expect("unknown"));
         assert!(error.contains("`cpu`"), "{error}");
     }
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn a_learned_policy_has_a_model_and_a_network_a_rule_beside_it() {
         let learned = parsed(json!({"agent": "dqn"})).policy().expect("the model that comes along");
-        assert_eq!((learned.name(), learned.model().split(' ').next()), ("dqn", Some("dqn")));
+        assert_eq!((learned.name(), learned.configuration().split(' ').next()), ("dqn", Some("dqn")));
         assert!(parsed(json!({"policy": "dqn", "params": {"caution": 300}, "model": "store:mine"})).policy().is_ok());
         let error = |config: Value| format!("{:#}", parsed(config).policy().err().expect("refused"));
         assert!(error(json!({"agent": "dqn", "model": "nosuch.dqn"})).contains("nosuch.dqn"));
@@ -177,7 +178,7 @@ mod tests {
         std::fs::write(&table, serde_json::to_vec(&learned).expect("written")).expect("a file");
         std::fs::write(&broken, "{}").expect("a file");
         let told = |path: &std::path::Path| json!({"agent": "mine", "policy": "tabular-q", "model": path});
-        assert_eq!(parsed(told(&table)).policy().expect("a table").model(), "tabular-q of seed 3 after 0 steps");
+        assert_eq!(parsed(told(&table)).policy().expect("a table").configuration(), "tabular-q of seed 3 after 0 steps");
         assert!(error(told(&broken)).contains("broken.json"));
         assert!(error(json!({"agent": "tabular-q"})).contains("no model is set; name its file"));
         assert!(error(json!({"agent": "tabular-q", "model": "store:mine"})).contains("name the file of a table"));

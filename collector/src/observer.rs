@@ -117,8 +117,9 @@ impl Observer {
         if let Some(&place) = self.index.get(&key)
             && stands
         {
-            let Outcome { source, agent, model, tick, .. } = outcome;
-            self.functions[place].decided_by = Some(Decider { source: *source, agent: agent.clone(), model: model.clone(), tick: *tick });
+            let Outcome { source, agent, provenance, tick, .. } = outcome;
+            let decider = Decider { source: *source, agent: agent.clone(), provenance: provenance.clone(), tick: *tick };
+            self.functions[place].decided_by = Some(decider);
         }
     }
 

@@ -6,6 +6,7 @@ mod action;
 mod event;
 mod load;
 mod outcome;
+mod provenance;
 mod reward;
 mod state;
 pub mod subject;
@@ -14,6 +15,7 @@ pub use action::{Action, Choice};
 pub use event::{Event, EventType, TraceParent};
 pub use load::{Failures, LatencyBucket, Load};
 pub use outcome::{Effect, GuardNote, Outcome, Rule, Source};
+pub use provenance::{Fallback, FallbackKind, FallbackReason, ModelRef, Provenance};
 pub use reward::{Decider, Reward, Term, Terms};
 pub use state::{Ages, Changes, Direction, Headroom, Latency, ReplicaCounts, State, Usage, Window, Windows, WireObjective};
 

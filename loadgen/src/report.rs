@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use qscale_common::contract::{Failures, LatencyBucket};
-use serde::Serialize;
+use qscale_common::load::{FunctionLoad, LatencySummary, LoadSummary, SendLag};
 
 use crate::record::{FailureKind, RequestRecord, RequestStatus};
 
@@ -160,7 +160,7 @@ pub struct RunInfo {
     pub started_unix_us: u64,
     /// Address.
     pub target: String,
-    /// CallProtocol.
+    /// Protocol.
     pub protocol: String,
     /// Seed.
     pub seed: u64,
@@ -178,122 +178,28 @@ pub struct RunInfo {
     pub max_lag: Duration,
 }
 
-/// The result of a run, as `--json` prints it. Times carry their unit in the name; absent percentiles mean that nothing was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    /// Version of this form.
-    pub version: u32,
-    /// Name of the run.
-    pub run: String,
-    /// Whether the generator failed to offer what it was to offer, so that the run says nothing about the functions.
-    pub void: bool,
-    /// Why it is void.
-    pub void_reasons: Vec<String>,
-    /// Whether it was ended before its time.
-    pub stopped_early: bool,
-    /// Start, microseconds since 1970.
-    pub started_unix_us: u64,
-    /// Duration of sending, seconds.
-    pub sending_s: f64,
-    /// Address.
-    pub target: String,
-    /// CallProtocol.
-    pub protocol: String,
-    /// Seed.
-    pub seed: u64,
-    /// Scheduling class of the pacing threads.
-    pub scheduling: String,
-    /// From when a request was due to when it was sent.
-    pub send_lag_us: Option<Lag>,
-    /// All requests together.
-    pub total: Line,
-    /// Each function.
-    pub functions: Vec<Line>,
+/// Latencies of `stats`; `None` if no request succeeded.
+#[must_use]
+pub fn latency_of(stats: &RequestStats) -> Option<LatencySummary> {
+    let histogram = &stats.latency_us;
+    let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    (!histogram.is_empty()).then(|| LatencySummary {
+        mean: Some(rounded(histogram.mean() / 1e3)),
+        p50: at(0.5),
+        p90: at(0.9),
+        p95: at(0.95),
+        p99: at(0.99),
+        p999: at(0.999),
+        max: Some(histogram.max() as f64 / 1e3),
+    })
 }
 
-/// Send lag, microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Lag {
-    /// Median.
-    pub p50: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// 99.9th percentile.
-    pub p999: f64,
-    /// Largest.
-    pub max: f64,
-}
-
-/// Counts, rates and latencies of one function or of all.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Line {
-    /// The function; `total` for all.
-    pub function: String,
-    /// Requests that were due.
-    pub due: u64,
-    /// Requests that were sent.
-    pub sent: u64,
-    /// Requests answered well.
-    pub succeeded: u64,
-    /// Requests that failed.
-    pub failed: u64,
-    /// Requests still in flight at the end: neither successful nor failed.
-    pub censored: u64,
-    /// Requests due, a second.
-    pub offered_rps: f64,
-    /// Requests answered well, a second.
-    pub achieved_rps: f64,
-    /// Failures by kind.
-    pub failures: BTreeMap<String, u64>,
-    /// Latency of the requests answered well.
-    pub latency_ms: Option<Latency>,
-}
-
-/// Latency from when a request was due to its answer, milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Latency {
-    /// Mean.
-    pub mean: f64,
-    /// Median.
-    pub p50: f64,
-    /// 90th percentile.
-    pub p90: f64,
-    /// 95th percentile.
-    pub p95: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// 99.9th percentile.
-    pub p999: f64,
-    /// Largest.
-    pub max: f64,
-}
-
-impl Latency {
-    /// The latencies of `stats`; `None` where no request was answered well.
-    #[must_use]
-    pub fn of(stats: &RequestStats) -> Option<Self> {
-        let histogram = &stats.latency_us;
-        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        (!histogram.is_empty()).then(|| Self {
-            mean: rounded(histogram.mean() / 1e3),
-            p50: at(0.5),
-            p90: at(0.9),
-            p95: at(0.95),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: histogram.max() as f64 / 1e3,
-        })
-    }
-}
-
-impl Lag {
-    /// The send lags of `stats`; `None` where nothing was sent.
-    #[must_use]
-    pub fn of(stats: &RequestStats) -> Option<Self> {
-        let histogram = &stats.lag_ns;
-        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        (!histogram.is_empty()).then(|| Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 })
-    }
+/// Send lags of `stats`; `None` if no request was sent.
+#[must_use]
+pub fn lag_of(stats: &RequestStats) -> Option<SendLag> {
+    let histogram = &stats.lag_ns;
+    let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    (!histogram.is_empty()).then(|| SendLag { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 })
 }
 
 /// Share of requests that may be late or not sent before a run is void: beyond it the 99th percentile is meaningless.
@@ -314,40 +220,38 @@ fn void_reasons(all: &RequestStats, max_lag: Duration) -> Vec<String> {
     reasons
 }
 
-impl Summary {
-    /// Summarises `totals`.
-    #[must_use]
-    pub fn new(totals: &RunTotals, info: RunInfo) -> Self {
-        let seconds = info.sending.as_secs_f64();
-        let line = |function: &str, stats: &RequestStats| Line {
-            function: function.to_owned(),
-            due: stats.due,
-            sent: stats.sent,
-            succeeded: stats.succeeded,
-            failed: stats.failed(),
-            censored: stats.censored,
-            offered_rps: rate(stats.due, seconds),
-            achieved_rps: rate(stats.succeeded, seconds),
-            failures: stats.failures.iter().map(|(failure, count)| (failure.to_string(), *count)).collect(),
-            latency_ms: Latency::of(stats),
-        };
-        let void_reasons = void_reasons(&totals.all, info.max_lag);
-        Self {
-            version: 1,
-            void: !void_reasons.is_empty(),
-            void_reasons,
-            stopped_early: info.stopped_early,
-            started_unix_us: info.started_unix_us,
-            sending_s: rounded(seconds),
-            send_lag_us: Lag::of(&totals.all),
-            total: line("total", &totals.all),
-            functions: info.functions.iter().zip(&totals.functions).map(|(name, stats)| line(name, stats)).collect(),
-            run: info.run,
-            target: info.target,
-            protocol: info.protocol,
-            seed: info.seed,
-            scheduling: info.scheduling,
-        }
+/// Summarises a run.
+#[must_use]
+pub fn summarize(totals: &RunTotals, info: RunInfo) -> LoadSummary {
+    let seconds = info.sending.as_secs_f64();
+    let line = |function: &str, stats: &RequestStats| FunctionLoad {
+        function: function.to_owned(),
+        due: stats.due,
+        sent: stats.sent,
+        succeeded: stats.succeeded,
+        failed: stats.failed(),
+        censored: stats.censored,
+        offered_rps: rate(stats.due, seconds),
+        achieved_rps: rate(stats.succeeded, seconds),
+        failures: stats.failures.iter().map(|(failure, count)| (failure.to_string(), *count)).collect(),
+        latency_ms: latency_of(stats),
+    };
+    let void_reasons = void_reasons(&totals.all, info.max_lag);
+    LoadSummary {
+        version: LoadSummary::VERSION,
+        void: !void_reasons.is_empty(),
+        void_reasons,
+        stopped_early: info.stopped_early,
+        started_unix_us: info.started_unix_us,
+        sending_s: rounded(seconds),
+        send_lag_us: lag_of(&totals.all),
+        total: line("total", &totals.all),
+        functions: info.functions.iter().zip(&totals.functions).map(|(name, stats)| line(name, stats)).collect(),
+        run: info.run,
+        target: info.target,
+        protocol: info.protocol,
+        seed: Some(info.seed),
+        scheduling: info.scheduling,
     }
 }
 
@@ -362,40 +266,45 @@ fn rounded(value: f64) -> f64 {
 /// Maximum number of functions in the table. A trace may have thousands; `--json` lists all.
 const SHOWN: usize = 20;
 
-impl fmt::Display for Summary {
+/// Displays a summary as a table.
+pub struct SummaryTable<'a>(pub &'a LoadSummary);
+
+impl fmt::Display for SummaryTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.functions.iter().take(SHOWN).map(|line| line.function.len()).max().unwrap_or(0).max("function".len());
+        let width = self.0.functions.iter().take(SHOWN).map(|line| line.function.len()).max().unwrap_or(0).max("function".len());
         writeln!(
             f,
             "{:width$}  {:>10} {:>10} {:>9} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9}",
             "function", "offered/s", "good/s", "requests", "failed", "censored", "p50 ms", "p95 ms", "p99 ms", "max ms"
         )?;
-        let total = (self.functions.len() != 1).then_some(&self.total);
-        for line in self.functions.iter().take(SHOWN).chain(total) {
+        let total = (self.0.functions.len() != 1).then_some(&self.0.total);
+        for line in self.0.functions.iter().take(SHOWN).chain(total) {
             write!(
                 f,
                 "{:width$}  {:>10.1} {:>10.1} {:>9} {:>8} {:>8}",
                 line.function, line.offered_rps, line.achieved_rps, line.due, line.failed, line.censored
             )?;
             match &line.latency_ms {
-                Some(latency) => writeln!(f, " {:>9.3} {:>9.3} {:>9.3} {:>9.3}", latency.p50, latency.p95, latency.p99, latency.max)?,
+                Some(latency) => {
+                    writeln!(f, " {:>9.3} {:>9.3} {:>9.3} {:>9.3}", latency.p50, latency.p95, latency.p99, latency.max.unwrap_or(f64::NAN))?
+                }
                 None => writeln!(f, " {:>9} {:>9} {:>9} {:>9}", "-", "-", "-", "-")?,
             }
         }
-        if self.functions.len() > SHOWN {
-            writeln!(f, "({} more functions; --json shows them)", self.functions.len() - SHOWN)?;
+        if self.0.functions.len() > SHOWN {
+            writeln!(f, "({} more functions; --json shows them)", self.0.functions.len() - SHOWN)?;
         }
-        for (kind, count) in &self.total.failures {
+        for (kind, count) in &self.0.total.failures {
             writeln!(f, "failed: {count} {kind}")?;
         }
-        if let Some(lag) = &self.send_lag_us {
+        if let Some(lag) = &self.0.send_lag_us {
             writeln!(
                 f,
                 "send lag: p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, max {:.1} us, under {}",
-                lag.p50, lag.p99, lag.p999, lag.max, self.scheduling
+                lag.p50, lag.p99, lag.p999, lag.max, self.0.scheduling
             )?;
         }
-        for reason in &self.void_reasons {
+        for reason in &self.0.void_reasons {
             writeln!(f, "VOID: {reason}")?;
         }
         Ok(())
@@ -419,7 +328,7 @@ mod tests {
         record(RequestStatus::Ok, Some(true), latency_us, 10)
     }
 
-    fn summary(records: &[RequestRecord]) -> Summary {
+    fn summary(records: &[RequestRecord]) -> LoadSummary {
         let mut totals = RunTotals::new(1, false);
         records.iter().for_each(|record| totals.add(record));
         let info = RunInfo {
@@ -435,7 +344,7 @@ mod tests {
             sending: Duration::from_secs(10),
             max_lag: Duration::from_millis(5),
         };
-        Summary::new(&totals, info)
+        summarize(&totals, info)
     }
 
     #[test]
@@ -445,7 +354,7 @@ mod tests {
         let summary = summary(&records);
         assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed), (3, 1, 2));
         let latency = summary.total.latency_ms.expect("one was measured");
-        assert_eq!((latency.p50, latency.max), (1.0, 1.0));
+        assert_eq!((latency.p50, latency.max), (1.0, Some(1.0)));
         assert_eq!(summary.total.failures.into_iter().collect::<Vec<_>>(), [("invalid_reply".to_owned(), 1), ("timeout".to_owned(), 1)]);
     }
 
@@ -481,7 +390,7 @@ mod tests {
     fn an_empty_run_has_no_latency_and_is_not_void() {
         let summary = summary(&[]);
         assert!(!summary.void && summary.total.latency_ms.is_none() && summary.send_lag_us.is_none());
-        assert!(summary.to_string().contains("function"));
+        assert!(SummaryTable(&summary).to_string().contains("function"));
     }
 
     #[test]

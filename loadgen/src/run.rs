@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use qscale_common::contract::{Load, Version};
+use qscale_common::load::{LatencySummary, LoadSummary, SendLag};
 use qscale_common::runtime::clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use crate::files::{FileConfig, Files};
 use crate::pacing::{RunClock, SchedulingClass, nanos};
 use crate::protocol::Codec;
 use crate::record::RequestRecord;
-use crate::report::{Lag, Latency, RunInfo, RunTotals, Summary};
+use crate::report::{RunInfo, RunTotals, lag_of, latency_of, summarize};
 use crate::schedule::Schedule;
 
 /// Inputs of a run besides its configuration: observers and the default duration.
@@ -40,7 +41,7 @@ pub struct RunProgress {
     /// Successful requests, requests/s.
     pub achieved_rps: f64,
     /// Latencies of successful requests.
-    pub latency_ms: Option<Latency>,
+    pub latency_ms: Option<LatencySummary>,
     /// Failures in this second.
     pub failed: u64,
     /// Failures since the start.
@@ -48,7 +49,7 @@ pub struct RunProgress {
     /// Requests in flight.
     pub in_flight: u64,
     /// Send lags in this second.
-    pub lag_us: Option<Lag>,
+    pub lag_us: Option<SendLag>,
 }
 
 /// Capacity of the channel of record batches: some seconds at the highest rates.
@@ -63,7 +64,12 @@ const SECOND: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When the configuration, the trace or an address is invalid, a file cannot be written, or a pacing thread fails.
-pub fn run(config: &LoadConfig, mut observers: Observers, stop: &CancellationToken, abort: &CancellationToken) -> anyhow::Result<Summary> {
+pub fn run(
+    config: &LoadConfig,
+    mut observers: Observers,
+    stop: &CancellationToken,
+    abort: &CancellationToken,
+) -> anyhow::Result<LoadSummary> {
     config.check().map_err(anyhow::Error::msg)?;
     let schedule = Schedule::new(config, observers.default_length)?;
     let engine_config = Arc::new(engine_config(config, &schedule)?);
@@ -113,7 +119,7 @@ pub fn run(config: &LoadConfig, mut observers: Observers, stop: &CancellationTok
         sending: if stopped_early { last_due } else { planned.unwrap_or(last_due) },
         max_lag: config.max_lag.0,
     };
-    let summary = Summary::new(&recorder.totals, info);
+    let summary = summarize(&recorder.totals, info);
     for path in recorder.files.finish(summary.total.achieved_rps)? {
         tracing::info!(file = %path.display(), "file written");
     }
@@ -262,11 +268,11 @@ impl Recorder {
             elapsed: Duration::from_nanos(now_ns),
             offered_rps: counts.iter().map(|count| count.0).sum::<u64>() as f64 / seconds,
             achieved_rps: second.succeeded as f64 / seconds,
-            latency_ms: Latency::of(second),
+            latency_ms: latency_of(second),
             failed: second.failed(),
             failed_in_all: self.totals.all.failed(),
             in_flight: counts.iter().map(|count| count.1).sum(),
-            lag_us: Lag::of(second),
+            lag_us: lag_of(second),
         });
         if let Some(loads) = &observers.loads {
             self.publish(loads, interval, &counts, run);

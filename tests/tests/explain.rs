@@ -5,9 +5,10 @@ use std::process::Output;
 use qscale_common::contract::{Action, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
+use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
-use qscale_dqn::{Actions, Weights};
+use qscale_rl::Weights;
 use qscale_tests::{Folder, System, eventually_async};
 use serde_json::Value;
 

@@ -24,7 +24,7 @@ impl Core {
         let Some(function) = self.functions.get_mut(id) else { return };
         let applies = decision.source != Source::Shadow;
         if applies && !decision.is_restore() && function.restoring() {
-            let note = GuardNote { rule: Rule::Freeze, detail: "a restore is under way".into() };
+            let note = GuardNote { rule: Rule::RestoreInProgress, detail: "a restore is in progress".into() };
             self.publish(id, &decision, Effect::Held, |outcome| outcome.guard.push(note));
         } else if applies && matches!(function.work, Work::Flying { .. } | Work::Preparing(_)) {
             if let Some(older) = function.next.replace(decision) {
@@ -93,7 +93,9 @@ impl Core {
         if matches!(self.lead, Lead::Leading(_)) || (decision.source == Source::Fallback && gives) {
             return verdict;
         }
-        Verdict::Hold { notes: vec![GuardNote { rule: Rule::StaleState, detail: "cut off from the bus: only more is given".into() }] }
+        Verdict::Hold {
+            notes: vec![GuardNote { rule: Rule::Disconnected, detail: "disconnected from the bus: only increases are applied".into() }],
+        }
     }
 
     fn begin(&mut self, id: &FunctionId, job: Job, now: Timestamp) {

@@ -1,6 +1,6 @@
 //! One decision, whoever made it, and the Outcomes that tell of it.
 
-use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Moment, Outcome, Source, TraceParent, Version};
+use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Moment, Outcome, Provenance, Source, TraceParent, Version};
 use qscale_common::guard::Standing;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::{Tick, Timestamp};
@@ -17,8 +17,8 @@ pub struct Decision {
     pub source: Source,
     /// Name of the agent or rule.
     pub agent: Name,
-    /// Version of the agent or rule.
-    pub model: String,
+    /// Policy, model and fallback that decided.
+    pub provenance: Provenance,
     /// The State that it answers.
     pub moment: Moment,
     /// What is wanted.
@@ -44,7 +44,7 @@ impl Decision {
             source: if named { Source::Agent } else { Source::Shadow },
             moment: action.moment(),
             agent: action.agent,
-            model: action.model,
+            provenance: action.provenance,
             wanted: action.allocation,
             reason: action.reason,
             standing: if named { Standing::Named } else { Standing::Shadow },
@@ -60,7 +60,7 @@ impl Decision {
         Self {
             source: Source::Fallback,
             agent: name(advice.rule),
-            model: advice.model,
+            provenance: advice.provenance,
             moment,
             wanted: advice.wanted,
             reason: advice.reason,
@@ -77,7 +77,7 @@ impl Decision {
         Self {
             source: Source::Operator,
             agent: name(rule),
-            model: String::new(),
+            provenance: Provenance::default(),
             moment: function.last_moment().unwrap_or(Moment { epoch: Epoch(0), tick: Tick(0) }),
             wanted,
             reason,
@@ -104,7 +104,7 @@ impl Decision {
             tick: self.moment.tick,
             source: self.source,
             agent: self.agent.clone(),
-            model: self.model.clone(),
+            provenance: self.provenance.clone(),
             effect,
             requested: self.wanted,
             before: None,

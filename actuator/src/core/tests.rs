@@ -6,7 +6,7 @@ mod standing_in;
 
 use std::num::NonZeroU32;
 
-use qscale_common::contract::{Ages, Effect, Epoch, Moment, Rule, Source, Usage, Version, Window, Windows};
+use qscale_common::contract::{Ages, Effect, Epoch, Moment, Provenance, Rule, Source, Usage, Version, Window, Windows};
 use qscale_common::name::Name;
 use qscale_common::policy::Mode;
 use qscale_common::time::Tick;
@@ -211,7 +211,7 @@ impl Rig {
             version: Version::CURRENT,
             agent: name(agent),
             instance: String::new(),
-            model: "m".into(),
+            provenance: Provenance::of_rule("p", "m".into()),
             namespace: id().namespace,
             function: id().name,
             epoch: moment.epoch,

@@ -49,7 +49,7 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Alternative {
     policy: &'static str,
-    model: String,
+    configuration: String,
     /// Requested allocation; absent if it would have kept the current one.
     requested: Option<Allocation>,
     /// Current allocation when it decided.
@@ -69,7 +69,7 @@ impl Alternative {
         let decider = &policy.decider;
         Self {
             policy: decider.name(),
-            model: decider.model(),
+            configuration: decider.configuration(),
             requested,
             current: last.current,
             reason,
@@ -135,8 +135,8 @@ impl Explanation {
         };
         let alternatives = policies.iter().zip(due).filter_map(|(policy, due)| Some(Alternative::new(policy, &state, due?, first?)));
         let alternatives = alternatives.collect();
-        let features = match action.model.split(' ').next() {
-            Some(DQN) => Some(FeatureSnapshot::new(&state, history.told(), violation_cost(bus, settings, &action).await)),
+        let features = match action.provenance.policy.as_str() {
+            DQN => Some(FeatureSnapshot::new(&state, history.told(), violation_cost(bus, settings, &action).await)),
             _ => None,
         };
         // The Outcome follows at once, the Reward after the next tick. Clocks may differ slightly.

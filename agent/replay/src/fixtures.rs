@@ -38,7 +38,7 @@ pub(crate) fn action(decider: &Decider, state: &State, answer: Answer, now: Time
         version: Version::CURRENT,
         agent: Name::new("mine").expect("valid"),
         instance: instance.into(),
-        model: decider.model(),
+        provenance: decider.provenance(),
         namespace: state.namespace.clone(),
         function: state.function.clone(),
         epoch: state.epoch,

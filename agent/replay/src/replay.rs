@@ -42,7 +42,7 @@ pub struct FunctionReplay {
     /// Policy that decided again, with its parameters.
     pub policy: String,
     /// Its version.
-    pub model: String,
+    pub configuration: String,
     /// What had to be assumed, in sentences.
     pub assumptions: Vec<String>,
     /// Replayed decisions in order.
@@ -78,7 +78,7 @@ impl Serialize for FunctionReplay {
             function: String,
             agent: &'a Name,
             policy: &'a str,
-            model: &'a str,
+            configuration: &'a str,
             assumptions: &'a [String],
             states: usize,
             compared: usize,
@@ -93,7 +93,7 @@ impl Serialize for FunctionReplay {
             function: self.function.to_string(),
             agent: &self.agent,
             policy: &self.policy,
-            model: &self.model,
+            configuration: &self.configuration,
             assumptions: &self.assumptions,
             states: self.decisions.len(),
             compared: self.compared(),
@@ -133,23 +133,24 @@ pub async fn replay(
     };
     let recorded = Recorded::read(bus, function, &agent, policy, period, as_agent).await?;
     let Replayed { decisions, unseen } = decide_again(&policy.decider, &recorded.states, recorded.actions, period.since, as_agent);
-    let model = policy.decider.model();
+    let configuration = policy.decider.configuration();
     let mut assumptions = policy.assumptions.clone();
-    assumptions.extend(other_models(&decisions, newest.map(|action| action.model.as_str())));
-    let of_this_model = |decision: &&ReplayedDecision| decision.model.as_ref() == Some(&model);
+    assumptions.extend(other_configurations(&decisions, newest.map(|action| action.provenance.configuration.as_str())));
+    let of_this_one = |decision: &&ReplayedDecision| decision.configuration.as_ref() == Some(&configuration);
     let differs = |decision: &ReplayedDecision| decision.comparison().is_some_and(|found| found != Match::Same);
-    if as_agent && recorded.begins_amid && decisions.iter().filter(of_this_model).any(differs) {
+    if as_agent && recorded.begins_amid && decisions.iter().filter(of_this_one).any(differs) {
         assumptions.push(format!("{agent} started with the oldest retained State; it may have started earlier"));
     }
-    Ok(Some(FunctionReplay { function: function.clone(), agent, policy: policy.title(), model, assumptions, decisions, unseen }))
+    Ok(Some(FunctionReplay { function: function.clone(), agent, policy: policy.title(), configuration, assumptions, decisions, unseen }))
 }
 
 /// States that other models than the `newest` decided on, in a sentence.
-fn other_models(decisions: &[ReplayedDecision], newest: Option<&str>) -> Option<String> {
-    let others = decisions.iter().filter_map(|decision| decision.model.as_deref()).filter(|model| Some(*model) != newest);
+fn other_configurations(decisions: &[ReplayedDecision], newest: Option<&str>) -> Option<String> {
+    let others =
+        decisions.iter().filter_map(|decision| decision.configuration.as_deref()).filter(|configuration| Some(*configuration) != newest);
     let count = others.clone().count();
     let first = others.into_iter().next()?;
-    Some(format!("another model, `{}`, made {count} of the recorded decisions", clean(first)))
+    Some(format!("another version or configuration, `{}`, made {count} of the recorded decisions", clean(first)))
 }
 
 /// States to decide on, with the recorded Actions.

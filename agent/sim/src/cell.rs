@@ -225,8 +225,7 @@ impl Cell {
         let policy = &self.setup.policy;
         let moment = moment(now, policy);
         self.windows.close(moment.tick, &policy.prices);
-        refresh(&mut self.state, policy, moment, now, &self.windows);
-        self.state.headroom = self.headroom;
+        self.windows.write_state(&mut self.state, moment, now, self.headroom);
         if let Some(closed) = self.windows.closed() {
             self.reward = judge(&self.state.windows.tick, closed, policy);
         }
@@ -310,18 +309,6 @@ pub fn timestamp(now: Nanos) -> Timestamp {
 
 fn moment(now: Timestamp, policy: &ScalingPolicy) -> Moment {
     Moment { epoch: Epoch(BEGIN.0), tick: Tick::at(now, policy.tick) }
-}
-
-/// Makes `state` what [`assemble`] would make, in the memory that it has: names, objective, bounds and prices stay.
-fn refresh(state: &mut State, policy: &ScalingPolicy, moment: Moment, now: Timestamp, windows: &Windows) {
-    state.tick = moment.tick;
-    state.observed_at_ms = now;
-    state.allocation = windows.allocation();
-    state.replicas = windows.replicas(now);
-    state.age = windows.ages(now);
-    state.windows = windows.measured(policy.objective.percentile.get());
-    state.changes = windows.changes();
-    state.startup_ms = windows.startup_ms();
 }
 
 #[cfg(test)]

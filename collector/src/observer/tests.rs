@@ -1,6 +1,6 @@
 use std::num::NonZeroU32;
 
-use qscale_common::contract::{Message, parse};
+use qscale_common::contract::{Message, Provenance, parse};
 use qscale_common::name::FunctionId;
 use qscale_common::scrape::{CpuCounters, IngressReading, PlatformReading, RequestCounters};
 use qscale_common::units::{Allocation, Replicas};
@@ -169,7 +169,7 @@ fn outcome(effect: Effect, source: Source, agent: &str) -> Outcome {
         tick: Tick(2),
         source,
         agent: name(agent),
-        model: "3".into(),
+        provenance: Provenance::of_rule("threshold", "3".into()),
         effect,
         requested: Allocation::new(1, 500, 256),
         before: None,

@@ -93,7 +93,7 @@ impl Account {
                 rights.publishes(EventType::Load);
             }
             Self::Operator => {
-                for kind in EventType::ALL {
+                for kind in EventType::ALL.iter().copied() {
                     rights.reads(kind);
                 }
                 for stream in [subject::LIVE_STREAM, subject::RECORD_STREAM] {

@@ -514,3 +514,34 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// A State that is written over from tick to tick, as a simulator does, is the one that is assembled from nothing, as a collector does.
+    #[test]
+    fn a_state_that_is_written_over_equals_one_that_is_assembled(
+        ticks in prop::collection::vec((0u64..3, prop::option::of((0u32..4, 1u64..200, 0u64..20)), any::<bool>()), 1..30),
+    ) {
+        let (policy, mut windows) = (policy(), Windows::new(TickLength::default()));
+        let mut written = assemble(&policy, moment(0), Timestamp(0), &windows, None);
+        let (mut tick, mut completed, mut failed) = (1, 0, 0);
+        for (skipped, reading, with_headroom) in ticks {
+            tick += 1 + skipped;
+            let at = tick * TICK + TICK - 1;
+            if let Some((replicas, more, lost)) = reading {
+                (completed, failed) = (completed + more, failed + lost);
+                let one = |number| replica(&format!("r-{number}"), at, completed, failed);
+                let platform = PlatformReading { startups: Some((completed, completed * 700)), ..platform(at, replicas) };
+                windows.record(&FunctionScrape {
+                    platform: Some(platform),
+                    ingress: Some(ingress(at, completed + failed, failed)),
+                    replicas: (0..replicas).map(one).collect(),
+                });
+            }
+            windows.close(Tick(tick), &policy.prices);
+            let headroom = with_headroom.then_some(Headroom { cpu_millicores: Millicores(tick as u32), memory_mib: Mebibytes(7) });
+            let (moment, now) = (moment(tick), Timestamp(at + 40));
+            windows.write_state(&mut written, moment, now, headroom);
+            prop_assert_eq!(&written, &assemble(&policy, moment, now, &windows, headroom));
+        }
+    }
+}

@@ -177,6 +177,7 @@ impl api::Platform for Platform {
     }
 
     async fn create(&self, spec: FunctionSpec) -> Result<Arc<Function>, Refused> {
+        runs_as_process(&spec)?;
         let listener = self.bind(spec.listen).await?;
         let desired = Allocation::from(spec.allocation);
         self.record(&spec.id(), EventKind::FunctionAdded, format!("added with {desired}"));
@@ -184,6 +185,7 @@ impl api::Platform for Platform {
     }
 
     async fn replace(&self, function: &Arc<Function>, spec: FunctionSpec) -> Result<(), Refused> {
+        runs_as_process(&spec)?;
         self.move_listener(function, spec.listen).await?;
         function.replace(spec);
         Ok(())
@@ -244,6 +246,13 @@ impl api::Platform for Platform {
 
     fn metrics(&self) -> String {
         metrics::render(&self.functions, &self.host)
+    }
+}
+
+fn runs_as_process(spec: &FunctionSpec) -> Result<(), OutOfRange> {
+    match &spec.simulated {
+        Some(simulated) => Err(OutOfRange::new("simulated", simulated, "absent: this platform runs processes")),
+        None => Ok(()),
     }
 }
 

@@ -23,7 +23,7 @@ pub struct StateDir {
 }
 
 /// Content of the state file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     version: u32,
     /// Highest lease of any write.
@@ -33,7 +33,7 @@ pub struct Saved {
 }
 
 /// A function with its desired allocation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SavedFunction {
     /// Function file.
     pub spec: FunctionSpec,

@@ -13,8 +13,8 @@ use qscale_sim::load::Source;
 use qscale_sim::replica::{Phase, Replica};
 use qscale_sim::{Function, Gateway, Nanos, Reading};
 
-use crate::command::Wanted;
 use crate::published::PublishedLoad;
+use crate::wanted::Wanted;
 
 /// Start of the platform, from which virtual time counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

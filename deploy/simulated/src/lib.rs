@@ -2,12 +2,11 @@
 //!
 //! Owns virtual time, the simulated functions and their load; must not choose allocations, which come through its API as on the local platform.
 
-pub mod command;
 pub mod config;
 pub mod function;
 pub mod platform;
 mod published;
 pub mod report;
 pub mod server;
-
 mod view;
+pub mod wanted;

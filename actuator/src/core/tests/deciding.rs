@@ -10,7 +10,7 @@ fn an_action_is_applied_and_told_of() {
     rig.expect(Effect::Applied, Source::Agent, &[]);
     let last = rig.last();
     assert_eq!((last.before, last.allowed), (Some(Allocation::new(4, 500, 256)), Some(Allocation::new(6, 500, 256))));
-    assert_eq!((last.tick, last.attempts, last.model.as_str(), last.actuator.as_str()), (Tick(1), 1, "m", "a"));
+    assert_eq!((last.tick, last.attempts, last.provenance.configuration.as_str(), last.actuator.as_str()), (Tick(1), 1, "m", "a"));
 }
 
 #[test]

@@ -100,6 +100,9 @@ fn cut_off_from_the_bus_the_fallback_only_gives() {
         rig.core.lead(Lead::Cut(1), rig.now);
         rig.pass(Duration::from_secs(60));
         assert_eq!(rig.has().replicas.0, replicas);
+        if replicas == 4 {
+            rig.expect(Effect::Held, Source::Fallback, &[Rule::Disconnected]);
+        }
     }
 }
 
@@ -220,7 +223,7 @@ fn a_restore_is_tried_until_the_platform_takes_it() {
     rig.control(control::ALL, true, Some(rig.now));
     rig.expect(Effect::Failed, Source::Operator, &[]);
     rig.tick_wanting(7);
-    rig.expect(Effect::Held, Source::Agent, &[Rule::Freeze]);
+    rig.expect(Effect::Held, Source::Agent, &[Rule::RestoreInProgress]);
     assert_eq!(restored(&rig), None);
     rig.platform.reachable = true;
     rig.pass(Duration::from_secs(10));

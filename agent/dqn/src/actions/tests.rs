@@ -150,7 +150,7 @@ fn whether_one_replica_stays_while_nothing_comes_is_told_by_the_gaps_that_were_s
 #[test]
 fn every_set_fits_a_mask_and_is_read_by_its_name() {
     for set in [ActionSet::Headroom, ActionSet::Step] {
-        assert!(Actions::new(set, Scope::Joint).count() <= Mask::MOST);
+        assert!(Actions::new(set, Scope::Joint).count() <= Mask::CAPACITY);
         assert_eq!(set.to_string().parse(), Ok(set));
     }
     assert_eq!("sideways".parse::<Scope>(), Err("scope = \"sideways\", must be one of horizontal vertical joint".to_owned()));

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use qscale_common::contract::{Action, Epoch, Moment, State};
 use qscale_common::time::{Tick, Timestamp};
-use qscale_dqn::decider::{Decider, by_the_rule};
-use qscale_dqn::registry::DQN;
+use qscale_dqn::decider::Decider;
 use serde::Serialize;
 
 use crate::session::{Answer, ReplaySession};
@@ -42,9 +41,9 @@ pub struct ReplayedDecision {
     pub tick: Tick,
     /// Time of observation.
     pub at: Timestamp,
-    /// Model of the recorded decision.
+    /// Version and parameters of the policy that made the recorded decision.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
+    pub configuration: Option<String>,
     /// Whether the fallback rule made the recorded decision.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fallback: bool,
@@ -118,17 +117,12 @@ pub fn decide_again(
             continue;
         }
         let (epoch, tick, at) = (state.epoch, state.tick, state.observed_at_ms);
-        let model = action.as_ref().map(|action| action.model.clone());
-        let fallback = as_agent && action.as_ref().is_some_and(is_fallback);
+        let configuration = action.as_ref().map(|action| action.provenance.configuration.clone());
+        let fallback = as_agent && action.as_ref().is_some_and(|action| action.provenance.fallback.is_some());
         let recorded = action.map(Answer::from);
-        replayed.decisions.push(ReplayedDecision { epoch, tick, at, model, fallback, recorded, now: Answer::of(state, decision) });
+        replayed.decisions.push(ReplayedDecision { epoch, tick, at, configuration, fallback, recorded, now: Answer::of(state, decision) });
     }
     replayed
-}
-
-/// Whether the fallback rule decided instead of the network.
-fn is_fallback(action: &Action) -> bool {
-    action.model.split(' ').next() == Some(DQN) && by_the_rule(&action.reason)
 }
 
 /// For each State, the instance that answered it, or else the one that answered the next answered State.
@@ -148,7 +142,8 @@ fn instances_after(states: &[State], actions: &BTreeMap<Moment, Action>) -> Vec<
 #[cfg(test)]
 mod tests {
     use qscale_common::contract::Usage;
-    use qscale_dqn::device::cpu;
+    use qscale_dqn::registry::DQN;
+    use qscale_rl::device::cpu;
 
     use super::*;
     use crate::fixtures::{BEGIN, action, state};

@@ -8,10 +8,10 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::Mode;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::Timestamp;
-use qscale_dqn::finetune::Burn;
 use qscale_dqn::policy::{Caution, DqnParams, usual_caution};
 use qscale_dqn::registry::DQN;
 use qscale_policies::History;
+use qscale_promote::Burn;
 use serde_json::{Value, json};
 
 use qscale_replay::compare::simulation::is_violated;
@@ -100,7 +100,7 @@ impl Recorded {
     /// Since when the model of `fingerprint` has decided by itself, by what `agent` answered: what came before is another model's doing.
     pub async fn decided_by(&self, bus: &Bus, agent: &Name, fingerprint: &str) -> anyhow::Result<Timestamp> {
         let actions = recording::actions(bus, agent, &self.function, self.since).await?;
-        let others = actions.into_values().filter(|action| !action.model.ends_with(fingerprint));
+        let others = actions.into_values().filter(|action| action.provenance.fingerprint() != Some(fingerprint));
         Ok(others.map(|action| action.decided_at_ms).max().map_or(self.since, |last| last.max(self.since)))
     }
 }
