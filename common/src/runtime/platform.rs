@@ -173,6 +173,15 @@ impl PlatformClient {
         self.get_json("/v1/load").await
     }
 
+    /// The platform's metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When the platform cannot be reached, or the text is not UTF-8.
+    pub async fn metrics(&self) -> Result<String, PlatformError> {
+        let body = self.ask::<()>(Method::GET, "/metrics", None, TIMEOUT).await?;
+        String::from_utf8(body.into()).map_err(|error| self.unexpected(error))
+    }
+
     async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, PlatformError> {
         self.parse(&self.ask::<()>(Method::GET, path, None, TIMEOUT).await?)
     }

@@ -22,10 +22,10 @@ use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
 use self::progress::Bar;
 use self::roster::All;
 use self::trace::TraceArgs;
-use crate::blocking::until_stopped;
-use crate::journal::Journal;
 use crate::show;
 use crate::system::Locate;
+use qscale_common::runtime::cancellable::until_stopped;
+use qscale_experiments::journal::Journal;
 
 /// Compare policies in the simulator: every one in every cell of a suite, under the same requests and misfortunes.
 ///
@@ -105,7 +105,7 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
         show::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let roster = All { model: arguments.model.as_deref().map(crate::train::load).transpose()? };
+    let roster = All { model: arguments.model.as_deref().map(qscale_up::plan::load_model).transpose()? };
     let suite = load(&arguments, &roster)?;
     if arguments.list {
         report::list(&suite)?;

@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::cancellable::until_cancelled;
 use qscale_common::runtime::models::ModelStore;
 use qscale_common::runtime::{clock, shutdown};
 use qscale_common::time::{Span, Timestamp};
@@ -33,10 +34,8 @@ use self::record::{Record, Taken};
 use self::served::{Follower, Recorded, burn};
 use self::tell::Teller;
 use self::weigh::{Case, Effort, Pair};
-use crate::blocking::until_cancelled;
 use crate::show;
 use crate::system::Locate;
-use crate::train;
 
 /// Fewer recorded steps than this are not learned from: at the default tick, ten minutes of one function.
 const LEAST_STEPS: usize = 120;
@@ -179,7 +178,7 @@ impl FinetuneArgs {
 /// Goes through rounds until it is stopped, or through one.
 pub async fn run(locate: &Locate, arguments: FinetuneArgs) -> anyhow::Result<ExitCode> {
     let effort = arguments.effort()?;
-    let given = arguments.candidate.as_deref().map(train::load).transpose()?;
+    let given = arguments.candidate.as_deref().map(qscale_up::plan::load_model).transpose()?;
     if let Some(given) = &given {
         given.check().context("--candidate")?;
     }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use self::card::{Card, size};
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
-use crate::train;
+
 
 /// Name of the bundled model.
 const PRETRAINED: &str = "pretrained";
@@ -210,7 +210,7 @@ async fn show(locate: &Locate, model: &str, json: bool) -> anyhow::Result<()> {
     let (name, checkpoint) = if model == PRETRAINED {
         (PRETRAINED.to_owned(), pretrained())
     } else if model.contains(['/', '.']) {
-        loaded = train::load(Path::new(model))?;
+        loaded = qscale_up::plan::load_model(Path::new(model))?;
         (model.to_owned(), &loaded)
     } else {
         let reference: Reference =
@@ -246,7 +246,7 @@ fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
 }
 
 async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> anyhow::Result<()> {
-    let checkpoint = train::load(file)?;
+    let checkpoint = qscale_up::plan::load_model(file)?;
     checkpoint.check().with_context(|| format!("model {}", file.display()))?;
     if checkpoint.progress.is_some() {
         show::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
@@ -291,8 +291,8 @@ async fn pull(locate: &Locate, model: &Reference, file: &Path) -> anyhow::Result
 }
 
 fn join(model: &Path, specialist: &Path, file: &Path) -> anyhow::Result<()> {
-    let steady = train::load(specialist)?;
-    let joined = train::load(model)?.join(&steady);
+    let steady = qscale_up::plan::load_model(specialist)?;
+    let joined = qscale_up::plan::load_model(model)?.join(&steady);
     let joined = joined.with_context(|| format!("{} and {} cannot be joined", model.display(), specialist.display()))?;
     write(file, &joined.to_bytes())?;
     Card::new(file.display().to_string(), &joined).print()

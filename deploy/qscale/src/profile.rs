@@ -1,26 +1,16 @@
-//! `qscale profile`: measures a function on the local platform and writes what the simulator needs of it. Owns the arguments and what is told; what is
-//! measured belongs to [`measure`], what is made of it to [`fit`].
-
-mod counters;
-mod fit;
-pub(crate) mod measure;
-pub(crate) mod rig;
+//! `qscale profile`. Owns options and the written profile; measuring belongs to `qscale_experiments`.
 
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 use qscale_common::document::Format;
-use qscale_common::platform::FunctionSpec;
-use qscale_common::runtime::{clock, shutdown};
-use qscale_sim::FunctionProfile;
-use serde_json::json;
+use qscale_common::runtime::shutdown;
+use qscale_experiments::profile::measure::Effort;
+use qscale_experiments::profile::{Subject, described, profile};
 
-use self::measure::{Effort, Measured, Steps};
-use self::rig::{RequestForm, Rig};
 use crate::show;
 use crate::system::Locate;
-use crate::up::plan::{function_spec, request_form};
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -33,7 +23,7 @@ It starts a platform of its own (or uses the one that --platform names), gives t
 minutes. The machine should have nothing else to do. What cannot be measured here is told, not guessed.")]
 pub struct ProfileArgs {
     #[command(flatten)]
-    pub subject: Subject,
+    pub subject: SubjectArgs,
     /// Write the profile to this file, .toml or .json; to standard output where it is not named
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub out: Option<PathBuf>,
@@ -44,7 +34,7 @@ pub struct ProfileArgs {
 
 /// A function and how it is called.
 #[derive(Debug, Args)]
-pub struct Subject {
+pub struct SubjectArgs {
     /// Function: fibonacci, aes, faas, or a function file
     #[arg(value_name = "FUNCTION|FILE", default_value = "fibonacci", value_hint = clap::ValueHint::FilePath)]
     pub function: String,
@@ -59,30 +49,10 @@ pub struct Subject {
     pub inputs: Vec<String>,
 }
 
-/// What a request to fibonacci asks for where nobody says: some milliseconds of CPU, so that a run of seconds holds many requests.
-const FIBONACCI: &str = "name=25000";
-
-impl Subject {
-    /// The function's file and the form of its requests.
-    pub fn resolve(&self) -> anyhow::Result<(FunctionSpec, RequestForm)> {
-        let spec = match &self.command {
-            Some(command) => self.of_command(command)?,
-            None => function_spec(&self.function)?,
-        };
-        let (protocol, mut inputs) = request_form(&spec, self.protocol.as_deref(), &self.inputs);
-        if self.inputs.is_empty() && protocol == "direct:fibonacci" {
-            inputs = vec![FIBONACCI.to_owned()];
-        }
-        Ok((spec, RequestForm { protocol, inputs }))
-    }
-
-    fn of_command(&self, command: &[String]) -> anyhow::Result<FunctionSpec> {
-        let protocol = if self.protocol.as_deref() == Some("http") { "http" } else { "grpc" };
-        let program = command.first().and_then(|program| program.rsplit('/').next()).unwrap_or_default().to_lowercase();
-        let label: String = program.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
-        let name = label.trim_matches('-');
-        let text = json!({ "name": if name.is_empty() { "function" } else { name }, "command": command, "protocol": protocol });
-        FunctionSpec::parse(&text.to_string(), Format::Json).context("--command")
+impl From<SubjectArgs> for Subject {
+    fn from(arguments: SubjectArgs) -> Self {
+        let SubjectArgs { function, command, protocol, inputs } = arguments;
+        Self { function, command, protocol, inputs }
     }
 }
 
@@ -90,18 +60,9 @@ impl Subject {
 pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> {
     let format = arguments.out.as_deref().map(Format::of).transpose().context("--out")?;
     anyhow::ensure!(format != Some(Format::Yaml), "--out: a profile is written as .toml or .json");
-    let (spec, form) = arguments.subject.resolve()?;
     let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
-    let token = shutdown::token();
-    let mut rig = Rig::start(locate, &spec, form).await?;
-    let steps = Steps::new();
-    let measured = tokio::select! {
-        measured = measure::measure(&mut rig, effort, &steps) => measured,
-        () = token.cancelled() => Err(anyhow::anyhow!("stopped; nothing is written")),
-    };
-    steps.end();
-    rig.stop().await;
-    let (profile, remarks) = made(spec.name.as_str(), &measured?);
+    let measured = profile(locate.platform.as_deref(), &arguments.subject.into(), effort, &shutdown::token()).await?;
+    let (profile, remarks) = measured.context("stopped; nothing is written")?;
     remarks.iter().for_each(show::warn);
     let text = if format == Some(Format::Json) { profile.to_json() + "\n" } else { profile.to_toml() };
     match &arguments.out {
@@ -110,30 +71,4 @@ pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> 
     }
     eprintln!("{}", described(&profile));
     Ok(())
-}
-
-/// The profile of what was measured, and what must be said of it.
-pub fn made(name: &str, measured: &Measured) -> (FunctionProfile, Vec<String>) {
-    fit::profile(name, &show::day(clock::wall()), measured)
-}
-
-/// A profile in a line.
-pub fn described(profile: &FunctionProfile) -> String {
-    let ms = |distribution: &qscale_sim::Distribution| show::latency(distribution.mean().seconds() * 1000.0);
-    let workers = match profile.workers {
-        0 => "any number of requests".to_owned(),
-        1 => "one request".to_owned(),
-        workers => format!("{workers} requests"),
-    };
-    format!(
-        "{}: a request computes {} and waits {}; a start computes {} and waits {}; {workers} at once on {} core{}; {} MiB",
-        profile.name,
-        ms(&profile.cpu),
-        ms(&profile.waiting),
-        ms(&profile.startup.cpu),
-        ms(&profile.startup.waiting),
-        profile.parallelism,
-        if profile.parallelism == 1 { "" } else { "s" },
-        profile.memory.base_mib.0
-    )
 }

@@ -1,45 +1,24 @@
-//! `qscale reproduce`: the two experiments that Qscale grew out of, simulated, or short with real functions. Owns arguments, files and what is shown; simulator, rules,
-//! learners and charts are those of everybody else, and so is the system that runs functions on this machine.
-
-mod contestant;
-mod experiment;
-mod figures;
-mod findings;
-mod learn;
-mod live;
-mod local;
-mod plan;
-mod results;
+//! `qscale reproduce`. Owns options, progress and the printed tables; the experiments belong to `qscale_experiments`.
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::shutdown;
 use qscale_common::time::Span;
+use qscale_experiments::reproduce::experiment::Which;
+use qscale_experiments::reproduce::live::Figure;
+use qscale_experiments::reproduce::results::{Results, Settings, remarks, told};
+use qscale_experiments::reproduce::{ReproduceOptions, findings, reproduce};
+use qscale_experiments::train::cores;
 use serde_json::json;
 
-use self::experiment::Which;
-use self::live::Watch;
-use self::plan::{Desk, Plan};
-use self::results::{Results, remarks, tell, write};
-use crate::blocking::until_stopped;
-use crate::journal::Journal;
-use crate::show;
+use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
-
-/// How long a run on this machine may last: a change of load should be seen, and what a view keeps is ten minutes.
-const SHORTEST: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(600);
-/// How long it lasts where nobody says.
-const LOCAL: Duration = Duration::from_secs(60);
-const LOCAL_QUICK: Duration = Duration::from_secs(20);
 
 /// Repeat the study that Qscale grew out of: a threshold rule, tabular Q-learning and Deep Q-learning on fibonacci, horizontally or vertically.
 ///
@@ -117,34 +96,28 @@ pub struct ReproduceArgs {
     json: bool,
 }
 
-/// Runs an experiment, and writes down what was found.
+/// Runs an experiment, and prints what was found.
 pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<ExitCode> {
-    let token = shutdown::token();
-    let plan = Plan::of(&arguments)?;
-    let mut name = plan.experiment.which.name().to_owned();
+    let mut name = arguments.which.name().to_owned();
     [("-local", arguments.local), ("-quick", arguments.quick)].iter().filter(|(_, given)| *given).for_each(|(part, _)| name += part);
-    let out = arguments.out.clone().unwrap_or_else(|| locate.state_dir.join("reproduce").join(name));
-    // An agent is told where its model is wherever it runs.
-    let out = std::path::absolute(&out).with_context(|| format!("--out {}", out.display()))?;
-    let journal = Journal::open(&out, "experiment", &plan.identity()?, arguments.resume, arguments.overwrite)?;
-    let mut desk = Desk { out, journal };
-    let (learning, threads) = (plan.clone(), arguments.threads.unwrap_or_else(cores));
-    let work = until_stopped("experiment", move |stop| {
-        let watch = progress(Watch::new(stop), learning.ticks());
-        let done = learning.run(threads, &mut desk, &watch)?;
-        Ok((desk, done))
-    });
-    let (mut desk, mut done) = work.await?;
-    if arguments.local && done.len() == plan.jobs().len() {
-        plan.run_local(&mut desk, &mut done, &token).await?;
-    }
-    let results = plan.results(done);
-    let out = desk.out;
+    let options = ReproduceOptions {
+        which: arguments.which,
+        local: arguments.local,
+        duration: arguments.duration,
+        seeds: arguments.seeds,
+        seed: arguments.seed,
+        quick: arguments.quick,
+        threads: arguments.threads.unwrap_or_else(cores),
+        out: arguments.out.unwrap_or_else(|| locate.state_dir.join("reproduce").join(name)),
+        resume: arguments.resume,
+        overwrite: arguments.overwrite,
+    };
+    let out = &options.out;
+    let results = reproduce(&options, progress(), &shutdown::token()).await?;
     if results.runs.is_empty() {
         eprintln!("stopped before any run was finished; the same command goes on with what was learned, which {} keeps", out.display());
         return Ok(ExitCode::from(130));
     }
-    write(&out, &results)?;
     if arguments.json {
         let Results { experiment, settings, complete, table, findings, .. } = &results;
         show::json(&json!({
@@ -152,7 +125,7 @@ pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<Ex
             "sentences": findings::sentences(findings), "remarks": remarks(&results),
         }))?;
     } else {
-        tell(&out, &results)?;
+        tell(out, &results)?;
     }
     if !results.complete {
         eprintln!("stopped; {} holds what was finished, and the same command goes on from there", out.display());
@@ -161,28 +134,78 @@ pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-fn cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
-/// Shows on standard error how much of so many ticks is done: a bar on a terminal, a line at each tenth elsewhere.
-fn progress(watch: Watch<'_>, all: u64) -> Watch<'_> {
+/// Shows on standard error how much is done: a bar on a terminal, a line at each tenth elsewhere.
+fn progress() -> impl Fn(u64, u64) + Send + Sync + 'static {
     const LINES: u64 = 10;
-    if std::io::stderr().is_terminal() {
-        let bar = ProgressBar::new(all);
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("[{bar:40}] {percent} %, {elapsed}, {eta} to go") {
             bar.set_style(style.progress_chars("=> "));
         }
-        return watch.telling(move |ticks| if ticks < all { bar.set_position(ticks) } else { bar.finish_and_clear() });
-    }
-    let told = AtomicU64::new(0);
-    watch.telling(move |ticks| {
-        let part = ticks * LINES / all.max(1);
-        if part > told.fetch_max(part, Ordering::Relaxed) {
-            eprintln!("{} %", part * 100 / LINES);
+        bar
+    });
+    let shown = AtomicU64::new(0);
+    move |ticks, all| match &bar {
+        Some(bar) if ticks < all => {
+            bar.set_length(all);
+            bar.set_position(ticks);
         }
-    })
+        Some(bar) => bar.finish_and_clear(),
+        None => {
+            let part = ticks * LINES / all.max(1);
+            if part > shown.fetch_max(part, Ordering::Relaxed) {
+                eprintln!("{} %", part * 100 / LINES);
+            }
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests;
+fn tell(out: &Path, results: &Results) -> anyhow::Result<()> {
+    table(results).print()?;
+    show::line("")?;
+    for load in &results.loads {
+        show::line(format!("{:6} {}", load.name, load.pattern))?;
+    }
+    let Settings { percentile, latency_ms, currency, seeds, .. } = &results.settings;
+    show::line(format!(
+        "late: above {} ms, of which p{percentile} is the objective, or failed; cost: {currency} an hour; ±: 95 % intervals over {} seeds",
+        latency_ms,
+        seeds.len()
+    ))?;
+    show::line("")?;
+    for sentence in findings::sentences(&results.findings) {
+        show::line(format!("{sentence}\n"))?;
+    }
+    let remarks = remarks(results);
+    if !remarks.is_empty() {
+        show::line("To know of single runs")?;
+        remarks.iter().try_for_each(|remark| show::line(format!("  {remark}")))?;
+        show::line("")?;
+    }
+    show::line(format!("{0}/results.json, {0}/results.csv, {0}/learning.svg and a figure for each load", out.display()))
+}
+
+fn table(results: &Results) -> Table {
+    let allocated = match results.experiment {
+        Which::Horizontal => ("REPLICAS", Figure::Replicas),
+        Which::Vertical => ("CORES", Figure::Cores),
+    };
+    let mut table = Table::new(&["LOAD", "CONTESTANT", "P95", "LATE %", "ANSWERED/S", allocated.0, "COST/H", "CHANGES/H"]);
+    let mut last = "";
+    for line in &results.table {
+        let mean = |figure| line.figures[&figure];
+        let load = if line.load == last { "" } else { line.load };
+        last = line.load;
+        table.row([
+            Cell::new(load, Tone::Strong),
+            line.contestant.into(),
+            told(mean(Figure::P95Ms), show::latency).into(),
+            told(mean(Figure::LateShare), |share| show::number(share * 100.0)).into(),
+            told(mean(Figure::ThroughputRps), show::number).into(),
+            told(mean(allocated.1), show::number).into(),
+            told(mean(Figure::CostPerHour), |cost| format!("{cost:.4}")).into(),
+            told(mean(Figure::ChangesPerHour), show::number).into(),
+        ]);
+    }
+    table
+}

@@ -1,37 +1,24 @@
-//! `qscale train`: a model from nothing, in the simulator. Owns arguments, files and what is shown; how it learns belongs to `qscale-dqn`.
+//! `qscale train` and `qscale ablate`. Owns options and what is printed; training belongs to `qscale_experiments`.
 
 pub mod ablate;
-pub mod device;
-mod folder;
-mod progress;
-mod rules;
 
-use std::cell::RefCell;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use qscale_common::document::{self, Format};
-use qscale_common::runtime::clock;
+use qscale_common::runtime::cancellable::until_stopped;
 use qscale_dqn::actions::{ActionSet, Scope};
-use qscale_dqn::checkpoint::{Checkpoint, Judged};
-use qscale_dqn::device::Device;
 use qscale_dqn::learner::{Hyperparameters, Rollouts};
-use qscale_dqn::train::course::{Best, Course};
-use qscale_dqn::train::domain::{Kind, Part};
-use qscale_dqn::train::judge::{Court, Score};
+use qscale_dqn::train::domain::Kind;
+use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
+use qscale_experiments::train::device::{self, Wish};
+use qscale_experiments::train::{Learning, Rule, TrainOptions, TrainOutcome, TrainReport, Trained, cores};
 use serde_json::json;
 
-use self::device::Wish;
-use self::folder::Folder;
-pub use self::folder::{load, replace};
-use self::progress::Watcher;
-use self::rules::Rule;
-use crate::blocking::until_stopped;
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
@@ -106,17 +93,6 @@ pub struct TrainArgs {
     print_recipe: bool,
 }
 
-/// How a network learns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Learning {
-    /// Quantiles from a replay
-    Replay,
-    /// Means from a replay
-    Means,
-    /// Quantiles from rollouts
-    Rollouts,
-}
-
 /// `12000`, `12k`, `1.5M`.
 fn count(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.char_indices().last() {
@@ -129,16 +105,34 @@ fn count(text: &str) -> Result<u64, String> {
     if number.is_finite() && number >= 0.0 { Ok((number * unit).round() as u64) } else { Err("must not be below zero".into()) }
 }
 
-/// Trains, and writes down what came of it.
+/// Trains, and prints the result.
 pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCode> {
     let recipe = recipe(&arguments)?;
     let special = special(&arguments, &recipe)?;
     if arguments.print_recipe {
         return show::line(serde_json::to_string_pretty(&recipe)?).map(|()| ExitCode::SUCCESS);
     }
-    let out = arguments.out.clone().unwrap_or_else(|| locate.state_dir.join("training"));
+    let options = TrainOptions {
+        recipe,
+        special,
+        recipe_file: arguments.recipe,
+        trainer: arguments.trainer,
+        functions: arguments.functions,
+        seed: arguments.seed,
+        seeds: arguments.seeds,
+        out: arguments.out.unwrap_or_else(|| locate.state_dir.join("training")),
+        threads: arguments.threads.unwrap_or_else(cores),
+        resume: arguments.resume,
+        overwrite: arguments.overwrite,
+    };
     let device = device::choose(arguments.device).await?;
-    until_stopped("training", move |stop| train(&recipe, special.as_ref(), &arguments, &out, &device, stop)).await
+    match until_stopped("training", move |stop| qscale_experiments::train::train(&options, &device, stop)).await? {
+        TrainOutcome::Done(report) => print(&report, arguments.json).map(|()| ExitCode::SUCCESS),
+        TrainOutcome::Stopped(folder) => {
+            eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", folder.display());
+            Ok(ExitCode::from(130))
+        }
+    }
 }
 
 fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
@@ -170,123 +164,22 @@ fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Reci
     Ok(Some(special))
 }
 
-/// The command that trains a network of `recipe` for `functions` and with `seed` again, and a `special` one beside it.
-fn command(arguments: &TrainArgs, recipe: &Recipe, functions: Kind, special: Option<&Recipe>, seed: u64) -> String {
-    let default = Recipe::default();
-    let mut words = vec!["qscale train".to_owned()];
-    if let Some(path) = &arguments.recipe {
-        words.push(format!("--recipe {}", path.display()));
-    }
-    if recipe.ticks != default.ticks {
-        words.push(format!("--ticks {}", recipe.ticks));
-    }
-    if recipe.action_set != default.action_set {
-        words.push(format!("--action-set {}", recipe.action_set));
-    }
-    if recipe.scope != default.scope {
-        words.push(format!("--scope {}", recipe.scope));
-    }
-    match arguments.trainer {
-        Some(Learning::Replay) => words.push("--trainer replay".into()),
-        Some(Learning::Means) => words.push("--trainer means".into()),
-        Some(Learning::Rollouts) => words.push("--trainer rollouts".into()),
-        None => {}
-    }
-    if functions != Kind::All {
-        words.push(format!("--functions {functions}"));
-    }
-    if let Some(special) = special {
-        words.push(format!("--specialist {}", special.ticks));
-    }
-    words.push(format!("--seed {seed}"));
-    words.join(" ")
-}
-
-/// A model that was trained, and how it was judged on the test worlds.
-struct Trained {
-    seed: u64,
-    model: Checkpoint,
-    validation: Score,
-    test: Score,
-    rule: Rule,
-    seconds: f64,
-}
-
-/// How trainings go, whatever is trained.
-struct How<'a> {
-    device: &'a Device,
-    threads: NonZeroUsize,
-    resume: bool,
-    overwrite: bool,
-    stop: &'a AtomicBool,
-    /// The best tuned rules that were found, by the worlds that they were tried on.
-    rules: RefCell<Vec<(Court, Rule)>>,
-}
-
-impl How<'_> {
-    /// The best tuned rule on the worlds of `court`, where it was found before.
-    fn known(&self, court: &Court) -> Option<Rule> {
-        self.rules.borrow().iter().find(|(known, _)| known == court).map(|(_, rule)| rule.clone())
-    }
-
-    /// Remembers that `rule` is the best on the worlds of `court`.
-    fn found(&self, court: Court, rule: &Rule) {
-        let mut rules = self.rules.borrow_mut();
-        rules.retain(|(known, _)| *known != court);
-        rules.push((court, rule.clone()));
-    }
-}
-
-fn cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
-fn train(
-    recipe: &Recipe,
-    special: Option<&Recipe>,
-    arguments: &TrainArgs,
-    out: &Path,
-    device: &Device,
-    stop: &AtomicBool,
-) -> anyhow::Result<ExitCode> {
-    let threads = arguments.threads.unwrap_or_else(cores);
-    let how = How { device, threads, resume: arguments.resume, overwrite: arguments.overwrite, stop, rules: RefCell::default() };
-    let mut trained = Vec::new();
-    for seed in (0..u64::from(arguments.seeds)).map(|further| arguments.seed.wrapping_add(further)) {
-        let folder = if arguments.seeds == 1 { out.to_owned() } else { out.join(format!("seed-{seed}")) };
-        let command = command(arguments, recipe, arguments.functions, special, seed);
-        let model = match special {
-            None => one(recipe, seed, &command, "", &folder, &how)?,
-            Some(special) => pair(recipe, special, arguments, seed, &folder, &how)?,
-        };
-        match model {
-            Some(model) => trained.push(model),
-            None => {
-                eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", folder.display());
-                return Ok(ExitCode::from(130));
-            }
-        }
-    }
-    let reward = |trained: &&Trained| trained.validation.mean.reward;
-    let best = trained.iter().max_by(|one, other| reward(one).total_cmp(&reward(other))).context("no seed")?;
-    let path = out.join("model.dqn");
-    folder::replace(&path, &best.model.to_bytes())?;
-    if arguments.json {
+fn print(report: &TrainReport, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
         let told = |trained: &Trained| {
             json!({
                 "seed": trained.seed, "seconds": trained.seconds, "model": trained.model.fingerprint(), "validation": trained.validation.mean,
                 "test": trained.test.mean, "best_rule": { "policy": trained.rule.name(), "test": trained.rule.test.map(|score| score.mean) },
             })
         };
-        return show::json(&json!({ "models": trained.iter().map(told).collect::<Vec<_>>(), "best": path })).map(|()| ExitCode::SUCCESS);
+        return show::json(&json!({ "models": report.models.iter().map(told).collect::<Vec<_>>(), "best": report.path }));
     }
-    report(&trained)?;
-    show::line(format!("the best on validation worlds is that of seed {}: {}", best.seed, path.display()))?;
-    show::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", path.display()))?;
-    Ok(ExitCode::SUCCESS)
+    table(&report.models)?;
+    show::line(format!("the best on validation worlds is that of seed {}: {}", report.models[report.best].seed, report.path.display()))?;
+    show::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", report.path.display()))
 }
 
-fn report(trained: &[Trained]) -> anyhow::Result<()> {
+fn table(trained: &[Trained]) -> anyhow::Result<()> {
     let mut table = Table::new(&["TEST WORLDS", "VIOLATED", "COST", "REWARD", "TRAINED IN"]);
     let mut row = |name: String, score: &Score, time: String| {
         let mean = &score.mean;
@@ -306,87 +199,6 @@ fn report(trained: &[Trained]) -> anyhow::Result<()> {
     }
     show::line(table.render(Paint::of_terminal()).trim_end())?;
     show::line("violated: share of ticks, near the bound in part; cost: multiples of what the usual load costs at full use")
-}
-
-/// Trains two networks with one seed, of which `special` one decides for functions that always keep a replica, and joins them; `None` where it was stopped.
-fn pair(
-    recipe: &Recipe,
-    special: &Recipe,
-    arguments: &TrainArgs,
-    seed: u64,
-    folder: &Path,
-    how: &How<'_>,
-) -> anyhow::Result<Option<Trained>> {
-    let both = command(arguments, recipe, Kind::All, Some(special), seed);
-    let alone = command(arguments, special, Kind::Steady, None, seed);
-    let Some(general) = one(recipe, seed, &both, ", general", &folder.join("general"), how)? else { return Ok(None) };
-    let Some(beside) = one(special, seed, &alone, ", specialist", &folder.join("specialist"), how)? else { return Ok(None) };
-    let mut model = general.model.join(&beside.model).context("two networks of one recipe")?;
-    let judge = |part| recipe.court(part, how.threads).model(&model, how.device).map(|scores| Score::of(&scores));
-    let (validation, test) = (judge(Part::Validation)?, judge(Part::Test)?);
-    let card = model.header.card.iter_mut().flat_map(|card| &mut card.judged);
-    for judged in card.filter(|judged| judged.policy == "dqn") {
-        judged.mean = if judged.part == Part::Test { test.mean } else { validation.mean };
-    }
-    folder::replace(&folder.join("model.dqn"), &model.to_bytes())?;
-    Ok(Some(Trained { seed, model, validation, test, rule: general.rule, seconds: general.seconds + beside.seconds }))
-}
-
-/// Trains the network of one seed, of which `part` says to people which it is; `None` where it was stopped.
-fn one(recipe: &Recipe, seed: u64, command: &str, part: &str, path: &Path, how: &How<'_>) -> anyhow::Result<Option<Trained>> {
-    let How { device, threads, stop, .. } = *how;
-    let mut folder = Folder::open(path, recipe, seed, how.resume, how.overwrite)?;
-    let mut course = Course::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
-    if let Some(best) = folder.best.take() {
-        course.keep(best);
-    }
-    let mut watcher = Watcher::new(format!("seed {seed}{part}"), recipe.ticks, course.ticks());
-    let Some(mut rule) = folder.rule(&course, &watcher, how)? else { return Ok(None) };
-    watcher.beside(&rule);
-    let mut began = clock::instant();
-    while !course.is_over() {
-        let judged = course.advance()?;
-        let stopped = stop.load(Ordering::Relaxed);
-        if judged.is_some() || stopped {
-            folder.seconds += began.elapsed().as_secs_f64();
-            began = clock::instant();
-            if let Some(judgement) = &judged {
-                folder.judged(judgement, &rule)?;
-                watcher.judged(judgement);
-            }
-            folder.keep(&course, |best| with_card(&course, best, command, &rule, None))?;
-        }
-        if stopped {
-            watcher.finish();
-            return Ok(None);
-        }
-        watcher.at(course.ticks());
-    }
-    watcher.finish();
-    let best = course.best().context("a training that is over was judged")?;
-    watcher.say("judging the best network on test worlds");
-    let test = Score::of(&course.judged(best, Part::Test)?);
-    if rule.test.is_none() {
-        rule.test = Some(Score::of(&course.court(Part::Test).rule(&*rule.policy())));
-    }
-    folder.ruled(&rule)?;
-    how.found(course.court(Part::Validation), &rule);
-    let model = with_card(&course, best, command, &rule, Some(&test));
-    folder.over(&model, &rule)?;
-    Ok(Some(Trained { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))
-}
-
-/// The best network with its card.
-fn with_card(course: &Course, best: &Best, command: &str, rule: &Rule, test: Option<&Score>) -> Checkpoint {
-    let recipe = course.recipe();
-    let judged = |policy: &str, part: Part, score: &Score| {
-        let worlds = if part == Part::Test { recipe.test_worlds } else { recipe.validation_worlds };
-        Judged { policy: policy.to_owned(), part, worlds, mean: score.mean }
-    };
-    let mut all = vec![judged("dqn", Part::Validation, &best.score), judged(&rule.name(), Part::Validation, &rule.validation)];
-    all.extend(test.map(|score| judged("dqn", Part::Test, score)));
-    all.extend(rule.test.as_ref().map(|score| judged(&rule.name(), Part::Test, score)));
-    course.with_card(best, command, all)
 }
 
 #[cfg(test)]

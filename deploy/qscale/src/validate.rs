@@ -1,10 +1,4 @@
-//! `qscale validate`: the same function under the same load, simulated and on the local platform, side by side. Owns the arguments and what is told.
-
-mod compare;
-pub(crate) mod machine;
-mod real;
-mod scenario;
-mod simulated;
+//! `qscale validate`. Owns options and the printed comparison; the runs belong to `qscale_experiments`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,23 +6,20 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::document::Format;
 use qscale_common::runtime::shutdown;
 use qscale_common::time::Span;
+use qscale_experiments::profile::described;
+use qscale_experiments::profile::measure::Effort;
+use qscale_experiments::validate::compare::{self, Comparison, Share};
+use qscale_experiments::validate::{TRIES, ValidateOptions, machine, scenario, validate};
 use qscale_sim::FunctionProfile;
 use serde_json::json;
 
-use self::compare::{Comparison, Share};
-use self::scenario::Scenario;
-use crate::profile::measure::{Effort, Steps};
-use crate::profile::rig::Rig;
-use crate::profile::{self, Subject, measure};
+use crate::profile::SubjectArgs;
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
-/// How often a load that the generator could not send as it should is tried in all.
-const TRIES: u32 = 3;
 /// Errors beyond this stand out: what is aimed at.
 const AIM: f64 = 0.1;
 
@@ -46,7 +37,7 @@ measured once; nothing is fitted to a scenario. The machine should have nothing 
 Exit status: 0 done, 1 an error, or beyond --check.")]
 pub struct ValidateArgs {
     #[command(flatten)]
-    subject: Subject,
+    subject: SubjectArgs,
     /// Profile of the function, .toml or .json, as `qscale profile` writes it; measured first where it is not named
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     profile: Option<PathBuf>,
@@ -70,91 +61,43 @@ pub struct ValidateArgs {
     json: bool,
 }
 
-/// Runs every scenario and tells how far the two lie apart.
+/// Runs every scenario, and prints how far the two lie apart.
 pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<ExitCode> {
     ensure!(arguments.length.0 >= Duration::from_secs(1), "--for {}: must be at least 1s", arguments.length);
-    let given = arguments.profile.as_ref().map(read).transpose()?;
-    let (spec, form) = arguments.subject.resolve()?;
-    let token = shutdown::token();
-    let mut rig = Rig::start(locate, &spec, form.clone()).await?;
-    let work = async {
-        let profile = match given {
-            Some(profile) => profile,
-            None => {
-                let steps = Steps::new();
-                let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
-                let measured = measure::measure(&mut rig, effort, &steps).await;
-                steps.end();
-                let (profile, remarks) = profile::made(spec.name.as_str(), &measured?);
-                remarks.iter().for_each(show::warn);
-                profile
-            }
-        };
-        ensure!(
-            rig.vertical,
-            "cgroups cannot be written here, so that no CPU limit can be held against the simulator's; see `qscale doctor`"
-        );
-        rig.replace(&spec, form, scenario::RESTING).await?;
-        let comparisons = compare_all(&mut rig, &arguments, &profile).await?;
-        Ok((profile, comparisons))
+    let options = ValidateOptions {
+        profile: arguments.profile.as_ref().map(read).transpose()?,
+        subject: arguments.subject.into(),
+        effort: if arguments.quick { Effort::QUICK } else { Effort::FULL },
+        length: arguments.length.0,
+        scenarios: arguments.scenarios,
+        seed: arguments.seed,
     };
-    let done = tokio::select! {
-        done = work => done,
-        () = token.cancelled() => Err(anyhow::anyhow!("stopped")),
-    };
-    rig.stop().await;
-    let (profile, comparisons) = done?;
+    let validation = validate(locate.platform.as_deref(), &options, &shutdown::token()).await?.context("stopped")?;
+    validation.remarks.iter().for_each(show::warn);
+    let comparisons = &validation.comparisons;
     if arguments.json {
         let scenarios: Vec<_> = comparisons.iter().map(Comparison::to_json).collect();
         show::json(&json!({
-            "function": spec.id(),
-            "profile": profile,
-            "seed": arguments.seed,
-            "seconds": arguments.length.0.as_secs_f64(),
+            "function": validation.function,
+            "profile": validation.profile,
+            "seed": options.seed,
+            "seconds": options.length.as_secs_f64(),
             "cores": machine::cores(),
-            "worst_error": compare::worst(&comparisons),
+            "worst_error": compare::worst(comparisons),
             "scenarios": scenarios,
         }))?;
     } else {
-        show::line(profile::described(&profile))?;
-        table(&comparisons).print()?;
-        tell(&comparisons)?;
+        show::line(described(&validation.profile))?;
+        table(comparisons).print()?;
+        tell(comparisons)?;
     }
-    Ok(judged(&comparisons, arguments.check))
+    Ok(judged(comparisons, arguments.check))
 }
 
 /// The profile of `--profile`.
 pub fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
     let text = std::fs::read_to_string(path).with_context(|| format!("--profile {}", path.display()))?;
     FunctionProfile::read(&text, Format::of(path)?).with_context(|| format!("--profile {}", path.display()))
-}
-
-async fn compare_all(rig: &mut Rig, arguments: &ValidateArgs, profile: &FunctionProfile) -> anyhow::Result<Vec<Comparison>> {
-    let all = scenario::all(profile, arguments.length.0);
-    let wanted = |scenario: &Scenario| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|name| name == scenario.name);
-    let chosen: Vec<Scenario> = all.into_iter().filter(wanted).collect();
-    let bar = ProgressBar::new(chosen.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({elapsed})").expect("the template is valid"));
-    bar.enable_steady_tick(Duration::from_millis(250));
-    let mut comparisons = Vec::new();
-    for scenario in chosen {
-        bar.set_message(scenario.name);
-        let mut attempt = 1;
-        let real = loop {
-            let real = real::run(rig, &scenario, arguments.length.0, arguments.seed)
-                .await
-                .with_context(|| format!("scenario {}", scenario.name))?;
-            if real.void.is_none() || attempt == TRIES {
-                break real;
-            }
-            attempt += 1;
-        };
-        let simulated = simulated::run(profile, rig.spec(), &scenario, &real);
-        comparisons.push(Comparison { scenario, real, simulated });
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(comparisons)
 }
 
 fn table(comparisons: &[Comparison]) -> Table {

@@ -21,7 +21,7 @@ use super::experiment::{Experiment, Judged, Place};
 use super::learn::{self, Effort};
 use super::live::{self, Lived, Stopped, Watch};
 use super::results::{Learning, Results, Run, Settings, VERSION, write_file};
-use super::{LOCAL, LOCAL_QUICK, LONGEST, ReproduceArgs, SHORTEST, findings, local};
+use super::{LOCAL, LOCAL_QUICK, LONGEST, ReproduceOptions, SHORTEST, findings, local};
 use crate::journal::Journal;
 
 /// Keeps what is finished.
@@ -73,12 +73,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn of(arguments: &ReproduceArgs) -> anyhow::Result<Self> {
-        let &ReproduceArgs { which, local, quick, seed, .. } = arguments;
-        let place = if local { Place::local(run_length(arguments)?) } else { Place::Simulator };
+    pub(super) fn of(options: &ReproduceOptions) -> anyhow::Result<Self> {
+        let &ReproduceOptions { which, local, quick, seed, .. } = options;
+        let place = if local { Place::local(run_length(options)?) } else { Place::Simulator };
         let experiment = Experiment { which, place };
         let effort = if quick { Effort { episodes: 10, worlds: 32 } } else { Effort { episodes: 50, worlds: 64 } };
-        let seeds = arguments.seeds.unwrap_or(if quick { 2 } else { Self::seeds_of(place) });
+        let seeds = options.seeds.unwrap_or(if quick { 2 } else { Self::seeds_of(place) });
         // A usual rate, and one that changes in steps.
         let loads = if quick || local { vec![1, 3] } else { (0..experiment.loads().len()).collect() };
         Ok(Self { experiment, quick, seeds: (seed..seed + seeds).collect(), effort, loads })
@@ -336,8 +336,8 @@ pub(super) fn by_default(quick: bool) -> Duration {
     if quick { LOCAL_QUICK } else { LOCAL }
 }
 
-pub(super) fn run_length(arguments: &ReproduceArgs) -> anyhow::Result<Duration> {
-    let length = arguments.duration.map_or_else(|| by_default(arguments.quick), |Span(length)| length);
+pub(super) fn run_length(options: &ReproduceOptions) -> anyhow::Result<Duration> {
+    let length = options.duration.map_or_else(|| by_default(options.quick), |Span(length)| length);
     anyhow::ensure!((SHORTEST..=LONGEST).contains(&length), "--for {}, must be from {} to {}", Span(length), Span(SHORTEST), Span(LONGEST));
     Ok(length)
 }

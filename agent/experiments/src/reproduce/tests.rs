@@ -1,17 +1,17 @@
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use qscale_dqn::Tabular;
 use qscale_dqn::device::cpu;
 use qscale_dqn::policy::{Dqn, DqnParams};
 use qscale_tests::Folder;
 
-use super::contestant::{Contestant, rule};
+use super::contestant::Contestant;
 use super::experiment::{EPISODE, Experiment, Place};
 use super::learn::Effort;
 use super::live::Figure;
 use super::plan::Part;
-use super::results::{csv, table};
+use super::results::csv;
 use super::*;
 
 fn tiny(which: Which) -> Plan {
@@ -77,7 +77,6 @@ fn everybody_runs_under_every_load_with_every_seed() {
             let svg = figures::courses(plan.experiment, load, &results.contestants, &results.runs).expect("it was run");
             assert!(results.contestants.iter().all(|contestant| svg.contains(contestant)) && !svg.contains("NaN"));
         }
-        assert!(table(&results).render(crate::show::Paint::none()).contains(rule(which)));
     }
 }
 
@@ -146,7 +145,7 @@ fn what_learns_for_this_machine_leaves_a_model_that_an_agent_can_decide_by() {
                     assert!(table.steps == u64::from(2 * EPISODE) && told["policy"] == "tabular-q");
                 }
                 Contestant::Steps => {
-                    let model = crate::train::load(Path::new(told["model"].as_str().expect("a path"))).expect("a checkpoint");
+                    let model = qscale_up::plan::load_model(Path::new(told["model"].as_str().expect("a path"))).expect("a checkpoint");
                     Dqn::new(&model, DqnParams::default(), &cpu()).expect("it decides");
                 }
             }

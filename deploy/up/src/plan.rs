@@ -3,6 +3,8 @@
 mod simulated;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
@@ -13,17 +15,18 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock::{self, Pace};
 use qscale_common::time::Span;
 use qscale_common::workload::Pattern;
+use qscale_dqn::Checkpoint;
+use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::registry::{self, DQN};
 use serde_json::{Map, Value, json};
 
-use super::{Backend, UpArgs};
-use crate::system::{Locate, StateDir};
-use crate::train;
+use crate::options::{Backend, UpArgs};
+use crate::state_dir::StateDir;
 
 const SHIPPED: [(&str, &str); 3] = [
-    ("fibonacci", include_str!("../../../functions/fibonacci.toml")),
-    ("aes", include_str!("../../../functions/aes.toml")),
-    ("faas", include_str!("../../../functions/faas.toml")),
+    ("fibonacci", include_str!("../../functions/fibonacci.toml")),
+    ("aes", include_str!("../../functions/aes.toml")),
+    ("faas", include_str!("../../functions/faas.toml")),
 ];
 
 /// A function that is to run, and the agent that scales it.
@@ -84,7 +87,7 @@ impl Plan {
     }
 
     /// What `arguments` ask for.
-    pub fn new(locate: &Locate, arguments: &UpArgs) -> anyhow::Result<Self> {
+    pub fn new(state_dir: &Path, arguments: &UpArgs) -> anyhow::Result<Self> {
         let pattern = arguments.pattern()?;
         arguments.check_backend()?;
         let pace = Pace::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
@@ -109,7 +112,7 @@ impl Plan {
         let model = model(arguments.model.as_deref(), &agents)?;
         let learned = agents.iter().find(|agent| agent.as_str() == DQN);
         let told = learned.map(|agent| (agent.clone(), Map::from_iter([("model".to_owned(), json!(model))]))).into_iter().collect();
-        let state = StateDir::new(&locate.state_dir)?;
+        let state = StateDir::new(state_dir)?;
         Ok(Self { functions, backend: arguments.backend, pace, state, agents, told, load, load_words })
     }
 }
@@ -126,8 +129,22 @@ fn model(named: Option<&str>, agents: &[Name]) -> anyhow::Result<String> {
         return Ok(named.to_owned());
     }
     let path = Path::new(named).canonicalize().with_context(|| format!("--model {named}"))?;
-    train::load(&path)?.check().with_context(|| format!("--model {named}"))?;
+    load_model(&path)?.check().with_context(|| format!("--model {named}"))?;
     Ok(path.display().to_string())
+}
+
+/// The checkpoint in a file.
+///
+/// # Errors
+/// When the file cannot be read or is no checkpoint.
+pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        std::io::Result::Ok(bytes)
+    };
+    let bytes = read().with_context(|| format!("model {}", path.display()))?;
+    Checkpoint::from_bytes(&bytes).with_context(|| format!("model {}", path.display()))
 }
 
 /// One function of this machine, or two copies of it.

@@ -9,17 +9,16 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{AllocationRequest, FunctionSpec, FunctionStatus, InitialAllocation, PlatformAddresses};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::text;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
+use qscale_up::beside;
+use qscale_up::launch::search_path;
+use qscale_up::state_dir::write_private;
+use qscale_up::supervisor::{Service, Status, Supervisor};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::counters::{Counters, counters};
-use crate::system::{Locate, write_private};
-use crate::up::beside;
-use crate::up::launch::search_path;
-use crate::up::supervisor::{Service, Status, Supervisor};
 
 /// What the function is called while it is measured, beside whatever else the platform runs.
 const NAME: &str = "measured";
@@ -103,13 +102,13 @@ pub struct Rig {
 
 impl Rig {
     /// Starts a platform of its own, or uses the one that `--platform` names; the function is added by [`Rig::place`].
-    pub async fn start(locate: &Locate, spec: &FunctionSpec, form: RequestForm) -> anyhow::Result<Self> {
+    pub async fn start(platform: Option<&str>, spec: &FunctionSpec, form: RequestForm) -> anyhow::Result<Self> {
         let folder = std::env::temp_dir().join(format!("qscale-measure-{}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let supervisor = Supervisor::new();
         let spec = FunctionSpec { name: Name::new(NAME).context("the name of the function")?, listen: None, ..spec.clone() };
-        let (api, gateway) = match &locate.platform {
-            Some(api) => (api.clone(), String::new()),
+        let (api, gateway) = match platform {
+            Some(api) => (api.to_owned(), String::new()),
             None => start_platform(&supervisor, &folder).await?,
         };
         let platform = PlatformClient::new(&api).with_context(|| format!("platform {api}"))?;
@@ -188,7 +187,7 @@ impl Rig {
             }
             if status.crashes > 0 || began.elapsed() > PATIENCE {
                 let logs = self.platform.logs(&self.id(), 5).await.unwrap_or_default();
-                let said: Vec<String> = logs.iter().map(|line| crate::show::clean(&line.line)).collect();
+                let said: Vec<String> = logs.iter().map(|line| text::clean(&line.line)).collect();
                 bail!("the function does not become ready ({}); it said: {}", self.spec.command.join(" "), said.join(" | "));
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -202,7 +201,7 @@ impl Rig {
     /// Reads the function's counters.
     pub async fn read(&self) -> anyhow::Result<Counters> {
         let began = clock::wall();
-        let text = get(self.platform.address(), "/metrics").await.context("reading the platform's metrics")?;
+        let text = self.platform.metrics().await?;
         Ok(Counters { began, at: clock::wall(), ..counters(&text, &self.id()) })
     }
 
@@ -337,19 +336,6 @@ fn request(row: &str) -> Option<Request> {
     let micros = |cell: &&str| cell.parse().ok().map(Duration::from_micros);
     let well = cells.get(4) == Some(&"ok") && cells.get(6) == Some(&"true");
     Some(Request { due: micros(cells.get(1)?)?, answered: if well { Some(micros(cells.get(3)?)?) } else { None } })
-}
-
-async fn get(address: &str, path: &str) -> anyhow::Result<String> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).await?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await?;
-        anyhow::Ok(reply)
-    };
-    let reply = tokio::time::timeout(PATIENCE, exchange).await.context("no reply")??;
-    let (_, body) = reply.split_once("\r\n\r\n").context("no reply of HTTP")?;
-    Ok(body.to_owned())
 }
 
 #[cfg(test)]

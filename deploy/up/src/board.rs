@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn ticks_without_a_state_are_counted_within_an_epoch() {
-        let golden = include_str!("../../../../common/tests/golden/state.full.json");
+        let golden = include_str!("../../../common/tests/golden/state.full.json");
         let state: State = serde_json::from_str(golden).expect("the golden State reads");
         let at = |tick: u64, epoch: u64| {
             let mut state = state.clone();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::subject;
-use qscale_common::name::Name;
+use qscale_common::control::{self, Control};
+use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, Pace};
@@ -20,8 +21,7 @@ use serde_json::{Value, json};
 use super::plan::{Plan, Planned, copy_of};
 use super::supervisor::{Service, Status, Statuses, Supervisor};
 use super::{Backend, beside, say};
-use crate::store;
-use crate::system::{Addresses, StateDir, find_nats_server, write_private};
+use crate::state_dir::{Addresses, StateDir, find_nats_server, write_private};
 
 /// What the platform is called, whichever it is.
 const PLATFORM: &str = "platform";
@@ -215,7 +215,7 @@ impl Running {
         for planned in &plan.functions {
             self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
-            if !store::is_frozen(bus, &planned.id).await? {
+            if !is_frozen(bus, &planned.id).await? {
                 // What an earlier run left it with is no fair beginning, least of all beside a copy.
                 let beginning = AllocationRequest::new(planned.spec.allocation.into(), None);
                 platform.set_allocation(&planned.id, &beginning).await.with_context(|| format!("function {}", planned.id))?;
@@ -266,7 +266,8 @@ impl Running {
         };
         eventually("a replica of every function", &self.state.log("platform"), ready).await?;
         for (service, address) in &self.addresses.health {
-            let ready = async || crate::system::conditions(address).await.is_some_and(|conditions| conditions.values().all(|holds| *holds));
+            let ready =
+                async || crate::state_dir::conditions(address).await.is_some_and(|conditions| conditions.values().all(|holds| *holds));
             eventually(service, &self.state.log(service), ready).await?;
         }
         Ok(platform.list().await?.iter().all(|status| status.vertical))
@@ -434,13 +435,25 @@ async fn write_policies(bus: &Bus, functions: &[Planned]) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// Whether an operator froze `function`, alone or with all others.
+async fn is_frozen(bus: &Bus, function: &FunctionId) -> anyhow::Result<bool> {
+    let controls = bus.jetstream().get_key_value(subject::CONTROL_BUCKET).await.context("the bucket of controls")?;
+    for key in [control::ALL, &Control::key(function)] {
+        let control = controls.get(key).await.with_context(|| format!("control {key}"))?;
+        if control.is_some_and(|control| Control::from_json(&control).is_ok_and(|control| control.frozen)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes the copy that an earlier run with `--versus` made, where this one makes none.
 async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
     let [only] = plan.functions.as_slice() else { return Ok(()) };
     let Ok(copy) = copy_of(&only.spec) else { return Ok(()) };
     if platform.get(&copy.id()).await.is_ok() {
         platform.delete(&copy.id()).await.with_context(|| format!("function {}", copy.id()))?;
-        let policies = store::open(bus, subject::POLICY_BUCKET).await?;
+        let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.context("the bucket of policies")?;
         policies.delete(copy.id().tokens()).await.with_context(|| format!("policy {}", copy.id()))?;
     }
     Ok(())

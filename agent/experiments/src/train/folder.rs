@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::train::course::{Best, Course, Judgement};
 use qscale_dqn::train::domain::Part;
 use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
 use qscale_evaluate::report::{Curve, Panel, chart};
+use qscale_up::plan::load_model;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -129,7 +129,7 @@ impl Folder {
 
     fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
         let path = self.path.join(name);
-        if path.exists() { load(&path).map(Some) } else { Ok(None) }
+        if path.exists() { load_model(&path).map(Some) } else { Ok(None) }
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
@@ -192,19 +192,6 @@ impl Folder {
         let evaluation = json!({ "model": model.fingerprint(), "card": model.header.card, "seconds": self.seconds, "rule": rule });
         self.write("evaluation.json", &serde_json::to_vec_pretty(&evaluation)?)
     }
-}
-
-/// The checkpoint in a file.
-pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
-    let bytes = read_bounded(path).with_context(|| format!("model {}", path.display()))?;
-    Checkpoint::from_bytes(&bytes).with_context(|| format!("model {}", path.display()))
-}
-
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Writes a file so that nobody reads half of it.

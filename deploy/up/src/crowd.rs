@@ -149,8 +149,8 @@ mod tests {
 
     /// A board of functions, each with its latency in milliseconds (the bound is 200), offered rate and replicas.
     fn board(functions: &[(&str, f64, f64, u32)]) -> (Board, Vec<FunctionId>) {
-        let state: State = serde_json::from_str(include_str!("../../../../common/tests/golden/state.full.json")).expect("the golden State");
-        let load: Load = serde_json::from_str(include_str!("../../../../common/tests/golden/load.full.json")).expect("the golden Load");
+        let state: State = serde_json::from_str(include_str!("../../../common/tests/golden/state.full.json")).expect("the golden State");
+        let load: Load = serde_json::from_str(include_str!("../../../common/tests/golden/load.full.json")).expect("the golden Load");
         let mut board = Board::default();
         for (name, latency_ms, offered, replicas) in functions {
             let mut state = state.clone();

@@ -11,8 +11,8 @@ use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::{ChartFrame, draw_function};
-use crate::up::board::{Board, Entry};
-use crate::up::crowd::{self, Order, Totals};
+use crate::board::{Board, Entry};
+use crate::crowd::{self, Order, Totals};
 
 const COLUMNS: [(&str, Constraint); 9] = [
     ("function", Constraint::Min(20)),
@@ -153,8 +153,7 @@ mod tests {
     use super::*;
 
     fn board(count: usize) -> (Board, Vec<FunctionId>) {
-        let state: State =
-            serde_json::from_str(include_str!("../../../../../common/tests/golden/state.full.json")).expect("the golden State");
+        let state: State = serde_json::from_str(include_str!("../../../../common/tests/golden/state.full.json")).expect("the golden State");
         let mut board = Board::default();
         for number in 1..=count {
             board.state(State { function: format!("f-{number:03}").parse().expect("a label"), ..state.clone() });

@@ -7,10 +7,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::document::Format;
 use qscale_common::platform::FunctionSpec;
 use qscale_common::units::{Allocation, Replicas};
+use qscale_up::plan::function_spec;
 
 use super::counters::Counters;
 use super::rig::{LoadPlan, RequestForm, Rig, Sent};
-use crate::up::plan::function_spec;
 use crate::validate::machine::{Machine, Others};
 
 /// How much is done.
@@ -269,7 +269,7 @@ async fn bursts(
 async fn overhead(rig: &mut Rig, allocation: Allocation) -> anyhow::Result<Option<Duration>> {
     let http = rig.spec().protocol == qscale_common::platform::Protocol::Http;
     let (spec, form) = if http {
-        let text = include_str!("../../../functions/fibonacci-http.toml").replace("--value=10000", "--value=0");
+        let text = include_str!("../../../../deploy/functions/fibonacci-http.toml").replace("--value=10000", "--value=0");
         let form = RequestForm { protocol: "http".into(), inputs: Vec::new() };
         (FunctionSpec::parse(&text, Format::Toml).context("fibonacci-http")?, form)
     } else {

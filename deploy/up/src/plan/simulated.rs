@@ -12,7 +12,7 @@ use qscale_sim::{FunctionProfile, profiles};
 use serde_json::json;
 
 use super::{Planned, copy_of, planned};
-use crate::up::UpArgs;
+use crate::options::UpArgs;
 
 /// The program that a function file of the simulated platform names.
 const PROGRAM: &str = "simulated";

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use qscale_common::text::number;
 use qscale_evaluate::results::rounded;
 use serde::Serialize;
 
 use super::live::Figure;
 use super::results::Run;
-use crate::show;
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -215,7 +215,7 @@ pub fn sentences(findings: &[Finding]) -> Vec<String> {
 }
 
 fn told(finding: &Finding) -> String {
-    let percent = |share: f64| show::number(share * 100.0);
+    let percent = |share: f64| number(share * 100.0);
     let (before, after) = finding.late_share;
     let cost = finding.dearer * 100.0;
     let sign = if cost >= 0.0 { "+" } else { "-" };
@@ -224,7 +224,7 @@ fn told(finding: &Finding) -> String {
         finding.contestant,
         percent(after),
         percent(before),
-        show::number(cost.abs().round())
+        number(cost.abs().round())
     )
 }
 

@@ -3,12 +3,12 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use qscale_common::text;
 use serde_json::{Value, json};
 
 use super::real::Real;
 use super::scenario::Scenario;
 use super::simulated::Simulated;
-use crate::show;
 
 /// A share, written as a percentage.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,7 +69,7 @@ impl Comparison {
             name,
             real: at(&latencies, share).map(|latency| latency.as_secs_f64() * 1000.0),
             simulated: Some(self.simulated.latency_ms[index]).filter(|value| value.is_finite()),
-            shown: show::latency,
+            shown: text::latency,
         };
         let requests = self.real.requests();
         [
@@ -80,13 +80,13 @@ impl Comparison {
                 name: "completed",
                 real: (requests > 0).then(|| latencies.len() as f64 / requests as f64),
                 simulated: Some(self.simulated.completed),
-                shown: |share| format!("{}%", show::number(share * 100.0)),
+                shown: |share| format!("{}%", text::number(share * 100.0)),
             },
             Measure {
                 name: "cpu_seconds",
                 real: Some(self.real.cpu_seconds),
                 simulated: Some(self.simulated.cpu_seconds),
-                shown: |seconds| format!("{}s", show::number(seconds)),
+                shown: |seconds| format!("{}s", text::number(seconds)),
             },
         ]
     }
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn an_error_is_a_share_of_what_is_real() {
-        let measure = |real, simulated| Measure { name: "p50_ms", real, simulated, shown: show::latency };
+        let measure = |real, simulated| Measure { name: "p50_ms", real, simulated, shown: text::latency };
         assert_eq!(measure(Some(10.0), Some(11.0)).text(), "10ms 11ms +10%");
         assert_eq!(measure(Some(10.0), Some(5.0)).error(), Some(-0.5));
         assert_eq!(measure(Some(0.0), Some(0.0)).error(), Some(0.0));

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::clock;
+use qscale_common::text::number;
 use qscale_dqn::train::course::Judgement;
 
 use super::rules::Rule;
-use crate::show;
 
 /// Shows how far it is.
 pub struct Watcher {
@@ -67,7 +67,7 @@ impl Watcher {
         let speed = (judgement.ticks - self.from) as f64 / self.began.elapsed().as_secs_f64().max(1e-3);
         let told = format!(
             "{} ticks/s, loss {:.3}, return {:.3}; validation {:.2} % {:.2} {:.3}{}; {}",
-            show::number(speed),
+            number(speed),
             judgement.loss.loss,
             judgement.explored.mean.reward,
             mean.violation * 100.0,

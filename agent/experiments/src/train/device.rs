@@ -84,9 +84,8 @@ async fn ask() -> anyhow::Result<Probe> {
     found.map_err(anyhow::Error::msg)
 }
 
-/// Tries the GPU, and prints what was found: run as a process of its own.
-pub fn probe() -> anyhow::Result<()> {
+/// Tries the GPU, in this process; run it as a process of its own.
+pub fn probe() -> Result<Probe, String> {
     let began = clock::instant();
-    let found = probe::probe(&|| began.elapsed());
-    crate::show::json(&found)
+    probe::probe(&|| began.elapsed())
 }

@@ -13,15 +13,15 @@ use qscale_common::runtime::clock::Pace;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_evaluate::results::rounded;
+use qscale_up::board::{Board, Entry};
+use qscale_up::plan::{LoadPlan, Plan, Planned, function_spec};
+use qscale_up::state_dir::StateDir;
+use qscale_up::{Backend, Look};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::experiment::{Experiment, Judged, NUMBER, Which};
 use super::live::{Course, Figure, Lived, Stopped};
-use crate::system::StateDir;
-use crate::up::board::{Board, Entry};
-use crate::up::plan::{LoadPlan, Plan, Planned, function_spec};
-use crate::up::{self, Backend, Look};
 
 /// Folder beside the results in which the system of a run keeps its state; emptied before each, so that its name should be nobody else's.
 pub const SYSTEM: &str = "qscale-system";
@@ -48,7 +48,7 @@ pub async fn run(
     let plan = plan(experiment, load, agents, seed, folder)?;
     let limits = experiment.which == Which::Vertical;
     let look = Look { drawn: false, told: false, limits, duration: Some(Span(experiment.length())) };
-    let lived = up::live(&plan, look, token).await;
+    let lived = qscale_up::live(&plan, look, token).await;
     anyhow::ensure!(!token.is_cancelled(), Stopped);
     let lived = lived?;
     let all = lived.load.as_ref();

@@ -1,0 +1,154 @@
+//! What was found, and how it is written down and shown. Owns the form of `results.json`; must not run anything.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context;
+use qscale_common::units::Allocation;
+use serde::Serialize;
+
+use super::experiment::{Experiment, Judged, Place, Which};
+use super::figures;
+use super::findings::{self, Finding, Line, Mean};
+use super::learn::Effort;
+use super::live::{Course, Figure};
+use crate::train::replace;
+
+/// Version of the form of `results.json`.
+pub(super) const VERSION: &str = "1.1";
+
+/// All of `results.json`. In the simulator a function of experiment, seeds and effort alone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Results {
+    /// Version of the format.
+    pub version: &'static str,
+    /// The experiment.
+    pub experiment: Which,
+    /// How it was run.
+    pub settings: Settings,
+    /// Whether everything was finished.
+    pub complete: bool,
+    /// Names of the contestants.
+    pub contestants: Vec<&'static str>,
+    /// The loads.
+    pub loads: Vec<Judged>,
+    /// Means over seeds, one line a load and contestant.
+    pub table: Vec<Line>,
+    /// Comparisons with the rule.
+    pub findings: Vec<Finding>,
+    /// Learning curves.
+    pub learning: Vec<Learning>,
+    /// All runs.
+    pub runs: Vec<Run>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Settings {
+    /// Command that repeats it.
+    pub command: String,
+    /// Where it was run.
+    pub place: Place,
+    /// The function.
+    pub function: &'static str,
+    /// The seeds.
+    pub seeds: Vec<u64>,
+    /// Amount of training.
+    pub effort: Effort,
+    /// Control interval, seconds.
+    pub tick_s: f64,
+    /// Ticks of a run.
+    pub run_ticks: u32,
+    /// Percentile of latency in the objective, 0 to 100.
+    pub percentile: f64,
+    /// Bound on it, milliseconds.
+    pub latency_ms: f64,
+    /// Currency of costs.
+    pub currency: String,
+    /// The model that comes along.
+    pub model: String,
+    /// Smallest allocation.
+    pub least: Allocation,
+    /// Initial allocation.
+    pub begins: Allocation,
+    /// Largest allocation.
+    pub most: Allocation,
+}
+
+/// What a contestant earned a tick, episode by episode while it learned; one number where it does not learn here.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Learning {
+    /// The contestant.
+    pub contestant: &'static str,
+    /// The seed.
+    pub seed: u64,
+    /// Mean training reward a tick, by episode.
+    pub reward: Vec<f64>,
+}
+
+/// One run of one contestant.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Run {
+    /// The contestant.
+    pub contestant: &'static str,
+    /// The load.
+    pub load: &'static str,
+    /// The seed.
+    pub seed: u64,
+    /// Its figures.
+    #[serde(flatten)]
+    pub figures: BTreeMap<Figure, f64>,
+    /// Its course, tick by tick.
+    pub course: Course,
+    /// What a reader of its figures should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+}
+
+pub(super) fn write(out: &Path, results: &Results) -> anyhow::Result<()> {
+    let mut files = vec![
+        ("results.json".to_owned(), serde_json::to_string(results)?),
+        ("results.csv".to_owned(), csv(&results.runs)),
+        ("learning.svg".to_owned(), figures::learning(results.experiment, &results.contestants, &results.learning)),
+    ];
+    let experiment = Experiment { which: results.experiment, place: results.settings.place };
+    for load in &results.loads {
+        let drawn = figures::courses(experiment, load, &results.contestants, &results.runs);
+        files.extend(drawn.map(|svg| (format!("{}.svg", load.name), svg)));
+    }
+    files.into_iter().try_for_each(|(name, text)| write_file(&out.join(name), text.as_bytes()))
+}
+
+/// Writes a file, and the folder that it lies in.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    replace(path, bytes)
+}
+
+/// What a reader of the figures should know of single runs.
+pub fn remarks(results: &Results) -> Vec<String> {
+    let of = |run: &Run| {
+        let about = format!("{} under load {}, seed {}", run.contestant, run.load, run.seed);
+        run.remarks.iter().map(move |remark| format!("{about}: {remark}")).collect::<Vec<_>>()
+    };
+    results.runs.iter().flat_map(of).collect()
+}
+
+pub(super) fn csv(runs: &[Run]) -> String {
+    let mut text = format!("contestant,load,seed,{}\n", Figure::ALL.map(Figure::name).join(","));
+    for run in runs {
+        let figures = Figure::ALL.map(|figure| run.figures[&figure].to_string()).join(",");
+        text += &format!("{},{},{},{figures}\n", run.contestant, run.load, run.seed);
+    }
+    text
+}
+
+/// A mean with half of its interval.
+pub fn told(mean: Mean, shown: impl Fn(f64) -> String) -> String {
+    match mean.half() {
+        Some(half) => format!("{} ±{}", shown(mean.mean), shown(half)),
+        None => shown(mean.mean),
+    }
+}

@@ -1,0 +1,293 @@
+//! Training of a model from nothing, in the simulator. Owns the folder of a run, its resumption and the comparison with tuned rules; how a network learns belongs
+//! to `qscale-dqn`.
+
+pub mod ablate;
+pub mod device;
+mod folder;
+mod progress;
+mod rules;
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use qscale_common::runtime::clock;
+use qscale_dqn::checkpoint::{Checkpoint, Judged};
+use qscale_dqn::device::Device;
+use qscale_dqn::train::course::{Best, Course};
+use qscale_dqn::train::domain::{Kind, Part};
+use qscale_dqn::train::judge::{Court, Score};
+use qscale_dqn::train::recipe::Recipe;
+
+use self::folder::Folder;
+pub use self::folder::replace;
+use self::progress::Watcher;
+pub use self::rules::Rule;
+
+/// How a network learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learning {
+    /// Quantiles from a replay.
+    Replay,
+    /// Means from a replay.
+    Means,
+    /// Quantiles from rollouts.
+    Rollouts,
+}
+
+impl Learning {
+    /// All of them, with their names.
+    pub const ALL: [(Self, &'static str); 3] = [(Self::Replay, "replay"), (Self::Means, "means"), (Self::Rollouts, "rollouts")];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Means => "means",
+            Self::Rollouts => "rollouts",
+        }
+    }
+}
+
+impl FromStr for Learning {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(_, name)| *name == text);
+        found.map(|(learning, _)| *learning).ok_or_else(|| "must be one of replay, means, rollouts".to_owned())
+    }
+}
+
+/// What to train, and where.
+#[derive(Debug, Clone)]
+pub struct TrainOptions {
+    /// The recipe of the network, or of the general one of two.
+    pub recipe: Recipe,
+    /// The recipe of the specialist for functions that always keep a replica, where one is trained too.
+    pub special: Option<Recipe>,
+    /// The file that `recipe` was read from; part of the command on the model's card.
+    pub recipe_file: Option<PathBuf>,
+    /// The trainer that was asked for by name; part of the command on the model's card.
+    pub trainer: Option<Learning>,
+    /// The functions that the network learns about.
+    pub functions: Kind,
+    /// First seed.
+    pub seed: u64,
+    /// Number of models, with consecutive seeds.
+    pub seeds: u32,
+    /// Folder of the run.
+    pub out: PathBuf,
+    /// Threads that simulate; they do not change the result.
+    pub threads: NonZeroUsize,
+    /// Whether the folder must hold a training to resume.
+    pub resume: bool,
+    /// Whether to discard what the folder holds.
+    pub overwrite: bool,
+}
+
+/// The result of [`train`].
+#[derive(Debug)]
+pub enum TrainOutcome {
+    /// All models are trained.
+    Done(TrainReport),
+    /// Stopped; this folder keeps what was learned.
+    Stopped(PathBuf),
+}
+
+/// All models of a training.
+#[derive(Debug)]
+pub struct TrainReport {
+    /// One model a seed.
+    pub models: Vec<Trained>,
+    /// Index of the best on validation worlds.
+    pub best: usize,
+    /// File that the best one was written to.
+    pub path: PathBuf,
+}
+
+/// The command that trains a network of `recipe` for `functions` and with `seed` again, and a `special` one beside it.
+fn command(options: &TrainOptions, recipe: &Recipe, functions: Kind, special: Option<&Recipe>, seed: u64) -> String {
+    let default = Recipe::default();
+    let mut words = vec!["qscale train".to_owned()];
+    if let Some(path) = &options.recipe_file {
+        words.push(format!("--recipe {}", path.display()));
+    }
+    if recipe.ticks != default.ticks {
+        words.push(format!("--ticks {}", recipe.ticks));
+    }
+    if recipe.action_set != default.action_set {
+        words.push(format!("--action-set {}", recipe.action_set));
+    }
+    if recipe.scope != default.scope {
+        words.push(format!("--scope {}", recipe.scope));
+    }
+    if let Some(trainer) = options.trainer {
+        words.push(format!("--trainer {}", trainer.as_str()));
+    }
+    if functions != Kind::All {
+        words.push(format!("--functions {functions}"));
+    }
+    if let Some(special) = special {
+        words.push(format!("--specialist {}", special.ticks));
+    }
+    words.push(format!("--seed {seed}"));
+    words.join(" ")
+}
+
+/// A model that was trained, and how it was judged on the test worlds.
+#[derive(Debug)]
+pub struct Trained {
+    /// Its seed.
+    pub seed: u64,
+    /// The best network with its card.
+    pub model: Checkpoint,
+    /// Score on the validation worlds.
+    pub validation: Score,
+    /// Score on the test worlds.
+    pub test: Score,
+    /// The best tuned rule on the same worlds.
+    pub rule: Rule,
+    /// Time of training, seconds.
+    pub seconds: f64,
+}
+
+/// How trainings go, whatever is trained.
+struct How<'a> {
+    device: &'a Device,
+    threads: NonZeroUsize,
+    resume: bool,
+    overwrite: bool,
+    stop: &'a AtomicBool,
+    /// The best tuned rules that were found, by the worlds that they were tried on.
+    rules: RefCell<Vec<(Court, Rule)>>,
+}
+
+impl How<'_> {
+    /// The best tuned rule on the worlds of `court`, where it was found before.
+    fn known(&self, court: &Court) -> Option<Rule> {
+        self.rules.borrow().iter().find(|(known, _)| known == court).map(|(_, rule)| rule.clone())
+    }
+
+    /// Remembers that `rule` is the best on the worlds of `court`.
+    fn found(&self, court: Court, rule: &Rule) {
+        let mut rules = self.rules.borrow_mut();
+        rules.retain(|(known, _)| *known != court);
+        rules.push((court, rule.clone()));
+    }
+}
+
+/// One thread a core.
+pub fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Trains a model for each seed, and writes the best one to `model.dqn` in the folder.
+///
+/// # Errors
+/// When the folder cannot be used, or holds another training.
+pub fn train(options: &TrainOptions, device: &Device, stop: &AtomicBool) -> anyhow::Result<TrainOutcome> {
+    let TrainOptions { recipe, special, out, threads, resume, overwrite, .. } = options;
+    let how = How { device, threads: *threads, resume: *resume, overwrite: *overwrite, stop, rules: RefCell::default() };
+    let mut models = Vec::new();
+    for seed in (0..u64::from(options.seeds)).map(|further| options.seed.wrapping_add(further)) {
+        let folder = if options.seeds == 1 { out.to_owned() } else { out.join(format!("seed-{seed}")) };
+        let command = command(options, recipe, options.functions, special.as_ref(), seed);
+        let model = match special {
+            None => one(recipe, seed, &command, "", &folder, &how)?,
+            Some(special) => pair(recipe, special, options, seed, &folder, &how)?,
+        };
+        match model {
+            Some(model) => models.push(model),
+            None => return Ok(TrainOutcome::Stopped(folder)),
+        }
+    }
+    let reward = |trained: &Trained| trained.validation.mean.reward;
+    let best = (0..models.len()).max_by(|one, other| reward(&models[*one]).total_cmp(&reward(&models[*other]))).context("no seed")?;
+    let path = out.join("model.dqn");
+    folder::replace(&path, &models[best].model.to_bytes())?;
+    Ok(TrainOutcome::Done(TrainReport { models, best, path }))
+}
+
+/// Trains two networks with one seed, of which `special` one decides for functions that always keep a replica, and joins them; `None` where it was stopped.
+fn pair(
+    recipe: &Recipe,
+    special: &Recipe,
+    options: &TrainOptions,
+    seed: u64,
+    folder: &Path,
+    how: &How<'_>,
+) -> anyhow::Result<Option<Trained>> {
+    let both = command(options, recipe, Kind::All, Some(special), seed);
+    let alone = command(options, special, Kind::Steady, None, seed);
+    let Some(general) = one(recipe, seed, &both, ", general", &folder.join("general"), how)? else { return Ok(None) };
+    let Some(beside) = one(special, seed, &alone, ", specialist", &folder.join("specialist"), how)? else { return Ok(None) };
+    let mut model = general.model.join(&beside.model).context("two networks of one recipe")?;
+    let judge = |part| recipe.court(part, how.threads).model(&model, how.device).map(|scores| Score::of(&scores));
+    let (validation, test) = (judge(Part::Validation)?, judge(Part::Test)?);
+    let card = model.header.card.iter_mut().flat_map(|card| &mut card.judged);
+    for judged in card.filter(|judged| judged.policy == "dqn") {
+        judged.mean = if judged.part == Part::Test { test.mean } else { validation.mean };
+    }
+    folder::replace(&folder.join("model.dqn"), &model.to_bytes())?;
+    Ok(Some(Trained { seed, model, validation, test, rule: general.rule, seconds: general.seconds + beside.seconds }))
+}
+
+/// Trains the network of one seed, of which `part` says to people which it is; `None` where it was stopped.
+fn one(recipe: &Recipe, seed: u64, command: &str, part: &str, path: &Path, how: &How<'_>) -> anyhow::Result<Option<Trained>> {
+    let How { device, threads, stop, .. } = *how;
+    let mut folder = Folder::open(path, recipe, seed, how.resume, how.overwrite)?;
+    let mut course = Course::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
+    if let Some(best) = folder.best.take() {
+        course.keep(best);
+    }
+    let mut watcher = Watcher::new(format!("seed {seed}{part}"), recipe.ticks, course.ticks());
+    let Some(mut rule) = folder.rule(&course, &watcher, how)? else { return Ok(None) };
+    watcher.beside(&rule);
+    let mut began = clock::instant();
+    while !course.is_over() {
+        let judged = course.advance()?;
+        let stopped = stop.load(Ordering::Relaxed);
+        if judged.is_some() || stopped {
+            folder.seconds += began.elapsed().as_secs_f64();
+            began = clock::instant();
+            if let Some(judgement) = &judged {
+                folder.judged(judgement, &rule)?;
+                watcher.judged(judgement);
+            }
+            folder.keep(&course, |best| with_card(&course, best, command, &rule, None))?;
+        }
+        if stopped {
+            watcher.finish();
+            return Ok(None);
+        }
+        watcher.at(course.ticks());
+    }
+    watcher.finish();
+    let best = course.best().context("a training that is over was judged")?;
+    watcher.say("judging the best network on test worlds");
+    let test = Score::of(&course.judged(best, Part::Test)?);
+    if rule.test.is_none() {
+        rule.test = Some(Score::of(&course.court(Part::Test).rule(&*rule.policy())));
+    }
+    folder.ruled(&rule)?;
+    how.found(course.court(Part::Validation), &rule);
+    let model = with_card(&course, best, command, &rule, Some(&test));
+    folder.over(&model, &rule)?;
+    Ok(Some(Trained { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))
+}
+
+/// The best network with its card.
+fn with_card(course: &Course, best: &Best, command: &str, rule: &Rule, test: Option<&Score>) -> Checkpoint {
+    let recipe = course.recipe();
+    let judged = |policy: &str, part: Part, score: &Score| {
+        let worlds = if part == Part::Test { recipe.test_worlds } else { recipe.validation_worlds };
+        Judged { policy: policy.to_owned(), part, worlds, mean: score.mean }
+    };
+    let mut all = vec![judged("dqn", Part::Validation, &best.score), judged(&rule.name(), Part::Validation, &rule.validation)];
+    all.extend(test.map(|score| judged("dqn", Part::Test, score)));
+    all.extend(rule.test.as_ref().map(|score| judged(&rule.name(), Part::Test, score)));
+    course.with_card(best, command, all)
+}

@@ -1,0 +1,167 @@
+//! Ablations: the effect of each part of the recipe. Owns which parts are left out or changed; how a model is trained belongs to [`super`].
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use qscale_dqn::actions::{ActionSet, BRANCHES};
+use qscale_dqn::device::cpu;
+use qscale_dqn::learner::{Hyperparameters, Munchausen, Rollouts};
+use qscale_dqn::replay::Sampling;
+use qscale_dqn::train::judge::Score;
+use qscale_dqn::train::recipe::Recipe;
+use serde_json::json;
+
+use super::{How, Trained, one};
+
+/// Which variants to train, and where.
+#[derive(Debug, Clone)]
+pub struct AblateOptions {
+    /// Folder of the runs.
+    pub out: PathBuf,
+    /// Names of the variants; all of them where it is empty.
+    pub only: Vec<String>,
+    /// Ticks of simulated functions for each model.
+    pub ticks: u64,
+    /// Models of each variant.
+    pub seeds: u32,
+    /// Threads that simulate; they do not change the result.
+    pub threads: NonZeroUsize,
+    /// Whether to discard what the folder holds.
+    pub overwrite: bool,
+}
+
+/// A name, what is changed, and how.
+pub type Variant = (&'static str, &'static str, fn(&mut Recipe));
+
+/// What is tried beside the recipe as it is.
+pub const VARIANTS: [Variant; 22] = [
+    ("dueling", "a plain head", |recipe| recipe.hyperparameters.dueling = false),
+    ("layer-norm", "hidden layers not normalised", |recipe| recipe.hyperparameters.layer_norm = false),
+    ("normalise", "what is seen not normalised", |recipe| recipe.hyperparameters.normalise = false),
+    ("settling", "a step size that stays", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
+    ("corner", "Huber's corner at 30", |recipe| recipe.hyperparameters.corner = 30.0),
+    ("horizon", "a horizon of 33 ticks, not 10", |recipe| recipe.hyperparameters.discount = 0.97),
+    ("narrow", "two layers of 128", |recipe| recipe.hyperparameters.hidden = vec![128, 128]),
+    ("wide", "two layers of 512", |recipe| recipe.hyperparameters.hidden = vec![512, 512]),
+    ("quantiles", "32 quantiles, not 8", |recipe| recipe.hyperparameters.quantiles = 32),
+    ("step-set", "the action set `step`", |recipe| recipe.action_set = ActionSet::Step),
+    ("grid-set", "the action set `grid`", |recipe| recipe.action_set = ActionSet::Grid),
+    ("branches", "the action set `grid`, a branch each for replicas, CPU and memory", |recipe| {
+        recipe.action_set = ActionSet::Grid;
+        recipe.hyperparameters.branches = BRANCHES.to_vec();
+    }),
+    ("rollouts", "rollouts and λ-returns, not a replay (PQN)", |recipe| recipe.hyperparameters.rollouts = Some(Rollouts::default())),
+    ("rollouts-means", "the same, means of returns", |recipe| {
+        recipe.hyperparameters = Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::plain() };
+    }),
+    ("steps", "returns of one step", |recipe| recipe.hyperparameters.steps = 1),
+    ("plain", "means of returns, not quantiles (double DQN)", |recipe| recipe.hyperparameters = Hyperparameters::plain()),
+    ("plain-single", "the same, targets by the target network alone", |recipe| {
+        recipe.hyperparameters = Hyperparameters { double: false, ..Hyperparameters::plain() };
+    }),
+    ("plain-steps", "the same, returns of one step", |recipe| {
+        recipe.hyperparameters = Hyperparameters { steps: 1, ..Hyperparameters::plain() };
+    }),
+    ("plain-priorities", "the same, by priority", |recipe| {
+        let sampling = Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 10_000 };
+        recipe.hyperparameters = Hyperparameters { sampling, ..Hyperparameters::plain() };
+    }),
+    ("plain-munchausen", "the same, the policy's logarithm in rewards (Munchausen)", |recipe| {
+        recipe.hyperparameters = Hyperparameters { munchausen: Some(Munchausen::default()), ..Hyperparameters::plain() };
+    }),
+    ("plain-small", "the same, 50,000 transitions", |recipe| {
+        recipe.hyperparameters = Hyperparameters { capacity: 50_000, ..Hyperparameters::plain() };
+    }),
+    ("plain-corner", "the same, Huber's corner at 1", |recipe| {
+        recipe.hyperparameters = Hyperparameters { corner: 1.0, ..Hyperparameters::plain() };
+    }),
+];
+
+/// The result of one variant.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Its name.
+    pub name: String,
+    /// What differs from the recipe.
+    pub what: String,
+    /// Mean reward of each model on the test worlds.
+    pub rewards: Vec<f64>,
+    /// Mean score on the test worlds.
+    pub test: Score,
+    /// Mean time of training, seconds.
+    pub seconds: f64,
+}
+
+/// Trains every variant, and writes `ablations.csv` and `ablations.json`; `None` where it was stopped.
+///
+/// # Errors
+/// When the folder cannot be used, or holds another training.
+pub fn ablate(options: &AblateOptions, stop: &AtomicBool) -> anyhow::Result<Option<Vec<Line>>> {
+    let whole = Recipe { ticks: options.ticks, judgements: 4, ..Recipe::default() };
+    whole.check().map_err(anyhow::Error::msg)?;
+    let (device, out) = (cpu(), &options.out);
+    let how =
+        How { device: &device, threads: options.threads, resume: false, overwrite: options.overwrite, stop, rules: RefCell::default() };
+    let asked = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    let as_it_is: Variant = ("as-it-is", "the recipe as it is", |_| {});
+    let mut lines = Vec::new();
+    for (name, what, change) in std::iter::once(as_it_is).chain(VARIANTS.into_iter().filter(|(name, ..)| asked(name))) {
+        let mut recipe = whole.clone();
+        change(&mut recipe);
+        let mut trained = Vec::new();
+        for seed in 1..=u64::from(options.seeds) {
+            eprintln!("{name}: {what}, seed {seed}");
+            match one(&recipe, seed, "qscale ablate", "", &out.join(name).join(format!("seed-{seed}")), &how)? {
+                Some(model) => trained.push(model),
+                None => return Ok(None),
+            }
+        }
+        lines.push(line(name, what, &trained));
+        write(options, &lines)?;
+    }
+    Ok(Some(lines))
+}
+
+fn line(name: &str, what: &str, trained: &[Trained]) -> Line {
+    let scores: Vec<Score> = trained.iter().map(|trained| trained.test).collect();
+    Line {
+        name: name.to_owned(),
+        what: what.to_owned(),
+        rewards: scores.iter().map(|score| score.mean.reward).collect(),
+        test: Score::of(&scores),
+        seconds: trained.iter().map(|trained| trained.seconds).sum::<f64>() / trained.len().max(1) as f64,
+    }
+}
+
+/// The results as JSON.
+pub fn to_json(options: &AblateOptions, lines: &[Line]) -> serde_json::Value {
+    let told = |line: &Line| json!({ "variant": line.name, "what": line.what, "rewards": line.rewards, "test": line.test.mean, "seconds": line.seconds });
+    json!({ "ticks": options.ticks, "seeds": options.seeds, "variants": lines.iter().map(told).collect::<Vec<_>>() })
+}
+
+fn write(options: &AblateOptions, lines: &[Line]) -> anyhow::Result<()> {
+    let mut csv = "variant,what,reward,worst_reward,violation,cost,seconds\n".to_owned();
+    for Line { name, what, rewards, test, seconds } in lines {
+        let worst = rewards.iter().copied().fold(f64::INFINITY, f64::min);
+        csv += &format!("{name},\"{what}\",{},{worst},{},{},{seconds:.1}\n", test.mean.reward, test.mean.violation, test.mean.cost);
+    }
+    super::folder::replace(&options.out.join("ablations.csv"), csv.as_bytes())?;
+    super::folder::replace(&options.out.join("ablations.json"), &serde_json::to_vec_pretty(&to_json(options, lines))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variant_differs_from_the_recipe_and_can_be_followed() {
+        for (name, _, change) in VARIANTS {
+            let mut recipe = Recipe::default();
+            change(&mut recipe);
+            assert_ne!(recipe, Recipe::default(), "{name}");
+            recipe.check().unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+}

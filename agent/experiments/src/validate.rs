@@ -1,0 +1,114 @@
+//! Validation of the simulator: the same function under the same load, simulated and on the local platform. Owns the order of the runs; must not print results.
+
+pub mod compare;
+pub mod machine;
+mod real;
+pub mod scenario;
+mod simulated;
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use qscale_common::name::FunctionId;
+use qscale_sim::FunctionProfile;
+use tokio_util::sync::CancellationToken;
+
+use self::compare::Comparison;
+use self::scenario::Scenario;
+use crate::profile::measure::{Effort, Steps};
+use crate::profile::rig::Rig;
+use crate::profile::{self, Subject, measure};
+
+/// How often a load that the generator could not send as it should is tried in all.
+pub const TRIES: u32 = 3;
+
+/// What to validate.
+#[derive(Debug, Clone)]
+pub struct ValidateOptions {
+    /// The function.
+    pub subject: Subject,
+    /// Its profile; measured first where there is none.
+    pub profile: Option<FunctionProfile>,
+    /// How much is measured for a profile.
+    pub effort: Effort,
+    /// Length of each scenario, at least a second.
+    pub length: Duration,
+    /// Names of scenarios; all of them where it is empty.
+    pub scenarios: Vec<String>,
+    /// Seed of the arrivals.
+    pub seed: u64,
+}
+
+/// The result of a validation.
+#[derive(Debug)]
+pub struct Validation {
+    /// The function.
+    pub function: FunctionId,
+    /// Its profile.
+    pub profile: FunctionProfile,
+    /// Remarks on a profile that was measured here.
+    pub remarks: Vec<String>,
+    /// One comparison a scenario.
+    pub comparisons: Vec<Comparison>,
+}
+
+/// Runs every scenario; `None` once `token` is cancelled. Uses the platform at `platform`, or starts one.
+///
+/// # Errors
+/// When CPU cannot be limited here, or function, platform or load generator do not work.
+pub async fn validate(platform: Option<&str>, options: &ValidateOptions, token: &CancellationToken) -> anyhow::Result<Option<Validation>> {
+    let (spec, form) = options.subject.resolve()?;
+    let mut rig = Rig::start(platform, &spec, form.clone()).await?;
+    let work = async {
+        let (profile, remarks) = match &options.profile {
+            Some(profile) => (profile.clone(), Vec::new()),
+            None => {
+                let steps = Steps::new();
+                let measured = measure::measure(&mut rig, options.effort, &steps).await;
+                steps.end();
+                profile::made(spec.name.as_str(), &measured?)
+            }
+        };
+        ensure!(
+            rig.vertical,
+            "cgroups cannot be written here, so that no CPU limit can be held against the simulator's; see `qscale doctor`"
+        );
+        rig.replace(&spec, form, scenario::RESTING).await?;
+        let comparisons = compare_all(&mut rig, options, &profile).await?;
+        Ok(Validation { function: spec.id(), profile, remarks, comparisons })
+    };
+    let done = tokio::select! {
+        done = work => done.map(Some),
+        () = token.cancelled() => Ok(None),
+    };
+    rig.stop().await;
+    done
+}
+
+async fn compare_all(rig: &mut Rig, options: &ValidateOptions, profile: &FunctionProfile) -> anyhow::Result<Vec<Comparison>> {
+    let all = scenario::all(profile, options.length);
+    let wanted = |scenario: &Scenario| options.scenarios.is_empty() || options.scenarios.iter().any(|name| name == scenario.name);
+    let chosen: Vec<Scenario> = all.into_iter().filter(wanted).collect();
+    let bar = ProgressBar::new(chosen.len() as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({elapsed})").expect("the template is valid"));
+    bar.enable_steady_tick(Duration::from_millis(250));
+    let mut comparisons = Vec::new();
+    for scenario in chosen {
+        bar.set_message(scenario.name);
+        let mut attempt = 1;
+        let real = loop {
+            let real =
+                real::run(rig, &scenario, options.length, options.seed).await.with_context(|| format!("scenario {}", scenario.name))?;
+            if real.void.is_none() || attempt == TRIES {
+                break real;
+            }
+            attempt += 1;
+        };
+        let simulated = simulated::run(profile, rig.spec(), &scenario, &real);
+        comparisons.push(Comparison { scenario, real, simulated });
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(comparisons)
+}
