@@ -1,4 +1,6 @@
 //! What runs on one machine, and how it is started. Owns the configuration of each service; must not look at what services tell each other.
+//!
+//! Files are read and written synchronously: they are small and local, and while the system starts the runtime has nothing else to do.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -113,24 +115,24 @@ impl Running {
         };
         match self.backend {
             Backend::Local => self.add_functions(&platform, &bus, plan).await?,
-            Backend::Sim => add_simulated(&platform, plan).await?,
+            Backend::Sim => self.add_simulated(&platform, plan).await?,
         }
         write_policies(&bus, &plan.functions).await?;
         self.say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(&plan.agents)));
         let platform_address = &self.addresses.platform;
         let store_every = Span(STORE_EVERY.saturating_mul(self.pace.speed()).min(LONGEST_PERIOD));
         let actuator = json!({ "platform": { "address": platform_address }, "store_every": store_every });
-        self.start_service("actuator", "actuator", "qscale-actuator", &actuator)?;
+        self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
         let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
         if self.backend == Backend::Sim {
             source["max_body_mib"] = json!(METRICS_MIB);
         }
-        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } }))?;
+        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } })).await?;
         for agent in &plan.agents {
             let service = format!("agent-{agent}");
             let mut configuration = plan.told.get(agent).cloned().unwrap_or_default();
             configuration.insert("agent".to_owned(), json!(agent));
-            self.start_service(&service, &service, "qscale-agent", &configuration.into())?;
+            self.start_service(&service, &service, "qscale-agent", &configuration.into()).await?;
         }
         write_private(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
         self.limits = self.until_ready(&platform, plan).await?;
@@ -157,16 +159,18 @@ impl Running {
         let path = self.state.join("nats/nats.conf");
         write_private(&path, configuration.as_bytes())?;
         self.say(&format!("[1/6] nats-server ({}) on {listen}", program.display()));
-        self.supervisor.start(Service {
-            name: "nats-server".into(),
-            program,
-            arguments: vec!["-c".into(), path.display().to_string()],
-            environment: Vec::new(),
-            log: self.state.log("nats-server"),
-            output: None,
-            ends: false,
-            patience: STOP_WITHIN,
-        })?;
+        self.supervisor
+            .start(Service {
+                name: "nats-server".into(),
+                program,
+                arguments: vec!["-c".into(), path.display().to_string()],
+                environment: Vec::new(),
+                log: self.state.log("nats-server"),
+                output: None,
+                ends: false,
+                stop_timeout: STOP_WITHIN,
+            })
+            .await?;
         let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", ANSWER_WITHIN).await;
         let setup = connect("setup").await.with_context(|| format!("see {}", self.state.log("nats-server").display()))?;
         provision::ensure(&async_nats::jetstream::new(setup)).await.context("making streams and buckets")?;
@@ -188,7 +192,7 @@ impl Running {
             "gateway": self.addresses.gateway,
             "state_dir": self.state.join("platform"),
         });
-        self.start_process(PLATFORM, "qscale-platform", &configuration, PLATFORM_STOPS_WITHIN)?;
+        self.start_process(PLATFORM, "qscale-platform", &configuration, PLATFORM_STOPS_WITHIN).await?;
         let client = PlatformClient::new(&self.addresses.platform)?;
         eventually("the local platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
@@ -203,7 +207,7 @@ impl Running {
             "load_every": Span(TELL_EVERY.saturating_mul(self.pace.speed())),
             "nats": self.bus_config("loadgen"),
         });
-        self.start_process(PLATFORM, "qscale-simulated", &configuration, STOP_WITHIN)?;
+        self.start_process(PLATFORM, "qscale-simulated", &configuration, STOP_WITHIN).await?;
         let client = PlatformClient::new(&self.addresses.platform)?;
         eventually("the simulated platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
@@ -224,28 +228,42 @@ impl Running {
         Ok(())
     }
 
+    async fn add_simulated(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<()> {
+        let (first, more) = (plan.functions.first(), plan.functions.len().saturating_sub(1));
+        if let Some(first) = first {
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            self.say(&format!("[3/6] function {} ({}){more}", first.id, first.spec.command.join(" ")));
+        }
+        for planned in &plan.functions {
+            platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
+        }
+        Ok(())
+    }
+
     /// Starts a service that speaks on the bus as `user`.
-    fn start_service(&self, name: &str, user: &str, program: &str, configuration: &Value) -> anyhow::Result<()> {
+    async fn start_service(&self, name: &str, user: &str, program: &str, configuration: &Value) -> anyhow::Result<()> {
         let mut configuration = configuration.clone();
         configuration["nats"] = serde_json::to_value(self.bus_config(user))?;
         configuration["health"] = json!(self.addresses.health.get(name).context("every service has an address")?);
-        self.start_process(name, program, &configuration, STOP_WITHIN)
+        self.start_process(name, program, &configuration, STOP_WITHIN).await
     }
 
-    fn start_process(&self, name: &str, program: &str, configuration: &Value, patience: Duration) -> anyhow::Result<()> {
+    async fn start_process(&self, name: &str, program: &str, configuration: &Value, stop_timeout: Duration) -> anyhow::Result<()> {
         let path = self.state.join("config").join(format!("{name}.json"));
         write_private(&path, &serde_json::to_vec_pretty(configuration)?)?;
         let program = beside(program)?;
-        self.supervisor.start(Service {
-            name: name.into(),
-            environment: self.environment(&program),
-            program,
-            arguments: vec!["--config".into(), path.display().to_string()],
-            log: self.state.log(name),
-            output: None,
-            ends: false,
-            patience,
-        })
+        self.supervisor
+            .start(Service {
+                name: name.into(),
+                environment: self.environment(&program),
+                program,
+                arguments: vec!["--config".into(), path.display().to_string()],
+                log: self.state.log(name),
+                output: None,
+                ends: false,
+                stop_timeout,
+            })
+            .await
     }
 
     fn environment(&self, program: &Path) -> Vec<(String, String)> {
@@ -317,17 +335,19 @@ impl Running {
         option("for", &load.duration.unwrap_or(UNTIL_STOPPED).to_string());
         option("nats", &nats.url);
         option("nats-user", &nats.user);
-        self.supervisor.start(Service {
-            name: LOAD.into(),
-            program: beside("qscale-loadgen")?,
-            arguments,
-            // The environment of a process is its owner's alone to read; its arguments are everyone's.
-            environment: vec![("QSCALE_NATS_PASSWORD".into(), password)],
-            log: self.state.log(LOAD),
-            output: Some(self.load_output()),
-            ends: true,
-            patience: PLATFORM_STOPS_WITHIN,
-        })
+        self.supervisor
+            .start(Service {
+                name: LOAD.into(),
+                program: beside("qscale-loadgen")?,
+                arguments,
+                // The environment of a process is its owner's alone to read; its arguments are everyone's.
+                environment: vec![("QSCALE_NATS_PASSWORD".into(), password)],
+                log: self.state.log(LOAD),
+                output: Some(self.load_output()),
+                ends: true,
+                stop_timeout: PLATFORM_STOPS_WITHIN,
+            })
+            .await
     }
 
     fn load_output(&self) -> PathBuf {
@@ -336,7 +356,7 @@ impl Running {
 
     /// How often the simulated platform was started again, where that is more often than `known`: then its functions are gone.
     pub fn world_lost(&self, known: u32) -> Option<u32> {
-        let (_, restarts) = self.statuses().get(PLATFORM).copied().filter(|_| self.backend == Backend::Sim)?;
+        let restarts = self.statuses().get(PLATFORM).filter(|_| self.backend == Backend::Sim)?.restarts;
         (restarts > known).then_some(restarts)
     }
 
@@ -368,7 +388,7 @@ impl Running {
 
     /// What the load generator said of why it could not run; `None` where it ran to its end.
     pub fn load_failure(&self) -> Option<String> {
-        let Some((Status::Ended(FAILED | WRONG_COMMAND_LINE), _)) = self.statuses().get(LOAD).copied() else { return None };
+        let Some(Status::Ended(FAILED | WRONG_COMMAND_LINE)) = self.supervisor.status(LOAD) else { return None };
         let log = self.state.log(LOAD);
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let said = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
@@ -413,18 +433,6 @@ pub fn search_path(program: &Path) -> String {
         Ok(path) => format!("{own}:{path}"),
         Err(_) => own,
     }
-}
-
-async fn add_simulated(platform: &PlatformClient, plan: &Plan) -> anyhow::Result<()> {
-    let (first, more) = (plan.functions.first(), plan.functions.len().saturating_sub(1));
-    if let Some(first) = first {
-        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        say(&format!("[3/6] function {} ({}){more}", first.id, first.spec.command.join(" ")));
-    }
-    for planned in &plan.functions {
-        platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
-    }
-    Ok(())
 }
 
 async fn write_policies(bus: &Bus, functions: &[Planned]) -> anyhow::Result<()> {

@@ -190,7 +190,7 @@ async fn follow(plan: &Plan, look: Look, running: &Running, bus: &Bus, token: &C
 
 /// Whether the run is over: the load generator ended by itself, or without load the time is up.
 fn over(look: Look, elapsed: Duration, statuses: &Statuses) -> bool {
-    let load = statuses.get(launch::LOAD).map(|(status, _)| *status);
+    let load = statuses.get(launch::LOAD).map(|service| service.status);
     match (load, look.duration) {
         (Some(Status::Ended(_)), _) => true,
         (_, None) => false,
@@ -238,8 +238,9 @@ fn print_lines(board: &Board, shown: &[FunctionId], statuses: &Statuses) {
             None => say(&format!("{function}  nothing measured yet")),
         }
     }
-    for (name, (status, _)) in statuses.iter().filter(|(_, (status, _))| *status == Status::Restarting) {
-        say(&format!("{name}  {status:?}"));
+    for (name, service) in statuses.iter().filter(|(_, service)| service.status == Status::Restarting) {
+        let reason = service.start_error.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        say(&format!("{name}  restarting{reason}"));
     }
 }
 

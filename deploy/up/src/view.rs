@@ -20,7 +20,7 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph};
 
 use self::many::Many;
 use super::board::{Board, Entry};
-use super::supervisor::{Status, Statuses};
+use super::supervisor::{ServiceStatus, Status, Statuses};
 
 /// How far the plots look back: as far as there is something to see, within these.
 const SHORTEST_LOOK_BACK: Duration = Duration::from_secs(30);
@@ -130,14 +130,18 @@ fn give_back() {
 
 fn header<'a>(statuses: &Statuses, title: &'a str) -> Paragraph<'a> {
     let mut services = vec!["services: ".dim()];
-    for (name, (status, restarts)) in statuses {
+    for (name, ServiceStatus { status, restarts, start_error }) in statuses {
         let colour = match status {
             Status::Running { .. } => Color::Green,
             Status::Restarting => Color::Red,
             Status::Ended(_) => Color::DarkGray,
         };
         services.push(ratatui::text::Span::styled(name.clone(), colour));
-        services.push(if *restarts > 0 { format!(" ({restarts} restarts)  ").dim() } else { "  ".into() });
+        services.push(match start_error {
+            Some(reason) => format!(" ({reason})  ").red(),
+            None if *restarts > 0 => format!(" ({restarts} restarts)  ").dim(),
+            None => "  ".into(),
+        });
     }
     Paragraph::new(vec![Line::from(title).bold(), Line::from(services)])
 }

@@ -187,7 +187,7 @@ async fn one_by_one(rig: &mut Rig, effort: Effort, gap: Duration, measured: &mut
 /// Sends a load and reads the counters all the while.
 async fn watched(rig: &mut Rig, plan: &LoadPlan, every: Duration) -> anyhow::Result<(Sent, Vec<Counters>)> {
     let mut samples = vec![rig.read().await?];
-    let sending = rig.send(plan)?;
+    let sending = rig.send(plan).await?;
     let sent = {
         let finish = rig.finish(sending);
         tokio::pin!(finish);

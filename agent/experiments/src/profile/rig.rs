@@ -1,5 +1,5 @@
 //! A local platform with one function on it, and load on that function. Owns the processes that measuring takes and the reading of counters; must not
-//! know what is measured with them.
+//! know what is measured with them. Files are read and written synchronously: they are small and local, and nothing else runs meanwhile.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -165,8 +165,8 @@ impl Rig {
 
     /// The platform's process, where it is ours.
     pub fn platform_pid(&self) -> Option<u32> {
-        match self.supervisor.statuses().get("platform") {
-            Some((Status::Running { pid }, _)) => Some(*pid),
+        match self.supervisor.status("platform") {
+            Some(Status::Running { pid }) => Some(pid),
             _ => None,
         }
     }
@@ -206,7 +206,7 @@ impl Rig {
     }
 
     /// Begins to send a load.
-    pub fn send(&mut self, plan: &LoadPlan) -> anyhow::Result<Sending> {
+    pub async fn send(&mut self, plan: &LoadPlan) -> anyhow::Result<Sending> {
         self.loads += 1;
         let name = format!("load-{}", self.loads);
         let file = |ending: &str| self.folder.join(format!("{name}.{ending}"));
@@ -226,16 +226,18 @@ impl Rig {
         option("drain", &Span(timeout.0 + Duration::from_secs(5)).to_string());
         option("csv", &requests.display().to_string());
         let program = beside("qscale-loadgen")?;
-        self.supervisor.start(Service {
-            name: name.clone(),
-            environment: Vec::new(),
-            program,
-            arguments,
-            log: file("log"),
-            output: Some(summary.clone()),
-            ends: true,
-            patience: STOP_WITHIN,
-        })?;
+        self.supervisor
+            .start(Service {
+                name: name.clone(),
+                environment: Vec::new(),
+                program,
+                arguments,
+                log: file("log"),
+                output: Some(summary.clone()),
+                ends: true,
+                stop_timeout: STOP_WITHIN,
+            })
+            .await?;
         Ok(Sending { name, requests, summary, until: plan.length + timeout.0 + PATIENCE })
     }
 
@@ -244,9 +246,9 @@ impl Rig {
         const FAILED: [i32; 2] = [1, 2];
         let began = clock::instant();
         let code = loop {
-            match self.supervisor.statuses().get(&sending.name) {
-                Some((Status::Ended(code), _)) => break *code,
-                Some((Status::Restarting, _)) => bail!("the load generator died"),
+            match self.supervisor.status(&sending.name) {
+                Some(Status::Ended(code)) => break code,
+                Some(Status::Restarting) => bail!("the load generator died"),
                 _ => ensure!(began.elapsed() < sending.until, "the load generator does not end"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -271,7 +273,7 @@ impl Rig {
 
     /// Sends a load to its end.
     pub async fn run(&mut self, plan: &LoadPlan) -> anyhow::Result<Sent> {
-        let sending = self.send(plan)?;
+        let sending = self.send(plan).await?;
         self.finish(sending).await
     }
 
@@ -304,16 +306,18 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
     });
     let (path, log, program) = (folder.join("platform.json"), folder.join("platform.log"), beside("qscale-platform")?);
     write_private(&path, &serde_json::to_vec_pretty(&configuration)?)?;
-    supervisor.start(Service {
-        name: "platform".into(),
-        environment: vec![("PATH".into(), search_path(&program))],
-        program,
-        arguments: vec!["--config".into(), path.display().to_string()],
-        log: log.clone(),
-        output: None,
-        ends: false,
-        patience: STOP_WITHIN,
-    })?;
+    supervisor
+        .start(Service {
+            name: "platform".into(),
+            environment: vec![("PATH".into(), search_path(&program))],
+            program,
+            arguments: vec!["--config".into(), path.display().to_string()],
+            log: log.clone(),
+            output: None,
+            ends: false,
+            stop_timeout: STOP_WITHIN,
+        })
+        .await?;
     let began = clock::instant();
     loop {
         let told =
@@ -324,7 +328,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
             return Ok((addresses.api, addresses.gateway));
         }
         let said = || std::fs::read_to_string(&log).unwrap_or_default();
-        let died = matches!(supervisor.statuses().get("platform"), Some((Status::Restarting, _)));
+        let died = supervisor.status("platform") == Some(Status::Restarting);
         ensure!(!died && began.elapsed() < PATIENCE, "the local platform does not start; it said:\n{}", said());
         tokio::time::sleep(LOOK_EVERY).await;
     }

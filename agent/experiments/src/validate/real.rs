@@ -52,7 +52,7 @@ pub async fn run(rig: &mut Rig, scenario: &Scenario, length: Duration, seed: u64
     let before = rig.read().await?.cpu;
     let (machine, began) = (Machine::read(rig.platform_pid()), clock::instant());
     let mut cpu: BTreeMap<String, f64> = BTreeMap::new();
-    let sending = rig.send(&LoadPlan { rate: scenario.rate.clone(), gaps: "poisson", length, seed })?;
+    let sending = rig.send(&LoadPlan { rate: scenario.rate.clone(), gaps: "poisson", length, seed }).await?;
     let mut done: Vec<(Timestamp, Allocation)> = Vec::new();
     let first = clock::instant();
     for (at, allocation) in &scenario.changes {
