@@ -16,7 +16,7 @@ use qscale_up::plan::{function_spec, request_form};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::measure::{Effort, Measured, Steps};
+use self::measure::{Effort, Measured};
 use self::rig::{RequestForm, Rig};
 
 /// A function and how it is called.
@@ -59,7 +59,8 @@ impl Subject {
     }
 }
 
-/// Measures the function and returns its profile with remarks on it; `None` once `token` is cancelled. Uses the platform at `platform`, or starts one.
+/// Measures the function and returns its profile with remarks on it; `None` once `token` is cancelled.
+/// `begin` is called with the index of each of [`measure::STEPS`]. Uses the platform at `platform`, or starts one.
 ///
 /// # Errors
 /// When the function, the platform or the load generator does not start, or no request is answered.
@@ -67,16 +68,15 @@ pub async fn profile(
     platform: Option<&str>,
     subject: &Subject,
     effort: Effort,
+    begin: &dyn Fn(usize),
     token: &CancellationToken,
 ) -> anyhow::Result<Option<(FunctionProfile, Vec<String>)>> {
     let (spec, form) = subject.resolve()?;
     let mut rig = Rig::start(platform, &spec, form).await?;
-    let steps = Steps::new();
     let measured = tokio::select! {
-        measured = measure::measure(&mut rig, effort, &steps) => Some(measured),
+        measured = measure::measure(&mut rig, effort, begin) => Some(measured),
         () = token.cancelled() => None,
     };
-    steps.end();
     rig.stop().await;
     measured.map(|measured| Ok(made(spec.name.as_str(), &measured?))).transpose()
 }

@@ -4,7 +4,6 @@
 pub mod ablate;
 pub mod device;
 mod folder;
-mod progress;
 mod rules;
 
 use std::cell::RefCell;
@@ -17,14 +16,13 @@ use anyhow::Context;
 use qscale_common::runtime::clock;
 use qscale_dqn::checkpoint::{Checkpoint, Judged};
 use qscale_dqn::device::Device;
-use qscale_dqn::train::course::{Best, Course};
+use qscale_dqn::train::course::{Best, Course, Judgement};
 use qscale_dqn::train::domain::{Kind, Part};
 use qscale_dqn::train::judge::{Court, Score};
 use qscale_dqn::train::recipe::Recipe;
 
 use self::folder::Folder;
 pub use self::folder::replace;
-use self::progress::Watcher;
 pub use self::rules::Rule;
 
 /// How a network learns.
@@ -59,6 +57,35 @@ impl FromStr for Learning {
         let found = Self::ALL.iter().find(|(_, name)| *name == text);
         found.map(|(learning, _)| *learning).ok_or_else(|| "must be one of replay, means, rollouts".to_owned())
     }
+}
+
+/// A step of a training, for a caller that shows progress.
+#[derive(Debug)]
+pub enum TrainEvent<'a> {
+    /// The training of one network begins.
+    Started {
+        /// Name of the network among those that are trained.
+        name: &'a str,
+        /// Ticks that it was trained for before, and will have been at the end.
+        ticks: (u64, u64),
+    },
+    /// A setting of the rules is tried on the validation worlds.
+    Tuning {
+        /// Its index.
+        setting: usize,
+        /// Number of settings.
+        settings: usize,
+    },
+    /// The best rule is known, and the network begins to learn.
+    Baseline(&'a Rule),
+    /// The network was trained for this many ticks.
+    Ticks(u64),
+    /// The network was evaluated on the validation worlds.
+    Judged(&'a Judgement),
+    /// The best network is evaluated on the test worlds.
+    Testing,
+    /// The training of the network is over or was stopped.
+    Ended,
 }
 
 /// What to train, and where.
@@ -156,6 +183,7 @@ pub struct Trained {
 
 /// How trainings go, whatever is trained.
 struct How<'a> {
+    progress: &'a dyn Fn(TrainEvent<'_>),
     device: &'a Device,
     threads: NonZeroUsize,
     resume: bool,
@@ -188,9 +216,14 @@ pub fn cores() -> NonZeroUsize {
 ///
 /// # Errors
 /// When the folder cannot be used, or holds another training.
-pub fn train(options: &TrainOptions, device: &Device, stop: &AtomicBool) -> anyhow::Result<TrainOutcome> {
+pub fn train(
+    options: &TrainOptions,
+    device: &Device,
+    progress: &dyn Fn(TrainEvent<'_>),
+    stop: &AtomicBool,
+) -> anyhow::Result<TrainOutcome> {
     let TrainOptions { recipe, special, out, threads, resume, overwrite, .. } = options;
-    let how = How { device, threads: *threads, resume: *resume, overwrite: *overwrite, stop, rules: RefCell::default() };
+    let how = How { progress, device, threads: *threads, resume: *resume, overwrite: *overwrite, stop, rules: RefCell::default() };
     let mut models = Vec::new();
     for seed in (0..u64::from(options.seeds)).map(|further| options.seed.wrapping_add(further)) {
         let folder = if options.seeds == 1 { out.to_owned() } else { out.join(format!("seed-{seed}")) };
@@ -237,15 +270,15 @@ fn pair(
 
 /// Trains the network of one seed, of which `part` says to people which it is; `None` where it was stopped.
 fn one(recipe: &Recipe, seed: u64, command: &str, part: &str, path: &Path, how: &How<'_>) -> anyhow::Result<Option<Trained>> {
-    let How { device, threads, stop, .. } = *how;
+    let How { progress, device, threads, stop, .. } = *how;
     let mut folder = Folder::open(path, recipe, seed, how.resume, how.overwrite)?;
     let mut course = Course::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
     if let Some(best) = folder.best.take() {
         course.keep(best);
     }
-    let mut watcher = Watcher::new(format!("seed {seed}{part}"), recipe.ticks, course.ticks());
-    let Some(mut rule) = folder.rule(&course, &watcher, how)? else { return Ok(None) };
-    watcher.beside(&rule);
+    progress(TrainEvent::Started { name: &format!("seed {seed}{part}"), ticks: (course.ticks(), recipe.ticks) });
+    let Some(mut rule) = folder.rule(&course, how)? else { return Ok(None) };
+    progress(TrainEvent::Baseline(&rule));
     let mut began = clock::instant();
     while !course.is_over() {
         let judged = course.advance()?;
@@ -255,19 +288,19 @@ fn one(recipe: &Recipe, seed: u64, command: &str, part: &str, path: &Path, how: 
             began = clock::instant();
             if let Some(judgement) = &judged {
                 folder.judged(judgement, &rule)?;
-                watcher.judged(judgement);
+                progress(TrainEvent::Judged(judgement));
             }
             folder.keep(&course, |best| with_card(&course, best, command, &rule, None))?;
         }
         if stopped {
-            watcher.finish();
+            progress(TrainEvent::Ended);
             return Ok(None);
         }
-        watcher.at(course.ticks());
+        progress(TrainEvent::Ticks(course.ticks()));
     }
-    watcher.finish();
+    progress(TrainEvent::Ended);
     let best = course.best().context("a training that is over was judged")?;
-    watcher.say("judging the best network on test worlds");
+    progress(TrainEvent::Testing);
     let test = Score::of(&course.judged(best, Part::Test)?);
     if rule.test.is_none() {
         rule.test = Some(Score::of(&course.court(Part::Test).rule(&*rule.policy())));

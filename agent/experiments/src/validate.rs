@@ -9,14 +9,13 @@ mod simulated;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::name::FunctionId;
 use qscale_sim::FunctionProfile;
 use tokio_util::sync::CancellationToken;
 
 use self::compare::Comparison;
 use self::scenario::Scenario;
-use crate::profile::measure::{Effort, Steps};
+use crate::profile::measure::Effort;
 use crate::profile::rig::Rig;
 use crate::profile::{self, Subject, measure};
 
@@ -40,6 +39,22 @@ pub struct ValidateOptions {
     pub seed: u64,
 }
 
+/// A step of a validation, for a caller that shows progress.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress {
+    /// One of [`measure::STEPS`] begins.
+    Measuring(usize),
+    /// A scenario begins.
+    Scenario {
+        /// Its name.
+        name: &'static str,
+        /// Its index.
+        index: usize,
+        /// Number of scenarios.
+        all: usize,
+    },
+}
+
 /// The result of a validation.
 #[derive(Debug)]
 pub struct Validation {
@@ -57,17 +72,20 @@ pub struct Validation {
 ///
 /// # Errors
 /// When CPU cannot be limited here, or function, platform or load generator do not work.
-pub async fn validate(platform: Option<&str>, options: &ValidateOptions, token: &CancellationToken) -> anyhow::Result<Option<Validation>> {
+pub async fn validate(
+    platform: Option<&str>,
+    options: &ValidateOptions,
+    progress: &dyn Fn(Progress),
+    token: &CancellationToken,
+) -> anyhow::Result<Option<Validation>> {
     let (spec, form) = options.subject.resolve()?;
     let mut rig = Rig::start(platform, &spec, form.clone()).await?;
     let work = async {
         let (profile, remarks) = match &options.profile {
             Some(profile) => (profile.clone(), Vec::new()),
             None => {
-                let steps = Steps::new();
-                let measured = measure::measure(&mut rig, options.effort, &steps).await;
-                steps.end();
-                profile::made(spec.name.as_str(), &measured?)
+                let begin = |step| progress(Progress::Measuring(step));
+                profile::made(spec.name.as_str(), &measure::measure(&mut rig, options.effort, &begin).await?)
             }
         };
         ensure!(
@@ -75,7 +93,7 @@ pub async fn validate(platform: Option<&str>, options: &ValidateOptions, token: 
             "cgroups cannot be written here, so that no CPU limit can be held against the simulator's; see `qscale doctor`"
         );
         rig.replace(&spec, form, scenario::RESTING).await?;
-        let comparisons = compare_all(&mut rig, options, &profile).await?;
+        let comparisons = compare_all(&mut rig, options, &profile, progress).await?;
         Ok(Validation { function: spec.id(), profile, remarks, comparisons })
     };
     let done = tokio::select! {
@@ -86,16 +104,19 @@ pub async fn validate(platform: Option<&str>, options: &ValidateOptions, token: 
     done
 }
 
-async fn compare_all(rig: &mut Rig, options: &ValidateOptions, profile: &FunctionProfile) -> anyhow::Result<Vec<Comparison>> {
+async fn compare_all(
+    rig: &mut Rig,
+    options: &ValidateOptions,
+    profile: &FunctionProfile,
+    progress: &dyn Fn(Progress),
+) -> anyhow::Result<Vec<Comparison>> {
     let all = scenario::all(profile, options.length);
     let wanted = |scenario: &Scenario| options.scenarios.is_empty() || options.scenarios.iter().any(|name| name == scenario.name);
     let chosen: Vec<Scenario> = all.into_iter().filter(wanted).collect();
-    let bar = ProgressBar::new(chosen.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({elapsed})").expect("the template is valid"));
-    bar.enable_steady_tick(Duration::from_millis(250));
     let mut comparisons = Vec::new();
-    for scenario in chosen {
-        bar.set_message(scenario.name);
+    let all = chosen.len();
+    for (index, scenario) in chosen.into_iter().enumerate() {
+        progress(Progress::Scenario { name: scenario.name, index, all });
         let mut attempt = 1;
         let real = loop {
             let real =
@@ -107,8 +128,6 @@ async fn compare_all(rig: &mut Rig, options: &ValidateOptions, profile: &Functio
         };
         let simulated = simulated::run(profile, rig.spec(), &scenario, &real);
         comparisons.push(Comparison { scenario, real, simulated });
-        bar.inc(1);
     }
-    bar.finish_and_clear();
     Ok(comparisons)
 }

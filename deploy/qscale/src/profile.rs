@@ -1,12 +1,14 @@
 //! `qscale profile`. Owns options and the written profile; measuring belongs to `qscale_experiments`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::document::Format;
 use qscale_common::runtime::shutdown;
-use qscale_experiments::profile::measure::Effort;
+use qscale_experiments::profile::measure::{Effort, STEPS};
 use qscale_experiments::profile::{Subject, described, profile};
 
 use crate::show;
@@ -61,7 +63,11 @@ pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> 
     let format = arguments.out.as_deref().map(Format::of).transpose().context("--out")?;
     anyhow::ensure!(format != Some(Format::Yaml), "--out: a profile is written as .toml or .json");
     let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
-    let measured = profile(locate.platform.as_deref(), &arguments.subject.into(), effort, &shutdown::token()).await?;
+    let bar = steps();
+    let begin = |step| show_step(&bar, step);
+    let measured = profile(locate.platform.as_deref(), &arguments.subject.into(), effort, &begin, &shutdown::token()).await;
+    bar.finish_and_clear();
+    let measured = measured?;
     let (profile, remarks) = measured.context("stopped; nothing is written")?;
     remarks.iter().for_each(show::warn);
     let text = if format == Some(Format::Json) { profile.to_json() + "\n" } else { profile.to_toml() };
@@ -71,4 +77,19 @@ pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> 
     }
     eprintln!("{}", described(&profile));
     Ok(())
+}
+
+/// A bar for the steps of a measurement.
+pub fn steps() -> ProgressBar {
+    let bar = ProgressBar::new(STEPS.len() as u64);
+    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({elapsed})");
+    bar.set_style(style.expect("the template is valid"));
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+/// Shows that one of [`STEPS`] begins.
+pub fn show_step(bar: &ProgressBar, step: usize) {
+    bar.set_position(step as u64);
+    bar.set_message(STEPS[step]);
 }

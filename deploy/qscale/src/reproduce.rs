@@ -61,8 +61,8 @@ not corrected for.
 
 Exit status: 0 done, 1 an error, 130 stopped.")]
 pub struct ReproduceArgs {
-    /// Which of the two experiments
-    #[arg(value_name = "EXPERIMENT", value_enum)]
+    /// Experiment: horizontal changes replicas of half a core, vertical the CPU and memory of one replica
+    #[arg(value_name = "horizontal|vertical")]
     which: Which,
     /// Run real functions on this machine, smaller and for a shorter time, instead of simulated ones
     #[arg(long)]

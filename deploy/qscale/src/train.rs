@@ -1,6 +1,7 @@
 //! `qscale train` and `qscale ablate`. Owns options and what is printed; training belongs to `qscale_experiments`.
 
 pub mod ablate;
+mod progress;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -126,7 +127,7 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
         overwrite: arguments.overwrite,
     };
     let device = device::choose(arguments.device).await?;
-    match until_stopped("training", move |stop| qscale_experiments::train::train(&options, &device, stop)).await? {
+    match until_stopped("training", move |stop| qscale_experiments::train::train(&options, &device, &progress::show(), stop)).await? {
         TrainOutcome::Done(report) => print(&report, arguments.json).map(|()| ExitCode::SUCCESS),
         TrainOutcome::Stopped(folder) => {
             eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", folder.display());

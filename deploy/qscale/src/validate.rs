@@ -12,11 +12,11 @@ use qscale_common::time::Span;
 use qscale_experiments::profile::described;
 use qscale_experiments::profile::measure::Effort;
 use qscale_experiments::validate::compare::{self, Comparison, Share};
-use qscale_experiments::validate::{TRIES, ValidateOptions, machine, scenario, validate};
+use qscale_experiments::validate::{Progress, TRIES, ValidateOptions, machine, scenario, validate};
 use qscale_sim::FunctionProfile;
 use serde_json::json;
 
-use crate::profile::SubjectArgs;
+use crate::profile::{SubjectArgs, show_step, steps};
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
@@ -72,7 +72,18 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
         scenarios: arguments.scenarios,
         seed: arguments.seed,
     };
-    let validation = validate(locate.platform.as_deref(), &options, &shutdown::token()).await?.context("stopped")?;
+    let bar = steps();
+    let progress = |progress| match progress {
+        Progress::Measuring(step) => show_step(&bar, step),
+        Progress::Scenario { name, index, all } => {
+            bar.set_length(all as u64);
+            bar.set_position(index as u64);
+            bar.set_message(name);
+        }
+    };
+    let validation = validate(locate.platform.as_deref(), &options, &progress, &shutdown::token()).await;
+    bar.finish_and_clear();
+    let validation = validation?.context("stopped")?;
     validation.remarks.iter().for_each(show::warn);
     let comparisons = &validation.comparisons;
     if arguments.json {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::document::Format;
 use qscale_common::platform::FunctionSpec;
 use qscale_common::units::{Allocation, Replicas};
@@ -74,59 +73,36 @@ pub struct Measured {
     pub overhead: Option<Duration>,
 }
 
-/// The steps, shown on a terminal.
-#[derive(Debug)]
-pub struct Steps(ProgressBar);
+/// Steps of a measurement, in their order.
+pub const STEPS: [&str; 6] =
+    ["starts", "without requests", "first requests", "requests one by one", "requests at once", "what load generator and gateway add"];
 
-impl Steps {
-    const STEPS: u64 = 6;
-
-    /// No step done yet.
-    pub fn new() -> Self {
-        let bar = ProgressBar::new(Self::STEPS);
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({elapsed})");
-        bar.set_style(style.expect("the template is valid"));
-        bar.enable_steady_tick(Duration::from_millis(250));
-        Self(bar)
-    }
-
-    fn begin(&self, step: u64, what: &'static str) {
-        self.0.set_position(step);
-        self.0.set_message(what);
-    }
-
-    /// Takes the bar away.
-    pub fn end(&self) {
-        self.0.finish_and_clear();
-    }
-}
-
-/// Measures the function that is on `rig`.
-pub async fn measure(rig: &mut Rig, effort: Effort, steps: &Steps) -> anyhow::Result<Measured> {
+/// Measures the function that is on `rig`; `begin` is called with the index of each of [`STEPS`].
+pub async fn measure(rig: &mut Rig, effort: Effort, begin: &dyn Fn(usize)) -> anyhow::Result<Measured> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
     let generous = |replicas| Allocation::new(replicas, cores * 1000, MEMORY_MIB);
     let mut measured = Measured { exact: rig.vertical, cores, ..Measured::default() };
-    steps.begin(0, "starts");
+    begin(0);
     // Every request goes to the replica, whatever the function's file says: how many it works on is to be seen.
     rig.place(generous(0), |spec| spec.concurrency = 0).await?;
     measured.starts = starts(rig, effort.starts, generous).await?;
-    steps.begin(1, "without requests");
+    begin(1);
     let before = rig.read().await?;
     tokio::time::sleep(effort.idle).await;
     let after = rig.read().await?;
     measured.idle_cores = (after.cpu_seconds() - before.cpu_seconds()) / after.at.since(before.at).as_secs_f64();
     measured.idle_memory = after.most_memory();
-    steps.begin(2, "first requests");
+    begin(2);
     let latency = pilot(rig).await?;
-    steps.begin(3, "requests one by one");
+    begin(3);
     let gap = latency.mul_f64(SPACED).max(LEAST_GAP);
     one_by_one(rig, effort, gap, &mut measured).await?;
-    steps.begin(4, "requests at once");
+    begin(4);
     for size in BURSTS {
         let bursts = bursts(rig, size, effort.bursts, latency, &mut measured.burst_memory).await?;
         measured.bursts.push(bursts);
     }
-    steps.begin(5, "what load generator and gateway add");
+    begin(5);
     measured.overhead = overhead(rig, generous(1)).await?;
     Ok(measured)
 }

@@ -1,9 +1,9 @@
 //! The two experiments: the function, what may change of it, the loads that it is judged under, and the worlds that agents learn in. Pure; runs nothing.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use qscale_common::policy::{LatencyBound, Percentile, Range, ResizeFactor, ScalingPolicy};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
@@ -30,12 +30,12 @@ const FASTER: u32 = 5;
 pub const NUMBER: u32 = 10_000;
 
 /// Which experiment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
-    /// Replicas change, each of 500m
+    /// Replicas change, each of 500m.
     Horizontal,
-    /// CPU and memory of one replica change
+    /// CPU and memory of one replica change.
     Vertical,
 }
 
@@ -87,6 +87,15 @@ impl Which {
             Self::Horizontal => Scope::Horizontal,
             Self::Vertical => Scope::Vertical,
         }
+    }
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Horizontal, Self::Vertical];
+        all.into_iter().find(|which| which.name() == text).ok_or_else(|| "must be horizontal or vertical".to_owned())
     }
 }
 

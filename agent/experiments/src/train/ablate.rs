@@ -13,7 +13,7 @@ use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
 use serde_json::json;
 
-use super::{How, Trained, one};
+use super::{How, TrainEvent, Trained, one};
 
 /// Which variants to train, and where.
 #[derive(Debug, Clone)]
@@ -98,12 +98,19 @@ pub struct Line {
 ///
 /// # Errors
 /// When the folder cannot be used, or holds another training.
-pub fn ablate(options: &AblateOptions, stop: &AtomicBool) -> anyhow::Result<Option<Vec<Line>>> {
+pub fn ablate(options: &AblateOptions, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> anyhow::Result<Option<Vec<Line>>> {
     let whole = Recipe { ticks: options.ticks, judgements: 4, ..Recipe::default() };
     whole.check().map_err(anyhow::Error::msg)?;
     let (device, out) = (cpu(), &options.out);
-    let how =
-        How { device: &device, threads: options.threads, resume: false, overwrite: options.overwrite, stop, rules: RefCell::default() };
+    let how = How {
+        progress,
+        device: &device,
+        threads: options.threads,
+        resume: false,
+        overwrite: options.overwrite,
+        stop,
+        rules: RefCell::default(),
+    };
     let asked = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
     let as_it_is: Variant = ("as-it-is", "the recipe as it is", |_| {});
     let mut lines = Vec::new();
@@ -112,8 +119,8 @@ pub fn ablate(options: &AblateOptions, stop: &AtomicBool) -> anyhow::Result<Opti
         change(&mut recipe);
         let mut trained = Vec::new();
         for seed in 1..=u64::from(options.seeds) {
-            eprintln!("{name}: {what}, seed {seed}");
-            match one(&recipe, seed, "qscale ablate", "", &out.join(name).join(format!("seed-{seed}")), &how)? {
+            let part = format!(", {name} ({what})");
+            match one(&recipe, seed, "qscale ablate", &part, &out.join(name).join(format!("seed-{seed}")), &how)? {
                 Some(model) => trained.push(model),
                 None => return Ok(None),
             }

@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::How;
-use super::progress::Watcher;
 use super::rules::{self, Rule};
 
 /// A folder of a training that is open.
@@ -137,12 +136,12 @@ impl Folder {
     }
 
     /// The best tuned rule on the validation worlds of `course`: as it was found before, or found now; `None` where that was stopped.
-    pub fn rule(&self, course: &Course, watcher: &Watcher, how: &How<'_>) -> anyhow::Result<Option<Rule>> {
+    pub fn rule(&self, course: &Course, how: &How<'_>) -> anyhow::Result<Option<Rule>> {
         if let Some(rule) = self.read("rule.json")? {
             return Ok(Some(rule));
         }
         let court = course.court(Part::Validation);
-        let Some(rule) = how.known(&court).or_else(|| rules::best(&court, watcher, how.stop)) else { return Ok(None) };
+        let Some(rule) = how.known(&court).or_else(|| rules::best(&court, how.progress, how.stop)) else { return Ok(None) };
         self.ruled(&rule)?;
         Ok(Some(rule))
     }

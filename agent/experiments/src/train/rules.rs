@@ -7,7 +7,7 @@ use qscale_policies::{Policy, by_name};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::progress::Watcher;
+use super::TrainEvent;
 
 /// A rule with its parameters, and what it is worth.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,14 +54,14 @@ fn settings() -> Vec<(&'static str, Value)> {
 }
 
 /// The best of all settings on the worlds of `court`; `None` where it was stopped.
-pub fn best(court: &Court, watcher: &Watcher, stop: &AtomicBool) -> Option<Rule> {
+pub fn best(court: &Court, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> Option<Rule> {
     let settings = settings();
     let mut best: Option<Rule> = None;
     for (number, (policy, params)) in settings.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        watcher.tuning(number, settings.len());
+        progress(TrainEvent::Tuning { setting: number, settings: settings.len() });
         let mut rule = Rule { policy: (*policy).to_owned(), params: params.clone(), validation: Score::default(), test: None };
         rule.validation = Score::of(&court.rule(&*rule.policy()));
         if best.as_ref().is_none_or(|best| rule.validation.mean.reward > best.validation.mean.reward) {

@@ -9,7 +9,7 @@ use qscale_common::runtime::cancellable::until_stopped;
 use qscale_experiments::train::ablate::{self, AblateOptions, VARIANTS};
 use qscale_experiments::train::cores;
 
-use super::count;
+use super::{count, progress};
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
@@ -56,7 +56,7 @@ pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitC
         overwrite: arguments.overwrite,
     };
     let work = options.clone();
-    let Some(lines) = until_stopped("ablation", move |stop| ablate::ablate(&work, stop)).await? else {
+    let Some(lines) = until_stopped("ablation", move |stop| ablate::ablate(&work, &progress::show(), stop)).await? else {
         eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", options.out.display());
         return Ok(ExitCode::from(130));
     };
