@@ -12,12 +12,13 @@ use qscale_common::platform::FunctionSpec;
 use qscale_common::runtime::clock;
 use qscale_common::text;
 use qscale_sim::FunctionProfile;
+use qscale_up::RequestForm;
 use qscale_up::plan::{function_spec, request_form};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::measure::{Effort, Measured};
-use self::rig::{RequestForm, Rig};
+use self::rig::Rig;
 
 /// A function and how it is called.
 #[derive(Debug, Clone)]
@@ -42,11 +43,11 @@ impl Subject {
             Some(command) => self.of_command(command)?,
             None => function_spec(&self.function)?,
         };
-        let (protocol, mut inputs) = request_form(&spec, self.protocol.as_deref(), &self.inputs);
-        if self.inputs.is_empty() && protocol == "direct:fibonacci" {
-            inputs = vec![FIBONACCI.to_owned()];
+        let mut form = request_form(&spec, self.protocol.as_deref(), &self.inputs);
+        if self.inputs.is_empty() && form.protocol == "direct:fibonacci" {
+            form.inputs = vec![FIBONACCI.to_owned()];
         }
-        Ok((spec, RequestForm { protocol, inputs }))
+        Ok((spec, form))
     }
 
     fn of_command(&self, command: &[String]) -> anyhow::Result<FunctionSpec> {

@@ -7,6 +7,7 @@ use anyhow::Context;
 use qscale_common::runtime::{clock, shutdown};
 use qscale_up::board::Summary;
 use qscale_up::plan::{Plan, Planned};
+use qscale_up::state_dir::StateDir;
 use qscale_up::{Lived, Look, SENTENCES, UpArgs, crowd, falls_behind, live, say};
 
 use crate::system::Locate;
@@ -14,11 +15,11 @@ use crate::system::Locate;
 /// Runs the system until it is asked to end.
 pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode> {
     let token = shutdown::token();
-    let plan = Plan::new(&locate.state_dir, &arguments)?;
+    let plan = Plan::new(&arguments)?;
     clock::follow(plan.pace);
     let began = clock::now();
     let look = Look { drawn: !arguments.json && !arguments.plain, told: true, limits: false, duration: arguments.duration };
-    let lived = live(&plan, look, &token).await?;
+    let lived = live(&plan, &StateDir::new(&locate.state_dir)?, look, &token).await?;
     let summary = |planned: &Planned| lived.board.summary(&planned.id, planned.agent.as_str(), lived.load_of(&planned.id));
     let summaries: Vec<_> = plan.functions.iter().map(summary).collect();
     let Lived { board, load } = lived;
@@ -34,7 +35,7 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
             "seed": arguments.seed,
             "backend": arguments.backend_name(),
             "speed": arguments.speed,
-            "load": plan.load_words,
+            "load": plan.load_description,
             "missed_ticks": board.missed_ticks(),
             "void": load.as_ref().map(|load| load["void"].clone()),
             "send_lag_us": load.as_ref().map(|load| load["send_lag_us"].clone()),

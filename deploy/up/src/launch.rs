@@ -31,8 +31,6 @@ const PLATFORM: &str = "platform";
 pub const LOAD: &str = "loadgen";
 /// What its run came to.
 const LOAD_OUTPUT: &str = "load.json";
-/// How long load is sent where nobody says when to stop.
-const UNTIL_STOPPED: Span = Span::seconds(365 * 24 * 3600);
 /// What a request to the function `faas` takes, milliseconds of CPU.
 const DEMAND_MS: &str = "15";
 
@@ -73,8 +71,8 @@ pub struct Running {
 
 impl Running {
     /// Takes the state folder and chooses addresses; `told` has it say what it does.
-    pub fn new(plan: &Plan, told: bool) -> anyhow::Result<Self> {
-        let state = plan.state.clone();
+    pub fn new(plan: &Plan, state: &StateDir, told: bool) -> anyhow::Result<Self> {
+        let state = state.clone();
         let lock = File::create(state.join("lock")).context("the state folder")?;
         lock.try_lock().map_err(|_| {
             anyhow::anyhow!("{}: another `qscale up` runs there; stop it, or choose another --state-dir", state.join("").display())
@@ -87,7 +85,7 @@ impl Running {
         for (service, port) in [("collector", 8711), ("actuator", 8713)] {
             health.insert(service.to_owned(), address(port)?.to_string());
         }
-        for (index, agent) in plan.agents.iter().enumerate() {
+        for (index, agent) in plan.agents.keys().enumerate() {
             health.insert(format!("agent-{agent}"), address(8721 + u16::try_from(index)?)?.to_string());
         }
         let addresses = Addresses {
@@ -118,7 +116,7 @@ impl Running {
             Backend::Sim => self.add_simulated(&platform, plan).await?,
         }
         write_policies(&bus, &plan.functions).await?;
-        self.say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(&plan.agents)));
+        self.say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(plan)));
         let platform_address = &self.addresses.platform;
         let store_every = Span(STORE_EVERY.saturating_mul(self.pace.speed()).min(LONGEST_PERIOD));
         let actuator = json!({ "platform": { "address": platform_address }, "store_every": store_every });
@@ -128,9 +126,9 @@ impl Running {
             source["max_body_mib"] = json!(METRICS_MIB);
         }
         self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } })).await?;
-        for agent in &plan.agents {
+        for (agent, configuration) in &plan.agents {
             let service = format!("agent-{agent}");
-            let mut configuration = plan.told.get(agent).cloned().unwrap_or_default();
+            let mut configuration = configuration.clone();
             configuration.insert("agent".to_owned(), json!(agent));
             self.start_service(&service, &service, "qscale-agent", &configuration.into()).await?;
         }
@@ -146,7 +144,7 @@ impl Running {
         }
         let program = find_nats_server().context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")?;
         let credentials = self.state.lock_credentials()?;
-        let passwords = self.state.passwords(&plan.agents)?;
+        let passwords = self.state.passwords(plan.agents.keys())?;
         let authorization = accounts::authorization(&passwords).context("credentials.json")?;
         write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
         drop(credentials);
@@ -305,36 +303,18 @@ impl Running {
     /// Starts the load generator; every function gets the same arrivals.
     pub async fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
         if self.backend == Backend::Sim {
-            self.say(&format!("[6/6] load {} on {} functions", plan.load_words, plan.functions.len()));
+            self.say(&format!("[6/6] load {} on {} functions", plan.load_description, plan.functions.len()));
             return self.simulated()?.begin_load().await.context("the simulated platform does not begin the load");
         }
         let Some(load) = &plan.load else {
             self.say("[6/6] no load");
             return Ok(());
         };
-        self.say(&format!("[6/6] load {} as {}", load.pattern, load.protocol));
+        self.say(&format!("[6/6] load {} as {}", load.pattern, load.request.protocol));
         let nats = self.bus_config("loadgen");
         let password = std::fs::read_to_string(self.state.password_file("loadgen")).context("the password of the load generator")?;
-        let mut arguments: Vec<String> = vec!["run".into(), "--json".into(), "--quiet".into()];
-        let mut option = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
-        option("target", &self.addresses.gateway);
-        for planned in &plan.functions {
-            option("function", &planned.id.to_string());
-        }
-        option("spread", "each");
-        option("protocol", &load.protocol);
-        for input in &load.inputs {
-            option("input", input);
-        }
-        option("duration-ms", DEMAND_MS);
-        option("rate", &load.pattern);
-        option("seed", &load.seed.to_string());
-        if load.evenly {
-            option("gaps", "constant");
-        }
-        option("for", &load.duration.unwrap_or(UNTIL_STOPPED).to_string());
-        option("nats", &nats.url);
-        option("nats-user", &nats.user);
+        let mut arguments = load.arguments(&self.addresses.gateway, plan.functions.iter().map(|planned| &planned.id));
+        arguments.extend([format!("--duration-ms={DEMAND_MS}"), format!("--nats={}", nats.url), format!("--nats-user={}", nats.user)]);
         self.supervisor
             .start(Service {
                 name: LOAD.into(),
@@ -422,8 +402,8 @@ impl Running {
     }
 }
 
-fn names(agents: &[Name]) -> String {
-    agents.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+fn names(plan: &Plan) -> String {
+    plan.agents.keys().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// The programs that lie beside ours come before those of the PATH, so that function files can name them plainly.

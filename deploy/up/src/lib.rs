@@ -3,6 +3,7 @@
 pub mod board;
 pub mod crowd;
 pub mod launch;
+pub mod load;
 pub mod options;
 pub mod plan;
 pub mod state_dir;
@@ -25,8 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
 use self::launch::Running;
+pub use self::load::{LoadPlan, RequestForm};
 pub use self::options::{Backend, UpArgs};
 use self::plan::Plan;
+use self::state_dir::StateDir;
 use self::supervisor::{Status, Statuses};
 use self::view::View;
 
@@ -69,8 +72,8 @@ impl Lived {
 }
 
 /// Starts what `plan` says, has it live until it is over or `token` is cancelled, and stops it.
-pub async fn live(plan: &Plan, look: Look, token: &CancellationToken) -> anyhow::Result<Lived> {
-    let mut running = Running::new(plan, look.told)?;
+pub async fn live(plan: &Plan, state: &StateDir, look: Look, token: &CancellationToken) -> anyhow::Result<Lived> {
+    let mut running = Running::new(plan, state, look.told)?;
     let started = tokio::select! {
         started = running.start(plan) => started,
         () = token.cancelled() => Err(anyhow::anyhow!("stopped while starting")),
@@ -202,13 +205,13 @@ fn over(look: Look, elapsed: Duration, statuses: &Statuses) -> bool {
 fn title(plan: &Plan, running: &Running, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
     match plan.backend {
-        Backend::Local => format!("qscale  {seconds:.0} s  load {}  gateway {}  (q ends)", plan.load_words, running.gateway()),
+        Backend::Local => format!("qscale  {seconds:.0} s  load {}  gateway {}  (q ends)", plan.load_description, running.gateway()),
         Backend::Sim => {
             let count = plan.functions.len();
             format!(
                 "qscale  {seconds:.0} s at speed {}  {count} simulated functions  load {}  (q ends)",
                 plan.pace.speed(),
-                plan.load_words
+                plan.load_description
             )
         }
     }

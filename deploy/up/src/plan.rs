@@ -13,15 +13,14 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, Protocol};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock::{self, Pace};
-use qscale_common::time::Span;
 use qscale_common::workload::Pattern;
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::registry::{self, DQN};
 use serde_json::{Map, Value, json};
 
+use crate::load::{LoadPlan, RequestForm};
 use crate::options::{Backend, UpArgs};
-use crate::state_dir::StateDir;
 
 const SHIPPED: [(&str, &str); 3] = [
     ("fibonacci", include_str!("../../functions/fibonacci.toml")),
@@ -43,41 +42,20 @@ pub struct Planned {
 }
 
 /// What is to run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// The functions, copies included.
     pub functions: Vec<Planned>,
     /// Where they run.
     pub backend: Backend,
-    /// How fast the system lives.
+    /// Speed of the system's clock.
     pub pace: Pace,
-    /// The folder that keeps it all.
-    pub state: StateDir,
-    /// The agents that are needed.
-    pub agents: Vec<Name>,
-    /// What the configuration of an agent says besides its name, where it says more.
-    pub told: BTreeMap<Name, Map<String, Value>>,
-    /// What the load generator is to send; `None` for nothing. Simulated functions bring their own load.
+    /// Configuration of each agent in addition to its name.
+    pub agents: BTreeMap<Name, Map<String, Value>>,
+    /// Load that the load generator sends; `None` for no load. Simulated functions have their own load.
     pub load: Option<LoadPlan>,
-    /// What load is offered, in words.
-    pub load_words: String,
-}
-
-/// What the load generator is to send.
-#[derive(Debug)]
-pub struct LoadPlan {
-    /// The rate over time.
-    pub pattern: String,
-    /// How requests are sent.
-    pub protocol: String,
-    /// What they ask for.
-    pub inputs: Vec<String>,
-    /// How long; absent: until stopped.
-    pub duration: Option<Span>,
-    /// Seed of the arrivals.
-    pub seed: u64,
-    /// Whether requests come evenly, and not by chance.
-    pub evenly: bool,
+    /// Load in words.
+    pub load_description: String,
 }
 
 impl Plan {
@@ -87,21 +65,20 @@ impl Plan {
     }
 
     /// What `arguments` ask for.
-    pub fn new(state_dir: &Path, arguments: &UpArgs) -> anyhow::Result<Self> {
+    pub fn new(arguments: &UpArgs) -> anyhow::Result<Self> {
         let pattern = arguments.pattern()?;
         arguments.check_backend()?;
         let pace = Pace::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
-        let (functions, load, load_words) = match arguments.backend {
+        let (functions, load, load_description) = match arguments.backend {
             Backend::Local => local(arguments, pattern)?,
             Backend::Sim => {
                 let (functions, words) = simulated::functions(arguments)?;
                 (functions, None, words)
             }
         };
-        let mut agents: Vec<Name> = functions.iter().map(|function| function.agent.clone()).collect();
-        agents.sort();
-        agents.dedup();
-        if let Some(unknown) = agents.iter().find(|agent| registry::names().all(|name| name != agent.as_str())) {
+        let mut agents: BTreeMap<Name, Map<String, Value>> =
+            functions.iter().map(|function| (function.agent.clone(), Map::new())).collect();
+        if let Some(unknown) = agents.keys().find(|agent| registry::names().all(|name| name != agent.as_str())) {
             let known = registry::names().collect::<Vec<_>>().join(", ");
             let first = functions.first().map(|function| function.id.name.to_string()).unwrap_or_default();
             anyhow::bail!(
@@ -109,21 +86,21 @@ impl Plan {
                  `qscale agent add {unknown}` and `qscale policy set {first} agent={unknown}`"
             );
         }
-        let model = model(arguments.model.as_deref(), &agents)?;
-        let learned = agents.iter().find(|agent| agent.as_str() == DQN);
-        let told = learned.map(|agent| (agent.clone(), Map::from_iter([("model".to_owned(), json!(model))]))).into_iter().collect();
-        let state = StateDir::new(state_dir)?;
-        Ok(Self { functions, backend: arguments.backend, pace, state, agents, told, load, load_words })
+        let model = model(arguments.model.as_deref(), agents.keys())?;
+        if let Some((_, configuration)) = agents.iter_mut().find(|(agent, _)| agent.as_str() == DQN) {
+            configuration.insert("model".to_owned(), json!(model));
+        }
+        Ok(Self { functions, backend: arguments.backend, pace, agents, load, load_description })
     }
 }
 
 /// What the learned agent decides by: a file, which is judged before anything starts, or a model of the store, by default the one that is called as the agent.
-fn model(named: Option<&str>, agents: &[Name]) -> anyhow::Result<String> {
+fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone) -> anyhow::Result<String> {
     let Some(named) = named else { return Ok(format!("store:{DQN}")) };
     anyhow::ensure!(
-        agents.iter().any(|agent| agent.as_str() == DQN),
+        agents.clone().any(|agent| agent.as_str() == DQN),
         "--model {named}: of {} none is learned; add --agent {DQN} or --versus {DQN}",
-        agents.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+        agents.map(Name::as_str).collect::<Vec<_>>().join(", ")
     );
     if named.starts_with("store:") {
         return Ok(named.to_owned());
@@ -154,14 +131,13 @@ fn local(arguments: &UpArgs, pattern: Option<Pattern>) -> anyhow::Result<(Vec<Pl
     if let Some(versus) = &arguments.versus {
         functions.push(planned(copy_of(&spec)?, versus, arguments)?);
     }
-    let (protocol, inputs) = request_form(&spec, arguments.protocol.as_deref(), &arguments.inputs);
+    let request = request_form(&spec, arguments.protocol.as_deref(), &arguments.inputs);
     let load = pattern.map(|pattern| LoadPlan {
         pattern: pattern.to_string(),
-        protocol,
-        inputs,
+        request,
         duration: arguments.duration,
         seed: arguments.seed,
-        evenly: false,
+        ..LoadPlan::default()
     });
     Ok((functions, load, arguments.load.clone()))
 }
@@ -201,7 +177,7 @@ fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpArgs) -> anyhow::Resu
 }
 
 /// How requests to a function are sent and what they ask for, where the command line does not say.
-pub fn request_form(spec: &FunctionSpec, chosen: Option<&str>, inputs: &[String]) -> (String, Vec<String>) {
+pub fn request_form(spec: &FunctionSpec, chosen: Option<&str>, inputs: &[String]) -> RequestForm {
     let name = spec.name.as_str();
     let (protocol, input) = match name {
         _ if spec.protocol == Protocol::Http => ("http", None),
@@ -212,9 +188,9 @@ pub fn request_form(spec: &FunctionSpec, chosen: Option<&str>, inputs: &[String]
     };
     let Some(chosen) = chosen else {
         let inputs = if inputs.is_empty() { input.map(ToOwned::to_owned).into_iter().collect() } else { inputs.to_vec() };
-        return (protocol.to_owned(), inputs);
+        return RequestForm { protocol: protocol.to_owned(), inputs };
     };
-    (chosen.to_owned(), inputs.to_vec())
+    RequestForm { protocol: chosen.to_owned(), inputs: inputs.to_vec() }
 }
 
 /// The copy of a function that another agent scales.
@@ -230,9 +206,9 @@ mod tests {
     #[test]
     fn a_model_is_judged_before_anything_starts() {
         let agents = |names: &[&str]| names.iter().map(|name| Name::new(*name).expect("valid")).collect::<Vec<_>>();
-        assert_eq!(model(None, &agents(&["hpa"])).expect("by default"), "store:dqn");
-        assert_eq!(model(Some("store:mine"), &agents(&["hpa", "dqn"])).expect("in the store"), "store:mine");
-        let error = |named: &str, names: &[&str]| format!("{:#}", model(Some(named), &agents(names)).expect_err("refused"));
+        assert_eq!(model(None, agents(&["hpa"]).iter()).expect("by default"), "store:dqn");
+        assert_eq!(model(Some("store:mine"), agents(&["hpa", "dqn"]).iter()).expect("in the store"), "store:mine");
+        let error = |named: &str, names: &[&str]| format!("{:#}", model(Some(named), agents(names).iter()).expect_err("refused"));
         assert!(error("store:mine", &["hpa", "static"]).contains("of hpa, static none is learned; add --agent dqn"));
         assert!(error("nosuch.dqn", &["dqn"]).contains("--model nosuch.dqn"));
         let folder = qscale_tests::Folder::new("plan");

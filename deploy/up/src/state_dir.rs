@@ -68,9 +68,9 @@ impl StateDir {
     }
 
     /// The passwords of all users, `agents` included; those that are missing are drawn.
-    pub fn passwords(&self, agents: &[Name]) -> anyhow::Result<BTreeMap<String, String>> {
+    pub fn passwords<'a>(&self, agents: impl IntoIterator<Item = &'a Name>) -> anyhow::Result<BTreeMap<String, String>> {
         let mut passwords = self.known_passwords()?;
-        for account in Account::all(agents.iter().cloned()) {
+        for account in Account::all(agents.into_iter().cloned()) {
             passwords.entry(account.user()).or_insert_with(new_password);
         }
         write_private(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;

@@ -5,11 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use qscale_common::document::Format;
 use qscale_common::platform::FunctionSpec;
+use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Replicas};
+use qscale_common::workload::Gaps;
 use qscale_up::plan::function_spec;
+use qscale_up::{LoadPlan, RequestForm};
 
 use super::counters::Counters;
-use super::rig::{LoadPlan, RequestForm, Rig, Sent};
+use super::rig::{Rig, Sent};
 use crate::validate::machine::{Machine, Others};
 
 /// How much is done.
@@ -125,9 +128,14 @@ async fn starts(rig: &mut Rig, count: u32, generous: impl Fn(u32) -> Allocation)
     Ok(starts)
 }
 
+/// A load of evenly spaced requests.
+fn steady(pattern: String, length: Duration) -> LoadPlan {
+    LoadPlan { pattern, gaps: Gaps::Constant, duration: Some(Span(length)), seed: 1, ..LoadPlan::default() }
+}
+
 /// Sends a few requests; returns their median latency.
 async fn pilot(rig: &mut Rig) -> anyhow::Result<Duration> {
-    let plan = LoadPlan { rate: "8".into(), gaps: "constant", length: Duration::from_secs(1), seed: 1 };
+    let plan = steady("8".into(), Duration::from_secs(1));
     let sent = rig.run(&plan).await?;
     let mut latencies: Vec<Duration> = sent.requests.iter().filter_map(super::rig::Request::latency).collect();
     ensure!(
@@ -146,7 +154,7 @@ async fn one_by_one(rig: &mut Rig, effort: Effort, gap: Duration, measured: &mut
     let fit = (effort.requests_within.as_secs_f64() / gap.as_secs_f64()) as u32;
     let count = effort.requests.min(fit).max(PILOT);
     let rate = format!("{:.6}", 1.0 / gap.as_secs_f64());
-    let plan = LoadPlan { rate, gaps: "constant", length: gap * count, seed: 1 };
+    let plan = steady(rate, gap * count);
     let machine = Machine::read(rig.platform_pid());
     let (sent, samples) = watched(rig, &plan, (gap / 5).max(Duration::from_millis(4))).await?;
     let answered = sent.requests.iter().filter(|request| request.answered.is_some()).count();
@@ -217,12 +225,7 @@ async fn bursts(
     // A burst takes a millisecond.
     let steps: Vec<String> =
         (0..u64::from(count)).map(|burst| format!("{}@{}ms,0@{}ms", size * 1000, burst * gap_ms, burst * gap_ms + 1)).collect();
-    let plan = LoadPlan {
-        rate: format!("step:{}", steps.join(",")),
-        gaps: "constant",
-        length: Duration::from_millis(gap_ms * u64::from(count)),
-        seed: 1,
-    };
+    let plan = steady(format!("step:{}", steps.join(",")), Duration::from_millis(gap_ms * u64::from(count)));
     let (sent, samples) = watched(rig, &plan, Duration::from_millis(10)).await?;
     *memory = samples.iter().map(Counters::most_memory).fold(*memory, f64::max);
     let mut bursts: Vec<Vec<(Duration, Duration)>> = Vec::new();
@@ -253,7 +256,7 @@ async fn overhead(rig: &mut Rig, allocation: Allocation) -> anyhow::Result<Optio
         (function_spec("fibonacci")?, form)
     };
     rig.replace(&spec, form, allocation).await?;
-    let plan = LoadPlan { rate: "60".into(), gaps: "constant", length: Duration::from_secs(2), seed: 1 };
+    let plan = steady("60".into(), Duration::from_secs(2));
     let sent = rig.run(&plan).await?;
     let mut latencies: Vec<Duration> = sent.requests.iter().skip(PILOT as usize).filter_map(super::rig::Request::latency).collect();
     latencies.sort_unstable();

@@ -12,10 +12,10 @@ use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::text;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
-use qscale_up::beside;
 use qscale_up::launch::search_path;
 use qscale_up::state_dir::write_private;
 use qscale_up::supervisor::{Service, Status, Supervisor};
+use qscale_up::{LoadPlan, RequestForm, beside};
 use serde_json::{Value, json};
 
 use super::counters::{Counters, counters};
@@ -28,28 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How often is looked whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// How requests are sent and what they ask for.
-#[derive(Debug, Clone)]
-pub struct RequestForm {
-    /// The load generator's protocol.
-    pub protocol: String,
-    /// Fields of a request.
-    pub inputs: Vec<String>,
-}
-
-/// A load that is sent.
-#[derive(Debug, Clone)]
-pub struct LoadPlan {
-    /// The load generator's pattern.
-    pub rate: String,
-    /// Gaps between requests: `poisson` or `constant`.
-    pub gaps: &'static str,
-    /// How long is sent.
-    pub length: Duration,
-    /// Seed of the arrivals.
-    pub seed: u64,
-}
 
 /// A load that is being sent.
 #[derive(Debug)]
@@ -205,26 +183,17 @@ impl Rig {
         Ok(Counters { began, at: clock::wall(), ..counters(&text, &self.id()) })
     }
 
-    /// Begins to send a load.
+    /// Begins to send a load of requests of the current form.
     pub async fn send(&mut self, plan: &LoadPlan) -> anyhow::Result<Sending> {
         self.loads += 1;
         let name = format!("load-{}", self.loads);
         let file = |ending: &str| self.folder.join(format!("{name}.{ending}"));
         let (requests, summary, timeout) = (file("csv"), file("json"), self.spec.timeout);
-        let mut arguments: Vec<String> = vec!["run".into(), "--json".into(), "--quiet".into()];
-        let mut option = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
-        option("target", &self.gateway);
-        option("function", &self.id().to_string());
-        option("protocol", &self.form.protocol);
-        self.form.inputs.iter().for_each(|input| option("input", input));
-        option("rate", &plan.rate);
-        option("gaps", plan.gaps);
-        option("for", &Span(plan.length).to_string());
-        option("seed", &plan.seed.to_string());
-        // The gateway gives up first, so that both sides agree on what was given up.
-        option("timeout", &Span(timeout.0 + Duration::from_secs(5)).to_string());
-        option("drain", &Span(timeout.0 + Duration::from_secs(5)).to_string());
-        option("csv", &requests.display().to_string());
+        let plan = LoadPlan { request: self.form.clone(), ..plan.clone() };
+        let mut arguments = plan.arguments(&self.gateway, [&self.id()]);
+        // The gateway gives up first, so that both sides agree on which requests timed out.
+        let patience = Span(timeout.0 + Duration::from_secs(5));
+        arguments.extend([format!("--timeout={patience}"), format!("--drain={patience}"), format!("--csv={}", requests.display())]);
         let program = beside("qscale-loadgen")?;
         self.supervisor
             .start(Service {
@@ -238,7 +207,7 @@ impl Rig {
                 stop_timeout: STOP_WITHIN,
             })
             .await?;
-        Ok(Sending { name, requests, summary, until: plan.length + timeout.0 + PATIENCE })
+        Ok(Sending { name, requests, summary, until: plan.duration.map_or(Duration::ZERO, |duration| duration.0) + timeout.0 + PATIENCE })
     }
 
     /// Waits until a load was sent and answered.

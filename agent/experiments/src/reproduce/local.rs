@@ -9,14 +9,14 @@ use anyhow::Context;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, InitialAllocation};
 use qscale_common::policy::Mode;
-use qscale_common::runtime::clock::Pace;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
+use qscale_common::workload::Gaps;
 use qscale_evaluate::results::rounded;
 use qscale_up::board::{Board, Entry};
-use qscale_up::plan::{LoadPlan, Plan, Planned, function_spec};
+use qscale_up::plan::{Plan, Planned, function_spec};
 use qscale_up::state_dir::StateDir;
-use qscale_up::{Backend, Look};
+use qscale_up::{LoadPlan, Look, RequestForm};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -45,10 +45,10 @@ pub async fn run(
     token: &CancellationToken,
 ) -> anyhow::Result<Vec<Lived>> {
     let _absent = std::fs::remove_dir_all(folder);
-    let plan = plan(experiment, load, agents, seed, folder)?;
+    let plan = plan(experiment, load, agents, seed)?;
     let limits = experiment.which == Which::Vertical;
     let look = Look { drawn: false, told: false, limits, duration: Some(Span(experiment.length())) };
-    let lived = qscale_up::live(&plan, look, token).await;
+    let lived = qscale_up::live(&plan, &StateDir::new(folder)?, look, token).await;
     anyhow::ensure!(!token.is_cancelled(), Stopped);
     let lived = lived?;
     let all = lived.load.as_ref();
@@ -63,7 +63,7 @@ pub async fn run(
     plan.functions.iter().map(of).collect()
 }
 
-fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64, folder: &Path) -> anyhow::Result<Plan> {
+fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64) -> anyhow::Result<Plan> {
     let spec = function_spec(experiment.function())?;
     let Allocation { replicas, cpu_millicores, memory_mib } = experiment.beginning();
     let allocation = InitialAllocation { replicas, cpu_millicores, memory_mib };
@@ -78,21 +78,17 @@ fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64, fold
     }
     let load_plan = LoadPlan {
         pattern: load.pattern.clone(),
-        protocol: "direct:fibonacci".to_owned(),
-        inputs: vec![format!("name={NUMBER}")],
+        gaps: Gaps::Constant,
+        request: RequestForm { protocol: "direct:fibonacci".to_owned(), inputs: vec![format!("name={NUMBER}")] },
         duration: Some(Span(experiment.length())),
         seed,
-        evenly: true,
     };
     Ok(Plan {
-        agents: functions.iter().map(|planned| planned.agent.clone()).collect(),
-        told: functions.iter().zip(agents).map(|(planned, agent)| (planned.agent.clone(), agent.told.clone())).collect(),
+        agents: agents.iter().zip(&functions).map(|(agent, planned)| (planned.agent.clone(), agent.told.clone())).collect(),
         functions,
-        backend: Backend::Local,
-        pace: Pace::REAL,
-        state: StateDir::new(folder)?,
         load: Some(load_plan),
-        load_words: load.pattern.clone(),
+        load_description: load.pattern.clone(),
+        ..Plan::default()
     })
 }
 
@@ -250,20 +246,21 @@ mod tests {
 
     #[test]
     fn every_contestant_has_a_function_and_an_agent_of_its_own_under_the_same_load() {
-        let folder = qscale_tests::Folder::new("reproduce");
         for which in [Which::Horizontal, Which::Vertical] {
             let experiment = Experiment { which, place: Place::local(Duration::from_secs(60)) };
             let told = Map::from_iter([("policy".to_owned(), Value::from("threshold"))]);
             let agents = ["threshold", "tabular-q"].map(|name| Agent { name, told: told.clone() });
-            let plan = plan(experiment, &experiment.loads()[3], &agents, 7, folder.path()).expect("a plan");
+            let plan = plan(experiment, &experiment.loads()[3], &agents, 7).expect("a plan");
             let names: Vec<String> = plan.functions.iter().map(|planned| planned.id.to_string()).collect();
             assert_eq!(names, ["reproduce/threshold", "reproduce/tabular-q"]);
             for planned in &plan.functions {
                 assert_eq!((planned.policy.function(), &planned.policy.agent), (planned.id.clone(), &planned.agent));
-                assert_eq!(plan.told[&planned.agent]["policy"], "threshold");
+                assert_eq!(plan.agents[&planned.agent]["policy"], "threshold");
                 assert!(planned.policy.bounds.contain(planned.spec.allocation.into()));
             }
-            assert!(plan.load.is_some_and(|load| load.evenly && load.seed == 7 && load.duration == Some(Span::seconds(60))));
+            assert!(
+                plan.load.is_some_and(|load| load.gaps == Gaps::Constant && load.seed == 7 && load.duration == Some(Span::seconds(60)))
+            );
         }
     }
 }

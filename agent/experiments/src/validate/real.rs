@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use qscale_common::runtime::clock;
-use qscale_common::time::Timestamp;
+use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
+use qscale_up::LoadPlan;
 
 use super::machine::{Machine, Others};
 use super::scenario::Scenario;
-use crate::profile::rig::{LoadPlan, Request, Rig};
+use crate::profile::rig::{Request, Rig};
 
 /// Time for replicas that became ready to come to rest.
 const REST: Duration = Duration::from_millis(300);
@@ -52,7 +53,7 @@ pub async fn run(rig: &mut Rig, scenario: &Scenario, length: Duration, seed: u64
     let before = rig.read().await?.cpu;
     let (machine, began) = (Machine::read(rig.platform_pid()), clock::instant());
     let mut cpu: BTreeMap<String, f64> = BTreeMap::new();
-    let sending = rig.send(&LoadPlan { rate: scenario.rate.clone(), gaps: "poisson", length, seed }).await?;
+    let sending = rig.send(&LoadPlan { pattern: scenario.rate.clone(), duration: Some(Span(length)), seed, ..LoadPlan::default() }).await?;
     let mut done: Vec<(Timestamp, Allocation)> = Vec::new();
     let first = clock::instant();
     for (at, allocation) in &scenario.changes {
