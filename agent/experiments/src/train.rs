@@ -207,11 +207,6 @@ impl How<'_> {
     }
 }
 
-/// One thread a core.
-pub fn cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
 /// Trains a model for each seed, and writes the best one to `model.dqn` in the folder.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ mod policy;
 mod profile;
 mod replay;
 mod reproduce;
+mod run_options;
 mod show;
 mod system;
 mod train;

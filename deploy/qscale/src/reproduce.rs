@@ -1,8 +1,7 @@
 //! `qscale reproduce`. Owns options, progress and the printed tables; the experiments belong to `qscale_experiments`.
 
 use std::io::IsTerminal;
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,9 +13,9 @@ use qscale_experiments::reproduce::experiment::Which;
 use qscale_experiments::reproduce::live::Figure;
 use qscale_experiments::reproduce::results::{Results, Settings, remarks, told};
 use qscale_experiments::reproduce::{ReproduceOptions, findings, reproduce};
-use qscale_experiments::train::cores;
 use serde_json::json;
 
+use crate::run_options::RunOptions;
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
@@ -79,21 +78,8 @@ pub struct ReproduceArgs {
     /// Two seeds, two loads and little training: shows what comes out, and proves nothing
     #[arg(long, conflicts_with = "seeds")]
     quick: bool,
-    /// Threads that learn and simulate; by default one a core. They change nothing of the results
-    #[arg(long, value_name = "NUMBER")]
-    threads: Option<NonZeroUsize>,
-    /// Folder for results; by default reproduce/<EXPERIMENT> in the state folder
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
-    out: Option<PathBuf>,
-    /// Go on with what the folder holds, and do not begin where it holds nothing
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Begin anew, whatever the folder holds
-    #[arg(long)]
-    overwrite: bool,
-    /// Print table and findings as one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
 /// Runs an experiment, and prints what was found.
@@ -107,10 +93,10 @@ pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<Ex
         seeds: arguments.seeds,
         seed: arguments.seed,
         quick: arguments.quick,
-        threads: arguments.threads.unwrap_or_else(cores),
-        out: arguments.out.unwrap_or_else(|| locate.state_dir.join("reproduce").join(name)),
-        resume: arguments.resume,
-        overwrite: arguments.overwrite,
+        threads: arguments.run.threads(),
+        out: arguments.run.out(|| locate.state_dir.join("reproduce").join(name)),
+        resume: arguments.run.resume,
+        overwrite: arguments.run.overwrite,
     };
     let out = &options.out;
     let results = reproduce(&options, progress(), &shutdown::token()).await?;
@@ -118,7 +104,7 @@ pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<Ex
         eprintln!("stopped before any run was finished; the same command goes on with what was learned, which {} keeps", out.display());
         return Ok(ExitCode::from(130));
     }
-    if arguments.json {
+    if arguments.run.json {
         let Results { experiment, settings, complete, table, findings, .. } = &results;
         show::json(&json!({
             "folder": out, "experiment": experiment, "settings": settings, "complete": complete, "table": table, "findings": findings,

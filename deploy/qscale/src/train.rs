@@ -3,7 +3,6 @@
 pub mod ablate;
 mod progress;
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,9 +16,10 @@ use qscale_dqn::train::domain::Kind;
 use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
 use qscale_experiments::train::device::{self, Wish};
-use qscale_experiments::train::{Learning, Rule, TrainOptions, TrainOutcome, TrainReport, Trained, cores};
+use qscale_experiments::train::{Learning, Rule, TrainOptions, TrainOutcome, TrainReport, Trained};
 use serde_json::json;
 
+use crate::run_options::RunOptions;
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
@@ -43,9 +43,6 @@ use crate::system::Locate;
   qscale evaluate --model .qscale/training/model.dqn --policy dqn --policy hpa --quick
   qscale model push mine .qscale/training/model.dqn")]
 pub struct TrainArgs {
-    /// Folder of the run; by default training in the state folder
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
-    out: Option<PathBuf>,
     /// Recipe that differs from the default (.toml, .yaml, .json)
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     recipe: Option<PathBuf>,
@@ -77,21 +74,11 @@ pub struct TrainArgs {
     /// Where the network computes: auto measures, and takes what is fastest
     #[arg(long, value_name = "auto|cpu|gpu", default_value = "auto")]
     device: Wish,
-    /// Threads that live through worlds; by default one a core. They change nothing of the result
-    #[arg(long, value_name = "NUMBER")]
-    threads: Option<NonZeroUsize>,
-    /// Go on with what the folder holds, and do not begin where it holds nothing
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Begin anew, whatever the folder holds
-    #[arg(long)]
-    overwrite: bool,
-    /// Print how each model was judged as JSON instead of a table
-    #[arg(long)]
-    json: bool,
     /// Print the recipe that would be followed, as JSON, and train nothing
     #[arg(long)]
     print_recipe: bool,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
 /// `12000`, `12k`, `1.5M`.
@@ -121,14 +108,14 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
         functions: arguments.functions,
         seed: arguments.seed,
         seeds: arguments.seeds,
-        out: arguments.out.unwrap_or_else(|| locate.state_dir.join("training")),
-        threads: arguments.threads.unwrap_or_else(cores),
-        resume: arguments.resume,
-        overwrite: arguments.overwrite,
+        out: arguments.run.out(|| locate.state_dir.join("training")),
+        threads: arguments.run.threads(),
+        resume: arguments.run.resume,
+        overwrite: arguments.run.overwrite,
     };
     let device = device::choose(arguments.device).await?;
     match until_stopped("training", move |stop| qscale_experiments::train::train(&options, &device, &progress::show(), stop)).await? {
-        TrainOutcome::Done(report) => print(&report, arguments.json).map(|()| ExitCode::SUCCESS),
+        TrainOutcome::Done(report) => print(&report, arguments.run.json).map(|()| ExitCode::SUCCESS),
         TrainOutcome::Stopped(folder) => {
             eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", folder.display());
             Ok(ExitCode::from(130))

@@ -220,7 +220,19 @@ fn recent(values: &VecDeque<(Timestamp, f64)>, since: Timestamp, now: Timestamp)
 
 #[cfg(test)]
 mod tests {
+    use ratatui::buffer::{Buffer, Cell};
+    use ratatui::widgets::Widget;
+
     use super::*;
+
+    #[test]
+    fn the_header_shows_why_a_service_does_not_start() {
+        let status = ServiceStatus { status: Status::Restarting, restarts: 1, start_error: Some("no such file".to_owned()) };
+        let mut buffer = Buffer::empty(Rect::new(0, 0, 80, 2));
+        header(&[("agent-dqn".to_owned(), status)].into(), "title").render(buffer.area, &mut buffer);
+        let text: String = buffer.content.iter().map(Cell::symbol).collect();
+        assert!(text.contains("agent-dqn") && text.contains("no such file"), "{text}");
+    }
 
     #[test]
     fn points_lie_at_their_age() {

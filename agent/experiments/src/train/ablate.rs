@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::ensure;
 use qscale_dqn::actions::{ActionSet, BRANCHES};
 use qscale_dqn::device::cpu;
 use qscale_dqn::learner::{Hyperparameters, Munchausen, Rollouts};
@@ -28,6 +29,8 @@ pub struct AblateOptions {
     pub seeds: u32,
     /// Threads that simulate; they do not change the result.
     pub threads: NonZeroUsize,
+    /// Whether the folder must exist already.
+    pub resume: bool,
     /// Whether to discard what the folder holds.
     pub overwrite: bool,
 }
@@ -101,6 +104,7 @@ pub struct Line {
 pub fn ablate(options: &AblateOptions, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> anyhow::Result<Option<Vec<Line>>> {
     let whole = Recipe { ticks: options.ticks, judgements: 4, ..Recipe::default() };
     whole.check().map_err(anyhow::Error::msg)?;
+    ensure!(!options.resume || options.out.is_dir(), "nothing to resume in {}; leave out --resume to start", options.out.display());
     let (device, out) = (cpu(), &options.out);
     let how = How {
         progress,

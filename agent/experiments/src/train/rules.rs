@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use qscale_common::document::{self, Format};
 use qscale_dqn::train::judge::{Court, Score};
+use qscale_evaluate::suite::{Entry, TRAINING_RULES};
 use qscale_policies::{Policy, by_name};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::TrainEvent;
 
@@ -33,24 +35,17 @@ impl Rule {
     }
 }
 
-/// The settings that are tried.
-fn settings() -> Vec<(&'static str, Value)> {
-    let mut all = vec![("threshold-both", json!({})), ("openfaas", json!({})), ("keep-alive-histogram", json!({}))];
-    for utilization in [30, 45, 60, 75] {
-        all.push(("hpa", json!({ "cpu_utilization": utilization })));
-        all.push(("hpa", json!({ "cpu_utilization": utilization, "downscale_stabilization": "60s" })));
-    }
-    for utilization in [40, 60] {
-        all.push(("hpa-behavior", json!({ "cpu_utilization": utilization })));
-        all.push(("hpa-vpa", json!({ "hpa": { "cpu_utilization": utilization } })));
-        all.push(("holt-winters", json!({ "hpa": { "cpu_utilization": utilization } })));
-        all.push(("phpa-linear", json!({ "hpa": { "cpu_utilization": utilization } })));
-    }
-    all.push(("kpa", json!({})));
-    for minutes in [1, 10] {
-        all.push(("keep-alive-fixed", json!({ "keep_alive": format!("{minutes}m") })));
-    }
-    all
+/// A list of policies with their grids, as a suite has it.
+#[derive(Deserialize)]
+struct Competitors {
+    competitors: Vec<Entry>,
+}
+
+/// The settings that are tried: policies with parameters.
+fn settings() -> Vec<(String, Value)> {
+    let rules: Competitors = document::parse(TRAINING_RULES, Format::Toml).expect("the bundled list is valid, which a test checks");
+    let settings = |entry: &Entry| entry.settings().expect("the bundled grids are valid, which a test checks");
+    rules.competitors.iter().flat_map(|entry| settings(entry).into_iter().map(|setting| (entry.policy.clone(), setting))).collect()
 }
 
 /// The best of all settings on the worlds of `court`; `None` where it was stopped.
@@ -62,7 +57,7 @@ pub fn best(court: &Court, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool)
             return None;
         }
         progress(TrainEvent::Tuning { setting: number, settings: settings.len() });
-        let mut rule = Rule { policy: (*policy).to_owned(), params: params.clone(), validation: Score::default(), test: None };
+        let mut rule = Rule { policy: policy.clone(), params: params.clone(), validation: Score::default(), test: None };
         rule.validation = Score::of(&court.rule(&*rule.policy()));
         if best.as_ref().is_none_or(|best| rule.validation.mean.reward > best.validation.mean.reward) {
             best = Some(rule);
@@ -77,13 +72,13 @@ mod tests {
 
     #[test]
     fn every_setting_is_a_policy_and_has_a_name_of_its_own() {
-        let rule = |(policy, params): (&str, Value)| Rule { policy: policy.to_owned(), params, validation: Score::default(), test: None };
+        let rule = |(policy, params): (String, Value)| Rule { policy, params, validation: Score::default(), test: None };
         let rules: Vec<Rule> = settings().into_iter().map(rule).collect();
         let mut names: Vec<String> = rules.iter().map(Rule::name).collect();
         rules.iter().for_each(|rule| drop(rule.policy()));
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), rules.len());
+        assert_eq!((names.len(), rules.len()), (22, 22));
         assert!(names.contains(&"hpa cpu_utilization=30 downscale_stabilization=60s".to_owned()), "{names:?}");
     }
 }

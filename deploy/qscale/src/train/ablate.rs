@@ -1,15 +1,13 @@
 //! `qscale ablate`. Owns options and the printed table.
 
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_experiments::train::ablate::{self, AblateOptions, VARIANTS};
-use qscale_experiments::train::cores;
 
 use super::{count, progress};
+use crate::run_options::RunOptions;
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
@@ -22,9 +20,6 @@ use crate::system::Locate;
   qscale ablate                              every variant
   qscale ablate --only dueling --only rollouts --ticks 5M --seeds 5")]
 pub struct AblateArgs {
-    /// Folder of the runs; by default ablations in the state folder
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
-    out: Option<PathBuf>,
     /// Only this variant; may be repeated
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(VARIANTS.map(|(name, ..)| name)))]
     only: Vec<String>,
@@ -34,33 +29,27 @@ pub struct AblateArgs {
     /// Models of each variant
     #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     seeds: u32,
-    /// Threads that live through worlds; by default one a core
-    #[arg(long, value_name = "NUMBER")]
-    threads: Option<NonZeroUsize>,
-    /// Begin anew, whatever the folder holds
-    #[arg(long)]
-    overwrite: bool,
-    /// Print the table as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
 /// Trains every variant, and prints the results.
 pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitCode> {
     let options = AblateOptions {
-        out: arguments.out.unwrap_or_else(|| locate.state_dir.join("ablations")),
+        out: arguments.run.out(|| locate.state_dir.join("ablations")),
         only: arguments.only,
         ticks: arguments.ticks,
         seeds: arguments.seeds,
-        threads: arguments.threads.unwrap_or_else(cores),
-        overwrite: arguments.overwrite,
+        threads: arguments.run.threads(),
+        resume: arguments.run.resume,
+        overwrite: arguments.run.overwrite,
     };
     let work = options.clone();
     let Some(lines) = until_stopped("ablation", move |stop| ablate::ablate(&work, &progress::show(), stop)).await? else {
         eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", options.out.display());
         return Ok(ExitCode::from(130));
     };
-    if arguments.json {
+    if arguments.run.json {
         return show::json(&ablate::to_json(&options, &lines)).map(|()| ExitCode::SUCCESS);
     }
     let mut table = Table::new(&["VARIANT", "", "REWARD", "WORST", "VIOLATED", "COST", "SECONDS"]);
