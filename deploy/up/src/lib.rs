@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::{EventType, Load, Outcome, State, subject};
-use qscale_common::name::{FunctionId, Name};
+use qscale_common::name::FunctionId;
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::time::Span;

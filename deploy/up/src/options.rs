@@ -115,6 +115,7 @@ impl UpArgs {
         }
     }
 
+    /// Name of the backend, as `--backend` takes it.
     pub fn backend_name(&self) -> &'static str {
         match self.backend {
             Backend::Local => "local",

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::experiment::{Experiment, Judged, Place, Which};
 use super::figures;
-use super::findings::{self, Finding, Line, Mean};
+use super::findings::{Finding, Line, Mean};
 use super::learn::Effort;
 use super::live::{Course, Figure};
 use crate::train::replace;

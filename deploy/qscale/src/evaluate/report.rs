@@ -1,7 +1,6 @@
 //! What an evaluation found, as files and on the terminal. Owns their names; tables and plots belong to `qscale_evaluate::report`.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -54,8 +53,7 @@ pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took
 
 fn width() -> usize {
     let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let seen = || std::io::stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().ok()).flatten();
-    told.or_else(|| seen().map(|(columns, _)| usize::from(columns))).unwrap_or(WIDTH)
+    told.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))).unwrap_or(WIDTH)
 }
 
 /// How long decisions took: the median, and within what time 99 of 100 were made. It depends on the machine, so it is in no file.
