@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::subject;
-use qscale_common::control::{self, Control};
-use qscale_common::name::{FunctionId, Name};
+use qscale_common::name::Name;
 use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, Pace};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::{accounts, provision};
+use qscale_common::runtime::{accounts, kv, provision};
 use qscale_common::time::Span;
 use serde_json::{Value, json};
 
@@ -217,7 +216,7 @@ impl Running {
         for planned in &plan.functions {
             self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
-            if !is_frozen(bus, &planned.id).await? {
+            if !kv::is_frozen(bus, &planned.id).await? {
                 // What an earlier run left it with is no fair beginning, least of all beside a copy.
                 let beginning = AllocationRequest::new(planned.spec.allocation.into(), None);
                 platform.set_allocation(&planned.id, &beginning).await.with_context(|| format!("function {}", planned.id))?;
@@ -416,23 +415,11 @@ pub fn search_path(program: &Path) -> String {
 }
 
 async fn write_policies(bus: &Bus, functions: &[Planned]) -> anyhow::Result<()> {
-    let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.context("the bucket of policies")?;
+    let policies = kv::open(bus, subject::POLICY_BUCKET).await?;
     for planned in functions {
         policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("writing the policy")?;
     }
     Ok(())
-}
-
-/// Whether an operator froze `function`, alone or with all others.
-async fn is_frozen(bus: &Bus, function: &FunctionId) -> anyhow::Result<bool> {
-    let controls = bus.jetstream().get_key_value(subject::CONTROL_BUCKET).await.context("the bucket of controls")?;
-    for key in [control::ALL, &Control::key(function)] {
-        let control = controls.get(key).await.with_context(|| format!("control {key}"))?;
-        if control.is_some_and(|control| Control::from_json(&control).is_ok_and(|control| control.frozen)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Removes the copy that an earlier run with `--versus` made, where this one makes none.
@@ -441,7 +428,7 @@ async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> 
     let Ok(copy) = copy_of(&only.spec) else { return Ok(()) };
     if platform.get(&copy.id()).await.is_ok() {
         platform.delete(&copy.id()).await.with_context(|| format!("function {}", copy.id()))?;
-        let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.context("the bucket of policies")?;
+        let policies = kv::open(bus, subject::POLICY_BUCKET).await?;
         policies.delete(copy.id().tokens()).await.with_context(|| format!("policy {}", copy.id()))?;
     }
     Ok(())
