@@ -47,7 +47,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the whole system on this machine, in the foreground, with a dashboard
-    Up(Box<qscale_up::UpArgs>),
+    Up(Box<qscale_up::UpOptions>),
     /// Follow the messages of the bus: States, Actions, Outcomes, Rewards, load
     Watch(watch::WatchArgs),
     /// Explain a decision: observation, Q-values, guard, and what HPA and VPA would have requested

@@ -1,74 +1,73 @@
 //! `qscale up`: the whole system on this machine, in the foreground. Owns the printed summary; the system itself belongs to `qscale_up`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use qscale_common::runtime::{clock, shutdown};
-use qscale_up::board::Summary;
-use qscale_up::plan::{Plan, Planned};
+use qscale_up::dashboard::FunctionSummary;
+use qscale_up::plan::{Plan, PlannedFunction};
 use qscale_up::state_dir::StateDir;
-use qscale_up::{Lived, Look, SENTENCES, UpArgs, crowd, falls_behind, live, say};
+use qscale_up::{LINES, RunResult, UpOptions, ViewOptions, lag_warning, many, run_until_done, say};
+use serde_json::json;
 
+use crate::show;
 use crate::system::Locate;
 
-/// Runs the system until it is asked to end.
-pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode> {
+/// Runs the system until it is stopped, and prints a summary.
+pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode> {
     let token = shutdown::token();
-    let plan = Plan::new(&arguments)?;
+    let plan = Plan::new(&options)?;
     clock::follow(plan.pace);
     let began = clock::now();
-    let look = Look { drawn: !arguments.json && !arguments.plain, told: true, limits: false, duration: arguments.duration };
-    let lived = live(&plan, &StateDir::new(&locate.state_dir)?, look, &token).await?;
-    let summary = |planned: &Planned| lived.board.summary(&planned.id, planned.agent.as_str(), lived.load_of(&planned.id));
+    let view = ViewOptions { draw: !options.json && !options.plain, print: true, require_limits: false, duration: options.duration };
+    let result = run_until_done(&plan, &StateDir::new(&locate.state_dir)?, view, &token).await?;
+    let summary = |planned: &PlannedFunction| result.dashboard.summary(&planned.id, planned.agent.as_str(), result.load_of(&planned.id));
     let summaries: Vec<_> = plan.functions.iter().map(summary).collect();
-    let Lived { board, load } = lived;
-    if board.missed_ticks() > 0 {
-        say(&format!("warning: {}", falls_behind(board.missed_ticks(), &plan)));
+    let RunResult { dashboard, load } = result;
+    if dashboard.missed_ticks() > 0 {
+        say(&format!("warning: {}", lag_warning(dashboard.missed_ticks(), &plan)));
     }
-    if let Some(first) = board.first_change {
-        say(&format!("first change of an allocation {:.1} s after the start", first.since(began).as_secs_f64()));
+    if let Some(first) = dashboard.first_change {
+        say(&format!("first change of an allocation after {:.1} s", first.since(began).as_secs_f64()));
     }
-    if arguments.json {
-        let summary = serde_json::json!({
+    if options.json {
+        show::line(json!({
             "seconds": clock::now().since(began).as_secs_f64(),
-            "seed": arguments.seed,
-            "backend": arguments.backend_name(),
-            "speed": arguments.speed,
+            "seed": options.seed,
+            "backend": options.backend_name(),
+            "speed": options.speed,
             "load": plan.load_description,
-            "missed_ticks": board.missed_ticks(),
+            "missed_ticks": dashboard.missed_ticks(),
             "void": load.as_ref().map(|load| load["void"].clone()),
             "send_lag_us": load.as_ref().map(|load| load["send_lag_us"].clone()),
             "functions": summaries,
-        });
-        writeln!(std::io::stdout(), "{summary}").context("standard output")?;
+        }))?;
     } else {
-        crowd::worst_first(&board, &plan.ids())
+        many::worst_first(&dashboard, &plan.ids())
             .iter()
-            .take(SENTENCES)
+            .take(LINES)
             .filter_map(|id| summaries.iter().find(|summary| summary.function == id.to_string()))
-            .for_each(|summary| say(&sentence(summary)));
-        if summaries.len() > SENTENCES {
-            say(&format!("({} more functions; --json shows them all)", summaries.len() - SENTENCES));
+            .for_each(|summary| say(&summary_line(summary)));
+        if summaries.len() > LINES {
+            say(&format!("({} more functions; --json prints all of them)", summaries.len() - LINES));
         }
     }
     if let Some(load) = load.filter(|load| load["void"] == true) {
-        say(&format!("the load generator declares its run void: {}", load["void_reasons"]));
+        say(&format!("warning: the load generator declares the run void: {}", load["void_reasons"]));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn sentence(summary: &Summary) -> String {
+fn summary_line(summary: &FunctionSummary) -> String {
     let load = summary.load.as_ref().map_or_else(String::new, |load| {
         let latency = &load["latency_ms"];
         format!(
-            "{} sent, {} answered well, {} failed; p50 {} ms, p95 {} ms, p99 {} ms; ",
+            "{} sent, {} succeeded, {} failed; p50 {} ms, p95 {} ms, p99 {} ms; ",
             load["sent"], load["succeeded"], load["failed"], latency["p50"], latency["p95"], latency["p99"]
         )
     });
     let most = summary.max_allocation.map_or_else(|| "unknown".to_owned(), |most| most.to_string());
     format!(
-        "{} under {}: {load}allocation mean {:.2} replicas and {:.2} cores, at most {most}; {:.1} core-seconds; {} actions, {} changes, {} guard interventions",
+        "{} under {}: {load}mean allocation {:.2} replicas and {:.2} cores, at most {most}; {:.1} core-seconds; {} actions, {} changes, {} guard interventions",
         summary.function,
         summary.agent,
         summary.mean_allocation.replicas,

@@ -1,4 +1,4 @@
-//! What runs on one machine, and how it is started. Owns the configuration of each service; must not look at what services tell each other.
+//! Start and stop of every process of one machine. Owns the configuration of each service; must not read the messages of services.
 //!
 //! Files are read and written synchronously: they are small and local, and while the system starts the runtime has nothing else to do.
 
@@ -19,64 +19,66 @@ use qscale_common::runtime::{accounts, kv, provision};
 use qscale_common::time::Span;
 use serde_json::{Value, json};
 
-use super::plan::{Plan, Planned, copy_of};
+use super::plan::{Plan, PlannedFunction, copy_of};
 use super::supervisor::{Service, Status, Statuses, Supervisor};
-use super::{Backend, beside, say};
+use super::{Backend, say, sibling_program};
 use crate::state_dir::{Addresses, StateDir, find_nats_server, write_private};
 
-/// What the platform is called, whichever it is.
+/// Name of the platform, local or simulated.
 const PLATFORM: &str = "platform";
-/// What the load generator is called.
+/// Name of the load generator.
 pub const LOAD: &str = "loadgen";
-/// What its run came to.
+/// File of its summary.
 const LOAD_OUTPUT: &str = "load.json";
-/// What a request to the function `faas` takes, milliseconds of CPU.
+/// CPU demand of a request to the function `faas`, milliseconds.
 const DEMAND_MS: &str = "15";
 
-/// Exit codes of the load generator where it did not run: an error, and a command line that it does not understand.
+/// Exit codes of a load generator that did not run: an error, and an invalid command line.
 const FAILED: i32 = 1;
 const WRONG_COMMAND_LINE: i32 = 2;
 
-/// How long a server may take to answer at the start.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// How long most services may take to stop, and how long the platform may, which lets requests finish.
-const STOP_WITHIN: Duration = Duration::from_secs(15);
-const PLATFORM_STOPS_WITHIN: Duration = Duration::from_secs(40);
+/// Longest wait for a server at the start.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Stop timeout of most services, and of the platform and the load generator, which let requests finish.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+const DRAIN_STOP_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// How often the actuator stores what it must not forget, and how often simulated load is told, in real time: neither is worth more messages where
-/// the system lives faster.
-const STORE_EVERY: Duration = Duration::from_secs(10);
-const TELL_EVERY: Duration = Duration::from_secs(1);
-/// Longest period that a service takes.
-const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
-/// Largest answer of the simulated platform's metrics that the collector takes, MiB: 2,000 functions of 20 replicas.
+/// Intervals at which the actuator stores its state and simulated load is reported, in real time: a faster clock does not need more messages.
+const STORE_INTERVAL: Duration = Duration::from_secs(10);
+const LOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest interval that a service accepts.
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+/// Largest metrics text of the simulated platform, MiB: 2,000 functions of 20 replicas.
 const METRICS_MIB: u32 = 512;
 
-/// A system that is being started, runs, or was stopped.
-pub struct Running {
+/// A system that starts, runs, or has stopped.
+pub struct RunningSystem {
     supervisor: Supervisor,
     state: StateDir,
     addresses: Addresses,
     backend: Backend,
     pace: Pace,
     limits: bool,
-    /// Whether its steps are told.
-    told: bool,
-    // Held for as long as the system is up, so that a second one in the same folder is refused.
+    /// Whether its steps are printed.
+    print: bool,
+    // Held while the system runs: a second one in the same folder is refused.
     _lock: File,
-    // Held by the one system of this machine that has the usual ports.
+    // Held by the one system on this machine that has the usual ports.
     _usual_ports: Option<File>,
 }
 
-impl Running {
-    /// Takes the state folder and chooses addresses; `told` has it say what it does.
-    pub fn new(plan: &Plan, state: &StateDir, told: bool) -> anyhow::Result<Self> {
+impl RunningSystem {
+    /// Locks the state folder and chooses addresses; `print` makes it report its steps.
+    ///
+    /// # Errors
+    /// When another system runs in the folder, or no port is free.
+    pub fn new(plan: &Plan, state: &StateDir, print: bool) -> anyhow::Result<Self> {
         let state = state.clone();
         let lock = File::create(state.join("lock")).context("the state folder")?;
         lock.try_lock().map_err(|_| {
-            anyhow::anyhow!("{}: another `qscale up` runs there; stop it, or choose another --state-dir", state.join("").display())
+            anyhow::anyhow!("another `qscale up` runs in {}; stop it, or choose another --state-dir", state.join("").display())
         })?;
-        // It tells of an earlier run.
+        // Summary of an earlier run.
         let _absent = std::fs::remove_file(state.join(LOAD_OUTPUT));
         let usual_ports = claim_usual_ports();
         let address = |usual| address(usual_ports.is_some().then_some(usual));
@@ -100,10 +102,13 @@ impl Running {
         };
         let (backend, pace) = (plan.backend, plan.pace);
         let supervisor = Supervisor::new();
-        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, told, _lock: lock, _usual_ports: usual_ports })
+        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, print, _lock: lock, _usual_ports: usual_ports })
     }
 
     /// Starts everything but the load, in order; returns the operator's connection.
+    ///
+    /// # Errors
+    /// When a program is missing, a service is not ready in time, or a function is refused.
     pub async fn start(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
         let bus = self.start_nats(plan).await?;
         let platform = match self.backend {
@@ -117,7 +122,7 @@ impl Running {
         write_policies(&bus, &plan.functions).await?;
         self.say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(plan)));
         let platform_address = &self.addresses.platform;
-        let store_every = Span(STORE_EVERY.saturating_mul(self.pace.speed()).min(LONGEST_PERIOD));
+        let store_every = Span(STORE_INTERVAL.saturating_mul(self.pace.speed()).min(MAX_INTERVAL));
         let actuator = json!({ "platform": { "address": platform_address }, "store_every": store_every });
         self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
         let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
@@ -138,10 +143,10 @@ impl Running {
 
     async fn start_nats(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
         if self.backend == Backend::Sim {
-            // A simulated world begins anew, and what was decided in another one has no meaning in it.
+            // Every simulated world starts from its initial state; decisions of an earlier one mean nothing in it.
             let _absent = std::fs::remove_dir_all(self.store());
         }
-        let program = find_nats_server().context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")?;
+        let program = find_nats_server().context("nats-server not found: run `make tools`, add it to PATH, or set NATS_SERVER_BIN")?;
         let credentials = self.state.lock_credentials()?;
         let passwords = self.state.passwords(plan.agents.keys())?;
         let authorization = accounts::authorization(&passwords).context("credentials.json")?;
@@ -165,16 +170,16 @@ impl Running {
                 log: self.state.log("nats-server"),
                 output: None,
                 ends: false,
-                stop_timeout: STOP_WITHIN,
+                stop_timeout: STOP_TIMEOUT,
             })
             .await?;
-        let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", ANSWER_WITHIN).await;
+        let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", READY_TIMEOUT).await;
         let setup = connect("setup").await.with_context(|| format!("see {}", self.state.log("nats-server").display()))?;
-        provision::ensure(&async_nats::jetstream::new(setup)).await.context("making streams and buckets")?;
+        provision::ensure(&async_nats::jetstream::new(setup)).await.context("failed to create streams and buckets")?;
         Ok(Bus::of_client(connect("operator").await?, "/qscale/operator"))
     }
 
-    /// Where the streams are kept: apart for simulated worlds, whose hours are not those of this machine.
+    /// Folder of the streams. Simulated worlds have their own, because their time is not that of this machine.
     fn store(&self) -> PathBuf {
         self.state.join(match self.backend {
             Backend::Local => "nats/store",
@@ -189,37 +194,37 @@ impl Running {
             "gateway": self.addresses.gateway,
             "state_dir": self.state.join("platform"),
         });
-        self.start_process(PLATFORM, "qscale-platform", &configuration, PLATFORM_STOPS_WITHIN).await?;
+        self.start_process(PLATFORM, "qscale-platform", &configuration, DRAIN_STOP_TIMEOUT).await?;
         let client = PlatformClient::new(&self.addresses.platform)?;
-        eventually("the local platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
+        wait_until("local platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
     }
 
     async fn start_simulated_platform(&mut self) -> anyhow::Result<PlatformClient> {
-        let speed = if self.pace.speed() > 1 { format!(", {} times as fast as real time", self.pace.speed()) } else { String::new() };
+        let speed = if self.pace.speed() > 1 { format!(", speed {}", self.pace.speed()) } else { String::new() };
         self.say(&format!("[2/6] simulated platform: API {}{speed}", self.addresses.platform));
         let configuration = json!({
             "api": self.addresses.platform,
             "load_waits": true,
-            "load_every": Span(TELL_EVERY.saturating_mul(self.pace.speed())),
+            "load_every": Span(LOAD_INTERVAL.saturating_mul(self.pace.speed())),
             "nats": self.bus_config("loadgen"),
         });
-        self.start_process(PLATFORM, "qscale-simulated", &configuration, STOP_WITHIN).await?;
+        self.start_process(PLATFORM, "qscale-simulated", &configuration, STOP_TIMEOUT).await?;
         let client = PlatformClient::new(&self.addresses.platform)?;
-        eventually("the simulated platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
+        wait_until("simulated platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
     }
 
-    /// Runs the functions with what their files give them.
+    /// Adds the functions with the allocations of their files.
     async fn add_functions(&self, platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
         remove_left_copy(platform, bus, plan).await?;
         for planned in &plan.functions {
             self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
             if !kv::is_frozen(bus, &planned.id).await? {
-                // What an earlier run left it with is no fair beginning, least of all beside a copy.
-                let beginning = AllocationRequest::new(planned.spec.allocation.into(), None);
-                platform.set_allocation(&planned.id, &beginning).await.with_context(|| format!("function {}", planned.id))?;
+                // The allocation of an earlier run would be an unfair start, above all next to a copy.
+                let initial = AllocationRequest::new(planned.spec.allocation.into(), None);
+                platform.set_allocation(&planned.id, &initial).await.with_context(|| format!("function {}", planned.id))?;
             }
         }
         Ok(())
@@ -237,18 +242,18 @@ impl Running {
         Ok(())
     }
 
-    /// Starts a service that speaks on the bus as `user`.
+    /// Starts a service that connects to the bus as `user`.
     async fn start_service(&self, name: &str, user: &str, program: &str, configuration: &Value) -> anyhow::Result<()> {
         let mut configuration = configuration.clone();
         configuration["nats"] = serde_json::to_value(self.bus_config(user))?;
-        configuration["health"] = json!(self.addresses.health.get(name).context("every service has an address")?);
-        self.start_process(name, program, &configuration, STOP_WITHIN).await
+        configuration["health"] = json!(self.addresses.health.get(name).context("the service has no health address")?);
+        self.start_process(name, program, &configuration, STOP_TIMEOUT).await
     }
 
     async fn start_process(&self, name: &str, program: &str, configuration: &Value, stop_timeout: Duration) -> anyhow::Result<()> {
         let path = self.state.join("config").join(format!("{name}.json"));
         write_private(&path, &serde_json::to_vec_pretty(configuration)?)?;
-        let program = beside(program)?;
+        let program = sibling_program(program)?;
         self.supervisor
             .start(Service {
                 name: name.into(),
@@ -271,39 +276,43 @@ impl Running {
         environment
     }
 
-    /// Waits until every function has a ready replica and every service says that it is ready. Whether CPU and memory can be limited here.
+    /// Waits until every function has a ready replica and every service is ready. Returns whether CPU and memory can be limited here.
     async fn until_ready(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<bool> {
-        self.say("[5/6] waiting until everything is ready");
+        self.say("[5/6] waiting for readiness");
         let ready = async || {
             let Ok(functions) = platform.list().await else { return false };
-            let has_replica = |planned: &Planned| functions.iter().any(|status| status.id() == planned.id && status.actual.ready > 0);
+            let has_replica =
+                |planned: &PlannedFunction| functions.iter().any(|status| status.id() == planned.id && status.actual.ready > 0);
             plan.functions.iter().all(has_replica)
         };
-        eventually("a replica of every function", &self.state.log("platform"), ready).await?;
+        wait_until("a replica of every function", &self.state.log("platform"), ready).await?;
         for (service, address) in &self.addresses.health {
             let ready =
                 async || crate::state_dir::conditions(address).await.is_some_and(|conditions| conditions.values().all(|holds| *holds));
-            eventually(service, &self.state.log(service), ready).await?;
+            wait_until(service, &self.state.log(service), ready).await?;
         }
         Ok(platform.list().await?.iter().all(|status| status.vertical))
     }
 
     fn say(&self, text: &str) {
-        if self.told {
+        if self.print {
             say(text);
         }
     }
 
-    /// Whether CPU and memory can be limited here; known once everything is started.
+    /// Whether CPU and memory can be limited here; known after the start.
     pub fn can_limit(&self) -> bool {
         self.limits
     }
 
-    /// Starts the load generator; every function gets the same arrivals.
+    /// Starts the load; every function gets the same arrivals.
+    ///
+    /// # Errors
+    /// When the load generator or the simulated load cannot be started.
     pub async fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
         if self.backend == Backend::Sim {
             self.say(&format!("[6/6] load {} on {} functions", plan.load_description, plan.functions.len()));
-            return self.simulated()?.begin_load().await.context("the simulated platform does not begin the load");
+            return self.simulated()?.begin_load().await.context("failed to start the simulated load");
         }
         let Some(load) = &plan.load else {
             self.say("[6/6] no load");
@@ -311,20 +320,21 @@ impl Running {
         };
         self.say(&format!("[6/6] load {} as {}", load.pattern, load.request.protocol));
         let nats = self.bus_config("loadgen");
-        let password = std::fs::read_to_string(self.state.password_file("loadgen")).context("the password of the load generator")?;
+        let password =
+            std::fs::read_to_string(self.state.password_file("loadgen")).context("failed to read the password of the load generator")?;
         let mut arguments = load.arguments(&self.addresses.gateway, plan.functions.iter().map(|planned| &planned.id));
         arguments.extend([format!("--duration-ms={DEMAND_MS}"), format!("--nats={}", nats.url), format!("--nats-user={}", nats.user)]);
         self.supervisor
             .start(Service {
                 name: LOAD.into(),
-                program: beside("qscale-loadgen")?,
+                program: sibling_program("qscale-loadgen")?,
                 arguments,
-                // The environment of a process is its owner's alone to read; its arguments are everyone's.
+                // Only the owner of a process can read its environment; everyone can read its arguments.
                 environment: vec![("QSCALE_NATS_PASSWORD".into(), password)],
                 log: self.state.log(LOAD),
                 output: Some(self.load_output()),
                 ends: true,
-                stop_timeout: PLATFORM_STOPS_WITHIN,
+                stop_timeout: DRAIN_STOP_TIMEOUT,
             })
             .await
     }
@@ -333,14 +343,14 @@ impl Running {
         self.state.join(LOAD_OUTPUT)
     }
 
-    /// How often the simulated platform was started again, where that is more often than `known`: then its functions are gone.
-    pub fn world_lost(&self, known: u32) -> Option<u32> {
+    /// Restarts of the simulated platform, if more than `known`: its functions are then gone.
+    pub fn world_restarts(&self, known: u32) -> Option<u32> {
         let restarts = self.statuses().get(PLATFORM).filter(|_| self.backend == Backend::Sim)?.restarts;
         (restarts > known).then_some(restarts)
     }
 
-    /// Gives a simulated platform that was started again its functions and their load; fails while it does not answer yet.
-    pub async fn begin_anew(&self, plan: &Plan) -> anyhow::Result<()> {
+    /// Adds the functions and their load to a simulated platform that restarted; fails until it answers.
+    pub async fn restore_world(&self, plan: &Plan) -> anyhow::Result<()> {
         let platform = self.simulated()?;
         for planned in &plan.functions {
             platform.add(&planned.spec).await?;
@@ -348,7 +358,7 @@ impl Running {
         Ok(platform.begin_load().await?)
     }
 
-    /// What the simulated platform says that the load came to; `None` where there is none.
+    /// Summary of the simulated load; `None` with real functions.
     pub async fn simulated_load(&self) -> Option<Value> {
         if self.backend == Backend::Local {
             return None;
@@ -360,12 +370,12 @@ impl Running {
         Ok(PlatformClient::new(&self.addresses.platform)?)
     }
 
-    /// What the load generator says its run came to.
+    /// Summary of the load generator; `None` until it ends.
     pub fn load_summary(&self) -> Option<Value> {
         serde_json::from_slice(&std::fs::read(self.load_output()).ok()?).ok()
     }
 
-    /// What the load generator said of why it could not run; `None` where it ran to its end.
+    /// Error of a load generator that did not run.
     pub fn load_failure(&self) -> Option<String> {
         let Some(Status::Ended(FAILED | WRONG_COMMAND_LINE)) = self.supervisor.status(LOAD) else { return None };
         let log = self.state.log(LOAD);
@@ -374,7 +384,7 @@ impl Running {
         Some(said.map_or_else(|| format!("see {}", log.display()), ToOwned::to_owned))
     }
 
-    /// How every process stands.
+    /// State of every process.
     pub fn statuses(&self) -> Statuses {
         self.supervisor.statuses()
     }
@@ -387,7 +397,7 @@ impl Running {
     /// Stops everything, the last started first.
     pub fn stop(&mut self) {
         self.supervisor.stop_all();
-        // The file may never have been written.
+        // Absent if the start failed.
         let _absent = std::fs::remove_file(self.state.join("addresses.json"));
     }
 
@@ -405,7 +415,7 @@ fn names(plan: &Plan) -> String {
     plan.agents.keys().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// The programs that lie beside ours come before those of the PATH, so that function files can name them plainly.
+/// `PATH` with the folder of `program` in front, so that function files can name the project's programs without a path.
 pub fn search_path(program: &Path) -> String {
     let own = program.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
     match std::env::var("PATH") {
@@ -414,10 +424,10 @@ pub fn search_path(program: &Path) -> String {
     }
 }
 
-async fn write_policies(bus: &Bus, functions: &[Planned]) -> anyhow::Result<()> {
+async fn write_policies(bus: &Bus, functions: &[PlannedFunction]) -> anyhow::Result<()> {
     let policies = kv::open(bus, subject::POLICY_BUCKET).await?;
     for planned in functions {
-        policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("writing the policy")?;
+        policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("failed to write a policy")?;
     }
     Ok(())
 }
@@ -434,24 +444,25 @@ async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> 
     Ok(())
 }
 
-/// The right to the usual ports, which one system of a machine has: two that start at the same time would find the same ports free.
+/// Lock on the usual ports. One system of a machine has it: two that start at the same time would find the same ports free.
 fn claim_usual_ports() -> Option<File> {
     let file = File::create(std::env::temp_dir().join("qscale-usual-ports.lock")).ok()?;
     file.try_lock().ok().map(|()| file)
 }
 
-/// A loopback address with the usual port, or with any free one where there is none or it is taken.
+/// A loopback address with the usual port, or with any free one.
 fn address(usual: Option<u16>) -> anyhow::Result<SocketAddr> {
     let bind = |port| TcpListener::bind(("127.0.0.1", port));
-    let listener = usual.map_or_else(|| bind(0), |port| bind(port).or_else(|_| bind(0))).context("no port on 127.0.0.1 is free")?;
-    listener.local_addr().context("the address of a socket")
+    let listener = usual.map_or_else(|| bind(0), |port| bind(port).or_else(|_| bind(0))).context("no free port on 127.0.0.1")?;
+    listener.local_addr().context("failed to read the address of a socket")
 }
 
-/// Waits until `condition` holds.
-async fn eventually(what: &str, log: &Path, condition: impl AsyncFn() -> bool) -> anyhow::Result<()> {
+/// Waits until `condition` holds, at most [`READY_TIMEOUT`].
+async fn wait_until(what: &str, log: &Path, condition: impl AsyncFn() -> bool) -> anyhow::Result<()> {
     let began = clock::instant();
     while !condition().await {
-        anyhow::ensure!(began.elapsed() < ANSWER_WITHIN, "{what} is not ready after {ANSWER_WITHIN:?}; see {}", log.display());
+        let waited = clock::instant().duration_since(began);
+        anyhow::ensure!(waited < READY_TIMEOUT, "{what} not ready after {READY_TIMEOUT:?}; see {}", log.display());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

@@ -1,9 +1,11 @@
-//! `qscale up`: the whole system on this machine, in the foreground. Owns the order of start and stop, and what a run came to.
+//! The whole system on one machine: nats-server, a platform, collector, actuator, agents and load generator, with a live view.
+//!
+//! Owns the order of start and stop, and the result of a run. Must not decide allocations or measure latency: the services do.
 
-pub mod board;
-pub mod crowd;
+pub mod dashboard;
 pub mod launch;
 pub mod load;
+pub mod many;
 pub mod options;
 pub mod plan;
 pub mod state_dir;
@@ -24,90 +26,94 @@ use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::board::Board;
-use self::launch::Running;
+use self::dashboard::Dashboard;
+use self::launch::RunningSystem;
 pub use self::load::{LoadPlan, RequestForm};
-pub use self::options::{Backend, UpArgs};
+pub use self::options::{Backend, UpOptions};
 use self::plan::Plan;
 use self::state_dir::StateDir;
 use self::supervisor::{Status, Statuses};
 use self::view::View;
 
-/// Functions of which each has a sentence at the end, and a line now and then; of more only the worst have.
-pub const SENTENCES: usize = 8;
+/// Up to this number of functions, each has a line of its own in printed output.
+pub const LINES: usize = 8;
+/// Of more functions, this number of the worst has a line.
 const WORST: usize = 3;
-/// How often the view is drawn.
-const DRAW_EVERY: Duration = Duration::from_millis(250);
-/// How often a line is printed where there is no terminal to draw on.
-const PRINT_EVERY: Duration = Duration::from_secs(5);
-/// How long after its planned end a load generator may drain.
-const DRAIN_WITHIN: Duration = Duration::from_secs(45);
+/// Interval between two drawings of the view.
+const DRAW_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval between two reports without a terminal.
+const PRINT_INTERVAL: Duration = Duration::from_secs(5);
+/// Time after its planned end within which the load generator drains.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How a system is looked after while it is up.
+/// How a run is shown and ended.
 #[derive(Debug, Clone, Copy)]
-pub struct Look {
+pub struct ViewOptions {
     /// Whether it may be drawn on a terminal.
-    pub drawn: bool,
-    /// Whether its steps are told, and where it is not drawn lines tell of its functions.
-    pub told: bool,
-    /// Whether CPU must be limited, so that where it cannot there is nothing to see.
-    pub limits: bool,
-    /// How long; `None` until it is asked to end.
+    pub draw: bool,
+    /// Whether steps and, without a terminal, the state of the functions are printed.
+    pub print: bool,
+    /// Whether to fail where CPU and memory cannot be limited.
+    pub require_limits: bool,
+    /// Length of the run; until it is cancelled where it is `None`.
     pub duration: Option<Span>,
 }
 
-/// What came of a system that was up.
-pub struct Lived {
-    /// What was known of its functions at last.
-    pub board: Board,
-    /// What the load generator says that the load came to; `None` where there was none.
+/// The result of a run.
+pub struct RunResult {
+    /// The functions at the end of the run.
+    pub dashboard: Dashboard,
+    /// Summary of the load; `None` without load.
     pub load: Option<Value>,
 }
 
-impl Lived {
-    /// What the load generator says of `function`.
+impl RunResult {
+    /// Summary of the load on `function`.
     pub fn load_of(&self, function: &FunctionId) -> Option<Value> {
         self.load.as_ref()?["functions"].as_array()?.iter().find(|line| line["function"] == function.to_string()).cloned()
     }
 }
 
-/// Starts what `plan` says, has it live until it is over or `token` is cancelled, and stops it.
-pub async fn live(plan: &Plan, state: &StateDir, look: Look, token: &CancellationToken) -> anyhow::Result<Lived> {
-    let mut running = Running::new(plan, state, look.told)?;
+/// Starts the system of `plan`, waits until the run is over or `token` is cancelled, and stops it. Its files are kept in `state`.
+///
+/// # Errors
+/// When another system runs in the folder, a program is missing, a service does not become ready within a minute, or the load generator sends nothing.
+pub async fn run_until_done(plan: &Plan, state: &StateDir, view: ViewOptions, token: &CancellationToken) -> anyhow::Result<RunResult> {
+    let mut running = RunningSystem::new(plan, state, view.print)?;
     let started = tokio::select! {
         started = running.start(plan) => started,
-        () = token.cancelled() => Err(anyhow::anyhow!("stopped while starting")),
+        () = token.cancelled() => Err(anyhow::anyhow!("stopped during start-up")),
     };
     let followed = match started {
-        Ok(_) if look.limits && !running.can_limit() => Err(anyhow::anyhow!(
-            "cgroups cannot be written here, so that CPU and memory are not limited and nothing would change; see `qscale doctor`"
+        Ok(_) if view.require_limits && !running.can_limit() => Err(anyhow::anyhow!(
+            "cgroups are not writable, so CPU and memory cannot be limited and a vertical run shows nothing; see `qscale doctor`"
         )),
-        Ok(bus) => follow(plan, look, &running, &bus, token).await,
+        Ok(bus) => follow(plan, view, &running, &bus, token).await,
         Err(error) => Err(error),
     };
     let simulated = running.simulated_load().await;
-    if look.told {
-        say("stopping: load, agents, collector, actuator, platform, nats-server");
+    if view.print {
+        say("stopping load, agents, collector, actuator, platform, nats-server");
     }
     let ended = tokio::task::spawn_blocking(move || {
         running.stop();
         running
     })
     .await
-    .context("the stop was interrupted")?;
-    let board = followed?;
+    .context("failed to stop the system")?;
+    let dashboard = followed?;
     let load = simulated.or_else(|| ended.load_summary());
     if load.is_none()
-        && let Some(why) = ended.load_failure()
+        && let Some(reason) = ended.load_failure()
     {
-        anyhow::bail!("the load generator sent nothing: {why}");
+        anyhow::bail!("the load generator sent nothing: {reason}");
     }
-    Ok(Lived { board, load })
+    Ok(RunResult { dashboard, load })
 }
 
-/// Progress goes to standard error; standard output belongs to the summary.
+/// Prints a line to standard error; standard output is for results.
 pub fn say(text: &str) {
-    // Whoever closed standard error does not want to know.
+    // A closed standard error is the caller's choice.
     let _closed = writeln!(std::io::stderr(), "{text}");
 }
 
@@ -126,29 +132,36 @@ impl Streams {
         })
     }
 
-    fn take_in(&mut self, board: &mut Board) {
+    /// Moves the messages that have arrived to the dashboard.
+    fn drain(&mut self, dashboard: &mut Dashboard) {
         while let Some(received) = self.states.try_next() {
-            board.state(received.message);
+            dashboard.state(received.message);
         }
         while let Some(received) = self.outcomes.try_next() {
-            board.outcome(&received.message);
+            dashboard.outcome(&received.message);
         }
         while let Some(received) = self.loads.try_next() {
-            board.load(received.message);
+            dashboard.load(received.message);
         }
     }
 }
 
-/// Shows what happens until the time is up, the load generator has ended, or somebody asks to end.
-async fn follow(plan: &Plan, look: Look, running: &Running, bus: &Bus, token: &CancellationToken) -> anyhow::Result<Board> {
-    let mut board = Board::default();
+/// Shows the system until the time is up, the load generator ends, or the user quits.
+async fn follow(
+    plan: &Plan,
+    view: ViewOptions,
+    running: &RunningSystem,
+    bus: &Bus,
+    token: &CancellationToken,
+) -> anyhow::Result<Dashboard> {
+    let mut dashboard = Dashboard::default();
     let mut streams = Streams::open(bus).await?;
     running.start_load(plan).await?;
     let began = clock::instant();
-    let mut view = View::open(look.drawn);
+    let mut screen = View::open(view.draw);
     let shown = plan.ids();
     let (mut missed, mut world) = (0, 0);
-    let mut draw = tokio::time::interval(DRAW_EVERY);
+    let mut draw = tokio::time::interval(DRAW_INTERVAL);
     draw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut printed = clock::instant();
     loop {
@@ -156,89 +169,86 @@ async fn follow(plan: &Plan, look: Look, running: &Running, bus: &Bus, token: &C
             () = token.cancelled() => break,
             _ = draw.tick() => {}
         }
-        streams.take_in(&mut board);
+        streams.drain(&mut dashboard);
         let statuses = running.statuses();
-        let elapsed = began.elapsed() * plan.pace.speed();
-        board.sample(&shown, clock::now());
-        view.draw(&board, &statuses, &shown, &title(plan, running, elapsed), clock::now());
-        if printed.elapsed() >= PRINT_EVERY {
-            printed = clock::instant();
-            if look.told && !view.is_open() {
-                print_lines(&board, &shown, &statuses);
+        let now = clock::instant();
+        let elapsed = now.duration_since(began) * plan.pace.speed();
+        dashboard.sample(&shown, clock::now());
+        screen.draw(&dashboard, &statuses, &shown, &title(plan, running, elapsed), clock::now());
+        if now.duration_since(printed) >= PRINT_INTERVAL {
+            printed = now;
+            if view.print && !screen.is_open() {
+                print_lines(&dashboard, &shown, &statuses);
             }
-            if board.missed_ticks() > missed {
-                let warning = format!("warning: {}", falls_behind(board.missed_ticks() - missed, plan));
-                if view.is_open() {
-                    board.line(warning)
-                } else if look.told {
-                    say(&warning)
+            if dashboard.missed_ticks() > missed {
+                let warning = format!("warning: {}", lag_warning(dashboard.missed_ticks() - missed, plan));
+                if screen.is_open() {
+                    dashboard.line(warning);
+                } else if view.print {
+                    say(&warning);
                 }
-                missed = board.missed_ticks();
+                missed = dashboard.missed_ticks();
             }
         }
-        if let Some(restarts) = running.world_lost(world)
-            && running.begin_anew(plan).await.is_ok()
+        if let Some(restarts) = running.world_restarts(world)
+            && running.restore_world(plan).await.is_ok()
         {
-            board.line(format!("the simulated platform was started again ({restarts} times): its world begins anew"));
+            dashboard.line(format!("the simulated platform restarted (restart {restarts}); its functions start from their initial state"));
             world = restarts;
         }
-        if view.asked_to_end(&board, &shown) || over(look, elapsed, &statuses) {
+        if screen.quit_requested(&dashboard, &shown) || is_over(view, elapsed, &statuses) {
             break;
         }
     }
-    view.close();
-    streams.take_in(&mut board);
-    Ok(board)
+    screen.close();
+    streams.drain(&mut dashboard);
+    Ok(dashboard)
 }
 
-/// Whether the run is over: the load generator ended by itself, or without load the time is up.
-fn over(look: Look, elapsed: Duration, statuses: &Statuses) -> bool {
+/// Whether the run is over: the load generator ended by itself or, without load, the time is up.
+fn is_over(view: ViewOptions, elapsed: Duration, statuses: &Statuses) -> bool {
     let load = statuses.get(launch::LOAD).map(|service| service.status);
-    match (load, look.duration) {
+    match (load, view.duration) {
         (Some(Status::Ended(_)), _) => true,
         (_, None) => false,
-        (Some(_), Some(Span(planned))) => elapsed >= planned.saturating_add(DRAIN_WITHIN),
+        (Some(_), Some(Span(planned))) => elapsed >= planned.saturating_add(DRAIN_TIMEOUT),
         (None, Some(Span(planned))) => elapsed >= planned,
     }
 }
 
-fn title(plan: &Plan, running: &Running, elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs_f64();
+fn title(plan: &Plan, running: &RunningSystem, elapsed: Duration) -> String {
+    let (seconds, load) = (elapsed.as_secs_f64(), &plan.load_description);
     match plan.backend {
-        Backend::Local => format!("qscale  {seconds:.0} s  load {}  gateway {}  (q ends)", plan.load_description, running.gateway()),
+        Backend::Local => format!("qscale  {seconds:.0} s  load {load}  gateway {}  (q quits)", running.gateway()),
         Backend::Sim => {
-            let count = plan.functions.len();
-            format!(
-                "qscale  {seconds:.0} s at speed {}  {count} simulated functions  load {}  (q ends)",
-                plan.pace.speed(),
-                plan.load_description
-            )
+            let (speed, count) = (plan.pace.speed(), plan.functions.len());
+            format!("qscale  {seconds:.0} s at speed {speed}  {count} simulated functions  load {load}  (q quits)")
         }
     }
 }
 
-/// That ticks were missed, and the way out.
-pub fn falls_behind(ticks: u64, plan: &Plan) -> String {
-    let way_out = match plan.backend {
-        Backend::Sim if plan.pace.speed() > 1 => "lower --speed, simulate fewer --functions, or decide less often (--tick)",
-        Backend::Sim => "simulate fewer --functions, or decide less often (--tick)",
-        Backend::Local => "decide less often (--tick), or see what else keeps this machine busy",
+/// A warning that ticks were missed, with the remedy.
+pub fn lag_warning(ticks: u64, plan: &Plan) -> String {
+    let remedy = match plan.backend {
+        Backend::Sim if plan.pace.speed() > 1 => "lower --speed, reduce --functions, or lengthen --tick",
+        Backend::Sim => "reduce --functions, or lengthen --tick",
+        Backend::Local => "lengthen --tick, or stop other work on this machine",
     };
-    format!("{ticks} ticks of functions passed without a State: the system cannot keep up; {way_out}")
+    format!("{ticks} ticks without a State: the system is overloaded; {remedy}")
 }
 
-fn print_lines(board: &Board, shown: &[FunctionId], statuses: &Statuses) {
-    if shown.len() > SENTENCES {
-        say(&crowd::Totals::of(board, shown).to_string());
+fn print_lines(dashboard: &Dashboard, shown: &[FunctionId], statuses: &Statuses) {
+    if shown.len() > LINES {
+        say(&many::SystemTotals::of(dashboard, shown).to_string());
     }
-    let worst = crowd::worst_first(board, shown);
-    for function in worst.iter().take(if shown.len() > SENTENCES { WORST } else { SENTENCES }) {
-        match board.functions.get(function) {
-            Some(entry) => {
-                let lines: Vec<String> = view::describe(entry).iter().map(ToString::to_string).collect();
+    let worst = many::worst_first(dashboard, shown);
+    for function in worst.iter().take(if shown.len() > LINES { WORST } else { LINES }) {
+        match dashboard.functions.get(function) {
+            Some(record) => {
+                let lines: Vec<String> = view::describe(record).iter().map(ToString::to_string).collect();
                 say(&format!("{function}  {}", lines.join("; ")));
             }
-            None => say(&format!("{function}  nothing measured yet")),
+            None => say(&format!("{function}  no measurement yet")),
         }
     }
     for (name, service) in statuses.iter().filter(|(_, service)| service.status == Status::Restarting) {
@@ -247,9 +257,12 @@ fn print_lines(board: &Board, shown: &[FunctionId], statuses: &Statuses) {
     }
 }
 
-/// The folder in which this program lies; the services lie beside it.
-pub fn beside(program: &str) -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("the path of this program")?;
+/// Path of another program of the project, in the folder of this one.
+///
+/// # Errors
+/// When there is no such file.
+pub fn sibling_program(program: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("failed to find the path of this program")?;
     let path = own.with_file_name(program);
     anyhow::ensure!(path.is_file(), "{} is missing; build it with `make build`", path.display());
     Ok(path)

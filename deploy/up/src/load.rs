@@ -7,7 +7,7 @@ use qscale_common::workload::Gaps;
 /// Duration of a load that runs until it is stopped.
 const UNTIL_STOPPED: Span = Span::seconds(365 * 24 * 3600);
 
-/// How requests are sent, and what they contain.
+/// Protocol and content of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RequestForm {
     /// Protocol of the load generator.
@@ -25,7 +25,7 @@ pub struct LoadPlan {
     pub gaps: Gaps,
     /// The requests.
     pub request: RequestForm,
-    /// How long it is sent; until it is stopped where it is `None`.
+    /// Length of the load; until it is stopped where it is `None`.
     pub duration: Option<Span>,
     /// Seed of the arrivals.
     pub seed: u64,

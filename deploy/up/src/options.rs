@@ -1,4 +1,4 @@
-//! The options of one run of the whole system. Owns which options go together; starts nothing.
+//! The options of one run of the whole system. Owns which options go system; starts nothing.
 
 use std::path::PathBuf;
 
@@ -14,103 +14,98 @@ pub enum Backend {
     /// On this machine, as processes
     #[default]
     Local,
-    /// Nowhere: they are simulated, hundreds at once, in real time or faster
+    /// In the simulator: hundreds of functions, in real time or faster
     Sim,
 }
 
-/// Run nats-server, local platform, collector, agent, actuator and load generator, and show what they do.
+/// Help of `--load`: the forms of a pattern.
+fn load_help() -> String {
+    format!("Offered load: {}; none for no load", Pattern::FORMS.map(|form| form.grammar).join(", "))
+}
+
+/// Run nats-server, platform, collector, agent, actuator and load generator on this machine, with a live view.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale up                                              fibonacci under a daily wave of two minutes, scaled both ways
+  qscale up                                              fibonacci under a wave of two minutes, scaled both ways
   qscale up --for 60s --json --load step:5@0s,40@15s,5@40s
-  qscale up --versus threshold-both                      the learned agent and a rule side by side under the same arrivals
-  qscale up --model .qscale/training/model.dqn           by a model of your own
-  qscale up --agent threshold --versus static            two agents side by side under the same arrivals
+  qscale up --versus threshold-both                      the learned agent and a rule, with the same arrivals
+  qscale up --model .qscale/training/model.dqn           your own model
+  qscale up --agent threshold --versus static            two agents with the same arrivals
   qscale up --function my-function.toml --protocol http --load 20
   qscale up --backend sim --functions 200 --agent hpa    two hundred simulated functions
   qscale up --backend sim --speed 10 --for 10m --json --trace DIR --versus static")]
-pub struct UpArgs {
-    /// Where functions run
+pub struct UpOptions {
+    /// Backend
     #[arg(long, value_enum, value_name = "BACKEND", default_value_t)]
     pub backend: Backend,
-    /// Stop after this time (90s, 10m); of the system's own time where that runs faster
+    /// Stop after this time (90s, 10m), measured by the system's clock
     #[arg(long = "for", value_name = "TIME")]
     pub duration: Option<Span>,
-    /// Load that is offered: constant:50, step:RATE@TIME,..., ramp:A..B/TIME, diurnal:A..B/PERIOD, bursty:A..B/PERIOD/LENGTH, spike:A..B@TIME/LENGTH; none for no load
-    #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m")]
+    #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m", help = load_help())]
     pub load: String,
     /// Agent that scales the function
     #[arg(long, value_name = "NAME", default_value = DQN)]
     pub agent: Name,
-    /// Run a second copy of the function under the same arrivals, scaled by this agent
+    /// Also run a copy of the function with the same arrivals, scaled by this agent
     #[arg(long, value_name = "NAME")]
     pub versus: Option<Name>,
-    /// What the agent dqn decides by: a checkpoint, or store:NAME for the version of NAME that is in use in the model store; store:dqn without this
+    /// Model of the agent dqn: a checkpoint file, or store:NAME for the version in use of a model in the store [default: store:dqn]
     #[arg(long, value_name = "FILE|store:NAME", value_hint = clap::ValueHint::FilePath)]
     pub model: Option<String>,
-    /// Function to run: fibonacci (without this), aes, faas, or a function file
+    /// Function: fibonacci, aes, faas, or a function file [default: fibonacci]
     #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
     pub function: Option<String>,
-    /// How requests are sent: relay, direct:SERVICE, faas, http; by default what suits the function
+    /// Protocol of the requests: relay, direct:SERVICE, faas, http; the default depends on the function
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<String>,
-    /// What each request asks for, such as name=50000 of fibonacci; by default some 15 ms of CPU; may be repeated
+    /// Field of each request, such as name=50000 for fibonacci; repeatable. By default a request takes about 15 ms of CPU
     #[arg(long = "input", value_name = "FIELD=VALUE")]
     pub inputs: Vec<String>,
-    /// Functions to simulate; without this one, or up to 100 of a trace
+    /// Number of functions [default: 1, or up to 100 of a trace]
     #[arg(long, value_name = "COUNT", help_heading = "Simulated functions")]
     pub functions: Option<u32>,
-    /// How many times as fast as real time the whole system lives, 1 to 1000
+    /// Speed of the system's clock relative to real time, 1 to 1000
     #[arg(long, value_name = "FACTOR", default_value_t = 1, help_heading = "Simulated functions")]
     pub speed: u32,
-    /// What requests and starts ask for: a profile by name (fibonacci-python without this), or a file
+    /// Profile of the functions: a name or a file [default: fibonacci-python]
     #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Simulated functions")]
     pub profile: Option<String>,
-    /// Play a trace instead of --load: a folder in InVitro's or Azure's format, a function of it for each
+    /// Replay a trace instead of --load: a folder in the format of InVitro or Azure, one function for each of its functions
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = "Simulated functions")]
     pub trace: Option<PathBuf>,
-    /// How often is decided
+    /// Control interval
     #[arg(long, value_name = "TIME", default_value = "2s")]
     pub tick: TickLength,
-    /// Bound on the 95th percentile of latency
+    /// Objective: bound on the 95th percentile of latency
     #[arg(long, value_name = "TIME", default_value = "200ms")]
     pub slo: Span,
-    /// Seed of the arrivals: the same seed, the same arrivals
+    /// Seed of the arrivals
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
-    /// Print one summary object at the end on standard output
+    /// Print the summary as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
-    /// Plain lines instead of the live view
+    /// Print lines instead of the live view
     #[arg(long)]
     pub plain: bool,
 }
 
-impl UpArgs {
-    /// Refuses what the backend cannot do.
+impl UpOptions {
+    /// Refuses options of the other backend.
     pub(crate) fn check_backend(&self) -> anyhow::Result<()> {
-        let (given, why) = match self.backend {
-            Backend::Local => (
-                [
-                    ("speed", self.speed != 1),
-                    ("functions", self.functions.is_some()),
-                    ("profile", self.profile.is_some()),
-                    ("trace", self.trace.is_some()),
-                ],
-                "real processes cannot be hurried or multiplied; add --backend sim to simulate functions",
-            ),
-            Backend::Sim => (
-                [
-                    ("function", self.function.is_some()),
-                    ("protocol", self.protocol.is_some()),
-                    ("input", !self.inputs.is_empty()),
-                    ("", false),
-                ],
-                "simulated functions run nothing; --profile says what their requests ask for",
-            ),
+        let local = [("function", self.function.is_some()), ("protocol", self.protocol.is_some()), ("input", !self.inputs.is_empty())];
+        let simulated = [
+            ("speed", self.speed != 1),
+            ("functions", self.functions.is_some()),
+            ("profile", self.profile.is_some()),
+            ("trace", self.trace.is_some()),
+        ];
+        let (refused, remedy): (&[_], _) = match self.backend {
+            Backend::Local => (&simulated, "it is for simulated functions; add --backend sim"),
+            Backend::Sim => (&local, "it is for real functions; use --profile to describe simulated ones"),
         };
-        match given.into_iter().find(|(_, given)| *given) {
-            Some((option, _)) => anyhow::bail!("--{option} does not go with --backend {}: {why}", self.backend_name()),
+        match refused.iter().find(|(_, given)| *given) {
+            Some((option, _)) => anyhow::bail!("--{option} is not valid with --backend {}: {remedy}", self.backend_name()),
             None => Ok(()),
         }
     }

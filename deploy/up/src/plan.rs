@@ -1,4 +1,4 @@
-//! What is to run, as the command line asks for it. Owns which functions there are, their policies and their load; starts nothing.
+//! The plan of a run, from its options. Owns which functions there are, their policies and their load; starts nothing.
 
 mod simulated;
 
@@ -20,7 +20,7 @@ use qscale_dqn::registry::{self, DQN};
 use serde_json::{Map, Value, json};
 
 use crate::load::{LoadPlan, RequestForm};
-use crate::options::{Backend, UpArgs};
+use crate::options::{Backend, UpOptions};
 
 const SHIPPED: [(&str, &str); 3] = [
     ("fibonacci", include_str!("../../functions/fibonacci.toml")),
@@ -28,25 +28,25 @@ const SHIPPED: [(&str, &str); 3] = [
     ("faas", include_str!("../../functions/faas.toml")),
 ];
 
-/// A function that is to run, and the agent that scales it.
+/// A function to run, and the agent that scales it.
 #[derive(Debug)]
-pub struct Planned {
+pub struct PlannedFunction {
     /// Its name.
     pub id: FunctionId,
-    /// The agent that its policy names.
+    /// The agent of its ScalingPolicy.
     pub agent: Name,
-    /// Its file.
+    /// Its function file.
     pub spec: FunctionSpec,
-    /// Its policy.
+    /// Its ScalingPolicy.
     pub policy: ScalingPolicy,
 }
 
-/// What is to run.
+/// The functions, agents and load of a run.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// The functions, copies included.
-    pub functions: Vec<Planned>,
-    /// Where they run.
+    pub functions: Vec<PlannedFunction>,
+    /// Backend.
     pub backend: Backend,
     /// Speed of the system's clock.
     pub pace: Pace,
@@ -59,13 +59,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The functions, in the order in which they are shown.
+    /// The functions, in display order.
     pub fn ids(&self) -> Vec<FunctionId> {
         self.functions.iter().map(|planned| planned.id.clone()).collect()
     }
 
-    /// What `arguments` ask for.
-    pub fn new(arguments: &UpArgs) -> anyhow::Result<Self> {
+    /// The plan of these options.
+    ///
+    /// # Errors
+    /// Names the option and its value.
+    pub fn new(arguments: &UpOptions) -> anyhow::Result<Self> {
         let pattern = arguments.pattern()?;
         arguments.check_backend()?;
         let pace = Pace::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
@@ -82,7 +85,7 @@ impl Plan {
             let known = registry::names().collect::<Vec<_>>().join(", ");
             let first = functions.first().map(|function| function.id.name.to_string()).unwrap_or_default();
             anyhow::bail!(
-                "no agent `{unknown}` comes with the system, those that do are {known}; for one of your own start with one of these, then \
+                "--agent {unknown}: not a built-in agent ({known}); to use your own agent, start with a built-in one, then run \
                  `qscale agent add {unknown}` and `qscale policy set {first} agent={unknown}`"
             );
         }
@@ -94,12 +97,12 @@ impl Plan {
     }
 }
 
-/// What the learned agent decides by: a file, which is judged before anything starts, or a model of the store, by default the one that is called as the agent.
+/// The `model` setting of the learned agent: a file, which is checked here, or a model of the store, by default the one with the agent's name.
 fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone) -> anyhow::Result<String> {
     let Some(named) = named else { return Ok(format!("store:{DQN}")) };
     anyhow::ensure!(
         agents.clone().any(|agent| agent.as_str() == DQN),
-        "--model {named}: of {} none is learned; add --agent {DQN} or --versus {DQN}",
+        "--model {named}: none of the agents {} uses a model; add --agent {DQN} or --versus {DQN}",
         agents.map(Name::as_str).collect::<Vec<_>>().join(", ")
     );
     if named.starts_with("store:") {
@@ -124,8 +127,8 @@ pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
     Checkpoint::from_bytes(&bytes).with_context(|| format!("model {}", path.display()))
 }
 
-/// One function of this machine, or two copies of it.
-fn local(arguments: &UpArgs, pattern: Option<Pattern>) -> anyhow::Result<(Vec<Planned>, Option<LoadPlan>, String)> {
+/// One real function, or two copies of it.
+fn local(arguments: &UpOptions, pattern: Option<Pattern>) -> anyhow::Result<(Vec<PlannedFunction>, Option<LoadPlan>, String)> {
     let spec = function_spec(arguments.function.as_deref().unwrap_or(SHIPPED[0].0))?;
     let mut functions = vec![planned(spec.clone(), &arguments.agent, arguments)?];
     if let Some(versus) = &arguments.versus {
@@ -142,20 +145,22 @@ fn local(arguments: &UpArgs, pattern: Option<Pattern>) -> anyhow::Result<(Vec<Pl
     Ok((functions, load, arguments.load.clone()))
 }
 
-/// The function that is named, or read from a file.
+/// A function by the name of a bundled one, or from a function file.
+///
+/// # Errors
+/// When there is neither, or the file is invalid.
 pub fn function_spec(named: &str) -> anyhow::Result<FunctionSpec> {
     if let Some((_, text)) = SHIPPED.iter().find(|(name, _)| *name == named) {
         return FunctionSpec::parse(text, Format::Toml).with_context(|| format!("function {named}"));
     }
     let path = Path::new(named);
     let names: Vec<_> = SHIPPED.iter().map(|(name, _)| *name).collect();
-    let text = std::fs::read_to_string(path).with_context(|| {
-        format!("--function {named}: neither a function that comes with the system ({}) nor a readable file", names.join(", "))
-    })?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--function {named}: not a bundled function ({}), and not a readable file", names.join(", ")))?;
     FunctionSpec::parse(&text, Format::of(path)?).with_context(|| format!("--function {named}"))
 }
 
-fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpArgs) -> anyhow::Result<Planned> {
+fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpOptions) -> anyhow::Result<PlannedFunction> {
     let id = spec.id();
     let policy = json!({
         "namespace": id.namespace,
@@ -169,14 +174,14 @@ fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpArgs) -> anyhow::Resu
             "cpu_millicores": { "min": 100, "max": 1000 },
             "memory_mib": { "min": 32, "max": 1024 },
         },
-        // A demonstration at a tick of seconds may change more often than a cluster should.
+        // A demonstration with a tick of seconds changes allocations more often than a cluster should.
         "guard": { "changes_per_hour": 1800, "reversals_per_hour": 900 },
     });
-    let policy = ScalingPolicy::from_document(&policy.to_string(), Format::Json).context("the policy of the function")?;
-    Ok(Planned { id, agent: agent.clone(), spec, policy })
+    let policy = ScalingPolicy::from_document(&policy.to_string(), Format::Json).context("invalid policy of the function")?;
+    Ok(PlannedFunction { id, agent: agent.clone(), spec, policy })
 }
 
-/// How requests to a function are sent and what they ask for, where the command line does not say.
+/// Protocol and fields of requests to a function: the given ones, or the defaults of the function.
 pub fn request_form(spec: &FunctionSpec, chosen: Option<&str>, inputs: &[String]) -> RequestForm {
     let name = spec.name.as_str();
     let (protocol, input) = match name {
@@ -194,8 +199,11 @@ pub fn request_form(spec: &FunctionSpec, chosen: Option<&str>, inputs: &[String]
 }
 
 /// The copy of a function that another agent scales.
+///
+/// # Errors
+/// When the name of the copy is too long.
 pub fn copy_of(spec: &FunctionSpec) -> anyhow::Result<FunctionSpec> {
-    let name = Name::new(format!("{}-versus", spec.name)).context("--versus: the name of the copy")?;
+    let name = Name::new(format!("{}-versus", spec.name)).context("--versus: invalid name of the copy")?;
     Ok(FunctionSpec { name, listen: None, ..spec.clone() })
 }
 
@@ -204,16 +212,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_is_judged_before_anything_starts() {
+    fn a_model_is_checked_before_anything_starts() {
         let agents = |names: &[&str]| names.iter().map(|name| Name::new(*name).expect("valid")).collect::<Vec<_>>();
         assert_eq!(model(None, agents(&["hpa"]).iter()).expect("by default"), "store:dqn");
         assert_eq!(model(Some("store:mine"), agents(&["hpa", "dqn"]).iter()).expect("in the store"), "store:mine");
         let error = |named: &str, names: &[&str]| format!("{:#}", model(Some(named), agents(names).iter()).expect_err("refused"));
-        assert!(error("store:mine", &["hpa", "static"]).contains("of hpa, static none is learned; add --agent dqn"));
-        assert!(error("nosuch.dqn", &["dqn"]).contains("--model nosuch.dqn"));
+        assert!(error("store:mine", &["hpa", "static"]).contains("hpa, static"));
+        assert!(error("nosuch.dqn", &["dqn"]).contains("nosuch.dqn"));
         let folder = qscale_tests::Folder::new("plan");
         let broken = folder.path().join("broken.dqn");
         std::fs::write(&broken, "PK").expect("written");
-        assert!(error(&broken.display().to_string(), &["dqn"]).contains("not a checkpoint"));
+        assert!(error(&broken.display().to_string(), &["dqn"]).contains("broken.dqn"));
     }
 }

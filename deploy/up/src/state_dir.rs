@@ -20,7 +20,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// File of a state folder that holds every user's password.
 const CREDENTIALS: &str = "credentials.json";
 
-/// Addresses of a system that is up.
+/// Addresses of a running system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     /// The nats-server, `nats://127.0.0.1:4222`.
@@ -31,9 +31,9 @@ pub struct Addresses {
     pub gateway: String,
     /// Health and metrics of each service, by name.
     pub health: BTreeMap<String, String>,
-    /// Process that runs the system.
+    /// Process of `qscale up`.
     pub pid: u32,
-    /// How fast it lives, where that is not real time.
+    /// Speed and origin of its clock, if it is not real time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<String>,
 }
@@ -43,9 +43,12 @@ pub struct Addresses {
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// The folder at `path`.
+    /// The folder at `path`, created if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be created.
     pub fn new(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("--state-dir {}: cannot be made", path.display()))?;
+        fs::create_dir_all(path).with_context(|| format!("failed to create --state-dir {}", path.display()))?;
         Ok(Self(path.canonicalize().with_context(|| format!("--state-dir {}", path.display()))?))
     }
 
@@ -59,7 +62,10 @@ impl StateDir {
         self.0.join("logs").join(format!("{service}.log"))
     }
 
-    /// Holds every other command off the credentials for as long as the file that it returns is open, so that none writes over what another wrote.
+    /// Locks the credentials against other commands until the returned file is closed.
+    ///
+    /// # Errors
+    /// When the lock file cannot be created.
     pub fn lock_credentials(&self) -> anyhow::Result<File> {
         let path = self.join("credentials.lock");
         let lock = File::create(&path).with_context(|| path.display().to_string())?;
@@ -67,7 +73,10 @@ impl StateDir {
         Ok(lock)
     }
 
-    /// The passwords of all users, `agents` included; those that are missing are drawn.
+    /// The passwords of all users, `agents` included; missing ones are generated.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read or written.
     pub fn passwords<'a>(&self, agents: impl IntoIterator<Item = &'a Name>) -> anyhow::Result<BTreeMap<String, String>> {
         let mut passwords = self.known_passwords()?;
         for account in Account::all(agents.into_iter().cloned()) {
@@ -80,26 +89,31 @@ impl StateDir {
         Ok(passwords)
     }
 
-    /// The passwords that were drawn so far, by user.
+    /// The passwords generated so far, by user.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read.
     pub fn known_passwords(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let path = self.join(CREDENTIALS);
         match fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).with_context(|| format!("{}: delete it to have new credentials made", path.display()))
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("{}: invalid; delete it to generate new credentials", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(error).with_context(|| path.display().to_string()),
         }
     }
 
-    /// Forgets the password of `user` and returns the others; `None` where there was none.
+    /// Deletes the password of `user` and returns the others; `None` if there was none.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read or written.
     pub fn forget(&self, user: &str) -> anyhow::Result<Option<BTreeMap<String, String>>> {
         let mut passwords = self.known_passwords()?;
         if passwords.remove(user).is_none() {
             return Ok(None);
         }
         write_private(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;
-        // The file is a copy, made anew from what was just written.
+        // A copy; it is written again from the credentials.
         let _absent = fs::remove_file(self.password_file(user));
         Ok(Some(passwords))
     }
@@ -109,26 +123,32 @@ impl StateDir {
         self.0.join("credentials").join(user)
     }
 
-    /// Addresses of the system that is up here.
+    /// Addresses of the system that runs in this folder.
+    ///
+    /// # Errors
+    /// When none runs.
     pub fn addresses(&self) -> anyhow::Result<Addresses> {
         let path = self.join("addresses.json");
         let bytes = fs::read(&path)
-            .with_context(|| format!("no system is up in {}; start one with `qscale up`, or name one with --nats", self.0.display()))?;
+            .with_context(|| format!("no system runs in {}; start one with `qscale up`, or pass --nats", self.0.display()))?;
         serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
     }
 }
 
-/// The nats-server: named by `NATS_SERVER_BIN`, brought by `make tools`, or on the PATH.
+/// The nats-server: `NATS_SERVER_BIN`, the one that `make tools` installed, or one on the PATH.
 pub fn find_nats_server() -> Option<PathBuf> {
     let named = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from);
     let own = std::env::current_exe().unwrap_or_default();
-    let brought = own.ancestors().map(|folder| folder.join(".tools/nats/bin/nats-server"));
+    let installed = own.ancestors().map(|folder| folder.join(".tools/nats/bin/nats-server"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join("nats-server")).collect();
-    named.into_iter().chain(brought).chain(on_path).find(|candidate| candidate.is_file())
+    named.into_iter().chain(installed).chain(on_path).find(|candidate| candidate.is_file())
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
+/// Writes a file that only its owner can read, atomically.
+///
+/// # Errors
+/// When it cannot be written.
 pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().context("a file within the state folder has a parent")?;
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -144,7 +164,7 @@ pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     fs::rename(&temporary, path).with_context(|| path.display().to_string())
 }
 
-#[expect(clippy::disallowed_methods, reason = "passwords are drawn from the system's generator")]
+#[expect(clippy::disallowed_methods, reason = "passwords need the system's random generator")]
 fn new_password() -> String {
     let mut rng = rand::rng();
     (0..32).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect()

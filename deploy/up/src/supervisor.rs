@@ -49,14 +49,14 @@ pub struct Service {
 /// State of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// It runs.
+    /// Running.
     Running {
         /// Process id.
         pid: u32,
     },
-    /// It died, or could not be started, and is started again after a pause.
+    /// Died, or failed to start; waiting to be started again.
     Restarting,
-    /// It exited as expected, with this exit code.
+    /// Exited as expected, with this exit code.
     Ended(i32),
 }
 

@@ -15,7 +15,7 @@ use qscale_common::units::{Allocation, Replicas};
 use qscale_up::launch::search_path;
 use qscale_up::state_dir::write_private;
 use qscale_up::supervisor::{Service, Status, Supervisor};
-use qscale_up::{LoadPlan, RequestForm, beside};
+use qscale_up::{LoadPlan, RequestForm, sibling_program};
 use serde_json::{Value, json};
 
 use super::counters::{Counters, counters};
@@ -194,7 +194,7 @@ impl Rig {
         // The gateway gives up first, so that both sides agree on which requests timed out.
         let patience = Span(timeout.0 + Duration::from_secs(5));
         arguments.extend([format!("--timeout={patience}"), format!("--drain={patience}"), format!("--csv={}", requests.display())]);
-        let program = beside("qscale-loadgen")?;
+        let program = sibling_program("qscale-loadgen")?;
         self.supervisor
             .start(Service {
                 name: name.clone(),
@@ -273,7 +273,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
         // Beside those of a system that is up.
         "replica_ports": [17_000, 19_999],
     });
-    let (path, log, program) = (folder.join("platform.json"), folder.join("platform.log"), beside("qscale-platform")?);
+    let (path, log, program) = (folder.join("platform.json"), folder.join("platform.log"), sibling_program("qscale-platform")?);
     write_private(&path, &serde_json::to_vec_pretty(&configuration)?)?;
     supervisor
         .start(Service {

@@ -13,10 +13,10 @@ use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_common::workload::Gaps;
 use qscale_evaluate::results::rounded;
-use qscale_up::board::{Board, Entry};
-use qscale_up::plan::{Plan, Planned, function_spec};
+use qscale_up::dashboard::{Dashboard, FunctionRecord};
+use qscale_up::plan::{Plan, PlannedFunction, function_spec};
 use qscale_up::state_dir::StateDir;
-use qscale_up::{LoadPlan, Look, RequestForm};
+use qscale_up::{LoadPlan, RequestForm, ViewOptions};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -47,16 +47,16 @@ pub async fn run(
     let _absent = std::fs::remove_dir_all(folder);
     let plan = plan(experiment, load, agents, seed)?;
     let limits = experiment.which == Which::Vertical;
-    let look = Look { drawn: false, told: false, limits, duration: Some(Span(experiment.length())) };
-    let lived = qscale_up::live(&plan, &StateDir::new(folder)?, look, token).await;
+    let look = ViewOptions { draw: false, print: false, require_limits: limits, duration: Some(Span(experiment.length())) };
+    let lived = qscale_up::run_until_done(&plan, &StateDir::new(folder)?, look, token).await;
     anyhow::ensure!(!token.is_cancelled(), Stopped);
     let lived = lived?;
     let all = lived.load.as_ref();
     let void =
         all.filter(|load| load["void"] == true).map(|load| format!("the load generator declares the run void: {}", load["void_reasons"]));
-    let of = |planned: &Planned| {
+    let of = |planned: &PlannedFunction| {
         let its = lived.load_of(&planned.id).with_context(|| format!("the load generator tells nothing of {}", planned.id))?;
-        let mut lived = lived_by(experiment, planned, &lived.board, &its)?;
+        let mut lived = lived_by(experiment, planned, &lived.dashboard, &its)?;
         lived.remarks.extend(void.clone());
         Ok(lived)
     };
@@ -74,7 +74,7 @@ fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64) -> a
         let spec = FunctionSpec { namespace: policy.namespace.clone(), name: name.clone(), listen: None, allocation, ..spec.clone() };
         let id = spec.id();
         (policy.name, policy.agent, policy.mode) = (name.clone(), name.clone(), Mode::Active);
-        functions.push(Planned { id, agent: name, spec, policy });
+        functions.push(PlannedFunction { id, agent: name, spec, policy });
     }
     let load_plan = LoadPlan {
         pattern: load.pattern.clone(),
@@ -93,9 +93,9 @@ fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64) -> a
 }
 
 /// What came of one contestant: its requests as the load generator saw them, and its allocation as States tell it.
-fn lived_by(experiment: Experiment, planned: &Planned, board: &Board, load: &Value) -> anyhow::Result<Lived> {
-    let entry = known(board, &planned.id)?;
-    let summary = board.summary(&planned.id, planned.agent.as_str(), None);
+fn lived_by(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashboard, load: &Value) -> anyhow::Result<Lived> {
+    let entry = known(dashboard, &planned.id)?;
+    let summary = dashboard.summary(&planned.id, planned.agent.as_str(), None);
     let bound_us = planned.policy.objective.latency.get().as_secs_f64() * 1e6;
     let timeout_ms = planned.spec.timeout.0.as_secs_f64() * 1000.0;
     let hours = experiment.length().as_secs_f64() / 3600.0;
@@ -116,10 +116,10 @@ fn lived_by(experiment: Experiment, planned: &Planned, board: &Board, load: &Val
         Figure::ChangesPerHour => summary.changes as f64 / hours,
     };
     let mut remarks = Vec::new();
-    if entry.beside > 0 {
+    if entry.network_fallbacks > 0 {
         remarks.push(format!(
             "{} of {} decisions were those of the rule beside the network, which was not trusted",
-            entry.beside, summary.actions
+            entry.network_fallbacks, summary.actions
         ));
     }
     if summary.fallback_actions > 0 {
@@ -132,13 +132,13 @@ fn lived_by(experiment: Experiment, planned: &Planned, board: &Board, load: &Val
     Ok(Lived { figures, course: course(experiment, entry), remarks })
 }
 
-fn known<'a>(board: &'a Board, id: &FunctionId) -> anyhow::Result<&'a Entry> {
-    let entry = board.functions.get(id).filter(|entry| entry.state.is_some() && !entry.offered.is_empty());
-    entry.with_context(|| format!("nothing was measured of {id}; the logs of the run are in the folder {SYSTEM} beside the results"))
+fn known<'a>(dashboard: &'a Dashboard, id: &FunctionId) -> anyhow::Result<&'a FunctionRecord> {
+    let record = dashboard.functions.get(id).filter(|record| record.state.is_some() && !record.offered.is_empty());
+    record.with_context(|| format!("nothing was measured of {id}; the logs of the run are in the folder {SYSTEM} beside the results"))
 }
 
 /// What was measured in each tick since the load began.
-fn course(experiment: Experiment, entry: &Entry) -> Course {
+fn course(experiment: Experiment, entry: &FunctionRecord) -> Course {
     // A Load tells of the second before it.
     let began = entry.offered.front().map_or(Timestamp(0), |(at, _)| at.minus(Duration::from_secs(1)));
     let ticks = experiment.ticks() as usize;
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_course_has_a_value_for_every_tick() {
         let experiment = Experiment { which: Which::Horizontal, place: Place::local(Duration::from_secs(5)) };
-        let mut entry = Entry::default();
+        let mut entry = FunctionRecord::default();
         (entry.offered, entry.achieved) = (series(&[(11_000, 5.0), (12_000, 6.0), (14_000, 7.0)]), series(&[(11_000, 5.0), (12_000, 6.0)]));
         (entry.latency, entry.replicas) = (series(&[(9_000, 80.0), (12_500, 90.0)]), series(&[(11_500, 3.0), (12_400, 4.0)]));
         let course = course(experiment, &entry);

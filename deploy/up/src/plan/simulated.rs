@@ -11,32 +11,32 @@ use qscale_common::workload::trace::Keep;
 use qscale_sim::{FunctionProfile, profiles};
 use serde_json::json;
 
-use super::{Planned, copy_of, planned};
-use crate::options::UpArgs;
+use super::{PlannedFunction, copy_of, planned};
+use crate::options::UpOptions;
 
-/// The program that a function file of the simulated platform names.
+/// Program of the function files of the simulated platform.
 const PROGRAM: &str = "simulated";
-/// Most functions of one run: what fits into one answer of the platform's metrics.
-const MOST: u32 = 2_000;
-/// Functions of a trace that are played where nobody says how many.
-const OF_A_TRACE: usize = 100;
-/// Runs whose seeds are neighbours have no function in common.
-const SEEDS_A_RUN: u64 = 1_000_000;
-/// Endings of profile names that say only the language.
+/// Most functions of one run: their metrics fit into one response.
+const MAX_FUNCTIONS: u32 = 2_000;
+/// Default number of functions of a trace.
+const TRACE_FUNCTIONS: usize = 100;
+/// Distance of the seeds of consecutive runs, so that they share no function.
+const SEEDS_PER_RUN: u64 = 1_000_000;
+/// Suffixes of profile names that name the language.
 const LANGUAGES: [&str; 3] = ["-python", "-nodejs", "-go"];
 
-/// The functions, and what load they bring, in words.
-pub fn functions(arguments: &UpArgs) -> anyhow::Result<(Vec<Planned>, String)> {
+/// The functions with their load, and the load in words.
+pub fn functions(arguments: &UpOptions) -> anyhow::Result<(Vec<PlannedFunction>, String)> {
     let named = arguments.profile.as_deref().unwrap_or("fibonacci-python");
     let (profile, named) = profile(named)?;
     let (load, words, count) = load(arguments)?;
-    anyhow::ensure!((1..=MOST).contains(&count), "--functions {count}: must be 1 to {MOST}");
+    anyhow::ensure!((1..=MAX_FUNCTIONS).contains(&count), "--functions {count}: must be 1 to {MAX_FUNCTIONS}");
     let base = base_name(&profile.name);
     let digits = count.to_string().len().max(3);
     let memory = Mebibytes(256.max(2 * profile.memory.base_mib.0));
     let mut functions = Vec::new();
     for index in 0..count {
-        let seed = arguments.seed.wrapping_mul(SEEDS_A_RUN).wrapping_add(u64::from(index));
+        let seed = arguments.seed.wrapping_mul(SEEDS_PER_RUN).wrapping_add(u64::from(index));
         let mut command = vec![PROGRAM.to_owned(), "--profile".to_owned(), named.clone(), "--seed".to_owned(), seed.to_string()];
         command.extend(load.iter().cloned());
         if arguments.trace.is_some() {
@@ -47,7 +47,7 @@ pub fn functions(arguments: &UpArgs) -> anyhow::Result<(Vec<Planned>, String)> {
             "command": command,
             "allocation": { "memory_mib": memory.0 },
         });
-        let spec = FunctionSpec::parse(&file.to_string(), Format::Json).context("the file of a simulated function")?;
+        let spec = FunctionSpec::parse(&file.to_string(), Format::Json).context("invalid file of a simulated function")?;
         functions.push(planned(spec.clone(), &arguments.agent, arguments)?);
         if let Some(versus) = &arguments.versus {
             functions.push(planned(copy_of(&spec)?, versus, arguments)?);
@@ -56,8 +56,8 @@ pub fn functions(arguments: &UpArgs) -> anyhow::Result<(Vec<Planned>, String)> {
     Ok((functions, words))
 }
 
-/// The options that say the load of a function, the same in words, and how many functions there are.
-fn load(arguments: &UpArgs) -> anyhow::Result<(Vec<String>, String, u32)> {
+/// Options of a function's load, the load in words, and the number of functions.
+fn load(arguments: &UpOptions) -> anyhow::Result<(Vec<String>, String, u32)> {
     let Some(folder) = &arguments.trace else {
         let options = vec!["--load".to_owned(), arguments.load.clone()];
         return Ok((options, arguments.load.clone(), arguments.functions.unwrap_or(1)));
@@ -65,14 +65,14 @@ fn load(arguments: &UpArgs) -> anyhow::Result<(Vec<String>, String, u32)> {
     let folder = folder.canonicalize().with_context(|| format!("--trace {}", folder.display()))?;
     let there =
         traces::open_azure2019(&folder, Keep::default(), 0).with_context(|| format!("--trace {}", folder.display()))?.functions.len();
-    let count = arguments.functions.map_or(there.min(OF_A_TRACE), |count| count as usize);
-    anyhow::ensure!(count <= there, "--functions {count}: the trace {} has {there}", folder.display());
+    let count = arguments.functions.map_or(there.min(TRACE_FUNCTIONS), |count| count as usize);
+    anyhow::ensure!(count <= there, "--functions {count}: the trace {} has only {there}", folder.display());
     let path = folder.to_str().with_context(|| format!("--trace {}: the path is not UTF-8", folder.display()))?;
     let words = format!("trace {path}");
     Ok((vec!["--trace".to_owned(), path.to_owned()], words, u32::try_from(count).unwrap_or(u32::MAX)))
 }
 
-/// A profile by name or in a file, and what the platform, which may run elsewhere, is to be told of it.
+/// A profile by name or from a file, and its name or absolute path for the platform.
 fn profile(named: &str) -> anyhow::Result<(FunctionProfile, String)> {
     let unknown = match profiles::by_name(named) {
         Ok(profile) => return Ok((profile, named.to_owned())),
@@ -88,7 +88,7 @@ fn profile(named: &str) -> anyhow::Result<(FunctionProfile, String)> {
     Ok((profile, path))
 }
 
-/// What functions of a profile are called: its name without the language, as far as a label may hold it.
+/// Base of the names of functions with this profile: its name without the language, as a label.
 fn base_name(profile: &str) -> String {
     let bare = LANGUAGES.iter().find_map(|language| profile.strip_suffix(language)).unwrap_or(profile);
     let label: String = bare.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' }).collect();
@@ -105,16 +105,16 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        up: UpArgs,
+        up: UpOptions,
     }
 
-    fn planned(line: &str) -> anyhow::Result<Vec<Planned>> {
+    fn planned(line: &str) -> anyhow::Result<Vec<PlannedFunction>> {
         let arguments = Line::try_parse_from(["up", "--backend", "sim"].into_iter().chain(line.split_whitespace()))?;
         functions(&arguments.up).map(|(functions, _)| functions)
     }
 
     #[test]
-    fn functions_are_numbered_and_draw_differently() {
+    fn functions_are_numbered_and_have_different_seeds() {
         let functions = planned("--functions 3 --load 5").expect("valid");
         let names: Vec<_> = functions.iter().map(|function| function.id.name.as_str()).collect();
         assert_eq!(names, ["fibonacci-001", "fibonacci-002", "fibonacci-003"]);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_meets_the_same_arrivals() {
+    fn a_copy_has_the_same_arrivals() {
         let functions = planned("--functions 2 --versus static").expect("valid");
         assert_eq!(functions.len(), 4);
         assert_eq!(functions[1].id.name.as_str(), "fibonacci-001-versus");
@@ -131,15 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_simulated_is_refused() {
+    fn invalid_options_are_refused() {
         let error = |line: &str| format!("{:#}", planned(line).expect_err(line));
-        assert!(error("--functions 0").contains("--functions 0: must be 1 to"));
-        assert!(error("--profile nosuch").contains("--profile nosuch: no such file"));
+        assert!(error("--functions 0").contains("--functions 0"));
+        assert!(error("--profile nosuch").contains("--profile nosuch"));
         assert!(error("--trace nosuch").contains("--trace nosuch"));
     }
 
     #[test]
-    fn any_profile_gives_a_name() {
+    fn any_profile_gives_a_valid_name() {
         assert_eq!(base_name("fibonacci-python"), "fibonacci");
         assert_eq!(base_name("My Function!"), "my-function");
         assert_eq!(base_name("--"), "function");

@@ -1,5 +1,5 @@
-//! The live view of many functions: what they come to together, and a table of them, the worst first, in which one pages, sorts and opens one. Owns
-//! what is chosen and how it looks; must not count anything.
+//! The live view of many functions: totals, and a table that can be sorted and paged and whose rows can be opened. Owns the selection and the appearance; must
+//! not count anything.
 
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
@@ -11,8 +11,8 @@ use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::{ChartFrame, draw_function};
-use crate::board::{Board, Entry};
-use crate::crowd::{self, Order, Totals};
+use crate::dashboard::{Dashboard, FunctionRecord};
+use crate::many::{self, SortOrder, SystemTotals};
 
 const COLUMNS: [(&str, Constraint); 9] = [
     ("function", Constraint::Min(20)),
@@ -26,20 +26,20 @@ const COLUMNS: [(&str, Constraint); 9] = [
     ("cores used", Constraint::Length(10)),
 ];
 
-/// What is chosen among many functions.
+/// Sort order, marked row and opened function.
 #[derive(Debug, Default)]
-pub struct Many {
-    order: Order,
-    /// Place of the marked function in that order.
+pub struct FunctionTable {
+    order: SortOrder,
+    /// Index of the marked function in that order.
     marked: usize,
-    /// Rows that fitted last.
+    /// Rows of a page, as last drawn.
     page: usize,
     open: Option<FunctionId>,
 }
 
-impl Many {
-    /// Takes in a key.
-    pub fn key(&mut self, key: KeyCode, board: &Board, shown: &[FunctionId]) {
+impl FunctionTable {
+    /// Handles a key.
+    pub fn key(&mut self, key: KeyCode, dashboard: &Dashboard, shown: &[FunctionId]) {
         let last = shown.len().saturating_sub(1);
         let page = self.page.max(1);
         match key {
@@ -49,10 +49,10 @@ impl Many {
             KeyCode::PageUp => self.marked = self.marked.saturating_sub(page),
             KeyCode::Home => self.marked = 0,
             KeyCode::End => self.marked = last,
-            KeyCode::Enter => self.open = self.order.sorted(board, shown).get(self.marked).cloned(),
+            KeyCode::Enter => self.open = self.order.sorted(dashboard, shown).get(self.marked).cloned(),
             KeyCode::Esc | KeyCode::Backspace => self.open = None,
             KeyCode::Char(letter) => {
-                if let Some((_, order, _)) = Order::ALL.iter().find(|(key, ..)| *key == letter) {
+                if let Some((_, order, _)) = SortOrder::ALL.iter().find(|(key, ..)| *key == letter) {
                     (self.order, self.marked) = (*order, 0);
                 }
             }
@@ -60,24 +60,27 @@ impl Many {
         }
     }
 
-    /// Draws everything as it stands at `now`.
-    pub fn draw(&mut self, frame: &mut Frame, area: Rect, board: &Board, shown: &[FunctionId], now: Timestamp) {
+    /// Draws the state at `now`.
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, dashboard: &Dashboard, shown: &[FunctionId], now: Timestamp) {
         if let Some(open) = &self.open {
             let [hint, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(16)]).areas(area);
-            frame.render_widget(Line::from("Esc goes back to all functions").dim(), hint);
-            return draw_function(frame, body, open, board.functions.get(open), now);
+            frame.render_widget(Line::from("Esc: all functions").dim(), hint);
+            return draw_function(frame, body, open, dashboard.functions.get(open), now);
         }
         let [sums, plots, keys, table] =
             Layout::vertical([Constraint::Length(2), Constraint::Length(10), Constraint::Length(1), Constraint::Min(4)]).areas(area);
-        frame.render_widget(Paragraph::new(Totals::of(board, shown).to_string()).wrap(ratatui::widgets::Wrap { trim: true }), sums);
-        draw_together(frame, plots, board, now);
+        frame.render_widget(
+            Paragraph::new(SystemTotals::of(dashboard, shown).to_string()).wrap(ratatui::widgets::Wrap { trim: true }),
+            sums,
+        );
+        draw_totals(frame, plots, dashboard, now);
         frame.render_widget(self.keys(shown.len()), keys);
-        self.draw_table(frame, table, board, shown);
+        self.draw_table(frame, table, dashboard, shown);
     }
 
     fn keys(&self, count: usize) -> Line<'static> {
         let mut spans = vec![format!("{} of {count}  sort: ", (self.marked + 1).min(count)).dim()];
-        for (key, order, word) in Order::ALL {
+        for (key, order, word) in SortOrder::ALL {
             let text = format!("{key} {word}  ");
             spans.push(if order == self.order { text.bold() } else { text.dim() });
         }
@@ -85,15 +88,15 @@ impl Many {
         Line::from(spans)
     }
 
-    fn draw_table(&mut self, frame: &mut Frame, area: Rect, board: &Board, shown: &[FunctionId]) {
+    fn draw_table(&mut self, frame: &mut Frame, area: Rect, dashboard: &Dashboard, shown: &[FunctionId]) {
         self.page = usize::from(area.height.saturating_sub(1));
         self.marked = self.marked.min(shown.len().saturating_sub(1));
         let first = self.marked / self.page.max(1) * self.page.max(1);
-        let sorted = self.order.sorted(board, shown);
+        let sorted = self.order.sorted(dashboard, shown);
         let rows = sorted.iter().enumerate().skip(first).take(self.page).map(|(place, id)| {
-            let entry = board.functions.get(id);
-            let row = Row::new(cells(id, entry));
-            let row = match entry.map_or(0.0, crowd::severity) {
+            let record = dashboard.functions.get(id);
+            let row = Row::new(cells(id, record));
+            let row = match record.map_or(0.0, many::severity) {
                 beyond if beyond > 1.0 => row.style(Style::new().fg(Color::Red)),
                 near if near > 0.8 => row.style(Style::new().fg(Color::Yellow)),
                 _ => row,
@@ -105,27 +108,27 @@ impl Many {
     }
 }
 
-fn draw_together(frame: &mut Frame, area: Rect, board: &Board, now: Timestamp) {
+fn draw_totals(frame: &mut Frame, area: Rect, dashboard: &Dashboard, now: Timestamp) {
     let [rates, cores, violating] = Layout::horizontal([Constraint::Ratio(1, 3); 3]).areas(area);
-    let together = &board.together;
-    let offered = [("offered", Color::DarkGray, &together.offered), ("answered", Color::Green, &together.achieved)];
-    frame.render_widget_chart(rates, "requests a second, all", &offered, now);
+    let system = &dashboard.system;
+    let offered = [("offered", Color::DarkGray, &system.offered), ("answered", Color::Green, &system.achieved)];
+    frame.render_widget_chart(rates, "requests/s, all functions", &offered, now);
     let allocated = [
-        ("replicas", Color::DarkGray, &together.replicas),
-        ("cores allocated", Color::Cyan, &together.allocated),
-        ("cores used", Color::Magenta, &together.used),
+        ("replicas", Color::DarkGray, &system.replicas),
+        ("cores allocated", Color::Cyan, &system.allocated),
+        ("cores used", Color::Magenta, &system.used),
     ];
-    frame.render_widget_chart(cores, "cores and replicas, all", &allocated, now);
-    frame.render_widget_chart(violating, "functions above their bound, %", &[("above", Color::Yellow, &together.violating)], now);
+    frame.render_widget_chart(cores, "cores and replicas, all functions", &allocated, now);
+    frame.render_widget_chart(violating, "functions above their latency bound, %", &[("above", Color::Yellow, &system.violating)], now);
 }
 
-fn cells(id: &FunctionId, entry: Option<&Entry>) -> [String; 9] {
-    let Some(entry) = entry else {
+fn cells(id: &FunctionId, record: Option<&FunctionRecord>) -> [String; 9] {
+    let Some(record) = record else {
         let mut cells = std::array::from_fn(|_| String::new());
-        (cells[0], cells[1]) = (id.to_string(), "nothing measured".to_owned());
+        (cells[0], cells[1]) = (id.to_string(), "no measurement".to_owned());
         return cells;
     };
-    let (state, load) = (entry.state.as_ref(), entry.load.as_ref());
+    let (state, load) = (record.state.as_ref(), record.load.as_ref());
     let unknown = || "-".to_owned();
     let latency = state.map_or_else(unknown, |state| match state.windows.tick.latency {
         Some(latency) => format!("{:.0} / {}", latency.objective_ms, state.objective.latency_ms),
@@ -152,19 +155,19 @@ mod tests {
 
     use super::*;
 
-    fn board(count: usize) -> (Board, Vec<FunctionId>) {
+    fn dashboard(count: usize) -> (Dashboard, Vec<FunctionId>) {
         let state: State = serde_json::from_str(include_str!("../../../../common/tests/golden/state.full.json")).expect("the golden State");
-        let mut board = Board::default();
+        let mut dashboard = Dashboard::default();
         for number in 1..=count {
-            board.state(State { function: format!("f-{number:03}").parse().expect("a label"), ..state.clone() });
+            dashboard.state(State { function: format!("f-{number:03}").parse().expect("a label"), ..state.clone() });
         }
-        let shown = board.functions.keys().cloned().collect();
-        (board, shown)
+        let shown = dashboard.functions.keys().cloned().collect();
+        (dashboard, shown)
     }
 
-    fn screen(many: &mut Many, board: &Board, shown: &[FunctionId]) -> String {
+    fn screen(many: &mut FunctionTable, dashboard: &Dashboard, shown: &[FunctionId]) -> String {
         let mut terminal = Terminal::new(TestBackend::new(140, 30)).expect("a screen in memory");
-        terminal.draw(|frame| many.draw(frame, frame.area(), board, shown, Timestamp(0))).expect("drawn");
+        terminal.draw(|frame| many.draw(frame, frame.area(), dashboard, shown, Timestamp(0))).expect("drawn");
         let buffer = terminal.backend().buffer();
         let row = |y| (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect::<String>() + "\n";
         (0..buffer.area.height).map(row).collect()
@@ -172,38 +175,38 @@ mod tests {
 
     #[test]
     fn hundreds_of_functions_are_paged_through() {
-        let (board, shown) = board(200);
-        let mut many = Many::default();
-        let first = screen(&mut many, &board, &shown);
+        let (dashboard, shown) = dashboard(200);
+        let mut many = FunctionTable::default();
+        let first = screen(&mut many, &dashboard, &shown);
         assert!(first.contains("200 functions, 200 measured") && first.contains("f-001") && !first.contains("f-100"), "{first}");
-        many.key(KeyCode::PageDown, &board, &shown);
-        let second = screen(&mut many, &board, &shown);
+        many.key(KeyCode::PageDown, &dashboard, &shown);
+        let second = screen(&mut many, &dashboard, &shown);
         assert!(!second.contains("f-001") && second.contains("f-020"), "{second}");
-        many.key(KeyCode::End, &board, &shown);
-        assert!(screen(&mut many, &board, &shown).contains("f-200"));
-        many.key(KeyCode::Down, &board, &shown);
-        assert!(screen(&mut many, &board, &shown).contains("200 of 200"));
+        many.key(KeyCode::End, &dashboard, &shown);
+        assert!(screen(&mut many, &dashboard, &shown).contains("f-200"));
+        many.key(KeyCode::Down, &dashboard, &shown);
+        assert!(screen(&mut many, &dashboard, &shown).contains("200 of 200"));
     }
 
     #[test]
     fn one_is_opened_and_closed_again() {
-        let (board, shown) = board(10);
-        let mut many = Many::default();
-        many.key(KeyCode::Char('j'), &board, &shown);
-        many.key(KeyCode::Enter, &board, &shown);
-        let open = screen(&mut many, &board, &shown);
+        let (dashboard, shown) = dashboard(10);
+        let mut many = FunctionTable::default();
+        many.key(KeyCode::Char('j'), &dashboard, &shown);
+        many.key(KeyCode::Enter, &dashboard, &shown);
+        let open = screen(&mut many, &dashboard, &shown);
         assert!(open.contains("f-002") && !open.contains("f-003") && open.contains("Esc"), "{open}");
-        many.key(KeyCode::Esc, &board, &shown);
-        assert!(screen(&mut many, &board, &shown).contains("f-003"));
+        many.key(KeyCode::Esc, &dashboard, &shown);
+        assert!(screen(&mut many, &dashboard, &shown).contains("f-003"));
     }
 
     #[test]
     fn a_letter_chooses_the_order() {
-        let (board, shown) = board(3);
-        let mut many = Many::default();
-        many.key(KeyCode::Char('n'), &board, &shown);
-        assert_eq!(many.order, Order::Name);
-        many.key(KeyCode::Char('x'), &board, &shown);
-        assert_eq!(many.order, Order::Name);
+        let (dashboard, shown) = dashboard(3);
+        let mut many = FunctionTable::default();
+        many.key(KeyCode::Char('n'), &dashboard, &shown);
+        assert_eq!(many.order, SortOrder::Name);
+        many.key(KeyCode::Char('x'), &dashboard, &shown);
+        assert_eq!(many.order, SortOrder::Name);
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of each function while the system is up, and what a run came to. Owns sums over messages; does no I/O.
+//! The functions of a running system, by their messages, and their totals over a run. Owns the sums; does no I/O.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,32 +10,32 @@ use qscale_common::units::Allocation;
 use qscale_dqn::decider;
 use serde::Serialize;
 
-use super::crowd;
+use super::many;
 
-/// Points kept for the plots; at a second each, ten minutes.
-const KEPT: usize = 600;
-/// How often the sum of all functions is noted.
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
-/// Lines kept of what was done.
+/// Points kept for the plots: ten minutes at one a second.
+const POINTS: usize = 600;
+/// Interval between two samples of the totals.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Lines kept of the log.
 const LINES: usize = 100;
 
-/// All functions, by name.
+/// All functions, and the log of their changes.
 #[derive(Debug, Default)]
-pub struct Board {
-    /// One entry a function.
-    pub functions: BTreeMap<FunctionId, Entry>,
-    /// What was done lately, newest last.
+pub struct Dashboard {
+    /// One record a function.
+    pub functions: BTreeMap<FunctionId, FunctionRecord>,
+    /// Log of changes and warnings, newest last.
     pub lines: VecDeque<String>,
-    /// When the allocation of a function was first changed.
+    /// Time of the first change of an allocation.
     pub first_change: Option<Timestamp>,
-    /// All functions together, over time.
-    pub together: Together,
+    /// Totals of all functions over time.
+    pub system: SystemHistory,
     missed: u64,
 }
 
-/// All functions together, over time.
+/// Totals of all functions over time.
 #[derive(Debug, Default)]
-pub struct Together {
+pub struct SystemHistory {
     /// Offered rate.
     pub offered: VecDeque<(Timestamp, f64)>,
     /// Achieved rate.
@@ -50,18 +50,18 @@ pub struct Together {
     pub violating: VecDeque<(Timestamp, f64)>,
 }
 
-/// One function.
+/// One function over time.
 #[derive(Debug, Default)]
-pub struct Entry {
-    /// The State that came last.
+pub struct FunctionRecord {
+    /// Latest State.
     pub state: Option<State>,
-    /// The Load that came last.
+    /// Latest Load.
     pub load: Option<Load>,
-    /// Offered rate over time: when, requests a second.
+    /// Offered rate over time, requests/s.
     pub offered: VecDeque<(Timestamp, f64)>,
-    /// Achieved rate over time.
+    /// Achieved rate over time, requests/s.
     pub achieved: VecDeque<(Timestamp, f64)>,
-    /// The objective's percentile of latency over time, milliseconds.
+    /// Latency over time, milliseconds, at the percentile of the objective.
     pub latency: VecDeque<(Timestamp, f64)>,
     /// Replicas over time.
     pub replicas: VecDeque<(Timestamp, f64)>,
@@ -69,17 +69,17 @@ pub struct Entry {
     pub allocated: VecDeque<(Timestamp, f64)>,
     /// Cores used over time.
     pub used: VecDeque<(Timestamp, f64)>,
-    /// Requests that were answered well, by the upper bound of their latency in microseconds, as Load tells it.
+    /// Successful requests by the upper bound of their latency bucket, microseconds.
     pub latencies: BTreeMap<u64, u64>,
-    /// Requests that failed.
+    /// Failed requests.
     pub failed: u64,
-    /// Decisions which the rule beside a network made.
-    pub beside: u64,
-    totals: Totals,
+    /// Decisions of the rule that replaces a network which is not trusted.
+    pub network_fallbacks: u64,
+    totals: Accumulated,
 }
 
 #[derive(Debug, Default)]
-struct Totals {
+struct Accumulated {
     seconds: f64,
     replica_seconds: f64,
     core_seconds: f64,
@@ -94,26 +94,26 @@ struct Totals {
     missed: u64,
 }
 
-/// What a run came to, for one function.
+/// Totals of one function over a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
+pub struct FunctionSummary {
     /// `namespace/name`.
     pub function: String,
-    /// The agent that was obeyed.
+    /// The agent of its ScalingPolicy.
     pub agent: String,
-    /// What the load generator measured; null where it did not tell.
+    /// Measurements of the load generator; null without load.
     pub load: Option<serde_json::Value>,
-    /// Mean allocation over time: replicas, cores and GiB in all.
+    /// Mean allocation over time.
     pub mean_allocation: MeanAllocation,
-    /// The largest number of replicas, CPU and memory a replica that were in force, each on its own.
+    /// Largest replicas, CPU and memory of a replica, each on its own.
     pub max_allocation: Option<Allocation>,
-    /// The smallest, each on its own.
+    /// Smallest replicas, CPU and memory of a replica, each on its own.
     pub min_allocation: Option<Allocation>,
     /// Cores allocated times seconds.
     pub core_seconds: f64,
     /// GiB allocated times seconds.
     pub gib_seconds: f64,
-    /// Decisions of the named agent or the fallback.
+    /// Decisions of the agent or the fallback.
     pub actions: u64,
     /// Decisions that changed the allocation.
     pub changes: u64,
@@ -121,9 +121,9 @@ pub struct Summary {
     pub guard_interventions: u64,
     /// Decisions of the fallback.
     pub fallback_actions: u64,
-    /// States that were seen.
+    /// States received.
     pub states: u64,
-    /// Ticks between them that had none.
+    /// Ticks without a State.
     pub missed_ticks: u64,
 }
 
@@ -138,76 +138,76 @@ pub struct MeanAllocation {
     pub memory_gib: f64,
 }
 
-impl Board {
-    /// Takes in a State.
+impl Dashboard {
+    /// Adds a State.
     pub fn state(&mut self, state: State) {
         let id = FunctionId::new(state.namespace.clone(), state.function.clone());
-        let entry = self.functions.entry(id).or_default();
+        let record = self.functions.entry(id).or_default();
         let at = state.observed_at_ms;
         if let Some(allocation) = state.allocation {
-            keep(&mut entry.replicas, at, f64::from(allocation.replicas.0));
-            keep(&mut entry.allocated, at, allocation.total_cores());
-            entry.totals.hold(allocation, state.tick_length_ms as f64 / 1000.0);
+            append(&mut record.replicas, at, f64::from(allocation.replicas.0));
+            append(&mut record.allocated, at, allocation.total_cores());
+            record.totals.hold(allocation, state.tick_length_ms as f64 / 1000.0);
         }
         if let Some(latency) = state.windows.tick.latency {
-            keep(&mut entry.latency, at, latency.objective_ms);
+            append(&mut record.latency, at, latency.objective_ms);
         }
         if let Some(used) = state.cores_used(&state.windows.tick) {
-            keep(&mut entry.used, at, used);
+            append(&mut record.used, at, used);
         }
-        entry.totals.states += 1;
+        record.totals.states += 1;
         if let Some(before) =
-            entry.state.as_ref().filter(|before| before.epoch == state.epoch && before.tick_length_ms == state.tick_length_ms)
+            record.state.as_ref().filter(|before| before.epoch == state.epoch && before.tick_length_ms == state.tick_length_ms)
         {
             let missed = state.tick.0.saturating_sub(before.tick.0.saturating_add(1));
-            entry.totals.missed += missed;
+            record.totals.missed += missed;
             self.missed += missed;
         }
-        entry.state = Some(state);
+        record.state = Some(state);
     }
 
-    /// Ticks of functions that passed without a State.
+    /// Ticks without a State, of all functions.
     pub fn missed_ticks(&self) -> u64 {
         self.missed
     }
 
     /// Notes how all of `shown` stand together at `now`, at most once a second.
     pub fn sample(&mut self, shown: &[FunctionId], now: Timestamp) {
-        if self.together.offered.back().is_some_and(|(at, _)| now.since(*at) < SAMPLE_EVERY) {
+        if self.system.offered.back().is_some_and(|(at, _)| now.since(*at) < SAMPLE_INTERVAL) {
             return;
         }
-        let totals = crowd::Totals::of(self, shown);
-        let together = &mut self.together;
-        keep(&mut together.offered, now, totals.offered);
-        keep(&mut together.achieved, now, totals.achieved);
-        keep(&mut together.allocated, now, totals.allocated);
-        keep(&mut together.used, now, totals.used);
-        keep(&mut together.replicas, now, f64::from(totals.replicas));
-        keep(&mut together.violating, now, totals.violating as f64 * 100.0 / shown.len().max(1) as f64);
+        let totals = many::SystemTotals::of(self, shown);
+        let system = &mut self.system;
+        append(&mut system.offered, now, totals.offered);
+        append(&mut system.achieved, now, totals.achieved);
+        append(&mut system.allocated, now, totals.allocated);
+        append(&mut system.used, now, totals.used);
+        append(&mut system.replicas, now, f64::from(totals.replicas));
+        append(&mut system.violating, now, totals.violating as f64 * 100.0 / shown.len().max(1) as f64);
     }
 
-    /// Takes in a Load.
+    /// Adds a Load.
     pub fn load(&mut self, load: Load) {
         let id = FunctionId::new(load.namespace.clone(), load.function.clone());
-        let entry = self.functions.entry(id).or_default();
-        keep(&mut entry.offered, load.at_ms, load.offered_rps);
-        keep(&mut entry.achieved, load.at_ms, load.achieved_rps);
+        let record = self.functions.entry(id).or_default();
+        append(&mut record.offered, load.at_ms, load.offered_rps);
+        append(&mut record.achieved, load.at_ms, load.achieved_rps);
         for bucket in &load.latency {
-            *entry.latencies.entry(bucket.le_us).or_default() += bucket.count;
+            *record.latencies.entry(bucket.le_us).or_default() += bucket.count;
         }
-        entry.failed += load.failures.total();
-        entry.load = Some(load);
+        record.failed += load.failures.total();
+        record.load = Some(load);
     }
 
-    /// Takes in an Outcome.
+    /// Adds an Outcome; those of shadow agents are ignored.
     pub fn outcome(&mut self, outcome: &Outcome) {
         if outcome.source == Source::Shadow {
             return;
         }
         let id = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
-        let entry = self.functions.entry(id.clone()).or_default();
-        entry.beside += u64::from(decider::by_the_rule(&outcome.reason));
-        let totals = &mut entry.totals;
+        let record = self.functions.entry(id.clone()).or_default();
+        record.network_fallbacks += u64::from(decider::by_the_rule(&outcome.reason));
+        let totals = &mut record.totals;
         let changed = matches!(outcome.effect, Effect::Applied | Effect::Changed);
         totals.decisions += 1;
         totals.changes += u64::from(changed);
@@ -222,7 +222,7 @@ impl Board {
         }
     }
 
-    /// Adds a line to what was done lately.
+    /// Adds a line to the log.
     pub fn line(&mut self, line: String) {
         self.lines.push_back(line);
         if self.lines.len() > LINES {
@@ -230,12 +230,12 @@ impl Board {
         }
     }
 
-    /// What the run came to for `function`, with what the load generator says of it.
-    pub fn summary(&self, function: &FunctionId, agent: &str, load: Option<serde_json::Value>) -> Summary {
-        let nothing = Totals::default();
-        let totals = self.functions.get(function).map_or(&nothing, |entry| &entry.totals);
+    /// Totals of `function`, with the load generator's measurements.
+    pub fn summary(&self, function: &FunctionId, agent: &str, load: Option<serde_json::Value>) -> FunctionSummary {
+        let nothing = Accumulated::default();
+        let totals = self.functions.get(function).map_or(&nothing, |record| &record.totals);
         let seconds = totals.seconds.max(f64::MIN_POSITIVE);
-        Summary {
+        FunctionSummary {
             function: function.to_string(),
             agent: agent.to_owned(),
             load,
@@ -258,7 +258,7 @@ impl Board {
     }
 }
 
-impl Totals {
+impl Accumulated {
     fn hold(&mut self, allocation: Allocation, seconds: f64) {
         self.seconds += seconds;
         self.replica_seconds += f64::from(allocation.replicas.0) * seconds;
@@ -277,9 +277,9 @@ impl Totals {
     }
 }
 
-fn keep(series: &mut VecDeque<(Timestamp, f64)>, at: Timestamp, value: f64) {
+fn append(series: &mut VecDeque<(Timestamp, f64)>, at: Timestamp, value: f64) {
     series.push_back((at, value));
-    if series.len() > KEPT {
+    if series.len() > POINTS {
         series.pop_front();
     }
 }
@@ -296,7 +296,7 @@ fn describe(function: &FunctionId, outcome: &Outcome) -> String {
         Effect::Held => "held by the guard",
         Effect::Recorded => "recorded",
         Effect::Refused => "refused",
-        Effect::Failed => "failed, trying again",
+        Effect::Failed => "failed, retrying",
     };
     let rules: Vec<_> = outcome.guard.iter().map(|note| note.detail.as_str()).collect();
     let why = if rules.is_empty() { outcome.reason.clone() } else { rules.join("; ") };
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn core_seconds_are_cores_times_seconds() {
-        let mut totals = Totals::default();
+        let mut totals = Accumulated::default();
         totals.hold(Allocation::new(2, 500, 128), 2.0);
         totals.hold(Allocation::new(1, 1000, 256), 2.0);
         assert!((totals.core_seconds - 4.0).abs() < 1e-9);
@@ -327,18 +327,18 @@ mod tests {
             (state.tick.0, state.epoch.0) = (tick, epoch);
             state
         };
-        let mut board = Board::default();
+        let mut dashboard = Dashboard::default();
         for (tick, epoch) in [(5, 1), (6, 1), (9, 1), (100, 2), (101, 2)] {
-            board.state(at(tick, epoch));
+            dashboard.state(at(tick, epoch));
         }
-        assert_eq!(board.missed_ticks(), 2);
+        assert_eq!(dashboard.missed_ticks(), 2);
         let id = FunctionId::new(state.namespace.clone(), state.function.clone());
-        assert_eq!(board.summary(&id, "static", None).missed_ticks, 2);
+        assert_eq!(dashboard.summary(&id, "static", None).missed_ticks, 2);
     }
 
     #[test]
     fn a_run_without_messages_has_a_summary_of_zeros() {
-        let summary = Board::default().summary(&"f".parse().expect("valid"), "static", None);
+        let summary = Dashboard::default().summary(&"f".parse().expect("valid"), "static", None);
         assert_eq!((summary.actions, summary.core_seconds, summary.max_allocation), (0, 0.0, None));
         serde_json::to_string(&summary).expect("it can be written");
     }
