@@ -4,7 +4,7 @@
 mod counters;
 mod fit;
 pub mod measure;
-pub mod rig;
+pub mod testbed;
 
 use anyhow::Context;
 use qscale_common::document::Format;
@@ -17,12 +17,12 @@ use qscale_up::plan::{function_spec, request_form};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::measure::{Effort, Measured};
-use self::rig::Rig;
+use self::measure::{Measurements, ProfileBudget};
+use self::testbed::Testbed;
 
 /// A function and how it is called.
 #[derive(Debug, Clone)]
-pub struct Subject {
+pub struct FunctionUnderTest {
     /// A function by name or file: see [`function_spec`].
     pub function: String,
     /// Program and arguments of a function without a file.
@@ -36,7 +36,7 @@ pub struct Subject {
 /// What a request to fibonacci asks for where nobody says: some milliseconds of CPU, so that a run of seconds holds many requests.
 const FIBONACCI: &str = "name=25000";
 
-impl Subject {
+impl FunctionUnderTest {
     /// The function's file and the form of its requests.
     pub fn resolve(&self) -> anyhow::Result<(FunctionSpec, RequestForm)> {
         let spec = match &self.command {
@@ -67,28 +67,28 @@ impl Subject {
 /// When the function, the platform or the load generator does not start, or no request is answered.
 pub async fn profile(
     platform: Option<&str>,
-    subject: &Subject,
-    effort: Effort,
+    subject: &FunctionUnderTest,
+    budget: ProfileBudget,
     begin: &dyn Fn(usize),
     token: &CancellationToken,
 ) -> anyhow::Result<Option<(FunctionProfile, Vec<String>)>> {
     let (spec, form) = subject.resolve()?;
-    let mut rig = Rig::start(platform, &spec, form).await?;
+    let mut testbed = Testbed::start(platform, &spec, form).await?;
     let measured = tokio::select! {
-        measured = measure::measure(&mut rig, effort, begin) => Some(measured),
+        measured = measure::measure(&mut testbed, budget, begin) => Some(measured),
         () = token.cancelled() => None,
     };
-    rig.stop().await;
-    measured.map(|measured| Ok(made(spec.name.as_str(), &measured?))).transpose()
+    testbed.stop().await;
+    measured.map(|measured| Ok(profile_of(spec.name.as_str(), &measured?))).transpose()
 }
 
 /// The profile of what was measured, and what must be said of it.
-pub fn made(name: &str, measured: &Measured) -> (FunctionProfile, Vec<String>) {
+pub fn profile_of(name: &str, measured: &Measurements) -> (FunctionProfile, Vec<String>) {
     fit::profile(name, &text::day(clock::wall()), measured)
 }
 
 /// A profile in a line.
-pub fn described(profile: &FunctionProfile) -> String {
+pub fn describe(profile: &FunctionProfile) -> String {
     let ms = |distribution: &qscale_sim::Distribution| text::latency(distribution.mean().seconds() * 1000.0);
     let workers = match profile.workers {
         0 => "any number of requests".to_owned(),

@@ -1,15 +1,15 @@
 //! The study that Qscale is based on, repeated in the simulator or, smaller, with real functions on this machine. Owns the experiments and their result files;
 //! must not print results.
 
-mod contestant;
+mod entrant;
 pub mod experiment;
 mod figures;
 pub mod findings;
 mod learn;
-pub mod live;
 mod local;
 mod plan;
 pub mod results;
+pub mod run;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ use qscale_common::runtime::cancellable::until_stopped;
 use qscale_common::time::Span;
 use tokio_util::sync::CancellationToken;
 
-use self::experiment::Which;
-use self::live::Watch;
-use self::plan::{Desk, Plan};
-use self::results::{Results, write};
+use self::experiment::ExperimentKind;
+use self::plan::{JobStore, Plan};
+use self::results::{StudyResults, write};
+use self::run::TickCounter;
 use crate::journal::Journal;
 
 /// How long a run on this machine may last: a change of load should be seen, and what a view keeps is ten minutes.
@@ -37,12 +37,12 @@ const LOCAL_QUICK: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub struct ReproduceOptions {
     /// The experiment.
-    pub which: Which,
+    pub kind: ExperimentKind,
     /// Whether real functions run on this machine.
     pub local: bool,
     /// Length of each run on this machine.
     pub duration: Option<Span>,
-    /// Trainings and runs of each contestant under each load.
+    /// Trainings and runs of each entrant under each load.
     pub seeds: Option<u64>,
     /// First seed.
     pub seed: u64,
@@ -66,26 +66,26 @@ pub async fn reproduce(
     options: &ReproduceOptions,
     progress: impl Fn(u64, u64) + Send + Sync + 'static,
     token: &CancellationToken,
-) -> anyhow::Result<Results> {
+) -> anyhow::Result<StudyResults> {
     let plan = Plan::of(options)?;
     // The configuration of an agent names the file of its model.
     let out = std::path::absolute(&options.out).with_context(|| format!("--out {}", options.out.display()))?;
     let journal = Journal::open(&out, "experiment", &plan.identity()?, options.resume, options.overwrite)?;
-    let mut desk = Desk { out, journal };
+    let mut store = JobStore { out, journal };
     let (learning, threads) = (plan.clone(), options.threads);
     let work = until_stopped("experiment", move |stop| {
         let all = learning.ticks();
-        let watch = Watch::new(stop).telling(move |ticks| progress(ticks, all));
-        let done = learning.run(threads, &mut desk, &watch)?;
-        Ok((desk, done))
+        let counter = TickCounter::new(stop).with_callback(move |ticks| progress(ticks, all));
+        let done = learning.run(threads, &mut store, &counter)?;
+        Ok((store, done))
     });
-    let (mut desk, mut done) = work.await?;
+    let (mut store, mut done) = work.await?;
     if options.local && done.len() == plan.jobs().len() {
-        plan.run_local(&mut desk, &mut done, token).await?;
+        plan.run_local(&mut store, &mut done, token).await?;
     }
     let results = plan.results(done);
     if !results.runs.is_empty() {
-        write(&desk.out, &results)?;
+        write(&store.out, &results)?;
     }
     Ok(results)
 }

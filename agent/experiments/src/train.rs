@@ -21,13 +21,13 @@ use qscale_dqn::train::domain::{Kind, Part};
 use qscale_dqn::train::judge::{Court, Score};
 use qscale_dqn::train::recipe::Recipe;
 
-use self::folder::Folder;
+use self::folder::TrainingFolder;
 pub use self::folder::replace;
-pub use self::rules::Rule;
+pub use self::rules::BaselineRule;
 
 /// How a network learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learning {
+pub enum Trainer {
     /// Quantiles from a replay.
     Replay,
     /// Means from a replay.
@@ -36,7 +36,7 @@ pub enum Learning {
     Rollouts,
 }
 
-impl Learning {
+impl Trainer {
     /// All of them, with their names.
     pub const ALL: [(Self, &'static str); 3] = [(Self::Replay, "replay"), (Self::Means, "means"), (Self::Rollouts, "rollouts")];
 
@@ -50,7 +50,7 @@ impl Learning {
     }
 }
 
-impl FromStr for Learning {
+impl FromStr for Trainer {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -77,7 +77,7 @@ pub enum TrainEvent<'a> {
         settings: usize,
     },
     /// The best rule is known, and the network begins to learn.
-    Baseline(&'a Rule),
+    Baseline(&'a BaselineRule),
     /// The network was trained for this many ticks.
     Ticks(u64),
     /// The network was evaluated on the validation worlds.
@@ -98,14 +98,14 @@ pub struct TrainOptions {
     /// The file that `recipe` was read from; part of the command on the model's card.
     pub recipe_file: Option<PathBuf>,
     /// The trainer that was asked for by name; part of the command on the model's card.
-    pub trainer: Option<Learning>,
+    pub trainer: Option<Trainer>,
     /// The functions that the network learns about.
     pub functions: Kind,
     /// First seed.
     pub seed: u64,
     /// Number of models, with consecutive seeds.
     pub seeds: u32,
-    /// Folder of the run.
+    /// TrainingFolder of the run.
     pub out: PathBuf,
     /// Threads that simulate; they do not change the result.
     pub threads: NonZeroUsize,
@@ -176,13 +176,13 @@ pub struct Trained {
     /// Score on the test worlds.
     pub test: Score,
     /// The best tuned rule on the same worlds.
-    pub rule: Rule,
+    pub rule: BaselineRule,
     /// Time of training, seconds.
     pub seconds: f64,
 }
 
 /// How trainings go, whatever is trained.
-struct How<'a> {
+struct TrainContext<'a> {
     progress: &'a dyn Fn(TrainEvent<'_>),
     device: &'a Device,
     threads: NonZeroUsize,
@@ -190,17 +190,17 @@ struct How<'a> {
     overwrite: bool,
     stop: &'a AtomicBool,
     /// The best tuned rules that were found, by the worlds that they were tried on.
-    rules: RefCell<Vec<(Court, Rule)>>,
+    rules: RefCell<Vec<(Court, BaselineRule)>>,
 }
 
-impl How<'_> {
+impl TrainContext<'_> {
     /// The best tuned rule on the worlds of `court`, where it was found before.
-    fn known(&self, court: &Court) -> Option<Rule> {
+    fn known(&self, court: &Court) -> Option<BaselineRule> {
         self.rules.borrow().iter().find(|(known, _)| known == court).map(|(_, rule)| rule.clone())
     }
 
     /// Remembers that `rule` is the best on the worlds of `court`.
-    fn found(&self, court: Court, rule: &Rule) {
+    fn found(&self, court: Court, rule: &BaselineRule) {
         let mut rules = self.rules.borrow_mut();
         rules.retain(|(known, _)| *known != court);
         rules.push((court, rule.clone()));
@@ -218,14 +218,15 @@ pub fn train(
     stop: &AtomicBool,
 ) -> anyhow::Result<TrainOutcome> {
     let TrainOptions { recipe, special, out, threads, resume, overwrite, .. } = options;
-    let how = How { progress, device, threads: *threads, resume: *resume, overwrite: *overwrite, stop, rules: RefCell::default() };
+    let context =
+        TrainContext { progress, device, threads: *threads, resume: *resume, overwrite: *overwrite, stop, rules: RefCell::default() };
     let mut models = Vec::new();
     for seed in (0..u64::from(options.seeds)).map(|further| options.seed.wrapping_add(further)) {
         let folder = if options.seeds == 1 { out.to_owned() } else { out.join(format!("seed-{seed}")) };
         let command = command(options, recipe, options.functions, special.as_ref(), seed);
         let model = match special {
-            None => one(recipe, seed, &command, "", &folder, &how)?,
-            Some(special) => pair(recipe, special, options, seed, &folder, &how)?,
+            None => train_network(recipe, seed, &command, "", &folder, &context)?,
+            Some(special) => train_pair(recipe, special, options, seed, &folder, &context)?,
         };
         match model {
             Some(model) => models.push(model),
@@ -240,20 +241,20 @@ pub fn train(
 }
 
 /// Trains two networks with one seed, of which `special` one decides for functions that always keep a replica, and joins them; `None` where it was stopped.
-fn pair(
+fn train_pair(
     recipe: &Recipe,
     special: &Recipe,
     options: &TrainOptions,
     seed: u64,
     folder: &Path,
-    how: &How<'_>,
+    context: &TrainContext<'_>,
 ) -> anyhow::Result<Option<Trained>> {
     let both = command(options, recipe, Kind::All, Some(special), seed);
     let alone = command(options, special, Kind::Steady, None, seed);
-    let Some(general) = one(recipe, seed, &both, ", general", &folder.join("general"), how)? else { return Ok(None) };
-    let Some(beside) = one(special, seed, &alone, ", specialist", &folder.join("specialist"), how)? else { return Ok(None) };
+    let Some(general) = train_network(recipe, seed, &both, ", general", &folder.join("general"), context)? else { return Ok(None) };
+    let Some(beside) = train_network(special, seed, &alone, ", specialist", &folder.join("specialist"), context)? else { return Ok(None) };
     let mut model = general.model.join(&beside.model).context("two networks of one recipe")?;
-    let judge = |part| recipe.court(part, how.threads).model(&model, how.device).map(|scores| Score::of(&scores));
+    let judge = |part| recipe.court(part, context.threads).model(&model, context.device).map(|scores| Score::of(&scores));
     let (validation, test) = (judge(Part::Validation)?, judge(Part::Test)?);
     let card = model.header.card.iter_mut().flat_map(|card| &mut card.judged);
     for judged in card.filter(|judged| judged.policy == "dqn") {
@@ -264,15 +265,22 @@ fn pair(
 }
 
 /// Trains the network of one seed, of which `part` says to people which it is; `None` where it was stopped.
-fn one(recipe: &Recipe, seed: u64, command: &str, part: &str, path: &Path, how: &How<'_>) -> anyhow::Result<Option<Trained>> {
-    let How { progress, device, threads, stop, .. } = *how;
-    let mut folder = Folder::open(path, recipe, seed, how.resume, how.overwrite)?;
+fn train_network(
+    recipe: &Recipe,
+    seed: u64,
+    command: &str,
+    part: &str,
+    path: &Path,
+    context: &TrainContext<'_>,
+) -> anyhow::Result<Option<Trained>> {
+    let TrainContext { progress, device, threads, stop, .. } = *context;
+    let mut folder = TrainingFolder::open(path, recipe, seed, context.resume, context.overwrite)?;
     let mut course = Course::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
     if let Some(best) = folder.best.take() {
         course.keep(best);
     }
     progress(TrainEvent::Started { name: &format!("seed {seed}{part}"), ticks: (course.ticks(), recipe.ticks) });
-    let Some(mut rule) = folder.rule(&course, how)? else { return Ok(None) };
+    let Some(mut rule) = folder.rule(&course, context)? else { return Ok(None) };
     progress(TrainEvent::Baseline(&rule));
     let mut began = clock::instant();
     while !course.is_over() {
@@ -301,14 +309,14 @@ fn one(recipe: &Recipe, seed: u64, command: &str, part: &str, path: &Path, how: 
         rule.test = Some(Score::of(&course.court(Part::Test).rule(&*rule.policy())));
     }
     folder.ruled(&rule)?;
-    how.found(course.court(Part::Validation), &rule);
+    context.found(course.court(Part::Validation), &rule);
     let model = with_card(&course, best, command, &rule, Some(&test));
     folder.over(&model, &rule)?;
     Ok(Some(Trained { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))
 }
 
 /// The best network with its card.
-fn with_card(course: &Course, best: &Best, command: &str, rule: &Rule, test: Option<&Score>) -> Checkpoint {
+fn with_card(course: &Course, best: &Best, command: &str, rule: &BaselineRule, test: Option<&Score>) -> Checkpoint {
     let recipe = course.recipe();
     let judged = |policy: &str, part: Part, score: &Score| {
         let worlds = if part == Part::Test { recipe.test_worlds } else { recipe.validation_worlds };

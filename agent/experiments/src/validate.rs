@@ -13,11 +13,11 @@ use qscale_common::name::FunctionId;
 use qscale_sim::FunctionProfile;
 use tokio_util::sync::CancellationToken;
 
-use self::compare::Comparison;
+use self::compare::ScenarioComparison;
 use self::scenario::Scenario;
-use crate::profile::measure::Effort;
-use crate::profile::rig::Rig;
-use crate::profile::{self, Subject, measure};
+use crate::profile::measure::ProfileBudget;
+use crate::profile::testbed::Testbed;
+use crate::profile::{self, FunctionUnderTest, measure};
 
 /// How often a load that the generator could not send as it should is tried in all.
 pub const TRIES: u32 = 3;
@@ -26,11 +26,11 @@ pub const TRIES: u32 = 3;
 #[derive(Debug, Clone)]
 pub struct ValidateOptions {
     /// The function.
-    pub subject: Subject,
+    pub subject: FunctionUnderTest,
     /// Its profile; measured first where there is none.
     pub profile: Option<FunctionProfile>,
     /// How much is measured for a profile.
-    pub effort: Effort,
+    pub budget: ProfileBudget,
     /// Length of each scenario, at least a second.
     pub length: Duration,
     /// Names of scenarios; all of them where it is empty.
@@ -65,7 +65,7 @@ pub struct Validation {
     /// Remarks on a profile that was measured here.
     pub remarks: Vec<String>,
     /// One comparison a scenario.
-    pub comparisons: Vec<Comparison>,
+    pub comparisons: Vec<ScenarioComparison>,
 }
 
 /// Runs every scenario; `None` once `token` is cancelled. Uses the platform at `platform`, or starts one.
@@ -79,37 +79,37 @@ pub async fn validate(
     token: &CancellationToken,
 ) -> anyhow::Result<Option<Validation>> {
     let (spec, form) = options.subject.resolve()?;
-    let mut rig = Rig::start(platform, &spec, form.clone()).await?;
+    let mut testbed = Testbed::start(platform, &spec, form.clone()).await?;
     let work = async {
         let (profile, remarks) = match &options.profile {
             Some(profile) => (profile.clone(), Vec::new()),
             None => {
                 let begin = |step| progress(Progress::Measuring(step));
-                profile::made(spec.name.as_str(), &measure::measure(&mut rig, options.effort, &begin).await?)
+                profile::profile_of(spec.name.as_str(), &measure::measure(&mut testbed, options.budget, &begin).await?)
             }
         };
         ensure!(
-            rig.vertical,
+            testbed.vertical,
             "cgroups cannot be written here, so that no CPU limit can be held against the simulator's; see `qscale doctor`"
         );
-        rig.replace(&spec, form, scenario::RESTING).await?;
-        let comparisons = compare_all(&mut rig, options, &profile, progress).await?;
+        testbed.replace(&spec, form, scenario::RESTING).await?;
+        let comparisons = compare_all(&mut testbed, options, &profile, progress).await?;
         Ok(Validation { function: spec.id(), profile, remarks, comparisons })
     };
     let done = tokio::select! {
         done = work => done.map(Some),
         () = token.cancelled() => Ok(None),
     };
-    rig.stop().await;
+    testbed.stop().await;
     done
 }
 
 async fn compare_all(
-    rig: &mut Rig,
+    testbed: &mut Testbed,
     options: &ValidateOptions,
     profile: &FunctionProfile,
     progress: &dyn Fn(Progress),
-) -> anyhow::Result<Vec<Comparison>> {
+) -> anyhow::Result<Vec<ScenarioComparison>> {
     let all = scenario::all(profile, options.length);
     let wanted = |scenario: &Scenario| options.scenarios.is_empty() || options.scenarios.iter().any(|name| name == scenario.name);
     let chosen: Vec<Scenario> = all.into_iter().filter(wanted).collect();
@@ -120,14 +120,14 @@ async fn compare_all(
         let mut attempt = 1;
         let real = loop {
             let real =
-                real::run(rig, &scenario, options.length, options.seed).await.with_context(|| format!("scenario {}", scenario.name))?;
+                real::run(testbed, &scenario, options.length, options.seed).await.with_context(|| format!("scenario {}", scenario.name))?;
             if real.void.is_none() || attempt == TRIES {
                 break real;
             }
             attempt += 1;
         };
-        let simulated = simulated::run(profile, rig.spec(), &scenario, &real);
-        comparisons.push(Comparison { scenario, real, simulated });
+        let simulated = simulated::run(profile, testbed.spec(), &scenario, &real);
+        comparisons.push(ScenarioComparison { scenario, real, simulated });
     }
     Ok(comparisons)
 }

@@ -8,8 +8,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::document::Format;
 use qscale_common::runtime::shutdown;
-use qscale_experiments::profile::measure::{Effort, STEPS};
-use qscale_experiments::profile::{Subject, described, profile};
+use qscale_experiments::profile::measure::{ProfileBudget, STEPS};
+use qscale_experiments::profile::{FunctionUnderTest, describe, profile};
 
 use crate::show;
 use crate::system::Locate;
@@ -25,7 +25,7 @@ It starts a platform of its own (or uses the one that --platform names), gives t
 minutes. The machine should have nothing else to do. What cannot be measured here is told, not guessed.")]
 pub struct ProfileArgs {
     #[command(flatten)]
-    pub subject: SubjectArgs,
+    pub subject: FunctionArgs,
     /// Write the profile to this file, .toml or .json; to standard output where it is not named
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub out: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub struct ProfileArgs {
 
 /// A function and how it is called.
 #[derive(Debug, Args)]
-pub struct SubjectArgs {
+pub struct FunctionArgs {
     /// Function: fibonacci, aes, faas, or a function file
     #[arg(value_name = "FUNCTION|FILE", default_value = "fibonacci", value_hint = clap::ValueHint::FilePath)]
     pub function: String,
@@ -51,9 +51,9 @@ pub struct SubjectArgs {
     pub inputs: Vec<String>,
 }
 
-impl From<SubjectArgs> for Subject {
-    fn from(arguments: SubjectArgs) -> Self {
-        let SubjectArgs { function, command, protocol, inputs } = arguments;
+impl From<FunctionArgs> for FunctionUnderTest {
+    fn from(arguments: FunctionArgs) -> Self {
+        let FunctionArgs { function, command, protocol, inputs } = arguments;
         Self { function, command, protocol, inputs }
     }
 }
@@ -62,10 +62,10 @@ impl From<SubjectArgs> for Subject {
 pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> {
     let format = arguments.out.as_deref().map(Format::of).transpose().context("--out")?;
     anyhow::ensure!(format != Some(Format::Yaml), "--out: a profile is written as .toml or .json");
-    let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
+    let budget = if arguments.quick { ProfileBudget::QUICK } else { ProfileBudget::FULL };
     let bar = steps();
     let begin = |step| show_step(&bar, step);
-    let measured = profile(locate.platform.as_deref(), &arguments.subject.into(), effort, &begin, &shutdown::token()).await;
+    let measured = profile(locate.platform.as_deref(), &arguments.subject.into(), budget, &begin, &shutdown::token()).await;
     bar.finish_and_clear();
     let measured = measured?;
     let (profile, remarks) = measured.context("stopped; nothing is written")?;
@@ -75,7 +75,7 @@ pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> 
         Some(path) => std::fs::write(path, text).with_context(|| path.display().to_string())?,
         None => show::line(text.trim_end())?,
     }
-    eprintln!("{}", described(&profile));
+    eprintln!("{}", describe(&profile));
     Ok(())
 }
 

@@ -9,9 +9,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::shutdown;
 use qscale_common::time::Span;
-use qscale_experiments::reproduce::experiment::Which;
-use qscale_experiments::reproduce::live::Figure;
-use qscale_experiments::reproduce::results::{Results, Settings, remarks, told};
+use qscale_experiments::reproduce::experiment::ExperimentKind;
+use qscale_experiments::reproduce::results::{StudyResults, StudySettings, remarks, told};
+use qscale_experiments::reproduce::run::RunMetric;
 use qscale_experiments::reproduce::{ReproduceOptions, findings, reproduce};
 use serde_json::json;
 
@@ -34,7 +34,7 @@ use crate::system::Locate;
   qscale reproduce vertical --local --for 5m --seeds 4
   qscale reproduce horizontal --seeds 10 --json | jq .findings
 
-Contestants:
+Entrants:
   threshold    above 250m of CPU or 256 MiB of memory a replica up, else down: by one replica, or by 30m (threshold-vertical)
   tabular-q    five bins of CPU; 20 replicas less, none or more, or 30m of CPU; learns online in 50 episodes of 24 ticks
   tabular-q-1  the same with steps of one replica
@@ -49,7 +49,7 @@ Otherwise on purpose: one reward for all that learn, with a term for cost; failu
 a resize does not restart; agents see a replica's CPU over its limit, not a node's; the networks are double and dueling, learn from 64 functions at once and multiply
 CPU by 0.8 or 1.25. No guard limits anyone.
 
-On this machine (--local): all contestants decide at the same time, each as an agent of its own for its own copy of the native fibonacci, under the same requests; they
+On this machine (--local): all entrants decide at the same time, each as an agent of its own for its own copy of the native fibonacci, under the same requests; they
 share the cores. CPU, its steps and thresholds, and rates are a tenth of the study's, ticks a fifth; a request takes some 1.2 ms of CPU; 1 to 21 replicas; one fixed and
 one changing rate. The learned ones learn in the simulator of that, and their models then decide without learning on; beside a network stands the agent's rule,
 and how often it decided is told. Latency is the client's, from when a request was due; the late share is told from a histogram.
@@ -62,14 +62,14 @@ Exit status: 0 done, 1 an error, 130 stopped.")]
 pub struct ReproduceArgs {
     /// Experiment: horizontal changes replicas of half a core, vertical the CPU and memory of one replica
     #[arg(value_name = "horizontal|vertical")]
-    which: Which,
-    /// Run real functions on this machine, smaller and for a shorter time, instead of simulated ones
+    kind: ExperimentKind,
+    /// StudyRun real functions on this machine, smaller and for a shorter time, instead of simulated ones
     #[arg(long)]
     local: bool,
     /// How long each run on this machine lasts, 10s to 10m; by default 60s, or 20s with --quick
     #[arg(long = "for", value_name = "TIME", requires = "local")]
     duration: Option<Span>,
-    /// Trainings and runs of each contestant under each load; by default 5, or 2 with --local
+    /// Trainings and runs of each entrant under each load; by default 5, or 2 with --local
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(2..=100))]
     seeds: Option<u64>,
     /// First seed; those that follow are the others
@@ -84,10 +84,10 @@ pub struct ReproduceArgs {
 
 /// Runs an experiment, and prints what was found.
 pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<ExitCode> {
-    let mut name = arguments.which.name().to_owned();
+    let mut name = arguments.kind.name().to_owned();
     [("-local", arguments.local), ("-quick", arguments.quick)].iter().filter(|(_, given)| *given).for_each(|(part, _)| name += part);
     let options = ReproduceOptions {
-        which: arguments.which,
+        kind: arguments.kind,
         local: arguments.local,
         duration: arguments.duration,
         seeds: arguments.seeds,
@@ -105,7 +105,7 @@ pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<Ex
         return Ok(ExitCode::from(130));
     }
     if arguments.run.json {
-        let Results { experiment, settings, complete, table, findings, .. } = &results;
+        let StudyResults { experiment, settings, complete, table, findings, .. } = &results;
         show::json(&json!({
             "folder": out, "experiment": experiment, "settings": settings, "complete": complete, "table": table, "findings": findings,
             "sentences": findings::sentences(findings), "remarks": remarks(&results),
@@ -146,13 +146,13 @@ fn progress() -> impl Fn(u64, u64) + Send + Sync + 'static {
     }
 }
 
-fn tell(out: &Path, results: &Results) -> anyhow::Result<()> {
+fn tell(out: &Path, results: &StudyResults) -> anyhow::Result<()> {
     table(results).print()?;
     show::line("")?;
     for load in &results.loads {
         show::line(format!("{:6} {}", load.name, load.pattern))?;
     }
-    let Settings { percentile, latency_ms, currency, seeds, .. } = &results.settings;
+    let StudySettings { percentile, latency_ms, currency, seeds, .. } = &results.settings;
     show::line(format!(
         "late: above {} ms, of which p{percentile} is the objective, or failed; cost: {currency} an hour; ±: 95 % intervals over {} seeds",
         latency_ms,
@@ -171,10 +171,10 @@ fn tell(out: &Path, results: &Results) -> anyhow::Result<()> {
     show::line(format!("{0}/results.json, {0}/results.csv, {0}/learning.svg and a figure for each load", out.display()))
 }
 
-fn table(results: &Results) -> Table {
+fn table(results: &StudyResults) -> Table {
     let allocated = match results.experiment {
-        Which::Horizontal => ("REPLICAS", Figure::Replicas),
-        Which::Vertical => ("CORES", Figure::Cores),
+        ExperimentKind::Horizontal => ("REPLICAS", RunMetric::Replicas),
+        ExperimentKind::Vertical => ("CORES", RunMetric::Cores),
     };
     let mut table = Table::new(&["LOAD", "CONTESTANT", "P95", "LATE %", "ANSWERED/S", allocated.0, "COST/H", "CHANGES/H"]);
     let mut last = "";
@@ -184,13 +184,13 @@ fn table(results: &Results) -> Table {
         last = line.load;
         table.row([
             Cell::new(load, Tone::Strong),
-            line.contestant.into(),
-            told(mean(Figure::P95Ms), show::latency).into(),
-            told(mean(Figure::LateShare), |share| show::number(share * 100.0)).into(),
-            told(mean(Figure::ThroughputRps), show::number).into(),
+            line.entrant.into(),
+            told(mean(RunMetric::P95Ms), show::latency).into(),
+            told(mean(RunMetric::LateShare), |share| show::number(share * 100.0)).into(),
+            told(mean(RunMetric::ThroughputRps), show::number).into(),
             told(mean(allocated.1), show::number).into(),
-            told(mean(Figure::CostPerHour), |cost| format!("{cost:.4}")).into(),
-            told(mean(Figure::ChangesPerHour), show::number).into(),
+            told(mean(RunMetric::CostPerHour), |cost| format!("{cost:.4}")).into(),
+            told(mean(RunMetric::ChangesPerHour), show::number).into(),
         ]);
     }
     table

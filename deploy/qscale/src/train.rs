@@ -15,8 +15,8 @@ use qscale_dqn::learner::{Hyperparameters, Rollouts};
 use qscale_dqn::train::domain::Kind;
 use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
-use qscale_experiments::train::device::{self, Wish};
-use qscale_experiments::train::{Learning, Rule, TrainOptions, TrainOutcome, TrainReport, Trained};
+use qscale_experiments::train::device::{self, DeviceChoice};
+use qscale_experiments::train::{BaselineRule, TrainOptions, TrainOutcome, TrainReport, Trained, Trainer};
 use serde_json::json;
 
 use crate::run_options::RunOptions;
@@ -64,7 +64,7 @@ pub struct TrainArgs {
     /// How is learned: replay learns quantiles of returns from a million ticks (QR-DQN); means their means (double DQN); rollouts quantiles of λ-returns from the
     /// latest ticks alone (PQN); by default as the recipe says, which is replay
     #[arg(long, value_name = "replay|means|rollouts")]
-    trainer: Option<Learning>,
+    trainer: Option<Trainer>,
     /// Seed of chance: the same gives the same network
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -73,7 +73,7 @@ pub struct TrainArgs {
     seeds: u32,
     /// Where the network computes: auto measures, and takes what is fastest
     #[arg(long, value_name = "auto|cpu|gpu", default_value = "auto")]
-    device: Wish,
+    device: DeviceChoice,
     /// Print the recipe that would be followed, as JSON, and train nothing
     #[arg(long)]
     print_recipe: bool,
@@ -135,9 +135,9 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.domain = recipe.domain.of(arguments.functions);
     let Hyperparameters { rollouts, quantiles, corner, .. } = match arguments.trainer {
         None => recipe.hyperparameters.clone(),
-        Some(Learning::Replay) => Hyperparameters::default(),
-        Some(Learning::Means) => Hyperparameters::plain(),
-        Some(Learning::Rollouts) => Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::default() },
+        Some(Trainer::Replay) => Hyperparameters::default(),
+        Some(Trainer::Means) => Hyperparameters::plain(),
+        Some(Trainer::Rollouts) => Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::default() },
     };
     recipe.hyperparameters = Hyperparameters { rollouts, quantiles, corner, ..recipe.hyperparameters };
     recipe.check().map_err(anyhow::Error::msg)?;
@@ -182,7 +182,7 @@ fn table(trained: &[Trained]) -> anyhow::Result<()> {
     for model in trained {
         row(format!("dqn, seed {}", model.seed), &model.test, format!("{:.0} s", model.seconds));
     }
-    if let Some(Trained { rule: rule @ Rule { test: Some(test), .. }, .. }) = trained.first() {
+    if let Some(Trained { rule: rule @ BaselineRule { test: Some(test), .. }, .. }) = trained.first() {
         row(format!("{}, the best tuned rule", rule.name()), test, String::new());
     }
     show::line(table.render(Paint::of_terminal()).trim_end())?;

@@ -9,14 +9,14 @@ use clap::Args;
 use qscale_common::document::Format;
 use qscale_common::runtime::shutdown;
 use qscale_common::time::Span;
-use qscale_experiments::profile::described;
-use qscale_experiments::profile::measure::Effort;
-use qscale_experiments::validate::compare::{self, Comparison, Share};
+use qscale_experiments::profile::describe;
+use qscale_experiments::profile::measure::ProfileBudget;
+use qscale_experiments::validate::compare::{self, Percentage, ScenarioComparison};
 use qscale_experiments::validate::{Progress, TRIES, ValidateOptions, machine, scenario, validate};
 use qscale_sim::FunctionProfile;
 use serde_json::json;
 
-use crate::profile::{SubjectArgs, show_step, steps};
+use crate::profile::{FunctionArgs, show_step, steps};
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
@@ -37,7 +37,7 @@ measured once; nothing is fitted to a scenario. The machine should have nothing 
 Exit status: 0 done, 1 an error, or beyond --check.")]
 pub struct ValidateArgs {
     #[command(flatten)]
-    subject: SubjectArgs,
+    subject: FunctionArgs,
     /// Profile of the function, .toml or .json, as `qscale profile` writes it; measured first where it is not named
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     profile: Option<PathBuf>,
@@ -52,8 +52,8 @@ pub struct ValidateArgs {
     seed: u64,
     /// Fail where an error lies beyond this share, such as 10%
     #[arg(long, value_name = "PERCENT")]
-    check: Option<Share>,
-    /// Measure the profile with few starts and requests
+    check: Option<Percentage>,
+    /// ComparedMetric the profile with few starts and requests
     #[arg(long, conflicts_with = "profile")]
     quick: bool,
     /// Print one JSON object
@@ -67,7 +67,7 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
     let options = ValidateOptions {
         profile: arguments.profile.as_ref().map(read).transpose()?,
         subject: arguments.subject.into(),
-        effort: if arguments.quick { Effort::QUICK } else { Effort::FULL },
+        budget: if arguments.quick { ProfileBudget::QUICK } else { ProfileBudget::FULL },
         length: arguments.length.0,
         scenarios: arguments.scenarios,
         seed: arguments.seed,
@@ -87,7 +87,7 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
     validation.remarks.iter().for_each(show::warn);
     let comparisons = &validation.comparisons;
     if arguments.json {
-        let scenarios: Vec<_> = comparisons.iter().map(Comparison::to_json).collect();
+        let scenarios: Vec<_> = comparisons.iter().map(ScenarioComparison::to_json).collect();
         show::json(&json!({
             "function": validation.function,
             "profile": validation.profile,
@@ -98,7 +98,7 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
             "scenarios": scenarios,
         }))?;
     } else {
-        show::line(described(&validation.profile))?;
+        show::line(describe(&validation.profile))?;
         table(comparisons).print()?;
         tell(comparisons)?;
     }
@@ -111,7 +111,7 @@ pub fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
     FunctionProfile::read(&text, Format::of(path)?).with_context(|| format!("--profile {}", path.display()))
 }
 
-fn table(comparisons: &[Comparison]) -> Table {
+fn table(comparisons: &[ScenarioComparison]) -> Table {
     let mut table = Table::new(&[
         "SCENARIO",
         "LIMITS",
@@ -135,7 +135,7 @@ fn table(comparisons: &[Comparison]) -> Table {
             p99,
             completed,
             cpu,
-            Cell::new(format!("{:.2}", others.cores), if others.disturb() { Tone::Warn } else { Tone::Dim }),
+            Cell::new(format!("{:.2}", others.cores), if others.is_disturbing() { Tone::Warn } else { Tone::Dim }),
         ]);
     }
     table
@@ -151,9 +151,9 @@ fn tone(error: Option<f64>) -> Tone {
 }
 
 /// What the table alone would leave unsaid.
-fn tell(comparisons: &[Comparison]) -> anyhow::Result<()> {
+fn tell(comparisons: &[ScenarioComparison]) -> anyhow::Result<()> {
     show::line("\nEach cell: on the local platform, simulated, error. OTHERS: cores that other processes used meanwhile.")?;
-    let errors: Vec<f64> = comparisons.iter().flat_map(Comparison::measures).filter_map(|measure| measure.error()).collect();
+    let errors: Vec<f64> = comparisons.iter().flat_map(ScenarioComparison::measures).filter_map(|measure| measure.error()).collect();
     let within = errors.iter().filter(|error| error.abs() <= AIM).count();
     show::line(format_args!("{within} of {} errors are at most {:.0} %", errors.len(), AIM * 100.0))?;
     for comparison in comparisons {
@@ -161,15 +161,15 @@ fn tell(comparisons: &[Comparison]) -> anyhow::Result<()> {
             show::line(format_args!("{}: void, tried {TRIES} times: {void}", comparison.scenario.name))?;
         }
     }
-    if comparisons.iter().any(|comparison| comparison.real.others.disturb()) {
+    if comparisons.iter().any(|comparison| comparison.real.others.is_disturbing()) {
         show::line("the machine was busy with something else; its figures say little where OTHERS is not near 0")?;
     }
     Ok(())
 }
 
-fn judged(comparisons: &[Comparison], check: Option<Share>) -> ExitCode {
-    let Some(Share(most)) = check else { return ExitCode::SUCCESS };
-    let beyond = |comparison: &&Comparison| {
+fn judged(comparisons: &[ScenarioComparison], check: Option<Percentage>) -> ExitCode {
+    let Some(Percentage(most)) = check else { return ExitCode::SUCCESS };
+    let beyond = |comparison: &&ScenarioComparison| {
         comparison.real.void.is_some() || comparison.measures().iter().any(|measure| measure.error().is_none_or(|error| error.abs() > most))
     };
     let beyond: Vec<&str> = comparisons.iter().filter(beyond).map(|comparison| comparison.scenario.name).collect();

@@ -432,7 +432,7 @@ async fn write_policies(bus: &Bus, functions: &[PlannedFunction]) -> anyhow::Res
     Ok(())
 }
 
-/// Removes the copy that an earlier run with `--versus` made, where this one makes none.
+/// Removes the copy of an earlier run with `--versus`, unless this run has one.
 async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
     let [only] = plan.functions.as_slice() else { return Ok(()) };
     let Ok(copy) = copy_of(&only.spec) else { return Ok(()) };

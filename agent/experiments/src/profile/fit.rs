@@ -8,7 +8,7 @@ use qscale_common::units::{Allocation, Mebibytes};
 use qscale_sim::profile::{Memory, Startup};
 use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos};
 
-use super::measure::{BURSTS, Measured};
+use super::measure::{BURSTS, Measurements};
 
 /// Percentiles that are kept of many measurements, and of few.
 const PERCENTILES: [f64; 10] = [0.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 100.0];
@@ -23,7 +23,7 @@ const CLEARLY: f64 = 0.8;
 const TRIALS: u64 = 20;
 
 /// The profile, and what must be said of it.
-pub fn profile(name: &str, day: &str, measured: &Measured) -> (FunctionProfile, Vec<String>) {
+pub fn profile(name: &str, day: &str, measured: &Measurements) -> (FunctionProfile, Vec<String>) {
     let mut remarks = Vec::new();
     let starts = |of: fn(&(Duration, Duration)) -> Duration| empirical(measured.starts.iter().map(of).collect());
     let (cpu, waiting) = request(measured, &mut remarks);
@@ -43,7 +43,7 @@ pub fn profile(name: &str, day: &str, measured: &Measured) -> (FunctionProfile, 
         let millicores = measured.idle_cores * 1000.0;
         remarks.push(format!("without requests a replica uses {millicores:.0}m of CPU, which the simulator does not show"));
     }
-    if measured.others.disturb() {
+    if measured.others.is_disturbing() {
         remarks.push(format!(
             "other processes used {:.1} cores of this machine meanwhile: waiting and starts hold what they took, and how many requests are worked on \
              at once may be wrong; measure again when it is idle",
@@ -53,7 +53,7 @@ pub fn profile(name: &str, day: &str, measured: &Measured) -> (FunctionProfile, 
     (with_way_of_working(profile, measured, &mut remarks), remarks)
 }
 
-fn source(day: &str, measured: &Measured) -> String {
+fn source(day: &str, measured: &Measurements) -> String {
     let overhead = measured.overhead.map_or_else(String::new, |overhead| {
         format!("; its waiting holds what load generator and gateway add, {} us of a request that does nothing", overhead.as_micros())
     });
@@ -65,7 +65,7 @@ fn source(day: &str, measured: &Measured) -> String {
 }
 
 /// CPU time and waiting of a request.
-fn request(measured: &Measured, remarks: &mut Vec<String>) -> (Distribution, Distribution) {
+fn request(measured: &Measurements, remarks: &mut Vec<String>) -> (Distribution, Distribution) {
     let cpu: Vec<Duration> = measured.requests.iter().map(|request| request.1).collect();
     if measured.exact && !cpu.is_empty() {
         return (empirical(cpu), empirical(measured.requests.iter().map(|request| request.0.saturating_sub(request.1)).collect()));
@@ -93,17 +93,17 @@ fn empirical(mut samples: Vec<Duration>) -> Distribution {
         low + (high - low) * place.fract()
     };
     let percentiles = if samples.len() < FEW { COARSE.as_slice() } else { PERCENTILES.as_slice() };
-    let made = |scale: f64| {
+    let scaled = |scale: f64| {
         let points = percentiles.iter().map(|percentile| (*percentile, Nanos::from_seconds(at(*percentile) * scale)));
         Distribution::percentiles(points).expect("percentiles rise, and so do those of sorted samples")
     };
     let mean = samples.iter().map(Duration::as_secs_f64).sum::<f64>() / samples.len() as f64;
     // Straight lines between percentiles have a mean of their own.
-    made(mean / made(1.0).mean().seconds().max(f64::MIN_POSITIVE))
+    scaled(mean / scaled(1.0).mean().seconds().max(f64::MIN_POSITIVE))
 }
 
 /// How many requests it works on at once, and on how many cores: as the simulator shows the measured bursts best.
-fn with_way_of_working(profile: FunctionProfile, measured: &Measured, remarks: &mut Vec<String>) -> FunctionProfile {
+fn with_way_of_working(profile: FunctionProfile, measured: &Measurements, remarks: &mut Vec<String>) -> FunctionProfile {
     if measured.bursts.iter().all(Vec::is_empty) {
         remarks.push("no burst was answered whole; taken to work on one request at a time".to_owned());
         return profile;
@@ -127,7 +127,7 @@ fn with_way_of_working(profile: FunctionProfile, measured: &Measured, remarks: &
 }
 
 /// How far simulated bursts lie from the measured ones: the mean over the places in a burst of how many times as long, as a logarithm.
-fn distance(profile: &FunctionProfile, measured: &Measured) -> f64 {
+fn distance(profile: &FunctionProfile, measured: &Measurements) -> f64 {
     let (mut sum, mut places) = (0.0, 0);
     for bursts in measured.bursts.iter().filter(|bursts| !bursts.is_empty()) {
         let real = by_place(bursts.iter().map(|burst| burst.iter().map(|request| request.1.as_secs_f64()).collect()).collect());
@@ -167,14 +167,14 @@ fn simulated(profile: &FunctionProfile, cores: u32, burst: &[(Duration, Duration
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::machine::Others;
+    use crate::validate::machine::OtherLoad;
 
     fn us(us: u64) -> Duration {
         Duration::from_micros(us)
     }
 
     /// What would be measured of a function that computes 10 ms, waits 1 ms, and works on bursts as it is told.
-    fn measured(workers: u32, parallelism: u32) -> Measured {
+    fn measured(workers: u32, parallelism: u32) -> Measurements {
         let constant = |ms| Distribution::constant(Nanos::millis(ms));
         let truth = FunctionProfile { workers, parallelism, waiting: constant(1), ..FunctionProfile::simple("f", constant(10)) };
         let burst = |size: u32| {
@@ -182,7 +182,7 @@ mod tests {
             let latencies = simulated(&truth, 2, &due, 1);
             due.iter().zip(latencies).map(|(request, latency)| (request.0, Duration::from_secs_f64(latency))).collect::<Vec<_>>()
         };
-        Measured {
+        Measurements {
             exact: true,
             cores: 2,
             starts: vec![(us(700_000), us(500_000)), (us(800_000), us(500_000))],
@@ -224,8 +224,8 @@ mod tests {
 
     #[test]
     fn what_could_not_be_measured_is_said() {
-        let others = Others { cores: 1.5, steal: 0.0 };
-        let without = Measured { exact: false, idle_cores: 0.05, bursts: Vec::new(), others, ..measured(1, 1) };
+        let others = OtherLoad { cores: 1.5, steal: 0.0 };
+        let without = Measurements { exact: false, idle_cores: 0.05, bursts: Vec::new(), others, ..measured(1, 1) };
         let (profile, remarks) = profile("f", "2026-01-01", &without);
         assert_eq!(profile.cpu, Distribution::constant(Nanos::millis(10)));
         assert!(

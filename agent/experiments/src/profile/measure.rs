@@ -12,12 +12,12 @@ use qscale_up::plan::function_spec;
 use qscale_up::{LoadPlan, RequestForm};
 
 use super::counters::Counters;
-use super::rig::{Rig, Sent};
-use crate::validate::machine::{Machine, Others};
+use super::testbed::{LoadResult, Testbed};
+use crate::validate::machine::{MachineCpu, OtherLoad};
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
-pub struct Effort {
+pub struct ProfileBudget {
     starts: u32,
     /// How long the idle function is watched.
     idle: Duration,
@@ -28,7 +28,7 @@ pub struct Effort {
     bursts: u32,
 }
 
-impl Effort {
+impl ProfileBudget {
     /// At most two minutes.
     pub const FULL: Self =
         Self { starts: 10, idle: Duration::from_secs(3), requests: 400, requests_within: Duration::from_secs(40), bursts: 12 };
@@ -51,7 +51,7 @@ const LEAST_GAP: Duration = Duration::from_millis(30);
 
 /// What was measured.
 #[derive(Debug, Clone, Default)]
-pub struct Measured {
+pub struct Measurements {
     /// Whether the counters of CPU time are exact.
     pub exact: bool,
     /// Cores of the machine.
@@ -71,7 +71,7 @@ pub struct Measured {
     /// When each request of each burst was due, and its latency, by the sizes of [`BURSTS`].
     pub bursts: Vec<Vec<Vec<(Duration, Duration)>>>,
     /// What other processes used of the machine while requests went one by one.
-    pub others: Others,
+    pub others: OtherLoad,
     /// Median latency of a function that does nothing, called alike: what load generator and gateway add.
     pub overhead: Option<Duration>,
 }
@@ -80,49 +80,49 @@ pub struct Measured {
 pub const STEPS: [&str; 6] =
     ["starts", "without requests", "first requests", "requests one by one", "requests at once", "what load generator and gateway add"];
 
-/// Measures the function that is on `rig`; `begin` is called with the index of each of [`STEPS`].
-pub async fn measure(rig: &mut Rig, effort: Effort, begin: &dyn Fn(usize)) -> anyhow::Result<Measured> {
+/// Measures the function that is on `testbed`; `begin` is called with the index of each of [`STEPS`].
+pub async fn measure(testbed: &mut Testbed, budget: ProfileBudget, begin: &dyn Fn(usize)) -> anyhow::Result<Measurements> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
     let generous = |replicas| Allocation::new(replicas, cores * 1000, MEMORY_MIB);
-    let mut measured = Measured { exact: rig.vertical, cores, ..Measured::default() };
+    let mut measured = Measurements { exact: testbed.vertical, cores, ..Measurements::default() };
     begin(0);
     // Every request goes to the replica, whatever the function's file says: how many it works on is to be seen.
-    rig.place(generous(0), |spec| spec.concurrency = 0).await?;
-    measured.starts = starts(rig, effort.starts, generous).await?;
+    testbed.place(generous(0), |spec| spec.concurrency = 0).await?;
+    measured.starts = starts(testbed, budget.starts, generous).await?;
     begin(1);
-    let before = rig.read().await?;
-    tokio::time::sleep(effort.idle).await;
-    let after = rig.read().await?;
+    let before = testbed.read().await?;
+    tokio::time::sleep(budget.idle).await;
+    let after = testbed.read().await?;
     measured.idle_cores = (after.cpu_seconds() - before.cpu_seconds()) / after.at.since(before.at).as_secs_f64();
     measured.idle_memory = after.most_memory();
     begin(2);
-    let latency = pilot(rig).await?;
+    let latency = pilot(testbed).await?;
     begin(3);
     let gap = latency.mul_f64(SPACED).max(LEAST_GAP);
-    one_by_one(rig, effort, gap, &mut measured).await?;
+    one_by_one(testbed, budget, gap, &mut measured).await?;
     begin(4);
     for size in BURSTS {
-        let bursts = bursts(rig, size, effort.bursts, latency, &mut measured.burst_memory).await?;
+        let bursts = bursts(testbed, size, budget.bursts, latency, &mut measured.burst_memory).await?;
         measured.bursts.push(bursts);
     }
     begin(5);
-    measured.overhead = overhead(rig, generous(1)).await?;
+    measured.overhead = overhead(testbed, generous(1)).await?;
     Ok(measured)
 }
 
-async fn starts(rig: &mut Rig, count: u32, generous: impl Fn(u32) -> Allocation) -> anyhow::Result<Vec<(Duration, Duration)>> {
+async fn starts(testbed: &mut Testbed, count: u32, generous: impl Fn(u32) -> Allocation) -> anyhow::Result<Vec<(Duration, Duration)>> {
     let mut starts = Vec::new();
     for start in 0..count {
-        let before = rig.read().await?;
-        rig.allocate(generous(1)).await?;
-        rig.until_ready(Replicas(1)).await?;
-        let after = rig.read().await?;
+        let before = testbed.read().await?;
+        testbed.allocate(generous(1)).await?;
+        testbed.until_ready(Replicas(1)).await?;
+        let after = testbed.read().await?;
         let took = (after.startup_seconds - before.startup_seconds) / (after.startups - before.startups).max(1.0);
         let took = Duration::from_secs_f64(took.max(0.0));
         starts.push((took, Duration::from_secs_f64(after.cpu_seconds()).min(took)));
         if start + 1 < count {
-            rig.allocate(generous(0)).await?;
-            rig.until_ready(Replicas(0)).await?;
+            testbed.allocate(generous(0)).await?;
+            testbed.until_ready(Replicas(0)).await?;
         }
     }
     Ok(starts)
@@ -134,61 +134,61 @@ fn steady(pattern: String, length: Duration) -> LoadPlan {
 }
 
 /// Sends a few requests; returns their median latency.
-async fn pilot(rig: &mut Rig) -> anyhow::Result<Duration> {
+async fn pilot(testbed: &mut Testbed) -> anyhow::Result<Duration> {
     let plan = steady("8".into(), Duration::from_secs(1));
-    let sent = rig.run(&plan).await?;
-    let mut latencies: Vec<Duration> = sent.requests.iter().filter_map(super::rig::Request::latency).collect();
+    let sent = testbed.run(&plan).await?;
+    let mut latencies: Vec<Duration> = sent.requests.iter().filter_map(super::testbed::Request::latency).collect();
     ensure!(
         latencies.len() * 2 > sent.requests.len(),
         "{} of {} requests were answered well, sent as {} with {}: name another --protocol or --input",
         latencies.len(),
         sent.requests.len(),
-        rig.form().protocol,
-        if rig.form().inputs.is_empty() { "no input".to_owned() } else { rig.form().inputs.join(", ") }
+        testbed.form().protocol,
+        if testbed.form().inputs.is_empty() { "no input".to_owned() } else { testbed.form().inputs.join(", ") }
     );
     latencies.sort_unstable();
     Ok(latencies[latencies.len() / 2])
 }
 
-async fn one_by_one(rig: &mut Rig, effort: Effort, gap: Duration, measured: &mut Measured) -> anyhow::Result<()> {
-    let fit = (effort.requests_within.as_secs_f64() / gap.as_secs_f64()) as u32;
-    let count = effort.requests.min(fit).max(PILOT);
+async fn one_by_one(testbed: &mut Testbed, budget: ProfileBudget, gap: Duration, measured: &mut Measurements) -> anyhow::Result<()> {
+    let fit = (budget.requests_within.as_secs_f64() / gap.as_secs_f64()) as u32;
+    let count = budget.requests.min(fit).max(PILOT);
     let rate = format!("{:.6}", 1.0 / gap.as_secs_f64());
     let plan = steady(rate, gap * count);
-    let machine = Machine::read(rig.platform_pid());
-    let (sent, samples) = watched(rig, &plan, (gap / 5).max(Duration::from_millis(4))).await?;
+    let machine = MachineCpu::read(testbed.platform_pid());
+    let (sent, samples) = watched(testbed, &plan, (gap / 5).max(Duration::from_millis(4))).await?;
     let answered = sent.requests.iter().filter(|request| request.answered.is_some()).count();
     ensure!(answered > 0, "no request was answered well");
     measured.requests = paired(&sent, &samples, measured.idle_cores);
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Ok(()) };
     let (used, seconds) = (last.cpu_seconds() - first.cpu_seconds(), last.at.since(first.at).as_secs_f64());
-    measured.others = Machine::read(rig.platform_pid()).others_since(&machine, used, seconds.max(f64::MIN_POSITIVE));
+    measured.others = MachineCpu::read(testbed.platform_pid()).others_since(&machine, used, seconds.max(f64::MIN_POSITIVE));
     let cpu = (used - measured.idle_cores * seconds).max(0.0);
     measured.mean_cpu = Duration::from_secs_f64(cpu / answered as f64);
     Ok(())
 }
 
 /// Sends a load and reads the counters all the while.
-async fn watched(rig: &mut Rig, plan: &LoadPlan, every: Duration) -> anyhow::Result<(Sent, Vec<Counters>)> {
-    let mut samples = vec![rig.read().await?];
-    let sending = rig.send(plan).await?;
+async fn watched(testbed: &mut Testbed, plan: &LoadPlan, every: Duration) -> anyhow::Result<(LoadResult, Vec<Counters>)> {
+    let mut samples = vec![testbed.read().await?];
+    let sending = testbed.send(plan).await?;
     let sent = {
-        let finish = rig.finish(sending);
+        let finish = testbed.finish(sending);
         tokio::pin!(finish);
         loop {
             tokio::select! {
                 biased;
                 sent = &mut finish => break sent?,
-                () = tokio::time::sleep(every) => samples.push(rig.read().await?),
+                () = tokio::time::sleep(every) => samples.push(testbed.read().await?),
             }
         }
     };
-    samples.push(rig.read().await?);
+    samples.push(testbed.read().await?);
     Ok((sent, samples))
 }
 
 /// Latency and CPU time of each request that has a reading of the counters to itself on either side.
-fn paired(sent: &Sent, samples: &[Counters], idle_cores: f64) -> Vec<(Duration, Duration)> {
+fn paired(sent: &LoadResult, samples: &[Counters], idle_cores: f64) -> Vec<(Duration, Duration)> {
     // Clocks are read to a millisecond.
     const MARGIN_MS: u64 = 1;
     let instant = |at: Duration| sent.started.0 + u64::try_from(at.as_millis()).unwrap_or(u64::MAX / 2);
@@ -215,7 +215,7 @@ fn paired(sent: &Sent, samples: &[Counters], idle_cores: f64) -> Vec<(Duration, 
 
 /// `count` bursts of `size` requests each: when each was due since its burst's first, and its latency.
 async fn bursts(
-    rig: &mut Rig,
+    testbed: &mut Testbed,
     size: u32,
     count: u32,
     latency: Duration,
@@ -226,7 +226,7 @@ async fn bursts(
     let steps: Vec<String> =
         (0..u64::from(count)).map(|burst| format!("{}@{}ms,0@{}ms", size * 1000, burst * gap_ms, burst * gap_ms + 1)).collect();
     let plan = steady(format!("step:{}", steps.join(",")), Duration::from_millis(gap_ms * u64::from(count)));
-    let (sent, samples) = watched(rig, &plan, Duration::from_millis(10)).await?;
+    let (sent, samples) = watched(testbed, &plan, Duration::from_millis(10)).await?;
     *memory = samples.iter().map(Counters::most_memory).fold(*memory, f64::max);
     let mut bursts: Vec<Vec<(Duration, Duration)>> = Vec::new();
     let mut began = None;
@@ -245,8 +245,8 @@ async fn bursts(
 }
 
 /// Median latency of a function that does nothing; `None` where the function is called in another way than ours can be.
-async fn overhead(rig: &mut Rig, allocation: Allocation) -> anyhow::Result<Option<Duration>> {
-    let http = rig.spec().protocol == qscale_common::platform::Protocol::Http;
+async fn overhead(testbed: &mut Testbed, allocation: Allocation) -> anyhow::Result<Option<Duration>> {
+    let http = testbed.spec().protocol == qscale_common::platform::Protocol::Http;
     let (spec, form) = if http {
         let text = include_str!("../../../../deploy/functions/fibonacci-http.toml").replace("--value=10000", "--value=0");
         let form = RequestForm { protocol: "http".into(), inputs: Vec::new() };
@@ -255,10 +255,10 @@ async fn overhead(rig: &mut Rig, allocation: Allocation) -> anyhow::Result<Optio
         let form = RequestForm { protocol: "direct:fibonacci".into(), inputs: vec!["name=0".into()] };
         (function_spec("fibonacci")?, form)
     };
-    rig.replace(&spec, form, allocation).await?;
+    testbed.replace(&spec, form, allocation).await?;
     let plan = steady("60".into(), Duration::from_secs(2));
-    let sent = rig.run(&plan).await?;
-    let mut latencies: Vec<Duration> = sent.requests.iter().skip(PILOT as usize).filter_map(super::rig::Request::latency).collect();
+    let sent = testbed.run(&plan).await?;
+    let mut latencies: Vec<Duration> = sent.requests.iter().skip(PILOT as usize).filter_map(super::testbed::Request::latency).collect();
     latencies.sort_unstable();
     Ok(latencies.get(latencies.len() / 2).copied())
 }
@@ -267,7 +267,7 @@ async fn overhead(rig: &mut Rig, allocation: Allocation) -> anyhow::Result<Optio
 mod tests {
     use qscale_common::time::Timestamp;
 
-    use super::super::rig::Request;
+    use super::super::testbed::Request;
     use super::*;
 
     fn ms(ms: u64) -> Duration {
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_request_has_the_cpu_time_between_two_readings_of_its_own() {
         let request = |due, answered| Request { due: ms(due), answered: Some(ms(answered)) };
-        let sent = Sent { void: None, started: Timestamp(1000), requests: vec![request(0, 10), request(50, 65), request(100, 120)] };
+        let sent = LoadResult { void: None, started: Timestamp(1000), requests: vec![request(0, 10), request(50, 65), request(100, 120)] };
         let samples = [sample(990, 5.0), sample(1020, 12.0), sample(1040, 13.0), sample(1110, 25.0), sample(1130, 33.0)];
         // The second has no reading between its answer and the third, so that neither of the two can be told.
         assert_eq!(paired(&sent, &samples, 0.0), [(ms(10), ms(7))]);

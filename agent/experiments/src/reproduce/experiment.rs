@@ -22,27 +22,27 @@ pub const EPISODE: u32 = 24;
 const TICK: Duration = Duration::from_secs(5);
 /// Ticks of a simulated run that is judged: ten minutes.
 const RUN: u32 = 120;
-/// So many times as small are CPU and rates on this machine, that five contestants fit on two cores beside each other.
+/// So many times as small are CPU and rates on this machine, that five entrants fit on two cores beside each other.
 const SMALLER: u32 = 10;
 /// So many times as short are its ticks, that a run of a minute has half as many as the study's ten minutes.
 const FASTER: u32 = 5;
 /// The Fibonacci number that a request on this machine asks for: some 1.2 ms of CPU, as a request of the study.
 pub const NUMBER: u32 = 10_000;
 
-/// Which experiment.
+/// ExperimentKind experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Which {
+pub enum ExperimentKind {
     /// Replicas change, each of 500m.
     Horizontal,
     /// CPU and memory of one replica change.
     Vertical,
 }
 
-/// Where contestants are judged.
+/// Where entrants are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "where", rename_all = "snake_case")]
-pub enum Place {
+pub enum Site {
     /// In the simulator, as large as the study was.
     Simulator,
     /// On this machine, with real functions: CPU, its steps and thresholds, and rates a tenth as large, ticks a fifth as long.
@@ -52,18 +52,18 @@ pub enum Place {
     },
 }
 
-/// Which experiment, and where.
+/// ExperimentKind experiment, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Experiment {
-    /// Which.
-    pub which: Which,
+    /// ExperimentKind.
+    pub kind: ExperimentKind,
     /// Where.
-    pub place: Place,
+    pub site: Site,
 }
 
-/// A load that contestants are judged under.
+/// A load that entrants are judged under.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Judged {
+pub struct StudyLoad {
     /// What it is called.
     pub name: &'static str,
     /// Its pattern.
@@ -72,7 +72,7 @@ pub struct Judged {
     pub fixed: bool,
 }
 
-impl Which {
+impl ExperimentKind {
     /// What it is called.
     pub fn name(self) -> &'static str {
         match self {
@@ -90,16 +90,16 @@ impl Which {
     }
 }
 
-impl FromStr for Which {
+impl FromStr for ExperimentKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let all = [Self::Horizontal, Self::Vertical];
-        all.into_iter().find(|which| which.name() == text).ok_or_else(|| "must be horizontal or vertical".to_owned())
+        all.into_iter().find(|kind| kind.name() == text).ok_or_else(|| "must be horizontal or vertical".to_owned())
     }
 }
 
-impl Place {
+impl Site {
     /// This machine, for runs that last `run`.
     pub fn local(run: Duration) -> Self {
         Self::Local { ticks: (run.as_millis() / (TICK / FASTER).as_millis()) as u32 }
@@ -109,17 +109,17 @@ impl Place {
 impl Experiment {
     /// How often is decided.
     pub fn tick(self) -> Duration {
-        match self.place {
-            Place::Simulator => TICK,
-            Place::Local { .. } => TICK / FASTER,
+        match self.site {
+            Site::Simulator => TICK,
+            Site::Local { .. } => TICK / FASTER,
         }
     }
 
     /// Ticks of a run.
     pub fn ticks(self) -> u32 {
-        match self.place {
-            Place::Simulator => RUN,
-            Place::Local { ticks } => ticks,
+        match self.site {
+            Site::Simulator => RUN,
+            Site::Local { ticks } => ticks,
         }
     }
 
@@ -130,46 +130,46 @@ impl Experiment {
 
     /// So much CPU of the study.
     fn cpu(self, millicores: u32) -> u32 {
-        match self.place {
-            Place::Simulator => millicores,
-            Place::Local { .. } => millicores / SMALLER,
+        match self.site {
+            Site::Simulator => millicores,
+            Site::Local { .. } => millicores / SMALLER,
         }
     }
 
     /// What the study's table moves by: so many replicas, or so much CPU.
     pub fn step(self, step: u32) -> u32 {
-        match self.which {
-            Which::Horizontal => step,
-            Which::Vertical => self.cpu(step),
+        match self.kind {
+            ExperimentKind::Horizontal => step,
+            ExperimentKind::Vertical => self.cpu(step),
         }
     }
 
     /// What the study's rule is told.
     pub fn rule(self) -> Value {
-        match self.place {
-            Place::Simulator => Value::Null,
-            Place::Local { .. } => json!({ "cpu_millicores": self.cpu(250), "cpu_step_millicores": self.cpu(30) }),
+        match self.site {
+            Site::Simulator => Value::Null,
+            Site::Local { .. } => json!({ "cpu_millicores": self.cpu(250), "cpu_step_millicores": self.cpu(30) }),
         }
     }
 
     /// The least, a usual and the most rate, requests a second. One replica of a whole core answers some 630 of them in the simulator, and 800 on this machine.
     fn rates(self) -> [u32; 3] {
-        let rates = match self.which {
-            Which::Horizontal => [100, 332, 1000],
-            Which::Vertical => [100, 332, 500],
+        let rates = match self.kind {
+            ExperimentKind::Horizontal => [100, 332, 1000],
+            ExperimentKind::Vertical => [100, 332, 500],
         };
-        match self.place {
-            Place::Simulator => rates,
-            Place::Local { .. } => rates.map(|rate| rate / SMALLER),
+        match self.site {
+            Site::Simulator => rates,
+            Site::Local { .. } => rates.map(|rate| rate / SMALLER),
         }
     }
 
     /// The loads that are judged.
-    pub fn loads(self) -> Vec<Judged> {
+    pub fn loads(self) -> Vec<StudyLoad> {
         let [low, usual, high] = self.rates();
         let part = |parts: u32, of: u32| Span(self.length() * parts / of).to_string().replace(' ', "");
-        let fixed = |name, rate: u32| Judged { name, pattern: format!("constant:{rate}"), fixed: true };
-        let changing = |name, pattern: String| Judged { name, pattern, fixed: false };
+        let fixed = |name, rate: u32| StudyLoad { name, pattern: format!("constant:{rate}"), fixed: true };
+        let changing = |name, pattern: String| StudyLoad { name, pattern, fixed: false };
         vec![
             fixed("low", low),
             fixed("usual", usual),
@@ -184,9 +184,9 @@ impl Experiment {
 
     /// What every world begins with that is judged.
     pub fn beginning(self) -> Allocation {
-        match self.which {
-            Which::Horizontal => Allocation::new(1, self.cpu(500), 256),
-            Which::Vertical => Allocation::new(1, self.cpu(250), 256),
+        match self.kind {
+            ExperimentKind::Horizontal => Allocation::new(1, self.cpu(500), 256),
+            ExperimentKind::Vertical => Allocation::new(1, self.cpu(250), 256),
         }
     }
 
@@ -196,10 +196,10 @@ impl Experiment {
         policy.tick = TickLength::new(self.tick()).expect("a valid tick");
         policy.objective.percentile = Percentile::try_from(90.0).expect("a percentile");
         // A step of the study's table from the least; more processes would only take the machine's time.
-        let most = if self.place == Place::Simulator { 121 } else { 21 };
-        let (latency_ms, replicas, cpu, memory) = match self.which {
-            Which::Horizontal => (100, (1, most), (self.cpu(500), self.cpu(500)), (256, 256)),
-            Which::Vertical => (400, (1, 1), (self.cpu(100), self.cpu(1000)), (100, 1900)),
+        let most = if self.site == Site::Simulator { 121 } else { 21 };
+        let (latency_ms, replicas, cpu, memory) = match self.kind {
+            ExperimentKind::Horizontal => (100, (1, most), (self.cpu(500), self.cpu(500)), (256, 256)),
+            ExperimentKind::Vertical => (400, (1, 1), (self.cpu(100), self.cpu(1000)), (100, 1900)),
         };
         policy.objective.latency = LatencyBound::try_from(Span::millis(latency_ms)).expect("a bound within an hour");
         policy.bounds.replicas = Range::new(Replicas(replicas.0), Replicas(replicas.1)).expect("the least is not above the most");
@@ -216,7 +216,7 @@ impl Experiment {
 
     /// What is known of the function.
     fn profile(self) -> FunctionProfile {
-        if self.place == Place::Simulator {
+        if self.site == Site::Simulator {
             return FunctionProfile::fibonacci_python();
         }
         let constant = |time: Duration| Distribution::constant(Nanos(time.as_nanos() as u64));
@@ -232,17 +232,17 @@ impl Experiment {
 
     /// The local platform's by default, and before the real function what its file says.
     fn gateway(self) -> Gateway {
-        match self.place {
-            Place::Simulator => Gateway::default(),
-            Place::Local { .. } => Gateway { concurrency: 1, ..Gateway::default() },
+        match self.site {
+            Site::Simulator => Gateway::default(),
+            Site::Local { .. } => Gateway { concurrency: 1, ..Gateway::default() },
         }
     }
 
     /// What the function is called.
     pub fn function(self) -> &'static str {
-        match self.place {
-            Place::Simulator => "fibonacci-python",
-            Place::Local { .. } => "fibonacci",
+        match self.site {
+            Site::Simulator => "fibonacci-python",
+            Site::Local { .. } => "fibonacci",
         }
     }
 
@@ -281,12 +281,14 @@ impl Experiment {
             }
         };
         let begins = self.beginning();
-        let allocation = match self.which {
-            Which::Horizontal => {
+        let allocation = match self.kind {
+            ExperimentKind::Horizontal => {
                 let most = f64::from(self.policy().bounds.replicas.max().0).min(30.0);
                 Allocation { replicas: Replicas(by_magnitude(&mut rng, 1.0, most) as u32), ..begins }
             }
-            Which::Vertical => Allocation { cpu_millicores: Millicores(rng.random_range(self.cpu(100)..=self.cpu(1000))), ..begins },
+            ExperimentKind::Vertical => {
+                Allocation { cpu_millicores: Millicores(rng.random_range(self.cpu(100)..=self.cpu(1000))), ..begins }
+            }
         };
         self.setup(&pattern, allocation)
     }
@@ -303,8 +305,8 @@ mod tests {
 
     /// Both experiments in both places.
     fn all() -> impl Iterator<Item = Experiment> {
-        let places = [Place::Simulator, Place::local(Duration::from_secs(60)), Place::local(Duration::from_secs(21))];
-        places.into_iter().flat_map(|place| [Which::Horizontal, Which::Vertical].map(|which| Experiment { which, place }))
+        let places = [Site::Simulator, Site::local(Duration::from_secs(60)), Site::local(Duration::from_secs(21))];
+        places.into_iter().flat_map(|site| [ExperimentKind::Horizontal, ExperimentKind::Vertical].map(|kind| Experiment { kind, site }))
     }
 
     #[test]
@@ -314,11 +316,11 @@ mod tests {
             assert!(policy.bounds.contain(experiment.beginning()));
             // A request computes for 1.28 ms and waits for 0.3 ms, one after the other; on this machine it only computes.
             let cores = policy.bounds.cpu_millicores.max().cores();
-            let takes = if experiment.place == Place::Simulator { 0.00128 / cores + 0.0003 } else { 0.00125 / cores };
+            let takes = if experiment.site == Site::Simulator { 0.00128 / cores + 0.0003 } else { 0.00125 / cores };
             let bearable = f64::from(policy.bounds.replicas.max().0) / takes;
             for load in experiment.loads() {
                 let pattern: Pattern = load.pattern.parse().expect("a pattern");
-                assert!(pattern.peak().per_second() < bearable, "{} {}", experiment.which.name(), load.name);
+                assert!(pattern.peak().per_second() < bearable, "{} {}", experiment.kind.name(), load.name);
                 let rates = (0..experiment.ticks()).map(|tick| pattern.rate_at(experiment.tick() * tick).per_second());
                 let rates: Vec<f64> = rates.collect();
                 assert_eq!(load.fixed, rates.iter().all(|rate| *rate == rates[0]), "{}", load.name);
@@ -329,10 +331,10 @@ mod tests {
 
     #[test]
     fn loads_last_as_long_as_the_run_and_are_those_of_the_study_in_the_simulator() {
-        let loads = |place| Experiment { which: Which::Horizontal, place }.loads();
-        assert_eq!(loads(Place::Simulator)[3].pattern, "step:100@0s,332@2m,1000@4m,332@6m,100@8m");
-        assert_eq!(loads(Place::Simulator)[4].pattern, "diurnal:100..1000/5m");
-        assert_eq!(loads(Place::local(Duration::from_secs(60)))[3].pattern, "step:10@0s,33@12s,100@24s,33@36s,10@48s");
+        let loads = |site| Experiment { kind: ExperimentKind::Horizontal, site }.loads();
+        assert_eq!(loads(Site::Simulator)[3].pattern, "step:100@0s,332@2m,1000@4m,332@6m,100@8m");
+        assert_eq!(loads(Site::Simulator)[4].pattern, "diurnal:100..1000/5m");
+        assert_eq!(loads(Site::local(Duration::from_secs(60)))[3].pattern, "step:10@0s,33@12s,100@24s,33@36s,10@48s");
     }
 
     #[test]

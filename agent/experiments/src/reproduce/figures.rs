@@ -2,29 +2,29 @@
 
 use qscale_evaluate::report::{Curve, Panel, chart};
 
-use super::experiment::{EPISODE, Experiment, Judged, Place, Which};
-use super::live::Course;
-use super::results::{Learning, Run};
+use super::experiment::{EPISODE, Experiment, ExperimentKind, Site, StudyLoad};
+use super::results::{LearningCurve, Run};
+use super::run::TimeSeries;
 
 /// Latency is drawn to so many times the objective, that what lies near it can be seen.
 const DRAWN: f64 = 4.0;
 
-/// The courses of all contestants under `load`, means over seeds, as an SVG file; `None` where nobody was run under it.
-pub fn courses(experiment: Experiment, load: &Judged, contestants: &[&'static str], runs: &[Run]) -> Option<String> {
+/// The courses of all entrants under `load`, means over seeds, as an SVG file; `None` where nobody was run under it.
+pub fn courses(experiment: Experiment, load: &StudyLoad, entrants: &[&'static str], runs: &[StudyRun]) -> Option<String> {
     let policy = experiment.policy();
     let end_of = |tick: usize| (tick + 1) as f64 * experiment.tick().as_secs_f64();
     let (percentile, bound_ms) = (policy.objective.percentile.get(), policy.objective.latency.get().as_secs_f64() * 1000.0);
-    let of = |contestant: &str| {
-        runs.iter().filter(|run| run.load == load.name && run.contestant == contestant).map(|run| &run.course).collect::<Vec<_>>()
+    let of = |entrant: &str| {
+        runs.iter().filter(|run| run.load == load.name && run.entrant == entrant).map(|run| &run.course).collect::<Vec<_>>()
     };
-    let each = |column: &dyn Fn(&Course, usize) -> Option<f64>| {
-        let curve = |contestant: &&'static str| {
-            let courses = of(contestant);
+    let each = |column: &dyn Fn(&TimeSeries, usize) -> Option<f64>| {
+        let curve = |entrant: &&'static str| {
+            let courses = of(entrant);
             let points =
                 (0..experiment.ticks() as usize).map(|tick| (end_of(tick), mean(courses.iter().filter_map(|course| column(course, tick)))));
-            Curve { name: (*contestant).to_owned(), points: points.collect() }
+            Curve { name: (*entrant).to_owned(), points: points.collect() }
         };
-        contestants.iter().filter(|contestant| !of(contestant).is_empty()).map(curve).collect::<Vec<_>>()
+        entrants.iter().filter(|entrant| !of(entrant).is_empty()).map(curve).collect::<Vec<_>>()
     };
     let any = runs.iter().find(|run| run.load == load.name)?;
     let offered = any.course.offered_rps.iter().enumerate().map(|(tick, rate)| (end_of(tick), *rate)).collect();
@@ -33,24 +33,26 @@ pub fn courses(experiment: Experiment, load: &Judged, contestants: &[&'static st
     latency.push(objective);
     let mut throughput = each(&|course, tick| course.throughput_rps.get(tick).copied());
     throughput.push(Curve { name: "offered".into(), points: offered });
-    let allocated = match experiment.which {
-        Which::Horizontal => Panel { label: "replicas".into(), curves: each(&|course, tick| course.replicas.get(tick).copied()) },
-        Which::Vertical => Panel { label: "CPU limit, cores".into(), curves: each(&|course, tick| course.cores.get(tick).copied()) },
+    let allocated = match experiment.kind {
+        ExperimentKind::Horizontal => Panel { label: "replicas".into(), curves: each(&|course, tick| course.replicas.get(tick).copied()) },
+        ExperimentKind::Vertical => {
+            Panel { label: "CPU limit, cores".into(), curves: each(&|course, tick| course.cores.get(tick).copied()) }
+        }
     };
     let panels = [
         Panel { label: format!("p{percentile} latency, ms, at most {:.0}", DRAWN * bound_ms), curves: latency },
         Panel { label: "answered a second".into(), curves: throughput },
         allocated,
     ];
-    let place = if experiment.place == Place::Simulator { "" } else { ", on this machine" };
-    let title = format!("fibonacci {}{place}, load {}: {}", experiment.which.name(), load.name, load.pattern);
+    let site = if experiment.site == Site::Simulator { "" } else { ", on this machine" };
+    let title = format!("fibonacci {}{site}, load {}: {}", experiment.kind.name(), load.name, load.pattern);
     Some(chart(&title, "seconds", &panels))
 }
 
 /// What agents earned a tick while they learned, and what those that do not learn here earn, means over seeds.
-pub fn learning(which: Which, contestants: &[&'static str], all: &[Learning]) -> String {
-    let curve = |contestant: &&'static str| {
-        let own: Vec<&Learning> = all.iter().filter(|learning| learning.contestant == *contestant).collect();
+pub fn learning(kind: ExperimentKind, entrants: &[&'static str], all: &[LearningCurve]) -> String {
+    let curve = |entrant: &&'static str| {
+        let own: Vec<&LearningCurve> = all.iter().filter(|learning| learning.entrant == *entrant).collect();
         let earned = |episode: usize| mean(own.iter().filter_map(|learning| learning.reward.get(episode).copied()));
         let episodes = own.iter().map(|learning| learning.reward.len()).max()?;
         let last = all.iter().map(|learning| learning.reward.len()).max().unwrap_or(1);
@@ -59,10 +61,10 @@ pub fn learning(which: Which, contestants: &[&'static str], all: &[Learning]) ->
             1 => vec![(1.0, earned(0)), (last as f64, earned(0))],
             _ => (0..episodes).map(|episode| (episode as f64 + 1.0, earned(episode))).collect(),
         };
-        Some(Curve { name: (*contestant).to_owned(), points })
+        Some(Curve { name: (*entrant).to_owned(), points })
     };
-    let panel = Panel { label: "reward a tick".into(), curves: contestants.iter().filter_map(curve).collect() };
-    chart(&format!("fibonacci {}: what agents earn while they learn", which.name()), &format!("episodes of {EPISODE} ticks"), &[panel])
+    let panel = Panel { label: "reward a tick".into(), curves: entrants.iter().filter_map(curve).collect() };
+    chart(&format!("fibonacci {}: what agents earn while they learn", kind.name()), &format!("episodes of {EPISODE} ticks"), &[panel])
 }
 
 /// Not a number where there are no values, which breaks a curve.
@@ -77,9 +79,9 @@ mod tests {
 
     #[test]
     fn what_does_not_learn_is_a_level_and_what_was_not_run_is_not_drawn() {
-        let learning_of = |contestant, reward: &[f64]| Learning { contestant, seed: 1, reward: reward.into() };
+        let learning_of = |entrant, reward: &[f64]| LearningCurve { entrant, seed: 1, reward: reward.into() };
         let all = [learning_of("rule", &[-1.0]), learning_of("agent", &[-3.0, -2.0, -0.5])];
-        let svg = learning(Which::Horizontal, &["rule", "agent", "absent"], &all);
+        let svg = learning(ExperimentKind::Horizontal, &["rule", "agent", "absent"], &all);
         let path = |number: usize| {
             svg.split(&format!("class=\"line k{number}\" d=\""))
                 .nth(1)
@@ -90,7 +92,7 @@ mod tests {
         };
         assert_eq!((path(0), path(1)), (Some(1), Some(2)));
         assert!(!svg.contains("absent"));
-        let experiment = Experiment { which: Which::Vertical, place: Place::Simulator };
+        let experiment = Experiment { kind: ExperimentKind::Vertical, site: Site::Simulator };
         assert_eq!(courses(experiment, &experiment.loads()[0], &["rule"], &[]), None);
     }
 }

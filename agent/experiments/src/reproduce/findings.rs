@@ -1,4 +1,4 @@
-//! What runs say of contestants: means over seeds with their intervals, and who is better beyond chance. Pure: owns the arithmetic and the words.
+//! What runs say of entrants: means over seeds with their intervals, and who is better beyond chance. Pure: owns the arithmetic and the words.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use qscale_common::text::number;
 use qscale_evaluate::results::rounded;
 use serde::Serialize;
 
-use super::live::Figure;
-use super::results::Run;
+use super::results::StudyRun;
+use super::run::RunMetric;
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -48,37 +48,38 @@ fn half(values: &[f64]) -> Option<f64> {
     Some(QUANTILES[(freedom - 1).min(QUANTILES.len() - 1)] * (variance / values.len() as f64).sqrt())
 }
 
-/// The line of a contestant under a load.
+/// The line of a entrant under a load.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Line {
+pub struct SummaryRow {
     /// The load.
     pub load: &'static str,
-    /// The contestant.
-    pub contestant: &'static str,
+    /// The entrant.
+    #[serde(rename = "contestant")]
+    pub entrant: &'static str,
     /// Seeds that it is taken from.
     pub seeds: usize,
     /// Every figure.
-    pub figures: BTreeMap<Figure, Mean>,
+    pub figures: BTreeMap<RunMetric, Mean>,
 }
 
-/// A line for each load and contestant that was run, in the order of the runs.
-pub fn table(runs: &[Run]) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
+/// A line for each load and entrant that was run, in the order of the runs.
+pub fn table(runs: &[StudyRun]) -> Vec<SummaryRow> {
+    let mut lines: Vec<SummaryRow> = Vec::new();
     for run in runs {
-        if lines.iter().any(|line| (line.load, line.contestant) == (run.load, run.contestant)) {
+        if lines.iter().any(|line| (line.load, line.entrant) == (run.load, run.entrant)) {
             continue;
         }
-        let own: Vec<&Run> = runs.iter().filter(|other| (other.load, other.contestant) == (run.load, run.contestant)).collect();
-        let figures = Figure::ALL.map(|figure| (figure, Mean::of(&own.iter().map(|run| run.figures[&figure]).collect::<Vec<_>>())));
-        lines.push(Line { load: run.load, contestant: run.contestant, seeds: own.len(), figures: figures.into() });
+        let own: Vec<&StudyRun> = runs.iter().filter(|other| (other.load, other.entrant) == (run.load, run.entrant)).collect();
+        let figures = RunMetric::ALL.map(|figure| (figure, Mean::of(&own.iter().map(|run| run.figures[&figure]).collect::<Vec<_>>())));
+        lines.push(SummaryRow { load: run.load, entrant: run.entrant, seeds: own.len(), figures: figures.into() });
     }
     lines
 }
 
-/// How a contestant differs from the one it is held against.
+/// How a entrant differs from the one it is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Differs {
+pub enum Difference {
     /// It is less, beyond chance, and so much that it matters.
     Less,
     /// Whatever difference there may be does not matter.
@@ -89,19 +90,20 @@ pub enum Differs {
     Unsure,
 }
 
-/// A contestant beside the first one.
+/// A entrant beside the first one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
     /// The load.
     pub load: &'static str,
-    /// The contestant.
-    pub contestant: &'static str,
+    /// The entrant.
+    #[serde(rename = "contestant")]
+    pub entrant: &'static str,
     /// The one it is held against.
     pub against: &'static str,
     /// How it differs in the share that was late.
-    pub late: Differs,
+    pub late: Difference,
     /// How it differs in cost.
-    pub cost: Differs,
+    pub cost: Difference,
     /// What a reader may call it.
     pub reading: &'static str,
     /// Share that was late, of the first and of itself.
@@ -114,22 +116,22 @@ pub struct Finding {
 const LATE_MATTERS: f64 = 0.001;
 const COST_MATTERS: f64 = 0.01;
 
-/// Everybody beside the contestant called `first` under each load, where at least two seeds were run of both.
-pub fn findings(runs: &[Run], first: &'static str) -> Vec<Finding> {
+/// Everybody beside the entrant called `first` under each load, where at least two seeds were run of both.
+pub fn findings(runs: &[StudyRun], first: &'static str) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
-    for run in runs.iter().filter(|run| run.contestant != first) {
-        if found.iter().any(|finding| (finding.load, finding.contestant) == (run.load, run.contestant)) {
+    for run in runs.iter().filter(|run| run.entrant != first) {
+        if found.iter().any(|finding| (finding.load, finding.entrant) == (run.load, run.entrant)) {
             continue;
         }
-        let of = |contestant, figure| {
-            let own = runs.iter().filter(move |run| run.contestant == contestant);
+        let of = |entrant, figure| {
+            let own = runs.iter().filter(move |run| run.entrant == entrant);
             own.filter(|other| other.load == run.load).map(|run| (run.seed, run.figures[&figure])).collect::<BTreeMap<u64, f64>>()
         };
         let pairs = |figure| {
-            let (theirs, its) = (of(first, figure), of(run.contestant, figure));
+            let (theirs, its) = (of(first, figure), of(run.entrant, figure));
             its.into_iter().filter_map(|(seed, its)| theirs.get(&seed).map(|theirs| (*theirs, its))).collect::<Vec<_>>()
         };
-        let (late, cost) = (pairs(Figure::LateShare), pairs(Figure::CostPerHour));
+        let (late, cost) = (pairs(RunMetric::LateShare), pairs(RunMetric::CostPerHour));
         if late.len() < 2 {
             continue;
         }
@@ -140,7 +142,7 @@ pub fn findings(runs: &[Run], first: &'static str) -> Vec<Finding> {
         let (late, cost) = (differs(&late, LATE_MATTERS), differs(&cost, COST_MATTERS * cost_mean.0));
         found.push(Finding {
             load: run.load,
-            contestant: run.contestant,
+            entrant: run.entrant,
             against: first,
             late,
             cost,
@@ -152,17 +154,17 @@ pub fn findings(runs: &[Run], first: &'static str) -> Vec<Finding> {
     found
 }
 
-fn differs(pairs: &[(f64, f64)], matters: f64) -> Differs {
+fn differs(pairs: &[(f64, f64)], matters: f64) -> Difference {
     let differences: Vec<f64> = pairs.iter().map(|(first, own)| own - first).collect();
     let (mean, half) = (centre(&differences), half(&differences).unwrap_or(f64::INFINITY));
     if mean.abs() + half <= matters {
-        Differs::Alike
+        Difference::Alike
     } else if mean.abs() <= half.max(matters) {
-        Differs::Unsure
+        Difference::Unsure
     } else if mean < 0.0 {
-        Differs::Less
+        Difference::Less
     } else {
-        Differs::More
+        Difference::More
     }
 }
 
@@ -181,8 +183,8 @@ const READINGS: [&str; 10] = [
 ];
 
 /// Better is what gains in one and surely loses in neither, as in an evaluation.
-fn reading(late: Differs, cost: Differs) -> &'static str {
-    use Differs::{Alike, Less, More, Unsure};
+fn reading(late: Difference, cost: Difference) -> &'static str {
+    use Difference::{Alike, Less, More, Unsure};
     let place = match (late, cost) {
         (Less, Less | Alike) | (Alike, Less) => 0,
         (Less, More) => 1,
@@ -219,27 +221,21 @@ fn told(finding: &Finding) -> String {
     let (before, after) = finding.late_share;
     let cost = finding.dearer * 100.0;
     let sign = if cost >= 0.0 { "+" } else { "-" };
-    format!(
-        "{} (late {} % instead of {} %, cost {sign}{} %)",
-        finding.contestant,
-        percent(after),
-        percent(before),
-        number(cost.abs().round())
-    )
+    format!("{} (late {} % instead of {} %, cost {sign}{} %)", finding.entrant, percent(after), percent(before), number(cost.abs().round()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::live::Course;
+    use super::super::run::TimeSeries;
     use super::*;
 
-    fn run(contestant: &'static str, load: &'static str, seed: u64, late: f64, cost: f64) -> Run {
-        let figures = Figure::ALL.map(|figure| match figure {
-            Figure::LateShare => (figure, late),
-            Figure::CostPerHour => (figure, cost),
+    fn run(entrant: &'static str, load: &'static str, seed: u64, late: f64, cost: f64) -> StudyRun {
+        let figures = RunMetric::ALL.map(|figure| match figure {
+            RunMetric::LateShare => (figure, late),
+            RunMetric::CostPerHour => (figure, cost),
             _ => (figure, 1.0),
         });
-        Run { contestant, load, seed, figures: figures.into(), course: Course::default(), remarks: Vec::new() }
+        StudyRun { entrant, load, seed, figures: figures.into(), course: TimeSeries::default(), remarks: Vec::new() }
     }
 
     #[test]
@@ -257,9 +253,9 @@ mod tests {
         let runs =
             [run("a", "low", 1, 0.0, 1.0), run("a", "low", 2, 0.0, 3.0), run("a", "high", 1, 0.0, 1.0), run("b", "low", 1, 0.0, 1.0)];
         let lines = table(&runs);
-        let named: Vec<_> = lines.iter().map(|line| (line.load, line.contestant, line.seeds)).collect();
+        let named: Vec<_> = lines.iter().map(|line| (line.load, line.entrant, line.seeds)).collect();
         assert_eq!(named, [("low", "a", 2), ("high", "a", 1), ("low", "b", 1)]);
-        assert_eq!(lines[0].figures[&Figure::CostPerHour].mean, 2.0);
+        assert_eq!(lines[0].figures[&RunMetric::CostPerHour].mean, 2.0);
     }
 
     #[test]
@@ -280,7 +276,7 @@ mod tests {
             runs.push(run("bad", "low", seed, 0.2 + noise, 1.5));
         }
         let found = findings(&runs, "rule");
-        let read: Vec<_> = found.iter().map(|finding| (finding.contestant, finding.reading)).collect();
+        let read: Vec<_> = found.iter().map(|finding| (finding.entrant, finding.reading)).collect();
         let expected = ["good", "dear", "lucky", "rash", "slow", "alike", "moody", "vain", "wild", "bad"];
         assert_eq!(read, expected.into_iter().zip(READINGS).collect::<Vec<_>>());
         let said = sentences(&found);

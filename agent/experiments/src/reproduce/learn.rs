@@ -1,4 +1,4 @@
-//! How contestants learn: an agent acts on worlds of the experiment, and what it earns meanwhile is kept. Owns what the learners are told; must not judge.
+//! How entrants learn: an agent acts on worlds of the experiment, and what it earns meanwhile is kept. Owns what the learners are told; must not judge.
 
 use qscale_dqn::Hyperparameters;
 use qscale_dqn::actions::{ActionSet, Actions};
@@ -15,22 +15,22 @@ use qscale_sim::Cell;
 use qscale_sim::chance::{Purpose, stream};
 use serde::Serialize;
 
-use super::experiment::{EPISODE, Experiment, Which};
-use super::live::Watch;
+use super::experiment::{EPISODE, Experiment, ExperimentKind};
+use super::run::TickCounter;
 
 /// What a violated tick costs wherever agents learn: [`qscale_dqn::policy::Caution`]'s default.
 const CAUTION: f64 = 100.0;
 
 /// How long agents learn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Effort {
+pub struct TrainingBudget {
     /// Episodes of 24 ticks, one after the other.
     pub episodes: u32,
     /// Functions that the network learns from at once; a table learns from one, as in the study.
     pub worlds: usize,
 }
 
-impl Effort {
+impl TrainingBudget {
     /// Ticks that so many functions live through together.
     pub fn ticks(self, worlds: usize) -> u64 {
         u64::from(self.episodes * EPISODE) * worlds as u64
@@ -38,19 +38,30 @@ impl Effort {
 }
 
 /// Teaches a table; gives it with what it earned a tick in each episode.
-pub fn table(experiment: Experiment, step: u32, effort: Effort, seed: u64, watch: &Watch<'_>) -> anyhow::Result<(Tabular, Vec<f64>)> {
-    let parameters = TabularParameters { step, scope: experiment.which.scope(), ..TabularParameters::default() };
+pub fn table(
+    experiment: Experiment,
+    step: u32,
+    budget: TrainingBudget,
+    seed: u64,
+    counter: &TickCounter<'_>,
+) -> anyhow::Result<(Tabular, Vec<f64>)> {
+    let parameters = TabularParameters { step, scope: experiment.kind.scope(), ..TabularParameters::default() };
     let mut agent = Tabular::new(parameters, seed);
-    let earned = live(&mut agent, experiment, effort.episodes, 1, EPISODE, seed, watch)?;
+    let earned = live(&mut agent, experiment, budget.episodes, 1, EPISODE, seed, counter)?;
     Ok((agent, earned))
 }
 
 /// Teaches a network that takes steps; gives its model with what it earned a tick in each episode.
-pub fn network(experiment: Experiment, effort: Effort, seed: u64, watch: &Watch<'_>) -> anyhow::Result<(Checkpoint, Vec<f64>)> {
-    let actions = Actions::new(ActionSet::Step, experiment.which.scope());
-    let mut agent = DqnAgent::new(hyperparameters(experiment.which, effort), actions, REPLAY_RATIO, seed, &cpu())?;
+pub fn network(
+    experiment: Experiment,
+    budget: TrainingBudget,
+    seed: u64,
+    counter: &TickCounter<'_>,
+) -> anyhow::Result<(Checkpoint, Vec<f64>)> {
+    let actions = Actions::new(ActionSet::Step, experiment.kind.scope());
+    let mut agent = DqnAgent::new(hyperparameters(experiment.kind, budget), actions, REPLAY_RATIO, seed, &cpu())?;
     // Worlds last as long as runs, so that the network sees a history as long.
-    let earned = live(&mut agent, experiment, effort.episodes, effort.worlds, experiment.ticks(), seed, watch)?;
+    let earned = live(&mut agent, experiment, budget.episodes, budget.worlds, experiment.ticks(), seed, counter)?;
     Ok((agent.checkpoint(Some(Worth::default()), "qscale reproduce")?.model(None), earned))
 }
 
@@ -58,12 +69,12 @@ pub fn network(experiment: Experiment, effort: Effort, seed: u64, watch: &Watch<
 const REPLAY_RATIO: f64 = 0.05;
 
 /// Widths of layers, exploration and the target's rate are the study's; all else is what `qscale train --trainer means` has, in fewer and smaller updates.
-fn hyperparameters(which: Which, effort: Effort) -> Hyperparameters {
-    let ticks = effort.ticks(effort.worlds);
+fn hyperparameters(kind: ExperimentKind, budget: TrainingBudget) -> Hyperparameters {
+    let ticks = budget.ticks(budget.worlds);
     Hyperparameters {
-        hidden: match which {
-            Which::Horizontal => vec![128, 128],
-            Which::Vertical => vec![64, 64],
+        hidden: match kind {
+            ExperimentKind::Horizontal => vec![128, 128],
+            ExperimentKind::Vertical => vec![64, 64],
         },
         batch: 256,
         warm_up: (ticks / 20) as usize,
@@ -75,7 +86,7 @@ fn hyperparameters(which: Which, effort: Effort) -> Hyperparameters {
 }
 
 /// What `policy` earns a tick in worlds that a network of this seed learns in first: a level to hold learning curves against.
-pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: u64, watch: &Watch<'_>) -> anyhow::Result<f64> {
+pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<f64> {
     let worth = Worth::default();
     let mut sum = 0.0;
     for number in 0..worlds as u64 {
@@ -83,7 +94,7 @@ pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: 
         let mut lane = Lane::new(Cell::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
         let (mut memory, mut rng) = (Memory::default(), stream(number, 0, Purpose::Policy));
         for _ in 0..experiment.ticks() {
-            watch.tick(1)?;
+            counter.tick(1)?;
             let state = lane.state();
             let wanted = policy.decide(state, &mut memory, state.observed_at_ms, &mut rng).wanted();
             sum += lane.step(wanted, None, &worth).reward;
@@ -100,7 +111,7 @@ fn live<A: Agent>(
     worlds: usize,
     lasts: u32,
     seed: u64,
-    watch: &Watch<'_>,
+    counter: &TickCounter<'_>,
 ) -> anyhow::Result<Vec<f64>> {
     let worth = Worth::default();
     let actions = agent.actions().cloned();
@@ -116,7 +127,7 @@ fn live<A: Agent>(
     for _ in 0..episodes {
         let mut sum = 0.0;
         for _ in 0..EPISODE {
-            watch.tick(worlds as u64)?;
+            counter.tick(worlds as u64)?;
             let acts = agent.actor().act(0, &lanes)?;
             agent.study(worlds)?;
             let mut outcomes = Vec::with_capacity(worlds);
@@ -148,24 +159,24 @@ fn world_number(seed: u64, drawn: u64) -> u64 {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
-    use super::super::experiment::Place;
+    use super::super::experiment::Site;
     use super::*;
 
-    const EFFORT: Effort = Effort { episodes: 2, worlds: 6 };
+    const EFFORT: TrainingBudget = TrainingBudget { episodes: 2, worlds: 6 };
 
     #[test]
     fn the_same_seed_learns_the_same_and_each_episode_has_its_return() {
         let stop = AtomicBool::new(false);
-        let watch = Watch::new(&stop);
-        for which in [Which::Horizontal, Which::Vertical] {
-            let experiment = Experiment { which, place: Place::Simulator };
-            let learn = |seed| network(experiment, EFFORT, seed, &watch).expect("it learns");
+        let counter = TickCounter::new(&stop);
+        for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
+            let experiment = Experiment { kind, site: Site::Simulator };
+            let learn = |seed| network(experiment, EFFORT, seed, &counter).expect("it learns");
             let (one, other) = (learn(1), learn(1));
             assert_eq!(one.0.to_bytes(), other.0.to_bytes());
             assert_eq!((one.1.len(), &one.1), (2, &other.1));
             assert!(one.1.iter().all(|earned| *earned < 0.0));
             assert_ne!(one.1, learn(2).1);
-            let (table, earned) = table(experiment, 30, EFFORT, 1, &watch).expect("it learns");
+            let (table, earned) = table(experiment, 30, EFFORT, 1, &counter).expect("it learns");
             assert_eq!((table.steps, earned.len()), (48, 2));
             assert!(table.table.iter().flatten().any(|value| *value != 0.0));
         }
@@ -174,9 +185,9 @@ mod tests {
     #[test]
     fn whoever_wants_it_to_end_need_not_wait() {
         let stop = AtomicBool::new(true);
-        let watch = Watch::new(&stop);
-        let experiment = Experiment { which: Which::Vertical, place: Place::Simulator };
-        let error = table(experiment, 30, EFFORT, 1, &watch).expect_err("it was stopped");
-        assert!(error.is::<super::super::live::Stopped>(), "{error:#}");
+        let counter = TickCounter::new(&stop);
+        let experiment = Experiment { kind: ExperimentKind::Vertical, site: Site::Simulator };
+        let error = table(experiment, 30, EFFORT, 1, &counter).expect_err("it was stopped");
+        assert!(error.is::<super::super::run::Stopped>(), "{error:#}");
     }
 }

@@ -1,4 +1,4 @@
-//! Contestants on this machine: real functions beside each other under real load, each scaled by an agent of its own, and what came of them. Owns the run and how its
+//! Entrants on this machine: real functions beside each other under real load, each scaled by an agent of its own, and what came of them. Owns the run and how its
 //! figures are told from what services say; starting and stopping belong to `qscale up`.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,13 +20,13 @@ use qscale_up::{LoadPlan, RequestForm, ViewOptions};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::experiment::{Experiment, Judged, NUMBER, Which};
-use super::live::{Course, Figure, Lived, Stopped};
+use super::experiment::{Experiment, ExperimentKind, NUMBER, StudyLoad};
+use super::run::{RunMetric, RunRecord, Stopped, TimeSeries};
 
 /// Folder beside the results in which the system of a run keeps its state; emptied before each, so that its name should be nobody else's.
 pub const SYSTEM: &str = "qscale-system";
 
-/// A contestant: what it is called, and what its agent is told.
+/// A entrant: what it is called, and what its agent is told.
 pub struct Agent {
     /// Its name, which its function bears too.
     pub name: &'static str,
@@ -38,15 +38,15 @@ pub struct Agent {
 /// which is emptied before: no agent should remember another run.
 pub async fn run(
     experiment: Experiment,
-    load: &Judged,
+    load: &StudyLoad,
     agents: &[Agent],
     seed: u64,
     folder: &Path,
     token: &CancellationToken,
-) -> anyhow::Result<Vec<Lived>> {
+) -> anyhow::Result<Vec<RunRecord>> {
     let _absent = std::fs::remove_dir_all(folder);
     let plan = plan(experiment, load, agents, seed)?;
-    let limits = experiment.which == Which::Vertical;
+    let limits = experiment.kind == ExperimentKind::Vertical;
     let look = ViewOptions { draw: false, print: false, require_limits: limits, duration: Some(Span(experiment.length())) };
     let lived = qscale_up::run_until_done(&plan, &StateDir::new(folder)?, look, token).await;
     anyhow::ensure!(!token.is_cancelled(), Stopped);
@@ -56,20 +56,20 @@ pub async fn run(
         all.filter(|load| load["void"] == true).map(|load| format!("the load generator declares the run void: {}", load["void_reasons"]));
     let of = |planned: &PlannedFunction| {
         let its = lived.load_of(&planned.id).with_context(|| format!("the load generator tells nothing of {}", planned.id))?;
-        let mut lived = lived_by(experiment, planned, &lived.dashboard, &its)?;
+        let mut lived = record_of(experiment, planned, &lived.dashboard, &its)?;
         lived.remarks.extend(void.clone());
         Ok(lived)
     };
     plan.functions.iter().map(of).collect()
 }
 
-fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64) -> anyhow::Result<Plan> {
+fn plan(experiment: Experiment, load: &StudyLoad, agents: &[Agent], seed: u64) -> anyhow::Result<Plan> {
     let spec = function_spec(experiment.function())?;
     let Allocation { replicas, cpu_millicores, memory_mib } = experiment.beginning();
     let allocation = InitialAllocation { replicas, cpu_millicores, memory_mib };
     let mut functions = Vec::new();
     for agent in agents {
-        let name = Name::new(agent.name).context("the name of a contestant")?;
+        let name = Name::new(agent.name).context("the name of a entrant")?;
         let mut policy = experiment.policy();
         let spec = FunctionSpec { namespace: policy.namespace.clone(), name: name.clone(), listen: None, allocation, ..spec.clone() };
         let id = spec.id();
@@ -92,8 +92,8 @@ fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64) -> a
     })
 }
 
-/// What came of one contestant: its requests as the load generator saw them, and its allocation as States tell it.
-fn lived_by(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashboard, load: &Value) -> anyhow::Result<Lived> {
+/// What came of one entrant: its requests as the load generator saw them, and its allocation as States tell it.
+fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashboard, load: &Value) -> anyhow::Result<RunRecord> {
     let entry = known(dashboard, &planned.id)?;
     let summary = dashboard.summary(&planned.id, planned.agent.as_str(), None);
     let bound_us = planned.policy.objective.latency.get().as_secs_f64() * 1e6;
@@ -107,13 +107,13 @@ fn lived_by(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashb
     let prices = &planned.policy.prices;
     let mean = &summary.mean_allocation;
     let figure = |figure| match figure {
-        Figure::P95Ms => p95_ms,
-        Figure::LateShare => late_share(&entry.latencies, failed, bound_us),
-        Figure::ThroughputRps => load["succeeded"].as_u64().unwrap_or(0) as f64 / experiment.length().as_secs_f64(),
-        Figure::Replicas => mean.replicas,
-        Figure::Cores => mean.cores,
-        Figure::CostPerHour => mean.cores * prices.cpu_core_hour.get() + mean.memory_gib * prices.memory_gib_hour.get(),
-        Figure::ChangesPerHour => summary.changes as f64 / hours,
+        RunMetric::P95Ms => p95_ms,
+        RunMetric::LateShare => late_share(&entry.latencies, failed, bound_us),
+        RunMetric::ThroughputRps => load["succeeded"].as_u64().unwrap_or(0) as f64 / experiment.length().as_secs_f64(),
+        RunMetric::Replicas => mean.replicas,
+        RunMetric::Cores => mean.cores,
+        RunMetric::CostPerHour => mean.cores * prices.cpu_core_hour.get() + mean.memory_gib * prices.memory_gib_hour.get(),
+        RunMetric::ChangesPerHour => summary.changes as f64 / hours,
     };
     let mut remarks = Vec::new();
     if entry.network_fallbacks > 0 {
@@ -128,8 +128,8 @@ fn lived_by(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashb
     if summary.missed_ticks > 0 {
         remarks.push(format!("{} ticks passed without a State: the machine was too busy", summary.missed_ticks));
     }
-    let figures = Figure::ALL.into_iter().map(|each| (each, rounded(figure(each)))).collect();
-    Ok(Lived { figures, course: course(experiment, entry), remarks })
+    let figures = RunMetric::ALL.into_iter().map(|each| (each, rounded(figure(each)))).collect();
+    Ok(RunRecord { figures, course: course(experiment, entry), remarks })
 }
 
 fn known<'a>(dashboard: &'a Dashboard, id: &FunctionId) -> anyhow::Result<&'a FunctionRecord> {
@@ -138,7 +138,7 @@ fn known<'a>(dashboard: &'a Dashboard, id: &FunctionId) -> anyhow::Result<&'a Fu
 }
 
 /// What was measured in each tick since the load began.
-fn course(experiment: Experiment, entry: &FunctionRecord) -> Course {
+fn course(experiment: Experiment, entry: &FunctionRecord) -> TimeSeries {
     // A Load tells of the second before it.
     let began = entry.offered.front().map_or(Timestamp(0), |(at, _)| at.minus(Duration::from_secs(1)));
     let ticks = experiment.ticks() as usize;
@@ -153,7 +153,7 @@ fn course(experiment: Experiment, entry: &FunctionRecord) -> Course {
         kept.collect()
     };
     let begins: Allocation = experiment.beginning();
-    Course {
+    TimeSeries {
         offered_rps: kept(&entry.offered, 0.0),
         throughput_rps: kept(&entry.achieved, 0.0),
         latency_ms: sampled(&entry.latency),
@@ -170,8 +170,8 @@ fn sampled(series: &VecDeque<(Timestamp, f64)>, began: Timestamp, tick: Duration
     let phase = (first.since(began).as_millis() - 1) % tick.as_millis() + 1;
     for (at, value) in series.iter().filter(|(at, _)| at >= first) {
         let index = (at.since(began).as_millis() + tick.as_millis() / 2).saturating_sub(phase) / tick.as_millis();
-        if let Some(place) = usize::try_from(index).ok().and_then(|index| values.get_mut(index)) {
-            *place = Some(rounded(*value));
+        if let Some(value_of_tick) = usize::try_from(index).ok().and_then(|index| values.get_mut(index)) {
+            *value_of_tick = Some(rounded(*value));
         }
     }
     values
@@ -212,7 +212,7 @@ fn percentile(latencies: &BTreeMap<u64, u64>, failed: u64, share: f64) -> Option
 
 #[cfg(test)]
 mod tests {
-    use super::super::experiment::Place;
+    use super::super::experiment::Site;
     use super::*;
 
     fn series(values: &[(u64, f64)]) -> VecDeque<(Timestamp, f64)> {
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_course_has_a_value_for_every_tick() {
-        let experiment = Experiment { which: Which::Horizontal, place: Place::local(Duration::from_secs(5)) };
+        let experiment = Experiment { kind: ExperimentKind::Horizontal, site: Site::local(Duration::from_secs(5)) };
         let mut entry = FunctionRecord::default();
         (entry.offered, entry.achieved) = (series(&[(11_000, 5.0), (12_000, 6.0), (14_000, 7.0)]), series(&[(11_000, 5.0), (12_000, 6.0)]));
         (entry.latency, entry.replicas) = (series(&[(9_000, 80.0), (12_500, 90.0)]), series(&[(11_500, 3.0), (12_400, 4.0)]));
@@ -246,8 +246,8 @@ mod tests {
 
     #[test]
     fn every_contestant_has_a_function_and_an_agent_of_its_own_under_the_same_load() {
-        for which in [Which::Horizontal, Which::Vertical] {
-            let experiment = Experiment { which, place: Place::local(Duration::from_secs(60)) };
+        for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
+            let experiment = Experiment { kind, site: Site::local(Duration::from_secs(60)) };
             let told = Map::from_iter([("policy".to_owned(), Value::from("threshold"))]);
             let agents = ["threshold", "tabular-q"].map(|name| Agent { name, told: told.clone() });
             let plan = plan(experiment, &experiment.loads()[3], &agents, 7).expect("a plan");

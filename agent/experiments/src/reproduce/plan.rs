@@ -16,46 +16,46 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::contestant::{Contestant, Learned, rule};
-use super::experiment::{Experiment, Judged, Place};
-use super::learn::{self, Effort};
-use super::live::{self, Lived, Stopped, Watch};
-use super::results::{Learning, Results, Run, Settings, VERSION, write_file};
+use super::entrant::{Entrant, TrainedEntrant, rule};
+use super::experiment::{Experiment, Site, StudyLoad};
+use super::learn::{self, TrainingBudget};
+use super::results::{LearningCurve, StudyResults, StudyRun, StudySettings, VERSION, write_file};
+use super::run::{self, RunRecord, Stopped, TickCounter};
 use super::{LOCAL, LOCAL_QUICK, LONGEST, ReproduceOptions, SHORTEST, findings, local};
 use crate::journal::Journal;
 
 /// Keeps what is finished.
-pub(super) struct Desk {
+pub(super) struct JobStore {
     pub(super) out: PathBuf,
-    pub(super) journal: Journal<Part>,
+    pub(super) journal: Journal<JobResult>,
 }
 
 /// What a job found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Part {
+pub(super) struct JobResult {
     /// What was earned in each episode; nothing where the job was a run.
     pub(super) reward: Vec<f64>,
-    /// Runs: of one contestant, a load each, or under one load, a contestant each.
-    pub(super) runs: Vec<Lived>,
+    /// Runs: of one entrant, a load each, or under one load, a entrant each.
+    pub(super) runs: Vec<RunRecord>,
 }
 
 /// What was learned, and what was run.
-pub(super) type Done = BTreeMap<Job, Part>;
+pub(super) type CompletedJobs = BTreeMap<StudyJob, JobResult>;
 
 /// Something that is done as a whole or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Job {
-    /// A contestant learns with a seed and, in the simulator, runs under each load.
-    Contest(u64, Contestant),
-    /// All contestants of a seed run on this machine under this load.
+pub(super) enum StudyJob {
+    /// A entrant learns with a seed and, in the simulator, runs under each load.
+    Contest(u64, Entrant),
+    /// All entrants of a seed run on this machine under this load.
     Local(u64, usize),
 }
 
-impl Job {
+impl StudyJob {
     /// As the journal calls it.
     pub(super) fn key(self, experiment: Experiment) -> String {
         match self {
-            Self::Contest(seed, contestant) => format!("{} {seed}", contestant.name(experiment.which)),
+            Self::Contest(seed, entrant) => format!("{} {seed}", entrant.name(experiment.kind)),
             Self::Local(seed, load) => format!("load {} {seed}", experiment.loads()[load].name),
         }
     }
@@ -67,109 +67,109 @@ pub(super) struct Plan {
     pub(super) experiment: Experiment,
     pub(super) quick: bool,
     pub(super) seeds: Vec<u64>,
-    pub(super) effort: Effort,
-    /// Which of the experiment's loads.
+    pub(super) budget: TrainingBudget,
+    /// ExperimentKind of the experiment's loads.
     pub(super) loads: Vec<usize>,
 }
 
 impl Plan {
     pub(super) fn of(options: &ReproduceOptions) -> anyhow::Result<Self> {
-        let &ReproduceOptions { which, local, quick, seed, .. } = options;
-        let place = if local { Place::local(run_length(options)?) } else { Place::Simulator };
-        let experiment = Experiment { which, place };
-        let effort = if quick { Effort { episodes: 10, worlds: 32 } } else { Effort { episodes: 50, worlds: 64 } };
-        let seeds = options.seeds.unwrap_or(if quick { 2 } else { Self::seeds_of(place) });
+        let &ReproduceOptions { kind, local, quick, seed, .. } = options;
+        let site = if local { Site::local(run_length(options)?) } else { Site::Simulator };
+        let experiment = Experiment { kind, site };
+        let budget = if quick { TrainingBudget { episodes: 10, worlds: 32 } } else { TrainingBudget { episodes: 50, worlds: 64 } };
+        let seeds = options.seeds.unwrap_or(if quick { 2 } else { Self::seeds_of(site) });
         // A usual rate, and one that changes in steps.
         let loads = if quick || local { vec![1, 3] } else { (0..experiment.loads().len()).collect() };
-        Ok(Self { experiment, quick, seeds: (seed..seed + seeds).collect(), effort, loads })
+        Ok(Self { experiment, quick, seeds: (seed..seed + seeds).collect(), budget, loads })
     }
 
     /// How many seeds there are where nobody says.
-    pub(super) fn seeds_of(place: Place) -> u64 {
-        if place == Place::Simulator { 5 } else { 2 }
+    pub(super) fn seeds_of(site: Site) -> u64 {
+        if site == Site::Simulator { 5 } else { 2 }
     }
 
     /// Worlds in which those that do not learn here say what they earn.
     pub(super) fn levels(&self) -> usize {
-        self.effort.worlds / 4
+        self.budget.worlds / 4
     }
 
     /// Everybody's learning, and in the simulator everybody's runs.
-    pub(super) fn jobs(&self) -> Vec<Job> {
+    pub(super) fn jobs(&self) -> Vec<StudyJob> {
         // Networks take longest, so they begin.
-        let mut order = Contestant::all(self.experiment.which);
-        order.sort_by_key(|contestant| *contestant != Contestant::Steps);
-        self.seeds.iter().flat_map(|seed| order.iter().map(|contestant| Job::Contest(*seed, *contestant))).collect()
+        let mut order = Entrant::all(self.experiment.kind);
+        order.sort_by_key(|entrant| *entrant != Entrant::Steps);
+        self.seeds.iter().flat_map(|seed| order.iter().map(|entrant| StudyJob::Contest(*seed, *entrant))).collect()
     }
 
     /// Runs on this machine; none in the simulator.
-    pub(super) fn local_jobs(&self) -> Vec<Job> {
-        if self.experiment.place == Place::Simulator {
+    pub(super) fn local_jobs(&self) -> Vec<StudyJob> {
+        if self.experiment.site == Site::Simulator {
             return Vec::new();
         }
-        self.seeds.iter().flat_map(|seed| self.loads.iter().map(|load| Job::Local(*seed, *load))).collect()
+        self.seeds.iter().flat_map(|seed| self.loads.iter().map(|load| StudyJob::Local(*seed, *load))).collect()
     }
 
-    /// Ticks of single functions that a contestant lives through with one seed in the simulator.
-    pub(super) fn ticks_of(&self, contestant: Contestant) -> u64 {
+    /// Ticks of single functions that a entrant lives through with one seed in the simulator.
+    pub(super) fn ticks_of(&self, entrant: Entrant) -> u64 {
         let run = u64::from(self.experiment.ticks());
-        let runs = if self.experiment.place == Place::Simulator { self.loads.len() as u64 * run } else { 0 };
-        runs + match contestant {
-            Contestant::Table { .. } => self.effort.ticks(1),
-            Contestant::Steps => self.effort.ticks(self.effort.worlds),
-            Contestant::Threshold | Contestant::Pretrained => self.levels() as u64 * run,
+        let runs = if self.experiment.site == Site::Simulator { self.loads.len() as u64 * run } else { 0 };
+        runs + match entrant {
+            Entrant::Table { .. } => self.budget.ticks(1),
+            Entrant::Steps => self.budget.ticks(self.budget.worlds),
+            Entrant::Threshold | Entrant::Pretrained => self.levels() as u64 * run,
         }
     }
 
     /// Ticks of single functions that all of it takes in the simulator.
     pub(super) fn ticks(&self) -> u64 {
-        let all = Contestant::all(self.experiment.which).into_iter().map(|contestant| self.ticks_of(contestant));
+        let all = Entrant::all(self.experiment.kind).into_iter().map(|entrant| self.ticks_of(entrant));
         all.sum::<u64>() * self.seeds.len() as u64
     }
 
     /// What the results depend on: of another one, nothing that was finished can be taken.
     pub(super) fn identity(&self) -> anyhow::Result<Value> {
-        let loads: Vec<Judged> = self.loads();
-        Ok(json!({ "version": VERSION, "experiment": self.experiment.which, "settings": self.settings(), "loads": loads }))
+        let loads: Vec<StudyLoad> = self.loads();
+        Ok(json!({ "version": VERSION, "experiment": self.experiment.kind, "settings": self.settings(), "loads": loads }))
     }
 
     /// Lets everybody learn, and run in the simulator, until it is done or stopped. What was finished before is taken as it was.
-    pub(super) fn run(&self, threads: NonZeroUsize, desk: &mut Desk, watch: &Watch<'_>) -> anyhow::Result<Done> {
-        let mut done = Done::new();
+    pub(super) fn run(&self, threads: NonZeroUsize, store: &mut JobStore, counter: &TickCounter<'_>) -> anyhow::Result<CompletedJobs> {
+        let mut done = CompletedJobs::new();
         let mut jobs = Vec::new();
         for job in self.jobs() {
-            let Job::Contest(seed, contestant) = job else { continue };
-            let kept = contestant.model(self.experiment.which, seed, &desk.out).filter(|_| self.experiment.place != Place::Simulator);
-            let finished = desk.journal.recall(&job.key(self.experiment)).filter(|_| kept.is_none_or(|model| model.exists()));
+            let StudyJob::Contest(seed, entrant) = job else { continue };
+            let kept = entrant.model(self.experiment.kind, seed, &store.out).filter(|_| self.experiment.site != Site::Simulator);
+            let finished = store.journal.recall(&job.key(self.experiment)).filter(|_| kept.is_none_or(|model| model.exists()));
             match finished {
                 Some(part) => {
-                    watch.pass(self.ticks_of(contestant));
+                    counter.pass(self.ticks_of(entrant));
                     done.insert(job, part);
                 }
-                None => jobs.push((job, seed, contestant)),
+                None => jobs.push((job, seed, entrant)),
             }
         }
-        let (next, shared, failed) = (AtomicUsize::new(0), Mutex::new((&mut *desk, &mut done)), Mutex::new(None));
-        let one = |job: Job, seed, contestant| {
-            let (part, learned) = self.contest(contestant, seed, watch)?;
+        let (next, shared, failed) = (AtomicUsize::new(0), Mutex::new((&mut *store, &mut done)), Mutex::new(None));
+        let one = |job: StudyJob, seed, entrant| {
+            let (part, learned) = self.contest(entrant, seed, counter)?;
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            let (desk, done) = &mut *shared;
-            if let Some(model) = contestant.model(self.experiment.which, seed, &desk.out).filter(|_| !learned.is_empty()) {
+            let (store, done) = &mut *shared;
+            if let Some(model) = entrant.model(self.experiment.kind, seed, &store.out).filter(|_| !learned.is_empty()) {
                 write_file(&model, &learned)?;
             }
-            desk.journal.record(&job.key(self.experiment), &part)?;
+            store.journal.record(&job.key(self.experiment), &part)?;
             done.insert(job, part);
             anyhow::Ok(())
         };
         std::thread::scope(|scope| {
             for _ in 0..threads.get().min(jobs.len()) {
                 scope.spawn(|| {
-                    while let Some((job, seed, contestant)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match one(*job, *seed, *contestant) {
+                    while let Some((job, seed, entrant)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        match one(*job, *seed, *entrant) {
                             Ok(()) => {}
                             Err(error) if error.is::<Stopped>() => return,
                             Err(error) => {
-                                watch.stop();
+                                counter.stop();
                                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                             }
                         }
@@ -183,65 +183,65 @@ impl Plan {
         }
     }
 
-    /// Lets one contestant of one seed learn and, in the simulator, run under each load; gives what its model's file shall hold on this machine.
-    pub(super) fn contest(&self, contestant: Contestant, seed: u64, watch: &Watch<'_>) -> anyhow::Result<(Part, Vec<u8>)> {
+    /// Lets one entrant of one seed learn and, in the simulator, run under each load; gives what its model's file shall hold on this machine.
+    pub(super) fn contest(&self, entrant: Entrant, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<(JobResult, Vec<u8>)> {
         let experiment = self.experiment;
-        let (learned, reward) = match contestant {
-            Contestant::Threshold => (Learned::Rule(qscale_policies::by_name(rule(experiment.which), &experiment.rule())?), None),
-            Contestant::Table { step, .. } => {
-                let (table, reward) = learn::table(experiment, experiment.step(step), self.effort, seed, watch)?;
-                (Learned::Table(Box::new(table)), Some(reward))
+        let (learned, reward) = match entrant {
+            Entrant::Threshold => (TrainedEntrant::Rule(qscale_policies::by_name(rule(experiment.kind), &experiment.rule())?), None),
+            Entrant::Table { step, .. } => {
+                let (table, reward) = learn::table(experiment, experiment.step(step), self.budget, seed, counter)?;
+                (TrainedEntrant::Table(Box::new(table)), Some(reward))
             }
-            Contestant::Steps => {
-                let (model, reward) = learn::network(experiment, self.effort, seed, watch)?;
-                (Learned::Network(Box::new(model)), Some(reward))
+            Entrant::Steps => {
+                let (model, reward) = learn::network(experiment, self.budget, seed, counter)?;
+                (TrainedEntrant::Network(Box::new(model)), Some(reward))
             }
-            Contestant::Pretrained => {
-                let params = DqnParams { scope: Some(experiment.which.scope()), ..DqnParams::default() };
-                (Learned::Rule(Box::new(Dqn::new(pretrained(), params, &cpu())?)), None)
+            Entrant::Pretrained => {
+                let params = DqnParams { scope: Some(experiment.kind.scope()), ..DqnParams::default() };
+                (TrainedEntrant::Rule(Box::new(Dqn::new(pretrained(), params, &cpu())?)), None)
             }
         };
-        let kept = if experiment.place == Place::Simulator { Vec::new() } else { learned.bytes()? };
+        let kept = if experiment.site == Site::Simulator { Vec::new() } else { learned.bytes()? };
         let policy = learned.policy()?;
         let reward = match reward {
             Some(reward) => reward,
-            None => vec![learn::earned(experiment, &*policy, self.levels(), seed, watch)?],
+            None => vec![learn::earned(experiment, &*policy, self.levels(), seed, counter)?],
         };
         let mut runs = Vec::new();
-        if experiment.place == Place::Simulator {
+        if experiment.site == Site::Simulator {
             for load in &self.loads {
-                runs.push(live::run(experiment, *load, &*policy, seed, watch)?);
+                runs.push(run::run(experiment, *load, &*policy, seed, counter)?);
             }
         }
         let reward = reward.into_iter().map(qscale_evaluate::results::rounded).collect();
-        Ok((Part { reward, runs }, kept))
+        Ok((JobResult { reward, runs }, kept))
     }
 
     /// Runs everybody on this machine, until it is done or stopped. What was finished before is taken as it was.
-    pub(super) async fn run_local(&self, desk: &mut Desk, done: &mut Done, token: &CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn run_local(&self, store: &mut JobStore, done: &mut CompletedJobs, token: &CancellationToken) -> anyhow::Result<()> {
         let experiment = self.experiment;
         let (jobs, loads) = (self.local_jobs(), experiment.loads());
         for (number, job) in jobs.iter().enumerate() {
-            let Job::Local(seed, load) = *job else { continue };
+            let StudyJob::Local(seed, load) = *job else { continue };
             let key = job.key(experiment);
-            let part = match desk.journal.recall(&key) {
+            let part = match store.journal.recall(&key) {
                 Some(part) => part,
                 None if token.is_cancelled() => return Ok(()),
                 None => {
                     let load = &loads[load];
                     eprintln!("run {} of {}: load {} for {}, seed {seed}", number + 1, jobs.len(), load.name, Span(experiment.length()));
-                    let agent = |contestant: Contestant| local::Agent {
-                        name: contestant.name(experiment.which),
-                        told: contestant.told(experiment, seed, &desk.out),
+                    let agent = |entrant: Entrant| local::Agent {
+                        name: entrant.name(experiment.kind),
+                        told: entrant.agent_configuration(experiment, seed, &store.out),
                     };
-                    let agents: Vec<local::Agent> = Contestant::all(experiment.which).into_iter().map(agent).collect();
-                    let runs = match local::run(experiment, load, &agents, seed, &desk.out.join(local::SYSTEM), token).await {
+                    let agents: Vec<local::Agent> = Entrant::all(experiment.kind).into_iter().map(agent).collect();
+                    let runs = match local::run(experiment, load, &agents, seed, &store.out.join(local::SYSTEM), token).await {
                         Ok(runs) => runs,
                         Err(error) if error.is::<Stopped>() => return Ok(()),
                         Err(error) => return Err(error),
                     };
-                    let part = Part { reward: Vec::new(), runs };
-                    desk.journal.record(&key, &part)?;
+                    let part = JobResult { reward: Vec::new(), runs };
+                    store.journal.record(&key, &part)?;
                     part
                 }
             };
@@ -251,20 +251,20 @@ impl Plan {
     }
 
     /// The loads that are judged.
-    pub(super) fn loads(&self) -> Vec<Judged> {
+    pub(super) fn loads(&self) -> Vec<StudyLoad> {
         let all = self.experiment.loads();
         self.loads.iter().filter_map(|load| all.get(*load).cloned()).collect()
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> StudySettings {
         let experiment = self.experiment;
         let policy = experiment.policy();
-        Settings {
+        StudySettings {
             command: self.command(),
-            place: experiment.place,
+            site: experiment.site,
             function: experiment.function(),
             seeds: self.seeds.clone(),
-            effort: self.effort,
+            budget: self.budget,
             tick_s: experiment.tick().as_secs_f64(),
             run_ticks: experiment.ticks(),
             percentile: policy.objective.percentile.get(),
@@ -277,43 +277,43 @@ impl Plan {
         }
     }
 
-    pub(super) fn results(&self, done: Done) -> Results {
-        let which = self.experiment.which;
+    pub(super) fn results(&self, done: CompletedJobs) -> StudyResults {
+        let kind = self.experiment.kind;
         let complete = done.len() == self.jobs().len() + self.local_jobs().len();
-        let contestants: Vec<&'static str> = Contestant::all(which).iter().map(|contestant| contestant.name(which)).collect();
+        let entrants: Vec<&'static str> = Entrant::all(kind).iter().map(|entrant| entrant.name(kind)).collect();
         let loads = self.loads();
         let (mut learning, mut runs) = (Vec::new(), Vec::new());
         for (job, part) in done {
-            let run = |contestant, load, seed, lived: Lived| {
-                let Lived { figures, course, remarks } = lived;
-                Run { contestant, load, seed, figures, course, remarks }
+            let run = |entrant, load, seed, lived: RunRecord| {
+                let RunRecord { figures, course, remarks } = lived;
+                StudyRun { entrant, load, seed, figures, course, remarks }
             };
             match job {
-                Job::Contest(seed, contestant) => {
-                    let contestant = contestant.name(which);
-                    learning.push(Learning { contestant, seed, reward: part.reward });
-                    runs.extend(loads.iter().zip(part.runs).map(|(load, lived)| run(contestant, load.name, seed, lived)));
+                StudyJob::Contest(seed, entrant) => {
+                    let entrant = entrant.name(kind);
+                    learning.push(LearningCurve { entrant, seed, reward: part.reward });
+                    runs.extend(loads.iter().zip(part.runs).map(|(load, lived)| run(entrant, load.name, seed, lived)));
                 }
-                Job::Local(seed, load) => {
+                StudyJob::Local(seed, load) => {
                     let load = self.experiment.loads()[load].name;
-                    runs.extend(contestants.iter().zip(part.runs).map(|(contestant, lived)| run(contestant, load, seed, lived)));
+                    runs.extend(entrants.iter().zip(part.runs).map(|(entrant, lived)| run(entrant, load, seed, lived)));
                 }
             }
         }
         // Whoever was done first says nothing.
-        let place = |name: &str| contestants.iter().position(|contestant| *contestant == name);
-        learning.sort_by_key(|learning| (place(learning.contestant), learning.seed));
-        runs.sort_by_key(|run| (loads.iter().position(|load| load.name == run.load), place(run.contestant), run.seed));
-        let (table, findings) = (findings::table(&runs), findings::findings(&runs, rule(which)));
+        let place = |name: &str| entrants.iter().position(|entrant| *entrant == name);
+        learning.sort_by_key(|learning| (place(learning.entrant), learning.seed));
+        runs.sort_by_key(|run| (loads.iter().position(|load| load.name == run.load), place(run.entrant), run.seed));
+        let (table, findings) = (findings::table(&runs), findings::findings(&runs, rule(kind)));
         let settings = self.settings();
-        Results { version: VERSION, experiment: which, settings, complete, contestants, loads, table, findings, learning, runs }
+        StudyResults { version: VERSION, experiment: kind, settings, complete, entrants, loads, table, findings, learning, runs }
     }
 
     /// The command that gives the same results again, or on this machine does the same again.
     pub(super) fn command(&self) -> String {
-        let Experiment { which, place } = self.experiment;
-        let mut words = format!("qscale reproduce {}", which.name());
-        if place != Place::Simulator {
+        let Experiment { kind, site } = self.experiment;
+        let mut words = format!("qscale reproduce {}", kind.name());
+        if site != Site::Simulator {
             words += " --local";
             if self.experiment.length() != by_default(self.quick) {
                 words += &format!(" --for {}", Span(self.experiment.length()).to_string().replace(' ', ""));
@@ -321,7 +321,7 @@ impl Plan {
         }
         if self.quick {
             words += " --quick";
-        } else if self.seeds.len() as u64 != Self::seeds_of(place) {
+        } else if self.seeds.len() as u64 != Self::seeds_of(site) {
             words += &format!(" --seeds {}", self.seeds.len());
         }
         match self.seeds.first() {

@@ -7,54 +7,57 @@ use anyhow::Context;
 use qscale_common::units::Allocation;
 use serde::Serialize;
 
-use super::experiment::{Experiment, Judged, Place, Which};
+use super::experiment::{Experiment, ExperimentKind, Site, StudyLoad};
 use super::figures;
-use super::findings::{Finding, Line, Mean};
-use super::learn::Effort;
-use super::live::{Course, Figure};
+use super::findings::{Finding, Mean, SummaryRow};
+use super::learn::TrainingBudget;
+use super::run::{RunMetric, TimeSeries};
 use crate::train::replace;
 
 /// Version of the form of `results.json`.
 pub(super) const VERSION: &str = "1.1";
 
-/// All of `results.json`. In the simulator a function of experiment, seeds and effort alone.
+/// All of `results.json`. In the simulator a function of experiment, seeds and budget alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Results {
+pub struct StudyResults {
     /// Version of the format.
     pub version: &'static str,
     /// The experiment.
-    pub experiment: Which,
+    pub experiment: ExperimentKind,
     /// How it was run.
-    pub settings: Settings,
+    pub settings: StudySettings,
     /// Whether everything was finished.
     pub complete: bool,
-    /// Names of the contestants.
-    pub contestants: Vec<&'static str>,
+    /// Names of the entrants.
+    #[serde(rename = "contestants")]
+    pub entrants: Vec<&'static str>,
     /// The loads.
-    pub loads: Vec<Judged>,
-    /// Means over seeds, one line a load and contestant.
-    pub table: Vec<Line>,
+    pub loads: Vec<StudyLoad>,
+    /// Means over seeds, one line a load and entrant.
+    pub table: Vec<SummaryRow>,
     /// Comparisons with the rule.
     pub findings: Vec<Finding>,
-    /// Learning curves.
-    pub learning: Vec<Learning>,
+    /// LearningCurve curves.
+    pub learning: Vec<LearningCurve>,
     /// All runs.
-    pub runs: Vec<Run>,
+    pub runs: Vec<StudyRun>,
 }
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Settings {
+pub struct StudySettings {
     /// Command that repeats it.
     pub command: String,
     /// Where it was run.
-    pub place: Place,
+    #[serde(rename = "place")]
+    pub site: Site,
     /// The function.
     pub function: &'static str,
     /// The seeds.
     pub seeds: Vec<u64>,
     /// Amount of training.
-    pub effort: Effort,
+    #[serde(rename = "effort")]
+    pub budget: TrainingBudget,
     /// Control interval, seconds.
     pub tick_s: f64,
     /// Ticks of a run.
@@ -75,45 +78,47 @@ pub struct Settings {
     pub most: Allocation,
 }
 
-/// What a contestant earned a tick, episode by episode while it learned; one number where it does not learn here.
+/// What a entrant earned a tick, episode by episode while it learned; one number where it does not learn here.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Learning {
-    /// The contestant.
-    pub contestant: &'static str,
+pub struct LearningCurve {
+    /// The entrant.
+    #[serde(rename = "contestant")]
+    pub entrant: &'static str,
     /// The seed.
     pub seed: u64,
     /// Mean training reward a tick, by episode.
     pub reward: Vec<f64>,
 }
 
-/// One run of one contestant.
+/// One run of one entrant.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Run {
-    /// The contestant.
-    pub contestant: &'static str,
+pub struct StudyRun {
+    /// The entrant.
+    #[serde(rename = "contestant")]
+    pub entrant: &'static str,
     /// The load.
     pub load: &'static str,
     /// The seed.
     pub seed: u64,
     /// Its figures.
     #[serde(flatten)]
-    pub figures: BTreeMap<Figure, f64>,
+    pub figures: BTreeMap<RunMetric, f64>,
     /// Its course, tick by tick.
-    pub course: Course,
+    pub course: TimeSeries,
     /// What a reader of its figures should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
 }
 
-pub(super) fn write(out: &Path, results: &Results) -> anyhow::Result<()> {
+pub(super) fn write(out: &Path, results: &StudyResults) -> anyhow::Result<()> {
     let mut files = vec![
         ("results.json".to_owned(), serde_json::to_string(results)?),
         ("results.csv".to_owned(), csv(&results.runs)),
-        ("learning.svg".to_owned(), figures::learning(results.experiment, &results.contestants, &results.learning)),
+        ("learning.svg".to_owned(), figures::learning(results.experiment, &results.entrants, &results.learning)),
     ];
-    let experiment = Experiment { which: results.experiment, place: results.settings.place };
+    let experiment = Experiment { kind: results.experiment, site: results.settings.site };
     for load in &results.loads {
-        let drawn = figures::courses(experiment, load, &results.contestants, &results.runs);
+        let drawn = figures::courses(experiment, load, &results.entrants, &results.runs);
         files.extend(drawn.map(|svg| (format!("{}.svg", load.name), svg)));
     }
     files.into_iter().try_for_each(|(name, text)| write_file(&out.join(name), text.as_bytes()))
@@ -128,19 +133,19 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// What a reader of the figures should know of single runs.
-pub fn remarks(results: &Results) -> Vec<String> {
+pub fn remarks(results: &StudyResults) -> Vec<String> {
     let of = |run: &Run| {
-        let about = format!("{} under load {}, seed {}", run.contestant, run.load, run.seed);
+        let about = format!("{} under load {}, seed {}", run.entrant, run.load, run.seed);
         run.remarks.iter().map(move |remark| format!("{about}: {remark}")).collect::<Vec<_>>()
     };
     results.runs.iter().flat_map(of).collect()
 }
 
-pub(super) fn csv(runs: &[Run]) -> String {
-    let mut text = format!("contestant,load,seed,{}\n", Figure::ALL.map(Figure::name).join(","));
+pub(super) fn csv(runs: &[StudyRun]) -> String {
+    let mut text = format!("contestant,load,seed,{}\n", RunMetric::ALL.map(RunMetric::name).join(","));
     for run in runs {
-        let figures = Figure::ALL.map(|figure| run.figures[&figure].to_string()).join(",");
-        text += &format!("{},{},{},{figures}\n", run.contestant, run.load, run.seed);
+        let figures = RunMetric::ALL.map(|figure| run.figures[&figure].to_string()).join(",");
+        text += &format!("{},{},{},{figures}\n", run.entrant, run.load, run.seed);
     }
     text
 }

@@ -14,7 +14,7 @@ use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
 use serde_json::json;
 
-use super::{How, TrainEvent, Trained, one};
+use super::{How, TrainEvent, Trained, train_network};
 
 /// Which variants to train, and where.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ pub struct AblateOptions {
     pub overwrite: bool,
 }
 
-/// A name, what is changed, and how.
+/// A name, what is changed, and context.
 pub type Variant = (&'static str, &'static str, fn(&mut Recipe));
 
 /// What is tried beside the recipe as it is.
@@ -84,7 +84,7 @@ pub const VARIANTS: [Variant; 22] = [
 
 /// The result of one variant.
 #[derive(Debug, Clone)]
-pub struct Line {
+pub struct AblationResult {
     /// Its name.
     pub name: String,
     /// What differs from the recipe.
@@ -101,12 +101,16 @@ pub struct Line {
 ///
 /// # Errors
 /// When the folder cannot be used, or holds another training.
-pub fn ablate(options: &AblateOptions, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> anyhow::Result<Option<Vec<Line>>> {
+pub fn ablate(
+    options: &AblateOptions,
+    progress: &dyn Fn(TrainEvent<'_>),
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<Vec<AblationResult>>> {
     let whole = Recipe { ticks: options.ticks, judgements: 4, ..Recipe::default() };
     whole.check().map_err(anyhow::Error::msg)?;
     ensure!(!options.resume || options.out.is_dir(), "nothing to resume in {}; leave out --resume to start", options.out.display());
     let (device, out) = (cpu(), &options.out);
-    let how = How {
+    let context = TrainContext {
         progress,
         device: &device,
         threads: options.threads,
@@ -124,7 +128,7 @@ pub fn ablate(options: &AblateOptions, progress: &dyn Fn(TrainEvent<'_>), stop: 
         let mut trained = Vec::new();
         for seed in 1..=u64::from(options.seeds) {
             let part = format!(", {name} ({what})");
-            match one(&recipe, seed, "qscale ablate", &part, &out.join(name).join(format!("seed-{seed}")), &how)? {
+            match train_network(&recipe, seed, "qscale ablate", &part, &out.join(name).join(format!("seed-{seed}")), &context)? {
                 Some(model) => trained.push(model),
                 None => return Ok(None),
             }
@@ -135,9 +139,9 @@ pub fn ablate(options: &AblateOptions, progress: &dyn Fn(TrainEvent<'_>), stop: 
     Ok(Some(lines))
 }
 
-fn line(name: &str, what: &str, trained: &[Trained]) -> Line {
+fn line(name: &str, what: &str, trained: &[Trained]) -> AblationResult {
     let scores: Vec<Score> = trained.iter().map(|trained| trained.test).collect();
-    Line {
+    AblationResult {
         name: name.to_owned(),
         what: what.to_owned(),
         rewards: scores.iter().map(|score| score.mean.reward).collect(),
@@ -147,14 +151,14 @@ fn line(name: &str, what: &str, trained: &[Trained]) -> Line {
 }
 
 /// The results as JSON.
-pub fn to_json(options: &AblateOptions, lines: &[Line]) -> serde_json::Value {
-    let told = |line: &Line| json!({ "variant": line.name, "what": line.what, "rewards": line.rewards, "test": line.test.mean, "seconds": line.seconds });
+pub fn to_json(options: &AblateOptions, lines: &[AblationResult]) -> serde_json::Value {
+    let told = |line: &AblationResult| json!({ "variant": line.name, "what": line.what, "rewards": line.rewards, "test": line.test.mean, "seconds": line.seconds });
     json!({ "ticks": options.ticks, "seeds": options.seeds, "variants": lines.iter().map(told).collect::<Vec<_>>() })
 }
 
-fn write(options: &AblateOptions, lines: &[Line]) -> anyhow::Result<()> {
+fn write(options: &AblateOptions, lines: &[AblationResult]) -> anyhow::Result<()> {
     let mut csv = "variant,what,reward,worst_reward,violation,cost,seconds\n".to_owned();
-    for Line { name, what, rewards, test, seconds } in lines {
+    for AblationResult { name, what, rewards, test, seconds } in lines {
         let worst = rewards.iter().copied().fold(f64::INFINITY, f64::min);
         csv += &format!("{name},\"{what}\",{},{worst},{},{},{seconds:.1}\n", test.mean.reward, test.mean.violation, test.mean.cost);
     }

@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum DeviceChoice {
     /// What is fastest of what computes correctly.
     Auto,
     /// The CPU.
@@ -21,7 +21,7 @@ pub enum Wish {
     Gpu,
 }
 
-impl FromStr for Wish {
+impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -38,19 +38,19 @@ impl FromStr for Wish {
 const WITHIN: Duration = Duration::from_secs(120);
 
 /// Opens the device that is asked for, and says which and why.
-pub async fn choose(wish: Wish) -> anyhow::Result<Device> {
-    if wish == Wish::Cpu {
+pub async fn choose(wish: DeviceChoice) -> anyhow::Result<Device> {
+    if wish == DeviceChoice::Cpu {
         return Ok(device::cpu());
     }
     if !cfg!(feature = "gpu") {
-        if wish == Wish::Gpu {
+        if wish == DeviceChoice::Gpu {
             bail!("--device gpu: this program was built without the feature `gpu`; build it with cargo build -p qscale --features gpu");
         }
         return Ok(device::cpu());
     }
-    let probed = ask().await.and_then(|probe| if let Some(why) = probe.refusal() { bail!("{why}") } else { Ok(probe) });
+    let probed = probe_in_child().await.and_then(|probe| if let Some(why) = probe.refusal() { bail!("{why}") } else { Ok(probe) });
     match (wish, probed) {
-        (Wish::Gpu, probed) => {
+        (DeviceChoice::Gpu, probed) => {
             let probe = probed.context("--device gpu")?;
             eprintln!("computing on the GPU, as asked for: {probe}");
         }
@@ -68,7 +68,7 @@ pub async fn choose(wish: Wish) -> anyhow::Result<Device> {
 }
 
 /// Lets a process of its own try the GPU.
-async fn ask() -> anyhow::Result<Probe> {
+async fn probe_in_child() -> anyhow::Result<Probe> {
     let program = std::env::current_exe().context("this program cannot be found")?;
     let mut command = Command::new(program);
     command.arg("probe-device").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::How;
-use super::rules::{self, Rule};
+use super::rules::{self, BaselineRule};
 
 /// A folder of a training that is open.
-pub struct Folder {
+pub struct TrainingFolder {
     path: PathBuf,
     _lock: File,
-    rows: Vec<Row>,
+    rows: Vec<CurvePoint>,
     kept: Option<u64>,
     /// Where training goes on.
     pub last: Option<Checkpoint>,
@@ -34,14 +34,14 @@ pub struct Folder {
 
 /// What a training depends on.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Told {
+struct Identity {
     seed: u64,
     recipe: Recipe,
 }
 
 /// One line of the curves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Row {
+struct CurvePoint {
     ticks: u64,
     seconds: f64,
     updates: u64,
@@ -59,12 +59,12 @@ struct Row {
 
 /// What is kept beside the best network.
 #[derive(Debug, Serialize, Deserialize)]
-struct BestOf {
+struct BestInfo {
     ticks: u64,
     score: Score,
 }
 
-impl Folder {
+impl TrainingFolder {
     /// The folder at `path`: the training that it holds, if it is of the same recipe and seed, or a new one.
     pub fn open(path: &Path, recipe: &Recipe, seed: u64, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}; name another one with --out", path.display()))?;
@@ -80,9 +80,9 @@ impl Folder {
             Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
         let mut folder = Self { path: path.to_owned(), _lock: lock, rows: Vec::new(), kept: None, last: None, best: None, seconds: 0.0 };
-        let asked = Told { seed, recipe: recipe.clone() };
+        let asked = Identity { seed, recipe: recipe.clone() };
         if told.exists() && !overwrite {
-            let found: Told = folder.read("recipe.json")?.context("it was there")?;
+            let found: Identity = folder.read("recipe.json")?.context("it was there")?;
             if found != asked {
                 bail!(
                     "{} holds a training of another recipe or seed ({}); name another folder with --out, or begin anew with --overwrite",
@@ -104,11 +104,11 @@ impl Folder {
         self.last = self.checkpoint("last.dqn")?;
         let Some(last) = &self.last else { return Ok(()) };
         let lived = last.header.choices;
-        let rows: Option<Vec<Row>> = self.read("curves.json")?;
+        let rows: Option<Vec<CurvePoint>> = self.read("curves.json")?;
         // A line that was written after the last checkpoint is lived through again.
         self.rows = rows.unwrap_or_default().into_iter().filter(|row| row.ticks <= lived).collect();
         self.seconds = self.rows.last().map_or(0.0, |row| row.seconds);
-        if let (Some(model), Some(BestOf { ticks, score })) = (self.checkpoint("model.dqn")?, self.read("best.json")?) {
+        if let (Some(model), Some(BestInfo { ticks, score })) = (self.checkpoint("model.dqn")?, self.read("best.json")?) {
             self.kept = Some(ticks);
             self.best = Some(Best { model, ticks, score });
         }
@@ -136,25 +136,25 @@ impl Folder {
     }
 
     /// The best tuned rule on the validation worlds of `course`: as it was found before, or found now; `None` where that was stopped.
-    pub fn rule(&self, course: &Course, how: &How<'_>) -> anyhow::Result<Option<Rule>> {
+    pub fn rule(&self, course: &Course, context: &TrainContext<'_>) -> anyhow::Result<Option<BaselineRule>> {
         if let Some(rule) = self.read("rule.json")? {
             return Ok(Some(rule));
         }
         let court = course.court(Part::Validation);
-        let Some(rule) = how.known(&court).or_else(|| rules::best(&court, how.progress, how.stop)) else { return Ok(None) };
+        let Some(rule) = context.known(&court).or_else(|| rules::best(&court, context.progress, context.stop)) else { return Ok(None) };
         self.ruled(&rule)?;
         Ok(Some(rule))
     }
 
     /// Writes down what `rule` is worth.
-    pub fn ruled(&self, rule: &Rule) -> anyhow::Result<()> {
+    pub fn ruled(&self, rule: &BaselineRule) -> anyhow::Result<()> {
         self.write("rule.json", &serde_json::to_vec_pretty(rule)?)
     }
 
     /// Writes down a judgement.
-    pub fn judged(&mut self, judgement: &Judgement, rule: &Rule) -> anyhow::Result<()> {
+    pub fn judged(&mut self, judgement: &Judgement, rule: &BaselineRule) -> anyhow::Result<()> {
         let mean = &judgement.validation.mean;
-        self.rows.push(Row {
+        self.rows.push(CurvePoint {
             ticks: judgement.ticks,
             seconds: self.seconds,
             updates: judgement.updates,
@@ -179,14 +179,14 @@ impl Folder {
         self.write("last.dqn", &course.last()?.to_bytes())?;
         if let Some(best) = course.best().filter(|best| self.kept != Some(best.ticks)) {
             self.write("model.dqn", &with_card(best).to_bytes())?;
-            self.write("best.json", &serde_json::to_vec(&BestOf { ticks: best.ticks, score: best.score })?)?;
+            self.write("best.json", &serde_json::to_vec(&BestInfo { ticks: best.ticks, score: best.score })?)?;
             self.kept = Some(best.ticks);
         }
         Ok(())
     }
 
     /// Keeps the model of a training that is over, and how it was judged.
-    pub fn over(&self, model: &Checkpoint, rule: &Rule) -> anyhow::Result<()> {
+    pub fn over(&self, model: &Checkpoint, rule: &BaselineRule) -> anyhow::Result<()> {
         self.write("model.dqn", &model.to_bytes())?;
         let evaluation = json!({ "model": model.fingerprint(), "card": model.header.card, "seconds": self.seconds, "rule": rule });
         self.write("evaluation.json", &serde_json::to_vec_pretty(&evaluation)?)
@@ -199,10 +199,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn csv(rows: &[Row]) -> String {
+fn csv(rows: &[CurvePoint]) -> String {
     let mut text = "ticks,seconds,updates,epsilon,loss,value,exploring_reward,reward,violation,cost,reversal,kills,best\n".to_owned();
     for row in rows {
-        let Row { ticks, seconds, updates, epsilon, loss, value, exploring_reward, reward, violation, cost, reversal, kills, best } = row;
+        let CurvePoint { ticks, seconds, updates, epsilon, loss, value, exploring_reward, reward, violation, cost, reversal, kills, best } =
+            row;
         text += &format!(
             "{ticks},{seconds:.1},{updates},{epsilon},{loss},{value},{exploring_reward},{reward},{violation},{cost},{reversal},{kills},{best}\n"
         );
@@ -210,8 +211,8 @@ fn csv(rows: &[Row]) -> String {
     text
 }
 
-fn plot(rows: &[Row], rule: &Rule) -> String {
-    let curve = |name: &str, of: &dyn Fn(&Row) -> f64| Curve {
+fn plot(rows: &[CurvePoint], rule: &BaselineRule) -> String {
+    let curve = |name: &str, of: &dyn Fn(&CurvePoint) -> f64| Curve {
         name: name.to_owned(),
         points: rows.iter().map(|row| (row.ticks as f64 / 1e6, of(row))).collect(),
     };

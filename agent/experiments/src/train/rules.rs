@@ -13,7 +13,7 @@ use super::TrainEvent;
 
 /// A rule with its parameters, and what it is worth.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Rule {
+pub struct BaselineRule {
     policy: String,
     params: Value,
     /// On the validation worlds, by which it was chosen.
@@ -22,7 +22,7 @@ pub struct Rule {
     pub test: Option<Score>,
 }
 
-impl Rule {
+impl BaselineRule {
     /// What it is called, with its parameters.
     pub fn name(&self) -> String {
         let told: Vec<String> = self.params.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
@@ -49,15 +49,15 @@ fn settings() -> Vec<(String, Value)> {
 }
 
 /// The best of all settings on the worlds of `court`; `None` where it was stopped.
-pub fn best(court: &Court, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> Option<Rule> {
+pub fn best(court: &Court, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> Option<BaselineRule> {
     let settings = settings();
-    let mut best: Option<Rule> = None;
+    let mut best: Option<BaselineRule> = None;
     for (number, (policy, params)) in settings.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
         progress(TrainEvent::Tuning { setting: number, settings: settings.len() });
-        let mut rule = Rule { policy: policy.clone(), params: params.clone(), validation: Score::default(), test: None };
+        let mut rule = BaselineRule { policy: policy.clone(), params: params.clone(), validation: Score::default(), test: None };
         rule.validation = Score::of(&court.rule(&*rule.policy()));
         if best.as_ref().is_none_or(|best| rule.validation.mean.reward > best.validation.mean.reward) {
             best = Some(rule);
@@ -72,9 +72,9 @@ mod tests {
 
     #[test]
     fn every_setting_is_a_policy_and_has_a_name_of_its_own() {
-        let rule = |(policy, params): (String, Value)| Rule { policy, params, validation: Score::default(), test: None };
-        let rules: Vec<Rule> = settings().into_iter().map(rule).collect();
-        let mut names: Vec<String> = rules.iter().map(Rule::name).collect();
+        let rule = |(policy, params): (String, Value)| BaselineRule { policy, params, validation: Score::default(), test: None };
+        let rules: Vec<BaselineRule> = settings().into_iter().map(rule).collect();
+        let mut names: Vec<String> = rules.iter().map(BaselineRule::name).collect();
         rules.iter().for_each(|rule| drop(rule.policy()));
         names.sort();
         names.dedup();

@@ -6,15 +6,15 @@ use std::time::Duration;
 use qscale_common::text;
 use serde_json::{Value, json};
 
-use super::real::Real;
+use super::real::MeasuredRun;
 use super::scenario::Scenario;
-use super::simulated::Simulated;
+use super::simulated::SimulatedRun;
 
 /// A share, written as a percentage.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Share(pub f64);
+pub struct Percentage(pub f64);
 
-impl FromStr for Share {
+impl FromStr for Percentage {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let number = text.trim().trim_end_matches('%').trim_end().parse::<f64>().ok();
@@ -25,25 +25,25 @@ impl FromStr for Share {
 
 /// A scenario in both worlds.
 #[derive(Debug, Clone)]
-pub struct Comparison {
+pub struct ScenarioComparison {
     /// What was done.
     pub scenario: Scenario,
     /// What it came to on the local platform.
-    pub real: Real,
+    pub real: MeasuredRun,
     /// What it came to in the simulator.
-    pub simulated: Simulated,
+    pub simulated: SimulatedRun,
 }
 
 /// One figure in both worlds; `None` where it is none.
 #[derive(Debug, Clone, Copy)]
-pub struct Measure {
+pub struct ComparedMetric {
     name: &'static str,
     real: Option<f64>,
     simulated: Option<f64>,
     shown: fn(f64) -> String,
 }
 
-impl Measure {
+impl ComparedMetric {
     /// How much more the simulator shows, as a share of what is real.
     pub fn error(&self) -> Option<f64> {
         match (self.real?, self.simulated?) {
@@ -53,7 +53,7 @@ impl Measure {
         }
     }
 
-    /// Real, simulated, error.
+    /// Measured value, simulated value, error.
     pub fn text(&self) -> String {
         let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), self.shown);
         let error = self.error().map_or_else(|| "-".to_owned(), |error| format!("{:+.0}%", error * 100.0));
@@ -61,11 +61,11 @@ impl Measure {
     }
 }
 
-impl Comparison {
+impl ScenarioComparison {
     /// Latency at three percentiles, completion and CPU.
-    pub fn measures(&self) -> [Measure; 5] {
+    pub fn measures(&self) -> [ComparedMetric; 5] {
         let latencies = self.real.latencies();
-        let percentile = |name, index: usize, share: f64| Measure {
+        let percentile = |name, index: usize, share: f64| ComparedMetric {
             name,
             real: at(&latencies, share).map(|latency| latency.as_secs_f64() * 1000.0),
             simulated: Some(self.simulated.latency_ms[index]).filter(|value| value.is_finite()),
@@ -76,13 +76,13 @@ impl Comparison {
             percentile("p50_ms", 0, 0.5),
             percentile("p95_ms", 1, 0.95),
             percentile("p99_ms", 2, 0.99),
-            Measure {
+            ComparedMetric {
                 name: "completed",
                 real: (requests > 0).then(|| latencies.len() as f64 / requests as f64),
                 simulated: Some(self.simulated.completed),
                 shown: |share| format!("{}%", text::number(share * 100.0)),
             },
-            Measure {
+            ComparedMetric {
                 name: "cpu_seconds",
                 real: Some(self.real.cpu_seconds),
                 simulated: Some(self.simulated.cpu_seconds),
@@ -93,7 +93,7 @@ impl Comparison {
 
     /// Everything, for programs.
     pub fn to_json(&self) -> Value {
-        let of = |value: &dyn Fn(&Measure) -> Option<f64>| {
+        let of = |value: &dyn Fn(&ComparedMetric) -> Option<f64>| {
             self.measures().iter().map(|measure| (measure.name.to_owned(), json!(value(measure)))).collect::<serde_json::Map<_, _>>()
         };
         json!({
@@ -105,7 +105,7 @@ impl Comparison {
             "void": self.real.void,
             "real": of(&|measure| measure.real),
             "simulated": of(&|measure| measure.simulated),
-            "error": of(&Measure::error),
+            "error": of(&ComparedMetric::error),
             "others_cores": self.real.others.cores,
             "steal_cores": self.real.others.steal,
         })
@@ -113,8 +113,8 @@ impl Comparison {
 }
 
 /// The largest error of all; `None` without any.
-pub fn worst(comparisons: &[Comparison]) -> Option<f64> {
-    let errors = comparisons.iter().flat_map(Comparison::measures).filter_map(|measure| measure.error());
+pub fn worst(comparisons: &[ScenarioComparison]) -> Option<f64> {
+    let errors = comparisons.iter().flat_map(ScenarioComparison::measures).filter_map(|measure| measure.error());
     errors.max_by(|one, other| one.abs().total_cmp(&other.abs()))
 }
 
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn an_error_is_a_share_of_what_is_real() {
-        let measure = |real, simulated| Measure { name: "p50_ms", real, simulated, shown: text::latency };
+        let measure = |real, simulated| ComparedMetric { name: "p50_ms", real, simulated, shown: text::latency };
         assert_eq!(measure(Some(10.0), Some(11.0)).text(), "10ms 11ms +10%");
         assert_eq!(measure(Some(10.0), Some(5.0)).error(), Some(-0.5));
         assert_eq!(measure(Some(0.0), Some(0.0)).error(), Some(0.0));
@@ -141,10 +141,10 @@ mod tests {
 
     #[test]
     fn percentages_are_read() {
-        assert_eq!("10%".parse(), Ok(Share(0.1)));
-        assert_eq!(" 5 ".parse(), Ok(Share(0.05)));
+        assert_eq!("10%".parse(), Ok(Percentage(0.1)));
+        assert_eq!(" 5 ".parse(), Ok(Percentage(0.05)));
         for wrong in ["", "%", "ten", "-1%", "NaN", "1e9"] {
-            assert!(wrong.parse::<Share>().is_err(), "{wrong}");
+            assert!(wrong.parse::<Percentage>().is_err(), "{wrong}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// CPU time since the machine or the processes began, seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Machine {
+pub struct MachineCpu {
     busy: f64,
     steal: f64,
     /// This process, the platform, and the load generators that have ended.
@@ -13,16 +13,16 @@ pub struct Machine {
 
 /// What others took between two readings.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Others {
+pub struct OtherLoad {
     /// Cores that other processes used.
     pub cores: f64,
     /// Cores that the host took away from this machine.
     pub steal: f64,
 }
 
-impl Others {
+impl OtherLoad {
     /// Whether so much was used that latencies say little.
-    pub fn disturb(&self) -> bool {
+    pub fn is_disturbing(&self) -> bool {
         self.cores + self.steal > 0.15
     }
 }
@@ -32,7 +32,7 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-impl Machine {
+impl MachineCpu {
     /// Reads everything; `platform` is the platform's process, where it is ours.
     pub fn read(platform: Option<u32>) -> Self {
         let ticks = ticks_a_second();
@@ -50,9 +50,9 @@ impl Machine {
     }
 
     /// What others used since `before`, within `seconds`, while the function used `function` seconds of CPU.
-    pub fn others_since(&self, before: &Machine, function: f64, seconds: f64) -> Others {
+    pub fn others_since(&self, before: &MachineCpu, function: f64, seconds: f64) -> OtherLoad {
         let cores = (self.busy - before.busy - (self.own - before.own) - function) / seconds;
-        Others { cores: cores.max(0.0), steal: ((self.steal - before.steal) / seconds).max(0.0) }
+        OtherLoad { cores: cores.max(0.0), steal: ((self.steal - before.steal) / seconds).max(0.0) }
     }
 }
 
@@ -87,15 +87,15 @@ mod tests {
 
     #[test]
     fn what_this_process_uses_is_not_others() {
-        let before = Machine::read(None);
+        let before = MachineCpu::read(None);
         let mut sum = 0_u64;
-        while Machine::read(None).own - before.own < 0.05 {
+        while MachineCpu::read(None).own - before.own < 0.05 {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
-        let after = Machine::read(None);
+        let after = MachineCpu::read(None);
         assert!(after.own - before.own >= 0.05 && after.busy >= before.busy);
-        let others = Machine { busy: 3.0, steal: 0.5, own: 1.0 }.others_since(&Machine::default(), 1.0, 10.0);
-        assert_eq!(others, Others { cores: 0.1, steal: 0.05 });
-        assert!(others.disturb() == (0.1 + 0.05 > 0.15));
+        let others = MachineCpu { busy: 3.0, steal: 0.5, own: 1.0 }.others_since(&MachineCpu::default(), 1.0, 10.0);
+        assert_eq!(others, OtherLoad { cores: 0.1, steal: 0.05 });
+        assert!(others.is_disturbing() == (0.1 + 0.05 > 0.15));
     }
 }

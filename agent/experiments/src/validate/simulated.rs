@@ -9,7 +9,7 @@ use qscale_common::time::Timestamp;
 use qscale_sim::cpu::PERIOD;
 use qscale_sim::{Function, FunctionProfile, Gateway, Nanos, Reading};
 
-use super::real::Real;
+use super::real::MeasuredRun;
 use super::scenario::Scenario;
 
 /// Seeds; what is told is the median over them. What a request asks for, and when a CPU period begins, is chance in either world.
@@ -19,34 +19,34 @@ const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// What one run, or the median of several, came to.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Simulated {
+pub struct SimulatedRun {
     /// Latency of those answered well that half, 95 % and 99 % stay below, milliseconds.
     pub latency_ms: [f64; 3],
-    /// Share of requests answered well.
+    /// Percentage of requests answered well.
     pub completed: f64,
     /// CPU time of the function, seconds.
     pub cpu_seconds: f64,
 }
 
 /// Simulates what was sent in `real`.
-pub fn run(profile: &FunctionProfile, spec: &FunctionSpec, scenario: &Scenario, real: &Real) -> Simulated {
+pub fn run(profile: &FunctionProfile, spec: &FunctionSpec, scenario: &Scenario, real: &MeasuredRun) -> SimulatedRun {
     let mut gateway = Gateway::from(spec);
     gateway.timeout = scenario.timeout.unwrap_or(gateway.timeout);
     let profile = Arc::new(profile.clone());
-    let runs: Vec<Simulated> = (0..SEEDS).map(|seed| one(&profile, gateway, scenario, real, seed)).collect();
-    let median = |of: &dyn Fn(&Simulated) -> f64| {
+    let runs: Vec<SimulatedRun> = (0..SEEDS).map(|seed| one(&profile, gateway, scenario, real, seed)).collect();
+    let median = |of: &dyn Fn(&SimulatedRun) -> f64| {
         let mut all: Vec<f64> = runs.iter().map(of).collect();
         all.sort_by(f64::total_cmp);
         all[all.len() / 2]
     };
-    Simulated {
+    SimulatedRun {
         latency_ms: [0, 1, 2].map(|index| median(&|run| run.latency_ms[index])),
         completed: median(&|run| run.completed),
         cpu_seconds: median(&|run| run.cpu_seconds),
     }
 }
 
-fn one(profile: &Arc<FunctionProfile>, gateway: Gateway, scenario: &Scenario, real: &Real, seed: u64) -> Simulated {
+fn one(profile: &Arc<FunctionProfile>, gateway: Gateway, scenario: &Scenario, real: &MeasuredRun, seed: u64) -> SimulatedRun {
     let mut function = Function::new(Arc::clone(profile), gateway, seed, 0);
     function.warm(scenario.allocation, Nanos::ZERO);
     // Nobody knows where in a CPU period the load began.
@@ -65,7 +65,7 @@ fn one(profile: &Arc<FunctionProfile>, gateway: Gateway, scenario: &Scenario, re
     let totals = function.totals(end).clone();
     read_cpu(&mut function, end, &mut cpu);
     let quantile = |share| totals.latency.quantile(share, 0).map_or(f64::NAN, |latency| latency.seconds() * 1000.0);
-    Simulated {
+    SimulatedRun {
         latency_ms: [0.5, 0.95, 0.99].map(quantile),
         completed: totals.completed as f64 / totals.arrived.max(1) as f64,
         cpu_seconds: cpu.values().sum(),
@@ -86,17 +86,17 @@ mod tests {
     use qscale_common::units::Allocation;
     use qscale_sim::Distribution;
 
-    use super::super::machine::Others;
+    use super::super::machine::OtherLoad;
     use super::super::scenario;
     use super::*;
-    use crate::profile::rig::Request;
+    use crate::profile::testbed::Request;
 
-    fn simulated(changes: Vec<(Duration, Allocation)>, allocation: Allocation) -> Simulated {
+    fn simulated(changes: Vec<(Duration, Allocation)>, allocation: Allocation) -> SimulatedRun {
         let profile = FunctionProfile::simple("f", Distribution::constant(Nanos::millis(10)));
         let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]\nconcurrency = 1\ntimeout = \"1s\"", Format::Toml).expect("valid");
         let scenario = Scenario { allocation, changes: Vec::new(), ..scenario::all(&profile, Duration::from_secs(6)).remove(0) };
         let sent = (0..100).map(|number| Request { due: Duration::from_millis(number * 20), answered: None }).collect();
-        let real = Real { void: None, sent, changes, cpu_seconds: 0.0, others: Others::default() };
+        let real = MeasuredRun { void: None, sent, changes, cpu_seconds: 0.0, others: Others::default() };
         run(&profile, &spec, &scenario, &real)
     }
 

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::clock;
 use qscale_common::text::number;
 use qscale_dqn::train::course::Judgement;
-use qscale_experiments::train::{Rule, TrainEvent};
+use qscale_experiments::train::{BaselineRule, TrainEvent};
 
 /// A function that shows the events of trainings, one after the other.
 pub fn show() -> impl Fn(TrainEvent<'_>) {
@@ -63,7 +63,7 @@ impl Shown {
         }
     }
 
-    fn baseline(&mut self, rule: &Rule) {
+    fn baseline(&mut self, rule: &BaselineRule) {
         let mean = &rule.validation.mean;
         self.rule = format!("{}: {:.2} % {:.2} {:.3}", rule.name(), mean.violation * 100.0, mean.cost, mean.reward);
         self.began = clock::instant();

@@ -1,4 +1,4 @@
-//! One contestant under one load: the loop of State, decision and tick, and what really came of it. Owns the run; must not compare.
+//! One entrant under one load: the loop of State, decision and tick, and what really came of it. Owns the run; must not compare.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,20 +22,20 @@ use super::experiment::Experiment;
 const REVERSAL_WITHIN: Duration = Duration::from_secs(60);
 
 /// Counts ticks, and tells whoever lives through them when to stop.
-pub struct Watch<'a> {
+pub struct TickCounter<'a> {
     stop: &'a AtomicBool,
     ticks: AtomicU64,
     told: Option<Box<dyn Fn(u64) + Send + Sync>>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> TickCounter<'a> {
     /// Nothing is done yet, nobody is told, and it is to end once `stop` is true.
     pub fn new(stop: &'a AtomicBool) -> Self {
         Self { stop, ticks: AtomicU64::new(0), told: None }
     }
 
     /// `told` hears of every tick how many there were.
-    pub fn telling(self, told: impl Fn(u64) + Send + Sync + 'static) -> Self {
+    pub fn with_callback(self, told: impl Fn(u64) + Send + Sync + 'static) -> Self {
         Self { told: Some(Box::new(told)), ..self }
     }
 
@@ -76,10 +76,10 @@ impl fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
-/// What a contestant is judged by, in the order of tables.
+/// What a entrant is judged by, in the order of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Figure {
+pub enum RunMetric {
     /// 95th percentile of latency, milliseconds; a failure counts as the time that the gateway waits.
     P95Ms,
     /// Share of the answers that were late or failures, 0 to 1.
@@ -96,7 +96,7 @@ pub enum Figure {
     ChangesPerHour,
 }
 
-impl Figure {
+impl RunMetric {
     /// Every one of them.
     pub const ALL: [Self; 7] =
         [Self::P95Ms, Self::LateShare, Self::ThroughputRps, Self::Replicas, Self::Cores, Self::CostPerHour, Self::ChangesPerHour];
@@ -117,7 +117,7 @@ impl Figure {
 
 /// What a run did, tick by tick. All columns are equally long.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Course {
+pub struct TimeSeries {
     /// Requests a second that arrived.
     pub offered_rps: Vec<f64>,
     /// Requests a second that were answered well.
@@ -132,17 +132,17 @@ pub struct Course {
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Lived {
+pub struct RunRecord {
     /// What it is judged by.
-    pub figures: BTreeMap<Figure, f64>,
+    pub figures: BTreeMap<RunMetric, f64>,
     /// Its course.
-    pub course: Course,
+    pub course: TimeSeries,
     /// What a reader of its figures should know, in sentences.
     pub remarks: Vec<String>,
 }
 
 /// Lets `policy` decide under load number `load` of `experiment` in the run of `seed`.
-pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, watch: &Watch<'_>) -> anyhow::Result<Lived> {
+pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<RunRecord> {
     let setup = experiment.setup(&experiment.loads()[load].pattern, experiment.beginning());
     let stretch = Stretch { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };
     let yardstick = Yardstick::new(&setup, stretch, REVERSAL_WITHIN);
@@ -153,7 +153,7 @@ pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, 
     let (mut memory, mut rng) = (Memory::default(), stream(seed, index, Purpose::Policy));
     let (mut interval, mut throughput) = (Totals::default(), Vec::new());
     for _ in 0..experiment.ticks() {
-        watch.tick(1)?;
+        counter.tick(1)?;
         let now = cell.now();
         let decision = policy.decide(cell.state(), &mut memory, timestamp(now), &mut rng);
         let before = cell.function().allocation();
@@ -172,21 +172,21 @@ pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, 
     let measured = |measure| measures.get(measure).unwrap_or(0.0);
     let mean = |values: &[f64]| rounded(values.iter().sum::<f64>() / values.len().max(1) as f64);
     let figure = |figure| match figure {
-        Figure::P95Ms => measured(Measure::P95Ms),
-        Figure::LateShare => measured(Measure::LateShare),
-        Figure::ThroughputRps => mean(&throughput),
-        Figure::Replicas => mean(&course.replicas),
-        Figure::Cores => mean(&course.cores),
-        Figure::CostPerHour => measured(Measure::CostPerHour),
-        Figure::ChangesPerHour => measured(Measure::ActionsPerHour),
+        RunMetric::P95Ms => measured(Measure::P95Ms),
+        RunMetric::LateShare => measured(Measure::LateShare),
+        RunMetric::ThroughputRps => mean(&throughput),
+        RunMetric::Replicas => mean(&course.replicas),
+        RunMetric::Cores => mean(&course.cores),
+        RunMetric::CostPerHour => measured(Measure::CostPerHour),
+        RunMetric::ChangesPerHour => measured(Measure::ActionsPerHour),
     };
-    let figures = Figure::ALL.into_iter().map(|each| (each, figure(each))).collect();
-    let course = Course {
+    let figures = RunMetric::ALL.into_iter().map(|each| (each, figure(each))).collect();
+    let course = TimeSeries {
         offered_rps: course.rate_rps,
         throughput_rps: throughput,
         latency_ms: course.latency_ms,
         replicas: course.replicas,
         cores: course.cores,
     };
-    Ok(Lived { figures, course, remarks: Vec::new() })
+    Ok(RunRecord { figures, course, remarks: Vec::new() })
 }

@@ -10,11 +10,11 @@ use qscale_dqn::{Checkpoint, Tabular};
 use qscale_policies::Policy;
 use serde_json::{Map, Value, json};
 
-use super::experiment::{Experiment, Which};
+use super::experiment::{Experiment, ExperimentKind};
 
 /// Who takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Contestant {
+pub(super) enum Entrant {
     /// The study's rule.
     Threshold,
     /// A table that moves by so much.
@@ -25,20 +25,20 @@ pub(super) enum Contestant {
     Pretrained,
 }
 
-impl Contestant {
-    pub(super) fn all(which: Which) -> Vec<Self> {
+impl Entrant {
+    pub(super) fn all(kind: ExperimentKind) -> Vec<Self> {
         let table = |name, step| Self::Table { name, step };
-        match which {
-            Which::Horizontal => {
+        match kind {
+            ExperimentKind::Horizontal => {
                 vec![Self::Threshold, table("tabular-q", 20), table("tabular-q-1", 1), Self::Steps, Self::Pretrained]
             }
-            Which::Vertical => vec![Self::Threshold, table("tabular-q", 30), Self::Steps, Self::Pretrained],
+            ExperimentKind::Vertical => vec![Self::Threshold, table("tabular-q", 30), Self::Steps, Self::Pretrained],
         }
     }
 
-    pub(super) fn name(self, which: Which) -> &'static str {
+    pub(super) fn name(self, kind: ExperimentKind) -> &'static str {
         match self {
-            Self::Threshold => rule(which),
+            Self::Threshold => rule(kind),
             Self::Table { name, .. } => name,
             Self::Steps => "dqn-step",
             Self::Pretrained => "dqn",
@@ -46,44 +46,44 @@ impl Contestant {
     }
 
     /// Where what it learned with `seed` is kept in `out`, for an agent to decide by; `None` of one that learns nothing here.
-    pub(super) fn model(self, which: Which, seed: u64, out: &Path) -> Option<PathBuf> {
+    pub(super) fn model(self, kind: ExperimentKind, seed: u64, out: &Path) -> Option<PathBuf> {
         let ending = match self {
             Self::Table { .. } => "json",
             Self::Steps => "dqn",
             Self::Threshold | Self::Pretrained => return None,
         };
-        Some(out.join("models").join(format!("{}-{seed}.{ending}", self.name(which))))
+        Some(out.join("models").join(format!("{}-{seed}.{ending}", self.name(kind))))
     }
 
     /// What an agent is told that decides as it does.
-    pub(super) fn told(self, experiment: Experiment, seed: u64, out: &Path) -> Map<String, Value> {
-        let which = experiment.which;
+    pub(super) fn agent_configuration(self, experiment: Experiment, seed: u64, out: &Path) -> Map<String, Value> {
+        let kind = experiment.kind;
         let mut told = Map::new();
         let (policy, params) = match self {
-            Self::Threshold => (rule(which), experiment.rule()),
+            Self::Threshold => (rule(kind), experiment.rule()),
             Self::Table { .. } => (TABULAR, Value::Null),
             Self::Steps => (DQN, Value::Null),
-            Self::Pretrained => (DQN, json!({ "scope": which.scope() })),
+            Self::Pretrained => (DQN, json!({ "scope": kind.scope() })),
         };
         told.insert("policy".into(), policy.into());
         if !params.is_null() {
             told.insert("params".into(), params);
         }
-        if let Some(model) = self.model(which, seed, out) {
+        if let Some(model) = self.model(kind, seed, out) {
             told.insert("model".into(), json!(model));
         }
         told
     }
 }
 
-/// What a contestant decides by once it has learned.
-pub(super) enum Learned {
+/// What a entrant decides by once it has learned.
+pub(super) enum TrainedEntrant {
     Rule(Box<dyn Policy>),
     Table(Box<Tabular>),
     Network(Box<Checkpoint>),
 }
 
-impl Learned {
+impl TrainedEntrant {
     pub(super) fn policy(self) -> anyhow::Result<Box<dyn Policy>> {
         Ok(match self {
             Self::Rule(rule) => rule,
@@ -103,9 +103,9 @@ impl Learned {
 }
 
 /// What the rule is called, against which everybody is held.
-pub(super) fn rule(which: Which) -> &'static str {
-    match which {
-        Which::Horizontal => "threshold",
-        Which::Vertical => "threshold-vertical",
+pub(super) fn rule(kind: ExperimentKind) -> &'static str {
+    match kind {
+        ExperimentKind::Horizontal => "threshold",
+        ExperimentKind::Vertical => "threshold-vertical",
     }
 }

@@ -40,7 +40,7 @@ pub struct Sending {
 
 /// What became of a load.
 #[derive(Debug, Clone)]
-pub struct Sent {
+pub struct LoadResult {
     /// Why it says nothing of the function, where the load generator fell short.
     pub void: Option<String>,
     /// The first instant, milliseconds since 1970.
@@ -66,7 +66,7 @@ impl Request {
 }
 
 /// A platform and a function.
-pub struct Rig {
+pub struct Testbed {
     platform: PlatformClient,
     gateway: String,
     supervisor: Supervisor,
@@ -78,8 +78,8 @@ pub struct Rig {
     pub vertical: bool,
 }
 
-impl Rig {
-    /// Starts a platform of its own, or uses the one that `--platform` names; the function is added by [`Rig::place`].
+impl Testbed {
+    /// Starts a platform of its own, or uses the one that `--platform` names; the function is added by [`Testbed::place`].
     pub async fn start(platform: Option<&str>, spec: &FunctionSpec, form: RequestForm) -> anyhow::Result<Self> {
         let folder = std::env::temp_dir().join(format!("qscale-measure-{}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -90,9 +90,9 @@ impl Rig {
             None => start_platform(&supervisor, &folder).await?,
         };
         let platform = PlatformClient::new(&api).with_context(|| format!("platform {api}"))?;
-        let mut rig = Self { platform, gateway, supervisor, folder, loads: 0, spec, form, vertical: true };
-        rig.add().await?;
-        Ok(rig)
+        let mut testbed = Self { platform, gateway, supervisor, folder, loads: 0, spec, form, vertical: true };
+        testbed.add().await?;
+        Ok(testbed)
     }
 
     fn id(&self) -> FunctionId {
@@ -124,7 +124,7 @@ impl Rig {
         self.until_ready(allocation.replicas).await
     }
 
-    /// As [`Rig::place`], of another function or of other requests.
+    /// As [`Testbed::place`], of another function or of other requests.
     pub async fn replace(&mut self, spec: &FunctionSpec, form: RequestForm, allocation: Allocation) -> anyhow::Result<()> {
         let named = FunctionSpec { name: self.spec.name.clone(), namespace: self.spec.namespace.clone(), listen: None, ..spec.clone() };
         self.form = form;
@@ -184,7 +184,7 @@ impl Rig {
     }
 
     /// Begins to send a load of requests of the current form.
-    pub async fn send(&mut self, plan: &LoadPlan) -> anyhow::Result<Sending> {
+    pub async fn send(&mut self, plan: &LoadPlan) -> anyhow::Result<LoadRun> {
         self.loads += 1;
         let name = format!("load-{}", self.loads);
         let file = |ending: &str| self.folder.join(format!("{name}.{ending}"));
@@ -211,7 +211,7 @@ impl Rig {
     }
 
     /// Waits until a load was sent and answered.
-    pub async fn finish(&self, sending: Sending) -> anyhow::Result<Sent> {
+    pub async fn finish(&self, sending: LoadRun) -> anyhow::Result<LoadResult> {
         const FAILED: [i32; 2] = [1, 2];
         let began = clock::instant();
         let code = loop {
@@ -237,11 +237,11 @@ impl Rig {
             reasons.filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
         });
         let started = Timestamp(summary["started_unix_us"].as_u64().context("when the load generator started")? / 1000);
-        Ok(Sent { void, started, requests })
+        Ok(LoadResult { void, started, requests })
     }
 
     /// Sends a load to its end.
-    pub async fn run(&mut self, plan: &LoadPlan) -> anyhow::Result<Sent> {
+    pub async fn run(&mut self, plan: &LoadPlan) -> anyhow::Result<LoadResult> {
         let sending = self.send(plan).await?;
         self.finish(sending).await
     }
