@@ -1,4 +1,4 @@
-//! A journal: what was finished of a long work, a line each, so that an interruption loses next to nothing. Owns the file; knows nothing of what it says.
+//! Journal of a long experiment: one line per finished job, so that an interruption loses little. Owns the file; must not know what the jobs are.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -11,16 +11,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Its name in the folder of what is done.
+/// Name of the journal in the folder of an experiment.
 pub const FILE: &str = "journal.jsonl";
-/// Differences that are told; more say nothing more.
-const TOLD: usize = 5;
+/// Largest number of differences in an error.
+const MAX_DIFFERENCES: usize = 5;
 
-/// What was finished; each job found a `T`.
+/// Results of type `T` by job.
 pub struct Journal<T> {
-    /// What is done, in a word.
+    /// Name of the experiment's kind, for errors.
     what: &'static str,
-    /// Where each job's line begins.
+    /// Offset of each job's line.
     places: BTreeMap<String, u64>,
     reader: BufReader<File>,
     writer: BufWriter<File>,
@@ -45,19 +45,22 @@ struct Named {
 }
 
 impl<T: Serialize + DeserializeOwned> Journal<T> {
-    /// The journal in `folder` of the `what` that is told by `identity`: the one that is there, if it is of the same, or a new one.
+    /// Opens the journal in `folder` if it is of the same `identity`, or creates one. `what` names the kind of experiment in errors.
+    ///
+    /// # Errors
+    /// When the journal is of another identity, is being written by another process, cannot be read or written, or is missing although `resume` is set.
     pub fn open(folder: &Path, what: &'static str, identity: &Value, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}; name another one with --out", folder.display()))?;
+            .with_context(|| format!("failed to create the folder {}; use another one with --out", folder.display()))?;
         let path = folder.join(FILE);
         if resume && !path.exists() {
-            bail!("there is nothing to resume: {} is not there; leave --resume out to begin", path.display());
+            bail!("nothing to resume: {} does not exist; leave out --resume to start", path.display());
         }
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = open.with_context(|| format!("cannot write {}; name another folder with --out", path.display()))?;
+        let file = open.with_context(|| format!("failed to open {} for writing; use another folder with --out", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another {what} is writing to {}; name another folder with --out", folder.display()),
+            Err(TryLockError::WouldBlock) => bail!("another {what} is using {}; use another folder with --out", folder.display()),
             Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
         if overwrite {
@@ -69,7 +72,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         Ok(journal)
     }
 
-    /// Reads what is there, or writes the first line.
+    /// Reads the index of the jobs, or writes the first line.
     fn begin(&mut self, path: &Path, identity: &Value) -> anyhow::Result<()> {
         let mut line = Vec::new();
         let mut end = self.line(&mut line)?;
@@ -82,23 +85,23 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         }
         let there: Value = serde_json::from_slice(&line).with_context(|| {
             let what = self.what;
-            format!("{}:1 is no journal of an {what}; begin anew with --overwrite, or name another folder with --out", path.display())
+            format!("{}:1: not a journal of an {what}; use --overwrite to start over, or another folder with --out", path.display())
         })?;
         let mut differences = Vec::new();
         differ("", &there, identity, &mut differences);
         if !differences.is_empty() {
-            let more = differences.len().saturating_sub(TOLD);
-            let told = differences.into_iter().take(TOLD).collect::<Vec<_>>().join("; ");
+            let more = differences.len().saturating_sub(MAX_DIFFERENCES);
+            let listed = differences.into_iter().take(MAX_DIFFERENCES).collect::<Vec<_>>().join("; ");
             let more = if more > 0 { format!("; and {more} more") } else { String::new() };
             bail!(
-                "{} is of another {}: {told}{more}. Name another folder with --out, or begin anew with --overwrite",
+                "{} belongs to a different {}: {listed}{more}. Use another folder with --out, or --overwrite to start over",
                 path.display(),
                 self.what
             );
         }
         loop {
             let next = end + self.line(&mut line)?;
-            // What was being written when it was cut off is done again.
+            // An incomplete line is a job that was interrupted; it runs again.
             let Ok(Named { job }) = serde_json::from_slice(&line) else { break };
             if next == end {
                 break;
@@ -111,14 +114,14 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         Ok(())
     }
 
-    /// Reads a whole line; gives its length, 0 where there is none.
+    /// Reads a complete line; returns its length, or 0 at the end.
     fn line(&mut self, line: &mut Vec<u8>) -> anyhow::Result<u64> {
         line.clear();
         let length = self.reader.read_until(b'\n', line)?;
         Ok(if line.ends_with(b"\n") { length as u64 } else { 0 })
     }
 
-    /// What the job found before.
+    /// Result of a job that was finished before.
     pub fn recall(&mut self, job: &str) -> Option<T> {
         let place = *self.places.get(job)?;
         let mut line = Vec::new();
@@ -128,15 +131,18 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         (read.job == job).then_some(read.found)
     }
 
-    /// Writes down what a job found.
+    /// Adds the result of a job.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
     pub fn record(&mut self, job: &str, found: &T) -> anyhow::Result<()> {
-        serde_json::to_writer(&mut self.writer, &Written { job, found }).context("cannot write the journal")?;
-        self.writer.write_all(b"\n").context("cannot write the journal")?;
-        self.writer.flush().context("cannot write the journal")
+        serde_json::to_writer(&mut self.writer, &Written { job, found }).context("failed to write the journal")?;
+        self.writer.write_all(b"\n").context("failed to write the journal")?;
+        self.writer.flush().context("failed to write the journal")
     }
 }
 
-/// Adds to `found` where `there` and `here` differ, with both values.
+/// Adds the paths where `there` and `here` differ to `found`, with both values.
 fn differ(path: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
     let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match (there, here) {
@@ -152,7 +158,7 @@ fn differ(path: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// A value, shortly.
+/// A value in short form.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("a list of {}", values.len()),

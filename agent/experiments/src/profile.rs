@@ -20,24 +20,27 @@ use tokio_util::sync::CancellationToken;
 use self::measure::{Measurements, ProfileBudget};
 use self::testbed::Testbed;
 
-/// A function and how it is called.
+/// A function and the form of its requests.
 #[derive(Debug, Clone)]
 pub struct FunctionUnderTest {
     /// A function by name or file: see [`function_spec`].
     pub function: String,
     /// Program and arguments of a function without a file.
     pub command: Option<Vec<String>>,
-    /// How requests are sent; by default what suits the function.
+    /// Protocol of the requests; `None` for the function's default.
     pub protocol: Option<String>,
     /// Fields of each request.
     pub inputs: Vec<String>,
 }
 
-/// What a request to fibonacci asks for where nobody says: some milliseconds of CPU, so that a run of seconds holds many requests.
+/// Default input of fibonacci: a few milliseconds of CPU, so that a run of seconds has many requests.
 const FIBONACCI: &str = "name=25000";
 
 impl FunctionUnderTest {
-    /// The function's file and the form of its requests.
+    /// The function file and the form of the requests.
+    ///
+    /// # Errors
+    /// When the function is unknown or its file is invalid.
     pub fn resolve(&self) -> anyhow::Result<(FunctionSpec, RequestForm)> {
         let spec = match &self.command {
             Some(command) => self.of_command(command)?,
@@ -82,12 +85,12 @@ pub async fn profile(
     measured.map(|measured| Ok(profile_of(spec.name.as_str(), &measured?))).transpose()
 }
 
-/// The profile of what was measured, and what must be said of it.
+/// The profile of these measurements, with remarks on their limits.
 pub fn profile_of(name: &str, measured: &Measurements) -> (FunctionProfile, Vec<String>) {
     fit::profile(name, &text::day(clock::wall()), measured)
 }
 
-/// A profile in a line.
+/// A profile in one line.
 pub fn describe(profile: &FunctionProfile) -> String {
     let ms = |distribution: &qscale_sim::Distribution| text::latency(distribution.mean().seconds() * 1000.0);
     let workers = match profile.workers {

@@ -26,14 +26,14 @@ use self::results::{StudyResults, write};
 use self::run::TickCounter;
 use crate::journal::Journal;
 
-/// How long a run on this machine may last: a change of load should be seen, and what a view keeps is ten minutes.
+/// Bounds on the length of a run on this machine: a change of load must be visible, and the dashboard keeps ten minutes.
 const SHORTEST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(600);
-/// How long it lasts where nobody says.
+/// Default length of a run on this machine.
 const LOCAL: Duration = Duration::from_secs(60);
 const LOCAL_QUICK: Duration = Duration::from_secs(20);
 
-/// What to repeat, and where.
+/// Options of a study.
 #[derive(Debug, Clone)]
 pub struct ReproduceOptions {
     /// The experiment.

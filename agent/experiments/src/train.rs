@@ -25,7 +25,7 @@ use self::folder::TrainingFolder;
 pub use self::folder::replace;
 pub use self::rules::BaselineRule;
 
-/// How a network learns.
+/// Learning method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trainer {
     /// Quantiles from a replay.
@@ -88,24 +88,24 @@ pub enum TrainEvent<'a> {
     Ended,
 }
 
-/// What to train, and where.
+/// Options of a training.
 #[derive(Debug, Clone)]
 pub struct TrainOptions {
-    /// The recipe of the network, or of the general one of two.
+    /// Recipe of the network, or of the general one of two.
     pub recipe: Recipe,
-    /// The recipe of the specialist for functions that always keep a replica, where one is trained too.
+    /// Recipe of the specialist for functions that always keep a replica; `None` to train no specialist.
     pub special: Option<Recipe>,
-    /// The file that `recipe` was read from; part of the command on the model's card.
+    /// File of the recipe, for the command on the model's card.
     pub recipe_file: Option<PathBuf>,
-    /// The trainer that was asked for by name; part of the command on the model's card.
+    /// Trainer if it was named explicitly, for the command on the model's card.
     pub trainer: Option<Trainer>,
-    /// The functions that the network learns about.
+    /// Class of functions in the training worlds.
     pub functions: Kind,
     /// First seed.
     pub seed: u64,
     /// Number of models, with consecutive seeds.
     pub seeds: u32,
-    /// TrainingFolder of the run.
+    /// Folder of the run.
     pub out: PathBuf,
     /// Threads that simulate; they do not change the result.
     pub threads: NonZeroUsize,
@@ -120,7 +120,7 @@ pub struct TrainOptions {
 pub enum TrainOutcome {
     /// All models are trained.
     Done(TrainReport),
-    /// Stopped; this folder keeps what was learned.
+    /// Stopped; this folder holds the state to resume from.
     Stopped(PathBuf),
 }
 
@@ -135,7 +135,7 @@ pub struct TrainReport {
     pub path: PathBuf,
 }
 
-/// The command that trains a network of `recipe` for `functions` and with `seed` again, and a `special` one beside it.
+/// Command that trains the same network again.
 fn command(options: &TrainOptions, recipe: &Recipe, functions: Kind, special: Option<&Recipe>, seed: u64) -> String {
     let default = Recipe::default();
     let mut words = vec!["qscale train".to_owned()];
@@ -164,7 +164,7 @@ fn command(options: &TrainOptions, recipe: &Recipe, functions: Kind, special: Op
     words.join(" ")
 }
 
-/// A model that was trained, and how it was judged on the test worlds.
+/// A trained model with its scores.
 #[derive(Debug)]
 pub struct Trained {
     /// Its seed.
@@ -181,7 +181,7 @@ pub struct Trained {
     pub seconds: f64,
 }
 
-/// How trainings go, whatever is trained.
+/// Settings and shared results of all trainings of a run.
 struct TrainContext<'a> {
     progress: &'a dyn Fn(TrainEvent<'_>),
     device: &'a Device,
@@ -189,17 +189,17 @@ struct TrainContext<'a> {
     resume: bool,
     overwrite: bool,
     stop: &'a AtomicBool,
-    /// The best tuned rules that were found, by the worlds that they were tried on.
+    /// Best tuned rules by validation worlds.
     rules: RefCell<Vec<(Court, BaselineRule)>>,
 }
 
 impl TrainContext<'_> {
-    /// The best tuned rule on the worlds of `court`, where it was found before.
+    /// The best tuned rule on the worlds of `court`, if it is known.
     fn known(&self, court: &Court) -> Option<BaselineRule> {
         self.rules.borrow().iter().find(|(known, _)| known == court).map(|(_, rule)| rule.clone())
     }
 
-    /// Remembers that `rule` is the best on the worlds of `court`.
+    /// Stores `rule` as the best on the worlds of `court`.
     fn found(&self, court: Court, rule: &BaselineRule) {
         let mut rules = self.rules.borrow_mut();
         rules.retain(|(known, _)| *known != court);
@@ -234,13 +234,14 @@ pub fn train(
         }
     }
     let reward = |trained: &Trained| trained.validation.mean.reward;
-    let best = (0..models.len()).max_by(|one, other| reward(&models[*one]).total_cmp(&reward(&models[*other]))).context("no seed")?;
+    let best =
+        (0..models.len()).max_by(|one, other| reward(&models[*one]).total_cmp(&reward(&models[*other]))).context("no seed was trained")?;
     let path = out.join("model.dqn");
     folder::replace(&path, &models[best].model.to_bytes())?;
     Ok(TrainOutcome::Done(TrainReport { models, best, path }))
 }
 
-/// Trains two networks with one seed, of which `special` one decides for functions that always keep a replica, and joins them; `None` where it was stopped.
+/// Trains a general network and a specialist for functions that always keep a replica, and joins them; `None` if stopped.
 fn train_pair(
     recipe: &Recipe,
     special: &Recipe,
@@ -252,8 +253,10 @@ fn train_pair(
     let both = command(options, recipe, Kind::All, Some(special), seed);
     let alone = command(options, special, Kind::Steady, None, seed);
     let Some(general) = train_network(recipe, seed, &both, ", general", &folder.join("general"), context)? else { return Ok(None) };
-    let Some(beside) = train_network(special, seed, &alone, ", specialist", &folder.join("specialist"), context)? else { return Ok(None) };
-    let mut model = general.model.join(&beside.model).context("two networks of one recipe")?;
+    let Some(specialist) = train_network(special, seed, &alone, ", specialist", &folder.join("specialist"), context)? else {
+        return Ok(None);
+    };
+    let mut model = general.model.join(&specialist.model).context("failed to join the two networks")?;
     let judge = |part| recipe.court(part, context.threads).model(&model, context.device).map(|scores| Score::of(&scores));
     let (validation, test) = (judge(Part::Validation)?, judge(Part::Test)?);
     let card = model.header.card.iter_mut().flat_map(|card| &mut card.judged);
@@ -261,10 +264,10 @@ fn train_pair(
         judged.mean = if judged.part == Part::Test { test.mean } else { validation.mean };
     }
     folder::replace(&folder.join("model.dqn"), &model.to_bytes())?;
-    Ok(Some(Trained { seed, model, validation, test, rule: general.rule, seconds: general.seconds + beside.seconds }))
+    Ok(Some(Trained { seed, model, validation, test, rule: general.rule, seconds: general.seconds + specialist.seconds }))
 }
 
-/// Trains the network of one seed, of which `part` says to people which it is; `None` where it was stopped.
+/// Trains the network of one seed; `part` distinguishes it in progress events. `None` if stopped.
 fn train_network(
     recipe: &Recipe,
     seed: u64,
@@ -302,7 +305,7 @@ fn train_network(
         progress(TrainEvent::Ticks(course.ticks()));
     }
     progress(TrainEvent::Ended);
-    let best = course.best().context("a training that is over was judged")?;
+    let best = course.best().context("a finished training has no best network")?;
     progress(TrainEvent::Testing);
     let test = Score::of(&course.judged(best, Part::Test)?);
     if rule.test.is_none() {

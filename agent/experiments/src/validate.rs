@@ -19,21 +19,21 @@ use crate::profile::measure::ProfileBudget;
 use crate::profile::testbed::Testbed;
 use crate::profile::{self, FunctionUnderTest, measure};
 
-/// How often a load that the generator could not send as it should is tried in all.
+/// Attempts at a scenario whose load the generator could not send on schedule.
 pub const TRIES: u32 = 3;
 
-/// What to validate.
+/// Options of a validation.
 #[derive(Debug, Clone)]
 pub struct ValidateOptions {
     /// The function.
     pub subject: FunctionUnderTest,
-    /// Its profile; measured first where there is none.
+    /// Its profile; measured first if it is `None`.
     pub profile: Option<FunctionProfile>,
-    /// How much is measured for a profile.
+    /// Amount of measuring for a profile.
     pub budget: ProfileBudget,
     /// Length of each scenario, at least a second.
     pub length: Duration,
-    /// Names of scenarios; all of them where it is empty.
+    /// Names of scenarios; empty for all.
     pub scenarios: Vec<String>,
     /// Seed of the arrivals.
     pub seed: u64,
@@ -62,7 +62,7 @@ pub struct Validation {
     pub function: FunctionId,
     /// Its profile.
     pub profile: FunctionProfile,
-    /// Remarks on a profile that was measured here.
+    /// Remarks on the measured profile.
     pub remarks: Vec<String>,
     /// One comparison a scenario.
     pub comparisons: Vec<ScenarioComparison>,
@@ -71,7 +71,7 @@ pub struct Validation {
 /// Runs every scenario; `None` once `token` is cancelled. Uses the platform at `platform`, or starts one.
 ///
 /// # Errors
-/// When CPU cannot be limited here, or function, platform or load generator do not work.
+/// When CPU cannot be limited here, or the function, the platform or the load generator fails.
 pub async fn validate(
     platform: Option<&str>,
     options: &ValidateOptions,
@@ -88,10 +88,7 @@ pub async fn validate(
                 profile::profile_of(spec.name.as_str(), &measure::measure(&mut testbed, options.budget, &begin).await?)
             }
         };
-        ensure!(
-            testbed.vertical,
-            "cgroups cannot be written here, so that no CPU limit can be held against the simulator's; see `qscale doctor`"
-        );
+        ensure!(testbed.vertical, "cgroups are not writable, so CPU limits cannot be compared with the simulator's; see `qscale doctor`");
         testbed.replace(&spec, form, scenario::RESTING).await?;
         let comparisons = compare_all(&mut testbed, options, &profile, progress).await?;
         Ok(Validation { function: spec.id(), profile, remarks, comparisons })

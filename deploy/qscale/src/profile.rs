@@ -14,39 +14,39 @@ use qscale_experiments::profile::{FunctionUnderTest, describe, profile};
 use crate::show;
 use crate::system::Locate;
 
-/// What to measure.
+/// Measure a function on the local platform, and write its profile for the simulator.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale profile fibonacci --input name=30000 --out fibonacci.toml
   qscale profile my-function.toml --protocol http
   qscale profile --protocol http --command python3 server.py --port={port}
 
-It starts a platform of its own (or uses the one that --platform names), gives the function one replica and generous limits, and takes at most two
-minutes. The machine should have nothing else to do. What cannot be measured here is told, not guessed.")]
+Starts a platform (or uses that of --platform), gives the function one replica and generous limits, and takes at most two minutes. The machine should be idle.
+Properties that cannot be measured here are reported, not guessed.")]
 pub struct ProfileArgs {
     #[command(flatten)]
     pub subject: FunctionArgs,
-    /// Write the profile to this file, .toml or .json; to standard output where it is not named
+    /// File for the profile, .toml or .json [default: standard output]
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub out: Option<PathBuf>,
-    /// Fewer starts and requests: some ten seconds
+    /// Fewer starts and requests: about ten seconds
     #[arg(long)]
     pub quick: bool,
 }
 
-/// A function and how it is called.
+/// A function and the form of its requests.
 #[derive(Debug, Args)]
 pub struct FunctionArgs {
     /// Function: fibonacci, aes, faas, or a function file
     #[arg(value_name = "FUNCTION|FILE", default_value = "fibonacci", value_hint = clap::ValueHint::FilePath)]
     pub function: String,
-    /// Program and arguments of a function without a file; {port} becomes its port. Must come last
+    /// Program and arguments of a function without a file; {port} is replaced by its port. Must be the last option
     #[arg(long, value_name = "WORD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "function")]
     pub command: Option<Vec<String>>,
-    /// How requests are sent: relay, direct:SERVICE, faas, http; by default what suits the function
+    /// Protocol of the requests: relay, direct:SERVICE, faas, http; the default depends on the function
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<String>,
-    /// What each request asks for, such as name=30000 of fibonacci; may be repeated
+    /// Field of each request, such as name=30000 for fibonacci; repeatable
     #[arg(long = "input", value_name = "FIELD=VALUE")]
     pub inputs: Vec<String>,
 }
@@ -61,14 +61,14 @@ impl From<FunctionArgs> for FunctionUnderTest {
 /// Measures and writes.
 pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> {
     let format = arguments.out.as_deref().map(Format::of).transpose().context("--out")?;
-    anyhow::ensure!(format != Some(Format::Yaml), "--out: a profile is written as .toml or .json");
+    anyhow::ensure!(format != Some(Format::Yaml), "--out: the file must end in .toml or .json");
     let budget = if arguments.quick { ProfileBudget::QUICK } else { ProfileBudget::FULL };
     let bar = steps();
     let begin = |step| show_step(&bar, step);
     let measured = profile(locate.platform.as_deref(), &arguments.subject.into(), budget, &begin, &shutdown::token()).await;
     bar.finish_and_clear();
     let measured = measured?;
-    let (profile, remarks) = measured.context("stopped; nothing is written")?;
+    let (profile, remarks) = measured.context("stopped; no profile was written")?;
     remarks.iter().for_each(show::warn);
     let text = if format == Some(Format::Json) { profile.to_json() + "\n" } else { profile.to_toml() };
     match &arguments.out {

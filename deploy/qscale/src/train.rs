@@ -23,58 +23,58 @@ use crate::run_options::RunOptions;
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
-/// Train a model from nothing in the simulator, and judge it beside the best tuned rule.
+/// Train a model in the simulator, and compare it with the best tuned rule.
 ///
-/// Hundreds of functions that were never seen live at once, each with a load, an objective and troubles of its own. The network is judged now and then on other
-/// worlds, and the best is kept. Needs no server. With two cores the default takes some minutes.
+/// The network learns in hundreds of parallel simulated functions, each with its own load, objective and perturbations. It is evaluated regularly on other worlds, and
+/// the best network is kept. No server is needed. On two cores the default takes a few minutes.
 ///
-/// The folder of --out then holds the recipe and the seed (recipe.json), the curves (curves.csv, curves.svg), what is needed to go on (last.dqn), the best network with
-/// its card (model.dqn) and how it was judged at last (evaluation.json). Ctrl-C keeps what was learned; the same command goes on, with a replay that fills anew.
+/// The folder of --out then contains the recipe and the seed (recipe.json), the curves (curves.csv, curves.svg), the checkpoint to resume from (last.dqn), the best
+/// network with its card (model.dqn) and its evaluation (evaluation.json). After Ctrl-C, run the same command to resume; the replay then fills from empty.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale train                                     a model for all scopes, in minutes
-  qscale train --seeds 5 --ticks 20M               five of them, and how much luck there is
-  qscale train --scope horizontal --out mine       one that only changes replicas
-  qscale train --specialist                        a model of two networks, one for functions that always keep a replica
-  qscale train --trainer means                     means of returns, as double DQN learns them
-  qscale train --functions steady --out steady     a specialist alone, for qscale model join
-  qscale train --print-recipe > recipe.json        everything that can be told
+  qscale train --seeds 5 --ticks 20M               five models, to see the spread over seeds
+  qscale train --scope horizontal --out mine       a model that only changes replicas
+  qscale train --specialist                        two networks, one for functions that always keep a replica
+  qscale train --trainer means                     mean returns, as in double DQN
+  qscale train --functions steady --out steady     only the specialist, for `qscale model join`
+  qscale train --print-recipe > recipe.json        all settings
   qscale train --recipe recipe.json
   qscale evaluate --model .qscale/training/model.dqn --policy dqn --policy hpa --quick
   qscale model push mine .qscale/training/model.dqn")]
 pub struct TrainArgs {
-    /// Recipe that differs from the default (.toml, .yaml, .json)
+    /// Recipe: settings that differ from the defaults (.toml, .yaml, .json)
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     recipe: Option<PathBuf>,
-    /// Ticks of simulated functions to live through, all together; k, M and G are thousands, millions and thousands of millions
+    /// Total ticks of simulated functions; k, M and G are accepted as units
     #[arg(long, value_name = "NUMBER", value_parser = count)]
     ticks: Option<u64>,
-    /// Which choices there are: headroom, step or grid
+    /// Action set: headroom, step or grid
     #[arg(long, value_name = "NAME")]
     action_set: Option<ActionSet>,
-    /// Which of them may be taken: horizontal, vertical or joint
+    /// Scope of the actions: horizontal, vertical or joint
     #[arg(long, value_name = "NAME")]
     scope: Option<Scope>,
-    /// Which functions it learns about: all; steady, which are called all the time; or sparse, which are called now and then
+    /// Functions in the training worlds: all, steady (called all the time) or sparse (called rarely)
     #[arg(long, value_name = "all|steady|sparse", default_value_t)]
     functions: Kind,
-    /// Train a specialist for functions that always keep a replica, too, for so many ticks, by default as many as --ticks, and join the two
+    /// Also train a specialist for functions that always keep a replica, for this number of ticks (default: --ticks), and join the two networks
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
-    /// How is learned: replay learns quantiles of returns from a million ticks (QR-DQN); means their means (double DQN); rollouts quantiles of λ-returns from the
-    /// latest ticks alone (PQN); by default as the recipe says, which is replay
+    /// Trainer: replay learns quantiles of returns from a replay of a million ticks (QR-DQN), means their means (double DQN), rollouts quantiles of λ-returns from the
+    /// latest ticks only (PQN) [default: that of the recipe, which is replay]
     #[arg(long, value_name = "replay|means|rollouts")]
     trainer: Option<Trainer>,
-    /// Seed of chance: the same gives the same network
+    /// Random seed; the same seed gives the same network
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Train so many models, with this seed and those that follow
+    /// Number of models, with consecutive seeds
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     seeds: u32,
-    /// Where the network computes: auto measures, and takes what is fastest
+    /// Device that computes the network; auto measures and takes the fastest
     #[arg(long, value_name = "auto|cpu|gpu", default_value = "auto")]
     device: DeviceChoice,
-    /// Print the recipe that would be followed, as JSON, and train nothing
+    /// Print the recipe as JSON without training
     #[arg(long)]
     print_recipe: bool,
     #[command(flatten)]
@@ -90,7 +90,7 @@ fn count(text: &str) -> Result<u64, String> {
         _ => (text, 1.0),
     };
     let number: f64 = digits.parse().map_err(|_| "must be a number such as 500000, 500k or 20M".to_owned())?;
-    if number.is_finite() && number >= 0.0 { Ok((number * unit).round() as u64) } else { Err("must not be below zero".into()) }
+    if number.is_finite() && number >= 0.0 { Ok((number * unit).round() as u64) } else { Err("must not be negative".into()) }
 }
 
 /// Trains, and prints the result.
@@ -117,7 +117,7 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
     match until_stopped("training", move |stop| qscale_experiments::train::train(&options, &device, &progress::show(), stop)).await? {
         TrainOutcome::Done(report) => print(&report, arguments.run.json).map(|()| ExitCode::SUCCESS),
         TrainOutcome::Stopped(folder) => {
-            eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", folder.display());
+            eprintln!("stopped; run the same command to resume from {}", folder.display());
             Ok(ExitCode::from(130))
         }
     }
@@ -144,7 +144,7 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     Ok(recipe)
 }
 
-/// The recipe of the specialist, where one is asked for.
+/// The recipe of the specialist, if one is requested.
 fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Recipe>> {
     let Some(ticks) = arguments.specialist else { return Ok(None) };
     let special = Recipe { ticks: ticks.unwrap_or(recipe.ticks), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
@@ -154,16 +154,16 @@ fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Reci
 
 fn print(report: &TrainReport, as_json: bool) -> anyhow::Result<()> {
     if as_json {
-        let told = |trained: &Trained| {
+        let row = |trained: &Trained| {
             json!({
                 "seed": trained.seed, "seconds": trained.seconds, "model": trained.model.fingerprint(), "validation": trained.validation.mean,
                 "test": trained.test.mean, "best_rule": { "policy": trained.rule.name(), "test": trained.rule.test.map(|score| score.mean) },
             })
         };
-        return show::json(&json!({ "models": report.models.iter().map(told).collect::<Vec<_>>(), "best": report.path }));
+        return show::json(&json!({ "models": report.models.iter().map(row).collect::<Vec<_>>(), "best": report.path }));
     }
     table(&report.models)?;
-    show::line(format!("the best on validation worlds is that of seed {}: {}", report.models[report.best].seed, report.path.display()))?;
+    show::line(format!("best on the validation worlds: seed {}, {}", report.models[report.best].seed, report.path.display()))?;
     show::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", report.path.display()))
 }
 
@@ -183,10 +183,10 @@ fn table(trained: &[Trained]) -> anyhow::Result<()> {
         row(format!("dqn, seed {}", model.seed), &model.test, format!("{:.0} s", model.seconds));
     }
     if let Some(Trained { rule: rule @ BaselineRule { test: Some(test), .. }, .. }) = trained.first() {
-        row(format!("{}, the best tuned rule", rule.name()), test, String::new());
+        row(format!("{} (best tuned rule)", rule.name()), test, String::new());
     }
     show::line(table.render(Paint::of_terminal()).trim_end())?;
-    show::line("violated: share of ticks, near the bound in part; cost: multiples of what the usual load costs at full use")
+    show::line("violated: share of ticks, partly counted near the bound; cost: relative to the usual load at full utilisation")
 }
 
 #[cfg(test)]

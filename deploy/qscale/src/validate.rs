@@ -20,40 +20,40 @@ use crate::profile::{FunctionArgs, show_step, steps};
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
-/// Errors beyond this stand out: what is aimed at.
+/// Largest acceptable error of the simulator.
 const AIM: f64 = 0.1;
 
-/// What to hold against each other.
+/// Compare the simulator with the local platform: the same function under the same load.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale validate                                        fibonacci, measured first, in every scenario
+  qscale validate                                        fibonacci, measured first, in all scenarios
   qscale validate my-function.toml --profile my-function-profile.toml --for 60s
   qscale validate --scenario knee-350m --check 10% --json
 
-A profile is measured first where none is given. The load generator sends what arrives, at instants that the simulator then replays; requests and
-starts are drawn from the profile, under twenty seeds, of which the median is told. What load generator and gateway add is part of the profile's waiting,
-measured once; nothing is fitted to a scenario. The machine should have nothing else to do: what others used is told beside each scenario.
+Without --profile, a profile is measured first. The simulator replays the arrivals that the load generator sent; demands and startup times are drawn from the profile with
+twenty seeds, and medians are reported. The overhead of load generator and gateway is part of the profile's waiting time; nothing is fitted to a scenario. The machine should be
+idle: CPU use of other processes is reported for each scenario.
 
-Exit status: 0 done, 1 an error, or beyond --check.")]
+Exit status: 0 done, 1 error, or an error of the simulator above --check.")]
 pub struct ValidateArgs {
     #[command(flatten)]
     subject: FunctionArgs,
-    /// Profile of the function, .toml or .json, as `qscale profile` writes it; measured first where it is not named
+    /// Profile of the function, .toml or .json, as `qscale profile` writes it [default: measured first]
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     profile: Option<PathBuf>,
-    /// How long each scenario is sent
+    /// Length of each scenario
     #[arg(long = "for", value_name = "TIME", default_value = "20s")]
     length: Span,
-    /// Only this scenario; may be repeated
+    /// Only this scenario; repeatable
     #[arg(long = "scenario", value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(scenario::NAMES))]
     scenarios: Vec<String>,
     /// Seed of the arrivals
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Fail where an error lies beyond this share, such as 10%
+    /// Fail if an error of the simulator exceeds this percentage, such as 10%
     #[arg(long, value_name = "PERCENT")]
     check: Option<Percentage>,
-    /// ComparedMetric the profile with few starts and requests
+    /// Measure the profile with few starts and requests
     #[arg(long, conflicts_with = "profile")]
     quick: bool,
     /// Print one JSON object
@@ -61,7 +61,7 @@ pub struct ValidateArgs {
     json: bool,
 }
 
-/// Runs every scenario, and prints how far the two lie apart.
+/// Runs the scenarios, and prints the errors of the simulator.
 pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<ExitCode> {
     ensure!(arguments.length.0 >= Duration::from_secs(1), "--for {}: must be at least 1s", arguments.length);
     let options = ValidateOptions {
@@ -100,12 +100,15 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
     } else {
         show::line(describe(&validation.profile))?;
         table(comparisons).print()?;
-        tell(comparisons)?;
+        print_notes(comparisons)?;
     }
     Ok(judged(comparisons, arguments.check))
 }
 
-/// The profile of `--profile`.
+/// Reads the file of `--profile`.
+///
+/// # Errors
+/// When it cannot be read, or is not a profile.
 pub fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
     let text = std::fs::read_to_string(path).with_context(|| format!("--profile {}", path.display()))?;
     FunctionProfile::read(&text, Format::of(path)?).with_context(|| format!("--profile {}", path.display()))
@@ -150,19 +153,19 @@ fn tone(error: Option<f64>) -> Tone {
     }
 }
 
-/// What the table alone would leave unsaid.
-fn tell(comparisons: &[ScenarioComparison]) -> anyhow::Result<()> {
-    show::line("\nEach cell: on the local platform, simulated, error. OTHERS: cores that other processes used meanwhile.")?;
+/// Prints a legend, and warnings that the table does not show.
+fn print_notes(comparisons: &[ScenarioComparison]) -> anyhow::Result<()> {
+    show::line("\nCells: local platform, simulator, error. OTHERS: cores used by other processes.")?;
     let errors: Vec<f64> = comparisons.iter().flat_map(ScenarioComparison::measures).filter_map(|measure| measure.error()).collect();
     let within = errors.iter().filter(|error| error.abs() <= AIM).count();
-    show::line(format_args!("{within} of {} errors are at most {:.0} %", errors.len(), AIM * 100.0))?;
+    show::line(format_args!("{within} of {} errors are within {:.0} %", errors.len(), AIM * 100.0))?;
     for comparison in comparisons {
         if let Some(void) = &comparison.real.void {
-            show::line(format_args!("{}: void, tried {TRIES} times: {void}", comparison.scenario.name))?;
+            show::line(format_args!("{}: void after {TRIES} attempts: {void}", comparison.scenario.name))?;
         }
     }
     if comparisons.iter().any(|comparison| comparison.real.others.is_disturbing()) {
-        show::line("the machine was busy with something else; its figures say little where OTHERS is not near 0")?;
+        show::line("warning: the machine was busy; results with OTHERS above 0 are unreliable")?;
     }
     Ok(())
 }
@@ -176,6 +179,6 @@ fn judged(comparisons: &[ScenarioComparison], check: Option<Percentage>) -> Exit
     if beyond.is_empty() {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: beyond {:.0} % in {}", most * 100.0, beyond.join(", "));
+    eprintln!("error: the simulator error exceeds {:.0} % in {}", most * 100.0, beyond.join(", "));
     ExitCode::FAILURE
 }

@@ -1,34 +1,34 @@
-//! The platform's counters of one function, out of its `/metrics`. Owns which of them are read.
+//! The platform's counters of one function, from its `/metrics`. Owns which of them are read.
 
 use std::collections::BTreeMap;
 
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 
-/// What was read at an instant.
+/// The counters at one time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counters {
-    /// When the reading began.
+    /// Start of the reading.
     pub began: Timestamp,
-    /// When it was done.
+    /// End of the reading.
     pub at: Timestamp,
     /// CPU time of each replica, seconds.
     pub cpu: BTreeMap<String, f64>,
-    /// Memory in use by each replica, bytes.
+    /// Memory used by each replica, bytes.
     pub memory: BTreeMap<String, f64>,
     /// Starts that reached readiness.
     pub startups: f64,
-    /// The time that they took together, seconds.
+    /// Total time of these starts, seconds.
     pub startup_seconds: f64,
 }
 
 impl Counters {
-    /// CPU time of all replicas that are there, seconds.
+    /// CPU time of all present replicas, seconds.
     pub fn cpu_seconds(&self) -> f64 {
         self.cpu.values().sum()
     }
 
-    /// Most memory in use by a replica, bytes.
+    /// Largest memory of a replica, bytes.
     pub fn most_memory(&self) -> f64 {
         self.memory.values().copied().fold(0.0, f64::max)
     }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_functions_own_counters_are_read() {
+    fn counters_of_other_functions_are_ignored() {
         let text = "# HELP x\n\
             container_cpu_usage_seconds_total{namespace=\"default\",function=\"f\",pod=\"f-0\",container=\"user-container\"} 1.5\n\
             container_cpu_usage_seconds_total{namespace=\"default\",function=\"f\",pod=\"f-1\",container=\"user-container\"} 0.25\n\

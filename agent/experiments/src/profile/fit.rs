@@ -1,4 +1,4 @@
-//! From what was measured to a profile. Pure: owns the conclusions, and what must be said of them.
+//! Fits a profile to measurements. Owns the conclusions and the remarks on their limits; pure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos};
 
 use super::measure::{BURSTS, Measurements};
 
-/// Percentiles that are kept of many measurements, and of few.
+/// Percentiles of a distribution with many samples, and with few.
 const PERCENTILES: [f64; 10] = [0.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 100.0];
 const COARSE: [f64; 3] = [0.0, 50.0, 100.0];
-/// So few measurements have no 5th percentile worth the name.
+/// With fewer samples than this, only coarse percentiles are used.
 const FEW: usize = 20;
-/// CPU without requests that a simulated replica, which uses none, would lack, cores.
+/// CPU of an idle replica above which a remark is made, cores: a simulated replica uses none.
 const IDLE_CORES: f64 = 0.01;
-/// How much nearer to what was measured another way of working must be than a simpler one, as a share.
-const CLEARLY: f64 = 0.8;
-/// Replicas that a way of working is tried on.
+/// A more complex concurrency model must be closer to the measurements than a simpler one by this factor.
+const COMPLEXITY_FACTOR: f64 = 0.8;
+/// Simulated replicas per concurrency model.
 const TRIALS: u64 = 20;
 
-/// The profile, and what must be said of it.
+/// The profile, with remarks on its limits.
 pub fn profile(name: &str, day: &str, measured: &Measurements) -> (FunctionProfile, Vec<String>) {
     let mut remarks = Vec::new();
     let starts = |of: fn(&(Duration, Duration)) -> Duration| empirical(measured.starts.iter().map(of).collect());
@@ -41,46 +41,45 @@ pub fn profile(name: &str, day: &str, measured: &Measurements) -> (FunctionProfi
     };
     if measured.idle_cores > IDLE_CORES {
         let millicores = measured.idle_cores * 1000.0;
-        remarks.push(format!("without requests a replica uses {millicores:.0}m of CPU, which the simulator does not show"));
+        remarks.push(format!("an idle replica uses {millicores:.0}m of CPU, which the simulator does not model"));
     }
     if measured.others.is_disturbing() {
         remarks.push(format!(
-            "other processes used {:.1} cores of this machine meanwhile: waiting and starts hold what they took, and how many requests are worked on \
-             at once may be wrong; measure again when it is idle",
+            "other processes used {:.1} cores during the measurement: waiting and startup times are too long, and the concurrency may be wrong; measure \
+             again on an idle machine",
             measured.others.cores + measured.others.steal
         ));
     }
-    (with_way_of_working(profile, measured, &mut remarks), remarks)
+    (with_concurrency(profile, measured, &mut remarks), remarks)
 }
 
 fn source(day: &str, measured: &Measurements) -> String {
     let overhead = measured.overhead.map_or_else(String::new, |overhead| {
-        format!("; its waiting holds what load generator and gateway add, {} us of a request that does nothing", overhead.as_micros())
+        format!("; waiting includes the overhead of load generator and gateway, {} us per request", overhead.as_micros())
     });
     format!(
-        "measured on the local platform on {day}: {} requests one by one, {} starts{overhead}",
+        "measured on the local platform on {day}: {} sequential requests, {} starts{overhead}",
         measured.requests.len(),
         measured.starts.len()
     )
 }
 
-/// CPU time and waiting of a request.
+/// CPU time and waiting time of a request.
 fn request(measured: &Measurements, remarks: &mut Vec<String>) -> (Distribution, Distribution) {
     let cpu: Vec<Duration> = measured.requests.iter().map(|request| request.1).collect();
     if measured.exact && !cpu.is_empty() {
         return (empirical(cpu), empirical(measured.requests.iter().map(|request| request.0.saturating_sub(request.1)).collect()));
     }
     remarks.push(if measured.exact {
-        "no request had readings of the CPU counters to itself; only its mean CPU time is known".to_owned()
+        "no request had CPU readings of its own; only the mean CPU time is known".to_owned()
     } else {
-        "cgroups cannot be written here, so that CPU time is read in ticks of 10 ms: only its mean is known, and no limit can be tried"
-            .to_owned()
+        "cgroups are not writable, so CPU time has a resolution of 10 ms: only its mean is known, and no limit can be tested".to_owned()
     });
     let waiting = measured.requests.iter().map(|request| request.0.saturating_sub(measured.mean_cpu)).collect();
     (Distribution::constant(measured.mean_cpu.into()), empirical(waiting))
 }
 
-/// The distribution whose percentiles and mean are those of `samples`.
+/// A distribution with the percentiles and the mean of `samples`.
 fn empirical(mut samples: Vec<Duration>) -> Distribution {
     samples.sort_unstable();
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Distribution::ZERO };
@@ -98,35 +97,35 @@ fn empirical(mut samples: Vec<Duration>) -> Distribution {
         Distribution::percentiles(points).expect("percentiles rise, and so do those of sorted samples")
     };
     let mean = samples.iter().map(Duration::as_secs_f64).sum::<f64>() / samples.len() as f64;
-    // Straight lines between percentiles have a mean of their own.
+    // Linear interpolation between percentiles changes the mean; scaling restores it.
     scaled(mean / scaled(1.0).mean().seconds().max(f64::MIN_POSITIVE))
 }
 
-/// How many requests it works on at once, and on how many cores: as the simulator shows the measured bursts best.
-fn with_way_of_working(profile: FunctionProfile, measured: &Measurements, remarks: &mut Vec<String>) -> FunctionProfile {
+/// Adds the number of concurrent requests and of cores with which the simulator reproduces the measured bursts best.
+fn with_concurrency(profile: FunctionProfile, measured: &Measurements, remarks: &mut Vec<String>) -> FunctionProfile {
     if measured.bursts.iter().all(Vec::is_empty) {
-        remarks.push("no burst was answered whole; taken to work on one request at a time".to_owned());
+        remarks.push("no burst was answered completely; assuming one request at a time".to_owned());
         return profile;
     }
     let cores = 1..=measured.cores.min(BURSTS[1]);
-    // From the simplest on; 0 is without limit.
-    let ways = (1..BURSTS[1]).chain([0]).flat_map(|workers| cores.clone().map(move |parallelism| (workers, parallelism)));
-    let ways = ways.filter(|(workers, parallelism)| *workers == 0 || parallelism <= workers);
+    // The simplest first; 0 means no limit.
+    let models = (1..BURSTS[1]).chain([0]).flat_map(|workers| cores.clone().map(move |parallelism| (workers, parallelism)));
+    let models = models.filter(|(workers, parallelism)| *workers == 0 || parallelism <= workers);
     let mut best = (f64::INFINITY, profile.clone());
-    for (workers, parallelism) in ways {
+    for (workers, parallelism) in models {
         let candidate = FunctionProfile { workers, parallelism, ..profile.clone() };
         let distance = distance(&candidate, measured);
-        if distance < best.0 * CLEARLY {
+        if distance < best.0 * COMPLEXITY_FACTOR {
             best = (distance, candidate);
         }
     }
     if best.1.parallelism == measured.cores && measured.cores > 1 {
-        remarks.push(format!("it uses all {} cores of this machine, and may use more where there are more", measured.cores));
+        remarks.push(format!("the function uses all {} cores of this machine, and may use more on a larger one", measured.cores));
     }
     best.1
 }
 
-/// How far simulated bursts lie from the measured ones: the mean over the places in a burst of how many times as long, as a logarithm.
+/// Distance of simulated from measured bursts: mean absolute log ratio of latencies, over positions in a burst.
 fn distance(profile: &FunctionProfile, measured: &Measurements) -> f64 {
     let (mut sum, mut places) = (0.0, 0);
     for bursts in measured.bursts.iter().filter(|bursts| !bursts.is_empty()) {
@@ -140,7 +139,7 @@ fn distance(profile: &FunctionProfile, measured: &Measurements) -> f64 {
     sum / f64::from(places.max(1))
 }
 
-/// The lower quartile of the latencies of those answered first in their burst, of those answered second, and so on: whatever disturbs makes them
+/// Lower quartile of the latencies by position in a burst: disturbances make latencies
 /// longer, never shorter.
 fn by_place(mut bursts: Vec<Vec<f64>>) -> Vec<f64> {
     bursts.iter_mut().for_each(|burst| burst.sort_by(f64::total_cmp));
@@ -173,7 +172,7 @@ mod tests {
         Duration::from_micros(us)
     }
 
-    /// What would be measured of a function that computes 10 ms, waits 1 ms, and works on bursts as it is told.
+    /// Measurements of a function that computes for 10 ms and waits for 1 ms, with this concurrency.
     fn measured(workers: u32, parallelism: u32) -> Measurements {
         let constant = |ms| Distribution::constant(Nanos::millis(ms));
         let truth = FunctionProfile { workers, parallelism, waiting: constant(1), ..FunctionProfile::simple("f", constant(10)) };

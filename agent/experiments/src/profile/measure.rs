@@ -1,4 +1,4 @@
-//! What is done to a function to know it. Owns the order of the steps and how long they take; draws no conclusions.
+//! The measurements of a function. Owns the order and length of the steps; draws no conclusions.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use super::counters::Counters;
 use super::testbed::{LoadResult, Testbed};
 use crate::validate::machine::{MachineCpu, OtherLoad};
 
-/// How much is done.
+/// Amount of measuring.
 #[derive(Debug, Clone, Copy)]
 pub struct ProfileBudget {
     starts: u32,
-    /// How long the idle function is watched.
+    /// Time without requests.
     idle: Duration,
-    /// Requests one by one, and how long they may take together.
+    /// Sequential requests, and their largest total time.
     requests: u32,
     requests_within: Duration,
     /// Bursts of each size.
@@ -29,64 +29,67 @@ pub struct ProfileBudget {
 }
 
 impl ProfileBudget {
-    /// At most two minutes.
+    /// At most two minutes in total.
     pub const FULL: Self =
         Self { starts: 10, idle: Duration::from_secs(3), requests: 400, requests_within: Duration::from_secs(40), bursts: 12 };
-    /// Some ten seconds.
+    /// About ten seconds in total.
     pub const QUICK: Self =
         Self { starts: 3, idle: Duration::from_millis(500), requests: 100, requests_within: Duration::from_secs(5), bursts: 4 };
 }
 
-/// Requests that come at once, in the two kinds of bursts.
+/// Sizes of the bursts.
 pub const BURSTS: [u32; 2] = [2, 8];
 
-/// Memory while it is measured, MiB: no function of a serverless kind is killed for it.
+/// Memory limit while measuring, MiB: enough for any serverless function.
 const MEMORY_MIB: u32 = 1024;
-/// Requests before any that count: connections are opened, caches filled.
+/// Requests before the measured ones, to open connections and fill caches.
 const PILOT: u32 = 8;
-/// Times its latency from one request to the next where requests go one by one.
+/// Gap between sequential requests, in multiples of the latency.
 const SPACED: f64 = 2.5;
-/// Least time from one to the next: the counters are read in between.
+/// Smallest gap: the counters are read in between.
 const LEAST_GAP: Duration = Duration::from_millis(30);
 
-/// What was measured.
+/// Measurements of a function.
 #[derive(Debug, Clone, Default)]
 pub struct Measurements {
     /// Whether the counters of CPU time are exact.
     pub exact: bool,
     /// Cores of the machine.
     pub cores: u32,
-    /// Each start: its time, and the CPU time within.
+    /// Time and CPU time of each start.
     pub starts: Vec<(Duration, Duration)>,
     /// CPU used without requests, cores.
     pub idle_cores: f64,
-    /// Memory in use without requests, bytes.
+    /// Memory without requests, bytes.
     pub idle_memory: f64,
-    /// Most memory in use while so many requests as the largest burst has were worked on, bytes.
+    /// Largest memory during the largest bursts, bytes.
     pub burst_memory: f64,
-    /// Requests one by one: latency and CPU time.
+    /// Latency and CPU time of sequential requests.
     pub requests: Vec<(Duration, Duration)>,
-    /// CPU time a request, over all that went one by one.
+    /// Mean CPU time of sequential requests.
     pub mean_cpu: Duration,
-    /// When each request of each burst was due, and its latency, by the sizes of [`BURSTS`].
+    /// Due time and latency of each request of each burst, by the sizes of [`BURSTS`].
     pub bursts: Vec<Vec<Vec<(Duration, Duration)>>>,
-    /// What other processes used of the machine while requests went one by one.
+    /// CPU of other processes during the sequential requests.
     pub others: OtherLoad,
-    /// Median latency of a function that does nothing, called alike: what load generator and gateway add.
+    /// Median latency of an empty function, which is the overhead of load generator and gateway.
     pub overhead: Option<Duration>,
 }
 
-/// Steps of a measurement, in their order.
+/// Steps of a measurement, in order.
 pub const STEPS: [&str; 6] =
-    ["starts", "without requests", "first requests", "requests one by one", "requests at once", "what load generator and gateway add"];
+    ["starts", "without requests", "first requests", "requests one by one", "requests at once", "overhead of load generator and gateway"];
 
-/// Measures the function that is on `testbed`; `begin` is called with the index of each of [`STEPS`].
+/// Measures the function on `testbed`; `begin` is called with the index of each of [`STEPS`].
+///
+/// # Errors
+/// When the platform or the load generator fails, or no request succeeds.
 pub async fn measure(testbed: &mut Testbed, budget: ProfileBudget, begin: &dyn Fn(usize)) -> anyhow::Result<Measurements> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
     let generous = |replicas| Allocation::new(replicas, cores * 1000, MEMORY_MIB);
     let mut measured = Measurements { exact: testbed.vertical, cores, ..Measurements::default() };
     begin(0);
-    // Every request goes to the replica, whatever the function's file says: how many it works on is to be seen.
+    // The concurrency limit of the function file is removed, because the real concurrency is measured.
     testbed.place(generous(0), |spec| spec.concurrency = 0).await?;
     measured.starts = starts(testbed, budget.starts, generous).await?;
     begin(1);
@@ -133,14 +136,14 @@ fn steady(pattern: String, length: Duration) -> LoadPlan {
     LoadPlan { pattern, gaps: Gaps::Constant, duration: Some(Span(length)), seed: 1, ..LoadPlan::default() }
 }
 
-/// Sends a few requests; returns their median latency.
+/// Sends a few requests and returns their median latency.
 async fn pilot(testbed: &mut Testbed) -> anyhow::Result<Duration> {
     let plan = steady("8".into(), Duration::from_secs(1));
     let sent = testbed.run(&plan).await?;
     let mut latencies: Vec<Duration> = sent.requests.iter().filter_map(super::testbed::Request::latency).collect();
     ensure!(
         latencies.len() * 2 > sent.requests.len(),
-        "{} of {} requests were answered well, sent as {} with {}: name another --protocol or --input",
+        "only {} of {} requests succeeded, sent as {} with {}; use another --protocol or --input",
         latencies.len(),
         sent.requests.len(),
         testbed.form().protocol,
@@ -158,7 +161,7 @@ async fn one_by_one(testbed: &mut Testbed, budget: ProfileBudget, gap: Duration,
     let machine = MachineCpu::read(testbed.platform_pid());
     let (sent, samples) = watched(testbed, &plan, (gap / 5).max(Duration::from_millis(4))).await?;
     let answered = sent.requests.iter().filter(|request| request.answered.is_some()).count();
-    ensure!(answered > 0, "no request was answered well");
+    ensure!(answered > 0, "no request succeeded");
     measured.requests = paired(&sent, &samples, measured.idle_cores);
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Ok(()) };
     let (used, seconds) = (last.cpu_seconds() - first.cpu_seconds(), last.at.since(first.at).as_secs_f64());
@@ -168,7 +171,7 @@ async fn one_by_one(testbed: &mut Testbed, budget: ProfileBudget, gap: Duration,
     Ok(())
 }
 
-/// Sends a load and reads the counters all the while.
+/// Sends a load and reads the counters meanwhile.
 async fn watched(testbed: &mut Testbed, plan: &LoadPlan, every: Duration) -> anyhow::Result<(LoadResult, Vec<Counters>)> {
     let mut samples = vec![testbed.read().await?];
     let sending = testbed.send(plan).await?;
@@ -187,9 +190,9 @@ async fn watched(testbed: &mut Testbed, plan: &LoadPlan, every: Duration) -> any
     Ok((sent, samples))
 }
 
-/// Latency and CPU time of each request that has a reading of the counters to itself on either side.
+/// Latency and CPU time of each request with a reading of the counters of its own before and after it.
 fn paired(sent: &LoadResult, samples: &[Counters], idle_cores: f64) -> Vec<(Duration, Duration)> {
-    // Clocks are read to a millisecond.
+    // Resolution of the clocks.
     const MARGIN_MS: u64 = 1;
     let instant = |at: Duration| sent.started.0 + u64::try_from(at.as_millis()).unwrap_or(u64::MAX / 2);
     let mut pairs = Vec::new();
@@ -213,7 +216,7 @@ fn paired(sent: &LoadResult, samples: &[Counters], idle_cores: f64) -> Vec<(Dura
     pairs
 }
 
-/// `count` bursts of `size` requests each: when each was due since its burst's first, and its latency.
+/// `count` bursts of `size` requests: due time since the start of the burst, and latency, of each request.
 async fn bursts(
     testbed: &mut Testbed,
     size: u32,
@@ -244,7 +247,7 @@ async fn bursts(
     Ok(bursts)
 }
 
-/// Median latency of a function that does nothing; `None` where the function is called in another way than ours can be.
+/// Median latency of an empty function; `None` without answers.
 async fn overhead(testbed: &mut Testbed, allocation: Allocation) -> anyhow::Result<Option<Duration>> {
     let http = testbed.spec().protocol == qscale_common::platform::Protocol::Http;
     let (spec, form) = if http {
@@ -280,11 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_the_cpu_time_between_two_readings_of_its_own() {
+    fn a_request_gets_the_cpu_time_between_its_own_readings() {
         let request = |due, answered| Request { due: ms(due), answered: Some(ms(answered)) };
         let sent = LoadResult { void: None, started: Timestamp(1000), requests: vec![request(0, 10), request(50, 65), request(100, 120)] };
         let samples = [sample(990, 5.0), sample(1020, 12.0), sample(1040, 13.0), sample(1110, 25.0), sample(1130, 33.0)];
-        // The second has no reading between its answer and the third, so that neither of the two can be told.
+        // Without a reading between the second and the third, neither has a CPU time.
         assert_eq!(paired(&sent, &samples, 0.0), [(ms(10), ms(7))]);
         let samples = [sample(990, 5.0), sample(1040, 13.0), sample(1080, 25.0), sample(1130, 33.0)];
         let found = paired(&sent, &samples, 0.02);

@@ -1,5 +1,5 @@
-//! A local platform with one function on it, and load on that function. Owns the processes that measuring takes and the reading of counters; must not
-//! know what is measured with them. Files are read and written synchronously: they are small and local, and nothing else runs meanwhile.
+//! A local platform with one function, and load on it. Owns the processes and the reading of counters; must not
+//! know what is measured. Files are read and written synchronously: they are small and local, and nothing else runs meanwhile.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,16 +20,16 @@ use serde_json::{Value, json};
 
 use super::counters::{Counters, counters};
 
-/// What the function is called while it is measured, beside whatever else the platform runs.
+/// Name of the function while it is measured.
 const NAME: &str = "measured";
-/// How long a replica, a platform or a load generator may take beyond what is asked of it.
+/// Timeout of replicas, platform and load generator.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the platform may take to stop.
+/// Stop timeout of the platform.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
-/// How often is looked whether something has come about.
+/// Polling interval.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A load that is being sent.
+/// A running load.
 #[derive(Debug)]
 pub struct Sending {
     name: String,
@@ -38,34 +38,34 @@ pub struct Sending {
     until: Duration,
 }
 
-/// What became of a load.
+/// The result of a load.
 #[derive(Debug, Clone)]
 pub struct LoadResult {
-    /// Why it says nothing of the function, where the load generator fell short.
+    /// Why the result is void, if the load generator could not keep its schedule.
     pub void: Option<String>,
-    /// The first instant, milliseconds since 1970.
+    /// Start of the load.
     pub started: Timestamp,
-    /// Every request, as it was due.
+    /// All requests, by due time.
     pub requests: Vec<Request>,
 }
 
-/// One request of a load; instants count from its start.
+/// One request of a load; times are since the start of the load.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Request {
-    /// When it was due.
+    /// Due time.
     pub due: Duration,
-    /// When its answer was there, if it was answered well.
+    /// Time of its answer, if it succeeded.
     pub answered: Option<Duration>,
 }
 
 impl Request {
-    /// From when it was due to its answer.
+    /// Time from due time to answer.
     pub fn latency(&self) -> Option<Duration> {
         self.answered.map(|answered| answered.saturating_sub(self.due))
     }
 }
 
-/// A platform and a function.
+/// A platform with one function.
 pub struct Testbed {
     platform: PlatformClient,
     gateway: String,
@@ -74,17 +74,20 @@ pub struct Testbed {
     loads: u32,
     spec: FunctionSpec,
     form: RequestForm,
-    /// Whether CPU and memory can be limited here, and CPU time be read exactly.
+    /// Whether CPU and memory can be limited and CPU time is exact.
     pub vertical: bool,
 }
 
 impl Testbed {
-    /// Starts a platform of its own, or uses the one that `--platform` names; the function is added by [`Testbed::place`].
+    /// Starts a platform, or uses the one at `platform`, and adds the function.
+    ///
+    /// # Errors
+    /// When the platform does not start or refuses the function.
     pub async fn start(platform: Option<&str>, spec: &FunctionSpec, form: RequestForm) -> anyhow::Result<Self> {
         let folder = std::env::temp_dir().join(format!("qscale-measure-{}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let supervisor = Supervisor::new();
-        let spec = FunctionSpec { name: Name::new(NAME).context("the name of the function")?, listen: None, ..spec.clone() };
+        let spec = FunctionSpec { name: Name::new(NAME).context("invalid name of the function")?, listen: None, ..spec.clone() };
         let (api, gateway) = match platform {
             Some(api) => (api.to_owned(), String::new()),
             None => start_platform(&supervisor, &folder).await?,
@@ -100,20 +103,23 @@ impl Testbed {
     }
 
     async fn add(&mut self) -> anyhow::Result<()> {
-        let status = self.platform.add(&self.spec).await.context("adding the function")?;
+        let status = self.platform.add(&self.spec).await.context("failed to add the function")?;
         self.vertical = status.vertical;
         if self.gateway.is_empty() {
-            // A platform that was there tells where its gateway is; ours told already.
+            // A platform that was running before reports its gateway here.
             let address = status.gateway.split(|c: char| !(c.is_ascii_alphanumeric() || ".:[]-".contains(c))).next();
             self.gateway =
-                address.filter(|address| address.contains(':')).context("the platform does not tell its gateway's address")?.to_owned();
+                address.filter(|address| address.contains(':')).context("the platform does not report its gateway's address")?.to_owned();
         }
         Ok(())
     }
 
-    /// Puts the function in place anew, with `change` made to its file and `allocation`, and waits until all its replicas are ready.
+    /// Replaces the function, with `change` applied to its file and with `allocation`, and waits until all replicas are ready.
+    ///
+    /// # Errors
+    /// When the platform refuses the function, or it does not become ready.
     pub async fn place(&mut self, allocation: Allocation, change: impl FnOnce(&mut FunctionSpec)) -> anyhow::Result<()> {
-        self.platform.delete(&self.id()).await.context("removing the function")?;
+        self.platform.delete(&self.id()).await.context("failed to remove the function")?;
         change(&mut self.spec);
         self.spec.allocation = InitialAllocation {
             replicas: allocation.replicas,
@@ -124,24 +130,27 @@ impl Testbed {
         self.until_ready(allocation.replicas).await
     }
 
-    /// As [`Testbed::place`], of another function or of other requests.
+    /// Replaces the function by another one, with other requests.
+    ///
+    /// # Errors
+    /// As [`Testbed::place`].
     pub async fn replace(&mut self, spec: &FunctionSpec, form: RequestForm, allocation: Allocation) -> anyhow::Result<()> {
         let named = FunctionSpec { name: self.spec.name.clone(), namespace: self.spec.namespace.clone(), listen: None, ..spec.clone() };
         self.form = form;
         self.place(allocation, |spec| *spec = named).await
     }
 
-    /// How requests are sent now.
+    /// Current form of requests.
     pub fn form(&self) -> &RequestForm {
         &self.form
     }
 
-    /// The function's file as it is now.
+    /// Current function file.
     pub fn spec(&self) -> &FunctionSpec {
         &self.spec
     }
 
-    /// The platform's process, where it is ours.
+    /// Process of the platform, if the testbed started it.
     pub fn platform_pid(&self) -> Option<u32> {
         match self.supervisor.status("platform") {
             Some(Status::Running { pid }) => Some(pid),
@@ -149,13 +158,22 @@ impl Testbed {
         }
     }
 
-    /// Gives the function another allocation.
+    /// Changes the allocation.
+    ///
+    /// # Errors
+    /// When the platform refuses it.
     pub async fn allocate(&self, allocation: Allocation) -> anyhow::Result<()> {
-        self.platform.set_allocation(&self.id(), &AllocationRequest::new(allocation, None)).await.context("setting the allocation")?;
+        self.platform
+            .set_allocation(&self.id(), &AllocationRequest::new(allocation, None))
+            .await
+            .context("failed to set the allocation")?;
         Ok(())
     }
 
-    /// Waits until so many replicas are ready and no other is there.
+    /// Waits until exactly `replicas` exist and are ready.
+    ///
+    /// # Errors
+    /// When a replica crashes, or on timeout.
     pub async fn until_ready(&self, replicas: Replicas) -> anyhow::Result<()> {
         let began = clock::instant();
         loop {
@@ -163,10 +181,10 @@ impl Testbed {
             if status.actual.ready == replicas.0 && status.actual.replicas.len() == replicas.0 as usize {
                 return Ok(());
             }
-            if status.crashes > 0 || began.elapsed() > PATIENCE {
+            if status.crashes > 0 || clock::instant().duration_since(began) > PATIENCE {
                 let logs = self.platform.logs(&self.id(), 5).await.unwrap_or_default();
-                let said: Vec<String> = logs.iter().map(|line| text::clean(&line.line)).collect();
-                bail!("the function does not become ready ({}); it said: {}", self.spec.command.join(" "), said.join(" | "));
+                let output: Vec<String> = logs.iter().map(|line| text::clean(&line.line)).collect();
+                bail!("the function ({}) is not ready; its last output: {}", self.spec.command.join(" "), output.join(" | "));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -177,13 +195,19 @@ impl Testbed {
     }
 
     /// Reads the function's counters.
+    ///
+    /// # Errors
+    /// When the platform does not answer.
     pub async fn read(&self) -> anyhow::Result<Counters> {
         let began = clock::wall();
         let text = self.platform.metrics().await?;
         Ok(Counters { began, at: clock::wall(), ..counters(&text, &self.id()) })
     }
 
-    /// Begins to send a load of requests of the current form.
+    /// Starts a load of requests of the current form.
+    ///
+    /// # Errors
+    /// When the load generator cannot be started.
     pub async fn send(&mut self, plan: &LoadPlan) -> anyhow::Result<LoadRun> {
         self.loads += 1;
         let name = format!("load-{}", self.loads);
@@ -210,51 +234,57 @@ impl Testbed {
         Ok(Sending { name, requests, summary, until: plan.duration.map_or(Duration::ZERO, |duration| duration.0) + timeout.0 + PATIENCE })
     }
 
-    /// Waits until a load was sent and answered.
+    /// Waits for the end of a load.
+    ///
+    /// # Errors
+    /// When the load generator fails or does not end in time.
     pub async fn finish(&self, sending: LoadRun) -> anyhow::Result<LoadResult> {
         const FAILED: [i32; 2] = [1, 2];
         let began = clock::instant();
         let code = loop {
             match self.supervisor.status(&sending.name) {
                 Some(Status::Ended(code)) => break code,
-                Some(Status::Restarting) => bail!("the load generator died"),
-                _ => ensure!(began.elapsed() < sending.until, "the load generator does not end"),
+                Some(Status::Restarting) => bail!("the load generator was killed"),
+                _ => ensure!(clock::instant().duration_since(began) < sending.until, "the load generator did not end in time"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         };
         if FAILED.contains(&code) {
             let log = std::fs::read_to_string(sending.summary.with_extension("log")).unwrap_or_default();
-            let said = log.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or("nothing").to_owned();
-            bail!("the load generator could not run: {said}");
+            let output = log.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or("nothing").to_owned();
+            bail!("the load generator failed: {output}");
         }
-        let summary: Value = serde_json::from_slice(&std::fs::read(&sending.summary)?).context("what the load generator printed")?;
-        let text = std::fs::read_to_string(&sending.requests).context("what the load generator wrote")?;
+        let summary: Value = serde_json::from_slice(&std::fs::read(&sending.summary)?).context("invalid summary of the load generator")?;
+        let text = std::fs::read_to_string(&sending.requests).context("failed to read the requests of the load generator")?;
         let mut requests: Vec<Request> =
-            text.lines().skip(1).map(request).collect::<Option<_>>().context("a row of the load generator's file")?;
+            text.lines().skip(1).map(request).collect::<Option<_>>().context("invalid row in the requests of the load generator")?;
         requests.sort_by_key(|request| request.due);
         let void = (summary["void"] == true).then(|| {
             let reasons = summary["void_reasons"].as_array().into_iter().flatten();
             reasons.filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
         });
-        let started = Timestamp(summary["started_unix_us"].as_u64().context("when the load generator started")? / 1000);
+        let started = Timestamp(summary["started_unix_us"].as_u64().context("the summary of the load generator has no start")? / 1000);
         Ok(LoadResult { void, started, requests })
     }
 
-    /// Sends a load to its end.
+    /// Runs a load to its end.
+    ///
+    /// # Errors
+    /// As [`Testbed::send`] and [`Testbed::finish`].
     pub async fn run(&mut self, plan: &LoadPlan) -> anyhow::Result<LoadResult> {
         let sending = self.send(plan).await?;
         self.finish(sending).await
     }
 
-    /// Removes the function, stops what was started and removes its files.
+    /// Removes the function, stops all processes and removes their files.
     pub async fn stop(mut self) {
         if self.platform_pid().is_none() {
-            // Where it cannot be removed the platform is gone, and the function with it.
+            // If it cannot be removed, the platform is gone, and the function with it.
             let _gone = self.platform.delete(&self.id()).await;
         }
         let ended = tokio::task::spawn_blocking(move || {
             self.supervisor.stop_all();
-            // What is left is left to the system's cleaning of temporary files.
+            // The system cleans up temporary files that remain.
             let _left_behind = std::fs::remove_dir_all(&self.folder);
         });
         // A panic of the stop was reported when it happened.
@@ -270,7 +300,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
         "gateway": "127.0.0.1:0",
         "state_dir": state,
         "cgroup_root": format!("qscale-measure-{}", std::process::id()),
-        // Beside those of a system that is up.
+        // Different from those of a running system.
         "replica_ports": [17_000, 19_999],
     });
     let (path, log, program) = (folder.join("platform.json"), folder.join("platform.log"), sibling_program("qscale-platform")?);
@@ -289,21 +319,21 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
         .await?;
     let began = clock::instant();
     loop {
-        let told =
+        let written =
             std::fs::read(state.join("addresses.json")).ok().and_then(|text| serde_json::from_slice::<PlatformAddresses>(&text).ok());
-        if let Some(addresses) = told
+        if let Some(addresses) = written
             && PlatformClient::new(&addresses.api)?.list().await.is_ok()
         {
             return Ok((addresses.api, addresses.gateway));
         }
-        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        let output = || std::fs::read_to_string(&log).unwrap_or_default();
         let died = supervisor.status("platform") == Some(Status::Restarting);
-        ensure!(!died && began.elapsed() < PATIENCE, "the local platform does not start; it said:\n{}", said());
+        ensure!(!died && clock::instant().duration_since(began) < PATIENCE, "the local platform did not start; its log:\n{}", output());
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
-/// function,intended_us,sent_us,replied_us,status,connection,valid,...
+/// Parses a row: function,intended_us,sent_us,replied_us,status,connection,valid,...
 fn request(row: &str) -> Option<Request> {
     let cells: Vec<&str> = row.split(',').collect();
     let micros = |cell: &&str| cell.parse().ok().map(Duration::from_micros);
@@ -316,7 +346,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_read_and_only_a_right_answer_counts() {
+    fn only_valid_answers_count_as_success() {
         let ms = Duration::from_millis;
         let row = |row: &str| request(row).expect("a row");
         let fine = row("default/f,1000,1010,5000,ok,new,true,0,,0,0,0,0");

@@ -1,4 +1,4 @@
-//! Who takes part, and what each decides by. Owns names and files of models; must not run anything.
+//! The entrants of the study and their policies. Owns their names and model files; must not run anything.
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +12,16 @@ use serde_json::{Map, Value, json};
 
 use super::experiment::{Experiment, ExperimentKind};
 
-/// Who takes part.
+/// A policy that takes part in the study.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Entrant {
     /// The study's rule.
     Threshold,
-    /// A table that moves by so much.
+    /// Tabular Q-learning with this step.
     Table { name: &'static str, step: u32 },
-    /// A network that takes steps, trained here.
+    /// A network with the action set `step`, trained here.
     Steps,
-    /// The model that comes along.
+    /// The bundled model.
     Pretrained,
 }
 
@@ -45,7 +45,7 @@ impl Entrant {
         }
     }
 
-    /// Where what it learned with `seed` is kept in `out`, for an agent to decide by; `None` of one that learns nothing here.
+    /// File in `out` of the model that it learned with `seed`, for an agent; `None` if it does not learn here.
     pub(super) fn model(self, kind: ExperimentKind, seed: u64, out: &Path) -> Option<PathBuf> {
         let ending = match self {
             Self::Table { .. } => "json",
@@ -55,28 +55,28 @@ impl Entrant {
         Some(out.join("models").join(format!("{}-{seed}.{ending}", self.name(kind))))
     }
 
-    /// What an agent is told that decides as it does.
+    /// Configuration of an agent with the same policy.
     pub(super) fn agent_configuration(self, experiment: Experiment, seed: u64, out: &Path) -> Map<String, Value> {
         let kind = experiment.kind;
-        let mut told = Map::new();
+        let mut configuration = Map::new();
         let (policy, params) = match self {
             Self::Threshold => (rule(kind), experiment.rule()),
             Self::Table { .. } => (TABULAR, Value::Null),
             Self::Steps => (DQN, Value::Null),
             Self::Pretrained => (DQN, json!({ "scope": kind.scope() })),
         };
-        told.insert("policy".into(), policy.into());
+        configuration.insert("policy".into(), policy.into());
         if !params.is_null() {
-            told.insert("params".into(), params);
+            configuration.insert("params".into(), params);
         }
         if let Some(model) = self.model(kind, seed, out) {
-            told.insert("model".into(), json!(model));
+            configuration.insert("model".into(), json!(model));
         }
-        told
+        configuration
     }
 }
 
-/// What a entrant decides by once it has learned.
+/// The policy of an entrant after training.
 pub(super) enum TrainedEntrant {
     Rule(Box<dyn Policy>),
     Table(Box<Tabular>),
@@ -92,7 +92,7 @@ impl TrainedEntrant {
         })
     }
 
-    /// As its file holds it.
+    /// Content of its model file.
     pub(super) fn bytes(&self) -> anyhow::Result<Vec<u8>> {
         Ok(match self {
             Self::Rule(_) => Vec::new(),
@@ -102,7 +102,7 @@ impl TrainedEntrant {
     }
 }
 
-/// What the rule is called, against which everybody is held.
+/// Name of the rule that is the baseline.
 pub(super) fn rule(kind: ExperimentKind) -> &'static str {
     match kind {
         ExperimentKind::Horizontal => "threshold",

@@ -1,4 +1,4 @@
-//! The two experiments: the function, what may change of it, the loads that it is judged under, and the worlds that agents learn in. Pure; runs nothing.
+//! The two experiments: function, bounds, evaluation loads and training worlds. Pure; runs nothing.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use serde_json::{Value, json};
 pub const EPISODE: u32 = 24;
 /// The study's tick.
 const TICK: Duration = Duration::from_secs(5);
-/// Ticks of a simulated run that is judged: ten minutes.
+/// Ticks of a simulated evaluation run: ten minutes.
 const RUN: u32 = 120;
-/// So many times as small are CPU and rates on this machine, that five entrants fit on two cores beside each other.
+/// Factor by which CPU and rates are smaller on this machine, so that five entrants fit on two cores.
 const SMALLER: u32 = 10;
-/// So many times as short are its ticks, that a run of a minute has half as many as the study's ten minutes.
+/// Factor by which ticks are shorter on this machine: a run of a minute has half as many as the study's ten minutes.
 const FASTER: u32 = 5;
-/// The Fibonacci number that a request on this machine asks for: some 1.2 ms of CPU, as a request of the study.
+/// Input of a request on this machine: about 1.2 ms of CPU, as in the study.
 pub const NUMBER: u32 = 10_000;
 
-/// ExperimentKind experiment.
+/// Which experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExperimentKind {
@@ -39,11 +39,11 @@ pub enum ExperimentKind {
     Vertical,
 }
 
-/// Where entrants are judged.
+/// The place where entrants are evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "where", rename_all = "snake_case")]
 pub enum Site {
-    /// In the simulator, as large as the study was.
+    /// In the simulator, at the scale of the study.
     Simulator,
     /// On this machine, with real functions: CPU, its steps and thresholds, and rates a tenth as large, ticks a fifth as long.
     Local {
@@ -52,28 +52,28 @@ pub enum Site {
     },
 }
 
-/// ExperimentKind experiment, and where.
+/// An experiment at a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Experiment {
-    /// ExperimentKind.
+    /// The experiment.
     pub kind: ExperimentKind,
-    /// Where.
+    /// The site.
     pub site: Site,
 }
 
-/// A load that entrants are judged under.
+/// An evaluation load.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StudyLoad {
-    /// What it is called.
+    /// Name.
     pub name: &'static str,
-    /// Its pattern.
+    /// Pattern.
     pub pattern: String,
-    /// Whether the rate is one all the time.
+    /// Whether the rate is constant.
     pub fixed: bool,
 }
 
 impl ExperimentKind {
-    /// What it is called.
+    /// Name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Horizontal => "horizontal",
@@ -81,7 +81,7 @@ impl ExperimentKind {
         }
     }
 
-    /// What may change.
+    /// Scope of the policies.
     pub fn scope(self) -> Scope {
         match self {
             Self::Horizontal => Scope::Horizontal,
@@ -100,14 +100,14 @@ impl FromStr for ExperimentKind {
 }
 
 impl Site {
-    /// This machine, for runs that last `run`.
+    /// This machine, with runs of this length.
     pub fn local(run: Duration) -> Self {
         Self::Local { ticks: (run.as_millis() / (TICK / FASTER).as_millis()) as u32 }
     }
 }
 
 impl Experiment {
-    /// How often is decided.
+    /// Control interval.
     pub fn tick(self) -> Duration {
         match self.site {
             Site::Simulator => TICK,
@@ -123,12 +123,12 @@ impl Experiment {
         }
     }
 
-    /// How long a run lasts.
+    /// Length of a run.
     pub fn length(self) -> Duration {
         self.tick() * self.ticks()
     }
 
-    /// So much CPU of the study.
+    /// CPU of the study, scaled to the site.
     fn cpu(self, millicores: u32) -> u32 {
         match self.site {
             Site::Simulator => millicores,
@@ -136,7 +136,7 @@ impl Experiment {
         }
     }
 
-    /// What the study's table moves by: so many replicas, or so much CPU.
+    /// Step of the study's table, replicas or millicores, scaled to the site.
     pub fn step(self, step: u32) -> u32 {
         match self.kind {
             ExperimentKind::Horizontal => step,
@@ -144,7 +144,7 @@ impl Experiment {
         }
     }
 
-    /// What the study's rule is told.
+    /// Parameters of the study's rule.
     pub fn rule(self) -> Value {
         match self.site {
             Site::Simulator => Value::Null,
@@ -152,7 +152,7 @@ impl Experiment {
         }
     }
 
-    /// The least, a usual and the most rate, requests a second. One replica of a whole core answers some 630 of them in the simulator, and 800 on this machine.
+    /// Lowest, usual and highest rate, requests/s. One replica with a full core handles about 630 requests/s in the simulator and 800 on this machine.
     fn rates(self) -> [u32; 3] {
         let rates = match self.kind {
             ExperimentKind::Horizontal => [100, 332, 1000],
@@ -164,7 +164,7 @@ impl Experiment {
         }
     }
 
-    /// The loads that are judged.
+    /// The evaluation loads.
     pub fn loads(self) -> Vec<StudyLoad> {
         let [low, usual, high] = self.rates();
         let part = |parts: u32, of: u32| Span(self.length() * parts / of).to_string().replace(' ', "");
@@ -182,7 +182,7 @@ impl Experiment {
         ]
     }
 
-    /// What every world begins with that is judged.
+    /// Initial allocation of every evaluation run.
     pub fn beginning(self) -> Allocation {
         match self.kind {
             ExperimentKind::Horizontal => Allocation::new(1, self.cpu(500), 256),
@@ -190,12 +190,12 @@ impl Experiment {
         }
     }
 
-    /// What is asked of the function, and within which bounds. No guard: the study had none.
+    /// The ScalingPolicy with objective and bounds. Its guard does not restrict anything: the study had none.
     pub fn policy(self) -> ScalingPolicy {
         let mut policy = ScalingPolicy::new("reproduce/fibonacci-python".parse().expect("a valid name"));
         policy.tick = TickLength::new(self.tick()).expect("a valid tick");
         policy.objective.percentile = Percentile::try_from(90.0).expect("a percentile");
-        // A step of the study's table from the least; more processes would only take the machine's time.
+        // One step of the study's table above the minimum; more processes would only take CPU time.
         let most = if self.site == Site::Simulator { 121 } else { 21 };
         let (latency_ms, replicas, cpu, memory) = match self.kind {
             ExperimentKind::Horizontal => (100, (1, most), (self.cpu(500), self.cpu(500)), (256, 256)),
@@ -214,7 +214,7 @@ impl Experiment {
         policy
     }
 
-    /// What is known of the function.
+    /// Profile of the function.
     fn profile(self) -> FunctionProfile {
         if self.site == Site::Simulator {
             return FunctionProfile::fibonacci_python();
@@ -230,7 +230,7 @@ impl Experiment {
         }
     }
 
-    /// The local platform's by default, and before the real function what its file says.
+    /// The gateway with the defaults of the local platform, or those of the real function's file.
     fn gateway(self) -> Gateway {
         match self.site {
             Site::Simulator => Gateway::default(),
@@ -238,7 +238,7 @@ impl Experiment {
         }
     }
 
-    /// What the function is called.
+    /// Name of the function.
     pub fn function(self) -> &'static str {
         match self.site {
             Site::Simulator => "fibonacci-python",
@@ -246,7 +246,7 @@ impl Experiment {
         }
     }
 
-    /// The world of a load.
+    /// Simulation of a load.
     pub fn setup(self, pattern: &str, allocation: Allocation) -> Setup {
         let pattern: Pattern = pattern.parse().expect("patterns are written here, which a test reads");
         Setup {
@@ -254,14 +254,14 @@ impl Experiment {
             gateway: self.gateway(),
             policy: self.policy(),
             allocation,
-            // A ticker, as the study's client was.
+            // Evenly spaced, as in the study.
             load: Load::Pattern { pattern, gaps: Gaps::Constant },
             perturbation: Perturbation::default(),
             nodes: None,
         }
     }
 
-    /// World number `number` of those that agents learn in for so many ticks: the same function under loads of the same kinds at other rates, from any beginning.
+    /// Training world `number` for `ticks`: the same function under loads of the same kinds with other rates and a random initial allocation.
     pub fn world(self, number: u64, ticks: u32) -> Setup {
         let mut rng = stream(number, 0, Purpose::Policy);
         let [low, _, high] = self.rates().map(f64::from);
@@ -294,7 +294,7 @@ impl Experiment {
     }
 }
 
-/// Between `least` and `most`, all magnitudes alike.
+/// A log-uniform random number between `least` and `most`.
 fn by_magnitude(rng: &mut dyn Rng, least: f64, most: f64) -> f64 {
     rng.random_range(least.ln()..most.ln()).exp()
 }
@@ -303,14 +303,14 @@ fn by_magnitude(rng: &mut dyn Rng, least: f64, most: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Both experiments in both places.
+    /// Both experiments at both sites.
     fn all() -> impl Iterator<Item = Experiment> {
         let places = [Site::Simulator, Site::local(Duration::from_secs(60)), Site::local(Duration::from_secs(21))];
         places.into_iter().flat_map(|site| [ExperimentKind::Horizontal, ExperimentKind::Vertical].map(|kind| Experiment { kind, site }))
     }
 
     #[test]
-    fn every_load_is_a_pattern_that_lasts_as_long_as_a_run_and_can_be_borne() {
+    fn every_load_is_a_pattern_within_the_capacity_of_the_bounds() {
         for experiment in all() {
             let policy = experiment.policy();
             assert!(policy.bounds.contain(experiment.beginning()));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn loads_last_as_long_as_the_run_and_are_those_of_the_study_in_the_simulator() {
+    fn loads_are_scaled_to_the_length_of_a_run() {
         let loads = |site| Experiment { kind: ExperimentKind::Horizontal, site }.loads();
         assert_eq!(loads(Site::Simulator)[3].pattern, "step:100@0s,332@2m,1000@4m,332@6m,100@8m");
         assert_eq!(loads(Site::Simulator)[4].pattern, "diurnal:100..1000/5m");
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn agents_learn_in_many_worlds_within_the_bounds_and_each_number_is_one_world() {
+    fn training_worlds_are_distinct_reproducible_and_within_the_bounds() {
         for experiment in all() {
             let mut drawn = Vec::new();
             for number in 0..200 {

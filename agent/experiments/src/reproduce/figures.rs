@@ -1,4 +1,4 @@
-//! Figures of a reproduction: courses under each load, and how agents learned. Owns what is drawn; axes and colours belong to `qscale_evaluate::report`.
+//! Figures of the study: time series under each load, and learning curves. Owns what is drawn; axes and colours belong to `qscale_evaluate::report`.
 
 use qscale_evaluate::report::{Curve, Panel, chart};
 
@@ -6,10 +6,10 @@ use super::experiment::{EPISODE, Experiment, ExperimentKind, Site, StudyLoad};
 use super::results::{LearningCurve, Run};
 use super::run::TimeSeries;
 
-/// Latency is drawn to so many times the objective, that what lies near it can be seen.
+/// Largest latency drawn, in multiples of the objective, so that values near it remain visible.
 const DRAWN: f64 = 4.0;
 
-/// The courses of all entrants under `load`, means over seeds, as an SVG file; `None` where nobody was run under it.
+/// Time series of all entrants under `load`, means over seeds, as SVG; `None` without runs.
 pub fn courses(experiment: Experiment, load: &StudyLoad, entrants: &[&'static str], runs: &[StudyRun]) -> Option<String> {
     let policy = experiment.policy();
     let end_of = |tick: usize| (tick + 1) as f64 * experiment.tick().as_secs_f64();
@@ -49,14 +49,14 @@ pub fn courses(experiment: Experiment, load: &StudyLoad, entrants: &[&'static st
     Some(chart(&title, "seconds", &panels))
 }
 
-/// What agents earned a tick while they learned, and what those that do not learn here earn, means over seeds.
+/// Training reward a tick by episode, and the level of entrants that do not learn here, means over seeds.
 pub fn learning(kind: ExperimentKind, entrants: &[&'static str], all: &[LearningCurve]) -> String {
     let curve = |entrant: &&'static str| {
         let own: Vec<&LearningCurve> = all.iter().filter(|learning| learning.entrant == *entrant).collect();
         let earned = |episode: usize| mean(own.iter().filter_map(|learning| learning.reward.get(episode).copied()));
         let episodes = own.iter().map(|learning| learning.reward.len()).max()?;
         let last = all.iter().map(|learning| learning.reward.len()).max().unwrap_or(1);
-        // What does not learn earns the same from the beginning to the end.
+        // An entrant that does not learn is a constant line.
         let points = match episodes {
             1 => vec![(1.0, earned(0)), (last as f64, earned(0))],
             _ => (0..episodes).map(|episode| (episode as f64 + 1.0, earned(episode))).collect(),
@@ -67,7 +67,7 @@ pub fn learning(kind: ExperimentKind, entrants: &[&'static str], all: &[Learning
     chart(&format!("fibonacci {}: what agents earn while they learn", kind.name()), &format!("episodes of {EPISODE} ticks"), &[panel])
 }
 
-/// Not a number where there are no values, which breaks a curve.
+/// Mean of the values; NaN without values, which interrupts a curve.
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
     let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
     sum / count
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_learn_is_a_level_and_what_was_not_run_is_not_drawn() {
+    fn an_entrant_that_does_not_learn_is_a_constant_line() {
         let learning_of = |entrant, reward: &[f64]| LearningCurve { entrant, seed: 1, reward: reward.into() };
         let all = [learning_of("rule", &[-1.0]), learning_of("agent", &[-3.0, -2.0, -0.5])];
         let svg = learning(ExperimentKind::Horizontal, &["rule", "agent", "absent"], &all);

@@ -1,4 +1,4 @@
-//! How entrants learn: an agent acts on worlds of the experiment, and what it earns meanwhile is kept. Owns what the learners are told; must not judge.
+//! Training of the entrants in worlds of the experiment. Owns the hyperparameters and the training loop; must not evaluate.
 
 use qscale_dqn::Hyperparameters;
 use qscale_dqn::actions::{ActionSet, Actions};
@@ -18,26 +18,29 @@ use serde::Serialize;
 use super::experiment::{EPISODE, Experiment, ExperimentKind};
 use super::run::TickCounter;
 
-/// What a violated tick costs wherever agents learn: [`qscale_dqn::policy::Caution`]'s default.
+/// Cost of a violated tick in training: the default of [`qscale_dqn::policy::Caution`].
 const CAUTION: f64 = 100.0;
 
-/// How long agents learn.
+/// Amount of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TrainingBudget {
-    /// Episodes of 24 ticks, one after the other.
+    /// Episodes of 24 ticks.
     pub episodes: u32,
-    /// Functions that the network learns from at once; a table learns from one, as in the study.
+    /// Parallel worlds of the network; a table learns in one, as in the study.
     pub worlds: usize,
 }
 
 impl TrainingBudget {
-    /// Ticks that so many functions live through together.
+    /// Ticks of all `worlds` together.
     pub fn ticks(self, worlds: usize) -> u64 {
         u64::from(self.episodes * EPISODE) * worlds as u64
     }
 }
 
-/// Teaches a table; gives it with what it earned a tick in each episode.
+/// Trains a table; returns it with its mean reward a tick by episode.
+///
+/// # Errors
+/// [`super::run::Stopped`] when stopped.
 pub fn table(
     experiment: Experiment,
     step: u32,
@@ -51,7 +54,10 @@ pub fn table(
     Ok((agent, earned))
 }
 
-/// Teaches a network that takes steps; gives its model with what it earned a tick in each episode.
+/// Trains a network with the action set `step`; returns its model with its mean reward a tick by episode.
+///
+/// # Errors
+/// [`super::run::Stopped`] when stopped.
 pub fn network(
     experiment: Experiment,
     budget: TrainingBudget,
@@ -60,15 +66,15 @@ pub fn network(
 ) -> anyhow::Result<(Checkpoint, Vec<f64>)> {
     let actions = Actions::new(ActionSet::Step, experiment.kind.scope());
     let mut agent = DqnAgent::new(hyperparameters(experiment.kind, budget), actions, REPLAY_RATIO, seed, &cpu())?;
-    // Worlds last as long as runs, so that the network sees a history as long.
+    // Worlds are as long as evaluation runs, so that the network sees histories of the same length.
     let earned = live(&mut agent, experiment, budget.episodes, budget.worlds, experiment.ticks(), seed, counter)?;
     Ok((agent.checkpoint(Some(Worth::default()), "qscale reproduce")?.model(None), earned))
 }
 
-/// Updates for each tick of a function.
+/// Updates per tick of a function.
 const REPLAY_RATIO: f64 = 0.05;
 
-/// Widths of layers, exploration and the target's rate are the study's; all else is what `qscale train --trainer means` has, in fewer and smaller updates.
+/// Layers, exploration and target rate are those of the study; the rest is that of `qscale train --trainer means`, with fewer and smaller updates.
 fn hyperparameters(kind: ExperimentKind, budget: TrainingBudget) -> Hyperparameters {
     let ticks = budget.ticks(budget.worlds);
     Hyperparameters {
@@ -85,7 +91,10 @@ fn hyperparameters(kind: ExperimentKind, budget: TrainingBudget) -> Hyperparamet
     }
 }
 
-/// What `policy` earns a tick in worlds that a network of this seed learns in first: a level to hold learning curves against.
+/// Mean reward a tick of `policy` in the first training worlds of this seed: a level to compare learning curves with.
+///
+/// # Errors
+/// [`super::run::Stopped`] when stopped.
 pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<f64> {
     let worth = Worth::default();
     let mut sum = 0.0;
@@ -103,7 +112,7 @@ pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: 
     Ok(sum / f64::from(experiment.ticks()) / worlds as f64)
 }
 
-/// Lets `agent` live through `episodes` in so many worlds at once, each of which lasts so many ticks; what it earned a tick in each episode.
+/// Trains `agent` for `episodes` in `worlds` parallel worlds of `lasts` ticks each; returns the mean reward a tick by episode.
 fn live<A: Agent>(
     agent: &mut A,
     experiment: Experiment,
@@ -120,7 +129,7 @@ fn live<A: Agent>(
         Lane::new(Cell::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
     };
     let mut lanes: Vec<Lane> = (0..worlds as u64).map(world).collect();
-    // Worlds end one after the other, so that no episode is all beginnings.
+    // Worlds end at different times, so that no episode consists of starts only.
     let mut left: Vec<u32> = (0..worlds).map(|lane| lasts - (lane as u32 * lasts / worlds as u32) / EPISODE * EPISODE).collect();
     let mut drawn = worlds as u64;
     let mut earned = Vec::with_capacity(episodes as usize);
@@ -135,7 +144,7 @@ fn live<A: Agent>(
                 let reward = lane.step(act.wanted, actions.as_ref(), &worth).reward;
                 sum += reward;
                 *left -= 1;
-                // Functions go on; an end by time is a truncation.
+                // Functions do not end; the end of a world is a truncation.
                 let ending = if *left == 0 { Ending::Truncated } else { Ending::None };
                 outcomes.push(Outcome { act, reward: Some(reward), ending });
             }
@@ -150,7 +159,7 @@ fn live<A: Agent>(
     Ok(earned)
 }
 
-/// Worlds of different seeds, and those that are judged, are different worlds.
+/// Number of a world; different seeds and the evaluation runs have different worlds.
 fn world_number(seed: u64, drawn: u64) -> u64 {
     seed.wrapping_add(1).wrapping_mul(1 << 32).wrapping_add(drawn)
 }
@@ -165,7 +174,7 @@ mod tests {
     const EFFORT: TrainingBudget = TrainingBudget { episodes: 2, worlds: 6 };
 
     #[test]
-    fn the_same_seed_learns_the_same_and_each_episode_has_its_return() {
+    fn the_same_seed_trains_the_same_network() {
         let stop = AtomicBool::new(false);
         let counter = TickCounter::new(&stop);
         for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
@@ -183,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_wants_it_to_end_need_not_wait() {
+    fn a_stopped_training_ends_at_once() {
         let stop = AtomicBool::new(true);
         let counter = TickCounter::new(&stop);
         let experiment = Experiment { kind: ExperimentKind::Vertical, site: Site::Simulator };

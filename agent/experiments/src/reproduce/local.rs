@@ -1,5 +1,5 @@
-//! Entrants on this machine: real functions beside each other under real load, each scaled by an agent of its own, and what came of them. Owns the run and how its
-//! figures are told from what services say; starting and stopping belong to `qscale up`.
+//! Runs on this machine: one real function and one agent per entrant, under the same load. Owns the plan of a run and its
+//! metrics; start and stop belong to `qscale_up`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -23,19 +23,22 @@ use tokio_util::sync::CancellationToken;
 use super::experiment::{Experiment, ExperimentKind, NUMBER, StudyLoad};
 use super::run::{RunMetric, RunRecord, Stopped, TimeSeries};
 
-/// Folder beside the results in which the system of a run keeps its state; emptied before each, so that its name should be nobody else's.
+/// State folder of a run's system, in the folder of the results; deleted before each run.
 pub const SYSTEM: &str = "qscale-system";
 
-/// A entrant: what it is called, and what its agent is told.
+/// An entrant's agent.
 pub struct Agent {
-    /// Its name, which its function bears too.
+    /// Name of the entrant, its agent and its function.
     pub name: &'static str,
-    /// What the configuration of its agent says.
-    pub told: Map<String, Value>,
+    /// Configuration of the agent.
+    pub configuration: Map<String, Value>,
 }
 
-/// Lets all of `agents` decide at the same time under `load`, each on a copy of the function; what came of each, in their order. The system keeps its state in `folder`,
-/// which is emptied before: no agent should remember another run.
+/// Runs all of `agents` at the same time under `load`, each on a copy of the function; returns their results in order. The system's state is in `folder`,
+/// which is deleted first, so that no agent remembers another run.
+///
+/// # Errors
+/// [`Stopped`] once `token` is cancelled; when the system does not start or nothing is measured.
 pub async fn run(
     experiment: Experiment,
     load: &StudyLoad,
@@ -55,7 +58,7 @@ pub async fn run(
     let void =
         all.filter(|load| load["void"] == true).map(|load| format!("the load generator declares the run void: {}", load["void_reasons"]));
     let of = |planned: &PlannedFunction| {
-        let its = lived.load_of(&planned.id).with_context(|| format!("the load generator tells nothing of {}", planned.id))?;
+        let its = lived.load_of(&planned.id).with_context(|| format!("no summary of the load on {}", planned.id))?;
         let mut lived = record_of(experiment, planned, &lived.dashboard, &its)?;
         lived.remarks.extend(void.clone());
         Ok(lived)
@@ -69,7 +72,7 @@ fn plan(experiment: Experiment, load: &StudyLoad, agents: &[Agent], seed: u64) -
     let allocation = InitialAllocation { replicas, cpu_millicores, memory_mib };
     let mut functions = Vec::new();
     for agent in agents {
-        let name = Name::new(agent.name).context("the name of a entrant")?;
+        let name = Name::new(agent.name).context("invalid name of an entrant")?;
         let mut policy = experiment.policy();
         let spec = FunctionSpec { namespace: policy.namespace.clone(), name: name.clone(), listen: None, allocation, ..spec.clone() };
         let id = spec.id();
@@ -84,7 +87,7 @@ fn plan(experiment: Experiment, load: &StudyLoad, agents: &[Agent], seed: u64) -
         seed,
     };
     Ok(Plan {
-        agents: agents.iter().zip(&functions).map(|(agent, planned)| (planned.agent.clone(), agent.told.clone())).collect(),
+        agents: agents.iter().zip(&functions).map(|(agent, planned)| (planned.agent.clone(), agent.configuration.clone())).collect(),
         functions,
         load: Some(load_plan),
         load_description: load.pattern.clone(),
@@ -92,7 +95,7 @@ fn plan(experiment: Experiment, load: &StudyLoad, agents: &[Agent], seed: u64) -
     })
 }
 
-/// What came of one entrant: its requests as the load generator saw them, and its allocation as States tell it.
+/// Result of one entrant: requests as measured by the load generator, allocations from States.
 fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashboard, load: &Value) -> anyhow::Result<RunRecord> {
     let entry = known(dashboard, &planned.id)?;
     let summary = dashboard.summary(&planned.id, planned.agent.as_str(), None);
@@ -118,15 +121,15 @@ fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dash
     let mut remarks = Vec::new();
     if entry.network_fallbacks > 0 {
         remarks.push(format!(
-            "{} of {} decisions were those of the rule beside the network, which was not trusted",
+            "the fallback rule made {} of {} decisions, because the network was not trusted",
             entry.network_fallbacks, summary.actions
         ));
     }
     if summary.fallback_actions > 0 {
-        remarks.push(format!("{} decisions were the actuator's, as the agent was silent", summary.fallback_actions));
+        remarks.push(format!("the actuator's fallback made {} decisions, because the agent was silent", summary.fallback_actions));
     }
     if summary.missed_ticks > 0 {
-        remarks.push(format!("{} ticks passed without a State: the machine was too busy", summary.missed_ticks));
+        remarks.push(format!("{} ticks without a State: the machine was overloaded", summary.missed_ticks));
     }
     let figures = RunMetric::ALL.into_iter().map(|each| (each, rounded(figure(each)))).collect();
     Ok(RunRecord { figures, course: course(experiment, entry), remarks })
@@ -134,16 +137,16 @@ fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dash
 
 fn known<'a>(dashboard: &'a Dashboard, id: &FunctionId) -> anyhow::Result<&'a FunctionRecord> {
     let record = dashboard.functions.get(id).filter(|record| record.state.is_some() && !record.offered.is_empty());
-    record.with_context(|| format!("nothing was measured of {id}; the logs of the run are in the folder {SYSTEM} beside the results"))
+    record.with_context(|| format!("no measurements of {id}; see the logs in {SYSTEM} in the folder of the results"))
 }
 
-/// What was measured in each tick since the load began.
+/// Measurements of each tick since the start of the load.
 fn course(experiment: Experiment, entry: &FunctionRecord) -> TimeSeries {
-    // A Load tells of the second before it.
+    // A Load covers the second before it.
     let began = entry.offered.front().map_or(Timestamp(0), |(at, _)| at.minus(Duration::from_secs(1)));
     let ticks = experiment.ticks() as usize;
     let sampled = |series: &VecDeque<(Timestamp, f64)>| sampled(series, began, experiment.tick(), ticks);
-    // What is in force stays so until it changes; before the first State it was what everybody begins with.
+    // An allocation lasts until it changes; before the first State it is the initial one.
     let kept = |series: &VecDeque<(Timestamp, f64)>, first: f64| {
         let values = sampled(series).into_iter();
         let kept = values.scan(first, |last, value| {
@@ -162,11 +165,11 @@ fn course(experiment: Experiment, entry: &FunctionRecord) -> TimeSeries {
     }
 }
 
-/// The value of each of so many ticks from `began` on, where one came about every tick; `None` where none came.
+/// The value of each of `ticks` from `began` on, for values that arrive about once a tick; `None` without a value.
 fn sampled(series: &VecDeque<(Timestamp, f64)>, began: Timestamp, tick: Duration, ticks: usize) -> Vec<Option<f64>> {
     let mut values = vec![None; ticks];
     let Some((first, _)) = series.iter().find(|(at, _)| *at > began) else { return values };
-    // What was told at the end of a tick is of that tick. Values come at one phase of it, give or take: half a tick earlier and later still counts.
+    // A value at the end of a tick belongs to that tick. Values arrive at one phase of the tick, plus or minus half a tick.
     let phase = (first.since(began).as_millis() - 1) % tick.as_millis() + 1;
     for (at, value) in series.iter().filter(|(at, _)| at >= first) {
         let index = (at.since(began).as_millis() + tick.as_millis() / 2).saturating_sub(phase) / tick.as_millis();
@@ -177,12 +180,12 @@ fn sampled(series: &VecDeque<(Timestamp, f64)>, began: Timestamp, tick: Duration
     values
 }
 
-/// The share of all answers that came after `bound_us` or not at all. Within a bucket, which is a quarter wider than the one before, answers are taken as spread evenly.
+/// Share of requests that took longer than `bound_us` or failed. Latencies are assumed to be uniform within a bucket.
 fn late_share(latencies: &BTreeMap<u64, u64>, failed: u64, bound_us: f64) -> f64 {
     let (mut from, mut late, mut all) = (0.0, failed as f64, failed as f64);
     for (le_us, count) in latencies {
         let (to, count) = (*le_us as f64, *count as f64);
-        // Empty buckets are left out, so that a bucket begins no earlier than its own width tells.
+        // Empty buckets are omitted, so the previous bucket may not be adjacent.
         let from_here = f64::max(from, to / WIDER);
         let within = ((to - bound_us) / (to - from_here).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
         late += within * count;
@@ -192,10 +195,10 @@ fn late_share(latencies: &BTreeMap<u64, u64>, failed: u64, bound_us: f64) -> f64
     if all > 0.0 { late / all } else { 0.0 }
 }
 
-/// How many times as wide a bucket of latencies is as the one before.
+/// Ratio of the bounds of adjacent buckets.
 const WIDER: f64 = 1.25;
 
-/// The latency, in microseconds, that so great a share of all answers does not exceed; `None` where that is a failure.
+/// Quantile of latency at `share`, microseconds; `None` if it is a failure.
 fn percentile(latencies: &BTreeMap<u64, u64>, failed: u64, share: f64) -> Option<f64> {
     let all = latencies.values().sum::<u64>() + failed;
     let mut rest = share * all as f64;
@@ -220,8 +223,8 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_late_and_a_bucket_is_spread_evenly() {
-        // 80 to 100 ms hold half of the answers, 100 to 125 ms the others; 105 ms divides the latter 1 to 4.
+    fn failures_are_late_and_buckets_are_uniform() {
+        // Half of the answers take 80 to 100 ms, the others 100 to 125 ms; 105 ms divides the latter 1 to 4.
         let latencies = BTreeMap::from([(100_000, 10), (125_000, 10)]);
         assert!((late_share(&latencies, 0, 105_000.0) - 0.4).abs() < 1e-9);
         assert!((late_share(&latencies, 5, 105_000.0) - 13.0 / 25.0).abs() < 1e-9);
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_course_has_a_value_for_every_tick() {
+    fn time_series_have_a_value_for_every_tick() {
         let experiment = Experiment { kind: ExperimentKind::Horizontal, site: Site::local(Duration::from_secs(5)) };
         let mut entry = FunctionRecord::default();
         (entry.offered, entry.achieved) = (series(&[(11_000, 5.0), (12_000, 6.0), (14_000, 7.0)]), series(&[(11_000, 5.0), (12_000, 6.0)]));
@@ -245,11 +248,11 @@ mod tests {
     }
 
     #[test]
-    fn every_contestant_has_a_function_and_an_agent_of_its_own_under_the_same_load() {
+    fn every_entrant_has_its_own_function_and_agent() {
         for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
             let experiment = Experiment { kind, site: Site::local(Duration::from_secs(60)) };
-            let told = Map::from_iter([("policy".to_owned(), Value::from("threshold"))]);
-            let agents = ["threshold", "tabular-q"].map(|name| Agent { name, told: told.clone() });
+            let configuration = Map::from_iter([("policy".to_owned(), Value::from("threshold"))]);
+            let agents = ["threshold", "tabular-q"].map(|name| Agent { name, configuration: configuration.clone() });
             let plan = plan(experiment, &experiment.loads()[3], &agents, 7).expect("a plan");
             let names: Vec<String> = plan.functions.iter().map(|planned| planned.id.to_string()).collect();
             assert_eq!(names, ["reproduce/threshold", "reproduce/tabular-q"]);

@@ -1,4 +1,4 @@
-//! What is to be done, job by job, and the results of it. Owns the order and what is kept; must not show anything.
+//! The jobs of a study and their results. Owns the order of the jobs and the journal; must not print results.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -24,35 +24,35 @@ use super::run::{self, RunRecord, Stopped, TickCounter};
 use super::{LOCAL, LOCAL_QUICK, LONGEST, ReproduceOptions, SHORTEST, findings, local};
 use crate::journal::Journal;
 
-/// Keeps what is finished.
+/// Stores the results of finished jobs.
 pub(super) struct JobStore {
     pub(super) out: PathBuf,
     pub(super) journal: Journal<JobResult>,
 }
 
-/// What a job found.
+/// Result of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct JobResult {
-    /// What was earned in each episode; nothing where the job was a run.
+    /// Mean reward a tick by episode; empty for a run on this machine.
     pub(super) reward: Vec<f64>,
-    /// Runs: of one entrant, a load each, or under one load, a entrant each.
+    /// Runs: of one entrant, one a load; or under one load, one an entrant.
     pub(super) runs: Vec<RunRecord>,
 }
 
-/// What was learned, and what was run.
+/// Results of all finished jobs.
 pub(super) type CompletedJobs = BTreeMap<StudyJob, JobResult>;
 
-/// Something that is done as a whole or not at all.
+/// A unit of work that is stored as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum StudyJob {
-    /// A entrant learns with a seed and, in the simulator, runs under each load.
+    /// An entrant is trained with a seed and, in the simulator, runs under each load.
     Contest(u64, Entrant),
     /// All entrants of a seed run on this machine under this load.
     Local(u64, usize),
 }
 
 impl StudyJob {
-    /// As the journal calls it.
+    /// Key in the journal.
     pub(super) fn key(self, experiment: Experiment) -> String {
         match self {
             Self::Contest(seed, entrant) => format!("{} {seed}", entrant.name(experiment.kind)),
@@ -61,14 +61,14 @@ impl StudyJob {
     }
 }
 
-/// What is to be done.
+/// The plan of a study.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) experiment: Experiment,
     pub(super) quick: bool,
     pub(super) seeds: Vec<u64>,
     pub(super) budget: TrainingBudget,
-    /// ExperimentKind of the experiment's loads.
+    /// Indices of the experiment's loads.
     pub(super) loads: Vec<usize>,
 }
 
@@ -79,24 +79,24 @@ impl Plan {
         let experiment = Experiment { kind, site };
         let budget = if quick { TrainingBudget { episodes: 10, worlds: 32 } } else { TrainingBudget { episodes: 50, worlds: 64 } };
         let seeds = options.seeds.unwrap_or(if quick { 2 } else { Self::seeds_of(site) });
-        // A usual rate, and one that changes in steps.
+        // The usual rate, and the one that changes in steps.
         let loads = if quick || local { vec![1, 3] } else { (0..experiment.loads().len()).collect() };
         Ok(Self { experiment, quick, seeds: (seed..seed + seeds).collect(), budget, loads })
     }
 
-    /// How many seeds there are where nobody says.
+    /// Default number of seeds.
     pub(super) fn seeds_of(site: Site) -> u64 {
         if site == Site::Simulator { 5 } else { 2 }
     }
 
-    /// Worlds in which those that do not learn here say what they earn.
+    /// Worlds for the level of entrants that do not learn here.
     pub(super) fn levels(&self) -> usize {
         self.budget.worlds / 4
     }
 
-    /// Everybody's learning, and in the simulator everybody's runs.
+    /// Training of all entrants and, in the simulator, their runs.
     pub(super) fn jobs(&self) -> Vec<StudyJob> {
-        // Networks take longest, so they begin.
+        // Networks take longest, so they start first.
         let mut order = Entrant::all(self.experiment.kind);
         order.sort_by_key(|entrant| *entrant != Entrant::Steps);
         self.seeds.iter().flat_map(|seed| order.iter().map(|entrant| StudyJob::Contest(*seed, *entrant))).collect()
@@ -110,7 +110,7 @@ impl Plan {
         self.seeds.iter().flat_map(|seed| self.loads.iter().map(|load| StudyJob::Local(*seed, *load))).collect()
     }
 
-    /// Ticks of single functions that a entrant lives through with one seed in the simulator.
+    /// Simulated ticks of an entrant with one seed.
     pub(super) fn ticks_of(&self, entrant: Entrant) -> u64 {
         let run = u64::from(self.experiment.ticks());
         let runs = if self.experiment.site == Site::Simulator { self.loads.len() as u64 * run } else { 0 };
@@ -121,19 +121,19 @@ impl Plan {
         }
     }
 
-    /// Ticks of single functions that all of it takes in the simulator.
+    /// All simulated ticks.
     pub(super) fn ticks(&self) -> u64 {
         let all = Entrant::all(self.experiment.kind).into_iter().map(|entrant| self.ticks_of(entrant));
         all.sum::<u64>() * self.seeds.len() as u64
     }
 
-    /// What the results depend on: of another one, nothing that was finished can be taken.
+    /// Identity of the results; results of another identity cannot be resumed.
     pub(super) fn identity(&self) -> anyhow::Result<Value> {
         let loads: Vec<StudyLoad> = self.loads();
         Ok(json!({ "version": VERSION, "experiment": self.experiment.kind, "settings": self.settings(), "loads": loads }))
     }
 
-    /// Lets everybody learn, and run in the simulator, until it is done or stopped. What was finished before is taken as it was.
+    /// Trains all entrants and runs them in the simulator, until done or stopped. Finished jobs are read from the journal.
     pub(super) fn run(&self, threads: NonZeroUsize, store: &mut JobStore, counter: &TickCounter<'_>) -> anyhow::Result<CompletedJobs> {
         let mut done = CompletedJobs::new();
         let mut jobs = Vec::new();
@@ -143,7 +143,7 @@ impl Plan {
             let finished = store.journal.recall(&job.key(self.experiment)).filter(|_| kept.is_none_or(|model| model.exists()));
             match finished {
                 Some(part) => {
-                    counter.pass(self.ticks_of(entrant));
+                    counter.add(self.ticks_of(entrant));
                     done.insert(job, part);
                 }
                 None => jobs.push((job, seed, entrant)),
@@ -183,7 +183,7 @@ impl Plan {
         }
     }
 
-    /// Lets one entrant of one seed learn and, in the simulator, run under each load; gives what its model's file shall hold on this machine.
+    /// Trains one entrant with one seed and, in the simulator, runs it under each load; returns the content of its model file for this machine.
     pub(super) fn contest(&self, entrant: Entrant, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<(JobResult, Vec<u8>)> {
         let experiment = self.experiment;
         let (learned, reward) = match entrant {
@@ -217,7 +217,7 @@ impl Plan {
         Ok((JobResult { reward, runs }, kept))
     }
 
-    /// Runs everybody on this machine, until it is done or stopped. What was finished before is taken as it was.
+    /// Runs all entrants on this machine, until done or stopped. Finished jobs are read from the journal.
     pub(super) async fn run_local(&self, store: &mut JobStore, done: &mut CompletedJobs, token: &CancellationToken) -> anyhow::Result<()> {
         let experiment = self.experiment;
         let (jobs, loads) = (self.local_jobs(), experiment.loads());
@@ -232,7 +232,7 @@ impl Plan {
                     eprintln!("run {} of {}: load {} for {}, seed {seed}", number + 1, jobs.len(), load.name, Span(experiment.length()));
                     let agent = |entrant: Entrant| local::Agent {
                         name: entrant.name(experiment.kind),
-                        told: entrant.agent_configuration(experiment, seed, &store.out),
+                        configuration: entrant.agent_configuration(experiment, seed, &store.out),
                     };
                     let agents: Vec<local::Agent> = Entrant::all(experiment.kind).into_iter().map(agent).collect();
                     let runs = match local::run(experiment, load, &agents, seed, &store.out.join(local::SYSTEM), token).await {
@@ -250,7 +250,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The loads that are judged.
+    /// The evaluation loads.
     pub(super) fn loads(&self) -> Vec<StudyLoad> {
         let all = self.experiment.loads();
         self.loads.iter().filter_map(|load| all.get(*load).cloned()).collect()
@@ -300,7 +300,7 @@ impl Plan {
                 }
             }
         }
-        // Whoever was done first says nothing.
+        // The order of completion does not matter.
         let place = |name: &str| entrants.iter().position(|entrant| *entrant == name);
         learning.sort_by_key(|learning| (place(learning.entrant), learning.seed));
         runs.sort_by_key(|run| (loads.iter().position(|load| load.name == run.load), place(run.entrant), run.seed));
@@ -309,7 +309,7 @@ impl Plan {
         StudyResults { version: VERSION, experiment: kind, settings, complete, entrants, loads, table, findings, learning, runs }
     }
 
-    /// The command that gives the same results again, or on this machine does the same again.
+    /// The command that repeats the study.
     pub(super) fn command(&self) -> String {
         let Experiment { kind, site } = self.experiment;
         let mut words = format!("qscale reproduce {}", kind.name());
@@ -331,7 +331,7 @@ impl Plan {
     }
 }
 
-/// How long a run on this machine lasts where nobody says.
+/// Default length of a run on this machine.
 pub(super) fn by_default(quick: bool) -> Duration {
     if quick { LOCAL_QUICK } else { LOCAL }
 }

@@ -1,4 +1,4 @@
-//! What was found, and how it is written down and shown. Owns the form of `results.json`; must not run anything.
+//! Results of a study and their files. Owns the format of `results.json`; must not run anything.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,17 +14,17 @@ use super::learn::TrainingBudget;
 use super::run::{RunMetric, TimeSeries};
 use crate::train::replace;
 
-/// Version of the form of `results.json`.
+/// Version of the format of `results.json`.
 pub(super) const VERSION: &str = "1.1";
 
-/// All of `results.json`. In the simulator a function of experiment, seeds and budget alone.
+/// Content of `results.json`. In the simulator it depends only on experiment, seeds and training budget.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StudyResults {
     /// Version of the format.
     pub version: &'static str,
     /// The experiment.
     pub experiment: ExperimentKind,
-    /// How it was run.
+    /// Its settings.
     pub settings: StudySettings,
     /// Whether everything was finished.
     pub complete: bool,
@@ -37,18 +37,18 @@ pub struct StudyResults {
     pub table: Vec<SummaryRow>,
     /// Comparisons with the rule.
     pub findings: Vec<Finding>,
-    /// LearningCurve curves.
+    /// Learning curves.
     pub learning: Vec<LearningCurve>,
     /// All runs.
     pub runs: Vec<StudyRun>,
 }
 
-/// What was done.
+/// Settings of a study.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StudySettings {
     /// Command that repeats it.
     pub command: String,
-    /// Where it was run.
+    /// Its site.
     #[serde(rename = "place")]
     pub site: Site,
     /// The function.
@@ -68,7 +68,7 @@ pub struct StudySettings {
     pub latency_ms: f64,
     /// Currency of costs.
     pub currency: String,
-    /// The model that comes along.
+    /// Fingerprint of the bundled model.
     pub model: String,
     /// Smallest allocation.
     pub least: Allocation,
@@ -78,7 +78,7 @@ pub struct StudySettings {
     pub most: Allocation,
 }
 
-/// What a entrant earned a tick, episode by episode while it learned; one number where it does not learn here.
+/// Mean reward a tick of an entrant by episode of its training; one value if it does not learn here.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LearningCurve {
     /// The entrant.
@@ -105,7 +105,7 @@ pub struct StudyRun {
     pub figures: BTreeMap<RunMetric, f64>,
     /// Its course, tick by tick.
     pub course: TimeSeries,
-    /// What a reader of its figures should know.
+    /// Remarks on its figures.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
 }
@@ -124,7 +124,7 @@ pub(super) fn write(out: &Path, results: &StudyResults) -> anyhow::Result<()> {
     files.into_iter().try_for_each(|(name, text)| write_file(&out.join(name), text.as_bytes()))
 }
 
-/// Writes a file, and the folder that it lies in.
+/// Writes a file and creates its folder.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -132,7 +132,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     replace(path, bytes)
 }
 
-/// What a reader of the figures should know of single runs.
+/// Remarks on single runs.
 pub fn remarks(results: &StudyResults) -> Vec<String> {
     let of = |run: &Run| {
         let about = format!("{} under load {}, seed {}", run.entrant, run.load, run.seed);
@@ -150,8 +150,8 @@ pub(super) fn csv(runs: &[StudyRun]) -> String {
     text
 }
 
-/// A mean with half of its interval.
-pub fn told(mean: Mean, shown: impl Fn(f64) -> String) -> String {
+/// A mean with half the width of its interval.
+pub fn format_mean(mean: Mean, shown: impl Fn(f64) -> String) -> String {
     match mean.half() {
         Some(half) => format!("{} ±{}", shown(mean.mean), shown(half)),
         None => shown(mean.mean),

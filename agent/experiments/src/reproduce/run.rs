@@ -1,4 +1,4 @@
-//! One entrant under one load: the loop of State, decision and tick, and what really came of it. Owns the run; must not compare.
+//! One entrant under one load in the simulator. Owns the loop of State, decision and tick; must not compare.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,53 +18,56 @@ use serde::{Deserialize, Serialize};
 
 use super::experiment::Experiment;
 
-/// Within what time a change that goes the other way is a reversal.
+/// A change in the opposite direction within this time is a reversal.
 const REVERSAL_WITHIN: Duration = Duration::from_secs(60);
 
-/// Counts ticks, and tells whoever lives through them when to stop.
+/// Counts simulated ticks, and stops their simulation.
 pub struct TickCounter<'a> {
     stop: &'a AtomicBool,
     ticks: AtomicU64,
-    told: Option<Box<dyn Fn(u64) + Send + Sync>>,
+    callback: Option<Box<dyn Fn(u64) + Send + Sync>>,
 }
 
 impl<'a> TickCounter<'a> {
-    /// Nothing is done yet, nobody is told, and it is to end once `stop` is true.
+    /// A counter at zero that stops once `stop` is true.
     pub fn new(stop: &'a AtomicBool) -> Self {
-        Self { stop, ticks: AtomicU64::new(0), told: None }
+        Self { stop, ticks: AtomicU64::new(0), callback: None }
     }
 
-    /// `told` hears of every tick how many there were.
-    pub fn with_callback(self, told: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        Self { told: Some(Box::new(told)), ..self }
+    /// Calls `callback` with the new count after every tick.
+    pub fn with_callback(self, callback: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self { callback: Some(Box::new(callback)), ..self }
     }
 
-    /// Asks everybody to stop.
+    /// Stops all simulations.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// So many ticks of functions are about to be lived through.
+    /// Counts ticks that are about to be simulated.
+    ///
+    /// # Errors
+    /// [`Stopped`] once the study is stopped.
     pub fn tick(&self, functions: u64) -> anyhow::Result<()> {
         ensure!(!self.stop.load(Ordering::Relaxed), Stopped);
-        self.pass(functions);
+        self.add(functions);
         Ok(())
     }
 
-    /// So many ticks of functions were lived through before.
-    pub fn pass(&self, functions: u64) {
+    /// Counts ticks of finished jobs.
+    pub fn add(&self, functions: u64) {
         let ticks = self.ticks.fetch_add(functions, Ordering::Relaxed) + functions;
-        self.told.iter().for_each(|told| told(ticks));
+        self.callback.iter().for_each(|callback| callback(ticks));
     }
 
-    /// Ticks so far.
+    /// The count.
     #[cfg(test)]
     pub fn ticks(&self) -> u64 {
         self.ticks.load(Ordering::Relaxed)
     }
 }
 
-/// Somebody wanted it to end.
+/// The study was stopped.
 #[derive(Debug)]
 pub struct Stopped;
 
@@ -76,32 +79,32 @@ impl fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
-/// What a entrant is judged by, in the order of tables.
+/// Metrics of a run, in the order of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunMetric {
-    /// 95th percentile of latency, milliseconds; a failure counts as the time that the gateway waits.
+    /// 95th percentile of latency, milliseconds; a failure counts as the gateway's timeout.
     P95Ms,
-    /// Share of the answers that were late or failures, 0 to 1.
+    /// Share of requests that were late or failed, 0 to 1.
     LateShare,
-    /// Requests answered well a second.
+    /// Successful requests/s.
     ThroughputRps,
-    /// Replicas that were wanted, in the mean.
+    /// Mean of allocated replicas.
     Replicas,
-    /// CPU limits of the replicas that there were, cores, in the mean.
+    /// Mean CPU limit of all replicas, cores.
     Cores,
-    /// What was allocated, USD an hour.
+    /// Cost of the allocation, USD/h.
     CostPerHour,
     /// Changes of the allocation an hour.
     ChangesPerHour,
 }
 
 impl RunMetric {
-    /// Every one of them.
+    /// All metrics.
     pub const ALL: [Self; 7] =
         [Self::P95Ms, Self::LateShare, Self::ThroughputRps, Self::Replicas, Self::Cores, Self::CostPerHour, Self::ChangesPerHour];
 
-    /// As files call it.
+    /// Name in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::P95Ms => "p95_ms",
@@ -115,33 +118,36 @@ impl RunMetric {
     }
 }
 
-/// What a run did, tick by tick. All columns are equally long.
+/// Time series of a run, one value a tick.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TimeSeries {
-    /// Requests a second that arrived.
+    /// Offered rate, requests/s.
     pub offered_rps: Vec<f64>,
-    /// Requests a second that were answered well.
+    /// Successful requests/s.
     pub throughput_rps: Vec<f64>,
-    /// Percentile of latency that the objective bounds, milliseconds; absent where nothing was answered.
+    /// Latency at the objective's percentile, milliseconds; `None` without answers.
     pub latency_ms: Vec<Option<f64>>,
-    /// Replicas that were wanted.
+    /// Allocated replicas.
     pub replicas: Vec<f64>,
     /// CPU limits of all replicas, cores.
     pub cores: Vec<f64>,
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// What it is judged by.
+    /// Its metrics.
     pub figures: BTreeMap<RunMetric, f64>,
-    /// Its course.
+    /// Its time series.
     pub course: TimeSeries,
-    /// What a reader of its figures should know, in sentences.
+    /// Remarks on its figures.
     pub remarks: Vec<String>,
 }
 
-/// Lets `policy` decide under load number `load` of `experiment` in the run of `seed`.
+/// Runs `policy` under the load with index `load` of `experiment`, with `seed`.
+///
+/// # Errors
+/// [`Stopped`] when stopped.
 pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<RunRecord> {
     let setup = experiment.setup(&experiment.loads()[load].pattern, experiment.beginning());
     let stretch = Stretch { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };

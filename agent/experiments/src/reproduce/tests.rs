@@ -19,9 +19,9 @@ fn tiny(kind: ExperimentKind) -> Plan {
     Plan { experiment, quick: false, seeds: vec![3, 4], budget: TrainingBudget { episodes: 2, worlds: 4 }, loads: vec![1, 3] }
 }
 
-/// A store over `folder`, which may hold what another one kept.
+/// A store in `folder`, which may hold finished jobs.
 fn store(plan: &Plan, folder: &Folder) -> JobStore {
-    let journal = Journal::open(folder.path(), "experiment", &plan.identity().expect("told"), false, false).expect("opened");
+    let journal = Journal::open(folder.path(), "experiment", &plan.identity().expect("an identity"), false, false).expect("opened");
     JobStore { out: folder.path().to_owned(), journal }
 }
 
@@ -49,7 +49,7 @@ fn the_same_seeds_give_the_same_bytes_on_any_number_of_threads() {
 }
 
 #[test]
-fn everybody_runs_under_every_load_with_every_seed() {
+fn every_entrant_runs_under_every_load_with_every_seed() {
     for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
         let plan = tiny(kind);
         let stop = AtomicBool::new(false);
@@ -64,7 +64,7 @@ fn everybody_runs_under_every_load_with_every_seed() {
             assert!(run.course.latency_ms.len() == 120 && run.course.throughput_rps.len() == 120);
             let (replicas, cores) = (run.figures[&RunMetric::Replicas], run.figures[&RunMetric::Cores]);
             let kept = match kind {
-                // Replicas that end are there a little longer than they are wanted.
+                // Terminating replicas exist a little longer than they are allocated.
                 ExperimentKind::Horizontal => (cores / replicas - 0.5).abs() < 0.02,
                 ExperimentKind::Vertical => run.course.replicas.iter().all(|replicas| *replicas == 1.0),
             };
@@ -81,10 +81,10 @@ fn everybody_runs_under_every_load_with_every_seed() {
 }
 
 #[test]
-fn what_is_finished_is_kept_when_somebody_stops_it_and_gives_the_same_results_with_what_was_left() {
+fn a_stopped_study_resumes_to_the_same_results() {
     let plan = tiny(ExperimentKind::Vertical);
     let (all, folder, stop) = (plan.ticks(), Folder::new("reproduce"), AtomicBool::new(false));
-    // Somebody stops it in the middle.
+    // Stops it in the middle.
     let counter = TickCounter::new(&stop);
     let stopped = std::thread::scope(|scope| {
         let work = scope.spawn(|| run(&plan, 1, &folder, &counter));
@@ -106,26 +106,26 @@ fn what_is_finished_is_kept_when_somebody_stops_it_and_gives_the_same_results_wi
 }
 
 #[test]
-fn what_is_kept_of_another_experiment_is_neither_taken_nor_lost() {
+fn results_of_another_experiment_are_neither_used_nor_lost() {
     let (plan, folder) = (tiny(ExperimentKind::Vertical), Folder::new("reproduce"));
     drop(store(&plan, &folder));
     let open = |plan: &Plan, resume, overwrite| {
-        let opened = Journal::<JobResult>::open(folder.path(), "experiment", &plan.identity().expect("told"), resume, overwrite);
+        let opened = Journal::<JobResult>::open(folder.path(), "experiment", &plan.identity().expect("an identity"), resume, overwrite);
         opened.map(|_| ()).map_err(|error| format!("{error:#}"))
     };
     let other = Plan { seeds: vec![3, 4, 5], ..plan.clone() };
     let error = open(&other, false, false).expect_err("of another");
-    assert!(error.contains("is of another experiment") && error.contains("settings.seeds") && error.contains("--overwrite"), "{error}");
+    assert!(error.contains("settings.seeds") && error.contains("--overwrite"), "{error}");
     open(&plan, true, false).expect("the same");
-    open(&other, false, true).expect("begun anew");
+    open(&other, false, true).expect("started over");
     let empty = Folder::new("reproduce");
-    let identity = plan.identity().expect("told");
+    let identity = plan.identity().expect("an identity");
     let error = Journal::<JobResult>::open(empty.path(), "experiment", &identity, true, false).err().expect("nothing there");
-    assert!(format!("{error:#}").contains("there is nothing to resume"), "{error:#}");
+    assert!(format!("{error:#}").contains("--resume"), "{error:#}");
 }
 
 #[test]
-fn what_learns_for_this_machine_leaves_a_model_that_an_agent_can_decide_by() {
+fn training_for_this_machine_writes_a_model_for_an_agent() {
     for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
         let experiment = Experiment { kind, site: Site::local(LOCAL) };
         let plan = Plan { experiment, ..tiny(kind) };
@@ -135,17 +135,18 @@ fn what_learns_for_this_machine_leaves_a_model_that_an_agent_can_decide_by() {
         assert_eq!(counter.ticks(), plan.ticks());
         assert!(done.values().all(|part| part.runs.is_empty() && !part.reward.is_empty()));
         for entrant in Entrant::all(kind) {
-            let told = entrant.agent_configuration(experiment, 3, folder.path());
+            let configuration = entrant.agent_configuration(experiment, 3, folder.path());
             match entrant {
-                Entrant::Threshold => assert_eq!(told["params"]["cpu_millicores"], 25),
-                Entrant::Pretrained => assert_eq!(told["params"]["scope"], kind.name()),
+                Entrant::Threshold => assert_eq!(configuration["params"]["cpu_millicores"], 25),
+                Entrant::Pretrained => assert_eq!(configuration["params"]["scope"], kind.name()),
                 Entrant::Table { .. } => {
-                    let path = told["model"].as_str().expect("a path");
+                    let path = configuration["model"].as_str().expect("a path");
                     let table = Tabular::from_json(&std::fs::read(path).expect("written")).expect("a table");
-                    assert!(table.steps == u64::from(2 * EPISODE) && told["policy"] == "tabular-q");
+                    assert!(table.steps == u64::from(2 * EPISODE) && configuration["policy"] == "tabular-q");
                 }
                 Entrant::Steps => {
-                    let model = qscale_up::plan::load_model(Path::new(told["model"].as_str().expect("a path"))).expect("a checkpoint");
+                    let model =
+                        qscale_up::plan::load_model(Path::new(configuration["model"].as_str().expect("a path"))).expect("a checkpoint");
                     Dqn::new(&model, DqnParams::default(), &cpu()).expect("it decides");
                 }
             }
@@ -154,7 +155,7 @@ fn what_learns_for_this_machine_leaves_a_model_that_an_agent_can_decide_by() {
 }
 
 #[test]
-fn the_command_names_what_differs_from_the_default() {
+fn the_command_names_options_that_differ_from_the_default() {
     let plan = |seeds: std::ops::Range<u64>, quick| Plan { seeds: seeds.collect(), quick, ..tiny(ExperimentKind::Vertical) };
     assert_eq!(plan(1..6, false).command(), "qscale reproduce vertical");
     assert_eq!(plan(7..10, false).command(), "qscale reproduce vertical --seeds 3 --seed 7");

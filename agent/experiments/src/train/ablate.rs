@@ -1,4 +1,4 @@
-//! Ablations: the effect of each part of the recipe. Owns which parts are left out or changed; how a model is trained belongs to [`super`].
+//! Ablations: the effect of each part of the recipe. Owns the list of variants; training belongs to [`super`].
 
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -16,12 +16,12 @@ use serde_json::json;
 
 use super::{How, TrainEvent, Trained, train_network};
 
-/// Which variants to train, and where.
+/// Options of an ablation.
 #[derive(Debug, Clone)]
 pub struct AblateOptions {
     /// Folder of the runs.
     pub out: PathBuf,
-    /// Names of the variants; all of them where it is empty.
+    /// Names of the variants; empty for all.
     pub only: Vec<String>,
     /// Ticks of simulated functions for each model.
     pub ticks: u64,
@@ -35,49 +35,49 @@ pub struct AblateOptions {
     pub overwrite: bool,
 }
 
-/// A name, what is changed, and context.
+/// Name of a variant, its description, and its change of the recipe.
 pub type Variant = (&'static str, &'static str, fn(&mut Recipe));
 
-/// What is tried beside the recipe as it is.
+/// Variants that are compared with the unchanged recipe.
 pub const VARIANTS: [Variant; 22] = [
-    ("dueling", "a plain head", |recipe| recipe.hyperparameters.dueling = false),
-    ("layer-norm", "hidden layers not normalised", |recipe| recipe.hyperparameters.layer_norm = false),
-    ("normalise", "what is seen not normalised", |recipe| recipe.hyperparameters.normalise = false),
-    ("settling", "a step size that stays", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
-    ("corner", "Huber's corner at 30", |recipe| recipe.hyperparameters.corner = 30.0),
-    ("horizon", "a horizon of 33 ticks, not 10", |recipe| recipe.hyperparameters.discount = 0.97),
+    ("dueling", "without the dueling head", |recipe| recipe.hyperparameters.dueling = false),
+    ("layer-norm", "without layer normalisation", |recipe| recipe.hyperparameters.layer_norm = false),
+    ("normalise", "without normalisation of observations", |recipe| recipe.hyperparameters.normalise = false),
+    ("settling", "constant step size", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
+    ("corner", "Huber loss with delta 30", |recipe| recipe.hyperparameters.corner = 30.0),
+    ("horizon", "discount 0.97: a horizon of 33 ticks instead of 10", |recipe| recipe.hyperparameters.discount = 0.97),
     ("narrow", "two layers of 128", |recipe| recipe.hyperparameters.hidden = vec![128, 128]),
     ("wide", "two layers of 512", |recipe| recipe.hyperparameters.hidden = vec![512, 512]),
-    ("quantiles", "32 quantiles, not 8", |recipe| recipe.hyperparameters.quantiles = 32),
+    ("quantiles", "32 quantiles instead of 8", |recipe| recipe.hyperparameters.quantiles = 32),
     ("step-set", "the action set `step`", |recipe| recipe.action_set = ActionSet::Step),
     ("grid-set", "the action set `grid`", |recipe| recipe.action_set = ActionSet::Grid),
-    ("branches", "the action set `grid`, a branch each for replicas, CPU and memory", |recipe| {
+    ("branches", "the action set `grid`, with one branch each for replicas, CPU and memory", |recipe| {
         recipe.action_set = ActionSet::Grid;
         recipe.hyperparameters.branches = BRANCHES.to_vec();
     }),
-    ("rollouts", "rollouts and λ-returns, not a replay (PQN)", |recipe| recipe.hyperparameters.rollouts = Some(Rollouts::default())),
-    ("rollouts-means", "the same, means of returns", |recipe| {
+    ("rollouts", "rollouts and λ-returns instead of a replay (PQN)", |recipe| recipe.hyperparameters.rollouts = Some(Rollouts::default())),
+    ("rollouts-means", "rollouts, means of returns", |recipe| {
         recipe.hyperparameters = Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::plain() };
     }),
-    ("steps", "returns of one step", |recipe| recipe.hyperparameters.steps = 1),
-    ("plain", "means of returns, not quantiles (double DQN)", |recipe| recipe.hyperparameters = Hyperparameters::plain()),
-    ("plain-single", "the same, targets by the target network alone", |recipe| {
+    ("steps", "1-step returns", |recipe| recipe.hyperparameters.steps = 1),
+    ("plain", "means of returns instead of quantiles (double DQN)", |recipe| recipe.hyperparameters = Hyperparameters::plain()),
+    ("plain-single", "double DQN without the double estimator", |recipe| {
         recipe.hyperparameters = Hyperparameters { double: false, ..Hyperparameters::plain() };
     }),
-    ("plain-steps", "the same, returns of one step", |recipe| {
+    ("plain-steps", "double DQN with 1-step returns", |recipe| {
         recipe.hyperparameters = Hyperparameters { steps: 1, ..Hyperparameters::plain() };
     }),
-    ("plain-priorities", "the same, by priority", |recipe| {
+    ("plain-priorities", "double DQN with prioritised replay", |recipe| {
         let sampling = Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 10_000 };
         recipe.hyperparameters = Hyperparameters { sampling, ..Hyperparameters::plain() };
     }),
-    ("plain-munchausen", "the same, the policy's logarithm in rewards (Munchausen)", |recipe| {
+    ("plain-munchausen", "double DQN with Munchausen rewards", |recipe| {
         recipe.hyperparameters = Hyperparameters { munchausen: Some(Munchausen::default()), ..Hyperparameters::plain() };
     }),
-    ("plain-small", "the same, 50,000 transitions", |recipe| {
+    ("plain-small", "double DQN with a replay of 50,000 transitions", |recipe| {
         recipe.hyperparameters = Hyperparameters { capacity: 50_000, ..Hyperparameters::plain() };
     }),
-    ("plain-corner", "the same, Huber's corner at 1", |recipe| {
+    ("plain-corner", "double DQN, Huber loss with delta 1", |recipe| {
         recipe.hyperparameters = Hyperparameters { corner: 1.0, ..Hyperparameters::plain() };
     }),
 ];
@@ -87,7 +87,7 @@ pub const VARIANTS: [Variant; 22] = [
 pub struct AblationResult {
     /// Its name.
     pub name: String,
-    /// What differs from the recipe.
+    /// Difference from the default recipe.
     pub what: String,
     /// Mean reward of each model on the test worlds.
     pub rewards: Vec<f64>,
@@ -97,7 +97,7 @@ pub struct AblationResult {
     pub seconds: f64,
 }
 
-/// Trains every variant, and writes `ablations.csv` and `ablations.json`; `None` where it was stopped.
+/// Trains every variant and writes `ablations.csv` and `ablations.json`; `None` if stopped.
 ///
 /// # Errors
 /// When the folder cannot be used, or holds another training.
@@ -120,9 +120,9 @@ pub fn ablate(
         rules: RefCell::default(),
     };
     let asked = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
-    let as_it_is: Variant = ("as-it-is", "the recipe as it is", |_| {});
+    let unchanged: Variant = ("as-it-is", "the default recipe", |_| {});
     let mut lines = Vec::new();
-    for (name, what, change) in std::iter::once(as_it_is).chain(VARIANTS.into_iter().filter(|(name, ..)| asked(name))) {
+    for (name, what, change) in std::iter::once(unchanged).chain(VARIANTS.into_iter().filter(|(name, ..)| asked(name))) {
         let mut recipe = whole.clone();
         change(&mut recipe);
         let mut trained = Vec::new();
@@ -152,8 +152,8 @@ fn line(name: &str, what: &str, trained: &[Trained]) -> AblationResult {
 
 /// The results as JSON.
 pub fn to_json(options: &AblateOptions, lines: &[AblationResult]) -> serde_json::Value {
-    let told = |line: &AblationResult| json!({ "variant": line.name, "what": line.what, "rewards": line.rewards, "test": line.test.mean, "seconds": line.seconds });
-    json!({ "ticks": options.ticks, "seeds": options.seeds, "variants": lines.iter().map(told).collect::<Vec<_>>() })
+    let row = |line: &AblationResult| json!({ "variant": line.name, "what": line.what, "rewards": line.rewards, "test": line.test.mean, "seconds": line.seconds });
+    json!({ "ticks": options.ticks, "seeds": options.seeds, "variants": lines.iter().map(row).collect::<Vec<_>>() })
 }
 
 fn write(options: &AblateOptions, lines: &[AblationResult]) -> anyhow::Result<()> {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_variant_differs_from_the_recipe_and_can_be_followed() {
+    fn every_variant_is_valid_and_differs_from_the_default() {
         for (name, _, change) in VARIANTS {
             let mut recipe = Recipe::default();
             change(&mut recipe);

@@ -1,4 +1,4 @@
-//! Where a network computes: asked for, or measured. Owns the probe, which a process of its own makes: a driver may end the process that opens it.
+//! Choice of the device that computes networks. Owns the probe of the GPU, which runs in a child process, because a broken driver may end the process that opens it.
 
 use std::process::Stdio;
 use std::str::FromStr;
@@ -10,14 +10,14 @@ use qscale_dqn::device::{self, Device, Kind};
 use qscale_dqn::probe::{self, Probe};
 use tokio::process::Command;
 
-/// What is asked for.
+/// Requested device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// What is fastest of what computes correctly.
+    /// The fastest device that computes correctly.
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU, or nothing.
+    /// The GPU; an error without one.
     Gpu,
 }
 
@@ -34,17 +34,20 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// How long a probe may take; compiling shaders for the first time takes seconds.
+/// Timeout of the probe; the first compilation of shaders takes seconds.
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// Opens the device that is asked for, and says which and why.
+/// Opens the requested device, and reports the choice on standard error.
+///
+/// # Errors
+/// When the GPU is requested and cannot be used.
 pub async fn choose(wish: DeviceChoice) -> anyhow::Result<Device> {
     if wish == DeviceChoice::Cpu {
         return Ok(device::cpu());
     }
     if !cfg!(feature = "gpu") {
         if wish == DeviceChoice::Gpu {
-            bail!("--device gpu: this program was built without the feature `gpu`; build it with cargo build -p qscale --features gpu");
+            bail!("--device gpu: this program was built without the feature `gpu`; build it with `cargo build -p qscale --features gpu`");
         }
         return Ok(device::cpu());
     }
@@ -52,39 +55,42 @@ pub async fn choose(wish: DeviceChoice) -> anyhow::Result<Device> {
     match (wish, probed) {
         (DeviceChoice::Gpu, probed) => {
             let probe = probed.context("--device gpu")?;
-            eprintln!("computing on the GPU, as asked for: {probe}");
+            eprintln!("using the GPU, as requested: {probe}");
         }
-        (_, Ok(probe)) if probe.gpu_is_faster() => eprintln!("computing on the GPU, which is faster: {probe}"),
+        (_, Ok(probe)) if probe.gpu_is_faster() => eprintln!("using the GPU, which is faster: {probe}"),
         (_, Ok(probe)) => {
-            eprintln!("computing on the CPU, which is faster: {probe}");
+            eprintln!("using the CPU, which is faster: {probe}");
             return Ok(device::cpu());
         }
         (_, Err(error)) => {
-            eprintln!("computing on the CPU: {error:#}");
+            eprintln!("using the CPU: {error:#}");
             return Ok(device::cpu());
         }
     }
     Ok(device::open(Kind::Gpu)?)
 }
 
-/// Lets a process of its own try the GPU.
+/// Probes the GPU in a child process.
 async fn probe_in_child() -> anyhow::Result<Probe> {
-    let program = std::env::current_exe().context("this program cannot be found")?;
+    let program = std::env::current_exe().context("failed to find the path of this program")?;
     let mut command = Command::new(program);
     command.arg("probe-device").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(WITHIN, command.output());
     let output = output
         .await
-        .map_err(|_| anyhow::anyhow!("the GPU did not answer within {} s", WITHIN.as_secs()))?
-        .context("the probe cannot be started")?;
+        .map_err(|_| anyhow::anyhow!("the GPU did not respond within {} s", WITHIN.as_secs()))?
+        .context("failed to start the probe")?;
     if !output.status.success() {
-        bail!("the driver of the GPU ended the process that tried it: {}", output.status);
+        bail!("the GPU driver ended the probe: {}", output.status);
     }
-    let found: Result<Probe, String> = serde_json::from_slice(&output.stdout).context("the probe said nothing that can be read")?;
+    let found: Result<Probe, String> = serde_json::from_slice(&output.stdout).context("invalid output of the probe")?;
     found.map_err(anyhow::Error::msg)
 }
 
-/// Tries the GPU, in this process; run it as a process of its own.
+/// Probes the GPU in this process; call it in a child process.
+///
+/// # Errors
+/// The reason why there is no usable GPU.
 pub fn probe() -> Result<Probe, String> {
     let began = clock::instant();
     probe::probe(&|| began.elapsed())

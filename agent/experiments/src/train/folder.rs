@@ -1,4 +1,4 @@
-//! The folder of a training. Owns its files and their names; a file is whole or as it was before.
+//! The folder of a training. Owns its files and their names; every file is replaced atomically.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -18,28 +18,28 @@ use serde_json::json;
 use super::How;
 use super::rules::{self, BaselineRule};
 
-/// A folder of a training that is open.
+/// The open folder of a training.
 pub struct TrainingFolder {
     path: PathBuf,
     _lock: File,
     rows: Vec<CurvePoint>,
     kept: Option<u64>,
-    /// Where training goes on.
+    /// Checkpoint to resume from.
     pub last: Option<Checkpoint>,
-    /// The best so far.
+    /// Best network so far.
     pub best: Option<Best>,
-    /// How long was trained, in seconds, judging included.
+    /// Time of training including validation, seconds.
     pub seconds: f64,
 }
 
-/// What a training depends on.
+/// Identity of a training.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Identity {
     seed: u64,
     recipe: Recipe,
 }
 
-/// One line of the curves.
+/// One point of the training curves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct CurvePoint {
     ticks: u64,
@@ -57,7 +57,7 @@ struct CurvePoint {
     best: bool,
 }
 
-/// What is kept beside the best network.
+/// Score of the best network.
 #[derive(Debug, Serialize, Deserialize)]
 struct BestInfo {
     ticks: u64,
@@ -65,29 +65,33 @@ struct BestInfo {
 }
 
 impl TrainingFolder {
-    /// The folder at `path`: the training that it holds, if it is of the same recipe and seed, or a new one.
+    /// Opens the folder at `path`: resumes its training if recipe and seed are the same, or starts one.
+    ///
+    /// # Errors
+    /// When it holds another training, is used by another process, cannot be read or written, or holds none although `resume` is set.
     pub fn open(path: &Path, recipe: &Recipe, seed: u64, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}; name another one with --out", path.display()))?;
-        let told = path.join("recipe.json");
-        if resume && !told.exists() {
-            bail!("there is nothing to resume: {} is not there; leave --resume out to begin", told.display());
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("failed to create the folder {}; use another one with --out", path.display()))?;
+        let identity_file = path.join("recipe.json");
+        if resume && !identity_file.exists() {
+            bail!("nothing to resume: {} does not exist; leave out --resume to start", identity_file.display());
         }
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join(".lock"));
-        let lock = lock.with_context(|| format!("cannot write in {}; name another folder with --out", path.display()))?;
+        let lock = lock.with_context(|| format!("failed to write in {}; use another folder with --out", path.display()))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another training is writing to {}; name another folder with --out", path.display()),
-            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+            Err(TryLockError::WouldBlock) => bail!("another training is using {}; use another folder with --out", path.display()),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("failed to lock {}", path.display())),
         }
         let mut folder = Self { path: path.to_owned(), _lock: lock, rows: Vec::new(), kept: None, last: None, best: None, seconds: 0.0 };
         let asked = Identity { seed, recipe: recipe.clone() };
-        if told.exists() && !overwrite {
+        if identity_file.exists() && !overwrite {
             let found: Identity = folder.read("recipe.json")?.context("it was there")?;
             if found != asked {
                 bail!(
-                    "{} holds a training of another recipe or seed ({}); name another folder with --out, or begin anew with --overwrite",
+                    "{} holds a training with a different recipe or seed ({}); use another folder with --out, or --overwrite to start over",
                     path.display(),
-                    told.display()
+                    identity_file.display()
                 );
             }
             folder.resume()?;
@@ -105,7 +109,7 @@ impl TrainingFolder {
         let Some(last) = &self.last else { return Ok(()) };
         let lived = last.header.choices;
         let rows: Option<Vec<CurvePoint>> = self.read("curves.json")?;
-        // A line that was written after the last checkpoint is lived through again.
+        // Points after the last checkpoint are computed again.
         self.rows = rows.unwrap_or_default().into_iter().filter(|row| row.ticks <= lived).collect();
         self.seconds = self.rows.last().map_or(0.0, |row| row.seconds);
         if let (Some(model), Some(BestInfo { ticks, score })) = (self.checkpoint("model.dqn")?, self.read("best.json")?) {
@@ -120,9 +124,9 @@ impl TrainingFolder {
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
-                .with_context(|| format!("cannot read {}; begin anew with --overwrite", path.display())),
+                .with_context(|| format!("failed to read {}; use --overwrite to start over", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+            Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
         }
     }
 
@@ -135,7 +139,7 @@ impl TrainingFolder {
         replace(&self.path.join(name), bytes)
     }
 
-    /// The best tuned rule on the validation worlds of `course`: as it was found before, or found now; `None` where that was stopped.
+    /// The best tuned rule on the validation worlds of `course`, from the folder or tuned now; `None` if stopped.
     pub fn rule(&self, course: &Course, context: &TrainContext<'_>) -> anyhow::Result<Option<BaselineRule>> {
         if let Some(rule) = self.read("rule.json")? {
             return Ok(Some(rule));
@@ -146,12 +150,12 @@ impl TrainingFolder {
         Ok(Some(rule))
     }
 
-    /// Writes down what `rule` is worth.
+    /// Writes the scores of `rule`.
     pub fn ruled(&self, rule: &BaselineRule) -> anyhow::Result<()> {
         self.write("rule.json", &serde_json::to_vec_pretty(rule)?)
     }
 
-    /// Writes down a judgement.
+    /// Adds a validation to the curves.
     pub fn judged(&mut self, judgement: &Judgement, rule: &BaselineRule) -> anyhow::Result<()> {
         let mean = &judgement.validation.mean;
         self.rows.push(CurvePoint {
@@ -174,7 +178,7 @@ impl TrainingFolder {
         self.write("curves.svg", plot(&self.rows, rule).as_bytes())
     }
 
-    /// Keeps what is needed to go on, and the best network, as `with_card` makes it, where it is a new one.
+    /// Writes the checkpoint to resume from, and the best network, with the card of `with_card`, if it is new.
     pub fn keep(&mut self, course: &Course, with_card: impl Fn(&Best) -> Checkpoint) -> anyhow::Result<()> {
         self.write("last.dqn", &course.last()?.to_bytes())?;
         if let Some(best) = course.best().filter(|best| self.kept != Some(best.ticks)) {
@@ -185,7 +189,7 @@ impl TrainingFolder {
         Ok(())
     }
 
-    /// Keeps the model of a training that is over, and how it was judged.
+    /// Writes the final model and its evaluation.
     pub fn over(&self, model: &Checkpoint, rule: &BaselineRule) -> anyhow::Result<()> {
         self.write("model.dqn", &model.to_bytes())?;
         let evaluation = json!({ "model": model.fingerprint(), "card": model.header.card, "seconds": self.seconds, "rule": rule });
@@ -193,10 +197,13 @@ impl TrainingFolder {
     }
 }
 
-/// Writes a file so that nobody reads half of it.
+/// Replaces a file atomically.
+///
+/// # Errors
+/// When it cannot be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let part = path.with_extension("part");
-    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).with_context(|| format!("failed to write {}", path.display()))
 }
 
 fn csv(rows: &[CurvePoint]) -> String {
@@ -221,9 +228,9 @@ fn plot(rows: &[CurvePoint], rule: &BaselineRule) -> String {
     let name = rule.name();
     let panels = [
         panel("violated, % of ticks", vec![curve("dqn", &|row| row.violation * 100.0), curve(&name, &|_| mean.violation * 100.0)]),
-        panel("cost, of the usual", vec![curve("dqn", &|row| row.cost), curve(&name, &|_| mean.cost)]),
+        panel("cost, relative to the usual", vec![curve("dqn", &|row| row.cost), curve(&name, &|_| mean.cost)]),
         panel(
-            "reward a tick",
+            "reward per tick",
             vec![
                 curve("dqn", &|row| row.reward),
                 curve(&name, &|_| mean.reward),

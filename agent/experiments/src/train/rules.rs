@@ -1,4 +1,4 @@
-//! The rule that a model in training is held against: the best of many settings on its validation worlds. Owns which settings are tried.
+//! The baseline of a training: the rule with the best setting on its validation worlds. Owns the tuning; the settings are data of `qscale_evaluate`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,22 +11,22 @@ use serde_json::Value;
 
 use super::TrainEvent;
 
-/// A rule with its parameters, and what it is worth.
+/// A rule with its parameters and scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaselineRule {
     policy: String,
     params: Value,
-    /// On the validation worlds, by which it was chosen.
+    /// Score on the validation worlds.
     pub validation: Score,
-    /// On the test worlds, once a model is judged there.
+    /// Score on the test worlds, once a model is evaluated there.
     pub test: Option<Score>,
 }
 
 impl BaselineRule {
-    /// What it is called, with its parameters.
+    /// Name and parameters.
     pub fn name(&self) -> String {
-        let told: Vec<String> = self.params.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
-        format!("{} {}", self.policy, told.join(" ").replace('"', "")).trim_end().to_owned()
+        let params: Vec<String> = self.params.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+        format!("{} {}", self.policy, params.join(" ").replace('"', "")).trim_end().to_owned()
     }
 
     /// The policy.
@@ -35,20 +35,20 @@ impl BaselineRule {
     }
 }
 
-/// A list of policies with their grids, as a suite has it.
+/// Policies with their grids, in the format of a suite.
 #[derive(Deserialize)]
 struct Competitors {
     competitors: Vec<Entry>,
 }
 
-/// The settings that are tried: policies with parameters.
+/// The settings to try: policies with parameters.
 fn settings() -> Vec<(String, Value)> {
     let rules: Competitors = document::parse(TRAINING_RULES, Format::Toml).expect("the bundled list is valid, which a test checks");
     let settings = |entry: &Entry| entry.settings().expect("the bundled grids are valid, which a test checks");
     rules.competitors.iter().flat_map(|entry| settings(entry).into_iter().map(|setting| (entry.policy.clone(), setting))).collect()
 }
 
-/// The best of all settings on the worlds of `court`; `None` where it was stopped.
+/// The setting with the highest reward on the worlds of `court`; `None` if stopped.
 pub fn best(court: &Court, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> Option<BaselineRule> {
     let settings = settings();
     let mut best: Option<BaselineRule> = None;
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_setting_is_a_policy_and_has_a_name_of_its_own() {
+    fn every_setting_is_a_policy_with_a_unique_name() {
         let rule = |(policy, params): (String, Value)| BaselineRule { policy, params, validation: Score::default(), test: None };
         let rules: Vec<BaselineRule> = settings().into_iter().map(rule).collect();
         let mut names: Vec<String> = rules.iter().map(BaselineRule::name).collect();

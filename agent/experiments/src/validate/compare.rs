@@ -1,4 +1,4 @@
-//! The two side by side. Pure: owns what is compared, and the error.
+//! Comparison of simulator and platform. Owns the metrics and the error; pure.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,22 +19,22 @@ impl FromStr for Percentage {
     fn from_str(text: &str) -> Result<Self, String> {
         let number = text.trim().trim_end_matches('%').trim_end().parse::<f64>().ok();
         let share = number.filter(|percent| (0.0..=1000.0).contains(percent));
-        share.map(|percent| Self(percent / 100.0)).ok_or_else(|| format!("`{text}` is no percentage from 0% to 1000%, such as 10%"))
+        share.map(|percent| Self(percent / 100.0)).ok_or_else(|| format!("`{text}` is not a percentage from 0% to 1000%, such as 10%"))
     }
 }
 
-/// A scenario in both worlds.
+/// A scenario on the platform and in the simulator.
 #[derive(Debug, Clone)]
 pub struct ScenarioComparison {
-    /// What was done.
+    /// The scenario.
     pub scenario: Scenario,
-    /// What it came to on the local platform.
+    /// Its result on the local platform.
     pub real: MeasuredRun,
-    /// What it came to in the simulator.
+    /// Its result in the simulator.
     pub simulated: SimulatedRun,
 }
 
-/// One figure in both worlds; `None` where it is none.
+/// A metric on the platform and in the simulator; `None` if it is undefined.
 #[derive(Debug, Clone, Copy)]
 pub struct ComparedMetric {
     name: &'static str,
@@ -44,7 +44,7 @@ pub struct ComparedMetric {
 }
 
 impl ComparedMetric {
-    /// How much more the simulator shows, as a share of what is real.
+    /// Relative error of the simulator.
     pub fn error(&self) -> Option<f64> {
         match (self.real?, self.simulated?) {
             (real, simulated) if real == simulated => Some(0.0),
@@ -91,7 +91,7 @@ impl ScenarioComparison {
         ]
     }
 
-    /// Everything, for programs.
+    /// All metrics as JSON.
     pub fn to_json(&self) -> Value {
         let of = |value: &dyn Fn(&ComparedMetric) -> Option<f64>| {
             self.measures().iter().map(|measure| (measure.name.to_owned(), json!(value(measure)))).collect::<serde_json::Map<_, _>>()
@@ -112,13 +112,13 @@ impl ScenarioComparison {
     }
 }
 
-/// The largest error of all; `None` without any.
+/// The largest error; `None` without any.
 pub fn worst(comparisons: &[ScenarioComparison]) -> Option<f64> {
     let errors = comparisons.iter().flat_map(ScenarioComparison::measures).filter_map(|measure| measure.error());
     errors.max_by(|one, other| one.abs().total_cmp(&other.abs()))
 }
 
-/// The latency that `share` of all stay below, between neighbours as it falls.
+/// The quantile of latency at `share`, linearly interpolated.
 fn at(rising: &[Duration], share: f64) -> Option<Duration> {
     let place = share * rising.len().checked_sub(1)? as f64;
     let (low, high) = (rising[place.floor() as usize], rising[place.ceil() as usize]);
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_a_share_of_what_is_real() {
+    fn errors_are_relative_to_the_platform() {
         let measure = |real, simulated| ComparedMetric { name: "p50_ms", real, simulated, shown: text::latency };
         assert_eq!(measure(Some(10.0), Some(11.0)).text(), "10ms 11ms +10%");
         assert_eq!(measure(Some(10.0), Some(5.0)).error(), Some(-0.5));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn percentages_are_read() {
+    fn percentages_are_parsed() {
         assert_eq!("10%".parse(), Ok(Percentage(0.1)));
         assert_eq!(" 5 ".parse(), Ok(Percentage(0.05)));
         for wrong in ["", "%", "ten", "-1%", "NaN", "1e9"] {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_lie_between_their_neighbours() {
+    fn quantiles_are_interpolated() {
         let ms = |ms: &[u64]| ms.iter().map(|ms| Duration::from_millis(*ms)).collect::<Vec<_>>();
         assert_eq!(at(&ms(&[1, 2, 3]), 0.5), Some(Duration::from_millis(2)));
         assert_eq!(at(&ms(&[0, 10]), 0.95), Some(Duration::from_micros(9_500)));

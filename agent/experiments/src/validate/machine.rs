@@ -1,27 +1,27 @@
-//! What the machine did meanwhile. Owns the reading of `/proc`.
+//! CPU use of this machine. Owns the reading of `/proc`.
 
 use std::path::PathBuf;
 
-/// CPU time since the machine or the processes began, seconds.
+/// CPU time since boot or process start, seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MachineCpu {
     busy: f64,
     steal: f64,
-    /// This process, the platform, and the load generators that have ended.
+    /// This process, the platform, and ended load generators.
     own: f64,
 }
 
-/// What others took between two readings.
+/// CPU use of others between two readings.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct OtherLoad {
-    /// Cores that other processes used.
+    /// Cores used by other processes.
     pub cores: f64,
-    /// Cores that the host took away from this machine.
+    /// Cores that the hypervisor took from this machine.
     pub steal: f64,
 }
 
 impl OtherLoad {
-    /// Whether so much was used that latencies say little.
+    /// Whether it was enough to make latencies unreliable.
     pub fn is_disturbing(&self) -> bool {
         self.cores + self.steal > 0.15
     }
@@ -33,7 +33,7 @@ pub fn cores() -> usize {
 }
 
 impl MachineCpu {
-    /// Reads everything; `platform` is the platform's process, where it is ours.
+    /// Reads the counters; `platform` is the process of a platform that was started here.
     pub fn read(platform: Option<u32>) -> Self {
         let ticks = ticks_a_second();
         let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -49,14 +49,14 @@ impl MachineCpu {
         }
     }
 
-    /// What others used since `before`, within `seconds`, while the function used `function` seconds of CPU.
+    /// CPU use of others since `before`, `seconds` ago, while the function used `function` CPU seconds.
     pub fn others_since(&self, before: &MachineCpu, function: f64, seconds: f64) -> OtherLoad {
         let cores = (self.busy - before.busy - (self.own - before.own) - function) / seconds;
         OtherLoad { cores: cores.max(0.0), steal: ((self.steal - before.steal) / seconds).max(0.0) }
     }
 }
 
-/// User and system time of a process: the 14th and 15th field, of which 12 and 13 follow its name.
+/// User and system time of a process: fields 14 and 15 of its `stat`.
 fn of_process(path: &PathBuf, ticks: f64) -> f64 {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -69,7 +69,7 @@ fn ticks_a_second() -> f64 {
     if ticks > 0 { ticks as f64 } else { 100.0 }
 }
 
-/// User and system time of this process, or of its children that have ended.
+/// User and system time of this process, or of its ended children.
 fn used(whose: libc::c_int) -> f64 {
     // SAFETY: getrusage fills the memory that it is given, which zero is a valid value for.
     let usage = unsafe {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_process_uses_is_not_others() {
+    fn cpu_of_this_process_is_not_attributed_to_others() {
         let before = MachineCpu::read(None);
         let mut sum = 0_u64;
         while MachineCpu::read(None).own - before.own < 0.05 {

@@ -1,4 +1,4 @@
-//! A scenario on the local platform. Owns when what is done; the load is the load generator's.
+//! A scenario on the local platform. Owns the timing of its allocations; the load generator owns that of its requests.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,31 +12,31 @@ use super::machine::{MachineCpu, OtherLoad};
 use super::scenario::Scenario;
 use crate::profile::testbed::{Request, Testbed};
 
-/// Time for replicas that became ready to come to rest.
+/// Time for replicas to settle after they become ready.
 const REST: Duration = Duration::from_millis(300);
 
-/// What a scenario came to.
+/// The result of a scenario.
 #[derive(Debug, Clone)]
 pub struct MeasuredRun {
-    /// Why it says nothing, where the load generator fell short.
+    /// Why the result is void, if the load generator could not keep its schedule.
     pub void: Option<String>,
-    /// Every request.
+    /// All requests.
     pub sent: Vec<Request>,
-    /// What the function was given when, since the start of the load.
+    /// Changes of the allocation, by time since the start of the load.
     pub changes: Vec<(Duration, Allocation)>,
     /// CPU time of the function, seconds.
     pub cpu_seconds: f64,
-    /// What others used meanwhile.
+    /// CPU use of other processes.
     pub others: OtherLoad,
 }
 
 impl MeasuredRun {
-    /// Requests that were due.
+    /// Number of requests.
     pub fn requests(&self) -> usize {
         self.sent.len()
     }
 
-    /// Latencies of those answered well, rising.
+    /// Latencies of successful requests, ascending.
     pub fn latencies(&self) -> Vec<Duration> {
         let mut latencies: Vec<Duration> = self.sent.iter().filter_map(Request::latency).collect();
         latencies.sort_unstable();
@@ -45,6 +45,9 @@ impl MeasuredRun {
 }
 
 /// Runs `scenario` for `length`.
+///
+/// # Errors
+/// When the platform or the load generator fails.
 pub async fn run(testbed: &mut Testbed, scenario: &Scenario, length: Duration, seed: u64) -> anyhow::Result<MeasuredRun> {
     let timeout = testbed.spec().timeout;
     let changed = scenario.timeout.unwrap_or(timeout);
@@ -59,7 +62,7 @@ pub async fn run(testbed: &mut Testbed, scenario: &Scenario, length: Duration, s
     let first = clock::instant();
     for (at, allocation) in &scenario.changes {
         tokio::time::sleep(at.saturating_sub(first.elapsed())).await;
-        // Counters of replicas that go would be lost.
+        // Counters of removed replicas would be lost.
         cpu.extend(testbed.read().await?.cpu);
         done.push((clock::wall(), *allocation));
         testbed.allocate(*allocation).await?;

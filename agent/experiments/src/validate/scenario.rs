@@ -1,4 +1,4 @@
-//! Scenarios: what is offered to which allocation. Pure: owns how loads follow from a profile, so that each means the same for any function.
+//! Scenarios: loads and allocations. Owns how rates follow from a profile, so that a scenario means the same for every function; pure.
 
 use std::time::Duration;
 
@@ -6,40 +6,40 @@ use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Replicas};
 use qscale_sim::FunctionProfile;
 
-/// Their names.
+/// Names of the scenarios.
 pub const NAMES: [&str; 8] = ["light", "knee-250m", "knee-350m", "knee-500m", "over-350m", "replicas", "step", "zero"];
 
 /// Memory of a replica, MiB.
 const MEMORY_MIB: u32 = 512;
-/// Highest rate, a second: the platform's gateway and the load generator have to share the cores with the function.
+/// Highest rate, requests/s: gateway and load generator share the cores with the function.
 const MOST: f64 = 250.0;
-/// Highest rate of the scenario that starts from zero: what is looked at are starts.
+/// Highest rate of the scenario that starts from zero replicas, requests/s: it is about starts.
 const MOST_FROM_ZERO: f64 = 15.0;
 
-/// An allocation between scenarios.
+/// Allocation between scenarios.
 pub const RESTING: Allocation = Allocation {
     replicas: Replicas(1),
     cpu_millicores: qscale_common::units::Millicores(1000),
     memory_mib: qscale_common::units::Mebibytes(MEMORY_MIB),
 };
 
-/// What is offered to which allocation.
+/// A load on a sequence of allocations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
-    /// What the function has at first.
+    /// Initial allocation.
     pub allocation: Allocation,
     /// The load generator's pattern.
     pub rate: String,
-    /// What the function is given later.
+    /// Later allocations, by time since the start.
     pub changes: Vec<(Duration, Allocation)>,
-    /// How long the gateway waits, where it is not as the function's file says.
+    /// Timeout of the gateway; `None` for that of the function file.
     pub timeout: Option<Span>,
 }
 
 impl Scenario {
-    /// Replicas and limits in a few letters.
+    /// Replicas and CPU limit in short form.
     pub fn limits(&self) -> String {
         let replicas: Vec<String> = std::iter::once(self.allocation)
             .chain(self.changes.iter().map(|change| change.1))
@@ -69,7 +69,7 @@ pub fn all(profile: &FunctionProfile, length: Duration) -> Vec<Scenario> {
         constant(NAMES[1], 1, 250, 0.8),
         constant(NAMES[2], 1, 350, 0.8),
         constant(NAMES[3], 1, 500, 0.8),
-        // A queue of two seconds at most, so that the run settles and what is given up shows.
+        // With a queue of at most two seconds the run settles, and timeouts occur.
         Scenario { timeout: Some(Span::seconds(2)), ..constant(NAMES[4], 1, 350, 1.3) },
         constant(NAMES[5], 3, 250, 0.75),
         Scenario {
@@ -86,7 +86,7 @@ pub fn all(profile: &FunctionProfile, length: Duration) -> Vec<Scenario> {
     ]
 }
 
-/// Requests a second that a replica of this limit can carry: as its CPU allows, and as its workers do.
+/// Capacity of a replica with this CPU limit, requests/s: bounded by CPU and by workers.
 fn capacity(profile: &FunctionProfile, limit: u32) -> f64 {
     let (cpu, waiting) = (profile.cpu.mean().seconds().max(1e-6), profile.waiting.mean().seconds());
     let cores = (f64::from(limit) / 1000.0).min(f64::from(profile.parallelism));
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_has_its_name_and_a_load_that_can_be_sent() {
+    fn every_scenario_has_a_valid_load() {
         for cpu_ms in [0, 1, 5, 500] {
             let profile = FunctionProfile::simple("f", Distribution::constant(Nanos::millis(cpu_ms)));
             let scenarios = all(&profile, Duration::from_secs(6));
@@ -115,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn a_load_is_a_share_of_what_the_limit_carries() {
+    fn rates_are_shares_of_the_capacity() {
         let profile = FunctionProfile::simple("f", Distribution::constant(Nanos::millis(5)));
         let scenarios = all(&profile, Duration::from_secs(6));
         assert_eq!(scenarios[1].rate, "constant:40.000");
         assert_eq!((scenarios[5].rate.as_str(), scenarios[5].limits()), ("constant:112.500", "3x250m".to_owned()));
         assert_eq!(scenarios[6].limits(), "1→3x350m");
-        // One that mostly waits, a request at a time, is held back by that.
+        // A function that waits most of the time is bounded by its single worker.
         let waits = FunctionProfile { waiting: Distribution::constant(Nanos::millis(95)), ..profile };
         assert_eq!(all(&waits, Duration::from_secs(6))[3].rate, "constant:8.000");
     }

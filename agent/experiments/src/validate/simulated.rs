@@ -1,4 +1,4 @@
-//! A scenario in the simulator: the arrivals that were sent, on the allocations that were given. Pure.
+//! A scenario in the simulator: the recorded arrivals and allocations. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use qscale_sim::{Function, FunctionProfile, Gateway, Nanos, Reading};
 use super::real::MeasuredRun;
 use super::scenario::Scenario;
 
-/// Seeds; what is told is the median over them. What a request asks for, and when a CPU period begins, is chance in either world.
+/// Number of seeds; results are medians. Demands and the phase of the CPU period are random in both worlds.
 const SEEDS: u64 = 20;
-/// The golden ratio's fraction: multiples of it fall evenly into a period.
+/// Fractional part of the golden ratio: its multiples are spread evenly over a period.
 const GOLDEN: f64 = 0.618_033_988_749_895;
 
-/// What one run, or the median of several, came to.
+/// Result of a run, or medians of several.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SimulatedRun {
-    /// Latency of those answered well that half, 95 % and 99 % stay below, milliseconds.
+    /// Latency of successful requests at p50, p95 and p99, milliseconds.
     pub latency_ms: [f64; 3],
-    /// Percentage of requests answered well.
+    /// Share of successful requests.
     pub completed: f64,
     /// CPU time of the function, seconds.
     pub cpu_seconds: f64,
 }
 
-/// Simulates what was sent in `real`.
+/// Simulates the requests of `real`.
 pub fn run(profile: &FunctionProfile, spec: &FunctionSpec, scenario: &Scenario, real: &MeasuredRun) -> SimulatedRun {
     let mut gateway = Gateway::from(spec);
     gateway.timeout = scenario.timeout.unwrap_or(gateway.timeout);
@@ -49,7 +49,7 @@ pub fn run(profile: &FunctionProfile, spec: &FunctionSpec, scenario: &Scenario, 
 fn one(profile: &Arc<FunctionProfile>, gateway: Gateway, scenario: &Scenario, real: &MeasuredRun, seed: u64) -> SimulatedRun {
     let mut function = Function::new(Arc::clone(profile), gateway, seed, 0);
     function.warm(scenario.allocation, Nanos::ZERO);
-    // Nobody knows where in a CPU period the load began.
+    // The phase of the CPU period at the start of the load is unknown.
     let start = Nanos(((seed as f64 * GOLDEN).fract() * PERIOD.0 as f64) as u64);
     let at = |since: Duration| start + Nanos::from(since);
     let (mut changes, mut cpu) = (real.changes.iter().peekable(), BTreeMap::new());
@@ -101,16 +101,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_arrives_and_what_was_given_counts() {
+    fn recorded_arrivals_and_allocations_are_replayed() {
         let alone = simulated(Vec::new(), Allocation::new(1, 1000, 128));
         assert!((alone.latency_ms[2] - 10.0).abs() < 0.4 && (alone.cpu_seconds - 1.0).abs() < 1e-9 && alone.completed == 1.0, "{alone:?}");
-        // A tenth of a core carries a fifth of it; what waits a second is given up.
+        // A tenth of a core handles a fifth of the load; requests time out after a second.
         let less = simulated(Vec::new(), Allocation::new(1, 100, 128));
         assert!(less.completed < 0.4 && less.latency_ms[2] > 500.0, "{less:?}");
         let more = (Duration::from_millis(200), Allocation::new(1, 1000, 128));
         let later = simulated(vec![more], Allocation::new(1, 100, 128));
         assert!(later.completed > less.completed && later.latency_ms[0] < less.latency_ms[0], "{later:?}");
-        // CPU of replicas that have gone still counts.
+        // CPU of removed replicas still counts.
         let gone = simulated(vec![(Duration::from_millis(1010), Allocation::new(0, 1000, 128))], Allocation::new(1, 1000, 128));
         assert!((gone.cpu_seconds - 1.0).abs() < 0.02, "{gone:?}");
     }

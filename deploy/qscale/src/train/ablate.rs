@@ -11,22 +11,22 @@ use crate::run_options::RunOptions;
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
-/// Say what each part of training is worth: the recipe as it is, and with one part left out or changed at a time.
+/// Measure the effect of each part of training: the default recipe, and variants that change one part.
 ///
-/// Every variant is trained with the same seeds for as many ticks, and judged in the same worlds. The folder of --out holds a training for each variant and seed,
-/// and the table as ablations.json and ablations.csv. Ctrl-C keeps what is done; the same command goes on.
+/// All variants are trained with the same seeds and number of ticks, and evaluated in the same worlds. The folder of --out contains a training for each variant and seed,
+/// and the table as ablations.json and ablations.csv. After Ctrl-C, run the same command to resume.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale ablate                              every variant
+  qscale ablate                              all variants
   qscale ablate --only dueling --only rollouts --ticks 5M --seeds 5")]
 pub struct AblateArgs {
-    /// Only this variant; may be repeated
+    /// Only this variant; repeatable
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(VARIANTS.map(|(name, ..)| name)))]
     only: Vec<String>,
-    /// Ticks of simulated functions that each model lives through
+    /// Ticks of simulated functions for each model
     #[arg(long, value_name = "NUMBER", value_parser = count, default_value = "2M")]
     ticks: u64,
-    /// Models of each variant
+    /// Number of models per variant
     #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     seeds: u32,
     #[command(flatten)]
@@ -46,7 +46,7 @@ pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitC
     };
     let work = options.clone();
     let Some(lines) = until_stopped("ablation", move |stop| ablate::ablate(&work, &progress::show(), stop)).await? else {
-        eprintln!("stopped; {} keeps what was learned, and the same command goes on from there", options.out.display());
+        eprintln!("stopped; run the same command to resume from {}", options.out.display());
         return Ok(ExitCode::from(130));
     };
     if arguments.run.json {
@@ -67,7 +67,7 @@ pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitC
     }
     show::line(table.render(Paint::of_terminal()).trim_end())?;
     show::line(format!(
-        "means over {} seeds in the same test worlds, {} ticks each; {}",
+        "means over {} seeds in the same test worlds, {} ticks each; see {}",
         options.seeds,
         options.ticks,
         options.out.join("ablations.csv").display()

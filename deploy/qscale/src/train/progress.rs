@@ -49,15 +49,15 @@ impl Shown {
     fn event(&mut self, event: &TrainEvent<'_>) {
         match (event, &self.bar) {
             (TrainEvent::Tuning { setting, settings }, Some(bar)) => {
-                bar.set_message(format!("rule {} of {settings} on the validation worlds", setting + 1));
+                bar.set_message(format!("rule setting {} of {settings} on the validation worlds", setting + 1));
             }
             (TrainEvent::Tuning { setting: 0, settings }, None) => {
-                eprintln!("{}: trying {settings} settings of the rules on the validation worlds", self.name);
+                eprintln!("{}: evaluating {settings} settings of rules on the validation worlds", self.name);
             }
             (TrainEvent::Baseline(rule), _) => self.baseline(rule),
             (TrainEvent::Judged(judgement), _) => self.judged(judgement),
             (TrainEvent::Ticks(ticks), Some(bar)) => bar.set_position(*ticks),
-            (TrainEvent::Testing, _) => eprintln!("{}: judging the best network on test worlds", self.name),
+            (TrainEvent::Testing, _) => eprintln!("{}: evaluating the best network on the test worlds", self.name),
             (TrainEvent::Ended, Some(bar)) => bar.finish_and_clear(),
             (TrainEvent::Started { .. } | TrainEvent::Tuning { .. } | TrainEvent::Ticks(_) | TrainEvent::Ended, _) => {}
         }
