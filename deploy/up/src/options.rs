@@ -41,6 +41,7 @@ pub struct UpOptions {
     /// Stop after this time (90s, 10m), measured by the system's clock
     #[arg(long = "for", value_name = "TIME")]
     pub duration: Option<Span>,
+    /// Offered load, a pattern; the help lists its forms.
     #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m", help = load_help())]
     pub load: String,
     /// Agent that scales the function

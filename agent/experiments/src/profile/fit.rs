@@ -191,7 +191,7 @@ mod tests {
             requests: (0..100).map(|number| (us(11_000 + number), us(10_000))).collect(),
             mean_cpu: us(10_000),
             bursts: BURSTS.map(|size| vec![burst(size)]).into(),
-            others: Others::default(),
+            others: OtherLoad::default(),
             overhead: Some(us(900)),
         }
     }

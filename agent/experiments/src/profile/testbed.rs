@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A running load.
 #[derive(Debug)]
-pub struct Sending {
+pub struct LoadRun {
     name: String,
     requests: PathBuf,
     summary: PathBuf,
@@ -231,7 +231,7 @@ impl Testbed {
                 stop_timeout: STOP_WITHIN,
             })
             .await?;
-        Ok(Sending { name, requests, summary, until: plan.duration.map_or(Duration::ZERO, |duration| duration.0) + timeout.0 + PATIENCE })
+        Ok(LoadRun { name, requests, summary, until: plan.duration.map_or(Duration::ZERO, |duration| duration.0) + timeout.0 + PATIENCE })
     }
 
     /// Waits for the end of a load.

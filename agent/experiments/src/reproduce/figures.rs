@@ -3,7 +3,7 @@
 use qscale_evaluate::report::{Curve, Panel, chart};
 
 use super::experiment::{EPISODE, Experiment, ExperimentKind, Site, StudyLoad};
-use super::results::{LearningCurve, Run};
+use super::results::{LearningCurve, StudyRun};
 use super::run::TimeSeries;
 
 /// Largest latency drawn, in multiples of the objective, so that values near it remain visible.

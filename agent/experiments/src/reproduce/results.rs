@@ -134,7 +134,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 
 /// Remarks on single runs.
 pub fn remarks(results: &StudyResults) -> Vec<String> {
-    let of = |run: &Run| {
+    let of = |run: &StudyRun| {
         let about = format!("{} under load {}, seed {}", run.entrant, run.load, run.seed);
         run.remarks.iter().map(move |remark| format!("{about}: {remark}")).collect::<Vec<_>>()
     };

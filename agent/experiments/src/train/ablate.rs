@@ -14,7 +14,7 @@ use qscale_dqn::train::judge::Score;
 use qscale_dqn::train::recipe::Recipe;
 use serde_json::json;
 
-use super::{How, TrainEvent, Trained, train_network};
+use super::{TrainContext, TrainEvent, Trained, train_network};
 
 /// Options of an ablation.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::How;
+use super::TrainContext;
 use super::rules::{self, BaselineRule};
 
 /// The open folder of a training.

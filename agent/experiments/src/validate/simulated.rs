@@ -96,7 +96,7 @@ mod tests {
         let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]\nconcurrency = 1\ntimeout = \"1s\"", Format::Toml).expect("valid");
         let scenario = Scenario { allocation, changes: Vec::new(), ..scenario::all(&profile, Duration::from_secs(6)).remove(0) };
         let sent = (0..100).map(|number| Request { due: Duration::from_millis(number * 20), answered: None }).collect();
-        let real = MeasuredRun { void: None, sent, changes, cpu_seconds: 0.0, others: Others::default() };
+        let real = MeasuredRun { void: None, sent, changes, cpu_seconds: 0.0, others: OtherLoad::default() };
         run(&profile, &spec, &scenario, &real)
     }
 

@@ -1,6 +1,7 @@
 //! What an evaluation found, as files and on the terminal. Owns their names; tables and plots belong to `qscale_evaluate::report`.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
