@@ -20,7 +20,6 @@ use self::card::{Card, size};
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
-
 /// Name of the bundled model.
 const PRETRAINED: &str = "pretrained";
 
