@@ -150,6 +150,9 @@ pub struct Window {
     /// Working set of one replica, MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<Usage>,
+    /// Replicas that became ready after a start, cold starts among them; absent where the source does not count starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<u32>,
     /// Replicas that were restarted after a crash.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u32,

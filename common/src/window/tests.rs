@@ -515,6 +515,19 @@ proptest! {
     }
 }
 
+#[test]
+fn starts_are_counted_where_the_source_counts_them() {
+    let mut feed = Feed::new();
+    let scrape = |at, startups| FunctionScrape { platform: Some(PlatformReading { startups, ..platform(at, 1) }), ..FunctionScrape::default() };
+    for starts in [4, 4, 7] {
+        feed.tick(&[&|at| scrape(at, Some((starts, 1000 * starts)))]);
+    }
+    let windows = feed.windows.measured(95.0);
+    assert_eq!((windows.tick.starts, windows.short.starts), (Some(3), Some(3)));
+    feed.tick(&[&|at| scrape(at, None)]);
+    assert_eq!(feed.windows.measured(95.0).tick.starts, None);
+}
+
 proptest! {
     /// A State that is written over from tick to tick, as a simulator does, is the one that is assembled from nothing, as a collector does.
     #[test]
