@@ -24,6 +24,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 use thiserror::Error;
 
 use crate::name::{FunctionId, Name};
@@ -163,7 +164,8 @@ pub trait Message: Serialize + DeserializeOwned {
 }
 
 /// Why a payload is no message.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum DecodeError {
     /// Longer than [`MAX_PAYLOAD`].
     #[error("payload of {bytes} bytes, at most {MAX_PAYLOAD} are read")]
@@ -209,7 +211,7 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// Every [`DecodeError::kind`], in a fixed order.
-    pub const KINDS: [&'static str; 6] = ["oversized", "not_utf8", "version", "malformed", "invalid", "subject"];
+    pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     fn version(found: Version) -> Self {
         Self::Version { found: found.to_string() }
@@ -218,14 +220,7 @@ impl DecodeError {
     /// A word for the kind of error, for counting; one of [`DecodeError::KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Oversized { .. } => Self::KINDS[0],
-            Self::NotUtf8 { .. } => Self::KINDS[1],
-            Self::Version { .. } => Self::KINDS[2],
-            Self::Malformed { .. } => Self::KINDS[3],
-            Self::Invalid { .. } => Self::KINDS[4],
-            Self::Subject { .. } => Self::KINDS[5],
-        }
+        self.into()
     }
 }
 

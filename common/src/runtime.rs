@@ -12,6 +12,7 @@ pub mod lease;
 pub mod models;
 pub mod platform;
 pub mod provision;
+pub mod service;
 pub mod shutdown;
 pub mod telemetry;
 pub mod traces;

@@ -518,7 +518,8 @@ proptest! {
 #[test]
 fn starts_are_counted_where_the_source_counts_them() {
     let mut feed = Feed::new();
-    let scrape = |at, startups| FunctionScrape { platform: Some(PlatformReading { startups, ..platform(at, 1) }), ..FunctionScrape::default() };
+    let scrape =
+        |at, startups| FunctionScrape { platform: Some(PlatformReading { startups, ..platform(at, 1) }), ..FunctionScrape::default() };
     for starts in [4, 4, 7] {
         feed.tick(&[&|at| scrape(at, Some((starts, 1000 * starts)))]);
     }
