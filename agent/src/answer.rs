@@ -159,7 +159,7 @@ impl Answerer {
                 Answer::Act(Box::new(self.action(state, provenance, allocation, reason, choices, now)), Verdict::Want)
             }
             Decision::Hold { why, reason, choices } => match state.allocation {
-                Some(in_force) => Answer::Act(Box::new(self.action(state, provenance, in_force, reason, choices, now)), Verdict::Hold(why)),
+                Some(current) => Answer::Act(Box::new(self.action(state, provenance, current, reason, choices, now)), Verdict::Hold(why)),
                 None => Answer::Silent(why),
             },
         };

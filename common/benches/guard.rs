@@ -22,15 +22,15 @@ fn decision(bencher: Bencher<'_, '_>, which: &str) {
     let policy = policy();
     let state = state(&policy);
     let budget = budget();
-    let in_force = Allocation::new(4, 500, 256);
+    let current = Allocation::new(4, 500, 256);
     let wanted = match which {
-        "unchanged" => in_force,
+        "unchanged" => current,
         "applied" => Allocation::new(6, 625, 256),
         _ => Allocation::new(1000, 10, 1),
     };
     let case = Case {
         wanted,
-        in_force: Some(in_force),
+        current: Some(current),
         standing: Standing::Named,
         policy: &policy,
         state: Some(&state),

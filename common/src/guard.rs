@@ -34,7 +34,7 @@ pub struct Case<'a> {
     /// What was decided.
     pub wanted: Allocation,
     /// What the platform was last told; `None` where nobody knows.
-    pub in_force: Option<Allocation>,
+    pub current: Option<Allocation>,
     /// Whose decision it is.
     pub standing: Standing,
     /// The policy of the function.
@@ -128,26 +128,26 @@ fn judge(case: &Case<'_>) -> Verdict {
         None if case.policy.paused => return held(Rule::Paused, "the policy is paused"),
         None => {}
     }
-    let Some(in_force) = case.in_force else { return held(Rule::StaleState, "what is in force is not known") };
-    let home = within_bounds(case, in_force);
-    if case.wanted == in_force && home == in_force {
+    let Some(current) = case.current else { return held(Rule::StaleState, "what is in force is not known") };
+    let home = within_bounds(case, current);
+    if case.wanted == current && home == current {
         return Verdict::Unchanged;
     }
     let mut notes = Vec::new();
-    let allocation = restrained(case, in_force, home, &mut notes);
-    if allocation == in_force {
-        return if case.wanted == in_force { Verdict::Unchanged } else { Verdict::Hold { notes } };
+    let allocation = restrained(case, current, home, &mut notes);
+    if allocation == current {
+        return if case.wanted == current { Verdict::Unchanged } else { Verdict::Hold { notes } };
     }
     let costs = allocation != home && case.standing != Standing::Repair;
-    let charge = if costs { direction(&case.policy.prices, in_force, allocation) } else { None };
+    let charge = if costs { direction(&case.policy.prices, current, allocation) } else { None };
     Verdict::Apply { allocation, notes, charge }
 }
 
-/// What the rules leave of the decision. `home` is what bounds leave of `in_force`; no rule leads away from it that does not lead into bounds.
-fn restrained(case: &Case<'_>, in_force: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let mut wanted = resizable(case, in_force, case.wanted, notes);
+/// What the rules leave of the decision. `home` is what bounds leave of `current`; no rule leads away from it that does not lead into bounds.
+fn restrained(case: &Case<'_>, current: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let mut wanted = resizable(case, current, case.wanted, notes);
     wanted = bounded(case, wanted, notes);
-    wanted = seen_enough(case, in_force, home, wanted, notes);
+    wanted = seen_enough(case, current, home, wanted, notes);
     if case.policy.scale_up_only {
         wanted = not_less(home, wanted, notes, || (Rule::ScaleUpOnly, "only more is allowed".into()));
     }
@@ -155,8 +155,8 @@ fn restrained(case: &Case<'_>, in_force: Allocation, home: Allocation, notes: &m
     if case.standing == Standing::Repair {
         return wanted;
     }
-    wanted = one_step(case, in_force, wanted, notes);
-    affordable(case, in_force, home, wanted, notes)
+    wanted = one_step(case, current, wanted, notes);
+    affordable(case, current, home, wanted, notes)
 }
 
 /// `allocation` within the bounds, as far as the platform can bring it there.
@@ -165,12 +165,12 @@ fn within_bounds(case: &Case<'_>, allocation: Allocation) -> Allocation {
     if case.vertical { bounded } else { Allocation { replicas: bounded.replicas, ..allocation } }
 }
 
-fn resizable(case: &Case<'_>, in_force: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let horizontal = Allocation { replicas: wanted.replicas, ..in_force };
+fn resizable(case: &Case<'_>, current: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let horizontal = Allocation { replicas: wanted.replicas, ..current };
     if case.vertical || horizontal == wanted {
         return wanted;
     }
-    let kept = format!("the platform cannot resize: {} {} stay", in_force.cpu_millicores, in_force.memory_mib);
+    let kept = format!("the platform cannot resize: {} {} stay", current.cpu_millicores, current.memory_mib);
     notes.push(note(Rule::HorizontalOnly, kept));
     horizontal
 }
@@ -190,8 +190,8 @@ fn bounded(case: &Case<'_>, wanted: Allocation, notes: &mut Vec<GuardNote>) -> A
     bounded
 }
 
-fn seen_enough(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    match sight(case.state, case.policy.max_age(), in_force, case.now) {
+fn seen_enough(case: &Case<'_>, current: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    match sight(case.state, case.policy.max_age(), current, case.now) {
         Sight::Clear => wanted,
         Sight::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
         // What was let through before needs no evidence to be given again.
@@ -230,24 +230,24 @@ fn above_working_set(case: &Case<'_>, home: Allocation, wanted: Allocation, note
     Allocation { memory_mib, ..wanted }
 }
 
-fn one_step(case: &Case<'_>, in_force: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+fn one_step(case: &Case<'_>, current: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
     let guard = &case.policy.guard;
     let factor = guard.resize_factor.get();
-    let least = in_force.replicas.0.saturating_sub(guard.replicas_down.get());
-    let most = in_force.replicas.0.saturating_add(guard.replicas_up.get());
+    let least = current.replicas.0.saturating_sub(guard.replicas_down.get());
+    let most = current.replicas.0.saturating_add(guard.replicas_up.get());
     let step = Allocation {
         replicas: Replicas(wanted.replicas.0.clamp(least, most)),
-        cpu_millicores: Millicores(resized(in_force.cpu_millicores.0, wanted.cpu_millicores.0, factor)),
-        memory_mib: Mebibytes(resized(in_force.memory_mib.0, wanted.memory_mib.0, factor)),
+        cpu_millicores: Millicores(resized(current.cpu_millicores.0, wanted.cpu_millicores.0, factor)),
+        memory_mib: Mebibytes(resized(current.memory_mib.0, wanted.memory_mib.0, factor)),
     };
     let step = within_bounds(case, step);
     if step != wanted {
         let mut changes = Changes::default();
         changes.add(wanted.replicas, step.replicas, || {
-            format!("steps of +{} and -{} from {}", guard.replicas_up, guard.replicas_down, in_force.replicas)
+            format!("steps of +{} and -{} from {}", guard.replicas_up, guard.replicas_down, current.replicas)
         });
-        changes.add(wanted.cpu_millicores, step.cpu_millicores, || format!("a factor of {factor} from {}", in_force.cpu_millicores));
-        changes.add(wanted.memory_mib, step.memory_mib, || format!("a factor of {factor} from {}", in_force.memory_mib));
+        changes.add(wanted.cpu_millicores, step.cpu_millicores, || format!("a factor of {factor} from {}", current.cpu_millicores));
+        changes.add(wanted.memory_mib, step.memory_mib, || format!("a factor of {factor} from {}", current.memory_mib));
         notes.push(note(Rule::StepLimit, changes.text));
     }
     step
@@ -263,11 +263,11 @@ fn resized(from: u32, wanted: u32, factor: f64) -> u32 {
     wanted.clamp(least.min(from.saturating_sub(1)), most.max(from.saturating_add(1)))
 }
 
-fn affordable(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+fn affordable(case: &Case<'_>, current: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
     if wanted == home {
         return wanted;
     }
-    let Some(direction) = direction(&case.policy.prices, in_force, wanted) else { return wanted };
+    let Some(direction) = direction(&case.policy.prices, current, wanted) else { return wanted };
     match case.budget.refusal(direction, &case.policy.guard, case.now) {
         None => wanted,
         Some((rule, why)) => {

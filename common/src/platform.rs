@@ -363,7 +363,7 @@ impl FunctionStatus {
     /// What is in force: replicas that are ready or starting, with the smallest limits among them. Limits that cannot be set, and those of
     /// a function without replicas, are the desired ones.
     #[must_use]
-    pub fn in_force(&self) -> Allocation {
+    pub fn current(&self) -> Allocation {
         let live = || self.actual.replicas.iter().filter(|replica| replica.state != ReplicaState::Draining);
         Allocation {
             replicas: Replicas(u32::try_from(live().count()).unwrap_or(u32::MAX)),
@@ -636,6 +636,6 @@ mod tests {
             crashes: 0,
             gateway: String::new(),
         };
-        assert_eq!(status.in_force(), Allocation::new(2, 200, 64));
+        assert_eq!(status.current(), Allocation::new(2, 200, 64));
     }
 }

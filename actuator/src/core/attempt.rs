@@ -44,7 +44,7 @@ impl Core {
 
     fn judge(&mut self, id: &FunctionId, decision: Decision, attempts: u32, now: Timestamp) {
         let Some(function) = self.functions.get(id) else { return };
-        let before = function.in_force();
+        let before = function.current();
         let verdict = if decision.is_restore() { restore_verdict(&decision) } else { self.verdict(function, &decision, now) };
         match self.allowed_when_cut(&decision, before, verdict) {
             Verdict::Apply { allocation, notes, charge } => {
@@ -70,7 +70,7 @@ impl Core {
         let Some(policy) = function.policy.as_deref() else { return Verdict::Hold { notes: Vec::new() } };
         permit(&Case {
             wanted: decision.wanted,
-            in_force: function.in_force(),
+            current: function.current(),
             standing: decision.standing,
             policy,
             state: function.state.as_deref(),

@@ -133,5 +133,5 @@ pub(super) fn refused(action: &Action, function: Option<&Function>, why: Refusal
     let named = function.and_then(|function| function.policy.as_ref()).is_some_and(|policy| policy.agent == action.agent);
     let decision = Decision::of_action(action.clone(), named, None, now);
     let guard: Vec<GuardNote> = why.note.into_iter().collect();
-    Outcome { before: function.and_then(Function::in_force), guard, reason: why.reason, ..decision.outcome(&id, Effect::Refused, actuator) }
+    Outcome { before: function.and_then(Function::current), guard, reason: why.reason, ..decision.outcome(&id, Effect::Refused, actuator) }
 }

@@ -216,7 +216,7 @@ impl Function {
     }
 
     /// What the platform was last told, as far as is known: from the platform itself, or from a State that was observed later.
-    pub fn in_force(&self) -> Option<Allocation> {
+    pub fn current(&self) -> Option<Allocation> {
         let state = self.state.as_deref();
         let seen = state.and_then(|state| {
             let age = Duration::from_millis(state.age.replicas_ms.unwrap_or(0));

@@ -17,14 +17,14 @@ impl Core {
     pub(super) fn stand_in(&mut self, id: &FunctionId, now: Timestamp) {
         let (leads, frozen_all) = (self.lead != Lead::Following, self.frozen_all);
         let Some(function) = self.functions.get_mut(id).filter(|function| leads && function.acted_on(frozen_all)) else { return };
-        let (Some(policy), Some(state), Some(in_force)) = (function.policy.clone(), function.state.as_deref(), function.in_force()) else {
+        let (Some(policy), Some(state), Some(current)) = (function.policy.clone(), function.state.as_deref(), function.current()) else {
             return;
         };
         let moment = state.moment();
         if function.silence.decided == Some(moment) || !function.is_silent(now) {
             return;
         }
-        let advice = advise(policy.fallback.rule, state, in_force);
+        let advice = advise(policy.fallback.rule, state, current);
         let first = !std::mem::replace(&mut function.silence.standing_in, true);
         function.silence.decided = Some(moment);
         if first {
@@ -96,12 +96,12 @@ impl Core {
             }
             Original::None => {
                 (function.restored, function.restored_stored) = (request, true);
-                let in_force = function.in_force();
+                let current = function.current();
                 self.commands.push(Command::Store(id.clone(), Record::Restored(request)));
-                if let (Some(in_force), Some(function)) = (in_force, self.functions.get(id)) {
-                    let decision = Decision::of_operator(RESTORE, in_force, "Qscale has changed nothing here".into(), function, now);
+                if let (Some(current), Some(function)) = (current, self.functions.get(id)) {
+                    let decision = Decision::of_operator(RESTORE, current, "Qscale has changed nothing here".into(), function, now);
                     self.publish(id, &decision, Effect::Unchanged, |outcome| {
-                        (outcome.before, outcome.allowed) = (Some(in_force), Some(in_force))
+                        (outcome.before, outcome.allowed) = (Some(current), Some(current))
                     });
                 }
             }

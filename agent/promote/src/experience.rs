@@ -202,17 +202,17 @@ impl Reader<'_> {
             return Err(Why::Unmeasured);
         }
         let reward = recording.rewards.get(&waiting.moment()).ok_or(Why::Unmeasured)?;
-        let in_force = reward.allocation.ok_or(Why::Unmeasured)?;
-        let tick = self.worth_of(waiting, told, reward, in_force, before).ok_or(Why::Unmeasured)?;
-        let choice = (0..self.actions.count()).find(|choice| before.menu.entry(*choice) == Ok(in_force)).ok_or(Why::Unmatched)?;
+        let current = reward.allocation.ok_or(Why::Unmeasured)?;
+        let tick = self.worth_of(waiting, told, reward, current, before).ok_or(Why::Unmeasured)?;
+        let choice = (0..self.actions.count()).find(|choice| before.menu.entry(*choice) == Ok(current)).ok_or(Why::Unmatched)?;
         let (next, next_mask) = (after.observation.clone(), after.menu.mask());
         Ok(Step { observation: before.observation.clone(), mask: before.menu.mask(), choice, tick, next, next_mask })
     }
 
     /// What the tick between `waiting` and `told` was worth, by the formula of training; `None` where a term of it was not measured.
-    fn worth_of(&self, waiting: &State, told: &State, reward: &Reward, in_force: Allocation, seen: &Seen) -> Option<worth::Tick> {
+    fn worth_of(&self, waiting: &State, told: &State, reward: &Reward, current: Allocation, seen: &Seen) -> Option<worth::Tick> {
         let violation = violation(waiting, told)?;
-        let cost = told.prices.per_hour(in_force) / seen.usual_price;
+        let cost = told.prices.per_hour(current) / seen.usual_price;
         let terms = &reward.terms;
         let (reversal, resize, kills) = (terms.reversal.value?, terms.resize.value?, terms.kill.value?);
         let tick = worth::Tick { reward: 0.0, violation, cost, reversal, kills };

@@ -160,9 +160,9 @@ impl Cell {
 
     fn decided(&mut self, wanted: Allocation) -> Verdict {
         let now = timestamp(self.now);
-        let in_force = Some(self.function.allocation());
+        let current = Some(self.function.allocation());
         let (policy, budget, state) = (&self.setup.policy, &self.budget, Some(&self.state));
-        let case = Case { wanted, in_force, standing: Standing::Named, policy, state, frozen: None, vertical: true, budget, now };
+        let case = Case { wanted, current, standing: Standing::Named, policy, state, frozen: None, vertical: true, budget, now };
         let verdict = permit(&case);
         if let Verdict::Apply { allocation, charge, .. } = &verdict {
             charge.iter().for_each(|direction| self.budget.charge(*direction, now));

@@ -21,10 +21,10 @@ pub(super) enum Sight {
 }
 
 /// How well `state` shows the function at `now`.
-pub(super) fn sight(state: Option<&State>, max_age: Duration, in_force: Allocation, now: Timestamp) -> Sight {
+pub(super) fn sight(state: Option<&State>, max_age: Duration, current: Allocation, now: Timestamp) -> Sight {
     let Some(state) = state else { return Sight::Blind("no State was received yet".into()) };
     // Without replicas nobody uses CPU or memory, so that the age of their last samples says nothing.
-    let running = in_force.replicas.0 > 0;
+    let running = current.replicas.0 > 0;
     let load = [state.age.requests_ms, state.age.cpu_ms.filter(|_| running), state.age.memory_ms.filter(|_| running)];
     let Some(newest) = load.into_iter().flatten().min() else { return Sight::Blind("nothing was measured yet".into()) };
     let oldest = load.into_iter().chain([state.age.replicas_ms]).flatten().max().unwrap_or(newest);

@@ -16,7 +16,7 @@ const HOUR_MS: u64 = 3_600_000;
 #[derive(Debug, Clone)]
 struct Scene {
     wanted: Allocation,
-    in_force: Allocation,
+    current: Allocation,
     policy: ScalingPolicy,
     state: Option<State>,
     vertical: bool,
@@ -27,7 +27,7 @@ impl Scene {
     fn case(&self) -> Case<'_> {
         Case {
             wanted: self.wanted,
-            in_force: Some(self.in_force),
+            current: Some(self.current),
             standing: Standing::Named,
             policy: &self.policy,
             state: self.state.as_ref(),
@@ -41,10 +41,10 @@ impl Scene {
     /// A function of four replicas that is seen well, within wide limits.
     fn calm() -> Self {
         let policy = Self::calm_policy();
-        let in_force = Allocation::new(4, 500, 256);
+        let current = Allocation::new(4, 500, 256);
         Self {
-            wanted: in_force,
-            in_force,
+            wanted: current,
+            current,
             state: Some(state(&policy, Some(0), 0, Some(100.0))),
             policy,
             vertical: true,
@@ -62,12 +62,12 @@ impl Scene {
     fn after(&self) -> Allocation {
         match permit(&self.case()) {
             Verdict::Apply { allocation, .. } => allocation,
-            Verdict::Unchanged | Verdict::Hold { .. } | Verdict::Record { .. } => self.in_force,
+            Verdict::Unchanged | Verdict::Hold { .. } | Verdict::Record { .. } => self.current,
         }
     }
 
     fn home(&self) -> Allocation {
-        within_bounds(&self.case(), self.in_force)
+        within_bounds(&self.case(), self.current)
     }
 }
 
@@ -135,9 +135,9 @@ fn scene() -> impl Strategy<Value = Scene> {
     let seen = (prop::option::weighted(0.9, 0u64..200_000), 0u64..200_000, prop::option::weighted(0.9, 0.0f64..5000.0), any::<bool>());
     let fresh = (Just(Some(1_000)), 0u64..2_000, prop::option::weighted(0.9, 0.0f64..5000.0), Just(true));
     (allocation(), allocation(), policy(), prop_oneof![seen, fresh], any::<bool>(), budget()).prop_map(
-        |(wanted, in_force, policy, (age, delay, working_set, seen), vertical, budget)| {
+        |(wanted, current, policy, (age, delay, working_set, seen), vertical, budget)| {
             let state = seen.then(|| state(&policy, age, delay, working_set));
-            Scene { wanted, in_force, policy, state, vertical, budget }
+            Scene { wanted, current, policy, state, vertical, budget }
         },
     )
 }
@@ -168,14 +168,14 @@ proptest! {
     #[test]
     fn asks_nothing_more_once_its_answer_is_in_force(scene in scene()) {
         let after = scene.after();
-        let again = Scene { wanted: after, in_force: after, ..scene };
+        let again = Scene { wanted: after, current: after, ..scene };
         prop_assert_eq!(permit(&again.case()), Verdict::Unchanged);
     }
 
     #[test]
     fn an_apply_always_changes_something(scene in scene()) {
         if let Verdict::Apply { allocation, notes, .. } = permit(&scene.case()) {
-            prop_assert_ne!(allocation, scene.in_force);
+            prop_assert_ne!(allocation, scene.current);
             prop_assert_eq!(notes.is_empty(), allocation == scene.wanted, "a change of the decision has its reason");
         }
     }
@@ -223,7 +223,7 @@ proptest! {
 
     #[test]
     fn goes_one_step_unless_bounds_demand_more(scene in scene()) {
-        let (from, to, guard) = (scene.in_force, scene.after(), &scene.policy.guard);
+        let (from, to, guard) = (scene.current, scene.after(), &scene.policy.guard);
         let bounds = &scene.policy.bounds;
         let demanded = |part: u32, least: u32, most: u32| part == least || part == most;
         let up = from.replicas.0.saturating_add(guard.replicas_up.get());
@@ -243,7 +243,7 @@ proptest! {
     fn a_platform_that_cannot_resize_is_not_asked_to(mut scene in scene()) {
         scene.vertical = false;
         let after = scene.after();
-        prop_assert_eq!(after, Allocation { replicas: after.replicas, ..scene.in_force });
+        prop_assert_eq!(after, Allocation { replicas: after.replicas, ..scene.current });
     }
 
     #[test]
@@ -277,7 +277,7 @@ proptest! {
         steps in prop::collection::vec((allocation(), 0u64..HOUR_MS / 4), 1..80),
     ) {
         let mut scene = Scene { policy, budget: Budget::default(), ..Scene::calm() };
-        scene.in_force = scene.policy.bounds.clamp(scene.in_force);
+        scene.current = scene.policy.bounds.clamp(scene.current);
         let mut now = NOW;
         let mut charged: Vec<(Timestamp, Direction)> = Vec::new();
         for (wanted, pause) in steps {
@@ -286,7 +286,7 @@ proptest! {
             scene.state = scene.state.map(|state| State { observed_at_ms: now, ..state });
             if let Verdict::Apply { allocation, charge: Some(direction), .. } = permit(&Case { now, ..scene.case() }) {
                 scene.budget.charge(direction, now);
-                scene.in_force = allocation;
+                scene.current = allocation;
                 charged.push((now, direction));
             }
             let recent: Vec<_> = charged.iter().filter(|(at, _)| now.0 - at.0 <= HOUR_MS).collect();
@@ -330,8 +330,8 @@ fn check(scene: &Scene, expected: Allocation, rules: &[Rule]) {
     let verdict = permit(&scene.case());
     let (after, notes) = match verdict {
         Verdict::Apply { allocation, notes, .. } => (allocation, notes),
-        Verdict::Hold { notes } => (scene.in_force, notes),
-        Verdict::Unchanged => (scene.in_force, Vec::new()),
+        Verdict::Hold { notes } => (scene.current, notes),
+        Verdict::Unchanged => (scene.current, Vec::new()),
         Verdict::Record { allowed, .. } => panic!("recorded {allowed:?}"),
     };
     assert_eq!(after, expected, "{notes:?}");
@@ -373,12 +373,12 @@ fn one_stale_kind_of_measurement_is_enough_to_forbid_scaling_down() {
     let mut state = state(&scene.policy, Some(0), 0, Some(100.0));
     state.age.cpu_ms = Some(16_000);
     scene.state = Some(state);
-    check(&scene, scene.in_force, &[Rule::StaleState]);
+    check(&scene, scene.current, &[Rule::StaleState]);
 }
 
 #[test]
 fn starts_from_zero_though_use_was_not_measured_for_hours() {
-    let mut scene = Scene { in_force: Allocation::new(0, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
+    let mut scene = Scene { current: Allocation::new(0, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
     let mut state = state(&scene.policy, Some(0), 0, None);
     state.age.cpu_ms = Some(HOUR_MS);
     state.age.memory_ms = None;
@@ -389,7 +389,7 @@ fn starts_from_zero_though_use_was_not_measured_for_hours() {
 
 #[test]
 fn a_repair_goes_the_whole_way_at_once_and_costs_nothing() {
-    let mut scene = Scene { in_force: Allocation::new(1, 500, 256), wanted: Allocation::new(10, 500, 256), ..Scene::calm() };
+    let mut scene = Scene { current: Allocation::new(1, 500, 256), wanted: Allocation::new(10, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::MIN;
     scene.budget.charge(Direction::Up, NOW);
     let verdict = permit(&Case { standing: Standing::Repair, ..scene.case() });
@@ -398,7 +398,7 @@ fn a_repair_goes_the_whole_way_at_once_and_costs_nothing() {
 
 #[test]
 fn a_repair_without_any_measurement_only_gives() {
-    let mut scene = Scene { state: None, in_force: Allocation::new(1, 500, 256), wanted: Allocation::new(8, 500, 128), ..Scene::calm() };
+    let mut scene = Scene { state: None, current: Allocation::new(1, 500, 256), wanted: Allocation::new(8, 500, 128), ..Scene::calm() };
     scene.policy.guard.replicas_up = NonZeroU32::MIN;
     let Verdict::Apply { allocation, .. } = permit(&Case { standing: Standing::Repair, ..scene.case() }) else { panic!("not applied") };
     assert_eq!(allocation, Allocation::new(8, 500, 256));
@@ -406,7 +406,7 @@ fn a_repair_without_any_measurement_only_gives() {
 
 #[test]
 fn spent_budgets_do_not_keep_what_is_in_force_outside_bounds() {
-    let mut scene = Scene { in_force: Allocation::new(30, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
+    let mut scene = Scene { current: Allocation::new(30, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::MIN;
     scene.budget.charge(Direction::Up, NOW);
     check(&scene, Allocation::new(10, 500, 256), &[Rule::StepLimit]);
@@ -417,7 +417,7 @@ fn the_last_change_of_an_hour_is_kept_for_a_step_up() {
     let mut scene = Scene { wanted: Allocation::new(3, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::new(2).expect("not zero");
     scene.budget.charge(Direction::Down, NOW);
-    check(&scene, scene.in_force, &[Rule::ActionBudget]);
+    check(&scene, scene.current, &[Rule::ActionBudget]);
     scene.wanted = Allocation::new(5, 500, 256);
     check(&scene, scene.wanted, &[]);
 }
@@ -433,7 +433,7 @@ fn a_budget_is_free_again_after_an_hour() {
 #[test]
 fn holds_while_nobody_knows_what_is_in_force() {
     let scene = Scene::calm();
-    let verdict = permit(&Case { in_force: None, ..scene.case() });
+    let verdict = permit(&Case { current: None, ..scene.case() });
     assert!(matches!(verdict, Verdict::Hold { notes } if notes[0].rule == Rule::StaleState));
 }
 

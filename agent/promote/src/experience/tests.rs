@@ -17,7 +17,7 @@ fn state(number: u64) -> State {
     state
 }
 
-fn reward(of: &State, in_force: Allocation) -> Reward {
+fn reward(of: &State, current: Allocation) -> Reward {
     let measured = |value: f64| Term { value: Some(value), weight: 1.0 };
     let terms =
         Terms { violation: measured(0.0), cost: measured(0.1), resize: measured(0.0), reversal: measured(0.0), kill: measured(0.0) };
@@ -28,7 +28,7 @@ fn reward(of: &State, in_force: Allocation) -> Reward {
         epoch: of.epoch,
         tick: of.tick,
         measured_at_ms: of.observed_at_ms,
-        allocation: Some(in_force),
+        allocation: Some(current),
         decided_by: None,
         value: None,
         terms,
