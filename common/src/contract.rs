@@ -119,7 +119,7 @@ pub struct Epoch(pub u64);
 
 /// Which State a message belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment {
+pub struct StateId {
     /// Epoch of the collector that published the State.
     pub epoch: Epoch,
     /// Tick of the State.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use qscale_common::contract::{Action, EventType, Message, Moment, Provenance, State, subject};
+use qscale_common::contract::{Action, EventType, Message, Provenance, State, StateId, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::http;
@@ -14,7 +14,7 @@ use qscale_dqn::pretrained::pretrained;
 use qscale_rl::Weights;
 use qscale_tests::{PATIENCE, System, eventually_async};
 
-type Answered = (FunctionId, Moment);
+type Answered = (FunctionId, StateId);
 
 /// What was said since it began to listen.
 struct Heard {
@@ -37,7 +37,7 @@ impl Heard {
 
     fn take_in_states(&mut self) {
         while let Some(state) = self.states.try_next() {
-            self.waiting.insert((state.message.function(), state.message.moment()));
+            self.waiting.insert((state.message.function(), state.message.state_id()));
         }
     }
 
@@ -48,7 +48,7 @@ impl Heard {
                 let action = self.actions.next().await.expect("the bus stands").message;
                 let decided_by = action.provenance.fingerprint().map(ToOwned::to_owned);
                 count -= usize::from(decided_by.as_deref() == Some(fingerprint));
-                assert_eq!(self.answered.insert((action.function(), action.moment()), action.provenance), None, "answered twice");
+                assert_eq!(self.answered.insert((action.function(), action.state_id()), action.provenance), None, "answered twice");
             }
         };
         let came = tokio::time::timeout(PATIENCE, listening).await;
@@ -62,7 +62,7 @@ impl Heard {
         let listening = async {
             while self.waiting.iter().any(|state| !self.answered.contains_key(state)) {
                 let action = self.actions.next().await.expect("the bus stands").message;
-                self.answered.insert((action.function(), action.moment()), action.provenance);
+                self.answered.insert((action.function(), action.state_id()), action.provenance);
             }
         };
         let came = tokio::time::timeout(PATIENCE, listening).await;

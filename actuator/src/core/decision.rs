@@ -1,6 +1,6 @@
 //! One decision, whoever made it, and the Outcomes that tell of it.
 
-use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Moment, Outcome, Provenance, Source, TraceParent, Version};
+use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Outcome, Provenance, Source, StateId, TraceParent, Version};
 use qscale_common::guard::Standing;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::{Tick, Timestamp};
@@ -20,7 +20,7 @@ pub struct Decision {
     /// Policy, model and fallback that decided.
     pub provenance: Provenance,
     /// The State that it answers.
-    pub moment: Moment,
+    pub state_id: StateId,
     /// What is wanted.
     pub wanted: Allocation,
     /// Why.
@@ -42,7 +42,7 @@ impl Decision {
     pub(super) fn of_action(action: Action, named: bool, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {
             source: if named { Source::Agent } else { Source::Shadow },
-            moment: action.moment(),
+            state_id: action.state_id(),
             agent: action.agent,
             provenance: action.provenance,
             wanted: action.allocation,
@@ -55,13 +55,13 @@ impl Decision {
         }
     }
 
-    /// What the fallback advises on the State of `moment`.
-    pub(super) fn of_fallback(advice: Advice, moment: Moment, trace: Option<TraceParent>, now: Timestamp) -> Self {
+    /// What the fallback advises on the State of `state_id`.
+    pub(super) fn of_fallback(advice: Advice, state_id: StateId, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {
             source: Source::Fallback,
             agent: name(advice.rule),
             provenance: advice.provenance,
-            moment,
+            state_id,
             wanted: advice.wanted,
             reason: advice.reason,
             standing: Standing::Named,
@@ -78,7 +78,7 @@ impl Decision {
             source: Source::Operator,
             agent: name(rule),
             provenance: Provenance::default(),
-            moment: function.last_moment().unwrap_or(Moment { epoch: Epoch(0), tick: Tick(0) }),
+            state_id: function.last_moment().unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
             wanted,
             reason,
             standing: Standing::Repair,
@@ -100,8 +100,8 @@ impl Decision {
             version: Version::CURRENT,
             namespace: function.namespace.clone(),
             function: function.name.clone(),
-            epoch: self.moment.epoch,
-            tick: self.moment.tick,
+            epoch: self.state_id.epoch,
+            tick: self.state_id.tick,
             source: self.source,
             agent: self.agent.clone(),
             provenance: self.provenance.clone(),

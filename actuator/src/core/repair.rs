@@ -20,18 +20,18 @@ impl Core {
         let (Some(policy), Some(state), Some(current)) = (function.policy.clone(), function.state.as_deref(), function.current()) else {
             return;
         };
-        let moment = state.moment();
-        if function.silence.decided == Some(moment) || !function.is_silent(now) {
+        let state_id = state.state_id();
+        if function.silence.decided == Some(state_id) || !function.is_silent(now) {
             return;
         }
         let advice = advise(policy.fallback.rule, state, current);
         let first = !std::mem::replace(&mut function.silence.standing_in, true);
-        function.silence.decided = Some(moment);
+        function.silence.decided = Some(state_id);
         if first {
             tracing::warn!(function = %id, agent = %policy.agent, fallback = ?policy.fallback.rule, "the agent is silent");
         }
         if let Some(advice) = advice {
-            let decision = Decision::of_fallback(advice, moment, function.trace, now);
+            let decision = Decision::of_fallback(advice, state_id, function.trace, now);
             self.consider(id, Decision { announced: first, ..decision }, now);
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use qscale_common::contract::{Latency, Moment, Reward, State};
+use qscale_common::contract::{Latency, Reward, State, StateId};
 use qscale_common::slo;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -29,7 +29,7 @@ pub struct Recording<'a> {
     /// Its States in order. Those before `since` only fill the history.
     pub states: &'a [State],
     /// Its Rewards by the State whose tick they judge.
-    pub rewards: &'a BTreeMap<Moment, Reward>,
+    pub rewards: &'a BTreeMap<StateId, Reward>,
     /// When steps begin.
     pub since: Timestamp,
 }
@@ -201,7 +201,7 @@ impl Reader<'_> {
         if told.age.requests_ms.is_none_or(|age| age / told.tick_length_ms.max(1) != late) {
             return Err(Why::Unmeasured);
         }
-        let reward = recording.rewards.get(&waiting.moment()).ok_or(Why::Unmeasured)?;
+        let reward = recording.rewards.get(&waiting.state_id()).ok_or(Why::Unmeasured)?;
         let current = reward.allocation.ok_or(Why::Unmeasured)?;
         let tick = self.worth_of(waiting, told, reward, current, before).ok_or(Why::Unmeasured)?;
         let choice = (0..self.actions.count()).find(|choice| before.menu.entry(*choice) == Ok(current)).ok_or(Why::Unmatched)?;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Epoch, Headroom, Moment, State};
+use qscale_common::contract::{Epoch, Headroom, State, StateId};
 use qscale_common::guard::{Budget, Case, Standing, Verdict, permit};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::reward::{Judgement, judge};
@@ -94,7 +94,7 @@ impl Cell {
         let mut setup = setup;
         setup.policy.mode = Mode::Active;
         let windows = Windows::new(setup.policy.tick);
-        let state = assemble(&setup.policy, moment(BEGIN, &setup.policy), BEGIN, &windows, None);
+        let state = assemble(&setup.policy, state_id(BEGIN, &setup.policy), BEGIN, &windows, None);
         let mut cell = Self {
             function: function(&setup, seed, index),
             source: setup.load.source(stream(seed, index, Purpose::Arrivals)),
@@ -223,9 +223,9 @@ impl Cell {
 
     fn close(&mut self, now: Timestamp) {
         let policy = &self.setup.policy;
-        let moment = moment(now, policy);
-        self.windows.close(moment.tick, &policy.prices);
-        self.windows.write_state(&mut self.state, moment, now, self.headroom);
+        let state_id = state_id(now, policy);
+        self.windows.close(state_id.tick, &policy.prices);
+        self.windows.write_state(&mut self.state, state_id, now, self.headroom);
         if let Some(closed) = self.windows.closed() {
             self.reward = judge(&self.state.windows.tick, closed, policy);
         }
@@ -307,8 +307,8 @@ pub fn timestamp(now: Nanos) -> Timestamp {
     BEGIN.plus(Duration::from(now))
 }
 
-fn moment(now: Timestamp, policy: &ScalingPolicy) -> Moment {
-    Moment { epoch: Epoch(BEGIN.0), tick: Tick::at(now, policy.tick) }
+fn state_id(now: Timestamp, policy: &ScalingPolicy) -> StateId {
+    StateId { epoch: Epoch(BEGIN.0), tick: Tick::at(now, policy.tick) }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventType;
-use super::{Epoch, Message, Moment, Provenance, Version};
+use super::{Epoch, Message, Provenance, StateId, Version};
 use crate::name::{FunctionId, Name};
 use crate::time::{Tick, Timestamp};
 use crate::units::Allocation;
@@ -65,8 +65,8 @@ impl Action {
 
     /// Which State this answers.
     #[must_use]
-    pub fn moment(&self) -> Moment {
-        Moment { epoch: self.epoch, tick: self.tick }
+    pub fn state_id(&self) -> StateId {
+        StateId { epoch: self.epoch, tick: self.tick }
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventType;
-use super::{Epoch, Message, Moment, Version, finite, rounded};
+use super::{Epoch, Message, StateId, Version, finite, rounded};
 use crate::name::{FunctionId, Name};
 use crate::policy::{Bounds, Prices};
 use crate::time::{Tick, TickLength, Timestamp};
@@ -259,8 +259,8 @@ impl State {
 
     /// Which State this is.
     #[must_use]
-    pub fn moment(&self) -> Moment {
-        Moment { epoch: self.epoch, tick: self.tick }
+    pub fn state_id(&self) -> StateId {
+        StateId { epoch: self.epoch, tick: self.tick }
     }
 }
 

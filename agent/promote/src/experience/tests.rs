@@ -39,12 +39,12 @@ fn reward(of: &State, current: Allocation) -> Reward {
 }
 
 /// The rewards of ticks under what is in force.
-fn rewards(states: &[State]) -> BTreeMap<Moment, Reward> {
-    let of = |state: &State| (state.moment(), reward(state, Allocation::new(2, 500, 256)));
+fn rewards(states: &[State]) -> BTreeMap<StateId, Reward> {
+    let of = |state: &State| (state.state_id(), reward(state, Allocation::new(2, 500, 256)));
     states.iter().map(of).collect()
 }
 
-fn read(states: &[State], rewards: &BTreeMap<Moment, Reward>) -> Experience {
+fn read(states: &[State], rewards: &BTreeMap<StateId, Reward>) -> Experience {
     let actions = Actions::new(ActionSet::Step, Scope::Joint);
     let reader = Reader { actions: &actions, worth: Worth::default(), caution: &|_| 40.0 };
     reader.read(&Recording { states, rewards, since: Timestamp(0) })
@@ -66,7 +66,7 @@ fn close(one: f64, other: f64) {
 fn a_tick_is_the_choice_that_was_in_force_and_what_training_would_pay_for_it() {
     let states: Vec<State> = (0..4).map(state).collect();
     let mut rewards = rewards(&states);
-    rewards.insert(states[1].moment(), reward(&states[1], Allocation::new(3, 500, 256)));
+    rewards.insert(states[1].state_id(), reward(&states[1], Allocation::new(3, 500, 256)));
     let experience = read(&states, &rewards);
     assert_eq!((experience.steps(), experience.skipped), (3, Skipped::default()));
     // `keep` is the first choice of the set, `replicas +1` the third.
@@ -105,7 +105,7 @@ fn lateness_is_told_by_percentiles() {
 
 #[test]
 fn what_was_not_measured_is_no_step_and_never_zero() {
-    let check = |change: fn(&mut State, &mut BTreeMap<Moment, Reward>), expected: Skipped| {
+    let check = |change: fn(&mut State, &mut BTreeMap<StateId, Reward>), expected: Skipped| {
         let mut states: Vec<State> = (0..3).map(state).collect();
         let mut rewards = rewards(&states);
         change(&mut states[1], &mut rewards);
@@ -118,11 +118,11 @@ fn what_was_not_measured_is_no_step_and_never_zero() {
     check(|state, _| state.windows.tick.latency = None, unmeasured);
     check(|state, _| state.windows.tick.failed_share = None, unmeasured);
     check(|state, _| state.windows.tick.covered_ms = 15_000, unmeasured);
-    check(|state, rewards| drop(rewards.remove(&state.moment())), unmeasured);
-    check(|state, rewards| rewards.get_mut(&state.moment()).expect("there").terms.kill.value = None, unmeasured);
-    check(|state, rewards| rewards.get_mut(&state.moment()).expect("there").allocation = None, unmeasured);
-    let other = |state: &mut State, rewards: &mut BTreeMap<Moment, Reward>| {
-        rewards.get_mut(&state.moment()).expect("there").allocation = Some(Allocation::new(9, 500, 256));
+    check(|state, rewards| drop(rewards.remove(&state.state_id())), unmeasured);
+    check(|state, rewards| rewards.get_mut(&state.state_id()).expect("there").terms.kill.value = None, unmeasured);
+    check(|state, rewards| rewards.get_mut(&state.state_id()).expect("there").allocation = None, unmeasured);
+    let other = |state: &mut State, rewards: &mut BTreeMap<StateId, Reward>| {
+        rewards.get_mut(&state.state_id()).expect("there").allocation = Some(Allocation::new(9, 500, 256));
     };
     check(other, Skipped { unmatched: 1, ..Skipped::default() });
     check(|state, _| state.epoch = Epoch(9), Skipped { missing: 2, ..Skipped::default() });

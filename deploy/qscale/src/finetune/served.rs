@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail, ensure};
-use qscale_common::contract::{Moment, Reward, State};
+use qscale_common::contract::{Reward, State, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::Mode;
 use qscale_common::runtime::bus::Bus;
@@ -91,10 +91,10 @@ impl Recorded {
     }
 
     /// Its Rewards, by the State whose tick they judge.
-    pub async fn rewards(&self, bus: &Bus) -> anyhow::Result<BTreeMap<Moment, Reward>> {
+    pub async fn rewards(&self, bus: &Bus) -> anyhow::Result<BTreeMap<StateId, Reward>> {
         let rewards: Vec<Reward> = recording::messages(bus, &self.function, self.since).await?;
-        let moment = |reward: &Reward| Moment { epoch: reward.epoch, tick: reward.tick };
-        Ok(rewards.into_iter().map(|reward| (moment(&reward), reward)).collect())
+        let state_id = |reward: &Reward| StateId { epoch: reward.epoch, tick: reward.tick };
+        Ok(rewards.into_iter().map(|reward| (state_id(&reward), reward)).collect())
     }
 
     /// Since when the model of `fingerprint` has decided by itself, by what `agent` answered: what came before is another model's doing.
