@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qscale_common::contract::{Effect, GuardNote, Outcome, Rule, Source};
-use qscale_common::guard::{Case, Verdict, permit};
+use qscale_common::guard::{GuardInput, Verdict, evaluate};
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -68,10 +68,10 @@ impl Core {
     fn verdict(&self, function: &Function, decision: &Decision, now: Timestamp) -> Verdict {
         // Without a policy nothing but a restore is ever decided; should one vanish meanwhile, nothing is done.
         let Some(policy) = function.policy.as_deref() else { return Verdict::Hold { notes: Vec::new() } };
-        permit(&Case {
+        evaluate(&GuardInput {
             wanted: decision.wanted,
             current: function.current(),
-            standing: decision.standing,
+            kind: decision.kind,
             policy,
             state: function.state.as_deref(),
             frozen: function.frozen(self.frozen_all),

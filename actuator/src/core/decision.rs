@@ -1,7 +1,7 @@
 //! One decision, whoever made it, and the Outcomes that tell of it.
 
 use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Outcome, Provenance, Source, StateId, TraceParent, Version};
-use qscale_common::guard::Standing;
+use qscale_common::guard::DecisionKind;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
@@ -26,7 +26,7 @@ pub struct Decision {
     /// Why.
     pub reason: String,
     /// How the guard is to judge it.
-    pub standing: Standing,
+    pub kind: DecisionKind,
     /// When it is void; never, where the actuator itself decided.
     pub expires: Option<Timestamp>,
     /// When it was taken in.
@@ -47,7 +47,7 @@ impl Decision {
             provenance: action.provenance,
             wanted: action.allocation,
             reason: action.reason,
-            standing: if named { Standing::Named } else { Standing::Shadow },
+            kind: if named { DecisionKind::Named } else { DecisionKind::Shadow },
             expires: Some(action.expires_at_ms),
             at: now,
             trace,
@@ -64,7 +64,7 @@ impl Decision {
             state_id,
             wanted: advice.wanted,
             reason: advice.reason,
-            standing: Standing::Named,
+            kind: DecisionKind::Named,
             expires: None,
             at: now,
             trace,
@@ -81,7 +81,7 @@ impl Decision {
             state_id: function.last_moment().unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
             wanted,
             reason,
-            standing: Standing::Repair,
+            kind: DecisionKind::Repair,
             expires: None,
             at: now,
             trace: None,

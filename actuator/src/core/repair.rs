@@ -1,7 +1,7 @@
 //! What the actuator decides by itself: the fallback in place of a silent agent, what got lost, what lies outside bounds, restores.
 
 use qscale_common::contract::Effect;
-use qscale_common::guard::Standing;
+use qscale_common::guard::DecisionKind;
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Replicas;
@@ -63,7 +63,7 @@ impl Core {
         let decision = match &function.goal {
             Some((decision, goal)) if *goal != told => Decision {
                 wanted: *goal,
-                standing: Standing::Repair,
+                kind: DecisionKind::Repair,
                 reason: format!("the platform had {told} instead; applied again"),
                 expires: None,
                 at: now,

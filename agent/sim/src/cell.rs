@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_common::contract::{Epoch, Headroom, State, StateId};
-use qscale_common::guard::{Budget, Case, Standing, Verdict, permit};
+use qscale_common::guard::{Budget, DecisionKind, GuardInput, Verdict, evaluate};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::reward::{Judgement, judge};
 use qscale_common::time::{Tick, Timestamp};
@@ -162,8 +162,8 @@ impl Cell {
         let now = timestamp(self.now);
         let current = Some(self.function.allocation());
         let (policy, budget, state) = (&self.setup.policy, &self.budget, Some(&self.state));
-        let case = Case { wanted, current, standing: Standing::Named, policy, state, frozen: None, vertical: true, budget, now };
-        let verdict = permit(&case);
+        let case = GuardInput { wanted, current, kind: DecisionKind::Named, policy, state, frozen: None, vertical: true, budget, now };
+        let verdict = evaluate(&case);
         if let Verdict::Apply { allocation, charge, .. } = &verdict {
             charge.iter().for_each(|direction| self.budget.charge(*direction, now));
             self.function.allocate(*allocation, self.now);

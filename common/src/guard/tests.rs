@@ -24,11 +24,11 @@ struct Scene {
 }
 
 impl Scene {
-    fn case(&self) -> Case<'_> {
-        Case {
+    fn case(&self) -> GuardInput<'_> {
+        GuardInput {
             wanted: self.wanted,
             current: Some(self.current),
-            standing: Standing::Named,
+            kind: DecisionKind::Named,
             policy: &self.policy,
             state: self.state.as_ref(),
             frozen: None,
@@ -60,7 +60,7 @@ impl Scene {
 
     /// What is in force after the verdict.
     fn after(&self) -> Allocation {
-        match permit(&self.case()) {
+        match evaluate(&self.case()) {
             Verdict::Apply { allocation, .. } => allocation,
             Verdict::Unchanged | Verdict::Hold { .. } | Verdict::Record { .. } => self.current,
         }
@@ -162,19 +162,19 @@ proptest! {
 
     #[test]
     fn judges_the_same_case_the_same(scene in scene()) {
-        prop_assert_eq!(permit(&scene.case()), permit(&scene.clone().case()));
+        prop_assert_eq!(evaluate(&scene.case()), evaluate(&scene.clone().case()));
     }
 
     #[test]
     fn asks_nothing_more_once_its_answer_is_in_force(scene in scene()) {
         let after = scene.after();
         let again = Scene { wanted: after, current: after, ..scene };
-        prop_assert_eq!(permit(&again.case()), Verdict::Unchanged);
+        prop_assert_eq!(evaluate(&again.case()), Verdict::Unchanged);
     }
 
     #[test]
     fn an_apply_always_changes_something(scene in scene()) {
-        if let Verdict::Apply { allocation, notes, .. } = permit(&scene.case()) {
+        if let Verdict::Apply { allocation, notes, .. } = evaluate(&scene.case()) {
             prop_assert_ne!(allocation, scene.current);
             prop_assert_eq!(notes.is_empty(), allocation == scene.wanted, "a change of the decision has its reason");
         }
@@ -182,7 +182,7 @@ proptest! {
 
     #[test]
     fn a_hold_has_a_reason(scene in scene()) {
-        if let Verdict::Hold { notes } = permit(&scene.case()) {
+        if let Verdict::Hold { notes } = evaluate(&scene.case()) {
             prop_assert!(!notes.is_empty());
         }
     }
@@ -250,14 +250,14 @@ proptest! {
     fn frozen_or_paused_changes_nothing(mut scene in scene(), which in 0..3) {
         scene.policy.paused = which == 0;
         let frozen = match which { 0 => None, 1 => Some(Frozen::Function), _ => Some(Frozen::All) };
-        let verdict = permit(&Case { frozen, ..scene.case() });
+        let verdict = evaluate(&GuardInput { frozen, ..scene.case() });
         let hold = matches!(verdict, Verdict::Hold { .. });
         prop_assert!(hold, "{:?}", verdict);
     }
 
     #[test]
     fn a_shadow_and_a_recommendation_are_recorded_as_they_would_be_applied(mut scene in scene(), shadow in any::<bool>()) {
-        let applied = match permit(&scene.case()) {
+        let applied = match evaluate(&scene.case()) {
             Verdict::Apply { allocation, .. } => Some(allocation),
             Verdict::Unchanged => Some(scene.wanted),
             Verdict::Hold { .. } | Verdict::Record { .. } => None,
@@ -265,8 +265,8 @@ proptest! {
         if !shadow {
             scene.policy.mode = Mode::Recommend;
         }
-        let standing = if shadow { Standing::Shadow } else { Standing::Named };
-        let verdict = permit(&Case { standing, ..scene.case() });
+        let kind = if shadow { DecisionKind::Shadow } else { DecisionKind::Named };
+        let verdict = evaluate(&GuardInput { kind, ..scene.case() });
         let recorded = matches!(&verdict, Verdict::Record { allowed, .. } if *allowed == applied);
         prop_assert!(recorded, "{:?} instead of {:?}", verdict, applied);
     }
@@ -284,7 +284,7 @@ proptest! {
             now = Timestamp(now.0 + pause);
             scene.wanted = wanted;
             scene.state = scene.state.map(|state| State { observed_at_ms: now, ..state });
-            if let Verdict::Apply { allocation, charge: Some(direction), .. } = permit(&Case { now, ..scene.case() }) {
+            if let Verdict::Apply { allocation, charge: Some(direction), .. } = evaluate(&GuardInput { now, ..scene.case() }) {
                 scene.budget.charge(direction, now);
                 scene.current = allocation;
                 charged.push((now, direction));
@@ -327,7 +327,7 @@ proptest! {
 
 #[track_caller]
 fn check(scene: &Scene, expected: Allocation, rules: &[Rule]) {
-    let verdict = permit(&scene.case());
+    let verdict = evaluate(&scene.case());
     let (after, notes) = match verdict {
         Verdict::Apply { allocation, notes, .. } => (allocation, notes),
         Verdict::Hold { notes } => (scene.current, notes),
@@ -347,7 +347,7 @@ fn applies_what_no_rule_forbids() {
 #[test]
 fn says_which_part_was_changed_and_to_what() {
     let scene = Scene { wanted: Allocation::new(50, 500, 256), ..Scene::calm() };
-    let Verdict::Apply { allocation, notes, charge } = permit(&scene.case()) else { panic!("not applied") };
+    let Verdict::Apply { allocation, notes, charge } = evaluate(&scene.case()) else { panic!("not applied") };
     assert_eq!((allocation, charge), (Allocation::new(8, 500, 256), Some(Direction::Up)));
     let details: Vec<&str> = notes.iter().map(|note| note.detail.as_str()).collect();
     assert_eq!(details, ["replicas 50 becomes 10, allowed are 1 to 10", "replicas 10 becomes 8, allowed are steps of +4 and -4 from 4"]);
@@ -392,7 +392,7 @@ fn a_repair_goes_the_whole_way_at_once_and_costs_nothing() {
     let mut scene = Scene { current: Allocation::new(1, 500, 256), wanted: Allocation::new(10, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::MIN;
     scene.budget.charge(Direction::Up, NOW);
-    let verdict = permit(&Case { standing: Standing::Repair, ..scene.case() });
+    let verdict = evaluate(&GuardInput { kind: DecisionKind::Repair, ..scene.case() });
     assert_eq!(verdict, Verdict::Apply { allocation: scene.wanted, notes: Vec::new(), charge: None });
 }
 
@@ -400,7 +400,9 @@ fn a_repair_goes_the_whole_way_at_once_and_costs_nothing() {
 fn a_repair_without_any_measurement_only_gives() {
     let mut scene = Scene { state: None, current: Allocation::new(1, 500, 256), wanted: Allocation::new(8, 500, 128), ..Scene::calm() };
     scene.policy.guard.replicas_up = NonZeroU32::MIN;
-    let Verdict::Apply { allocation, .. } = permit(&Case { standing: Standing::Repair, ..scene.case() }) else { panic!("not applied") };
+    let Verdict::Apply { allocation, .. } = evaluate(&GuardInput { kind: DecisionKind::Repair, ..scene.case() }) else {
+        panic!("not applied")
+    };
     assert_eq!(allocation, Allocation::new(8, 500, 256));
 }
 
@@ -433,7 +435,7 @@ fn a_budget_is_free_again_after_an_hour() {
 #[test]
 fn holds_while_nobody_knows_what_is_in_force() {
     let scene = Scene::calm();
-    let verdict = permit(&Case { current: None, ..scene.case() });
+    let verdict = evaluate(&GuardInput { current: None, ..scene.case() });
     assert!(matches!(verdict, Verdict::Hold { notes } if notes[0].rule == Rule::StaleState));
 }
 
@@ -441,7 +443,7 @@ fn holds_while_nobody_knows_what_is_in_force() {
 fn observe_records_without_judging() {
     let mut scene = Scene { wanted: Allocation::new(50, 500, 256), ..Scene::calm() };
     scene.policy.mode = Mode::Observe;
-    assert!(matches!(permit(&scene.case()), Verdict::Record { allowed: None, .. }));
+    assert!(matches!(evaluate(&scene.case()), Verdict::Record { allowed: None, .. }));
 }
 
 #[test]

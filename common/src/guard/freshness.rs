@@ -8,35 +8,35 @@ use crate::units::{Allocation, Mebibytes};
 
 /// Measurements this many times older than the greatest age for scaling down say nothing about the present any more: with the default of three
 /// ticks, half a minute of ticks.
-const BLIND_FACTOR: u32 = 10;
+const UNKNOWN_FACTOR: u32 = 10;
 
 /// How well a function is seen.
-pub(super) enum Sight {
+pub(super) enum Freshness {
     /// All that is measured is recent.
-    Clear,
+    Fresh,
     /// Something is too old to take anything away; says what.
     Stale(String),
     /// Nothing is known about the present; says why.
-    Blind(String),
+    Unknown(String),
 }
 
 /// How well `state` shows the function at `now`.
-pub(super) fn sight(state: Option<&State>, max_age: Duration, current: Allocation, now: Timestamp) -> Sight {
-    let Some(state) = state else { return Sight::Blind("no State was received yet".into()) };
+pub(super) fn freshness(state: Option<&State>, max_age: Duration, current: Allocation, now: Timestamp) -> Freshness {
+    let Some(state) = state else { return Freshness::Unknown("no State was received yet".into()) };
     // Without replicas nobody uses CPU or memory, so that the age of their last samples says nothing.
     let running = current.replicas.0 > 0;
     let load = [state.age.requests_ms, state.age.cpu_ms.filter(|_| running), state.age.memory_ms.filter(|_| running)];
-    let Some(newest) = load.into_iter().flatten().min() else { return Sight::Blind("nothing was measured yet".into()) };
+    let Some(newest) = load.into_iter().flatten().min() else { return Freshness::Unknown("nothing was measured yet".into()) };
     let oldest = load.into_iter().chain([state.age.replicas_ms]).flatten().max().unwrap_or(newest);
     let delay = millis(now.since(state.observed_at_ms));
     let (newest, oldest) = (Duration::from_millis(newest.saturating_add(delay)), Duration::from_millis(oldest.saturating_add(delay)));
-    let blind_after = max_age.saturating_mul(BLIND_FACTOR);
-    if newest > blind_after {
-        Sight::Blind(format!("the newest measurement is {} old, at most {} is acted on", Span(newest), Span(blind_after)))
+    let unknown_after = max_age.saturating_mul(UNKNOWN_FACTOR);
+    if newest > unknown_after {
+        Freshness::Unknown(format!("the newest measurement is {} old, at most {} is acted on", Span(newest), Span(unknown_after)))
     } else if oldest > max_age {
-        Sight::Stale(format!("a measurement is {} old, scaling down needs {}", Span(oldest), Span(max_age)))
+        Freshness::Stale(format!("a measurement is {} old, scaling down needs {}", Span(oldest), Span(max_age)))
     } else {
-        Sight::Clear
+        Freshness::Fresh
     }
 }
 
