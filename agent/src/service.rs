@@ -135,7 +135,7 @@ impl Agent {
         let Some(back) = self.answerer.remembers() else { return };
         loop {
             let (answerer, rng, partition) = (&mut self.answerer, &mut self.rng, self.partition);
-            let recalled = self.bus.recall(clock::now().minus(back), |state: State| {
+            let recalled = self.bus.read_history(clock::now().minus(back), |state: State| {
                 if partition.contains(&state.function()) {
                     answerer.recall(&state, rng);
                 }

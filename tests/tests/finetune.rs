@@ -78,7 +78,7 @@ impl Fixture {
     async fn newest(&self) -> Timestamp {
         let mut newest = Timestamp(0);
         let visit = |state: State| newest = newest.max(state.observed_at_ms);
-        self.bus.recall_on(subject::all(EventType::State), Timestamp(0), visit).await.expect("readable");
+        self.bus.read_history_on(subject::all(EventType::State), Timestamp(0), visit).await.expect("readable");
         newest
     }
 

@@ -124,7 +124,7 @@ impl Explanation {
         let lookback = policies.iter().filter_map(|policy| policy.decider.remembers()).max().unwrap_or_default().max(History::REACH);
         let mut scan = StateScan::new(&policies, state_id);
         let states = subject::of(EventType::State, function);
-        bus.recall_on(states, action.decided_at_ms.minus(lookback), |state: State| scan.see(&state)).await?;
+        bus.read_history_on(states, action.decided_at_ms.minus(lookback), |state: State| scan.see(&state)).await?;
         let StateScan { state, history, due, first, .. } = scan;
         let Some(state) = state else {
             bail!(

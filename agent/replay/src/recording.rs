@@ -44,7 +44,7 @@ pub async fn states(bus: &Bus, function: &FunctionId, period: Period) -> anyhow:
             states.push(state);
         }
     };
-    bus.recall_on(subject::of(EventType::State, function), period.since, visit).await?;
+    bus.read_history_on(subject::of(EventType::State, function), period.since, visit).await?;
     Ok(states)
 }
 
@@ -57,7 +57,7 @@ pub async fn actions(bus: &Bus, agent: &Name, function: &FunctionId, since: Time
     let visit = |action: Action| {
         actions.entry(action.state_id()).or_insert(action);
     };
-    bus.recall_on(subject::action(agent, function), since, visit).await?;
+    bus.read_history_on(subject::action(agent, function), since, visit).await?;
     Ok(actions)
 }
 
@@ -73,7 +73,7 @@ pub fn last_until(actions: &BTreeMap<StateId, Action>, state_id: StateId) -> Opt
 /// When the stream cannot be read.
 pub async fn messages<M: Message>(bus: &Bus, function: &FunctionId, since: Timestamp) -> anyhow::Result<Vec<M>> {
     let mut found = Vec::new();
-    bus.recall_on(subject::of(M::TYPE, function), since, |message: M| found.push(message)).await?;
+    bus.read_history_on(subject::of(M::TYPE, function), since, |message: M| found.push(message)).await?;
     Ok(found)
 }
 

@@ -1,7 +1,7 @@
 //! The bus: typed messages and watched buckets over NATS. Owns delivery; must not know what a message means.
 
 mod bucket;
-mod recall;
+mod read_history;
 mod subscription;
 
 use std::future::IntoFuture;
@@ -27,9 +27,9 @@ pub use bucket::Bucket;
 use subscription::Keep;
 pub use subscription::{Received, Subscription};
 
-use super::accounts;
 use super::clock;
 use super::health::Health;
+use super::nats_permissions;
 use super::telemetry::Label;
 use crate::contract::{Event, EventType, Message, TraceParent};
 
@@ -81,7 +81,8 @@ impl BusConfig {
                     .to_owned(),
                 None => self.password.clone(),
             };
-            options = options.user_and_password(self.user.clone(), password).custom_inbox_prefix(accounts::inbox_prefix(&self.user));
+            options =
+                options.user_and_password(self.user.clone(), password).custom_inbox_prefix(nats_permissions::inbox_prefix(&self.user));
         }
         Ok(options)
     }

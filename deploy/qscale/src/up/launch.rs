@@ -14,7 +14,7 @@ use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, Pace};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::{accounts, provision};
+use qscale_common::runtime::{nats_permissions, provision};
 use qscale_common::time::Span;
 use serde_json::{Value, json};
 
@@ -146,7 +146,7 @@ impl Running {
         let program = find_nats_server().context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")?;
         let credentials = self.state.lock_credentials()?;
         let passwords = self.state.passwords(&plan.agents)?;
-        let authorization = accounts::authorization(&passwords).context("credentials.json")?;
+        let authorization = nats_permissions::authorization(&passwords).context("credentials.json")?;
         write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
         drop(credentials);
         let listen = self.addresses.nats.trim_start_matches("nats://");

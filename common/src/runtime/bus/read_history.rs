@@ -19,15 +19,20 @@ impl Bus {
     ///
     /// # Errors
     /// When the stream cannot be read to its end.
-    pub async fn recall<M: Message>(&self, since: Timestamp, visit: impl FnMut(M)) -> anyhow::Result<u64> {
-        self.recall_on(subject::all(M::TYPE), since, visit).await
+    pub async fn read_history<M: Message>(&self, since: Timestamp, visit: impl FnMut(M)) -> anyhow::Result<u64> {
+        self.read_history_on(subject::all(M::TYPE), since, visit).await
     }
 
-    /// As [`Bus::recall`], of what was said on `filter_subject` alone.
+    /// As [`Bus::read_history`], of what was said on `filter_subject` alone.
     ///
     /// # Errors
     /// When the stream cannot be read to its end.
-    pub async fn recall_on<M: Message>(&self, filter_subject: String, since: Timestamp, mut visit: impl FnMut(M)) -> anyhow::Result<u64> {
+    pub async fn read_history_on<M: Message>(
+        &self,
+        filter_subject: String,
+        since: Timestamp,
+        mut visit: impl FnMut(M),
+    ) -> anyhow::Result<u64> {
         let name = match M::TYPE {
             EventType::State | EventType::Load => subject::LIVE_STREAM,
             EventType::Action | EventType::Outcome | EventType::Reward => subject::RECORD_STREAM,
