@@ -10,7 +10,7 @@ use qscale_common::load::FunctionLoad;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, InitialAllocation};
 use qscale_common::policy::Mode;
-use qscale_common::runtime::clock::Pace;
+use qscale_common::runtime::clock::ClockRate;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_evaluate::results::rounded;
@@ -90,7 +90,7 @@ fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64, fold
         told: functions.iter().zip(agents).map(|(planned, agent)| (planned.agent.clone(), agent.told.clone())).collect(),
         functions,
         backend: Backend::Local,
-        pace: Pace::REAL,
+        pace: ClockRate::REAL,
         state: StateDir::new(folder)?,
         load: Some(load_plan),
         load_words: load.pattern.clone(),

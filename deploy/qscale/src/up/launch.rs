@@ -12,7 +12,7 @@ use qscale_common::load::LoadSummary;
 use qscale_common::name::Name;
 use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
-use qscale_common::runtime::clock::{self, Pace};
+use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{nats_permissions, provision};
 use qscale_common::time::Span;
@@ -60,7 +60,7 @@ pub struct Running {
     state: StateDir,
     addresses: Addresses,
     backend: Backend,
-    pace: Pace,
+    pace: ClockRate,
     limits: bool,
     /// Whether its steps are told.
     told: bool,
