@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use qscale_common::runtime::clock;
 use qscale_dqn::checkpoint::{Checkpoint, Judged};
-use qscale_dqn::device::Device;
-use qscale_dqn::train::course::{Best, Course, Judgement};
-use qscale_dqn::train::domain::{Kind, Part};
-use qscale_dqn::train::judge::{Court, Score};
-use qscale_dqn::train::recipe::Recipe;
+use qscale_dqn::domain::{Kind, Part};
+use qscale_rl::device::Device;
+use qscale_train::course::{Best, Course, Judgement};
+use qscale_train::judge::{Court, Score};
+use qscale_train::recipe::Recipe;
 
 use self::folder::TrainingFolder;
 pub use self::folder::replace;

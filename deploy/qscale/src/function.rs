@@ -197,7 +197,7 @@ async fn get(platform: &PlatformClient, function: &FunctionId, json: bool) -> an
         return show::json(&status);
     }
     show::line(functions_table(std::slice::from_ref(&status)).render(Paint::of_terminal()))?;
-    show::line(format_args!("\ncommand  {}\ngateway  {}\n", status.spec.command.join(" "), status.gateway))?;
+    show::line(format_args!("\ncommand  {}\ngateway  {}\n", status.spec.program(), status.gateway))?;
     let mut table = Table::new(&["REPLICA", "STATE", "CPU", "MEMORY", "IN FLIGHT", "RESTARTS", "STARTED IN", "PORT", "PID"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for replica in &status.actual.replicas {

@@ -247,7 +247,7 @@ fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
 async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> anyhow::Result<()> {
     let checkpoint = qscale_up::plan::load_model(file)?;
     checkpoint.check().with_context(|| format!("model {}", file.display()))?;
-    if checkpoint.progress.is_some() {
+    if checkpoint.training.is_some() {
         show::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
     }
     let store = store(locate).await?;

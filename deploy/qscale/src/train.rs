@@ -11,12 +11,12 @@ use clap::Args;
 use qscale_common::document::{self, Format};
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_dqn::actions::{ActionSet, Scope};
-use qscale_dqn::learner::{Hyperparameters, Rollouts};
-use qscale_dqn::train::domain::Kind;
-use qscale_dqn::train::judge::Score;
-use qscale_dqn::train::recipe::Recipe;
+use qscale_dqn::domain::Kind;
 use qscale_experiments::train::device::{self, DeviceChoice};
 use qscale_experiments::train::{BaselineRule, TrainOptions, TrainOutcome, TrainReport, Trained, Trainer};
+use qscale_rl::learner::{Hyperparameters, RolloutConfig};
+use qscale_train::judge::Score;
+use qscale_train::recipe::Recipe;
 use serde_json::json;
 
 use crate::run_options::RunOptions;
@@ -133,13 +133,13 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);
     recipe.scope = arguments.scope.unwrap_or(recipe.scope);
     recipe.domain = recipe.domain.of(arguments.functions);
-    let Hyperparameters { rollouts, quantiles, corner, .. } = match arguments.trainer {
+    let Hyperparameters { rollouts, quantiles, huber_delta, .. } = match arguments.trainer {
         None => recipe.hyperparameters.clone(),
         Some(Trainer::Replay) => Hyperparameters::default(),
         Some(Trainer::Means) => Hyperparameters::plain(),
-        Some(Trainer::Rollouts) => Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::default() },
+        Some(Trainer::Rollouts) => Hyperparameters { rollouts: Some(RolloutConfig::default()), ..Hyperparameters::default() },
     };
-    recipe.hyperparameters = Hyperparameters { rollouts, quantiles, corner, ..recipe.hyperparameters };
+    recipe.hyperparameters = Hyperparameters { rollouts, quantiles, huber_delta, ..recipe.hyperparameters };
     recipe.check().map_err(anyhow::Error::msg)?;
     Ok(recipe)
 }

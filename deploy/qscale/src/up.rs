@@ -20,7 +20,8 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
     let began = clock::now();
     let view = ViewOptions { draw: !options.json && !options.plain, print: true, require_limits: false, duration: options.duration };
     let result = run_until_done(&plan, &StateDir::new(&locate.state_dir)?, view, &token).await?;
-    let summary = |planned: &PlannedFunction| result.dashboard.summary(&planned.id, planned.agent.as_str(), result.load_of(&planned.id));
+    let summary =
+        |planned: &PlannedFunction| result.dashboard.summary(&planned.id, planned.agent.as_str(), result.load_of(&planned.id).cloned());
     let summaries: Vec<_> = plan.functions.iter().map(summary).collect();
     let RunResult { dashboard, load } = result;
     if dashboard.missed_ticks() > 0 {
@@ -37,8 +38,8 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
             "speed": options.speed,
             "load": plan.load_description,
             "missed_ticks": dashboard.missed_ticks(),
-            "void": load.as_ref().map(|load| load["void"].clone()),
-            "send_lag_us": load.as_ref().map(|load| load["send_lag_us"].clone()),
+            "void": load.as_ref().map(|load| load.void),
+            "send_lag_us": load.as_ref().map(|load| load.send_lag_us),
             "functions": summaries,
         }))?;
     } else {
@@ -51,19 +52,18 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
             say(&format!("({} more functions; --json prints all of them)", summaries.len() - LINES));
         }
     }
-    if let Some(load) = load.filter(|load| load["void"] == true) {
-        say(&format!("warning: the load generator declares the run void: {}", load["void_reasons"]));
+    if let Some(load) = load.filter(|load| load.void) {
+        say(&format!("warning: the load generator declares the run void: {}", load.void_reasons.join("; ")));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn summary_line(summary: &FunctionSummary) -> String {
     let load = summary.load.as_ref().map_or_else(String::new, |load| {
-        let latency = &load["latency_ms"];
-        format!(
-            "{} sent, {} succeeded, {} failed; p50 {} ms, p95 {} ms, p99 {} ms; ",
-            load["sent"], load["succeeded"], load["failed"], latency["p50"], latency["p95"], latency["p99"]
-        )
+        let latency = load
+            .latency_ms
+            .map_or_else(String::new, |latency| format!("p50 {} ms, p95 {} ms, p99 {} ms; ", latency.p50, latency.p95, latency.p99));
+        format!("{} sent, {} succeeded, {} failed; {latency}", load.sent, load.succeeded, load.failed)
     });
     let most = summary.max_allocation.map_or_else(|| "unknown".to_owned(), |most| most.to_string());
     format!(

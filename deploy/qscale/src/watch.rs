@@ -147,7 +147,7 @@ impl Wanted {
     fn new(arguments: &WatchArgs) -> Self {
         let chosen = |kind: &EventType| arguments.kind.is_empty() || arguments.kind.iter().any(|asked| EventType::from(*asked) == *kind);
         Self {
-            kinds: EventType::ALL.into_iter().filter(chosen).collect(),
+            kinds: EventType::ALL.iter().copied().filter(chosen).collect(),
             functions: arguments.functions.iter().cloned().collect(),
             agent: arguments.agent.clone(),
         }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use qscale_common::contract::{Effect, Load, Outcome, Rule, Source, State};
+use qscale_common::load::FunctionLoad;
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use qscale_dqn::decider;
 use serde::Serialize;
 
 use super::many;
@@ -102,7 +102,7 @@ pub struct FunctionSummary {
     /// The agent of its ScalingPolicy.
     pub agent: String,
     /// Measurements of the load generator; null without load.
-    pub load: Option<serde_json::Value>,
+    pub load: Option<FunctionLoad>,
     /// Mean allocation over time.
     pub mean_allocation: MeanAllocation,
     /// Largest replicas, CPU and memory of a replica, each on its own.
@@ -206,7 +206,7 @@ impl Dashboard {
         }
         let id = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
         let record = self.functions.entry(id.clone()).or_default();
-        record.network_fallbacks += u64::from(decider::by_the_rule(&outcome.reason));
+        record.network_fallbacks += u64::from(outcome.provenance.fallback.is_some());
         let totals = &mut record.totals;
         let changed = matches!(outcome.effect, Effect::Applied | Effect::Changed);
         totals.decisions += 1;
@@ -231,7 +231,7 @@ impl Dashboard {
     }
 
     /// Totals of `function`, with the load generator's measurements.
-    pub fn summary(&self, function: &FunctionId, agent: &str, load: Option<serde_json::Value>) -> FunctionSummary {
+    pub fn summary(&self, function: &FunctionId, agent: &str, load: Option<FunctionLoad>) -> FunctionSummary {
         let nothing = Accumulated::default();
         let totals = self.functions.get(function).map_or(&nothing, |record| &record.totals);
         let seconds = totals.seconds.max(f64::MIN_POSITIVE);

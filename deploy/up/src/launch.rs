@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::subject;
+use qscale_common::load::LoadSummary;
 use qscale_common::name::Name;
 use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
-use qscale_common::runtime::clock::{self, Pace};
+use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::{accounts, kv, provision};
+use qscale_common::runtime::{kv, nats_permissions, provision};
 use qscale_common::time::Span;
 use serde_json::{Value, json};
 
@@ -57,7 +58,7 @@ pub struct RunningSystem {
     state: StateDir,
     addresses: Addresses,
     backend: Backend,
-    pace: Pace,
+    pace: ClockRate,
     limits: bool,
     /// Whether its steps are printed.
     print: bool,
@@ -149,7 +150,7 @@ impl RunningSystem {
         let program = find_nats_server().context("nats-server not found: run `make tools`, add it to PATH, or set NATS_SERVER_BIN")?;
         let credentials = self.state.lock_credentials()?;
         let passwords = self.state.passwords(plan.agents.keys())?;
-        let authorization = accounts::authorization(&passwords).context("credentials.json")?;
+        let authorization = nats_permissions::authorization(&passwords).context("credentials.json")?;
         write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
         drop(credentials);
         let listen = self.addresses.nats.trim_start_matches("nats://");
@@ -219,7 +220,7 @@ impl RunningSystem {
     async fn add_functions(&self, platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
         remove_left_copy(platform, bus, plan).await?;
         for planned in &plan.functions {
-            self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
+            self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.program()));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
             if !kv::is_frozen(bus, &planned.id).await? {
                 // The allocation of an earlier run would be an unfair start, above all next to a copy.
@@ -234,7 +235,7 @@ impl RunningSystem {
         let (first, more) = (plan.functions.first(), plan.functions.len().saturating_sub(1));
         if let Some(first) = first {
             let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-            self.say(&format!("[3/6] function {} ({}){more}", first.id, first.spec.command.join(" ")));
+            self.say(&format!("[3/6] function {} ({}){more}", first.id, first.spec.program()));
         }
         for planned in &plan.functions {
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
@@ -359,7 +360,7 @@ impl RunningSystem {
     }
 
     /// Summary of the simulated load; `None` with real functions.
-    pub async fn simulated_load(&self) -> Option<Value> {
+    pub async fn simulated_load(&self) -> Option<LoadSummary> {
         if self.backend == Backend::Local {
             return None;
         }
@@ -371,7 +372,7 @@ impl RunningSystem {
     }
 
     /// Summary of the load generator; `None` until it ends.
-    pub fn load_summary(&self) -> Option<Value> {
+    pub fn load_summary(&self) -> Option<LoadSummary> {
         serde_json::from_slice(&std::fs::read(self.load_output()).ok()?).ok()
     }
 

@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::{EventType, Load, Outcome, State, subject};
+use qscale_common::load::{FunctionLoad, LoadSummary};
 use qscale_common::name::FunctionId;
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::time::Span;
-use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -64,13 +64,13 @@ pub struct RunResult {
     /// The functions at the end of the run.
     pub dashboard: Dashboard,
     /// Summary of the load; `None` without load.
-    pub load: Option<Value>,
+    pub load: Option<LoadSummary>,
 }
 
 impl RunResult {
     /// Summary of the load on `function`.
-    pub fn load_of(&self, function: &FunctionId) -> Option<Value> {
-        self.load.as_ref()?["functions"].as_array()?.iter().find(|line| line["function"] == function.to_string()).cloned()
+    pub fn load_of(&self, function: &FunctionId) -> Option<&FunctionLoad> {
+        self.load.as_ref()?.function(&function.to_string())
     }
 }
 

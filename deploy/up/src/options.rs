@@ -20,7 +20,7 @@ pub enum Backend {
 
 /// Help of `--load`: the forms of a pattern.
 fn load_help() -> String {
-    format!("Offered load: {}; none for no load", Pattern::FORMS.map(|form| form.grammar).join(", "))
+    format!("Offered load, requests/s over time: {}; none for no load", Pattern::grammars())
 }
 
 /// Run nats-server, platform, collector, agent, actuator and load generator on this machine, with a live view.

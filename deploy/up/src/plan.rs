@@ -12,7 +12,7 @@ use qscale_common::document::Format;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, Protocol};
 use qscale_common::policy::ScalingPolicy;
-use qscale_common::runtime::clock::{self, Pace};
+use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::workload::Pattern;
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
@@ -49,7 +49,7 @@ pub struct Plan {
     /// Backend.
     pub backend: Backend,
     /// Speed of the system's clock.
-    pub pace: Pace,
+    pub pace: ClockRate,
     /// Configuration of each agent in addition to its name.
     pub agents: BTreeMap<Name, Map<String, Value>>,
     /// Load that the load generator sends; `None` for no load. Simulated functions have their own load.
@@ -71,7 +71,7 @@ impl Plan {
     pub fn new(arguments: &UpOptions) -> anyhow::Result<Self> {
         let pattern = arguments.pattern()?;
         arguments.check_backend()?;
-        let pace = Pace::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
+        let pace = ClockRate::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
         let (functions, load, load_description) = match arguments.backend {
             Backend::Local => local(arguments, pattern)?,
             Backend::Sim => {

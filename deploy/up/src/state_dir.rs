@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::name::Name;
-use qscale_common::runtime::accounts::Account;
 use qscale_common::runtime::http;
+use qscale_common::runtime::nats_permissions::Account;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 

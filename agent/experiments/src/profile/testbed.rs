@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use qscale_common::load::LoadSummary;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{AllocationRequest, FunctionSpec, FunctionStatus, InitialAllocation, PlatformAddresses};
 use qscale_common::runtime::clock;
@@ -16,7 +17,7 @@ use qscale_up::launch::search_path;
 use qscale_up::state_dir::write_private;
 use qscale_up::supervisor::{Service, Status, Supervisor};
 use qscale_up::{LoadPlan, RequestForm, sibling_program};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::counters::{Counters, counters};
 
@@ -254,16 +255,14 @@ impl Testbed {
             let output = log.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or("nothing").to_owned();
             bail!("the load generator failed: {output}");
         }
-        let summary: Value = serde_json::from_slice(&std::fs::read(&sending.summary)?).context("invalid summary of the load generator")?;
+        let summary: LoadSummary =
+            serde_json::from_slice(&std::fs::read(&sending.summary)?).context("invalid summary of the load generator")?;
         let text = std::fs::read_to_string(&sending.requests).context("failed to read the requests of the load generator")?;
         let mut requests: Vec<Request> =
             text.lines().skip(1).map(request).collect::<Option<_>>().context("invalid row in the requests of the load generator")?;
         requests.sort_by_key(|request| request.due);
-        let void = (summary["void"] == true).then(|| {
-            let reasons = summary["void_reasons"].as_array().into_iter().flatten();
-            reasons.filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
-        });
-        let started = Timestamp(summary["started_unix_us"].as_u64().context("the summary of the load generator has no start")? / 1000);
+        let void = summary.void.then(|| summary.void_reasons.join("; "));
+        let started = Timestamp(summary.started_unix_us / 1000);
         Ok(LoadResult { void, started, requests })
     }
 

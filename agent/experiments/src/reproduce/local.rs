@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use qscale_common::load::FunctionLoad;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, InitialAllocation};
 use qscale_common::policy::Mode;
@@ -56,10 +57,10 @@ pub async fn run(
     let lived = lived?;
     let all = lived.load.as_ref();
     let void =
-        all.filter(|load| load["void"] == true).map(|load| format!("the load generator declares the run void: {}", load["void_reasons"]));
+        all.filter(|load| load.void).map(|load| format!("the load generator declares the run void: {}", load.void_reasons.join("; ")));
     let of = |planned: &PlannedFunction| {
         let its = lived.load_of(&planned.id).with_context(|| format!("no summary of the load on {}", planned.id))?;
-        let mut lived = record_of(experiment, planned, &lived.dashboard, &its)?;
+        let mut lived = record_of(experiment, planned, &lived.dashboard, its)?;
         lived.remarks.extend(void.clone());
         Ok(lived)
     };
@@ -96,15 +97,15 @@ fn plan(experiment: Experiment, load: &StudyLoad, agents: &[Agent], seed: u64) -
 }
 
 /// Result of one entrant: requests as measured by the load generator, allocations from States.
-fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashboard, load: &Value) -> anyhow::Result<RunRecord> {
+fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashboard, load: &FunctionLoad) -> anyhow::Result<RunRecord> {
     let entry = known(dashboard, &planned.id)?;
     let summary = dashboard.summary(&planned.id, planned.agent.as_str(), None);
     let bound_us = planned.policy.objective.latency.get().as_secs_f64() * 1e6;
     let timeout_ms = planned.spec.timeout.0.as_secs_f64() * 1000.0;
     let hours = experiment.length().as_secs_f64() / 3600.0;
-    let failed = load["failed"].as_u64().unwrap_or(entry.failed);
-    let p95_ms = match load["latency_ms"]["p95"].as_f64() {
-        Some(exact) if failed == 0 => exact,
+    let failed = load.failed;
+    let p95_ms = match load.latency_ms {
+        Some(latency) if failed == 0 => latency.p95,
         _ => percentile(&entry.latencies, failed, 0.95).map_or(timeout_ms, |us| us / 1000.0),
     };
     let prices = &planned.policy.prices;
@@ -112,7 +113,7 @@ fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dash
     let figure = |figure| match figure {
         RunMetric::P95Ms => p95_ms,
         RunMetric::LateShare => late_share(&entry.latencies, failed, bound_us),
-        RunMetric::ThroughputRps => load["succeeded"].as_u64().unwrap_or(0) as f64 / experiment.length().as_secs_f64(),
+        RunMetric::ThroughputRps => load.succeeded as f64 / experiment.length().as_secs_f64(),
         RunMetric::Replicas => mean.replicas,
         RunMetric::Cores => mean.cores,
         RunMetric::CostPerHour => mean.cores * prices.cpu_core_hour.get() + mean.memory_gib * prices.memory_gib_hour.get(),

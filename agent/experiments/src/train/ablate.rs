@@ -7,11 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::ensure;
 use qscale_dqn::actions::{ActionSet, BRANCHES};
-use qscale_dqn::device::cpu;
-use qscale_dqn::learner::{Hyperparameters, Munchausen, Rollouts};
-use qscale_dqn::replay::Sampling;
-use qscale_dqn::train::judge::Score;
-use qscale_dqn::train::recipe::Recipe;
+use qscale_rl::device::cpu;
+use qscale_rl::learner::{Hyperparameters, RolloutConfig};
+use qscale_rl::loss::Munchausen;
+use qscale_rl::replay::Sampling;
+use qscale_train::judge::Score;
+use qscale_train::recipe::Recipe;
 use serde_json::json;
 
 use super::{TrainContext, TrainEvent, Trained, train_network};
@@ -44,7 +45,7 @@ pub const VARIANTS: [Variant; 22] = [
     ("layer-norm", "without layer normalisation", |recipe| recipe.hyperparameters.layer_norm = false),
     ("normalise", "without normalisation of observations", |recipe| recipe.hyperparameters.normalise = false),
     ("settling", "constant step size", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
-    ("corner", "Huber loss with delta 30", |recipe| recipe.hyperparameters.corner = 30.0),
+    ("corner", "Huber loss with delta 30", |recipe| recipe.hyperparameters.huber_delta = 30.0),
     ("horizon", "discount 0.97: a horizon of 33 ticks instead of 10", |recipe| recipe.hyperparameters.discount = 0.97),
     ("narrow", "two layers of 128", |recipe| recipe.hyperparameters.hidden = vec![128, 128]),
     ("wide", "two layers of 512", |recipe| recipe.hyperparameters.hidden = vec![512, 512]),
@@ -55,9 +56,11 @@ pub const VARIANTS: [Variant; 22] = [
         recipe.action_set = ActionSet::Grid;
         recipe.hyperparameters.branches = BRANCHES.to_vec();
     }),
-    ("rollouts", "rollouts and λ-returns instead of a replay (PQN)", |recipe| recipe.hyperparameters.rollouts = Some(Rollouts::default())),
+    ("rollouts", "rollouts and λ-returns instead of a replay (PQN)", |recipe| {
+        recipe.hyperparameters.rollouts = Some(RolloutConfig::default())
+    }),
     ("rollouts-means", "rollouts, means of returns", |recipe| {
-        recipe.hyperparameters = Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::plain() };
+        recipe.hyperparameters = Hyperparameters { rollouts: Some(RolloutConfig::default()), ..Hyperparameters::plain() };
     }),
     ("steps", "1-step returns", |recipe| recipe.hyperparameters.steps = 1),
     ("plain", "means of returns instead of quantiles (double DQN)", |recipe| recipe.hyperparameters = Hyperparameters::plain()),
@@ -78,7 +81,7 @@ pub const VARIANTS: [Variant; 22] = [
         recipe.hyperparameters = Hyperparameters { capacity: 50_000, ..Hyperparameters::plain() };
     }),
     ("plain-corner", "double DQN, Huber loss with delta 1", |recipe| {
-        recipe.hyperparameters = Hyperparameters { corner: 1.0, ..Hyperparameters::plain() };
+        recipe.hyperparameters = Hyperparameters { huber_delta: 1.0, ..Hyperparameters::plain() };
     }),
 ];
 

@@ -1,23 +1,18 @@
-//! Choice of the device that computes networks. Owns the probe of the GPU, which runs in a child process, because a broken driver may end the process that opens it.
+//! The device that computes a training: as requested, or as measured. Owns the probe, which runs in a process of its own because a driver may end the process
+//! that opens it.
 
-use std::process::Stdio;
 use std::str::FromStr;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
-use qscale_common::runtime::clock;
-use qscale_dqn::device::{self, Device, Kind};
-use qscale_dqn::probe::{self, Probe};
-use tokio::process::Command;
+use qscale_rl::Device;
 
-/// Requested device.
+/// The requested device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The fastest device that computes correctly.
+    /// The GPU if it is faster and computes the same, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU; an error without one.
+    /// The GPU.
     Gpu,
 }
 
@@ -34,64 +29,100 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Timeout of the probe; the first compilation of shaders takes seconds.
-const WITHIN: Duration = Duration::from_secs(120);
+#[cfg(not(feature = "gpu"))]
+const WITHOUT_GPU: &str = "compiled without the feature `gpu`; compile with `cargo build -p qscale --features gpu`";
 
-/// Opens the requested device, and reports the choice on standard error.
+/// Opens the requested device.
 ///
 /// # Errors
 /// When the GPU is requested and cannot be used.
-pub async fn choose(wish: DeviceChoice) -> anyhow::Result<Device> {
-    if wish == DeviceChoice::Cpu {
-        return Ok(device::cpu());
+#[cfg(not(feature = "gpu"))]
+pub async fn choose(choice: DeviceChoice) -> anyhow::Result<Device> {
+    match choice {
+        DeviceChoice::Gpu => anyhow::bail!("--device gpu: {WITHOUT_GPU}"),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(qscale_rl::cpu()),
     }
-    if !cfg!(feature = "gpu") {
-        if wish == DeviceChoice::Gpu {
-            bail!("--device gpu: this program was built without the feature `gpu`; build it with `cargo build -p qscale --features gpu`");
-        }
-        return Ok(device::cpu());
-    }
-    let probed = probe_in_child().await.and_then(|probe| if let Some(why) = probe.refusal() { bail!("{why}") } else { Ok(probe) });
-    match (wish, probed) {
-        (DeviceChoice::Gpu, probed) => {
-            let probe = probed.context("--device gpu")?;
-            eprintln!("using the GPU, as requested: {probe}");
-        }
-        (_, Ok(probe)) if probe.gpu_is_faster() => eprintln!("using the GPU, which is faster: {probe}"),
-        (_, Ok(probe)) => {
-            eprintln!("using the CPU, which is faster: {probe}");
-            return Ok(device::cpu());
-        }
-        (_, Err(error)) => {
-            eprintln!("using the CPU: {error:#}");
-            return Ok(device::cpu());
-        }
-    }
-    Ok(device::open(Kind::Gpu)?)
-}
-
-/// Probes the GPU in a child process.
-async fn probe_in_child() -> anyhow::Result<Probe> {
-    let program = std::env::current_exe().context("failed to find the path of this program")?;
-    let mut command = Command::new(program);
-    command.arg("probe-device").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(WITHIN, command.output());
-    let output = output
-        .await
-        .map_err(|_| anyhow::anyhow!("the GPU did not respond within {} s", WITHIN.as_secs()))?
-        .context("failed to start the probe")?;
-    if !output.status.success() {
-        bail!("the GPU driver ended the probe: {}", output.status);
-    }
-    let found: Result<Probe, String> = serde_json::from_slice(&output.stdout).context("invalid output of the probe")?;
-    found.map_err(anyhow::Error::msg)
 }
 
 /// Probes the GPU in this process; call it in a child process.
 ///
 /// # Errors
-/// The reason why there is no usable GPU.
-pub fn probe() -> Result<Probe, String> {
-    let began = clock::instant();
-    probe::probe(&|| began.elapsed())
+/// Always, because there is no GPU support.
+#[cfg(not(feature = "gpu"))]
+pub fn probe() -> Result<(), String> {
+    Err(WITHOUT_GPU.to_owned())
+}
+
+#[cfg(feature = "gpu")]
+pub use with_gpu::{choose, probe};
+
+#[cfg(feature = "gpu")]
+mod with_gpu {
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    use anyhow::{Context, bail};
+    use qscale_burn::probe::Probe;
+    use qscale_common::runtime::clock;
+    use qscale_rl::{Device, cpu};
+    use tokio::process::Command;
+
+    use super::DeviceChoice;
+
+    /// Time limit of a probe; compiling shaders for the first time takes seconds.
+    const PROBE_TIMEOUT: Duration = Duration::from_secs(120);
+
+    /// Opens the requested device, and reports the choice on standard error.
+    ///
+    /// # Errors
+    /// When the GPU is requested and cannot be used.
+    pub async fn choose(choice: DeviceChoice) -> anyhow::Result<Device> {
+        if choice == DeviceChoice::Cpu {
+            return Ok(cpu());
+        }
+        let probed =
+            measure().await.and_then(|probe| if let Some(objection) = probe.objection() { bail!("{objection}") } else { Ok(probe) });
+        match (choice, probed) {
+            (DeviceChoice::Gpu, probed) => {
+                let probe = probed.context("--device gpu")?;
+                eprintln!("computing on the GPU, as requested: {probe}");
+            }
+            (_, Ok(probe)) if probe.gpu_is_faster() => eprintln!("computing on the GPU, which is faster: {probe}"),
+            (_, Ok(probe)) => {
+                eprintln!("computing on the CPU, which is faster: {probe}");
+                return Ok(cpu());
+            }
+            (_, Err(error)) => {
+                eprintln!("computing on the CPU: {error:#}");
+                return Ok(cpu());
+            }
+        }
+        Ok(qscale_burn::gpu()?)
+    }
+
+    /// Probes the GPU in a child process.
+    async fn measure() -> anyhow::Result<Probe> {
+        let program = std::env::current_exe().context("failed to find this program")?;
+        let mut command = Command::new(program);
+        command.arg("probe-device").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(PROBE_TIMEOUT, command.output());
+        let output = output
+            .await
+            .map_err(|_| anyhow::anyhow!("the GPU did not answer within {} s", PROBE_TIMEOUT.as_secs()))?
+            .context("failed to start the probe")?;
+        if !output.status.success() {
+            bail!("the GPU driver ended the probe: {}", output.status);
+        }
+        let found: Result<Probe, String> = serde_json::from_slice(&output.stdout).context("failed to read the result of the probe")?;
+        found.map_err(anyhow::Error::msg)
+    }
+
+    /// Probes the GPU in this process; call it in a child process.
+    ///
+    /// # Errors
+    /// The reason why there is no usable GPU.
+    pub fn probe() -> Result<Probe, String> {
+        let began = clock::instant();
+        qscale_burn::probe::probe(&|| clock::instant().duration_since(began))
+    }
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use qscale_dqn::Checkpoint;
-use qscale_dqn::train::course::{Best, Course, Judgement};
-use qscale_dqn::train::domain::Part;
-use qscale_dqn::train::judge::Score;
-use qscale_dqn::train::recipe::Recipe;
+use qscale_dqn::domain::Part;
 use qscale_evaluate::report::{Curve, Panel, chart};
+use qscale_train::course::{Best, Course, Judgement};
+use qscale_train::judge::Score;
+use qscale_train::recipe::Recipe;
 use qscale_up::plan::load_model;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

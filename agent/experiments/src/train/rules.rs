@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qscale_common::document::{self, Format};
-use qscale_dqn::train::judge::{Court, Score};
 use qscale_evaluate::suite::{Entry, TRAINING_RULES};
 use qscale_policies::{Policy, by_name};
+use qscale_train::judge::{Court, Score};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 use qscale_common::time::Span;
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::Judged;
-use qscale_dqn::train::domain::{Domain, Part};
+use qscale_dqn::domain::{Domain, Part};
 use serde_json::{Value, json};
 
 use crate::show::{self, Paint, Table};

@@ -7,8 +7,8 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::clock;
 use qscale_common::text::number;
-use qscale_dqn::train::course::Judgement;
 use qscale_experiments::train::{BaselineRule, TrainEvent};
+use qscale_train::course::Judgement;
 
 /// A function that shows the events of trainings, one after the other.
 pub fn show() -> impl Fn(TrainEvent<'_>) {
