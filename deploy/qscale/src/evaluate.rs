@@ -210,7 +210,7 @@ fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &P
     let found = evaluation.run(roster, &options, &mut ledger);
     ledger.bar.finish();
     match found {
-        Ok((results, paces)) => report::write(out, &results, &paces, began.elapsed(), arguments.json)?,
+        Ok((results, paces)) => report::write(out, &results, &paces, clock::since(began), arguments.json)?,
         Err(EvaluateError::Stopped) => {
             eprintln!("stopped; {} keeps what was done, and the same command goes on from there", out.display());
             return Ok(ExitCode::from(130));

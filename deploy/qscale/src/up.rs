@@ -329,10 +329,10 @@ async fn follow(plan: &Plan, look: Look, running: &Running, bus: &Bus, token: &C
         }
         streams.take_in(&mut board);
         let statuses = running.statuses();
-        let elapsed = began.elapsed() * plan.pace.speed();
+        let elapsed = clock::since(began) * plan.pace.speed();
         board.sample(&shown, clock::now());
         view.draw(&board, &statuses, &shown, &title(plan, running, elapsed), clock::now());
-        if printed.elapsed() >= PRINT_EVERY {
+        if clock::since(printed) >= PRINT_EVERY {
             printed = clock::instant();
             if look.told && !view.is_open() {
                 print_lines(&board, &shown, &statuses);

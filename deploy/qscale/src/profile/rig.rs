@@ -187,7 +187,7 @@ impl Rig {
             if status.actual.ready == replicas.0 && status.actual.replicas.len() == replicas.0 as usize {
                 return Ok(());
             }
-            if status.crashes > 0 || began.elapsed() > PATIENCE {
+            if status.crashes > 0 || clock::since(began) > PATIENCE {
                 let logs = self.platform.logs(&self.id(), 5).await.unwrap_or_default();
                 let said: Vec<String> = logs.iter().map(|line| crate::show::clean(&line.line)).collect();
                 bail!("the function does not become ready ({}); it said: {}", self.spec.command.join(" "), said.join(" | "));
@@ -249,7 +249,7 @@ impl Rig {
             match self.supervisor.statuses().get(&sending.name) {
                 Some((Status::Ended(code), _)) => break *code,
                 Some((Status::Restarting, _)) => bail!("the load generator died"),
-                _ => ensure!(began.elapsed() < sending.until, "the load generator does not end"),
+                _ => ensure!(clock::since(began) < sending.until, "the load generator does not end"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         };
@@ -324,7 +324,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
         }
         let said = || std::fs::read_to_string(&log).unwrap_or_default();
         let died = matches!(supervisor.statuses().get("platform"), Some((Status::Restarting, _)));
-        ensure!(!died && began.elapsed() < PATIENCE, "the local platform does not start; it said:\n{}", said());
+        ensure!(!died && clock::since(began) < PATIENCE, "the local platform does not start; it said:\n{}", said());
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

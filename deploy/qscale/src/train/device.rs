@@ -111,7 +111,7 @@ mod with_gpu {
     /// Probes the GPU in this process and prints the result as JSON.
     pub fn probe() -> anyhow::Result<()> {
         let began = clock::instant();
-        let found = qscale_burn::probe::probe(&|| began.elapsed());
+        let found = qscale_burn::probe::probe(&|| clock::since(began));
         crate::show::json(&found)
     }
 }

@@ -64,7 +64,7 @@ impl Watcher {
     /// The network was judged.
     pub fn judged(&self, judgement: &Judgement) {
         let mean = &judgement.validation.mean;
-        let speed = (judgement.ticks - self.from) as f64 / self.began.elapsed().as_secs_f64().max(1e-3);
+        let speed = (judgement.ticks - self.from) as f64 / clock::since(self.began).as_secs_f64().max(1e-3);
         let told = format!(
             "{} ticks/s, loss {:.3}, return {:.3}; validation {:.2} % {:.2} {:.3}{}; {}",
             show::number(speed),

@@ -464,7 +464,7 @@ fn address(usual: Option<u16>) -> anyhow::Result<SocketAddr> {
 async fn eventually(what: &str, log: &Path, condition: impl AsyncFn() -> bool) -> anyhow::Result<()> {
     let began = clock::instant();
     while !condition().await {
-        anyhow::ensure!(began.elapsed() < ANSWER_WITHIN, "{what} is not ready after {ANSWER_WITHIN:?}; see {}", log.display());
+        anyhow::ensure!(clock::since(began) < ANSWER_WITHIN, "{what} is not ready after {ANSWER_WITHIN:?}; see {}", log.display());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

@@ -204,7 +204,7 @@ fn died(kept: &mut Kept, status: ExitStatus) {
     match status.code() {
         Some(code) if kept.service.ends => kept.ended = Some(code),
         _ => {
-            if kept.started.elapsed() > HEALTHY_AFTER {
+            if clock::since(kept.started) > HEALTHY_AFTER {
                 kept.pause = FIRST_PAUSE;
             }
             kept.restarts += 1;
@@ -252,7 +252,7 @@ fn stop(kept: &mut Kept) {
     signal(&child, libc::SIGTERM);
     let asked = clock::instant();
     let mut status = None;
-    while status.is_none() && asked.elapsed() < kept.service.patience {
+    while status.is_none() && clock::since(asked) < kept.service.patience {
         status = child.try_wait().ok().flatten();
         if status.is_none() {
             std::thread::sleep(Duration::from_millis(10));

@@ -56,14 +56,14 @@ pub async fn run(rig: &mut Rig, scenario: &Scenario, length: Duration, seed: u64
     let mut done: Vec<(Timestamp, Allocation)> = Vec::new();
     let first = clock::instant();
     for (at, allocation) in &scenario.changes {
-        tokio::time::sleep(at.saturating_sub(first.elapsed())).await;
+        tokio::time::sleep(at.saturating_sub(clock::since(first))).await;
         // Counters of replicas that go would be lost.
         cpu.extend(rig.read().await?.cpu);
         done.push((clock::wall(), *allocation));
         rig.allocate(*allocation).await?;
     }
     let sent = rig.finish(sending).await?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = clock::since(began).as_secs_f64();
     cpu.extend(rig.read().await?.cpu);
     let cpu_seconds = cpu.iter().map(|(replica, used)| used - before.get(replica).copied().unwrap_or(0.0)).sum();
     let others = Machine::read(rig.platform_pid()).others_since(&machine, cpu_seconds, seconds);
