@@ -290,7 +290,7 @@ fn train_network(
         let judged = course.advance()?;
         let stopped = stop.load(Ordering::Relaxed);
         if judged.is_some() || stopped {
-            folder.seconds += began.elapsed().as_secs_f64();
+            folder.seconds += clock::since(began).as_secs_f64();
             began = clock::instant();
             if let Some(judgement) = &judged {
                 folder.judged(judgement, &rule)?;

@@ -289,7 +289,7 @@ impl Bus {
             {
                 return true;
             }
-            if began.elapsed() > RECORD_FOR {
+            if clock::since(began) > RECORD_FOR {
                 return false;
             }
             tokio::time::sleep(pause).await;

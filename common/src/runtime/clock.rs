@@ -157,6 +157,12 @@ pub fn instant() -> std::time::Instant {
     std::time::Instant::now()
 }
 
+/// Real time since `began`.
+#[must_use]
+pub fn since(began: std::time::Instant) -> Duration {
+    instant().saturating_duration_since(began)
+}
+
 /// The real time in which the system lives through `span`.
 #[must_use]
 pub fn real(span: Duration) -> Duration {

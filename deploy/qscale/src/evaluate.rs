@@ -192,12 +192,12 @@ fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &P
     let mut ledger = Desk { journal, bar: Bar::new() };
     let threads = arguments.run.threads();
     let began = clock::instant();
-    let time = || clock::instant().duration_since(began);
+    let time = || clock::since(began);
     let options = Options { threads, stop, clock: Some(&time) };
     let found = evaluation.run(roster, &options, &mut ledger);
     ledger.bar.finish();
     match found {
-        Ok((results, paces)) => report::write(out, &results, &paces, began.elapsed(), arguments.run.json)?,
+        Ok((results, paces)) => report::write(out, &results, &paces, clock::since(began), arguments.run.json)?,
         Err(EvaluateError::Stopped) => {
             eprintln!("stopped; {} keeps what was done, and the same command goes on from there", out.display());
             return Ok(ExitCode::from(130));

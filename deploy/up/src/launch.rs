@@ -462,7 +462,7 @@ fn address(usual: Option<u16>) -> anyhow::Result<SocketAddr> {
 async fn wait_until(what: &str, log: &Path, condition: impl AsyncFn() -> bool) -> anyhow::Result<()> {
     let began = clock::instant();
     while !condition().await {
-        let waited = clock::instant().duration_since(began);
+        let waited = clock::since(began);
         anyhow::ensure!(waited < READY_TIMEOUT, "{what} not ready after {READY_TIMEOUT:?}; see {}", log.display());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

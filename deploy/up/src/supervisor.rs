@@ -254,7 +254,7 @@ impl Process {
         match status.code() {
             Some(code) if self.service.ends => self.ended = Some(code),
             _ => {
-                if clock::instant().duration_since(self.started) > HEALTHY_AFTER {
+                if clock::since(self.started) > HEALTHY_AFTER {
                     self.pause = FIRST_PAUSE;
                 }
                 self.restarts += 1;
@@ -287,7 +287,7 @@ impl Process {
         signal(&child, libc::SIGTERM);
         let asked = clock::instant();
         let mut status = None;
-        while status.is_none() && clock::instant().duration_since(asked) < self.service.stop_timeout {
+        while status.is_none() && clock::since(asked) < self.service.stop_timeout {
             status = child.try_wait().ok().flatten();
             if status.is_none() {
                 std::thread::sleep(Duration::from_millis(10));

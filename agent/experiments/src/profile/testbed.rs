@@ -182,7 +182,7 @@ impl Testbed {
             if status.actual.ready == replicas.0 && status.actual.replicas.len() == replicas.0 as usize {
                 return Ok(());
             }
-            if status.crashes > 0 || clock::instant().duration_since(began) > PATIENCE {
+            if status.crashes > 0 || clock::since(began) > PATIENCE {
                 let logs = self.platform.logs(&self.id(), 5).await.unwrap_or_default();
                 let output: Vec<String> = logs.iter().map(|line| text::clean(&line.line)).collect();
                 bail!("the function ({}) is not ready; its last output: {}", self.spec.command.join(" "), output.join(" | "));
@@ -246,7 +246,7 @@ impl Testbed {
             match self.supervisor.status(&sending.name) {
                 Some(Status::Ended(code)) => break code,
                 Some(Status::Restarting) => bail!("the load generator was killed"),
-                _ => ensure!(clock::instant().duration_since(began) < sending.until, "the load generator did not end in time"),
+                _ => ensure!(clock::since(began) < sending.until, "the load generator did not end in time"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         };
@@ -327,7 +327,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
         }
         let output = || std::fs::read_to_string(&log).unwrap_or_default();
         let died = supervisor.status("platform") == Some(Status::Restarting);
-        ensure!(!died && clock::instant().duration_since(began) < PATIENCE, "the local platform did not start; its log:\n{}", output());
+        ensure!(!died && clock::since(began) < PATIENCE, "the local platform did not start; its log:\n{}", output());
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -123,6 +123,6 @@ mod with_gpu {
     /// The reason why there is no usable GPU.
     pub fn probe() -> Result<Probe, String> {
         let began = clock::instant();
-        qscale_burn::probe::probe(&|| clock::instant().duration_since(began))
+        qscale_burn::probe::probe(&|| clock::since(began))
     }
 }

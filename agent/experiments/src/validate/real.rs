@@ -61,14 +61,14 @@ pub async fn run(testbed: &mut Testbed, scenario: &Scenario, length: Duration, s
     let mut done: Vec<(Timestamp, Allocation)> = Vec::new();
     let first = clock::instant();
     for (at, allocation) in &scenario.changes {
-        tokio::time::sleep(at.saturating_sub(first.elapsed())).await;
+        tokio::time::sleep(at.saturating_sub(clock::since(first))).await;
         // Counters of removed replicas would be lost.
         cpu.extend(testbed.read().await?.cpu);
         done.push((clock::wall(), *allocation));
         testbed.allocate(*allocation).await?;
     }
     let sent = testbed.finish(sending).await?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = clock::since(began).as_secs_f64();
     cpu.extend(testbed.read().await?.cpu);
     let cpu_seconds = cpu.iter().map(|(replica, used)| used - before.get(replica).copied().unwrap_or(0.0)).sum();
     let others = MachineCpu::read(testbed.platform_pid()).others_since(&machine, cpu_seconds, seconds);

@@ -74,7 +74,7 @@ impl Shown {
 
     fn judged(&self, judgement: &Judgement) {
         let mean = &judgement.validation.mean;
-        let seconds = clock::instant().duration_since(self.began).as_secs_f64().max(1e-3);
+        let seconds = clock::since(self.began).as_secs_f64().max(1e-3);
         let line = format!(
             "{} ticks/s, loss {:.3}, return {:.3}; validation {:.2} % {:.2} {:.3}{}; {}",
             number((judgement.ticks - self.from) as f64 / seconds),
