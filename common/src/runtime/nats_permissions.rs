@@ -1,4 +1,4 @@
-//! Who may do what on the bus: one user a service, each allowed its own subjects and the JetStream calls that its work needs, and nothing else.
+//! NATS permissions: one user per service, with its own subjects and the JetStream calls that it needs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use crate::name::{InvalidName, Name};
 /// A user of the bus.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Account {
-    /// Makes streams and buckets when the system is set up.
+    /// Creates streams and buckets at set-up.
     Setup,
     /// Publishes State and Reward.
     Collector,
@@ -19,7 +19,7 @@ pub enum Account {
     Actuator,
     /// Publishes Load.
     Loadgen,
-    /// The person at the command line: reads everything, writes policies, controls and models.
+    /// The command line: reads everything, writes ScalingPolicies, controls and models.
     Operator,
 }
 
@@ -34,7 +34,7 @@ impl Account {
     /// The account of a user name.
     ///
     /// # Errors
-    /// When the name is none of an account.
+    /// If the name belongs to no account.
     pub fn of_user(user: &str) -> Result<Self, InvalidName> {
         match user {
             "setup" => Ok(Self::Setup),
@@ -108,7 +108,7 @@ impl Account {
     }
 }
 
-/// Prefix of the reply subjects of `user`: nobody else may listen there.
+/// Prefix of the reply subjects of `user`; no other user may subscribe to them.
 #[must_use]
 pub fn inbox_prefix(user: &str) -> String {
     format!("_INBOX_{user}")
@@ -158,7 +158,7 @@ impl Rights {
         self.reads_stream(&format!("OBJ_{store}"))
     }
 
-    /// Whoever writes an object anew takes away what it held before.
+    /// Writing an object again purges its previous chunks.
     fn writes_store(&mut self, store: &str) -> &mut Self {
         self.publish.push(format!("$O.{store}.>"));
         self.publish.push(format!("$JS.API.STREAM.PURGE.OBJ_{store}"));
@@ -178,7 +178,7 @@ impl Rights {
 /// The `authorization` block of a nats-server configuration for the users of `passwords`.
 ///
 /// # Errors
-/// When a user name is none of an account.
+/// If a user name belongs to no account.
 pub fn authorization(passwords: &BTreeMap<String, String>) -> Result<String, InvalidName> {
     let mut text = String::from("authorization {\n  users: [\n");
     for (user, password) in passwords {
