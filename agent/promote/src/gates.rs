@@ -114,6 +114,9 @@ pub enum Stage {
         before: Burn,
         /// Minutes in violation that were counted against the budget so far.
         counted_minutes: f64,
+        /// Revision of the pointer over which the candidate is still to be put in use; absent once it is in use.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pointer: Option<u64>,
     },
 }
 
@@ -189,6 +192,8 @@ pub enum Due {
     Round,
     /// Judge the candidate in the shadow.
     JudgeShadow(Trial, Timestamp),
+    /// Put the candidate in use, over the pointer of this revision.
+    PutInUse(Trial, u64),
     /// Look at what the candidate in use burns.
     Look(Trial, Timestamp),
 }
@@ -248,6 +253,7 @@ impl Gates {
             }
             Stage::Shadow { until, .. } if until > now => Due::Wait(until),
             Stage::Shadow { trial, since, .. } => Due::JudgeShadow(trial, since),
+            Stage::Watch { trial, pointer: Some(revision), .. } => Due::PutInUse(trial, revision),
             Stage::Watch { trial, since, .. } => Due::Look(trial, since),
         }
     }
@@ -303,11 +309,20 @@ impl Gates {
         }
     }
 
-    /// Watches a candidate that is put in use now, for the reason `why`, where the same time before it burned `before`.
-    pub fn watch(&mut self, trial: Trial, before: Burn, why: &str, now: Timestamp, rules: &Rules) {
+    /// Decides to put a candidate in use over the pointer of revision `pointer`, for the reason `why`; the same time before burned `before`.
+    /// [`Gates::started`] follows once it is in use.
+    pub fn watch(&mut self, trial: Trial, pointer: u64, before: Burn, why: &str, now: Timestamp, rules: &Rules) {
         self.turn_page(now);
-        self.stage = Stage::Watch { trial, since: now, until: now.plus(rules.watch_for), before, counted_minutes: 0.0 };
+        let until = now.plus(rules.watch_for);
+        self.stage = Stage::Watch { trial, since: now, until, before, counted_minutes: 0.0, pointer: Some(pointer) };
         self.say(Outcome::Used, Some(trial.version), why, now);
+    }
+
+    /// Begins the watch at `now`: the candidate is in use.
+    pub fn started(&mut self, now: Timestamp, rules: &Rules) {
+        if let Stage::Watch { since, until, pointer, .. } = &mut self.stage {
+            (*since, *until, *pointer) = (now, now.plus(rules.watch_for), None);
+        }
     }
 
     /// Why a candidate is no longer ours: another version than it expects is in use.

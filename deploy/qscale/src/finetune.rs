@@ -16,7 +16,7 @@ use clap::Args;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::cancellable::until_cancelled;
-use qscale_common::runtime::models::ModelStore;
+use qscale_common::runtime::models::{ModelStore, PointerError};
 use qscale_common::runtime::{clock, shutdown};
 use qscale_common::time::{Span, Timestamp};
 use qscale_dqn::Checkpoint;
@@ -317,6 +317,7 @@ impl Tuner<'_> {
                     return Ok(Some(Flow::Stopped));
                 }
             }
+            Due::PutInUse(trial, pointer) => self.put_in_use(trial, pointer).await?,
             Due::Look(trial, since) => self.look(trial, since, now).await?,
         }
         let over = once && resting(&self.record.gates);
@@ -347,7 +348,7 @@ impl Tuner<'_> {
     }
 
     async fn in_use(&self) -> anyhow::Result<Option<u64>> {
-        Ok(self.store.in_use(&self.arguments.model).await?.map(|in_use| in_use.version))
+        Ok(self.store.pointer(&self.arguments.model).await?.version())
     }
 
     /// Whether the version is still in use that the candidate was learned beside; where it is not, the candidate is dropped.
@@ -495,24 +496,41 @@ impl Tuner<'_> {
             return self.over(Outcome::Recommended, Some(trial.version), &why).await;
         }
         let before = burn(&self.bus, functions, now.minus(self.rules.watch_for), now).await?;
+        let pointer = self.store.pointer(&name).await?;
         if !self.is_ours(now).await? {
             return Ok(());
         }
         let base = match trial.base {
             Some(base) => base,
-            // The model that comes along becomes a version, so that there is something to go back to.
-            None => {
-                let version = self.store.push(&name, &pretrained().to_bytes(), &pretrained().fingerprint()).await?;
-                self.store.put_in_use(&name, version).await?;
-                version
-            }
+            // The bundled model becomes a version, so that a rollback has a version to return to.
+            None => self.store.push(&name, &pretrained().to_bytes(), &pretrained().fingerprint()).await?,
         };
         let trial = Trial { base: Some(base), ..trial };
-        self.record.gates.watch(trial, before, &ruling.why(), clock::now(), &self.rules);
-        // Written down before it is done: whoever comes after this process watches it.
+        self.record.gates.watch(trial, pointer.revision, before, &ruling.why(), clock::now(), &self.rules);
+        // Recorded before it is done, so that a process that starts after a crash watches the candidate.
         self.record.write().await?;
-        self.store.put_in_use(&name, trial.version).await?;
-        self.teller.tell(&self.record.gates, now)
+        self.put_in_use(trial, pointer.revision).await
+    }
+
+    /// Puts the candidate in use if nobody has changed the version in use since the pointer had `revision`.
+    async fn put_in_use(&mut self, trial: Trial, revision: u64) -> anyhow::Result<()> {
+        let (name, now) = (self.arguments.model.clone(), clock::now());
+        let pointer = self.store.pointer(&name).await?;
+        let base = trial.base.context("a candidate under watch replaces a version")?;
+        let is_put = pointer.in_use.as_ref().is_some_and(|in_use| in_use.on_trial && in_use.version == trial.version);
+        let started = if is_put {
+            Ok(pointer)
+        } else if pointer.revision == revision {
+            self.store.start_trial(&name, trial.version, base, &pointer).await
+        } else {
+            Err(PointerError::Superseded { name: name.clone(), expected: Some(base), found: pointer.version() })
+        };
+        match started {
+            Ok(_) => self.record.gates.started(now, &self.rules),
+            Err(error @ PointerError::Superseded { found, .. }) => self.record.gates.lost(found, &error.to_string(), now, &self.rules),
+            Err(error) => return Err(error.into()),
+        }
+        self.decided().await
     }
 
     /// Looks at what objectives burn since the candidate is in use, and takes it back where that is too much.
@@ -522,17 +540,32 @@ impl Tuner<'_> {
         let in_use = self.in_use().await?;
         match self.record.gates.look(in_use, burned, now, &self.rules) {
             Look::GoOn => self.record.write().await,
-            Look::Keep(why) => self.over(Outcome::Kept, Some(trial.version), &why).await,
+            Look::Keep(why) => match self.store.confirm_trial(&self.arguments.model, trial.version).await {
+                Ok(_) => self.over(Outcome::Kept, Some(trial.version), &why).await,
+                Err(error) => self.superseded(error, now).await,
+            },
             Look::Foreign(why) => {
                 self.record.gates.lost(in_use, &why, now, &self.rules);
                 self.decided().await
             }
             Look::RollBack(why) => {
-                let back = self.store.roll_back(&self.arguments.model).await?;
-                let why = format!("{why}; {}@{} is in use again", self.arguments.model, back.version);
-                self.over(Outcome::RolledBack, Some(trial.version), &why).await
+                let (name, base) = (&self.arguments.model, trial.base.context("a candidate under watch replaces a version")?);
+                match self.store.roll_back_trial(name, trial.version, base).await {
+                    Ok(_) => {
+                        let why = format!("{why}; {name}@{base} is in use again");
+                        self.over(Outcome::RolledBack, Some(trial.version), &why).await
+                    }
+                    Err(error) => self.superseded(error, now).await,
+                }
             }
         }
+    }
+
+    /// Ends the trial if `error` says that another version is in use.
+    async fn superseded(&mut self, error: PointerError, now: Timestamp) -> anyhow::Result<()> {
+        let PointerError::Superseded { found, .. } = &error else { return Err(error.into()) };
+        self.record.gates.lost(*found, &error.to_string(), now, &self.rules);
+        self.decided().await
     }
 }
 

@@ -16,10 +16,16 @@ fn after(minutes: u64) -> Timestamp {
     NOON.plus(Duration::from_secs(minutes * 60))
 }
 
+/// Puts the candidate in use at `now`.
+fn in_use(gates: &mut Gates, before: Burn, now: Timestamp, rules: &Rules) {
+    gates.watch(TRIAL, 7, before, "it passed", now, rules);
+    gates.started(now, rules);
+}
+
 /// A candidate that is in use since noon, where one minute in sixty was in violation before.
 fn watched(budget: f64) -> Gates {
     let mut gates = Gates::default();
-    gates.watch(TRIAL, burn(1.0, 60.0), "it passed", NOON, &rules(budget));
+    in_use(&mut gates, burn(1.0, 60.0), NOON, &rules(budget));
     gates
 }
 
@@ -36,7 +42,9 @@ fn a_candidate_goes_through_the_gates_one_after_the_other() {
     assert_eq!(gates.due(NOON, &rules), Due::Wait(after(30)));
     assert_eq!(gates.due(after(30), &rules), Due::JudgeShadow(TRIAL, NOON));
     assert_eq!(gates.may_use(after(30), &rules), Ok(()));
-    gates.watch(TRIAL, burn(0.0, 60.0), "it is not astray", after(30), &rules);
+    gates.watch(TRIAL, 7, burn(0.0, 60.0), "it is not astray", after(30), &rules);
+    assert_eq!(gates.due(after(30), &rules), Due::PutInUse(TRIAL, 7));
+    gates.started(after(30), &rules);
     assert_eq!(gates.due(after(31), &rules), Due::Look(TRIAL, after(30)));
     assert_eq!(gates.look(Some(4), burn(0.0, 59.0), after(89), &rules), Look::GoOn);
     let Look::Keep(why) = gates.look(Some(4), burn(0.0, 60.0), after(90), &rules) else { panic!("it burned nothing") };
@@ -76,7 +84,7 @@ fn an_objective_that_burns_faster_than_before_takes_the_candidate_back_until_the
 #[test]
 fn a_function_that_burned_before_may_go_on_burning_within_the_margin() {
     let mut gates = Gates::default();
-    gates.watch(TRIAL, burn(12.0, 60.0), "it passed", NOON, &rules(100.0));
+    in_use(&mut gates, burn(12.0, 60.0), NOON, &rules(100.0));
     assert_eq!(look(&mut gates, 100.0, 14.9, 60), Look::Keep("14.9 of 60.0 minutes were in violation (24.83 %), before it 20.00 %".into()));
     assert!(matches!(look(&mut gates, 100.0, 15.1, 60), Look::RollBack(_)));
 }
@@ -84,7 +92,7 @@ fn a_function_that_burned_before_may_go_on_burning_within_the_margin() {
 #[test]
 fn a_budget_that_is_spent_takes_the_candidate_back() {
     let mut gates = Gates::default();
-    gates.watch(TRIAL, burn(60.0, 60.0), "it passed", NOON, &rules(5.0));
+    in_use(&mut gates, burn(60.0, 60.0), NOON, &rules(5.0));
     assert_eq!(look(&mut gates, 5.0, 4.5, 5), Look::GoOn, "it burns no faster");
     let Look::RollBack(why) = look(&mut gates, 5.0, 5.0, 6) else { panic!("spent") };
     assert!(why.contains("budget of 5 SLO-minutes is spent"), "{why}");
@@ -96,7 +104,7 @@ fn a_day_pays_for_its_own_minutes_only() {
     let mut gates = Gates::default();
     let evening = Timestamp(next_day(NOON).0 - 60_000 * 30);
     let at = |minutes: u64| evening.plus(Duration::from_secs(minutes * 60));
-    gates.watch(TRIAL, burn(60.0, 60.0), "it passed", evening, &rules(5.0));
+    in_use(&mut gates, burn(60.0, 60.0), evening, &rules(5.0));
     assert_eq!(gates.look(Some(4), burn(4.0, 29.0), at(29), &rules(5.0)), Look::GoOn);
     assert_eq!(gates.look(Some(4), burn(8.0, 40.0), at(40), &rules(5.0)), Look::GoOn);
     assert_eq!(gates.ledger, Ledger { day: day(at(40)), spent_minutes: 4.0, taken_back: false });
@@ -112,6 +120,25 @@ fn what_was_written_down_goes_on_after_a_restart() {
     assert_eq!(again.due(after(31), &rules(100.0)), Due::Look(TRIAL, NOON));
     assert!(matches!(look(&mut again, 100.0, 3.0, 40), Look::RollBack(_)));
     assert_eq!(again.ledger.spent_minutes, 3.0);
+}
+
+#[test]
+fn the_watch_lasts_its_time_from_the_moment_the_candidate_is_in_use() {
+    let (mut gates, rules) = (Gates::default(), rules(10.0));
+    gates.watch(TRIAL, 7, Burn::default(), "it passed", NOON, &rules);
+    let written = serde_json::to_string(&gates).expect("writes");
+    let mut recovered: Gates = serde_json::from_str(&written).expect("reads");
+    assert_eq!(recovered.due(after(90), &rules), Due::PutInUse(TRIAL, 7), "recorded, and not carried out");
+    recovered.started(after(90), &rules);
+    assert_eq!(recovered.due(after(90), &rules), Due::Look(TRIAL, after(90)));
+    assert_eq!(recovered.look(Some(4), burn(0.0, 59.0), after(149), &rules), Look::GoOn);
+}
+
+#[test]
+fn a_watch_recorded_by_an_earlier_release_goes_on() {
+    let text = r#"{"at":"watch","trial":{"version":4,"base":3},"since":1000,"until":2000,"before":{"violated_minutes":1.0,"judged_minutes":60.0},"counted_minutes":0.5}"#;
+    let gates = Gates { stage: serde_json::from_str(text).expect("reads"), ..Gates::default() };
+    assert_eq!(gates.due(Timestamp(1500), &rules(1.0)), Due::Look(TRIAL, Timestamp(1000)));
 }
 
 #[test]
