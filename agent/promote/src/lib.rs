@@ -8,7 +8,7 @@ pub mod study;
 
 pub use experience::{Experience, Lived, Skipped, Step, learn_from};
 pub use gates::{Burn, Due, Gates, Look, Outcome, Rules, Said, Stage, Trial};
-pub use ruling::{Compared, Estimate, Margins, Ruling, Shadowed};
+pub use ruling::{Compared, Doubt, Estimate, Estimates, GateReport, NotSimulated, Objection, Shadowed, Thresholds};
 pub use study::{MOST_RECORDED, Studied, Study, StudyError};
 
 #[cfg(test)]

@@ -1,31 +1,33 @@
-//! Whether a candidate may pass a gate. Owns the margins and the sentences that say why not; must not simulate.
+//! Decides whether a candidate passes a gate. Owns the thresholds and the objections; must not simulate.
 
 use qscale_dqn::worth::Tick;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-/// What counts as no worse, and how far a simulation may err that is to be believed.
+/// Limits of the gates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Margins {
-    /// Of the reward on validation worlds, by which a candidate may fall behind: a share of the reward, 0 to 1.
+#[serde(default)]
+pub struct Thresholds {
+    /// Loss of training reward on validation worlds that is accepted: a share of the reward, 0 to 1.
     pub reward: f64,
-    /// Violations on validation worlds by which it may exceed the model in use, a share of ticks, 0 to 1.
+    /// Additional violations on validation worlds that are accepted, a share of ticks, 0 to 1.
     pub validation_violation: f64,
-    /// Estimated violations by which it may exceed it, a share of ticks, 0 to 1.
+    /// Additional simulated violations of a function that are accepted, a share of ticks, 0 to 1.
     pub violated: f64,
-    /// Estimated cost by which it may exceed it: a share of the cost, 0 to 1.
+    /// Additional simulated cost of a function that is accepted: a share of the cost, 0 to 1.
     pub cost: f64,
-    /// Largest error of simulated violations against the record, a share of ticks, 0 to 1.
+    /// Largest error of simulated violations against the recording, a share of ticks, 0 to 1.
     pub violated_error: f64,
-    /// Largest error of the simulated cost, a share of the recorded cost.
+    /// Largest error of the simulated cost against the recording, a share of the recorded cost.
     pub cost_error: f64,
-    /// Share of decisions that may be made on what no training showed, 0 to 1.
+    /// Share of decisions on out-of-distribution observations that is accepted, 0 to 1.
     pub strange: f64,
 }
 
-impl Default for Margins {
+impl Default for Thresholds {
     fn default() -> Self {
-        // A tenth of a percentage point is what the evaluation takes for equal (3.6 s an hour); on validation worlds, where models of two seeds of training differ
-        // by more than that, twice as much. A simulation errs in cost by as much as it starts other replicas, which both sides share.
+        // A tenth of a percentage point counts as equal in the evaluation (3.6 s an hour). Validation worlds get twice that: models of two training seeds differ by
+        // more. The cost error is wide because the simulation may start other replicas than were recorded, for both models alike.
         Self {
             reward: 0.02,
             validation_violation: 0.002,
@@ -38,24 +40,24 @@ impl Default for Margins {
     }
 }
 
-/// A measure of the candidate beside that of the model in use, both simulated.
+/// One measure of the candidate and of the model in use, both simulated.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
     /// The model in use, mean over the seeds.
     pub base: f64,
-    /// The candidate.
+    /// The candidate, mean over the seeds.
     pub candidate: f64,
-    /// Ends of the interval of the difference, the candidate less the model in use, seed by seed.
+    /// Lower end of the interval of the difference, candidate minus model in use, paired by seed.
     pub low: f64,
-    /// The upper one.
+    /// Upper end.
     pub high: f64,
-    /// How much more the simulated model in use shows than was recorded; absent where nothing was.
+    /// Simulated minus recorded value of the model in use; absent if nothing was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
 }
 
 impl Compared {
-    fn more(&self) -> f64 {
+    fn difference(&self) -> f64 {
         self.candidate - self.base
     }
 
@@ -64,178 +66,315 @@ impl Compared {
         self.high < 0.0
     }
 
-    /// What was recorded.
     fn recorded(&self) -> Option<f64> {
         self.error.map(|error| self.base - error)
     }
 }
 
-/// What simulating one function over its recorded arrivals says.
+/// Simulation of one function over its recorded arrivals.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The function.
     pub function: String,
-    /// Ticks that are simulated.
+    /// Simulated ticks.
     pub ticks: usize,
     /// Share of ticks in violation.
     pub violated: Compared,
-    /// Cost an hour.
+    /// Cost per hour.
     pub cost: Compared,
 }
 
-/// What a candidate made of States, without being obeyed.
+/// A function that could not be simulated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotSimulated {
+    /// The function.
+    pub function: String,
+    /// What failed.
+    pub cause: String,
+}
+
+/// Simulation of all functions that a model serves.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Estimates {
+    /// Functions that were simulated.
+    pub simulated: Vec<Estimate>,
+    /// Functions that could not be.
+    pub failed: Vec<NotSimulated>,
+    /// Functions without a recorded request: there is nothing to simulate.
+    pub idle: Vec<String>,
+}
+
+/// Decisions of the candidate on recorded States, none of which was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Shadowed {
-    /// States that it decided on.
+    /// Decisions.
     pub decisions: usize,
-    /// Those where it valued a choice that could be made at no number.
+    /// Decisions in which an allowed action has a non-finite Q-value.
     pub not_finite: usize,
-    /// Those that lie far from all training.
+    /// Decisions on out-of-distribution observations.
     pub strange: usize,
-    /// Those where it wanted something else than the model in use.
+    /// Decisions that differ from those of the model in use.
     pub differ: usize,
 }
 
-/// What a gate says of a candidate.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Ruling {
-    /// Why it does not pass, each a sentence; empty where it does.
-    pub against: Vec<String>,
-    /// What speaks for it.
-    pub speaks_for: Vec<String>,
+/// Reason why a candidate does not pass a gate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Error)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Objection {
+    /// The training reward on validation worlds fell by more than the threshold, or is not finite.
+    #[error("on validation worlds the reward is {candidate:.4}, model in use {base:.4}")]
+    ValidationReward {
+        /// The model in use.
+        base: f64,
+        /// The candidate.
+        candidate: f64,
+    },
+    /// Violations on validation worlds rose by more than the threshold.
+    #[error("on validation worlds the share of violations is {candidate:.4}, model in use {base:.4}")]
+    ValidationViolation {
+        /// The model in use.
+        base: f64,
+        /// The candidate.
+        candidate: f64,
+    },
+    /// A function would be violated more often.
+    #[error("{function} would be violated in {:.2} % of its ticks instead of {:.2} %", candidate * 100.0, base * 100.0)]
+    Violation {
+        /// The function.
+        function: String,
+        /// The model in use, share of ticks.
+        base: f64,
+        /// The candidate, share of ticks.
+        candidate: f64,
+    },
+    /// A function would cost more.
+    #[error("{function} would cost {candidate:.4} per hour instead of {base:.4}")]
+    Cost {
+        /// The function.
+        function: String,
+        /// The model in use, cost per hour.
+        base: f64,
+        /// The candidate, cost per hour.
+        candidate: f64,
+    },
+    /// A function could not be simulated, so nothing rules out that the candidate harms it.
+    #[error("{function} cannot be simulated: {cause}")]
+    NotSimulated {
+        /// The function.
+        function: String,
+        /// What failed.
+        cause: String,
+    },
+    /// There is no recording to simulate over.
+    #[error("no recording to simulate over")]
+    NothingRecorded,
+    /// No function shows an improvement beyond chance.
+    #[error("no function shows an improvement beyond chance")]
+    NoImprovement,
+    /// An improvement may be there, but the simulation is too far from the recordings to show it.
+    #[error("no improvement is proven: {}", doubts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unproven {
+        /// Functions whose simulation proves nothing.
+        doubts: Vec<Doubt>,
+    },
+    /// The candidate decided on no State in the shadow.
+    #[error("no State arrived for the candidate to decide on")]
+    NoDecision,
+    /// The candidate returned non-finite Q-values in the shadow.
+    #[error("non-finite Q-value in {count} of {decisions} decisions")]
+    NonFinite {
+        /// Decisions with such a value.
+        count: usize,
+        /// All decisions.
+        decisions: usize,
+    },
+    /// Too many observations in the shadow were out of distribution.
+    #[error("observation out of distribution in {count} of {decisions} decisions")]
+    OutOfDistribution {
+        /// Decisions on such an observation.
+        count: usize,
+        /// All decisions.
+        decisions: usize,
+    },
 }
 
-impl Ruling {
+/// Reason why the simulation of a function proves nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Error)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Doubt {
+    /// There is no recorded value to check the simulation against.
+    #[error("{function}: no recorded value to check the simulation against")]
+    Unchecked {
+        /// The function.
+        function: String,
+    },
+    /// Simulated violations are too far from the recorded ones.
+    #[error("{function}: simulated violations are off by {:+.1} percentage points", error * 100.0)]
+    Violations {
+        /// The function.
+        function: String,
+        /// Simulated minus recorded, share of ticks.
+        error: f64,
+    },
+    /// The simulated cost is too far from the recorded one.
+    #[error("{function}: simulated cost is off by {error:+.4} per hour, recorded {recorded:.4}")]
+    Cost {
+        /// The function.
+        function: String,
+        /// Simulated minus recorded, cost per hour.
+        error: f64,
+        /// Recorded cost per hour.
+        recorded: f64,
+    },
+}
+
+/// Report of a gate on a candidate.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GateReport {
+    /// Why the candidate does not pass; empty if it passes.
+    pub objections: Vec<Objection>,
+    /// What the candidate improves, or what was checked, in sentences.
+    pub improvements: Vec<String>,
+    /// Functions that were not judged because they had no request.
+    pub idle: Vec<String>,
+}
+
+impl GateReport {
     /// Whether the candidate passes.
     #[must_use]
     pub fn passes(&self) -> bool {
-        self.against.is_empty()
+        self.objections.is_empty()
     }
 
-    /// Both of them.
+    /// This report and another on the same candidate.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        self.against.extend(other.against);
-        self.speaks_for.extend(other.speaks_for);
+        self.objections.extend(other.objections);
+        self.improvements.extend(other.improvements);
+        self.idle.extend(other.idle);
         self
     }
 
-    /// Why, in one sentence.
+    /// The objections, or the improvements if there is no objection; and the functions that were not judged.
     #[must_use]
     pub fn why(&self) -> String {
-        let reasons = if self.passes() { &self.speaks_for } else { &self.against };
+        let mut reasons: Vec<String> = self.objections.iter().map(ToString::to_string).collect();
+        if reasons.is_empty() {
+            reasons.clone_from(&self.improvements);
+        }
+        if !self.idle.is_empty() {
+            reasons.push(format!("not judged, without requests: {}", self.idle.join(", ")));
+        }
         reasons.join("; ")
     }
 }
 
-/// Whether `value` is at most `most`; what is no number is not.
-fn within(value: f64, most: f64) -> bool {
-    value <= most
+/// Whether `value` is at most `limit`; false for NaN.
+fn within(value: f64, limit: f64) -> bool {
+    value <= limit
 }
 
-impl Margins {
-    /// Whether a candidate that was worth `candidate` on the validation worlds, where the model in use was worth `base`, forgot nothing.
+impl Thresholds {
+    /// Checks that the candidate, with mean step `candidate` on validation worlds, forgot nothing that the model in use, with `base`, knows.
     #[must_use]
-    pub fn validation(&self, base: &Tick, candidate: &Tick) -> Ruling {
-        let mut ruling = Ruling::default();
-        let told =
-            |what: &str, base: f64, candidate: f64| format!("on validation worlds {what} {candidate:.4}, the model in use {base:.4}");
-        let least = base.reward - self.reward * base.reward.abs();
+    pub fn validation(&self, base: &Tick, candidate: &Tick) -> GateReport {
+        let mut report = GateReport::default();
+        let floor = base.reward - self.reward * base.reward.abs();
         let finite = candidate.reward.is_finite();
-        if !finite || candidate.reward < least {
-            ruling.against.push(told("the candidate's reward is", base.reward, candidate.reward));
+        if !finite || candidate.reward < floor {
+            report.objections.push(Objection::ValidationReward { base: base.reward, candidate: candidate.reward });
         }
         if !finite || candidate.violation > base.violation + self.validation_violation {
-            ruling.against.push(told("the candidate violates a share of", base.violation, candidate.violation));
+            report.objections.push(Objection::ValidationViolation { base: base.violation, candidate: candidate.violation });
         }
-        if ruling.passes() {
-            ruling.speaks_for.push(told("the candidate's reward is", base.reward, candidate.reward));
+        if report.passes() {
+            report
+                .improvements
+                .push(format!("on validation worlds the reward is {:.4}, model in use {:.4}", candidate.reward, base.reward));
         }
-        ruling
+        report
     }
 
-    /// Whether the candidate violates no more and costs no more by `estimates`; where `better` is asked for, at least one of them beyond chance, of a function
-    /// whose simulation comes near what was recorded.
+    /// Checks that the candidate violates no more and costs no more in `estimates`. With `better`, at least one of them must improve beyond chance, for a function
+    /// whose simulation is close to the recording. A function that could not be simulated is an objection: nothing shows that the candidate does not harm it.
     #[must_use]
-    pub fn estimated(&self, estimates: &[Estimate], better: bool) -> Ruling {
-        let mut ruling = Ruling::default();
+    pub fn estimated(&self, estimates: &Estimates, better: bool) -> GateReport {
+        let Estimates { simulated, failed, idle } = estimates;
+        let mut report = GateReport { idle: idle.clone(), ..GateReport::default() };
         let mut doubts = Vec::new();
-        for Estimate { function, violated, cost, .. } in estimates {
-            if !within(violated.more(), self.violated) {
-                ruling.against.push(format!(
-                    "{function} would be violated in {:.2} % of its ticks instead of {:.2} %",
-                    violated.candidate * 100.0,
-                    violated.base * 100.0
-                ));
+        for Estimate { function, violated, cost, .. } in simulated {
+            let function = function.clone();
+            if !within(violated.difference(), self.violated) {
+                let (base, candidate) = (violated.base, violated.candidate);
+                report.objections.push(Objection::Violation { function: function.clone(), base, candidate });
             }
-            if !within(cost.more(), self.cost * cost.base) {
-                ruling.against.push(format!("{function} would cost {:.4} an hour instead of {:.4}", cost.candidate, cost.base));
+            if !within(cost.difference(), self.cost * cost.base) {
+                report.objections.push(Objection::Cost { function: function.clone(), base: cost.base, candidate: cost.candidate });
             }
-            match self.doubt(violated, cost) {
-                Some(doubt) => doubts.push(format!("of {function} {doubt}")),
-                None => ruling.speaks_for.extend(self.gains(function, violated, cost)),
+            match self.doubt(&function, violated, cost) {
+                Some(doubt) => doubts.push(doubt),
+                None => report.improvements.extend(improvements(&function, violated, cost)),
             }
         }
-        if estimates.is_empty() {
-            ruling.against.push("nothing was recorded that it could be simulated over".to_owned());
-        } else if better && ruling.speaks_for.is_empty() {
-            ruling.against.push(if doubts.is_empty() {
-                "it is nowhere better than the model in use by more than chance".to_owned()
-            } else {
-                format!("nothing shows that it is better: {}", doubts.join("; "))
-            });
+        for NotSimulated { function, cause } in failed {
+            report.objections.push(Objection::NotSimulated { function: function.clone(), cause: cause.clone() });
         }
-        ruling
+        if simulated.is_empty() && failed.is_empty() {
+            report.objections.push(Objection::NothingRecorded);
+        } else if better && !simulated.is_empty() && report.improvements.is_empty() {
+            report.objections.push(if doubts.is_empty() { Objection::NoImprovement } else { Objection::Unproven { doubts } });
+        }
+        report
     }
 
-    /// Why the simulation of a function proves nothing; `None` where it errs by little enough.
-    fn doubt(&self, violated: &Compared, cost: &Compared) -> Option<String> {
-        let (Some(violated_error), Some(cost_error), Some(paid)) = (violated.error, cost.error, cost.recorded()) else {
-            return Some("nothing was recorded to hold the simulation against".to_owned());
+    /// Why the simulation of a function proves nothing; `None` if its error is small enough.
+    fn doubt(&self, function: &str, violated: &Compared, cost: &Compared) -> Option<Doubt> {
+        let function = function.to_owned();
+        let (Some(violated_error), Some(cost_error), Some(recorded)) = (violated.error, cost.error, cost.recorded()) else {
+            return Some(Doubt::Unchecked { function });
         };
         if !within(violated_error.abs(), self.violated_error) {
-            return Some(format!(
-                "the simulation shows {:+.1} percentage points of violations beside what was recorded",
-                violated_error * 100.0
-            ));
+            return Some(Doubt::Violations { function, error: violated_error });
         }
-        if !within(cost_error.abs(), self.cost_error * paid.abs()) {
-            return Some(format!("the simulation costs {cost_error:+.4} an hour beside the {paid:.4} that were recorded"));
+        if !within(cost_error.abs(), self.cost_error * recorded.abs()) {
+            return Some(Doubt::Cost { function, error: cost_error, recorded });
         }
         None
     }
 
-    fn gains(&self, function: &str, violated: &Compared, cost: &Compared) -> Vec<String> {
-        let mut gains = Vec::new();
-        if violated.is_less() {
-            let (candidate, base) = (violated.candidate * 100.0, violated.base * 100.0);
-            gains.push(format!("{function} would be violated in {candidate:.2} % of its ticks instead of {base:.2} %"));
-        }
-        if cost.is_less() {
-            gains.push(format!("{function} would cost {:.4} an hour instead of {:.4}", cost.candidate, cost.base));
-        }
-        gains
-    }
-
-    /// Whether what the candidate made of States can be obeyed.
+    /// Checks that the decisions of the candidate in the shadow can be applied.
     #[must_use]
-    pub fn shadowed(&self, seen: &Shadowed) -> Ruling {
-        let mut ruling = Ruling::default();
-        let Shadowed { decisions, not_finite, strange, differ } = *seen;
+    pub fn shadowed(&self, shadowed: &Shadowed) -> GateReport {
+        let mut report = GateReport::default();
+        let Shadowed { decisions, not_finite, strange, differ } = *shadowed;
         if decisions == 0 {
-            ruling.against.push("no State came that it could decide on".to_owned());
+            report.objections.push(Objection::NoDecision);
         }
         if not_finite > 0 {
-            ruling.against.push(format!("in {not_finite} of {decisions} decisions it valued a choice at no number"));
+            report.objections.push(Objection::NonFinite { count: not_finite, decisions });
         }
         if strange as f64 > self.strange * decisions as f64 {
-            ruling.against.push(format!("in {strange} of {decisions} decisions it saw what no training showed"));
+            report.objections.push(Objection::OutOfDistribution { count: strange, decisions });
         }
-        if ruling.passes() {
-            ruling.speaks_for.push(format!("of {decisions} decisions {differ} differ from those of the model in use, and none is astray"));
+        if report.passes() {
+            report.improvements.push(format!(
+                "{differ} of {decisions} decisions differ from those of the model in use; all are finite and in distribution"
+            ));
         }
-        ruling
+        report
     }
+}
+
+fn improvements(function: &str, violated: &Compared, cost: &Compared) -> Vec<String> {
+    let mut improvements = Vec::new();
+    if violated.is_less() {
+        let (candidate, base) = (violated.candidate * 100.0, violated.base * 100.0);
+        improvements.push(format!("{function} would be violated in {candidate:.2} % of its ticks instead of {base:.2} %"));
+    }
+    if cost.is_less() {
+        improvements.push(format!("{function} would cost {:.4} per hour instead of {:.4}", cost.candidate, cost.base));
+    }
+    improvements
 }
 
 #[cfg(test)]
@@ -243,73 +382,122 @@ mod tests {
     use super::*;
 
     fn compared(base: f64, candidate: f64, width: f64, error: Option<f64>) -> Compared {
-        let more = candidate - base;
-        Compared { base, candidate, low: more - width, high: more + width, error }
+        let difference = candidate - base;
+        Compared { base, candidate, low: difference - width, high: difference + width, error }
     }
 
     fn estimate(violated: Compared, cost: Compared) -> Estimate {
         Estimate { function: "default/f".into(), ticks: 100, violated, cost }
     }
 
+    fn report(simulated: &[Estimate]) -> GateReport {
+        Thresholds::default().estimated(&Estimates { simulated: simulated.to_vec(), ..Estimates::default() }, true)
+    }
+
     #[track_caller]
-    fn check(estimates: &[Estimate], against: Option<&str>) {
-        let ruling = Margins::default().estimated(estimates, true);
-        match against {
-            None => assert!(ruling.passes() && !ruling.speaks_for.is_empty(), "{ruling:?}"),
-            Some(text) => assert!(ruling.why().contains(text) && !ruling.passes(), "{ruling:?}"),
+    fn check_passes(estimates: &[Estimate]) {
+        let report = report(estimates);
+        assert!(report.passes() && !report.improvements.is_empty(), "{report:?}");
+    }
+
+    #[track_caller]
+    fn check_objects(estimates: &[Estimate], expected: fn(&Objection) -> bool) {
+        let report = report(estimates);
+        assert!(report.objections.iter().any(expected), "{report:?}");
+    }
+
+    #[test]
+    fn lower_cost_without_more_violations_passes() {
+        let cheaper = compared(1.0, 0.9, 0.02, Some(0.05));
+        check_passes(&[estimate(compared(0.01, 0.01, 0.0, Some(0.0)), cheaper)]);
+        let violation = |objection: &Objection| matches!(objection, Objection::Violation { function, .. } if function == "default/f");
+        check_objects(&[estimate(compared(0.01, 0.03, 0.0, Some(0.0)), cheaper)], violation);
+        check_objects(&[estimate(compared(0.01, f64::NAN, 0.0, Some(0.0)), cheaper)], violation);
+        check_objects(&[estimate(compared(0.03, 0.01, 0.001, Some(0.0)), compared(1.0, 1.1, 0.2, Some(0.0)))], |objection| {
+            matches!(objection, Objection::Cost { base: 1.0, candidate: 1.1, .. })
+        });
+    }
+
+    #[test]
+    fn a_difference_within_chance_or_within_the_simulation_error_is_no_improvement() {
+        let same = compared(0.01, 0.01, 0.0, Some(0.0));
+        let only = |violated, cost| {
+            let report = report(&[estimate(violated, cost)]);
+            assert_eq!(report.objections.len(), 1, "{report:?}");
+            report.objections[0].clone()
+        };
+        assert_eq!(only(same, compared(1.0, 0.99, 0.02, Some(0.0))), Objection::NoImprovement);
+        let doubt = |violated, cost| {
+            let Objection::Unproven { doubts } = only(violated, cost) else { panic!("an improvement that is not proven") };
+            doubts[0].clone()
+        };
+        let recorded = doubt(same, compared(1.0, 0.9, 0.02, Some(0.4)));
+        assert!(matches!(recorded, Doubt::Cost { error, recorded, .. } if error == 0.4 && recorded == 0.6), "{recorded:?}");
+        assert!(matches!(doubt(same, compared(1.0, 0.9, 0.02, None)), Doubt::Unchecked { .. }));
+        let off = Compared { error: Some(-0.2), ..same };
+        assert!(matches!(doubt(off, compared(1.0, 0.9, 0.02, Some(0.0))), Doubt::Violations { error, .. } if error == -0.2));
+        assert_eq!(report(&[]).objections, [Objection::NothingRecorded]);
+    }
+
+    #[test]
+    fn one_function_that_would_get_worse_is_enough_to_reject() {
+        let better = estimate(compared(0.01, 0.01, 0.0, Some(0.0)), compared(1.0, 0.8, 0.02, Some(0.0)));
+        let worse = estimate(compared(0.0, 0.2, 0.0, None), compared(1.0, 0.8, 0.0, None));
+        check_passes(&[better.clone(), better.clone()]);
+        check_objects(&[better, worse], |objection| matches!(objection, Objection::Violation { candidate: 0.2, .. }));
+    }
+
+    #[test]
+    fn a_function_that_cannot_be_simulated_rejects_and_stands_in_the_report() {
+        let better = estimate(compared(0.01, 0.01, 0.0, Some(0.0)), compared(1.0, 0.8, 0.02, Some(0.0)));
+        let failed = NotSimulated { function: "default/g".into(), cause: "nothing was answered".into() };
+        for simulated in [vec![better], Vec::new()] {
+            for better in [true, false] {
+                let estimates = Estimates { simulated: simulated.clone(), failed: vec![failed.clone()], ..Estimates::default() };
+                let report = Thresholds::default().estimated(&estimates, better);
+                let expected = Objection::NotSimulated { function: "default/g".into(), cause: "nothing was answered".into() };
+                assert_eq!(report.objections, [expected]);
+                assert!(report.why().contains("default/g") && report.why().contains("nothing was answered"), "{}", report.why());
+            }
         }
     }
 
     #[test]
-    fn less_cost_at_no_more_violations_passes() {
-        let cheaper = compared(1.0, 0.9, 0.02, Some(0.05));
-        check(&[estimate(compared(0.01, 0.01, 0.0, Some(0.0)), cheaper)], None);
-        check(&[estimate(compared(0.01, 0.03, 0.0, Some(0.0)), cheaper)], Some("violated in 3.00 % of its ticks instead of 1.00 %"));
-        check(&[estimate(compared(0.03, 0.01, 0.001, Some(0.0)), compared(1.0, 1.1, 0.2, Some(0.0)))], Some("cost 1.1000 an hour"));
-        check(&[estimate(compared(0.01, f64::NAN, 0.0, Some(0.0)), cheaper)], Some("violated"));
-    }
-
-    #[test]
-    fn what_may_be_chance_or_is_simulated_badly_is_no_gain() {
-        let same = compared(0.01, 0.01, 0.0, Some(0.0));
-        check(&[estimate(same, compared(1.0, 0.99, 0.02, Some(0.0)))], Some("more than chance"));
-        check(&[estimate(same, compared(1.0, 0.9, 0.02, Some(0.4)))], Some("costs +0.4000 an hour beside the 0.6000"));
-        check(&[estimate(same, compared(1.0, 0.9, 0.02, None))], Some("nothing was recorded to hold"));
-        check(&[estimate(Compared { error: Some(-0.2), ..same }, compared(1.0, 0.9, 0.02, Some(0.0)))], Some("-20.0 percentage points"));
-        check(&[], Some("nothing was recorded"));
-    }
-
-    #[test]
-    fn one_function_that_would_fare_worse_is_enough_to_reject() {
+    fn a_function_without_requests_is_reported_and_does_not_reject() {
         let better = estimate(compared(0.01, 0.01, 0.0, Some(0.0)), compared(1.0, 0.8, 0.02, Some(0.0)));
-        let worse = estimate(compared(0.0, 0.2, 0.0, None), compared(1.0, 0.8, 0.0, None));
-        check(&[better.clone(), better.clone()], None);
-        check(&[better, worse], Some("20.00 %"));
+        let idle = vec!["default/g".to_owned()];
+        let report =
+            Thresholds::default().estimated(&Estimates { simulated: vec![better], idle: idle.clone(), ..Estimates::default() }, true);
+        assert!(report.passes() && report.why().contains("default/g"), "{report:?}");
+        let none = Thresholds::default().estimated(&Estimates { idle, ..Estimates::default() }, false);
+        assert_eq!(none.objections, [Objection::NothingRecorded]);
     }
 
     #[test]
     fn a_shadow_need_not_be_better_but_must_not_be_worse() {
         let same = estimate(compared(0.01, 0.01, 0.0, Some(0.0)), compared(1.0, 1.0, 0.0, Some(0.0)));
-        assert!(Margins::default().estimated(&[same], false).passes());
+        let same = Estimates { simulated: vec![same], ..Estimates::default() };
+        assert!(Thresholds::default().estimated(&same, false).passes());
     }
 
     #[test]
-    fn what_was_known_must_not_be_forgotten() {
+    fn a_candidate_that_forgot_validation_worlds_is_rejected() {
         let tick = |reward, violation| Tick { reward, violation, ..Tick::default() };
-        let ruling = |candidate| Margins::default().validation(&tick(-0.1, 0.02), &candidate);
-        assert!(ruling(tick(-0.101, 0.0215)).passes());
-        assert!(ruling(tick(-0.103, 0.02)).why().contains("the candidate's reward is -0.1030, the model in use -0.1000"));
-        assert!(ruling(tick(-0.1, 0.03)).why().contains("violates a share of 0.0300"));
-        assert!(!ruling(tick(f64::NAN, 0.0)).passes());
+        let report = |candidate| Thresholds::default().validation(&tick(-0.1, 0.02), &candidate);
+        assert!(report(tick(-0.101, 0.0215)).passes());
+        assert_eq!(report(tick(-0.103, 0.02)).objections, [Objection::ValidationReward { base: -0.1, candidate: -0.103 }]);
+        assert_eq!(report(tick(-0.1, 0.03)).objections, [Objection::ValidationViolation { base: 0.02, candidate: 0.03 }]);
+        assert!(!report(tick(f64::NAN, 0.0)).passes());
     }
 
     #[test]
-    fn a_shadow_that_is_astray_is_not_obeyed() {
-        let margins = Margins::default();
+    fn a_shadow_with_unusable_decisions_is_rejected() {
+        let thresholds = Thresholds::default();
         let good = Shadowed { decisions: 100, not_finite: 0, strange: 1, differ: 7 };
-        assert!(margins.shadowed(&good).passes());
-        assert!(margins.shadowed(&Shadowed { not_finite: 1, ..good }).why().contains("valued a choice at no number"));
-        assert!(margins.shadowed(&Shadowed { strange: 2, ..good }).why().contains("no training showed"));
-        assert!(!margins.shadowed(&Shadowed::default()).passes());
+        assert!(thresholds.shadowed(&good).passes());
+        let objections = |shadowed| thresholds.shadowed(&shadowed).objections;
+        assert_eq!(objections(Shadowed { not_finite: 1, ..good }), [Objection::NonFinite { count: 1, decisions: 100 }]);
+        assert_eq!(objections(Shadowed { strange: 2, ..good }), [Objection::OutOfDistribution { count: 2, decisions: 100 }]);
+        assert_eq!(objections(Shadowed::default()), [Objection::NoDecision]);
     }
 }

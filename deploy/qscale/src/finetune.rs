@@ -25,7 +25,9 @@ use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry;
 use qscale_policies::History;
 use qscale_promote::experience::{Reader, Recording};
-use qscale_promote::{Due, Experience, Gates, Look, MOST_RECORDED, Margins, Outcome, Rules, Ruling, Shadowed, Stage, Study, Trial};
+use qscale_promote::{
+    Due, Experience, GateReport, Gates, Look, MOST_RECORDED, NotSimulated, Outcome, Rules, Stage, Study, Thresholds, Trial,
+};
 use qscale_replay::{Period, RecordedScenario};
 use qscale_rl::device::cpu;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use self::record::{Record, Taken};
 use self::served::{Follower, Recorded, burn};
 use self::tell::Teller;
-use self::weigh::{Case, Effort, Pair};
+use self::weigh::{Case, Effort, Pair, Scenes};
 use crate::show;
 use crate::system::Locate;
 
@@ -155,7 +157,7 @@ impl FinetuneArgs {
         let study = Study { updates, learning_rate, simulated, seed, ..Study::default() };
         study.check()?;
         let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
-        Ok(Effort { study, worlds: self.validation_worlds, seeds: self.seeds, threads, margins: Margins::default() })
+        Ok(Effort { study, worlds: self.validation_worlds, seeds: self.seeds, threads, thresholds: Thresholds::default() })
     }
 
     /// The command that learns the same again from the same recording.
@@ -379,17 +381,27 @@ impl Tuner<'_> {
         Ok(recorded)
     }
 
-    /// Each of `recorded` as it is simulated; those of which too little is known are told and left out.
-    async fn scenes(&self, recorded: &[Recorded], until: Timestamp) -> anyhow::Result<Vec<RecordedScenario>> {
-        let (mut scenes, platform) = (Vec::new(), self.locate.platform().ok());
-        for Recorded { function, states, since } in recorded.iter().filter(|recorded| !recorded.looked_at().is_empty()) {
-            match RecordedScenario::read(&self.bus, platform.as_ref(), states, History::REACH, Period { since: *since, until }, None).await
-            {
-                Ok(scene) => scenes.push(scene),
-                Err(error) => self.teller.remark(&format!("{function} is not simulated: {error:#}"))?,
+    /// The functions of `recorded` as they are simulated, and those that cannot be.
+    async fn scenes(&self, recorded: &[Recorded], until: Timestamp) -> anyhow::Result<Scenes> {
+        let (mut all, platform) = (Scenes::default(), self.locate.platform().ok());
+        for recorded in recorded {
+            let Recorded { function, states, since } = recorded;
+            if recorded.is_idle() {
+                all.idle.push(function.to_string());
+                continue;
+            }
+            let scene = if recorded.looked_at().is_empty() {
+                Err(anyhow::anyhow!("no State is recorded since {since}"))
+            } else {
+                let period = Period { since: *since, until };
+                RecordedScenario::read(&self.bus, platform.as_ref(), states, History::REACH, period, None).await
+            };
+            match scene {
+                Ok(scene) => all.scenes.push(scene),
+                Err(error) => all.failed.push(NotSimulated { function: function.to_string(), cause: format!("{error:#}") }),
             }
         }
-        Ok(scenes)
+        Ok(all)
     }
 
     /// Learns a candidate and holds it against the model in use; false where it was stopped.
@@ -423,13 +435,13 @@ impl Tuner<'_> {
                 studied.recorded, studied.repeats, studied.simulated, studied.error
             ))?;
         }
-        if !offline.ruling.passes() {
-            self.over(Outcome::RejectedOffline, None, &offline.ruling.why()).await?;
+        if !offline.report.passes() {
+            self.over(Outcome::RejectedOffline, None, &offline.report.why()).await?;
             return Ok(true);
         }
         let candidate = &offline.candidate;
         let version = self.store.push(&self.arguments.model, &candidate.to_bytes(), &candidate.fingerprint()).await?;
-        self.record.gates.shadow(Trial { version, base: base_version }, &offline.ruling.why(), clock::now(), &self.rules);
+        self.record.gates.shadow(Trial { version, base: base_version }, &offline.report.why(), clock::now(), &self.rules);
         self.decided().await?;
         Ok(true)
     }
@@ -473,26 +485,26 @@ impl Tuner<'_> {
         let scenes = self.scenes(&recorded, now).await?;
         let ((base, _), (candidate, _)) = (self.model(trial.base).await?, self.model(Some(trial.version)).await?);
         let pair = Pair::new(&base, &candidate, &self.follower.params)?;
-        let (margins, seeds) = (self.effort.margins, self.effort.seeds);
+        let (thresholds, seeds) = (self.effort.thresholds, self.effort.seeds);
         let judged = until_cancelled(&self.token, "shadow", move |stop| {
-            let seen: Shadowed = pair.shadow(&recorded)?;
-            let estimates = pair.estimates(&scenes, seeds, stop)?;
-            Ok(estimates.map(|estimates| margins.shadowed(&seen).and(margins.estimated(&estimates, false))))
+            let shadowed = thresholds.shadowed(&pair.shadow(&recorded)?);
+            let estimates = pair.estimates(scenes, seeds, stop)?;
+            Ok(estimates.map(|estimates| shadowed.and(thresholds.estimated(&estimates, false))))
         });
-        let Some(ruling) = judged.await? else { return Ok(false) };
-        if !ruling.passes() {
-            self.over(Outcome::RejectedInShadow, Some(trial.version), &ruling.why()).await?;
+        let Some(report) = judged.await? else { return Ok(false) };
+        if !report.passes() {
+            self.over(Outcome::RejectedInShadow, Some(trial.version), &report.why()).await?;
             return Ok(true);
         }
-        self.after_shadow(trial, &functions, &ruling).await?;
+        self.after_shadow(trial, &functions, &report).await?;
         Ok(true)
     }
 
     /// Puts the candidate in use that passed the shadow, where it may, and recommends it where it may not.
-    async fn after_shadow(&mut self, trial: Trial, functions: &[FunctionId], ruling: &Ruling) -> anyhow::Result<()> {
+    async fn after_shadow(&mut self, trial: Trial, functions: &[FunctionId], report: &GateReport) -> anyhow::Result<()> {
         let (name, now) = (self.arguments.model.clone(), clock::now());
         if let Err(reason) = self.record.gates.may_use(now, &self.rules) {
-            let why = format!("{}; {reason}: `qscale model use {name}@{}` does", ruling.why(), trial.version);
+            let why = format!("{}; {reason}: `qscale model use {name}@{}` does", report.why(), trial.version);
             return self.over(Outcome::Recommended, Some(trial.version), &why).await;
         }
         let before = burn(&self.bus, functions, now.minus(self.rules.watch_for), now).await?;
@@ -506,7 +518,7 @@ impl Tuner<'_> {
             None => self.store.push(&name, &pretrained().to_bytes(), &pretrained().fingerprint()).await?,
         };
         let trial = Trial { base: Some(base), ..trial };
-        self.record.gates.watch(trial, pointer.revision, before, &ruling.why(), clock::now(), &self.rules);
+        self.record.gates.watch(trial, pointer.revision, before, &report.why(), clock::now(), &self.rules);
         // Recorded before it is done, so that a process that starts after a crash watches the candidate.
         self.record.write().await?;
         self.put_in_use(trial, pointer.revision).await

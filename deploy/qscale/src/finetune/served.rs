@@ -90,6 +90,12 @@ impl Recorded {
         &self.states[first..]
     }
 
+    /// Whether arrivals were measured and there were none.
+    pub fn is_idle(&self) -> bool {
+        let mut rates = self.looked_at().iter().filter_map(|state| state.windows.tick.rate_rps).peekable();
+        rates.peek().is_some() && rates.all(|rate| rate == 0.0)
+    }
+
     /// Its Rewards, by the State whose tick they judge.
     pub async fn rewards(&self, bus: &Bus) -> anyhow::Result<BTreeMap<StateId, Reward>> {
         let rewards: Vec<Reward> = recording::messages(bus, &self.function, self.since).await?;

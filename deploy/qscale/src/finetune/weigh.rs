@@ -9,7 +9,7 @@ use qscale_dqn::domain::Part;
 use qscale_dqn::policy::{Caution, DqnParams, FAR, Valued};
 use qscale_dqn::{Checkpoint, Dqn, registry};
 use qscale_policies::Memory;
-use qscale_promote::{Compared, Estimate, Experience, Margins, Ruling, Shadowed, Studied, Study};
+use qscale_promote::{Compared, Estimate, Estimates, Experience, GateReport, NotSimulated, Shadowed, Studied, Study, Thresholds};
 use qscale_rl::device::cpu;
 use qscale_train::judge::{Court, Score};
 use serde_json::Value;
@@ -30,8 +30,8 @@ pub struct Effort {
     pub seeds: u64,
     /// Threads that live through validation worlds.
     pub threads: NonZeroUsize,
-    /// What counts as no worse.
-    pub margins: Margins,
+    /// Limits of the gates.
+    pub thresholds: Thresholds,
 }
 
 /// What the offline gate is asked.
@@ -45,7 +45,7 @@ pub struct Case {
     /// What was recorded, to learn from.
     pub experiences: Vec<Experience>,
     /// What was recorded, to simulate over.
-    pub scenes: Vec<RecordedScenario>,
+    pub scenes: Scenes,
     /// What the agent's policy is told.
     pub params: Value,
     /// What was typed, for the candidate's card.
@@ -58,14 +58,25 @@ pub struct Offline {
     pub candidate: Checkpoint,
     /// What it was learned from; absent where it came from elsewhere.
     pub studied: Option<Studied>,
-    /// Whether it passes.
-    pub ruling: Ruling,
+    /// Report of the gate.
+    pub report: GateReport,
 }
 
 /// Both models as an agent that is told `params` decides by them.
 pub struct Pair {
     base: Dqn,
     candidate: Dqn,
+}
+
+/// The functions that a model serves, by whether they can be simulated.
+#[derive(Default)]
+pub struct Scenes {
+    /// Functions to simulate.
+    pub scenes: Vec<RecordedScenario>,
+    /// Functions that cannot be simulated.
+    pub failed: Vec<NotSimulated>,
+    /// Functions without requests.
+    pub idle: Vec<String>,
 }
 
 impl Pair {
@@ -75,18 +86,21 @@ impl Pair {
         Ok(Self { base: made(base).context("the model in use")?, candidate: made(candidate).context("the candidate")? })
     }
 
-    /// What simulating both over each of `scenes` says; `None` where it was stopped. Of a scene in which nothing was answered nothing can be said.
-    pub fn estimates(&self, scenes: &[RecordedScenario], seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<Vec<Estimate>>> {
-        let mut estimates = Vec::new();
-        for scene in scenes {
+    /// Simulates both models over each of `scenes`; `None` if stopped.
+    pub fn estimates(&self, scenes: Scenes, seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<Estimates>> {
+        let mut estimates = Estimates { simulated: Vec::new(), failed: scenes.failed, idle: scenes.idle };
+        for scene in &scenes.scenes {
+            let function = scene.function.to_string();
             let comparison = match scene.compare(&self.base, &self.candidate, seeds, stop) {
                 Ok(Some(comparison)) => comparison,
                 Ok(None) => return Ok(None),
-                Err(_) => continue,
+                Err(error) => {
+                    estimates.failed.push(NotSimulated { function, cause: format!("{error:#}") });
+                    continue;
+                }
             };
-            let (function, ticks) = (scene.function.to_string(), scene.simulation.ticks());
             let (violated, cost) = (compared(&comparison.violation), compared(&comparison.cost));
-            estimates.push(Estimate { function, ticks, violated, cost });
+            estimates.simulated.push(Estimate { function, ticks: scene.simulation.ticks(), violated, cost });
         }
         Ok(Some(estimates))
     }
@@ -152,16 +166,16 @@ impl Effort {
                 Some(Card { command, ticks: steps as u64, domain: self.study.domain.clone(), judged, specialist: None });
             candidate.header.note = format!("fine-tuned from {called} ({}) on {} recorded ticks", base.fingerprint(), studied.recorded);
         }
-        let mut ruling = self.margins.validation(&of_base.mean, &of_candidate.mean);
-        if ruling.passes() {
-            let Some(estimates) = Pair::new(base, &candidate, &params)?.estimates(&scenes, self.seeds, stop)? else { return Ok(None) };
-            let estimated = self.margins.estimated(&estimates, true);
-            ruling = ruling.and(estimated);
+        let mut report = self.thresholds.validation(&of_base.mean, &of_candidate.mean);
+        if report.passes() {
+            let pair = Pair::new(base, &candidate, &params)?;
+            let Some(estimates) = pair.estimates(scenes, self.seeds, stop)? else { return Ok(None) };
+            report = report.and(self.thresholds.estimated(&estimates, true));
         }
         if stopped() {
             return Ok(None);
         }
-        Ok(Some(Offline { candidate, studied, ruling }))
+        Ok(Some(Offline { candidate, studied, report }))
     }
 
     /// What `model` is worth on validation worlds.
