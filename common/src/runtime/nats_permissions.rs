@@ -19,6 +19,8 @@ pub enum Account {
     Actuator,
     /// Publishes Load.
     Loadgen,
+    /// Reads recordings, writes models and their promotion, holds a lease.
+    Promoter,
     /// The command line: reads everything, writes ScalingPolicies, controls and models.
     Operator,
 }
@@ -26,7 +28,7 @@ pub enum Account {
 impl Account {
     /// The accounts of the services, with those of `agents`.
     pub fn all(agents: impl IntoIterator<Item = Name>) -> Vec<Account> {
-        let mut all = vec![Self::Setup, Self::Collector, Self::Actuator, Self::Loadgen, Self::Operator];
+        let mut all = vec![Self::Setup, Self::Collector, Self::Actuator, Self::Loadgen, Self::Promoter, Self::Operator];
         all.extend(agents.into_iter().map(Self::Agent));
         all
     }
@@ -41,6 +43,7 @@ impl Account {
             "collector" => Ok(Self::Collector),
             "actuator" => Ok(Self::Actuator),
             "loadgen" => Ok(Self::Loadgen),
+            "promoter" => Ok(Self::Promoter),
             "operator" => Ok(Self::Operator),
             _ => match user.strip_prefix("agent-") {
                 Some(agent) => Name::new(agent).map(Self::Agent),
@@ -58,6 +61,7 @@ impl Account {
             Self::Agent(agent) => format!("agent-{agent}"),
             Self::Actuator => "actuator".into(),
             Self::Loadgen => "loadgen".into(),
+            Self::Promoter => "promoter".into(),
             Self::Operator => "operator".into(),
         }
     }
@@ -91,6 +95,11 @@ impl Account {
             }
             Self::Loadgen => {
                 rights.publishes(EventType::Load);
+            }
+            Self::Promoter => {
+                rights.reads_stream(subject::LIVE_STREAM).reads_stream(subject::RECORD_STREAM).reads_bucket(subject::POLICY_BUCKET);
+                rights.writes_bucket(subject::FINETUNE_BUCKET).writes_store(subject::MODEL_STORE);
+                rights.writes_key(subject::LEASE_BUCKET, subject::PROMOTER_LEASE);
             }
             Self::Operator => {
                 for kind in EventType::ALL.iter().copied() {
@@ -151,6 +160,13 @@ impl Rights {
 
     fn writes_bucket(&mut self, bucket: &str) -> &mut Self {
         self.publish.push(format!("$KV.{bucket}.>"));
+        self.reads_bucket(bucket)
+    }
+
+    /// Write access to `key`, and to keys that begin with it.
+    fn writes_key(&mut self, bucket: &str, key: &str) -> &mut Self {
+        self.publish.push(format!("$KV.{bucket}.{key}"));
+        self.publish.push(format!("$KV.{bucket}.{key}.>"));
         self.reads_bucket(bucket)
     }
 

@@ -84,7 +84,7 @@ impl RunningSystem {
         let usual_ports = claim_usual_ports();
         let address = |usual| address(usual_ports.is_some().then_some(usual));
         let mut health = BTreeMap::new();
-        for (service, port) in [("collector", 8711), ("actuator", 8713)] {
+        for (service, port) in [("collector", 8711), ("actuator", 8713), ("promoter", 8715)] {
             health.insert(service.to_owned(), address(port)?.to_string());
         }
         for (index, agent) in plan.agents.keys().enumerate() {
@@ -121,7 +121,8 @@ impl RunningSystem {
             Backend::Sim => self.add_simulated(&platform, plan).await?,
         }
         write_policies(&bus, &plan.functions).await?;
-        self.say(&format!("[4/6] collector, actuator, agent{} {}", if plan.agents.len() > 1 { "s" } else { "" }, names(plan)));
+        let plural = if plan.agents.len() > 1 { "s" } else { "" };
+        self.say(&format!("[4/6] collector, actuator, promoter, agent{plural} {}", names(plan)));
         let platform_address = &self.addresses.platform;
         let store_every = Span(STORE_INTERVAL.saturating_mul(self.pace.speed()).min(MAX_INTERVAL));
         let actuator = json!({ "platform": { "address": platform_address }, "store_every": store_every });
@@ -131,6 +132,7 @@ impl RunningSystem {
             source["max_body_mib"] = json!(METRICS_MIB);
         }
         self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } })).await?;
+        self.start_service("promoter", "promoter", "qscale-promoter", &json!({ "platform": platform_address })).await?;
         for (agent, configuration) in &plan.agents {
             let service = format!("agent-{agent}");
             let mut configuration = configuration.clone();

@@ -1,5 +1,5 @@
-//! A candidate: the model in use, gone on learning from what was recorded and from simulated worlds beside it, so that nothing known is forgotten. Owns the mixture and
-//! the step size; judges nothing. The same experience and seed give the same candidate.
+//! Fine-tuning: trains the model in use further on recorded experience mixed with simulated functions, so that nothing is forgotten. Owns the mixture and the learning
+//! rate; must not judge the result. The same experience and seed give the same candidate.
 
 use std::borrow::Cow;
 
@@ -21,68 +21,80 @@ use qscale_train::world::draw;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::experience::{Experience, Lived, learn_from};
+use crate::experience::{Experience, RecordedTick, fill_replay};
 
-/// How often a transition is learned from in the mean; training learns three times from each.
+/// Mean number of updates that sample a transition; training from scratch uses three.
 const PASSES: usize = 6;
-/// A recorded step counts for at most so many simulated ones: an hour of one function must not be learned by heart.
-const MOST_REPEATS: usize = 8;
-/// Recorded steps that are learned from, those of all functions together.
-pub const MOST_RECORDED: usize = 200_000;
-/// Simulated functions that live at once.
+/// Maximum copies of a recorded step: an hour of one function must not be memorised.
+const MAX_REPEATS: usize = 8;
+/// Maximum recorded steps, all functions together.
+pub const MAX_RECORDED: usize = 200_000;
+/// Functions simulated at the same time.
 const WORLDS: usize = 32;
-/// Share of choices left to chance in simulated worlds: the model in use is known there, and its neighbourhood is what is learned about.
+/// Share of random actions in simulated functions: training explores the neighbourhood of the model in use.
 const EXPLORED: f32 = 0.1;
 
-/// How a candidate is learned.
+/// Configuration of fine-tuning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Study {
+pub struct FinetuneConfig {
     /// Updates, 1 to 1,000,000.
     pub updates: u32,
-    /// Step size, above 0 and at most 0.01; a tenth of training's by default. It falls to a twentieth as learning ends.
+    /// Learning rate, above 0 and at most 0.01; by default a tenth of that of training. It decays to a twentieth.
     pub learning_rate: f32,
-    /// Least share of simulated transitions among those that are learned from, 0.1 to 0.95.
+    /// Minimum share of simulated transitions in the replay, 0.1 to 0.95.
     pub simulated: f64,
-    /// Transitions that an update learns from, 1 to 65,536.
+    /// Batch size, 1 to 65,536 transitions.
     pub batch: usize,
-    /// Seed of chance.
+    /// Random seed.
     pub seed: u64,
-    /// What simulated worlds are drawn from.
+    /// Distribution of the simulated functions.
     pub domain: Domain,
 }
 
-impl Default for Study {
+impl Default for FinetuneConfig {
     fn default() -> Self {
         Self { updates: 1000, learning_rate: 1e-4, simulated: 0.5, batch: 512, seed: 1, domain: Domain::default() }
     }
 }
 
-/// A candidate and what it was learned from.
+/// A candidate and its training.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Studied {
+pub struct Finetuned {
     /// The candidate, without a card.
     pub model: Checkpoint,
     /// Recorded steps.
     pub recorded: usize,
-    /// How often each of them was taken.
+    /// Copies of each of them.
     pub repeats: usize,
-    /// Simulated ones.
+    /// Simulated steps.
     pub simulated: usize,
-    /// Mean size of the errors in the last tenth of the updates.
+    /// Mean absolute TD error over the last tenth of the updates.
     pub error: f32,
 }
 
-/// Why there is no candidate.
+/// Why fine-tuning failed.
 #[derive(Debug, Clone, PartialEq, Error)]
-pub enum StudyError {
+pub enum FinetuneError {
     /// A setting outside its range.
+    #[error("{name} = {value}, must be from {min} to {max}")]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// Smallest valid value.
+        min: f64,
+        /// Largest valid value.
+        max: f64,
+    },
+    /// An invalid distribution of simulated functions.
     #[error("{0}")]
-    Invalid(String),
-    /// The learner refuses it.
+    Domain(String),
+    /// The learner refuses a parameter.
     #[error(transparent)]
     Learner(#[from] LearnerError),
-    /// The model in use is for something else.
+    /// The model in use does not match this program.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The device failed.
@@ -90,55 +102,54 @@ pub enum StudyError {
     Device(#[from] DeviceError),
 }
 
-impl Study {
+impl FinetuneConfig {
     /// # Errors
-    /// Names the first setting that lies outside its range.
-    pub fn check(&self) -> Result<(), StudyError> {
-        let within = |name: &str, value: f64, least: f64, most: f64| {
-            let fits = value >= least && value <= most;
-            if fits { Ok(()) } else { Err(StudyError::Invalid(format!("{name} = {value}, must be from {least} to {most}"))) }
+    /// Names the first setting that is out of range.
+    pub fn check(&self) -> Result<(), FinetuneError> {
+        let within = |name: &'static str, value: f64, min: f64, max: f64| {
+            if value >= min && value <= max { Ok(()) } else { Err(FinetuneError::OutOfRange { name, value, min, max }) }
         };
         within("updates", f64::from(self.updates), 1.0, 1e6)?;
         within("learning_rate", f64::from(self.learning_rate), 1e-9, 0.01)?;
         within("simulated", self.simulated, 0.1, 0.95)?;
         within("batch", self.batch as f64, 1.0, 65_536.0)?;
-        self.domain.check().map_err(StudyError::Invalid)
+        self.domain.check().map_err(FinetuneError::Domain)
     }
 
-    /// What comes of `base` after it learned from `experiences`, one a function; `None` where `stopped` says so meanwhile.
+    /// Trains `base` further on `experiences`, one per function; `None` if `stopped` returned true.
     ///
     /// # Errors
-    /// When a setting lies outside its range, `base` is for something else than this program, or the device fails.
-    pub fn learn(
+    /// If a setting is out of range, `base` does not match this program, or the device fails.
+    pub fn train(
         &self,
         base: &Checkpoint,
         experiences: &[Experience],
         device: &Device,
         stopped: &dyn Fn() -> bool,
-    ) -> Result<Option<Studied>, StudyError> {
+    ) -> Result<Option<Finetuned>, FinetuneError> {
         self.check()?;
         let actions = base.check()?;
-        let (experiences, special) = decided_by_one(base, experiences);
+        let (experiences, special) = largest_part(base, experiences);
         let weights = base.specialist.as_ref().filter(|_| special).unwrap_or(&base.weights);
         let mixture = self.mixture(&experiences);
-        let mut learner = Learner::resume(self.told(base, mixture.all()), weights, None, self.seed, device)?;
-        // A specialist lives through nothing that it never decides on.
+        let mut learner = Learner::resume(self.hyperparameters(base, mixture.all()), weights, None, self.seed, device)?;
+        // A specialist is trained only on functions that it decides for.
         let domain = if special { Domain { sparse: 0.0, ..self.domain.clone() } } else { self.domain.clone() };
         let worth = base.header.worth.unwrap_or_default();
-        self.live(&mut learner, (&domain, worth), &actions, experiences.len(), mixture.simulated, stopped)?;
+        self.simulate(&mut learner, (&domain, worth), &actions, experiences.len(), mixture.simulated, stopped)?;
         for (function, experience) in experiences.iter().enumerate() {
-            let newest = experience.lived.len().saturating_sub(MOST_RECORDED / experiences.len());
-            learn_from(&mut learner, function, &experience.lived[newest..], mixture.repeats);
+            let newest = experience.ticks.len().saturating_sub(MAX_RECORDED / experiences.len());
+            fill_replay(&mut learner, function, &experience.ticks[newest..], mixture.repeats);
         }
         let (mut error, mut last) = (0.0, 0);
-        for update in 0..self.updates {
+        for number in 0..self.updates {
             if stopped() {
                 return Ok(None);
             }
-            let Some(told) = learner.update()? else { break };
-            if update >= self.updates - self.updates.div_ceil(10) {
+            let Some(update) = learner.update()? else { break };
+            if number >= self.updates - self.updates.div_ceil(10) {
                 last += 1;
-                error += (told.error - error) / last as f32;
+                error += (update.error - error) / last as f32;
             }
         }
         let purpose = Purpose { actions, worth: base.header.worth, note: String::new() };
@@ -150,12 +161,12 @@ impl Study {
         } else {
             learned.with_specialist(base.specialist.clone())
         };
-        Ok(Some(Studied { model, recorded: mixture.recorded, repeats: mixture.repeats, simulated: mixture.simulated, error }))
+        Ok(Some(Finetuned { model, recorded: mixture.recorded, repeats: mixture.repeats, simulated: mixture.simulated, error }))
     }
 
-    fn told(&self, base: &Checkpoint, transitions: usize) -> Hyperparameters {
+    fn hyperparameters(&self, base: &Checkpoint, transitions: usize) -> Hyperparameters {
         Hyperparameters {
-            // What is seen is normalised as the model in use does it, which its weights hold.
+            // The weights hold the normalisation of observations; it must not change.
             normalise: false,
             learning_rate: self.learning_rate,
             decay_over: u64::from(self.updates),
@@ -163,25 +174,25 @@ impl Study {
             warm_up: 1,
             capacity: transitions.max(1),
             exploration: EpsilonSchedule { from: EXPLORED, to: EXPLORED, over: 0 },
-            // What was recorded was decided by anybody, and is learned from more than once.
+            // Recorded steps were decided by other policies and are sampled more than once.
             rollouts: None,
             ..base.header.hyperparameters.clone()
         }
     }
 
     fn mixture(&self, experiences: &[Experience]) -> Mixture {
-        let recorded = experiences.iter().map(Experience::steps).sum::<usize>().min(MOST_RECORDED);
+        let recorded = experiences.iter().map(Experience::steps).sum::<usize>().min(MAX_RECORDED);
         let wanted = (self.updates as usize).saturating_mul(self.batch).div_ceil(PASSES).max(2 * self.batch);
         let share = ((wanted as f64 * (1.0 - self.simulated)) as usize).max(recorded);
-        let repeats = (share / recorded.max(1)).clamp(1, MOST_REPEATS);
+        let repeats = (share / recorded.max(1)).clamp(1, MAX_REPEATS);
         let counted = recorded * repeats;
-        // Where little was recorded, simulated transitions make up for it.
+        // Simulated transitions make up for a short recording.
         let simulated = ((counted as f64 * self.simulated / (1.0 - self.simulated)).ceil() as usize).max(wanted.saturating_sub(counted));
         Mixture { recorded, repeats, simulated }
     }
 
-    /// Has `learner` live through `ticks` ticks of simulated functions, which are its environments from number `first` on.
-    fn live(
+    /// Lets `learner` act for `ticks` ticks on simulated functions, its environments from number `first` on.
+    fn simulate(
         &self,
         learner: &mut Learner,
         (domain, worth): (&Domain, Worth),
@@ -192,7 +203,7 @@ impl Study {
     ) -> Result<(), DeviceError> {
         let mut drawn = 0;
         let mut world = || {
-            // Numbers that no training draws: those begin at multiples of 2 to the 32.
+            // Disjoint from the numbers of training, which begin at multiples of 2^32.
             let number = self.seed.wrapping_mul(1 << 32).wrapping_add(1 << 31).wrapping_add(drawn);
             drawn += 1;
             let world = draw(domain, Part::Training, number);
@@ -224,7 +235,7 @@ impl Study {
     }
 }
 
-/// How much of each kind is learned from.
+/// Number of transitions of each kind.
 struct Mixture {
     recorded: usize,
     repeats: usize,
@@ -237,11 +248,11 @@ impl Mixture {
     }
 }
 
-/// What of `experiences` one network of `base` decided on, the one that decided on more of it, and whether that is the specialist: each learns from its own.
-fn decided_by_one<'a>(base: &Checkpoint, experiences: &'a [Experience]) -> (Cow<'a, [Experience]>, bool) {
-    let special = |lived: &Lived| matches!(lived, Lived::Step(step) if observation::keeps_one(&step.observation));
+/// The part of `experiences` that one network of `base` decides on, and whether that is the specialist: the network with the larger part is trained.
+fn largest_part<'a>(base: &Checkpoint, experiences: &'a [Experience]) -> (Cow<'a, [Experience]>, bool) {
+    let special = |tick: &RecordedTick| matches!(tick, RecordedTick::Step(step) if observation::keeps_one(&step.observation));
     let all = experiences.iter().map(Experience::steps).sum::<usize>();
-    let many = experiences.iter().flat_map(|experience| &experience.lived).filter(|lived| special(lived)).count();
+    let many = experiences.iter().flat_map(|experience| &experience.ticks).filter(|tick| special(tick)).count();
     if base.specialist.is_none() {
         return (Cow::Borrowed(experiences), false);
     }
@@ -250,8 +261,8 @@ fn decided_by_one<'a>(base: &Checkpoint, experiences: &'a [Experience]) -> (Cow<
         return (Cow::Borrowed(experiences), chosen);
     }
     let mut own = experiences.to_vec();
-    for lived in own.iter_mut().flat_map(|experience| &mut experience.lived).filter(|lived| special(lived) != chosen) {
-        *lived = Lived::Gap;
+    for tick in own.iter_mut().flat_map(|experience| &mut experience.ticks).filter(|tick| special(tick) != chosen) {
+        *tick = RecordedTick::Gap;
     }
     (Cow::Owned(own), chosen)
 }
@@ -263,19 +274,19 @@ mod tests {
     use qscale_dqn::worth::Tick;
     use qscale_rl::device::cpu;
 
-    use super::super::experience::Step;
     use super::*;
+    use crate::experience::Step;
 
-    fn study() -> Study {
+    fn config() -> FinetuneConfig {
         let domain = Domain { most_rps: 5.0, ..Domain::default() };
-        Study { updates: 3, batch: 16, domain, ..Study::default() }
+        FinetuneConfig { updates: 3, batch: 16, domain, ..FinetuneConfig::default() }
     }
 
     fn experience(steps: usize) -> Experience {
         let step = |at: usize| {
             let observation = vec![(at % 7) as f32 / 7.0; COUNT];
             let tick = Tick { reward: -0.1, ..Tick::default() };
-            Lived::Step(Box::new(Step {
+            RecordedTick::Step(Box::new(Step {
                 next: observation.clone(),
                 observation,
                 mask: Mask::all(8),
@@ -284,33 +295,33 @@ mod tests {
                 next_mask: Mask::all(8),
             }))
         };
-        Experience { lived: (0..steps).map(step).collect(), ..Experience::default() }
+        Experience { ticks: (0..steps).map(step).collect(), ..Experience::default() }
     }
 
-    fn learn(study: &Study, experiences: &[Experience]) -> Studied {
-        study.learn(pretrained(), experiences, &cpu(), &|| false).expect("the CPU does not fail").expect("not stopped")
+    fn learn(config: &FinetuneConfig, experiences: &[Experience]) -> Finetuned {
+        config.train(pretrained(), experiences, &cpu(), &|| false).expect("the CPU does not fail").expect("not stopped")
     }
 
     #[test]
     fn the_same_experience_and_seed_give_the_same_candidate() {
-        let (study, lived) = (study(), [experience(20), experience(9)]);
-        let one = learn(&study, &lived);
-        assert_eq!(one, learn(&study, &lived));
-        assert_ne!(one.model.fingerprint(), learn(&Study { seed: 2, ..study.clone() }, &lived).model.fingerprint());
-        assert_ne!(one.model.fingerprint(), learn(&study, &lived[..1]).model.fingerprint());
+        let (config, experiences) = (config(), [experience(20), experience(9)]);
+        let one = learn(&config, &experiences);
+        assert_eq!(one, learn(&config, &experiences));
+        assert_ne!(one.model.fingerprint(), learn(&FinetuneConfig { seed: 2, ..config.clone() }, &experiences).model.fingerprint());
+        assert_ne!(one.model.fingerprint(), learn(&config, &experiences[..1]).model.fingerprint());
     }
 
     #[test]
-    fn a_candidate_sees_as_the_model_in_use_does_and_moves_little() {
+    fn a_candidate_keeps_the_normalisation_and_changes_little() {
         let base = pretrained();
         let mut sparse = experience(20);
-        for lived in &mut sparse.lived {
-            let Lived::Step(step) = lived else { continue };
+        for tick in &mut sparse.ticks {
+            let RecordedTick::Step(step) = tick else { continue };
             step.observation[LEAST_REPLICAS] = 0.0;
         }
-        // Each network learns from what it decides on, and the other stays as it is.
+        // Each network is trained on the functions it decides for; the other one stays unchanged.
         for (experience, special) in [(experience(20), true), (sparse, false)] {
-            let candidate = learn(&study(), &[experience]).model;
+            let candidate = learn(&config(), &[experience]).model;
             assert_eq!(Checkpoint::from_bytes(&candidate.to_bytes()), Ok(candidate.clone()));
             assert_eq!(candidate.check().expect("it matches"), base.check().expect("it matches"));
             assert!(candidate.training.is_none() && candidate.fingerprint() != base.fingerprint());
@@ -326,26 +337,29 @@ mod tests {
     }
 
     #[test]
-    fn little_experience_is_made_up_for_by_simulated_worlds() {
-        let mixture = |study: &Study, steps: usize| study.mixture(&[experience(steps)]);
-        let study = Study { updates: 60, batch: 100, ..Study::default() };
+    fn simulated_transitions_make_up_for_little_experience() {
+        let mixture = |config: &FinetuneConfig, steps: usize| config.mixture(&[experience(steps)]);
+        let config = FinetuneConfig { updates: 60, batch: 100, ..FinetuneConfig::default() };
         // A thousand transitions are wanted, half of them recorded.
-        let some = mixture(&study, 250);
+        let some = mixture(&config, 250);
         assert_eq!((some.recorded, some.repeats, some.simulated), (250, 2, 500));
-        let few = mixture(&study, 10);
+        let few = mixture(&config, 10);
         assert_eq!((few.recorded, few.repeats, few.simulated), (10, 8, 920));
-        let many = mixture(&study, 3000);
+        let many = mixture(&config, 3000);
         assert_eq!((many.recorded, many.repeats, many.simulated), (3000, 1, 3000));
-        let none = mixture(&study, 0);
+        let none = mixture(&config, 0);
         assert_eq!((none.recorded, none.simulated), (0, 1000));
     }
 
     #[test]
-    fn settings_have_ranges_and_learning_can_be_stopped() {
-        let error = |study: Study| study.check().expect_err("out of range").to_string();
-        assert_eq!(error(Study { simulated: 1.0, ..study() }), "simulated = 1, must be from 0.1 to 0.95");
-        assert!(error(Study { learning_rate: f32::NAN, ..study() }).contains("learning_rate = NaN"));
-        let stopped = study().learn(pretrained(), &[experience(20)], &cpu(), &|| true);
+    fn settings_have_ranges_and_training_can_be_stopped() {
+        let out_of_range = |config: FinetuneConfig| match config.check() {
+            Err(FinetuneError::OutOfRange { name, .. }) => name,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(out_of_range(FinetuneConfig { simulated: 1.0, ..config() }), "simulated");
+        assert_eq!(out_of_range(FinetuneConfig { learning_rate: f32::NAN, ..config() }), "learning_rate");
+        let stopped = config().train(pretrained(), &[experience(20)], &cpu(), &|| true);
         assert_eq!(stopped.expect("no error"), None);
     }
 }

@@ -21,7 +21,7 @@ pub struct Thresholds {
     /// Largest error of the simulated cost against the recording, a share of the recorded cost.
     pub cost_error: f64,
     /// Share of decisions on out-of-distribution observations that is accepted, 0 to 1.
-    pub strange: f64,
+    pub out_of_distribution: f64,
 }
 
 impl Default for Thresholds {
@@ -35,7 +35,7 @@ impl Default for Thresholds {
             cost: 0.01,
             violated_error: 0.05,
             cost_error: 0.2,
-            strange: 0.01,
+            out_of_distribution: 0.01,
         }
     }
 }
@@ -89,7 +89,7 @@ pub struct Estimate {
 pub struct NotSimulated {
     /// The function.
     pub function: String,
-    /// What failed.
+    /// The error.
     pub cause: String,
 }
 
@@ -112,7 +112,7 @@ pub struct Shadowed {
     /// Decisions in which an allowed action has a non-finite Q-value.
     pub not_finite: usize,
     /// Decisions on out-of-distribution observations.
-    pub strange: usize,
+    pub out_of_distribution: usize,
     /// Decisions that differ from those of the model in use.
     pub differ: usize,
 }
@@ -162,7 +162,7 @@ pub enum Objection {
     NotSimulated {
         /// The function.
         function: String,
-        /// What failed.
+        /// The error.
         cause: String,
     },
     /// There is no recording to simulate over.
@@ -233,7 +233,7 @@ pub enum Doubt {
 pub struct GateReport {
     /// Why the candidate does not pass; empty if it passes.
     pub objections: Vec<Objection>,
-    /// What the candidate improves, or what was checked, in sentences.
+    /// Improvements and passed checks, as sentences.
     pub improvements: Vec<String>,
     /// Functions that were not judged because they had no request.
     pub idle: Vec<String>,
@@ -346,15 +346,15 @@ impl Thresholds {
     #[must_use]
     pub fn shadowed(&self, shadowed: &Shadowed) -> GateReport {
         let mut report = GateReport::default();
-        let Shadowed { decisions, not_finite, strange, differ } = *shadowed;
+        let Shadowed { decisions, not_finite, out_of_distribution, differ } = *shadowed;
         if decisions == 0 {
             report.objections.push(Objection::NoDecision);
         }
         if not_finite > 0 {
             report.objections.push(Objection::NonFinite { count: not_finite, decisions });
         }
-        if strange as f64 > self.strange * decisions as f64 {
-            report.objections.push(Objection::OutOfDistribution { count: strange, decisions });
+        if out_of_distribution as f64 > self.out_of_distribution * decisions as f64 {
+            report.objections.push(Objection::OutOfDistribution { count: out_of_distribution, decisions });
         }
         if report.passes() {
             report.improvements.push(format!(
@@ -493,11 +493,11 @@ mod tests {
     #[test]
     fn a_shadow_with_unusable_decisions_is_rejected() {
         let thresholds = Thresholds::default();
-        let good = Shadowed { decisions: 100, not_finite: 0, strange: 1, differ: 7 };
+        let good = Shadowed { decisions: 100, not_finite: 0, out_of_distribution: 1, differ: 7 };
         assert!(thresholds.shadowed(&good).passes());
         let objections = |shadowed| thresholds.shadowed(&shadowed).objections;
         assert_eq!(objections(Shadowed { not_finite: 1, ..good }), [Objection::NonFinite { count: 1, decisions: 100 }]);
-        assert_eq!(objections(Shadowed { strange: 2, ..good }), [Objection::OutOfDistribution { count: 2, decisions: 100 }]);
+        assert_eq!(objections(Shadowed { out_of_distribution: 2, ..good }), [Objection::OutOfDistribution { count: 2, decisions: 100 }]);
         assert_eq!(objections(Shadowed::default()), [Objection::NoDecision]);
     }
 }
