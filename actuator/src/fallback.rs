@@ -18,18 +18,18 @@ pub struct Advice {
     pub reason: String,
 }
 
-/// What `rule` makes of `state`, where `in_force` is what the platform was last told; `None` where the rule is to do nothing.
+/// What `rule` makes of `state`, where `current` is what the platform was last told; `None` where the rule is to do nothing.
 #[must_use]
-pub fn advise(rule: FallbackRule, state: &State, in_force: Allocation) -> Option<Advice> {
+pub fn advise(rule: FallbackRule, state: &State, current: Allocation) -> Option<Advice> {
     match rule {
         FallbackRule::Hold => None,
         FallbackRule::Threshold => {
             let rule = Threshold::default();
             // The rule steps from what the platform was told last, which the State may not have seen yet.
-            let present = State { allocation: Some(in_force), ..state.clone() };
+            let present = State { allocation: Some(current), ..state.clone() };
             let (wanted, reason) = match rule.judge(&present) {
                 Decision::Want { allocation, reason, .. } => (allocation, reason),
-                Decision::Hold { reason, .. } => (in_force, reason),
+                Decision::Hold { reason, .. } => (current, reason),
             };
             Some(Advice { rule: rule.name(), provenance: Provenance::of_rule(rule.name(), rule.model()), wanted, reason })
         }

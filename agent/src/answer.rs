@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Action, Choice, FallbackKind, Message as _, ModelRef, Moment, Provenance, State, Version};
+use qscale_common::contract::{Action, Choice, FallbackKind, Message as _, ModelRef, Provenance, State, StateId, Version};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -33,7 +33,7 @@ pub struct Answerer {
 struct Recollection {
     memories: Memories,
     /// The State that it was last shown.
-    last: Moment,
+    last: StateId,
     at: Timestamp,
 }
 
@@ -107,12 +107,12 @@ impl Answerer {
     /// What is remembered of the function of `state`, which is shown to it, taken out of the memories.
     fn take(&mut self, state: &State, now: Timestamp) -> Recollection {
         let memories = self.memories.remove(&state.function()).map(|known| known.memories).unwrap_or_default();
-        Recollection { memories, last: state.moment(), at: now }
+        Recollection { memories, last: state.state_id(), at: now }
     }
 
     /// Whether the memory holds `state` already, as after a start, when the stream and the subscription both brought it.
     fn was_seen(&self, state: &State) -> bool {
-        self.memories.get(&state.function()).is_some_and(|recollection| recollection.last >= state.moment())
+        self.memories.get(&state.function()).is_some_and(|recollection| recollection.last >= state.state_id())
     }
 
     /// What is answered to `state` at `now`.
@@ -159,7 +159,7 @@ impl Answerer {
                 Answer::Act(Box::new(self.action(state, provenance, allocation, reason, choices, now)), Verdict::Want)
             }
             Decision::Hold { why, reason, choices } => match state.allocation {
-                Some(in_force) => Answer::Act(Box::new(self.action(state, provenance, in_force, reason, choices, now)), Verdict::Hold(why)),
+                Some(current) => Answer::Act(Box::new(self.action(state, provenance, current, reason, choices, now)), Verdict::Hold(why)),
                 None => Answer::Silent(why),
             },
         };

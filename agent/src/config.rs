@@ -8,6 +8,7 @@ use qscale_common::contract::Action;
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::service::{ServiceConfig, instance_name};
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_dqn::Tabular;
 use qscale_dqn::decider::{Decider, FALLBACK};
@@ -123,9 +124,7 @@ impl AgentConfig {
     /// When it is empty or too long.
     pub fn instance(&self) -> anyhow::Result<String> {
         let Some(instance) = &self.instance else {
-            // Where the host does not tell its name the process alone has to do.
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            return Ok(format!("{}-{}", host.trim(), std::process::id()).trim_start_matches('-').to_owned());
+            return Ok(instance_name());
         };
         anyhow::ensure!(
             (1..=Action::MAX_TEXT).contains(&instance.len()) && instance.chars().all(|c| c.is_ascii_graphic()),
@@ -133,6 +132,12 @@ impl AgentConfig {
             Action::MAX_TEXT
         );
         Ok(instance.clone())
+    }
+}
+
+impl ServiceConfig for AgentConfig {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
     }
 }
 

@@ -135,7 +135,7 @@ impl Agent {
         let Some(back) = self.answerer.remembers() else { return };
         loop {
             let (answerer, rng, partition) = (&mut self.answerer, &mut self.rng, self.partition);
-            let recalled = self.bus.recall(clock::now().minus(back), |state: State| {
+            let recalled = self.bus.read_history(clock::now().minus(back), |state: State| {
                 if partition.contains(&state.function()) {
                     answerer.recall(&state, rng);
                 }
@@ -161,7 +161,7 @@ impl Agent {
         }
         if self.answerer.remembers().is_some() {
             batch.retain(|received| self.partition.contains(&received.message.function()));
-            if self.tidied.elapsed() > TIDY_EVERY {
+            if clock::since(self.tidied) > TIDY_EVERY {
                 self.tidied = clock::instant();
                 self.answerer.forget(clock::now());
             }
@@ -183,7 +183,7 @@ impl Agent {
     }
 
     fn complain(&mut self, state: &State) {
-        if self.complained.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
+        if self.complained.is_some_and(|last| clock::since(last) < COMPLAIN_EVERY) {
             return;
         }
         self.complained = Some(clock::instant());

@@ -1,24 +1,24 @@
-//! The guard: decides how much of a wanted allocation may come true. Owns every limit between a decision and its effect; must not apply
+//! The guard: limits a requested allocation. Owns every limit between a decision and its effect; must not apply
 //! anything, read a clock or know where an allocation comes from.
 //!
-//! The rules, in the order in which they are tried:
+//! The rules, in order of evaluation:
 //!
-//! 1. `observe` mode records without judging.
-//! 2. Freeze and pause keep what is in force, whatever it is.
+//! 1. Mode `observe` records without evaluation.
+//! 2. Freeze and pause keep the current allocation, whatever it is.
 //! 3. A platform that cannot resize keeps CPU and memory.
-//! 4. Bounds. They are law: what is in force outside them moves into them, past every rule below. "What is in force" means from here on what
-//!    bounds leave of it.
-//! 5. Old measurements forbid any decrease; measurements that are absent or very old forbid any change.
-//! 6. Scale-up-only forbids any decrease.
-//! 7. Memory is not lowered below the working set times its margin, and not at all where the working set is unknown or replicas were
+//! 4. Bounds. A current allocation outside them moves into them, regardless of the rules below. From here on "current" means the current allocation
+//! clamped to the bounds.
+//! 5. Stale measurements forbid decreases; absent or very old measurements forbid any change.
+//! 6. Scale-up-only forbids decreases.
+//! 7. Memory is not lowered below the working set times its margin, and not at all if the working set is unknown or replicas were
 //!    killed for memory.
-//! 8. One step goes so far and no further.
-//! 9. Budgets of changes and reversals an hour; of both the last one is kept for a step up.
+//! 8. The size of one step is limited.
+//! 9. Changes and reversals per hour are limited; the last of each is reserved for a step up.
 //!
-//! A shadow, and every decision in `recommend` mode, is judged in the same way and recorded.
+//! Shadow decisions, and all decisions in mode `recommend`, are evaluated in the same way and recorded.
 
 mod budget;
-mod sight;
+mod freshness;
 
 pub use budget::{Budget, direction};
 
@@ -26,159 +26,159 @@ use crate::contract::{Direction, GuardNote, Rule, State};
 use crate::policy::{Mode, ScalingPolicy};
 use crate::time::Timestamp;
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
-use sight::{Sight, memory_floor, sight};
+use freshness::{Freshness, freshness, memory_floor};
 
-/// One decision and all that it is judged by.
+/// A decision and everything that it is evaluated by.
 #[derive(Debug, Clone, Copy)]
-pub struct Case<'a> {
-    /// What was decided.
+pub struct GuardInput<'a> {
+    /// Requested allocation.
     pub wanted: Allocation,
-    /// What the platform was last told; `None` where nobody knows.
-    pub in_force: Option<Allocation>,
-    /// Whose decision it is.
-    pub standing: Standing,
-    /// The policy of the function.
+    /// Current allocation; `None` if unknown.
+    pub current: Option<Allocation>,
+    /// Kind of the decision.
+    pub kind: DecisionKind,
+    /// ScalingPolicy of the function.
     pub policy: &'a ScalingPolicy,
-    /// The last State that was received.
+    /// Last received State.
     pub state: Option<&'a State>,
-    /// Whether an operator froze the function.
+    /// What an operator froze, if anything.
     pub frozen: Option<Frozen>,
-    /// Whether the platform can change CPU and memory of a replica.
+    /// Whether the platform can resize replicas.
     pub vertical: bool,
-    /// What was changed within the last hour.
+    /// Changes within the last hour.
     pub budget: &'a Budget,
-    /// The present.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// Whose decision is judged.
+/// Kind of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Of the agent that the policy names, or of the fallback in its place.
+pub enum DecisionKind {
+    /// By the agent in the ScalingPolicy, or by the fallback in its place.
     Named,
-    /// Of another agent: judged, never applied.
+    /// By another agent: evaluated, never applied.
     Shadow,
-    /// Not a new decision: one that was let through before and got lost, or what is in force itself. Steps and budgets do not limit it, and
-    /// giving again what was lost needs no measurement.
+    /// Not a new decision: it restores an allocation that was allowed before and lost, or keeps the current one. Steps and budgets do not limit it, and
+    /// restoring a lost allocation needs no measurement.
     Repair,
 }
 
-/// What an operator froze.
+/// Scope of a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frozen {
-    /// This function.
+    /// This function only.
     Function,
-    /// Every function.
+    /// All functions.
     All,
 }
 
-/// What the guard says to a decision.
+/// Result of the guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Apply this allocation, which differs from what is in force.
+    /// Apply this allocation, which differs from the current one.
     Apply {
-        /// What to apply.
+        /// Allocation to apply.
         allocation: Allocation,
-        /// The rules that changed the decision; empty where it is applied as wanted.
+        /// Rules that changed the decision; empty if it is applied as requested.
         notes: Vec<GuardNote>,
-        /// What to charge the budget with once it is applied; `None` for a repair, which costs nothing.
+        /// Direction to charge to the budget once applied; `None` for a repair, which is free.
         charge: Option<Direction>,
     },
-    /// What was wanted is in force.
+    /// The requested allocation is the current one.
     Unchanged,
     /// Keep what is in force.
     Hold {
-        /// The rules that kept it.
+        /// Rules that kept it.
         notes: Vec<GuardNote>,
     },
     /// Do not apply.
     Record {
-        /// What would have been applied or is in force as wanted; `None` where the guard would have held or did not judge.
+        /// Allocation that would have been applied, or is current already; `None` if the guard would have held or did not evaluate.
         allowed: Option<Allocation>,
-        /// The rules that took effect.
+        /// Rules that took effect.
         notes: Vec<GuardNote>,
     },
 }
 
-/// Judges one decision. The same case has the same verdict; nothing is remembered: who applies a verdict charges the budget.
+/// Evaluates one decision. Pure: the caller charges the budget when it applies the verdict.
 #[must_use]
-pub fn permit(case: &Case<'_>) -> Verdict {
-    match (case.policy.mode, case.standing) {
+pub fn evaluate(input: &GuardInput<'_>) -> Verdict {
+    match (input.policy.mode, input.kind) {
         (Mode::Observe, _) => Verdict::Record { allowed: None, notes: vec![note(Rule::Mode, "the mode is observe".into())] },
-        (_, Standing::Shadow) => recorded(case, note(Rule::NotNamed, format!("the policy names agent {}", case.policy.agent))),
-        (Mode::Recommend, _) => recorded(case, note(Rule::Mode, "the mode is recommend".into())),
-        (Mode::Active, _) => judge(case),
+        (_, DecisionKind::Shadow) => recorded(input, note(Rule::NotNamed, format!("the policy names agent {}", input.policy.agent))),
+        (Mode::Recommend, _) => recorded(input, note(Rule::Mode, "the mode is recommend".into())),
+        (Mode::Active, _) => judge(input),
     }
 }
 
-fn recorded(case: &Case<'_>, why: GuardNote) -> Verdict {
-    let (allowed, mut notes) = match judge(case) {
+fn recorded(input: &GuardInput<'_>, why: GuardNote) -> Verdict {
+    let (allowed, mut notes) = match judge(input) {
         Verdict::Apply { allocation, notes, .. } => (Some(allocation), notes),
-        Verdict::Unchanged => (Some(case.wanted), Vec::new()),
+        Verdict::Unchanged => (Some(input.wanted), Vec::new()),
         Verdict::Hold { notes } | Verdict::Record { notes, .. } => (None, notes),
     };
     notes.push(why);
     Verdict::Record { allowed, notes }
 }
 
-fn judge(case: &Case<'_>) -> Verdict {
-    match case.frozen {
+fn judge(input: &GuardInput<'_>) -> Verdict {
+    match input.frozen {
         Some(Frozen::All) => return held(Rule::Freeze, "everything is frozen"),
         Some(Frozen::Function) => return held(Rule::Freeze, "the function is frozen"),
-        None if case.policy.paused => return held(Rule::Paused, "the policy is paused"),
+        None if input.policy.paused => return held(Rule::Paused, "the policy is paused"),
         None => {}
     }
-    let Some(in_force) = case.in_force else { return held(Rule::StaleState, "what is in force is not known") };
-    let home = within_bounds(case, in_force);
-    if case.wanted == in_force && home == in_force {
+    let Some(current) = input.current else { return held(Rule::StaleState, "what is in force is not known") };
+    let home = within_bounds(input, current);
+    if input.wanted == current && home == current {
         return Verdict::Unchanged;
     }
     let mut notes = Vec::new();
-    let allocation = restrained(case, in_force, home, &mut notes);
-    if allocation == in_force {
-        return if case.wanted == in_force { Verdict::Unchanged } else { Verdict::Hold { notes } };
+    let allocation = restrained(input, current, home, &mut notes);
+    if allocation == current {
+        return if input.wanted == current { Verdict::Unchanged } else { Verdict::Hold { notes } };
     }
-    let costs = allocation != home && case.standing != Standing::Repair;
-    let charge = if costs { direction(&case.policy.prices, in_force, allocation) } else { None };
+    let costs = allocation != home && input.kind != DecisionKind::Repair;
+    let charge = if costs { direction(&input.policy.prices, current, allocation) } else { None };
     Verdict::Apply { allocation, notes, charge }
 }
 
-/// What the rules leave of the decision. `home` is what bounds leave of `in_force`; no rule leads away from it that does not lead into bounds.
-fn restrained(case: &Case<'_>, in_force: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let mut wanted = resizable(case, in_force, case.wanted, notes);
-    wanted = bounded(case, wanted, notes);
-    wanted = seen_enough(case, in_force, home, wanted, notes);
-    if case.policy.scale_up_only {
+/// The decision after all rules. `home` is `current` within the bounds; only bounds lead away from it.
+fn restrained(input: &GuardInput<'_>, current: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let mut wanted = resizable(input, current, input.wanted, notes);
+    wanted = bounded(input, wanted, notes);
+    wanted = seen_enough(input, current, home, wanted, notes);
+    if input.policy.scale_up_only {
         wanted = not_less(home, wanted, notes, || (Rule::ScaleUpOnly, "only more is allowed".into()));
     }
-    wanted = above_working_set(case, home, wanted, notes);
-    if case.standing == Standing::Repair {
+    wanted = above_working_set(input, home, wanted, notes);
+    if input.kind == DecisionKind::Repair {
         return wanted;
     }
-    wanted = one_step(case, in_force, wanted, notes);
-    affordable(case, in_force, home, wanted, notes)
+    wanted = one_step(input, current, wanted, notes);
+    affordable(input, current, home, wanted, notes)
 }
 
-/// `allocation` within the bounds, as far as the platform can bring it there.
-fn within_bounds(case: &Case<'_>, allocation: Allocation) -> Allocation {
-    let bounded = case.policy.bounds.clamp(allocation);
-    if case.vertical { bounded } else { Allocation { replicas: bounded.replicas, ..allocation } }
+/// `allocation` within the bounds, as far as the platform can apply it.
+fn within_bounds(input: &GuardInput<'_>, allocation: Allocation) -> Allocation {
+    let bounded = input.policy.bounds.clamp(allocation);
+    if input.vertical { bounded } else { Allocation { replicas: bounded.replicas, ..allocation } }
 }
 
-fn resizable(case: &Case<'_>, in_force: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let horizontal = Allocation { replicas: wanted.replicas, ..in_force };
-    if case.vertical || horizontal == wanted {
+fn resizable(input: &GuardInput<'_>, current: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let horizontal = Allocation { replicas: wanted.replicas, ..current };
+    if input.vertical || horizontal == wanted {
         return wanted;
     }
-    let kept = format!("the platform cannot resize: {} {} stay", in_force.cpu_millicores, in_force.memory_mib);
+    let kept = format!("the platform cannot resize: {} {} stay", current.cpu_millicores, current.memory_mib);
     notes.push(note(Rule::HorizontalOnly, kept));
     horizontal
 }
 
-fn bounded(case: &Case<'_>, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let bounded = within_bounds(case, wanted);
+fn bounded(input: &GuardInput<'_>, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let bounded = within_bounds(input, wanted);
     if bounded != wanted {
-        let bounds = &case.policy.bounds;
+        let bounds = &input.policy.bounds;
         let mut changes = Changes::default();
         changes.add(wanted.replicas, bounded.replicas, || format!("{} to {}", bounds.replicas.min(), bounds.replicas.max()));
         changes.add(wanted.cpu_millicores, bounded.cpu_millicores, || {
@@ -190,21 +190,27 @@ fn bounded(case: &Case<'_>, wanted: Allocation, notes: &mut Vec<GuardNote>) -> A
     bounded
 }
 
-fn seen_enough(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    match sight(case.state, case.policy.max_age(), in_force, case.now) {
-        Sight::Clear => wanted,
-        Sight::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
-        // What was let through before needs no evidence to be given again.
-        Sight::Blind(why) if case.standing == Standing::Repair => not_less(home, wanted, notes, || (Rule::StaleState, why)),
-        Sight::Blind(_) if wanted == home => wanted,
-        Sight::Blind(why) => {
+fn seen_enough(
+    input: &GuardInput<'_>,
+    current: Allocation,
+    home: Allocation,
+    wanted: Allocation,
+    notes: &mut Vec<GuardNote>,
+) -> Allocation {
+    match freshness(input.state, input.policy.max_age(), current, input.now) {
+        Freshness::Fresh => wanted,
+        Freshness::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
+        // An allocation that was allowed before needs no new evidence.
+        Freshness::Unknown(why) if input.kind == DecisionKind::Repair => not_less(home, wanted, notes, || (Rule::StaleState, why)),
+        Freshness::Unknown(_) if wanted == home => wanted,
+        Freshness::Unknown(why) => {
             notes.push(note(Rule::StaleState, why));
             home
         }
     }
 }
 
-/// `wanted`, with every part raised to that of `least`.
+/// The larger of `wanted` and `least`, part by part.
 fn not_less(least: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>, why: impl FnOnce() -> (Rule, String)) -> Allocation {
     let raised = Allocation {
         replicas: wanted.replicas.max(least.replicas),
@@ -218,11 +224,11 @@ fn not_less(least: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>, w
     raised
 }
 
-fn above_working_set(case: &Case<'_>, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+fn above_working_set(input: &GuardInput<'_>, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
     if wanted.memory_mib >= home.memory_mib {
         return wanted;
     }
-    let (floor, why) = memory_floor(case.state, case.policy.guard.working_set_margin.get());
+    let (floor, why) = memory_floor(input.state, input.policy.guard.working_set_margin.get());
     let memory_mib = floor.map_or(home.memory_mib, |floor| floor.min(home.memory_mib)).max(wanted.memory_mib);
     if memory_mib != wanted.memory_mib {
         notes.push(note(Rule::WorkingSet, format!("{} becomes {memory_mib}, {why}", wanted.memory_mib)));
@@ -230,30 +236,30 @@ fn above_working_set(case: &Case<'_>, home: Allocation, wanted: Allocation, note
     Allocation { memory_mib, ..wanted }
 }
 
-fn one_step(case: &Case<'_>, in_force: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let guard = &case.policy.guard;
+fn one_step(input: &GuardInput<'_>, current: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let guard = &input.policy.guard;
     let factor = guard.resize_factor.get();
-    let least = in_force.replicas.0.saturating_sub(guard.replicas_down.get());
-    let most = in_force.replicas.0.saturating_add(guard.replicas_up.get());
+    let least = current.replicas.0.saturating_sub(guard.replicas_down.get());
+    let most = current.replicas.0.saturating_add(guard.replicas_up.get());
     let step = Allocation {
         replicas: Replicas(wanted.replicas.0.clamp(least, most)),
-        cpu_millicores: Millicores(resized(in_force.cpu_millicores.0, wanted.cpu_millicores.0, factor)),
-        memory_mib: Mebibytes(resized(in_force.memory_mib.0, wanted.memory_mib.0, factor)),
+        cpu_millicores: Millicores(resized(current.cpu_millicores.0, wanted.cpu_millicores.0, factor)),
+        memory_mib: Mebibytes(resized(current.memory_mib.0, wanted.memory_mib.0, factor)),
     };
-    let step = within_bounds(case, step);
+    let step = within_bounds(input, step);
     if step != wanted {
         let mut changes = Changes::default();
         changes.add(wanted.replicas, step.replicas, || {
-            format!("steps of +{} and -{} from {}", guard.replicas_up, guard.replicas_down, in_force.replicas)
+            format!("steps of +{} and -{} from {}", guard.replicas_up, guard.replicas_down, current.replicas)
         });
-        changes.add(wanted.cpu_millicores, step.cpu_millicores, || format!("a factor of {factor} from {}", in_force.cpu_millicores));
-        changes.add(wanted.memory_mib, step.memory_mib, || format!("a factor of {factor} from {}", in_force.memory_mib));
+        changes.add(wanted.cpu_millicores, step.cpu_millicores, || format!("a factor of {factor} from {}", current.cpu_millicores));
+        changes.add(wanted.memory_mib, step.memory_mib, || format!("a factor of {factor} from {}", current.memory_mib));
         notes.push(note(Rule::StepLimit, changes.text));
     }
     step
 }
 
-/// `wanted` within `factor` of `from`. Where the factor allows a change at all, it allows one whole unit, or small limits could never move.
+/// `wanted` within `factor` of `from`. A factor above 1 allows at least one whole unit, so that small limits can change.
 fn resized(from: u32, wanted: u32, factor: f64) -> u32 {
     if factor <= 1.0 {
         return from;
@@ -263,12 +269,12 @@ fn resized(from: u32, wanted: u32, factor: f64) -> u32 {
     wanted.clamp(least.min(from.saturating_sub(1)), most.max(from.saturating_add(1)))
 }
 
-fn affordable(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+fn affordable(input: &GuardInput<'_>, current: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
     if wanted == home {
         return wanted;
     }
-    let Some(direction) = direction(&case.policy.prices, in_force, wanted) else { return wanted };
-    match case.budget.refusal(direction, &case.policy.guard, case.now) {
+    let Some(direction) = direction(&input.policy.prices, current, wanted) else { return wanted };
+    match input.budget.refusal(direction, &input.policy.guard, input.now) {
         None => wanted,
         Some((rule, why)) => {
             notes.push(note(rule, why));
@@ -285,7 +291,7 @@ fn note(rule: Rule, detail: String) -> GuardNote {
     GuardNote { rule, detail }
 }
 
-/// The parts of an allocation that a rule changed, in words.
+/// Description of the parts of an allocation that a rule changed.
 #[derive(Default)]
 struct Changes {
     text: String,
@@ -301,7 +307,7 @@ impl Changes {
     }
 }
 
-/// What a part of an allocation is called.
+/// Name of a part of an allocation.
 trait Part {
     const NAME: &'static str;
 }

@@ -58,6 +58,7 @@ fn full_state() -> State {
         cpu_millicores: Some(Usage { mean: 312.5, max: 340.2 }),
         throttled_share: Some(0.125),
         memory_mib: Some(Usage { mean: 41.5, max: 44.0 }),
+        starts: Some(2),
         restarts: 1,
         oom_kills: 1,
     };

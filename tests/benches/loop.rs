@@ -50,7 +50,7 @@ async fn main() {
     for _ in 0..ROUNDS_OF_MANY {
         many.extend(bench.round(&functions, &mut outcomes).await);
     }
-    let elapsed = clock::instant().duration_since(began).as_secs_f64();
+    let elapsed = clock::since(began).as_secs_f64();
     report(&format!("{MANY} functions at once"), &mut many);
     println!("{:.0} States/s through the loop", many.len() as f64 / elapsed);
 }
@@ -82,7 +82,7 @@ impl Bench {
     async fn warm_up(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) {
         let began = clock::instant();
         while self.attempt(functions, outcomes, Duration::from_secs(2)).await.len() < functions.len() {
-            assert!(clock::instant().duration_since(began) < PATIENCE, "no Outcome for every State");
+            assert!(clock::since(began) < PATIENCE, "no Outcome for every State");
         }
     }
 
@@ -108,7 +108,7 @@ impl Bench {
                 if outcome.tick.0 == self.tick
                     && let Some(at) = sent.remove(&FunctionId::new(outcome.namespace, outcome.function))
                 {
-                    latencies.push(clock::instant().duration_since(at));
+                    latencies.push(clock::since(at));
                 }
             }
         };

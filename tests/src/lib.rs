@@ -38,7 +38,7 @@ pub fn within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> 
         if let Some(found) = condition() {
             return found;
         }
-        assert!(clock::instant().duration_since(began) < patience, "timeout after {patience:?}: {what}");
+        assert!(clock::since(began) < patience, "timeout after {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -53,7 +53,7 @@ pub async fn eventually_async<T, F: Future<Output = Option<T>>>(what: &str, mut 
         if let Some(found) = condition().await {
             return found;
         }
-        assert!(clock::instant().duration_since(began) < PATIENCE, "timeout after {PATIENCE:?}: {what}");
+        assert!(clock::since(began) < PATIENCE, "timeout after {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

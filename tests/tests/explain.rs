@@ -46,7 +46,7 @@ async fn recorded(system: &System, agents: &[&str]) -> u64 {
         let on = subject::action(&Name::new(*agent).expect("valid"), &function);
         ticks = eventually_async("enough Actions of every agent", async || {
             let mut ticks = Vec::new();
-            bus.recall_on(on.clone(), Timestamp(0), |action: Action| ticks.push(action.tick.0)).await.ok()?;
+            bus.read_history_on(on.clone(), Timestamp(0), |action: Action| ticks.push(action.tick.0)).await.ok()?;
             (ticks.len() >= ENOUGH).then_some(ticks)
         })
         .await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qscale_common::contract::{Effect, GuardNote, Outcome, Rule, Source};
-use qscale_common::guard::{Case, Verdict, permit};
+use qscale_common::guard::{GuardInput, Verdict, evaluate};
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -44,7 +44,7 @@ impl Core {
 
     fn judge(&mut self, id: &FunctionId, decision: Decision, attempts: u32, now: Timestamp) {
         let Some(function) = self.functions.get(id) else { return };
-        let before = function.in_force();
+        let before = function.current();
         let verdict = if decision.is_restore() { restore_verdict(&decision) } else { self.verdict(function, &decision, now) };
         match self.allowed_when_cut(&decision, before, verdict) {
             Verdict::Apply { allocation, notes, charge } => {
@@ -68,10 +68,10 @@ impl Core {
     fn verdict(&self, function: &Function, decision: &Decision, now: Timestamp) -> Verdict {
         // Without a policy nothing but a restore is ever decided; should one vanish meanwhile, nothing is done.
         let Some(policy) = function.policy.as_deref() else { return Verdict::Hold { notes: Vec::new() } };
-        permit(&Case {
+        evaluate(&GuardInput {
             wanted: decision.wanted,
-            in_force: function.in_force(),
-            standing: decision.standing,
+            current: function.current(),
+            kind: decision.kind,
             policy,
             state: function.state.as_deref(),
             frozen: function.frozen(self.frozen_all),

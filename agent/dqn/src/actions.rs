@@ -262,7 +262,7 @@ impl Actions {
     pub fn decode(&self, sight: &Sight<'_>, menu: &mut Menu) {
         menu.entries.clear();
         menu.mask = Mask::default();
-        let Some(in_force) = sight.state.allocation else {
+        let Some(current) = sight.state.allocation else {
             menu.entries.resize(self.count(), Err(Masked::NoAllocation));
             return;
         };
@@ -270,7 +270,7 @@ impl Actions {
         let (decides, pays) = (self.set == ActionSet::Headroom, sight.warm_worth() >= 1.0);
         let nothing = sight.told.idle_slots > 0 && needs[Basis::Next as usize] == Some(Need::default());
         let (warm, idle) = (decides && pays, decides && !pays && nothing && self.scope != Scope::Vertical);
-        let case = Case { sight, in_force, needs, warm, idle, memory: self.memory(sight.state, in_force) };
+        let case = Case { sight, current, needs, warm, idle, memory: self.memory(sight.state, current) };
         for (index, form) in self.forms.iter().enumerate() {
             let named = case.decode(*form, self.scope);
             let same =
@@ -282,32 +282,32 @@ impl Actions {
     }
 
     /// What memory a replica is given where the choice does not say it: in `headroom` it follows the working set, since more than that buys nothing.
-    fn memory(&self, state: &State, in_force: Allocation) -> Mebibytes {
+    fn memory(&self, state: &State, current: Allocation) -> Mebibytes {
         if self.set != ActionSet::Headroom || self.scope == Scope::Horizontal {
-            return in_force.memory_mib;
+            return current.memory_mib;
         }
-        fitted_memory(state, in_force.memory_mib)
+        fitted_memory(state, current.memory_mib)
     }
 }
 
 /// Memory in force where it is 1.2 to 2 times the largest working set seen, else 1.5 times that; half as much again after a kill for memory.
-fn fitted_memory(state: &State, in_force: Mebibytes) -> Mebibytes {
+fn fitted_memory(state: &State, current: Mebibytes) -> Mebibytes {
     let windows = &state.windows;
     let clamp = |memory| state.bounds.memory_mib.clamp(memory);
     if windows.tick.oom_kills > 0 {
-        return clamp(in_force.scaled(1.5));
+        return clamp(current.scaled(1.5));
     }
     let usage =
         [&windows.tick, &windows.short, &windows.long].into_iter().filter_map(|window| measured(window.memory_mib.map(|usage| usage.max)));
-    let Some(used) = usage.max_by(f64::total_cmp).filter(|used| *used > 0.0) else { return in_force };
-    let margin = f64::from(in_force.0) / used;
+    let Some(used) = usage.max_by(f64::total_cmp).filter(|used| *used > 0.0) else { return current };
+    let margin = f64::from(current.0) / used;
     let killed_lately = windows.long.oom_kills > 0;
-    if margin < 1.2 || (margin > 2.0 && !killed_lately) { clamp(Mebibytes((used * 1.5).ceil() as u32)) } else { in_force }
+    if margin < 1.2 || (margin > 2.0 && !killed_lately) { clamp(Mebibytes((used * 1.5).ceil() as u32)) } else { current }
 }
 
 struct Case<'a> {
     sight: &'a Sight<'a>,
-    in_force: Allocation,
+    current: Allocation,
     needs: [Option<Need>; Basis::ALL.len()],
     /// Whether one replica pays while nothing comes.
     warm: bool,
@@ -321,7 +321,7 @@ impl Case<'_> {
         if !form.within(scope) {
             return Err(Masked::Scope);
         }
-        let now = Allocation { memory_mib: self.memory, ..self.in_force };
+        let now = Allocation { memory_mib: self.memory, ..self.current };
         let wanted = self.sight.state.bounds.clamp(self.named(form, now, scope)?);
         match wanted.replicas.0 {
             0 if self.warm => Err(Masked::Cold),
@@ -391,9 +391,9 @@ impl Case<'_> {
 
     /// What is in force where `named` is about as much, so that noise does not resize replicas.
     fn settled(&self, named: Allocation) -> Allocation {
-        let (has, wants) = (f64::from(self.in_force.cpu_millicores.0), f64::from(named.cpu_millicores.0));
-        let about = named.replicas == self.in_force.replicas && has * SPARE.recip() <= wants && wants * SHORT <= has;
-        if about { Allocation { cpu_millicores: self.in_force.cpu_millicores, ..named } } else { named }
+        let (has, wants) = (f64::from(self.current.cpu_millicores.0), f64::from(named.cpu_millicores.0));
+        let about = named.replicas == self.current.replicas && has * SPARE.recip() <= wants && wants * SHORT <= has;
+        if about { Allocation { cpu_millicores: self.current.cpu_millicores, ..named } } else { named }
     }
 }
 

@@ -294,7 +294,7 @@ impl Dqn {
     /// What `valued` means for `state`.
     #[must_use]
     pub fn decision(&self, state: &State, valued: &Valued) -> Decision {
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "what is in force is not known");
         };
         // A network decides by all that it sees; without arrivals or replicas it would decide by neutral values.
@@ -311,7 +311,7 @@ impl Dqn {
         };
         let name = &self.names[best];
         match valued.menu.entry(best) {
-            Ok(allocation) if allocation != in_force => {
+            Ok(allocation) if allocation != current => {
                 let reason = format!("`{name}` is worth {:.3}{}", valued.values[best], self.runner_up(valued, best));
                 Decision::Want { allocation, reason, choices }
             }

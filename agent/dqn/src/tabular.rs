@@ -117,14 +117,14 @@ impl Tabular {
 
     /// What choice number `choice` names for `state`.
     fn named(&self, state: &State, choice: usize) -> Option<Allocation> {
-        let in_force = state.allocation?;
+        let current = state.allocation?;
         let moved = |from: u32| (i64::from(from) + self.by(choice)).clamp(0, i64::from(u32::MAX)) as u32;
         Some(match self.parameters.scope {
             Scope::Vertical => {
-                let cpu_millicores = state.bounds.cpu_millicores.clamp(Millicores(moved(in_force.cpu_millicores.0)));
-                Allocation { cpu_millicores, ..in_force }
+                let cpu_millicores = state.bounds.cpu_millicores.clamp(Millicores(moved(current.cpu_millicores.0)));
+                Allocation { cpu_millicores, ..current }
             }
-            _ => Allocation { replicas: state.bounds.replicas.clamp(Replicas(moved(in_force.replicas.0))), ..in_force },
+            _ => Allocation { replicas: state.bounds.replicas.clamp(Replicas(moved(current.replicas.0))), ..current },
         })
     }
 
@@ -178,7 +178,7 @@ impl Policy for Tabular {
     }
 
     fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let Some(in_force) = state.allocation else { return Decision::hold(HoldReason::NoAllocation, "what is in force is not known") };
+        let Some(current) = state.allocation else { return Decision::hold(HoldReason::NoAllocation, "what is in force is not known") };
         let Some(bin) = bin(state) else { return Decision::hold(HoldReason::NoMeasurement, "CPU was not measured") };
         let called = |index| match self.parameters.scope {
             Scope::Vertical => format!("cpu {:+}m", self.by(index)),
@@ -189,10 +189,8 @@ impl Policy for Tabular {
         let best = self.best(bin);
         let reason = format!("CPU in bin {bin} of {BINS}: `{}` is worth {:.3}", choices[best].action, self.table[bin][best]);
         match self.named(state, best) {
-            Some(allocation) if allocation != in_force && state.bounds.contain(allocation) => {
-                Decision::Want { allocation, reason, choices }
-            }
-            Some(allocation) if allocation != in_force => Decision::Hold { why: HoldReason::NotAllowed, reason, choices },
+            Some(allocation) if allocation != current && state.bounds.contain(allocation) => Decision::Want { allocation, reason, choices },
+            Some(allocation) if allocation != current => Decision::Hold { why: HoldReason::NotAllowed, reason, choices },
             _ => Decision::Hold { why: HoldReason::NothingToDo, reason, choices },
         }
     }

@@ -19,7 +19,7 @@ use thiserror::Error;
 pub use competitor::{Entry, Grid, told_besides};
 pub use function::{FunctionEntry, Profile};
 pub use narrow::Narrow;
-pub use shipped::{SHIPPED, Shipped};
+pub use shipped::{SHIPPED, Shipped, TRAINING_RULES};
 pub use trace::TraceEntry;
 
 /// A suite, as registered.

@@ -149,19 +149,19 @@ impl Policy for Clairvoyant {
     }
 
     fn decide(&self, state: &State, _: &mut Memory, now: Timestamp, _: &mut dyn Rng) -> Decision {
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
-        let within = self.within(state, in_force);
+        let within = self.within(state, current);
         let (tick, lead) = (seen::tick_length(state), self.params.lead.0);
         let soon = self.peak(now, tick + lead).plus(self.backlog(state, tick));
         let later = self.peak(now, self.startup(within.least_cpu) + tick + lead).highest(soon);
-        let wanted = self.cheapest(&within, state, in_force, soon, later);
+        let wanted = self.cheapest(&within, state, current, soon, later);
         let reason = format!("{:.2} cores are asked for within the tick, {:.2} until what starts next is ready", soon.cores, later.cores);
-        if self.stays(&within, state, in_force, wanted, soon, later) {
+        if self.stays(&within, state, current, wanted, soon, later) {
             return Decision::hold(HoldReason::NothingToDo, reason);
         }
-        seen::propose(state, in_force, wanted, reason)
+        seen::propose(state, current, wanted, reason)
     }
 }
 
@@ -258,7 +258,7 @@ impl Clairvoyant {
     }
 
     /// Between which amounts may be chosen.
-    fn within(&self, state: &State, in_force: Allocation) -> Within {
+    fn within(&self, state: &State, current: Allocation) -> Within {
         let bounds = &state.bounds;
         let (replicas, cpu) = (bounds.replicas, bounds.cpu_millicores);
         // More than a replica can use is for nothing; less than keeps the objective for one request alone is too little.
@@ -270,7 +270,7 @@ impl Clairvoyant {
         let needed = (self.function.request_cpu.0.as_secs_f64() / spare.as_secs_f64().max(1e-6) * 1000.0).ceil().min(1000.0);
         let least = cpu.clamp(Millicores(needed as u32)).min(most);
         let [across, along] = [self.params.scope != Scope::Vertical, self.params.scope != Scope::Horizontal];
-        let now = bounds.clamp(in_force);
+        let now = bounds.clamp(current);
         Within {
             fewest: if across { replicas.min().0 } else { now.replicas.0 },
             most: if across { replicas.max().0 } else { now.replicas.0 },
@@ -294,7 +294,7 @@ impl Clairvoyant {
     /// The cheapest allocation whose replicas carry what comes `later` if each is then given all that it can use, and what comes `soon` with what those that
     /// are ready are given now. Few large replicas cost no more than many small ones, need less memory and answer sooner; more of them are kept only where
     /// CPU cannot grow as fast.
-    fn cheapest(&self, within: &Within, state: &State, in_force: Allocation, soon: Peak, later: Peak) -> Allocation {
+    fn cheapest(&self, within: &Within, state: &State, current: Allocation, soon: Peak, later: Peak) -> Allocation {
         let give = |replicas: u32, cpu: Millicores| {
             state.bounds.clamp(Allocation { replicas: Replicas(replicas), cpu_millicores: cpu, memory_mib: within.memory })
         };
@@ -302,7 +302,7 @@ impl Clairvoyant {
             return give(within.fewest, within.least_cpu);
         }
         let ready = seen::counts(state).map_or(0, |counts| counts.ready.0);
-        let at_once = in_force.cpu_millicores.scaled(self.params.resize_factor).min(within.most_cpu);
+        let at_once = current.cpu_millicores.scaled(self.params.resize_factor).min(within.most_cpu);
         let replicas = self.replicas(later, within.most_cpu).max(self.replicas(soon, at_once).min(ready));
         let replicas = replicas.clamp(within.fewest.max(1).min(within.most), within.most);
         // While others start, those that are ready carry all; where none is, all of them carry what is to come.
@@ -310,14 +310,14 @@ impl Clairvoyant {
         give(replicas, self.cpu(load, carry).clamp(within.least_cpu, within.most_cpu))
     }
 
-    /// Whether `in_force` carries it all and costs hardly more than what is `wanted`.
-    fn stays(&self, within: &Within, state: &State, in_force: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
-        let Allocation { replicas, cpu_millicores: cpu, memory_mib } = in_force;
+    /// Whether `current` carries it all and costs hardly more than what is `wanted`.
+    fn stays(&self, within: &Within, state: &State, current: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
+        let Allocation { replicas, cpu_millicores: cpu, memory_mib } = current;
         let ready = seen::counts(state).map_or(0, |counts| counts.ready.0).min(replicas.0);
         let carries = self.replicas(soon, cpu) <= ready && self.replicas(later, within.most_cpu) <= replicas.0;
         let enough = carries && cpu >= within.least_cpu && memory_mib >= within.memory && wanted.replicas.0 > 0;
-        let (price, least) = (state.prices.per_hour(in_force), state.prices.per_hour(wanted));
-        enough && state.bounds.contain(in_force) && least >= price * (1.0 - self.params.min_saving)
+        let (price, least) = (state.prices.per_hour(current), state.prices.per_hour(wanted));
+        enough && state.bounds.contain(current) && least >= price * (1.0 - self.params.min_saving)
     }
 
     /// Replicas of so much CPU each that carry `load`.

@@ -201,28 +201,28 @@ impl Hpa {
     }
 
     fn reconcile(&self, state: &State, memory: &mut HpaMemory, now: Timestamp, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
-        let (current, limits) = (in_force.replicas.0, self.limits(state));
-        memory.history.begin(current, now);
-        if current > 0 {
+        let (current_replicas, limits) = (current.replicas.0, self.limits(state));
+        memory.history.begin(current_replicas, now);
+        if current_replicas > 0 {
             memory.scaled_to_zero = false;
         }
-        let asked = match self.gate(current, limits, memory.scaled_to_zero) {
+        let asked = match self.gate(current_replicas, limits, memory.scaled_to_zero) {
             Gate::Disabled => return Decision::hold(HoldReason::NothingToDo, "scaling is disabled since there are zero replicas"),
-            Gate::Bound(replicas) => Ok((replicas, format!("{current} replicas are outside {} to {}", limits.min, limits.max))),
-            Gate::Open => self.metrics(state, in_force, memory, now, amend),
+            Gate::Bound(replicas) => Ok((replicas, format!("{current_replicas} replicas are outside {} to {}", limits.min, limits.max))),
+            Gate::Open => self.metrics(state, current, memory, now, amend),
         };
         let (replicas, reason) = match asked {
             Ok(asked) => asked,
             Err(error) => return Decision::hold(HoldReason::NoMeasurement, error),
         };
         if let Some(behavior) = &self.behavior {
-            behavior.record(&mut memory.history, current, replicas, now);
+            behavior.record(&mut memory.history, current_replicas, replicas, now);
         }
         memory.scaled_to_zero = self.scale_to_zero && replicas == 0;
-        seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+        seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason)
     }
 
     /// The bounds as an HPA has them: at least one replica, unless it may scale to zero.
@@ -232,11 +232,11 @@ impl Hpa {
         Limits { min, max: range.max().0.max(min) }
     }
 
-    fn gate(&self, current: u32, limits: Limits, scaled_to_zero: bool) -> Gate {
-        match current {
+    fn gate(&self, current_replicas: u32, limits: Limits, scaled_to_zero: bool) -> Gate {
+        match current_replicas {
             0 if limits.min > 0 || !scaled_to_zero => Gate::Disabled,
-            _ if current > limits.max => Gate::Bound(limits.max),
-            _ if current < limits.min => Gate::Bound(limits.min),
+            _ if current_replicas > limits.max => Gate::Bound(limits.max),
+            _ if current_replicas < limits.min => Gate::Bound(limits.min),
             _ => Gate::Open,
         }
     }
@@ -244,23 +244,23 @@ impl Hpa {
     fn metrics(
         &self,
         state: &State,
-        in_force: Allocation,
+        current: Allocation,
         memory: &mut HpaMemory,
         now: Timestamp,
         amend: impl FnOnce(u32) -> (u32, String),
     ) -> Result<(u32, String), String> {
-        let (current, limits) = (in_force.replicas.0, self.limits(state));
+        let (current_replicas, limits) = (current.replicas.0, self.limits(state));
         let counts = seen::counts(state).ok_or("the number of replicas is not known")?;
-        if [counts.ready.0, counts.pending.0, current].iter().any(|count| *count > Self::MOST_PODS) {
+        if [counts.ready.0, counts.pending.0, current_replicas].iter().any(|count| *count > Self::MOST_PODS) {
             return Err(format!("there are more than {} replicas", Self::MOST_PODS));
         }
-        let proposals: Vec<_> = self.targets().map(|target| self.propose(target, in_force, counts, memory, now)).collect();
-        let asked = combine(current, &proposals).map_err(|error| error.to_string())?;
+        let proposals: Vec<_> = self.targets().map(|target| self.propose(target, current, counts, memory, now)).collect();
+        let asked = combine(current_replicas, &proposals).map_err(|error| error.to_string())?;
         let (desired, why) = amend(asked);
         let history = &mut memory.history;
         let replicas = match &self.behavior {
-            None => behavior::normalize(history, current, desired, self.downscale_stabilization.0, limits, now),
-            Some(behavior) => behavior.normalize(history, current, desired, limits, now),
+            None => behavior::normalize(history, current_replicas, desired, self.downscale_stabilization.0, limits, now),
+            Some(behavior) => behavior.normalize(history, current_replicas, desired, limits, now),
         };
         let held = if replicas == desired { String::new() } else { format!(", {replicas} by window and rate") };
         Ok((replicas, format!("{} asks for {asked}{why}{held}", self.measured(&proposals))))
@@ -269,7 +269,7 @@ impl Hpa {
     fn propose(
         &self,
         target: Target,
-        in_force: Allocation,
+        current: Allocation,
         counts: ReplicaCounts,
         memory: &HpaMemory,
         now: Timestamp,
@@ -279,19 +279,19 @@ impl Hpa {
             let reading = reading?;
             Some(PodMetric { value: (reading.mean * scale).round() as i64, at: reading.at, window: self.metrics_resolution.0 })
         };
-        let (calculator, current) = (self.calculator(), in_force.replicas.0);
+        let (calculator, current_replicas) = (self.calculator(), current.replicas.0);
         match target {
             Target::Cpu(percent) => {
-                let pods = pods(counts, metric(1.0), i64::from(in_force.cpu_millicores.0), now);
-                calculator.utilization(current, percent, Kind::Cpu, &pods, now)
+                let pods = pods(counts, metric(1.0), i64::from(current.cpu_millicores.0), now);
+                calculator.utilization(current_replicas, percent, Kind::Cpu, &pods, now)
             }
             Target::Memory(percent) => {
-                let pods = pods(counts, metric(1000.0), i64::from(in_force.memory_mib.0) * 1000, now);
-                calculator.utilization(current, percent, Kind::Other, &pods, now)
+                let pods = pods(counts, metric(1000.0), i64::from(current.memory_mib.0) * 1000, now);
+                calculator.utilization(current_replicas, percent, Kind::Other, &pods, now)
             }
             Target::Concurrency(value) => {
                 let pods = pods(counts, metric(1000.0), 0, now);
-                calculator.average(current, (value * 1000.0) as i64, Kind::Other, &pods, now)
+                calculator.average(current_replicas, (value * 1000.0) as i64, Kind::Other, &pods, now)
             }
             Target::Rate(value) => {
                 let usage = metric(1000.0).ok_or(CalculatorError::NoMetrics)?.value;
@@ -333,12 +333,12 @@ enum Gate {
 ///
 /// # Errors
 /// The first metric's that is not known, where nothing may be done.
-pub fn combine(current: u32, proposals: &[Result<Proposal, CalculatorError>]) -> Result<u32, CalculatorError> {
+pub fn combine(current_replicas: u32, proposals: &[Result<Proposal, CalculatorError>]) -> Result<u32, CalculatorError> {
     let error = proposals.iter().find_map(|proposal| proposal.err());
     let most = proposals.iter().flatten().map(|proposal| proposal.replicas).max();
     match (most, error) {
         (None, error) => Err(error.unwrap_or(CalculatorError::NoMetrics)),
-        (Some(most), Some(error)) if most < current => Err(error),
+        (Some(most), Some(error)) if most < current_replicas => Err(error),
         (Some(most), _) => Ok(most),
     }
 }

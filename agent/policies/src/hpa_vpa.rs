@@ -59,10 +59,10 @@ impl Policy for HpaVpa {
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let memory = recall!(memory, HpaVpa);
         let (across, along) = (self.hpa.sync(state, &mut memory.hpa), self.vpa.run(state, &mut memory.vpa));
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
-        join(state, in_force, across, along)
+        join(state, current, across, along)
     }
 }
 
@@ -78,7 +78,7 @@ impl HpaVpa {
 }
 
 /// The replicas of one decision, the size of the other; a hold keeps its own part.
-fn join(state: &State, in_force: Allocation, across: Decision, along: Decision) -> Decision {
+fn join(state: &State, current: Allocation, across: Decision, along: Decision) -> Decision {
     let reason = match (&across, &along) {
         (Decision::Hold { why: HoldReason::NotDue, .. }, along) => text(along).to_owned(),
         (across, Decision::Hold { why: HoldReason::NotDue, .. }) => text(across).to_owned(),
@@ -92,8 +92,8 @@ fn join(state: &State, in_force: Allocation, across: Decision, along: Decision) 
             (across, _) => across,
         },
         (across, along) => {
-            let (across, along) = (across.unwrap_or(in_force), along.unwrap_or(in_force));
-            seen::propose(state, in_force, Allocation { replicas: across.replicas, ..along }, reason)
+            let (across, along) = (across.unwrap_or(current), along.unwrap_or(current));
+            seen::propose(state, current, Allocation { replicas: across.replicas, ..along }, reason)
         }
     }
 }
@@ -115,15 +115,15 @@ mod tests {
 
     #[test]
     fn each_sets_its_own_part() {
-        let (in_force, state) = (Allocation::new(2, 500, 256), sample::state());
+        let (current, state) = (Allocation::new(2, 500, 256), sample::state());
         let idle = || Decision::hold(HoldReason::NotDue, "idle");
-        let check = |across, along, expected| assert_eq!(join(&state, in_force, across, along).wanted(), expected);
+        let check = |across, along, expected| assert_eq!(join(&state, current, across, along).wanted(), expected);
         check(want(Allocation::new(5, 500, 256)), want(Allocation::new(2, 500, 300)), Some(Allocation::new(5, 500, 300)));
         check(want(Allocation::new(5, 500, 256)), idle(), Some(Allocation::new(5, 500, 256)));
         check(idle(), want(Allocation::new(2, 500, 300)), Some(Allocation::new(2, 500, 300)));
         check(idle(), idle(), None);
-        assert!(matches!(join(&state, in_force, idle(), idle()), Decision::Hold { why: HoldReason::NotDue, .. }));
+        assert!(matches!(join(&state, current, idle(), idle()), Decision::Hold { why: HoldReason::NotDue, .. }));
         let nothing = Decision::hold(HoldReason::NoMeasurement, "nothing measured");
-        assert!(matches!(join(&state, in_force, idle(), nothing), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+        assert!(matches!(join(&state, current, idle(), nothing), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
     }
 }

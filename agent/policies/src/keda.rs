@@ -73,12 +73,12 @@ pub enum FallbackBehavior {
 impl Fallback {
     /// The value of a metric of which each replica should have `threshold`, after so many `failures`; nothing while they are few.
     #[must_use]
-    pub fn value(&self, threshold: f64, failures: u32, current: u32) -> Option<f64> {
+    pub fn value(&self, threshold: f64, failures: u32, current_replicas: u32) -> Option<f64> {
         let replicas = match self.behavior {
             FallbackBehavior::Static => self.replicas,
-            FallbackBehavior::CurrentReplicas => current,
-            FallbackBehavior::CurrentReplicasIfHigher => self.replicas.max(current),
-            FallbackBehavior::CurrentReplicasIfLower => self.replicas.min(current),
+            FallbackBehavior::CurrentReplicas => current_replicas,
+            FallbackBehavior::CurrentReplicasIfHigher => self.replicas.max(current_replicas),
+            FallbackBehavior::CurrentReplicasIfLower => self.replicas.min(current_replicas),
         };
         (failures > self.failure_threshold).then_some(threshold * f64::from(replicas))
     }
@@ -122,13 +122,13 @@ pub enum Trigger {
 }
 
 impl Operator {
-    /// Replicas to go to from `current`; nothing where the HPA decides or it is too early. `fallback` is what the function falls back to where a trigger fails: the
+    /// Replicas to go to from `current_replicas`; nothing where the HPA decides or it is too early. `fallback` is what the function falls back to where a trigger fails: the
     /// HPA goes there by the metric, so the operator keeps off; only a fallback to nothing does not keep it from scaling to zero.
     #[must_use]
     pub fn scale(
         &self,
         trigger: Trigger,
-        current: u32,
+        current_replicas: u32,
         fallback: Option<u32>,
         last_active: Option<Timestamp>,
         created: Timestamp,
@@ -138,15 +138,15 @@ impl Operator {
             Some(last) => now > last.plus(self.cooldown),
             None => now > created.plus(self.initial_cooldown),
         };
-        let wakes = current == 0 || (self.idle.is_some() && current < self.min);
-        let sleeps = self.idle.is_some_and(|idle| current > idle) || (current > 0 && self.min == 0);
+        let wakes = current_replicas == 0 || (self.idle.is_some() && current_replicas < self.min);
+        let sleeps = self.idle.is_some_and(|idle| current_replicas > idle) || (current_replicas > 0 && self.min == 0);
         match trigger {
             _ if trigger == Trigger::Active || self.told.force_activation => {
                 (wakes && !self.told.pause_scale_out).then_some(self.min.max(1))
             }
             Trigger::Failed if fallback != Some(0) => None,
             _ if sleeps => (cooled && !self.told.pause_scale_in).then_some(self.idle.unwrap_or(self.min)),
-            _ => (current < self.min && self.idle.is_none()).then_some(self.min),
+            _ => (current_replicas < self.min && self.idle.is_none()).then_some(self.min),
         }
     }
 }
@@ -211,7 +211,7 @@ impl Policy for Keda {
         if !polls && !syncs {
             return Cadence::hold(self.sync_period);
         }
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         let value = self.value(state);
@@ -220,11 +220,11 @@ impl Policy for Keda {
             Some(_) => 0,
             None => memory.failures.saturating_add(u32::from(syncs)),
         };
-        let value_or_fallback = value.or_else(|| self.fallback?.value(self.threshold, memory.failures, in_force.replicas.0));
-        if polls && let Some(decision) = self.activate(state, in_force, value, memory, created, now) {
+        let value_or_fallback = value.or_else(|| self.fallback?.value(self.threshold, memory.failures, current.replicas.0));
+        if polls && let Some(decision) = self.activate(state, current, value, memory, created, now) {
             return decision;
         }
-        if syncs { self.across(state, in_force, value_or_fallback, memory, now) } else { Cadence::hold(self.sync_period) }
+        if syncs { self.across(state, current, value_or_fallback, memory, now) } else { Cadence::hold(self.sync_period) }
     }
 }
 
@@ -255,7 +255,7 @@ impl Keda {
     fn activate(
         &self,
         state: &State,
-        in_force: Allocation,
+        current: Allocation,
         value: Option<f64>,
         memory: &mut KedaMemory,
         created: Timestamp,
@@ -278,42 +278,42 @@ impl Keda {
             initial_cooldown: self.initial_cooldown_period.0,
             told: Told::default(),
         };
-        let replicas = operator.scale(trigger, in_force.replicas.0, fallback, memory.last_active, created, now)?;
+        let replicas = operator.scale(trigger, current.replicas.0, fallback, memory.last_active, created, now)?;
         let reason = match trigger {
             Trigger::Active => "the trigger is active",
             Trigger::Inactive => "the trigger has long been inactive",
             Trigger::Failed => "the trigger cannot be read",
         };
-        Some(seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason.into()))
+        Some(seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason.into()))
     }
 
     /// The HPA's part: at least one replica, by the value of the whole function.
-    fn across(&self, state: &State, in_force: Allocation, value: Option<f64>, memory: &mut KedaMemory, now: Timestamp) -> Decision {
-        let (range, current) = (state.bounds.replicas, in_force.replicas.0);
+    fn across(&self, state: &State, current: Allocation, value: Option<f64>, memory: &mut KedaMemory, now: Timestamp) -> Decision {
+        let (range, current_replicas) = (state.bounds.replicas, current.replicas.0);
         let limits = Limits { min: range.min().0.max(1), max: range.max().0.max(1) };
-        if current == 0 {
+        if current_replicas == 0 {
             return Decision::hold(HoldReason::NothingToDo, "the HPA is off while there are zero replicas");
         }
         let Some(value) = value else {
             return Decision::hold(HoldReason::NoMeasurement, "the trigger cannot be read");
         };
-        memory.history.begin(current, now);
-        let existing = seen::counts(state).map_or(current, |counts| counts.ready.0.saturating_add(counts.pending.0));
+        memory.history.begin(current_replicas, now);
+        let existing = seen::counts(state).map_or(current_replicas, |counts| counts.ready.0.saturating_add(counts.pending.0));
         let milli = |value: f64| (value * 1000.0) as i64;
         let desired = self.calculator().average_value(existing, milli(value), milli(self.threshold)).replicas;
-        let replicas = if current > limits.max || current < limits.min {
-            current.clamp(limits.min, limits.max)
+        let replicas = if current_replicas > limits.max || current_replicas < limits.min {
+            current_replicas.clamp(limits.min, limits.max)
         } else {
             match &self.behavior {
-                None => normalize(&mut memory.history, current, desired, Self::STABILIZATION, limits, now),
-                Some(behavior) => behavior.normalize(&mut memory.history, current, desired, limits, now),
+                None => normalize(&mut memory.history, current_replicas, desired, Self::STABILIZATION, limits, now),
+                Some(behavior) => behavior.normalize(&mut memory.history, current_replicas, desired, limits, now),
             }
         };
         if let Some(behavior) = &self.behavior {
-            behavior.record(&mut memory.history, current, replicas, now);
+            behavior.record(&mut memory.history, current_replicas, replicas, now);
         }
         let reason = format!("{value:.2} at {} a replica ask for {desired}", self.threshold);
-        seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+        seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason)
     }
 
     /// The HPA's calculator, with the tolerances that `behavior` sets.
@@ -362,8 +362,8 @@ mod tests {
             ("inactive at zero stays", operator(0, None), Trigger::Inactive, 0, None),
             ("failed without fallback stays", operator(0, None), Trigger::Failed, 7, None),
         ];
-        for (name, operator, trigger, current, expected) in cases {
-            assert_eq!(operator.scale(trigger, current, None, Some(long_ago), long_ago, NOW), expected, "{name}");
+        for (name, operator, trigger, current_replicas, expected) in cases {
+            assert_eq!(operator.scale(trigger, current_replicas, None, Some(long_ago), long_ago, NOW), expected, "{name}");
         }
         let failed = |fallback| operator(0, None).scale(Trigger::Failed, 7, fallback, Some(long_ago), long_ago, NOW);
         assert_eq!(failed(Some(4)), None, "failed with fallback is the HPA's");
@@ -385,8 +385,8 @@ mod tests {
             ("TestNoScaleFromIdleReplicasToMinReplicasWhenActiveAndPausedScaleOut", operator(5, Some(0)), paused_out, active, 0, None),
             ("TestEventWitTriggerInfo", operator(5, Some(0)), Told::default(), active, 2, Some(5)),
         ];
-        for (name, operator, told, trigger, current, expected) in cases {
-            let got = Operator { told, ..operator }.scale(trigger, current, None, Some(long_ago), long_ago, NOW);
+        for (name, operator, told, trigger, current_replicas, expected) in cases {
+            let got = Operator { told, ..operator }.scale(trigger, current_replicas, None, Some(long_ago), long_ago, NOW);
             assert_eq!(got, expected, "{name}");
         }
     }
@@ -411,7 +411,9 @@ mod tests {
 
     #[test]
     fn fallback() {
-        let value = |behavior, failures, current| Fallback { failure_threshold: 3, replicas: 10, behavior }.value(10.0, failures, current);
+        let value = |behavior, failures, current_replicas| {
+            Fallback { failure_threshold: 3, replicas: 10, behavior }.value(10.0, failures, current_replicas)
+        };
         assert_eq!(value(FallbackBehavior::Static, 4, 6), Some(100.0));
         assert_eq!(value(FallbackBehavior::Static, 3, 6), None);
         assert_eq!(value(FallbackBehavior::CurrentReplicas, 4, 6), Some(60.0));

@@ -85,14 +85,14 @@ fn need(state: &State, concurrency: f64) -> Option<Need> {
 }
 
 fn decide(state: &State, concurrency: f64, replicas: impl FnOnce(Need) -> (u32, String)) -> Decision {
-    let Some(in_force) = state.allocation else {
+    let Some(current) = state.allocation else {
         return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
     };
     let Some(need) = need(state, concurrency) else {
         return Decision::hold(HoldReason::NoMeasurement, "requests in flight were not measured");
     };
     let (replicas, reason) = replicas(need);
-    seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+    seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason)
 }
 
 impl Policy for KeepAliveFixed {

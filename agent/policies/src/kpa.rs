@@ -252,7 +252,7 @@ impl Kpa {
     }
 
     fn scale(&self, state: &State, memory: &mut KpaMemory, now: Timestamp) -> Decision {
-        let (Some(in_force), Some(counts)) = (state.allocation, seen::counts(state)) else {
+        let (Some(current), Some(counts)) = (state.allocation, seen::counts(state)) else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         let second = now.0.saturating_sub(1) / 1000;
@@ -267,7 +267,7 @@ impl Kpa {
         let ready = counts.ready.0;
         let found = memory.found.get_or_insert_with(|| Found {
             autoscaler: Autoscaler::new(ready, now),
-            activity: Activity::found(ready, in_force.replicas.0, now),
+            activity: Activity::found(ready, current.replicas.0, now),
             initialized: ready >= self.initial_scale,
         });
         let result = found.autoscaler.scale(&self.decider(), ready, stable, panic, now);
@@ -278,7 +278,7 @@ impl Kpa {
         let bounded = state.bounds.replicas.clamp(Replicas(result.desired.max(fewest)));
         let pods = Counted { ready, needed: state.bounds.replicas.min().0.max(fewest).max(1) };
         match found.activity.reconcile(&self.zero(), Some(bounded.0), pods, result.excess_burst_capacity, now) {
-            Applied::Scale(replicas) => seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason),
+            Applied::Scale(replicas) => seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason),
             Applied::Keep => Decision::hold(HoldReason::NothingToDo, format!("{reason}; the last replica stays for now")),
         }
     }

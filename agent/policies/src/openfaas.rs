@@ -48,11 +48,11 @@ impl Default for OpenFaas {
 /// Most replicas that the community edition scales to.
 pub const MOST: u32 = 5;
 
-/// Replicas after an alert that is firing or resolved, for `current` of `min` to `max`.
+/// Replicas after an alert that is firing or resolved, for `current_replicas` of `min` to `max`.
 #[must_use]
-pub fn replicas(firing: bool, current: u32, min: u32, max: u32, factor: u32) -> u32 {
+pub fn replicas(firing: bool, current_replicas: u32, min: u32, max: u32, factor: u32) -> u32 {
     let step = (f64::from(max) / 100.0 * f64::from(factor)).ceil() as u32;
-    if firing && step > 0 { current.saturating_add(step).min(max) } else { min }
+    if firing && step > 0 { current_replicas.saturating_add(step).min(max) } else { min }
 }
 
 impl Policy for OpenFaas {
@@ -75,7 +75,7 @@ impl Policy for OpenFaas {
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let (memory, now) = (recall!(memory, OpenFaas), seen::instant(state));
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         let Some(rate) = measured(state.windows.tick.rate_rps) else {
@@ -93,12 +93,12 @@ impl Policy for OpenFaas {
         memory.fired = firing;
         let range = state.bounds.replicas;
         let (min, max) = (range.min().0.max(1), range.max().0.min(self.max_replicas));
-        let wanted = Replicas(replicas(firing, in_force.replicas.0, min, max.max(min), self.factor));
+        let wanted = Replicas(replicas(firing, current.replicas.0, min, max.max(min), self.factor));
         let word = if firing { "fires" } else { "is resolved" };
         seen::propose(
             state,
-            in_force,
-            Allocation { replicas: wanted, ..in_force },
+            current,
+            Allocation { replicas: wanted, ..current },
             format!("the alert {word} at {rate:.1} requests a second"),
         )
     }
@@ -141,20 +141,20 @@ mod tests {
             ("TestScaledUpFrom1", (true, 1, 1, 5, 30), 3),
             ("TestScaledUpWithSmallParam", (true, 1, 1, 4, 1), 2),
         ];
-        for (name, (firing, current, min, max, factor), expected) in cases {
-            assert_eq!(replicas(firing, current, min, max.min(MOST), factor), expected, "{name}");
+        for (name, (firing, current_replicas, min, max, factor), expected) in cases {
+            assert_eq!(replicas(firing, current_replicas, min, max.min(MOST), factor), expected, "{name}");
         }
     }
 
     #[test]
     fn an_alert_takes_a_step_each_time_it_goes_out_and_goes_back_at_once() {
-        let (mut memory, mut in_force, mut seen) = (Memory::None, 1, Vec::new());
+        let (mut memory, mut current, mut seen) = (Memory::None, 1, Vec::new());
         for tick in 0..10 {
-            let mut state = State { allocation: Some(Allocation::new(in_force, 500, 256)), tick: Tick(1000 + tick), ..sample::state() };
+            let mut state = State { allocation: Some(Allocation::new(current, 500, 256)), tick: Tick(1000 + tick), ..sample::state() };
             state.windows.tick.rate_rps = Some(if (2..6).contains(&tick) { 9.0 } else { 1.0 });
             let decision = OpenFaas::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
-            in_force = decision.wanted().map_or(in_force, |wanted| wanted.replicas.0);
-            seen.push(in_force);
+            current = decision.wanted().map_or(current, |wanted| wanted.replicas.0);
+            seen.push(current);
         }
         assert_eq!(seen, [1, 1, 1, 2, 3, 4, 1, 1, 1, 1]);
     }

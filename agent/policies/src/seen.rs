@@ -117,10 +117,10 @@ impl Meter {
     }
 }
 
-/// What wanting `wanted` becomes where `in_force` is in force.
-pub(crate) fn propose(state: &State, in_force: Allocation, wanted: Allocation, reason: String) -> Decision {
+/// What wanting `wanted` becomes where `current` is in force.
+pub(crate) fn propose(state: &State, current: Allocation, wanted: Allocation, reason: String) -> Decision {
     let allocation = state.bounds.clamp(wanted);
-    if allocation != in_force {
+    if allocation != current {
         Decision::Want { allocation, reason, choices: Vec::new() }
     } else if allocation == wanted {
         Decision::hold(HoldReason::NothingToDo, reason)

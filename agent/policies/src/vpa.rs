@@ -213,9 +213,9 @@ impl Vpa {
         let held = measured(window.memory_mib.map(|usage| usage.max)).unwrap_or(0.0);
         memory.memory_max = memory.memory_max.max(held);
         if window.oom_kills > 0
-            && let Some(in_force) = state.allocation
+            && let Some(current) = state.allocation
         {
-            memory.aggregate.add_oom(&self.recommender(), bytes(f64::from(in_force.memory_mib.0)), now);
+            memory.aggregate.add_oom(&self.recommender(), bytes(f64::from(current.memory_mib.0)), now);
             let age = now.since(memory.resized.unwrap_or(known_since));
             memory.oom_after_ms = Some(qscale_common::time::millis(age));
         }
@@ -240,14 +240,14 @@ impl Vpa {
     }
 
     fn update(&self, state: &State, memory: &mut VpaMemory, now: Timestamp) -> Decision {
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         if memory.aggregate.is_empty() {
             return Decision::hold(HoldReason::NoMeasurement, "no CPU was measured yet");
         }
         let requests =
-            Amounts { cpu_millicores: i64::from(in_force.cpu_millicores.0), memory_bytes: bytes(f64::from(in_force.memory_mib.0)) };
+            Amounts { cpu_millicores: i64::from(current.cpu_millicores.0), memory_bytes: bytes(f64::from(current.memory_mib.0)) };
         let recommendation = self.allowed(state, memory.aggregate.recommend(&self.recommender(), 1));
         let priority = Priority::of(&[(requests, recommendation)], self.controlled.heeded());
         let reason = format!(
@@ -273,16 +273,16 @@ impl Vpa {
         }
         memory.oom_after_ms = None;
         memory.resized = Some(now);
-        seen::propose(state, in_force, self.resized(in_force, &recommendation), reason)
+        seen::propose(state, current, self.resized(current, &recommendation), reason)
     }
 
-    /// `in_force` with what is controlled as recommended.
-    fn resized(&self, in_force: Allocation, recommendation: &Recommendation) -> Allocation {
+    /// `current` with what is controlled as recommended.
+    fn resized(&self, current: Allocation, recommendation: &Recommendation) -> Allocation {
         let [cpu, memory] = self.controlled.heeded();
         let target = recommendation.target;
         let cpu = cpu.then(|| Millicores(u32::try_from(target.cpu_millicores).unwrap_or(u32::MAX)));
         let memory = memory.then(|| Mebibytes(mebibytes(target.memory_bytes)));
-        Allocation { cpu_millicores: cpu.unwrap_or(in_force.cpu_millicores), memory_mib: memory.unwrap_or(in_force.memory_mib), ..in_force }
+        Allocation { cpu_millicores: cpu.unwrap_or(current.cpu_millicores), memory_mib: memory.unwrap_or(current.memory_mib), ..current }
     }
 
     /// The recommendation within the bounds, which are what the VPA calls allowed.

@@ -108,7 +108,7 @@ async fn policy_of(
     model: Option<&Checkpoint>,
 ) -> anyhow::Result<ReplayPolicy> {
     let actions = recording::actions(bus, agent, &last.function(), since).await?;
-    ReplayPolicy::of_agent(bus, settings, agent, recording::last_until(&actions, last.moment()), model).await
+    ReplayPolicy::of_agent(bus, settings, agent, recording::last_until(&actions, last.state_id()), model).await
 }
 
 /// The only shadow agent among `outcomes`.

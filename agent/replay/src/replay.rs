@@ -5,7 +5,7 @@ pub mod decide;
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use qscale_common::contract::{Action, Moment, State};
+use qscale_common::contract::{Action, State, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::text::clean;
@@ -121,7 +121,7 @@ pub async fn replay(
     let Some(last) = recording::states(bus, function, period).await?.pop() else { return Ok(None) };
     let agent = agent.cloned().unwrap_or_else(|| last.agent.clone());
     let actions = recording::actions(bus, &agent, function, period.since).await?;
-    let newest = recording::last_until(&actions, last.moment());
+    let newest = recording::last_until(&actions, last.state_id());
     let reconstructed;
     let (policy, as_agent) = match with {
         ReplayWith::Policy(policy) => (policy, false),
@@ -156,7 +156,7 @@ fn other_configurations(decisions: &[ReplayedDecision], newest: Option<&str>) ->
 /// States to decide on, with the recorded Actions.
 struct Recorded {
     states: Vec<State>,
-    actions: BTreeMap<Moment, Action>,
+    actions: BTreeMap<StateId, Action>,
     /// Whether the agent answered even the oldest State: its memory of earlier ones is unknown.
     begins_amid: bool,
 }
@@ -184,7 +184,7 @@ impl Recorded {
     async fn read_from(bus: &Bus, function: &FunctionId, agent: &Name, period: Period) -> anyhow::Result<Self> {
         let states = recording::states(bus, function, period).await?;
         let actions = recording::actions(bus, agent, function, period.since).await?;
-        let begins_amid = states.first().is_some_and(|first| actions.contains_key(&first.moment()));
+        let begins_amid = states.first().is_some_and(|first| actions.contains_key(&first.state_id()));
         Ok(Self { states, actions, begins_amid })
     }
 }

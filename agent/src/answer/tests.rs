@@ -50,7 +50,7 @@ fn an_action_names_what_it_answers_and_when_it_is_void() {
     let (action, verdict) = acted(answer("threshold", &state, OBSERVED + 3));
     assert_eq!(verdict, Verdict::Want);
     assert_eq!(action.allocation, Allocation::new(3, 500, 128));
-    assert_eq!((action.moment(), action.function()), (state.moment(), state.function()));
+    assert_eq!((action.state_id(), action.function()), (state.state_id(), state.function()));
     assert_eq!((action.decided_at_ms, action.expires_at_ms), (Timestamp(OBSERVED + 3), Timestamp(OBSERVED + 10_000)));
     assert_eq!(action.subject(), "qscale.v1.action.mine.default.fib");
     assert_eq!(decode::<Action>(&action.subject(), &action.encode()), Ok(action));

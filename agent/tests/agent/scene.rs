@@ -79,7 +79,7 @@ impl Scene {
             self.collector.publish(&state, self.collector.new_trace()).await;
             while let Ok(Some(received)) = tokio::time::timeout(Duration::from_millis(200), self.actions.next()).await {
                 let action = received.message;
-                if action.agent == name(agent) && action.function() == state.function() && action.moment() == state.moment() {
+                if action.agent == name(agent) && action.function() == state.function() && action.state_id() == state.state_id() {
                     return (state, action);
                 }
             }

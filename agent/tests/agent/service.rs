@@ -17,7 +17,7 @@ async fn every_agent_answers_every_state_under_its_own_name() {
     assert_eq!(action.reason, "CPU 400m a replica is above 250m");
     let (answered, action) = scene.answered("static", state("aes")).await;
     assert_eq!(action.allocation, Allocation::new(4, 500, 128));
-    assert_eq!(action.moment(), answered.moment());
+    assert_eq!(action.state_id(), answered.state_id());
     assert_eq!(action.expires_at_ms.0, answered.observed_at_ms.0 + 2 * answered.tick_length_ms);
 }
 

@@ -110,15 +110,15 @@ fn ticks_that_nobody_observed_are_counted_and_the_reward_names_the_last_that_was
 #[test]
 fn a_clock_that_is_set_back_never_gives_a_tick_twice() {
     let mut observer = observer(&["fib"], 1000 * TICK);
-    let first = tick(&mut observer, 1001 * TICK)[0].state.moment();
+    let first = tick(&mut observer, 1001 * TICK)[0].state.state_id();
     // A little: nothing until the clock has caught up.
     assert!(!observer.heal_clock(Timestamp(999 * TICK)));
     assert!(tick(&mut observer, 999 * TICK).is_empty() && tick(&mut observer, 1001 * TICK + 1).is_empty());
-    let second = tick(&mut observer, 1002 * TICK)[0].state.moment();
+    let second = tick(&mut observer, 1002 * TICK)[0].state.state_id();
     // Far: another epoch.
     assert!(observer.heal_clock(Timestamp(500 * TICK)));
     assert!(!observer.heal_clock(Timestamp(500 * TICK)));
-    let third = tick(&mut observer, 501 * TICK)[0].state.moment();
+    let third = tick(&mut observer, 501 * TICK)[0].state.state_id();
     assert!(first.epoch == second.epoch && first.tick < second.tick);
     assert!(third.epoch > second.epoch, "{third:?}");
 }

@@ -222,7 +222,7 @@ fn meaning(header: &str) -> &'static str {
     }
 }
 
-/// Who does what with which messages.
+/// Permissions and flow of the messages.
 fn operations() -> Map<String, Value> {
     use EventType::{Action, Load, Outcome, Reward, State};
     let services: [(&str, &[EventType], &[EventType]); 5] = [

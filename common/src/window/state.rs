@@ -1,22 +1,22 @@
 //! The State of a function from its windows and its policy: the one place where measurements become fields of a State.
 
 use super::Windows;
-use crate::contract::{Headroom, Moment, State, Version};
+use crate::contract::{Headroom, State, StateId, Version};
 use crate::policy::ScalingPolicy;
 use crate::time::Timestamp;
 
-/// The State of `moment`, computed at `now`. A function that was never read has a State too: everything measured is absent from it.
+/// The State of `state_id`, computed at `now`. A function that was never read has a State too: everything measured is absent from it.
 #[must_use]
-pub fn assemble(policy: &ScalingPolicy, moment: Moment, now: Timestamp, windows: &Windows, headroom: Option<Headroom>) -> State {
+pub fn assemble(policy: &ScalingPolicy, state_id: StateId, now: Timestamp, windows: &Windows, headroom: Option<Headroom>) -> State {
     let mut state = State::unmeasured(policy);
-    windows.write_state(&mut state, moment, now, headroom);
+    windows.write_state(&mut state, state_id, now, headroom);
     state
 }
 
 impl Windows {
-    /// Writes everything that was measured into `state`, which becomes the State of `moment`, computed at `now`; what the policy says of the function stays.
+    /// Writes everything that was measured into `state`, which becomes the State of `state_id`, computed at `now`; what the policy says of the function stays.
     /// Allocates nothing.
-    pub fn write_state(&self, state: &mut State, moment: Moment, now: Timestamp, measured_headroom: Option<Headroom>) {
+    pub fn write_state(&self, state: &mut State, state_id: StateId, now: Timestamp, measured_headroom: Option<Headroom>) {
         // A new field of a State fails to compile here until it is measured, or listed with those that the policy gives.
         let State {
             version: _,
@@ -38,7 +38,7 @@ impl Windows {
             bounds: _,
             prices: _,
         } = state;
-        (*epoch, *tick, *observed_at_ms) = (moment.epoch, moment.tick, now);
+        (*epoch, *tick, *observed_at_ms) = (state_id.epoch, state_id.tick, now);
         *tick_length_ms = self.tick_length().millis();
         *allocation = self.allocation();
         *replicas = self.replicas(now);

@@ -1,12 +1,9 @@
 //! Control groups: CPU and memory limits of replicas, v1 and v2. Owns their location and file formats; must not start processes, except for the
 //! probe in [`Cgroups::detect`]. All functions block: the kernel may make callers wait, so async code calls them on blocking threads.
 //!
-//! `libcgroups` detects the mounted version and reads and writes the files. Its managers are not used:
-//! - the v1 manager joins a process to all twelve hierarchies, including `cpuset` and `devices`, and places it below the root of each,
-//!   which escapes the platform's own limits;
-//! - the v2 manager enables controllers from the root of the mount downwards, which a delegated subtree may not do, and lowering `memory.max`
-//!   below the current usage makes the kernel kill instead of refuse;
-//! - neither counts OOM kills, and their statistics fail where swap is not accounted.
+//! The managers of `libcgroups` do not fit: the one for v1 joins all hierarchies and escapes a limit on the platform itself; the one for v2 enables
+//! controllers from the root of the mount, which a delegated subtree may not do, and lowers `memory.max` below the memory in use, which kills. The
+//! rest does not justify its 40 dependencies.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,7 +12,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use libcgroups::common::{CgroupSetup, get_cgroup_setup};
 pub use qscale_common::platform::metrics::{CPU_PERIOD, Usage};
 use qscale_common::units::{Mebibytes, Millicores};
 use thiserror::Error;
@@ -74,9 +70,13 @@ impl Cgroups {
     /// The reason why limits cannot be set on this machine.
     pub fn detect(root: &str, instance: &str) -> Result<Self, String> {
         let name = Path::new(root).join(instance);
-        let base = match get_cgroup_setup().map_err(|error| format!("no cgroups are mounted: {error}"))? {
-            CgroupSetup::Legacy | CgroupSetup::Hybrid => v1::make_base(&name)?,
-            CgroupSetup::Unified => v2::make_base(&name)?,
+        let mounts = files::mounts().map_err(|error| format!("failed to read /proc/self/mountinfo: {error}"))?;
+        // In a hybrid set-up the controllers are in the hierarchies of version 1.
+        let base = if mounts.iter().any(|mount| mount.controls("memory")) {
+            v1::make_base(&mounts, &name)?
+        } else {
+            let unified = mounts.iter().find(|mount| mount.unified).ok_or("no cgroups are mounted")?;
+            v2::make_base(&unified.point, &name)?
         };
         let cgroups = Self { base };
         if let Err(error) = cgroups.try_entering() {

@@ -81,14 +81,11 @@ pub async fn serve(listener: TcpListener, destination: ListenerTarget, stop: Can
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1);
     let (builder, graceful) = (Arc::new(builder), GracefulShutdown::new());
-    let mut warned = None;
+    let mut warned: Option<std::time::Instant> = None;
     loop {
-        if host.client_connections.available_permits() == 0 {
-            let now = clock::instant();
-            if warned.is_none_or(|at| now.duration_since(at) > WARN_INTERVAL) {
-                warn!("no client connections left; new clients wait until another disconnects");
-                warned = Some(now);
-            }
+        if host.client_connections.available_permits() == 0 && warned.is_none_or(|at| clock::since(at) > WARN_INTERVAL) {
+            warn!("no client connections left; new clients wait until another disconnects");
+            warned = Some(clock::instant());
         }
         let (stream, room) = tokio::select! {
             biased;

@@ -159,11 +159,10 @@ impl Upstream {
     }
 
     fn idle_http1(&self) -> Option<Http1> {
-        let now = clock::instant();
         let mut idle = lock(&self.http1);
         while let Some((sender, since)) = idle.pop() {
             // The most recently returned connection comes first: if it is too old, all are.
-            if now.saturating_duration_since(since) > HTTP1_IDLE {
+            if clock::since(since) > HTTP1_IDLE {
                 idle.clear();
                 return None;
             }

@@ -9,9 +9,9 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use qscale_common::contract::{EventType, subject};
 use qscale_common::name::Name;
-use qscale_common::runtime::accounts::{self, Account};
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
+use qscale_common::runtime::nats_permissions::{self, Account};
 use serde_json::json;
 
 use crate::show::{self, Cell, Table, Tone};
@@ -98,7 +98,7 @@ impl<'a> Connection<'a> {
     fn new(agent: &'a Name, config: &BusConfig) -> Self {
         let (scheme, host) = config.url.split_once("://").unwrap_or(("nats", &config.url));
         let url = format!("{scheme}://{}:{}@{host}", config.user, config.password);
-        Self { agent, url, inbox: accounts::inbox_prefix(&config.user) }
+        Self { agent, url, inbox: nats_permissions::inbox_prefix(&config.user) }
     }
 
     fn publish(&self) -> String {
@@ -213,7 +213,7 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
 }
 
 fn write_accounts(state: &StateDir, passwords: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    let text = accounts::authorization(passwords).context("credentials.json")?;
+    let text = nats_permissions::authorization(passwords).context("credentials.json")?;
     write_private(&state.join("nats/accounts.conf"), text.as_bytes())
 }
 

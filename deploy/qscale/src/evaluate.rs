@@ -6,7 +6,6 @@ mod report;
 mod roster;
 mod trace;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -22,10 +21,11 @@ use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
 use self::progress::Bar;
 use self::roster::All;
 use self::trace::TraceArgs;
-use crate::blocking::until_stopped;
-use crate::journal::Journal;
+use crate::run_options::RunOptions;
 use crate::show;
 use crate::system::Locate;
+use qscale_common::runtime::cancellable::until_stopped;
+use qscale_experiments::journal::Journal;
 
 /// Compare policies in the simulator: every one in every cell of a suite, under the same requests and misfortunes.
 ///
@@ -75,27 +75,14 @@ pub struct EvaluateArgs {
     /// What the suite leaves for a quick look: few cells, few seeds
     #[arg(long)]
     quick: bool,
-    /// Threads; by default one a core
-    #[arg(long, value_name = "NUMBER")]
-    threads: Option<NonZeroUsize>,
-    /// Folder for results; by default evaluations/<suite> in the state folder
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
-    out: Option<PathBuf>,
-    /// Go on with what the folder holds, and do not begin where it holds nothing
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Begin anew, whatever the folder holds
-    #[arg(long)]
-    overwrite: bool,
-    /// Print the summary as one JSON object instead of tables
-    #[arg(long)]
-    json: bool,
     /// Say which suites, competitors and cells there are, and run nothing
     #[arg(long)]
     list: bool,
     /// Print a suite that comes along as it is written, and run nothing
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(SHIPPED.map(|suite| suite.name)))]
     print_suite: Option<String>,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
 /// Evaluates, and writes down what was found.
@@ -105,13 +92,13 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
         show::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let roster = All { model: arguments.model.as_deref().map(crate::train::load).transpose()? };
+    let roster = All { model: arguments.model.as_deref().map(qscale_up::plan::load_model).transpose()? };
     let suite = load(&arguments, &roster)?;
     if arguments.list {
         report::list(&suite)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let out = arguments.out.clone().unwrap_or_else(|| default_out(locate, &suite, &arguments));
+    let out = arguments.run.out(|| default_out(locate, &suite, &arguments));
     let evaluation = plan(suite, &arguments)?;
     until_stopped("evaluation", move |stop| work(&evaluation, &roster, &arguments, &out, stop)).await
 }
@@ -201,16 +188,16 @@ fn command(arguments: &EvaluateArgs) -> String {
 fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     // What cannot be run must leave no journal behind.
     evaluation.check(roster)?;
-    let journal = Journal::open(out, "evaluation", &evaluation.identity(roster), arguments.resume, arguments.overwrite)?;
+    let journal = Journal::open(out, "evaluation", &evaluation.identity(roster), arguments.run.resume, arguments.run.overwrite)?;
     let mut ledger = Desk { journal, bar: Bar::new() };
-    let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    let threads = arguments.run.threads();
     let began = clock::instant();
-    let time = || clock::instant().duration_since(began);
+    let time = || clock::since(began);
     let options = Options { threads, stop, clock: Some(&time) };
     let found = evaluation.run(roster, &options, &mut ledger);
     ledger.bar.finish();
     match found {
-        Ok((results, paces)) => report::write(out, &results, &paces, began.elapsed(), arguments.json)?,
+        Ok((results, paces)) => report::write(out, &results, &paces, clock::since(began), arguments.run.json)?,
         Err(EvaluateError::Stopped) => {
             eprintln!("stopped; {} keeps what was done, and the same command goes on from there", out.display());
             return Ok(ExitCode::from(130));

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use qscale_common::runtime::accounts::inbox_prefix;
 use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::nats_permissions::inbox_prefix;
 use qscale_tests::{Folder, PATIENCE, Program, eventually, nats};
 
 fn qscale(folder: &Path, arguments: &[&str]) -> Output {

@@ -1,23 +1,14 @@
 //! `qscale-simulated`: a platform of simulated functions.
 
-use clap::Parser;
-use qscale_common::runtime::config::{self, ConfigArgs};
-use qscale_common::runtime::{shutdown, telemetry};
-use qscale_simulated::config::SimulatedConfig;
-use qscale_simulated::server;
+use qscale_common::runtime::service::{self, Program};
 
-/// Simulates functions, with their load, behind the API and the metrics of the local platform.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgs,
-}
+const PROGRAM: Program = Program {
+    name: "qscale-simulated",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Simulates functions and their load behind the API and the metrics of the local platform",
+};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let config: SimulatedConfig = config::load("simulated", &arguments.config)?;
-    telemetry::init("simulated", &config.telemetry)?;
-    server::run(config, shutdown::token()).await
+    service::main(PROGRAM, qscale_simulated::server::run).await
 }

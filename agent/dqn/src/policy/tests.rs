@@ -146,11 +146,11 @@ fn a_network_for_all_scopes_keeps_to_the_one_that_is_asked_for() {
     for seed in 0..20 {
         for cores in [0.1, 0.7, 3.0, 40.0] {
             let state = sample::busy(cores);
-            let in_force = state.allocation.expect("it is known");
-            let wanted = |scope| decide(&narrowed(&checkpoint(seed), scope).expect("a part of all"), &state).wanted().unwrap_or(in_force);
+            let current = state.allocation.expect("it is known");
+            let wanted = |scope| decide(&narrowed(&checkpoint(seed), scope).expect("a part of all"), &state).wanted().unwrap_or(current);
             let (across, along) = (wanted(Scope::Horizontal), wanted(Scope::Vertical));
-            assert_eq!(across, Allocation { replicas: across.replicas, ..in_force });
-            assert_eq!(along.replicas, in_force.replicas);
+            assert_eq!(across, Allocation { replicas: across.replicas, ..current });
+            assert_eq!(along.replicas, current.replicas);
         }
     }
     let mut upright = checkpoint(1);

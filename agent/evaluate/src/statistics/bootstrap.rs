@@ -4,6 +4,7 @@
 //! middle of the resampled statistics, by percentile (Efron 1979). Chance comes from a seed and the name of what is estimated: who else competes, or in which
 //! order estimates are made, changes no interval.
 
+use qscale_common::hash::fnv1a;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -113,9 +114,7 @@ impl Bootstrap {
     }
 
     fn draws(&self, name: &str) -> Xoshiro256PlusPlus {
-        // FNV-1a, which is the same on every platform and in every version.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        Xoshiro256PlusPlus::seed_from_u64(self.seed ^ hash)
+        Xoshiro256PlusPlus::seed_from_u64(self.seed ^ fnv1a(name.bytes()))
     }
 }
 

@@ -26,20 +26,20 @@ fn exactly() -> ClairvoyantParams {
 }
 
 /// A function with what is in force, ready, at so many seconds of the world.
-fn at(second: u64, in_force: Allocation) -> (State, Timestamp) {
+fn at(second: u64, current: Allocation) -> (State, Timestamp) {
     let now = BEGIN.plus(Duration::from_secs(second));
-    let mut state = State { allocation: Some(in_force), observed_at_ms: now, ..sample::state() };
+    let mut state = State { allocation: Some(current), observed_at_ms: now, ..sample::state() };
     state.bounds.replicas = Range::new(Replicas(0), Replicas(20)).expect("ordered");
-    let all = in_force.replicas;
+    let all = current.replicas;
     state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
     (state, now)
 }
 
 #[track_caller]
-fn wanted(forecast: &Forecast, params: ClairvoyantParams, second: u64, in_force: Allocation) -> Allocation {
-    let (state, now) = at(second, in_force);
+fn wanted(forecast: &Forecast, params: ClairvoyantParams, second: u64, current: Allocation) -> Allocation {
+    let (state, now) = at(second, current);
     let policy = Clairvoyant::new(forecast, params).expect("valid");
-    policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().unwrap_or(in_force)
+    policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().unwrap_or(current)
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_change_that_saves_little_is_not_made() {
 
 #[test]
 fn replicas_that_cannot_grow_as_fast_are_kept() {
-    let carried = |resize_factor, in_force| wanted(&forecast(&[9.0; 60]), ClairvoyantParams { resize_factor, ..exactly() }, 0, in_force);
+    let carried = |resize_factor, current| wanted(&forecast(&[9.0; 60]), ClairvoyantParams { resize_factor, ..exactly() }, 0, current);
     assert_eq!(carried(4.0, Allocation::new(4, 250, 128)), Allocation::new(1, 900, 128));
     assert_eq!(carried(2.0, Allocation::new(4, 250, 128)), Allocation::new(2, 450, 128));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qscale_common::contract::{Action, Epoch, Moment, State};
+use qscale_common::contract::{Action, Epoch, State, StateId};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_dqn::decider::Decider;
 use serde::Serialize;
@@ -83,7 +83,7 @@ pub struct Replayed {
 pub fn decide_again(
     decider: &Decider,
     states: &[State],
-    mut actions: BTreeMap<Moment, Action>,
+    mut actions: BTreeMap<StateId, Action>,
     since: Timestamp,
     as_agent: bool,
 ) -> Replayed {
@@ -92,7 +92,7 @@ pub fn decide_again(
     let last = if as_agent { instances_after(states, &actions) } else { Vec::new() };
     let mut instance: Option<String> = None;
     for (index, state) in states.iter().enumerate() {
-        let action = actions.remove(&state.moment());
+        let action = actions.remove(&state.state_id());
         if as_agent {
             let next = last[index].as_deref();
             match &action {
@@ -126,10 +126,10 @@ pub fn decide_again(
 }
 
 /// For each State, the instance that answered it, or else the one that answered the next answered State.
-fn instances_after(states: &[State], actions: &BTreeMap<Moment, Action>) -> Vec<Option<String>> {
+fn instances_after(states: &[State], actions: &BTreeMap<StateId, Action>) -> Vec<Option<String>> {
     let mut next: Option<String> = None;
     let backwards = states.iter().rev().map(|state| {
-        if let Some(action) = actions.get(&state.moment()) {
+        if let Some(action) = actions.get(&state.state_id()) {
             next = Some(action.instance.clone());
         }
         next.clone()
@@ -159,14 +159,14 @@ mod tests {
     }
 
     /// Actions of an `instance` that sees the States `shown` and answers those of `answered`.
-    fn answers(decider: &Decider, shown: &[&State], answered: impl Fn(&State) -> bool, instance: &str) -> BTreeMap<Moment, Action> {
+    fn answers(decider: &Decider, shown: &[&State], answered: impl Fn(&State) -> bool, instance: &str) -> BTreeMap<StateId, Action> {
         let mut session = ReplaySession::new(decider);
         let mut actions = BTreeMap::new();
         for state in shown {
             let now = state.observed_at_ms.plus(std::time::Duration::from_millis(3));
             let decision = session.decide(state, now);
             let Some(answer) = Answer::of(state, decision).filter(|_| answered(state)) else { continue };
-            actions.insert(state.moment(), action(decider, state, answer, now, instance));
+            actions.insert(state.state_id(), action(decider, state, answer, now, instance));
         }
         actions
     }
@@ -276,7 +276,7 @@ mod tests {
         session.restart(&all[..302], all[302].observed_at_ms);
         for state in &all[302..] {
             let answer = Answer::of(state, session.decide(state, state.observed_at_ms)).expect("the current allocation is known");
-            actions.insert(state.moment(), action(&policy, state, answer, state.observed_at_ms, "two"));
+            actions.insert(state.state_id(), action(&policy, state, answer, state.observed_at_ms, "two"));
         }
         let replayed = decide_again(&policy, all, actions.clone(), Timestamp(0), true);
         check(&replayed, 720, 720);

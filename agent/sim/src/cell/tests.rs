@@ -211,7 +211,7 @@ fn the_state_is_what_the_collector_assembles() {
         cell.step((tick == 40).then(|| Allocation::new(4, 700, 200)));
         let now = timestamp(cell.now());
         let policy = &cell.setup().policy;
-        assert_eq!(*cell.state(), assemble(policy, moment(now, policy), now, &cell.windows, None));
+        assert_eq!(*cell.state(), assemble(policy, state_id(now, policy), now, &cell.windows, None));
     }
 }
 
@@ -223,7 +223,7 @@ fn the_state_is_the_one_that_a_collector_would_assemble() {
     for tick in 0..60u32 {
         cell.step(Some(Allocation::new(1 + tick % 4, 300 + 100 * (tick % 3), 128)));
         let state = cell.state();
-        let expected = assemble(&cell.setup.policy, state.moment(), state.observed_at_ms, &cell.windows, cell.headroom);
+        let expected = assemble(&cell.setup.policy, state.state_id(), state.observed_at_ms, &cell.windows, cell.headroom);
         assert_eq!(*state, expected, "tick {tick}");
     }
     assert!(cell.state().headroom.is_some() && cell.state().startup_ms.is_some(), "the fields are covered");

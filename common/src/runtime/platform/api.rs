@@ -1,4 +1,4 @@
-//! A platform's HTTP API. Owns how its requests are read and its refusals written; a [`Platform`] does what they ask.
+//! A platform's HTTP API. Owns parsing requests and rendering errors; a [`Platform`] carries them out.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ pub enum Refused {
     /// A value is outside its range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// There is no such function.
+    /// The function does not exist.
     #[error("no function {0}; add it first")]
     NotFound(FunctionId),
     /// Another writer has a newer lease.
@@ -107,12 +107,12 @@ pub enum Refused {
         /// Ever seen.
         highest: u64,
     },
-    /// What was asked for cannot be done now.
+    /// The request cannot be carried out now.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// What the handlers share.
+/// State shared by the handlers.
 struct Api<P> {
     platform: Arc<P>,
     health: Health,
@@ -125,8 +125,8 @@ impl<P> Clone for Api<P> {
     }
 }
 
-/// The routes of the API. `loopback` says that it is bound to loopback, where requests that name another host are refused: a web page
-/// could make a browser send them. `more` are routes that this platform has beside those of every one.
+/// Routes of the API. With `loopback` it is bound to loopback, and requests for another host are refused: a web page
+/// could make a browser send them. `more` are additional routes of this platform.
 pub fn routes<P: Platform>(platform: Arc<P>, health: Health, stop: CancellationToken, loopback: bool, more: Router) -> Router {
     let router = Router::new()
         .route("/v1/functions", get(list::<P>).merge(post(add::<P>)))
@@ -144,7 +144,7 @@ pub fn routes<P: Platform>(platform: Arc<P>, health: Health, stop: CancellationT
     if loopback { router.layer(middleware::from_fn(only_local_hosts)) } else { router }
 }
 
-/// A refusal, as JSON.
+/// An error response as JSON.
 struct Failure {
     status: StatusCode,
     body: ApiError,
@@ -203,7 +203,7 @@ fn id(namespace: &str, name: &str) -> Result<FunctionId, Failure> {
     Ok(FunctionId::new(label(namespace)?, label(name)?))
 }
 
-/// Reads a body. Only one that says that it is JSON, which a web page cannot send without being allowed to.
+/// Reads a body with the content type JSON, which a web page cannot send without permission.
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
@@ -254,7 +254,7 @@ async fn set_allocation<P: Platform>(
     Ok(Json(reply).into_response())
 }
 
-/// Carries a change to its end even when the client leaves meanwhile.
+/// Completes a change even if the client disconnects.
 async fn unbroken<T: Send + 'static>(change: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Result<T, Failure> {
     match tokio::spawn(change).await {
         Ok(changed) => Ok(changed?),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::text::{cut, positive, range};
 use super::{Form, Piece, Shape, larger};
+use crate::hash::{GOLDEN_RATIO, splitmix64};
 use crate::time::Span;
 use crate::workload::Rate;
 
@@ -54,7 +55,7 @@ impl Shape for Bursty {
         Piece::flat(at, end, rate)
     }
 
-    /// Whole periods hold the same area wherever their burst lies, so any number of them is one step.
+    /// Whole periods have equal areas, so any number of them is one step.
     fn skip(&self, at: f64, area: f64) -> (f64, f64) {
         let (period, length) = (self.period.as_secs_f64(), self.length.as_secs_f64());
         if (at / period).round() * period != at {
@@ -72,10 +73,7 @@ impl fmt::Display for Bursty {
     }
 }
 
-/// Where in its period the burst begins, 0 to 1: a hash of the period's number (splitmix64), so that it needs no memory.
+/// Position of the burst in its period, 0 to 1: a hash of the period's number, which needs no memory.
 fn place_of_burst(period: u64) -> f64 {
-    let mut x = period.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    (splitmix64(period.wrapping_mul(GOLDEN_RATIO)) >> 11) as f64 / (1u64 << 53) as f64
 }

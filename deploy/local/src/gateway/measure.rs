@@ -84,6 +84,6 @@ impl Drop for RequestMeasurement {
             self.ending.http = CLIENT_CLOSED;
         }
         let latency = self.replica.as_ref().map_or(&self.function.gateway_latency, |replica| &replica.latency);
-        latency.record(self.ending, clock::instant().duration_since(self.start));
+        latency.record(self.ending, clock::since(self.start));
     }
 }

@@ -177,7 +177,7 @@ impl Lifecycle {
             protocol: spec.protocol,
         });
         target.upstream.warm().await;
-        self.ready(clock::instant().duration_since(begin));
+        self.ready(clock::since(begin));
         let since = clock::instant();
         loop {
             let open = Open::new(&self.function.admission, &target);
@@ -187,13 +187,13 @@ impl Lifecycle {
                     drop(open);
                     return self.drain(process).await;
                 }
-                ended = process.ended() => return crashed("", &ended, clock::instant().duration_since(since)),
+                ended = process.ended() => return crashed("", &ended, clock::since(since)),
                 () = self.replica.suspected() => drop(open),
             }
             self.replica.set_phase(ReplicaState::Starting);
             tokio::select! {
                 () = self.replica.stopped() => return self.drain(process).await,
-                ended = process.ended() => return crashed("", &ended, clock::instant().duration_since(since)),
+                ended = process.ended() => return crashed("", &ended, clock::since(since)),
                 () = until_ready(address, spec.protocol, spec.health.as_deref()) => {}
             }
         }

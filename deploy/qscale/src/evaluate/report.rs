@@ -54,8 +54,7 @@ pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took
 
 fn width() -> usize {
     let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let seen = || std::io::stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().ok()).flatten();
-    told.or_else(|| seen().map(|(columns, _)| usize::from(columns))).unwrap_or(WIDTH)
+    told.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))).unwrap_or(WIDTH)
 }
 
 /// How long decisions took: the median, and within what time 99 of 100 were made. It depends on the machine, so it is in no file.
