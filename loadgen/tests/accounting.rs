@@ -14,7 +14,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use qscale_common::load::LoadSummary;
-use qscale_common::runtime::clock;
 use qscale_common::time::Span;
 use qscale_loadgen::config::{ConnectionMode, LoadConfig};
 use qscale_loadgen::run::{Observers, run};
