@@ -2,7 +2,7 @@
 //!
 //! `r = - w_v V - w_c C - w_s S - w_f F - w_o O`. If a term could not be measured, it and the sum are absent.
 
-use crate::contract::{Decider, Epoch, Reward, Term, Terms, Version, Window};
+use crate::contract::{DecidedBy, Epoch, Reward, Term, Terms, Version, Window};
 use crate::policy::ScalingPolicy;
 use crate::slo;
 use crate::time::{Tick, Timestamp};
@@ -77,7 +77,7 @@ pub struct Judged {
     /// When it was judged.
     pub at: Timestamp,
     /// Decision behind the allocation.
-    pub decided_by: Option<Decider>,
+    pub decided_by: Option<DecidedBy>,
 }
 
 /// Severity of the violation, 0 to 1; 0 if no request completed: a waiting request counts in the tick in which it completes or fails.
