@@ -8,7 +8,7 @@ use qscale_common::contract::{DecidedBy, DecisionSource, Effect, Epoch, Headroom
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::policy::ScalingPolicy;
-use qscale_common::reward::{self, Judged};
+use qscale_common::reward::{self, RewardContext};
 use qscale_common::scrape::{FunctionScrape, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::window::{Windows, assemble};
@@ -175,9 +175,9 @@ impl Observer {
         let state = assemble(&policy, state_id, now, &function.windows, function.headroom);
         let before = function.published.replace((tick, trace));
         let reward = before.zip(function.windows.closed()).map(|((tick, trace), closed)| {
-            let judged = Judged { epoch: self.epoch, tick, at: now, decided_by: function.decided_by.clone() };
-            let judgement = reward::judge(&state.windows.tick, closed, &policy);
-            (reward::message(&judgement, closed, judged, &policy), trace)
+            let judged = RewardContext { epoch: self.epoch, tick, at: now, decided_by: function.decided_by.clone() };
+            let measured = reward::measure(&state.windows.tick, closed, &policy);
+            (reward::message(&measured, closed, judged, &policy), trace)
         });
         Some(Observation { state, reward, missed })
     }
