@@ -3,6 +3,7 @@
 //! [`workload`] says what is due when, [`protocol`] what is sent and what a good reply is, [`engine`] sends it on time, [`run`]
 //! counts what comes of it, and [`report`] and [`files`] put that into words.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod files;

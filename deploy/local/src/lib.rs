@@ -16,6 +16,7 @@ pub mod platform;
 pub mod ports;
 pub mod probe;
 pub mod process;
+pub mod program;
 pub mod replica;
 pub mod server;
 pub mod settings;

@@ -1,4 +1,4 @@
-//! What an evaluation found, as files and on the terminal. Owns their names; tables and plots belong to `qscale_evaluate::report`.
+//! Results of an evaluation, as files and on the terminal. Owns the file names; tables and plots belong to `qscale_evaluate::report`.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -18,7 +18,7 @@ use crate::show;
 /// Width of tables where there is no terminal to ask.
 const WIDTH: usize = 100;
 
-/// Writes the files of an evaluation that took so long, and shows what it found.
+/// Writes the files of an evaluation, and prints the results and the time that it took.
 pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took: Duration, as_json: bool) -> anyhow::Result<()> {
     let summary = summarise(results, &SummaryOptions::default())?;
     let suite = serde_json::to_string_pretty(&results.suite.document)?;
@@ -53,15 +53,15 @@ pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took
 }
 
 fn width() -> usize {
-    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    told.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))).unwrap_or(WIDTH)
+    let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    given.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))).unwrap_or(WIDTH)
 }
 
-/// How long decisions took: the median, and within what time 99 of 100 were made. It depends on the machine, so it is in no file.
+/// Decision latency, median and p99. It depends on the machine, so it is not in the files.
 fn pace(paces: &BTreeMap<String, Pace>) -> String {
-    let shown = |pace: &Pace, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
-    let told = paces.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", shown(pace, 0.5)?, shown(pace, 0.99)?)));
-    format!("decision latency on this machine, median/p99 in microseconds: {}", told.collect::<Vec<_>>().join(", "))
+    let micros = |pace: &Pace, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
+    let shown = paces.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", micros(pace, 0.5)?, micros(pace, 0.99)?)));
+    format!("decision latency on this machine, median/p99 in microseconds: {}", shown.collect::<Vec<_>>().join(", "))
 }
 
 /// Says what there is to choose from.
@@ -80,7 +80,7 @@ pub fn list(suite: &Suite) -> anyhow::Result<()> {
         show::line(format!(
             "competitor     {} {}, {settings} settings to tune",
             entry.called(),
-            if params == "{}" { "as it comes" } else { &params }
+            if params == "{}" { "with defaults" } else { &params }
         ))?;
     }
     let known = qscale_dqn::registry::names();
