@@ -170,9 +170,9 @@ fn real_functions_are_not_hurried() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let text = refused(&["--speed", "10"]);
-    assert!(text.contains("--speed does not go with --backend local: real processes cannot be hurried"), "{text}");
+    assert!(text.contains("--speed") && text.contains("--backend local"), "{text}");
     let text = refused(&["--backend", "sim", "--function", "aes"]);
-    assert!(text.contains("--function does not go with --backend sim") && text.contains("--profile"), "{text}");
+    assert!(text.contains("--function") && text.contains("--backend sim") && text.contains("--profile"), "{text}");
     let text = refused(&["--backend", "sim", "--speed", "5000"]);
     assert!(text.contains("speed = 5000, must be 1 to 1000"), "{text}");
 }
