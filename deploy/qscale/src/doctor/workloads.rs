@@ -11,8 +11,8 @@ use qscale_common::platform::FunctionStatus;
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::lease::Lease;
 use qscale_common::time::Timestamp;
-use serde::Deserialize;
 
 use super::report::Report;
 use crate::operate;
@@ -24,6 +24,8 @@ use crate::system::{self, Addresses, Locate, StateDir};
 const SILENT_TICKS: u32 = 3;
 /// Age after which a lease counts as expired; leaders renew it every few seconds.
 const LEASE_DEAD_AFTER: Duration = Duration::from_secs(60);
+/// Beginning of the keys of actuator leases, one per backend.
+const ACTUATOR: &str = "actuator";
 
 /// Checks that every service reports ready.
 pub async fn services(report: &mut Report, addresses: &Addresses, state: &StateDir) {
@@ -255,32 +257,26 @@ pub async fn control(report: &mut Report, bus: &Bus) {
     }
 }
 
-/// A lease; only its holder is read.
-#[derive(Debug, Deserialize)]
-struct Lease {
-    #[serde(default)]
-    holder: String,
-}
-
 async fn lease(report: &mut Report, bus: &Bus) -> anyhow::Result<()> {
-    const FIX: &str = "start an actuator; `qscale up` runs one";
+    const FIX: &str = "start a service that takes it; `qscale up` runs them all";
     let bucket = store::open(bus, subject::LEASE_BUCKET).await?;
-    let mut held = false;
-    for (key, value) in store::all(&bucket).await? {
+    let leases = store::all(&bucket).await?;
+    if !leases.keys().any(|key| key.starts_with(ACTUATOR)) {
+        report.fail("lease", "never acquired by an actuator, so nothing is applied", FIX);
+    }
+    for (key, value) in leases {
         let check = format!("lease {key}");
         let holder = serde_json::from_slice::<Lease>(&value).map(|lease| lease.holder).unwrap_or_default();
         let renewed =
             bucket.entry(&key).await?.map(|entry| Timestamp(u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)));
         let age = renewed.map_or(Duration::MAX, |renewed| clock::wall().since(renewed));
-        held = true;
         match holder.as_str() {
             "" => report.fail(check, "released and not held", FIX),
-            _ if age > LEASE_DEAD_AFTER => report.fail(check, format!("held by {holder}, not renewed for {}", show::age(age)), FIX),
+            _ if age > LEASE_DEAD_AFTER => {
+                report.fail(check, format!("held by {holder}, not renewed for {}", show::age(age)), FIX);
+            }
             _ => report.pass(check, format!("held by {holder}, renewed {} ago", show::age(age))),
         }
-    }
-    if !held {
-        report.fail("lease", "never acquired by an actuator, so nothing is applied", FIX);
     }
     Ok(())
 }
