@@ -20,8 +20,8 @@ use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
 use self::progress::Bar;
 use self::roster::All;
 use self::trace::TraceArgs;
+use crate::output;
 use crate::run_options::RunOptions;
-use crate::show;
 use crate::system::Locate;
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_experiments::journal::Journal;
@@ -88,10 +88,10 @@ pub struct EvaluateArgs {
 pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(name) = &arguments.print_suite {
         let suite = SHIPPED.iter().find(|suite| suite.name == name).context("not a bundled suite")?;
-        show::line(suite.text.trim_end())?;
+        output::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let roster = All { model: arguments.model.as_deref().map(qscale_up::plan::load_model).transpose()? };
+    let roster = All { model: arguments.model.as_deref().map(qscale_replay::policy::load_model).transpose()? };
     let suite = load(&arguments, &roster)?;
     if arguments.list {
         report::list(&suite)?;
