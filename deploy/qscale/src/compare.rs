@@ -19,7 +19,7 @@ use crate::output::{self, Cell, Table, Tone};
 use crate::period::PeriodArgs;
 use crate::system::Locate;
 
-/// What is compared.
+/// Policies and recording to compare.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale compare fibonacci                             with its shadow, if it has exactly one

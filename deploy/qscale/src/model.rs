@@ -14,6 +14,7 @@ use qscale_common::runtime::models::{ModelStore, StoredModel, StoredVersion};
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::pretrained::pretrained;
+use qscale_replay::policy::load_model;
 use serde_json::{Value, json};
 
 use self::card::{Card, size};
@@ -209,7 +210,7 @@ async fn show(locate: &Locate, model: &str, json: bool) -> anyhow::Result<()> {
     let (name, checkpoint) = if model == PRETRAINED {
         (PRETRAINED.to_owned(), pretrained())
     } else if model.contains(['/', '.']) {
-        loaded = qscale_replay::policy::load_model(Path::new(model))?;
+        loaded = load_model(Path::new(model))?;
         (model.to_owned(), &loaded)
     } else {
         let reference: Reference =
@@ -245,7 +246,7 @@ fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
 }
 
 async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> anyhow::Result<()> {
-    let checkpoint = qscale_replay::policy::load_model(file)?;
+    let checkpoint = load_model(file)?;
     checkpoint.check().with_context(|| format!("model {}", file.display()))?;
     if checkpoint.training.is_some() {
         output::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
@@ -298,8 +299,8 @@ async fn pull(locate: &Locate, model: &Reference, file: &Path) -> anyhow::Result
 }
 
 fn join(model: &Path, specialist: &Path, file: &Path) -> anyhow::Result<()> {
-    let steady = qscale_replay::policy::load_model(specialist)?;
-    let joined = qscale_replay::policy::load_model(model)?.join(&steady);
+    let steady = load_model(specialist)?;
+    let joined = load_model(model)?.join(&steady);
     let joined = joined.with_context(|| format!("{} and {} cannot be joined", model.display(), specialist.display()))?;
     write(file, &joined.to_bytes())?;
     Card::new(file.display().to_string(), &joined).print()

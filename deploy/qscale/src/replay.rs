@@ -22,7 +22,7 @@ const DIFFERENT: u8 = 3;
 /// Differences shown per function.
 const SHOWN: usize = 20;
 
-/// What is replayed, and by which policy.
+/// Recording to replay, and the policy.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale replay fibonacci                               the acting agent: the same decisions, bit for bit

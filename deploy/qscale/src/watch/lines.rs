@@ -6,7 +6,6 @@ use qscale_common::contract::{Action, Ages, DecisionSource, Effect, Load, Messag
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use serde::Serialize;
 
 use super::{AnyMessage, Unreadable};
 use crate::output::{self, Tone};
@@ -152,7 +151,7 @@ impl Lines {
         };
         let source = match outcome.source {
             DecisionSource::Agent => String::new(),
-            other => format!(" ({})", word(&other)),
+            other => format!(" ({})", word(other)),
         };
         let before = outcome.before.map_or("?".into(), |before| before.to_string());
         let change = match outcome.allowed {
@@ -160,14 +159,11 @@ impl Lines {
             Some(allowed) => format!("{before} → {allowed}"),
             None => format!("{before}, requested {}", outcome.requested),
         };
-        let mut text = format!(
-            "{} {}{source}  {change}",
-            tone.paint(format_args!("{:<9}", word(&outcome.effect))),
-            Tone::Accent.paint(&outcome.agent)
-        );
+        let mut text =
+            format!("{} {}{source}  {change}", tone.paint(format_args!("{:<9}", word(outcome.effect))), Tone::Accent.paint(&outcome.agent));
         for note in &outcome.guard {
             let detail = if note.detail.is_empty() { String::new() } else { format!(" {}", output::clean(&note.detail)) };
-            text.push_str(&format!("  {}{detail}", Tone::Warn.paint(format_args!("[{}]", word(&note.rule)))));
+            text.push_str(&format!("  {}{detail}", Tone::Warn.paint(format_args!("[{}]", word(note.rule)))));
         }
         if !outcome.reason.is_empty() {
             text.push_str(&format!("  {}", output::clean(&outcome.reason)));
@@ -197,7 +193,7 @@ impl Lines {
         let shown: Vec<String> = named.iter().filter_map(|(name, term)| term_text(name, term)).collect();
         let decider = reward.decided_by.as_ref().map(|decider| match decider.source {
             DecisionSource::Agent => decider.agent.to_string(),
-            other => format!("{} ({})", decider.agent, word(&other)),
+            other => format!("{} ({})", decider.agent, word(other)),
         });
         let mut parts = vec![value, if shown.is_empty() { "no penalty".into() } else { shown.join(", ") }];
         parts.extend(reward.allocation.map(|allocation| format!("with {allocation}")));
@@ -283,8 +279,8 @@ fn percentile(load: &Load, share: f64) -> Option<u64> {
 }
 
 /// Name of a variant on the wire.
-fn word(variant: &impl Serialize) -> String {
-    serde_json::to_value(variant).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+fn word(variant: impl Into<&'static str>) -> &'static str {
+    variant.into()
 }
 
 #[cfg(test)]
