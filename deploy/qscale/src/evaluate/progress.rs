@@ -51,7 +51,7 @@ impl Bar {
         }
         let part = progress.done * LINES / progress.all;
         if begins || part > self.line {
-            let known = if begins && progress.known > 0 { format!(", {} of them before", progress.known) } else { String::new() };
+            let known = if begins && progress.known > 0 { format!(", {} already finished", progress.known) } else { String::new() };
             eprintln!("{word}: {} of {} runs{known}", progress.done, progress.all);
             self.line = part;
         }
