@@ -1,10 +1,10 @@
-//! What it costs to keep the windows of a function, and to say what they hold.
+//! Cost of updating the windows of a function, and of writing its State.
 
 use divan::{Bencher, black_box};
 use qscale_common::contract::{Epoch, Message, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Prices, ScalingPolicy};
-use qscale_common::reward::judge;
+use qscale_common::reward::measure;
 use qscale_common::scrape::{CpuCounters, FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
@@ -19,7 +19,7 @@ fn policy() -> ScalingPolicy {
     ScalingPolicy::new(FunctionId::new(name("default"), name("fibonacci-python")))
 }
 
-/// What is read of a function of `replicas` at the end of `tick`.
+/// Readings of a function with `replicas` at the end of `tick`.
 fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
     let at = Timestamp(tick * 5000);
     let replica = |index: u32| Scrape {
@@ -109,5 +109,5 @@ fn judge_tick(bencher: Bencher) {
     let (windows, policy) = (fed(4), policy());
     let window = windows.measured(95.0).tick;
     let closed = *windows.closed().expect("ticks were closed");
-    bencher.bench(|| judge(black_box(&window), &closed, &policy));
+    bencher.bench(|| measure(black_box(&window), &closed, &policy));
 }

@@ -3,6 +3,7 @@
 //! [`schedule`] determines send times and targets, [`protocol`] forms requests and validates replies, [`engine`] sends on time, [`run`] counts
 //! the results, and [`report`] and [`files`] write them.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod files;

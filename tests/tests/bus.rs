@@ -83,7 +83,7 @@ async fn invalid_messages_are_counted_and_skipped() {
     sender.publish(subject.clone(), good.replace("\"tick\":1", "\"tick\":2,\"from\":\"the future\"").into()).await.expect("sent");
     assert_eq!(next(&mut actions).await.tick.0, 2, "the valid one arrives, with an unknown field");
     for kind in DecodeError::KINDS {
-        let sent = kinds.iter().filter(|sent| **sent == kind).count() as u64;
+        let sent = kinds.iter().filter(|sent| **sent == *kind).count() as u64;
         assert_eq!(peer.count(EventType::Action, kind), sent, "{kind}");
     }
 }

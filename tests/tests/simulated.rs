@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use qscale_common::contract::{Effect, EventType, Load, Outcome, Rule, State, subject};
+use qscale_common::contract::{Effect, EventType, GuardRule, Load, Outcome, State, subject};
 use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{FunctionSpec, PlatformAddresses};
@@ -64,7 +64,7 @@ async fn a_freeze_holds(system: &System) {
     assert!(system.qscale(&["freeze", "--all"]).status.success());
     let held = async {
         while let Some(received) = outcomes.next().await {
-            if received.message.guard.iter().any(|note| note.rule == Rule::Freeze) {
+            if received.message.guard.iter().any(|note| note.rule == GuardRule::Freeze) {
                 return;
             }
         }
@@ -165,7 +165,7 @@ fn options_of_the_other_backend_are_refused() {
     let text = refused(&["--speed", "10"]);
     assert!(text.contains("--speed") && text.contains("--backend local"), "{text}");
     let text = refused(&["--backend", "sim", "--function", "aes"]);
-    assert!(text.contains("--function") && text.contains("--backend sim"), "{text}");
+    assert!(text.contains("--function") && text.contains("--backend sim") && text.contains("--profile"), "{text}");
     let text = refused(&["--backend", "sim", "--speed", "5000"]);
     assert!(text.contains("speed = 5000"), "{text}");
 }

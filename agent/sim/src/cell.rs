@@ -10,7 +10,7 @@ use std::time::Duration;
 use qscale_common::contract::{Epoch, Headroom, State, StateId};
 use qscale_common::guard::{Budget, DecisionKind, GuardInput, Verdict, evaluate};
 use qscale_common::policy::{Mode, ScalingPolicy};
-use qscale_common::reward::{Judgement, judge};
+use qscale_common::reward::{MeasuredReward, measure};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_common::window::{Windows, assemble};
@@ -67,7 +67,7 @@ pub struct Cell {
     windows: Windows,
     budget: Budget,
     state: State,
-    reward: Judgement,
+    reward: MeasuredReward,
     verdict: Option<Verdict>,
 }
 
@@ -108,7 +108,7 @@ impl Cell {
             windows,
             budget: Budget::default(),
             state,
-            reward: UNJUDGED,
+            reward: NOT_MEASURED_YET,
             verdict: None,
             index,
             setup,
@@ -126,7 +126,7 @@ impl Cell {
         self.spare.extend(self.late.drain(..));
         self.windows.clear();
         self.budget = Budget::default();
-        (self.reward, self.verdict) = (UNJUDGED, None);
+        (self.reward, self.verdict) = (NOT_MEASURED_YET, None);
         self.begin();
     }
 
@@ -227,7 +227,7 @@ impl Cell {
         self.windows.close(state_id.tick, &policy.prices);
         self.windows.write_state(&mut self.state, state_id, now, self.headroom);
         if let Some(closed) = self.windows.closed() {
-            self.reward = judge(&self.state.windows.tick, closed, policy);
+            self.reward = measure(&self.state.windows.tick, closed, policy);
         }
     }
 
@@ -239,7 +239,7 @@ impl Cell {
 
     /// What the last tick was worth.
     #[must_use]
-    pub fn reward(&self) -> &Judgement {
+    pub fn reward(&self) -> &MeasuredReward {
         &self.reward
     }
 
@@ -289,7 +289,7 @@ fn function(setup: &Setup, seed: u64, index: u64) -> Function {
     Function::new(Arc::clone(profile), *gateway, seed, index).on_nodes(*nodes).crashing(perturbation.crashes_per_hour)
 }
 
-const UNJUDGED: Judgement = {
+const NOT_MEASURED_YET: MeasuredReward = {
     const NOT_MEASURED: qscale_common::contract::Term = qscale_common::contract::Term { value: None, weight: 0.0 };
     const TERMS: qscale_common::contract::Terms = qscale_common::contract::Terms {
         violation: NOT_MEASURED,
@@ -298,7 +298,7 @@ const UNJUDGED: Judgement = {
         reversal: NOT_MEASURED,
         kill: NOT_MEASURED,
     };
-    Judgement { value: None, terms: TERMS, completion: None, latency_ms: None, cost_per_hour: None }
+    MeasuredReward { value: None, terms: TERMS, completion: None, latency_ms: None, cost_per_hour: None }
 };
 
 /// The instant `now` of a world as production writes it.

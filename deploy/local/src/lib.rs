@@ -17,6 +17,7 @@ mod platform;
 mod ports;
 mod probe;
 mod process;
+pub mod program;
 mod reconciler;
 mod replica;
 mod request_body;

@@ -1,5 +1,4 @@
-//! `qscale evaluate`: policies against each other in the simulator. Owns arguments, files and what is shown; who meets whom, and what it is worth, belongs to
-//! `qscale-evaluate`.
+//! `qscale evaluate`: compares policies in the simulator. Owns options, files and output; the evaluation belongs to `qscale_evaluate`.
 
 mod progress;
 mod report;
@@ -21,78 +20,78 @@ use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
 use self::progress::Bar;
 use self::roster::All;
 use self::trace::TraceArgs;
+use crate::output;
 use crate::run_options::RunOptions;
-use crate::show;
 use crate::system::Locate;
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_experiments::journal::Journal;
 
-/// Compare policies in the simulator: every one in every cell of a suite, under the same requests and misfortunes.
+/// Compare policies in the simulator: every policy in every cell of a suite, with the same requests and perturbations.
 ///
-/// A suite is a file that registers beforehand what is compared on what: functions, workloads, what goes wrong, who competes, and the grid in which each rule
-/// may be tuned. Two come along: `synthetic`, patterns of load, and `trace`, for traces of real functions. Needs no server.
+/// A suite is a file that defines the comparison in advance: functions, workloads, perturbations, entrants, and the grid in which each rule may be tuned. Two suites are
+/// bundled: `synthetic`, with load patterns, and `trace`, for traces of real functions. No server is needed.
 ///
-/// The folder of --out then holds the suite as it was run (suite.json), every run (results.json, results.csv), what they say together (summary.json, summary.csv) and a report that opens without a network
-/// (report.html). What is finished is kept at once: after an interruption the same command goes on. The same suite, settings and seeds give the same bytes of
-/// results.json, on any number of threads.
+/// The folder of --out then contains the suite (suite.json), all runs (results.json, results.csv), the summary (summary.json, summary.csv) and a self-contained report
+/// (report.html). After an interruption, run the same command to resume. The same suite, settings and seeds give the same bytes of results.json, with any number of
+/// threads.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale evaluate --quick                                     a look within a minute
-  qscale evaluate --tune                                      the published table: every rule as it comes and tuned
+  qscale evaluate --quick                                     a first look within a minute
+  qscale evaluate --tune                                      the published table: every rule with defaults and tuned
   qscale evaluate --policy hpa:cpu_utilization=50 --policy kpa --workload step
   qscale evaluate --trace ../my-trace --functions 50 --seeds 5
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
   qscale evaluate --suite my-suite.toml --out my-results --json
-  qscale evaluate --list                                      suites, competitors, cells
-  qscale evaluate --print-suite synthetic > my-suite.toml     a suite to begin from")]
+  qscale evaluate --list                                      suites, entrants, cells
+  qscale evaluate --print-suite synthetic > my-suite.toml     a suite to start from")]
 pub struct EvaluateArgs {
-    /// Suite: synthetic, trace, or a file (.toml, .yaml, .json); by default synthetic, or trace where --trace is given
+    /// Suite: synthetic, trace, or a file (.toml, .yaml, .json) [default: synthetic, or trace with --trace]
     #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
     suite: Option<String>,
     #[command(flatten)]
     trace: TraceArgs,
-    /// Only this competitor, of the suite or any policy, told these parameters; may be repeated
+    /// Only this entrant of the suite, or any policy, with these parameters; repeatable
     #[arg(long = "policy", value_name = "NAME[:KEY=VALUE,...]")]
     policies: Vec<String>,
-    /// Model that the policy dqn decides by, as `qscale train` writes it; by default the one that comes along
+    /// Model of the policy dqn, as `qscale train` writes it [default: the bundled model]
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     model: Option<PathBuf>,
-    /// Only this function of the suite; may be repeated
+    /// Only this function of the suite; repeatable
     #[arg(long = "function", value_name = "NAME")]
     functions: Vec<String>,
-    /// Only this workload; may be repeated
+    /// Only this workload; repeatable
     #[arg(long = "workload", value_name = "NAME")]
     workloads: Vec<String>,
-    /// Only this perturbation; may be repeated
+    /// Only this perturbation; repeatable
     #[arg(long = "perturbation", value_name = "NAME")]
     perturbations: Vec<String>,
-    /// Test runs of each competitor in each cell, in place of the suite's
+    /// Test runs of each entrant in each cell [default: that of the suite]
     #[arg(long, value_name = "NUMBER")]
     seeds: Option<u32>,
-    /// Also tune every rule on the validation part, and report it beside its default
+    /// Also tune every rule on the validation part, and report both
     #[arg(long)]
     tune: bool,
-    /// What the suite leaves for a quick look: few cells, few seeds
+    /// A first look: the few cells and seeds that the suite lists for it
     #[arg(long)]
     quick: bool,
-    /// Say which suites, competitors and cells there are, and run nothing
+    /// List suites, entrants and cells, without running anything
     #[arg(long)]
     list: bool,
-    /// Print a suite that comes along as it is written, and run nothing
+    /// Print the file of a bundled suite, without running anything
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(SHIPPED.map(|suite| suite.name)))]
     print_suite: Option<String>,
     #[command(flatten)]
     run: RunOptions,
 }
 
-/// Evaluates, and writes down what was found.
+/// Evaluates, and writes and prints the results.
 pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(name) = &arguments.print_suite {
-        let suite = SHIPPED.iter().find(|suite| suite.name == name).context("a suite that comes along")?;
-        show::line(suite.text.trim_end())?;
+        let suite = SHIPPED.iter().find(|suite| suite.name == name).context("not a bundled suite")?;
+        output::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let roster = All { model: arguments.model.as_deref().map(qscale_up::plan::load_model).transpose()? };
+    let roster = All { model: arguments.model.as_deref().map(qscale_replay::policy::load_model).transpose()? };
     let suite = load(&arguments, &roster)?;
     if arguments.list {
         report::list(&suite)?;
@@ -103,7 +102,7 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
     until_stopped("evaluation", move |stop| work(&evaluation, &roster, &arguments, &out, stop)).await
 }
 
-/// The suite that is asked for, and what is asked for of it.
+/// The requested part of the requested suite.
 fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
     let by_default = if arguments.trace.is_given() { "trace" } else { "synthetic" };
     let asked = arguments.suite.as_deref().unwrap_or(by_default);
@@ -114,11 +113,11 @@ fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
     let patterns = suite.trace.is_none();
     if patterns && arguments.trace.is_given() {
         anyhow::bail!(
-            "--trace is given, and suite {asked} is one of patterns; take --suite trace, or one that says under [trace] how a trace is played"
+            "--trace is not valid with suite {asked}, which has load patterns; use --suite trace, or a suite with a [trace] section"
         );
     }
     if !patterns && !arguments.trace.is_given() && !arguments.list {
-        anyhow::bail!("suite {asked} plays a trace; say which with --trace DIR");
+        anyhow::bail!("suite {asked} replays a trace; add --trace DIR");
     }
     if let Some(entry) = &mut suite.trace {
         arguments.trace.apply(entry)?;
@@ -137,7 +136,7 @@ fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
 fn read(path: &Path) -> anyhow::Result<Suite> {
     let names = SHIPPED.map(|suite| suite.name).join(", ");
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("suite {}: it is none of {names}, and cannot be read as a file", path.display()))?;
+        .with_context(|| format!("suite {}: not a bundled suite ({names}), and not a readable file", path.display()))?;
     let format = Format::of(path)?;
     Suite::parse(&text, format).with_context(|| format!("suite {}", path.display()))
 }
@@ -162,7 +161,7 @@ fn plan(suite: Suite, arguments: &EvaluateArgs) -> anyhow::Result<Evaluation> {
     Ok(Evaluation::of_trace(suite, arenas, asked, played)?)
 }
 
-/// The command that gives the same results again: what changes none of them is left out.
+/// The command that repeats the results, without options that do not affect them.
 fn command(arguments: &EvaluateArgs) -> String {
     let mut words = vec!["qscale evaluate".to_owned()];
     let mut add = |flag: &str, value: &str| {
@@ -186,10 +185,10 @@ fn command(arguments: &EvaluateArgs) -> String {
 }
 
 fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
-    // What cannot be run must leave no journal behind.
+    // A suite that cannot be run must not leave a journal.
     evaluation.check(roster)?;
     let journal = Journal::open(out, "evaluation", &evaluation.identity(roster), arguments.run.resume, arguments.run.overwrite)?;
-    let mut ledger = Desk { journal, bar: Bar::new() };
+    let mut ledger = JobStore { journal, bar: Bar::new() };
     let threads = arguments.run.threads();
     let began = clock::instant();
     let time = || clock::since(began);
@@ -199,7 +198,7 @@ fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &P
     match found {
         Ok((results, paces)) => report::write(out, &results, &paces, clock::since(began), arguments.run.json)?,
         Err(EvaluateError::Stopped) => {
-            eprintln!("stopped; {} keeps what was done, and the same command goes on from there", out.display());
+            eprintln!("stopped; run the same command to resume from {}", out.display());
             return Ok(ExitCode::from(130));
         }
         Err(error) => return Err(error.into()),
@@ -207,13 +206,13 @@ fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &P
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keeps what is done in the journal, and shows how far it is.
-struct Desk {
+/// Stores finished runs in the journal, and shows progress.
+struct JobStore {
     journal: Journal<Outcome>,
     bar: Bar,
 }
 
-impl Ledger for Desk {
+impl Ledger for JobStore {
     fn recall(&mut self, key: &str) -> Option<Outcome> {
         self.journal.recall(key)
     }

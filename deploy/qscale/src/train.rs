@@ -19,8 +19,8 @@ use qscale_train::judge::Score;
 use qscale_train::recipe::Recipe;
 use serde_json::json;
 
+use crate::output::{self, Cell, Table, Tone};
 use crate::run_options::RunOptions;
-use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
 /// Train a model in the simulator, and compare it with the best tuned rule.
@@ -98,7 +98,7 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
     let recipe = recipe(&arguments)?;
     let special = special(&arguments, &recipe)?;
     if arguments.print_recipe {
-        return show::line(serde_json::to_string_pretty(&recipe)?).map(|()| ExitCode::SUCCESS);
+        return output::line(serde_json::to_string_pretty(&recipe)?).map(|()| ExitCode::SUCCESS);
     }
     let options = TrainOptions {
         recipe,
@@ -160,11 +160,11 @@ fn print(report: &TrainReport, as_json: bool) -> anyhow::Result<()> {
                 "test": trained.test.mean, "best_rule": { "policy": trained.rule.name(), "test": trained.rule.test.map(|score| score.mean) },
             })
         };
-        return show::json(&json!({ "models": report.models.iter().map(row).collect::<Vec<_>>(), "best": report.path }));
+        return output::json(&json!({ "models": report.models.iter().map(row).collect::<Vec<_>>(), "best": report.path }));
     }
     table(&report.models)?;
-    show::line(format!("best on the validation worlds: seed {}, {}", report.models[report.best].seed, report.path.display()))?;
-    show::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", report.path.display()))
+    output::line(format!("best on the validation worlds: seed {}, {}", report.models[report.best].seed, report.path.display()))?;
+    output::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", report.path.display()))
 }
 
 fn table(trained: &[Trained]) -> anyhow::Result<()> {
@@ -185,8 +185,8 @@ fn table(trained: &[Trained]) -> anyhow::Result<()> {
     if let Some(Trained { rule: rule @ BaselineRule { test: Some(test), .. }, .. }) = trained.first() {
         row(format!("{} (best tuned rule)", rule.name()), test, String::new());
     }
-    show::line(table.render(Paint::of_terminal()).trim_end())?;
-    show::line("violated: share of ticks, partly counted near the bound; cost: relative to the usual load at full utilisation")
+    output::line(table.render().trim_end())?;
+    output::line("violated: share of ticks, partly counted near the bound; cost: relative to the usual load at full utilisation")
 }
 
 #[cfg(test)]

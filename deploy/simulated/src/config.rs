@@ -8,7 +8,7 @@ use qscale_common::runtime::service::ServiceConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use qscale_common::units::{Mebibytes, Millicores};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +19,7 @@ pub struct SimulatedConfig {
     /// Machine shown in the metrics.
     pub machine: SimulatedMachine,
     /// Upper bounds of allocations.
+    #[serde(deserialize_with = "limits")]
     pub limits: Limits,
     /// Whether load waits for `POST /v1/load`; otherwise it starts when its function is added.
     pub load_waits: bool,
@@ -62,6 +63,15 @@ impl Default for SimulatedConfig {
     }
 }
 
+/// Reads limits. Keys that are not set keep the simulated platform's defaults, not those of [`Limits`].
+fn limits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+    use serde::de::Error;
+    let set = serde_json::Map::deserialize(deserializer)?;
+    let mut tree = serde_json::to_value(SimulatedConfig::default().limits).map_err(D::Error::custom)?;
+    tree.as_object_mut().expect("limits are keys with values").extend(set);
+    Limits::deserialize(tree).map_err(D::Error::custom)
+}
+
 impl SimulatedConfig {
     /// Validates ranges.
     ///
@@ -87,6 +97,13 @@ impl ServiceConfig for SimulatedConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_that_is_set_leaves_the_other_defaults() {
+        let config: SimulatedConfig = serde_json::from_str(r#"{ "limits": { "replicas": 7 } }"#).expect("valid");
+        assert_eq!((config.limits.replicas.0, config.limits.functions), (7, 10_000));
+        assert!(serde_json::from_str::<SimulatedConfig>(r#"{ "limits": { "replica": 7 } }"#).is_err());
+    }
 
     #[test]
     fn values_out_of_range_are_refused() {

@@ -143,7 +143,7 @@ impl<T> Seen<T> {
                 true
             }
             Err(reason) => {
-                tracing::warn!(bucket = self.bucket, key = entry.key, reason, "entry cannot be read; the one before it stays in force");
+                tracing::warn!(bucket = self.bucket, key = entry.key, reason, "entry cannot be parsed; keeping the previous one");
                 false
             }
         }

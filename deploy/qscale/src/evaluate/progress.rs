@@ -1,11 +1,11 @@
-//! How far an evaluation is: a bar on a terminal, a line now and then elsewhere. Owns standard error; decides nothing.
+//! Progress of an evaluation on standard error: a bar on a terminal, lines elsewhere.
 
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_evaluate::evaluation::jobs::{Progress, Stage};
 
-/// Where there is no terminal a line is printed at each of so many equal parts.
+/// Number of lines printed without a terminal.
 const LINES: u64 = 10;
 
 /// Shows how far it is.
@@ -51,7 +51,7 @@ impl Bar {
         }
         let part = progress.done * LINES / progress.all;
         if begins || part > self.line {
-            let known = if begins && progress.known > 0 { format!(", {} of them before", progress.known) } else { String::new() };
+            let known = if begins && progress.known > 0 { format!(", {} already finished", progress.known) } else { String::new() };
             eprintln!("{word}: {} of {} runs{known}", progress.done, progress.all);
             self.line = part;
         }

@@ -1,4 +1,4 @@
-//! What an evaluation found, as files and on the terminal. Owns their names; tables and plots belong to `qscale_evaluate::report`.
+//! Results of an evaluation, as files and on the terminal. Owns the file names; tables and plots belong to `qscale_evaluate::report`.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -13,12 +13,12 @@ use qscale_evaluate::suite::SHIPPED;
 use qscale_evaluate::{Results, Suite, SummaryOptions, summarise};
 use serde_json::json;
 
-use crate::show;
+use crate::output;
 
 /// Width of tables where there is no terminal to ask.
 const WIDTH: usize = 100;
 
-/// Writes the files of an evaluation that took so long, and shows what it found.
+/// Writes the files of an evaluation, and prints the results and the time that it took.
 pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took: Duration, as_json: bool) -> anyhow::Result<()> {
     let summary = summarise(results, &SummaryOptions::default())?;
     let suite = serde_json::to_string_pretty(&results.suite.document)?;
@@ -39,51 +39,51 @@ pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if as_json {
-        return show::json(
+        return output::json(
             &json!({ "folder": out, "command": results.settings.command, "competitors": results.competitors, "cells": results.cells, "summary": summary }),
         );
     }
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    show::line(terminal(results, &summary, width(), colour).trim_end())?;
-    show::line("")?;
-    show::line(pace(paces))?;
+    output::line(terminal(results, &summary, width(), colour).trim_end())?;
+    output::line("")?;
+    output::line(pace(paces))?;
     let runs: usize = results.groups.len() * results.settings.seeds.len();
-    show::line(format!("{runs} runs in {}; {}", Span(Duration::from_secs(took.as_secs())), results.settings.command))?;
-    show::line(format!("{0}/report.html, {0}/results.json, {0}/results.csv, {0}/summary.json, {0}/summary.csv", out.display()))
+    output::line(format!("{runs} runs in {}; {}", Span(Duration::from_secs(took.as_secs())), results.settings.command))?;
+    output::line(format!("{0}/report.html, {0}/results.json, {0}/results.csv, {0}/summary.json, {0}/summary.csv", out.display()))
 }
 
 fn width() -> usize {
-    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    told.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))).unwrap_or(WIDTH)
+    let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    given.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))).unwrap_or(WIDTH)
 }
 
-/// How long decisions took: the median, and within what time 99 of 100 were made. It depends on the machine, so it is in no file.
+/// Decision latency, median and p99. It depends on the machine, so it is not in the files.
 fn pace(paces: &BTreeMap<String, Pace>) -> String {
-    let shown = |pace: &Pace, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
-    let told = paces.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", shown(pace, 0.5)?, shown(pace, 0.99)?)));
-    format!("decision latency on this machine, median/p99 in microseconds: {}", told.collect::<Vec<_>>().join(", "))
+    let micros = |pace: &Pace, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
+    let shown = paces.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", micros(pace, 0.5)?, micros(pace, 0.99)?)));
+    format!("decision latency on this machine, median/p99 in microseconds: {}", shown.collect::<Vec<_>>().join(", "))
 }
 
 /// Says what there is to choose from.
 pub fn list(suite: &Suite) -> anyhow::Result<()> {
     let names = |names: Vec<String>| if names.is_empty() { "those of the trace".to_owned() } else { names.join(", ") };
-    show::line(format!("suites         {}", SHIPPED.map(|suite| suite.name).join(", ")))?;
-    show::line(format!("this one       {}: {}", suite.name, suite.description))?;
-    show::line(format!("functions      {}", names(suite.functions.iter().map(|entry| entry.name.to_string()).collect())))?;
-    show::line(format!("workloads      {}", names(suite.workloads.iter().map(|entry| entry.name.to_string()).collect())))?;
-    show::line(format!("perturbations  {}", names(suite.perturbations.iter().map(|entry| entry.name.to_string()).collect())))?;
+    output::line(format!("suites         {}", SHIPPED.map(|suite| suite.name).join(", ")))?;
+    output::line(format!("this one       {}: {}", suite.name, suite.description))?;
+    output::line(format!("functions      {}", names(suite.functions.iter().map(|entry| entry.name.to_string()).collect())))?;
+    output::line(format!("workloads      {}", names(suite.workloads.iter().map(|entry| entry.name.to_string()).collect())))?;
+    output::line(format!("perturbations  {}", names(suite.perturbations.iter().map(|entry| entry.name.to_string()).collect())))?;
     let cells = if suite.trace.is_some() { "one for each perturbation".to_owned() } else { suite.arenas().len().to_string() };
-    show::line(format!("cells          {cells}, each under {} seeds", suite.seeds))?;
+    output::line(format!("cells          {cells}, each under {} seeds", suite.seeds))?;
     for entry in &suite.competitors {
         let settings = entry.settings().map_or(0, |settings| settings.len());
         let params = serde_json::to_string(&entry.params)?;
-        show::line(format!(
+        output::line(format!(
             "competitor     {} {}, {settings} settings to tune",
             entry.called(),
-            if params == "{}" { "as it comes" } else { &params }
+            if params == "{}" { "with defaults" } else { &params }
         ))?;
     }
     let known = qscale_dqn::registry::names();
     let others: Vec<&str> = known.filter(|name| !suite.competitors.iter().any(|entry| entry.policy == *name)).collect();
-    show::line(format!("also           {}", others.join(", ")))
+    output::line(format!("also           {}", others.join(", ")))
 }

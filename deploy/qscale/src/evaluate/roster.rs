@@ -1,4 +1,4 @@
-//! Who may compete in an evaluation: the rules, the bound that knows the future, and the learned policy with the model that is asked for.
+//! The policies of an evaluation: rules, the clairvoyant bound, and the learned policy with a model.
 
 use qscale_dqn::Checkpoint;
 use qscale_dqn::registry::{self, DQN};
@@ -11,7 +11,7 @@ use serde_json::Value;
 /// The rules and the learned policy.
 #[derive(Debug, Default)]
 pub struct All {
-    /// What the learned policy decides by; the model that comes along where there is none.
+    /// Model of the learned policy; `None` for the bundled one.
     pub model: Option<Checkpoint>,
 }
 

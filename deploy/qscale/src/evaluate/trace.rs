@@ -19,7 +19,7 @@ pub struct TraceArgs {
     /// file in that of Azure Functions 2021
     #[arg(long = "trace", value_name = "DIR|FILE", value_hint = clap::ValueHint::AnyPath)]
     path: Option<PathBuf>,
-    /// Only the first so many functions of the trace
+    /// Number of functions, from the start of the trace
     #[arg(id = "trace-functions", long = "functions", value_name = "NUMBER", requires = "path")]
     functions: Option<usize>,
     /// Shares of the trace's minutes for training, validation and test, in percent
@@ -33,7 +33,7 @@ pub struct TraceArgs {
     rate_scale: Option<f64>,
 }
 
-/// What a trace is made of, as InVitro names the files and as they were published.
+/// Files of a trace, by their names in InVitro and as published.
 const INVOCATIONS: [&str; 2] = ["invocations.csv", "invocations_per_function_md"];
 const DURATIONS: [&str; 2] = ["durations.csv", "function_durations_percentiles"];
 const MEMORY: [&str; 2] = ["memory.csv", "app_memory_percentiles"];
@@ -44,7 +44,7 @@ impl TraceArgs {
         self.path.is_some()
     }
 
-    /// What results call the trace: the last part of its path, in letters, digits and dashes.
+    /// Name of the trace in results: the last part of its path, in letters, digits and dashes.
     pub fn name(&self) -> Option<String> {
         let path = self.path.as_ref()?;
         let full = path.canonicalize().unwrap_or_else(|_| path.clone());
@@ -88,7 +88,7 @@ impl TraceArgs {
         let Some(invocations) = find(path, INVOCATIONS)? else { return lone_file(path, keep) };
         let durations = find(path, DURATIONS)?;
         let durations =
-            durations.with_context(|| format!("{}: there is no durations.csv beside {}", path.display(), shown(&invocations)))?;
+            durations.with_context(|| format!("{}: no durations.csv in the folder of {}", path.display(), shown(&invocations)))?;
         let memory = find(path, MEMORY)?;
         let none = path.join(MEMORY[0]);
         let files = [&invocations, &durations, memory.as_ref().unwrap_or(&none)].map(|file| shown(file));

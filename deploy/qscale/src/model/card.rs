@@ -6,7 +6,7 @@ use qscale_dqn::checkpoint::Judged;
 use qscale_dqn::domain::{Domain, Part};
 use serde_json::{Value, json};
 
-use crate::show::{self, Paint, Table};
+use crate::output::{self, Table};
 
 /// A model with its name.
 pub struct Card<'a> {
@@ -39,13 +39,13 @@ impl<'a> Card<'a> {
 
     /// Prints the card.
     pub fn print(&self) -> anyhow::Result<()> {
-        show::line(self.text(Paint::of_terminal()))
+        output::line(self.text())
     }
 
-    fn text(&self, paint: Paint) -> String {
+    fn text(&self) -> String {
         let header = &self.checkpoint.header;
         let mut text = String::new();
-        let mut row = |name: &str, value: String| text += &format!("{name:<13}{}\n", show::whole(&value));
+        let mut row = |name: &str, value: String| text += &format!("{name:<13}{}\n", output::whole(&value));
         row("model", format!("{} ({})", self.name, size(self.bytes)));
         row("fingerprint", self.checkpoint.fingerprint());
         if let Some(mismatch) = self.mismatch() {
@@ -75,7 +75,7 @@ impl<'a> Card<'a> {
             row("note", header.note.clone());
         }
         if let Some(card) = header.card.as_ref().filter(|card| !card.judged.is_empty()) {
-            text += &format!("\n{}\n", judged(&card.judged).render(paint));
+            text += &format!("\n{}\n", judged(&card.judged).render());
             text += "violated: share of ticks, partial near the latency bound; cost: multiple of the usual load's cost at full utilisation";
         }
         text.trim_end().to_owned()
@@ -110,7 +110,7 @@ fn judged(judged: &[Judged]) -> Table {
             Part::Test => "test",
         };
         table.row([
-            show::clean(policy).into(),
+            output::clean(policy).into(),
             format!("{worlds} {part}").into(),
             format!("{:.2} %", mean.violation * 100.0).into(),
             format!("{:.3}", mean.cost).into(),
@@ -127,7 +127,7 @@ fn domain(domain: &Domain) -> String {
     format!(
         "ticks of {}, up to {} requests/s; {:.0} % sparse functions, {:.0} % of tasks with perturbations",
         ticks.join(" "),
-        show::number(*most_rps),
+        output::number(*most_rps),
         sparse * 100.0,
         troubled * 100.0
     )
@@ -143,7 +143,7 @@ fn list(names: &[String]) -> String {
 /// A size, `127 kB` or `3.1 MB`.
 pub fn size(bytes: usize) -> String {
     let bytes = bytes as f64;
-    if bytes < 1e6 { format!("{} kB", show::number(bytes / 1e3)) } else { format!("{} MB", show::number(bytes / 1e6)) }
+    if bytes < 1e6 { format!("{} kB", output::number(bytes / 1e3)) } else { format!("{} MB", output::number(bytes / 1e6)) }
 }
 
 /// A count with thousands separators.
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn card_shows_training_and_evaluation() {
-        let text = Card::new("pretrained".into(), pretrained()).text(Paint::none());
+        let text = Card::new("pretrained".into(), pretrained()).text();
         for part in
             ["fingerprint", "trained by   qscale train", "ticks of simulated functions", "tasks        ticks of 5s", "seed", "POLICY"]
         {
@@ -184,7 +184,8 @@ mod tests {
         model.header.note = "\x1b[2J".into();
         model.header.observation = 0;
         model.header.card = None;
-        let text = Card::new("mine@1".into(), &model).text(Paint::none());
+        let text = Card::new("mine@1".into(), &model).text();
+        let text = output::plain(&text);
         assert!(text.contains("\\u{1b}[2J") && !text.contains('\x1b'), "{text}");
         assert!(text.lines().any(|line| line.starts_with("refused ")), "{text}");
         assert!(text.lines().any(|line| line.starts_with("trained by   unknown")), "{text}");

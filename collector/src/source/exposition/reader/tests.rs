@@ -1,12 +1,16 @@
 use proptest::prelude::*;
-use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS};
+use qscale_common::contract::Headroom;
+use qscale_common::scrape::{
+    CpuCounters, FunctionScrape, IngressReading, LATENCY_BOUNDS_MS, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape,
+};
+use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 use super::*;
 
 const AT: Timestamp = Timestamp(1_000_000);
 
 fn read(body: &str) -> Reading {
-    Reader::new(&SourceConfig::default()).read(body.as_bytes(), AT)
+    Reader::new(&ExpositionConfig::default()).read(body.as_bytes(), AT)
 }
 
 #[track_caller]
@@ -30,7 +34,7 @@ machine_memory_bytes 1.073741824e+09
 "#;
 
 #[test]
-fn the_platform_tells_allocation_replicas_and_what_the_node_has_left() {
+fn platform_metrics_give_allocation_replicas_and_headroom() {
     let reading = read(PLATFORM);
     let platform = function(&reading).platform.expect("the platform was read");
     let expected = PlatformReading {
@@ -48,7 +52,7 @@ fn the_platform_tells_allocation_replicas_and_what_the_node_has_left() {
 }
 
 #[test]
-fn an_allocation_that_is_not_shown_is_not_made_up() {
+fn an_incomplete_allocation_is_absent() {
     let reading = read(&PLATFORM.replace("qscale_desired_cpu_millicores", "something_else"));
     assert_eq!(function(&reading).platform, None);
 }
@@ -92,7 +96,7 @@ fn durations(pod: &str, statuses: &str, counts: &[u64]) -> String {
 }
 
 #[test]
-fn requests_are_told_apart_by_how_they_ended() {
+fn requests_are_counted_by_outcome() {
     let mut good = [0; LATENCY_BUCKETS];
     (good[4], good[11], good[LATENCY_BUCKETS - 1]) = (7, 20, 1);
     let mut bad = [0; LATENCY_BUCKETS];
@@ -118,7 +122,7 @@ fn requests_are_told_apart_by_how_they_ended() {
 }
 
 #[test]
-fn buckets_of_one_series_are_never_taken_for_those_of_another() {
+fn buckets_of_different_series_are_kept_apart() {
     let line = |pod: &str, bound: &str, count: &str| {
         format!(
             "kn_serving_invocation_duration_seconds_bucket{{namespace=\"default\",function=\"fib\",pod=\"{pod}\",le=\"{bound}\"}} {count}\n"
@@ -143,7 +147,7 @@ fn buckets_of_one_series_are_never_taken_for_those_of_another() {
 }
 
 #[test]
-fn cadvisor_is_read_container_by_container_and_without_the_name_of_the_function() {
+fn cadvisor_is_read_by_container_and_without_the_function() {
     let rows = r#"
 container_cpu_usage_seconds_total{namespace="default",pod="fib-1",container="",image=""} 99 900000
 container_cpu_usage_seconds_total{namespace="default",pod="fib-1",container="POD",image="pause"} 9 900000
@@ -159,13 +163,28 @@ container_cpu_usage_seconds_total{id="/"} 500 900000
     assert_eq!(scrape.at, Timestamp(900_500), "the samples say when they were taken");
     assert_eq!(scrape.requests, None);
 
-    let config = SourceConfig { containers: vec!["user-container".into()], ..SourceConfig::default() };
+    let config = ExpositionConfig { containers: vec!["user-container".into()], ..ExpositionConfig::default() };
     let reading = Reader::new(&config).read(rows.as_bytes(), AT);
     assert_eq!(reading.unowned[0].1.cpu.map(|cpu| cpu.usage_us), Some(2_000_000));
 }
 
 #[test]
-fn a_row_anywhere_in_the_body_may_tell_whose_a_replica_is() {
+fn every_measurement_keeps_its_own_time() {
+    let rows = r#"
+container_cpu_usage_seconds_total{namespace="default",pod="fib-1",container="a"} 2 900000
+container_memory_working_set_bytes{namespace="default",pod="fib-1",container="a"} 100 800000
+kube_pod_container_status_restarts_total{namespace="default",pod="fib-1",container="a"} 3
+"#;
+    let reading = read(rows);
+    let measured =
+        |(path, scrape): &(String, Scrape)| (path.clone(), scrape.at.0, scrape.cpu.is_some(), scrape.working_set_bytes, scrape.restarts);
+    let path = "default/fib-1".to_owned();
+    let expected = [(path.clone(), 900_000, true, None, 3), (path, 800_000, false, Some(100), 3)];
+    assert_eq!(reading.unowned.iter().map(measured).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn any_row_may_name_the_function_of_a_replica() {
     let rows = "container_cpu_usage_seconds_total{namespace=\"default\",pod=\"fib-1\"} 2\nkn_revision_request_concurrency{namespace=\"default\",function=\"fib\",pod=\"fib-1\"} 1\n";
     let reading = read(rows);
     assert!(reading.unowned.is_empty());
@@ -173,14 +192,14 @@ fn a_row_anywhere_in_the_body_may_tell_whose_a_replica_is() {
 }
 
 #[test]
-fn a_sample_from_the_future_is_of_now() {
+fn a_sample_from_the_future_counts_as_current() {
     let reading = read("qscale_gateway_requests_total{namespace=\"default\",function=\"fib\"} 120 99999999999999\n");
     assert_eq!(function(&reading).ingress.map(|ingress| ingress.at), Some(AT));
 }
 
 #[test]
-fn other_names_are_read_where_they_are_configured() {
-    let mut config = SourceConfig::default();
+fn configured_names_are_read() {
+    let mut config = ExpositionConfig::default();
     config.labels.function = "service_name".into();
     config.metrics.arrived = "activator_request_count".into();
     config.metrics.queued = String::new();
@@ -192,7 +211,7 @@ fn other_names_are_read_where_they_are_configured() {
 }
 
 #[test]
-fn odd_numbers_are_not_taken_for_measurements() {
+fn odd_numbers_are_not_measurements() {
     let body = "qscale_gateway_requests_total{namespace=\"default\",function=\"fib\"} NaN\n\
         container_cpu_usage_seconds_total{namespace=\"default\",function=\"fib\",pod=\"a\"} NaN\n\
         kn_revision_request_concurrency{namespace=\"default\",function=\"fib\",pod=\"b\"} -3\n\
@@ -207,10 +226,10 @@ fn odd_numbers_are_not_taken_for_measurements() {
 
 proptest! {
     #[test]
-    fn no_numbers_or_names_make_it_panic(
+    fn any_numbers_and_names_are_accepted(
         rows in prop::collection::vec((0usize..24, "[a-b\"\\\\]{0,2}", "[a-b]{0,1}|gateway", any::<f64>(), prop::option::of(any::<i64>())), 0..60),
     ) {
-        let mut names: Vec<Vec<u8>> = Reader::new(&SourceConfig::default()).metrics.keys().map(|name| name.to_vec()).collect();
+        let mut names: Vec<Vec<u8>> = Reader::new(&ExpositionConfig::default()).metrics.keys().map(|name| name.to_vec()).collect();
         names.sort();
         let body: String = rows
             .iter()

@@ -1,21 +1,21 @@
-//! Prometheus' text exposition, line by line, without copying. Owns the syntax; must not know what a metric means.
+//! Prometheus's text exposition, line by line, without copying. Owns the syntax; must not know what a metric means.
 //!
-//! Of the two published parsers of this format, one works by regular expressions and both build owned strings and maps for every sample;
-//! a collector reads some thousand lines for a hundred functions each tick, and wants fewer than half of them.
+//! The two published parsers of this format build owned strings and maps for every sample, one of them with regular expressions. A collector
+//! reads thousands of lines per tick for a hundred functions, and uses fewer than half of them.
 
 use memchr::{memchr, memchr2};
 
-/// The samples of an exposition. Comments and empty lines are passed over; a line that cannot be read is one `Err`, and the next one is read.
+/// The samples of an exposition. Comments and empty lines are skipped; a malformed line is one `Err`, and the next line is read.
 #[derive(Debug, Clone)]
 pub struct Samples<'a> {
     rest: &'a [u8],
 }
 
-/// A line that is no sample: not of the format, or cut off.
+/// A malformed or truncated line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The name of a sample, and the rest of its line, which costs more to read.
+/// The name of a sample, and the rest of its line, which is parsed on demand.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample<'a> {
     /// Name of the metric.
@@ -23,21 +23,21 @@ pub struct Sample<'a> {
     rest: &'a [u8],
 }
 
-/// What a sample reads.
+/// The value of a sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Value {
-    /// The number; may be infinite or no number.
+    /// The number; may be infinite or NaN.
     pub number: f64,
-    /// When it was taken, milliseconds since 1970, where the line says so.
+    /// Time at which it was taken, milliseconds since 1970, if the line has one.
     pub at_ms: Option<i64>,
 }
 
-/// The labels of one sample: names, and values as they are written, escapes included. Reused from line to line.
+/// The labels of one sample: names, and values as written, escapes included. Reused from line to line.
 #[derive(Debug, Default)]
 pub struct Labels<'a>(Vec<(&'a [u8], &'a [u8])>);
 
 impl<'a> Labels<'a> {
-    /// The value of the label `name` as it is written; DNS names, numbers and statuses hold nothing to unescape.
+    /// The value of the label `name` as written; DNS names, numbers and statuses have nothing to unescape.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         self.0.iter().find(|(label, _)| *label == name.as_bytes()).map(|(_, value)| *value)
@@ -61,7 +61,7 @@ impl<'a> Iterator for Samples<'a> {
                 return None;
             }
             let Some(end) = memchr(b'\n', self.rest) else {
-                // The format ends every line; one that does not end may lack the last digits of its number.
+                // Every line ends with a newline; a line without one may lack the last digits of its number.
                 let comment = skip_blanks(self.rest).first().is_none_or(|&byte| byte == b'#');
                 self.rest = &[];
                 return if comment { None } else { Some(Err(Malformed)) };
@@ -87,7 +87,7 @@ impl<'a> Sample<'a> {
     /// Reads the rest of the line: its labels into `labels`, and its value.
     ///
     /// # Errors
-    /// When the line is not of the format; `labels` then hold no whole set.
+    /// If the line is malformed; `labels` are then incomplete.
     pub fn read(&self, labels: &mut Labels<'a>) -> Result<Value, Malformed> {
         labels.0.clear();
         let mut rest = skip_blanks(self.rest);
@@ -99,18 +99,18 @@ impl<'a> Sample<'a> {
         value(rest)
     }
 
-    /// What stands before the value of `label` on this line, where that label was read into `labels` and is the last one.
+    /// The text before the value of `label`, if that label was read into `labels` and is the last one of the line.
     #[must_use]
     pub fn before_last(&self, label: &str, labels: &Labels<'a>) -> Option<&'a [u8]> {
         let last = labels.0.last().filter(|(name, _)| *name == label.as_bytes())?.1;
-        // The value lies within the line, so that the distance of the two is where it begins.
+        // The value lies within the line, so the distance of the two is its start.
         let begin = (last.as_ptr() as usize).checked_sub(self.rest.as_ptr() as usize)?;
         let after = self.rest.get(begin + last.len()..)?;
         after.starts_with(b"\"}").then_some(&self.rest[..begin])
     }
 
-    /// Reads a line that differs from an earlier one only in its last label, of which `before` is [`Sample::before_last`], and its value: the label's
-    /// value as it is written, and the number. `None` where it differs in more, or is not of the format.
+    /// Reads a line that differs from an earlier one only in its last label and its value: that label's value as written, and the value. `before` is
+    /// [`Sample::before_last`] of the earlier line. `None` if the line differs in more, or is malformed.
     #[must_use]
     pub fn read_last(&self, before: &[u8]) -> Option<(&'a [u8], Value)> {
         let rest = self.rest.strip_prefix(before)?;
@@ -120,7 +120,7 @@ impl<'a> Sample<'a> {
 }
 
 fn value(rest: &[u8]) -> Result<Value, Malformed> {
-    // What follows a hash mark is an exemplar, which belongs to one request and says nothing of the sample.
+    // An exemplar follows a hash mark; it belongs to one request, not to the sample.
     let words = rest.split(|&byte| is_blank(byte) || byte == b'\r').filter(|word| !word.is_empty());
     let mut words = words.take_while(|word| !word.starts_with(b"#"));
     let number = number(words.next().ok_or(Malformed)?)?;
@@ -128,7 +128,7 @@ fn value(rest: &[u8]) -> Result<Value, Malformed> {
     if words.next().is_some() { Err(Malformed) } else { Ok(Value { number, at_ms }) }
 }
 
-/// Reads labels up to the closing brace, and gives what follows it.
+/// Reads labels up to the closing brace; returns the rest of the line.
 fn read_labels<'a>(mut rest: &'a [u8], labels: &mut Labels<'a>) -> Result<&'a [u8], Malformed> {
     loop {
         rest = skip_blanks(rest);

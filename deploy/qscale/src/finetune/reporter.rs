@@ -7,7 +7,7 @@ use qscale_promote::promotion::DecisionLogEntry;
 use qscale_promote::{Promotion, PromotionDecision, PromotionRequest, Stage};
 use serde_json::{Value, json};
 
-use crate::show::{self, Cell, Table, Tone};
+use crate::output::{self, Cell, Table, Tone};
 
 /// Prints each decision once.
 pub struct Reporter {
@@ -39,7 +39,7 @@ pub fn note_budget(budget_minutes: Option<f64>) -> anyhow::Result<()> {
     if budget_minutes.is_some_and(|budget| budget > 0.0) {
         return Ok(());
     }
-    show::line(
+    output::line(
         "no candidate will be put in use: that needs --budget MINUTES, the violation minutes per day that candidates under watch may spend",
     )
 }
@@ -51,12 +51,12 @@ impl Reporter {
             if self.json {
                 let mut value = self.to_json(entry);
                 value["not_before"] = json!(not_before);
-                show::line(serde_json::to_string(&value).context("write as JSON")?)?;
+                output::line(serde_json::to_string(&value).context("write as JSON")?)?;
             } else {
                 let (description, _) = description(entry.decision);
                 let name = versioned(&self.model, entry.version);
-                let (day, time) = (show::day(entry.at), show::clock(entry.at));
-                show::line(format_args!("{day} {time} UTC  {name}  {description}: {}", show::whole(&entry.reason)))?;
+                let (day, time) = (output::day(entry.at), output::clock(entry.at));
+                output::line(format_args!("{day} {time} UTC  {name}  {description}: {}", output::whole(&entry.reason)))?;
             }
         }
         self.seen = promotion.decisions;
@@ -68,9 +68,9 @@ impl Reporter {
         let reason = "the daily budget is spent, or a candidate was rolled back today";
         if self.json {
             let value = json!({ "model": self.model, "decision": "deferred", "not_before": until, "reason": reason });
-            return show::line(serde_json::to_string(&value).context("write as JSON")?);
+            return output::line(serde_json::to_string(&value).context("write as JSON")?);
         }
-        show::line(format_args!("no candidate is tried before {} {} UTC: {reason}", show::day(until), show::clock(until)))
+        output::line(format_args!("no candidate is tried before {} {} UTC: {reason}", output::day(until), output::clock(until)))
     }
 
     fn to_json(&self, entry: &DecisionLogEntry) -> Value {
@@ -84,7 +84,7 @@ fn versioned(model: &Name, version: Option<u64>) -> String {
 }
 
 fn time(at: Timestamp) -> String {
-    format!("{} {} UTC", show::day(at), show::clock(at))
+    format!("{} {} UTC", output::day(at), output::clock(at))
 }
 
 /// Prints the state of the promotion of `model` at `now`.
@@ -98,7 +98,7 @@ pub fn status(
 ) -> anyhow::Result<()> {
     let (spent, rolled_back) = (promotion.spent_today(now), promotion.rolled_back_today(now));
     if json {
-        return show::json(&json!({
+        return output::json(&json!({
             "model": model,
             "in_use": in_use,
             "stage": promotion.stage,
@@ -109,11 +109,11 @@ pub fn status(
             "decisions": promotion.log,
         }));
     }
-    show::line(match in_use {
+    output::line(match in_use {
         Some(version) => format!("{model}@{version} is in use"),
         None => format!("no version of {model} is in use: the bundled model decides"),
     })?;
-    show::line(match promotion.stage {
+    output::line(match promotion.stage {
         Stage::Rest { until } => match &request.periodic {
             None if promotion.log.is_empty() => format!("never fine-tuned; `qscale finetune {model} --once` starts a round"),
             None => "no candidate; periodic rounds are off".to_owned(),
@@ -126,7 +126,7 @@ pub fn status(
         }
     })?;
     let rolled_back = if rolled_back { "; a candidate was rolled back, no other is tried today" } else { "" };
-    show::line(format_args!("violation minutes of candidates under watch today (UTC): {}{rolled_back}", show::number(spent)))?;
+    output::line(format_args!("violation minutes of candidates under watch today (UTC): {}{rolled_back}", output::number(spent)))?;
     if promotion.log.is_empty() {
         return Ok(());
     }
@@ -137,7 +137,7 @@ pub fn status(
             Cell::new(time(entry.at), Tone::Dim),
             versioned(model, entry.version).into(),
             Cell::new(description, tone),
-            Cell::new(show::clean(&entry.reason), Tone::Dim),
+            Cell::new(output::clean(&entry.reason), Tone::Dim),
         ]);
     }
     table.print()

@@ -31,7 +31,7 @@ fn refused(line: &str) {
 }
 
 #[test]
-fn samples_are_read_in_every_form_that_the_format_allows() {
+fn every_form_of_a_sample_is_read() {
     check("m 1", &[], 1.0, None);
     check("m{} 1", &[], 1.0, None);
     check(" \t m \t{ a = \"b\" , } \t 1.5e3 \t -7 ", &[("a", "b")], 1500.0, Some(-7));
@@ -50,13 +50,13 @@ fn escapes_and_braces_within_a_value_do_not_end_it() {
 }
 
 #[test]
-fn comments_and_empty_lines_are_passed_over() {
+fn comments_and_empty_lines_are_skipped() {
     assert_eq!(read(b"# HELP m x\n\n \t\n\r\n# TYPE m counter\n  # EOF\n"), []);
     assert_eq!(read(b"# EOF"), []);
 }
 
 #[test]
-fn a_line_that_is_no_sample_spoils_only_itself() {
+fn a_malformed_line_affects_only_itself() {
     for line in [
         "m",
         "m ",
@@ -88,7 +88,7 @@ fn a_line_that_is_no_sample_spoils_only_itself() {
 }
 
 #[test]
-fn a_body_that_was_cut_off_loses_its_last_line() {
+fn a_truncated_body_loses_its_last_line() {
     let body = b"m 1\nm{a=\"b\"} 123456\n";
     for end in 0..body.len() {
         let found = read(&body[..end]);
@@ -99,14 +99,14 @@ fn a_body_that_was_cut_off_loses_its_last_line() {
 }
 
 #[test]
-fn bytes_that_are_not_text_are_only_compared() {
+fn bytes_that_are_not_text_are_accepted_as_labels() {
     assert_eq!(read(b"m{a=\"\xff\xfe\"} 1\n").len(), 1);
     assert_eq!(read(b"m \xff\n"), [Err(Malformed)]);
     assert_eq!(read(b"m\0 1\n"), [Err(Malformed)]);
 }
 
 #[test]
-fn a_line_that_differs_in_its_last_label_alone_is_read_from_there() {
+fn a_line_that_differs_only_in_its_last_label_is_read_from_there() {
     fn sample(line: &str) -> Sample<'_> {
         Samples::new(line.as_bytes()).next().expect("one line").expect("a sample")
     }
@@ -136,17 +136,17 @@ fn a_line_that_differs_in_its_last_label_alone_is_read_from_there() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn any_bytes_are_accepted(body in prop::collection::vec(any::<u8>(), 0..300)) {
         read(&body);
     }
 
     #[test]
-    fn no_arrangement_of_the_formats_own_characters_makes_it_panic(body in "[m{}=\",\\\\ \t\n#0-9eE+.InfaN-]{0,200}") {
+    fn any_arrangement_of_the_formats_characters_is_accepted(body in "[m{}=\",\\\\ \t\n#0-9eE+.InfaN-]{0,200}") {
         read(body.as_bytes());
     }
 
     #[test]
-    fn what_is_written_is_read(name in "[a-z_:][a-z0-9_:]{0,20}", values in prop::collection::vec("[^\"\\\\\n]{0,20}", 0..5), number: f64, at in prop::option::of(any::<i64>())) {
+    fn samples_round_trip(name in "[a-z_:][a-z0-9_:]{0,20}", values in prop::collection::vec("[^\"\\\\\n]{0,20}", 0..5), number: f64, at in prop::option::of(any::<i64>())) {
         let labels: Vec<_> = values.iter().enumerate().map(|(index, value)| (format!("l{index}"), value.clone())).collect();
         let inner: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         let line = format!("{name}{{{}}} {number}{}\n", inner.join(","), at.map(|at| format!(" {at}")).unwrap_or_default());

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::kv::Store;
 use clap::Args;
-use qscale_common::contract::{Effect, EventType, Outcome, Source, Version, subject};
+use qscale_common::contract::{DecisionSource, Effect, EventType, Outcome, Version, subject};
 use qscale_common::control::{self, Control};
 use qscale_common::name::FunctionId;
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::time::{Span, Timestamp};
 
-use crate::show;
-use crate::store;
+use crate::output;
 use crate::system::Locate;
+use qscale_common::runtime::kv;
 
 /// Functions to freeze.
 #[derive(Debug, Args)]
@@ -111,17 +111,17 @@ impl std::fmt::Display for Target {
 /// Stops the application of decisions.
 pub async fn freeze(locate: &Locate, arguments: FreezeArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
-    let store = store::open(&bus, subject::CONTROL_BUCKET).await?;
+    let store = kv::open(&bus, subject::CONTROL_BUCKET).await?;
     for target in arguments.targets.list() {
         let mut before = None;
-        let edited = store::edit(&store, &target.key(), |current| {
+        let edited = kv::edit(&store, &target.key(), |current| {
             before = current.and_then(|value| Control::from_json(value).ok());
             Ok(frozen(before.as_ref(), arguments.reason.as_deref(), clock::now()).map(|control| control.to_json()))
         })
         .await?;
-        match before.filter(|_| edited == store::Edited::Unchanged) {
-            Some(before) => show::line(format_args!("{target}: already frozen{}", provenance(&before)))?,
-            None => show::line(format_args!("{target}: frozen until `qscale unfreeze {}`", target.argument()))?,
+        match before.filter(|_| edited == kv::Edited::Unchanged) {
+            Some(before) => output::line(format_args!("{target}: already frozen{}", provenance(&before)))?,
+            None => output::line(format_args!("{target}: frozen until `qscale unfreeze {}`", target.argument()))?,
         }
     }
     warn_of_unknown(&bus, &arguments.targets).await
@@ -143,16 +143,16 @@ fn operator() -> String {
 
 /// Operator, time and reason of a control, as far as known.
 pub fn provenance(control: &Control) -> String {
-    let by = if control.by.is_empty() { String::new() } else { format!(" by {}", show::clean(&control.by)) };
-    let reason = if control.reason.is_empty() { String::new() } else { format!(": {}", show::clean(&control.reason)) };
-    format!("{by} since {} {}{reason}", show::day(control.at_ms), show::clock(control.at_ms))
+    let by = if control.by.is_empty() { String::new() } else { format!(" by {}", output::clean(&control.by)) };
+    let reason = if control.reason.is_empty() { String::new() } else { format!(": {}", output::clean(&control.reason)) };
+    format!("{by} since {} {}{reason}", output::day(control.at_ms), output::clock(control.at_ms))
 }
 
 /// Warns about functions without a ScalingPolicy: freezing them is allowed but likely a typing error.
 async fn warn_of_unknown(bus: &Bus, targets: &TargetArgs) -> anyhow::Result<()> {
-    let policies = if targets.functions.is_empty() { return Ok(()) } else { store::policies(bus).await? };
+    let policies = if targets.functions.is_empty() { return Ok(()) } else { kv::policies(bus).await? };
     for function in targets.functions.iter().filter(|function| !policies.contains_key(&function.tokens())) {
-        show::warn(format_args!("policy {function} does not exist, so nothing scales it"));
+        output::warn(format_args!("policy {function} does not exist, so nothing scales it"));
     }
     Ok(())
 }
@@ -160,8 +160,8 @@ async fn warn_of_unknown(bus: &Bus, targets: &TargetArgs) -> anyhow::Result<()> 
 /// Applies decisions again.
 pub async fn unfreeze(locate: &Locate, arguments: UnfreezeArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
-    let store = store::open(&bus, subject::CONTROL_BUCKET).await?;
-    let controls = store::controls(&bus).await?;
+    let store = kv::open(&bus, subject::CONTROL_BUCKET).await?;
+    let controls = kv::controls(&bus).await?;
     for target in arguments.targets.list() {
         lift(&store, &target.key(), &target.to_string()).await?;
     }
@@ -173,27 +173,27 @@ pub async fn unfreeze(locate: &Locate, arguments: UnfreezeArgs) -> anyhow::Resul
             lift(&store, key, &key.replacen('.', "/", 1)).await?;
         }
     } else if let Some(Ok(all)) = controls.get(control::ALL).filter(|all| all.as_ref().is_ok_and(|all| all.frozen)) {
-        show::warn(format_args!("all functions are still frozen{}; `qscale unfreeze --all` lifts that", provenance(all)));
+        output::warn(format_args!("all functions are still frozen{}; `qscale unfreeze --all` lifts that", provenance(all)));
     }
     Ok(())
 }
 
 async fn lift(store: &Store, key: &str, what: &str) -> anyhow::Result<()> {
-    let edited = store::edit(store, key, |current| {
+    let edited = kv::edit(store, key, |current| {
         // An invalid value may freeze, so it is replaced too.
         let free = current.is_none_or(|value| Control::from_json(value).is_ok_and(|control| !control.frozen));
         Ok((!free).then(|| control(false, None, None, clock::now()).to_json()))
     });
     match edited.await? {
-        store::Edited::Unchanged => show::line(format_args!("{what}: was not frozen")),
-        store::Edited::Created | store::Edited::Changed => show::line(format_args!("{what}: no longer frozen")),
+        kv::Edited::Unchanged => output::line(format_args!("{what}: was not frozen")),
+        kv::Edited::Created | kv::Edited::Changed => output::line(format_args!("{what}: no longer frozen")),
     }
 }
 
 /// Restores the allocation from before Qscale acted, and freezes it.
 pub async fn restore(locate: &Locate, arguments: RestoreArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
-    let store = store::open(&bus, subject::CONTROL_BUCKET).await?;
+    let store = kv::open(&bus, subject::CONTROL_BUCKET).await?;
     let mut waiting = affected(&bus, &arguments.targets).await?;
     // Subscribed before the request, so that no answer is missed.
     let outcomes: Subscription<Outcome> = bus.subscribe(subject::all(EventType::Outcome), None).await?;
@@ -201,8 +201,8 @@ pub async fn restore(locate: &Locate, arguments: RestoreArgs) -> anyhow::Result<
     let asked = clock::now();
     for target in arguments.targets.list() {
         let reason = arguments.reason.as_deref();
-        store::edit(&store, &target.key(), |_| Ok(Some(control(true, Some(asked), reason, clock::now()).to_json()))).await?;
-        show::line(format_args!(
+        kv::edit(&store, &target.key(), |_| Ok(Some(control(true, Some(asked), reason, clock::now()).to_json()))).await?;
+        output::line(format_args!(
             "{target}: frozen, restore to the allocation before Qscale requested; undo with `qscale unfreeze {}`",
             target.argument()
         ))?;
@@ -215,8 +215,8 @@ pub async fn restore(locate: &Locate, arguments: RestoreArgs) -> anyhow::Result<
     }
     for function in &waiting {
         match failed.contains(function) {
-            true => show::warn(format_args!("{function}: the platform has not applied it yet; the actuator keeps retrying")),
-            false => show::warn(format_args!(
+            true => output::warn(format_args!("{function}: the platform has not applied it yet; the actuator keeps retrying")),
+            false => output::warn(format_args!(
                 "{function}: no reply from an actuator within {}; the request remains and is carried out when one runs. A function that Qscale never changed has nothing to restore",
                 arguments.wait
             )),
@@ -230,7 +230,7 @@ async fn affected(bus: &Bus, targets: &TargetArgs) -> anyhow::Result<BTreeSet<Fu
     if !targets.all {
         return Ok(targets.functions.iter().cloned().collect());
     }
-    let policies = store::policies(bus).await?;
+    let policies = kv::policies(bus).await?;
     Ok(policies.into_values().filter_map(Result::ok).map(|policy| policy.function()).collect())
 }
 
@@ -245,7 +245,7 @@ async fn follow(
         let outcome = outcomes.next().await.context("the connection was closed")?.message;
         let function = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
         // Repairs of the bounds have the source Operator too.
-        if outcome.source != Source::Operator || outcome.agent.as_str() != "restore" || !waiting.contains(&function) {
+        if outcome.source != DecisionSource::Operator || outcome.agent.as_str() != "restore" || !waiting.contains(&function) {
             continue;
         }
         match outcome.effect {
@@ -255,7 +255,7 @@ async fn follow(
                 waiting.remove(&function);
             }
             Effect::Applied | Effect::Changed | Effect::Unchanged => {
-                show::line(restored(&function, &outcome))?;
+                output::line(restored(&function, &outcome))?;
                 waiting.remove(&function);
             }
         }
@@ -265,7 +265,7 @@ async fn follow(
 
 fn restored(function: &FunctionId, outcome: &Outcome) -> String {
     let after = outcome.allowed.unwrap_or(outcome.requested);
-    match outcome.before.and_then(|before| show::difference(before, after)) {
+    match outcome.before.and_then(|before| output::difference(before, after)) {
         Some(difference) => format!("{function}: restored {after} ({difference})"),
         None => format!("{function}: already has {after}, as before Qscale"),
     }
@@ -274,7 +274,7 @@ fn restored(function: &FunctionId, outcome: &Outcome) -> String {
 fn refusal(outcome: &Outcome) -> String {
     let notes: Vec<&str> =
         outcome.guard.iter().map(|note| note.detail.as_str()).chain([outcome.reason.as_str()]).filter(|text| !text.is_empty()).collect();
-    if notes.is_empty() { "the actuator gave no reason".to_owned() } else { show::clean(&notes.join("; ")) }
+    if notes.is_empty() { "the actuator gave no reason".to_owned() } else { output::clean(&notes.join("; ")) }
 }
 
 #[cfg(test)]

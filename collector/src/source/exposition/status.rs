@@ -1,13 +1,12 @@
-//! Which statuses are failures.
+//! Statuses of failed requests.
 
 /// HTTP statuses of the 17 gRPC statuses, as Google's API guide maps them.
 const HTTP_OF_GRPC: [u16; 17] = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
 
-/// Whether a request that ended with these statuses failed: it was not answered, not in time, or turned away for want of capacity. A gRPC status is
-/// judged as the HTTP status that it maps to: 408, 429, 499 (the client gave up waiting) and everything from 500 on. A request that its client got wrong
-/// (the other 4xx, such as a path that is not there) was answered well, and so was one without any status. A status that is not known is a failure.
-#[must_use]
-pub fn failed(http: Option<&[u8]>, grpc: Option<&[u8]>) -> bool {
+/// Whether a request with these statuses failed: not answered, not in time, or refused for lack of capacity. Failures are 408, 429, 499 (the client
+/// stopped waiting), everything from 500 on, and unknown statuses; a gRPC status counts as the HTTP status that it maps to. A client error (the other
+/// 4xx) and a request without a status did not fail.
+pub(super) fn is_failure(http: Option<&[u8]>, grpc: Option<&[u8]>) -> bool {
     http.is_some_and(|status| !status.is_empty() && http_failed(status))
         || grpc.is_some_and(|status| !status.is_empty() && grpc_failed(status))
 }
@@ -33,11 +32,11 @@ mod tests {
 
     #[track_caller]
     fn check(http: &str, grpc: Option<&str>, expected: bool) {
-        assert_eq!(failed(Some(http.as_bytes()), grpc.map(str::as_bytes)), expected, "{http} {grpc:?}");
+        assert_eq!(is_failure(Some(http.as_bytes()), grpc.map(str::as_bytes)), expected, "{http} {grpc:?}");
     }
 
     #[test]
-    fn what_the_client_got_wrong_is_no_failure() {
+    fn a_client_error_is_not_a_failure() {
         for status in ["200", "204", "302", "400", "401", "404", "422", "4xx", "2xx", ""] {
             check(status, None, false);
         }
@@ -47,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_answered_or_refused_for_want_of_capacity_is_a_failure() {
+    fn an_unanswered_or_refused_request_is_a_failure() {
         for status in ["408", "429", "499", "500", "502", "503", "504", "599", "5xx", "0", "65536", "abc", "9xx"] {
             check(status, None, true);
         }
@@ -57,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_status_a_request_was_answered() {
-        assert!(!failed(None, None));
+    fn a_request_without_a_status_did_not_fail() {
+        assert!(!is_failure(None, None));
     }
 }

@@ -1,22 +1,22 @@
-//! Cumulative buckets with any bounds, turned into those of the contract.
+//! Conversion of cumulative buckets with any bounds to the buckets of the contract.
 
 use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS};
 
-/// Bounds beyond this number are ignored; exporters have some dozen.
+/// Maximum number of bounds; further ones are ignored. Exporters have dozens.
 const MOST_BOUNDS: usize = 512;
 
 /// A cumulative histogram, summed over series.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Histogram {
-    /// Upper bound, milliseconds, and requests at most that long; in the order in which they came.
+    /// Upper bound, milliseconds, and number of requests up to it, in order of arrival.
     bounds: Vec<(f64, f64)>,
-    /// Where the next bound is looked for first: series come in ascending order.
+    /// Where the next bound is expected: series arrive in ascending order.
     expected: usize,
 }
 
 impl Histogram {
     /// Adds `count` requests of at most `bound_seconds`.
-    pub fn add(&mut self, bound_seconds: f64, count: f64) {
+    pub(super) fn add(&mut self, bound_seconds: f64, count: f64) {
         let bound = bound_seconds * 1000.0;
         if bound.is_nan() || bound < 0.0 || !count.is_finite() {
             return;
@@ -37,12 +37,12 @@ impl Histogram {
         self.expected = if index + 1 < self.bounds.len() || bound.is_finite() { index + 1 } else { 0 };
     }
 
-    /// Requests in each bucket of the contract. Within a bucket of other bounds they are taken to lie evenly; those beyond the last bound lie right
-    /// behind it, since nothing says how far.
-    pub fn buckets(&self) -> [u64; LATENCY_BUCKETS] {
+    /// Number of requests in each bucket of the contract. Requests are assumed to be spread evenly within a source bucket; those beyond the last finite
+    /// bound count as just above it.
+    pub(super) fn buckets(&self) -> [u64; LATENCY_BUCKETS] {
         let mut bounds = self.bounds.clone();
         bounds.sort_by(|one, other| one.0.total_cmp(&other.0));
-        // Series of one replica may disagree in their bounds; what is cumulative never falls.
+        // Series of one replica may have different bounds; a cumulative count must not decrease.
         let mut highest = 0.0;
         for (_, count) in &mut bounds {
             highest = f64::max(highest, *count);
@@ -52,7 +52,7 @@ impl Histogram {
         bounds.retain(|(bound, _)| bound.is_finite());
         let mut buckets = [0; LATENCY_BUCKETS];
         if bounds.is_empty() {
-            // A count alone says nothing of latency.
+            // A count alone has no latency.
             return buckets;
         }
         let mut below = 0;
@@ -66,9 +66,9 @@ impl Histogram {
     }
 }
 
-/// Requests of at most `bound`.
+/// Number of requests of at most `bound`.
 fn at_most(bounds: &[(f64, f64)], bound: f64, total: f64) -> f64 {
-    // A bound that was written in seconds may differ in the last digit.
+    // A bound written in seconds may differ in the last digit.
     let after = bounds.partition_point(|(other, _)| *other < bound * (1.0 - 1e-9));
     let (lower, below) = after.checked_sub(1).map_or((0.0, 0.0), |index| bounds[index]);
     match bounds.get(after) {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_bounds_pass_unchanged() {
+    fn the_contracts_bounds_pass_unchanged() {
         let mut histogram = Histogram::default();
         let expected: [u64; LATENCY_BUCKETS] = std::array::from_fn(|index| index as u64 * 3 + 1);
         for _series in 0..2 {
@@ -111,27 +111,27 @@ mod tests {
     }
 
     #[test]
-    fn other_bounds_are_shared_out_evenly() {
+    fn other_bounds_are_interpolated() {
         // 100 requests between 0 and 10 ms, 100 between 10 and 20 ms.
         let expected = [(1.0, 10), (2.0, 10), (3.0, 10), (5.0, 20), (7.5, 25), (10.0, 25), (15.0, 50), (20.0, 50)];
         check(&[(0.01, 100.0), (0.02, 200.0), (f64::INFINITY, 200.0)], &expected);
     }
 
     #[test]
-    fn requests_beyond_the_last_bound_lie_right_behind_it() {
+    fn requests_beyond_the_last_bound_count_as_just_above_it() {
         check(&[(0.001, 1.0), (10.0, 1.0), (f64::INFINITY, 4.0)], &[(1.0, 1), (15_000.0, 3)]);
         check(&[(0.001, 1.0), (60.0, 1.0), (f64::INFINITY, 4.0)], &[(1.0, 1), (0.0, 3)]);
     }
 
     #[test]
-    fn without_a_bound_nothing_is_known() {
+    fn without_a_finite_bound_there_are_no_latencies() {
         check(&[], &[]);
         check(&[(f64::INFINITY, 4.0)], &[]);
     }
 
     proptest! {
         #[test]
-        fn no_request_is_lost_or_invented(entries in prop::collection::vec((0.0f64..100.0, 0u32..1000), 1..40), infinite: bool) {
+        fn the_number_of_requests_is_preserved(entries in prop::collection::vec((0.0f64..100.0, 0u32..1000), 1..40), infinite: bool) {
             let mut histogram = Histogram::default();
             entries.iter().for_each(|&(bound, count)| histogram.add(bound, f64::from(count)));
             if infinite {
@@ -142,7 +142,7 @@ mod tests {
         }
 
         #[test]
-        fn no_numbers_make_it_panic(entries in prop::collection::vec((any::<f64>(), any::<f64>()), 0..40)) {
+        fn any_numbers_are_accepted(entries in prop::collection::vec((any::<f64>(), any::<f64>()), 0..40)) {
             let mut histogram = Histogram::default();
             entries.iter().for_each(|&(bound, count)| histogram.add(bound, count));
             let _any = histogram.buckets();

@@ -1,18 +1,19 @@
 //! Output: lines, JSON, warnings, colours and tables. Owns standard output; values are formatted by `qscale_common::text`.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, Write as _};
 
+use anstyle::{AnsiColor, Style};
 use anyhow::Context as _;
 pub use qscale_common::text::{age, clean, clock, day, difference, latency, number, rate, whole};
 use serde::Serialize;
 
-/// Writes a line to standard output.
+/// Writes a line to standard output, in colour if it is a terminal, NO_COLOR is not set and TERM is not dumb.
 ///
 /// # Errors
 /// When standard output is closed; [`pipe_closed`] recognises that.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
-    Ok(writeln!(io::stdout(), "{text}")?)
+    Ok(writeln!(anstream::stdout(), "{text}")?)
 }
 
 /// Writes a value as indented JSON.
@@ -54,37 +55,19 @@ pub enum Tone {
     Accent,
 }
 
-/// Whether colours are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Paint(bool);
-
-impl Paint {
-    /// Colours if standard output is a terminal, NO_COLOR is not set and TERM is not dumb.
-    pub fn of_terminal() -> Self {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self(io::stdout().is_terminal() && !refused && !dumb)
-    }
-
-    /// No colours.
-    #[cfg(test)]
-    pub const fn none() -> Self {
-        Self(false)
-    }
-
-    /// `text` in `tone`.
-    pub fn tone(self, tone: Tone, text: impl Display) -> String {
-        let code = match tone {
-            Tone::Plain => return text.to_string(),
-            _ if !self.0 => return text.to_string(),
-            Tone::Dim => "2",
-            Tone::Strong => "1",
-            Tone::Good => "32",
-            Tone::Warn => "33",
-            Tone::Bad => "31",
-            Tone::Accent => "36",
+impl Tone {
+    /// `text` in this tone, with escape sequences; [`line`] removes them where colours are not wanted.
+    pub fn paint(self, text: impl Display) -> String {
+        let style = match self {
+            Self::Plain => Style::new(),
+            Self::Dim => Style::new().dimmed(),
+            Self::Strong => Style::new().bold(),
+            Self::Good => AnsiColor::Green.on_default(),
+            Self::Warn => AnsiColor::Yellow.on_default(),
+            Self::Bad => AnsiColor::Red.on_default(),
+            Self::Accent => AnsiColor::Cyan.on_default(),
         };
-        format!("\x1b[{code}m{text}\x1b[0m")
+        format!("{style}{text}{style:#}")
     }
 }
 
@@ -126,7 +109,7 @@ impl Table {
     }
 
     /// The table as text, without a line end after its last line.
-    pub fn render(&self, paint: Paint) -> String {
+    pub fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let length = |cell: &Cell| cell.text.chars().count();
         let widths: Vec<usize> =
@@ -137,7 +120,7 @@ impl Table {
                 text.push('\n');
             }
             for (column, cell) in row.iter().enumerate() {
-                text.push_str(&paint.tone(cell.tone, &cell.text));
+                text.push_str(&cell.tone.paint(&cell.text));
                 if column + 1 < row.len() {
                     text.extend(std::iter::repeat_n(' ', widths[column] - length(cell) + 2));
                 }
@@ -151,8 +134,14 @@ impl Table {
     /// # Errors
     /// As [`line`].
     pub fn print(&self) -> anyhow::Result<()> {
-        line(self.render(Paint::of_terminal()))
+        line(self.render())
     }
+}
+
+/// `text` without colours.
+#[cfg(test)]
+pub fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
 }
 
 #[cfg(test)]
@@ -164,8 +153,9 @@ mod tests {
         let mut table = Table::new(&["NAME", "MODE"]);
         table.row(["a".into(), Cell::new("active", Tone::Good)]);
         table.row(["fibonacci".into(), "é".into()]);
-        assert_eq!(table.render(Paint::none()), "NAME       MODE\na          active\nfibonacci  é");
-        assert!(table.render(Paint(true)).contains("\x1b[32mactive\x1b[0m"));
+        let text = table.render();
+        assert_eq!(plain(&text), "NAME       MODE\na          active\nfibonacci  é");
+        assert!(text.contains("\x1b[32mactive\x1b[0m"), "{text:?}");
     }
 
     #[test]
