@@ -182,10 +182,10 @@ impl OfflineGateInput {
 fn validate(settings: &PromotionSettings, model: &Checkpoint) -> anyhow::Result<Score> {
     let threads = settings.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let court = Evaluator {
-        domain: settings.finetune.domain.clone(),
-        worth: model.header.reward.unwrap_or_default(),
-        caution: ViolationCost::EVALUATED,
-        part: Split::Validation,
+        tasks: settings.finetune.domain.clone(),
+        reward: model.header.reward.unwrap_or_default(),
+        violation_cost: ViolationCost::EVALUATED,
+        split: Split::Validation,
         worlds: 0..settings.validation_worlds,
         threads,
     };

@@ -43,7 +43,7 @@ use crate::system::Locate;
   qscale evaluate --model .qscale/training/model.dqn --policy dqn --policy hpa --quick
   qscale model push mine .qscale/training/model.dqn")]
 pub struct TrainArgs {
-    /// TrainingConfig: settings that differ from the defaults (.toml, .yaml, .json)
+    /// Training configuration: settings that differ from the defaults (.toml, .yaml, .json)
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     recipe: Option<PathBuf>,
     /// Total ticks of simulated functions; k, M and G are accepted as units
