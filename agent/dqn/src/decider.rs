@@ -10,7 +10,7 @@ use qscale_policies::{Decision, Memory, Policy, PolicyError};
 use rand::Rng;
 use serde_json::Value;
 
-use crate::policy::{Dqn, FAR, Valued};
+use crate::policy::{Dqn, OOD_THRESHOLD, Valuation};
 
 /// The rule beside a learned policy where no other is named.
 pub const FALLBACK: &str = "threshold-both";
@@ -125,7 +125,7 @@ impl Decider {
                 rule.decide_all(&mut own, now, rng).into_iter().map(decided).collect()
             }
             Self::Learned { dqn, fallback } => {
-                let seen: Vec<Result<Valued, FallbackReason>> = match dqn.see_all(&mut own) {
+                let seen: Vec<Result<Valuation, FallbackReason>> = match dqn.value_all(&mut own) {
                     Ok(valued) => valued.into_iter().map(trusted).collect(),
                     Err(error) => {
                         let mut error = error.to_string();
@@ -154,16 +154,16 @@ impl Decider {
 }
 
 /// The network's values for a State, where they can be trusted.
-fn trusted(valued: Valued) -> Result<Valued, FallbackReason> {
+fn trusted(valued: Valuation) -> Result<Valuation, FallbackReason> {
     if valued.values.iter().any(|value| !value.is_finite()) {
         return Err(FallbackReason::NonFiniteValue);
     }
     // A non-finite score is out of distribution too.
-    if valued.strangeness <= FAR {
+    if valued.ood_score <= OOD_THRESHOLD {
         return Ok(valued);
     }
-    let score = Some(f64::from(valued.strangeness)).filter(|score| score.is_finite());
-    Err(FallbackReason::OutOfDistribution { score, threshold: f64::from(FAR) })
+    let score = Some(f64::from(valued.ood_score)).filter(|score| score.is_finite());
+    Err(FallbackReason::OutOfDistribution { score, threshold: f64::from(OOD_THRESHOLD) })
 }
 
 impl Memories {
@@ -173,7 +173,7 @@ impl Memories {
     }
 
     /// `seen`, unless the model still recovers from an earlier State.
-    fn trust(&mut self, seen: Result<Valued, FallbackReason>) -> Result<Valued, FallbackReason> {
+    fn trust(&mut self, seen: Result<Valuation, FallbackReason>) -> Result<Valuation, FallbackReason> {
         self.recovery = if seen.is_err() { RECOVERY_STATES } else { self.recovery.saturating_sub(1) };
         let valued = seen?;
         match self.recovery {

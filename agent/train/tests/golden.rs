@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 
 use qscale_common::contract::Choice;
 use qscale_dqn::actions::ActionSet;
-use qscale_dqn::domain::{Domain, Part};
 use qscale_dqn::pretrained::pretrained;
+use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_dqn::{Dqn, DqnParams};
 use qscale_policies::{Decision, Memory, Policy};
 use qscale_rl::device::cpu;
@@ -15,8 +15,8 @@ use qscale_rl::learner::{Hyperparameters, RolloutConfig};
 use qscale_rl::loss::Munchausen;
 use qscale_rl::replay::Sampling;
 use qscale_sim::Cell;
-use qscale_train::course::Course;
-use qscale_train::recipe::Recipe;
+use qscale_train::config::TrainingConfig;
+use qscale_train::run::TrainingRun;
 use qscale_train::world::draw;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -40,25 +40,25 @@ fn sum(sum: u64, number: u64) -> u64 {
 const BEGIN: u64 = 0xcbf2_9ce4_8422_2325;
 
 fn trained(hyperparameters: Hyperparameters, action_set: ActionSet) -> [String; 2] {
-    let domain = Domain { most_rps: 10.0, ..Domain::default() };
-    let recipe = Recipe {
+    let tasks = TaskDistribution { most_rps: 10.0, ..TaskDistribution::default() };
+    let config = TrainingConfig {
         ticks: 10_000,
         worlds: 50,
-        judgements: 2,
+        validations: 2,
         validation_worlds: 2,
         test_worlds: 2,
         replay_ratio: 0.02,
         action_set,
         hyperparameters: Hyperparameters { hidden: vec![32, 16], batch: 32, warm_up: 400, capacity: 5000, ..hyperparameters },
-        domain,
-        ..Recipe::default()
+        tasks,
+        ..TrainingConfig::default()
     };
     let threads = NonZeroUsize::new(2).expect("two");
-    let mut course = Course::new(recipe, 7, None, &cpu(), threads).expect("within its ranges");
-    while !course.is_over() {
-        course.advance().expect("the CPU does not fail");
+    let mut run = TrainingRun::new(config, 7, None, &cpu(), threads).expect("within its ranges");
+    while !run.is_over() {
+        run.advance().expect("the CPU does not fail");
     }
-    let last = course.last().expect("the CPU does not fail");
+    let last = run.last().expect("the CPU does not fail");
     [last.fingerprint(), last.model(None).fingerprint()]
 }
 
@@ -94,7 +94,7 @@ fn the_bundled_model_decides_the_same() {
     let policy = Dqn::new(pretrained(), DqnParams::default(), &cpu()).expect("it matches");
     let (mut decided, mut valued, mut rng) = (BEGIN, BEGIN, SmallRng::seed_from_u64(1));
     for number in 0..12 {
-        let world = draw(&Domain::default(), Part::Test, number);
+        let world = draw(&TaskDistribution::default(), Split::Test, number);
         let ticks = world.ticks().min(200);
         let (mut cell, mut memory) = (Cell::new(world.setup, number, 0), Memory::default());
         for _ in 0..ticks {

@@ -12,7 +12,7 @@ use qscale_common::name::Name;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::models::{ModelStore, StoredModel, StoredVersion};
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::pretrained::pretrained;
 use qscale_replay::policy::load_model;
 use serde_json::{Value, json};
@@ -237,7 +237,7 @@ async fn version(store: &ModelStore, reference: &Reference) -> anyhow::Result<u6
 }
 
 async fn read(store: &ModelStore, name: &Name, version: u64) -> anyhow::Result<Vec<u8>> {
-    let read = store.read(name, version, MOST_BYTES).await;
+    let read = store.read(name, version, MAX_BYTES).await;
     read.with_context(|| format!("model {name}@{version}; `qscale model list` lists the stored versions"))
 }
 

@@ -11,12 +11,12 @@ use clap::Args;
 use qscale_common::document::{self, Format};
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_dqn::actions::{ActionSet, Scope};
-use qscale_dqn::domain::Kind;
+use qscale_dqn::tasks::FunctionClass;
 use qscale_experiments::train::device::{self, DeviceChoice};
 use qscale_experiments::train::{BaselineRule, TrainOptions, TrainOutcome, TrainReport, Trained, Trainer};
 use qscale_rl::learner::{Hyperparameters, RolloutConfig};
-use qscale_train::judge::Score;
-use qscale_train::recipe::Recipe;
+use qscale_train::config::TrainingConfig;
+use qscale_train::evaluate::Score;
 use serde_json::json;
 
 use crate::output::{self, Cell, Table, Tone};
@@ -43,7 +43,7 @@ use crate::system::Locate;
   qscale evaluate --model .qscale/training/model.dqn --policy dqn --policy hpa --quick
   qscale model push mine .qscale/training/model.dqn")]
 pub struct TrainArgs {
-    /// Recipe: settings that differ from the defaults (.toml, .yaml, .json)
+    /// Training configuration: settings that differ from the defaults (.toml, .yaml, .json)
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     recipe: Option<PathBuf>,
     /// Total ticks of simulated functions; k, M and G are accepted as units
@@ -57,7 +57,7 @@ pub struct TrainArgs {
     scope: Option<Scope>,
     /// Functions in the training worlds: all, steady (called all the time) or sparse (called rarely)
     #[arg(long, value_name = "all|steady|sparse", default_value_t)]
-    functions: Kind,
+    functions: FunctionClass,
     /// Also train a specialist for functions that always keep a replica, for this number of ticks (default: --ticks), and join the two networks
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
@@ -123,8 +123,8 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
     }
 }
 
-fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
-    let mut recipe = Recipe::default();
+fn recipe(arguments: &TrainArgs) -> anyhow::Result<TrainingConfig> {
+    let mut recipe = TrainingConfig::default();
     if let Some(path) = &arguments.recipe {
         let text = std::fs::read_to_string(path).with_context(|| format!("--recipe {}", path.display()))?;
         recipe = document::parse(&text, Format::of(path)?).with_context(|| format!("--recipe {}", path.display()))?;
@@ -132,7 +132,7 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.ticks = arguments.ticks.unwrap_or(recipe.ticks);
     recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);
     recipe.scope = arguments.scope.unwrap_or(recipe.scope);
-    recipe.domain = recipe.domain.of(arguments.functions);
+    recipe.tasks = recipe.tasks.of(arguments.functions);
     let Hyperparameters { rollouts, quantiles, huber_delta, .. } = match arguments.trainer {
         None => recipe.hyperparameters.clone(),
         Some(Trainer::Replay) => Hyperparameters::default(),
@@ -145,9 +145,10 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
 }
 
 /// The recipe of the specialist, if one is requested.
-fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Recipe>> {
+fn special(arguments: &TrainArgs, recipe: &TrainingConfig) -> anyhow::Result<Option<TrainingConfig>> {
     let Some(ticks) = arguments.specialist else { return Ok(None) };
-    let special = Recipe { ticks: ticks.unwrap_or(recipe.ticks), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
+    let special =
+        TrainingConfig { ticks: ticks.unwrap_or(recipe.ticks), tasks: recipe.tasks.clone().of(FunctionClass::Steady), ..recipe.clone() };
     special.check().map_err(anyhow::Error::msg).context("--specialist")?;
     Ok(Some(special))
 }

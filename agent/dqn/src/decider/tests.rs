@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use super::*;
 use crate::checkpoint::Purpose;
 use crate::pretrained::pretrained;
-use crate::{Actions, Checkpoint, DqnParams, sample};
+use crate::{Actions, Checkpoint, DqnParams, fixtures};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
 fn state(tick: u64) -> State {
@@ -17,7 +17,7 @@ fn state(tick: u64) -> State {
     (seen.covered_ms, seen.rate_rps, seen.completed_rps) = (5000, Some(100.0), Some(100.0));
     seen.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
     seen.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
-    State { tick: Tick(tick), observed_at_ms: Timestamp(5000 * tick + 4999), windows, ..sample::state() }
+    State { tick: Tick(tick), observed_at_ms: Timestamp(5000 * tick + 4999), windows, ..fixtures::state() }
 }
 
 /// What no training world shows: all fails, nothing is known of how long it waits.
@@ -64,7 +64,7 @@ fn the_rule_decides_what_is_strange_until_six_good_states_in_a_row() {
         let fallback = decided.fallback;
         assert!(fallback.iter().all(|fallback| fallback.rule == "threshold-both"), "{fallback:?}");
         if let Some(FallbackReason::OutOfDistribution { score, threshold }) = fallback.as_ref().map(|fallback| &fallback.reason) {
-            assert_eq!(*threshold, f64::from(FAR));
+            assert_eq!(*threshold, f64::from(OOD_THRESHOLD));
             assert!(score.is_none_or(|score| score > *threshold), "{score:?}");
         }
         reasons.push(fallback.map(|fallback| match fallback.reason {
@@ -84,7 +84,7 @@ fn a_network_that_returns_a_non_finite_value_is_not_trusted() {
     let huge = vec![f32::MAX; model.weights.values().len()];
     let weights = Weights::from_parts(model.weights.architecture().clone(), huge, shift.to_vec(), scale.to_vec()).expect("finite");
     let header = &model.header;
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: None, note: String::new() };
+    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: None, note: String::new() };
     let broken = Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose);
     let decided = decide(&learned(&broken, "threshold-both"), &state(1), &mut Memories::default());
     assert_eq!(decided.fallback, Some(Fallback { rule: "threshold-both".to_owned(), reason: FallbackReason::NonFiniteValue }));

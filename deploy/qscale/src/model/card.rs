@@ -2,8 +2,8 @@
 
 use qscale_common::time::Span;
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::Judged;
-use qscale_dqn::domain::{Domain, Part};
+use qscale_dqn::checkpoint::Evaluation;
+use qscale_dqn::tasks::{Split, TaskDistribution};
 use serde_json::{Value, json};
 
 use crate::output::{self, Table};
@@ -61,12 +61,12 @@ impl<'a> Card<'a> {
                     "trained on",
                     format!("{} ticks of simulated functions, in {} updates", thousands(card.ticks), thousands(header.updates)),
                 );
-                row("tasks", domain(&card.domain));
+                row("tasks", domain(&card.tasks));
                 if let Some(card) = &card.specialist {
                     row("specialist", "separate network for functions that always keep a replica".to_owned());
                     row("  trained by", card.command.clone());
                     row("  trained on", format!("{} ticks of simulated functions", thousands(card.ticks)));
-                    row("  tasks", domain(&card.domain));
+                    row("  tasks", domain(&card.tasks));
                 }
             }
         }
@@ -74,8 +74,8 @@ impl<'a> Card<'a> {
         if !header.note.is_empty() {
             row("note", header.note.clone());
         }
-        if let Some(card) = header.card.as_ref().filter(|card| !card.judged.is_empty()) {
-            text += &format!("\n{}\n", judged(&card.judged).render());
+        if let Some(card) = header.card.as_ref().filter(|card| !card.evaluations.is_empty()) {
+            text += &format!("\n{}\n", judged(&card.evaluations).render());
             text += "violated: share of ticks, partial near the latency bound; cost: multiple of the usual load's cost at full utilisation";
         }
         text.trim_end().to_owned()
@@ -101,13 +101,13 @@ impl<'a> Card<'a> {
     }
 }
 
-fn judged(judged: &[Judged]) -> Table {
+fn judged(judged: &[Evaluation]) -> Table {
     let mut table = Table::new(&["POLICY", "TASKS", "VIOLATED", "COST", "REVERSALS", "REWARD"]);
-    for Judged { policy, part, worlds, mean } in judged {
+    for Evaluation { policy, split: part, worlds, mean } in judged {
         let part = match part {
-            Part::Training => "training",
-            Part::Validation => "validation",
-            Part::Test => "test",
+            Split::Training => "training",
+            Split::Validation => "validation",
+            Split::Test => "test",
         };
         table.row([
             output::clean(policy).into(),
@@ -121,15 +121,15 @@ fn judged(judged: &[Judged]) -> Table {
     table
 }
 
-fn domain(domain: &Domain) -> String {
-    let Domain { ticks, most_rps, troubled, sparse } = domain;
+fn domain(domain: &TaskDistribution) -> String {
+    let TaskDistribution { ticks, most_rps, perturbed_share, sparse_share } = domain;
     let ticks: Vec<String> = ticks.iter().take(10).map(Span::to_string).collect();
     format!(
         "ticks of {}, up to {} requests/s; {:.0} % sparse functions, {:.0} % of tasks with perturbations",
         ticks.join(" "),
         output::number(*most_rps),
-        sparse * 100.0,
-        troubled * 100.0
+        sparse_share * 100.0,
+        perturbed_share * 100.0
     )
 }
 
@@ -173,7 +173,7 @@ mod tests {
         {
             assert!(text.contains(part), "`{part}` in {text}");
         }
-        let judged = pretrained().header.card.as_ref().expect("a card").judged.iter();
+        let judged = pretrained().header.card.as_ref().expect("a card").evaluations.iter();
         assert!(judged.filter(|judged| !judged.policy.starts_with("dqn")).all(|rule| text.contains(&rule.policy)), "{text}");
         assert!(!text.contains("refused"), "{text}");
     }

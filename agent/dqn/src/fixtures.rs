@@ -1,14 +1,14 @@
-//! A State to try things on.
+//! States for tests.
 
 use qscale_common::contract::State;
 use qscale_common::fixtures;
 
-/// A function with 2 replicas of 500m and 256 MiB of which nothing was measured, within 1 to 10 replicas, 100m to 1000m, 64 to 1024 MiB.
+/// A function with 2 replicas of 500m and 256 MiB without measurements, within 1 to 10 replicas, 100m to 1000m, 64 to 1024 MiB.
 pub fn state() -> State {
     State { agent: fixtures::name("dqn"), ..fixtures::state() }
 }
 
-/// The same under a load that keeps `cores` of them busy.
+/// The same under a load that uses `cores` cores.
 pub fn busy(cores: f64) -> State {
     let mut state = state();
     let tick = &mut state.windows.tick;
