@@ -22,6 +22,5 @@ mod reconciler;
 mod replica;
 mod request_body;
 pub mod server;
-
 mod state;
 mod upstream;
