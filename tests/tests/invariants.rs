@@ -11,14 +11,28 @@ use serde_json::Value;
 const SERVICES: [&str; 6] = ["qscale-collector", "qscale-agent", "qscale-actuator", "qscale-loadgen", "qscale-local", "qscale-simulated"];
 const TOP_LEVEL: [&str; 7] = ["collector", "agent", "actuator", "loadgen", "common", "deploy", "tests"];
 
-/// Names of the crates that `package` links, itself included, with the features given.
-fn tree(package: &str) -> BTreeSet<String> {
-    let arguments =
-        ["tree", "--locked", "--package", package, "--no-default-features", "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+/// Crates that do no I/O: time and randomness are arguments.
+const PURE: [&str; 7] = ["qscale-common", "qscale-policies", "qscale-sim", "qscale-evaluate", "qscale-rl", "qscale-dqn", "qscale-train"];
+/// Crates of which each does I/O.
+const IO: [&str; 6] = ["async-nats", "axum", "hyper", "kube", "tokio", "tracing-subscriber"];
+
+/// Names of the crates that `package` links, itself included, with its default features or without them.
+fn linked(package: &str, default_features: bool) -> BTreeSet<String> {
+    let mut arguments = vec!["tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    if !default_features {
+        arguments.push("--no-default-features");
+    }
     let output = Command::new(env!("CARGO")).args(arguments).current_dir(repository()).output().expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
     text.lines().filter_map(|line| line.split_whitespace().next()).map(ToOwned::to_owned).collect()
+}
+
+#[track_caller]
+fn links_none_of(package: &str, default_features: bool, forbidden: &[&str]) {
+    let linked = linked(package, default_features);
+    let found: Vec<_> = forbidden.iter().filter(|name| linked.contains(**name)).collect();
+    assert!(found.is_empty(), "{package} links {found:?}");
 }
 
 fn metadata() -> Value {
@@ -30,27 +44,23 @@ fn metadata() -> Value {
 
 #[test]
 fn pure_crates_link_nothing_that_does_io() {
-    for package in ["qscale-common", "qscale-policies", "qscale-sim", "qscale-evaluate"] {
-        let linked = tree(package);
-        for forbidden in ["tokio", "async-nats", "kube", "burn", "hyper", "axum", "tracing-subscriber"] {
-            assert!(!linked.contains(forbidden), "{package} links {forbidden}");
-        }
+    for package in PURE {
+        links_none_of(package, false, &IO);
     }
 }
 
 #[test]
-fn learning_links_nothing_that_does_io() {
-    for package in ["qscale-rl", "qscale-dqn", "qscale-train", "qscale-promote"] {
-        let linked = tree(package);
-        for forbidden in ["tokio", "async-nats", "kube", "hyper", "axum", "tracing-subscriber", "burn", "wgpu"] {
-            assert!(!linked.contains(forbidden), "{package} links {forbidden}");
-        }
+fn inference_depends_on_neither_training_nor_burn() {
+    links_none_of("qscale-dqn", true, &["qscale-train", "burn", "burn-tensor", "wgpu"]);
+    links_none_of("qscale-rl", true, &["qscale-dqn", "qscale-policies", "qscale-sim", "burn"]);
+}
+
+#[test]
+fn programs_link_burn_only_with_the_feature_gpu() {
+    for package in ["qscale", "qscale-agent", "qscale-promote"] {
+        links_none_of(package, true, &["burn", "burn-tensor", "wgpu"]);
     }
-    for package in ["qscale", "qscale-agent"] {
-        assert!(!tree(package).contains("burn"), "{package} links burn without its feature gpu");
-    }
-    assert!(tree("qscale-burn").contains("burn"));
-    assert!(!tree("qscale-dqn").contains("qscale-train"), "inference links training");
+    assert!(linked("qscale-burn", true).contains("burn"));
 }
 
 #[test]
