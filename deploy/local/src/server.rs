@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use qscale_common::hash::fnv1a;
 use qscale_common::platform::PlatformAddresses;
 use qscale_common::runtime::health::Health;
 use qscale_common::runtime::platform::api;
@@ -99,9 +100,10 @@ async fn prepare_host(config: &LocalConfig, state: &StateDir, client_connections
     if orphans > 0 {
         warn!(processes = orphans, "killed processes of an earlier platform");
     }
-    let instance = fingerprint(state.path().as_os_str().as_encoded_bytes());
+    // The same for every platform with this state folder.
+    let instance = fnv1a(state.path().as_os_str().as_encoded_bytes().iter().copied());
     let cgroups = if config.vertical {
-        let (root, name, folder) = (config.cgroup_root.clone(), format!("{instance:08x}"), state.path().to_path_buf());
+        let (root, name, folder) = (config.cgroup_root.clone(), format!("{instance:016x}"), state.path().to_path_buf());
         let detected = tokio::task::spawn_blocking(move || detect_cgroups(&root, &name, &folder)).await;
         detected.context("detecting cgroups")?.context("cannot write into the state folder")?
     } else {
@@ -132,11 +134,6 @@ async fn abort_after(time: std::time::Duration, abort: CancellationToken) {
     tokio::time::sleep(time).await;
     warn!("stop_timeout exceeded; killing replicas");
     abort.cancel();
-}
-
-/// Identifies the state folder, equal for every platform that uses it (FNV-1a).
-fn fingerprint(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Maximum number of client connections for a limit of `files` open files: three eighths. The same share is for connections to replicas, and a

@@ -13,8 +13,8 @@ use qscale_sim::load::Source;
 use qscale_sim::replica::{Phase, Replica};
 use qscale_sim::{Function, Gateway, Nanos, Reading};
 
+use crate::inputs::SimulationInputs;
 use crate::published::PublishedLoad;
-use crate::wanted::Wanted;
 
 /// Start of the platform, from which virtual time counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Simulated {
     /// Namespace and name.
     pub id: FunctionId,
     pub(crate) spec: Arc<FunctionSpec>,
-    pub(crate) wanted: Wanted,
+    pub(crate) inputs: SimulationInputs,
     pub(crate) world: Function,
     pub(crate) reading: Reading,
     pub(crate) desired: Allocation,
@@ -75,16 +75,16 @@ pub(crate) struct Known {
 impl Simulated {
     /// Creates a function with the allocation of its file. `run` must be unique.
     #[must_use]
-    pub fn new(spec: FunctionSpec, wanted: Wanted, origin: Origin, run: u64, now: Timestamp) -> Self {
+    pub fn new(spec: FunctionSpec, inputs: SimulationInputs, origin: Origin, run: u64, now: Timestamp) -> Self {
         let at = origin.nanos(now);
         let desired = Allocation::from(spec.allocation);
-        let mut world = world(&spec, &wanted);
+        let mut world = world(&spec, &inputs);
         world.allocate(desired, at);
         Self {
             id: spec.id(),
             spec: Arc::new(spec),
             world,
-            wanted,
+            inputs,
             reading: Reading::default(),
             desired,
             held: None,
@@ -123,8 +123,8 @@ impl Simulated {
     }
 
     fn play(&mut self, begin: Nanos) {
-        let source = |load: &qscale_sim::Load| load.source(stream(self.wanted.seed, 0, Purpose::Arrivals)).beginning(begin);
-        self.source = self.wanted.load.as_ref().map(source);
+        let source = |load: &qscale_sim::Load| load.source(stream(self.inputs.seed, 0, Purpose::Arrivals)).beginning(begin);
+        self.source = self.inputs.load.as_ref().map(source);
     }
 
     /// Stops its load.
@@ -177,7 +177,7 @@ impl Simulated {
 
     /// Applies the desired allocation. A memory limit below a replica's usage is deferred: all replicas keep their limit until it fits.
     fn apply(&mut self) {
-        let most = self.world.replicas().map(|replica| self.wanted.profile.memory.working_set(replica.load)).max().unwrap_or(0);
+        let most = self.world.replicas().map(|replica| self.inputs.profile.memory.working_set(replica.load)).max().unwrap_or(0);
         let current = self.world.allocation();
         let fits = self.desired.memory_mib.bytes() > most || self.desired.memory_mib >= current.memory_mib;
         self.held = (!fits).then(|| {
@@ -193,16 +193,16 @@ impl Simulated {
 
     /// Replaces the function file. The function must be advanced to the present. If only the load differs, replicas stay; otherwise they are replaced by
     /// ready ones, and requests in flight are lost. Counters are kept.
-    pub fn replace(&mut self, spec: FunctionSpec, wanted: Wanted, run: u64) {
-        let same_world = wanted.profile == self.wanted.profile
-            && wanted.stretch == self.wanted.stretch
-            && wanted.crashes_per_hour == self.wanted.crashes_per_hour
+    pub fn replace(&mut self, spec: FunctionSpec, inputs: SimulationInputs, run: u64) {
+        let same_world = inputs.profile == self.inputs.profile
+            && inputs.stretch == self.inputs.stretch
+            && inputs.crashes_per_hour == self.inputs.crashes_per_hour
             && gateway(&spec) == gateway(&self.spec);
-        (self.spec, self.wanted) = (Arc::new(spec), wanted);
+        (self.spec, self.inputs) = (Arc::new(spec), inputs);
         if !same_world {
             self.carried = self.counted();
             self.published.carry(self.world.totals(self.now));
-            self.world = world(&self.spec, &self.wanted);
+            self.world = world(&self.spec, &self.inputs);
             self.world.warm(self.desired, self.now);
             (self.run, self.held) = (run, None);
             self.known.clear();
@@ -298,9 +298,9 @@ fn gateway(spec: &FunctionSpec) -> Gateway {
     Gateway::from(spec)
 }
 
-fn world(spec: &FunctionSpec, wanted: &Wanted) -> Function {
-    let world = Function::new(Arc::clone(&wanted.profile), gateway(spec), wanted.seed, 0);
-    let mut world = world.crashing(wanted.crashes_per_hour);
-    world.stretch(wanted.stretch);
+fn world(spec: &FunctionSpec, inputs: &SimulationInputs) -> Function {
+    let world = Function::new(Arc::clone(&inputs.profile), gateway(spec), inputs.seed, 0);
+    let mut world = world.crashing(inputs.crashes_per_hour);
+    world.stretch(inputs.stretch);
     world
 }

@@ -4,9 +4,9 @@
 
 pub mod config;
 pub mod function;
+pub mod inputs;
 pub mod platform;
 mod published;
 pub mod report;
 pub mod server;
 mod view;
-pub mod wanted;

@@ -24,8 +24,8 @@ use tracing::debug;
 
 use crate::config::SimulatedMachine;
 use crate::function::{FunctionEvent, Origin, Simulated};
+use crate::inputs::SimulationInputs;
 use crate::report::summary;
-use crate::wanted::Wanted;
 
 /// Number of functions from which they are advanced on several cores.
 const PARALLEL_FROM: usize = 32;
@@ -140,12 +140,12 @@ impl SimulatedPlatform {
 
     /// Creates a function; blocks while files are read.
     fn create_now(&self, spec: FunctionSpec) -> Result<Arc<Mutex<Simulated>>, Refused> {
-        let wanted = Wanted::new(&spec, &mut lock(&self.last_trace))?;
+        let inputs = SimulationInputs::new(&spec, &mut lock(&self.last_trace))?;
         let id = spec.id();
         // Held until the function is in the list, so that `begin_load` does not miss it.
         let waits = lock(&self.load_waits);
         let now = clock::now();
-        let mut function = Simulated::new(spec, wanted, self.origin, self.next_run(), now);
+        let mut function = Simulated::new(spec, inputs, self.origin, self.next_run(), now);
         if !*waits {
             function.begin_load(now);
         }
@@ -158,9 +158,9 @@ impl SimulatedPlatform {
 
     /// Gives a function another file; blocks while files are read.
     fn replace_now(&self, function: &Mutex<Simulated>, spec: FunctionSpec) -> Result<(), Refused> {
-        let wanted = Wanted::new(&spec, &mut lock(&self.last_trace))?;
+        let inputs = SimulationInputs::new(&spec, &mut lock(&self.last_trace))?;
         self.now(function, |function, now| {
-            function.replace(spec, wanted, self.next_run());
+            function.replace(spec, inputs, self.next_run());
             self.advance(function, now);
         });
         Ok(())

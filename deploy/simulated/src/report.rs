@@ -26,7 +26,7 @@ impl Simulated {
     /// Load message since the last one; `None` without load.
     pub(crate) fn load(&mut self, run: &str, now: Timestamp) -> Option<Load> {
         self.load_began?;
-        self.wanted.load.as_ref()?;
+        self.inputs.load.as_ref()?;
         let interval = now.since(self.published.at);
         if interval.is_zero() {
             return None;

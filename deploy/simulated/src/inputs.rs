@@ -1,5 +1,4 @@
-//! What a simulated function needs to run. Owns finding the profile and the trace that a function file names; the file's fields are those of
-//! [`SimulatedFunction`].
+//! Inputs of a simulation. Owns opening the profile and the trace named in a function file; [`SimulatedFunction`] declares the fields.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ pub type LastTrace = Option<(PathBuf, Arc<MinuteTrace>)>;
 
 /// A simulated function, its profile and load found and checked.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct SimulationInputs {
     /// Demands of requests and starts.
     pub profile: Arc<FunctionProfile>,
     /// Factors on the profile.
@@ -33,7 +32,7 @@ pub struct Wanted {
     pub seed: u64,
 }
 
-impl Wanted {
+impl SimulationInputs {
     /// Opens the files that `spec` names; a trace that was opened last is used again.
     ///
     /// # Errors
@@ -108,28 +107,28 @@ mod tests {
 
     use super::*;
 
-    fn wanted(simulated: SimulatedFunction) -> Result<Wanted, OutOfRange> {
-        Wanted::new(&FunctionSpec::of_simulated(Name::new("f").expect("valid"), simulated), &mut None)
+    fn inputs(simulated: SimulatedFunction) -> Result<SimulationInputs, OutOfRange> {
+        SimulationInputs::new(&FunctionSpec::of_simulated(Name::new("f").expect("valid"), simulated), &mut None)
     }
 
     #[test]
     fn profile_and_load_are_found_by_name() {
         let load = Some("step:1@0s,9@5s".parse().expect("a pattern"));
-        let found = wanted(SimulatedFunction { load, seed: Some(7), ..SimulatedFunction::default() }).expect("valid");
+        let found = inputs(SimulatedFunction { load, seed: Some(7), ..SimulatedFunction::default() }).expect("valid");
         assert_eq!((found.profile.name.as_str(), found.seed), ("fibonacci-python", 7));
         assert!(matches!(found.load, Some(Load::Pattern { pattern, .. }) if pattern.to_string() == "step:1@0s,9@5s"));
-        assert!(wanted(SimulatedFunction::default()).expect("everything has a default").load.is_none());
+        assert!(inputs(SimulatedFunction::default()).expect("everything has a default").load.is_none());
     }
 
     #[test]
     fn a_function_that_cannot_be_simulated_is_refused_naming_the_field() {
         let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"python3\"]", Format::Toml).expect("a function file");
-        assert_eq!(Wanted::new(&spec, &mut None).expect_err("not simulated").field, "simulated");
-        let error = wanted(SimulatedFunction { profile: "fibonaci-python".into(), ..SimulatedFunction::default() }).expect_err("unknown");
+        assert_eq!(SimulationInputs::new(&spec, &mut None).expect_err("not simulated").field, "simulated");
+        let error = inputs(SimulatedFunction { profile: "fibonaci-python".into(), ..SimulatedFunction::default() }).expect_err("unknown");
         assert_eq!((error.field.as_str(), error.value.as_str()), ("simulated.profile", "fibonaci-python"));
         assert!(error.range.contains("fibonacci-python"), "{error}");
         let trace = Some(SimulatedTrace::new("nosuch/folder".into(), 0));
-        let error = wanted(SimulatedFunction { trace, ..SimulatedFunction::default() }).expect_err("no such folder");
+        let error = inputs(SimulatedFunction { trace, ..SimulatedFunction::default() }).expect_err("no such folder");
         assert_eq!((error.field.as_str(), error.value.as_str()), ("simulated.trace.folder", "nosuch/folder"));
     }
 
@@ -137,7 +136,7 @@ mod tests {
     fn functions_without_a_seed_draw_differently() {
         let seed = |name: &str| {
             let spec = FunctionSpec::of_simulated(Name::new(name).expect("valid"), SimulatedFunction::default());
-            Wanted::new(&spec, &mut None).expect("valid").seed
+            SimulationInputs::new(&spec, &mut None).expect("valid").seed
         };
         assert_ne!(seed("f-1"), seed("f-2"));
     }
