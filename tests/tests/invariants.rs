@@ -40,7 +40,7 @@ fn pure_crates_link_nothing_that_does_io() {
 
 #[test]
 fn learning_links_nothing_that_does_io() {
-    for package in ["qscale-rl", "qscale-dqn", "qscale-train", "qscale-promote"] {
+    for package in ["qscale-rl", "qscale-dqn", "qscale-train"] {
         let linked = tree(package);
         for forbidden in ["tokio", "async-nats", "kube", "hyper", "axum", "tracing-subscriber", "burn", "wgpu"] {
             assert!(!linked.contains(forbidden), "{package} links {forbidden}");
