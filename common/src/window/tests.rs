@@ -48,13 +48,13 @@ fn replicas_only(replicas: Vec<Scrape>) -> FunctionScrape {
 
 /// Windows that are fed at the end of each tick, as the collector does.
 struct Feed {
-    windows: Windows,
+    windows: FunctionWindows,
     tick: u64,
 }
 
 impl Feed {
     fn new() -> Self {
-        Self { windows: Windows::new(TickLength::default()), tick: 0 }
+        Self { windows: FunctionWindows::new(TickLength::default()), tick: 0 }
     }
 
     fn now(&self) -> u64 {
@@ -334,7 +334,7 @@ fn policy() -> ScalingPolicy {
 
 /// A State with every field that can be there, with numbers as awkward as they come.
 fn full_state() -> State {
-    let mut feed = Feed { windows: Windows::new(TickLength::default()), tick: 358_000_000 };
+    let mut feed = Feed { windows: FunctionWindows::new(TickLength::default()), tick: 358_000_000 };
     for index in 0..80u64 {
         let scrape = |at: u64| {
             let mut one = replica("image-classification-python-7f9c-1", at, index * 1713, index * 37);
@@ -375,7 +375,7 @@ fn a_full_state_is_within_two_kibibytes_and_reads_back() {
 
 #[test]
 fn a_function_that_was_never_read_has_a_state() {
-    let mut windows = Windows::new(TickLength::default());
+    let mut windows = FunctionWindows::new(TickLength::default());
     windows.close(Tick(7), &Prices::default());
     let state = assemble(&policy(), state_id(7), Timestamp(7 * TICK), &windows, None);
     assert_eq!((state.allocation, state.replicas, state.age.oldest(), state.windows), (None, None, None, WireWindows::default()));
@@ -393,7 +393,7 @@ fn a_busy_function_takes_few_kibibytes() {
             replicas: names.iter().map(|name| replica(name, at, index * 500, 0)).collect(),
         }]);
     }
-    println!("a function of four replicas takes {} bytes, {} of them inline", feed.windows.memory_bytes(), size_of::<Windows>());
+    println!("a function of four replicas takes {} bytes, {} of them inline", feed.windows.memory_bytes(), size_of::<FunctionWindows>());
     assert!(feed.windows.memory_bytes() < 8 * 1024, "{}", feed.windows.memory_bytes());
 }
 
@@ -458,8 +458,8 @@ fn any_history() -> impl Strategy<Value = Vec<(FunctionScrape, u64, u64)>> {
     prop::collection::vec((any_scrape(), 0u64..3 * TICK, prop_oneof![3 => Just(1u64), 1 => 0u64..5]), 1..40)
 }
 
-fn replay(history: &[(FunctionScrape, u64, u64)], mut after_each: impl FnMut(&Windows)) {
-    let mut windows = Windows::new(TickLength::default());
+fn replay(history: &[(FunctionScrape, u64, u64)], mut after_each: impl FnMut(&FunctionWindows)) {
+    let mut windows = FunctionWindows::new(TickLength::default());
     let mut tick = 10;
     for (scrape, lag, ticks) in history {
         windows.record(&stamped(scrape.clone(), (tick * TICK).saturating_sub(*lag)));
@@ -535,7 +535,7 @@ proptest! {
     fn a_state_that_is_written_over_equals_one_that_is_assembled(
         ticks in prop::collection::vec((0u64..3, prop::option::of((0u32..4, 1u64..200, 0u64..20)), any::<bool>()), 1..30),
     ) {
-        let (policy, mut windows) = (policy(), Windows::new(TickLength::default()));
+        let (policy, mut windows) = (policy(), FunctionWindows::new(TickLength::default()));
         let mut written = assemble(&policy, state_id(0), Timestamp(0), &windows, None);
         let (mut tick, mut completed, mut failed) = (1, 0, 0);
         for (skipped, reading, with_headroom) in ticks {
