@@ -294,7 +294,7 @@ impl FunctionWindows {
         if scrape.replicas.is_empty() {
             return read;
         }
-        // Replicas known before this scrape are told apart from new ones, regardless of their order.
+        // Replicas known before this scrape are distinguished from new ones, regardless of their order.
         let mut replicas = std::mem::take(&mut self.replicas);
         replicas.begin_reading();
         let mut in_flight = InFlight::default();

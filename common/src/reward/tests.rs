@@ -91,7 +91,7 @@ fn a_reversal_counts_within_its_window_only() {
 fn a_resize_counts_where_it_restarted_replicas() {
     check(&window(200.0, 0.0), &ClosedTick { resized: true, restarted: 2, ..closed() }, Some(0.0), Some(-0.2));
     check(&window(200.0, 0.0), &ClosedTick { resized: true, ..closed() }, Some(0.0), Some(-0.15));
-    // One began anew because it crashed, which is a kill and no restart of ours.
+    // One restarted after a crash, which counts as a kill and not as a resize.
     check(&window(200.0, 0.0), &ClosedTick { resized: true, restarted: 1, kills: Some(1), ..closed() }, Some(0.0), Some(-1.15));
 }
 

@@ -61,7 +61,7 @@ impl Feed {
         self.tick * TICK
     }
 
-    /// Ends a tick in which `scrapes` were read; each is told when it is read.
+    /// Closes a tick with `scrapes`; each gets the time of the reading.
     fn tick(&mut self, scrapes: &[&dyn Fn(u64) -> FunctionScrape]) -> Window {
         self.tick += 1;
         scrapes.iter().for_each(|scrape| self.windows.record(&scrape(self.now())));
@@ -131,7 +131,7 @@ fn a_counter_that_fell_counts_from_zero_and_is_never_negative() {
     close_to(window.completed_rps, 10.0);
     close_to(window.cpu_millicores.map(|cpu| cpu.mean), 20.0);
     close_to(window.failed_share, 0.0);
-    assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(2), "requests and CPU both began anew");
+    assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(2), "requests and CPU were both reset");
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn startup_time_follows_the_newest_starts() {
     feed.tick(&[&scrape(Some((3, 1900)))]);
     assert_eq!(feed.windows.startup_ms(), Some(600), "(3 x 500 + 900) / 4");
     feed.tick(&[&scrape(Some((1, 600)))]);
-    assert_eq!(feed.windows.startup_ms(), Some(600), "the counters began anew");
+    assert_eq!(feed.windows.startup_ms(), Some(600), "the counters were reset");
 }
 
 #[test]
@@ -397,7 +397,7 @@ fn a_busy_function_takes_few_kibibytes() {
     assert!(feed.windows.memory_bytes() < 8 * 1024, "{}", feed.windows.memory_bytes());
 }
 
-/// What one replica may read: anything, most of it plausible.
+/// Readings of one replica: anything, most of it plausible.
 fn any_reading() -> impl Strategy<Value = (u8, Scrape)> {
     let counter = || prop_oneof![4 => 0u64..100_000, 1 => any::<u64>()];
     let gauge = prop_oneof![0.0f64..100.0, Just(f64::NAN), Just(f64::NEG_INFINITY), Just(f64::INFINITY)];
@@ -475,7 +475,7 @@ proptest! {
         replay(&history, |windows| {
             let state = assemble(&policy(), state_id(1), Timestamp(1 << 41), windows, None);
             state.check().expect("what the contract allows");
-            parse::<State>(&state.encode()).expect("no number that JSON cannot write");
+            parse::<State>(&state.encode()).expect("only numbers that JSON can represent");
             for window in [&state.windows.tick, &state.windows.short, &state.windows.long] {
                 for usage in [window.cpu_millicores, window.memory_mib].into_iter().flatten() {
                     assert!(usage.mean <= usage.max, "{usage:?}");
