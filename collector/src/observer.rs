@@ -11,7 +11,7 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::reward::{self, RewardContext};
 use qscale_common::scrape::{FunctionScrape, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
-use qscale_common::window::{Windows, assemble};
+use qscale_common::window::{FunctionWindows, assemble};
 
 use crate::reading::Reading;
 
@@ -55,7 +55,7 @@ pub struct Observer {
 struct Function {
     policy: Arc<ScalingPolicy>,
     workload: String,
-    windows: Windows,
+    windows: FunctionWindows,
     headroom: Option<Headroom>,
     decided_by: Option<DecidedBy>,
     /// Last closed tick: published, or started before the function was known.
@@ -183,7 +183,7 @@ impl Observer {
 
 impl Function {
     fn new(policy: Arc<ScalingPolicy>, workload: String, now: Timestamp) -> Self {
-        let windows = Windows::new(policy.tick);
+        let windows = FunctionWindows::new(policy.tick);
         let closed = Tick::at(now, policy.tick);
         Self { policy, workload, windows, headroom: None, decided_by: None, closed, published: None }
     }

@@ -23,5 +23,6 @@ pub mod slo;
 pub mod text;
 pub mod time;
 pub mod units;
+mod version;
 pub mod window;
 pub mod workload;

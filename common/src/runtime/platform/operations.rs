@@ -1,4 +1,4 @@
-//! What every platform does when it is asked to change a function. Owns the checks, the fencing by lease and the order of steps; a [`Platform`]
+//! Changes of a function, common to every platform. Owns the checks, the fencing by lease and the order of steps; a [`Platform`]
 //! does the work.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
