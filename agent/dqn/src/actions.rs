@@ -327,7 +327,7 @@ struct Decoder<'a> {
     demands: [Option<Demand>; DemandHorizon::ALL.len()],
     /// Whether to keep a replica without load.
     warm: bool,
-    /// Whether there is no load and no replica is worth its cost.
+    /// Whether there is no load and keeping a replica does not pay.
     idle: bool,
     memory: Mebibytes,
 }

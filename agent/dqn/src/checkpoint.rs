@@ -142,7 +142,7 @@ pub enum CheckpointError {
     Mismatch(Vec<String>),
 }
 
-/// What a checkpoint was trained for.
+/// Purpose of a trained network: its actions and reward.
 #[derive(Debug, Clone)]
 pub struct Purpose {
     /// The actions.

@@ -1,4 +1,4 @@
-//! What is known of a function at one State: the State, a summary of its history, and estimates of its demand and cost. Observations and actions are expressed in
+//! Inputs of a decision about one function: the State, a summary of its history, and estimates of its demand and cost. Observations and actions are expressed in
 //! these estimates. Must not decide.
 //!
 //! Utilisation law: demanded cores = arrival rate x CPU seconds per request. It holds at any load, because CPU use and completed requests saturate together; Ursa
@@ -58,7 +58,7 @@ pub struct Demand {
     pub full: f64,
 }
 
-/// What is known of a function at one State.
+/// Inputs of a decision at one State.
 #[derive(Debug, Clone)]
 pub struct FeatureContext<'a> {
     /// The State.
@@ -76,13 +76,13 @@ pub struct FeatureContext<'a> {
 }
 
 impl<'a> FeatureContext<'a> {
-    /// Adds `state` to `history` and returns what is then known.
+    /// Adds `state` to `history` and returns its context.
     pub fn update(state: &'a State, history: &mut History, violation_cost: f64) -> Self {
         history.see(state);
         Self::new(state, history.told(), violation_cost)
     }
 
-    /// What is known at `state`, with the summary of a history that includes it.
+    /// The context of `state`, with the summary of a history that includes it.
     #[must_use]
     pub fn new(state: &'a State, history: HistorySummary, violation_cost: f64) -> Self {
         let tick_s = (state.tick_length_ms as f64 / 1000.0).max(0.1);

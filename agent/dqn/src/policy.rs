@@ -71,7 +71,7 @@ impl From<ViolationCost> for f64 {
     }
 }
 
-/// What an action must save compared with the default action ([`Actions::default_action`]) to be taken instead, in ticks of the usual cost, 0 to 100.
+/// Minimum saving, compared with the default action ([`Actions::default_action`]), for which another action is taken, in ticks of the usual cost, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct SwitchMargin(f64);
@@ -127,11 +127,11 @@ pub struct DqnParams {
     #[serde(alias = "caution")]
     #[schemars(with = "Option<f64>")]
     pub violation_cost: Option<ViolationCost>,
-    /// What may be changed: horizontal, vertical or joint. Default: the scope of the model.
+    /// Parts of the allocation that may be changed: horizontal, vertical or joint. Default: the scope of the model.
     #[schemars(with = "Option<String>")]
     pub scope: Option<Scope>,
-    /// What an action must save compared with the default action, providing the 15-minute peak, to be taken instead, in ticks of the function's usual cost, 0 to
-    /// 100: higher changes less. Default: 0.2, and 4 for a function that may be scaled to zero if the action set is headroom.
+    /// Minimum saving, compared with the default action of providing the 15-minute peak, for which another action is taken, in ticks of the function's usual cost,
+    /// 0 to 100: higher changes less. Default: 0.2, and 4 for a function that may be scaled to zero if the action set is headroom.
     #[serde(alias = "patience")]
     #[schemars(with = "Option<f64>")]
     pub switch_margin: Option<SwitchMargin>,

@@ -134,7 +134,7 @@ impl Tabular {
     }
 
     fn best(&self, bin: usize) -> usize {
-        // Of equals the one that keeps what is in force.
+        // Of equal values the action that keeps the current allocation.
         [1, 0, 2].into_iter().reduce(|best, other| if self.table[bin][other] > self.table[bin][best] { other } else { best }).unwrap_or(1)
     }
 }

@@ -89,3 +89,16 @@ impl TaskDistribution {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_and_new_names_of_the_shares_are_read() {
+        let read = |text: &str| serde_json::from_str::<TaskDistribution>(text).expect("valid");
+        let expected = TaskDistribution { perturbed_share: 0.2, sparse_share: 0.3, ..TaskDistribution::default() };
+        assert_eq!(read(r#"{"troubled": 0.2, "sparse": 0.3}"#), expected);
+        assert_eq!(read(r#"{"perturbed_share": 0.2, "sparse_share": 0.3}"#), expected);
+    }
+}

@@ -119,3 +119,18 @@ impl TrainingConfig {
         self.hyperparameters.check().map_err(|error| format!("hyperparameters.{error}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn former_names_are_read() {
+        let read = |text: &str| serde_json::from_str::<TrainingConfig>(text).expect("valid");
+        let former = read(r#"{"judgements": 3, "domain": {"sparse": 0.5}, "worth": {"cost": 2.0}, "hyperparameters": {"corner": 4.0}}"#);
+        let present =
+            read(r#"{"validations": 3, "tasks": {"sparse_share": 0.5}, "reward": {"cost": 2.0}, "hyperparameters": {"huber_delta": 4.0}}"#);
+        assert_eq!(former, present);
+        assert_eq!((former.validations, former.tasks.sparse_share, former.hyperparameters.huber_delta), (3, 0.5, 4.0));
+    }
+}

@@ -5,16 +5,16 @@ use qscale_policies::History;
 use super::*;
 use crate::fixtures;
 
-fn menu(set: ActionSet, scope: Scope, state: &State) -> ActionCandidates {
-    let mut menu = ActionCandidates::default();
-    Actions::new(set, scope).decode(&FeatureContext::update(state, &mut History::default(), 200.0), &mut menu);
-    menu
+fn candidates(set: ActionSet, scope: Scope, state: &State) -> ActionCandidates {
+    let mut candidates = ActionCandidates::default();
+    Actions::new(set, scope).decode(&FeatureContext::update(state, &mut History::default(), 200.0), &mut candidates);
+    candidates
 }
 
 #[track_caller]
 fn named(set: ActionSet, scope: Scope, state: &State, name: &str) -> Result<Allocation, MaskReason> {
     let index = Actions::new(set, scope).names().iter().position(|other| other == name).expect("a choice of that name");
-    menu(set, scope, state).entry(index)
+    candidates(set, scope, state).entry(index)
 }
 
 #[track_caller]
@@ -24,7 +24,7 @@ fn check(set: ActionSet, state: &State, name: &str, expected: &str) {
 }
 
 #[test]
-fn headroom_names_multiples_of_the_demand() {
+fn headroom_offers_multiples_of_the_demand() {
     // 1.3 cores asked for by 2 replicas of 500m.
     let state = fixtures::busy(1.3);
     for (name, expected) in [
@@ -43,18 +43,18 @@ fn headroom_names_multiples_of_the_demand() {
 }
 
 #[test]
-fn without_a_demand_only_steps_can_be_taken_and_without_an_allocation_nothing() {
+fn without_demand_only_steps_are_allowed_and_without_allocation_nothing() {
     let state = fixtures::state();
-    let headroom = menu(ActionSet::Headroom, Scope::Joint, &state);
+    let headroom = candidates(ActionSet::Headroom, Scope::Joint, &state);
     assert_eq!(headroom.mask().count(), 4);
     assert_eq!(headroom.entry(10), Err(MaskReason::NoDemand));
     let unknown = State { allocation: None, ..state };
-    assert_eq!(menu(ActionSet::Headroom, Scope::Joint, &unknown).mask(), Mask(0));
-    assert_eq!(menu(ActionSet::Step, Scope::Joint, &unknown).mask(), Mask(0));
+    assert_eq!(candidates(ActionSet::Headroom, Scope::Joint, &unknown).mask(), Mask(0));
+    assert_eq!(candidates(ActionSet::Step, Scope::Joint, &unknown).mask(), Mask(0));
 }
 
 #[test]
-fn steps_lead_from_what_is_current() {
+fn steps_start_from_the_current_allocation() {
     let state = fixtures::state();
     for (name, expected) in [
         ("replicas -1", "1 x 500m 256Mi"),
@@ -78,15 +78,15 @@ fn steps_lead_from_what_is_current() {
 }
 
 #[test]
-fn scopes_keep_what_is_not_theirs() {
+fn scopes_keep_the_other_parts() {
     let state = fixtures::busy(1.3);
     for set in [ActionSet::Headroom, ActionSet::Step] {
         let current = state.allocation.expect("known");
         let count = Actions::new(set, Scope::Joint).count();
         for (scope, least) in [(Scope::Horizontal, 3), (Scope::Vertical, 3), (Scope::Joint, 8)] {
-            let menu = menu(set, scope, &state);
-            assert!(menu.mask().count() >= least, "{set} {scope}: {}", menu.mask().count());
-            for allocation in (0..count).filter_map(|index| menu.entry(index).ok()) {
+            let candidates = candidates(set, scope, &state);
+            assert!(candidates.mask().count() >= least, "{set} {scope}: {}", candidates.mask().count());
+            for allocation in (0..count).filter_map(|index| candidates.entry(index).ok()) {
                 let horizontal = allocation.replicas != current.replicas;
                 let vertical = (allocation.cpu_millicores, allocation.memory_mib) != (current.cpu_millicores, current.memory_mib);
                 assert!(!(scope == Scope::Horizontal && vertical || scope == Scope::Vertical && horizontal), "{set} {scope}: {allocation}");
@@ -96,7 +96,7 @@ fn scopes_keep_what_is_not_theirs() {
 }
 
 #[test]
-fn memory_follows_the_working_set_with_a_margin_and_a_kill_raises_it() {
+fn memory_follows_the_working_set_and_rises_after_an_oom_kill() {
     let mut state = fixtures::busy(1.3);
     let keep = |state: &State| named(ActionSet::Headroom, Scope::Joint, state, "keep").expect("keeping is always allowed").memory_mib;
     let mut used = |mib: f64| {
@@ -108,12 +108,12 @@ fn memory_follows_the_working_set_with_a_margin_and_a_kill_raises_it() {
     assert_eq!(keep(&state), Mebibytes(384));
     state.windows.long.oom_kills = 1;
     (state.windows.tick.oom_kills, state.windows.long.memory_mib) = (0, Some(Usage { mean: 60.0, max: 60.0 }));
-    assert_eq!(keep(&state), Mebibytes(256), "what was killed lately is not shrunk again");
+    assert_eq!(keep(&state), Mebibytes(256), "memory is not reduced after a recent OOM kill");
     assert_eq!(named(ActionSet::Step, Scope::Joint, &state, "keep").map(|kept| kept.memory_mib), Ok(Mebibytes(256)));
 }
 
 #[test]
-fn no_load_needs_no_replica_where_the_bounds_allow_none() {
+fn scales_to_zero_without_load_if_the_bounds_allow_it() {
     let mut state = fixtures::busy(1.0);
     state.windows.tick.rate_rps = Some(0.0);
     check(ActionSet::Headroom, &state, "demand x0.9", "1 x 500m 256Mi");
@@ -122,7 +122,7 @@ fn no_load_needs_no_replica_where_the_bounds_allow_none() {
 }
 
 #[test]
-fn whether_one_replica_stays_while_nothing_comes_is_told_by_the_gaps_that_were_seen() {
+fn observed_gaps_decide_whether_an_idle_replica_is_kept() {
     let mut state = fixtures::busy(1.0);
     state.bounds.replicas = Range::new(Replicas(0), Replicas(10)).expect("ordered");
     // A request in one minute of ten, for two hours; then nothing for four minutes.
@@ -133,24 +133,24 @@ fn whether_one_replica_stays_while_nothing_comes_is_told_by_the_gaps_that_were_s
         (state.windows.tick.rate_rps, state.windows.tick.completed_rps) = (Some(rate), Some(rate));
         history.see(&state);
     }
-    let menu = |caution: f64, scope: Scope| {
-        let mut menu = ActionCandidates::default();
-        Actions::new(ActionSet::Headroom, scope).decode(&FeatureContext::new(&state, history.told(), caution), &mut menu);
-        menu
+    let candidates = |violation_cost: f64, scope: Scope| {
+        let mut candidates = ActionCandidates::default();
+        Actions::new(ActionSet::Headroom, scope).decode(&FeatureContext::new(&state, history.told(), violation_cost), &mut candidates);
+        candidates
     };
-    let replicas = |menu: &ActionCandidates| -> Vec<u32> {
-        menu.mask().allowed().filter_map(|at| menu.entry(at).ok()).map(|a| a.replicas.0).collect()
+    let replicas = |candidates: &ActionCandidates| -> Vec<u32> {
+        candidates.mask().allowed().filter_map(|at| candidates.entry(at).ok()).map(|a| a.replicas.0).collect()
     };
-    let seldom = menu(20.0, Scope::Joint);
+    let seldom = candidates(20.0, Scope::Joint);
     assert_eq!((seldom.entry(0), replicas(&seldom)), (Err(MaskReason::WouldKeepIdle), vec![0]));
-    let often = menu(20_000.0, Scope::Joint);
+    let often = candidates(20_000.0, Scope::Joint);
     assert!(replicas(&often).iter().all(|count| *count > 0), "{often:?}");
     assert!(often.entry(0).is_ok() && (0..20).any(|at| often.entry(at).is_ok_and(|named| named.replicas.0 == 1)), "{often:?}");
-    assert!(menu(20.0, Scope::Vertical).entry(0).is_ok(), "replicas are not its to change");
+    assert!(candidates(20.0, Scope::Vertical).entry(0).is_ok(), "replicas are not its to change");
 }
 
 #[test]
-fn every_set_fits_a_mask_and_is_read_by_its_name() {
+fn every_set_fits_a_mask_and_parses_from_its_name() {
     for set in [ActionSet::Headroom, ActionSet::Step] {
         assert!(Actions::new(set, Scope::Joint).count() <= Mask::CAPACITY);
         assert_eq!(set.to_string().parse(), Ok(set));
@@ -159,7 +159,7 @@ fn every_set_fits_a_mask_and_is_read_by_its_name() {
 }
 
 #[test]
-fn the_best_is_never_masked_and_a_value_that_is_no_number_is_never_the_best() {
+fn the_best_action_is_never_masked_and_never_nan() {
     assert_eq!(Mask(0b110).best(&[9.0, 1.0, 2.0]), Some(2));
     assert_eq!(Mask(0b111).best(&[f32::NAN, -5.0, f32::NAN]), Some(1));
     assert_eq!(Mask(0b111).best(&[3.0, 3.0, 3.0]), Some(0));
@@ -167,7 +167,7 @@ fn the_best_is_never_masked_and_a_value_that_is_no_number_is_never_the_best() {
 }
 
 #[test]
-fn the_grid_is_each_step_with_each_and_its_last_branch_changes_fastest() {
+fn the_grid_is_the_product_of_all_steps_with_the_last_branch_fastest() {
     let state = fixtures::state();
     for (name, expected) in [
         ("replicas +1", "3 x 500m 256Mi"),
@@ -188,7 +188,7 @@ fn the_grid_is_each_step_with_each_and_its_last_branch_changes_fastest() {
         assert_eq!(name.contains("memory"), memory > 0, "{index} {name}");
     }
     // Replicas alone: one choice for each of their steps.
-    let horizontal = menu(ActionSet::Grid, Scope::Horizontal, &state).mask();
+    let horizontal = candidates(ActionSet::Grid, Scope::Horizontal, &state).mask();
     assert!(horizontal.allowed().all(|index| index % (BRANCHES[1] * BRANCHES[2]) == 0), "{horizontal:?}");
-    assert_eq!(menu(ActionSet::Grid, Scope::Vertical, &state).mask().0 >> (BRANCHES[1] * BRANCHES[2]), 0);
+    assert_eq!(candidates(ActionSet::Grid, Scope::Vertical, &state).mask().0 >> (BRANCHES[1] * BRANCHES[2]), 0);
 }

@@ -20,8 +20,8 @@ fn state(tick: u64) -> State {
     State { tick: Tick(tick), observed_at_ms: Timestamp(5000 * tick + 4999), windows, ..fixtures::state() }
 }
 
-/// What no training world shows: all fails, nothing is known of how long it waits.
-fn strange(tick: u64) -> State {
+/// A State unlike any in training: all requests fail, and no latency is known.
+fn unlike_training(tick: u64) -> State {
     let mut state = state(tick);
     state.windows.short = state.windows.tick.clone();
     let Windows { tick, short, .. } = &mut state.windows;
@@ -45,7 +45,7 @@ fn decide(decider: &Decider, state: &State, memories: &mut Memories) -> Decided 
 }
 
 #[test]
-fn a_network_is_trusted_as_long_as_it_sees_what_it_knows() {
+fn the_model_decides_while_states_resemble_training() {
     let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
     for tick in 1..20 {
         let decided = decide(&decider, &state(tick), &mut memories);
@@ -54,12 +54,12 @@ fn a_network_is_trusted_as_long_as_it_sees_what_it_knows() {
 }
 
 #[test]
-fn the_rule_decides_what_is_strange_until_six_good_states_in_a_row() {
+fn the_fallback_decides_until_six_good_states_in_a_row() {
     let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
     let mut reasons = Vec::new();
     let good = [true, false, true, true, false, true, true, true, true, true, true, true];
     for (tick, good) in (1..).zip(good) {
-        let state = if good { state(tick) } else { strange(tick) };
+        let state = if good { state(tick) } else { unlike_training(tick) };
         let decided = decide(&decider, &state, &mut memories);
         let fallback = decided.fallback;
         assert!(fallback.iter().all(|fallback| fallback.rule == "threshold-both"), "{fallback:?}");
@@ -72,13 +72,13 @@ fn the_rule_decides_what_is_strange_until_six_good_states_in_a_row() {
             other => (other.kind(), 0),
         }));
     }
-    let (strange, recovering) = (Some((FallbackKind::OutOfDistribution, 0)), |left| Some((FallbackKind::Recovering, left)));
-    let first = [None, strange, recovering(5), recovering(4), strange];
+    let (unlike_training, recovering) = (Some((FallbackKind::OutOfDistribution, 0)), |left| Some((FallbackKind::Recovering, left)));
+    let first = [None, unlike_training, recovering(5), recovering(4), unlike_training];
     assert_eq!(reasons, [&first[..], &[5, 4, 3, 2, 1].map(recovering), &[None, None]].concat());
 }
 
 #[test]
-fn a_network_that_returns_a_non_finite_value_is_not_trusted() {
+fn a_model_that_returns_a_non_finite_value_is_not_trusted() {
     let model = pretrained();
     let (shift, scale) = model.weights.normalisation();
     let huge = vec![f32::MAX; model.weights.values().len()];
@@ -94,7 +94,7 @@ fn a_network_that_returns_a_non_finite_value_is_not_trusted() {
 }
 
 #[test]
-fn a_rule_with_memory_knows_the_load_when_it_is_asked() {
+fn a_fallback_with_memory_knows_the_load_when_it_takes_over() {
     let (decider, mut memories) = (learned(pretrained(), "holt-winters"), Memories::default());
     let rule = qscale_policies::by_name("holt-winters", &Value::Null).expect("a rule");
     let (mut alone, mut rng) = (Memory::default(), SmallRng::seed_from_u64(1));
@@ -109,7 +109,7 @@ fn a_rule_with_memory_knows_the_load_when_it_is_asked() {
 }
 
 #[test]
-fn what_was_recalled_is_what_would_have_been_seen() {
+fn recalled_states_equal_states_that_were_decided_on() {
     let decider = learned(pretrained(), "threshold-both");
     let (mut seen, mut recalled, mut rng) = (Memories::default(), Memories::default(), SmallRng::seed_from_u64(1));
     for tick in 1..40 {

@@ -15,7 +15,7 @@ fn seen(state: &State, name: &str) -> f32 {
 }
 
 #[test]
-fn every_feature_has_a_name_of_its_own() {
+fn feature_names_are_unique() {
     let mut names = names();
     names.sort();
     names.dedup();
@@ -23,11 +23,11 @@ fn every_feature_has_a_name_of_its_own() {
 }
 
 #[test]
-fn what_was_not_measured_is_neutral_and_marked() {
+fn missing_measurements_are_neutral_and_marked() {
     let state = fixtures::state();
     let mut out = [9.0; COUNT];
     observe(&FeatureContext::update(&state, &mut History::default(), 200.0), &mut out);
-    let told = [
+    let neutral = [
         "next_over_rate",
         "peak_5_over_next",
         "season_over_next",
@@ -36,7 +36,7 @@ fn what_was_not_measured_is_neutral_and_marked() {
         "objective_over_latency",
         "throttled_share",
     ];
-    for (feature, value) in FEATURES.iter().zip(out).filter(|(feature, _)| told.contains(&feature.name)) {
+    for (feature, value) in FEATURES.iter().zip(out).filter(|(feature, _)| neutral.contains(&feature.name)) {
         assert_eq!(f64::from(value), feature.neutral, "{}", feature.name);
     }
     for name in ["saw_arrivals", "saw_latency", "saw_cpu", "saw_replicas", "saw_demand"] {
@@ -49,7 +49,7 @@ fn what_was_not_measured_is_neutral_and_marked() {
 }
 
 #[test]
-fn features_are_ratios_to_the_functions_own_measure() {
+fn features_are_ratios_to_the_functions_own_bounds() {
     let mut state = fixtures::busy(1.0);
     // One core asked for, one allocated, ten allowed.
     assert!(seen(&state, "allocated_over_next").abs() < 1e-3);
@@ -125,27 +125,27 @@ proptest! {
         prop_assume!(state.check().is_ok());
         let mut out = [f32::NAN; COUNT];
         let mut history = History::default();
-        let sight = FeatureContext::update(&state, &mut history, caution);
-        observe(&sight, &mut out);
+        let context = FeatureContext::update(&state, &mut history, violation_cost);
+        observe(&context, &mut out);
         for (feature, value) in FEATURES.iter().zip(out) {
             prop_assert!((-1.0..=1.0).contains(&value), "{} = {value}", feature.name);
         }
         let actions = crate::Actions::new(crate::ActionSet::Headroom, crate::Scope::Joint);
-        let mut menu = crate::ActionCandidates::default();
-        actions.decode(&sight, &mut menu);
+        let mut candidates = crate::ActionCandidates::default();
+        actions.decode(&context, &mut candidates);
         for index in 0..actions.count() {
-            match menu.entry(index) {
+            match candidates.entry(index) {
                 Ok(allocation) => {
-                    prop_assert!(state.bounds.contain(allocation), "{} names {allocation}", actions.name(index));
-                    prop_assert!(menu.mask().allows(index));
+                    prop_assert!(state.bounds.contain(allocation), "{} has {allocation}", actions.name(index));
+                    prop_assert!(candidates.mask().allows(index));
                 }
-                Err(_) => prop_assert!(!menu.mask().allows(index)),
+                Err(_) => prop_assert!(!candidates.mask().allows(index)),
             }
         }
     }
 }
 
 #[test]
-fn whether_a_replica_is_always_kept_is_read_where_it_is_told() {
+fn the_lower_bound_of_replicas_is_at_its_index() {
     assert_eq!(FEATURES[LEAST_REPLICAS].name, "least_replicas");
 }

@@ -75,13 +75,13 @@ fn a_stored_network_decides_the_same() {
 
 #[test]
 fn the_specialist_decides_only_for_functions_that_keep_a_replica() {
-    let (alone, beside) = (checkpoint(4), checkpoint(5));
-    let joined = alone.clone().join(&beside).expect("they are alike");
+    let (general, specialist) = (checkpoint(4), checkpoint(5));
+    let joined = general.clone().join(&specialist).expect("they are alike");
     assert_eq!(Checkpoint::from_bytes(&joined.to_bytes()), Ok(joined.clone()));
-    let fingerprints = [&alone, &beside, &joined].map(Checkpoint::fingerprint);
+    let fingerprints = [&general, &specialist, &joined].map(Checkpoint::fingerprint);
     assert!(fingerprints[2] != fingerprints[0] && fingerprints[2] != fingerprints[1]);
-    let [alone, beside, joined] =
-        [&alone, &beside, &joined].map(|model| Dqn::new(model, DqnParams::default(), &cpu()).expect("it matches"));
+    let [general, specialist, joined] =
+        [&general, &specialist, &joined].map(|model| Dqn::new(model, DqnParams::default(), &cpu()).expect("it matches"));
     let mut states: Vec<State> = (0..9).map(|number| fixtures::busy(0.3 * f64::from(number))).collect();
     for state in states.iter_mut().step_by(2) {
         let most = state.bounds.replicas.max();
@@ -96,9 +96,9 @@ fn the_specialist_decides_only_for_functions_that_keep_a_replica() {
             .collect();
         policy.value(&sights).expect("the CPU does not fail")
     };
-    let (alone, beside, joined) = (valued(&alone), valued(&beside), valued(&joined));
+    let (general, specialist, joined) = (valued(&general), valued(&specialist), valued(&joined));
     for (number, joined) in joined.iter().enumerate() {
-        let (right, other) = if number % 2 == 0 { (&alone, &beside) } else { (&beside, &alone) };
+        let (right, other) = if number % 2 == 0 { (&general, &specialist) } else { (&specialist, &general) };
         assert_eq!(joined, &right[number], "{number}");
         assert_ne!(joined.values, other[number].values, "{number}");
     }
@@ -215,7 +215,7 @@ fn an_action_within_the_switch_margin_of_the_default_is_not_taken() {
     values[usual] = f32::NAN;
     assert_eq!(policy(100.0).select(&state, &candidates, &values, 100.0), Some(0), "a value that is not finite is ignored");
     assert_eq!(policy(100.0).select(&state, &ActionCandidates::default(), &values, 100.0), None);
-    // A fifth of such a tick is worth 0.034, and four are worth 0.67.
+    // A fifth of such a tick is 0.034, four are 0.67.
     (values[usual], values[0]) = (-1.0, -0.5);
     assert_eq!(policy_with(None).select(&state, &candidates, &values, 100.0), Some(0));
     state.bounds.replicas =
@@ -238,7 +238,7 @@ fn sets_of_steps_have_the_smaller_switch_margin() {
         policy.actions().decode(&FeatureContext::update(&state, &mut History::default(), 100.0), &mut candidates);
         let usual = policy.actions().default_action(&candidates).expect("it can be taken");
         let other = (0..policy.actions().count()).find(|at| *at != usual && candidates.mask().allows(*at)).expect("there are others");
-        // Half a tick at the usual cost, at a violation cost of 100, is worth 0.5 / (0.376 x 100^0.75) = 0.042.
+        // Half a tick at the usual cost, at a violation cost of 100, is 0.5 / (0.376 x 100^0.75) = 0.042.
         let mut values = vec![-1.0; policy.actions().count()];
         values[other] = -0.958;
         assert_eq!(policy.select(&state, &candidates, &values, 100.0), Some(if taken { other } else { usual }), "{set}");
@@ -246,7 +246,7 @@ fn sets_of_steps_have_the_smaller_switch_margin() {
 }
 
 #[test]
-fn a_decision_does_not_depend_on_who_else_is_decided_on() {
+fn a_decision_does_not_depend_on_the_batch() {
     let policy = policy(6);
     let states: Vec<State> = (1..40).map(|number| fixtures::busy(0.07 * f64::from(number))).collect();
     let sights = |states: &[State]| -> Vec<Vec<f32>> {
