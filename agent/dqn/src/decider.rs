@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use qscale_common::contract::State;
 use qscale_common::time::Timestamp;
-use qscale_policies::{Decision, Memory, Policy, PolicyError};
+use qscale_policies::{Decision, History, Memory, Policy, PolicyError};
 use rand::Rng;
 use serde_json::Value;
 
@@ -124,7 +124,7 @@ impl Decider {
         match self {
             Self::Rule(rule) => drop(rule.decide(state, &mut memories.own, at, rng)),
             Self::Learned { fallback, .. } => {
-                memories.own.history().see(state);
+                memories.own.of::<History>().see(state);
                 if fallback.remembers().is_some() {
                     fallback.decide(state, &mut memories.fallback, at, rng);
                 }

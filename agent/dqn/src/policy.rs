@@ -255,7 +255,8 @@ impl Dqn {
     /// When the device fails; what was seen is remembered then too.
     pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceFailed> {
         let caution = |state: &State| self.caution.map_or_else(|| usual_caution(state), Caution::get);
-        let sights: Vec<Sight<'_>> = cases.iter_mut().map(|(state, memory)| Sight::take(state, memory.history(), caution(state))).collect();
+        let sights: Vec<Sight<'_>> =
+            cases.iter_mut().map(|(state, memory)| Sight::take(state, memory.of::<History>(), caution(state))).collect();
         self.value(&sights)
     }
 

@@ -253,7 +253,7 @@ mod tests {
             let reward = if act.wanted.expect("CPU is measured").replicas.0 == 3 { 1.0 } else { -1.0 };
             tabular.learn(&state, &outcome(act, reward, Ending::None));
         }
-        let decision = tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
+        let decision = tabular.decide(&state, &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(0));
         assert_eq!(decision.wanted(), Some(Allocation::new(3, 500, 256)));
         assert!((tabular.epsilon() - 0.9 * 0.995f64.powi(150)).abs() < 1e-12);
     }
@@ -263,7 +263,7 @@ mod tests {
         let state = sample::busy(0.5);
         let parameters = TabularParameters { epsilon: 0.0, step: 30, scope: Scope::Vertical, ..TabularParameters::default() };
         let mut tabular = Tabular::new(parameters, 4);
-        let decide = |tabular: &Tabular| tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
+        let decide = |tabular: &Tabular| tabular.decide(&state, &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(0));
         tabular.table[2] = [0.0, 0.0, 1.0];
         assert_eq!(decide(&tabular).wanted(), Some(Allocation::new(2, 530, 256)));
         tabular.table[2] = [1.0, 0.0, 0.0];

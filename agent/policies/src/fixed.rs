@@ -7,7 +7,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Decision, HoldReason, Memory, Policy};
+use crate::{Decision, HoldReason, Memory, Policy, Rule};
 
 /// Gives what it was told to give, and keeps what is in force of whatever it was not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -68,6 +68,8 @@ impl Policy for Fixed {
     }
 }
 
+impl Rule for Fixed {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,7 +78,7 @@ mod tests {
     #[track_caller]
     fn check(policy: Fixed, in_force: Option<Allocation>, expected: Result<Allocation, HoldReason>) {
         let state = State { allocation: in_force, ..sample::state() };
-        match policy.decide(&state, &mut Memory::None, Timestamp(0), &mut sample::rng()) {
+        match policy.decide(&state, &mut Memory::default(), Timestamp(0), &mut sample::rng()) {
             Decision::Want { allocation, .. } => assert_eq!(Ok(allocation), expected),
             Decision::Hold { why, .. } => assert_eq!(Err(why), expected),
         }

@@ -13,10 +13,11 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
 use crate::hpa::behavior::Behavior;
 use crate::seen::ranged;
-use crate::{Decision, Hpa, Memory, Native, Policy, recall};
+use crate::{Decision, Memory, Native, Policy, Rule};
 use model::{Form, Model, whole};
 
 /// The predictive HPA and its parameters.
@@ -80,7 +81,7 @@ impl DecisionType {
 }
 
 /// What a predictive HPA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct HoltWintersMemory {
     hpa: HpaMemory,
     history: Vec<u32>,
@@ -133,7 +134,7 @@ impl Policy for HoltWinters {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let HoltWintersMemory { hpa, history } = &mut **recall!(memory, HoltWinters);
+        let HoltWintersMemory { hpa, history } = memory.of::<HoltWintersMemory>();
         self.hpa.sync_with(state, hpa, |wish| {
             let forecast = self.foretell(history, wish);
             (self.decision_type.decide(&[wish, forecast]), format!(", foretold {forecast}"))
@@ -141,12 +142,8 @@ impl Policy for HoltWinters {
     }
 }
 
-impl HoltWinters {
-    /// Refuses parameters that the original would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for HoltWinters {
+    fn check(&self) -> Result<(), String> {
         self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
         for (field, factor) in [("alpha", self.alpha), ("beta", self.beta), ("gamma", self.gamma)] {
             ranged(field, factor, 0.0, 1.0)?;
@@ -159,7 +156,9 @@ impl HoltWinters {
         }
         Ok(())
     }
+}
 
+impl HoltWinters {
     /// Adds what the HPA asks for to the history, and foretells what it asks for next; zero where the history is too short.
     fn foretell(&self, history: &mut Vec<u32>, wish: u32) -> u32 {
         history.push(wish);

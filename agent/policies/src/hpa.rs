@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, Cadence, Meter, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
 use behavior::{Behavior, History, Limits};
 use replica_calculator::{Calculator, CalculatorError, Kind, Phase, Pod, PodMetric, Proposal, Ready, Tolerance};
 
@@ -49,7 +49,7 @@ pub struct Hpa {
 }
 
 /// What an HPA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct HpaMemory {
     cadence: Cadence,
     meters: [Meter; 4],
@@ -129,20 +129,20 @@ impl Policy for Hpa {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, Hpa);
+        let memory = memory.of::<HpaMemory>();
         self.sync(state, memory)
     }
 }
 
-impl Hpa {
-    /// Pods that are looked at at most; the original's clusters have not many more.
-    pub const MOST_PODS: u32 = 10_000;
+impl Rule for Hpa {
+    fn named(mut self, name: &str) -> Self {
+        if name == "hpa-behavior" {
+            self.behavior.get_or_insert_default();
+        }
+        self
+    }
 
-    /// Refuses parameters that the API or the controller would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
         for (field, percent) in [("cpu_utilization", self.cpu_utilization), ("memory_utilization", self.memory_utilization)] {
             percent.map_or(Ok(()), |percent| ranged(field, f64::from(percent), 1.0, 1000.0))?;
         }
@@ -158,6 +158,11 @@ impl Hpa {
         }
         self.behavior.as_ref().map_or(Ok(()), Behavior::check)
     }
+}
+
+impl Hpa {
+    /// Pods that are looked at at most; the original's clusters have not many more.
+    pub const MOST_PODS: u32 = 10_000;
 
     fn targets(&self) -> impl Iterator<Item = Target> {
         let given = [

@@ -11,9 +11,11 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
+use crate::vpa::Vpa;
 use crate::vpa::{Controlled, VpaMemory};
-use crate::{Decision, HoldReason, Hpa, Memory, Native, Policy, Vpa, recall, seen};
+use crate::{Decision, HoldReason, Memory, Native, Policy, Rule, seen};
 
 /// Both autoscalers and their parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,7 +28,7 @@ pub struct HpaVpa {
 }
 
 /// What both remember of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct HpaVpaMemory {
     hpa: HpaMemory,
     vpa: VpaMemory,
@@ -57,7 +59,7 @@ impl Policy for HpaVpa {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, HpaVpa);
+        let memory = memory.of::<HpaVpaMemory>();
         let (across, along) = (self.hpa.sync(state, &mut memory.hpa), self.vpa.run(state, &mut memory.vpa));
         let Some(in_force) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
@@ -66,12 +68,8 @@ impl Policy for HpaVpa {
     }
 }
 
-impl HpaVpa {
-    /// Refuses what either would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for HpaVpa {
+    fn check(&self) -> Result<(), String> {
         self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
         self.vpa.check().map_err(|error| format!("vpa.{error}"))
     }

@@ -15,7 +15,7 @@ use crate::hpa::behavior::{Behavior, History, Limits, normalize};
 use crate::hpa::replica_calculator::{Calculator, Tolerance};
 use crate::kpa::Metric;
 use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
 
 /// KEDA and its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -152,7 +152,7 @@ impl Operator {
 }
 
 /// What a KEDA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct KedaMemory {
     poll: Cadence,
     sync: Cadence,
@@ -205,7 +205,7 @@ impl Policy for Keda {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let (memory, now) = (recall!(memory, Keda), seen::instant(state));
+        let (memory, now) = (memory.of::<KedaMemory>(), seen::instant(state));
         let created = *memory.created.get_or_insert(now);
         let (polls, syncs) = (memory.poll.due(now, self.polling_interval), memory.sync.due(now, self.sync_period));
         if !polls && !syncs {
@@ -228,12 +228,8 @@ impl Policy for Keda {
     }
 }
 
-impl Keda {
-    /// Refuses parameters that KEDA would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for Keda {
+    fn check(&self) -> Result<(), String> {
         let (hour, day) = (Span::seconds(3600), Span::seconds(24 * 3600));
         ranged("threshold", self.threshold, 0.001, 1e6)?;
         ranged("activation_threshold", self.activation_threshold, 0.0, 1e6)?;
@@ -243,7 +239,9 @@ impl Keda {
         spanned("sync_period", self.sync_period, Span::seconds(1), hour)?;
         self.behavior.as_ref().map_or(Ok(()), Behavior::check)
     }
+}
 
+impl Keda {
     fn value(&self, state: &State) -> Option<f64> {
         match self.metric {
             Metric::Concurrency => seen::in_flight(state),
@@ -423,7 +421,7 @@ mod tests {
 
     /// What is in force after each tick of 5 s with so many requests in flight.
     fn run(policy: &Keda, mut replicas: u32, in_flight: impl Fn(u64) -> Option<f64>, ticks: u64) -> Vec<u32> {
-        let mut memory = Memory::None;
+        let mut memory = Memory::default();
         let played = (0..ticks).map(|tick| {
             let mut state =
                 State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..sample::state() };

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kpa::bucketing::Highest;
 use crate::seen::{self, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Policy, Rule};
 use histogram::{IdleTimes, Windows};
 
 /// A keep-alive of one length.
@@ -47,7 +47,7 @@ pub struct KeepAliveHistogram {
 }
 
 /// What a keep-alive remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct KeepAliveMemory {
     needs: Highest,
     busy_until: Option<Timestamp>,
@@ -109,7 +109,7 @@ impl Policy for KeepAliveFixed {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, KeepAlive);
+        let memory = memory.of::<KeepAliveMemory>();
         decide(state, self.concurrency, |need| {
             // Sixty slots bound what is remembered, whatever the length.
             let slot = millis(self.keep_alive.0).div_ceil(60).max(1);
@@ -119,12 +119,8 @@ impl Policy for KeepAliveFixed {
     }
 }
 
-impl KeepAliveFixed {
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for KeepAliveFixed {
+    fn check(&self) -> Result<(), String> {
         spanned("keep_alive", self.keep_alive, Span::seconds(1), Span::seconds(24 * 3600))?;
         ranged("concurrency", self.concurrency, 0.01, 10_000.0)
     }
@@ -144,8 +140,18 @@ impl Policy for KeepAliveHistogram {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, KeepAlive);
+        let memory = memory.of::<KeepAliveMemory>();
         decide(state, self.concurrency, |need| self.replicas(memory, &need))
+    }
+}
+
+impl Rule for KeepAliveHistogram {
+    fn check(&self) -> Result<(), String> {
+        ranged("concurrency", self.concurrency, 0.01, 10_000.0)?;
+        for (field, share) in [("head", self.head), ("tail", self.tail), ("margin", self.margin)] {
+            ranged(field, share, 0.0, 1.0)?;
+        }
+        ranged("representative", self.representative, 0.0, 1000.0)
     }
 }
 
@@ -153,18 +159,6 @@ impl KeepAliveHistogram {
     const MINUTE_MS: u64 = 60_000;
     /// A day of idle times fills the bins of a function that is called at all often.
     const HISTORY: Duration = Duration::from_secs(24 * 3600);
-
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
-        ranged("concurrency", self.concurrency, 0.01, 10_000.0)?;
-        for (field, share) in [("head", self.head), ("tail", self.tail), ("margin", self.margin)] {
-            ranged(field, share, 0.0, 1.0)?;
-        }
-        ranged("representative", self.representative, 0.0, 1000.0)
-    }
 
     fn replicas(&self, memory: &mut KeepAliveMemory, need: &Need) -> (u32, String) {
         let slot = need.now.0 / Self::MINUTE_MS;
@@ -203,7 +197,7 @@ mod tests {
 
     /// What is in force after each minute with so many requests in flight.
     fn run(policy: &dyn Policy, in_flight: impl Fn(u64) -> f64, minutes: u64) -> Vec<u32> {
-        let (mut memory, mut replicas) = (Memory::None, 0);
+        let (mut memory, mut replicas) = (Memory::default(), 0);
         let played = (0..minutes).map(|minute| {
             let mut state =
                 State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(28_000_000 + minute), ..sample::state() };

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
 use autoscaler::{Autoscaler, DeciderSpec};
 use bucketing::Buckets;
 use scaler::{Activity, Applied, Counted, ZeroSpec};
@@ -89,7 +89,7 @@ pub enum Aggregation {
 }
 
 /// What a KPA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct KpaMemory {
     cadence: Cadence,
     stable: Buckets,
@@ -97,7 +97,7 @@ pub struct KpaMemory {
     found: Option<Found>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 struct Found {
     autoscaler: Autoscaler,
     activity: Activity,
@@ -157,7 +157,7 @@ impl Policy for Kpa {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, Kpa);
+        let memory = memory.of::<KpaMemory>();
         self.take(state, memory);
         let now = end(state);
         if memory.cadence.due(now, Self::TICK) { self.scale(state, memory, now) } else { Cadence::hold(Self::TICK) }
@@ -169,22 +169,8 @@ fn end(state: &State) -> Timestamp {
     seen::instant(state).plus(seen::tick_length(state))
 }
 
-impl Kpa {
-    /// How often it decides.
-    pub const TICK: Span = Span::seconds(2);
-    /// What one pod can have where nobody says.
-    const CONCURRENCY: f64 = 100.0;
-    const RPS: f64 = 200.0;
-    /// Below this no target makes sense.
-    const LEAST_TARGET: f64 = 0.01;
-    /// Added to the progress deadline, so that the platform gives up first.
-    const ACTIVATION_BUFFER: Duration = Duration::from_secs(30);
-
-    /// Refuses parameters that `config-autoscaler` would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for Kpa {
+    fn check(&self) -> Result<(), String> {
         let hour = Span::seconds(3600);
         self.target.map_or(Ok(()), |target| ranged("target", target, Self::LEAST_TARGET, 1e6))?;
         ranged("target_utilization_percentage", self.target_utilization_percentage, 1.0, 100.0)?;
@@ -214,6 +200,18 @@ impl Kpa {
         ranged("initial_scale", f64::from(self.initial_scale), 1.0, 10_000.0)?;
         spanned("progress_deadline", self.progress_deadline, Span::seconds(1), hour)
     }
+}
+
+impl Kpa {
+    /// How often it decides.
+    pub const TICK: Span = Span::seconds(2);
+    /// What one pod can have where nobody says.
+    const CONCURRENCY: f64 = 100.0;
+    const RPS: f64 = 200.0;
+    /// Below this no target makes sense.
+    const LEAST_TARGET: f64 = 0.01;
+    /// Added to the progress deadline, so that the platform gives up first.
+    const ACTIVATION_BUFFER: Duration = Duration::from_secs(30);
 
     /// What one replica should have, and what it can have.
     #[must_use]

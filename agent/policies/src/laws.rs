@@ -72,9 +72,9 @@ fn state(drawn: &Drawn, tick: u64, length: u64, bounds: (u32, u32), allocation: 
     state
 }
 
-/// What `policy` says to `scene`, with its memory written down and read again at each State where `rewrite`.
-fn play(policy: &dyn Policy, (length, least, width, drawn): &(u64, u32, u32, Vec<Drawn>), rewrite: bool) -> (Vec<Decision>, Memory) {
-    let (mut memory, mut rng) = (Memory::None, sample::rng());
+/// Decisions of `policy` on `scene`, and its memory after it.
+fn play(policy: &dyn Policy, (length, least, width, drawn): &(u64, u32, u32, Vec<Drawn>)) -> (Vec<Decision>, Memory) {
+    let (mut memory, mut rng) = (Memory::default(), sample::rng());
     let (mut tick, mut allocation) = (1_700_000_000_000 / length, Allocation::new(*least, 500, 256));
     let mut decisions = Vec::new();
     for drawn in drawn {
@@ -87,10 +87,6 @@ fn play(policy: &dyn Policy, (length, least, width, drawn): &(u64, u32, u32, Vec
             if drawn.applied {
                 allocation = wanted;
             }
-        }
-        if rewrite {
-            let text = serde_json::to_string(&memory).expect("a memory is written");
-            memory = serde_json::from_str(&text).expect("and read again");
         }
         decisions.push(decision);
     }
@@ -117,13 +113,9 @@ proptest! {
     #[test]
     fn every_policy_keeps_to_the_bounds_and_repeats_itself(scene in scene()) {
         for policy in all() {
-            let (once, memory) = play(&*policy, &scene, false);
-            prop_assert_eq!(&once, &play(&*policy, &scene, false).0, "{}", policy.name());
-            let wanted = |decisions: &[Decision]| decisions.iter().map(Decision::wanted).collect::<Vec<_>>();
-            let rewritten = play(&*policy, &scene, true).0;
-            // JSON may give back the last digit of a number otherwise, which a reason may show.
-            prop_assert_eq!(wanted(&once), wanted(&rewritten), "{} after its memory was written down", policy.name());
-            prop_assert!(serde_json::to_string(&memory).expect("written").len() < 256 * 1024);
+            let (once, memory) = play(&*policy, &scene);
+            prop_assert_eq!(&once, &play(&*policy, &scene).0, "{}", policy.name());
+            prop_assert!(format!("{memory:?}").len() < 1024 * 1024, "the memory of {} is bounded", policy.name());
         }
     }
 
@@ -132,9 +124,9 @@ proptest! {
         // A service that starts shows the States that the stream still holds, whatever its own clock says, and throws the decisions away.
         for policy in all() {
             let states = shown(&scene);
-            let mut memory = Memory::None;
+            let mut memory = Memory::default();
             states.iter().for_each(|state| drop(policy.decide(state, &mut memory, state.observed_at_ms, &mut sample::rng())));
-            let mut rebuilt = Memory::None;
+            let mut rebuilt = Memory::default();
             states.iter().for_each(|state| drop(policy.decide(state, &mut rebuilt, Timestamp(u64::MAX), &mut sample::rng())));
             prop_assert_eq!(&memory, &rebuilt, "{}", policy.name());
         }
@@ -144,7 +136,7 @@ proptest! {
     fn no_state_that_a_reader_accepts_is_too_much(scene in scene()) {
         for state in shown(&scene).into_iter().filter(|state| state.check().is_ok()) {
             for policy in all() {
-                let mut memory = Memory::None;
+                let mut memory = Memory::default();
                 for _ in 0..2 {
                     let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
                     prop_assert!(decision.wanted().is_none_or(|wanted| state.bounds.contain(wanted)), "{}", policy.name());
@@ -161,7 +153,7 @@ proptest! {
         };
         let scene = (length, 0, 9, vec![nothing; count]);
         for policy in all() {
-            let (decisions, _) = play(&*policy, &scene, false);
+            let (decisions, _) = play(&*policy, &scene);
             // The first State of the sequence has zero replicas in force, which bounds of at least zero allow.
             prop_assert!(decisions.iter().all(|decision| decision.wanted().is_none()), "{} acts blindly", policy.name());
         }
@@ -187,16 +179,15 @@ fn every_rule_keeps_its_own_tick_whatever_the_states() {
                 applied: false,
             };
             let scene = (seconds * 1000, 1, 9, vec![drawn; 600 / seconds as usize]);
-            let (mut memory, mut decided) = (Memory::None, 0u64);
+            let (mut memory, mut decided, mut wanted) = (Memory::default(), 0u64, 0u64);
             for state in shown(&scene) {
                 let decision = policy.decide(&state, &mut memory, state.observed_at_ms, &mut sample::rng());
                 decided += u64::from(!matches!(decision, Decision::Hold { why: HoldReason::NotDue, .. }));
+                wanted += u64::from(decision.wanted().is_some());
             }
-            // KEDA decides at its polls too; OpenFaaS says at each State that there is no alert.
-            if !["keda", "openfaas", "hpa-vpa"].contains(&policy.name()) {
-                let expected = 600 / own.0.as_secs().max(seconds);
-                assert!(decided.abs_diff(expected) <= 1, "{} decides {decided} times in 10 min at States of {seconds} s", policy.name());
-            }
+            let (expected, name) = (600 / own.0.as_secs().max(seconds), policy.name());
+            assert!(decided + 1 >= expected, "{name} decides {decided} times in 10 min at States of {seconds} s");
+            assert!(wanted <= expected + 1, "{name} asks for a change {wanted} times in 10 min at States of {seconds} s");
         }
     }
 }
@@ -212,7 +203,7 @@ fn every_policy_names_its_model_within_what_an_action_may_carry() {
 fn whoever_keeps_a_memory_says_how_far_back_it_reaches() {
     let state = sample::state();
     for policy in all() {
-        let keeps = !matches!(remembered(&*policy, &state), Memory::None);
+        let keeps = !remembered(&*policy, &state).is_empty();
         assert_eq!(policy.remembers().is_some(), keeps, "{}", policy.name());
     }
 }
@@ -234,11 +225,11 @@ fn a_memory_of_another_policy_is_begun_anew() {
     };
     let state = state(&drawn, 340_000_000, 5000, (1, 9), Allocation::new(2, 500, 256));
     for policy in all() {
-        let fresh = policy.decide(&state, &mut Memory::None, Timestamp(0), &mut sample::rng());
+        let fresh = policy.decide(&state, &mut Memory::default(), Timestamp(0), &mut sample::rng());
         for other in all() {
-            let mut memory = Memory::None;
+            let mut memory = Memory::default();
             let _ = other.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
-            if std::mem::discriminant(&memory) != std::mem::discriminant(&remembered(&*policy, &state)) {
+            if !memory.is_like(&remembered(&*policy, &state)) {
                 assert_eq!(
                     policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng()),
                     fresh,
@@ -252,7 +243,7 @@ fn a_memory_of_another_policy_is_begun_anew() {
 }
 
 fn remembered(policy: &dyn Policy, state: &State) -> Memory {
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let _ = policy.decide(state, &mut memory, Timestamp(0), &mut sample::rng());
     memory
 }

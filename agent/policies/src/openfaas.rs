@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
 
 /// The alert-driven rule and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,7 +32,7 @@ pub struct OpenFaas {
 }
 
 /// What the rule remembers of one function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenFaasMemory {
     cadence: Cadence,
     above_since: Option<Timestamp>,
@@ -74,7 +74,7 @@ impl Policy for OpenFaas {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let (memory, now) = (recall!(memory, OpenFaas), seen::instant(state));
+        let (memory, now) = (memory.of::<OpenFaasMemory>(), seen::instant(state));
         let Some(in_force) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
@@ -104,12 +104,8 @@ impl Policy for OpenFaas {
     }
 }
 
-impl OpenFaas {
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for OpenFaas {
+    fn check(&self) -> Result<(), String> {
         ranged("rate_rps", self.rate_rps, 0.0, 1e6)?;
         spanned("pending", self.pending, Span::default(), Span::seconds(3600))?;
         spanned("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
@@ -148,7 +144,7 @@ mod tests {
 
     #[test]
     fn an_alert_takes_a_step_each_time_it_goes_out_and_goes_back_at_once() {
-        let (mut memory, mut in_force, mut seen) = (Memory::None, 1, Vec::new());
+        let (mut memory, mut in_force, mut seen) = (Memory::default(), 1, Vec::new());
         for tick in 0..10 {
             let mut state = State { allocation: Some(Allocation::new(in_force, 500, 256)), tick: Tick(1000 + tick), ..sample::state() };
             state.windows.tick.rate_rps = Some(if (2..6).contains(&tick) { 9.0 } else { 1.0 });

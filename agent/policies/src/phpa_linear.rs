@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::holt_winters::model::{linear, whole};
 use crate::holt_winters::{DecisionType, predictive_hpa};
+use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
 use crate::seen::{self, ranged, spanned};
-use crate::{Decision, Hpa, Memory, Native, Policy, recall};
+use crate::{Decision, Memory, Native, Policy, Rule};
 
 /// The predictive HPA and its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,7 +31,7 @@ pub struct PhpaLinear {
 }
 
 /// What it remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct PhpaLinearMemory {
     hpa: HpaMemory,
     /// Wishes, oldest first.
@@ -64,7 +65,7 @@ impl Policy for PhpaLinear {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let PhpaLinearMemory { hpa, history } = &mut **recall!(memory, PhpaLinear);
+        let PhpaLinearMemory { hpa, history } = memory.of::<PhpaLinearMemory>();
         let now = seen::instant(state);
         self.hpa.sync_with(state, hpa, |wish| {
             let forecast = self.foretell(history, wish, now);
@@ -73,17 +74,15 @@ impl Policy for PhpaLinear {
     }
 }
 
-impl PhpaLinear {
-    /// Refuses parameters that the original would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for PhpaLinear {
+    fn check(&self) -> Result<(), String> {
         self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
         spanned("look_ahead", self.look_ahead, Span::default(), Span::seconds(3600))?;
         ranged("history_size", self.history_size as f64, 1.0, 10_000.0)
     }
+}
 
+impl PhpaLinear {
     /// Adds what the HPA asks for to the history, and reads the line through it ahead of `now`.
     fn foretell(&self, history: &mut Vec<(Timestamp, u32)>, wish: u32, now: Timestamp) -> u32 {
         // A clock that was set back begins anew.

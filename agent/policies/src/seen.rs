@@ -5,7 +5,6 @@ use std::time::Duration;
 use qscale_common::contract::{ReplicaCounts, State, Window};
 use qscale_common::time::{Span, Timestamp, millis};
 use qscale_common::units::{Allocation, Replicas};
-use serde::{Deserialize, Serialize};
 
 use crate::{Decision, HoldReason};
 
@@ -54,7 +53,7 @@ pub(crate) fn in_flight(state: &State) -> Option<f64> {
 }
 
 /// A rule's own tick. Where States come less often than it, each is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Cadence {
     last: Option<Timestamp>,
 }
@@ -79,7 +78,7 @@ impl Cadence {
 }
 
 /// A metric as a pipeline gives it: the mean of one span, known when the span has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Meter {
     since: Option<Timestamp>,
     sum: f64,
@@ -88,7 +87,7 @@ pub(crate) struct Meter {
 }
 
 /// A reading of a meter.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Reading {
     /// When the span ended.
     pub(crate) at: Timestamp,

@@ -84,12 +84,17 @@ impl Policy for Threshold {
     }
 }
 
-impl Threshold {
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for Threshold {
+    fn named(self, name: &str) -> Self {
+        let mode = match name {
+            "threshold-vertical" => Mode::Vertical,
+            "threshold-both" => Mode::Both,
+            _ => Mode::Horizontal,
+        };
+        Self { mode, ..self }
+    }
+
+    fn check(&self) -> Result<(), String> {
         if !(0.0..=1.0).contains(&self.down_below) {
             return Err(format!("down_below = {}, must be from 0 to 1", self.down_below));
         }
@@ -106,7 +111,9 @@ impl Threshold {
             None => Ok(()),
         }
     }
+}
 
+impl Threshold {
     /// What the function that `state` speaks of should be given. The rule needs neither memory, time nor chance.
     #[must_use]
     pub fn judge(&self, state: &State) -> Decision {

@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::seen::{self, Cadence, Meter, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
 use recommender::{Aggregate, Amounts, Recommendation, Recommender};
 use updater::{Priority, Updater};
 
@@ -101,7 +101,7 @@ impl Controlled {
 }
 
 /// What a VPA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct VpaMemory {
     cadence: Cadence,
     mean: Meter,
@@ -165,20 +165,13 @@ impl Policy for Vpa {
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, Vpa);
+        let memory = memory.of::<VpaMemory>();
         self.run(state, memory)
     }
 }
 
-impl Vpa {
-    /// Samples that one interval adds at most: what a function of many replicas needs not, a State of absurd numbers must not.
-    const MOST_SAMPLES: u32 = 1000;
-
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for Vpa {
+    fn check(&self) -> Result<(), String> {
         let (minute, month) = (Span::seconds(60), Span::seconds(30 * 24 * 3600));
         spanned("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
         spanned("half_life", self.half_life, minute, month)?;
@@ -193,6 +186,11 @@ impl Vpa {
         ranged("margin", self.margin, 0.0, 10.0)?;
         ranged("min_change", self.min_change, 0.0, 1.0)
     }
+}
+
+impl Vpa {
+    /// Samples that one interval adds at most: what a function of many replicas needs not, a State of absurd numbers must not.
+    const MOST_SAMPLES: u32 = 1000;
 
     /// Takes `state` in and decides where it is due.
     pub(crate) fn run(&self, state: &State, memory: &mut VpaMemory) -> Decision {

@@ -90,7 +90,7 @@ fn a_network_that_values_a_choice_at_no_number_is_not_trusted() {
     assert_eq!(decided.distrust, Some(Distrust::NoNumber));
     assert!(reason(&decided).starts_with("threshold-both decides, as the network values a choice at what is no number: "), "{decided:?}");
     let rule = qscale_policies::by_name("threshold-both", &Value::Null).expect("a rule");
-    let alone = rule.decide(&state(1), &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(1));
+    let alone = rule.decide(&state(1), &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(1));
     assert_eq!(decided.decision.wanted(), alone.wanted());
 }
 

@@ -39,7 +39,7 @@ fn at(second: u64, in_force: Allocation) -> (State, Timestamp) {
 fn wanted(forecast: &Forecast, params: ClairvoyantParams, second: u64, in_force: Allocation) -> Allocation {
     let (state, now) = at(second, in_force);
     let policy = Clairvoyant::new(forecast, params).expect("valid");
-    policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().unwrap_or(in_force)
+    policy.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted().unwrap_or(in_force)
 }
 
 #[test]
@@ -76,9 +76,9 @@ fn bounds_keep_the_last_replica() {
     let (mut state, now) = at(0, Allocation::new(3, 500, 128));
     state.bounds.replicas = Range::new(Replicas(2), Replicas(4)).expect("ordered");
     let idle = Clairvoyant::new(&forecast(&[]), exactly()).expect("valid");
-    assert_eq!(idle.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().expect("less").replicas, Replicas(2));
+    assert_eq!(idle.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted().expect("less").replicas, Replicas(2));
     let busy = Clairvoyant::new(&forecast(&[500.0; 60]), exactly()).expect("valid");
-    assert_eq!(busy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted(), Some(Allocation::new(4, 1000, 128)));
+    assert_eq!(busy.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted(), Some(Allocation::new(4, 1000, 128)));
 }
 
 #[test]
@@ -141,9 +141,9 @@ fn scope_leaves_the_rest_as_it_is() {
 fn what_is_queued_is_worked_off_within_a_tick() {
     let (mut state, now) = at(0, Allocation::new(1, 1000, 128));
     let policy = Clairvoyant::new(&forecast(&[10.0; 60]), exactly()).expect("valid");
-    assert_eq!(policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted(), None);
+    assert_eq!(policy.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted(), None);
     state.windows.tick.queued = Some(100.0);
-    let wanted = policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().expect("more");
+    let wanted = policy.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted().expect("more");
     assert_eq!(wanted.replicas, Replicas(3), "a core for what comes and two for ten core-seconds within five");
 }
 

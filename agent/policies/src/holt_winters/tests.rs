@@ -135,7 +135,7 @@ fn scales_up_before_the_load_that_comes_every_season() {
     };
     let plain = policy.hpa.clone();
     let run = |policy: &dyn Policy| {
-        let (mut memory, mut replicas) = (Memory::None, 2);
+        let (mut memory, mut replicas) = (Memory::default(), 2);
         let ticks = (0..480u64).map(|tick| {
             let mut state =
                 State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..sample::state() };

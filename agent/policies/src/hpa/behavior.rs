@@ -103,14 +103,14 @@ pub struct Limits {
 }
 
 /// What an HPA remembers: what was recommended and what was changed, no longer than any window asks.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {
     recommendations: Vec<Entry>,
     ups: Vec<Entry>,
     downs: Vec<Entry>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     at: Timestamp,
     replicas: u32,

@@ -6,12 +6,10 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::KeepAliveHistogram;
 
 /// How often which idle time was seen: one bin a minute for four hours.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdleTimes {
     bins: Vec<u32>,
     beyond: u32,

@@ -1,9 +1,7 @@
 //! Averages over a window of seconds, as Knative's autoscaler keeps them. Owns what counts where data begins late or ends early.
 
-use serde::{Deserialize, Serialize};
-
 /// One value for each of the last seconds.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Buckets {
     /// First and last second that was written; nothing where there is none.
     written: Option<(u64, u64)>,
@@ -97,7 +95,7 @@ fn rounded(digits: i32, value: f64) -> f64 {
 }
 
 /// The highest value of a window of slots: what delays scaling down.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Highest {
     /// Slots with their values, each lower than the one before it.
     slots: Vec<(u64, u32)>,

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use qscale_common::time::Timestamp;
-use serde::{Deserialize, Serialize};
 
 /// What the reconciler is told about zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +33,7 @@ pub struct Counted {
 }
 
 /// Whether a revision takes requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// It should, and has no ready pod yet.
@@ -46,7 +45,7 @@ pub enum Condition {
 }
 
 /// A revision's condition, and whether requests go through the activator, each since when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activity {
     condition: Condition,
     since: Timestamp,

@@ -18,7 +18,7 @@ fn seen(cpu: f64, memory: f64, in_force: Allocation) -> State {
 #[track_caller]
 fn check(mode: Mode, (cpu, memory): (f64, f64), in_force: Allocation, expected: Result<Allocation, HoldReason>) {
     let policy = Threshold { mode, ..Threshold::default() };
-    let decision = policy.decide(&seen(cpu, memory, in_force), &mut Memory::None, Timestamp(0), &mut sample::rng());
+    let decision = policy.decide(&seen(cpu, memory, in_force), &mut Memory::default(), Timestamp(0), &mut sample::rng());
     match decision {
         Decision::Want { allocation, reason, .. } => assert_eq!(Ok(allocation), expected, "{reason}"),
         Decision::Hold { why, reason, .. } => assert_eq!(Err(why), expected, "{reason}"),

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use qscale_common::time::{Timestamp, millis};
-use serde::{Deserialize, Serialize};
 
 /// Where the buckets of a histogram begin and end.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,7 +70,7 @@ impl Buckets {
 }
 
 /// A histogram in which a sample of now weighs twice one of a half-life ago.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Histogram {
     weights: Vec<f64>,
     total: f64,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use qscale_common::time::{Timestamp, millis};
-use serde::{Deserialize, Serialize};
 
 use super::histogram::{Buckets, Histogram};
 
@@ -63,7 +62,7 @@ const MOST: f64 = 1e14;
 const CPU_WEIGHT: f64 = 0.1;
 
 /// An amount of each resource: thousandths of a core, bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Amounts {
     /// Thousandths of a core.
     pub cpu_millicores: i64,
@@ -83,7 +82,7 @@ pub struct Recommendation {
 }
 
 /// What was seen of the containers of one name.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Aggregate {
     cpu: Histogram,
     memory: Histogram,
@@ -94,7 +93,7 @@ pub struct Aggregate {
 }
 
 /// The peak of memory within the current window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Peaks {
     window_end: Option<Timestamp>,
     last: Timestamp,

@@ -11,7 +11,7 @@ use qscale_dqn::policy::{Caution, DqnParams, FAR, Valued};
 use qscale_dqn::train::domain::Part;
 use qscale_dqn::train::judge::{Court, Score};
 use qscale_dqn::{Checkpoint, Dqn, registry};
-use qscale_policies::Memory;
+use qscale_policies::{History, Memory};
 use serde_json::Value;
 
 use qscale_replay::RecordedScenario;
@@ -98,8 +98,8 @@ impl Pair {
             let (mut memory, mut memory_of_base) = (Memory::default(), Memory::default());
             for state in &function.states {
                 if state.observed_at_ms < function.since {
-                    memory.history().see(state);
-                    memory_of_base.history().see(state);
+                    memory.of::<History>().see(state);
+                    memory_of_base.of::<History>().see(state);
                     continue;
                 }
                 let one = |dqn: &Dqn, memory: &mut Memory| -> anyhow::Result<(Valued, Option<_>)> {

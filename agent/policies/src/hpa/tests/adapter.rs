@@ -18,7 +18,7 @@ fn at(tick: u64, replicas: u32, cpu: Option<f64>) -> State {
 
 /// What is in force after each tick, where whatever is wanted is given at once.
 fn run(policy: &Hpa, mut replicas: u32, cpu: impl IntoIterator<Item = Option<f64>>) -> Vec<u32> {
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let ticks = cpu.into_iter().zip(200_000_000..).map(|(cpu, tick)| {
         let decision = policy.decide(&at(tick, replicas, cpu), &mut memory, Timestamp(0), &mut sample::rng());
         replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
@@ -43,7 +43,7 @@ fn decides_every_15_seconds_on_what_was_published_before() {
 
 #[test]
 fn metrics_that_are_late_for_all_replicas_are_metrics_still() {
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let mut decide = |tick: u64, cpu: Option<f64>| {
         let mut state = at(200_000_000 + tick, 2, cpu);
         state.replicas = state.replicas.map(|counts| ReplicaCounts { reporting: Replicas(0), ..counts });
@@ -83,22 +83,22 @@ fn holds_where_cpu_is_not_measured() {
 #[test]
 fn goes_to_the_bounds_without_metrics() {
     let mut state = at(200_000_000, 150, None);
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let decide = |state: &State, memory: &mut Memory| Hpa::default().decide(state, memory, Timestamp(0), &mut sample::rng());
     assert_eq!(decide(&state, &mut memory).wanted().expect("down").replicas, Replicas(100));
     state.bounds.replicas = Range::new(Replicas(200), Replicas(300)).expect("ordered");
-    assert_eq!(decide(&state, &mut Memory::None).wanted().expect("up").replicas, Replicas(200));
+    assert_eq!(decide(&state, &mut Memory::default()).wanted().expect("up").replicas, Replicas(200));
 }
 
 #[test]
 fn zero_replicas_disable_it() {
-    let decision = Hpa::default().decide(&at(200_000_000, 0, None), &mut Memory::None, Timestamp(0), &mut sample::rng());
+    let decision = Hpa::default().decide(&at(200_000_000, 0, None), &mut Memory::default(), Timestamp(0), &mut sample::rng());
     assert!(matches!(decision, Decision::Hold { why: HoldReason::NothingToDo, .. }), "{decision:?}");
 }
 
 #[test]
 fn scales_to_zero_and_back_by_an_external_metric_only_where_told() {
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let policy = Hpa { rate_rps: Some(10.0), scale_to_zero: true, downscale_stabilization: Span::default(), ..Hpa::default() };
     let (mut replicas, mut seen) = (2, Vec::new());
     for tick in 0..40 {
