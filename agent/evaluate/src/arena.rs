@@ -140,10 +140,10 @@ impl Suite {
             policy: ScalingPolicy { objective: function.objective, bounds: function.bounds, ..self.policy(function.name.clone()) },
             allocation: function.start,
             load: Load::Pattern { pattern, gaps: workload.gaps },
-            perturbation: perturbation.perturbation(),
+            perturbation: perturbation.perturbation,
             nodes: function.nodes,
         };
-        let disturbed = workload.disturbed.iter().copied().chain(perturbation.disturbed()).map(|at| at.0).collect();
+        let disturbed = workload.disturbed.iter().copied().chain(perturbation.perturbation.onsets()).map(|at| at.0).collect();
         let cell = Cell {
             name: format!("{}/{}/{}", function.name, workload.name, perturbation.name),
             function: function.name.to_string(),

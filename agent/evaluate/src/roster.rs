@@ -10,7 +10,7 @@ use qscale_sim::cell::BEGIN;
 use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::latency::{Histogram, Place};
 use qscale_sim::profile::Demands;
-use qscale_sim::{Nanos, Setup, Stretch};
+use qscale_sim::{Nanos, Setup};
 use serde_json::Value;
 
 /// The world that a competitor is made for.
@@ -83,16 +83,15 @@ fn foretell(fate: &Fate<'_>) -> Forecast {
     let Fate { setup, seed, index, length } = *fate;
     let mut source = setup.load.source(stream(seed, index, Purpose::Arrivals));
     let mut rng = stream(seed, index, Purpose::Demands);
-    let stretch = Stretch { startup: setup.perturbation.startup, ..Stretch::default() };
-    let mut demands = Demands::new(&setup.profile, stretch);
-    let mut later = setup.perturbation.payload;
+    let mut scale = setup.perturbation.scale_at(Nanos::ZERO);
+    let mut demands = Demands::new(&setup.profile, scale);
     let mut intervals = vec![Coming::default(); length.as_secs() as usize + 1];
     let (mut cpu, mut waiting) = (Histogram::default(), Histogram::default());
     while let Some((at, demand)) = source.take() {
         let Some(interval) = intervals.get_mut((at.0 / 1_000_000_000) as usize) else { break };
-        if let Some(payload) = later.filter(|payload| Nanos::from(payload.from.0) <= at) {
-            demands = Demands::new(&setup.profile, Stretch { cpu: payload.factor, ..stretch });
-            later = None;
+        let scale_now = setup.perturbation.scale_at(at);
+        if scale_now != scale {
+            (scale, demands) = (scale_now, Demands::new(&setup.profile, scale_now));
         }
         let demand = demand.unwrap_or_else(|| demands.request(&mut rng));
         interval.arrivals += 1.0;

@@ -9,10 +9,10 @@ mod trace;
 
 use qscale_common::document::{self, DocumentError, Format};
 use qscale_common::name::Name;
-use qscale_common::policy::{Guardrails, Prices, RewardWeights, Share};
+use qscale_common::policy::{Guardrails, Prices, RewardWeights};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::{Gaps, Pattern};
-use qscale_sim::{LostNode, Payload, Perturbation};
+use qscale_sim::Perturbation;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -30,7 +30,7 @@ pub struct Suite {
     /// What it is for, in a sentence.
     #[serde(default)]
     pub description: String,
-    /// Test runs of every competitor in every cell, 1 to 10,000; the n-th of each meets the same arrivals, demands and misfortunes.
+    /// Test runs of every competitor in every cell, 1 to 10,000; the n-th of each meets the same arrivals, demands and perturbations.
     #[serde(default = "default_seeds")]
     pub seeds: u32,
     /// Length of a run of patterns, its warm-up included; a trace has its own.
@@ -63,7 +63,7 @@ pub struct Suite {
     /// What arrives at them.
     #[serde(default)]
     pub workloads: Vec<Workload>,
-    /// What goes wrong.
+    /// The perturbations.
     #[serde(default = "default_perturbations")]
     pub perturbations: Vec<PerturbationEntry>,
     /// Which of their combinations are cells; all of them where none is listed.
@@ -115,29 +115,15 @@ pub struct Noise {
     pub every: Span,
 }
 
-/// What goes wrong in a run.
+/// A perturbation of a suite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PerturbationEntry {
     /// Its name.
     pub name: Name,
-    /// How much older measurements are than a competitor's own are anyway.
-    #[serde(default)]
-    pub metric_lag: Span,
-    /// Share of the scrapes that are lost.
-    #[serde(default = "no_share")]
-    pub lost_scrapes: Share,
-    /// How many times as long starts take, above 0 to 1000.
-    #[serde(default = "once")]
-    pub startup: f64,
-    /// From when on requests compute how many times as long.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<Payload>,
-    /// How often a running replica ends by itself, times an hour.
-    #[serde(default)]
-    pub crashes_per_hour: f64,
-    /// A node that goes away for a while; the functions must have nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_node: Option<LostNode>,
+    /// Its fields. The lag is added to the lag of a competitor's own metrics pipeline.
+    #[serde(flatten)]
+    pub perturbation: Perturbation,
 }
 
 /// Some combinations of functions, workloads and perturbations: all of those named, each kind complete where none of it is named.
@@ -217,46 +203,12 @@ fn default_reversal() -> Span {
 
 fn default_perturbations() -> Vec<PerturbationEntry> {
     let name = Name::new(PerturbationEntry::NONE).expect("a DNS label");
-    vec![PerturbationEntry {
-        name,
-        metric_lag: Span::millis(0),
-        lost_scrapes: no_share(),
-        startup: once(),
-        payload: None,
-        crashes_per_hour: 0.0,
-        lost_node: None,
-    }]
-}
-
-fn no_share() -> Share {
-    Share::try_from(0.0).expect("zero is a share")
-}
-
-fn once() -> f64 {
-    1.0
+    vec![PerturbationEntry { name, perturbation: Perturbation::default() }]
 }
 
 impl PerturbationEntry {
-    /// The name of the one in which nothing goes wrong.
+    /// Name of the entry without any perturbation.
     pub const NONE: &'static str = "none";
-
-    /// What goes wrong, as the simulator is told.
-    #[must_use]
-    pub fn perturbation(&self) -> Perturbation {
-        Perturbation {
-            metric_lag: self.metric_lag,
-            lost_scrapes: self.lost_scrapes.get(),
-            startup: self.startup,
-            payload: self.payload,
-            crashes_per_hour: self.crashes_per_hour,
-            lost_node: self.lost_node,
-        }
-    }
-
-    /// When it begins to matter, where it does not from the beginning.
-    pub fn disturbed(&self) -> impl Iterator<Item = Span> {
-        self.payload.map(|payload| payload.from).into_iter().chain(self.lost_node.map(|lost| lost.at))
-    }
 }
 
 /// Why a text is no suite.

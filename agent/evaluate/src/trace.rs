@@ -234,10 +234,10 @@ fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: 
         policy: ScalingPolicy { objective, bounds: Bounds { memory_mib, ..entry.bounds }, ..suite.policy(name) },
         allocation: start,
         load: function.load,
-        perturbation: perturbation.perturbation(),
+        perturbation: perturbation.perturbation,
         nodes: None,
     };
-    World { setup, index: number as u64, noise: None, disturbed: perturbation.disturbed().map(|at| at.0).collect() }
+    World { setup, index: number as u64, noise: None, disturbed: perturbation.perturbation.onsets().map(|at| at.0).collect() }
 }
 
 /// A little more than the guard's margin, so that rounding leaves room.

@@ -22,8 +22,8 @@ use crate::function::{Function, Reading};
 use crate::load::{Load, Source};
 use crate::nanos::Nanos;
 use crate::node::Nodes;
-use crate::perturbation::{LostNode, Payload, Perturbation};
-use crate::profile::{FunctionProfile, Gateway, Stretch};
+use crate::perturbation::{Event, Perturbation};
+use crate::profile::{FunctionProfile, Gateway};
 use crate::totals::Totals;
 
 /// When every world begins: a Monday at midnight UTC, so that the time of day means something.
@@ -42,7 +42,7 @@ pub struct Setup {
     pub allocation: Allocation,
     /// Its load.
     pub load: Load,
-    /// What goes wrong.
+    /// Disturbances of the world.
     pub perturbation: Perturbation,
     /// The machines that it has for itself; `None` is as many as it takes.
     pub nodes: Option<Nodes>,
@@ -56,8 +56,8 @@ pub struct Cell {
     function: Function,
     source: Source,
     now: Nanos,
-    /// What will go wrong and has not yet.
-    mishaps: [Option<(Nanos, Mishap)>; 3],
+    /// Events of the perturbation in order of time, and the number of those that have happened.
+    events: (Vec<(Nanos, Event)>, usize),
     scrape_rng: WorkloadRng,
     headroom: Option<Headroom>,
     /// What was read and is not known yet, oldest first.
@@ -69,22 +69,6 @@ pub struct Cell {
     state: State,
     reward: Judgement,
     verdict: Option<Verdict>,
-}
-
-/// What goes wrong at an instant.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Mishap {
-    /// Requests compute so many times as long from now on.
-    Payload(f64),
-    NodeGoes(u32),
-    NodeComes(u32),
-}
-
-fn mishaps(perturbation: &Perturbation) -> [Option<(Nanos, Mishap)>; 3] {
-    let payload = perturbation.payload.map(|Payload { from, factor }| (from.0.into(), Mishap::Payload(factor)));
-    let lost = |lost: LostNode| (lost.at.0.into(), Mishap::NodeGoes(lost.node));
-    let back = |lost: LostNode| (lost.at.0.saturating_add(lost.lasts.0).into(), Mishap::NodeComes(lost.node));
-    [payload, perturbation.lost_node.map(lost), perturbation.lost_node.map(back)]
 }
 
 impl Cell {
@@ -99,7 +83,7 @@ impl Cell {
             function: function(&setup, seed, index),
             source: setup.load.source(stream(seed, index, Purpose::Arrivals)),
             now: Nanos::ZERO,
-            mishaps: [None; 3],
+            events: (setup.perturbation.events(), 0),
             scrape_rng: stream(seed, index, Purpose::Scrapes),
             headroom: None,
             late: VecDeque::new(),
@@ -131,9 +115,8 @@ impl Cell {
     }
 
     fn begin(&mut self) {
-        let Perturbation { startup, .. } = self.setup.perturbation;
-        self.mishaps = mishaps(&self.setup.perturbation);
-        self.function.stretch(Stretch { startup, ..Stretch::default() });
+        self.events.1 = 0;
+        self.function.stretch(self.setup.perturbation.scale_at(Nanos::ZERO));
         self.function.warm(self.setup.policy.bounds.clamp(self.setup.allocation), Nanos::ZERO);
         // What replicas count before the first tick is where counting begins.
         self.function.scrape(Nanos::ZERO, BEGIN, &mut self.reading);
@@ -171,24 +154,20 @@ impl Cell {
         verdict
     }
 
-    /// Lives until `until`, through what goes wrong before it.
+    /// Advances to `until`, with the events of the perturbation before it.
     fn live(&mut self, until: Nanos) {
-        while let Some((at, mishap)) = self.mishaps.iter().flatten().filter(|(at, _)| *at < until).min_by_key(|(at, _)| *at).copied() {
+        while let Some((at, event)) = self.events.0.get(self.events.1).copied().filter(|(at, _)| *at < until) {
             self.source.feed(&mut self.function, at);
-            self.suffer(mishap, at);
-            self.mishaps.iter_mut().filter(|planned| **planned == Some((at, mishap))).for_each(|planned| *planned = None);
+            match event {
+                Event::Scale => self.function.stretch(self.setup.perturbation.scale_at(at)),
+                Event::NodeLost(node) => self.function.lose_node(node, at),
+                Event::NodeReturned(node) => self.function.return_node(node, at),
+            }
+            self.events.1 += 1;
         }
         self.source.feed(&mut self.function, until);
         self.function.advance(until);
         self.now = until;
-    }
-
-    fn suffer(&mut self, mishap: Mishap, at: Nanos) {
-        match mishap {
-            Mishap::Payload(cpu) => self.function.stretch(Stretch { cpu, startup: self.setup.perturbation.startup }),
-            Mishap::NodeGoes(node) => self.function.lose_node(node, at),
-            Mishap::NodeComes(node) => self.function.return_node(node, at),
-        }
     }
 
     fn read(&mut self) {

@@ -106,17 +106,13 @@ impl Suite {
 
     fn check_perturbation(&self, index: usize) -> Checked {
         let entry = &self.perturbations[index];
-        let field = |name: &str| format!("perturbations[{index}].{name}");
-        if entry.metric_lag.0 > Duration::from_secs(3600) {
-            return Err(refused(field("metric_lag"), format!("{}, must be at most 1h", entry.metric_lag)));
-        }
         let place = format!("perturbations[{index}]");
         for function in &self.functions {
-            let checked = entry.perturbation().check(function.nodes.as_ref());
+            let checked = entry.perturbation.check(function.nodes.as_ref());
             checked.map_err(|error| refused(&place, format!("with function {}: {error}", function.name)))?;
         }
         if self.trace.is_some() {
-            entry.perturbation().check(None).map_err(|error| refused(&place, error.to_string()))?;
+            entry.perturbation.check(None).map_err(|error| refused(&place, error.to_string()))?;
         }
         Ok(())
     }
