@@ -10,6 +10,7 @@ pub mod name;
 pub mod partition;
 pub mod platform;
 pub mod policy;
+pub mod restart;
 pub mod reward;
 #[cfg(feature = "runtime")]
 pub mod runtime;

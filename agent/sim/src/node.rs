@@ -4,8 +4,6 @@ use qscale_common::contract::Headroom;
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use serde::{Deserialize, Serialize};
 
-use crate::replica::Limits;
-
 mod contention;
 
 pub use contention::{Claim, Contention};
@@ -34,6 +32,21 @@ impl Nodes {
     #[must_use]
     pub fn room(&self) -> Millicores {
         self.cpu_millicores.scaled(self.cpu_overcommit.clamp(1.0, 100.0))
+    }
+}
+
+/// Upper limits of one replica: the room that it takes on its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaLimits {
+    /// CPU limit.
+    pub cpu: Millicores,
+    /// Memory limit.
+    pub memory: Mebibytes,
+}
+
+impl From<Allocation> for ReplicaLimits {
+    fn from(allocation: Allocation) -> Self {
+        Self { cpu: allocation.cpu_millicores, memory: allocation.memory_mib }
     }
 }
 
@@ -71,7 +84,7 @@ impl Pool {
 
     /// Takes room for `limits` on the node of which least is taken, CPU and memory alike, the first among equals; `None` where no node has room.
     /// Kubernetes' `LeastAllocated` for nodes that are all alike.
-    pub fn place(&mut self, limits: Limits) -> Option<u32> {
+    pub fn place(&mut self, limits: ReplicaLimits) -> Option<u32> {
         let (cpu, memory) = (u64::from(limits.cpu.0), u64::from(limits.memory.0));
         let fits = |node: &Node| node.there && node.cpu + cpu <= self.cpu && node.memory + memory <= self.memory;
         let taken = |node: &Node| u128::from(node.cpu) * u128::from(self.memory) + u128::from(node.memory) * u128::from(self.cpu);
@@ -82,7 +95,7 @@ impl Pool {
     }
 
     /// Gives back the room of `limits` on `node`.
-    pub fn free(&mut self, node: u32, limits: Limits) {
+    pub fn free(&mut self, node: u32, limits: ReplicaLimits) {
         if let Some(node) = self.nodes.get_mut(node as usize) {
             node.cpu -= u64::from(limits.cpu.0);
             node.memory -= u64::from(limits.memory.0);
@@ -90,7 +103,7 @@ impl Pool {
     }
 
     /// Takes the room of `to` on `node` instead of that of `from`; says whether there is as much.
-    pub fn resize(&mut self, node: u32, from: Limits, to: Limits) -> bool {
+    pub fn resize(&mut self, node: u32, from: ReplicaLimits, to: ReplicaLimits) -> bool {
         let Some(node) = self.nodes.get_mut(node as usize) else { return false };
         let cpu = node.cpu - u64::from(from.cpu.0) + u64::from(to.cpu.0);
         let memory = node.memory - u64::from(from.memory.0) + u64::from(to.memory.0);

@@ -4,20 +4,18 @@
 //! its CPU among them ([`shared`]). Where both apply, they give the same. On a node whose CPU is promised more than once, the second way has one more
 //! thing to heed ([`contended`]).
 
-pub mod backoff;
 pub mod contended;
 pub mod sequential;
 pub mod shared;
 
+use qscale_common::restart::RestartBackoff;
 use qscale_common::scrape::RequestCounters;
-use qscale_common::units::{Allocation, Mebibytes, Millicores};
 
 use crate::cpu::Cpu;
 use crate::latency::Place;
 use crate::nanos::Nanos;
-use crate::node::Claim;
+use crate::node::{Claim, ReplicaLimits};
 use crate::profile::{Demand, FunctionProfile, Memory};
-use backoff::Backoff;
 use contended::Contended;
 use sequential::Sequential;
 use shared::Shared;
@@ -79,21 +77,6 @@ pub enum Phase {
     },
 }
 
-/// What one replica may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// CPU limit.
-    pub cpu: Millicores,
-    /// Memory limit.
-    pub memory: Mebibytes,
-}
-
-impl From<Allocation> for Limits {
-    fn from(allocation: Allocation) -> Self {
-        Self { cpu: allocation.cpu_millicores, memory: allocation.memory_mib }
-    }
-}
-
 /// One replica.
 #[derive(Debug, Clone)]
 pub struct Replica {
@@ -118,7 +101,7 @@ pub struct Replica {
     /// The node that it is on, where nodes are limited.
     pub node: Option<u32>,
     /// What it may use.
-    pub limits: Limits,
+    pub limits: ReplicaLimits,
     /// When its process was started.
     pub begun: Nanos,
     /// When its process will crash.
@@ -129,7 +112,7 @@ pub struct Replica {
     pub oom_kills: u64,
     /// When it last became ready.
     ready_since: Nanos,
-    backoff: Backoff,
+    backoff: RestartBackoff,
 }
 
 #[derive(Debug, Clone)]
@@ -153,7 +136,7 @@ impl Engine {
 impl Replica {
     /// Replica `number`, which does not run yet; the periods of its CPU begin at `now`.
     #[must_use]
-    pub fn new(number: u32, profile: &FunctionProfile, limits: Limits, path: Path, now: Nanos) -> Self {
+    pub fn new(number: u32, profile: &FunctionProfile, limits: ReplicaLimits, path: Path, now: Nanos) -> Self {
         let work = match path {
             Path::Sequential => Engine::Sequential(Sequential::default()),
             Path::Shared => Engine::Shared(Shared::new(profile.workers, profile.parallelism)),
@@ -164,13 +147,13 @@ impl Replica {
 
     /// As [`Replica::new`], in the memory of a replica of the same profile that is gone.
     #[must_use]
-    pub fn instead(gone: Replica, number: u32, profile: &FunctionProfile, limits: Limits, now: Nanos) -> Self {
+    pub fn instead(gone: Replica, number: u32, profile: &FunctionProfile, limits: ReplicaLimits, now: Nanos) -> Self {
         let mut work = gone.work;
         work.forget();
         Self::with(work, number, profile, limits, now)
     }
 
-    fn with(work: Engine, number: u32, profile: &FunctionProfile, limits: Limits, now: Nanos) -> Self {
+    fn with(work: Engine, number: u32, profile: &FunctionProfile, limits: ReplicaLimits, now: Nanos) -> Self {
         Self {
             phase: Phase::Pending,
             load: 0,
@@ -189,12 +172,12 @@ impl Replica {
             restarts: 0,
             oom_kills: 0,
             ready_since: now,
-            backoff: Backoff::default(),
+            backoff: RestartBackoff::default(),
         }
     }
 
     /// Gives it a place at `now`.
-    pub fn put(&mut self, node: Option<u32>, limits: Limits, profile: &FunctionProfile, now: Nanos) {
+    pub fn put(&mut self, node: Option<u32>, limits: ReplicaLimits, profile: &FunctionProfile, now: Nanos) {
         self.node = node;
         self.limits = limits;
         self.memory_room = profile.memory.room(limits.memory);
@@ -242,7 +225,7 @@ impl Replica {
         self.account(now);
         let healthy = if let Phase::Ready = self.phase { now.since(self.ready_since) } else { Nanos::ZERO };
         self.work.forget();
-        self.phase = Phase::BackOff { until: now + self.backoff.next(healthy) };
+        self.phase = Phase::BackOff { until: now + Nanos::from(self.backoff.next(healthy.into())) };
         self.crash_at = Nanos::NEVER;
         let failed = std::mem::take(&mut self.load);
         self.requests.failed += u64::from(failed);
@@ -325,7 +308,7 @@ impl Replica {
     }
 
     /// Gives it other limits at `now`, without a restart.
-    pub fn resize(&mut self, limits: Limits, memory: &Memory, now: Nanos) {
+    pub fn resize(&mut self, limits: ReplicaLimits, memory: &Memory, now: Nanos) {
         self.memory_room = memory.room(limits.memory);
         if limits.cpu != self.limits.cpu {
             self.account(now);

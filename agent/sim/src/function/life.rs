@@ -13,8 +13,9 @@ use super::reading::Taken;
 use super::{Function, NO_ROOM};
 use crate::chance::{Purpose, stream};
 use crate::nanos::Nanos;
+use crate::node::ReplicaLimits;
 use crate::profile::Demand;
-use crate::replica::{Limits, Phase, Replica};
+use crate::replica::{Phase, Replica};
 
 /// Replicas that are gone whose memory is kept for others: more come and go at once only seldom.
 const SPARE: usize = 32;
@@ -36,12 +37,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn add(&mut self, limits: Limits) {
+    pub(super) fn add(&mut self, limits: ReplicaLimits) {
         self.millicores += u64::from(limits.cpu.0);
         self.mebibytes += u64::from(limits.memory.0);
     }
 
-    fn subtract(&mut self, limits: Limits) {
+    fn subtract(&mut self, limits: ReplicaLimits) {
         self.millicores -= u64::from(limits.cpu.0);
         self.mebibytes -= u64::from(limits.memory.0);
     }
@@ -79,7 +80,7 @@ impl Function {
     /// Gives it another allocation: stops what is too much, resizes the others in place, starts what is missing.
     pub fn allocate(&mut self, allocation: Allocation, now: Nanos) {
         self.advance(now);
-        let resized = Limits::from(allocation) != Limits::from(self.allocation);
+        let resized = ReplicaLimits::from(allocation) != ReplicaLimits::from(self.allocation);
         self.allocation = allocation;
         let wanted = allocation.replicas.0 as usize;
         (wanted..self.alive()).for_each(|_| self.stop_one(now));
@@ -115,7 +116,7 @@ impl Function {
             self.totals.starts += 1;
             self.begin(slot, now);
         }
-        let wanted = Limits::from(self.allocation);
+        let wanted = ReplicaLimits::from(self.allocation);
         let waits = |replica: &&Replica| match replica.phase {
             Phase::Pending => true,
             Phase::Draining => false,
@@ -131,7 +132,7 @@ impl Function {
 
     /// Adds a replica that has no place yet; returns its slot.
     pub(super) fn add(&mut self, now: Nanos) -> usize {
-        let (number, limits) = (self.next_number, Limits::from(self.allocation));
+        let (number, limits) = (self.next_number, ReplicaLimits::from(self.allocation));
         let replica = match self.spare.pop() {
             Some(gone) => Replica::instead(gone, number, &self.profile, limits, now),
             None => Replica::new(number, &self.profile, limits, self.path, now),
@@ -150,7 +151,7 @@ impl Function {
 
     /// Gives the replica of `slot` a place; says whether there is one.
     pub(super) fn place(&mut self, slot: usize, now: Nanos) -> bool {
-        let limits = Limits::from(self.allocation);
+        let limits = ReplicaLimits::from(self.allocation);
         let node = match &mut self.pool {
             None => None,
             Some(pool) => match pool.place(limits) {
@@ -261,7 +262,7 @@ impl Function {
 
     /// Gives the replica of `slot` the limits that are wanted, if its node has room.
     fn resize(&mut self, slot: usize, now: Nanos) {
-        let wanted = Limits::from(self.allocation);
+        let wanted = ReplicaLimits::from(self.allocation);
         let Some(replica) = &mut self.slots[slot] else { return };
         if replica.limits == wanted || matches!(replica.phase, Phase::Draining | Phase::Pending) {
             return;
