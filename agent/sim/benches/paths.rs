@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use qscale_common::time::{Span, TickLength};
 use qscale_common::units::Allocation;
 use qscale_common::workload::Gaps;
 use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Distribution, Environment, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
+use qscale_sim::{Cell, Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -94,7 +93,7 @@ const FUNCTIONS: u32 = 16;
 #[divan::bench(args = ["0", "1", "50", "diurnal:5..95/1h"])]
 fn control_ticks(bencher: Bencher, rate: &str) {
     const TICKS: u32 = 100;
-    let setup = |_| {
+    let setup = |_: u32| {
         let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
         policy.tick = TickLength::new(Duration::from_secs(5)).expect("within the range");
         Setup {
@@ -107,13 +106,11 @@ fn control_ticks(bencher: Bencher, rate: &str) {
             nodes: None,
         }
     };
-    let fresh = || Environment::new((0..FUNCTIONS).map(setup), 1, NonZeroUsize::MIN);
-    bencher.counter(ItemsCount::new(FUNCTIONS * TICKS)).with_inputs(fresh).bench_local_values(|mut environment| {
-        let mut wanted = [None; FUNCTIONS as usize];
+    let fresh = || (0..FUNCTIONS).map(|index| Cell::new(setup(index), 1, u64::from(index))).collect::<Vec<Cell>>();
+    bencher.counter(ItemsCount::new(FUNCTIONS * TICKS)).with_inputs(fresh).bench_local_values(|mut cells| {
         for tick in 0..TICKS {
-            wanted.fill(Some(Allocation::new(2 + tick % 3, 1000, 128)));
-            environment.step(&wanted);
+            cells.iter_mut().for_each(|cell| cell.step(Some(Allocation::new(2 + tick % 3, 1000, 128))));
         }
-        environment
+        cells
     });
 }

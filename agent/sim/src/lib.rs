@@ -8,7 +8,6 @@ pub mod cell;
 pub mod chance;
 pub mod cpu;
 pub mod distribution;
-pub mod environment;
 pub mod function;
 pub mod latency;
 pub mod load;
@@ -22,7 +21,6 @@ pub mod totals;
 
 pub use cell::{Cell, Setup};
 pub use distribution::Distribution;
-pub use environment::Environment;
 pub use function::{Function, Reading};
 pub use load::Load;
 pub use nanos::Nanos;

@@ -12,9 +12,6 @@ use thiserror::Error;
 
 use crate::profile::FunctionProfile;
 
-/// Profiles of different kinds: short computing, waiting, long computing, and both, at a store. What a suite begins with.
-pub const SUITE: [&str; 4] = ["fibonacci-python", "sleeping", "fibonacci-python-100000-101000", "image-rotate-python-17"];
-
 /// Names told where one is not known.
 const NEAREST: usize = 4;
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use qscale_common::time::{Timestamp, millis};
-use serde::{Deserialize, Serialize};
 
 use super::bucketing::Highest;
 
@@ -33,7 +32,7 @@ pub struct DeciderSpec {
 }
 
 /// What the autoscaler remembers of a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Autoscaler {
     panic_since: Option<Timestamp>,
     max_panic_pods: u32,
@@ -108,26 +107,4 @@ fn excess(spec: &DeciderSpec, ready: u32, panic: f64) -> i32 {
         burst if burst > 0.0 => (f64::from(ready) * spec.total - burst - panic).floor() as i32,
         _ => -1,
     }
-}
-
-/// How many pods are asked for their metrics so that the mean is within its interval, of `pods`.
-#[must_use]
-pub fn sample_size(pods: u32) -> u32 {
-    if pods <= 3 {
-        return pods;
-    }
-    // 1.96 for an interval of 95 %, a variance of 100, a margin of 5.
-    let (population, x) = (f64::from(pods), 1.96 * 1.96 * 100.0 / 25.0);
-    (population * x / (population + x - 1.0)).ceil() as u32
-}
-
-/// How many activators stand before `ready` pods, each activator carrying `capacity`; at least 2, and no more where no burst is to be absorbed.
-#[must_use]
-pub fn activators(ready: u32, total: f64, target_burst_capacity: f64, capacity: f64) -> u32 {
-    const FEWEST: u32 = 2;
-    if target_burst_capacity == 0.0 {
-        return FEWEST;
-    }
-    let covered = f64::from(ready) * total + target_burst_capacity.max(0.0);
-    ((covered / capacity).ceil() as u32).max(FEWEST)
 }

@@ -187,28 +187,6 @@ mod autoscaler_cases {
 }
 
 #[test]
-fn population_mean_sample_size() {
-    for (pods, expected) in [(0, 0), (1, 1), (2, 2), (3, 3), (5, 4), (10, 7), (100, 14), (1000, 16)] {
-        assert_eq!(sample_size(pods), expected, "{pods}");
-    }
-}
-
-#[test]
-fn compute_activator_num() {
-    let cases = [
-        ("default", 0, 200.0, 2),
-        ("1 pod", 1, 200.0, 3),
-        ("tbc = 0", 100, 0.0, 2),
-        ("tbc = -1", 5, -1.0, 5),
-        ("many pods", 15, 200.0, 17),
-    ];
-    for (name, pods, burst, expected) in cases {
-        assert_eq!(activators(pods, 100.0, burst, 100.0), expected, "{name}");
-    }
-    assert_eq!(activators(1, 100.0, 211.0, 100.0), 4);
-}
-
-#[test]
 fn resolve_metric_target() {
     /// Name, requests at once that the container takes, annotated target, utilization in percent; target and total.
     struct Case(&'static str, Metric, u32, Option<f64>, f64, f64, f64);
@@ -282,7 +260,7 @@ fn at(second: u64, replicas: u32, in_flight: f64) -> State {
 }
 
 fn run(policy: &Kpa, mut replicas: u32, load: impl Fn(u64) -> f64, seconds: u64) -> Vec<u32> {
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let played = (0..seconds).map(|second| {
         let decision = policy.decide(&at(second, replicas, load(second)), &mut memory, Timestamp(0), &mut sample::rng());
         replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);

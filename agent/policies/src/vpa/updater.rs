@@ -28,8 +28,6 @@ impl Default for Updater {
 pub struct Priority {
     /// What is requested lies outside the recommended range.
     pub outside: bool,
-    /// Some resource needs more.
-    pub scale_up: bool,
     /// Change of all resources, in shares of what is requested.
     pub diff: f64,
 }
@@ -39,26 +37,19 @@ impl Priority {
     /// first CPU, then memory.
     #[must_use]
     pub fn of(containers: &[(Amounts, Recommendation)], heeded: [bool; 2]) -> Self {
-        let mut priority = Self { outside: false, scale_up: false, diff: 0.0 };
+        let mut priority = Self { outside: false, diff: 0.0 };
         let resources: [fn(&Amounts) -> i64; 2] = [|amounts| amounts.cpu_millicores, |amounts| amounts.memory_bytes];
         for amount in resources.into_iter().zip(heeded).filter_map(|(amount, heeded)| heeded.then_some(amount)) {
             let (mut requested, mut recommended) = (0i64, 0i64);
             for (requests, Recommendation { target, lower, upper }) in containers {
                 let (request, target) = (amount(requests), amount(target));
                 priority.outside |= request < amount(lower) || request > amount(upper);
-                priority.scale_up |= target > request;
                 requested = requested.saturating_add(request);
                 recommended = recommended.saturating_add(target);
             }
             priority.diff += requested.abs_diff(recommended) as f64 / requested.max(1) as f64;
         }
         priority
-    }
-
-    /// Whether a pod of this priority comes after one of `other`: who wants more comes first, then who is farther off.
-    #[must_use]
-    pub fn is_less(&self, other: &Self) -> bool {
-        if self.scale_up == other.scale_up { self.diff < other.diff } else { other.scale_up }
     }
 }
 
@@ -70,12 +61,5 @@ impl Updater {
         // What was killed and would be given the same is left alone, wherever it lies.
         let futile = oom_after.is_some_and(|after| after < self.evict_after_oom) && priority.diff == 0.0;
         !futile && (priority.outside || quick_oom || (age >= self.lifetime && priority.diff >= self.min_change))
-    }
-
-    /// Whether another pod may be touched where `running` of `configured` run and `touched` of them are being updated.
-    #[must_use]
-    pub fn tolerates(running: u32, touched: u32, configured: u32, tolerance: f64) -> bool {
-        let least = configured.saturating_sub((tolerance * f64::from(configured)) as u32);
-        running.saturating_sub(touched) > least
     }
 }
