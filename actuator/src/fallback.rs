@@ -27,7 +27,7 @@ pub fn advise(rule: FallbackRule, state: &State, in_force: Allocation) -> Option
             let rule = Threshold::default();
             // The rule steps from what the platform was told last, which the State may not have seen yet.
             let present = State { allocation: Some(in_force), ..state.clone() };
-            let (wanted, reason) = match rule.judge(&present) {
+            let (wanted, reason) = match rule.evaluate(&present) {
                 Decision::Want { allocation, reason, .. } => (allocation, reason),
                 Decision::Hold { reason, .. } => (in_force, reason),
             };

@@ -47,7 +47,7 @@ pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Resul
     let bus = Bus::connect("agent", &format!("{}/{}", answerer.agent, answerer.instance), &config.nats, &health, &mut registry).await?;
     let serving = token.child_token();
     let address = health::serve(config.health, health, Arc::new(Mutex::new(registry)), serving.clone()).await?;
-    let group = answerer.remembers().is_none().then(|| subject::agent_group(&answerer.agent));
+    let group = answerer.lookback().is_none().then(|| subject::agent_group(&answerer.agent));
     let states = bus.subscribe(subject::all(EventType::State), group).await?;
     info!(agent = %answerer.agent, instance = answerer.instance, model = answerer.model(), health = %address, "answering");
     let models = match &config.model {
@@ -131,7 +131,7 @@ impl Agent {
 
     /// Shows a rule with memory the States that the stream still holds. The bus may come up only now; until then nothing is to be answered either.
     async fn remember(&mut self) {
-        let Some(back) = self.answerer.remembers() else { return };
+        let Some(back) = self.answerer.lookback() else { return };
         loop {
             let (answerer, rng, partition) = (&mut self.answerer, &mut self.rng, self.partition);
             let recalled = self.bus.recall(clock::now().minus(back), |state: State| {
@@ -158,7 +158,7 @@ impl Agent {
         {
             batch.push(received);
         }
-        if self.answerer.remembers().is_some() {
+        if self.answerer.lookback().is_some() {
             batch.retain(|received| self.partition.contains(&received.message.function()));
             if self.tidied.elapsed() > TIDY_EVERY {
                 self.tidied = clock::instant();

@@ -111,10 +111,10 @@ impl Decider {
 
     /// How far back a State may still matter; `None` where nothing is remembered.
     #[must_use]
-    pub fn remembers(&self) -> Option<Duration> {
+    pub fn lookback(&self) -> Option<Duration> {
         match self {
-            Self::Rule(rule) => rule.remembers(),
-            Self::Learned { dqn, fallback } => dqn.remembers().max(fallback.remembers()),
+            Self::Rule(rule) => rule.lookback(),
+            Self::Learned { dqn, fallback } => dqn.lookback().max(fallback.lookback()),
         }
     }
 
@@ -125,7 +125,7 @@ impl Decider {
             Self::Rule(rule) => drop(rule.decide(state, &mut memories.own, at, rng)),
             Self::Learned { fallback, .. } => {
                 memories.own.of::<History>().see(state);
-                if fallback.remembers().is_some() {
+                if fallback.lookback().is_some() {
                     fallback.decide(state, &mut memories.fallback, at, rng);
                 }
             }
@@ -147,7 +147,7 @@ impl Decider {
                 };
                 let decide = |((state, memories), seen): (&mut (&State, &mut Memories), Result<Valued, Doubt>)| match memories.trust(seen) {
                     Ok(valued) => {
-                        if fallback.remembers().is_some() {
+                        if fallback.lookback().is_some() {
                             // What it says is not heeded; it sees every State so as to know the load when it is asked.
                             fallback.decide(state, &mut memories.fallback, now, rng);
                         }

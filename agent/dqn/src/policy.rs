@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::{Span, Timestamp};
-use qscale_policies::{Decision, History, HoldReason, Memory, Native, Policy};
+use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Timing};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -337,12 +337,12 @@ impl Policy for Dqn {
         self.model.clone()
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         Some(History::REACH)
     }
 
-    fn native(&self) -> Native {
-        Native { tick: Some(Span::seconds(5)), ..Native::default() }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(Span::seconds(5)), ..Timing::default() }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision {

@@ -18,7 +18,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, measured, ranged, spanned};
+use crate::inputs::{self, check_range, check_span, measured};
 use crate::{Decision, HoldReason, Memory, Policy};
 
 /// What is known of a function's future, and of the function.
@@ -118,12 +118,12 @@ impl ClairvoyantParams {
     /// # Errors
     /// Names the field, its value and its range.
     pub fn check(&self) -> Result<(), String> {
-        ranged("headroom", self.headroom, 0.1, 100.0)?;
-        spanned("window", self.window, Span::millis(1), Span::seconds(3600))?;
-        ranged("service_share", self.service_share, 0.01, 1.0)?;
-        spanned("lead", self.lead, Span::default(), Span::seconds(3600))?;
-        ranged("resize_factor", self.resize_factor, 1.0, 1e6)?;
-        ranged("min_saving", self.min_saving, 0.0, 1.0)
+        check_range("headroom", self.headroom, 0.1, 100.0)?;
+        check_span("window", self.window, Span::millis(1), Span::seconds(3600))?;
+        check_range("service_share", self.service_share, 0.01, 1.0)?;
+        check_span("lead", self.lead, Span::default(), Span::seconds(3600))?;
+        check_range("resize_factor", self.resize_factor, 1.0, 1e6)?;
+        check_range("min_saving", self.min_saving, 0.0, 1.0)
     }
 }
 
@@ -149,19 +149,19 @@ impl Policy for Clairvoyant {
     }
 
     fn decide(&self, state: &State, _: &mut Memory, now: Timestamp, _: &mut dyn Rng) -> Decision {
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
-        let within = self.within(state, in_force);
-        let (tick, lead) = (seen::tick_length(state), self.params.lead.0);
+        let within = self.within(state, current);
+        let (tick, lead) = (inputs::tick_length(state), self.params.lead.0);
         let soon = self.peak(now, tick + lead).plus(self.backlog(state, tick));
         let later = self.peak(now, self.startup(within.least_cpu) + tick + lead).highest(soon);
-        let wanted = self.cheapest(&within, state, in_force, soon, later);
+        let wanted = self.cheapest(&within, state, current, soon, later);
         let reason = format!("{:.2} cores are asked for within the tick, {:.2} until what starts next is ready", soon.cores, later.cores);
-        if self.stays(&within, state, in_force, wanted, soon, later) {
+        if self.stays(&within, state, current, wanted, soon, later) {
             return Decision::hold(HoldReason::NothingToDo, reason);
         }
-        seen::propose(state, in_force, wanted, reason)
+        inputs::propose(state, current, wanted, reason)
     }
 }
 
@@ -197,15 +197,15 @@ impl Clairvoyant {
     /// When the forecast's intervals have no length, what comes is not a finite number of at least 0, or `params` lies outside its ranges.
     pub fn new(forecast: &Forecast, params: ClairvoyantParams) -> Result<Self, String> {
         params.check()?;
-        spanned("forecast.interval", forecast.interval, Span::millis(1), Span::seconds(3600))?;
-        ranged("forecast.function.parallelism", f64::from(forecast.function.parallelism), 1.0, 10_000.0)?;
+        check_span("forecast.interval", forecast.interval, Span::millis(1), Span::seconds(3600))?;
+        check_range("forecast.function.parallelism", f64::from(forecast.function.parallelism), 1.0, 10_000.0)?;
         let (mut sums, mut sum) = (Vec::with_capacity(forecast.intervals.len() + 1), Coming::default());
         sums.push(sum);
         for (index, coming) in forecast.intervals.iter().enumerate() {
             for (field, value) in
                 [("arrivals", coming.arrivals), ("cpu_seconds", coming.cpu_seconds), ("waiting_seconds", coming.waiting_seconds)]
             {
-                ranged(&format!("forecast.intervals[{index}].{field}"), value, 0.0, seen::MOST)?;
+                check_range(&format!("forecast.intervals[{index}].{field}"), value, 0.0, inputs::MAX_VALUE)?;
             }
             sum.arrivals += coming.arrivals;
             sum.cpu_seconds += coming.cpu_seconds;
@@ -258,7 +258,7 @@ impl Clairvoyant {
     }
 
     /// Between which amounts may be chosen.
-    fn within(&self, state: &State, in_force: Allocation) -> Within {
+    fn within(&self, state: &State, current: Allocation) -> Within {
         let bounds = &state.bounds;
         let (replicas, cpu) = (bounds.replicas, bounds.cpu_millicores);
         // More than a replica can use is for nothing; less than keeps the objective for one request alone is too little.
@@ -270,7 +270,7 @@ impl Clairvoyant {
         let needed = (self.function.request_cpu.0.as_secs_f64() / spare.as_secs_f64().max(1e-6) * 1000.0).ceil().min(1000.0);
         let least = cpu.clamp(Millicores(needed as u32)).min(most);
         let [across, along] = [self.params.scope != Scope::Vertical, self.params.scope != Scope::Horizontal];
-        let now = bounds.clamp(in_force);
+        let now = bounds.clamp(current);
         Within {
             fewest: if across { replicas.min().0 } else { now.replicas.0 },
             most: if across { replicas.max().0 } else { now.replicas.0 },
@@ -294,15 +294,15 @@ impl Clairvoyant {
     /// The cheapest allocation whose replicas carry what comes `later` if each is then given all that it can use, and what comes `soon` with what those that
     /// are ready are given now. Few large replicas cost no more than many small ones, need less memory and answer sooner; more of them are kept only where
     /// CPU cannot grow as fast.
-    fn cheapest(&self, within: &Within, state: &State, in_force: Allocation, soon: Peak, later: Peak) -> Allocation {
+    fn cheapest(&self, within: &Within, state: &State, current: Allocation, soon: Peak, later: Peak) -> Allocation {
         let give = |replicas: u32, cpu: Millicores| {
             state.bounds.clamp(Allocation { replicas: Replicas(replicas), cpu_millicores: cpu, memory_mib: within.memory })
         };
         if later.is_nothing() {
             return give(within.fewest, within.least_cpu);
         }
-        let ready = seen::counts(state).map_or(0, |counts| counts.ready.0);
-        let at_once = in_force.cpu_millicores.scaled(self.params.resize_factor).min(within.most_cpu);
+        let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0);
+        let at_once = current.cpu_millicores.scaled(self.params.resize_factor).min(within.most_cpu);
         let replicas = self.replicas(later, within.most_cpu).max(self.replicas(soon, at_once).min(ready));
         let replicas = replicas.clamp(within.fewest.max(1).min(within.most), within.most);
         // While others start, those that are ready carry all; where none is, all of them carry what is to come.
@@ -310,14 +310,14 @@ impl Clairvoyant {
         give(replicas, self.cpu(load, carry).clamp(within.least_cpu, within.most_cpu))
     }
 
-    /// Whether `in_force` carries it all and costs hardly more than what is `wanted`.
-    fn stays(&self, within: &Within, state: &State, in_force: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
-        let Allocation { replicas, cpu_millicores: cpu, memory_mib } = in_force;
-        let ready = seen::counts(state).map_or(0, |counts| counts.ready.0).min(replicas.0);
+    /// Whether `current` carries it all and costs hardly more than what is `wanted`.
+    fn stays(&self, within: &Within, state: &State, current: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
+        let Allocation { replicas, cpu_millicores: cpu, memory_mib } = current;
+        let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0).min(replicas.0);
         let carries = self.replicas(soon, cpu) <= ready && self.replicas(later, within.most_cpu) <= replicas.0;
         let enough = carries && cpu >= within.least_cpu && memory_mib >= within.memory && wanted.replicas.0 > 0;
-        let (price, least) = (state.prices.per_hour(in_force), state.prices.per_hour(wanted));
-        enough && state.bounds.contain(in_force) && least >= price * (1.0 - self.params.min_saving)
+        let (price, least) = (state.prices.per_hour(current), state.prices.per_hour(wanted));
+        enough && state.bounds.contain(current) && least >= price * (1.0 - self.params.min_saving)
     }
 
     /// Replicas of so much CPU each that carry `load`.

@@ -32,12 +32,12 @@ impl Fixed {
         }
     }
 
-    /// What to give where `in_force` is in force; `None` where that is needed and not known.
-    fn target(&self, in_force: Option<Allocation>) -> Option<Allocation> {
+    /// What to give where `current` is in force; `None` where that is needed and not known.
+    fn target(&self, current: Option<Allocation>) -> Option<Allocation> {
         Some(Allocation {
-            replicas: self.replicas.or(in_force.map(|a| a.replicas))?,
-            cpu_millicores: self.cpu_millicores.or(in_force.map(|a| a.cpu_millicores))?,
-            memory_mib: self.memory_mib.or(in_force.map(|a| a.memory_mib))?,
+            replicas: self.replicas.or(current.map(|a| a.replicas))?,
+            cpu_millicores: self.cpu_millicores.or(current.map(|a| a.cpu_millicores))?,
+            memory_mib: self.memory_mib.or(current.map(|a| a.memory_mib))?,
         })
     }
 }
@@ -73,12 +73,12 @@ impl Rule for Fixed {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     #[track_caller]
-    fn check(policy: Fixed, in_force: Option<Allocation>, expected: Result<Allocation, HoldReason>) {
-        let state = State { allocation: in_force, ..sample::state() };
-        match policy.decide(&state, &mut Memory::default(), Timestamp(0), &mut sample::rng()) {
+    fn check(policy: Fixed, current: Option<Allocation>, expected: Result<Allocation, HoldReason>) {
+        let state = State { allocation: current, ..fixtures::state() };
+        match policy.decide(&state, &mut Memory::default(), Timestamp(0), &mut fixtures::rng()) {
             Decision::Want { allocation, .. } => assert_eq!(Ok(allocation), expected),
             Decision::Hold { why, .. } => assert_eq!(Err(why), expected),
         }
@@ -96,10 +96,10 @@ mod tests {
 
     #[test]
     fn keeps_what_it_was_not_told() {
-        let in_force = Allocation::new(2, 500, 128);
-        check(Fixed::default(), Some(in_force), Err(HoldReason::NothingToDo));
+        let current = Allocation::new(2, 500, 128);
+        check(Fixed::default(), Some(current), Err(HoldReason::NothingToDo));
         check(Fixed::default(), None, Err(HoldReason::NoAllocation));
-        check(Fixed { replicas: Some(Replicas(4)), ..Fixed::default() }, Some(in_force), Ok(Allocation::new(4, 500, 128)));
+        check(Fixed { replicas: Some(Replicas(4)), ..Fixed::default() }, Some(current), Ok(Allocation::new(4, 500, 128)));
         check(Fixed { replicas: Some(Replicas(4)), ..Fixed::default() }, None, Err(HoldReason::NoAllocation));
     }
 }

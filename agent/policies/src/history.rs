@@ -13,7 +13,7 @@ use qscale_common::contract::State;
 use qscale_common::time::Tick;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, MOST, measured};
+use crate::inputs::{self, MOST, measured};
 use gaps::Gaps;
 use season::Season;
 
@@ -412,8 +412,8 @@ impl Track {
 /// are done within a tick, or within the objective where that is longer (by Little's law, given how long requests in flight last).
 fn presence(state: &State) -> Option<f64> {
     let short = &state.windows.short;
-    let ready = seen::ready_in(state, short)?;
-    let here = seen::in_flight(state)?;
+    let ready = inputs::ready_in(state, short)?;
+    let here = inputs::in_flight(state)?;
     let queued = measured(state.windows.tick.queued).unwrap_or(0.0);
     let lasts = measured(short.concurrency).zip(measured(short.completed_rps)).filter(|(_, done)| *done > 0.0);
     let drain_s = (state.tick_length_ms.max(state.objective.latency_ms.min(600_000)) as f64 / 1000.0).max(DRAIN_S);

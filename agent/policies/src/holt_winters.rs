@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
 use crate::hpa::behavior::Behavior;
-use crate::seen::ranged;
-use crate::{Decision, Memory, Native, Policy, Rule};
+use crate::inputs::check_range;
+use crate::{Decision, Memory, Policy, Rule, Timing};
 use model::{Form, Model, whole};
 
 /// The predictive HPA and its parameters.
@@ -123,20 +123,20 @@ impl Policy for HoltWinters {
         format!("holt-winters/0.13 {alpha}/{beta}/{gamma} season {seasonal_periods}{shipped}; {}", self.hpa.model())
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         let syncs = u32::try_from((self.stored_seasons + 1) * self.seasonal_periods).unwrap_or(u32::MAX);
-        self.hpa.remembers().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
+        self.hpa.lookback().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
     }
 
     /// That of the HPA, whose sync it replaces (`syncPeriod` 15000).
-    fn native(&self) -> Native {
-        self.hpa.native()
+    fn timing(&self) -> Timing {
+        self.hpa.timing()
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let HoltWintersMemory { hpa, history } = memory.of::<HoltWintersMemory>();
         self.hpa.sync_with(state, hpa, |wish| {
-            let forecast = self.foretell(history, wish);
+            let forecast = self.forecast_next(history, wish);
             (self.decision_type.decide(&[wish, forecast]), format!(", foretold {forecast}"))
         })
     }
@@ -146,10 +146,10 @@ impl Rule for HoltWinters {
     fn check(&self) -> Result<(), String> {
         self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
         for (field, factor) in [("alpha", self.alpha), ("beta", self.beta), ("gamma", self.gamma)] {
-            ranged(field, factor, 0.0, 1.0)?;
+            check_range(field, factor, 0.0, 1.0)?;
         }
-        ranged("seasonal_periods", self.seasonal_periods as f64, 2.0, 1000.0)?;
-        ranged("stored_seasons", self.stored_seasons as f64, 1.0, 100.0)?;
+        check_range("seasonal_periods", self.seasonal_periods as f64, 2.0, 1000.0)?;
+        check_range("stored_seasons", self.stored_seasons as f64, 1.0, 100.0)?;
         let stored = self.seasonal_periods * self.stored_seasons;
         if stored > 10_000 {
             return Err(format!("seasonal_periods x stored_seasons = {stored}, must be at most 10000"));
@@ -160,7 +160,7 @@ impl Rule for HoltWinters {
 
 impl HoltWinters {
     /// Adds what the HPA asks for to the history, and foretells what it asks for next; zero where the history is too short.
-    fn foretell(&self, history: &mut Vec<u32>, wish: u32) -> u32 {
+    fn forecast_next(&self, history: &mut Vec<u32>, wish: u32) -> u32 {
         history.push(wish);
         let series: Vec<f64> = history.iter().map(|replicas| f64::from(*replicas)).collect();
         let forecast = self.smoothing().forecast(&series).filter(|forecast| forecast.is_finite()).map_or(0, whole);

@@ -17,8 +17,8 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, Cadence, Meter, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
+use crate::inputs::{self, Cadence, Meter, check_range, check_span};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use behavior::{Behavior, History, Limits};
 use replica_calculator::{Calculator, CalculatorError, Kind, Phase, Pod, PodMetric, Proposal, Ready, Tolerance};
 
@@ -113,7 +113,7 @@ impl Policy for Hpa {
         format!("{}/2 {}", self.name(), targets.join(", "))
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         let windows = |behavior: &Behavior| {
             let longest =
                 |rules: &behavior::Rules| rules.policies.iter().map(|policy| policy.period).fold(rules.stabilization_window, Span::max);
@@ -124,8 +124,8 @@ impl Policy for Hpa {
     }
 
     /// A sync each 15 s (`--horizontal-pod-autoscaler-sync-period`) on metrics-server's last window of 15 s (`--metric-resolution` of its manifests).
-    fn native(&self) -> Native {
-        Native { tick: Some(self.sync_period), metric_lag: self.metrics_resolution }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(self.sync_period), metric_lag: self.metrics_resolution }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
@@ -144,15 +144,15 @@ impl Rule for Hpa {
 
     fn check(&self) -> Result<(), String> {
         for (field, percent) in [("cpu_utilization", self.cpu_utilization), ("memory_utilization", self.memory_utilization)] {
-            percent.map_or(Ok(()), |percent| ranged(field, f64::from(percent), 1.0, 1000.0))?;
+            percent.map_or(Ok(()), |percent| check_range(field, f64::from(percent), 1.0, 1000.0))?;
         }
         for (field, value) in [("concurrency", self.concurrency), ("rate_rps", self.rate_rps)] {
-            value.map_or(Ok(()), |value| ranged(field, value, 0.001, 1e6))?;
+            value.map_or(Ok(()), |value| check_range(field, value, 0.001, 1e6))?;
         }
-        ranged("tolerance", self.tolerance, 0.0, 1.0)?;
-        spanned("downscale_stabilization", self.downscale_stabilization, Span::default(), Behavior::MAX_WINDOW)?;
-        spanned("sync_period", self.sync_period, Span::seconds(1), Span::seconds(3600))?;
-        spanned("metrics_resolution", self.metrics_resolution, Span::seconds(1), Span::seconds(3600))?;
+        check_range("tolerance", self.tolerance, 0.0, 1.0)?;
+        check_span("downscale_stabilization", self.downscale_stabilization, Span::default(), Behavior::MAX_WINDOW)?;
+        check_span("sync_period", self.sync_period, Span::seconds(1), Span::seconds(3600))?;
+        check_span("metrics_resolution", self.metrics_resolution, Span::seconds(1), Span::seconds(3600))?;
         if self.scale_to_zero && self.rate_rps.is_none() {
             return Err("scale_to_zero = true, must be false without rate_rps: at zero there is no pod to measure".into());
         }
@@ -182,9 +182,9 @@ impl Hpa {
 
     /// The same, where `amend` may change what the metrics ask for before windows and rates, and says why.
     pub(crate) fn sync_with(&self, state: &State, memory: &mut HpaMemory, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
-        let now = seen::instant(state);
+        let now = inputs::instant(state);
         // A sync sees what the pipeline had published before it; a tick that is longer than the pipeline's span is that old already.
-        let late = seen::tick_length(state) < self.metrics_resolution.0;
+        let late = inputs::tick_length(state) < self.metrics_resolution.0;
         if !late {
             self.meter(state, memory, now);
         }
@@ -201,15 +201,15 @@ impl Hpa {
         let values =
             [window.cpu_millicores.map(|usage| usage.mean), window.memory_mib.map(|usage| usage.mean), window.concurrency, window.rate_rps];
         for (meter, value) in memory.meters.iter_mut().zip(values) {
-            meter.add(now, seen::tick_length(state), value, self.metrics_resolution);
+            meter.add(now, inputs::tick_length(state), value, self.metrics_resolution);
         }
     }
 
     fn reconcile(&self, state: &State, memory: &mut HpaMemory, now: Timestamp, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
-        let Some(in_force) = state.allocation else {
+        let Some(current_allocation) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
-        let (current, limits) = (in_force.replicas.0, self.limits(state));
+        let (current, limits) = (current_allocation.replicas.0, self.limits(state));
         memory.history.begin(current, now);
         if current > 0 {
             memory.scaled_to_zero = false;
@@ -217,7 +217,7 @@ impl Hpa {
         let asked = match self.gate(current, limits, memory.scaled_to_zero) {
             Gate::Disabled => return Decision::hold(HoldReason::NothingToDo, "scaling is disabled since there are zero replicas"),
             Gate::Bound(replicas) => Ok((replicas, format!("{current} replicas are outside {} to {}", limits.min, limits.max))),
-            Gate::Open => self.metrics(state, in_force, memory, now, amend),
+            Gate::Open => self.metrics(state, current_allocation, memory, now, amend),
         };
         let (replicas, reason) = match asked {
             Ok(asked) => asked,
@@ -227,7 +227,7 @@ impl Hpa {
             behavior.record(&mut memory.history, current, replicas, now);
         }
         memory.scaled_to_zero = self.scale_to_zero && replicas == 0;
-        seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+        inputs::propose(state, current_allocation, Allocation { replicas: Replicas(replicas), ..current_allocation }, reason)
     }
 
     /// The bounds as an HPA has them: at least one replica, unless it may scale to zero.
@@ -249,17 +249,17 @@ impl Hpa {
     fn metrics(
         &self,
         state: &State,
-        in_force: Allocation,
+        current_allocation: Allocation,
         memory: &mut HpaMemory,
         now: Timestamp,
         amend: impl FnOnce(u32) -> (u32, String),
     ) -> Result<(u32, String), String> {
-        let (current, limits) = (in_force.replicas.0, self.limits(state));
-        let counts = seen::counts(state).ok_or("the number of replicas is not known")?;
+        let (current, limits) = (current_allocation.replicas.0, self.limits(state));
+        let counts = inputs::counts(state).ok_or("the number of replicas is not known")?;
         if [counts.ready.0, counts.pending.0, current].iter().any(|count| *count > Self::MOST_PODS) {
             return Err(format!("there are more than {} replicas", Self::MOST_PODS));
         }
-        let proposals: Vec<_> = self.targets().map(|target| self.propose(target, in_force, counts, memory, now)).collect();
+        let proposals: Vec<_> = self.targets().map(|target| self.propose(target, current_allocation, counts, memory, now)).collect();
         let asked = combine(current, &proposals).map_err(|error| error.to_string())?;
         let (desired, why) = amend(asked);
         let history = &mut memory.history;
@@ -274,7 +274,7 @@ impl Hpa {
     fn propose(
         &self,
         target: Target,
-        in_force: Allocation,
+        current_allocation: Allocation,
         counts: ReplicaCounts,
         memory: &HpaMemory,
         now: Timestamp,
@@ -284,14 +284,14 @@ impl Hpa {
             let reading = reading?;
             Some(PodMetric { value: (reading.mean * scale).round() as i64, at: reading.at, window: self.metrics_resolution.0 })
         };
-        let (calculator, current) = (self.calculator(), in_force.replicas.0);
+        let (calculator, current) = (self.calculator(), current_allocation.replicas.0);
         match target {
             Target::Cpu(percent) => {
-                let pods = pods(counts, metric(1.0), i64::from(in_force.cpu_millicores.0), now);
+                let pods = pods(counts, metric(1.0), i64::from(current_allocation.cpu_millicores.0), now);
                 calculator.utilization(current, percent, Kind::Cpu, &pods, now)
             }
             Target::Memory(percent) => {
-                let pods = pods(counts, metric(1000.0), i64::from(in_force.memory_mib.0) * 1000, now);
+                let pods = pods(counts, metric(1000.0), i64::from(current_allocation.memory_mib.0) * 1000, now);
                 calculator.utilization(current, percent, Kind::Other, &pods, now)
             }
             Target::Concurrency(value) => {

@@ -15,7 +15,7 @@ use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
 use crate::vpa::Vpa;
 use crate::vpa::{Controlled, VpaMemory};
-use crate::{Decision, HoldReason, Memory, Native, Policy, Rule, seen};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing, inputs};
 
 /// Both autoscalers and their parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,22 +49,22 @@ impl Policy for HpaVpa {
         format!("{}; {}", self.hpa.model(), self.vpa.model())
     }
 
-    fn remembers(&self) -> Option<Duration> {
-        self.hpa.remembers().max(self.vpa.remembers())
+    fn lookback(&self) -> Option<Duration> {
+        self.hpa.lookback().max(self.vpa.lookback())
     }
 
     /// That of the HPA, which decides more often.
-    fn native(&self) -> Native {
-        self.hpa.native()
+    fn timing(&self) -> Timing {
+        self.hpa.timing()
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let memory = memory.of::<HpaVpaMemory>();
         let (across, along) = (self.hpa.sync(state, &mut memory.hpa), self.vpa.run(state, &mut memory.vpa));
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
-        join(state, in_force, across, along)
+        join(state, current, across, along)
     }
 }
 
@@ -76,7 +76,7 @@ impl Rule for HpaVpa {
 }
 
 /// The replicas of one decision, the size of the other; a hold keeps its own part.
-fn join(state: &State, in_force: Allocation, across: Decision, along: Decision) -> Decision {
+fn join(state: &State, current: Allocation, across: Decision, along: Decision) -> Decision {
     let reason = match (&across, &along) {
         (Decision::Hold { why: HoldReason::NotDue, .. }, along) => text(along).to_owned(),
         (across, Decision::Hold { why: HoldReason::NotDue, .. }) => text(across).to_owned(),
@@ -90,8 +90,8 @@ fn join(state: &State, in_force: Allocation, across: Decision, along: Decision) 
             (across, _) => across,
         },
         (across, along) => {
-            let (across, along) = (across.unwrap_or(in_force), along.unwrap_or(in_force));
-            seen::propose(state, in_force, Allocation { replicas: across.replicas, ..along }, reason)
+            let (across, along) = (across.unwrap_or(current), along.unwrap_or(current));
+            inputs::propose(state, current, Allocation { replicas: across.replicas, ..along }, reason)
         }
     }
 }
@@ -105,7 +105,7 @@ fn text(decision: &Decision) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     fn want(allocation: Allocation) -> Decision {
         Decision::Want { allocation, reason: "wanted".into(), choices: Vec::new() }
@@ -113,15 +113,15 @@ mod tests {
 
     #[test]
     fn each_sets_its_own_part() {
-        let (in_force, state) = (Allocation::new(2, 500, 256), sample::state());
+        let (current, state) = (Allocation::new(2, 500, 256), fixtures::state());
         let idle = || Decision::hold(HoldReason::NotDue, "idle");
-        let check = |across, along, expected| assert_eq!(join(&state, in_force, across, along).wanted(), expected);
+        let check = |across, along, expected| assert_eq!(join(&state, current, across, along).wanted(), expected);
         check(want(Allocation::new(5, 500, 256)), want(Allocation::new(2, 500, 300)), Some(Allocation::new(5, 500, 300)));
         check(want(Allocation::new(5, 500, 256)), idle(), Some(Allocation::new(5, 500, 256)));
         check(idle(), want(Allocation::new(2, 500, 300)), Some(Allocation::new(2, 500, 300)));
         check(idle(), idle(), None);
-        assert!(matches!(join(&state, in_force, idle(), idle()), Decision::Hold { why: HoldReason::NotDue, .. }));
+        assert!(matches!(join(&state, current, idle(), idle()), Decision::Hold { why: HoldReason::NotDue, .. }));
         let nothing = Decision::hold(HoldReason::NoMeasurement, "nothing measured");
-        assert!(matches!(join(&state, in_force, idle(), nothing), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+        assert!(matches!(join(&state, current, idle(), nothing), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
     }
 }

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::hpa::behavior::{Behavior, History, Limits, normalize};
 use crate::hpa::replica_calculator::{Calculator, Tolerance};
+use crate::inputs::{self, Cadence, check_range, check_span, measured};
 use crate::kpa::Metric;
-use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 
 /// KEDA and its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -96,12 +96,12 @@ pub struct Operator {
     /// Time after the function was made, where it never was active.
     pub initial_cooldown: Duration,
     /// What annotations of the function keep the operator from, or drive it to.
-    pub told: Told,
+    pub annotations: Annotations,
 }
 
 /// What annotations of a function tell the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Told {
+pub struct Annotations {
     /// Not to scale to zero or idle.
     pub pause_scale_in: bool,
     /// Not to scale from zero or idle.
@@ -193,25 +193,25 @@ impl Policy for Keda {
         format!("keda/2.20 {metric} {} a replica, active above {}", self.threshold, self.activation_threshold)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         let cooldown = self.cooldown_period.max(self.initial_cooldown_period).max(self.polling_interval);
         let windows = self.behavior.as_ref().map_or(Self::STABILIZATION, |_| Behavior::MAX_WINDOW.0);
         Some(cooldown.0.max(windows) + (self.sync_period.0 + self.polling_interval.0) * 2)
     }
 
     /// The operator polls each 30 s (`pollingInterval`), the HPA syncs each 15 s; both read the trigger when they do (`useCachedMetrics` is off).
-    fn native(&self) -> Native {
-        Native { tick: Some(self.sync_period.min(self.polling_interval)), metric_lag: Span::default() }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(self.sync_period.min(self.polling_interval)), metric_lag: Span::default() }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let (memory, now) = (memory.of::<KedaMemory>(), seen::instant(state));
+        let (memory, now) = (memory.of::<KedaMemory>(), inputs::instant(state));
         let created = *memory.created.get_or_insert(now);
         let (polls, syncs) = (memory.poll.due(now, self.polling_interval), memory.sync.due(now, self.sync_period));
         if !polls && !syncs {
             return Cadence::hold(self.sync_period);
         }
-        let Some(in_force) = state.allocation else {
+        let Some(current_allocation) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         let value = self.value(state);
@@ -220,23 +220,23 @@ impl Policy for Keda {
             Some(_) => 0,
             None => memory.failures.saturating_add(u32::from(syncs)),
         };
-        let value_or_fallback = value.or_else(|| self.fallback?.value(self.threshold, memory.failures, in_force.replicas.0));
-        if polls && let Some(decision) = self.activate(state, in_force, value, memory, created, now) {
+        let value_or_fallback = value.or_else(|| self.fallback?.value(self.threshold, memory.failures, current_allocation.replicas.0));
+        if polls && let Some(decision) = self.activate(state, current_allocation, value, memory, created, now) {
             return decision;
         }
-        if syncs { self.across(state, in_force, value_or_fallback, memory, now) } else { Cadence::hold(self.sync_period) }
+        if syncs { self.across(state, current_allocation, value_or_fallback, memory, now) } else { Cadence::hold(self.sync_period) }
     }
 }
 
 impl Rule for Keda {
     fn check(&self) -> Result<(), String> {
         let (hour, day) = (Span::seconds(3600), Span::seconds(24 * 3600));
-        ranged("threshold", self.threshold, 0.001, 1e6)?;
-        ranged("activation_threshold", self.activation_threshold, 0.0, 1e6)?;
-        spanned("polling_interval", self.polling_interval, Span::seconds(1), hour)?;
-        spanned("cooldown_period", self.cooldown_period, Span::default(), day)?;
-        spanned("initial_cooldown_period", self.initial_cooldown_period, Span::default(), day)?;
-        spanned("sync_period", self.sync_period, Span::seconds(1), hour)?;
+        check_range("threshold", self.threshold, 0.001, 1e6)?;
+        check_range("activation_threshold", self.activation_threshold, 0.0, 1e6)?;
+        check_span("polling_interval", self.polling_interval, Span::seconds(1), hour)?;
+        check_span("cooldown_period", self.cooldown_period, Span::default(), day)?;
+        check_span("initial_cooldown_period", self.initial_cooldown_period, Span::default(), day)?;
+        check_span("sync_period", self.sync_period, Span::seconds(1), hour)?;
         self.behavior.as_ref().map_or(Ok(()), Behavior::check)
     }
 }
@@ -244,7 +244,7 @@ impl Rule for Keda {
 impl Keda {
     fn value(&self, state: &State) -> Option<f64> {
         match self.metric {
-            Metric::Concurrency => seen::in_flight(state),
+            Metric::Concurrency => inputs::in_flight(state),
             Metric::Rps => measured(state.windows.tick.rate_rps),
         }
     }
@@ -253,7 +253,7 @@ impl Keda {
     fn activate(
         &self,
         state: &State,
-        in_force: Allocation,
+        current_allocation: Allocation,
         value: Option<f64>,
         memory: &mut KedaMemory,
         created: Timestamp,
@@ -274,20 +274,27 @@ impl Keda {
             idle: self.idle_replicas.filter(|idle| *idle < range.min().0),
             cooldown: self.cooldown_period.0,
             initial_cooldown: self.initial_cooldown_period.0,
-            told: Told::default(),
+            annotations: Annotations::default(),
         };
-        let replicas = operator.scale(trigger, in_force.replicas.0, fallback, memory.last_active, created, now)?;
+        let replicas = operator.scale(trigger, current_allocation.replicas.0, fallback, memory.last_active, created, now)?;
         let reason = match trigger {
             Trigger::Active => "the trigger is active",
             Trigger::Inactive => "the trigger has long been inactive",
             Trigger::Failed => "the trigger cannot be read",
         };
-        Some(seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason.into()))
+        Some(inputs::propose(state, current_allocation, Allocation { replicas: Replicas(replicas), ..current_allocation }, reason.into()))
     }
 
     /// The HPA's part: at least one replica, by the value of the whole function.
-    fn across(&self, state: &State, in_force: Allocation, value: Option<f64>, memory: &mut KedaMemory, now: Timestamp) -> Decision {
-        let (range, current) = (state.bounds.replicas, in_force.replicas.0);
+    fn across(
+        &self,
+        state: &State,
+        current_allocation: Allocation,
+        value: Option<f64>,
+        memory: &mut KedaMemory,
+        now: Timestamp,
+    ) -> Decision {
+        let (range, current) = (state.bounds.replicas, current_allocation.replicas.0);
         let limits = Limits { min: range.min().0.max(1), max: range.max().0.max(1) };
         if current == 0 {
             return Decision::hold(HoldReason::NothingToDo, "the HPA is off while there are zero replicas");
@@ -296,7 +303,7 @@ impl Keda {
             return Decision::hold(HoldReason::NoMeasurement, "the trigger cannot be read");
         };
         memory.history.begin(current, now);
-        let existing = seen::counts(state).map_or(current, |counts| counts.ready.0.saturating_add(counts.pending.0));
+        let existing = inputs::counts(state).map_or(current, |counts| counts.ready.0.saturating_add(counts.pending.0));
         let milli = |value: f64| (value * 1000.0) as i64;
         let desired = self.calculator().average_value(existing, milli(value), milli(self.threshold)).replicas;
         let replicas = if current > limits.max || current < limits.min {
@@ -311,7 +318,7 @@ impl Keda {
             behavior.record(&mut memory.history, current, replicas, now);
         }
         let reason = format!("{value:.2} at {} a replica ask for {desired}", self.threshold);
-        seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+        inputs::propose(state, current_allocation, Allocation { replicas: Replicas(replicas), ..current_allocation }, reason)
     }
 
     /// The HPA's calculator, with the tolerances that `behavior` sets.
@@ -336,12 +343,12 @@ mod tests {
     use qscale_common::time::Tick;
 
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn operator(min: u32, idle: Option<u32>) -> Operator {
-        Operator { min, idle, cooldown: Duration::from_secs(300), initial_cooldown: Duration::ZERO, told: Told::default() }
+        Operator { min, idle, cooldown: Duration::from_secs(300), initial_cooldown: Duration::ZERO, annotations: Annotations::default() }
     }
 
     #[test]
@@ -371,9 +378,9 @@ mod tests {
     #[test]
     fn annotations() {
         let long_ago = NOW.minus(Duration::from_secs(600));
-        let paused_in = Told { pause_scale_in: true, ..Told::default() };
-        let paused_out = Told { pause_scale_out: true, ..Told::default() };
-        let forced = Told { force_activation: true, ..Told::default() };
+        let paused_in = Annotations { pause_scale_in: true, ..Annotations::default() };
+        let paused_out = Annotations { pause_scale_out: true, ..Annotations::default() };
+        let forced = Annotations { force_activation: true, ..Annotations::default() };
         let (active, inactive) = (Trigger::Active, Trigger::Inactive);
         let cases = [
             ("TestNoScaleToMinReplicasWhenNotActiveAndPauseScaleInAnnotationSet", operator(0, None), paused_in, inactive, 10, None),
@@ -381,10 +388,10 @@ mod tests {
             ("TestScaleFromMinReplicasWhenActivationForced", operator(0, None), forced, inactive, 0, Some(1)),
             ("TestNoScaleFromMinReplicasWhenActiveAndPausedScaleOutAnnotationSet", operator(0, None), paused_out, active, 0, None),
             ("TestNoScaleFromIdleReplicasToMinReplicasWhenActiveAndPausedScaleOut", operator(5, Some(0)), paused_out, active, 0, None),
-            ("TestEventWitTriggerInfo", operator(5, Some(0)), Told::default(), active, 2, Some(5)),
+            ("TestEventWitTriggerInfo", operator(5, Some(0)), Annotations::default(), active, 2, Some(5)),
         ];
-        for (name, operator, told, trigger, current, expected) in cases {
-            let got = Operator { told, ..operator }.scale(trigger, current, None, Some(long_ago), long_ago, NOW);
+        for (name, operator, annotations, trigger, current, expected) in cases {
+            let got = Operator { annotations, ..operator }.scale(trigger, current, None, Some(long_ago), long_ago, NOW);
             assert_eq!(got, expected, "{name}");
         }
     }
@@ -424,13 +431,13 @@ mod tests {
         let mut memory = Memory::default();
         let played = (0..ticks).map(|tick| {
             let mut state =
-                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..sample::state() };
+                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..fixtures::state() };
             state.bounds.replicas = Range::new(Replicas(0), Replicas(100)).expect("ordered");
             let all = Replicas(replicas);
             state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
             state.windows.tick.concurrency = in_flight(tick).filter(|_| replicas > 0).map(|all| all / f64::from(replicas));
             state.windows.tick.queued = if replicas == 0 { in_flight(tick) } else { Some(0.0) };
-            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
             replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
             replicas
         });

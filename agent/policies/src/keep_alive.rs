@@ -15,8 +15,8 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::inputs::{self, check_range, check_span, measured};
 use crate::kpa::bucketing::Highest;
-use crate::seen::{self, measured, ranged, spanned};
 use crate::{Decision, HoldReason, Memory, Policy, Rule};
 use histogram::{IdleTimes, Windows};
 
@@ -69,30 +69,30 @@ impl Default for KeepAliveHistogram {
 }
 
 /// What a State says of the need for replicas.
-struct Need {
+struct Demand {
     now: Timestamp,
     replicas: u32,
     busy: bool,
 }
 
 /// The need of `state`'s tick; nothing where no request was counted.
-fn need(state: &State, concurrency: f64) -> Option<Need> {
-    let in_flight = seen::in_flight(state)?;
+fn need(state: &State, concurrency: f64) -> Option<Demand> {
+    let in_flight = inputs::in_flight(state)?;
     let arrived = measured(state.windows.tick.rate_rps).unwrap_or(0.0) > 0.0;
     let busy = in_flight > 0.0 || arrived;
     let replicas = ((in_flight / concurrency).ceil() as u32).max(u32::from(busy));
-    Some(Need { now: seen::instant(state).plus(seen::tick_length(state)), replicas, busy })
+    Some(Demand { now: inputs::instant(state).plus(inputs::tick_length(state)), replicas, busy })
 }
 
-fn decide(state: &State, concurrency: f64, replicas: impl FnOnce(Need) -> (u32, String)) -> Decision {
-    let Some(in_force) = state.allocation else {
+fn decide(state: &State, concurrency: f64, replicas: impl FnOnce(Demand) -> (u32, String)) -> Decision {
+    let Some(current) = state.allocation else {
         return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
     };
     let Some(need) = need(state, concurrency) else {
         return Decision::hold(HoldReason::NoMeasurement, "requests in flight were not measured");
     };
     let (replicas, reason) = replicas(need);
-    seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason)
+    inputs::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason)
 }
 
 impl Policy for KeepAliveFixed {
@@ -104,7 +104,7 @@ impl Policy for KeepAliveFixed {
         format!("keep-alive-fixed/1 {} at {} a replica", self.keep_alive, self.concurrency)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         Some(self.keep_alive.0 * 2)
     }
 
@@ -121,8 +121,8 @@ impl Policy for KeepAliveFixed {
 
 impl Rule for KeepAliveFixed {
     fn check(&self) -> Result<(), String> {
-        spanned("keep_alive", self.keep_alive, Span::seconds(1), Span::seconds(24 * 3600))?;
-        ranged("concurrency", self.concurrency, 0.01, 10_000.0)
+        check_span("keep_alive", self.keep_alive, Span::seconds(1), Span::seconds(24 * 3600))?;
+        check_range("concurrency", self.concurrency, 0.01, 10_000.0)
     }
 }
 
@@ -135,7 +135,7 @@ impl Policy for KeepAliveHistogram {
         format!("keep-alive-histogram/1 4h in minutes, at {} a replica", self.concurrency)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         Some(Self::HISTORY)
     }
 
@@ -147,11 +147,11 @@ impl Policy for KeepAliveHistogram {
 
 impl Rule for KeepAliveHistogram {
     fn check(&self) -> Result<(), String> {
-        ranged("concurrency", self.concurrency, 0.01, 10_000.0)?;
+        check_range("concurrency", self.concurrency, 0.01, 10_000.0)?;
         for (field, share) in [("head", self.head), ("tail", self.tail), ("margin", self.margin)] {
-            ranged(field, share, 0.0, 1.0)?;
+            check_range(field, share, 0.0, 1.0)?;
         }
-        ranged("representative", self.representative, 0.0, 1000.0)
+        check_range("representative", self.representative, 0.0, 1000.0)
     }
 }
 
@@ -160,7 +160,7 @@ impl KeepAliveHistogram {
     /// A day of idle times fills the bins of a function that is called at all often.
     const HISTORY: Duration = Duration::from_secs(24 * 3600);
 
-    fn replicas(&self, memory: &mut KeepAliveMemory, need: &Need) -> (u32, String) {
+    fn replicas(&self, memory: &mut KeepAliveMemory, need: &Demand) -> (u32, String) {
         let slot = need.now.0 / Self::MINUTE_MS;
         if need.busy {
             // Ticks that follow each other leave no idle time; what lies between is at least one of them.
@@ -193,21 +193,21 @@ mod tests {
     use qscale_common::time::Tick;
 
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     /// What is in force after each minute with so many requests in flight.
     fn run(policy: &dyn Policy, in_flight: impl Fn(u64) -> f64, minutes: u64) -> Vec<u32> {
         let (mut memory, mut replicas) = (Memory::default(), 0);
         let played = (0..minutes).map(|minute| {
             let mut state =
-                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(28_000_000 + minute), ..sample::state() };
+                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(28_000_000 + minute), ..fixtures::state() };
             state.tick_length_ms = 60_000;
             state.bounds.replicas = Range::new(Replicas(0), Replicas(100)).expect("ordered");
             let all = Replicas(replicas);
             state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
             state.windows.tick.concurrency = (replicas > 0).then_some(0.0);
             state.windows.tick.queued = Some(in_flight(minute));
-            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
             replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
             replicas
         });

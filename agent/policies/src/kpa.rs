@@ -18,8 +18,8 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
+use crate::inputs::{self, Cadence, check_range, check_span, measured};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use autoscaler::{Autoscaler, DeciderSpec};
 use bucketing::Buckets;
 use scaler::{Activity, Applied, Counted, ZeroSpec};
@@ -145,15 +145,15 @@ impl Policy for Kpa {
         format!("kpa/1.23 {metric} {target:.2} of {total}, window {}", self.stable_window)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         // Panic lasts a stable window after what began it, and going to zero another one and the grace period.
         let zero = self.scale_to_zero_grace_period.max(self.scale_to_zero_pod_retention_period);
         Some(self.stable_window.0 * 3 + zero.0 + self.scale_down_delay.0)
     }
 
     /// A decision each 2 s (`tickInterval`) on statistics that pods report each second (the autoscaler's scrape period).
-    fn native(&self) -> Native {
-        Native { tick: Some(Self::TICK), metric_lag: Span::seconds(1) }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(Self::TICK), metric_lag: Span::seconds(1) }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
@@ -166,22 +166,22 @@ impl Policy for Kpa {
 
 /// When the tick ends that `state` closes.
 fn end(state: &State) -> Timestamp {
-    seen::instant(state).plus(seen::tick_length(state))
+    inputs::instant(state).plus(inputs::tick_length(state))
 }
 
 impl Rule for Kpa {
     fn check(&self) -> Result<(), String> {
         let hour = Span::seconds(3600);
-        self.target.map_or(Ok(()), |target| ranged("target", target, Self::LEAST_TARGET, 1e6))?;
-        ranged("target_utilization_percentage", self.target_utilization_percentage, 1.0, 100.0)?;
-        spanned("stable_window", self.stable_window, Span::seconds(6), hour)?;
+        self.target.map_or(Ok(()), |target| check_range("target", target, Self::LEAST_TARGET, 1e6))?;
+        check_range("target_utilization_percentage", self.target_utilization_percentage, 1.0, 100.0)?;
+        check_span("stable_window", self.stable_window, Span::seconds(6), hour)?;
         for (field, span) in [("stable_window", self.stable_window), ("scale_down_delay", self.scale_down_delay)] {
             if span.0.subsec_nanos() != 0 {
                 return Err(format!("{field} = {span}, must be whole seconds"));
             }
         }
-        ranged("panic_window_percentage", self.panic_window_percentage, 1.0, 100.0)?;
-        ranged("panic_threshold_percentage", self.panic_threshold_percentage, 110.0, 1000.0)?;
+        check_range("panic_window_percentage", self.panic_window_percentage, 1.0, 100.0)?;
+        check_range("panic_threshold_percentage", self.panic_threshold_percentage, 110.0, 1000.0)?;
         for (field, rate) in [("max_scale_up_rate", self.max_scale_up_rate), ("max_scale_down_rate", self.max_scale_down_rate)] {
             if !(rate > 1.0 && rate <= 1e6) {
                 return Err(format!("{field} = {rate}, must be greater than 1 and at most 1000000"));
@@ -190,15 +190,15 @@ impl Rule for Kpa {
         for (field, span) in
             [("scale_to_zero_pod_retention_period", self.scale_to_zero_pod_retention_period), ("scale_down_delay", self.scale_down_delay)]
         {
-            spanned(field, span, Span::default(), hour)?;
+            check_span(field, span, Span::default(), hour)?;
         }
-        spanned("scale_to_zero_grace_period", self.scale_to_zero_grace_period, Span::millis(1), hour)?;
+        check_span("scale_to_zero_grace_period", self.scale_to_zero_grace_period, Span::millis(1), hour)?;
         if self.target_burst_capacity != -1.0 {
-            ranged("target_burst_capacity", self.target_burst_capacity, 0.0, 1e6).map_err(|error| format!("{error}, or -1"))?;
+            check_range("target_burst_capacity", self.target_burst_capacity, 0.0, 1e6).map_err(|error| format!("{error}, or -1"))?;
         }
-        ranged("activation_scale", f64::from(self.activation_scale), 1.0, 10_000.0)?;
-        ranged("initial_scale", f64::from(self.initial_scale), 1.0, 10_000.0)?;
-        spanned("progress_deadline", self.progress_deadline, Span::seconds(1), hour)
+        check_range("activation_scale", f64::from(self.activation_scale), 1.0, 10_000.0)?;
+        check_range("initial_scale", f64::from(self.initial_scale), 1.0, 10_000.0)?;
+        check_span("progress_deadline", self.progress_deadline, Span::seconds(1), hour)
     }
 }
 
@@ -235,11 +235,11 @@ impl Kpa {
     /// Writes what the tick measured into each of its seconds.
     fn take(&self, state: &State, memory: &mut KpaMemory) {
         let value = match self.metric {
-            Metric::Concurrency => seen::in_flight(state),
+            Metric::Concurrency => inputs::in_flight(state),
             Metric::Rps => measured(state.windows.tick.rate_rps),
         };
         let Some(value) = value else { return };
-        let (begin, end) = (seen::instant(state).0, end(state).0);
+        let (begin, end) = (inputs::instant(state).0, end(state).0);
         for (buckets, window) in [(&mut memory.stable, self.stable_window.0), (&mut memory.panic, self.panic_window())] {
             let size = millis(window).div_ceil(1000).max(1);
             for second in (begin / 1000).max((end / 1000).saturating_sub(size))..end.div_ceil(1000) {
@@ -250,7 +250,7 @@ impl Kpa {
     }
 
     fn scale(&self, state: &State, memory: &mut KpaMemory, now: Timestamp) -> Decision {
-        let (Some(in_force), Some(counts)) = (state.allocation, seen::counts(state)) else {
+        let (Some(current), Some(counts)) = (state.allocation, inputs::counts(state)) else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         let second = now.0.saturating_sub(1) / 1000;
@@ -265,7 +265,7 @@ impl Kpa {
         let ready = counts.ready.0;
         let found = memory.found.get_or_insert_with(|| Found {
             autoscaler: Autoscaler::new(ready, now),
-            activity: Activity::found(ready, in_force.replicas.0, now),
+            activity: Activity::found(ready, current.replicas.0, now),
             initialized: ready >= self.initial_scale,
         });
         let result = found.autoscaler.scale(&self.decider(), ready, stable, panic, now);
@@ -276,7 +276,7 @@ impl Kpa {
         let bounded = state.bounds.replicas.clamp(Replicas(result.desired.max(fewest)));
         let pods = Counted { ready, needed: state.bounds.replicas.min().0.max(fewest).max(1) };
         match found.activity.reconcile(&self.zero(), Some(bounded.0), pods, result.excess_burst_capacity, now) {
-            Applied::Scale(replicas) => seen::propose(state, in_force, Allocation { replicas: Replicas(replicas), ..in_force }, reason),
+            Applied::Scale(replicas) => inputs::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason),
             Applied::Keep => Decision::hold(HoldReason::NothingToDo, format!("{reason}; the last replica stays for now")),
         }
     }

@@ -8,6 +8,7 @@ pub mod history;
 pub mod holt_winters;
 pub mod hpa;
 pub mod hpa_vpa;
+mod inputs;
 pub mod keda;
 pub mod keep_alive;
 pub mod kpa;
@@ -17,18 +18,17 @@ mod parameters;
 pub mod phpa_linear;
 mod policy;
 mod registry;
-mod seen;
 pub mod threshold;
 pub mod vpa;
 
 pub use clairvoyant::{Clairvoyant, ClairvoyantParams, Forecast};
 pub use fixed::Fixed;
 pub use history::History;
+pub use inputs::ready_in;
 pub use memory::Memory;
 pub use parameters::{Parameter, of as parameters_of};
-pub use policy::{Decision, HoldReason, Native, Policy};
+pub use policy::{Decision, HoldReason, Policy, Timing};
 pub use registry::{PolicyError, Rule, RuleEntry, by_name, describe, read};
-pub use seen::ready_in;
 pub use threshold::Threshold;
 
 use registry::rule;
@@ -66,6 +66,6 @@ pub const NAMES: [&str; RULES.len()] = {
 };
 
 #[cfg(test)]
-mod laws;
+mod fixtures;
 #[cfg(test)]
-mod sample;
+mod property_tests;

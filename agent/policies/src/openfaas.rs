@@ -12,8 +12,8 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
+use crate::inputs::{self, Cadence, check_range, check_span, measured};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 
 /// The alert-driven rule and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,12 +41,12 @@ pub struct OpenFaasMemory {
 
 impl Default for OpenFaas {
     fn default() -> Self {
-        Self { rate_rps: 5.0, pending: Span::seconds(5), interval: Span::seconds(5), factor: 10, max_replicas: MOST }
+        Self { rate_rps: 5.0, pending: Span::seconds(5), interval: Span::seconds(5), factor: 10, max_replicas: MAX_REPLICAS }
     }
 }
 
 /// Most replicas that the community edition scales to.
-pub const MOST: u32 = 5;
+pub const MAX_REPLICAS: u32 = 5;
 
 /// Replicas after an alert that is firing or resolved, for `current` of `min` to `max`.
 #[must_use]
@@ -64,18 +64,18 @@ impl Policy for OpenFaas {
         format!("openfaas/1 above {} rps, factor {}, at most {}", self.rate_rps, self.factor, self.max_replicas)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         Some((self.pending.0 + self.interval.0) * 2)
     }
 
     /// Prometheus evaluates the alert and repeats it each 5 s (`evaluation_interval`, `group_interval` of the shipped configuration).
-    fn native(&self) -> Native {
-        Native { tick: Some(self.interval), metric_lag: Span::default() }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(self.interval), metric_lag: Span::default() }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let (memory, now) = (memory.of::<OpenFaasMemory>(), seen::instant(state));
-        let Some(in_force) = state.allocation else {
+        let (memory, now) = (memory.of::<OpenFaasMemory>(), inputs::instant(state));
+        let Some(current_allocation) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         let Some(rate) = measured(state.windows.tick.rate_rps) else {
@@ -93,12 +93,12 @@ impl Policy for OpenFaas {
         memory.fired = firing;
         let range = state.bounds.replicas;
         let (min, max) = (range.min().0.max(1), range.max().0.min(self.max_replicas));
-        let wanted = Replicas(replicas(firing, in_force.replicas.0, min, max.max(min), self.factor));
+        let wanted = Replicas(replicas(firing, current_allocation.replicas.0, min, max.max(min), self.factor));
         let word = if firing { "fires" } else { "is resolved" };
-        seen::propose(
+        inputs::propose(
             state,
-            in_force,
-            Allocation { replicas: wanted, ..in_force },
+            current_allocation,
+            Allocation { replicas: wanted, ..current_allocation },
             format!("the alert {word} at {rate:.1} requests a second"),
         )
     }
@@ -106,11 +106,11 @@ impl Policy for OpenFaas {
 
 impl Rule for OpenFaas {
     fn check(&self) -> Result<(), String> {
-        ranged("rate_rps", self.rate_rps, 0.0, 1e6)?;
-        spanned("pending", self.pending, Span::default(), Span::seconds(3600))?;
-        spanned("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
-        ranged("factor", f64::from(self.factor), 0.0, 100.0)?;
-        ranged("max_replicas", f64::from(self.max_replicas), 1.0, 10_000.0)
+        check_range("rate_rps", self.rate_rps, 0.0, 1e6)?;
+        check_span("pending", self.pending, Span::default(), Span::seconds(3600))?;
+        check_span("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
+        check_range("factor", f64::from(self.factor), 0.0, 100.0)?;
+        check_range("max_replicas", f64::from(self.max_replicas), 1.0, 10_000.0)
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
     use qscale_common::time::Tick;
 
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     #[test]
     fn alert_handler() {
@@ -138,19 +138,20 @@ mod tests {
             ("TestScaledUpWithSmallParam", (true, 1, 1, 4, 1), 2),
         ];
         for (name, (firing, current, min, max, factor), expected) in cases {
-            assert_eq!(replicas(firing, current, min, max.min(MOST), factor), expected, "{name}");
+            assert_eq!(replicas(firing, current, min, max.min(MAX_REPLICAS), factor), expected, "{name}");
         }
     }
 
     #[test]
     fn an_alert_takes_a_step_each_time_it_goes_out_and_goes_back_at_once() {
-        let (mut memory, mut in_force, mut seen) = (Memory::default(), 1, Vec::new());
+        let (mut memory, mut current_allocation, mut seen) = (Memory::default(), 1, Vec::new());
         for tick in 0..10 {
-            let mut state = State { allocation: Some(Allocation::new(in_force, 500, 256)), tick: Tick(1000 + tick), ..sample::state() };
+            let mut state =
+                State { allocation: Some(Allocation::new(current_allocation, 500, 256)), tick: Tick(1000 + tick), ..fixtures::state() };
             state.windows.tick.rate_rps = Some(if (2..6).contains(&tick) { 9.0 } else { 1.0 });
-            let decision = OpenFaas::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
-            in_force = decision.wanted().map_or(in_force, |wanted| wanted.replicas.0);
-            seen.push(in_force);
+            let decision = OpenFaas::default().decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
+            current_allocation = decision.wanted().map_or(current_allocation, |wanted| wanted.replicas.0);
+            seen.push(current_allocation);
         }
         assert_eq!(seen, [1, 1, 1, 2, 3, 4, 1, 1, 1, 1]);
     }

@@ -13,8 +13,8 @@ use crate::holt_winters::model::{linear, whole};
 use crate::holt_winters::{DecisionType, predictive_hpa};
 use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
-use crate::seen::{self, ranged, spanned};
-use crate::{Decision, Memory, Native, Policy, Rule};
+use crate::inputs::{self, check_range, check_span};
+use crate::{Decision, Memory, Policy, Rule, Timing};
 
 /// The predictive HPA and its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,21 +54,21 @@ impl Policy for PhpaLinear {
         format!("phpa-linear/0.13 {} ahead of {}; {}", self.look_ahead, self.history_size, self.hpa.model())
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         let syncs = u32::try_from(self.history_size + 1).unwrap_or(u32::MAX);
-        self.hpa.remembers().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
+        self.hpa.lookback().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
     }
 
     /// That of the HPA, whose sync it replaces (`syncPeriod` 15000).
-    fn native(&self) -> Native {
-        self.hpa.native()
+    fn timing(&self) -> Timing {
+        self.hpa.timing()
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let PhpaLinearMemory { hpa, history } = memory.of::<PhpaLinearMemory>();
-        let now = seen::instant(state);
+        let now = inputs::instant(state);
         self.hpa.sync_with(state, hpa, |wish| {
-            let forecast = self.foretell(history, wish, now);
+            let forecast = self.forecast_next(history, wish, now);
             (self.decision_type.decide(&[wish, forecast]), format!(", foretold {forecast}"))
         })
     }
@@ -77,14 +77,14 @@ impl Policy for PhpaLinear {
 impl Rule for PhpaLinear {
     fn check(&self) -> Result<(), String> {
         self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
-        spanned("look_ahead", self.look_ahead, Span::default(), Span::seconds(3600))?;
-        ranged("history_size", self.history_size as f64, 1.0, 10_000.0)
+        check_span("look_ahead", self.look_ahead, Span::default(), Span::seconds(3600))?;
+        check_range("history_size", self.history_size as f64, 1.0, 10_000.0)
     }
 }
 
 impl PhpaLinear {
     /// Adds what the HPA asks for to the history, and reads the line through it ahead of `now`.
-    fn foretell(&self, history: &mut Vec<(Timestamp, u32)>, wish: u32, now: Timestamp) -> u32 {
+    fn forecast_next(&self, history: &mut Vec<(Timestamp, u32)>, wish: u32, now: Timestamp) -> u32 {
         // A clock that was set back begins anew.
         history.retain(|(at, _)| *at <= now);
         history.push((now, wish));
@@ -105,7 +105,7 @@ mod tests {
     fn run(policy: &PhpaLinear, wishes: &[u32]) -> Vec<u32> {
         let (mut history, begin) = (Vec::new(), Timestamp(1_000_000_000));
         let foretold = wishes.iter().zip(0..).map(|(wish, index)| {
-            let foretold = policy.foretell(&mut history, *wish, begin.plus(Duration::from_secs(10) * index));
+            let foretold = policy.forecast_next(&mut history, *wish, begin.plus(Duration::from_secs(10) * index));
             assert!(history.len() <= policy.history_size);
             foretold
         });

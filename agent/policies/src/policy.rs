@@ -20,13 +20,13 @@ pub trait Policy: Send + Sync {
     fn model(&self) -> String;
 
     /// How far back a State may still matter to a decision, where the rule remembers anything: a service that starts reads so much of the stream.
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         None
     }
 
     /// When the rule decides and how old what it sees is, in the real form of it; at each State and at once where that form has no tick of its own.
-    fn native(&self) -> Native {
-        Native::default()
+    fn timing(&self) -> Timing {
+        Timing::default()
     }
 
     /// What the function that `state` speaks of should be given. Whatever the rule must remember between two States of one function lies in `memory`.
@@ -43,7 +43,7 @@ pub trait Policy: Send + Sync {
 /// The timing of a rule's real form. The rule keeps to it by itself, whatever the State's tick: it holds between its own ticks and delays what it sees, so a
 /// caller adds nothing. It cannot see finer than the State's tick, so whoever compares rules shows each of them States at least as often as it decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Native {
+pub struct Timing {
     /// How often it decides; absent where each State is a tick.
     pub tick: Option<Span>,
     /// How old the newest measurement is that it may decide on, at most, apart from what the platform adds.

@@ -80,7 +80,7 @@ impl Policy for Threshold {
     }
 
     fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        self.judge(state)
+        self.evaluate(state)
     }
 }
 
@@ -116,8 +116,8 @@ impl Rule for Threshold {
 impl Threshold {
     /// What the function that `state` speaks of should be given. The rule needs neither memory, time nor chance.
     #[must_use]
-    pub fn judge(&self, state: &State) -> Decision {
-        let Some(in_force) = state.allocation else {
+    pub fn evaluate(&self, state: &State) -> Decision {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         let Some(cpu) = measured(state.windows.tick.cpu_millicores) else {
@@ -126,27 +126,27 @@ impl Threshold {
         let Some(memory) = measured(state.windows.tick.memory_mib) else {
             return Decision::hold(HoldReason::NoMeasurement, "the memory of no replica was measured in this tick");
         };
-        let seen = Seen { cpu: self.cpu_level(cpu, in_force), memory: self.memory_level(memory, in_force) };
+        let seen = Seen { cpu: self.cpu_level(cpu, current), memory: self.memory_level(memory, current) };
         let reason = self.reason(seen, cpu, memory);
         let Some(direction) = seen.direction() else {
-            return Decision::Hold { why: HoldReason::NothingToDo, reason, choices: self.choices(state, in_force, seen) };
+            return Decision::Hold { why: HoldReason::NothingToDo, reason, choices: self.choices(state, current, seen) };
         };
-        let (allocation, choices) = (self.step(direction, state, in_force, seen), self.choices(state, in_force, seen));
-        if allocation == in_force {
+        let (allocation, choices) = (self.step(direction, state, current, seen), self.choices(state, current, seen));
+        if allocation == current {
             Decision::Hold { why: HoldReason::NotAllowed, reason: format!("{reason}; there is no further {}", word(direction)), choices }
         } else {
             Decision::Want { allocation, reason, choices }
         }
     }
 
-    fn cpu_level(&self, usage: Usage, in_force: Allocation) -> Level {
-        let saturated = usage.mean > self.saturation * f64::from(in_force.cpu_millicores.0);
+    fn cpu_level(&self, usage: Usage, current: Allocation) -> Level {
+        let saturated = usage.mean > self.saturation * f64::from(current.cpu_millicores.0);
         self.level(usage.mean, f64::from(self.cpu_millicores.0), saturated)
     }
 
     /// More replicas do not make one that holds much hold less, so nearness to the limit counts only where the limit can be raised.
-    fn memory_level(&self, usage: Usage, in_force: Allocation) -> Level {
-        let saturated = self.mode != Mode::Horizontal && usage.max > self.saturation * f64::from(in_force.memory_mib.0);
+    fn memory_level(&self, usage: Usage, current: Allocation) -> Level {
+        let saturated = self.mode != Mode::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
         self.level(usage.mean, f64::from(self.memory_mib.0), saturated)
     }
 
@@ -159,26 +159,26 @@ impl Threshold {
         }
     }
 
-    /// One step from `in_force`, within the State's bounds. Upwards only what is short grows; downwards everything shrinks.
-    fn step(&self, direction: Direction, state: &State, in_force: Allocation, seen: Seen) -> Allocation {
-        let mut next = in_force;
+    /// One step from `current`, within the State's bounds. Upwards only what is short grows; downwards everything shrinks.
+    fn step(&self, direction: Direction, state: &State, current: Allocation, seen: Seen) -> Allocation {
+        let mut next = current;
         if self.mode != Mode::Vertical {
-            next.replicas.0 = moved(direction, in_force.replicas.0, self.replicas_step.0);
+            next.replicas.0 = moved(direction, current.replicas.0, self.replicas_step.0);
         }
         if self.mode != Mode::Horizontal {
             let down = direction == Direction::Down;
             if down || seen.cpu.is_short() {
-                next.cpu_millicores.0 = moved(direction, in_force.cpu_millicores.0, self.cpu_step_millicores.0);
+                next.cpu_millicores.0 = moved(direction, current.cpu_millicores.0, self.cpu_step_millicores.0);
             }
             if down || seen.memory.is_short() {
-                next.memory_mib.0 = moved(direction, in_force.memory_mib.0, self.memory_step_mib.0);
+                next.memory_mib.0 = moved(direction, current.memory_mib.0, self.memory_step_mib.0);
             }
         }
         let mut next = state.bounds.clamp(next);
         if direction == Direction::Down {
-            next.memory_mib = next.memory_mib.max(self.memory_floor(state).min(in_force.memory_mib));
+            next.memory_mib = next.memory_mib.max(self.memory_floor(state).min(current.memory_mib));
             if next.replicas.0 == 0 && state.windows.short.rate_rps != Some(0.0) {
-                next.replicas = in_force.replicas.min(Replicas(1));
+                next.replicas = current.replicas.min(Replicas(1));
             }
         }
         state.bounds.clamp(next)
@@ -191,11 +191,11 @@ impl Threshold {
         Mebibytes((most / self.saturation).ceil() as u32)
     }
 
-    fn choices(&self, state: &State, in_force: Allocation, seen: Seen) -> Vec<Choice> {
+    fn choices(&self, state: &State, current: Allocation, seen: Seen) -> Vec<Choice> {
         let choice = |direction| {
             // The way that was not taken is judged as if everything called for it.
             let seen = if seen.direction() == Some(direction) { seen } else { Seen { cpu: Level::Above, memory: Level::Above } };
-            let stays = self.step(direction, state, in_force, seen) == in_force;
+            let stays = self.step(direction, state, current, seen) == current;
             Choice { action: word(direction).into(), value: None, masked: stays.then(|| "at the end of what is allowed".into()) }
         };
         vec![choice(Direction::Up), choice(Direction::Down)]

@@ -20,8 +20,8 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, Cadence, Meter, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, Rule};
+use crate::inputs::{self, Cadence, Meter, check_range, check_span, measured};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use recommender::{Aggregate, Amounts, Recommendation, Recommender};
 use updater::{Priority, Updater};
 
@@ -153,15 +153,15 @@ impl Policy for Vpa {
         )
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         // After eight half-lives or windows a sample weighs next to nothing: so long the original reads back too.
         Some(self.half_life.max(self.memory_window).0 * 8)
     }
 
     /// Recommender and updater run each minute (`--recommender-interval`, `--updater-interval`) on what metrics-server says then; here each run sees the mean of
     /// its own interval.
-    fn native(&self) -> Native {
-        Native { tick: Some(self.interval), metric_lag: self.interval }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(self.interval), metric_lag: self.interval }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
@@ -173,18 +173,18 @@ impl Policy for Vpa {
 impl Rule for Vpa {
     fn check(&self) -> Result<(), String> {
         let (minute, month) = (Span::seconds(60), Span::seconds(30 * 24 * 3600));
-        spanned("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
-        spanned("half_life", self.half_life, minute, month)?;
-        spanned("memory_window", self.memory_window, minute, month)?;
-        spanned("lifetime", self.lifetime, Span::default(), month)?;
-        ranged("cpu_percentile", self.cpu_percentile, 0.0, 1.0)?;
-        ranged("memory_percentile", self.memory_percentile, 0.0, 1.0)?;
-        ranged("lower_percentile", self.lower_percentile, 0.0, 1.0)?;
-        ranged("upper_percentile", self.upper_percentile, 0.0, 1.0)?;
-        spanned("confidence_interval", self.confidence_interval, minute, month)?;
-        ranged("oom_bump_ratio", self.oom_bump_ratio, 1.0, 100.0)?;
-        ranged("margin", self.margin, 0.0, 10.0)?;
-        ranged("min_change", self.min_change, 0.0, 1.0)
+        check_span("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
+        check_span("half_life", self.half_life, minute, month)?;
+        check_span("memory_window", self.memory_window, minute, month)?;
+        check_span("lifetime", self.lifetime, Span::default(), month)?;
+        check_range("cpu_percentile", self.cpu_percentile, 0.0, 1.0)?;
+        check_range("memory_percentile", self.memory_percentile, 0.0, 1.0)?;
+        check_range("lower_percentile", self.lower_percentile, 0.0, 1.0)?;
+        check_range("upper_percentile", self.upper_percentile, 0.0, 1.0)?;
+        check_span("confidence_interval", self.confidence_interval, minute, month)?;
+        check_range("oom_bump_ratio", self.oom_bump_ratio, 1.0, 100.0)?;
+        check_range("margin", self.margin, 0.0, 10.0)?;
+        check_range("min_change", self.min_change, 0.0, 1.0)
     }
 }
 
@@ -194,7 +194,7 @@ impl Vpa {
 
     /// Takes `state` in and decides where it is due.
     pub(crate) fn run(&self, state: &State, memory: &mut VpaMemory) -> Decision {
-        let now = seen::instant(state);
+        let now = inputs::instant(state);
         self.observe(state, memory, now);
         if !memory.cadence.due(now, self.interval) {
             return Cadence::hold(self.interval);
@@ -204,16 +204,16 @@ impl Vpa {
     }
 
     fn observe(&self, state: &State, memory: &mut VpaMemory, now: Timestamp) {
-        let (window, tick) = (&state.windows.tick, seen::tick_length(state));
+        let (window, tick) = (&state.windows.tick, inputs::tick_length(state));
         let known_since = *memory.known_since.get_or_insert(now);
         memory.mean.add(now, tick, window.cpu_millicores.map(|usage| usage.mean), self.interval);
         memory.max.add(now, tick, window.cpu_millicores.map(|usage| usage.max), self.interval);
         let held = measured(window.memory_mib.map(|usage| usage.max)).unwrap_or(0.0);
         memory.memory_max = memory.memory_max.max(held);
         if window.oom_kills > 0
-            && let Some(in_force) = state.allocation
+            && let Some(current) = state.allocation
         {
-            memory.aggregate.add_oom(&self.recommender(), bytes(f64::from(in_force.memory_mib.0)), now);
+            memory.aggregate.add_oom(&self.recommender(), bytes(f64::from(current.memory_mib.0)), now);
             let age = now.since(memory.resized.unwrap_or(known_since));
             memory.oom_after_ms = Some(qscale_common::time::millis(age));
         }
@@ -226,7 +226,7 @@ impl Vpa {
             // The mean of a span ends within a tick before the run that sees it, and is seen by that run alone.
             && now.since(mean.at) < self.interval.0
         {
-            let replicas = seen::counts(state).map_or(0, |counts| counts.reporting.0).clamp(1, Self::MOST_SAMPLES);
+            let replicas = inputs::counts(state).map_or(0, |counts| counts.reporting.0).clamp(1, Self::MOST_SAMPLES);
             let others = ((mean.mean * f64::from(replicas) - max.mean) / f64::from((replicas - 1).max(1))).max(0.0);
             let used = std::iter::once(max.mean).chain((1..replicas).map(|_| others));
             memory.aggregate.add_cpu(&recommender, used.map(|millicores| millicores / 1000.0), now);
@@ -238,14 +238,14 @@ impl Vpa {
     }
 
     fn update(&self, state: &State, memory: &mut VpaMemory, now: Timestamp) -> Decision {
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
         };
         if memory.aggregate.is_empty() {
             return Decision::hold(HoldReason::NoMeasurement, "no CPU was measured yet");
         }
         let requests =
-            Amounts { cpu_millicores: i64::from(in_force.cpu_millicores.0), memory_bytes: bytes(f64::from(in_force.memory_mib.0)) };
+            Amounts { cpu_millicores: i64::from(current.cpu_millicores.0), memory_bytes: bytes(f64::from(current.memory_mib.0)) };
         let recommendation = self.allowed(state, memory.aggregate.recommend(&self.recommender(), 1));
         let priority = Priority::of(&[(requests, recommendation)], self.controlled.heeded());
         let reason = format!(
@@ -257,7 +257,7 @@ impl Vpa {
             recommendation.upper.cpu_millicores,
             mebibytes(recommendation.upper.memory_bytes),
         );
-        let ready = seen::counts(state).map_or(0, |counts| counts.ready.0);
+        let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0);
         if ready < self.min_replicas {
             return Decision::hold(HoldReason::NotAllowed, format!("{reason}; {ready} replicas are too few to touch one"));
         }
@@ -271,16 +271,16 @@ impl Vpa {
         }
         memory.oom_after_ms = None;
         memory.resized = Some(now);
-        seen::propose(state, in_force, self.resized(in_force, &recommendation), reason)
+        inputs::propose(state, current, self.resized(current, &recommendation), reason)
     }
 
-    /// `in_force` with what is controlled as recommended.
-    fn resized(&self, in_force: Allocation, recommendation: &Recommendation) -> Allocation {
+    /// `current` with what is controlled as recommended.
+    fn resized(&self, current: Allocation, recommendation: &Recommendation) -> Allocation {
         let [cpu, memory] = self.controlled.heeded();
         let target = recommendation.target;
         let cpu = cpu.then(|| Millicores(u32::try_from(target.cpu_millicores).unwrap_or(u32::MAX)));
         let memory = memory.then(|| Mebibytes(mebibytes(target.memory_bytes)));
-        Allocation { cpu_millicores: cpu.unwrap_or(in_force.cpu_millicores), memory_mib: memory.unwrap_or(in_force.memory_mib), ..in_force }
+        Allocation { cpu_millicores: cpu.unwrap_or(current.cpu_millicores), memory_mib: memory.unwrap_or(current.memory_mib), ..current }
     }
 
     /// The recommendation within the bounds, which are what the VPA calls allowed.

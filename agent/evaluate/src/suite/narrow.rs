@@ -107,7 +107,7 @@ impl Suite {
     pub fn with_natural_ticks(mut self, roster: &dyn Roster) -> Self {
         for entry in self.competitors.iter_mut().filter(|entry| entry.tick.is_none()) {
             // One that cannot be made is refused when it is to run.
-            let native = roster.policy(&entry.policy, &entry.params, None).ok().and_then(|policy| policy.native().tick);
+            let native = roster.policy(&entry.policy, &entry.params, None).ok().and_then(|policy| policy.timing().tick);
             let Some(own) = native.filter(|own| own.0 < self.tick.duration() && !own.0.is_zero()) else { continue };
             let fits = |span: &Span| self.interval.0.as_nanos().is_multiple_of(span.0.as_nanos());
             let span = [own, Span::seconds(1)].into_iter().find(fits);

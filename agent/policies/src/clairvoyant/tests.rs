@@ -2,7 +2,7 @@ use qscale_common::contract::ReplicaCounts;
 use qscale_common::policy::Range;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 const BEGIN: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -26,20 +26,20 @@ fn exactly() -> ClairvoyantParams {
 }
 
 /// A function with what is in force, ready, at so many seconds of the world.
-fn at(second: u64, in_force: Allocation) -> (State, Timestamp) {
+fn at(second: u64, current: Allocation) -> (State, Timestamp) {
     let now = BEGIN.plus(Duration::from_secs(second));
-    let mut state = State { allocation: Some(in_force), observed_at_ms: now, ..sample::state() };
+    let mut state = State { allocation: Some(current), observed_at_ms: now, ..fixtures::state() };
     state.bounds.replicas = Range::new(Replicas(0), Replicas(20)).expect("ordered");
-    let all = in_force.replicas;
+    let all = current.replicas;
     state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
     (state, now)
 }
 
 #[track_caller]
-fn wanted(forecast: &Forecast, params: ClairvoyantParams, second: u64, in_force: Allocation) -> Allocation {
-    let (state, now) = at(second, in_force);
+fn wanted(forecast: &Forecast, params: ClairvoyantParams, second: u64, current: Allocation) -> Allocation {
+    let (state, now) = at(second, current);
     let policy = Clairvoyant::new(forecast, params).expect("valid");
-    policy.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted().unwrap_or(in_force)
+    policy.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted().unwrap_or(current)
 }
 
 #[test]
@@ -76,9 +76,9 @@ fn bounds_keep_the_last_replica() {
     let (mut state, now) = at(0, Allocation::new(3, 500, 128));
     state.bounds.replicas = Range::new(Replicas(2), Replicas(4)).expect("ordered");
     let idle = Clairvoyant::new(&forecast(&[]), exactly()).expect("valid");
-    assert_eq!(idle.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted().expect("less").replicas, Replicas(2));
+    assert_eq!(idle.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted().expect("less").replicas, Replicas(2));
     let busy = Clairvoyant::new(&forecast(&[500.0; 60]), exactly()).expect("valid");
-    assert_eq!(busy.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted(), Some(Allocation::new(4, 1000, 128)));
+    assert_eq!(busy.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted(), Some(Allocation::new(4, 1000, 128)));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_change_that_saves_little_is_not_made() {
 
 #[test]
 fn replicas_that_cannot_grow_as_fast_are_kept() {
-    let carried = |resize_factor, in_force| wanted(&forecast(&[9.0; 60]), ClairvoyantParams { resize_factor, ..exactly() }, 0, in_force);
+    let carried = |resize_factor, current| wanted(&forecast(&[9.0; 60]), ClairvoyantParams { resize_factor, ..exactly() }, 0, current);
     assert_eq!(carried(4.0, Allocation::new(4, 250, 128)), Allocation::new(1, 900, 128));
     assert_eq!(carried(2.0, Allocation::new(4, 250, 128)), Allocation::new(2, 450, 128));
 }
@@ -141,9 +141,9 @@ fn scope_leaves_the_rest_as_it_is() {
 fn what_is_queued_is_worked_off_within_a_tick() {
     let (mut state, now) = at(0, Allocation::new(1, 1000, 128));
     let policy = Clairvoyant::new(&forecast(&[10.0; 60]), exactly()).expect("valid");
-    assert_eq!(policy.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted(), None);
+    assert_eq!(policy.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted(), None);
     state.windows.tick.queued = Some(100.0);
-    let wanted = policy.decide(&state, &mut Memory::default(), now, &mut sample::rng()).wanted().expect("more");
+    let wanted = policy.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted().expect("more");
     assert_eq!(wanted.replicas, Replicas(3), "a core for what comes and two for ten core-seconds within five");
 }
 

@@ -265,7 +265,7 @@ pub fn convert(current: u32, desired: u32, limits: Limits) -> u32 {
 
 impl History {
     /// Entries that are kept at most, whatever the windows: an hour of decisions each second.
-    const MOST: usize = 3600;
+    const MAX_VALUE: usize = 3600;
 
     /// Remembers `replicas` as recommended where nothing is remembered: so an HPA that was restarted does not forget what it found.
     pub fn begin(&mut self, replicas: u32, now: Timestamp) {
@@ -280,7 +280,7 @@ impl History {
 
     fn push(entries: &mut Vec<Entry>, entry: Entry, keep: Duration) {
         entries.retain(|known| entry.at.0.saturating_sub(known.at.0) <= millis(keep));
-        if entries.len() >= Self::MOST {
+        if entries.len() >= Self::MAX_VALUE {
             entries.remove(0);
         }
         entries.push(entry);

@@ -54,7 +54,7 @@ impl IdleTimes {
         let within: f64 = self.bins.iter().map(|count| f64::from(*count)).sum();
         let all = within + f64::from(self.beyond);
         if all > 0.0 && f64::from(self.beyond) / all >= Self::BEYOND {
-            let idle = foretell(&self.recent_minutes);
+            let idle = forecast_next(&self.recent_minutes);
             let prewarm = (1.0 - Self::FORECAST_MARGIN) * idle;
             return Windows { prewarm: minutes(prewarm), keep_alive: minutes(prewarm + 2.0 * Self::FORECAST_MARGIN * idle) };
         }
@@ -86,7 +86,7 @@ impl IdleTimes {
 }
 
 /// The idle time that follows `series`, minutes: by its correlation with the one before it, and the mean.
-fn foretell(series: &[u32]) -> f64 {
+fn forecast_next(series: &[u32]) -> f64 {
     let values: Vec<f64> = series.iter().map(|minutes| f64::from(*minutes)).collect();
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
     let around: Vec<f64> = values.iter().map(|value| value - mean).collect();
@@ -144,9 +144,9 @@ mod tests {
 
     #[test]
     fn a_forecast_follows_what_goes_up_and_down() {
-        let forecast = foretell(&[300, 500, 300, 500, 300, 500]);
+        let forecast = forecast_next(&[300, 500, 300, 500, 300, 500]);
         assert!(forecast < 350.0, "{forecast}");
-        assert_eq!(foretell(&[400; 5]), 400.0);
-        assert_eq!(foretell(&[]), 0.0);
+        assert_eq!(forecast_next(&[400; 5]), 400.0);
+        assert_eq!(forecast_next(&[]), 0.0);
     }
 }

@@ -4,7 +4,7 @@ use qscale_common::time::Tick;
 
 use super::autoscaler::*;
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 const NOW: Timestamp = Timestamp(1_000_000_000);
 const SECOND: Duration = Duration::from_secs(1);
@@ -249,7 +249,7 @@ fn what_the_configuration_would_refuse() {
 
 /// A function of `replicas` that has `in_flight` requests in all, at the `second`th second.
 fn at(second: u64, replicas: u32, in_flight: f64) -> State {
-    let mut state = State { allocation: Some(Allocation::new(replicas, 500, 256)), ..sample::state() };
+    let mut state = State { allocation: Some(Allocation::new(replicas, 500, 256)), ..fixtures::state() };
     (state.tick, state.tick_length_ms) = (Tick(1_700_000_000 + second), 1000);
     state.bounds.replicas = Range::new(Replicas(0), Replicas(1000)).expect("ordered");
     let all = Replicas(replicas);
@@ -262,7 +262,7 @@ fn at(second: u64, replicas: u32, in_flight: f64) -> State {
 fn run(policy: &Kpa, mut replicas: u32, load: impl Fn(u64) -> f64, seconds: u64) -> Vec<u32> {
     let mut memory = Memory::default();
     let played = (0..seconds).map(|second| {
-        let decision = policy.decide(&at(second, replicas, load(second)), &mut memory, Timestamp(0), &mut sample::rng());
+        let decision = policy.decide(&at(second, replicas, load(second)), &mut memory, Timestamp(0), &mut fixtures::rng());
         replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
         replicas
     });

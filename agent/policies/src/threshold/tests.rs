@@ -2,23 +2,23 @@ use proptest::prelude::*;
 use qscale_common::policy::{Bounds, Range};
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 fn usage(mean: f64) -> Option<Usage> {
     Some(Usage { mean, max: mean })
 }
 
-fn seen(cpu: f64, memory: f64, in_force: Allocation) -> State {
-    let mut state = State { allocation: Some(in_force), ..sample::state() };
+fn seen(cpu: f64, memory: f64, current: Allocation) -> State {
+    let mut state = State { allocation: Some(current), ..fixtures::state() };
     state.windows.tick.cpu_millicores = usage(cpu);
     state.windows.tick.memory_mib = usage(memory);
     state
 }
 
 #[track_caller]
-fn check(mode: Mode, (cpu, memory): (f64, f64), in_force: Allocation, expected: Result<Allocation, HoldReason>) {
+fn check(mode: Mode, (cpu, memory): (f64, f64), current: Allocation, expected: Result<Allocation, HoldReason>) {
     let policy = Threshold { mode, ..Threshold::default() };
-    let decision = policy.decide(&seen(cpu, memory, in_force), &mut Memory::default(), Timestamp(0), &mut sample::rng());
+    let decision = policy.decide(&seen(cpu, memory, current), &mut Memory::default(), Timestamp(0), &mut fixtures::rng());
     match decision {
         Decision::Want { allocation, reason, .. } => assert_eq!(Ok(allocation), expected, "{reason}"),
         Decision::Hold { why, reason, .. } => assert_eq!(Err(why), expected, "{reason}"),
@@ -27,30 +27,30 @@ fn check(mode: Mode, (cpu, memory): (f64, f64), in_force: Allocation, expected: 
 
 #[test]
 fn horizontal_goes_up_above_either_threshold_and_else_down() {
-    let in_force = Allocation::new(4, 500, 512);
+    let current = Allocation::new(4, 500, 512);
     let (up, down) = (Ok(Allocation::new(5, 500, 512)), Ok(Allocation::new(3, 500, 512)));
-    check(Mode::Horizontal, (251.0, 10.0), in_force, up);
-    check(Mode::Horizontal, (10.0, 257.0), in_force, up);
-    check(Mode::Horizontal, (400.0, 400.0), in_force, up);
-    check(Mode::Horizontal, (250.0, 256.0), in_force, down);
-    check(Mode::Horizontal, (0.0, 0.0), in_force, down);
+    check(Mode::Horizontal, (251.0, 10.0), current, up);
+    check(Mode::Horizontal, (10.0, 257.0), current, up);
+    check(Mode::Horizontal, (400.0, 400.0), current, up);
+    check(Mode::Horizontal, (250.0, 256.0), current, down);
+    check(Mode::Horizontal, (0.0, 0.0), current, down);
 }
 
 #[test]
 fn vertical_raises_what_is_short_and_lowers_both() {
-    let in_force = Allocation::new(2, 500, 512);
-    check(Mode::Vertical, (251.0, 10.0), in_force, Ok(Allocation::new(2, 530, 512)));
-    check(Mode::Vertical, (10.0, 257.0), in_force, Ok(Allocation::new(2, 500, 576)));
-    check(Mode::Vertical, (300.0, 300.0), in_force, Ok(Allocation::new(2, 530, 576)));
-    check(Mode::Vertical, (10.0, 10.0), in_force, Ok(Allocation::new(2, 470, 448)));
+    let current = Allocation::new(2, 500, 512);
+    check(Mode::Vertical, (251.0, 10.0), current, Ok(Allocation::new(2, 530, 512)));
+    check(Mode::Vertical, (10.0, 257.0), current, Ok(Allocation::new(2, 500, 576)));
+    check(Mode::Vertical, (300.0, 300.0), current, Ok(Allocation::new(2, 530, 576)));
+    check(Mode::Vertical, (10.0, 10.0), current, Ok(Allocation::new(2, 470, 448)));
 }
 
 #[test]
 fn both_moves_all_three_in_one_decision() {
-    let in_force = Allocation::new(2, 500, 512);
-    check(Mode::Both, (300.0, 300.0), in_force, Ok(Allocation::new(3, 530, 576)));
-    check(Mode::Both, (300.0, 10.0), in_force, Ok(Allocation::new(3, 530, 512)));
-    check(Mode::Both, (10.0, 10.0), in_force, Ok(Allocation::new(1, 470, 448)));
+    let current = Allocation::new(2, 500, 512);
+    check(Mode::Both, (300.0, 300.0), current, Ok(Allocation::new(3, 530, 576)));
+    check(Mode::Both, (300.0, 10.0), current, Ok(Allocation::new(3, 530, 512)));
+    check(Mode::Both, (10.0, 10.0), current, Ok(Allocation::new(1, 470, 448)));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn memory_is_not_lowered_to_where_it_would_have_to_rise_again() {
     check(Mode::Vertical, (10.0, 90.0), Allocation::new(1, 100, 100), Err(HoldReason::NotAllowed));
     let mut state = seen(10.0, 50.0, Allocation::new(1, 100, 256));
     state.windows.long.memory_mib = usage(225.0);
-    let decision = Threshold { mode: Mode::Vertical, ..Threshold::default() }.judge(&state);
+    let decision = Threshold { mode: Mode::Vertical, ..Threshold::default() }.evaluate(&state);
     assert_eq!(decision.wanted(), Some(Allocation::new(1, 100, 250)));
 }
 
@@ -85,34 +85,34 @@ fn the_last_replica_goes_only_without_arrivals() {
     state.bounds.replicas = Range::new(Replicas(0), Replicas(5)).expect("a range");
     for (rate, wanted) in [(None, None), (Some(0.2), None), (Some(0.0), Some(Allocation::new(0, 500, 128)))] {
         state.windows.short.rate_rps = rate;
-        assert_eq!(Threshold::default().judge(&state).wanted(), wanted, "{rate:?}");
+        assert_eq!(Threshold::default().evaluate(&state).wanted(), wanted, "{rate:?}");
     }
 }
 
 #[test]
 fn holds_what_it_does_not_know() {
-    let mut state = sample::state();
+    let mut state = fixtures::state();
     state.windows.tick.memory_mib = None;
-    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
-    let mut state = sample::state();
+    assert!(matches!(Threshold::default().evaluate(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+    let mut state = fixtures::state();
     state.windows.tick.cpu_millicores = None;
-    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
-    let state = State { allocation: None, ..sample::state() };
-    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoAllocation, .. }));
+    assert!(matches!(Threshold::default().evaluate(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+    let state = State { allocation: None, ..fixtures::state() };
+    assert!(matches!(Threshold::default().evaluate(&state), Decision::Hold { why: HoldReason::NoAllocation, .. }));
 }
 
 #[test]
 fn rests_within_the_band_that_it_is_given() {
     let policy = Threshold { down_below: 0.6, ..Threshold::default() };
-    let in_force = Allocation::new(4, 500, 512);
-    assert!(matches!(policy.judge(&seen(200.0, 10.0, in_force)), Decision::Hold { why: HoldReason::NothingToDo, .. }));
-    assert_eq!(policy.judge(&seen(150.0, 10.0, in_force)).wanted(), Some(Allocation::new(3, 500, 512)));
-    assert_eq!(policy.judge(&seen(251.0, 10.0, in_force)).wanted(), Some(Allocation::new(5, 500, 512)));
+    let current = Allocation::new(4, 500, 512);
+    assert!(matches!(policy.evaluate(&seen(200.0, 10.0, current)), Decision::Hold { why: HoldReason::NothingToDo, .. }));
+    assert_eq!(policy.evaluate(&seen(150.0, 10.0, current)).wanted(), Some(Allocation::new(3, 500, 512)));
+    assert_eq!(policy.evaluate(&seen(251.0, 10.0, current)).wanted(), Some(Allocation::new(5, 500, 512)));
 }
 
 #[test]
 fn says_why_and_what_was_masked() {
-    let Decision::Hold { reason, choices, .. } = Threshold::default().judge(&seen(312.0, 10.0, Allocation::new(10, 500, 512))) else {
+    let Decision::Hold { reason, choices, .. } = Threshold::default().evaluate(&seen(312.0, 10.0, Allocation::new(10, 500, 512))) else {
         panic!("must hold at the bound");
     };
     assert_eq!(reason, "CPU 312m a replica is above 250m; there is no further up");
@@ -161,27 +161,27 @@ prop_compose! {
 proptest! {
     #[test]
     fn whatever_is_wanted_lies_within_the_bounds_and_differs(
-        policy in rules(), in_force in prop::option::of(allocations()), bounds in bounds(),
+        policy in rules(), current in prop::option::of(allocations()), bounds in bounds(),
         cpu in measurements(), memory in measurements(), peak in measurements(), rate in prop::option::of(any::<f64>()),
     ) {
-        let mut state = State { allocation: in_force, bounds, ..sample::state() };
+        let mut state = State { allocation: current, bounds, ..fixtures::state() };
         state.windows.tick.cpu_millicores = cpu;
         state.windows.tick.memory_mib = memory;
         state.windows.long.memory_mib = peak;
         state.windows.short.rate_rps = rate;
-        let decision = policy.judge(&state);
+        let decision = policy.evaluate(&state);
         if let Some(wanted) = decision.wanted() {
             prop_assert!(bounds.contain(wanted));
-            prop_assert_ne!(Some(wanted), in_force);
+            prop_assert_ne!(Some(wanted), current);
         }
-        prop_assert_eq!(decision, policy.judge(&state), "a rule without memory answers the same twice");
+        prop_assert_eq!(decision, policy.evaluate(&state), "a rule without memory answers the same twice");
     }
 
     #[test]
     fn one_step_never_exceeds_the_step_within_the_bounds(mode in modes(), cpu in 0.0..2000.0f64, memory in 0.0..2000.0f64, r in 1u32..=10, c in 100u32..=1000, m in 64u32..=1024) {
-        let in_force = Allocation::new(r, c, m);
+        let current = Allocation::new(r, c, m);
         let policy = Threshold { mode, ..Threshold::default() };
-        if let Some(wanted) = policy.judge(&seen(cpu, memory, in_force)).wanted() {
+        if let Some(wanted) = policy.evaluate(&seen(cpu, memory, current)).wanted() {
             prop_assert!(wanted.replicas.0.abs_diff(r) <= 1);
             prop_assert!(wanted.cpu_millicores.0.abs_diff(c) <= 30);
             prop_assert!(wanted.memory_mib.0.abs_diff(m) <= 64);

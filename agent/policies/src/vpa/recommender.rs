@@ -57,7 +57,7 @@ impl Default for Recommender {
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MEBIBYTE: i64 = 1 << 20;
 /// The largest amount of anything.
-const MOST: f64 = 1e14;
+const MAX_VALUE: f64 = 1e14;
 /// What a sample of CPU weighs; that of memory weighs 1.
 const CPU_WEIGHT: f64 = 0.1;
 
@@ -116,7 +116,7 @@ pub fn memory_buckets() -> Buckets {
 /// `amount` times `factor`, cut to a whole number, at most what an amount can be.
 #[must_use]
 pub fn scaled(amount: i64, factor: f64) -> i64 {
-    (amount as f64 * factor).clamp(0.0, MOST) as i64
+    (amount as f64 * factor).clamp(0.0, MAX_VALUE) as i64
 }
 
 impl Aggregate {

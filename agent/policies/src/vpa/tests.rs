@@ -6,7 +6,7 @@ use super::histogram::*;
 use super::recommender::*;
 use super::updater::*;
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 const NOW: Timestamp = Timestamp(1_234_567_890_000);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -401,7 +401,7 @@ mod priority_processor {
 }
 
 fn at(minute: u64, allocation: Allocation, cpu: Option<f64>, memory: f64) -> State {
-    let mut state = State { allocation: Some(allocation), ..sample::state() };
+    let mut state = State { allocation: Some(allocation), ..fixtures::state() };
     (state.tick, state.tick_length_ms) = (Tick(28_000_000 + minute), 60_000);
     let all = allocation.replicas;
     state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
@@ -414,7 +414,7 @@ fn run(policy: &Vpa, mut allocation: Allocation, load: impl Fn(u64) -> (Option<f
     let mut memory = Memory::default();
     let played = (0..minutes).map(|minute| {
         let (cpu, held) = load(minute);
-        let decision = policy.decide(&at(minute, allocation, cpu, held), &mut memory, Timestamp(0), &mut sample::rng());
+        let decision = policy.decide(&at(minute, allocation, cpu, held), &mut memory, Timestamp(0), &mut fixtures::rng());
         allocation = decision.wanted().unwrap_or(allocation);
         allocation
     });
@@ -439,7 +439,7 @@ fn learns_from_states_that_come_more_often_than_it_decides() {
     for step in 0..12 * 30 {
         let mut state = at(0, allocation, Some(400.0), 100.0);
         (state.tick, state.tick_length_ms) = (Tick(336_000_000 + step), 5_000);
-        let decision = Vpa::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+        let decision = Vpa::default().decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
         allocation = decision.wanted().unwrap_or(allocation);
         if allocation.cpu_millicores.0 > 400 {
             raised.get_or_insert(step / 12);
@@ -469,7 +469,7 @@ fn controls_only_what_it_is_told() {
 #[test]
 fn a_kill_for_memory_raises_the_memory_at_once() {
     let (mut memory, allocation) = (Memory::default(), Allocation::new(2, 200, 400));
-    let decide = |state: &State, memory: &mut Memory| Vpa::default().decide(state, memory, Timestamp(0), &mut sample::rng());
+    let decide = |state: &State, memory: &mut Memory| Vpa::default().decide(state, memory, Timestamp(0), &mut fixtures::rng());
     for minute in 0..5 {
         assert_eq!(decide(&at(minute, allocation, Some(150.0), 300.0), &mut memory).wanted(), None);
     }

@@ -18,13 +18,13 @@ pub(crate) fn tick_length(state: &State) -> Duration {
     Duration::from_millis(state.tick_length_ms)
 }
 
-/// A number that was measured; one that is not finite was not, and one that no function reaches counts as [`MOST`].
+/// A number that was measured; one that is not finite was not, and one that no function reaches counts as [`MAX_VALUE`].
 pub(crate) fn measured(value: Option<f64>) -> Option<f64> {
-    value.filter(|value| value.is_finite() && *value >= 0.0).map(|value| value.min(MOST))
+    value.filter(|value| value.is_finite() && *value >= 0.0).map(|value| value.min(MAX_VALUE))
 }
 
 /// Far above what any function does, and low enough that sums over any memory stay numbers.
-pub(crate) const MOST: f64 = 1e15;
+pub(crate) const MAX_VALUE: f64 = 1e15;
 
 /// Counts of replicas; where the platform does not tell them, all of those in force take requests and report.
 pub(crate) fn counts(state: &State) -> Option<ReplicaCounts> {
@@ -48,7 +48,7 @@ pub(crate) fn in_flight(state: &State) -> Option<f64> {
     match (measured(window.concurrency), measured(window.queued)) {
         (None, None) => None,
         (None, Some(_)) if ready > 0.0 => None,
-        (concurrency, queued) => Some((concurrency.unwrap_or(0.0) * ready + queued.unwrap_or(0.0)).min(MOST)),
+        (concurrency, queued) => Some((concurrency.unwrap_or(0.0) * ready + queued.unwrap_or(0.0)).min(MAX_VALUE)),
     }
 }
 
@@ -116,10 +116,10 @@ impl Meter {
     }
 }
 
-/// What wanting `wanted` becomes where `in_force` is in force.
-pub(crate) fn propose(state: &State, in_force: Allocation, wanted: Allocation, reason: String) -> Decision {
+/// What wanting `wanted` becomes where `current` is in force.
+pub(crate) fn propose(state: &State, current: Allocation, wanted: Allocation, reason: String) -> Decision {
     let allocation = state.bounds.clamp(wanted);
-    if allocation != in_force {
+    if allocation != current {
         Decision::Want { allocation, reason, choices: Vec::new() }
     } else if allocation == wanted {
         Decision::hold(HoldReason::NothingToDo, reason)
@@ -129,11 +129,11 @@ pub(crate) fn propose(state: &State, in_force: Allocation, wanted: Allocation, r
 }
 
 /// Refuses a value that is not a finite number within `least` and `most`.
-pub(crate) fn ranged(field: &str, value: f64, least: f64, most: f64) -> Result<(), String> {
+pub(crate) fn check_range(field: &str, value: f64, least: f64, most: f64) -> Result<(), String> {
     if (least..=most).contains(&value) { Ok(()) } else { Err(format!("{field} = {value}, must be from {least} to {most}")) }
 }
 
 /// Refuses a span outside `least` to `most`.
-pub(crate) fn spanned(field: &str, value: Span, least: Span, most: Span) -> Result<(), String> {
+pub(crate) fn check_span(field: &str, value: Span, least: Span, most: Span) -> Result<(), String> {
     if (least..=most).contains(&value) { Ok(()) } else { Err(format!("{field} = {value}, must be {least} to {most}")) }
 }

@@ -7,7 +7,7 @@ use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use serde_json::{Value, json};
 
-use crate::{Decision, HoldReason, Memory, NAMES, Policy, by_name, sample};
+use crate::{Decision, HoldReason, Memory, NAMES, Policy, by_name, fixtures};
 
 /// What is drawn of a State; the rest follows from its place in the sequence.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ fn scene() -> impl Strategy<Value = (u64, u32, u32, Vec<Drawn>)> {
 
 fn state(drawn: &Drawn, tick: u64, length: u64, bounds: (u32, u32), allocation: Allocation) -> State {
     let usage = |mean: f64| Usage { mean, max: mean * 1.5 };
-    let mut state = State { allocation: drawn.allocation.then_some(allocation), ..sample::state() };
+    let mut state = State { allocation: drawn.allocation.then_some(allocation), ..fixtures::state() };
     state.tick = Tick(tick);
     state.tick_length_ms = length;
     state.observed_at_ms = Timestamp(tick * length + 7);
@@ -74,7 +74,7 @@ fn state(drawn: &Drawn, tick: u64, length: u64, bounds: (u32, u32), allocation: 
 
 /// Decisions of `policy` on `scene`, and its memory after it.
 fn play(policy: &dyn Policy, (length, least, width, drawn): &(u64, u32, u32, Vec<Drawn>)) -> (Vec<Decision>, Memory) {
-    let (mut memory, mut rng) = (Memory::default(), sample::rng());
+    let (mut memory, mut rng) = (Memory::default(), fixtures::rng());
     let (mut tick, mut allocation) = (1_700_000_000_000 / length, Allocation::new(*least, 500, 256));
     let mut decisions = Vec::new();
     for drawn in drawn {
@@ -125,9 +125,9 @@ proptest! {
         for policy in all() {
             let states = shown(&scene);
             let mut memory = Memory::default();
-            states.iter().for_each(|state| drop(policy.decide(state, &mut memory, state.observed_at_ms, &mut sample::rng())));
+            states.iter().for_each(|state| drop(policy.decide(state, &mut memory, state.observed_at_ms, &mut fixtures::rng())));
             let mut rebuilt = Memory::default();
-            states.iter().for_each(|state| drop(policy.decide(state, &mut rebuilt, Timestamp(u64::MAX), &mut sample::rng())));
+            states.iter().for_each(|state| drop(policy.decide(state, &mut rebuilt, Timestamp(u64::MAX), &mut fixtures::rng())));
             prop_assert_eq!(&memory, &rebuilt, "{}", policy.name());
         }
     }
@@ -138,7 +138,7 @@ proptest! {
             for policy in all() {
                 let mut memory = Memory::default();
                 for _ in 0..2 {
-                    let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+                    let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
                     prop_assert!(decision.wanted().is_none_or(|wanted| state.bounds.contain(wanted)), "{}", policy.name());
                 }
             }
@@ -164,7 +164,7 @@ proptest! {
 fn every_rule_keeps_its_own_tick_whatever_the_states() {
     for seconds in [1u64, 2, 5, 15, 60] {
         for policy in all() {
-            let Some(own) = policy.native().tick else { continue };
+            let Some(own) = policy.timing().tick else { continue };
             let drawn = Drawn {
                 ticks: 1,
                 rate: Some(3.0),
@@ -181,7 +181,7 @@ fn every_rule_keeps_its_own_tick_whatever_the_states() {
             let scene = (seconds * 1000, 1, 9, vec![drawn; 600 / seconds as usize]);
             let (mut memory, mut decided, mut wanted) = (Memory::default(), 0u64, 0u64);
             for state in shown(&scene) {
-                let decision = policy.decide(&state, &mut memory, state.observed_at_ms, &mut sample::rng());
+                let decision = policy.decide(&state, &mut memory, state.observed_at_ms, &mut fixtures::rng());
                 decided += u64::from(!matches!(decision, Decision::Hold { why: HoldReason::NotDue, .. }));
                 wanted += u64::from(decision.wanted().is_some());
             }
@@ -201,10 +201,10 @@ fn every_policy_names_its_model_within_what_an_action_may_carry() {
 
 #[test]
 fn whoever_keeps_a_memory_says_how_far_back_it_reaches() {
-    let state = sample::state();
+    let state = fixtures::state();
     for policy in all() {
         let keeps = !remembered(&*policy, &state).is_empty();
-        assert_eq!(policy.remembers().is_some(), keeps, "{}", policy.name());
+        assert_eq!(policy.lookback().is_some(), keeps, "{}", policy.name());
     }
 }
 
@@ -225,13 +225,13 @@ fn a_memory_of_another_policy_is_begun_anew() {
     };
     let state = state(&drawn, 340_000_000, 5000, (1, 9), Allocation::new(2, 500, 256));
     for policy in all() {
-        let fresh = policy.decide(&state, &mut Memory::default(), Timestamp(0), &mut sample::rng());
+        let fresh = policy.decide(&state, &mut Memory::default(), Timestamp(0), &mut fixtures::rng());
         for other in all() {
             let mut memory = Memory::default();
-            let _ = other.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+            let _ = other.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
             if !memory.is_like(&remembered(&*policy, &state)) {
                 assert_eq!(
-                    policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng()),
+                    policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng()),
                     fresh,
                     "{} after {}",
                     policy.name(),
@@ -244,7 +244,7 @@ fn a_memory_of_another_policy_is_begun_anew() {
 
 fn remembered(policy: &dyn Policy, state: &State) -> Memory {
     let mut memory = Memory::default();
-    let _ = policy.decide(state, &mut memory, Timestamp(0), &mut sample::rng());
+    let _ = policy.decide(state, &mut memory, Timestamp(0), &mut fixtures::rng());
     memory
 }
 
@@ -279,6 +279,6 @@ fn parameters_of_the_rules_are_refused_with_name_value_and_range() {
 
 #[test]
 fn allocations_of_the_sample_are_within_reach() {
-    let bounds = sample::state().bounds;
+    let bounds = fixtures::state().bounds;
     assert!(bounds.cpu_millicores.contains(Millicores(500)) && bounds.memory_mib.contains(Mebibytes(256)));
 }
