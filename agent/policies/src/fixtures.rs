@@ -1,4 +1,4 @@
-//! A State to try policies on.
+//! States for tests.
 
 use qscale_common::contract::{Ages, Changes, Epoch, State, Usage, Version, Windows, WireObjective};
 use qscale_common::name::Name;
@@ -7,7 +7,7 @@ use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
 use rand::SeedableRng;
 
-/// A function with 2 replicas of 500m and 256 MiB that were sampled, within 1 to 10 replicas, 100m to 1000m, 64 to 1024 MiB.
+/// A function with 2 measured replicas of 500m and 256 MiB, and bounds of 1 to 10 replicas, 100m to 1000m, 64 to 1024 MiB.
 pub fn state() -> State {
     let name = |text: &str| Name::new(text).expect("a valid name");
     let mut windows = Windows::default();
@@ -35,7 +35,7 @@ pub fn state() -> State {
     }
 }
 
-/// A generator that always gives the same numbers.
+/// A generator with a fixed seed.
 pub fn rng() -> rand::rngs::SmallRng {
     rand::rngs::SmallRng::seed_from_u64(7)
 }

@@ -1,9 +1,10 @@
-//! The policy `hpa`: Kubernetes' Horizontal Pod Autoscaler v2. Owns what it sees of a State; the arithmetic is in [`replica_calculator`] and [`behavior`].
+//! The policies `hpa` and `hpa-behavior`: Kubernetes' Horizontal Pod Autoscaler v2. Owns its inputs from a State; the arithmetic is in [`replica_calculator`]
+//! and [`behavior`].
 //!
-//! Deviations from the original, for want of what a State does not tell:
-//! - it knows pods by their counts: all that report use the mean, and a ready one has started long ago;
-//! - a replica requests what it may use at most;
-//! - an event of scaling is what was asked for, whether or not the guard let it through.
+//! Deviations from the original, due to data that a State lacks:
+//! - pods are counts: all reporting pods use the mean, and a ready pod started long ago;
+//! - requests equal limits;
+//! - a scaling event is the requested change, whether or not the guard allowed it.
 
 pub mod behavior;
 pub mod replica_calculator;
@@ -22,33 +23,33 @@ use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use behavior::{Behavior, History, Limits};
 use replica_calculator::{Calculator, CalculatorError, Kind, Phase, Pod, PodMetric, Proposal, Ready, Tolerance};
 
-/// The HPA and its parameters. Without any target it heeds 80 % of the CPU requested, as the API fills in.
+/// Parameters of the HPA. Without any target it aims at 80 % of the requested CPU, as the API defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Hpa {
-    /// CPU in use, percent of what is requested, 1 to 1000.
+    /// Target CPU utilization, percent of the request, 1 to 1000.
     pub cpu_utilization: Option<u32>,
-    /// Memory in use, percent of what is requested, 1 to 1000.
+    /// Target memory utilization, percent of the request, 1 to 1000.
     pub memory_utilization: Option<u32>,
-    /// Requests in flight at one replica, 0.001 to 1e6: a metric of pods.
+    /// Target requests in flight of a replica, 0.001 to 1e6: a pods metric.
     pub concurrency: Option<f64>,
-    /// Requests a second for one replica, 0.001 to 1e6: an external metric by its average value.
+    /// Target requests a second of a replica, 0.001 to 1e6: an external metric with `averageValue`.
     pub rate_rps: Option<f64>,
-    /// How far the ratio of use to target may lie from 1 without an answer, 0 to 1.
+    /// Deviation of the usage ratio from 1 that is tolerated, 0 to 1.
     pub tolerance: f64,
-    /// The highest recommendation of this long counts where there is no `behavior`, at most 1 h.
+    /// Window whose highest recommendation counts if `behavior` is absent, at most 1 h.
     pub downscale_stabilization: Span,
-    /// Limits of rate and windows in either direction; the rules from before there was such a field where absent.
+    /// Rate limits and stabilization windows; if absent, the rules from before the field existed.
     pub behavior: Option<Behavior>,
-    /// Whether it may scale to zero, by an external metric only.
+    /// Whether it may scale to zero; needs an external metric.
     pub scale_to_zero: bool,
-    /// How often it decides, 1 s to 1 h.
+    /// Time between decisions, 1 s to 1 h.
     pub sync_period: Span,
-    /// Over how long a metric is averaged before it can be seen, 1 s to 1 h.
+    /// Span over which the metrics pipeline averages, 1 s to 1 h.
     pub metrics_resolution: Span,
 }
 
-/// What an HPA remembers of one function.
+/// Memory of an HPA about one function.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HpaMemory {
     cadence: Cadence,
@@ -58,7 +59,7 @@ pub struct HpaMemory {
 }
 
 impl Default for Hpa {
-    /// What kube-controller-manager, the API and metrics-server's manifests set.
+    /// Defaults of kube-controller-manager, of the API and of metrics-server's manifests.
     fn default() -> Self {
         Self {
             cpu_utilization: None,
@@ -75,7 +76,7 @@ impl Default for Hpa {
     }
 }
 
-/// One of the targets.
+/// A metric target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Target {
     Cpu(u32),
@@ -161,7 +162,7 @@ impl Rule for Hpa {
 }
 
 impl Hpa {
-    /// Pods that are looked at at most; the original's clusters have not many more.
+    /// Greatest number of pods that is evaluated, about the size of the largest clusters.
     pub const MOST_PODS: u32 = 10_000;
 
     fn targets(&self) -> impl Iterator<Item = Target> {
@@ -175,15 +176,15 @@ impl Hpa {
         given.into_iter().flatten().chain(none.then_some(Target::Cpu(80)))
     }
 
-    /// Takes `state` in and decides where a sync is due.
+    /// Records `state`, and decides if a sync is due.
     pub(crate) fn sync(&self, state: &State, memory: &mut HpaMemory) -> Decision {
         self.sync_with(state, memory, |desired| (desired, String::new()))
     }
 
-    /// The same, where `amend` may change what the metrics ask for before windows and rates, and says why.
+    /// As [`Hpa::sync`]; `amend` may change the replicas that the metrics ask for before windows and rate limits apply, and returns an explanation.
     pub(crate) fn sync_with(&self, state: &State, memory: &mut HpaMemory, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
         let now = inputs::instant(state);
-        // A sync sees what the pipeline had published before it; a tick that is longer than the pipeline's span is that old already.
+        // A sync sees the values published before it; a tick longer than the pipeline's span is old enough already.
         let late = inputs::tick_length(state) < self.metrics_resolution.0;
         if !late {
             self.meter(state, memory, now);
@@ -207,7 +208,7 @@ impl Hpa {
 
     fn reconcile(&self, state: &State, memory: &mut HpaMemory, now: Timestamp, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
         let Some(current_allocation) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         let (current, limits) = (current_allocation.replicas.0, self.limits(state));
         memory.history.begin(current, now);
@@ -215,8 +216,8 @@ impl Hpa {
             memory.scaled_to_zero = false;
         }
         let asked = match self.gate(current, limits, memory.scaled_to_zero) {
-            Gate::Disabled => return Decision::hold(HoldReason::NothingToDo, "scaling is disabled since there are zero replicas"),
-            Gate::Bound(replicas) => Ok((replicas, format!("{current} replicas are outside {} to {}", limits.min, limits.max))),
+            Gate::Disabled => return Decision::hold(HoldReason::NothingToDo, "scaling is disabled at zero replicas"),
+            Gate::Bound(replicas) => Ok((replicas, format!("{current} replicas are outside the bounds {} to {}", limits.min, limits.max))),
             Gate::Open => self.metrics(state, current_allocation, memory, now, amend),
         };
         let (replicas, reason) = match asked {
@@ -230,7 +231,7 @@ impl Hpa {
         inputs::propose(state, current_allocation, Allocation { replicas: Replicas(replicas), ..current_allocation }, reason)
     }
 
-    /// The bounds as an HPA has them: at least one replica, unless it may scale to zero.
+    /// Bounds of an HPA: at least one replica, unless it may scale to zero.
     fn limits(&self, state: &State) -> Limits {
         let range = state.bounds.replicas;
         let min = range.min().0.max(u32::from(!self.scale_to_zero));
@@ -255,7 +256,7 @@ impl Hpa {
         amend: impl FnOnce(u32) -> (u32, String),
     ) -> Result<(u32, String), String> {
         let (current, limits) = (current_allocation.replicas.0, self.limits(state));
-        let counts = inputs::counts(state).ok_or("the number of replicas is not known")?;
+        let counts = inputs::counts(state).ok_or("the number of replicas is unknown")?;
         if [counts.ready.0, counts.pending.0, current].iter().any(|count| *count > Self::MOST_PODS) {
             return Err(format!("there are more than {} replicas", Self::MOST_PODS));
         }
@@ -267,7 +268,7 @@ impl Hpa {
             None => behavior::normalize(history, current, desired, self.downscale_stabilization.0, limits, now),
             Some(behavior) => behavior.normalize(history, current, desired, limits, now),
         };
-        let held = if replicas == desired { String::new() } else { format!(", {replicas} by window and rate") };
+        let held = if replicas == desired { String::new() } else { format!(", limited to {replicas} by windows and rate limits") };
         Ok((replicas, format!("{} asks for {asked}{why}{held}", self.measured(&proposals))))
     }
 
@@ -327,17 +328,17 @@ impl Hpa {
     }
 }
 
-/// Whether the metrics are asked.
+/// Whether the metrics are evaluated.
 enum Gate {
     Disabled,
     Bound(u32),
     Open,
 }
 
-/// What several metrics ask for together: the highest that is known. Nothing where one is not known and the others ask for less than there is.
+/// Combines several metrics: the highest proposal. None if a metric is unknown and the others ask for fewer replicas than now.
 ///
 /// # Errors
-/// The first metric's that is not known, where nothing may be done.
+/// The error of the first unknown metric, if nothing may be done.
 pub fn combine(current: u32, proposals: &[Result<Proposal, CalculatorError>]) -> Result<u32, CalculatorError> {
     let error = proposals.iter().find_map(|proposal| proposal.err());
     let most = proposals.iter().flatten().map(|proposal| proposal.replicas).max();
@@ -348,14 +349,14 @@ pub fn combine(current: u32, proposals: &[Result<Proposal, CalculatorError>]) ->
     }
 }
 
-/// Pods as their counts tell them: those that report use `metric` each.
+/// Pods reconstructed from their counts: each reporting pod has `metric`.
 fn pods(counts: ReplicaCounts, metric: Option<PodMetric>, request: i64, now: Timestamp) -> Vec<Pod> {
     const LONG_AGO: Duration = Duration::from_secs(24 * 3600);
     let pod = |phase, is, metric| {
         let since = now.minus(LONG_AGO);
         Pod { phase, deleted: false, started: Some(since), ready: Some(Ready { is, since }), request: Some(request), metric }
     };
-    // Where none was read within the tick, all are late alike, and the pipeline serves what it has of each.
+    // If none was scraped within the tick, all are equally late, and the pipeline serves its last values.
     let reporting = if counts.reporting.0 == 0 { counts.ready.0 } else { counts.reporting.0.min(counts.ready.0) };
     let ready = (0..counts.ready.0).map(|index| pod(Phase::Running, true, metric.filter(|_| index < reporting)));
     ready.chain((0..counts.pending.0).map(|_| pod(Phase::Pending, false, None))).collect()

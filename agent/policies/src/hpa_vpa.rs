@@ -1,6 +1,6 @@
-//! The policy `hpa-vpa`: both of Kubernetes' autoscalers on one function. Owns how their wishes are joined; decides nothing itself.
+//! The policy `hpa-vpa`: HPA and VPA on one function. Owns the combination of their decisions; must not decide itself.
 //!
-//! Their documentation warns of both heeding one resource, since each undoes the other's ratio. So the HPA heeds CPU and the VPA memory, unless told otherwise.
+//! Kubernetes warns of using both on one resource, since each changes the other's ratio. So by default the HPA uses CPU and the VPA memory.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use crate::vpa::Vpa;
 use crate::vpa::{Controlled, VpaMemory};
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing, inputs};
 
-/// Both autoscalers and their parameters.
+/// Parameters of both autoscalers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HpaVpa {
-    /// The one that sets the number of replicas.
+    /// The HPA, which sets the number of replicas.
     pub hpa: Hpa,
-    /// The one that sets their size.
+    /// The VPA, which sets their size.
     pub vpa: Vpa,
 }
 
-/// What both remember of one function.
+/// Memory of both about one function.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HpaVpaMemory {
     hpa: HpaMemory,
@@ -53,7 +53,7 @@ impl Policy for HpaVpa {
         self.hpa.lookback().max(self.vpa.lookback())
     }
 
-    /// That of the HPA, which decides more often.
+    /// The HPA's, which decides more often.
     fn timing(&self) -> Timing {
         self.hpa.timing()
     }
@@ -62,7 +62,7 @@ impl Policy for HpaVpa {
         let memory = memory.of::<HpaVpaMemory>();
         let (across, along) = (self.hpa.sync(state, &mut memory.hpa), self.vpa.run(state, &mut memory.vpa));
         let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         join(state, current, across, along)
     }
@@ -75,7 +75,7 @@ impl Rule for HpaVpa {
     }
 }
 
-/// The replicas of one decision, the size of the other; a hold keeps its own part.
+/// Replicas of the one decision, size of the other; a hold keeps its own part.
 fn join(state: &State, current: Allocation, across: Decision, along: Decision) -> Decision {
     let reason = match (&across, &along) {
         (Decision::Hold { why: HoldReason::NotDue, .. }, along) => text(along).to_owned(),

@@ -1,6 +1,7 @@
-//! The policy `keda`: KEDA's operator between zero and one, an HPA on the same trigger above. Owns both their ticks; the HPA's arithmetic is [`crate::hpa`]'s.
+//! The policy `keda`: KEDA's operator between zero and one replica, and an HPA on the same trigger above. Owns the operator and both control intervals; the HPA's
+//! arithmetic is in [`crate::hpa`].
 //!
-//! The trigger's value is read when it is asked for, as KEDA's metrics server does, not through a pipeline.
+//! The trigger is read on demand, as by KEDA's metrics server, not through a metrics pipeline.
 
 use std::time::Duration;
 
@@ -17,61 +18,61 @@ use crate::inputs::{self, Cadence, check_range, check_span, measured};
 use crate::kpa::Metric;
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 
-/// KEDA and its parameters.
+/// Parameters of KEDA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Keda {
-    /// What the trigger counts, over the whole function.
+    /// Metric of the trigger, over the whole function.
     pub metric: Metric,
-    /// What one replica should have of it, 0.001 to 1e6.
+    /// Target of the metric for one replica, 0.001 to 1e6.
     pub threshold: f64,
-    /// Above this the trigger is active, 0 to 1e6.
+    /// Value above which the trigger is active, 0 to 1e6.
     pub activation_threshold: f64,
-    /// How often the operator looks, 1 s to 1 h.
+    /// Time between polls of the operator, 1 s to 1 h.
     pub polling_interval: Span,
-    /// So long after the trigger was last active the function goes to zero, up to 1 day.
+    /// Time after the last activity at which the function scales to zero, up to 1 day.
     pub cooldown_period: Span,
-    /// So long after it was first seen a function that never was active goes to zero, up to 1 day.
+    /// Time after its creation at which a function that was never active scales to zero, up to 1 day.
     pub initial_cooldown_period: Span,
-    /// Replicas while the trigger is inactive, below the least of the bounds; without it zero where the bounds allow zero.
+    /// Replicas while the trigger is inactive, below the minimum; if absent, zero where the bounds allow it.
     pub idle_replicas: Option<u32>,
-    /// What counts where the trigger cannot be read.
+    /// Fallback if the trigger cannot be read.
     pub fallback: Option<Fallback>,
-    /// How often the HPA decides, 1 s to 1 h.
+    /// Time between decisions of the HPA, 1 s to 1 h.
     pub sync_period: Span,
-    /// Limits of rate and windows of the HPA; the rules from before there was such a field where absent.
+    /// Rate limits and stabilization windows of the HPA; if absent, the rules from before the field existed.
     pub behavior: Option<Behavior>,
 }
 
-/// What counts where a trigger cannot be read.
+/// Fallback for a trigger that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fallback {
-    /// Failures in a row after which it counts.
+    /// Consecutive failures after which it applies.
     pub failure_threshold: u32,
-    /// Replicas to go to.
+    /// Replicas of the fallback.
     pub replicas: u32,
-    /// How they and the current ones are weighed.
+    /// How they are combined with the current replicas.
     #[serde(default)]
     pub behavior: FallbackBehavior,
 }
 
-/// How a fallback weighs its replicas and the current ones.
+/// Combination of the fallback's replicas with the current ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FallbackBehavior {
-    /// Its own.
+    /// The fallback's.
     #[default]
     Static,
-    /// The current ones.
+    /// The current replicas.
     CurrentReplicas,
-    /// The current ones where they are more.
+    /// The greater of both.
     CurrentReplicasIfHigher,
-    /// The current ones where they are fewer.
+    /// The smaller of both.
     CurrentReplicasIfLower,
 }
 
 impl Fallback {
-    /// The value of a metric of which each replica should have `threshold`, after so many `failures`; nothing while they are few.
+    /// Substitute value of a metric with `threshold` for each replica, after `failures` consecutive failures; `None` up to the threshold of failures.
     #[must_use]
     pub fn value(&self, threshold: f64, failures: u32, current: u32) -> Option<f64> {
         let replicas = match self.behavior {
@@ -84,33 +85,33 @@ impl Fallback {
     }
 }
 
-/// What the operator is told of a function.
+/// Settings of the operator for a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operator {
-    /// Least replicas.
+    /// Minimum of replicas.
     pub min: u32,
-    /// Replicas while inactive, where they differ from the least.
+    /// Replicas while inactive, if they differ from the minimum.
     pub idle: Option<u32>,
-    /// Time after the trigger was last active.
+    /// Cooldown after the last activity.
     pub cooldown: Duration,
-    /// Time after the function was made, where it never was active.
+    /// Cooldown after the creation of a function that was never active.
     pub initial_cooldown: Duration,
-    /// What annotations of the function keep the operator from, or drive it to.
+    /// Annotations of the function.
     pub annotations: Annotations,
 }
 
-/// What annotations of a function tell the operator.
+/// Annotations of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Annotations {
-    /// Not to scale to zero or idle.
+    /// Forbids scaling to zero or idle.
     pub pause_scale_in: bool,
-    /// Not to scale from zero or idle.
+    /// Forbids scaling from zero or idle.
     pub pause_scale_out: bool,
-    /// To take the triggers for active.
+    /// Treats the triggers as active.
     pub force_activation: bool,
 }
 
-/// What the operator knows of the triggers.
+/// State of the triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
     /// At least one is active.
@@ -122,8 +123,8 @@ pub enum Trigger {
 }
 
 impl Operator {
-    /// Replicas to go to from `current`; nothing where the HPA decides or it is too early. `fallback` is what the function falls back to where a trigger fails: the
-    /// HPA goes there by the metric, so the operator keeps off; only a fallback to nothing does not keep it from scaling to zero.
+    /// Replicas to scale to from `current`; `None` if the HPA decides or the cooldown lasts. With a `fallback` for failing triggers the HPA scales by the substitute
+    /// value, so the operator does nothing, except that a fallback of zero replicas allows scaling to zero.
     #[must_use]
     pub fn scale(
         &self,
@@ -141,17 +142,17 @@ impl Operator {
         let wakes = current == 0 || (self.idle.is_some() && current < self.min);
         let sleeps = self.idle.is_some_and(|idle| current > idle) || (current > 0 && self.min == 0);
         match trigger {
-            _ if trigger == Trigger::Active || self.told.force_activation => {
-                (wakes && !self.told.pause_scale_out).then_some(self.min.max(1))
+            _ if trigger == Trigger::Active || self.annotations.force_activation => {
+                (wakes && !self.annotations.pause_scale_out).then_some(self.min.max(1))
             }
             Trigger::Failed if fallback != Some(0) => None,
-            _ if sleeps => (cooled && !self.told.pause_scale_in).then_some(self.idle.unwrap_or(self.min)),
+            _ if sleeps => (cooled && !self.annotations.pause_scale_in).then_some(self.idle.unwrap_or(self.min)),
             _ => (current < self.min && self.idle.is_none()).then_some(self.min),
         }
     }
 }
 
-/// What a KEDA remembers of one function.
+/// Memory of KEDA about one function.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct KedaMemory {
     poll: Cadence,
@@ -163,7 +164,7 @@ pub struct KedaMemory {
 }
 
 impl Default for Keda {
-    /// KEDA's defaults. A trigger has none; 100 requests in flight are those of its HTTP add-on.
+    /// KEDA's defaults. Triggers have none; 100 requests in flight is the default of its HTTP add-on.
     fn default() -> Self {
         Self {
             metric: Metric::Concurrency,
@@ -212,10 +213,10 @@ impl Policy for Keda {
             return Cadence::hold(self.sync_period);
         }
         let Some(current_allocation) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         let value = self.value(state);
-        // Failures are counted where the HPA asks for the metric, not by the operator's polls.
+        // Failures count when the HPA asks for the metric, not at the operator's polls.
         memory.failures = match value {
             Some(_) => 0,
             None => memory.failures.saturating_add(u32::from(syncs)),
@@ -249,7 +250,7 @@ impl Keda {
         }
     }
 
-    /// The operator's part; nothing where it leaves the function to the HPA.
+    /// The operator's decision; `None` if it leaves the function to the HPA.
     fn activate(
         &self,
         state: &State,
@@ -279,13 +280,13 @@ impl Keda {
         let replicas = operator.scale(trigger, current_allocation.replicas.0, fallback, memory.last_active, created, now)?;
         let reason = match trigger {
             Trigger::Active => "the trigger is active",
-            Trigger::Inactive => "the trigger has long been inactive",
+            Trigger::Inactive => "the trigger was inactive for the cooldown period",
             Trigger::Failed => "the trigger cannot be read",
         };
         Some(inputs::propose(state, current_allocation, Allocation { replicas: Replicas(replicas), ..current_allocation }, reason.into()))
     }
 
-    /// The HPA's part: at least one replica, by the value of the whole function.
+    /// The HPA's decision: at least one replica, by the value of the whole function.
     fn across(
         &self,
         state: &State,
@@ -297,7 +298,7 @@ impl Keda {
         let (range, current) = (state.bounds.replicas, current_allocation.replicas.0);
         let limits = Limits { min: range.min().0.max(1), max: range.max().0.max(1) };
         if current == 0 {
-            return Decision::hold(HoldReason::NothingToDo, "the HPA is off while there are zero replicas");
+            return Decision::hold(HoldReason::NothingToDo, "the HPA is off at zero replicas");
         }
         let Some(value) = value else {
             return Decision::hold(HoldReason::NoMeasurement, "the trigger cannot be read");
@@ -332,7 +333,7 @@ impl Keda {
         Calculator { tolerance, ..default }
     }
 
-    /// The HPA's downscale stabilisation.
+    /// The HPA's downscale stabilization.
     const STABILIZATION: Duration = Duration::from_secs(300);
 }
 
@@ -372,7 +373,7 @@ mod tests {
         }
         let failed = |fallback| operator(0, None).scale(Trigger::Failed, 7, fallback, Some(long_ago), long_ago, NOW);
         assert_eq!(failed(Some(4)), None, "failed with fallback is the HPA's");
-        assert_eq!(failed(Some(0)), Some(0), "failed with a fallback to nothing goes on as inactive");
+        assert_eq!(failed(Some(0)), Some(0), "a fallback to zero counts as inactive");
     }
 
     #[test]
@@ -426,7 +427,7 @@ mod tests {
         assert_eq!(value(FallbackBehavior::CurrentReplicasIfLower, 4, 15), Some(100.0));
     }
 
-    /// What is in force after each tick of 5 s with so many requests in flight.
+    /// Replicas after each tick of 5 s, given the requests in flight.
     fn run(policy: &Keda, mut replicas: u32, in_flight: impl Fn(u64) -> Option<f64>, ticks: u64) -> Vec<u32> {
         let mut memory = Memory::default();
         let played = (0..ticks).map(|tick| {
@@ -448,7 +449,7 @@ mod tests {
     fn wakes_within_a_poll_and_sleeps_after_the_cooldown() {
         let replicas = run(&Keda::default(), 0, |tick| Some(if (3..20).contains(&tick) { 250.0 } else { 0.0 }), 120);
         assert_eq!(replicas[5..8], [0, 1, 1], "the second poll is at 30 s");
-        assert_eq!(replicas[9], 3, "and the HPA's next sync goes on");
+        assert_eq!(replicas[9], 3, "the next sync of the HPA");
         // Last seen active by the poll of tick 18; 300 s after it the poll of tick 78 is not yet later than that.
         assert_eq!((replicas[83], replicas[84]), (1, 0), "{replicas:?}");
     }

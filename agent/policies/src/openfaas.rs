@@ -1,7 +1,7 @@
-//! The policy `openfaas`: OpenFaaS' alert-driven scaling. Owns the alert and the steps that it takes.
+//! The policy `openfaas`: alert-driven scaling of the OpenFaaS community edition. Owns the alert and its steps.
 //!
-//! The alert is the one that comes with it: more than five requests a second of one function, for so long. It goes out again at each interval while it
-//! fires, and once when it is resolved. Scaling to zero is no part of the community edition.
+//! The alert is the shipped one: more than five requests a second of one function for a while. It is sent at each interval while it fires, and once when it is
+//! resolved. The community edition does not scale to zero.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use serde::{Deserialize, Serialize};
 use crate::inputs::{self, Cadence, check_range, check_span, measured};
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 
-/// The alert-driven rule and its parameters.
+/// Parameters of the alert and of scaling.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct OpenFaas {
     /// Requests a second above which the alert fires, 0 to 1e6.
     pub rate_rps: f64,
-    /// So long the rate must lie above, up to 1 h.
+    /// Time for which the rate must be above it, up to 1 h.
     pub pending: Span,
-    /// How often a firing alert goes out, 1 s to 1 h.
+    /// Interval at which a firing alert is sent, 1 s to 1 h.
     pub interval: Span,
-    /// Percent of the most replicas that a step adds, 0 to 100.
+    /// Step size, percent of the greatest number of replicas, 0 to 100.
     pub factor: u32,
-    /// Most replicas, 1 to 10,000, where the bounds allow as many: the community edition's cap.
+    /// Greatest number of replicas within the bounds, 1 to 10,000; by default the community edition's cap.
     pub max_replicas: u32,
 }
 
-/// What the rule remembers of one function.
+/// Memory of the rule about one function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenFaasMemory {
     cadence: Cadence,
@@ -45,10 +45,10 @@ impl Default for OpenFaas {
     }
 }
 
-/// Most replicas that the community edition scales to.
+/// Cap of the community edition.
 pub const MAX_REPLICAS: u32 = 5;
 
-/// Replicas after an alert that is firing or resolved, for `current` of `min` to `max`.
+/// Replicas after an alert that fires or is resolved, given `current` within `min` to `max`.
 #[must_use]
 pub fn replicas(firing: bool, current: u32, min: u32, max: u32, factor: u32) -> u32 {
     let step = (f64::from(max) / 100.0 * f64::from(factor)).ceil() as u32;
@@ -68,7 +68,7 @@ impl Policy for OpenFaas {
         Some((self.pending.0 + self.interval.0) * 2)
     }
 
-    /// Prometheus evaluates the alert and repeats it each 5 s (`evaluation_interval`, `group_interval` of the shipped configuration).
+    /// Prometheus evaluates and repeats the alert each 5 s (`evaluation_interval`, `group_interval` of the shipped configuration).
     fn timing(&self) -> Timing {
         Timing { tick: Some(self.interval), metric_lag: Span::default() }
     }
@@ -76,7 +76,7 @@ impl Policy for OpenFaas {
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let (memory, now) = (memory.of::<OpenFaasMemory>(), inputs::instant(state));
         let Some(current_allocation) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         let Some(rate) = measured(state.windows.tick.rate_rps) else {
             return Decision::hold(HoldReason::NoMeasurement, "no arrivals were measured in this tick");
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn alert_handler() {
-        // The most that is told counts up to the edition's own.
+        // A configured maximum counts up to the edition's own.
         let cases = [
             ("TestDisabledScale", (true, 1, 1, 5, 0), 1),
             ("TestParameterEdge", (true, 1, 0, 5, 0), 0),

@@ -11,76 +11,75 @@ use serde::{Deserialize, Serialize};
 
 use crate::Memory;
 
-/// A rule, learned or written, that says what a function should be given.
+/// A decision function from a State to an allocation, learned or not.
 pub trait Policy: Send + Sync {
-    /// The name that [`crate::by_name`] knows it by.
+    /// Name in configuration files, unique among policies.
     fn name(&self) -> &'static str;
 
-    /// Which version of the rule this is, with what it was told to heed: at most [`qscale_common::contract::Action::MAX_TEXT`] bytes.
+    /// Version and most important parameters, at most [`qscale_common::contract::Action::MAX_TEXT`] bytes.
     fn model(&self) -> String;
 
-    /// How far back a State may still matter to a decision, where the rule remembers anything: a service that starts reads so much of the stream.
+    /// Age up to which a State can still influence a decision; `None` without memory. A service that starts reads this much of the stream.
     fn lookback(&self) -> Option<Duration> {
         None
     }
 
-    /// When the rule decides and how old what it sees is, in the real form of it; at each State and at once where that form has no tick of its own.
+    /// Control interval and metric lag of the policy's original; by default it decides at each State, without lag.
     fn timing(&self) -> Timing {
         Timing::default()
     }
 
-    /// What the function that `state` speaks of should be given. Whatever the rule must remember between two States of one function lies in `memory`.
-    /// The same arguments give the same decision.
+    /// Decides for the function of `state`. `memory` holds what the policy keeps between two States of that function.
+    /// Deterministic: equal arguments give equal decisions.
     fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision;
 
-    /// What each of many functions should be given, as [`Policy::decide`] says it of one, in their order. A rule for which many at once are cheaper than one
-    /// by one says how.
+    /// Decides for several functions, in order, with the same results as [`Policy::decide`] one by one. Overridden where a batch is cheaper.
     fn decide_all(&self, cases: &mut [(&State, &mut Memory)], now: Timestamp, rng: &mut dyn Rng) -> Vec<Decision> {
         cases.iter_mut().map(|(state, memory)| self.decide(state, memory, now, rng)).collect()
     }
 }
 
-/// The timing of a rule's real form. The rule keeps to it by itself, whatever the State's tick: it holds between its own ticks and delays what it sees, so a
-/// caller adds nothing. It cannot see finer than the State's tick, so whoever compares rules shows each of them States at least as often as it decides.
+/// Control interval and metric lag of a policy's original. The policy keeps them by itself, whatever the State's tick: it holds between its own ticks and delays
+/// its metrics. It cannot see finer than the State's tick, so a comparison must show each policy States at least as often as it decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Timing {
-    /// How often it decides; absent where each State is a tick.
+    /// Time between decisions; absent if it decides at each State.
     pub tick: Option<Span>,
-    /// How old the newest measurement is that it may decide on, at most, apart from what the platform adds.
+    /// Greatest age of the newest measurement it decides on, without the lag of the platform.
     pub metric_lag: Span,
 }
 
-/// What a policy says to a State.
+/// A policy's answer to a State.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// The function should be given something else than it has.
+    /// Change the allocation.
     Want {
-        /// What it should be given, absolute, within the State's bounds.
+        /// Absolute allocation within the State's bounds.
         allocation: Allocation,
-        /// Why, in words for a person.
+        /// Explanation for a reader.
         reason: String,
-        /// What could have been chosen.
+        /// Alternatives that were considered.
         choices: Vec<Choice>,
     },
-    /// What is in force should stay.
+    /// Keep the current allocation.
     Hold {
-        /// Which kind of reason.
+        /// Kind of reason.
         why: HoldReason,
-        /// The reason in words for a person.
+        /// Explanation for a reader.
         reason: String,
-        /// What could have been chosen.
+        /// Alternatives that were considered.
         choices: Vec<Choice>,
     },
 }
 
 impl Decision {
-    /// To keep what is in force, with nothing to choose from.
+    /// Keeps the current allocation, without alternatives.
     #[must_use]
     pub fn hold(why: HoldReason, reason: impl Into<String>) -> Self {
         Self::Hold { why, reason: reason.into(), choices: Vec::new() }
     }
 
-    /// The allocation that is wanted; `None` for a hold.
+    /// The wanted allocation; `None` for a hold.
     #[must_use]
     pub fn wanted(&self) -> Option<Allocation> {
         match self {
@@ -90,19 +89,19 @@ impl Decision {
     }
 }
 
-/// Why what is in force should stay. Nothing to do, not allowed and not known are different answers.
+/// Why the current allocation is kept. "Nothing to do", "not allowed" and "unknown" are different answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldReason {
-    /// Nothing to do: what is in force is what the policy wants.
+    /// The current allocation is the wanted one.
     NothingToDo,
-    /// The policy wants something else, and the State's bounds do not allow it.
+    /// The policy wants another allocation that the State's bounds do not allow.
     NotAllowed,
-    /// Not known: the State does not tell the allocation in force.
+    /// Unknown: the State lacks the current allocation.
     NoAllocation,
-    /// Not known: the State lacks a measurement that the policy decides by.
+    /// Unknown: the State lacks a measurement that the policy needs.
     NoMeasurement,
-    /// Nothing was judged: the rule has a tick of its own, and this State comes between two of them.
+    /// Not evaluated: the State lies between two of the policy's own ticks.
     NotDue,
 }
 
@@ -110,7 +109,7 @@ impl HoldReason {
     /// Every reason, in a fixed order.
     pub const ALL: [HoldReason; 5] = [Self::NothingToDo, Self::NotAllowed, Self::NoAllocation, Self::NoMeasurement, Self::NotDue];
 
-    /// A word for counting.
+    /// Label for metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What holds of every policy by name, whatever States it is shown.
+//! Properties of every registered rule, for arbitrary sequences of States.
 
 use proptest::prelude::*;
 use qscale_common::contract::{Message as _, ReplicaCounts, State, Usage};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{Decision, HoldReason, Memory, NAMES, Policy, by_name, fixtures};
 
-/// What is drawn of a State; the rest follows from its place in the sequence.
+/// Random part of a State; the rest follows from its place in the sequence.
 #[derive(Debug, Clone)]
 struct Drawn {
     ticks: u64,
@@ -83,7 +83,7 @@ fn play(policy: &dyn Policy, (length, least, width, drawn): &(u64, u32, u32, Vec
         let decision = policy.decide(&state, &mut memory, state.observed_at_ms, &mut rng);
         if let Some(wanted) = decision.wanted() {
             assert!(state.bounds.contain(wanted), "{} wants {wanted} outside the bounds", policy.name());
-            assert_ne!(Some(wanted), state.allocation, "{} wants what is in force", policy.name());
+            assert_ne!(Some(wanted), state.allocation, "{} wants the current allocation", policy.name());
             if drawn.applied {
                 allocation = wanted;
             }
@@ -93,7 +93,7 @@ fn play(policy: &dyn Policy, (length, least, width, drawn): &(u64, u32, u32, Vec
     (decisions, memory)
 }
 
-/// The States of `scene`, where nothing that is wanted is applied.
+/// The States of `scene` if no decision is applied.
 fn shown((length, least, width, drawn): &(u64, u32, u32, Vec<Drawn>)) -> Vec<State> {
     let mut tick = 1_700_000_000_000 / length;
     let states = drawn.iter().map(|drawn| {
@@ -111,7 +111,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_policy_keeps_to_the_bounds_and_repeats_itself(scene in scene()) {
+    fn stays_within_bounds_and_is_deterministic(scene in scene()) {
         for policy in all() {
             let (once, memory) = play(&*policy, &scene);
             prop_assert_eq!(&once, &play(&*policy, &scene).0, "{}", policy.name());
@@ -120,8 +120,8 @@ proptest! {
     }
 
     #[test]
-    fn a_memory_rebuilt_from_the_stream_is_the_same(scene in scene()) {
-        // A service that starts shows the States that the stream still holds, whatever its own clock says, and throws the decisions away.
+    fn memory_rebuilt_from_the_stream_is_equal(scene in scene()) {
+        // A service that starts shows its policy the States of the stream, at another time, and discards the decisions.
         for policy in all() {
             let states = shown(&scene);
             let mut memory = Memory::default();
@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn no_state_that_a_reader_accepts_is_too_much(scene in scene()) {
+    fn handles_every_valid_state(scene in scene()) {
         for state in shown(&scene).into_iter().filter(|state| state.check().is_ok()) {
             for policy in all() {
                 let mut memory = Memory::default();
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn no_policy_acts_where_nothing_was_ever_measured(length in prop_oneof![Just(1000u64), Just(5000), Just(60_000)], count in 1..60usize) {
+    fn holds_without_measurements(length in prop_oneof![Just(1000u64), Just(5000), Just(60_000)], count in 1..60usize) {
         let nothing = Drawn {
             ticks: 1, rate: None, concurrency: None, queued: None, cpu: None, memory: None, ready: Some(3), reporting: 0, oom: 0,
             allocation: true, applied: true,
@@ -154,14 +154,14 @@ proptest! {
         let scene = (length, 0, 9, vec![nothing; count]);
         for policy in all() {
             let (decisions, _) = play(&*policy, &scene);
-            // The first State of the sequence has zero replicas in force, which bounds of at least zero allow.
-            prop_assert!(decisions.iter().all(|decision| decision.wanted().is_none()), "{} acts blindly", policy.name());
+            // The first State has zero replicas, which the bounds allow.
+            prop_assert!(decisions.iter().all(|decision| decision.wanted().is_none()), "{} acts without measurements", policy.name());
         }
     }
 }
 
 #[test]
-fn every_rule_keeps_its_own_tick_whatever_the_states() {
+fn keeps_its_control_interval_for_any_tick_length() {
     for seconds in [1u64, 2, 5, 15, 60] {
         for policy in all() {
             let Some(own) = policy.timing().tick else { continue };
@@ -193,14 +193,14 @@ fn every_rule_keeps_its_own_tick_whatever_the_states() {
 }
 
 #[test]
-fn every_policy_names_its_model_within_what_an_action_may_carry() {
+fn model_fits_into_an_action() {
     for policy in all() {
         assert!(policy.model().len() <= qscale_common::contract::Action::MAX_TEXT, "{}", policy.model());
     }
 }
 
 #[test]
-fn whoever_keeps_a_memory_says_how_far_back_it_reaches() {
+fn has_a_lookback_if_and_only_if_it_has_memory() {
     let state = fixtures::state();
     for policy in all() {
         let keeps = !remembered(&*policy, &state).is_empty();
@@ -209,7 +209,7 @@ fn whoever_keeps_a_memory_says_how_far_back_it_reaches() {
 }
 
 #[test]
-fn a_memory_of_another_policy_is_begun_anew() {
+fn ignores_the_memory_of_another_policy() {
     let drawn = Drawn {
         ticks: 1,
         rate: Some(10.0),
@@ -249,7 +249,7 @@ fn remembered(policy: &dyn Policy, state: &State) -> Memory {
 }
 
 #[test]
-fn parameters_of_the_rules_are_refused_with_name_value_and_range() {
+fn refused_parameters_are_named_with_value_and_range() {
     let refusal = |name: &str, params: Value| by_name(name, &params).err().expect("must be refused").to_string();
     let checks = [
         ("hpa", json!({"tolerance": 2.0}), "tolerance = 2, must be from 0 to 1"),
@@ -278,7 +278,7 @@ fn parameters_of_the_rules_are_refused_with_name_value_and_range() {
 }
 
 #[test]
-fn allocations_of_the_sample_are_within_reach() {
+fn the_fixture_allows_its_allocation() {
     let bounds = fixtures::state().bounds;
     assert!(bounds.cpu_millicores.contains(Millicores(500)) && bounds.memory_mib.contains(Mebibytes(256)));
 }

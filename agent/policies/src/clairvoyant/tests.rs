@@ -25,7 +25,7 @@ fn exactly() -> ClairvoyantParams {
     ClairvoyantParams { headroom: 1.0, min_saving: 0.0, ..ClairvoyantParams::default() }
 }
 
-/// A function with what is in force, ready, at so many seconds of the world.
+/// A function with a ready allocation, at a second of the simulated time.
 fn at(second: u64, current: Allocation) -> (State, Timestamp) {
     let now = BEGIN.plus(Duration::from_secs(second));
     let mut state = State { allocation: Some(current), observed_at_ms: now, ..fixtures::state() };

@@ -121,7 +121,7 @@ fn the_order_of_the_history_is_what_as_shipped_changes() {
         let mut history = Vec::new();
         (1..=30).map(|wish| policy.forecast_next(&mut history, wish)).last().expect("some")
     };
-    assert!((30..=32).contains(&last(&ordered)), "a rising series goes on rising, to {}", last(&ordered));
+    assert!((30..=32).contains(&last(&ordered)), "a rising series is extrapolated to {}", last(&ordered));
     assert!(!(30..=32).contains(&last(&shipped)), "{}", last(&shipped));
 }
 

@@ -323,7 +323,7 @@ mod priority_processor {
     const ANY: i64 = i64::MAX;
     const MB: i64 = 1_000_000;
 
-    /// A container that requests so many millicores and bytes, with target and bounds of each.
+    /// A container with its requests (millicores, bytes), target and bounds.
     fn container(request: (i64, i64), target: (i64, i64), lower: (i64, i64), upper: (i64, i64)) -> (Amounts, Recommendation) {
         let of = |(cpu_millicores, memory_bytes)| Amounts { cpu_millicores, memory_bytes };
         (of(request), Recommendation { target: of(target), lower: of(lower), upper: of(upper) })

@@ -16,7 +16,7 @@ fn at(tick: u64, replicas: u32, cpu: Option<f64>) -> State {
     state
 }
 
-/// What is in force after each tick, where whatever is wanted is given at once.
+/// Allocations after each tick if every decision is applied at once.
 fn run(policy: &Hpa, mut replicas: u32, cpu: impl IntoIterator<Item = Option<f64>>) -> Vec<u32> {
     let mut memory = Memory::default();
     let ticks = cpu.into_iter().zip(200_000_000..).map(|(cpu, tick)| {
