@@ -9,7 +9,7 @@ pub mod worth;
 
 use std::num::NonZeroUsize;
 
-use qscale_sim::Cell;
+use qscale_sim::Simulation;
 
 use crate::actions::Actions;
 use crate::agent::{Act, Actor, Agent, Outcome};
@@ -88,7 +88,7 @@ impl<A: Agent + Send> Trainer<A> {
         self.drawn += 1;
         let world = self.plan.domain.draw(Part::Training, number);
         let ticks = world.ticks();
-        (Lane::new(Cell::new(world.setup, number, 0), world.caution, self.agent.actions()), ticks)
+        (Lane::new(Simulation::new(world.setup, number, 0), world.caution, self.agent.actions()), ticks)
     }
 
     /// Lives through one tick of every world, and learns from what was lived through before, both at once.

@@ -6,7 +6,7 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::{Pattern, WorkloadRng};
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Load, Setup};
 use rand::RngExt;
 use rand_distr::StandardNormal;

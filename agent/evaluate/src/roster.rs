@@ -6,10 +6,10 @@ use qscale_common::time::Span;
 use qscale_common::units::Mebibytes;
 use qscale_policies::clairvoyant::{Clairvoyant, ClairvoyantParams, Coming, Facts, Forecast};
 use qscale_policies::{Policy, by_name};
-use qscale_sim::cell::BEGIN;
-use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::latency::{Histogram, Place};
 use qscale_sim::profile::Demands;
+use qscale_sim::rng::{Purpose, stream};
+use qscale_sim::simulation::BEGIN;
 use qscale_sim::{Nanos, Setup};
 use serde_json::Value;
 

@@ -7,10 +7,10 @@ use qscale_common::guard::{Verdict, direction};
 use qscale_common::policy::RewardWeights;
 use qscale_common::time::{Span, TickLength};
 use qscale_policies::{Memory, Policy};
-use qscale_sim::cell::timestamp;
-use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::latency::Histogram;
-use qscale_sim::{Cell, Totals};
+use qscale_sim::rng::{Purpose, stream};
+use qscale_sim::simulation::timestamp;
+use qscale_sim::{Simulation, Totals};
 use serde_json::Value;
 
 use crate::arena::{Arena, World};
@@ -80,7 +80,7 @@ pub struct Runner<'a> {
     arena: &'a Arena,
     contestant: &'a Contestant,
     /// The simulated function of the last run, begun anew where the next one is of the same world.
-    cell: Option<Cell>,
+    cell: Option<Simulation>,
     interval: Totals,
 }
 
@@ -123,7 +123,7 @@ impl<'a> Runner<'a> {
                 cell.reset(seed);
                 cell
             }
-            None => Cell::new(setup, seed, world.index),
+            None => Simulation::new(setup, seed, world.index),
         };
         let (mut memory, mut rng) = (Memory::default(), stream(seed, world.index, Purpose::Policy));
         let ticks = (stretch.interval.as_nanos() / self.contestant.tick.duration().as_nanos()) as u32;
@@ -145,7 +145,7 @@ impl<'a> Runner<'a> {
 
 /// Decides once and lives through a tick.
 fn tick(
-    cell: &mut Cell,
+    cell: &mut Simulation,
     policy: &dyn Policy,
     memory: &mut Memory,
     rng: &mut qscale_common::workload::WorkloadRng,

@@ -13,7 +13,7 @@ use qscale_common::time::{Span, TickLength};
 use qscale_common::units::Allocation;
 use qscale_common::workload::Gaps;
 use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Cell, Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup, Simulation};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -106,11 +106,11 @@ fn control_ticks(bencher: Bencher, rate: &str) {
             nodes: None,
         }
     };
-    let fresh = || (0..FUNCTIONS).map(|index| Cell::new(setup(index), 1, u64::from(index))).collect::<Vec<Cell>>();
-    bencher.counter(ItemsCount::new(FUNCTIONS * TICKS)).with_inputs(fresh).bench_local_values(|mut cells| {
+    let fresh = || (0..FUNCTIONS).map(|index| Simulation::new(setup(index), 1, u64::from(index))).collect::<Vec<Simulation>>();
+    bencher.counter(ItemsCount::new(FUNCTIONS * TICKS)).with_inputs(fresh).bench_local_values(|mut simulations| {
         for tick in 0..TICKS {
-            cells.iter_mut().for_each(|cell| cell.step(Some(Allocation::new(2 + tick % 3, 1000, 128))));
+            simulations.iter_mut().for_each(|simulation| simulation.step(Some(Allocation::new(2 + tick % 3, 1000, 128))));
         }
-        cells
+        simulations
     });
 }

@@ -12,7 +12,7 @@ use qscale_common::units::Allocation;
 use qscale_common::window::Windows;
 use qscale_common::workload::Gaps;
 use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Cell, Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Reading, Setup};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Reading, Setup, Simulation};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -73,13 +73,13 @@ fn control_ticks(rate: &str, seconds: u64) {
     if std::env::args().nth(1).is_some_and(|part| !name.contains(&part)) {
         return;
     }
-    let mut cells: Vec<Cell> = (0..FUNCTIONS).map(|index| Cell::new(setup(rate, seconds), 1, u64::from(index))).collect();
+    let mut simulations: Vec<Simulation> = (0..FUNCTIONS).map(|index| Simulation::new(setup(rate, seconds), 1, u64::from(index))).collect();
     let begin = cpu_seconds();
     for tick in 0..TICKS {
-        cells.iter_mut().for_each(|cell| cell.step(Some(Allocation::new(2 + tick % 3, 1000, 128))));
+        simulations.iter_mut().for_each(|simulation| simulation.step(Some(Allocation::new(2 + tick % 3, 1000, 128))));
     }
     let spent = cpu_seconds() - begin;
-    let requests: u64 = cells.iter_mut().map(|cell| cell.totals().arrived).sum();
+    let requests: u64 = simulations.iter_mut().map(|simulation| simulation.totals().arrived).sum();
     println!("{:7.1} k/s  {:5.1} M requests/s  {name}", f64::from(FUNCTIONS * TICKS) / spent / 1e3, requests as f64 / spent / 1e6);
 }
 
@@ -101,11 +101,11 @@ fn memory() {
         return;
     }
     let before = peak_kib();
-    let mut cells: Vec<Cell> = (0..FUNCTIONS).map(|index| Cell::new(setup("50", 5), 1, index)).collect();
+    let mut simulations: Vec<Simulation> = (0..FUNCTIONS).map(|index| Simulation::new(setup("50", 5), 1, index)).collect();
     let mut live = |ticks: u32| {
-        (0..ticks).for_each(|_| cells.iter_mut().for_each(|cell| cell.step(None)));
-        let requests: u64 = cells.iter_mut().map(|cell| cell.totals().arrived).sum();
-        let held: usize = cells.iter().map(Cell::memory_bytes).sum();
+        (0..ticks).for_each(|_| simulations.iter_mut().for_each(|simulation| simulation.step(None)));
+        let requests: u64 = simulations.iter_mut().map(|simulation| simulation.totals().arrived).sum();
+        let held: usize = simulations.iter().map(Simulation::memory_bytes).sum();
         let (requests, held, grown) = (requests as f64 / 1e6, held as f64 / 1e6, (peak_kib() - before) as f64 / 1e3);
         println!(
             "{held:7.1} MB held by {FUNCTIONS} functions under control after {requests:4.1} M requests; the process grew by {grown:.1} MB"

@@ -190,7 +190,7 @@ fn on_lines(points: &[(f64, f64)], share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chance::{Purpose, stream};
+    use crate::rng::{Purpose, stream};
 
     #[track_caller]
     fn check(distribution: &Distribution, mean: f64, tolerance: f64) {

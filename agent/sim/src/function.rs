@@ -7,17 +7,17 @@ use std::sync::Arc;
 use qscale_common::units::Allocation;
 use qscale_common::workload::WorkloadRng;
 
-use crate::agenda::Agenda;
-use crate::chance::{Purpose, stream};
+use crate::event_queue::EventQueue;
 use crate::latency::Histogram;
 use crate::nanos::Nanos;
 use crate::node::{Contention, Nodes, Pool};
-use crate::profile::{Demand, Demands, FunctionProfile, Gateway, Stretch};
+use crate::profile::{Demand, Demands, FunctionProfile, Gateway, ProfileScale};
 use crate::replica::{Ending, Path, Phase, Replica, Request};
+use crate::rng::{Purpose, stream};
 use crate::totals::Totals;
 
+mod cpu_sharing;
 mod life;
-mod neighbours;
 mod on_demand;
 mod reading;
 
@@ -34,7 +34,7 @@ const NO_ROOM: u32 = u32::MAX;
 pub struct Function {
     profile: Arc<FunctionProfile>,
     demands: Demands,
-    stretch: Stretch,
+    scale: ProfileScale,
     path: Path,
     concurrency: u32,
     queue_bound: usize,
@@ -49,7 +49,7 @@ pub struct Function {
     open: usize,
     /// Those of them whose replica has no request at all, a bit each.
     idle: Vec<u64>,
-    agenda: Agenda,
+    event_queue: EventQueue,
     queue: VecDeque<Request>,
     /// Slot at which the search for the least loaded replica begins, so that equals take turns.
     turn: usize,
@@ -62,13 +62,13 @@ pub struct Function {
     /// Mean time until a process crashes, nanoseconds; infinite where none does.
     crash_after: f64,
     /// When the first process crashes, or earlier.
-    alarm: Nanos,
+    next_crash: Nanos,
     /// The nodes, where they are limited.
     pool: Option<Box<Pool>>,
     /// How their CPU is divided, where more is promised than there is.
     contention: Option<Box<Contention>>,
     /// Replicas that wait for room on a node: those without one, and those that shall grow.
-    cramped: usize,
+    waiting_for_room: usize,
     held: Held,
     /// Requests that failed at the gateway.
     failed_at_gateway: u64,
@@ -85,8 +85,8 @@ impl Function {
     #[must_use]
     pub fn new(profile: Arc<FunctionProfile>, gateway: Gateway, seed: u64, index: u64) -> Self {
         Self {
-            demands: Demands::new(&profile, Stretch::default()),
-            stretch: Stretch::default(),
+            demands: Demands::new(&profile, ProfileScale::default()),
+            scale: ProfileScale::default(),
             path: Path::of(&profile),
             profile,
             concurrency: if gateway.concurrency == 0 { NO_ROOM } else { gateway.concurrency },
@@ -98,7 +98,7 @@ impl Function {
             loads: Vec::new(),
             open: 0,
             idle: Vec::new(),
-            agenda: Agenda::new(),
+            event_queue: EventQueue::new(),
             queue: VecDeque::new(),
             turn: 0,
             next_number: 0,
@@ -107,10 +107,10 @@ impl Function {
             start_rng: stream(seed, index, Purpose::Starts),
             crash_rng: stream(seed, index, Purpose::Crashes),
             crash_after: f64::INFINITY,
-            alarm: Nanos::NEVER,
+            next_crash: Nanos::NEVER,
             pool: None,
             contention: None,
-            cramped: 0,
+            waiting_for_room: 0,
             held: Held::default(),
             failed_at_gateway: 0,
             startup_time: Nanos::ZERO,
@@ -146,10 +146,10 @@ impl Function {
     }
 
     /// What requests and starts ask for differs from the profile from now on.
-    pub fn stretch(&mut self, stretch: Stretch) {
-        if self.stretch != stretch {
-            self.stretch = stretch;
-            self.demands = Demands::new(&self.profile, stretch);
+    pub fn set_scale(&mut self, scale: ProfileScale) {
+        if self.scale != scale {
+            self.scale = scale;
+            self.demands = Demands::new(&self.profile, scale);
         }
     }
 
@@ -163,7 +163,7 @@ impl Function {
     /// A request arrives at `at` and asks for `demand`.
     #[inline]
     pub fn arrive_with(&mut self, at: Nanos, demand: Demand) {
-        self.settle(at);
+        self.process_until(at);
         self.totals.arrived += 1;
         let request = Request { arrived: at, demand };
         if self.queue.is_empty()
@@ -194,31 +194,31 @@ impl Function {
 
     /// Lives up to `until`.
     pub fn advance(&mut self, until: Nanos) {
-        self.settle(until);
+        self.process_until(until);
         self.expire(until);
     }
 
     #[inline]
-    fn settle(&mut self, until: Nanos) {
+    fn process_until(&mut self, until: Nanos) {
         loop {
-            let now = self.agenda.earliest();
-            if now > until.min(self.alarm) || now == Nanos::NEVER {
-                if self.alarm > until {
+            let now = self.event_queue.earliest();
+            if now > until.min(self.next_crash) || now == Nanos::NEVER {
+                if self.next_crash > until {
                     return;
                 }
-                self.crash_first();
+                self.crash_next();
                 continue;
             }
-            self.happen(self.agenda.first(), now);
+            self.process(self.event_queue.first(), now);
         }
     }
 
     /// What happens to the replica of `slot` at `now`.
     #[inline]
-    fn happen(&mut self, slot: usize, now: Nanos) {
-        let Some(replica) = &mut self.slots[slot] else { return self.agenda.set(slot, Nanos::NEVER) };
+    fn process(&mut self, slot: usize, now: Nanos) {
+        let Some(replica) = &mut self.slots[slot] else { return self.event_queue.set(slot, Nanos::NEVER) };
         if !replica.runs() || replica.kept_until <= now {
-            return self.live_on(slot, now);
+            return self.process_lifecycle(slot, now);
         }
         match replica.step(now) {
             Some(Ending::Completed { latency, place }) => {
@@ -269,12 +269,12 @@ impl Function {
         if let Some(keep_alive) = self.keep_alive {
             self.keep(slot, now + keep_alive);
         }
-        self.foresee(slot);
+        self.schedule(slot);
     }
 
     /// Notes when something happens next to the replica of `slot`, and whether it takes requests.
     #[inline]
-    fn foresee(&mut self, slot: usize) {
+    fn schedule(&mut self, slot: usize) {
         let Some(replica) = &self.slots[slot] else { return };
         let takes = replica.takes(self.concurrency);
         let (load, next) = (if takes { replica.load } else { NO_ROOM }, replica.next(self.timeout));
@@ -288,7 +288,7 @@ impl Function {
         self.loads[slot] = load;
         let word = &mut self.idle[slot / 64];
         *word = (*word & !(1 << (slot % 64))) | (u64::from(load == 0) << (slot % 64));
-        self.agenda.set(slot, next);
+        self.event_queue.set(slot, next);
     }
 
     /// The slot of the least loaded replica with room; among equals the next in turn.
@@ -376,7 +376,7 @@ impl Function {
             + self.spare.iter().map(Replica::heap_bytes).sum::<usize>()
             + self.loads.capacity() * size_of::<u32>()
             + self.idle.capacity() * size_of::<u64>()
-            + self.agenda.heap_bytes()
+            + self.event_queue.heap_bytes()
             + self.queue.capacity() * size_of::<Request>()
             + Histogram::BYTES
             + self.pool.as_deref().map_or(0, Pool::memory_bytes)

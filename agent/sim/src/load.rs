@@ -64,7 +64,7 @@ impl Load {
 
 impl Load {
     /// Begins its requests anew, drawn from `rng`, in the memory that `source` has, which came from this load.
-    pub fn begin_again(&self, source: &mut Source, rng: WorkloadRng) {
+    pub fn reset(&self, source: &mut Source, rng: WorkloadRng) {
         match &mut source.stream {
             Stream::Pattern(arrivals) => {
                 arrivals.begin_again(rng);

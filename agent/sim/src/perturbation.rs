@@ -1,7 +1,7 @@
 //! Perturbations: disturbances of a simulated world. Owns the only list of them: fields, ranges, effects over time and the distribution for training.
 //!
 //! To add one: a field with its default in [`Perturbation`], its range in [`Perturbation::check`], and its effect. An effect on what requests and starts
-//! ask for belongs into [`Perturbation::scale_at`]; any other is an [`Event`], or a number that [`crate::cell`] reads. A suite lists it by the field's name.
+//! ask for belongs into [`Perturbation::scale_at`]; any other is an [`Event`], or a number that [`crate::simulation`] reads. A suite lists it by the field's name.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::nanos::Nanos;
 use crate::node::Nodes;
-use crate::profile::Stretch;
+use crate::profile::ProfileScale;
 
 /// Disturbances of a world; none by default.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -145,9 +145,9 @@ impl Perturbation {
 
     /// Demands of requests and starts at `now` since the start of the world, relative to the profile.
     #[must_use]
-    pub fn scale_at(&self, now: Nanos) -> Stretch {
+    pub fn scale_at(&self, now: Nanos) -> ProfileScale {
         let payload = self.payload.filter(|payload| Nanos::from(payload.from.0) <= now);
-        Stretch { cpu: payload.map_or(1.0, |payload| payload.factor), startup: self.startup }
+        ProfileScale { cpu: payload.map_or(1.0, |payload| payload.factor), startup: self.startup }
     }
 
     /// Instants since the start of the world at which a disturbance begins; time to recover is measured from there.

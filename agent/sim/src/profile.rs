@@ -117,14 +117,14 @@ impl From<&FunctionSpec> for Gateway {
 
 /// What differs from the profile for a while: a perturbation.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stretch {
+pub struct ProfileScale {
     /// How many times as long requests compute: a change of payload.
     pub cpu: f64,
     /// How many times as long starts take.
     pub startup: f64,
 }
 
-impl Default for Stretch {
+impl Default for ProfileScale {
     fn default() -> Self {
         Self { cpu: 1.0, startup: 1.0 }
     }
@@ -149,10 +149,10 @@ pub struct Demands {
 impl Demands {
     /// What `profile` asks for, stretched.
     #[must_use]
-    pub fn new(profile: &FunctionProfile, stretch: Stretch) -> Self {
+    pub fn new(profile: &FunctionProfile, scale: ProfileScale) -> Self {
         Self {
-            request: [profile.cpu.sampler(stretch.cpu), profile.waiting.sampler(1.0)],
-            startup: [profile.startup.cpu.sampler(stretch.startup), profile.startup.waiting.sampler(stretch.startup)],
+            request: [profile.cpu.sampler(scale.cpu), profile.waiting.sampler(1.0)],
+            startup: [profile.startup.cpu.sampler(scale.startup), profile.startup.waiting.sampler(scale.startup)],
         }
     }
 

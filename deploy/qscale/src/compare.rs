@@ -101,7 +101,6 @@ fn to_json(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> Value 
     })
 }
 
-<<<<<<< HEAD
 fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::Result<()> {
     let simulation = &spec.scenario.simulation;
     show::line(format_args!(
@@ -127,32 +126,6 @@ fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::
             range(of, &metric.other, shown).into(),
             Cell::new(range(of, &metric.difference, signed), tone),
         ]);
-=======
-impl Question {
-    async fn of(locate: &Locate, bus: &Bus, arguments: &CompareArgs, given: Option<FunctionProfile>) -> anyhow::Result<Self> {
-        let function = &arguments.function;
-        let (since, until) = arguments.period.ends(clock::now())?;
-        let states = recorded::states(bus, function, since.minus(History::REACH), until).await?;
-        let Some(last) = states.last().filter(|last| last.observed_at_ms >= since) else {
-            return Err(recorded::nothing_seen(function, since));
-        };
-        let agent = last.agent.clone();
-        let acting = of_agent(locate, bus, &agent, last, since, None).await.context("the acting policy cannot be simulated")?;
-        let outcomes: Vec<Outcome> = recorded::all(bus, function, since).await?;
-        let other = match (&arguments.policy, &arguments.shadow) {
-            (Some(text), _) => Decider::named(text, arguments.model.as_deref())?,
-            (None, named) => {
-                let shadow = named.clone().map_or_else(|| only_shadow(&outcomes, function), Ok)?;
-                ensure!(shadow != agent, "--shadow {shadow}: it is the agent that {function} obeys; name another, or a --policy");
-                of_agent(locate, bus, &shadow, last, since, arguments.model.as_deref()).await?
-            }
-        };
-        let mut assumed: Vec<String> = acting.assumed.iter().chain(&other.assumed).cloned().collect();
-        let reach = [&acting, &other].into_iter().filter_map(|decider| decider.decides.lookback()).max().unwrap_or_default();
-        let scene = Scene::of(locate, bus, &states, reach, (since, until), given).await?;
-        assumed.extend(scene.assumed.iter().cloned());
-        Ok(Self { acting: (agent, acting), other, scene, assumed })
->>>>>>> 9d60ff6 (Rename types, methods and modules of the policies to standard terms)
     }
     table.print()?;
     show::line("Means over seeds with 95 % intervals, which cover random variation but not errors of the profile.\n")?;

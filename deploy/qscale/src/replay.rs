@@ -121,77 +121,7 @@ fn print(replayed: &FunctionReplay) -> anyhow::Result<()> {
     if replayed.fallbacks() > 0 {
         show::line(format_args!("{} recorded decisions were made by the fallback rule, and are replayed by it", replayed.fallbacks()))?;
     }
-<<<<<<< HEAD
     let compared = replayed.compared();
-=======
-    Ok(Some(Replayed { function: function.clone(), agent, policy: decider.title(), model, assumed, outcome }))
-}
-
-/// What to say where the model changed meanwhile.
-fn others(outcome: &Outcome, newest: Option<&str>) -> Option<String> {
-    let others = outcome.lines.iter().filter_map(|line| line.model.as_deref()).filter(|model| Some(*model) != newest);
-    let count = others.clone().count();
-    let first = others.into_iter().next()?;
-    Some(format!("{count} of the answers were given by another model, `{}`", show::clean(first)))
-}
-
-/// What is decided on again.
-struct Recorded {
-    states: Vec<State>,
-    actions: BTreeMap<Moment, Action>,
-    /// Whether the agent answered the oldest State already: what it remembered of earlier ones is not known.
-    begins_amid: bool,
-}
-
-impl Recorded {
-    /// As much as the policy remembers before `since`. Where the agent's own memory is to be rebuilt, as far back as it began: a rule that decides at a
-    /// pace of its own keeps the beat of its first State.
-    async fn read(
-        bus: &Bus,
-        function: &FunctionId,
-        agent: &Name,
-        decider: &Decider,
-        (since, until): (Timestamp, Timestamp),
-        as_agent: bool,
-    ) -> anyhow::Result<Self> {
-        let remembers = decider.decides.lookback();
-        let found = Self::since(bus, function, agent, since.minus(remembers.unwrap_or_default()), until).await?;
-        if as_agent && remembers.is_some() && found.begins_amid {
-            return Self::since(bus, function, agent, Timestamp(0), until).await;
-        }
-        Ok(found)
-    }
-
-    async fn since(bus: &Bus, function: &FunctionId, agent: &Name, from: Timestamp, until: Timestamp) -> anyhow::Result<Self> {
-        let states = recorded::states(bus, function, from, until).await?;
-        let actions = recorded::actions(bus, agent, function, from).await?;
-        let begins_amid = states.first().is_some_and(|first| actions.contains_key(&first.moment()));
-        Ok(Self { states, actions, begins_amid })
-    }
-}
-
-fn tell(replayed: &Replayed) -> anyhow::Result<()> {
-    let Replayed { function, agent, policy, model, assumed, outcome } = replayed;
-    let lines = &outcome.lines;
-    let span = lines
-        .first()
-        .zip(lines.last())
-        .map(|(first, last)| format!(" from {} {} to {} UTC", show::day(first.at), show::clock(first.at), show::clock(last.at)));
-    show::line(format_args!("{function}: {} States{}, decided again by {policy} (`{model}`)", lines.len(), span.unwrap_or_default()))?;
-    for assumption in assumed {
-        show::line(format_args!("assumed: {assumption}"))?;
-    }
-    if outcome.passed_over > 0 {
-        show::line(format_args!("{} States that {agent} did not answer are taken as not seen by it", outcome.passed_over))?;
-    }
-    let beside = lines.iter().filter(|line| line.beside).count();
-    if beside > 0 {
-        show::line(format_args!(
-            "{beside} answers were the rule's that stands in where the network cannot be trusted, as it does when it decides again"
-        ))?;
-    }
-    let compared = replayed.count(|_| true);
->>>>>>> 9d60ff6 (Rename types, methods and modules of the policies to standard terms)
     if compared == 0 {
         return show::line(format_args!(
             "{agent} decided on none of them, so there is nothing to compare; --csv lists the replayed decisions"

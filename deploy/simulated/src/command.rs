@@ -10,7 +10,7 @@ use qscale_common::platform::{FunctionSpec, OutOfRange};
 use qscale_common::runtime::traces;
 use qscale_common::workload::trace::{Keep, MinuteTrace};
 use qscale_common::workload::{Gaps, Iat, Pattern, Scale};
-use qscale_sim::{FunctionProfile, Load, Stretch, profiles};
+use qscale_sim::{FunctionProfile, Load, ProfileScale, profiles};
 
 /// The program that a function file of this platform names.
 pub const PROGRAM: &str = "simulated";
@@ -68,7 +68,7 @@ pub struct Wanted {
     /// What requests and starts ask for.
     pub profile: Arc<FunctionProfile>,
     /// What differs from the profile.
-    pub stretch: Stretch,
+    pub scale: ProfileScale,
     /// Times an hour that a running replica crashes.
     pub crashes_per_hour: f64,
     /// The load; `None` for none.
@@ -101,7 +101,7 @@ impl Wanted {
         let load = command.load(last_trace).map_err(&wrong)?;
         Ok(Self {
             profile: Arc::new(profile),
-            stretch: Stretch { cpu: command.payload, startup: command.slower_starts },
+            scale: ProfileScale { cpu: command.payload, startup: command.slower_starts },
             crashes_per_hour: command.crashes_per_hour,
             load,
             seed: command.seed.unwrap_or_else(|| fingerprint(spec.id().to_string().as_bytes())),

@@ -9,9 +9,9 @@ use qscale_common::platform::metrics::Counted;
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Replicas};
-use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::load::Source;
 use qscale_sim::replica::{Phase, Replica};
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Function, Gateway, Nanos, Reading};
 
 use crate::command::Wanted;
@@ -196,7 +196,7 @@ impl Simulated {
     /// under way are lost with the old ones. What was counted before stays counted.
     pub fn replace(&mut self, spec: FunctionSpec, wanted: Wanted, run: u64) {
         let same_world = wanted.profile == self.wanted.profile
-            && wanted.stretch == self.wanted.stretch
+            && wanted.scale == self.wanted.scale
             && wanted.crashes_per_hour == self.wanted.crashes_per_hour
             && gateway(&spec) == gateway(&self.spec);
         (self.spec, self.wanted) = (Arc::new(spec), wanted);
@@ -302,6 +302,6 @@ fn gateway(spec: &FunctionSpec) -> Gateway {
 fn world(spec: &FunctionSpec, wanted: &Wanted) -> Function {
     let world = Function::new(Arc::clone(&wanted.profile), gateway(spec), wanted.seed, 0);
     let mut world = world.crashing(wanted.crashes_per_hour);
-    world.stretch(wanted.stretch);
+    world.set_scale(wanted.scale);
     world
 }

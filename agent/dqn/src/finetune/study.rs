@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use qscale_common::units::Allocation;
-use qscale_sim::Cell;
+use qscale_sim::Simulation;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -195,7 +195,7 @@ impl Study {
             drawn += 1;
             let world = domain.draw(Part::Training, number);
             let ticks = world.ticks();
-            (Lane::new(Cell::new(world.setup, number, 0), world.caution, Some(actions)), ticks)
+            (Lane::new(Simulation::new(world.setup, number, 0), world.caution, Some(actions)), ticks)
         };
         let mut worlds: Vec<(Lane, u32)> = (0..WORLDS.min(ticks)).map(|_| world()).collect();
         let mut left = ticks;

@@ -3,7 +3,7 @@ use qscale_common::units::Allocation;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use qscale_sim::Cell;
+use qscale_sim::Simulation;
 
 use super::*;
 use crate::checkpoint::Purpose;
@@ -172,7 +172,7 @@ fn strangeness_in_training(worlds: std::ops::Range<u64>) -> Vec<f32> {
     for number in worlds {
         let world = Domain::default().draw(Part::Training, number);
         let ticks = world.ticks();
-        let mut lane = Lane::new(Cell::new(world.setup, number, 0), world.caution, Some(policy.actions()));
+        let mut lane = Lane::new(Simulation::new(world.setup, number, 0), world.caution, Some(policy.actions()));
         for _ in 0..ticks {
             strangeness.push(policy.strangeness(lane.observation()));
             let values = policy.values(lane.observation()).expect("the CPU does not fail");

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use qscale_common::time::Timestamp;
 use qscale_policies::{Decision, Memory, Policy};
-use qscale_sim::Cell;
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::Simulation;
+use qscale_sim::rng::{Purpose, stream};
 use serde::{Deserialize, Serialize};
 
 use super::domain::{Domain, Part};
@@ -135,7 +135,7 @@ impl Court {
 
     fn world(&self, number: u64, policy: Option<&Dqn>) -> (u32, Lane) {
         let world = self.domain.draw(self.part, number);
-        (world.ticks(), Lane::new(Cell::new(world.setup, number, 1), self.caution.get(), policy.map(Dqn::actions)))
+        (world.ticks(), Lane::new(Simulation::new(world.setup, number, 1), self.caution.get(), policy.map(Dqn::actions)))
     }
 
     fn split(&self, judge: impl Fn(Range<u64>) -> Result<Vec<Score>, DeviceFailed> + Sync) -> Result<Vec<Score>, DeviceFailed> {

@@ -3,7 +3,7 @@
 use qscale_common::contract::State;
 use qscale_common::units::Allocation;
 use qscale_policies::History;
-use qscale_sim::{Cell, Totals};
+use qscale_sim::{Simulation, Totals};
 
 use super::worth::{Tick, Worth};
 use crate::actions::{Actions, Mask, Menu};
@@ -13,7 +13,7 @@ use crate::sight::Sight;
 /// One world that is acted on.
 #[derive(Debug, Clone)]
 pub struct Lane {
-    cell: Cell,
+    cell: Simulation,
     caution: f64,
     history: History,
     observation: Vec<f32>,
@@ -27,13 +27,13 @@ pub struct Lane {
     waited: bool,
     /// The same function under the same requests with all that its bounds allow, where it may be scaled to zero, and whether requests queued there: what is
     /// violated there nobody could help.
-    largest: Option<(Cell, bool)>,
+    largest: Option<(Simulation, bool)>,
 }
 
 impl Lane {
     /// The world of `cell` when it begins, where a violated tick costs so much `caution`, as whoever chooses among `actions` sees it.
     #[must_use]
-    pub fn new(cell: Cell, caution: f64, actions: Option<&Actions>) -> Self {
+    pub fn new(cell: Simulation, caution: f64, actions: Option<&Actions>) -> Self {
         let largest = (cell.setup().policy.bounds.replicas.min().0 == 0).then(|| (cell.clone(), false));
         let mut lane = Self {
             largest,

@@ -7,7 +7,7 @@
 //!   wide its bounds are;
 //! - cost counts by time, violations by ticks, as a promise is broken once, however often one looks.
 
-use qscale_sim::{Cell, Nanos, Totals};
+use qscale_sim::{Nanos, Simulation, Totals};
 use serde::{Deserialize, Serialize};
 
 /// What the terms weigh, in units of five seconds of the usual cost.
@@ -84,7 +84,7 @@ impl Worth {
     /// What the tick was worth that `cell` just lived through, with what happened in it. `waited` says whether requests queued when it began, and
     /// `usual_price` what the usual load costs an hour; a violated tick costs `caution`, in units of five seconds of the usual cost.
     #[must_use]
-    pub fn judge(&self, cell: &Cell, totals: &Totals, waited: bool, usual_price: f64, caution: f64) -> Tick {
+    pub fn judge(&self, cell: &Simulation, totals: &Totals, waited: bool, usual_price: f64, caution: f64) -> Tick {
         let policy = &cell.setup().policy;
         let tick_s = policy.tick.duration().as_secs_f64();
         let objective = &policy.objective;

@@ -11,11 +11,11 @@ use rand_distr::Exp1;
 
 use super::reading::Taken;
 use super::{Function, NO_ROOM};
-use crate::chance::{Purpose, stream};
 use crate::nanos::Nanos;
 use crate::node::ReplicaLimits;
 use crate::profile::Demand;
 use crate::replica::{Phase, Replica};
+use crate::rng::{Purpose, stream};
 
 /// Replicas that are gone whose memory is kept for others: more come and go at once only seldom.
 const SPARE: usize = 32;
@@ -58,12 +58,12 @@ impl Function {
             if !self.place(slot, now) {
                 continue;
             }
-            self.cramped -= 1;
+            self.waiting_for_room -= 1;
             if let Some(replica) = &mut self.slots[slot] {
                 replica.start(Demand::default(), now);
                 replica.become_ready(now);
             }
-            self.arm(slot, now);
+            self.schedule_crash(slot, now);
             self.fill(slot, now);
             self.update(slot, now);
         }
@@ -87,7 +87,7 @@ impl Function {
         if resized {
             (0..self.slots.len()).for_each(|slot| self.resize(slot, now));
         }
-        self.make_up(now);
+        self.start_missing(now);
         self.wake(now);
     }
 
@@ -97,7 +97,7 @@ impl Function {
     }
 
     /// Starts what is missing, and what there is room for now.
-    fn make_up(&mut self, now: Nanos) {
+    fn start_missing(&mut self, now: Nanos) {
         for _ in self.alive()..self.allocation.replicas.0 as usize {
             self.add(now);
         }
@@ -106,7 +106,7 @@ impl Function {
 
     /// Gives room on nodes to those that wait for it: first to those that shall grow, then to those without a place, the oldest first.
     fn use_room(&mut self, now: Nanos) {
-        if self.cramped == 0 {
+        if self.waiting_for_room == 0 {
             return;
         }
         (0..self.slots.len()).for_each(|slot| self.resize(slot, now));
@@ -122,7 +122,7 @@ impl Function {
             Phase::Draining => false,
             Phase::Starting { .. } | Phase::Ready | Phase::BackOff { .. } => replica.limits != wanted,
         };
-        self.cramped = self.replicas().filter(waits).count();
+        self.waiting_for_room = self.replicas().filter(waits).count();
     }
 
     fn first_pending(&self) -> Option<usize> {
@@ -145,7 +145,7 @@ impl Function {
             self.slots.len() - 1
         });
         self.slots[slot] = Some(replica);
-        self.cramped += 1;
+        self.waiting_for_room += 1;
         slot
     }
 
@@ -173,12 +173,12 @@ impl Function {
         if let Some(replica) = &mut self.slots[slot] {
             replica.start(startup, now);
         }
-        self.arm(slot, now);
+        self.schedule_crash(slot, now);
         self.update(slot, now);
     }
 
     /// Foresees when the process of the replica of `slot` crashes.
-    fn arm(&mut self, slot: usize, now: Nanos) {
+    fn schedule_crash(&mut self, slot: usize, now: Nanos) {
         if !self.crash_after.is_finite() {
             return;
         }
@@ -187,15 +187,15 @@ impl Function {
         if let Some(replica) = &mut self.slots[slot] {
             replica.crash_at = at;
         }
-        self.alarm = self.alarm.min(at);
+        self.next_crash = self.next_crash.min(at);
     }
 
     /// What happens at `now` to the replica of `slot` that takes no requests.
-    pub(super) fn live_on(&mut self, slot: usize, now: Nanos) {
+    pub(super) fn process_lifecycle(&mut self, slot: usize, now: Nanos) {
         match self.slots[slot].as_mut().map(|replica| replica.phase) {
             Some(Phase::Starting { .. }) => self.start_on(slot, now),
             Some(Phase::BackOff { .. }) => self.restart(slot, now),
-            Some(Phase::Ready) => self.let_go(slot, now),
+            Some(Phase::Ready) => self.remove_idle(slot, now),
             _ => self.update(slot, now),
         }
     }
@@ -230,13 +230,13 @@ impl Function {
 
     /// The next crash that was foreseen happens.
     #[cold]
-    pub(super) fn crash_first(&mut self) {
-        let now = self.alarm;
+    pub(super) fn crash_next(&mut self) {
+        let now = self.next_crash;
         let due = |replica: &Option<Replica>| replica.as_ref().is_some_and(|replica| replica.crash_at <= now);
         if let Some(slot) = self.slots.iter().position(due) {
             self.end(slot, Death::Crash, now);
         }
-        self.alarm = self.replicas().map(|replica| replica.crash_at).min().unwrap_or(Nanos::NEVER);
+        self.next_crash = self.replicas().map(|replica| replica.crash_at).min().unwrap_or(Nanos::NEVER);
     }
 
     /// The process of the replica of `slot` ends by itself, with its requests.
@@ -270,7 +270,7 @@ impl Function {
         if let (Some(pool), Some(node)) = (&mut self.pool, replica.node)
             && !pool.resize(node, replica.limits, wanted)
         {
-            self.cramped += 1;
+            self.waiting_for_room += 1;
             return;
         }
         let before = replica.limits;
@@ -313,7 +313,7 @@ impl Function {
             self.spare.push(replica);
         }
         if phase == Phase::Pending {
-            self.cramped -= 1;
+            self.waiting_for_room -= 1;
             return;
         }
         self.sum_cost(now);
@@ -326,19 +326,19 @@ impl Function {
 
     /// Begins anew without replicas, as function number `index` in a run of `seed`, in the memory that it has. Nodes, how often replicas crash and what
     /// differs from the profile stay as they were said.
-    pub fn begin_again(&mut self, seed: u64, index: u64) {
+    pub fn reset(&mut self, seed: u64, index: u64) {
         self.allocation = Allocation::new(0, 1000, 128);
         self.spare.extend(self.slots.drain(..).flatten());
         self.spare.truncate(SPARE);
         self.loads.clear();
         self.idle.clear();
-        self.agenda.clear();
+        self.event_queue.clear();
         self.queue.clear();
-        (self.open, self.turn, self.next_number, self.cramped) = (0, 0, 0, 0);
+        (self.open, self.turn, self.next_number, self.waiting_for_room) = (0, 0, 0, 0);
         self.demand_rng = stream(seed, index, Purpose::Demands);
         self.start_rng = stream(seed, index, Purpose::Starts);
         self.crash_rng = stream(seed, index, Purpose::Crashes);
-        self.alarm = Nanos::NEVER;
+        self.next_crash = Nanos::NEVER;
         self.pool.iter_mut().for_each(|pool| pool.clear());
         self.contention.iter_mut().for_each(|contention| contention.clear());
         self.held = Held::default();
@@ -362,7 +362,7 @@ impl Function {
                 self.remove(slot, now);
             }
         }
-        self.make_up(now);
+        self.start_missing(now);
         self.wake(now);
     }
 

@@ -23,7 +23,7 @@ impl Function {
             replica.first = Some(request);
         }
         if self.place(slot, now) {
-            self.cramped -= 1;
+            self.waiting_for_room -= 1;
             self.totals.starts += 1;
             self.begin(slot, now);
         }
@@ -49,7 +49,7 @@ impl Function {
     }
 
     /// The replica of `slot` was without a request for long.
-    pub(super) fn let_go(&mut self, slot: usize, now: Nanos) {
+    pub(super) fn remove_idle(&mut self, slot: usize, now: Nanos) {
         self.allocation.replicas.0 -= 1;
         self.remove(slot, now);
     }

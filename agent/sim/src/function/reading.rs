@@ -50,7 +50,7 @@ impl Function {
     /// Reads everything at `now`, which is `at` to those who read, into `reading`, whose memory is used again.
     pub fn scrape(&mut self, now: Nanos, at: Timestamp, reading: &mut Reading) {
         self.advance(now);
-        self.tell(at, reading);
+        self.read_platform(at, reading);
         let arrived = self.taken.with(&self.totals).arrived;
         reading.scrape.ingress = Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64 });
         // One without a node has nothing that could be read.
@@ -69,7 +69,7 @@ impl Function {
     }
 
     /// What the platform says of it, as of where its time stands, which is `at` to those who read.
-    pub fn tell(&self, at: Timestamp, reading: &mut Reading) {
+    pub fn read_platform(&self, at: Timestamp, reading: &mut Reading) {
         let Taken { became_ready, crashes, oom_kills, .. } = self.taken.with(&self.totals);
         let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
         reading.scrape.platform = Some(PlatformReading {

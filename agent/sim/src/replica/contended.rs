@@ -33,7 +33,7 @@ impl Contended {
     /// Takes in a request.
     pub fn accept(&mut self, request: Request, now: Nanos) {
         self.work.accept(request, &mut self.cpu, now);
-        self.foresee();
+        self.schedule();
     }
 
     /// When something happens next.
@@ -54,18 +54,18 @@ impl Contended {
         } else {
             self.work.step(&mut self.cpu, now)
         };
-        self.foresee();
+        self.schedule();
         ending
     }
 
-    fn foresee(&mut self) {
+    fn schedule(&mut self) {
         self.turn = self.cpu.turn(self.work.cores());
     }
 
     /// Ends with its process: every request is gone.
     pub fn forget(&mut self) {
         self.work.forget();
-        self.foresee();
+        self.schedule();
     }
 
     /// Accounts for CPU up to `now`.
@@ -77,7 +77,7 @@ impl Contended {
     pub fn limit(&mut self, limit: Millicores) {
         self.cpu.limit(limit);
         self.work.requota(&self.cpu);
-        self.foresee();
+        self.schedule();
     }
 
     /// Cores that want to compute.
@@ -91,7 +91,7 @@ impl Contended {
         self.account(now);
         self.cpu.set_speed(speed);
         self.work.requota(&self.cpu);
-        self.foresee();
+        self.schedule();
     }
 
     /// CPU used up to where it is accounted.

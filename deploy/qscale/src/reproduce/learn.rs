@@ -11,8 +11,8 @@ use qscale_dqn::tabular::{Tabular, TabularParameters};
 use qscale_dqn::train::lane::Lane;
 use qscale_dqn::train::worth::Worth;
 use qscale_policies::{Memory, Policy};
-use qscale_sim::Cell;
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::Simulation;
+use qscale_sim::rng::{Purpose, stream};
 use serde::Serialize;
 
 use super::experiment::{EPISODE, Experiment, Which};
@@ -80,7 +80,7 @@ pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: 
     let mut sum = 0.0;
     for number in 0..worlds as u64 {
         let number = world_number(seed, number);
-        let mut lane = Lane::new(Cell::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
+        let mut lane = Lane::new(Simulation::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
         let (mut memory, mut rng) = (Memory::default(), stream(number, 0, Purpose::Policy));
         for _ in 0..experiment.ticks() {
             watch.tick(1)?;
@@ -106,7 +106,7 @@ fn live<A: Agent>(
     let actions = agent.actions().cloned();
     let world = |drawn: u64| {
         let number = world_number(seed, drawn);
-        Lane::new(Cell::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
+        Lane::new(Simulation::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
     };
     let mut lanes: Vec<Lane> = (0..worlds as u64).map(world).collect();
     // Worlds end one after the other, so that no episode is all beginnings.

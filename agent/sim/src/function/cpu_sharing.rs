@@ -30,7 +30,7 @@ impl Function {
             if let Some(replica) = &mut self.slots[slot] {
                 replica.set_speed(speed, now);
             }
-            self.foresee(slot);
+            self.schedule(slot);
         }
         self.contention = Some(contention);
     }

@@ -22,62 +22,62 @@ fn setup(rate: &str, perturbation: Perturbation) -> Setup {
     }
 }
 
-fn cell(rate: &str, perturbation: Perturbation) -> Cell {
-    Cell::new(setup(rate, perturbation), 1, 0)
+fn simulate(rate: &str, perturbation: Perturbation) -> Simulation {
+    Simulation::new(setup(rate, perturbation), 1, 0)
 }
 
 #[test]
 fn the_state_tells_what_happened() {
-    let mut cell = cell("20", Perturbation::default());
-    assert_eq!(cell.state().windows.tick.rate_rps, None);
-    (0..3).for_each(|_| cell.step(None));
-    let window = &cell.state().windows.tick;
+    let mut simulation = simulate("20", Perturbation::default());
+    assert_eq!(simulation.state().windows.tick.rate_rps, None);
+    (0..3).for_each(|_| simulation.step(None));
+    let window = &simulation.state().windows.tick;
     assert_eq!((window.rate_rps, window.completed_rps, window.failed_share), (Some(20.0), Some(20.0), Some(0.0)));
     // 20 requests a second of 20 ms on two replicas.
     assert!((window.cpu_millicores.expect("read").mean - 200.0).abs() < 5.0, "{window:?}");
-    let reward = cell.reward();
+    let reward = simulation.reward();
     assert!(reward.terms.violation.value == Some(0.0) && reward.value.is_some_and(|value| value < 0.0), "{reward:?}");
 }
 
 #[test]
 fn what_is_wanted_passes_the_guard_and_is_in_force_at_once() {
-    let mut cell = cell("20", Perturbation::default());
-    cell.step(None);
-    cell.step(Some(Allocation::new(3, 500, 128)));
-    assert_eq!(cell.function().allocation(), Allocation::new(3, 500, 128));
-    cell.step(Some(Allocation::new(30, 500, 128)));
-    assert_eq!(cell.function().allocation(), Allocation::new(7, 500, 128));
-    assert!(matches!(cell.verdict(), Some(Verdict::Apply { notes, .. }) if notes.len() == 2), "{:?}", cell.verdict());
+    let mut simulation = simulate("20", Perturbation::default());
+    simulation.step(None);
+    simulation.step(Some(Allocation::new(3, 500, 128)));
+    assert_eq!(simulation.function().allocation(), Allocation::new(3, 500, 128));
+    simulation.step(Some(Allocation::new(30, 500, 128)));
+    assert_eq!(simulation.function().allocation(), Allocation::new(7, 500, 128));
+    assert!(matches!(simulation.verdict(), Some(Verdict::Apply { notes, .. }) if notes.len() == 2), "{:?}", simulation.verdict());
 }
 
 #[test]
 fn measurements_are_as_old_as_they_are_said_to_be() {
     for (lag_s, seen_after) in [(0, 1), (10, 3), (12, 3), (18, 4), (55, 12)] {
         let perturbation = Perturbation { metric_lag: Span::seconds(lag_s), ..Perturbation::default() };
-        let mut cell = cell("step:0@0s,40@1s", perturbation);
+        let mut simulation = simulate("step:0@0s,40@1s", perturbation);
         for tick in 1..=13 {
-            cell.step(None);
-            let seen = cell.state().windows.tick.rate_rps.is_some_and(|rate| rate > 0.0);
+            simulation.step(None);
+            let seen = simulation.state().windows.tick.rate_rps.is_some_and(|rate| rate > 0.0);
             assert_eq!(seen, tick >= seen_after, "lag {lag_s}, tick {tick}");
         }
-        assert_eq!(cell.state().age.requests_ms, Some(lag_s * 1000));
+        assert_eq!(simulation.state().age.requests_ms, Some(lag_s * 1000));
     }
 }
 
 #[test]
 fn what_the_platform_tells_is_never_late() {
-    let mut cell = cell("20", Perturbation { metric_lag: Span::seconds(55), ..Perturbation::default() });
-    (0..14).for_each(|_| cell.step(None));
-    let used = |cell: &Cell| cell.state().cores_used(&cell.state().windows.tick).expect("read");
-    let before = used(&cell);
-    cell.step(Some(Allocation::new(4, 700, 128)));
-    let state = cell.state();
+    let mut simulation = simulate("20", Perturbation { metric_lag: Span::seconds(55), ..Perturbation::default() });
+    (0..14).for_each(|_| simulation.step(None));
+    let used = |simulation: &Simulation| simulation.state().cores_used(&simulation.state().windows.tick).expect("read");
+    let before = used(&simulation);
+    simulation.step(Some(Allocation::new(4, 700, 128)));
+    let state = simulation.state();
     assert_eq!(state.allocation, Some(Allocation::new(4, 700, 128)));
     assert_eq!(state.changes.horizontal_ticks, Some(0));
     assert_eq!((state.age.cpu_ms, state.age.replicas_ms), (Some(55_000), Some(0)));
     // What was measured is still that of the two there were, and 20 requests of 20 ms a second use 0.4 cores however many there are.
     assert_eq!((state.replicas.map(|counts| counts.desired.0), state.windows.tick.replicas), (Some(4), Some(2.0)));
-    assert!((before - 0.4).abs() < 0.01 && (used(&cell) - 0.4).abs() < 0.01, "{before} {}", used(&cell));
+    assert!((before - 0.4).abs() < 0.01 && (used(&simulation) - 0.4).abs() < 0.01, "{before} {}", used(&simulation));
 }
 
 #[test]
@@ -88,36 +88,37 @@ fn a_function_that_was_gone_meanwhile_is_measured_late_and_whole() {
     setup.policy.bounds.replicas = Range::new(Replicas(0), Replicas(5)).expect("a range");
     let many = std::num::NonZeroU32::MAX;
     (setup.policy.guard.changes_per_hour, setup.policy.guard.reversals_per_hour) = (many, many.get());
-    let mut cell = Cell::new(setup, 1, 0);
+    let mut simulation = Simulation::new(setup, 1, 0);
     let mut answered = 0.0;
     for tick in 0..60u32 {
-        cell.step((tick > 8).then(|| Allocation::new(u32::from(tick % 4 < 2), 500, 128)));
-        answered += cell.state().windows.tick.completed_rps.unwrap_or(0.0) * 5.0;
+        simulation.step((tick > 8).then(|| Allocation::new(u32::from(tick % 4 < 2), 500, 128)));
+        answered += simulation.state().windows.tick.completed_rps.unwrap_or(0.0) * 5.0;
     }
-    let really = cell.totals().completed as f64;
+    let really = simulation.totals().completed as f64;
     assert!(answered > 0.7 * really && answered <= really, "{answered} of {really}");
 }
 
 #[test]
 fn lost_scrapes_leave_gaps_and_no_holes_in_the_counts() {
     let lossy = |share| {
-        let mut cell = cell("20", Perturbation { lost_scrapes: share, ..Perturbation::default() });
-        (0..60).for_each(|_| cell.step(None));
-        cell
+        let mut simulation = simulate("20", Perturbation { lost_scrapes: share, ..Perturbation::default() });
+        (0..60).for_each(|_| simulation.step(None));
+        simulation
     };
     let (all, some, none) = (lossy(0.0), lossy(0.5), lossy(1.0));
     assert_eq!(none.state().windows.long.rate_rps, None);
-    let rate = |cell: &Cell| cell.state().windows.long.rate_rps.expect("read");
+    let rate = |simulation: &Simulation| simulation.state().windows.long.rate_rps.expect("read");
     assert!((rate(&some) - rate(&all)).abs() < 1e-9);
 }
 
 #[test]
 fn a_change_of_payload_comes_when_it_is_said_to() {
-    let mut cell = cell("20", Perturbation { payload: Some(Payload { from: Span::seconds(12), factor: 2.0 }), ..Perturbation::default() });
+    let mut simulation =
+        simulate("20", Perturbation { payload: Some(Payload { from: Span::seconds(12), factor: 2.0 }), ..Perturbation::default() });
     let cpu: Vec<f64> = (0..4)
         .map(|_| {
-            cell.step(None);
-            cell.state().windows.tick.cpu_millicores.expect("read").mean
+            simulation.step(None);
+            simulation.state().windows.tick.cpu_millicores.expect("read").mean
         })
         .collect();
     for (tick, expected) in [200.0, 200.0, 320.0, 400.0].into_iter().enumerate() {
@@ -131,25 +132,25 @@ fn a_node_is_lost_and_comes_back_when_it_is_said_to() {
     let mut setup = setup("20", Perturbation { lost_node, ..Perturbation::default() });
     let nodes = Nodes { count: 2, cpu_millicores: Millicores(1000), memory_mib: Mebibytes(200), cpu_overcommit: 1.0 };
     setup.nodes = Some(nodes);
-    let mut cell = Cell::new(setup, 1, 0);
+    let mut simulation = Simulation::new(setup, 1, 0);
     // Each node has room for one replica.
-    let ready = |cell: &Cell| cell.state().replicas.map(|replicas| (replicas.ready.0, replicas.pending.0));
-    let headroom = |cell: &Cell| cell.state().headroom.map(|headroom| headroom.cpu_millicores.0);
-    assert_eq!((ready(&cell), headroom(&cell)), (Some((2, 0)), Some(1000)));
-    (0..3).for_each(|_| cell.step(None));
-    assert_eq!((ready(&cell), headroom(&cell)), (Some((1, 1)), Some(0)));
-    (0..2).for_each(|_| cell.step(None));
-    assert_eq!((ready(&cell), headroom(&cell)), (Some((2, 0)), Some(1000)));
-    let totals = cell.totals();
+    let ready = |simulation: &Simulation| simulation.state().replicas.map(|replicas| (replicas.ready.0, replicas.pending.0));
+    let headroom = |simulation: &Simulation| simulation.state().headroom.map(|headroom| headroom.cpu_millicores.0);
+    assert_eq!((ready(&simulation), headroom(&simulation)), (Some((2, 0)), Some(1000)));
+    (0..3).for_each(|_| simulation.step(None));
+    assert_eq!((ready(&simulation), headroom(&simulation)), (Some((1, 1)), Some(0)));
+    (0..2).for_each(|_| simulation.step(None));
+    assert_eq!((ready(&simulation), headroom(&simulation)), (Some((2, 0)), Some(1000)));
+    let totals = simulation.totals();
     assert_eq!((totals.lost, totals.starts), (1, 1));
 }
 
 #[test]
 fn crashes_are_seen() {
-    let mut cell = cell("20", Perturbation { crashes_per_hour: 600.0, ..Perturbation::default() });
-    (0..12).for_each(|_| cell.step(None));
-    let crashes = cell.totals().crashes;
-    assert_eq!(cell.state().windows.short.restarts, u32::try_from(crashes).expect("few"), "{:?}", cell.state().windows.short);
+    let mut simulation = simulate("20", Perturbation { crashes_per_hour: 600.0, ..Perturbation::default() });
+    (0..12).for_each(|_| simulation.step(None));
+    let crashes = simulation.totals().crashes;
+    assert_eq!(simulation.state().windows.short.restarts, u32::try_from(crashes).expect("few"), "{:?}", simulation.state().windows.short);
     assert!(crashes > 5, "{crashes}");
 }
 
@@ -160,11 +161,11 @@ fn kills_for_memory_are_seen_and_judged() {
     setup.profile = Arc::new(FunctionProfile { memory, ..FunctionProfile::simple("f", Distribution::constant(Nanos::millis(20))) });
     setup.policy.bounds.memory_mib = Range::new(Mebibytes(50), Mebibytes(100)).expect("a range");
     setup.allocation = Allocation::new(2, 500, 59);
-    let mut cell = Cell::new(setup, 1, 0);
-    cell.step(None);
-    let kills = cell.totals().oom_kills;
-    assert!(kills > 4 && u64::from(cell.state().windows.tick.oom_kills) == kills, "{:?}", cell.state().windows.tick);
-    assert!(cell.reward().terms.kill.value.is_some_and(|value| value > 0.0), "{:?}", cell.reward());
+    let mut simulation = Simulation::new(setup, 1, 0);
+    simulation.step(None);
+    let kills = simulation.totals().oom_kills;
+    assert!(kills > 4 && u64::from(simulation.state().windows.tick.oom_kills) == kills, "{:?}", simulation.state().windows.tick);
+    assert!(simulation.reward().terms.kill.value.is_some_and(|value| value > 0.0), "{:?}", simulation.reward());
 }
 
 #[test]
@@ -184,33 +185,33 @@ fn a_reset_begins_the_same_world_again() {
     let profile = FunctionProfile { startup, workers: 0, ..FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(20))) };
     let crowded =
         |overcommit| Setup { profile: Arc::new(profile.clone()), perturbation: perturbed, nodes: Some(nodes(overcommit)), ..calm.clone() };
-    let live = |cell: &mut Cell| {
+    let live = |simulation: &mut Simulation| {
         let wanted = |tick: u32| tick.is_multiple_of(7).then(|| Allocation::new(1 + tick % 5, 300 + tick, 128));
         (0..100)
             .map(|tick| {
-                cell.step(wanted(tick));
-                let totals = cell.totals().clone();
-                format!("{:?} {:?} {totals:?}", cell.state(), cell.reward())
+                simulation.step(wanted(tick));
+                let totals = simulation.totals().clone();
+                format!("{:?} {:?} {totals:?}", simulation.state(), simulation.reward())
             })
             .collect::<Vec<_>>()
     };
     for setup in [calm.clone(), crowded(1.0), crowded(3.0)] {
-        let mut cell = Cell::new(setup.clone(), 7, 3);
-        let first = live(&mut cell);
-        cell.reset(8);
-        assert_eq!(live(&mut cell), live(&mut Cell::new(setup, 8, 3)));
-        cell.reset(7);
-        assert_eq!(live(&mut cell), first);
+        let mut simulation = Simulation::new(setup.clone(), 7, 3);
+        let first = live(&mut simulation);
+        simulation.reset(8);
+        assert_eq!(live(&mut simulation), live(&mut Simulation::new(setup, 8, 3)));
+        simulation.reset(7);
+        assert_eq!(live(&mut simulation), first);
     }
 }
 
 #[test]
 fn the_state_is_what_the_collector_assembles() {
-    let mut cell = cell("20", Perturbation { metric_lag: Span::seconds(7), ..Perturbation::default() });
+    let mut simulation = simulate("20", Perturbation { metric_lag: Span::seconds(7), ..Perturbation::default() });
     for tick in 0..80 {
-        cell.step((tick == 40).then(|| Allocation::new(4, 700, 200)));
-        let now = timestamp(cell.now());
-        let policy = &cell.setup().policy;
-        assert_eq!(*cell.state(), assemble(policy, moment(now, policy), now, &cell.windows, None));
+        simulation.step((tick == 40).then(|| Allocation::new(4, 700, 200)));
+        let now = timestamp(simulation.now());
+        let policy = &simulation.setup().policy;
+        assert_eq!(*simulation.state(), assemble(policy, moment(now, policy), now, &simulation.windows, None));
     }
 }

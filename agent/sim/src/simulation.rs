@@ -17,13 +17,13 @@ use qscale_common::window::{Windows, assemble};
 use qscale_common::workload::WorkloadRng;
 use rand::RngExt;
 
-use crate::chance::{Purpose, stream};
 use crate::function::{Function, Reading};
 use crate::load::{Load, Source};
 use crate::nanos::Nanos;
 use crate::node::Nodes;
 use crate::perturbation::{Event, Perturbation};
 use crate::profile::{FunctionProfile, Gateway};
+use crate::rng::{Purpose, stream};
 use crate::totals::Totals;
 
 /// When every world begins: a Monday at midnight UTC, so that the time of day means something.
@@ -50,7 +50,7 @@ pub struct Setup {
 
 /// One simulated function under control.
 #[derive(Debug, Clone)]
-pub struct Cell {
+pub struct Simulation {
     setup: Setup,
     index: u64,
     function: Function,
@@ -71,7 +71,7 @@ pub struct Cell {
     verdict: Option<Verdict>,
 }
 
-impl Cell {
+impl Simulation {
     /// Function number `index` of a run of `seed`, when the world begins.
     #[must_use]
     pub fn new(setup: Setup, seed: u64, index: u64) -> Self {
@@ -79,7 +79,7 @@ impl Cell {
         setup.policy.mode = Mode::Active;
         let windows = Windows::new(setup.policy.tick);
         let state = assemble(&setup.policy, moment(BEGIN, &setup.policy), BEGIN, &windows, None);
-        let mut cell = Self {
+        let mut simulation = Self {
             function: function(&setup, seed, index),
             source: setup.load.source(stream(seed, index, Purpose::Arrivals)),
             now: Nanos::ZERO,
@@ -92,35 +92,35 @@ impl Cell {
             windows,
             budget: Budget::default(),
             state,
-            reward: UNJUDGED,
+            reward: NO_REWARD,
             verdict: None,
             index,
             setup,
         };
-        cell.begin();
-        cell
+        simulation.begin();
+        simulation
     }
 
     /// Begins anew, as a run of `seed`, in the memory that it has.
     pub fn reset(&mut self, seed: u64) {
-        self.function.begin_again(seed, self.index);
-        self.setup.load.begin_again(&mut self.source, stream(seed, self.index, Purpose::Arrivals));
+        self.function.reset(seed, self.index);
+        self.setup.load.reset(&mut self.source, stream(seed, self.index, Purpose::Arrivals));
         self.scrape_rng = stream(seed, self.index, Purpose::Scrapes);
         self.now = Nanos::ZERO;
         self.spare.extend(self.late.drain(..));
         self.windows.clear();
         self.budget = Budget::default();
-        (self.reward, self.verdict) = (UNJUDGED, None);
+        (self.reward, self.verdict) = (NO_REWARD, None);
         self.begin();
     }
 
     fn begin(&mut self) {
         self.events.1 = 0;
-        self.function.stretch(self.setup.perturbation.scale_at(Nanos::ZERO));
+        self.function.set_scale(self.setup.perturbation.scale_at(Nanos::ZERO));
         self.function.warm(self.setup.policy.bounds.clamp(self.setup.allocation), Nanos::ZERO);
         // What replicas count before the first tick is where counting begins.
         self.function.scrape(Nanos::ZERO, BEGIN, &mut self.reading);
-        self.know();
+        self.ingest();
         self.close(BEGIN);
     }
 
@@ -131,12 +131,12 @@ impl Cell {
         let lag = Nanos::from(self.setup.perturbation.metric_lag.0).min(Nanos::LONGEST);
         let end = self.now + tick;
         let (late_ticks, late_within) = (lag.0 / tick.0, Nanos(lag.0 % tick.0));
-        self.live(end - late_within);
+        self.advance(end - late_within);
         self.read();
-        self.live(end);
-        if self.arrive(late_ticks as usize) {
-            self.function.tell(timestamp(end), &mut self.reading);
-            self.learn();
+        self.advance(end);
+        if self.deliver(late_ticks as usize) {
+            self.function.read_platform(timestamp(end), &mut self.reading);
+            self.ingest_unless_lost();
         }
         self.close(timestamp(end));
     }
@@ -155,11 +155,11 @@ impl Cell {
     }
 
     /// Advances to `until`, with the events of the perturbation before it.
-    fn live(&mut self, until: Nanos) {
+    fn advance(&mut self, until: Nanos) {
         while let Some((at, event)) = self.events.0.get(self.events.1).copied().filter(|(at, _)| *at < until) {
             self.source.feed(&mut self.function, at);
             match event {
-                Event::Scale => self.function.stretch(self.setup.perturbation.scale_at(at)),
+                Event::Scale => self.function.set_scale(self.setup.perturbation.scale_at(at)),
                 Event::NodeLost(node) => self.function.lose_node(node, at),
                 Event::NodeReturned(node) => self.function.return_node(node, at),
             }
@@ -175,7 +175,7 @@ impl Cell {
     }
 
     /// Lets what was read so many ticks ago arrive; says whether there was anything.
-    fn arrive(&mut self, late_ticks: usize) -> bool {
+    fn deliver(&mut self, late_ticks: usize) -> bool {
         if late_ticks == 0 {
             return true;
         }
@@ -187,15 +187,15 @@ impl Cell {
     }
 
     /// Learns what arrived, unless it was lost.
-    fn learn(&mut self) {
+    fn ingest_unless_lost(&mut self) {
         // Drawn always, so that losing one changes nothing about the next.
         let lost = self.scrape_rng.random::<f64>() < self.setup.perturbation.lost_scrapes;
         if !lost {
-            self.know();
+            self.ingest();
         }
     }
 
-    fn know(&mut self) {
+    fn ingest(&mut self) {
         self.windows.record(&self.reading.scrape);
         self.headroom = self.reading.headroom;
     }
@@ -269,7 +269,7 @@ fn function(setup: &Setup, seed: u64, index: u64) -> Function {
     Function::new(Arc::clone(profile), *gateway, seed, index).on_nodes(*nodes).crashing(perturbation.crashes_per_hour)
 }
 
-const UNJUDGED: Judgement = {
+const NO_REWARD: Judgement = {
     const NOT_MEASURED: qscale_common::contract::Term = qscale_common::contract::Term { value: None, weight: 0.0 };
     const TERMS: qscale_common::contract::Terms = qscale_common::contract::Terms {
         violation: NOT_MEASURED,

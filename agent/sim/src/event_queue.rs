@@ -1,7 +1,7 @@
 //! What happens next among the replicas of one function. Owns a small tournament of times; must not know what happens then.
 //!
 //! A tree of minima over as many leaves as there are replicas: setting one time takes a comparison a level, without a branch that is hard to
-//! foresee, and who wins is known at the root. For the replicas of one function it stays in the first-level cache, where a queue over all functions
+//! schedule, and who wins is known at the root. For the replicas of one function it stays in the first-level cache, where a queue over all functions
 //! would not (`reference/performance.md`).
 
 use std::hint::select_unpredictable;
@@ -10,7 +10,7 @@ use crate::nanos::Nanos;
 
 /// The next time of each slot, and the earliest of all.
 #[derive(Debug, Clone)]
-pub struct Agenda {
+pub struct EventQueue {
     /// Node 1 is the root, node `i` has the children `2 i` and `2 i + 1`, leaves begin at half the length. Each holds a time above its slot, so that of
     /// two the lesser number comes first.
     tree: Vec<u128>,
@@ -22,7 +22,7 @@ fn entry(time: Nanos, slot: usize) -> u128 {
     (u128::from(time.0) << 64) | slot as u128
 }
 
-impl Agenda {
+impl EventQueue {
     /// No slot.
     #[must_use]
     pub fn new() -> Self {
@@ -110,7 +110,7 @@ impl Agenda {
     }
 }
 
-impl Default for Agenda {
+impl Default for EventQueue {
     fn default() -> Self {
         Self::new()
     }
@@ -125,13 +125,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_first_is_the_least(sets in prop::collection::vec((0usize..70, 0u64..100), 1..300)) {
-            let mut agenda = Agenda::new();
+            let mut event_queue = EventQueue::new();
             let mut times = [Nanos::NEVER; 70];
             for (slot, time) in sets {
-                agenda.set(slot, Nanos(time));
+                event_queue.set(slot, Nanos(time));
                 times[slot] = Nanos(time);
-                prop_assert_eq!(agenda.earliest(), times.into_iter().min().expect("some"));
-                prop_assert_eq!(agenda.first(), times.iter().position(|time| *time == agenda.earliest()).expect("some"));
+                prop_assert_eq!(event_queue.earliest(), times.into_iter().min().expect("some"));
+                prop_assert_eq!(event_queue.first(), times.iter().position(|time| *time == event_queue.earliest()).expect("some"));
             }
         }
     }
