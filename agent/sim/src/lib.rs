@@ -24,7 +24,7 @@ pub use function::{Function, Reading};
 pub use load::Load;
 pub use nanos::Nanos;
 pub use node::Nodes;
-pub use perturbation::{LostNode, Payload, Perturbation};
+pub use perturbation::{LostNode, NoisyNeighbour, Payload, Perturbation};
 pub use profile::{Demand, FunctionProfile, Gateway, ProfileScale};
 pub use replica::Path;
 pub use simulation::{Setup, Simulation};

@@ -32,6 +32,9 @@ pub struct Perturbation {
     /// A node that fails for a while; needs a world with nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_node: Option<LostNode>,
+    /// Neighbours on the host that slow the function down for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noisy_neighbour: Option<NoisyNeighbour>,
 }
 
 /// A change of the requests' CPU time.
@@ -55,6 +58,24 @@ pub struct LostNode {
     /// Number of the node, counted from 0. The first replica of a world is placed on node 0.
     #[serde(default)]
     pub node: u32,
+}
+
+/// Contention for caches, memory bandwidth and hardware threads of the host: the same work takes more CPU time, as the quota and CPU counters see it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoisyNeighbour {
+    /// Begin, since the start of the world.
+    pub at: Span,
+    /// Duration.
+    pub lasts: Span,
+    /// Factor of the requests' CPU time, 0 to 1,000; measured values are 1.1 to 2.
+    pub factor: f64,
+}
+
+impl NoisyNeighbour {
+    fn end(&self) -> Span {
+        Span(self.at.0.saturating_add(self.lasts.0))
+    }
 }
 
 /// A change of the world at an instant.
@@ -107,7 +128,15 @@ pub enum InvalidPerturbation {
 impl Default for Perturbation {
     /// No disturbance.
     fn default() -> Self {
-        Self { metric_lag: Span::millis(0), lost_scrapes: 0.0, startup: 1.0, payload: None, crashes_per_hour: 0.0, lost_node: None }
+        Self {
+            metric_lag: Span::millis(0),
+            lost_scrapes: 0.0,
+            startup: 1.0,
+            payload: None,
+            crashes_per_hour: 0.0,
+            lost_node: None,
+            noisy_neighbour: None,
+        }
     }
 }
 
@@ -124,10 +153,12 @@ impl Perturbation {
             return Err(InvalidPerturbation::TooLong { field: "metric_lag", value: self.metric_lag, most: Self::MAX_LAG });
         }
         let payload = self.payload.map_or(1.0, |payload| payload.factor);
+        let noisy = self.noisy_neighbour.map_or(1.0, |noisy| noisy.factor);
         for (field, value, most) in [
             ("lost_scrapes", self.lost_scrapes, 1.0),
             ("startup", self.startup, 1e3),
             ("payload.factor", payload, 1e3),
+            ("noisy_neighbour.factor", noisy, 1e3),
             ("crashes_per_hour", self.crashes_per_hour, 3600.0),
         ] {
             if !(0.0..=most).contains(&value) {
@@ -147,12 +178,16 @@ impl Perturbation {
     #[must_use]
     pub fn scale_at(&self, now: Nanos) -> ProfileScale {
         let payload = self.payload.filter(|payload| Nanos::from(payload.from.0) <= now);
-        ProfileScale { cpu: payload.map_or(1.0, |payload| payload.factor), startup: self.startup }
+        let noisy = self.noisy_neighbour.filter(|noisy| (Nanos::from(noisy.at.0)..noisy.end().0.into()).contains(&now));
+        let cpu = payload.map_or(1.0, |payload| payload.factor) * noisy.map_or(1.0, |noisy| noisy.factor);
+        ProfileScale { cpu, startup: self.startup }
     }
 
     /// Instants since the start of the world at which a disturbance begins; time to recover is measured from there.
     pub fn onsets(&self) -> impl Iterator<Item = Span> {
-        self.payload.map(|payload| payload.from).into_iter().chain(self.lost_node.map(|lost| lost.at))
+        let onsets =
+            [self.payload.map(|payload| payload.from), self.lost_node.map(|lost| lost.at), self.noisy_neighbour.map(|noisy| noisy.at)];
+        onsets.into_iter().flatten()
     }
 
     /// Everything that happens at an instant, in order of time.
@@ -165,11 +200,15 @@ impl Perturbation {
             events.push((at.0.into(), Event::NodeLost(node)));
             events.push((at.0.saturating_add(lasts.0).into(), Event::NodeReturned(node)));
         }
+        if let Some(noisy) = self.noisy_neighbour {
+            events.push((noisy.at.0.into(), Event::Scale));
+            events.push((noisy.end().0.into(), Event::Scale));
+        }
         events.sort_by_key(|(at, _)| *at);
         events
     }
 
-    /// A random perturbation for training, in a world of `length` without nodes.
+    /// A random perturbation for training, in a world of `length` without nodes. Neighbours are never noisy in training.
     #[must_use]
     pub fn draw(rng: &mut impl Rng, length: Duration) -> Self {
         let mut drawn = Self::default();

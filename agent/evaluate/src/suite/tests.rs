@@ -78,6 +78,23 @@ fn what_makes_no_sense_is_refused_with_place_and_value() {
 }
 
 #[test]
+fn a_perturbation_has_the_fields_of_the_simulator() {
+    let with = |fields: &str| format!("{SMALL}\n[[perturbations]]\nname = \"p\"\n{fields}\n");
+    let suite = read(&with("startup = 2\nnoisy_neighbour = { at = \"30s\", lasts = \"30s\", factor = 1.5 }")).expect("a suite");
+    let perturbation = suite.perturbation("p").expect("listed").perturbation;
+    assert_eq!(perturbation.startup, 2.0);
+    assert_eq!(perturbation.noisy_neighbour.map(|noisy| noisy.factor), Some(1.5));
+    assert_eq!(perturbation.onsets().collect::<Vec<_>>(), [Span::seconds(30)]);
+    for (fields, place) in [("slowness = 2", "slowness"), ("startup = 2000", "startup"), ("metric_lag = \"2h\"", "metric_lag")] {
+        let error = read(&with(fields)).expect_err(fields).to_string();
+        assert!(error.contains("perturbations") && error.contains(place), "{error}");
+    }
+    // Fields that are off by default are left out, so that a suite is written as before they existed.
+    let written = serde_json::to_string(&Perturbation::default()).expect("writes");
+    assert_eq!(written, r#"{"metric_lag":"0s","lost_scrapes":0.0,"startup":1.0,"crashes_per_hour":0.0}"#);
+}
+
+#[test]
 fn a_grid_is_every_combination_after_the_default() {
     let entry = Entry {
         params: json!({"a": 1, "hpa": {"tolerance": 0.1}}),

@@ -6,6 +6,7 @@ use qscale_common::workload::Gaps;
 
 use super::*;
 use crate::distribution::Distribution;
+use crate::perturbation::NoisyNeighbour;
 use crate::profile::{Memory, Startup};
 
 fn setup(rate: &str, perturbation: Perturbation) -> Setup {
@@ -24,6 +25,21 @@ fn setup(rate: &str, perturbation: Perturbation) -> Setup {
 
 fn simulate(rate: &str, perturbation: Perturbation) -> Simulation {
     Simulation::new(setup(rate, perturbation), 1, 0)
+}
+
+#[test]
+fn a_noisy_neighbour_raises_cpu_time_while_it_lasts() {
+    let noisy_neighbour = Some(NoisyNeighbour { at: Span::seconds(10), lasts: Span::seconds(20), factor: 1.5 });
+    let mut simulation = simulate("20", Perturbation { noisy_neighbour, ..Perturbation::default() });
+    let cores: Vec<f64> = (0..8)
+        .map(|_| {
+            simulation.step(None);
+            simulation.state().cores_used(&simulation.state().windows.tick).expect("measured")
+        })
+        .collect();
+    // 20 requests a second of 20 ms each; 30 ms from second 10 to 30.
+    let expected = [0.4, 0.4, 0.6, 0.6, 0.6, 0.6, 0.4, 0.4];
+    assert!(cores.iter().zip(expected).all(|(cores, expected)| (cores - expected).abs() < 0.02), "{cores:?}");
 }
 
 #[test]
