@@ -13,7 +13,7 @@ use qscale_common::contract::State;
 use qscale_common::time::Tick;
 use serde::{Deserialize, Serialize};
 
-use crate::inputs::{self, MOST, measured};
+use crate::inputs::{self, MAX_VALUE as MOST, measured};
 use gaps::Gaps;
 use season::Season;
 

@@ -12,7 +12,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Decision, HoldReason, Memory, Policy};
+use crate::{Decision, HoldReason, Memory, Policy, Rule};
 
 /// The threshold rule and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,7 +1,7 @@
-//! A world of functions in virtual time: requests, replicas, CPU quotas, starts and queues, simulated one by one.
+//! Event-driven simulation of serverless functions in virtual time: requests, replicas, CPU quotas, starts and queues.
 //!
-//! Pure: no I/O, no clock, and chance only from seeds. What it shows are Scrapes, the same that a collector reads from a platform, so that windows, reward
-//! and guard are production's own.
+//! Pure: no I/O, no clock, random numbers only from seeds. It produces Scrapes like those a collector reads from a platform, so windows, reward and guard are the
+//! production code.
 
 pub mod cpu;
 pub mod distribution;

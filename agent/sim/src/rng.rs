@@ -1,25 +1,25 @@
-//! Chance: streams of random numbers that belong to one purpose each. Owns seeds; must not know what is drawn.
+//! Random numbers: a stream for each purpose. Owns seeds; must not know what is drawn.
 //!
-//! Common random numbers: a stream is named by the seed of the run, the function and the purpose, and the n-th request (start, scrape) takes the n-th
-//! draw whatever a policy does. Two policies under one seed meet the same arrivals, the same demands and the same starts.
+//! Common random numbers: a stream is selected by the seed of the run, the function and the purpose, and the n-th request (start, scrape) uses the n-th draw
+//! whatever a policy does. Two policies with one seed have the same arrivals, demands and starts.
 
 use qscale_common::workload::WorkloadRng;
 use rand::SeedableRng;
 
-/// What a stream is drawn for.
+/// Purpose of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// When requests arrive.
+    /// Arrivals of requests.
     Arrivals,
-    /// What a request asks of its replica.
+    /// Demands of requests.
     Demands,
-    /// How long a replica takes to start.
+    /// Demands of starts.
     Starts,
-    /// Which scrapes are lost.
+    /// Lost scrapes.
     Scrapes,
-    /// What a policy draws.
+    /// Draws of the policy.
     Policy,
-    /// How long a replica runs until it crashes.
+    /// Times to a crash.
     Crashes,
 }
 
@@ -29,7 +29,7 @@ pub fn stream(seed: u64, function: u64, purpose: Purpose) -> WorkloadRng {
     WorkloadRng::seed_from_u64(mixed(mixed(mixed(seed) ^ function) ^ purpose as u64))
 }
 
-/// One round of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), so that neighbouring numbers have nothing in common.
+/// One round of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), which decorrelates neighbouring numbers.
 fn mixed(number: u64) -> u64 {
     let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

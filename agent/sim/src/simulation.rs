@@ -1,7 +1,7 @@
-//! One function with what production puts around it: load, Scrapes, windows, State, guard and reward. Owns the order of a tick; must not decide.
+//! Simulation of one function under control: load, Scrapes, windows, State, guard and reward. Owns the order of a tick; must not decide.
 //!
-//! A tick: what is wanted passes the guard and is in force at once; the world lives through the tick; what can be seen of it then is read, or was some time ago
-//! where measurements are asked to be late, but for what the platform itself tells, which is never late; or not at all; the windows close, and the State and the reward follow as the collector makes them.
+//! A tick: the wanted allocation passes the guard and applies at once; time advances by the tick, with the events of the perturbation; measurements are read, late
+//! or lost as the perturbation says, while the platform's own part is never late; the windows close, and State and reward follow from the collector's own code.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,29 +26,29 @@ use crate::profile::{FunctionProfile, Gateway};
 use crate::rng::{Purpose, stream};
 use crate::totals::Totals;
 
-/// When every world begins: a Monday at midnight UTC, so that the time of day means something.
+/// Start of every simulation: a Monday at midnight UTC, so that the time of day is meaningful.
 pub const BEGIN: Timestamp = Timestamp(1_735_516_800_000);
 
-/// What is simulated.
+/// Setup of a simulation.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// The function.
     pub profile: Arc<FunctionProfile>,
-    /// Its gateway.
+    /// Gateway limits.
     pub gateway: Gateway,
-    /// Objective, bounds, prices, weights, guardrails and tick. Its mode is taken for `active`.
+    /// Objective, bounds, prices, weights, guardrails and tick. Its mode is treated as `active`.
     pub policy: ScalingPolicy,
-    /// What it has when the world begins, ready; brought within the policy's bounds.
+    /// Initial allocation, ready at the start; clamped to the bounds.
     pub allocation: Allocation,
-    /// Its load.
+    /// Load.
     pub load: Load,
-    /// Disturbances of the world.
+    /// Disturbances.
     pub perturbation: Perturbation,
-    /// The machines that it has for itself; `None` is as many as it takes.
+    /// Nodes for this function alone; `None` without limit.
     pub nodes: Option<Nodes>,
 }
 
-/// One simulated function under control.
+/// A simulated function under control.
 #[derive(Debug, Clone)]
 pub struct Simulation {
     setup: Setup,
@@ -60,7 +60,7 @@ pub struct Simulation {
     events: (Vec<(Nanos, Event)>, usize),
     scrape_rng: WorkloadRng,
     headroom: Option<Headroom>,
-    /// What was read and is not known yet, oldest first.
+    /// Readings that are not delivered yet, oldest first.
     late: VecDeque<Reading>,
     spare: Vec<Reading>,
     reading: Reading,
@@ -72,7 +72,7 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// Function number `index` of a run of `seed`, when the world begins.
+    /// Function `index` of a run of `seed`, at its start.
     #[must_use]
     pub fn new(setup: Setup, seed: u64, index: u64) -> Self {
         let mut setup = setup;
@@ -101,7 +101,7 @@ impl Simulation {
         simulation
     }
 
-    /// Begins anew, as a run of `seed`, in the memory that it has.
+    /// Restarts as a run of `seed`, reusing memory.
     pub fn reset(&mut self, seed: u64) {
         self.function.reset(seed, self.index);
         self.setup.load.reset(&mut self.source, stream(seed, self.index, Purpose::Arrivals));
@@ -118,13 +118,13 @@ impl Simulation {
         self.events.1 = 0;
         self.function.set_scale(self.setup.perturbation.scale_at(Nanos::ZERO));
         self.function.warm(self.setup.policy.bounds.clamp(self.setup.allocation), Nanos::ZERO);
-        // What replicas count before the first tick is where counting begins.
+        // Counters before the first tick are the baseline.
         self.function.scrape(Nanos::ZERO, BEGIN, &mut self.reading);
         self.ingest();
         self.close(BEGIN);
     }
 
-    /// Lives through one tick with what is wanted, as far as the guard permits; `None` wants nothing else than there is.
+    /// Advances by one tick with a wanted allocation, as far as the guard permits; `None` keeps the current one.
     pub fn step(&mut self, wanted: Option<Allocation>) {
         self.verdict = wanted.map(|wanted| self.decided(wanted));
         let tick = Nanos::from(self.setup.policy.tick.duration());
@@ -174,7 +174,7 @@ impl Simulation {
         self.function.scrape(self.now, timestamp(self.now), &mut self.reading);
     }
 
-    /// Lets what was read so many ticks ago arrive; says whether there was anything.
+    /// Delivers the reading of `late_ticks` ticks ago; returns whether there is one.
     fn deliver(&mut self, late_ticks: usize) -> bool {
         if late_ticks == 0 {
             return true;
@@ -186,9 +186,9 @@ impl Simulation {
         arrived
     }
 
-    /// Learns what arrived, unless it was lost.
+    /// Ingests the delivered reading, unless it is lost.
     fn ingest_unless_lost(&mut self) {
-        // Drawn always, so that losing one changes nothing about the next.
+        // Always drawn, so that a loss does not change later draws.
         let lost = self.scrape_rng.random::<f64>() < self.setup.perturbation.lost_scrapes;
         if !lost {
             self.ingest();
@@ -211,53 +211,53 @@ impl Simulation {
         }
     }
 
-    /// What an agent sees.
+    /// The current State.
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// What the last tick was worth.
+    /// Reward of the last tick.
     #[must_use]
     pub fn reward(&self) -> &Judgement {
         &self.reward
     }
 
-    /// What the guard said to what was wanted last; `None` where nothing was.
+    /// The guard's verdict on the last wanted allocation, if there was one.
     #[must_use]
     pub fn verdict(&self) -> Option<&Verdict> {
         self.verdict.as_ref()
     }
 
-    /// What really happened since the world began, or since it was last taken.
+    /// True totals since the start, or since they were last taken.
     pub fn totals(&mut self) -> &Totals {
         self.function.totals(self.now)
     }
 
-    /// Takes what really happened since the world began, or since it was last taken, into `interval`, whose memory is used again. Scrapes go on counting.
+    /// Moves the true totals into `interval`, reusing its memory, and starts new ones. Counters in Scrapes continue.
     pub fn take_interval(&mut self, interval: &mut Totals) {
         self.function.take_interval(self.now, interval);
     }
 
-    /// The function in its world.
+    /// The simulated function.
     #[must_use]
     pub fn function(&self) -> &Function {
         &self.function
     }
 
-    /// What is simulated.
+    /// Setup of a simulation.
     #[must_use]
     pub fn setup(&self) -> &Setup {
         &self.setup
     }
 
-    /// Time since the world began.
+    /// Time since the start.
     #[must_use]
     pub fn now(&self) -> Nanos {
         self.now
     }
 
-    /// Bytes that the function and its windows take.
+    /// Size of function and windows in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.function.memory_bytes() - size_of::<Function>() + self.windows.memory_bytes() - size_of::<Windows>()
@@ -281,7 +281,7 @@ const NO_REWARD: Judgement = {
     Judgement { value: None, terms: TERMS, completion: None, latency_ms: None, cost_per_hour: None }
 };
 
-/// The instant `now` of a world as production writes it.
+/// Timestamp of the instant `now`.
 #[must_use]
 pub fn timestamp(now: Nanos) -> Timestamp {
     BEGIN.plus(Duration::from(now))
@@ -291,7 +291,7 @@ fn moment(now: Timestamp, policy: &ScalingPolicy) -> Moment {
     Moment { epoch: Epoch(BEGIN.0), tick: Tick::at(now, policy.tick) }
 }
 
-/// Makes `state` what [`assemble`] would make, in the memory that it has: names, objective, bounds and prices stay.
+/// Updates `state` to the result of [`assemble`], reusing its memory: names, objective, bounds and prices stay.
 fn refresh(state: &mut State, policy: &ScalingPolicy, moment: Moment, now: Timestamp, windows: &Windows) {
     state.tick = moment.tick;
     state.observed_at_ms = now;
