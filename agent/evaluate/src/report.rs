@@ -8,13 +8,13 @@ mod html;
 mod markdown;
 mod number;
 mod plot;
+mod sentences;
 mod table;
 mod terminal;
-mod words;
 
 pub use chart::{Curve, Panel, chart};
 pub use csv::{csv_runs, csv_summary};
 pub use html::html;
 pub use markdown::markdown;
+pub use sentences::headline;
 pub use terminal::terminal;
-pub use words::headline;

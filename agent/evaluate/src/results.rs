@@ -71,12 +71,12 @@ pub struct Settings {
     pub quick: bool,
     /// The trace that was played; absent for patterns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<Played>,
+    pub trace: Option<TracePart>,
 }
 
 /// A trace and the part of it that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Played {
+pub struct TracePart {
     /// Last part of its path, as a name.
     pub name: String,
     /// Functions that were kept.
@@ -212,12 +212,12 @@ pub struct Timeline {
     pub seed: u64,
     /// The columns.
     #[serde(flatten)]
-    pub course: Course,
+    pub course: TimeSeries,
 }
 
 /// What a run did, interval by interval. All columns are equally long.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Course {
+pub struct TimeSeries {
     /// Seconds since the beginning at which each interval ends.
     pub until_s: Vec<f64>,
     /// Requests a second that arrived.
@@ -234,10 +234,10 @@ pub struct Course {
     pub violated: Vec<f64>,
 }
 
-impl Course {
+impl TimeSeries {
     /// Two courses over the same intervals as one: sums, and the latency of neither, which no sum tells.
     #[must_use]
-    pub fn together(one: Option<Course>, other: Option<Course>) -> Option<Course> {
+    pub fn together(one: Option<TimeSeries>, other: Option<TimeSeries>) -> Option<TimeSeries> {
         let (Some(mut one), Some(other)) = (one.clone(), other.clone()) else { return one.or(other) };
         let add = |sums: &mut [f64], values: &[f64]| sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         add(&mut one.rate_rps, &other.rate_rps);
@@ -251,15 +251,15 @@ impl Course {
 
     /// The course of `functions` functions, as it is written: shares instead of counts, and every number rounded.
     #[must_use]
-    pub fn averaged(mut self, functions: usize) -> Course {
+    pub fn averaged(mut self, functions: usize) -> TimeSeries {
         self.violated.iter_mut().for_each(|violated| *violated /= functions.max(1) as f64);
         self.rounded()
     }
 
     /// Every number as precise as it is written; a reader of JSON may miss one by its last bit.
     #[must_use]
-    pub fn rounded(mut self) -> Course {
-        let Course { until_s, rate_rps, replicas, cores, latency_ms, waiting, violated } = &mut self;
+    pub fn rounded(mut self) -> TimeSeries {
+        let TimeSeries { until_s, rate_rps, replicas, cores, latency_ms, waiting, violated } = &mut self;
         for column in [until_s, rate_rps, replicas, cores, waiting, violated] {
             column.iter_mut().for_each(|value| *value = rounded(*value));
         }

@@ -1,4 +1,4 @@
-//! One run: a competitor in an arena under a seed. Owns the loop of State, decision and tick; knows neither files nor threads.
+//! One run: a competitor in an simulation under a seed. Owns the loop of State, decision and tick; knows neither files nor threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use qscale_sim::simulation::timestamp;
 use qscale_sim::{Simulation, Totals};
 use serde_json::Value;
 
-use crate::arena::{Arena, World};
-use crate::measure::{Meter, Tally, Yardstick};
-use crate::pace::Pace;
-use crate::results::{Course, Measures};
-use crate::roster::{Fate, Roster};
+use crate::cell::{CellFunction, EvaluationCell};
+use crate::decision_latency::DecisionLatency;
+use crate::measure::{Criteria, RunMeter, RunSums};
+use crate::policy_set::{PolicySet, RunContext};
+use crate::results::{Measures, TimeSeries};
 
 /// A competitor as it comes to a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Contestant {
+pub struct RunSpec {
     /// What it is called.
     pub name: String,
     /// Its policy.
@@ -37,7 +37,7 @@ pub struct Contestant {
 /// What runs share.
 pub struct Conditions<'a> {
     /// Makes policies.
-    pub roster: &'a dyn Roster,
+    pub policy_set: &'a dyn PolicySet,
     /// What the terms of the loss weigh.
     pub weights: RewardWeights,
     /// Within what time a change is a reversal of the one before.
@@ -61,7 +61,7 @@ pub enum RunError {
 
 /// What a run gives.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Lived {
+pub struct RunResult {
     /// Its measures.
     pub measures: Measures,
     /// Latencies of what was answered well in the measured part.
@@ -69,96 +69,102 @@ pub struct Lived {
     /// Requests that failed in it.
     pub failed: u64,
     /// Its course, where that was wanted.
-    pub course: Option<Course>,
+    pub course: Option<TimeSeries>,
     /// How long decisions took.
-    pub pace: Pace,
+    pub decision_latency: DecisionLatency,
 }
 
-/// Runs of one competitor in one arena, one seed after the other.
+/// Runs of one competitor in one simulation, one seed after the other.
 pub struct Runner<'a> {
     conditions: &'a Conditions<'a>,
-    arena: &'a Arena,
-    contestant: &'a Contestant,
+    simulation: &'a EvaluationCell,
+    spec: &'a RunSpec,
     /// The simulated function of the last run, begun anew where the next one is of the same world.
-    cell: Option<Simulation>,
+    simulation: Option<Simulation>,
     interval: Totals,
 }
 
 impl<'a> Runner<'a> {
-    /// Runs of `contestant` in `arena`.
+    /// Runs of `spec` in `simulation`.
     #[must_use]
-    pub fn new(conditions: &'a Conditions<'a>, arena: &'a Arena, contestant: &'a Contestant) -> Self {
-        Self { conditions, arena, contestant, cell: None, interval: Totals::default() }
+    pub fn new(conditions: &'a Conditions<'a>, simulation: &'a EvaluationCell, spec: &'a RunSpec) -> Self {
+        Self { conditions, simulation, spec, simulation: None, interval: Totals::default() }
     }
 
     /// The run of `seed`; `lived` is called after each function.
     ///
     /// # Errors
     /// When it is stopped, or the competitor cannot be made.
-    pub fn run(&mut self, seed: u64, with_course: bool, mut lived: impl FnMut()) -> Result<Lived, RunError> {
-        let (mut tally, mut course, mut pace) = (Tally::default(), None, Pace::default());
-        let arena = self.arena;
-        for world in &arena.worlds {
-            let (one, its_course) = self.live(world, seed, with_course, &mut pace)?;
-            tally.include(&one);
-            course = Course::together(course, its_course);
+    pub fn run(&mut self, seed: u64, with_course: bool, mut lived: impl FnMut()) -> Result<RunResult, RunError> {
+        let (mut sums, mut course, mut decision_latency) = (RunSums::default(), None, DecisionLatency::default());
+        let simulation = self.simulation;
+        for world in &simulation.functions {
+            let (one, its_course) = self.live(world, seed, with_course, &mut decision_latency)?;
+            sums.include(&one);
+            course = TimeSeries::together(course, its_course);
             lived();
         }
-        let course = course.map(|course| course.averaged(arena.worlds.len()));
-        let failed = tally.totals.unanswered();
-        Ok(Lived { measures: tally.measures(&self.conditions.weights), latency: tally.totals.latency, failed, course, pace })
+        let course = course.map(|course| course.averaged(simulation.functions.len()));
+        let failed = sums.totals.unanswered();
+        Ok(RunResult { measures: sums.measures(&self.conditions.weights), latency: sums.totals.latency, failed, course, decision_latency })
     }
 
-    fn live(&mut self, world: &World, seed: u64, with_course: bool, pace: &mut Pace) -> Result<(Tally, Option<Course>), RunError> {
-        let (conditions, stretch) = (self.conditions, self.arena.stretch);
-        let setup = world.setup(self.contestant.tick, self.contestant.lag, seed, stretch.length());
-        let fate = Fate { setup: &setup, seed, index: world.index, length: stretch.length() };
-        let made = conditions.roster.policy(&self.contestant.policy, &self.contestant.params, Some(&fate));
+    fn live(
+        &mut self,
+        world: &CellFunction,
+        seed: u64,
+        with_course: bool,
+        decision_latency: &mut DecisionLatency,
+    ) -> Result<(RunSums, Option<TimeSeries>), RunError> {
+        let (conditions, measurement) = (self.conditions, self.simulation.measurement);
+        let setup = world.setup(self.spec.tick, self.spec.lag, seed, measurement.length());
+        let context = RunContext { setup: &setup, seed, index: world.index, length: measurement.length() };
+        let made = conditions.policy_set.policy(&self.spec.policy, &self.spec.params, Some(&context));
         let policy = made.map_err(RunError::Competitor)?;
-        let yardstick = Yardstick::new(&setup, stretch, conditions.reversal_within);
-        let mut meter = Meter::new(&yardstick, &world.disturbed, with_course);
-        let alike = self.arena.worlds.len() == 1 && !world.varies();
-        let mut cell = match self.cell.take().filter(|_| alike) {
-            Some(mut cell) => {
-                cell.reset(seed);
-                cell
+        let criteria = Criteria::new(&setup, measurement, conditions.reversal_within);
+        let mut meter = RunMeter::new(&criteria, &world.disturbed, with_course);
+        let alike = self.simulation.functions.len() == 1 && !world.varies();
+        let mut simulation = match self.simulation.take().filter(|_| alike) {
+            Some(mut simulation) => {
+                simulation.reset(seed);
+                simulation
             }
             None => Simulation::new(setup, seed, world.index),
         };
         let (mut memory, mut rng) = (Memory::default(), stream(seed, world.index, Purpose::Policy));
-        let ticks = (stretch.interval.as_nanos() / self.contestant.tick.duration().as_nanos()) as u32;
-        for _ in 0..stretch.warm_up + stretch.measured {
+        let ticks = (measurement.interval.as_nanos() / self.spec.tick.duration().as_nanos()) as u32;
+        for _ in 0..measurement.warm_up + measurement.measured {
             for _ in 0..ticks {
                 if conditions.stop.load(Ordering::Relaxed) {
                     return Err(RunError::Stopped);
                 }
-                tick(&mut cell, policy.as_ref(), &mut memory, &mut rng, &mut meter, pace, conditions.clock);
+                tick(&mut simulation, policy.as_ref(), &mut memory, &mut rng, &mut meter, decision_latency, conditions.clock);
             }
-            cell.take_interval(&mut self.interval);
-            let (replicas, waiting) = (cell.function().allocation().replicas.0, cell.function().queued());
+            simulation.take_interval(&mut self.interval);
+            let (replicas, waiting) = (simulation.function().allocation().replicas.0, simulation.function().queued());
             meter.interval(&self.interval, replicas, waiting);
         }
-        self.cell = Some(cell);
+        self.simulation = Some(simulation);
         Ok(meter.finish())
     }
 }
 
 /// Decides once and lives through a tick.
 fn tick(
-    cell: &mut Simulation,
+    simulation: &mut Simulation,
     policy: &dyn Policy,
     memory: &mut Memory,
     rng: &mut qscale_common::workload::WorkloadRng,
-    meter: &mut Meter<'_>,
-    pace: &mut Pace,
+    meter: &mut RunMeter<'_>,
+    decision_latency: &mut DecisionLatency,
     clock: Option<&(dyn Fn() -> Duration + Sync)>,
 ) {
-    let now = cell.now();
-    let decision = pace.time(clock, || policy.decide(cell.state(), memory, timestamp(now), rng));
-    let before = cell.function().allocation();
-    cell.step(decision.wanted());
-    if let Some(Verdict::Apply { allocation, .. }) = cell.verdict()
-        && let Some(direction) = direction(&cell.setup().policy.prices, before, *allocation)
+    let now = simulation.now();
+    let decision = decision_latency.time(clock, || policy.decide(simulation.state(), memory, timestamp(now), rng));
+    let before = simulation.function().allocation();
+    simulation.step(decision.wanted());
+    if let Some(Verdict::Apply { allocation, .. }) = simulation.verdict()
+        && let Some(direction) = direction(&simulation.setup().policy.prices, before, *allocation)
     {
         meter.acted(now.into(), direction);
     }

@@ -5,20 +5,20 @@
 
 mod bootstrap;
 mod comparison;
-mod front;
 mod gap;
 mod holm;
+mod pareto;
 mod sample;
 mod sign_flip;
 mod summary;
 mod wilcoxon;
 
 pub use bootstrap::{Bootstrap, Estimate, Interval};
-pub use comparison::{Comparison, Direction, Judged, Paired, Verdict};
-pub use front::pareto;
-pub use gap::{GAP_MEASURE, Share, share_of_gap};
+pub use comparison::{Comparison, ComparisonVerdict, DifferenceSign, Finding, Paired};
+pub use gap::{GAP_MEASURE, GapShare, share_of_gap};
 pub use holm::holm;
+pub use pareto::pareto;
 pub use sample::{Sample, StatisticsError};
 pub use sign_flip::sign_flip;
-pub use summary::{KEY_MEASURES, Line, Part, Scope, Summary, SummaryOptions, UnknownReference, summarise};
+pub use summary::{KEY_MEASURES, Scope, Summary, SummaryLine, SummaryOptions, SummaryPart, UnknownReference, summarise};
 pub use wilcoxon::{Wilcoxon, wilcoxon};

@@ -2,8 +2,8 @@
 
 mod check;
 mod competitor;
+mod filter;
 mod function;
-mod narrow;
 mod shipped;
 mod trace;
 
@@ -16,9 +16,9 @@ use qscale_sim::Perturbation;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use competitor::{Entry, Grid, told_besides};
+pub use competitor::{CompetitorEntry, Grid, with_params};
+pub use filter::SuiteFilter;
 pub use function::{FunctionEntry, Profile};
-pub use narrow::Narrow;
 pub use shipped::{SHIPPED, Shipped};
 pub use trace::TraceEntry;
 
@@ -73,7 +73,7 @@ pub struct Suite {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceEntry>,
     /// Who competes.
-    pub competitors: Vec<Entry>,
+    pub competitors: Vec<CompetitorEntry>,
     /// How rules are tuned.
     #[serde(default)]
     pub tuning: TuningPlan,

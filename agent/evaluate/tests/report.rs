@@ -1,8 +1,8 @@
 //! What people see of results.
 
-mod made_up;
+mod fixtures;
 
-use made_up::{Size, results};
+use fixtures::{Size, results};
 use qscale_evaluate::report;
 use qscale_evaluate::statistics::{Bootstrap, Summary, SummaryOptions, summarise};
 use qscale_evaluate::{Measure, Results};

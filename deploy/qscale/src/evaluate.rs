@@ -15,9 +15,9 @@ use anyhow::Context;
 use clap::Args;
 use qscale_common::document::Format;
 use qscale_common::runtime::clock;
-use qscale_evaluate::evaluation::jobs::{Ledger, Outcome, Progress};
-use qscale_evaluate::suite::{Narrow, SHIPPED};
-use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
+use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, Progress};
+use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
+use qscale_evaluate::{EvaluateError, Evaluation, EvaluationRequest, Options, Suite};
 
 use self::progress::Bar;
 use self::roster::All;
@@ -136,7 +136,7 @@ fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
     if let Some(entry) = &mut suite.trace {
         arguments.trace.apply(entry)?;
     }
-    let narrow = Narrow {
+    let narrow = SuiteFilter {
         policies: arguments.policies.clone(),
         functions: arguments.functions.clone(),
         workloads: arguments.workloads.clone(),
@@ -165,13 +165,13 @@ fn default_out(locate: &Locate, suite: &Suite, arguments: &EvaluateArgs) -> Path
 }
 
 fn plan(suite: Suite, arguments: &EvaluateArgs) -> anyhow::Result<Evaluation> {
-    let asked = Asked { command: command(arguments), tune: arguments.tune, quick: arguments.quick };
+    let asked = EvaluationRequest { command: command(arguments), tune: arguments.tune, quick: arguments.quick };
     if suite.trace.is_none() {
         return Ok(Evaluation::of_patterns(suite, asked)?);
     }
     let trace = arguments.trace.read(&suite)?;
     let (arenas, played) =
-        qscale_evaluate::trace::arenas(&suite, &trace, &arguments.trace.name().unwrap_or_default()).map_err(anyhow::Error::msg)?;
+        qscale_evaluate::trace::cells(&suite, &trace, &arguments.trace.name().unwrap_or_default()).map_err(anyhow::Error::msg)?;
     Ok(Evaluation::of_trace(suite, arenas, asked, played)?)
 }
 
@@ -222,16 +222,16 @@ fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &P
 
 /// Keeps what is done in the journal, and shows how far it is.
 struct Desk {
-    journal: Journal<Outcome>,
+    journal: Journal<JobOutcome>,
     bar: Bar,
 }
 
 impl Ledger for Desk {
-    fn recall(&mut self, key: &str) -> Option<Outcome> {
+    fn recall(&mut self, key: &str) -> Option<JobOutcome> {
         self.journal.recall(key)
     }
 
-    fn record(&mut self, key: &str, outcome: &Outcome) -> Result<(), String> {
+    fn record(&mut self, key: &str, outcome: &JobOutcome) -> Result<(), String> {
         self.journal.record(key, outcome).map_err(|error| format!("{error:#}"))
     }
 

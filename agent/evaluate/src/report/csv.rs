@@ -3,7 +3,7 @@
 use csv::Writer;
 
 use crate::results::{Competitor, Measure, Results, Variant};
-use crate::statistics::{Comparison, Estimate, Line, Paired, Part, Summary};
+use crate::statistics::{Comparison, Estimate, Paired, Summary, SummaryLine, SummaryPart};
 
 /// One row a run: who, where, which seed, and every measure with its unit in the header. Shares are of one. What was not measured is empty.
 #[must_use]
@@ -63,7 +63,7 @@ const HEADER: [&str; 20] = [
 
 type Row = [String; HEADER.len()];
 
-fn rows(results: &Results, summary: &Summary, part: &Part, line: &Line) -> Vec<Row> {
+fn rows(results: &Results, summary: &Summary, part: &SummaryPart, line: &SummaryLine) -> Vec<Row> {
     let currency = &results.settings.currency;
     let [name, variant, _] = columns(&results.competitors[line.competitor]);
     let row = |quantity: String, unit: String| {

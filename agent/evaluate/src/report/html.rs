@@ -7,9 +7,9 @@ mod latency;
 mod scatter;
 mod tables;
 
-use super::words::{self, headline};
+use super::sentences::{self, headline};
 use crate::results::{Results, Variant};
-use crate::statistics::{Part, Scope, Summary, Verdict};
+use crate::statistics::{ComparisonVerdict, Scope, Summary, SummaryPart};
 
 /// The report as HTML.
 #[must_use]
@@ -74,7 +74,7 @@ fn compared(results: &Results) -> String {
         "<p>{}</p>\n{shortened}<p>{}.</p>\n<pre><code>{}</code></pre>\n<details><summary>The suite as it was registered, and the seeds</summary>\n\
          <p>Seeds: {}</p>\n{validation}<pre><code>{}</code></pre></details>\n",
         escape(&results.suite.description),
-        escape(&words::what(results)),
+        escape(&sentences::what(results)),
         escape(&settings.command),
         seeds(&settings.seeds),
         document.lines().map(escape).collect::<Vec<_>>().join("\n"),
@@ -110,7 +110,7 @@ fn panels(results: &Results, summary: &Summary) -> String {
     ];
     let mut out = String::new();
     for (title, open, like) in kinds {
-        let parts: Vec<&Part> = summary.parts_like(like).collect();
+        let parts: Vec<&SummaryPart> = summary.parts_like(like).collect();
         if !parts.is_empty() {
             if out.is_empty() {
                 out.push_str("<p class=\"faint\">Marks as above; numbers are those of the table, and a mark tells its values where the pointer rests.</p>\n");
@@ -133,7 +133,7 @@ const COLOURS: usize = 8;
 fn featured(results: &Results, summary: &Summary) -> Vec<usize> {
     let mut found: Vec<usize> = [summary.reference, summary.baseline, summary.bound].into_iter().flatten().collect();
     let lines = summary.overall().map_or(&[][..], |part| &part.lines);
-    let better = lines.iter().filter(|line| line.against.is_some_and(|against| against.judged.verdict == Verdict::Better));
+    let better = lines.iter().filter(|line| line.against.is_some_and(|against| against.judged.verdict == ComparisonVerdict::Better));
     let front = lines.iter().filter(|line| line.pareto && results.competitors[line.competitor].variant != Variant::Bound);
     for line in better.chain(front) {
         if !found.contains(&line.competitor) {
@@ -182,7 +182,7 @@ fn method(results: &Results, summary: &Summary) -> String {
         "<p>{}</p>\n<p>Every competitor met the same arrivals under the same seed, so differences are taken in pairs of the same cell and seed. p is the greater of a sign-flip \
          test and of Wilcoxon's signed-rank test, each over one mean difference a seed and each corrected by Holm over all comparisons of this table. An interquartile mean \
          forgets the worst quarter; therefore verdicts ask the mean as well.</p>\n",
-        marked(&words::method(results, summary))
+        marked(&sentences::method(results, summary))
     )
 }
 

@@ -1,9 +1,9 @@
 //! The table for a README. Owns Markdown's syntax; must not show less than the terminal does.
 
 use super::number::{NOTHING, heading, p_value, range, shown, tenths};
-use super::words::{self, headline};
+use super::sentences::{self, headline};
 use crate::results::{Measure, Results};
-use crate::statistics::{Line, Summary};
+use crate::statistics::{Summary, SummaryLine};
 
 const SHOWN: [Measure; 6] =
     [Measure::ViolatedShare, Measure::Severity, Measure::P95Ms, Measure::CostPerHour, Measure::ColdStarts, Measure::ActionsPerHour];
@@ -11,7 +11,7 @@ const SHOWN: [Measure; 6] =
 /// The findings as GitHub's Markdown: what was run, the command, the table with intervals, and the words.
 #[must_use]
 pub fn markdown(results: &Results, summary: &Summary) -> String {
-    let mut out = format!("{}.\n\n", escape(&words::what(results)));
+    let mut out = format!("{}.\n\n", escape(&sentences::what(results)));
     if !results.settings.command.is_empty() {
         // A fence longer than any run of backticks within cannot be closed by it.
         let fence = "`".repeat(results.settings.command.split(|character| character != '`').map(str::len).max().unwrap_or(0).max(2) + 1);
@@ -27,11 +27,11 @@ pub fn markdown(results: &Results, summary: &Summary) -> String {
     }
     out.push('\n');
     headline(results, summary).iter().for_each(|sentence| out.push_str(&format!("- {}\n", escape_spans(sentence))));
-    out.push_str(&format!("\n{}\n", escape_spans(&words::method(results, summary))));
+    out.push_str(&format!("\n{}\n", escape_spans(&sentences::method(results, summary))));
     out
 }
 
-fn cells(results: &Results, summary: &Summary, line: &Line) -> Vec<String> {
+fn cells(results: &Results, summary: &Summary, line: &SummaryLine) -> Vec<String> {
     let label = escape(&results.competitors[line.competitor].label());
     let mut cells = vec![if summary.reference == Some(line.competitor) { format!("**{label}**") } else { label }];
     for measure in SHOWN {
@@ -48,9 +48,9 @@ fn cells(results: &Results, summary: &Summary, line: &Line) -> Vec<String> {
             format!("{} ({} to {})", percent(share.value), percent(share.interval.low), percent(share.interval.high))
         },
     ));
-    cells.push(line.against.map_or_else(|| NOTHING.into(), |against| p_value(words::p_holm(&against.cost)).replace('<', "&lt;")));
+    cells.push(line.against.map_or_else(|| NOTHING.into(), |against| p_value(sentences::p_holm(&against.cost)).replace('<', "&lt;")));
     let reading = line.against.map(|against| format!(" ({})", against.judged.reading())).unwrap_or_default();
-    cells.push(format!("{}{reading}", words::verdict(results, summary, line)));
+    cells.push(format!("{}{reading}", sentences::verdict(results, summary, line)));
     cells
 }
 

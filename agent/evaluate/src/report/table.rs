@@ -37,18 +37,18 @@ impl Tone {
 
 /// What stands in one place.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct TableEntry {
     pub text: String,
     pub tone: Tone,
 }
 
-impl From<String> for Entry {
+impl From<String> for TableEntry {
     fn from(text: String) -> Self {
         Self { text, tone: Tone::Plain }
     }
 }
 
-impl From<&str> for Entry {
+impl From<&str> for TableEntry {
     fn from(text: &str) -> Self {
         text.to_owned().into()
     }
@@ -58,7 +58,7 @@ impl From<&str> for Entry {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Column {
     pub heading: String,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<TableEntry>,
     /// The columns that go first where the width does not suffice have the greatest number; 0 stays.
     pub dispensable: u8,
 }
@@ -79,13 +79,13 @@ pub(super) fn lay_out(mut columns: Vec<Column>, width: usize, colour: bool) -> S
         columns.remove(place);
     }
     let rows = columns.iter().map(|column| column.entries.len()).max().unwrap_or(0);
-    let heads: Vec<Entry> = columns.iter().map(|column| Entry { text: column.heading.clone(), tone: Tone::Strong }).collect();
+    let heads: Vec<TableEntry> = columns.iter().map(|column| TableEntry { text: column.heading.clone(), tone: Tone::Strong }).collect();
     let body = (0..rows).map(|row| columns.iter().map(|column| column.entries[row].clone()).collect());
     let widths: Vec<usize> = columns.iter().map(Column::width).collect();
     std::iter::once(heads).chain(body).map(|row| line(&row, &widths, colour)).collect()
 }
 
-fn line(row: &[Entry], widths: &[usize], colour: bool) -> String {
+fn line(row: &[TableEntry], widths: &[usize], colour: bool) -> String {
     let mut line = String::new();
     for (index, (entry, width)) in row.iter().zip(widths).enumerate() {
         let padding = " ".repeat(width - entry.text.chars().count());
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn column(heading: &str, entries: &[&str], dispensable: u8) -> Column {
-        Column { heading: heading.into(), entries: entries.iter().map(|text| Entry::from(*text)).collect(), dispensable }
+        Column { heading: heading.into(), entries: entries.iter().map(|text| TableEntry::from(*text)).collect(), dispensable }
     }
 
     #[test]

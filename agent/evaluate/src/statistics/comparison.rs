@@ -19,7 +19,7 @@ use crate::results::rounded;
 /// How a competitor fares against a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ComparisonVerdict {
     /// Cheaper at equal or fewer violations.
     Better,
     /// The reference is.
@@ -28,7 +28,7 @@ pub enum Verdict {
     Tie,
 }
 
-impl Verdict {
+impl ComparisonVerdict {
     /// In a word.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -43,7 +43,7 @@ impl Verdict {
 /// Where a difference lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Direction {
+pub enum DifferenceSign {
     /// Below zero.
     Less,
     /// Not known to be either.
@@ -54,25 +54,29 @@ pub enum Direction {
 
 /// A verdict and what it rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Judged {
+pub struct Finding {
     /// The verdict.
-    pub verdict: Verdict,
+    pub verdict: ComparisonVerdict,
     /// Cost beside the reference's.
-    pub cost: Direction,
+    pub cost: DifferenceSign,
     /// Violations beside the reference's.
-    pub violations: Direction,
+    pub violations: DifferenceSign,
 }
 
-impl Judged {
+impl Finding {
     /// The verdict on differences (competitor less reference) of cost and of violations.
     #[must_use]
     pub fn of(cost: &Estimate, violations: &Estimate, margin: f64) -> Self {
         let ends = |estimate: &Estimate| (lowest(estimate), highest(estimate));
-        let judged = Self { verdict: Verdict::Tie, cost: Direction::of_cost(cost), violations: Direction::of_violations(violations) };
+        let judged = Self {
+            verdict: ComparisonVerdict::Tie,
+            cost: DifferenceSign::of_cost(cost),
+            violations: DifferenceSign::of_violations(violations),
+        };
         let verdict = match (judged.cost, ends(violations)) {
-            (Direction::Less, (_, high)) if high <= margin => Verdict::Better,
-            (Direction::More, (low, _)) if low >= -margin => Verdict::Worse,
-            _ => Verdict::Tie,
+            (DifferenceSign::Less, (_, high)) if high <= margin => ComparisonVerdict::Better,
+            (DifferenceSign::More, (low, _)) if low >= -margin => ComparisonVerdict::Worse,
+            _ => ComparisonVerdict::Tie,
         };
         Self { verdict, ..judged }
     }
@@ -80,10 +84,10 @@ impl Judged {
     /// What cost and violations say, for a reader.
     #[must_use]
     pub fn reading(self) -> &'static str {
-        use Direction::{Less, More, Same};
+        use DifferenceSign::{Less, More, Same};
         match (self.cost, self.violations) {
-            (Less, Same) if self.verdict == Verdict::Tie => "cheaper, violations unsure",
-            (More, Same) if self.verdict == Verdict::Tie => "dearer, violations unsure",
+            (Less, Same) if self.verdict == ComparisonVerdict::Tie => "cheaper, violations unsure",
+            (More, Same) if self.verdict == ComparisonVerdict::Tie => "dearer, violations unsure",
             (Less, Less) => "cheaper, fewer violations",
             (Less, Same) => "cheaper, violations alike",
             (Less, More) => "cheaper, more violations",
@@ -105,7 +109,7 @@ fn highest(estimate: &Estimate) -> f64 {
     f64::max(estimate.iqm_interval.high, estimate.mean_interval.high)
 }
 
-impl Direction {
+impl DifferenceSign {
     /// Both centres have to agree.
     fn of_cost(estimate: &Estimate) -> Self {
         match (lowest(estimate), highest(estimate)) {
@@ -179,7 +183,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The verdict and what it rests on.
-    pub judged: Judged,
+    pub judged: Finding,
     /// Cost an hour.
     pub cost: Paired,
     /// Share of intervals in violation.
@@ -212,7 +216,7 @@ impl Comparison {
         else {
             return Ok(None);
         };
-        let judged = Judged::of(&cost.difference, &violations.difference, margin);
+        let judged = Finding::of(&cost.difference, &violations.difference, margin);
         let (improvement, improvement_interval) = (improvement.mean, improvement.mean_interval);
         Ok(Some(Self { judged, cost, violations, loss, improvement, improvement_interval }))
     }
@@ -235,42 +239,42 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(cost: (f64, f64), violations: (f64, f64), expected: Verdict) {
+    fn check(cost: (f64, f64), violations: (f64, f64), expected: ComparisonVerdict) {
         let (cost, violations) = (estimate(cost.0, cost.1), estimate(violations.0, violations.1));
-        assert_eq!(Judged::of(&cost, &violations, 0.001).verdict, expected);
+        assert_eq!(Finding::of(&cost, &violations, 0.001).verdict, expected);
         // What wins one way loses the other way.
         let turned = |estimate: &Estimate| self::estimate(-estimate.iqm_interval.high, -estimate.iqm_interval.low);
         let other = match expected {
-            Verdict::Better => Verdict::Worse,
-            Verdict::Worse => Verdict::Better,
-            Verdict::Tie => Verdict::Tie,
+            ComparisonVerdict::Better => ComparisonVerdict::Worse,
+            ComparisonVerdict::Worse => ComparisonVerdict::Better,
+            ComparisonVerdict::Tie => ComparisonVerdict::Tie,
         };
-        assert_eq!(Judged::of(&turned(&cost), &turned(&violations), 0.001).verdict, other);
+        assert_eq!(Finding::of(&turned(&cost), &turned(&violations), 0.001).verdict, other);
     }
 
     #[test]
     fn a_win_is_cheaper_at_equal_or_fewer_violations() {
-        check((-2.0, -1.0), (0.0, 0.0), Verdict::Better);
-        check((-2.0, -1.0), (-0.3, -0.1), Verdict::Better);
-        check((-2.0, -1.0), (-0.3, 0.001), Verdict::Better);
-        check((1.0, 2.0), (-0.001, 0.3), Verdict::Worse);
+        check((-2.0, -1.0), (0.0, 0.0), ComparisonVerdict::Better);
+        check((-2.0, -1.0), (-0.3, -0.1), ComparisonVerdict::Better);
+        check((-2.0, -1.0), (-0.3, 0.001), ComparisonVerdict::Better);
+        check((1.0, 2.0), (-0.001, 0.3), ComparisonVerdict::Worse);
     }
 
     #[test]
     fn all_else_is_a_tie() {
-        check((-2.0, 0.0), (0.0, 0.0), Verdict::Tie);
-        check((-2.0, -1.0), (-0.1, 0.1), Verdict::Tie);
-        check((-2.0, -1.0), (0.1, 0.2), Verdict::Tie);
-        check((-1.0, 1.0), (-0.2, -0.1), Verdict::Tie);
-        check((0.0, 0.0), (0.0, 0.0), Verdict::Tie);
+        check((-2.0, 0.0), (0.0, 0.0), ComparisonVerdict::Tie);
+        check((-2.0, -1.0), (-0.1, 0.1), ComparisonVerdict::Tie);
+        check((-2.0, -1.0), (0.1, 0.2), ComparisonVerdict::Tie);
+        check((-1.0, 1.0), (-0.2, -0.1), ComparisonVerdict::Tie);
+        check((0.0, 0.0), (0.0, 0.0), ComparisonVerdict::Tie);
     }
 
     #[test]
     fn the_worst_quarter_has_its_say() {
         let mut violations = estimate(0.0, 0.0);
         violations.mean_interval = Interval { low: 0.02, high: 0.05 };
-        let judged = Judged::of(&estimate(-2.0, -1.0), &violations, 0.001);
-        assert_eq!((judged.verdict, judged.reading()), (Verdict::Tie, "cheaper, more violations"));
+        let judged = Finding::of(&estimate(-2.0, -1.0), &violations, 0.001);
+        assert_eq!((judged.verdict, judged.reading()), (ComparisonVerdict::Tie, "cheaper, more violations"));
     }
 
     #[test]

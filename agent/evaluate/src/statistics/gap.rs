@@ -15,7 +15,7 @@ pub const GAP_MEASURE: Measure = Measure::Loss;
 
 /// A share, and how sure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Share {
+pub struct GapShare {
     /// The share.
     pub value: f64,
     /// Its interval.
@@ -24,10 +24,10 @@ pub struct Share {
 
 /// The share from losses of (policy, baseline, bound) in the same run, cell by cell.
 #[must_use]
-pub fn share_of_gap(bootstrap: &Bootstrap, cells: &[Vec<(f64, f64, f64)>], name: &str) -> Option<Share> {
+pub fn share_of_gap(bootstrap: &Bootstrap, cells: &[Vec<(f64, f64, f64)>], name: &str) -> Option<GapShare> {
     let gaps = |&(policy, baseline, bound): &(f64, f64, f64)| (baseline - policy, baseline - bound);
     let strata: Vec<Vec<(f64, f64)>> = cells.iter().map(|runs| runs.iter().map(gaps).collect()).collect();
-    bootstrap.ratio(&strata, name).map(|(value, interval)| Share { value, interval })
+    bootstrap.ratio(&strata, name).map(|(value, interval)| GapShare { value, interval })
 }
 
 #[cfg(test)]

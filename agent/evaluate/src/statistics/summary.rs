@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::bootstrap::{Bootstrap, Estimate};
 use super::comparison::{Comparison, Differences, strata};
-use super::gap::{GAP_MEASURE, Share, share_of_gap};
+use super::gap::{GAP_MEASURE, GapShare, share_of_gap};
 use super::{StatisticsError, holm, pareto};
 use crate::results::{Group, Measure, Results, Variant};
 
@@ -29,7 +29,7 @@ pub const KEY_MEASURES: [Measure; 7] = [
 pub struct SummaryOptions {
     /// How intervals are made.
     pub bootstrap: Bootstrap,
-    /// Share of the intervals, 0 to 1, by which violations may exceed the reference's and still count as equal.
+    /// GapShare of the intervals, 0 to 1, by which violations may exceed the reference's and still count as equal.
     pub margin: f64,
     /// Label of the competitor that all others are compared with. Absent: the tuned rule with the least mean loss, or the default with the least where none was
     /// tuned. Choosing it on the test runs favours the reference.
@@ -72,18 +72,18 @@ pub struct Summary {
     /// Where the gap ends.
     pub bound: Option<usize>,
     /// All cells first, then each workload, perturbation, function and cell where there are several.
-    pub parts: Vec<Part>,
+    pub parts: Vec<SummaryPart>,
 }
 
 impl Summary {
     /// All cells together.
     #[must_use]
-    pub fn overall(&self) -> Option<&Part> {
+    pub fn overall(&self) -> Option<&SummaryPart> {
         self.parts.first()
     }
 
     /// The parts of one kind, in the order of the suite.
-    pub fn parts_like(&self, like: fn(&Scope) -> bool) -> impl Iterator<Item = &Part> {
+    pub fn parts_like(&self, like: fn(&Scope) -> bool) -> impl Iterator<Item = &SummaryPart> {
         self.parts.iter().filter(move |part| like(&part.scope))
     }
 }
@@ -135,25 +135,25 @@ impl fmt::Display for Scope {
 
 /// Some cells, and how everyone fared in them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
+pub struct SummaryPart {
     /// Which.
     pub scope: Scope,
     /// Indices into the cells.
     pub cells: Vec<usize>,
     /// One line a competitor, in their order.
-    pub lines: Vec<Line>,
+    pub lines: Vec<SummaryLine>,
 }
 
 /// How one competitor fared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Line {
+pub struct SummaryLine {
     /// Index into the competitors.
     pub competitor: usize,
     /// Centres and intervals.
     pub measures: BTreeMap<Measure, Estimate>,
-    /// Share of the gap to the clairvoyant that it closes.
+    /// GapShare of the gap to the clairvoyant that it closes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gap_closed: Option<Share>,
+    pub gap_closed: Option<GapShare>,
     /// Whether no other competitor, bounds apart, is both as cheap and as free of violations (interquartile means) and better in one of them.
     pub pareto: bool,
     /// Beside the reference; absent for the reference itself and for a bound.
@@ -201,7 +201,7 @@ fn scopes(results: &Results) -> Vec<(Scope, Vec<usize>)> {
 }
 
 /// Holm's correction over every comparison of `parts`, for each of the two tests.
-fn correct(parts: &mut [Part]) {
+fn correct(parts: &mut [SummaryPart]) {
     let mut tests: Vec<_> = parts
         .iter_mut()
         .flat_map(|part| &mut part.lines)
@@ -275,17 +275,18 @@ impl<'a> Runs<'a> {
         found
     }
 
-    fn part(&self, scope: Scope, cells: Vec<usize>, ends: &Ends, options: &SummaryOptions) -> Result<Part, StatisticsError> {
+    fn part(&self, scope: Scope, cells: Vec<usize>, ends: &Ends, options: &SummaryOptions) -> Result<SummaryPart, StatisticsError> {
         let mut lines = Vec::new();
         for competitor in 0..self.results.competitors.len() {
             lines.push(self.line(&scope, &cells, competitor, ends, options)?);
         }
-        let point = |line: &Line| Some((line.measures.get(&Measure::CostPerHour)?.iqm, line.measures.get(&Measure::ViolatedShare)?.iqm));
-        let competes = |line: &Line| self.results.competitors[line.competitor].variant != Variant::Bound;
+        let point =
+            |line: &SummaryLine| Some((line.measures.get(&Measure::CostPerHour)?.iqm, line.measures.get(&Measure::ViolatedShare)?.iqm));
+        let competes = |line: &SummaryLine| self.results.competitors[line.competitor].variant != Variant::Bound;
         let (places, points): (Vec<_>, Vec<_>) =
             lines.iter().enumerate().filter(|(_, line)| competes(line)).filter_map(|(place, line)| Some((place, point(line)?))).unzip();
         places.into_iter().zip(pareto(&points)).for_each(|(place, kept)| lines[place].pareto = kept);
-        Ok(Part { scope, cells, lines })
+        Ok(SummaryPart { scope, cells, lines })
     }
 
     fn line(
@@ -295,7 +296,7 @@ impl<'a> Runs<'a> {
         competitor: usize,
         ends: &Ends,
         options: &SummaryOptions,
-    ) -> Result<Line, StatisticsError> {
+    ) -> Result<SummaryLine, StatisticsError> {
         let bootstrap = &options.bootstrap;
         let described = &self.results.competitors[competitor];
         let name = |what: &str| format!("{scope}, {}, {what}", described.label());
@@ -317,7 +318,7 @@ impl<'a> Runs<'a> {
             }
             _ => None,
         };
-        Ok(Line { competitor, measures: estimates, gap_closed, pareto: false, against })
+        Ok(SummaryLine { competitor, measures: estimates, gap_closed, pareto: false, against })
     }
 
     /// Competitor less reference, pair by pair.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 /// One competitor of a suite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct CompetitorEntry {
     /// The policy.
     pub policy: String,
     /// What it is called; the policy's name where absent.
@@ -33,7 +33,7 @@ fn nothing() -> Value {
     Value::Object(Map::new())
 }
 
-impl Entry {
+impl CompetitorEntry {
     /// `policy` as it comes.
     #[must_use]
     pub fn plain(policy: &str) -> Self {
@@ -100,7 +100,7 @@ pub fn with(base: &Value, path: &[String], value: &Value) -> Value {
 ///
 /// # Errors
 /// A part that is no key with a value.
-pub fn told_besides(base: &Value, told: &str) -> Result<Value, String> {
+pub fn with_params(base: &Value, told: &str) -> Result<Value, String> {
     let mut params = base.clone();
     for pair in told.split(',') {
         let (key, value) = pair

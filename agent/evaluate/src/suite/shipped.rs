@@ -20,8 +20,8 @@ mod tests {
     use qscale_common::document::Format;
 
     use super::*;
-    use crate::roster::{Roster, Rules};
-    use crate::suite::{Narrow, Suite};
+    use crate::policy_set::{PolicySet, Rules};
+    use crate::suite::{Suite, SuiteFilter};
 
     #[test]
     fn every_suite_can_be_run_with_all_its_settings() {
@@ -35,33 +35,34 @@ mod tests {
                     made.unwrap_or_else(|error| panic!("{name}: {}: {error}", entry.called()));
                 }
             }
-            suite.narrowed(&Narrow { quick: true, ..Narrow::default() }).unwrap_or_else(|error| panic!("{name}: {error}"));
+            suite.narrowed(&SuiteFilter { quick: true, ..SuiteFilter::default() }).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
 
     #[test]
     fn what_is_taken_of_a_suite_is_less_of_it() {
         let suite = || Suite::parse(SHIPPED[0].text, Format::Toml).expect("a suite");
-        assert_eq!(suite().arenas().len(), 3 * (7 + 7));
+        assert_eq!(suite().evaluation_cells().len(), 3 * (7 + 7));
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let narrow = Narrow {
+        let filter = SuiteFilter {
             policies: texts(&["kpa", "hpa:cpu_utilization=50,behavior.scale_down.stabilization_window=60s"]),
             workloads: texts(&["diurnal"]),
             perturbations: texts(&["none", "payload"]),
             seeds: Some(4),
-            ..Narrow::default()
+            ..SuiteFilter::default()
         };
-        let less = suite().narrowed(&narrow).expect("a suite").with_natural_ticks(&Rules);
-        assert_eq!((less.seeds, less.arenas().len()), (4, 6));
+        let less = suite().narrowed(&filter).expect("a suite").with_natural_ticks(&Rules);
+        assert_eq!((less.seeds, less.evaluation_cells().len()), (4, 6));
         assert_eq!(less.competitors[1].params["behavior"]["scale_down"]["stabilization_window"], "60s");
         assert_eq!(less.competitors[1].params["cpu_utilization"], 50);
         assert_eq!(less.competitors[0].tick.map(|tick| tick.millis()), Some(1000));
-        let outside = Narrow { workloads: texts(&["step"]), perturbations: texts(&["lag-55s"]), ..Narrow::default() };
-        let names: Vec<_> = suite().narrowed(&outside).expect("a suite").arenas().into_iter().map(|arena| arena.cell.name).collect();
+        let outside = SuiteFilter { workloads: texts(&["step"]), perturbations: texts(&["lag-55s"]), ..SuiteFilter::default() };
+        let names: Vec<_> =
+            suite().narrowed(&outside).expect("a suite").evaluation_cells().into_iter().map(|cell| cell.report.name).collect();
         assert_eq!(names, ["fibonacci/step/lag-55s", "sleeping/step/lag-55s", "computing/step/lag-55s"]);
-        let error = suite().narrowed(&Narrow { workloads: texts(&["weekly"]), ..Narrow::default() }).expect_err("refused");
+        let error = suite().narrowed(&SuiteFilter { workloads: texts(&["weekly"]), ..SuiteFilter::default() }).expect_err("refused");
         assert!(error.to_string().contains("`weekly`, must be one of constant, diurnal"), "{error}");
-        let error = suite().narrowed(&Narrow { policies: texts(&["hpa:fast"]), ..Narrow::default() }).expect_err("refused");
+        let error = suite().narrowed(&SuiteFilter { policies: texts(&["hpa:fast"]), ..SuiteFilter::default() }).expect_err("refused");
         assert!(error.to_string().contains("`fast` is no key=value"), "{error}");
     }
 }

@@ -96,16 +96,16 @@ fn a_perturbation_has_the_fields_of_the_simulator() {
 
 #[test]
 fn a_grid_is_every_combination_after_the_default() {
-    let entry = Entry {
+    let entry = CompetitorEntry {
         params: json!({"a": 1, "hpa": {"tolerance": 0.1}}),
         grid: json!({"a": [1, 2], "hpa": {"cpu": [50, 70]}}),
-        ..Entry::plain("x")
+        ..CompetitorEntry::plain("x")
     };
     let settings = entry.settings().expect("a grid");
     assert_eq!(settings.len(), 5);
     assert_eq!(settings[0], json!({"a": 1, "hpa": {"tolerance": 0.1}}));
     assert_eq!(settings[1], json!({"a": 1, "hpa": {"cpu": 50, "tolerance": 0.1}}));
     assert_eq!(settings[4], json!({"a": 2, "hpa": {"cpu": 70, "tolerance": 0.1}}));
-    let same = Entry { params: json!({"a": 1}), grid: json!({"a": [1, 2]}), ..Entry::plain("x") };
+    let same = CompetitorEntry { params: json!({"a": 1}), grid: json!({"a": [1, 2]}), ..CompetitorEntry::plain("x") };
     assert_eq!(same.settings().expect("a grid"), [json!({"a": 1}), json!({"a": 2})]);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::time::Span;
-use qscale_evaluate::pace::Pace;
+use qscale_evaluate::decision_latency::DecisionLatency;
 use qscale_evaluate::report::{csv_runs, csv_summary, html, terminal};
 use qscale_evaluate::suite::SHIPPED;
 use qscale_evaluate::{Results, Suite, SummaryOptions, summarise};
@@ -19,7 +19,13 @@ use crate::show;
 const WIDTH: usize = 100;
 
 /// Writes the files of an evaluation that took so long, and shows what it found.
-pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took: Duration, as_json: bool) -> anyhow::Result<()> {
+pub fn write(
+    out: &Path,
+    results: &Results,
+    paces: &BTreeMap<String, DecisionLatency>,
+    took: Duration,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let summary = summarise(results, &SummaryOptions::default())?;
     let suite = serde_json::to_string_pretty(&results.suite.document)?;
     let json = serde_json::to_string(results)?;
@@ -59,8 +65,8 @@ fn width() -> usize {
 }
 
 /// How long decisions took: the median, and within what time 99 of 100 were made. It depends on the machine, so it is in no file.
-fn pace(paces: &BTreeMap<String, Pace>) -> String {
-    let shown = |pace: &Pace, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
+fn pace(paces: &BTreeMap<String, DecisionLatency>) -> String {
+    let shown = |pace: &DecisionLatency, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
     let told = paces.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", shown(pace, 0.5)?, shown(pace, 0.99)?)));
     format!("decision latency on this machine, median/p99 in microseconds: {}", told.collect::<Vec<_>>().join(", "))
 }
@@ -73,7 +79,7 @@ pub fn list(suite: &Suite) -> anyhow::Result<()> {
     show::line(format!("functions      {}", names(suite.functions.iter().map(|entry| entry.name.to_string()).collect())))?;
     show::line(format!("workloads      {}", names(suite.workloads.iter().map(|entry| entry.name.to_string()).collect())))?;
     show::line(format!("perturbations  {}", names(suite.perturbations.iter().map(|entry| entry.name.to_string()).collect())))?;
-    let cells = if suite.trace.is_some() { "one for each perturbation".to_owned() } else { suite.arenas().len().to_string() };
+    let cells = if suite.trace.is_some() { "one for each perturbation".to_owned() } else { suite.evaluation_cells().len().to_string() };
     show::line(format!("cells          {cells}, each under {} seeds", suite.seeds))?;
     for entry in &suite.competitors {
         let settings = entry.settings().map_or(0, |settings| settings.len());

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use qscale_common::guard::{Verdict, direction};
-use qscale_evaluate::arena::Stretch;
-use qscale_evaluate::measure::{Meter, Yardstick};
+use qscale_evaluate::cell::MeasurementSpan;
+use qscale_evaluate::measure::{Criteria, RunMeter};
 use qscale_evaluate::results::{Measure, rounded};
 use qscale_policies::{Memory, Policy};
 use qscale_sim::rng::{Purpose, stream};
@@ -144,10 +144,10 @@ pub struct Lived {
 /// Lets `policy` decide under load number `load` of `experiment` in the run of `seed`.
 pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, watch: &Watch<'_>) -> anyhow::Result<Lived> {
     let setup = experiment.setup(&experiment.loads()[load].pattern, experiment.beginning());
-    let stretch = Stretch { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };
-    let yardstick = Yardstick::new(&setup, stretch, REVERSAL_WITHIN);
+    let stretch = MeasurementSpan { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };
+    let yardstick = Criteria::new(&setup, stretch, REVERSAL_WITHIN);
     let (prices, weights) = (setup.policy.prices.clone(), setup.policy.reward);
-    let mut meter = Meter::new(&yardstick, &[], true);
+    let mut meter = RunMeter::new(&yardstick, &[], true);
     let index = load as u64 + 1;
     let mut cell = Simulation::new(setup, seed, index);
     let (mut memory, mut rng) = (Memory::default(), stream(seed, index, Purpose::Policy));

@@ -6,13 +6,13 @@ use super::super::number::{range, shown};
 use super::escape;
 use crate::report::plot::{Frame, Scale};
 use crate::results::{Measure, Results, Variant};
-use crate::statistics::{Estimate, Line, Part, Summary};
+use crate::statistics::{Estimate, Summary, SummaryLine, SummaryPart};
 
 const COST: Measure = Measure::CostPerHour;
 const VIOLATED: Measure = Measure::ViolatedShare;
 
 /// The large plot, with names, intervals, tuning settings and a legend.
-pub(super) fn figure(results: &Results, summary: &Summary, part: &Part, title: &str, note: &str) -> String {
+pub(super) fn figure(results: &Results, summary: &Summary, part: &SummaryPart, title: &str, note: &str) -> String {
     let frame = frame(results, part, 900.0, 460.0);
     let mut within = tried(results, &frame);
     within.push_str(&marks(results, summary, part, &frame, true));
@@ -26,7 +26,7 @@ pub(super) fn figure(results: &Results, summary: &Summary, part: &Part, title: &
 }
 
 /// A small plot of one part, with numbers instead of names.
-pub(super) fn panel(results: &Results, summary: &Summary, part: &Part) -> String {
+pub(super) fn panel(results: &Results, summary: &Summary, part: &SummaryPart) -> String {
     let frame = frame(results, part, 320.0, 240.0);
     let svg = frame.svg(
         &format!("Cost against violations, {}", part.scope),
@@ -36,11 +36,11 @@ pub(super) fn panel(results: &Results, summary: &Summary, part: &Part) -> String
     format!("<figure><figcaption>{}</figcaption>{svg}</figure>\n", escape(part.scope.name()))
 }
 
-fn points(part: &Part) -> impl Iterator<Item = (&Line, &Estimate, &Estimate)> + Clone {
+fn points(part: &SummaryPart) -> impl Iterator<Item = (&SummaryLine, &Estimate, &Estimate)> + Clone {
     part.lines.iter().filter_map(|line| Some((line, line.measures.get(&COST)?, line.measures.get(&VIOLATED)?)))
 }
 
-fn frame(results: &Results, part: &Part, width: f64, height: f64) -> Frame {
+fn frame(results: &Results, part: &SummaryPart, width: f64, height: f64) -> Frame {
     Frame {
         width,
         height,
@@ -51,7 +51,7 @@ fn frame(results: &Results, part: &Part, width: f64, height: f64) -> Frame {
     }
 }
 
-fn described(results: &Results, part: &Part) -> String {
+fn described(results: &Results, part: &SummaryPart) -> String {
     let front: Vec<String> = points(part)
         .filter(|(line, ..)| line.pareto)
         .map(|(line, cost, violated)| {
@@ -80,7 +80,7 @@ fn tried(results: &Results, frame: &Frame) -> String {
     out
 }
 
-fn marks(results: &Results, summary: &Summary, part: &Part, frame: &Frame, large: bool) -> String {
+fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame, large: bool) -> String {
     let place = |cost: f64, violated: f64| (frame.at_x(cost), frame.at_y(violated * 100.0));
     let mut out = front(part, &place);
     let mut labels = Labels { taken: Vec::new(), right: frame.width, out: String::new() };
@@ -126,7 +126,7 @@ fn marks(results: &Results, summary: &Summary, part: &Part, frame: &Frame, large
 }
 
 /// Steps along the front: what lies above and right of them is beaten.
-fn front(part: &Part, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
+fn front(part: &SummaryPart, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
     let mut corners: Vec<(f64, f64)> =
         points(part).filter(|(line, ..)| line.pareto).map(|(_, cost, violated)| place(cost.iqm, violated.iqm)).collect();
     corners.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));

@@ -6,7 +6,7 @@ use super::super::number::{NOTHING, heading, p_value, range, short, shown, tenth
 use super::super::words;
 use super::escape;
 use crate::results::{Measure, Results, Tried, Tuning};
-use crate::statistics::{Line, Part, Scope, Summary};
+use crate::statistics::{Scope, Summary, SummaryLine, SummaryPart};
 
 const SHOWN: [Measure; 8] = [
     Measure::ViolatedShare,
@@ -38,14 +38,14 @@ pub(super) fn overall(results: &Results, summary: &Summary) -> String {
     out
 }
 
-fn row(results: &Results, summary: &Summary, line: &Line) -> String {
+fn row(results: &Results, summary: &Summary, line: &SummaryLine) -> String {
     let class = if summary.reference == Some(line.competitor) { " class=\"reference\"" } else { "" };
     let mut out = format!(
         "<tr{class}><td class=\"n\">{}</td><th scope=\"row\">{}</th>",
         line.competitor + 1,
         escape(&results.competitors[line.competitor].label())
     );
-    let verdict = words::verdict(results, summary, line);
+    let verdict = sentences::verdict(results, summary, line);
     let reading = line.against.map(|against| format!(" <small>{}</small>", against.judged.reading())).unwrap_or_default();
     let _ = write!(out, "<td class=\"{verdict}\">{verdict}{reading}</td>");
     let bracketed = |value: String, interval: String| format!("<td class=\"n\">{value} <small>{interval}</small></td>");
@@ -66,14 +66,14 @@ fn row(results: &Results, summary: &Summary, line: &Line) -> String {
         let interval = against.improvement_interval;
         bracketed(format!("{:.2}", against.improvement), format!("{:.2}-{:.2}", interval.low, interval.high))
     }));
-    let p = line.against.map_or_else(|| NOTHING.into(), |against| escape(&p_value(words::p_holm(&against.cost))));
+    let p = line.against.map_or_else(|| NOTHING.into(), |against| escape(&p_value(sentences::p_holm(&against.cost))));
     let _ = writeln!(out, "<td class=\"n\">{p}</td></tr>");
     out
 }
 
 /// Violations and cost by cell, shaded.
 pub(super) fn heat(results: &Results, summary: &Summary) -> String {
-    let mut parts: Vec<&Part> = summary.parts_like(|scope| matches!(scope, Scope::Cell(_))).collect();
+    let mut parts: Vec<&SummaryPart> = summary.parts_like(|scope| matches!(scope, Scope::Cell(_))).collect();
     if parts.is_empty() {
         parts.extend(summary.overall().filter(|part| part.cells.len() == 1));
     }
@@ -86,9 +86,9 @@ pub(super) fn heat(results: &Results, summary: &Summary) -> String {
     format!("{}{}", shaded(results, &parts, Measure::ViolatedShare, violated), shaded(results, &parts, Measure::CostPerHour, &note))
 }
 
-fn shaded(results: &Results, parts: &[&Part], measure: Measure, caption: &str) -> String {
-    let value = |line: &Line| line.measures.get(&measure).map(|estimate| estimate.iqm);
-    let most = |part: &&Part| part.lines.iter().filter_map(value).fold(0.0, f64::max);
+fn shaded(results: &Results, parts: &[&SummaryPart], measure: Measure, caption: &str) -> String {
+    let value = |line: &SummaryLine| line.measures.get(&measure).map(|estimate| estimate.iqm);
+    let most = |part: &&SummaryPart| part.lines.iter().filter_map(value).fold(0.0, f64::max);
     let all = parts.iter().map(most).fold(0.0, f64::max);
     let mut out =
         format!("<div class=\"wide\"><table class=\"heat\"><caption>{}</caption>\n<thead><tr><th>competitor</th>", escape(caption));
@@ -140,7 +140,7 @@ fn grid(results: &Results, tuning: &Tuning) -> String {
         "<details><summary>{}{of}: {}</summary>\n<p>Tried in: {}.</p>\n<div class=\"wide\"><table>\n<thead><tr><th>setting</th><th>mean loss</th>\
          <th>violations %</th><th>{}</th><th></th></tr></thead>\n<tbody>\n",
         escape(&tuning.competitor),
-        words::counted(tuning.tried.len(), "setting"),
+        sentences::counted(tuning.tried.len(), "setting"),
         tuning.cells.iter().map(|cell| escape(cell)).collect::<Vec<_>>().join(", "),
         escape(&heading(Measure::CostPerHour, &results.settings.currency)),
     );

@@ -1,4 +1,4 @@
-use super::super::{Direction, Verdict};
+use super::super::{ComparisonVerdict, DifferenceSign};
 use super::*;
 use crate::results::{Cell, Competitor, Registered, Settings};
 
@@ -106,9 +106,18 @@ fn verdicts_follow_the_rule() {
     let summary = summarise(&results(&FIELD, &CELLS, 10, field), &options()).expect("a summary");
     let lines = &summary.overall().expect("all cells").lines;
     let judged: Vec<_> = lines.iter().map(|line| line.against.map(|against| against.judged)).collect();
-    let of = |verdict, cost, violations| Some(super::super::Judged { verdict, cost, violations });
-    use Direction::{Less, More, Same};
-    assert_eq!(judged, [of(Verdict::Worse, More, Same), of(Verdict::Worse, More, More), None, of(Verdict::Tie, Less, More), None]);
+    let of = |verdict, cost, violations| Some(super::super::Finding { verdict, cost, violations });
+    use DifferenceSign::{Less, More, Same};
+    assert_eq!(
+        judged,
+        [
+            of(ComparisonVerdict::Worse, More, Same),
+            of(ComparisonVerdict::Worse, More, More),
+            None,
+            of(ComparisonVerdict::Tie, Less, More),
+            None
+        ]
+    );
     assert_eq!(lines.iter().map(|line| line.pareto).collect::<Vec<_>>(), [false, false, true, true, false]);
     let kpa = lines[3].against.expect("compared");
     // Ten seeds, all one way: 2 / 2^10, and the family is three comparisons of three measures.

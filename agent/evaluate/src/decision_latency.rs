@@ -9,13 +9,13 @@ const FINE: usize = 4;
 
 /// How long decisions took.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pace {
+pub struct DecisionLatency {
     made: u64,
     timed: u64,
     buckets: Vec<u64>,
 }
 
-impl Pace {
+impl DecisionLatency {
     /// Does `decide`, and times it by `clock` now and then.
     pub fn time<T>(&mut self, clock: Option<&(dyn Fn() -> Duration + Sync)>, decide: impl FnOnce() -> T) -> T {
         let turn = self.made.is_multiple_of(EVERY);
@@ -38,7 +38,7 @@ impl Pace {
     }
 
     /// Adds what others took.
-    pub fn include(&mut self, other: &Pace) {
+    pub fn include(&mut self, other: &DecisionLatency) {
         self.buckets.resize(self.buckets.len().max(other.buckets.len()), 0);
         self.buckets.iter_mut().zip(&other.buckets).for_each(|(sum, count)| *sum += count);
         self.made += other.made;
@@ -76,14 +76,14 @@ mod tests {
     fn one_decision_in_eight_is_timed() {
         let now = AtomicU64::new(0);
         let clock = || Duration::from_nanos(now.fetch_add(1000, Ordering::Relaxed));
-        let mut pace = Pace::default();
-        (0..80).for_each(|_| pace.time(Some(&clock), || ()));
-        assert_eq!((pace.made(), pace.timed), (80, 10));
-        let median = pace.within(0.5).expect("some were timed");
+        let mut decision_latency = DecisionLatency::default();
+        (0..80).for_each(|_| decision_latency.time(Some(&clock), || ()));
+        assert_eq!((decision_latency.made(), decision_latency.timed), (80, 10));
+        let median = decision_latency.within(0.5).expect("some were timed");
         assert!((1000..1200).contains(&(median.as_nanos() as u64)), "{median:?}");
-        let mut twice = pace.clone();
-        twice.include(&pace);
+        let mut twice = decision_latency.clone();
+        twice.include(&decision_latency);
         assert_eq!((twice.made(), twice.within(0.5)), (160, Some(median)));
-        assert_eq!(Pace::default().within(0.5), None);
+        assert_eq!(DecisionLatency::default().within(0.5), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Arenas: the worlds that competitors live through, made from a suite. Owns which world a function, a workload and a perturbation make; runs nothing.
+//! Cells: the functions that competitors live through, made from a suite. Owns which world a function, a workload and a perturbation make; runs nothing.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use crate::suite::{FunctionEntry, Noise, PerturbationEntry, Suite, Workload};
 
 /// What is competed in: one or more functions that are judged together.
 #[derive(Debug, Clone)]
-pub struct Arena {
+pub struct EvaluationCell {
     /// How results call it.
-    pub cell: Cell,
+    pub report: Cell,
     /// Its functions.
-    pub worlds: Vec<World>,
+    pub functions: Vec<CellFunction>,
     /// How long it is lived through.
-    pub stretch: Stretch,
+    pub measurement: MeasurementSpan,
 }
 
 /// How long a run lasts, in intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stretch {
+pub struct MeasurementSpan {
     /// Length of an interval.
     pub interval: Duration,
     /// Intervals at the beginning that are not measured.
@@ -36,7 +36,7 @@ pub struct Stretch {
     pub measured: u32,
 }
 
-impl Stretch {
+impl MeasurementSpan {
     /// The length of what is measured, seconds.
     #[must_use]
     pub fn measured_s(&self) -> f64 {
@@ -56,9 +56,9 @@ impl Stretch {
     }
 }
 
-/// One function in an arena.
+/// One function in an cell.
 #[derive(Debug, Clone)]
-pub struct World {
+pub struct CellFunction {
     /// What is simulated, with the suite's tick and no lag but the perturbation's.
     pub setup: Setup,
     /// Which stream of random numbers is its own.
@@ -69,7 +69,7 @@ pub struct World {
     pub disturbed: Vec<Duration>,
 }
 
-impl World {
+impl CellFunction {
     /// What is simulated for a competitor that sees a State every `tick`, with measurements `lag` older than the perturbation makes them, in the run of `seed`
     /// over `length`.
     #[must_use]
@@ -109,20 +109,20 @@ fn wander(pattern: &Pattern, noise: Noise, length: Duration, mut rng: WorkloadRn
 }
 
 impl Suite {
-    /// The arenas of patterns that are cells of this suite, in the order of functions, workloads and perturbations.
+    /// The cells of patterns that are cells of this suite, in the order of functions, workloads and perturbations.
     #[must_use]
-    pub fn arenas(&self) -> Vec<Arena> {
-        let mut arenas = Vec::new();
+    pub fn evaluation_cells(&self) -> Vec<EvaluationCell> {
+        let mut cells = Vec::new();
         for (f, function) in self.functions.iter().enumerate() {
             for (w, workload) in self.workloads.iter().enumerate() {
                 // The same arrivals under every perturbation.
                 let index = (f * self.workloads.len() + w) as u64;
                 for perturbation in self.perturbations.iter().filter(|entry| self.is_cell(function, workload, entry)) {
-                    arenas.push(self.arena(function, workload, perturbation, index));
+                    cells.push(self.cell(function, workload, perturbation, index));
                 }
             }
         }
-        arenas
+        cells
     }
 
     fn is_cell(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry) -> bool {
@@ -132,7 +132,7 @@ impl Suite {
         self.cells.is_empty() || self.cells.iter().any(holds)
     }
 
-    fn arena(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry, index: u64) -> Arena {
+    fn cell(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry, index: u64) -> EvaluationCell {
         let pattern = workload.pattern.scaled(function.rate.per_second()).expect("the suite was checked");
         let setup = Setup {
             profile: function.profile.0.clone(),
@@ -153,10 +153,10 @@ impl Suite {
             latency_ms: Some(function.objective.latency.get().as_secs_f64() * 1000.0),
             percentile: function.objective.percentile.get(),
         };
-        Arena {
-            cell,
-            worlds: vec![World { setup, index, noise: workload.noise, disturbed }],
-            stretch: self.stretch(self.warm_up, self.length),
+        EvaluationCell {
+            report: cell,
+            functions: vec![CellFunction { setup, index, noise: workload.noise, disturbed }],
+            measurement: self.measurement(self.warm_up, self.length),
         }
     }
 
@@ -173,10 +173,10 @@ impl Suite {
     }
 
     /// A run of `length` whose beginning of `warm_up` is not measured, in whole intervals.
-    pub(crate) fn stretch(&self, warm_up: Span, length: Span) -> Stretch {
+    pub(crate) fn measurement(&self, warm_up: Span, length: Span) -> MeasurementSpan {
         let interval = self.interval.0;
         let intervals = |span: Duration| u32::try_from(span.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u32::MAX);
         let (warm_up, all) = (intervals(warm_up.0), intervals(length.0));
-        Stretch { interval, warm_up, measured: all.saturating_sub(warm_up) }
+        MeasurementSpan { interval, warm_up, measured: all.saturating_sub(warm_up) }
     }
 }

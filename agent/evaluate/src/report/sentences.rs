@@ -2,7 +2,7 @@
 
 use super::number::{short, tenths};
 use crate::results::{Measure, Results, Variant};
-use crate::statistics::{Comparison, Line, Paired, Summary, Verdict};
+use crate::statistics::{Comparison, ComparisonVerdict, Paired, Summary, SummaryLine};
 
 /// Who is cheapest at no more violations, who ties and who falls behind, one sentence a finding. Plain text: whoever shows it escapes it.
 #[must_use]
@@ -10,13 +10,14 @@ pub fn headline(results: &Results, summary: &Summary) -> Vec<String> {
     let (Some(overall), Some(reference)) = (summary.overall(), summary.reference) else {
         return vec!["Nothing was run that could be compared.".into()];
     };
-    let label = |line: &Line| results.competitors[line.competitor].label();
+    let label = |line: &SummaryLine| results.competitors[line.competitor].label();
     let name = results.competitors[reference].label();
-    let judged =
-        |verdict: Verdict| overall.lines.iter().filter(move |line| line.against.is_some_and(|against| against.judged.verdict == verdict));
+    let judged = |verdict: ComparisonVerdict| {
+        overall.lines.iter().filter(move |line| line.against.is_some_and(|against| against.judged.verdict == verdict))
+    };
     let mut said = vec![why(results, summary, reference, &name)];
-    let cost = |line: &Line| line.measures.get(&Measure::CostPerHour).map_or(f64::INFINITY, |estimate| estimate.iqm);
-    let mut winners: Vec<&Line> = judged(Verdict::Better).collect();
+    let cost = |line: &SummaryLine| line.measures.get(&Measure::CostPerHour).map_or(f64::INFINITY, |estimate| estimate.iqm);
+    let mut winners: Vec<&SummaryLine> = judged(ComparisonVerdict::Better).collect();
     winners.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     match winners.split_first() {
         None => said.push(format!("Nobody is cheaper than `{name}` at equal or fewer violations.")),
@@ -30,7 +31,7 @@ pub fn headline(results: &Results, summary: &Summary) -> Vec<String> {
     }
     // Ties by what they are made of, in the order of the table.
     let mut ties: Vec<(&str, Vec<String>)> = Vec::new();
-    for line in judged(Verdict::Tie) {
+    for line in judged(ComparisonVerdict::Tie) {
         let reading = line.against.map_or("", |against| against.judged.reading());
         match ties.iter_mut().find(|(known, _)| *known == reading) {
             Some((_, names)) => names.push(label(line)),
@@ -38,7 +39,7 @@ pub fn headline(results: &Results, summary: &Summary) -> Vec<String> {
         }
     }
     said.extend(ties.into_iter().map(|(reading, names)| format!("Tie ({reading}): {}.", list(names.into_iter()))));
-    let worse: Vec<String> = judged(Verdict::Worse).map(label).collect();
+    let worse: Vec<String> = judged(ComparisonVerdict::Worse).map(label).collect();
     if !worse.is_empty() {
         said.push(format!("Worse, as `{name}` is cheaper at equal or fewer violations: {}.", list(worse.into_iter())));
     }
@@ -69,7 +70,7 @@ fn saving(summary: &Summary, reference: usize, against: &Comparison) -> String {
 pub(super) fn method(results: &Results, summary: &Summary) -> String {
     let (bootstrap, settings) = (summary.options.bootstrap, &results.settings);
     format!(
-        "Interquartile means over {} and {}; in brackets {} % intervals from {} resamples, drawn within cells. Verdict: better is cheaper at equal or fewer \
+        "Interquartile means over {} and {}; in brackets {} % intervals from {} resamples, drawn within cells. ComparisonVerdict: better is cheaper at equal or fewer \
          violations, the intervals excluding zero; equal is up to {} percentage points more. Gap: share of the loss between `{}` and `{}` that is avoided.{}",
         counted(results.cells.len(), "cell"),
         counted(settings.seeds.len(), "seed"),
@@ -107,7 +108,7 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
 }
 
 /// What a line is called in the column of verdicts.
-pub(super) fn verdict(results: &Results, summary: &Summary, line: &Line) -> &'static str {
+pub(super) fn verdict(results: &Results, summary: &Summary, line: &SummaryLine) -> &'static str {
     match line.against {
         Some(against) => against.judged.verdict.word(),
         None if summary.reference == Some(line.competitor) => "reference",

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// The world that a competitor is made for.
 #[derive(Debug, Clone, Copy)]
-pub struct Fate<'a> {
+pub struct RunContext<'a> {
     /// What will be simulated.
     pub setup: &'a Setup,
     /// Seed of the run.
@@ -27,12 +27,12 @@ pub struct Fate<'a> {
 }
 
 /// Makes competitors.
-pub trait Roster: Sync {
-    /// The policy called `name`, told `params`, for one run. Only a bound looks at `fate`.
+pub trait PolicySet: Sync {
+    /// The policy called `name`, told `params`, for one run. Only a bound looks at `context`.
     ///
     /// # Errors
     /// A name that is not known, or parameters that the policy refuses.
-    fn policy(&self, name: &str, params: &Value, fate: Option<&Fate<'_>>) -> Result<Box<dyn Policy>, String>;
+    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String>;
 
     /// Whether the policy called `name` knows what no policy can know, so that it bounds the others rather than competes.
     fn is_bound(&self, name: &str) -> bool;
@@ -45,14 +45,14 @@ pub struct Rules;
 /// What the policy is called that knows the future.
 pub const CLAIRVOYANT: &str = "clairvoyant";
 
-impl Roster for Rules {
-    fn policy(&self, name: &str, params: &Value, fate: Option<&Fate<'_>>) -> Result<Box<dyn Policy>, String> {
+impl PolicySet for Rules {
+    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String> {
         if name != CLAIRVOYANT {
             return by_name(name, params).map_err(|error| error.to_string());
         }
         let told: ClairvoyantParams =
             qscale_common::document::from_value(params.clone()).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?;
-        let forecast = fate.map_or_else(nothing, foretell);
+        let forecast = context.map_or_else(nothing, foretell);
         Ok(Box::new(Clairvoyant::new(&forecast, told).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?))
     }
 
@@ -79,8 +79,8 @@ fn nothing() -> Forecast {
 }
 
 /// What really comes in a run: the arrivals and demands that its world will draw, drawn before.
-fn foretell(fate: &Fate<'_>) -> Forecast {
-    let Fate { setup, seed, index, length } = *fate;
+fn foretell(context: &RunContext<'_>) -> Forecast {
+    let RunContext { setup, seed, index, length } = *context;
     let mut source = setup.load.source(stream(seed, index, Purpose::Arrivals));
     let mut rng = stream(seed, index, Purpose::Demands);
     let mut scale = setup.perturbation.scale_at(Nanos::ZERO);
