@@ -1,4 +1,4 @@
-//! Cells: the functions that competitors live through, made from a suite. Owns which world a function, a workload and a perturbation make; runs nothing.
+//! Cells of an evaluation, made from a suite. Owns the setup of each combination of function, workload and perturbation; must not run it.
 
 use std::time::Duration;
 
@@ -14,64 +14,63 @@ use rand_distr::StandardNormal;
 use crate::results::Cell;
 use crate::suite::{FunctionEntry, Noise, PerturbationEntry, Suite, Workload};
 
-/// What is competed in: one or more functions that are judged together.
+/// A cell: one or more functions that are measured together.
 #[derive(Debug, Clone)]
 pub struct EvaluationCell {
-    /// How results call it.
+    /// Its description in the results.
     pub report: Cell,
     /// Its functions.
     pub functions: Vec<CellFunction>,
-    /// How long it is lived through.
+    /// Length of its runs.
     pub measurement: MeasurementSpan,
 }
 
-/// How long a run lasts, in intervals.
+/// Length of a run, in intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeasurementSpan {
     /// Length of an interval.
     pub interval: Duration,
-    /// Intervals at the beginning that are not measured.
+    /// Intervals of the warm-up, which are not measured.
     pub warm_up: u32,
-    /// Intervals after them that are.
+    /// Measured intervals after the warm-up.
     pub measured: u32,
 }
 
 impl MeasurementSpan {
-    /// The length of what is measured, seconds.
+    /// Length of the measured part, seconds.
     #[must_use]
     pub fn measured_s(&self) -> f64 {
         self.interval.as_secs_f64() * f64::from(self.measured)
     }
 
-    /// The length of what is not, seconds.
+    /// Length of the warm-up, seconds.
     #[must_use]
     pub fn warm_up_s(&self) -> f64 {
         self.interval.as_secs_f64() * f64::from(self.warm_up)
     }
 
-    /// All of it.
+    /// Length of the run.
     #[must_use]
     pub fn length(&self) -> Duration {
         self.interval * (self.warm_up + self.measured)
     }
 }
 
-/// One function in an cell.
+/// One function of a cell.
 #[derive(Debug, Clone)]
 pub struct CellFunction {
-    /// What is simulated, with the suite's tick and no lag but the perturbation's.
+    /// Its setup, with the suite's tick and the perturbation's lag only.
     pub setup: Setup,
-    /// Which stream of random numbers is its own.
+    /// Number of its streams of random numbers.
     pub index: u64,
-    /// A level that wanders about its pattern.
+    /// Random level around its pattern.
     pub noise: Option<Noise>,
-    /// When something happens from which time to recover is measured.
+    /// Disturbances from which the time to recover is measured.
     pub disturbed: Vec<Duration>,
 }
 
 impl CellFunction {
-    /// What is simulated for a competitor that sees a State every `tick`, with measurements `lag` older than the perturbation makes them, in the run of `seed`
-    /// over `length`.
+    /// The setup for a competitor with `tick` and additional metric lag `lag`, in the run of `seed` over `length`.
     #[must_use]
     pub fn setup(&self, tick: TickLength, lag: Span, seed: u64, length: Duration) -> Setup {
         let mut setup = self.setup.clone();
@@ -83,17 +82,17 @@ impl CellFunction {
         setup
     }
 
-    /// Whether it is another world in every run, beyond what is drawn of it.
+    /// Whether the setup differs between runs.
     #[must_use]
     pub fn varies(&self) -> bool {
         self.noise.is_some()
     }
 }
 
-/// Keeps the stream of a level apart from those of any function.
+/// Separates the streams of levels from those of functions.
 const NOISE: u64 = 1 << 63;
 
-/// `pattern` in steps, each at a level that follows from the one before.
+/// `pattern` in steps, multiplied by an autoregressive level.
 fn wander(pattern: &Pattern, noise: Noise, length: Duration, mut rng: WorkloadRng) -> Pattern {
     let steps = length.as_nanos().div_ceil(noise.every.0.as_nanos().max(1)) as u32;
     let fresh = (1.0 - noise.memory * noise.memory).sqrt();
@@ -109,13 +108,13 @@ fn wander(pattern: &Pattern, noise: Noise, length: Duration, mut rng: WorkloadRn
 }
 
 impl Suite {
-    /// The cells of patterns that are cells of this suite, in the order of functions, workloads and perturbations.
+    /// The cells of a suite of patterns, in the order of functions, workloads and perturbations.
     #[must_use]
     pub fn evaluation_cells(&self) -> Vec<EvaluationCell> {
         let mut cells = Vec::new();
         for (f, function) in self.functions.iter().enumerate() {
             for (w, workload) in self.workloads.iter().enumerate() {
-                // The same arrivals under every perturbation.
+                // Equal arrivals for every perturbation.
                 let index = (f * self.workloads.len() + w) as u64;
                 for perturbation in self.perturbations.iter().filter(|entry| self.is_cell(function, workload, entry)) {
                     cells.push(self.cell(function, workload, perturbation, index));
@@ -160,7 +159,7 @@ impl Suite {
         }
     }
 
-    /// What is wanted for a function called `name`, with what the suite says of all.
+    /// ScalingPolicy of a function called `name`, with the suite's common settings.
     pub(crate) fn policy(&self, name: Name) -> ScalingPolicy {
         let function = FunctionId::new(Name::new(FunctionId::DEFAULT_NAMESPACE).expect("the default namespace is a DNS label"), name);
         let mut policy = ScalingPolicy::new(function);
@@ -172,7 +171,7 @@ impl Suite {
         policy
     }
 
-    /// A run of `length` whose beginning of `warm_up` is not measured, in whole intervals.
+    /// A run of `length` with `warm_up`, in whole intervals.
     pub(crate) fn measurement(&self, warm_up: Span, length: Span) -> MeasurementSpan {
         let interval = self.interval.0;
         let intervals = |span: Duration| u32::try_from(span.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u32::MAX);

@@ -1,13 +1,13 @@
-//! How long decisions take. Owns a small histogram; reads no clock: it is given one, and what it says has no part in any result.
+//! Latency of decisions. Owns a small histogram; must not read a clock, which is an argument. No result depends on it.
 
 use std::time::Duration;
 
-/// One decision in so many is timed, so that timing costs nothing beside deciding.
+/// One decision in this many is timed, so that the cost of timing is negligible.
 const EVERY: u64 = 8;
 /// Buckets an octave of nanoseconds.
 const FINE: usize = 4;
 
-/// How long decisions took.
+/// Histogram of decision latencies.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DecisionLatency {
     made: u64,
@@ -16,7 +16,7 @@ pub struct DecisionLatency {
 }
 
 impl DecisionLatency {
-    /// Does `decide`, and times it by `clock` now and then.
+    /// Runs `decide`, and times a part of the calls by `clock`.
     pub fn time<T>(&mut self, clock: Option<&(dyn Fn() -> Duration + Sync)>, decide: impl FnOnce() -> T) -> T {
         let turn = self.made.is_multiple_of(EVERY);
         self.made += 1;
@@ -37,7 +37,7 @@ impl DecisionLatency {
         self.timed += 1;
     }
 
-    /// Adds what others took.
+    /// Adds the counts of another histogram.
     pub fn include(&mut self, other: &DecisionLatency) {
         self.buckets.resize(self.buckets.len().max(other.buckets.len()), 0);
         self.buckets.iter_mut().zip(&other.buckets).for_each(|(sum, count)| *sum += count);
@@ -45,13 +45,13 @@ impl DecisionLatency {
         self.timed += other.timed;
     }
 
-    /// Decisions that were made.
+    /// Number of decisions.
     #[must_use]
     pub fn made(&self) -> u64 {
         self.made
     }
 
-    /// Within what time `share` (0 to 1) of the decisions were made, to 19 %; `None` where none was timed.
+    /// Quantile `share` (0 to 1) of the latency, to 19 %; `None` if none was timed.
     #[must_use]
     pub fn within(&self, share: f64) -> Option<Duration> {
         let rank = self.timed as f64 * share;

@@ -1,4 +1,4 @@
-//! An evaluation: who meets whom where, under which seeds, as a list of jobs. Owns the plan and how outcomes become results; threads are [`jobs`]'.
+//! An evaluation: competitors, cells and seeds as a list of jobs. Owns the plan and the collection of results; threads are in [`jobs`].
 
 mod collect;
 pub mod jobs;
@@ -22,53 +22,53 @@ use crate::suite::{CompetitorEntry, Selection, Suite};
 use collect::Collected;
 use jobs::{Job, Ledger, Stage};
 
-/// What is evaluated: a suite, and the cells that it makes.
+/// A suite with its cells.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
     suite: Suite,
-    /// The cells of the test part and those of the validation part: the same cells in the same order.
+    /// Cells of the test part and of the validation part: equal cells in equal order.
     parts: [Vec<EvaluationCell>; 2],
-    /// Those of them that are tested.
+    /// Indices of the tested cells.
     tested: Vec<usize>,
-    /// Those of them in which rules are tuned.
+    /// Indices of the cells used for tuning.
     tuned: Vec<usize>,
     asked: EvaluationRequest,
     played: Option<TracePart>,
 }
 
-/// What is asked for beside the suite.
+/// Options of an evaluation in addition to the suite.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EvaluationRequest {
-    /// The command that gives the same results again.
+    /// Command that reproduces the results.
     pub command: String,
-    /// Whether rules are tuned and reported beside their defaults.
+    /// Whether tuned policies are reported in addition to the defaults.
     pub tune: bool,
-    /// Whether this is a quick look.
+    /// Whether this is the suite's quick version.
     pub quick: bool,
 }
 
-/// How it is run; nothing of this changes a result.
+/// Options of execution; no result depends on them.
 pub struct Options<'a> {
-    /// On so many threads.
+    /// Number of threads.
     pub threads: NonZeroUsize,
-    /// Set by whoever wants it to end early.
+    /// Set to stop early.
     pub stop: &'a AtomicBool,
-    /// Tells the time, for measuring how long decisions take.
+    /// Clock for the latency of decisions.
     pub clock: Option<&'a (dyn Fn() -> Duration + Sync)>,
 }
 
-/// Why there are no results.
+/// Why an evaluation has no results.
 #[derive(Debug, Error)]
 pub enum EvaluateError {
-    /// Somebody wanted it to end; what was done is in the ledger.
+    /// It was stopped; finished jobs are in the ledger.
     #[error("stopped")]
     Stopped,
-    /// A competitor that there is not.
+    /// A competitor cannot be made.
     #[error("competitor `{name}`: {reason}")]
     Competitor {
-        /// What it is called.
+        /// Its name.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// There is nothing to evaluate.
@@ -79,17 +79,17 @@ pub enum EvaluateError {
     Ledger(String),
 }
 
-/// Seeds of validation runs begin here, far from those of tests, which begin at 1.
+/// First seed of validation runs, far from the test seeds, which begin at 1.
 const FIRST_VALIDATION_SEED: u64 = 1_000_001;
 
 const TEST: usize = 0;
 const VALIDATION: usize = 1;
 
 impl Evaluation {
-    /// The evaluation of the patterns of `suite`, which was checked.
+    /// The evaluation of a checked suite of patterns.
     ///
     /// # Errors
-    /// When no cell is left of it.
+    /// If no cell is left.
     pub fn of_patterns(suite: Suite, asked: EvaluationRequest) -> Result<Self, EvaluateError> {
         let mut every = suite.clone();
         if !every.cells.is_empty() {
@@ -99,10 +99,10 @@ impl Evaluation {
         Self::new(suite, [cells.clone(), cells], asked, None)
     }
 
-    /// The evaluation of a trace whose cells were made with `suite`.
+    /// The evaluation of a trace, with cells made from `suite`.
     ///
     /// # Errors
-    /// When no cell is left of it.
+    /// If no cell is left.
     pub fn of_trace(
         suite: Suite,
         cells: [Vec<EvaluationCell>; 2],
@@ -127,9 +127,9 @@ impl Evaluation {
         };
         let tested = chosen(&suite.cells);
         if tested.is_empty() {
-            return Err(EvaluateError::Nothing("no cell is left; name fewer workloads and perturbations, or others".into()));
+            return Err(EvaluateError::Nothing("no cell is left; name other workloads or perturbations, or fewer".into()));
         }
-        // A function that is not tested need not be tuned for.
+        // Functions that are not tested need no tuning.
         let functions: Vec<&str> = tested.iter().map(|index| parts[TEST][*index].report.function.as_str()).collect();
         let tuned = chosen(&tuning_cells(&suite))
             .into_iter()
@@ -156,7 +156,7 @@ impl Evaluation {
         (FIRST_VALIDATION_SEED..).take(self.suite.tuning.seeds as usize).collect()
     }
 
-    /// All that results depend on, with the competitors that `policy_set` makes: two evaluations that say the same give the same results.
+    /// All inputs of the results, with the policies of `policy_set`: evaluations with equal identity have equal results.
     #[must_use]
     pub fn identity(&self, policy_set: &dyn PolicySet) -> Value {
         let model = |entry: &CompetitorEntry| {
@@ -174,15 +174,15 @@ impl Evaluation {
         })
     }
 
-    /// Names of the cells that are tested.
+    /// Names of the tested cells.
     pub fn cells(&self) -> impl Iterator<Item = &str> {
         self.tested.iter().map(|index| self.parts[TEST][*index].report.name.as_str())
     }
 
-    /// Runs it; `ledger` is told what was done and asked what was done before. Gives the results, and how long the decisions of each competitor took.
+    /// Runs the evaluation; `ledger` records finished jobs and returns earlier ones. Returns the results, and the decision latency of each competitor.
     ///
     /// # Errors
-    /// A competitor that cannot be made, a ledger that cannot be written, or the wish to stop.
+    /// A competitor cannot be made, the ledger cannot be written, or the evaluation was stopped.
     pub fn run(
         &self,
         policy_set: &dyn PolicySet,
@@ -210,10 +210,10 @@ impl Evaluation {
         Ok((self.results(competitors, collected, tunings), decision_latencies))
     }
 
-    /// Refuses competitors that cannot be made, with any of their settings.
+    /// Checks that every competitor can be made with all its settings.
     ///
     /// # Errors
-    /// The first of them, by name.
+    /// The first that cannot, by name.
     pub fn check(&self, policy_set: &dyn PolicySet) -> Result<(), EvaluateError> {
         for entry in &self.suite.competitors {
             let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
@@ -225,7 +225,7 @@ impl Evaluation {
     }
 }
 
-/// The cells in which rules are tuned: those that are listed, else those in which nothing goes wrong.
+/// Cells used for tuning: the listed ones, else those without perturbation.
 fn tuning_cells(suite: &Suite) -> Vec<Selection> {
     let calm = crate::suite::PerturbationEntry::NONE;
     match suite.perturbation(calm) {
@@ -243,7 +243,7 @@ impl From<RunError> for EvaluateError {
     }
 }
 
-/// A job of one part of an evaluation.
+/// Jobs of one stage of an evaluation.
 pub(crate) type Jobs = Vec<Job>;
 
 #[cfg(test)]

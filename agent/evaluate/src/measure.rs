@@ -1,13 +1,13 @@
-//! Measures a run by what really happened in it, not by what States told. Owns what counts as late, violated and recovered; must not know who decided.
+//! Measures of a run, from its true totals rather than from States. Owns the definitions of late, violated and recovered; must not know the policy.
 //!
-//! - A request is *late* if it was answered well, but later than the objective's bound. Refused, timed out and lost ones are *failures*.
-//! - Time is cut into intervals of one length for every competitor. The objective is *violated* in an interval if its percentile of latency over the
-//!   requests that ended in it, failures counted as slower than any, lies above the bound, or if more of them failed than the objective allows. An interval
-//!   in which nothing ended is not judged, unless requests waited all through it and an interval is longer than the bound: then it is violated.
-//! - *Severity* is the mean over judged intervals of the reward's `V = 1 - completion x min(1, bound / percentile)`.
-//! - *Time to recover* from a disturbance is the time from it to the beginning of the first of three intervals in a row in which the objective holds, but at
-//!   most to the next disturbance or the end of the run; the mean over the disturbances within the measured part.
-//! - A *reversal* is a change of the allocation that goes the other way, by its price, than one at most so long before it.
+//! - A request is *late* if it succeeded after the objective's latency bound. Refused, timed out and lost requests are *failures*.
+//! - Time is divided into intervals of equal length for every competitor. The objective is *violated* in an interval if its latency percentile over the requests
+//!   that ended in it (failures count as slower than any) is above the bound, or if more of them failed than the objective allows. An interval in which no request
+//!   ended does not count, unless requests waited throughout and the interval is longer than the bound: then it is violated.
+//! - *Severity* is the mean over counted intervals of the reward's `V = 1 - completion x min(1, bound / percentile)`.
+//! - *Time to recover* from a disturbance is the time to the begin of the first of three consecutive intervals in which the objective holds, at most to the next
+//!   disturbance or the end of the run; the mean over the disturbances within the measured part.
+//! - A *reversal* is a change of the allocation in the opposite direction, by price, of one shortly before.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use qscale_sim::{Nanos, Setup, Totals};
 use crate::cell::MeasurementSpan;
 use crate::results::{Measure, Measures, TimeSeries};
 
-/// Intervals in a row in which the objective must hold to have recovered.
+/// Consecutive intervals in which the objective must hold for a recovery.
 const RECOVERED: usize = 3;
 
-/// What a function is judged by.
+/// Criteria of a function.
 #[derive(Debug, Clone)]
 pub struct Criteria {
     bound: Nanos,
@@ -52,7 +52,7 @@ impl Criteria {
         }
     }
 
-    /// What an interval was worth; `None` where there is nothing to judge. `waited` tells whether requests waited all through it.
+    /// Result of an interval; `None` if it does not count. `waited` says whether requests waited throughout.
     #[must_use]
     pub fn evaluate(&self, interval: &Totals, waited: bool) -> Option<IntervalResult> {
         let failed = interval.unanswered();
@@ -69,19 +69,19 @@ impl Criteria {
     }
 }
 
-/// What an interval was worth.
+/// Result of an interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IntervalResult {
     /// Whether the objective was violated.
     pub violated: bool,
-    /// How badly, 0 to 1.
+    /// Severity, 0 to 1.
     pub severity: f64,
 }
 
-/// What the functions of a run add up to over its measured part.
+/// Sums over the functions of a run, in its measured part.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RunSums {
-    /// What happened.
+    /// True totals.
     pub totals: Totals,
     late: f64,
     judged: u64,
@@ -93,13 +93,13 @@ pub struct RunSums {
     reversals: u64,
     recovering_s: f64,
     recoveries: u64,
-    /// Longest that any gateway waits.
+    /// Longest timeout of a gateway.
     timeout: Nanos,
     hours: f64,
 }
 
 impl RunSums {
-    /// Adds what another function of the run did.
+    /// Adds another function of the run.
     pub fn include(&mut self, other: &RunSums) {
         self.totals.include(&other.totals);
         self.late += other.late;
@@ -153,7 +153,7 @@ impl RunSums {
         measures
     }
 
-    /// Latencies of all that was answered well.
+    /// Latencies of successful requests.
     #[must_use]
     pub fn latency(&self) -> &Histogram {
         &self.totals.latency
@@ -167,15 +167,15 @@ pub struct RunMeter<'a> {
     disturbed: &'a [Duration],
     sums: RunSums,
     course: Option<TimeSeries>,
-    /// Requests that had arrived and not ended when the interval began.
+    /// Requests in the system when the interval began.
     outstanding: u64,
-    /// Of every interval, whether the objective was violated.
+    /// Whether the objective was violated, for each interval.
     violated: Vec<bool>,
     last_action: Option<(Duration, Direction)>,
 }
 
 impl<'a> RunMeter<'a> {
-    /// Measures by `criteria`, with time to recover from each instant of `disturbed`; notes the course of the run where that is wanted.
+    /// Measures by `criteria`, with the time to recover from each instant of `disturbed`; records the time series if `with_course`.
     #[must_use]
     pub fn new(criteria: &'a Criteria, disturbed: &'a [Duration], with_course: bool) -> Self {
         Self {
@@ -193,7 +193,7 @@ impl<'a> RunMeter<'a> {
         self.violated.len() >= self.criteria.measurement.warm_up as usize
     }
 
-    /// The allocation was changed at `now`.
+    /// Records a change of the allocation at `now`.
     pub fn acted(&mut self, now: Duration, direction: Direction) {
         let criteria = self.criteria;
         let reversed = self.last_action.is_some_and(|(at, last)| last != direction && now - at <= criteria.reversal_within);
@@ -204,10 +204,10 @@ impl<'a> RunMeter<'a> {
         self.last_action = Some((now, direction));
     }
 
-    /// An interval ends; `replicas` are wanted and `waiting` requests wait.
+    /// Ends an interval with `replicas` requested and `waiting` requests queued.
     pub fn interval(&mut self, totals: &Totals, replicas: u32, waiting: usize) {
         let ended = totals.completed + totals.unanswered();
-        // Nothing ended, so whatever was outstanding when it began still is.
+        // No request ended, so those of the begin are still waiting.
         let verdict = self.criteria.evaluate(totals, self.outstanding > 0);
         self.outstanding = (self.outstanding + totals.arrived).saturating_sub(ended);
         if self.is_measured() {
@@ -245,7 +245,7 @@ impl<'a> RunMeter<'a> {
         course.violated.push(f64::from(u8::from(verdict.is_some_and(|verdict| verdict.violated))));
     }
 
-    /// What the run adds up to, and its course.
+    /// Sums of the run, and its time series.
     #[must_use]
     pub fn finish(mut self) -> (RunSums, Option<TimeSeries>) {
         self.recover();
@@ -269,7 +269,7 @@ impl<'a> RunMeter<'a> {
             let until = instants.get(index + 1).copied().unwrap_or(end);
             let place = |at: Duration| (at.as_nanos() / measurement.interval.as_nanos()) as usize;
             let recovered = (place(*at)..place(until)).find(|from| {
-                // What lies beyond the end counts as held.
+                // Intervals beyond the end count as fulfilled.
                 self.violated.iter().skip(*from).take(RECOVERED).all(|violated| !violated)
             });
             let recovered = recovered.map_or(until, |interval| measurement.interval * interval as u32);

@@ -1,4 +1,4 @@
-//! Who may compete: policies by name, and the bound that knows the future. Owns how a competitor is made for a world; decides nothing.
+//! Policies that can compete: rules by name, and the bound that knows the future. Owns their construction for a run; must not decide.
 
 use std::time::Duration;
 
@@ -13,28 +13,28 @@ use qscale_sim::simulation::BEGIN;
 use qscale_sim::{Nanos, Setup};
 use serde_json::Value;
 
-/// The world that a competitor is made for.
+/// The run that a policy is made for.
 #[derive(Debug, Clone, Copy)]
 pub struct RunContext<'a> {
-    /// What will be simulated.
+    /// Setup of the simulation.
     pub setup: &'a Setup,
     /// Seed of the run.
     pub seed: u64,
-    /// Number of the function in it.
+    /// Number of the function's random streams.
     pub index: u64,
     /// Length of the run.
     pub length: Duration,
 }
 
-/// Makes competitors.
+/// Constructs policies by name.
 pub trait PolicySet: Sync {
-    /// The policy called `name`, told `params`, for one run. Only a bound looks at `context`.
+    /// The policy called `name` with `params`, for one run. Only a bound uses `context`.
     ///
     /// # Errors
-    /// A name that is not known, or parameters that the policy refuses.
+    /// An unknown name, or parameters that the policy refuses.
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String>;
 
-    /// Whether the policy called `name` knows what no policy can know, so that it bounds the others rather than competes.
+    /// Whether the policy called `name` is a bound with knowledge of the future, not a competitor.
     fn is_bound(&self, name: &str) -> bool;
 }
 
@@ -42,7 +42,7 @@ pub trait PolicySet: Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rules;
 
-/// What the policy is called that knows the future.
+/// Name of the policy that knows the future.
 pub const CLAIRVOYANT: &str = "clairvoyant";
 
 impl PolicySet for Rules {
@@ -52,7 +52,7 @@ impl PolicySet for Rules {
         }
         let told: ClairvoyantParams =
             qscale_common::document::from_value(params.clone()).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?;
-        let forecast = context.map_or_else(nothing, foretell);
+        let forecast = context.map_or_else(no_load, true_forecast);
         Ok(Box::new(Clairvoyant::new(&forecast, told).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?))
     }
 
@@ -63,8 +63,8 @@ impl PolicySet for Rules {
 
 const SECOND: Span = Span::seconds(1);
 
-/// A future in which nothing comes: enough to hold parameters against their ranges.
-fn nothing() -> Forecast {
+/// A forecast without load, enough to check parameters.
+fn no_load() -> Forecast {
     let none = Span::millis(0);
     let function = Facts {
         request_cpu: none,
@@ -78,8 +78,8 @@ fn nothing() -> Forecast {
     Forecast { begin: BEGIN, interval: SECOND, intervals: Vec::new(), function }
 }
 
-/// What really comes in a run: the arrivals and demands that its world will draw, drawn before.
-fn foretell(context: &RunContext<'_>) -> Forecast {
+/// The true arrivals and demands of a run, drawn in advance from the same streams.
+fn true_forecast(context: &RunContext<'_>) -> Forecast {
     let RunContext { setup, seed, index, length } = *context;
     let mut source = setup.load.source(stream(seed, index, Purpose::Arrivals));
     let mut rng = stream(seed, index, Purpose::Demands);

@@ -1,4 +1,4 @@
-//! One run: a competitor in an simulation under a seed. Owns the loop of State, decision and tick; knows neither files nor threads.
+//! One run: a competitor in a cell with a seed. Owns the loop of State, decision and tick; must not know files or threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,111 +19,111 @@ use crate::measure::{Criteria, RunMeter, RunSums};
 use crate::policy_set::{PolicySet, RunContext};
 use crate::results::{Measures, TimeSeries};
 
-/// A competitor as it comes to a run.
+/// The competitor of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunSpec {
-    /// What it is called.
+    /// Name of the competitor.
     pub name: String,
-    /// Its policy.
+    /// Name of its policy.
     pub policy: String,
-    /// What that is told.
+    /// Parameters of the policy.
     pub params: Value,
-    /// How often it sees a State.
+    /// Tick at which it sees States.
     pub tick: TickLength,
-    /// How old its measurements are at least.
+    /// Additional metric lag.
     pub lag: Span,
 }
 
-/// What runs share.
+/// Settings common to all runs.
 pub struct Conditions<'a> {
-    /// Makes policies.
+    /// Constructs policies.
     pub policy_set: &'a dyn PolicySet,
-    /// What the terms of the loss weigh.
+    /// Weights of the terms of the loss.
     pub weights: RewardWeights,
-    /// Within what time a change is a reversal of the one before.
+    /// Time within which an opposite change counts as a reversal.
     pub reversal_within: Duration,
-    /// Set by whoever wants runs to end early.
+    /// Set to stop runs early.
     pub stop: &'a AtomicBool,
-    /// Tells the time for measuring how long decisions take; it has no part in any result.
+    /// Clock for the latency of decisions; no result depends on it.
     pub clock: Option<&'a (dyn Fn() -> Duration + Sync)>,
 }
 
-/// Why there is no result of a run.
+/// Why a run has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
-    /// Somebody wanted it to end.
+    /// It was stopped.
     #[error("stopped")]
     Stopped,
-    /// There is no such competitor.
+    /// The competitor cannot be made.
     #[error("{0}")]
     Competitor(String),
 }
 
-/// What a run gives.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunResult {
     /// Its measures.
     pub measures: Measures,
-    /// Latencies of what was answered well in the measured part.
+    /// Latencies of successful requests in the measured part.
     pub latency: Histogram,
     /// Requests that failed in it.
     pub failed: u64,
-    /// Its course, where that was wanted.
+    /// Its time series, if requested.
     pub course: Option<TimeSeries>,
-    /// How long decisions took.
+    /// Latency of decisions.
     pub decision_latency: DecisionLatency,
 }
 
-/// Runs of one competitor in one simulation, one seed after the other.
+/// Runs of one competitor in one cell, one seed after the other.
 pub struct Runner<'a> {
     conditions: &'a Conditions<'a>,
-    simulation: &'a EvaluationCell,
+    cell: &'a EvaluationCell,
     spec: &'a RunSpec,
-    /// The simulated function of the last run, begun anew where the next one is of the same world.
+    /// The simulation of the last run, reset if the next run has the same setup.
     simulation: Option<Simulation>,
     interval: Totals,
 }
 
 impl<'a> Runner<'a> {
-    /// Runs of `spec` in `simulation`.
+    /// Runs of `spec` in `cell`.
     #[must_use]
-    pub fn new(conditions: &'a Conditions<'a>, simulation: &'a EvaluationCell, spec: &'a RunSpec) -> Self {
-        Self { conditions, simulation, spec, simulation: None, interval: Totals::default() }
+    pub fn new(conditions: &'a Conditions<'a>, cell: &'a EvaluationCell, spec: &'a RunSpec) -> Self {
+        Self { conditions, cell, spec, simulation: None, interval: Totals::default() }
     }
 
-    /// The run of `seed`; `lived` is called after each function.
+    /// Runs `seed`; calls `simulated` after each function.
     ///
     /// # Errors
-    /// When it is stopped, or the competitor cannot be made.
-    pub fn run(&mut self, seed: u64, with_course: bool, mut lived: impl FnMut()) -> Result<RunResult, RunError> {
+    /// If it is stopped, or the competitor cannot be made.
+    pub fn run(&mut self, seed: u64, with_course: bool, mut simulated: impl FnMut()) -> Result<RunResult, RunError> {
         let (mut sums, mut course, mut decision_latency) = (RunSums::default(), None, DecisionLatency::default());
-        let simulation = self.simulation;
-        for world in &simulation.functions {
-            let (one, its_course) = self.live(world, seed, with_course, &mut decision_latency)?;
+        let cell = self.cell;
+        for world in &cell.functions {
+            let (one, its_series) = self.simulate(world, seed, with_course, &mut decision_latency)?;
             sums.include(&one);
-            course = TimeSeries::together(course, its_course);
-            lived();
+            course = TimeSeries::together(course, its_series);
+            simulated();
         }
-        let course = course.map(|course| course.averaged(simulation.functions.len()));
+        let course = course.map(|course| course.averaged(cell.functions.len()));
         let failed = sums.totals.unanswered();
         Ok(RunResult { measures: sums.measures(&self.conditions.weights), latency: sums.totals.latency, failed, course, decision_latency })
     }
 
-    fn live(
+    fn simulate(
         &mut self,
         world: &CellFunction,
         seed: u64,
         with_course: bool,
         decision_latency: &mut DecisionLatency,
     ) -> Result<(RunSums, Option<TimeSeries>), RunError> {
-        let (conditions, measurement) = (self.conditions, self.simulation.measurement);
+        let (conditions, measurement) = (self.conditions, self.cell.measurement);
         let setup = world.setup(self.spec.tick, self.spec.lag, seed, measurement.length());
         let context = RunContext { setup: &setup, seed, index: world.index, length: measurement.length() };
         let made = conditions.policy_set.policy(&self.spec.policy, &self.spec.params, Some(&context));
         let policy = made.map_err(RunError::Competitor)?;
         let criteria = Criteria::new(&setup, measurement, conditions.reversal_within);
         let mut meter = RunMeter::new(&criteria, &world.disturbed, with_course);
-        let alike = self.simulation.functions.len() == 1 && !world.varies();
+        let alike = self.cell.functions.len() == 1 && !world.varies();
         let mut simulation = match self.simulation.take().filter(|_| alike) {
             Some(mut simulation) => {
                 simulation.reset(seed);
@@ -149,7 +149,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Decides once and lives through a tick.
+/// Decides once and advances by a tick.
 fn tick(
     simulation: &mut Simulation,
     policy: &dyn Policy,

@@ -1,4 +1,4 @@
-//! Suites: what is compared on what, registered in a file before it is run. Owns the file's form and what makes no sense in it; runs nothing.
+//! Suites: comparisons registered in a file before they run. Owns the file's format and its checks; must not run anything.
 
 mod check;
 mod competitor;
@@ -22,93 +22,93 @@ pub use function::{FunctionEntry, Profile};
 pub use shipped::{SHIPPED, Shipped};
 pub use trace::TraceEntry;
 
-/// A suite, as registered.
+/// A registered suite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Suite {
     /// Its name.
     pub name: Name,
-    /// What it is for, in a sentence.
+    /// Purpose, in a sentence.
     #[serde(default)]
     pub description: String,
-    /// Test runs of every competitor in every cell, 1 to 10,000; the n-th of each meets the same arrivals, demands and perturbations.
+    /// Test runs of every competitor in every cell, 1 to 10,000; the n-th runs have equal arrivals, demands and perturbations.
     #[serde(default = "default_seeds")]
     pub seeds: u32,
-    /// Length of a run of patterns, its warm-up included; a trace has its own.
+    /// Length of a run of patterns, including the warm-up; a trace has its own.
     #[serde(default = "default_length")]
     pub length: Span,
-    /// Time at the beginning of a run that is lived through and not measured.
+    /// Begin of a run that is not measured.
     #[serde(default = "default_warm_up")]
     pub warm_up: Span,
-    /// Length of an interval in which the objective holds or is violated, the same for every competitor.
+    /// Length of the intervals in which the objective holds or is violated.
     #[serde(default = "default_interval")]
     pub interval: Span,
-    /// How often a State is made for competitors that do not ask for another tick.
+    /// Tick of competitors without their own.
     #[serde(default)]
     pub tick: TickLength,
-    /// A change of the allocation that goes the other way than one within this time before it is a reversal.
+    /// Time within which an opposite change of the allocation counts as a reversal.
     #[serde(default = "default_reversal")]
     pub reversal_within: Span,
-    /// What the terms of the loss weigh; only `violation` and `cost` are part of it.
+    /// Weights of the loss; only `violation` and `cost` are used.
     #[serde(default)]
     pub weights: RewardWeights,
-    /// What allocations cost.
+    /// Prices.
     #[serde(default)]
     pub prices: Prices,
-    /// The guard that stands between every competitor and its function.
+    /// The guard between every competitor and its function.
     #[serde(default)]
     pub guard: Guardrails,
     /// The functions.
     #[serde(default)]
     pub functions: Vec<FunctionEntry>,
-    /// What arrives at them.
+    /// The workloads.
     #[serde(default)]
     pub workloads: Vec<Workload>,
     /// The perturbations.
     #[serde(default = "default_perturbations")]
     pub perturbations: Vec<PerturbationEntry>,
-    /// Which of their combinations are cells; all of them where none is listed.
+    /// Combinations that are cells; all if none is listed.
     #[serde(default)]
     pub cells: Vec<Selection>,
-    /// How the functions of a trace are played, where the suite is one for traces.
+    /// How functions of a trace are simulated, in a suite for traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceEntry>,
-    /// Who competes.
+    /// The competitors.
     pub competitors: Vec<CompetitorEntry>,
-    /// How rules are tuned.
+    /// Settings of tuning.
     #[serde(default)]
     pub tuning: TuningPlan,
-    /// Of which cells one run's course is kept; those without perturbation where none is listed.
+    /// Cells of which the time series of one run is stored; those without perturbation if none is listed.
     #[serde(default)]
     pub timelines: Vec<Selection>,
-    /// What is left of it where a quick look is asked for.
+    /// The quick version.
     #[serde(default)]
     pub quick: Quick,
 }
 
-/// What arrives at a function when.
+/// A workload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
     /// Its name.
     pub name: Name,
-    /// The rate over time, in multiples of the function's `rate`.
+    /// Arrival rate over time, in multiples of the function's `rate`.
     pub pattern: Pattern,
-    /// The gaps between requests.
+    /// Distribution of the gaps between requests.
     #[serde(default)]
     pub gaps: Gaps,
-    /// A level that wanders about the pattern, another one in every run.
+    /// Random level around the pattern, different in every run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<Noise>,
-    /// When it changes so much that time to recover is measured from there.
+    /// Disturbances from which the time to recover is measured.
     #[serde(default)]
     pub disturbed: Vec<Span>,
 }
 
-/// A level that wanders about a pattern: the rate is multiplied by `exp(x)`, where x is an autoregressive normal process drawn anew at every step.
+/// Random level around a pattern: the rate is multiplied by `exp(x)`, where x is a first-order autoregressive normal process.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
     /// Standard deviation of x, above 0 to 2.
     pub sigma: f64,
-    /// How much of x is left at the next step, 0 to below 1.
+    /// Autocorrelation of x between steps, 0 to below 1.
     #[serde(default)]
     pub memory: f64,
     /// Length of a step, at least 1 s.
@@ -126,7 +126,7 @@ pub struct PerturbationEntry {
     pub perturbation: Perturbation,
 }
 
-/// Some combinations of functions, workloads and perturbations: all of those named, each kind complete where none of it is named.
+/// Combinations of the named functions, workloads and perturbations; an empty list stands for all of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Selection {
@@ -139,7 +139,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether the combination is one of them.
+    /// Whether the combination is selected.
     #[must_use]
     pub fn holds(&self, function: &str, workload: &str, perturbation: &str) -> bool {
         let any = |names: &[Name], name: &str| names.is_empty() || names.iter().any(|known| known.as_str() == name);
@@ -147,15 +147,15 @@ impl Selection {
     }
 }
 
-/// How rules are tuned: the same for all of them.
+/// Settings of tuning, common to all policies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TuningPlan {
-    /// Most settings of one rule that are tried, its default among them, 1 to 10,000.
+    /// Greatest number of settings of a policy, including its default, 1 to 10,000.
     pub settings: usize,
     /// Validation runs of each setting in each cell, 1 to 10,000.
     pub seeds: u32,
-    /// The cells that they are tried in; those without perturbation where none is listed.
+    /// Cells used for tuning; those without perturbation if none is listed.
     pub cells: Vec<Selection>,
 }
 
@@ -165,13 +165,13 @@ impl Default for TuningPlan {
     }
 }
 
-/// What is left of a suite where a quick look is asked for.
+/// The quick version of a suite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Quick {
     /// Test runs.
     pub seeds: u32,
-    /// Cells, of those of the suite; all of them where none is listed.
+    /// Cells among those of the suite; all if none is listed.
     pub cells: Vec<Selection>,
 }
 
@@ -211,24 +211,24 @@ impl PerturbationEntry {
     pub const NONE: &'static str = "none";
 }
 
-/// Why a text is no suite.
+/// Why a suite is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SuiteError {
-    /// It could not be read as one.
+    /// It cannot be read.
     #[error(transparent)]
     Document(#[from] DocumentError),
-    /// Something in it makes no sense.
+    /// A field is invalid.
     #[error("field `{field}`: {reason}")]
     Field {
         /// Path of the field.
         field: String,
-        /// Value, range and way out.
+        /// Value, range and remedy.
         reason: String,
     },
 }
 
 impl Suite {
-    /// Reads a suite that a person wrote; a key that a suite does not have is an error.
+    /// Reads a suite; an unknown key is an error.
     ///
     /// # Errors
     /// Names the field, its value and its range.
@@ -238,7 +238,7 @@ impl Suite {
         Ok(suite)
     }
 
-    /// The perturbation called so.
+    /// The perturbation of this name.
     #[must_use]
     pub fn perturbation(&self, name: &str) -> Option<&PerturbationEntry> {
         self.perturbations.iter().find(|entry| entry.name.as_str() == name)

@@ -1,5 +1,4 @@
-//! Traces as cells: every function of a trace a world with its own demand, all of them judged together. Owns the chronological split and what a world is given;
-//! opens no file.
+//! Cells from traces: every function of a trace with its own demand, measured together. Owns the chronological split; must not open files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +16,17 @@ use crate::cell::{CellFunction, EvaluationCell, MeasurementSpan};
 use crate::results::{Cell, TracePart};
 use crate::suite::{PerturbationEntry, Suite, TraceEntry};
 
-/// A trace that was read.
+/// A trace.
 #[derive(Debug, Clone)]
 pub enum Trace {
-    /// Counts a minute: Azure 2019 and InVitro.
+    /// Counts by minute: Azure 2019 and InVitro.
     Minutes(MinuteTrace),
     /// Single invocations: Azure 2021.
     Rows(RowTrace),
 }
 
 impl Trace {
-    /// How many functions it has.
+    /// Number of functions.
     #[must_use]
     pub fn functions(&self) -> usize {
         match self {
@@ -36,7 +35,7 @@ impl Trace {
         }
     }
 
-    /// Minutes that it covers.
+    /// Length, minutes.
     #[must_use]
     pub fn minutes(&self) -> u32 {
         match self {
@@ -57,7 +56,7 @@ impl Trace {
         }
     }
 
-    /// A number that another trace hardly has, in hexadecimal: FNV-1a over all that it says.
+    /// Hash of its content, hexadecimal: FNV-1a.
     fn digest(&self) -> String {
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
         let mut add = |number: u64| {
@@ -82,8 +81,7 @@ impl Trace {
         format!("{hash:016x}")
     }
 
-    /// The load of function number `number` from minute `from` to before minute `to`, with its longest duration but one in a hundred and its memory, usual and
-    /// most.
+    /// Load of function `number` from minute `from` to before minute `to`, with its 99th percentile of duration, and its usual and greatest memory.
     fn function(&self, number: usize, from: u32, to: u32, entry: &TraceEntry) -> OfFunction {
         let cpu_share = entry.cpu_share.get();
         match self {
@@ -126,7 +124,7 @@ fn minute(row: &Row) -> u32 {
     u32::try_from(row.start_us / MINUTE_US).unwrap_or(u32::MAX - 1)
 }
 
-/// Median and longest duration but one in a hundred, milliseconds; median and most memory, MiB.
+/// Median and 99th percentile of the duration, milliseconds; median and greatest memory, MiB.
 fn usual(demand: &Demand) -> [u32; 4] {
     let durations = |quantiles: &DurationQuantiles| {
         let within = |ms: u32| ms.clamp(DurationQuantiles::SHORTEST_MS, DurationQuantiles::LONGEST_MS);
@@ -145,7 +143,7 @@ fn usual(demand: &Demand) -> [u32; 4] {
     }
 }
 
-/// A part of a trace: what is measured, and the warm-up before it.
+/// A part of a trace: the measured minutes and the warm-up before them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
     begin: u32,
@@ -153,16 +151,13 @@ struct Part {
     end: u32,
 }
 
-/// The cells of the test part of `trace`, which is called `name`, and those of its validation part, a perturbation each.
+/// Cells of the test part and of the validation part of the trace `name`, one for each perturbation.
 ///
 /// # Errors
-/// A suite that does not say how to play a trace, and a trace of which nothing is left to test.
+/// A suite without a description of traces, and a trace whose test part is empty.
 pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<EvaluationCell>; 2], TracePart), String> {
     let Some(entry) = &suite.trace else {
-        return Err(format!(
-            "suite `{}` is one of patterns; take one that says under [trace] how a trace is played, such as `trace`",
-            suite.name
-        ));
+        return Err(format!("suite `{}` is for patterns; use one with a section [trace], such as `trace`", suite.name));
     };
     let minutes = trace.minutes();
     let share = |percent: u32| (u64::from(minutes) * u64::from(percent) / 100) as u32;
@@ -173,7 +168,7 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
     let (test, validation) = (part(test_from, minutes), part(from, test_from));
     if measurement(suite, entry, test).measured == 0 {
         let [a, b, c] = entry.split;
-        return Err(format!("of {minutes} minutes split {a}/{b}/{c} nothing is left to test; give another --split or a longer trace"));
+        return Err(format!("{minutes} minutes split {a}/{b}/{c} leave an empty test part; give another --split or a longer trace"));
     }
     let of_part = |part: Part| -> Vec<EvaluationCell> {
         suite.perturbations.iter().map(|perturbation| cell(suite, entry, trace, name, part, perturbation)).collect()
@@ -216,7 +211,7 @@ fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: 
     let latency = Span(Duration::from_millis(u64::from(function.longest_ms)) + entry.slack.0);
     let latency = LatencyBound::try_from(latency.clamp(Span::millis(1), Span::seconds(3600))).expect("within its range");
     let objective = Objective { percentile: entry.percentile, latency, failure_share: entry.failure_share };
-    // Memory is no part of the contest: each function has room for the most that it was seen to take.
+    // Memory is not compared: each function has room for its greatest usage.
     let margin = suite.guard.working_set_margin.get() * ROOM;
     let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);
     let start = entry.bounds.clamp(Allocation { memory_mib: room, ..entry.start });
@@ -240,7 +235,7 @@ fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: 
     CellFunction { setup, index: number as u64, noise: None, disturbed: perturbation.perturbation.onsets().map(|at| at.0).collect() }
 }
 
-/// A little more than the guard's margin, so that rounding leaves room.
+/// Slightly more than the guard's margin, to allow for rounding.
 const ROOM: f64 = 1.05;
 
 #[cfg(test)]

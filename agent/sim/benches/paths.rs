@@ -12,7 +12,7 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::{Span, TickLength};
 use qscale_common::units::Allocation;
 use qscale_common::workload::Gaps;
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup, Simulation};
 use rand::RngExt;
 use rand_distr::Exp1;

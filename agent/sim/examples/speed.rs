@@ -11,7 +11,7 @@ use qscale_common::time::{Span, Tick, TickLength, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_common::window::Windows;
 use qscale_common::workload::Gaps;
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Reading, Setup, Simulation};
 use rand::RngExt;
 use rand_distr::Exp1;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use qscale_common::time::Span;
 use qscale_common::workload::trace::{Azure2019, Keep, MinuteTrace, read_azure2019};
 use qscale_common::workload::{Arrival, Arrivals, Iat, Scale};
-use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::profile::Startup;
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Demand, Distribution, Function, FunctionProfile, Gateway, Nanos};
 
 const SEED: u64 = 1;

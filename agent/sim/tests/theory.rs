@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use qscale_common::workload::WorkloadRng;
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes};
 use rand::RngExt;
 use rand_distr::Exp1;

@@ -1,4 +1,4 @@
-//! Gathers outcomes into results. Owns places for runs; order of arrival changes nothing.
+//! Collection of outcomes into results. Owns the place of each run; must not depend on the order of arrival.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::tune::Tuned;
 use super::{Evaluation, TEST};
 use crate::results::{Group, Latencies, Measures, Registered, Results, Settings, TimeSeries, Timeline, rounded};
 
-/// Places for the runs of all groups.
+/// Runs of all groups.
 pub(super) struct Collected {
     groups: Vec<OfGroup>,
 }

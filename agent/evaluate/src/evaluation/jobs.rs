@@ -1,6 +1,7 @@
-//! Jobs: a few runs of one competitor in one cell, on as many threads as there are. Owns threads and order; knows nothing of what results mean.
+//! Jobs: a few runs of one competitor in one cell, on several threads. Owns threads and order; must not interpret results.
 //!
-//! Which thread does a job, and when, changes nothing: an outcome depends on its job alone, and outcomes are sums and columns that have a place for each.
+//! Results do not depend on threads: an outcome depends on its job alone, and each outcome has its own place. Plain scoped threads rather than `rayon`, since the
+//! calling thread must record outcomes and progress in the ledger while the workers run.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -13,9 +14,9 @@ use crate::decision_latency::DecisionLatency;
 use crate::results::{Measures, TimeSeries};
 use crate::run::{Conditions, RunError, RunSpec, Runner};
 
-/// Runs of a job of one function: a second or so of work, which is what an interruption loses at most.
+/// Runs of a job of one function: about a second of work, the most that an interruption loses.
 const RUNS: usize = 5;
-/// Messages that wait for the thread that gathers; workers wait where it is behind.
+/// Capacity of the channel to the collecting thread; workers block when it is full.
 const WAITING: usize = 1024;
 /// Fine cells of a latency in one bucket of results, which differ by at most 13 %.
 const FINE: usize = 4;
@@ -23,46 +24,46 @@ const FINE: usize = 4;
 /// A few runs of one competitor in one cell.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What names it in a ledger: the same for the same work.
+    /// Key in the ledger: equal for equal work.
     pub key: String,
-    /// Who runs.
+    /// The competitor.
     pub spec: RunSpec,
     /// Index of the cell.
     pub cell: usize,
-    /// The seeds.
+    /// Seeds of the runs.
     pub seeds: Vec<u64>,
-    /// Of which seed the course is noted.
+    /// Seed of the run whose time series is recorded.
     pub course_of: Option<u64>,
     /// Whether latencies are kept.
     pub latencies: bool,
-    /// Where its outcome goes.
+    /// Places of its outcome.
     pub targets: Vec<Target>,
 }
 
 /// A place for an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
-    /// Which group of runs.
+    /// Index of the group of runs.
     pub group: usize,
-    /// Which of its runs is the first of the job.
+    /// Index of the job's first run in the group.
     pub first: usize,
 }
 
-/// What a job found.
+/// Outcome of a job.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct JobOutcome {
     /// Measures of its runs, seed by seed.
     pub runs: Vec<Measures>,
-    /// Latencies of all its runs: place of the bucket and how many it holds, rising.
+    /// Latencies of all its runs: index of the bucket and count, in rising order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub buckets: Vec<(usize, u64)>,
     /// Requests that failed.
     #[serde(default)]
     pub failed: u64,
-    /// The course of one run.
+    /// Time series of one run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub course: Option<TimeSeries>,
-    /// How long decisions took; not kept.
+    /// Latency of decisions; not stored.
     #[serde(skip)]
     pub decision_latency: DecisionLatency,
 }
@@ -73,44 +74,44 @@ pub fn end_of_bucket(place: usize) -> f64 {
     qscale_sim::latency::Histogram::end_of(place * FINE + FINE - 1).seconds() * 1000.0
 }
 
-/// Which part of an evaluation is under way.
+/// Stage of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Rules are tuned.
+    /// Tuning of policies.
     Tuning,
-    /// Competitors are compared.
+    /// Comparison of competitors.
     Test,
 }
 
-/// How far a stage is.
+/// Progress of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// The stage.
     pub stage: Stage,
-    /// Lives of functions that were simulated, now or before.
+    /// Simulated functions, of all runs, including earlier ones.
     pub done: u64,
-    /// All of them.
+    /// Total number of functions to simulate.
     pub all: u64,
-    /// Those of them that the ledger knew.
+    /// Those known from the ledger.
     pub known: u64,
 }
 
-/// Keeps what was done.
+/// Stores finished jobs.
 pub trait Ledger {
-    /// What the job of this key found before; nothing where it was not done.
+    /// Earlier outcome of the job with this key, if any.
     fn recall(&mut self, key: &str) -> Option<JobOutcome>;
 
-    /// A job is done.
+    /// Records a finished job.
     ///
     /// # Errors
-    /// When it cannot be kept.
+    /// If it cannot be stored.
     fn record(&mut self, key: &str, outcome: &JobOutcome) -> Result<(), String>;
 
-    /// Something was done; called often.
+    /// Reports progress; called often.
     fn progress(&mut self, progress: Progress);
 }
 
-/// Keeps nothing.
+/// Stores nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoLedger;
 
@@ -126,22 +127,22 @@ impl Ledger for NoLedger {
     fn progress(&mut self, _: Progress) {}
 }
 
-/// The seeds of each job of an cell: several runs of one function, single ones of many functions.
+/// Seeds of each job of a cell: several runs if it has one function, single runs otherwise.
 pub fn chunks<'a>(cell: &EvaluationCell, seeds: &'a [u64]) -> impl Iterator<Item = (usize, &'a [u64])> {
     let runs = if cell.functions.len() == 1 { RUNS } else { 1 };
     seeds.chunks(runs).enumerate().map(move |(index, seeds)| (index * runs, seeds))
 }
 
 enum Message {
-    /// The life of a function was simulated.
+    /// A function was simulated.
     Simulated,
     Done(usize, Result<Box<JobOutcome>, RunError>),
 }
 
-/// Does `jobs`, those that `ledger` does not know, and gives each outcome to `accept`, in no particular order.
+/// Runs the `jobs` that `ledger` does not know, and passes each outcome to `accept`, in no particular order.
 ///
 /// # Errors
-/// The first job's that has no outcome, or a ledger's that cannot be written.
+/// The first failure of a job, or of the ledger.
 pub fn run(
     stage: Stage,
     jobs: &[Job],
@@ -212,7 +213,7 @@ fn work(
     while let Some(&index) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
         let outcome = do_job(&jobs[index], cells, conditions, sender);
         let ended = outcome.is_err();
-        // Whoever gathers has gone where this fails, and wants nothing more.
+        // A closed channel means that the collecting thread has ended.
         if sender.send(Message::Done(index, outcome.map(Box::new))).is_err() || ended {
             return;
         }
@@ -225,7 +226,7 @@ fn do_job(job: &Job, cells: &[EvaluationCell], conditions: &Conditions<'_>, send
     let mut latencies = std::collections::BTreeMap::new();
     for &seed in &job.seeds {
         let lived = runner.run(seed, job.course_of == Some(seed), || {
-            // Where nobody counts any more, nobody needs to know.
+            // Progress is irrelevant once the channel is closed.
             let _uncounted = sender.send(Message::Simulated);
         })?;
         if job.latencies {

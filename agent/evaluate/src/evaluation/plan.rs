@@ -1,4 +1,4 @@
-//! Who competes with what they are told, and the jobs that this makes. Owns keys: the same work has the same one.
+//! Competitors with their parameters, and the resulting jobs. Owns the keys of jobs: equal work has equal keys.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use crate::results::{Cell, Competitor, Variant};
 use crate::run::RunSpec;
 use crate::suite::CompetitorEntry;
 
-/// One who competes, and with what settings where.
+/// A competitor with its settings.
 #[derive(Debug, Clone)]
 pub(super) struct ConfiguredCompetitor<'a> {
     pub(super) entry: &'a CompetitorEntry,
     pub(super) variant: Variant,
-    /// What it is told: for all (`*`), for a function or for a cell, the closest of these.
+    /// Parameters for all (`*`), for a function or for a cell; the most specific applies.
     pub(super) params: BTreeMap<String, Value>,
     model: String,
 }
 
-/// The key of what holds for all.
+/// Key of the parameters for all functions.
 pub(super) const ALL: &str = "*";
 
 impl ConfiguredCompetitor<'_> {
@@ -45,7 +45,7 @@ impl ConfiguredCompetitor<'_> {
 }
 
 impl Evaluation {
-    /// Everyone who competes, in the order of the suite.
+    /// All competitors, in the order of the suite.
     pub(super) fn competitors<'a>(
         &'a self,
         policy_set: &dyn PolicySet,
@@ -85,7 +85,7 @@ impl Evaluation {
         }
     }
 
-    /// The jobs of the test part. Work that is the same for two, as where tuning found the default, is done once.
+    /// Jobs of the test part. Equal work, as when tuning chose the default, is done once.
     pub(super) fn test_jobs(&self, configured: &[ConfiguredCompetitor<'_>]) -> Jobs {
         let seeds = self.seeds();
         let mut jobs = Shared::default();
@@ -125,7 +125,7 @@ impl Evaluation {
     }
 }
 
-/// Jobs, each once.
+/// Deduplicated jobs.
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) jobs: Jobs,
@@ -142,7 +142,7 @@ impl Shared {
     }
 }
 
-/// What names the work of a job.
+/// Key of the work of a job.
 pub(super) fn key(spec: &RunSpec, part: usize, cell: &str, seeds: &[u64]) -> String {
     let RunSpec { policy, params, tick, lag, .. } = spec;
     let part = if part == VALIDATION { "validation" } else { "test" };

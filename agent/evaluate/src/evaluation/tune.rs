@@ -1,6 +1,6 @@
-//! Tuning: every setting of a rule's grid tried on the validation part. Owns the choice; the score is the loss, and the budget is the suite's.
+//! Tuning: every setting of a policy's grid on the validation part. Owns the choice; the score is the mean loss, the budget is the suite's.
 //!
-//! A rule is tuned for each function, over the suite's tuning cells of that function; a bound for each cell by itself, as it is to be as good as it can be.
+//! A policy is tuned for each function over the suite's tuning cells of that function. A bound is tuned for each cell, so that it is as tight as possible.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +13,25 @@ use crate::results::{Measure, Measures, Tried, Tuning, rounded};
 use crate::run::Conditions;
 use crate::suite::CompetitorEntry;
 
-/// One rule tuned for one function or cell.
+/// A policy tuned for a function or cell.
 #[derive(Debug, Clone)]
 pub(super) struct Tuned {
-    /// What the rule is called.
+    /// Name of the competitor.
     pub(super) name: String,
     /// The function or cell.
     pub(super) scope: String,
-    /// The tuning.
+    /// Record of the tuning.
     pub(super) tuning: Tuning,
 }
 
 impl Tuned {
-    /// What did best.
+    /// The best setting.
     pub(super) fn params(&self) -> Value {
         self.tuning.tried.get(self.tuning.chosen).map_or(Value::Null, |tried| tried.params.clone())
     }
 }
 
-/// What is to be tuned, and where.
+/// A competitor to tune, and the cells.
 struct Task<'a> {
     entry: &'a CompetitorEntry,
     scope: String,
@@ -40,7 +40,7 @@ struct Task<'a> {
 }
 
 impl Evaluation {
-    /// Tunes what is to be tuned.
+    /// Runs all tuning.
     pub(super) fn tune(
         &self,
         conditions: &Conditions<'_>,
@@ -50,7 +50,7 @@ impl Evaluation {
         let tasks = self.tasks(conditions)?;
         let seeds = self.validation_seeds();
         let cells = &self.parts[VALIDATION];
-        // A group is one setting of one task; its runs are those of all its cells, one after the other.
+        // A group is one setting of one task, with the runs of all its cells in order.
         let (mut shared, mut groups) = (Shared::default(), Vec::new());
         for task in &tasks {
             for setting in &task.settings {
@@ -98,7 +98,7 @@ impl Evaluation {
                     continue;
                 }
                 return Err(EvaluateError::Nothing(
-                    "the split leaves no validation part to tune in; give another --split or a longer trace".into(),
+                    "the split leaves no validation part for tuning; give another --split or a longer trace".into(),
                 ));
             }
             let mut scopes: Vec<(String, Vec<usize>)> = Vec::new();

@@ -70,7 +70,7 @@ fn saving(summary: &Summary, reference: usize, against: &Comparison) -> String {
 pub(super) fn method(results: &Results, summary: &Summary) -> String {
     let (bootstrap, settings) = (summary.options.bootstrap, &results.settings);
     format!(
-        "Interquartile means over {} and {}; in brackets {} % intervals from {} resamples, drawn within cells. ComparisonVerdict: better is cheaper at equal or fewer \
+        "Interquartile means over {} and {}; in brackets {} % intervals from {} resamples, drawn within cells. Verdict: better is cheaper at equal or fewer \
          violations, the intervals excluding zero; equal is up to {} percentage points more. Gap: share of the loss between `{}` and `{}` that is avoided.{}",
         counted(results.cells.len(), "cell"),
         counted(settings.seeds.len(), "seed"),

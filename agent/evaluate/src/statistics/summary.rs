@@ -29,7 +29,7 @@ pub const KEY_MEASURES: [Measure; 7] = [
 pub struct SummaryOptions {
     /// How intervals are made.
     pub bootstrap: Bootstrap,
-    /// GapShare of the intervals, 0 to 1, by which violations may exceed the reference's and still count as equal.
+    /// Share of the intervals, 0 to 1, by which violations may exceed the reference's and still count as equal.
     pub margin: f64,
     /// Label of the competitor that all others are compared with. Absent: the tuned rule with the least mean loss, or the default with the least where none was
     /// tuned. Choosing it on the test runs favours the reference.
@@ -151,7 +151,7 @@ pub struct SummaryLine {
     pub competitor: usize,
     /// Centres and intervals.
     pub measures: BTreeMap<Measure, Estimate>,
-    /// GapShare of the gap to the clairvoyant that it closes.
+    /// Share of the gap to the clairvoyant that it closes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_closed: Option<GapShare>,
     /// Whether no other competitor, bounds apart, is both as cheap and as free of violations (interquartile means) and better in one of them.

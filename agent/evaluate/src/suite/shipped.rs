@@ -1,6 +1,6 @@
-//! The suites that come along. Owns their texts.
+//! The bundled suites. Owns their texts.
 
-/// A suite that comes along.
+/// A bundled suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shipped {
     /// Its name.
@@ -9,7 +9,7 @@ pub struct Shipped {
     pub text: &'static str,
 }
 
-/// All of them; the first is for patterns, the second for traces.
+/// All bundled suites; the first is for patterns, the second for traces.
 pub const SHIPPED: [Shipped; 2] = [
     Shipped { name: "synthetic", text: include_str!("../../suites/synthetic.toml") },
     Shipped { name: "trace", text: include_str!("../../suites/trace.toml") },

@@ -9,9 +9,9 @@ use qscale_common::policy::{LatencyBound, Objective, Percentile, ScalingPolicy, 
 use qscale_common::time::{Span, TickLength, Timestamp};
 use qscale_common::workload::{Gaps, Pattern, Rate};
 use qscale_policies::{Memory, Policy};
-use qscale_sim::simulation::timestamp;
 use qscale_sim::rng::{Purpose, stream};
-use qscale_sim::{Simulation, FunctionProfile, Gateway, Load, Perturbation, Setup};
+use qscale_sim::simulation::timestamp;
+use qscale_sim::{FunctionProfile, Gateway, Load, Perturbation, Setup, Simulation};
 
 /// Violations and cost over a number of ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
