@@ -1,6 +1,6 @@
-//! What people see of an evaluation: a table on the terminal, one for a README, CSV, and one page. Owns how findings look; must not compute any.
+//! Reports of an evaluation: a table for the terminal, one in Markdown, CSV, and one HTML page. Owns their form; must not compute results.
 //!
-//! The same results give the same bytes.
+//! Equal results give equal bytes.
 
 mod chart;
 mod csv;

@@ -1,7 +1,7 @@
-//! What runs say of those who competed: centres, intervals, tests and verdicts. Owns the arithmetic of samples; must not run anything nor format a number.
+//! Statistics of the runs: centres, intervals, tests and verdicts. Owns the arithmetic of samples; must not run anything or format numbers.
 //!
-//! The protocol is that of Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (NeurIPS 2021): interquartile means with
-//! stratified bootstrap intervals. To it come paired tests, as every competitor meets the same arrivals under the same seed.
+//! The protocol of Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (NeurIPS 2021): interquartile means with stratified
+//! bootstrap intervals. In addition paired tests, since all competitors have equal arrivals for equal seeds.
 
 mod bootstrap;
 mod comparison;

@@ -1,4 +1,4 @@
-//! The table for a README. Owns Markdown's syntax; must not show less than the terminal does.
+//! The table in Markdown. Owns Markdown syntax; must not show less than the terminal.
 
 use super::number::{NOTHING, heading, p_value, range, shown, tenths};
 use super::sentences::{self, headline};
@@ -8,12 +8,12 @@ use crate::statistics::{Summary, SummaryLine};
 const SHOWN: [Measure; 6] =
     [Measure::ViolatedShare, Measure::Severity, Measure::P95Ms, Measure::CostPerHour, Measure::ColdStarts, Measure::ActionsPerHour];
 
-/// The findings as GitHub's Markdown: what was run, the command, the table with intervals, and the words.
+/// The report in GitHub Markdown: extent, command, table with intervals, and findings.
 #[must_use]
 pub fn markdown(results: &Results, summary: &Summary) -> String {
     let mut out = format!("{}.\n\n", escape(&sentences::what(results)));
     if !results.settings.command.is_empty() {
-        // A fence longer than any run of backticks within cannot be closed by it.
+        // A fence longer than any run of backticks inside cannot be closed by it.
         let fence = "`".repeat(results.settings.command.split(|character| character != '`').map(str::len).max().unwrap_or(0).max(2) + 1);
         out.push_str(&format!("{fence}\n{}\n{fence}\n\n", results.settings.command.replace(['\n', '\r'], " ")));
     }
@@ -58,7 +58,7 @@ fn row(cells: impl Iterator<Item = String>) -> String {
     format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
 }
 
-/// `text` so that Markdown shows it as it is, in one line.
+/// Escapes `text` for Markdown, in one line.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -74,7 +74,7 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// A sentence of ours, whose backticks stand around names; a name's own backtick would end it early and is shown as a quotation mark elsewhere.
+/// Escapes a sentence whose names are in backticks.
 fn escape_spans(sentence: &str) -> String {
     let mut out = String::new();
     for (index, part) in sentence.split('`').enumerate() {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_shown_not_obeyed() {
+    fn names_are_escaped() {
         assert_eq!(escape("a|b <script> `x` [y](z)\n"), "a\\|b &lt;script&gt; \\`x\\` \\[y\\](z) ");
         assert_eq!(escape_spans("beside `a*b`, *c*"), "beside `a*b`, \\*c\\*");
     }

@@ -1,8 +1,8 @@
-//! Columns that line up. Owns widths and padding; must not know what stands in a table.
+//! Text tables with aligned columns. Owns widths and padding; must not know the content. Not `comfy-table`: columns are dropped by priority to fit the width.
 
 use std::fmt::Write;
 
-/// How a cell is coloured, where colours are wanted.
+/// Colour of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
@@ -35,7 +35,7 @@ impl Tone {
     }
 }
 
-/// What stands in one place.
+/// An entry of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TableEntry {
     pub text: String,
@@ -54,12 +54,12 @@ impl From<&str> for TableEntry {
     }
 }
 
-/// One column: what is first named stands to the left, all others to the right.
+/// A column; the first is left-aligned, all others right-aligned.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Column {
     pub heading: String,
     pub entries: Vec<TableEntry>,
-    /// The columns that go first where the width does not suffice have the greatest number; 0 stays.
+    /// Priority of being dropped if the width is too small: the greatest first, 0 never.
     pub dispensable: u8,
 }
 
@@ -71,7 +71,7 @@ impl Column {
 
 const GAP: &str = "  ";
 
-/// The columns side by side, as many as fit into `width`.
+/// Lays out as many columns as fit into `width`.
 pub(super) fn lay_out(mut columns: Vec<Column>, width: usize, colour: bool) -> String {
     while columns.iter().map(|column| column.width() + GAP.len()).sum::<usize>() > width + GAP.len() {
         let most = columns.iter().map(|column| column.dispensable).max().filter(|most| *most > 0);
@@ -96,7 +96,7 @@ fn line(row: &[TableEntry], widths: &[usize], colour: bool) -> String {
     format!("{}\n", line.trim_end())
 }
 
-/// `text` without characters that move a terminal's cursor or change its colours, and no longer than `most` characters.
+/// `text` without control sequences, at most `most` characters long.
 pub(super) fn clean(text: &str, most: usize) -> String {
     let count = text.chars().count();
     let kept = if count > most { most.saturating_sub(1) } else { count };
@@ -104,7 +104,7 @@ pub(super) fn clean(text: &str, most: usize) -> String {
     text.chars().take(kept).map(safe).chain((count > most).then_some('~')).collect()
 }
 
-/// Characters that turn the direction of writing or have no width.
+/// Characters that change the direction of writing or have no width.
 fn is_invisible(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

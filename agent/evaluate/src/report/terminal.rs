@@ -1,4 +1,4 @@
-//! The table on a terminal. Owns what stands in its columns; must not ask what kind of terminal it is.
+//! The report for a terminal. Owns its columns; must not query the terminal.
 
 use super::number::{NOTHING, range, short, shown, tenths};
 use super::sentences::{self, headline};
@@ -9,14 +9,14 @@ use crate::statistics::{ComparisonVerdict, Scope, Summary, SummaryLine, SummaryP
 /// Whether a part is of one kind.
 type Like = fn(&Scope) -> bool;
 
-/// Longest name of a competitor or a part that is shown in full.
+/// Longest name of a competitor that is shown in full, and of a part.
 const NAME: usize = 22;
 const PART: usize = 14;
-/// Below this no table is of use.
+/// Least width of a table.
 const LEAST_WIDTH: usize = 40;
 
-/// The findings as a table of at most `width` columns, where that is possible (from 80): a line a competitor over all cells, what it says in words, then violations
-/// and cost by perturbation and by workload. Colours are ECMA-48 sequences, and only there where `colour` says so.
+/// The report in at most `width` columns, if possible (from 80): a table over all cells, the findings, then violations and cost by perturbation and by workload.
+/// Colours are ECMA-48 sequences, only if `colour`.
 #[must_use]
 pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool) -> String {
     let width = width.max(LEAST_WIDTH);
@@ -49,7 +49,7 @@ pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool
     out
 }
 
-/// Over how many hours costs are shown: a thousand where that saves everyone leading zeros.
+/// Unit of costs: an hour, or a thousand hours if costs are small.
 struct Price {
     hours: f64,
     unit: String,
@@ -134,7 +134,7 @@ fn tone(verdict: ComparisonVerdict) -> Tone {
     }
 }
 
-/// Violations and cost of everyone in each part, in as many blocks as the width needs.
+/// Violations and cost of all competitors in each part, in as many blocks as the width requires.
 fn matrix(results: &Results, parts: &[&SummaryPart], price: &Price, width: usize, colour: bool) -> String {
     let names = Column {
         heading: "competitor".into(),

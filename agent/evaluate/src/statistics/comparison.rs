@@ -1,14 +1,14 @@
-//! A competitor against a reference. Owns pairs, tests and the rule of a verdict; must not choose who is compared.
+//! Comparison of a competitor with a reference. Owns pairs, tests and the rule of the verdict; must not choose the reference.
 //!
-//! Under one seed both met the same arrivals, so runs are compared in pairs of the same cell and seed. Intervals resample the pairs of each cell. Tests take one
-//! difference a seed, its mean over the cells: the cells of a seed share their arrivals and are no independent evidence.
+//! With one seed both have equal arrivals, so runs are compared in pairs of the same cell and seed. Intervals resample the pairs of each cell. Tests use one
+//! difference a seed, the mean over the cells, since the cells of a seed share their arrivals and are not independent.
 //!
-//! **A win is: cheaper at equal or fewer violations, the interval excluding zero.** Spelt out:
-//! - *cheaper*: the interval of the paired differences of cost lies below zero, both that of the interquartile mean and that of the mean;
-//! - *equal or fewer*: the same two intervals of the violations end at most a registered margin above zero. The mean has its say because violations live in the
-//!   worst quarter, which an interquartile mean forgets.
+//! **Better means cheaper at equal or fewer violations, with intervals that exclude zero.** In detail:
+//! - *cheaper*: the intervals of the paired cost differences are below zero, for the interquartile mean and for the mean;
+//! - *equal or fewer*: the same two intervals of the violations end at most a registered margin above zero. The mean is included because most violations are in
+//!   the worst quarter, which an interquartile mean ignores.
 //!
-//! *Worse* is the same the other way about: the reference wins. All else is a tie, and called one, whatever its parts say.
+//! *Worse* means that the reference is better. Everything else is a tie.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,20 +16,20 @@ use super::bootstrap::{Bootstrap, Estimate, Interval};
 use super::{Sample, StatisticsError, sign_flip, wilcoxon};
 use crate::results::rounded;
 
-/// How a competitor fares against a reference.
+/// Verdict on a competitor against a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComparisonVerdict {
     /// Cheaper at equal or fewer violations.
     Better,
-    /// The reference is.
+    /// The reference is better.
     Worse,
-    /// Neither is.
+    /// Neither is better.
     Tie,
 }
 
 impl ComparisonVerdict {
-    /// In a word.
+    /// Word in reports.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -40,26 +40,26 @@ impl ComparisonVerdict {
     }
 }
 
-/// Where a difference lies.
+/// Sign of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DifferenceSign {
     /// Below zero.
     Less,
-    /// Not known to be either.
+    /// Not significant.
     Same,
     /// Above zero.
     More,
 }
 
-/// A verdict and what it rests on.
+/// A verdict with its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The verdict.
     pub verdict: ComparisonVerdict,
-    /// Cost beside the reference's.
+    /// Cost relative to the reference.
     pub cost: DifferenceSign,
-    /// Violations beside the reference's.
+    /// Violations relative to the reference.
     pub violations: DifferenceSign,
 }
 
@@ -81,22 +81,22 @@ impl Finding {
         Self { verdict, ..judged }
     }
 
-    /// What cost and violations say, for a reader.
+    /// Cost and violations in words.
     #[must_use]
     pub fn reading(self) -> &'static str {
         use DifferenceSign::{Less, More, Same};
         match (self.cost, self.violations) {
-            (Less, Same) if self.verdict == ComparisonVerdict::Tie => "cheaper, violations unsure",
-            (More, Same) if self.verdict == ComparisonVerdict::Tie => "dearer, violations unsure",
+            (Less, Same) if self.verdict == ComparisonVerdict::Tie => "cheaper, violations unclear",
+            (More, Same) if self.verdict == ComparisonVerdict::Tie => "more expensive, violations unclear",
             (Less, Less) => "cheaper, fewer violations",
-            (Less, Same) => "cheaper, violations alike",
+            (Less, Same) => "cheaper, equal violations",
             (Less, More) => "cheaper, more violations",
-            (Same, Less) => "cost alike, fewer violations",
-            (Same, Same) => "cost and violations alike",
-            (Same, More) => "cost alike, more violations",
-            (More, Less) => "dearer, fewer violations",
-            (More, Same) => "dearer, violations alike",
-            (More, More) => "dearer, more violations",
+            (Same, Less) => "equal cost, fewer violations",
+            (Same, Same) => "equal cost and violations",
+            (Same, More) => "equal cost, more violations",
+            (More, Less) => "more expensive, fewer violations",
+            (More, Same) => "more expensive, equal violations",
+            (More, More) => "more expensive, more violations",
         }
     }
 }
@@ -110,7 +110,7 @@ fn highest(estimate: &Estimate) -> f64 {
 }
 
 impl DifferenceSign {
-    /// Both centres have to agree.
+    /// Both centres must agree.
     fn of_cost(estimate: &Estimate) -> Self {
         match (lowest(estimate), highest(estimate)) {
             (_, high) if high < 0.0 => Self::Less,
@@ -119,7 +119,7 @@ impl DifferenceSign {
         }
     }
 
-    /// One centre is enough: many cells have no violation at all, and some have many.
+    /// One centre is enough, since many cells have no violations and some have many.
     fn of_violations(estimate: &Estimate) -> Self {
         let intervals = [estimate.iqm_interval, estimate.mean_interval];
         let (more, less) = (intervals.iter().any(|interval| interval.low > 0.0), intervals.iter().any(|interval| interval.high < 0.0));
@@ -134,9 +134,9 @@ impl DifferenceSign {
 /// Paired differences of one measure, competitor less reference.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
-    /// The differences, one a cell and seed.
+    /// Differences, one for each cell and seed.
     pub difference: Estimate,
-    /// How many differences were tested, one a seed.
+    /// Number of tested differences, one for each seed.
     pub tested: usize,
     /// Two-sided p of the sign-flip test.
     pub sign_flip_p: f64,
@@ -148,14 +148,14 @@ pub struct Paired {
     pub wilcoxon_holm: f64,
 }
 
-/// Differences of one measure over cells and seeds: `cells[cell][seed]`, `None` where one of both was not measured. All cells are equally long.
+/// Differences of one measure by cell and seed: `cells[cell][seed]`, `None` if one of both is missing. All cells have equal length.
 pub type Differences = Vec<Vec<Option<f64>>>;
 
 impl Paired {
-    /// Intervals and tests of `differences`, corrected p-values still those of the tests. `None` where there is none.
+    /// Intervals and tests of `differences`, with p-values not yet corrected. `None` without differences.
     ///
     /// # Errors
-    /// A difference that is not a number.
+    /// A difference that is not finite.
     pub fn of(bootstrap: &Bootstrap, differences: &Differences, name: &str) -> Result<Option<Self>, StatisticsError> {
         let strata = strata(differences.iter().map(|cell| cell.iter().flatten().copied()))?;
         let Some(difference) = bootstrap.estimate(&strata, name) else { return Ok(None) };
@@ -168,7 +168,7 @@ impl Paired {
     }
 }
 
-/// One sample for each cell that has any value.
+/// A sample for each non-empty cell.
 pub(super) fn strata(cells: impl Iterator<Item = impl Iterator<Item = f64>>) -> Result<Vec<Sample>, StatisticsError> {
     let cells = cells.map(Iterator::collect::<Vec<_>>);
     cells.filter(|cell| !cell.is_empty()).map(Sample::try_from).collect()
@@ -179,10 +179,10 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / f64::from(count))
 }
 
-/// A competitor against a reference in some cells.
+/// A competitor against a reference over some cells.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The verdict and what it rests on.
+    /// Verdict with its components.
     pub judged: Finding,
     /// Cost an hour.
     pub cost: Paired,
@@ -190,17 +190,17 @@ pub struct Comparison {
     pub violations: Paired,
     /// The score.
     pub loss: Paired,
-    /// Probability of improvement: share of the pairs in which the competitor's loss is less, ties by half.
+    /// Probability of improvement: share of the pairs in which the competitor's loss is less; ties count half.
     pub improvement: f64,
     /// Its interval.
     pub improvement_interval: Interval,
 }
 
 impl Comparison {
-    /// Compares by the paired differences of cost, violations and loss. `None` where there is no pair.
+    /// Compares by paired differences of cost, violations and loss. `None` without pairs.
     ///
     /// # Errors
-    /// A difference that is not a number.
+    /// A difference that is not finite.
     pub fn of(
         bootstrap: &Bootstrap,
         [cost, violations, loss]: [Differences; 3],
@@ -221,7 +221,7 @@ impl Comparison {
         Ok(Some(Self { judged, cost, violations, loss, improvement, improvement_interval }))
     }
 
-    /// The differences that were tested.
+    /// All tested differences.
     pub(super) fn tests_mut(&mut self) -> [&mut Paired; 3] {
         [&mut self.cost, &mut self.violations, &mut self.loss]
     }

@@ -1,6 +1,6 @@
-//! The Pareto set of points of which less is better both ways. Owns dominance; must not know the axes.
+//! The Pareto set of points for which less is better on both axes. Owns dominance; must not know the axes.
 
-/// For each point whether no other is as good in one and better in the other. Points that are equal are in the set together.
+/// For each point, whether no other is at least as good on both axes and better on one. Equal points are both in the set.
 #[must_use]
 pub fn pareto(points: &[(f64, f64)]) -> Vec<bool> {
     let dominates = |a: &(f64, f64), b: &(f64, f64)| a.0 <= b.0 && a.1 <= b.1 && (a.0 < b.0 || a.1 < b.1);

@@ -1,4 +1,4 @@
-//! Cost against violations. Owns marks, intervals and the front; must not choose who is on it.
+//! Plots of cost against violations. Owns marks, intervals and the front; must not choose its members.
 
 use std::fmt::Write;
 
@@ -19,7 +19,7 @@ pub(super) fn figure(results: &Results, summary: &Summary, part: &SummaryPart, t
     let svg = frame.svg(title, &format!("{} The table above holds the numbers.", described(results, part)), &within);
     format!(
         "<figure><div class=\"wide plot\">{svg}</div>\n<p class=\"legend\"><span>\u{25cf} tuned</span> <span>\u{25cb} default</span> <span>\u{25c6} bound</span> \
-         <span class=\"accent\">\u{25cf} reference</span> <span>- - Pareto front</span> <span class=\"faint\">\u{b7} tried while tuning</span></p>\n\
+         <span class=\"accent\">\u{25cf} reference</span> <span>- - Pareto front</span> <span class=\"faint\">\u{b7} tried in tuning</span></p>\n\
          <figcaption>{}</figcaption></figure>\n",
         escape(note)
     )
@@ -61,7 +61,7 @@ fn described(results: &Results, part: &SummaryPart) -> String {
     format!("On the Pareto front, cost at violations: {}.", front.join(", "))
 }
 
-/// Settings that were tried while tuning and lie within the frame.
+/// Settings tried in tuning, within the frame.
 fn tried(results: &Results, frame: &Frame) -> String {
     let mut out = String::new();
     for tried in results.tuning.iter().flat_map(|tuning| &tuning.tried) {
@@ -125,7 +125,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
     out + &labels.out
 }
 
-/// Steps along the front: what lies above and right of them is beaten.
+/// Steps along the front: points above and right of them are dominated.
 fn front(part: &SummaryPart, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
     let mut corners: Vec<(f64, f64)> =
         points(part).filter(|(line, ..)| line.pareto).map(|(_, cost, violated)| place(cost.iqm, violated.iqm)).collect();
@@ -136,7 +136,7 @@ fn front(part: &SummaryPart, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
     format!("<path class=\"front\" d=\"{path}\"/>\n")
 }
 
-/// Labels that keep clear of marks and of each other where they can.
+/// Labels placed clear of marks and of each other, if possible.
 struct Labels {
     taken: Vec<(f64, f64, f64, f64)>,
     right: f64,
@@ -162,7 +162,7 @@ impl Labels {
             let clear = |other: &(f64, f64, f64, f64)| other.2 <= left || right <= other.0 || other.3 <= top || bottom <= other.1;
             left >= 0.0 && right <= self.right && self.taken.iter().all(clear)
         };
-        // Where nothing is free a number is left out (the mark has a tooltip), a name is not.
+        // Without free space a number is omitted (the mark has a tooltip), a name is not.
         let Some(place) = places.into_iter().find(free).or(named.then_some(places[0])) else { return };
         self.taken.push(area(place));
         let class = if named { "name" } else { "number" };

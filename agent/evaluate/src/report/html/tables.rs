@@ -1,9 +1,9 @@
-//! The page's tables. Owns rows and how cells are shaded; must not sort or leave out a competitor.
+//! Tables of the page. Owns rows and shading; must not sort or omit competitors.
 
 use std::fmt::Write;
 
 use super::super::number::{NOTHING, heading, p_value, range, short, shown, tenths};
-use super::super::words;
+use super::super::sentences;
 use super::escape;
 use crate::results::{Measure, Results, Tried, Tuning};
 use crate::statistics::{Scope, Summary, SummaryLine, SummaryPart};
@@ -18,10 +18,10 @@ const SHOWN: [Measure; 8] = [
     Measure::ActionsPerHour,
     Measure::Loss,
 ];
-/// Settings of a grid that are shown, the best ones; all are in `results.json`.
+/// Number of settings of a grid that are shown, the best ones; all are in `results.json`.
 const SETTINGS: usize = 15;
 
-/// One line a competitor over all cells.
+/// One line for each competitor, over all cells.
 pub(super) fn overall(results: &Results, summary: &Summary) -> String {
     let Some(part) = summary.overall() else { return String::new() };
     let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr><th>no.</th><th>competitor</th><th>verdict</th>");
@@ -30,8 +30,8 @@ pub(super) fn overall(results: &Results, summary: &Summary) -> String {
         let _ = write!(out, "<th title=\"{meaning}\">{head}</th>");
     }
     out.push_str(
-        "<th title=\"mean, all runs\">violations %, mean</th><th>gap closed %</th><th title=\"probability of a lesser loss than the reference's\">improves</th>\
-         <th title=\"cost beside the reference, corrected\">p (Holm)</th></tr></thead>\n<tbody>\n",
+        "<th title=\"mean, all runs\">violations %, mean</th><th>gap closed %</th><th title=\"probability of a smaller loss than the reference\">improves</th>\
+         <th title=\"cost against the reference, corrected\">p (Holm)</th></tr></thead>\n<tbody>\n",
     );
     part.lines.iter().for_each(|line| out.push_str(&row(results, summary, line)));
     out.push_str("</tbody></table></div>\n");
@@ -82,7 +82,7 @@ pub(super) fn heat(results: &Results, summary: &Summary) -> String {
     }
     let cost = heading(Measure::CostPerHour, &results.settings.currency);
     let violated = "Violated intervals, %; darker is worse, of all cells";
-    let note = format!("{cost}; darker is dearer within a cell");
+    let note = format!("{cost}; darker is more expensive within a cell");
     format!("{}{}", shaded(results, &parts, Measure::ViolatedShare, violated), shaded(results, &parts, Measure::CostPerHour, &note))
 }
 
@@ -118,7 +118,7 @@ fn shaded(results: &Results, parts: &[&SummaryPart], measure: Measure, caption: 
     out
 }
 
-/// What was tried for each rule.
+/// Tuning of each policy.
 pub(super) fn tuning(results: &Results) -> String {
     results.tuning.iter().map(|tuning| grid(results, tuning)).collect()
 }
@@ -133,7 +133,7 @@ fn grid(results: &Results, tuning: &Tuning) -> String {
     }
     let left_out = match order.len() - kept.len() {
         0 => String::new(),
-        count => format!("<p>{count} more, with a greater loss, are in results.json.</p>\n"),
+        count => format!("<p>{count} more settings with a greater loss are in results.json.</p>\n"),
     };
     let of = if tuning.function == "*" { String::new() } else { format!(" for {}", escape(&tuning.function)) };
     let mut out = format!(
@@ -152,9 +152,9 @@ fn grid(results: &Results, tuning: &Tuning) -> String {
 fn setting(tried: &Tried, index: usize, chosen: bool) -> String {
     let of = |measure: Measure| tried.measures.get(&measure).map_or_else(|| NOTHING.into(), |value| shown(measure, *value));
     let note = match (chosen, index) {
-        (true, 0) => "chosen, the default",
+        (true, 0) => "chosen, default",
         (true, _) => "chosen",
-        (false, 0) => "the default",
+        (false, 0) => "default",
         _ => "",
     };
     let class = if chosen { " class=\"reference\"" } else { "" };
