@@ -6,7 +6,7 @@ use qscale_agent::service;
 use qscale_common::runtime::config::{self, ConfigArgs};
 use qscale_common::runtime::{shutdown, telemetry};
 
-/// Answers every State on the bus with an Action, by the rule that it is told
+/// Answers every State on the bus with an Action, by the configured policy
 #[derive(Debug, Parser)]
 #[command(name = "qscale-agent", version)]
 struct Arguments {
