@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_a_file_or_a_name_in_the_store_and_is_written_as_it_was_read() {
+    fn a_source_is_a_file_or_a_stored_name_and_survives_a_round_trip() {
         let read = |text: &str| Source::try_from(text.to_owned());
         assert_eq!(read("store:mine"), Ok(Source::Store(Name::new("mine").expect("valid"))));
         assert_eq!(read("models/mine.dqn"), Ok(Source::File("models/mine.dqn".into())));

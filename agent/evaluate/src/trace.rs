@@ -275,7 +275,7 @@ policy = "static"
     }
 
     #[test]
-    fn the_test_part_comes_last_and_is_warmed_up_by_what_precedes_it() {
+    fn the_test_part_is_last_after_its_warm_up() {
         let ([test, validation], played) = cells(&suite(), &trace(), "t").expect("cells");
         assert_eq!((played.test_from_minute, played.invocations, played.functions), (8, 19, 2));
         let measurements = [&test, &validation].map(|cells| (cells[0].measurement.warm_up, cells[0].measurement.measured));
@@ -301,7 +301,7 @@ policy = "static"
     }
 
     #[test]
-    fn a_trace_of_which_nothing_is_left_is_refused() {
+    fn a_trace_without_a_test_part_is_refused() {
         let mut suite = suite();
         if let Some(entry) = &mut suite.trace {
             entry.scale.time = 1000.0;

@@ -41,6 +41,17 @@ pub fn ready_in(state: &State, window: &Window) -> Option<f64> {
     Some(measured(window.replicas).map_or(ready, |read| read.min(ready)))
 }
 
+/// Share of failures above which the CPU time of a request is unknown, since failed requests may have computed or not.
+const MAX_FAILED_SHARE: f64 = 0.1;
+
+/// Rate of answered requests in `window`, including failures, requests/s; `None` if not measured or if more than 10 % failed, so that it must not be related to
+/// CPU time.
+#[must_use]
+pub fn answered_rps(window: &Window) -> Option<f64> {
+    let failed = measured(window.failed_share).unwrap_or(0.0);
+    measured(window.completed_rps).filter(|_| failed <= MAX_FAILED_SHARE).map(|completed| completed / (1.0 - failed))
+}
+
 /// Concurrency: requests in flight and queued of the whole function, mean over the tick.
 pub(crate) fn in_flight(state: &State) -> Option<f64> {
     let window = &state.windows.tick;

@@ -120,11 +120,11 @@ impl Threshold {
         let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
-        let Some(cpu) = measured(state.windows.tick.cpu_millicores) else {
-            return Decision::hold(HoldReason::NoMeasurement, "the CPU of no replica was measured in this tick");
+        let Some(cpu) = finite(state.windows.tick.cpu_millicores) else {
+            return Decision::hold(HoldReason::NoMeasurement, "no CPU measurement in this tick");
         };
-        let Some(memory) = measured(state.windows.tick.memory_mib) else {
-            return Decision::hold(HoldReason::NoMeasurement, "the memory of no replica was measured in this tick");
+        let Some(memory) = finite(state.windows.tick.memory_mib) else {
+            return Decision::hold(HoldReason::NoMeasurement, "no memory measurement in this tick");
         };
         let seen = Seen { cpu: self.cpu_level(cpu, current), memory: self.memory_level(memory, current) };
         let reason = self.reason(seen, cpu, memory);
@@ -187,7 +187,7 @@ impl Threshold {
     /// Memory at which the fullest replica of the last windows stays just below saturation.
     fn memory_floor(&self, state: &State) -> Mebibytes {
         let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
-        let most = windows.into_iter().filter_map(|window| measured(window.memory_mib)).map(|usage| usage.max).fold(0.0, f64::max);
+        let most = windows.into_iter().filter_map(|window| finite(window.memory_mib)).map(|usage| usage.max).fold(0.0, f64::max);
         Mebibytes((most / self.saturation).ceil() as u32)
     }
 
@@ -266,8 +266,8 @@ fn moved(direction: Direction, from: u32, step: u32) -> u32 {
     }
 }
 
-/// A measurement that is a number; one that is not was not measured.
-fn measured(usage: Option<Usage>) -> Option<Usage> {
+/// A measurement with finite values.
+fn finite(usage: Option<Usage>) -> Option<Usage> {
     usage.filter(|usage| usage.mean.is_finite() && usage.max.is_finite())
 }
 

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn time_held_back_is_what_the_quota_leaves_of_each_period() {
+    fn throttled_time_is_the_rest_of_each_period() {
         let mut cpu = Cpu::new(Nanos::ZERO, Millicores(250));
         cpu.run(ms(350), 1);
         // 75 ms in each of three periods, and 25 ms of the fourth.
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_limit_begins_its_quota_at_once() {
+    fn a_new_limit_refills_the_quota() {
         let mut cpu = Cpu::new(Nanos::ZERO, Millicores(100));
         assert_eq!(cpu.run(ms(50), 1), ms(10));
         cpu.limit(Millicores(1000));
@@ -314,7 +314,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_end_is_when_the_work_was_got(
+        fn the_predicted_end_is_exact(
             limit in 1u32..5000,
             earlier in prop::collection::vec((0u64..1 << 28, any::<bool>(), 1u32..5), 0..5),
             work in 1u64..1 << 31,
@@ -338,7 +338,7 @@ mod tests {
         }
 
         #[test]
-        fn looking_in_between_changes_nothing(limit in 1u32..1500, looks in prop::collection::vec(1u64..1 << 28, 1..20), cores in 1u32..3) {
+        fn intermediate_scrapes_change_nothing(limit in 1u32..1500, looks in prop::collection::vec(1u64..1 << 28, 1..20), cores in 1u32..3) {
             let begin = Nanos(12_345);
             let (mut once, mut often) = (Cpu::new(begin, Millicores(limit)), Cpu::new(begin, Millicores(limit)));
             let end = Nanos(begin.0 + looks.iter().sum::<u64>());

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_its_value() {
+    fn refuses_invalid_parameters_with_their_value() {
         for text in [
             r#"{"log_normal": {"median": "1s", "sigma": 6}}"#,
             r#"{"percentiles": []}"#,
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distribution_is_read_as_it_is_written() {
+    fn a_distribution_survives_a_round_trip() {
         let distribution = Distribution::log_normal(Nanos::millis(1350), 1.326).expect("valid");
         let text = serde_json::to_string(&distribution).expect("writes");
         assert_eq!(text, r#"{"log_normal":{"median":"1s 350ms","sigma":1.326}}"#);

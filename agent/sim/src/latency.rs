@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_lie_within_a_bound_as_were_counted_below_it() {
+    fn counts_within_a_bound_match() {
         let mut histogram = Histogram::default();
         (1..=1000).for_each(|ms| histogram.add(Place::of(Nanos::millis(ms))));
         for bound in [1, 10, 100, 500, 900] {

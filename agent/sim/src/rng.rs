@@ -47,7 +47,7 @@ mod tests {
         [Purpose::Arrivals, Purpose::Demands, Purpose::Starts, Purpose::Scrapes, Purpose::Policy, Purpose::Crashes];
 
     #[test]
-    fn streams_are_their_own_and_repeat() {
+    fn streams_are_independent_and_reproducible() {
         let first = |seed, function, purpose| stream(seed, function, purpose).random::<u64>();
         let mut all = Vec::new();
         for seed in 0..4 {

@@ -76,7 +76,7 @@ proptest! {
     /// Everything that can be seen, at every look, to the last count: requests, latencies, CPU, throttled periods, restarts, kills; with crashes, kills
     /// for memory, nodes that are full and nodes that are lost.
     #[test]
-    fn one_request_at_a_time_is_the_same_on_both(
+    fn both_implementations_agree_for_one_request_at_a_time(
         gateway in gateway(),
         nodes in nodes(),
         crashes_per_hour in prop_oneof![Just(0.0), Just(2000.0)],
@@ -100,7 +100,7 @@ proptest! {
 
     /// The same for several at once, but for the rounding of what each gets to whole nanoseconds.
     #[test]
-    fn several_at_a_time_are_the_same_where_nobody_is_in_the_way(
+    fn implementations_agree_without_contention(
         workers in 0u32..4,
         parallelism in 1u32..4,
         limit in 100u32..2000,
@@ -128,7 +128,7 @@ proptest! {
 
     /// On nodes whose CPU is promised three times, with all that can go wrong: every request ends in one way, and a second run is the same.
     #[test]
-    fn nothing_is_lost_or_made_up_on_crowded_nodes(
+    fn requests_are_conserved_on_overcommitted_nodes(
         gateway in gateway(),
         cpu in 500u32..2500,
         memory in 100u32..300,

@@ -121,7 +121,7 @@ fn one_server_with_service_of_some_variance() {
 
 /// Shared evenly, the mean does not depend on how service is distributed.
 #[test]
-fn a_core_that_is_shared_whatever_the_distribution() {
+fn processor_sharing_is_insensitive_to_the_distribution() {
     let heavy = log_normal(SERVICE.seconds(), 2.0 * SERVICE.seconds());
     for service in [exponential(), Distribution::constant(SERVICE), heavy] {
         System { replicas: 1, workers: 0, cores: 1, service, load: 0.6, node: None }.check(1.0 / 0.4);

@@ -104,7 +104,7 @@ impl Ledger for Book {
 }
 
 #[test]
-fn the_same_bytes_on_any_number_of_threads_and_after_an_interruption() {
+fn results_are_equal_on_any_number_of_threads_and_after_an_interruption() {
     let evaluation = evaluation(true);
     let once = text(&run(&evaluation, 1, &mut NoLedger).expect("runs"));
     assert!(once == text(&run(&evaluation, 3, &mut NoLedger).expect("runs")), "another number of threads, another result");
@@ -155,7 +155,7 @@ fn every_competitor_meets_the_same_requests() {
 }
 
 #[test]
-fn a_competitor_that_cannot_be_is_refused_before_anything_runs() {
+fn an_invalid_competitor_is_refused_before_any_run() {
     let refused = |from: &str, to: &str| {
         let suite = Suite::parse(&SUITE.replace(from, to), Format::Toml).expect("a suite");
         let evaluation = Evaluation::of_patterns(suite, EvaluationRequest::default()).expect("cells");

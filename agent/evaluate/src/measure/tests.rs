@@ -59,7 +59,7 @@ fn an_interval_is_violated_by_lateness_or_by_failures() {
 }
 
 #[test]
-fn an_interval_in_which_nothing_ends_is_judged_only_where_requests_wait_all_through_it() {
+fn an_interval_without_ended_requests_counts_only_if_requests_wait_throughout() {
     assert_eq!(criteria(1).evaluate(&Totals::default(), false), None);
     assert_eq!(criteria(1).evaluate(&Totals::default(), true), Some(IntervalResult { violated: true, severity: 1.0 }));
 }

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chart_draws_every_curve_breaks_at_what_is_no_number_and_trusts_no_name() {
+    fn a_chart_draws_all_curves_breaks_at_nan_and_escapes_names() {
         let curve = |name: &str, points: &[(f64, f64)]| Curve { name: name.into(), points: points.into() };
         let panel = Panel {
             label: "cost".into(),

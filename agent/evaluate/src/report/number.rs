@@ -79,12 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn percentages_have_one_place() {
+    fn percentages_have_one_decimal_place() {
         assert_eq!([0.0, -0.01, 0.04, 12.34, 99.94, 99.96, 100.0].map(tenths), ["0.0", "0.0", "0.0", "12.3", "99.9", "100", "100"]);
     }
 
     #[test]
-    fn a_negative_end_is_not_read_as_a_dash() {
+    fn negative_ends_are_unambiguous() {
         assert_eq!(range(Measure::Severity, Interval { low: 0.012, high: 0.03 }), "1.2-3.0");
         assert_eq!(range(Measure::CostPerHour, Interval { low: -2.0, high: -1.0 }), "-2.00 to -1.00");
     }

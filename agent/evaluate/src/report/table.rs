@@ -138,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_column_stands_left_and_the_others_right() {
+    fn the_first_column_is_left_aligned() {
         let found = lay_out(vec![column("who", &["a", "bcde"], 0), column("n", &["1", "234"], 0)], 80, false);
         assert_eq!(found, "who     n\na       1\nbcde  234\n");
     }
 
     #[test]
-    fn what_is_dispensable_goes_first() {
+    fn dispensable_columns_are_dropped_first() {
         let columns = vec![column("who", &["a"], 0), column("much", &["1"], 1), column("more", &["2"], 2)];
         assert_eq!(lay_out(columns.clone(), 10, false), "who  much\na       1\n");
         assert_eq!(lay_out(columns, 3, false), "who\na\n");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_steer_the_terminal() {
+    fn names_cannot_control_the_terminal() {
         assert_eq!(clean("a\x1b[31mb\u{202e}c\n", 40), "a?[31mb?c?");
         assert_eq!(clean("abcdef", 4), "abc~");
     }

@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_that_are_written() {
+    fn names_match_the_serialized_form() {
         for measure in Measure::ALL {
             assert_eq!(serde_json::to_value(measure).expect("writes"), measure.name());
             assert_eq!(Measure::ALL[measure.place()], measure);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_read_as_it_is_written() {
+    fn a_run_survives_a_round_trip() {
         let mut run = Measures::default();
         run.set(Measure::P99Ms, Some(1.0 / 3.0));
         run.set(Measure::Loss, Some(f64::NAN));

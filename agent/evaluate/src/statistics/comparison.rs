@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_win_is_cheaper_at_equal_or_fewer_violations() {
+    fn better_is_cheaper_at_equal_or_fewer_violations() {
         check((-2.0, -1.0), (0.0, 0.0), ComparisonVerdict::Better);
         check((-2.0, -1.0), (-0.3, -0.1), ComparisonVerdict::Better);
         check((-2.0, -1.0), (-0.3, 0.001), ComparisonVerdict::Better);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_quarter_has_its_say() {
+    fn the_worst_quarter_affects_the_verdict() {
         let mut violations = estimate(0.0, 0.0);
         violations.mean_interval = Interval { low: 0.02, high: 0.05 };
         let judged = Finding::of(&estimate(-2.0, -1.0), &violations, 0.001);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_take_one_difference_a_seed() {
+    fn tests_use_one_difference_for_each_seed() {
         // Ten cells of three seeds: thirty pairs, but three seeds can say no more than 2 / 2^3.
         let differences = vec![vec![Some(-1.0), Some(-1.5), Some(-2.0)]; 10];
         let found = Paired::of(&BOOTSTRAP, &differences, "few").expect("finite").expect("pairs");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_left_out() {
+    fn missing_values_are_skipped() {
         let differences = vec![vec![Some(-1.0), None], vec![None, None], vec![Some(-3.0), Some(-4.0)]];
         let found = Paired::of(&BOOTSTRAP, &differences, "gaps").expect("finite").expect("pairs");
         assert_eq!((found.difference.runs, found.tested), (3, 2));

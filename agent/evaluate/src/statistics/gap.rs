@@ -36,13 +36,13 @@ mod tests {
     const BOOTSTRAP: Bootstrap = Bootstrap { resamples: 200, confidence: 0.95, seed: 1 };
 
     #[test]
-    fn the_ends_are_nothing_and_all() {
+    fn the_extreme_quantiles_are_the_ends() {
         let of = |policy: f64| share_of_gap(&BOOTSTRAP, &[vec![(policy, 0.8, 0.2); 5]], "gap").expect("a gap").value;
         assert_eq!([0.8, 0.2, 0.5, 1.1, 0.05].map(of), [0.0, 1.0, 0.5, -0.5, 1.25]);
     }
 
     #[test]
-    fn where_the_bound_is_no_better_there_is_no_gap() {
+    fn no_gap_if_the_bound_is_not_better() {
         assert_eq!(share_of_gap(&BOOTSTRAP, &[vec![(0.1, 0.2, 0.2); 5]], "gap"), None);
         assert_eq!(share_of_gap(&BOOTSTRAP, &[vec![(0.1, 0.2, 0.3); 5]], "gap"), None);
     }

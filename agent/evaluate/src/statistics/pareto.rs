@@ -14,7 +14,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_beaten_in_one_and_not_better_in_the_other_falls_out() {
+    fn only_dominated_points_are_removed() {
         let points = [(1.0, 5.0), (2.0, 2.0), (2.0, 3.0), (3.0, 2.0), (5.0, 1.0), (2.0, 2.0), (6.0, 6.0)];
         assert_eq!(pareto(&points), [true, true, false, false, true, true, false]);
         assert_eq!(pareto(&[]), Vec::<bool>::new());

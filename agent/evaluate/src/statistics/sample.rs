@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_is_refused_by_name() {
+    fn nan_is_refused_by_name() {
         assert_eq!(Sample::try_from(vec![]), Err(StatisticsError::Empty));
         let error = Sample::try_from(vec![1.0, f64::NAN]).expect_err("not a number");
         assert_eq!(error.to_string(), "value 1 of a sample is NaN, must be finite");
@@ -146,7 +146,7 @@ mod tests {
         }
 
         #[test]
-        fn the_interquartile_mean_moves_and_turns_with_the_values(values in prop::collection::vec(-100i32..100, 1..40), by in -100i32..100) {
+        fn the_interquartile_mean_is_equivariant(values in prop::collection::vec(-100i32..100, 1..40), by in -100i32..100) {
             let of = |change: &dyn Fn(f64) -> f64| {
                 Sample::try_from(values.iter().map(|value| change(f64::from(*value))).collect::<Vec<_>>()).expect("finite").interquartile_mean()
             };

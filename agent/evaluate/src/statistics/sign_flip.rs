@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn few_signs_are_counted_by_hand() {
+    fn small_cases_match_manual_counts() {
         check(&[0.0, 0.0], 1.0);
         check(&[1.0, -1.0], 1.0);
         check(&[3.0], 1.0);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn drawing_comes_near_to_counting() {
+    fn sampled_p_is_close_to_the_exact_one() {
         let values: Vec<f64> = (0..24).map(|index| f64::from((index * 7) % 24) - 8.0).collect();
         let sizes: Vec<f64> = values.iter().map(|value| value.abs()).collect();
         let least = values.iter().sum::<f64>().abs() - 1e-9;

@@ -89,7 +89,7 @@ mod tests {
     const TIED: [f64; 12] = [0.0, 0.0, 1.0, 1.0, -1.0, 2.0, 2.0, 2.0, -3.0, 4.0, 5.0, 5.0];
 
     #[test]
-    fn few_signs_are_counted_by_hand() {
+    fn small_cases_match_manual_counts() {
         check(&[0.0, 0.0], 0.0, 1.0);
         check(&[2.0], 0.0, 1.0);
         check(&[1.0, 2.0, 3.0], 0.0, 2.0 / 8.0);
@@ -145,7 +145,7 @@ mod tests {
         }
 
         #[test]
-        fn both_ways_of_counting_come_near_each_other(values in prop::collection::vec(-1e3..1e3f64, 30..50)) {
+        fn approximate_and_exact_p_are_close(values in prop::collection::vec(-1e3..1e3f64, 30..50)) {
             let ranked = doubled_ranks(&values);
             let sum = |wanted| ranked.iter().filter(|(positive, _)| *positive == wanted).map(|(_, rank)| rank).sum::<usize>();
             let least = sum(true).min(sum(false));

@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_of_a_suite_is_less_of_it() {
+    fn a_filter_restricts_a_suite() {
         let suite = || Suite::parse(SHIPPED[0].text, Format::Toml).expect("a suite");
         assert_eq!(suite().evaluation_cells().len(), 3 * (7 + 7));
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();

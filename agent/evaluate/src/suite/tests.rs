@@ -33,7 +33,7 @@ fn refused(from: &str, to: &str, error: &str) {
 }
 
 #[test]
-fn what_is_not_said_has_a_default() {
+fn absent_fields_have_defaults() {
     let suite = read(SMALL).expect("a suite");
     assert_eq!((suite.seeds, suite.perturbations.len()), (30, 1));
     assert_eq!(suite.competitors[0].called(), "static");
@@ -41,14 +41,14 @@ fn what_is_not_said_has_a_default() {
 }
 
 #[test]
-fn a_suite_is_read_as_it_is_written_out() {
+fn a_suite_survives_a_round_trip() {
     let suite = read(SMALL).expect("a suite");
     let written = serde_json::to_string(&suite).expect("writes");
     assert_eq!(Suite::parse(&written, Format::Json).expect("reads"), suite);
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_place_and_value() {
+fn refuses_invalid_fields_with_place_and_value() {
     refused("warm_up", "warmup", "unknown key `warmup`");
     refused("pattern =", "shape = 1\npattern =", "unknown key `workloads.0.shape`");
     refused("length = \"2m\"", "length = \"100s\"", "field `length`: 1m 40s, must be a multiple of the interval of 15s and at most 30days");

@@ -114,7 +114,7 @@ fn history_is_pruned_by_whole_seasons() {
 }
 
 #[test]
-fn the_order_of_the_history_is_what_as_shipped_changes() {
+fn as_shipped_reverses_the_history() {
     let ordered = HoltWinters { seasonal_periods: 2, stored_seasons: 20, alpha: 0.5, beta: 0.1, gamma: 0.1, ..HoltWinters::default() };
     let shipped = HoltWinters { as_shipped: true, ..ordered.clone() };
     let last = |policy: &HoltWinters| {

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_says_what_is_heeded() {
+    fn answers_by_the_configured_policy() {
         let idle = of([vec![10; 19], vec![20]].concat());
         let windows = |rule: KeepAliveHistogram| {
             let Windows { prewarm, keep_alive } = idle.windows(&rule);

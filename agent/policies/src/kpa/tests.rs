@@ -220,7 +220,7 @@ fn resolve_metric_target() {
 }
 
 #[test]
-fn what_the_configuration_would_refuse() {
+fn refuses_invalid_behavior() {
     let check = |name: &str, kpa: Kpa, fine: bool| assert_eq!(kpa.check().is_ok(), fine, "{name}: {:?}", kpa.check());
     let seconds = Span::seconds;
     check("defaults", Kpa::default(), true);
@@ -278,7 +278,7 @@ fn a_burst_is_answered_within_the_panic_window() {
 }
 
 #[test]
-fn newer_requests_weigh_more_where_told() {
+fn weighted_aggregation_prefers_new_values() {
     // At a step the weighted mean is ahead of the plain one and reaches the same end.
     let load = |second| if second < 60 { 50.0 } else { 150.0 };
     let weighted = Kpa { aggregation: Aggregation::WeightedExponential, panic_threshold_percentage: 1000.0, ..Kpa::default() };

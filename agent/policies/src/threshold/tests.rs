@@ -26,7 +26,7 @@ fn check(mode: Mode, (cpu, memory): (f64, f64), current: Allocation, expected: R
 }
 
 #[test]
-fn horizontal_goes_up_above_either_threshold_and_else_down() {
+fn horizontal_scales_up_above_either_threshold_else_down() {
     let current = Allocation::new(4, 500, 512);
     let (up, down) = (Ok(Allocation::new(5, 500, 512)), Ok(Allocation::new(3, 500, 512)));
     check(Mode::Horizontal, (251.0, 10.0), current, up);
@@ -37,7 +37,7 @@ fn horizontal_goes_up_above_either_threshold_and_else_down() {
 }
 
 #[test]
-fn vertical_raises_what_is_short_and_lowers_both() {
+fn vertical_raises_scarce_resources_and_lowers_both() {
     let current = Allocation::new(2, 500, 512);
     check(Mode::Vertical, (251.0, 10.0), current, Ok(Allocation::new(2, 530, 512)));
     check(Mode::Vertical, (10.0, 257.0), current, Ok(Allocation::new(2, 500, 576)));
@@ -54,7 +54,7 @@ fn both_moves_all_three_in_one_decision() {
 }
 
 #[test]
-fn bounds_end_the_way_in_either_direction() {
+fn stops_at_the_bounds() {
     check(Mode::Horizontal, (300.0, 10.0), Allocation::new(10, 500, 512), Err(HoldReason::NotAllowed));
     check(Mode::Horizontal, (10.0, 10.0), Allocation::new(1, 500, 512), Err(HoldReason::NotAllowed));
     check(Mode::Vertical, (10.0, 10.0), Allocation::new(1, 110, 64), Ok(Allocation::new(1, 100, 64)));
@@ -62,7 +62,7 @@ fn bounds_end_the_way_in_either_direction() {
 }
 
 #[test]
-fn use_at_a_limit_below_the_threshold_counts_as_above_it() {
+fn usage_at_a_low_limit_counts_as_above_the_threshold() {
     check(Mode::Horizontal, (190.0, 10.0), Allocation::new(2, 200, 256), Ok(Allocation::new(3, 200, 256)));
     check(Mode::Vertical, (98.0, 10.0), Allocation::new(1, 100, 256), Ok(Allocation::new(1, 130, 256)));
     check(Mode::Vertical, (10.0, 120.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 192)));
@@ -70,7 +70,7 @@ fn use_at_a_limit_below_the_threshold_counts_as_above_it() {
 }
 
 #[test]
-fn memory_is_not_lowered_to_where_it_would_have_to_rise_again() {
+fn memory_is_not_lowered_into_saturation() {
     check(Mode::Vertical, (10.0, 90.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 100)));
     check(Mode::Vertical, (10.0, 90.0), Allocation::new(1, 100, 100), Err(HoldReason::NotAllowed));
     let mut state = seen(10.0, 50.0, Allocation::new(1, 100, 256));
@@ -90,7 +90,7 @@ fn the_last_replica_goes_only_without_arrivals() {
 }
 
 #[test]
-fn holds_what_it_does_not_know() {
+fn holds_on_unknown_inputs() {
     let mut state = fixtures::state();
     state.windows.tick.memory_mib = None;
     assert!(matches!(Threshold::default().evaluate(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
@@ -102,7 +102,7 @@ fn holds_what_it_does_not_know() {
 }
 
 #[test]
-fn rests_within_the_band_that_it_is_given() {
+fn rests_within_its_band() {
     let policy = Threshold { down_below: 0.6, ..Threshold::default() };
     let current = Allocation::new(4, 500, 512);
     assert!(matches!(policy.evaluate(&seen(200.0, 10.0, current)), Decision::Hold { why: HoldReason::NothingToDo, .. }));
@@ -160,7 +160,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn whatever_is_wanted_lies_within_the_bounds_and_differs(
+    fn wanted_allocations_are_within_bounds_and_differ(
         policy in rules(), current in prop::option::of(allocations()), bounds in bounds(),
         cpu in measurements(), memory in measurements(), peak in measurements(), rate in prop::option::of(any::<f64>()),
     ) {

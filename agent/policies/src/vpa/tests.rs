@@ -422,7 +422,7 @@ fn run(policy: &Vpa, mut allocation: Allocation, load: impl Fn(u64) -> (Option<f
 }
 
 #[test]
-fn resizes_what_has_too_little_soon_and_what_has_too_much_late() {
+fn resizes_up_soon_and_down_late() {
     // A replica that needs 400m of 200m: the lower bound passes the request within a few minutes, the upper one falls below it after days only.
     let short = run(&Vpa::default(), Allocation::new(2, 200, 256), |_| (Some(400.0), 100.0), 30);
     let first = short.iter().position(|allocation| allocation.cpu_millicores.0 > 400).expect("raised");
@@ -458,7 +458,7 @@ fn one_replica_alone_is_not_touched() {
 }
 
 #[test]
-fn controls_only_what_it_is_told() {
+fn changes_only_controlled_resources() {
     let from = Allocation::new(2, 200, 64);
     let last = |controlled| *run(&Vpa { controlled, ..Vpa::default() }, from, |_| (Some(400.0), 60.0), 60).last().expect("some");
     let (cpu, memory) = (last(Controlled::Cpu), last(Controlled::Memory));
@@ -467,7 +467,7 @@ fn controls_only_what_it_is_told() {
 }
 
 #[test]
-fn a_kill_for_memory_raises_the_memory_at_once() {
+fn an_out_of_memory_kill_raises_memory_at_once() {
     let (mut memory, allocation) = (Memory::default(), Allocation::new(2, 200, 400));
     let decide = |state: &State, memory: &mut Memory| Vpa::default().decide(state, memory, Timestamp(0), &mut fixtures::rng());
     for minute in 0..5 {
@@ -480,7 +480,7 @@ fn a_kill_for_memory_raises_the_memory_at_once() {
 }
 
 #[test]
-fn the_mode_says_what_becomes_of_a_recommendation() {
+fn the_mode_controls_the_application() {
     let from = Allocation::new(2, 200, 256);
     let changes = |update_mode| {
         let played = run(&Vpa { update_mode, ..Vpa::default() }, from, |minute| (Some(400.0 + minute as f64 * 5.0), 100.0), 120);

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_is_let_go_when_it_was_idle_for_the_time_that_it_is_kept() {
+    fn an_idle_replica_is_removed_after_its_keep_alive() {
         check(&[0, 12], 1, 0, 5);
         check(&[0, 14], 2, 0, 6);
         check(&[5, 17], 1, 0, 5);

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_the_function_and_a_number_of_five_digits_or_more() {
+    fn names_have_at_least_five_digits() {
         let mut name = String::new();
         for number in [0, 7, 12_345, 123_456, u32::MAX] {
             name_of("f", number, &mut name);

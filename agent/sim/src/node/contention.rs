@@ -129,13 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_enough_for_all_is_not_divided() {
+    fn sufficient_cpu_is_not_divided() {
         assert_eq!(divided(3.0, &[(1, 100), (2, 5000)]), [1.0, 1.0]);
         assert_eq!(divided(3.0, &[(0, 100), (3, 10)]), [1.0, 1.0]);
     }
 
     #[test]
-    fn what_is_not_is_divided_by_weight_and_what_one_leaves_goes_to_the_others() {
+    fn scarce_cpu_is_divided_by_weight_with_redistribution() {
         assert_eq!(divided(1.0, &[(1, 100), (1, 300)]), [0.25, 0.75]);
         assert_eq!(divided(3.0, &[(1, 100), (2, 100), (2, 200)]), [0.75, 0.375, 0.75]);
         // The first wants one core of the two and a half that its weight would give it.
@@ -144,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_is_given_and_nobody_has_less_for_its_weight_than_one_who_wants_less(
+        fn all_cpu_is_divided_by_weight(
             cores in 1u32..20,
             claims in prop::collection::vec((0u32..5, 10u32..2000), 1..20),
         ) {

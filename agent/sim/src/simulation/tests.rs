@@ -43,7 +43,7 @@ fn a_noisy_neighbour_raises_cpu_time_while_it_lasts() {
 }
 
 #[test]
-fn the_state_tells_what_happened() {
+fn the_state_reflects_the_tick() {
     let mut simulation = simulate("20", Perturbation::default());
     assert_eq!(simulation.state().windows.tick.rate_rps, None);
     (0..3).for_each(|_| simulation.step(None));
@@ -56,7 +56,7 @@ fn the_state_tells_what_happened() {
 }
 
 #[test]
-fn what_is_wanted_passes_the_guard_and_is_in_force_at_once() {
+fn a_wanted_allocation_passes_the_guard_and_applies_at_once() {
     let mut simulation = simulate("20", Perturbation::default());
     simulation.step(None);
     simulation.step(Some(Allocation::new(3, 500, 128)));
@@ -67,7 +67,7 @@ fn what_is_wanted_passes_the_guard_and_is_in_force_at_once() {
 }
 
 #[test]
-fn measurements_are_as_old_as_they_are_said_to_be() {
+fn measurements_have_the_configured_age() {
     for (lag_s, seen_after) in [(0, 1), (10, 3), (12, 3), (18, 4), (55, 12)] {
         let perturbation = Perturbation { metric_lag: Span::seconds(lag_s), ..Perturbation::default() };
         let mut simulation = simulate("step:0@0s,40@1s", perturbation);
@@ -81,7 +81,7 @@ fn measurements_are_as_old_as_they_are_said_to_be() {
 }
 
 #[test]
-fn what_the_platform_tells_is_never_late() {
+fn platform_readings_are_never_late() {
     let mut simulation = simulate("20", Perturbation { metric_lag: Span::seconds(55), ..Perturbation::default() });
     (0..14).for_each(|_| simulation.step(None));
     let used = |simulation: &Simulation| simulation.state().cores_used(&simulation.state().windows.tick).expect("read");
@@ -97,7 +97,7 @@ fn what_the_platform_tells_is_never_late() {
 }
 
 #[test]
-fn a_function_that_was_gone_meanwhile_is_measured_late_and_whole() {
+fn readings_delivered_after_scaling_to_zero_are_complete() {
     // Called and ready for two ticks, neither for two, and so on.
     let calls: Vec<String> = (0..30).map(|half| format!("{}@{}s", if half % 2 == 0 { 20 } else { 0 }, half * 10)).collect();
     let mut setup = setup(&format!("step:{}", calls.join(",")), Perturbation { metric_lag: Span::seconds(20), ..Perturbation::default() });
@@ -115,7 +115,7 @@ fn a_function_that_was_gone_meanwhile_is_measured_late_and_whole() {
 }
 
 #[test]
-fn lost_scrapes_leave_gaps_and_no_holes_in_the_counts() {
+fn lost_scrapes_do_not_lose_counts() {
     let lossy = |share| {
         let mut simulation = simulate("20", Perturbation { lost_scrapes: share, ..Perturbation::default() });
         (0..60).for_each(|_| simulation.step(None));
@@ -128,7 +128,7 @@ fn lost_scrapes_leave_gaps_and_no_holes_in_the_counts() {
 }
 
 #[test]
-fn a_change_of_payload_comes_when_it_is_said_to() {
+fn payload_changes_at_its_instant() {
     let mut simulation =
         simulate("20", Perturbation { payload: Some(Payload { from: Span::seconds(12), factor: 2.0 }), ..Perturbation::default() });
     let cpu: Vec<f64> = (0..4)
@@ -143,7 +143,7 @@ fn a_change_of_payload_comes_when_it_is_said_to() {
 }
 
 #[test]
-fn a_node_is_lost_and_comes_back_when_it_is_said_to() {
+fn a_node_fails_and_returns_at_its_instants() {
     let lost_node = Some(LostNode { at: Span::seconds(12), lasts: Span::seconds(10), node: 0 });
     let mut setup = setup("20", Perturbation { lost_node, ..Perturbation::default() });
     let nodes = Nodes { count: 2, cpu_millicores: Millicores(1000), memory_mib: Mebibytes(200), cpu_overcommit: 1.0 };
@@ -171,7 +171,7 @@ fn crashes_are_seen() {
 }
 
 #[test]
-fn kills_for_memory_are_seen_and_judged() {
+fn out_of_memory_kills_appear_in_state_and_reward() {
     let mut setup = setup("20", Perturbation::default());
     let memory = Memory { base_mib: Mebibytes(60), request_kib: 64 };
     setup.profile = Arc::new(FunctionProfile { memory, ..FunctionProfile::simple("f", Distribution::constant(Nanos::millis(20))) });
@@ -185,7 +185,7 @@ fn kills_for_memory_are_seen_and_judged() {
 }
 
 #[test]
-fn a_reset_begins_the_same_world_again() {
+fn a_reset_simulation_equals_a_new_one() {
     let pattern = Load::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
     let calm = Setup { load: pattern, ..setup("20", Perturbation { lost_scrapes: 0.2, ..Perturbation::default() }) };
     let perturbed = Perturbation {

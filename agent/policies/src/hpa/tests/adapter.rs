@@ -42,7 +42,7 @@ fn decides_every_15_seconds_on_what_was_published_before() {
 }
 
 #[test]
-fn metrics_that_are_late_for_all_replicas_are_metrics_still() {
+fn late_metrics_of_all_replicas_still_count() {
     let mut memory = Memory::default();
     let mut decide = |tick: u64, cpu: Option<f64>| {
         let mut state = at(200_000_000 + tick, 2, cpu);
@@ -97,7 +97,7 @@ fn zero_replicas_disable_it() {
 }
 
 #[test]
-fn scales_to_zero_and_back_by_an_external_metric_only_where_told() {
+fn scales_to_zero_only_if_enabled() {
     let mut memory = Memory::default();
     let policy = Hpa { rate_rps: Some(10.0), scale_to_zero: true, downscale_stabilization: Span::default(), ..Hpa::default() };
     let (mut replicas, mut seen) = (2, Vec::new());

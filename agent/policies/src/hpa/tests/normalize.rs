@@ -315,7 +315,7 @@ fn normalize_desired_replicas_with_behavior() {
 }
 
 #[test]
-fn what_is_remembered_is_what_the_metrics_asked_for() {
+fn the_history_records_the_unlimited_recommendation() {
     let behavior = Behavior::default();
     let mut history = History::default();
     let limits = Limits { min: 1, max: 100 };
