@@ -50,10 +50,10 @@ impl PolicySet for Rules {
         if name != CLAIRVOYANT {
             return by_name(name, params).map_err(|error| error.to_string());
         }
-        let told: ClairvoyantParams =
+        let params: ClairvoyantParams =
             qscale_common::document::from_value(params.clone()).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?;
         let forecast = context.map_or_else(no_load, true_forecast);
-        Ok(Box::new(Clairvoyant::new(&forecast, told).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?))
+        Ok(Box::new(Clairvoyant::new(&forecast, params).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?))
     }
 
     fn is_bound(&self, name: &str) -> bool {

@@ -282,7 +282,7 @@ policy = "static"
         assert_eq!(measurements, [(8, 8), (8, 8)], "two minutes each, in intervals of 15 s");
         let Load::Trace { trace, .. } = &test[0].functions[0].setup.load else { panic!("another load") };
         let counts: Vec<_> = trace.functions[0].counts.iter().map(|count| (count.bin, count.count)).collect();
-        assert_eq!(counts, [(1, 8), (2, 9), (3, 10)], "minute 6 is the first that is lived through");
+        assert_eq!(counts, [(1, 8), (2, 9), (3, 10)], "minute 6 is the first simulated one");
         let policy = &test[0].functions[0].setup.policy;
         assert_eq!(policy.objective.latency.get(), Duration::from_millis(1060));
         assert!(test[0].functions[0].setup.allocation.memory_mib > Mebibytes(220));

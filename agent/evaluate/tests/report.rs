@@ -1,4 +1,4 @@
-//! What people see of results.
+//! Reports of results.
 
 mod fixtures;
 
@@ -130,7 +130,7 @@ fn well_formed(page: &str) -> usize {
         } else if !tag.ends_with('/') && !["!DOCTYPE", "meta", "br", "input"].contains(&name) {
             open.push(name);
             if name == "script" || name == "style" {
-                // Their text ends at their own end tag, whatever stands in it.
+                // Their text ends at their own end tag only.
                 rest = &rest[rest.find(&format!("</{name}>")).expect("it ends")..];
             }
         }

@@ -32,7 +32,7 @@ pub trait Rule: Policy + Default + Serialize + DeserializeOwned + JsonSchema + '
 pub struct RuleEntry {
     /// Name in configuration files and on the command line.
     pub name: &'static str,
-    /// What the rule does, in one line for a user who chooses.
+    /// One-line description for a user who chooses a rule.
     pub description: &'static str,
     build: fn(&'static str, &Value) -> Result<Box<dyn Policy>, PolicyError>,
     parameters: fn(&'static str) -> Vec<Parameter>,

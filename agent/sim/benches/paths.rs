@@ -1,5 +1,5 @@
-//! What a request costs on each path and a tick of control around it, beside the least that any simulation does: ratios of one run, as the figures of
-//! different machines do not compare.
+//! Cost of a request with each implementation of a replica, and of a control tick, relative to the bare recursion. Compare ratios within one run, not figures of
+//! different machines.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -89,7 +89,7 @@ fn requests(bencher: Bencher, workers: u32, replicas: u32, cpu: u32) {
 
 const FUNCTIONS: u32 = 16;
 
-/// Ticks of 5 s at so many requests a second: what is left at zero is control alone.
+/// Ticks of 5 s at a request rate; the rate 0 measures control alone.
 #[divan::bench(args = ["0", "1", "50", "diurnal:5..95/1h"])]
 fn control_ticks(bencher: Bencher, rate: &str) {
     const TICKS: u32 = 100;

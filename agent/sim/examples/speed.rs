@@ -1,4 +1,4 @@
-//! How fast the simulator is: requests a second on one core, by path, and the memory that it holds. `cargo run --release -p qscale-sim --example speed`.
+//! Speed of the simulator: requests a second on one core for each implementation of a replica, and memory. `cargo run --release -p qscale-sim --example speed`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -93,7 +93,7 @@ fn setup(rate: &str, seconds: u64) -> Setup {
     Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default(), nodes: None }
 }
 
-/// What 26 million requests leave in memory: 208 functions at 50 requests a second for 2,500 s.
+/// Memory after 26 million requests: 208 functions at 50 requests a second for 2,500 s.
 fn memory() {
     const FUNCTIONS: u64 = 208;
     let name = "memory";

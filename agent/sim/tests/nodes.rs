@@ -12,7 +12,7 @@ fn ms(ms: u64) -> Nanos {
     Nanos::millis(ms)
 }
 
-/// Replicas of one request each on one node of so many cores.
+/// Replicas that serve one request each, on one node with a number of cores.
 fn function(cores: u32, replicas: u32, limit: u32) -> Function {
     let nodes = Nodes { count: 1, cpu_millicores: Millicores(1000 * cores), memory_mib: Mebibytes(10_000), cpu_overcommit: 100.0 };
     let startup = Startup { cpu: Distribution::constant(ms(100)), waiting: Distribution::constant(ms(50)) };

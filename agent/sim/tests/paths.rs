@@ -121,8 +121,8 @@ proptest! {
             (function.totals(Nanos::millis(1_000_000)).clone(), cpu)
         });
         prop_assert_eq!((shared.0.completed, shared.0.failed), (contended.0.completed, contended.0.failed));
-        let beside = shared.0.latency_sum.0.abs_diff(contended.0.latency_sum.0);
-        prop_assert!(beside <= 20 * shared.0.completed, "{} ns beside over {} requests", beside, shared.0.completed);
+        let difference = shared.0.latency_sum.0.abs_diff(contended.0.latency_sum.0);
+        prop_assert!(difference <= 20 * shared.0.completed, "{} ns difference over {} requests", difference, shared.0.completed);
         prop_assert!(shared.1.iter().zip(&contended.1).all(|(a, b)| a.abs_diff(*b) <= 1), "{:?} {:?}", shared.1, contended.1);
     }
 
@@ -163,7 +163,7 @@ proptest! {
         let (together, apart) = (together.totals(end), apart.totals(end));
         prop_assert_eq!((together.completed, together.refused), (apart.completed, apart.refused));
         // Ends of shared work are rounded up to whole nanoseconds.
-        let beside = together.latency_sum.0.abs_diff(apart.latency_sum.0);
-        prop_assert!(beside <= 20 * together.completed, "{} ns beside over {} requests", beside, together.completed);
+        let difference = together.latency_sum.0.abs_diff(apart.latency_sum.0);
+        prop_assert!(difference <= 20 * together.completed, "{} ns difference over {} requests", difference, together.completed);
     }
 }

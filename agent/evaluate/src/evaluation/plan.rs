@@ -55,8 +55,8 @@ impl Evaluation {
         for entry in &self.suite.competitors {
             let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
             let mut add = |variant: Variant, params: BTreeMap<String, Value>| {
-                let told = params.values().next().unwrap_or(&entry.params);
-                let model = policy_set.policy(&entry.policy, told, None).map_err(refused)?.model();
+                let first = params.values().next().unwrap_or(&entry.params);
+                let model = policy_set.policy(&entry.policy, first, None).map_err(refused)?.model();
                 configured.push(ConfiguredCompetitor { entry, variant, params, model });
                 Ok::<(), EvaluateError>(())
             };

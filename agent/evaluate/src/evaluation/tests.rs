@@ -78,7 +78,7 @@ fn text(results: &Results) -> String {
     serde_json::to_string(results).expect("writes")
 }
 
-/// Forgets nothing, writes down as a file would, and breaks after so many jobs.
+/// A ledger that stores everything as a file would, and fails after a number of jobs.
 struct Book {
     pages: BTreeMap<String, String>,
     left: usize,

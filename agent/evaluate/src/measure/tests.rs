@@ -33,7 +33,7 @@ fn criteria(measured: u32) -> Criteria {
     Criteria::new(&setup(), measurement, Duration::from_secs(60))
 }
 
-/// An interval in which requests end with these latencies, and so many fail.
+/// An interval with completed requests of these latencies, and a number of failures.
 fn interval(latencies_ms: &[u64], failed: u64) -> Totals {
     let mut totals = Totals { completed: latencies_ms.len() as u64, timed_out: failed, ..Totals::default() };
     totals.arrived = totals.completed + failed;

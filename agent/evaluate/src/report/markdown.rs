@@ -90,6 +90,6 @@ mod tests {
     #[test]
     fn names_are_escaped() {
         assert_eq!(escape("a|b <script> `x` [y](z)\n"), "a\\|b &lt;script&gt; \\`x\\` \\[y\\](z) ");
-        assert_eq!(escape_spans("beside `a*b`, *c*"), "beside `a*b`, \\*c\\*");
+        assert_eq!(escape_spans("next to `a*b`, *c*"), "next to `a*b`, \\*c\\*");
     }
 }

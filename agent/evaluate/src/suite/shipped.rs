@@ -28,7 +28,7 @@ mod tests {
         for Shipped { name, text } in SHIPPED {
             let suite = Suite::parse(text, Format::Toml).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(suite.name.as_str(), name);
-            // The learned policy is made by whoever has a model.
+            // The learned policy needs a model, which this crate does not have.
             for entry in suite.competitors.iter().filter(|entry| entry.policy != "dqn") {
                 for setting in entry.settings().expect("a grid") {
                     let made = Rules.policy(&entry.policy, &setting, None);

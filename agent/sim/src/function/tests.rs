@@ -60,7 +60,7 @@ fn a_stopped_replica_finishes_what_it_has() {
     let mut function = warm(2, 1, 10, 10 * SECOND);
     (0..3).for_each(|_| function.arrive(ms(0)));
     function.allocate(Allocation::new(0, 1000, 128), ms(50));
-    // One waits, so that the function is woken; a new replica comes beside two that drain.
+    // A request waits, so the function is woken; a new replica starts next to two draining ones.
     assert_eq!((function.allocation().replicas, function.replicas().count()), (Replicas(1), 3));
     check(&mut function, 100, 2, 0, 0);
     assert_eq!(function.replicas().count(), 1);

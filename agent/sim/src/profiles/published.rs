@@ -48,7 +48,7 @@ fn row(table: &mut String, name: &str, of: &Published) -> Result<(), String> {
     let language = language(name).ok_or("nobody knows what it is written in")?;
     let duration = [5, 25, 50, 75, 95, 99].map(|percentile| at(&of.duration, percentile));
     let (median, memory) = (at(&of.duration, 50)?, at(&of.memory, 50)?);
-    write!(table, "{name},{}", language.word()).expect("a string takes whatever is written to it");
+    write!(table, "{name},{}", language.word()).expect("writing to a string does not fail");
     for value in duration {
         write!(table, ",{:.2}", value?).expect("as above");
     }

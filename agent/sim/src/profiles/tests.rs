@@ -22,7 +22,7 @@ fn a_request_computes_what_the_pod_used_above_an_idle_one() {
     check("fibonacci-python-1000000-1010000", 14_893.0, 595.0, 1, 51);
     // More than one core at once: all of its CPU time, and no waiting.
     check("video-processing-python-100", 3453.4, 0.0, 1, 154);
-    // Too short to tell.
+    // Too short for a significant CPU time.
     check("aes-go-10-10", 0.73, 0.0, 0, 24);
     check("sleeping", 0.72, 50.0, 0, 24);
 }
