@@ -1,9 +1,8 @@
-//! `qscale evaluate`: policies against each other in the simulator. Owns arguments, files and what is shown; who meets whom, and what it is worth, belongs to
-//! `qscale-evaluate`.
+//! `qscale evaluate`: comparison of policies in the simulator. Owns arguments, files and output; the evaluation belongs to `qscale-evaluate`.
 
+mod policies;
 mod progress;
 mod report;
-mod roster;
 mod trace;
 
 use std::num::NonZeroUsize;
@@ -19,42 +18,42 @@ use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, Progress};
 use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
 use qscale_evaluate::{EvaluateError, Evaluation, EvaluationRequest, Options, Suite};
 
+use self::policies::AllPolicies;
 use self::progress::Bar;
-use self::roster::All;
 use self::trace::TraceArgs;
 use crate::blocking::until_stopped;
 use crate::journal::Journal;
 use crate::show;
 use crate::system::Locate;
 
-/// Compare policies in the simulator: every one in every cell of a suite, under the same requests and misfortunes.
+/// Compare policies in the simulator: every policy in every cell of a suite, with equal arrivals and perturbations
 ///
-/// A suite is a file that registers beforehand what is compared on what: functions, workloads, what goes wrong, who competes, and the grid in which each rule
-/// may be tuned. Two come along: `synthetic`, patterns of load, and `trace`, for traces of real functions. Needs no server.
+/// A suite is a file that registers a comparison before it runs: functions, workloads, perturbations, competitors, and the tuning grid of each. Two are bundled:
+/// `synthetic`, patterns of load, and `trace`, for traces of real functions. Needs no server.
 ///
-/// The folder of --out then holds the suite as it was run (suite.json), every run (results.json, results.csv), what they say together (summary.json, summary.csv) and a report that opens without a network
-/// (report.html). What is finished is kept at once: after an interruption the same command goes on. The same suite, settings and seeds give the same bytes of
-/// results.json, on any number of threads.
+/// The folder --out then holds the suite (suite.json), every run (results.json, results.csv), the summary (summary.json, summary.csv) and a report that needs no
+/// network (report.html). Finished runs are stored at once: if interrupted, run the same command to resume. Equal suite, settings and seeds give equal bytes of
+/// results.json on any number of threads.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale evaluate --quick                                     a look within a minute
-  qscale evaluate --tune                                      the published table: every rule as it comes and tuned
+  qscale evaluate --quick                                     a short version, within a minute
+  qscale evaluate --tune                                      the published table: every policy with defaults and tuned
   qscale evaluate --policy hpa:cpu_utilization=50 --policy kpa --workload step
   qscale evaluate --trace ../my-trace --functions 50 --seeds 5
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
   qscale evaluate --suite my-suite.toml --out my-results --json
   qscale evaluate --list                                      suites, competitors, cells
-  qscale evaluate --print-suite synthetic > my-suite.toml     a suite to begin from")]
+  qscale evaluate --print-suite synthetic > my-suite.toml     a suite to start from")]
 pub struct EvaluateArgs {
-    /// Suite: synthetic, trace, or a file (.toml, .yaml, .json); by default synthetic, or trace where --trace is given
+    /// Suite: synthetic, trace, or a file (.toml, .yaml, .json); by default synthetic, or trace with --trace
     #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
     suite: Option<String>,
     #[command(flatten)]
     trace: TraceArgs,
-    /// Only this competitor, of the suite or any policy, told these parameters; may be repeated
+    /// Only this competitor of the suite, or this policy, optionally with parameters; may be repeated
     #[arg(long = "policy", value_name = "NAME[:KEY=VALUE,...]")]
     policies: Vec<String>,
-    /// Model that the policy dqn decides by, as `qscale train` writes it; by default the one that comes along
+    /// Model of the policy dqn, as written by `qscale train`; by default the bundled model
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     model: Option<PathBuf>,
     /// Only this function of the suite; may be repeated
@@ -66,13 +65,13 @@ pub struct EvaluateArgs {
     /// Only this perturbation; may be repeated
     #[arg(long = "perturbation", value_name = "NAME")]
     perturbations: Vec<String>,
-    /// Test runs of each competitor in each cell, in place of the suite's
+    /// Test runs of each competitor in each cell, instead of the suite's
     #[arg(long, value_name = "NUMBER")]
     seeds: Option<u32>,
-    /// Also tune every rule on the validation part, and report it beside its default
+    /// Also tune every policy on the validation part, and report it next to its default
     #[arg(long)]
     tune: bool,
-    /// What the suite leaves for a quick look: few cells, few seeds
+    /// The quick version of the suite: few cells, few seeds
     #[arg(long)]
     quick: bool,
     /// Threads; by default one a core
@@ -81,43 +80,43 @@ pub struct EvaluateArgs {
     /// Folder for results; by default evaluations/<suite> in the state folder
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     out: Option<PathBuf>,
-    /// Go on with what the folder holds, and do not begin where it holds nothing
+    /// Resume the evaluation in the folder; fail if there is none
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
-    /// Begin anew, whatever the folder holds
+    /// Start from the beginning, replacing the content of the folder
     #[arg(long)]
     overwrite: bool,
     /// Print the summary as one JSON object instead of tables
     #[arg(long)]
     json: bool,
-    /// Say which suites, competitors and cells there are, and run nothing
+    /// List suites, policies, competitors and cells, and run nothing
     #[arg(long)]
     list: bool,
-    /// Print a suite that comes along as it is written, and run nothing
+    /// Print a bundled suite, and run nothing
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(SHIPPED.map(|suite| suite.name)))]
     print_suite: Option<String>,
 }
 
-/// Evaluates, and writes down what was found.
+/// Runs an evaluation and writes its results.
 pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(name) = &arguments.print_suite {
-        let suite = SHIPPED.iter().find(|suite| suite.name == name).context("a suite that comes along")?;
+        let suite = SHIPPED.iter().find(|suite| suite.name == name).context("a bundled suite")?;
         show::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let roster = All { model: arguments.model.as_deref().map(crate::train::load).transpose()? };
-    let suite = load(&arguments, &roster)?;
+    let policies = AllPolicies { model: arguments.model.as_deref().map(crate::train::load).transpose()? };
+    let suite = load(&arguments, &policies)?;
     if arguments.list {
         report::list(&suite)?;
         return Ok(ExitCode::SUCCESS);
     }
     let out = arguments.out.clone().unwrap_or_else(|| default_out(locate, &suite, &arguments));
     let evaluation = plan(suite, &arguments)?;
-    until_stopped("evaluation", move |stop| work(&evaluation, &roster, &arguments, &out, stop)).await
+    until_stopped("evaluation", move |stop| work(&evaluation, &policies, &arguments, &out, stop)).await
 }
 
-/// The suite that is asked for, and what is asked for of it.
-fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
+/// The requested suite, restricted by the arguments.
+fn load(arguments: &EvaluateArgs, policies: &AllPolicies) -> anyhow::Result<Suite> {
     let by_default = if arguments.trace.is_given() { "trace" } else { "synthetic" };
     let asked = arguments.suite.as_deref().unwrap_or(by_default);
     let mut suite = match SHIPPED.iter().find(|suite| suite.name == asked) {
@@ -126,17 +125,15 @@ fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
     };
     let patterns = suite.trace.is_none();
     if patterns && arguments.trace.is_given() {
-        anyhow::bail!(
-            "--trace is given, and suite {asked} is one of patterns; take --suite trace, or one that says under [trace] how a trace is played"
-        );
+        anyhow::bail!("--trace is set, but suite {asked} is for patterns; use --suite trace, or a suite with a section [trace]");
     }
     if !patterns && !arguments.trace.is_given() && !arguments.list {
-        anyhow::bail!("suite {asked} plays a trace; say which with --trace DIR");
+        anyhow::bail!("suite {asked} needs a trace; set --trace DIR");
     }
     if let Some(entry) = &mut suite.trace {
         arguments.trace.apply(entry)?;
     }
-    let narrow = SuiteFilter {
+    let filter = SuiteFilter {
         policies: arguments.policies.clone(),
         functions: arguments.functions.clone(),
         workloads: arguments.workloads.clone(),
@@ -144,13 +141,13 @@ fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
         seeds: arguments.seeds,
         quick: arguments.quick,
     };
-    Ok(suite.narrowed(&narrow).with_context(|| format!("suite {asked}"))?.with_natural_ticks(roster))
+    Ok(suite.narrowed(&filter).with_context(|| format!("suite {asked}"))?.with_natural_ticks(policies))
 }
 
 fn read(path: &Path) -> anyhow::Result<Suite> {
     let names = SHIPPED.map(|suite| suite.name).join(", ");
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("suite {}: it is none of {names}, and cannot be read as a file", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("suite {}: neither one of {names} nor a readable file", path.display()))?;
     let format = Format::of(path)?;
     Suite::parse(&text, format).with_context(|| format!("suite {}", path.display()))
 }
@@ -170,12 +167,12 @@ fn plan(suite: Suite, arguments: &EvaluateArgs) -> anyhow::Result<Evaluation> {
         return Ok(Evaluation::of_patterns(suite, asked)?);
     }
     let trace = arguments.trace.read(&suite)?;
-    let (arenas, played) =
+    let (cells, played) =
         qscale_evaluate::trace::cells(&suite, &trace, &arguments.trace.name().unwrap_or_default()).map_err(anyhow::Error::msg)?;
-    Ok(Evaluation::of_trace(suite, arenas, asked, played)?)
+    Ok(Evaluation::of_trace(suite, cells, asked, played)?)
 }
 
-/// The command that gives the same results again: what changes none of them is left out.
+/// The command that reproduces the results, without arguments that do not affect them.
 fn command(arguments: &EvaluateArgs) -> String {
     let mut words = vec!["qscale evaluate".to_owned()];
     let mut add = |flag: &str, value: &str| {
@@ -198,21 +195,27 @@ fn command(arguments: &EvaluateArgs) -> String {
     words.join(" ")
 }
 
-fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
-    // What cannot be run must leave no journal behind.
-    evaluation.check(roster)?;
-    let journal = Journal::open(out, "evaluation", &evaluation.identity(roster), arguments.resume, arguments.overwrite)?;
-    let mut ledger = Desk { journal, bar: Bar::new() };
+fn work(
+    evaluation: &Evaluation,
+    policies: &AllPolicies,
+    arguments: &EvaluateArgs,
+    out: &Path,
+    stop: &AtomicBool,
+) -> anyhow::Result<ExitCode> {
+    // An evaluation that cannot run must not leave a journal.
+    evaluation.check(policies)?;
+    let journal = Journal::open(out, "evaluation", &evaluation.identity(policies), arguments.resume, arguments.overwrite)?;
+    let mut ledger = JournalLedger { journal, bar: Bar::new() };
     let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let began = clock::instant();
     let time = || clock::instant().duration_since(began);
     let options = Options { threads, stop, clock: Some(&time) };
-    let found = evaluation.run(roster, &options, &mut ledger);
+    let found = evaluation.run(policies, &options, &mut ledger);
     ledger.bar.finish();
     match found {
-        Ok((results, paces)) => report::write(out, &results, &paces, began.elapsed(), arguments.json)?,
+        Ok((results, latencies)) => report::write(out, &results, &latencies, began.elapsed(), arguments.json)?,
         Err(EvaluateError::Stopped) => {
-            eprintln!("stopped; {} keeps what was done, and the same command goes on from there", out.display());
+            eprintln!("stopped; run the same command to resume from {}", out.display());
             return Ok(ExitCode::from(130));
         }
         Err(error) => return Err(error.into()),
@@ -220,13 +223,13 @@ fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &P
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keeps what is done in the journal, and shows how far it is.
-struct Desk {
+/// Stores finished jobs in the journal, and shows progress.
+struct JournalLedger {
     journal: Journal<JobOutcome>,
     bar: Bar,
 }
 
-impl Ledger for Desk {
+impl Ledger for JournalLedger {
     fn recall(&mut self, key: &str) -> Option<JobOutcome> {
         self.journal.recall(key)
     }

@@ -1,14 +1,14 @@
-//! How far an evaluation is: a bar on a terminal, a line now and then elsewhere. Owns standard error; decides nothing.
+//! Progress of an evaluation on standard error: a bar on a terminal, else occasional lines.
 
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_evaluate::evaluation::jobs::{Progress, Stage};
 
-/// Where there is no terminal a line is printed at each of so many equal parts.
+/// Number of lines without a terminal.
 const LINES: u64 = 10;
 
-/// Shows how far it is.
+/// The progress display.
 pub struct Bar {
     bar: Option<ProgressBar>,
     stage: Option<Stage>,
@@ -16,7 +16,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// Nothing is done yet.
+    /// An empty display.
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(0);
@@ -29,7 +29,7 @@ impl Bar {
         Self { bar, stage: None, line: 0 }
     }
 
-    /// So far it is.
+    /// Updates the display.
     pub fn show(&mut self, progress: Progress) {
         if progress.all == 0 {
             return;
@@ -57,7 +57,7 @@ impl Bar {
         }
     }
 
-    /// Nothing more comes.
+    /// Clears the display.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

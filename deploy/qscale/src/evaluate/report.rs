@@ -1,4 +1,4 @@
-//! What an evaluation found, as files and on the terminal. Owns their names; tables and plots belong to `qscale_evaluate::report`.
+//! Output of an evaluation: files and terminal. Owns file names; tables and plots belong to `qscale_evaluate::report`.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -15,14 +15,14 @@ use serde_json::json;
 
 use crate::show;
 
-/// Width of tables where there is no terminal to ask.
+/// Width of tables without a terminal.
 const WIDTH: usize = 100;
 
-/// Writes the files of an evaluation that took so long, and shows what it found.
+/// Writes the files of an evaluation that took `took`, and prints its summary.
 pub fn write(
     out: &Path,
     results: &Results,
-    paces: &BTreeMap<String, DecisionLatency>,
+    latencies_by_competitor: &BTreeMap<String, DecisionLatency>,
     took: Duration,
     as_json: bool,
 ) -> anyhow::Result<()> {
@@ -38,11 +38,11 @@ pub fn write(
         ("report.html", html(results, &summary)),
     ] {
         let path = out.join(name);
-        // Renamed when whole, so that nobody reads half a file.
+        // Renamed when complete, so that no reader sees half a file.
         let part = out.join(format!("{name}.part"));
         std::fs::write(&part, text)
             .and_then(|()| std::fs::rename(&part, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+            .with_context(|| format!("failed to write {}", path.display()))?;
     }
     if as_json {
         return show::json(
@@ -52,26 +52,27 @@ pub fn write(
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     show::line(terminal(results, &summary, width(), colour).trim_end())?;
     show::line("")?;
-    show::line(pace(paces))?;
+    show::line(decision_latency(latencies_by_competitor))?;
     let runs: usize = results.groups.len() * results.settings.seeds.len();
     show::line(format!("{runs} runs in {}; {}", Span(Duration::from_secs(took.as_secs())), results.settings.command))?;
     show::line(format!("{0}/report.html, {0}/results.json, {0}/results.csv, {0}/summary.json, {0}/summary.csv", out.display()))
 }
 
 fn width() -> usize {
-    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let seen = || std::io::stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().ok()).flatten();
-    told.or_else(|| seen().map(|(columns, _)| usize::from(columns))).unwrap_or(WIDTH)
+    let configured = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let actual = || std::io::stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().ok()).flatten();
+    configured.or_else(|| actual().map(|(columns, _)| usize::from(columns))).unwrap_or(WIDTH)
 }
 
-/// How long decisions took: the median, and within what time 99 of 100 were made. It depends on the machine, so it is in no file.
-fn pace(paces: &BTreeMap<String, DecisionLatency>) -> String {
+/// Median and 99th percentile of the decision latency. It depends on the machine, so it is not in any file.
+fn decision_latency(latencies_by_competitor: &BTreeMap<String, DecisionLatency>) -> String {
     let shown = |pace: &DecisionLatency, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
-    let told = paces.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", shown(pace, 0.5)?, shown(pace, 0.99)?)));
-    format!("decision latency on this machine, median/p99 in microseconds: {}", told.collect::<Vec<_>>().join(", "))
+    let shown_latencies =
+        latencies_by_competitor.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", shown(pace, 0.5)?, shown(pace, 0.99)?)));
+    format!("decision latency on this machine, median/p99 in microseconds: {}", shown_latencies.collect::<Vec<_>>().join(", "))
 }
 
-/// Says what there is to choose from.
+/// Lists the choices.
 pub fn list(suite: &Suite) -> anyhow::Result<()> {
     let names = |names: Vec<String>| if names.is_empty() { "those of the trace".to_owned() } else { names.join(", ") };
     show::line(format!("suites         {}", SHIPPED.map(|suite| suite.name).join(", ")))?;
@@ -87,10 +88,11 @@ pub fn list(suite: &Suite) -> anyhow::Result<()> {
         show::line(format!(
             "competitor     {} {}, {settings} settings to tune",
             entry.called(),
-            if params == "{}" { "as it comes" } else { &params }
+            if params == "{}" { "with defaults" } else { &params }
         ))?;
     }
-    let known = qscale_dqn::registry::names();
-    let others: Vec<&str> = known.filter(|name| !suite.competitors.iter().any(|entry| entry.policy == *name)).collect();
-    show::line(format!("also           {}", others.join(", ")))
+    for rule in qscale_policies::RULES {
+        show::line(format!("policy         {}: {}", rule.name, rule.description))?;
+    }
+    show::line(format!("policy         {}: the learned policy, with the bundled model or --model", qscale_dqn::registry::DQN))
 }
