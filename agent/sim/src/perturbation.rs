@@ -1,7 +1,7 @@
 //! Perturbations: disturbances of a simulated world. Owns the only list of them: fields, ranges, effects over time and the distribution for training.
 //!
 //! To add one: a field with its default in [`Perturbation`], its range in [`Perturbation::check`], and its effect. An effect on what requests and starts
-//! ask for belongs into [`Perturbation::scale_at`]; any other is an [`Event`], or a number that [`crate::simulation`] reads. A suite lists it by the field's name.
+//! ask for belongs into [`Perturbation::scale_at`]; any other is an `Event`, or a number that [`crate::simulation`] reads. A suite lists it by the field's name.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use qscale_common::workload::Gaps;
 
 use super::*;
 use crate::distribution::Distribution;
-use crate::perturbation::NoisyNeighbour;
+use crate::perturbation::{LostNode, NoisyNeighbour, Payload};
 use crate::profile::{Memory, Startup};
 
 fn setup(rate: &str, perturbation: Perturbation) -> Setup {
@@ -195,6 +195,7 @@ fn a_reset_simulation_equals_a_new_one() {
         payload: Some(Payload { from: Span::seconds(100), factor: 1.5 }),
         crashes_per_hour: 60.0,
         lost_node: Some(LostNode { at: Span::seconds(61), lasts: Span::seconds(90), node: 0 }),
+        noisy_neighbour: Some(NoisyNeighbour { at: Span::seconds(120), lasts: Span::seconds(30), factor: 1.3 }),
     };
     let nodes = |cpu_overcommit| Nodes { count: 2, cpu_millicores: Millicores(1000), memory_mib: Mebibytes(400), cpu_overcommit };
     let startup = Startup { cpu: Distribution::exponential(Nanos::millis(300)), waiting: Distribution::exponential(Nanos::millis(500)) };
