@@ -27,7 +27,7 @@ format: ## Check the formatting
 
 lint: ## Run the linter, warnings being errors
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
-	$(CARGO) check --locked -p qscale-dqn --features gpu --lib --tests
+	$(CARGO) check --locked -p qscale-burn -p qscale --features qscale-burn/gpu,qscale/gpu --lib --bins --tests
 
 unit: ## Run the tests
 	@deploy/tools.sh --tests >/dev/null
@@ -35,7 +35,7 @@ unit: ## Run the tests
 	NATS_SERVER_BIN="$(NATS)" $(CARGO) test --locked --workspace --no-fail-fast
 
 test-gpu: ## Hold a GPU against the CPU; needs a driver for Vulkan, and takes a quarter of an hour to build
-	$(CARGO) test --locked -p qscale-dqn --features gpu --test gpu -- --nocapture
+	$(CARGO) test --locked -p qscale-burn --features gpu --test gpu -- --nocapture
 
 schemas: ## Write the JSON Schemas and the AsyncAPI document anew
 	$(CARGO) run --locked -p qscale-common --example schemas

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::lease::LeaseConfig;
+use qscale_common::runtime::service::{ServiceConfig, instance_name};
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
@@ -98,11 +99,17 @@ impl ActuatorConfig {
     /// The name of this actuator. `number` tells apart two that nobody named.
     #[must_use]
     pub fn instance(&self, number: u32) -> String {
-        self.instance.clone().unwrap_or_else(|| {
-            // Where the host does not tell its name, process and number have to do.
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            format!("{}-{}-{number:08x}", host.trim(), std::process::id()).trim_start_matches('-').to_owned()
-        })
+        self.instance.clone().unwrap_or_else(|| format!("{}-{number:08x}", instance_name()))
+    }
+}
+
+impl ServiceConfig for ActuatorConfig {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.check()
     }
 }
 

@@ -1,24 +1,14 @@
-//! `qscale-actuator`: applies what agents decide, as far as the guard lets it through.
+//! `qscale-actuator`: applies the decisions of agents that pass the guard.
 
-use clap::Parser;
-use qscale_actuator::config::ActuatorConfig;
-use qscale_actuator::service;
-use qscale_common::runtime::config::{self, ConfigArgs};
-use qscale_common::runtime::{shutdown, telemetry};
+use qscale_common::runtime::service::{self, Program};
 
-/// Applies what agents decide, as far as the guard lets it through
-#[derive(Debug, Parser)]
-#[command(name = "qscale-actuator", version)]
-struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgs,
-}
+const PROGRAM: Program = Program {
+    name: "qscale-actuator",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Applies the decisions of agents, as far as the guard allows",
+};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let config: ActuatorConfig = config::load("actuator", &arguments.config)?;
-    config.check()?;
-    telemetry::init("actuator", &config.telemetry)?;
-    service::run(config, shutdown::token()).await
+    service::main(PROGRAM, qscale_actuator::service::run).await
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use qscale_common::contract::{Effect, Outcome, Rule, Source};
+use qscale_common::runtime::telemetry::Label;
 
 use crate::backend::BackendError;
 
@@ -32,28 +33,18 @@ pub struct Metrics {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
-    effect: Word,
-    source: Word,
+    effect: Label<Effect>,
+    source: Label<Source>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RuleLabels {
-    rule: Word,
+    rule: Label<Rule>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AttemptLabels {
-    result: Word,
-}
-
-/// A label out of a closed set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Word(&'static str);
-
-impl EncodeLabelValue for Word {
-    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        self.0.encode(encoder)
-    }
+    result: &'static str,
 }
 
 impl Metrics {
@@ -88,61 +79,21 @@ impl Metrics {
 
     /// Counts an Outcome and the rules that it names.
     pub fn outcome(&self, outcome: &Outcome) {
-        self.outcomes.get_or_create(&OutcomeLabels { effect: effect(outcome.effect), source: source(outcome.source) }).inc();
+        self.outcomes.get_or_create(&OutcomeLabels { effect: Label(outcome.effect), source: Label(outcome.source) }).inc();
         for note in &outcome.guard {
-            self.guard.get_or_create(&RuleLabels { rule: rule(note.rule) }).inc();
+            self.guard.get_or_create(&RuleLabels { rule: Label(note.rule) }).inc();
         }
     }
 
     /// Counts an attempt that took `took`.
     pub fn attempt<T>(&self, result: &Result<T, BackendError>, took: Duration) {
-        let result = Word(match result {
+        let result = match result {
             Ok(_) => "applied",
             Err(BackendError::Unavailable(_)) => "unavailable",
             Err(BackendError::StaleLease(_)) => "stale_lease",
             Err(BackendError::NotFound(_)) => "not_found",
             Err(BackendError::Invalid(_)) => "invalid",
-        });
+        };
         self.attempts.get_or_create(&AttemptLabels { result }).observe(took.as_secs_f64());
     }
-}
-
-fn effect(effect: Effect) -> Word {
-    Word(match effect {
-        Effect::Applied => "applied",
-        Effect::Changed => "changed",
-        Effect::Unchanged => "unchanged",
-        Effect::Held => "held",
-        Effect::Recorded => "recorded",
-        Effect::Refused => "refused",
-        Effect::Failed => "failed",
-    })
-}
-
-fn source(source: Source) -> Word {
-    Word(match source {
-        Source::Agent => "agent",
-        Source::Shadow => "shadow",
-        Source::Fallback => "fallback",
-        Source::Operator => "operator",
-    })
-}
-
-fn rule(rule: Rule) -> Word {
-    Word(match rule {
-        Rule::Freeze => "freeze",
-        Rule::Paused => "paused",
-        Rule::Mode => "mode",
-        Rule::NotNamed => "not_named",
-        Rule::StaleState => "stale_state",
-        Rule::Expired => "expired",
-        Rule::WrongTick => "wrong_tick",
-        Rule::Bounds => "bounds",
-        Rule::StepLimit => "step_limit",
-        Rule::ScaleUpOnly => "scale_up_only",
-        Rule::WorkingSet => "working_set",
-        Rule::ActionBudget => "action_budget",
-        Rule::ReversalBudget => "reversal_budget",
-        Rule::HorizontalOnly => "horizontal_only",
-    })
 }

@@ -117,7 +117,7 @@ impl Inputs {
     async fn open(bus: &Bus, token: &CancellationToken) -> anyhow::Result<Self> {
         let parse_control = |_: &str, value: &[u8]| Control::from_json(value).map_err(|error| error.to_string());
         Ok(Self {
-            states: bus.subscribe(subject::all(EventType::State), None).await?,
+            states: bus.subscribe_latest(subject::all(EventType::State), None).await?,
             actions: bus.subscribe(subject::all(EventType::Action), None).await?,
             policies: bus.watch_policies(token.clone()),
             controls: bus.watch_bucket(CONTROL_BUCKET, parse_control, token.clone()),

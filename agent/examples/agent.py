@@ -29,7 +29,7 @@ async def main():
             return
         allocation, reason = decide(state, state["allocation"])
         action = {key: state[key] for key in ("namespace", "function", "epoch", "tick")}
-        action |= {"version": "1.0", "agent": AGENT, "allocation": allocation, "reason": reason, "decided_at_ms": int(time.time() * 1000)}
+        action |= {"version": "1.0", "agent": AGENT, "allocation": allocation, "provenance": {"policy": "cpu-70"}, "reason": reason, "decided_at_ms": int(time.time() * 1000)}
         action["expires_at_ms"] = max(action["decided_at_ms"], state["observed_at_ms"] + 2 * state["tick_length_ms"])
         trace = {key: value for key, value in (message.headers or {}).items() if key == "traceparent"}
         await bus.publish(f"qscale.v1.action.{AGENT}.{state['namespace']}.{state['function']}", json.dumps(action).encode(), headers=trace)

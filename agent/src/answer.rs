@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Action, Choice, Message as _, Moment, State, Version};
+use qscale_common::contract::{Action, Choice, FallbackKind, Message as _, ModelRef, Provenance, State, StateId, Version};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use qscale_dqn::Dqn;
-use qscale_dqn::decider::{Decided, Decider, Distrust, Memories};
+use qscale_dqn::decider::{Decided, Decider, Memories};
 use qscale_policies::{Decision, HoldReason};
 use rand::Rng;
 
@@ -22,7 +22,7 @@ pub struct Answerer {
     pub instance: String,
     /// Ticks from the observation after which an answer is void.
     pub expires_after: NonZeroU32,
-    model: String,
+    provenance: Provenance,
     decider: Decider,
     /// What a rule with memory knows of each function; empty for one without.
     memories: HashMap<FunctionId, Recollection>,
@@ -33,7 +33,7 @@ pub struct Answerer {
 struct Recollection {
     memories: Memories,
     /// The State that it was last shown.
-    last: Moment,
+    last: StateId,
     at: Timestamp,
 }
 
@@ -64,13 +64,13 @@ impl Answerer {
     /// Answers as `instance` of `agent` by `decider`.
     #[must_use]
     pub fn new(agent: Name, instance: String, expires_after: NonZeroU32, decider: Decider) -> Self {
-        Self { agent, instance, expires_after, model: cut(decider.model()), decider, memories: HashMap::new() }
+        Self { agent, instance, expires_after, provenance: provenance(&decider), decider, memories: HashMap::new() }
     }
 
-    /// Which version of which rule or network answers.
+    /// Provenance of what it answers: its policy and model.
     #[must_use]
-    pub fn model(&self) -> &str {
-        &self.model
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
     }
 
     /// How far back a State may still matter; `None` for a rule without memory.
@@ -79,11 +79,14 @@ impl Answerer {
         self.decider.lookback()
     }
 
-    /// Decides by `network` from the next State on, with all that is remembered; a rule stays what it is.
-    pub fn take_up(&mut self, network: Arc<Dqn>) {
+    /// Decides by `network`, which is `version` of `name` in the model store, from the next State on, with all that is remembered; a rule stays what it is.
+    pub fn take_up(&mut self, network: Arc<Dqn>, name: &Name, version: u64) {
         if let Decider::Learned { dqn, .. } = &mut self.decider {
             *dqn = network;
-            self.model = cut(self.decider.model());
+            let mut provenance = provenance(&self.decider);
+            let fingerprint = provenance.fingerprint().unwrap_or_default().to_owned();
+            provenance.model = Some(ModelRef { name: Some(name.clone()), version: Some(version), fingerprint });
+            self.provenance = provenance;
         }
     }
 
@@ -104,12 +107,12 @@ impl Answerer {
     /// What is remembered of the function of `state`, which is shown to it, taken out of the memories.
     fn take(&mut self, state: &State, now: Timestamp) -> Recollection {
         let memories = self.memories.remove(&state.function()).map(|known| known.memories).unwrap_or_default();
-        Recollection { memories, last: state.moment(), at: now }
+        Recollection { memories, last: state.state_id(), at: now }
     }
 
     /// Whether the memory holds `state` already, as after a start, when the stream and the subscription both brought it.
     fn was_seen(&self, state: &State) -> bool {
-        self.memories.get(&state.function()).is_some_and(|recollection| recollection.last >= state.moment())
+        self.memories.get(&state.function()).is_some_and(|recollection| recollection.last >= state.state_id())
     }
 
     /// What is answered to `state` at `now`.
@@ -119,9 +122,9 @@ impl Answerer {
         answers.pop().expect("one State has one answer").0
     }
 
-    /// What is answered to each of `states` at `now`, in their order, and why the rule beside a learned policy decided where it did.
+    /// What is answered to each of `states` at `now`, in their order, and why the fallback decided where it did.
     #[must_use]
-    pub fn answer_all(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng) -> Vec<(Answer, Option<Distrust>)> {
+    pub fn answer_all(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng) -> Vec<(Answer, Option<FallbackKind>)> {
         let mut answers = Vec::with_capacity(states.len());
         let mut rest = states;
         while !rest.is_empty() {
@@ -133,7 +136,7 @@ impl Answerer {
     }
 
     /// Answers `states`, of which no two are of one function, in one pass.
-    fn answer_pass(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng, answers: &mut Vec<(Answer, Option<Distrust>)>) {
+    fn answer_pass(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng, answers: &mut Vec<(Answer, Option<FallbackKind>)>) {
         let timely: Vec<bool> = states.iter().map(|state| now <= self.expires(state) && !self.was_seen(state)).collect();
         let due = states.iter().zip(&timely).filter(|(_, timely)| **timely);
         let mut due: Vec<(&State, Recollection)> = due.map(|(state, _)| (*state, self.take(state, now))).collect();
@@ -148,17 +151,19 @@ impl Answerer {
         }
     }
 
-    fn answer_of(&self, state: &State, decided: Decided, now: Timestamp) -> (Answer, Option<Distrust>) {
+    fn answer_of(&self, state: &State, decided: Decided, now: Timestamp) -> (Answer, Option<FallbackKind>) {
+        let fallback = decided.fallback.as_ref().map(|fallback| fallback.reason.kind());
+        let provenance = Provenance { fallback: decided.fallback, ..self.provenance.clone() };
         let answer = match decided.decision {
             Decision::Want { allocation, reason, choices } => {
-                Answer::Act(Box::new(self.action(state, allocation, reason, choices, now)), Verdict::Want)
+                Answer::Act(Box::new(self.action(state, provenance, allocation, reason, choices, now)), Verdict::Want)
             }
             Decision::Hold { why, reason, choices } => match state.allocation {
-                Some(in_force) => Answer::Act(Box::new(self.action(state, in_force, reason, choices, now)), Verdict::Hold(why)),
+                Some(current) => Answer::Act(Box::new(self.action(state, provenance, current, reason, choices, now)), Verdict::Hold(why)),
                 None => Answer::Silent(why),
             },
         };
-        (answer, decided.distrust)
+        (answer, fallback)
     }
 
     /// When an answer to `state` is void. The observation counts, not the decision: a State that waited for long is no fresher for being answered.
@@ -166,13 +171,21 @@ impl Answerer {
         Timestamp(state.observed_at_ms.0.saturating_add(state.tick_length_ms.saturating_mul(u64::from(self.expires_after.get()))))
     }
 
-    fn action(&self, state: &State, allocation: Allocation, reason: String, mut choices: Vec<Choice>, now: Timestamp) -> Action {
+    fn action(
+        &self,
+        state: &State,
+        provenance: Provenance,
+        allocation: Allocation,
+        reason: String,
+        mut choices: Vec<Choice>,
+        now: Timestamp,
+    ) -> Action {
         choices.truncate(Action::MAX_CHOICES);
         Action {
             version: Version::CURRENT,
             agent: self.agent.clone(),
             instance: self.instance.clone(),
-            model: self.model.clone(),
+            provenance,
             namespace: state.namespace.clone(),
             function: state.function.clone(),
             epoch: state.epoch,
@@ -190,6 +203,12 @@ impl Answerer {
 fn of_different_functions(states: &[&State]) -> usize {
     let mut functions = HashSet::with_capacity(states.len());
     states.iter().take_while(|state| functions.insert((&state.namespace, &state.function))).count()
+}
+
+/// Provenance of `decider`, its texts cut to what an Action may carry.
+fn provenance(decider: &Decider) -> Provenance {
+    let provenance = decider.provenance();
+    Provenance { configuration: cut(provenance.configuration), ..provenance }
 }
 
 /// `text`, cut to what an Action may carry.

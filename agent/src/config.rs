@@ -8,13 +8,14 @@ use qscale_common::contract::Action;
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::service::{ServiceConfig, instance_name};
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_dqn::Tabular;
 use qscale_dqn::decider::{Decider, FALLBACK};
-use qscale_dqn::device::cpu;
 use qscale_dqn::registry::{self, DQN};
 use qscale_dqn::tabular::TABULAR;
 use qscale_policies::PolicyError;
+use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -123,9 +124,7 @@ impl AgentConfig {
     /// If it is empty or too long.
     pub fn instance(&self) -> anyhow::Result<String> {
         let Some(instance) = &self.instance else {
-            // Without a host name the process id must suffice.
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            return Ok(format!("{}-{}", host.trim(), std::process::id()).trim_start_matches('-').to_owned());
+            return Ok(instance_name());
         };
         anyhow::ensure!(
             (1..=Action::MAX_TEXT).contains(&instance.len()) && instance.chars().all(|c| c.is_ascii_graphic()),
@@ -136,10 +135,17 @@ impl AgentConfig {
     }
 }
 
+impl ServiceConfig for AgentConfig {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[track_caller]
     fn parsed(value: Value) -> AgentConfig {
@@ -157,7 +163,7 @@ mod tests {
     #[test]
     fn parameters_reach_the_policy_and_are_checked() {
         let with = |params: Value| parsed(json!({"policy": "threshold", "params": params})).policy();
-        assert_eq!(with(json!({"cpu_millicores": 300})).expect("known").model(), "threshold/1 300m 256Mi");
+        assert_eq!(with(json!({"cpu_millicores": 300})).expect("known").configuration(), "threshold/1 300m 256Mi");
         let error = format!("{:#}", with(json!({"cpu": 300})).err().expect("unknown"));
         assert!(error.contains("`cpu`"), "{error}");
     }
@@ -165,7 +171,7 @@ mod tests {
     #[test]
     fn a_learned_policy_has_a_model_and_a_fallback() {
         let learned = parsed(json!({"agent": "dqn"})).policy().expect("the bundled model");
-        assert_eq!((learned.name(), learned.model().split(' ').next()), ("dqn", Some("dqn")));
+        assert_eq!((learned.name(), learned.configuration().split(' ').next()), ("dqn", Some("dqn")));
         assert!(parsed(json!({"policy": "dqn", "params": {"caution": 300}, "model": "store:mine"})).policy().is_ok());
         let error = |config: Value| format!("{:#}", parsed(config).policy().err().expect("refused"));
         assert!(error(json!({"agent": "dqn", "model": "nosuch.dqn"})).contains("nosuch.dqn"));
@@ -177,7 +183,7 @@ mod tests {
         std::fs::write(&table, serde_json::to_vec(&learned).expect("written")).expect("a file");
         std::fs::write(&broken, "{}").expect("a file");
         let with = |path: &std::path::Path| json!({"agent": "mine", "policy": "tabular-q", "model": path});
-        assert_eq!(parsed(with(&table)).policy().expect("a table").model(), "tabular-q of seed 3 after 0 steps");
+        assert_eq!(parsed(with(&table)).policy().expect("a table").configuration(), "tabular-q of seed 3 after 0 steps");
         assert!(error(with(&broken)).contains("broken.json"));
         assert!(error(json!({"agent": "tabular-q"})).contains("needs the path of a table"));
         assert!(error(json!({"agent": "tabular-q", "model": "store:mine"})).contains("needs the path of a table"));

@@ -5,8 +5,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use qscale_common::contract::FallbackKind;
+use qscale_common::runtime::telemetry::Label;
 use qscale_common::time::Timestamp;
-use qscale_dqn::decider::Distrust;
 use qscale_policies::HoldReason;
 
 use crate::answer::{Answer, Verdict};
@@ -29,13 +30,9 @@ impl EncodeLabelSet for Held {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Fell(Distrust);
-
-impl EncodeLabelSet for Fell {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
-        ("reason", self.0.label()).encode(encoder.encode_label())
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fell {
+    reason: Label<FallbackKind>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,7 +68,7 @@ impl Metrics {
         registry.register("qscale_agent_holds", "Decisions that keep the current allocation, by reason", metrics.holds.clone());
         let help = "Time from the observation of a State to the publication of its Action, seconds";
         registry.register("qscale_agent_latency_seconds", help, metrics.latency.clone());
-        let help = "Decisions of the fallback, by the reason why the learned policy is not trusted";
+        let help = "Decisions of the fallback instead of the model, by reason";
         registry.register("qscale_agent_fallbacks", help, metrics.fallbacks.clone());
         registry.register("qscale_agent_models", "Models of the store by outcome: loaded, refused", metrics.models.clone());
         for kind in ["want", "hold", "silent", "late"] {
@@ -80,8 +77,8 @@ impl Metrics {
         for reason in HoldReason::ALL {
             metrics.holds.get_or_create(&Held(reason)).inc_by(0);
         }
-        for distrust in Distrust::ALL {
-            metrics.fallbacks.get_or_create(&Fell(distrust)).inc_by(0);
+        for kind in FallbackKind::ALL {
+            metrics.fallbacks.get_or_create(&Fell { reason: Label(*kind) }).inc_by(0);
         }
         for outcome in ["loaded", "refused"] {
             metrics.models.get_or_create(&Judged(outcome)).inc_by(0);
@@ -93,9 +90,9 @@ impl Metrics {
         self.models.get_or_create(&Judged(if loaded { "loaded" } else { "refused" })).inc();
     }
 
-    pub(crate) fn count(&self, answer: &Answer, distrust: Option<Distrust>) {
-        if let Some(distrust) = distrust {
-            self.fallbacks.get_or_create(&Fell(distrust)).inc();
+    pub(crate) fn count(&self, answer: &Answer, fallback: Option<FallbackKind>) {
+        if let Some(fallback) = fallback {
+            self.fallbacks.get_or_create(&Fell { reason: Label(fallback) }).inc();
         }
         let (kind, held) = match answer {
             Answer::Act(_, Verdict::Want) => ("want", None),

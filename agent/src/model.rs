@@ -12,8 +12,8 @@ use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::{ModelStore, ReadError};
 use qscale_dqn::checkpoint::MOST_BYTES;
-use qscale_dqn::device::cpu;
 use qscale_dqn::{Checkpoint, Dqn, Tabular, registry};
+use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -95,6 +95,8 @@ pub enum Offer {
     Nothing(String),
     /// A network.
     Model {
+        /// Its name in the store.
+        name: Name,
         /// Its version.
         version: u64,
         /// The network.
@@ -188,7 +190,7 @@ impl Follower {
             Ok(dqn) => {
                 self.metrics.model(true);
                 (self.offered, self.refused) = (Some(version), None);
-                self.offers.send_replace(Offer::Model { version, dqn: Arc::new(dqn) });
+                self.offers.send_replace(Offer::Model { name: self.name.clone(), version, dqn: Arc::new(dqn) });
             }
             Err(Unusable::Refused(reason)) => {
                 self.metrics.model(false);

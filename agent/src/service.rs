@@ -48,8 +48,8 @@ pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Resul
     let serving = token.child_token();
     let address = health::serve(config.health, health, Arc::new(Mutex::new(registry)), serving.clone()).await?;
     let group = answerer.lookback().is_none().then(|| subject::agent_group(&answerer.agent));
-    let states = bus.subscribe(subject::all(EventType::State), group).await?;
-    info!(agent = %answerer.agent, instance = answerer.instance, model = answerer.model(), health = %address, "started");
+    let states = bus.subscribe_latest(subject::all(EventType::State), group).await?;
+    info!(agent = %answerer.agent, instance = answerer.instance, policy = answerer.provenance().policy, configuration = answerer.provenance().configuration, health = %address, "started");
     let models = match &config.model {
         Some(Source::Store(name)) => {
             Some(model::follow(bus.clone(), name.clone(), config.params.into(), metrics.clone(), serving.child_token()))
@@ -118,14 +118,15 @@ impl Agent {
     }
 
     fn take_up(&mut self, offer: Offer) {
-        let model = self.answerer.model().to_owned();
+        let before = self.answerer.provenance().fingerprint().unwrap_or_default().to_owned();
         match offer {
-            Offer::Model { version, dqn } => {
-                self.answerer.take_up(dqn);
-                info!(version, model = self.answerer.model(), before = model, "swapped the model");
+            Offer::Model { name, version, dqn } => {
+                self.answerer.take_up(dqn, &name, version);
+                let model = self.answerer.provenance().fingerprint();
+                info!(%name, version, model, before, "swapped the model");
             }
-            Offer::Nothing(why) => info!(model, why, "using the bundled model until the store has another"),
-            Offer::Pending => warn!(model, "model store does not answer; using the bundled model until it does"),
+            Offer::Nothing(why) => info!(model = before, why, "using the bundled model until the store has another"),
+            Offer::Pending => warn!(model = before, "model store does not answer; using the bundled model until it does"),
         }
     }
 
@@ -134,7 +135,7 @@ impl Agent {
         let Some(back) = self.answerer.lookback() else { return };
         loop {
             let (answerer, rng, partition) = (&mut self.answerer, &mut self.rng, self.partition);
-            let recalled = self.bus.recall(clock::now().minus(back), |state: State| {
+            let recalled = self.bus.read_history(clock::now().minus(back), |state: State| {
                 if partition.contains(&state.function()) {
                     answerer.recall(&state, rng);
                 }
@@ -167,8 +168,8 @@ impl Agent {
         }
         let seen: Vec<&State> = batch.iter().map(|received| &received.message).collect();
         let answers = self.answerer.answer_all(&seen, clock::now(), &mut self.rng);
-        for (received, (answer, distrust)) in batch.iter().zip(answers) {
-            self.metrics.count(&answer, distrust);
+        for (received, (answer, fallback)) in batch.iter().zip(answers) {
+            self.metrics.count(&answer, fallback);
             match answer {
                 Answer::Act(action, _) => {
                     // Handed to the connection; the acknowledgement is awaited elsewhere.

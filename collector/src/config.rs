@@ -8,6 +8,7 @@ use http::Uri;
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::service::{ServiceConfig, instance_name};
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
@@ -77,9 +78,7 @@ impl CollectorConfig {
         if !self.instance.is_empty() {
             return self.instance.clone();
         }
-        // Where the host does not tell its name the process alone has to do.
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        format!("{}-{}", host.trim(), std::process::id()).trim_start_matches('-').to_owned()
+        instance_name()
     }
 }
 
@@ -221,6 +220,12 @@ names! {
         node_cores = "machine_cpu_cores",
         /// Memory of a node, bytes.
         node_memory_bytes = "machine_memory_bytes",
+    }
+}
+
+impl ServiceConfig for CollectorConfig {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
     }
 }
 

@@ -1,23 +1,14 @@
-//! `qscale-collector`: metrics in, State and Reward out.
+//! `qscale-collector`: measures functions and publishes States and Rewards.
 
-use clap::Parser;
-use qscale_collector::config::CollectorConfig;
-use qscale_collector::service;
-use qscale_common::runtime::config::{self, ConfigArgs};
-use qscale_common::runtime::{shutdown, telemetry};
+use qscale_common::runtime::service::{self, Program};
 
-/// Reads metrics of functions, and publishes at every tick what was seen and what the tick before was worth
-#[derive(Debug, Parser)]
-#[command(name = "qscale-collector", version)]
-struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgs,
-}
+const PROGRAM: Program = Program {
+    name: "qscale-collector",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Reads the metrics of functions and publishes a State and a Reward at every tick",
+};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let config: CollectorConfig = config::load("collector", &arguments.config)?;
-    telemetry::init("collector", &config.telemetry)?;
-    service::run(config, shutdown::token()).await
+    service::main(PROGRAM, qscale_collector::service::run).await
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use qscale_common::contract::{Decider, Effect, Epoch, Headroom, Moment, Outcome, Reward, Source, State, TraceParent};
+use qscale_common::contract::{Decider, Effect, Epoch, Headroom, Outcome, Reward, Source, State, StateId, TraceParent};
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::policy::ScalingPolicy;
@@ -117,8 +117,9 @@ impl Observer {
         if let Some(&place) = self.index.get(&key)
             && stands
         {
-            let Outcome { source, agent, model, tick, .. } = outcome;
-            self.functions[place].decided_by = Some(Decider { source: *source, agent: agent.clone(), model: model.clone(), tick: *tick });
+            let Outcome { source, agent, provenance, tick, .. } = outcome;
+            let decider = Decider { source: *source, agent: agent.clone(), provenance: provenance.clone(), tick: *tick };
+            self.functions[place].decided_by = Some(decider);
         }
     }
 
@@ -169,8 +170,8 @@ impl Observer {
         }
         let missed = tick.0 - function.closed.0 - 1;
         function.closed = tick;
-        let moment = Moment { epoch: self.epoch, tick };
-        let state = assemble(&policy, moment, now, &function.windows, function.headroom);
+        let state_id = StateId { epoch: self.epoch, tick };
+        let state = assemble(&policy, state_id, now, &function.windows, function.headroom);
         let before = function.published.replace((tick, trace));
         let reward = before.zip(function.windows.closed()).map(|((tick, trace), closed)| {
             let judged = Judged { epoch: self.epoch, tick, at: now, decided_by: function.decided_by.clone() };

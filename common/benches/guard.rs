@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use divan::Bencher;
 use qscale_common::contract::{Ages, Direction, State, Usage, Window};
-use qscale_common::guard::{Budget, Case, Standing, permit};
+use qscale_common::guard::{Budget, DecisionKind, GuardInput, evaluate};
 use qscale_common::name::FunctionId;
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::time::Timestamp;
@@ -22,16 +22,16 @@ fn decision(bencher: Bencher<'_, '_>, which: &str) {
     let policy = policy();
     let state = state(&policy);
     let budget = budget();
-    let in_force = Allocation::new(4, 500, 256);
+    let current = Allocation::new(4, 500, 256);
     let wanted = match which {
-        "unchanged" => in_force,
+        "unchanged" => current,
         "applied" => Allocation::new(6, 625, 256),
         _ => Allocation::new(1000, 10, 1),
     };
-    let case = Case {
+    let case = GuardInput {
         wanted,
-        in_force: Some(in_force),
-        standing: Standing::Named,
+        current: Some(current),
+        kind: DecisionKind::Named,
         policy: &policy,
         state: Some(&state),
         frozen: None,
@@ -39,7 +39,7 @@ fn decision(bencher: Bencher<'_, '_>, which: &str) {
         budget: &budget,
         now: NOW,
     };
-    bencher.bench(|| permit(black_box(&case)));
+    bencher.bench(|| evaluate(black_box(&case)));
 }
 
 fn policy() -> ScalingPolicy {

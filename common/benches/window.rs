@@ -1,7 +1,7 @@
 //! What it costs to keep the windows of a function, and to say what they hold.
 
 use divan::{Bencher, black_box};
-use qscale_common::contract::{Epoch, Message, Moment};
+use qscale_common::contract::{Epoch, Message, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Prices, ScalingPolicy};
 use qscale_common::reward::judge;
@@ -92,15 +92,15 @@ fn percentiles(bencher: Bencher) {
 #[divan::bench]
 fn assemble_state(bencher: Bencher) {
     let (windows, policy) = (fed(4), policy());
-    let moment = Moment { epoch: Epoch(1), tick: Tick(99) };
-    bencher.bench(|| assemble(black_box(&policy), moment, Timestamp(99 * 5000 + 3), &windows, None));
+    let state_id = StateId { epoch: Epoch(1), tick: Tick(99) };
+    bencher.bench(|| assemble(black_box(&policy), state_id, Timestamp(99 * 5000 + 3), &windows, None));
 }
 
 #[divan::bench]
 fn encode_state(bencher: Bencher) {
     let (windows, policy) = (fed(4), policy());
-    let moment = Moment { epoch: Epoch(1), tick: Tick(99) };
-    let state = assemble(&policy, moment, Timestamp(99 * 5000 + 3), &windows, None);
+    let state_id = StateId { epoch: Epoch(1), tick: Tick(99) };
+    let state = assemble(&policy, state_id, Timestamp(99 * 5000 + 3), &windows, None);
     bencher.counter(divan::counter::BytesCount::new(state.encode().len())).bench(|| black_box(&state).encode());
 }
 

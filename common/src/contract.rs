@@ -6,6 +6,7 @@ mod action;
 mod event;
 mod load;
 mod outcome;
+mod provenance;
 mod reward;
 mod state;
 pub mod subject;
@@ -14,6 +15,7 @@ pub use action::{Action, Choice};
 pub use event::{Event, EventType, TraceParent};
 pub use load::{Failures, LatencyBucket, Load};
 pub use outcome::{Effect, GuardNote, Outcome, Rule, Source};
+pub use provenance::{Fallback, FallbackKind, FallbackReason, ModelRef, Provenance};
 pub use reward::{Decider, Reward, Term, Terms};
 pub use state::{Ages, Changes, Direction, Headroom, Latency, ReplicaCounts, State, Usage, Window, Windows, WireObjective};
 
@@ -22,6 +24,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 use thiserror::Error;
 
 use crate::name::{FunctionId, Name};
@@ -116,7 +119,7 @@ pub struct Epoch(pub u64);
 
 /// Which State a message belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment {
+pub struct StateId {
     /// Epoch of the collector that published the State.
     pub epoch: Epoch,
     /// Tick of the State.
@@ -161,7 +164,8 @@ pub trait Message: Serialize + DeserializeOwned {
 }
 
 /// Why a payload is no message.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum DecodeError {
     /// Longer than [`MAX_PAYLOAD`].
     #[error("payload of {bytes} bytes, at most {MAX_PAYLOAD} are read")]
@@ -207,7 +211,7 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// Every [`DecodeError::kind`], in a fixed order.
-    pub const KINDS: [&'static str; 6] = ["oversized", "not_utf8", "version", "malformed", "invalid", "subject"];
+    pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     fn version(found: Version) -> Self {
         Self::Version { found: found.to_string() }
@@ -216,14 +220,7 @@ impl DecodeError {
     /// A word for the kind of error, for counting; one of [`DecodeError::KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Oversized { .. } => Self::KINDS[0],
-            Self::NotUtf8 { .. } => Self::KINDS[1],
-            Self::Version { .. } => Self::KINDS[2],
-            Self::Malformed { .. } => Self::KINDS[3],
-            Self::Invalid { .. } => Self::KINDS[4],
-            Self::Subject { .. } => Self::KINDS[5],
-        }
+        self.into()
     }
 }
 

@@ -18,7 +18,7 @@
 //! A shadow, and every decision in `recommend` mode, is judged in the same way and recorded.
 
 mod budget;
-mod sight;
+mod freshness;
 
 pub use budget::{Budget, direction};
 
@@ -26,17 +26,17 @@ use crate::contract::{Direction, GuardNote, Rule, State};
 use crate::policy::{Mode, ScalingPolicy};
 use crate::time::Timestamp;
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
-use sight::{Sight, memory_floor, sight};
+use freshness::{Freshness, freshness, memory_floor};
 
 /// One decision and all that it is judged by.
 #[derive(Debug, Clone, Copy)]
-pub struct Case<'a> {
+pub struct GuardInput<'a> {
     /// What was decided.
     pub wanted: Allocation,
     /// What the platform was last told; `None` where nobody knows.
-    pub in_force: Option<Allocation>,
+    pub current: Option<Allocation>,
     /// Whose decision it is.
-    pub standing: Standing,
+    pub kind: DecisionKind,
     /// The policy of the function.
     pub policy: &'a ScalingPolicy,
     /// The last State that was received.
@@ -53,7 +53,7 @@ pub struct Case<'a> {
 
 /// Whose decision is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum DecisionKind {
     /// Of the agent that the policy names, or of the fallback in its place.
     Named,
     /// Of another agent: judged, never applied.
@@ -102,83 +102,83 @@ pub enum Verdict {
 
 /// Judges one decision. The same case has the same verdict; nothing is remembered: who applies a verdict charges the budget.
 #[must_use]
-pub fn permit(case: &Case<'_>) -> Verdict {
-    match (case.policy.mode, case.standing) {
+pub fn evaluate(input: &GuardInput<'_>) -> Verdict {
+    match (input.policy.mode, input.kind) {
         (Mode::Observe, _) => Verdict::Record { allowed: None, notes: vec![note(Rule::Mode, "the mode is observe".into())] },
-        (_, Standing::Shadow) => recorded(case, note(Rule::NotNamed, format!("the policy names agent {}", case.policy.agent))),
-        (Mode::Recommend, _) => recorded(case, note(Rule::Mode, "the mode is recommend".into())),
-        (Mode::Active, _) => judge(case),
+        (_, DecisionKind::Shadow) => recorded(input, note(Rule::NotNamed, format!("the policy names agent {}", input.policy.agent))),
+        (Mode::Recommend, _) => recorded(input, note(Rule::Mode, "the mode is recommend".into())),
+        (Mode::Active, _) => judge(input),
     }
 }
 
-fn recorded(case: &Case<'_>, why: GuardNote) -> Verdict {
-    let (allowed, mut notes) = match judge(case) {
+fn recorded(input: &GuardInput<'_>, why: GuardNote) -> Verdict {
+    let (allowed, mut notes) = match judge(input) {
         Verdict::Apply { allocation, notes, .. } => (Some(allocation), notes),
-        Verdict::Unchanged => (Some(case.wanted), Vec::new()),
+        Verdict::Unchanged => (Some(input.wanted), Vec::new()),
         Verdict::Hold { notes } | Verdict::Record { notes, .. } => (None, notes),
     };
     notes.push(why);
     Verdict::Record { allowed, notes }
 }
 
-fn judge(case: &Case<'_>) -> Verdict {
-    match case.frozen {
+fn judge(input: &GuardInput<'_>) -> Verdict {
+    match input.frozen {
         Some(Frozen::All) => return held(Rule::Freeze, "everything is frozen"),
         Some(Frozen::Function) => return held(Rule::Freeze, "the function is frozen"),
-        None if case.policy.paused => return held(Rule::Paused, "the policy is paused"),
+        None if input.policy.paused => return held(Rule::Paused, "the policy is paused"),
         None => {}
     }
-    let Some(in_force) = case.in_force else { return held(Rule::StaleState, "what is in force is not known") };
-    let home = within_bounds(case, in_force);
-    if case.wanted == in_force && home == in_force {
+    let Some(current) = input.current else { return held(Rule::StaleState, "what is in force is not known") };
+    let home = within_bounds(input, current);
+    if input.wanted == current && home == current {
         return Verdict::Unchanged;
     }
     let mut notes = Vec::new();
-    let allocation = restrained(case, in_force, home, &mut notes);
-    if allocation == in_force {
-        return if case.wanted == in_force { Verdict::Unchanged } else { Verdict::Hold { notes } };
+    let allocation = restrained(input, current, home, &mut notes);
+    if allocation == current {
+        return if input.wanted == current { Verdict::Unchanged } else { Verdict::Hold { notes } };
     }
-    let costs = allocation != home && case.standing != Standing::Repair;
-    let charge = if costs { direction(&case.policy.prices, in_force, allocation) } else { None };
+    let costs = allocation != home && input.kind != DecisionKind::Repair;
+    let charge = if costs { direction(&input.policy.prices, current, allocation) } else { None };
     Verdict::Apply { allocation, notes, charge }
 }
 
-/// What the rules leave of the decision. `home` is what bounds leave of `in_force`; no rule leads away from it that does not lead into bounds.
-fn restrained(case: &Case<'_>, in_force: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let mut wanted = resizable(case, in_force, case.wanted, notes);
-    wanted = bounded(case, wanted, notes);
-    wanted = seen_enough(case, in_force, home, wanted, notes);
-    if case.policy.scale_up_only {
+/// What the rules leave of the decision. `home` is what bounds leave of `current`; no rule leads away from it that does not lead into bounds.
+fn restrained(input: &GuardInput<'_>, current: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let mut wanted = resizable(input, current, input.wanted, notes);
+    wanted = bounded(input, wanted, notes);
+    wanted = seen_enough(input, current, home, wanted, notes);
+    if input.policy.scale_up_only {
         wanted = not_less(home, wanted, notes, || (Rule::ScaleUpOnly, "only more is allowed".into()));
     }
-    wanted = above_working_set(case, home, wanted, notes);
-    if case.standing == Standing::Repair {
+    wanted = above_working_set(input, home, wanted, notes);
+    if input.kind == DecisionKind::Repair {
         return wanted;
     }
-    wanted = one_step(case, in_force, wanted, notes);
-    affordable(case, in_force, home, wanted, notes)
+    wanted = one_step(input, current, wanted, notes);
+    affordable(input, current, home, wanted, notes)
 }
 
 /// `allocation` within the bounds, as far as the platform can bring it there.
-fn within_bounds(case: &Case<'_>, allocation: Allocation) -> Allocation {
-    let bounded = case.policy.bounds.clamp(allocation);
-    if case.vertical { bounded } else { Allocation { replicas: bounded.replicas, ..allocation } }
+fn within_bounds(input: &GuardInput<'_>, allocation: Allocation) -> Allocation {
+    let bounded = input.policy.bounds.clamp(allocation);
+    if input.vertical { bounded } else { Allocation { replicas: bounded.replicas, ..allocation } }
 }
 
-fn resizable(case: &Case<'_>, in_force: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let horizontal = Allocation { replicas: wanted.replicas, ..in_force };
-    if case.vertical || horizontal == wanted {
+fn resizable(input: &GuardInput<'_>, current: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let horizontal = Allocation { replicas: wanted.replicas, ..current };
+    if input.vertical || horizontal == wanted {
         return wanted;
     }
-    let kept = format!("the platform cannot resize: {} {} stay", in_force.cpu_millicores, in_force.memory_mib);
+    let kept = format!("the platform cannot resize: {} {} stay", current.cpu_millicores, current.memory_mib);
     notes.push(note(Rule::HorizontalOnly, kept));
     horizontal
 }
 
-fn bounded(case: &Case<'_>, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let bounded = within_bounds(case, wanted);
+fn bounded(input: &GuardInput<'_>, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let bounded = within_bounds(input, wanted);
     if bounded != wanted {
-        let bounds = &case.policy.bounds;
+        let bounds = &input.policy.bounds;
         let mut changes = Changes::default();
         changes.add(wanted.replicas, bounded.replicas, || format!("{} to {}", bounds.replicas.min(), bounds.replicas.max()));
         changes.add(wanted.cpu_millicores, bounded.cpu_millicores, || {
@@ -190,14 +190,20 @@ fn bounded(case: &Case<'_>, wanted: Allocation, notes: &mut Vec<GuardNote>) -> A
     bounded
 }
 
-fn seen_enough(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    match sight(case.state, case.policy.max_age(), in_force, case.now) {
-        Sight::Clear => wanted,
-        Sight::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
+fn seen_enough(
+    input: &GuardInput<'_>,
+    current: Allocation,
+    home: Allocation,
+    wanted: Allocation,
+    notes: &mut Vec<GuardNote>,
+) -> Allocation {
+    match freshness(input.state, input.policy.max_age(), current, input.now) {
+        Freshness::Fresh => wanted,
+        Freshness::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
         // What was let through before needs no evidence to be given again.
-        Sight::Blind(why) if case.standing == Standing::Repair => not_less(home, wanted, notes, || (Rule::StaleState, why)),
-        Sight::Blind(_) if wanted == home => wanted,
-        Sight::Blind(why) => {
+        Freshness::Unknown(why) if input.kind == DecisionKind::Repair => not_less(home, wanted, notes, || (Rule::StaleState, why)),
+        Freshness::Unknown(_) if wanted == home => wanted,
+        Freshness::Unknown(why) => {
             notes.push(note(Rule::StaleState, why));
             home
         }
@@ -218,11 +224,11 @@ fn not_less(least: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>, w
     raised
 }
 
-fn above_working_set(case: &Case<'_>, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+fn above_working_set(input: &GuardInput<'_>, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
     if wanted.memory_mib >= home.memory_mib {
         return wanted;
     }
-    let (floor, why) = memory_floor(case.state, case.policy.guard.working_set_margin.get());
+    let (floor, why) = memory_floor(input.state, input.policy.guard.working_set_margin.get());
     let memory_mib = floor.map_or(home.memory_mib, |floor| floor.min(home.memory_mib)).max(wanted.memory_mib);
     if memory_mib != wanted.memory_mib {
         notes.push(note(Rule::WorkingSet, format!("{} becomes {memory_mib}, {why}", wanted.memory_mib)));
@@ -230,24 +236,24 @@ fn above_working_set(case: &Case<'_>, home: Allocation, wanted: Allocation, note
     Allocation { memory_mib, ..wanted }
 }
 
-fn one_step(case: &Case<'_>, in_force: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    let guard = &case.policy.guard;
+fn one_step(input: &GuardInput<'_>, current: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    let guard = &input.policy.guard;
     let factor = guard.resize_factor.get();
-    let least = in_force.replicas.0.saturating_sub(guard.replicas_down.get());
-    let most = in_force.replicas.0.saturating_add(guard.replicas_up.get());
+    let least = current.replicas.0.saturating_sub(guard.replicas_down.get());
+    let most = current.replicas.0.saturating_add(guard.replicas_up.get());
     let step = Allocation {
         replicas: Replicas(wanted.replicas.0.clamp(least, most)),
-        cpu_millicores: Millicores(resized(in_force.cpu_millicores.0, wanted.cpu_millicores.0, factor)),
-        memory_mib: Mebibytes(resized(in_force.memory_mib.0, wanted.memory_mib.0, factor)),
+        cpu_millicores: Millicores(resized(current.cpu_millicores.0, wanted.cpu_millicores.0, factor)),
+        memory_mib: Mebibytes(resized(current.memory_mib.0, wanted.memory_mib.0, factor)),
     };
-    let step = within_bounds(case, step);
+    let step = within_bounds(input, step);
     if step != wanted {
         let mut changes = Changes::default();
         changes.add(wanted.replicas, step.replicas, || {
-            format!("steps of +{} and -{} from {}", guard.replicas_up, guard.replicas_down, in_force.replicas)
+            format!("steps of +{} and -{} from {}", guard.replicas_up, guard.replicas_down, current.replicas)
         });
-        changes.add(wanted.cpu_millicores, step.cpu_millicores, || format!("a factor of {factor} from {}", in_force.cpu_millicores));
-        changes.add(wanted.memory_mib, step.memory_mib, || format!("a factor of {factor} from {}", in_force.memory_mib));
+        changes.add(wanted.cpu_millicores, step.cpu_millicores, || format!("a factor of {factor} from {}", current.cpu_millicores));
+        changes.add(wanted.memory_mib, step.memory_mib, || format!("a factor of {factor} from {}", current.memory_mib));
         notes.push(note(Rule::StepLimit, changes.text));
     }
     step
@@ -263,12 +269,12 @@ fn resized(from: u32, wanted: u32, factor: f64) -> u32 {
     wanted.clamp(least.min(from.saturating_sub(1)), most.max(from.saturating_add(1)))
 }
 
-fn affordable(case: &Case<'_>, in_force: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+fn affordable(input: &GuardInput<'_>, current: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
     if wanted == home {
         return wanted;
     }
-    let Some(direction) = direction(&case.policy.prices, in_force, wanted) else { return wanted };
-    match case.budget.refusal(direction, &case.policy.guard, case.now) {
+    let Some(direction) = direction(&input.policy.prices, current, wanted) else { return wanted };
+    match input.budget.refusal(direction, &input.policy.guard, input.now) {
         None => wanted,
         Some((rule, why)) => {
             notes.push(note(rule, why));

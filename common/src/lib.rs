@@ -1,11 +1,15 @@
 //! What two services of Qscale must agree on: units, names, the messages and the pure functions over them.
 //!
-//! Pure by default: no I/O, no clock, no randomness of its own. The feature `runtime` adds what a service needs to run.
+//! Pure by default: no I/O, no clock, no randomness of its own. The feature `runtime` adds what a service needs to run, `fixtures` messages for tests.
 
 pub mod contract;
 pub mod control;
 pub mod document;
+#[cfg(feature = "fixtures")]
+pub mod fixtures;
 pub mod guard;
+pub mod hash;
+pub mod load;
 pub mod name;
 pub mod partition;
 pub mod platform;
@@ -16,6 +20,7 @@ pub mod reward;
 pub mod runtime;
 pub mod schema;
 pub mod scrape;
+pub mod slo;
 pub mod text;
 pub mod time;
 pub mod units;

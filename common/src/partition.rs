@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hash::fnv1a;
 use crate::name::FunctionId;
 
 /// Which part of all functions an instance answers for. Instances of one `count` and every `index` below it share all functions.
@@ -27,10 +28,7 @@ impl Partition {
     /// Whether `function` belongs to this part: by FNV-1a over its name, which is the same on every machine and in every version.
     #[must_use]
     pub fn contains(&self, function: &FunctionId) -> bool {
-        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-        const PRIME: u64 = 0x0000_0100_0000_01b3;
-        let hash = function.tokens().bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-        hash % u64::from(self.count.get()) == u64::from(self.index)
+        fnv1a(function.tokens().bytes()) % u64::from(self.count.get()) == u64::from(self.index)
     }
 
     /// Checks that there is such a part.

@@ -2,6 +2,7 @@
 
 mod limits;
 pub mod metrics;
+mod simulated;
 mod text;
 
 use std::collections::BTreeMap;
@@ -16,9 +17,10 @@ use crate::time::{Span, Timestamp};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 pub use limits::Limits;
+pub use simulated::{SimulatedFunction, SimulatedTrace};
 
 /// A function file: what to run, how it is reached, and what it is given at first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FunctionSpec {
     /// Name of the function, a DNS-1123 label.
@@ -26,8 +28,12 @@ pub struct FunctionSpec {
     /// Namespace of the function; `default` when it is not named.
     #[serde(default = "default_namespace")]
     pub namespace: Name,
-    /// Program and arguments. `{port}` within an argument becomes the port on which the replica has to serve.
+    /// Program and arguments. `{port}` within an argument becomes the port on which the replica has to serve. Left out where the function is simulated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+    /// How the function is simulated, for the simulated platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<SimulatedFunction>,
     /// Environment variable that carries the port as well; `PORT` when it is not named (vSwarm's Python functions read `GRPC_PORT`).
     #[serde(default = "default_port_variable")]
     pub port_variable: String,
@@ -168,6 +174,35 @@ impl FunctionSpec {
         FunctionId::new(self.namespace.clone(), self.name.clone())
     }
 
+    /// The simulated function `name` of the default namespace, every other field at its default.
+    #[must_use]
+    pub fn of_simulated(name: Name, simulated: SimulatedFunction) -> Self {
+        Self {
+            name,
+            namespace: default_namespace(),
+            command: Vec::new(),
+            simulated: Some(simulated),
+            port_variable: default_port_variable(),
+            protocol: Protocol::default(),
+            health: None,
+            environment: BTreeMap::new(),
+            working_directory: None,
+            concurrency: default_concurrency(),
+            queue: default_queue(),
+            timeout: default_timeout(),
+            startup_timeout: default_startup_timeout(),
+            drain_timeout: default_drain_timeout(),
+            listen: None,
+            allocation: InitialAllocation::default(),
+        }
+    }
+
+    /// The command, or what is simulated, as one line for people.
+    #[must_use]
+    pub fn program(&self) -> String {
+        self.simulated.as_ref().map_or_else(|| self.command.join(" "), ToString::to_string)
+    }
+
     /// Reads and checks the text of a function file.
     ///
     /// # Errors
@@ -200,6 +235,10 @@ impl FunctionSpec {
     }
 
     fn validate_command(&self) -> Result<(), OutOfRange> {
+        if let Some(simulated) = &self.simulated {
+            let Some(program) = self.command.first() else { return simulated.validate() };
+            return Err(OutOfRange::new("command", program.escape_debug(), "left out where the function is simulated"));
+        }
         match self.command.first() {
             None => return Err(OutOfRange::new("command", "[]", "a program and its arguments")),
             Some(program) if program.is_empty() => return Err(OutOfRange::new("command[0]", "\"\"", "the name or path of a program")),
@@ -284,7 +323,7 @@ impl AllocationRequest {
 }
 
 /// Reply to an allocation that was accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AllocationReply {
     /// The function after the request was taken in; replicas may still be starting or draining.
     pub function: FunctionStatus,
@@ -294,7 +333,7 @@ pub struct AllocationReply {
 }
 
 /// A function as the platform runs it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FunctionStatus {
     /// The function file.
     pub spec: FunctionSpec,
@@ -324,7 +363,7 @@ impl FunctionStatus {
     /// What is in force: replicas that are ready or starting, with the smallest limits among them. Limits that cannot be set, and those of
     /// a function without replicas, are the desired ones.
     #[must_use]
-    pub fn in_force(&self) -> Allocation {
+    pub fn current(&self) -> Allocation {
         let live = || self.actual.replicas.iter().filter(|replica| replica.state != ReplicaState::Draining);
         Allocation {
             replicas: Replicas(u32::try_from(live().count()).unwrap_or(u32::MAX)),
@@ -535,6 +574,37 @@ mod tests {
     }
 
     #[test]
+    fn a_simulated_function_needs_no_command_and_survives_json() {
+        let text = "name = \"f\"\n[simulated]\nload = \"step:1@0s,9@5s\"\nseed = 7";
+        let spec = FunctionSpec::parse(text, Format::Toml).expect("valid");
+        let simulated =
+            SimulatedFunction { load: Some("step:1@0s,9@5s".parse().expect("a pattern")), seed: Some(7), ..SimulatedFunction::default() };
+        assert_eq!(spec, FunctionSpec::of_simulated(Name::new("f").expect("valid"), simulated.clone()));
+        let trace = Some(SimulatedTrace::new("folder".into(), 3));
+        let spec = FunctionSpec::of_simulated(spec.name, SimulatedFunction { load: None, trace, seed: Some(u64::MAX), ..simulated });
+        let json = serde_json::to_vec(&spec).expect("serialises");
+        assert_eq!(serde_json::from_slice::<FunctionSpec>(&json).expect("reads"), spec);
+    }
+
+    #[test]
+    fn a_wrong_simulated_field_is_named() {
+        let refused = |simulated: &str| {
+            let text = format!("name = \"f\"\n[simulated]\n{simulated}");
+            match FunctionSpec::parse(&text, Format::Toml).expect_err(simulated) {
+                InvalidSpec::Range(error) => error.field,
+                InvalidSpec::Document(error) => error.to_string(),
+            }
+        };
+        assert_eq!(refused("payload = 0.0"), "simulated.payload");
+        assert_eq!(refused("crashes_per_hour = -1.0"), "simulated.crashes_per_hour");
+        assert_eq!(refused("load = \"1\"\ntrace = { folder = \"x\" }"), "simulated.load");
+        assert!(refused("nosuch = 1").contains("nosuch"));
+        assert!(refused("load = \"step:x\"").contains("simulated.load"));
+        let both = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]\nsimulated = {}", Format::Toml);
+        assert!(matches!(both, Err(InvalidSpec::Range(OutOfRange { field, .. })) if field == "command"));
+    }
+
+    #[test]
     fn a_refusal_tells_its_reason_once() {
         let error = FunctionSpec::parse("name = \"f\"\ncommand = []", Format::Toml).expect_err("refused");
         assert!(std::error::Error::source(&error).is_none(), "{error}");
@@ -566,6 +636,6 @@ mod tests {
             crashes: 0,
             gateway: String::new(),
         };
-        assert_eq!(status.in_force(), Allocation::new(2, 200, 64));
+        assert_eq!(status.current(), Allocation::new(2, 200, 64));
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::contract::{Decider, Epoch, Reward, Term, Terms, Version, Window};
 use crate::policy::ScalingPolicy;
+use crate::slo;
 use crate::time::{Tick, Timestamp};
 use crate::window::Closed;
 
@@ -79,15 +80,13 @@ pub struct Judged {
     pub decided_by: Option<Decider>,
 }
 
-/// 1 - completion x min(1, bound / percentile). Where no request was answered nothing was violated: one that still waits is judged by the tick that
-/// answers it, or fails it.
+/// How far the objective was violated, 0 to 1. Where no request was answered nothing was: one that still waits is judged by the tick that answers or fails it.
 fn violation(window: &Window, closed: &Closed, bound_ms: f64) -> Option<f64> {
     if !closed.answers_read {
         return None;
     }
-    let Some(failed) = window.failed_share else { return Some(0.0) };
-    let in_time = window.latency.map_or(1.0, |latency| if latency.objective_ms > bound_ms { bound_ms / latency.objective_ms } else { 1.0 });
-    Some(1.0 - (1.0 - failed) * in_time)
+    let severity = |failed| slo::severity(failed, window.latency.map(|latency| latency.objective_ms), bound_ms);
+    Some(window.failed_share.map_or(0.0, severity))
 }
 
 fn share_of_largest(cost: f64, policy: &ScalingPolicy) -> f64 {

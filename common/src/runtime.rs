@@ -1,6 +1,5 @@
 //! What a service needs to run: configuration, telemetry, health, shutdown, and the bus. The only part of this crate that does I/O.
 
-pub mod accounts;
 pub mod bus;
 pub mod cancellable;
 pub mod clock;
@@ -10,8 +9,10 @@ pub mod http;
 pub mod kv;
 pub mod lease;
 pub mod models;
+pub mod nats_permissions;
 pub mod platform;
 pub mod provision;
+pub mod service;
 pub mod shutdown;
 pub mod telemetry;
 pub mod traces;

@@ -28,7 +28,7 @@ pub struct File {
 #[must_use]
 pub fn files() -> Vec<File> {
     let mut files: Vec<File> =
-        EventType::ALL.into_iter().map(|kind| File { name: file_name(kind), text: pretty(schema(kind).as_value()) }).collect();
+        EventType::ALL.iter().copied().map(|kind| File { name: file_name(kind), text: pretty(schema(kind).as_value()) }).collect();
     files.push(File { name: "scaling-policy.schema.json".into(), text: pretty(policy().as_value()) });
     files.push(File { name: "asyncapi.json".into(), text: pretty(&asyncapi()) });
     files

@@ -278,6 +278,7 @@ impl Windows {
             Passed::Millis(_) => {
                 let before = self.platform.as_ref();
                 let grown = |counter: fn(&PlatformReading) -> Option<u64>| Some(growth(before.and_then(counter)?, counter(&now)?));
+                self.open.counts.add(Field::Starts, grown(|reading| reading.startups.map(|(starts, _)| starts)).unwrap_or(0));
                 self.open.counts.add(Field::Restarts, grown(|reading| reading.crashes).unwrap_or(0));
                 self.open.counts.add(Field::OomKills, grown(|reading| reading.oom_kills).unwrap_or(0));
                 self.startup.add(before.and_then(|before| before.startups), now.startups);
@@ -451,6 +452,10 @@ impl Windows {
         self.platform.is_some_and(|platform| platform.crashes.is_some() && platform.oom_kills.is_some())
     }
 
+    fn starts_counted(&self) -> bool {
+        self.platform.is_some_and(|platform| platform.startups.is_some())
+    }
+
     fn window(&self, counts: &Counts, span: Span, percentile: f64) -> Window {
         let Span { trend: Trend { slope, variation }, cpu, memory } = span;
         Window {
@@ -467,6 +472,7 @@ impl Windows {
             cpu_millicores: usage(ratio(counts, Field::CpuUs, Field::CpuReplicaMs), cpu),
             throttled_share: ratio(counts, Field::Throttled, Field::Periods).map(|share| share.min(1.0)),
             memory_mib: usage(ratio(counts, Field::MemoryKib, Field::MemoryReadings).map(|kib| kib / 1024.0), memory),
+            starts: self.starts_counted().then(|| u32::try_from(counts.get(Field::Starts)).unwrap_or(u32::MAX)),
             restarts: u32::try_from(counts.get(Field::Restarts)).unwrap_or(u32::MAX),
             oom_kills: u32::try_from(counts.get(Field::OomKills)).unwrap_or(u32::MAX),
         }

@@ -9,6 +9,7 @@ mod dispersion;
 mod gaps;
 mod minutes;
 mod pattern;
+mod rate;
 pub mod trace;
 
 pub use arrivals::{Arrival, Arrivals, Merge, Scale, Spread};
@@ -16,7 +17,8 @@ pub use demand::{Demand, DurationQuantiles, MemoryQuantiles, NotSorted};
 pub use dispersion::Dispersion;
 pub use gaps::{Gaps, PatternArrivals};
 pub use minutes::{Iat, MinuteArrivals, MinuteCount};
-pub use pattern::{Pattern, Rate};
+pub use pattern::{Form, Pattern};
+pub use rate::Rate;
 
 /// The random generator of workloads: small, fast, and the same sequence on every platform and in every version.
 pub type WorkloadRng = rand::rngs::Xoshiro256PlusPlus;

@@ -6,12 +6,12 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 use qscale_common::contract::{
-    Action, Ages, Changes, Choice, Decider, DecodeError, Direction, Effect, Epoch, Failures, GuardNote, Headroom, Latency, LatencyBucket,
-    Load, MAX_PAYLOAD, Message, Outcome, ReplicaCounts, Reward, Rule, Source, State, Term, Terms, Usage, Version, Window, Windows,
-    WireObjective, decode, parse,
+    Action, Ages, Changes, Choice, Decider, DecodeError, Direction, Effect, Epoch, Failures, Fallback, FallbackReason, GuardNote, Headroom,
+    Latency, LatencyBucket, Load, MAX_PAYLOAD, Message, ModelRef, Outcome, Provenance, ReplicaCounts, Reward, Rule, Source, State, Term,
+    Terms, Usage, Version, Window, Windows, decode, parse,
 };
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::{Bounds, Prices, ScalingPolicy};
+use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use serde_json::{Value, json};
@@ -36,24 +36,10 @@ fn check<M: Message + PartialEq + Debug>(file: &str, expected: &M) {
 
 fn minimal_state() -> State {
     State {
-        version: Version::CURRENT,
-        namespace: name("default"),
-        function: name("fibonacci-python"),
         epoch: Epoch(1_760_000_000_123),
         tick: Tick(352_000_012),
-        tick_length_ms: 5000,
         observed_at_ms: Timestamp(1_760_000_064_990),
-        agent: name("threshold"),
-        allocation: None,
-        replicas: None,
-        age: Ages::default(),
-        windows: Windows::default(),
-        changes: Changes::default(),
-        startup_ms: None,
-        headroom: None,
-        objective: WireObjective { percentile: 95.0, latency_ms: 500, failure_share: 0.01 },
-        bounds: Bounds::default(),
-        prices: Prices::default(),
+        ..State::unmeasured(&ScalingPolicy::new(FunctionId::new(name("default"), name("fibonacci-python"))))
     }
 }
 
@@ -72,6 +58,7 @@ fn full_state() -> State {
         cpu_millicores: Some(Usage { mean: 312.5, max: 340.2 }),
         throttled_share: Some(0.125),
         memory_mib: Some(Usage { mean: 41.5, max: 44.0 }),
+        starts: Some(2),
         restarts: 1,
         oom_kills: 1,
     };
@@ -94,12 +81,25 @@ fn full_state() -> State {
     }
 }
 
+fn provenance(fallback: Option<FallbackReason>) -> Provenance {
+    Provenance {
+        policy: "dqn".into(),
+        configuration: "dqn headroom joint 0f3a".into(),
+        model: Some(ModelRef { name: Some(name("shop")), version: Some(4), fingerprint: "0f3a".into() }),
+        fallback: fallback.map(|reason| Fallback { rule: "threshold-both".into(), reason }),
+    }
+}
+
+fn score() -> FallbackReason {
+    FallbackReason::OutOfDistribution { score: Some(4.25), threshold: 3.0 }
+}
+
 fn minimal_action() -> Action {
     Action {
         version: Version::CURRENT,
         agent: name("dqn"),
         instance: String::new(),
-        model: String::new(),
+        provenance: Provenance::default(),
         namespace: name("default"),
         function: name("fibonacci-python"),
         epoch: Epoch(1_760_000_000_123),
@@ -116,7 +116,7 @@ fn full_action() -> Action {
     let choice = |action: &str, value, masked: Option<&str>| Choice { action: action.into(), value, masked: masked.map(Into::into) };
     Action {
         instance: "node-a-4711".into(),
-        model: "dqn/1 sha256:0f3a".into(),
+        provenance: provenance(Some(score())),
         reason: "p95 is expected to pass 500 ms".into(),
         choices: vec![
             choice("up", Some(-0.125), None),
@@ -137,7 +137,7 @@ fn minimal_outcome() -> Outcome {
         tick: Tick(352_000_012),
         source: Source::Fallback,
         agent: name("threshold"),
-        model: String::new(),
+        provenance: Provenance::default(),
         effect: Effect::Held,
         requested: Allocation::new(4, 500, 256),
         before: None,
@@ -155,7 +155,7 @@ fn full_outcome() -> Outcome {
     Outcome {
         source: Source::Agent,
         agent: name("dqn"),
-        model: "dqn/1 sha256:0f3a".into(),
+        provenance: provenance(Some(FallbackReason::Recovering { states_left: 3 })),
         effect: Effect::Changed,
         requested: Allocation::new(40, 500, 16),
         before: Some(Allocation::new(3, 500, 256)),
@@ -200,7 +200,7 @@ fn reward(values: [Option<f64>; 5]) -> Reward {
 fn full_reward() -> Reward {
     Reward {
         allocation: Some(Allocation::new(3, 500, 256)),
-        decided_by: Some(Decider { source: Source::Agent, agent: name("dqn"), model: "dqn/1 sha256:0f3a".into(), tick: Tick(352_000_011) }),
+        decided_by: Some(Decider { source: Source::Agent, agent: name("dqn"), provenance: provenance(None), tick: Tick(352_000_011) }),
         value: Some(-0.3125),
         completion: Some(0.9939),
         latency_ms: Some(7.25),

@@ -67,11 +67,8 @@ pub struct LoadConfig {
     #[arg(long, value_name = "TEXT", default_value_t = Self::default().expect, help_heading = "What")]
     pub expect: String,
 
-    /// Requests a second, over time: a number, or a pattern such as step:10@0s,80@20s,10@40s
-    ///
-    /// constant:RATE, step:RATE@TIME,..., ramp:FROM..TO/TIME, diurnal:LOW..HIGH/PERIOD, bursty:BASE..BURST/PERIOD/LENGTH,
-    /// spike:BASE..PEAK@TIME/LENGTH. Times carry their unit: 30s, 5m, 1h.
-    #[arg(long = "rate", value_name = "PATTERN", default_value_t = Self::default().rate, help_heading = "When")]
+    /// Requests/s over time: a number, or a pattern such as step:10@0s,80@20s,10@40s
+    #[arg(long = "rate", long_help = rate_help(), value_name = "PATTERN", default_value_t = Self::default().rate, help_heading = "When")]
     pub rate: Pattern,
     /// Gaps between the requests of a pattern: poisson, constant or uniform
     #[arg(long, value_name = "KIND", default_value_t = Self::default().gaps, help_heading = "When")]
@@ -146,6 +143,11 @@ pub struct LoadConfig {
     #[arg(long, value_name = "PREFIX", help_heading = "Files")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invitro: Option<PathBuf>,
+}
+
+fn rate_help() -> String {
+    let forms: Vec<String> = Pattern::forms().iter().map(|form| format!("  {}: {}", form.grammar, form.meaning)).collect();
+    format!("Requests/s over time: a number, or a pattern:\n{}\nTimes carry their unit: 30s, 5m, 1h.", forms.join("\n"))
 }
 
 impl Default for LoadConfig {

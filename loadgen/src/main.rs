@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use prometheus_client::registry::Registry;
+use qscale_common::load::LoadSummary;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::config::{self, ConfigArgs};
 use qscale_common::runtime::health::Health;
@@ -14,7 +15,7 @@ use qscale_common::runtime::shutdown;
 use qscale_common::runtime::telemetry::{self, TelemetryConfig};
 use qscale_loadgen::config::LoadConfig;
 use qscale_loadgen::progress::LiveLine;
-use qscale_loadgen::report::Summary;
+use qscale_loadgen::report::Table;
 use qscale_loadgen::run::{self, Observers};
 use qscale_loadgen::service::{self, ServiceConfig};
 use qscale_loadgen::sink::{self, SinkArgs};
@@ -163,7 +164,7 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         writeln!(io::stdout(), "{}", serde_json::to_string(&summary)?)?;
     } else {
-        write!(io::stdout(), "{summary}")?;
+        write!(io::stdout(), "{}", Table(&summary))?;
     }
     Ok(status(&summary))
 }
@@ -197,7 +198,7 @@ fn sink(args: &SinkArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn status(summary: &Summary) -> ExitCode {
+fn status(summary: &LoadSummary) -> ExitCode {
     const VOID: u8 = 3;
     const NOTHING_GOOD: u8 = 4;
     match () {

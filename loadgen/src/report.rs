@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use qscale_common::contract::{Failures, LatencyBucket};
-use serde::Serialize;
+use qscale_common::load::{FunctionLoad, LatencySummary, LoadSummary, SendLag};
 
 use crate::record::{Failure, Record, Status};
 
@@ -176,122 +176,28 @@ pub struct Facts {
     pub max_lag: Duration,
 }
 
-/// The result of a run, as `--json` prints it. Times carry their unit in the name; absent percentiles mean that nothing was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    /// Version of this form.
-    pub version: u32,
-    /// Name of the run.
-    pub run: String,
-    /// Whether the generator failed to offer what it was to offer, so that the run says nothing about the functions.
-    pub void: bool,
-    /// Why it is void.
-    pub void_reasons: Vec<String>,
-    /// Whether it was ended before its time.
-    pub stopped_early: bool,
-    /// Start, microseconds since 1970.
-    pub started_unix_us: u64,
-    /// How long was sent, seconds.
-    pub sending_s: f64,
-    /// Address.
-    pub target: String,
-    /// Protocol.
-    pub protocol: String,
-    /// Seed.
-    pub seed: u64,
-    /// Scheduling class of the pacing threads.
-    pub scheduling: String,
-    /// From when a request was due to when it was sent.
-    pub send_lag_us: Option<Lag>,
-    /// All requests together.
-    pub total: Line,
-    /// Each function.
-    pub functions: Vec<Line>,
+/// Latencies of `tally`; `None` where no request was answered well.
+#[must_use]
+pub fn latency_of(tally: &Tally) -> Option<LatencySummary> {
+    let histogram = &tally.latency_us;
+    let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    (!histogram.is_empty()).then(|| LatencySummary {
+        mean: Some(rounded(histogram.mean() / 1e3)),
+        p50: at(0.5),
+        p90: at(0.9),
+        p95: at(0.95),
+        p99: at(0.99),
+        p999: at(0.999),
+        max: Some(histogram.max() as f64 / 1e3),
+    })
 }
 
-/// Send lag, microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Lag {
-    /// Median.
-    pub p50: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// 99.9th percentile.
-    pub p999: f64,
-    /// Largest.
-    pub max: f64,
-}
-
-/// Counts, rates and latencies of one function or of all.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Line {
-    /// The function; `total` for all.
-    pub function: String,
-    /// Requests that were due.
-    pub due: u64,
-    /// Requests that were sent.
-    pub sent: u64,
-    /// Requests answered well.
-    pub succeeded: u64,
-    /// Requests that failed.
-    pub failed: u64,
-    /// Requests still in flight at the end, of which nothing is known but that they took at least so long.
-    pub censored: u64,
-    /// Requests due, a second.
-    pub offered_rps: f64,
-    /// Requests answered well, a second.
-    pub achieved_rps: f64,
-    /// Failures by kind.
-    pub failures: BTreeMap<String, u64>,
-    /// Latency of the requests answered well.
-    pub latency_ms: Option<Latency>,
-}
-
-/// Latency from when a request was due to its answer, milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Latency {
-    /// Mean.
-    pub mean: f64,
-    /// Median.
-    pub p50: f64,
-    /// 90th percentile.
-    pub p90: f64,
-    /// 95th percentile.
-    pub p95: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// 99.9th percentile.
-    pub p999: f64,
-    /// Largest.
-    pub max: f64,
-}
-
-impl Latency {
-    /// The latencies of `tally`; `None` where no request was answered well.
-    #[must_use]
-    pub fn of(tally: &Tally) -> Option<Self> {
-        let histogram = &tally.latency_us;
-        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        (!histogram.is_empty()).then(|| Self {
-            mean: rounded(histogram.mean() / 1e3),
-            p50: at(0.5),
-            p90: at(0.9),
-            p95: at(0.95),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: histogram.max() as f64 / 1e3,
-        })
-    }
-}
-
-impl Lag {
-    /// The send lags of `tally`; `None` where nothing was sent.
-    #[must_use]
-    pub fn of(tally: &Tally) -> Option<Self> {
-        let histogram = &tally.lag_ns;
-        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        (!histogram.is_empty()).then(|| Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 })
-    }
+/// Send lags of `tally`; `None` where nothing was sent.
+#[must_use]
+pub fn lag_of(tally: &Tally) -> Option<SendLag> {
+    let histogram = &tally.lag_ns;
+    let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    (!histogram.is_empty()).then(|| SendLag { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 })
 }
 
 /// The share of requests that may be late, or not sent, before a run is void: then its 99th percentile says nothing any more.
@@ -312,40 +218,38 @@ fn void_reasons(all: &Tally, max_lag: Duration) -> Vec<String> {
     reasons
 }
 
-impl Summary {
-    /// Sums up.
-    #[must_use]
-    pub fn new(totals: &Totals, facts: Facts) -> Self {
-        let seconds = facts.sending.as_secs_f64();
-        let line = |function: &str, tally: &Tally| Line {
-            function: function.to_owned(),
-            due: tally.due,
-            sent: tally.sent,
-            succeeded: tally.succeeded,
-            failed: tally.failed(),
-            censored: tally.censored,
-            offered_rps: rate(tally.due, seconds),
-            achieved_rps: rate(tally.succeeded, seconds),
-            failures: tally.failures.iter().map(|(failure, count)| (failure.to_string(), *count)).collect(),
-            latency_ms: Latency::of(tally),
-        };
-        let void_reasons = void_reasons(&totals.all, facts.max_lag);
-        Self {
-            version: 1,
-            void: !void_reasons.is_empty(),
-            void_reasons,
-            stopped_early: facts.stopped_early,
-            started_unix_us: facts.started_unix_us,
-            sending_s: rounded(seconds),
-            send_lag_us: Lag::of(&totals.all),
-            total: line("total", &totals.all),
-            functions: facts.functions.iter().zip(&totals.functions).map(|(name, tally)| line(name, tally)).collect(),
-            run: facts.run,
-            target: facts.target,
-            protocol: facts.protocol,
-            seed: facts.seed,
-            scheduling: facts.scheduling,
-        }
+/// Summary of a run.
+#[must_use]
+pub fn summarize(totals: &Totals, facts: Facts) -> LoadSummary {
+    let seconds = facts.sending.as_secs_f64();
+    let line = |function: &str, tally: &Tally| FunctionLoad {
+        function: function.to_owned(),
+        due: tally.due,
+        sent: tally.sent,
+        succeeded: tally.succeeded,
+        failed: tally.failed(),
+        censored: tally.censored,
+        offered_rps: rate(tally.due, seconds),
+        achieved_rps: rate(tally.succeeded, seconds),
+        failures: tally.failures.iter().map(|(failure, count)| (failure.to_string(), *count)).collect(),
+        latency_ms: latency_of(tally),
+    };
+    let void_reasons = void_reasons(&totals.all, facts.max_lag);
+    LoadSummary {
+        version: LoadSummary::VERSION,
+        void: !void_reasons.is_empty(),
+        void_reasons,
+        stopped_early: facts.stopped_early,
+        started_unix_us: facts.started_unix_us,
+        sending_s: rounded(seconds),
+        send_lag_us: lag_of(&totals.all),
+        total: line("total", &totals.all),
+        functions: facts.functions.iter().zip(&totals.functions).map(|(name, tally)| line(name, tally)).collect(),
+        run: facts.run,
+        target: facts.target,
+        protocol: facts.protocol,
+        seed: Some(facts.seed),
+        scheduling: facts.scheduling,
     }
 }
 
@@ -360,40 +264,45 @@ fn rounded(value: f64) -> f64 {
 /// Functions that the table shows; a trace may have thousands, and `--json` has them all.
 const SHOWN: usize = 20;
 
-impl fmt::Display for Summary {
+/// A summary as a table for people.
+pub struct Table<'a>(pub &'a LoadSummary);
+
+impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.functions.iter().take(SHOWN).map(|line| line.function.len()).max().unwrap_or(0).max("function".len());
+        let width = self.0.functions.iter().take(SHOWN).map(|line| line.function.len()).max().unwrap_or(0).max("function".len());
         writeln!(
             f,
             "{:width$}  {:>10} {:>10} {:>9} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9}",
             "function", "offered/s", "good/s", "requests", "failed", "censored", "p50 ms", "p95 ms", "p99 ms", "max ms"
         )?;
-        let total = (self.functions.len() != 1).then_some(&self.total);
-        for line in self.functions.iter().take(SHOWN).chain(total) {
+        let total = (self.0.functions.len() != 1).then_some(&self.0.total);
+        for line in self.0.functions.iter().take(SHOWN).chain(total) {
             write!(
                 f,
                 "{:width$}  {:>10.1} {:>10.1} {:>9} {:>8} {:>8}",
                 line.function, line.offered_rps, line.achieved_rps, line.due, line.failed, line.censored
             )?;
             match &line.latency_ms {
-                Some(latency) => writeln!(f, " {:>9.3} {:>9.3} {:>9.3} {:>9.3}", latency.p50, latency.p95, latency.p99, latency.max)?,
+                Some(latency) => {
+                    writeln!(f, " {:>9.3} {:>9.3} {:>9.3} {:>9.3}", latency.p50, latency.p95, latency.p99, latency.max.unwrap_or(f64::NAN))?
+                }
                 None => writeln!(f, " {:>9} {:>9} {:>9} {:>9}", "-", "-", "-", "-")?,
             }
         }
-        if self.functions.len() > SHOWN {
-            writeln!(f, "({} more functions; --json shows them)", self.functions.len() - SHOWN)?;
+        if self.0.functions.len() > SHOWN {
+            writeln!(f, "({} more functions; --json shows them)", self.0.functions.len() - SHOWN)?;
         }
-        for (kind, count) in &self.total.failures {
+        for (kind, count) in &self.0.total.failures {
             writeln!(f, "failed: {count} {kind}")?;
         }
-        if let Some(lag) = &self.send_lag_us {
+        if let Some(lag) = &self.0.send_lag_us {
             writeln!(
                 f,
                 "send lag: p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, max {:.1} us, under {}",
-                lag.p50, lag.p99, lag.p999, lag.max, self.scheduling
+                lag.p50, lag.p99, lag.p999, lag.max, self.0.scheduling
             )?;
         }
-        for reason in &self.void_reasons {
+        for reason in &self.0.void_reasons {
             writeln!(f, "VOID: {reason}")?;
         }
         Ok(())
@@ -417,7 +326,7 @@ mod tests {
         record(Status::Ok, Some(true), latency_us, 10)
     }
 
-    fn summary(records: &[Record]) -> Summary {
+    fn summary(records: &[Record]) -> LoadSummary {
         let mut totals = Totals::new(1, false);
         records.iter().for_each(|record| totals.add(record));
         let facts = Facts {
@@ -433,7 +342,7 @@ mod tests {
             sending: Duration::from_secs(10),
             max_lag: Duration::from_millis(5),
         };
-        Summary::new(&totals, facts)
+        summarize(&totals, facts)
     }
 
     #[test]
@@ -442,7 +351,7 @@ mod tests {
         let summary = summary(&records);
         assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed), (3, 1, 2));
         let latency = summary.total.latency_ms.expect("one was measured");
-        assert_eq!((latency.p50, latency.max), (1.0, 1.0));
+        assert_eq!((latency.p50, latency.max), (1.0, Some(1.0)));
         assert_eq!(summary.total.failures.into_iter().collect::<Vec<_>>(), [("invalid_reply".to_owned(), 1), ("timeout".to_owned(), 1)]);
     }
 
@@ -477,7 +386,7 @@ mod tests {
     fn an_empty_run_has_no_latency_and_is_not_void() {
         let summary = summary(&[]);
         assert!(!summary.void && summary.total.latency_ms.is_none() && summary.send_lag_us.is_none());
-        assert!(summary.to_string().contains("function"));
+        assert!(Table(&summary).to_string().contains("function"));
     }
 
     #[test]

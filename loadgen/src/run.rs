@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use qscale_common::contract::{Load, Version};
+use qscale_common::load::{LatencySummary, LoadSummary, SendLag};
 use qscale_common::runtime::clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use crate::files::{Files, Wanted};
 use crate::pacing::{Class, RunClock, nanos};
 use crate::protocol::Dialect;
 use crate::record::Record;
-use crate::report::{Facts, Lag, Latency, Summary, Totals};
+use crate::report::{Facts, Totals, lag_of, latency_of, summarize};
 use crate::workload::Workload;
 
 /// What a run needs beside its settings: who is told what while it lasts, and how long that is.
@@ -40,7 +41,7 @@ pub struct Progress {
     /// Requests answered well in this second, a second.
     pub achieved_rps: f64,
     /// Latencies of those.
-    pub latency_ms: Option<Latency>,
+    pub latency_ms: Option<LatencySummary>,
     /// Failures of this second.
     pub failed: u64,
     /// Failures since the start.
@@ -48,7 +49,7 @@ pub struct Progress {
     /// Requests in flight.
     pub in_flight: u64,
     /// Send lags of this second.
-    pub lag_us: Option<Lag>,
+    pub lag_us: Option<SendLag>,
 }
 
 /// Batches of records between pacing threads and the counting: some seconds' worth at the highest rates.
@@ -63,7 +64,12 @@ const SECOND: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What is wrong with the settings, the trace or an address; a file that cannot be written; a thread that cannot pace.
-pub fn run(config: &LoadConfig, mut observers: Observers, stop: &CancellationToken, abort: &CancellationToken) -> anyhow::Result<Summary> {
+pub fn run(
+    config: &LoadConfig,
+    mut observers: Observers,
+    stop: &CancellationToken,
+    abort: &CancellationToken,
+) -> anyhow::Result<LoadSummary> {
     config.check().map_err(anyhow::Error::msg)?;
     let workload = Workload::new(config, observers.unless_told)?;
     let plan = Arc::new(plan(config, &workload)?);
@@ -109,7 +115,7 @@ pub fn run(config: &LoadConfig, mut observers: Observers, stop: &CancellationTok
         sending: if stopped_early { last_due } else { planned.unwrap_or(last_due) },
         max_lag: config.max_lag.0,
     };
-    let summary = Summary::new(&book.totals, facts);
+    let summary = summarize(&book.totals, facts);
     for path in book.files.finish(summary.total.achieved_rps)? {
         tracing::info!(file = %path.display(), "written");
     }
@@ -249,11 +255,11 @@ impl Book {
             elapsed: Duration::from_nanos(now_ns),
             offered_rps: counts.iter().map(|count| count.0).sum::<u64>() as f64 / seconds,
             achieved_rps: second.succeeded as f64 / seconds,
-            latency_ms: Latency::of(second),
+            latency_ms: latency_of(second),
             failed: second.failed(),
             failed_in_all: self.totals.all.failed(),
             in_flight: counts.iter().map(|count| count.1).sum(),
-            lag_us: Lag::of(second),
+            lag_us: lag_of(second),
         });
         if let Some(loads) = &observers.loads {
             self.tell(loads, interval, &counts, run);

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use qscale_common::contract::Load;
+use qscale_common::load::LoadSummary;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::health::{self, Health};
 use qscale_common::runtime::telemetry::TelemetryConfig;
@@ -18,7 +19,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LoadConfig;
-use crate::report::Summary;
 use crate::run::{self, Observers, Progress};
 
 /// Configuration of `qscale-loadgen serve`.
@@ -65,7 +65,7 @@ pub fn publisher(bus: Bus) -> mpsc::Sender<Load> {
 ///
 /// # Errors
 /// What is wrong with the configuration, an address that cannot be served on, and what ends a run.
-pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Result<Summary> {
+pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Result<LoadSummary> {
     let health = Health::new();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);

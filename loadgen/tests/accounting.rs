@@ -13,9 +13,9 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use qscale_common::load::LoadSummary;
 use qscale_common::time::Span;
 use qscale_loadgen::config::{ConnectionMode, LoadConfig};
-use qscale_loadgen::report::Summary;
 use qscale_loadgen::run::{Observers, run};
 use qscale_loadgen::sink::{self, SinkArgs, Stats};
 use tokio_util::sync::CancellationToken;
@@ -61,12 +61,12 @@ fn load(address: SocketAddr, rate: &str, millis: u64) -> LoadConfig {
     }
 }
 
-fn sent(config: &LoadConfig) -> Summary {
+fn sent(config: &LoadConfig) -> LoadSummary {
     let observers = Observers { progress: Box::new(|_| {}), loads: None, unless_told: Duration::ZERO };
     run(config, observers, &CancellationToken::new(), &CancellationToken::new()).expect("runs")
 }
 
-fn failures(summary: &Summary) -> Vec<(&str, u64)> {
+fn failures(summary: &LoadSummary) -> Vec<(&str, u64)> {
     summary.total.failures.iter().map(|(kind, count)| (kind.as_str(), *count)).collect()
 }
 
@@ -308,7 +308,7 @@ fn bytes_that_are_no_http_do_no_harm() {
     }
 }
 
-fn stopped_after_a_second(config: &LoadConfig) -> Summary {
+fn stopped_after_a_second(config: &LoadConfig) -> LoadSummary {
     let stop = CancellationToken::new();
     let stopper = stop.clone();
     let mut seconds = 0;

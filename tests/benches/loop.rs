@@ -6,14 +6,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use qscale_common::contract::{Ages, Changes, Epoch, EventType, Outcome, ReplicaCounts, State, Version, Windows, subject};
+use qscale_common::contract::{Ages, EventType, Outcome, ReplicaCounts, State, subject};
+use qscale_common::fixtures;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::Health;
-use qscale_common::time::{Tick, TickLength};
-use qscale_common::units::{Allocation, Replicas};
+use qscale_common::time::Tick;
+use qscale_common::units::Replicas;
 use qscale_tests::{Folder, NatsServer, PATIENCE, Program, process};
 use serde_json::json;
 
@@ -118,26 +119,15 @@ impl Bench {
 }
 
 fn state(function: &FunctionId, tick: Tick) -> State {
-    let policy = ScalingPolicy::new(function.clone());
     State {
-        version: Version::CURRENT,
         namespace: function.namespace.clone(),
         function: function.name.clone(),
-        epoch: Epoch(1),
         tick,
-        tick_length_ms: TickLength::default().millis(),
         observed_at_ms: clock::now(),
-        agent: Name::new("static").expect("a name"),
-        allocation: Some(Allocation::new(2, 500, 256)),
+        agent: fixtures::name("static"),
         replicas: Some(ReplicaCounts { desired: Replicas(2), ready: Replicas(2), pending: Replicas(0), reporting: Replicas(2) }),
         age: Ages { requests_ms: Some(1), cpu_ms: Some(1), memory_ms: Some(1), replicas_ms: Some(1) },
-        windows: Windows::default(),
-        changes: Changes::default(),
-        startup_ms: None,
-        headroom: None,
-        objective: policy.objective.wire(),
-        bounds: policy.bounds,
-        prices: policy.prices,
+        ..fixtures::state()
     }
 }
 

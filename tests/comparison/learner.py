@@ -180,7 +180,7 @@ def measure(work, wait, count, clock):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ours", help="the program `speed`, as `cargo build -p qscale-dqn --example speed` makes it")
+    parser.add_argument("--ours", help="the program `speed`, as `cargo build -p qscale-burn --example speed` makes it")
     parser.add_argument("--burn-rl", metavar="PROGRAM", help="the program `comparison-burn-rl`; left out where not given")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--frameworks", default="torch,jax")

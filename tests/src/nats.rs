@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qscale_common::name::Name;
-use qscale_common::runtime::accounts::{self, Account};
 use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::nats_permissions::{self, Account};
 
 use crate::{Folder, Program, eventually, process, repository};
 
@@ -72,7 +72,7 @@ impl NatsServer {
         command.arg("--ports_file_dir").arg(folder);
         if !self.passwords.is_empty() {
             let configuration = folder.join("nats.conf");
-            let text = accounts::authorization(&self.passwords).expect("users are those of accounts");
+            let text = nats_permissions::authorization(&self.passwords).expect("users are those of accounts");
             std::fs::write(&configuration, text).expect("the configuration can be written");
             command.arg("-c").arg(configuration);
         }

@@ -26,7 +26,7 @@ impl Fixture {
         let config = self.server.config(user);
         let client = async_nats::ConnectOptions::new()
             .user_and_password(config.user.clone(), config.password.clone())
-            .custom_inbox_prefix(qscale_common::runtime::accounts::inbox_prefix(user))
+            .custom_inbox_prefix(qscale_common::runtime::nats_permissions::inbox_prefix(user))
             .event_callback(move |event| {
                 if let async_nats::Event::ServerError(error) = event {
                     refusals.send(error.to_string()).expect("the test listens until the client is gone");

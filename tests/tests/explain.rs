@@ -5,9 +5,10 @@ use std::process::Output;
 use qscale_common::contract::{Action, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
+use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
-use qscale_dqn::{Actions, Weights};
+use qscale_rl::Weights;
 use qscale_tests::{Folder, System, eventually_async};
 use serde_json::Value;
 
@@ -45,7 +46,7 @@ async fn recorded(system: &System, agents: &[&str]) -> u64 {
         let on = subject::action(&Name::new(*agent).expect("valid"), &function);
         ticks = eventually_async("enough Actions of every agent", async || {
             let mut ticks = Vec::new();
-            bus.recall_on(on.clone(), Timestamp(0), |action: Action| ticks.push(action.tick.0)).await.ok()?;
+            bus.read_history_on(on.clone(), Timestamp(0), |action: Action| ticks.push(action.tick.0)).await.ok()?;
             (ticks.len() >= ENOUGH).then_some(ticks)
         })
         .await;

@@ -8,10 +8,11 @@ use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::ModelStore;
 use qscale_common::time::Timestamp;
+use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
-use qscale_dqn::finetune::{Burn, Gates, Outcome, Rules, Trial};
 use qscale_dqn::pretrained::pretrained;
-use qscale_dqn::{Actions, Weights};
+use qscale_promote::{Burn, Gates, Outcome, Rules, Trial};
+use qscale_rl::Weights;
 use qscale_tests::{System, eventually_async};
 use serde_json::Value;
 
@@ -77,7 +78,7 @@ impl Fixture {
     async fn newest(&self) -> Timestamp {
         let mut newest = Timestamp(0);
         let visit = |state: State| newest = newest.max(state.observed_at_ms);
-        self.bus.recall_on(subject::all(EventType::State), Timestamp(0), visit).await.expect("readable");
+        self.bus.read_history_on(subject::all(EventType::State), Timestamp(0), visit).await.expect("readable");
         newest
     }
 

@@ -58,12 +58,18 @@ fn pure_crates_link_nothing_that_does_io() {
 }
 
 #[test]
-fn the_learner_links_burn_and_nothing_that_does_io() {
-    let linked = tree("qscale-dqn");
-    assert!(linked.contains("burn"));
-    for forbidden in ["tokio", "async-nats", "kube", "hyper", "axum", "tracing-subscriber", "wgpu"] {
-        assert!(!linked.contains(forbidden), "qscale-dqn links {forbidden}");
+fn learning_links_nothing_that_does_io() {
+    for package in ["qscale-rl", "qscale-dqn", "qscale-train", "qscale-promote"] {
+        let linked = tree(package);
+        for forbidden in ["tokio", "async-nats", "kube", "hyper", "axum", "tracing-subscriber", "burn", "wgpu"] {
+            assert!(!linked.contains(forbidden), "{package} links {forbidden}");
+        }
     }
+    for package in ["qscale", "qscale-agent"] {
+        assert!(!tree(package).contains("burn"), "{package} links burn without its feature gpu");
+    }
+    assert!(tree("qscale-burn").contains("burn"));
+    assert!(!tree("qscale-dqn").contains("qscale-train"), "inference links training");
 }
 
 #[test]

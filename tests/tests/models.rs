@@ -3,24 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use qscale_common::contract::{Action, EventType, Message, Moment, State, subject};
+use qscale_common::contract::{Action, EventType, Message, Provenance, State, StateId, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::http;
 use qscale_common::runtime::models::ModelStore;
+use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
-use qscale_dqn::{Actions, Weights};
+use qscale_rl::Weights;
 use qscale_tests::{PATIENCE, System, eventually_async};
 
-type Answered = (FunctionId, Moment);
+type Answered = (FunctionId, StateId);
 
 /// What was said since it began to listen.
 struct Heard {
     states: Subscription<State>,
     actions: Subscription<Action>,
     waiting: BTreeSet<Answered>,
-    answered: BTreeMap<Answered, String>,
+    answered: BTreeMap<Answered, Provenance>,
 }
 
 impl Heard {
@@ -36,7 +37,7 @@ impl Heard {
 
     fn take_in_states(&mut self) {
         while let Some(state) = self.states.try_next() {
-            self.waiting.insert((state.message.function(), state.message.moment()));
+            self.waiting.insert((state.message.function(), state.message.state_id()));
         }
     }
 
@@ -45,8 +46,9 @@ impl Heard {
         let listening = async {
             while count > 0 {
                 let action = self.actions.next().await.expect("the bus stands").message;
-                count -= usize::from(action.model.ends_with(fingerprint));
-                assert_eq!(self.answered.insert((action.function(), action.moment()), action.model), None, "answered twice");
+                let decided_by = action.provenance.fingerprint().map(ToOwned::to_owned);
+                count -= usize::from(decided_by.as_deref() == Some(fingerprint));
+                assert_eq!(self.answered.insert((action.function(), action.state_id()), action.provenance), None, "answered twice");
             }
         };
         let came = tokio::time::timeout(PATIENCE, listening).await;
@@ -60,7 +62,7 @@ impl Heard {
         let listening = async {
             while self.waiting.iter().any(|state| !self.answered.contains_key(state)) {
                 let action = self.actions.next().await.expect("the bus stands").message;
-                self.answered.insert((action.function(), action.moment()), action.model);
+                self.answered.insert((action.function(), action.state_id()), action.provenance);
             }
         };
         let came = tokio::time::timeout(PATIENCE, listening).await;

@@ -135,12 +135,12 @@ async fn the_collector_finds_the_same_names_as_on_the_local_platform() {
     let simulated = free_address();
     let _simulated =
         Program::start(&binary("qscale-simulated"), ["--set", &format!("api={simulated}")], &folder.path().join("simulated.log"));
-    let file = |command: &str| {
-        let text = format!("name = \"f\"\nprotocol = \"http\"\ncommand = [{command}]");
+    let file = |program: &str| {
+        let text = format!("name = \"f\"\nprotocol = \"http\"\n{program}");
         FunctionSpec::parse(&text, Format::Toml).expect("a function file")
     };
     // The local one starts and never becomes ready, which is enough to be shown.
-    let commands = [(&addresses.api, file("\"sleep\", \"1000\"")), (&simulated, file("\"simulated\", \"--load\", \"20\""))];
+    let commands = [(&addresses.api, file("command = [\"sleep\", \"1000\"]")), (&simulated, file("simulated = { load = \"20\" }"))];
     let mut found = Vec::new();
     for (address, spec) in &commands {
         let client = PlatformClient::new(address).expect("an address");

@@ -1,6 +1,6 @@
 //! Whether an Action is considered at all. Owns expiry, ticks and duplicates; must not judge what the Action wants.
 
-use qscale_common::contract::{Action, GuardNote, Moment, Rule};
+use qscale_common::contract::{Action, GuardNote, Rule, StateId};
 use qscale_common::time::Timestamp;
 
 use super::function::Function;
@@ -48,31 +48,31 @@ pub(super) fn admit(function: Option<&mut Function>, action: &Action, now: Times
         let late = now.since(action.expires_at_ms).as_millis();
         return Admission::Refused(Refusal::new(Rule::Expired, format!("void since {}, {late} ms ago", action.expires_at_ms)));
     }
-    let moment = action.moment();
+    let state_id = action.state_id();
     let Some(last) = function.last_moment() else { return Admission::Early };
-    if moment != last && Some(moment) != function.previous {
-        return misplaced(moment, last);
+    if state_id != last && Some(state_id) != function.previous {
+        return misplaced(state_id, last);
     }
     let answered = function.answered_by(&action.agent);
-    if answered == Some(last) || answered == Some(moment) {
+    if answered == Some(last) || answered == Some(state_id) {
         return Admission::Refused(Refusal::new(Rule::WrongTick, format!("tick {} was answered before", action.tick)));
     }
-    function.answer(&action.agent, moment);
+    function.answer(&action.agent, state_id);
     Admission::Considered { named: policy.agent == action.agent }
 }
 
 /// An Action for another moment than the last two.
-fn misplaced(moment: Moment, last: Moment) -> Admission {
-    let next = moment.epoch > last.epoch || (moment.epoch == last.epoch && moment.tick == last.tick.next());
+fn misplaced(state_id: StateId, last: StateId) -> Admission {
+    let next = state_id.epoch > last.epoch || (state_id.epoch == last.epoch && state_id.tick == last.tick.next());
     if next {
         return Admission::Early;
     }
-    let detail = if moment.epoch == last.epoch && moment.tick > last.tick {
-        format!("answers tick {}, which is not yet: the last is {}", moment.tick, last.tick)
-    } else if moment.epoch == last.epoch {
-        format!("answers tick {}, the last is {}", moment.tick, last.tick)
+    let detail = if state_id.epoch == last.epoch && state_id.tick > last.tick {
+        format!("answers tick {}, which is not yet: the last is {}", state_id.tick, last.tick)
+    } else if state_id.epoch == last.epoch {
+        format!("answers tick {}, the last is {}", state_id.tick, last.tick)
     } else {
-        format!("answers tick {} of epoch {}, the last is {} of epoch {}", moment.tick, moment.epoch.0, last.tick, last.epoch.0)
+        format!("answers tick {} of epoch {}, the last is {} of epoch {}", state_id.tick, state_id.epoch.0, last.tick, last.epoch.0)
     };
     Admission::Refused(Refusal::new(Rule::WrongTick, detail))
 }

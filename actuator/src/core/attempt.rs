@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qscale_common::contract::{Effect, GuardNote, Outcome, Rule, Source};
-use qscale_common::guard::{Case, Verdict, permit};
+use qscale_common::guard::{GuardInput, Verdict, evaluate};
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -24,7 +24,7 @@ impl Core {
         let Some(function) = self.functions.get_mut(id) else { return };
         let applies = decision.source != Source::Shadow;
         if applies && !decision.is_restore() && function.restoring() {
-            let note = GuardNote { rule: Rule::Freeze, detail: "a restore is under way".into() };
+            let note = GuardNote { rule: Rule::RestoreInProgress, detail: "a restore is in progress".into() };
             self.publish(id, &decision, Effect::Held, |outcome| outcome.guard.push(note));
         } else if applies && matches!(function.work, Work::Flying { .. } | Work::Preparing(_)) {
             if let Some(older) = function.next.replace(decision) {
@@ -44,7 +44,7 @@ impl Core {
 
     fn judge(&mut self, id: &FunctionId, decision: Decision, attempts: u32, now: Timestamp) {
         let Some(function) = self.functions.get(id) else { return };
-        let before = function.in_force();
+        let before = function.current();
         let verdict = if decision.is_restore() { restore_verdict(&decision) } else { self.verdict(function, &decision, now) };
         match self.allowed_when_cut(&decision, before, verdict) {
             Verdict::Apply { allocation, notes, charge } => {
@@ -68,10 +68,10 @@ impl Core {
     fn verdict(&self, function: &Function, decision: &Decision, now: Timestamp) -> Verdict {
         // Without a policy nothing but a restore is ever decided; should one vanish meanwhile, nothing is done.
         let Some(policy) = function.policy.as_deref() else { return Verdict::Hold { notes: Vec::new() } };
-        permit(&Case {
+        evaluate(&GuardInput {
             wanted: decision.wanted,
-            in_force: function.in_force(),
-            standing: decision.standing,
+            current: function.current(),
+            kind: decision.kind,
             policy,
             state: function.state.as_deref(),
             frozen: function.frozen(self.frozen_all),
@@ -93,7 +93,9 @@ impl Core {
         if matches!(self.lead, Lead::Leading(_)) || (decision.source == Source::Fallback && gives) {
             return verdict;
         }
-        Verdict::Hold { notes: vec![GuardNote { rule: Rule::StaleState, detail: "cut off from the bus: only more is given".into() }] }
+        Verdict::Hold {
+            notes: vec![GuardNote { rule: Rule::Disconnected, detail: "disconnected from the bus: only increases are applied".into() }],
+        }
     }
 
     fn begin(&mut self, id: &FunctionId, job: Job, now: Timestamp) {

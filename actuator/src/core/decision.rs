@@ -1,7 +1,7 @@
 //! One decision, whoever made it, and the Outcomes that tell of it.
 
-use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Moment, Outcome, Source, TraceParent, Version};
-use qscale_common::guard::Standing;
+use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Outcome, Provenance, Source, StateId, TraceParent, Version};
+use qscale_common::guard::DecisionKind;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
@@ -17,16 +17,16 @@ pub struct Decision {
     pub source: Source,
     /// Name of the agent or rule.
     pub agent: Name,
-    /// Version of the agent or rule.
-    pub model: String,
+    /// Policy, model and fallback that decided.
+    pub provenance: Provenance,
     /// The State that it answers.
-    pub moment: Moment,
+    pub state_id: StateId,
     /// What is wanted.
     pub wanted: Allocation,
     /// Why.
     pub reason: String,
     /// How the guard is to judge it.
-    pub standing: Standing,
+    pub kind: DecisionKind,
     /// When it is void; never, where the actuator itself decided.
     pub expires: Option<Timestamp>,
     /// When it was taken in.
@@ -42,12 +42,12 @@ impl Decision {
     pub(super) fn of_action(action: Action, named: bool, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {
             source: if named { Source::Agent } else { Source::Shadow },
-            moment: action.moment(),
+            state_id: action.state_id(),
             agent: action.agent,
-            model: action.model,
+            provenance: action.provenance,
             wanted: action.allocation,
             reason: action.reason,
-            standing: if named { Standing::Named } else { Standing::Shadow },
+            kind: if named { DecisionKind::Named } else { DecisionKind::Shadow },
             expires: Some(action.expires_at_ms),
             at: now,
             trace,
@@ -55,16 +55,16 @@ impl Decision {
         }
     }
 
-    /// What the fallback advises on the State of `moment`.
-    pub(super) fn of_fallback(advice: Advice, moment: Moment, trace: Option<TraceParent>, now: Timestamp) -> Self {
+    /// What the fallback advises on the State of `state_id`.
+    pub(super) fn of_fallback(advice: Advice, state_id: StateId, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {
             source: Source::Fallback,
             agent: name(advice.rule),
-            model: advice.model,
-            moment,
+            provenance: advice.provenance,
+            state_id,
             wanted: advice.wanted,
             reason: advice.reason,
-            standing: Standing::Named,
+            kind: DecisionKind::Named,
             expires: None,
             at: now,
             trace,
@@ -77,11 +77,11 @@ impl Decision {
         Self {
             source: Source::Operator,
             agent: name(rule),
-            model: String::new(),
-            moment: function.last_moment().unwrap_or(Moment { epoch: Epoch(0), tick: Tick(0) }),
+            provenance: Provenance::default(),
+            state_id: function.last_moment().unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
             wanted,
             reason,
-            standing: Standing::Repair,
+            kind: DecisionKind::Repair,
             expires: None,
             at: now,
             trace: None,
@@ -100,11 +100,11 @@ impl Decision {
             version: Version::CURRENT,
             namespace: function.namespace.clone(),
             function: function.name.clone(),
-            epoch: self.moment.epoch,
-            tick: self.moment.tick,
+            epoch: self.state_id.epoch,
+            tick: self.state_id.tick,
             source: self.source,
             agent: self.agent.clone(),
-            model: self.model.clone(),
+            provenance: self.provenance.clone(),
             effect,
             requested: self.wanted,
             before: None,
@@ -133,5 +133,5 @@ pub(super) fn refused(action: &Action, function: Option<&Function>, why: Refusal
     let named = function.and_then(|function| function.policy.as_ref()).is_some_and(|policy| policy.agent == action.agent);
     let decision = Decision::of_action(action.clone(), named, None, now);
     let guard: Vec<GuardNote> = why.note.into_iter().collect();
-    Outcome { before: function.and_then(Function::in_force), guard, reason: why.reason, ..decision.outcome(&id, Effect::Refused, actuator) }
+    Outcome { before: function.and_then(Function::current), guard, reason: why.reason, ..decision.outcome(&id, Effect::Refused, actuator) }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Action, Direction, GuardNote, Moment, State, TraceParent};
+use qscale_common::contract::{Action, Direction, GuardNote, State, StateId, TraceParent};
 use qscale_common::guard::{Budget, Frozen};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
@@ -33,7 +33,7 @@ pub(super) struct Function {
     /// When the last State came.
     seen_at: Timestamp,
     /// The State before the last.
-    pub previous: Option<Moment>,
+    pub previous: Option<StateId>,
     pub silence: Silence,
     pub presence: Presence,
     /// What the platform was last known to be told, and when that was known.
@@ -50,7 +50,7 @@ pub(super) struct Function {
     pub work: Work,
     /// The newest decision that came while an attempt was under way.
     pub next: Option<Decision>,
-    answered: Vec<(Name, Moment)>,
+    answered: Vec<(Name, StateId)>,
     early: Vec<Early>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Silence {
     /// When it was last heard, or began to be listened to.
     pub heard: Timestamp,
     /// The last State that it or the fallback decided on: no State is decided on twice, or one burst would be answered for ever.
-    pub decided: Option<Moment>,
+    pub decided: Option<StateId>,
     /// Whether the fallback acts at present.
     pub standing_in: bool,
 }
@@ -192,8 +192,8 @@ impl Function {
 
     /// Takes in a State; says whether it is new.
     pub fn see(&mut self, state: State, trace: Option<TraceParent>, now: Timestamp) -> bool {
-        let (moment, last) = (state.moment(), self.last_moment());
-        if last.is_some_and(|last| last.epoch == moment.epoch && last.tick >= moment.tick) {
+        let (state_id, last) = (state.state_id(), self.last_moment());
+        if last.is_some_and(|last| last.epoch == state_id.epoch && last.tick >= state_id.tick) {
             return false;
         }
         self.previous = last;
@@ -203,8 +203,8 @@ impl Function {
         true
     }
 
-    pub fn last_moment(&self) -> Option<Moment> {
-        self.state.as_ref().map(|state| state.moment())
+    pub fn last_moment(&self) -> Option<StateId> {
+        self.state.as_ref().map(|state| state.state_id())
     }
 
     /// The named agent has spoken.
@@ -216,7 +216,7 @@ impl Function {
     }
 
     /// What the platform was last told, as far as is known: from the platform itself, or from a State that was observed later.
-    pub fn in_force(&self) -> Option<Allocation> {
+    pub fn current(&self) -> Option<Allocation> {
         let state = self.state.as_deref();
         let seen = state.and_then(|state| {
             let age = Duration::from_millis(state.age.replicas_ms.unwrap_or(0));
@@ -320,17 +320,17 @@ impl Function {
     }
 
     /// The moment that `agent` answered last.
-    pub fn answered_by(&self, agent: &Name) -> Option<Moment> {
-        self.answered.iter().find(|(name, _)| name == agent).map(|(_, moment)| *moment)
+    pub fn answered_by(&self, agent: &Name) -> Option<StateId> {
+        self.answered.iter().find(|(name, _)| name == agent).map(|(_, state_id)| *state_id)
     }
 
-    pub fn answer(&mut self, agent: &Name, moment: Moment) {
+    pub fn answer(&mut self, agent: &Name, state_id: StateId) {
         // The list is ordered by who answered last, so that the first is the one to forget.
         self.answered.retain(|(name, _)| name != agent);
         if self.answered.len() >= AGENTS {
             self.answered.remove(0);
         }
-        self.answered.push((agent.clone(), moment));
+        self.answered.push((agent.clone(), state_id));
     }
 
     /// Keeps an Action until its State comes; returns the one that has to go for it, if any has.
@@ -344,7 +344,8 @@ impl Function {
     /// The Actions that waited for the State that came last.
     pub fn early_for_present(&mut self) -> Vec<(Action, Option<TraceParent>)> {
         let present = self.last_moment();
-        let (come, waiting) = std::mem::take(&mut self.early).into_iter().partition(|early: &Early| Some(early.action.moment()) == present);
+        let (come, waiting) =
+            std::mem::take(&mut self.early).into_iter().partition(|early: &Early| Some(early.action.state_id()) == present);
         self.early = waiting;
         Vec::into_iter(come).map(|early| (early.action, early.trace)).collect()
     }

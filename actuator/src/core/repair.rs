@@ -1,7 +1,7 @@
 //! What the actuator decides by itself: the fallback in place of a silent agent, what got lost, what lies outside bounds, restores.
 
 use qscale_common::contract::Effect;
-use qscale_common::guard::Standing;
+use qscale_common::guard::DecisionKind;
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Replicas;
@@ -17,21 +17,21 @@ impl Core {
     pub(super) fn stand_in(&mut self, id: &FunctionId, now: Timestamp) {
         let (leads, frozen_all) = (self.lead != Lead::Following, self.frozen_all);
         let Some(function) = self.functions.get_mut(id).filter(|function| leads && function.acted_on(frozen_all)) else { return };
-        let (Some(policy), Some(state), Some(in_force)) = (function.policy.clone(), function.state.as_deref(), function.in_force()) else {
+        let (Some(policy), Some(state), Some(current)) = (function.policy.clone(), function.state.as_deref(), function.current()) else {
             return;
         };
-        let moment = state.moment();
-        if function.silence.decided == Some(moment) || !function.is_silent(now) {
+        let state_id = state.state_id();
+        if function.silence.decided == Some(state_id) || !function.is_silent(now) {
             return;
         }
-        let advice = advise(policy.fallback.rule, state, in_force);
+        let advice = advise(policy.fallback.rule, state, current);
         let first = !std::mem::replace(&mut function.silence.standing_in, true);
-        function.silence.decided = Some(moment);
+        function.silence.decided = Some(state_id);
         if first {
             tracing::warn!(function = %id, agent = %policy.agent, fallback = ?policy.fallback.rule, "the agent is silent");
         }
         if let Some(advice) = advice {
-            let decision = Decision::of_fallback(advice, moment, function.trace, now);
+            let decision = Decision::of_fallback(advice, state_id, function.trace, now);
             self.consider(id, Decision { announced: first, ..decision }, now);
         }
     }
@@ -63,7 +63,7 @@ impl Core {
         let decision = match &function.goal {
             Some((decision, goal)) if *goal != told => Decision {
                 wanted: *goal,
-                standing: Standing::Repair,
+                kind: DecisionKind::Repair,
                 reason: format!("the platform had {told} instead; applied again"),
                 expires: None,
                 at: now,
@@ -96,12 +96,12 @@ impl Core {
             }
             Original::None => {
                 (function.restored, function.restored_stored) = (request, true);
-                let in_force = function.in_force();
+                let current = function.current();
                 self.commands.push(Command::Store(id.clone(), Record::Restored(request)));
-                if let (Some(in_force), Some(function)) = (in_force, self.functions.get(id)) {
-                    let decision = Decision::of_operator(RESTORE, in_force, "Qscale has changed nothing here".into(), function, now);
+                if let (Some(current), Some(function)) = (current, self.functions.get(id)) {
+                    let decision = Decision::of_operator(RESTORE, current, "Qscale has changed nothing here".into(), function, now);
                     self.publish(id, &decision, Effect::Unchanged, |outcome| {
-                        (outcome.before, outcome.allowed) = (Some(in_force), Some(in_force))
+                        (outcome.before, outcome.allowed) = (Some(current), Some(current))
                     });
                 }
             }

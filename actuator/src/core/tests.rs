@@ -6,7 +6,7 @@ mod standing_in;
 
 use std::num::NonZeroU32;
 
-use qscale_common::contract::{Ages, Effect, Epoch, Moment, Rule, Source, Usage, Version, Window, Windows};
+use qscale_common::contract::{Ages, Effect, Epoch, Provenance, Rule, Source, StateId, Usage, Version, Window, Windows};
 use qscale_common::name::Name;
 use qscale_common::policy::Mode;
 use qscale_common::time::Tick;
@@ -177,18 +177,18 @@ impl Rig {
     }
 
     /// The next State, of a function whose replicas use half of their CPU.
-    fn state(&mut self) -> Moment {
+    fn state(&mut self) -> StateId {
         self.state_using(250.0)
     }
 
-    fn state_using(&mut self, cpu: f64) -> Moment {
+    fn state_using(&mut self, cpu: f64) -> StateId {
         self.now = self.now.plus(Duration::from_millis(TICK_MS));
         self.tick += 1;
         let state = self.make_state(cpu);
-        let moment = state.moment();
+        let state_id = state.state_id();
         self.core.state(state, None, self.now);
         self.settle();
-        moment
+        state_id
     }
 
     fn make_state(&self, cpu: f64) -> State {
@@ -206,16 +206,16 @@ impl Rig {
         state
     }
 
-    fn make_action(&self, agent: &str, moment: Moment, replicas: u32) -> Action {
+    fn make_action(&self, agent: &str, state_id: StateId, replicas: u32) -> Action {
         Action {
             version: Version::CURRENT,
             agent: name(agent),
             instance: String::new(),
-            model: "m".into(),
+            provenance: Provenance::of_rule("p", "m".into()),
             namespace: id().namespace,
             function: id().name,
-            epoch: moment.epoch,
-            tick: moment.tick,
+            epoch: state_id.epoch,
+            tick: state_id.tick,
             decided_at_ms: self.now,
             expires_at_ms: self.now.plus(Duration::from_millis(2 * TICK_MS)),
             allocation: Allocation::new(replicas, 500, 256),
@@ -224,16 +224,16 @@ impl Rig {
         }
     }
 
-    fn action(&mut self, agent: &str, moment: Moment, replicas: u32) {
-        let action = self.make_action(agent, moment, replicas);
+    fn action(&mut self, agent: &str, state_id: StateId, replicas: u32) {
+        let action = self.make_action(agent, state_id, replicas);
         self.core.action(action, None, self.now);
         self.settle();
     }
 
     /// A State and the named agent's answer.
     fn tick_wanting(&mut self, replicas: u32) {
-        let moment = self.state();
-        self.action("agent", moment, replicas);
+        let state_id = self.state();
+        self.action("agent", state_id, replicas);
     }
 
     fn has(&self) -> Allocation {

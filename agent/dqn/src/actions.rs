@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use qscale_common::contract::State;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+use qscale_rl::Mask;
 use serde::{Deserialize, Serialize};
 
 use crate::sight::{Basis, Need, Sight, measured};
@@ -151,53 +152,6 @@ impl fmt::Display for Masked {
     }
 }
 
-/// Which choices can be taken, a bit each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Mask(pub u64);
-
-impl Mask {
-    /// Most choices that a mask can tell apart.
-    pub const MOST: usize = 64;
-
-    /// The first `count` choices, all of which can be taken.
-    #[must_use]
-    pub fn all(count: usize) -> Self {
-        Self(if count >= Self::MOST { u64::MAX } else { (1 << count) - 1 })
-    }
-
-    /// Whether choice number `index` can be taken.
-    #[must_use]
-    pub fn allows(self, index: usize) -> bool {
-        index < Self::MOST && self.0 >> index & 1 == 1
-    }
-
-    /// How many can be taken.
-    #[must_use]
-    pub fn count(self) -> usize {
-        self.0.count_ones() as usize
-    }
-
-    /// Those that can be taken, in order.
-    pub fn allowed(self) -> impl Iterator<Item = usize> {
-        (0..Self::MOST).filter(move |index| self.allows(*index))
-    }
-
-    /// The most valuable of those that can be taken, the first of equals; `None` where none can be. A value that is not a number is never chosen
-    /// before one that is.
-    #[must_use]
-    pub fn best(self, values: &[f32]) -> Option<usize> {
-        let mut best: Option<(usize, f32)> = None;
-        for (index, value) in values.iter().enumerate().filter(|(index, _)| self.allows(*index)) {
-            let value = if value.is_nan() { f32::NEG_INFINITY } else { *value };
-            if best.is_none_or(|(_, most)| value > most) {
-                best = Some((index, value));
-            }
-        }
-        best.map(|(index, _)| index)
-    }
-}
-
 /// The choices of an action set within a scope.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Actions {
@@ -273,7 +227,7 @@ impl Actions {
         self.scope
     }
 
-    /// How many choices there are, at most [`Mask::MOST`].
+    /// How many choices there are, at most [`Mask::CAPACITY`].
     #[must_use]
     pub fn count(&self) -> usize {
         self.forms.len()
@@ -308,7 +262,7 @@ impl Actions {
     pub fn decode(&self, sight: &Sight<'_>, menu: &mut Menu) {
         menu.entries.clear();
         menu.mask = Mask::default();
-        let Some(in_force) = sight.state.allocation else {
+        let Some(current) = sight.state.allocation else {
             menu.entries.resize(self.count(), Err(Masked::NoAllocation));
             return;
         };
@@ -316,7 +270,7 @@ impl Actions {
         let (decides, pays) = (self.set == ActionSet::Headroom, sight.warm_worth() >= 1.0);
         let nothing = sight.told.idle_slots > 0 && needs[Basis::Next as usize] == Some(Need::default());
         let (warm, idle) = (decides && pays, decides && !pays && nothing && self.scope != Scope::Vertical);
-        let case = Case { sight, in_force, needs, warm, idle, memory: self.memory(sight.state, in_force) };
+        let case = Case { sight, current, needs, warm, idle, memory: self.memory(sight.state, current) };
         for (index, form) in self.forms.iter().enumerate() {
             let named = case.decode(*form, self.scope);
             let same =
@@ -328,32 +282,32 @@ impl Actions {
     }
 
     /// What memory a replica is given where the choice does not say it: in `headroom` it follows the working set, since more than that buys nothing.
-    fn memory(&self, state: &State, in_force: Allocation) -> Mebibytes {
+    fn memory(&self, state: &State, current: Allocation) -> Mebibytes {
         if self.set != ActionSet::Headroom || self.scope == Scope::Horizontal {
-            return in_force.memory_mib;
+            return current.memory_mib;
         }
-        fitted_memory(state, in_force.memory_mib)
+        fitted_memory(state, current.memory_mib)
     }
 }
 
 /// Memory in force where it is 1.2 to 2 times the largest working set seen, else 1.5 times that; half as much again after a kill for memory.
-fn fitted_memory(state: &State, in_force: Mebibytes) -> Mebibytes {
+fn fitted_memory(state: &State, current: Mebibytes) -> Mebibytes {
     let windows = &state.windows;
     let clamp = |memory| state.bounds.memory_mib.clamp(memory);
     if windows.tick.oom_kills > 0 {
-        return clamp(in_force.scaled(1.5));
+        return clamp(current.scaled(1.5));
     }
     let usage =
         [&windows.tick, &windows.short, &windows.long].into_iter().filter_map(|window| measured(window.memory_mib.map(|usage| usage.max)));
-    let Some(used) = usage.max_by(f64::total_cmp).filter(|used| *used > 0.0) else { return in_force };
-    let margin = f64::from(in_force.0) / used;
+    let Some(used) = usage.max_by(f64::total_cmp).filter(|used| *used > 0.0) else { return current };
+    let margin = f64::from(current.0) / used;
     let killed_lately = windows.long.oom_kills > 0;
-    if margin < 1.2 || (margin > 2.0 && !killed_lately) { clamp(Mebibytes((used * 1.5).ceil() as u32)) } else { in_force }
+    if margin < 1.2 || (margin > 2.0 && !killed_lately) { clamp(Mebibytes((used * 1.5).ceil() as u32)) } else { current }
 }
 
 struct Case<'a> {
     sight: &'a Sight<'a>,
-    in_force: Allocation,
+    current: Allocation,
     needs: [Option<Need>; Basis::ALL.len()],
     /// Whether one replica pays while nothing comes.
     warm: bool,
@@ -367,7 +321,7 @@ impl Case<'_> {
         if !form.within(scope) {
             return Err(Masked::Scope);
         }
-        let now = Allocation { memory_mib: self.memory, ..self.in_force };
+        let now = Allocation { memory_mib: self.memory, ..self.current };
         let wanted = self.sight.state.bounds.clamp(self.named(form, now, scope)?);
         match wanted.replicas.0 {
             0 if self.warm => Err(Masked::Cold),
@@ -437,9 +391,9 @@ impl Case<'_> {
 
     /// What is in force where `named` is about as much, so that noise does not resize replicas.
     fn settled(&self, named: Allocation) -> Allocation {
-        let (has, wants) = (f64::from(self.in_force.cpu_millicores.0), f64::from(named.cpu_millicores.0));
-        let about = named.replicas == self.in_force.replicas && has * SPARE.recip() <= wants && wants * SHORT <= has;
-        if about { Allocation { cpu_millicores: self.in_force.cpu_millicores, ..named } } else { named }
+        let (has, wants) = (f64::from(self.current.cpu_millicores.0), f64::from(named.cpu_millicores.0));
+        let about = named.replicas == self.current.replicas && has * SPARE.recip() <= wants && wants * SHORT <= has;
+        if about { Allocation { cpu_millicores: self.current.cpu_millicores, ..named } } else { named }
     }
 }
 

@@ -6,15 +6,16 @@
 //! it is read, and a sum over the floats finds what was cut or flipped.
 
 use half::f16;
+use qscale_rl::adam::Moments;
+use qscale_rl::learner::{Hyperparameters, LearnerState};
+use qscale_rl::network::{Architecture, Weights};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::actions::{ActionSet, Actions, Scope};
-use crate::learner::{Hyperparameters, Moments, Progress};
-use crate::network::{Architecture, Weights};
+use crate::domain::{Domain, Part};
 use crate::observation;
-use crate::train::domain::{Domain, Part};
-use crate::train::worth::{Tick, Worth};
+use crate::worth::{Tick, Worth};
 
 /// First line of every checkpoint.
 const MAGIC: &[u8] = b"qscale-dqn 1\n";
@@ -112,8 +113,8 @@ pub struct Checkpoint {
     /// The network that decides in its place for functions that always keep a replica, where there is one: what is called now and then and what is called all
     /// the time have little in common, and a network of its own learns the latter sooner (EXPERIMENTS.md).
     pub specialist: Option<Weights>,
-    /// What is needed to go on; absent where training cannot.
-    pub progress: Option<Progress>,
+    /// State needed to continue training; absent if training cannot continue.
+    pub training: Option<LearnerState>,
 }
 
 /// Why bytes are no checkpoint, or not one that may decide here.
@@ -150,7 +151,7 @@ pub struct Purpose {
 impl Checkpoint {
     /// A checkpoint of `weights`, trained with `hyperparameters` from `seed` for `purpose`.
     #[must_use]
-    pub fn new(weights: Weights, progress: Option<Progress>, hyperparameters: &Hyperparameters, seed: u64, purpose: &Purpose) -> Self {
+    pub fn new(weights: Weights, training: Option<LearnerState>, hyperparameters: &Hyperparameters, seed: u64, purpose: &Purpose) -> Self {
         let mut checkpoint = Self {
             header: Header {
                 observation: observation::VERSION,
@@ -161,9 +162,9 @@ impl Checkpoint {
                 worth: purpose.worth,
                 seed,
                 hyperparameters: hyperparameters.clone(),
-                choices: progress.as_ref().map_or(0, |progress| progress.choices),
-                updates: progress.as_ref().map_or(0, |progress| progress.updates),
-                optimiser_steps: progress.as_ref().map(|progress| progress.moments.steps),
+                choices: training.as_ref().map_or(0, |state| state.actions_taken),
+                updates: training.as_ref().map_or(0, |state| state.updates),
+                optimiser_steps: training.as_ref().map(|state| state.moments.steps),
                 architecture: weights.architecture().clone(),
                 specialist: false,
                 half: false,
@@ -173,7 +174,7 @@ impl Checkpoint {
             },
             weights,
             specialist: None,
-            progress,
+            training,
         };
         checkpoint.header.checksum = checkpoint.sum();
         checkpoint
@@ -183,10 +184,10 @@ impl Checkpoint {
     /// to go on, and with its `card`.
     #[must_use]
     pub fn model(self, card: Option<Card>) -> Self {
-        let weights = self.progress.map_or(self.weights, |progress| progress.target).rounded();
+        let weights = self.training.map_or(self.weights, |state| state.target).rounded();
         let specialist = self.specialist.map(Weights::rounded);
         let mut model =
-            Self { header: Header { optimiser_steps: None, half: true, card, ..self.header }, weights, specialist, progress: None };
+            Self { header: Header { optimiser_steps: None, half: true, card, ..self.header }, weights, specialist, training: None };
         model.header.checksum = model.sum();
         model
     }
@@ -217,7 +218,7 @@ impl Checkpoint {
 
     /// This with such a `specialist`, of the same architecture, or none.
     #[must_use]
-    pub(crate) fn with_specialist(mut self, specialist: Option<Weights>) -> Self {
+    pub fn with_specialist(mut self, specialist: Option<Weights>) -> Self {
         self.header.specialist = specialist.is_some();
         self.specialist = if self.header.half { specialist.map(Weights::rounded) } else { specialist };
         self.header.checksum = self.sum();
@@ -232,7 +233,7 @@ impl Checkpoint {
         }
         let half = self.header.half;
         let mut sections = network(&self.weights, half).to_vec();
-        if let Some(Progress { target, moments, .. }) = &self.progress {
+        if let Some(LearnerState { target, moments, .. }) = &self.training {
             sections.extend([(target.values(), half), (moments.first.as_slice(), false), (moments.second.as_slice(), false)]);
         }
         sections.extend(self.specialist.iter().flat_map(|weights| network(weights, half)));
@@ -322,7 +323,7 @@ impl Header {
     fn check(&self) -> Result<(), String> {
         self.architecture.check()?;
         self.hyperparameters.check()?;
-        if self.features.len() > Architecture::WIDEST || self.actions.len() > crate::actions::Mask::MOST {
+        if self.features.len() > Architecture::WIDEST || self.actions.len() > qscale_rl::Mask::CAPACITY {
             return Err(format!("{} features and {} actions, more than any network has", self.features.len(), self.actions.len()));
         }
         let cards = self.card.iter().flat_map(|card| std::iter::once(card).chain(card.specialist.as_deref()));
@@ -339,9 +340,9 @@ impl Header {
 
     fn with_numbers(self, bytes: &[u8]) -> Result<Checkpoint, String> {
         let (inputs, parameters) = (self.architecture.inputs, self.architecture.parameters());
-        let (networks, training) = (1 + usize::from(self.specialist), usize::from(self.optimiser_steps.is_some()));
+        let (networks, states) = (1 + usize::from(self.specialist), usize::from(self.optimiser_steps.is_some()));
         let weight = if self.half { 2 } else { 4 };
-        let expected = networks * (2 * inputs * 4 + parameters * weight) + training * parameters * (weight + 8);
+        let expected = networks * (2 * inputs * 4 + parameters * weight) + states * parameters * (weight + 8);
         if bytes.len() != expected {
             return Err(format!("{} bytes, the header speaks of {expected}", bytes.len()));
         }
@@ -357,7 +358,7 @@ impl Header {
         };
         let (shift, scale) = (take(inputs, false), take(inputs, false));
         let weights = Weights::from_parts(self.architecture.clone(), take(parameters, self.half), shift.clone(), scale.clone())?;
-        let progress = match self.optimiser_steps {
+        let training = match self.optimiser_steps {
             None => None,
             Some(steps) => {
                 let target = Weights::from_parts(self.architecture.clone(), take(parameters, self.half), shift, scale)?;
@@ -367,7 +368,7 @@ impl Header {
                 {
                     return Err("a moment of the optimiser is not a finite number, or a second moment is below zero".into());
                 }
-                Some(Progress { target, moments, choices: self.choices, updates: self.updates })
+                Some(LearnerState { target, moments, actions_taken: self.choices, updates: self.updates })
             }
         };
         let specialist = match self.specialist {
@@ -377,7 +378,7 @@ impl Header {
                 Some(Weights::from_parts(self.architecture.clone(), take(parameters, self.half), shift, scale)?)
             }
         };
-        let checkpoint = Checkpoint { header: self, weights, specialist, progress };
+        let checkpoint = Checkpoint { header: self, weights, specialist, training };
         let (sum, told) = (checkpoint.sum(), checkpoint.header.checksum);
         if sum == told { Ok(checkpoint) } else { Err(format!("their sum is {sum:016x}, the header says {told:016x}")) }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::State;
+use qscale_common::contract::{Fallback, FallbackReason, ModelRef, Provenance, State};
 use qscale_common::time::Timestamp;
 use qscale_policies::{Decision, History, Memory, Policy, PolicyError};
 use rand::Rng;
@@ -15,8 +15,11 @@ use crate::policy::{Dqn, FAR, Valued};
 /// The rule beside a learned policy where no other is named.
 pub const FALLBACK: &str = "threshold-both";
 
-/// So many good States in a row end a distrust: one good State amid bad ones would have the two take turns.
-const GOOD_IN_A_ROW: u32 = 6;
+/// Consecutive good States after which the model decides again. With one, model and fallback would take turns while good and bad States alternate.
+const RECOVERY_STATES: u32 = 6;
+
+/// Longest text of a device's error that is passed on, bytes.
+const MAX_ERROR: usize = 256;
 
 /// What decides.
 pub enum Decider {
@@ -37,8 +40,8 @@ pub struct Memories {
     own: Memory,
     /// Of the rule beside a learned policy.
     fallback: Memory,
-    /// Good States that are still wanted until the learned policy is trusted again.
-    wanted: u32,
+    /// Good States that are still needed before the learned policy decides again.
+    recovery: u32,
 }
 
 /// What was decided.
@@ -46,37 +49,8 @@ pub struct Memories {
 pub struct Decided {
     /// The decision.
     pub decision: Decision,
-    /// Why the rule beside the learned policy made it; `None` where it did not.
-    pub distrust: Option<Distrust>,
-}
-
-/// Why a learned policy is not trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Distrust {
-    /// It values a choice at no number.
-    NoNumber,
-    /// What is seen lies far from what it was trained on.
-    Strange,
-    /// The device failed.
-    Device,
-    /// It was not trusted a moment ago.
-    Recovering,
-}
-
-impl Distrust {
-    /// Every reason, in a fixed order.
-    pub const ALL: [Self; 4] = [Self::NoNumber, Self::Strange, Self::Device, Self::Recovering];
-
-    /// A word for counting.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::NoNumber => "no_number",
-            Self::Strange => "strange",
-            Self::Device => "device",
-            Self::Recovering => "recovering",
-        }
-    }
+    /// The rule that decided in place of the learned policy; `None` where the policy itself decided.
+    pub fallback: Option<Fallback>,
 }
 
 impl Decider {
@@ -94,9 +68,19 @@ impl Decider {
         self.policy().name()
     }
 
-    /// Which version of which rule or network decides.
+    /// Provenance of its decisions: the policy, its version and parameters, and the fingerprint of its model.
     #[must_use]
-    pub fn model(&self) -> String {
+    pub fn provenance(&self) -> Provenance {
+        let model = match self {
+            Self::Rule(_) => None,
+            Self::Learned { dqn, .. } => Some(ModelRef { fingerprint: dqn.fingerprint().to_owned(), ..ModelRef::default() }),
+        };
+        Provenance { model, ..Provenance::of_rule(self.name(), self.configuration()) }
+    }
+
+    /// Version and parameters of the policy, as one opaque text.
+    #[must_use]
+    pub fn configuration(&self) -> String {
         self.policy().model()
     }
 
@@ -137,25 +121,30 @@ impl Decider {
         let mut own: Vec<_> = cases.iter_mut().map(|(state, memories)| (*state, &mut memories.own)).collect();
         match self {
             Self::Rule(rule) => {
-                let decided = |decision| Decided { decision, distrust: None };
+                let decided = |decision| Decided { decision, fallback: None };
                 rule.decide_all(&mut own, now, rng).into_iter().map(decided).collect()
             }
             Self::Learned { dqn, fallback } => {
-                let seen: Vec<Result<Valued, Doubt>> = match dqn.see_all(&mut own) {
+                let seen: Vec<Result<Valued, FallbackReason>> = match dqn.see_all(&mut own) {
                     Ok(valued) => valued.into_iter().map(trusted).collect(),
-                    Err(error) => vec![Err((Distrust::Device, format!(", as {error}"))); cases.len()],
+                    Err(error) => {
+                        let mut error = error.to_string();
+                        error.truncate(error.floor_char_boundary(MAX_ERROR));
+                        vec![Err(FallbackReason::DeviceFailed { error }); cases.len()]
+                    }
                 };
-                let decide = |((state, memories), seen): (&mut (&State, &mut Memories), Result<Valued, Doubt>)| match memories.trust(seen) {
+                let decide = |((state, memories), seen): (&mut (&State, &mut Memories), _)| match memories.trust(seen) {
                     Ok(valued) => {
                         if fallback.lookback().is_some() {
-                            // What it says is not heeded; it sees every State so as to know the load when it is asked.
+                            // Its decision is ignored; it sees every State so as to know the load when it has to take over.
                             fallback.decide(state, &mut memories.fallback, now, rng);
                         }
-                        Decided { decision: dqn.decision(state, &valued), distrust: None }
+                        Decided { decision: dqn.decision(state, &valued), fallback: None }
                     }
-                    Err((distrust, why)) => {
+                    Err(reason) => {
                         let decision = fallback.decide(state, &mut memories.fallback, now, rng);
-                        Decided { decision: because(decision, fallback.name(), &why), distrust: Some(distrust) }
+                        let taken = Fallback { rule: fallback.name().to_owned(), reason };
+                        Decided { decision: explained(decision, &taken), fallback: Some(taken) }
                     }
                 };
                 cases.iter_mut().zip(seen).map(decide).collect()
@@ -164,52 +153,40 @@ impl Decider {
     }
 }
 
-/// Why a learned policy is not trusted, and that in words that follow the name of the rule which decides.
-type Doubt = (Distrust, String);
-
-/// What the network made of a State, where that can be trusted.
-fn trusted(valued: Valued) -> Result<Valued, Doubt> {
+/// The network's values for a State, where they can be trusted.
+fn trusted(valued: Valued) -> Result<Valued, FallbackReason> {
     if valued.values.iter().any(|value| !value.is_finite()) {
-        return Err((Distrust::NoNumber, ", as the network values a choice at what is no number".to_owned()));
+        return Err(FallbackReason::NonFiniteValue);
     }
-    // A strangeness that is no number is far too.
+    // A non-finite score is out of distribution too.
     if valued.strangeness <= FAR {
         return Ok(valued);
     }
-    let far = format!(
-        ", as what is seen lies {:.2} deviations from what the model was trained on and at most {FAR:.2} are trusted",
-        valued.strangeness
-    );
-    Err((Distrust::Strange, far))
+    let score = Some(f64::from(valued.strangeness)).filter(|score| score.is_finite());
+    Err(FallbackReason::OutOfDistribution { score, threshold: f64::from(FAR) })
 }
 
 impl Memories {
-    /// Ends a distrust that still lasts, as a start of the agent does.
+    /// Lets the model decide at once, as a start of the agent does.
     pub fn trust_again(&mut self) {
-        self.wanted = 0;
+        self.recovery = 0;
     }
 
-    /// `seen`, or the distrust that still lasts.
-    fn trust(&mut self, seen: Result<Valued, Doubt>) -> Result<Valued, Doubt> {
-        self.wanted = if seen.is_err() { GOOD_IN_A_ROW } else { self.wanted.saturating_sub(1) };
+    /// `seen`, unless the model still recovers from an earlier State.
+    fn trust(&mut self, seen: Result<Valued, FallbackReason>) -> Result<Valued, FallbackReason> {
+        self.recovery = if seen.is_err() { RECOVERY_STATES } else { self.recovery.saturating_sub(1) };
         let valued = seen?;
-        match self.wanted {
+        match self.recovery {
             0 => Ok(valued),
-            wanted => Err((Distrust::Recovering, format!(" until {wanted} more States in a row are like those of the training"))),
+            states_left => Err(FallbackReason::Recovering { states_left }),
         }
     }
 }
 
-/// Whether `reason` says that the rule beside a network made the decision.
-#[must_use]
-pub fn by_the_rule(reason: &str) -> bool {
-    reason.split_once(" decides").is_some_and(|(rule, _)| qscale_policies::NAMES.contains(&rule))
-}
-
-/// `decision`, its reason saying that `rule` made it and why.
-fn because(mut decision: Decision, rule: &str, why: &str) -> Decision {
+/// `decision`, with a reason that also names the rule and why it took over.
+fn explained(mut decision: Decision, fallback: &Fallback) -> Decision {
     let (Decision::Want { reason, .. } | Decision::Hold { reason, .. }) = &mut decision;
-    *reason = format!("{rule} decides{why}: {reason}");
+    *reason = format!("fallback {}, as {}: {reason}", fallback.rule, fallback.reason);
     decision
 }
 

@@ -1,31 +1,22 @@
-//! Deep Q-learning of allocations: what a network sees, what it may choose, how it learns, and how a trained one decides.
+//! A trained network as a scaling policy: what it sees of a function, what it may choose, how its choices are rewarded, how it is stored, and how it
+//! decides. Must not depend on training.
 //!
-//! A library without services: no I/O, no clock, and chance only from seeds. Its networks compute on a device that is chosen when the program runs.
+//! A library without services: no I/O, no clock, and chance only from seeds.
 
 pub mod actions;
-pub mod agent;
 pub mod checkpoint;
 pub mod decider;
-pub mod device;
-pub mod explore;
-pub mod finetune;
-pub mod learner;
-pub mod loss;
-pub mod network;
+pub mod domain;
 pub mod observation;
 pub mod policy;
 pub mod pretrained;
-pub mod probe;
 pub mod registry;
-pub mod replay;
 pub mod sight;
 pub mod tabular;
-pub mod train;
+pub mod worth;
 
-pub use actions::{ActionSet, Actions, Mask, Menu, Scope};
+pub use actions::{ActionSet, Actions, Menu, Scope};
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use learner::{Hyperparameters, Learner, LearnerError};
-pub use network::{Architecture, Network, Weights};
 pub use policy::{Dqn, DqnParams};
 pub use registry::by_name;
 pub use tabular::Tabular;

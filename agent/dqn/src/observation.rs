@@ -152,7 +152,7 @@ pub static FEATURES: [Feature; COUNT] = [
 pub const COUNT: usize = 85;
 
 /// Where the feature stands that tells the least replicas.
-pub(crate) const LEAST_REPLICAS: usize = 77;
+pub const LEAST_REPLICAS: usize = 77;
 
 /// Whether `observation` is of a function that always keeps a replica.
 #[must_use]

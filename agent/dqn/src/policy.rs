@@ -5,17 +5,18 @@ use std::time::Duration;
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::{Span, Timestamp};
 use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Timing};
+use qscale_rl::Mask;
+use qscale_rl::device::Device;
+use qscale_rl::network::{DeviceError, Network, Weights};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::actions::{ActionSet, Actions, Mask, Menu, Scope};
+use crate::actions::{ActionSet, Actions, Menu, Scope};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::device::Device;
-use crate::network::{DeviceFailed, Network, Weights};
 use crate::observation;
 use crate::sight::Sight;
-use crate::train::worth::Worth;
+use crate::worth::Worth;
 
 /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost. The network learns what every caution asks for, so that one
 /// network serves those who must save and those who must not be late.
@@ -120,7 +121,7 @@ pub struct DqnParams {
 
 /// A network as it decides.
 struct Trained {
-    network: Network,
+    network: Box<dyn Network>,
     /// What it takes from each feature, and what it multiplies the rest with.
     normalisation: (Vec<f32>, Vec<f32>),
 }
@@ -128,11 +129,11 @@ struct Trained {
 impl Trained {
     fn new(weights: &Weights, device: &Device) -> Self {
         let (shift, scale) = weights.normalisation();
-        Self { network: Network::new(weights, device), normalisation: (shift.to_vec(), scale.to_vec()) }
+        Self { network: device.network(weights), normalisation: (shift.to_vec(), scale.to_vec()) }
     }
 
     /// The values of `observations`, row by row.
-    fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceFailed> {
+    fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError> {
         if observations.len() == observation::COUNT {
             // One row alone is computed by another product, which rounds otherwise: a decision must not depend on who else is decided on.
             let mut values = self.network.values(&observations.repeat(2))?;
@@ -151,6 +152,7 @@ pub struct Dqn {
     actions: Actions,
     names: Vec<String>,
     model: String,
+    fingerprint: String,
     caution: Option<Caution>,
     /// What another choice than the default one must promise to save: a network's errors are no reason to change.
     patience: Option<Patience>,
@@ -189,13 +191,15 @@ impl Dqn {
             return Err(CheckpointError::Mismatch(vec![format!("it was trained for scope {}, {scope} is asked for", trained.scope())]));
         }
         let actions = Actions::new(trained.set(), scope);
-        let model = format!("dqn {} {scope} {}", actions.set(), checkpoint.fingerprint());
+        let fingerprint = checkpoint.fingerprint();
+        let model = format!("dqn {} {scope} {fingerprint}", actions.set());
         Ok(Self {
             network: Trained::new(&checkpoint.weights, device),
             specialist: checkpoint.specialist.as_ref().map(|weights| Trained::new(weights, device)),
             names: actions.names(),
             actions,
             model,
+            fingerprint,
             caution: params.caution,
             patience: params.patience,
             worth: checkpoint.header.worth.unwrap_or_default(),
@@ -211,7 +215,7 @@ impl Dqn {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceFailed> {
+    pub fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError> {
         let Some(specialist) = &self.specialist else { return self.network.values(observations) };
         let rows = || observations.chunks_exact(observation::COUNT);
         let of = |special: bool| rows().filter(|row| self.special(row).is_some() == special).flatten().copied().collect::<Vec<f32>>();
@@ -220,6 +224,12 @@ impl Dqn {
         let (mut special, mut others) = (special.chunks_exact(width), others.chunks_exact(width));
         let row = |row| if self.special(row).is_some() { special.next() } else { others.next() };
         Ok(rows().flat_map(row).flatten().copied().collect())
+    }
+
+    /// Fingerprint of its checkpoint.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// What it may choose.
@@ -232,7 +242,7 @@ impl Dqn {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn value(&self, sights: &[Sight<'_>]) -> Result<Vec<Valued>, DeviceFailed> {
+    pub fn value(&self, sights: &[Sight<'_>]) -> Result<Vec<Valued>, DeviceError> {
         let mut observations = vec![0.0; sights.len() * observation::COUNT];
         for (sight, row) in sights.iter().zip(observations.chunks_exact_mut(observation::COUNT)) {
             observation::observe(sight, row);
@@ -253,7 +263,7 @@ impl Dqn {
     ///
     /// # Errors
     /// When the device fails; what was seen is remembered then too.
-    pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceFailed> {
+    pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceError> {
         let caution = |state: &State| self.caution.map_or_else(|| usual_caution(state), Caution::get);
         let sights: Vec<Sight<'_>> =
             cases.iter_mut().map(|(state, memory)| Sight::take(state, memory.of::<History>(), caution(state))).collect();
@@ -273,7 +283,9 @@ impl Dqn {
         Some(self.actions.default_choice(menu).filter(within).unwrap_or(best))
     }
 
-    fn strangeness(&self, observation: &[f32]) -> f32 {
+    /// How far `observation` lies from what the network was trained on ([`Valued::strangeness`]).
+    #[must_use]
+    pub fn strangeness(&self, observation: &[f32]) -> f32 {
         let (shift, scale) = &self.special(observation).unwrap_or(&self.network).normalisation;
         let (shift, scale) = (shift.iter(), scale.iter());
         let squares = observation.iter().zip(shift).zip(scale).map(|((value, shift), scale)| ((value - shift) * scale).powi(2));
@@ -283,7 +295,7 @@ impl Dqn {
     /// What `valued` means for `state`.
     #[must_use]
     pub fn decision(&self, state: &State, valued: &Valued) -> Decision {
-        let Some(in_force) = state.allocation else {
+        let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "what is in force is not known");
         };
         // A network decides by all that it sees; without arrivals or replicas it would decide by neutral values.
@@ -300,7 +312,7 @@ impl Dqn {
         };
         let name = &self.names[best];
         match valued.menu.entry(best) {
-            Ok(allocation) if allocation != in_force => {
+            Ok(allocation) if allocation != current => {
                 let reason = format!("`{name}` is worth {:.3}{}", valued.values[best], self.runner_up(valued, best));
                 Decision::Want { allocation, reason, choices }
             }

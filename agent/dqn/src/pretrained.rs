@@ -24,7 +24,7 @@ mod tests {
     fn it_is_small_matches_this_program_and_says_how_it_was_made() {
         let model = pretrained();
         model.check().expect("it was trained for what this program has");
-        assert!(model.progress.is_none() && model.to_bytes().len() < 600_000);
+        assert!(model.training.is_none() && model.to_bytes().len() < 600_000);
         let card = model.header.card.as_ref().expect("a card");
         assert!(card.command.starts_with("qscale train ") && card.judged.len() >= 2, "{card:?}");
     }

@@ -1,10 +1,10 @@
 //! Policies by name, learned ones included. Owns which learned policies there are; the rules belong to `qscale-policies`.
 
 use qscale_policies::{NAMES as RULES, Parameter, Policy, PolicyError};
+use qscale_rl::device::Device;
 use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
-use crate::device::Device;
 use crate::policy::{Dqn, DqnParams};
 use crate::pretrained::pretrained;
 
@@ -58,10 +58,10 @@ fn with_learned(error: PolicyError) -> PolicyError {
 
 #[cfg(test)]
 mod tests {
+    use qscale_rl::device::cpu;
     use serde_json::json;
 
     use super::*;
-    use crate::device::cpu;
 
     #[test]
     fn the_learned_policy_stands_among_the_rules() {

@@ -10,7 +10,7 @@ use qscale_common::units::{Allocation, Mebibytes, Replicas};
 use qscale_policies::history::{Heights, Told};
 use qscale_policies::{History, ready_in};
 
-use crate::train::worth::UNIT_S;
+use crate::worth::UNIT_S;
 
 /// Time to become ready of a replica where none was seen to start.
 const USUAL_STARTUP_S: f64 = 1.0;
@@ -184,7 +184,8 @@ impl<'a> Sight<'a> {
 }
 
 /// A number that was measured; one that is not finite was not.
-pub(crate) fn measured(value: Option<f64>) -> Option<f64> {
+#[must_use]
+pub fn measured(value: Option<f64>) -> Option<f64> {
     value.filter(|value| value.is_finite() && *value >= 0.0).map(|value| value.min(MOST))
 }
 

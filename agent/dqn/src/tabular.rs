@@ -8,17 +8,13 @@ use qscale_common::contract::{Choice, State};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Millicores, Replicas};
 use qscale_policies::{Decision, HoldReason, Memory, Policy};
+use qscale_rl::replay::StepEnd;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::actions::{Actions, Scope};
-use crate::agent::{Act, Actor, Agent, Outcome};
-use crate::learner::Update;
-use crate::network::DeviceFailed;
-use crate::replay::Ending;
+use crate::actions::Scope;
 use crate::sight::measured;
-use crate::train::lane::Lane;
 
 /// What the policy is called.
 pub const TABULAR: &str = "tabular-q";
@@ -53,6 +49,15 @@ impl Default for TabularParameters {
     fn default() -> Self {
         Self { alpha: 0.5, gamma: 0.9, epsilon: 0.9, decay: 0.995, decay_from: 50, step: STEPS[2] as u32, scope: Scope::Horizontal }
     }
+}
+
+/// What is done to a function while a table is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    /// The number of the choice, the bin that it was made in included.
+    pub choice: usize,
+    /// What the function should be given; `None` wants nothing else than there is.
+    pub wanted: Option<Allocation>,
 }
 
 /// The table and where its exploration is.
@@ -112,14 +117,14 @@ impl Tabular {
 
     /// What choice number `choice` names for `state`.
     fn named(&self, state: &State, choice: usize) -> Option<Allocation> {
-        let in_force = state.allocation?;
+        let current = state.allocation?;
         let moved = |from: u32| (i64::from(from) + self.by(choice)).clamp(0, i64::from(u32::MAX)) as u32;
         Some(match self.parameters.scope {
             Scope::Vertical => {
-                let cpu_millicores = state.bounds.cpu_millicores.clamp(Millicores(moved(in_force.cpu_millicores.0)));
-                Allocation { cpu_millicores, ..in_force }
+                let cpu_millicores = state.bounds.cpu_millicores.clamp(Millicores(moved(current.cpu_millicores.0)));
+                Allocation { cpu_millicores, ..current }
             }
-            _ => Allocation { replicas: state.bounds.replicas.clamp(Replicas(moved(in_force.replicas.0))), ..in_force },
+            _ => Allocation { replicas: state.bounds.replicas.clamp(Replicas(moved(current.replicas.0))), ..current },
         })
     }
 
@@ -143,50 +148,23 @@ fn bin(state: &State) -> Option<usize> {
 
 impl Tabular {
     /// What the function of `state` should be given in step number `step`, exploring.
-    fn choose(&self, state: &State, step: u64) -> Act {
+    #[must_use]
+    pub fn choose(&self, state: &State, step: u64) -> Option<Chosen> {
         let mut rng = SmallRng::seed_from_u64(self.seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let chance = rng.random::<f64>() < self.epsilon();
-        let Some(bin) = bin(state) else { return Act::default() };
+        let bin = bin(state)?;
         let choice = if chance { rng.random_range(0..STEPS.len()) } else { self.best(bin) };
         // What was seen when it was chosen belongs to the choice.
-        Act { choice: Some(bin * STEPS.len() + choice), wanted: self.named(state, choice) }
+        Some(Chosen { choice: bin * STEPS.len() + choice, wanted: self.named(state, choice) })
     }
 
-    /// Takes in what became of a choice.
-    fn learn(&mut self, state: &State, outcome: &Outcome) {
+    /// Takes in what became of choice number `chosen`: its reward, how the step ended, and the function then.
+    pub fn learn(&mut self, chosen: usize, reward: f64, ending: StepEnd, state: &State) {
         let TabularParameters { alpha, gamma, .. } = self.parameters;
-        let (Some(chosen), Some(reward), Some(to)) = (outcome.act.choice, outcome.reward, bin(state)) else { return };
+        let Some(to) = bin(state) else { return };
         let (from, choice) = (chosen / STEPS.len(), chosen % STEPS.len());
-        let future = if outcome.ending == Ending::Terminated { 0.0 } else { self.table[to][self.best(to)] };
+        let future = if ending == StepEnd::Terminated { 0.0 } else { self.table[to][self.best(to)] };
         self.table[from][choice] -= alpha * (self.table[from][choice] - (reward + gamma * future));
-    }
-}
-
-impl Actor for Tabular {
-    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceFailed> {
-        Ok(lanes.iter().enumerate().map(|(row, lane)| self.choose(lane.state(), self.steps + (first + row) as u64)).collect())
-    }
-}
-
-impl Agent for Tabular {
-    type Actor = Self;
-
-    fn actions(&self) -> Option<&Actions> {
-        None
-    }
-
-    fn actor(&self) -> Self {
-        self.clone()
-    }
-
-    /// A table learns from each step at once.
-    fn study(&mut self, functions: usize) -> Result<Option<Update>, DeviceFailed> {
-        self.steps += functions as u64;
-        Ok(None)
-    }
-
-    fn remember(&mut self, lanes: &[Lane], outcomes: &[Outcome]) {
-        lanes.iter().zip(outcomes).for_each(|(lane, outcome)| self.learn(lane.state(), outcome));
     }
 }
 
@@ -200,7 +178,7 @@ impl Policy for Tabular {
     }
 
     fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let Some(in_force) = state.allocation else { return Decision::hold(HoldReason::NoAllocation, "what is in force is not known") };
+        let Some(current) = state.allocation else { return Decision::hold(HoldReason::NoAllocation, "what is in force is not known") };
         let Some(bin) = bin(state) else { return Decision::hold(HoldReason::NoMeasurement, "CPU was not measured") };
         let called = |index| match self.parameters.scope {
             Scope::Vertical => format!("cpu {:+}m", self.by(index)),
@@ -211,10 +189,8 @@ impl Policy for Tabular {
         let best = self.best(bin);
         let reason = format!("CPU in bin {bin} of {BINS}: `{}` is worth {:.3}", choices[best].action, self.table[bin][best]);
         match self.named(state, best) {
-            Some(allocation) if allocation != in_force && state.bounds.contain(allocation) => {
-                Decision::Want { allocation, reason, choices }
-            }
-            Some(allocation) if allocation != in_force => Decision::Hold { why: HoldReason::NotAllowed, reason, choices },
+            Some(allocation) if allocation != current && state.bounds.contain(allocation) => Decision::Want { allocation, reason, choices },
+            Some(allocation) if allocation != current => Decision::Hold { why: HoldReason::NotAllowed, reason, choices },
             _ => Decision::Hold { why: HoldReason::NothingToDo, reason, choices },
         }
     }
@@ -225,10 +201,6 @@ mod tests {
     use super::*;
     use crate::sample;
 
-    fn outcome(act: Act, reward: f64, ending: Ending) -> Outcome {
-        Outcome { act, reward: Some(reward), ending }
-    }
-
     #[test]
     fn the_table_takes_half_of_each_error() {
         let state = sample::busy(0.5);
@@ -236,10 +208,11 @@ mod tests {
         assert_eq!(bin, 2);
         let mut tabular = Tabular::new(TabularParameters { epsilon: 0.0, ..TabularParameters::default() }, 1);
         tabular.table[bin] = [0.0, 4.0, 0.0];
-        tabular.learn(&state, &outcome(tabular.choose(&state, 0), 1.0, Ending::Truncated));
+        let chosen = |tabular: &Tabular, step| tabular.choose(&state, step).expect("CPU is measured").choice;
+        tabular.learn(chosen(&tabular, 0), 1.0, StepEnd::Truncated, &state);
         // 4 + 0.5 x (1 + 0.9 x 4 - 4) = 4.3, and after an end 4.3 + 0.5 x (1 - 4.3) = 2.65.
         assert!((tabular.table[bin][1] - 4.3).abs() < 1e-12);
-        tabular.learn(&state, &outcome(tabular.choose(&state, 1), 1.0, Ending::Terminated));
+        tabular.learn(chosen(&tabular, 1), 1.0, StepEnd::Terminated, &state);
         assert!((tabular.table[bin][1] - 2.65).abs() < 1e-12);
     }
 
@@ -248,10 +221,10 @@ mod tests {
         let state = sample::busy(0.5);
         let mut tabular = Tabular::new(TabularParameters { gamma: 0.0, step: 1, ..TabularParameters::default() }, 2);
         for step in 0..200 {
-            let act = tabular.choose(&state, step);
-            tabular.study(1).expect("a table does not fail");
-            let reward = if act.wanted.expect("CPU is measured").replicas.0 == 3 { 1.0 } else { -1.0 };
-            tabular.learn(&state, &outcome(act, reward, Ending::None));
+            let act = tabular.choose(&state, step).expect("CPU is measured");
+            tabular.steps += 1;
+            let reward = if act.wanted.expect("an allocation is in force").replicas.0 == 3 { 1.0 } else { -1.0 };
+            tabular.learn(act.choice, reward, StepEnd::Continues, &state);
         }
         let decision = tabular.decide(&state, &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(0));
         assert_eq!(decision.wanted(), Some(Allocation::new(3, 500, 256)));
@@ -279,9 +252,9 @@ mod tests {
         let state = sample::busy(0.5);
         let mut tabular = Tabular::new(TabularParameters::default(), 3);
         for step in 0..100 {
-            let act = tabular.choose(&state, step);
-            tabular.study(1).expect("a table does not fail");
-            tabular.learn(&state, &outcome(act, -0.3, Ending::None));
+            let act = tabular.choose(&state, step).expect("CPU is measured");
+            tabular.steps += 1;
+            tabular.learn(act.choice, -0.3, StepEnd::Continues, &state);
         }
         let read = Tabular::from_json(&serde_json::to_vec(&tabular).expect("it is written")).expect("and read again");
         assert_eq!(read, tabular);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use qscale_common::contract::Direction;
 use qscale_common::policy::{Prices, RewardWeights, ScalingPolicy};
+use qscale_common::slo;
 use qscale_sim::latency::Histogram;
 use qscale_sim::{Nanos, Setup, Totals};
 
@@ -58,14 +59,16 @@ impl Criteria {
         let failed = interval.unanswered();
         let ended = interval.completed + failed;
         if ended == 0 {
-            let hopeless = waited && Nanos::from(self.measurement.interval) > self.bound;
+            let hopeless = slo::is_violated_without_replies(waited, self.measurement.interval, self.bound.into());
             return hopeless.then_some(IntervalResult { violated: true, severity: 1.0 });
         }
         let failure_share = failed as f64 / ended as f64;
         let late = interval.quantile(self.percentile).is_none_or(|latency| latency > self.bound);
-        let in_time =
-            interval.latency.quantile(self.percentile, 0).map_or(1.0, |latency| (self.bound.0 as f64 / latency.0 as f64).min(1.0));
-        Some(IntervalResult { violated: late || failure_share > self.failure_share, severity: 1.0 - (1.0 - failure_share) * in_time })
+        let percentile = interval.latency.quantile(self.percentile, 0).map(|latency| latency.0 as f64);
+        Some(IntervalResult {
+            violated: slo::is_violated(late, failure_share, self.failure_share),
+            severity: slo::severity(failure_share, percentile, self.bound.0 as f64),
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use qscale_common::contract::{Epoch, Moment, ReplicaCounts, State, Usage};
+use qscale_common::contract::{Epoch, ReplicaCounts, State, StateId, Usage};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::{Span, Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
@@ -40,7 +40,7 @@ fn measure(policy: &dyn Policy) {
 fn state() -> State {
     let policy = ScalingPolicy::new("default/f".parse().expect("a function"));
     let windows = Windows::new(TickLength::default());
-    let mut state = assemble(&policy, Moment { epoch: Epoch(1), tick: Tick(BEGIN_TICK) }, Timestamp(0), &windows, None);
+    let mut state = assemble(&policy, StateId { epoch: Epoch(1), tick: Tick(BEGIN_TICK) }, Timestamp(0), &windows, None);
     state.allocation = Some(Allocation::new(2, 500, 256));
     state
 }

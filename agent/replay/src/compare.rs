@@ -108,7 +108,7 @@ async fn policy_of(
     model: Option<&Checkpoint>,
 ) -> anyhow::Result<ReplayPolicy> {
     let actions = recording::actions(bus, agent, &last.function(), since).await?;
-    ReplayPolicy::of_agent(bus, settings, agent, recording::last_until(&actions, last.moment()), model).await
+    ReplayPolicy::of_agent(bus, settings, agent, recording::last_until(&actions, last.state_id()), model).await
 }
 
 /// The only shadow agent among `outcomes`.
@@ -129,7 +129,7 @@ fn only_shadow(outcomes: &[Outcome], function: &FunctionId) -> anyhow::Result<Na
 
 #[cfg(test)]
 mod tests {
-    use qscale_common::contract::{Effect, Epoch, Version};
+    use qscale_common::contract::{Effect, Epoch, Provenance, Version};
     use qscale_common::time::Tick;
     use qscale_common::units::Allocation;
 
@@ -145,7 +145,7 @@ mod tests {
             tick: Tick(1),
             source,
             agent: name(agent),
-            model: String::new(),
+            provenance: Provenance::default(),
             effect: Effect::Recorded,
             requested: Allocation::new(1, 500, 128),
             before: None,

@@ -7,7 +7,7 @@ mod text;
 use std::time::Duration;
 
 use anyhow::bail;
-use qscale_common::contract::{Action, EventType, Message as _, Moment, Outcome, Reward, Source, State, subject};
+use qscale_common::contract::{Action, EventType, Message as _, Outcome, Reward, Source, State, StateId, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::{Tick, Timestamp, millis};
@@ -49,7 +49,7 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Alternative {
     policy: &'static str,
-    model: String,
+    configuration: String,
     /// Requested allocation; absent if it would have kept the current one.
     requested: Option<Allocation>,
     /// Current allocation when it decided.
@@ -69,7 +69,7 @@ impl Alternative {
         let decider = &policy.decider;
         Self {
             policy: decider.name(),
-            model: decider.model(),
+            configuration: decider.configuration(),
             requested,
             current: last.current,
             reason,
@@ -119,24 +119,24 @@ impl Explanation {
     /// # Errors
     /// When its State is no longer retained or a stream cannot be read.
     pub async fn read(bus: &Bus, settings: &SettingsFolder, function: &FunctionId, action: Action) -> anyhow::Result<Self> {
-        let moment = action.moment();
+        let state_id = action.state_id();
         let policies = ALTERNATIVES.iter().map(|name| ReplayPolicy::named(name, None)).collect::<anyhow::Result<Vec<_>>>()?;
         let lookback = policies.iter().filter_map(|policy| policy.decider.lookback()).max().unwrap_or_default().max(History::REACH);
-        let mut scan = StateScan::new(&policies, moment);
+        let mut scan = StateScan::new(&policies, state_id);
         let states = subject::of(EventType::State, function);
-        bus.recall_on(states, action.decided_at_ms.minus(lookback), |state: State| scan.see(&state)).await?;
+        bus.read_history_on(states, action.decided_at_ms.minus(lookback), |state: State| scan.see(&state)).await?;
         let StateScan { state, history, due, first, .. } = scan;
         let Some(state) = state else {
             bail!(
                 "the State of tick {}, which {} decided on, is no longer retained; `qscale watch --kind action --since 1h` shows the recorded Actions",
-                moment.tick,
+                state_id.tick,
                 action.agent
             )
         };
         let alternatives = policies.iter().zip(due).filter_map(|(policy, due)| Some(Alternative::new(policy, &state, due?, first?)));
         let alternatives = alternatives.collect();
-        let features = match action.model.split(' ').next() {
-            Some(DQN) => Some(FeatureSnapshot::new(&state, history.told(), violation_cost(bus, settings, &action).await)),
+        let features = match action.provenance.policy.as_str() {
+            DQN => Some(FeatureSnapshot::new(&state, history.told(), violation_cost(bus, settings, &action).await)),
             _ => None,
         };
         // The Outcome follows at once, the Reward after the next tick. Clocks may differ slightly.
@@ -144,9 +144,10 @@ impl Explanation {
         let outcomes: Vec<Outcome> = recording::messages(bus, function, from).await?;
         let rewards: Vec<Reward> = recording::messages(bus, function, from).await?;
         let fallback_since = outcomes.iter().find(|outcome| outcome.source == Source::Fallback).map(|outcome| outcome.tick);
-        let of_action = |outcome: &Outcome| outcome.agent == action.agent && (outcome.epoch, outcome.tick) == (moment.epoch, moment.tick);
+        let of_action =
+            |outcome: &Outcome| outcome.agent == action.agent && (outcome.epoch, outcome.tick) == (state_id.epoch, state_id.tick);
         let outcome = outcomes.into_iter().rfind(of_action);
-        let reward = rewards.into_iter().find(|reward| (reward.epoch, reward.tick) == (moment.epoch, moment.tick));
+        let reward = rewards.into_iter().find(|reward| (reward.epoch, reward.tick) == (state_id.epoch, state_id.tick));
         Ok(Self { state, action, features, outcome, reward, alternatives, fallback_since })
     }
 
@@ -207,26 +208,26 @@ struct DueDecision {
 
 /// A pass over the States up to the explained one.
 struct StateScan<'a> {
-    moment: Moment,
+    state_id: StateId,
     sessions: Vec<ReplaySession<'a>>,
     /// Last due decision of each session.
     due: Vec<Option<DueDecision>>,
     history: History,
     first: Option<Timestamp>,
-    last: Option<Moment>,
+    last: Option<StateId>,
     state: Option<State>,
 }
 
 impl<'a> StateScan<'a> {
-    fn new(policies: &'a [ReplayPolicy], moment: Moment) -> Self {
+    fn new(policies: &'a [ReplayPolicy], state_id: StateId) -> Self {
         let sessions: Vec<ReplaySession<'a>> = policies.iter().map(|policy| ReplaySession::new(&policy.decider)).collect();
         let due = sessions.iter().map(|_| None).collect();
-        Self { moment, sessions, due, history: History::default(), first: None, last: None, state: None }
+        Self { state_id, sessions, due, history: History::default(), first: None, last: None, state: None }
     }
 
     fn see(&mut self, state: &State) {
-        let at = state.moment();
-        if at > self.moment || self.last.is_some_and(|last| at <= last) {
+        let at = state.state_id();
+        if at > self.state_id || self.last.is_some_and(|last| at <= last) {
             return;
         }
         self.last = Some(at);
@@ -238,7 +239,7 @@ impl<'a> StateScan<'a> {
                 *due = Some(DueDecision { at: state.observed_at_ms, current: state.allocation, decision });
             }
         }
-        self.state = Some(state.clone()).filter(|_| at == self.moment);
+        self.state = Some(state.clone()).filter(|_| at == self.state_id);
     }
 }
 
@@ -251,7 +252,7 @@ mod tests {
     fn later_states_do_not_influence_the_explanation() {
         let policies = [ReplayPolicy::named("hpa", None).expect("valid")];
         let states: Vec<State> = (0..60).map(|tick| state(tick, if tick < 30 { 10.0 } else { 100.0 })).collect();
-        let mut scan = StateScan::new(&policies, states[29].moment());
+        let mut scan = StateScan::new(&policies, states[29].state_id());
         states.iter().for_each(|state| scan.see(state));
         assert_eq!(scan.state.as_ref(), Some(&states[29]));
         assert!(scan.history.told().rate_heights.peak_60 < 10.1, "{:?}", scan.history.told());
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn missing_state_is_not_substituted() {
-        let mut scan = StateScan::new(&[], state(5, 1.0).moment());
+        let mut scan = StateScan::new(&[], state(5, 1.0).state_id());
         [3, 4, 6].into_iter().for_each(|tick| scan.see(&state(tick, 1.0)));
         assert_eq!(scan.state, None);
     }

@@ -1,6 +1,6 @@
 //! Recorded messages for tests.
 
-use qscale_common::contract::{Action, Epoch, Moment, ReplicaCounts, State, Usage, Version};
+use qscale_common::contract::{Action, Epoch, ReplicaCounts, State, StateId, Usage, Version};
 use qscale_common::name::Name;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::{Tick, TickLength, Timestamp};
@@ -17,8 +17,8 @@ pub(crate) const BEGIN: u64 = 1_763_880_780_000;
 pub(crate) fn state(tick: u64, rate: f64) -> State {
     let at = Timestamp(BEGIN + tick * 5000 + 40);
     let policy = ScalingPolicy::new("f".parse().expect("valid"));
-    let moment = Moment { epoch: Epoch(7), tick: Tick::at(at, TickLength::default()) };
-    let mut state = assemble(&policy, moment, at, &Windows::new(TickLength::default()), None);
+    let state_id = StateId { epoch: Epoch(7), tick: Tick::at(at, TickLength::default()) };
+    let mut state = assemble(&policy, state_id, at, &Windows::new(TickLength::default()), None);
     state.allocation = Some(Allocation::new(2, 500, 128));
     let two = Replicas(2);
     state.replicas = Some(ReplicaCounts { desired: two, ready: two, pending: Replicas(0), reporting: two });
@@ -38,7 +38,7 @@ pub(crate) fn action(decider: &Decider, state: &State, answer: Answer, now: Time
         version: Version::CURRENT,
         agent: Name::new("mine").expect("valid"),
         instance: instance.into(),
-        model: decider.model(),
+        provenance: decider.provenance(),
         namespace: state.namespace.clone(),
         function: state.function.clone(),
         epoch: state.epoch,

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, ensure};
-use qscale_common::contract::Action;
+use qscale_common::contract::{Action, Provenance};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::ModelStore;
@@ -13,10 +13,10 @@ use qscale_common::text::clean;
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::decider::{Decider, FALLBACK};
-use qscale_dqn::device::cpu;
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry::{self, DQN};
 use qscale_evaluate::suite::with_params;
+use qscale_rl::device::cpu;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ impl ReplayPolicy {
         model: Option<&Checkpoint>,
     ) -> anyhow::Result<Self> {
         let settings = settings.read(agent)?;
-        let recorded = last.map(|action| action.model.as_str());
+        let recorded = last.map(|action| &action.provenance);
         let name = settings.as_ref().and_then(|settings| settings.policy.clone()).unwrap_or_else(|| policy_name(agent, recorded));
         let stored;
         let model = match model {
@@ -80,7 +80,7 @@ impl ReplayPolicy {
         agent: &Name,
         name: &str,
         settings: Option<AgentSettings>,
-        recorded: Option<&str>,
+        recorded: Option<&Provenance>,
         model: Option<&Checkpoint>,
     ) -> anyhow::Result<Self> {
         let mut assumptions = Vec::new();
@@ -93,8 +93,8 @@ impl ReplayPolicy {
         let params = if params.is_null() { json!({}) } else { params };
         let policy = Self::new(name, params, model, fallback.as_deref().unwrap_or(FALLBACK));
         let mut policy = policy.with_context(|| format!("the policy of agent {agent} is unknown"))?;
-        let current = truncated(policy.decider.model());
-        if let Some(recorded) = recorded.filter(|recorded| *recorded != current) {
+        let current = truncated(policy.decider.configuration());
+        if let Some(recorded) = recorded.map(|recorded| &recorded.configuration).filter(|recorded| **recorded != current) {
             assumptions.push(format!("`{}` decided; `{current}` decides again", clean(recorded)));
         }
         policy.assumptions = assumptions;
@@ -166,11 +166,11 @@ pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
     Checkpoint::from_bytes(&bytes).with_context(|| format!("model {}", path.display()))
 }
 
-/// The policy of an agent without settings: the policy with the agent's name, or else the one that its model names.
-fn policy_name(agent: &Name, recorded: Option<&str>) -> String {
+/// The policy of an agent without settings: the policy with the agent's name, or else the one that its Actions name.
+fn policy_name(agent: &Name, recorded: Option<&Provenance>) -> String {
     let known = |name: &str| registry::names().any(|known| known == name);
-    let of_model = recorded.and_then(|model| model.split(['/', ' ']).next()).filter(|name| known(name));
-    match of_model {
+    let published = recorded.map(|recorded| recorded.policy.as_str()).filter(|name| known(name));
+    match published {
         Some(name) if !known(agent.as_str()) => name.to_owned(),
         _ => agent.to_string(),
     }
@@ -182,8 +182,8 @@ fn ensure_learned(name: &str, model: Option<&Checkpoint>) -> anyhow::Result<()> 
 }
 
 /// The model with the recorded fingerprint: the bundled model (`None`), the configured file, or a version in the store; otherwise the configured model.
-async fn model_that_decided(bus: &Bus, configured: Option<&str>, recorded: Option<&str>) -> anyhow::Result<Option<Checkpoint>> {
-    let fingerprint = recorded.and_then(|model| model.split(' ').next_back());
+async fn model_that_decided(bus: &Bus, configured: Option<&str>, recorded: Option<&Provenance>) -> anyhow::Result<Option<Checkpoint>> {
+    let fingerprint = recorded.and_then(Provenance::fingerprint);
     if fingerprint.is_some_and(|fingerprint| fingerprint == pretrained().fingerprint()) {
         return Ok(None);
     }
@@ -232,24 +232,24 @@ mod tests {
     }
 
     #[test]
-    fn policy_of_an_agent_comes_from_settings_name_or_model() {
+    fn policy_of_an_agent_comes_from_settings_name_or_actions() {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = SettingsFolder(Some(folder.path().to_owned()));
         let name = |text: &str| Name::new(text).expect("valid");
         let written = r#"{"agent": "mine", "policy": "hpa", "params": {"cpu_utilization": 40}, "health": "127.0.0.1:1"}"#;
         std::fs::write(folder.path().join("agent-mine.json"), written).expect("written");
-        let of = |agent: &str, recorded: Option<&str>| {
+        let of = |agent: &str, recorded: Option<&Provenance>| {
             let (agent, settings) = (name(agent), settings.read(&name(agent)).expect("readable"));
             let policy = settings.as_ref().and_then(|settings| settings.policy.clone());
             ReplayPolicy::with_settings(&agent, &policy.unwrap_or_else(|| policy_name(&agent, recorded)), settings, recorded, None)
         };
         let mine = of("mine", None).expect("configured");
         assert_eq!((mine.title().as_str(), mine.assumptions.len()), ("hpa:cpu_utilization=40", 0));
-        let model = mine.decider.model();
-        let other = of("other", Some(&model)).expect("the model names the policy");
+        let provenance = mine.decider.provenance();
+        let other = of("other", Some(&provenance)).expect("the Actions name the policy");
         assert_eq!((other.title().as_str(), other.assumptions.len()), ("hpa", 2));
-        assert!(other.assumptions[1].contains(&model), "{:?}", other.assumptions);
-        assert_eq!(of("kpa", Some(&model)).expect("the agent is named after its policy").decider.name(), "kpa");
+        assert!(other.assumptions[1].contains(&provenance.configuration), "{:?}", other.assumptions);
+        assert_eq!(of("kpa", Some(&provenance)).expect("the agent is named after its policy").decider.name(), "kpa");
         let error = of("nobody", None).err().expect("unknown");
         assert!(error.downcast_ref::<PolicyError>().is_some() && error.to_string().contains("nobody"), "{error:#}");
     }

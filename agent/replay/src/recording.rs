@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use qscale_common::contract::{self, Action, EventType, Message, Moment, State, subject};
+use qscale_common::contract::{self, Action, EventType, Message, State, StateId, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::kv;
@@ -39,12 +39,12 @@ pub struct NothingRecorded {
 pub async fn states(bus: &Bus, function: &FunctionId, period: Period) -> anyhow::Result<Vec<State>> {
     let mut states: Vec<State> = Vec::new();
     let visit = |state: State| {
-        let newer = states.last().is_none_or(|last| last.moment() < state.moment());
+        let newer = states.last().is_none_or(|last| last.state_id() < state.state_id());
         if newer && (period.since..=period.until).contains(&state.observed_at_ms) {
             states.push(state);
         }
     };
-    bus.recall_on(subject::of(EventType::State, function), period.since, visit).await?;
+    bus.read_history_on(subject::of(EventType::State, function), period.since, visit).await?;
     Ok(states)
 }
 
@@ -52,19 +52,19 @@ pub async fn states(bus: &Bus, function: &FunctionId, period: Period) -> anyhow:
 ///
 /// # Errors
 /// When the stream cannot be read.
-pub async fn actions(bus: &Bus, agent: &Name, function: &FunctionId, since: Timestamp) -> anyhow::Result<BTreeMap<Moment, Action>> {
+pub async fn actions(bus: &Bus, agent: &Name, function: &FunctionId, since: Timestamp) -> anyhow::Result<BTreeMap<StateId, Action>> {
     let mut actions = BTreeMap::new();
     let visit = |action: Action| {
-        actions.entry(action.moment()).or_insert(action);
+        actions.entry(action.state_id()).or_insert(action);
     };
-    bus.recall_on(subject::action(agent, function), since, visit).await?;
+    bus.read_history_on(subject::action(agent, function), since, visit).await?;
     Ok(actions)
 }
 
-/// The last of `actions` that answers the State `moment` or an earlier one.
+/// The last of `actions` that answers the State `state_id` or an earlier one.
 #[must_use]
-pub fn last_until(actions: &BTreeMap<Moment, Action>, moment: Moment) -> Option<&Action> {
-    actions.range(..=moment).next_back().map(|(_, action)| action)
+pub fn last_until(actions: &BTreeMap<StateId, Action>, state_id: StateId) -> Option<&Action> {
+    actions.range(..=state_id).next_back().map(|(_, action)| action)
 }
 
 /// All messages of one type about `function` recorded since `since`.
@@ -73,7 +73,7 @@ pub fn last_until(actions: &BTreeMap<Moment, Action>, moment: Moment) -> Option<
 /// When the stream cannot be read.
 pub async fn messages<M: Message>(bus: &Bus, function: &FunctionId, since: Timestamp) -> anyhow::Result<Vec<M>> {
     let mut found = Vec::new();
-    bus.recall_on(subject::of(M::TYPE, function), since, |message: M| found.push(message)).await?;
+    bus.read_history_on(subject::of(M::TYPE, function), since, |message: M| found.push(message)).await?;
     Ok(found)
 }
 
@@ -105,5 +105,5 @@ pub async fn last_action(bus: &Bus, agent: &Name, function: &FunctionId) -> anyh
 /// When the stream cannot be read.
 pub async fn action_at(bus: &Bus, agent: &Name, function: &FunctionId, begin: Timestamp, tick: u64) -> anyhow::Result<Option<Action>> {
     let actions = actions(bus, agent, function, begin).await?;
-    Ok(actions.into_iter().rev().find(|(moment, _)| moment.tick.0 == tick).map(|(_, action)| action))
+    Ok(actions.into_iter().rev().find(|(state_id, _)| state_id.tick.0 == tick).map(|(_, action)| action))
 }

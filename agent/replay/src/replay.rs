@@ -5,7 +5,7 @@ pub mod decide;
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use qscale_common::contract::{Action, Moment, State};
+use qscale_common::contract::{Action, State, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::text::clean;
@@ -42,7 +42,7 @@ pub struct FunctionReplay {
     /// Policy that decided again, with its parameters.
     pub policy: String,
     /// Its version.
-    pub model: String,
+    pub configuration: String,
     /// What had to be assumed, in sentences.
     pub assumptions: Vec<String>,
     /// Replayed decisions in order.
@@ -78,7 +78,7 @@ impl Serialize for FunctionReplay {
             function: String,
             agent: &'a Name,
             policy: &'a str,
-            model: &'a str,
+            configuration: &'a str,
             assumptions: &'a [String],
             states: usize,
             compared: usize,
@@ -93,7 +93,7 @@ impl Serialize for FunctionReplay {
             function: self.function.to_string(),
             agent: &self.agent,
             policy: &self.policy,
-            model: &self.model,
+            configuration: &self.configuration,
             assumptions: &self.assumptions,
             states: self.decisions.len(),
             compared: self.compared(),
@@ -121,7 +121,7 @@ pub async fn replay(
     let Some(last) = recording::states(bus, function, period).await?.pop() else { return Ok(None) };
     let agent = agent.cloned().unwrap_or_else(|| last.agent.clone());
     let actions = recording::actions(bus, &agent, function, period.since).await?;
-    let newest = recording::last_until(&actions, last.moment());
+    let newest = recording::last_until(&actions, last.state_id());
     let reconstructed;
     let (policy, as_agent) = match with {
         ReplayWith::Policy(policy) => (policy, false),
@@ -133,29 +133,30 @@ pub async fn replay(
     };
     let recorded = Recorded::read(bus, function, &agent, policy, period, as_agent).await?;
     let Replayed { decisions, unseen } = decide_again(&policy.decider, &recorded.states, recorded.actions, period.since, as_agent);
-    let model = policy.decider.model();
+    let configuration = policy.decider.configuration();
     let mut assumptions = policy.assumptions.clone();
-    assumptions.extend(other_models(&decisions, newest.map(|action| action.model.as_str())));
-    let of_this_model = |decision: &&ReplayedDecision| decision.model.as_ref() == Some(&model);
+    assumptions.extend(other_configurations(&decisions, newest.map(|action| action.provenance.configuration.as_str())));
+    let of_this_one = |decision: &&ReplayedDecision| decision.configuration.as_ref() == Some(&configuration);
     let differs = |decision: &ReplayedDecision| decision.comparison().is_some_and(|found| found != Match::Same);
-    if as_agent && recorded.begins_amid && decisions.iter().filter(of_this_model).any(differs) {
+    if as_agent && recorded.begins_amid && decisions.iter().filter(of_this_one).any(differs) {
         assumptions.push(format!("{agent} started with the oldest retained State; it may have started earlier"));
     }
-    Ok(Some(FunctionReplay { function: function.clone(), agent, policy: policy.title(), model, assumptions, decisions, unseen }))
+    Ok(Some(FunctionReplay { function: function.clone(), agent, policy: policy.title(), configuration, assumptions, decisions, unseen }))
 }
 
 /// States that other models than the `newest` decided on, in a sentence.
-fn other_models(decisions: &[ReplayedDecision], newest: Option<&str>) -> Option<String> {
-    let others = decisions.iter().filter_map(|decision| decision.model.as_deref()).filter(|model| Some(*model) != newest);
+fn other_configurations(decisions: &[ReplayedDecision], newest: Option<&str>) -> Option<String> {
+    let others =
+        decisions.iter().filter_map(|decision| decision.configuration.as_deref()).filter(|configuration| Some(*configuration) != newest);
     let count = others.clone().count();
     let first = others.into_iter().next()?;
-    Some(format!("another model, `{}`, made {count} of the recorded decisions", clean(first)))
+    Some(format!("another version or configuration, `{}`, made {count} of the recorded decisions", clean(first)))
 }
 
 /// States to decide on, with the recorded Actions.
 struct Recorded {
     states: Vec<State>,
-    actions: BTreeMap<Moment, Action>,
+    actions: BTreeMap<StateId, Action>,
     /// Whether the agent answered even the oldest State: its memory of earlier ones is unknown.
     begins_amid: bool,
 }
@@ -183,7 +184,7 @@ impl Recorded {
     async fn read_from(bus: &Bus, function: &FunctionId, agent: &Name, period: Period) -> anyhow::Result<Self> {
         let states = recording::states(bus, function, period).await?;
         let actions = recording::actions(bus, agent, function, period.since).await?;
-        let begins_amid = states.first().is_some_and(|first| actions.contains_key(&first.moment()));
+        let begins_amid = states.first().is_some_and(|first| actions.contains_key(&first.state_id()));
         Ok(Self { states, actions, begins_amid })
     }
 }

@@ -3,6 +3,7 @@
 //! Common random numbers: a stream is selected by the seed of the run, the function and the purpose, and the n-th request (start, scrape) uses the n-th draw
 //! whatever a policy does. Two policies with one seed have the same arrivals, demands and starts.
 
+use qscale_common::hash::stream_seed;
 use qscale_common::workload::WorkloadRng;
 use rand::SeedableRng;
 
@@ -26,15 +27,7 @@ pub enum Purpose {
 /// The stream of `purpose` of function number `function` in the run of `seed`.
 #[must_use]
 pub fn stream(seed: u64, function: u64, purpose: Purpose) -> WorkloadRng {
-    WorkloadRng::seed_from_u64(mixed(mixed(mixed(seed) ^ function) ^ purpose as u64))
-}
-
-/// One round of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), which decorrelates neighbouring numbers.
-fn mixed(number: u64) -> u64 {
-    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    WorkloadRng::seed_from_u64(stream_seed(seed, [function, purpose as u64]))
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Epoch, Headroom, Moment, State};
-use qscale_common::guard::{Budget, Case, Standing, Verdict, permit};
+use qscale_common::contract::{Epoch, Headroom, State, StateId};
+use qscale_common::guard::{Budget, DecisionKind, GuardInput, Verdict, evaluate};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::reward::{Judgement, judge};
 use qscale_common::time::{Tick, Timestamp};
@@ -78,7 +78,7 @@ impl Simulation {
         let mut setup = setup;
         setup.policy.mode = Mode::Active;
         let windows = Windows::new(setup.policy.tick);
-        let state = assemble(&setup.policy, moment(BEGIN, &setup.policy), BEGIN, &windows, None);
+        let state = assemble(&setup.policy, state_id(BEGIN, &setup.policy), BEGIN, &windows, None);
         let mut simulation = Self {
             function: function(&setup, seed, index),
             source: setup.load.source(stream(seed, index, Purpose::Arrivals)),
@@ -143,10 +143,10 @@ impl Simulation {
 
     fn decided(&mut self, wanted: Allocation) -> Verdict {
         let now = timestamp(self.now);
-        let in_force = Some(self.function.allocation());
+        let current = Some(self.function.allocation());
         let (policy, budget, state) = (&self.setup.policy, &self.budget, Some(&self.state));
-        let case = Case { wanted, in_force, standing: Standing::Named, policy, state, frozen: None, vertical: true, budget, now };
-        let verdict = permit(&case);
+        let case = GuardInput { wanted, current, kind: DecisionKind::Named, policy, state, frozen: None, vertical: true, budget, now };
+        let verdict = evaluate(&case);
         if let Verdict::Apply { allocation, charge, .. } = &verdict {
             charge.iter().for_each(|direction| self.budget.charge(*direction, now));
             self.function.allocate(*allocation, self.now);
@@ -202,10 +202,9 @@ impl Simulation {
 
     fn close(&mut self, now: Timestamp) {
         let policy = &self.setup.policy;
-        let moment = moment(now, policy);
-        self.windows.close(moment.tick, &policy.prices);
-        refresh(&mut self.state, policy, moment, now, &self.windows);
-        self.state.headroom = self.headroom;
+        let state_id = state_id(now, policy);
+        self.windows.close(state_id.tick, &policy.prices);
+        self.windows.write_state(&mut self.state, state_id, now, self.headroom);
         if let Some(closed) = self.windows.closed() {
             self.reward = judge(&self.state.windows.tick, closed, policy);
         }
@@ -287,20 +286,8 @@ pub fn timestamp(now: Nanos) -> Timestamp {
     BEGIN.plus(Duration::from(now))
 }
 
-fn moment(now: Timestamp, policy: &ScalingPolicy) -> Moment {
-    Moment { epoch: Epoch(BEGIN.0), tick: Tick::at(now, policy.tick) }
-}
-
-/// Updates `state` to the result of [`assemble`], reusing its memory: names, objective, bounds and prices stay.
-fn refresh(state: &mut State, policy: &ScalingPolicy, moment: Moment, now: Timestamp, windows: &Windows) {
-    state.tick = moment.tick;
-    state.observed_at_ms = now;
-    state.allocation = windows.allocation();
-    state.replicas = windows.replicas(now);
-    state.age = windows.ages(now);
-    state.windows = windows.measured(policy.objective.percentile.get());
-    state.changes = windows.changes();
-    state.startup_ms = windows.startup_ms();
+fn state_id(now: Timestamp, policy: &ScalingPolicy) -> StateId {
+    StateId { epoch: Epoch(BEGIN.0), tick: Tick::at(now, policy.tick) }
 }
 
 #[cfg(test)]

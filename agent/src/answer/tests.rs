@@ -1,10 +1,11 @@
-use qscale_common::contract::{Ages, Changes, Epoch, Message, Usage, Windows, WireObjective, decode};
-use qscale_common::policy::{Bounds, Prices};
+use qscale_common::contract::{Epoch, Message, Usage, decode};
+use qscale_common::fixtures;
 use qscale_common::time::Tick;
 use qscale_dqn::checkpoint::Purpose;
-use qscale_dqn::device::cpu;
 use qscale_dqn::pretrained::pretrained;
-use qscale_dqn::{Checkpoint, DqnParams, Weights};
+use qscale_dqn::{Checkpoint, DqnParams};
+use qscale_rl::Weights;
+use qscale_rl::device::cpu;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -17,29 +18,13 @@ fn name(text: &str) -> Name {
 }
 
 fn state(allocation: Option<Allocation>) -> State {
-    let mut windows = Windows::default();
-    windows.tick.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
-    windows.tick.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
-    State {
-        version: Version::CURRENT,
-        namespace: name("default"),
-        function: name("fib"),
-        epoch: Epoch(7),
-        tick: Tick(OBSERVED / 5000),
-        tick_length_ms: 5000,
-        observed_at_ms: Timestamp(OBSERVED),
-        agent: name("another"),
-        allocation,
-        replicas: None,
-        age: Ages::default(),
-        windows,
-        changes: Changes::default(),
-        startup_ms: None,
-        headroom: None,
-        objective: WireObjective { percentile: 95.0, latency_ms: 500, failure_share: 0.01 },
-        bounds: Bounds::default(),
-        prices: Prices::default(),
-    }
+    let mut state = fixtures::state();
+    state.function = name("fib");
+    (state.epoch, state.tick, state.observed_at_ms) = (Epoch(7), Tick(OBSERVED / 5000), Timestamp(OBSERVED));
+    state.allocation = allocation;
+    state.windows.tick.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
+    state.windows.tick.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
+    state
 }
 
 fn answerer(policy: &str) -> Answerer {
@@ -65,7 +50,7 @@ fn an_action_names_its_state_and_its_expiry() {
     let (action, verdict) = acted(answer("threshold", &state, OBSERVED + 3));
     assert_eq!(verdict, Verdict::Want);
     assert_eq!(action.allocation, Allocation::new(3, 500, 128));
-    assert_eq!((action.moment(), action.function()), (state.moment(), state.function()));
+    assert_eq!((action.state_id(), action.function()), (state.state_id(), state.function()));
     assert_eq!((action.decided_at_ms, action.expires_at_ms), (Timestamp(OBSERVED + 3), Timestamp(OBSERVED + 10_000)));
     assert_eq!(action.subject(), "qscale.v1.action.mine.default.fib");
     assert_eq!(decode::<Action>(&action.subject(), &action.encode()), Ok(action));
@@ -145,16 +130,21 @@ fn a_new_network_keeps_the_memory() {
     let (mut answerer, mut rng) = (answerer("dqn"), SmallRng::seed_from_u64(1));
     let mut answer = |answerer: &mut Answerer, tick| answerer.answer(&later("a", tick), Timestamp(OBSERVED + 10_000), &mut rng);
     let (before, _) = acted(answer(&mut answerer, 1));
-    answerer.take_up(negated());
+    answerer.take_up(negated(), &name("mine"), 7);
     assert_eq!(answer(&mut answerer, 1), Answer::Late, "it is still known that this State was answered");
     let (after, _) = acted(answer(&mut answerer, 2));
-    assert_eq!(after.model, answerer.model());
-    assert_ne!(before.model, after.model);
+    assert_eq!(after.provenance, *answerer.provenance());
+    let (before, after) = (before.provenance, after.provenance);
+    assert_eq!((before.policy.as_str(), after.policy.as_str()), ("dqn", "dqn"));
+    assert_ne!(before.fingerprint(), after.fingerprint());
+    assert_eq!(before.model.map(|model| (model.name, model.version)), Some((None, None)), "the bundled model is in no store");
+    assert_eq!(after.model.map(|model| (model.name, model.version)), Some((Some(name("mine")), Some(7))));
 }
 
 #[test]
 fn a_rule_ignores_networks() {
     let mut answerer = answerer("threshold");
-    answerer.take_up(negated());
-    assert!(answerer.model().starts_with("threshold/1"), "{}", answerer.model());
+    let before = answerer.provenance().clone();
+    answerer.take_up(negated(), &name("mine"), 7);
+    assert_eq!(*answerer.provenance(), before);
 }

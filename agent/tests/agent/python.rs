@@ -24,8 +24,8 @@ async fn the_python_example_answers_states_within_the_contract() {
     // 2 replicas of 500m use 400m each: 800m at 70 % of 500m are 3 replicas.
     let (answered, action) = scene.answered("mine", state("fib")).await;
     assert_eq!(action.allocation, Allocation::new(3, 500, 128));
-    assert_eq!((action.moment(), action.check()), (answered.moment(), Ok(())));
-    assert_eq!(action.reason, "800m in use at 70 % of 500m");
+    assert_eq!((action.state_id(), action.check()), (answered.state_id(), Ok(())));
+    assert_eq!(action.provenance.policy, "cpu-70");
 
     let mut unmeasured = state("aes");
     unmeasured.windows.tick.cpu_millicores = None;

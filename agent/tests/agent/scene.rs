@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use qscale_common::contract::{Action, Ages, Changes, Epoch, EventType, Message, State, Usage, Version, Windows, WireObjective, subject};
+use qscale_common::contract::{Action, EventType, Message, State, Usage, subject};
+use qscale_common::fixtures;
 use qscale_common::name::Name;
-use qscale_common::policy::{Bounds, Prices};
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::time::{Tick, TickLength};
@@ -20,30 +20,14 @@ pub fn name(text: &str) -> Name {
 
 /// A State of a function that uses 400m of its 500m, so that the threshold rule wants one replica more.
 pub fn state(function: &str) -> State {
-    let mut windows = Windows::default();
-    windows.tick.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
-    windows.tick.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
-    let now = clock::now();
-    State {
-        version: Version::CURRENT,
-        namespace: name("default"),
-        function: name(function),
-        epoch: Epoch(1),
-        tick: Tick::at(now, TickLength::default()),
-        tick_length_ms: TickLength::default().millis(),
-        observed_at_ms: now,
-        agent: name("threshold"),
-        allocation: Some(Allocation::new(2, 500, 128)),
-        replicas: None,
-        age: Ages::default(),
-        windows,
-        changes: Changes::default(),
-        startup_ms: None,
-        headroom: None,
-        objective: WireObjective { percentile: 95.0, latency_ms: 500, failure_share: 0.01 },
-        bounds: Bounds::default(),
-        prices: Prices::default(),
-    }
+    let mut state = fixtures::state();
+    state.function = name(function);
+    state.observed_at_ms = clock::now();
+    state.tick = Tick::at(state.observed_at_ms, TickLength::default());
+    state.allocation = Some(Allocation::new(2, 500, 128));
+    state.windows.tick.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
+    state.windows.tick.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
+    state
 }
 
 /// A bus with its streams, the collector's way in and the operator's way out.
@@ -95,7 +79,7 @@ impl Scene {
             self.collector.publish(&state, self.collector.new_trace()).await;
             while let Ok(Some(received)) = tokio::time::timeout(Duration::from_millis(200), self.actions.next()).await {
                 let action = received.message;
-                if action.agent == name(agent) && action.function() == state.function() && action.moment() == state.moment() {
+                if action.agent == name(agent) && action.function() == state.function() && action.state_id() == state.state_id() {
                     return (state, action);
                 }
             }

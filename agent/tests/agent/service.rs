@@ -13,11 +13,11 @@ async fn every_agent_answers_every_state_under_its_own_name() {
     let _shadow = scene.start("static", "s-1", &["--set", "params.replicas=4"]);
     let (_, action) = scene.answered("threshold", state("fib")).await;
     assert_eq!(action.allocation, Allocation::new(3, 500, 128));
-    assert_eq!((action.instance.as_str(), action.model.as_str()), ("t-1", "threshold/1 250m 256Mi"));
+    assert_eq!((action.instance.as_str(), action.provenance.configuration.as_str()), ("t-1", "threshold/1 250m 256Mi"));
     assert_eq!(action.reason, "CPU 400m a replica is above 250m");
     let (answered, action) = scene.answered("static", state("aes")).await;
     assert_eq!(action.allocation, Allocation::new(4, 500, 128));
-    assert_eq!(action.moment(), answered.moment());
+    assert_eq!(action.state_id(), answered.state_id());
     assert_eq!(action.expires_at_ms.0, answered.observed_at_ms.0 + 2 * answered.tick_length_ms);
 }
 

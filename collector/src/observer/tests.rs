@@ -1,6 +1,6 @@
 use std::num::NonZeroU32;
 
-use qscale_common::contract::{Message, parse};
+use qscale_common::contract::{Message, Provenance, parse};
 use qscale_common::name::FunctionId;
 use qscale_common::scrape::{CpuCounters, IngressReading, PlatformReading, RequestCounters};
 use qscale_common::units::{Allocation, Replicas};
@@ -110,15 +110,15 @@ fn ticks_that_nobody_observed_are_counted_and_the_reward_names_the_last_that_was
 #[test]
 fn a_clock_that_is_set_back_never_gives_a_tick_twice() {
     let mut observer = observer(&["fib"], 1000 * TICK);
-    let first = tick(&mut observer, 1001 * TICK)[0].state.moment();
+    let first = tick(&mut observer, 1001 * TICK)[0].state.state_id();
     // A little: nothing until the clock has caught up.
     assert!(!observer.heal_clock(Timestamp(999 * TICK)));
     assert!(tick(&mut observer, 999 * TICK).is_empty() && tick(&mut observer, 1001 * TICK + 1).is_empty());
-    let second = tick(&mut observer, 1002 * TICK)[0].state.moment();
+    let second = tick(&mut observer, 1002 * TICK)[0].state.state_id();
     // Far: another epoch.
     assert!(observer.heal_clock(Timestamp(500 * TICK)));
     assert!(!observer.heal_clock(Timestamp(500 * TICK)));
-    let third = tick(&mut observer, 501 * TICK)[0].state.moment();
+    let third = tick(&mut observer, 501 * TICK)[0].state.state_id();
     assert!(first.epoch == second.epoch && first.tick < second.tick);
     assert!(third.epoch > second.epoch, "{third:?}");
 }
@@ -169,7 +169,7 @@ fn outcome(effect: Effect, source: Source, agent: &str) -> Outcome {
         tick: Tick(2),
         source,
         agent: name(agent),
-        model: "3".into(),
+        provenance: Provenance::of_rule("threshold", "3".into()),
         effect,
         requested: Allocation::new(1, 500, 256),
         before: None,

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventType;
-use super::{Epoch, Message, Moment, Version};
+use super::{Epoch, Message, Provenance, StateId, Version};
 use crate::name::{FunctionId, Name};
 use crate::time::{Tick, Timestamp};
 use crate::units::Allocation;
@@ -19,9 +19,9 @@ pub struct Action {
     /// Which instance of the agent decided.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub instance: String,
-    /// Version of the model or rule that decided.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub model: String,
+    /// Policy, model and fallback that decided.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
     /// Namespace of the function.
     pub namespace: Name,
     /// Name of the function's ScalingPolicy.
@@ -36,7 +36,7 @@ pub struct Action {
     pub expires_at_ms: Timestamp,
     /// What the function is to be given.
     pub allocation: Allocation,
-    /// Why, in words for a person.
+    /// Why, in words for people; no program may parse it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// What else could have been chosen and what it was worth.
@@ -58,15 +58,15 @@ pub struct Choice {
 }
 
 impl Action {
-    /// Longest `reason`, `model` or `instance`, in bytes.
+    /// Longest `reason`, `instance` or text of `provenance`, in bytes.
     pub const MAX_TEXT: usize = 1024;
     /// Most `choices`.
     pub const MAX_CHOICES: usize = 256;
 
     /// Which State this answers.
     #[must_use]
-    pub fn moment(&self) -> Moment {
-        Moment { epoch: self.epoch, tick: self.tick }
+    pub fn state_id(&self) -> StateId {
+        StateId { epoch: self.epoch, tick: self.tick }
     }
 }
 
@@ -89,7 +89,7 @@ impl Message for Action {
         if self.expires_at_ms < self.decided_at_ms {
             return Err(format!("expires_at_ms = {}, must not lie before decided_at_ms = {}", self.expires_at_ms.0, self.decided_at_ms.0));
         }
-        for (field, text) in [("reason", &self.reason), ("model", &self.model), ("instance", &self.instance)] {
+        for (field, text) in [("reason", self.reason.as_str()), ("instance", &self.instance)].into_iter().chain(self.provenance.texts()) {
             if text.len() > Self::MAX_TEXT {
                 return Err(format!("{field} has {} bytes, at most {} are allowed", text.len(), Self::MAX_TEXT));
             }

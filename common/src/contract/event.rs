@@ -4,13 +4,15 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use super::Message;
 use crate::time::Timestamp;
 
 /// The kinds of message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum EventType {
     /// What a decision needs to know.
     State,
@@ -26,18 +28,12 @@ pub enum EventType {
 
 impl EventType {
     /// Every kind, in the order of the loop.
-    pub const ALL: [EventType; 5] = [Self::State, Self::Reward, Self::Action, Self::Outcome, Self::Load];
+    pub const ALL: &'static [EventType] = <Self as VariantArray>::VARIANTS;
 
     /// The token of the subject and the word in the event's type.
     #[must_use]
     pub fn word(self) -> &'static str {
-        match self {
-            Self::State => "state",
-            Self::Reward => "reward",
-            Self::Action => "action",
-            Self::Outcome => "outcome",
-            Self::Load => "load",
-        }
+        self.into()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use super::event::EventType;
-use super::{Epoch, Message, Version};
+use super::{Epoch, Message, Provenance, Version};
 use crate::name::{FunctionId, Name};
 use crate::time::{Tick, Timestamp};
 use crate::units::Allocation;
@@ -26,9 +27,9 @@ pub struct Outcome {
     pub source: Source,
     /// The agent that decided, or the rule where `source` is `fallback`.
     pub agent: Name,
-    /// Version of the model or rule that decided.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub model: String,
+    /// Policy, model and fallback that decided, as the Action has them.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
     /// What became of it.
     pub effect: Effect,
     /// What was asked for.
@@ -42,7 +43,7 @@ pub struct Outcome {
     /// Rules of the guard that changed or stopped the decision, in the order in which they did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub guard: Vec<GuardNote>,
-    /// Why, in words for a person.
+    /// Why, in words for people; no program may parse it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// When the actuator decided this.
@@ -56,8 +57,9 @@ pub struct Outcome {
 }
 
 /// Who decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Source {
     /// The agent that the ScalingPolicy names.
     Agent,
@@ -70,8 +72,9 @@ pub enum Source {
 }
 
 /// What became of a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Effect {
     /// Applied as asked.
     Applied,
@@ -99,11 +102,16 @@ pub struct GuardNote {
 }
 
 /// The rules of the guard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Rule {
     /// Everything is frozen, or this function is.
     Freeze,
+    /// A restore of the original allocation is in progress.
+    RestoreInProgress,
+    /// The actuator is disconnected from the bus, so that only increases are applied.
+    Disconnected,
     /// The policy is paused.
     Paused,
     /// The mode does not apply what is decided.

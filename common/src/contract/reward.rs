@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::EventType;
 use super::outcome::Source;
-use super::{Epoch, Message, Version, rounded};
+use super::{Epoch, Message, Provenance, Version, rounded};
 use crate::name::{FunctionId, Name};
 use crate::time::{Tick, Timestamp};
 use crate::units::Allocation;
@@ -73,15 +73,15 @@ pub struct Term {
 }
 
 /// Who decided the allocation that was in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Decider {
     /// Agent, fallback or operator.
     pub source: Source,
     /// Name of the agent or rule.
     pub agent: Name,
-    /// Version of its model.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub model: String,
+    /// Policy, model and fallback that decided.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
     /// Tick that the decision answered.
     pub tick: Tick,
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventType;
-use super::{Epoch, Message, Moment, Version, finite, rounded};
+use super::{Epoch, Message, StateId, Version, finite, rounded};
 use crate::name::{FunctionId, Name};
 use crate::policy::{Bounds, Prices};
 use crate::time::{Tick, TickLength, Timestamp};
@@ -150,6 +150,9 @@ pub struct Window {
     /// Working set of one replica, MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<Usage>,
+    /// Replicas that became ready after a start, cold starts among them; absent where the source does not count starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<u32>,
     /// Replicas that were restarted after a crash.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u32,
@@ -256,8 +259,8 @@ impl State {
 
     /// Which State this is.
     #[must_use]
-    pub fn moment(&self) -> Moment {
-        Moment { epoch: self.epoch, tick: self.tick }
+    pub fn state_id(&self) -> StateId {
+        StateId { epoch: self.epoch, tick: self.tick }
     }
 }
 

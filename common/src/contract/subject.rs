@@ -58,5 +58,5 @@ pub fn agent_group(agent: &Name) -> String {
 pub fn kind(subject: &str) -> Option<EventType> {
     let rest = subject.strip_prefix(PREFIX)?.strip_prefix('.')?;
     let word = rest.split('.').next()?;
-    EventType::ALL.into_iter().find(|kind| kind.word() == word)
+    EventType::ALL.iter().copied().find(|kind| kind.word() == word)
 }

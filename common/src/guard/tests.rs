@@ -16,7 +16,7 @@ const HOUR_MS: u64 = 3_600_000;
 #[derive(Debug, Clone)]
 struct Scene {
     wanted: Allocation,
-    in_force: Allocation,
+    current: Allocation,
     policy: ScalingPolicy,
     state: Option<State>,
     vertical: bool,
@@ -24,11 +24,11 @@ struct Scene {
 }
 
 impl Scene {
-    fn case(&self) -> Case<'_> {
-        Case {
+    fn case(&self) -> GuardInput<'_> {
+        GuardInput {
             wanted: self.wanted,
-            in_force: Some(self.in_force),
-            standing: Standing::Named,
+            current: Some(self.current),
+            kind: DecisionKind::Named,
             policy: &self.policy,
             state: self.state.as_ref(),
             frozen: None,
@@ -41,10 +41,10 @@ impl Scene {
     /// A function of four replicas that is seen well, within wide limits.
     fn calm() -> Self {
         let policy = Self::calm_policy();
-        let in_force = Allocation::new(4, 500, 256);
+        let current = Allocation::new(4, 500, 256);
         Self {
-            wanted: in_force,
-            in_force,
+            wanted: current,
+            current,
             state: Some(state(&policy, Some(0), 0, Some(100.0))),
             policy,
             vertical: true,
@@ -60,14 +60,14 @@ impl Scene {
 
     /// What is in force after the verdict.
     fn after(&self) -> Allocation {
-        match permit(&self.case()) {
+        match evaluate(&self.case()) {
             Verdict::Apply { allocation, .. } => allocation,
-            Verdict::Unchanged | Verdict::Hold { .. } | Verdict::Record { .. } => self.in_force,
+            Verdict::Unchanged | Verdict::Hold { .. } | Verdict::Record { .. } => self.current,
         }
     }
 
     fn home(&self) -> Allocation {
-        within_bounds(&self.case(), self.in_force)
+        within_bounds(&self.case(), self.current)
     }
 }
 
@@ -135,9 +135,9 @@ fn scene() -> impl Strategy<Value = Scene> {
     let seen = (prop::option::weighted(0.9, 0u64..200_000), 0u64..200_000, prop::option::weighted(0.9, 0.0f64..5000.0), any::<bool>());
     let fresh = (Just(Some(1_000)), 0u64..2_000, prop::option::weighted(0.9, 0.0f64..5000.0), Just(true));
     (allocation(), allocation(), policy(), prop_oneof![seen, fresh], any::<bool>(), budget()).prop_map(
-        |(wanted, in_force, policy, (age, delay, working_set, seen), vertical, budget)| {
+        |(wanted, current, policy, (age, delay, working_set, seen), vertical, budget)| {
             let state = seen.then(|| state(&policy, age, delay, working_set));
-            Scene { wanted, in_force, policy, state, vertical, budget }
+            Scene { wanted, current, policy, state, vertical, budget }
         },
     )
 }
@@ -162,27 +162,27 @@ proptest! {
 
     #[test]
     fn judges_the_same_case_the_same(scene in scene()) {
-        prop_assert_eq!(permit(&scene.case()), permit(&scene.clone().case()));
+        prop_assert_eq!(evaluate(&scene.case()), evaluate(&scene.clone().case()));
     }
 
     #[test]
     fn asks_nothing_more_once_its_answer_is_in_force(scene in scene()) {
         let after = scene.after();
-        let again = Scene { wanted: after, in_force: after, ..scene };
-        prop_assert_eq!(permit(&again.case()), Verdict::Unchanged);
+        let again = Scene { wanted: after, current: after, ..scene };
+        prop_assert_eq!(evaluate(&again.case()), Verdict::Unchanged);
     }
 
     #[test]
     fn an_apply_always_changes_something(scene in scene()) {
-        if let Verdict::Apply { allocation, notes, .. } = permit(&scene.case()) {
-            prop_assert_ne!(allocation, scene.in_force);
+        if let Verdict::Apply { allocation, notes, .. } = evaluate(&scene.case()) {
+            prop_assert_ne!(allocation, scene.current);
             prop_assert_eq!(notes.is_empty(), allocation == scene.wanted, "a change of the decision has its reason");
         }
     }
 
     #[test]
     fn a_hold_has_a_reason(scene in scene()) {
-        if let Verdict::Hold { notes } = permit(&scene.case()) {
+        if let Verdict::Hold { notes } = evaluate(&scene.case()) {
             prop_assert!(!notes.is_empty());
         }
     }
@@ -223,7 +223,7 @@ proptest! {
 
     #[test]
     fn goes_one_step_unless_bounds_demand_more(scene in scene()) {
-        let (from, to, guard) = (scene.in_force, scene.after(), &scene.policy.guard);
+        let (from, to, guard) = (scene.current, scene.after(), &scene.policy.guard);
         let bounds = &scene.policy.bounds;
         let demanded = |part: u32, least: u32, most: u32| part == least || part == most;
         let up = from.replicas.0.saturating_add(guard.replicas_up.get());
@@ -243,21 +243,21 @@ proptest! {
     fn a_platform_that_cannot_resize_is_not_asked_to(mut scene in scene()) {
         scene.vertical = false;
         let after = scene.after();
-        prop_assert_eq!(after, Allocation { replicas: after.replicas, ..scene.in_force });
+        prop_assert_eq!(after, Allocation { replicas: after.replicas, ..scene.current });
     }
 
     #[test]
     fn frozen_or_paused_changes_nothing(mut scene in scene(), which in 0..3) {
         scene.policy.paused = which == 0;
         let frozen = match which { 0 => None, 1 => Some(Frozen::Function), _ => Some(Frozen::All) };
-        let verdict = permit(&Case { frozen, ..scene.case() });
+        let verdict = evaluate(&GuardInput { frozen, ..scene.case() });
         let hold = matches!(verdict, Verdict::Hold { .. });
         prop_assert!(hold, "{:?}", verdict);
     }
 
     #[test]
     fn a_shadow_and_a_recommendation_are_recorded_as_they_would_be_applied(mut scene in scene(), shadow in any::<bool>()) {
-        let applied = match permit(&scene.case()) {
+        let applied = match evaluate(&scene.case()) {
             Verdict::Apply { allocation, .. } => Some(allocation),
             Verdict::Unchanged => Some(scene.wanted),
             Verdict::Hold { .. } | Verdict::Record { .. } => None,
@@ -265,8 +265,8 @@ proptest! {
         if !shadow {
             scene.policy.mode = Mode::Recommend;
         }
-        let standing = if shadow { Standing::Shadow } else { Standing::Named };
-        let verdict = permit(&Case { standing, ..scene.case() });
+        let kind = if shadow { DecisionKind::Shadow } else { DecisionKind::Named };
+        let verdict = evaluate(&GuardInput { kind, ..scene.case() });
         let recorded = matches!(&verdict, Verdict::Record { allowed, .. } if *allowed == applied);
         prop_assert!(recorded, "{:?} instead of {:?}", verdict, applied);
     }
@@ -277,16 +277,16 @@ proptest! {
         steps in prop::collection::vec((allocation(), 0u64..HOUR_MS / 4), 1..80),
     ) {
         let mut scene = Scene { policy, budget: Budget::default(), ..Scene::calm() };
-        scene.in_force = scene.policy.bounds.clamp(scene.in_force);
+        scene.current = scene.policy.bounds.clamp(scene.current);
         let mut now = NOW;
         let mut charged: Vec<(Timestamp, Direction)> = Vec::new();
         for (wanted, pause) in steps {
             now = Timestamp(now.0 + pause);
             scene.wanted = wanted;
             scene.state = scene.state.map(|state| State { observed_at_ms: now, ..state });
-            if let Verdict::Apply { allocation, charge: Some(direction), .. } = permit(&Case { now, ..scene.case() }) {
+            if let Verdict::Apply { allocation, charge: Some(direction), .. } = evaluate(&GuardInput { now, ..scene.case() }) {
                 scene.budget.charge(direction, now);
-                scene.in_force = allocation;
+                scene.current = allocation;
                 charged.push((now, direction));
             }
             let recent: Vec<_> = charged.iter().filter(|(at, _)| now.0 - at.0 <= HOUR_MS).collect();
@@ -327,11 +327,11 @@ proptest! {
 
 #[track_caller]
 fn check(scene: &Scene, expected: Allocation, rules: &[Rule]) {
-    let verdict = permit(&scene.case());
+    let verdict = evaluate(&scene.case());
     let (after, notes) = match verdict {
         Verdict::Apply { allocation, notes, .. } => (allocation, notes),
-        Verdict::Hold { notes } => (scene.in_force, notes),
-        Verdict::Unchanged => (scene.in_force, Vec::new()),
+        Verdict::Hold { notes } => (scene.current, notes),
+        Verdict::Unchanged => (scene.current, Vec::new()),
         Verdict::Record { allowed, .. } => panic!("recorded {allowed:?}"),
     };
     assert_eq!(after, expected, "{notes:?}");
@@ -347,7 +347,7 @@ fn applies_what_no_rule_forbids() {
 #[test]
 fn says_which_part_was_changed_and_to_what() {
     let scene = Scene { wanted: Allocation::new(50, 500, 256), ..Scene::calm() };
-    let Verdict::Apply { allocation, notes, charge } = permit(&scene.case()) else { panic!("not applied") };
+    let Verdict::Apply { allocation, notes, charge } = evaluate(&scene.case()) else { panic!("not applied") };
     assert_eq!((allocation, charge), (Allocation::new(8, 500, 256), Some(Direction::Up)));
     let details: Vec<&str> = notes.iter().map(|note| note.detail.as_str()).collect();
     assert_eq!(details, ["replicas 50 becomes 10, allowed are 1 to 10", "replicas 10 becomes 8, allowed are steps of +4 and -4 from 4"]);
@@ -373,12 +373,12 @@ fn one_stale_kind_of_measurement_is_enough_to_forbid_scaling_down() {
     let mut state = state(&scene.policy, Some(0), 0, Some(100.0));
     state.age.cpu_ms = Some(16_000);
     scene.state = Some(state);
-    check(&scene, scene.in_force, &[Rule::StaleState]);
+    check(&scene, scene.current, &[Rule::StaleState]);
 }
 
 #[test]
 fn starts_from_zero_though_use_was_not_measured_for_hours() {
-    let mut scene = Scene { in_force: Allocation::new(0, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
+    let mut scene = Scene { current: Allocation::new(0, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
     let mut state = state(&scene.policy, Some(0), 0, None);
     state.age.cpu_ms = Some(HOUR_MS);
     state.age.memory_ms = None;
@@ -389,24 +389,26 @@ fn starts_from_zero_though_use_was_not_measured_for_hours() {
 
 #[test]
 fn a_repair_goes_the_whole_way_at_once_and_costs_nothing() {
-    let mut scene = Scene { in_force: Allocation::new(1, 500, 256), wanted: Allocation::new(10, 500, 256), ..Scene::calm() };
+    let mut scene = Scene { current: Allocation::new(1, 500, 256), wanted: Allocation::new(10, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::MIN;
     scene.budget.charge(Direction::Up, NOW);
-    let verdict = permit(&Case { standing: Standing::Repair, ..scene.case() });
+    let verdict = evaluate(&GuardInput { kind: DecisionKind::Repair, ..scene.case() });
     assert_eq!(verdict, Verdict::Apply { allocation: scene.wanted, notes: Vec::new(), charge: None });
 }
 
 #[test]
 fn a_repair_without_any_measurement_only_gives() {
-    let mut scene = Scene { state: None, in_force: Allocation::new(1, 500, 256), wanted: Allocation::new(8, 500, 128), ..Scene::calm() };
+    let mut scene = Scene { state: None, current: Allocation::new(1, 500, 256), wanted: Allocation::new(8, 500, 128), ..Scene::calm() };
     scene.policy.guard.replicas_up = NonZeroU32::MIN;
-    let Verdict::Apply { allocation, .. } = permit(&Case { standing: Standing::Repair, ..scene.case() }) else { panic!("not applied") };
+    let Verdict::Apply { allocation, .. } = evaluate(&GuardInput { kind: DecisionKind::Repair, ..scene.case() }) else {
+        panic!("not applied")
+    };
     assert_eq!(allocation, Allocation::new(8, 500, 256));
 }
 
 #[test]
 fn spent_budgets_do_not_keep_what_is_in_force_outside_bounds() {
-    let mut scene = Scene { in_force: Allocation::new(30, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
+    let mut scene = Scene { current: Allocation::new(30, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::MIN;
     scene.budget.charge(Direction::Up, NOW);
     check(&scene, Allocation::new(10, 500, 256), &[Rule::StepLimit]);
@@ -417,7 +419,7 @@ fn the_last_change_of_an_hour_is_kept_for_a_step_up() {
     let mut scene = Scene { wanted: Allocation::new(3, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::new(2).expect("not zero");
     scene.budget.charge(Direction::Down, NOW);
-    check(&scene, scene.in_force, &[Rule::ActionBudget]);
+    check(&scene, scene.current, &[Rule::ActionBudget]);
     scene.wanted = Allocation::new(5, 500, 256);
     check(&scene, scene.wanted, &[]);
 }
@@ -433,7 +435,7 @@ fn a_budget_is_free_again_after_an_hour() {
 #[test]
 fn holds_while_nobody_knows_what_is_in_force() {
     let scene = Scene::calm();
-    let verdict = permit(&Case { in_force: None, ..scene.case() });
+    let verdict = evaluate(&GuardInput { current: None, ..scene.case() });
     assert!(matches!(verdict, Verdict::Hold { notes } if notes[0].rule == Rule::StaleState));
 }
 
@@ -441,7 +443,7 @@ fn holds_while_nobody_knows_what_is_in_force() {
 fn observe_records_without_judging() {
     let mut scene = Scene { wanted: Allocation::new(50, 500, 256), ..Scene::calm() };
     scene.policy.mode = Mode::Observe;
-    assert!(matches!(permit(&scene.case()), Verdict::Record { allowed: None, .. }));
+    assert!(matches!(evaluate(&scene.case()), Verdict::Record { allowed: None, .. }));
 }
 
 #[test]

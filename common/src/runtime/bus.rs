@@ -1,7 +1,7 @@
 //! The bus: typed messages and watched buckets over NATS. Owns delivery; must not know what a message means.
 
 mod bucket;
-mod recall;
+mod read_history;
 mod subscription;
 
 use std::future::IntoFuture;
@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use bytes::Bytes;
-use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -24,17 +24,21 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 pub use bucket::Bucket;
+use subscription::Keep;
 pub use subscription::{Received, Subscription};
 
-use super::accounts;
 use super::clock;
 use super::health::Health;
+use super::nats_permissions;
+use super::telemetry::Label;
 use crate::contract::{Event, EventType, Message, TraceParent};
 
 /// Messages recorded at once that no stream has acknowledged yet. At 100,000 functions and a millisecond an acknowledgement it bounds the wait, not the rate.
 const UNACKNOWLEDGED: usize = 4096;
 /// How long a message is published again before it counts as lost; well within the stream's window for duplicates.
 const RECORD_FOR: Duration = Duration::from_secs(60);
+/// Capacity of the queue of connection events while a command connects; they come one at a time.
+const EVENTS: usize = 16;
 /// How long one acknowledgement is awaited.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);
 /// How long a request to the server is awaited, connecting included.
@@ -77,7 +81,8 @@ impl BusConfig {
                     .to_owned(),
                 None => self.password.clone(),
             };
-            options = options.user_and_password(self.user.clone(), password).custom_inbox_prefix(accounts::inbox_prefix(&self.user));
+            options =
+                options.user_and_password(self.user.clone(), password).custom_inbox_prefix(nats_permissions::inbox_prefix(&self.user));
         }
         Ok(options)
     }
@@ -87,10 +92,10 @@ impl BusConfig {
     /// # Errors
     /// When no server answers within `within`, or it refuses the user.
     pub async fn connect_once(&self, name: &str, within: Duration) -> anyhow::Result<Client> {
-        let (event_tx, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let (event_tx, mut events) = tokio::sync::mpsc::channel(EVENTS);
         let options = self.options()?.name(name).event_callback(move |event| {
-            // Whoever connected may have given up already; then nobody reads, and nothing is lost.
-            let _unread = event_tx.send(event);
+            // Nobody reads once the caller has connected or given up, so that a full queue loses nothing.
+            let _unread = event_tx.try_send(event);
             async {}
         });
         let client = options.connect(self.urls()).await.with_context(|| format!("nats.url = {}", self.url))?;
@@ -120,27 +125,19 @@ impl BusConfig {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct OfKind {
-    message: EventType,
-    what: &'static str,
-}
-
-impl EncodeLabelSet for OfKind {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
-        use prometheus_client::encoding::EncodeLabel;
-        ("message", self.message.word()).encode(encoder.encode_label())?;
-        ("outcome", self.what).encode(encoder.encode_label())
-    }
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MessageLabels {
+    message: Label<EventType>,
+    outcome: &'static str,
 }
 
 /// Messages by kind and by what became of them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Counts(Family<OfKind, Counter>);
+pub(crate) struct Counts(Family<MessageLabels, Counter>);
 
 impl Counts {
-    pub(crate) fn add(&self, message: EventType, what: &'static str, by: u64) {
-        self.0.get_or_create(&OfKind { message, what }).inc_by(by);
+    pub(crate) fn add(&self, message: EventType, outcome: &'static str, by: u64) {
+        self.0.get_or_create(&MessageLabels { message: Label(message), outcome }).inc_by(by);
     }
 }
 
@@ -256,7 +253,9 @@ impl Bus {
     /// Publishes an Action, an Outcome or a Reward: at once, and again under the same id until the stream has acknowledged it or a minute has passed.
     /// Waits only where thousands are unacknowledged.
     pub async fn record<M: Message>(&self, message: &M, trace: TraceParent) {
-        let Ok(permit) = Arc::clone(&self.unacknowledged).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&self.unacknowledged).acquire_owned().await else {
+            return self.counts.add(M::TYPE, "dropped", 1);
+        };
         let (bus, subject, headers, body) = (self.clone(), message.subject(), self.headers(message, trace), Bytes::from(message.encode()));
         // The first attempt is handed to the connection here and now, so that messages leave in the order in which they were recorded.
         let first = self.attempt(&subject, &headers, &body).await;
@@ -313,17 +312,39 @@ impl Bus {
         }
     }
 
-    /// Subscribes to messages on `subject`; in `group`, each message reaches one member. Where the reader lags, the newest messages win.
+    /// Subscribes to messages on `subject`; in `group`, each message reaches one member. Where the reader lags by more than 131,072 messages, the oldest
+    /// are dropped.
     ///
     /// # Errors
     /// When the subject is malformed.
     pub async fn subscribe<M: Message + Send + 'static>(&self, subject: String, group: Option<String>) -> anyhow::Result<Subscription<M>> {
+        self.subscribe_keeping(subject, group, Keep::All).await
+    }
+
+    /// As [`Bus::subscribe`], for a reader that needs the newest message of each function only: where it lags, older ones are replaced.
+    ///
+    /// # Errors
+    /// When the subject is malformed.
+    pub async fn subscribe_latest<M: Message + Send + 'static>(
+        &self,
+        subject: String,
+        group: Option<String>,
+    ) -> anyhow::Result<Subscription<M>> {
+        self.subscribe_keeping(subject, group, Keep::LatestPerFunction).await
+    }
+
+    async fn subscribe_keeping<M: Message + Send + 'static>(
+        &self,
+        subject: String,
+        group: Option<String>,
+        keep: Keep,
+    ) -> anyhow::Result<Subscription<M>> {
         let subscriber = match group {
             Some(group) => self.client.queue_subscribe(subject.clone(), group).await,
             None => self.client.subscribe(subject.clone()).await,
         };
         let subscriber = subscriber.with_context(|| format!("subscribe to {subject}"))?;
-        Ok(Subscription::start(subscriber, self.counts.clone()))
+        Ok(Subscription::start(subscriber, keep, self.counts.clone()))
     }
 
     fn headers<M: Message>(&self, message: &M, trace: TraceParent) -> HeaderMap {

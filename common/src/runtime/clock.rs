@@ -19,14 +19,14 @@ pub const VARIABLE: &str = "QSCALE_CLOCK";
 
 /// How fast a clock runs, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct ClockRate {
     speed: u32,
     origin: Timestamp,
 }
 
-impl Pace {
+impl ClockRate {
     /// The time of day.
-    pub const REAL: Pace = Pace { speed: 1, origin: Timestamp(0) };
+    pub const REAL: ClockRate = ClockRate { speed: 1, origin: Timestamp(0) };
     /// Highest speed: a millisecond of real time, as exactly as services wait, is a second then.
     pub const FASTEST: u32 = 1_000;
 
@@ -73,13 +73,13 @@ impl Pace {
     }
 }
 
-impl fmt::Display for Pace {
+impl fmt::Display for ClockRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.speed, self.origin.0)
     }
 }
 
-impl FromStr for Pace {
+impl FromStr for ClockRate {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('@').and_then(|(speed, origin)| Some((speed.parse().ok()?, origin.parse().ok()?)));
@@ -89,16 +89,16 @@ impl FromStr for Pace {
     }
 }
 
-static PACE: OnceLock<Pace> = OnceLock::new();
+static PACE: OnceLock<ClockRate> = OnceLock::new();
 
 /// How fast the clock of this process runs.
 #[must_use]
-pub fn pace() -> Pace {
-    *PACE.get_or_init(|| from_environment().unwrap_or(Pace::REAL))
+pub fn pace() -> ClockRate {
+    *PACE.get_or_init(|| from_environment().unwrap_or(ClockRate::REAL))
 }
 
 /// Has the clock of this process run at `pace`. To be called before anything asks for the time; later it changes nothing.
-pub fn follow(pace: Pace) {
+pub fn follow(pace: ClockRate) {
     // A clock that runs already keeps its pace: time must not jump.
     let _kept = PACE.set(pace);
 }
@@ -107,10 +107,10 @@ pub fn follow(pace: Pace) {
 ///
 /// # Errors
 /// When the variable is there and not understood.
-pub fn from_environment() -> Result<Pace, String> {
+pub fn from_environment() -> Result<ClockRate, String> {
     match std::env::var(VARIABLE) {
         Ok(text) => text.parse().map_err(|error| format!("environment variable {VARIABLE}: {error}")),
-        Err(_) => Ok(Pace::REAL),
+        Err(_) => Ok(ClockRate::REAL),
     }
 }
 
@@ -179,14 +179,14 @@ mod tests {
 
     #[test]
     fn real_time_is_the_time_of_day() {
-        assert_eq!(Pace::REAL.of_wall(ORIGIN), ORIGIN);
-        assert_eq!(Pace::REAL.to_wall(ORIGIN), ORIGIN);
-        assert_eq!(Pace::new(1, ORIGIN).expect("real").at(ORIGIN.0 * 1_000 + 1_999), Timestamp(ORIGIN.0 + 1));
+        assert_eq!(ClockRate::REAL.of_wall(ORIGIN), ORIGIN);
+        assert_eq!(ClockRate::REAL.to_wall(ORIGIN), ORIGIN);
+        assert_eq!(ClockRate::new(1, ORIGIN).expect("real").at(ORIGIN.0 * 1_000 + 1_999), Timestamp(ORIGIN.0 + 1));
     }
 
     #[test]
     fn a_faster_clock_runs_from_its_origin_on() {
-        let pace = Pace::new(10, ORIGIN).expect("valid");
+        let pace = ClockRate::new(10, ORIGIN).expect("valid");
         assert_eq!(pace.of_wall(ORIGIN), ORIGIN);
         assert_eq!(pace.of_wall(Timestamp(ORIGIN.0 + 5)), Timestamp(ORIGIN.0 + 50));
         assert_eq!(pace.at(ORIGIN.0 * 1_000 + 100), Timestamp(ORIGIN.0 + 1), "finer than the milliseconds of the wall");
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_it_shows_leads_back_to_the_time_of_day() {
-        let pace = Pace::new(7, ORIGIN).expect("valid");
+        let pace = ClockRate::new(7, ORIGIN).expect("valid");
         for after in [0, 1, 1_000, 123_456] {
             let wall = Timestamp(ORIGIN.0 + after);
             assert_eq!(pace.to_wall(pace.of_wall(wall)), wall);
@@ -204,10 +204,10 @@ mod tests {
 
     #[test]
     fn a_pace_is_read_as_it_is_written() {
-        let pace = Pace::new(25, ORIGIN).expect("valid");
+        let pace = ClockRate::new(25, ORIGIN).expect("valid");
         assert_eq!(pace.to_string().parse(), Ok(pace));
         for wrong in ["", "10", "ten@1", "0@1", "1001@1", "10@-1"] {
-            assert!(wrong.parse::<Pace>().is_err(), "{wrong}");
+            assert!(wrong.parse::<ClockRate>().is_err(), "{wrong}");
         }
     }
 }

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::load::LoadSummary;
 use crate::name::FunctionId;
 use crate::platform::{AllocationReply, AllocationRequest, ApiError, EventPage, FunctionSpec, FunctionStatus, LogLine};
 
@@ -169,7 +170,7 @@ impl PlatformClient {
     ///
     /// # Errors
     /// As [`PlatformClient::begin_load`].
-    pub async fn load_summary(&self) -> Result<serde_json::Value, PlatformError> {
+    pub async fn load_summary(&self) -> Result<LoadSummary, PlatformError> {
         self.get_json("/v1/load").await
     }
 

@@ -1,5 +1,8 @@
-//! Structured logs on standard error.
+//! Structured logs on standard error, and label values of metrics.
 
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -29,6 +32,16 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         // The client of NATS reports every attempt to connect; the bus says so once.
         Self { log: "info,async_nats=warn".into(), log_format: LogFormat::Text }
+    }
+}
+
+/// Label value of a metric from an enum: the name of the variant, as `strum` gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Label<T>(pub T);
+
+impl<T: Copy + fmt::Debug + Into<&'static str>> EncodeLabelValue for Label<T> {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.0.into().encode(encoder)
     }
 }
 

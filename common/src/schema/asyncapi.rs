@@ -11,7 +11,7 @@ use crate::time::{Tick, Timestamp};
 #[must_use]
 pub fn asyncapi() -> Value {
     let all = |entry: fn(EventType) -> Value| -> Map<String, Value> {
-        EventType::ALL.into_iter().map(|kind| (kind.word().into(), entry(kind))).collect()
+        EventType::ALL.iter().copied().map(|kind| (kind.word().into(), entry(kind))).collect()
     };
     json!({
         "asyncapi": "3.0.0",
@@ -230,7 +230,7 @@ fn operations() -> Map<String, Value> {
         ("agent", &[Action], &[State, Reward, Outcome]),
         ("actuator", &[Outcome], &[State, Action]),
         ("loadgen", &[Load], &[]),
-        ("operator", &[], &EventType::ALL),
+        ("operator", &[], EventType::ALL),
     ];
     let mut operations = Map::new();
     for (service, sends, receives) in services {

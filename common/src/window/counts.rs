@@ -37,6 +37,8 @@ pub(super) enum Field {
     MemoryKib,
     /// Those readings.
     MemoryReadings,
+    /// Replicas that became ready.
+    Starts,
     /// Restarts after a crash.
     Restarts,
     /// Kills for memory.

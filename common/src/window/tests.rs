@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::contract::{Direction, Epoch, Headroom, Message, Moment, State, parse};
+use crate::contract::{Direction, Epoch, Headroom, Message, State, StateId, parse};
 use crate::name::{FunctionId, Name};
 use crate::policy::ScalingPolicy;
 use crate::scrape::{CpuCounters, RequestCounters};
@@ -323,8 +323,8 @@ fn a_replica_not_shown_for_long_is_forgotten() {
     assert!(feed.windows.replicas.heap_bytes() < with_both);
 }
 
-fn moment(tick: u64) -> Moment {
-    Moment { epoch: Epoch(1_790_000_000_000), tick: Tick(tick) }
+fn state_id(tick: u64) -> StateId {
+    StateId { epoch: Epoch(1_790_000_000_000), tick: Tick(tick) }
 }
 
 fn policy() -> ScalingPolicy {
@@ -354,7 +354,7 @@ fn full_state() -> State {
         feed.tick(&[&scrape]);
     }
     let headroom = Headroom { cpu_millicores: Millicores(123_456), memory_mib: Mebibytes(654_321) };
-    assemble(&policy(), moment(feed.tick), Timestamp(feed.now() + 7), &feed.windows, Some(headroom))
+    assemble(&policy(), state_id(feed.tick), Timestamp(feed.now() + 7), &feed.windows, Some(headroom))
 }
 
 #[test]
@@ -368,8 +368,8 @@ fn a_full_state_is_within_two_kibibytes_and_reads_back() {
     let read: State = parse(&body).expect("a State");
     assert_eq!(read.encode(), body);
     assert_eq!(
-        (read.moment(), read.allocation, read.windows.long.covered_ms),
-        (state.moment(), state.allocation, state.windows.long.covered_ms)
+        (read.state_id(), read.allocation, read.windows.long.covered_ms),
+        (state.state_id(), state.allocation, state.windows.long.covered_ms)
     );
 }
 
@@ -377,9 +377,9 @@ fn a_full_state_is_within_two_kibibytes_and_reads_back() {
 fn a_function_that_was_never_read_has_a_state() {
     let mut windows = Windows::new(TickLength::default());
     windows.close(Tick(7), &Prices::default());
-    let state = assemble(&policy(), moment(7), Timestamp(7 * TICK), &windows, None);
+    let state = assemble(&policy(), state_id(7), Timestamp(7 * TICK), &windows, None);
     assert_eq!((state.allocation, state.replicas, state.age.oldest(), state.windows), (None, None, None, WireWindows::default()));
-    parse::<State>(&assemble(&policy(), moment(7), Timestamp(7 * TICK), &windows, None).encode()).expect("a State");
+    parse::<State>(&assemble(&policy(), state_id(7), Timestamp(7 * TICK), &windows, None).encode()).expect("a State");
 }
 
 #[test]
@@ -473,7 +473,7 @@ proptest! {
     #[test]
     fn whatever_is_read_the_state_is_valid(history in any_history()) {
         replay(&history, |windows| {
-            let state = assemble(&policy(), moment(1), Timestamp(1 << 41), windows, None);
+            let state = assemble(&policy(), state_id(1), Timestamp(1 << 41), windows, None);
             state.check().expect("what the contract allows");
             parse::<State>(&state.encode()).expect("no number that JSON cannot write");
             for window in [&state.windows.tick, &state.windows.short, &state.windows.long] {
@@ -511,6 +511,51 @@ proptest! {
             prop_assert_eq!((sums.get(Field::Completed), sums.get(Field::Failed)), (completed, failed));
             prop_assert_eq!(sums.latency().iter().sum::<u64>(), completed);
             prop_assert_eq!(sums.get(Field::AnsweredMs), (feed.tick - 1) * TICK);
+        }
+    }
+}
+
+#[test]
+fn starts_are_counted_where_the_source_counts_them() {
+    let mut feed = Feed::new();
+    let scrape =
+        |at, startups| FunctionScrape { platform: Some(PlatformReading { startups, ..platform(at, 1) }), ..FunctionScrape::default() };
+    for starts in [4, 4, 7] {
+        feed.tick(&[&|at| scrape(at, Some((starts, 1000 * starts)))]);
+    }
+    let windows = feed.windows.measured(95.0);
+    assert_eq!((windows.tick.starts, windows.short.starts), (Some(3), Some(3)));
+    feed.tick(&[&|at| scrape(at, None)]);
+    assert_eq!(feed.windows.measured(95.0).tick.starts, None);
+}
+
+proptest! {
+    /// A State that is written over from tick to tick, as a simulator does, is the one that is assembled from nothing, as a collector does.
+    #[test]
+    fn a_state_that_is_written_over_equals_one_that_is_assembled(
+        ticks in prop::collection::vec((0u64..3, prop::option::of((0u32..4, 1u64..200, 0u64..20)), any::<bool>()), 1..30),
+    ) {
+        let (policy, mut windows) = (policy(), Windows::new(TickLength::default()));
+        let mut written = assemble(&policy, state_id(0), Timestamp(0), &windows, None);
+        let (mut tick, mut completed, mut failed) = (1, 0, 0);
+        for (skipped, reading, with_headroom) in ticks {
+            tick += 1 + skipped;
+            let at = tick * TICK + TICK - 1;
+            if let Some((replicas, more, lost)) = reading {
+                (completed, failed) = (completed + more, failed + lost);
+                let one = |number| replica(&format!("r-{number}"), at, completed, failed);
+                let platform = PlatformReading { startups: Some((completed, completed * 700)), ..platform(at, replicas) };
+                windows.record(&FunctionScrape {
+                    platform: Some(platform),
+                    ingress: Some(ingress(at, completed + failed, failed)),
+                    replicas: (0..replicas).map(one).collect(),
+                });
+            }
+            windows.close(Tick(tick), &policy.prices);
+            let headroom = with_headroom.then_some(Headroom { cpu_millicores: Millicores(tick as u32), memory_mib: Mebibytes(7) });
+            let (state_id, now) = (state_id(tick), Timestamp(at + 40));
+            windows.write_state(&mut written, state_id, now, headroom);
+            prop_assert_eq!(&written, &assemble(&policy, state_id, now, &windows, headroom));
         }
     }
 }

@@ -2,27 +2,20 @@
 
 use std::time::Duration;
 
-use clap::Parser;
-use qscale_common::runtime::config::{self, ConfigArgs};
-use qscale_common::runtime::telemetry;
+use qscale_common::runtime::service::{self, Program};
 use qscale_local::server;
-use qscale_local::settings::Settings;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Runs functions as processes under CPU and memory limits, behind a gateway for gRPC and HTTP.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgs,
-}
+const PROGRAM: Program = Program {
+    name: "qscale-platform",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Runs functions as processes under CPU and memory limits, behind a gateway for gRPC and HTTP",
+};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let settings: Settings = config::load("platform", &arguments.config)?;
-    telemetry::init("platform", &settings.telemetry)?;
+    let settings = service::start(PROGRAM)?;
     let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let [interrupt, terminate, hangup] = signals;

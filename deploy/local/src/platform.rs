@@ -247,6 +247,9 @@ impl api::Platform for Platform {
 
     async fn add(&self, spec: FunctionSpec) -> Result<FunctionStatus, Refused> {
         spec.validate()?;
+        if let Some(simulated) = &spec.simulated {
+            return Err(OutOfRange::new("simulated", simulated, "left out: this platform runs processes").into());
+        }
         let desired = Allocation::from(spec.allocation);
         self.limits.check(&desired, "allocation.")?;
         let _editing = self.editing.lock().await;

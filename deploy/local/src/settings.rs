@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use qscale_common::platform::{Limits, OutOfRange};
+use qscale_common::runtime::service::ServiceConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,12 @@ impl Settings {
             return Err(OutOfRange::new("cgroup_root", &self.cgroup_root, "letters, digits, - and _"));
         }
         Ok(())
+    }
+}
+
+impl ServiceConfig for Settings {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
     }
 }
 

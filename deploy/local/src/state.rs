@@ -33,7 +33,7 @@ pub struct Saved {
 }
 
 /// A function and what it shall have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SavedFunction {
     /// Its file.
     pub spec: FunctionSpec,

@@ -1,4 +1,5 @@
-//! `qscale agent`: credentials of agents. Owns drawing one and making the nats-server take it up; what an agent may do belongs to common's accounts.
+//! `qscale agent`: credentials of agents. Owns their creation and removal in the state folder and the nats-server's reload; permissions are defined in
+//! `qscale_common`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,35 +9,39 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use qscale_common::contract::{EventType, subject};
 use qscale_common::name::Name;
-use qscale_common::runtime::accounts::{self, Account};
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
+use qscale_common::runtime::nats_permissions::{self, Account};
 use serde_json::json;
 
 use crate::show::{self, Cell, Table, Tone};
 use crate::store;
 use crate::system::{Locate, StateDir, write_private};
 
-/// How long a new credential may take until it connects.
-const TAKEN_UP_WITHIN: Duration = Duration::from_secs(10);
+/// Timeout until a new credential connects.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to do with agents.
+/// Actions on agents.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  eval \"$(qscale agent add mine)\"      the output sets environment variables
+  qscale agent list
+  qscale agent remove mine")]
 pub enum AgentCommand {
-    /// Give an agent a credential of its own, and print what its author needs
+    /// Create a credential for an agent and print its connection settings
     ///
-    /// The output can be sourced by a shell: eval "$(qscale agent add mine)"
+    /// The output can be evaluated by a shell: eval "$(qscale agent add mine)"
     Add {
-        /// Name of the agent, a token of the subject of its Actions
+        /// Name of the agent, part of the subject of its Actions
         #[arg(value_name = "NAME")]
         agent: Name,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// List the agents that have a credential
+    /// List agents with a credential
     List,
-    /// Take an agent's credential away; it is disconnected
+    /// Remove an agent's credential and disconnect it
     Remove {
         /// Name of the agent
         #[arg(value_name = "NAME")]
@@ -44,7 +49,7 @@ pub enum AgentCommand {
     },
 }
 
-/// Does what was asked.
+/// Runs the command.
 pub async fn run(locate: &Locate, command: AgentCommand) -> anyhow::Result<()> {
     let state = locate.state()?;
     match command {
@@ -59,7 +64,7 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
     let lock = state.lock_credentials()?;
     let known = state.known_passwords()?.contains_key(&user);
     let passwords = state.passwords(std::slice::from_ref(agent))?;
-    let password = passwords.get(&user).context("the password that was just drawn")?;
+    let password = passwords.get(&user).context("the password was just created")?;
     write_accounts(state, &passwords)?;
     let server = reload(state)?;
     drop(lock);
@@ -68,52 +73,52 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
         BusConfig { url: url.clone().unwrap_or_else(|| BusConfig::default().url), user, password: password.clone(), password_file: None };
     if server.is_some() && url.is_some() {
         config
-            .connect_once("qscale-agent-add", TAKEN_UP_WITHIN)
+            .connect_once("qscale-agent-add", CONNECT_TIMEOUT)
             .await
-            .with_context(|| format!("the nats-server did not take the credential up; see {}", state.log("nats-server").display()))?;
+            .with_context(|| format!("the nats-server does not accept the new credential; see {}", state.log("nats-server").display()))?;
     }
-    let standing = match (server, known) {
-        (Some(_), false) => "added; the nats-server took its credential up",
-        (Some(_), true) => "has a credential already, and it works",
-        (None, false) => "added; no system is up here, the next `qscale up` takes its credential up",
-        (None, true) => "has a credential already; no system is up here",
+    let status = match (server, known) {
+        (Some(_), false) => "added; its credential is active",
+        (Some(_), true) => "already has a credential, which is active",
+        (None, false) => "added; its credential becomes active with the next `qscale up`",
+        (None, true) => "already has a credential; no system runs in this state folder",
     };
-    let facts = Facts::new(agent, &config);
-    if json { show::json(&facts.as_json()) } else { show::line(facts.text(standing)) }
+    let connection = Connection::new(agent, &config);
+    if json { show::json(&connection.as_json()) } else { show::line(connection.text(status)) }
 }
 
-/// What the author of an agent needs.
-struct Facts<'a> {
+/// Connection settings of an agent.
+struct Connection<'a> {
     agent: &'a Name,
     url: String,
     inbox: String,
 }
 
-impl<'a> Facts<'a> {
+impl<'a> Connection<'a> {
     fn new(agent: &'a Name, config: &BusConfig) -> Self {
         let (scheme, host) = config.url.split_once("://").unwrap_or(("nats", &config.url));
         let url = format!("{scheme}://{}:{}@{host}", config.user, config.password);
-        Self { agent, url, inbox: accounts::inbox_prefix(&config.user) }
+        Self { agent, url, inbox: nats_permissions::inbox_prefix(&config.user) }
     }
 
     fn publish(&self) -> String {
         subject::all_of_agent(self.agent).replace(".>", ".<namespace>.<function>")
     }
 
-    /// Lines that a shell can source.
-    fn text(&self, standing: &str) -> String {
+    /// Lines that a shell can evaluate.
+    fn text(&self, status: &str) -> String {
         let Self { agent, url, inbox } = self;
         let (states, group) = (subject::all(EventType::State), subject::agent_group(agent));
         format!(
-            "# agent {agent} {standing}\n\
+            "# agent {agent} {status}\n\
              export NATS_URL={url}\n\
              export QSCALE_AGENT={agent}\n\
              export NATS_INBOX_PREFIX={inbox}\n\
-             # inbox prefix (nats-py: inbox_prefix=\"{inbox}\"), needed for requests and JetStream\n\
-             # hear States      {states}  in queue group {group}\n\
-             # hear more        {}  {}\n\
+             # inbox prefix (nats-py: inbox_prefix=\"{inbox}\"), required for requests and JetStream\n\
+             # States           {states}  in queue group {group}\n\
+             # Rewards, Outcomes {}  {}\n\
              # publish Actions  {}\n\
-             # have it obeyed   qscale policy set <function> agent={agent} mode=active",
+             # let it act       qscale policy set <function> agent={agent} mode=active",
             subject::all(EventType::Reward),
             subject::all(EventType::Outcome),
             self.publish(),
@@ -135,7 +140,7 @@ impl<'a> Facts<'a> {
 async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
     let agents = agents(&state.known_passwords()?);
     if agents.is_empty() {
-        return show::line("no agent has a credential; `qscale agent add NAME` gives it one");
+        return show::line("no agent has a credential; create one with `qscale agent add NAME`");
     }
     let bus = match locate.bus().await {
         Ok(bus) => Some(bus),
@@ -144,19 +149,19 @@ async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
             None
         }
     };
-    let mut table = Table::new(&["AGENT", "OBEYED BY", "LAST ACTION"]);
+    let mut table = Table::new(&["AGENT", "ACTS ON", "LAST ACTION"]);
     for agent in agents {
-        let (obeyed, last) = match &bus {
-            Some(bus) => (obeyed_by(bus, &agent).await?.join(", "), last_action(bus, &agent).await?),
+        let (functions, last) = match &bus {
+            Some(bus) => (acts_on(bus, &agent).await?.join(", "), last_action(bus, &agent).await?),
             None => ("?".to_owned(), "?".to_owned()),
         };
-        let tone = if obeyed.is_empty() { Tone::Plain } else { Tone::Good };
-        table.row([Cell::new(&agent, tone), if obeyed.is_empty() { "-".into() } else { obeyed.into() }, last.into()]);
+        let tone = if functions.is_empty() { Tone::Plain } else { Tone::Good };
+        table.row([Cell::new(&agent, tone), if functions.is_empty() { "-".into() } else { functions.into() }, last.into()]);
     }
     table.print()
 }
 
-/// The agents among the users.
+/// Agents among the users.
 fn agents(passwords: &BTreeMap<String, String>) -> Vec<Name> {
     passwords
         .keys()
@@ -167,8 +172,8 @@ fn agents(passwords: &BTreeMap<String, String>) -> Vec<Name> {
         .collect()
 }
 
-/// The functions whose policies name `agent`.
-async fn obeyed_by(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
+/// Functions whose ScalingPolicy selects `agent`.
+async fn acts_on(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
     let policies = store::policies(bus).await?;
     Ok(policies
         .into_values()
@@ -187,20 +192,20 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
     let user = Account::Agent(agent.clone()).user();
     let lock = state.lock_credentials()?;
     let Some(passwords) = state.forget(&user)? else {
-        bail!("agent {agent} has no credential; `qscale agent list` names those that have one");
+        bail!("agent {agent} has no credential; `qscale agent list` lists the agents with one");
     };
     write_accounts(state, &passwords)?;
     let server = reload(state)?;
     drop(lock);
-    let took_up = if server.is_some() { "the nats-server disconnects it" } else { "no system is up here" };
-    show::line(format_args!("agent {agent} removed; {took_up}"))?;
-    // Which policies name it is good to know, and no reason to fail where nothing is up.
+    let effect = if server.is_some() { "it is disconnected" } else { "no system runs in this state folder" };
+    show::line(format_args!("agent {agent} removed; {effect}"))?;
+    // A warning only: without a running system the policies are unknown.
     if let Ok(bus) = locate.bus().await
-        && let Ok(functions) = obeyed_by(&bus, agent).await
+        && let Ok(functions) = acts_on(&bus, agent).await
     {
         for function in functions {
             show::warn(format_args!(
-                "policy {function} still names agent {agent}; its fallback acts until `qscale policy set {function} agent=NAME`"
+                "policy {function} still selects agent {agent}; its fallback decides until `qscale policy set {function} agent=NAME`"
             ));
         }
     }
@@ -208,23 +213,23 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
 }
 
 fn write_accounts(state: &StateDir, passwords: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    let text = accounts::authorization(passwords).context("credentials.json")?;
+    let text = nats_permissions::authorization(passwords).context("credentials.json")?;
     write_private(&state.join("nats/accounts.conf"), text.as_bytes())
 }
 
-/// Makes the nats-server of this folder read its accounts anew; `None` where none runs.
+/// Makes the nats-server of this folder reload its accounts; `None` if none runs.
 fn reload(state: &StateDir) -> anyhow::Result<Option<i32>> {
     let Some(pid) = nats_server(state) else { return Ok(None) };
-    // SAFETY: kill takes plain integers; the process was just seen to be the nats-server of this folder.
+    // SAFETY: kill takes integers only; the process is the nats-server of this folder.
     let sent = unsafe { libc::kill(pid, libc::SIGHUP) };
     if sent == 0 {
         Ok(Some(pid))
     } else {
-        Err(std::io::Error::last_os_error()).with_context(|| format!("make nats-server (process {pid}) read its accounts anew"))
+        Err(std::io::Error::last_os_error()).with_context(|| format!("failed to reload the accounts of nats-server (process {pid})"))
     }
 }
 
-/// Process of the nats-server that runs from this folder. A number that was left behind, and may be another's by now, is none.
+/// Process of the nats-server of this folder; a stale process number, possibly reused, is ignored.
 pub fn nats_server(state: &StateDir) -> Option<i32> {
     let pid: i32 = std::fs::read_to_string(state.join("nats/nats.pid")).ok()?.trim().parse().ok()?;
     let process = PathBuf::from(format!("/proc/{pid}"));
@@ -245,12 +250,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_author_is_told_everything_in_lines_that_a_shell_sources() {
+    fn output_can_be_evaluated_by_a_shell() {
         let agent: Name = "mine".parse().expect("valid");
         let config =
             BusConfig { url: "nats://127.0.0.1:4222".into(), user: "agent-mine".into(), password: "secret".into(), password_file: None };
-        let facts = Facts::new(&agent, &config);
-        let text = facts.text("added");
+        let connection = Connection::new(&agent, &config);
+        let text = connection.text("added");
         assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("export ")), "{text}");
         for part in [
             "export NATS_URL=nats://agent-mine:secret@127.0.0.1:4222",
@@ -262,7 +267,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "`{part}` in {text}");
         }
-        assert_eq!(facts.as_json()["queue_group"], "agent.mine");
+        assert_eq!(connection.as_json()["queue_group"], "agent.mine");
     }
 
     #[test]
@@ -273,11 +278,11 @@ mod tests {
     }
 
     #[test]
-    fn a_number_left_behind_is_no_server() {
+    fn stale_process_number_is_ignored() {
         let folder = qscale_tests::Folder::new("agent");
         let state = StateDir::new(folder.path()).expect("a folder");
         assert_eq!(nats_server(&state), None);
         write_private(&state.join("nats/nats.pid"), std::process::id().to_string().as_bytes()).expect("written");
-        assert_eq!(nats_server(&state), None, "this test is no nats-server");
+        assert_eq!(nats_server(&state), None, "this test is not a nats-server");
     }
 }

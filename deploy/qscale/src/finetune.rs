@@ -1,5 +1,5 @@
 //! `qscale finetune`: the model in use goes on learning from what was recorded, and what comes of it replaces it through gates alone. Owns the order in which things are
-//! read, computed, stored and put in use; whether a candidate passes is decided by `qscale_dqn::finetune`.
+//! read, computed, stored and put in use; whether a candidate passes is decided by `qscale_promote`.
 
 mod record;
 mod served;
@@ -20,13 +20,13 @@ use qscale_common::runtime::{clock, shutdown};
 use qscale_common::time::{Span, Timestamp};
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
-use qscale_dqn::device::cpu;
-use qscale_dqn::finetune::experience::{Reader, Recording};
-use qscale_dqn::finetune::{Due, Experience, Gates, Look, MOST_RECORDED, Margins, Outcome, Rules, Ruling, Shadowed, Stage, Study, Trial};
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry;
 use qscale_policies::History;
+use qscale_promote::experience::{Reader, Recording};
+use qscale_promote::{Due, Experience, Gates, Look, MOST_RECORDED, Margins, Outcome, Rules, Ruling, Shadowed, Stage, Study, Trial};
 use qscale_replay::{Period, RecordedScenario};
+use qscale_rl::device::cpu;
 use tokio_util::sync::CancellationToken;
 
 use self::record::{Record, Taken};

@@ -1,4 +1,4 @@
-//! `qscale function`: the functions of the local platform. Owns how they are shown; what they are belongs to the platform.
+//! `qscale function`: functions of the local platform. Owns arguments and output.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,15 +16,20 @@ use qscale_common::units::{Mebibytes, Millicores, Replicas};
 use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
-/// How often is asked for new events.
-const ASK_EVERY: Duration = Duration::from_millis(500);
-/// How long the platform may take to say which functions there are, where that is only good to know.
-const KNOW_WITHIN: Duration = Duration::from_secs(2);
+/// Interval between requests for new events.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Timeout of the list of functions where it is optional.
+const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What to do with functions.
+/// Actions on functions.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  qscale function add fibonacci.toml
+  qscale function list
+  qscale function scale fibonacci --replicas 3 --cpu 500m
+  qscale function logs fibonacci --tail 20")]
 pub enum FunctionCommand {
-    /// Add functions, or replace the files of those that are there
+    /// Add functions, or replace existing ones
     Add {
         /// Function files, .toml, .yaml or .json
         #[arg(required = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -45,22 +50,22 @@ pub enum FunctionCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Delete functions, once their replicas have finished their requests
+    /// Delete functions after their replicas have finished their requests
     Delete {
         /// namespace/name, or name
         #[arg(required = true, value_name = "NAME")]
         functions: Vec<FunctionId>,
     },
-    /// Print what the replicas of a function wrote
+    /// Print the output of a function's replicas
     Logs {
         /// namespace/name, or name
         #[arg(value_name = "NAME")]
         function: FunctionId,
-        /// Only so many of the last lines
+        /// Number of last lines
         #[arg(long, default_value_t = 100, value_name = "LINES")]
         tail: usize,
     },
-    /// Give a function another allocation by hand; what is not named stays
+    /// Set the allocation of a function; omitted parts are unchanged
     Scale {
         /// namespace/name, or name
         #[arg(value_name = "NAME")]
@@ -68,25 +73,25 @@ pub enum FunctionCommand {
         /// Number of replicas
         #[arg(long, required_unless_present_any = ["cpu", "memory"])]
         replicas: Option<Replicas>,
-        /// CPU of each replica in thousandths of a core: 500m
+        /// CPU per replica, millicores: 500m
         #[arg(long)]
         cpu: Option<Millicores>,
-        /// Memory of each replica in MiB: 256Mi
+        /// Memory per replica, MiB: 256Mi
         #[arg(long)]
         memory: Option<Mebibytes>,
     },
-    /// Print what happened on the platform
+    /// Print events of the platform
     Events {
-        /// Go on with what happens
+        /// Continue with new events
         #[arg(long)]
         follow: bool,
-        /// One JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Does what was asked.
+/// Runs the command.
 pub async fn run(locate: &Locate, command: FunctionCommand) -> anyhow::Result<()> {
     let platform = locate.platform()?;
     match command {
@@ -107,28 +112,28 @@ pub async fn run(locate: &Locate, command: FunctionCommand) -> anyhow::Result<()
     }
 }
 
-/// The functions of the platform; `None` where it is not known or does not answer.
+/// Functions of the platform; `None` if it is unknown or does not answer.
 pub async fn known(locate: &Locate) -> Option<BTreeSet<FunctionId>> {
     let platform = locate.platform().ok()?;
-    let functions = tokio::time::timeout(KNOW_WITHIN, platform.list()).await.ok()?.ok()?;
+    let functions = tokio::time::timeout(LIST_TIMEOUT, platform.list()).await.ok()?.ok()?;
     Some(functions.iter().map(FunctionStatus::id).collect())
 }
 
 async fn add(platform: &PlatformClient, files: &[PathBuf]) -> anyhow::Result<()> {
     let specs: Vec<FunctionSpec> = files.iter().map(|file| read(file)).collect::<anyhow::Result<_>>()?;
     for (file, spec) in files.iter().zip(&specs) {
-        let there = match platform.get(&spec.id()).await {
+        let existing = match platform.get(&spec.id()).await {
             Ok(before) => Some(before.spec),
             Err(PlatformError::NotFound(_)) => None,
             Err(error) => return Err(error.into()),
         };
         let status = platform.add(spec).await.with_context(|| file.display().to_string())?;
-        let what = match there {
+        let what = match existing {
             None => "added",
             Some(before) if before == status.spec => "unchanged",
             Some(_) => "replaced",
         };
-        show::line(format_args!("function {} {what}: {}; call it at {}", status.id(), status.desired, status.gateway))?;
+        show::line(format_args!("function {} {what}: {}; gateway {}", status.id(), status.desired, status.gateway))?;
     }
     Ok(())
 }
@@ -148,7 +153,7 @@ async fn list(platform: &PlatformClient, json: bool) -> anyhow::Result<()> {
         return show::line("no functions; add one with `qscale function add FILE`");
     }
     if functions.iter().any(|function| !function.vertical) {
-        show::warn("the platform cannot limit CPU and memory here; only the number of replicas has an effect");
+        show::warn("the platform cannot limit CPU and memory; only the number of replicas has an effect");
     }
     functions_table(&functions).print()
 }
@@ -192,7 +197,7 @@ async fn get(platform: &PlatformClient, function: &FunctionId, json: bool) -> an
         return show::json(&status);
     }
     show::line(functions_table(std::slice::from_ref(&status)).render(Paint::of_terminal()))?;
-    show::line(format_args!("\ncommand  {}\ngateway  {}\n", status.spec.command.join(" "), status.gateway))?;
+    show::line(format_args!("\ncommand  {}\ngateway  {}\n", status.spec.program(), status.gateway))?;
     let mut table = Table::new(&["REPLICA", "STATE", "CPU", "MEMORY", "IN FLIGHT", "RESTARTS", "STARTED IN", "PORT", "PID"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for replica in &status.actual.replicas {
@@ -227,14 +232,14 @@ fn state(state: ReplicaState) -> Cell {
 }
 
 async fn delete(platform: &PlatformClient, functions: &[FunctionId]) -> anyhow::Result<()> {
-    let mut wrong = Vec::new();
+    let mut errors = Vec::new();
     for function in functions {
         match platform.delete(function).await {
             Ok(()) => show::line(format_args!("function {function} deleted"))?,
-            Err(error) => wrong.push(error.to_string()),
+            Err(error) => errors.push(error.to_string()),
         }
     }
-    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\nerror: ")) }
+    if errors.is_empty() { Ok(()) } else { bail!("{}", errors.join("\nerror: ")) }
 }
 
 async fn logs(platform: &PlatformClient, function: &FunctionId, tail: usize) -> anyhow::Result<()> {
@@ -262,31 +267,31 @@ async fn scale(
     let after = reply.function.desired;
     match show::difference(before, after) {
         Some(difference) => show::line(format_args!(
-            "function {function} has {after} ({difference}); an active policy may change it again, `qscale freeze {function}` keeps it"
+            "function {function} set to {after} ({difference}); an active ScalingPolicy may change it, `qscale freeze {function}` prevents that"
         )),
-        None => show::line(format_args!("function {function} has {after} already")),
+        None => show::line(format_args!("function {function} already has {after}")),
     }
 }
 
 async fn events(platform: &PlatformClient, follow: bool, json: bool) -> anyhow::Result<()> {
     let paint = Paint::of_terminal();
     let mut after = 0;
-    let mut answers = true;
+    let mut reachable = true;
     loop {
         let page = match platform.events(after).await {
             Ok(page) => page,
             Err(error @ PlatformError::Unreachable { .. }) if follow && after > 0 => {
-                if std::mem::take(&mut answers) {
-                    show::warn(format_args!("{error}; trying again"));
+                if std::mem::take(&mut reachable) {
+                    show::warn(format_args!("{error}; retrying"));
                 }
-                tokio::time::sleep(ASK_EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
                 continue;
             }
             Err(error) => return Err(error.into()),
         };
-        answers = true;
+        reachable = true;
         if after > 0 && page.oldest > after.saturating_add(1) {
-            show::warn(format_args!("{} events are lost, the platform keeps only the newest", page.oldest - after - 1));
+            show::warn(format_args!("{} events were lost: the platform keeps only the newest", page.oldest - after - 1));
         }
         for event in &page.events {
             if json {
@@ -302,7 +307,7 @@ async fn events(platform: &PlatformClient, follow: bool, json: bool) -> anyhow::
         if !follow {
             return Ok(());
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -314,10 +319,10 @@ fn event_line(paint: Paint, event: &PlatformEvent) -> String {
         _ => Tone::Plain,
     };
     let function = FunctionId::new(event.namespace.clone(), event.function.clone());
-    let about = event.replica.as_ref().map_or_else(|| function.to_string(), |replica| format!("{function} {}", show::clean(replica)));
+    let target = event.replica.as_ref().map_or_else(|| function.to_string(), |replica| format!("{function} {}", show::clean(replica)));
     let kind = serde_json::to_value(event.kind).ok().and_then(|kind| kind.as_str().map(|word| word.replace('_', " "))).unwrap_or_default();
     let (time, kind) = (paint.tone(Tone::Dim, show::clock(event.time)), paint.tone(tone, format_args!("{kind:<20}")));
-    format!("{time} {kind} {about}  {}", show::clean(&event.message))
+    format!("{time} {kind} {target}  {}", show::clean(&event.message))
 }
 
 #[cfg(test)]
@@ -327,7 +332,7 @@ mod tests {
     use qscale_common::units::Allocation;
 
     #[test]
-    fn a_function_that_lacks_replicas_stands_out() {
+    fn table_shows_missing_replicas() {
         let status = FunctionStatus {
             spec: FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]", Format::Toml).expect("valid"),
             desired: Allocation::new(3, 500, 128),

@@ -1,4 +1,4 @@
-//! `qscale model`: trained models in the store of a running system. Owns what is pushed, put in use and shown; agents decide for themselves whether they take it.
+//! `qscale model`: trained models in the store of a running system. Owns arguments and output; agents check a model themselves before they use it.
 
 mod card;
 
@@ -21,26 +21,31 @@ use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 use crate::train;
 
-/// What the model that comes along is called.
+/// Name of the bundled model.
 const PRETRAINED: &str = "pretrained";
 
-/// What to do with models.
+/// Actions on models.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  qscale model list
+  qscale model show pretrained
+  qscale model push mine .qscale/training/model.dqn --use
+  qscale model rollback mine")]
 pub enum ModelCommand {
-    /// List the models of the store: which versions there are, and which is in use
+    /// List the stored models with their versions
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show what a model is: how it was trained and on what, how it was judged and beside which rule
+    /// Show how a model was trained and evaluated
     #[command(after_help = "Examples:
-  qscale model show pretrained                 the model that comes along
-  qscale model show mine                       the version of mine that is in use
+  qscale model show pretrained                 the bundled model
+  qscale model show mine                       the version in use
   qscale model show mine@2
-  qscale model show .qscale/training/model.dqn a file, which needs no system")]
+  qscale model show .qscale/training/model.dqn a file; needs no running system")]
     Show {
-        /// A model of the store, a file (with a / or a . in its path), or pretrained
+        /// A stored model, a file (a path with / or .), or pretrained
         #[arg(value_name = "NAME[@VERSION]|FILE|pretrained", value_hint = clap::ValueHint::FilePath)]
         model: String,
         /// Print JSON
@@ -49,61 +54,67 @@ pub enum ModelCommand {
     },
     /// Store a file as the next version of a model
     ///
-    /// What is no checkpoint, or was trained for other features or choices than this program has, is refused.
+    /// A file that is not a checkpoint, or has other features or actions than this version, is refused.
     #[command(after_help = "Examples:
   qscale model push mine .qscale/training/model.dqn --use
-  qscale model push dqn better.dqn             the agent of `qscale up` follows the model called dqn")]
+  qscale model push dqn better.dqn             the agent of `qscale up` uses the model dqn")]
     Push {
-        /// What the model is called
+        /// Name of the model
         #[arg(value_name = "NAME")]
         name: Name,
-        /// The checkpoint
+        /// Checkpoint
         #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         file: PathBuf,
-        /// Put it in use at once
+        /// Put it in use immediately
         #[arg(long = "use")]
         put_in_use: bool,
     },
-    /// Have agents decide by a version from now on: those whose configuration says model = store:NAME
+    /// Put a version in use: agents configured with model = store:NAME switch to it
+    #[command(after_help = "Examples:
+  qscale model use mine@2")]
     Use {
-        /// Which version
+        /// Version
         #[arg(value_name = "NAME@VERSION")]
         model: Reference,
     },
-    /// Have agents decide by the version again that was in use before
+    /// Put the previous version in use again
+    #[command(after_help = "Examples:
+  qscale model rollback mine")]
     Rollback {
-        /// What the model is called
+        /// Name of the model
         #[arg(value_name = "NAME")]
         name: Name,
     },
-    /// Write a model that decides by a specialist for functions that always keep a replica, and by another model for the rest
+    /// Join two models: a specialist for functions that always keep a replica, and one for the others
     #[command(after_help = "Examples:
   qscale train --out all
   qscale train --functions steady --out steady
   qscale model join all/model.dqn steady/model.dqn joined.dqn")]
     Join {
-        /// The model for what may be scaled to zero
+        /// Model for functions that may scale to zero
         #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         model: PathBuf,
-        /// The model for what always keeps a replica
+        /// Model for functions that always keep a replica
         #[arg(value_name = "SPECIALIST", value_hint = clap::ValueHint::FilePath)]
         specialist: PathBuf,
-        /// The file to write, which must not be there
+        /// File to write; must not exist
         #[arg(value_name = "JOINED", value_hint = clap::ValueHint::FilePath)]
         file: PathBuf,
     },
     /// Write a version to a file
+    #[command(after_help = "Examples:
+  qscale model pull mine@2 mine-2.dqn")]
     Pull {
-        /// Which version; the one in use where none is named
+        /// Version; by default the one in use
         #[arg(value_name = "NAME[@VERSION]")]
         model: Reference,
-        /// The file, which must not be there
+        /// File to write; must not exist
         #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         file: PathBuf,
     },
 }
 
-/// A model of the store, and which version of it.
+/// A stored model, with or without a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     name: Name,
@@ -118,14 +129,14 @@ impl FromStr for Reference {
             None => (text, None),
             Some((name, version)) => {
                 let number = version.parse().ok().filter(|number| *number > 0);
-                (name, Some(number.ok_or_else(|| format!("`{version}` is no version; versions are numbers from 1 on, as in mine@2"))?))
+                (name, Some(number.ok_or_else(|| format!("`{version}` is not a version; write a number from 1 on, as in mine@2"))?))
             }
         };
         Ok(Self { name: Name::new(name).map_err(|error| error.to_string())?, version })
     }
 }
 
-/// Does what was asked.
+/// Runs the command.
 pub async fn run(locate: &Locate, command: ModelCommand) -> anyhow::Result<()> {
     match command {
         ModelCommand::List { json } => list(locate, json).await,
@@ -149,7 +160,7 @@ async fn list(locate: &Locate, json: bool) -> anyhow::Result<()> {
         return show::json(&listed);
     }
     if models.values().all(|model| model.versions.is_empty()) {
-        return show::line("the store holds no model; `qscale model push NAME FILE` stores one, `qscale train` makes one");
+        return show::line("no stored models; `qscale model push NAME FILE` stores one, `qscale train` trains one");
     }
     let now = clock::now();
     let mut table = Table::new(&["MODEL", "IN USE", "SIZE", "PUSHED", "FINGERPRINT"]);
@@ -167,7 +178,7 @@ async fn list(locate: &Locate, json: bool) -> anyhow::Result<()> {
     table.print()
 }
 
-/// One version, as it is listed.
+/// One version in the list.
 struct Row<'a> {
     name: &'a Name,
     version: u64,
@@ -175,7 +186,7 @@ struct Row<'a> {
     stored: &'a qscale_common::runtime::models::Stored,
 }
 
-/// The versions of a model, the newest first.
+/// Versions of a model, newest first.
 fn rows<'a>(name: &'a Name, model: &'a Model) -> impl Iterator<Item = Row<'a>> {
     let current = model.in_use.as_ref().map(|in_use| in_use.version);
     model.versions.iter().rev().map(move |(version, stored)| Row { name, version: *version, in_use: current == Some(*version), stored })
@@ -195,25 +206,25 @@ impl Row<'_> {
 }
 
 async fn show(locate: &Locate, model: &str, json: bool) -> anyhow::Result<()> {
-    let made;
-    let (called, checkpoint) = if model == PRETRAINED {
+    let loaded;
+    let (name, checkpoint) = if model == PRETRAINED {
         (PRETRAINED.to_owned(), pretrained())
     } else if model.contains(['/', '.']) {
-        made = train::load(Path::new(model))?;
-        (model.to_owned(), &made)
+        loaded = train::load(Path::new(model))?;
+        (model.to_owned(), &loaded)
     } else {
         let reference: Reference =
-            model.parse().map_err(|error| anyhow::anyhow!("{error}; a file is named with a / or a . in its path, such as ./{model}"))?;
+            model.parse().map_err(|error| anyhow::anyhow!("{error}; write a file as a path with / or ., such as ./{model}"))?;
         let store = store(locate).await?;
         let version = version(&store, &reference).await?;
-        made = checkpoint(&read(&store, &reference.name, version).await?)?;
-        (format!("{}@{version}", reference.name), &made)
+        loaded = checkpoint(&read(&store, &reference.name, version).await?)?;
+        (format!("{}@{version}", reference.name), &loaded)
     };
-    let card = Card::new(called, checkpoint);
+    let card = Card::new(name, checkpoint);
     if json { show::json(&card.as_json()) } else { card.print() }
 }
 
-/// The version that is named, or the one in use.
+/// The given version, or else the one in use.
 async fn version(store: &ModelStore, reference: &Reference) -> anyhow::Result<u64> {
     if let Some(version) = reference.version {
         return Ok(version);
@@ -221,13 +232,13 @@ async fn version(store: &ModelStore, reference: &Reference) -> anyhow::Result<u6
     let name = &reference.name;
     match store.in_use(name).await? {
         Some(in_use) => Ok(in_use.version),
-        None => bail!("no version of model {name} is in use; name one, as in {name}@1: `qscale model list` shows which there are"),
+        None => bail!("no version of model {name} is in use; specify one, as in {name}@1; `qscale model list` lists them"),
     }
 }
 
 async fn read(store: &ModelStore, name: &Name, version: u64) -> anyhow::Result<Vec<u8>> {
     let read = store.read(name, version, MOST_BYTES).await;
-    read.with_context(|| format!("model {name}@{version}; `qscale model list` shows which there are"))
+    read.with_context(|| format!("model {name}@{version}; `qscale model list` lists the stored versions"))
 }
 
 fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
@@ -237,30 +248,30 @@ fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
 async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> anyhow::Result<()> {
     let checkpoint = train::load(file)?;
     checkpoint.check().with_context(|| format!("model {}", file.display()))?;
-    if checkpoint.progress.is_some() {
-        show::warn(format_args!("{} holds what is needed to go on training; agents need only the model.dqn beside it", file.display()));
+    if checkpoint.training.is_some() {
+        show::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
     }
     let store = store(locate).await?;
     let version = store.push(name, &checkpoint.to_bytes(), &checkpoint.fingerprint()).await?;
     Card::new(format!("{name}@{version}"), &checkpoint).print()?;
     if put_in_use {
         store.put_in_use(name, version).await?;
-        return show::line(format_args!("{name}@{version} is pushed and in use; `qscale model rollback {name}` takes that back"));
+        return show::line(format_args!("stored {name}@{version} and put it in use; undo with `qscale model rollback {name}`"));
     }
-    show::line(format_args!("{name}@{version} is pushed; `qscale model use {name}@{version}` has agents decide by it"))
+    show::line(format_args!("stored {name}@{version}; put it in use with `qscale model use {name}@{version}`"))
 }
 
 async fn use_version(locate: &Locate, model: &Reference) -> anyhow::Result<()> {
     let name = &model.name;
     let Some(version) = model.version else {
-        bail!("which version of {name}? Name it, as in {name}@1: `qscale model list` shows which there are");
+        bail!("{name} has no version; specify one, as in {name}@1; `qscale model list` lists them");
     };
     let store = store(locate).await?;
-    // What agents would refuse is refused here, where somebody reads it.
-    let judged = checkpoint(&read(&store, name, version).await?).and_then(|checkpoint| Ok(checkpoint.check()?));
-    judged.with_context(|| format!("model {name}@{version} is not put in use"))?;
+    // Agents would refuse it too, but only in their logs.
+    let checked = checkpoint(&read(&store, name, version).await?).and_then(|checkpoint| Ok(checkpoint.check()?));
+    checked.with_context(|| format!("model {name}@{version} cannot be put in use"))?;
     match store.put_in_use(name, version).await? {
-        Some(before) if before.version == version => show::line(format_args!("{name}@{version} is in use already")),
+        Some(before) if before.version == version => show::line(format_args!("{name}@{version} is already in use")),
         Some(before) => show::line(format_args!("{name}@{version} is in use instead of {name}@{}", before.version)),
         None => show::line(format_args!("{name}@{version} is in use")),
     }
@@ -276,21 +287,21 @@ async fn pull(locate: &Locate, model: &Reference, file: &Path) -> anyhow::Result
     let version = version(&store, model).await?;
     let bytes = read(&store, &model.name, version).await?;
     write(file, &bytes)?;
-    show::line(format_args!("{}@{version} is in {} ({})", model.name, file.display(), size(bytes.len())))
+    show::line(format_args!("wrote {}@{version} to {} ({})", model.name, file.display(), size(bytes.len())))
 }
 
 fn join(model: &Path, specialist: &Path, file: &Path) -> anyhow::Result<()> {
-    let beside = train::load(specialist)?;
-    let joined = train::load(model)?.join(&beside);
+    let steady = train::load(specialist)?;
+    let joined = train::load(model)?.join(&steady);
     let joined = joined.with_context(|| format!("{} and {} cannot be joined", model.display(), specialist.display()))?;
     write(file, &joined.to_bytes())?;
     Card::new(file.display().to_string(), &joined).print()
 }
 
-/// Writes a file that is not there yet.
+/// Writes a new file.
 fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let written = std::fs::OpenOptions::new().write(true).create_new(true).open(file).and_then(|mut file| file.write_all(bytes));
-    written.with_context(|| format!("cannot write {}", file.display()))
+    written.with_context(|| format!("failed to write {}", file.display()))
 }
 
 #[cfg(test)]
@@ -298,14 +309,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reference_is_a_name_with_or_without_a_version() {
+    fn reference_has_a_name_and_an_optional_version() {
         let parsed = |text: &str| text.parse::<Reference>().map(|reference| (reference.name.to_string(), reference.version));
         assert_eq!(parsed("mine"), Ok(("mine".into(), None)));
         assert_eq!(parsed("mine@12"), Ok(("mine".into(), Some(12))));
-        for (text, told) in
-            [("mine@", "`` is no version"), ("mine@0", "`0` is no version"), ("mine@v1", "`v1`"), ("Mine@1", "`Mine` is not")]
-        {
-            assert!(parsed(text).expect_err(text).contains(told), "{text}");
+        for (text, value) in [("mine@", "``"), ("mine@0", "`0`"), ("mine@v1", "`v1`"), ("Mine@1", "`Mine`")] {
+            assert!(parsed(text).expect_err(text).contains(value), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `qscale freeze`, `unfreeze` and `restore`: what an operator asks for, written where the actuator reads it. Owns the asking; carries nothing out.
+//! `qscale freeze`, `unfreeze` and `restore`: requests of an operator to the actuator. Owns the requests; the actuator carries them out.
 
 use std::collections::BTreeSet;
 
@@ -16,50 +16,59 @@ use crate::show;
 use crate::store;
 use crate::system::Locate;
 
-/// Which functions, and why.
+/// Functions to freeze.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale freeze fibonacci --reason \"incident 7\"
+  qscale freeze --all")]
 pub struct FreezeArgs {
     #[command(flatten)]
-    which: Which,
-    /// Why, for whoever finds it frozen
+    targets: TargetArgs,
+    /// Reason, shown to other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
 
-/// Which functions.
+/// Functions to unfreeze.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale unfreeze fibonacci
+  qscale unfreeze --all      also those that were frozen one by one")]
 pub struct UnfreezeArgs {
     #[command(flatten)]
-    which: Which,
+    targets: TargetArgs,
 }
 
-/// Which functions, and for how long the answer is awaited.
+/// Functions to restore.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale restore fibonacci
+  qscale restore --all --wait 1m --reason \"incident 7\"")]
 pub struct RestoreArgs {
     #[command(flatten)]
-    which: Which,
-    /// Why, for whoever finds it frozen
+    targets: TargetArgs,
+    /// Reason, shown to other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// How long to wait for the actuator; the request stands whether or not it answers
+    /// Time to wait for the actuator; the request remains in place if it does not answer
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     wait: Span,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct TargetArgs {
     /// namespace/name, or name
     #[arg(value_name = "FUNCTION")]
     functions: Vec<FunctionId>,
-    /// All functions, those that come later included
+    /// All functions, including future ones
     #[arg(long)]
     all: bool,
 }
 
-impl Which {
-    /// What is addressed: single functions, or everything.
-    fn targets(&self) -> Vec<Target> {
+impl TargetArgs {
+    /// Single functions, or all.
+    fn list(&self) -> Vec<Target> {
         if self.all {
             return vec![Target::All];
         }
@@ -94,16 +103,16 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::One(function) => function.fmt(f),
-            Self::All => f.write_str("everything"),
+            Self::All => f.write_str("all functions"),
         }
     }
 }
 
-/// Has nothing changed any more.
+/// Stops the application of decisions.
 pub async fn freeze(locate: &Locate, arguments: FreezeArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
     let store = store::open(&bus, subject::CONTROL_BUCKET).await?;
-    for target in arguments.which.targets() {
+    for target in arguments.targets.list() {
         let mut before = None;
         let edited = store::edit(&store, &target.key(), |current| {
             before = current.and_then(|value| Control::from_json(value).ok());
@@ -111,14 +120,14 @@ pub async fn freeze(locate: &Locate, arguments: FreezeArgs) -> anyhow::Result<()
         })
         .await?;
         match before.filter(|_| edited == store::Edited::Unchanged) {
-            Some(before) => show::line(format_args!("{target} is frozen already{}", whence(&before)))?,
-            None => show::line(format_args!("{target} is frozen: nothing is changed until `qscale unfreeze {}`", target.argument()))?,
+            Some(before) => show::line(format_args!("{target}: already frozen{}", provenance(&before)))?,
+            None => show::line(format_args!("{target}: frozen until `qscale unfreeze {}`", target.argument()))?,
         }
     }
-    warn_of_unknown(&bus, &arguments.which).await
+    warn_of_unknown(&bus, &arguments.targets).await
 }
 
-/// What a freeze makes of the control that was there; `None` where nothing is to be written. A restore that was asked for stands.
+/// The control after a freeze; `None` if it is unchanged. A requested restore remains.
 fn frozen(before: Option<&Control>, reason: Option<&str>, now: Timestamp) -> Option<Control> {
     let same = before.is_some_and(|before| before.frozen && reason.is_none_or(|reason| before.reason == reason));
     (!same).then(|| control(true, before.and_then(|before| before.restore), reason, now))
@@ -132,75 +141,73 @@ fn operator() -> String {
     std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "operator".to_owned())
 }
 
-/// By whom, when and why, as far as that is known.
-pub fn whence(control: &Control) -> String {
+/// Operator, time and reason of a control, as far as known.
+pub fn provenance(control: &Control) -> String {
     let by = if control.by.is_empty() { String::new() } else { format!(" by {}", show::clean(&control.by)) };
     let reason = if control.reason.is_empty() { String::new() } else { format!(": {}", show::clean(&control.reason)) };
     format!("{by} since {} {}{reason}", show::day(control.at_ms), show::clock(control.at_ms))
 }
 
-/// A freeze of a function that has no policy is allowed, and most likely a slip of the finger.
-async fn warn_of_unknown(bus: &Bus, which: &Which) -> anyhow::Result<()> {
-    let policies = if which.functions.is_empty() { return Ok(()) } else { store::policies(bus).await? };
-    for function in which.functions.iter().filter(|function| !policies.contains_key(&function.tokens())) {
-        show::warn(format_args!("there is no policy {function}, so nothing would have changed it"));
+/// Warns about functions without a ScalingPolicy: freezing them is allowed but likely a typing error.
+async fn warn_of_unknown(bus: &Bus, targets: &TargetArgs) -> anyhow::Result<()> {
+    let policies = if targets.functions.is_empty() { return Ok(()) } else { store::policies(bus).await? };
+    for function in targets.functions.iter().filter(|function| !policies.contains_key(&function.tokens())) {
+        show::warn(format_args!("policy {function} does not exist, so nothing scales it"));
     }
     Ok(())
 }
 
-/// Has decisions applied again.
+/// Applies decisions again.
 pub async fn unfreeze(locate: &Locate, arguments: UnfreezeArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
     let store = store::open(&bus, subject::CONTROL_BUCKET).await?;
     let controls = store::controls(&bus).await?;
-    for target in arguments.which.targets() {
+    for target in arguments.targets.list() {
         lift(&store, &target.key(), &target.to_string()).await?;
     }
-    // Lifting the freeze of everything means every freeze.
-    if arguments.which.all {
+    // --all also lifts the freezes of single functions.
+    if arguments.targets.all {
         for (key, _) in
             controls.iter().filter(|(key, control)| *key != control::ALL && control.as_ref().is_ok_and(|control| control.frozen))
         {
             lift(&store, key, &key.replacen('.', "/", 1)).await?;
         }
     } else if let Some(Ok(all)) = controls.get(control::ALL).filter(|all| all.as_ref().is_ok_and(|all| all.frozen)) {
-        show::warn(format_args!("everything is still frozen{}; `qscale unfreeze --all` ends that", whence(all)));
+        show::warn(format_args!("all functions are still frozen{}; `qscale unfreeze --all` lifts that", provenance(all)));
     }
     Ok(())
 }
 
 async fn lift(store: &Store, key: &str, what: &str) -> anyhow::Result<()> {
     let edited = store::edit(store, key, |current| {
-        // A value that cannot be read may freeze, so it is replaced too.
+        // An invalid value may freeze, so it is replaced too.
         let free = current.is_none_or(|value| Control::from_json(value).is_ok_and(|control| !control.frozen));
         Ok((!free).then(|| control(false, None, None, clock::now()).to_json()))
     });
     match edited.await? {
-        store::Edited::Unchanged => show::line(format_args!("{what} was not frozen")),
-        store::Edited::Created | store::Edited::Changed => {
-            show::line(format_args!("{what} is no longer frozen; decisions are applied again"))
-        }
+        store::Edited::Unchanged => show::line(format_args!("{what}: was not frozen")),
+        store::Edited::Created | store::Edited::Changed => show::line(format_args!("{what}: no longer frozen")),
     }
 }
 
-/// Has the allocation from before Qscale put back, and kept.
+/// Restores the allocation from before Qscale acted, and freezes it.
 pub async fn restore(locate: &Locate, arguments: RestoreArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
     let store = store::open(&bus, subject::CONTROL_BUCKET).await?;
-    let mut waiting = affected(&bus, &arguments.which).await?;
-    // Listening begins before anything is asked, so that no answer is missed.
+    let mut waiting = affected(&bus, &arguments.targets).await?;
+    // Subscribed before the request, so that no answer is missed.
     let outcomes: Subscription<Outcome> = bus.subscribe(subject::all(EventType::Outcome), None).await?;
     bus.client().flush().await.context("subscribe to outcomes")?;
     let asked = clock::now();
-    for target in arguments.which.targets() {
+    for target in arguments.targets.list() {
         let reason = arguments.reason.as_deref();
         store::edit(&store, &target.key(), |_| Ok(Some(control(true, Some(asked), reason, clock::now()).to_json()))).await?;
         show::line(format_args!(
-            "{target} is frozen and shall have what it had before Qscale; `qscale unfreeze {}` ends that",
+            "{target}: frozen, restore to the allocation before Qscale requested; undo with `qscale unfreeze {}`",
             target.argument()
         ))?;
     }
-    warn_of_unknown(&bus, &arguments.which).await?;
+    warn_of_unknown(&bus, &arguments.targets).await?;
     let mut failed = BTreeSet::new();
     let answers = follow(outcomes, &mut waiting, &mut failed);
     if let Ok(result) = tokio::time::timeout(arguments.wait.0, answers).await {
@@ -208,9 +215,9 @@ pub async fn restore(locate: &Locate, arguments: RestoreArgs) -> anyhow::Result<
     }
     for function in &waiting {
         match failed.contains(function) {
-            true => show::warn(format_args!("{function}: the platform did not take it yet; the actuator keeps trying")),
+            true => show::warn(format_args!("{function}: the platform has not applied it yet; the actuator keeps retrying")),
             false => show::warn(format_args!(
-                "{function}: no actuator answered within {}; the request stands and is carried out as soon as one runs. Where Qscale never changed a function there is nothing to put back",
+                "{function}: no reply from an actuator within {}; the request remains and is carried out when one runs. A function that Qscale never changed has nothing to restore",
                 arguments.wait
             )),
         }
@@ -218,16 +225,16 @@ pub async fn restore(locate: &Locate, arguments: RestoreArgs) -> anyhow::Result<
     Ok(())
 }
 
-/// The functions of which an answer is expected.
-async fn affected(bus: &Bus, which: &Which) -> anyhow::Result<BTreeSet<FunctionId>> {
-    if !which.all {
-        return Ok(which.functions.iter().cloned().collect());
+/// Functions for which an answer is expected.
+async fn affected(bus: &Bus, targets: &TargetArgs) -> anyhow::Result<BTreeSet<FunctionId>> {
+    if !targets.all {
+        return Ok(targets.functions.iter().cloned().collect());
     }
     let policies = store::policies(bus).await?;
     Ok(policies.into_values().filter_map(Result::ok).map(|policy| policy.function()).collect())
 }
 
-/// Shows the answers to what was asked, until there is one for every function.
+/// Prints the answers until every function has one.
 async fn follow(
     mut outcomes: Subscription<Outcome>,
     waiting: &mut BTreeSet<FunctionId>,
@@ -237,14 +244,14 @@ async fn follow(
     while !waiting.is_empty() {
         let outcome = outcomes.next().await.context("the connection was closed")?.message;
         let function = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
-        // A repair of the bounds is an operator's too.
+        // Repairs of the bounds have the source Operator too.
         if outcome.source != Source::Operator || outcome.agent.as_str() != "restore" || !waiting.contains(&function) {
             continue;
         }
         match outcome.effect {
             Effect::Failed => drop(failed.insert(function)),
             Effect::Refused | Effect::Held | Effect::Recorded => {
-                refused.push(format!("{function}: not restored, {}", because(&outcome)));
+                refused.push(format!("{function}: not restored, {}", refusal(&outcome)));
                 waiting.remove(&function);
             }
             Effect::Applied | Effect::Changed | Effect::Unchanged => {
@@ -259,15 +266,15 @@ async fn follow(
 fn restored(function: &FunctionId, outcome: &Outcome) -> String {
     let after = outcome.allowed.unwrap_or(outcome.requested);
     match outcome.before.and_then(|before| show::difference(before, after)) {
-        Some(difference) => format!("{function} has {after} again ({difference})"),
-        None => format!("{function} has {after}, as before Qscale"),
+        Some(difference) => format!("{function}: restored {after} ({difference})"),
+        None => format!("{function}: already has {after}, as before Qscale"),
     }
 }
 
-fn because(outcome: &Outcome) -> String {
+fn refusal(outcome: &Outcome) -> String {
     let notes: Vec<&str> =
         outcome.guard.iter().map(|note| note.detail.as_str()).chain([outcome.reason.as_str()]).filter(|text| !text.is_empty()).collect();
-    if notes.is_empty() { "the actuator does not say why".to_owned() } else { show::clean(&notes.join("; ")) }
+    if notes.is_empty() { "the actuator gave no reason".to_owned() } else { show::clean(&notes.join("; ")) }
 }
 
 #[cfg(test)]
@@ -277,14 +284,14 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_763_880_784_123);
 
     #[test]
-    fn a_freeze_keeps_a_restore_that_was_asked_for() {
+    fn freeze_keeps_a_requested_restore() {
         let before = control(false, Some(Timestamp(7)), None, Timestamp(1));
         let after = frozen(Some(&before), Some("incident"), NOW).expect("to be written");
         assert_eq!((after.frozen, after.restore, after.reason.as_str()), (true, Some(Timestamp(7)), "incident"));
     }
 
     #[test]
-    fn freezing_again_without_a_new_reason_writes_nothing() {
+    fn repeated_freeze_without_a_new_reason_writes_nothing() {
         let before = control(true, None, Some("incident"), Timestamp(1));
         assert_eq!(frozen(Some(&before), None, NOW), None);
         assert_eq!(frozen(Some(&before), Some("incident"), NOW), None);
@@ -293,9 +300,9 @@ mod tests {
     }
 
     #[test]
-    fn a_freeze_says_by_whom_since_when_and_why() {
+    fn freeze_shows_operator_time_and_reason() {
         let mut control = control(true, None, Some("in\x1bcident"), NOW);
         control.by = "ada".into();
-        assert_eq!(whence(&control), " by ada since 2025-11-23 06:53:04.123: in\\u{1b}cident");
+        assert_eq!(provenance(&control), " by ada since 2025-11-23 06:53:04.123: in\\u{1b}cident");
     }
 }

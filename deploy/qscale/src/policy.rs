@@ -1,4 +1,4 @@
-//! `qscale policy`: ScalingPolicies in and out of their bucket. Owns validation towards people; what a policy may say belongs to common.
+//! `qscale policy`: ScalingPolicies in their bucket. Owns arguments and output; validation is that of `qscale_common::policy`.
 
 mod document;
 
@@ -22,25 +22,30 @@ use crate::show::{self, Cell, Table, Tone};
 use crate::store::{self, Edited};
 use crate::system::Locate;
 
-/// A commented policy, the text of `qscale policy example`.
+/// A commented ScalingPolicy, printed by `qscale policy example`.
 const EXAMPLE: &str = include_str!("policy/example.yaml");
 
-/// What to do with ScalingPolicies.
+/// Actions on ScalingPolicies.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  qscale policy example > fibonacci.yaml
+  qscale policy apply fibonacci.yaml
+  qscale policy set fibonacci agent=mine mode=active bounds.replicas.max=6
+  qscale policy list")]
 pub enum PolicyCommand {
-    /// Check policies and put them in force; nothing is written unless all of them are valid
+    /// Create or change ScalingPolicies; nothing is written unless all files are valid
     Apply {
         /// Files that end in .yaml, .toml or .json; - reads standard input
         #[arg(required = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         files: Vec<PathBuf>,
-        /// How standard input is written; told from its text where absent
+        /// Format of standard input; by default detected from the text
         #[arg(long, value_enum)]
-        format: Option<Written>,
-        /// Check and say what would change, and write nothing
+        format: Option<FormatArg>,
+        /// Print what would change and write nothing
         #[arg(long)]
         dry_run: bool,
     },
-    /// Print a policy as YAML that `apply` takes
+    /// Print a ScalingPolicy as YAML for `apply`
     Get {
         /// namespace/name, or name
         #[arg(value_name = "NAME")]
@@ -49,36 +54,36 @@ pub enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
-    /// List all policies
+    /// List all ScalingPolicies
     List {
-        /// Print a JSON array of policies
+        /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Delete policies; the functions keep what they have
+    /// Delete ScalingPolicies; the functions keep their allocation
     Delete {
         /// namespace/name, or name
         #[arg(required = true, value_name = "NAME")]
         functions: Vec<FunctionId>,
     },
-    /// Change fields of one policy: qscale policy set fibonacci agent=mine mode=active bounds.replicas.max=6
+    /// Change fields of a ScalingPolicy
     Set {
         /// namespace/name, or name
         #[arg(value_name = "NAME")]
         function: FunctionId,
-        /// Field and value; null puts a field back to its default
+        /// Field and value; null resets a field to its default
         #[arg(required = true, value_name = "FIELD=VALUE")]
         changes: Vec<Change>,
     },
-    /// Print the JSON Schema of a policy
+    /// Print the JSON Schema of a ScalingPolicy
     Schema,
-    /// Print a commented example: qscale policy example > fibonacci.yaml
+    /// Print a commented example
     Example,
 }
 
-/// How a document is written.
+/// Format of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Written {
+pub enum FormatArg {
     /// YAML
     Yaml,
     /// TOML
@@ -87,17 +92,17 @@ pub enum Written {
     Json,
 }
 
-impl From<Written> for Format {
-    fn from(written: Written) -> Format {
-        match written {
-            Written::Yaml => Format::Yaml,
-            Written::Toml => Format::Toml,
-            Written::Json => Format::Json,
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Format {
+        match format {
+            FormatArg::Yaml => Format::Yaml,
+            FormatArg::Toml => Format::Toml,
+            FormatArg::Json => Format::Json,
         }
     }
 }
 
-/// Does what was asked.
+/// Runs the command.
 pub async fn run(locate: &Locate, command: PolicyCommand) -> anyhow::Result<()> {
     match command {
         PolicyCommand::Apply { files, format, dry_run } => apply(locate, &files, format.map(Format::from), dry_run).await,
@@ -117,7 +122,7 @@ async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, dry_r
     for policy in policies.values() {
         let mut before = None;
         let edited = store::edit(&store, &policy.function().tokens(), |current| {
-            // A value that cannot be read is replaced like one that is not there.
+            // An invalid value is replaced like a missing one.
             before = current.and_then(|value| ScalingPolicy::from_json(value).ok());
             Ok((before.as_ref() != Some(policy) && !dry_run).then(|| policy.to_json()))
         })
@@ -127,13 +132,13 @@ async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, dry_r
             (Edited::Unchanged, None) => Edited::Created,
             (edited, _) => edited,
         };
-        say(policy, edited, before.as_ref(), dry_run)?;
+        print_edit(policy, edited, before.as_ref(), dry_run)?;
     }
     warn_of_missing_functions(locate, policies.values()).await;
     Ok(())
 }
 
-fn say(policy: &ScalingPolicy, edited: Edited, before: Option<&ScalingPolicy>, dry_run: bool) -> anyhow::Result<()> {
+fn print_edit(policy: &ScalingPolicy, edited: Edited, before: Option<&ScalingPolicy>, dry_run: bool) -> anyhow::Result<()> {
     let function = policy.function();
     let would = if dry_run { "would be " } else { "" };
     match edited {
@@ -141,7 +146,7 @@ fn say(policy: &ScalingPolicy, edited: Edited, before: Option<&ScalingPolicy>, d
         Edited::Unchanged => show::line(format_args!("policy {function} unchanged")),
         Edited::Changed => {
             let differences = before.map(|before| document::differences(before, policy)).unwrap_or_default();
-            let differences = if differences.is_empty() { "what was there could not be read".into() } else { differences.join(", ") };
+            let differences = if differences.is_empty() { "the previous one was invalid".into() } else { differences.join(", ") };
             show::line(format_args!("policy {function} {would}changed: {differences}"))
         }
     }
@@ -154,19 +159,19 @@ fn summary(policy: &ScalingPolicy) -> String {
 /// Reads every file before anything is written.
 fn read_all(files: &[PathBuf], format: Option<Format>) -> anyhow::Result<BTreeMap<FunctionId, ScalingPolicy>> {
     let mut policies = BTreeMap::new();
-    let mut wrong = Vec::new();
+    let mut errors = Vec::new();
     for file in files {
         match read_one(file, format) {
             Ok(policy) => {
                 let function = policy.function();
                 if policies.insert(function.clone(), policy).is_some() {
-                    bail!("{}: the policy {function} is given twice", file.display());
+                    bail!("{}: policy {function} is defined twice", file.display());
                 }
             }
-            Err(error) => wrong.push(format!("{error:#}")),
+            Err(error) => errors.push(format!("{error:#}")),
         }
     }
-    if wrong.is_empty() { Ok(policies) } else { bail!("{}", wrong.join("\nerror: ")) }
+    if errors.is_empty() { Ok(policies) } else { bail!("{}", errors.join("\nerror: ")) }
 }
 
 fn read_one(file: &Path, format: Option<Format>) -> anyhow::Result<ScalingPolicy> {
@@ -186,34 +191,34 @@ fn read_one(file: &Path, format: Option<Format>) -> anyhow::Result<ScalingPolicy
 async fn get(bus: &Bus, function: &FunctionId, json: bool) -> anyhow::Result<()> {
     let store = store::open(bus, subject::POLICY_BUCKET).await?;
     let value = store.get(function.tokens()).await.context("read the policy")?.with_context(|| no_policy(function))?;
-    let policy = ScalingPolicy::from_json(&value).with_context(|| format!("policy {function} cannot be read; apply it anew"))?;
+    let policy = ScalingPolicy::from_json(&value).with_context(|| format!("policy {function} is invalid; apply it again"))?;
     if json {
         return show::json(&policy);
     }
-    show::line(format_args!("# ScalingPolicy {function}. To change it: edit this, then `qscale policy apply FILE`."))?;
+    show::line(format_args!("# ScalingPolicy {function}. Edit and apply with `qscale policy apply FILE`."))?;
     show::line(document::yaml(&serde_json::to_value(&policy)?).trim_end())
 }
 
 fn no_policy(function: &FunctionId) -> String {
-    format!("there is no policy {function}; `qscale policy list` names those that are there")
+    format!("policy {function} does not exist; `qscale policy list` lists the existing ones")
 }
 
 async fn list(bus: &Bus, json: bool) -> anyhow::Result<()> {
     let policies = store::policies(bus).await?;
-    let unreadable = policies.iter().filter_map(|(key, policy)| policy.as_ref().err().map(|error| (key, error)));
-    for (key, error) in unreadable {
-        show::warn(format_args!("policy {key} cannot be read and is not in force: {}", show::clean(error)));
+    let invalid = policies.iter().filter_map(|(key, policy)| policy.as_ref().err().map(|error| (key, error)));
+    for (key, error) in invalid {
+        show::warn(format_args!("policy {key} is invalid and ignored: {}", show::clean(error)));
     }
-    let readable: Vec<&ScalingPolicy> = policies.values().filter_map(|policy| policy.as_ref().ok()).collect();
+    let valid: Vec<&ScalingPolicy> = policies.values().filter_map(|policy| policy.as_ref().ok()).collect();
     if json {
-        return show::json(&readable);
+        return show::json(&valid);
     }
-    if readable.is_empty() {
-        return show::line("no policies; `qscale policy example` shows how one is written");
+    if valid.is_empty() {
+        return show::line("no policies; `qscale policy example` prints one to start from");
     }
     let controls = store::controls(bus).await?;
     let mut table = Table::new(&["FUNCTION", "MODE", "AGENT", "TICK", "OBJECTIVE", "REPLICAS", "CPU", "MEMORY", "HELD"]);
-    for policy in readable {
+    for policy in valid {
         let (objective, bounds) = (&policy.objective, &policy.bounds);
         let held = held(policy, &controls);
         table.row([
@@ -231,7 +236,7 @@ async fn list(bus: &Bus, json: bool) -> anyhow::Result<()> {
     table.print()
 }
 
-/// What keeps a function from being changed.
+/// Conditions that restrict changes of a function.
 fn held(policy: &ScalingPolicy, controls: &BTreeMap<String, Result<Control, String>>) -> String {
     let frozen = |key: &str| controls.get(key).is_some_and(|control| control.as_ref().is_ok_and(|control| control.frozen));
     let mut held = Vec::new();
@@ -266,7 +271,7 @@ async fn delete(bus: &Bus, functions: &[FunctionId]) -> anyhow::Result<()> {
             continue;
         }
         store.delete(function.tokens()).await.with_context(|| format!("delete policy {function}"))?;
-        show::line(format_args!("policy {function} deleted; the function keeps what it has"))?;
+        show::line(format_args!("policy {function} deleted; the function keeps its allocation"))?;
     }
     if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\nerror: ")) }
 }
@@ -277,21 +282,21 @@ async fn set(locate: &Locate, function: &FunctionId, changes: &[Change]) -> anyh
     let mut result = None;
     store::edit(&store, &function.tokens(), |current| {
         let value = current.with_context(|| no_policy(function))?;
-        let before = ScalingPolicy::from_json(value).with_context(|| format!("policy {function} cannot be read; apply it anew"))?;
+        let before = ScalingPolicy::from_json(value).with_context(|| format!("policy {function} is invalid; apply it again"))?;
         let after = document::changed(&before, changes)?;
         let write = (after != before).then(|| after.to_json());
         result = Some((before, after));
         Ok(write)
     })
     .await?;
-    let (before, after) = result.context("an edit looks at what is there")?;
+    let (before, after) = result.context("an edit reads the current value")?;
     let edited = if before == after { Edited::Unchanged } else { Edited::Changed };
-    say(&after, edited, Some(&before), false)?;
+    print_edit(&after, edited, Some(&before), false)?;
     warn_of_missing_functions(locate, std::iter::once(&after)).await;
     Ok(())
 }
 
-/// A policy without its function does nothing, which is worth a word where the platform can be asked.
+/// Warns about ScalingPolicies without a function, if the platform answers.
 async fn warn_of_missing_functions(locate: &Locate, policies: impl Iterator<Item = &ScalingPolicy>) {
     let Some(known) = function::known(locate).await else { return };
     for policy in policies.filter(|policy| policy.workload.kind == WorkloadKind::Local) {
@@ -307,13 +312,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_example_is_a_valid_policy() {
+    fn example_is_valid() {
         let policy = ScalingPolicy::from_document(EXAMPLE, Format::Yaml).expect("valid");
         assert_eq!(policy.function().to_string(), "default/fibonacci");
     }
 
     #[test]
-    fn what_holds_a_function_is_named() {
+    fn restrictions_of_a_function_are_listed() {
         let mut policy = ScalingPolicy::new("f".parse().expect("valid"));
         assert_eq!(held(&policy, &BTreeMap::new()), "-");
         policy.paused = true;

@@ -108,10 +108,14 @@ async fn with_policies(bus: &Bus) -> anyhow::Result<Vec<FunctionId>> {
 }
 
 fn print(replayed: &FunctionReplay) -> anyhow::Result<()> {
-    let FunctionReplay { function, agent, policy, model, assumptions, decisions, unseen } = replayed;
+    let FunctionReplay { function, agent, policy, configuration, assumptions, decisions, unseen } = replayed;
     let span = decisions.first().zip(decisions.last());
     let span = span.map(|(first, last)| format!(" from {} {} to {} UTC", show::day(first.at), show::clock(first.at), show::clock(last.at)));
-    show::line(format_args!("{function}: {} States{}, replayed with {policy} (`{model}`)", decisions.len(), span.unwrap_or_default()))?;
+    show::line(format_args!(
+        "{function}: {} States{}, replayed with {policy} (`{configuration}`)",
+        decisions.len(),
+        span.unwrap_or_default()
+    ))?;
     for assumption in assumptions {
         show::line(format_args!("assumption: {assumption}"))?;
     }
@@ -203,7 +207,7 @@ mod tests {
             epoch: Epoch(7),
             tick: Tick(9),
             at: Timestamp(1_763_880_784_123),
-            model: None,
+            configuration: None,
             fallback: false,
             recorded: answer(2, "a \"b\",\nc"),
             now: answer(3, "d"),

@@ -1,4 +1,4 @@
-//! How things are written for people: colours, tables, numbers with units. Owns standard output; decides nothing.
+//! Output: lines, JSON, warnings, colours and tables. Owns standard output; values are formatted by `qscale_common::text`.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write as _};
@@ -10,7 +10,7 @@ use serde::Serialize;
 /// Writes a line to standard output.
 ///
 /// # Errors
-/// When nobody reads any more, which [`pipe_closed`] tells from real errors.
+/// When standard output is closed; [`pipe_closed`] recognises that.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout(), "{text}")?)
 }
@@ -23,43 +23,43 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value).context("write as JSON")?)
 }
 
-/// Says on standard error what deserves attention without being a failure.
+/// Writes a warning to standard error.
 pub fn warn(text: impl Display) {
-    // Where standard error is closed there is nobody to warn.
+    // A closed standard error is ignored.
     let _unheard = writeln!(io::stderr(), "warning: {text}");
 }
 
-/// Whether `error` says only that the reader of standard output went away, as `head` does.
+/// Whether `error` only means that the reader of standard output, such as `head`, closed it.
 pub fn pipe_closed(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// What a colour means.
+/// Meaning of a colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tone {
-    /// As it is.
+    /// No colour.
     #[default]
     Plain,
-    /// In the background.
+    /// Secondary.
     Dim,
     /// A name or heading.
     Strong,
-    /// As it should be.
+    /// Good.
     Good,
-    /// Worth a look.
+    /// A warning.
     Warn,
-    /// Wrong.
+    /// An error.
     Bad,
-    /// Tells kinds apart.
+    /// Distinguishes kinds.
     Accent,
 }
 
-/// Whether colours are written.
+/// Whether colours are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paint(bool);
 
 impl Paint {
-    /// Colours on a terminal that wants them: not where NO_COLOR is set, nor on a dumb terminal.
+    /// Colours if standard output is a terminal, NO_COLOR is not set and TERM is not dumb.
     pub fn of_terminal() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_closed_pipe_is_no_error() {
+    fn only_a_closed_pipe_is_not_an_error() {
         let closed = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("write");
         assert!(pipe_closed(&closed));
         assert!(!pipe_closed(&anyhow::anyhow!("other")));

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use qscale_common::runtime::accounts::Account;
 use qscale_common::runtime::bus::{Bus, BusConfig};
+use qscale_common::runtime::nats_permissions::Account;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{clock, http};
 use qscale_replay::SettingsFolder;

@@ -18,12 +18,12 @@ use qscale_common::document::{self, Format};
 use qscale_common::runtime::clock;
 use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::checkpoint::{Checkpoint, Judged};
-use qscale_dqn::device::Device;
-use qscale_dqn::learner::{Hyperparameters, Rollouts};
-use qscale_dqn::train::course::{Best, Course};
-use qscale_dqn::train::domain::{Kind, Part};
-use qscale_dqn::train::judge::{Court, Score};
-use qscale_dqn::train::recipe::Recipe;
+use qscale_dqn::domain::{Kind, Part};
+use qscale_rl::device::Device;
+use qscale_rl::learner::{Hyperparameters, RolloutConfig};
+use qscale_train::course::{Best, Course};
+use qscale_train::judge::{Court, Score};
+use qscale_train::recipe::Recipe;
 use serde_json::json;
 
 use self::device::Wish;
@@ -151,13 +151,13 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);
     recipe.scope = arguments.scope.unwrap_or(recipe.scope);
     recipe.domain = recipe.domain.of(arguments.functions);
-    let Hyperparameters { rollouts, quantiles, corner, .. } = match arguments.trainer {
+    let Hyperparameters { rollouts, quantiles, huber_delta, .. } = match arguments.trainer {
         None => recipe.hyperparameters.clone(),
         Some(Learning::Replay) => Hyperparameters::default(),
         Some(Learning::Means) => Hyperparameters::plain(),
-        Some(Learning::Rollouts) => Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::default() },
+        Some(Learning::Rollouts) => Hyperparameters { rollouts: Some(RolloutConfig::default()), ..Hyperparameters::default() },
     };
-    recipe.hyperparameters = Hyperparameters { rollouts, quantiles, corner, ..recipe.hyperparameters };
+    recipe.hyperparameters = Hyperparameters { rollouts, quantiles, huber_delta, ..recipe.hyperparameters };
     recipe.check().map_err(anyhow::Error::msg)?;
     Ok(recipe)
 }

@@ -15,13 +15,13 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use qscale_common::contract::{EventType, Load, Outcome, State, subject};
+use qscale_common::load::{FunctionLoad, LoadSummary};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::{clock, shutdown};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::Pattern;
 use qscale_dqn::registry::DQN;
-use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -70,8 +70,8 @@ pub struct UpArgs {
     /// Stop after this time (90s, 10m); of the system's own time where that runs faster
     #[arg(long = "for", value_name = "TIME")]
     pub duration: Option<Span>,
-    /// Load that is offered: constant:50, step:RATE@TIME,..., ramp:A..B/TIME, diurnal:A..B/PERIOD, bursty:A..B/PERIOD/LENGTH, spike:A..B@TIME/LENGTH; none for no load
-    #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m")]
+    /// Offered load
+    #[arg(long, help = load_help(), value_name = "PATTERN", default_value = "diurnal:3..40/2m")]
     pub load: String,
     /// Agent that scales the function
     #[arg(long, value_name = "NAME", default_value = DQN)]
@@ -164,6 +164,10 @@ impl UpArgs {
     }
 }
 
+fn load_help() -> String {
+    format!("Offered load, requests/s over time: {}; none for no load", Pattern::grammars())
+}
+
 /// How a system is looked after while it is up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Look {
@@ -182,13 +186,13 @@ pub(crate) struct Lived {
     /// What was known of its functions at last.
     pub board: Board,
     /// What the load generator says that the load came to; `None` where there was none.
-    pub load: Option<Value>,
+    pub load: Option<LoadSummary>,
 }
 
 impl Lived {
     /// What the load generator says of `function`.
-    pub fn load_of(&self, function: &FunctionId) -> Option<Value> {
-        self.load.as_ref()?["functions"].as_array()?.iter().find(|line| line["function"] == function.to_string()).cloned()
+    pub fn load_of(&self, function: &FunctionId) -> Option<&FunctionLoad> {
+        self.load.as_ref()?.function(&function.to_string())
     }
 }
 
@@ -234,7 +238,7 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
     let began = clock::now();
     let look = Look { drawn: !arguments.json && !arguments.plain, told: true, limits: false, duration: arguments.duration };
     let lived = live(&plan, look, &token).await?;
-    let summary = |planned: &Planned| lived.board.summary(&planned.id, planned.agent.as_str(), lived.load_of(&planned.id));
+    let summary = |planned: &Planned| lived.board.summary(&planned.id, planned.agent.as_str(), lived.load_of(&planned.id).cloned());
     let summaries: Vec<_> = plan.functions.iter().map(summary).collect();
     let Lived { board, load } = lived;
     if board.missed_ticks() > 0 {
@@ -251,8 +255,8 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
             "speed": arguments.speed,
             "load": plan.load_words,
             "missed_ticks": board.missed_ticks(),
-            "void": load.as_ref().map(|load| load["void"].clone()),
-            "send_lag_us": load.as_ref().map(|load| load["send_lag_us"].clone()),
+            "void": load.as_ref().map(|load| load.void),
+            "send_lag_us": load.as_ref().map(|load| load.send_lag_us),
             "functions": summaries,
         });
         writeln!(std::io::stdout(), "{summary}").context("standard output")?;
@@ -266,8 +270,8 @@ pub async fn run(locate: &Locate, arguments: UpArgs) -> anyhow::Result<ExitCode>
             say(&format!("({} more functions; --json shows them all)", summaries.len() - SENTENCES));
         }
     }
-    if let Some(load) = load.filter(|load| load["void"] == true) {
-        say(&format!("the load generator declares its run void: {}", load["void_reasons"]));
+    if let Some(load) = load.filter(|load| load.void) {
+        say(&format!("the load generator declares its run void: {}", load.void_reasons.join("; ")));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -415,11 +419,10 @@ fn print_lines(board: &Board, shown: &[FunctionId], statuses: &Statuses) {
 
 fn sentence(summary: &board::Summary) -> String {
     let load = summary.load.as_ref().map_or_else(String::new, |load| {
-        let latency = &load["latency_ms"];
-        format!(
-            "{} sent, {} answered well, {} failed; p50 {} ms, p95 {} ms, p99 {} ms; ",
-            load["sent"], load["succeeded"], load["failed"], latency["p50"], latency["p95"], latency["p99"]
-        )
+        let latency = load
+            .latency_ms
+            .map_or_else(String::new, |latency| format!("p50 {} ms, p95 {} ms, p99 {} ms; ", latency.p50, latency.p95, latency.p99));
+        format!("{} sent, {} answered well, {} failed; {latency}", load.sent, load.succeeded, load.failed)
     });
     let most = summary.max_allocation.map_or_else(|| "unknown".to_owned(), |most| most.to_string());
     format!(

@@ -1,4 +1,4 @@
-//! `qscale watch`: the messages of the bus as lines, live or from the streams. Owns what is read and filtered; changes nothing.
+//! `qscale watch`: messages of the bus as lines, live or from the streams. Owns filters; must not change anything.
 
 mod lines;
 mod replay;
@@ -23,11 +23,16 @@ use self::lines::Lines;
 use crate::show::{self, Paint};
 use crate::system::Locate;
 
-/// How often is looked whether the connection still stands.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Interval between checks of the connection.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What to follow.
+/// Which messages are shown.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale watch fibonacci                          everything about one function, live
+  qscale watch --kind action,outcome --agent dqn
+  qscale watch --since 10m                        what was recorded, then stop
+  qscale watch --since 10m --follow --json | jq -c '.message.allocation'")]
 pub struct WatchArgs {
     /// Only these functions, as namespace/name or name
     #[arg(value_name = "FUNCTION")]
@@ -35,32 +40,32 @@ pub struct WatchArgs {
     /// Only these kinds of message, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND")]
     kind: Vec<Kind>,
-    /// Only what this agent decided or is judged by, and States of functions that obey it
+    /// Only Actions, Outcomes and Rewards of this agent, and States of functions it acts on
     #[arg(long, value_name = "NAME")]
     agent: Option<Name>,
-    /// Read what was recorded since then, such as 1h or 10m, and end
+    /// Show messages recorded in this period, such as 1h or 10m, and exit
     #[arg(long, value_name = "DURATION")]
     since: Option<Span>,
-    /// After what was recorded, go on with what comes
+    /// Continue with live messages after the recorded ones
     #[arg(long)]
     follow: bool,
-    /// One JSON object a line: subject, kind, message
+    /// Print one JSON object per line: subject, kind, message
     #[arg(long)]
     json: bool,
 }
 
-/// A kind of message, as it is typed.
+/// A kind of message on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// What was seen of a function
+    /// Measurements of a function
     State,
-    /// What a tick was worth
+    /// Reward of a tick
     Reward,
-    /// What an agent wants
+    /// Decision of an agent
     Action,
-    /// What became of it
+    /// Result of a decision
     Outcome,
-    /// What a load generator offered
+    /// Load offered by a load generator
     Load,
 }
 
@@ -76,7 +81,7 @@ impl From<Kind> for EventType {
     }
 }
 
-/// Shows messages until there are no more, or somebody ends it.
+/// Shows messages until the recording ends or the command is interrupted.
 pub async fn run(locate: &Locate, arguments: WatchArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
     let wanted = Wanted::new(&arguments);
@@ -103,19 +108,19 @@ async fn live(bus: &Bus, screen: &mut Screen) -> anyhow::Result<()> {
         }
     }
     let mut messages = select_all(subscriptions);
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut check = tokio::time::interval(CHECK_INTERVAL);
     let mut connected = true;
-    hint("following what comes; Ctrl-C ends");
+    hint("showing live messages; press Ctrl-C to stop");
     loop {
         tokio::select! {
             message = messages.next() => {
                 let message = message.context("the connection was closed")?;
                 screen.show(clock::now(), &message.subject, &message.payload)?;
             }
-            _ = look.tick() => {
+            _ = check.tick() => {
                 let now = bus.client().connection_state() == Connection::Connected;
                 if now != connected {
-                    show::warn(if now { "connected again; what was said meanwhile is in the streams (--since)" } else { "connection lost; trying again" });
+                    show::warn(if now { "reconnected; messages sent in the meantime are in the streams (--since)" } else { "connection lost; reconnecting" });
                     connected = now;
                 }
             }
@@ -123,7 +128,7 @@ async fn live(bus: &Bus, screen: &mut Screen) -> anyhow::Result<()> {
     }
 }
 
-/// Tells a person at a terminal what goes on; scripts are spared it.
+/// Prints a hint if both outputs are terminals.
 fn hint(text: &str) {
     if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
         eprintln!("{text}");
@@ -142,13 +147,13 @@ impl Wanted {
     fn new(arguments: &WatchArgs) -> Self {
         let chosen = |kind: &EventType| arguments.kind.is_empty() || arguments.kind.iter().any(|asked| EventType::from(*asked) == *kind);
         Self {
-            kinds: EventType::ALL.into_iter().filter(chosen).collect(),
+            kinds: EventType::ALL.iter().copied().filter(chosen).collect(),
             functions: arguments.functions.iter().cloned().collect(),
             agent: arguments.agent.clone(),
         }
     }
 
-    /// The subjects that carry what is wanted of `kind`, and perhaps more.
+    /// Subjects that carry the wanted messages of `kind`, possibly among others.
     fn subjects(&self, kind: EventType) -> Vec<String> {
         match (kind, &self.agent) {
             (EventType::Action, Some(agent)) if self.functions.is_empty() => vec![subject::all_of_agent(agent)],
@@ -159,27 +164,27 @@ impl Wanted {
         }
     }
 
-    /// Whether a message on `subject` may be wanted; only what it says can tell about agents.
+    /// Whether a message on `subject` may be wanted; the agent filter needs its content.
     fn takes_subject(&self, subject: &str) -> bool {
         self.functions.is_empty()
             || self.functions.iter().any(|function| subject.strip_suffix(&function.tokens()).is_some_and(|rest| rest.ends_with('.')))
     }
 
-    fn takes(&self, heard: &Heard) -> bool {
+    fn takes(&self, message: &AnyMessage) -> bool {
         let Some(agent) = &self.agent else { return true };
-        match heard {
-            Heard::State(state) => state.agent == *agent,
-            Heard::Reward(reward) => reward.decided_by.as_ref().is_some_and(|decider| decider.agent == *agent),
-            Heard::Action(action) => action.agent == *agent,
-            Heard::Outcome(outcome) => outcome.agent == *agent,
-            Heard::Load(_) => false,
+        match message {
+            AnyMessage::State(state) => state.agent == *agent,
+            AnyMessage::Reward(reward) => reward.decided_by.as_ref().is_some_and(|decider| decider.agent == *agent),
+            AnyMessage::Action(action) => action.agent == *agent,
+            AnyMessage::Outcome(outcome) => outcome.agent == *agent,
+            AnyMessage::Load(_) => false,
         }
     }
 }
 
 /// A message of any kind.
 #[derive(Debug)]
-enum Heard {
+enum AnyMessage {
     State(Box<State>),
     Reward(Box<Reward>),
     Action(Box<Action>),
@@ -187,38 +192,38 @@ enum Heard {
     Load(Box<Load>),
 }
 
-/// Why a message could not be read.
+/// Error of an unreadable message.
 #[derive(Debug, PartialEq, Eq)]
 enum Unreadable {
-    /// The subject belongs to no kind of message.
-    NoKind,
-    /// The payload is no message of its kind.
+    /// No kind of message has this subject.
+    UnknownKind,
+    /// The payload is not a message of its kind.
     Payload(DecodeError),
 }
 
 impl std::fmt::Display for Unreadable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoKind => f.write_str("the subject names no kind of message that this version knows"),
+            Self::UnknownKind => f.write_str("unknown kind of message"),
             Self::Payload(error) => error.fmt(f),
         }
     }
 }
 
-fn read(subject: &str, payload: &[u8]) -> Result<Heard, Unreadable> {
+fn read(subject: &str, payload: &[u8]) -> Result<AnyMessage, Unreadable> {
     fn of<M: Message>(subject: &str, payload: &[u8]) -> Result<Box<M>, Unreadable> {
         contract::decode(subject, payload).map(Box::new).map_err(Unreadable::Payload)
     }
-    match subject::kind(subject).ok_or(Unreadable::NoKind)? {
-        EventType::State => of(subject, payload).map(Heard::State),
-        EventType::Reward => of(subject, payload).map(Heard::Reward),
-        EventType::Action => of(subject, payload).map(Heard::Action),
-        EventType::Outcome => of(subject, payload).map(Heard::Outcome),
-        EventType::Load => of(subject, payload).map(Heard::Load),
+    match subject::kind(subject).ok_or(Unreadable::UnknownKind)? {
+        EventType::State => of(subject, payload).map(AnyMessage::State),
+        EventType::Reward => of(subject, payload).map(AnyMessage::Reward),
+        EventType::Action => of(subject, payload).map(AnyMessage::Action),
+        EventType::Outcome => of(subject, payload).map(AnyMessage::Outcome),
+        EventType::Load => of(subject, payload).map(AnyMessage::Load),
     }
 }
 
-/// Where messages are written.
+/// Output of messages.
 #[derive(Debug)]
 struct Screen {
     json: bool,
@@ -227,23 +232,23 @@ struct Screen {
 }
 
 impl Screen {
-    /// Shows what came on `subject` at `at`, if it is wanted.
+    /// Shows the message that arrived on `subject` at `at`, if it is wanted.
     fn show(&mut self, at: Timestamp, subject: &str, payload: &[u8]) -> anyhow::Result<()> {
         if !self.wanted.takes_subject(subject) {
             return Ok(());
         }
-        let heard = read(subject, payload);
-        if heard.as_ref().is_ok_and(|heard| !self.wanted.takes(heard)) {
+        let message = read(subject, payload);
+        if message.as_ref().is_ok_and(|message| !self.wanted.takes(message)) {
             return Ok(());
         }
         match self.json {
-            true => show::line(as_json(subject, payload, heard.err().as_ref())),
-            false => show::line(self.lines.line(at, subject, &heard)),
+            true => show::line(as_json(subject, payload, message.err().as_ref())),
+            false => show::line(self.lines.line(at, subject, &message)),
         }
     }
 }
 
-/// The message as it came, unknown fields included; an unreadable one says why it is.
+/// The message as received, with unknown fields; an unreadable one has an `error`.
 fn as_json(subject: &str, payload: &[u8], error: Option<&Unreadable>) -> serde_json::Value {
     let kind = subject::kind(subject).map(EventType::word);
     let message = serde_json::from_slice(payload).unwrap_or_else(|_| json!(String::from_utf8_lossy(payload)));
@@ -267,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_is_asked_for_by_its_own_subject() {
+    fn functions_are_subscribed_by_their_own_subjects() {
         let one = wanted(&["f"], None);
         assert_eq!(one.subjects(EventType::State), ["qscale.v1.state.default.f"]);
         assert!(one.takes_subject("qscale.v1.action.any.default.f"));
@@ -278,11 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_shown_as_it_came() {
+    fn unreadable_messages_are_shown_as_received() {
         let shown = as_json("qscale.v1.state.default.f", b"not json", read("qscale.v1.state.default.f", b"not json").err().as_ref());
         assert_eq!(shown["message"], "not json");
         assert!(shown["error"].as_str().is_some_and(|error| !error.is_empty()));
-        assert_eq!(read("qscale.v1.dream.default.f", b"{}").err(), Some(Unreadable::NoKind));
+        assert_eq!(read("qscale.v1.dream.default.f", b"{}").err(), Some(Unreadable::UnknownKind));
         assert_eq!(as_json("elsewhere", b"{}", None)["kind"], serde_json::Value::Null);
     }
 }

@@ -1,11 +1,11 @@
-//! Credentials of agents, with a nats-server that is set up as `qscale up` does it.
+//! Credentials of agents, with a nats-server configured as by `qscale up`.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use qscale_common::runtime::accounts::inbox_prefix;
 use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::nats_permissions::inbox_prefix;
 use qscale_tests::{Folder, PATIENCE, Program, eventually, nats};
 
 fn qscale(folder: &Path, arguments: &[&str]) -> Output {
@@ -19,7 +19,7 @@ fn text(output: &Output) -> String {
     format!("{out}{err}")
 }
 
-/// Starts a nats-server that includes the accounts of `folder`; says where it listens.
+/// Starts a nats-server with the accounts of `folder`; returns its address.
 fn start_server(folder: &Path) -> (Program, String) {
     let configuration = format!(
         "listen: \"127.0.0.1:-1\"\npid_file: {:?}\nports_file_dir: {folder:?}\njetstream {{ store_dir: {:?} }}\ninclude \"accounts.conf\"\n",
@@ -40,35 +40,36 @@ fn start_server(folder: &Path) -> (Program, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_gets_a_credential_while_the_system_runs() {
+async fn credential_is_created_and_removed_while_the_system_runs() {
     let folder = Folder::new("agents");
     let state = folder.path();
-    assert!(text(&qscale(state, &["agent", "add", "early"])).contains("the next `qscale up` takes its credential up"));
+    assert!(text(&qscale(state, &["agent", "add", "early"])).contains("qscale up"));
     let (_server, url) = start_server(state);
     let addresses =
         serde_json::json!({ "nats": url, "platform": "127.0.0.1:1", "gateway": "127.0.0.1:1", "health": {}, "pid": std::process::id() });
     std::fs::write(state.join("addresses.json"), addresses.to_string()).expect("written");
 
-    let told = text(&qscale(state, &["agent", "add", "mine"]));
-    let url_told = told.lines().find_map(|line| line.strip_prefix("export NATS_URL=")).expect("the address is told");
-    let password = url_told.split(':').nth(2).and_then(|rest| rest.split('@').next()).expect("a password is in it");
+    let output = text(&qscale(state, &["agent", "add", "mine"]));
+    let printed = output.lines().find_map(|line| line.strip_prefix("export NATS_URL=")).expect("the address is printed");
+    let password = printed.split(':').nth(2).and_then(|rest| rest.split('@').next()).expect("a password is in it");
     let config = BusConfig { url: url.clone(), user: "agent-mine".into(), password: password.into(), password_file: None };
-    let client = config.connect_once("test", PATIENCE).await.expect("the credential works at once");
+    let client = config.connect_once("test", PATIENCE).await.expect("the credential is active");
     drop(client);
-    assert!(told.contains(&inbox_prefix("agent-mine")), "{told}");
-    assert!(text(&qscale(state, &["agent", "add", "mine"])).contains("has a credential already"));
+    assert!(output.contains(&inbox_prefix("agent-mine")), "{output}");
+    let again = text(&qscale(state, &["agent", "add", "mine"]));
+    assert!(again.contains(printed), "the credential is unchanged: {again}");
 
-    let listed = Command::new(env!("CARGO_BIN_EXE_qscale")).arg("--state-dir").arg(state).args(["agent", "remove", "early"]).output();
-    assert!(text(&listed.expect("starts")).contains("agent early removed"));
+    let removed = Command::new(env!("CARGO_BIN_EXE_qscale")).arg("--state-dir").arg(state).args(["agent", "remove", "early"]).output();
+    assert!(text(&removed.expect("starts")).contains("early"));
     text(&qscale(state, &["agent", "remove", "mine"]));
     let refused = config.connect_once("test", Duration::from_secs(3)).await;
-    assert!(refused.is_err(), "the credential was taken away");
+    assert!(refused.is_err(), "the credential was removed");
     assert!(!qscale(state, &["agent", "remove", "mine"]).status.success());
     assert!(!qscale(state, &["agent", "add", "Not.A.Label"]).status.success());
 }
 
 #[test]
-fn agents_that_are_added_at_once_all_get_a_credential() {
+fn concurrent_additions_all_create_a_credential() {
     let folder = Folder::new("agents");
     let names = ["a", "b", "c", "d", "e", "f"];
     let add = |name| {

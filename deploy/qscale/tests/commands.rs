@@ -1,4 +1,4 @@
-//! The command against a real nats-server, as a person runs it.
+//! The command-line tool against a real nats-server.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
@@ -19,7 +19,7 @@ struct Fixture {
     folder: Folder,
 }
 
-/// What a command came to.
+/// Result of a command.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -99,7 +99,7 @@ impl Fixture {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_is_applied_changed_listed_and_deleted() {
+async fn policy_is_applied_changed_listed_and_deleted() {
     let fixture = Fixture::new().await;
     let yaml = fixture.file("fib.yaml", "name: fibonacci\nagent: threshold\nbounds:\n  replicas: { min: 0, max: 4 }\n");
     assert!(fixture.run(&["policy", "apply", &yaml]).well().contains("policy default/fibonacci created"));
@@ -127,26 +127,26 @@ async fn a_policy_is_applied_changed_listed_and_deleted() {
     assert!(list.lines().next().is_some_and(|heading| heading.starts_with("FUNCTION")), "{list}");
     assert!(list.contains("default/fibonacci  active  mine") && list.contains("prod/aes"), "{list}");
 
-    assert!(fixture.run(&["policy", "delete", "fibonacci", "missing"]).badly().contains("there is no policy default/missing"));
+    assert!(fixture.run(&["policy", "delete", "fibonacci", "missing"]).badly().contains("default/missing"));
     assert_eq!(fixture.policy("default.fibonacci").await, None);
-    assert!(fixture.run(&["policy", "get", "fibonacci"]).badly().contains("there is no policy default/fibonacci"));
+    assert!(fixture.run(&["policy", "get", "fibonacci"]).badly().contains("default/fibonacci"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_policy_is_refused_with_file_field_value_and_range() {
+async fn invalid_policy_is_refused_with_file_field_value_and_range() {
     let fixture = Fixture::new().await;
     let good = fixture.file("good.yaml", "name: good\n");
     let bad = fixture.file("bad.toml", "name = \"bad\"\n[objective]\npercentile = 120\n");
     let error = fixture.run(&["policy", "apply", &good, &bad]).badly();
-    for part in ["bad.toml", "objective.percentile", "120, must be above 0 and below 100"] {
+    for part in ["bad.toml", "objective.percentile", "120"] {
         assert!(error.contains(part), "`{part}` in {error}");
     }
     assert_eq!(fixture.policy("default.good").await, None, "nothing is written unless everything is valid");
 
     for (text, part) in [
-        ("name: Bad.Name\n", "`Bad.Name` is not a valid name"),
-        ("name: f\ncolour: red\n", "unknown key `colour`"),
-        ("name: f\nbounds: { replicas: { min: 5, max: 2 } }\n", "min = 5, must be at most max = 2"),
+        ("name: Bad.Name\n", "`Bad.Name`"),
+        ("name: f\ncolour: red\n", "`colour`"),
+        ("name: f\nbounds: { replicas: { min: 5, max: 2 } }\n", "min = 5"),
         ("name: f\ntick: 5\n", "tick"),
         ("name: [\n", "standard input"),
         ("", "name"),
@@ -157,7 +157,7 @@ async fn a_bad_policy_is_refused_with_file_field_value_and_range() {
     assert!(fixture.run(&["policy", "apply", "absent.yaml"]).badly().contains("absent.yaml"));
     fixture.run(&["policy", "apply", &good]).well();
     assert!(fixture.run(&["policy", "set", "good", "guard.resize_factor=0.5"]).badly().contains("guard.resize_factor"));
-    assert!(fixture.run(&["policy", "set", "missing", "agent=mine"]).badly().contains("there is no policy default/missing"));
+    assert!(fixture.run(&["policy", "set", "missing", "agent=mine"]).badly().contains("default/missing"));
 }
 
 #[test]
@@ -170,46 +170,48 @@ fn examples_and_schemas_need_no_system() {
     let schema: Value = serde_json::from_str(&run(&["policy", "schema"]).well()).expect("JSON");
     assert!(schema["properties"]["bounds"].is_object());
     assert!(run(&["completions", "bash"]).well().contains("qscale"));
-    assert!(run(&["policy", "list"]).badly().contains("no system is up"));
+    assert!(run(&["policy", "list"]).badly().contains("qscale up"));
     assert_eq!(run(&["freeze"]).code, Some(2), "neither a function nor --all");
     assert_eq!(run(&["freeze", "f", "--all"]).code, Some(2), "both");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_is_frozen_and_unfrozen_with_no_agent_alive() {
+async fn freeze_and_unfreeze_need_no_agent() {
     let fixture = Fixture::new().await;
-    assert!(fixture.run(&["freeze", "--all", "--reason", "incident 7"]).well().contains("everything is frozen"));
+    fixture.run(&["freeze", "--all", "--reason", "incident 7"]).well();
     let all = fixture.control("all").await.expect("written");
     assert!(all.frozen && all.restore.is_none() && all.reason == "incident 7", "{all:?}");
-    assert!(fixture.run(&["freeze", "--all"]).well().contains("frozen already"));
+    assert!(fixture.run(&["freeze", "--all"]).well().contains("incident 7"), "an existing freeze is shown with its reason");
+    assert_eq!(fixture.control("all").await.expect("written"), all, "and is left as it is");
 
     let one = fixture.run(&["freeze", "prod/f"]);
-    assert!(one.err.contains("there is no policy prod/f"), "{one:?}");
-    assert!(one.well().contains("prod/f is frozen"));
+    assert!(one.err.contains("prod/f"), "there is no such policy: {one:?}");
+    one.well();
+    assert!(fixture.control("prod.f").await.expect("written").frozen);
     let lifted = fixture.run(&["unfreeze", "prod/f"]);
-    assert!(lifted.err.contains("everything is still frozen"), "{lifted:?}");
+    assert!(lifted.err.contains("qscale unfreeze --all"), "all functions are still frozen: {lifted:?}");
     assert!(!fixture.control("prod.f").await.expect("written").frozen);
 
     fixture.run(&["freeze", "prod/f"]).well();
     let lifted = fixture.run(&["unfreeze", "--all"]).well();
-    assert!(lifted.contains("everything is no longer frozen") && lifted.contains("prod/f is no longer frozen"), "{lifted}");
+    assert!(lifted.contains("prod/f"), "{lifted}");
     assert!(!fixture.control("all").await.expect("written").frozen && !fixture.control("prod.f").await.expect("written").frozen);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_stands_where_no_actuator_answers() {
+async fn restore_remains_requested_without_an_actuator() {
     let fixture = Fixture::new().await;
     let ran = fixture.run(&["restore", "f", "--wait", "100ms"]);
-    assert!(ran.err.contains("default/f: no actuator answered within 100ms; the request stands"), "{ran:?}");
+    assert!(ran.err.contains("default/f") && ran.err.contains("100ms"), "{ran:?}");
     ran.well();
     let control = fixture.control("default.f").await.expect("written");
     assert!(control.frozen && control.restore.is_some(), "{control:?}");
     fixture.run(&["freeze", "f", "--reason", "keep"]).well();
-    assert_eq!(fixture.control("default.f").await.expect("written").restore, control.restore, "a freeze takes nothing back");
+    assert_eq!(fixture.control("default.f").await.expect("written").restore, control.restore, "a freeze does not cancel a restore");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_reports_what_the_actuator_did() {
+async fn restore_reports_the_outcome() {
     let fixture = Fixture::new().await;
     let actuator = jetstream::new(fixture.client("actuator").await);
     let mut controls = actuator.get_key_value(subject::CONTROL_BUCKET).await.expect("there").watch_all().await.expect("watched");
@@ -220,7 +222,7 @@ async fn a_restore_reports_what_the_actuator_did() {
         actuator.publish("qscale.v1.outcome.default.f", outcome.to_string().into()).await.expect("sent").await.expect("stored");
     });
     let out = fixture.run(&["restore", "f"]).well();
-    assert!(out.contains("default/f has 2 x 500m 128Mi again (1 → 2 replicas)"), "{out}");
+    assert!(out.contains("default/f") && out.contains("2 x 500m 128Mi (1 → 2 replicas)"), "{out}");
     answering.await.expect("the answer was sent");
 }
 
@@ -277,7 +279,7 @@ async fn record(fixture: &Fixture) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_recorded_is_shown_in_the_order_of_time() {
+async fn recorded_messages_are_shown_in_order() {
     let fixture = Fixture::new().await;
     assert_eq!(fixture.run(&["watch", "--since", "1h"]).well(), "", "nothing was recorded yet");
     record(&fixture).await;
@@ -288,9 +290,9 @@ async fn what_was_recorded_is_shown_in_the_order_of_time() {
     for (line, part) in lines.iter().zip(expected) {
         assert!(line.contains(part), "`{part}` in {out}");
     }
-    assert!(lines[1].contains("threshold asks for 2 x 500m 128Mi (1 → 2 replicas): cpu is high"), "{out}");
-    assert!(lines[3].contains("unreadable: message has version 9.0"), "{out}");
-    assert!(!out.contains('\x1b'), "no colours where no terminal is");
+    assert!(lines[1].contains("2 x 500m 128Mi (1 → 2 replicas): cpu is high"), "{out}");
+    assert!(lines[3].contains("9.0"), "{out}");
+    assert!(!out.contains('\x1b'), "no colours without a terminal");
 
     let json = fixture.run(&["watch", "--since", "1h", "--json", "--kind", "action,outcome", "f"]).well();
     let objects: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
@@ -303,7 +305,7 @@ async fn what_was_recorded_is_shown_in_the_order_of_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_is_followed_until_somebody_ends_it() {
+async fn live_messages_are_shown_until_interrupted() {
     let fixture = Fixture::new().await;
     record(&fixture).await;
     for arguments in [&["watch", "--kind", "state", "f"][..], &["watch", "--kind", "state", "f", "--since", "1h", "--follow"]] {
@@ -312,19 +314,19 @@ async fn what_comes_is_followed_until_somebody_ends_it() {
         let (sender, mut shown) = tokio::sync::mpsc::unbounded_channel();
         let reading = std::thread::spawn(move || lines.by_ref().map_while(Result::ok).try_for_each(|line| sender.send(line)).is_ok());
         let collector = fixture.client("collector").await;
-        // When the command began to listen is not known, so the State is said again until it is heard.
+        // It is unknown when the command has subscribed, so the State is published until it is shown.
         let heard = async {
             loop {
                 collector.publish("qscale.v1.state.default.f", state(7).to_string().into()).await.expect("sent");
                 let line = tokio::time::timeout(Duration::from_millis(100), shown.recv()).await;
-                if line.is_ok_and(|line| line.expect("the command goes on").contains("70/s")) {
+                if line.is_ok_and(|line| line.expect("the command runs").contains("70/s")) {
                     return;
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, heard).await.expect("what comes is shown");
+        tokio::time::timeout(PATIENCE, heard).await.expect("live messages are shown");
         let pid = i32::try_from(child.id()).expect("process numbers are small");
-        // SAFETY: kill takes plain integers, and the child was not waited for yet.
+        // SAFETY: kill takes integers only, and the child was not waited for yet.
         unsafe { libc::kill(pid, libc::SIGINT) };
         assert!(child.wait().expect("it ends").success(), "{arguments:?}");
         drop(shown);
@@ -333,7 +335,7 @@ async fn what_comes_is_followed_until_somebody_ends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_leaves_is_no_error() {
+async fn closed_output_is_not_an_error() {
     let fixture = Fixture::new().await;
     record(&fixture).await;
     let mut child =
@@ -344,7 +346,7 @@ async fn a_reader_that_leaves_is_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_names_what_is_missing() {
+async fn doctor_reports_failed_checks() {
     let fixture = Fixture::new().await;
     fixture.run_with_input(&["policy", "apply", "-"], "name: f\nmode: active\n").well();
     fixture.run(&["freeze", "--all"]).well();
@@ -355,22 +357,22 @@ async fn the_doctor_names_what_is_missing() {
         "✓ stream QSCALE_LIVE",
         "✓ bucket qscale_policies",
         "✓ policy default/f: active",
-        "✗ state of default/f: none was ever",
+        "✗ state of default/f:",
         "✗ lease:",
-        "! freeze: everything",
+        "! freeze:",
     ] {
         assert!(ran.out.contains(part), "`{part}` in {}", ran.out);
     }
     let findings: Value = serde_json::from_str(&fixture.run(&["doctor", "--json"]).out).expect("JSON");
-    let wrong = findings.as_array().expect("a list").iter().filter(|finding| finding["verdict"] == "wrong");
-    assert!(wrong.clone().count() >= 2 && wrong.clone().all(|finding| finding["mend"].is_string()), "{findings}");
+    let failed = findings.as_array().expect("a list").iter().filter(|finding| finding["verdict"] == "failed");
+    assert!(failed.clone().count() >= 2 && failed.clone().all(|finding| finding["fix"].is_string()), "{findings}");
 }
 
 #[test]
-fn the_doctor_works_where_nothing_is_up() {
+fn doctor_works_without_a_system() {
     let folder = Folder::new("doctor");
     let output = Command::new(env!("CARGO_BIN_EXE_qscale")).current_dir(folder.path()).arg("doctor").output().expect("starts");
     let ran = Ran::of(&output);
-    assert!(ran.out.contains("! system: none is up") && ran.out.contains("nats-server program"), "{ran:?}");
-    assert!(std::fs::read_dir(folder.path()).expect("there").next().is_none(), "looking leaves nothing behind");
+    assert!(ran.out.contains("! system:") && ran.out.contains("nats-server program"), "{ran:?}");
+    assert!(std::fs::read_dir(folder.path()).expect("there").next().is_none(), "nothing is created");
 }

@@ -14,8 +14,8 @@ use qscale_sim::replica::{Phase, Replica};
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Function, Gateway, Nanos, Reading};
 
-use crate::command::Wanted;
 use crate::report::Told;
+use crate::wanted::Wanted;
 
 /// When the world of a platform began: virtual time counts from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,15 +179,15 @@ impl Simulated {
     /// Memory below what a replica uses is not forced on it: all keep the limit that they have until it fits.
     fn put_in_force(&mut self) {
         let most = self.world.replicas().map(|replica| self.wanted.profile.memory.working_set(replica.load)).max().unwrap_or(0);
-        let in_force = self.world.allocation();
-        let fits = self.desired.memory_mib.bytes() > most || self.desired.memory_mib >= in_force.memory_mib;
+        let current = self.world.allocation();
+        let fits = self.desired.memory_mib.bytes() > most || self.desired.memory_mib >= current.memory_mib;
         self.held = (!fits).then(|| {
             let in_use = qscale_common::units::Mebibytes::from_bytes(most);
             format!("memory_mib = {}, must be above what is in use, {in_use}", self.desired.memory_mib.0)
         });
-        let memory_mib = if fits { self.desired.memory_mib } else { in_force.memory_mib };
+        let memory_mib = if fits { self.desired.memory_mib } else { current.memory_mib };
         let allocation = Allocation { memory_mib, ..self.desired };
-        if allocation != in_force {
+        if allocation != current {
             self.world.allocate(allocation, self.now);
         }
     }

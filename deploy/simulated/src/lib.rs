@@ -3,10 +3,10 @@
 //! Owns the hour of its world, what its functions run and the load that it makes for them; must not decide how much a function gets: it is told,
 //! over its API, as the local platform is.
 
-pub mod command;
 pub mod function;
 pub mod platform;
 pub mod report;
 pub mod server;
 pub mod settings;
 mod view;
+pub mod wanted;

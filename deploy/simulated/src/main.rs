@@ -1,23 +1,14 @@
-//! `qscale-simulated`: simulates functions and offers them as a platform.
+//! `qscale-simulated`: simulates functions and serves them as a platform.
 
-use clap::Parser;
-use qscale_common::runtime::config::{self, ConfigArgs};
-use qscale_common::runtime::{shutdown, telemetry};
-use qscale_simulated::server;
-use qscale_simulated::settings::Settings;
+use qscale_common::runtime::service::{self, Program};
 
-/// Simulates functions, with their load, behind the API and the metrics of the local platform.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgs,
-}
+const PROGRAM: Program = Program {
+    name: "qscale-simulated",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Simulates functions and their load behind the API and the metrics of the local platform",
+};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let settings: Settings = config::load("simulated", &arguments.config)?;
-    telemetry::init("simulated", &settings.telemetry)?;
-    server::run(settings, shutdown::token()).await
+    service::main(PROGRAM, qscale_simulated::server::run).await
 }

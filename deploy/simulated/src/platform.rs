@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use qscale_common::contract::Load;
+use qscale_common::load::LoadSummary;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::metrics::{self, FunctionView, NodeView};
 use qscale_common::platform::{AllocationReply, AllocationRequest, EventKind, FunctionSpec, FunctionStatus, Limits, LogLine};
@@ -20,10 +21,10 @@ use qscale_common::workload::trace::MinuteTrace;
 use qscale_sim::Nanos;
 use tracing::debug;
 
-use crate::command::Wanted;
 use crate::function::{Happened, Origin, Simulated};
-use crate::report::{Summary, summary};
+use crate::report::summary;
 use crate::settings::Machine;
+use crate::wanted::Wanted;
 
 /// Functions from which on more than one core lives through time.
 const WORTH_THREADS: usize = 32;
@@ -81,7 +82,7 @@ impl SimulatedPlatform {
 
     /// What the load of all functions came to.
     #[must_use]
-    pub fn summary(&self, now: Timestamp) -> Summary {
+    pub fn summary(&self, now: Timestamp) -> LoadSummary {
         let lines = self.each(now, |function| (function.line(), function.loaded_for()));
         let longest = lines.iter().map(|(_, loaded)| *loaded).max().unwrap_or(Nanos::ZERO);
         summary(lines.into_iter().map(|(line, _)| line).collect(), longest)

@@ -1,13 +1,14 @@
 //! What the load of a simulated function came to: Load messages while it lasts, a summary whenever it is asked for, in the words of the load generator.
 //! Owns the counting between two messages; the simulation knows nothing of either.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use qscale_common::contract::{Failures, LatencyBucket, Load, Version};
+use qscale_common::load::{FunctionLoad, LatencySummary, LoadSummary};
 use qscale_common::time::{Timestamp, millis};
 use qscale_sim::latency::Histogram;
 use qscale_sim::{Nanos, Totals};
-use serde::Serialize;
 
 use crate::function::Simulated;
 
@@ -60,56 +61,10 @@ impl Told {
     }
 }
 
-/// A line of a summary, as the load generator writes it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Line {
-    /// `namespace/name`.
-    pub function: String,
-    /// Requests that arrived.
-    pub due: u64,
-    /// The same: a simulation sends whatever is due.
-    pub sent: u64,
-    /// Requests answered well.
-    pub succeeded: u64,
-    /// Requests that were refused, took too long, or were lost with their replica.
-    pub failed: u64,
-    /// Requests that are under way.
-    pub censored: u64,
-    /// Requests that arrived, a second.
-    pub offered_rps: f64,
-    /// Requests answered well, a second.
-    pub achieved_rps: f64,
-    /// Latencies of those, milliseconds; absent where there are none.
-    pub latency_ms: Option<Latency>,
-}
-
-/// Percentiles of latency, milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Latency {
-    /// Half are faster.
-    pub p50: f64,
-    /// 95 in 100 are faster.
-    pub p95: f64,
-    /// 99 in 100 are faster.
-    pub p99: f64,
-}
-
-impl Latency {
-    fn of(histogram: &Histogram) -> Option<Self> {
-        let at = |share| histogram.quantile(share, 0).map(|latency| rounded(latency.seconds() * 1_000.0));
-        Some(Self { p50: at(0.5)?, p95: at(0.95)?, p99: at(0.99)? })
-    }
-}
-
-/// The load of all functions since it began.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    /// Always false: a simulation never falls behind its own schedule.
-    pub void: bool,
-    /// All functions together.
-    pub total: Line,
-    /// Each function.
-    pub functions: Vec<Line>,
+/// Latencies in `histogram`; `None` where it is empty.
+fn latency_of(histogram: &Histogram) -> Option<LatencySummary> {
+    let at = |share| histogram.quantile(share, 0).map(|latency| rounded(latency.seconds() * 1_000.0));
+    Some(LatencySummary { mean: None, p50: at(0.5)?, p90: at(0.9)?, p95: at(0.95)?, p99: at(0.99)?, p999: at(0.999)?, max: None })
 }
 
 impl Simulated {
@@ -155,7 +110,7 @@ impl Simulated {
     }
 
     /// What its load came to, and the latencies behind that.
-    pub(crate) fn line(&mut self) -> (Line, Histogram) {
+    pub(crate) fn line(&mut self) -> (FunctionLoad, Histogram) {
         let mut latency = self.told.before.latency.clone();
         let loaded = self.loaded_for();
         let totals = self.totals();
@@ -170,7 +125,7 @@ impl Simulated {
 
 /// Sums up the load of functions.
 #[must_use]
-pub fn summary(functions: Vec<(Line, Histogram)>, longest: Nanos) -> Summary {
+pub fn summary(functions: Vec<(FunctionLoad, Histogram)>, longest: Nanos) -> LoadSummary {
     let mut latency = Histogram::default();
     let mut counts = [0; 3];
     for (line, of_function) in &functions {
@@ -178,12 +133,14 @@ pub fn summary(functions: Vec<(Line, Histogram)>, longest: Nanos) -> Summary {
         latency.include(of_function);
     }
     let functions = functions.into_iter().map(|(line, _)| line).collect();
-    Summary { void: false, total: line("total".to_owned(), counts, longest, &latency), functions }
+    let total = line("total".to_owned(), counts, longest, &latency);
+    // A simulation never falls behind its own schedule, so it is never void.
+    LoadSummary { version: LoadSummary::VERSION, sending_s: rounded(longest.seconds()), total, functions, ..LoadSummary::default() }
 }
 
-fn line(function: String, [due, succeeded, failed]: [u64; 3], loaded: Nanos, latency: &Histogram) -> Line {
+fn line(function: String, [due, succeeded, failed]: [u64; 3], loaded: Nanos, latency: &Histogram) -> FunctionLoad {
     let rate = |count: u64| if loaded > Nanos::ZERO { rounded(count as f64 / loaded.seconds()) } else { 0.0 };
-    Line {
+    FunctionLoad {
         function,
         due,
         sent: due,
@@ -192,7 +149,8 @@ fn line(function: String, [due, succeeded, failed]: [u64; 3], loaded: Nanos, lat
         censored: due.saturating_sub(succeeded + failed),
         offered_rps: rate(due),
         achieved_rps: rate(succeeded),
-        latency_ms: Latency::of(latency),
+        failures: BTreeMap::new(),
+        latency_ms: latency_of(latency),
     }
 }
 

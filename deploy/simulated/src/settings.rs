@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use qscale_common::platform::{Limits, OutOfRange};
 use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::service::ServiceConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use qscale_common::units::{Mebibytes, Millicores};
@@ -74,6 +75,12 @@ impl Settings {
             return Err(OutOfRange::new("load_every", self.load_every, "100ms to 1h"));
         }
         Ok(())
+    }
+}
+
+impl ServiceConfig for Settings {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
     }
 }
 

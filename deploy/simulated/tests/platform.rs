@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use qscale_common::document::Format;
+use qscale_common::load::FunctionLoad;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{AllocationRequest, EventKind, FunctionSpec, FunctionStatus};
 use qscale_common::runtime::platform::{PlatformClient, PlatformError};
@@ -36,9 +37,8 @@ impl Platform {
     }
 }
 
-fn spec(name: &str, command: &str, more: &str) -> FunctionSpec {
-    let words: Vec<String> = command.split(' ').map(|word| format!("{word:?}")).collect();
-    FunctionSpec::parse(&format!("name = \"{name}\"\ncommand = [{}]\n{more}", words.join(", ")), Format::Toml).expect("a function file")
+fn spec(name: &str, simulated: &str, more: &str) -> FunctionSpec {
+    FunctionSpec::parse(&format!("name = \"{name}\"\n{more}\n[simulated]\n{simulated}"), Format::Toml).expect("a function file")
 }
 
 fn wanted(replicas: u32, lease: Option<u64>) -> AllocationRequest {
@@ -49,7 +49,7 @@ fn wanted(replicas: u32, lease: Option<u64>) -> AllocationRequest {
 async fn a_function_is_added_scaled_and_deleted_as_on_the_local_platform() {
     let platform = Platform::start().await;
     let client = &platform.client;
-    let file = spec("fib", "simulated --load 50", "");
+    let file = spec("fib", "load = \"50\"", "");
     let id = file.id();
     let added = client.add(&file).await.expect("added");
     assert_eq!((added.actual.starting, added.actual.ready, added.vertical), (1, 0, true), "replicas start cold");
@@ -82,7 +82,7 @@ async fn a_function_is_added_scaled_and_deleted_as_on_the_local_platform() {
 async fn an_older_lease_is_refused_and_changes_nothing() {
     let platform = Platform::start().await;
     let client = &platform.client;
-    let file = spec("fib", "simulated", "");
+    let file = spec("fib", "", "");
     client.add(&file).await.expect("added");
     client.set_allocation(&file.id(), &wanted(2, Some(7))).await.expect("the first lease");
     let error = client.set_allocation(&file.id(), &wanted(5, Some(6))).await.expect_err("an older one");
@@ -97,13 +97,13 @@ async fn what_the_local_platform_refuses_is_refused_in_its_words() {
     let platform = Platform::start().await;
     let client = &platform.client;
     let refused = async |file: FunctionSpec| match client.add(&file).await {
-        Err(PlatformError::Refused { status: 422, error }) => (error.field.unwrap_or_default(), error.error),
+        Err(PlatformError::Refused { status: 422, error }) => error.field.unwrap_or_default(),
         other => panic!("{other:?}"),
     };
-    let (field, error) = refused(spec("f", "python3 server.py", "")).await;
-    assert!(field == "command" && error.contains("simulated --profile"), "{error}");
-    assert_eq!(refused(spec("f", "simulated", "timeout = \"1s\"\nallocation = { replicas = 101 }")).await.0, "allocation.replicas");
-    let file = spec("f", "simulated", "");
+    let process = FunctionSpec::parse("name = \"f\"\ncommand = [\"python3\"]", Format::Toml).expect("a function file");
+    assert_eq!(refused(process).await, "simulated");
+    assert_eq!(refused(spec("f", "", "timeout = \"1s\"\nallocation = { replicas = 101 }")).await, "allocation.replicas");
+    let file = spec("f", "", "");
     client.add(&file).await.expect("added");
     let too_small = AllocationRequest { cpu_millicores: Some(Millicores(1)), ..wanted(1, None) };
     let error = client.set_allocation(&file.id(), &too_small).await.expect_err("too small");
@@ -113,7 +113,7 @@ async fn what_the_local_platform_refuses_is_refused_in_its_words() {
 #[tokio::test]
 async fn a_request_starts_a_function_from_zero() {
     let platform = Platform::start().await;
-    let file = spec("fib", "simulated --load step:0@0s,20@5s", "allocation = { replicas = 0 }");
+    let file = spec("fib", "load = \"step:0@0s,20@5s\"", "allocation = { replicas = 0 }");
     let added = platform.client.add(&file).await.expect("added");
     assert_eq!((added.desired.replicas, added.actual.replicas.len()), (Replicas(0), 0));
     let woken = platform.until(&file.id(), "a replica", |status| status.actual.ready == 1).await;
@@ -125,7 +125,7 @@ async fn a_request_starts_a_function_from_zero() {
 #[tokio::test]
 async fn memory_in_use_is_not_taken_away() {
     let platform = Platform::start().await;
-    let file = spec("fib", "simulated", "");
+    let file = spec("fib", "", "");
     platform.client.add(&file).await.expect("added");
     platform.until(&file.id(), "a ready replica", |status| status.actual.ready == 1).await;
     let request = AllocationRequest { memory_mib: Some(Mebibytes(8)), ..wanted(1, None) };
@@ -139,19 +139,19 @@ async fn memory_in_use_is_not_taken_away() {
 async fn load_is_summed_up_as_by_the_load_generator() {
     let platform = Platform::start().await;
     for name in ["one", "two"] {
-        platform.client.add(&spec(name, "simulated --load 100 --gaps constant --seed 3", "")).await.expect("added");
+        platform.client.add(&spec(name, "load = \"100\"\ngaps = \"constant\"\nseed = 3", "")).await.expect("added");
     }
     let summary = eventually_async("requests", async || {
         let summary = platform.client.load_summary().await.expect("a summary");
-        (summary["total"]["succeeded"].as_u64()? > 500).then_some(summary)
+        (summary.total.succeeded > 500).then_some(summary)
     })
     .await;
-    let functions = summary["functions"].as_array().expect("lines");
-    assert_eq!(functions[0]["function"], "default/one");
-    let sum = |field: &str| functions.iter().filter_map(|line| line[field].as_u64()).sum::<u64>();
-    for field in ["due", "succeeded", "failed", "censored"] {
-        assert_eq!(summary["total"][field], sum(field), "{field}");
-    }
-    assert_eq!(sum("due"), sum("succeeded") + sum("failed") + sum("censored"));
-    assert!(functions[1]["latency_ms"]["p50"].as_f64().is_some_and(|p50| p50 > 1.0), "{summary}");
+    let functions = &summary.functions;
+    assert_eq!(functions[0].function, "default/one");
+    assert!(!summary.void);
+    let counts = |load: &FunctionLoad| [load.due, load.succeeded, load.failed, load.censored];
+    let sum = functions.iter().map(counts).fold([0; 4], |sum, counts| std::array::from_fn(|index| sum[index] + counts[index]));
+    assert_eq!(counts(&summary.total), sum);
+    assert_eq!(sum[0], sum[1] + sum[2] + sum[3]);
+    assert!(functions[1].latency_ms.is_some_and(|latency| latency.p50 > 1.0), "{summary:?}");
 }

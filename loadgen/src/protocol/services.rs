@@ -2,6 +2,7 @@
 
 use bytes::BufMut;
 use prost::encoding::{self, WireType};
+use qscale_common::hash::splitmix64;
 
 use super::{Reported, fibonacci};
 
@@ -259,11 +260,8 @@ fn range(text: &str) -> Option<(u64, u64)> {
 
 /// A number from `low` to `high`, both included: a hash of the sequence number, so that the reply can be checked without keeping it.
 fn drawn(low: u64, high: u64, sequence: u64) -> u64 {
-    let mut x = sequence.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     let span = (high - low).saturating_add(1);
-    low + ((u128::from(x ^ (x >> 31)) * u128::from(span)) >> 64) as u64
+    low + ((u128::from(splitmix64(sequence)) * u128::from(span)) >> 64) as u64
 }
 
 #[cfg(test)]

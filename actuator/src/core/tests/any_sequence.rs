@@ -42,8 +42,8 @@ impl Rig {
         match what {
             Happens::State { cpu } => drop(self.state_using(cpu)),
             Happens::Action { agent, back, replicas } => {
-                let moment = Moment { epoch: Epoch(1), tick: Tick((self.tick + 1).saturating_sub(back)) };
-                self.action(agent, moment, replicas);
+                let state_id = StateId { epoch: Epoch(1), tick: Tick((self.tick + 1).saturating_sub(back)) };
+                self.action(agent, state_id, replicas);
             }
             Happens::Time { ms } => self.pass(Duration::from_millis(ms)),
             Happens::Platform { reachable } => self.platform.reachable = reachable,

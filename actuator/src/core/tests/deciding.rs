@@ -10,7 +10,7 @@ fn an_action_is_applied_and_told_of() {
     rig.expect(Effect::Applied, Source::Agent, &[]);
     let last = rig.last();
     assert_eq!((last.before, last.allowed), (Some(Allocation::new(4, 500, 256)), Some(Allocation::new(6, 500, 256))));
-    assert_eq!((last.tick, last.attempts, last.model.as_str(), last.actuator.as_str()), (Tick(1), 1, "m", "a"));
+    assert_eq!((last.tick, last.attempts, last.provenance.configuration.as_str(), last.actuator.as_str()), (Tick(1), 1, "m", "a"));
 }
 
 #[test]
@@ -32,9 +32,9 @@ fn what_is_in_force_needs_no_attempt() {
 #[test]
 fn an_action_counts_once() {
     let mut rig = Rig::new();
-    let moment = rig.state();
-    rig.action("agent", moment, 5);
-    rig.action("agent", moment, 6);
+    let state_id = rig.state();
+    rig.action("agent", state_id, 5);
+    rig.action("agent", state_id, 6);
     rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
     assert_eq!(rig.has().replicas.0, 5);
 }
@@ -62,8 +62,8 @@ fn an_answer_to_an_older_state_than_was_answered_is_refused() {
 #[test]
 fn a_void_action_is_refused() {
     let mut rig = Rig::new();
-    let moment = rig.state();
-    let action = rig.make_action("agent", moment, 6);
+    let state_id = rig.state();
+    let action = rig.make_action("agent", state_id, 6);
     rig.now = action.expires_at_ms;
     rig.core.action(action, None, rig.now);
     rig.settle();
@@ -73,8 +73,8 @@ fn a_void_action_is_refused() {
 #[test]
 fn an_action_that_overtakes_its_state_waits_for_it() {
     let mut rig = Rig::new();
-    let moment = rig.state();
-    let next = Moment { tick: moment.tick.next(), ..moment };
+    let state_id = rig.state();
+    let next = StateId { tick: state_id.tick.next(), ..state_id };
     rig.action("agent", next, 6);
     assert!(rig.outcomes.is_empty());
     rig.state();
@@ -84,20 +84,20 @@ fn an_action_that_overtakes_its_state_waits_for_it() {
 #[test]
 fn an_action_whose_state_never_comes_is_refused() {
     let mut rig = Rig::new();
-    let moment = rig.state();
-    rig.action("agent", Moment { tick: moment.tick.next(), ..moment }, 6);
+    let state_id = rig.state();
+    rig.action("agent", StateId { tick: state_id.tick.next(), ..state_id }, 6);
     rig.pass(Duration::from_secs(2));
     rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
-    rig.action("agent", Moment { tick: Tick(moment.tick.0 + 9), ..moment }, 6);
+    rig.action("agent", StateId { tick: Tick(state_id.tick.0 + 9), ..state_id }, 6);
     rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
-    rig.action("agent", Moment { epoch: Epoch(0), ..moment }, 6);
+    rig.action("agent", StateId { epoch: Epoch(0), ..state_id }, 6);
     rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
 }
 
 #[test]
 fn an_action_for_a_function_without_policy_is_refused() {
     let mut rig = Rig::new();
-    let mut action = rig.make_action("agent", Moment { epoch: Epoch(1), tick: Tick(1) }, 6);
+    let mut action = rig.make_action("agent", StateId { epoch: Epoch(1), tick: Tick(1) }, 6);
     action.function = name("unknown");
     rig.core.action(action, None, rig.now);
     rig.settle();
@@ -108,12 +108,12 @@ fn an_action_for_a_function_without_policy_is_refused() {
 #[test]
 fn a_shadow_is_judged_and_recorded() {
     let mut rig = Rig::new();
-    let moment = rig.state();
-    rig.action("other", moment, 50);
+    let state_id = rig.state();
+    rig.action("other", state_id, 50);
     rig.expect(Effect::Recorded, Source::Shadow, &[Rule::Bounds, Rule::StepLimit, Rule::NotNamed]);
     assert_eq!(rig.last().allowed, Some(Allocation::new(8, 500, 256)));
     assert_eq!(rig.has().replicas.0, 4);
-    rig.action("agent", moment, 5);
+    rig.action("agent", state_id, 5);
     rig.expect(Effect::Applied, Source::Agent, &[]);
 }
 
@@ -123,10 +123,10 @@ fn swapping_the_named_agent_takes_effect_at_once() {
     rig.tick_wanting(5);
     rig.policy.agent = name("other");
     rig.apply_policy();
-    let moment = rig.state();
-    rig.action("agent", moment, 9);
+    let state_id = rig.state();
+    rig.action("agent", state_id, 9);
     rig.expect(Effect::Recorded, Source::Shadow, &[Rule::NotNamed]);
-    rig.action("other", moment, 6);
+    rig.action("other", state_id, 6);
     rig.expect(Effect::Applied, Source::Agent, &[]);
 }
 
@@ -145,10 +145,10 @@ fn a_follower_writes_nothing_and_says_nothing_but_stays_warm() {
     let mut rig = Rig::following();
     rig.tick_wanting(6);
     assert!(rig.orders.is_empty() && rig.outcomes.is_empty());
-    let moment = rig.state();
+    let state_id = rig.state();
     rig.core.lead(Lead::Leading(2), rig.now);
     rig.settle();
-    rig.action("agent", moment, 6);
+    rig.action("agent", state_id, 6);
     rig.expect(Effect::Applied, Source::Agent, &[]);
     assert_eq!(rig.orders[0].lease, 2);
 }
@@ -234,8 +234,8 @@ fn a_missing_workload_is_an_outcome() {
     rig.list();
     assert_eq!(rig.core.missing(), 1);
     rig.policy.guard.max_age = None;
-    let moment = rig.state();
-    rig.action("agent", moment, 6);
+    let state_id = rig.state();
+    rig.action("agent", state_id, 6);
     assert!(matches!(rig.last().effect, Effect::Held | Effect::Failed));
     assert!(rig.orders.is_empty());
 }

@@ -55,9 +55,9 @@ fn refused_actions_and_shadows_do_not_break_the_silence() {
     let first = rig.state_using(400.0);
     for _ in 0..3 {
         rig.state_using(400.0);
-        rig.action("agent", Moment { tick: Tick(first.tick.0 + 100), ..first }, 9);
-        let moment = Moment { tick: Tick(rig.tick), ..first };
-        rig.action("other", moment, 9);
+        rig.action("agent", StateId { tick: Tick(first.tick.0 + 100), ..first }, 9);
+        let state_id = StateId { tick: Tick(rig.tick), ..first };
+        rig.action("other", state_id, 9);
     }
     assert!(rig.outcomes.iter().any(|outcome| outcome.source == Source::Fallback));
 }
@@ -84,8 +84,8 @@ fn the_fallback_takes_nothing_away_on_a_state_that_went_stale() {
 #[test]
 fn a_state_that_the_agent_answered_is_not_decided_on_again() {
     let mut rig = Rig::new();
-    let moment = rig.state_using(400.0);
-    rig.action("agent", moment, 4);
+    let state_id = rig.state_using(400.0);
+    rig.action("agent", state_id, 4);
     rig.pass(Duration::from_secs(300));
     assert!(rig.orders.is_empty());
 }
@@ -100,6 +100,9 @@ fn cut_off_from_the_bus_the_fallback_only_gives() {
         rig.core.lead(Lead::Cut(1), rig.now);
         rig.pass(Duration::from_secs(60));
         assert_eq!(rig.has().replicas.0, replicas);
+        if replicas == 4 {
+            rig.expect(Effect::Held, Source::Fallback, &[Rule::Disconnected]);
+        }
     }
 }
 
@@ -157,8 +160,8 @@ fn the_allocation_before_the_first_change_is_stored_and_never_again() {
 #[test]
 fn nothing_is_applied_before_the_original_is_stored() {
     let mut rig = Rig::new();
-    let moment = rig.state();
-    let action = rig.make_action("agent", moment, 6);
+    let state_id = rig.state();
+    let action = rig.make_action("agent", state_id, 6);
     rig.core.action(action, None, rig.now);
     let commands = rig.core.take();
     let [Command::Store(function, record @ Record::Original(_))] = commands.as_slice() else { panic!("{commands:?}") };
@@ -220,7 +223,7 @@ fn a_restore_is_tried_until_the_platform_takes_it() {
     rig.control(control::ALL, true, Some(rig.now));
     rig.expect(Effect::Failed, Source::Operator, &[]);
     rig.tick_wanting(7);
-    rig.expect(Effect::Held, Source::Agent, &[Rule::Freeze]);
+    rig.expect(Effect::Held, Source::Agent, &[Rule::RestoreInProgress]);
     assert_eq!(restored(&rig), None);
     rig.platform.reachable = true;
     rig.pass(Duration::from_secs(10));

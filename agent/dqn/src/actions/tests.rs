@@ -81,14 +81,14 @@ fn steps_lead_from_what_is_in_force() {
 fn scopes_keep_what_is_not_theirs() {
     let state = sample::busy(1.3);
     for set in [ActionSet::Headroom, ActionSet::Step] {
-        let in_force = state.allocation.expect("known");
+        let current = state.allocation.expect("known");
         let count = Actions::new(set, Scope::Joint).count();
         for (scope, least) in [(Scope::Horizontal, 3), (Scope::Vertical, 3), (Scope::Joint, 8)] {
             let menu = menu(set, scope, &state);
             assert!(menu.mask().count() >= least, "{set} {scope}: {}", menu.mask().count());
             for allocation in (0..count).filter_map(|index| menu.entry(index).ok()) {
-                let horizontal = allocation.replicas != in_force.replicas;
-                let vertical = (allocation.cpu_millicores, allocation.memory_mib) != (in_force.cpu_millicores, in_force.memory_mib);
+                let horizontal = allocation.replicas != current.replicas;
+                let vertical = (allocation.cpu_millicores, allocation.memory_mib) != (current.cpu_millicores, current.memory_mib);
                 assert!(!(scope == Scope::Horizontal && vertical || scope == Scope::Vertical && horizontal), "{set} {scope}: {allocation}");
             }
         }
@@ -150,7 +150,7 @@ fn whether_one_replica_stays_while_nothing_comes_is_told_by_the_gaps_that_were_s
 #[test]
 fn every_set_fits_a_mask_and_is_read_by_its_name() {
     for set in [ActionSet::Headroom, ActionSet::Step] {
-        assert!(Actions::new(set, Scope::Joint).count() <= Mask::MOST);
+        assert!(Actions::new(set, Scope::Joint).count() <= Mask::CAPACITY);
         assert_eq!(set.to_string().parse(), Ok(set));
     }
     assert_eq!("sideways".parse::<Scope>(), Err("scope = \"sideways\", must be one of horizontal vertical joint".to_owned()));

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
+use qscale_rl::Learner;
+use qscale_rl::device::cpu;
 
 use super::*;
-use crate::device::cpu;
-use crate::{Learner, Scope};
+use crate::Scope;
 
 fn purpose() -> Purpose {
     Purpose { actions: Actions::new(ActionSet::Headroom, Scope::Joint), worth: Some(Default::default()), note: "from a test".into() }
@@ -12,15 +13,15 @@ fn checkpoint() -> Checkpoint {
     let hyperparameters = Hyperparameters { hidden: vec![8], ..Hyperparameters::default() };
     let learner = Learner::new(hyperparameters, observation::COUNT, purpose().actions.count(), 9, &cpu()).expect("valid");
     let weights = learner.network().weights().expect("the CPU does not fail");
-    let progress = learner.progress().expect("the CPU does not fail");
-    Checkpoint::new(weights, Some(progress), learner.parameters(), learner.seed(), &purpose())
+    let state = learner.state().expect("the CPU does not fail");
+    Checkpoint::new(weights, Some(state), learner.parameters(), learner.seed(), &purpose())
 }
 
 #[test]
 fn a_checkpoint_is_read_as_it_was_written_and_matches() {
-    for checkpoint in [checkpoint(), Checkpoint { progress: None, ..checkpoint() }] {
+    for checkpoint in [checkpoint(), Checkpoint { training: None, ..checkpoint() }] {
         let hyperparameters = checkpoint.header.hyperparameters.clone();
-        let again = Checkpoint::new(checkpoint.weights.clone(), checkpoint.progress.clone(), &hyperparameters, 9, &purpose());
+        let again = Checkpoint::new(checkpoint.weights.clone(), checkpoint.training.clone(), &hyperparameters, 9, &purpose());
         assert_eq!(Checkpoint::from_bytes(&again.to_bytes()), Ok(again.clone()));
         assert_eq!(again.check(), Ok(purpose().actions));
     }
@@ -31,8 +32,8 @@ fn a_model_is_half_as_large_and_read_as_it_decided() {
     let (general, specialist) = (checkpoint().model(None), checkpoint().model(None));
     let alone = general.to_bytes();
     let parameters = general.weights.values().len();
-    assert!(alone.len() < Checkpoint { progress: None, ..checkpoint() }.to_bytes().len() - 2 * parameters + 100, "{}", alone.len());
-    let furthest = std::iter::zip(general.weights.values(), checkpoint().progress.expect("in training").target.values())
+    assert!(alone.len() < Checkpoint { training: None, ..checkpoint() }.to_bytes().len() - 2 * parameters + 100, "{}", alone.len());
+    let furthest = std::iter::zip(general.weights.values(), checkpoint().training.expect("in training").target.values())
         .map(|(rounded, exact)| (rounded - exact).abs())
         .fold(0.0, f32::max);
     assert!(furthest > 0.0 && furthest < 1e-3, "{furthest}");
@@ -46,7 +47,7 @@ fn a_model_is_half_as_large_and_read_as_it_decided() {
 #[test]
 fn weights_too_large_for_a_model_are_cut_not_lost() {
     let mut large = checkpoint();
-    large.progress = None;
+    large.training = None;
     large.weights.values_mut()[..2].copy_from_slice(&[1e9, -1e9]);
     let model = large.model(None);
     assert_eq!(model.weights.values()[..2], [65504.0, -65504.0]);

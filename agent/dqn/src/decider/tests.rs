@@ -1,13 +1,14 @@
-use qscale_common::contract::{Usage, Windows};
+use qscale_common::contract::{FallbackKind, Usage, Windows};
 use qscale_common::time::Tick;
+use qscale_rl::Weights;
+use qscale_rl::device::cpu;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
 use crate::checkpoint::Purpose;
-use crate::device::cpu;
 use crate::pretrained::pretrained;
-use crate::{Actions, Checkpoint, DqnParams, Weights, sample};
+use crate::{Actions, Checkpoint, DqnParams, sample};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
 fn state(tick: u64) -> State {
@@ -43,42 +44,41 @@ fn decide(decider: &Decider, state: &State, memories: &mut Memories) -> Decided 
     decider.decide_all(&mut [(state, memories)], now, &mut rng).pop().expect("one case has one decision")
 }
 
-fn reason(decided: &Decided) -> &str {
-    let (Decision::Want { reason, .. } | Decision::Hold { reason, .. }) = &decided.decision;
-    reason
-}
-
 #[test]
 fn a_network_is_trusted_as_long_as_it_sees_what_it_knows() {
     let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
     for tick in 1..20 {
         let decided = decide(&decider, &state(tick), &mut memories);
-        assert_eq!(decided.distrust, None);
-        assert!(reason(&decided).contains("worth"), "{decided:?}");
+        assert_eq!(decided.fallback, None);
     }
 }
 
 #[test]
 fn the_rule_decides_what_is_strange_until_six_good_states_in_a_row() {
     let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
-    let mut distrusts = Vec::new();
+    let mut reasons = Vec::new();
     let good = [true, false, true, true, false, true, true, true, true, true, true, true];
     for (tick, good) in (1..).zip(good) {
         let state = if good { state(tick) } else { strange(tick) };
         let decided = decide(&decider, &state, &mut memories);
-        assert_eq!(decided.distrust.is_some(), by_the_rule(reason(&decided)), "{decided:?}");
-        if decided.distrust == Some(Distrust::Strange) {
-            assert!(reason(&decided).contains("deviations from what the model was trained on"), "{decided:?}");
+        let fallback = decided.fallback;
+        assert!(fallback.iter().all(|fallback| fallback.rule == "threshold-both"), "{fallback:?}");
+        if let Some(FallbackReason::OutOfDistribution { score, threshold }) = fallback.as_ref().map(|fallback| &fallback.reason) {
+            assert_eq!(*threshold, f64::from(FAR));
+            assert!(score.is_none_or(|score| score > *threshold), "{score:?}");
         }
-        distrusts.push(decided.distrust);
+        reasons.push(fallback.map(|fallback| match fallback.reason {
+            FallbackReason::Recovering { states_left } => (FallbackKind::Recovering, states_left),
+            other => (other.kind(), 0),
+        }));
     }
-    let (strange, recovering) = (Some(Distrust::Strange), Some(Distrust::Recovering));
-    let first = [None, strange, recovering, recovering, strange];
-    assert_eq!(distrusts, [&first[..], &[recovering; 5], &[None, None]].concat());
+    let (strange, recovering) = (Some((FallbackKind::OutOfDistribution, 0)), |left| Some((FallbackKind::Recovering, left)));
+    let first = [None, strange, recovering(5), recovering(4), strange];
+    assert_eq!(reasons, [&first[..], &[5, 4, 3, 2, 1].map(recovering), &[None, None]].concat());
 }
 
 #[test]
-fn a_network_that_values_a_choice_at_no_number_is_not_trusted() {
+fn a_network_that_returns_a_non_finite_value_is_not_trusted() {
     let model = pretrained();
     let (shift, scale) = model.weights.normalisation();
     let huge = vec![f32::MAX; model.weights.values().len()];
@@ -87,8 +87,7 @@ fn a_network_that_values_a_choice_at_no_number_is_not_trusted() {
     let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: None, note: String::new() };
     let broken = Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose);
     let decided = decide(&learned(&broken, "threshold-both"), &state(1), &mut Memories::default());
-    assert_eq!(decided.distrust, Some(Distrust::NoNumber));
-    assert!(reason(&decided).starts_with("threshold-both decides, as the network values a choice at what is no number: "), "{decided:?}");
+    assert_eq!(decided.fallback, Some(Fallback { rule: "threshold-both".to_owned(), reason: FallbackReason::NonFiniteValue }));
     let rule = qscale_policies::by_name("threshold-both", &Value::Null).expect("a rule");
     let alone = rule.decide(&state(1), &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(1));
     assert_eq!(decided.decision.wanted(), alone.wanted());

@@ -89,6 +89,7 @@ prop_compose! {
         Window {
             covered_ms, rate_rps, rate_slope_rps, rate_variation, completed_rps, failed_share, latency, replicas, concurrency, queued,
             cpu_millicores: cpu.map(usage), throttled_share, memory_mib: memory.map(usage), restarts, oom_kills,
+            ..Window::default()
         }
     }
 }

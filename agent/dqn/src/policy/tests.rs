@@ -1,17 +1,13 @@
 use qscale_common::contract::{Action, Window, Windows};
 use qscale_common::units::Allocation;
+use qscale_rl::device::cpu;
+use qscale_rl::{Hyperparameters, Learner};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use qscale_sim::Simulation;
-
 use super::*;
 use crate::checkpoint::Purpose;
-use crate::device::cpu;
-use crate::train::domain::{Domain, Part};
-use crate::train::lane::Lane;
-use crate::train::worth::Worth;
-use crate::{ActionSet, Hyperparameters, Learner, Scope, sample};
+use crate::{ActionSet, Scope, sample};
 
 fn checkpoint(seed: u64) -> Checkpoint {
     checkpoint_of(ActionSet::Headroom, seed)
@@ -150,11 +146,11 @@ fn a_network_for_all_scopes_keeps_to_the_one_that_is_asked_for() {
     for seed in 0..20 {
         for cores in [0.1, 0.7, 3.0, 40.0] {
             let state = sample::busy(cores);
-            let in_force = state.allocation.expect("it is known");
-            let wanted = |scope| decide(&narrowed(&checkpoint(seed), scope).expect("a part of all"), &state).wanted().unwrap_or(in_force);
+            let current = state.allocation.expect("it is known");
+            let wanted = |scope| decide(&narrowed(&checkpoint(seed), scope).expect("a part of all"), &state).wanted().unwrap_or(current);
             let (across, along) = (wanted(Scope::Horizontal), wanted(Scope::Vertical));
-            assert_eq!(across, Allocation { replicas: across.replicas, ..in_force });
-            assert_eq!(along.replicas, in_force.replicas);
+            assert_eq!(across, Allocation { replicas: across.replicas, ..current });
+            assert_eq!(along.replicas, current.replicas);
         }
     }
     let mut upright = checkpoint(1);
@@ -163,34 +159,6 @@ fn a_network_for_all_scopes_keeps_to_the_one_that_is_asked_for() {
     assert!(error.contains("it was trained for scope vertical, joint is asked for"), "{error}");
     let told: DqnParams = serde_json::from_str("{\"scope\": \"horizontal\"}").expect("valid");
     assert_eq!(narrowed(&checkpoint(1), told.scope.expect("told")).expect("matches").model().split(' ').nth(2), Some("horizontal"));
-}
-
-/// Lives through training worlds as the model that comes along decides there, and tells how strange each tick was.
-fn strangeness_in_training(worlds: std::ops::Range<u64>) -> Vec<f32> {
-    let policy = Dqn::new(crate::pretrained::pretrained(), DqnParams::default(), &cpu()).expect("it matches");
-    let mut strangeness = Vec::new();
-    for number in worlds {
-        let world = Domain::default().draw(Part::Training, number);
-        let ticks = world.ticks();
-        let mut lane = Lane::new(Simulation::new(world.setup, number, 0), world.caution, Some(policy.actions()));
-        for _ in 0..ticks {
-            strangeness.push(policy.strangeness(lane.observation()));
-            let values = policy.values(lane.observation()).expect("the CPU does not fail");
-            let wanted = lane.menu().mask().best(&values).and_then(|best| lane.menu().entry(best).ok());
-            lane.step(wanted, Some(policy.actions()), &Worth::default());
-        }
-    }
-    strangeness
-}
-
-#[test]
-fn hardly_any_tick_of_a_training_world_is_strange() {
-    // Numbers that no training reaches.
-    let strangeness = strangeness_in_training(1 << 40..(1 << 40) + 80);
-    let far = strangeness.iter().filter(|strangeness| **strangeness > FAR).count();
-    assert!(strangeness.len() > 30_000 && far * 10_000 < strangeness.len(), "{far} of {}", strangeness.len());
-    let mean = strangeness.iter().sum::<f32>() / strangeness.len() as f32;
-    assert!((0.7..2.0).contains(&mean), "{mean} deviations are usual");
 }
 
 #[test]

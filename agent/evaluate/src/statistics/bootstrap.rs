@@ -4,6 +4,7 @@
 //! resampled statistics, by percentile (Efron 1979). Random numbers depend on a seed and the name of the estimate, so neither other competitors nor the order of
 //! estimates change an interval.
 
+use qscale_common::hash::fnv1a;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -113,9 +114,7 @@ impl Bootstrap {
     }
 
     fn draws(&self, name: &str) -> Xoshiro256PlusPlus {
-        // FNV-1a, which is stable across platforms and versions.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        Xoshiro256PlusPlus::seed_from_u64(self.seed ^ hash)
+        Xoshiro256PlusPlus::seed_from_u64(self.seed ^ fnv1a(name.bytes()))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use qscale_common::contract::{Reward, State};
 use qscale_common::policy::{LatencyBound, Objective, Percentile, ScalingPolicy, Share};
+use qscale_common::slo;
 use qscale_common::time::{Span, TickLength, Timestamp};
 use qscale_common::workload::{Gaps, Pattern, Rate};
 use qscale_policies::{Memory, Policy};
@@ -51,10 +52,7 @@ impl RunMetrics {
 /// Whether the objective was violated in the tick that `state` closes; `None` if no request completed or failed.
 #[must_use]
 pub fn is_violated(state: &State) -> Option<bool> {
-    let (window, objective) = (&state.windows.tick, &state.objective);
-    let failed = window.failed_share?;
-    let late = window.latency.is_some_and(|latency| latency.objective_ms > objective.latency_ms as f64);
-    Some(late || failed > objective.failure_share)
+    slo::is_violated_in(&state.windows.tick, &state.objective)
 }
 
 /// Sets the tick length, objective, bounds and prices of `policy` to those of `state`.

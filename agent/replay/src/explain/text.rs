@@ -48,10 +48,12 @@ impl Explanation {
                 Some(difference) => format!("requested {difference}"),
             },
         };
+        let provenance = &action.provenance;
+        let policy = if provenance.configuration.is_empty() { &provenance.policy } else { &provenance.configuration };
         let role = if self.is_acting() { "acting".to_owned() } else { format!("shadow of {}", state.agent) };
         let reason = if action.reason.is_empty() { String::new() } else { format!("\nreason: {}", clean(&action.reason)) };
         format!(
-            "{}, tick {}, {} {} UTC, {} ago\nagent {} ({role}; instance {}, model `{}`) {decision}{reason}",
+            "{}, tick {}, {} {} UTC, {} ago\nagent {} ({role}; instance {}, policy `{}`) {decision}{reason}",
             state.function(),
             state.tick,
             day(action.decided_at_ms),
@@ -59,7 +61,7 @@ impl Explanation {
             age(now.since(action.decided_at_ms)),
             action.agent,
             or(&clean(&action.instance), "unnamed"),
-            or(&clean(&action.model), "unnamed"),
+            or(&clean(policy), "unnamed"),
         )
     }
 

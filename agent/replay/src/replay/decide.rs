@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use qscale_common::contract::{Action, Epoch, Moment, State};
+use qscale_common::contract::{Action, Epoch, State, StateId};
 use qscale_common::time::{Tick, Timestamp};
-use qscale_dqn::decider::{Decider, by_the_rule};
-use qscale_dqn::registry::DQN;
+use qscale_dqn::decider::Decider;
 use serde::Serialize;
 
 use crate::session::{Answer, ReplaySession};
@@ -42,9 +41,9 @@ pub struct ReplayedDecision {
     pub tick: Tick,
     /// Time of observation.
     pub at: Timestamp,
-    /// Model of the recorded decision.
+    /// Version and parameters of the policy that made the recorded decision.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
+    pub configuration: Option<String>,
     /// Whether the fallback rule made the recorded decision.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fallback: bool,
@@ -84,7 +83,7 @@ pub struct Replayed {
 pub fn decide_again(
     decider: &Decider,
     states: &[State],
-    mut actions: BTreeMap<Moment, Action>,
+    mut actions: BTreeMap<StateId, Action>,
     since: Timestamp,
     as_agent: bool,
 ) -> Replayed {
@@ -93,7 +92,7 @@ pub fn decide_again(
     let last = if as_agent { instances_after(states, &actions) } else { Vec::new() };
     let mut instance: Option<String> = None;
     for (index, state) in states.iter().enumerate() {
-        let action = actions.remove(&state.moment());
+        let action = actions.remove(&state.state_id());
         if as_agent {
             let next = last[index].as_deref();
             match &action {
@@ -118,24 +117,19 @@ pub fn decide_again(
             continue;
         }
         let (epoch, tick, at) = (state.epoch, state.tick, state.observed_at_ms);
-        let model = action.as_ref().map(|action| action.model.clone());
-        let fallback = as_agent && action.as_ref().is_some_and(is_fallback);
+        let configuration = action.as_ref().map(|action| action.provenance.configuration.clone());
+        let fallback = as_agent && action.as_ref().is_some_and(|action| action.provenance.fallback.is_some());
         let recorded = action.map(Answer::from);
-        replayed.decisions.push(ReplayedDecision { epoch, tick, at, model, fallback, recorded, now: Answer::of(state, decision) });
+        replayed.decisions.push(ReplayedDecision { epoch, tick, at, configuration, fallback, recorded, now: Answer::of(state, decision) });
     }
     replayed
 }
 
-/// Whether the fallback rule decided instead of the network.
-fn is_fallback(action: &Action) -> bool {
-    action.model.split(' ').next() == Some(DQN) && by_the_rule(&action.reason)
-}
-
 /// For each State, the instance that answered it, or else the one that answered the next answered State.
-fn instances_after(states: &[State], actions: &BTreeMap<Moment, Action>) -> Vec<Option<String>> {
+fn instances_after(states: &[State], actions: &BTreeMap<StateId, Action>) -> Vec<Option<String>> {
     let mut next: Option<String> = None;
     let backwards = states.iter().rev().map(|state| {
-        if let Some(action) = actions.get(&state.moment()) {
+        if let Some(action) = actions.get(&state.state_id()) {
             next = Some(action.instance.clone());
         }
         next.clone()
@@ -148,7 +142,8 @@ fn instances_after(states: &[State], actions: &BTreeMap<Moment, Action>) -> Vec<
 #[cfg(test)]
 mod tests {
     use qscale_common::contract::Usage;
-    use qscale_dqn::device::cpu;
+    use qscale_dqn::registry::DQN;
+    use qscale_rl::device::cpu;
 
     use super::*;
     use crate::fixtures::{BEGIN, action, state};
@@ -164,14 +159,14 @@ mod tests {
     }
 
     /// Actions of an `instance` that sees the States `shown` and answers those of `answered`.
-    fn answers(decider: &Decider, shown: &[&State], answered: impl Fn(&State) -> bool, instance: &str) -> BTreeMap<Moment, Action> {
+    fn answers(decider: &Decider, shown: &[&State], answered: impl Fn(&State) -> bool, instance: &str) -> BTreeMap<StateId, Action> {
         let mut session = ReplaySession::new(decider);
         let mut actions = BTreeMap::new();
         for state in shown {
             let now = state.observed_at_ms.plus(std::time::Duration::from_millis(3));
             let decision = session.decide(state, now);
             let Some(answer) = Answer::of(state, decision).filter(|_| answered(state)) else { continue };
-            actions.insert(state.moment(), action(decider, state, answer, now, instance));
+            actions.insert(state.state_id(), action(decider, state, answer, now, instance));
         }
         actions
     }
@@ -281,7 +276,7 @@ mod tests {
         session.restart(&all[..302], all[302].observed_at_ms);
         for state in &all[302..] {
             let answer = Answer::of(state, session.decide(state, state.observed_at_ms)).expect("the current allocation is known");
-            actions.insert(state.moment(), action(&policy, state, answer, state.observed_at_ms, "two"));
+            actions.insert(state.state_id(), action(&policy, state, answer, state.observed_at_ms, "two"));
         }
         let replayed = decide_again(&policy, all, actions.clone(), Timestamp(0), true);
         check(&replayed, 720, 720);

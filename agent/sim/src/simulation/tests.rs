@@ -229,6 +229,20 @@ fn the_state_is_what_the_collector_assembles() {
         simulation.step((tick == 40).then(|| Allocation::new(4, 700, 200)));
         let now = timestamp(simulation.now());
         let policy = &simulation.setup().policy;
-        assert_eq!(*simulation.state(), assemble(policy, moment(now, policy), now, &simulation.windows, None));
+        assert_eq!(*simulation.state(), assemble(policy, state_id(now, policy), now, &simulation.windows, None));
     }
+}
+
+#[test]
+fn every_field_of_the_state_is_what_the_collector_assembles() {
+    let perturbation = Perturbation { metric_lag: Span::seconds(7), lost_scrapes: 0.3, crashes_per_hour: 60.0, ..Perturbation::default() };
+    let nodes = Nodes { count: 2, cpu_millicores: Millicores(4000), memory_mib: Mebibytes(4096), cpu_overcommit: 1.0 };
+    let mut simulation = Simulation::new(Setup { nodes: Some(nodes), ..setup("step:5@0s,40@60s,10@150s", perturbation) }, 5, 0);
+    for tick in 0..60u32 {
+        simulation.step(Some(Allocation::new(1 + tick % 4, 300 + 100 * (tick % 3), 128)));
+        let state = simulation.state();
+        let expected = assemble(&simulation.setup.policy, state.state_id(), state.observed_at_ms, &simulation.windows, simulation.headroom);
+        assert_eq!(*state, expected, "tick {tick}");
+    }
+    assert!(simulation.state().headroom.is_some() && simulation.state().startup_ms.is_some(), "the fields are covered");
 }

@@ -1,6 +1,7 @@
-//! A subscription that reads, checks and counts messages, and keeps the newest where its reader lags.
+//! A subscription that reads, checks and counts messages. Owns what is kept where its reader lags: the newest message of each function, or the newest
+//! messages; must not grow without bound.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Counts;
 use crate::contract::{DecodeError, Message, TraceParent, decode};
+use crate::name::FunctionId;
 use crate::runtime::clock;
 
-/// Messages that wait for a reader; beyond it the oldest is dropped. A State a function of a cluster of this size fits.
-const WAITING: usize = 131_072;
-/// What is wrong with messages is logged at most this often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Capacity of a queue that keeps messages of any number per function; beyond it the oldest is dropped.
+const CAPACITY: usize = 131_072;
+/// Pause between two log lines about skipped messages.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A message and the trace it belongs to.
 #[derive(Debug, Clone)]
@@ -38,15 +40,91 @@ pub struct Subscription<M> {
     message: PhantomData<M>,
 }
 
+/// What a subscription keeps while its reader lags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Every message, up to the capacity.
+    All,
+    /// The newest message of each function, so that the number of functions is the bound.
+    LatestPerFunction,
+}
+
 #[derive(Debug)]
 struct Queue<M> {
-    waiting: Mutex<(VecDeque<Received<M>>, bool)>,
+    waiting: Mutex<Waiting<M>>,
     changed: Notify,
 }
 
+#[derive(Debug)]
+struct Waiting<M> {
+    kept: Kept<M>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Kept<M> {
+    All {
+        messages: VecDeque<Received<M>>,
+        capacity: usize,
+    },
+    /// A function keeps its place in the order when its message is replaced, so that none waits for ever.
+    Latest {
+        order: VecDeque<FunctionId>,
+        messages: HashMap<FunctionId, Received<M>>,
+    },
+}
+
+/// What became of the messages that were waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pushed {
+    Added,
+    /// The oldest message was dropped.
+    Overrun,
+    /// An older message of the same function was replaced.
+    Superseded,
+}
+
+impl<M: Message> Kept<M> {
+    fn new(keep: Keep, capacity: usize) -> Self {
+        match keep {
+            Keep::All => Self::All { messages: VecDeque::new(), capacity },
+            Keep::LatestPerFunction => Self::Latest { order: VecDeque::new(), messages: HashMap::new() },
+        }
+    }
+
+    fn push(&mut self, received: Received<M>) -> Pushed {
+        match self {
+            Self::All { messages, capacity } => {
+                messages.push_back(received);
+                if messages.len() <= *capacity {
+                    return Pushed::Added;
+                }
+                messages.pop_front();
+                Pushed::Overrun
+            }
+            Self::Latest { order, messages } => {
+                let function = received.message.function();
+                if messages.insert(function.clone(), received).is_some() {
+                    return Pushed::Superseded;
+                }
+                order.push_back(function);
+                Pushed::Added
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Received<M>> {
+        match self {
+            Self::All { messages, .. } => messages.pop_front(),
+            Self::Latest { order, messages } => messages.remove(&order.pop_front()?),
+        }
+    }
+}
+
 impl<M: Message + Send + 'static> Subscription<M> {
-    pub(super) fn start(subscriber: Subscriber, counts: Counts) -> Self {
-        let queue = Arc::new(Queue { waiting: Mutex::new((VecDeque::new(), false)), changed: Notify::new() });
+    pub(super) fn start(subscriber: Subscriber, keep: Keep, counts: Counts) -> Self {
+        let waiting = Waiting { kept: Kept::new(keep, CAPACITY), closed: false };
+        let queue = Arc::new(Queue { waiting: Mutex::new(waiting), changed: Notify::new() });
         let closing = CancellationToken::new();
         let reader = tokio::spawn(read(subscriber, Arc::clone(&queue), counts, closing.clone()));
         Self { queue, reader, closing, message: PhantomData }
@@ -63,10 +141,10 @@ impl<M: Message + Send + 'static> Subscription<M> {
             let changed = self.queue.changed.notified();
             {
                 let mut waiting = self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(received) = waiting.0.pop_front() {
+                if let Some(received) = waiting.kept.pop() {
                     return Some(received);
                 }
-                if waiting.1 {
+                if waiting.closed {
                     return None;
                 }
             }
@@ -76,7 +154,7 @@ impl<M: Message + Send + 'static> Subscription<M> {
 
     /// A message that already waits; `None` where none does.
     pub fn try_next(&mut self) -> Option<Received<M>> {
-        self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).0.pop_front()
+        self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).kept.pop()
     }
 }
 
@@ -87,7 +165,7 @@ impl<M> Drop for Subscription<M> {
 }
 
 async fn read<M: Message + Send + 'static>(mut subscriber: Subscriber, queue: Arc<Queue<M>>, counts: Counts, closing: CancellationToken) {
-    let mut complaints = Complaints::default();
+    let mut log = RateLimitedLog::default();
     let mut open = true;
     loop {
         let raw = tokio::select! {
@@ -106,20 +184,24 @@ async fn read<M: Message + Send + 'static>(mut subscriber: Subscriber, queue: Ar
             Ok(message) => {
                 let trace =
                     raw.headers.as_ref().and_then(|headers| headers.get("traceparent")).and_then(|value| value.as_str().parse().ok());
-                let dropped = queue.push(Received { message, trace });
+                let pushed = queue.push(Received { message, trace });
                 counts.add(M::TYPE, "received", 1);
-                if dropped {
-                    counts.add(M::TYPE, "overrun", 1);
-                    complaints.raise(&raw.subject, "the reader lags; the oldest messages are dropped");
+                match pushed {
+                    Pushed::Added => {}
+                    Pushed::Superseded => counts.add(M::TYPE, "superseded", 1),
+                    Pushed::Overrun => {
+                        counts.add(M::TYPE, "overrun", 1);
+                        log.warn(&raw.subject, "the reader lags; the oldest messages are dropped");
+                    }
                 }
             }
             Err(error) => {
                 counts.add(M::TYPE, error.kind(), 1);
-                complaints.raise(&raw.subject, &explain(&error));
+                log.warn(&raw.subject, &explain(&error));
             }
         }
     }
-    queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+    queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
     queue.changed.notify_one();
 }
 
@@ -127,36 +209,76 @@ fn explain(error: &DecodeError) -> String {
     error.to_string().chars().take(500).collect()
 }
 
-impl<M> Queue<M> {
-    /// Adds a message, and says whether the oldest one had to go for it.
-    fn push(&self, received: Received<M>) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.0.push_back(received);
-        let overrun = waiting.0.len() > WAITING;
-        if overrun {
-            waiting.0.pop_front();
-        }
-        drop(waiting);
+impl<M: Message> Queue<M> {
+    fn push(&self, received: Received<M>) -> Pushed {
+        let pushed = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).kept.push(received);
         self.changed.notify_one();
-        overrun
+        pushed
     }
 }
 
-/// Speaks up once in a while, and says how often it kept quiet.
+/// Logs at most once in [`LOG_INTERVAL`], with the number of messages that it left out.
 #[derive(Default)]
-struct Complaints {
+struct RateLimitedLog {
     last: Option<std::time::Instant>,
-    kept: u64,
+    suppressed: u64,
 }
 
-impl Complaints {
-    fn raise(&mut self, subject: &str, reason: &str) {
-        if self.last.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
-            self.kept += 1;
+impl RateLimitedLog {
+    fn warn(&mut self, subject: &str, reason: &str) {
+        let now = clock::instant();
+        if self.last.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
+            self.suppressed += 1;
             return;
         }
-        tracing::warn!(subject, reason, others = self.kept, "message skipped");
-        self.last = Some(clock::instant());
-        self.kept = 0;
+        tracing::warn!(subject, reason, suppressed = self.suppressed, "message skipped");
+        self.last = Some(now);
+        self.suppressed = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::State;
+    use crate::policy::ScalingPolicy;
+    use crate::time::Tick;
+
+    fn state(function: usize, tick: u64) -> Received<State> {
+        let policy = ScalingPolicy::new(format!("f-{function}").parse().expect("a function"));
+        Received { message: State { tick: Tick(tick), ..State::unmeasured(&policy) }, trace: None }
+    }
+
+    fn ticks(kept: &mut Kept<State>) -> Vec<(String, u64)> {
+        std::iter::from_fn(|| kept.pop()).map(|received| (received.message.function.to_string(), received.message.tick.0)).collect()
+    }
+
+    #[test]
+    fn a_lagging_reader_gets_the_newest_state_of_each_function_in_order_of_arrival() {
+        let mut kept = Kept::new(Keep::LatestPerFunction, 1);
+        let pushed: Vec<Pushed> = [(1, 1), (2, 1), (1, 2), (1, 3)].map(|(function, tick)| kept.push(state(function, tick))).to_vec();
+        assert_eq!(pushed, [Pushed::Added, Pushed::Added, Pushed::Superseded, Pushed::Superseded]);
+        assert_eq!(ticks(&mut kept), [("f-1".to_owned(), 3), ("f-2".to_owned(), 1)]);
+        assert_eq!(kept.push(state(1, 4)), Pushed::Added, "nothing is left of what was read");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_by_the_number_of_functions() {
+        let mut kept = Kept::new(Keep::LatestPerFunction, 1);
+        for tick in 0..100 {
+            for function in 0..7 {
+                kept.push(state(function, tick));
+            }
+        }
+        let Kept::Latest { order, messages } = &kept else { unreachable!("it keeps the latest") };
+        assert_eq!((order.len(), messages.len()), (7, 7));
+    }
+
+    #[test]
+    fn a_full_queue_drops_the_oldest_message() {
+        let mut kept = Kept::new(Keep::All, 2);
+        let pushed: Vec<Pushed> = (1..=3).map(|tick| kept.push(state(1, tick))).collect();
+        assert_eq!(pushed, [Pushed::Added, Pushed::Added, Pushed::Overrun]);
+        assert_eq!(ticks(&mut kept), [("f-1".to_owned(), 2), ("f-1".to_owned(), 3)]);
     }
 }

@@ -244,7 +244,7 @@ pub async fn control(report: &mut Report, bus: &Bus) {
         };
         match value {
             Ok(value) if value.frozen => {
-                report.warn("freeze", format!("{what}: frozen{}", operate::whence(value)), format!("qscale unfreeze {argument}"))
+                report.warn("freeze", format!("{what}: frozen{}", operate::provenance(value)), format!("qscale unfreeze {argument}"))
             }
             Ok(_) => {}
             Err(error) => report.fail("freeze", format!("{what}: invalid request: {error}"), format!("qscale unfreeze {argument}")),

@@ -1,11 +1,11 @@
 //! Policies that can compete in an evaluation: the rules, the bound that knows the future, and the learned policy with the requested model.
 
 use qscale_dqn::Checkpoint;
-use qscale_dqn::device::cpu;
 use qscale_dqn::registry::{self, DQN};
 use qscale_evaluate::Rules;
 use qscale_evaluate::policy_set::{PolicySet, RunContext};
 use qscale_policies::Policy;
+use qscale_rl::device::cpu;
 use serde_json::Value;
 
 /// The rules and the learned policy.

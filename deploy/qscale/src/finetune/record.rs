@@ -5,7 +5,7 @@ use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use qscale_common::contract::subject;
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
-use qscale_dqn::finetune::Gates;
+use qscale_promote::Gates;
 use thiserror::Error;
 
 use crate::store;

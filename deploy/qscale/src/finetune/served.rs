@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail, ensure};
-use qscale_common::contract::{Moment, Reward, State};
+use qscale_common::contract::{Reward, State, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::Mode;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::Timestamp;
-use qscale_dqn::finetune::Burn;
 use qscale_dqn::policy::{Caution, DqnParams, usual_caution};
 use qscale_dqn::registry::DQN;
 use qscale_policies::History;
+use qscale_promote::Burn;
 use serde_json::{Value, json};
 
 use qscale_replay::compare::simulation::is_violated;
@@ -91,16 +91,16 @@ impl Recorded {
     }
 
     /// Its Rewards, by the State whose tick they judge.
-    pub async fn rewards(&self, bus: &Bus) -> anyhow::Result<BTreeMap<Moment, Reward>> {
+    pub async fn rewards(&self, bus: &Bus) -> anyhow::Result<BTreeMap<StateId, Reward>> {
         let rewards: Vec<Reward> = recording::messages(bus, &self.function, self.since).await?;
-        let moment = |reward: &Reward| Moment { epoch: reward.epoch, tick: reward.tick };
-        Ok(rewards.into_iter().map(|reward| (moment(&reward), reward)).collect())
+        let state_id = |reward: &Reward| StateId { epoch: reward.epoch, tick: reward.tick };
+        Ok(rewards.into_iter().map(|reward| (state_id(&reward), reward)).collect())
     }
 
     /// Since when the model of `fingerprint` has decided by itself, by what `agent` answered: what came before is another model's doing.
     pub async fn decided_by(&self, bus: &Bus, agent: &Name, fingerprint: &str) -> anyhow::Result<Timestamp> {
         let actions = recording::actions(bus, agent, &self.function, self.since).await?;
-        let others = actions.into_values().filter(|action| !action.model.ends_with(fingerprint));
+        let others = actions.into_values().filter(|action| action.provenance.fingerprint() != Some(fingerprint));
         Ok(others.map(|action| action.decided_at_ms).max().map_or(self.since, |last| last.max(self.since)))
     }
 }

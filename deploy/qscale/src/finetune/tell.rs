@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use qscale_common::name::Name;
 use qscale_common::time::Timestamp;
-use qscale_dqn::finetune::{Gates, Outcome, Said, Stage};
+use qscale_promote::{Gates, Outcome, Said, Stage};
 use serde_json::{Value, json};
 
 use crate::show::{self, Cell, Table, Tone};

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use qscale_dqn::checkpoint::{Card, Judged};
-use qscale_dqn::device::cpu;
-use qscale_dqn::finetune::{Compared, Estimate, Experience, Margins, Ruling, Shadowed, Studied, Study};
+use qscale_dqn::domain::Part;
 use qscale_dqn::policy::{Caution, DqnParams, FAR, Valued};
-use qscale_dqn::train::domain::Part;
-use qscale_dqn::train::judge::{Court, Score};
 use qscale_dqn::{Checkpoint, Dqn, registry};
 use qscale_policies::{History, Memory};
+use qscale_promote::{Compared, Estimate, Experience, Margins, Ruling, Shadowed, Studied, Study};
+use qscale_rl::device::cpu;
+use qscale_train::judge::{Court, Score};
 use serde_json::Value;
 
 use qscale_replay::RecordedScenario;

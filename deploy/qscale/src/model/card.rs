@@ -1,35 +1,35 @@
-//! A model as people read it. Owns the words; judges nothing.
+//! A model card for people and programs. Owns the wording.
 
 use qscale_common::time::Span;
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::Judged;
-use qscale_dqn::train::domain::{Domain, Part};
+use qscale_dqn::domain::{Domain, Part};
 use serde_json::{Value, json};
 
 use crate::show::{self, Paint, Table};
 
-/// A model, and what it is called.
+/// A model with its name.
 pub struct Card<'a> {
-    called: String,
+    name: String,
     checkpoint: &'a Checkpoint,
     bytes: usize,
 }
 
 impl<'a> Card<'a> {
     /// The card of `checkpoint`.
-    pub fn new(called: String, checkpoint: &'a Checkpoint) -> Self {
-        Self { called, checkpoint, bytes: checkpoint.to_bytes().len() }
+    pub fn new(name: String, checkpoint: &'a Checkpoint) -> Self {
+        Self { name, checkpoint, bytes: checkpoint.to_bytes().len() }
     }
 
-    /// What does not match this program; `None` where all does.
+    /// Mismatch with this version; `None` if there is none.
     fn mismatch(&self) -> Option<String> {
         self.checkpoint.check().err().map(|error| error.to_string())
     }
 
-    /// The card for programs.
+    /// The card as JSON.
     pub fn as_json(&self) -> Value {
         json!({
-            "model": self.called,
+            "model": self.name,
             "fingerprint": self.checkpoint.fingerprint(),
             "bytes": self.bytes,
             "mismatch": self.mismatch(),
@@ -37,7 +37,7 @@ impl<'a> Card<'a> {
         })
     }
 
-    /// Writes the card for people.
+    /// Prints the card.
     pub fn print(&self) -> anyhow::Result<()> {
         show::line(self.text(Paint::of_terminal()))
     }
@@ -46,27 +46,27 @@ impl<'a> Card<'a> {
         let header = &self.checkpoint.header;
         let mut text = String::new();
         let mut row = |name: &str, value: String| text += &format!("{name:<13}{}\n", show::whole(&value));
-        row("model", format!("{} ({})", self.called, size(self.bytes)));
+        row("model", format!("{} ({})", self.name, size(self.bytes)));
         row("fingerprint", self.checkpoint.fingerprint());
         if let Some(mismatch) = self.mismatch() {
-            row("refused", format!("{mismatch}; agents of this version do not take it"));
+            row("refused", format!("{mismatch}; agents of this version refuse it"));
         }
         row("network", self.network());
-        row("chooses", format!("{}, {}: {} choices, {}", header.action_set, header.scope, header.actions.len(), list(&header.actions)));
+        row("actions", format!("{}, {}: {} actions, {}", header.action_set, header.scope, header.actions.len(), list(&header.actions)));
         match &header.card {
-            None => row("trained by", "not said: it is still in training, or was not trained by `qscale train`".to_owned()),
+            None => row("trained by", "unknown: still in training, or not trained by `qscale train`".to_owned()),
             Some(card) => {
                 row("trained by", card.command.clone());
                 row(
                     "trained on",
                     format!("{} ticks of simulated functions, in {} updates", thousands(card.ticks), thousands(header.updates)),
                 );
-                row("drawn from", domain(&card.domain));
+                row("tasks", domain(&card.domain));
                 if let Some(card) = &card.specialist {
-                    row("specialist", "another network decides for functions that always keep a replica".to_owned());
+                    row("specialist", "separate network for functions that always keep a replica".to_owned());
                     row("  trained by", card.command.clone());
                     row("  trained on", format!("{} ticks of simulated functions", thousands(card.ticks)));
-                    row("  drawn from", domain(&card.domain));
+                    row("  tasks", domain(&card.domain));
                 }
             }
         }
@@ -76,7 +76,7 @@ impl<'a> Card<'a> {
         }
         if let Some(card) = header.card.as_ref().filter(|card| !card.judged.is_empty()) {
             text += &format!("\n{}\n", judged(&card.judged).render(paint));
-            text += "violated: share of ticks, near the bound in part; cost: multiples of what the usual load costs at full use";
+            text += "violated: share of ticks, partial near the latency bound; cost: multiple of the usual load's cost at full utilisation";
         }
         text.trim_end().to_owned()
     }
@@ -102,7 +102,7 @@ impl<'a> Card<'a> {
 }
 
 fn judged(judged: &[Judged]) -> Table {
-    let mut table = Table::new(&["JUDGED", "WORLDS", "VIOLATED", "COST", "REVERSALS", "REWARD"]);
+    let mut table = Table::new(&["POLICY", "TASKS", "VIOLATED", "COST", "REVERSALS", "REWARD"]);
     for Judged { policy, part, worlds, mean } in judged {
         let part = match part {
             Part::Training => "training",
@@ -125,7 +125,7 @@ fn domain(domain: &Domain) -> String {
     let Domain { ticks, most_rps, troubled, sparse } = domain;
     let ticks: Vec<String> = ticks.iter().take(10).map(Span::to_string).collect();
     format!(
-        "ticks of {}, up to {} requests a second; {:.0} % of the functions called now and then, {:.0} % of the worlds with troubles",
+        "ticks of {}, up to {} requests/s; {:.0} % sparse functions, {:.0} % of tasks with perturbations",
         ticks.join(" "),
         show::number(*most_rps),
         sparse * 100.0,
@@ -133,7 +133,7 @@ fn domain(domain: &Domain) -> String {
     )
 }
 
-/// The first of `names`, and that there are more.
+/// The first of `names`, with an ellipsis if there are more.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 5;
     let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -146,7 +146,7 @@ pub fn size(bytes: usize) -> String {
     if bytes < 1e6 { format!("{} kB", show::number(bytes / 1e3)) } else { format!("{} MB", show::number(bytes / 1e6)) }
 }
 
-/// A count with a comma after every three digits.
+/// A count with thousands separators.
 fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
@@ -166,10 +166,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_card_says_what_people_ask_before_they_trust_a_model() {
+    fn card_shows_training_and_evaluation() {
         let text = Card::new("pretrained".into(), pretrained()).text(Paint::none());
         for part in
-            ["fingerprint", "trained by   qscale train", "ticks of simulated functions", "drawn from   ticks of 5s", "seed", "JUDGED"]
+            ["fingerprint", "trained by   qscale train", "ticks of simulated functions", "tasks        ticks of 5s", "seed", "POLICY"]
         {
             assert!(text.contains(part), "`{part}` in {text}");
         }
@@ -179,15 +179,15 @@ mod tests {
     }
 
     #[test]
-    fn a_card_of_others_cannot_move_the_cursor_and_says_what_does_not_match() {
+    fn card_escapes_text_and_shows_a_mismatch() {
         let mut model = pretrained().clone();
         model.header.note = "\x1b[2J".into();
         model.header.observation = 0;
         model.header.card = None;
         let text = Card::new("mine@1".into(), &model).text(Paint::none());
         assert!(text.contains("\\u{1b}[2J") && !text.contains('\x1b'), "{text}");
-        assert!(text.contains("refused      the checkpoint does not match: observation of version 0"), "{text}");
-        assert!(text.contains("trained by   not said"), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("refused ")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("trained by   unknown")), "{text}");
     }
 
     #[test]

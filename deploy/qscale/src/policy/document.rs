@@ -1,4 +1,4 @@
-//! Policies as text: fields set by path, differences in words, YAML out. Pure; what is valid belongs to common.
+//! ScalingPolicies as text: set fields by path, list differences, write YAML. Pure; validation is that of `qscale_common::policy`.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use qscale_common::document::Format;
 use qscale_common::policy::ScalingPolicy;
 use serde_json::{Map, Value};
 
-/// Fields that are the key of a policy; another value is another policy.
+/// Fields of a ScalingPolicy's key, which cannot be changed.
 const KEY_FIELDS: [&str; 2] = ["name", "namespace"];
 
-/// A field and what it shall be.
+/// A field and its new value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     path: Vec<String>,
@@ -21,25 +21,24 @@ pub struct Change {
 impl FromStr for Change {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (path, value) =
-            text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form field=value, such as bounds.replicas.max=6"))?;
+        let (path, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not field=value, such as bounds.replicas.max=6"))?;
         let path: Vec<String> = path.trim().split('.').map(str::to_owned).collect();
         if path.iter().any(String::is_empty) {
-            return Err(format!("`{text}`: a field is words joined by dots, such as bounds.replicas.max"));
+            return Err(format!("`{text}`: a field is a path of names and dots, such as bounds.replicas.max"));
         }
         Ok(Self { path, value: value.trim().to_owned() })
     }
 }
 
-/// The policy with all of `changes`, checked as a whole.
+/// The ScalingPolicy with all `changes`, validated as a whole.
 ///
 /// # Errors
-/// Names the field that does not exist, cannot be changed, or has a wrong value, with its range.
+/// An unknown or fixed field; a value out of range, with the range.
 pub fn changed(policy: &ScalingPolicy, changes: &[Change]) -> anyhow::Result<ScalingPolicy> {
-    let mut value = serde_json::to_value(policy).context("a policy is written as JSON")?;
+    let mut value = serde_json::to_value(policy).context("serialise the policy")?;
     for change in changes {
         if KEY_FIELDS.contains(&change.path[0].as_str()) {
-            bail!("{} is part of the policy's key and cannot be changed; apply another policy and delete this one", change.path[0]);
+            bail!("{} is part of the key and cannot be changed; apply another policy and delete this one", change.path[0]);
         }
         put(&mut value, change)?;
     }
@@ -62,10 +61,10 @@ fn put(root: &mut Value, change: &Change) -> anyhow::Result<()> {
 }
 
 fn no_fields(path: &[String]) -> String {
-    format!("`{}` has no fields of its own", path.join("."))
+    format!("`{}` has no fields", path.join("."))
 }
 
-/// The value that was typed: as JSON where it is some, else as text. Where text stood before, a number is text too.
+/// A typed value: JSON if it is valid JSON, else text. A number stays text if the field contained text.
 fn read(typed: &str, before: Option<&Value>) -> Value {
     match serde_json::from_str(typed) {
         Ok(Value::Number(_) | Value::Bool(_)) if before.is_some_and(Value::is_string) => Value::String(typed.to_owned()),
@@ -74,7 +73,7 @@ fn read(typed: &str, before: Option<&Value>) -> Value {
     }
 }
 
-/// What differs, in words: `agent threshold → mine`.
+/// Differences such as `agent threshold → mine`.
 pub fn differences(before: &ScalingPolicy, after: &ScalingPolicy) -> Vec<String> {
     let flat = |policy| {
         let mut leaves = BTreeMap::new();
@@ -102,7 +101,7 @@ fn flatten(path: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
     }
 }
 
-/// How a text without a file name is written, told from its first line that is neither empty nor a comment.
+/// Format of a text, detected from its first line that is neither empty nor a comment.
 pub fn format_of_text(text: &str) -> Format {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
     let toml = match (first.find('='), first.find(':')) {
@@ -117,7 +116,7 @@ pub fn format_of_text(text: &str) -> Format {
     }
 }
 
-/// `value` as YAML, in the order of its fields.
+/// `value` as YAML, fields in order.
 pub fn yaml(value: &Value) -> String {
     let mut text = String::new();
     write_yaml(value, 0, &mut text);
@@ -147,7 +146,7 @@ fn write_yaml(value: &Value, depth: usize, text: &mut String) {
     }
 }
 
-/// A value on one line. JSON is YAML; only words that are clearly text go without quotes.
+/// A value on one line. JSON is YAML; only unambiguous text is left unquoted.
 fn scalar(value: &Value) -> String {
     const NOT_TEXT: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
     match value {
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_set_by_their_path() {
+    fn sets_fields_by_path() {
         let after = set(&[
             "agent=mine",
             "mode=active",
@@ -188,7 +187,7 @@ mod tests {
             "metrics.source=prometheus",
         ])
         .expect("valid");
-        let words = differences(&policy(), &after);
+        let found = differences(&policy(), &after);
         let expected = [
             "agent threshold → mine",
             "bounds.replicas.max 10 → 6",
@@ -198,12 +197,12 @@ mod tests {
             "paused false → true",
             "tick 5s → 1s",
         ];
-        assert_eq!(words, expected);
+        assert_eq!(found, expected);
         assert!(differences(&after, &after).is_empty());
     }
 
     #[test]
-    fn text_stays_text_and_null_is_the_default() {
+    fn text_stays_text_and_null_resets_to_default() {
         assert_eq!(set(&["agent=123"]).expect("a label may be all digits").agent.as_str(), "123");
         let wide = set(&["bounds.replicas={\"min\":0,\"max\":3}"]).expect("objects are JSON");
         assert!(differences(&policy(), &wide).contains(&"bounds.replicas.min 1 → 0".to_owned()));
@@ -211,33 +210,33 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_of_a_range_may_move_at_once() {
+    fn both_ends_of_a_range_change_together() {
         assert!(set(&["bounds.replicas.min=20"]).expect_err("above the most").contains("bounds.replicas"));
         assert!(set(&["bounds.replicas.min=20", "bounds.replicas.max=30"]).is_ok());
     }
 
     #[test]
-    fn a_wrong_change_names_field_value_and_range() {
+    fn invalid_change_is_refused_with_field_value_and_range() {
         let error = set(&["objective.percentile=100"]).expect_err("out of range");
         assert!(error.contains("objective.percentile") && error.contains("100, must be above 0 and below 100"), "{error}");
-        assert!(!error.contains("line"), "nobody wrote lines: {error}");
+        assert!(!error.contains("line"), "there is no document with lines: {error}");
         assert!(set(&["bounds.replica.max=3"]).expect_err("no such field").contains("bounds.replica"));
-        assert!(set(&["tick.length=3s"]).expect_err("a scalar").contains("`tick` has no fields"));
-        assert!(set(&["name=other"]).expect_err("the key").contains("name is part of the policy's key"));
+        assert!(set(&["tick.length=3s"]).expect_err("a scalar").contains("`tick`"));
+        assert!(set(&["name=other"]).expect_err("the key").contains("name"));
         assert!(set(&["mode=wild"]).expect_err("no such mode").contains("mode"));
         assert!("agent".parse::<Change>().is_err());
         assert!("bounds..max=1".parse::<Change>().is_err());
     }
 
     #[test]
-    fn what_is_printed_is_read_back() {
+    fn printed_yaml_is_read_back() {
         let after = set(&["agent=mine", "guard.max_age=1m 30s", "metrics.source=on", "prices.currency=1e3"]).expect("valid");
         let text = yaml(&serde_json::to_value(&after).expect("JSON"));
         assert_eq!(ScalingPolicy::from_document(&text, Format::Yaml).expect(&text), after);
     }
 
     #[test]
-    fn the_format_is_told_from_the_text() {
+    fn format_is_detected_from_the_text() {
         assert_eq!(format_of_text("# a policy\n\nname: f"), Format::Yaml);
         assert_eq!(format_of_text("name = \"a:b\""), Format::Toml);
         assert_eq!(format_of_text("[bounds]"), Format::Toml);

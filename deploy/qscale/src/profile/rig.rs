@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use qscale_common::load::LoadSummary;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{AllocationRequest, FunctionSpec, FunctionStatus, InitialAllocation, PlatformAddresses};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -257,16 +258,13 @@ impl Rig {
             let said = log.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or("nothing").to_owned();
             bail!("the load generator could not run: {said}");
         }
-        let summary: Value = serde_json::from_slice(&std::fs::read(&sending.summary)?).context("what the load generator printed")?;
+        let summary: LoadSummary = serde_json::from_slice(&std::fs::read(&sending.summary)?).context("what the load generator printed")?;
         let text = std::fs::read_to_string(&sending.requests).context("what the load generator wrote")?;
         let mut requests: Vec<Request> =
             text.lines().skip(1).map(request).collect::<Option<_>>().context("a row of the load generator's file")?;
         requests.sort_by_key(|request| request.due);
-        let void = (summary["void"] == true).then(|| {
-            let reasons = summary["void_reasons"].as_array().into_iter().flatten();
-            reasons.filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
-        });
-        let started = Timestamp(summary["started_unix_us"].as_u64().context("when the load generator started")? / 1000);
+        let void = summary.void.then(|| summary.void_reasons.join("; "));
+        let started = Timestamp(summary.started_unix_us / 1000);
         Ok(Sent { void, started, requests })
     }
 

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use qscale_dqn::device::cpu;
 use qscale_dqn::policy::{Dqn, DqnParams};
 use qscale_dqn::registry::DQN;
 use qscale_dqn::tabular::TABULAR;
 use qscale_dqn::{Checkpoint, Tabular};
 use qscale_policies::Policy;
+use qscale_rl::device::cpu;
 use serde_json::{Map, Value, json};
 
 use super::experiment::{Experiment, Which};

@@ -1,18 +1,18 @@
 //! How contestants learn: an agent acts on worlds of the experiment, and what it earns meanwhile is kept. Owns what the learners are told; must not judge.
 
-use qscale_dqn::Hyperparameters;
 use qscale_dqn::actions::{ActionSet, Actions};
-use qscale_dqn::agent::{Actor, Agent, DqnAgent, Outcome};
 use qscale_dqn::checkpoint::Checkpoint;
-use qscale_dqn::device::cpu;
-use qscale_dqn::explore::Schedule;
-use qscale_dqn::replay::Ending;
 use qscale_dqn::tabular::{Tabular, TabularParameters};
-use qscale_dqn::train::lane::Lane;
-use qscale_dqn::train::worth::Worth;
+use qscale_dqn::worth::Worth;
 use qscale_policies::{Memory, Policy};
+use qscale_rl::Hyperparameters;
+use qscale_rl::device::cpu;
+use qscale_rl::explore::EpsilonSchedule;
+use qscale_rl::replay::StepEnd;
 use qscale_sim::Simulation;
 use qscale_sim::rng::{Purpose, stream};
+use qscale_train::agent::{Actor, Agent, DqnAgent, Outcome};
+use qscale_train::lane::Lane;
 use serde::Serialize;
 
 use super::experiment::{EPISODE, Experiment, Which};
@@ -68,7 +68,7 @@ fn hyperparameters(which: Which, effort: Effort) -> Hyperparameters {
         batch: 256,
         warm_up: (ticks / 20) as usize,
         decay_over: (ticks as f64 * REPLAY_RATIO) as u64,
-        exploration: Schedule { from: 0.9, to: 0.05, over: ticks / 2 },
+        exploration: EpsilonSchedule { from: 0.9, to: 0.05, over: ticks / 2 },
         target_rate: 5e-3,
         ..Hyperparameters::plain()
     }
@@ -125,7 +125,7 @@ fn live<A: Agent>(
                 sum += reward;
                 *left -= 1;
                 // Functions go on; an end by time is a truncation.
-                let ending = if *left == 0 { Ending::Truncated } else { Ending::None };
+                let ending = if *left == 0 { StepEnd::Truncated } else { StepEnd::Continues };
                 outcomes.push(Outcome { act, reward: Some(reward), ending });
             }
             agent.remember(&lanes, &outcomes);

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use qscale_common::load::FunctionLoad;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, InitialAllocation};
 use qscale_common::policy::Mode;
-use qscale_common::runtime::clock::Pace;
+use qscale_common::runtime::clock::ClockRate;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_evaluate::results::rounded;
@@ -53,10 +54,10 @@ pub async fn run(
     let lived = lived?;
     let all = lived.load.as_ref();
     let void =
-        all.filter(|load| load["void"] == true).map(|load| format!("the load generator declares the run void: {}", load["void_reasons"]));
+        all.filter(|load| load.void).map(|load| format!("the load generator declares the run void: {}", load.void_reasons.join("; ")));
     let of = |planned: &Planned| {
         let its = lived.load_of(&planned.id).with_context(|| format!("the load generator tells nothing of {}", planned.id))?;
-        let mut lived = lived_by(experiment, planned, &lived.board, &its)?;
+        let mut lived = lived_by(experiment, planned, &lived.board, its)?;
         lived.remarks.extend(void.clone());
         Ok(lived)
     };
@@ -89,7 +90,7 @@ fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64, fold
         told: functions.iter().zip(agents).map(|(planned, agent)| (planned.agent.clone(), agent.told.clone())).collect(),
         functions,
         backend: Backend::Local,
-        pace: Pace::REAL,
+        pace: ClockRate::REAL,
         state: StateDir::new(folder)?,
         load: Some(load_plan),
         load_words: load.pattern.clone(),
@@ -97,15 +98,15 @@ fn plan(experiment: Experiment, load: &Judged, agents: &[Agent], seed: u64, fold
 }
 
 /// What came of one contestant: its requests as the load generator saw them, and its allocation as States tell it.
-fn lived_by(experiment: Experiment, planned: &Planned, board: &Board, load: &Value) -> anyhow::Result<Lived> {
+fn lived_by(experiment: Experiment, planned: &Planned, board: &Board, load: &FunctionLoad) -> anyhow::Result<Lived> {
     let entry = known(board, &planned.id)?;
     let summary = board.summary(&planned.id, planned.agent.as_str(), None);
     let bound_us = planned.policy.objective.latency.get().as_secs_f64() * 1e6;
     let timeout_ms = planned.spec.timeout.0.as_secs_f64() * 1000.0;
     let hours = experiment.length().as_secs_f64() / 3600.0;
-    let failed = load["failed"].as_u64().unwrap_or(entry.failed);
-    let p95_ms = match load["latency_ms"]["p95"].as_f64() {
-        Some(exact) if failed == 0 => exact,
+    let failed = load.failed;
+    let p95_ms = match load.latency_ms {
+        Some(latency) if failed == 0 => latency.p95,
         _ => percentile(&entry.latencies, failed, 0.95).map_or(timeout_ms, |us| us / 1000.0),
     };
     let prices = &planned.policy.prices;
@@ -113,7 +114,7 @@ fn lived_by(experiment: Experiment, planned: &Planned, board: &Board, load: &Val
     let figure = |figure| match figure {
         Figure::P95Ms => p95_ms,
         Figure::LateShare => late_share(&entry.latencies, failed, bound_us),
-        Figure::ThroughputRps => load["succeeded"].as_u64().unwrap_or(0) as f64 / experiment.length().as_secs_f64(),
+        Figure::ThroughputRps => load.succeeded as f64 / experiment.length().as_secs_f64(),
         Figure::Replicas => mean.replicas,
         Figure::Cores => mean.cores,
         Figure::CostPerHour => mean.cores * prices.cpu_core_hour.get() + mean.memory_gib * prices.memory_gib_hour.get(),

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use qscale_common::time::Span;
 use qscale_common::units::Allocation;
-use qscale_dqn::device::cpu;
 use qscale_dqn::policy::{Dqn, DqnParams};
 use qscale_dqn::pretrained::pretrained;
+use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

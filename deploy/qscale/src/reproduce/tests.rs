@@ -2,8 +2,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use qscale_dqn::Tabular;
-use qscale_dqn::device::cpu;
 use qscale_dqn::policy::{Dqn, DqnParams};
+use qscale_rl::device::cpu;
 use qscale_tests::Folder;
 
 use super::contestant::{Contestant, rule};

@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use qscale_dqn::actions::{ActionSet, BRANCHES};
-use qscale_dqn::device::cpu;
-use qscale_dqn::learner::{Hyperparameters, Munchausen, Rollouts};
-use qscale_dqn::replay::Sampling;
-use qscale_dqn::train::judge::Score;
-use qscale_dqn::train::recipe::Recipe;
+use qscale_rl::device::cpu;
+use qscale_rl::learner::{Hyperparameters, RolloutConfig};
+use qscale_rl::loss::Munchausen;
+use qscale_rl::replay::Sampling;
+use qscale_train::judge::Score;
+use qscale_train::recipe::Recipe;
 use serde_json::json;
 
 use super::{How, Trained, cores, count, one};
@@ -61,7 +62,7 @@ const VARIANTS: [Variant; 22] = [
     ("layer-norm", "hidden layers not normalised", |recipe| recipe.hyperparameters.layer_norm = false),
     ("normalise", "what is seen not normalised", |recipe| recipe.hyperparameters.normalise = false),
     ("settling", "a step size that stays", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
-    ("corner", "Huber's corner at 30", |recipe| recipe.hyperparameters.corner = 30.0),
+    ("corner", "Huber's corner at 30", |recipe| recipe.hyperparameters.huber_delta = 30.0),
     ("horizon", "a horizon of 33 ticks, not 10", |recipe| recipe.hyperparameters.discount = 0.97),
     ("narrow", "two layers of 128", |recipe| recipe.hyperparameters.hidden = vec![128, 128]),
     ("wide", "two layers of 512", |recipe| recipe.hyperparameters.hidden = vec![512, 512]),
@@ -72,9 +73,9 @@ const VARIANTS: [Variant; 22] = [
         recipe.action_set = ActionSet::Grid;
         recipe.hyperparameters.branches = BRANCHES.to_vec();
     }),
-    ("rollouts", "rollouts and λ-returns, not a replay (PQN)", |recipe| recipe.hyperparameters.rollouts = Some(Rollouts::default())),
+    ("rollouts", "rollouts and λ-returns, not a replay (PQN)", |recipe| recipe.hyperparameters.rollouts = Some(RolloutConfig::default())),
     ("rollouts-means", "the same, means of returns", |recipe| {
-        recipe.hyperparameters = Hyperparameters { rollouts: Some(Rollouts::default()), ..Hyperparameters::plain() };
+        recipe.hyperparameters = Hyperparameters { rollouts: Some(RolloutConfig::default()), ..Hyperparameters::plain() };
     }),
     ("steps", "returns of one step", |recipe| recipe.hyperparameters.steps = 1),
     ("plain", "means of returns, not quantiles (double DQN)", |recipe| recipe.hyperparameters = Hyperparameters::plain()),
@@ -95,7 +96,7 @@ const VARIANTS: [Variant; 22] = [
         recipe.hyperparameters = Hyperparameters { capacity: 50_000, ..Hyperparameters::plain() };
     }),
     ("plain-corner", "the same, Huber's corner at 1", |recipe| {
-        recipe.hyperparameters = Hyperparameters { corner: 1.0, ..Hyperparameters::plain() };
+        recipe.hyperparameters = Hyperparameters { huber_delta: 1.0, ..Hyperparameters::plain() };
     }),
 ];
 

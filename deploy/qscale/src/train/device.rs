@@ -1,23 +1,18 @@
-//! Where a network computes: asked for, or measured. Owns the probe, which a process of its own makes: a driver may end the process that opens it.
+//! The device that computes a training: as requested, or as measured. Owns the probe, which runs in a process of its own because a driver may end the process
+//! that opens it.
 
-use std::process::Stdio;
 use std::str::FromStr;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
-use qscale_common::runtime::clock;
-use qscale_dqn::device::{self, Device, Kind};
-use qscale_dqn::probe::{self, Probe};
-use tokio::process::Command;
+use qscale_rl::Device;
 
-/// What is asked for.
+/// The requested device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// What is fastest of what computes correctly.
+    /// The GPU if it is faster and computes the same, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU, or nothing.
+    /// The GPU.
     Gpu,
 }
 
@@ -34,59 +29,89 @@ impl FromStr for Wish {
     }
 }
 
-/// How long a probe may take; compiling shaders for the first time takes seconds.
-const WITHIN: Duration = Duration::from_secs(120);
+#[cfg(not(feature = "gpu"))]
+const WITHOUT_GPU: &str = "compiled without the feature `gpu`; compile with `cargo build -p qscale --features gpu`";
 
-/// Opens the device that is asked for, and says which and why.
+/// Opens the requested device.
+#[cfg(not(feature = "gpu"))]
 pub async fn choose(wish: Wish) -> anyhow::Result<Device> {
-    if wish == Wish::Cpu {
-        return Ok(device::cpu());
+    match wish {
+        Wish::Gpu => anyhow::bail!("--device gpu: {WITHOUT_GPU}"),
+        Wish::Auto | Wish::Cpu => Ok(qscale_rl::cpu()),
     }
-    if !cfg!(feature = "gpu") {
-        if wish == Wish::Gpu {
-            bail!("--device gpu: this program was built without the feature `gpu`; build it with cargo build -p qscale --features gpu");
-        }
-        return Ok(device::cpu());
-    }
-    let probed = ask().await.and_then(|probe| if let Some(why) = probe.refusal() { bail!("{why}") } else { Ok(probe) });
-    match (wish, probed) {
-        (Wish::Gpu, probed) => {
-            let probe = probed.context("--device gpu")?;
-            eprintln!("computing on the GPU, as asked for: {probe}");
-        }
-        (_, Ok(probe)) if probe.gpu_is_faster() => eprintln!("computing on the GPU, which is faster: {probe}"),
-        (_, Ok(probe)) => {
-            eprintln!("computing on the CPU, which is faster: {probe}");
-            return Ok(device::cpu());
-        }
-        (_, Err(error)) => {
-            eprintln!("computing on the CPU: {error:#}");
-            return Ok(device::cpu());
-        }
-    }
-    Ok(device::open(Kind::Gpu)?)
 }
 
-/// Lets a process of its own try the GPU.
-async fn ask() -> anyhow::Result<Probe> {
-    let program = std::env::current_exe().context("this program cannot be found")?;
-    let mut command = Command::new(program);
-    command.arg("probe-device").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(WITHIN, command.output());
-    let output = output
-        .await
-        .map_err(|_| anyhow::anyhow!("the GPU did not answer within {} s", WITHIN.as_secs()))?
-        .context("the probe cannot be started")?;
-    if !output.status.success() {
-        bail!("the driver of the GPU ended the process that tried it: {}", output.status);
-    }
-    let found: Result<Probe, String> = serde_json::from_slice(&output.stdout).context("the probe said nothing that can be read")?;
-    found.map_err(anyhow::Error::msg)
-}
-
-/// Tries the GPU, and prints what was found: run as a process of its own.
+/// Prints that there is nothing to probe.
+#[cfg(not(feature = "gpu"))]
 pub fn probe() -> anyhow::Result<()> {
-    let began = clock::instant();
-    let found = probe::probe(&|| began.elapsed());
-    crate::show::json(&found)
+    crate::show::json(&Result::<(), _>::Err(WITHOUT_GPU))
+}
+
+#[cfg(feature = "gpu")]
+pub use with_gpu::{choose, probe};
+
+#[cfg(feature = "gpu")]
+mod with_gpu {
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    use anyhow::{Context, bail};
+    use qscale_burn::probe::Probe;
+    use qscale_common::runtime::clock;
+    use qscale_rl::{Device, cpu};
+    use tokio::process::Command;
+
+    use super::Wish;
+
+    /// Time limit of a probe; compiling shaders for the first time takes seconds.
+    const PROBE_TIMEOUT: Duration = Duration::from_secs(120);
+
+    /// Opens the requested device and prints which one it is and why.
+    pub async fn choose(wish: Wish) -> anyhow::Result<Device> {
+        if wish == Wish::Cpu {
+            return Ok(cpu());
+        }
+        let probed =
+            measure().await.and_then(|probe| if let Some(objection) = probe.objection() { bail!("{objection}") } else { Ok(probe) });
+        match (wish, probed) {
+            (Wish::Gpu, probed) => {
+                let probe = probed.context("--device gpu")?;
+                eprintln!("computing on the GPU, as requested: {probe}");
+            }
+            (_, Ok(probe)) if probe.gpu_is_faster() => eprintln!("computing on the GPU, which is faster: {probe}"),
+            (_, Ok(probe)) => {
+                eprintln!("computing on the CPU, which is faster: {probe}");
+                return Ok(cpu());
+            }
+            (_, Err(error)) => {
+                eprintln!("computing on the CPU: {error:#}");
+                return Ok(cpu());
+            }
+        }
+        Ok(qscale_burn::gpu()?)
+    }
+
+    /// Probes the GPU in a child process.
+    async fn measure() -> anyhow::Result<Probe> {
+        let program = std::env::current_exe().context("failed to find this program")?;
+        let mut command = Command::new(program);
+        command.arg("probe-device").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(PROBE_TIMEOUT, command.output());
+        let output = output
+            .await
+            .map_err(|_| anyhow::anyhow!("the GPU did not answer within {} s", PROBE_TIMEOUT.as_secs()))?
+            .context("failed to start the probe")?;
+        if !output.status.success() {
+            bail!("the GPU driver ended the probe: {}", output.status);
+        }
+        let found: Result<Probe, String> = serde_json::from_slice(&output.stdout).context("failed to read the result of the probe")?;
+        found.map_err(anyhow::Error::msg)
+    }
+
+    /// Probes the GPU in this process and prints the result as JSON.
+    pub fn probe() -> anyhow::Result<()> {
+        let began = clock::instant();
+        let found = qscale_burn::probe::probe(&|| began.elapsed());
+        crate::show::json(&found)
+    }
 }

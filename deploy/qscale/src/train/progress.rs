@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::clock;
-use qscale_dqn::train::course::Judgement;
+use qscale_train::course::Judgement;
 
 use super::rules::Rule;
 use crate::show;

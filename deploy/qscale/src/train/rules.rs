@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use qscale_dqn::train::judge::{Court, Score};
 use qscale_policies::{Policy, by_name};
+use qscale_train::judge::{Court, Score};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use qscale_common::contract::{Effect, Load, Outcome, Rule, Source, State};
+use qscale_common::load::FunctionLoad;
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use qscale_dqn::decider;
 use serde::Serialize;
 
 use super::crowd;
@@ -102,7 +102,7 @@ pub struct Summary {
     /// The agent that was obeyed.
     pub agent: String,
     /// What the load generator measured; null where it did not tell.
-    pub load: Option<serde_json::Value>,
+    pub load: Option<FunctionLoad>,
     /// Mean allocation over time: replicas, cores and GiB in all.
     pub mean_allocation: MeanAllocation,
     /// The largest number of replicas, CPU and memory a replica that were in force, each on its own.
@@ -206,7 +206,7 @@ impl Board {
         }
         let id = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
         let entry = self.functions.entry(id.clone()).or_default();
-        entry.beside += u64::from(decider::by_the_rule(&outcome.reason));
+        entry.beside += u64::from(outcome.provenance.fallback.is_some());
         let totals = &mut entry.totals;
         let changed = matches!(outcome.effect, Effect::Applied | Effect::Changed);
         totals.decisions += 1;
@@ -231,7 +231,7 @@ impl Board {
     }
 
     /// What the run came to for `function`, with what the load generator says of it.
-    pub fn summary(&self, function: &FunctionId, agent: &str, load: Option<serde_json::Value>) -> Summary {
+    pub fn summary(&self, function: &FunctionId, agent: &str, load: Option<FunctionLoad>) -> Summary {
         let nothing = Totals::default();
         let totals = self.functions.get(function).map_or(&nothing, |entry| &entry.totals);
         let seconds = totals.seconds.max(f64::MIN_POSITIVE);

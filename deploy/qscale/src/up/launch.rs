@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::subject;
+use qscale_common::load::LoadSummary;
 use qscale_common::name::Name;
 use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
-use qscale_common::runtime::clock::{self, Pace};
+use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::{accounts, provision};
+use qscale_common::runtime::{nats_permissions, provision};
 use qscale_common::time::Span;
 use serde_json::{Value, json};
 
@@ -59,7 +60,7 @@ pub struct Running {
     state: StateDir,
     addresses: Addresses,
     backend: Backend,
-    pace: Pace,
+    pace: ClockRate,
     limits: bool,
     /// Whether its steps are told.
     told: bool,
@@ -145,7 +146,7 @@ impl Running {
         let program = find_nats_server().context("no nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")?;
         let credentials = self.state.lock_credentials()?;
         let passwords = self.state.passwords(&plan.agents)?;
-        let authorization = accounts::authorization(&passwords).context("credentials.json")?;
+        let authorization = nats_permissions::authorization(&passwords).context("credentials.json")?;
         write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
         drop(credentials);
         let listen = self.addresses.nats.trim_start_matches("nats://");
@@ -213,7 +214,7 @@ impl Running {
     async fn add_functions(&self, platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
         remove_left_copy(platform, bus, plan).await?;
         for planned in &plan.functions {
-            self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.command.join(" ")));
+            self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.program()));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
             if !store::is_frozen(bus, &planned.id).await? {
                 // What an earlier run left it with is no fair beginning, least of all beside a copy.
@@ -349,7 +350,7 @@ impl Running {
     }
 
     /// What the simulated platform says that the load came to; `None` where there is none.
-    pub async fn simulated_load(&self) -> Option<Value> {
+    pub async fn simulated_load(&self) -> Option<LoadSummary> {
         if self.backend == Backend::Local {
             return None;
         }
@@ -361,7 +362,7 @@ impl Running {
     }
 
     /// What the load generator says its run came to.
-    pub fn load_summary(&self) -> Option<Value> {
+    pub fn load_summary(&self) -> Option<LoadSummary> {
         serde_json::from_slice(&std::fs::read(self.load_output()).ok()?).ok()
     }
 
@@ -418,7 +419,7 @@ async fn add_simulated(platform: &PlatformClient, plan: &Plan) -> anyhow::Result
     let (first, more) = (plan.functions.first(), plan.functions.len().saturating_sub(1));
     if let Some(first) = first {
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        say(&format!("[3/6] function {} ({}){more}", first.id, first.spec.command.join(" ")));
+        say(&format!("[3/6] function {} ({}){more}", first.id, first.spec.program()));
     }
     for planned in &plan.functions {
         platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;

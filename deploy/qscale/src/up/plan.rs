@@ -10,7 +10,7 @@ use qscale_common::document::Format;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, Protocol};
 use qscale_common::policy::ScalingPolicy;
-use qscale_common::runtime::clock::{self, Pace};
+use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::time::Span;
 use qscale_common::workload::Pattern;
 use qscale_dqn::registry::{self, DQN};
@@ -47,7 +47,7 @@ pub struct Plan {
     /// Where they run.
     pub backend: Backend,
     /// How fast the system lives.
-    pub pace: Pace,
+    pub pace: ClockRate,
     /// The folder that keeps it all.
     pub state: StateDir,
     /// The agents that are needed.
@@ -87,7 +87,7 @@ impl Plan {
     pub fn new(locate: &Locate, arguments: &UpArgs) -> anyhow::Result<Self> {
         let pattern = arguments.pattern()?;
         arguments.check_backend()?;
-        let pace = Pace::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
+        let pace = ClockRate::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
         let (functions, load, load_words) = match arguments.backend {
             Backend::Local => local(arguments, pattern)?,
             Backend::Sim => {

@@ -1,4 +1,4 @@
-//! A message as one line for people. Owns what matters of each kind and how it is aligned; does no I/O.
+//! A message as one line for people. Owns the fields shown per kind and their alignment; does no I/O.
 
 use std::collections::BTreeMap;
 
@@ -8,44 +8,44 @@ use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use serde::Serialize;
 
-use super::{Heard, Unreadable};
+use super::{AnyMessage, Unreadable};
 use crate::show::{self, Paint, Tone};
 
-/// Widest column of functions; longer names push their line out.
-const WIDEST_FUNCTION: usize = 32;
-/// A share of throttled periods below it is noise.
-const THROTTLED: f64 = 0.01;
-/// A sample older than so many ticks is called stale.
+/// Widest column of function names; longer names are not aligned.
+const MAX_WIDTH: usize = 32;
+/// Share of throttled periods from which it is shown.
+const MIN_THROTTLED: f64 = 0.01;
+/// Age from which a measurement is shown as stale, ticks.
 const STALE_TICKS: u64 = 2;
-/// Allocations that are remembered for showing what an Action changes; beyond it none are learned.
-const REMEMBERED: usize = 100_000;
+/// Maximum number of functions whose current allocation is kept.
+const MAX_FUNCTIONS: usize = 100_000;
 
-/// Turns messages into lines; remembers what is in force, in order to show what an Action would change.
+/// Formats messages; keeps current allocations to show the change that an Action requests.
 #[derive(Debug)]
 pub(super) struct Lines {
     paint: Paint,
     width: usize,
-    in_force: BTreeMap<FunctionId, Allocation>,
+    current: BTreeMap<FunctionId, Allocation>,
     day: Option<String>,
 }
 
 impl Lines {
     pub(super) fn new(paint: Paint) -> Self {
-        Self { paint, width: 12, in_force: BTreeMap::new(), day: None }
+        Self { paint, width: 12, current: BTreeMap::new(), day: None }
     }
 
-    /// The line of a message; `at` is when it came, for one that does not say. A line with the date goes before it where the day changes.
-    pub(super) fn line(&mut self, at: Timestamp, subject: &str, heard: &Result<Heard, Unreadable>) -> String {
-        let (at, kind, function, text) = match heard {
-            Ok(Heard::State(state)) => (state.observed_at_ms, "state", state.function(), self.state(state)),
-            Ok(Heard::Reward(reward)) => (reward.measured_at_ms, "reward", reward.function(), self.reward(reward)),
-            Ok(Heard::Action(action)) => (action.decided_at_ms, "action", action.function(), self.action(action)),
-            Ok(Heard::Outcome(outcome)) => (outcome.decided_at_ms, "outcome", outcome.function(), self.outcome(outcome)),
-            Ok(Heard::Load(load)) => (load.at_ms, "load", load.function(), self.load(load)),
+    /// The line of a message, preceded by a line with the date when the day changes; `at` is its arrival, used if it is unreadable.
+    pub(super) fn line(&mut self, at: Timestamp, subject: &str, message: &Result<AnyMessage, Unreadable>) -> String {
+        let (at, kind, function, text) = match message {
+            Ok(AnyMessage::State(state)) => (state.observed_at_ms, "state", state.function(), self.state(state)),
+            Ok(AnyMessage::Reward(reward)) => (reward.measured_at_ms, "reward", reward.function(), self.reward(reward)),
+            Ok(AnyMessage::Action(action)) => (action.decided_at_ms, "action", action.function(), self.action(action)),
+            Ok(AnyMessage::Outcome(outcome)) => (outcome.decided_at_ms, "outcome", outcome.function(), self.outcome(outcome)),
+            Ok(AnyMessage::Load(load)) => (load.at_ms, "load", load.function(), self.load(load)),
             Err(error) => return self.dated(at, &self.unreadable(at, subject, error)),
         };
         let function = function.to_string();
-        self.width = self.width.max(function.len().min(WIDEST_FUNCTION));
+        self.width = self.width.max(function.len().min(MAX_WIDTH));
         let line = format!(
             "{} {} {}  {text}",
             self.paint.tone(Tone::Dim, show::clock(at)),
@@ -73,7 +73,7 @@ impl Lines {
 
     fn state(&mut self, state: &State) -> String {
         if let Some(allocation) = state.allocation {
-            self.learn(state.function(), allocation);
+            self.set_current(state.function(), allocation);
         }
         let window = &state.windows.tick;
         let mut parts = vec![format!("{:>8}", window.rate_rps.map_or("-/s".into(), show::rate)), self.latency(state, window)];
@@ -93,7 +93,7 @@ impl Lines {
             None => self.paint.tone(Tone::Warn, format_args!("{:<11}", "ready ?")),
         });
         parts.push(window.queued.map_or("queue ?".into(), |queued| format!("queue {}", show::number(queued))));
-        parts.extend(self.troubles(state, window));
+        parts.extend(self.problems(state, window));
         parts.join("  ")
     }
 
@@ -110,40 +110,40 @@ impl Lines {
         self.paint.tone(tone, format_args!("{text:<19}"))
     }
 
-    /// What is out of the ordinary: failures, throttling, restarts, stale samples.
-    fn troubles(&self, state: &State, window: &Window) -> Vec<String> {
-        let mut troubles = Vec::new();
+    /// Failures, throttling, restarts and stale measurements.
+    fn problems(&self, state: &State, window: &Window) -> Vec<String> {
+        let mut problems = Vec::new();
         if let Some(share) = window.failed_share.filter(|share| *share > 0.0) {
-            troubles.push((Tone::Bad, format!("failed {}%", show::number(share * 100.0))));
+            problems.push((Tone::Bad, format!("failed {}%", show::number(share * 100.0))));
         }
-        if let Some(share) = window.throttled_share.filter(|share| *share > THROTTLED) {
-            troubles.push((Tone::Warn, format!("throttled {}%", show::number(share * 100.0))));
+        if let Some(share) = window.throttled_share.filter(|share| *share > MIN_THROTTLED) {
+            problems.push((Tone::Warn, format!("throttled {}%", show::number(share * 100.0))));
         }
-        for (count, what) in [(window.restarts, "restarts"), (window.oom_kills, "killed for memory")] {
+        for (count, what) in [(window.restarts, "restarts"), (window.oom_kills, "OOM kills")] {
             if count > 0 {
-                troubles.push((Tone::Bad, format!("{what} {count}")));
+                problems.push((Tone::Bad, format!("{what} {count}")));
             }
         }
         if let Some(stale) = stale(&state.age, state.tick_length_ms) {
-            troubles.push((Tone::Warn, stale));
+            problems.push((Tone::Warn, stale));
         }
-        troubles.into_iter().map(|(tone, text)| self.paint.tone(tone, text)).collect()
+        problems.into_iter().map(|(tone, text)| self.paint.tone(tone, text)).collect()
     }
 
     fn action(&self, action: &Action) -> String {
-        let before = self.in_force.get(&action.function());
-        let wants = match before.map(|before| show::difference(*before, action.allocation)) {
-            None => format!("asks for {}", action.allocation),
+        let before = self.current.get(&action.function());
+        let request = match before.map(|before| show::difference(*before, action.allocation)) {
+            None => format!("requests {}", action.allocation),
             Some(None) => format!("keeps {}", action.allocation),
-            Some(Some(difference)) => format!("asks for {} ({difference})", action.allocation),
+            Some(Some(difference)) => format!("requests {} ({difference})", action.allocation),
         };
         let reason = if action.reason.is_empty() { String::new() } else { format!(": {}", show::clean(&action.reason)) };
-        format!("{} {wants}{reason}", self.paint.tone(Tone::Accent, &action.agent))
+        format!("{} {request}{reason}", self.paint.tone(Tone::Accent, &action.agent))
     }
 
     fn outcome(&mut self, outcome: &Outcome) -> String {
         if let (Effect::Applied | Effect::Changed | Effect::Unchanged, Some(allowed)) = (outcome.effect, outcome.allowed) {
-            self.learn(outcome.function(), allowed);
+            self.set_current(outcome.function(), allowed);
         }
         let tone = match outcome.effect {
             Effect::Applied => Tone::Good,
@@ -159,7 +159,7 @@ impl Lines {
         let change = match outcome.allowed {
             Some(allowed) if outcome.before == Some(allowed) => allowed.to_string(),
             Some(allowed) => format!("{before} → {allowed}"),
-            None => format!("{before}, asked for {}", outcome.requested),
+            None => format!("{before}, requested {}", outcome.requested),
         };
         let mut text = format!(
             "{} {}{source}  {change}",
@@ -197,8 +197,8 @@ impl Lines {
             Source::Agent => decider.agent.to_string(),
             other => format!("{} ({})", decider.agent, word(&other)),
         });
-        let mut parts = vec![value, if shown.is_empty() { "all well".into() } else { shown.join(", ") }];
-        parts.extend(reward.allocation.map(|allocation| format!("under {allocation}")));
+        let mut parts = vec![value, if shown.is_empty() { "no penalty".into() } else { shown.join(", ") }];
+        parts.extend(reward.allocation.map(|allocation| format!("with {allocation}")));
         parts.extend(decider.map(|decider| format!("by {}", self.paint.tone(Tone::Accent, decider))));
         parts.join("  ")
     }
@@ -226,9 +226,9 @@ impl Lines {
         parts.join("  ")
     }
 
-    fn learn(&mut self, function: FunctionId, allocation: Allocation) {
-        if self.in_force.len() < REMEMBERED || self.in_force.contains_key(&function) {
-            self.in_force.insert(function, allocation);
+    fn set_current(&mut self, function: FunctionId, allocation: Allocation) {
+        if self.current.len() < MAX_FUNCTIONS || self.current.contains_key(&function) {
+            self.current.insert(function, allocation);
         }
     }
 }
@@ -240,13 +240,13 @@ fn tone_of(kind: &str) -> Tone {
     }
 }
 
-fn usage(what: &str, used: Option<f64>, given: Option<u32>, unit: &str) -> String {
+fn usage(what: &str, used: Option<f64>, limit: Option<u32>, unit: &str) -> String {
     let used = used.map_or("?".into(), |used| format!("{used:.0}"));
-    let given = given.map_or("?".into(), |given| given.to_string());
-    format!("{what} {used}/{given}{unit}")
+    let limit = limit.map_or("?".into(), |limit| limit.to_string());
+    format!("{what} {used}/{limit}{unit}")
 }
 
-/// Names the samples that are old or were never taken.
+/// Measurements that are old or missing.
 fn stale(age: &Ages, tick_length_ms: u64) -> Option<String> {
     let kinds = [("requests", age.requests_ms), ("cpu", age.cpu_ms), ("memory", age.memory_ms), ("replicas", age.replicas_ms)];
     let old = kinds.into_iter().filter_map(|(kind, age)| match age {
@@ -260,7 +260,7 @@ fn stale(age: &Ages, tick_length_ms: u64) -> Option<String> {
     (!old.is_empty()).then(|| format!("stale: {}", old.join(", ")))
 }
 
-/// A term of the reward that is not zero, times its weight where that is not one.
+/// A term of the reward if it is not zero, with its weight if that is not one.
 fn term_text(name: &str, term: &Term) -> Option<String> {
     match term.value {
         None => Some(format!("{name} ?")),
@@ -270,7 +270,7 @@ fn term_text(name: &str, term: &Term) -> Option<String> {
     }
 }
 
-/// Upper bound of the bucket that holds the `share` quantile, microseconds; `None` where nothing was answered.
+/// Upper bound of the bucket with the `share` quantile, microseconds; `None` if it has no requests.
 fn percentile(load: &Load, share: f64) -> Option<u64> {
     let total: f64 = load.latency.iter().map(|bucket| bucket.count as f64).sum();
     let mut below = 0.0;
@@ -281,7 +281,7 @@ fn percentile(load: &Load, share: f64) -> Option<u64> {
     load.latency.iter().filter(|bucket| bucket.count > 0).find(holds).map(|bucket| bucket.le_us)
 }
 
-/// The word of a variant, as it is on the wire.
+/// Name of a variant on the wire.
 fn word(variant: &impl Serialize) -> String {
     serde_json::to_value(variant).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
@@ -297,11 +297,11 @@ mod tests {
     #[track_caller]
     fn shown(lines: &mut Lines, subject: &str, message: &Value) -> String {
         let payload = message.to_string();
-        let heard = read(subject, payload.as_bytes());
-        if let Err(error) = &heard {
+        let message = read(subject, payload.as_bytes());
+        if let Err(error) = &message {
             assert!(subject.contains("broken"), "{error}");
         }
-        lines.line(AT, subject, &heard)
+        lines.line(AT, subject, &message)
     }
 
     fn lines() -> Lines {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_shows_load_use_and_what_is_stale() {
+    fn state_shows_load_usage_and_stale_measurements() {
         let line = shown(&mut lines(), "qscale.v1.state.default.f", &state());
         assert!(line.starts_with("06:53:04.123 state   default/f "), "{line}");
         for part in [
@@ -347,7 +347,7 @@ mod tests {
             "mem ?/128Mi",
             "ready 1/2",
             "queue 3",
-            "killed for memory 1",
+            "OOM kills 1",
             "stale: cpu 30s, memory never",
         ] {
             assert!(line.contains(part), "`{part}` in {line}");
@@ -355,17 +355,17 @@ mod tests {
     }
 
     #[test]
-    fn an_action_shows_what_it_would_change() {
+    fn action_shows_the_requested_change() {
         let mut lines = lines();
         let subject = "qscale.v1.action.threshold.default.f";
-        assert!(shown(&mut lines, subject, &action(3)).ends_with("threshold asks for 3 x 500m 128Mi: cpu above 250m\\u{7}"));
+        assert!(shown(&mut lines, subject, &action(3)).ends_with("threshold requests 3 x 500m 128Mi: cpu above 250m\\u{7}"));
         shown(&mut lines, "qscale.v1.state.default.f", &state());
-        assert!(shown(&mut lines, subject, &action(3)).contains("asks for 3 x 500m 128Mi (2 → 3 replicas)"));
+        assert!(shown(&mut lines, subject, &action(3)).contains("requests 3 x 500m 128Mi (2 → 3 replicas)"));
         assert!(shown(&mut lines, subject, &action(2)).contains("keeps 2 x 500m 128Mi"));
     }
 
     #[test]
-    fn an_outcome_shows_effect_change_and_rules() {
+    fn outcome_shows_effect_change_and_rules() {
         let outcome = json!({
             "version": "1.0", "namespace": "default", "function": "f", "epoch": 1, "tick": 2, "source": "fallback", "agent": "threshold",
             "effect": "changed", "requested": { "replicas": 9, "cpu_millicores": 500, "memory_mib": 128 },
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reward_shows_the_terms_that_are_not_zero() {
+    fn reward_shows_nonzero_terms() {
         let none = json!({ "value": 0.0, "weight": 1.0 });
         let reward = json!({
             "version": "1.0", "namespace": "default", "function": "f", "epoch": 1, "tick": 2, "measured_at_ms": AT.0, "value": -0.25,
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_shows_what_was_offered_and_what_failed() {
+    fn load_shows_offered_rate_and_failures() {
         let load = json!({
             "version": "1.0", "namespace": "default", "function": "f", "run": "r", "at_ms": AT.0, "interval_ms": 1000, "offered_rps": 20.0, "achieved_rps": 19.5,
             "in_flight": 2, "failures": { "timeout": 1, "connection": 0, "status": u64::MAX, "invalid": 0, "not_sent": 0 },
@@ -401,15 +401,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why_and_a_new_day_is_announced() {
+    fn unreadable_message_has_its_error_and_a_new_day_a_heading() {
         let mut lines = lines();
         assert!(shown(&mut lines, "qscale.v1.state.default.broken", &json!({})).contains("unreadable: field `"), "the field is named");
-        let next_day = lines.line(Timestamp(AT.0 + 86_400_000), "qscale.v1.state.broken", &Err(Unreadable::NoKind));
+        let next_day = lines.line(Timestamp(AT.0 + 86_400_000), "qscale.v1.state.broken", &Err(Unreadable::UnknownKind));
         assert!(next_day.starts_with("── 2025-11-24 UTC\n"), "{next_day}");
     }
 
     #[test]
-    fn a_sample_of_two_ticks_ago_is_not_stale() {
+    fn two_ticks_are_not_stale() {
         let age = Ages { requests_ms: Some(10_000), cpu_ms: Some(1), memory_ms: Some(1), replicas_ms: Some(0) };
         assert_eq!(stale(&age, 5000), None);
     }

@@ -1,4 +1,4 @@
-//! What the streams hold, in the order of time. Owns reading two streams as one; must not decide what is shown.
+//! Recorded messages in order of time. Owns the merge of two streams; must not filter.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use qscale_common::time::Timestamp;
 
 use super::{Screen, hint};
 
-/// How long the next message of a stream, known to be there, is awaited.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long one request for messages stands. The server is missed after about as long, and the reading begins anew where it was.
-const REQUEST_STANDS: Duration = Duration::from_secs(2);
-/// Pause before a stream that could not be read is tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// Timeout for the next message of a stream that has one.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lifetime of one pull request. A lost server is noticed after about as long, and reading resumes at the same place.
+const PULL_EXPIRY: Duration = Duration::from_secs(2);
+/// Delay before an unreadable stream is opened again.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Shows what was recorded since `since`, then what comes if `follow` is set.
+/// Shows messages recorded since `since`, then live ones if `follow` is set.
 pub(super) async fn run(bus: &Bus, screen: &mut Screen, since: Timestamp, follow: bool) -> anyhow::Result<()> {
-    // The streams know only the time of day.
+    // The streams store wall-clock times.
     let (since, until) = (clock::to_wall(since), clock::wall());
     let start_time =
         async_nats::datetime::from_nanos(i128::from(since.0) * 1_000_000).map_err(|error| anyhow::anyhow!("--since: {error}"))?;
@@ -40,13 +40,13 @@ pub(super) async fn run(bus: &Bus, screen: &mut Screen, since: Timestamp, follow
     }
     history(&mut sources, screen, until).await?;
     if follow && !sources.is_empty() {
-        hint("following what comes; Ctrl-C ends");
-        return go_on(bus, &mut sources, screen).await;
+        hint("showing live messages; press Ctrl-C to stop");
+        return follow_live(bus, &mut sources, screen).await;
     }
     Ok(())
 }
 
-/// Shows everything that was there when the sources were opened, the oldest first.
+/// Shows all messages that existed when the sources were opened, oldest first.
 async fn history(sources: &mut [Source], screen: &mut Screen, until: Timestamp) -> anyhow::Result<()> {
     let mut heads = Vec::new();
     for source in &mut *sources {
@@ -61,10 +61,10 @@ async fn history(sources: &mut [Source], screen: &mut Screen, until: Timestamp) 
     }
 }
 
-/// Shows whatever any of the sources brings, for ever.
-async fn go_on(bus: &Bus, sources: &mut [Source], screen: &mut Screen) -> anyhow::Result<()> {
+/// Shows new messages of any source, forever.
+async fn follow_live(bus: &Bus, sources: &mut [Source], screen: &mut Screen) -> anyhow::Result<()> {
     loop {
-        let (stored, ..) = select_all(sources.iter_mut().map(|source| source.coming(bus).boxed_local())).await;
+        let (stored, ..) = select_all(sources.iter_mut().map(|source| source.next(bus).boxed_local())).await;
         screen.show(clock::of_wall(stored.at), &stored.message.subject, &stored.message.payload)?;
     }
 }
@@ -72,7 +72,7 @@ async fn go_on(bus: &Bus, sources: &mut [Source], screen: &mut Screen) -> anyhow
 /// A message of a stream.
 struct Stored {
     at: Timestamp,
-    /// The same instant as exactly as the server knows it: an Action and its Outcome may share a millisecond.
+    /// The same instant in nanoseconds: an Action and its Outcome may share a millisecond.
     nanos: i128,
     message: Message,
 }
@@ -82,11 +82,11 @@ struct Source {
     stream: &'static str,
     subjects: Vec<String>,
     messages: pull::Ordered,
-    /// Whether something that was recorded before is still to come.
-    rest: bool,
-    /// Place of the last message in the stream.
+    /// Whether recorded messages remain.
+    remaining: bool,
+    /// Sequence number of the last message.
     last: u64,
-    /// What was stored before this instant is not wanted, even where a reader that begins anew finds it again.
+    /// Messages stored earlier are skipped, also after reading resumes.
     since: Timestamp,
 }
 
@@ -100,27 +100,27 @@ impl Source {
     ) -> anyhow::Result<Self> {
         let opened = bus.jetstream().get_stream(stream).await.with_context(|| format!("stream {stream}"))?;
         let configuration =
-            pull::OrderedConfig { filter_subjects: subjects.clone(), deliver_policy, max_expires: REQUEST_STANDS, ..Default::default() };
+            pull::OrderedConfig { filter_subjects: subjects.clone(), deliver_policy, max_expires: PULL_EXPIRY, ..Default::default() };
         let consumer = opened.create_consumer(configuration).await.with_context(|| format!("read stream {stream}"))?;
-        let rest = consumer.cached_info().num_pending > 0;
+        let remaining = consumer.cached_info().num_pending > 0;
         let messages = consumer.messages().await.with_context(|| format!("read stream {stream}"))?;
-        Ok(Self { stream, subjects, messages, rest, last: 0, since })
+        Ok(Self { stream, subjects, messages, remaining, last: 0, since })
     }
 
-    /// The next message that was there before `until`; `None` after the last.
+    /// The next message stored before `until`; `None` after the last.
     async fn recorded(&mut self, until: Timestamp) -> anyhow::Result<Option<Stored>> {
-        if !self.rest {
+        if !self.remaining {
             return Ok(None);
         }
-        let next = tokio::time::timeout(ANSWER_WITHIN, self.messages.next()).await;
+        let next = tokio::time::timeout(READ_TIMEOUT, self.messages.next()).await;
         let message = next.ok().flatten().with_context(|| format!("stream {} stopped answering", self.stream))?;
         let (stored, pending) = self.take(message.with_context(|| format!("read stream {}", self.stream))?)?;
-        self.rest = pending > 0 && stored.at < until;
+        self.remaining = pending > 0 && stored.at < until;
         Ok(Some(stored))
     }
 
-    /// The next message, however long it takes, across interruptions.
-    async fn coming(&mut self, bus: &Bus) -> Stored {
+    /// The next message; waits, and survives interruptions.
+    async fn next(&mut self, bus: &Bus) -> Stored {
         loop {
             if let Some(Ok(message)) = self.messages.next().await
                 && let Ok((stored, _)) = self.take(message)
@@ -130,11 +130,11 @@ impl Source {
                 }
                 return stored;
             }
-            tokio::time::sleep(TRY_AGAIN).await;
-            // A message that arrives while nothing was read yet has no place before it; time has moved on little since.
+            tokio::time::sleep(RETRY_DELAY).await;
+            // Without a message read so far, reading resumes with new messages.
             let start = if self.last == 0 { DeliverPolicy::New } else { DeliverPolicy::ByStartSequence { start_sequence: self.last + 1 } };
-            if let Ok(anew) = Self::open(bus, self.stream, self.subjects.clone(), self.since, start).await {
-                *self = Self { last: self.last, ..anew };
+            if let Ok(reopened) = Self::open(bus, self.stream, self.subjects.clone(), self.since, start).await {
+                *self = Self { last: self.last, ..reopened };
             }
         }
     }

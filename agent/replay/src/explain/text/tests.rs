@@ -36,7 +36,7 @@ fn explanation(policy: &str) -> Explanation {
         tick: state.tick,
         source: Source::Agent,
         agent: action.agent.clone(),
-        model: action.model.clone(),
+        provenance: action.provenance.clone(),
         effect: Effect::Changed,
         requested: action.allocation,
         before: state.allocation,
@@ -70,7 +70,7 @@ fn check(line: &str, values: &[&str]) {
 fn learned_decision_shows_observation_values_and_guard() {
     let explained = explanation("dqn");
     let text = explained.text(NOW);
-    check(&text, &["default/f", "host-1", &explained.action.model]);
+    check(&text, &["default/f", "host-1", &explained.action.provenance.configuration]);
     let observed = section(&text, "Observed");
     check(observed[0], &["40/s over 5s", "40/s over 1m", "40/s over 5m"]);
     check(observed[1], &["p95 620ms", "500ms", "violated"]);

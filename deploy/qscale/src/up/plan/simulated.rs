@@ -4,18 +4,16 @@ use std::path::Path;
 
 use anyhow::Context;
 use qscale_common::document::Format;
-use qscale_common::platform::FunctionSpec;
+use qscale_common::name::Name;
+use qscale_common::platform::{FunctionSpec, SimulatedFunction, SimulatedTrace};
 use qscale_common::runtime::traces;
 use qscale_common::units::Mebibytes;
 use qscale_common::workload::trace::Keep;
 use qscale_sim::{FunctionProfile, profiles};
-use serde_json::json;
 
 use super::{Planned, copy_of, planned};
 use crate::up::UpArgs;
 
-/// The program that a function file of the simulated platform names.
-const PROGRAM: &str = "simulated";
 /// Most functions of one run: what fits into one answer of the platform's metrics.
 const MOST: u32 = 2_000;
 /// Functions of a trace that are played where nobody says how many.
@@ -37,17 +35,11 @@ pub fn functions(arguments: &UpArgs) -> anyhow::Result<(Vec<Planned>, String)> {
     let mut functions = Vec::new();
     for index in 0..count {
         let seed = arguments.seed.wrapping_mul(SEEDS_A_RUN).wrapping_add(u64::from(index));
-        let mut command = vec![PROGRAM.to_owned(), "--profile".to_owned(), named.clone(), "--seed".to_owned(), seed.to_string()];
-        command.extend(load.iter().cloned());
-        if arguments.trace.is_some() {
-            command.extend(["--trace-function".to_owned(), index.to_string()]);
-        }
-        let file = json!({
-            "name": format!("{base}-{:0digits$}", index + 1),
-            "command": command,
-            "allocation": { "memory_mib": memory.0 },
-        });
-        let spec = FunctionSpec::parse(&file.to_string(), Format::Json).context("the file of a simulated function")?;
+        let trace = load.trace.clone().map(|trace| SimulatedTrace { function: index as usize, ..trace });
+        let simulated = SimulatedFunction { profile: named.clone(), seed: Some(seed), trace, ..load.clone() };
+        let name = Name::new(format!("{base}-{:0digits$}", index + 1)).context("the name of a simulated function")?;
+        let mut spec = FunctionSpec::of_simulated(name, simulated);
+        spec.allocation.memory_mib = memory;
         functions.push(planned(spec.clone(), &arguments.agent, arguments)?);
         if let Some(versus) = &arguments.versus {
             functions.push(planned(copy_of(&spec)?, versus, arguments)?);
@@ -56,20 +48,20 @@ pub fn functions(arguments: &UpArgs) -> anyhow::Result<(Vec<Planned>, String)> {
     Ok((functions, words))
 }
 
-/// The options that say the load of a function, the same in words, and how many functions there are.
-fn load(arguments: &UpArgs) -> anyhow::Result<(Vec<String>, String, u32)> {
+/// A function with the load that is asked for, the same load in words, and how many functions there are.
+fn load(arguments: &UpArgs) -> anyhow::Result<(SimulatedFunction, String, u32)> {
     let Some(folder) = &arguments.trace else {
-        let options = vec!["--load".to_owned(), arguments.load.clone()];
-        return Ok((options, arguments.load.clone(), arguments.functions.unwrap_or(1)));
+        let simulated = SimulatedFunction { load: arguments.pattern()?, ..SimulatedFunction::default() };
+        return Ok((simulated, arguments.load.clone(), arguments.functions.unwrap_or(1)));
     };
     let folder = folder.canonicalize().with_context(|| format!("--trace {}", folder.display()))?;
     let there =
         traces::open_azure2019(&folder, Keep::default(), 0).with_context(|| format!("--trace {}", folder.display()))?.functions.len();
     let count = arguments.functions.map_or(there.min(OF_A_TRACE), |count| count as usize);
     anyhow::ensure!(count <= there, "--functions {count}: the trace {} has {there}", folder.display());
-    let path = folder.to_str().with_context(|| format!("--trace {}: the path is not UTF-8", folder.display()))?;
-    let words = format!("trace {path}");
-    Ok((vec!["--trace".to_owned(), path.to_owned()], words, u32::try_from(count).unwrap_or(u32::MAX)))
+    let words = format!("trace {}", folder.display());
+    let simulated = SimulatedFunction { trace: Some(SimulatedTrace::new(folder, 0)), ..SimulatedFunction::default() };
+    Ok((simulated, words, u32::try_from(count).unwrap_or(u32::MAX)))
 }
 
 /// A profile by name or in a file, and what the platform, which may run elsewhere, is to be told of it.
@@ -118,7 +110,7 @@ mod tests {
         let functions = planned("--functions 3 --load 5").expect("valid");
         let names: Vec<_> = functions.iter().map(|function| function.id.name.as_str()).collect();
         assert_eq!(names, ["fibonacci-001", "fibonacci-002", "fibonacci-003"]);
-        assert_ne!(functions[0].spec.command, functions[1].spec.command);
+        assert_ne!(functions[0].spec.simulated, functions[1].spec.simulated);
         assert!(functions.iter().all(|function| function.policy.function() == function.id));
     }
 
@@ -127,7 +119,7 @@ mod tests {
         let functions = planned("--functions 2 --versus static").expect("valid");
         assert_eq!(functions.len(), 4);
         assert_eq!(functions[1].id.name.as_str(), "fibonacci-001-versus");
-        assert_eq!((functions[0].spec.command == functions[1].spec.command, functions[1].agent.as_str()), (true, "static"));
+        assert_eq!((functions[0].spec.simulated == functions[1].spec.simulated, functions[1].agent.as_str()), (true, "static"));
     }
 
     #[test]

@@ -1,0 +1,66 @@
+//! Devices: where networks compute. Owns the interface that a backend outside this crate implements; must not decide which device is worth using.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::adam::Moments;
+use crate::network::{CpuNetwork, Network, Weights};
+use crate::training::{CpuTraining, TrainableNetwork};
+
+/// Makes networks on one device.
+pub trait Backend: Debug + Send + Sync {
+    /// A network of `weights` that computes values and does not learn.
+    fn network(&self, weights: &Weights) -> Box<dyn Network>;
+
+    /// A network of the weights `online` that learns, with its target network and the optimiser's `moments`. All three have the same architecture.
+    fn trainable(&self, online: &Weights, target: &Weights, moments: Moments) -> Box<dyn TrainableNetwork>;
+}
+
+/// A device, shared by all networks that compute on it.
+#[derive(Debug, Clone)]
+pub struct Device(Arc<dyn Backend>);
+
+impl Device {
+    /// A device that computes by `backend`.
+    #[must_use]
+    pub fn new(backend: impl Backend + 'static) -> Self {
+        Self(Arc::new(backend))
+    }
+
+    /// See [`Backend::network`].
+    #[must_use]
+    pub fn network(&self, weights: &Weights) -> Box<dyn Network> {
+        self.0.network(weights)
+    }
+
+    /// See [`Backend::trainable`].
+    #[must_use]
+    pub fn trainable(&self, online: &Weights, target: &Weights, moments: Moments) -> Box<dyn TrainableNetwork> {
+        self.0.trainable(online, target, moments)
+    }
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        cpu()
+    }
+}
+
+/// One core of the CPU: always available, and fastest for networks of a few hundred units a layer.
+#[must_use]
+pub fn cpu() -> Device {
+    Device::new(Cpu)
+}
+
+#[derive(Debug)]
+struct Cpu;
+
+impl Backend for Cpu {
+    fn network(&self, weights: &Weights) -> Box<dyn Network> {
+        Box::new(CpuNetwork::new(weights))
+    }
+
+    fn trainable(&self, online: &Weights, target: &Weights, moments: Moments) -> Box<dyn TrainableNetwork> {
+        Box::new(CpuTraining::new(online, target, moments))
+    }
+}

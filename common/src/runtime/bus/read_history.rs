@@ -1,0 +1,74 @@
+//! Messages that a stream still holds, in their order: what a service with memory reads when it starts.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use futures::StreamExt;
+
+use super::Bus;
+use crate::contract::{EventType, Message, decode, subject};
+use crate::runtime::clock;
+use crate::time::Timestamp;
+
+/// How long the next message, known to be there, is awaited.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+impl Bus {
+    /// Shows `visit` every message of the kind `M` that was stored since `since` and before this call; returns how many. What cannot be read is skipped.
+    ///
+    /// # Errors
+    /// When the stream cannot be read to its end.
+    pub async fn read_history<M: Message>(&self, since: Timestamp, visit: impl FnMut(M)) -> anyhow::Result<u64> {
+        self.read_history_on(subject::all(M::TYPE), since, visit).await
+    }
+
+    /// As [`Bus::read_history`], of what was said on `filter_subject` alone.
+    ///
+    /// # Errors
+    /// When the stream cannot be read to its end.
+    pub async fn read_history_on<M: Message>(
+        &self,
+        filter_subject: String,
+        since: Timestamp,
+        mut visit: impl FnMut(M),
+    ) -> anyhow::Result<u64> {
+        let name = match M::TYPE {
+            EventType::State | EventType::Load => subject::LIVE_STREAM,
+            EventType::Action | EventType::Outcome | EventType::Reward => subject::RECORD_STREAM,
+        };
+        let start_time = async_nats::datetime::from_nanos(i128::from(clock::to_wall(since).0) * 1_000_000)
+            .map_err(|error| anyhow::anyhow!("{since}: {error}"))?;
+        let stream = self.jetstream().get_stream(name).await.with_context(|| format!("stream {name}"))?;
+        let configuration =
+            pull::OrderedConfig { filter_subject, deliver_policy: DeliverPolicy::ByStartTime { start_time }, ..Default::default() };
+        let consumer = stream.create_consumer(configuration).await.with_context(|| format!("read stream {name}"))?;
+        let (mut rest, made) = (consumer.cached_info().num_pending, consumer.cached_info().name.clone());
+        let mut count = 0;
+        let read = async {
+            let mut messages = consumer.messages().await.with_context(|| format!("read stream {name}"))?;
+            while rest > 0 {
+                let next = tokio::time::timeout(ANSWER_WITHIN, messages.next()).await;
+                let stored = next
+                    .ok()
+                    .flatten()
+                    .with_context(|| format!("stream {name} stopped answering"))?
+                    .with_context(|| format!("read stream {name}"))?;
+                // What was stored meanwhile is not waited for: a busy stream would never end.
+                rest -= 1;
+                if let Ok(message) = decode::<M>(&stored.subject, &stored.payload) {
+                    visit(message);
+                    count += 1;
+                }
+            }
+            anyhow::Ok(())
+        }
+        .await;
+        // The server would keep the consumer for half a minute, and allows only so many.
+        if let Err(error) = stream.delete_consumer(&made).await {
+            tracing::debug!(%error, stream = name, "the consumer is left to end by itself");
+        }
+        read?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,213 @@
+//! Who may do what on the bus: one user a service, each allowed its own subjects and the JetStream calls that its work needs, and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::contract::{EventType, subject};
+use crate::name::{InvalidName, Name};
+
+/// A user of the bus.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Account {
+    /// Makes streams and buckets when the system is set up.
+    Setup,
+    /// Publishes State and Reward.
+    Collector,
+    /// Publishes the Actions of one agent.
+    Agent(Name),
+    /// Publishes Outcomes, holds the lease.
+    Actuator,
+    /// Publishes Load.
+    Loadgen,
+    /// The person at the command line: reads everything, writes policies, controls and models.
+    Operator,
+}
+
+impl Account {
+    /// The accounts of the services, with those of `agents`.
+    pub fn all(agents: impl IntoIterator<Item = Name>) -> Vec<Account> {
+        let mut all = vec![Self::Setup, Self::Collector, Self::Actuator, Self::Loadgen, Self::Operator];
+        all.extend(agents.into_iter().map(Self::Agent));
+        all
+    }
+
+    /// The account of a user name.
+    ///
+    /// # Errors
+    /// When the name is none of an account.
+    pub fn of_user(user: &str) -> Result<Self, InvalidName> {
+        match user {
+            "setup" => Ok(Self::Setup),
+            "collector" => Ok(Self::Collector),
+            "actuator" => Ok(Self::Actuator),
+            "loadgen" => Ok(Self::Loadgen),
+            "operator" => Ok(Self::Operator),
+            _ => match user.strip_prefix("agent-") {
+                Some(agent) => Name::new(agent).map(Self::Agent),
+                None => Err(InvalidName { name: user.into() }),
+            },
+        }
+    }
+
+    /// The user name.
+    #[must_use]
+    pub fn user(&self) -> String {
+        match self {
+            Self::Setup => "setup".into(),
+            Self::Collector => "collector".into(),
+            Self::Agent(agent) => format!("agent-{agent}"),
+            Self::Actuator => "actuator".into(),
+            Self::Loadgen => "loadgen".into(),
+            Self::Operator => "operator".into(),
+        }
+    }
+
+    fn rights(&self) -> Rights {
+        let mut rights = Rights::default();
+        let user = self.user();
+        rights.subscribe.push(format!("{}.>", inbox_prefix(&user)));
+        match self {
+            Self::Setup => {
+                rights.publish.push("$JS.API.>".into());
+            }
+            Self::Collector => {
+                rights
+                    .publishes(EventType::State)
+                    .publishes(EventType::Reward)
+                    .reads(EventType::Outcome)
+                    .reads_bucket(subject::POLICY_BUCKET);
+            }
+            Self::Agent(agent) => {
+                rights.publish.push(subject::all_of_agent(agent));
+                rights.subscribe.push(format!("{} {}", subject::all(EventType::State), subject::agent_group(agent)));
+                rights.reads(EventType::State).reads(EventType::Reward).reads(EventType::Outcome).reads_bucket(subject::POLICY_BUCKET);
+                // An agent with memory rebuilds it from the States of the last hours.
+                rights.reads_stream(subject::LIVE_STREAM).reads_store(subject::MODEL_STORE);
+            }
+            Self::Actuator => {
+                rights.publishes(EventType::Outcome).reads(EventType::State).reads(EventType::Action);
+                rights.reads_bucket(subject::POLICY_BUCKET).reads_bucket(subject::CONTROL_BUCKET);
+                rights.writes_bucket(subject::ACTUATOR_BUCKET).writes_bucket(subject::LEASE_BUCKET);
+            }
+            Self::Loadgen => {
+                rights.publishes(EventType::Load);
+            }
+            Self::Operator => {
+                for kind in EventType::ALL.iter().copied() {
+                    rights.reads(kind);
+                }
+                for stream in [subject::LIVE_STREAM, subject::RECORD_STREAM] {
+                    rights.reads_stream(stream);
+                }
+                rights.writes_bucket(subject::POLICY_BUCKET).writes_bucket(subject::CONTROL_BUCKET).writes_bucket(subject::FINETUNE_BUCKET);
+                rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).writes_store(subject::MODEL_STORE);
+                rights.publish.push("$JS.API.INFO".into());
+            }
+        }
+        rights
+    }
+}
+
+/// Prefix of the reply subjects of `user`: nobody else may listen there.
+#[must_use]
+pub fn inbox_prefix(user: &str) -> String {
+    format!("_INBOX_{user}")
+}
+
+#[derive(Debug, Default)]
+struct Rights {
+    publish: Vec<String>,
+    subscribe: Vec<String>,
+}
+
+impl Rights {
+    fn publishes(&mut self, kind: EventType) -> &mut Self {
+        self.publish.push(subject::all(kind));
+        self
+    }
+
+    fn reads(&mut self, kind: EventType) -> &mut Self {
+        self.subscribe.push(subject::all(kind));
+        self
+    }
+
+    fn reads_stream(&mut self, stream: &str) -> &mut Self {
+        for call in
+            ["STREAM.INFO", "CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT", "DIRECT.GET", "STREAM.MSG.GET"]
+        {
+            self.publish.push(format!("$JS.API.{call}.{stream}"));
+            if call != "STREAM.INFO" {
+                self.publish.push(format!("$JS.API.{call}.{stream}.>"));
+            }
+        }
+        self.publish.push(format!("$JS.ACK.{stream}.>"));
+        self.publish.push("$JS.FC.>".into());
+        self
+    }
+
+    fn reads_bucket(&mut self, bucket: &str) -> &mut Self {
+        self.reads_stream(&format!("KV_{bucket}"))
+    }
+
+    fn writes_bucket(&mut self, bucket: &str) -> &mut Self {
+        self.publish.push(format!("$KV.{bucket}.>"));
+        self.reads_bucket(bucket)
+    }
+
+    fn reads_store(&mut self, store: &str) -> &mut Self {
+        self.reads_stream(&format!("OBJ_{store}"))
+    }
+
+    /// Whoever writes an object anew takes away what it held before.
+    fn writes_store(&mut self, store: &str) -> &mut Self {
+        self.publish.push(format!("$O.{store}.>"));
+        self.publish.push(format!("$JS.API.STREAM.PURGE.OBJ_{store}"));
+        self.reads_store(store)
+    }
+
+    fn render(mut self) -> String {
+        let list = |subjects: &mut Vec<String>| {
+            subjects.sort();
+            subjects.dedup();
+            subjects.iter().map(|subject| format!("\"{subject}\"")).collect::<Vec<_>>().join(", ")
+        };
+        format!("publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }}", list(&mut self.publish), list(&mut self.subscribe))
+    }
+}
+
+/// The `authorization` block of a nats-server configuration for the users of `passwords`.
+///
+/// # Errors
+/// When a user name is none of an account.
+pub fn authorization(passwords: &BTreeMap<String, String>) -> Result<String, InvalidName> {
+    let mut text = String::from("authorization {\n  users: [\n");
+    for (user, password) in passwords {
+        let rights = Account::of_user(user)?.rights().render();
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "    {{ user: \"{user}\", password: {password:?}, permissions: {{ {rights} }} }}");
+    }
+    text.push_str("  ]\n}\n");
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_account_is_found_by_its_user_name() {
+        let agent = Name::new("threshold").expect("valid");
+        for account in Account::all([agent]) {
+            assert_eq!(Account::of_user(&account.user()), Ok(account));
+        }
+        assert!(Account::of_user("root").is_err());
+        assert!(Account::of_user("agent-a.b").is_err());
+    }
+
+    #[test]
+    fn an_agent_may_publish_its_own_actions_and_no_outcome() {
+        let rights = Account::Agent(Name::new("mine").expect("valid")).rights();
+        let messages: Vec<_> = rights.publish.iter().filter(|subject| subject.starts_with("qscale.")).collect();
+        assert_eq!(messages, ["qscale.v1.action.mine.>"]);
+    }
+}
