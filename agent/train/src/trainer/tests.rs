@@ -51,7 +51,7 @@ fn a_checkpoint_in_the_middle_goes_on_exploring_where_it_was() {
     let learner = Learner::resume(header.hyperparameters.clone(), &read.weights, read.training.as_ref(), header.seed, &cpu());
     let resumed = DqnAgent::with(learner.expect("they belong together"), read.check().expect("it matches"), 0.25);
     let actions = read.check().expect("it matches");
-    let world = |number| Lane::new(Cell::new(draw(&plan().domain, Part::Test, number).setup, number, 0), 200.0, Some(&actions));
+    let world = |number| Lane::new(Simulation::new(draw(&plan().domain, Part::Test, number).setup, number, 0), 200.0, Some(&actions));
     let lanes: Vec<Lane> = (0..30).map(world).collect();
     assert_eq!(resumed.learner().actions_taken(), 160);
     assert_eq!(resumed.actor().act(0, &lanes), trainer.agent.actor().act(0, &lanes));
@@ -73,7 +73,7 @@ fn what_is_overloaded_is_worth_less_and_what_is_too_much_costs() {
     let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
         let mut score = Score::default();
         for number in 0..20 {
-            let mut lane = Lane::new(Cell::new(draw(&plan().domain, Part::Test, number).setup, number, 0), 200.0, None);
+            let mut lane = Lane::new(Simulation::new(draw(&plan().domain, Part::Test, number).setup, number, 0), 200.0, None);
             for _ in 0..40 {
                 let wanted = wanted(lane.state());
                 score.add(&lane.step(Some(wanted), None, &worth));
@@ -97,7 +97,7 @@ fn what_nobody_could_help_is_no_part_of_the_reward() {
     let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
         let (mut violation, mut beyond_cost) = (0.0, 0.0f64);
         for number in 0..30 {
-            let mut lane = Lane::new(Cell::new(draw(&domain, Part::Test, number).setup, number, 0), caution, None);
+            let mut lane = Lane::new(Simulation::new(draw(&domain, Part::Test, number).setup, number, 0), caution, None);
             for _ in 0..200 {
                 let wanted = wanted(lane.state());
                 let tick_s = lane.state().tick_length_ms as f64 / 1000.0;
