@@ -1,6 +1,6 @@
-//! The messages that services exchange, the subjects they travel on, and how a payload is read. Owns the wire; must not decide anything.
+//! Messages between services, their subjects, and how a payload is read. Owns the wire format; must not decide anything.
 //!
-//! A reader ignores fields that it does not know and refuses a major version that it does not know. Every number says its unit in its name.
+//! Readers ignore unknown fields and refuse unknown major versions. Field names carry their unit.
 
 mod action;
 mod event;
@@ -30,20 +30,20 @@ use thiserror::Error;
 use crate::name::{FunctionId, Name};
 use crate::time::Tick;
 
-/// Largest payload that a service reads, in bytes. The largest message of ours is a Load with a full histogram, some 4 KiB.
+/// Largest payload that a service reads, bytes. The largest message is a Load with a full histogram, about 4 KiB.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 
-/// Version of a message, `major.minor`. The minor number grows with fields that an old reader may ignore.
+/// Version of a message, `major.minor`. New fields that an old reader may ignore increase the minor number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version {
-    /// Changes when an old reader can no longer understand the message.
+    /// Increased by changes that an old reader cannot understand.
     pub major: u16,
-    /// Grows when fields are added.
+    /// Increased when fields are added.
     pub minor: u16,
 }
 
 impl Version {
-    /// The version that this code writes.
+    /// Version that this code writes.
     pub const CURRENT: Version = Version { major: 1, minor: 0 };
 }
 
@@ -112,12 +112,12 @@ impl JsonSchema for Version {
     }
 }
 
-/// When the collector that observed began, in milliseconds since 1970. With the tick it identifies a State for ever, also where a clock was set back.
+/// Start of the collector that observed, milliseconds since 1970. Together with the tick it identifies a State for good, even after a clock was set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
-/// Which State a message belongs to.
+/// Identity of a State.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateId {
     /// Epoch of the collector that published the State.
@@ -128,27 +128,27 @@ pub struct StateId {
 
 /// A message of the contract.
 pub trait Message: Serialize + DeserializeOwned {
-    /// What the message is called, in CloudEvents' `type` and in schemas.
+    /// Kind of the message, in CloudEvents' `type` and in schemas.
     const TYPE: EventType;
 
-    /// The function that the message speaks of.
+    /// Function that the message is about.
     fn function(&self) -> FunctionId;
 
-    /// The agent that the message's subject names, where it names one.
+    /// Agent in the message's subject, if the subject contains one.
     fn agent(&self) -> Option<&Name> {
         None
     }
 
-    /// A name that no other message bears, so that publishing it twice stores it once.
+    /// Unique id: a message that is published twice is stored once.
     fn unique_id(&self) -> String;
 
-    /// What no field's type can say.
+    /// Checks what the types of the fields cannot express.
     ///
     /// # Errors
-    /// A sentence naming the field, the value and the range.
+    /// Names the field, the value and the range.
     fn check(&self) -> Result<(), String>;
 
-    /// The subject that the message is published on.
+    /// Subject that the message is published on.
     fn subject(&self) -> String {
         let id = self.function();
         match self.agent() {
@@ -163,17 +163,17 @@ pub trait Message: Serialize + DeserializeOwned {
     }
 }
 
-/// Why a payload is no message.
+/// Why a payload is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, Error, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum DecodeError {
     /// Longer than [`MAX_PAYLOAD`].
     #[error("payload of {bytes} bytes, at most {MAX_PAYLOAD} are read")]
     Oversized {
-        /// Length of what came.
+        /// Length of the payload.
         bytes: usize,
     },
-    /// Not text.
+    /// Not UTF-8.
     #[error("payload is not UTF-8 from byte {at}")]
     NotUtf8 {
         /// First byte that is not UTF-8.
@@ -182,7 +182,7 @@ pub enum DecodeError {
     /// A major version that this reader does not know.
     #[error("message has version {found}, this reader knows version {}.x", Version::CURRENT.major)]
     Version {
-        /// The version of the message.
+        /// Version of the message.
         found: String,
     },
     /// Not JSON, a field missing, or a field of the wrong type.
@@ -190,21 +190,21 @@ pub enum DecodeError {
     Malformed {
         /// Path of the field, `.` for the message as a whole.
         field: String,
-        /// What is wrong with it.
+        /// Description of the error.
         reason: String,
     },
-    /// A value outside what the contract allows.
+    /// A value outside its range.
     #[error("{reason}")]
     Invalid {
-        /// Names field, value and range.
+        /// Field, value and range.
         reason: String,
     },
     /// The subject names another function or agent than the body.
     #[error("subject `{subject}` does not belong to the body, which belongs on `{expected}`")]
     Subject {
-        /// The subject that the message came on.
+        /// Subject of the message.
         subject: String,
-        /// The subject that the body belongs on.
+        /// Subject that the body requires.
         expected: String,
     },
 }
@@ -217,28 +217,28 @@ impl DecodeError {
         Self::Version { found: found.to_string() }
     }
 
-    /// A word for the kind of error, for counting; one of [`DecodeError::KINDS`].
+    /// Kind of the error, for counting; one of [`DecodeError::KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static str {
         self.into()
     }
 }
 
-/// Reads a message from `payload` as it came on `subject`.
+/// Decodes a message that was received on `subject`.
 ///
 /// # Errors
 /// When the payload is too long, not UTF-8, not JSON, of an unknown major version, lacks a field, has one of a wrong type or outside its range,
-/// or speaks of another function or agent than its subject.
+/// or is about another function or agent than its subject.
 pub fn decode<M: Message>(subject: &str, payload: &[u8]) -> Result<M, DecodeError> {
     let message: M = parse(payload)?;
     let expected = message.subject();
     if subject == expected { Ok(message) } else { Err(DecodeError::Subject { subject: subject.chars().take(300).collect(), expected }) }
 }
 
-/// Reads a message from `payload`, whatever subject it came on.
+/// Decodes a message without checking its subject.
 ///
 /// # Errors
-/// As [`decode`], save for the subject.
+/// As [`decode`], except for the subject.
 pub fn parse<M: Message>(payload: &[u8]) -> Result<M, DecodeError> {
     if payload.len() > MAX_PAYLOAD {
         return Err(DecodeError::Oversized { bytes: payload.len() });
@@ -247,7 +247,7 @@ pub fn parse<M: Message>(payload: &[u8]) -> Result<M, DecodeError> {
     if !text.trim_start().starts_with('{') {
         return Err(DecodeError::Malformed { field: ".".into(), reason: "a message is a JSON object".into() });
     }
-    // The common case pays for one pass; only a payload that fails is read again to say where and why.
+    // The common case takes one pass; only a payload that fails is parsed again to locate the error.
     let message: M = serde_json::from_str(text).map_err(|_| explain::<M>(text))?;
     message.check().map_err(|reason| DecodeError::Invalid { reason })?;
     Ok(message)
@@ -279,7 +279,7 @@ fn finite(field: &str, value: f64, least: f64) -> Result<(), String> {
     }
 }
 
-/// Writes floats with four significant digits: what a measurement is worth, and half the bytes.
+/// Serialises floats with four significant digits: the precision of a measurement, in half the bytes.
 pub(crate) mod rounded {
     use serde::Serializer;
 
@@ -289,7 +289,7 @@ pub(crate) mod rounded {
             return value;
         }
         let digits = 3 - value.abs().log10().floor() as i32;
-        // Dividing by a power of ten that is exact gives the shortest decimal; multiplying by its inverse does not.
+        // Division by an exact power of ten gives the shortest decimal; multiplication by its inverse does not.
         match digits {
             0..=22 => (value * 10f64.powi(digits)).round() / 10f64.powi(digits),
             -22..0 => (value / 10f64.powi(-digits)).round() * 10f64.powi(-digits),

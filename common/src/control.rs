@@ -1,4 +1,4 @@
-//! What operators ask for, beside policies: freezes and restores. Owns the value behind a key of the control bucket.
+//! Requests of operators: freezes and restores. Owns the value behind a key of the control bucket.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,28 +8,28 @@ use crate::document::{self, DocumentError};
 use crate::name::FunctionId;
 use crate::time::Timestamp;
 
-/// Key under which everything is frozen.
+/// Key of the request for all functions.
 pub const ALL: &str = "all";
 
-/// What an operator asks for one function, or for all of them under the key [`ALL`].
+/// Request of an operator for one function, or for all of them under the key [`ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Control {
     /// Version of this value.
     #[serde(default)]
     pub version: Version,
-    /// Nothing is changed while this is set.
+    /// Suspends all changes.
     #[serde(default)]
     pub frozen: bool,
-    /// Apply the allocation that was in force before Qscale first acted. Each request bears its own instant and is carried out once.
+    /// Applies the allocation from before Qscale first acted. A request is identified by its time and carried out once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<Timestamp>,
-    /// Who asked.
+    /// Operator.
     #[serde(default)]
     pub by: String,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
-    /// When.
+    /// Time of the request.
     pub at_ms: Timestamp,
 }
 
@@ -40,15 +40,15 @@ impl Control {
         function.tokens()
     }
 
-    /// Reads the value of a key.
+    /// Parses the value of a key.
     ///
     /// # Errors
-    /// Names the field and what is wrong with it.
+    /// Names the field and the error.
     pub fn from_json(bytes: &[u8]) -> Result<Self, DocumentError> {
         document::parse_json_lenient(bytes)
     }
 
-    /// The value of a key.
+    /// Serialises the value of a key.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a control value holds only strings, numbers and booleans, which JSON can write")

@@ -1,4 +1,4 @@
-//! Texts that people write: policies, function files, configuration. Owns turning one into a value with errors that name the field.
+//! Documents that people write: ScalingPolicies, function files, configuration. Owns parsing with errors that name the field.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use serde::Deserializer;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-/// Longest document, in bytes: what the bucket of policies holds for one key.
+/// Maximum length of a document, bytes: the limit of one key of the policy bucket.
 const MAX_TEXT: usize = 64 * 1024;
-/// Deepest nesting of a document. Policies nest four deep.
+/// Maximum nesting of a document. ScalingPolicies have four levels.
 const MAX_DEPTH: usize = 64;
-/// Most aliases of a YAML document. So few cannot repeat what they name so often that memory is exhausted.
+/// Maximum number of aliases in a YAML document: too few to exhaust memory by repetition.
 const MAX_ALIASES: usize = 8;
 
-/// How a document is written.
+/// Format of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// JSON.
@@ -26,10 +26,10 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that a file's ending tells.
+    /// Format by the extension of a file.
     ///
     /// # Errors
-    /// When the ending is none of `.toml`, `.yaml`, `.yml` and `.json`.
+    /// If the extension is not `.toml`, `.yaml`, `.yml` or `.json`.
     pub fn of(path: &Path) -> Result<Self, DocumentError> {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("toml") => Ok(Self::Toml),
@@ -40,10 +40,10 @@ impl Format {
     }
 }
 
-/// Why a document could not be read.
+/// Why a document was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DocumentError {
-    /// Not of its format.
+    /// Syntax error.
     #[error("{0}")]
     Syntax(String),
     /// A field of the wrong type or outside its range, or one that is missing.
@@ -54,15 +54,15 @@ pub enum DocumentError {
         /// Value and range.
         reason: String,
     },
-    /// Keys that the document does not have.
+    /// Unknown keys.
     #[error("unknown key{} {}", if .0.len() == 1 { "" } else { "s" }, .0.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))]
     UnknownKeys(Vec<String>),
 }
 
-/// Reads `text`; a key that `T` does not have is an error.
+/// Parses `text`; keys that `T` does not have are errors.
 ///
 /// # Errors
-/// Names the field and what is wrong with it, or the keys that are unknown.
+/// Names the field and the error, or the unknown keys.
 pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, DocumentError> {
     if text.len() > MAX_TEXT {
         return Err(DocumentError::Syntax(format!("a document of {} bytes, at most {MAX_TEXT} are read", text.len())));
@@ -73,7 +73,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Docum
     match format {
         Format::Json => {
             require_keys(&serde_json::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?)?;
-            // Read again from the text: the value has forgotten which keys stood there twice.
+            // Parsed again from the text, because the value no longer contains duplicate keys.
             read(&mut serde_json::Deserializer::from_str(text))
         }
         Format::Toml => from_value(tree(text, FileFormat::Toml)?),
@@ -81,26 +81,26 @@ pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Docum
     }
 }
 
-/// Reads JSON `bytes`, ignoring keys that `T` does not have.
+/// Parses JSON `bytes`, ignoring unknown keys.
 ///
 /// # Errors
-/// Names the field and what is wrong with it.
+/// Names the field and the error.
 pub fn parse_json_lenient<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DocumentError> {
     let syntax = |error: serde_json::Error| DocumentError::Syntax(error.to_string());
     require_keys(&serde_json::from_slice(bytes).map_err(syntax)?)?;
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes)).map_err(field_error)
 }
 
-/// Reads a value that was already taken apart; a key that `T` does not have is an error.
+/// Converts a parsed value; keys that `T` does not have are errors.
 ///
 /// # Errors
-/// Names the field and what is wrong with it, or the keys that are unknown.
+/// Names the field and the error, or the unknown keys.
 pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, DocumentError> {
     require_keys(&value)?;
     read(value)
 }
 
-/// Every document is a set of keys; the reader of a struct would take a list of its fields' values as well.
+/// Every document is a map; serde would also accept a list of a struct's field values.
 fn require_keys(value: &serde_json::Value) -> Result<(), DocumentError> {
     if value.is_object() { Ok(()) } else { Err(DocumentError::Field { field: ".".into(), reason: "must be keys with values".into() }) }
 }
@@ -113,7 +113,7 @@ fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Resu
     match result {
         Ok(parsed) if unknown.is_empty() => Ok(parsed),
         Ok(_) => Err(DocumentError::UnknownKeys(unknown)),
-        // A key that is missing is often one that is misspelt, so the unknown ones are told with it.
+        // A missing key is often a misspelt one, so the error also lists unknown keys.
         Err(error) if !unknown.is_empty() => Err(DocumentError::Field {
             field: track.path().to_string(),
             reason: format!("{error}; {}", DocumentError::UnknownKeys(unknown)),
@@ -129,8 +129,8 @@ fn tree(text: &str, format: FileFormat) -> Result<serde_json::Value, DocumentErr
     built.try_deserialize().map_err(syntax)
 }
 
-/// Refuses aliases of aliases that a few hundred bytes long grow to more than a machine holds. A star within quotes counts as well: no document of ours
-/// comes near the limit either way.
+/// Refuses nested aliases, a few hundred bytes of which expand to more than the memory of a machine. A star within quotes counts as well: no document
+/// comes near the limit.
 fn refuse_aliases(text: &str) -> Result<(), DocumentError> {
     let begins = |pair: &[u8]| pair[1] == b'*' && (pair[0].is_ascii_whitespace() || b"[{,:".contains(&pair[0]));
     if text.as_bytes().windows(2).filter(|pair| begins(pair)).count() > MAX_ALIASES {
@@ -139,8 +139,8 @@ fn refuse_aliases(text: &str) -> Result<(), DocumentError> {
     Ok(())
 }
 
-/// Refuses nesting that would exhaust the stack of the readers of TOML and YAML, which set no limit of their own. Brackets within quotes count as well:
-/// no document of ours comes near the limit either way.
+/// Refuses nesting that would exhaust the stack of the TOML and YAML parsers, which have no limit. Brackets within quotes count as well:
+/// no document comes near the limit.
 fn refuse_depth(text: &str) -> Result<(), DocumentError> {
     let mut open: usize = 0;
     for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with('#')) {

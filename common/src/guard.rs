@@ -1,21 +1,21 @@
-//! The guard: decides how much of a wanted allocation may come true. Owns every limit between a decision and its effect; must not apply
+//! The guard: limits a requested allocation. Owns every limit between a decision and its effect; must not apply
 //! anything, read a clock or know where an allocation comes from.
 //!
-//! The rules, in the order in which they are tried:
+//! The rules, in order of evaluation:
 //!
-//! 1. `observe` mode records without judging.
-//! 2. Freeze and pause keep what is in force, whatever it is.
+//! 1. Mode `observe` records without evaluation.
+//! 2. Freeze and pause keep the current allocation, whatever it is.
 //! 3. A platform that cannot resize keeps CPU and memory.
-//! 4. Bounds. They are law: what is in force outside them moves into them, past every rule below. "What is in force" means from here on what
-//!    bounds leave of it.
-//! 5. Old measurements forbid any decrease; measurements that are absent or very old forbid any change.
-//! 6. Scale-up-only forbids any decrease.
-//! 7. Memory is not lowered below the working set times its margin, and not at all where the working set is unknown or replicas were
+//! 4. Bounds. A current allocation outside them moves into them, regardless of the rules below. From here on "current" means the current allocation
+//! clamped to the bounds.
+//! 5. Stale measurements forbid decreases; absent or very old measurements forbid any change.
+//! 6. Scale-up-only forbids decreases.
+//! 7. Memory is not lowered below the working set times its margin, and not at all if the working set is unknown or replicas were
 //!    killed for memory.
-//! 8. One step goes so far and no further.
-//! 9. Budgets of changes and reversals an hour; of both the last one is kept for a step up.
+//! 8. The size of one step is limited.
+//! 9. Changes and reversals per hour are limited; the last of each is reserved for a step up.
 //!
-//! A shadow, and every decision in `recommend` mode, is judged in the same way and recorded.
+//! Shadow decisions, and all decisions in mode `recommend`, are evaluated in the same way and recorded.
 
 mod budget;
 mod freshness;
@@ -28,79 +28,79 @@ use crate::time::Timestamp;
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 use freshness::{Freshness, freshness, memory_floor};
 
-/// One decision and all that it is judged by.
+/// A decision and everything that it is evaluated by.
 #[derive(Debug, Clone, Copy)]
 pub struct GuardInput<'a> {
-    /// What was decided.
+    /// Requested allocation.
     pub wanted: Allocation,
-    /// What the platform was last told; `None` where nobody knows.
+    /// Current allocation; `None` if unknown.
     pub current: Option<Allocation>,
-    /// Whose decision it is.
+    /// Kind of the decision.
     pub kind: DecisionKind,
-    /// The policy of the function.
+    /// ScalingPolicy of the function.
     pub policy: &'a ScalingPolicy,
-    /// The last State that was received.
+    /// Last received State.
     pub state: Option<&'a State>,
-    /// Whether an operator froze the function.
+    /// What an operator froze, if anything.
     pub frozen: Option<Frozen>,
-    /// Whether the platform can change CPU and memory of a replica.
+    /// Whether the platform can resize replicas.
     pub vertical: bool,
-    /// What was changed within the last hour.
+    /// Changes within the last hour.
     pub budget: &'a Budget,
-    /// The present.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// Whose decision is judged.
+/// Kind of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecisionKind {
-    /// Of the agent that the policy names, or of the fallback in its place.
+    /// By the agent in the ScalingPolicy, or by the fallback in its place.
     Named,
-    /// Of another agent: judged, never applied.
+    /// By another agent: evaluated, never applied.
     Shadow,
-    /// Not a new decision: one that was let through before and got lost, or what is in force itself. Steps and budgets do not limit it, and
-    /// giving again what was lost needs no measurement.
+    /// Not a new decision: it restores an allocation that was allowed before and lost, or keeps the current one. Steps and budgets do not limit it, and
+    /// restoring a lost allocation needs no measurement.
     Repair,
 }
 
-/// What an operator froze.
+/// Scope of a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frozen {
-    /// This function.
+    /// This function only.
     Function,
-    /// Every function.
+    /// All functions.
     All,
 }
 
-/// What the guard says to a decision.
+/// Result of the guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Apply this allocation, which differs from what is in force.
+    /// Apply this allocation, which differs from the current one.
     Apply {
-        /// What to apply.
+        /// Allocation to apply.
         allocation: Allocation,
-        /// The rules that changed the decision; empty where it is applied as wanted.
+        /// Rules that changed the decision; empty if it is applied as requested.
         notes: Vec<GuardNote>,
-        /// What to charge the budget with once it is applied; `None` for a repair, which costs nothing.
+        /// Direction to charge to the budget once applied; `None` for a repair, which is free.
         charge: Option<Direction>,
     },
-    /// What was wanted is in force.
+    /// The requested allocation is the current one.
     Unchanged,
     /// Keep what is in force.
     Hold {
-        /// The rules that kept it.
+        /// Rules that kept it.
         notes: Vec<GuardNote>,
     },
     /// Do not apply.
     Record {
-        /// What would have been applied or is in force as wanted; `None` where the guard would have held or did not judge.
+        /// Allocation that would have been applied, or is current already; `None` if the guard would have held or did not evaluate.
         allowed: Option<Allocation>,
-        /// The rules that took effect.
+        /// Rules that took effect.
         notes: Vec<GuardNote>,
     },
 }
 
-/// Judges one decision. The same case has the same verdict; nothing is remembered: who applies a verdict charges the budget.
+/// Evaluates one decision. Pure: the caller charges the budget when it applies the verdict.
 #[must_use]
 pub fn evaluate(input: &GuardInput<'_>) -> Verdict {
     match (input.policy.mode, input.kind) {
@@ -143,7 +143,7 @@ fn judge(input: &GuardInput<'_>) -> Verdict {
     Verdict::Apply { allocation, notes, charge }
 }
 
-/// What the rules leave of the decision. `home` is what bounds leave of `current`; no rule leads away from it that does not lead into bounds.
+/// The decision after all rules. `home` is `current` within the bounds; only bounds lead away from it.
 fn restrained(input: &GuardInput<'_>, current: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
     let mut wanted = resizable(input, current, input.wanted, notes);
     wanted = bounded(input, wanted, notes);
@@ -159,7 +159,7 @@ fn restrained(input: &GuardInput<'_>, current: Allocation, home: Allocation, not
     affordable(input, current, home, wanted, notes)
 }
 
-/// `allocation` within the bounds, as far as the platform can bring it there.
+/// `allocation` within the bounds, as far as the platform can apply it.
 fn within_bounds(input: &GuardInput<'_>, allocation: Allocation) -> Allocation {
     let bounded = input.policy.bounds.clamp(allocation);
     if input.vertical { bounded } else { Allocation { replicas: bounded.replicas, ..allocation } }
@@ -200,7 +200,7 @@ fn seen_enough(
     match freshness(input.state, input.policy.max_age(), current, input.now) {
         Freshness::Fresh => wanted,
         Freshness::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
-        // What was let through before needs no evidence to be given again.
+        // An allocation that was allowed before needs no new evidence.
         Freshness::Unknown(why) if input.kind == DecisionKind::Repair => not_less(home, wanted, notes, || (Rule::StaleState, why)),
         Freshness::Unknown(_) if wanted == home => wanted,
         Freshness::Unknown(why) => {
@@ -210,7 +210,7 @@ fn seen_enough(
     }
 }
 
-/// `wanted`, with every part raised to that of `least`.
+/// The larger of `wanted` and `least`, part by part.
 fn not_less(least: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>, why: impl FnOnce() -> (Rule, String)) -> Allocation {
     let raised = Allocation {
         replicas: wanted.replicas.max(least.replicas),
@@ -259,7 +259,7 @@ fn one_step(input: &GuardInput<'_>, current: Allocation, wanted: Allocation, not
     step
 }
 
-/// `wanted` within `factor` of `from`. Where the factor allows a change at all, it allows one whole unit, or small limits could never move.
+/// `wanted` within `factor` of `from`. A factor above 1 allows at least one whole unit, so that small limits can change.
 fn resized(from: u32, wanted: u32, factor: f64) -> u32 {
     if factor <= 1.0 {
         return from;
@@ -291,7 +291,7 @@ fn note(rule: Rule, detail: String) -> GuardNote {
     GuardNote { rule, detail }
 }
 
-/// The parts of an allocation that a rule changed, in words.
+/// Description of the parts of an allocation that a rule changed.
 #[derive(Default)]
 struct Changes {
     text: String,
@@ -307,7 +307,7 @@ impl Changes {
     }
 }
 
-/// What a part of an allocation is called.
+/// Name of a part of an allocation.
 trait Part {
     const NAME: &'static str;
 }

@@ -1,4 +1,4 @@
-//! Names of functions, namespaces and agents. Owns what a name may be, so that a subject token never holds a dot or a wildcard.
+//! Names of functions, namespaces and agents. Owns their syntax, so that a subject token never contains a dot or a wildcard.
 
 use std::fmt;
 
@@ -11,22 +11,22 @@ use thiserror::Error;
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
-/// A name that is no DNS-1123 label.
+/// Not a DNS-1123 label.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{name}` is not a valid name: use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit")]
 pub struct InvalidName {
-    /// What was given, cut to 100 characters.
+    /// The text, truncated to 100 characters.
     pub name: String,
 }
 
 impl Name {
-    /// Longest name, in characters (RFC 1123).
+    /// Maximum length of a name, characters (RFC 1123).
     pub const MAX_LENGTH: usize = 63;
 
-    /// A name from text.
+    /// Parses a name.
     ///
     /// # Errors
-    /// When `text` is no DNS-1123 label.
+    /// If `text` is not a DNS-1123 label.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
         let text = text.into();
         let edge = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -88,7 +88,7 @@ impl JsonSchema for Name {
     }
 }
 
-/// Which function: the name of its ScalingPolicy within a namespace. Written `namespace/name`.
+/// Identity of a function: namespace and name of its ScalingPolicy, written `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct FunctionId {
     /// Namespace of the function.
@@ -99,7 +99,7 @@ pub struct FunctionId {
 }
 
 impl FunctionId {
-    /// Namespace of functions whose namespace is not named.
+    /// Default namespace.
     pub const DEFAULT_NAMESPACE: &'static str = "default";
 
     /// The function `name` in `namespace`.
@@ -123,7 +123,7 @@ impl fmt::Display for FunctionId {
 
 impl std::str::FromStr for FunctionId {
     type Err = InvalidName;
-    /// Reads `namespace/name`, or `name` alone in the namespace `default`.
+    /// Parses `namespace/name`, or `name` in the namespace `default`.
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let (namespace, name) = text.split_once('/').unwrap_or((Self::DEFAULT_NAMESPACE, text));
         Ok(Self { namespace: Name::new(namespace)?, name: Name::new(name)? })

@@ -1,4 +1,4 @@
-//! Sharing functions between instances of a service, where each must see the same functions all the time.
+//! Static sharing of functions among instances of a service.
 
 use std::num::NonZeroU32;
 
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::hash::fnv1a;
 use crate::name::FunctionId;
 
-/// Which part of all functions an instance answers for. Instances of one `count` and every `index` below it share all functions.
+/// Part of the functions that an instance serves. Instances with one `count` and every `index` below it share all functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Partition {
-    /// This instance's part, from 0.
+    /// Part of this instance, from 0.
     pub index: u32,
     /// Number of parts.
     pub count: NonZeroU32,
@@ -25,16 +25,16 @@ impl Default for Partition {
 }
 
 impl Partition {
-    /// Whether `function` belongs to this part: by FNV-1a over its name, which is the same on every machine and in every version.
+    /// Whether `function` belongs to this part, by FNV-1a of its name.
     #[must_use]
     pub fn contains(&self, function: &FunctionId) -> bool {
         fnv1a(function.tokens().bytes()) % u64::from(self.count.get()) == u64::from(self.index)
     }
 
-    /// Checks that there is such a part.
+    /// Checks that the part exists.
     ///
     /// # Errors
-    /// When the index is not below the count.
+    /// If the index is not below the count.
     pub fn check(&self) -> Result<(), String> {
         let Self { index, count } = self;
         if *index < count.get() { Ok(()) } else { Err(format!("partition.index = {index}, must be below partition.count = {count}")) }

@@ -19,61 +19,61 @@ use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 pub use limits::Limits;
 pub use simulated::{SimulatedFunction, SimulatedTrace};
 
-/// A function file: what to run, how it is reached, and what it is given at first.
+/// A function file: the program, its protocol and its initial allocation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FunctionSpec {
     /// Name of the function, a DNS-1123 label.
     pub name: Name,
-    /// Namespace of the function; `default` when it is not named.
+    /// Namespace of the function; `default` by default.
     #[serde(default = "default_namespace")]
     pub namespace: Name,
-    /// Program and arguments. `{port}` within an argument becomes the port on which the replica has to serve. Left out where the function is simulated.
+    /// Program and arguments. `{port}` within an argument becomes the port on which the replica has to serve. Must be absent for a simulated function.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// How the function is simulated, for the simulated platform.
+    /// Settings of a simulated function.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulated: Option<SimulatedFunction>,
-    /// Environment variable that carries the port as well; `PORT` when it is not named (vSwarm's Python functions read `GRPC_PORT`).
+    /// Environment variable with the port; `PORT` by default (vSwarm's Python functions read `GRPC_PORT`).
     #[serde(default = "default_port_variable")]
     pub port_variable: String,
-    /// What the function speaks on its port; `grpc` when it is not named.
+    /// Protocol on the port; `grpc` by default.
     #[serde(default)]
     pub protocol: Protocol,
-    /// Path of which a GET must answer 200 to 399 before a replica is ready (HTTP only). Without it a replica is ready when it accepts
+    /// Path on which GET must return 200 to 399 before a replica is ready (HTTP only). Without it a replica is ready when it accepts
     /// a connection and, for gRPC, opens HTTP/2 on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
     /// Environment variables, in addition to those of the platform.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
-    /// Folder to start in; the platform's own when it is not named.
+    /// Working directory; the platform's own by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<String>,
-    /// Requests that one replica is given at once, 0 to 100,000; 0 means without limit. 100 by default, Knative's target.
+    /// Concurrent requests per replica, 0 to 100,000; 0 means no limit. 100 by default, Knative's target.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
-    /// Requests that may wait for a replica, 0 to 1,000,000; one more is refused. 10,000 by default, the depth of Knative's activator.
+    /// Maximum queued requests, 0 to 1,000,000; more are refused. 10,000 by default, the depth of Knative's activator.
     #[serde(default = "default_queue")]
     pub queue: u32,
-    /// Time that a request may take from arrival to the last byte of its reply, waiting included, 1 ms to 1 day; 30 s by default.
+    /// Timeout of a request from arrival to the last byte of its reply, including queueing, 1 ms to 1 day; 30 s by default.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
-    /// Time in which a started replica has to become ready, 10 ms to 1 h; 60 s by default.
+    /// Timeout for a started replica to become ready, 10 ms to 1 h; 60 s by default.
     #[serde(default = "default_startup_timeout")]
     pub startup_timeout: Span,
-    /// Time that a replica is given to finish its requests before it is stopped, 0 to 1 h; 30 s by default.
+    /// Time for a replica to finish its requests before it is stopped, 0 to 1 h; 30 s by default.
     #[serde(default = "default_drain_timeout")]
     pub drain_timeout: Span,
-    /// A loopback port of its own on which the gateway serves this function alone, whatever the authority.
+    /// Loopback port on which the gateway serves only this function, regardless of the authority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<u16>,
-    /// What the function is given when it is first added; a function that is replaced keeps what it has.
+    /// Initial allocation; a function that is replaced keeps its current one.
     #[serde(default)]
     pub allocation: InitialAllocation,
 }
 
-/// The protocol of a function.
+/// Protocol of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -84,7 +84,7 @@ pub enum Protocol {
     Http,
 }
 
-/// What a function is given at first. A field that is not named has its default.
+/// Initial allocation of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InitialAllocation {
@@ -142,9 +142,9 @@ fn default_drain_timeout() -> Span {
 pub struct OutOfRange {
     /// The field, with dots between the levels.
     pub field: String,
-    /// The value that was given, shortened.
+    /// The value, truncated.
     pub value: String,
-    /// What the field may be.
+    /// Allowed range.
     pub range: String,
 }
 
@@ -156,10 +156,10 @@ impl OutOfRange {
     }
 }
 
-/// Why a function file was not accepted.
+/// Why a function file was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidSpec {
-    /// It is no TOML, YAML or JSON, or a field is unknown, missing or of a wrong type.
+    /// It cannot be parsed, or a field is unknown, missing or of a wrong type.
     #[error(transparent)]
     Document(#[from] DocumentError),
     /// A field is outside its range.
@@ -168,7 +168,7 @@ pub enum InvalidSpec {
 }
 
 impl FunctionSpec {
-    /// Which function this is.
+    /// Identity of the function.
     #[must_use]
     pub fn id(&self) -> FunctionId {
         FunctionId::new(self.namespace.clone(), self.name.clone())
@@ -197,23 +197,23 @@ impl FunctionSpec {
         }
     }
 
-    /// The command, or what is simulated, as one line for people.
+    /// The command, or a description of the simulation, for people.
     #[must_use]
     pub fn program(&self) -> String {
         self.simulated.as_ref().map_or_else(|| self.command.join(" "), ToString::to_string)
     }
 
-    /// Reads and checks the text of a function file.
+    /// Parses and checks a function file.
     ///
     /// # Errors
-    /// When it cannot be read in `format`, or a field is unknown, missing or outside its range.
+    /// If it cannot be parsed, or a field is unknown, missing or outside its range.
     pub fn parse(text: &str, format: Format) -> Result<Self, InvalidSpec> {
         let spec: Self = document::parse(text, format)?;
         spec.validate()?;
         Ok(spec)
     }
 
-    /// Checks every field against its range. Upper bounds of the allocation are the platform's own and checked there.
+    /// Checks every field against its range, except for the upper bounds of the allocation, which belong to the platform.
     ///
     /// # Errors
     /// Names the first field that is outside its range, its value and the range.
@@ -292,19 +292,19 @@ fn check_span(field: &str, value: Span, min: Span, max: Span) -> Result<(), OutO
     if (min..=max).contains(&value) { Ok(()) } else { Err(OutOfRange::new(field, value, format_args!("{min} to {max}"))) }
 }
 
-/// Body of `PUT /v1/functions/{namespace}/{name}/allocation`: what the function shall have. Absolute, so that sending it twice is harmless.
+/// Body of `PUT /v1/functions/{namespace}/{name}/allocation`: the desired allocation. Absolute and therefore idempotent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AllocationRequest {
     /// Replicas; 0 starts the function again on its next request.
     pub replicas: Replicas,
-    /// CPU limit of each replica; unchanged when left out.
+    /// CPU limit of each replica; unchanged if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_millicores: Option<Millicores>,
-    /// Memory limit of each replica; unchanged when left out.
+    /// Memory limit of each replica; unchanged if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<Mebibytes>,
-    /// Fencing token of the writer. A token lower than the highest that the platform ever saw is refused; a request without one is an operator's.
+    /// Fencing token of the writer. A token lower than the highest one seen is refused; requests of operators have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<u64>,
 }
@@ -322,45 +322,45 @@ impl AllocationRequest {
     }
 }
 
-/// Reply to an allocation that was accepted.
+/// Reply to an accepted allocation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AllocationReply {
-    /// The function after the request was taken in; replicas may still be starting or draining.
+    /// The function after the request; replicas may still be starting or draining.
     pub function: FunctionStatus,
-    /// What was accepted but has no effect now, and why: vertical fields without cgroups, memory below what a replica uses.
+    /// Accepted fields without effect, and why: CPU and memory without cgroups, memory below the use of a replica.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
-/// A function as the platform runs it.
+/// State of a function on the platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FunctionStatus {
     /// The function file.
     pub spec: FunctionSpec,
-    /// What the function shall have.
+    /// Desired allocation.
     pub desired: Allocation,
-    /// What it has.
+    /// Its replicas.
     pub actual: ActualAllocation,
-    /// Whether CPU and memory limits can be set on this machine. Where not, only the number of replicas has an effect.
+    /// Whether CPU and memory limits can be set on this machine; otherwise only the number of replicas has an effect.
     pub vertical: bool,
-    /// Requests that wait for a replica.
+    /// Queued requests.
     pub queued: u32,
-    /// Times a replica was killed because it reached its memory limit.
+    /// Replicas killed at their memory limit.
     pub oom_kills: u64,
-    /// Times a replica ended by itself in another way, or did not become ready in time.
+    /// Replicas that exited by themselves otherwise, or did not become ready in time.
     pub crashes: u64,
-    /// Where the gateway serves this function: the address and the authority or header to use.
+    /// Address of the function at the gateway, with the authority or header to use.
     pub gateway: String,
 }
 
 impl FunctionStatus {
-    /// Which function this is.
+    /// Identity of the function.
     #[must_use]
     pub fn id(&self) -> FunctionId {
         self.spec.id()
     }
 
-    /// What is in force: replicas that are ready or starting, with the smallest limits among them. Limits that cannot be set, and those of
+    /// Current allocation: replicas that are ready or starting, with the smallest limits among them. Limits that cannot be set, and those of
     /// a function without replicas, are the desired ones.
     #[must_use]
     pub fn current(&self) -> Allocation {
@@ -376,57 +376,57 @@ impl FunctionStatus {
 /// The replicas of a function.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ActualAllocation {
-    /// Replicas that take requests.
+    /// Replicas that accept requests.
     pub ready: u32,
-    /// Replicas that are starting, or waiting to be restarted.
+    /// Replicas that are starting, or waiting for a restart.
     pub starting: u32,
-    /// Replicas that finish their requests before they stop.
+    /// Replicas that finish their requests before stopping.
     pub draining: u32,
     /// Each replica, by id.
     pub replicas: Vec<ReplicaStatus>,
 }
 
-/// Where a replica is in its life.
+/// Lifecycle state of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplicaState {
     /// Started, not yet ready.
     Starting,
-    /// Takes requests.
+    /// Accepts requests.
     Ready,
-    /// Ended by itself; waits for its next start.
+    /// Exited by itself; waiting for a restart.
     BackOff,
-    /// Takes no new request and stops when its requests are done.
+    /// Accepts no new requests and stops when its requests are done.
     Draining,
 }
 
 /// One replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
-    /// Name of the replica, unique on the platform; the label `pod` of its metrics.
+    /// Unique name of the replica; the label `pod` of its metrics.
     pub id: String,
-    /// Its process, while there is one.
+    /// Process id, while it runs.
     pub pid: Option<u32>,
-    /// The loopback port on which it serves, once one was chosen.
+    /// Its loopback port, once assigned.
     pub port: Option<u16>,
-    /// Where it is in its life.
+    /// Its lifecycle state.
     pub state: ReplicaState,
-    /// CPU limit in force; none where limits cannot be set.
+    /// Current CPU limit; absent if limits cannot be set.
     pub cpu_millicores: Option<Millicores>,
-    /// Memory limit in force; none where limits cannot be set.
+    /// Current memory limit; absent if limits cannot be set.
     pub memory_mib: Option<Mebibytes>,
-    /// Requests that it is working on.
+    /// Requests in flight.
     pub in_flight: u32,
-    /// Times it was restarted.
+    /// Restarts.
     pub restarts: u64,
     /// Milliseconds from its last start to readiness.
     pub startup_ms: Option<u64>,
-    /// Why its limits are not the desired ones, where they are not; the platform tries again by itself.
+    /// Why its limits differ from the desired ones, if they do; the platform retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize_pending: Option<String>,
 }
 
-/// What happened on the platform.
+/// Kind of a platform event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -444,13 +444,13 @@ pub enum EventKind {
     ReplicaStarted,
     /// A replica became ready.
     ReplicaReady,
-    /// A replica ended by itself.
+    /// A replica exited by itself.
     ReplicaCrashed,
     /// A replica was killed for memory.
     ReplicaOomKilled,
-    /// A replica could not be started at all.
+    /// A replica could not be started.
     ReplicaStartFailed,
-    /// A replica takes no more requests.
+    /// A replica accepts no more requests.
     ReplicaDraining,
     /// A replica was stopped.
     ReplicaStopped,
@@ -458,63 +458,63 @@ pub enum EventKind {
     ReplicaResized,
     /// Limits of a running replica could not be changed.
     ResizeRefused,
-    /// A write with a lease that is too old was refused.
+    /// A write with an old lease was refused.
     StaleLease,
 }
 
-/// One thing that happened, with its place in the order of all.
+/// A platform event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlatformEvent {
-    /// Number of the event; grows by one, and never falls when the platform is restarted.
+    /// Sequence number; increases by one, also across restarts of the platform.
     pub seq: u64,
-    /// When it happened.
+    /// Time of the event.
     pub time: Timestamp,
     /// Namespace of the function.
     pub namespace: Name,
     /// The function.
     pub function: Name,
-    /// The replica, where it concerns one.
+    /// The replica, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<String>,
-    /// What happened.
+    /// Kind of the event.
     pub kind: EventKind,
-    /// The same in words, with the values.
+    /// Description with values, for people.
     pub message: String,
 }
 
 /// Reply of `GET /v1/events`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EventPage {
-    /// Events after the one that was named, oldest first.
+    /// Events after the requested number, oldest first.
     pub events: Vec<PlatformEvent>,
-    /// Number of the oldest event that the platform still keeps. If it is more than one above what was named, events in between are lost.
+    /// Number of the oldest retained event. If it exceeds the requested number by more than one, events are lost.
     pub oldest: u64,
-    /// Number of the newest event; name it in the next request.
+    /// Number of the newest event, for the next request.
     pub newest: u64,
 }
 
-/// One line that a replica wrote.
+/// A line of output of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// When the platform read it.
+    /// Time at which the platform read it.
     pub time: Timestamp,
-    /// Replica that wrote it.
+    /// The replica.
     pub replica: String,
-    /// The line, cut at 4,096 bytes.
+    /// The line, truncated to 4,096 bytes.
     pub line: String,
 }
 
-/// Body of a refused or failed API request.
+/// Body of an error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
-    /// What is wrong, with the value and what it may be.
+    /// Description with the value and its range.
     pub error: String,
-    /// The field, where one is wrong.
+    /// The invalid field, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
 }
 
-/// Where a platform listens, as it writes it into `addresses.json` of its state folder.
+/// Addresses of a platform, as written to `addresses.json` in its state folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlatformAddresses {
     /// Address of the API, host and port.

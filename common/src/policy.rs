@@ -1,4 +1,4 @@
-//! ScalingPolicy: what is wanted for one function. One type stands behind file, key and custom resource; whatever was read is valid.
+//! ScalingPolicy: objective, limits and agent of one function. One type for file, key and custom resource; a parsed value is valid.
 
 use std::fmt;
 
@@ -12,54 +12,54 @@ use crate::name::{FunctionId, Name};
 use crate::time::{Span, TickLength, millis};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
-/// What is wanted for one function, and within which limits.
+/// Objective, limits and agent of one function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScalingPolicy {
-    /// Version of the policy's form.
+    /// Version of the format.
     #[serde(default)]
     pub version: Version,
     /// Namespace of the function.
     #[serde(default = "default_namespace")]
     pub namespace: Name,
-    /// Name of the policy; messages call the function by it.
+    /// Name of the ScalingPolicy, by which messages refer to the function.
     pub name: Name,
-    /// What is scaled.
+    /// Scaled workload.
     #[serde(default)]
     pub workload: Workload,
-    /// How often is decided, 100 ms to 1 h.
+    /// Control interval, 100 ms to 1 h.
     #[serde(default)]
     pub tick: TickLength,
-    /// What the function's users are promised.
+    /// Service-level objective.
     #[serde(default)]
     pub objective: Objective,
-    /// Least and most that may be allocated.
+    /// Bounds of the allocation.
     #[serde(default)]
     pub bounds: Bounds,
-    /// What an allocation costs.
+    /// Prices of an allocation.
     #[serde(default)]
     pub prices: Prices,
-    /// What the terms of the reward weigh.
+    /// Weights of the terms of the reward.
     #[serde(default)]
     pub reward: RewardWeights,
-    /// The agent that is obeyed.
+    /// Agent whose decisions are applied.
     #[serde(default = "default_agent")]
     pub agent: Name,
-    /// What acts when the agent is silent.
+    /// Rule that takes over from a silent agent.
     #[serde(default)]
     pub fallback: Fallback,
     /// Whether decisions are applied.
     #[serde(default)]
     pub mode: Mode,
-    /// Nothing is changed while this is set.
+    /// Suspends all changes.
     #[serde(default)]
     pub paused: bool,
-    /// Only more is allocated while this is set.
+    /// Forbids decreases.
     #[serde(default)]
     pub scale_up_only: bool,
-    /// How far and how often allocations may change.
+    /// Limits on the size and frequency of changes.
     #[serde(default)]
     pub guard: Guardrails,
-    /// Where arrivals and latency are measured.
+    /// Source of arrivals and latency.
     #[serde(default)]
     pub metrics: Metrics,
 }
@@ -72,40 +72,40 @@ fn default_agent() -> Name {
     Name::new("threshold").expect("the default agent is a DNS label")
 }
 
-/// What is scaled.
+/// Scaled workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Workload {
-    /// On which platform, and which kind of object there.
+    /// Platform and kind of object.
     #[serde(default)]
     pub kind: WorkloadKind,
-    /// Name of the object; the policy's own name where absent.
+    /// Name of the object; by default the name of the ScalingPolicy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
 }
 
-/// The kinds of workload.
+/// Kind of workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadKind {
-    /// A function of the platform on this machine.
+    /// A function of the local platform.
     #[default]
     Local,
 }
 
-/// What the function's users are promised.
+/// Service-level objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Objective {
-    /// Which percentile of latency is bounded, above 0 and below 100.
+    /// Bounded percentile of latency, above 0 and below 100.
     pub percentile: Percentile,
-    /// Its bound, at least 1 ms.
+    /// Latency bound, at least 1 ms.
     pub latency: LatencyBound,
-    /// Share of requests that may fail, 0 to 1.
+    /// Allowed share of failed requests, 0 to 1.
     pub failure_share: Share,
 }
 
 impl Default for Objective {
-    /// p95 within 500 ms and one failure in a hundred: loose enough for a function that nobody described.
+    /// p95 within 500 ms and 1 % failures: loose enough for an unknown function.
     fn default() -> Self {
         Self { percentile: Percentile(95.0), latency: LatencyBound(Span::millis(500)), failure_share: Share(0.01) }
     }
@@ -203,7 +203,7 @@ impl TryFrom<Span> for LatencyBound {
     }
 }
 
-/// From the least to the most, both included; the least is never above the most.
+/// An inclusive range; the minimum never exceeds the maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "RawRange<T>")]
 #[schemars(with = "RawRange<T>", rename = "RangeOf{T}")]
@@ -218,9 +218,9 @@ pub struct Range<T> {
 #[schemars(rename = "RangeOf{T}")]
 #[schemars(description = "From the least to the most, both included.")]
 struct RawRange<T> {
-    /// The least.
+    /// Minimum.
     min: T,
-    /// The most.
+    /// Maximum.
     max: T,
 }
 
@@ -228,30 +228,30 @@ impl<T: Copy + Ord + fmt::Display> Range<T> {
     /// From `min` to `max`.
     ///
     /// # Errors
-    /// When `min` is above `max`.
+    /// If `min` is above `max`.
     pub fn new(min: T, max: T) -> Result<Self, String> {
         if min <= max { Ok(Self { min, max }) } else { Err(format!("min = {min}, must be at most max = {max}")) }
     }
 
-    /// The least.
+    /// Minimum.
     #[must_use]
     pub fn min(&self) -> T {
         self.min
     }
 
-    /// The most.
+    /// Maximum.
     #[must_use]
     pub fn max(&self) -> T {
         self.max
     }
 
-    /// `value`, or the end of the range that it lies beyond.
+    /// `value`, clamped to the range.
     #[must_use]
     pub fn clamp(&self, value: T) -> T {
         value.clamp(self.min, self.max)
     }
 
-    /// Whether `value` lies within.
+    /// Whether `value` is within the range.
     #[must_use]
     pub fn contains(&self, value: T) -> bool {
         self.min <= value && value <= self.max
@@ -265,11 +265,11 @@ impl<T: Copy + Ord + fmt::Display> TryFrom<RawRange<T>> for Range<T> {
     }
 }
 
-/// Least and most that may be allocated.
+/// Bounds of the allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Bounds {
-    /// Replicas; a least of zero allows the function to be stopped.
+    /// Replicas; a minimum of 0 allows scaling to zero.
     pub replicas: Range<Replicas>,
     /// CPU of one replica, thousandths of a core.
     pub cpu_millicores: Range<Millicores>,
@@ -289,7 +289,7 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// `wanted` within the bounds.
+    /// `wanted`, clamped to the bounds.
     #[must_use]
     pub fn clamp(&self, wanted: Allocation) -> Allocation {
         Allocation {
@@ -299,28 +299,28 @@ impl Bounds {
         }
     }
 
-    /// Whether `allocation` lies within the bounds.
+    /// Whether `allocation` is within the bounds.
     #[must_use]
     pub fn contain(&self, allocation: Allocation) -> bool {
         self.clamp(allocation) == allocation
     }
 
-    /// The largest allocation that is allowed.
+    /// Largest allowed allocation.
     #[must_use]
     pub fn largest(&self) -> Allocation {
         Allocation { replicas: self.replicas.max, cpu_millicores: self.cpu_millicores.max, memory_mib: self.memory_mib.max }
     }
 }
 
-/// What an allocation costs. The defaults are a large cloud's list prices of serverless containers, in USD.
+/// Prices of an allocation. The defaults are list prices of serverless containers of a large cloud, in USD.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Prices {
-    /// Price of one core for an hour.
+    /// Price of a core-hour.
     pub cpu_core_hour: Weight,
-    /// Price of one GiB for an hour.
+    /// Price of a GiB-hour.
     pub memory_gib_hour: Weight,
-    /// In which currency, an ISO 4217 code.
+    /// Currency, an ISO 4217 code.
     pub currency: String,
 }
 
@@ -331,14 +331,14 @@ impl Default for Prices {
 }
 
 impl Prices {
-    /// Price of `allocation` for an hour.
+    /// Price of `allocation` per hour.
     #[must_use]
     pub fn per_hour(&self, allocation: Allocation) -> f64 {
         allocation.total_cores() * self.cpu_core_hour.0 + allocation.total_gibibytes() * self.memory_gib_hour.0
     }
 }
 
-/// What the terms of the reward weigh.
+/// Weights of the terms of the reward.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RewardWeights {
@@ -352,7 +352,7 @@ pub struct RewardWeights {
     pub reversal: Weight,
     /// Weight of a crash or a kill for memory.
     pub kill: Weight,
-    /// Within how many ticks a change of direction is a reversal, at least 1.
+    /// Maximum ticks between two opposite changes that count as a reversal, at least 1.
     pub reversal_ticks: std::num::NonZeroU32,
 }
 
@@ -370,13 +370,13 @@ impl Default for RewardWeights {
     }
 }
 
-/// What acts when the agent is silent.
+/// Rule that takes over from a silent agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Fallback {
     /// The rule.
     pub rule: FallbackRule,
-    /// After how many ticks without an Action of the agent, at least 1.
+    /// Ticks without an Action of the agent after which the rule takes over, at least 1.
     pub after_ticks: std::num::NonZeroU32,
 }
 
@@ -387,14 +387,14 @@ impl Default for Fallback {
     }
 }
 
-/// The rules that the actuator computes by itself.
+/// Rules that the actuator computes itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FallbackRule {
-    /// The study's threshold rule, horizontally.
+    /// The threshold rule, horizontal only.
     #[default]
     Threshold,
-    /// Keep what is in force.
+    /// Keep the current allocation.
     Hold,
 }
 
@@ -402,38 +402,38 @@ pub enum FallbackRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// States and rewards are recorded; decisions are recorded and not judged by the guard.
+    /// Records States, Rewards and decisions; the guard does not evaluate decisions.
     Observe,
-    /// Decisions are judged by the guard and published as what would have been done.
+    /// The guard evaluates decisions and publishes what would have been applied.
     #[default]
     Recommend,
     /// Decisions are applied.
     Active,
 }
 
-/// How far and how often allocations may change, whatever an agent wants.
+/// Limits on the size and frequency of changes, for any agent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Guardrails {
-    /// Most replicas added in one step, at least 1.
+    /// Maximum replicas added in one step, at least 1.
     pub replicas_up: std::num::NonZeroU32,
-    /// Most replicas removed in one step, at least 1.
+    /// Maximum replicas removed in one step, at least 1.
     pub replicas_down: std::num::NonZeroU32,
-    /// Largest factor by which CPU or memory of a replica may grow or shrink in one step, at least 1.
+    /// Maximum factor by which CPU or memory of a replica may grow or shrink in one step, at least 1.
     pub resize_factor: ResizeFactor,
-    /// Most changes an hour, any direction, at least 1.
+    /// Maximum changes per hour in any direction, at least 1.
     pub changes_per_hour: std::num::NonZeroU32,
-    /// Most reversals of direction an hour.
+    /// Maximum reversals of direction per hour.
     pub reversals_per_hour: u32,
-    /// How old a measurement may be before scaling down is refused; absent: three ticks.
+    /// Maximum age of measurements for scaling down; by default three ticks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
-    /// Memory is kept at least this many times the largest working set seen, at least 1.
+    /// Minimum ratio of memory to the largest working set, at least 1.
     pub working_set_margin: ResizeFactor,
 }
 
 impl Default for Guardrails {
-    /// Wide enough not to hinder a sane agent, tight enough that a mad one does no harm within minutes.
+    /// Wide enough for a sound agent, tight enough to contain a faulty one for minutes.
     fn default() -> Self {
         let four = std::num::NonZeroU32::new(4).expect("four is not zero");
         Self {
@@ -469,19 +469,19 @@ impl TryFrom<f64> for ResizeFactor {
     }
 }
 
-/// Where arrivals and latency are measured.
+/// Source of arrivals and latency.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Metrics {
-    /// Name of the collector's source that knows the function; absent: the source of the workload's platform.
+    /// Name of the collector's source with the function; by default the source of the workload's platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Name>,
 }
 
-/// Why a text is no ScalingPolicy.
+/// Why a text is not a ScalingPolicy.
 #[derive(Debug, Error)]
 pub enum PolicyError {
-    /// The text could not be read as a policy.
+    /// The text could not be parsed.
     #[error(transparent)]
     Document(#[from] DocumentError),
     /// Fields that contradict each other.
@@ -490,7 +490,7 @@ pub enum PolicyError {
 }
 
 impl ScalingPolicy {
-    /// A policy for `function` with every default.
+    /// A ScalingPolicy for `function` with defaults.
     #[must_use]
     pub fn new(function: FunctionId) -> Self {
         Self {
@@ -513,25 +513,25 @@ impl ScalingPolicy {
         }
     }
 
-    /// The function that the policy is for.
+    /// Function of the ScalingPolicy.
     #[must_use]
     pub fn function(&self) -> FunctionId {
         FunctionId::new(self.namespace.clone(), self.name.clone())
     }
 
-    /// The workload's name within the namespace.
+    /// Name of the workload in the namespace.
     #[must_use]
     pub fn workload_name(&self) -> &Name {
         self.workload.name.as_ref().unwrap_or(&self.name)
     }
 
-    /// How old a measurement may be before scaling down is refused.
+    /// Maximum age of measurements for scaling down.
     #[must_use]
     pub fn max_age(&self) -> std::time::Duration {
         self.guard.max_age.map_or(self.tick.duration() * 3, |span| span.0)
     }
 
-    /// Reads a policy that a person wrote; a key that the policy does not have is an error.
+    /// Parses a ScalingPolicy from a file; unknown keys are errors.
     ///
     /// # Errors
     /// Names the field, its value and its range.
@@ -541,7 +541,7 @@ impl ScalingPolicy {
         Ok(policy)
     }
 
-    /// Reads a policy that was already taken apart; unknown keys are errors.
+    /// Converts a parsed document; unknown keys are errors.
     ///
     /// # Errors
     /// Names the field, its value and its range.
@@ -551,7 +551,7 @@ impl ScalingPolicy {
         Ok(policy)
     }
 
-    /// Reads a policy as the key-value bucket holds it; fields of a newer minor version are ignored.
+    /// Parses a ScalingPolicy from the key-value bucket; unknown fields of a newer minor version are ignored.
     ///
     /// # Errors
     /// Names the field, its value and its range.
@@ -561,7 +561,7 @@ impl ScalingPolicy {
         Ok(policy)
     }
 
-    /// The policy as the key-value bucket holds it.
+    /// Serialises for the key-value bucket.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a policy holds only strings and finite numbers, which JSON can write")

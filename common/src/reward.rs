@@ -1,6 +1,6 @@
-//! Reward: what a tick was worth, by one formula for whoever decided. Owns the terms; must not know who decides.
+//! The reward of a tick, by one formula for every agent. Owns the terms; must not know who decides.
 //!
-//! `r = - w_v V - w_c C - w_s S - w_f F - w_o O`. A term that could not be measured is absent, and then so is the sum.
+//! `r = - w_v V - w_c C - w_s S - w_f F - w_o O`. If a term could not be measured, it and the sum are absent.
 
 use crate::contract::{Decider, Epoch, Reward, Term, Terms, Version, Window};
 use crate::policy::ScalingPolicy;
@@ -8,22 +8,22 @@ use crate::slo;
 use crate::time::{Tick, Timestamp};
 use crate::window::Closed;
 
-/// What a tick was worth, and why.
+/// Reward of a tick with its terms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judgement {
     /// Sum of the terms, each times its weight, negated: 0 is best.
     pub value: Option<f64>,
     /// The terms.
     pub terms: Terms,
-    /// Share of the requests answered well, 0 to 1; `None` where none was answered.
+    /// Share of completed requests that were answered well, 0 to 1; `None` if none completed.
     pub completion: Option<f64>,
-    /// The objective's percentile of latency, milliseconds; `None` where no request was answered well.
+    /// The objective's latency percentile, milliseconds; `None` if no request was answered well.
     pub latency_ms: Option<f64>,
-    /// What the allocation costs an hour.
+    /// Cost of the allocation per hour.
     pub cost_per_hour: Option<f64>,
 }
 
-/// Judges the tick `closed`, over which `window` was measured, with the objective, prices, bounds and weights of `policy`.
+/// Computes the reward of the tick `closed` from its `window`, with the objective, prices, bounds and weights of `policy`.
 #[must_use]
 pub fn judge(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> Judgement {
     let weights = &policy.reward;
@@ -47,7 +47,7 @@ pub fn judge(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> Judgem
     }
 }
 
-/// The message that says so.
+/// The Reward message.
 #[must_use]
 pub fn message(judgement: &Judgement, closed: &Closed, judged: Judged, policy: &ScalingPolicy) -> Reward {
     Reward {
@@ -67,12 +67,12 @@ pub fn message(judgement: &Judgement, closed: &Closed, judged: Judged, policy: &
     }
 }
 
-/// What was judged, when, and whose it was.
+/// Identity of a Reward: tick, time and decision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
     /// Epoch of the collector.
     pub epoch: Epoch,
-    /// The tick that was judged: the one that began with the State before the window, so that it is the reward of the decision on that State.
+    /// Tick of the State before the window, so that it is the reward of the decision on that State.
     pub tick: Tick,
     /// When it was judged.
     pub at: Timestamp,
@@ -80,7 +80,7 @@ pub struct Judged {
     pub decided_by: Option<Decider>,
 }
 
-/// How far the objective was violated, 0 to 1. Where no request was answered nothing was: one that still waits is judged by the tick that answers or fails it.
+/// Severity of the violation, 0 to 1; 0 if no request completed: a waiting request counts in the tick in which it completes or fails.
 fn violation(window: &Window, closed: &Closed, bound_ms: f64) -> Option<f64> {
     if !closed.answers_read {
         return None;
@@ -94,7 +94,7 @@ fn share_of_largest(cost: f64, policy: &ScalingPolicy) -> f64 {
     if largest > 0.0 { cost / largest } else { 0.0 }
 }
 
-/// Processes that began anew in a tick that resized, beyond those that crashed or were killed.
+/// Whether processes were restarted in a tick with a resize, in addition to crashes and kills.
 fn restarted_to_resize(closed: &Closed) -> bool {
     closed.resized && closed.restarted > closed.kills.unwrap_or(0)
 }
@@ -105,7 +105,7 @@ fn total(terms: &Terms) -> Option<f64> {
     for term in [violation, cost, resize, reversal, kill] {
         total -= term.weight * term.value?;
     }
-    // Positive zero where all is well.
+    // Avoids negative zero.
     Some(total + 0.0)
 }
 

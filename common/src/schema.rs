@@ -1,5 +1,5 @@
-//! The contract for readers in any language: a JSON Schema of each message and an AsyncAPI document, generated from the types. Owns their texts;
-//! must not say anything that the types and subjects do not.
+//! The contract for any language: a JSON Schema of each message and an AsyncAPI document, generated from the types. Owns their texts;
+//! must not add anything to the types and subjects.
 
 mod asyncapi;
 
@@ -12,13 +12,13 @@ use crate::policy::ScalingPolicy;
 
 pub use asyncapi::asyncapi;
 
-/// How the generated files are written anew.
+/// Command that regenerates the files.
 pub const COMMAND: &str = "cargo run -p qscale-common --example schemas";
 
 /// A generated file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Its name within `common/schemas`.
+    /// Name within `common/schemas`.
     pub name: String,
     /// Its text.
     pub text: String,
@@ -57,7 +57,7 @@ pub fn policy() -> Schema {
     of::<ScalingPolicy>()
 }
 
-/// Draft 7, the one that every AsyncAPI tool reads. What a reader must accept is described: fields with a default may be absent.
+/// Draft 7, which every AsyncAPI tool supports. Describes what a reader must accept: fields with a default may be absent.
 fn of<T: JsonSchema>() -> Schema {
     SchemaSettings::draft07().into_generator().into_root_schema_for::<T>()
 }

@@ -1,5 +1,5 @@
-//! Scrape: what one replica's counters and gauges read at an instant. Owns the seam between whatever measures (an endpoint, a simulator)
-//! and everything that computes with it; must not know where a reading came from.
+//! Scrape: counters and gauges of one replica at an instant. Owns the interface between sources of measurements (an endpoint, a simulator)
+//! and their consumers; must not know where a reading came from.
 
 use crate::time::Timestamp;
 use crate::units::{Allocation, Replicas};
@@ -14,46 +14,46 @@ pub const LATENCY_BOUNDS_MS: [f64; 27] = [
 /// Number of latency buckets: one for each bound, and one beyond 30 s.
 pub const LATENCY_BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 1;
 
-/// Everything that was read of one function at one time.
+/// All readings of one function at one time.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FunctionScrape {
-    /// What the platform says of the function as a whole; absent where it was not read.
+    /// Reading of the platform about the whole function; absent if it was not read.
     pub platform: Option<PlatformReading>,
-    /// What the entry to the function says; absent where it was not read.
+    /// Reading of the ingress; absent if it was not read.
     pub ingress: Option<IngressReading>,
-    /// One reading a replica.
+    /// Readings of the replicas.
     pub replicas: Vec<Scrape>,
 }
 
 /// One replica's cumulative counters and gauges at an instant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scrape {
-    /// Name of the replica, never given to another one.
+    /// Name of the replica, never reused.
     pub replica: String,
-    /// When it was read.
+    /// Time of the reading.
     pub at: Timestamp,
-    /// Requests that the replica answered; absent where it was not read.
+    /// Completed requests; absent if not read.
     pub requests: Option<RequestCounters>,
-    /// Requests in flight; absent where it was not read.
+    /// Requests in flight; absent if not read.
     pub in_flight: Option<f64>,
-    /// CPU; absent where it was not read.
+    /// CPU; absent if not read.
     pub cpu: Option<CpuCounters>,
-    /// Memory in use that cannot be reclaimed, bytes; absent where it was not read.
+    /// Working set, bytes; absent if not read.
     pub working_set_bytes: Option<u64>,
-    /// Restarts after a crash since the replica was made.
+    /// Restarts after a crash since the replica was created.
     pub restarts: u64,
-    /// Kills for memory since the replica was made.
+    /// Kills for memory since the replica was created.
     pub oom_kills: u64,
 }
 
-/// Requests that were answered, since the counter began.
+/// Completed requests since the start of the counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestCounters {
     /// Answered well.
     pub completed: u64,
-    /// Answered with an error, or not in time.
+    /// Failed, or timed out.
     pub failed: u64,
-    /// Those answered well, by latency: counts of each bucket of [`LATENCY_BOUNDS_MS`] alone.
+    /// Requests answered well, by latency: non-cumulative counts of the buckets of [`LATENCY_BOUNDS_MS`].
     pub latency: [u64; LATENCY_BUCKETS],
 }
 
@@ -63,45 +63,45 @@ impl Default for RequestCounters {
     }
 }
 
-/// CPU time since the counter began.
+/// CPU time since the start of the counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuCounters {
     /// CPU time used, microseconds.
     pub usage_us: u64,
-    /// CFS periods in which the replica could run; zero where it has no quota.
+    /// CFS periods in which the replica was runnable; 0 without a quota.
     pub periods: u64,
-    /// Those in which it was throttled.
+    /// CFS periods with throttling.
     pub throttled_periods: u64,
 }
 
-/// What the entry to a function says: requests are counted here whether or not a replica ever saw them.
+/// Reading of the ingress of a function, which also counts requests that never reached a replica.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IngressReading {
-    /// When it was read.
+    /// Time of the reading.
     pub at: Timestamp,
-    /// Requests that arrived since the counter began.
+    /// Arrived requests since the start of the counter.
     pub arrived: u64,
-    /// Requests that failed without reaching a replica (queue full, no replica in time) since the counter began.
+    /// Requests that failed before reaching a replica (queue full, no replica in time) since the start of the counter.
     pub failed: u64,
     /// Requests queued.
     pub queued: f64,
 }
 
-/// What the platform says of a function as a whole.
+/// Reading of the platform about a whole function.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PlatformReading {
-    /// When it was read.
+    /// Time of the reading.
     pub at: Timestamp,
-    /// Allocation asked for.
+    /// Desired allocation.
     pub allocation: Allocation,
-    /// Replicas that take requests.
+    /// Replicas that accept requests.
     pub ready: Replicas,
     /// Replicas that are starting.
     pub pending: Replicas,
-    /// Restarts after a crash since the counter began, over replicas past and present; absent where only the replicas tell.
+    /// Restarts after a crash since the start of the counter, over all replicas ever; absent if only replicas count them.
     pub crashes: Option<u64>,
-    /// Kills for memory since the counter began, over replicas past and present; absent where only the replicas tell.
+    /// Kills for memory since the start of the counter, over all replicas ever; absent if only replicas count them.
     pub oom_kills: Option<u64>,
-    /// Starts that reached readiness, and the time they took together in milliseconds, since the counters began.
+    /// Starts that reached readiness and their total time, milliseconds, since the start of the counters.
     pub startups: Option<(u64, u64)>,
 }

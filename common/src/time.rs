@@ -1,4 +1,4 @@
-//! Instants, ticks and written durations. Owns how time is represented; must not read a clock: `now` is always an argument.
+//! Instants, ticks and durations in text. Owns the representation of time; must not read a clock: `now` is always an argument.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,25 +6,25 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// An instant in milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
+/// Milliseconds since 1970-01-01T00:00:00Z without leap seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// Time passed from `earlier` to this instant; zero if `earlier` lies after it.
+    /// Time from `earlier` to this instant; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The instant `after` later, at most the last representable one.
+    /// This instant plus `after`, saturating.
     #[must_use]
     pub fn plus(self, after: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(millis(after)))
     }
 
-    /// The instant `before` earlier, at least 1970.
+    /// This instant minus `before`, at least 1970.
     #[must_use]
     pub fn minus(self, before: Duration) -> Timestamp {
         Timestamp(self.0.saturating_sub(millis(before)))
@@ -32,40 +32,40 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 in UTC with milliseconds, as CloudEvents' `time` wants it.
+    /// RFC 3339 in UTC with milliseconds, as CloudEvents' `time` requires.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // 9999-12-31, the last instant that RFC 3339 can write.
+        // 9999-12-31, the last date of RFC 3339.
         const LAST_WRITABLE_MS: u64 = 253_402_300_799_999;
         let time = std::time::UNIX_EPOCH + Duration::from_millis(self.0.min(LAST_WRITABLE_MS));
         humantime::format_rfc3339_millis(time).fmt(f)
     }
 }
 
-/// `duration` in whole milliseconds, kept within `u64`.
+/// `duration` in whole milliseconds, saturating.
 #[must_use]
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of a decision interval: `floor(unix time / tick length)`, the same for every service that knows the length.
+/// Number of a control interval: `floor(unix time / tick length)`, equal in every service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Tick(pub u64);
 
 impl Tick {
-    /// The tick that `now` falls in.
+    /// Tick that contains `now`.
     #[must_use]
     pub fn at(now: Timestamp, length: TickLength) -> Tick {
         Tick(now.0 / length.millis())
     }
 
-    /// The first instant of this tick.
+    /// Start of this tick.
     #[must_use]
     pub fn start(self, length: TickLength) -> Timestamp {
         Timestamp(self.0.saturating_mul(length.millis()))
     }
 
-    /// The tick after this one.
+    /// The next tick.
     #[must_use]
     pub fn next(self) -> Tick {
         Tick(self.0.saturating_add(1))
@@ -85,15 +85,15 @@ impl fmt::Display for Tick {
 pub struct TickLength(Duration);
 
 impl TickLength {
-    /// Shortest tick: below it a scrape of one function does not finish within its tick.
+    /// Minimum: a scrape has to finish within its tick.
     pub const MIN: Duration = Duration::from_millis(100);
-    /// Longest tick: above it every window of the contract would span days.
+    /// Maximum: above it the windows of a State would span days.
     pub const MAX: Duration = Duration::from_secs(3600);
 
     /// A tick of `length`.
     ///
     /// # Errors
-    /// When `length` is outside 100 ms to 1 h.
+    /// If `length` is outside 100 ms to 1 h.
     pub fn new(length: Duration) -> Result<Self, String> {
         if (Self::MIN..=Self::MAX).contains(&length) {
             Ok(Self(length))
@@ -116,7 +116,7 @@ impl TickLength {
 }
 
 impl Default for TickLength {
-    /// 5 s, the design's default.
+    /// 5 s.
     fn default() -> Self {
         Self(Duration::from_secs(5))
     }
@@ -142,7 +142,7 @@ impl std::str::FromStr for TickLength {
     }
 }
 
-/// A duration as people write it: `"5s"`, `"1m 30s"`, `"100ms"`.
+/// A duration in human-readable form: `"5s"`, `"1m 30s"`, `"100ms"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(into = "String")]
 pub struct Span(pub Duration);

@@ -30,7 +30,7 @@ macro_rules! unit {
             /// The unit that follows the number when it is written.
             pub const SUFFIX: &'static str = $suffix;
 
-            /// This amount times `factor`, rounded to the nearest whole unit, kept within `u32`; a factor that is not a number gives zero.
+            /// This amount times `factor`, rounded and saturating; 0 for a factor of NaN.
             #[must_use]
             pub fn scaled(self, factor: f64) -> Self {
                 Self((f64::from(self.0) * factor).round() as u32)
@@ -70,7 +70,7 @@ impl Mebibytes {
         u64::from(self.0) << 20
     }
 
-    /// `bytes` in MiB, rounded up, so that a limit set to it holds at least `bytes`.
+    /// `bytes` in MiB, rounded up.
     #[must_use]
     pub fn from_bytes(bytes: u64) -> Self {
         Self(u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX))
@@ -83,10 +83,10 @@ impl Mebibytes {
     }
 }
 
-/// What a function is given: so many replicas, each with so much CPU and memory. Absolute, never a change.
+/// Replicas of a function with CPU and memory of each. Absolute, never a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Allocation {
-    /// Number of replicas; zero means that the function starts on its next request.
+    /// Number of replicas; with 0 the function starts on its next request.
     pub replicas: Replicas,
     /// CPU limit of each replica, thousandths of a core.
     pub cpu_millicores: Millicores,

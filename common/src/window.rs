@@ -1,16 +1,16 @@
-//! Windows: what the Scrapes of one function add up to over 1, 12 and 60 ticks, and the State that says so. Owns rates, shares, percentiles and ages;
-//! must not know where a Scrape came from, and reads no clock.
+//! Windows: aggregates of the Scrapes of one function over 1, 12 and 60 ticks, and its State. Owns rates, shares, percentiles and ages;
+//! must not know where a Scrape came from, or read a clock.
 //!
-//! What a reading means:
-//! - A counter counts from one reading to the next. One that fell began anew, and what it reads is what it grew by: never a negative rate.
-//! - The first reading of a counter is where counting begins. Only a replica that was not there when its function was last read counts from zero.
-//! - After a gap, all that the counters grew by belongs to the tick in which they were read again, together with all the time since they were read
-//!   before: nothing is lost or made up, rates are means over the gap, and `covered_ms` says how long that was (more than a tick). The ticks of the gap
-//!   itself stay without measurements. A gap longer than the longest window tells nothing of now: counting begins anew after it.
-//! - A reading that is not newer than the one before it, of the same kind and replica, is passed over.
-//! - A function without ready replicas has no replica to read: its answers, CPU and memory are as fresh as the word that there are none.
+//! Semantics of readings:
+//! - A counter grows from one reading to the next. A lower value is a counter reset: the growth is then the new value, so rates are never negative.
+//! - Counting starts at the first reading of a counter. Only a replica that did not exist when its function was last read counts from zero.
+//! - After a gap, the growth of the counters and the time since the previous reading belong to the tick of the next reading:
+//! rates are means over the gap, and `covered_ms` is its length (more than a tick). The ticks of the gap
+//! have no measurements. After a gap longer than the longest window counting restarts.
+//! - A reading that is not newer than the previous one of the same kind and replica is ignored.
+//! - With no ready replicas, CPU, memory and responses count as measured when the replica count was.
 //!
-//! Memory, for each function: some 2.3 KiB, 20 to 60 bytes for each of 60 ticks (less where nothing happens), and some 370 bytes for each replica.
+//! Memory per function: about 2.3 KiB, 20 to 60 bytes for each of 60 ticks (less without load), and about 370 bytes per replica.
 
 use crate::contract::Windows as WireWindows;
 use crate::contract::{Ages, Changes, Latency, ReplicaCounts, Usage, Window};
@@ -39,7 +39,7 @@ use ring::{LONG, Peaks, Ring, Span, Trend};
 #[derive(Debug, Clone)]
 pub struct Windows {
     tick: TickLength,
-    /// What the tick that is not yet closed adds up to.
+    /// Sums of the open tick.
     open: OpenTick,
     ring: Ring,
     replicas: Replicas,
@@ -63,37 +63,37 @@ struct OpenTick {
     platform_read: bool,
 }
 
-/// What is known of a tick that was closed, beside its [`Window`].
+/// Facts about a closed tick in addition to its [`Window`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
     /// The tick.
     pub tick: Tick,
-    /// Allocation in force; `None` where the platform was not read within the tick.
+    /// Current allocation; `None` if the platform was not read within the tick.
     pub allocation: Option<Allocation>,
-    /// Ticks since the last change that went the other way, where a change of this tick reversed it.
+    /// Ticks since the last change in the other direction, if this tick reversed it.
     pub reversed_after: Option<u32>,
     /// Whether CPU or memory of the replicas changed.
     pub resized: bool,
-    /// Replicas whose process began anew, for whatever reason.
+    /// Replicas whose process was restarted for any reason.
     pub restarted: u32,
-    /// Crashes and kills for memory; `None` where they could not be read within the tick.
+    /// Crashes and kills for memory; `None` if they were not read within the tick.
     pub kills: Option<u32>,
-    /// Whether everything was read within the tick that sees a request answered or fail: the replicas, and the entry if there is one.
+    /// Whether every source of completions and failures was read within the tick: the replicas, and the ingress if there is one.
     pub answers_read: bool,
 }
 
-/// How a reading lies to the one before it.
+/// Time from the previous reading.
 enum Passed {
-    /// There is none before it, or none that tells anything of now.
+    /// No usable previous reading.
     First,
-    /// So many milliseconds after it, more than zero.
+    /// Milliseconds since the previous reading, more than 0.
     Millis(u64),
-    /// Not after it.
+    /// Not newer than the previous reading.
     Late,
 }
 
 impl Windows {
-    /// Windows over ticks of `tick`, of a function that was never read.
+    /// Empty windows over ticks of length `tick`.
     #[must_use]
     pub fn new(tick: TickLength) -> Self {
         Self {
@@ -113,7 +113,7 @@ impl Windows {
         }
     }
 
-    /// Begins anew, of a function that was never read, in the memory that they have.
+    /// Clears the windows and keeps their memory.
     pub fn clear(&mut self) {
         let (mut ring, mut replicas) = (std::mem::take(&mut self.ring), std::mem::take(&mut self.replicas));
         ring.clear();
@@ -121,19 +121,19 @@ impl Windows {
         *self = Self { ring, replicas, ..Self::new(self.tick) };
     }
 
-    /// Takes in what was read; within one tick as often as it was.
+    /// Adds a scrape; any number of them per tick.
     pub fn record(&mut self, scrape: &FunctionScrape) {
         self.take(scrape, NewReplica::CountsFromZero);
     }
 
-    /// Takes in what was read where something that would have shown replicas could not be read before it: a replica that was not seen yet may be old,
-    /// so its counters begin at what they read.
+    /// Adds a scrape after a source of replicas could not be read: an unknown replica may be old,
+    /// so its counters start at their first reading.
     pub fn record_after_outage(&mut self, scrape: &FunctionScrape) {
         self.take(scrape, NewReplica::MayBeOld);
     }
 
-    /// Ends `tick`, so that [`Windows::measured`] ends with it. Ticks since the last one that was closed stay empty. Says whether there was anything to
-    /// do: a tick that is not after the last one is not closed again. `prices` say which way a change of the allocation went.
+    /// Closes `tick`, so that [`Windows::measured`] ends with it. Skipped ticks stay empty. Returns false for a tick that is
+    /// not after the last closed one. `prices` determine the direction of a change of the allocation.
     pub fn close(&mut self, tick: Tick, prices: &Prices) -> bool {
         let passed = match self.closed {
             None => 1,
@@ -161,13 +161,13 @@ impl Windows {
         true
     }
 
-    /// The tick that was closed last.
+    /// The last closed tick.
     #[must_use]
     pub fn closed(&self) -> Option<&Closed> {
         self.closed.as_ref()
     }
 
-    /// What was measured over the spans that end with the tick closed last. `percentile` (0 to 100) is the objective's.
+    /// Measurements over the windows that end with the last closed tick. `percentile` (0 to 100) is the objective's.
     #[must_use]
     pub fn measured(&self, percentile: f64) -> WireWindows {
         let [last, short, long] = self.ring.spans();
@@ -178,11 +178,11 @@ impl Windows {
         }
     }
 
-    /// How old the newest reading of each kind is at `now`.
+    /// Age of the newest reading of each kind at `now`.
     #[must_use]
     pub fn ages(&self, now: Timestamp) -> Ages {
         let age = |at: Option<Timestamp>| at.map(|at| crate::time::millis(now.since(at)));
-        // Where entry and replicas were both read, requests are as old as the older of the two.
+        // If both ingress and replicas were read, the older reading counts.
         let ingress_at = self.ingress.map(|ingress| ingress.at);
         Ages {
             requests_ms: age(ingress_at).max(age(self.requests_at)),
@@ -192,7 +192,7 @@ impl Windows {
         }
     }
 
-    /// Counts of replicas as last read; those reporting are those read within the tick before `now`.
+    /// Replica counts as last read; `reporting` counts the replicas read within one tick before `now`.
     #[must_use]
     pub fn replicas(&self, now: Timestamp) -> Option<ReplicaCounts> {
         let platform = self.platform?;
@@ -205,13 +205,13 @@ impl Windows {
         })
     }
 
-    /// Allocation in force as last read.
+    /// Current allocation as last read.
     #[must_use]
     pub fn allocation(&self) -> Option<Allocation> {
         self.platform.map(|platform| platform.allocation)
     }
 
-    /// When the allocation last changed.
+    /// Ticks since the last change of the allocation.
     #[must_use]
     pub fn changes(&self) -> Changes {
         self.tracker.changes()
@@ -229,7 +229,7 @@ impl Windows {
         self.tick
     }
 
-    /// Bytes that these windows take, on the heap and off it.
+    /// Memory of these windows, bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.ring.heap_bytes() + self.replicas.heap_bytes()
@@ -244,7 +244,7 @@ impl Windows {
         }
         let read = self.take_replicas(scrape, new);
         if let Some(platform) = scrape.platform.filter(|platform| platform.ready.0 == 0) {
-            // The platform may be read sooner than what is measured: what was answered since that is not known yet.
+            // The platform may be read before the ingress: completions in between are not known yet.
             let at = scrape.ingress.map_or(platform.at, |entry| entry.at.min(platform.at));
             self.take_absence(at, &read);
         }
@@ -254,7 +254,7 @@ impl Windows {
         if let Passed::Late = self.passed(self.ingress.map(|before| before.at), now.at) {
             return;
         }
-        // What is no number was not read.
+        // NaN means not read.
         if !now.queued.is_nan() {
             self.open.counts.add(Field::QueuedMilli, thousandths(now.queued));
             self.open.counts.add(Field::QueuedReadings, 1);
@@ -288,13 +288,13 @@ impl Windows {
         self.open.platform_read = true;
     }
 
-    /// Takes in the readings of replicas, and says which kinds there were.
+    /// Adds the readings of replicas and returns the kinds that were read.
     fn take_replicas(&mut self, scrape: &FunctionScrape, new: NewReplica) -> KindsRead {
         let mut read = KindsRead::default();
         if scrape.replicas.is_empty() {
             return read;
         }
-        // What this scrape adds is told apart from what was known before it, whatever the order of its replicas.
+        // Replicas known before this scrape are told apart from new ones, regardless of their order.
         let mut replicas = std::mem::take(&mut self.replicas);
         replicas.begin_reading();
         let mut in_flight = InFlight::default();
@@ -317,9 +317,9 @@ impl Windows {
         read
     }
 
-    /// Kills are counted by the platform where it counts them, since it also knows replicas that are gone.
+    /// The platform's counters win over those of the replicas, because they include terminated replicas.
     fn take_kills(&mut self, known: &mut Known, unseen: bool, reading: &Scrape, new: NewReplica) {
-        // Neither number ever falls while a replica lives, so one that reads less was read earlier, or by something that does not know it.
+        // Neither counter decreases while a replica lives, so a lower value is an older reading, or from a source without the counter.
         let restarts = reading.restarts.saturating_sub(known.restarts);
         let oom_kills = reading.oom_kills.saturating_sub(known.oom_kills);
         known.restarts += restarts;
@@ -374,7 +374,7 @@ impl Windows {
             counts.add(Field::CpuReplicaMs, ms);
             counts.add(Field::Periods, grown.periods);
             counts.add(Field::Throttled, grown.throttled_periods);
-            // Microseconds a millisecond are thousandths of a core.
+            // Microseconds per millisecond are thousandths of a core.
             self.open.peaks.cpu = self.open.peaks.cpu.max(grown.usage_us as f32 / ms as f32);
             if continuity == Continuity::BegunAnew {
                 self.open.restarted = self.open.restarted.saturating_add(1);
@@ -396,7 +396,7 @@ impl Windows {
         known.memory_at = Some(reading.at);
     }
 
-    /// A function without ready replicas answers nothing and uses nothing, as of `at`.
+    /// Without ready replicas nothing completes and nothing is used, as of `at`.
     fn take_absence(&mut self, at: Timestamp, read: &KindsRead) {
         let absent = KindRead { newest: Some(at), counted: true };
         if read.requests.newest.is_none() {
@@ -422,7 +422,7 @@ impl Windows {
         self.cpu_at = self.cpu_at.max(read.newest);
     }
 
-    /// Milliseconds that a reading of a kind covers for the function as a whole.
+    /// Milliseconds that readings of a kind cover for the whole function.
     fn covered(&self, before: Option<Timestamp>, read: &KindRead) -> u64 {
         match read.newest.map(|newest| self.passed(before, newest)) {
             Some(Passed::Millis(ms)) if read.counted => ms,
@@ -430,7 +430,7 @@ impl Windows {
         }
     }
 
-    /// When a replica that was not seen before began at the earliest, if that is known: after its function was last read.
+    /// Earliest possible start of an unknown replica: the last reading of its function, if any.
     fn started_after(&self, last_read: Option<Timestamp>, new: NewReplica) -> Option<Timestamp> {
         match new {
             NewReplica::CountsFromZero => last_read,
@@ -478,7 +478,7 @@ impl Windows {
         }
     }
 
-    /// Known only where everything was read that sees a request fail.
+    /// Known only if every source of failures was read.
     fn failed_share(&self, counts: &Counts) -> Option<f64> {
         let answered = counts.get(Field::Completed) + counts.get(Field::Failed);
         let known = self.answers_read(counts) && answered > 0;
@@ -491,12 +491,12 @@ impl Windows {
     }
 }
 
-/// What the counters of a replica mean that was not seen before.
+/// Treatment of the counters of an unknown replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NewReplica {
-    /// It began after its function was last read.
+    /// It started after the last reading of its function.
     CountsFromZero,
-    /// It may have begun long ago.
+    /// It may have started long ago.
     MayBeOld,
 }
 
@@ -504,7 +504,7 @@ enum NewReplica {
 #[derive(Debug, Default)]
 struct KindRead {
     newest: Option<Timestamp>,
-    /// Whether any of them added to the counts.
+    /// Whether any of them was counted.
     counted: bool,
 }
 
@@ -536,7 +536,7 @@ impl InFlight {
         }
     }
 
-    /// Replicas that are starting read zero, and must not make those that are ready look idle.
+    /// Starting replicas report 0 and must not make the ready ones look idle.
     fn add_to(&self, counts: &mut Counts, ready: Option<u32>) {
         let replicas = ready.map_or(self.readings, |ready| self.readings.min(u64::from(ready)));
         if replicas > 0 {
@@ -546,14 +546,14 @@ impl InFlight {
     }
 }
 
-/// Mean time to readiness, the newest starts weighing most.
+/// Mean time to readiness, weighted towards recent starts.
 #[derive(Debug, Clone, Default)]
 struct Startup {
     mean_ms: Option<f64>,
 }
 
 impl Startup {
-    /// How many new starts outweigh all earlier ones.
+    /// Weight of all earlier starts, in starts.
     const EARLIER_STARTS: f64 = 3.0;
 
     fn begin(&mut self, counters: Option<(u64, u64)>) {
@@ -593,7 +593,7 @@ fn per_second(counts: &Counts, amount: Field, ms: Field) -> Option<f64> {
 
 fn usage(mean: Option<f64>, max: Option<f64>) -> Option<Usage> {
     let (mean, max) = (mean?, max?);
-    // The largest is kept with fewer digits than the mean, and is never below it.
+    // The maximum has fewer digits than the mean, and must not be below it.
     Some(Usage { mean, max: max.max(mean) })
 }
 

@@ -1,7 +1,7 @@
-//! What arrives when: patterns of load, gaps between requests, and traces of real functions, as iterators of arrivals in time order.
+//! Workloads: patterns of load, gaps between requests, and traces of real functions, as iterators of arrivals in time order.
 //!
-//! Pure: it reads no file, socket or clock, and draws from the generator that it is given. The load generator sends what it
-//! yields; the simulator lives through it. For one seed the sequence is the same everywhere.
+//! Pure: reads no file, socket or clock; the random generator is an argument. The load generator sends the arrivals,
+//! the simulator processes them. The sequence depends only on the seed.
 
 mod arrivals;
 mod demand;
@@ -20,5 +20,5 @@ pub use minutes::{Iat, MinuteArrivals, MinuteCount};
 pub use pattern::{Form, Pattern};
 pub use rate::Rate;
 
-/// The random generator of workloads: small, fast, and the same sequence on every platform and in every version.
+/// Random generator of workloads: small, fast, and equal on every platform and in every version.
 pub type WorkloadRng = rand::rngs::Xoshiro256PlusPlus;

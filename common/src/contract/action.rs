@@ -1,4 +1,4 @@
-//! Action: what an agent wants a function to be given.
+//! Action: the allocation that an agent requests for a function.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,12 +14,12 @@ use crate::units::Allocation;
 pub struct Action {
     /// Version of this message.
     pub version: Version,
-    /// The agent that decided; its name is a token of the subject.
+    /// Agent that decided; its name is a token of the subject.
     pub agent: Name,
-    /// Which instance of the agent decided.
+    /// Instance of the agent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub instance: String,
-    /// Policy, model and fallback that decided.
+    /// Policy, model and fallback behind the decision.
     #[serde(default, skip_serializing_if = "Provenance::is_empty")]
     pub provenance: Provenance,
     /// Namespace of the function.
@@ -30,40 +30,40 @@ pub struct Action {
     pub epoch: Epoch,
     /// Tick of the State that this answers. An Action counts once for (agent, function, tick).
     pub tick: Tick,
-    /// When the agent decided.
+    /// Time of the decision.
     pub decided_at_ms: Timestamp,
-    /// When this Action is void if it was not applied before.
+    /// Expiry: later, the Action is refused.
     pub expires_at_ms: Timestamp,
-    /// What the function is to be given.
+    /// Requested allocation.
     pub allocation: Allocation,
-    /// Why, in words for people; no program may parse it.
+    /// Reason, for people; programs must not parse it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// What else could have been chosen and what it was worth.
+    /// Candidate actions with their estimated values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<Choice>,
 }
 
-/// One thing that an agent could have done.
+/// A candidate action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Choice {
-    /// What it is called.
+    /// Its name.
     pub action: String,
-    /// What the agent expects of it, in units of reward; absent where the agent does not estimate values.
+    /// Q-value in units of the training reward; absent if the agent does not estimate values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
-    /// Why it was not allowed; absent where it was.
+    /// Why it was masked; absent if it was allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked: Option<String>,
 }
 
 impl Action {
-    /// Longest `reason`, `instance` or text of `provenance`, in bytes.
+    /// Maximum length of `reason`, `instance` and each text of `provenance`, bytes.
     pub const MAX_TEXT: usize = 1024;
-    /// Most `choices`.
+    /// Maximum number of `choices`.
     pub const MAX_CHOICES: usize = 256;
 
-    /// Which State this answers.
+    /// Identity of the State that this answers.
     #[must_use]
     pub fn state_id(&self) -> StateId {
         StateId { epoch: self.epoch, tick: self.tick }

@@ -1,4 +1,4 @@
-//! CloudEvents attributes and trace context, as NATS headers (binary mode): what travels beside the JSON body.
+//! CloudEvents attributes and trace context as NATS headers (binary mode), next to the JSON body.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use strum::{IntoStaticStr, VariantArray};
 use super::Message;
 use crate::time::Timestamp;
 
-/// The kinds of message.
+/// Kind of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum EventType {
-    /// What a decision needs to know.
+    /// Measurements of a function at one tick.
     State,
-    /// What a tick was worth.
+    /// Reward of one tick.
     Reward,
-    /// What an agent wants.
+    /// Allocation that an agent requests.
     Action,
-    /// What became of it.
+    /// Result of a decision.
     Outcome,
-    /// What a load generator offered.
+    /// Load that a generator offered.
     Load,
 }
 
@@ -30,7 +30,7 @@ impl EventType {
     /// Every kind, in the order of the loop.
     pub const ALL: &'static [EventType] = <Self as VariantArray>::VARIANTS;
 
-    /// The token of the subject and the word in the event's type.
+    /// Its token in subjects and event types.
     #[must_use]
     pub fn word(self) -> &'static str {
         self.into()
@@ -46,7 +46,7 @@ impl fmt::Display for EventType {
 /// The attributes of one event: CloudEvents 1.0 in binary mode, with W3C trace context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// `ce-id`, also `Nats-Msg-Id`: the same for a message that is published again.
+    /// `ce-id`, also `Nats-Msg-Id`; unchanged when a message is published again.
     pub id: String,
     /// `ce-source`: the service and its instance, `/qscale/collector/0`.
     pub source: String,
@@ -84,7 +84,7 @@ impl Event {
     }
 }
 
-/// W3C trace context, version 00: one trace for a State, the Actions that answer it and their Outcomes.
+/// W3C trace context, version 00. A State, the Actions that answer it and their Outcomes share one trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceParent {
     /// Identifies the trace; not zero.
@@ -94,7 +94,7 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// A trace whose ids are drawn from `rng`.
+    /// A new trace with ids drawn from `rng`.
     pub fn new(rng: &mut impl rand::Rng) -> Self {
         let wide = (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64());
         Self { trace: wide.max(1), span: rng.next_u64().max(1) }
@@ -115,7 +115,7 @@ impl fmt::Display for TraceParent {
 
 impl std::str::FromStr for TraceParent {
     type Err = String;
-    /// Reads version 00, and the first four fields of a later version, as the recommendation asks.
+    /// Parses version 00, and the first four fields of later versions, as the recommendation requires.
     fn from_str(text: &str) -> Result<Self, String> {
         let read = || {
             let mut fields = text.split('-');

@@ -1,4 +1,4 @@
-//! Load: what a load generator offered a function and what came back.
+//! Load: requests that a generator offered to a function, and their replies.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::{Message, Version, finite, rounded};
 use crate::name::{FunctionId, Name};
 use crate::time::Timestamp;
 
-/// What was offered to a function during the last interval, as seen by its client.
+/// Requests of the last interval, as seen by the client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Load {
     /// Version of this message.
@@ -17,19 +17,19 @@ pub struct Load {
     pub namespace: Name,
     /// Name of the function's ScalingPolicy.
     pub function: Name,
-    /// Which run of the load generator.
+    /// Run of the load generator.
     pub run: String,
     /// End of the interval.
     pub at_ms: Timestamp,
     /// Length of the interval, milliseconds.
     pub interval_ms: u64,
-    /// Requests that were due, a second.
+    /// Requests due, requests/s.
     #[serde(serialize_with = "rounded::required")]
     pub offered_rps: f64,
-    /// Requests answered well, a second.
+    /// Requests answered well, requests/s.
     #[serde(serialize_with = "rounded::required")]
     pub achieved_rps: f64,
-    /// Requests waiting for their answer at the end of the interval.
+    /// Requests in flight at the end of the interval.
     pub in_flight: u64,
     /// Requests that failed during the interval.
     pub failures: Failures,
@@ -44,20 +44,20 @@ pub struct Load {
 /// Counts of failed requests, by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Failures {
-    /// No answer in time.
+    /// No reply in time.
     pub timeout: u64,
     /// No connection, or the connection broke.
     pub connection: u64,
-    /// An answer that reports an error.
+    /// A reply that reports an error.
     pub status: u64,
-    /// An answer that reports success and is wrong.
+    /// A reply that reports success and is wrong.
     pub invalid: u64,
     /// Not sent: too many were in flight.
     pub not_sent: u64,
 }
 
 impl Failures {
-    /// All of them.
+    /// Total.
     #[must_use]
     pub fn total(&self) -> u64 {
         [self.timeout, self.connection, self.status, self.invalid, self.not_sent].into_iter().fold(0, u64::saturating_add)
@@ -69,12 +69,12 @@ impl Failures {
 pub struct LatencyBucket {
     /// Upper bound of the bucket, microseconds; the lower bound is the one before it.
     pub le_us: u64,
-    /// Requests in this bucket alone.
+    /// Requests in this bucket only.
     pub count: u64,
 }
 
 impl Load {
-    /// Longest `run`, in bytes.
+    /// Maximum length of `run`, bytes.
     pub const MAX_RUN: usize = 128;
 }
 

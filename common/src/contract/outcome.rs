@@ -1,4 +1,4 @@
-//! Outcome: what became of an Action.
+//! Outcome: the result of a decision.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::name::{FunctionId, Name};
 use crate::time::{Tick, Timestamp};
 use crate::units::Allocation;
 
-/// What the actuator did with a decision: one Outcome for every Action, and one for whatever the fallback or an operator had done.
+/// Result of a decision: one Outcome for every Action, and one for each decision of the fallback or an operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// Version of this message.
@@ -23,90 +23,90 @@ pub struct Outcome {
     pub epoch: Epoch,
     /// Tick of the State that the decision answers.
     pub tick: Tick,
-    /// Who decided.
+    /// Origin of the decision.
     pub source: Source,
-    /// The agent that decided, or the rule where `source` is `fallback`.
+    /// Agent that decided; the rule if `source` is `fallback`.
     pub agent: Name,
-    /// Policy, model and fallback that decided, as the Action has them.
+    /// Policy, model and fallback behind the decision, copied from the Action.
     #[serde(default, skip_serializing_if = "Provenance::is_empty")]
     pub provenance: Provenance,
-    /// What became of it.
+    /// Result of a decision.
     pub effect: Effect,
-    /// What was asked for.
+    /// Requested allocation.
     pub requested: Allocation,
-    /// What was in force before; absent where that was not known.
+    /// Allocation before; absent if unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Allocation>,
-    /// What the guard let through, whether or not it was applied; absent where the guard held.
+    /// Allocation that the guard allowed, whether or not it was applied; absent if the guard held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<Allocation>,
-    /// Rules of the guard that changed or stopped the decision, in the order in which they did.
+    /// Guard rules that changed or stopped the decision, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub guard: Vec<GuardNote>,
-    /// Why, in words for people; no program may parse it.
+    /// Reason, for people; programs must not parse it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// When the actuator decided this.
+    /// Time at which the actuator decided.
     pub decided_at_ms: Timestamp,
-    /// Which actuator.
+    /// Instance of the actuator.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub actuator: String,
-    /// How many times applying was tried; zero where nothing was to be applied.
+    /// Number of attempts to apply; 0 if there was nothing to apply.
     #[serde(default)]
     pub attempts: u32,
 }
 
-/// Who decided.
+/// Origin of the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Source {
-    /// The agent that the ScalingPolicy names.
+    /// The agent in the ScalingPolicy.
     Agent,
     /// Another agent, whose decisions are recorded and never applied.
     Shadow,
-    /// The rule that acts when the agent is silent.
+    /// The rule that takes over from a silent agent.
     Fallback,
-    /// A person: freeze, restore.
+    /// An operator: freeze, restore.
     Operator,
 }
 
-/// What became of a decision.
+/// Result of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Effect {
-    /// Applied as asked.
+    /// Applied as requested.
     Applied,
     /// Applied after the guard changed it.
     Changed,
-    /// Nothing to do: what was asked for is in force.
+    /// Nothing to do: the requested allocation is the current one.
     Unchanged,
-    /// The guard kept what is in force.
+    /// The guard kept the current allocation.
     Held,
-    /// Judged and published, not applied: the mode is `observe` or `recommend`, or the agent is a shadow.
+    /// Evaluated and published but not applied: the mode is `observe` or `recommend`, or the agent is a shadow.
     Recorded,
-    /// Not considered: void, answered before, or of a tick that is not current.
+    /// Not evaluated: expired, a duplicate, or for a tick that is not current.
     Refused,
-    /// The platform did not take it; it will be tried again until something newer is decided.
+    /// The platform failed to apply it; retried until a newer decision arrives.
     Failed,
 }
 
-/// A rule of the guard that took effect.
+/// A guard rule that took effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GuardNote {
     /// The rule.
     pub rule: Rule,
-    /// With which values, in words for a person.
+    /// Values involved, for people; programs must not parse it.
     pub detail: String,
 }
 
-/// The rules of the guard.
+/// A rule of the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Rule {
-    /// Everything is frozen, or this function is.
+    /// All functions, or this one, are frozen.
     Freeze,
     /// A restore of the original allocation is in progress.
     RestoreInProgress,
@@ -114,29 +114,29 @@ pub enum Rule {
     Disconnected,
     /// The policy is paused.
     Paused,
-    /// The mode does not apply what is decided.
+    /// The mode does not apply decisions.
     Mode,
-    /// The agent is not the one that the policy names.
+    /// The agent is not the one in the ScalingPolicy.
     NotNamed,
-    /// The State is too old to scale down on, or to act on at all.
+    /// Measurements are too old to scale down, or to change anything.
     StaleState,
-    /// The Action is void.
+    /// The Action has expired.
     Expired,
-    /// The Action answers a tick that is no longer, or not yet, current, or was answered before.
+    /// The Action is for a tick that is not current, or a duplicate.
     WrongTick,
-    /// Least and most replicas, CPU or memory.
+    /// Minimum and maximum of replicas, CPU and memory.
     Bounds,
-    /// How far one step may go.
+    /// Maximum size of one step.
     StepLimit,
-    /// Only more is allowed.
+    /// Decreases are not allowed.
     ScaleUpOnly,
-    /// Memory may not fall below what is in use.
+    /// Memory must not fall below the working set.
     WorkingSet,
-    /// So many changes an hour.
+    /// Maximum changes per hour.
     ActionBudget,
-    /// So many reversals of direction an hour.
+    /// Maximum reversals of direction per hour.
     ReversalBudget,
-    /// The platform cannot change CPU and memory.
+    /// The platform cannot resize replicas.
     HorizontalOnly,
 }
 
@@ -147,7 +147,7 @@ impl Message for Outcome {
         FunctionId::new(self.namespace.clone(), self.function.clone())
     }
 
-    /// A failed attempt and the success that follows it are two Outcomes of one decision, so the attempt is part of the name.
+    /// A failed attempt and a later success are two Outcomes of one decision, so the id contains effect and time.
     fn unique_id(&self) -> String {
         let source = match self.source {
             Source::Agent | Source::Shadow => "agent",

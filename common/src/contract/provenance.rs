@@ -10,7 +10,7 @@ use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 use super::rounded;
 use crate::name::Name;
 
-/// What made a decision. Every field is optional on the wire: an agent that leaves them out is anonymous.
+/// Policy, model and fallback behind a decision. Every field is optional on the wire.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     /// Name of the policy that the agent runs, such as `dqn` or `hpa`.

@@ -1,4 +1,4 @@
-//! Reward: what a tick under an allocation was worth, measured with one ruler for every agent.
+//! Reward of one tick, by one formula for every agent.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::name::{FunctionId, Name};
 use crate::time::{Tick, Timestamp};
 use crate::units::Allocation;
 
-/// What one tick of one function was worth.
+/// Reward of one tick of one function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reward {
     /// Version of this message.
@@ -19,44 +19,44 @@ pub struct Reward {
     pub namespace: Name,
     /// Name of the function's ScalingPolicy.
     pub function: Name,
-    /// Epoch of the collector that measured.
+    /// Epoch of the collector.
     pub epoch: Epoch,
-    /// The tick that was judged.
+    /// Tick that the Reward is of.
     pub tick: Tick,
-    /// When it was judged.
+    /// Time of the measurement.
     pub measured_at_ms: Timestamp,
-    /// Allocation in force during the tick; absent where it was not known.
+    /// Allocation during the tick; absent if unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation: Option<Allocation>,
-    /// Who decided that allocation; absent where nobody did since the collector began.
+    /// Decision behind that allocation; absent if there was none since the collector started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_by: Option<Decider>,
-    /// Sum of the terms, each times its weight, negated: 0 is best. Absent where a term could not be measured.
+    /// Negated weighted sum of the terms; 0 is best. Absent if a term could not be measured.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub value: Option<f64>,
-    /// The terms, one by one.
+    /// Its terms.
     pub terms: Terms,
-    /// Share of the requests answered well, 0 to 1; absent where none was answered.
+    /// Share of completed requests that were answered well, 0 to 1; absent if none completed.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub completion: Option<f64>,
-    /// The objective's percentile of latency, milliseconds; absent where no request was answered well.
+    /// The objective's latency percentile, milliseconds; absent if no request was answered well.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub latency_ms: Option<f64>,
-    /// What the allocation costs an hour at the policy's prices; absent where the allocation was not known.
+    /// Cost of the allocation per hour at the ScalingPolicy's prices; absent if the allocation is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub cost_per_hour: Option<f64>,
 }
 
-/// The terms of the reward. Each is 0 where all is well.
+/// Terms of the reward; 0 is best.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Terms {
     /// 1 - completion x min(1, bound / latency percentile).
     pub violation: Term,
-    /// Cost of the allocation over the cost of the largest that is allowed.
+    /// Cost of the allocation divided by the cost of the largest allowed one.
     pub cost: Term,
-    /// 1 where replicas were restarted in order to resize them.
+    /// 1 if replicas were restarted to resize them.
     pub resize: Term,
-    /// 1 where the direction of change was reversed within the policy's reversal window.
+    /// 1 if the direction of change was reversed within the ScalingPolicy's window.
     pub reversal: Term,
     /// Crashes and kills for memory.
     pub kill: Term,
@@ -65,24 +65,24 @@ pub struct Terms {
 /// One term of the reward.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Term {
-    /// What was measured; absent where it was not.
+    /// Measured value; absent if it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub value: Option<f64>,
-    /// What it weighs.
+    /// Its weight.
     pub weight: f64,
 }
 
-/// Who decided the allocation that was in force.
+/// Decision behind an allocation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Decider {
     /// Agent, fallback or operator.
     pub source: Source,
     /// Name of the agent or rule.
     pub agent: Name,
-    /// Policy, model and fallback that decided.
+    /// Policy, model and fallback behind the decision.
     #[serde(default, skip_serializing_if = "Provenance::is_empty")]
     pub provenance: Provenance,
-    /// Tick that the decision answered.
+    /// Tick of the State that the decision answered.
     pub tick: Tick,
 }
 

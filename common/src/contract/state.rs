@@ -1,4 +1,4 @@
-//! State: what a decision needs to know about one function at one tick.
+//! State: the measurements of one function at one tick that a decision needs.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::policy::{Bounds, Prices};
 use crate::time::{Tick, TickLength, Timestamp};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
-/// What was seen of a function, complete enough to decide on without memory. A measurement that was not taken is absent, never zero.
+/// Measurements of a function, sufficient to decide without memory. Values that were not measured are absent, never zero.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct State {
     /// Version of this message.
@@ -27,42 +27,42 @@ pub struct State {
     pub tick: Tick,
     /// Length of a tick in milliseconds, 100 to 3,600,000.
     pub tick_length_ms: u64,
-    /// When the collector computed this State.
+    /// Time at which the collector computed this State.
     pub observed_at_ms: Timestamp,
-    /// The agent that the policy obeys; any other agent that answers is a shadow.
+    /// Agent in the ScalingPolicy; any other agent that answers is a shadow.
     pub agent: Name,
-    /// Allocation in force; absent while the platform has not told it.
+    /// Current allocation; absent until the platform has reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation: Option<Allocation>,
-    /// Counts of replicas; absent while the platform has not told them.
+    /// Replica counts; absent until the platform has reported them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<ReplicaCounts>,
-    /// How old the newest sample of each kind is.
+    /// Age of the newest sample of each kind.
     pub age: Ages,
-    /// What was measured over 1, 12 and 60 ticks.
+    /// Measurements over 1, 12 and 60 ticks.
     pub windows: Windows,
-    /// When the allocation last changed.
+    /// Ticks since the last change of the allocation.
     pub changes: Changes,
-    /// Mean time from start to ready of the replicas started lately, milliseconds.
+    /// Mean time from start to readiness of recently started replicas, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup_ms: Option<u64>,
-    /// What the nodes have left for more replicas, where that is known.
+    /// Unallocated capacity of the nodes, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headroom: Option<Headroom>,
-    /// What the function's users are promised.
+    /// Service-level objective.
     pub objective: WireObjective,
-    /// Least and most that may be allocated.
+    /// Bounds of the allocation.
     pub bounds: Bounds,
-    /// What an allocation costs.
+    /// Prices of an allocation.
     pub prices: Prices,
 }
 
-/// Counts of replicas.
+/// Replica counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplicaCounts {
-    /// Replicas asked for.
+    /// Requested replicas.
     pub desired: Replicas,
-    /// Replicas that take requests.
+    /// Replicas that accept requests.
     pub ready: Replicas,
     /// Replicas that are starting.
     pub pending: Replicas,
@@ -70,7 +70,7 @@ pub struct ReplicaCounts {
     pub reporting: Replicas,
 }
 
-/// Age of the newest sample of each kind at `observed_at_ms`, milliseconds; absent where none was ever taken.
+/// Age of the newest sample of each kind at `observed_at_ms`, milliseconds; absent if there was none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Ages {
     /// Arrivals, completions and latencies.
@@ -82,13 +82,13 @@ pub struct Ages {
     /// Memory in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_ms: Option<u64>,
-    /// Replica counts and the allocation in force.
+    /// Replica counts and the current allocation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas_ms: Option<u64>,
 }
 
 impl Ages {
-    /// Age of the oldest kind of measurement; `None` where one kind was never measured.
+    /// Age of the oldest kind of measurement; `None` if one kind was never measured.
     #[must_use]
     pub fn oldest(&self) -> Option<Duration> {
         let all = [self.requests_ms?, self.cpu_ms?, self.memory_ms?, self.replicas_ms?];
@@ -96,10 +96,10 @@ impl Ages {
     }
 }
 
-/// The three spans that a State looks back over.
+/// The three windows of a State.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Windows {
-    /// The tick that the State closes.
+    /// The State's tick.
     pub tick: Window,
     /// The last 12 ticks.
     pub short: Window,
@@ -107,50 +107,50 @@ pub struct Windows {
     pub long: Window,
 }
 
-/// What was measured over a span that ends with the State's tick. Whatever could not be measured is absent.
+/// Measurements over a window that ends with the State's tick. Values that were not measured are absent.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Window {
-    /// Time that the samples cover, milliseconds: less than the span after a start, zero where nothing was measured, and more than the span where a
-    /// reading ends a gap that began before it; rates are then means over the gap.
+    /// Time that the samples cover, milliseconds: less than the window after a start, zero if nothing was measured, and more than the window if a
+    /// reading ends a gap that began earlier; rates are then means over the gap.
     pub covered_ms: u64,
-    /// Requests that arrived, a second.
+    /// Arrival rate, requests/s.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub rate_rps: Option<f64>,
-    /// Slope of the arrival rate by least squares over the span's ticks, requests a second a tick.
+    /// Least-squares slope of the arrival rate, requests/s per tick.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub rate_slope_rps: Option<f64>,
-    /// Coefficient of variation of the arrival rate over the span's ticks.
+    /// Coefficient of variation of the arrival rate over the window's ticks.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub rate_variation: Option<f64>,
-    /// Requests answered well, a second.
+    /// Requests answered well, requests/s.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub completed_rps: Option<f64>,
-    /// Share of the answered requests that failed, timed out or were refused, 0 to 1; absent where none was answered.
+    /// Share of the completed requests that failed, timed out or were refused, 0 to 1; absent if none completed.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub failed_share: Option<f64>,
-    /// Latency of the requests answered well; absent where there was none.
+    /// Latency of the requests answered well; absent if there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
-    /// Replicas that were read, mean over the time that the samples of their CPU cover: what one replica uses, so many use. It differs from the replicas there
-    /// are now where these changed since, as where measurements come late.
+    /// Mean number of replicas behind the CPU samples: `cpu_millicores` times this is the use of the function. It differs from the current number of
+    /// replicas after a change, and if measurements lag.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub replicas: Option<f64>,
-    /// Mean number of requests in flight at one ready replica.
+    /// Mean number of requests in flight per ready replica.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub concurrency: Option<f64>,
-    /// Mean number of requests queued before the replicas.
+    /// Mean number of queued requests.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub queued: Option<f64>,
-    /// CPU used by one replica, thousandths of a core.
+    /// CPU use of one replica, thousandths of a core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_millicores: Option<Usage>,
-    /// Share of CPU periods in which a replica was throttled, mean over replicas, 0 to 1.
+    /// Share of CPU periods with throttling, mean over replicas, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub throttled_share: Option<f64>,
     /// Working set of one replica, MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<Usage>,
-    /// Replicas that became ready after a start, cold starts among them; absent where the source does not count starts.
+    /// Replicas that became ready after a start, including cold starts; absent if the source does not count starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts: Option<u32>,
     /// Replicas that were restarted after a crash.
@@ -165,7 +165,7 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// Percentiles of latency, milliseconds, interpolated within the buckets of [`crate::scrape::LATENCY_BOUNDS_MS`].
+/// Latency percentiles, milliseconds, interpolated within the buckets of [`crate::scrape::LATENCY_BOUNDS_MS`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Latency {
     /// Median.
@@ -177,63 +177,63 @@ pub struct Latency {
     /// 99th percentile.
     #[serde(serialize_with = "rounded::required")]
     pub p99_ms: f64,
-    /// The percentile that the objective names.
+    /// The objective's percentile.
     #[serde(serialize_with = "rounded::required")]
     pub objective_ms: f64,
 }
 
-/// Use of a resource by one replica.
+/// Use of a resource per replica.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Mean over the replicas.
     #[serde(serialize_with = "rounded::required")]
     pub mean: f64,
-    /// The replica that uses most.
+    /// Maximum over the replicas.
     #[serde(serialize_with = "rounded::required")]
     pub max: f64,
 }
 
-/// Ticks since the allocation changed, so that a penalty on flapping depends on nothing hidden.
+/// Ticks since the allocation changed, so that a penalty on flapping is a function of the State.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Changes {
-    /// Ticks since the number of replicas changed; absent where that was not seen.
+    /// Ticks since the number of replicas changed; absent if no change was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub horizontal_ticks: Option<u32>,
-    /// Ticks since CPU or memory of the replicas changed; absent where that was not seen.
+    /// Ticks since CPU or memory of the replicas changed; absent if no change was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vertical_ticks: Option<u32>,
-    /// Which way the last change went.
+    /// Direction of the last change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Direction>,
 }
 
-/// Which way an allocation changed, by what it costs.
+/// Direction of a change, by cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// More was allocated.
+    /// Increase.
     Up,
-    /// Less was allocated.
+    /// Decrease.
     Down,
 }
 
-/// What is left to allocate.
+/// Unallocated capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Headroom {
-    /// CPU that is not allocated.
+    /// Unallocated CPU.
     pub cpu_millicores: Millicores,
-    /// Memory that is not allocated.
+    /// Unallocated memory.
     pub memory_mib: Mebibytes,
 }
 
-/// What users are promised, in the units of the wire.
+/// Service-level objective in the units of the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WireObjective {
-    /// Which percentile of latency is bounded, above 0 and below 100.
+    /// Bounded percentile of latency, above 0 and below 100.
     pub percentile: f64,
-    /// Its bound, milliseconds.
+    /// Latency bound, milliseconds.
     pub latency_ms: u64,
-    /// Share of requests that may fail, 0 to 1.
+    /// Allowed share of failed requests, 0 to 1.
     pub failure_share: f64,
 }
 
@@ -241,12 +241,12 @@ impl State {
     /// The tick length.
     ///
     /// # Errors
-    /// When it is outside 100 ms to 1 h, which [`Message::check`] refuses.
+    /// If it is outside 100 ms to 1 h, which [`Message::check`] refuses.
     pub fn tick_length(&self) -> Result<TickLength, String> {
         TickLength::new(Duration::from_millis(self.tick_length_ms))
     }
 
-    /// Cores that the whole function used within `window`, one of this State's; where it does not tell how many replicas were read, by those that there are.
+    /// Cores used by the whole function in `window`, one of this State's; by the current number of replicas if the window has none.
     #[must_use]
     pub fn cores_used(&self, window: &Window) -> Option<f64> {
         let there_are = || {
@@ -257,7 +257,7 @@ impl State {
         Some(window.cpu_millicores?.mean / 1000.0 * window.replicas.or_else(there_are)?)
     }
 
-    /// Which State this is.
+    /// Identity of this State.
     #[must_use]
     pub fn state_id(&self) -> StateId {
         StateId { epoch: self.epoch, tick: self.tick }

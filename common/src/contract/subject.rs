@@ -1,24 +1,24 @@
-//! Subjects, streams and buckets. The only place where one is spelt.
+//! Names of subjects, streams and buckets. Nothing else in the repository spells one.
 
 use super::event::EventType;
 use crate::name::{FunctionId, Name};
 
-/// Everything of this major version begins with it.
+/// Prefix of every subject of this major version.
 pub const PREFIX: &str = "qscale.v1";
 
-/// Stream of State and Load: newest wins, bounded in size.
+/// Stream of State and Load, bounded in size; the oldest are dropped.
 pub const LIVE_STREAM: &str = "QSCALE_LIVE";
 /// Stream of Action, Outcome and Reward: acknowledged, bounded in age and size.
 pub const RECORD_STREAM: &str = "QSCALE_RECORD";
 /// Key-value bucket of ScalingPolicies; the key is `<namespace>.<function>`.
 pub const POLICY_BUCKET: &str = "qscale_policies";
-/// Key-value bucket of what operators ask for: freezes, restores.
+/// Key-value bucket of operator requests: freezes, restores.
 pub const CONTROL_BUCKET: &str = "qscale_control";
-/// Key-value bucket of what the actuator must not forget: the allocation before Qscale acted, budgets spent.
+/// Key-value bucket of the actuator's records: the allocation before Qscale acted, spent budgets.
 pub const ACTUATOR_BUCKET: &str = "qscale_actuator";
 /// Key-value bucket of leases.
 pub const LEASE_BUCKET: &str = "qscale_leases";
-/// Key-value bucket of where fine-tuning stands; the key is the model's name.
+/// Key-value bucket with the state of fine-tuning; the key is the model's name.
 pub const FINETUNE_BUCKET: &str = "qscale_finetune";
 /// Object store of trained models.
 pub const MODEL_STORE: &str = "qscale_models";
@@ -35,25 +35,25 @@ pub fn action(agent: &Name, function: &FunctionId) -> String {
     format!("{PREFIX}.{}.{agent}.{}", EventType::Action, function.tokens())
 }
 
-/// All subjects of one kind of message.
+/// Wildcard for all messages of one kind.
 #[must_use]
 pub fn all(kind: EventType) -> String {
     format!("{PREFIX}.{kind}.>")
 }
 
-/// All Actions of one agent.
+/// Wildcard for all Actions of one agent.
 #[must_use]
 pub fn all_of_agent(agent: &Name) -> String {
     format!("{PREFIX}.{}.{agent}.>", EventType::Action)
 }
 
-/// Queue group in which the instances of an agent share its functions.
+/// Queue group that shares the States among the instances of an agent.
 #[must_use]
 pub fn agent_group(agent: &Name) -> String {
     format!("agent.{agent}")
 }
 
-/// The kind of message that `subject` carries; `None` for a subject that is not of the contract.
+/// Kind of message on `subject`; `None` if the subject is not part of the contract.
 #[must_use]
 pub fn kind(subject: &str) -> Option<EventType> {
     let rest = subject.strip_prefix(PREFIX)?.strip_prefix('.')?;

@@ -1,4 +1,4 @@
-//! What was changed within the last hour. Owns counting changes and reversals in bounded memory; must not judge anything else.
+//! Changes within the last hour. Owns counting changes and reversals in bounded memory; must not evaluate anything else.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,28 +10,28 @@ use crate::units::Allocation;
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MINUTES: u64 = 60;
 
-/// The changes and reversals of the last hour, counted by the minute, so that its size has a bound. A change counts until the last minute that
-/// it may share an hour with has passed, so the true number in any hour is never above the count.
+/// Changes and reversals of the last hour, counted per minute, so that its size is bounded. A change counts until the last minute
+/// within an hour of it has passed, so the count is never below the true number.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Budget {
     /// Minutes with changes, oldest first; at most 61.
     #[serde(default)]
     minutes: Vec<Minute>,
-    /// The last change: when, and which way.
+    /// Time and direction of the last change.
     #[serde(default)]
     last: Option<(Timestamp, Direction)>,
 }
 
-/// Number of a minute since 1970, changes and reversals within it.
+/// Minute since 1970, changes and reversals within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Minute(u64, u32, u32);
 
 impl Budget {
-    /// Notes a change made at `now`.
+    /// Records a change at `now`.
     pub fn charge(&mut self, direction: Direction, now: Timestamp) {
         let minute = now.0 / MINUTE_MS;
         let reversal = u32::from(self.reverses(direction, now));
-        // A clock that was set back must not keep the budget spent for longer than an hour.
+        // After a clock was set back, the budget must recover within an hour.
         self.minutes.iter_mut().for_each(|entry| entry.0 = entry.0.min(minute));
         self.minutes.retain(|entry| minute - entry.0 <= HOUR_MINUTES);
         self.minutes.push(Minute(minute, 1, reversal));
@@ -53,10 +53,10 @@ impl Budget {
         counts.fold((0, 0), |(changes, reversals), entry| (changes.saturating_add(entry.1), reversals.saturating_add(entry.2)))
     }
 
-    /// Why a change in `direction` is not to be had at `now`; `None` where it is.
+    /// Why a change in `direction` is refused at `now`; `None` if it is allowed.
     ///
-    /// A step down must leave one change and one reversal for the way up: a function is never caught small because something flapped. So the
-    /// reversal budget refuses no step up, and where it is zero, no step down is made. (A single change an hour is too few to keep one.)
+    /// A step down must leave one change and one reversal for the way up, so that flapping never traps a function at a small size. So the
+    /// reversal budget refuses no step up, and a budget of 0 allows no step down. (A budget of one change per hour reserves none.)
     #[must_use]
     pub fn refusal(&self, direction: Direction, rails: &Guardrails, now: Timestamp) -> Option<(Rule, String)> {
         let (changes, reversals) = self.spent(now);
@@ -83,8 +83,8 @@ fn spent_text(spent: u32, limit: u32, what: &str, kept: u32) -> String {
     format!("{spent} of {limit} {what} an hour are spent{way_up}")
 }
 
-/// Which way leads from `before` to `after`: what costs more an hour at `prices` is up. Where the cost is the same, up is where any part grows;
-/// `None` where nothing changes.
+/// Direction from `before` to `after`: up is the higher cost per hour at `prices`. At equal cost, up is the growth of any part;
+/// `None` if nothing changes.
 #[must_use]
 pub fn direction(prices: &Prices, before: Allocation, after: Allocation) -> Option<Direction> {
     let grows = after.replicas > before.replicas || after.cpu_millicores > before.cpu_millicores || after.memory_mib > before.memory_mib;

@@ -1,4 +1,4 @@
-//! How well the function is seen. Owns what counts as stale, and how low memory may go; must not know what is wanted.
+//! Freshness of measurements. Owns the definition of stale, and the floor of memory; must not know the requested allocation.
 
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use crate::contract::{State, Usage};
 use crate::time::{Span, Timestamp, millis};
 use crate::units::{Allocation, Mebibytes};
 
-/// Measurements this many times older than the greatest age for scaling down say nothing about the present any more: with the default of three
-/// ticks, half a minute of ticks.
+/// Measurements older than this many times the maximum age for scaling down count as unknown: with the default of three
+/// ticks, after 30 ticks.
 const UNKNOWN_FACTOR: u32 = 10;
 
-/// How well a function is seen.
+/// Freshness of the measurements of a function.
 pub(super) enum Freshness {
-    /// All that is measured is recent.
+    /// All measurements are recent.
     Fresh,
-    /// Something is too old to take anything away; says what.
+    /// A measurement is too old for a decrease; with the reason.
     Stale(String),
-    /// Nothing is known about the present; says why.
+    /// Nothing recent is known; with the reason.
     Unknown(String),
 }
 
-/// How well `state` shows the function at `now`.
+/// Freshness of `state` at `now`.
 pub(super) fn freshness(state: Option<&State>, max_age: Duration, current: Allocation, now: Timestamp) -> Freshness {
     let Some(state) = state else { return Freshness::Unknown("no State was received yet".into()) };
-    // Without replicas nobody uses CPU or memory, so that the age of their last samples says nothing.
+    // Without replicas there is no CPU or memory to measure, so the age of those samples is irrelevant.
     let running = current.replicas.0 > 0;
     let load = [state.age.requests_ms, state.age.cpu_ms.filter(|_| running), state.age.memory_ms.filter(|_| running)];
     let Some(newest) = load.into_iter().flatten().min() else { return Freshness::Unknown("nothing was measured yet".into()) };
@@ -40,7 +40,7 @@ pub(super) fn freshness(state: Option<&State>, max_age: Duration, current: Alloc
     }
 }
 
-/// The least that memory of a replica may be lowered to, and why; `None` where it may not be lowered at all.
+/// Floor of memory per replica, and its reason; `None` if memory must not be lowered at all.
 pub(super) fn memory_floor(state: Option<&State>, margin: f64) -> (Option<Mebibytes>, String) {
     let Some(state) = state else { return (None, "the working set is not known".into()) };
     let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
@@ -50,7 +50,7 @@ pub(super) fn memory_floor(state: Option<&State>, margin: f64) -> (Option<Mebiby
     let largest = windows.iter().filter_map(|window| window.memory_mib).map(|Usage { max, .. }| max).max_by(f64::total_cmp);
     match largest {
         None => (None, "the working set is not known".into()),
-        // The conversion saturates: a working set beyond every limit allows no lowering.
+        // The conversion saturates: an excessive working set allows no decrease.
         Some(largest) => {
             (Some(Mebibytes((largest * margin).ceil() as u32)), format!("the largest working set was {largest:.0}Mi, kept {margin} times"))
         }

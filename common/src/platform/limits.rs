@@ -1,11 +1,11 @@
-//! How much a platform gives one function at most. Owns the bounds; does not know who asks.
+//! Limits of a platform per function. Owns the bounds; does not know the caller.
 
 use serde::{Deserialize, Serialize};
 
 use super::OutOfRange;
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
-/// Bounds of what one function may be given.
+/// Limits per function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -26,12 +26,12 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Least CPU of a replica: the kernel's smallest quota, 1 ms, in a period of 100 ms.
+    /// Minimum CPU of a replica: the kernel's smallest quota, 1 ms, per period of 100 ms.
     pub const MIN_CPU: Millicores = Millicores(10);
-    /// Least memory of a replica: below it no process starts.
+    /// Minimum memory of a replica: below it no process starts.
     pub const MIN_MEMORY: Mebibytes = Mebibytes(4);
 
-    /// Checks `allocation` against these bounds; `prefix` stands before the field in the error.
+    /// Checks `allocation` against these limits; `prefix` precedes the field in the error.
     ///
     /// # Errors
     /// Names the first field outside its range, its value and the range.

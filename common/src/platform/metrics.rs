@@ -1,5 +1,5 @@
-//! What a platform shows at `/metrics`, in Prometheus' text format with the names of Knative's queue-proxy, cAdvisor and kube-state-metrics. Owns the
-//! names; measures nothing: whoever runs functions says how they stand.
+//! Metrics of a platform in Prometheus' text format, with the names of Knative's queue-proxy, cAdvisor and kube-state-metrics. Owns the
+//! names; must not measure anything.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use crate::units::{Allocation, Mebibytes, Millicores};
 const GATEWAY: &str = "gateway";
 /// Length of a CPU period: the kernel's default, and Kubernetes'.
 pub const CPU_PERIOD: Duration = Duration::from_millis(100);
-/// Bound of the one bucket that a platform has beyond those of the contract, milliseconds: a minute, twice the default timeout.
+/// Bound of an additional bucket beyond those of the contract, milliseconds: a minute, twice the default timeout.
 pub const LAST_BOUND_MS: f64 = 60_000.0;
-/// Buckets of a duration, the one without bound included.
+/// Buckets of a duration, including the unbounded one.
 pub const BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 2;
 
-/// A function at one instant, so that all its metrics agree.
+/// Snapshot of a function, so that all its metrics agree.
 #[derive(Debug, Clone)]
 pub struct FunctionView {
-    /// Which.
+    /// The function.
     pub id: FunctionId,
-    /// What it shall have.
+    /// Desired allocation.
     pub desired: Allocation,
-    /// What it counted.
+    /// Its counters.
     pub counted: Counted,
-    /// Requests that wait for a replica.
+    /// Queued requests.
     pub queued: u64,
     /// Its replicas.
     pub replicas: Vec<ReplicaView>,
@@ -36,47 +36,47 @@ pub struct FunctionView {
     pub at_gateway: Vec<Series>,
 }
 
-/// What a function has counted since the platform started; survives its replicas.
+/// Counters of a function since the platform started; they outlive its replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counted {
     /// Requests that arrived.
     pub arrived: u64,
     /// Replicas killed for memory.
     pub oom_kills: u64,
-    /// Replicas that ended by themselves otherwise.
+    /// Replicas that exited by themselves otherwise.
     pub crashes: u64,
     /// Starts that became ready.
     pub startups: u64,
-    /// Their time from start to ready.
+    /// Total time from start to readiness.
     pub startup_time: Duration,
 }
 
-/// A replica at the same instant.
+/// Snapshot of a replica.
 #[derive(Debug, Clone)]
 pub struct ReplicaView {
     /// Its name.
     pub id: String,
-    /// Where it is in its life.
+    /// Its lifecycle state.
     pub state: ReplicaState,
-    /// What it used; absent where that is not known.
+    /// Its use of resources; absent if unknown.
     pub usage: Option<Usage>,
     /// Whether CPU and memory are limited, so that periods and kills are counted.
     pub limited: bool,
-    /// CPU limit in force.
+    /// Current CPU limit.
     pub cpu: Option<Millicores>,
-    /// Memory limit in force.
+    /// Current memory limit.
     pub memory: Option<Mebibytes>,
-    /// When it was started.
+    /// Time of its start.
     pub started: Option<Timestamp>,
-    /// Times it was restarted.
+    /// Restarts.
     pub restarts: u64,
-    /// Requests that it is working on.
+    /// Requests in flight.
     pub in_flight: u32,
-    /// Requests that it answered.
+    /// Completed requests.
     pub requests: Vec<Series>,
 }
 
-/// What a replica has used so far and holds now.
+/// Resource use of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Usage {
     /// CPU time, seconds.
@@ -85,7 +85,7 @@ pub struct Usage {
     pub periods: u64,
     /// Periods in which it reached its quota.
     pub throttled_periods: u64,
-    /// Time for which it was held back, seconds.
+    /// Throttled time, seconds.
     pub throttled_seconds: f64,
     /// Memory that cannot be reclaimed easily: usage without inactive file pages, bytes.
     pub working_set: u64,
@@ -93,19 +93,19 @@ pub struct Usage {
     pub oom_kills: u64,
 }
 
-/// How a request ended.
+/// Result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
-    /// HTTP status; 499 where the client left before there was one.
+    /// HTTP status; 499 if the client disconnected first.
     pub http: u16,
-    /// gRPC status, 0 to 16, where the request was one of gRPC.
+    /// gRPC status, 0 to 16, of a gRPC request.
     pub grpc: Option<u8>,
 }
 
-/// Durations of the requests that ended in one way.
+/// Durations of the requests with one result.
 #[derive(Debug, Clone)]
 pub struct Series {
-    /// The way.
+    /// The result.
     pub ending: Ending,
     /// Requests in each bucket, not cumulative.
     pub counts: [u64; BUCKETS],
@@ -113,16 +113,16 @@ pub struct Series {
     pub sum: f64,
 }
 
-/// The machine; what is not known is not shown.
+/// Snapshot of the machine; unknown values are omitted.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct NodeView {
     /// CPUs that the platform may use.
     pub cpu_cores: Option<f64>,
     /// Its memory, bytes.
     pub memory_bytes: Option<f64>,
-    /// Memory that new processes could have, bytes.
+    /// Available memory, bytes.
     pub available_bytes: Option<f64>,
-    /// Time that its CPUs were idle, together, seconds.
+    /// Total idle time of its CPUs, seconds.
     pub idle_seconds: Option<f64>,
 }
 
@@ -131,7 +131,7 @@ pub fn bounds() -> impl Iterator<Item = f64> {
     LATENCY_BOUNDS_MS.into_iter().chain([LAST_BOUND_MS]).map(|bound| bound / 1_000.0)
 }
 
-/// Everything, as text.
+/// Renders everything as text.
 #[must_use]
 pub fn render(functions: &[FunctionView], node: NodeView) -> String {
     let mut text = Text::default();

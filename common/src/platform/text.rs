@@ -13,11 +13,11 @@ pub enum Kind {
     Histogram,
 }
 
-/// Text that is being written. Writing to memory does not fail, so results of `write!` are dropped.
+/// Output buffer. Writing to memory cannot fail, so results of `write!` are dropped.
 #[derive(Debug, Default)]
 pub struct Text(String);
 
-/// Labels, without braces. Values are names and ids; what would need escaping is escaped all the same.
+/// Labels without braces, escaped.
 pub fn labels(pairs: &[(&str, &str)]) -> String {
     let mut text = String::new();
     for (name, value) in pairs {
@@ -49,7 +49,7 @@ impl Text {
         let _ = writeln!(self.0, "{name}{{{labels},le=\"{bound}\"}} {count}");
     }
 
-    /// The whole.
+    /// The complete text.
     pub fn finish(self) -> String {
         self.0
     }

@@ -1,10 +1,10 @@
-//! When and which way the allocation changed.
+//! Time and direction of changes of the allocation.
 
 use crate::contract::{Changes, Direction};
 use crate::policy::Prices;
 use crate::units::Allocation;
 
-/// Which way a change from `before` to `after` goes: by what it costs, then by cores, then by memory; `None` where nothing changed.
+/// Direction of a change from `before` to `after`: by cost, then by cores, then by memory; `None` without a change.
 #[must_use]
 pub fn direction(before: Allocation, after: Allocation, prices: &Prices) -> Option<Direction> {
     let size = |allocation: Allocation| [prices.per_hour(allocation), allocation.total_cores(), allocation.total_gibibytes()];
@@ -16,15 +16,15 @@ pub fn direction(before: Allocation, after: Allocation, prices: &Prices) -> Opti
     }
 }
 
-/// What one tick changed.
+/// Change of one tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Change {
     pub vertical: bool,
-    /// Ticks since the last change that went the other way, where this tick's change reversed one.
+    /// Ticks since the last change in the other direction, if this tick reversed it.
     pub reversed_after: Option<u32>,
 }
 
-/// The allocation as each tick left it.
+/// Tracks the allocation from tick to tick.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tracker {
     left: Option<Allocation>,
@@ -34,7 +34,7 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
-    /// Ends a tick, `passed` ticks after the last one ended, with `now` in force.
+    /// Closes a tick, `passed` ticks after the previous one, with the allocation `now`.
     pub fn close(&mut self, now: Option<Allocation>, passed: u32, prices: &Prices) -> Change {
         let older = |ticks: &mut u32| *ticks = ticks.saturating_add(passed);
         self.horizontal_ticks.iter_mut().for_each(older);
@@ -59,7 +59,7 @@ impl Tracker {
         Change { vertical, reversed_after }
     }
 
-    /// The same, as a State says it.
+    /// The changes for a State.
     pub fn changes(&self) -> Changes {
         Changes {
             horizontal_ticks: self.horizontal_ticks,

@@ -1,25 +1,25 @@
-//! What one tick adds up to: counts and sums, kept as whole numbers so that a running sum never drifts, and their compact form in memory.
+//! Counts and sums of one tick, as integers so that running sums never drift, and their compact form in memory.
 
 use crate::scrape::LATENCY_BUCKETS;
 
-/// A number that is summed over ticks. The buckets of latency follow the last of them.
+/// A sum over ticks. The latency buckets follow the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
     /// Requests that arrived.
     Arrived,
-    /// Milliseconds that readings of the entry cover.
+    /// Milliseconds covered by readings of the ingress.
     ArrivedMs,
     /// Requests answered well.
     Completed,
-    /// Requests that failed at a replica or before one.
+    /// Requests that failed at or before a replica.
     Failed,
-    /// Milliseconds that readings of answers cover.
+    /// Milliseconds covered by readings of completions.
     AnsweredMs,
     /// CPU time of all replicas, microseconds.
     CpuUs,
     /// Milliseconds over which that CPU time was measured, summed over replicas.
     CpuReplicaMs,
-    /// Milliseconds that readings of CPU cover.
+    /// Milliseconds covered by readings of CPU.
     CpuMs,
     /// CFS periods of all replicas.
     Periods,
@@ -49,7 +49,7 @@ const FIELDS: usize = Field::OomKills as usize + 1;
 const ENTRIES: usize = FIELDS + LATENCY_BUCKETS;
 const _: () = assert!(ENTRIES <= 64, "one bit of the mask for each entry");
 
-/// Most that one entry holds. No true count of one tick comes near; 60 ticks of it still add up without overflow, and exactly so as `f64`.
+/// Maximum of an entry, far above any real count; 60 ticks of it add up without overflow, and exactly in `f64`.
 const MOST: u64 = (1 << 47) - 1;
 
 /// Counts and sums over a tick, or over several.
@@ -68,7 +68,7 @@ impl Counts {
         self.0[field as usize]
     }
 
-    /// Adds to one tick's `field`, up to the most that an entry holds.
+    /// Adds to one tick's `field`, up to the maximum of an entry.
     pub fn add(&mut self, field: Field, amount: u64) {
         let entry = &mut self.0[field as usize];
         *entry = entry.saturating_add(amount).min(MOST);

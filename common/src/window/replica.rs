@@ -1,9 +1,9 @@
-//! What was last read of each replica, and what a newer reading adds to it.
+//! Last readings of each replica, and the growth of counters since.
 
 use crate::scrape::{CpuCounters, LATENCY_BUCKETS, RequestCounters, Scrape};
 use crate::time::Timestamp;
 
-/// A replica that this many readings of the function in a row do not show is forgotten. Should it come back, it counts as one that just started.
+/// Consecutive readings without a replica after which it is forgotten. If it returns, it counts as just started.
 const MISSED_READINGS: u8 = 12;
 
 /// The last readings of one replica.
@@ -28,7 +28,7 @@ impl Known {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Replicas {
     sorted: Vec<Known>,
-    /// Where the next reading is looked for first: readings come in the same order every time.
+    /// Index at which the next lookup starts: readings come in the same order every time.
     expected: usize,
 }
 
@@ -82,12 +82,12 @@ impl Replicas {
     }
 }
 
-/// How much a counter grew from `before` to `now`. One that fell was begun anew, and what it reads now is what it grew by.
+/// Growth of a counter from `before` to `now`; after a reset, its new value.
 pub(super) fn growth(before: u64, now: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }
 
-/// Requests answered between two readings. The counters of one replica begin anew together.
+/// Requests completed between two readings. The counters of one replica are reset together.
 pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters) -> (RequestCounters, Continuity) {
     if now.completed < before.completed || now.failed < before.failed {
         return (*now, Continuity::BegunAnew);
@@ -97,7 +97,7 @@ pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters) 
     (RequestCounters { completed: now.completed - before.completed, failed: now.failed - before.failed, latency }, Continuity::WentOn)
 }
 
-/// CPU time used between two readings. The counters of one replica begin anew together.
+/// CPU time used between two readings. The counters of one replica are reset together.
 pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters) -> (CpuCounters, Continuity) {
     let grown = || {
         Some(CpuCounters {
@@ -109,7 +109,7 @@ pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters) -> (CpuCounte
     grown().map_or((*now, Continuity::BegunAnew), |growth| (growth, Continuity::WentOn))
 }
 
-/// Whether a counter went on counting, or began at zero again because its process was restarted.
+/// Whether a counter continued, or was reset because its process was restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Continuity {
     WentOn,

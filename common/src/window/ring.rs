@@ -7,12 +7,12 @@ pub(super) const SHORT: usize = 12;
 /// Ticks in the long window.
 pub(super) const LONG: usize = 60;
 
-/// What of a tick cannot be summed; not a number where it was not measured.
+/// Values of a tick that cannot be summed; NaN if not measured.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peaks {
-    /// Arrivals, requests a second.
+    /// Arrival rate, requests/s.
     pub rate: f32,
-    /// CPU of the replica that used most, thousandths of a core.
+    /// Maximum CPU over the replicas, thousandths of a core.
     pub cpu: f32,
     /// Working set of the largest replica, MiB.
     pub memory: f32,
@@ -27,7 +27,7 @@ impl Default for Peaks {
 /// The last 60 ticks.
 #[derive(Debug, Clone)]
 pub(super) struct Ring {
-    /// Compact forms, oldest first; what lies before `long_at` is over and done with.
+    /// Compact forms, oldest first; bytes before `long_at` are obsolete.
     bytes: Vec<u8>,
     long_at: usize,
     short_at: usize,
@@ -88,7 +88,7 @@ impl Ring {
         self.len = (self.len + 1).min(LONG as u8);
     }
 
-    /// Moves what is kept to the front before the buffer would grow, so that it stays about a quarter larger than what it holds.
+    /// Moves the live bytes to the front before the buffer would grow, so that it stays about a quarter larger than its content.
     fn make_room(&mut self) {
         const LARGEST_USUAL_TICK: usize = 96;
         let kept = self.bytes.len() - self.long_at;
@@ -120,7 +120,7 @@ impl Ring {
         &self.long
     }
 
-    /// What cannot be summed, over the newest tick, the last 12 and the last 60.
+    /// Values that cannot be summed, over the newest tick, the last 12 and the last 60.
     pub fn spans(&self) -> [Span; 3] {
         let [cpu, memory] = [&self.cpu, &self.memory].map(|column| self.largest(column));
         let trends = self.trends();
@@ -140,7 +140,7 @@ impl Ring {
         [Trend::default(), short, sums.trend()]
     }
 
-    /// The largest of a column over the spans, where it was measured.
+    /// Maximum of a column over the spans.
     fn largest(&self, column: &[f32; LONG]) -> [Option<f64>; 3] {
         let newest = |ticks: usize| self.newest(column).take(ticks).fold(f32::NAN, f32::max);
         // The whole column in any order, four at a time: slots that were never filled hold what was not measured, and `f32::max` passes over it.
@@ -161,22 +161,22 @@ impl Ring {
     }
 }
 
-/// What cannot be summed, over some ticks.
+/// Values that cannot be summed, over some ticks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Span {
     pub trend: Trend,
-    /// The largest CPU, thousandths of a core, where it was measured.
+    /// Maximum CPU, thousandths of a core.
     pub cpu: Option<f64>,
-    /// The largest working set, MiB, where it was measured.
+    /// Maximum working set, MiB.
     pub memory: Option<f64>,
 }
 
-/// How the arrival rate moved.
+/// Trend of the arrival rate.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Trend {
-    /// Change of the rate from one tick to the next.
+    /// Slope per tick.
     pub slope: Option<f64>,
-    /// Standard deviation over the mean.
+    /// Coefficient of variation.
     pub variation: Option<f64>,
 }
 

@@ -23,7 +23,7 @@ pub struct StateDir {
 }
 
 /// What is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     version: u32,
     /// Highest lease ever seen in a write.
