@@ -159,7 +159,7 @@ struct Service<B> {
     /// Applies and stores that have not answered; each function has at most one apply and three stores.
     under_way: usize,
     listing: bool,
-    list_at: Option<tokio::time::Instant>,
+    list_at: Option<std::time::Instant>,
 }
 
 impl<B: Backend> Service<B> {
@@ -207,7 +207,7 @@ impl<B: Backend> Service<B> {
 
     fn wake(&mut self) {
         self.core.wake(clock::now());
-        if self.list_at.take_if(|at| *at <= tokio::time::Instant::now()).is_some() {
+        if self.list_at.take_if(|at| *at <= clock::instant()).is_some() {
             self.list();
         }
         self.metrics.functions.set(self.core.governed() as i64);
@@ -244,7 +244,7 @@ impl<B: Backend> Service<B> {
                     Ok(workloads) => self.core.listed(&workloads, asked, now),
                     Err(error) => {
                         tracing::debug!(%error, "the platform was not listed; trying again");
-                        self.list_at = Some(tokio::time::Instant::now() + LIST_AGAIN);
+                        self.list_at = Some(clock::instant() + LIST_AGAIN);
                     }
                 }
             }
@@ -280,7 +280,7 @@ impl<B: Backend> Service<B> {
             } else {
                 Err(BackendError::Unavailable("this actuator no longer leads".into()))
             };
-            metrics.attempt(&result, began.elapsed());
+            metrics.attempt(&result, clock::since(began));
             // The service has ended; nobody waits for the answer.
             let _unheard = answers.send(Answer::Applied(order.function, order.number, result));
         });

@@ -205,7 +205,7 @@ impl Follower {
 
     async fn read(&self, store: &ModelStore, version: u64) -> Result<Dqn, Unusable> {
         let bytes = store.read(&self.name, version, MOST_BYTES).await.map_err(|error| match error {
-            ReadError::Silent(_) => Unusable::Later(anyhow::Error::new(error).context(format!("model {}@{version}", self.name))),
+            ReadError::Unavailable(_) => Unusable::Later(anyhow::Error::new(error).context(format!("model {}@{version}", self.name))),
             ReadError::Absent | ReadError::TooLong(..) | ReadError::Damaged(_) => Unusable::Refused(error.to_string()),
         })?;
         let params = self.params.clone();

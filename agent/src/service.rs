@@ -161,7 +161,7 @@ impl Agent {
         }
         if self.answerer.lookback().is_some() {
             batch.retain(|received| self.partition.contains(&received.message.function()));
-            if self.cleaned.elapsed() > CLEANUP_INTERVAL {
+            if clock::since(self.cleaned) > CLEANUP_INTERVAL {
                 self.cleaned = clock::instant();
                 self.answerer.forget(clock::now());
             }
@@ -183,7 +183,7 @@ impl Agent {
     }
 
     fn warn_late(&mut self, state: &State) {
-        if self.warned.is_some_and(|last| last.elapsed() < LATE_WARNING_INTERVAL) {
+        if self.warned.is_some_and(|last| clock::since(last) < LATE_WARNING_INTERVAL) {
             return;
         }
         self.warned = Some(clock::instant());

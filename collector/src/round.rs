@@ -140,7 +140,7 @@ async fn poll(place: usize, source: Source, ask: Arc<Notify>, answer: mpsc::Send
         }
         let began = clock::instant();
         let result = source.read().await;
-        if answer.send(Answer { place, result, seconds: began.elapsed().as_secs_f64() }).await.is_err() {
+        if answer.send(Answer { place, result, seconds: clock::since(began).as_secs_f64() }).await.is_err() {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! How long the guard takes to judge one decision.
+//! Time of the guard for one decision.
 
 use std::hint::black_box;
 

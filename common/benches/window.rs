@@ -1,4 +1,4 @@
-//! What it costs to keep the windows of a function, and to say what they hold.
+//! Cost of updating the windows of a function, and of writing its State.
 
 use divan::{Bencher, black_box};
 use qscale_common::contract::{Epoch, Message, StateId};
@@ -19,7 +19,7 @@ fn policy() -> ScalingPolicy {
     ScalingPolicy::new(FunctionId::new(name("default"), name("fibonacci-python")))
 }
 
-/// What is read of a function of `replicas` at the end of `tick`.
+/// Readings of a function with `replicas` at the end of `tick`.
 fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
     let at = Timestamp(tick * 5000);
     let replica = |index: u32| Scrape {

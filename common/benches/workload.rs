@@ -1,4 +1,4 @@
-//! What an arrival costs: drawn from a pattern, and merged from the functions of a trace.
+//! Cost of an arrival: drawn from a pattern, and merged from the functions of a trace.
 
 use std::time::Duration;
 

@@ -86,7 +86,7 @@ pub enum Verdict {
     },
     /// The requested allocation is the current one.
     Unchanged,
-    /// Keep what is in force.
+    /// Keep the current allocation.
     Hold {
         /// Rules that kept it.
         notes: Vec<GuardNote>,
@@ -128,7 +128,7 @@ fn judge(input: &GuardInput<'_>) -> Verdict {
         None if input.policy.paused => return held(Rule::Paused, "the policy is paused"),
         None => {}
     }
-    let Some(current) = input.current else { return held(Rule::StaleState, "what is in force is not known") };
+    let Some(current) = input.current else { return held(Rule::StaleState, "the current allocation is unknown") };
     let home = within_bounds(input, current);
     if input.wanted == current && home == current {
         return Verdict::Unchanged;

@@ -1,4 +1,4 @@
-//! What two services of Qscale must agree on: units, names, the messages and the pure functions over them.
+//! Shared by all services: units, names, the messages and pure functions over them.
 //!
 //! Pure by default: no I/O, no clock, no randomness of its own. The feature `runtime` adds what a service needs to run, `fixtures` messages for tests.
 

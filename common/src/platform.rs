@@ -159,7 +159,7 @@ impl OutOfRange {
 /// Why a function file was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidSpec {
-    /// It cannot be parsed, or a field is unknown, missing or of a wrong type.
+    /// It cannot be parsed, or a field is unknown, missing or has the wrong type.
     #[error(transparent)]
     Document(#[from] DocumentError),
     /// A field is outside its range.

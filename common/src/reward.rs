@@ -76,7 +76,7 @@ pub struct Judged {
     pub tick: Tick,
     /// When it was judged.
     pub at: Timestamp,
-    /// Who decided the allocation that was in force.
+    /// Decision behind the allocation.
     pub decided_by: Option<Decider>,
 }
 

@@ -1,4 +1,4 @@
-//! What a service needs to run: configuration, telemetry, health, shutdown, and the bus. The only part of this crate that does I/O.
+//! Runtime of a service: configuration, telemetry, health, shutdown and the bus. The only part of this crate that does I/O.
 
 pub mod bus;
 pub mod cancellable;

@@ -1,5 +1,5 @@
-//! What "the objective is violated" means. Owns the definition for every place that counts violations: the reward, the training reward, the evaluator, and
-//! the comparison of recordings; must not know where its arguments were measured.
+//! Definition of a violated objective, for everything that counts violations: the reward, the training reward, the evaluator, and
+//! the comparison of recordings. Must not know where its arguments were measured.
 //!
 //! - A request is *late* when it was answered well, but later than the objective's latency bound.
 //! - [`is_violated`]: the objective is violated in an interval when its latency percentile is above the bound, or more requests failed than it allows.

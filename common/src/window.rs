@@ -217,7 +217,7 @@ impl Windows {
         self.tracker.changes()
     }
 
-    /// Mean time from start to ready of the replicas started lately, milliseconds.
+    /// Mean time from start to readiness of recently started replicas, milliseconds.
     #[must_use]
     pub fn startup_ms(&self) -> Option<u64> {
         self.startup.mean_ms.map(|mean| mean.round() as u64)
@@ -262,8 +262,8 @@ impl Windows {
         let before = self.ingress.replace(now);
         let Some(before) = before else { return };
         if let Passed::Millis(ms) = self.passed(Some(before.at), now.at) {
-            let anew = now.arrived < before.arrived || now.failed < before.failed;
-            let (arrived, failed) = if anew { (0, 0) } else { (before.arrived, before.failed) };
+            let reset = now.arrived < before.arrived || now.failed < before.failed;
+            let (arrived, failed) = if reset { (0, 0) } else { (before.arrived, before.failed) };
             let counts = &mut self.open.counts;
             counts.add(Field::Arrived, now.arrived - arrived);
             counts.add(Field::ArrivedMs, ms);
@@ -564,8 +564,8 @@ impl Startup {
 
     fn add(&mut self, before: Option<(u64, u64)>, now: Option<(u64, u64)>) {
         let (Some(before), Some(now)) = (before, now) else { return self.begin(now.filter(|_| self.mean_ms.is_none())) };
-        let anew = now.0 < before.0 || now.1 < before.1;
-        let (starts, total_ms) = if anew { now } else { (now.0 - before.0, now.1 - before.1) };
+        let reset = now.0 < before.0 || now.1 < before.1;
+        let (starts, total_ms) = if reset { now } else { (now.0 - before.0, now.1 - before.1) };
         if starts == 0 {
             return;
         }

@@ -50,7 +50,7 @@ async fn main() {
     for _ in 0..ROUNDS_OF_MANY {
         many.extend(bench.round(&functions, &mut outcomes).await);
     }
-    let elapsed = began.elapsed().as_secs_f64();
+    let elapsed = clock::since(began).as_secs_f64();
     report(&format!("{MANY} functions at once"), &mut many);
     println!("{:.0} States a second through the loop", many.len() as f64 / elapsed);
 }
@@ -82,7 +82,7 @@ impl Bench {
     async fn warm_up(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) {
         let began = clock::instant();
         while self.attempt(functions, outcomes, Duration::from_secs(2)).await.len() < functions.len() {
-            assert!(began.elapsed() < PATIENCE, "the loop does not turn");
+            assert!(clock::since(began) < PATIENCE, "the loop does not turn");
         }
     }
 
@@ -108,7 +108,7 @@ impl Bench {
                 if outcome.tick.0 == self.tick
                     && let Some(at) = sent.remove(&FunctionId::new(outcome.namespace, outcome.function))
                 {
-                    latencies.push(at.elapsed());
+                    latencies.push(clock::since(at));
                 }
             }
         };

@@ -36,7 +36,7 @@ pub fn within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> 
         if let Some(found) = condition() {
             return found;
         }
-        assert!(began.elapsed() < patience, "waited {patience:?} in vain for {what}");
+        assert!(qscale_common::runtime::clock::since(began) < patience, "waited {patience:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -51,7 +51,7 @@ pub async fn eventually_async<T, F: Future<Output = Option<T>>>(what: &str, mut 
         if let Some(found) = condition().await {
             return found;
         }
-        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        assert!(qscale_common::runtime::clock::since(began) < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -61,7 +61,9 @@ impl Fixture {
             "$KV.qscale_policies.default.f",
             "$KV.qscale_control.all",
             "$KV.qscale_leases.actuator",
+            "$KV.qscale_leases.promoter",
             "$KV.qscale_actuator.x",
+            "$KV.qscale_finetune.x",
             "$O.qscale_models.M.bWluZS8x",
             "$O.qscale_models.C.1",
             "$JS.API.STREAM.PURGE.OBJ_qscale_models",
@@ -79,10 +81,20 @@ async fn each_service_publishes_its_own_subjects_only() {
     let fixture = Fixture::new().await;
     fixture.check("collector", &["qscale.v1.state.default.f", "qscale.v1.reward.default.f"]).await;
     fixture.check("agent-threshold", &["qscale.v1.action.threshold.default.f"]).await;
-    fixture.check("actuator", &["qscale.v1.outcome.default.f", "$KV.qscale_leases.actuator", "$KV.qscale_actuator.x"]).await;
+    let promoter =
+        ["$O.qscale_models.M.bWluZS8x", "$O.qscale_models.C.1", "$JS.API.STREAM.PURGE.OBJ_qscale_models", "$KV.qscale_finetune.x"];
+    fixture.check("promoter", &[&promoter[..], &["$KV.qscale_leases.promoter"]].concat()).await;
+    fixture
+        .check(
+            "actuator",
+            &["qscale.v1.outcome.default.f", "$KV.qscale_leases.actuator", "$KV.qscale_leases.promoter", "$KV.qscale_actuator.x"],
+        )
+        .await;
     fixture.check("loadgen", &["qscale.v1.load.default.f"]).await;
     let models = ["$O.qscale_models.M.bWluZS8x", "$O.qscale_models.C.1", "$JS.API.STREAM.PURGE.OBJ_qscale_models"];
-    fixture.check("operator", &[&["$KV.qscale_policies.default.f", "$KV.qscale_control.all"], &models[..]].concat()).await;
+    fixture
+        .check("operator", &[&["$KV.qscale_policies.default.f", "$KV.qscale_control.all", "$KV.qscale_finetune.x"], &models[..]].concat())
+        .await;
 }
 
 #[tokio::test]
@@ -99,7 +111,7 @@ async fn services_can_read_what_their_work_needs() {
             Ok::<(), String>(())
         }
     };
-    for user in ["collector", "agent-threshold", "actuator", "operator"] {
+    for user in ["collector", "agent-threshold", "actuator", "promoter", "operator"] {
         bucket(user, subject::POLICY_BUCKET).await.expect("policies are readable");
     }
     bucket("actuator", subject::CONTROL_BUCKET).await.expect("controls are readable");

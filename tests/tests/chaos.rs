@@ -5,6 +5,7 @@ use std::time::Duration;
 use qscale_common::contract::{Effect, EventType, Outcome, subject};
 use qscale_common::policy::{Bounds, ScalingPolicy};
 use qscale_common::runtime::bus::Subscription;
+use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_tests::{PATIENCE, System, eventually, system};
 
@@ -46,7 +47,7 @@ impl Watched {
     async fn no_orphans(&self, after: &str) {
         let address = self.system.addresses()["platform"].as_str().expect("an address").to_owned();
         let client = PlatformClient::new(&address).expect("an address");
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = clock::instant() + PATIENCE;
         loop {
             let known: Option<Vec<u32>> = client.list().await.ok().map(|functions| {
                 functions.iter().flat_map(|function| function.actual.replicas.iter().filter_map(|replica| replica.pid)).collect()
@@ -59,7 +60,7 @@ impl Watched {
                     return;
                 }
             }
-            assert!(tokio::time::Instant::now() < deadline, "orphans after {after}: {running:?}\n{}", self.system.tail());
+            assert!(clock::instant() < deadline, "orphans after {after}: {running:?}\n{}", self.system.tail());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -1,22 +1,24 @@
-//! A model goes on learning beside a running system: a round through its gates, a better model that passes them, one that is taken back as the objective burns,
-//! and one that somebody else replaces.
+//! A model is fine-tuned on a running system: a round through the gates, a better model that passes them, one that is rolled back because of violations, and one that
+//! an operator replaces.
 
 use std::process::Output;
 
 use qscale_common::contract::{EventType, State, subject};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::models::ModelStore;
+use qscale_common::runtime::models::{ModelPointer, ModelStore};
 use qscale_common::time::Timestamp;
 use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
-use qscale_promote::{Burn, Gates, Outcome, Rules, Trial};
+use qscale_promote::promotion::Burn;
+use qscale_promote::record::Record;
+use qscale_promote::{Promotion, PromotionDecision, PromotionRules, Trial};
 use qscale_rl::Weights;
 use qscale_tests::{System, eventually_async};
 use serde_json::Value;
 
-/// Settings that make a round short.
+/// Arguments of a short round.
 const SHORT: [&str; 15] = [
     "finetune",
     "--once",
@@ -35,13 +37,13 @@ const SHORT: [&str; 15] = [
     "3m",
 ];
 
-/// The model that comes along, made to value the choice called `name` above all others.
+/// The bundled model, changed to prefer the action called `name` to all others.
 fn leaning_to(name: &str) -> Checkpoint {
     let (header, weights) = (&pretrained().header, &pretrained().weights);
     let (shift, scale) = weights.normalisation();
     let mut values = weights.values().to_vec();
-    let choice = header.actions.iter().position(|action| action == name).expect("a choice of the model");
-    // The last numbers are what the head adds to each choice.
+    let choice = header.actions.iter().position(|action| action == name).expect("an action of the model");
+    // The last values are the biases of the head, one per action.
     let at = values.len() - header.actions.len() + choice;
     values[at] += 1000.0;
     let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
@@ -49,7 +51,7 @@ fn leaning_to(name: &str) -> Checkpoint {
     Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose)
 }
 
-/// A folder's system and what lies in its store.
+/// A system and its model store.
 struct Fixture {
     system: System,
     bus: Bus,
@@ -70,11 +72,16 @@ impl Fixture {
         self.store.push(&self.dqn, &model.to_bytes(), &model.fingerprint()).await.expect("operators may write")
     }
 
+    async fn put_in_use(&self, version: u64) -> ModelPointer {
+        let pointer = self.store.pointer(&self.dqn).await.expect("known");
+        self.store.put_in_use(&self.dqn, version, &pointer).await.expect("operators may write")
+    }
+
     async fn in_use(&self) -> Option<u64> {
         self.store.in_use(&self.dqn).await.expect("known").map(|in_use| in_use.version)
     }
 
-    /// When the newest State was observed.
+    /// Time of the newest State.
     async fn newest(&self) -> Timestamp {
         let mut newest = Timestamp(0);
         let visit = |state: State| newest = newest.max(state.observed_at_ms);
@@ -82,8 +89,8 @@ impl Fixture {
         newest
     }
 
-    /// Waits until `minutes` more were recorded.
-    async fn live_through(&self, minutes: u64) {
+    /// Waits until `minutes` more are recorded.
+    async fn record_minutes(&self, minutes: u64) {
         let until = Timestamp(self.newest().await.0 + minutes * 60_000);
         eventually_async("more States", async || (self.newest().await > until).then_some(())).await;
     }
@@ -96,9 +103,13 @@ impl Fixture {
         text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
     }
 
-    async fn write_down(&self, gates: &Gates) {
-        let bucket = self.bus.jetstream().get_key_value(subject::FINETUNE_BUCKET).await.expect("the bucket was made");
-        bucket.put("dqn", serde_json::to_vec(gates).expect("writes").into()).await.expect("operators may write");
+    /// Replaces the record of the promotion by what `change` makes of an empty one.
+    async fn write_record(&self, change: impl FnOnce(&mut Promotion)) {
+        let mut record = Record::read(&self.bus, &self.dqn).await.expect("readable");
+        // A round that was requested earlier must not run again.
+        record.promotion = Promotion { round: record.promotion.round, ..Promotion::default() };
+        change(&mut record.promotion);
+        record.write().await.expect("operators may write");
     }
 }
 
@@ -108,99 +119,95 @@ fn text(output: &Output, system: &System) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn outcomes(decisions: &[Value]) -> Vec<&str> {
-    decisions.iter().map(|decision| decision["outcome"].as_str().expect("a word")).collect()
+fn names(decisions: &[Value]) -> Vec<&str> {
+    decisions.iter().map(|decision| decision["decision"].as_str().expect("a name")).collect()
 }
 
-/// Without a budget a round ends at the latest with a recommendation, and the model in use stays.
-async fn a_round_says_what_came_of_it(fixture: &Fixture) {
+/// Without a budget a round ends with a recommendation at most, and the model in use stays.
+async fn a_round_reports_its_decisions(fixture: &Fixture) {
     let mut decisions = fixture.finetune(&[]);
     for _ in 0..10 {
-        if outcomes(&decisions) != ["too_little"] {
+        if names(&decisions) != ["too_little"] {
             break;
         }
-        // On a busy machine ticks are missed, of which there is nothing to learn.
-        fixture.live_through(5).await;
+        // On a busy machine ticks are missed, and a missed tick is not a step.
+        fixture.record_minutes(5).await;
         decisions = fixture.finetune(&[]);
     }
-    let came = outcomes(&decisions);
-    let last = *came.last().expect("a decision");
+    let decided = names(&decisions);
+    let last = *decided.last().expect("a decision");
     assert!(["rejected_offline", "rejected_in_shadow", "recommended"].contains(&last), "{decisions:?}");
-    assert!(decisions.iter().all(|decision| decision["why"].as_str().is_some_and(|why| !why.is_empty())), "{decisions:?}");
-    assert_eq!(fixture.in_use().await, None, "the model that comes along goes on");
+    assert!(decisions.iter().all(|decision| decision["reason"].as_str().is_some_and(|reason| !reason.is_empty())), "{decisions:?}");
+    assert_eq!(fixture.in_use().await, None, "the bundled model stays");
     let shown = text(&fixture.system.qscale(&["finetune", "--status"]), &fixture.system);
-    assert!(shown.contains("no version of dqn is in use") && shown.contains("BECAUSE") && shown.contains("gate: "), "{shown}");
+    assert!(shown.contains("no version of dqn is in use") && shown.contains("REASON") && shown.contains("gate: "), "{shown}");
 }
 
-/// What passes every gate is put in use and watched; what it replaced is kept to go back to.
+/// A candidate that passes every gate is put in use and watched.
 async fn a_better_model_passes_the_gates(fixture: &Fixture) {
     let wasteful = fixture.push(&leaning_to("demand x4")).await;
-    fixture.store.put_in_use(&fixture.dqn, wasteful).await.expect("operators may write");
-    fixture.live_through(12).await;
+    fixture.put_in_use(wasteful).await;
+    fixture.record_minutes(12).await;
     let file = fixture.system.state().join("better.dqn");
     std::fs::write(&file, pretrained().to_bytes()).expect("written");
     let decisions = fixture.finetune(&["--candidate", &file.display().to_string(), "--budget", "1000"]);
-    let came = outcomes(&decisions);
-    assert!(came.starts_with(&["shadow", "used"]) && came.len() == 3, "{decisions:?}");
-    assert!(["kept", "rolled_back"].contains(&came[2]), "{decisions:?}");
+    let decided = names(&decisions);
+    assert!(decided.starts_with(&["shadow", "used"]) && decided.len() == 3, "{decisions:?}");
+    assert!(["kept", "rolled_back"].contains(&decided[2]), "{decisions:?}");
     let candidate = decisions[0]["version"].as_u64().expect("it was stored");
-    let stays = if came[2] == "kept" { candidate } else { wasteful };
+    let stays = if decided[2] == "kept" { candidate } else { wasteful };
     assert_eq!(fixture.in_use().await, Some(stays), "{decisions:?}");
 }
 
-/// A process that comes after another goes on watching, and takes back what burns.
-async fn what_burns_is_taken_back_after_a_restart(fixture: &Fixture) {
+/// A trial that was recorded and not carried out, as after a crash between the two, is carried out; violations roll it back.
+async fn violations_roll_a_candidate_back(fixture: &Fixture) {
     let good = fixture.push(pretrained()).await;
-    fixture.store.put_in_use(&fixture.dqn, good).await.expect("operators may write");
+    let pointer = fixture.put_in_use(good).await;
     let bad = fixture.push(&leaning_to("demand x4")).await;
-    let (mut gates, trial) = (Gates::default(), Trial { version: bad, base: Some(good) });
+    let (trial, now) = (Trial { version: bad, base: Some(good) }, fixture.newest().await);
     let before = Burn { violated_minutes: 0.0, judged_minutes: 60.0 };
-    let rules = Rules { watch_for: std::time::Duration::from_secs(1800), budget_minutes: Some(1000.0), ..Rules::default() };
-    gates.watch(trial, before, "a test says so", fixture.newest().await, &rules);
-    fixture.write_down(&gates).await;
-    fixture.store.put_in_use(&fixture.dqn, bad).await.expect("operators may write");
-    // No model can keep that, so that the one in use burns.
+    let rules = PromotionRules { budget_minutes: Some(1000.0), ..PromotionRules::default() };
+    fixture.write_record(|promotion| promotion.watch(trial, pointer.revision, before, "a test", now, &rules)).await;
+    // No model can reach that objective.
     text(&fixture.system.qscale(&["policy", "set", "fibonacci-001", "objective.latency=1ms"]), &fixture.system);
     let decisions = fixture.finetune(&["--budget", "1000"]);
-    assert_eq!(outcomes(&decisions), ["rolled_back"], "{decisions:?}");
-    let why = decisions[0]["why"].as_str().expect("words");
-    assert!(why.contains("burns faster than before") && why.contains(&format!("dqn@{good} is in use again")), "{why}");
+    assert_eq!(names(&decisions), ["rolled_back"], "{decisions:?}");
+    let reason = decisions[0]["reason"].as_str().expect("text");
+    assert!(reason.contains(&format!("dqn@{good}")), "{reason}");
     assert!(decisions[0]["not_before"].as_u64() > decisions[0]["at"].as_u64(), "{decisions:?}");
     assert_eq!(fixture.in_use().await, Some(good));
 }
 
-/// What somebody else puts in use is not watched.
+/// A version that an operator puts in use ends the trial.
 async fn another_version_ends_the_watch(fixture: &Fixture) {
-    let mut gates = Gates::default();
-    let trial = Trial { version: 900, base: Some(800) };
-    gates.watch(
-        trial,
-        Burn::default(),
-        "a test says so",
-        fixture.newest().await,
-        &Rules { budget_minutes: Some(1000.0), ..Rules::default() },
-    );
-    fixture.write_down(&gates).await;
+    let (trial, now) = (Trial { version: 900, base: Some(800) }, fixture.newest().await);
+    let rules = PromotionRules { budget_minutes: Some(1000.0), ..PromotionRules::default() };
+    fixture
+        .write_record(|promotion| {
+            promotion.watch(trial, 0, Burn::default(), "a test", now, &rules);
+            promotion.started(now, &rules);
+        })
+        .await;
     let in_use = fixture.in_use().await;
     let decisions = fixture.finetune(&["--budget", "1000"]);
-    assert_eq!(outcomes(&decisions), ["foreign"], "{decisions:?}");
+    assert_eq!(names(&decisions), ["superseded"], "{decisions:?}");
     assert_eq!(fixture.in_use().await, in_use);
     let shown = text(&fixture.system.qscale(&["finetune", "--status", "--json"]), &fixture.system);
     let status: Value = serde_json::from_str(&shown).expect("JSON");
     assert_eq!((&status["stage"]["at"], &status["decisions"][1]["version"]), (&"rest".into(), &900.into()));
-    let written: Vec<Outcome> =
-        serde_json::from_value(status["decisions"].as_array().expect("a list").iter().map(|said| said["outcome"].clone()).collect())
-            .expect("outcomes");
-    assert_eq!(written, [Outcome::Used, Outcome::Foreign]);
+    let entries = status["decisions"].as_array().expect("a list").iter();
+    let written: Vec<PromotionDecision> =
+        entries.map(|entry| serde_json::from_value(entry["decision"].clone()).expect("a decision")).collect();
+    assert_eq!(written, [PromotionDecision::Used, PromotionDecision::Superseded]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_goes_on_learning_and_is_replaced_through_gates_alone() {
+async fn a_model_is_fine_tuned_and_replaced_through_gates_only() {
     let fixture = Fixture::new().await;
-    fixture.live_through(15).await;
-    a_round_says_what_came_of_it(&fixture).await;
+    fixture.record_minutes(15).await;
+    a_round_reports_its_decisions(&fixture).await;
     a_better_model_passes_the_gates(&fixture).await;
-    what_burns_is_taken_back_after_a_restart(&fixture).await;
+    violations_roll_a_candidate_back(&fixture).await;
     another_version_ends_the_watch(&fixture).await;
     let mut system = fixture.system;
     assert!(system.stop(), "{}", system.tail());

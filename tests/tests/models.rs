@@ -7,12 +7,12 @@ use qscale_common::contract::{Action, EventType, Message, Provenance, State, Sta
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::http;
-use qscale_common::runtime::models::ModelStore;
+use qscale_common::runtime::models::{ModelPointer, ModelStore, PointerError, ReadError};
 use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
 use qscale_rl::Weights;
-use qscale_tests::{PATIENCE, System, eventually_async};
+use qscale_tests::{NatsServer, PATIENCE, System, eventually_async};
 
 type Answered = (FunctionId, StateId);
 
@@ -142,7 +142,8 @@ async fn a_model_is_swapped_refused_and_rolled_back_without_a_missed_tick() {
         let version = store.push(&dqn, &bytes, "?").await.expect("operators may write");
         let error = refused(&system, &["model", "use", &format!("dqn@{version}")]);
         assert!(error.contains("is not put in use"), "{error}");
-        store.put_in_use(&dqn, version).await.expect("operators may write");
+        let pointer = store.pointer(&dqn).await.expect("known");
+        store.put_in_use(&dqn, version, &pointer).await.expect("operators may write");
         agent_refused(&system, refusals).await;
         heard.until(&second.fingerprint(), 6, &system).await;
     }
@@ -155,7 +156,7 @@ async fn a_model_is_swapped_refused_and_rolled_back_without_a_missed_tick() {
         assert!(well(&system, &["model", "rollback", "dqn"]).contains(&format!("dqn@{back} is in use again")));
     }
     heard.until(&first.fingerprint(), 6, &system).await;
-    assert!(refused(&system, &["model", "rollback", "dqn"]).contains("before dqn@1 no version was in use"));
+    assert!(refused(&system, &["model", "rollback", "dqn"]).contains("before dqn@1"));
     heard.nothing_was_missed(&system).await;
 
     let pulled = system.state().join("pulled.dqn").display().to_string();
@@ -164,16 +165,36 @@ async fn a_model_is_swapped_refused_and_rolled_back_without_a_missed_tick() {
     assert!(refused(&system, &["model", "pull", "dqn", &pulled]).contains("cannot write"));
     let shown = well(&system, &["model", "show", "dqn"]);
     assert!(shown.contains("dqn@1") && shown.contains(&first.fingerprint()), "{shown}");
-    assert!(refused(&system, &["model", "show", "dqn@9"]).contains("the store holds no such version"));
+    assert!(refused(&system, &["model", "show", "dqn@9"]).contains("dqn@9"));
     assert!(system.stop(), "{}", system.tail());
 }
 
-#[tokio::test]
-async fn those_who_push_at_the_same_moment_each_get_a_version() {
-    let server = qscale_tests::NatsServer::start_with_accounts(&[]);
+/// The store of a real server, as two writers open it.
+async fn stores(server: &NatsServer) -> (ModelStore, ModelStore) {
     server.provision().await;
-    let client = server.config("operator").connect_once("test", PATIENCE).await.expect("the server answers");
-    let store = ModelStore::open(&Bus::of_client(client, "/qscale/test/0")).await.expect("it is there");
+    let open = async || {
+        let client = server.config("operator").connect_once("test", PATIENCE).await.expect("the server answers");
+        ModelStore::open(&Bus::of_client(client, "/qscale/test/0")).await.expect("the store is there")
+    };
+    (open().await, open().await)
+}
+
+async fn push(store: &ModelStore, name: &Name, count: u64) {
+    for version in 1..=count {
+        assert_eq!(store.push(name, version.to_string().as_bytes(), "?").await.expect("pushed"), version);
+    }
+}
+
+/// The version in use, those before it, and whether it is on trial.
+async fn in_use(store: &ModelStore, name: &Name) -> (u64, Vec<u64>, bool) {
+    let in_use = store.in_use(name).await.expect("known").expect("a version is in use");
+    (in_use.version, in_use.before, in_use.on_trial)
+}
+
+#[tokio::test]
+async fn concurrent_pushes_get_different_versions() {
+    let server = NatsServer::start_with_accounts(&[]);
+    let (store, _) = stores(&server).await;
     let name = Name::new("mine").expect("valid");
     let push = async |text: &'static str| (store.push(&name, text.as_bytes(), text).await.expect("pushed"), text);
     let (a, b, c) = tokio::join!(push("a"), push("b"), push("c"));
@@ -182,8 +203,78 @@ async fn those_who_push_at_the_same_moment_each_get_a_version() {
     for (version, text) in pushed {
         assert_eq!(store.read(&name, version, 100).await.expect("read"), text.as_bytes());
     }
-    assert_eq!(store.in_use(&name).await.expect("known"), None);
-    let error = store.read(&name, 1, 0).await.expect_err("too long").to_string();
-    assert_eq!(error, "1 bytes, at most 0 are read");
-    assert!(store.put_in_use(&name, 7).await.expect_err("not there").to_string().contains("there is no model mine@7"));
+    let pointer = store.pointer(&name).await.expect("known");
+    assert_eq!(pointer, ModelPointer::default());
+    assert!(matches!(store.read(&name, 1, 0).await, Err(ReadError::TooLong(1, 0))));
+    assert!(matches!(store.put_in_use(&name, 7, &pointer).await, Err(PointerError::NoSuchVersion { version: 7, .. })));
+    assert!(matches!(store.roll_back(&name, &pointer).await, Err(PointerError::NoneInUse { .. })));
+}
+
+#[tokio::test]
+async fn of_two_concurrent_writers_exactly_one_changes_the_version_in_use() {
+    let server = NatsServer::start_with_accounts(&[]);
+    let (one, two) = stores(&server).await;
+    let name = Name::new("mine").expect("valid");
+    push(&one, &name, 3).await;
+    let mut pointer = one.pointer(&name).await.expect("known");
+    for _ in 0..20 {
+        // The versions other than the one in use, so that both writers have something to write.
+        let others: Vec<u64> = (1..=3).filter(|version| pointer.version() != Some(*version)).collect();
+        let (first, second) = tokio::join!(one.put_in_use(&name, others[0], &pointer), two.put_in_use(&name, others[1], &pointer));
+        let (won, lost) = match (first, second) {
+            (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
+            other => panic!("exactly one may win: {other:?}"),
+        };
+        let PointerError::Superseded { expected, found, .. } = lost else { panic!("{lost:?}") };
+        assert_eq!((expected, found), (pointer.version(), won.version()));
+        assert_eq!(one.pointer(&name).await.expect("known"), won);
+        pointer = won;
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_of_a_trial_leaves_the_version_that_an_operator_chose() {
+    let server = NatsServer::start_with_accounts(&[]);
+    let (promoter, operator) = stores(&server).await;
+    let name = Name::new("mine").expect("valid");
+    push(&promoter, &name, 4).await;
+    for version in [1, 2] {
+        let pointer = operator.pointer(&name).await.expect("known");
+        operator.put_in_use(&name, version, &pointer).await.expect("put in use");
+    }
+    let pointer = promoter.pointer(&name).await.expect("known");
+    promoter.start_trial(&name, 3, 2, &pointer).await.expect("put in use");
+    assert_eq!(in_use(&operator, &name).await, (3, vec![2, 1], true));
+
+    let on_trial = operator.pointer(&name).await.expect("known");
+    operator.put_in_use(&name, 4, &on_trial).await.expect("put in use");
+    let lost = promoter.roll_back_trial(&name, 3, 2).await.expect_err("the operator was faster");
+    assert!(matches!(lost, PointerError::Superseded { expected: Some(3), found: Some(4), .. }), "{lost:?}");
+    let lost = promoter.confirm_trial(&name, 3).await.expect_err("the operator was faster");
+    assert!(matches!(lost, PointerError::Superseded { expected: Some(3), found: Some(4), .. }), "{lost:?}");
+    assert_eq!(in_use(&operator, &name).await, (4, vec![2, 1], false), "the candidate is not among those to return to");
+    let pointer = operator.pointer(&name).await.expect("known");
+    operator.roll_back(&name, &pointer).await.expect("rolled back");
+    assert_eq!(in_use(&operator, &name).await, (2, vec![1], false));
+}
+
+#[tokio::test]
+async fn a_trial_ends_with_the_version_before_it_or_is_confirmed() {
+    let server = NatsServer::start_with_accounts(&[]);
+    let (store, _) = stores(&server).await;
+    let name = Name::new("mine").expect("valid");
+    push(&store, &name, 3).await;
+    // No version was in use: the base is the bundled model, pushed as version 1.
+    let none = store.pointer(&name).await.expect("known");
+    store.start_trial(&name, 2, 1, &none).await.expect("put in use");
+    assert_eq!(in_use(&store, &name).await, (2, vec![1], true));
+    store.roll_back_trial(&name, 2, 1).await.expect("rolled back");
+    assert_eq!(in_use(&store, &name).await, (1, vec![], false));
+
+    let pointer = store.pointer(&name).await.expect("known");
+    store.start_trial(&name, 3, 1, &pointer).await.expect("put in use");
+    store.confirm_trial(&name, 3).await.expect("confirmed");
+    assert_eq!(in_use(&store, &name).await, (3, vec![1], false));
+    let stale = store.start_trial(&name, 2, 1, &pointer).await.expect_err("the pointer has changed");
+    assert!(matches!(stale, PointerError::Superseded { expected: Some(1), found: Some(3), .. }), "{stale:?}");
 }

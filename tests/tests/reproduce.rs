@@ -49,7 +49,7 @@ fn what_was_learned_decides_on_real_functions_and_is_kept() {
     assert!(String::from_utf8_lossy(&again.stdout).contains("tabular-q-1"));
     assert!(std::fs::read(folder.path().join("found/results.json")).expect("written") == bytes);
     let other = reproduce(folder.path(), &["--quick", "--for", "20s"]);
-    assert!(told(&other).contains("is of another experiment") && told(&other).contains("--overwrite"), "{}", told(&other));
+    assert!(told(&other).contains("journal.jsonl") && told(&other).contains("--overwrite"), "{}", told(&other));
     let long = reproduce(folder.path(), &["--for", "1h"]);
     assert!(told(&long).contains("--for 1h, must be from 10s to 10m"), "{}", told(&long));
 }

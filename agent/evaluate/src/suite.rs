@@ -19,7 +19,7 @@ use thiserror::Error;
 pub use competitor::{CompetitorEntry, Grid, with_params};
 pub use filter::SuiteFilter;
 pub use function::{FunctionEntry, Profile};
-pub use shipped::{SHIPPED, Shipped};
+pub use shipped::{SHIPPED, Shipped, TRAINING_RULES};
 pub use trace::TraceEntry;
 
 /// A registered suite.

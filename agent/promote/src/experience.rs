@@ -1,7 +1,7 @@
-//! What a recording teaches: States and Rewards of one function as steps of a learner. Owns which choice a recorded tick was and what it was worth; must not learn.
+//! A recording of one function, its States and Rewards, as experience of a learner. Owns the action and the training reward of a recorded tick; must not learn.
 //!
-//! A step is: what the network saw of a State, the choice that names the allocation which was in force during the tick that followed, and what that tick was worth. Who
-//! decided is no matter, as Q-learning asks only what was done. What was not measured is no step and never counts as zero.
+//! A step consists of the observation of a State, the action that corresponds to the allocation during the following tick, and the training reward of that tick. It does
+//! not matter which agent or rule decided: Q-learning is off-policy. A tick that was not measured is not a step; a missing value never counts as zero.
 
 use std::collections::BTreeMap;
 
@@ -19,45 +19,45 @@ use qscale_rl::learner::Learner;
 use qscale_rl::replay::{StepEnd, Transition};
 use serde::{Deserialize, Serialize};
 
-/// A reading that covers less than this share of a tick, or more than that many ticks, tells of another span than the tick.
-const LEAST_COVERED: f64 = 0.5;
-const MOST_COVERED: f64 = 1.5;
+/// Range of the covered time of a measurement, in ticks; outside of it the measurement belongs to another period than the tick.
+const MIN_COVERED: f64 = 0.5;
+const MAX_COVERED: f64 = 1.5;
 
-/// What was recorded of one function.
+/// Recording of one function.
 #[derive(Debug, Clone, Copy)]
 pub struct Recording<'a> {
     /// Its States in order. Those before `since` only fill the history.
     pub states: &'a [State],
-    /// Its Rewards by the State whose tick they judge.
+    /// Its Rewards, by the State whose tick they measure.
     pub rewards: &'a BTreeMap<StateId, Reward>,
-    /// When steps begin.
+    /// Time of the first step.
     pub since: Timestamp,
 }
 
-/// By what a recording is read: as the agent saw it, and as training judges it.
+/// Converts recordings: observations as the agent computes them, rewards as training computes them.
 pub struct Reader<'a> {
-    /// What could be chosen.
+    /// The action set.
     pub actions: &'a Actions,
-    /// What a tick is worth.
+    /// The training reward.
     pub worth: Worth,
-    /// The caution that a function's State is decided on with.
+    /// Violation cost with which the agent decides on a State.
     pub caution: &'a dyn Fn(&State) -> f64,
 }
 
 /// One step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// What was seen.
+    /// Observation before the tick.
     pub observation: Vec<f32>,
-    /// What could be chosen.
+    /// Allowed actions.
     pub mask: Mask,
-    /// The choice that names what was in force then.
+    /// Action that corresponds to the allocation during the tick.
     pub choice: usize,
-    /// What the tick was worth, and why.
+    /// Training reward of the tick and its terms.
     pub tick: worth::Tick,
-    /// What was seen after it.
+    /// Observation after the tick.
     pub next: Vec<f32>,
-    /// What could be chosen there.
+    /// Allowed actions there.
     pub next_mask: Mask,
 }
 
@@ -75,37 +75,37 @@ impl Step {
     }
 }
 
-/// A tick of a recording.
+/// A recorded tick.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Lived {
-    /// It teaches something.
+pub enum RecordedTick {
+    /// A step to learn from.
     Step(Box<Step>),
-    /// It does not, and no return reaches across it.
+    /// A tick that is skipped; no return spans it.
     Gap,
 }
 
-/// Ticks that teach nothing, by the reason.
+/// Skipped ticks by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Skipped {
-    /// The State of the tick after it, or of the one that measures it, is missing.
+    /// The State after the tick, or the one that measures it, is missing.
     pub missing: usize,
-    /// What it was worth was not measured.
+    /// A term of the training reward was not measured.
     pub unmeasured: usize,
-    /// No choice names what was in force.
+    /// No action corresponds to the allocation.
     pub unmatched: usize,
 }
 
-/// What a recording teaches.
+/// Experience in a recording.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Experience {
-    /// Its ticks in order.
-    pub lived: Vec<Lived>,
-    /// Those that teach nothing.
+    /// Ticks in order.
+    pub ticks: Vec<RecordedTick>,
+    /// Skipped ticks.
     pub skipped: Skipped,
 }
 
 impl Skipped {
-    /// All of them.
+    /// Their total.
     #[must_use]
     pub fn all(&self) -> usize {
         self.missing + self.unmeasured + self.unmatched
@@ -113,40 +113,40 @@ impl Skipped {
 }
 
 impl Experience {
-    /// How many steps there are.
+    /// Number of steps.
     #[must_use]
     pub fn steps(&self) -> usize {
-        self.lived.iter().filter(|lived| matches!(lived, Lived::Step(_))).count()
+        self.ticks.iter().filter(|tick| matches!(tick, RecordedTick::Step(_))).count()
     }
 
-    /// Keeps only the newest `most` ticks.
-    pub fn keep_newest(&mut self, most: usize) {
-        self.lived.drain(..self.lived.len().saturating_sub(most));
+    /// Keeps only the newest `count` ticks.
+    pub fn keep_newest(&mut self, count: usize) {
+        self.ticks.drain(..self.ticks.len().saturating_sub(count));
     }
 }
 
-/// Has `learner` remember `lived` as what happened in its environment number `lane`, `times` times over.
-pub fn learn_from(learner: &mut Learner, lane: usize, lived: &[Lived], times: usize) {
+/// Adds `ticks`, `times` times, to the replay of `learner` as its environment number `environment`.
+pub fn fill_replay(learner: &mut Learner, environment: usize, ticks: &[RecordedTick], times: usize) {
     for _ in 0..times {
-        for lived in lived {
-            match lived {
-                Lived::Step(step) => learner.observe(lane, &step.transition()),
-                Lived::Gap => learner.interrupt(lane),
+        for tick in ticks {
+            match tick {
+                RecordedTick::Step(step) => learner.observe(environment, &step.transition()),
+                RecordedTick::Gap => learner.interrupt(environment),
             }
         }
-        learner.interrupt(lane);
+        learner.interrupt(environment);
     }
 }
 
-/// Why a tick teaches nothing.
-enum Why {
+/// Why a tick is skipped.
+enum SkipReason {
     Missing,
     Unmeasured,
     Unmatched,
 }
 
-/// What the network saw of one State.
-struct Seen {
+/// A State as the network sees it.
+struct ObservedState {
     observation: Vec<f32>,
     menu: Menu,
     usual_price: f64,
@@ -154,22 +154,23 @@ struct Seen {
 }
 
 impl Reader<'_> {
-    /// What `recording` teaches.
+    /// The experience in `recording`.
     #[must_use]
     pub fn read(&self, recording: &Recording<'_>) -> Experience {
         let mut history = History::default();
-        let seen: Vec<Option<Seen>> = recording.states.iter().map(|state| self.see(state, &mut history, recording.since)).collect();
+        let seen: Vec<Option<ObservedState>> =
+            recording.states.iter().map(|state| self.observe(state, &mut history, recording.since)).collect();
         let mut experience = Experience::default();
         for at in 0..recording.states.len().saturating_sub(1) {
             let Some(before) = &seen[at] else { continue };
             match self.step(recording, at, before, seen[at + 1].as_ref()) {
-                Ok(step) => experience.lived.push(Lived::Step(Box::new(step))),
+                Ok(step) => experience.ticks.push(RecordedTick::Step(Box::new(step))),
                 Err(why) => {
-                    experience.lived.push(Lived::Gap);
+                    experience.ticks.push(RecordedTick::Gap);
                     *match why {
-                        Why::Missing => &mut experience.skipped.missing,
-                        Why::Unmeasured => &mut experience.skipped.unmeasured,
-                        Why::Unmatched => &mut experience.skipped.unmatched,
+                        SkipReason::Missing => &mut experience.skipped.missing,
+                        SkipReason::Unmeasured => &mut experience.skipped.unmeasured,
+                        SkipReason::Unmatched => &mut experience.skipped.unmatched,
                     } += 1;
                 }
             }
@@ -177,85 +178,100 @@ impl Reader<'_> {
         experience
     }
 
-    /// Takes `state` into `history`; what was seen of it, unless it only fills that.
-    fn see(&self, state: &State, history: &mut History, since: Timestamp) -> Option<Seen> {
+    /// Adds `state` to `history`; returns its observation, or `None` before `since`.
+    fn observe(&self, state: &State, history: &mut History, since: Timestamp) -> Option<ObservedState> {
         let caution = (self.caution)(state);
         let sight = Sight::take(state, history, caution);
         if state.observed_at_ms < since {
             return None;
         }
-        let mut seen = Seen { observation: vec![0.0; COUNT], menu: Menu::default(), usual_price: sight.usual_price(), caution };
+        let mut seen = ObservedState { observation: vec![0.0; COUNT], menu: Menu::default(), usual_price: sight.usual_price(), caution };
         observe(&sight, &mut seen.observation);
         self.actions.decode(&sight, &mut seen.menu);
         Some(seen)
     }
 
-    fn step(&self, recording: &Recording<'_>, at: usize, before: &Seen, after: Option<&Seen>) -> Result<Step, Why> {
+    fn step(
+        &self,
+        recording: &Recording<'_>,
+        at: usize,
+        before: &ObservedState,
+        after: Option<&ObservedState>,
+    ) -> Result<Step, SkipReason> {
         let states = recording.states;
-        let after = after.filter(|_| follows(&states[at], &states[at + 1])).ok_or(Why::Missing)?;
-        // Measurements that come late tell of this tick in a later State.
-        let late = states[at + 1].age.requests_ms.ok_or(Why::Unmeasured)? / states[at + 1].tick_length_ms.max(1);
-        let told_at = at + 1 + usize::try_from(late).unwrap_or(usize::MAX / 2);
-        let whole = told_at < states.len() && (at..told_at).all(|at| follows(&states[at], &states[at + 1]));
-        let [.., waiting, told] = states.get(..=told_at).filter(|_| whole).ok_or(Why::Missing)? else { return Err(Why::Missing) };
-        if told.age.requests_ms.is_none_or(|age| age / told.tick_length_ms.max(1) != late) {
-            return Err(Why::Unmeasured);
+        let after = after.filter(|_| follows(&states[at], &states[at + 1])).ok_or(SkipReason::Missing)?;
+        // With late measurements, a later State holds those of this tick.
+        let late = states[at + 1].age.requests_ms.ok_or(SkipReason::Unmeasured)? / states[at + 1].tick_length_ms.max(1);
+        let measured_at = at + 1 + usize::try_from(late).unwrap_or(usize::MAX / 2);
+        let whole = measured_at < states.len() && (at..measured_at).all(|at| follows(&states[at], &states[at + 1]));
+        let [.., waiting, measured_by] = states.get(..=measured_at).filter(|_| whole).ok_or(SkipReason::Missing)? else {
+            return Err(SkipReason::Missing);
+        };
+        if measured_by.age.requests_ms.is_none_or(|age| age / measured_by.tick_length_ms.max(1) != late) {
+            return Err(SkipReason::Unmeasured);
         }
-        let reward = recording.rewards.get(&waiting.state_id()).ok_or(Why::Unmeasured)?;
-        let current = reward.allocation.ok_or(Why::Unmeasured)?;
-        let tick = self.worth_of(waiting, told, reward, current, before).ok_or(Why::Unmeasured)?;
-        let choice = (0..self.actions.count()).find(|choice| before.menu.entry(*choice) == Ok(current)).ok_or(Why::Unmatched)?;
+        let reward = recording.rewards.get(&waiting.state_id()).ok_or(SkipReason::Unmeasured)?;
+        let current = reward.allocation.ok_or(SkipReason::Unmeasured)?;
+        let tick = self.training_reward(waiting, measured_by, reward, current, before).ok_or(SkipReason::Unmeasured)?;
+        let choice = (0..self.actions.count()).find(|choice| before.menu.entry(*choice) == Ok(current)).ok_or(SkipReason::Unmatched)?;
         let (next, next_mask) = (after.observation.clone(), after.menu.mask());
         Ok(Step { observation: before.observation.clone(), mask: before.menu.mask(), choice, tick, next, next_mask })
     }
 
-    /// What the tick between `waiting` and `told` was worth, by the formula of training; `None` where a term of it was not measured.
-    fn worth_of(&self, waiting: &State, told: &State, reward: &Reward, current: Allocation, seen: &Seen) -> Option<worth::Tick> {
-        let violation = violation(waiting, told)?;
-        let cost = told.prices.per_hour(current) / seen.usual_price;
+    /// Training reward of the tick between the States `waiting` and `measured_by`; `None` if a term was not measured.
+    fn training_reward(
+        &self,
+        waiting: &State,
+        measured_by: &State,
+        reward: &Reward,
+        current: Allocation,
+        seen: &ObservedState,
+    ) -> Option<worth::Tick> {
+        let violation = violation(waiting, measured_by)?;
+        let cost = measured_by.prices.per_hour(current) / seen.usual_price;
         let terms = &reward.terms;
         let (reversal, resize, kills) = (terms.reversal.value?, terms.resize.value?, terms.kill.value?);
         let tick = worth::Tick { reward: 0.0, violation, cost, reversal, kills };
-        let tick = self.worth.weigh(tick, resize, told.tick_length_ms as f64 / 1000.0, seen.caution);
+        let tick = self.worth.weigh(tick, resize, measured_by.tick_length_ms as f64 / 1000.0, seen.caution);
         tick.reward.is_finite().then_some(tick)
     }
 }
 
-/// Whether `next` closes the tick after that of `state`.
+/// Whether `next` is the State of the tick after that of `state`.
 fn follows(state: &State, next: &State) -> bool {
     next.epoch == state.epoch && next.tick == state.tick.next() && next.tick_length_ms == state.tick_length_ms
 }
 
-/// How far the objective was violated in the tick that `told` closes, before which `waiting` was; `None` where that was not measured.
+/// Violation term of the tick between the States `waiting` and `measured_by`; `None` if it was not measured.
 #[must_use]
-pub fn violation(waiting: &State, told: &State) -> Option<f64> {
-    let (window, objective) = (&told.windows.tick, &told.objective);
-    let covered = window.covered_ms as f64 / told.tick_length_ms.max(1) as f64;
-    if !(LEAST_COVERED..=MOST_COVERED).contains(&covered) {
+pub fn violation(waiting: &State, measured_by: &State) -> Option<f64> {
+    let (window, objective) = (&measured_by.windows.tick, &measured_by.objective);
+    let covered = window.covered_ms as f64 / measured_by.tick_length_ms.max(1) as f64;
+    if !(MIN_COVERED..=MAX_COVERED).contains(&covered) {
         return None;
     }
     let completed = measured(window.completed_rps)?;
     let Some(failed) = window.failed_share else {
-        // Where something was answered and nobody knows how much of it failed, that was not read.
+        // Requests completed, so a missing share of failures means that it was not measured.
         if completed > 0.0 {
             return None;
         }
-        // Nothing came back all through a tick that is longer than the bound.
+        // No request completed during a tick that is longer than the latency bound.
         let queued = |state: &State| measured(state.windows.tick.queued).map(|queued| queued > 0.0);
-        let stuck = queued(waiting)? && queued(told)? && told.tick_length_ms > objective.latency_ms;
+        let stuck = queued(waiting)? && queued(measured_by)? && measured_by.tick_length_ms > objective.latency_ms;
         return Some(f64::from(u8::from(stuck)));
     };
-    let late_of_answered = match window.latency {
+    let late_of_successful = match window.latency {
         Some(latency) => slower(&latency, objective.percentile, objective.latency_ms as f64),
         None if completed > 0.0 => return None,
         None => 0.0,
     };
-    let late = failed + (1.0 - failed) * late_of_answered;
+    let late = failed + (1.0 - failed) * late_of_successful;
     Some(slo::graded((late, 1.0 - objective.percentile / 100.0), (failed, objective.failure_share)))
 }
 
-/// Share of the requests answered well that took longer than `bound_ms`, by the percentiles that are told: between two of them, and beyond the last, the share falls
-/// exponentially, as a tail does.
+/// Share of successful requests that took longer than `bound_ms`, interpolated between the known percentiles. Between two of them, and beyond the last, the share
+/// falls exponentially.
 fn slower(latency: &Latency, percentile: f64, bound_ms: f64) -> f64 {
     let mut knots = [
         (0.0, 1.0f64),
@@ -277,7 +293,7 @@ fn slower(latency: &Latency, percentile: f64, bound_ms: f64) -> f64 {
             break;
         }
     }
-    // Where the highest percentiles are one number, as of few requests, nothing is known to be slower.
+    // With few requests the highest percentiles are equal: no request is known to be slower.
     if bound_ms >= knots[4].0 && knots[3].0 >= knots[4].0 { 0.0 } else { share.clamp(0.0, 1.0) }
 }
 

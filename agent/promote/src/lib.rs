@@ -1,15 +1,21 @@
-//! Fine-tuning: a model goes on learning from what was recorded of the functions that it serves, and what comes of it replaces it only through gates. Owns what a
-//! recording teaches and what each gate asks for; reads no stream, stores no model and knows no clock: time is an argument.
+//! Fine-tuning and promotion of models. [`experience`], [`finetune`], [`gate`], [`promotion`] and [`settings`] are pure: time and randomness are arguments.
+//! [`recorded_functions`], [`record`] and [`service`] do the I/O. Only this crate starts, keeps and rolls back trials of candidates.
 
+pub mod config;
+pub mod evaluate_candidate;
 pub mod experience;
-pub mod gates;
-pub mod ruling;
-pub mod study;
+pub mod finetune;
+pub mod gate;
+mod metrics;
+pub mod promotion;
+pub mod record;
+pub mod recorded_functions;
+pub mod service;
+pub mod settings;
+mod worker;
 
-pub use experience::{Experience, Lived, Skipped, Step, learn_from};
-pub use gates::{Burn, Due, Gates, Look, Outcome, Rules, Said, Stage, Trial};
-pub use ruling::{Compared, Estimate, Margins, Ruling, Shadowed};
-pub use study::{MOST_RECORDED, Studied, Study, StudyError};
+pub use promotion::{Promotion, PromotionDecision, Stage, Trial};
+pub use settings::{PromotionRequest, PromotionRules, PromotionSettings, RoundRequest};
 
 #[cfg(test)]
 #[path = "../../dqn/src/sample.rs"]

@@ -18,8 +18,12 @@ pub const CONTROL_BUCKET: &str = "qscale_control";
 pub const ACTUATOR_BUCKET: &str = "qscale_actuator";
 /// Key-value bucket of leases.
 pub const LEASE_BUCKET: &str = "qscale_leases";
-/// Key-value bucket with the state of fine-tuning; the key is the model's name.
+/// Key-value bucket of model promotion: the record of a model has its name as key, the request of operators `request.<model>`.
 pub const FINETUNE_BUCKET: &str = "qscale_finetune";
+/// Key of the promoter's lease in [`LEASE_BUCKET`].
+pub const PROMOTER_LEASE: &str = "promoter";
+/// First token of the key of a request in [`FINETUNE_BUCKET`].
+pub const PROMOTION_REQUEST: &str = "request";
 /// Object store of trained models.
 pub const MODEL_STORE: &str = "qscale_models";
 

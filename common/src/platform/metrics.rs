@@ -181,7 +181,7 @@ fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
         |view: &FunctionView, wanted: fn(ReplicaState) -> bool| view.replicas.iter().filter(|replica| wanted(replica.state)).count() as f64;
     family("qscale_gateway_requests_total", Kind::Counter, "Requests that arrived at the gateway.", &|view| view.counted.arrived as f64);
     family("kn_serving_queue_depth", Kind::Gauge, "Requests that wait for a replica.", &|view| view.queued as f64);
-    family("kn_revision_pods_desired", Kind::Gauge, "Replicas that the function shall have.", &|view| f64::from(view.desired.replicas.0));
+    family("kn_revision_pods_desired", Kind::Gauge, "Desired replicas.", &|view| f64::from(view.desired.replicas.0));
     family("kn_revision_pods_count", Kind::Gauge, "Replicas that are ready.", &|view| count(view, |state| state == ReplicaState::Ready));
     family("kn_revision_pods_pending_count", Kind::Gauge, "Replicas that are starting or wait for a restart.", &|view| {
         count(view, |state| matches!(state, ReplicaState::Starting | ReplicaState::BackOff))
@@ -189,12 +189,10 @@ fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
     family("kn_revision_pods_terminating_count", Kind::Gauge, "Replicas that finish their requests before they stop.", &|view| {
         count(view, |state| state == ReplicaState::Draining)
     });
-    family("qscale_desired_cpu_millicores", Kind::Gauge, "CPU that each replica shall have, thousandths of a core.", &|view| {
+    family("qscale_desired_cpu_millicores", Kind::Gauge, "Desired CPU of each replica, thousandths of a core.", &|view| {
         f64::from(view.desired.cpu_millicores.0)
     });
-    family("qscale_desired_memory_bytes", Kind::Gauge, "Memory that each replica shall have.", &|view| {
-        view.desired.memory_mib.bytes() as f64
-    });
+    family("qscale_desired_memory_bytes", Kind::Gauge, "Desired memory of each replica.", &|view| view.desired.memory_mib.bytes() as f64);
     family("qscale_oom_kills_total", Kind::Counter, "Replicas killed for memory, those that are gone included.", &|view| {
         view.counted.oom_kills as f64
     });
@@ -240,13 +238,13 @@ fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
     family("container_oom_events_total", Kind::Counter, "Processes of the replica that were killed for memory.", &|replica| {
         replica.usage.filter(|_| replica.limited).map(|usage| usage.oom_kills as f64)
     });
-    family("container_spec_cpu_quota", Kind::Gauge, "CPU quota in force, microseconds a period.", &|replica| {
+    family("container_spec_cpu_quota", Kind::Gauge, "Current CPU quota, microseconds per period.", &|replica| {
         Some(f64::from(replica.cpu?.0) * CPU_PERIOD.as_micros() as f64 / 1_000.0)
     });
     family("container_spec_cpu_period", Kind::Gauge, "CPU period, microseconds.", &|replica| {
         replica.cpu.map(|_| CPU_PERIOD.as_micros() as f64)
     });
-    family("container_spec_memory_limit_bytes", Kind::Gauge, "Memory limit in force.", &|replica| Some(replica.memory?.bytes() as f64));
+    family("container_spec_memory_limit_bytes", Kind::Gauge, "Current memory limit.", &|replica| Some(replica.memory?.bytes() as f64));
     family("container_start_time_seconds", Kind::Gauge, "When the replica's process was started, unix time.", &|replica| {
         Some(replica.started?.0 as f64 / 1_000.0)
     });

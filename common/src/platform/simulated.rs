@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::OutOfRange;
 use crate::workload::{Gaps, Iat, Pattern};
 
-/// How a function is simulated, and which load it gets.
+/// Settings of a simulated function and its load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SimulatedFunction {
@@ -57,7 +57,7 @@ pub struct SimulatedTrace {
     /// Index of the function in the trace, from 0.
     #[serde(default)]
     pub function: usize,
-    /// Where in its minute an invocation falls.
+    /// Placement of the invocations within a minute.
     #[serde(default)]
     pub iat: Iat,
     /// Seconds of the trace that are played in one second.

@@ -1,4 +1,4 @@
-//! The bus: typed messages and watched buckets over NATS. Owns delivery; must not know what a message means.
+//! The bus: typed messages and watched buckets over NATS. Owns delivery; must not interpret messages.
 
 mod bucket;
 mod read_history;
@@ -33,24 +33,24 @@ use super::nats_permissions;
 use super::telemetry::Label;
 use crate::contract::{Event, EventType, Message, TraceParent};
 
-/// Messages recorded at once that no stream has acknowledged yet. At 100,000 functions and a millisecond an acknowledgement it bounds the wait, not the rate.
+/// Maximum recorded messages without acknowledgement. With 100,000 functions and 1 ms per acknowledgement it limits the wait, not the rate.
 const UNACKNOWLEDGED: usize = 4096;
-/// How long a message is published again before it counts as lost; well within the stream's window for duplicates.
+/// Time after which an unacknowledged message counts as lost; well within the stream's window for duplicates.
 const RECORD_FOR: Duration = Duration::from_secs(60);
 /// Capacity of the queue of connection events while a command connects; they come one at a time.
 const EVENTS: usize = 16;
-/// How long one acknowledgement is awaited.
+/// Timeout of one acknowledgement.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);
-/// How long a request to the server is awaited, connecting included.
+/// Timeout of a request to the server, including the connection.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
-/// Where the bus is and who we are there.
+/// Address of the bus and credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct BusConfig {
     /// Address of the nats-server, or several separated by commas.
     pub url: String,
-    /// User; empty where the server asks for none.
+    /// User; empty if the server needs none.
     pub user: String,
     /// Password of the user.
     pub password: String,
@@ -66,7 +66,7 @@ impl Default for BusConfig {
 }
 
 impl BusConfig {
-    /// Options to connect as this user, retrying for ever.
+    /// Connection options of this user, with unlimited retries.
     fn options(&self) -> anyhow::Result<ConnectOptions> {
         let mut options = ConnectOptions::new()
             .retry_on_initial_connect()
@@ -87,10 +87,10 @@ impl BusConfig {
         Ok(options)
     }
 
-    /// Connects as a command does: once, with a clear error.
+    /// Connects once, for a command.
     ///
     /// # Errors
-    /// When no server answers within `within`, or it refuses the user.
+    /// If no server replies within `within`, or it refuses the user.
     pub async fn connect_once(&self, name: &str, within: Duration) -> anyhow::Result<Client> {
         let (event_tx, mut events) = tokio::sync::mpsc::channel(EVENTS);
         let options = self.options()?.name(name).event_callback(move |event| {
@@ -131,7 +131,7 @@ struct MessageLabels {
     outcome: &'static str,
 }
 
-/// Messages by kind and by what became of them.
+/// Messages by kind and result.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts(Family<MessageLabels, Counter>);
 
@@ -153,11 +153,11 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Connects `instance` of `service`. Returns at once, also where no server answers yet, and keeps trying for ever; the condition `nats` of
-    /// `health` says whether the connection stands.
+    /// Connects `instance` of `service`. Returns at once, even without a server, and retries for ever; the condition `nats` of
+    /// `health` reports whether it is connected.
     ///
     /// # Errors
-    /// When the address or the password file cannot be read.
+    /// If the address is malformed or the password file cannot be read.
     pub async fn connect(
         service: &str,
         instance: &str,
@@ -192,7 +192,7 @@ impl Bus {
         Ok(Self::over(client, format!("/qscale/{service}/{instance}"), counts))
     }
 
-    /// A bus over a connection that was made already, for commands.
+    /// A bus over an existing connection, for commands.
     #[must_use]
     pub fn of_client(client: Client, source: &str) -> Self {
         Self::over(client, source.to_owned(), Counts::default())
@@ -226,13 +226,13 @@ impl Bus {
         &self.jetstream
     }
 
-    /// A trace of its own.
+    /// A new trace.
     #[must_use]
     pub fn new_trace(&self) -> TraceParent {
         TraceParent::new(&mut *self.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The next step of the trace `parent`, or a trace of its own where there is none.
+    /// The next step of the trace `parent`, or a new trace without a parent.
     #[must_use]
     pub fn child_trace(&self, parent: Option<TraceParent>) -> TraceParent {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,7 +242,7 @@ impl Bus {
         }
     }
 
-    /// Publishes a State or a Load: without waiting; a message that finds no connection within a moment is dropped and counted, as a newer one follows.
+    /// Publishes a State or a Load without acknowledgement. Without a connection it is dropped and counted after a few seconds, as a newer one follows.
     pub async fn publish<M: Message>(&self, message: &M, trace: TraceParent) {
         let headers = self.headers(message, trace);
         let sent = self.client.publish_with_headers(message.subject(), headers, message.encode().into());
@@ -250,14 +250,14 @@ impl Bus {
         self.counts.add(M::TYPE, if matches!(published, Ok(Ok(()))) { "published" } else { "dropped" }, 1);
     }
 
-    /// Publishes an Action, an Outcome or a Reward: at once, and again under the same id until the stream has acknowledged it or a minute has passed.
-    /// Waits only where thousands are unacknowledged.
+    /// Publishes an Action, an Outcome or a Reward, and again under the same id until the stream has acknowledged it or a minute has passed.
+    /// Waits only while thousands are unacknowledged.
     pub async fn record<M: Message>(&self, message: &M, trace: TraceParent) {
         let Ok(permit) = Arc::clone(&self.unacknowledged).acquire_owned().await else {
             return self.counts.add(M::TYPE, "dropped", 1);
         };
         let (bus, subject, headers, body) = (self.clone(), message.subject(), self.headers(message, trace), Bytes::from(message.encode()));
-        // The first attempt is handed to the connection here and now, so that messages leave in the order in which they were recorded.
+        // The first attempt is made here rather than in the task, so that messages keep their order.
         let first = self.attempt(&subject, &headers, &body).await;
         tokio::spawn(async move {
             let acknowledged = bus.until_acknowledged(first, &subject, &headers, &body).await;
@@ -289,7 +289,7 @@ impl Bus {
             {
                 return true;
             }
-            if began.elapsed() > RECORD_FOR {
+            if clock::since(began) > RECORD_FOR {
                 return false;
             }
             tokio::time::sleep(pause).await;
@@ -298,12 +298,12 @@ impl Bus {
         }
     }
 
-    /// Waits until everything that was recorded is acknowledged, and what was published is sent, or `deadline` has passed.
+    /// Waits until all recorded messages are acknowledged and all published ones are sent, or `deadline` has passed.
     pub async fn drain(&self, deadline: Duration) {
         let settled = async {
-            // Holding every permit means that nobody else does.
+            // Holding all permits means that no message is unacknowledged.
             let all = self.unacknowledged.acquire_many(UNACKNOWLEDGED as u32).await;
-            // Without a connection there is nobody to send to, and a State or a Load is not worth waiting for one.
+            // Without a connection there is nothing to wait for: States and Loads are not kept for later.
             let connected = self.client.connection_state() == async_nats::connection::State::Connected;
             all.is_ok() && (!connected || self.client.flush().await.is_ok())
         };
@@ -312,19 +312,19 @@ impl Bus {
         }
     }
 
-    /// Subscribes to messages on `subject`; in `group`, each message reaches one member. Where the reader lags by more than 131,072 messages, the oldest
+    /// Subscribes to messages on `subject`; in `group`, each message reaches one member. If the reader lags by more than 131,072 messages, the oldest
     /// are dropped.
     ///
     /// # Errors
-    /// When the subject is malformed.
+    /// If the subject is malformed.
     pub async fn subscribe<M: Message + Send + 'static>(&self, subject: String, group: Option<String>) -> anyhow::Result<Subscription<M>> {
         self.subscribe_keeping(subject, group, Keep::All).await
     }
 
-    /// As [`Bus::subscribe`], for a reader that needs the newest message of each function only: where it lags, older ones are replaced.
+    /// As [`Bus::subscribe`], for a reader that needs only the newest message of each function: if it lags, older ones are replaced.
     ///
     /// # Errors
-    /// When the subject is malformed.
+    /// If the subject is malformed.
     pub async fn subscribe_latest<M: Message + Send + 'static>(
         &self,
         subject: String,
@@ -357,7 +357,7 @@ impl Bus {
     }
 }
 
-/// Trace ids need to differ between processes, not to be secret.
+/// Trace ids must be unique across processes, not secret.
 #[expect(clippy::disallowed_methods, reason = "the bus owns the entropy of trace ids")]
 fn seed() -> SmallRng {
     SmallRng::from_rng(&mut rand::rng())

@@ -1,11 +1,11 @@
-//! The clock of services. The one place from which they take the time, and where waits that belong to it begin.
+//! The clock of services. Owns reading the time and the waits that follow it.
 //!
-//! A simulated system may live faster than real time: the variable `QSCALE_CLOCK`, such as `10@1764000000000`, has [`now`] run ten times as fast
-//! from that instant (milliseconds since 1970) on, in every process that is given the same. Without it nothing differs from the time of day.
+//! A simulated system may run faster than real time: with the variable `QSCALE_CLOCK`, such as `10@1764000000000`, [`now`] runs ten times as fast
+//! from that instant (milliseconds since 1970), in every process with the same value. Without it the clock is the time of day.
 //!
-//! What follows this clock: ticks, ages, expiry of Actions, budgets, pauses between attempts, all that is computed from [`now`] or waits by [`sleep`]
-//! and [`interval`]. What does not: time limits towards servers, the lease, reconnecting and acknowledgements, as NATS and the network are no faster
-//! for it. Those measure by [`instant`]. Instants that a server wrote are brought over by [`of_wall`] and [`to_wall`].
+//! This clock drives ticks, ages, expiry of Actions, budgets and retry delays: everything computed from [`now`] or waiting by [`sleep`]
+//! and [`interval`]. It does not drive timeouts of servers, the lease, reconnection and acknowledgements, because NATS and the network are not
+//! faster; those use [`instant`]. [`of_wall`] and [`to_wall`] convert timestamps of servers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// The environment variable that says how fast the clock runs, and since when.
+/// Environment variable with the rate and origin of the clock.
 pub const VARIABLE: &str = "QSCALE_CLOCK";
 
-/// How fast a clock runs, and since when.
+/// Rate of a clock: speed and origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockRate {
     speed: u32,
@@ -25,15 +25,15 @@ pub struct ClockRate {
 }
 
 impl ClockRate {
-    /// The time of day.
+    /// Real time.
     pub const REAL: ClockRate = ClockRate { speed: 1, origin: Timestamp(0) };
-    /// Highest speed: a millisecond of real time, as exactly as services wait, is a second then.
+    /// Maximum speed: a millisecond of real time, the precision of waits, is then a second.
     pub const FASTEST: u32 = 1_000;
 
-    /// `speed` times as fast as real time from `origin` on, before which it is the time of day.
+    /// `speed` times as fast as real time from `origin` on; real time before.
     ///
     /// # Errors
-    /// When `speed` is not 1 to 1000.
+    /// If `speed` is not 1 to 1000.
     pub fn new(speed: u32, origin: Timestamp) -> Result<Self, String> {
         if (1..=Self::FASTEST).contains(&speed) {
             Ok(Self { speed, origin })
@@ -42,13 +42,13 @@ impl ClockRate {
         }
     }
 
-    /// How many times as fast as real time.
+    /// Speed relative to real time.
     #[must_use]
     pub fn speed(self) -> u32 {
         self.speed
     }
 
-    /// What this clock shows when the time of day is `wall_us`, microseconds since 1970.
+    /// Time of this clock at the real time `wall_us`, microseconds since 1970.
     fn at(self, wall_us: u64) -> Timestamp {
         let origin_us = self.origin.0.saturating_mul(1_000);
         match wall_us.checked_sub(origin_us) {
@@ -57,19 +57,25 @@ impl ClockRate {
         }
     }
 
-    /// What this clock shows when the time of day is `wall`.
+    /// Time of this clock at the real time `wall`.
     #[must_use]
     pub fn of_wall(self, wall: Timestamp) -> Timestamp {
         self.at(wall.0.saturating_mul(1_000))
     }
 
-    /// The time of day at which this clock shows `shown`.
+    /// Real time at which this clock shows `shown`.
     #[must_use]
     pub fn to_wall(self, shown: Timestamp) -> Timestamp {
         match shown.0.checked_sub(self.origin.0) {
             Some(since) => Timestamp(self.origin.0 + since / u64::from(self.speed)),
             None => shown,
         }
+    }
+}
+
+impl Default for ClockRate {
+    fn default() -> Self {
+        Self::REAL
     }
 }
 
@@ -91,22 +97,22 @@ impl FromStr for ClockRate {
 
 static PACE: OnceLock<ClockRate> = OnceLock::new();
 
-/// How fast the clock of this process runs.
+/// Rate of this process's clock.
 #[must_use]
 pub fn pace() -> ClockRate {
     *PACE.get_or_init(|| from_environment().unwrap_or(ClockRate::REAL))
 }
 
-/// Has the clock of this process run at `pace`. To be called before anything asks for the time; later it changes nothing.
+/// Sets the rate of this process's clock. Must be called before the time is read; later calls have no effect.
 pub fn follow(pace: ClockRate) {
-    // A clock that runs already keeps its pace: time must not jump.
+    // A clock that was read keeps its rate: time must not jump.
     let _kept = PACE.set(pace);
 }
 
-/// What the environment says of the clock.
+/// Rate from the environment.
 ///
 /// # Errors
-/// When the variable is there and not understood.
+/// If the variable is malformed.
 pub fn from_environment() -> Result<ClockRate, String> {
     match std::env::var(VARIABLE) {
         Ok(text) => text.parse().map_err(|error| format!("environment variable {VARIABLE}: {error}")),
@@ -114,13 +120,13 @@ pub fn from_environment() -> Result<ClockRate, String> {
     }
 }
 
-/// The time in which the system lives: the time of day, unless it lives faster.
+/// System time: real time, unless the clock runs faster.
 #[must_use]
 pub fn now() -> Timestamp {
     pace().at(wall_us())
 }
 
-/// The time of day, whatever the system lives in: what servers write.
+/// Real time, as servers use it.
 #[must_use]
 pub fn wall() -> Timestamp {
     Timestamp(wall_us() / 1_000)
@@ -132,40 +138,46 @@ fn wall_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The system's time at the instant that a server called `wall`.
+/// System time at the real time `wall`.
 #[must_use]
 pub fn of_wall(wall: Timestamp) -> Timestamp {
     pace().of_wall(wall)
 }
 
-/// What a server calls the instant at which the system's time is `shown`.
+/// Real time at the system time `shown`.
 #[must_use]
 pub fn to_wall(shown: Timestamp) -> Timestamp {
     pace().to_wall(shown)
 }
 
-/// An instant of the monotonic clock, for measuring durations in real time.
+/// Instant of the monotonic clock, for durations in real time.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the edge where services read the monotonic clock")]
 pub fn instant() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// The real time in which the system lives through `span`.
+/// Real time since `began`.
+#[must_use]
+pub fn since(began: std::time::Instant) -> Duration {
+    instant().saturating_duration_since(began)
+}
+
+/// Real time of `span` in system time.
 #[must_use]
 pub fn real(span: Duration) -> Duration {
     span / pace().speed
 }
 
-/// Waits until the system has lived through `span`.
+/// Waits for `span` in system time.
 pub fn sleep(span: Duration) -> tokio::time::Sleep {
     tokio::time::sleep(real(span))
 }
 
-/// Ticks whenever the system has lived through another `period`, the first time at once; not more often than once a millisecond of real time.
+/// Ticks every `period` of system time, starting immediately; at most once per millisecond of real time.
 ///
 /// # Panics
-/// When called outside a tokio runtime.
+/// If called outside a tokio runtime.
 #[must_use]
 pub fn interval(period: Duration) -> tokio::time::Interval {
     tokio::time::interval(real(period).max(Duration::from_millis(1)))

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::document::{self, Format};
 
-/// The flags that every service has.
+/// Flags of every service.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ConfigArgs {
     /// Read configuration from this file (.toml, .yaml or .json)
@@ -25,12 +25,12 @@ pub struct ConfigArgs {
     pub print_config: bool,
 }
 
-/// The configuration of `service`. With `--print-config` it is printed and the process ends.
+/// Loads the configuration of `service`. With `--print-config` prints it and ends the process.
 ///
 /// The environment variable `QSCALE_COLLECTOR__NATS__URL` sets the key `nats.url` of the service `collector`.
 ///
 /// # Errors
-/// Names the file, the key and what is wrong with its value.
+/// Names the file, the key and the error.
 pub fn load<T: Default + Serialize + DeserializeOwned>(service: &str, args: &ConfigArgs) -> anyhow::Result<T> {
     super::clock::from_environment().map_err(anyhow::Error::msg)?;
     let loaded = resolve(service, args, std::env::vars())?;
@@ -41,7 +41,7 @@ pub fn load<T: Default + Serialize + DeserializeOwned>(service: &str, args: &Con
     Ok(loaded)
 }
 
-/// As [`load`], from the given environment, never ending the process.
+/// As [`load`], from the given environment, without ending the process.
 ///
 /// # Errors
 /// As [`load`].
@@ -72,7 +72,7 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
     })
 }
 
-/// A configuration as TOML-like lines that the same service reads back as YAML or JSON: here, indented JSON.
+/// The configuration as indented JSON, which the service can read back.
 fn render<T: Serialize>(loaded: &T) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(loaded).context("writing the configuration")? + "\n")
 }
@@ -99,7 +99,7 @@ fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// Sets `key` (dots between levels) to `text`, read as the kind of value that stands there: text stays text where text is expected.
+/// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default is a string.
 fn assign(tree: &mut Value, key: &str, text: &str) -> anyhow::Result<()> {
     anyhow::ensure!(!key.is_empty() && key.split('.').all(|part| !part.is_empty()), "`{key}` is not a key such as nats.url");
     let mut place = tree;

@@ -14,23 +14,23 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-/// The metrics of a service, shared between those that count and the endpoint that shows them.
+/// Metrics of a service, shared between its components and the metrics endpoint.
 pub type Metrics = Arc<Mutex<Registry>>;
 
-/// Named conditions; a service is ready while all of them hold.
+/// Named conditions; a service is ready while all hold.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     conditions: Arc<Mutex<BTreeMap<String, bool>>>,
 }
 
 impl Health {
-    /// Nothing stands in the way of readiness yet.
+    /// No conditions yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says whether `condition` holds.
+    /// Sets whether `condition` holds.
     pub fn set(&self, condition: &str, holds: bool) {
         let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(current) = conditions.get_mut(condition) {
@@ -53,7 +53,7 @@ impl Health {
     }
 }
 
-/// The routes `/healthz` (the process answers), `/readyz` (every condition holds; the body names them) and `/metrics` (Prometheus text).
+/// The routes `/healthz` (liveness), `/readyz` (every condition holds; the body lists them) and `/metrics` (Prometheus text).
 pub fn routes(health: Health, metrics: Metrics) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -76,10 +76,10 @@ async fn render(State(metrics): State<Metrics>) -> impl IntoResponse {
     }
 }
 
-/// Serves [`routes`] on `address` until `token` is cancelled; returns the address that was bound, which differs where the port was 0.
+/// Serves [`routes`] on `address` until `token` is cancelled; returns the bound address, which differs for port 0.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub async fn serve(address: SocketAddr, health: Health, metrics: Metrics, token: CancellationToken) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(address)
         .await

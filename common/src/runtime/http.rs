@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 /// Largest body that is read, bytes.
 const MAX_BODY: usize = 16 << 20;
 
-/// Gets `path` from `address`, host and port, and returns status and body, whatever the status.
+/// Gets `path` from `address`, host and port; returns status and body for any status.
 ///
 /// # Errors
 /// No complete reply within `timeout`; a body that is too large or not UTF-8.

@@ -1,17 +1,23 @@
-//! The store of trained models: versions that count up, and which of them is in use. Owns what objects are called and the bounds within which they are read; a
-//! model is bytes here and is never understood.
+//! The model store: numbered versions of trained models and a pointer to the version in use. Owns object names, size limits and the compare-and-set of the
+//! pointer; a model is bytes here and must not be interpreted.
 //!
-//! Version 3 of the model `mine` is the object `mine/3` and is never written again. The object `mine/current` is empty; its metadata name the version in use and
-//! those that were in use before it, so that one message says all of it.
+//! Version 3 of model `mine` is the object `mine/3` and is never overwritten. The object `mine/current` is the pointer: it is empty, and its metadata name the
+//! version in use and the versions that were in use before it, so one message changes everything. Every writer names the pointer it read: the server refuses the
+//! write if the pointer has changed since.
+//!
+//! A version on trial is in use but not confirmed: once it is replaced, a rollback never returns to it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_nats::HeaderMap;
-use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_ROLLUP};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::object_store::{GetErrorKind, InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore, Watch};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
 use futures::StreamExt;
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
@@ -22,17 +28,18 @@ use crate::contract::subject;
 use crate::name::Name;
 use crate::time::Timestamp;
 
-/// How long the list of all objects, and how long one object, is awaited.
-const LISTED_WITHIN: Duration = Duration::from_secs(10);
-const READ_WITHIN: Duration = Duration::from_secs(30);
-/// Versions before the one in use that are remembered.
-const BEFORE: usize = 50;
-/// How often the next number is tried where others push at the same moment.
-const CLAIMS: u64 = 100;
+/// Timeout for listing all objects, and for reading one.
+const LIST_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Earlier versions that the pointer remembers.
+const MAX_BEFORE: usize = 50;
+/// Attempts to claim a version number while others push at the same time.
+const MAX_CLAIMS: u64 = 100;
 
 const CURRENT: &str = "current";
 const VERSION: &str = "version";
 const VERSIONS_BEFORE: &str = "before";
+const ON_TRIAL: &str = "trial";
 const FINGERPRINT: &str = "fingerprint";
 
 /// The store of models.
@@ -40,130 +47,224 @@ const FINGERPRINT: &str = "fingerprint";
 pub struct ModelStore {
     bus: Bus,
     store: ObjectStore,
+    stream: Stream,
 }
 
-/// Which version of a model is in use.
+/// The version of a model that agents use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InUse {
     /// The version.
     pub version: u64,
-    /// Those that were in use before it, the last one first.
+    /// Versions that were in use before it, latest first; versions that failed or never finished a trial are not among them.
     pub before: Vec<u64>,
+    /// Whether it is a candidate on trial.
+    pub on_trial: bool,
 }
 
-/// One version of a model, as the store tells of it.
+/// The pointer to the version in use, as it was read; a writer names it to say what it replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelPointer {
+    /// Sequence number of the message that holds the pointer; 0 if none was ever written.
+    pub revision: u64,
+    /// The version in use, if any.
+    pub in_use: Option<InUse>,
+}
+
+/// One version of a model as the store lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Its size.
+pub struct StoredVersion {
+    /// Size in bytes.
     pub bytes: usize,
-    /// When it was pushed, where the store knows.
+    /// Time of the push, if the store knows it.
     pub pushed: Option<Timestamp>,
-    /// The fingerprint that whoever pushed it read from it.
+    /// Fingerprint that the pushing program computed.
     pub fingerprint: Option<String>,
 }
 
-/// All that the store holds of one model.
+/// Everything the store holds of one model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Model {
-    /// Its versions.
-    pub versions: BTreeMap<u64, Stored>,
-    /// Which is in use; `None` where none is.
+pub struct StoredModel {
+    /// Its versions by number.
+    pub versions: BTreeMap<u64, StoredVersion>,
+    /// The version in use, if any.
     pub in_use: Option<InUse>,
 }
 
 /// Why a version cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// It is not there.
-    #[error("the store holds no such version")]
+    /// The version does not exist.
+    #[error("no such version in the model store")]
     Absent,
-    /// It is longer than what is read.
-    #[error("{0} bytes, at most {1} are read")]
+    /// The version is larger than the limit: size, limit.
+    #[error("{0} bytes; the limit is {1}")]
     TooLong(usize, usize),
-    /// What came is not what was pushed.
-    #[error("the store holds it damaged: {0}")]
+    /// The bytes differ from those pushed.
+    #[error("damaged in the model store: {0}")]
     Damaged(String),
-    /// The store does not answer; it may later.
-    #[error("the store does not answer: {0}")]
-    Silent(String),
+    /// The store does not answer; a later attempt may succeed.
+    #[error("the model store does not answer: {0}")]
+    Unavailable(String),
+}
+
+/// Why the version in use was not changed.
+#[derive(Debug, Error)]
+pub enum PointerError {
+    /// Another writer changed the pointer first.
+    #[error(
+        "model {name}: {} was expected to be in use, found {}; nothing was changed",
+        version_or_none(*expected),
+        version_or_none(*found)
+    )]
+    Superseded {
+        /// The model.
+        name: Name,
+        /// Version that the caller meant to replace.
+        expected: Option<u64>,
+        /// Version that is in use instead. Equal to `expected` if that version was replaced and put in use again.
+        found: Option<u64>,
+    },
+    /// The version does not exist.
+    #[error("no model {name}@{version}; `qscale model list` shows the versions")]
+    NoSuchVersion {
+        /// The model.
+        name: Name,
+        /// The missing version.
+        version: u64,
+    },
+    /// No version is in use, so there is nothing to roll back.
+    #[error("no version of model {name} is in use; `qscale model list` shows the versions")]
+    NoneInUse {
+        /// The model.
+        name: Name,
+    },
+    /// No version was in use before the current one.
+    #[error("no version was in use before {name}@{version}; `qscale model use {name}@VERSION` chooses one")]
+    NoneBefore {
+        /// The model.
+        name: Name,
+        /// The version in use.
+        version: u64,
+    },
+    /// The store does not answer, or the pointer cannot be read.
+    #[error("model {name}: {reason}")]
+    Unavailable {
+        /// The model.
+        name: Name,
+        /// What failed.
+        reason: String,
+    },
+}
+
+fn version_or_none(version: Option<u64>) -> String {
+    version.map_or_else(|| "no version".to_owned(), |version| format!("version {version}"))
+}
+
+impl ModelPointer {
+    /// The version in use, if any.
+    #[must_use]
+    pub fn version(&self) -> Option<u64> {
+        self.in_use.as_ref().map(|in_use| in_use.version)
+    }
+
+    /// History of a version that replaces the current one. A version on trial is left out: it was never confirmed.
+    fn history(&self, next: u64) -> Vec<u64> {
+        let Some(in_use) = &self.in_use else { return Vec::new() };
+        let current = (!in_use.on_trial).then_some(in_use.version);
+        current.into_iter().chain(in_use.before.iter().copied()).skip_while(|version| *version == next).take(MAX_BEFORE).collect()
+    }
 }
 
 impl ModelStore {
     /// Opens the store.
     ///
     /// # Errors
-    /// When it is not there or the server does not answer.
+    /// If the store does not exist or the server does not answer.
     pub async fn open(bus: &Bus) -> anyhow::Result<Self> {
-        let store = bus.jetstream().get_object_store(subject::MODEL_STORE).await;
-        let store = store.with_context(|| format!("object store {}; `qscale up` makes what is missing", subject::MODEL_STORE))?;
-        Ok(Self { bus: bus.clone(), store })
+        let named = || format!("object store {}; `qscale up` creates it", subject::MODEL_STORE);
+        let store = bus.jetstream().get_object_store(subject::MODEL_STORE).await.with_context(named)?;
+        let stream = bus.jetstream().get_stream(format!("OBJ_{}", subject::MODEL_STORE)).await.with_context(named)?;
+        Ok(Self { bus: bus.clone(), store, stream })
     }
 
-    /// Every model by name. An object that is none of a model is passed over.
+    /// All models by name. Objects that belong to no model are ignored.
     ///
     /// # Errors
-    /// When the server does not tell to the end.
-    pub async fn all(&self) -> anyhow::Result<BTreeMap<Name, Model>> {
+    /// If the server does not answer in time.
+    pub async fn all(&self) -> anyhow::Result<BTreeMap<Name, StoredModel>> {
         let listed = async {
-            let mut models: BTreeMap<Name, Model> = BTreeMap::new();
+            let mut models: BTreeMap<Name, StoredModel> = BTreeMap::new();
             let mut objects = self.store.list().await.context("list the models")?;
             while let Some(info) = objects.next().await {
                 let info = info.context("list the models")?;
                 let Some((Ok(name), which)) = info.name.rsplit_once('/').map(|(name, which)| (Name::new(name), which)) else { continue };
                 match (which, which.parse()) {
                     (CURRENT, _) => models.entry(name).or_default().in_use = InUse::of(&info).ok(),
-                    (_, Ok(version)) => drop(models.entry(name).or_default().versions.insert(version, Stored::of(&info))),
+                    (_, Ok(version)) => drop(models.entry(name).or_default().versions.insert(version, StoredVersion::of(&info))),
                     _ => {}
                 }
             }
             Ok(models)
         };
-        tokio::time::timeout(LISTED_WITHIN, listed).await.context("the model store stopped answering")?
+        tokio::time::timeout(LIST_TIMEOUT, listed).await.context("the model store stopped answering")?
     }
 
-    /// The version of `name` in use; `None` where none is.
+    /// The version of `name` in use, if any.
     ///
     /// # Errors
-    /// When the server does not answer, or what names the version cannot be read.
-    pub async fn in_use(&self, name: &Name) -> anyhow::Result<Option<InUse>> {
-        match self.store.info(format!("{name}/{CURRENT}")).await {
-            Ok(info) if info.deleted => Ok(None),
-            Ok(info) => InUse::of(&info).map(Some).map_err(|reason| anyhow::anyhow!("which version of model {name} is in use: {reason}")),
-            Err(error) if error.kind() == InfoErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("which version of model {name} is in use")),
-        }
+    /// If the server does not answer or the pointer is malformed.
+    pub async fn in_use(&self, name: &Name) -> Result<Option<InUse>, PointerError> {
+        Ok(self.pointer(name).await?.in_use)
     }
 
-    /// A version of `name`, of which at most `most` bytes are read.
+    /// The pointer of `name`; revision 0 if none was written. Read from the leader of the stream, so it is never older than the last acknowledged write.
     ///
     /// # Errors
-    /// Says whether another attempt may help.
-    pub async fn read(&self, name: &Name, version: u64, most: usize) -> Result<Vec<u8>, ReadError> {
+    /// If the server does not answer or the pointer is malformed.
+    pub async fn pointer(&self, name: &Name) -> Result<ModelPointer, PointerError> {
+        let unavailable = |reason: String| PointerError::Unavailable { name: name.clone(), reason };
+        let message = match self.stream.get_last_raw_message_by_subject(&pointer_subject(name)).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(ModelPointer::default()),
+            Err(error) => return Err(unavailable(format!("failed to read the version in use: {error}"))),
+        };
+        let malformed = |reason: String| unavailable(format!("the pointer to the version in use is malformed: {reason}"));
+        let info: ObjectInfo = serde_json::from_slice(&message.payload).map_err(|error| malformed(error.to_string()))?;
+        let in_use = if info.deleted { None } else { Some(InUse::of(&info).map_err(malformed)?) };
+        Ok(ModelPointer { revision: message.sequence, in_use })
+    }
+
+    /// The bytes of a version of `name`, at most `max_bytes`.
+    ///
+    /// # Errors
+    /// Distinguishes whether another attempt may succeed.
+    pub async fn read(&self, name: &Name, version: u64, max_bytes: usize) -> Result<Vec<u8>, ReadError> {
         let read = async {
             let object = self.store.get(format!("{name}/{version}")).await.map_err(|error| match error.kind() {
                 GetErrorKind::NotFound => ReadError::Absent,
                 GetErrorKind::BucketLink | GetErrorKind::InvalidName => ReadError::Damaged(error.to_string()),
-                _ => ReadError::Silent(error.to_string()),
+                _ => ReadError::Unavailable(error.to_string()),
             })?;
-            let told = object.info.size;
-            if told > most {
-                return Err(ReadError::TooLong(told, most));
+            let size = object.info.size;
+            if size > max_bytes {
+                return Err(ReadError::TooLong(size, max_bytes));
             }
             let mut bytes = Vec::new();
-            let read = object.take(most as u64 + 1).read_to_end(&mut bytes).await;
+            let read = object.take(max_bytes as u64 + 1).read_to_end(&mut bytes).await;
             read.map_err(|error| match error.kind() {
                 std::io::ErrorKind::InvalidData => ReadError::Damaged(error.to_string()),
-                _ => ReadError::Silent(error.to_string()),
+                _ => ReadError::Unavailable(error.to_string()),
             })?;
-            if bytes.len() == told { Ok(bytes) } else { Err(ReadError::Damaged(format!("{told} bytes are told, {} came", bytes.len()))) }
+            if bytes.len() == size { Ok(bytes) } else { Err(ReadError::Damaged(format!("expected {size} bytes, read {}", bytes.len()))) }
         };
-        tokio::time::timeout(READ_WITHIN, read).await.unwrap_or_else(|_| Err(ReadError::Silent(format!("not read within {READ_WITHIN:?}"))))
+        let timeout = || ReadError::Unavailable(format!("timeout after {READ_TIMEOUT:?}"));
+        tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| Err(timeout()))
     }
 
-    /// Stores `bytes` as the next version of `name`, and says which that is. Nothing uses it before [`ModelStore::put_in_use`].
+    /// Stores `bytes` as the next version of `name` and returns its number. [`ModelStore::put_in_use`] has agents use it.
     ///
     /// # Errors
-    /// When the server does not take it.
+    /// If the server refuses it or does not answer.
     pub async fn push(&self, name: &Name, bytes: &[u8], fingerprint: &str) -> anyhow::Result<u64> {
         let models = self.all().await?;
         let last = models.get(name).and_then(|model| model.versions.keys().next_back().copied()).unwrap_or(0);
@@ -174,91 +275,153 @@ impl ModelStore {
         Ok(version)
     }
 
-    /// The first number from `first` on that nobody has: of two who push at the same moment each gets its own.
+    /// Claims the first free number from `first` on, so that concurrent pushes get different versions.
     async fn claim(&self, name: &Name, first: u64) -> anyhow::Result<u64> {
-        for version in first..first.saturating_add(CLAIMS) {
-            let mut headers = HeaderMap::new();
-            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-            // A chunk of no object: the store keeps it and shows it to nobody.
+        for version in first..first.saturating_add(MAX_CLAIMS) {
+            // A chunk that belongs to no object: the store keeps it and lists it nowhere.
             let subject = format!("$O.{}.C.claim.{name}.{version}", subject::MODEL_STORE);
-            let sent = self.bus.jetstream().publish_with_headers(subject, headers, Default::default()).await;
+            let sent = self.bus.jetstream().publish_with_headers(subject, expecting(0), Default::default()).await;
             match sent.with_context(|| format!("store model {name}"))?.await {
                 Ok(_) => return Ok(version),
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
                 Err(error) => return Err(error).with_context(|| format!("store model {name}")),
             }
         }
-        bail!("{CLAIMS} numbers from {name}@{first} on are taken; try again")
+        bail!("{MAX_CLAIMS} version numbers from {name}@{first} on are taken; try again")
     }
 
-    /// Has `version` of `name` used from now on; says what was used before.
+    /// Puts `version` of `name` in use if the pointer still is `expected`. Writes nothing if that version is in use already.
     ///
     /// # Errors
-    /// When there is no such version, or the server does not take it.
-    pub async fn put_in_use(&self, name: &Name, version: u64) -> anyhow::Result<Option<InUse>> {
-        self.must_have(name, version).await?;
-        let before = self.in_use(name).await?;
-        if before.as_ref().is_none_or(|before| before.version != version) {
-            let earlier = before.iter().flat_map(|before| std::iter::once(before.version).chain(before.before.iter().copied()));
-            self.point(name, &InUse { version, before: earlier.take(BEFORE).collect() }).await?;
+    /// [`PointerError::Superseded`] if another writer was faster; otherwise if the version does not exist or the server does not answer.
+    pub async fn put_in_use(&self, name: &Name, version: u64, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
+        if expected.version() == Some(version) {
+            return Ok(expected.clone());
         }
-        Ok(before)
+        let next = InUse { version, before: expected.history(version), on_trial: false };
+        self.point(name, next, expected).await
     }
 
-    /// Has the version of `name` used again that was used before; says which.
+    /// Puts the candidate `version` in use on trial, to replace `base`, if the pointer still is `expected`.
     ///
     /// # Errors
-    /// When there was none, or the server does not take it.
-    pub async fn roll_back(&self, name: &Name) -> anyhow::Result<InUse> {
-        let Some(in_use) = self.in_use(name).await? else {
-            bail!("no version of model {name} is in use; `qscale model list` shows which there are")
-        };
-        let Some((version, before)) = in_use.before.split_first() else {
-            bail!("before {name}@{} no version was in use; `qscale model use {name}@VERSION` chooses one", in_use.version)
-        };
-        self.must_have(name, *version).await?;
-        let earlier = InUse { version: *version, before: before.to_vec() };
-        self.point(name, &earlier).await?;
-        Ok(earlier)
+    /// As [`ModelStore::put_in_use`].
+    pub async fn start_trial(&self, name: &Name, version: u64, base: u64, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
+        let earlier = expected.history(base);
+        let before = std::iter::once(base).chain(earlier).filter(|before| *before != version).take(MAX_BEFORE).collect();
+        self.point(name, InUse { version, before, on_trial: true }, expected).await
     }
 
-    async fn must_have(&self, name: &Name, version: u64) -> anyhow::Result<()> {
+    /// Ends the trial of `version` well: it stays in use and a later rollback may return to it.
+    ///
+    /// # Errors
+    /// As [`ModelStore::put_in_use`].
+    pub async fn confirm_trial(&self, name: &Name, version: u64) -> Result<ModelPointer, PointerError> {
+        let pointer = self.expect_version(name, version).await?;
+        match &pointer.in_use {
+            Some(in_use) if in_use.on_trial => self.point(name, InUse { on_trial: false, ..in_use.clone() }, &pointer).await,
+            _ => Ok(pointer),
+        }
+    }
+
+    /// Ends the trial of `version` badly: puts `base` in use, the version before the trial, unless another version is in use by now.
+    ///
+    /// # Errors
+    /// As [`ModelStore::put_in_use`].
+    pub async fn roll_back_trial(&self, name: &Name, version: u64, base: u64) -> Result<ModelPointer, PointerError> {
+        let pointer = self.expect_version(name, version).await?;
+        let before = pointer.history(base).into_iter().filter(|before| *before != version).skip_while(|before| *before == base);
+        self.point(name, InUse { version: base, before: before.collect(), on_trial: false }, &pointer).await
+    }
+
+    /// Puts the version in use again that was in use before the current one, if the pointer still is `expected`.
+    ///
+    /// # Errors
+    /// As [`ModelStore::put_in_use`]; if there is no earlier version.
+    pub async fn roll_back(&self, name: &Name, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
+        let Some(in_use) = &expected.in_use else { return Err(PointerError::NoneInUse { name: name.clone() }) };
+        let Some((version, before)) = in_use.before.split_first() else {
+            return Err(PointerError::NoneBefore { name: name.clone(), version: in_use.version });
+        };
+        self.point(name, InUse { version: *version, before: before.to_vec(), on_trial: false }, expected).await
+    }
+
+    async fn expect_version(&self, name: &Name, version: u64) -> Result<ModelPointer, PointerError> {
+        let pointer = self.pointer(name).await?;
+        if pointer.version() == Some(version) {
+            return Ok(pointer);
+        }
+        Err(PointerError::Superseded { name: name.clone(), expected: Some(version), found: pointer.version() })
+    }
+
+    async fn require(&self, name: &Name, version: u64) -> Result<(), PointerError> {
         match self.store.info(format!("{name}/{version}")).await {
             Ok(info) if !info.deleted => Ok(()),
-            Err(error) if error.kind() != InfoErrorKind::NotFound => Err(error).with_context(|| format!("model {name}@{version}")),
-            _ => bail!("there is no model {name}@{version}; `qscale model list` shows which there are"),
+            Err(error) if error.kind() != InfoErrorKind::NotFound => {
+                Err(PointerError::Unavailable { name: name.clone(), reason: format!("failed to look up version {version}: {error}") })
+            }
+            _ => Err(PointerError::NoSuchVersion { name: name.clone(), version }),
         }
     }
 
-    async fn point(&self, name: &Name, in_use: &InUse) -> anyhow::Result<()> {
-        let before: Vec<String> = in_use.before.iter().map(ToString::to_string).collect();
-        let metadata = HashMap::from([(VERSION.to_owned(), in_use.version.to_string()), (VERSIONS_BEFORE.to_owned(), before.join(" "))]);
-        let object = ObjectMetadata { name: format!("{name}/{CURRENT}"), metadata, ..Default::default() };
-        self.store.put(object, &mut tokio::io::empty()).await.with_context(|| format!("put {name}@{} in use", in_use.version))?;
-        Ok(())
+    /// Writes the pointer if its revision still is that of `expected`.
+    async fn point(&self, name: &Name, next: InUse, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
+        self.require(name, next.version).await?;
+        let unavailable = |error: String| {
+            let reason = format!("failed to put version {} in use: {error}", next.version);
+            PointerError::Unavailable { name: name.clone(), reason }
+        };
+        let mut headers = expecting(expected.revision);
+        headers.insert(NATS_ROLLUP, "sub");
+        let value = serde_json::to_vec(&next.as_object(name)).map_err(|error| unavailable(error.to_string()))?;
+        let sent = self.bus.jetstream().publish_with_headers(pointer_subject(name), headers, value.into()).await;
+        match sent.map_err(|error| unavailable(error.to_string()))?.await {
+            Ok(ack) => Ok(ModelPointer { revision: ack.sequence, in_use: Some(next) }),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                let found = self.pointer(name).await?.version();
+                Err(PointerError::Superseded { name: name.clone(), expected: expected.version(), found })
+            }
+            Err(error) => Err(unavailable(error.to_string())),
+        }
     }
 
-    /// Tells from now on whenever another version of `name` is put in use.
+    /// Watches for changes of the version of `name` in use.
     ///
     /// # Errors
-    /// When the server does not answer.
-    pub async fn watch(&self, name: &Name) -> anyhow::Result<Changes> {
+    /// If the server does not answer.
+    pub async fn watch(&self, name: &Name) -> anyhow::Result<PointerChanges> {
         let watch = self.store.watch().await.with_context(|| format!("watch model {name}"))?;
-        Ok(Changes { object: format!("{name}/{CURRENT}"), watch })
+        Ok(PointerChanges { object: pointer_object(name), watch })
     }
 }
 
-/// Changes of which version of a model is in use.
-pub struct Changes {
+fn pointer_object(name: &Name) -> String {
+    format!("{name}/{CURRENT}")
+}
+
+/// Subject of the message that holds the pointer, as the object store defines it.
+fn pointer_subject(name: &Name) -> String {
+    format!("$O.{}.M.{}", subject::MODEL_STORE, URL_SAFE.encode(pointer_object(name)))
+}
+
+/// The header that has the server refuse a message unless `revision` is the last one on its subject.
+fn expecting(revision: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string().as_str());
+    headers
+}
+
+/// Changes of the version of a model in use.
+pub struct PointerChanges {
     object: String,
     watch: Watch,
 }
 
-impl Changes {
-    /// Waits for the next one.
+impl PointerChanges {
+    /// Waits for the next change.
     ///
     /// # Errors
-    /// When the watch ended: then what is in use is to be read anew.
+    /// If the watch ended; the caller must read the pointer again.
     pub async fn next(&mut self) -> anyhow::Result<()> {
         loop {
             let info = self.watch.next().await.context("the watch ended")?.context("watch the model store")?;
@@ -272,13 +435,40 @@ impl Changes {
 impl InUse {
     fn of(info: &ObjectInfo) -> Result<Self, String> {
         let text = |key: &str| info.metadata.get(key).map(String::as_str).unwrap_or_default();
-        let version = |text: &str| text.parse().map_err(|_| format!("`{}` is no version", text.chars().take(50).collect::<String>()));
-        let before = text(VERSIONS_BEFORE).split_whitespace().take(BEFORE).map(version).collect::<Result<_, _>>()?;
-        Ok(Self { version: version(text(VERSION))?, before })
+        let version = |text: &str| text.parse().map_err(|_| format!("`{}` is not a version", text.chars().take(50).collect::<String>()));
+        let before = text(VERSIONS_BEFORE).split_whitespace().take(MAX_BEFORE).map(version).collect::<Result<_, _>>()?;
+        Ok(Self { version: version(text(VERSION))?, before, on_trial: !text(ON_TRIAL).is_empty() })
+    }
+
+    /// The empty object whose metadata hold the pointer.
+    fn as_object(&self, name: &Name) -> ObjectInfo {
+        let before: Vec<String> = self.before.iter().map(ToString::to_string).collect();
+        let mut metadata = HashMap::from([(VERSION.to_owned(), self.version.to_string()), (VERSIONS_BEFORE.to_owned(), before.join(" "))]);
+        if self.on_trial {
+            metadata.insert(ON_TRIAL.to_owned(), self.version.to_string());
+        }
+        ObjectInfo {
+            name: pointer_object(name),
+            description: None,
+            metadata,
+            headers: None,
+            options: None,
+            bucket: subject::MODEL_STORE.to_owned(),
+            // Names the chunks of the object, of which it has none.
+            nuid: "pointer".to_owned(),
+            size: 0,
+            chunks: 0,
+            modified: None,
+            digest: Some(EMPTY_DIGEST.to_owned()),
+            deleted: false,
+        }
     }
 }
 
-impl Stored {
+/// Digest of an object without bytes, as the object store writes it.
+const EMPTY_DIGEST: &str = "SHA-256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU=";
+
+impl StoredVersion {
     fn of(info: &ObjectInfo) -> Self {
         let pushed = info.modified.and_then(|at| u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok());
         Self {
@@ -293,23 +483,45 @@ impl Stored {
 mod tests {
     use super::*;
 
-    fn told(version: &str, before: &str) -> Result<InUse, String> {
+    fn read(version: &str, before: &str) -> Result<InUse, String> {
         let metadata = HashMap::from([(VERSION.to_owned(), version.to_owned()), (VERSIONS_BEFORE.to_owned(), before.to_owned())]);
         let info = serde_json::json!({ "name": "mine/current", "bucket": "b", "metadata": metadata });
         InUse::of(&serde_json::from_value(info).expect("an object"))
     }
 
-    #[test]
-    fn the_version_in_use_is_read_with_those_before_it() {
-        assert_eq!(told("3", "2 1"), Ok(InUse { version: 3, before: vec![2, 1] }));
-        assert_eq!(told("1", ""), Ok(InUse { version: 1, before: Vec::new() }));
+    fn pointer(version: u64, before: &[u64], on_trial: bool) -> ModelPointer {
+        ModelPointer { revision: 1, in_use: Some(InUse { version, before: before.to_vec(), on_trial }) }
     }
 
     #[test]
-    fn what_names_no_version_is_refused() {
-        for (version, before) in [("", ""), ("three", ""), ("-1", ""), ("3", "2 x"), ("99999999999999999999999", "")] {
-            assert!(told(version, before).expect_err("no version").ends_with("is no version"), "{version} {before}");
+    fn a_pointer_written_by_an_earlier_release_is_read() {
+        assert_eq!(read("3", "2 1"), Ok(InUse { version: 3, before: vec![2, 1], on_trial: false }));
+        assert_eq!(read("1", ""), Ok(InUse { version: 1, before: Vec::new(), on_trial: false }));
+    }
+
+    #[test]
+    fn a_pointer_is_read_as_it_was_written() {
+        let name = Name::new("mine").expect("valid");
+        for on_trial in [false, true] {
+            let in_use = InUse { version: 3, before: vec![2, 1], on_trial };
+            let text = serde_json::to_string(&in_use.as_object(&name)).expect("an object");
+            assert_eq!(InUse::of(&serde_json::from_str(&text).expect("an object")), Ok(in_use));
         }
-        assert_eq!(told("1", &"2 ".repeat(1000)).expect("many").before.len(), BEFORE);
+    }
+
+    #[test]
+    fn a_pointer_without_a_valid_version_is_refused() {
+        for (version, before) in [("", ""), ("three", ""), ("-1", ""), ("3", "2 x"), ("99999999999999999999999", "")] {
+            assert!(read(version, before).is_err(), "{version} {before}");
+        }
+        assert_eq!(read("1", &"2 ".repeat(1000)).expect("many").before.len(), MAX_BEFORE);
+    }
+
+    #[test]
+    fn the_history_leaves_out_versions_on_trial() {
+        assert_eq!(pointer(3, &[2, 1], false).history(4), [3, 2, 1]);
+        assert_eq!(pointer(3, &[2, 1], true).history(4), [2, 1]);
+        assert_eq!(pointer(3, &[2, 1], true).history(2), [1]);
+        assert_eq!(ModelPointer::default().history(1), [0; 0]);
     }
 }

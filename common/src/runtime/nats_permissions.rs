@@ -1,4 +1,4 @@
-//! Who may do what on the bus: one user a service, each allowed its own subjects and the JetStream calls that its work needs, and nothing else.
+//! NATS permissions: one user per service, with its own subjects and the JetStream calls that it needs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use crate::name::{InvalidName, Name};
 /// A user of the bus.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Account {
-    /// Makes streams and buckets when the system is set up.
+    /// Creates streams and buckets at set-up.
     Setup,
     /// Publishes State and Reward.
     Collector,
@@ -19,14 +19,16 @@ pub enum Account {
     Actuator,
     /// Publishes Load.
     Loadgen,
-    /// The person at the command line: reads everything, writes policies, controls and models.
+    /// Reads recordings, writes models and their promotion, holds a lease.
+    Promoter,
+    /// The command line: reads everything, writes ScalingPolicies, controls and models.
     Operator,
 }
 
 impl Account {
     /// The accounts of the services, with those of `agents`.
     pub fn all(agents: impl IntoIterator<Item = Name>) -> Vec<Account> {
-        let mut all = vec![Self::Setup, Self::Collector, Self::Actuator, Self::Loadgen, Self::Operator];
+        let mut all = vec![Self::Setup, Self::Collector, Self::Actuator, Self::Loadgen, Self::Promoter, Self::Operator];
         all.extend(agents.into_iter().map(Self::Agent));
         all
     }
@@ -34,13 +36,14 @@ impl Account {
     /// The account of a user name.
     ///
     /// # Errors
-    /// When the name is none of an account.
+    /// If the name belongs to no account.
     pub fn of_user(user: &str) -> Result<Self, InvalidName> {
         match user {
             "setup" => Ok(Self::Setup),
             "collector" => Ok(Self::Collector),
             "actuator" => Ok(Self::Actuator),
             "loadgen" => Ok(Self::Loadgen),
+            "promoter" => Ok(Self::Promoter),
             "operator" => Ok(Self::Operator),
             _ => match user.strip_prefix("agent-") {
                 Some(agent) => Name::new(agent).map(Self::Agent),
@@ -58,6 +61,7 @@ impl Account {
             Self::Agent(agent) => format!("agent-{agent}"),
             Self::Actuator => "actuator".into(),
             Self::Loadgen => "loadgen".into(),
+            Self::Promoter => "promoter".into(),
             Self::Operator => "operator".into(),
         }
     }
@@ -92,6 +96,11 @@ impl Account {
             Self::Loadgen => {
                 rights.publishes(EventType::Load);
             }
+            Self::Promoter => {
+                rights.reads_stream(subject::LIVE_STREAM).reads_stream(subject::RECORD_STREAM).reads_bucket(subject::POLICY_BUCKET);
+                rights.writes_bucket(subject::FINETUNE_BUCKET).writes_store(subject::MODEL_STORE);
+                rights.writes_key(subject::LEASE_BUCKET, subject::PROMOTER_LEASE);
+            }
             Self::Operator => {
                 for kind in EventType::ALL.iter().copied() {
                     rights.reads(kind);
@@ -108,7 +117,7 @@ impl Account {
     }
 }
 
-/// Prefix of the reply subjects of `user`: nobody else may listen there.
+/// Prefix of the reply subjects of `user`; no other user may subscribe to them.
 #[must_use]
 pub fn inbox_prefix(user: &str) -> String {
     format!("_INBOX_{user}")
@@ -154,11 +163,18 @@ impl Rights {
         self.reads_bucket(bucket)
     }
 
+    /// Write access to `key`, and to keys that begin with it.
+    fn writes_key(&mut self, bucket: &str, key: &str) -> &mut Self {
+        self.publish.push(format!("$KV.{bucket}.{key}"));
+        self.publish.push(format!("$KV.{bucket}.{key}.>"));
+        self.reads_bucket(bucket)
+    }
+
     fn reads_store(&mut self, store: &str) -> &mut Self {
         self.reads_stream(&format!("OBJ_{store}"))
     }
 
-    /// Whoever writes an object anew takes away what it held before.
+    /// Writing an object again purges its previous chunks.
     fn writes_store(&mut self, store: &str) -> &mut Self {
         self.publish.push(format!("$O.{store}.>"));
         self.publish.push(format!("$JS.API.STREAM.PURGE.OBJ_{store}"));
@@ -178,7 +194,7 @@ impl Rights {
 /// The `authorization` block of a nats-server configuration for the users of `passwords`.
 ///
 /// # Errors
-/// When a user name is none of an account.
+/// If a user name belongs to no account.
 pub fn authorization(passwords: &BTreeMap<String, String>) -> Result<String, InvalidName> {
     let mut text = String::from("authorization {\n  users: [\n");
     for (user, password) in passwords {

@@ -1,5 +1,5 @@
-//! Client of a platform's HTTP API, for whoever tells it what to run and how much; the other side is [`api`]. Owns paths, time limits and
-//! errors; decides nothing and tries nothing twice.
+//! Client of a platform's HTTP API; the server is in [`api`]. Owns paths, timeouts and
+//! errors; must not decide or retry.
 
 pub mod api;
 pub mod events;
@@ -22,35 +22,35 @@ use crate::load::LoadSummary;
 use crate::name::FunctionId;
 use crate::platform::{AllocationReply, AllocationRequest, ApiError, EventPage, FunctionSpec, FunctionStatus, LogLine};
 
-/// Longest time for a request. Setting an allocation may take seconds, while the kernel reclaims memory.
+/// Timeout of a request. Setting an allocation may take seconds while the kernel reclaims memory.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time for deleting a function, whose replicas finish their requests first.
+/// Timeout for deleting a function, whose replicas finish their requests first.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(3_600);
-/// Largest reply that is read, bytes: the status of 100,000 replicas.
+/// Maximum size of a reply, bytes: the status of 100,000 replicas.
 const REPLY_BYTES: usize = 64 << 20;
 
-/// A client of one platform. Cheap to clone; connections are used again.
+/// A client of one platform. Cheap to clone; connections are pooled.
 #[derive(Debug, Clone)]
 pub struct PlatformClient {
     authority: Authority,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// Why there is no reply, or not the one that was hoped for.
+/// Error of a platform request.
 #[derive(Debug, Error)]
 pub enum PlatformError {
-    /// The address of the platform is none.
+    /// The address of the platform is invalid.
     #[error("platform = `{0}`, must be host and port, such as 127.0.0.1:8701")]
     Address(String),
-    /// Nobody answered, or not in time: whether the request was carried out is not known.
+    /// No reply, or not in time: unknown whether the request was carried out.
     #[error("the platform at {address} does not answer: {reason}")]
     Unreachable {
-        /// Where.
+        /// Address.
         address: String,
-        /// What went wrong.
+        /// Cause.
         reason: String,
     },
-    /// There is no such function.
+    /// The function does not exist.
     #[error("{}", .0.error)]
     NotFound(ApiError),
     /// The lease of the request is older than one that the platform has seen.
@@ -61,24 +61,24 @@ pub enum PlatformError {
     Refused {
         /// HTTP status.
         status: u16,
-        /// What the platform says.
+        /// Error of the platform.
         error: ApiError,
     },
-    /// The reply is not one of this platform's.
+    /// The reply is malformed.
     #[error("the platform at {address} answered what is not understood: {reason}")]
     Unexpected {
-        /// Where.
+        /// Address.
         address: String,
-        /// What is wrong with it.
+        /// Description of the error.
         reason: String,
     },
 }
 
 impl PlatformClient {
-    /// A client of the platform whose API is at `address`, host and port, with or without `http://`. Nothing is connected yet.
+    /// A client of the platform at `address`, host and port, with or without `http://`. Does not connect yet.
     ///
     /// # Errors
-    /// When `address` is no host and port.
+    /// If `address` is not a host and port.
     pub fn new(address: &str) -> Result<Self, PlatformError> {
         let authority = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
         let authority: Authority = authority.parse().map_err(|_| PlatformError::Address(address.to_owned()))?;
@@ -91,13 +91,13 @@ impl PlatformClient {
         Ok(Self { authority, client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
-    /// Where the platform's API is, host and port.
+    /// Address of the platform's API, host and port.
     #[must_use]
     pub fn address(&self) -> &str {
         self.authority.as_str()
     }
 
-    /// Whether the platform answers and is ready.
+    /// Whether the platform is ready.
     pub async fn is_ready(&self) -> bool {
         self.ask::<()>(Method::GET, "/readyz", None, TIMEOUT).await.is_ok()
     }
@@ -105,7 +105,7 @@ impl PlatformClient {
     /// All functions, by namespace and name.
     ///
     /// # Errors
-    /// When the platform cannot be reached.
+    /// If the platform cannot be reached.
     pub async fn list(&self) -> Result<Vec<FunctionStatus>, PlatformError> {
         self.get_json("/v1/functions").await
     }
@@ -113,12 +113,12 @@ impl PlatformClient {
     /// One function.
     ///
     /// # Errors
-    /// [`PlatformError::NotFound`] where there is none.
+    /// [`PlatformError::NotFound`] if there is none.
     pub async fn get(&self, id: &FunctionId) -> Result<FunctionStatus, PlatformError> {
         self.get_json(&path(id, "")).await
     }
 
-    /// Adds a function, or replaces the file of one that is there.
+    /// Adds a function, or replaces the file of an existing one.
     ///
     /// # Errors
     /// [`PlatformError::Refused`] names the field, its value and its range.
@@ -129,49 +129,58 @@ impl PlatformClient {
     /// Deletes a function; returns when its replicas are gone.
     ///
     /// # Errors
-    /// [`PlatformError::NotFound`] where there is none.
+    /// [`PlatformError::NotFound`] if there is none.
     pub async fn delete(&self, id: &FunctionId) -> Result<(), PlatformError> {
         self.ask::<()>(Method::DELETE, &path(id, ""), None, DELETE_TIMEOUT).await.map(drop)
     }
 
-    /// Sets what a function shall have.
+    /// Sets the desired allocation of a function.
     ///
     /// # Errors
-    /// [`PlatformError::StaleLease`] when another writer has a newer lease, [`PlatformError::Refused`] when a value is outside its range.
+    /// [`PlatformError::StaleLease`] if another writer has a newer lease, [`PlatformError::Refused`] if a value is outside its range.
     pub async fn set_allocation(&self, id: &FunctionId, request: &AllocationRequest) -> Result<AllocationReply, PlatformError> {
         self.parse(&self.ask(Method::PUT, &path(id, "/allocation"), Some(request), TIMEOUT).await?)
     }
 
-    /// The events after number `after`, at most 1,000; name [`EventPage::events`]' last number in the next request.
+    /// The events after number `after`, at most 1,000; pass the last number of [`EventPage::events`] to the next request.
     ///
     /// # Errors
-    /// When the platform cannot be reached.
+    /// If the platform cannot be reached.
     pub async fn events(&self, after: u64) -> Result<EventPage, PlatformError> {
         self.get_json(&format!("/v1/events?after={after}")).await
     }
 
-    /// The last `lines` lines that a function's replicas wrote.
+    /// The last `lines` lines of output of a function's replicas.
     ///
     /// # Errors
-    /// [`PlatformError::NotFound`] where there is no such function.
+    /// [`PlatformError::NotFound`] if there is no such function.
     pub async fn logs(&self, id: &FunctionId, lines: usize) -> Result<Vec<LogLine>, PlatformError> {
         self.get_json(&path(id, &format!("/logs?lines={lines}"))).await
     }
 
-    /// Lets the load of a simulated platform begin that waits for it.
+    /// Starts the waiting load of a simulated platform.
     ///
     /// # Errors
-    /// When the platform cannot be reached, or does not simulate.
+    /// If the platform cannot be reached, or is not simulated.
     pub async fn begin_load(&self) -> Result<(), PlatformError> {
         self.ask::<()>(Method::POST, "/v1/load", None, TIMEOUT).await.map(drop)
     }
 
-    /// What the load of a simulated platform came to, as the load generator would say it.
+    /// Load summary of a simulated platform.
     ///
     /// # Errors
     /// As [`PlatformClient::begin_load`].
     pub async fn load_summary(&self) -> Result<LoadSummary, PlatformError> {
         self.get_json("/v1/load").await
+    }
+
+    /// The platform's metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When the platform cannot be reached, or the text is not UTF-8.
+    pub async fn metrics(&self) -> Result<String, PlatformError> {
+        let body = self.ask::<()>(Method::GET, "/metrics", None, TIMEOUT).await?;
+        String::from_utf8(body.into()).map_err(|error| self.unexpected(error))
     }
 
     async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, PlatformError> {
@@ -182,7 +191,7 @@ impl PlatformClient {
         serde_json::from_slice(body).map_err(|error| self.unexpected(error))
     }
 
-    /// Sends a request and reads the whole reply; one that is no success is an error.
+    /// Sends a request and reads the whole reply; any status but success is an error.
     async fn ask<B: Serialize>(&self, method: Method, path: &str, body: Option<&B>, limit: Duration) -> Result<Bytes, PlatformError> {
         let body = body.map(serde_json::to_vec).transpose().map_err(|error| self.unexpected(error))?.unwrap_or_default();
         let path: PathAndQuery = path.parse().map_err(|error| self.unexpected(error))?;
@@ -230,7 +239,7 @@ fn path(id: &FunctionId, rest: &str) -> String {
     format!("/v1/functions/{}/{}{rest}", id.namespace, id.name)
 }
 
-/// An error with its causes: the outermost one alone says "client error (Connect)".
+/// An error with its causes: the outermost one alone reads "client error (Connect)".
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! Streams, buckets and the model store: created once, brought up to date without loss, each with its limits.
+//! Streams, buckets and the model store: created once, updated without loss, each with its limits.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ const LIVE_BYTES: i64 = 256 * MIB;
 /// Action, Outcome and Reward: what fits, and no longer than a week.
 const RECORD_BYTES: i64 = 1024 * MIB;
 const RECORD_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Within this time a message that is published again is stored once; longer than a publisher tries.
+/// Window for duplicates of a message; longer than a publisher retries.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// A policy or another small value in a bucket.
 const VALUE_BYTES: i32 = 64 * 1024;
 const BUCKET_BYTES: i64 = 64 * MIB;
 const MODEL_BYTES: i64 = 512 * MIB;
 
-/// The oldest nats-server that will do: before it, buckets cannot be made and filters are ignored.
+/// Oldest supported nats-server: older ones cannot create the buckets and ignore filters.
 pub const OLDEST_SERVER: (u64, u64, u64) = (2, 11, 0);
 
-/// The streams, as they should be.
+/// Configuration of the streams.
 #[must_use]
 pub fn streams() -> [Config; 2] {
     let common = Config {
@@ -55,7 +55,7 @@ pub fn streams() -> [Config; 2] {
     ]
 }
 
-/// The buckets, as they should be.
+/// Configuration of the buckets.
 #[must_use]
 pub fn buckets() -> [kv::Config; 5] {
     let bucket = |name: &str, description: &str, history| kv::Config {
@@ -75,10 +75,10 @@ pub fn buckets() -> [kv::Config; 5] {
     ]
 }
 
-/// Makes every stream, bucket and store that is missing and brings those that are there up to date. Doing it twice changes nothing.
+/// Creates missing streams, buckets and stores and updates existing ones. Idempotent.
 ///
 /// # Errors
-/// When the server is older than [`OLDEST_SERVER`], has no JetStream, or refuses.
+/// If the server is older than [`OLDEST_SERVER`], has no JetStream, or refuses.
 pub async fn ensure(jetstream: &Context) -> anyhow::Result<()> {
     check_server(&jetstream.client())?;
     for stream in streams() {

@@ -11,7 +11,7 @@ use super::telemetry::{self, TelemetryConfig};
 
 /// The configuration of a service.
 pub trait ServiceConfig: Default + Serialize + DeserializeOwned {
-    /// How it logs.
+    /// Its log configuration.
     fn telemetry(&self) -> &TelemetryConfig;
 
     /// Checks what the types of its fields cannot express.
@@ -37,7 +37,7 @@ pub struct Program {
 /// Parses the command line of `program`, loads and checks its configuration and starts logging.
 ///
 /// # Errors
-/// Names the file, the key and what is wrong with its value.
+/// Names the file, the key and the error.
 pub fn start<C: ServiceConfig>(program: Program) -> anyhow::Result<C> {
     let Program { name, version, about } = program;
     let command = ConfigArgs::augment_args(Command::new(name).version(version).about(about));

@@ -1,12 +1,12 @@
-//! Graceful stop: one token, cancelled when the service is asked to end.
+//! Graceful stop: one token, cancelled by a signal.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled on SIGINT, SIGTERM, or SIGHUP where that is not ignored (nohup). A second signal ends the process at once, for a stop that hangs.
+/// A token that is cancelled on SIGINT, SIGTERM, and on SIGHUP unless it is ignored (nohup). A second signal ends the process at once.
 ///
 /// # Panics
-/// When called outside a tokio runtime.
+/// If called outside a tokio runtime.
 #[must_use]
 pub fn token() -> CancellationToken {
     let token = CancellationToken::new();
@@ -22,7 +22,7 @@ pub fn token() -> CancellationToken {
 
 async fn wait() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-        // Without handlers the signals keep their default effect, which ends the process.
+        // Without handlers the signals end the process, which is their default.
         return std::future::pending().await;
     };
     let mut hangup = hangup();
@@ -39,9 +39,9 @@ async fn wait() {
     }
 }
 
-/// SIGHUP, unless whoever started this process had it ignored: then the process is to outlive its terminal.
+/// SIGHUP, unless it is ignored: then the process must outlive its terminal.
 fn hangup() -> Option<Signal> {
-    // SAFETY: sigaction with no new action only reads the present one into memory of ours.
+    // SAFETY: sigaction without a new action only writes the current one to our memory.
     let ignored = unsafe {
         let mut present: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut present) == 0 && present.sa_sigaction == libc::SIG_IGN

@@ -7,30 +7,30 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
-/// What is logged, and how.
+/// Configuration of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TelemetryConfig {
     /// Filter, such as `info` or `info,qscale_actuator=debug`.
     pub log: String,
-    /// How a line looks.
+    /// Format of a line.
     pub log_format: LogFormat,
 }
 
-/// How a line looks.
+/// Format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        // The client of NATS reports every attempt to connect; the bus says so once.
+        // The NATS client logs every connection attempt; the bus logs the change once.
         Self { log: "info,async_nats=warn".into(), log_format: LogFormat::Text }
     }
 }
@@ -48,13 +48,13 @@ impl<T: Copy + fmt::Debug + Into<&'static str>> EncodeLabelValue for Label<T> {
 /// Starts logging for `service`; a second call changes nothing.
 ///
 /// # Errors
-/// When the filter is not understood.
+/// If the filter is malformed.
 pub fn init(service: &str, config: &TelemetryConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log).map_err(|error| {
         anyhow::anyhow!("telemetry.log = `{}` is not a filter such as info or info,qscale_actuator=debug: {error}", config.log)
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // A logger that is already there belongs to whoever embeds this service; it stays.
+    // An existing logger belongs to an embedding program and stays.
     let _already_set = match config.log_format {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).compact().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

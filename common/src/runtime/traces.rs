@@ -1,4 +1,4 @@
-//! Opening traces. Owns which files a folder holds; what stands in them belongs to [`crate::workload::trace`].
+//! Opening of traces. Owns the files of a folder; their content belongs to [`crate::workload::trace`].
 
 use std::fs::File;
 use std::io::BufReader;
@@ -11,7 +11,7 @@ use crate::workload::trace::{Azure2019, Keep, MinuteTrace, read_azure2019};
 /// The trace of a folder with `invocations.csv`, `durations.csv` and, where known, `memory.csv`; functions without memory take `memory_mib`.
 ///
 /// # Errors
-/// When a file cannot be opened or read; names file, line and column.
+/// If a file cannot be opened or read; names file, line and column.
 pub fn open_azure2019(folder: &Path, keep: Keep, memory_mib: u32) -> anyhow::Result<MinuteTrace> {
     let paths = ["invocations.csv", "durations.csv", "memory.csv"].map(|name| folder.join(name));
     let memory = if paths[2].exists() { Some(open(&paths[2])?) } else { None };
@@ -23,7 +23,7 @@ pub fn open_azure2019(folder: &Path, keep: Keep, memory_mib: u32) -> anyhow::Res
 /// A file of a trace, to be read in order.
 ///
 /// # Errors
-/// When it cannot be opened.
+/// If it cannot be opened.
 pub fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(BufReader::with_capacity(1 << 16, file))

@@ -42,33 +42,33 @@ fn overview() -> String {
     let (kib, major, most) = (MAX_PAYLOAD / 1024, Version::CURRENT.major, Action::MAX_TEXT);
     format!(
         "Qscale scales serverless functions. Each tick the collector publishes a State of each function; agents answer it with Actions; the actuator applies those of \
-the agent that the function's ScalingPolicy names, within its guard, and publishes an Outcome; the collector judges the tick with a Reward.\n\
+the agent in the function's ScalingPolicy, within its guard, and publishes an Outcome; the collector publishes the Reward of the tick.\n\
 \n\
 ## Messages\n\
-- Bodies are JSON in UTF-8, at most {kib} KiB. Every number says its unit in its name; instants (`_at_ms`) and `epoch` are milliseconds since 1970.\n\
-- A measurement that was not taken is absent, never zero and never null.\n\
-- Ignore fields that you do not know. Refuse a `version` whose major number is not {major}.\n\
-- Names of namespaces, functions and agents are DNS-1123 labels, so that a token of a subject never holds a dot. A body whose names are not those of its subject is refused.\n\
-- CloudEvents 1.0 attributes (binary mode) and a W3C `traceparent` travel as NATS headers. Only the body is needed to understand a message. \
-`Nats-Msg-Id` makes the stream store a message once that was published twice.\n\
+- Bodies are JSON in UTF-8, at most {kib} KiB. Field names carry their unit; instants (`_at_ms`) and `epoch` are milliseconds since 1970.\n\
+- A value that was not measured is absent, never zero or null.\n\
+- Ignore unknown fields. Refuse a `version` with a major number other than {major}.\n\
+- Names of namespaces, functions and agents are DNS-1123 labels, so that a subject token never contains a dot. A body with other names than its subject is refused.\n\
+- CloudEvents 1.0 attributes (binary mode) and a W3C `traceparent` travel as NATS headers. The body alone is sufficient. \
+With `Nats-Msg-Id` a stream stores a message that was published twice only once.\n\
 \n\
 ## Delivery\n\
-- State and Load: published without waiting; newest wins; the stream `{live}` keeps as many hours as fit.\n\
-- Action, Outcome and Reward: the stream `{record}` acknowledges them (publish with a reply subject) and keeps them for replay and learning. A publisher that is not told so publishes again.\n\
-- ScalingPolicies lie in the key-value bucket `{policies}` under `<namespace>.<function>`; see `scaling-policy.schema.json`.\n\
+- State and Load: published without acknowledgement; the stream `{live}` retains as many hours as fit.\n\
+- Action, Outcome and Reward: the stream `{record}` acknowledges them (publish with a reply subject) and retains them for replay and learning. Without an acknowledgement the publisher repeats the message.\n\
+- ScalingPolicies are in the key-value bucket `{policies}` under `<namespace>.<function>`; see `scaling-policy.schema.json`.\n\
 \n\
 ## How to be an agent\n\
-Say that the agent is called `mine`.\n\
-1. Connect as user `agent-mine`, with the inbox prefix `_INBOX_agent-mine`: it may listen for replies nowhere else, and publish nothing but its own Actions.\n\
-2. Subscribe to `{states}` in the queue group `{group}`. Every agent hears every State; the instances of one agent share them, and the others go on where one dies.\n\
-3. Answer each State at once with one Action on `<action>.<namespace>.<function>`, such as `{action}`: copy `namespace`, `function`, `epoch` and `tick` from the State, and say your own name in `agent`.\n\
-4. `allocation` is absolute: replicas, CPU and memory of each. To change nothing, send the State's `allocation` again: an agent that is silent for some ticks counts as dead, and the fallback rule of the \
-policy takes over. Where the State has no `allocation` and you cannot do without, send nothing.\n\
-5. `expires_at_ms` must not lie before `decided_at_ms`. Two ticks after `observed_at_ms` is usual.\n\
-6. Keep within `bounds` of the State. Whatever you ask for, the guard has the last word and the Outcome names the rule that it applied.\n\
-7. `reason`, `model` and `instance` are for people, at most {most} bytes each. Hand on the State's `traceparent`.\n\
+For an agent named `mine`:\n\
+1. Connect as user `agent-mine`, with the inbox prefix `_INBOX_agent-mine`: the user may receive replies only there, and publish only its own Actions.\n\
+2. Subscribe to `{states}` in the queue group `{group}`. Every agent receives every State; the instances of one agent share them, and the others take over from one that stops.\n\
+3. Answer each State promptly with one Action on `<action>.<namespace>.<function>`, such as `{action}`: copy `namespace`, `function`, `epoch` and `tick` from the State, and set `agent` to the agent's name.\n\
+4. `allocation` is absolute: replicas, CPU and memory of each. To change nothing, repeat the State's `allocation`: after some ticks without an Action the fallback rule of the \
+ScalingPolicy takes over. If the State has no `allocation` and the agent needs one, send nothing.\n\
+5. `expires_at_ms` must not be before `decided_at_ms`. Two ticks after `observed_at_ms` is usual.\n\
+6. Stay within `bounds` of the State. The guard may limit any request; the Outcome lists the rules that it applied.\n\
+7. `reason` is for people, `provenance` names the policy and model for programs; each text has at most {most} bytes. Pass on the State's `traceparent`.\n\
 \n\
-An agent that the policy does not name is a shadow: its Actions are recorded and judged, never applied. Changing the field `agent` of the policy hands the function to another agent between two ticks.",
+Any agent other than the one in the ScalingPolicy is a shadow: its Actions are recorded and evaluated, never applied. A change of the field `agent` of the ScalingPolicy switches the agent between two ticks.",
         action = action,
     )
     .replace("<action>", &subject::all_of_agent(&mine).replace(".>", ""))
@@ -83,7 +83,7 @@ fn server() -> Value {
     })
 }
 
-/// The address of `kind`, spelt by [`subject`] around names that stand for parameters.
+/// Address of `kind`, from [`subject`] with parameters in place of the names.
 fn address(kind: EventType) -> String {
     let name = |text: &str| Name::new(text).expect("a DNS label");
     let function = FunctionId::new(name("namespace"), name("function"));
@@ -138,16 +138,16 @@ fn title(kind: EventType) -> &'static str {
 fn purpose(kind: EventType) -> &'static str {
     match kind {
         EventType::State => {
-            "What was seen of one function at one tick, complete enough to decide on without memory. From the collector, every tick."
+            "Measurements of one function at one tick, sufficient to decide without memory. From the collector, every tick."
         }
         EventType::Reward => {
-            "What one tick was worth, its terms apart, by one ruler for every agent. From the collector, a tick after the State."
+            "Reward of one tick with its terms, by one formula for every agent. From the collector, a tick after the State."
         }
         EventType::Action => {
-            "What an agent wants a function to be given, absolute. From agents, one for each State; it counts once for (agent, function, tick)."
+            "Allocation that an agent requests, absolute. From agents, one per State; it counts once for (agent, function, tick)."
         }
         EventType::Outcome => {
-            "What became of a decision, and the rules that the guard applied. From the actuator, for every Action, the fallback and operators."
+            "Result of a decision, and the rules that the guard applied. From the actuator, for every Action, the fallback and operators."
         }
         EventType::Load => "What was offered to a function and what came back, as its client sees it. From the load generator.",
     }
@@ -216,13 +216,13 @@ fn meaning(header: &str) -> &'static str {
         "ce-subject" => "The function, as namespace/function.",
         "ce-time" => "When it was published, RFC 3339.",
         "content-type" => "Type of the body.",
-        "traceparent" => "W3C trace context; an answer hands on the trace of what it answers.",
-        "Nats-Msg-Id" => "As ce-id; a stream stores it once.",
+        "traceparent" => "W3C trace context; an Action continues the trace of its State.",
+        "Nats-Msg-Id" => "Same as ce-id; a stream stores the id once.",
         _ => "",
     }
 }
 
-/// Who does what with which messages.
+/// Permissions and flow of the messages.
 fn operations() -> Map<String, Value> {
     use EventType::{Action, Load, Outcome, Reward, State};
     let services: [(&str, &[EventType], &[EventType]); 5] = [
@@ -255,7 +255,8 @@ fn operation(service: &str, action: &str, kind: EventType) -> Value {
     if (service, action, kind) == ("agent", "receive", EventType::State) {
         let group = subject::agent_group(&Name::new("agent").expect("a DNS label")).replacen("agent.agent", "agent.{agent}", 1);
         operation["bindings"] = json!({ "nats": { "queue": group, "bindingVersion": "0.1.0" } });
-        operation["description"] = "In one queue group an agent: its instances share the States, and every agent hears all of them.".into();
+        operation["description"] =
+            "One queue group per agent: its instances share the States, and every agent receives all of them.".into();
     }
     operation
 }

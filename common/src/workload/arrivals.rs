@@ -1,4 +1,4 @@
-//! Arrivals of many functions as one stream in time order. Owns the merge, and what an arrival is.
+//! Arrivals of many functions as one stream in time order. Owns the type of an arrival and the merge.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,29 +15,29 @@ use super::gaps::since_start;
 use super::trace::{MinuteTrace, Row, RowTrace};
 use super::{Demand, Gaps, Iat, MinuteArrivals, MinuteCount, Pattern, PatternArrivals, WorkloadRng};
 
-/// One request that is due.
+/// A request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Arrival {
-    /// When, since the start.
+    /// Time since the start.
     pub at: Duration,
-    /// Which function, counted from 0.
+    /// Index of the function.
     pub function: u32,
-    /// How long the function is to run, milliseconds.
+    /// Duration of the function, milliseconds.
     pub duration_ms: u32,
-    /// How much memory it is to take, MiB.
+    /// Memory of the function, MiB.
     pub memory_mib: u32,
 }
 
-/// How the requests of one pattern go to several functions.
+/// Distribution of the requests of one pattern over several functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Spread {
-    /// In turn; the pattern's rate is the total. As vSwarm's invoker does.
+    /// In turn, as vSwarm's invoker; the pattern's rate is the total.
     #[default]
     RoundRobin,
-    /// Each to one at random; the pattern's rate is the total.
+    /// To a random function; the pattern's rate is the total.
     Random,
-    /// Each to all, at the same instant; the pattern's rate is that of every function.
+    /// To all functions at the same instant; the pattern's rate applies to each.
     Each,
 }
 
@@ -63,12 +63,12 @@ impl FromStr for Spread {
     }
 }
 
-/// How much faster and how much denser than recorded a trace is played.
+/// Time and rate scale of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scale {
-    /// Seconds of the trace played in one second; 60 plays an hour in a minute, all its invocations included.
+    /// Seconds of the trace per second of playback; 60 plays an hour in a minute with all its invocations.
     pub time: f64,
-    /// Invocations sent for each one recorded; a fraction is rounded at random.
+    /// Requests per recorded invocation; a fraction is rounded at random.
     pub rate: f64,
 }
 
@@ -94,7 +94,7 @@ impl Scale {
     }
 }
 
-/// The arrivals of a workload, in time order.
+/// Arrivals of a workload in time order.
 #[derive(Debug, Clone)]
 pub struct Arrivals(Stream);
 
@@ -242,7 +242,7 @@ impl Iterator for MinuteStream {
 struct RowStream {
     rows: Arc<[Row]>,
     next: usize,
-    /// Copies of the row before `next` that are still to come.
+    /// Pending copies of the row before `next`.
     copies: u64,
     at_us: f64,
     memory_mib: u32,

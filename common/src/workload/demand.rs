@@ -1,4 +1,4 @@
-//! What an invocation asks for. Owns how durations and memory are drawn from the percentiles of a trace, as InVitro draws them.
+//! Demand of an invocation. Owns drawing durations and memory from the percentiles of a trace, as InVitro does.
 
 use rand::RngExt;
 use thiserror::Error;
@@ -35,15 +35,15 @@ fn sorted<const N: usize>(values: [u32; N]) -> Result<[u32; N], NotSorted> {
 impl DurationQuantiles {
     /// The percentiles, as shares of one.
     pub const LEVELS: [f64; 7] = [0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0];
-    /// The shortest duration that InVitro asks for, milliseconds.
+    /// InVitro's minimum duration, milliseconds.
     pub const SHORTEST_MS: u32 = 1;
-    /// The longest duration that InVitro asks for, milliseconds.
+    /// InVitro's maximum duration, milliseconds.
     pub const LONGEST_MS: u32 = 60_000;
 
     /// Percentiles in milliseconds, in the order of [`DurationQuantiles::LEVELS`].
     ///
     /// # Errors
-    /// Values that do not rise.
+    /// If the values do not rise.
     pub fn new(values: [u32; 7]) -> Result<Self, NotSorted> {
         sorted(values).map(Self)
     }
@@ -58,15 +58,15 @@ impl DurationQuantiles {
 impl MemoryQuantiles {
     /// The percentiles, as shares of one.
     pub const LEVELS: [f64; 8] = [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0];
-    /// The least memory that InVitro asks for, MiB.
+    /// InVitro's minimum memory, MiB.
     pub const LEAST_MIB: u32 = 1;
-    /// The most memory that InVitro asks for, MiB.
+    /// InVitro's maximum memory, MiB.
     pub const MOST_MIB: u32 = 10_240;
 
     /// Percentiles in MiB, in the order of [`MemoryQuantiles::LEVELS`].
     ///
     /// # Errors
-    /// Values that do not rise.
+    /// If the values do not rise.
     pub fn new(values: [u32; 8]) -> Result<Self, NotSorted> {
         sorted(values).map(Self)
     }
@@ -78,7 +78,7 @@ impl MemoryQuantiles {
     }
 }
 
-/// How long the invocations of a function run and how much memory they take.
+/// Durations and memory of the invocations of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {
     /// Every invocation alike.

@@ -1,4 +1,4 @@
-//! How bursty arrivals are. Owns the index of dispersion of counts, computed as they come, in constant memory.
+//! Burstiness of arrivals. Owns the index of dispersion of counts, computed online in constant memory.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Dispersion {
         self.in_current = 0;
     }
 
-    /// The index over the windows that have ended; `None` before two have, or where nothing arrived.
+    /// The index over completed windows; `None` with fewer than two, or without arrivals.
     #[must_use]
     pub fn index(&self) -> Option<f64> {
         let windows = self.windows as f64;

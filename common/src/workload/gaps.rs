@@ -1,4 +1,4 @@
-//! Gaps between the requests of a pattern. Owns the three kinds of gap and the stream of instants that they make.
+//! Gaps between the requests of a pattern. Owns the three kinds of gap and the resulting arrivals.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::pattern::Stretch;
 use super::{Pattern, WorkloadRng};
 
-/// How the gaps between requests are distributed; their mean always follows the pattern's rate.
+/// Distribution of the gaps between requests; their mean follows the pattern's rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Gaps {
     /// Exponential: independent users, an inhomogeneous Poisson process.
     #[default]
     Poisson,
-    /// All alike, the first request at zero: what a ticker sends.
+    /// Equal, with the first request at zero.
     Constant,
     /// Between zero and twice the mean.
     Uniform,
@@ -48,8 +48,8 @@ impl FromStr for Gaps {
 
 /// The instants at which the requests of one pattern are due, in order, as time since the start.
 ///
-/// Where the rate stays the same a gap is a division. Where it varies, exponential gaps are thinned: drawn at the highest rate of a short stretch, and
-/// each request kept with the share that the true rate is of it (Lewis and Shedler 1979), which is the same process. Other gaps invert the integral.
+/// At a constant rate a gap is a division. At a varying rate exponential gaps are thinned: drawn at the maximum rate of a short segment, and
+/// each request kept with probability rate / maximum (Lewis and Shedler 1979), which is the same process. Other gaps invert the integral.
 #[derive(Debug, Clone)]
 pub struct PatternArrivals {
     pattern: Pattern,
@@ -61,7 +61,7 @@ pub struct PatternArrivals {
     stretch: Stretch,
 }
 
-/// Where gaps have to be inverted.
+/// No segment: gaps are inverted.
 const NO_STRETCH: Stretch = Stretch { end: f64::NEG_INFINITY, least: 0.0, most: 0.0 };
 
 impl PatternArrivals {
@@ -75,7 +75,7 @@ impl PatternArrivals {
         arrivals
     }
 
-    /// Begins anew, drawing from `rng`.
+    /// Restarts with `rng`.
     pub fn begin_again(&mut self, rng: WorkloadRng) {
         (self.rng, self.at, self.first) = (rng, 0.0, true);
         self.look_ahead();
@@ -86,7 +86,7 @@ impl PatternArrivals {
         self.stretch = stretch.filter(|stretch| self.gaps == Gaps::Poisson || stretch.least == stretch.most).unwrap_or(NO_STRETCH);
     }
 
-    /// Goes on to the next request, or to infinity.
+    /// Advances to the next request, or to infinity.
     #[inline]
     fn advance(&mut self) {
         loop {
@@ -99,7 +99,7 @@ impl PatternArrivals {
                     return;
                 }
             } else if least < most {
-                // A gap without memory begins anew with the next stretch.
+                // Exponential gaps have no memory and restart in the next segment.
                 self.at = end;
                 self.look_ahead();
             } else {
@@ -131,7 +131,7 @@ impl Iterator for PatternArrivals {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        // Asking again after the last arrival must not wrap or return.
+        // Calls after the last arrival must not wrap around.
         if self.at < self.until {
             self.advance();
             self.first = false;
@@ -143,7 +143,7 @@ impl Iterator for PatternArrivals {
 /// `Duration::from_secs_f64`, rounded with less care about the last nanosecond.
 #[inline]
 pub(super) fn since_start(seconds: f64) -> Duration {
-    // Some 300 years, in nanoseconds.
+    // About 300 years, in nanoseconds.
     if seconds < 1e10 { Duration::from_nanos((seconds * 1e9 + 0.5) as u64) } else { Duration::from_secs_f64(seconds) }
 }
 
@@ -195,7 +195,7 @@ mod tests {
         assert!((1_800..2_200).contains(&count(40, 60)));
     }
 
-    /// What the rate adds up to between two requests is exponential with mean one, wherever in the wave they lie, and nothing is remembered.
+    /// The integral of the rate between two requests is exponential with mean one anywhere in the wave.
     #[test]
     fn a_rate_that_varies_makes_the_same_process() {
         use std::f64::consts::TAU;

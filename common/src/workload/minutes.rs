@@ -1,4 +1,4 @@
-//! Invocations of one function from counts a minute. Owns where in its minute each one falls: InVitro's rules and one of our own.
+//! Invocations of one function from counts per minute. Owns their placement within the minute: InVitro's rules and a conditioned Poisson process.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WorkloadRng;
 
-/// How `n` invocations spread over a minute. The count is always exact.
+/// Placement of `n` invocations within a minute. The count is exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Iat {
@@ -18,11 +18,11 @@ pub enum Iat {
     Conditioned,
     /// InVitro: `n` exponential gaps rescaled to fill the minute, the first invocation at its start.
     Exponential,
-    /// InVitro: the same, cut at a random place and turned, so that functions do not all fire when the minute begins.
+    /// InVitro: the same, rotated by a random offset, so that functions do not all fire at the start of the minute.
     ExponentialShift,
     /// InVitro: `n` uniform gaps rescaled to fill the minute, the first invocation at its start.
     Uniform,
-    /// InVitro: the same, cut at a random place and turned.
+    /// InVitro: the same, rotated by a random offset.
     UniformShift,
     /// InVitro: equal gaps, the first invocation at the start of the minute.
     Equidistant,
@@ -56,18 +56,18 @@ impl FromStr for Iat {
     }
 }
 
-/// So many invocations in one bin of a trace.
+/// Invocations in one bin of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MinuteCount {
-    /// Which bin, counted from 0.
+    /// Index of the bin.
     pub bin: u32,
-    /// Invocations in it.
+    /// Number of invocations.
     pub count: u32,
 }
 
 /// The instants of one function's invocations, in order, as bins since the start (1.5 is the middle of the second bin).
 ///
-/// It keeps a few words of state whatever the counts: gaps that must be summed before the first is known are drawn twice from a
+/// Constant memory: gaps that must be summed before the first is known are drawn twice from a
 /// copy of the generator rather than kept.
 #[derive(Debug, Clone)]
 pub struct MinuteArrivals<C> {
@@ -80,13 +80,13 @@ pub struct MinuteArrivals<C> {
 }
 
 impl<C: Iterator<Item = MinuteCount>> MinuteArrivals<C> {
-    /// Arrivals of `counts`, whose bins rise; each count is scaled by `rate`, its fraction rounded at random so that the mean holds.
+    /// Arrivals of `counts`, with rising bins; each count is scaled by `rate` and rounded at random, which keeps the mean.
     #[must_use]
     pub fn new(counts: C, iat: Iat, rate: f64, rng: WorkloadRng) -> Self {
         Self { counts, iat, rate, rng, bin: 0, within: Within::Empty }
     }
 
-    /// The generator, for what else is drawn for an arrival.
+    /// The generator, for further draws per arrival.
     pub fn rng(&mut self) -> &mut WorkloadRng {
         &mut self.rng
     }
@@ -195,7 +195,7 @@ impl Gap {
 #[derive(Debug, Clone)]
 struct Spaced {
     gap: Gap,
-    /// Where the gaps begin again.
+    /// State at which the gaps restart.
     start: WorkloadRng,
     rng: WorkloadRng,
     total: f64,
@@ -229,7 +229,7 @@ impl Spaced {
         self.index += 1;
     }
 
-    /// Where invocation `index` lies in the uncut bin; one past the last is the end.
+    /// Position of invocation `index` in the uncut bin; one past the last is the end.
     fn place(&self) -> f64 {
         if self.index >= self.count { 1.0 } else { self.sum / self.total }
     }

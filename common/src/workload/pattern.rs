@@ -1,4 +1,4 @@
-//! Rates as functions of time. Owns the patterns, how they are written, and the inversion of their integral; must not draw at random.
+//! Rates as functions of time. Owns the patterns, their syntax, and the inversion of their integral; must not draw random numbers.
 //!
 //! A pattern is a file of this folder that implements [`Shape`], and a line in `shapes!` below.
 
@@ -21,14 +21,14 @@ mod text;
 
 use curve::{Curve, Piece};
 
-/// One form of writing a pattern: its name, its grammar, an example, and its meaning.
+/// Syntax of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
-    /// The word before the colon.
+    /// Keyword before the colon.
     pub kind: &'static str,
     /// The grammar.
     pub grammar: &'static str,
-    /// A pattern in this form.
+    /// Example.
     pub example: &'static str,
     /// Its meaning, as a noun phrase.
     pub meaning: &'static str,
@@ -36,22 +36,22 @@ pub struct Form {
 
 /// One kind of pattern. Displayed as its values, without the kind.
 trait Shape: fmt::Display + Sized {
-    /// How it is written.
+    /// Its syntax.
     const FORM: Form;
 
-    /// Reads its values, the text after the colon.
+    /// Parses the text after the colon.
     fn parse(rest: &str) -> Result<Self, String>;
 
-    /// The same course with `scale` applied to every rate.
+    /// The pattern with `scale` applied to every rate.
     fn scaled(&self, scale: impl Fn(Rate) -> Result<Rate, String>) -> Result<Self, String>;
 
-    /// The highest rate that it ever reaches.
+    /// Maximum rate.
     fn peak(&self) -> Rate;
 
-    /// The span of time around `at`, seconds, on which one formula holds; it ends strictly after `at`.
+    /// Segment around `at`, seconds, on which one formula holds; it ends strictly after `at`.
     fn piece(&self, at: f64) -> Piece;
 
-    /// A later instant and a smaller area that have the same inverse as `at` and `area`, where that is cheaper to find; `at` is the begin of a piece.
+    /// A later instant and a smaller area with the same inverse as `at` and `area`, to skip over periods; `at` is the start of a piece.
     fn skip(&self, at: f64, area: f64) -> (f64, f64) {
         (at, area)
     }
@@ -69,7 +69,7 @@ macro_rules! shapes {
         const FORMS: &[Form] = &[$(<$path>::FORM),*];
 
         impl AnyShape {
-            /// Reads `rest` as the shape called `kind`; `None` where there is none of that name.
+            /// Parses `rest` as the shape `kind`; `None` if there is no such shape.
             fn parse(kind: &str, rest: &str) -> Option<(Form, Result<Self, String>)> {
                 $(if kind == <$path>::FORM.kind {
                     return Some((<$path>::FORM, <$path>::parse(rest).map(Self::$shape)));
@@ -129,13 +129,13 @@ shapes! {
 
 /// A rate that changes over time, starting at zero and never ending.
 ///
-/// It is written `kind:values`; [`Pattern::forms`] lists the forms. A bare number is a constant rate.
+/// Written `kind:values`; [`Pattern::forms`] lists the forms. A bare number is a constant rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern(AnyShape);
 
 impl Pattern {
-    /// Every form in which a pattern can be written; rates are requests/s, times carry their unit.
+    /// Every form; rates are requests/s, times carry their unit.
     #[must_use]
     pub fn forms() -> &'static [Form] {
         FORMS
@@ -153,7 +153,7 @@ impl Pattern {
         Self(AnyShape::Constant(constant::Constant(rate)))
     }
 
-    /// The rate at `at` after the start.
+    /// Rate at `at` after the start.
     #[must_use]
     pub fn rate_at(&self, at: Duration) -> Rate {
         let at = at.as_secs_f64();
@@ -161,23 +161,23 @@ impl Pattern {
         Rate(piece.curve.rate(at, piece.start).clamp(0.0, Rate::MAX))
     }
 
-    /// The same course with every rate times `factor`.
+    /// The pattern with every rate times `factor`.
     ///
     /// # Errors
-    /// A rate that would be negative or above [`Rate::MAX`].
+    /// If a rate would be negative or above [`Rate::MAX`].
     pub fn scaled(&self, factor: f64) -> Result<Self, String> {
         self.0.scaled(|rate| Rate::new(rate.0 * factor)).map(Self)
     }
 
-    /// The highest rate that it ever reaches.
+    /// Maximum rate.
     #[must_use]
     pub fn peak(&self) -> Rate {
         self.0.peak()
     }
 
-    /// The time, in seconds, at which the integral of the rate from `from` on reaches `area` requests; `None` where it never does.
+    /// Time, seconds, at which the integral of the rate from `from` reaches `area` requests; `None` if it never does.
     ///
-    /// Gaps drawn with mean one and mapped through this have the pattern's rate at every instant: for exponential gaps that is
+    /// Gaps with mean one, mapped through this, have the pattern's rate at every instant: for exponential gaps that is
     /// the inhomogeneous Poisson process, exactly.
     #[must_use]
     pub fn advance(&self, from: f64, area: f64) -> Option<f64> {
@@ -203,8 +203,8 @@ impl Pattern {
         }
     }
 
-    /// A stretch of time from `at` on and the least and the highest rate on it. Where the rate varies it is so short that they lie near each other, and
-    /// `None` if that would be shorter than requests are apart, or if `at` is no time at all.
+    /// A segment from `at` with its minimum and maximum rate. If the rate varies, the segment is short enough for them to be close, and
+    /// `None` if that would be shorter than the gap between requests, or `at` is not finite.
     pub(super) fn stretch(&self, at: f64) -> Option<Stretch> {
         if !at.is_finite() {
             return None;
@@ -233,7 +233,7 @@ fn larger(a: Rate, b: Rate) -> Rate {
 /// Parts into which a wave's period or a ramp is cut: on one of them the rate changes by a twentieth of its swing at most.
 const PARTS: f64 = 64.0;
 
-/// A time up to which the rate stays between two values.
+/// A segment with bounds of the rate.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stretch {
     pub end: f64,

@@ -1,4 +1,4 @@
-//! A rate of requests. Owns its range and how it is written.
+//! A rate of requests. Owns its range and syntax.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 pub struct Rate(pub(super) f64);
 
 impl Rate {
-    /// Ten million a second, well above what one machine can send.
+    /// Ten million requests/s, well above the capacity of a machine.
     pub const MAX: f64 = 1e7;
 
-    /// `per_second` requests a second.
+    /// `per_second` requests/s.
     ///
     /// # Errors
-    /// What is not finite, negative, or above [`Rate::MAX`].
+    /// If it is not finite, negative, or above [`Rate::MAX`].
     pub fn new(per_second: f64) -> Result<Self, String> {
         if (0.0..=Self::MAX).contains(&per_second) {
             Ok(Self(per_second))
@@ -26,7 +26,7 @@ impl Rate {
         }
     }
 
-    /// Requests a second.
+    /// Requests/s.
     #[must_use]
     pub fn per_second(self) -> f64 {
         self.0

@@ -1,4 +1,4 @@
-//! Traces of real functions. Owns their formats, from bytes to what arrives; opens no file: readers are given with the name to use in errors.
+//! Traces of real functions. Owns their formats; opens no files: readers are arguments, with the name to use in errors.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ pub use azure2019::{Azure2019, read_azure2019};
 pub use azure2021::read_azure2021;
 pub use endpoints::{Endpoint, read_endpoints};
 
-/// What is wrong with a trace, and where.
+/// An error in a trace, with its position.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct TraceError {
     /// The file, as its reader named it.
     pub file: String,
-    /// Line in the file, counted from 1; 0 where the problem is the whole file's.
+    /// Line in the file, from 1; 0 if the error concerns the whole file.
     pub line: u64,
-    /// Name of the column, where the problem lies in one.
+    /// Name of the column, if the error concerns one.
     pub column: Option<String>,
-    /// The problem, with the value.
+    /// Description with the value.
     pub problem: String,
 }
 
@@ -42,10 +42,10 @@ impl fmt::Display for TraceError {
     }
 }
 
-/// Which part of a trace to keep; what is left out costs no memory.
+/// Part of a trace to keep; the rest takes no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
-    /// At most so many functions: the first ones of the file.
+    /// Maximum number of functions, from the start of the file.
     pub functions: usize,
     /// Minutes to leave out at the beginning.
     pub skip_minutes: u32,
@@ -59,7 +59,7 @@ impl Default for Keep {
     }
 }
 
-/// Counts of invocations a minute, for each function, with what they ask for.
+/// Invocation counts per minute and function, with demands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MinuteTrace {
     /// The functions, in the order of the file.
@@ -83,7 +83,7 @@ pub struct TraceFunction {
     pub hash: String,
     /// Minutes with invocations, rising; minutes without are not kept.
     pub counts: Arc<[MinuteCount]>,
-    /// What its invocations ask for.
+    /// Demand of its invocations.
     pub demand: Demand,
 }
 

@@ -1,11 +1,7 @@
 //! Control groups: CPU and memory limits of replicas, v1 and v2. Owns where they are and which files say what; starts no process.
 //!
-//! Built on `libcgroups` for finding out which version is mounted where and for reading and writing the files. Its managers are not used:
-//! - the v1 manager joins a process to all twelve hierarchies, `cpuset` and `devices` among them, and places it below the root of each,
-//!   which escapes a limit that the platform itself is under;
-//! - the v2 manager enables controllers from the root of the mount downwards, which a delegated subtree may not, and lowering `memory.max`
-//!   below what is used makes the kernel kill instead of refusing;
-//! - neither counts kills for memory, and their statistics fail where swap is not accounted.
+//! The managers of `libcgroups` do not fit: the one for v1 joins all hierarchies and escapes a limit on the platform itself; the one for v2 enables controllers from the
+//! root of the mount, which a delegated subtree may not, and lowers `memory.max` below the memory in use, which kills. For the rest 40 crates are too many.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -14,7 +10,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use libcgroups::common::{CgroupSetup, get_cgroup_setup};
 pub use qscale_common::platform::metrics::{CPU_PERIOD, Usage};
 use qscale_common::units::{Mebibytes, Millicores};
 use thiserror::Error;
@@ -73,9 +68,13 @@ impl Cgroups {
     /// Says in words why there is none.
     pub fn detect(root: &str, instance: &str) -> Result<Self, String> {
         let name = Path::new(root).join(instance);
-        let base = match get_cgroup_setup().map_err(|error| format!("no cgroups are mounted: {error}"))? {
-            CgroupSetup::Legacy | CgroupSetup::Hybrid => v1::make_base(&name)?,
-            CgroupSetup::Unified => v2::make_base(&name)?,
+        let mounts = files::mounts().map_err(|error| format!("failed to read /proc/self/mountinfo: {error}"))?;
+        // In a hybrid set-up the controllers are in the hierarchies of version 1.
+        let base = if mounts.iter().any(|mount| mount.controls("memory")) {
+            v1::make_base(&mounts, &name)?
+        } else {
+            let unified = mounts.iter().find(|mount| mount.unified).ok_or("no cgroups are mounted")?;
+            v2::make_base(&unified.point, &name)?
         };
         let cgroups = Self { base };
         if let Err(error) = cgroups.try_entering() {

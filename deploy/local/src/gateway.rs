@@ -18,9 +18,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use qscale_common::platform::Protocol;
+use qscale_common::runtime::clock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -80,11 +81,11 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1);
     let (builder, graceful) = (Arc::new(builder), GracefulShutdown::new());
-    let mut warned: Option<Instant> = None;
+    let mut warned: Option<std::time::Instant> = None;
     loop {
-        if host.client_connections.available_permits() == 0 && warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+        if host.client_connections.available_permits() == 0 && warned.is_none_or(|at| clock::since(at) > WARN_EVERY) {
             warn!("clients hold as many connections as there may be: others wait until one of them ends");
-            warned = Some(Instant::now());
+            warned = Some(clock::instant());
         }
         let (stream, room) = tokio::select! {
             biased;
@@ -181,7 +182,7 @@ type Refused = (Refusal, String);
 
 async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &mut Measure) -> Result<Reply, Refused> {
     let spec = function.spec();
-    let mut deadline = Box::pin(sleep_until(Instant::now() + spec.timeout.0));
+    let mut deadline = Box::pin(sleep(spec.timeout.0));
     let timed_out = |stage: &str| (Refusal::Timeout, format!("no reply within {} ({stage})", spec.timeout));
     let (parts, body) = request.into_parts();
     let replay = Replay::new(body);

@@ -4,16 +4,17 @@ use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use qscale_common::platform::Protocol;
+use qscale_common::runtime::clock;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::gateway::body::RequestBody;
 
@@ -158,7 +159,7 @@ impl Upstream {
         let mut idle = lock(&self.http1);
         while let Some((sender, since)) = idle.pop() {
             // The last one was put back last. When it has waited too long, all have.
-            if since.elapsed() > HTTP1_IDLE {
+            if clock::since(since) > HTTP1_IDLE {
                 idle.clear();
                 return None;
             }
@@ -257,7 +258,7 @@ impl Connection {
         {
             let mut idle = lock(&upstream.http1);
             if idle.len() < HTTP1_KEPT {
-                idle.push((sender, Instant::now()));
+                idle.push((sender, clock::instant()));
             }
         }
     }

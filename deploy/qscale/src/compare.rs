@@ -9,13 +9,13 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_common::runtime::clock;
 use qscale_common::time::Span;
+use qscale_experiments::profile::describe;
 use qscale_replay::compare::{Challenger, Conclusion, MeanInterval, Metric, MetricComparison};
 use qscale_replay::policy::load_model;
 use qscale_replay::{Comparison, ComparisonSpec, ReplayPolicy};
 use serde_json::{Value, json};
 
 use crate::period::PeriodArgs;
-use crate::profile::described;
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
@@ -113,7 +113,7 @@ fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::
         Span::millis(simulation.tick_ms()),
         simulation.warm_up
     ))?;
-    show::line(described(&simulation.setup.profile))?;
+    show::line(describe(&simulation.setup.profile))?;
     let (acting, other) = (format!("{} (acting)", spec.acting.title()), spec.other.title());
     let mut table = Table::new(&["", "RECORDED", &acting, &other, "DIFFERENCE"]);
     for metric in comparison.metrics() {

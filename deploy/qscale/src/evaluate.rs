@@ -5,7 +5,6 @@ mod progress;
 mod report;
 mod trace;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -21,10 +20,11 @@ use qscale_evaluate::{EvaluateError, Evaluation, EvaluationRequest, Options, Sui
 use self::policies::AllPolicies;
 use self::progress::Bar;
 use self::trace::TraceArgs;
-use crate::blocking::until_stopped;
-use crate::journal::Journal;
+use crate::run_options::RunOptions;
 use crate::show;
 use crate::system::Locate;
+use qscale_common::runtime::cancellable::until_stopped;
+use qscale_experiments::journal::Journal;
 
 /// Compare policies in the simulator: every policy in every cell of a suite, with equal arrivals and perturbations
 ///
@@ -74,27 +74,14 @@ pub struct EvaluateArgs {
     /// The quick version of the suite: few cells, few seeds
     #[arg(long)]
     quick: bool,
-    /// Threads; by default one a core
-    #[arg(long, value_name = "NUMBER")]
-    threads: Option<NonZeroUsize>,
-    /// Folder for results; by default evaluations/<suite> in the state folder
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
-    out: Option<PathBuf>,
-    /// Resume the evaluation in the folder; fail if there is none
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Start from the beginning, replacing the content of the folder
-    #[arg(long)]
-    overwrite: bool,
-    /// Print the summary as one JSON object instead of tables
-    #[arg(long)]
-    json: bool,
     /// List suites, policies, competitors and cells, and run nothing
     #[arg(long)]
     list: bool,
     /// Print a bundled suite, and run nothing
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(SHIPPED.map(|suite| suite.name)))]
     print_suite: Option<String>,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
 /// Runs an evaluation and writes its results.
@@ -104,13 +91,13 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
         show::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let policies = AllPolicies { model: arguments.model.as_deref().map(crate::train::load).transpose()? };
+    let policies = AllPolicies { model: arguments.model.as_deref().map(qscale_up::plan::load_model).transpose()? };
     let suite = load(&arguments, &policies)?;
     if arguments.list {
         report::list(&suite)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let out = arguments.out.clone().unwrap_or_else(|| default_out(locate, &suite, &arguments));
+    let out = arguments.run.out(|| default_out(locate, &suite, &arguments));
     let evaluation = plan(suite, &arguments)?;
     until_stopped("evaluation", move |stop| work(&evaluation, &policies, &arguments, &out, stop)).await
 }
@@ -204,16 +191,16 @@ fn work(
 ) -> anyhow::Result<ExitCode> {
     // An evaluation that cannot run must not leave a journal.
     evaluation.check(policies)?;
-    let journal = Journal::open(out, "evaluation", &evaluation.identity(policies), arguments.resume, arguments.overwrite)?;
+    let journal = Journal::open(out, "evaluation", &evaluation.identity(policies), arguments.run.resume, arguments.run.overwrite)?;
     let mut ledger = JournalLedger { journal, bar: Bar::new() };
-    let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    let threads = arguments.run.threads();
     let began = clock::instant();
-    let time = || clock::instant().duration_since(began);
+    let time = || clock::since(began);
     let options = Options { threads, stop, clock: Some(&time) };
     let found = evaluation.run(policies, &options, &mut ledger);
     ledger.bar.finish();
     match found {
-        Ok((results, latencies)) => report::write(out, &results, &latencies, began.elapsed(), arguments.json)?,
+        Ok((results, latencies)) => report::write(out, &results, &latencies, clock::since(began), arguments.run.json)?,
         Err(EvaluateError::Stopped) => {
             eprintln!("stopped; run the same command to resume from {}", out.display());
             return Ok(ExitCode::from(130));

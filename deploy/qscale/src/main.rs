@@ -7,7 +7,6 @@ mod evaluate;
 mod finetune;
 mod function;
 mod help;
-mod journal;
 mod model;
 mod operate;
 mod period;
@@ -15,6 +14,7 @@ mod policy;
 mod profile;
 mod replay;
 mod reproduce;
+mod run_options;
 mod show;
 mod system;
 mod train;
@@ -27,8 +27,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-// The commands refer to these as `crate::store` and `crate::blocking`.
-use qscale_common::runtime::{cancellable as blocking, kv as store};
+// The commands refer to this as `crate::store`.
+use qscale_common::runtime::kv as store;
 
 use crate::system::Locate;
 
@@ -47,7 +47,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the whole system on this machine, in the foreground, with a dashboard
-    Up(Box<up::UpArgs>),
+    Up(Box<qscale_up::UpOptions>),
     /// Follow the messages of the bus: States, Actions, Outcomes, Rewards, load
     Watch(watch::WatchArgs),
     /// Explain a decision: observation, Q-values, guard, and what HPA and VPA would have requested
@@ -130,7 +130,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Finetune(arguments) => return finetune::run(locate, *arguments).await,
         Command::Reproduce(arguments) => return reproduce::run(locate, arguments).await,
         Command::Ablate(arguments) => return train::ablate::run(locate, arguments).await,
-        Command::ProbeDevice => train::device::probe()?,
+        Command::ProbeDevice => show::json(&qscale_experiments::train::device::probe())?,
         Command::Watch(arguments) => watch::run(locate, arguments).await?,
         Command::Why(arguments) => why::run(locate, arguments).await?,
         Command::Replay(arguments) => return replay::run(locate, arguments).await,

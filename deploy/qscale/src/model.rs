@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use qscale_common::name::Name;
 use qscale_common::runtime::clock;
-use qscale_common::runtime::models::{Model, ModelStore};
+use qscale_common::runtime::models::{ModelStore, StoredModel, StoredVersion};
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MOST_BYTES;
 use qscale_dqn::pretrained::pretrained;
@@ -19,7 +19,6 @@ use serde_json::{Value, json};
 use self::card::{Card, size};
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
-use crate::train;
 
 /// Name of the bundled model.
 const PRETRAINED: &str = "pretrained";
@@ -183,11 +182,11 @@ struct Row<'a> {
     name: &'a Name,
     version: u64,
     in_use: bool,
-    stored: &'a qscale_common::runtime::models::Stored,
+    stored: &'a StoredVersion,
 }
 
 /// Versions of a model, newest first.
-fn rows<'a>(name: &'a Name, model: &'a Model) -> impl Iterator<Item = Row<'a>> {
+fn rows<'a>(name: &'a Name, model: &'a StoredModel) -> impl Iterator<Item = Row<'a>> {
     let current = model.in_use.as_ref().map(|in_use| in_use.version);
     model.versions.iter().rev().map(move |(version, stored)| Row { name, version: *version, in_use: current == Some(*version), stored })
 }
@@ -210,7 +209,7 @@ async fn show(locate: &Locate, model: &str, json: bool) -> anyhow::Result<()> {
     let (name, checkpoint) = if model == PRETRAINED {
         (PRETRAINED.to_owned(), pretrained())
     } else if model.contains(['/', '.']) {
-        loaded = train::load(Path::new(model))?;
+        loaded = qscale_up::plan::load_model(Path::new(model))?;
         (model.to_owned(), &loaded)
     } else {
         let reference: Reference =
@@ -246,7 +245,7 @@ fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
 }
 
 async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> anyhow::Result<()> {
-    let checkpoint = train::load(file)?;
+    let checkpoint = qscale_up::plan::load_model(file)?;
     checkpoint.check().with_context(|| format!("model {}", file.display()))?;
     if checkpoint.training.is_some() {
         show::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
@@ -255,7 +254,8 @@ async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> an
     let version = store.push(name, &checkpoint.to_bytes(), &checkpoint.fingerprint()).await?;
     Card::new(format!("{name}@{version}"), &checkpoint).print()?;
     if put_in_use {
-        store.put_in_use(name, version).await?;
+        let pointer = store.pointer(name).await?;
+        store.put_in_use(name, version, &pointer).await?;
         return show::line(format_args!("stored {name}@{version} and put it in use; undo with `qscale model rollback {name}`"));
     }
     show::line(format_args!("stored {name}@{version}; put it in use with `qscale model use {name}@{version}`"))
@@ -270,7 +270,12 @@ async fn use_version(locate: &Locate, model: &Reference) -> anyhow::Result<()> {
     // Agents would refuse it too, but only in their logs.
     let checked = checkpoint(&read(&store, name, version).await?).and_then(|checkpoint| Ok(checkpoint.check()?));
     checked.with_context(|| format!("model {name}@{version} cannot be put in use"))?;
-    match store.put_in_use(name, version).await? {
+    let pointer = store.pointer(name).await?;
+    store.put_in_use(name, version, &pointer).await?;
+    match pointer.in_use {
+        Some(before) if before.version == version && before.on_trial => {
+            show::line(format_args!("{name}@{version} is already in use, on trial"))
+        }
         Some(before) if before.version == version => show::line(format_args!("{name}@{version} is already in use")),
         Some(before) => show::line(format_args!("{name}@{version} is in use instead of {name}@{}", before.version)),
         None => show::line(format_args!("{name}@{version} is in use")),
@@ -278,8 +283,10 @@ async fn use_version(locate: &Locate, model: &Reference) -> anyhow::Result<()> {
 }
 
 async fn roll_back(locate: &Locate, name: &Name) -> anyhow::Result<()> {
-    let in_use = store(locate).await?.roll_back(name).await?;
-    show::line(format_args!("{name}@{} is in use again", in_use.version))
+    let store = store(locate).await?;
+    let pointer = store.pointer(name).await?;
+    let version = store.roll_back(name, &pointer).await?.version().context("a version is in use after a rollback")?;
+    show::line(format_args!("{name}@{version} is in use again"))
 }
 
 async fn pull(locate: &Locate, model: &Reference, file: &Path) -> anyhow::Result<()> {
@@ -291,8 +298,8 @@ async fn pull(locate: &Locate, model: &Reference, file: &Path) -> anyhow::Result
 }
 
 fn join(model: &Path, specialist: &Path, file: &Path) -> anyhow::Result<()> {
-    let steady = train::load(specialist)?;
-    let joined = train::load(model)?.join(&steady);
+    let steady = qscale_up::plan::load_model(specialist)?;
+    let joined = qscale_up::plan::load_model(model)?.join(&steady);
     let joined = joined.with_context(|| format!("{} and {} cannot be joined", model.display(), specialist.display()))?;
     write(file, &joined.to_bytes())?;
     Card::new(file.display().to_string(), &joined).print()

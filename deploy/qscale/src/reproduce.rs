@@ -1,188 +1,196 @@
-//! `qscale reproduce`: the two experiments that Qscale grew out of, simulated, or short with real functions. Owns arguments, files and what is shown; simulator, rules,
-//! learners and charts are those of everybody else, and so is the system that runs functions on this machine.
-
-mod contestant;
-mod experiment;
-mod figures;
-mod findings;
-mod learn;
-mod live;
-mod local;
-mod plan;
-mod results;
+//! `qscale reproduce`. Owns options, progress and the printed tables; the experiments belong to `qscale_experiments`.
 
 use std::io::IsTerminal;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::shutdown;
 use qscale_common::time::Span;
+use qscale_experiments::reproduce::experiment::ExperimentKind;
+use qscale_experiments::reproduce::results::{StudyResults, StudySettings, format_mean, remarks};
+use qscale_experiments::reproduce::run::RunMetric;
+use qscale_experiments::reproduce::{ReproduceOptions, findings, reproduce};
 use serde_json::json;
 
-use self::experiment::Which;
-use self::live::Watch;
-use self::plan::{Desk, Plan};
-use self::results::{Results, remarks, tell, write};
-use crate::blocking::until_stopped;
-use crate::journal::Journal;
-use crate::show;
+use crate::run_options::RunOptions;
+use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
-/// How long a run on this machine may last: a change of load should be seen, and what a view keeps is ten minutes.
-const SHORTEST: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(600);
-/// How long it lasts where nobody says.
-const LOCAL: Duration = Duration::from_secs(60);
-const LOCAL_QUICK: Duration = Duration::from_secs(20);
-
-/// Repeat the study that Qscale grew out of: a threshold rule, tabular Q-learning and Deep Q-learning on fibonacci, horizontally or vertically.
+/// Reproduce the original study: a threshold rule, tabular Q-learning and deep Q-learning on fibonacci, scaled horizontally or vertically.
 ///
-/// In the simulator, and needs no server; with --local shorter and smaller, with real functions, load and services on this machine. The folder of --out then holds everything
-/// (results.json), a row for each run (results.csv), the course under each load (low.svg, usual.svg, high.svg, steps.svg, wave.svg) and what agents earned while they
-/// learned (learning.svg). The same seeds give the same bytes of results.json in the simulator, on any number of threads. What is finished is kept at once: after Ctrl-C
-/// the same command goes on.
+/// By default in the simulator, without a server; with --local shorter and at a smaller scale, with real functions, load and services on this machine. The folder of --out then
+/// contains all results (results.json), one row per run (results.csv), time series under each load (low.svg, usual.svg, high.svg, steps.svg, wave.svg) and learning curves
+/// (learning.svg). In the simulator, the same seeds give the same results.json, with any number of threads. After Ctrl-C, run the same command to resume.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale reproduce horizontal                    replicas change, each of half a core
-  qscale reproduce vertical                      CPU and memory of one replica change
-  qscale reproduce vertical --quick              a look within a minute
-  qscale reproduce horizontal --local            real functions on this machine, in some minutes
+  qscale reproduce horizontal                    change replicas of half a core
+  qscale reproduce vertical                      change CPU and memory of one replica
+  qscale reproduce vertical --quick              a first look within a minute
+  qscale reproduce horizontal --local            real functions on this machine, in a few minutes
   qscale reproduce vertical --local --for 5m --seeds 4
   qscale reproduce horizontal --seeds 10 --json | jq .findings
 
-Contestants:
-  threshold    above 250m of CPU or 256 MiB of memory a replica up, else down: by one replica, or by 30m (threshold-vertical)
-  tabular-q    five bins of CPU; 20 replicas less, none or more, or 30m of CPU; learns online in 50 episodes of 24 ticks
+Entrants:
+  threshold    above 250m of CPU or 256 MiB of memory per replica up, otherwise down: by one replica, or by 30m (threshold-vertical)
+  tabular-q    five bins of CPU; steps of 20 replicas or 30m of CPU; learns online in 50 episodes of 24 ticks
   tabular-q-1  the same with steps of one replica
-  dqn-step     Deep Q-learning with a replay buffer on the action set `step`, trained here on this function under such loads
-  dqn          the model that comes along, which never saw this function, narrowed to what may change here
+  dqn-step     deep Q-learning with a replay and the action set `step`, trained here on this function under such loads
+  dqn          the bundled model, which was not trained on this function, restricted to the scope of the experiment
 
-Taken from the study: function and rule; the table's bins, steps, alpha 0.5, gamma 0.9, epsilon 0.9 times 0.995 a step from step 50 on; 1 to 121 replicas; CPU from
-the 250m that it measured at, memory from 100 to 1900 MiB; layers 128-128 and 64-64, epsilon 0.9 to 0.05, tau 0.005; a tick of 5 s, 50 episodes of 24; evenly spaced
-requests, 332 of them a second; p90 within 400 ms vertically, and 100 ms horizontally from the table's reward.
-Not known, and chosen here: the other rates and how they change; half a core a replica horizontally; 100m to 1000m vertically; runs of ten minutes.
-Otherwise on purpose: one reward for all that learn, with a term for cost; failures count as late, latency from arrival, and what waits at the end is no answer;
-a resize does not restart; agents see a replica's CPU over its limit, not a node's; the networks are double and dueling, learn from 64 functions at once and multiply
-CPU by 0.8 or 1.25. No guard limits anyone.
+From the study: function and rule; the table's bins, steps, alpha 0.5, gamma 0.9, epsilon 0.9 times 0.995 per step from step 50 on; 1 to 121 replicas; CPU from
+the measured 250m, memory from 100 to 1900 MiB; layers 128-128 and 64-64, epsilon 0.9 to 0.05, tau 0.005; a tick of 5 s, 50 episodes of 24; evenly spaced
+requests, 332 per second; p90 within 400 ms vertically, and within 100 ms horizontally, from the table's reward.
+Unknown, and chosen here: the other rates and their changes; half a core per replica horizontally; 100m to 1000m vertically; runs of ten minutes.
+Deliberately different: one reward with a cost term for all learners; failures count as late, latency starts at arrival, and requests queued at the end are not
+answers; a resize does not restart the replica; agents see CPU relative to the replica's limit, not the node's; the networks are double and dueling, learn from 64
+functions in parallel, and multiply CPU by 0.8 or 1.25. No guard is active.
 
-On this machine (--local): all contestants decide at the same time, each as an agent of its own for its own copy of the native fibonacci, under the same requests; they
-share the cores. CPU, its steps and thresholds, and rates are a tenth of the study's, ticks a fifth; a request takes some 1.2 ms of CPU; 1 to 21 replicas; one fixed and
-one changing rate. The learned ones learn in the simulator of that, and their models then decide without learning on; beside a network stands the agent's rule,
-and how often it decided is told. Latency is the client's, from when a request was due; the late share is told from a histogram.
+On this machine (--local) all entrants run at the same time and share the cores, each as an agent for its own copy of the native fibonacci, under the same requests.
+CPU, its steps and thresholds, and rates are a tenth of the study's, ticks a fifth; a request takes about 1.2 ms of CPU; 1 to 21 replicas; one fixed and
+one changing rate. Learners are trained in a simulation of this set-up and do not learn further. Networks have the agent's fallback rule, and the number of its
+decisions is reported. Latency is measured by the client from the due time; the late share comes from a histogram.
 
-Intervals are Student's over seeds, each of which trains anew: over the two of --local they are wide. Better is who is late less often or cheaper beyond the 95 %
-interval of the pairs, while that of the other lies within what does not matter: a thousandth of the requests, a hundredth of the cost. The number of comparisons is
-not corrected for.
+Intervals are 95 % confidence intervals (Student's t) over seeds, with one training per seed; with the two seeds of --local they are wide. Better means: late less
+often or cheaper beyond the interval of the paired differences, while the other metric differs by less than a thousandth of the requests or a hundredth of the cost. There is
+no correction for multiple comparisons.
 
-Exit status: 0 done, 1 an error, 130 stopped.")]
+Exit status: 0 done, 1 error, 130 stopped.")]
 pub struct ReproduceArgs {
-    /// Which of the two experiments
-    #[arg(value_name = "EXPERIMENT", value_enum)]
-    which: Which,
-    /// Run real functions on this machine, smaller and for a shorter time, instead of simulated ones
+    /// Experiment: horizontal changes replicas of half a core, vertical the CPU and memory of one replica
+    #[arg(value_name = "horizontal|vertical")]
+    kind: ExperimentKind,
+    /// StudyRun real functions on this machine, at a smaller scale and for a shorter time
     #[arg(long)]
     local: bool,
-    /// How long each run on this machine lasts, 10s to 10m; by default 60s, or 20s with --quick
+    /// Length of each run on this machine, 10s to 10m [default: 60s, or 20s with --quick]
     #[arg(long = "for", value_name = "TIME", requires = "local")]
     duration: Option<Span>,
-    /// Trainings and runs of each contestant under each load; by default 5, or 2 with --local
+    /// Seeds: trainings and runs of each entrant under each load [default: 5, or 2 with --local]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(2..=100))]
     seeds: Option<u64>,
-    /// First seed; those that follow are the others
+    /// First seed
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     seed: u64,
-    /// Two seeds, two loads and little training: shows what comes out, and proves nothing
+    /// Two seeds, two loads and little training: an example of the output without significance
     #[arg(long, conflicts_with = "seeds")]
     quick: bool,
-    /// Threads that learn and simulate; by default one a core. They change nothing of the results
-    #[arg(long, value_name = "NUMBER")]
-    threads: Option<NonZeroUsize>,
-    /// Folder for results; by default reproduce/<EXPERIMENT> in the state folder
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
-    out: Option<PathBuf>,
-    /// Go on with what the folder holds, and do not begin where it holds nothing
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Begin anew, whatever the folder holds
-    #[arg(long)]
-    overwrite: bool,
-    /// Print table and findings as one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
-/// Runs an experiment, and writes down what was found.
+/// Runs an experiment, and prints what was found.
 pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<ExitCode> {
-    let token = shutdown::token();
-    let plan = Plan::of(&arguments)?;
-    let mut name = plan.experiment.which.name().to_owned();
+    let mut name = arguments.kind.name().to_owned();
     [("-local", arguments.local), ("-quick", arguments.quick)].iter().filter(|(_, given)| *given).for_each(|(part, _)| name += part);
-    let out = arguments.out.clone().unwrap_or_else(|| locate.state_dir.join("reproduce").join(name));
-    // An agent is told where its model is wherever it runs.
-    let out = std::path::absolute(&out).with_context(|| format!("--out {}", out.display()))?;
-    let journal = Journal::open(&out, "experiment", &plan.identity()?, arguments.resume, arguments.overwrite)?;
-    let mut desk = Desk { out, journal };
-    let (learning, threads) = (plan.clone(), arguments.threads.unwrap_or_else(cores));
-    let work = until_stopped("experiment", move |stop| {
-        let watch = progress(Watch::new(stop), learning.ticks());
-        let done = learning.run(threads, &mut desk, &watch)?;
-        Ok((desk, done))
-    });
-    let (mut desk, mut done) = work.await?;
-    if arguments.local && done.len() == plan.jobs().len() {
-        plan.run_local(&mut desk, &mut done, &token).await?;
-    }
-    let results = plan.results(done);
-    let out = desk.out;
+    let options = ReproduceOptions {
+        kind: arguments.kind,
+        local: arguments.local,
+        duration: arguments.duration,
+        seeds: arguments.seeds,
+        seed: arguments.seed,
+        quick: arguments.quick,
+        threads: arguments.run.threads(),
+        out: arguments.run.out(|| locate.state_dir.join("reproduce").join(name)),
+        resume: arguments.run.resume,
+        overwrite: arguments.run.overwrite,
+    };
+    let out = &options.out;
+    let results = reproduce(&options, progress(), &shutdown::token()).await?;
     if results.runs.is_empty() {
-        eprintln!("stopped before any run was finished; the same command goes on with what was learned, which {} keeps", out.display());
+        eprintln!("stopped before the first run was finished; run the same command to resume from {}", out.display());
         return Ok(ExitCode::from(130));
     }
-    write(&out, &results)?;
-    if arguments.json {
-        let Results { experiment, settings, complete, table, findings, .. } = &results;
+    if arguments.run.json {
+        let StudyResults { experiment, settings, complete, table, findings, .. } = &results;
         show::json(&json!({
             "folder": out, "experiment": experiment, "settings": settings, "complete": complete, "table": table, "findings": findings,
             "sentences": findings::sentences(findings), "remarks": remarks(&results),
         }))?;
     } else {
-        tell(&out, &results)?;
+        print(out, &results)?;
     }
     if !results.complete {
-        eprintln!("stopped; {} holds what was finished, and the same command goes on from there", out.display());
+        eprintln!("stopped; run the same command to resume from {}", out.display());
         return Ok(ExitCode::from(130));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
-/// Shows on standard error how much of so many ticks is done: a bar on a terminal, a line at each tenth elsewhere.
-fn progress(watch: Watch<'_>, all: u64) -> Watch<'_> {
+/// Shows on standard error how much is done: a bar on a terminal, a line at each tenth elsewhere.
+fn progress() -> impl Fn(u64, u64) + Send + Sync + 'static {
     const LINES: u64 = 10;
-    if std::io::stderr().is_terminal() {
-        let bar = ProgressBar::new(all);
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("[{bar:40}] {percent} %, {elapsed}, {eta} to go") {
             bar.set_style(style.progress_chars("=> "));
         }
-        return watch.telling(move |ticks| if ticks < all { bar.set_position(ticks) } else { bar.finish_and_clear() });
-    }
-    let told = AtomicU64::new(0);
-    watch.telling(move |ticks| {
-        let part = ticks * LINES / all.max(1);
-        if part > told.fetch_max(part, Ordering::Relaxed) {
-            eprintln!("{} %", part * 100 / LINES);
+        bar
+    });
+    let shown = AtomicU64::new(0);
+    move |ticks, all| match &bar {
+        Some(bar) if ticks < all => {
+            bar.set_length(all);
+            bar.set_position(ticks);
         }
-    })
+        Some(bar) => bar.finish_and_clear(),
+        None => {
+            let part = ticks * LINES / all.max(1);
+            if part > shown.fetch_max(part, Ordering::Relaxed) {
+                eprintln!("{} %", part * 100 / LINES);
+            }
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests;
+fn print(out: &Path, results: &StudyResults) -> anyhow::Result<()> {
+    table(results).print()?;
+    show::line("")?;
+    for load in &results.loads {
+        show::line(format!("{:6} {}", load.name, load.pattern))?;
+    }
+    let StudySettings { percentile, latency_ms, currency, seeds, .. } = &results.settings;
+    show::line(format!(
+        "late: share of requests that failed or took longer than {} ms (objective at p{percentile}); cost: {currency}/h; ±: 95 % confidence intervals over {} seeds",
+        latency_ms,
+        seeds.len()
+    ))?;
+    show::line("")?;
+    for sentence in findings::sentences(&results.findings) {
+        show::line(format!("{sentence}\n"))?;
+    }
+    let remarks = remarks(results);
+    if !remarks.is_empty() {
+        show::line("Remarks on single runs")?;
+        remarks.iter().try_for_each(|remark| show::line(format!("  {remark}")))?;
+        show::line("")?;
+    }
+    show::line(format!("{0}/results.json, {0}/results.csv, {0}/learning.svg and one figure per load", out.display()))
+}
+
+fn table(results: &StudyResults) -> Table {
+    let allocated = match results.experiment {
+        ExperimentKind::Horizontal => ("REPLICAS", RunMetric::Replicas),
+        ExperimentKind::Vertical => ("CORES", RunMetric::Cores),
+    };
+    let mut table = Table::new(&["LOAD", "ENTRANT", "P95", "LATE %", "SUCCEEDED/S", allocated.0, "COST/H", "CHANGES/H"]);
+    let mut last = "";
+    for line in &results.table {
+        let mean = |figure| line.figures[&figure];
+        let load = if line.load == last { "" } else { line.load };
+        last = line.load;
+        table.row([
+            Cell::new(load, Tone::Strong),
+            line.entrant.into(),
+            format_mean(mean(RunMetric::P95Ms), show::latency).into(),
+            format_mean(mean(RunMetric::LateShare), |share| show::number(share * 100.0)).into(),
+            format_mean(mean(RunMetric::ThroughputRps), show::number).into(),
+            format_mean(mean(allocated.1), show::number).into(),
+            format_mean(mean(RunMetric::CostPerHour), |cost| format!("{cost:.4}")).into(),
+            format_mean(mean(RunMetric::ChangesPerHour), show::number).into(),
+        ]);
+    }
+    table
+}

@@ -1,10 +1,4 @@
-//! `qscale validate`: the same function under the same load, simulated and on the local platform, side by side. Owns the arguments and what is told.
-
-mod compare;
-pub(crate) mod machine;
-mod real;
-mod scenario;
-mod simulated;
+//! `qscale validate`. Owns options and the printed comparison; the runs belong to `qscale_experiments`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,56 +6,53 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::document::Format;
 use qscale_common::runtime::shutdown;
 use qscale_common::time::Span;
+use qscale_experiments::profile::describe;
+use qscale_experiments::profile::measure::ProfileBudget;
+use qscale_experiments::validate::compare::{self, Percentage, ScenarioComparison};
+use qscale_experiments::validate::{Progress, TRIES, ValidateOptions, machine, scenario, validate};
 use qscale_sim::FunctionProfile;
 use serde_json::json;
 
-use self::compare::{Comparison, Share};
-use self::scenario::Scenario;
-use crate::profile::measure::{Effort, Steps};
-use crate::profile::rig::Rig;
-use crate::profile::{self, Subject, measure};
+use crate::profile::{FunctionArgs, show_step, steps};
 use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
-/// How often a load that the generator could not send as it should is tried in all.
-const TRIES: u32 = 3;
-/// Errors beyond this stand out: what is aimed at.
+/// Largest acceptable error of the simulator.
 const AIM: f64 = 0.1;
 
-/// What to hold against each other.
+/// Compare the simulator with the local platform: the same function under the same load.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale validate                                        fibonacci, measured first, in every scenario
+  qscale validate                                        fibonacci, measured first, in all scenarios
   qscale validate my-function.toml --profile my-function-profile.toml --for 60s
   qscale validate --scenario knee-350m --check 10% --json
 
-A profile is measured first where none is given. The load generator sends what arrives, at instants that the simulator then replays; requests and
-starts are drawn from the profile, under twenty seeds, of which the median is told. What load generator and gateway add is part of the profile's waiting,
-measured once; nothing is fitted to a scenario. The machine should have nothing else to do: what others used is told beside each scenario.
+Without --profile, a profile is measured first. The simulator replays the arrivals that the load generator sent; demands and startup times are drawn from the profile with
+twenty seeds, and medians are reported. The overhead of load generator and gateway is part of the profile's waiting time; nothing is fitted to a scenario. The machine should be
+idle: CPU use of other processes is reported for each scenario.
 
-Exit status: 0 done, 1 an error, or beyond --check.")]
+Exit status: 0 done, 1 error, or an error of the simulator above --check.")]
 pub struct ValidateArgs {
     #[command(flatten)]
-    subject: Subject,
-    /// Profile of the function, .toml or .json, as `qscale profile` writes it; measured first where it is not named
+    subject: FunctionArgs,
+    /// Profile of the function, .toml or .json, as `qscale profile` writes it [default: measured first]
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     profile: Option<PathBuf>,
-    /// How long each scenario is sent
+    /// Length of each scenario
     #[arg(long = "for", value_name = "TIME", default_value = "20s")]
     length: Span,
-    /// Only this scenario; may be repeated
+    /// Only this scenario; repeatable
     #[arg(long = "scenario", value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(scenario::NAMES))]
     scenarios: Vec<String>,
     /// Seed of the arrivals
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Fail where an error lies beyond this share, such as 10%
+    /// Fail if an error of the simulator exceeds this percentage, such as 10%
     #[arg(long, value_name = "PERCENT")]
-    check: Option<Share>,
+    check: Option<Percentage>,
     /// Measure the profile with few starts and requests
     #[arg(long, conflicts_with = "profile")]
     quick: bool,
@@ -70,94 +61,60 @@ pub struct ValidateArgs {
     json: bool,
 }
 
-/// Runs every scenario and tells how far the two lie apart.
+/// Runs the scenarios, and prints the errors of the simulator.
 pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<ExitCode> {
     ensure!(arguments.length.0 >= Duration::from_secs(1), "--for {}: must be at least 1s", arguments.length);
-    let given = arguments.profile.as_ref().map(read).transpose()?;
-    let (spec, form) = arguments.subject.resolve()?;
-    let token = shutdown::token();
-    let mut rig = Rig::start(locate, &spec, form.clone()).await?;
-    let work = async {
-        let profile = match given {
-            Some(profile) => profile,
-            None => {
-                let steps = Steps::new();
-                let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
-                let measured = measure::measure(&mut rig, effort, &steps).await;
-                steps.end();
-                let (profile, remarks) = profile::made(spec.name.as_str(), &measured?);
-                remarks.iter().for_each(show::warn);
-                profile
-            }
-        };
-        ensure!(
-            rig.vertical,
-            "cgroups cannot be written here, so that no CPU limit can be held against the simulator's; see `qscale doctor`"
-        );
-        rig.replace(&spec, form, scenario::RESTING).await?;
-        let comparisons = compare_all(&mut rig, &arguments, &profile).await?;
-        Ok((profile, comparisons))
+    let options = ValidateOptions {
+        profile: arguments.profile.as_ref().map(read).transpose()?,
+        subject: arguments.subject.into(),
+        budget: if arguments.quick { ProfileBudget::QUICK } else { ProfileBudget::FULL },
+        length: arguments.length.0,
+        scenarios: arguments.scenarios,
+        seed: arguments.seed,
     };
-    let done = tokio::select! {
-        done = work => done,
-        () = token.cancelled() => Err(anyhow::anyhow!("stopped")),
+    let bar = steps();
+    let progress = |progress| match progress {
+        Progress::Measuring(step) => show_step(&bar, step),
+        Progress::Scenario { name, index, all } => {
+            bar.set_length(all as u64);
+            bar.set_position(index as u64);
+            bar.set_message(name);
+        }
     };
-    rig.stop().await;
-    let (profile, comparisons) = done?;
+    let validation = validate(locate.platform.as_deref(), &options, &progress, &shutdown::token()).await;
+    bar.finish_and_clear();
+    let validation = validation?.context("stopped")?;
+    validation.remarks.iter().for_each(show::warn);
+    let comparisons = &validation.comparisons;
     if arguments.json {
-        let scenarios: Vec<_> = comparisons.iter().map(Comparison::to_json).collect();
+        let scenarios: Vec<_> = comparisons.iter().map(ScenarioComparison::to_json).collect();
         show::json(&json!({
-            "function": spec.id(),
-            "profile": profile,
-            "seed": arguments.seed,
-            "seconds": arguments.length.0.as_secs_f64(),
+            "function": validation.function,
+            "profile": validation.profile,
+            "seed": options.seed,
+            "seconds": options.length.as_secs_f64(),
             "cores": machine::cores(),
-            "worst_error": compare::worst(&comparisons),
+            "worst_error": compare::worst(comparisons),
             "scenarios": scenarios,
         }))?;
     } else {
-        show::line(profile::described(&profile))?;
-        table(&comparisons).print()?;
-        tell(&comparisons)?;
+        show::line(describe(&validation.profile))?;
+        table(comparisons).print()?;
+        print_notes(comparisons)?;
     }
-    Ok(judged(&comparisons, arguments.check))
+    Ok(judged(comparisons, arguments.check))
 }
 
-/// The profile of `--profile`.
+/// Reads the file of `--profile`.
+///
+/// # Errors
+/// When it cannot be read, or is not a profile.
 pub fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
     let text = std::fs::read_to_string(path).with_context(|| format!("--profile {}", path.display()))?;
     FunctionProfile::read(&text, Format::of(path)?).with_context(|| format!("--profile {}", path.display()))
 }
 
-async fn compare_all(rig: &mut Rig, arguments: &ValidateArgs, profile: &FunctionProfile) -> anyhow::Result<Vec<Comparison>> {
-    let all = scenario::all(profile, arguments.length.0);
-    let wanted = |scenario: &Scenario| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|name| name == scenario.name);
-    let chosen: Vec<Scenario> = all.into_iter().filter(wanted).collect();
-    let bar = ProgressBar::new(chosen.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({elapsed})").expect("the template is valid"));
-    bar.enable_steady_tick(Duration::from_millis(250));
-    let mut comparisons = Vec::new();
-    for scenario in chosen {
-        bar.set_message(scenario.name);
-        let mut attempt = 1;
-        let real = loop {
-            let real = real::run(rig, &scenario, arguments.length.0, arguments.seed)
-                .await
-                .with_context(|| format!("scenario {}", scenario.name))?;
-            if real.void.is_none() || attempt == TRIES {
-                break real;
-            }
-            attempt += 1;
-        };
-        let simulated = simulated::run(profile, rig.spec(), &scenario, &real);
-        comparisons.push(Comparison { scenario, real, simulated });
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(comparisons)
-}
-
-fn table(comparisons: &[Comparison]) -> Table {
+fn table(comparisons: &[ScenarioComparison]) -> Table {
     let mut table = Table::new(&[
         "SCENARIO",
         "LIMITS",
@@ -181,7 +138,7 @@ fn table(comparisons: &[Comparison]) -> Table {
             p99,
             completed,
             cpu,
-            Cell::new(format!("{:.2}", others.cores), if others.disturb() { Tone::Warn } else { Tone::Dim }),
+            Cell::new(format!("{:.2}", others.cores), if others.is_disturbing() { Tone::Warn } else { Tone::Dim }),
         ]);
     }
     table
@@ -196,32 +153,32 @@ fn tone(error: Option<f64>) -> Tone {
     }
 }
 
-/// What the table alone would leave unsaid.
-fn tell(comparisons: &[Comparison]) -> anyhow::Result<()> {
-    show::line("\nEach cell: on the local platform, simulated, error. OTHERS: cores that other processes used meanwhile.")?;
-    let errors: Vec<f64> = comparisons.iter().flat_map(Comparison::measures).filter_map(|measure| measure.error()).collect();
+/// Prints a legend, and warnings that the table does not show.
+fn print_notes(comparisons: &[ScenarioComparison]) -> anyhow::Result<()> {
+    show::line("\nCells: local platform, simulator, error. OTHERS: cores used by other processes.")?;
+    let errors: Vec<f64> = comparisons.iter().flat_map(ScenarioComparison::measures).filter_map(|measure| measure.error()).collect();
     let within = errors.iter().filter(|error| error.abs() <= AIM).count();
-    show::line(format_args!("{within} of {} errors are at most {:.0} %", errors.len(), AIM * 100.0))?;
+    show::line(format_args!("{within} of {} errors are within {:.0} %", errors.len(), AIM * 100.0))?;
     for comparison in comparisons {
         if let Some(void) = &comparison.real.void {
-            show::line(format_args!("{}: void, tried {TRIES} times: {void}", comparison.scenario.name))?;
+            show::line(format_args!("{}: void after {TRIES} attempts: {void}", comparison.scenario.name))?;
         }
     }
-    if comparisons.iter().any(|comparison| comparison.real.others.disturb()) {
-        show::line("the machine was busy with something else; its figures say little where OTHERS is not near 0")?;
+    if comparisons.iter().any(|comparison| comparison.real.others.is_disturbing()) {
+        show::line("warning: the machine was busy; results with OTHERS above 0 are unreliable")?;
     }
     Ok(())
 }
 
-fn judged(comparisons: &[Comparison], check: Option<Share>) -> ExitCode {
-    let Some(Share(most)) = check else { return ExitCode::SUCCESS };
-    let beyond = |comparison: &&Comparison| {
+fn judged(comparisons: &[ScenarioComparison], check: Option<Percentage>) -> ExitCode {
+    let Some(Percentage(most)) = check else { return ExitCode::SUCCESS };
+    let beyond = |comparison: &&ScenarioComparison| {
         comparison.real.void.is_some() || comparison.measures().iter().any(|measure| measure.error().is_none_or(|error| error.abs() > most))
     };
     let beyond: Vec<&str> = comparisons.iter().filter(beyond).map(|comparison| comparison.scenario.name).collect();
     if beyond.is_empty() {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: beyond {:.0} % in {}", most * 100.0, beyond.join(", "));
+    eprintln!("error: the simulator error exceeds {:.0} % in {}", most * 100.0, beyond.join(", "));
     ExitCode::FAILURE
 }

@@ -45,11 +45,11 @@ impl Fixture {
 }
 
 #[test]
-fn a_training_leaves_all_that_is_asked_of_it_and_its_seed_gives_the_same_network_again() {
+fn a_training_writes_its_files_and_is_reproducible() {
     let fixture = Fixture::new();
     let (code, out, err) = fixture.run(&["train", "--recipe", "recipe.json", "--seeds", "2", "--out", "run"]);
     assert_eq!(code, Some(0), "{err}");
-    assert!(out.contains("dqn, seed 1") && out.contains("dqn, seed 2") && out.contains("the best tuned rule"), "{out}");
+    assert!(out.contains("dqn, seed 1") && out.contains("dqn, seed 2"), "{out}");
     assert!(err.contains("seed 1: 100 %"), "{err}");
     for seed in ["seed-1", "seed-2"] {
         for name in ["recipe.json", "curves.csv", "curves.svg", "last.dqn", "model.dqn", "evaluation.json"] {
@@ -94,7 +94,7 @@ fn a_training_leaves_all_that_is_asked_of_it_and_its_seed_gives_the_same_network
 }
 
 #[test]
-fn what_is_interrupted_goes_on_and_what_is_another_training_is_not_overwritten() {
+fn an_interrupted_training_resumes_and_another_one_is_not_overwritten() {
     let fixture = Fixture::new();
     let recipe = RECIPE.replace("\"ticks\": 40000", "\"ticks\": 4000000").replace("\"judgements\": 4", "\"judgements\": 1000");
     std::fs::write(fixture.path("long.json"), recipe).expect("a file");
@@ -111,7 +111,7 @@ fn what_is_interrupted_goes_on_and_what_is_another_training_is_not_overwritten()
     let before = lived(&fixture);
     let (code, _, err) = fixture.run(&["train", "--recipe", "recipe.json", "--out", "run"]);
     assert_eq!(code, Some(1));
-    assert!(err.contains("another recipe or seed") && err.contains("--overwrite"), "{err}");
+    assert!(err.contains("recipe.json") && err.contains("--overwrite"), "{err}");
     let mut child = fixture.command(&arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the command runs");
     eventually("another judgement", || (lived(&fixture) > before).then_some(()));
     // SAFETY: as above.
@@ -120,7 +120,7 @@ fn what_is_interrupted_goes_on_and_what_is_another_training_is_not_overwritten()
 }
 
 #[test]
-fn what_makes_no_sense_is_said() {
+fn invalid_options_are_named() {
     let fixture = Fixture::new();
     std::fs::write(fixture.path("wrong.json"), r#"{ "domain": { "sparse": 3 } }"#).expect("a file");
     std::fs::write(fixture.path("none.dqn"), b"hello").expect("a file");
@@ -128,7 +128,7 @@ fn what_makes_no_sense_is_said() {
         (&["train", "--recipe", "wrong.json"][..], "domain.sparse = 3, must be from 0 to 1"),
         (&["train", "--recipe", "gone.json"], "gone.json"),
         (&["train", "--ticks", "5"], "ticks = 5, must be from 10000"),
-        (&["train", "--resume", "--out", "nothing"], "there is nothing to resume"),
+        (&["train", "--resume", "--out", "nothing"], "nothing/recipe.json"),
         (&["train", "--device", "gpu", "--ticks", "10k"], "--device gpu"),
         (&["evaluate", "--model", "none.dqn", "--policy", "dqn", "--quick"], "it does not begin with the line `qscale-dqn 1`"),
     ] {

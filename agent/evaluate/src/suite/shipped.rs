@@ -15,6 +15,9 @@ pub const SHIPPED: [Shipped; 2] = [
     Shipped { name: "trace", text: include_str!("../../suites/trace.toml") },
 ];
 
+/// Rules and grids that a model in training is compared with, TOML: the list `competitors` of a suite.
+pub const TRAINING_RULES: &str = include_str!("../../suites/training-rules.toml");
+
 #[cfg(test)]
 mod tests {
     use qscale_common::document::Format;

@@ -6,7 +6,7 @@ use qscale_rl::learner::Hyperparameters;
 use super::*;
 use crate::sample;
 
-/// State number `number` of a function with two replicas, to which nothing bad happened; its successor is five seconds younger.
+/// State number `number` of a function with two replicas and no violation; the next one is five seconds later.
 fn state(number: u64) -> State {
     let mut state = sample::busy(0.5);
     (state.tick, state.observed_at_ms) = (Tick(100 + number), Timestamp(1_000_000 + 5000 * number));
@@ -38,7 +38,7 @@ fn reward(of: &State, current: Allocation) -> Reward {
     }
 }
 
-/// The rewards of ticks under what is in force.
+/// Rewards of ticks with the current allocation.
 fn rewards(states: &[State]) -> BTreeMap<StateId, Reward> {
     let of = |state: &State| (state.state_id(), reward(state, Allocation::new(2, 500, 256)));
     states.iter().map(of).collect()
@@ -51,9 +51,9 @@ fn read(states: &[State], rewards: &BTreeMap<StateId, Reward>) -> Experience {
 }
 
 fn step(experience: &Experience, at: usize) -> &Step {
-    match &experience.lived[at] {
-        Lived::Step(step) => step,
-        Lived::Gap => panic!("a step at {at}: {:?}", experience.skipped),
+    match &experience.ticks[at] {
+        RecordedTick::Step(step) => step,
+        RecordedTick::Gap => panic!("a step at {at}: {:?}", experience.skipped),
     }
 }
 
@@ -63,7 +63,7 @@ fn close(one: f64, other: f64) {
 }
 
 #[test]
-fn a_tick_is_the_choice_that_was_in_force_and_what_training_would_pay_for_it() {
+fn a_step_holds_the_action_of_the_current_allocation_and_the_training_reward() {
     let states: Vec<State> = (0..4).map(state).collect();
     let mut rewards = rewards(&states);
     rewards.insert(states[1].state_id(), reward(&states[1], Allocation::new(3, 500, 256)));
@@ -73,9 +73,9 @@ fn a_tick_is_the_choice_that_was_in_force_and_what_training_would_pay_for_it() {
     assert_eq!([0, 1, 2].map(|at| step(&experience, at).choice), [0, 2, 0]);
     assert_eq!(step(&experience, 0).next, step(&experience, 1).observation);
     let tick = step(&experience, 0).tick;
-    // 5 % are slower than 100 ms and 1 % slower than 150 ms, so that at 500 ms it is 0.01 times a fifth to the seventh.
+    // 5 % are slower than 100 ms and 1 % slower than 150 ms, so at 500 ms the share is 0.01 times a fifth to the seventh power.
     close(tick.violation, (0.01 * 0.2f64.powi(7) / 0.1).powi(2));
-    // What was paid, by hand: caution 40 weighs violations, a tick is the unit of cost.
+    // The reward by hand: violation cost 40; the unit of cost is a tick.
     let usual = Sight::take(&states[0], &mut History::default(), 40.0).usual_price();
     close(tick.cost, states[0].prices.per_hour(Allocation::new(2, 500, 256)) / usual);
     close(tick.reward, -(40.0 * tick.violation + tick.cost) / (0.376 * 40f64.powf(0.75)));
@@ -83,7 +83,7 @@ fn a_tick_is_the_choice_that_was_in_force_and_what_training_would_pay_for_it() {
 }
 
 #[test]
-fn lateness_is_told_by_percentiles() {
+fn the_share_of_slow_requests_is_interpolated_between_percentiles() {
     let latency = Latency { p50_ms: 50.0, p95_ms: 100.0, p99_ms: 150.0, objective_ms: 100.0 };
     let share = |bound| slower(&latency, 95.0, bound);
     close(share(50.0), 0.5);
@@ -92,7 +92,7 @@ fn lateness_is_told_by_percentiles() {
     close(share(75.0), (0.5f64 * 0.05).sqrt());
     assert!(share(10.0) > 0.8 && share(1000.0) < 1e-6);
     let one = Latency { p50_ms: 50.0, p95_ms: 50.0, p99_ms: 50.0, objective_ms: 50.0 };
-    assert_eq!(slower(&one, 95.0, 60.0), 0.0, "the slowest that is known was in time");
+    assert_eq!(slower(&one, 95.0, 60.0), 0.0, "the slowest known request was in time");
     assert!(slower(&one, 95.0, 49.0) > 0.5);
     let (before, mut late) = (state(0), state(1));
     late.windows.tick.latency = Some(Latency { p50_ms: 600.0, p95_ms: 900.0, p99_ms: 950.0, objective_ms: 900.0 });
@@ -104,7 +104,7 @@ fn lateness_is_told_by_percentiles() {
 }
 
 #[test]
-fn what_was_not_measured_is_no_step_and_never_zero() {
+fn a_tick_that_was_not_measured_is_skipped_and_never_zero() {
     let check = |change: fn(&mut State, &mut BTreeMap<StateId, Reward>), expected: Skipped| {
         let mut states: Vec<State> = (0..3).map(state).collect();
         let mut rewards = rewards(&states);
@@ -129,7 +129,7 @@ fn what_was_not_measured_is_no_step_and_never_zero() {
 }
 
 #[test]
-fn an_idle_tick_is_none_in_violation_and_one_in_which_all_wait_is() {
+fn an_idle_tick_is_not_violated_and_a_tick_in_which_all_requests_wait_is() {
     let quiet = |number, queued| {
         let mut state = state(number);
         let tick = &mut state.windows.tick;
@@ -138,49 +138,49 @@ fn an_idle_tick_is_none_in_violation_and_one_in_which_all_wait_is() {
     };
     assert_eq!(violation(&quiet(0, Some(0.0)), &quiet(1, Some(0.0))), Some(0.0));
     assert_eq!(violation(&quiet(0, Some(2.0)), &quiet(1, Some(0.5))), Some(1.0));
-    assert_eq!(violation(&quiet(0, Some(0.0)), &quiet(1, Some(0.5))), Some(0.0), "it may just have come");
+    assert_eq!(violation(&quiet(0, Some(0.0)), &quiet(1, Some(0.5))), Some(0.0), "the request may have just arrived");
     assert_eq!(violation(&quiet(0, Some(2.0)), &quiet(1, None)), None);
 }
 
 #[test]
-fn a_gap_ends_the_history_of_no_function_but_its_own_steps() {
+fn a_gap_in_the_recording_skips_one_tick() {
     let states: Vec<State> = [0, 1, 2, 5, 6].map(state).into();
     let experience = read(&states, &rewards(&states));
     assert_eq!((experience.steps(), experience.skipped), (3, Skipped { missing: 1, ..Skipped::default() }));
-    assert_eq!(experience.lived[2], Lived::Gap);
+    assert_eq!(experience.ticks[2], RecordedTick::Gap);
     let mut newest = experience.clone();
     newest.keep_newest(2);
-    assert_eq!(newest.lived.len(), 2);
+    assert_eq!(newest.ticks.len(), 2);
 }
 
 #[test]
-fn measurements_that_come_late_tell_of_the_tick_that_they_measure() {
+fn late_measurements_belong_to_the_tick_that_they_measure() {
     let mut states: Vec<State> = (0..5).map(state).collect();
     states.iter_mut().for_each(|state| state.age.requests_ms = Some(5_040));
     states[2].windows.tick.failed_share = Some(1.0);
     let experience = read(&states, &rewards(&states));
-    // What the third State tells is a tick old: it is the first step's.
+    // The measurements in the third State are one tick old: they belong to the first step.
     assert_eq!((step(&experience, 0).tick.violation, experience.skipped.missing), (1.0, 1));
     assert!(step(&experience, 1).tick.violation < 1e-6);
 }
 
 #[test]
-fn states_before_the_beginning_only_fill_the_history() {
+fn states_before_the_period_only_fill_the_history() {
     let states: Vec<State> = (0..6).map(state).collect();
     let (actions, rewards) = (Actions::new(ActionSet::Step, Scope::Joint), rewards(&states));
     let reader = Reader { actions: &actions, worth: Worth::default(), caution: &|_| 40.0 };
     let recording = Recording { states: &states, rewards: &rewards, since: states[3].observed_at_ms };
     let (late, all) = (reader.read(&recording), read(&states, &rewards));
-    assert_eq!(late.lived[..], all.lived[3..], "what was seen before counts as the agent saw it");
+    assert_eq!(late.ticks[..], all.ticks[3..], "the history is the same as the agent's");
 }
 
 #[test]
-fn a_learner_remembers_steps_and_reaches_across_no_gap() {
+fn no_return_spans_a_gap() {
     let states: Vec<State> = [0, 1, 2, 3, 4, 9, 10].map(state).into();
     let experience = read(&states, &rewards(&states));
     let hyperparameters = Hyperparameters { hidden: vec![4], steps: 2, capacity: 100, ..Hyperparameters::plain() };
     let mut learner = Learner::new(hyperparameters, COUNT, 11, 1, &qscale_rl::device::cpu()).expect("valid");
-    learn_from(&mut learner, 0, &experience.lived, 2);
-    // Four steps before the gap are three returns of two steps, and the one after it is none.
+    fill_replay(&mut learner, 0, &experience.ticks, 2);
+    // Four steps before the gap are three two-step returns; the single step after it is none.
     assert_eq!(learner.transitions(), 2 * 3);
 }

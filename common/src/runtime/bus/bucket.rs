@@ -1,4 +1,4 @@
-//! Buckets that are watched as a whole: a map that is current whenever the server can be reached.
+//! Watched buckets: a map that is current while the server can be reached.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use super::Bus;
 use crate::contract::subject;
 use crate::policy::ScalingPolicy;
 
-/// The entries of a bucket by key; `None` until it was read once.
+/// Entries of a bucket by key; `None` until it was read once.
 pub type Bucket<T> = watch::Receiver<Option<Arc<BTreeMap<String, Arc<T>>>>>;
 
-/// Pause before a bucket that could not be read is tried again.
+/// Retry delay after a failed read.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
-/// A watch is made anew this often, which heals whatever an interruption made it miss.
+/// Interval between resynchronisations, which repair anything that an interruption lost.
 const READ_ANEW: Duration = Duration::from_secs(60);
 
 impl Bus {
@@ -66,16 +66,16 @@ struct Seen<T> {
     bucket: &'static str,
     parse: fn(&str, &[u8]) -> Result<T, String>,
     entries: BTreeMap<String, Arc<T>>,
-    /// Revision of every key that was read, so that reading a bucket anew parses and reports only what changed.
+    /// Revision of every key, so that a resynchronisation parses and reports only changes.
     revisions: BTreeMap<String, u64>,
 }
 
 type Sender<T> = watch::Sender<Option<Arc<BTreeMap<String, Arc<T>>>>>;
 
-/// Reads the bucket and follows its changes for a while.
+/// Reads the bucket and follows its changes until the next resynchronisation.
 async fn follow<T>(bus: &Bus, seen: &mut Seen<T>, sender: &Sender<T>) -> anyhow::Result<()> {
     let store: Store = bus.jetstream().get_key_value(seen.bucket).await.context("open")?;
-    // Every subject of the bucket holds one last message, be it a value or the mark of a deletion.
+    // Every subject of the bucket has one last message: a value or a deletion marker.
     let pending = store.status().await.context("status")?.values();
     let mut watch = store.watch_with_history(">").await.context("watch")?;
     let keys = initial(seen, &mut watch, pending).await?;
@@ -97,7 +97,7 @@ async fn follow<T>(bus: &Bus, seen: &mut Seen<T>, sender: &Sender<T>) -> anyhow:
     }
 }
 
-/// Takes in what the bucket holds at present; returns the keys that it holds.
+/// Reads the current entries of the bucket; returns their keys.
 async fn initial<T>(seen: &mut Seen<T>, watch: &mut Watch, pending: u64) -> anyhow::Result<std::collections::BTreeSet<String>> {
     let mut keys = std::collections::BTreeSet::new();
     let mut rest = pending > 0;
@@ -128,7 +128,7 @@ fn publish<T>(seen: &Seen<T>, sender: &Sender<T>) {
 }
 
 impl<T> Seen<T> {
-    /// Takes in one change; says whether anything is different now.
+    /// Applies one change; returns whether anything changed.
     fn take(&mut self, entry: Entry) -> bool {
         if self.revisions.get(&entry.key).is_some_and(|known| *known >= entry.revision) {
             return false;
@@ -143,7 +143,7 @@ impl<T> Seen<T> {
                 true
             }
             Err(reason) => {
-                tracing::warn!(bucket = self.bucket, key = entry.key, reason, "entry cannot be read; the one before it stays in force");
+                tracing::warn!(bucket = self.bucket, key = entry.key, reason, "entry cannot be parsed; keeping the previous one");
                 false
             }
         }

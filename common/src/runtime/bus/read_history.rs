@@ -1,4 +1,4 @@
-//! Messages that a stream still holds, in their order: what a service with memory reads when it starts.
+//! Reading of the messages that a stream retains, in order, for services that rebuild their memory.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use crate::contract::{EventType, Message, decode, subject};
 use crate::runtime::clock;
 use crate::time::Timestamp;
 
-/// How long the next message, known to be there, is awaited.
+/// Timeout for the next pending message.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 impl Bus {
-    /// Shows `visit` every message of the kind `M` that was stored since `since` and before this call; returns how many. What cannot be read is skipped.
+    /// Calls `visit` with every message of kind `M` stored since `since` and before this call; returns their number. Malformed messages are skipped.
     ///
     /// # Errors
-    /// When the stream cannot be read to its end.
+    /// If the stream cannot be read to its end.
     pub async fn read_history<M: Message>(&self, since: Timestamp, visit: impl FnMut(M)) -> anyhow::Result<u64> {
         self.read_history_on(subject::all(M::TYPE), since, visit).await
     }
 
-    /// As [`Bus::read_history`], of what was said on `filter_subject` alone.
+    /// As [`Bus::read_history`], on `filter_subject` only.
     ///
     /// # Errors
-    /// When the stream cannot be read to its end.
+    /// If the stream cannot be read to its end.
     pub async fn read_history_on<M: Message>(
         &self,
         filter_subject: String,
@@ -54,7 +54,7 @@ impl Bus {
                     .flatten()
                     .with_context(|| format!("stream {name} stopped answering"))?
                     .with_context(|| format!("read stream {name}"))?;
-                // What was stored meanwhile is not waited for: a busy stream would never end.
+                // Messages stored in the meantime are left out: a busy stream would never end.
                 rest -= 1;
                 if let Ok(message) = decode::<M>(&stored.subject, &stored.payload) {
                     visit(message);
@@ -64,7 +64,7 @@ impl Bus {
             anyhow::Ok(())
         }
         .await;
-        // The server would keep the consumer for half a minute, and allows only so many.
+        // The server would keep the consumer for half a minute, and their number is limited.
         if let Err(error) = stream.delete_consumer(&made).await {
             tracing::debug!(%error, stream = name, "the consumer is left to end by itself");
         }

@@ -1,4 +1,4 @@
-//! A subscription that reads, checks and counts messages. Owns what is kept where its reader lags: the newest message of each function, or the newest
+//! A subscription that decodes and counts messages. Owns its queue, which keeps the newest message of each function, or the newest
 //! messages; must not grow without bound.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,7 +17,7 @@ use crate::contract::{DecodeError, Message, TraceParent, decode};
 use crate::name::FunctionId;
 use crate::runtime::clock;
 
-/// Capacity of a queue that keeps messages of any number per function; beyond it the oldest is dropped.
+/// Capacity of a queue that keeps all messages; beyond it the oldest is dropped.
 const CAPACITY: usize = 131_072;
 /// Pause between two log lines about skipped messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Received<M> {
     /// The message.
     pub message: M,
-    /// The trace, where the publisher sent a valid one.
+    /// The trace, if the publisher sent a valid one.
     pub trace: Option<TraceParent>,
 }
 
@@ -40,7 +40,7 @@ pub struct Subscription<M> {
     message: PhantomData<M>,
 }
 
-/// What a subscription keeps while its reader lags.
+/// Content of the queue while the reader lags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
     /// Every message, up to the capacity.
@@ -74,7 +74,7 @@ enum Kept<M> {
     },
 }
 
-/// What became of the messages that were waiting.
+/// Result of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pushed {
     Added,
@@ -130,7 +130,7 @@ impl<M: Message + Send + 'static> Subscription<M> {
         Self { queue, reader, closing, message: PhantomData }
     }
 
-    /// Asks for no more messages. Those that the server has sent already are still delivered; then [`Subscription::next`] gives `None`.
+    /// Unsubscribes. Messages in transit are still delivered; then [`Subscription::next`] returns `None`.
     pub fn close(&self) {
         self.closing.cancel();
     }
@@ -152,7 +152,7 @@ impl<M: Message + Send + 'static> Subscription<M> {
         }
     }
 
-    /// A message that already waits; `None` where none does.
+    /// A queued message; `None` if the queue is empty.
     pub fn try_next(&mut self) -> Option<Received<M>> {
         self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).kept.pop()
     }
@@ -172,7 +172,7 @@ async fn read<M: Message + Send + 'static>(mut subscriber: Subscriber, queue: Ar
             raw = subscriber.next() => raw,
             () = closing.cancelled(), if open => {
                 open = false;
-                // Where there is no connection nothing more comes anyway.
+                // Without a connection no more messages arrive anyway.
                 if subscriber.drain().await.is_ok() {
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! A platform's HTTP API. Owns how its requests are read and its refusals written; a [`Platform`] does what they ask.
+//! A platform's HTTP API. Owns parsing requests and rendering errors; a [`Platform`] carries them out.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,31 +28,31 @@ const BODY_BYTES: usize = 1 << 20;
 /// Most events in one reply.
 const PAGE: usize = 1_000;
 
-/// What runs functions and is told how much they shall have.
+/// A platform: runs functions with a desired allocation.
 pub trait Platform: Send + Sync + 'static {
     /// All functions by name. May block for a moment.
     fn list(&self) -> Vec<FunctionStatus>;
 
-    /// One function; `None` where there is none of that name.
+    /// One function; `None` if there is none.
     fn get(&self, id: &FunctionId) -> Option<FunctionStatus>;
 
-    /// Adds a function, or replaces the file of one that is there; the same file again changes nothing.
+    /// Adds a function, or replaces the file of an existing one; idempotent.
     fn add(&self, spec: FunctionSpec) -> impl Future<Output = Result<FunctionStatus, Refused>> + Send;
 
     /// Deletes a function; returns when its replicas are gone.
     fn delete(&self, id: &FunctionId) -> impl Future<Output = Result<(), Refused>> + Send;
 
-    /// Sets what a function shall have, unless the lease is older than one that was seen.
+    /// Sets the desired allocation of a function, unless the lease is older than the newest one seen.
     fn set_allocation(&self, id: &FunctionId, request: &AllocationRequest)
     -> impl Future<Output = Result<AllocationReply, Refused>> + Send;
 
-    /// The last `lines` lines that the replicas of a function wrote; `None` where there is no such function.
+    /// The last `lines` lines of output of a function's replicas; `None` if there is no such function.
     fn logs(&self, id: &FunctionId, lines: usize) -> Option<Vec<LogLine>>;
 
-    /// What happened.
+    /// Its events.
     fn events(&self) -> &Events;
 
-    /// Everything that can be measured, as Prometheus' text. May block for a moment.
+    /// All metrics as Prometheus text. May block briefly.
     fn metrics(&self) -> String;
 }
 
@@ -62,7 +62,7 @@ pub enum Refused {
     /// A value is outside its range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// There is no such function.
+    /// The function does not exist.
     #[error("no function {0}; add it first")]
     NotFound(FunctionId),
     /// Another writer has a newer lease.
@@ -73,12 +73,12 @@ pub enum Refused {
         /// Ever seen.
         highest: u64,
     },
-    /// What was asked for cannot be done now.
+    /// The request cannot be carried out now.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// What the handlers share.
+/// State shared by the handlers.
 struct Api<P> {
     platform: Arc<P>,
     health: Health,
@@ -91,8 +91,8 @@ impl<P> Clone for Api<P> {
     }
 }
 
-/// The routes of the API. `loopback` says that it is bound to loopback, where requests that name another host are refused: a web page
-/// could make a browser send them. `more` are routes that this platform has beside those of every one.
+/// Routes of the API. With `loopback` it is bound to loopback, and requests for another host are refused: a web page
+/// could make a browser send them. `more` are additional routes of this platform.
 pub fn routes<P: Platform>(platform: Arc<P>, health: Health, stop: CancellationToken, loopback: bool, more: Router) -> Router {
     let router = Router::new()
         .route("/v1/functions", get(list::<P>).merge(post(add::<P>)))
@@ -110,7 +110,7 @@ pub fn routes<P: Platform>(platform: Arc<P>, health: Health, stop: CancellationT
     if loopback { router.layer(middleware::from_fn(only_local_hosts)) } else { router }
 }
 
-/// A refusal, as JSON.
+/// An error response as JSON.
 struct Failure {
     status: StatusCode,
     body: ApiError,
@@ -169,7 +169,7 @@ fn id(namespace: &str, name: &str) -> Result<FunctionId, Failure> {
     Ok(FunctionId::new(label(namespace)?, label(name)?))
 }
 
-/// Reads a body. Only one that says that it is JSON, which a web page cannot send without being allowed to.
+/// Reads a body with the content type JSON, which a web page cannot send without permission.
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
@@ -218,7 +218,7 @@ async fn set_allocation<P: Platform>(
     Ok(Json(reply).into_response())
 }
 
-/// Carries a change to its end even when the client leaves meanwhile.
+/// Completes a change even if the client disconnects.
 async fn unbroken<T: Send + 'static>(change: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Result<T, Failure> {
     match tokio::spawn(change).await {
         Ok(changed) => Ok(changed?),

@@ -1,4 +1,4 @@
-//! What happened on a platform, in order. Owns the bounded ring and its numbers; whoever reads too late sees the gap in them.
+//! Events of a platform in order. Owns the bounded ring and its numbering; a slow reader sees a gap in the numbers.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use crate::name::FunctionId;
 use crate::platform::{EventKind, EventPage, PlatformEvent};
 use crate::time::Timestamp;
 
-/// Events that are kept. A minute of the busiest platform, at some 400 bytes each.
+/// Retained events: a minute of the busiest platform, at about 400 bytes each.
 const KEPT: usize = 4_096;
 
 /// The ring of events.
@@ -26,8 +26,8 @@ struct Ring {
 }
 
 impl Events {
-    /// An empty ring. Numbers begin at a million a second since 1970, so that they do not fall when the platform is restarted, and stay
-    /// exact in readers whose numbers are floats.
+    /// An empty ring. Numbers start at a million per second since 1970, so that they increase across restarts, and stay
+    /// exact in readers with floating-point numbers.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         let first = now.0 / 1_000 * 1_000_000;
@@ -67,7 +67,7 @@ impl Events {
         }
     }
 
-    /// Tells when there are newer events.
+    /// Notifies of newer events.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()

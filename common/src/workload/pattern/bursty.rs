@@ -55,7 +55,7 @@ impl Shape for Bursty {
         Piece::flat(at, end, rate)
     }
 
-    /// Whole periods hold the same area wherever their burst lies, so any number of them is one step.
+    /// Whole periods have equal areas, so any number of them is one step.
     fn skip(&self, at: f64, area: f64) -> (f64, f64) {
         let (period, length) = (self.period.as_secs_f64(), self.length.as_secs_f64());
         if (at / period).round() * period != at {
@@ -73,7 +73,7 @@ impl fmt::Display for Bursty {
     }
 }
 
-/// Where in its period the burst begins, 0 to 1: a hash of the period's number, so that it needs no memory.
+/// Position of the burst in its period, 0 to 1: a hash of the period's number, which needs no memory.
 fn place_of_burst(period: u64) -> f64 {
     (splitmix64(period.wrapping_mul(GOLDEN_RATIO)) >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -2,9 +2,9 @@
 
 /// A span of time on which one formula holds, seconds.
 pub(in crate::workload) struct Piece {
-    /// Begin of the formula.
+    /// Start of the formula.
     pub start: f64,
-    /// End, after every instant that the piece was asked for; infinite where the formula holds for ever.
+    /// End; infinite if the formula holds for ever.
     pub end: f64,
     pub curve: Curve,
 }
@@ -24,7 +24,7 @@ pub(in crate::workload) enum Curve {
 }
 
 impl Curve {
-    /// The rate at `at`, of a piece that begins at `start`.
+    /// Rate at `at` in a piece that starts at `start`.
     pub fn rate(&self, at: f64, start: f64) -> f64 {
         match *self {
             Curve::Flat(rate) => rate,
@@ -44,7 +44,7 @@ impl Curve {
         }
     }
 
-    /// Where the integral from `from` on reaches `area`, which the piece is known to hold.
+    /// Time at which the integral from `from` reaches `area`, which must be within the piece.
     pub fn invert(&self, from: f64, area: f64, start: f64) -> f64 {
         match *self {
             Curve::Flat(rate) => from + area / rate.max(f64::MIN_POSITIVE),
@@ -58,7 +58,7 @@ impl Curve {
     }
 }
 
-/// Newton's method kept inside a bracket, on the phase within one period, so that precision does not fade as time goes on.
+/// Bracketed Newton's method on the phase within one period, so that precision does not degrade over time.
 fn invert_wave(from: f64, area: f64, low: f64, high: f64, period: f64) -> f64 {
     let omega = std::f64::consts::TAU / period;
     let (mean, swing) = ((low + high) / 2.0, (high - low) / 2.0);

@@ -23,7 +23,7 @@ pub fn time(text: &str) -> Result<Duration, String> {
     if time <= LONGEST { Ok(time) } else { Err(format!("`{text}` is longer than 10,000 years")) }
 }
 
-/// At least a millisecond: a shorter period would be more edges than load.
+/// A time of at least a millisecond: shorter periods would have more edges than requests.
 pub fn positive(text: &str) -> Result<Duration, String> {
     let time = time(text)?;
     if time >= Duration::from_millis(1) { Ok(time) } else { Err(format!("`{text}` is shorter than 1ms")) }

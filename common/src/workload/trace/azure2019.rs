@@ -1,4 +1,4 @@
-//! Azure Functions 2019, as published and as InVitro samples it: counts a minute, percentiles of durations and of memory, joined by hash.
+//! Azure Functions 2019, as published and as sampled by InVitro: counts per minute, percentiles of durations and memory, joined by hash.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -13,9 +13,9 @@ pub struct Azure2019<I, D, M> {
     pub invocations: I,
     /// `durations.csv`.
     pub durations: D,
-    /// `memory.csv`, a row a function or a row an app; without it every invocation asks for `memory_mib`.
+    /// `memory.csv`, one row per function or app; without it every invocation takes `memory_mib`.
     pub memory: Option<M>,
-    /// Memory of every invocation where there is no file for it, MiB.
+    /// Memory of every invocation without a memory file, MiB.
     pub memory_mib: u32,
 }
 
@@ -100,7 +100,7 @@ struct Kept {
     memory: Option<MemoryQuantiles>,
 }
 
-/// Where the identifying columns are.
+/// Positions of the identifying columns.
 struct KeyColumns([usize; 3]);
 
 impl KeyColumns {

@@ -1,4 +1,4 @@
-//! vSwarm's `endpoints.json`: where its invoker sends, in turn.
+//! vSwarm's `endpoints.json`: targets of its invoker.
 
 use std::io::Read;
 
@@ -6,20 +6,20 @@ use serde::Deserialize;
 
 use super::TraceError;
 
-/// One place to send to: a host name without scheme or port.
+/// A target: host name without scheme or port.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Endpoint {
     /// The host name, also the authority of each request.
     pub hostname: String,
-    /// Whether latency is that of a workflow of events, measured in a store of its own.
+    /// Whether latency is measured by an event workflow in a separate store.
     #[serde(default)]
     pub eventing: bool,
 }
 
-/// Reads `endpoints.json`; unknown fields are passed over. `file` names it in errors.
+/// Parses `endpoints.json`, ignoring unknown fields. `file` is its name in errors.
 ///
 /// # Errors
-/// What is not a list of endpoints, an empty list, an empty host name, one with scheme, port or path, and endpoints of
+/// If it is not a list of endpoints, is empty, or contains an empty host name, one with scheme, port or path, or an endpoint of
 /// eventing, whose latency a reply does not show.
 pub fn read_endpoints<R: Read>(file: &str, reader: R) -> Result<Vec<Endpoint>, TraceError> {
     let error = |line: u64, problem: String| TraceError { file: file.to_owned(), line, column: None, problem };

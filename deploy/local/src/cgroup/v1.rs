@@ -4,22 +4,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use libcgroups::v1::ControllerType;
-use libcgroups::v1::util::get_subsystem_mount_point;
 use qscale_common::units::Mebibytes;
 
+use super::files::Mount;
 use super::{Folders, LimitError, Usage, Version, files, remove_tree};
 
 /// Makes the folder `name` below the platform's own cgroup in each hierarchy, and sees that limits can be written there.
-pub fn make_base(name: &Path) -> Result<Folders, String> {
+pub fn make_base(mounts: &[Mount], name: &Path) -> Result<Folders, String> {
     let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("cannot read /proc/self/cgroup: {error}"))?;
-    let place = |controller| own_folder(&own, controller).map(|folder| folder.join(name));
-    let folders = Folders {
-        version: Version::V1,
-        cpu: place(ControllerType::Cpu)?,
-        cpuacct: place(ControllerType::CpuAcct)?,
-        memory: place(ControllerType::Memory)?,
-    };
+    let place = |controller| own_folder(mounts, &own, controller).map(|folder| folder.join(name));
+    let folders = Folders { version: Version::V1, cpu: place("cpu")?, cpuacct: place("cpuacct")?, memory: place("memory")? };
     let made = folders.distinct().into_iter().try_for_each(|folder| files::make_folder(folder)).and_then(|()| try_limits(&folders));
     made.map_err(|error| {
         for folder in folders.distinct() {
@@ -31,16 +25,16 @@ pub fn make_base(name: &Path) -> Result<Folders, String> {
 }
 
 /// The platform's own cgroup, so that what it starts stays under the limits that it is under itself.
-fn own_folder(own: &str, controller: ControllerType) -> Result<PathBuf, String> {
-    let mount = get_subsystem_mount_point(&controller).map_err(|error| format!("the {controller} controller is not mounted: {error}"))?;
-    let name = controller.to_string();
+fn own_folder(mounts: &[Mount], own: &str, controller: &str) -> Result<PathBuf, String> {
+    let mount = mounts.iter().find(|mount| mount.controls(controller));
+    let mount = &mount.ok_or_else(|| format!("the {controller} controller is not mounted"))?.point;
     let path = own.lines().find_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        controllers.split(',').any(|controller| controller == name).then_some(path)
+        controllers.split(',').any(|name| name == controller).then_some(path)
     });
     let folder = mount.join(path.unwrap_or("/").trim_start_matches('/'));
     // In a container the mount may show the own cgroup as its root although the path is that of the host.
-    Ok(if folder.is_dir() { folder } else { mount })
+    Ok(if folder.is_dir() { folder } else { mount.clone() })
 }
 
 fn try_limits(folders: &Folders) -> io::Result<()> {

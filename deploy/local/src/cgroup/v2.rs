@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use libcgroups::v2::util::get_unified_mount_point;
 use qscale_common::units::Mebibytes;
 
 use super::{Folders, LimitError, Usage, Version, files, remove_tree};
@@ -13,13 +12,12 @@ use super::{Folders, LimitError, Usage, Version, files, remove_tree};
 const LEAF: &str = "qscale-host";
 
 /// Makes the folder `name` in the nearest group, from the platform's own upwards, that passes on the CPU and the memory controller.
-pub fn make_base(name: &Path) -> Result<Folders, String> {
-    let mount = get_unified_mount_point().map_err(|error| format!("the cgroup hierarchy is not mounted: {error}"))?;
+pub fn make_base(mount: &Path, name: &Path) -> Result<Folders, String> {
     let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("cannot read /proc/self/cgroup: {error}"))?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let own = own.strip_suffix(&format!("/{LEAF}")).unwrap_or(if own == LEAF { "" } else { own });
     let mut reason = String::from("no cgroup is above the platform's own");
-    for parent in mount.join(own).ancestors().take_while(|folder| folder.starts_with(&mount)) {
+    for parent in mount.join(own).ancestors().take_while(|folder| folder.starts_with(mount)) {
         match make_below(parent, name, parent == mount) {
             Ok(folder) => return Ok(Folders { version: Version::V2, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder }),
             Err(error) => reason = format!("{}: {error}", parent.display()),

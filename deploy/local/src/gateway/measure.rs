@@ -1,9 +1,10 @@
 //! What a request is counted as. Owns the one place where its end is recorded, whichever way it ends.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::HeaderMap;
-use tokio::time::Instant;
+use qscale_common::runtime::clock;
 
 use super::reply::{CANCELLED, UNKNOWN};
 use crate::function::Function;
@@ -29,7 +30,7 @@ impl Measure {
     #[must_use]
     pub fn start(function: Arc<Function>, grpc: bool) -> Self {
         let ending = Ending { http: CLIENT_LEFT, grpc: grpc.then_some(CANCELLED) };
-        Self { function, replica: None, start: Instant::now(), ending, settled: false }
+        Self { function, replica: None, start: clock::instant(), ending, settled: false }
     }
 
     /// The request goes to `replica`, or to none.
@@ -83,6 +84,6 @@ impl Drop for Measure {
             self.ending.http = CLIENT_LEFT;
         }
         let latency = self.replica.as_ref().map_or(&self.function.gateway_latency, |replica| &replica.latency);
-        latency.record(self.ending, self.start.elapsed());
+        latency.record(self.ending, clock::since(self.start));
     }
 }

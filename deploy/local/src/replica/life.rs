@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
 use qscale_common::runtime::clock;
 use qscale_common::units::Allocation;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::{Limits, Replica, Target};
@@ -100,7 +100,7 @@ impl Life {
     }
 
     async fn run(&self, cgroup: Option<&Cgroup>) -> Ended {
-        let begin = Instant::now();
+        let begin = clock::instant();
         let Some(port) = self.host.ports.take() else {
             return failed(EventKind::ReplicaStartFailed, "no port is free", Duration::ZERO);
         };
@@ -177,8 +177,8 @@ impl Life {
             protocol: spec.protocol,
         });
         target.upstream.warm().await;
-        self.ready(begin.elapsed());
-        let since = Instant::now();
+        self.ready(clock::since(begin));
+        let since = clock::instant();
         loop {
             let open = Open::new(&self.function.admission, &target);
             self.set_phase(ReplicaState::Ready);
@@ -187,13 +187,13 @@ impl Life {
                     drop(open);
                     return self.drain(process).await;
                 }
-                ended = process.ended() => return crashed("", &ended, since.elapsed()),
+                ended = process.ended() => return crashed("", &ended, clock::since(since)),
                 () = self.replica.suspected.notified() => drop(open),
             }
             self.set_phase(ReplicaState::Starting);
             tokio::select! {
                 () = self.replica.stop.cancelled() => return self.drain(process).await,
-                ended = process.ended() => return crashed("", &ended, since.elapsed()),
+                ended = process.ended() => return crashed("", &ended, clock::since(since)),
                 () = until_ready(address, spec.protocol, spec.health.as_deref()) => {}
             }
         }

@@ -60,8 +60,7 @@ pub fn write(
 
 fn width() -> usize {
     let configured = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let actual = || std::io::stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().ok()).flatten();
-    configured.or_else(|| actual().map(|(columns, _)| usize::from(columns))).unwrap_or(WIDTH)
+    configured.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))).unwrap_or(WIDTH)
 }
 
 /// Median and 99th percentile of the decision latency. It depends on the machine, so it is not in any file.

@@ -1,51 +1,69 @@
-//! How far a training is: a bar on a terminal, a line at each judgement elsewhere. Owns standard error; decides nothing.
+//! Progress of a training on standard error: a bar on a terminal, a line at each evaluation elsewhere.
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::clock;
+use qscale_common::text::number;
+use qscale_experiments::train::{BaselineRule, TrainEvent};
 use qscale_train::course::Judgement;
 
-use super::rules::Rule;
-use crate::show;
+/// A function that shows the events of trainings, one after the other.
+pub fn show() -> impl Fn(TrainEvent<'_>) {
+    let shown = RefCell::new(None);
+    move |event| {
+        let mut shown = shown.borrow_mut();
+        if let TrainEvent::Started { name, ticks } = event {
+            *shown = Some(Shown::new(name, ticks));
+        } else if let Some(shown) = shown.as_mut() {
+            shown.event(&event);
+        }
+    }
+}
 
-/// Shows how far it is.
-pub struct Watcher {
+struct Shown {
     bar: Option<ProgressBar>,
     name: String,
-    all: u64,
     from: u64,
+    all: u64,
     began: Instant,
     rule: String,
 }
 
-impl Watcher {
-    /// A training that people know as `name`, that is to live through `all` ticks and begins at `from`.
-    pub fn new(name: String, all: u64, from: u64) -> Self {
+impl Shown {
+    fn new(name: &str, (from, all): (u64, u64)) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(all);
             if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {percent} %, {elapsed}, {eta} to go  {msg}") {
                 bar.set_style(style.progress_chars("=> "));
             }
-            bar.set_prefix(name.clone());
+            bar.set_prefix(name.to_owned());
             bar.set_position(from);
             bar
         });
-        Self { bar, name, all, from, began: clock::instant(), rule: String::new() }
+        Self { bar, name: name.to_owned(), from, all, began: clock::instant(), rule: String::new() }
     }
 
-    /// Rule number `number` of `all` is being judged.
-    pub fn tuning(&self, number: usize, all: usize) {
-        match &self.bar {
-            Some(bar) => bar.set_message(format!("rule {} of {all} on the validation worlds", number + 1)),
-            None if number == 0 => eprintln!("{}: trying {all} settings of the rules on the validation worlds", self.name),
-            None => {}
+    fn event(&mut self, event: &TrainEvent<'_>) {
+        match (event, &self.bar) {
+            (TrainEvent::Tuning { setting, settings }, Some(bar)) => {
+                bar.set_message(format!("rule setting {} of {settings} on the validation worlds", setting + 1));
+            }
+            (TrainEvent::Tuning { setting: 0, settings }, None) => {
+                eprintln!("{}: evaluating {settings} settings of rules on the validation worlds", self.name);
+            }
+            (TrainEvent::Baseline(rule), _) => self.baseline(rule),
+            (TrainEvent::Judged(judgement), _) => self.judged(judgement),
+            (TrainEvent::Ticks(ticks), Some(bar)) => bar.set_position(*ticks),
+            (TrainEvent::Testing, _) => eprintln!("{}: evaluating the best network on the test worlds", self.name),
+            (TrainEvent::Ended, Some(bar)) => bar.finish_and_clear(),
+            (TrainEvent::Started { .. } | TrainEvent::Tuning { .. } | TrainEvent::Ticks(_) | TrainEvent::Ended, _) => {}
         }
     }
 
-    /// Training begins, and is held against `rule`.
-    pub fn beside(&mut self, rule: &Rule) {
+    fn baseline(&mut self, rule: &BaselineRule) {
         let mean = &rule.validation.mean;
         self.rule = format!("{}: {:.2} % {:.2} {:.3}", rule.name(), mean.violation * 100.0, mean.cost, mean.reward);
         self.began = clock::instant();
@@ -54,20 +72,12 @@ impl Watcher {
         }
     }
 
-    /// So many ticks were lived through.
-    pub fn at(&self, ticks: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(ticks);
-        }
-    }
-
-    /// The network was judged.
-    pub fn judged(&self, judgement: &Judgement) {
+    fn judged(&self, judgement: &Judgement) {
         let mean = &judgement.validation.mean;
-        let speed = (judgement.ticks - self.from) as f64 / self.began.elapsed().as_secs_f64().max(1e-3);
-        let told = format!(
+        let seconds = clock::since(self.began).as_secs_f64().max(1e-3);
+        let line = format!(
             "{} ticks/s, loss {:.3}, return {:.3}; validation {:.2} % {:.2} {:.3}{}; {}",
-            show::number(speed),
+            number((judgement.ticks - self.from) as f64 / seconds),
             judgement.loss.loss,
             judgement.explored.mean.reward,
             mean.violation * 100.0,
@@ -77,20 +87,8 @@ impl Watcher {
             self.rule
         );
         match &self.bar {
-            Some(bar) => bar.set_message(told),
-            None => eprintln!("{}: {:3.0} %, {told}", self.name, 100.0 * judgement.ticks as f64 / self.all as f64),
-        }
-    }
-
-    /// Something that takes a while begins.
-    pub fn say(&self, what: &str) {
-        eprintln!("{}: {what}", self.name);
-    }
-
-    /// Nothing more comes.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            Some(bar) => bar.set_message(line),
+            None => eprintln!("{}: {:3.0} %, {line}", self.name, 100.0 * judgement.ticks as f64 / self.all as f64),
         }
     }
 }

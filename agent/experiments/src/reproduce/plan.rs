@@ -1,0 +1,343 @@
+//! The jobs of a study and their results. Owns the order of the jobs and the journal; must not print results.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use qscale_common::time::Span;
+use qscale_common::units::Allocation;
+use qscale_dqn::policy::{Dqn, DqnParams};
+use qscale_dqn::pretrained::pretrained;
+use qscale_rl::device::cpu;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::entrant::{Entrant, TrainedEntrant, rule};
+use super::experiment::{Experiment, Site, StudyLoad};
+use super::learn::{self, TrainingBudget};
+use super::results::{LearningCurve, StudyResults, StudyRun, StudySettings, VERSION, write_file};
+use super::run::{self, RunRecord, Stopped, TickCounter};
+use super::{LOCAL, LOCAL_QUICK, LONGEST, ReproduceOptions, SHORTEST, findings, local};
+use crate::journal::Journal;
+
+/// Stores the results of finished jobs.
+pub(super) struct JobStore {
+    pub(super) out: PathBuf,
+    pub(super) journal: Journal<JobResult>,
+}
+
+/// Result of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct JobResult {
+    /// Mean reward a tick by episode; empty for a run on this machine.
+    pub(super) reward: Vec<f64>,
+    /// Runs: of one entrant, one a load; or under one load, one an entrant.
+    pub(super) runs: Vec<RunRecord>,
+}
+
+/// Results of all finished jobs.
+pub(super) type CompletedJobs = BTreeMap<StudyJob, JobResult>;
+
+/// A unit of work that is stored as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum StudyJob {
+    /// An entrant is trained with a seed and, in the simulator, runs under each load.
+    Contest(u64, Entrant),
+    /// All entrants of a seed run on this machine under this load.
+    Local(u64, usize),
+}
+
+impl StudyJob {
+    /// Key in the journal.
+    pub(super) fn key(self, experiment: Experiment) -> String {
+        match self {
+            Self::Contest(seed, entrant) => format!("{} {seed}", entrant.name(experiment.kind)),
+            Self::Local(seed, load) => format!("load {} {seed}", experiment.loads()[load].name),
+        }
+    }
+}
+
+/// The plan of a study.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) experiment: Experiment,
+    pub(super) quick: bool,
+    pub(super) seeds: Vec<u64>,
+    pub(super) budget: TrainingBudget,
+    /// Indices of the experiment's loads.
+    pub(super) loads: Vec<usize>,
+}
+
+impl Plan {
+    pub(super) fn of(options: &ReproduceOptions) -> anyhow::Result<Self> {
+        let &ReproduceOptions { kind, local, quick, seed, .. } = options;
+        let site = if local { Site::local(run_length(options)?) } else { Site::Simulator };
+        let experiment = Experiment { kind, site };
+        let budget = if quick { TrainingBudget { episodes: 10, worlds: 32 } } else { TrainingBudget { episodes: 50, worlds: 64 } };
+        let seeds = options.seeds.unwrap_or(if quick { 2 } else { Self::seeds_of(site) });
+        // The usual rate, and the one that changes in steps.
+        let loads = if quick || local { vec![1, 3] } else { (0..experiment.loads().len()).collect() };
+        Ok(Self { experiment, quick, seeds: (seed..seed + seeds).collect(), budget, loads })
+    }
+
+    /// Default number of seeds.
+    pub(super) fn seeds_of(site: Site) -> u64 {
+        if site == Site::Simulator { 5 } else { 2 }
+    }
+
+    /// Worlds for the level of entrants that do not learn here.
+    pub(super) fn levels(&self) -> usize {
+        self.budget.worlds / 4
+    }
+
+    /// Training of all entrants and, in the simulator, their runs.
+    pub(super) fn jobs(&self) -> Vec<StudyJob> {
+        // Networks take longest, so they start first.
+        let mut order = Entrant::all(self.experiment.kind);
+        order.sort_by_key(|entrant| *entrant != Entrant::Steps);
+        self.seeds.iter().flat_map(|seed| order.iter().map(|entrant| StudyJob::Contest(*seed, *entrant))).collect()
+    }
+
+    /// Runs on this machine; none in the simulator.
+    pub(super) fn local_jobs(&self) -> Vec<StudyJob> {
+        if self.experiment.site == Site::Simulator {
+            return Vec::new();
+        }
+        self.seeds.iter().flat_map(|seed| self.loads.iter().map(|load| StudyJob::Local(*seed, *load))).collect()
+    }
+
+    /// Simulated ticks of an entrant with one seed.
+    pub(super) fn ticks_of(&self, entrant: Entrant) -> u64 {
+        let run = u64::from(self.experiment.ticks());
+        let runs = if self.experiment.site == Site::Simulator { self.loads.len() as u64 * run } else { 0 };
+        runs + match entrant {
+            Entrant::Table { .. } => self.budget.ticks(1),
+            Entrant::Steps => self.budget.ticks(self.budget.worlds),
+            Entrant::Threshold | Entrant::Pretrained => self.levels() as u64 * run,
+        }
+    }
+
+    /// All simulated ticks.
+    pub(super) fn ticks(&self) -> u64 {
+        let all = Entrant::all(self.experiment.kind).into_iter().map(|entrant| self.ticks_of(entrant));
+        all.sum::<u64>() * self.seeds.len() as u64
+    }
+
+    /// Identity of the results; results of another identity cannot be resumed.
+    pub(super) fn identity(&self) -> anyhow::Result<Value> {
+        let loads: Vec<StudyLoad> = self.loads();
+        Ok(json!({ "version": VERSION, "experiment": self.experiment.kind, "settings": self.settings(), "loads": loads }))
+    }
+
+    /// Trains all entrants and runs them in the simulator, until done or stopped. Finished jobs are read from the journal.
+    pub(super) fn run(&self, threads: NonZeroUsize, store: &mut JobStore, counter: &TickCounter<'_>) -> anyhow::Result<CompletedJobs> {
+        let mut done = CompletedJobs::new();
+        let mut jobs = Vec::new();
+        for job in self.jobs() {
+            let StudyJob::Contest(seed, entrant) = job else { continue };
+            let kept = entrant.model(self.experiment.kind, seed, &store.out).filter(|_| self.experiment.site != Site::Simulator);
+            let finished = store.journal.recall(&job.key(self.experiment)).filter(|_| kept.is_none_or(|model| model.exists()));
+            match finished {
+                Some(part) => {
+                    counter.add(self.ticks_of(entrant));
+                    done.insert(job, part);
+                }
+                None => jobs.push((job, seed, entrant)),
+            }
+        }
+        let (next, shared, failed) = (AtomicUsize::new(0), Mutex::new((&mut *store, &mut done)), Mutex::new(None));
+        let one = |job: StudyJob, seed, entrant| {
+            let (part, learned) = self.contest(entrant, seed, counter)?;
+            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let (store, done) = &mut *shared;
+            if let Some(model) = entrant.model(self.experiment.kind, seed, &store.out).filter(|_| !learned.is_empty()) {
+                write_file(&model, &learned)?;
+            }
+            store.journal.record(&job.key(self.experiment), &part)?;
+            done.insert(job, part);
+            anyhow::Ok(())
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..threads.get().min(jobs.len()) {
+                scope.spawn(|| {
+                    while let Some((job, seed, entrant)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        match one(*job, *seed, *entrant) {
+                            Ok(()) => {}
+                            Err(error) if error.is::<Stopped>() => return,
+                            Err(error) => {
+                                counter.stop();
+                                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(done),
+        }
+    }
+
+    /// Trains one entrant with one seed and, in the simulator, runs it under each load; returns the content of its model file for this machine.
+    pub(super) fn contest(&self, entrant: Entrant, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<(JobResult, Vec<u8>)> {
+        let experiment = self.experiment;
+        let (learned, reward) = match entrant {
+            Entrant::Threshold => (TrainedEntrant::Rule(qscale_policies::by_name(rule(experiment.kind), &experiment.rule())?), None),
+            Entrant::Table { step, .. } => {
+                let (table, reward) = learn::table(experiment, experiment.step(step), self.budget, seed, counter)?;
+                (TrainedEntrant::Table(Box::new(table)), Some(reward))
+            }
+            Entrant::Steps => {
+                let (model, reward) = learn::network(experiment, self.budget, seed, counter)?;
+                (TrainedEntrant::Network(Box::new(model)), Some(reward))
+            }
+            Entrant::Pretrained => {
+                let params = DqnParams { scope: Some(experiment.kind.scope()), ..DqnParams::default() };
+                (TrainedEntrant::Rule(Box::new(Dqn::new(pretrained(), params, &cpu())?)), None)
+            }
+        };
+        let kept = if experiment.site == Site::Simulator { Vec::new() } else { learned.bytes()? };
+        let policy = learned.policy()?;
+        let reward = match reward {
+            Some(reward) => reward,
+            None => vec![learn::earned(experiment, &*policy, self.levels(), seed, counter)?],
+        };
+        let mut runs = Vec::new();
+        if experiment.site == Site::Simulator {
+            for load in &self.loads {
+                runs.push(run::run(experiment, *load, &*policy, seed, counter)?);
+            }
+        }
+        let reward = reward.into_iter().map(qscale_evaluate::results::rounded).collect();
+        Ok((JobResult { reward, runs }, kept))
+    }
+
+    /// Runs all entrants on this machine, until done or stopped. Finished jobs are read from the journal.
+    pub(super) async fn run_local(&self, store: &mut JobStore, done: &mut CompletedJobs, token: &CancellationToken) -> anyhow::Result<()> {
+        let experiment = self.experiment;
+        let (jobs, loads) = (self.local_jobs(), experiment.loads());
+        for (number, job) in jobs.iter().enumerate() {
+            let StudyJob::Local(seed, load) = *job else { continue };
+            let key = job.key(experiment);
+            let part = match store.journal.recall(&key) {
+                Some(part) => part,
+                None if token.is_cancelled() => return Ok(()),
+                None => {
+                    let load = &loads[load];
+                    eprintln!("run {} of {}: load {} for {}, seed {seed}", number + 1, jobs.len(), load.name, Span(experiment.length()));
+                    let agent = |entrant: Entrant| local::Agent {
+                        name: entrant.name(experiment.kind),
+                        configuration: entrant.agent_configuration(experiment, seed, &store.out),
+                    };
+                    let agents: Vec<local::Agent> = Entrant::all(experiment.kind).into_iter().map(agent).collect();
+                    let runs = match local::run(experiment, load, &agents, seed, &store.out.join(local::SYSTEM), token).await {
+                        Ok(runs) => runs,
+                        Err(error) if error.is::<Stopped>() => return Ok(()),
+                        Err(error) => return Err(error),
+                    };
+                    let part = JobResult { reward: Vec::new(), runs };
+                    store.journal.record(&key, &part)?;
+                    part
+                }
+            };
+            done.insert(*job, part);
+        }
+        Ok(())
+    }
+
+    /// The evaluation loads.
+    pub(super) fn loads(&self) -> Vec<StudyLoad> {
+        let all = self.experiment.loads();
+        self.loads.iter().filter_map(|load| all.get(*load).cloned()).collect()
+    }
+
+    pub(super) fn settings(&self) -> StudySettings {
+        let experiment = self.experiment;
+        let policy = experiment.policy();
+        StudySettings {
+            command: self.command(),
+            site: experiment.site,
+            function: experiment.function(),
+            seeds: self.seeds.clone(),
+            budget: self.budget,
+            tick_s: experiment.tick().as_secs_f64(),
+            run_ticks: experiment.ticks(),
+            percentile: policy.objective.percentile.get(),
+            latency_ms: policy.objective.latency.get().as_secs_f64() * 1000.0,
+            currency: policy.prices.currency.clone(),
+            model: pretrained().fingerprint(),
+            least: policy.bounds.clamp(Allocation::new(0, 0, 0)),
+            begins: experiment.beginning(),
+            most: policy.bounds.largest(),
+        }
+    }
+
+    pub(super) fn results(&self, done: CompletedJobs) -> StudyResults {
+        let kind = self.experiment.kind;
+        let complete = done.len() == self.jobs().len() + self.local_jobs().len();
+        let entrants: Vec<&'static str> = Entrant::all(kind).iter().map(|entrant| entrant.name(kind)).collect();
+        let loads = self.loads();
+        let (mut learning, mut runs) = (Vec::new(), Vec::new());
+        for (job, part) in done {
+            let run = |entrant, load, seed, lived: RunRecord| {
+                let RunRecord { figures, course, remarks } = lived;
+                StudyRun { entrant, load, seed, figures, course, remarks }
+            };
+            match job {
+                StudyJob::Contest(seed, entrant) => {
+                    let entrant = entrant.name(kind);
+                    learning.push(LearningCurve { entrant, seed, reward: part.reward });
+                    runs.extend(loads.iter().zip(part.runs).map(|(load, lived)| run(entrant, load.name, seed, lived)));
+                }
+                StudyJob::Local(seed, load) => {
+                    let load = self.experiment.loads()[load].name;
+                    runs.extend(entrants.iter().zip(part.runs).map(|(entrant, lived)| run(entrant, load, seed, lived)));
+                }
+            }
+        }
+        // The order of completion does not matter.
+        let place = |name: &str| entrants.iter().position(|entrant| *entrant == name);
+        learning.sort_by_key(|learning| (place(learning.entrant), learning.seed));
+        runs.sort_by_key(|run| (loads.iter().position(|load| load.name == run.load), place(run.entrant), run.seed));
+        let (table, findings) = (findings::table(&runs), findings::findings(&runs, rule(kind)));
+        let settings = self.settings();
+        StudyResults { version: VERSION, experiment: kind, settings, complete, entrants, loads, table, findings, learning, runs }
+    }
+
+    /// The command that repeats the study.
+    pub(super) fn command(&self) -> String {
+        let Experiment { kind, site } = self.experiment;
+        let mut words = format!("qscale reproduce {}", kind.name());
+        if site != Site::Simulator {
+            words += " --local";
+            if self.experiment.length() != by_default(self.quick) {
+                words += &format!(" --for {}", Span(self.experiment.length()).to_string().replace(' ', ""));
+            }
+        }
+        if self.quick {
+            words += " --quick";
+        } else if self.seeds.len() as u64 != Self::seeds_of(site) {
+            words += &format!(" --seeds {}", self.seeds.len());
+        }
+        match self.seeds.first() {
+            Some(first) if *first != 1 => words + &format!(" --seed {first}"),
+            _ => words,
+        }
+    }
+}
+
+/// Default length of a run on this machine.
+pub(super) fn by_default(quick: bool) -> Duration {
+    if quick { LOCAL_QUICK } else { LOCAL }
+}
+
+pub(super) fn run_length(options: &ReproduceOptions) -> anyhow::Result<Duration> {
+    let length = options.duration.map_or_else(|| by_default(options.quick), |Span(length)| length);
+    anyhow::ensure!((SHORTEST..=LONGEST).contains(&length), "--for {}, must be from {} to {}", Span(length), Span(SHORTEST), Span(LONGEST));
+    Ok(length)
+}

@@ -1,0 +1,243 @@
+//! The folder of a training. Owns its files and their names; every file is replaced atomically.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use qscale_dqn::Checkpoint;
+use qscale_dqn::domain::Part;
+use qscale_evaluate::report::{Curve, Panel, chart};
+use qscale_train::course::{Best, Course, Judgement};
+use qscale_train::judge::Score;
+use qscale_train::recipe::Recipe;
+use qscale_up::plan::load_model;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::TrainContext;
+use super::rules::{self, BaselineRule};
+
+/// The open folder of a training.
+pub struct TrainingFolder {
+    path: PathBuf,
+    _lock: File,
+    rows: Vec<CurvePoint>,
+    kept: Option<u64>,
+    /// Checkpoint to resume from.
+    pub last: Option<Checkpoint>,
+    /// Best network so far.
+    pub best: Option<Best>,
+    /// Time of training including validation, seconds.
+    pub seconds: f64,
+}
+
+/// Identity of a training.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Identity {
+    seed: u64,
+    recipe: Recipe,
+}
+
+/// One point of the training curves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct CurvePoint {
+    ticks: u64,
+    seconds: f64,
+    updates: u64,
+    epsilon: f32,
+    loss: f64,
+    value: f64,
+    exploring_reward: f64,
+    reward: f64,
+    violation: f64,
+    cost: f64,
+    reversal: f64,
+    kills: f64,
+    best: bool,
+}
+
+/// Score of the best network.
+#[derive(Debug, Serialize, Deserialize)]
+struct BestInfo {
+    ticks: u64,
+    score: Score,
+}
+
+impl TrainingFolder {
+    /// Opens the folder at `path`: resumes its training if recipe and seed are the same, or starts one.
+    ///
+    /// # Errors
+    /// When it holds another training, is used by another process, cannot be read or written, or holds none although `resume` is set.
+    pub fn open(path: &Path, recipe: &Recipe, seed: u64, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("failed to create the folder {}; use another one with --out", path.display()))?;
+        let identity_file = path.join("recipe.json");
+        if resume && !identity_file.exists() {
+            bail!("nothing to resume: {} does not exist; leave out --resume to start", identity_file.display());
+        }
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join(".lock"));
+        let lock = lock.with_context(|| format!("failed to write in {}; use another folder with --out", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("another training is using {}; use another folder with --out", path.display()),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("failed to lock {}", path.display())),
+        }
+        let mut folder = Self { path: path.to_owned(), _lock: lock, rows: Vec::new(), kept: None, last: None, best: None, seconds: 0.0 };
+        let asked = Identity { seed, recipe: recipe.clone() };
+        if identity_file.exists() && !overwrite {
+            let found: Identity = folder.read("recipe.json")?.context("it was there")?;
+            if found != asked {
+                bail!(
+                    "{} holds a training with a different recipe or seed ({}); use another folder with --out, or --overwrite to start over",
+                    path.display(),
+                    identity_file.display()
+                );
+            }
+            folder.resume()?;
+        } else {
+            for name in ["curves.json", "curves.csv", "curves.svg", "rule.json", "last.dqn", "best.json", "model.dqn", "evaluation.json"] {
+                let _ = std::fs::remove_file(path.join(name));
+            }
+            folder.write("recipe.json", &serde_json::to_vec_pretty(&asked)?)?;
+        }
+        Ok(folder)
+    }
+
+    fn resume(&mut self) -> anyhow::Result<()> {
+        self.last = self.checkpoint("last.dqn")?;
+        let Some(last) = &self.last else { return Ok(()) };
+        let lived = last.header.choices;
+        let rows: Option<Vec<CurvePoint>> = self.read("curves.json")?;
+        // Points after the last checkpoint are computed again.
+        self.rows = rows.unwrap_or_default().into_iter().filter(|row| row.ticks <= lived).collect();
+        self.seconds = self.rows.last().map_or(0.0, |row| row.seconds);
+        if let (Some(model), Some(BestInfo { ticks, score })) = (self.checkpoint("model.dqn")?, self.read("best.json")?) {
+            self.kept = Some(ticks);
+            self.best = Some(Best { model, ticks, score });
+        }
+        Ok(())
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<Option<T>> {
+        let path = self.path.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .with_context(|| format!("failed to read {}; use --overwrite to start over", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
+        }
+    }
+
+    fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
+        let path = self.path.join(name);
+        if path.exists() { load_model(&path).map(Some) } else { Ok(None) }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        replace(&self.path.join(name), bytes)
+    }
+
+    /// The best tuned rule on the validation worlds of `course`, from the folder or tuned now; `None` if stopped.
+    pub fn rule(&self, course: &Course, context: &TrainContext<'_>) -> anyhow::Result<Option<BaselineRule>> {
+        if let Some(rule) = self.read("rule.json")? {
+            return Ok(Some(rule));
+        }
+        let court = course.court(Part::Validation);
+        let Some(rule) = context.known(&court).or_else(|| rules::best(&court, context.progress, context.stop)) else { return Ok(None) };
+        self.ruled(&rule)?;
+        Ok(Some(rule))
+    }
+
+    /// Writes the scores of `rule`.
+    pub fn ruled(&self, rule: &BaselineRule) -> anyhow::Result<()> {
+        self.write("rule.json", &serde_json::to_vec_pretty(rule)?)
+    }
+
+    /// Adds a validation to the curves.
+    pub fn judged(&mut self, judgement: &Judgement, rule: &BaselineRule) -> anyhow::Result<()> {
+        let mean = &judgement.validation.mean;
+        self.rows.push(CurvePoint {
+            ticks: judgement.ticks,
+            seconds: self.seconds,
+            updates: judgement.updates,
+            epsilon: judgement.epsilon,
+            loss: judgement.loss.loss,
+            value: judgement.loss.value,
+            exploring_reward: judgement.explored.mean.reward,
+            reward: mean.reward,
+            violation: mean.violation,
+            cost: mean.cost,
+            reversal: mean.reversal,
+            kills: mean.kills,
+            best: judgement.best,
+        });
+        self.write("curves.json", &serde_json::to_vec(&self.rows)?)?;
+        self.write("curves.csv", csv(&self.rows).as_bytes())?;
+        self.write("curves.svg", plot(&self.rows, rule).as_bytes())
+    }
+
+    /// Writes the checkpoint to resume from, and the best network, with the card of `with_card`, if it is new.
+    pub fn keep(&mut self, course: &Course, with_card: impl Fn(&Best) -> Checkpoint) -> anyhow::Result<()> {
+        self.write("last.dqn", &course.last()?.to_bytes())?;
+        if let Some(best) = course.best().filter(|best| self.kept != Some(best.ticks)) {
+            self.write("model.dqn", &with_card(best).to_bytes())?;
+            self.write("best.json", &serde_json::to_vec(&BestInfo { ticks: best.ticks, score: best.score })?)?;
+            self.kept = Some(best.ticks);
+        }
+        Ok(())
+    }
+
+    /// Writes the final model and its evaluation.
+    pub fn over(&self, model: &Checkpoint, rule: &BaselineRule) -> anyhow::Result<()> {
+        self.write("model.dqn", &model.to_bytes())?;
+        let evaluation = json!({ "model": model.fingerprint(), "card": model.header.card, "seconds": self.seconds, "rule": rule });
+        self.write("evaluation.json", &serde_json::to_vec_pretty(&evaluation)?)
+    }
+}
+
+/// Replaces a file atomically.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).with_context(|| format!("failed to write {}", path.display()))
+}
+
+fn csv(rows: &[CurvePoint]) -> String {
+    let mut text = "ticks,seconds,updates,epsilon,loss,value,exploring_reward,reward,violation,cost,reversal,kills,best\n".to_owned();
+    for row in rows {
+        let CurvePoint { ticks, seconds, updates, epsilon, loss, value, exploring_reward, reward, violation, cost, reversal, kills, best } =
+            row;
+        text += &format!(
+            "{ticks},{seconds:.1},{updates},{epsilon},{loss},{value},{exploring_reward},{reward},{violation},{cost},{reversal},{kills},{best}\n"
+        );
+    }
+    text
+}
+
+fn plot(rows: &[CurvePoint], rule: &BaselineRule) -> String {
+    let curve = |name: &str, of: &dyn Fn(&CurvePoint) -> f64| Curve {
+        name: name.to_owned(),
+        points: rows.iter().map(|row| (row.ticks as f64 / 1e6, of(row))).collect(),
+    };
+    let mean = rule.validation.mean;
+    let panel = |label: &str, curves: Vec<Curve>| Panel { label: label.to_owned(), curves };
+    let name = rule.name();
+    let panels = [
+        panel("violated, % of ticks", vec![curve("dqn", &|row| row.violation * 100.0), curve(&name, &|_| mean.violation * 100.0)]),
+        panel("cost, relative to the usual", vec![curve("dqn", &|row| row.cost), curve(&name, &|_| mean.cost)]),
+        panel(
+            "reward per tick",
+            vec![
+                curve("dqn", &|row| row.reward),
+                curve(&name, &|_| mean.reward),
+                curve("dqn, exploring, in training worlds", &|row| row.exploring_reward),
+            ],
+        ),
+        panel("loss", vec![curve("loss", &|row| row.loss)]),
+    ];
+    chart("Validation worlds in training", "ticks of simulated functions, millions", &panels)
+}

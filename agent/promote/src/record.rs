@@ -1,0 +1,145 @@
+//! Entries of the promotion bucket: the record of each model, and the request of operators. Owns keys and compare-and-set of the record; must not decide.
+
+use anyhow::Context as _;
+use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use qscale_common::contract::subject;
+use qscale_common::name::Name;
+use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::kv;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::promotion::Promotion;
+use crate::settings::PromotionRequest;
+
+/// An entry of the bucket, without its model.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    /// State of the promotion, key `<model>`. Only the promoter writes it.
+    Promotion,
+    /// Request of operators, key `request.<model>`. Only operators write it.
+    Request(Box<PromotionRequest>),
+}
+
+/// Key of the request for `model`.
+#[must_use]
+pub fn request_key(model: &Name) -> String {
+    format!("{}.{model}", subject::PROMOTION_REQUEST)
+}
+
+/// The model and the entry of `key`.
+///
+/// # Errors
+/// Names what is wrong with key or value.
+pub fn parse(key: &str, value: &[u8]) -> Result<(Name, Entry), String> {
+    let name = |text: &str| Name::new(text).map_err(|error| error.to_string());
+    match key.split_once('.') {
+        None => Ok((name(key)?, Entry::Promotion)),
+        Some((subject::PROMOTION_REQUEST, model)) => {
+            let request = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+            Ok((name(model)?, Entry::Request(Box::new(request))))
+        }
+        Some((prefix, _)) => Err(format!("unknown prefix `{prefix}`")),
+    }
+}
+
+/// Another process wrote the record in the meantime.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the record of model {0} was changed by another promoter; reading it again")]
+pub struct RecordChanged(pub Name);
+
+/// The stored promotion of one model.
+pub struct Record {
+    store: Store,
+    model: Name,
+    revision: u64,
+    /// The promotion.
+    pub promotion: Promotion,
+}
+
+impl Record {
+    /// Reads the record of `model`; the default if there is none.
+    ///
+    /// # Errors
+    /// If the bucket cannot be read or the record cannot be decoded.
+    pub async fn read(bus: &Bus, model: &Name) -> anyhow::Result<Self> {
+        let store = kv::open(bus, subject::FINETUNE_BUCKET).await?;
+        let (promotion, revision) = get(&store, model.as_str()).await?;
+        Ok(Self { store, model: model.clone(), revision, promotion: promotion.unwrap_or_default() })
+    }
+
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// [`RecordChanged`] if another process wrote it; or if the server does not answer.
+    pub async fn write(&mut self) -> anyhow::Result<()> {
+        let value = encode(&self.promotion)?;
+        match self.store.update(self.model.as_str(), value.into(), self.revision).await {
+            Ok(revision) => {
+                self.revision = revision;
+                Ok(())
+            }
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Err(RecordChanged(self.model.clone()).into()),
+            Err(error) => Err(error).with_context(|| format!("write {} of bucket {}", self.model, self.store.name)),
+        }
+    }
+}
+
+/// The request for `model`; the default if there is none.
+///
+/// # Errors
+/// If the bucket cannot be read or the request cannot be decoded.
+pub async fn read_request(bus: &Bus, model: &Name) -> anyhow::Result<PromotionRequest> {
+    let store = kv::open(bus, subject::FINETUNE_BUCKET).await?;
+    Ok(get(&store, &request_key(model)).await?.0.unwrap_or_default())
+}
+
+/// Changes the request for `model` by compare-and-set; `change` runs again after a concurrent write. Returns the request that was written.
+///
+/// # Errors
+/// If the bucket cannot be read or written.
+pub async fn edit_request(bus: &Bus, model: &Name, mut change: impl FnMut(&mut PromotionRequest)) -> anyhow::Result<PromotionRequest> {
+    let store = kv::open(bus, subject::FINETUNE_BUCKET).await?;
+    let mut written = PromotionRequest::default();
+    kv::edit(&store, &request_key(model), |value| {
+        let mut request = value.map(decode).transpose()?.unwrap_or_default();
+        change(&mut request);
+        let value = encode(&request)?;
+        written = request;
+        Ok(Some(value))
+    })
+    .await?;
+    Ok(written)
+}
+
+async fn get<T: DeserializeOwned>(store: &Store, key: &str) -> anyhow::Result<(Option<T>, u64)> {
+    let entry = store.entry(key).await.with_context(|| format!("read {key} of bucket {}", store.name))?;
+    let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+    let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok((None, revision)) };
+    let decoded =
+        decode(&entry.value).with_context(|| format!("decode {key} of bucket {0}; `nats kv del {0} {key}` deletes it", store.name))?;
+    Ok((Some(decoded), revision))
+}
+
+fn decode<T: DeserializeOwned>(value: &[u8]) -> anyhow::Result<T> {
+    Ok(serde_json::from_slice(value)?)
+}
+
+fn encode<T: Serialize>(value: &T) -> anyhow::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_name_the_model_and_the_kind_of_entry() {
+        let model = Name::new("mine").expect("valid");
+        assert_eq!(parse("mine", b"anything"), Ok((model.clone(), Entry::Promotion)));
+        let request = Entry::Request(Box::default());
+        assert_eq!(parse(&request_key(&model), b"{}"), Ok((model, request)));
+        assert!(parse("other.mine", b"{}").is_err() && parse("Mine", b"{}").is_err() && parse("request.mine", b"[").is_err());
+    }
+}

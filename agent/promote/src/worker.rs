@@ -1,0 +1,463 @@
+//! Carries out the promotion of one model while this process leads. Owns the order in which recordings are read, candidates are trained, stored and put in use, and
+//! the record is written; whether a candidate passes is decided by [`crate::gate`] and [`crate::promotion`].
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::runtime::bus::{Bucket, Bus};
+use qscale_common::runtime::cancellable::until_cancelled;
+use qscale_common::runtime::clock;
+use qscale_common::runtime::models::{ModelStore, PointerError};
+use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::time::Timestamp;
+use qscale_dqn::Checkpoint;
+use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::pretrained::pretrained;
+use qscale_dqn::registry;
+use qscale_policies::History;
+use qscale_replay::RecordedScenario;
+use qscale_replay::recording::Period;
+use qscale_rl::device::cpu;
+use tokio_util::sync::CancellationToken;
+
+use crate::evaluate_candidate::{ModelPair, OfflineGateInput, Scenarios};
+use crate::experience::{Experience, Reader, Recording};
+use crate::finetune::MAX_RECORDED;
+use crate::gate::{GateReport, NotSimulated, Thresholds};
+use crate::metrics::Metrics;
+use crate::promotion::{CanaryVerdict, Due, PromotionDecision, Superseded, Trial};
+use crate::record::{Entry, Record, RecordChanged, request_key};
+use crate::recorded_functions::{RecordedFunction, ServedAgent, burn};
+use crate::settings::{PromotionRequest, PromotionSettings};
+
+/// Fewest recorded steps that a candidate is trained on: ten minutes of one function at the default tick.
+const MIN_STEPS: usize = 120;
+/// Interval between two looks at a candidate under watch, in the system's time.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+/// Shortest pause in real time, for systems that run faster.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+/// Delay after a failed step, doubled up to the maximum; real time.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
+
+/// Entries of the promotion bucket, by key.
+pub(crate) type Entries = Bucket<(Name, Entry)>;
+
+/// Promotes one model until `token` is cancelled.
+pub(crate) struct Worker {
+    pub bus: Bus,
+    pub model: Name,
+    pub entries: Entries,
+    pub platform: Option<PlatformClient>,
+    pub metrics: Metrics,
+    pub token: CancellationToken,
+}
+
+/// Condition for the next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// Nothing.
+    None,
+    /// This long, real time, or a new request.
+    For(Duration),
+    /// A new request.
+    Request,
+}
+
+impl Worker {
+    /// Runs until the token is cancelled.
+    pub(crate) async fn run(mut self) {
+        let (mut delay, mut last_error) = (RETRY_DELAY, String::new());
+        while !self.token.is_cancelled() {
+            let request = self.request();
+            let pause = match self.step(&request).await {
+                Ok(pause) => {
+                    (delay, last_error) = (RETRY_DELAY, String::new());
+                    pause
+                }
+                Err(error) if error.is::<RecordChanged>() => Pause::For(MIN_PAUSE),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if error != last_error {
+                        tracing::warn!(model = %self.model, error, retry_in = ?delay, "promotion step failed");
+                        last_error = error;
+                    }
+                    self.metrics.failed_steps.inc();
+                    let pause = Pause::For(delay);
+                    delay = (delay * 2).min(MAX_RETRY_DELAY);
+                    pause
+                }
+            };
+            self.pause(pause, &request).await;
+        }
+    }
+
+    fn request(&self) -> PromotionRequest {
+        let entries = self.entries.borrow();
+        match entries.as_ref().and_then(|entries| entries.get(&request_key(&self.model))).map(|entry| &entry.1) {
+            Some(Entry::Request(request)) => (**request).clone(),
+            _ => PromotionRequest::default(),
+        }
+    }
+
+    async fn pause(&mut self, pause: Pause, seen: &PromotionRequest) {
+        let delay = match pause {
+            Pause::None => return,
+            Pause::For(delay) => delay,
+            Pause::Request => Duration::MAX,
+        };
+        let (key, token) = (request_key(&self.model), self.token.clone());
+        let changed = self.entries.wait_for(|entries| {
+            let entry = entries.as_ref().and_then(|entries| entries.get(&key)).map(|entry| &entry.1);
+            matches!(entry, Some(Entry::Request(request)) if **request != *seen)
+        });
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = tokio::time::sleep(delay.min(FAR_FUTURE)) => {}
+            Ok(_) = changed => {}
+        }
+    }
+
+    /// Carries out the next step.
+    async fn step(&self, request: &PromotionRequest) -> anyhow::Result<Pause> {
+        let now = clock::now();
+        let mut record = Record::read(&self.bus, &self.model).await?;
+        if let Some(round) = &request.round
+            && record.promotion.accept(round, now)
+        {
+            tracing::info!(model = %self.model, round = round.id, "round requested");
+            record.write().await?;
+        }
+        let Some((settings, candidate)) = record.promotion.plan(request) else { return Ok(Pause::Request) };
+        let store = ModelStore::open(&self.bus).await?;
+        let due = record.promotion.due(now, &settings.rules);
+        let is_round = due == Due::Round;
+        let mut step = Step { worker: self, store, record, settings };
+        let done = step.carry_out(due, candidate, now).await;
+        self.metrics.set_promotion(&self.model, &step.record.promotion, now);
+        match done {
+            Err(error) if is_round && !error.is::<RecordChanged>() && step.record.promotion.fail_round(&format!("{error:#}")) => {
+                step.record.write().await?;
+                Err(error)
+            }
+            done => done,
+        }
+    }
+}
+
+/// Longest sleep of the timer.
+const FAR_FUTURE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// One step of a promotion.
+struct Step<'a> {
+    worker: &'a Worker,
+    store: ModelStore,
+    record: Record,
+    settings: PromotionSettings,
+}
+
+impl Step<'_> {
+    fn model(&self) -> &Name {
+        &self.worker.model
+    }
+
+    fn bus(&self) -> &Bus {
+        &self.worker.bus
+    }
+
+    async fn carry_out(&mut self, due: Due, candidate: Option<u64>, now: Timestamp) -> anyhow::Result<Pause> {
+        match due {
+            Due::Wait(until) => {
+                let on_trial = self.record.promotion.trial().is_some();
+                if on_trial && !self.is_expected_in_use(now).await? {
+                    return Ok(Pause::None);
+                }
+                let wait = if on_trial { until.since(now).min(LOOK_INTERVAL) } else { until.since(now) };
+                return Ok(Pause::For(clock::real(wait).max(MIN_PAUSE)));
+            }
+            Due::Round => self.round(candidate, now).await?,
+            Due::JudgeShadow(trial, since) => {
+                if self.is_expected_in_use(now).await? {
+                    self.judge_shadow(trial, since).await?;
+                }
+            }
+            Due::PutInUse(trial, revision) => self.put_in_use(trial, revision).await?,
+            Due::Look(trial, since) => {
+                self.look(trial, since, now).await?;
+                return Ok(Pause::For(clock::real(LOOK_INTERVAL).max(MIN_PAUSE)));
+            }
+        }
+        Ok(Pause::None)
+    }
+
+    /// Writes the record, and logs and counts the decisions that it adds.
+    async fn write(&mut self, decisions_before: u64) -> anyhow::Result<()> {
+        self.record.write().await?;
+        for entry in self.record.promotion.log_since(decisions_before) {
+            let decision = entry.decision.as_str();
+            tracing::info!(model = %self.worker.model, version = entry.version, decision, reason = entry.reason, "decided");
+            self.worker.metrics.decided(&self.worker.model, entry.decision);
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, decision: PromotionDecision, version: Option<u64>, reason: &str) -> anyhow::Result<()> {
+        let (before, every) = (self.record.promotion.decisions, self.settings.rules.every);
+        self.record.promotion.end(decision, version, reason, clock::now(), every);
+        self.write(before).await
+    }
+
+    async fn supersede(&mut self, superseded: Superseded, now: Timestamp) -> anyhow::Result<()> {
+        let before = self.record.promotion.decisions;
+        self.record.promotion.supersede(superseded, now, self.settings.rules.every);
+        self.write(before).await
+    }
+
+    /// Whether the version is in use that the trial expects; ends the trial if not.
+    async fn is_expected_in_use(&mut self, now: Timestamp) -> anyhow::Result<bool> {
+        let in_use = self.store.pointer(self.model()).await?.version();
+        let Some(superseded) = self.record.promotion.superseded(in_use) else { return Ok(true) };
+        self.supersede(superseded, now).await?;
+        Ok(false)
+    }
+
+    async fn checkpoint(&self, version: u64) -> anyhow::Result<Checkpoint> {
+        let name = || format!("model {}@{version}", self.model());
+        let bytes = self.store.read(self.model(), version, MOST_BYTES).await.with_context(name)?;
+        Checkpoint::from_bytes(&bytes).with_context(name)
+    }
+
+    /// The model of `version` and its name; without a version the bundled model.
+    async fn model_in_use(&self, version: Option<u64>) -> anyhow::Result<(Checkpoint, String)> {
+        match version {
+            None => Ok((pretrained().clone(), "the bundled model".to_owned())),
+            Some(version) => Ok((self.checkpoint(version).await?, format!("{}@{version}", self.model()))),
+        }
+    }
+
+    async fn recorded(&self, functions: &[FunctionId], period: Period) -> anyhow::Result<Vec<RecordedFunction>> {
+        let mut recorded = Vec::new();
+        for function in functions {
+            recorded.push(RecordedFunction::read(self.bus(), function, period).await?);
+        }
+        Ok(recorded)
+    }
+
+    /// The recorded functions as they are simulated, those that cannot be, and those without requests.
+    async fn scenarios(&self, recorded: &[RecordedFunction]) -> Scenarios {
+        let mut all = Scenarios::default();
+        for recorded in recorded {
+            if recorded.is_idle() {
+                all.idle.push(recorded.function.to_string());
+                continue;
+            }
+            let scenario = if recorded.in_period().is_empty() {
+                Err(anyhow::anyhow!("no State is recorded since {}", recorded.period.since))
+            } else {
+                let platform = self.worker.platform.as_ref();
+                RecordedScenario::read(self.bus(), platform, &recorded.states, History::REACH, recorded.period, None).await
+            };
+            match scenario {
+                Ok(scenario) => all.scenarios.push(scenario),
+                Err(error) => {
+                    let (function, cause) = (recorded.function.to_string(), format!("{error:#}"));
+                    tracing::warn!(function, cause, "function cannot be simulated");
+                    all.failed.push(NotSimulated { function, cause });
+                }
+            }
+        }
+        all
+    }
+
+    /// Trains a candidate, or takes the stored `candidate`, and passes it through the offline gate.
+    async fn round(&mut self, candidate: Option<u64>, now: Timestamp) -> anyhow::Result<()> {
+        let settings = self.settings.clone();
+        let agent = ServedAgent::new(&settings.agent, &settings.params)?;
+        let functions = agent.functions(self.bus()).await?;
+        anyhow::ensure!(
+            !functions.is_empty(),
+            "no function obeys agent {0}; `qscale policy set FUNCTION agent={0} mode=active` changes that",
+            settings.agent
+        );
+        let base_version = self.store.pointer(self.model()).await?.version();
+        let (base, base_name) = self.model_in_use(base_version).await?;
+        let given = match candidate {
+            Some(version) => Some(self.checkpoint(version).await?),
+            None => None,
+        };
+        let period = Period { since: now.minus(settings.since.0), until: now };
+        let mut recorded = self.recorded(&functions, period).await?;
+        let experiences = self.experiences(&agent, &base, &recorded).await?;
+        let steps: usize = experiences.iter().map(Experience::steps).sum();
+        if given.is_none() && steps < MIN_STEPS {
+            let reason =
+                format!("{steps} recorded ticks to learn from, at least {MIN_STEPS} are needed; choose an earlier --since, or wait");
+            return self.end(PromotionDecision::TooLittle, None, &reason).await;
+        }
+        // The simulation of the model in use can only be checked against its own decisions.
+        for recorded in &mut recorded {
+            recorded.restrict_to_model(self.bus(), &settings.agent, &base.fingerprint()).await?;
+        }
+        let scenarios = self.scenarios(&recorded).await;
+        drop(recorded);
+        let model = self.model().clone();
+        let input = OfflineGateInput { model, settings, base, base_name, candidate: given, experiences, scenarios };
+        let result = until_cancelled(&self.worker.token, "the offline gate", move |stop| input.run(&Thresholds::default(), stop)).await?;
+        let Some(result) = result else { return Ok(()) };
+        if let Some(training) = &result.training {
+            let (recorded, repeats, simulated, error) = (training.recorded, training.repeats, training.simulated, training.error);
+            tracing::info!(model = %self.model(), recorded, repeats, simulated, error, "candidate trained");
+        }
+        if !result.report.passes() {
+            return self.end(PromotionDecision::RejectedOffline, candidate, &result.report.why()).await;
+        }
+        let version = match candidate {
+            Some(version) => version,
+            None => self.store.push(self.model(), &result.candidate.to_bytes(), &result.candidate.fingerprint()).await?,
+        };
+        let before = self.record.promotion.decisions;
+        let trial = Trial { version, base: base_version };
+        self.record.promotion.shadow(trial, self.settings.clone(), &result.report.why(), clock::now());
+        self.write(before).await
+    }
+
+    /// Experience in each recording, as a network that decides by `base` would have made it.
+    async fn experiences(
+        &self,
+        agent: &ServedAgent<'_>,
+        base: &Checkpoint,
+        recorded: &[RecordedFunction],
+    ) -> anyhow::Result<Vec<Experience>> {
+        let dqn = registry::learned(agent.params, Some(base), &cpu())?;
+        let worth = base.header.worth.unwrap_or_default();
+        let violation_cost = |state: &_| agent.violation_cost(state);
+        let mut experiences = Vec::new();
+        for function in recorded {
+            let rewards = function.rewards(self.bus()).await?;
+            let reader = Reader { actions: dqn.actions(), worth, caution: &violation_cost };
+            let recording = Recording { states: &function.states, rewards: &rewards, since: function.period.since };
+            let mut experience = reader.read(&recording);
+            let (ticks, skipped) = (experience.ticks.len(), experience.skipped);
+            tracing::info!(
+                function = %function.function,
+                ticks,
+                skipped = skipped.all(),
+                missing = skipped.missing,
+                unmeasured = skipped.unmeasured,
+                unmatched = skipped.unmatched,
+                "recording read"
+            );
+            // Training uses no more, and days of many functions would fill the memory.
+            experience.keep_newest(MAX_RECORDED / recorded.len());
+            experiences.push(experience);
+        }
+        Ok(experiences)
+    }
+
+    /// Judges the decisions of the candidate on the States since `since`.
+    async fn judge_shadow(&mut self, trial: Trial, since: Timestamp) -> anyhow::Result<()> {
+        let settings = self.settings.clone();
+        let agent = ServedAgent::new(&settings.agent, &settings.params)?;
+        let functions = agent.functions(self.bus()).await?;
+        let recorded = self.recorded(&functions, Period { since, until: clock::now() }).await?;
+        let scenarios = self.scenarios(&recorded).await;
+        let ((base, _), candidate) = (self.model_in_use(trial.base).await?, self.checkpoint(trial.version).await?);
+        let pair = ModelPair::new(&base, &candidate, &settings.params)?;
+        let seeds = settings.seeds;
+        let report = until_cancelled(&self.worker.token, "the shadow gate", move |stop| {
+            let thresholds = Thresholds::default();
+            let shadowed = thresholds.shadowed(&pair.shadow(&recorded)?);
+            let estimates = pair.estimates(scenarios, seeds, stop);
+            Ok(estimates.map(|estimates| shadowed.and(thresholds.estimated(&estimates, false))))
+        });
+        let Some(report) = report.await? else { return Ok(()) };
+        if report.passes() {
+            self.after_shadow(trial, &functions, &report).await
+        } else {
+            self.end(PromotionDecision::RejectedInShadow, Some(trial.version), &report.why()).await
+        }
+    }
+
+    /// Puts a candidate in use that passed the shadow gate; without a budget it is recommended.
+    async fn after_shadow(&mut self, trial: Trial, functions: &[FunctionId], report: &GateReport) -> anyhow::Result<()> {
+        let (model, now, rules) = (self.model().clone(), clock::now(), self.settings.rules);
+        if let Err(reason) = self.record.promotion.may_use(now, &rules) {
+            let reason = format!("{}; {reason}: `qscale model use {model}@{}` does", report.why(), trial.version);
+            return self.end(PromotionDecision::Recommended, Some(trial.version), &reason).await;
+        }
+        let before = burn(self.bus(), functions, Period { since: now.minus(rules.watch_for.0), until: now }).await?;
+        let pointer = self.store.pointer(&model).await?;
+        if let Some(superseded) = self.record.promotion.superseded(pointer.version()) {
+            return self.supersede(superseded, now).await;
+        }
+        let base = match trial.base {
+            Some(base) => base,
+            // The bundled model becomes a version, so that a rollback has a version to return to.
+            None => self.store.push(&model, &pretrained().to_bytes(), &pretrained().fingerprint()).await?,
+        };
+        let (trial, decisions) = (Trial { base: Some(base), ..trial }, self.record.promotion.decisions);
+        self.record.promotion.watch(trial, pointer.revision, before, &report.why(), clock::now(), &rules);
+        // Recorded before it is done: whichever process reads the record next puts the candidate in use and watches it.
+        self.write(decisions).await?;
+        self.put_in_use(trial, pointer.revision).await
+    }
+
+    /// Puts the candidate in use unless the version in use changed since the pointer had `revision`.
+    async fn put_in_use(&mut self, trial: Trial, revision: u64) -> anyhow::Result<()> {
+        let (model, now) = (self.model().clone(), clock::now());
+        let pointer = self.store.pointer(&model).await?;
+        let is_put = pointer.in_use.as_ref().is_some_and(|in_use| in_use.on_trial && in_use.version == trial.version);
+        if !is_put {
+            let base = trial.base.context("a candidate under watch replaces a version")?;
+            let superseded = |found| Superseded { expected: Some(base), found };
+            if pointer.revision != revision {
+                return self.supersede(superseded(pointer.version()), now).await;
+            }
+            match self.store.start_trial(&model, trial.version, base, &pointer).await {
+                Ok(_) => {}
+                Err(PointerError::Superseded { found, .. }) => return self.supersede(superseded(found), now).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tracing::info!(model = %model, version = trial.version, "candidate in use; watching it");
+        self.record.promotion.started(now, &self.settings.rules);
+        self.record.write().await
+    }
+
+    /// Judges the violations since the candidate is in use, and rolls it back if there are too many.
+    async fn look(&mut self, trial: Trial, since: Timestamp, now: Timestamp) -> anyhow::Result<()> {
+        let settings = self.settings.clone();
+        let agent = ServedAgent::new(&settings.agent, &settings.params)?;
+        let functions = agent.functions(self.bus()).await?;
+        let burned = burn(self.bus(), &functions, Period { since, until: now }).await?;
+        let model = self.model().clone();
+        let in_use = self.store.pointer(&model).await?.version();
+        match self.record.promotion.look(in_use, burned, now, &settings.rules) {
+            CanaryVerdict::Continue => self.record.write().await,
+            CanaryVerdict::Superseded(superseded) => self.supersede(superseded, now).await,
+            CanaryVerdict::Promote(comparison) => match self.store.confirm_trial(&model, trial.version).await {
+                Ok(_) => self.end(PromotionDecision::Kept, Some(trial.version), &comparison.to_string()).await,
+                Err(error) => self.superseded_by(trial, error, now).await,
+            },
+            CanaryVerdict::RollBack(reason) => {
+                let base = trial.base.context("a candidate under watch replaces a version")?;
+                match self.store.roll_back_trial(&model, trial.version, base).await {
+                    Ok(_) => {
+                        let reason = format!("{reason}; {model}@{base} is in use again");
+                        self.end(PromotionDecision::RolledBack, Some(trial.version), &reason).await
+                    }
+                    Err(error) => self.superseded_by(trial, error, now).await,
+                }
+            }
+        }
+    }
+
+    /// Ends the trial if `error` says that another version is in use.
+    async fn superseded_by(&mut self, trial: Trial, error: PointerError, now: Timestamp) -> anyhow::Result<()> {
+        match error {
+            PointerError::Superseded { found, .. } => self.supersede(Superseded { expected: Some(trial.version), found }, now).await,
+            error => Err(error.into()),
+        }
+    }
+}

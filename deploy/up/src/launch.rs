@@ -1,0 +1,472 @@
+//! Start and stop of every process of one machine. Owns the configuration of each service; must not read the messages of services.
+//!
+//! Files are read and written synchronously: they are small and local, and while the system starts the runtime has nothing else to do.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use qscale_common::contract::subject;
+use qscale_common::load::LoadSummary;
+use qscale_common::name::Name;
+use qscale_common::platform::AllocationRequest;
+use qscale_common::runtime::bus::{Bus, BusConfig};
+use qscale_common::runtime::clock::{self, ClockRate};
+use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::{kv, nats_permissions, provision};
+use qscale_common::time::Span;
+use serde_json::{Value, json};
+
+use super::plan::{Plan, PlannedFunction, copy_of};
+use super::supervisor::{Service, Status, Statuses, Supervisor};
+use super::{Backend, say, sibling_program};
+use crate::state_dir::{Addresses, StateDir, find_nats_server, write_private};
+
+/// Name of the platform, local or simulated.
+const PLATFORM: &str = "platform";
+/// Name of the load generator.
+pub const LOAD: &str = "loadgen";
+/// File of its summary.
+const LOAD_OUTPUT: &str = "load.json";
+/// CPU demand of a request to the function `faas`, milliseconds.
+const DEMAND_MS: &str = "15";
+
+/// Exit codes of a load generator that did not run: an error, and an invalid command line.
+const FAILED: i32 = 1;
+const WRONG_COMMAND_LINE: i32 = 2;
+
+/// Longest wait for a server at the start.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Stop timeout of most services, and of the platform and the load generator, which let requests finish.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+const DRAIN_STOP_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Intervals at which the actuator stores its state and simulated load is reported, in real time: a faster clock does not need more messages.
+const STORE_INTERVAL: Duration = Duration::from_secs(10);
+const LOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest interval that a service accepts.
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+/// Largest metrics text of the simulated platform, MiB: 2,000 functions of 20 replicas.
+const METRICS_MIB: u32 = 512;
+
+/// A system that starts, runs, or has stopped.
+pub struct RunningSystem {
+    supervisor: Supervisor,
+    state: StateDir,
+    addresses: Addresses,
+    backend: Backend,
+    pace: ClockRate,
+    limits: bool,
+    /// Whether its steps are printed.
+    print: bool,
+    // Held while the system runs: a second one in the same folder is refused.
+    _lock: File,
+    // Held by the one system on this machine that has the usual ports.
+    _usual_ports: Option<File>,
+}
+
+impl RunningSystem {
+    /// Locks the state folder and chooses addresses; `print` makes it report its steps.
+    ///
+    /// # Errors
+    /// When another system runs in the folder, or no port is free.
+    pub fn new(plan: &Plan, state: &StateDir, print: bool) -> anyhow::Result<Self> {
+        let state = state.clone();
+        let lock = File::create(state.join("lock")).context("the state folder")?;
+        lock.try_lock().map_err(|_| {
+            anyhow::anyhow!("another `qscale up` runs in {}; stop it, or choose another --state-dir", state.join("").display())
+        })?;
+        // Summary of an earlier run.
+        let _absent = std::fs::remove_file(state.join(LOAD_OUTPUT));
+        let usual_ports = claim_usual_ports();
+        let address = |usual| address(usual_ports.is_some().then_some(usual));
+        let mut health = BTreeMap::new();
+        for (service, port) in [("collector", 8711), ("actuator", 8713), ("promoter", 8715)] {
+            health.insert(service.to_owned(), address(port)?.to_string());
+        }
+        for (index, agent) in plan.agents.keys().enumerate() {
+            health.insert(format!("agent-{agent}"), address(8721 + u16::try_from(index)?)?.to_string());
+        }
+        let addresses = Addresses {
+            nats: format!("nats://{}", address(4222)?),
+            platform: address(8701)?.to_string(),
+            gateway: match plan.backend {
+                Backend::Local => address(8700)?.to_string(),
+                Backend::Sim => "none: requests are simulated".to_owned(),
+            },
+            health,
+            pid: std::process::id(),
+            clock: (plan.pace.speed() > 1).then(|| plan.pace.to_string()),
+        };
+        let (backend, pace) = (plan.backend, plan.pace);
+        let supervisor = Supervisor::new();
+        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, print, _lock: lock, _usual_ports: usual_ports })
+    }
+
+    /// Starts everything but the load, in order; returns the operator's connection.
+    ///
+    /// # Errors
+    /// When a program is missing, a service is not ready in time, or a function is refused.
+    pub async fn start(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
+        let bus = self.start_nats(plan).await?;
+        let platform = match self.backend {
+            Backend::Local => self.start_platform().await?,
+            Backend::Sim => self.start_simulated_platform().await?,
+        };
+        match self.backend {
+            Backend::Local => self.add_functions(&platform, &bus, plan).await?,
+            Backend::Sim => self.add_simulated(&platform, plan).await?,
+        }
+        write_policies(&bus, &plan.functions).await?;
+        let plural = if plan.agents.len() > 1 { "s" } else { "" };
+        self.say(&format!("[4/6] collector, actuator, promoter, agent{plural} {}", names(plan)));
+        let platform_address = &self.addresses.platform;
+        let store_every = Span(STORE_INTERVAL.saturating_mul(self.pace.speed()).min(MAX_INTERVAL));
+        let actuator = json!({ "platform": { "address": platform_address }, "store_every": store_every });
+        self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
+        let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
+        if self.backend == Backend::Sim {
+            source["max_body_mib"] = json!(METRICS_MIB);
+        }
+        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } })).await?;
+        self.start_service("promoter", "promoter", "qscale-promoter", &json!({ "platform": platform_address })).await?;
+        for (agent, configuration) in &plan.agents {
+            let service = format!("agent-{agent}");
+            let mut configuration = configuration.clone();
+            configuration.insert("agent".to_owned(), json!(agent));
+            self.start_service(&service, &service, "qscale-agent", &configuration.into()).await?;
+        }
+        write_private(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
+        self.limits = self.until_ready(&platform, plan).await?;
+        Ok(bus)
+    }
+
+    async fn start_nats(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
+        if self.backend == Backend::Sim {
+            // Every simulated world starts from its initial state; decisions of an earlier one mean nothing in it.
+            let _absent = std::fs::remove_dir_all(self.store());
+        }
+        let program = find_nats_server().context("nats-server not found: run `make tools`, add it to PATH, or set NATS_SERVER_BIN")?;
+        let credentials = self.state.lock_credentials()?;
+        let passwords = self.state.passwords(plan.agents.keys())?;
+        let authorization = nats_permissions::authorization(&passwords).context("credentials.json")?;
+        write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
+        drop(credentials);
+        let listen = self.addresses.nats.trim_start_matches("nats://");
+        let configuration = format!(
+            "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?} }}\ninclude \"accounts.conf\"\n",
+            self.state.join("nats/nats.pid"),
+            self.store(),
+        );
+        let path = self.state.join("nats/nats.conf");
+        write_private(&path, configuration.as_bytes())?;
+        self.say(&format!("[1/6] nats-server ({}) on {listen}", program.display()));
+        self.supervisor
+            .start(Service {
+                name: "nats-server".into(),
+                program,
+                arguments: vec!["-c".into(), path.display().to_string()],
+                environment: Vec::new(),
+                log: self.state.log("nats-server"),
+                output: None,
+                ends: false,
+                stop_timeout: STOP_TIMEOUT,
+            })
+            .await?;
+        let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", READY_TIMEOUT).await;
+        let setup = connect("setup").await.with_context(|| format!("see {}", self.state.log("nats-server").display()))?;
+        provision::ensure(&async_nats::jetstream::new(setup)).await.context("failed to create streams and buckets")?;
+        Ok(Bus::of_client(connect("operator").await?, "/qscale/operator"))
+    }
+
+    /// Folder of the streams. Simulated worlds have their own, because their time is not that of this machine.
+    fn store(&self) -> PathBuf {
+        self.state.join(match self.backend {
+            Backend::Local => "nats/store",
+            Backend::Sim => "nats/simulated",
+        })
+    }
+
+    async fn start_platform(&mut self) -> anyhow::Result<PlatformClient> {
+        self.say(&format!("[2/6] local platform: gateway {}, API {}", self.addresses.gateway, self.addresses.platform));
+        let configuration = json!({
+            "api": self.addresses.platform,
+            "gateway": self.addresses.gateway,
+            "state_dir": self.state.join("platform"),
+        });
+        self.start_process(PLATFORM, "qscale-platform", &configuration, DRAIN_STOP_TIMEOUT).await?;
+        let client = PlatformClient::new(&self.addresses.platform)?;
+        wait_until("local platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
+        Ok(client)
+    }
+
+    async fn start_simulated_platform(&mut self) -> anyhow::Result<PlatformClient> {
+        let speed = if self.pace.speed() > 1 { format!(", speed {}", self.pace.speed()) } else { String::new() };
+        self.say(&format!("[2/6] simulated platform: API {}{speed}", self.addresses.platform));
+        let configuration = json!({
+            "api": self.addresses.platform,
+            "load_waits": true,
+            "load_every": Span(LOAD_INTERVAL.saturating_mul(self.pace.speed())),
+            "nats": self.bus_config("loadgen"),
+        });
+        self.start_process(PLATFORM, "qscale-simulated", &configuration, STOP_TIMEOUT).await?;
+        let client = PlatformClient::new(&self.addresses.platform)?;
+        wait_until("simulated platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
+        Ok(client)
+    }
+
+    /// Adds the functions with the allocations of their files.
+    async fn add_functions(&self, platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
+        remove_left_copy(platform, bus, plan).await?;
+        for planned in &plan.functions {
+            self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.program()));
+            platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
+            if !kv::is_frozen(bus, &planned.id).await? {
+                // The allocation of an earlier run would be an unfair start, above all next to a copy.
+                let initial = AllocationRequest::new(planned.spec.allocation.into(), None);
+                platform.set_allocation(&planned.id, &initial).await.with_context(|| format!("function {}", planned.id))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_simulated(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<()> {
+        let (first, more) = (plan.functions.first(), plan.functions.len().saturating_sub(1));
+        if let Some(first) = first {
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            self.say(&format!("[3/6] function {} ({}){more}", first.id, first.spec.program()));
+        }
+        for planned in &plan.functions {
+            platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
+        }
+        Ok(())
+    }
+
+    /// Starts a service that connects to the bus as `user`.
+    async fn start_service(&self, name: &str, user: &str, program: &str, configuration: &Value) -> anyhow::Result<()> {
+        let mut configuration = configuration.clone();
+        configuration["nats"] = serde_json::to_value(self.bus_config(user))?;
+        configuration["health"] = json!(self.addresses.health.get(name).context("the service has no health address")?);
+        self.start_process(name, program, &configuration, STOP_TIMEOUT).await
+    }
+
+    async fn start_process(&self, name: &str, program: &str, configuration: &Value, stop_timeout: Duration) -> anyhow::Result<()> {
+        let path = self.state.join("config").join(format!("{name}.json"));
+        write_private(&path, &serde_json::to_vec_pretty(configuration)?)?;
+        let program = sibling_program(program)?;
+        self.supervisor
+            .start(Service {
+                name: name.into(),
+                environment: self.environment(&program),
+                program,
+                arguments: vec!["--config".into(), path.display().to_string()],
+                log: self.state.log(name),
+                output: None,
+                ends: false,
+                stop_timeout,
+            })
+            .await
+    }
+
+    fn environment(&self, program: &Path) -> Vec<(String, String)> {
+        let mut environment = vec![("PATH".into(), search_path(program))];
+        if let Some(clock) = &self.addresses.clock {
+            environment.push((clock::VARIABLE.into(), clock.clone()));
+        }
+        environment
+    }
+
+    /// Waits until every function has a ready replica and every service is ready. Returns whether CPU and memory can be limited here.
+    async fn until_ready(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<bool> {
+        self.say("[5/6] waiting for readiness");
+        let ready = async || {
+            let Ok(functions) = platform.list().await else { return false };
+            let has_replica =
+                |planned: &PlannedFunction| functions.iter().any(|status| status.id() == planned.id && status.actual.ready > 0);
+            plan.functions.iter().all(has_replica)
+        };
+        wait_until("a replica of every function", &self.state.log("platform"), ready).await?;
+        for (service, address) in &self.addresses.health {
+            let ready =
+                async || crate::state_dir::conditions(address).await.is_some_and(|conditions| conditions.values().all(|holds| *holds));
+            wait_until(service, &self.state.log(service), ready).await?;
+        }
+        Ok(platform.list().await?.iter().all(|status| status.vertical))
+    }
+
+    fn say(&self, text: &str) {
+        if self.print {
+            say(text);
+        }
+    }
+
+    /// Whether CPU and memory can be limited here; known after the start.
+    pub fn can_limit(&self) -> bool {
+        self.limits
+    }
+
+    /// Starts the load; every function gets the same arrivals.
+    ///
+    /// # Errors
+    /// When the load generator or the simulated load cannot be started.
+    pub async fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
+        if self.backend == Backend::Sim {
+            self.say(&format!("[6/6] load {} on {} functions", plan.load_description, plan.functions.len()));
+            return self.simulated()?.begin_load().await.context("failed to start the simulated load");
+        }
+        let Some(load) = &plan.load else {
+            self.say("[6/6] no load");
+            return Ok(());
+        };
+        self.say(&format!("[6/6] load {} as {}", load.pattern, load.request.protocol));
+        let nats = self.bus_config("loadgen");
+        let password =
+            std::fs::read_to_string(self.state.password_file("loadgen")).context("failed to read the password of the load generator")?;
+        let mut arguments = load.arguments(&self.addresses.gateway, plan.functions.iter().map(|planned| &planned.id));
+        arguments.extend([format!("--duration-ms={DEMAND_MS}"), format!("--nats={}", nats.url), format!("--nats-user={}", nats.user)]);
+        self.supervisor
+            .start(Service {
+                name: LOAD.into(),
+                program: sibling_program("qscale-loadgen")?,
+                arguments,
+                // Only the owner of a process can read its environment; everyone can read its arguments.
+                environment: vec![("QSCALE_NATS_PASSWORD".into(), password)],
+                log: self.state.log(LOAD),
+                output: Some(self.load_output()),
+                ends: true,
+                stop_timeout: DRAIN_STOP_TIMEOUT,
+            })
+            .await
+    }
+
+    fn load_output(&self) -> PathBuf {
+        self.state.join(LOAD_OUTPUT)
+    }
+
+    /// Restarts of the simulated platform, if more than `known`: its functions are then gone.
+    pub fn world_restarts(&self, known: u32) -> Option<u32> {
+        let restarts = self.statuses().get(PLATFORM).filter(|_| self.backend == Backend::Sim)?.restarts;
+        (restarts > known).then_some(restarts)
+    }
+
+    /// Adds the functions and their load to a simulated platform that restarted; fails until it answers.
+    pub async fn restore_world(&self, plan: &Plan) -> anyhow::Result<()> {
+        let platform = self.simulated()?;
+        for planned in &plan.functions {
+            platform.add(&planned.spec).await?;
+        }
+        Ok(platform.begin_load().await?)
+    }
+
+    /// Summary of the simulated load; `None` with real functions.
+    pub async fn simulated_load(&self) -> Option<LoadSummary> {
+        if self.backend == Backend::Local {
+            return None;
+        }
+        self.simulated().ok()?.load_summary().await.ok()
+    }
+
+    fn simulated(&self) -> anyhow::Result<PlatformClient> {
+        Ok(PlatformClient::new(&self.addresses.platform)?)
+    }
+
+    /// Summary of the load generator; `None` until it ends.
+    pub fn load_summary(&self) -> Option<LoadSummary> {
+        serde_json::from_slice(&std::fs::read(self.load_output()).ok()?).ok()
+    }
+
+    /// Error of a load generator that did not run.
+    pub fn load_failure(&self) -> Option<String> {
+        let Some(Status::Ended(FAILED | WRONG_COMMAND_LINE)) = self.supervisor.status(LOAD) else { return None };
+        let log = self.state.log(LOAD);
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let said = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
+        Some(said.map_or_else(|| format!("see {}", log.display()), ToOwned::to_owned))
+    }
+
+    /// State of every process.
+    pub fn statuses(&self) -> Statuses {
+        self.supervisor.statuses()
+    }
+
+    /// Address of the gateway.
+    pub fn gateway(&self) -> &str {
+        &self.addresses.gateway
+    }
+
+    /// Stops everything, the last started first.
+    pub fn stop(&mut self) {
+        self.supervisor.stop_all();
+        // Absent if the start failed.
+        let _absent = std::fs::remove_file(self.state.join("addresses.json"));
+    }
+
+    fn bus_config(&self, user: &str) -> BusConfig {
+        BusConfig {
+            url: self.addresses.nats.clone(),
+            user: user.into(),
+            password: String::new(),
+            password_file: Some(self.state.password_file(user)),
+        }
+    }
+}
+
+fn names(plan: &Plan) -> String {
+    plan.agents.keys().map(Name::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// `PATH` with the folder of `program` in front, so that function files can name the project's programs without a path.
+pub fn search_path(program: &Path) -> String {
+    let own = program.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
+    match std::env::var("PATH") {
+        Ok(path) => format!("{own}:{path}"),
+        Err(_) => own,
+    }
+}
+
+async fn write_policies(bus: &Bus, functions: &[PlannedFunction]) -> anyhow::Result<()> {
+    let policies = kv::open(bus, subject::POLICY_BUCKET).await?;
+    for planned in functions {
+        policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("failed to write a policy")?;
+    }
+    Ok(())
+}
+
+/// Removes the copy of an earlier run with `--versus`, unless this run has one.
+async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
+    let [only] = plan.functions.as_slice() else { return Ok(()) };
+    let Ok(copy) = copy_of(&only.spec) else { return Ok(()) };
+    if platform.get(&copy.id()).await.is_ok() {
+        platform.delete(&copy.id()).await.with_context(|| format!("function {}", copy.id()))?;
+        let policies = kv::open(bus, subject::POLICY_BUCKET).await?;
+        policies.delete(copy.id().tokens()).await.with_context(|| format!("policy {}", copy.id()))?;
+    }
+    Ok(())
+}
+
+/// Lock on the usual ports. One system of a machine has it: two that start at the same time would find the same ports free.
+fn claim_usual_ports() -> Option<File> {
+    let file = File::create(std::env::temp_dir().join("qscale-usual-ports.lock")).ok()?;
+    file.try_lock().ok().map(|()| file)
+}
+
+/// A loopback address with the usual port, or with any free one.
+fn address(usual: Option<u16>) -> anyhow::Result<SocketAddr> {
+    let bind = |port| TcpListener::bind(("127.0.0.1", port));
+    let listener = usual.map_or_else(|| bind(0), |port| bind(port).or_else(|_| bind(0))).context("no free port on 127.0.0.1")?;
+    listener.local_addr().context("failed to read the address of a socket")
+}
+
+/// Waits until `condition` holds, at most [`READY_TIMEOUT`].
+async fn wait_until(what: &str, log: &Path, condition: impl AsyncFn() -> bool) -> anyhow::Result<()> {
+    let began = clock::instant();
+    while !condition().await {
+        let waited = clock::since(began);
+        anyhow::ensure!(waited < READY_TIMEOUT, "{what} not ready after {READY_TIMEOUT:?}; see {}", log.display());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! The options of one run of the whole system. Owns which options go system; starts nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use qscale_common::name::Name;
+use qscale_common::time::{Span, TickLength};
+use qscale_common::workload::Pattern;
+use qscale_dqn::registry::DQN;
+
+/// Where functions run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Backend {
+    /// On this machine, as processes
+    #[default]
+    Local,
+    /// In the simulator: hundreds of functions, in real time or faster
+    Sim,
+}
+
+/// Help of `--load`: the forms of a pattern.
+fn load_help() -> String {
+    format!("Offered load, requests/s over time: {}; none for no load", Pattern::grammars())
+}
+
+/// Run nats-server, platform, collector, agent, actuator and load generator on this machine, with a live view.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qscale up                                              fibonacci under a wave of two minutes, scaled both ways
+  qscale up --for 60s --json --load step:5@0s,40@15s,5@40s
+  qscale up --versus threshold-both                      the learned agent and a rule, with the same arrivals
+  qscale up --model .qscale/training/model.dqn           your own model
+  qscale up --agent threshold --versus static            two agents with the same arrivals
+  qscale up --function my-function.toml --protocol http --load 20
+  qscale up --backend sim --functions 200 --agent hpa    two hundred simulated functions
+  qscale up --backend sim --speed 10 --for 10m --json --trace DIR --versus static")]
+pub struct UpOptions {
+    /// Backend
+    #[arg(long, value_enum, value_name = "BACKEND", default_value_t)]
+    pub backend: Backend,
+    /// Stop after this time (90s, 10m), measured by the system's clock
+    #[arg(long = "for", value_name = "TIME")]
+    pub duration: Option<Span>,
+    /// Offered load, a pattern; the help lists its forms.
+    #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m", help = load_help())]
+    pub load: String,
+    /// Agent that scales the function
+    #[arg(long, value_name = "NAME", default_value = DQN)]
+    pub agent: Name,
+    /// Also run a copy of the function with the same arrivals, scaled by this agent
+    #[arg(long, value_name = "NAME")]
+    pub versus: Option<Name>,
+    /// Model of the agent dqn: a checkpoint file, or store:NAME for the version in use of a model in the store [default: store:dqn]
+    #[arg(long, value_name = "FILE|store:NAME", value_hint = clap::ValueHint::FilePath)]
+    pub model: Option<String>,
+    /// Function: fibonacci, aes, faas, or a function file [default: fibonacci]
+    #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
+    pub function: Option<String>,
+    /// Protocol of the requests: relay, direct:SERVICE, faas, http; the default depends on the function
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<String>,
+    /// Field of each request, such as name=50000 for fibonacci; repeatable. By default a request takes about 15 ms of CPU
+    #[arg(long = "input", value_name = "FIELD=VALUE")]
+    pub inputs: Vec<String>,
+    /// Number of functions [default: 1, or up to 100 of a trace]
+    #[arg(long, value_name = "COUNT", help_heading = "Simulated functions")]
+    pub functions: Option<u32>,
+    /// Speed of the system's clock relative to real time, 1 to 1000
+    #[arg(long, value_name = "FACTOR", default_value_t = 1, help_heading = "Simulated functions")]
+    pub speed: u32,
+    /// Profile of the functions: a name or a file [default: fibonacci-python]
+    #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Simulated functions")]
+    pub profile: Option<String>,
+    /// Replay a trace instead of --load: a folder in the format of InVitro or Azure, one function for each of its functions
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = "Simulated functions")]
+    pub trace: Option<PathBuf>,
+    /// Control interval
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub tick: TickLength,
+    /// Objective: bound on the 95th percentile of latency
+    #[arg(long, value_name = "TIME", default_value = "200ms")]
+    pub slo: Span,
+    /// Seed of the arrivals
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Print the summary as one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// Print lines instead of the live view
+    #[arg(long)]
+    pub plain: bool,
+}
+
+impl UpOptions {
+    /// Refuses options of the other backend.
+    pub(crate) fn check_backend(&self) -> anyhow::Result<()> {
+        let local = [("function", self.function.is_some()), ("protocol", self.protocol.is_some()), ("input", !self.inputs.is_empty())];
+        let simulated = [
+            ("speed", self.speed != 1),
+            ("functions", self.functions.is_some()),
+            ("profile", self.profile.is_some()),
+            ("trace", self.trace.is_some()),
+        ];
+        let (refused, remedy): (&[_], _) = match self.backend {
+            Backend::Local => (&simulated, "it is for simulated functions; add --backend sim"),
+            Backend::Sim => (&local, "it is for real functions; use --profile to describe simulated ones"),
+        };
+        match refused.iter().find(|(_, given)| *given) {
+            Some((option, _)) => anyhow::bail!("--{option} is not valid with --backend {}: {remedy}", self.backend_name()),
+            None => Ok(()),
+        }
+    }
+
+    /// Name of the backend, as `--backend` takes it.
+    pub fn backend_name(&self) -> &'static str {
+        match self.backend {
+            Backend::Local => "local",
+            Backend::Sim => "sim",
+        }
+    }
+
+    pub(crate) fn pattern(&self) -> anyhow::Result<Option<Pattern>> {
+        if self.load == "none" {
+            return Ok(None);
+        }
+        self.load.parse().map(Some).map_err(|error: String| anyhow::anyhow!("--load {}: {error}", self.load))
+    }
+}

@@ -1,0 +1,227 @@
+//! The plan of a run, from its options. Owns which functions there are, their policies and their load; starts nothing.
+
+mod simulated;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::Context;
+use qscale_common::document::Format;
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::platform::{FunctionSpec, Protocol};
+use qscale_common::policy::ScalingPolicy;
+use qscale_common::runtime::clock::{self, ClockRate};
+use qscale_common::workload::Pattern;
+use qscale_dqn::Checkpoint;
+use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::registry::{self, DQN};
+use serde_json::{Map, Value, json};
+
+use crate::load::{LoadPlan, RequestForm};
+use crate::options::{Backend, UpOptions};
+
+const SHIPPED: [(&str, &str); 3] = [
+    ("fibonacci", include_str!("../../functions/fibonacci.toml")),
+    ("aes", include_str!("../../functions/aes.toml")),
+    ("faas", include_str!("../../functions/faas.toml")),
+];
+
+/// A function to run, and the agent that scales it.
+#[derive(Debug)]
+pub struct PlannedFunction {
+    /// Its name.
+    pub id: FunctionId,
+    /// The agent of its ScalingPolicy.
+    pub agent: Name,
+    /// Its function file.
+    pub spec: FunctionSpec,
+    /// Its ScalingPolicy.
+    pub policy: ScalingPolicy,
+}
+
+/// The functions, agents and load of a run.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The functions, copies included.
+    pub functions: Vec<PlannedFunction>,
+    /// Backend.
+    pub backend: Backend,
+    /// Speed of the system's clock.
+    pub pace: ClockRate,
+    /// Configuration of each agent in addition to its name.
+    pub agents: BTreeMap<Name, Map<String, Value>>,
+    /// Load that the load generator sends; `None` for no load. Simulated functions have their own load.
+    pub load: Option<LoadPlan>,
+    /// Load in words.
+    pub load_description: String,
+}
+
+impl Plan {
+    /// The functions, in display order.
+    pub fn ids(&self) -> Vec<FunctionId> {
+        self.functions.iter().map(|planned| planned.id.clone()).collect()
+    }
+
+    /// The plan of these options.
+    ///
+    /// # Errors
+    /// Names the option and its value.
+    pub fn new(arguments: &UpOptions) -> anyhow::Result<Self> {
+        let pattern = arguments.pattern()?;
+        arguments.check_backend()?;
+        let pace = ClockRate::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
+        let (functions, load, load_description) = match arguments.backend {
+            Backend::Local => local(arguments, pattern)?,
+            Backend::Sim => {
+                let (functions, words) = simulated::functions(arguments)?;
+                (functions, None, words)
+            }
+        };
+        let mut agents: BTreeMap<Name, Map<String, Value>> =
+            functions.iter().map(|function| (function.agent.clone(), Map::new())).collect();
+        if let Some(unknown) = agents.keys().find(|agent| registry::names().all(|name| name != agent.as_str())) {
+            let known = registry::names().collect::<Vec<_>>().join(", ");
+            let first = functions.first().map(|function| function.id.name.to_string()).unwrap_or_default();
+            anyhow::bail!(
+                "--agent {unknown}: not a built-in agent ({known}); to use your own agent, start with a built-in one, then run \
+                 `qscale agent add {unknown}` and `qscale policy set {first} agent={unknown}`"
+            );
+        }
+        let model = model(arguments.model.as_deref(), agents.keys())?;
+        if let Some((_, configuration)) = agents.iter_mut().find(|(agent, _)| agent.as_str() == DQN) {
+            configuration.insert("model".to_owned(), json!(model));
+        }
+        Ok(Self { functions, backend: arguments.backend, pace, agents, load, load_description })
+    }
+}
+
+/// The `model` setting of the learned agent: a file, which is checked here, or a model of the store, by default the one with the agent's name.
+fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone) -> anyhow::Result<String> {
+    let Some(named) = named else { return Ok(format!("store:{DQN}")) };
+    anyhow::ensure!(
+        agents.clone().any(|agent| agent.as_str() == DQN),
+        "--model {named}: none of the agents {} uses a model; add --agent {DQN} or --versus {DQN}",
+        agents.map(Name::as_str).collect::<Vec<_>>().join(", ")
+    );
+    if named.starts_with("store:") {
+        return Ok(named.to_owned());
+    }
+    let path = Path::new(named).canonicalize().with_context(|| format!("--model {named}"))?;
+    load_model(&path)?.check().with_context(|| format!("--model {named}"))?;
+    Ok(path.display().to_string())
+}
+
+/// The checkpoint in a file.
+///
+/// # Errors
+/// When the file cannot be read or is no checkpoint.
+pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        std::io::Result::Ok(bytes)
+    };
+    let bytes = read().with_context(|| format!("model {}", path.display()))?;
+    Checkpoint::from_bytes(&bytes).with_context(|| format!("model {}", path.display()))
+}
+
+/// One real function, or two copies of it.
+fn local(arguments: &UpOptions, pattern: Option<Pattern>) -> anyhow::Result<(Vec<PlannedFunction>, Option<LoadPlan>, String)> {
+    let spec = function_spec(arguments.function.as_deref().unwrap_or(SHIPPED[0].0))?;
+    let mut functions = vec![planned(spec.clone(), &arguments.agent, arguments)?];
+    if let Some(versus) = &arguments.versus {
+        functions.push(planned(copy_of(&spec)?, versus, arguments)?);
+    }
+    let request = request_form(&spec, arguments.protocol.as_deref(), &arguments.inputs);
+    let load = pattern.map(|pattern| LoadPlan {
+        pattern: pattern.to_string(),
+        request,
+        duration: arguments.duration,
+        seed: arguments.seed,
+        ..LoadPlan::default()
+    });
+    Ok((functions, load, arguments.load.clone()))
+}
+
+/// A function by the name of a bundled one, or from a function file.
+///
+/// # Errors
+/// When there is neither, or the file is invalid.
+pub fn function_spec(named: &str) -> anyhow::Result<FunctionSpec> {
+    if let Some((_, text)) = SHIPPED.iter().find(|(name, _)| *name == named) {
+        return FunctionSpec::parse(text, Format::Toml).with_context(|| format!("function {named}"));
+    }
+    let path = Path::new(named);
+    let names: Vec<_> = SHIPPED.iter().map(|(name, _)| *name).collect();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--function {named}: not a bundled function ({}), and not a readable file", names.join(", ")))?;
+    FunctionSpec::parse(&text, Format::of(path)?).with_context(|| format!("--function {named}"))
+}
+
+fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpOptions) -> anyhow::Result<PlannedFunction> {
+    let id = spec.id();
+    let policy = json!({
+        "namespace": id.namespace,
+        "name": id.name,
+        "tick": arguments.tick,
+        "agent": agent,
+        "mode": "active",
+        "objective": { "percentile": 95.0, "latency": arguments.slo },
+        "bounds": {
+            "replicas": { "min": 1, "max": 6 },
+            "cpu_millicores": { "min": 100, "max": 1000 },
+            "memory_mib": { "min": 32, "max": 1024 },
+        },
+        // A demonstration with a tick of seconds changes allocations more often than a cluster should.
+        "guard": { "changes_per_hour": 1800, "reversals_per_hour": 900 },
+    });
+    let policy = ScalingPolicy::from_document(&policy.to_string(), Format::Json).context("invalid policy of the function")?;
+    Ok(PlannedFunction { id, agent: agent.clone(), spec, policy })
+}
+
+/// Protocol and fields of requests to a function: the given ones, or the defaults of the function.
+pub fn request_form(spec: &FunctionSpec, chosen: Option<&str>, inputs: &[String]) -> RequestForm {
+    let name = spec.name.as_str();
+    let (protocol, input) = match name {
+        _ if spec.protocol == Protocol::Http => ("http", None),
+        _ if name.contains("fibonacci") => ("direct:fibonacci", Some("name=50000")),
+        _ if name.contains("aes") => ("direct:aes", None),
+        _ if name.contains("faas") => ("faas", None),
+        _ => ("relay", None),
+    };
+    let Some(chosen) = chosen else {
+        let inputs = if inputs.is_empty() { input.map(ToOwned::to_owned).into_iter().collect() } else { inputs.to_vec() };
+        return RequestForm { protocol: protocol.to_owned(), inputs };
+    };
+    RequestForm { protocol: chosen.to_owned(), inputs: inputs.to_vec() }
+}
+
+/// The copy of a function that another agent scales.
+///
+/// # Errors
+/// When the name of the copy is too long.
+pub fn copy_of(spec: &FunctionSpec) -> anyhow::Result<FunctionSpec> {
+    let name = Name::new(format!("{}-versus", spec.name)).context("--versus: invalid name of the copy")?;
+    Ok(FunctionSpec { name, listen: None, ..spec.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_checked_before_anything_starts() {
+        let agents = |names: &[&str]| names.iter().map(|name| Name::new(*name).expect("valid")).collect::<Vec<_>>();
+        assert_eq!(model(None, agents(&["hpa"]).iter()).expect("by default"), "store:dqn");
+        assert_eq!(model(Some("store:mine"), agents(&["hpa", "dqn"]).iter()).expect("in the store"), "store:mine");
+        let error = |named: &str, names: &[&str]| format!("{:#}", model(Some(named), agents(names).iter()).expect_err("refused"));
+        assert!(error("store:mine", &["hpa", "static"]).contains("hpa, static"));
+        assert!(error("nosuch.dqn", &["dqn"]).contains("nosuch.dqn"));
+        let folder = qscale_tests::Folder::new("plan");
+        let broken = folder.path().join("broken.dqn");
+        std::fs::write(&broken, "PK").expect("written");
+        assert!(error(&broken.display().to_string(), &["dqn"]).contains("broken.dqn"));
+    }
+}

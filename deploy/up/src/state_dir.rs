@@ -1,0 +1,177 @@
+//! The state folder of one system: addresses, credentials, logs. Owns the layout of the folder; must not start anything.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use qscale_common::name::Name;
+use qscale_common::runtime::http;
+use qscale_common::runtime::nats_permissions::Account;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// Longest wait for a health endpoint.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// File of a state folder that holds every user's password.
+const CREDENTIALS: &str = "credentials.json";
+
+/// Addresses of a running system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// The nats-server, `nats://127.0.0.1:4222`.
+    pub nats: String,
+    /// API of the local platform, `127.0.0.1:8701`.
+    pub platform: String,
+    /// The gateway, `127.0.0.1:8700`.
+    pub gateway: String,
+    /// Health and metrics of each service, by name.
+    pub health: BTreeMap<String, String>,
+    /// Process of `qscale up`.
+    pub pid: u32,
+    /// Speed and origin of its clock, if it is not real time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<String>,
+}
+
+/// The folder of one system.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// The folder at `path`, created if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn new(path: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(path).with_context(|| format!("failed to create --state-dir {}", path.display()))?;
+        Ok(Self(path.canonicalize().with_context(|| format!("--state-dir {}", path.display()))?))
+    }
+
+    /// A file or folder within.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The log of a service.
+    pub fn log(&self, service: &str) -> PathBuf {
+        self.0.join("logs").join(format!("{service}.log"))
+    }
+
+    /// Locks the credentials against other commands until the returned file is closed.
+    ///
+    /// # Errors
+    /// When the lock file cannot be created.
+    pub fn lock_credentials(&self) -> anyhow::Result<File> {
+        let path = self.join("credentials.lock");
+        let lock = File::create(&path).with_context(|| path.display().to_string())?;
+        lock.lock().with_context(|| path.display().to_string())?;
+        Ok(lock)
+    }
+
+    /// The passwords of all users, `agents` included; missing ones are generated.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read or written.
+    pub fn passwords<'a>(&self, agents: impl IntoIterator<Item = &'a Name>) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut passwords = self.known_passwords()?;
+        for account in Account::all(agents.into_iter().cloned()) {
+            passwords.entry(account.user()).or_insert_with(new_password);
+        }
+        write_private(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;
+        for (user, password) in &passwords {
+            write_private(&self.password_file(user), password.as_bytes())?;
+        }
+        Ok(passwords)
+    }
+
+    /// The passwords generated so far, by user.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read.
+    pub fn known_passwords(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let path = self.join(CREDENTIALS);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("{}: invalid; delete it to generate new credentials", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// Deletes the password of `user` and returns the others; `None` if there was none.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read or written.
+    pub fn forget(&self, user: &str) -> anyhow::Result<Option<BTreeMap<String, String>>> {
+        let mut passwords = self.known_passwords()?;
+        if passwords.remove(user).is_none() {
+            return Ok(None);
+        }
+        write_private(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;
+        // A copy; it is written again from the credentials.
+        let _absent = fs::remove_file(self.password_file(user));
+        Ok(Some(passwords))
+    }
+
+    /// File that holds one user's password, for the configuration of a service.
+    pub fn password_file(&self, user: &str) -> PathBuf {
+        self.0.join("credentials").join(user)
+    }
+
+    /// Addresses of the system that runs in this folder.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn addresses(&self) -> anyhow::Result<Addresses> {
+        let path = self.join("addresses.json");
+        let bytes = fs::read(&path)
+            .with_context(|| format!("no system runs in {}; start one with `qscale up`, or pass --nats", self.0.display()))?;
+        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+    }
+}
+
+/// The nats-server: `NATS_SERVER_BIN`, the one that `make tools` installed, or one on the PATH.
+pub fn find_nats_server() -> Option<PathBuf> {
+    let named = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from);
+    let own = std::env::current_exe().unwrap_or_default();
+    let installed = own.ancestors().map(|folder| folder.join(".tools/nats/bin/nats-server"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join("nats-server")).collect();
+    named.into_iter().chain(installed).chain(on_path).find(|candidate| candidate.is_file())
+}
+
+/// Writes a file that only its owner can read, atomically.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().context("a file within the state folder has a parent")?;
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let temporary = path.with_extension("new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(|| temporary.display().to_string())?;
+    file.write_all(content).with_context(|| temporary.display().to_string())?;
+    fs::rename(&temporary, path).with_context(|| path.display().to_string())
+}
+
+#[expect(clippy::disallowed_methods, reason = "passwords need the system's random generator")]
+fn new_password() -> String {
+    let mut rng = rand::rng();
+    (0..32).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect()
+}
+
+/// The readiness conditions of the service whose health endpoint is at `address`; `None` if it does not answer.
+pub async fn conditions(address: &str) -> Option<BTreeMap<String, bool>> {
+    let (_, body) = http::get(address, "/readyz", ANSWER_WITHIN).await.ok()?;
+    serde_json::from_str(&body).ok()
+}
