@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use qscale_common::contract::{Effect, Outcome, Rule, Source};
+use qscale_common::contract::{DecisionSource, Effect, GuardRule, Outcome};
 use qscale_common::runtime::telemetry::Label;
 
 use crate::backend::BackendError;
@@ -34,12 +34,12 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     effect: Label<Effect>,
-    source: Label<Source>,
+    source: Label<DecisionSource>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RuleLabels {
-    rule: Label<Rule>,
+    rule: Label<GuardRule>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

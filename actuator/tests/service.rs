@@ -12,7 +12,7 @@ use qscale_actuator::backend::local::LocalPlatform;
 use qscale_actuator::backend::{Backend as _, BackendError};
 use qscale_common::contract::subject::{self, CONTROL_BUCKET, POLICY_BUCKET};
 use qscale_common::contract::{
-    Action, Ages, Effect, EventType, Outcome, Rule, Source, State, TraceParent, Usage, Version, Window, Windows,
+    Action, Ages, DecisionSource, Effect, EventType, GuardRule, Outcome, State, TraceParent, Usage, Version, Window, Windows,
 };
 use qscale_common::control::{self, Control};
 use qscale_common::name::{FunctionId, Name};
@@ -184,8 +184,8 @@ async fn an_action_is_applied_and_its_outcome_continues_the_trace() {
     world.action(tick, 50, trace).await;
     let received = world.outcome("the Outcome of a mad agent", |outcome| outcome.tick.0 == tick).await;
     assert_eq!(received.trace.map(|trace| trace.trace), Some(trace.trace));
-    let rules: Vec<Rule> = received.message.guard.iter().map(|note| note.rule).collect();
-    assert_eq!((received.message.effect, rules.as_slice()), (Effect::Changed, [Rule::Bounds].as_slice()), "10 is one step from 6");
+    let rules: Vec<GuardRule> = received.message.guard.iter().map(|note| note.rule).collect();
+    assert_eq!((received.message.effect, rules.as_slice()), (Effect::Changed, [GuardRule::Bounds].as_slice()), "10 is one step from 6");
     assert_eq!(world.platform.replicas(), 10);
 }
 
@@ -260,7 +260,7 @@ async fn the_fallback_acts_while_the_agent_is_silent() {
     for _ in 0..5 {
         world.state(400.0, world.collector.new_trace()).await;
     }
-    let outcome = world.outcome("the fallback", |outcome| outcome.source == Source::Fallback).await.message;
+    let outcome = world.outcome("the fallback", |outcome| outcome.source == DecisionSource::Fallback).await.message;
     assert_eq!((outcome.effect, outcome.agent.as_str()), (Effect::Applied, "threshold"));
     assert!(world.platform.replicas() > 5);
 }
@@ -271,13 +271,13 @@ async fn freeze_and_restore_work_without_any_agent() {
     let _actuator = world.actuator("a");
     world.until_applied(8).await;
     world.control(true, Some(clock::now())).await;
-    let outcome = world.outcome("the restore", |outcome| outcome.source == Source::Operator).await.message;
+    let outcome = world.outcome("the restore", |outcome| outcome.source == DecisionSource::Operator).await.message;
     assert_eq!((outcome.effect, outcome.allowed), (Effect::Applied, Some(Allocation::new(4, 500, 256))));
     assert_eq!(world.platform.replicas(), 4);
     world.tick_wanting(8).await;
     let tick = world.tick.load(Ordering::Relaxed) - 1;
     let outcome = world.outcome("the frozen Action", |outcome| outcome.tick.0 == tick).await.message;
-    assert_eq!((outcome.effect, outcome.guard[0].rule), (Effect::Held, Rule::Freeze));
+    assert_eq!((outcome.effect, outcome.guard[0].rule), (Effect::Held, GuardRule::Freeze));
     world.control(false, None).await;
     world.until_applied(5).await;
 }

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use qscale_common::contract::{Decider, Effect, Epoch, Headroom, Outcome, Reward, Source, State, StateId, TraceParent};
+use qscale_common::contract::{DecidedBy, DecisionSource, Effect, Epoch, Headroom, Outcome, Reward, State, StateId, TraceParent};
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::policy::ScalingPolicy;
-use qscale_common::reward::{self, Judged};
+use qscale_common::reward::{self, RewardContext};
 use qscale_common::scrape::{FunctionScrape, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::window::{Windows, assemble};
@@ -58,7 +58,7 @@ struct Function {
     workload: String,
     windows: Windows,
     headroom: Option<Headroom>,
-    decided_by: Option<Decider>,
+    decided_by: Option<DecidedBy>,
     /// The last tick that is over: published, or begun before the function was known.
     closed: Tick,
     /// The last State of this epoch.
@@ -112,13 +112,14 @@ impl Observer {
 
     /// Takes in who decided what is in force. A decision that was applied, or that found what it wanted in force, stands until the next such.
     pub fn take_outcome(&mut self, outcome: &Outcome) {
-        let stands = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged) && outcome.source != Source::Shadow;
+        let stands =
+            matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged) && outcome.source != DecisionSource::Shadow;
         let key = format!("{}.{}", outcome.namespace, outcome.function);
         if let Some(&place) = self.index.get(&key)
             && stands
         {
             let Outcome { source, agent, provenance, tick, .. } = outcome;
-            let decider = Decider { source: *source, agent: agent.clone(), provenance: provenance.clone(), tick: *tick };
+            let decider = DecidedBy { source: *source, agent: agent.clone(), provenance: provenance.clone(), tick: *tick };
             self.functions[place].decided_by = Some(decider);
         }
     }
@@ -174,9 +175,9 @@ impl Observer {
         let state = assemble(&policy, state_id, now, &function.windows, function.headroom);
         let before = function.published.replace((tick, trace));
         let reward = before.zip(function.windows.closed()).map(|((tick, trace), closed)| {
-            let judged = Judged { epoch: self.epoch, tick, at: now, decided_by: function.decided_by.clone() };
-            let judgement = reward::judge(&state.windows.tick, closed, &policy);
-            (reward::message(&judgement, closed, judged, &policy), trace)
+            let judged = RewardContext { epoch: self.epoch, tick, at: now, decided_by: function.decided_by.clone() };
+            let measured = reward::measure(&state.windows.tick, closed, &policy);
+            (reward::message(&measured, closed, judged, &policy), trace)
         });
         Some(Observation { state, reward, missed })
     }

@@ -4,7 +4,7 @@ use divan::{Bencher, black_box};
 use qscale_common::contract::{Epoch, Message, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Prices, ScalingPolicy};
-use qscale_common::reward::judge;
+use qscale_common::reward::measure;
 use qscale_common::scrape::{CpuCounters, FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
@@ -109,5 +109,5 @@ fn judge_tick(bencher: Bencher) {
     let (windows, policy) = (fed(4), policy());
     let window = windows.measured(95.0).tick;
     let closed = *windows.closed().expect("ticks were closed");
-    bencher.bench(|| judge(black_box(&window), &closed, &policy));
+    bencher.bench(|| measure(black_box(&window), &closed, &policy));
 }

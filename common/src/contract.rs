@@ -14,9 +14,9 @@ pub mod subject;
 pub use action::{Action, Choice};
 pub use event::{Event, EventType, TraceParent};
 pub use load::{Failures, LatencyBucket, Load};
-pub use outcome::{Effect, GuardNote, Outcome, Rule, Source};
+pub use outcome::{DecisionSource, Effect, GuardNote, GuardRule, Outcome};
 pub use provenance::{Fallback, FallbackKind, FallbackReason, ModelRef, Provenance};
-pub use reward::{Decider, Reward, Term, Terms};
+pub use reward::{DecidedBy, Reward, Term, Terms};
 pub use state::{Ages, Changes, Direction, Headroom, Latency, ReplicaCounts, State, Usage, Window, Windows, WireObjective};
 
 use std::fmt;

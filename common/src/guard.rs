@@ -22,7 +22,7 @@ mod freshness;
 
 pub use budget::{Budget, direction};
 
-use crate::contract::{Direction, GuardNote, Rule, State};
+use crate::contract::{Direction, GuardNote, GuardRule, State};
 use crate::policy::{Mode, ScalingPolicy};
 use crate::time::Timestamp;
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
@@ -104,9 +104,9 @@ pub enum Verdict {
 #[must_use]
 pub fn evaluate(input: &GuardInput<'_>) -> Verdict {
     match (input.policy.mode, input.kind) {
-        (Mode::Observe, _) => Verdict::Record { allowed: None, notes: vec![note(Rule::Mode, "the mode is observe".into())] },
-        (_, DecisionKind::Shadow) => recorded(input, note(Rule::NotNamed, format!("the policy names agent {}", input.policy.agent))),
-        (Mode::Recommend, _) => recorded(input, note(Rule::Mode, "the mode is recommend".into())),
+        (Mode::Observe, _) => Verdict::Record { allowed: None, notes: vec![note(GuardRule::Mode, "the mode is observe".into())] },
+        (_, DecisionKind::Shadow) => recorded(input, note(GuardRule::NotNamed, format!("the policy names agent {}", input.policy.agent))),
+        (Mode::Recommend, _) => recorded(input, note(GuardRule::Mode, "the mode is recommend".into())),
         (Mode::Active, _) => judge(input),
     }
 }
@@ -123,12 +123,12 @@ fn recorded(input: &GuardInput<'_>, why: GuardNote) -> Verdict {
 
 fn judge(input: &GuardInput<'_>) -> Verdict {
     match input.frozen {
-        Some(Frozen::All) => return held(Rule::Freeze, "everything is frozen"),
-        Some(Frozen::Function) => return held(Rule::Freeze, "the function is frozen"),
-        None if input.policy.paused => return held(Rule::Paused, "the policy is paused"),
+        Some(Frozen::All) => return held(GuardRule::Freeze, "everything is frozen"),
+        Some(Frozen::Function) => return held(GuardRule::Freeze, "the function is frozen"),
+        None if input.policy.paused => return held(GuardRule::Paused, "the policy is paused"),
         None => {}
     }
-    let Some(current) = input.current else { return held(Rule::StaleState, "the current allocation is unknown") };
+    let Some(current) = input.current else { return held(GuardRule::StaleState, "the current allocation is unknown") };
     let home = within_bounds(input, current);
     if input.wanted == current && home == current {
         return Verdict::Unchanged;
@@ -149,7 +149,7 @@ fn restrained(input: &GuardInput<'_>, current: Allocation, home: Allocation, not
     wanted = bounded(input, wanted, notes);
     wanted = seen_enough(input, current, home, wanted, notes);
     if input.policy.scale_up_only {
-        wanted = not_less(home, wanted, notes, || (Rule::ScaleUpOnly, "only more is allowed".into()));
+        wanted = not_less(home, wanted, notes, || (GuardRule::ScaleUpOnly, "only more is allowed".into()));
     }
     wanted = above_working_set(input, home, wanted, notes);
     if input.kind == DecisionKind::Repair {
@@ -171,7 +171,7 @@ fn resizable(input: &GuardInput<'_>, current: Allocation, wanted: Allocation, no
         return wanted;
     }
     let kept = format!("the platform cannot resize: {} {} stay", current.cpu_millicores, current.memory_mib);
-    notes.push(note(Rule::HorizontalOnly, kept));
+    notes.push(note(GuardRule::HorizontalOnly, kept));
     horizontal
 }
 
@@ -185,7 +185,7 @@ fn bounded(input: &GuardInput<'_>, wanted: Allocation, notes: &mut Vec<GuardNote
             format!("{} to {}", bounds.cpu_millicores.min(), bounds.cpu_millicores.max())
         });
         changes.add(wanted.memory_mib, bounded.memory_mib, || format!("{} to {}", bounds.memory_mib.min(), bounds.memory_mib.max()));
-        notes.push(note(Rule::Bounds, changes.text));
+        notes.push(note(GuardRule::Bounds, changes.text));
     }
     bounded
 }
@@ -199,19 +199,19 @@ fn seen_enough(
 ) -> Allocation {
     match freshness(input.state, input.policy.max_age(), current, input.now) {
         Freshness::Fresh => wanted,
-        Freshness::Stale(why) => not_less(home, wanted, notes, || (Rule::StaleState, why)),
+        Freshness::Stale(why) => not_less(home, wanted, notes, || (GuardRule::StaleState, why)),
         // An allocation that was allowed before needs no new evidence.
-        Freshness::Unknown(why) if input.kind == DecisionKind::Repair => not_less(home, wanted, notes, || (Rule::StaleState, why)),
+        Freshness::Unknown(why) if input.kind == DecisionKind::Repair => not_less(home, wanted, notes, || (GuardRule::StaleState, why)),
         Freshness::Unknown(_) if wanted == home => wanted,
         Freshness::Unknown(why) => {
-            notes.push(note(Rule::StaleState, why));
+            notes.push(note(GuardRule::StaleState, why));
             home
         }
     }
 }
 
 /// The larger of `wanted` and `least`, part by part.
-fn not_less(least: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>, why: impl FnOnce() -> (Rule, String)) -> Allocation {
+fn not_less(least: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>, why: impl FnOnce() -> (GuardRule, String)) -> Allocation {
     let raised = Allocation {
         replicas: wanted.replicas.max(least.replicas),
         cpu_millicores: wanted.cpu_millicores.max(least.cpu_millicores),
@@ -231,7 +231,7 @@ fn above_working_set(input: &GuardInput<'_>, home: Allocation, wanted: Allocatio
     let (floor, why) = memory_floor(input.state, input.policy.guard.working_set_margin.get());
     let memory_mib = floor.map_or(home.memory_mib, |floor| floor.min(home.memory_mib)).max(wanted.memory_mib);
     if memory_mib != wanted.memory_mib {
-        notes.push(note(Rule::WorkingSet, format!("{} becomes {memory_mib}, {why}", wanted.memory_mib)));
+        notes.push(note(GuardRule::WorkingSet, format!("{} becomes {memory_mib}, {why}", wanted.memory_mib)));
     }
     Allocation { memory_mib, ..wanted }
 }
@@ -254,7 +254,7 @@ fn one_step(input: &GuardInput<'_>, current: Allocation, wanted: Allocation, not
         });
         changes.add(wanted.cpu_millicores, step.cpu_millicores, || format!("a factor of {factor} from {}", current.cpu_millicores));
         changes.add(wanted.memory_mib, step.memory_mib, || format!("a factor of {factor} from {}", current.memory_mib));
-        notes.push(note(Rule::StepLimit, changes.text));
+        notes.push(note(GuardRule::StepLimit, changes.text));
     }
     step
 }
@@ -283,11 +283,11 @@ fn affordable(input: &GuardInput<'_>, current: Allocation, home: Allocation, wan
     }
 }
 
-fn held(rule: Rule, why: &str) -> Verdict {
+fn held(rule: GuardRule, why: &str) -> Verdict {
     Verdict::Hold { notes: vec![note(rule, why.into())] }
 }
 
-fn note(rule: Rule, detail: String) -> GuardNote {
+fn note(rule: GuardRule, detail: String) -> GuardNote {
     GuardNote { rule, detail }
 }
 

@@ -46,7 +46,7 @@ pub struct ScalingPolicy {
     pub agent: Name,
     /// Rule that takes over from a silent agent.
     #[serde(default)]
-    pub fallback: Fallback,
+    pub fallback: FallbackConfig,
     /// Whether decisions are applied.
     #[serde(default)]
     pub mode: Mode,
@@ -373,14 +373,14 @@ impl Default for RewardWeights {
 /// Rule that takes over from a silent agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Fallback {
+pub struct FallbackConfig {
     /// The rule.
     pub rule: FallbackRule,
     /// Ticks without an Action of the agent after which the rule takes over, at least 1.
     pub after_ticks: std::num::NonZeroU32,
 }
 
-impl Default for Fallback {
+impl Default for FallbackConfig {
     fn default() -> Self {
         const MISSED_ANSWERS: std::num::NonZeroU32 = std::num::NonZeroU32::new(3).expect("three is not zero");
         Self { rule: FallbackRule::Threshold, after_ticks: MISSED_ANSWERS }
@@ -504,7 +504,7 @@ impl ScalingPolicy {
             prices: Prices::default(),
             reward: RewardWeights::default(),
             agent: default_agent(),
-            fallback: Fallback::default(),
+            fallback: FallbackConfig::default(),
             mode: Mode::default(),
             paused: false,
             scale_up_only: false,

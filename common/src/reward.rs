@@ -2,7 +2,7 @@
 //!
 //! `r = - w_v V - w_c C - w_s S - w_f F - w_o O`. If a term could not be measured, it and the sum are absent.
 
-use crate::contract::{Decider, Epoch, Reward, Term, Terms, Version, Window};
+use crate::contract::{DecidedBy, Epoch, Reward, Term, Terms, Version, Window};
 use crate::policy::ScalingPolicy;
 use crate::slo;
 use crate::time::{Tick, Timestamp};
@@ -10,7 +10,7 @@ use crate::window::Closed;
 
 /// Reward of a tick with its terms.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Judgement {
+pub struct MeasuredReward {
     /// Sum of the terms, each times its weight, negated: 0 is best.
     pub value: Option<f64>,
     /// The terms.
@@ -25,7 +25,7 @@ pub struct Judgement {
 
 /// Computes the reward of the tick `closed` from its `window`, with the objective, prices, bounds and weights of `policy`.
 #[must_use]
-pub fn judge(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> Judgement {
+pub fn measure(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> MeasuredReward {
     let weights = &policy.reward;
     let bound_ms = policy.objective.latency.get().as_secs_f64() * 1000.0;
     let cost_per_hour = closed.allocation.map(|allocation| policy.prices.per_hour(allocation));
@@ -38,7 +38,7 @@ pub fn judge(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> Judgem
         reversal: term(changes_seen(closed.reversed_after.is_some_and(|ticks| ticks <= weights.reversal_ticks.get())), weights.reversal),
         kill: term(closed.kills.map(f64::from), weights.kill),
     };
-    Judgement {
+    MeasuredReward {
         value: total(&terms),
         terms,
         completion: window.failed_share.map(|failed| 1.0 - failed),
@@ -49,7 +49,7 @@ pub fn judge(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> Judgem
 
 /// The Reward message.
 #[must_use]
-pub fn message(judgement: &Judgement, closed: &Closed, judged: Judged, policy: &ScalingPolicy) -> Reward {
+pub fn message(measured: &MeasuredReward, closed: &Closed, judged: RewardContext, policy: &ScalingPolicy) -> Reward {
     Reward {
         version: Version::CURRENT,
         namespace: policy.namespace.clone(),
@@ -59,17 +59,17 @@ pub fn message(judgement: &Judgement, closed: &Closed, judged: Judged, policy: &
         measured_at_ms: judged.at,
         allocation: closed.allocation,
         decided_by: judged.decided_by,
-        value: judgement.value,
-        terms: judgement.terms,
-        completion: judgement.completion,
-        latency_ms: judgement.latency_ms,
-        cost_per_hour: judgement.cost_per_hour,
+        value: measured.value,
+        terms: measured.terms,
+        completion: measured.completion,
+        latency_ms: measured.latency_ms,
+        cost_per_hour: measured.cost_per_hour,
     }
 }
 
 /// Identity of a Reward: tick, time and decision.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
+pub struct RewardContext {
     /// Epoch of the collector.
     pub epoch: Epoch,
     /// Tick of the State before the window, so that it is the reward of the decision on that State.
@@ -77,7 +77,7 @@ pub struct Judged {
     /// When it was judged.
     pub at: Timestamp,
     /// Decision behind the allocation.
-    pub decided_by: Option<Decider>,
+    pub decided_by: Option<DecidedBy>,
 }
 
 /// Severity of the violation, 0 to 1; 0 if no request completed: a waiting request counts in the tick in which it completes or fails.

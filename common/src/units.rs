@@ -27,9 +27,6 @@ macro_rules! unit {
         }
 
         impl $name {
-            /// The unit that follows the number when it is written.
-            pub const SUFFIX: &'static str = $suffix;
-
             /// This amount times `factor`, rounded and saturating; 0 for a factor of NaN.
             #[must_use]
             pub fn scaled(self, factor: f64) -> Self {

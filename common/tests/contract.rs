@@ -6,9 +6,9 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 use qscale_common::contract::{
-    Action, Ages, Changes, Choice, Decider, DecodeError, Direction, Effect, Epoch, Failures, Fallback, FallbackReason, GuardNote, Headroom,
-    Latency, LatencyBucket, Load, MAX_PAYLOAD, Message, ModelRef, Outcome, Provenance, ReplicaCounts, Reward, Rule, Source, State, Term,
-    Terms, Usage, Version, Window, Windows, decode, parse,
+    Action, Ages, Changes, Choice, DecidedBy, DecisionSource, DecodeError, Direction, Effect, Epoch, Failures, Fallback, FallbackReason,
+    GuardNote, GuardRule, Headroom, Latency, LatencyBucket, Load, MAX_PAYLOAD, Message, ModelRef, Outcome, Provenance, ReplicaCounts,
+    Reward, State, Term, Terms, Usage, Version, Window, Windows, decode, parse,
 };
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::ScalingPolicy;
@@ -135,7 +135,7 @@ fn minimal_outcome() -> Outcome {
         function: name("fibonacci-python"),
         epoch: Epoch(1_760_000_000_123),
         tick: Tick(352_000_012),
-        source: Source::Fallback,
+        source: DecisionSource::Fallback,
         agent: name("threshold"),
         provenance: Provenance::default(),
         effect: Effect::Held,
@@ -153,7 +153,7 @@ fn minimal_outcome() -> Outcome {
 fn full_outcome() -> Outcome {
     let note = |rule, detail: &str| GuardNote { rule, detail: detail.into() };
     Outcome {
-        source: Source::Agent,
+        source: DecisionSource::Agent,
         agent: name("dqn"),
         provenance: provenance(Some(FallbackReason::Recovering { states_left: 3 })),
         effect: Effect::Changed,
@@ -161,8 +161,8 @@ fn full_outcome() -> Outcome {
         before: Some(Allocation::new(3, 500, 256)),
         allowed: Some(Allocation::new(7, 500, 128)),
         guard: vec![
-            note(Rule::Bounds, "replicas 40, at most 10; memory 16Mi, at least 64Mi"),
-            note(Rule::StepLimit, "3 to 10 replicas, at most 4 more in a step"),
+            note(GuardRule::Bounds, "replicas 40, at most 10; memory 16Mi, at least 64Mi"),
+            note(GuardRule::StepLimit, "3 to 10 replicas, at most 4 more in a step"),
         ],
         reason: "p95 is expected to pass 500 ms".into(),
         actuator: "node-a-4712".into(),
@@ -200,7 +200,12 @@ fn reward(values: [Option<f64>; 5]) -> Reward {
 fn full_reward() -> Reward {
     Reward {
         allocation: Some(Allocation::new(3, 500, 256)),
-        decided_by: Some(Decider { source: Source::Agent, agent: name("dqn"), provenance: provenance(None), tick: Tick(352_000_011) }),
+        decided_by: Some(DecidedBy {
+            source: DecisionSource::Agent,
+            agent: name("dqn"),
+            provenance: provenance(None),
+            tick: Tick(352_000_011),
+        }),
         value: Some(-0.3125),
         completion: Some(0.9939),
         latency_ms: Some(7.25),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use qscale_common::contract::{Effect, EventType, Load, Outcome, Rule, State, subject};
+use qscale_common::contract::{Effect, EventType, GuardRule, Load, Outcome, State, subject};
 use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{FunctionSpec, PlatformAddresses};
@@ -63,7 +63,7 @@ async fn a_freeze_holds(system: &System) {
     assert!(system.qscale(&["freeze", "--all"]).status.success());
     let held = async {
         while let Some(received) = outcomes.next().await {
-            if received.message.guard.iter().any(|note| note.rule == Rule::Freeze) {
+            if received.message.guard.iter().any(|note| note.rule == GuardRule::Freeze) {
                 return;
             }
         }

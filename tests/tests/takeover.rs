@@ -2,14 +2,14 @@
 
 use std::process::Command;
 
-use qscale_common::contract::{Effect, EventType, Outcome, Source, subject};
+use qscale_common::contract::{DecisionSource, Effect, EventType, Outcome, subject};
 use qscale_common::runtime::bus::Subscription;
 use qscale_tests::{PATIENCE, Program, System, repository};
 
 async fn decided_by(outcomes: &mut Subscription<Outcome>, agent: &str, system: &System) -> Outcome {
     let search = async {
         while let Some(received) = outcomes.next().await {
-            if received.message.agent.as_str() == agent && received.message.source == Source::Agent {
+            if received.message.agent.as_str() == agent && received.message.source == DecisionSource::Agent {
                 return Some(received.message);
             }
         }

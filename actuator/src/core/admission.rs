@@ -1,6 +1,6 @@
 //! Whether an Action is considered at all. Owns expiry, ticks and duplicates; must not judge what the Action wants.
 
-use qscale_common::contract::{Action, GuardNote, Rule, StateId};
+use qscale_common::contract::{Action, GuardNote, GuardRule, StateId};
 use qscale_common::time::Timestamp;
 
 use super::function::Function;
@@ -29,13 +29,13 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(rule: Rule, detail: String) -> Self {
+    fn new(rule: GuardRule, detail: String) -> Self {
         Self { reason: detail.clone(), note: Some(GuardNote { rule, detail }) }
     }
 
     /// The State that `action` answers never came.
     pub(super) fn of_unseen(action: &Action) -> Self {
-        Self::new(Rule::WrongTick, format!("no State of epoch {} and tick {} was seen", action.epoch.0, action.tick))
+        Self::new(GuardRule::WrongTick, format!("no State of epoch {} and tick {} was seen", action.epoch.0, action.tick))
     }
 }
 
@@ -46,7 +46,7 @@ pub(super) fn admit(function: Option<&mut Function>, action: &Action, now: Times
     };
     if now >= action.expires_at_ms {
         let late = now.since(action.expires_at_ms).as_millis();
-        return Admission::Refused(Refusal::new(Rule::Expired, format!("void since {}, {late} ms ago", action.expires_at_ms)));
+        return Admission::Refused(Refusal::new(GuardRule::Expired, format!("void since {}, {late} ms ago", action.expires_at_ms)));
     }
     let state_id = action.state_id();
     let Some(last) = function.last_moment() else { return Admission::Early };
@@ -55,7 +55,7 @@ pub(super) fn admit(function: Option<&mut Function>, action: &Action, now: Times
     }
     let answered = function.answered_by(&action.agent);
     if answered == Some(last) || answered == Some(state_id) {
-        return Admission::Refused(Refusal::new(Rule::WrongTick, format!("tick {} was answered before", action.tick)));
+        return Admission::Refused(Refusal::new(GuardRule::WrongTick, format!("tick {} was answered before", action.tick)));
     }
     function.answer(&action.agent, state_id);
     Admission::Considered { named: policy.agent == action.agent }
@@ -74,5 +74,5 @@ fn misplaced(state_id: StateId, last: StateId) -> Admission {
     } else {
         format!("answers tick {} of epoch {}, the last is {} of epoch {}", state_id.tick, state_id.epoch.0, last.tick, last.epoch.0)
     };
-    Admission::Refused(Refusal::new(Rule::WrongTick, detail))
+    Admission::Refused(Refusal::new(GuardRule::WrongTick, detail))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qscale_common::contract::{Effect, GuardNote, Outcome, Rule, Source};
+use qscale_common::contract::{DecisionSource, Effect, GuardNote, GuardRule, Outcome};
 use qscale_common::guard::{GuardInput, Verdict, evaluate};
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
@@ -22,9 +22,9 @@ impl Core {
     /// Takes in a decision that counts: judges it now, or once the attempt that is under way has ended.
     pub(super) fn consider(&mut self, id: &FunctionId, decision: Decision, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
-        let applies = decision.source != Source::Shadow;
+        let applies = decision.source != DecisionSource::Shadow;
         if applies && !decision.is_restore() && function.restoring() {
-            let note = GuardNote { rule: Rule::RestoreInProgress, detail: "a restore is in progress".into() };
+            let note = GuardNote { rule: GuardRule::RestoreInProgress, detail: "a restore is in progress".into() };
             self.publish(id, &decision, Effect::Held, |outcome| outcome.guard.push(note));
         } else if applies && matches!(function.work, Work::Flying { .. } | Work::Preparing(_)) {
             if let Some(older) = function.next.replace(decision) {
@@ -90,11 +90,14 @@ impl Core {
                 && allocation.cpu_millicores >= before.cpu_millicores
                 && allocation.memory_mib >= before.memory_mib
         });
-        if matches!(self.lead, Lead::Leading(_)) || (decision.source == Source::Fallback && gives) {
+        if matches!(self.lead, Lead::Leading(_)) || (decision.source == DecisionSource::Fallback && gives) {
             return verdict;
         }
         Verdict::Hold {
-            notes: vec![GuardNote { rule: Rule::Disconnected, detail: "disconnected from the bus: only increases are applied".into() }],
+            notes: vec![GuardNote {
+                rule: GuardRule::Disconnected,
+                detail: "disconnected from the bus: only increases are applied".into(),
+            }],
         }
     }
 

@@ -1,6 +1,6 @@
 //! One decision, whoever made it, and the Outcomes that tell of it.
 
-use qscale_common::contract::{Action, Effect, Epoch, GuardNote, Outcome, Provenance, Source, StateId, TraceParent, Version};
+use qscale_common::contract::{Action, DecisionSource, Effect, Epoch, GuardNote, Outcome, Provenance, StateId, TraceParent, Version};
 use qscale_common::guard::DecisionKind;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::{Tick, Timestamp};
@@ -14,7 +14,7 @@ use crate::fallback::Advice;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     /// Who decided.
-    pub source: Source,
+    pub source: DecisionSource,
     /// Name of the agent or rule.
     pub agent: Name,
     /// Policy, model and fallback that decided.
@@ -41,7 +41,7 @@ impl Decision {
     /// What an Action asks for, by the agent that the policy names or by another.
     pub(super) fn of_action(action: Action, named: bool, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {
-            source: if named { Source::Agent } else { Source::Shadow },
+            source: if named { DecisionSource::Agent } else { DecisionSource::Shadow },
             state_id: action.state_id(),
             agent: action.agent,
             provenance: action.provenance,
@@ -58,7 +58,7 @@ impl Decision {
     /// What the fallback advises on the State of `state_id`.
     pub(super) fn of_fallback(advice: Advice, state_id: StateId, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {
-            source: Source::Fallback,
+            source: DecisionSource::Fallback,
             agent: name(advice.rule),
             provenance: advice.provenance,
             state_id,
@@ -75,7 +75,7 @@ impl Decision {
     /// What follows from something that a person did: a restore, new bounds.
     pub(super) fn of_operator(rule: &'static str, wanted: Allocation, reason: String, function: &Function, now: Timestamp) -> Self {
         Self {
-            source: Source::Operator,
+            source: DecisionSource::Operator,
             agent: name(rule),
             provenance: Provenance::default(),
             state_id: function.last_moment().unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
@@ -91,7 +91,7 @@ impl Decision {
 
     /// Whether a person asked for exactly this, whatever the guard thinks of it.
     pub(super) fn is_restore(&self) -> bool {
-        self.source == Source::Operator && self.agent.as_str() == RESTORE
+        self.source == DecisionSource::Operator && self.agent.as_str() == RESTORE
     }
 
     /// The Outcome of this decision.

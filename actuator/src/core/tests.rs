@@ -6,7 +6,7 @@ mod standing_in;
 
 use std::num::NonZeroU32;
 
-use qscale_common::contract::{Ages, Effect, Epoch, Provenance, Rule, Source, StateId, Usage, Version, Window, Windows};
+use qscale_common::contract::{Ages, DecisionSource, Effect, Epoch, GuardRule, Provenance, StateId, Usage, Version, Window, Windows};
 use qscale_common::name::Name;
 use qscale_common::policy::Mode;
 use qscale_common::time::Tick;
@@ -246,9 +246,9 @@ impl Rig {
     }
 
     #[track_caller]
-    fn expect(&self, effect: Effect, source: Source, rules: &[Rule]) {
+    fn expect(&self, effect: Effect, source: DecisionSource, rules: &[GuardRule]) {
         let last = self.last();
-        let found: Vec<Rule> = last.guard.iter().map(|note| note.rule).collect();
+        let found: Vec<GuardRule> = last.guard.iter().map(|note| note.rule).collect();
         assert_eq!((last.effect, last.source, found.as_slice()), (effect, source, rules), "{last:?}");
     }
 }

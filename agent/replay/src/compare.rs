@@ -11,7 +11,7 @@ pub mod simulation;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, bail, ensure};
-use qscale_common::contract::{Message as _, Outcome, Source, State};
+use qscale_common::contract::{DecisionSource, Message as _, Outcome, State};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::platform::PlatformClient;
@@ -114,7 +114,7 @@ async fn policy_of(
 /// The only shadow agent among `outcomes`.
 fn only_shadow(outcomes: &[Outcome], function: &FunctionId) -> anyhow::Result<Name> {
     let mut shadows: Vec<&Name> =
-        outcomes.iter().filter(|outcome| outcome.source == Source::Shadow).map(|outcome| &outcome.agent).collect();
+        outcomes.iter().filter(|outcome| outcome.source == DecisionSource::Shadow).map(|outcome| &outcome.agent).collect();
     shadows.sort();
     shadows.dedup();
     match shadows.as_slice() {
@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    fn outcome(source: Source, agent: &str) -> Outcome {
+    fn outcome(source: DecisionSource, agent: &str) -> Outcome {
         let name = |text: &str| Name::new(text).expect("valid");
         Outcome {
             version: Version::CURRENT,
@@ -163,7 +163,8 @@ mod tests {
         let function = "f".parse().expect("valid");
         let shadow =
             |outcomes: &[Outcome]| only_shadow(outcomes, &function).map(|name| name.to_string()).map_err(|error| error.to_string());
-        let (acting, hpa, kpa) = (outcome(Source::Agent, "static"), outcome(Source::Shadow, "hpa"), outcome(Source::Shadow, "kpa"));
+        let (acting, hpa, kpa) =
+            (outcome(DecisionSource::Agent, "static"), outcome(DecisionSource::Shadow, "hpa"), outcome(DecisionSource::Shadow, "kpa"));
         assert_eq!(shadow(&[acting.clone(), hpa.clone(), hpa.clone()]), Ok("hpa".to_owned()));
         assert!(shadow(std::slice::from_ref(&acting)).expect_err("none").contains("--policy"));
         assert!(shadow(&[acting, kpa, hpa]).expect_err("two").contains("hpa, kpa"));

@@ -7,7 +7,7 @@ mod text;
 use std::time::Duration;
 
 use anyhow::bail;
-use qscale_common::contract::{Action, EventType, Message as _, Outcome, Reward, Source, State, StateId, subject};
+use qscale_common::contract::{Action, DecisionSource, EventType, Message as _, Outcome, Reward, State, StateId, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::{Tick, Timestamp, millis};
@@ -143,7 +143,7 @@ impl Explanation {
         let from = state.observed_at_ms.minus(Duration::from_millis(state.tick_length_ms));
         let outcomes: Vec<Outcome> = recording::messages(bus, function, from).await?;
         let rewards: Vec<Reward> = recording::messages(bus, function, from).await?;
-        let fallback_since = outcomes.iter().find(|outcome| outcome.source == Source::Fallback).map(|outcome| outcome.tick);
+        let fallback_since = outcomes.iter().find(|outcome| outcome.source == DecisionSource::Fallback).map(|outcome| outcome.tick);
         let of_action =
             |outcome: &Outcome| outcome.agent == action.agent && (outcome.epoch, outcome.tick) == (state_id.epoch, state_id.tick);
         let outcome = outcomes.into_iter().rfind(of_action);
@@ -186,9 +186,9 @@ pub async fn missing_decision(
 
 fn decider(outcome: &Outcome) -> String {
     match outcome.source {
-        Source::Fallback => format!("fallback rule {}", outcome.agent),
-        Source::Operator => "operator".to_owned(),
-        Source::Agent | Source::Shadow => format!("agent {}", outcome.agent),
+        DecisionSource::Fallback => format!("fallback rule {}", outcome.agent),
+        DecisionSource::Operator => "operator".to_owned(),
+        DecisionSource::Agent | DecisionSource::Shadow => format!("agent {}", outcome.agent),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use qscale_common::contract::{Epoch, Headroom, State, StateId};
 use qscale_common::guard::{Budget, DecisionKind, GuardInput, Verdict, evaluate};
 use qscale_common::policy::{Mode, ScalingPolicy};
-use qscale_common::reward::{Judgement, judge};
+use qscale_common::reward::{MeasuredReward, measure};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_common::window::{Windows, assemble};
@@ -67,7 +67,7 @@ pub struct Simulation {
     windows: Windows,
     budget: Budget,
     state: State,
-    reward: Judgement,
+    reward: MeasuredReward,
     verdict: Option<Verdict>,
 }
 
@@ -92,7 +92,7 @@ impl Simulation {
             windows,
             budget: Budget::default(),
             state,
-            reward: NO_REWARD,
+            reward: NOT_MEASURED_YET,
             verdict: None,
             index,
             setup,
@@ -110,7 +110,7 @@ impl Simulation {
         self.spare.extend(self.late.drain(..));
         self.windows.clear();
         self.budget = Budget::default();
-        (self.reward, self.verdict) = (NO_REWARD, None);
+        (self.reward, self.verdict) = (NOT_MEASURED_YET, None);
         self.begin();
     }
 
@@ -206,7 +206,7 @@ impl Simulation {
         self.windows.close(state_id.tick, &policy.prices);
         self.windows.write_state(&mut self.state, state_id, now, self.headroom);
         if let Some(closed) = self.windows.closed() {
-            self.reward = judge(&self.state.windows.tick, closed, policy);
+            self.reward = measure(&self.state.windows.tick, closed, policy);
         }
     }
 
@@ -218,7 +218,7 @@ impl Simulation {
 
     /// Reward of the last tick.
     #[must_use]
-    pub fn reward(&self) -> &Judgement {
+    pub fn reward(&self) -> &MeasuredReward {
         &self.reward
     }
 
@@ -268,7 +268,7 @@ fn function(setup: &Setup, seed: u64, index: u64) -> Function {
     Function::new(Arc::clone(profile), *gateway, seed, index).on_nodes(*nodes).crashing(perturbation.crashes_per_hour)
 }
 
-const NO_REWARD: Judgement = {
+const NOT_MEASURED_YET: MeasuredReward = {
     const NOT_MEASURED: qscale_common::contract::Term = qscale_common::contract::Term { value: None, weight: 0.0 };
     const TERMS: qscale_common::contract::Terms = qscale_common::contract::Terms {
         violation: NOT_MEASURED,
@@ -277,7 +277,7 @@ const NO_REWARD: Judgement = {
         reversal: NOT_MEASURED,
         kill: NOT_MEASURED,
     };
-    Judgement { value: None, terms: TERMS, completion: None, latency_ms: None, cost_per_hour: None }
+    MeasuredReward { value: None, terms: TERMS, completion: None, latency_ms: None, cost_per_hour: None }
 };
 
 /// Timestamp of the instant `now`.

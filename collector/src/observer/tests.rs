@@ -159,7 +159,7 @@ fn only_functions_of_this_part_are_observed() {
     assert!((0..3).all(|index| observed(index) > 5));
 }
 
-fn outcome(effect: Effect, source: Source, agent: &str) -> Outcome {
+fn outcome(effect: Effect, source: DecisionSource, agent: &str) -> Outcome {
     let function = FunctionId::new(name("default"), name("fib"));
     Outcome {
         version: Default::default(),
@@ -194,11 +194,11 @@ fn a_reward_names_who_decided_what_was_in_force() {
             .and_then(|(reward, _)| reward.decided_by.clone())
             .map(|decider| decider.agent.to_string())
     };
-    assert_eq!(decided(outcome(Effect::Refused, Source::Agent, "dqn"), 3 * TICK), None);
-    assert_eq!(decided(outcome(Effect::Applied, Source::Agent, "dqn"), 4 * TICK).as_deref(), Some("dqn"));
-    assert_eq!(decided(outcome(Effect::Recorded, Source::Shadow, "shadow"), 5 * TICK).as_deref(), Some("dqn"));
-    assert_eq!(decided(outcome(Effect::Failed, Source::Agent, "hpa"), 6 * TICK).as_deref(), Some("dqn"));
-    assert_eq!(decided(outcome(Effect::Changed, Source::Fallback, "threshold"), 7 * TICK).as_deref(), Some("threshold"));
+    assert_eq!(decided(outcome(Effect::Refused, DecisionSource::Agent, "dqn"), 3 * TICK), None);
+    assert_eq!(decided(outcome(Effect::Applied, DecisionSource::Agent, "dqn"), 4 * TICK).as_deref(), Some("dqn"));
+    assert_eq!(decided(outcome(Effect::Recorded, DecisionSource::Shadow, "shadow"), 5 * TICK).as_deref(), Some("dqn"));
+    assert_eq!(decided(outcome(Effect::Failed, DecisionSource::Agent, "hpa"), 6 * TICK).as_deref(), Some("dqn"));
+    assert_eq!(decided(outcome(Effect::Changed, DecisionSource::Fallback, "threshold"), 7 * TICK).as_deref(), Some("threshold"));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub struct Outcome {
     /// Tick of the State that the decision answers.
     pub tick: Tick,
     /// Origin of the decision.
-    pub source: Source,
+    pub source: DecisionSource,
     /// Agent that decided; the rule if `source` is `fallback`.
     pub agent: Name,
     /// Policy, model and fallback behind the decision, copied from the Action.
@@ -60,7 +60,7 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-pub enum Source {
+pub enum DecisionSource {
     /// The agent in the ScalingPolicy.
     Agent,
     /// Another agent, whose decisions are recorded and never applied.
@@ -96,7 +96,7 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GuardNote {
     /// The rule.
-    pub rule: Rule,
+    pub rule: GuardRule,
     /// Values involved, for people; programs must not parse it.
     pub detail: String,
 }
@@ -105,7 +105,7 @@ pub struct GuardNote {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-pub enum Rule {
+pub enum GuardRule {
     /// All functions, or this one, are frozen.
     Freeze,
     /// A restore of the original allocation is in progress.
@@ -150,9 +150,9 @@ impl Message for Outcome {
     /// A failed attempt and a later success are two Outcomes of one decision, so the id contains effect and time.
     fn unique_id(&self) -> String {
         let source = match self.source {
-            Source::Agent | Source::Shadow => "agent",
-            Source::Fallback => "fallback",
-            Source::Operator => "operator",
+            DecisionSource::Agent | DecisionSource::Shadow => "agent",
+            DecisionSource::Fallback => "fallback",
+            DecisionSource::Operator => "operator",
         };
         format!(
             "outcome.{source}.{}.{}.{}.{}.{}.{:?}.{}",

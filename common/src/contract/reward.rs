@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventType;
-use super::outcome::Source;
+use super::outcome::DecisionSource;
 use super::{Epoch, Message, Provenance, Version, rounded};
 use crate::name::{FunctionId, Name};
 use crate::time::{Tick, Timestamp};
@@ -30,7 +30,7 @@ pub struct Reward {
     pub allocation: Option<Allocation>,
     /// Decision behind that allocation; absent if there was none since the collector started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decided_by: Option<Decider>,
+    pub decided_by: Option<DecidedBy>,
     /// Negated weighted sum of the terms; 0 is best. Absent if a term could not be measured.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub value: Option<f64>,
@@ -74,9 +74,9 @@ pub struct Term {
 
 /// Decision behind an allocation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Decider {
+pub struct DecidedBy {
     /// Agent, fallback or operator.
-    pub source: Source,
+    pub source: DecisionSource,
     /// Name of the agent or rule.
     pub agent: Name,
     /// Policy, model and fallback behind the decision.

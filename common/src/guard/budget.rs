@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Direction, Rule};
+use crate::contract::{Direction, GuardRule};
 use crate::policy::{Guardrails, Prices};
 use crate::time::Timestamp;
 use crate::units::Allocation;
@@ -58,17 +58,17 @@ impl Budget {
     /// A step down must leave one change and one reversal for the way up, so that flapping never traps a function at a small size. So the
     /// reversal budget refuses no step up, and a budget of 0 allows no step down. (A budget of one change per hour reserves none.)
     #[must_use]
-    pub fn refusal(&self, direction: Direction, rails: &Guardrails, now: Timestamp) -> Option<(Rule, String)> {
+    pub fn refusal(&self, direction: Direction, rails: &Guardrails, now: Timestamp) -> Option<(GuardRule, String)> {
         let (changes, reversals) = self.spent(now);
         let limit = rails.changes_per_hour.get();
         let kept = u32::from(direction == Direction::Down && limit > 1);
         if changes.saturating_add(1 + kept) > limit {
-            return Some((Rule::ActionBudget, spent_text(changes, limit, "changes", kept)));
+            return Some((GuardRule::ActionBudget, spent_text(changes, limit, "changes", kept)));
         }
         let limit = rails.reversals_per_hour;
         let (needed, kept) = (u32::from(self.reverses(direction, now)), u32::from(direction == Direction::Down));
         if needed + kept > 0 && reversals.saturating_add(needed + kept) > limit {
-            return Some((Rule::ReversalBudget, spent_text(reversals, limit, "reversals", kept)));
+            return Some((GuardRule::ReversalBudget, spent_text(reversals, limit, "reversals", kept)));
         }
         None
     }

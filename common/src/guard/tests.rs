@@ -326,7 +326,7 @@ proptest! {
 }
 
 #[track_caller]
-fn check(scene: &Scene, expected: Allocation, rules: &[Rule]) {
+fn check(scene: &Scene, expected: Allocation, rules: &[GuardRule]) {
     let verdict = evaluate(&scene.case());
     let (after, notes) = match verdict {
         Verdict::Apply { allocation, notes, .. } => (allocation, notes),
@@ -357,14 +357,14 @@ fn says_which_part_was_changed_and_to_what() {
 fn lowers_memory_to_the_working_set_and_its_margin() {
     let mut scene = Scene { wanted: Allocation::new(4, 500, 128), ..Scene::calm() };
     scene.state = Some(state(&scene.policy, Some(0), 0, Some(150.0)));
-    check(&scene, Allocation::new(4, 500, 165), &[Rule::WorkingSet]);
+    check(&scene, Allocation::new(4, 500, 165), &[GuardRule::WorkingSet]);
 }
 
 #[test]
 fn scales_up_but_not_down_on_stale_data() {
     let mut scene = Scene { wanted: Allocation::new(2, 750, 256), ..Scene::calm() };
     scene.state = Some(state(&scene.policy, Some(0), 20_000, Some(100.0)));
-    check(&scene, Allocation::new(4, 750, 256), &[Rule::StaleState]);
+    check(&scene, Allocation::new(4, 750, 256), &[GuardRule::StaleState]);
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn one_stale_kind_of_measurement_is_enough_to_forbid_scaling_down() {
     let mut state = state(&scene.policy, Some(0), 0, Some(100.0));
     state.age.cpu_ms = Some(16_000);
     scene.state = Some(state);
-    check(&scene, scene.current, &[Rule::StaleState]);
+    check(&scene, scene.current, &[GuardRule::StaleState]);
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn spent_budgets_do_not_keep_what_is_in_force_outside_bounds() {
     let mut scene = Scene { current: Allocation::new(30, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::MIN;
     scene.budget.charge(Direction::Up, NOW);
-    check(&scene, Allocation::new(10, 500, 256), &[Rule::StepLimit]);
+    check(&scene, Allocation::new(10, 500, 256), &[GuardRule::StepLimit]);
 }
 
 #[test]
@@ -419,7 +419,7 @@ fn the_last_change_of_an_hour_is_kept_for_a_step_up() {
     let mut scene = Scene { wanted: Allocation::new(3, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::new(2).expect("not zero");
     scene.budget.charge(Direction::Down, NOW);
-    check(&scene, scene.current, &[Rule::ActionBudget]);
+    check(&scene, scene.current, &[GuardRule::ActionBudget]);
     scene.wanted = Allocation::new(5, 500, 256);
     check(&scene, scene.wanted, &[]);
 }
@@ -436,7 +436,7 @@ fn a_budget_is_free_again_after_an_hour() {
 fn holds_while_nobody_knows_what_is_in_force() {
     let scene = Scene::calm();
     let verdict = evaluate(&GuardInput { current: None, ..scene.case() });
-    assert!(matches!(verdict, Verdict::Hold { notes } if notes[0].rule == Rule::StaleState));
+    assert!(matches!(verdict, Verdict::Hold { notes } if notes[0].rule == GuardRule::StaleState));
 }
 
 #[test]

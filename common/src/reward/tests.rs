@@ -36,13 +36,13 @@ fn closed() -> Closed {
 
 #[track_caller]
 fn check(window: &Window, closed: &Closed, violation: Option<f64>, value: Option<f64>) {
-    let judgement = judge(window, closed, &policy());
+    let measured = measure(window, closed, &policy());
     let same = |found: Option<f64>, expected: Option<f64>| match (found, expected) {
         (Some(found), Some(expected)) => (found - expected).abs() < 1e-12,
         (found, expected) => found == expected,
     };
-    assert!(same(judgement.terms.violation.value, violation), "violation {:?}, expected {violation:?}", judgement.terms.violation.value);
-    assert!(same(judgement.value, value), "value {:?}, expected {value:?}", judgement.value);
+    assert!(same(measured.terms.violation.value, violation), "violation {:?}, expected {violation:?}", measured.terms.violation.value);
+    assert!(same(measured.value, value), "value {:?}, expected {value:?}", measured.value);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_tick_in_which_all_failed_is_violated_wholly() {
 fn no_requests_violate_nothing() {
     let idle = Window { covered_ms: 5000, rate_rps: Some(0.0), completed_rps: Some(0.0), ..Window::default() };
     check(&idle, &closed(), Some(0.0), Some(-0.15));
-    assert_eq!(judge(&idle, &closed(), &policy()).completion, None);
+    assert_eq!(measure(&idle, &closed(), &policy()).completion, None);
 }
 
 #[test]
@@ -105,15 +105,15 @@ fn nothing_costs_nothing() {
     let mut policy = policy();
     policy.prices =
         Prices { cpu_core_hour: 0.0.try_into().expect("a price"), memory_gib_hour: 0.0.try_into().expect("a price"), ..Prices::default() };
-    assert_eq!(judge(&window(200.0, 0.0), &closed(), &policy).value, Some(0.0));
+    assert_eq!(measure(&window(200.0, 0.0), &closed(), &policy).value, Some(0.0));
 }
 
 #[test]
 fn the_message_reads_back() {
     let policy = policy();
-    let judged = Judged { epoch: Epoch(1), tick: Tick(7), at: Timestamp(40_000), decided_by: None };
-    let judgement = judge(&window(1000.0, 0.2), &closed(), &policy);
-    let reward = message(&judgement, &closed(), judged, &policy);
+    let judged = RewardContext { epoch: Epoch(1), tick: Tick(7), at: Timestamp(40_000), decided_by: None };
+    let measured = measure(&window(1000.0, 0.2), &closed(), &policy);
+    let reward = message(&measured, &closed(), judged, &policy);
     let body = reward.encode();
     println!("a Reward takes {} bytes", body.len());
     assert_eq!(parse::<Reward>(&body).expect("a Reward").encode(), body);

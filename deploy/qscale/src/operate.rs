@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::kv::Store;
 use clap::Args;
-use qscale_common::contract::{Effect, EventType, Outcome, Source, Version, subject};
+use qscale_common::contract::{DecisionSource, Effect, EventType, Outcome, Version, subject};
 use qscale_common::control::{self, Control};
 use qscale_common::name::FunctionId;
 use qscale_common::runtime::bus::{Bus, Subscription};
@@ -245,7 +245,7 @@ async fn follow(
         let outcome = outcomes.next().await.context("the connection was closed")?.message;
         let function = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
         // Repairs of the bounds have the source Operator too.
-        if outcome.source != Source::Operator || outcome.agent.as_str() != "restore" || !waiting.contains(&function) {
+        if outcome.source != DecisionSource::Operator || outcome.agent.as_str() != "restore" || !waiting.contains(&function) {
             continue;
         }
         match outcome.effect {

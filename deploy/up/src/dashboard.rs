@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use qscale_common::contract::{Effect, Load, Outcome, Rule, Source, State};
+use qscale_common::contract::{DecisionSource, Effect, GuardRule, Load, Outcome, State};
 use qscale_common::load::FunctionLoad;
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
@@ -201,7 +201,7 @@ impl Dashboard {
 
     /// Adds an Outcome; those of shadow agents are ignored.
     pub fn outcome(&mut self, outcome: &Outcome) {
-        if outcome.source == Source::Shadow {
+        if outcome.source == DecisionSource::Shadow {
             return;
         }
         let id = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
@@ -211,8 +211,8 @@ impl Dashboard {
         let changed = matches!(outcome.effect, Effect::Applied | Effect::Changed);
         totals.decisions += 1;
         totals.changes += u64::from(changed);
-        totals.fallbacks += u64::from(outcome.source == Source::Fallback);
-        let intervened = outcome.guard.iter().any(|note| !matches!(note.rule, Rule::Mode | Rule::NotNamed));
+        totals.fallbacks += u64::from(outcome.source == DecisionSource::Fallback);
+        let intervened = outcome.guard.iter().any(|note| !matches!(note.rule, GuardRule::Mode | GuardRule::NotNamed));
         totals.guard += u64::from(intervened);
         if changed {
             self.first_change.get_or_insert(outcome.decided_at_ms);

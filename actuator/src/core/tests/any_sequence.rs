@@ -91,7 +91,7 @@ proptest! {
         }
         rig.platform.reachable = true;
         rig.pass(Duration::from_secs(30));
-        let of_actions = rig.outcomes.iter().filter(|outcome| matches!(outcome.source, Source::Agent | Source::Shadow));
+        let of_actions = rig.outcomes.iter().filter(|outcome| matches!(outcome.source, DecisionSource::Agent | DecisionSource::Shadow));
         // An attempt that failed and was made again is told of twice, and so is what was repaired.
         prop_assert!(of_actions.count() >= sent);
     }

@@ -7,7 +7,7 @@ fn an_action_is_applied_and_told_of() {
     let mut rig = Rig::new();
     rig.tick_wanting(6);
     assert_eq!(rig.has(), Allocation::new(6, 500, 256));
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
     let last = rig.last();
     assert_eq!((last.before, last.allowed), (Some(Allocation::new(4, 500, 256)), Some(Allocation::new(6, 500, 256))));
     assert_eq!((last.tick, last.attempts, last.provenance.configuration.as_str(), last.actuator.as_str()), (Tick(1), 1, "m", "a"));
@@ -18,14 +18,14 @@ fn the_guard_changes_what_goes_too_far() {
     let mut rig = Rig::new();
     rig.tick_wanting(50);
     assert_eq!(rig.has().replicas.0, 8);
-    rig.expect(Effect::Changed, Source::Agent, &[Rule::Bounds, Rule::StepLimit]);
+    rig.expect(Effect::Changed, DecisionSource::Agent, &[GuardRule::Bounds, GuardRule::StepLimit]);
 }
 
 #[test]
 fn what_is_in_force_needs_no_attempt() {
     let mut rig = Rig::new();
     rig.tick_wanting(4);
-    rig.expect(Effect::Unchanged, Source::Agent, &[]);
+    rig.expect(Effect::Unchanged, DecisionSource::Agent, &[]);
     assert!(rig.orders.is_empty());
 }
 
@@ -35,7 +35,7 @@ fn an_action_counts_once() {
     let state_id = rig.state();
     rig.action("agent", state_id, 5);
     rig.action("agent", state_id, 6);
-    rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
+    rig.expect(Effect::Refused, DecisionSource::Agent, &[GuardRule::WrongTick]);
     assert_eq!(rig.has().replicas.0, 5);
 }
 
@@ -45,9 +45,9 @@ fn an_action_may_be_one_state_late_but_not_two() {
     let (first, second) = (rig.state(), rig.state());
     rig.state();
     rig.action("agent", first, 5);
-    rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
+    rig.expect(Effect::Refused, DecisionSource::Agent, &[GuardRule::WrongTick]);
     rig.action("agent", second, 5);
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn an_answer_to_an_older_state_than_was_answered_is_refused() {
     let (first, second) = (rig.state(), rig.state());
     rig.action("agent", second, 5);
     rig.action("agent", first, 6);
-    rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
+    rig.expect(Effect::Refused, DecisionSource::Agent, &[GuardRule::WrongTick]);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_void_action_is_refused() {
     rig.now = action.expires_at_ms;
     rig.core.action(action, None, rig.now);
     rig.settle();
-    rig.expect(Effect::Refused, Source::Agent, &[Rule::Expired]);
+    rig.expect(Effect::Refused, DecisionSource::Agent, &[GuardRule::Expired]);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn an_action_that_overtakes_its_state_waits_for_it() {
     rig.action("agent", next, 6);
     assert!(rig.outcomes.is_empty());
     rig.state();
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
 }
 
 #[test]
@@ -87,11 +87,11 @@ fn an_action_whose_state_never_comes_is_refused() {
     let state_id = rig.state();
     rig.action("agent", StateId { tick: state_id.tick.next(), ..state_id }, 6);
     rig.pass(Duration::from_secs(2));
-    rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
+    rig.expect(Effect::Refused, DecisionSource::Agent, &[GuardRule::WrongTick]);
     rig.action("agent", StateId { tick: Tick(state_id.tick.0 + 9), ..state_id }, 6);
-    rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
+    rig.expect(Effect::Refused, DecisionSource::Agent, &[GuardRule::WrongTick]);
     rig.action("agent", StateId { epoch: Epoch(0), ..state_id }, 6);
-    rig.expect(Effect::Refused, Source::Agent, &[Rule::WrongTick]);
+    rig.expect(Effect::Refused, DecisionSource::Agent, &[GuardRule::WrongTick]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn an_action_for_a_function_without_policy_is_refused() {
     action.function = name("unknown");
     rig.core.action(action, None, rig.now);
     rig.settle();
-    rig.expect(Effect::Refused, Source::Shadow, &[]);
+    rig.expect(Effect::Refused, DecisionSource::Shadow, &[]);
     assert!(rig.last().reason.contains("no ScalingPolicy"));
 }
 
@@ -110,11 +110,11 @@ fn a_shadow_is_judged_and_recorded() {
     let mut rig = Rig::new();
     let state_id = rig.state();
     rig.action("other", state_id, 50);
-    rig.expect(Effect::Recorded, Source::Shadow, &[Rule::Bounds, Rule::StepLimit, Rule::NotNamed]);
+    rig.expect(Effect::Recorded, DecisionSource::Shadow, &[GuardRule::Bounds, GuardRule::StepLimit, GuardRule::NotNamed]);
     assert_eq!(rig.last().allowed, Some(Allocation::new(8, 500, 256)));
     assert_eq!(rig.has().replicas.0, 4);
     rig.action("agent", state_id, 5);
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
 }
 
 #[test]
@@ -125,9 +125,9 @@ fn swapping_the_named_agent_takes_effect_at_once() {
     rig.apply_policy();
     let state_id = rig.state();
     rig.action("agent", state_id, 9);
-    rig.expect(Effect::Recorded, Source::Shadow, &[Rule::NotNamed]);
+    rig.expect(Effect::Recorded, DecisionSource::Shadow, &[GuardRule::NotNamed]);
     rig.action("other", state_id, 6);
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn recommend_records_what_would_be_applied() {
     rig.policy.mode = Mode::Recommend;
     rig.apply_policy();
     rig.tick_wanting(6);
-    rig.expect(Effect::Recorded, Source::Agent, &[Rule::Mode]);
+    rig.expect(Effect::Recorded, DecisionSource::Agent, &[GuardRule::Mode]);
     assert_eq!((rig.last().allowed, rig.has().replicas.0), (Some(Allocation::new(6, 500, 256)), 4));
 }
 
@@ -149,7 +149,7 @@ fn a_follower_writes_nothing_and_says_nothing_but_stays_warm() {
     rig.core.lead(Lead::Leading(2), rig.now);
     rig.settle();
     rig.action("agent", state_id, 6);
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
     assert_eq!(rig.orders[0].lease, 2);
 }
 
@@ -158,13 +158,13 @@ fn a_platform_that_is_away_is_tried_again_and_told_of_once() {
     let mut rig = Rig::new();
     rig.platform.reachable = false;
     rig.tick_wanting(6);
-    rig.expect(Effect::Failed, Source::Agent, &[]);
+    rig.expect(Effect::Failed, DecisionSource::Agent, &[]);
     rig.pass(Duration::from_secs(3));
     assert!((2..10).contains(&rig.orders.len()), "{} attempts within three seconds", rig.orders.len());
     assert_eq!(rig.outcomes.len(), 1);
     rig.platform.reachable = true;
     rig.pass(Duration::from_secs(4));
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
     assert_eq!(rig.last().attempts as usize, rig.orders.len());
     assert_eq!(rig.has().replicas.0, 6);
 }
@@ -175,7 +175,7 @@ fn a_newer_decision_ends_the_attempts_at_the_older() {
     rig.platform.reachable = false;
     rig.tick_wanting(6);
     rig.tick_wanting(4);
-    rig.expect(Effect::Unchanged, Source::Agent, &[]);
+    rig.expect(Effect::Unchanged, DecisionSource::Agent, &[]);
     rig.platform.reachable = true;
     rig.pass(Duration::from_secs(4));
     assert_eq!(rig.has().replicas.0, 4);
@@ -200,11 +200,11 @@ fn while_an_attempt_is_under_way_the_newest_decision_waits() {
         rig.tick_wanting(replicas);
     }
     assert_eq!(rig.orders.len(), 1);
-    rig.expect(Effect::Failed, Source::Agent, &[]);
+    rig.expect(Effect::Failed, DecisionSource::Agent, &[]);
     assert!(rig.last().reason.contains("newer"));
     rig.answer_pending();
     assert_eq!(rig.orders.iter().map(|order| order.allocation.replicas.0).collect::<Vec<_>>(), [5, 7]);
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn an_agent_without_bounds_of_its_own_cannot_flap_beyond_the_budget() {
         rig.tick_wanting(if round % 2 == 0 { 8 } else { 1 });
     }
     assert!(rig.orders.len() <= 6, "{} changes", rig.orders.len());
-    assert!(rig.outcomes.iter().any(|outcome| outcome.guard.iter().any(|note| note.rule == Rule::ReversalBudget)));
+    assert!(rig.outcomes.iter().any(|outcome| outcome.guard.iter().any(|note| note.rule == GuardRule::ReversalBudget)));
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn a_takeover_does_not_refill_budgets() {
     heir.core.lead(Lead::Leading(2), heir.now);
     heir.settle();
     heir.tick_wanting(7);
-    heir.expect(Effect::Held, Source::Agent, &[Rule::ActionBudget]);
+    heir.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::ActionBudget]);
 }
 
 #[test]

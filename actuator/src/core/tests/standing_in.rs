@@ -27,7 +27,7 @@ fn the_fallback_acts_when_the_agent_leaves_so_many_states_unanswered() {
     }
     assert!(rig.orders.is_empty());
     rig.state_using(400.0);
-    rig.expect(Effect::Applied, Source::Fallback, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Fallback, &[]);
     assert_eq!((rig.has().replicas.0, rig.last().agent.as_str(), rig.core.silent()), (5, "threshold", 1));
     rig.state_using(400.0);
     assert_eq!(rig.has().replicas.0, 6);
@@ -40,7 +40,7 @@ fn the_agent_takes_over_again_with_its_next_action() {
         rig.state_using(400.0);
     }
     rig.tick_wanting(7);
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
     assert_eq!(rig.core.silent(), 0);
     let before = rig.orders.len();
     for _ in 0..3 {
@@ -59,7 +59,7 @@ fn refused_actions_and_shadows_do_not_break_the_silence() {
         let state_id = StateId { tick: Tick(rig.tick), ..first };
         rig.action("other", state_id, 9);
     }
-    assert!(rig.outcomes.iter().any(|outcome| outcome.source == Source::Fallback));
+    assert!(rig.outcomes.iter().any(|outcome| outcome.source == DecisionSource::Fallback));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn the_fallback_decides_once_on_a_state_also_where_no_more_come() {
     rig.state_using(400.0);
     rig.pass(Duration::from_secs(300));
     assert_eq!(rig.orders.len(), 1);
-    rig.expect(Effect::Applied, Source::Fallback, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Fallback, &[]);
     assert_eq!(rig.has().replicas.0, 5);
 }
 
@@ -77,7 +77,7 @@ fn the_fallback_takes_nothing_away_on_a_state_that_went_stale() {
     let mut rig = Rig::new();
     rig.state_using(10.0);
     rig.pass(Duration::from_secs(300));
-    rig.expect(Effect::Held, Source::Fallback, &[Rule::StaleState]);
+    rig.expect(Effect::Held, DecisionSource::Fallback, &[GuardRule::StaleState]);
     assert_eq!(rig.has().replicas.0, 4);
 }
 
@@ -101,7 +101,7 @@ fn cut_off_from_the_bus_the_fallback_only_gives() {
         rig.pass(Duration::from_secs(60));
         assert_eq!(rig.has().replicas.0, replicas);
         if replicas == 4 {
-            rig.expect(Effect::Held, Source::Fallback, &[Rule::Disconnected]);
+            rig.expect(Effect::Held, DecisionSource::Fallback, &[GuardRule::Disconnected]);
         }
     }
 }
@@ -124,7 +124,7 @@ fn nothing_is_changed_while_frozen() {
         let mut rig = Rig::new();
         rig.control(&key, true, None);
         rig.tick_wanting(6);
-        rig.expect(Effect::Held, Source::Agent, &[Rule::Freeze]);
+        rig.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::Freeze]);
         for _ in 0..10 {
             rig.state_using(400.0);
         }
@@ -133,7 +133,7 @@ fn nothing_is_changed_while_frozen() {
         assert!(rig.orders.is_empty());
         rig.control(&key, false, None);
         rig.tick_wanting(8);
-        rig.expect(Effect::Applied, Source::Agent, &[]);
+        rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
     }
 }
 
@@ -167,10 +167,10 @@ fn nothing_is_applied_before_the_original_is_stored() {
     let [Command::Store(function, record @ Record::Original(_))] = commands.as_slice() else { panic!("{commands:?}") };
     rig.core.stored(function, record.clone(), None, rig.now);
     rig.settle();
-    rig.expect(Effect::Failed, Source::Agent, &[]);
+    rig.expect(Effect::Failed, DecisionSource::Agent, &[]);
     assert!(rig.orders.is_empty());
     rig.pass(Duration::from_secs(1));
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn restore_brings_back_what_was_before_also_while_frozen_and_beyond_steps() {
     let request = rig.now;
     rig.control(control::ALL, true, Some(request));
     assert_eq!(rig.has(), Allocation::new(4, 500, 256));
-    rig.expect(Effect::Applied, Source::Operator, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Operator, &[]);
     assert_eq!(restored(&rig), Some(request));
 }
 
@@ -221,9 +221,9 @@ fn a_restore_is_tried_until_the_platform_takes_it() {
     rig.tick_wanting(6);
     rig.platform.reachable = false;
     rig.control(control::ALL, true, Some(rig.now));
-    rig.expect(Effect::Failed, Source::Operator, &[]);
+    rig.expect(Effect::Failed, DecisionSource::Operator, &[]);
     rig.tick_wanting(7);
-    rig.expect(Effect::Held, Source::Agent, &[Rule::RestoreInProgress]);
+    rig.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::RestoreInProgress]);
     assert_eq!(restored(&rig), None);
     rig.platform.reachable = true;
     rig.pass(Duration::from_secs(10));
@@ -245,7 +245,7 @@ fn restoring_what_was_never_changed_says_so() {
     let mut rig = Rig::new();
     rig.state();
     rig.control(control::ALL, true, Some(rig.now));
-    rig.expect(Effect::Unchanged, Source::Operator, &[]);
+    rig.expect(Effect::Unchanged, DecisionSource::Operator, &[]);
     rig.pass(Duration::from_secs(5));
     assert_eq!(rig.outcomes.len(), 1);
 }
@@ -258,7 +258,7 @@ fn what_the_platform_lost_is_applied_again_in_one_go() {
     rig.now = rig.now.plus(Duration::from_secs(1));
     rig.list();
     assert_eq!(rig.has().replicas.0, 8);
-    rig.expect(Effect::Applied, Source::Agent, &[]);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
     let told = rig.outcomes.len();
     rig.list();
     assert_eq!(rig.outcomes.len(), told);
@@ -284,7 +284,7 @@ fn new_bounds_take_effect_without_any_agent() {
     rig.policy.bounds.replicas = Range::new(Replicas(1), Replicas(2)).expect("ordered");
     rig.apply_policy();
     assert_eq!(rig.has().replicas.0, 2);
-    rig.expect(Effect::Changed, Source::Operator, &[Rule::Bounds]);
+    rig.expect(Effect::Changed, DecisionSource::Operator, &[GuardRule::Bounds]);
 }
 
 #[test]

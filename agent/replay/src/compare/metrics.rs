@@ -1,6 +1,6 @@
 //! Simulated figures of two policies next to the recorded ones. Owns confidence intervals and the conclusion drawn from them; pure.
 
-use qscale_common::contract::{Reward, Source};
+use qscale_common::contract::{DecisionSource, Reward};
 use qscale_common::name::Name;
 use qscale_common::text::number;
 use qscale_evaluate::statistics::{Bootstrap, Sample};
@@ -183,7 +183,7 @@ impl MetricComparison {
 pub(super) fn decided_by_others(rewards: &[Reward], agent: &Name) -> Option<String> {
     let deciders = rewards.iter().filter_map(|reward| reward.decided_by.as_ref());
     let all = deciders.clone().count() as f64;
-    let others = deciders.filter(|decider| decider.agent != *agent || decider.source != Source::Agent).count() as f64;
+    let others = deciders.filter(|decider| decider.agent != *agent || decider.source != DecisionSource::Agent).count() as f64;
     let share = others / all.max(1.0);
     (share > REPORTED_SHARE).then(|| {
         format!(
@@ -240,9 +240,9 @@ mod tests {
         let reward: Reward = serde_json::from_str(text).expect("golden");
         let agent = reward.decided_by.clone().expect("decided").agent;
         let mut other = reward.clone();
-        other.decided_by.as_mut().expect("decided").source = Source::Operator;
+        other.decided_by.as_mut().expect("decided").source = DecisionSource::Operator;
         let mut mine = reward;
-        mine.decided_by.as_mut().expect("decided").source = Source::Agent;
+        mine.decided_by.as_mut().expect("decided").source = DecisionSource::Agent;
         assert_eq!(decided_by_others(&[mine.clone(), mine.clone()], &agent), None);
         let reported = decided_by_others(&[mine, other], &agent).expect("half of the ticks");
         assert!(reported.contains("50%"), "{reported}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qscale_common::contract::{Action, Ages, Effect, Load, Message as _, Outcome, Reward, Source, State, Term, Window, subject};
+use qscale_common::contract::{Action, Ages, DecisionSource, Effect, Load, Message as _, Outcome, Reward, State, Term, Window, subject};
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -152,7 +152,7 @@ impl Lines {
             Effect::Failed => Tone::Bad,
         };
         let source = match outcome.source {
-            Source::Agent => String::new(),
+            DecisionSource::Agent => String::new(),
             other => format!(" ({})", word(&other)),
         };
         let before = outcome.before.map_or("?".into(), |before| before.to_string());
@@ -194,7 +194,7 @@ impl Lines {
         ];
         let shown: Vec<String> = named.iter().filter_map(|(name, term)| term_text(name, term)).collect();
         let decider = reward.decided_by.as_ref().map(|decider| match decider.source {
-            Source::Agent => decider.agent.to_string(),
+            DecisionSource::Agent => decider.agent.to_string(),
             other => format!("{} ({})", decider.agent, word(&other)),
         });
         let mut parts = vec![value, if shown.is_empty() { "no penalty".into() } else { shown.join(", ") }];

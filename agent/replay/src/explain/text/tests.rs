@@ -1,4 +1,4 @@
-use qscale_common::contract::{GuardNote, Latency, Outcome, Rule, Source, Version};
+use qscale_common::contract::{DecisionSource, GuardNote, GuardRule, Latency, Outcome, Version};
 use qscale_common::name::Name;
 use qscale_common::units::Allocation;
 use qscale_policies::{Decision, HoldReason};
@@ -34,14 +34,14 @@ fn explanation(policy: &str) -> Explanation {
         function: state.function.clone(),
         epoch: state.epoch,
         tick: state.tick,
-        source: Source::Agent,
+        source: DecisionSource::Agent,
         agent: action.agent.clone(),
         provenance: action.provenance.clone(),
         effect: Effect::Changed,
         requested: action.allocation,
         before: state.allocation,
         allowed: Some(Allocation::new(3, 500, 128)),
-        guard: vec![GuardNote { rule: Rule::StepLimit, detail: "at most 1 replica more".into() }],
+        guard: vec![GuardNote { rule: GuardRule::StepLimit, detail: "at most 1 replica more".into() }],
         reason: String::new(),
         decided_at_ms: NOW,
         actuator: String::new(),
