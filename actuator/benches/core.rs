@@ -1,15 +1,15 @@
-//! How long the actuator takes, network aside, for one function's tick: a State, the Action that answers it, and what is to be done about both.
+//! Time of the core for one tick of a function: a State, the Action that answers it, and the commands for both.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use divan::Bencher;
-use qscale_actuator::backend::Workload;
+use qscale_actuator::backend::{Workload, WorkloadId};
 use qscale_actuator::core::{Command, Core, Lead, Settings};
 use qscale_common::contract::{Action, Ages, State, Usage, Window, Windows};
 use qscale_common::name::FunctionId;
-use qscale_common::policy::{Mode, ScalingPolicy};
+use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 
@@ -36,9 +36,9 @@ fn tick(bencher: Bencher<'_, '_>) {
             (state(&policies[index], tick, now), action(&policies[index], tick, now, replicas), now)
         })
         .bench_local_values(|(state, action, now)| {
-            core.state(state, None, now);
-            core.action(action, None, now);
-            let commands = core.take();
+            core.on_state(state, None, now);
+            core.on_action(action, None, now);
+            let commands = core.take_commands();
             answer(&mut core, &commands, now);
             commands
         });
@@ -51,30 +51,38 @@ fn policy(index: usize) -> ScalingPolicy {
 }
 
 fn leading(policies: &[ScalingPolicy]) -> Core {
-    let settings = Settings { actuator: "a".into(), retry_at_most: Duration::from_secs(10), store_every: Duration::from_secs(10), seed: 1 };
+    let settings = Settings {
+        actuator: "a".into(),
+        max_retry_delay: Duration::from_secs(10),
+        flush_interval: Duration::from_secs(10),
+        reconcile: Duration::from_secs(10),
+        kinds: vec![WorkloadKind::Local],
+        seed: 1,
+    };
     let mut core = Core::new(settings);
     let by_key: BTreeMap<String, Arc<ScalingPolicy>> =
         policies.iter().map(|policy| (policy.function().tokens(), Arc::new(policy.clone()))).collect();
-    core.policies(&by_key, START);
-    core.controls(&BTreeMap::new(), START);
-    core.records(&BTreeMap::new(), START);
-    core.lead(Lead::Leading(1), START);
-    let workload = |policy: &ScalingPolicy| Workload { id: policy.function(), desired: Allocation::new(4, 500, 256), vertical: true };
+    core.set_policies(&by_key, START);
+    core.set_controls(&BTreeMap::new(), START);
+    core.set_records(&BTreeMap::new(), START);
+    core.set_lead(Lead::Leading(1), START);
+    let id = |policy: &ScalingPolicy| WorkloadId { kind: WorkloadKind::Local, name: policy.function() };
+    let workload = |policy: &ScalingPolicy| Workload { id: id(policy), desired: Allocation::new(4, 500, 256), vertical: true };
     let workloads: Vec<Workload> = policies.iter().map(workload).collect();
-    core.listed(&workloads, START, START);
-    let _listing_asked_for_again = core.take();
+    core.on_listed(&workloads, START, START);
+    let _listing_asked_for_again = core.take_commands();
     core
 }
 
-/// Does what the core asks for, at once.
+/// Executes commands immediately.
 fn answer(core: &mut Core, commands: &[Command], now: Timestamp) {
     for command in commands {
         match command {
             Command::Apply(order) => {
                 let workload = Workload { id: order.workload.clone(), desired: order.allocation, vertical: true };
-                core.applied(&order.function, order.number, Ok(workload), now);
+                core.on_applied(&order.function, order.number, Ok(workload), now);
             }
-            Command::Store(function, record) => core.stored(function, record.clone(), Some(record.clone()), now),
+            Command::Store(function, record) => core.on_stored(function, record.clone(), Some(record.clone()), now),
             Command::Publish(..) | Command::List | Command::StepDown => {}
         }
     }

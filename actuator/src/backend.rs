@@ -1,50 +1,145 @@
-//! Where allocations come true. Owns what a platform can be asked and how it may fail; must not judge what is asked.
+//! The platforms that functions run on. Owns the interface to a platform, its errors and the choice of one by configuration; must not decide
+//! what is applied.
+//!
+//! A new platform is a module here: its configuration and its [`Backend`], a variant of [`BackendConfig`], and a
+//! [`WorkloadKind`] in the contract.
 
-pub mod local;
+mod local;
 
+pub use local::{LocalConfig, LocalPlatform};
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use qscale_common::document;
 use qscale_common::name::FunctionId;
+use qscale_common::policy::WorkloadKind;
 use qscale_common::units::Allocation;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use strum::IntoStaticStr;
 use thiserror::Error;
 
-/// What the platform says of one workload.
+/// The platform that an actuator applies allocations to, by `backend`. Without `backend` it is the local platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", tag = "backend", rename_all = "snake_case")]
+pub enum BackendConfig {
+    /// The platform on this machine.
+    Local(LocalConfig),
+}
+
+impl Serialize for BackendConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let tagged = document::with_default_tag(deserializer, "backend", "local")?;
+        Self::deserialize(tagged).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Default for BackendConfig {
+    fn default() -> Self {
+        Self::Local(LocalConfig::default())
+    }
+}
+
+impl BackendConfig {
+    /// Name of the backend, which is part of its lease key.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Local(_) => "local",
+        }
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// Names the key, its value and its range.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Local(config) => config.check(),
+        }
+    }
+
+    /// Opens the backend. Does not connect.
+    ///
+    /// # Errors
+    /// If an address is malformed.
+    pub fn open(&self) -> anyhow::Result<Arc<dyn Backend>> {
+        match self {
+            Self::Local(config) => Ok(Arc::new(LocalPlatform::new(&config.address, config.timeout.0)?)),
+        }
+    }
+}
+
+/// Identity of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadId {
+    /// Kind of object.
+    pub kind: WorkloadKind,
+    /// Namespace and name of the object.
+    pub name: FunctionId,
+}
+
+/// State of one workload on the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
-    /// Namespace and name of the workload.
-    pub id: FunctionId,
-    /// What it was last told to have.
+    /// Its identity.
+    pub id: WorkloadId,
+    /// Allocation last requested from the platform.
     pub desired: Allocation,
     /// Whether CPU and memory of its replicas can be changed.
     pub vertical: bool,
 }
 
-/// Why the platform did not do what it was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+/// Reasons why a platform did not do what was requested.
+#[derive(Debug, Clone, PartialEq, Eq, Error, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum BackendError {
-    /// It does not answer or is not ready; trying again may help.
+    /// The platform does not answer or is not ready; a retry may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// A newer leader has written since.
-    #[error("the lease is older than another that the platform has seen: {0}")]
+    /// A leader with a newer lease has written since.
+    #[error("the platform has seen a newer lease: {0}")]
     StaleLease(String),
-    /// It has no such workload.
-    #[error("the platform has no function {0}")]
+    /// The platform has no such workload.
+    #[error("the platform has no workload {0}")]
     NotFound(FunctionId),
-    /// It will never do this.
+    /// The platform will never accept the request.
     #[error("the platform refuses: {0}")]
     Invalid(String),
 }
 
-/// A platform that runs functions.
-pub trait Backend: Send + Sync + 'static {
-    /// All workloads.
-    fn list(&self) -> impl Future<Output = Result<Vec<Workload>, BackendError>> + Send;
+/// The future of a backend call.
+pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
-    /// Tells the platform what `workload` shall have; absolute, so that telling it twice is harmless. Writes with a `lease` lower than the
-    /// highest that the platform ever saw are refused. Returns the workload after the change.
-    fn apply(
-        &self,
-        workload: &FunctionId,
-        allocation: Allocation,
-        lease: u64,
-    ) -> impl Future<Output = Result<Workload, BackendError>> + Send;
+/// A platform that runs functions.
+///
+/// # Fencing
+/// A leader that was replaced may still have requests in flight. `lease` is the fencing token of the leader that sends a request; tokens grow with
+/// every new leader. The platform must refuse a token lower than the highest one it has accepted, for any workload.
+///
+/// If the platform cannot check the token itself (the Kubernetes API, for example, does not know it), the backend must provide the same guarantee
+/// for each workload:
+/// - Store the token with the object (an annotation) in the same conditional write that changes the allocation, so that a write based on an older
+///   revision fails. On a conflict read the object again, then decide.
+/// - Return [`BackendError::StaleLease`] if the stored token is higher than `lease`.
+/// - Bound every request, retries included, to less than a sixth of the lease's TTL: an actuator stops sending that long before another one may
+///   take over.
+///
+/// Without a conditional write, two actuators must not run against the platform.
+pub trait Backend: Send + Sync + 'static {
+    /// Kinds of workload that this backend handles. ScalingPolicies of other kinds are left to other actuators.
+    fn kinds(&self) -> &'static [WorkloadKind];
+
+    /// Lists all workloads of these kinds.
+    fn list(&self) -> BackendFuture<'_, Vec<Workload>>;
+
+    /// Sets the allocation of `workload` to an absolute value, so that a repeated request is harmless. Returns the workload after the change.
+    /// A request whose reply was lost counts as failed only if the platform does not have the allocation afterwards.
+    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, Workload>;
 }

@@ -1,4 +1,4 @@
-//! What an actuator is told. Owns the configuration's form and its checks.
+//! Configuration of the actuator. Owns its form, defaults and checks.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -11,26 +11,30 @@ use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::BackendConfig;
+
 /// Configuration of the service `actuator`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ActuatorConfig {
-    /// Name of this actuator among others; absent: host, process and a number.
+    /// Name of this actuator; absent: host, process and a random number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// The platform on this machine.
-    pub platform: PlatformConfig,
+    /// The platform that allocations are applied to.
+    pub platform: BackendConfig,
     /// Leader election.
     pub lease: LeaseConfig,
-    /// How often what the platform has is compared with what it was told, 100 ms to 1 h.
+    /// Interval at which the platform is compared with the decisions, 100 ms to 1 h.
     pub reconcile: Span,
-    /// Longest pause between two attempts to apply the same decision, 100 ms to 1 h; the first is a quarter of a second.
-    pub retry_at_most: Span,
-    /// How often budgets that changed are stored, 100 ms to 1 h. A crash forgets at most the changes since.
-    pub store_every: Span,
-    /// Allocations that are applied at the same time.
+    /// Longest delay between two requests for the same decision, 100 ms to 1 h; the first is 250 ms.
+    #[serde(alias = "retry_at_most")]
+    pub max_retry_delay: Span,
+    /// Interval at which changed budgets are stored, 100 ms to 1 h. A crash loses at most the changes since the last write.
+    #[serde(alias = "store_every")]
+    pub flush_interval: Span,
+    /// Requests to the platform at the same time.
     pub concurrency: NonZeroUsize,
-    /// Address of health and metrics; port 0 takes any.
+    /// Address of health and metrics; port 0 takes a free port.
     pub health: SocketAddr,
     /// The bus.
     pub nats: BusConfig,
@@ -38,32 +42,16 @@ pub struct ActuatorConfig {
     pub telemetry: TelemetryConfig,
 }
 
-/// The platform on this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PlatformConfig {
-    /// Address of its API, host and port.
-    pub address: String,
-    /// How long one request may take, 10 ms to 1 min.
-    pub timeout: Span,
-}
-
-impl Default for PlatformConfig {
-    fn default() -> Self {
-        Self { address: "127.0.0.1:8701".into(), timeout: Span::seconds(5) }
-    }
-}
-
 impl Default for ActuatorConfig {
     fn default() -> Self {
         const AT_ONCE: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero");
         Self {
             instance: None,
-            platform: PlatformConfig::default(),
+            platform: BackendConfig::default(),
             lease: LeaseConfig::default(),
             reconcile: Span::seconds(10),
-            retry_at_most: Span::seconds(10),
-            store_every: Span::seconds(10),
+            max_retry_delay: Span::seconds(10),
+            flush_interval: Span::seconds(10),
             concurrency: AT_ONCE,
             health: SocketAddr::from(([127, 0, 0, 1], 8713)),
             nats: BusConfig::default(),
@@ -73,7 +61,7 @@ impl Default for ActuatorConfig {
 }
 
 impl ActuatorConfig {
-    /// Refuses what no field's type can.
+    /// Checks what the types cannot.
     ///
     /// # Errors
     /// Names the key, its value and its range.
@@ -81,14 +69,14 @@ impl ActuatorConfig {
         let hour = Duration::from_secs(3600);
         let periods = [
             ("reconcile", self.reconcile, Duration::from_millis(100), hour),
-            ("retry_at_most", self.retry_at_most, Duration::from_millis(100), hour),
-            ("store_every", self.store_every, Duration::from_millis(100), hour),
-            ("lease.ttl", self.lease.ttl, LeaseConfig::TTL_RANGE.0, LeaseConfig::TTL_RANGE.1),
-            ("platform.timeout", self.platform.timeout, Duration::from_millis(10), Duration::from_secs(60)),
+            ("max_retry_delay", self.max_retry_delay, Duration::from_millis(100), hour),
+            ("flush_interval", self.flush_interval, Duration::from_millis(100), hour),
         ];
         for (key, span, least, most) in periods {
             anyhow::ensure!((least..=most).contains(&span.0), "{key} = {span}, must be {} to {}", Span(least), Span(most));
         }
+        self.platform.check()?;
+        self.lease.check("lease")?;
         if let Some(instance) = &self.instance {
             let readable = (1..=200).contains(&instance.len()) && instance.chars().all(|c| c.is_ascii_graphic());
             anyhow::ensure!(readable, "instance = `{instance}`, must be 1 to 200 printable characters without spaces");
@@ -96,7 +84,13 @@ impl ActuatorConfig {
         Ok(())
     }
 
-    /// The name of this actuator. `number` tells apart two that nobody named.
+    /// Key of the lease: actuators with different backends do not replace one another.
+    #[must_use]
+    pub fn lease_key(&self) -> String {
+        self.lease.key_or(format!("actuator.{}", self.platform.name()))
+    }
+
+    /// Name of this actuator; `number` distinguishes actuators without a configured name.
     #[must_use]
     pub fn instance(&self, number: u32) -> String {
         self.instance.clone().unwrap_or_else(|| format!("{}-{number:08x}", instance_name()))
@@ -116,16 +110,46 @@ impl ServiceConfig for ActuatorConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::LocalConfig;
 
     #[test]
-    fn the_defaults_are_valid() {
+    fn defaults_are_valid() {
         ActuatorConfig::default().check().expect("valid");
     }
 
     #[test]
+    fn former_names_of_keys_are_read() {
+        let config: ActuatorConfig = serde_json::from_str(r#"{ "retry_at_most": "3s", "store_every": "4s" }"#).expect("valid");
+        assert_eq!((config.max_retry_delay, config.flush_interval), (Span::seconds(3), Span::seconds(4)));
+    }
+
+    #[test]
     fn a_value_outside_its_range_is_named_with_the_range() {
-        let config = ActuatorConfig { lease: LeaseConfig { ttl: Span::millis(10) }, ..ActuatorConfig::default() };
+        let config = ActuatorConfig { lease: LeaseConfig { ttl: Span::millis(10), ..LeaseConfig::default() }, ..ActuatorConfig::default() };
         let error = config.check().expect_err("too short").to_string();
         assert_eq!(error, "lease.ttl = 10ms, must be 600ms to 10m");
+    }
+
+    #[test]
+    fn the_backend_is_local_unless_another_is_chosen() {
+        let read = |text: &str| serde_json::from_str::<ActuatorConfig>(text);
+        let expected = BackendConfig::Local(LocalConfig { address: "127.0.0.1:9".into(), ..LocalConfig::default() });
+        for text in
+            [r#"{ "platform": { "address": "127.0.0.1:9" } }"#, r#"{ "platform": { "backend": "local", "address": "127.0.0.1:9" } }"#]
+        {
+            assert_eq!(read(text).expect("valid").platform, expected);
+        }
+        assert!(read(r#"{ "platform": { "backend": "unknown" } }"#).is_err());
+        assert!(read(r#"{ "platform": { "adress": "127.0.0.1:9" } }"#).is_err());
+        let printed = serde_json::to_string(&ActuatorConfig::default()).expect("printable");
+        assert_eq!(read(&printed).expect("valid"), ActuatorConfig::default());
+    }
+
+    #[test]
+    fn every_backend_has_a_lease_key_of_its_own() {
+        let config = ActuatorConfig::default();
+        assert_eq!(config.lease_key(), "actuator.local");
+        let lease = LeaseConfig { key: Some("actuator.west".into()), ..LeaseConfig::default() };
+        assert_eq!(ActuatorConfig { lease, ..config }.lease_key(), "actuator.west");
     }
 }

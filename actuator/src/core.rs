@@ -1,16 +1,14 @@
-//! What the actuator decides: values and `now` in, commands out. Owns which decisions count, what becomes of them and what is published about
-//! it; must not send, sleep, read a clock or wait.
+//! The actuator's decisions: values and `now` in, commands out. Owns which decisions count, how they are applied and what is published about them;
+//! must not send, sleep, read a clock or wait.
 //!
-//! Every decision, whoever made it, takes the same way: [`admission`] (an Action only), the guard, an attempt, an Outcome. One attempt a
-//! function is under way at a time; what is decided meanwhile waits, and of what waits the newest wins.
+//! Every decision takes the same path: [`admission`] (Actions only), the guard, a request to the platform, an Outcome. One request per function is in
+//! flight at a time. Of the decisions that arrive meanwhile, the newest wins.
 
 mod admission;
-mod attempt;
+mod apply;
 mod decision;
 mod function;
 mod repair;
-
-pub use decision::Decision;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,94 +17,106 @@ use std::time::Duration;
 use qscale_common::contract::{Action, Message as _, Outcome, State, TraceParent};
 use qscale_common::control::{self, Control};
 use qscale_common::name::FunctionId;
-use qscale_common::policy::ScalingPolicy;
+use qscale_common::policy::{ScalingPolicy, WorkloadKind};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::backend::Workload;
+use crate::backend::{Workload, WorkloadId};
 use crate::store::{Entries, Record};
+use decision::Decision;
 use function::{Function, Presence};
 
-/// How often clocks are looked at for functions of which nothing is heard.
-const LOOK_ROUND: Duration = Duration::from_secs(1);
+/// Interval at which all functions are checked for silence, restores and budgets to store.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause before the platform is listed again after a failure.
+const LIST_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Something to be carried out.
+/// Something for the service to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// Tell the platform, and answer with [`Core::applied`].
-    Apply(Order),
-    /// Record an Outcome as part of the trace of the decision.
+    /// Send a request to the platform, and answer with [`Core::on_applied`].
+    Apply(ApplyRequest),
+    /// Publish an Outcome as part of the decision's trace.
     Publish(Box<Outcome>, Option<TraceParent>),
-    /// Store a record, and answer with [`Core::stored`].
+    /// Store a record, and answer with [`Core::on_stored`].
     Store(FunctionId, Record),
-    /// List the workloads, and answer with [`Core::listed`].
+    /// List the workloads, and answer with [`Core::on_listed`] or [`Core::on_list_failed`].
     List,
-    /// Give up the lead.
+    /// Stop leading.
     StepDown,
 }
 
-/// What the platform is to be told.
+/// A request to the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
-    /// The function that it is for.
+pub struct ApplyRequest {
+    /// The function.
     pub function: FunctionId,
     /// Its workload.
-    pub workload: FunctionId,
-    /// What the workload shall have.
+    pub workload: WorkloadId,
+    /// Allocation of the workload.
     pub allocation: Allocation,
     /// The fencing token.
     pub lease: u64,
-    /// Which attempt this is; the answer bears the same number.
+    /// Number of the request; the answer has the same number.
     pub number: u64,
 }
 
 /// Whether this actuator may act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lead {
-    /// Another acts: listen only.
+    /// Another actuator leads: only listen.
     Following,
-    /// Act under this token.
+    /// Act with this token.
     Leading(u64),
-    /// The bus is gone and the lead with it. The fallback may give more under this token, which the platform refuses where another has written.
-    Cut(u64),
+    /// The bus and the lead are lost. The fallback may increase allocations with this token, which the platform refuses if another leader has written.
+    Disconnected(u64),
 }
 
-/// What the core is told once.
+/// Settings of the core.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Name of this actuator.
     pub actuator: String,
-    /// Longest pause between two attempts.
-    pub retry_at_most: Duration,
-    /// Pause between two writes of one budget.
-    pub store_every: Duration,
-    /// Where chance begins.
+    /// Longest delay between two requests for the same decision.
+    pub max_retry_delay: Duration,
+    /// Shortest interval between two writes of one budget.
+    pub flush_interval: Duration,
+    /// Interval between two comparisons with the platform.
+    pub reconcile: Duration,
+    /// Kinds of workload that the backend handles; policies of other kinds are left to other actuators.
+    pub kinds: Vec<WorkloadKind>,
+    /// Seed of the jitter of retries.
     pub seed: u64,
 }
 
-/// The state of all functions, and who may act.
+/// The state of all functions, and whether this actuator may act.
 #[derive(Debug)]
 pub struct Core {
     settings: Settings,
     lead: Lead,
     functions: BTreeMap<FunctionId, Function>,
-    /// Functions with something that waits for a time.
+    /// Functions with a policy for another backend.
+    foreign: BTreeSet<FunctionId>,
+    /// Functions with a timer.
     timed: BTreeSet<FunctionId>,
     frozen_all: bool,
     restore_all: Option<Timestamp>,
-    policies_read: bool,
     records_read: bool,
     platform_read: bool,
-    looked_round: Timestamp,
+    /// Whether a list of the platform's workloads is under way.
+    listing: bool,
+    /// When the platform is listed next.
+    list_at: Timestamp,
+    swept_at: Timestamp,
     attempts: u64,
     rng: SmallRng,
     commands: Vec<Command>,
 }
 
 impl Core {
-    /// A core that knows nothing and follows.
+    /// A core that follows and knows no function.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let rng = SmallRng::seed_from_u64(settings.seed);
@@ -114,52 +124,50 @@ impl Core {
             settings,
             lead: Lead::Following,
             functions: BTreeMap::new(),
+            foreign: BTreeSet::new(),
             timed: BTreeSet::new(),
             frozen_all: false,
             restore_all: None,
-            policies_read: false,
             records_read: false,
             platform_read: false,
-            looked_round: Timestamp(0),
+            listing: false,
+            list_at: Timestamp(0),
+            swept_at: Timestamp(0),
             attempts: 0,
             rng,
             commands: Vec::new(),
         }
     }
 
-    /// What is to be carried out, in order.
+    /// Takes the commands to execute, in order.
     #[must_use]
-    pub fn take(&mut self) -> Vec<Command> {
+    pub fn take_commands(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)
     }
 
-    /// Whether enough is known to lead: policies, what is remembered.
-    #[must_use]
-    pub fn informed(&self) -> bool {
-        self.policies_read && self.records_read
-    }
-
-    /// Takes in where this actuator stands.
-    pub fn lead(&mut self, lead: Lead, now: Timestamp) {
+    /// Sets whether this actuator leads.
+    pub fn set_lead(&mut self, lead: Lead, now: Timestamp) {
         let before = std::mem::replace(&mut self.lead, lead);
         match (before, lead) {
             (before, lead) if before == lead => {}
-            (Lead::Leading(_), Lead::Cut(_)) | (Lead::Cut(_), Lead::Leading(_)) => {}
-            (_, Lead::Following) => self.functions.values_mut().for_each(Function::forget_work),
-            (_, Lead::Leading(_) | Lead::Cut(_)) => {
-                // What the platform was last known to be told is what the leader before changed since.
-                self.functions.values_mut().for_each(Function::forget_work);
+            (Lead::Leading(_), Lead::Disconnected(_)) | (Lead::Disconnected(_), Lead::Leading(_)) => {}
+            (_, Lead::Following) => self.functions.values_mut().for_each(Function::clear_work),
+            (_, Lead::Leading(_) | Lead::Disconnected(_)) => {
+                // The previous leader may have changed allocations since the platform was last listed, so forget them and list again.
+                self.functions.values_mut().for_each(Function::clear_work);
                 self.platform_read = false;
-                self.commands.push(Command::List);
-                self.look_round(now);
+                self.request_list(now);
+                self.sweep(now);
             }
         }
     }
 
-    /// Takes in all policies.
-    pub fn policies(&mut self, policies: &BTreeMap<String, Arc<ScalingPolicy>>, now: Timestamp) {
-        self.policies_read = true;
-        let current: BTreeMap<FunctionId, &Arc<ScalingPolicy>> = policies.values().map(|policy| (policy.function(), policy)).collect();
+    /// Sets all ScalingPolicies, by key.
+    pub fn set_policies(&mut self, policies: &BTreeMap<String, Arc<ScalingPolicy>>, now: Timestamp) {
+        let by_function = policies.values().map(|policy| (policy.function(), policy));
+        let handled = |(_, policy): &(FunctionId, &Arc<ScalingPolicy>)| self.settings.kinds.contains(&policy.workload.kind);
+        let (current, foreign): (BTreeMap<_, _>, BTreeMap<_, _>) = by_function.partition(handled);
+        self.foreign = foreign.into_keys().collect();
         for (id, function) in &mut self.functions {
             if function.policy.is_some() && !current.contains_key(id) {
                 function.drop_policy();
@@ -173,16 +181,16 @@ impl Core {
             }
             unknown |= function.set_policy(Arc::clone(policy), now);
             self.timed.insert(id.clone());
-            self.mend(&id, now);
+            self.repair(&id, now);
         }
-        self.functions.retain(|_, function| function.is_of_use());
+        self.functions.retain(|_, function| function.is_needed());
         if unknown && self.leading() {
-            self.commands.push(Command::List);
+            self.request_list(now);
         }
     }
 
-    /// Takes in what operators ask for.
-    pub fn controls(&mut self, controls: &BTreeMap<String, Arc<Control>>, now: Timestamp) {
+    /// Sets the operators' requests, by key.
+    pub fn set_controls(&mut self, controls: &BTreeMap<String, Arc<Control>>, now: Timestamp) {
         let all = controls.get(control::ALL);
         self.frozen_all = all.is_some_and(|control| control.frozen);
         self.restore_all = all.and_then(|control| control.restore);
@@ -192,48 +200,65 @@ impl Core {
             function.restore = control.and_then(|control| control.restore);
         }
         for id in self.ids() {
-            self.mend(&id, now);
+            self.repair(&id, now);
         }
-        self.look_round(now);
+        self.sweep(now);
     }
 
-    /// Takes in what is remembered. Whoever leads knows better what it wrote itself.
-    pub fn records(&mut self, entries: &Entries, now: Timestamp) {
-        self.records_read = true;
+    /// Sets the stored records. A leader ignores the records that it wrote itself and that may be older than its own state.
+    pub fn set_records(&mut self, entries: &Entries, now: Timestamp) {
         let leading = self.leading();
         for (id, record) in entries.values().map(Arc::as_ref) {
-            self.functions.entry(id.clone()).or_insert_with(|| Function::new(now)).remember(record, leading);
+            let handled = match record {
+                Record::Baseline(baseline) => self.settings.kinds.contains(&baseline.kind),
+                Record::Budget(_) | Record::Restored(_) => !self.foreign.contains(id),
+            };
+            if !handled {
+                continue;
+            }
+            if !self.functions.contains_key(id) {
+                self.functions.insert(id.clone(), Function::new(now));
+            }
+            if let Some(function) = self.functions.get_mut(id) {
+                function.remember(record, leading);
+            }
         }
-        self.look_round(now);
+        // Every write of a leader comes back as a change of the bucket. Only the first reading is urgent; the next sweep covers the others.
+        if !std::mem::replace(&mut self.records_read, true) {
+            self.sweep(now);
+        }
     }
 
-    /// Takes in a State.
-    pub fn state(&mut self, state: State, trace: Option<TraceParent>, now: Timestamp) {
+    /// Processes a State.
+    pub fn on_state(&mut self, state: State, trace: Option<TraceParent>, now: Timestamp) {
         let id = state.function();
         let Some(function) = self.functions.get_mut(&id) else { return };
-        if function.policy.is_none() || !function.see(state, trace, now) {
+        if function.policy.is_none() || !function.on_state(state, trace, now) {
             return;
         }
-        for (action, trace) in function.early_for_present() {
-            self.action(action, trace, now);
+        for (action, trace) in function.take_early_for_current() {
+            self.on_action(action, trace, now);
         }
-        self.stand_in(&id, now);
+        self.run_fallback(&id, now);
     }
 
-    /// Takes in an Action.
-    pub fn action(&mut self, action: Action, trace: Option<TraceParent>, now: Timestamp) {
+    /// Processes an Action.
+    pub fn on_action(&mut self, action: Action, trace: Option<TraceParent>, now: Timestamp) {
         let id = action.function();
+        if self.foreign.contains(&id) {
+            return;
+        }
         match admission::admit(self.functions.get_mut(&id), &action, now) {
             admission::Admission::Early => self.wait_for_state(id, action, trace, now),
             admission::Admission::Refused(why) => self.refuse(&action, trace, why, now),
-            admission::Admission::Considered { named } => {
+            admission::Admission::Admitted { named } => {
                 let decision = Decision::of_action(action, named, trace, now);
                 if named && let Some(function) = self.functions.get_mut(&id) {
-                    function.hear(&id, now);
+                    function.on_action(&id, now);
                 }
-                // An actuator that was cut off hears nobody; what it still reads then is for the next leader.
+                // A disconnected actuator may still read buffered Actions; they are for the next leader.
                 if self.leading() {
-                    self.consider(&id, decision, now);
+                    self.submit(&id, decision, now);
                 }
             }
         }
@@ -244,7 +269,7 @@ impl Core {
         let crowded_out = function.wait_for_state(action, trace, now);
         self.timed.insert(id);
         if let Some((action, trace)) = crowded_out {
-            self.refuse(&action, trace, admission::Refusal::of_unseen(&action), now);
+            self.refuse(&action, trace, admission::Refusal::state_missing(&action), now);
         }
     }
 
@@ -256,37 +281,48 @@ impl Core {
         }
     }
 
-    /// Does what is due at `now`. To be called a few times a second.
+    /// Runs everything that is due at `now`. Call it several times a second.
     pub fn wake(&mut self, now: Timestamp) {
         for id in std::mem::take(&mut self.timed) {
             let Some(function) = self.functions.get_mut(&id) else { continue };
-            for (action, trace) in function.early_overdue(now) {
-                self.refuse(&action, trace, admission::Refusal::of_unseen(&action), now);
+            for (action, trace) in function.take_expired_early(now) {
+                self.refuse(&action, trace, admission::Refusal::state_missing(&action), now);
             }
-            self.retry(&id, now);
-            if self.functions.get(&id).is_some_and(Function::waits) {
+            self.retry_due(&id, now);
+            if self.functions.get(&id).is_some_and(Function::has_timer) {
                 self.timed.insert(id);
             }
         }
-        if now.since(self.looked_round) >= LOOK_ROUND || now < self.looked_round {
-            self.look_round(now);
+        if now.since(self.swept_at) >= SWEEP_INTERVAL || now < self.swept_at {
+            self.sweep(now);
+        }
+        // A clock that was set back must not put off the next list.
+        if now >= self.list_at || self.list_at.since(now) > self.settings.reconcile {
+            self.request_list(now);
         }
     }
 
-    /// Looks after every function: restores that were asked for, silence, budgets to be stored.
-    fn look_round(&mut self, now: Timestamp) {
-        self.looked_round = now;
+    fn request_list(&mut self, now: Timestamp) {
+        self.list_at = now.plus(self.settings.reconcile);
+        if !std::mem::replace(&mut self.listing, true) {
+            self.commands.push(Command::List);
+        }
+    }
+
+    /// Checks every function for requested restores, silent agents and budgets to store.
+    fn sweep(&mut self, now: Timestamp) {
+        self.swept_at = now;
         if self.lead == Lead::Following {
             return;
         }
         for id in self.ids() {
             self.restore(&id, now);
-            self.stand_in(&id, now);
-            self.store_budget(&id, self.settings.store_every, now);
+            self.run_fallback(&id, now);
+            self.store_budget(&id, self.settings.flush_interval, now);
         }
     }
 
-    /// Stores every budget that changed, for a stop.
+    /// Stores every changed budget, before a stop.
     pub fn flush(&mut self, now: Timestamp) {
         for id in self.ids() {
             self.store_budget(&id, Duration::ZERO, now);
@@ -303,17 +339,17 @@ impl Core {
         }
     }
 
-    /// Takes in that a record was stored, which for an original may be an older one, or that it could not be.
-    pub fn stored(&mut self, id: &FunctionId, record: Record, stored: Option<Record>, now: Timestamp) {
+    /// Processes the result of a write: the stored record, which for a baseline may be an older one, or `None` if it failed.
+    pub fn on_stored(&mut self, id: &FunctionId, record: Record, stored: Option<Record>, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
         match (record, stored) {
-            (Record::Original(_), Some(Record::Original(original))) => {
-                function.original = function::Original::Stored(original);
-                self.prepared(id);
+            (Record::Baseline(_), Some(Record::Baseline(baseline))) => {
+                function.baseline = function::BaselineState::Stored(baseline);
+                self.on_baseline_stored(id);
             }
-            (Record::Original(_), _) => {
-                function.original = function::Original::None;
-                self.not_prepared(id, now);
+            (Record::Baseline(_), _) => {
+                function.baseline = function::BaselineState::None;
+                self.on_baseline_failed(id, now);
             }
             (Record::Budget(_), None) => function.budget_dirty = true,
             (Record::Restored(_), None) => function.restored_stored = false,
@@ -321,15 +357,21 @@ impl Core {
         }
     }
 
-    /// Takes in the workloads as the platform listed them when it was asked at `asked`.
-    pub fn listed(&mut self, workloads: &[Workload], asked: Timestamp, now: Timestamp) {
-        self.platform_read = true;
-        let by_id: BTreeMap<&FunctionId, &Workload> = workloads.iter().map(|workload| (&workload.id, workload)).collect();
+    /// Processes a failure to list the platform.
+    pub fn on_list_failed(&mut self, now: Timestamp) {
+        self.listing = false;
+        self.list_at = now.plus(LIST_RETRY_DELAY.min(self.settings.reconcile));
+    }
+
+    /// Processes the workloads that the platform listed when asked at `asked`.
+    pub fn on_listed(&mut self, workloads: &[Workload], asked: Timestamp, now: Timestamp) {
+        (self.listing, self.platform_read) = (false, true);
+        let by_id: BTreeMap<&WorkloadId, &Workload> = workloads.iter().map(|workload| (&workload.id, workload)).collect();
         for id in self.ids() {
             let Some(function) = self.functions.get_mut(&id) else { continue };
             let Some(workload) = function.workload(&id) else { continue };
             function.observe(&id, by_id.get(&workload).copied(), asked);
-            self.mend(&id, now);
+            self.repair(&id, now);
         }
     }
 
@@ -341,19 +383,19 @@ impl Core {
         matches!(self.lead, Lead::Leading(_))
     }
 
-    /// Functions with a policy whose workload the platform does not have.
+    /// Number of functions with a policy whose workload the platform does not have.
     #[must_use]
     pub fn missing(&self) -> usize {
         self.functions.values().filter(|function| function.policy.is_some() && function.presence == Presence::Missing).count()
     }
 
-    /// Functions that the fallback looks after, because their agent is silent.
+    /// Number of functions with a silent agent, for which the fallback decides.
     #[must_use]
     pub fn silent(&self) -> usize {
-        self.functions.values().filter(|function| function.silence.standing_in).count()
+        self.functions.values().filter(|function| function.silence.fallback_active).count()
     }
 
-    /// Functions with a policy.
+    /// Number of functions with a policy.
     #[must_use]
     pub fn governed(&self) -> usize {
         self.functions.values().filter(|function| function.policy.is_some()).count()

@@ -1,37 +1,37 @@
-//! What acts when the agent is silent. Owns the choice of rule; it needs nothing but the last State, so it cannot die with an agent or the bus.
+//! The fallback for a silent agent. Owns the choice of rule; needs only the last State, so that it depends on neither agents nor the bus.
 
 use qscale_common::contract::{Provenance, State};
 use qscale_common::policy::FallbackRule;
 use qscale_common::units::Allocation;
 use qscale_policies::{Decision, Policy as _, Threshold};
 
-/// What a fallback rule says.
+/// Decision of a fallback rule.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Advice {
-    /// What the rule is called.
-    pub rule: &'static str,
+pub(crate) struct FallbackDecision {
+    /// Name of the rule.
+    pub(crate) rule: &'static str,
     /// Its version and parameters.
-    pub provenance: Provenance,
-    /// What it wants.
-    pub wanted: Allocation,
-    /// Why.
-    pub reason: String,
+    pub(crate) provenance: Provenance,
+    /// Requested allocation.
+    pub(crate) wanted: Allocation,
+    /// Reason, for people.
+    pub(crate) reason: String,
 }
 
-/// What `rule` makes of `state`, where `current` is what the platform was last told; `None` where the rule is to do nothing.
+/// The decision of `rule` on `state`, given the current allocation; `None` if the rule does nothing.
 #[must_use]
-pub fn advise(rule: FallbackRule, state: &State, current: Allocation) -> Option<Advice> {
+pub(crate) fn decide(rule: FallbackRule, state: &State, current: Allocation) -> Option<FallbackDecision> {
     match rule {
         FallbackRule::Hold => None,
         FallbackRule::Threshold => {
             let rule = Threshold::default();
-            // The rule steps from what the platform was told last, which the State may not have seen yet.
+            // The rule steps from the current allocation, which the State may not show yet.
             let present = State { allocation: Some(current), ..state.clone() };
             let (wanted, reason) = match rule.evaluate(&present) {
                 Decision::Want { allocation, reason, .. } => (allocation, reason),
                 Decision::Hold { reason, .. } => (current, reason),
             };
-            Some(Advice { rule: rule.name(), provenance: Provenance::of_rule(rule.name(), rule.model()), wanted, reason })
+            Some(FallbackDecision { rule: rule.name(), provenance: Provenance::of_rule(rule.name(), rule.model()), wanted, reason })
         }
     }
 }

@@ -1,11 +1,13 @@
-//! The actuator: Action in, effect and Outcome out. The only service that changes allocations.
+//! The actuator: Actions in, Outcomes out. The only service that changes allocations.
 //!
-//! [`core`] decides: values in, commands out. [`service`] executes the commands.
+//! [`core`] decides: values in, commands out. [`service`] executes the commands. [`backend`] is the interface to the platform.
+
+#![warn(unreachable_pub)]
 
 pub mod backend;
 pub mod config;
 pub mod core;
-pub mod fallback;
-pub mod metrics;
+mod fallback;
+mod metrics;
 pub mod service;
-pub mod store;
+mod store;

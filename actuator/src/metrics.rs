@@ -1,4 +1,4 @@
-//! What the actuator counts. Owns metric names and labels, all of closed sets.
+//! Metrics of the actuator. Owns their names and labels, which are closed sets.
 
 use std::time::Duration;
 
@@ -15,20 +15,22 @@ use crate::backend::BackendError;
 
 /// The metrics of an actuator.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     outcomes: Family<OutcomeLabels, Counter>,
     guard: Family<RuleLabels, Counter>,
-    attempts: Family<AttemptLabels, Histogram, fn() -> Histogram>,
+    requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
     /// 1 while this actuator leads.
-    pub leader: Gauge,
+    pub(crate) leader: Gauge,
     /// Functions with a policy.
-    pub functions: Gauge,
+    pub(crate) functions: Gauge,
     /// Functions whose workload the platform does not have.
-    pub missing: Gauge,
+    pub(crate) missing: Gauge,
     /// Functions whose agent is silent.
-    pub silent: Gauge,
+    pub(crate) silent: Gauge,
     /// Records that could not be stored.
-    pub not_stored: Counter,
+    pub(crate) not_stored: Counter,
+    /// Outcomes dropped because the outbox was full.
+    pub(crate) dropped_outcomes: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,28 +45,29 @@ struct RuleLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AttemptLabels {
+struct RequestLabels {
     result: &'static str,
 }
 
 impl Metrics {
     /// Registers all metrics.
-    pub fn register(registry: &mut Registry) -> Self {
-        // From a millisecond to a minute: the platform answers within a few, a busy one within seconds.
-        let attempts: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        // 1 ms to 1 min: an idle platform answers within milliseconds, a busy one within seconds.
+        let requests: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
         let metrics = Self {
             outcomes: Family::default(),
             guard: Family::default(),
-            attempts: Family::new_with_constructor(attempts),
+            requests: Family::new_with_constructor(requests),
             leader: Gauge::default(),
             functions: Gauge::default(),
             missing: Gauge::default(),
             silent: Gauge::default(),
             not_stored: Counter::default(),
+            dropped_outcomes: Counter::default(),
         };
-        registry.register("qscale_actuator_outcomes", "Outcomes by effect and by who decided", metrics.outcomes.clone());
-        registry.register("qscale_actuator_guard", "Decisions that a rule of the guard changed or stopped", metrics.guard.clone());
-        registry.register("qscale_actuator_apply_seconds", "Time that the platform took to answer an attempt", metrics.attempts.clone());
+        registry.register("qscale_actuator_outcomes", "Outcomes by effect and by kind of decider", metrics.outcomes.clone());
+        registry.register("qscale_actuator_guard", "Decisions that a guard rule changed or stopped, by rule", metrics.guard.clone());
+        registry.register("qscale_actuator_apply_seconds", "Duration of a request to the platform, by result", metrics.requests.clone());
         registry.register("qscale_actuator_leader", "1 while this actuator leads", metrics.leader.clone());
         registry.register("qscale_actuator_functions", "Functions with a ScalingPolicy", metrics.functions.clone());
         registry.register(
@@ -74,26 +77,28 @@ impl Metrics {
         );
         registry.register("qscale_actuator_silent_agents", "Functions whose agent is silent", metrics.silent.clone());
         registry.register("qscale_actuator_not_stored", "Records that could not be stored", metrics.not_stored.clone());
+        registry.register(
+            "qscale_actuator_dropped_outcomes",
+            "Outcomes dropped because the outbox to the bus was full",
+            metrics.dropped_outcomes.clone(),
+        );
         metrics
     }
 
-    /// Counts an Outcome and the rules that it names.
-    pub fn outcome(&self, outcome: &Outcome) {
+    /// Counts an Outcome and its guard rules.
+    pub(crate) fn outcome(&self, outcome: &Outcome) {
         self.outcomes.get_or_create(&OutcomeLabels { effect: Label(outcome.effect), source: Label(outcome.source) }).inc();
         for note in &outcome.guard {
             self.guard.get_or_create(&RuleLabels { rule: Label(note.rule) }).inc();
         }
     }
 
-    /// Counts an attempt that took `took`.
-    pub fn attempt<T>(&self, result: &Result<T, BackendError>, took: Duration) {
+    /// Counts a request to the platform that took `took`.
+    pub(crate) fn request<T>(&self, result: &Result<T, BackendError>, took: Duration) {
         let result = match result {
             Ok(_) => "applied",
-            Err(BackendError::Unavailable(_)) => "unavailable",
-            Err(BackendError::StaleLease(_)) => "stale_lease",
-            Err(BackendError::NotFound(_)) => "not_found",
-            Err(BackendError::Invalid(_)) => "invalid",
+            Err(error) => error.into(),
         };
-        self.attempts.get_or_create(&AttemptLabels { result }).observe(took.as_secs_f64());
+        self.requests.get_or_create(&RequestLabels { result }).observe(took.as_secs_f64());
     }
 }

@@ -1,15 +1,15 @@
-//! The loop that feeds the core and carries out its commands. Owns waiting, sending and the clock; must not decide.
+//! The loop that feeds the core and executes its commands. Owns waiting, sending and the clock; must not decide, nor wait for the bus or the platform.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use qscale_common::contract::subject::{self, CONTROL_BUCKET};
-use qscale_common::contract::{Action, EventType, State};
+use qscale_common::contract::{Action, EventType, Outcome, State};
 use qscale_common::control::Control;
 use qscale_common::name::FunctionId;
 use qscale_common::policy::ScalingPolicy;
-use qscale_common::runtime::bus::{Bucket, Bus, Subscription};
+use qscale_common::runtime::bus::{Bucket, Bus, Outbox, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::{self, Health};
 use qscale_common::runtime::lease::{self, Election, LeaderStatus, LeaseHandle};
@@ -19,38 +19,36 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::local::LocalPlatform;
 use crate::backend::{Backend, BackendError, Workload};
 use crate::config::ActuatorConfig;
-use crate::core::{Command, Core, Lead, Order, Settings};
+use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
 use crate::metrics::Metrics;
-use crate::store::{self, Record, Remembered};
+use crate::store::{self, Record, StoredRecord};
 
-/// How often what waits for a time is looked at; a fraction of the shortest pause between two attempts.
+/// Interval at which the core's timers run; a fraction of the shortest retry delay.
 const WAKE: Duration = Duration::from_millis(50);
-/// How long a stop waits for what is under way, and again for what is to be recorded.
-const STOP_WITHIN: Duration = Duration::from_secs(3);
-/// Key of the actuators' lease.
-const LEASE_KEY: &str = "actuator";
-/// Pause before a platform that did not answer is listed again.
-const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// Time that a stop waits for requests in flight, and again for Outcomes.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Outcomes that wait for the bus, about 16 MB. Without the bus the fallback decides once per function, so this suffices for a fleet of that size.
+const OUTBOX_CAPACITY: usize = 16_384;
 
-/// Runs an actuator on the platform of this machine until `token` is cancelled.
+/// Runs an actuator on the configured platform until `token` is cancelled.
 ///
 /// # Errors
-/// When an address is malformed or cannot be listened on.
+/// If an address is malformed or cannot be listened on.
 pub async fn run(config: ActuatorConfig, token: CancellationToken) -> anyhow::Result<()> {
-    let backend = LocalPlatform::new(&config.platform.address, config.platform.timeout.0)?;
+    let backend = config.platform.open()?;
     run_with(config, backend, token).await
 }
 
-/// As [`run`], on any platform.
+/// Runs an actuator on `backend`.
 ///
 /// # Errors
-/// When an address is malformed or cannot be listened on.
-pub async fn run_with<B: Backend>(config: ActuatorConfig, backend: B, token: CancellationToken) -> anyhow::Result<()> {
+/// If an address is malformed or cannot be listened on.
+pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: CancellationToken) -> anyhow::Result<()> {
     let seed = seed();
     let instance = config.instance(seed as u32);
+    let lease_key = config.lease_key();
     let health = Health::new();
     let registry = Arc::new(Mutex::new(Registry::default()));
     let (bus, metrics) = {
@@ -70,47 +68,57 @@ pub async fn run_with<B: Backend>(config: ActuatorConfig, backend: B, token: Can
         return Ok(());
     }
     health.set("policies", true);
-    // Two that are called the same by mistake must not take each other's lease for their own.
+    // Two actuators with the same name by mistake must not take the other's lease for their own.
     let election = Election::new(format!("{instance}/{seed:016x}"), config.lease.ttl.0);
     let stop_leading = CancellationToken::new();
-    let (lease, election) = lease::campaign(bus.clone(), LEASE_KEY, election, stop_leading.clone());
-    let settings = Settings { actuator: instance, retry_at_most: config.retry_at_most.0, store_every: config.store_every.0, seed };
-    let (answers_tx, answers) = mpsc::unbounded_channel();
+    let (lease, election) = lease::campaign(bus.clone(), lease_key, election, stop_leading.clone());
+    let settings = Settings {
+        actuator: instance,
+        max_retry_delay: config.max_retry_delay.0,
+        flush_interval: config.flush_interval.0,
+        reconcile: config.reconcile.0,
+        kinds: backend.kinds().to_vec(),
+        seed,
+    };
+    let (completions_tx, completions) = mpsc::unbounded_channel();
     let mut service = Service {
         core: Core::new(settings),
+        outbox: Outbox::start(bus.clone(), OUTBOX_CAPACITY, metrics.dropped_outcomes.clone()),
         bus,
-        backend: Arc::new(backend),
+        backend,
         lease,
         metrics,
         health,
         permits: Arc::new(Semaphore::new(config.concurrency.get())),
-        answers: answers_tx,
-        under_way: 0,
-        listing: false,
-        list_at: None,
+        completions: completions_tx,
+        in_flight: 0,
     };
-    let answers = service.follow(&mut inputs, answers, config.reconcile.0, &token).await;
-    service.stop(answers).await;
+    let completions = service.run(&mut inputs, completions, &token).await;
+    service.stop(completions).await;
     stop_leading.cancel();
-    // A task that panicked has nothing to give back; the lease runs out.
+    // A task that panicked cannot release the lease; it expires.
     let _ended = election.await;
-    service.bus.drain(STOP_WITHIN).await;
+    let left = service.outbox.close(STOP_TIMEOUT).await;
+    if left > 0 {
+        tracing::warn!(outcomes = left, "stopped before all outcomes were sent");
+    }
+    service.bus.drain(STOP_TIMEOUT).await;
     tracing::info!("actuator stopped");
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the service owns the entropy of its name and of its pauses")]
+#[expect(clippy::disallowed_methods, reason = "the service owns the entropy of its name and of its retry delays")]
 fn seed() -> u64 {
     rand::rng().next_u64()
 }
 
-/// Everything that is listened to.
+/// Subscriptions and watched buckets.
 struct Inputs {
     states: Subscription<State>,
     actions: Subscription<Action>,
     policies: Bucket<ScalingPolicy>,
     controls: Bucket<Control>,
-    records: Bucket<Remembered>,
+    records: Bucket<StoredRecord>,
 }
 
 impl Inputs {
@@ -125,7 +133,7 @@ impl Inputs {
         })
     }
 
-    /// Waits until every bucket was read once: who does not know what is frozen must not act. False where it is stopped before.
+    /// Waits until every bucket was read once: an actuator that does not know the freezes must not act. False if stopped before.
     async fn ready(&mut self, token: &CancellationToken) -> bool {
         let read = async {
             self.policies.wait_for(Option::is_some).await.is_ok()
@@ -139,62 +147,58 @@ impl Inputs {
     }
 }
 
-/// What came back from outside.
+/// Result of a command.
 #[derive(Debug)]
-enum Answer {
+enum Completion {
     Applied(FunctionId, u64, Result<Workload, BackendError>),
     Listed(Timestamp, Result<Vec<Workload>, BackendError>),
     Stored(FunctionId, Record, Option<Record>),
 }
 
-struct Service<B> {
+struct Service {
     core: Core,
     bus: Bus,
-    backend: Arc<B>,
+    outbox: Outbox<Outcome>,
+    backend: Arc<dyn Backend>,
     lease: LeaseHandle,
     metrics: Metrics,
     health: Health,
     permits: Arc<Semaphore>,
-    answers: mpsc::UnboundedSender<Answer>,
-    /// Applies and stores that have not answered; each function has at most one apply and three stores.
-    under_way: usize,
-    listing: bool,
-    list_at: Option<std::time::Instant>,
+    /// Unbounded, but holds at most one request and three writes per function, and one list: the core waits for each before it starts the next.
+    completions: mpsc::UnboundedSender<Completion>,
+    /// Number of requests to the platform and writes in flight.
+    in_flight: usize,
 }
 
-impl<B: Backend> Service<B> {
-    /// Feeds the core until `token` is cancelled.
-    async fn follow(
+impl Service {
+    /// Feeds the core until `token` is cancelled. Waits for inputs only.
+    async fn run(
         &mut self,
         inputs: &mut Inputs,
-        mut answers: mpsc::UnboundedReceiver<Answer>,
-        reconcile: Duration,
+        mut completions: mpsc::UnboundedReceiver<Completion>,
         token: &CancellationToken,
-    ) -> mpsc::UnboundedReceiver<Answer> {
+    ) -> mpsc::UnboundedReceiver<Completion> {
         let mut wake = clock::interval(WAKE);
         wake.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reconcile = clock::interval(reconcile);
-        reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         inputs.policies.mark_changed();
         inputs.controls.mark_changed();
         inputs.records.mark_changed();
         loop {
-            // Operators first, then what is due, then States before the Actions that answer them.
+            // Operators first, then timers, then States before the Actions that answer them.
             tokio::select! {
                 biased;
-                () = token.cancelled() => return answers,
+                () = token.cancelled() => return completions,
                 () = self.lease.changed() => {}
-                Ok(()) = inputs.policies.changed() => self.read(&mut inputs.policies, Core::policies),
-                Ok(()) = inputs.controls.changed() => self.read(&mut inputs.controls, Core::controls),
-                Ok(()) = inputs.records.changed() => self.read(&mut inputs.records, Core::records),
-                Some(answer) = answers.recv() => self.answer(answer),
+                Ok(()) = inputs.policies.changed() => self.read(&mut inputs.policies, Core::set_policies),
+                Ok(()) = inputs.controls.changed() => self.read(&mut inputs.controls, Core::set_controls),
+                Some(completion) = completions.recv() => self.on_completion(completion),
                 _ = wake.tick() => self.wake(),
-                _ = reconcile.tick() => self.list(),
-                Some(received) = inputs.states.next() => self.core.state(received.message, received.trace, clock::now()),
-                Some(received) = inputs.actions.next() => self.core.action(received.message, received.trace, clock::now()),
+                Ok(()) = inputs.records.changed() => self.read(&mut inputs.records, Core::set_records),
+                Some(received) = inputs.states.next() => self.core.on_state(received.message, received.trace, clock::now()),
+                Some(received) = inputs.actions.next() => self.core.on_action(received.message, received.trace, clock::now()),
             }
-            self.stand();
-            self.carry_out().await;
+            self.update_lead();
+            self.execute();
         }
     }
 
@@ -207,57 +211,53 @@ impl<B: Backend> Service<B> {
 
     fn wake(&mut self) {
         self.core.wake(clock::now());
-        if self.list_at.take_if(|at| *at <= clock::instant()).is_some() {
-            self.list();
-        }
         self.metrics.functions.set(self.core.governed() as i64);
         self.metrics.missing.set(self.core.missing() as i64);
         self.metrics.silent.set(self.core.silent() as i64);
     }
 
-    /// Tells the core where this actuator stands.
-    fn stand(&mut self) {
+    /// Passes the role of this actuator to the core.
+    fn update_lead(&mut self) {
         let lead = match self.lease.status() {
             LeaderStatus::Following => Lead::Following,
             LeaderStatus::Leading { token, .. } => Lead::Leading(token),
-            LeaderStatus::Disconnected { token } => Lead::Cut(token),
+            LeaderStatus::Disconnected { token } => Lead::Disconnected(token),
         };
         self.metrics.leader.set(i64::from(matches!(lead, Lead::Leading(_))));
-        self.core.lead(lead, clock::now());
+        self.core.set_lead(lead, clock::now());
     }
 
-    fn answer(&mut self, answer: Answer) {
+    fn on_completion(&mut self, completion: Completion) {
         let now = clock::now();
-        match answer {
-            Answer::Applied(function, number, result) => {
-                self.under_way -= 1;
-                self.core.applied(&function, number, result, now);
+        match completion {
+            Completion::Applied(function, number, result) => {
+                self.in_flight -= 1;
+                self.core.on_applied(&function, number, result, now);
             }
-            Answer::Stored(function, record, stored) => {
-                self.under_way -= 1;
-                self.core.stored(&function, record, stored, now);
+            Completion::Stored(function, record, stored) => {
+                self.in_flight -= 1;
+                self.core.on_stored(&function, record, stored, now);
             }
-            Answer::Listed(asked, result) => {
-                self.listing = false;
+            Completion::Listed(asked, result) => {
                 self.health.set("platform", result.is_ok());
                 match result {
-                    Ok(workloads) => self.core.listed(&workloads, asked, now),
+                    Ok(workloads) => self.core.on_listed(&workloads, asked, now),
                     Err(error) => {
-                        tracing::debug!(%error, "the platform was not listed; trying again");
-                        self.list_at = Some(clock::instant() + LIST_AGAIN);
+                        tracing::debug!(%error, "failed to list the platform; trying again");
+                        self.core.on_list_failed(now);
                     }
                 }
             }
         }
     }
 
-    async fn carry_out(&mut self) {
-        for command in self.core.take() {
+    fn execute(&mut self) {
+        for command in self.core.take_commands() {
             match command {
-                Command::Apply(order) => self.apply(order),
+                Command::Apply(request) => self.apply(request),
                 Command::Publish(outcome, trace) => {
                     self.metrics.outcome(&outcome);
-                    self.bus.record(&*outcome, self.bus.child_trace(trace)).await;
+                    self.outbox.push(*outcome, self.bus.child_trace(trace));
                 }
                 Command::Store(function, record) => self.store(function, record),
                 Command::List => self.list(),
@@ -266,65 +266,62 @@ impl<B: Backend> Service<B> {
         }
     }
 
-    fn apply(&mut self, order: Order) {
-        self.under_way += 1;
+    fn apply(&mut self, request: ApplyRequest) {
+        self.in_flight += 1;
         let (backend, permits, lease) = (Arc::clone(&self.backend), Arc::clone(&self.permits), self.lease.clone());
-        let (metrics, answers) = (self.metrics.clone(), self.answers.clone());
+        let (metrics, completions) = (self.metrics.clone(), self.completions.clone());
         tokio::spawn(async move {
             let _permit = permits.acquire_owned().await;
-            // It may have waited; who no longer leads does not write.
-            let leads = lease.status().token() == Some(order.lease);
+            // The lead may be lost since the request was queued.
+            let leads = lease.status().token() == Some(request.lease);
             let began = clock::instant();
             let result = if leads {
-                backend.apply(&order.workload, order.allocation, order.lease).await
+                backend.apply(&request.workload, request.allocation, request.lease).await
             } else {
-                Err(BackendError::Unavailable("this actuator no longer leads".into()))
+                Err(BackendError::Unavailable("this actuator does not lead anymore".into()))
             };
-            metrics.attempt(&result, clock::since(began));
-            // The service has ended; nobody waits for the answer.
-            let _unheard = answers.send(Answer::Applied(order.function, order.number, result));
+            metrics.request(&result, clock::since(began));
+            // Fails only after the service has ended.
+            let _ended = completions.send(Completion::Applied(request.function, request.number, result));
         });
     }
 
     fn store(&mut self, function: FunctionId, record: Record) {
-        self.under_way += 1;
-        let (bus, metrics, answers) = (self.bus.clone(), self.metrics.clone(), self.answers.clone());
+        self.in_flight += 1;
+        let (bus, metrics, completions) = (self.bus.clone(), self.metrics.clone(), self.completions.clone());
         tokio::spawn(async move {
             let stored = store::put(&bus, &function, &record).await;
             if let Err(error) = &stored {
                 metrics.not_stored.inc();
-                tracing::debug!(%function, error = format!("{error:#}"), "not stored; trying again");
+                tracing::debug!(%function, error = format!("{error:#}"), "failed to store a record; retrying");
             }
-            // The service has ended; nobody waits for the answer.
-            let _unheard = answers.send(Answer::Stored(function, record, stored.ok()));
+            // Fails only after the service has ended.
+            let _ended = completions.send(Completion::Stored(function, record, stored.ok()));
         });
     }
 
     fn list(&mut self) {
-        if std::mem::replace(&mut self.listing, true) {
-            return;
-        }
-        let (backend, answers, asked) = (Arc::clone(&self.backend), self.answers.clone(), clock::now());
+        let (backend, completions, asked) = (Arc::clone(&self.backend), self.completions.clone(), clock::now());
         tokio::spawn(async move {
             let result = backend.list().await;
-            // The service has ended; nobody waits for the answer.
-            let _unheard = answers.send(Answer::Listed(asked, result));
+            // Fails only after the service has ended.
+            let _ended = completions.send(Completion::Listed(asked, result));
         });
     }
 
-    /// Lets what is under way end, and stores what is not stored yet.
-    async fn stop(&mut self, mut answers: mpsc::UnboundedReceiver<Answer>) {
+    /// Waits for requests in flight, and stores changed budgets.
+    async fn stop(&mut self, mut completions: mpsc::UnboundedReceiver<Completion>) {
         self.core.flush(clock::now());
         let settled = async {
-            self.carry_out().await;
-            while self.under_way > 0 {
-                let Some(answer) = answers.recv().await else { return };
-                self.answer(answer);
-                self.carry_out().await;
+            self.execute();
+            while self.in_flight > 0 {
+                let Some(completion) = completions.recv().await else { return };
+                self.on_completion(completion);
+                self.execute();
             }
         };
-        if tokio::time::timeout(STOP_WITHIN, settled).await.is_err() {
-            tracing::warn!("the platform or the bus did not answer before the stop");
+        if tokio::time::timeout(STOP_TIMEOUT, settled).await.is_err() {
+            tracing::warn!("stopped before the platform or the bus answered");
         }
     }
 }

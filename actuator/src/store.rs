@@ -1,4 +1,4 @@
-//! What the actuator must not forget, in a key-value bucket. Owns keys and values; must not decide when something is stored.
+//! The actuator's persistent records, in a key-value bucket. Owns keys and values; must not decide when something is stored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,41 +6,45 @@ use std::sync::Arc;
 use qscale_common::contract::subject::ACTUATOR_BUCKET;
 use qscale_common::guard::Budget;
 use qscale_common::name::{FunctionId, Name};
+use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::bus::{Bucket, Bus};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-/// What a function had before Qscale first acted on it.
+/// Allocation of a function before the first change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Original {
-    /// The workload, which a policy that is gone can no longer name.
+pub struct Baseline {
+    /// Name of the workload, needed when the policy is deleted.
     pub workload: FunctionId,
-    /// What it had.
+    /// Kind of the workload.
+    #[serde(default)]
+    pub kind: WorkloadKind,
+    /// The allocation.
     pub allocation: Allocation,
-    /// When that was read.
+    /// Time at which it was read.
     pub at_ms: Timestamp,
 }
 
-/// One thing to remember of one function.
+/// A record of one function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// What it had before Qscale first acted. Written once, never again.
-    Original(Original),
-    /// What was changed within the last hour.
+    /// Allocation before the first change. Written once.
+    Baseline(Baseline),
+    /// Changes within the last hour.
     Budget(Budget),
-    /// The last request to restore it that was carried out.
+    /// Last restore request that was executed.
     Restored(Timestamp),
 }
 
-/// A record and the function that it belongs to.
-pub type Remembered = (FunctionId, Record);
+/// A record with its function.
+pub(crate) type StoredRecord = (FunctionId, Record);
 
 impl Record {
-    fn word(&self) -> &'static str {
+    fn prefix(&self) -> &'static str {
         match self {
-            Self::Original(_) => "original",
+            Self::Baseline(_) => "original",
             Self::Budget(_) => "budget",
             Self::Restored(_) => "restored",
         }
@@ -49,12 +53,12 @@ impl Record {
     /// The key of this record of `function`: `original.<namespace>.<function>`.
     #[must_use]
     pub fn key(&self, function: &FunctionId) -> String {
-        format!("{}.{}", self.word(), function.tokens())
+        format!("{}.{}", self.prefix(), function.tokens())
     }
 
     fn value(&self) -> Vec<u8> {
         let written = match self {
-            Self::Original(original) => serde_json::to_vec(original),
+            Self::Baseline(baseline) => serde_json::to_vec(baseline),
             Self::Budget(budget) => serde_json::to_vec(budget),
             Self::Restored(request) => serde_json::to_vec(request),
         };
@@ -62,42 +66,42 @@ impl Record {
     }
 }
 
-/// Reads one entry of the bucket.
+/// Decodes one entry of the bucket.
 ///
 /// # Errors
-/// Says what is wrong with key or value.
-pub fn parse(key: &str, value: &[u8]) -> Result<Remembered, String> {
+/// Names the key or value at fault.
+pub(crate) fn parse(key: &str, value: &[u8]) -> Result<StoredRecord, String> {
     let mut tokens = key.splitn(3, '.');
     let (Some(word), Some(namespace), Some(name)) = (tokens.next(), tokens.next(), tokens.next()) else {
-        return Err("the key is not of the form original.<namespace>.<function>".into());
+        return Err("the key must be original.<namespace>.<function>, or the same with budget or restored".into());
     };
     let label = |text: &str| Name::new(text).map_err(|error| error.to_string());
     let function = FunctionId::new(label(namespace)?, label(name)?);
     let record = match word {
-        "original" => serde_json::from_slice(value).map(Record::Original),
+        "original" => serde_json::from_slice(value).map(Record::Baseline),
         "budget" => serde_json::from_slice(value).map(Record::Budget),
         "restored" => serde_json::from_slice(value).map(Record::Restored),
-        _ => return Err(format!("`{word}` is none of original, budget and restored")),
+        _ => return Err(format!("prefix `{word}`, must be original, budget or restored")),
     };
     record.map(|record| (function, record)).map_err(|error| error.to_string())
 }
 
-/// Everything that is remembered, kept current.
-pub fn watch(bus: &Bus, token: CancellationToken) -> Bucket<Remembered> {
+/// Watches all records.
+pub(crate) fn watch(bus: &Bus, token: CancellationToken) -> Bucket<StoredRecord> {
     bus.watch_bucket(ACTUATOR_BUCKET, parse, token)
 }
 
-/// The entries of the bucket as the watch tells them.
-pub type Entries = BTreeMap<String, Arc<Remembered>>;
+/// The entries of the bucket by key.
+pub(crate) type Entries = BTreeMap<String, Arc<StoredRecord>>;
 
-/// Stores `record` of `function`; returns what is stored afterwards, which for an original may be an older one.
+/// Stores `record` of `function`; returns the stored record, which for a baseline may be an older one.
 ///
 /// # Errors
-/// When the bucket cannot be reached.
-pub async fn put(bus: &Bus, function: &FunctionId, record: &Record) -> anyhow::Result<Record> {
+/// If the bucket cannot be reached.
+pub(crate) async fn put(bus: &Bus, function: &FunctionId, record: &Record) -> anyhow::Result<Record> {
     let store = bus.jetstream().get_key_value(ACTUATOR_BUCKET).await?;
     let (key, value) = (record.key(function), record.value());
-    let Record::Original(_) = record else {
+    let Record::Baseline(_) = record else {
         store.put(&key, value.into()).await?;
         return Ok(record.clone());
     };
@@ -106,7 +110,7 @@ pub async fn put(bus: &Bus, function: &FunctionId, record: &Record) -> anyhow::R
     }
     match store.get(&key).await? {
         Some(older) => parse(&key, &older).map(|(_, record)| record).map_err(|error| anyhow::anyhow!("{key}: {error}")),
-        None => anyhow::bail!("{key}: could not be written"),
+        None => anyhow::bail!("failed to write {key}"),
     }
 }
 
@@ -115,16 +119,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_read_what_they_write() {
+    fn records_round_trip() {
         let function: FunctionId = "prod/fib".parse().expect("a name");
-        let original = Original { workload: function.clone(), allocation: Allocation::new(2, 500, 256), at_ms: Timestamp(7) };
-        for record in [Record::Original(original), Record::Budget(Budget::default()), Record::Restored(Timestamp(9))] {
+        let baseline = Baseline {
+            workload: function.clone(),
+            kind: WorkloadKind::Local,
+            allocation: Allocation::new(2, 500, 256),
+            at_ms: Timestamp(7),
+        };
+        for record in [Record::Baseline(baseline), Record::Budget(Budget::default()), Record::Restored(Timestamp(9))] {
             assert_eq!(parse(&record.key(&function), &record.value()), Ok((function.clone(), record)));
         }
     }
 
     #[test]
-    fn foreign_entries_are_refused_with_a_reason() {
+    fn malformed_entries_are_refused() {
         assert!(parse("budget.fib", b"{}").is_err());
         assert!(parse("mood.prod.fib", b"{}").expect_err("unknown").contains("`mood`"));
         assert!(parse("budget.prod.fib", b"7").is_err());

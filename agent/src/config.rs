@@ -176,7 +176,7 @@ mod tests {
         let error = |config: Value| format!("{:#}", parsed(config).policy().err().expect("refused"));
         assert!(error(json!({"agent": "dqn", "model": "nosuch.dqn"})).contains("nosuch.dqn"));
         assert!(error(json!({"agent": "dqn", "fallback": "dqn"})).contains("fallback: policy = `dqn`, must be one of threshold"));
-        assert!(error(json!({"agent": "dqn", "params": {"caution": 1}})).contains("caution = 1, must be from 10"));
+        assert!(error(json!({"agent": "dqn", "params": {"caution": 1}})).contains("violation_cost = 1"));
         let folder = qscale_tests::Folder::new("table");
         let (table, broken) = (folder.path().join("table.json"), folder.path().join("broken.json"));
         let learned = Tabular::new(qscale_dqn::tabular::TabularParameters::default(), 3);

@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::{ModelStore, ReadError};
-use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::{Checkpoint, Dqn, Tabular, registry};
 use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,7 @@ pub fn table(path: &Path) -> anyhow::Result<Tabular> {
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -204,7 +204,7 @@ impl Follower {
     }
 
     async fn read(&self, store: &ModelStore, version: u64) -> Result<Dqn, Unusable> {
-        let bytes = store.read(&self.name, version, MOST_BYTES).await.map_err(|error| match error {
+        let bytes = store.read(&self.name, version, MAX_BYTES).await.map_err(|error| match error {
             ReadError::Unavailable(_) => Unusable::Later(anyhow::Error::new(error).context(format!("model {}@{version}", self.name))),
             ReadError::Absent | ReadError::TooLong(..) | ReadError::Damaged(_) => Unusable::Refused(error.to_string()),
         })?;

@@ -1,4 +1,4 @@
-//! What it costs to read an exposition, and to observe many functions.
+//! Cost of reading an exposition and of observing many functions.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use qscale_collector::config::SourceConfig;
-use qscale_collector::exposition::{Labels, Samples};
-use qscale_collector::observer::{Observer, Sourced};
-use qscale_collector::reading::Reader;
+use qscale_collector::observer::{Observer, SourceReading};
+use qscale_collector::source::exposition::syntax::{Labels, Samples};
+use qscale_collector::source::exposition::{ExpositionConfig, Reader};
 use qscale_common::contract::{Message, TraceParent};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::partition::Partition;
@@ -25,7 +24,7 @@ fn name(text: &str) -> Name {
     Name::new(text).expect("a DNS label")
 }
 
-/// What the local platform shows of `functions` functions with `replicas` replicas each, after `tick` ticks.
+/// Exposition of the local platform for `functions` functions with `replicas` replicas each, after `tick` ticks.
 fn exposition(functions: usize, replicas: usize, tick: u64) -> String {
     const OF_FUNCTION: [&str; 10] = [
         "qscale_gateway_requests_total",
@@ -90,21 +89,21 @@ fn parse_lines(bencher: Bencher) {
 #[divan::bench(args = [1, 100, 1000])]
 fn read_exposition(bencher: Bencher, functions: usize) {
     let body = exposition(functions, 4, 12_345);
-    let reader = Reader::new(&SourceConfig::default());
+    let reader = Reader::new(&ExpositionConfig::default());
     bencher
         .counter(BytesCount::new(body.len()))
         .counter(ItemsCount::new(functions))
         .bench(|| reader.read(black_box(body.as_bytes()), Timestamp(1)));
 }
 
-/// A tick of every function, from what was read to the States' bytes.
+/// A tick of every function, from readings to the bytes of the States.
 #[divan::bench(args = [1, 1000], sample_count = 20)]
 fn observe_tick(bencher: Bencher, functions: usize) {
     let policies: BTreeMap<_, _> = (0..functions)
         .map(|function| FunctionId::new(name("default"), name(&format!("f-{function}"))))
         .map(|function| (function.tokens(), Arc::new(ScalingPolicy::new(function))))
         .collect();
-    let reader = Reader::new(&SourceConfig::default());
+    let reader = Reader::new(&ExpositionConfig::default());
     let mut observer = Observer::new(Partition::default(), Timestamp(0));
     observer.set_policies(&policies, Timestamp(0));
     let mut tick = 0;
@@ -113,7 +112,14 @@ fn observe_tick(bencher: Bencher, functions: usize) {
         .with_inputs(|| {
             tick += 1;
             let now = Timestamp(tick * 5000);
-            (now, [Sourced { source: name("local"), reading: reader.read(exposition(functions, 4, tick).as_bytes(), now), resumed: false }])
+            (
+                now,
+                [SourceReading {
+                    source: name("local"),
+                    reading: reader.read(exposition(functions, 4, tick).as_bytes(), now),
+                    resumed: false,
+                }],
+            )
         })
         .bench_local_values(|(now, readings)| {
             observer.record(&readings);

@@ -1,10 +1,11 @@
-//! The collector: metrics in, State and Reward out. Owns reading endpoints and the rhythm of ticks; must not decide anything, nor change an allocation.
+//! The collector: metrics in, State and Reward out. Owns reading sources and the timing of ticks; must not decide anything, nor change an allocation.
+
+#![warn(unreachable_pub)]
 
 pub mod config;
-pub mod exposition;
-pub mod metrics;
+mod metrics;
 pub mod observer;
+mod poller;
 pub mod reading;
-pub mod round;
 pub mod service;
 pub mod source;

@@ -1,4 +1,4 @@
-//! What the collector counts of itself.
+//! Metrics of the collector. Owns their names and labels.
 
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -8,32 +8,32 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use qscale_common::name::Name;
 
-use crate::source::Failure;
+use crate::source::SourceError;
 
-/// A source.
+/// Label of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct OfSource(pub Name);
+pub(crate) struct SourceLabel(pub(crate) Name);
 
-impl EncodeLabelSet for OfSource {
+impl EncodeLabelSet for SourceLabel {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
         ("source", self.0.as_str()).encode(encoder.encode_label())
     }
 }
 
-/// A source and why it could not be read.
+/// Labels of a source and of the reason why it could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct OfFailure(pub Name, pub Failure);
+pub(crate) struct FailureLabel(pub(crate) Name, pub(crate) SourceError);
 
-impl EncodeLabelSet for OfFailure {
+impl EncodeLabelSet for FailureLabel {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
         ("source", self.0.as_str()).encode(encoder.encode_label())?;
-        ("reason", self.1.word()).encode(encoder.encode_label())
+        ("reason", <&str>::from(self.1)).encode(encoder.encode_label())
     }
 }
 
-/// Makes histograms of seconds, from what a small endpoint takes to the longest patience.
+/// Makes histograms of seconds, from the response time of a small endpoint to the longest timeout.
 #[derive(Debug, Clone)]
-pub struct Seconds;
+pub(crate) struct Seconds;
 
 impl MetricConstructor<Histogram> for Seconds {
     fn new_metric(&self) -> Histogram {
@@ -43,35 +43,35 @@ impl MetricConstructor<Histogram> for Seconds {
 
 /// The metrics.
 #[derive(Debug, Clone)]
-pub struct Metrics {
-    /// Time that a reading took.
-    pub scrape_seconds: Family<OfSource, Histogram, Seconds>,
+pub(crate) struct Metrics {
+    /// Duration of a reading.
+    pub(crate) scrape_seconds: Family<SourceLabel, Histogram, Seconds>,
     /// Readings that failed.
-    pub scrape_failures: Family<OfFailure, Counter>,
-    /// Samples that were of use.
-    pub samples: Family<OfSource, Counter>,
-    /// Lines that could not be read.
-    pub malformed: Family<OfSource, Counter>,
-    /// Readings that came after their tick was published.
-    pub late_readings: Family<OfSource, Counter>,
-    /// Time from the begin of a tick to the last State that it published.
-    pub publish_seconds: Histogram,
-    /// Ticks of functions that were not published in time, and never will be.
-    pub ticks_missed: Counter,
-    /// States that were not published because there was no connection.
-    pub states_dropped: Counter,
-    /// Rewards that were given up because too many waited.
-    pub rewards_dropped: Counter,
-    /// Functions that are observed.
-    pub functions: Gauge,
-    /// Times that the clock was set back.
-    pub epochs: Counter,
+    pub(crate) scrape_failures: Family<FailureLabel, Counter>,
+    /// Samples used.
+    pub(crate) samples: Family<SourceLabel, Counter>,
+    /// Samples that could not be decoded.
+    pub(crate) malformed: Family<SourceLabel, Counter>,
+    /// Readings that missed their tick.
+    pub(crate) late_readings: Family<SourceLabel, Counter>,
+    /// Time from the start of a tick to its last State.
+    pub(crate) publish_seconds: Histogram,
+    /// Ticks of functions that were never published.
+    pub(crate) ticks_missed: Counter,
+    /// States dropped without a connection.
+    pub(crate) states_dropped: Counter,
+    /// Rewards dropped because the outbox was full.
+    pub(crate) rewards_dropped: Counter,
+    /// Observed functions.
+    pub(crate) functions: Gauge,
+    /// New epochs because the clock was set back.
+    pub(crate) epochs: Counter,
 }
 
 impl Metrics {
-    /// The metrics, shown by `registry`.
+    /// Registers all metrics.
     #[must_use]
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             scrape_seconds: Family::new_with_constructor(Seconds),
             scrape_failures: Family::default(),
@@ -87,26 +87,22 @@ impl Metrics {
         };
         let seconds = |name: &str| (format!("qscale_collector_{name}"), Unit::Seconds);
         let (name, unit) = seconds("scrape_duration");
-        registry.register_with_unit(name, "Time that a reading of a source took", unit, metrics.scrape_seconds.clone());
+        registry.register_with_unit(name, "Duration of a reading of a source", unit, metrics.scrape_seconds.clone());
         let (name, unit) = seconds("publish_delay");
-        registry.register_with_unit(name, "Time from the begin of a tick to its last State", unit, metrics.publish_seconds.clone());
-        registry.register("qscale_collector_scrape_failures", "Readings that failed, by reason", metrics.scrape_failures.clone());
-        registry.register("qscale_collector_samples", "Samples that were of use", metrics.samples.clone());
-        registry.register("qscale_collector_malformed_lines", "Lines that could not be read", metrics.malformed.clone());
-        registry.register(
-            "qscale_collector_late_readings",
-            "Readings that came after their tick was published",
-            metrics.late_readings.clone(),
-        );
+        registry.register_with_unit(name, "Time from the start of a tick to its last State", unit, metrics.publish_seconds.clone());
+        registry.register("qscale_collector_scrape_failures", "Failed readings, by reason", metrics.scrape_failures.clone());
+        registry.register("qscale_collector_samples", "Samples used", metrics.samples.clone());
+        registry.register("qscale_collector_malformed_lines", "Samples that could not be decoded", metrics.malformed.clone());
+        registry.register("qscale_collector_late_readings", "Readings that missed their tick", metrics.late_readings.clone());
         registry.register("qscale_collector_ticks_missed", "Ticks of functions that were never published", metrics.ticks_missed.clone());
+        registry.register("qscale_collector_states_dropped", "States dropped without a connection", metrics.states_dropped.clone());
         registry.register(
-            "qscale_collector_states_dropped",
-            "States not published for want of a connection",
-            metrics.states_dropped.clone(),
+            "qscale_collector_rewards_dropped",
+            "Rewards dropped because the outbox to the bus was full",
+            metrics.rewards_dropped.clone(),
         );
-        registry.register("qscale_collector_rewards_dropped", "Rewards given up because too many waited", metrics.rewards_dropped.clone());
-        registry.register("qscale_collector_functions", "Functions that are observed", metrics.functions.clone());
-        registry.register("qscale_collector_clock_set_back", "Times that the clock was set back", metrics.epochs.clone());
+        registry.register("qscale_collector_functions", "Observed functions", metrics.functions.clone());
+        registry.register("qscale_collector_clock_set_back", "New epochs because the clock was set back", metrics.epochs.clone());
         metrics
     }
 }

@@ -1,5 +1,5 @@
-//! What is observed of every function, tick by tick: readings, policies and Outcomes in, States and Rewards out. Owns which tick is due; does no I/O and
-//! reads no clock.
+//! Observation of every function, tick by tick: readings, policies and Outcomes in, States and Rewards out. Owns which tick is due; does no I/O and reads
+//! no clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,42 +11,41 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::reward::{self, RewardContext};
 use qscale_common::scrape::{FunctionScrape, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
-use qscale_common::window::{Windows, assemble};
+use qscale_common::window::{FunctionWindows, assemble};
 
 use crate::reading::Reading;
 
-/// A clock that was set back by no more than this many ticks is waited for; beyond it a new epoch begins, for a function that is not observed for longer
-/// is one that its fallback takes over.
-const TICKS_WAITED_FOR: u64 = 2;
+/// Ticks by which the clock may be set back before a new epoch begins. Up to it the observer waits; any longer, and the fallback would take over.
+const MAX_TICKS_BEHIND: u64 = 2;
 
-/// A reading and where it is from.
+/// A reading of a named source.
 #[derive(Debug)]
-pub struct Sourced {
+pub struct SourceReading {
     /// Name of the source.
     pub source: Name,
-    /// What it showed.
+    /// The reading.
     pub reading: Reading,
-    /// Whether it could not be read the last time, so that what it shows first may be old.
+    /// Whether the previous reading failed, so that the first measurements may be old.
     pub resumed: bool,
 }
 
-/// What a tick of a function gives.
+/// Result of a tick of a function.
 #[derive(Debug)]
 pub struct Observation {
     /// The State that closes the tick.
     pub state: State,
     /// The Reward for the tick before, and the trace of the State that began it; `None` with the first State of an epoch.
     pub reward: Option<(Reward, TraceParent)>,
-    /// Ticks since the last State that had none.
+    /// Ticks without a State since the last State.
     pub missed: u64,
 }
 
-/// Everything that is observed.
+/// The observed functions.
 #[derive(Debug)]
 pub struct Observer {
     epoch: Epoch,
     partition: Partition,
-    /// In the order of their keys.
+    /// Ordered by key.
     functions: Vec<Function>,
     index: HashMap<String, usize>,
     lengths: BTreeSet<TickLength>,
@@ -56,17 +55,17 @@ pub struct Observer {
 struct Function {
     policy: Arc<ScalingPolicy>,
     workload: String,
-    windows: Windows,
+    windows: FunctionWindows,
     headroom: Option<Headroom>,
     decided_by: Option<DecidedBy>,
-    /// The last tick that is over: published, or begun before the function was known.
+    /// Last closed tick: published, or started before the function was known.
     closed: Tick,
     /// The last State of this epoch.
     published: Option<(Tick, TraceParent)>,
 }
 
 impl Observer {
-    /// Observes nothing yet, from `now` on.
+    /// An observer without functions; its epoch starts at `now`.
     #[must_use]
     pub fn new(partition: Partition, now: Timestamp) -> Self {
         Self { epoch: Epoch(now.0), partition, functions: Vec::new(), index: HashMap::new(), lengths: BTreeSet::new() }
@@ -90,8 +89,8 @@ impl Observer {
         self.functions.is_empty()
     }
 
-    /// Observes the functions of `policies` that belong to this part, and no others. What was seen of a function is kept unless its tick or its
-    /// workload changed.
+    /// Observes the functions of `policies` that belong to this collector's share. Measurements of a function are kept unless its tick length or workload
+    /// changed.
     pub fn set_policies(&mut self, policies: &BTreeMap<String, Arc<ScalingPolicy>>, now: Timestamp) {
         let mut known: Vec<Option<Function>> = std::mem::take(&mut self.functions).into_iter().map(Some).collect();
         let mut index = HashMap::with_capacity(policies.len());
@@ -110,8 +109,8 @@ impl Observer {
         self.lengths = self.functions.iter().map(|function| function.policy.tick).collect();
     }
 
-    /// Takes in who decided what is in force. A decision that was applied, or that found what it wanted in force, stands until the next such.
-    pub fn take_outcome(&mut self, outcome: &Outcome) {
+    /// Processes an Outcome. A decision that was applied, or that equals the current allocation, is the current one until the next such.
+    pub fn on_outcome(&mut self, outcome: &Outcome) {
         let stands =
             matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged) && outcome.source != DecisionSource::Shadow;
         let key = format!("{}.{}", outcome.namespace, outcome.function);
@@ -124,8 +123,8 @@ impl Observer {
         }
     }
 
-    /// Takes in what was read at one time.
-    pub fn record(&mut self, readings: &[Sourced]) {
+    /// Processes the readings of one time.
+    pub fn record(&mut self, readings: &[SourceReading]) {
         let joined = join_unowned(readings);
         for function in &mut self.functions {
             let extra = joined.get(function.workload.as_str()).map_or(&[][..], Vec::as_slice);
@@ -133,16 +132,15 @@ impl Observer {
         }
     }
 
-    /// When the next tick of any function begins, after `now`.
+    /// Start of the next tick of any function after `now`.
     #[must_use]
     pub fn next_tick(&self, now: Timestamp) -> Option<Timestamp> {
         self.lengths.iter().map(|&length| Tick::at(now, length).next().start(length)).min()
     }
 
-    /// Says whether the clock was set back so far that a new epoch had to begin, in which every function is seen as for the first time: what was read
-    /// before lies in a future that the clock may never reach.
-    pub fn heal_clock(&mut self, now: Timestamp) -> bool {
-        let ahead = |function: &Function| function.closed.0 > Tick::at(now, function.policy.tick).0.saturating_add(TICKS_WAITED_FOR);
+    /// Starts a new epoch if the clock was set back too far, and returns whether it did. All measurements are dropped, as their times lie in the future.
+    pub fn check_clock(&mut self, now: Timestamp) -> bool {
+        let ahead = |function: &Function| function.closed.0 > Tick::at(now, function.policy.tick).0.saturating_add(MAX_TICKS_BEHIND);
         if !self.functions.iter().any(ahead) {
             return false;
         }
@@ -154,14 +152,14 @@ impl Observer {
         true
     }
 
-    /// The functions of which a tick began that has no State yet.
+    /// Indices of the functions with a tick that has started but has no State yet.
     #[must_use]
     pub fn due(&self, now: Timestamp) -> Vec<usize> {
         let due = |function: &Function| Tick::at(now, function.policy.tick) > function.closed;
         self.functions.iter().enumerate().filter(|(_, function)| due(function)).map(|(place, _)| place).collect()
     }
 
-    /// Closes the tick of one that is due: its State, which `trace` follows, and the Reward for the tick before. `None` where it is not due.
+    /// Closes the tick of a due function: its State, which starts `trace`, and the Reward for the previous tick. `None` if it is not due.
     pub fn observe(&mut self, place: usize, now: Timestamp, trace: TraceParent) -> Option<Observation> {
         let function = self.functions.get_mut(place)?;
         let policy = Arc::clone(&function.policy);
@@ -175,9 +173,9 @@ impl Observer {
         let state = assemble(&policy, state_id, now, &function.windows, function.headroom);
         let before = function.published.replace((tick, trace));
         let reward = before.zip(function.windows.closed()).map(|((tick, trace), closed)| {
-            let judged = RewardContext { epoch: self.epoch, tick, at: now, decided_by: function.decided_by.clone() };
+            let context = RewardContext { epoch: self.epoch, tick, at: now, decided_by: function.decided_by.clone() };
             let measured = reward::measure(&state.windows.tick, closed, &policy);
-            (reward::message(&measured, closed, judged, &policy), trace)
+            (reward::message(&measured, closed, context, &policy), trace)
         });
         Some(Observation { state, reward, missed })
     }
@@ -185,32 +183,33 @@ impl Observer {
 
 impl Function {
     fn new(policy: Arc<ScalingPolicy>, workload: String, now: Timestamp) -> Self {
-        let windows = Windows::new(policy.tick);
+        let windows = FunctionWindows::new(policy.tick);
         let closed = Tick::at(now, policy.tick);
         Self { policy, workload, windows, headroom: None, decided_by: None, closed, published: None }
     }
 
-    /// Takes in what the sources of this function showed of it, and what they showed of replicas without knowing whose they are.
-    fn record(&mut self, readings: &[Sourced], extra: &[Scrape]) {
+    /// Processes what the function's sources measured, and the replicas that they do not know to be its own (`extra`).
+    fn record(&mut self, readings: &[SourceReading], extra: &[Scrape]) {
         let named = self.policy.metrics.source.as_ref();
-        let of_function = readings.iter().filter(|sourced| named.is_none_or(|named| *named == sourced.source));
-        let mut scrapes = of_function.filter_map(|sourced| Some((sourced, sourced.reading.functions.get(&self.workload)?)));
+        let of_function = readings.iter().filter(|source_reading| named.is_none_or(|named| *named == source_reading.source));
+        let mut scrapes =
+            of_function.filter_map(|source_reading| Some((source_reading, source_reading.reading.functions.get(&self.workload)?)));
         let Some((first, scrape)) = scrapes.next() else { return };
         if scrape.platform.is_some() {
             self.headroom = first.reading.headroom;
         }
         let mut merged: Option<FunctionScrape> = None;
-        // Only what another source reads as well can be older than what was read here before.
+        // A measurement can be older than the last one only if another source reads it too.
         let mut resumed = false;
-        for (sourced, other) in scrapes {
+        for (source_reading, other) in scrapes {
             let merged = merged.get_or_insert_with(|| scrape.clone());
             if merged.platform.is_none() && other.platform.is_some() {
-                self.headroom = sourced.reading.headroom;
+                self.headroom = source_reading.reading.headroom;
             }
             merged.platform = merged.platform.or(other.platform);
             merged.ingress = merged.ingress.or(other.ingress);
             merged.replicas.extend_from_slice(&other.replicas);
-            resumed |= first.resumed || sourced.resumed;
+            resumed |= first.resumed || source_reading.resumed;
         }
         if !extra.is_empty() {
             merged.get_or_insert_with(|| scrape.clone()).replicas.extend_from_slice(extra);
@@ -220,18 +219,18 @@ impl Function {
     }
 }
 
-/// Replicas of which one source does not say whose they are, by the workload that another one says, `namespace/name`.
-fn join_unowned(readings: &[Sourced]) -> HashMap<&str, Vec<Scrape>> {
+/// Replicas whose workload one source does not know, by the workload that another one names, `namespace/name`.
+fn join_unowned(readings: &[SourceReading]) -> HashMap<&str, Vec<Scrape>> {
     let mut joined: HashMap<&str, Vec<Scrape>> = HashMap::new();
-    if readings.iter().all(|sourced| sourced.reading.unowned.is_empty()) {
+    if readings.iter().all(|source_reading| source_reading.reading.unowned.is_empty()) {
         return joined;
     }
     let mut owners = HashMap::new();
-    for (workload, scrape) in readings.iter().flat_map(|sourced| &sourced.reading.functions) {
+    for (workload, scrape) in readings.iter().flat_map(|source_reading| &source_reading.reading.functions) {
         let namespace = workload.split_once('/').map_or("", |(namespace, _)| namespace);
         owners.extend(scrape.replicas.iter().map(|replica| (format!("{namespace}/{}", replica.replica), workload.as_str())));
     }
-    for (path, scrape) in readings.iter().flat_map(|sourced| &sourced.reading.unowned) {
+    for (path, scrape) in readings.iter().flat_map(|source_reading| &source_reading.reading.unowned) {
         if let Some(workload) = owners.get(path) {
             joined.entry(workload).or_default().push(scrape.clone());
         }

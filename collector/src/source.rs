@@ -1,97 +1,104 @@
-//! An endpoint that is read over HTTP/1.1, on a connection that is kept. Owns the request and its limits; must not know what is read.
+//! Sources of measurements. Owns the choice of a source by configuration and the ways in which reading one fails; must not know what is done
+//! with a reading.
+//!
+//! A new source is a module here, with its configuration and a `read` that returns the Scrapes with their times, and a variant of [`SourceConfig`]
+//! and [`Source`].
 
-use std::time::Duration;
+pub mod exposition;
 
-use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use qscale_common::runtime::clock;
+use qscale_common::document;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use strum::IntoStaticStr;
+use thiserror::Error;
 
-use crate::config::SourceConfig;
-use crate::reading::{Reader, Reading};
+use crate::reading::Reading;
+use exposition::{Exposition, ExpositionConfig};
 
-/// Why a source could not be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Failure {
-    /// No connection, or one that broke.
-    Connection,
-    /// No whole answer in time.
-    Timeout,
-    /// A status other than 200.
-    Status,
-    /// A body beyond the limit.
-    TooLarge,
-    /// The reading before this one is still under way.
-    Busy,
+/// Configuration of a source, by `kind`. Without `kind` it is a text exposition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", tag = "kind", rename_all = "snake_case")]
+pub enum SourceConfig {
+    /// An endpoint that exposes metrics in Prometheus's text format.
+    Exposition(ExpositionConfig),
 }
 
-impl Failure {
-    /// A word for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
+impl Serialize for SourceConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let tagged = document::with_default_tag(deserializer, "kind", "exposition")?;
+        Self::deserialize(tagged).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        Self::Exposition(ExpositionConfig::default())
+    }
+}
+
+impl SourceConfig {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// Names the key, its value and its range.
+    pub fn check(&self) -> anyhow::Result<()> {
         match self {
-            Self::Connection => "connection",
-            Self::Timeout => "timeout",
-            Self::Status => "status",
-            Self::TooLarge => "too_large",
-            Self::Busy => "busy",
+            Self::Exposition(config) => config.check(),
         }
     }
+}
+
+/// Reasons why a source could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum SourceError {
+    /// No connection, or one that broke.
+    #[error("connection failed")]
+    Connection,
+    /// No complete answer in time.
+    #[error("timeout")]
+    Timeout,
+    /// An answer with a status other than success.
+    #[error("status other than success")]
+    Status,
+    /// An answer beyond the size limit.
+    #[error("answer too large")]
+    TooLarge,
+    /// The previous reading is still under way.
+    #[error("previous reading still under way")]
+    Busy,
 }
 
 /// A source.
 #[derive(Debug)]
-pub struct Source {
-    client: Client<HttpConnector, Empty<Bytes>>,
-    uri: Uri,
-    timeout: Duration,
-    max_body: usize,
-    reader: Reader,
+pub enum Source {
+    /// An endpoint that exposes metrics in Prometheus's text format.
+    Exposition(Exposition),
 }
 
 impl Source {
-    /// The source that `config` describes. Connects when it is read.
+    /// Opens the source that `config` describes. Connects when it is read.
     ///
     /// # Errors
-    /// When the address is no http URL.
-    pub fn new(config: &SourceConfig) -> anyhow::Result<Self> {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(config.timeout.0));
-        Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-            uri: config.uri()?,
-            timeout: config.timeout.0,
-            max_body: (config.max_body_mib as usize) << 20,
-            reader: Reader::new(config),
-        })
-    }
-
-    /// Reads the source once.
-    ///
-    /// # Errors
-    /// When no whole answer comes within the limits of time and size.
-    pub async fn read(&self) -> Result<Reading, Failure> {
-        let asked_at = clock::now();
-        let body = tokio::time::timeout(self.timeout, self.fetch()).await.map_err(|_| Failure::Timeout)??;
-        Ok(self.reader.read(&body, asked_at))
-    }
-
-    async fn fetch(&self) -> Result<Bytes, Failure> {
-        let request = Request::get(self.uri.clone())
-            .header(header::ACCEPT, "text/plain;version=0.0.4")
-            .header(header::USER_AGENT, concat!("qscale-collector/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
-            .map_err(|_| Failure::Connection)?;
-        let response = self.client.request(request).await.map_err(|_| Failure::Connection)?;
-        if response.status() != StatusCode::OK {
-            return Err(Failure::Status);
+    /// If an address is malformed.
+    pub fn open(config: &SourceConfig) -> anyhow::Result<Self> {
+        match config {
+            SourceConfig::Exposition(config) => Exposition::new(config).map(Self::Exposition),
         }
-        let body = Limited::new(response.into_body(), self.max_body).collect().await;
-        body.map(|body| body.to_bytes())
-            .map_err(|error| if error.is::<LengthLimitError>() { Failure::TooLarge } else { Failure::Connection })
+    }
+
+    /// Reads the source once: Scrapes of replicas and functions, each with the time at which it was taken.
+    ///
+    /// # Errors
+    /// If no complete answer comes within the source's limits of time and size.
+    pub async fn read(&mut self) -> Result<Reading, SourceError> {
+        match self {
+            Self::Exposition(source) => source.read().await,
+        }
     }
 }

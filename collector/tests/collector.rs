@@ -1,11 +1,13 @@
-//! The collector as a service, over a real nats-server and endpoints that a test can change, slow down and stop.
+//! The collector as a service, with a real nats-server and endpoints that a test can change, slow down and stop.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use qscale_collector::config::{CollectorConfig, SourceConfig};
+use qscale_collector::config::CollectorConfig;
 use qscale_collector::service;
+use qscale_collector::source::SourceConfig;
+use qscale_collector::source::exposition::ExpositionConfig;
 use qscale_common::contract::{EventType, Reward, State, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::ScalingPolicy;
@@ -112,13 +114,12 @@ impl Loop {
         let rewards = bus.subscribe::<Reward>(subject::all(EventType::Reward), None).await.expect("a subject");
         bus.client().flush().await.expect("the server answers");
 
-        let mut config = CollectorConfig { nats: server.config("collector"), patience: Span(TICK / 2), ..CollectorConfig::default() };
+        let mut config = CollectorConfig { nats: server.config("collector"), scrape_timeout: Span(TICK / 2), ..CollectorConfig::default() };
         config.health.set_port(0);
         for (source, address) in sources {
             let timeout = Span::seconds(10);
-            config
-                .sources
-                .insert(name(source), SourceConfig { url: format!("http://{address}/metrics"), timeout, ..SourceConfig::default() });
+            let exposition = ExpositionConfig { url: format!("http://{address}/metrics"), timeout, ..ExpositionConfig::default() };
+            config.sources.insert(name(source), SourceConfig::Exposition(exposition));
         }
         let collector = CancellationToken::new();
         let running = tokio::spawn(service::run(config, collector.clone()));
@@ -178,7 +179,7 @@ fn measured(state: &State) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_tick_brings_a_state_and_the_reward_of_the_tick_before() {
+async fn every_tick_publishes_a_state_and_the_previous_reward() {
     let endpoint = Endpoint::default();
     let address = endpoint.serve(loopback(), CancellationToken::new()).await;
     let mut running = Loop::start(&[("local", address)]).await;
@@ -200,7 +201,7 @@ async fn every_tick_brings_a_state_and_the_reward_of_the_tick_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_source_that_goes_down_shows_as_a_gap_and_comes_back() {
+async fn a_source_outage_is_a_gap_that_ends() {
     let endpoint = Endpoint::default();
     let up = CancellationToken::new();
     let address = endpoint.serve(loopback(), up.clone()).await;
@@ -209,9 +210,9 @@ async fn a_source_that_goes_down_shows_as_a_gap_and_comes_back() {
     endpoint.change(|shown| shown.broken = true);
     let gap = running.until("a tick without measurements", |state| state.windows.tick.covered_ms == 0).await;
     let older = running.until("growing age", |state| state.age.oldest() > gap.age.oldest()).await;
-    assert!(older.allocation.is_some(), "the last word on the allocation stays, with its age");
+    assert!(older.allocation.is_some(), "the last allocation stays, with its age");
     assert!(older.windows.short.covered_ms > 0);
-    // A counter that begins anew meanwhile.
+    // The counter restarts meanwhile.
     endpoint.change(|shown| (shown.broken, shown.requests) = (false, 0));
     let back = running.until("measurements again", measured).await;
     assert!(back.windows.tick.covered_ms > 200, "the first tick after the gap covers it: {}", back.windows.tick.covered_ms);
@@ -221,20 +222,20 @@ async fn a_source_that_goes_down_shows_as_a_gap_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_source_that_starts_late_is_found() {
+async fn a_source_that_starts_late_is_read() {
     let reserved = std::net::TcpListener::bind(loopback()).expect("a free port");
     let address = reserved.local_addr().expect("it is bound");
     drop(reserved);
     let mut running = Loop::start(&[("local", address)]).await;
-    let blind = running.state().await;
-    assert_eq!((blind.age.oldest(), blind.allocation), (None, None), "without any sample there is a State that says so");
+    let unmeasured = running.state().await;
+    assert_eq!((unmeasured.age.oldest(), unmeasured.allocation), (None, None), "without samples the State has no measurements");
     Endpoint::default().serve(address, CancellationToken::new()).await;
     running.until("a measured tick", measured).await;
     running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_source_holds_up_neither_ticks_nor_other_sources() {
+async fn a_slow_source_delays_neither_ticks_nor_other_sources() {
     let (slow, fast) = (Endpoint::default(), Endpoint::default());
     slow.change(|shown| shown.delay = TICK * 4);
     let slow_address = slow.serve(loopback(), CancellationToken::new()).await;
@@ -252,7 +253,7 @@ async fn a_slow_source_holds_up_neither_ticks_nor_other_sources() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn states_go_on_after_the_server_was_gone() {
+async fn states_continue_after_the_server_was_killed() {
     let endpoint = Endpoint::default();
     let address = endpoint.serve(loopback(), CancellationToken::new()).await;
     let mut running = Loop::start(&[("local", address)]).await;

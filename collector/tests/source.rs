@@ -1,13 +1,13 @@
-//! A source over HTTP: what its limits do.
+//! A source over HTTP and its limits.
 
 use std::net::SocketAddr;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use qscale_collector::config::SourceConfig;
 use qscale_collector::reading::Reading;
-use qscale_collector::source::{Failure, Source};
+use qscale_collector::source::exposition::ExpositionConfig;
+use qscale_collector::source::{Source, SourceConfig, SourceError};
 use qscale_common::time::Span;
 
 async fn serve() -> SocketAddr {
@@ -23,22 +23,22 @@ async fn serve() -> SocketAddr {
     address
 }
 
-async fn read(address: SocketAddr, path: &str, timeout: Span) -> Result<Reading, Failure> {
-    let config = SourceConfig { url: format!("http://{address}{path}"), timeout, max_body_mib: 1, ..SourceConfig::default() };
-    Source::new(&config).expect("a URL").read().await
+async fn read(address: SocketAddr, path: &str, timeout: Span) -> Result<Reading, SourceError> {
+    let config = ExpositionConfig { url: format!("http://{address}{path}"), timeout, max_body_mib: 1, ..ExpositionConfig::default() };
+    Source::open(&SourceConfig::Exposition(config)).expect("a URL").read().await
 }
 
 #[tokio::test]
-async fn a_failure_says_what_kind_it_is() {
+async fn every_failure_has_its_own_error() {
     let address = serve().await;
     let long = Span::seconds(60);
     let good = read(address, "/good", long).await.expect("it is read");
     assert_eq!((good.functions.len(), good.samples, good.malformed), (1, 1, 1));
-    assert_eq!(read(address, "/broken", long).await.err(), Some(Failure::Status));
-    assert_eq!(read(address, "/elsewhere", long).await.err(), Some(Failure::Status));
-    assert_eq!(read(address, "/large", long).await.err(), Some(Failure::TooLarge));
-    assert_eq!(read(address, "/silent", Span::millis(50)).await.err(), Some(Failure::Timeout));
+    assert_eq!(read(address, "/broken", long).await.err(), Some(SourceError::Status));
+    assert_eq!(read(address, "/elsewhere", long).await.err(), Some(SourceError::Status));
+    assert_eq!(read(address, "/large", long).await.err(), Some(SourceError::TooLarge));
+    assert_eq!(read(address, "/silent", Span::millis(50)).await.err(), Some(SourceError::Timeout));
     let unused =
         std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).and_then(|listener| listener.local_addr()).expect("a free port");
-    assert_eq!(read(unused, "/good", long).await.err(), Some(Failure::Connection));
+    assert_eq!(read(unused, "/good", long).await.err(), Some(SourceError::Connection));
 }

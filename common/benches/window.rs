@@ -8,7 +8,7 @@ use qscale_common::reward::measure;
 use qscale_common::scrape::{CpuCounters, FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
-use qscale_common::window::{Windows, assemble, latency_percentiles};
+use qscale_common::window::{FunctionWindows, assemble, latency_percentiles};
 
 fn main() {
     divan::main();
@@ -51,8 +51,8 @@ fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
     }
 }
 
-fn fed(replicas: u32) -> Windows {
-    let mut windows = Windows::new(TickLength::default());
+fn fed(replicas: u32) -> FunctionWindows {
+    let mut windows = FunctionWindows::new(TickLength::default());
     for tick in 1..100 {
         windows.record(&scrape(replicas, tick));
         windows.close(Tick(tick), &Prices::default());

@@ -11,6 +11,7 @@ mod reward;
 mod state;
 pub mod subject;
 
+pub use crate::version::Version;
 pub use action::{Action, Choice};
 pub use event::{Event, EventType, TraceParent};
 pub use load::{Failures, LatencyBucket, Load};
@@ -18,8 +19,6 @@ pub use outcome::{DecisionSource, Effect, GuardNote, GuardRule, Outcome};
 pub use provenance::{Fallback, FallbackKind, FallbackReason, ModelRef, Provenance};
 pub use reward::{DecidedBy, Reward, Term, Terms};
 pub use state::{Ages, Changes, Direction, Headroom, Latency, ReplicaCounts, State, Usage, Window, Windows, WireObjective};
-
-use std::fmt;
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -32,85 +31,6 @@ use crate::time::Tick;
 
 /// Largest payload that a service reads, bytes. The largest message is a Load with a full histogram, about 4 KiB.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
-
-/// Version of a message, `major.minor`. New fields that an old reader may ignore increase the minor number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Version {
-    /// Increased by changes that an old reader cannot understand.
-    pub major: u16,
-    /// Increased when fields are added.
-    pub minor: u16,
-}
-
-impl Version {
-    /// Version that this code writes.
-    pub const CURRENT: Version = Version { major: 1, minor: 0 };
-}
-
-impl Default for Version {
-    fn default() -> Self {
-        Self::CURRENT
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl std::str::FromStr for Version {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parse = || {
-            let (major, minor) = text.split_once('.')?;
-            Some(Version { major: major.parse().ok()?, minor: minor.parse().ok()? })
-        };
-        parse().ok_or_else(|| format!("version `{text}` is not of the form major.minor"))
-    }
-}
-
-impl Serialize for Version {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Version {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let version = deserializer.deserialize_str(VersionText)?;
-        if version.major == Version::CURRENT.major { Ok(version) } else { Err(serde::de::Error::custom(DecodeError::version(version))) }
-    }
-}
-
-struct VersionText;
-
-impl serde::de::Visitor<'_> for VersionText {
-    type Value = Version;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a version in quotes such as \"{}\"", Version::CURRENT)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Version, E> {
-        text.parse().map_err(E::custom)
-    }
-}
-
-impl JsonSchema for Version {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Version".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "description": "Version of the message, major.minor. A reader refuses a major version that it does not know.",
-            "pattern": "^[0-9]+\\.[0-9]+$",
-            "examples": [Version::CURRENT.to_string()]
-        })
-    }
-}
 
 /// Start of the collector that observed, milliseconds since 1970. Together with the tick it identifies a State for good, even after a clock was set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -212,10 +132,6 @@ pub enum DecodeError {
 impl DecodeError {
     /// Every [`DecodeError::kind`], in a fixed order.
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
-
-    fn version(found: Version) -> Self {
-        Self::Version { found: found.to_string() }
-    }
 
     /// Kind of the error, for counting; one of [`DecodeError::KINDS`].
     #[must_use]

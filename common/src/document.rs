@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use config::{File, FileFormat};
-use serde::Deserializer;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 /// Maximum length of a document, bytes: the limit of one key of the policy bucket.
@@ -98,6 +98,17 @@ pub fn parse_json_lenient<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Docume
 pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, DocumentError> {
     require_keys(&value)?;
     read(value)
+}
+
+/// Reads keys with values, of which `tag` says which variant of an enum they describe; without it they describe the variant `default`. For
+/// configuration that had one form before it had several.
+///
+/// # Errors
+/// If the value is not keys with values.
+pub fn with_default_tag<'de, D: Deserializer<'de>>(deserializer: D, tag: &str, default: &str) -> Result<serde_json::Value, D::Error> {
+    let mut tree = serde_json::Map::deserialize(deserializer)?;
+    tree.entry(tag).or_insert_with(|| default.into());
+    Ok(serde_json::Value::Object(tree))
 }
 
 /// Every document is a map; serde would also accept a list of a struct's field values.

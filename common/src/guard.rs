@@ -41,7 +41,7 @@ pub struct GuardInput<'a> {
     pub policy: &'a ScalingPolicy,
     /// Last received State.
     pub state: Option<&'a State>,
-    /// What an operator froze, if anything.
+    /// Scope of a freeze by an operator, if any.
     pub frozen: Option<Frozen>,
     /// Whether the platform can resize replicas.
     pub vertical: bool,

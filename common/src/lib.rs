@@ -24,5 +24,6 @@ pub mod slo;
 pub mod text;
 pub mod time;
 pub mod units;
+mod version;
 pub mod window;
 pub mod workload;

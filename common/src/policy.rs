@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::contract::{Version, WireObjective};
 use crate::document::{self, DocumentError};
 use crate::name::{FunctionId, Name};
-use crate::time::{Span, TickLength, millis};
+use crate::time::{Span, TickLength};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
+use crate::version::Version;
 
 /// Objective, limits and agent of one function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -84,7 +84,7 @@ pub struct Workload {
 }
 
 /// Kind of workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadKind {
     /// A function of the local platform.
@@ -108,14 +108,6 @@ impl Default for Objective {
     /// p95 within 500 ms and 1 % failures: loose enough for an unknown function.
     fn default() -> Self {
         Self { percentile: Percentile(95.0), latency: LatencyBound(Span::millis(500)), failure_share: Share(0.01) }
-    }
-}
-
-impl Objective {
-    /// The objective in the units of the wire.
-    #[must_use]
-    pub fn wire(&self) -> WireObjective {
-        WireObjective { percentile: self.percentile.0, latency_ms: millis(self.latency.0.0), failure_share: self.failure_share.0 }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::contract::{DecidedBy, Epoch, Reward, Term, Terms, Version, Window};
 use crate::policy::ScalingPolicy;
 use crate::slo;
 use crate::time::{Tick, Timestamp};
-use crate::window::Closed;
+use crate::window::ClosedTick;
 
 /// Reward of a tick with its terms.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,7 +25,7 @@ pub struct MeasuredReward {
 
 /// Computes the reward of the tick `closed` from its `window`, with the objective, prices, bounds and weights of `policy`.
 #[must_use]
-pub fn measure(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> MeasuredReward {
+pub fn measure(window: &Window, closed: &ClosedTick, policy: &ScalingPolicy) -> MeasuredReward {
     let weights = &policy.reward;
     let bound_ms = policy.objective.latency.get().as_secs_f64() * 1000.0;
     let cost_per_hour = closed.allocation.map(|allocation| policy.prices.per_hour(allocation));
@@ -49,7 +49,7 @@ pub fn measure(window: &Window, closed: &Closed, policy: &ScalingPolicy) -> Meas
 
 /// The Reward message.
 #[must_use]
-pub fn message(measured: &MeasuredReward, closed: &Closed, judged: RewardContext, policy: &ScalingPolicy) -> Reward {
+pub fn message(measured: &MeasuredReward, closed: &ClosedTick, judged: RewardContext, policy: &ScalingPolicy) -> Reward {
     Reward {
         version: Version::CURRENT,
         namespace: policy.namespace.clone(),
@@ -81,7 +81,7 @@ pub struct RewardContext {
 }
 
 /// Severity of the violation, 0 to 1; 0 if no request completed: a waiting request counts in the tick in which it completes or fails.
-fn violation(window: &Window, closed: &Closed, bound_ms: f64) -> Option<f64> {
+fn violation(window: &Window, closed: &ClosedTick, bound_ms: f64) -> Option<f64> {
     if !closed.answers_read {
         return None;
     }
@@ -95,7 +95,7 @@ fn share_of_largest(cost: f64, policy: &ScalingPolicy) -> f64 {
 }
 
 /// Whether processes were restarted in a tick with a resize, in addition to crashes and kills.
-fn restarted_to_resize(closed: &Closed) -> bool {
+fn restarted_to_resize(closed: &ClosedTick) -> bool {
     closed.resized && closed.restarted > closed.kills.unwrap_or(0)
 }
 

@@ -37,7 +37,7 @@ use ring::{LONG, Peaks, Ring, Span, Trend};
 
 /// The windows of one function.
 #[derive(Debug, Clone)]
-pub struct Windows {
+pub struct FunctionWindows {
     tick: TickLength,
     /// Sums of the open tick.
     open: OpenTick,
@@ -51,7 +51,7 @@ pub struct Windows {
     memory_at: Option<Timestamp>,
     startup: Startup,
     tracker: Tracker,
-    closed: Option<Closed>,
+    closed: Option<ClosedTick>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -65,7 +65,7 @@ struct OpenTick {
 
 /// Facts about a closed tick in addition to its [`Window`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed {
+pub struct ClosedTick {
     /// The tick.
     pub tick: Tick,
     /// Current allocation; `None` if the platform was not read within the tick.
@@ -92,7 +92,7 @@ enum Passed {
     Late,
 }
 
-impl Windows {
+impl FunctionWindows {
     /// Empty windows over ticks of length `tick`.
     #[must_use]
     pub fn new(tick: TickLength) -> Self {
@@ -132,13 +132,13 @@ impl Windows {
         self.take(scrape, NewReplica::MayBeOld);
     }
 
-    /// Closes `tick`, so that [`Windows::measured`] ends with it. Skipped ticks stay empty. Returns false for a tick that is
+    /// Closes `tick`, so that [`FunctionWindows::measured`] ends with it. Skipped ticks stay empty. Returns false for a tick that is
     /// not after the last closed one. `prices` determine the direction of a change of the allocation.
     pub fn close(&mut self, tick: Tick, prices: &Prices) -> bool {
         let passed = match self.closed {
             None => 1,
-            Some(Closed { tick: last, .. }) if tick <= last => return false,
-            Some(Closed { tick: last, .. }) => tick.0 - last.0,
+            Some(ClosedTick { tick: last, .. }) if tick <= last => return false,
+            Some(ClosedTick { tick: last, .. }) => tick.0 - last.0,
         };
         (1..passed.min(LONG as u64)).for_each(|_| self.ring.push(&Counts::default(), Peaks::default()));
         let OpenTick { counts, mut peaks, restarted, replicas_read, platform_read } = std::mem::take(&mut self.open);
@@ -149,7 +149,7 @@ impl Windows {
         let change = self.tracker.close(allocation, u32::try_from(passed).unwrap_or(u32::MAX), prices);
         let kills_read = if self.platform_counts_kills() { platform_read } else { replicas_read };
         let kills = u32::try_from(counts.get(Field::Restarts) + counts.get(Field::OomKills)).unwrap_or(u32::MAX);
-        self.closed = Some(Closed {
+        self.closed = Some(ClosedTick {
             tick,
             allocation,
             reversed_after: change.reversed_after,
@@ -163,7 +163,7 @@ impl Windows {
 
     /// The last closed tick.
     #[must_use]
-    pub fn closed(&self) -> Option<&Closed> {
+    pub fn closed(&self) -> Option<&ClosedTick> {
         self.closed.as_ref()
     }
 
@@ -294,7 +294,7 @@ impl Windows {
         if scrape.replicas.is_empty() {
             return read;
         }
-        // Replicas known before this scrape are told apart from new ones, regardless of their order.
+        // Replicas known before this scrape are distinguished from new ones, regardless of their order.
         let mut replicas = std::mem::take(&mut self.replicas);
         replicas.begin_reading();
         let mut in_flight = InFlight::default();

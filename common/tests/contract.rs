@@ -298,7 +298,7 @@ fn a_state_stays_small() {
     assert!(smallest < 1024, "a State with nothing measured has {smallest} bytes");
 }
 
-/// What is said of the golden State once `pointer` holds `value`.
+/// Error of the golden State with `value` at `pointer`.
 #[track_caller]
 fn refusal(pointer: &str, value: Value) -> DecodeError {
     let mut body: Value = serde_json::from_str(&golden("state.full")).unwrap();

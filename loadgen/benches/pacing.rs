@@ -1,13 +1,13 @@
-//! What a request costs the pacing thread before it is written, and how late an alarm rings.
+//! Cost of a request for the pacing thread before it is written, and the delay of an alarm.
 
 use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use qscale_common::workload::Arrival;
 use qscale_loadgen::pacing::{Alarm, RunClock};
-use qscale_loadgen::protocol::{Dialect, HttpRequest};
-use qscale_loadgen::record::{Over, Record, Status};
-use qscale_loadgen::report::Totals;
+use qscale_loadgen::protocol::{Codec, HttpRequest};
+use qscale_loadgen::record::{ConnectionUse, RequestRecord, RequestStatus};
+use qscale_loadgen::report::RunTotals;
 
 fn main() {
     divan::main();
@@ -21,7 +21,7 @@ fn clock_read(bencher: Bencher) {
     bencher.bench(|| black_box(clock.now_ns()));
 }
 
-/// A wait of 200 us, the gap at 5,000 requests a second: what exceeds that is how late it rang.
+/// A wait of 200 us, the gap at 5,000 requests/s; the excess is the delay of the alarm.
 #[divan::bench(sample_count = 50)]
 fn alarm_after_200_us(bencher: Bencher) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -32,20 +32,20 @@ fn alarm_after_200_us(bencher: Bencher) {
 
 #[divan::bench(args = ["relay", "faas", "direct:fibonacci"])]
 fn request_body(bencher: Bencher, protocol: &str) {
-    let dialect = Dialect::new(protocol.parse().expect("known"), &[], &HttpRequest::default()).expect("valid");
-    bencher.bench(|| dialect.body(black_box(&ARRIVAL), 7));
+    let codec = Codec::new(protocol.parse().expect("known"), &[], &HttpRequest::default()).expect("valid");
+    bencher.bench(|| codec.body(black_box(&ARRIVAL), 7));
 }
 
 #[divan::bench]
 fn record_counted(bencher: Bencher) {
-    let mut totals = Totals::new(1, true);
-    let record = Record {
+    let mut totals = RunTotals::new(1, true);
+    let record = RequestRecord {
         sent_ns: Some(10_000),
         replied_ns: Some(1_000_000),
-        status: Status::Ok,
-        over: Over::Reused,
+        status: RequestStatus::Ok,
+        over: ConnectionUse::Reused,
         valid: Some(true),
-        ..Record::due(0, &ARRIVAL, 0)
+        ..RequestRecord::due(0, &ARRIVAL, 0)
     };
     bencher.bench_local(|| totals.add(black_box(&record)));
 }

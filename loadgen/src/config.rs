@@ -1,4 +1,4 @@
-//! What a run is told. Owns every setting with its default and its words, and the checks that need no file; must not do any of it.
+//! Configuration of a run. Owns every setting with its default, help and range; must not open files.
 
 use std::path::PathBuf;
 
@@ -7,51 +7,51 @@ use qscale_common::time::Span;
 use qscale_common::workload::{Gaps, Iat, Pattern, Rate, Spread};
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{HttpRequest, Protocol};
+use crate::protocol::{CallProtocol, HttpRequest};
 
-/// Whether connections outlive a request.
+/// Reuse of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConnectionMode {
-    /// Kept, and used again.
+    /// Connections are kept and reused.
     #[default]
     Reuse,
-    /// One for each request, as vSwarm's invoker does.
+    /// One connection per request, like vSwarm's invoker.
     PerRequest,
 }
 
-/// The load of a run: what is sent, where, when, and what is written about it.
+/// The load of a run: targets, requests, send times and output files.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "Where")]
 pub struct LoadConfig {
-    /// Address that requests go to, as host:port
+    /// Address to send requests to, as host:port
     ///
-    /// With endpoints.json each endpoint is its own host, and only the port of this counts.
+    /// With endpoints.json each endpoint is a host of its own, and only the port is used.
     #[arg(long, value_name = "HOST:PORT", default_value_t = Self::default().target)]
     pub target: String,
     /// Function to call, as name or namespace/name; may be repeated
     ///
-    /// It is the `:authority` (or `Host`) of its requests, as name.namespace. A trace without this calls trace-func-0, trace-func-1, ...
+    /// Sets the `:authority` (or `Host`) of its requests to name.namespace. A trace without this calls trace-func-0, trace-func-1, ...
     #[arg(long = "function", value_name = "NAME")]
     pub functions: Vec<String>,
     /// Use this `:authority` (or `Host`) for every request instead of the function's name
     #[arg(long, value_name = "HOST")]
     pub authority: Option<String>,
-    /// How requests of a pattern go to several functions: round-robin, random, or each (all get the same arrivals)
+    /// Distribution of a pattern's requests over several functions: round-robin, random, or each (all get the same arrivals)
     #[arg(long, value_name = "HOW", default_value_t = Self::default().spread)]
     pub spread: Spread,
 
-    /// Protocol: relay, faas, http, or direct:SERVICE (fibonacci, aes, auth, ...)
+    /// CallProtocol: relay, faas, http, or direct:SERVICE (fibonacci, aes, auth, ...)
     #[arg(long, value_name = "PROTOCOL", default_value_t = Self::default().protocol, help_heading = "What")]
-    pub protocol: Protocol,
+    pub protocol: CallProtocol,
     /// Field of a direct call, as name=value; LOW..HIGH draws a whole number for each request; may be repeated
     #[arg(long = "input", value_name = "FIELD=VALUE", help_heading = "What")]
     pub inputs: Vec<String>,
-    /// How long a faas request of a pattern asks to run, milliseconds
+    /// Duration that a faas request of a pattern asks for, milliseconds
     #[arg(long, value_name = "MS", default_value_t = Self::default().duration_ms, help_heading = "What")]
     pub duration_ms: u32,
-    /// How much memory a faas request asks for where no trace says, MiB
+    /// Memory that a faas request asks for unless a trace sets it, MiB
     #[arg(long, value_name = "MIB", default_value_t = Self::default().memory_mib, help_heading = "What")]
     pub memory_mib: u32,
     /// HTTP method
@@ -63,7 +63,7 @@ pub struct LoadConfig {
     /// HTTP body
     #[arg(long, value_name = "TEXT", default_value_t = Self::default().body, help_heading = "What")]
     pub body: String,
-    /// Text that the body of a good HTTP reply contains
+    /// Text that the body of a valid HTTP reply contains
     #[arg(long, value_name = "TEXT", default_value_t = Self::default().expect, help_heading = "What")]
     pub expect: String,
 
@@ -73,73 +73,72 @@ pub struct LoadConfig {
     /// Gaps between the requests of a pattern: poisson, constant or uniform
     #[arg(long, value_name = "KIND", default_value_t = Self::default().gaps, help_heading = "When")]
     pub gaps: Gaps,
-    /// How long to send; without it 10s, or a whole trace
+    /// Duration of sending; default: 10s, or the whole trace
     #[arg(long = "for", value_name = "TIME", help_heading = "When")]
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub length: Option<Span>,
-    /// Seed of everything that is drawn
+    /// Seed of all random numbers
     #[arg(long, value_name = "NUMBER", default_value_t = Self::default().seed, help_heading = "When")]
     pub seed: u64,
 
     /// Replay a trace instead of a pattern: a folder (InVitro, Azure 2019), a .csv file (Azure 2021), or endpoints.json
     ///
-    /// A folder holds invocations.csv, durations.csv and, where known, memory.csv. endpoints.json gives the functions; the rate
-    /// is --rate, in turn.
+    /// A folder contains invocations.csv, durations.csv and optionally memory.csv. endpoints.json lists functions, which are called in turn at --rate.
     #[arg(long, value_name = "PATH", help_heading = "Trace")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<PathBuf>,
-    /// Where in its minute an invocation of a trace falls: conditioned (Poisson), or InVitro's exponential, exponential_shift,
+    /// Placement of a trace's invocations within their minute: conditioned (Poisson), or InVitro's exponential, exponential_shift,
     /// uniform, uniform_shift, equidistant
     #[arg(long, value_name = "RULE", default_value_t = Self::default().iat, help_heading = "Trace")]
     pub iat: Iat,
-    /// Seconds of the trace to play in one second
+    /// Speed-up: seconds of the trace per second
     #[arg(long, value_name = "FACTOR", default_value_t = Self::default().time_scale, help_heading = "Trace")]
     pub time_scale: f64,
-    /// Requests to send for each invocation of the trace
+    /// Requests per invocation of the trace
     #[arg(long, value_name = "FACTOR", default_value_t = Self::default().rate_scale, help_heading = "Trace")]
     pub rate_scale: f64,
-    /// Keep only the first functions of the trace
+    /// Use only the first COUNT functions of the trace
     #[arg(long, value_name = "COUNT", help_heading = "Trace")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_functions: Option<usize>,
-    /// Leave out the first minutes of the trace
+    /// Skip the first MINUTES of the trace
     #[arg(long, value_name = "MINUTES", default_value_t = Self::default().skip_minutes, help_heading = "Trace")]
     pub skip_minutes: u32,
 
-    /// Keep connections (reuse) or open one for each request (per-request)
+    /// Reuse connections (reuse) or open one per request (per-request)
     #[arg(long, value_enum, value_name = "MODE", default_value_t = Self::default().connection, help_heading = "How")]
     pub connection: ConnectionMode,
-    /// Connections that each thread opens to each address before the start; more are opened where these have no room
+    /// Connections that each thread opens to each address before the start; more are opened on demand
     #[arg(long, value_name = "COUNT", default_value_t = Self::default().connections, help_heading = "How")]
     pub connections: u32,
-    /// Longest time from when a request is due to its reply
+    /// Timeout of a request, from its intended send time to the reply
     #[arg(long, value_name = "TIME", default_value_t = Self::default().timeout, help_heading = "How")]
     pub timeout: Span,
-    /// Longest wait for replies after the last request; what is still in flight then is marked censored
+    /// Longest wait for replies after the last request; requests still in flight then are marked censored
     #[arg(long, value_name = "TIME", default_value_t = Self::default().drain, help_heading = "How")]
     pub drain: Span,
-    /// Most requests in flight; one that is due beyond it is not sent, and marked so
+    /// Maximum number of requests in flight; a further one is marked not_sent
     #[arg(long, value_name = "COUNT", default_value_t = Self::default().max_in_flight, help_heading = "How")]
     pub max_in_flight: u32,
     /// Pacing threads
     #[arg(long, value_name = "COUNT", default_value_t = Self::default().threads, help_heading = "How")]
     pub threads: u32,
-    /// Do not ask for the real-time scheduling class
+    /// Do not request real-time scheduling
     #[arg(long, help_heading = "How")]
     pub no_real_time: bool,
-    /// The run is void where more than one request in a hundred was sent later than this, or not at all
+    /// Bound on the p99 of send lag; the run is void if it is exceeded, or if more than 1% of the requests were not sent
     #[arg(long, value_name = "TIME", default_value_t = Self::default().max_lag, help_heading = "How")]
     pub max_lag: Span,
 
-    /// Write one row a request to this file
+    /// Write one row per request to this file
     #[arg(long, value_name = "FILE", help_heading = "Files")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub csv: Option<PathBuf>,
-    /// Write rps<rate>_lat.csv, as vSwarm's invoker does, into this folder
+    /// Write rps<rate>_lat.csv in the format of vSwarm's invoker to this folder
     #[arg(long, value_name = "FOLDER", help_heading = "Files")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vswarm: Option<PathBuf>,
-    /// Write <PREFIX>_duration_<minutes>.csv, as InVitro does
+    /// Write <PREFIX>_duration_<minutes>.csv in InVitro's format
     #[arg(long, value_name = "PREFIX", help_heading = "Files")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invitro: Option<PathBuf>,
@@ -158,7 +157,7 @@ impl Default for LoadConfig {
             functions: Vec::new(),
             authority: None,
             spread: Spread::default(),
-            protocol: Protocol::default(),
+            protocol: CallProtocol::default(),
             inputs: Vec::new(),
             duration_ms: 10,
             memory_mib: 0,
@@ -166,7 +165,7 @@ impl Default for LoadConfig {
             path: http.path,
             body: http.body,
             expect: http.expect,
-            rate: Pattern::constant(Rate::new(10.0).expect("ten a second is a rate")),
+            rate: Pattern::constant(Rate::new(10.0).expect("10 is a valid rate")),
             gaps: Gaps::default(),
             length: None,
             seed: 1,
@@ -192,16 +191,16 @@ impl Default for LoadConfig {
 }
 
 impl LoadConfig {
-    /// The HTTP part.
+    /// HTTP part of the configuration.
     #[must_use]
     pub fn http(&self) -> HttpRequest {
         HttpRequest { method: self.method.clone(), path: self.path.clone(), body: self.body.clone(), expect: self.expect.clone() }
     }
 
-    /// Checks what one value can be wrong in.
+    /// Checks the range of every value.
     ///
     /// # Errors
-    /// The first value out of its range, with the range.
+    /// The first value out of range, with its range.
     pub fn check(&self) -> Result<(), String> {
         let within = |name: &str, value: u32, low: u32, high: u32| {
             if (low..=high).contains(&value) { Ok(()) } else { Err(format!("{name} = {value}, must be {low} to {high}")) }
@@ -212,7 +211,7 @@ impl LoadConfig {
         within("duration-ms", self.duration_ms, 0, 86_400_000)?;
         for (name, span) in [("timeout", self.timeout), ("max-lag", self.max_lag)] {
             if span.0.is_zero() {
-                return Err(format!("{name} = {span}, must be longer than nothing"));
+                return Err(format!("{name} = {span}, must be greater than 0s"));
             }
         }
         // Instants are computed by adding these to the start; a thousand years keep them far from overflow.
@@ -240,7 +239,7 @@ mod tests {
         let threads = LoadConfig { threads: 0, ..LoadConfig::default() };
         assert_eq!(threads.check(), Err("threads = 0, must be 1 to 256".to_owned()));
         let timeout = LoadConfig { timeout: Span::seconds(0), ..LoadConfig::default() };
-        assert_eq!(timeout.check(), Err("timeout = 0s, must be longer than nothing".to_owned()));
+        assert_eq!(timeout.check(), Err("timeout = 0s, must be greater than 0s".to_owned()));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Sends requests when they are due and records what becomes of them. Owns the pacing threads; must not decide what is sent.
+//! Pacing threads: send requests at their intended times and record the results. Must not determine the content or times of requests.
 //!
-//! A pacing thread does everything itself: it wakes up at the instant, writes the request to its connection there and then, and reads
-//! replies in between. Nothing is handed to another thread before it is sent, so nothing but the kernel's wake-up delays it. Threads
-//! share nothing; each takes every n-th request and has connections of its own.
+//! A pacing thread does all work itself: it wakes up at the intended time, writes the request to its connection immediately, and reads replies in
+//! between. No request passes through another thread before it is sent, so only the kernel's wake-up delays it. Threads share nothing: each takes
+//! every n-th request and has its own connections.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::pacing::{Alarm, Class, RunClock, nanos, raise};
-use crate::protocol::{Dialect, unframe};
-use crate::record::{Over, Record, Status};
+use crate::pacing::{Alarm, RunClock, SchedulingClass, nanos, raise};
+use crate::protocol::{Codec, unframe};
+use crate::record::{ConnectionUse, RequestRecord, RequestStatus};
 
 mod connection;
 mod grpc;
@@ -28,68 +28,68 @@ mod http1;
 mod pool;
 mod stamped;
 
-use connection::{Answer, Connection, Template};
-use pool::Pool;
+use connection::{Connection, RawReply, RequestTemplate};
+use pool::ConnectionPool;
 
-/// What a pacing thread needs to know, the same for all.
+/// Configuration of the pacing threads, equal for all.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    /// Where each function is, by index.
-    pub functions: Vec<Destination>,
-    /// The addresses that destinations point to.
+pub struct EngineConfig {
+    /// Target of each function, by index.
+    pub functions: Vec<RequestTarget>,
+    /// Addresses of the targets.
     pub addresses: Vec<SocketAddr>,
-    /// How requests look and what good replies are.
-    pub dialect: Dialect,
-    /// Whether connections are kept for further requests.
+    /// Encoding of requests and validation of replies.
+    pub codec: Codec,
+    /// Whether connections are reused.
     pub reuse: bool,
     /// Connections that each thread opens to each address before the start.
     pub connections: u32,
-    /// Longest time from when a request is due to its reply.
+    /// Timeout of a request, from its intended send time.
     pub timeout: Duration,
     /// Longest wait for replies after the last request.
     pub drain: Duration,
-    /// Most requests in flight on one thread.
+    /// Maximum number of requests in flight per thread.
     pub max_in_flight: usize,
-    /// Whether to ask for the real-time class.
+    /// Whether to request real-time scheduling.
     pub real_time: bool,
-    /// Threads.
+    /// Number of pacing threads.
     pub threads: u32,
 }
 
-/// Where the requests of one function go.
+/// Target of one function's requests.
 #[derive(Debug, Clone)]
-pub struct Destination {
-    /// Index into [`Plan::addresses`].
+pub struct RequestTarget {
+    /// Index into [`EngineConfig::addresses`].
     pub address: usize,
-    /// The `:authority` or `Host` of its requests.
+    /// `:authority` or `Host` of the requests.
     pub authority: String,
 }
 
-/// What a pacing thread shows of itself while it runs, for each function.
+/// Progress of a pacing thread, per function.
 #[derive(Debug)]
-pub struct Gauges {
+pub struct ThreadCounters {
     due: Box<[AtomicU64]>,
     ended: Box<[AtomicU64]>,
 }
 
-impl Gauges {
-    /// Nothing was due yet.
+impl ThreadCounters {
+    /// Counters at zero.
     #[must_use]
     pub fn new(functions: usize) -> Self {
         let zeros = || (0..functions).map(|_| AtomicU64::new(0)).collect();
         Self { due: zeros(), ended: zeros() }
     }
 
-    /// Requests of `function` that were due so far.
+    /// Requests of `function` due so far.
     #[must_use]
     pub fn due(&self, function: usize) -> u64 {
         self.due.get(function).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
-    /// Requests of `function` that were due and have not ended.
+    /// Requests of `function` in flight.
     #[must_use]
     pub fn in_flight(&self, function: usize) -> u64 {
-        // Read in this order, what ends meanwhile cannot be more than what was due.
+        // In this order, requests that end between the two reads cannot exceed those due.
         let ended = self.ended.get(function).map_or(0, |count| count.load(Ordering::Relaxed));
         self.due(function).saturating_sub(ended)
     }
@@ -101,17 +101,17 @@ impl Gauges {
     }
 }
 
-/// One pacing thread's ends of its channels.
-pub struct Ends {
-    /// Says that connections are made, and how the thread is scheduled.
-    pub ready: oneshot::Sender<Class>,
-    /// Gives the clock, and with it the start.
+/// Channels of a pacing thread.
+pub struct ThreadChannels {
+    /// Signals that connections are open; carries the scheduling class.
+    pub ready: oneshot::Sender<SchedulingClass>,
+    /// Delivers the clock, which starts the run.
     pub start: oneshot::Receiver<RunClock>,
-    /// Takes what has ended.
-    pub records: SyncSender<Vec<Record>>,
-    /// Shows progress.
-    pub gauges: Arc<Gauges>,
-    /// Ends the run early: nothing more is sent, what is in flight is drained.
+    /// Receives ended requests.
+    pub records: SyncSender<Vec<RequestRecord>>,
+    /// Progress counters.
+    pub counters: Arc<ThreadCounters>,
+    /// Ends sending early; requests in flight are drained.
     pub stop: CancellationToken,
     /// Ends the drain early.
     pub abort: CancellationToken,
@@ -120,23 +120,23 @@ pub struct Ends {
 /// Runs pacing thread `index` to its end; blocks the calling thread.
 ///
 /// # Errors
-/// When the kernel gives no timer or no event queue, or a request cannot be formed.
-pub fn run(plan: &Arc<Plan>, index: u32, arrivals: impl Iterator<Item = Arrival>, ends: Ends) -> anyhow::Result<()> {
-    let class = if plan.real_time { raise() } else { Class::Ordinary };
-    // Look for due instants and replies after every few tasks: a long queue of replies must not hold up a send.
+/// When the kernel provides no timer or event queue, or a request cannot be encoded.
+pub fn run(config: &Arc<EngineConfig>, index: u32, arrivals: impl Iterator<Item = Arrival>, ends: ThreadChannels) -> anyhow::Result<()> {
+    let class = if config.real_time { raise() } else { SchedulingClass::Ordinary };
+    // Poll timers and sockets after every few tasks: a long queue of replies must not delay a send.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(8).build()?;
     let local = LocalSet::new();
-    let plan = Arc::clone(plan);
+    let config = Arc::clone(config);
     local.block_on(&runtime, async move {
-        let Ends { ready, start, records, gauges, stop, abort } = ends;
-        let sender = Rc::new(Sender::new(&plan, records, gauges)?);
+        let ThreadChannels { ready, start, records, counters, stop, abort } = ends;
+        let sender = Rc::new(PacingThread::new(&config, records, counters)?);
         sender.connect_ahead().await;
-        // Nobody waits for the word where the run was given up meanwhile; then the clock never comes either.
+        // If the run was cancelled, nobody receives this and the clock does not arrive either.
         let _ = ready.send(class);
         let Ok(clock) = start.await else { return Ok(()) };
         sender.clock.set(clock);
         let flusher = tokio::task::spawn_local(Rc::clone(&sender).flush_forever());
-        let mine = arrivals.enumerate().skip(index as usize).step_by(plan.threads.max(1) as usize);
+        let mine = arrivals.enumerate().skip(index as usize).step_by(config.threads.max(1) as usize);
         sender.pace(mine, &stop).await?;
         sender.drain(&abort).await;
         flusher.abort();
@@ -146,55 +146,55 @@ pub fn run(plan: &Arc<Plan>, index: u32, arrivals: impl Iterator<Item = Arrival>
     })
 }
 
-/// Records gathered before they are handed over.
+/// Records per batch.
 const BATCH: usize = 256;
 
-/// How long a record waits at most before it is handed over.
-const FLUSH_EVERY: Duration = Duration::from_millis(50);
+/// Longest time before a record is passed on.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Requests sent one after the other, when several are due, before replies are looked at.
+/// Maximum number of due requests sent in sequence before replies are read.
 const BURST: usize = 32;
 
-struct Sender {
-    plan: Arc<Plan>,
+struct PacingThread {
+    config: Arc<EngineConfig>,
     clock: Cell<RunClock>,
-    pools: Vec<Pool>,
-    /// The unchanging part of each function's requests.
-    templates: Vec<Template>,
-    live: RefCell<Slab<Live>>,
-    finished: RefCell<Vec<Record>>,
-    records: SyncSender<Vec<Record>>,
-    gauges: Arc<Gauges>,
+    pools: Vec<ConnectionPool>,
+    /// Fixed part of each function's requests.
+    templates: Vec<RequestTemplate>,
+    live: RefCell<Slab<InFlightRequest>>,
+    finished: RefCell<Vec<RequestRecord>>,
+    records: SyncSender<Vec<RequestRecord>>,
+    counters: Arc<ThreadCounters>,
 }
 
-struct Live {
-    record: Record,
+struct InFlightRequest {
+    record: RequestRecord,
     arrival: Arrival,
 }
 
-impl Sender {
-    fn new(plan: &Arc<Plan>, records: SyncSender<Vec<Record>>, gauges: Arc<Gauges>) -> anyhow::Result<Self> {
+impl PacingThread {
+    fn new(config: &Arc<EngineConfig>, records: SyncSender<Vec<RequestRecord>>, counters: Arc<ThreadCounters>) -> anyhow::Result<Self> {
         let templates =
-            plan.functions.iter().map(|function| Template::new(&plan.dialect, &function.authority)).collect::<Result<_, _>>()?;
-        let pools = plan.addresses.iter().map(|address| Pool::new(*address, plan.dialect.is_grpc())).collect();
+            config.functions.iter().map(|function| RequestTemplate::new(&config.codec, &function.authority)).collect::<Result<_, _>>()?;
+        let pools = config.addresses.iter().map(|address| ConnectionPool::new(*address, config.codec.is_grpc())).collect();
         Ok(Self {
-            plan: Arc::clone(plan),
+            config: Arc::clone(config),
             clock: Cell::new(RunClock::starting_in(Duration::ZERO)),
             pools,
             templates,
             live: RefCell::default(),
             finished: RefCell::default(),
             records,
-            gauges,
+            counters,
         })
     }
 
-    /// Opens the connections that are to be there at the start. One that fails is opened again by the first request that needs it.
+    /// Opens the initial connections. A failed one is opened again by the first request that needs it.
     async fn connect_ahead(&self) {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        if self.plan.reuse {
-            let opening = self.pools.iter().map(|pool| pool.open_ahead(self.plan.connections));
-            let _ = tokio::time::timeout(PATIENCE, futures::future::join_all(opening)).await;
+        const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+        if self.config.reuse {
+            let opening = self.pools.iter().map(|pool| pool.open_ahead(self.config.connections));
+            let _ = tokio::time::timeout(CONNECT_TIMEOUT, futures::future::join_all(opening)).await;
         }
     }
 
@@ -204,7 +204,7 @@ impl Sender {
         let mut arrivals = arrivals.peekable();
         let mut burst = Vec::with_capacity(BURST);
         while let Some(due_ns) = arrivals.peek().map(|(_, arrival)| nanos(arrival.at)) {
-            // The clock stands at zero before the start, when what is due at zero is not due yet.
+            // Before the start the clock stands at zero, and a request due at zero is not due yet.
             if !clock.until(due_ns).is_zero() {
                 tokio::select! {
                     biased;
@@ -215,7 +215,7 @@ impl Sender {
                 return Ok(());
             }
             let now = clock.now_ns();
-            // Those that are not sent count too: a generator that has fallen far behind still looks at replies, and at `stop`.
+            // Requests that are not sent count, too: a generator that has fallen far behind still reads replies and checks `stop`.
             for _ in 0..BURST {
                 let Some((sequence, arrival)) = arrivals.next_if(|(_, arrival)| nanos(arrival.at) <= now) else { break };
                 self.issue(sequence as u64, &arrival, &mut burst);
@@ -228,45 +228,45 @@ impl Sender {
         Ok(())
     }
 
-    /// Begins one request: over a connection that has room, where there is one, in the next [`Sender::write`].
-    fn issue(self: &Rc<Self>, sequence: u64, arrival: &Arrival, burst: &mut Vec<Begun>) {
-        Gauges::count(&self.gauges.due, arrival.function);
-        let record = Record::due(sequence, arrival, nanos(arrival.at));
+    /// Begins a request over a connection with room, to be sent by the next [`PacingThread::write`]; otherwise over a new connection.
+    fn issue(self: &Rc<Self>, sequence: u64, arrival: &Arrival, burst: &mut Vec<StartedRequest>) {
+        ThreadCounters::count(&self.counters.due, arrival.function);
+        let record = RequestRecord::due(sequence, arrival, nanos(arrival.at));
         let mut live = self.live.borrow_mut();
-        if live.len() >= self.plan.max_in_flight {
+        if live.len() >= self.config.max_in_flight {
             drop(live);
             self.emit(record);
             return;
         }
-        let key = live.insert(Live { record, arrival: *arrival });
+        let key = live.insert(InFlightRequest { record, arrival: *arrival });
         drop(live);
         let function = arrival.function as usize;
-        let (Some(destination), Some(template)) = (self.plan.functions.get(function), self.templates.get(function)) else {
-            return self.finish(key, Err(Status::Unreachable));
+        let (Some(destination), Some(template)) = (self.config.functions.get(function), self.templates.get(function)) else {
+            return self.finish(key, Err(RequestStatus::Unreachable));
         };
-        let body = self.plan.dialect.body(arrival, sequence);
+        let body = self.config.codec.body(arrival, sequence);
         let pool = &self.pools[destination.address];
-        let connection = if self.plan.reuse { pool.take() } else { None };
+        let connection = if self.config.reuse { pool.take() } else { None };
         match connection {
             Some(connection) => match connection.begin(template, body.clone()) {
-                Some(answer) => burst.push(Begun { key, connection, answer }),
+                Some(answer) => burst.push(StartedRequest { key, connection, answer }),
                 None => self.begin_over_new_connection(key, body),
             },
             None => self.begin_over_new_connection(key, body),
         }
     }
 
-    /// Writes what was begun, notes when, and leaves each request to a task of its own.
-    fn write(self: &Rc<Self>, burst: &mut Vec<Begun>) {
+    /// Writes the started requests, records their send times and spawns a task to await each reply.
+    fn write(self: &Rc<Self>, burst: &mut Vec<StartedRequest>) {
         let clock = self.clock.get();
-        // A write takes everything that was begun on its connection, so the requests after the first may have gone with it.
+        // A write sends all requests started on its connection, so later ones in the burst may have been sent with the first.
         let mut last = None;
-        for Begun { key, connection, answer } in burst.drain(..) {
+        for StartedRequest { key, connection, answer } in burst.drain(..) {
             last = connection.push().map(|written| clock.ns_of(written)).or(last);
             let sent = last.unwrap_or_else(|| clock.now_ns());
             if let Some(live) = self.live.borrow_mut().get_mut(key) {
                 live.record.sent_ns = Some(sent);
-                live.record.over = Over::Reused;
+                live.record.over = ConnectionUse::Reused;
             }
             let sender = Rc::clone(self);
             tokio::task::spawn_local(async move {
@@ -280,19 +280,19 @@ impl Sender {
         }
     }
 
-    /// The wait for the connection belongs to the request, and so does the time that it takes.
+    /// Opens a connection for the request. Its send time is before connecting, so that the time to connect counts.
     fn begin_over_new_connection(self: &Rc<Self>, key: usize, body: bytes::Bytes) {
         let sender = Rc::clone(self);
         let now = self.clock.get().now_ns();
         if let Some(live) = self.live.borrow_mut().get_mut(key) {
             live.record.sent_ns = Some(now);
-            live.record.over = Over::New;
+            live.record.over = ConnectionUse::New;
         }
         tokio::task::spawn_local(async move {
             match sender.in_time(key, sender.over_new_connection(key, body)).await {
                 Ok((answer, connection)) => {
                     sender.finish(key, Ok(answer));
-                    if sender.plan.reuse {
+                    if sender.config.reuse {
                         connection.release().await;
                     }
                 }
@@ -301,13 +301,13 @@ impl Sender {
         });
     }
 
-    async fn over_new_connection(&self, key: usize, body: bytes::Bytes) -> Result<(Answer, Connection), Status> {
-        // A connection that several waiting requests share may have no room for all of them; those try another.
+    async fn over_new_connection(&self, key: usize, body: bytes::Bytes) -> Result<(RawReply, Connection), RequestStatus> {
+        // A connection shared by several waiting requests may lack room for all of them; the rest try another.
         const TRIES: usize = 4;
         let function = self.live.borrow().get(key).map_or(0, |live| live.record.function as usize);
-        let pool = &self.pools[self.plan.functions[function].address];
+        let pool = &self.pools[self.config.functions[function].address];
         for _ in 0..TRIES {
-            let connection: Connection = if self.plan.reuse { pool.open_shared().await? } else { pool.open().await? };
+            let connection: Connection = if self.config.reuse { pool.open_shared().await? } else { pool.open().await? };
             if let Some(live) = self.live.borrow_mut().get_mut(key) {
                 live.record.connected_ns = Some(self.clock.get().now_ns());
             }
@@ -316,45 +316,45 @@ impl Sender {
                 return Ok((answer.await?, connection));
             }
         }
-        Err(Status::Broken)
+        Err(RequestStatus::Broken)
     }
 
-    async fn in_time<T>(&self, key: usize, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    async fn in_time<T>(&self, key: usize, answer: impl Future<Output = Result<T, RequestStatus>>) -> Result<T, RequestStatus> {
         let due = self.live.borrow().get(key).map_or(0, |live| live.record.intended_ns);
-        let deadline = self.clock.get().at(due) + self.plan.timeout;
-        tokio::time::timeout_at(deadline.into(), answer).await.unwrap_or(Err(Status::Timeout))
+        let deadline = self.clock.get().at(due) + self.config.timeout;
+        tokio::time::timeout_at(deadline.into(), answer).await.unwrap_or(Err(RequestStatus::Timeout))
     }
 
-    fn finish(&self, key: usize, answer: Result<Answer, Status>) {
+    fn finish(&self, key: usize, answer: Result<RawReply, RequestStatus>) {
         let now = self.clock.get().now_ns();
         let mut live = self.live.borrow_mut();
-        let Some(Live { mut record, arrival }) = live.try_remove(key) else { return };
+        let Some(InFlightRequest { mut record, arrival }) = live.try_remove(key) else { return };
         drop(live);
         match answer {
-            Ok(answer) => self.judge(&mut record, &arrival, &answer, now),
+            Ok(answer) => self.validate(&mut record, &arrival, &answer, now),
             Err(status) => record.status = status,
         }
         self.emit(record);
     }
 
-    fn judge(&self, record: &mut Record, arrival: &Arrival, answer: &Answer, now_ns: u64) {
+    fn validate(&self, record: &mut RequestRecord, arrival: &Arrival, answer: &RawReply, now_ns: u64) {
         record.replied_ns = Some(now_ns);
         record.status = answer.status;
-        if answer.status != Status::Ok {
+        if answer.status != RequestStatus::Ok {
             return;
         }
         let took_us = now_ns.saturating_sub(record.sent_ns.unwrap_or(record.intended_ns)) / 1_000;
-        let message = if self.plan.dialect.is_grpc() { unframe(&answer.body) } else { Ok(&answer.body[..]) };
-        let judged = message.and_then(|message| self.plan.dialect.judge(message, arrival, record.sequence, took_us));
-        record.valid = Some(judged.is_ok());
-        match judged {
+        let message = if self.config.codec.is_grpc() { unframe(&answer.body) } else { Ok(&answer.body[..]) };
+        let validated = message.and_then(|message| self.config.codec.validate(message, arrival, record.sequence, took_us));
+        record.valid = Some(validated.is_ok());
+        match validated {
             Ok(reported) => (record.reported_us, record.reported_kib) = (reported.duration_us, reported.memory_kib),
             Err(invalid) => tracing::debug!(function = record.function, sequence = record.sequence, reason = invalid.0, "invalid reply"),
         }
     }
 
-    fn emit(&self, record: Record) {
-        Gauges::count(&self.gauges.ended, record.function);
+    fn emit(&self, record: RequestRecord) {
+        ThreadCounters::count(&self.counters.ended, record.function);
         let mut finished = self.finished.borrow_mut();
         finished.push(record);
         if finished.len() >= BATCH {
@@ -363,47 +363,47 @@ impl Sender {
         }
     }
 
-    /// Hands over what has ended. Where whoever takes it has fallen far behind this waits, which then shows as send lag.
+    /// Passes on ended requests. Blocks if the receiver has fallen far behind, which shows as send lag.
     fn flush(&self) {
         let finished = std::mem::take(&mut *self.finished.borrow_mut());
         if !finished.is_empty() {
-            // The taker is gone only where the run was given up.
+            // The receiver is gone only if the run was cancelled.
             let _ = self.records.send(finished);
         }
     }
 
     async fn flush_forever(self: Rc<Self>) {
         loop {
-            tokio::time::sleep(FLUSH_EVERY).await;
+            tokio::time::sleep(FLUSH_INTERVAL).await;
             self.flush();
         }
     }
 
     async fn drain(&self, abort: &CancellationToken) {
-        const LOOK_EVERY: Duration = Duration::from_millis(2);
+        const POLL_INTERVAL: Duration = Duration::from_millis(2);
         let drained = async {
             while !self.live.borrow().is_empty() {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         tokio::select! {
             () = abort.cancelled() => {}
-            _ = tokio::time::timeout(self.plan.drain, drained) => {}
+            _ = tokio::time::timeout(self.config.drain, drained) => {}
         }
     }
 
-    /// Marks what is still in flight as cut off.
+    /// Marks requests still in flight as censored.
     fn censor(&self) {
-        let left: Vec<Live> = self.live.borrow_mut().drain().collect();
-        for Live { mut record, .. } in left {
-            record.status = Status::Censored;
+        let left: Vec<InFlightRequest> = self.live.borrow_mut().drain().collect();
+        for InFlightRequest { mut record, .. } in left {
+            record.status = RequestStatus::Censored;
             self.emit(record);
         }
     }
 }
 
-/// A request handed to its connection, not written yet.
-struct Begun {
+/// A request passed to its connection but not written yet.
+struct StartedRequest {
     key: usize,
     connection: Connection,
     answer: connection::Pending,

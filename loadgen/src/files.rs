@@ -1,4 +1,4 @@
-//! The files of a run. Owns their columns: our own, vSwarm's and InVitro's. Rows are written as requests end and never kept.
+//! Output files of a run. Owns their columns: Qscale's, vSwarm's and InVitro's. Rows are written as requests end and not kept in memory.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -7,35 +7,35 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::record::{Record, Status};
+use crate::record::{RequestRecord, RequestStatus};
 
-/// The columns of our own file. Instants are microseconds since the start of the run; a cell is empty where it did not come to that.
+/// Columns of Qscale's own file. Times are microseconds since the start of the run; a cell is empty if the request did not get that far.
 ///
-/// `function`, when the request was due (`intended_us`), was sent and was answered, how it ended (`ok`, a gRPC status, `http_<code>`,
-/// `timeout`, `refused`, `unreachable`, `broken`, `malformed`, `censored`, `not_sent`), its connection (`new` or `reused`), whether
-/// the answer was right; then its number, when its new connection stood, and what was asked for and reported.
+/// `function`; intended send time, send time and reply time; status (`ok`, a gRPC status, `http_<code>`, `timeout`, `refused`, `unreachable`,
+/// `broken`, `malformed`, `censored`, `not_sent`); connection (`new` or `reused`); whether the reply was valid; sequence number; time at which a new
+/// connection was established; requested and reported duration and memory.
 pub const COLUMNS: &str = "function,intended_us,sent_us,replied_us,status,connection,valid,sequence,connected_us,\
 duration_ms,memory_mib,reported_us,reported_kib";
 
-/// The columns of InVitro's file of durations.
+/// Columns of InVitro's duration file.
 pub const INVITRO_COLUMNS: &str = "phase,instance,invocationID,startTime,requestedDuration,grpcConnEstablish,responseTime,\
 actualDuration,connectionTimeout,functionTimeout,actualMemoryUsage,memoryAllocationTimeout,timeToSubmitMs,userCodeExecutionMs,\
 timeToGetResponseMs";
 
-/// Which files to write.
+/// Files to write.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
-    /// Our own.
+pub struct FileConfig {
+    /// Qscale's own format.
     pub csv: Option<PathBuf>,
-    /// Folder of vSwarm's.
+    /// Folder for vSwarm's format.
     pub vswarm: Option<PathBuf>,
-    /// Prefix of InVitro's.
+    /// Prefix for InVitro's format.
     pub invitro: Option<PathBuf>,
     /// Names of the functions, by index.
     pub functions: Vec<String>,
     /// Start of the run, microseconds since 1970.
     pub started_unix_us: u64,
-    /// How long is sent, which InVitro's name holds in minutes; `None` for a whole trace.
+    /// Planned duration of sending, part of InVitro's file name in minutes; `None` for a whole trace.
     pub planned: Option<Duration>,
 }
 
@@ -43,17 +43,17 @@ pub struct Wanted {
 pub struct Files {
     functions: Vec<String>,
     started_unix_us: u64,
-    csv: Option<Output>,
-    vswarm: Option<Output>,
-    invitro: Option<Output>,
+    csv: Option<OutputFile>,
+    vswarm: Option<OutputFile>,
+    invitro: Option<OutputFile>,
 }
 
 impl Files {
-    /// Creates the files that are wanted and writes their first lines.
+    /// Creates the files and writes their headers.
     ///
     /// # Errors
-    /// A file that cannot be created, by name.
-    pub fn create(wanted: Wanted) -> anyhow::Result<Self> {
+    /// When a file cannot be created; the error contains its path.
+    pub fn create(wanted: FileConfig) -> anyhow::Result<Self> {
         let minutes = wanted.planned.map_or(0, |planned| planned.as_secs().div_ceil(60));
         let invitro = wanted.invitro.map(|prefix| {
             let mut name = prefix.into_os_string();
@@ -63,18 +63,18 @@ impl Files {
         Ok(Self {
             functions: wanted.functions,
             started_unix_us: wanted.started_unix_us,
-            csv: wanted.csv.map(|path| Output::create(path, COLUMNS)).transpose()?,
-            // Its name holds the rate that was reached, which is known at the end.
-            vswarm: wanted.vswarm.map(|folder| Output::create(folder.join("rps_lat.csv.part"), "")).transpose()?,
-            invitro: invitro.map(|path| Output::create(path, INVITRO_COLUMNS)).transpose()?,
+            csv: wanted.csv.map(|path| OutputFile::create(path, COLUMNS)).transpose()?,
+            // Renamed at the end, when the achieved rate is known.
+            vswarm: wanted.vswarm.map(|folder| OutputFile::create(folder.join("rps_lat.csv.part"), "")).transpose()?,
+            invitro: invitro.map(|path| OutputFile::create(path, INVITRO_COLUMNS)).transpose()?,
         })
     }
 
     /// Writes the rows of one request.
     ///
     /// # Errors
-    /// When a disk is full, or the like.
-    pub fn write(&mut self, record: &Record) -> anyhow::Result<()> {
+    /// When writing fails, for example because the disk is full.
+    pub fn write(&mut self, record: &RequestRecord) -> anyhow::Result<()> {
         let function = self.functions.get(record.function as usize).map_or("", String::as_str);
         if let Some(file) = &mut self.csv {
             file.row(|out| write_row(out, record, function))?;
@@ -82,7 +82,7 @@ impl Files {
         if let Some(file) = &mut self.vswarm
             && let (true, Some(sent), Some(replied)) = (record.succeeded(), record.sent_ns, record.replied_ns)
         {
-            // As the invoker measures: from the send, and with the time to connect. Unlike the invoker's, failures are left out.
+            // As in vSwarm's invoker, latency counts from the send and includes connecting. Unlike there, failures are omitted.
             file.row(|out| writeln!(out, "{}", replied.saturating_sub(sent) / 1_000))?;
         }
         if let Some(file) = &mut self.invitro
@@ -94,38 +94,38 @@ impl Files {
         Ok(())
     }
 
-    /// Hands what was written to the operating system, so that others can read it.
+    /// Flushes buffers to the operating system.
     ///
     /// # Errors
-    /// When a disk is full, or the like.
+    /// When writing fails.
     pub fn flush(&mut self) -> anyhow::Result<()> {
-        [&mut self.csv, &mut self.vswarm, &mut self.invitro].into_iter().flatten().try_for_each(Output::flush)
+        [&mut self.csv, &mut self.vswarm, &mut self.invitro].into_iter().flatten().try_for_each(OutputFile::flush)
     }
 
-    /// Ends the files; vSwarm's gets its name, from `achieved_rps`. Gives the names of all.
+    /// Completes the files and returns their paths. The name of vSwarm's file contains `achieved_rps`.
     ///
     /// # Errors
-    /// When a disk is full, or the like.
+    /// When writing or renaming fails.
     pub fn finish(mut self, achieved_rps: f64) -> anyhow::Result<Vec<PathBuf>> {
         self.flush()?;
         if let Some(file) = &mut self.vswarm {
             let path = file.path.with_file_name(format!("rps{achieved_rps:.2}_lat.csv"));
-            std::fs::rename(&file.path, &path).with_context(|| format!("cannot name {}", path.display()))?;
+            std::fs::rename(&file.path, &path).with_context(|| format!("cannot rename to {}", path.display()))?;
             file.path = path;
         }
         Ok([self.csv, self.vswarm, self.invitro].into_iter().flatten().map(|file| file.path).collect())
     }
 }
 
-struct Output {
+struct OutputFile {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
-impl Output {
+impl OutputFile {
     fn create(path: PathBuf, header: &str) -> anyhow::Result<Self> {
         if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
-            std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
         }
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let mut output = Self { path, file: BufWriter::with_capacity(1 << 16, file) };
@@ -144,7 +144,7 @@ impl Output {
     }
 }
 
-fn write_row(out: &mut impl Write, record: &Record, function: &str) -> io::Result<()> {
+fn write_row(out: &mut impl Write, record: &RequestRecord, function: &str) -> io::Result<()> {
     write!(out, "{function},{},", record.intended_ns / 1_000)?;
     write_micros(out, record.sent_ns)?;
     write_micros(out, record.replied_ns)?;
@@ -161,11 +161,11 @@ fn write_micros(out: &mut impl Write, ns: Option<u64>) -> io::Result<()> {
     }
 }
 
-/// The row as InVitro's loader writes it: times in microseconds, memory in MiB, `phase` 2 for what is measured. A connection that was
-/// not made is its connection timeout, every other failure its function timeout, as its loader knows no others.
-fn write_invitro_row(out: &mut impl Write, record: &Record, function: &str, start: u64, sent_ns: u64) -> io::Result<()> {
+/// Writes a row in the format of InVitro's loader: times in microseconds, memory in MiB, `phase` 2 for measured requests. A failure to connect is
+/// its connection timeout, and every other failure its function timeout: it knows no others.
+fn write_invitro_row(out: &mut impl Write, record: &RequestRecord, function: &str, start: u64, sent_ns: u64) -> io::Result<()> {
     let since_sent = |ns: Option<u64>| ns.map_or(0, |ns| ns.saturating_sub(sent_ns) / 1_000);
-    let connection_failed = matches!(record.status, Status::Refused | Status::Unreachable);
+    let connection_failed = matches!(record.status, RequestStatus::Refused | RequestStatus::Unreachable);
     writeln!(
         out,
         "2,{function},min{}.inv{},{start},{},{},{},{},{connection_failed},{},{},false,0,0,0",
@@ -185,26 +185,26 @@ mod tests {
     use qscale_common::workload::Arrival;
 
     use super::*;
-    use crate::record::Over;
+    use crate::record::ConnectionUse;
 
-    fn record() -> Record {
+    fn record() -> RequestRecord {
         let arrival = Arrival { at: Duration::ZERO, function: 1, duration_ms: 20, memory_mib: 64 };
-        Record {
+        RequestRecord {
             sent_ns: Some(61_000_010_000),
             connected_ns: Some(61_000_110_000),
             replied_ns: Some(61_021_010_999),
-            status: Status::Ok,
-            over: Over::New,
+            status: RequestStatus::Ok,
+            over: ConnectionUse::New,
             valid: Some(true),
             reported_us: 20_100,
             reported_kib: 65_536,
-            ..Record::due(7, &arrival, 61_000_000_000)
+            ..RequestRecord::due(7, &arrival, 61_000_000_000)
         }
     }
 
-    fn written(records: &[Record]) -> [String; 3] {
+    fn written(records: &[RequestRecord]) -> [String; 3] {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted = Wanted {
+        let wanted = FileConfig {
             csv: Some(folder.path().join("deep/er/out.csv")),
             vswarm: Some(folder.path().to_owned()),
             invitro: Some(folder.path().join("exp")),
@@ -228,22 +228,23 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_empty_where_it_did_not_come_to_that() {
+    fn cells_of_a_request_that_was_not_sent_are_empty() {
         let arrival = Arrival { at: Duration::ZERO, function: 0, duration_ms: 0, memory_mib: 0 };
-        let [csv, vswarm, invitro] = written(&[Record::due(0, &arrival, 5_000)]);
+        let [csv, vswarm, invitro] = written(&[RequestRecord::due(0, &arrival, 5_000)]);
         assert_eq!(csv, format!("{COLUMNS}\na,5,,,not_sent,,,0,,0,0,0,0\n"));
         assert_eq!((vswarm.as_str(), invitro), ("", format!("{INVITRO_COLUMNS}\n")));
     }
 
     #[test]
     fn vswarms_file_has_a_latency_a_line_and_no_failures() {
-        let [_, vswarm, _] = written(&[record(), Record { status: Status::Grpc(14), valid: None, ..record() }]);
+        let [_, vswarm, _] = written(&[record(), RequestRecord { status: RequestStatus::Grpc(14), valid: None, ..record() }]);
         assert_eq!(vswarm, "21000\n");
     }
 
     #[test]
     fn invitros_file_has_its_columns() {
-        let [_, _, invitro] = written(&[record(), Record { status: Status::Refused, valid: None, replied_ns: None, ..record() }]);
+        let [_, _, invitro] =
+            written(&[record(), RequestRecord { status: RequestStatus::Refused, valid: None, replied_ns: None, ..record() }]);
         let good = "2,b,min1.inv7,1700000061000010,20000,100,21000,20100,false,false,64,false,0,0,0";
         let refused = "2,b,min1.inv7,1700000061000010,20000,100,0,20100,true,false,64,false,0,0,0";
         assert_eq!(invitro, format!("{INVITRO_COLUMNS}\n{good}\n{refused}\n"));

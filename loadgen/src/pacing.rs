@@ -1,4 +1,4 @@
-//! Being on time. Owns the clock of a run, the scheduling class of its threads, and waiting for an instant to within microseconds.
+//! Precise timing. Owns the clock of a run, the scheduling class of its threads, and waiting with microsecond precision.
 
 use std::fmt;
 use std::io;
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
-/// The clock of a run: nanoseconds since its start. Before the start it stands at zero.
+/// Clock of a run: nanoseconds since its start; zero before the start.
 #[derive(Debug, Clone, Copy)]
 pub struct RunClock {
     start: Instant,
 }
 
 impl RunClock {
-    /// A run that starts `lead` from now.
+    /// Clock of a run that starts in `lead`.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the load generator's edge to real time")]
     pub fn starting_in(lead: Duration) -> Self {
@@ -34,13 +34,13 @@ impl RunClock {
         nanos(instant.saturating_duration_since(self.start))
     }
 
-    /// The instant `ns` nanoseconds after the start.
+    /// Instant `ns` nanoseconds after the start.
     #[must_use]
     pub fn at(&self, ns: u64) -> Instant {
         self.start + Duration::from_nanos(ns)
     }
 
-    /// How long until `ns` nanoseconds after the start; zero where that has passed.
+    /// Time until `ns` nanoseconds after the start; zero if that has passed.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the load generator's edge to real time")]
     pub fn until(&self, ns: u64) -> Duration {
@@ -48,53 +48,53 @@ impl RunClock {
     }
 }
 
-/// `duration` in nanoseconds, at most what 64 bits hold (584 years).
+/// `duration` in nanoseconds, saturating at 584 years.
 #[must_use]
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How the kernel schedules the pacing threads.
+/// Scheduling class of the pacing threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// By deadlines: before every other class, for a share of each period.
+pub enum SchedulingClass {
+    /// SCHED_DEADLINE: before every other class, for a share of each period.
     Deadline,
-    /// Before every ordinary thread, with this priority.
+    /// SCHED_FIFO with this priority: before every ordinary thread.
     Fifo(i32),
-    /// Among the ordinary threads: the real-time classes were refused with this error number.
+    /// Ordinary, because the kernel refused the real-time classes with this error number.
     Other(i32),
-    /// Among the ordinary threads, as was asked for.
+    /// Ordinary, as requested.
     Ordinary,
 }
 
-/// What a pacing thread may have of each [`PERIOD`]; the kernel gives away at most 95 % of a processor, so it is one thread for each.
+/// Runtime of a pacing thread in each [`PERIOD`]. The kernel grants at most 95% of a processor, so one thread per processor.
 const RUNTIME: Duration = Duration::from_micros(900);
 
-/// Short, so that a thread that has used up its share does not wait long for the next.
+/// Scheduling period. Short, so that a thread that has used up its runtime waits only briefly.
 const PERIOD: Duration = Duration::from_millis(1);
 
-/// Low among the real-time priorities: below threads of the kernel that serve interrupts.
+/// Low among the real-time priorities: below the kernel's interrupt threads.
 const PRIORITY: i32 = 10;
 
-impl fmt::Display for Class {
+impl fmt::Display for SchedulingClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Class::Deadline => write!(f, "SCHED_DEADLINE ({RUNTIME:?} in every {PERIOD:?}, and what others leave)"),
-            Class::Fifo(priority) => write!(f, "SCHED_FIFO priority {priority}"),
-            Class::Other(error) => write!(f, "SCHED_OTHER (real-time refused: {})", io::Error::from_raw_os_error(*error)),
-            Class::Ordinary => f.write_str("SCHED_OTHER"),
+            SchedulingClass::Deadline => write!(f, "SCHED_DEADLINE ({RUNTIME:?} per {PERIOD:?}, with reclaiming)"),
+            SchedulingClass::Fifo(priority) => write!(f, "SCHED_FIFO priority {priority}"),
+            SchedulingClass::Other(error) => write!(f, "SCHED_OTHER (real-time refused: {})", io::Error::from_raw_os_error(*error)),
+            SchedulingClass::Ordinary => f.write_str("SCHED_OTHER"),
         }
     }
 }
 
-/// Asks for a real-time class for the calling thread, not for threads that it starts.
+/// Requests a real-time class for the calling thread, without inheritance.
 ///
-/// Deadlines come first: since Linux 6.12 the kernel lets ordinary threads that wait run for up to 50 ms before those of SCHED_FIFO,
-/// which on a busy machine shows as sends that are tens of milliseconds late.
-pub fn raise() -> Class {
+/// SCHED_DEADLINE is tried first: since Linux 6.12 starving ordinary threads may run for up to 50 ms before those of SCHED_FIFO, which on a busy
+/// machine makes sends tens of milliseconds late.
+pub fn raise() -> SchedulingClass {
     // SAFETY: the calls read only the memory they are given, which outlives them; 0 names the calling thread.
     unsafe {
-        // Where the classes are refused, the kernel may otherwise gather our wake-ups within 50 us.
+        // Without a real-time class the kernel may otherwise delay wake-ups by up to 50 us.
         libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0);
         let mut attributes: libc::sched_attr = std::mem::zeroed();
         attributes.size = size_of::<libc::sched_attr>() as u32;
@@ -104,26 +104,26 @@ pub fn raise() -> Class {
         attributes.sched_deadline = nanos(PERIOD);
         attributes.sched_period = nanos(PERIOD);
         if libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) == 0 {
-            return Class::Deadline;
+            return SchedulingClass::Deadline;
         }
         let parameters = libc::sched_param { sched_priority: PRIORITY };
         if libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) == 0 {
-            return Class::Fifo(PRIORITY);
+            return SchedulingClass::Fifo(PRIORITY);
         }
     }
-    Class::Other(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM))
+    SchedulingClass::Other(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM))
 }
 
-/// Wakes a task at an instant, without the millisecond grain of the runtime's own timers.
+/// Wakes a task at an instant, without the millisecond granularity of the runtime's timers.
 pub struct Alarm {
     timer: AsyncFd<OwnedFd>,
 }
 
-/// The last stretch before an instant is spent spinning, as no task takes less than this.
+/// Time before the instant that is spent spinning: no task takes less than this.
 const SPIN: Duration = Duration::from_micros(8);
 
-/// How long before the instant the timer rings when it is `left` away. Waking up takes some microseconds, more after a longer sleep,
-/// as the processor has been given to others or has gone to rest.
+/// Lead of the timer for a wait of `left`. Waking up takes some microseconds, and more after a longer sleep, because the processor was given to
+/// others or is idle.
 fn early(left: Duration) -> Duration {
     const LEAST: Duration = Duration::from_micros(20);
     const MOST: Duration = Duration::from_micros(100);
@@ -131,10 +131,10 @@ fn early(left: Duration) -> Duration {
 }
 
 impl Alarm {
-    /// An alarm for tasks of the current runtime.
+    /// Creates an alarm for tasks of the current runtime.
     ///
     /// # Errors
-    /// When the kernel gives no timer.
+    /// When the kernel provides no timer.
     pub fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers, and the descriptor that it returns belongs to nobody else.
         let timer = unsafe {
@@ -148,7 +148,7 @@ impl Alarm {
         Ok(Self { timer: unsafe { AsyncFd::register(timer) }? })
     }
 
-    /// Waits until `at_ns` on `clock`. May be dropped and begun anew at any time.
+    /// Waits until `at_ns` on `clock`. Cancellation safe.
     ///
     /// # Errors
     /// When the timer fails.
@@ -164,7 +164,7 @@ impl Alarm {
             self.acknowledge();
             ready.clear_ready();
         }
-        // Awake, and with time to spare: replies are read meanwhile, so that their latency does not grow by the wait.
+        // Awake early: replies are read meanwhile, so that the wait does not add to their latency.
         while clock.until(at_ns) > SPIN {
             tokio::task::yield_now().await;
         }
@@ -185,7 +185,7 @@ impl Alarm {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Takes the expiry from the timer, so that the next one is an event again. There may be none, after a wait that was dropped.
+    /// Reads the expiry from the timer, so that the next one is a new event. There may be none after a cancelled wait.
     fn acknowledge(&self) {
         let mut expiries = 0u64;
         // SAFETY: the buffer is eight bytes, which is what a timer writes.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_alarm_never_rings_early_and_rings_after_a_dropped_wait() {
+    async fn an_alarm_never_rings_early_and_rings_after_a_cancelled_wait() {
         let clock = RunClock::starting_in(Duration::ZERO);
         let alarm = Alarm::new().expect("a timer");
         for _ in 0..20 {

@@ -1,30 +1,30 @@
-//! The live line. Owns how a second of a run looks: one line that is rewritten on a terminal, a line a second elsewhere.
+//! Live progress. Owns its format: one line that is rewritten on a terminal, or one line per second elsewhere.
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::run::Progress;
+use crate::run::RunProgress;
 
-/// Shows progress on standard error, so that standard output is left to the result.
+/// Shows progress on standard error; standard output is for the result.
 pub struct LiveLine {
     rewritten: bool,
 }
 
 impl LiveLine {
-    /// A line for wherever standard error leads.
+    /// Detects whether standard error is a terminal.
     #[must_use]
     pub fn new() -> Self {
         Self { rewritten: io::stderr().is_terminal() }
     }
 
     /// Shows one second.
-    pub fn show(&mut self, progress: &Progress) {
+    pub fn show(&mut self, progress: &RunProgress) {
         let (start, end) = if self.rewritten { ("\r\x1b[2K", "") } else { ("", "\n") };
-        // A closed terminal ends the show, not the run.
+        // A closed terminal does not end the run.
         let _ = write!(io::stderr(), "{start}{}{end}", line(progress));
         let _ = io::stderr().flush();
     }
 
-    /// Leaves the last line where it is.
+    /// Ends the last line.
     pub fn end(&self) {
         if self.rewritten {
             let _ = writeln!(io::stderr());
@@ -38,7 +38,7 @@ impl Default for LiveLine {
     }
 }
 
-fn line(progress: &Progress) -> String {
+fn line(progress: &RunProgress) -> String {
     let latency = progress.latency_ms.map_or_else(
         || "p50 -  p95 -  p99 -".to_owned(),
         |latency| format!("p50 {:.2}  p95 {:.2}  p99 {:.2} ms", latency.p50, latency.p95, latency.p99),
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_second_without_answers_shows_no_latency() {
-        let progress = Progress {
+        let progress = RunProgress {
             elapsed: Duration::from_secs(3),
             offered_rps: 10.0,
             achieved_rps: 0.0,

@@ -1,4 +1,4 @@
-//! What is sent and what a good reply is. Owns requests as bytes and the validation of replies; must not send anything.
+//! Protocols: encoding of requests and validation of replies. Must not do I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,71 +8,71 @@ use prost::Message;
 use qscale_common::workload::Arrival;
 use serde::{Deserialize, Serialize};
 
-use crate::proto::{FaasReply, FaasRequest, HelloReply, HelloRequest};
+use qscale_messages::{FaasReply, FaasRequest, HelloReply, HelloRequest};
 
 mod fibonacci;
 mod services;
 
 pub use services::{Inputs, SERVICES, Service};
 
-/// How the functions are called.
+/// Protocol of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Protocol {
-    /// `helloworld.Greeter/SayHello`, as vSwarm's invoker calls its relay.
+pub enum CallProtocol {
+    /// `helloworld.Greeter/SayHello`, like vSwarm's invoker.
     #[default]
     Relay,
-    /// `faas.Executor/Execute`: each request says how long to run and how much memory to take.
+    /// `faas.Executor/Execute`: each request sets its duration and memory.
     Faas,
-    /// A vSwarm function's own method.
+    /// Method of a vSwarm function.
     Direct(&'static Service),
     /// HTTP/1.1.
     Http,
 }
 
-impl fmt::Display for Protocol {
+impl fmt::Display for CallProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Protocol::Relay => f.write_str("relay"),
-            Protocol::Faas => f.write_str("faas"),
-            Protocol::Direct(service) => write!(f, "direct:{}", service.name),
-            Protocol::Http => f.write_str("http"),
+            CallProtocol::Relay => f.write_str("relay"),
+            CallProtocol::Faas => f.write_str("faas"),
+            CallProtocol::Direct(service) => write!(f, "direct:{}", service.name),
+            CallProtocol::Http => f.write_str("http"),
         }
     }
 }
 
-impl FromStr for Protocol {
+impl FromStr for CallProtocol {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let services = || SERVICES.iter().map(|service| service.name).collect::<Vec<_>>().join(", ");
         match text {
-            "relay" => Ok(Protocol::Relay),
-            "faas" => Ok(Protocol::Faas),
-            "http" => Ok(Protocol::Http),
+            "relay" => Ok(CallProtocol::Relay),
+            "faas" => Ok(CallProtocol::Faas),
+            "http" => Ok(CallProtocol::Http),
             _ => match text.strip_prefix("direct:") {
-                Some(name) => Service::named(name).map(Protocol::Direct).ok_or_else(|| {
-                    format!("`{name}` is not a service that can be called directly: write direct: and one of {}", services())
-                }),
-                None => Err(format!("`{text}` is not a protocol: write relay, faas, http, or direct:SERVICE with one of {}", services())),
+                Some(name) => Service::named(name)
+                    .map(CallProtocol::Direct)
+                    .ok_or_else(|| format!("unknown service `{name}`: use direct:SERVICE with one of {}", services())),
+                None => Err(format!("unknown protocol `{text}`: use relay, faas, http, or direct:SERVICE with one of {}", services())),
             },
         }
     }
 }
 
-impl TryFrom<String> for Protocol {
+impl TryFrom<String> for CallProtocol {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
     }
 }
 
-impl From<Protocol> for String {
-    fn from(protocol: Protocol) -> String {
+impl From<CallProtocol> for String {
+    fn from(protocol: CallProtocol) -> String {
         protocol.to_string()
     }
 }
 
-/// The part of an HTTP request that the user chooses.
+/// Configurable part of an HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpRequest {
@@ -82,7 +82,7 @@ pub struct HttpRequest {
     pub path: String,
     /// Body; empty for none.
     pub body: String,
-    /// Text that the body of a good reply contains; empty for any.
+    /// Text that the body of a valid reply contains; empty for any.
     pub expect: String,
 }
 
@@ -92,73 +92,73 @@ impl Default for HttpRequest {
     }
 }
 
-/// Forms requests and judges replies for one protocol.
+/// Encodes requests and validates replies of one protocol.
 #[derive(Debug, Clone)]
-pub struct Dialect {
-    protocol: Protocol,
+pub struct Codec {
+    protocol: CallProtocol,
     inputs: Inputs,
     http: HttpRequest,
-    /// Where every request is the same, its bytes.
+    /// Encoded request, if all are equal.
     fixed: Option<Bytes>,
 }
 
-/// What a good reply says about the function's own run.
+/// Resource usage reported in a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reported {
-    /// How long the function ran, microseconds; 0 where it does not say.
+pub struct ReportedUsage {
+    /// Duration of the function, microseconds; 0 if not reported.
     pub duration_us: u32,
-    /// How much memory it used, KiB; 0 where it does not say.
+    /// Memory used, KiB; 0 if not reported.
     pub memory_kib: u32,
 }
 
-/// Why a reply that reports success is not one.
+/// Reason why a reply with a success status is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid(pub String);
+pub struct InvalidReply(pub String);
 
-impl Dialect {
-    /// Requests of `protocol`: with `inputs` (`field=value`) for `direct`, and as `http` says for HTTP.
+impl Codec {
+    /// Codec of `protocol`: `inputs` (`field=value`) are for `direct`, `http` for HTTP.
     ///
     /// # Errors
-    /// An input that the service does not take, with those that it does.
-    pub fn new(protocol: Protocol, inputs: &[String], http: &HttpRequest) -> Result<Self, String> {
+    /// When the service does not have a field of `inputs`; the error lists its fields.
+    pub fn new(protocol: CallProtocol, inputs: &[String], http: &HttpRequest) -> Result<Self, String> {
         let inputs = match protocol {
-            Protocol::Direct(service) => Inputs::new(service, inputs)?,
+            CallProtocol::Direct(service) => Inputs::new(service, inputs)?,
             _ if inputs.is_empty() => Inputs::default(),
-            _ => return Err(format!("input = {}: only direct:SERVICE takes inputs; the protocol is {protocol}", inputs.join(", "))),
+            _ => return Err(format!("input = {}: only direct:SERVICE takes inputs, not {protocol}", inputs.join(", "))),
         };
-        let mut dialect = Self { protocol, inputs, http: http.clone(), fixed: None };
-        dialect.fixed = match protocol {
-            Protocol::Relay | Protocol::Http => Some(dialect.form(0, 0, 0)),
-            Protocol::Direct(_) if !dialect.inputs.vary() => Some(dialect.form(0, 0, 0)),
-            Protocol::Direct(_) | Protocol::Faas => None,
+        let mut codec = Self { protocol, inputs, http: http.clone(), fixed: None };
+        codec.fixed = match protocol {
+            CallProtocol::Relay | CallProtocol::Http => Some(codec.form(0, 0, 0)),
+            CallProtocol::Direct(_) if !codec.inputs.vary() => Some(codec.form(0, 0, 0)),
+            CallProtocol::Direct(_) | CallProtocol::Faas => None,
         };
-        Ok(dialect)
+        Ok(codec)
     }
 
     /// Whether it is gRPC.
     #[must_use]
     pub fn is_grpc(&self) -> bool {
-        self.protocol != Protocol::Http
+        self.protocol != CallProtocol::Http
     }
 
-    /// The HTTP method.
+    /// HTTP method.
     #[must_use]
     pub fn method(&self) -> &str {
         if self.is_grpc() { "POST" } else { &self.http.method }
     }
 
-    /// The path of the request.
+    /// Path of the requests.
     #[must_use]
     pub fn path(&self) -> &str {
         match self.protocol {
-            Protocol::Relay => "/helloworld.Greeter/SayHello",
-            Protocol::Faas => "/faas.Executor/Execute",
-            Protocol::Direct(service) => service.path,
-            Protocol::Http => &self.http.path,
+            CallProtocol::Relay => qscale_messages::HELLOWORLD_SAY_HELLO,
+            CallProtocol::Faas => qscale_messages::FAAS_EXECUTE,
+            CallProtocol::Direct(service) => service.path,
+            CallProtocol::Http => &self.http.path,
         }
     }
 
-    /// The body of request `sequence`; for gRPC with the five bytes that precede a message.
+    /// Body of request `sequence`; for gRPC with the five-byte prefix.
     #[must_use]
     pub fn body(&self, arrival: &Arrival, sequence: u64) -> Bytes {
         match &self.fixed {
@@ -169,69 +169,69 @@ impl Dialect {
 
     fn form(&self, duration_ms: u32, memory_mib: u32, sequence: u64) -> Bytes {
         match self.protocol {
-            // The relay takes its input from its own generator; this is the name that the invoker sends.
-            Protocol::Relay => framed(&HelloRequest { name: "Invoke relay".to_owned(), vhive_metadata: Bytes::new() }),
-            Protocol::Faas => {
+            // The relay takes inputs from its own generator; this is the name that vSwarm's invoker sends.
+            CallProtocol::Relay => framed(&HelloRequest { name: "Invoke relay".to_owned(), vhive_metadata: Bytes::new() }),
+            CallProtocol::Faas => {
                 framed(&FaasRequest { message: String::new(), runtime_in_milli_sec: duration_ms, memory_in_mebi_bytes: memory_mib })
             }
-            Protocol::Direct(_) => frame(&self.inputs.encode(sequence)),
-            Protocol::Http => Bytes::from(self.http.body.clone()),
+            CallProtocol::Direct(_) => frame(&self.inputs.encode(sequence)),
+            CallProtocol::Http => Bytes::from(self.http.body.clone()),
         }
     }
 
-    /// Judges the reply to request `sequence`: `body` is the message of a gRPC reply or the body of an HTTP one, which came
-    /// `took_us` microseconds after the request went out.
+    /// Validates the reply to request `sequence`: `body` is the message of a gRPC reply or the body of an HTTP reply, received `took_us`
+    /// microseconds after the send.
     ///
     /// # Errors
-    /// Why it is no good reply.
-    pub fn judge(&self, body: &[u8], arrival: &Arrival, sequence: u64, took_us: u64) -> Result<Reported, Invalid> {
+    /// The reason why it is invalid.
+    pub fn validate(&self, body: &[u8], arrival: &Arrival, sequence: u64, took_us: u64) -> Result<ReportedUsage, InvalidReply> {
         match self.protocol {
-            Protocol::Relay => judge_relay(body),
-            Protocol::Faas => judge_faas(body, arrival, took_us),
-            Protocol::Direct(service) => service.judge(body, &self.inputs, sequence),
-            Protocol::Http => judge_http(body, &self.http.expect),
+            CallProtocol::Relay => validate_relay(body),
+            CallProtocol::Faas => validate_faas(body, arrival, took_us),
+            CallProtocol::Direct(service) => service.validate(body, &self.inputs, sequence),
+            CallProtocol::Http => validate_http(body, &self.http.expect),
         }
-        .map_err(Invalid)
+        .map_err(InvalidReply)
     }
 }
 
-fn judge_relay(body: &[u8]) -> Result<Reported, String> {
-    let reply = HelloReply::decode(body).map_err(|error| format!("the reply is no HelloReply: {error}"))?;
+fn validate_relay(body: &[u8]) -> Result<ReportedUsage, String> {
+    let reply = HelloReply::decode(body).map_err(|error| format!("cannot decode HelloReply: {error}"))?;
     if reply.message.is_empty() {
         return Err("the reply is empty".to_owned());
     }
     if fibonacci::is_reply(&reply.message) {
-        fibonacci::judge(&reply.message, None)?;
+        fibonacci::validate(&reply.message, None)?;
     }
-    Ok(Reported::default())
+    Ok(ReportedUsage::default())
 }
 
-fn judge_faas(body: &[u8], arrival: &Arrival, took_us: u64) -> Result<Reported, String> {
-    // The function's clock and ours measure the same stretch; a millisecond allows for their rounding.
+fn validate_faas(body: &[u8], arrival: &Arrival, took_us: u64) -> Result<ReportedUsage, String> {
+    // Both clocks measure the same interval; one millisecond allows for rounding.
     const ROUNDING_US: u64 = 1_000;
-    let reply = FaasReply::decode(body).map_err(|error| format!("the reply is no FaasReply: {error}"))?;
+    let reply = FaasReply::decode(body).map_err(|error| format!("cannot decode FaasReply: {error}"))?;
     let duration = u64::from(reply.duration_in_micro_sec);
     let asked = u64::from(arrival.duration_ms) * 1_000;
     if duration > took_us + ROUNDING_US {
-        return Err(format!("the function says that it ran for {duration} us, but the reply took {took_us} us"));
+        return Err(format!("the reported duration, {duration} us, exceeds the time to the reply, {took_us} us"));
     }
     if duration * 2 + ROUNDING_US < asked {
-        return Err(format!("the function ran for {duration} us, less than half of the {asked} us that it was asked for"));
+        return Err(format!("the function ran for {duration} us, less than half of the requested {asked} us"));
     }
-    Ok(Reported { duration_us: reply.duration_in_micro_sec, memory_kib: reply.memory_usage_in_kb })
+    Ok(ReportedUsage { duration_us: reply.duration_in_micro_sec, memory_kib: reply.memory_usage_in_kb })
 }
 
-fn judge_http(body: &[u8], expect: &str) -> Result<Reported, String> {
+fn validate_http(body: &[u8], expect: &str) -> Result<ReportedUsage, String> {
     let contains = |text: &[u8]| expect.is_empty() || text.windows(expect.len()).any(|window| window == expect.as_bytes());
-    if contains(body) { Ok(Reported::default()) } else { Err(format!("the body does not contain `{expect}`")) }
+    if contains(body) { Ok(ReportedUsage::default()) } else { Err(format!("the body does not contain `{expect}`")) }
 }
 
-/// A message as the whole body of a unary call.
+/// Encodes a message as the body of a unary call.
 pub fn framed(message: &impl Message) -> Bytes {
     frame(&message.encode_to_vec())
 }
 
-/// A message with what gRPC puts before it: not compressed, and its length.
+/// Prepends the gRPC prefix: not compressed, and the length.
 fn frame(message: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(message.len() + FRAME_PREFIX);
     bytes.put_u8(0);
@@ -240,24 +240,24 @@ fn frame(message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// Bytes before a gRPC message: whether it is compressed, and its length.
+/// Length of the prefix of a gRPC message: compression flag and length.
 const FRAME_PREFIX: usize = 5;
 
-/// The one message in the body of a unary gRPC reply.
+/// Message in the body of a unary gRPC reply.
 ///
 /// # Errors
-/// A body that is cut short, holds more than one message, or is compressed, which no request allowed.
-pub fn unframe(body: &[u8]) -> Result<&[u8], Invalid> {
-    let problem = |text: &str| Err(Invalid(text.to_owned()));
+/// When the body is truncated, contains more than one message, or is compressed, which no request allows.
+pub fn unframe(body: &[u8]) -> Result<&[u8], InvalidReply> {
+    let problem = |text: &str| Err(InvalidReply(text.to_owned()));
     let Some((prefix, message)) = body.split_first_chunk::<FRAME_PREFIX>() else {
         return problem("the reply has no message");
     };
     let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
     match (prefix[0], message.len()) {
         (0, actual) if actual == length => Ok(message),
-        (0, actual) if actual < length => problem("the reply's message is cut short"),
+        (0, actual) if actual < length => problem("the reply's message is truncated"),
         (0, _) => problem("the reply has more than one message"),
-        _ => problem("the reply is compressed, which was not asked for"),
+        _ => problem("the reply is compressed, which the request did not allow"),
     }
 }
 
@@ -269,9 +269,9 @@ mod tests {
 
     const ARRIVAL: Arrival = Arrival { at: Duration::ZERO, function: 0, duration_ms: 100, memory_mib: 64 };
 
-    fn dialect(protocol: &str) -> Dialect {
+    fn codec(protocol: &str) -> Codec {
         let http = HttpRequest { expect: "needle".to_owned(), ..HttpRequest::default() };
-        Dialect::new(protocol.parse().expect("a protocol"), &[], &http).expect("no inputs")
+        Codec::new(protocol.parse().expect("a protocol"), &[], &http).expect("no inputs")
     }
 
     fn says(message: &str) -> Vec<u8> {
@@ -280,38 +280,38 @@ mod tests {
 
     fn ran(duration_us: u32, took_us: u64) -> bool {
         let reply = FaasReply { duration_in_micro_sec: duration_us, ..FaasReply::default() };
-        dialect("faas").judge(&reply.encode_to_vec(), &ARRIVAL, 0, took_us).is_ok()
+        codec("faas").validate(&reply.encode_to_vec(), &ARRIVAL, 0, took_us).is_ok()
     }
 
     #[test]
     fn protocols_are_read_as_written() {
         for text in ["relay", "faas", "http", "direct:fibonacci", "direct:aes", "direct:auth"] {
-            assert_eq!(text.parse::<Protocol>().expect("a protocol").to_string(), text);
+            assert_eq!(text.parse::<CallProtocol>().expect("a protocol").to_string(), text);
         }
-        assert!("direct:nothing".parse::<Protocol>().expect_err("unknown").contains("fibonacci"));
-        assert!("grpc".parse::<Protocol>().expect_err("unknown").contains("relay, faas, http"));
+        assert!("direct:nothing".parse::<CallProtocol>().expect_err("unknown").contains("fibonacci"));
+        assert!("grpc".parse::<CallProtocol>().expect_err("unknown").contains("relay, faas, http"));
     }
 
     #[test]
     fn a_faas_request_says_how_long_and_how_much() {
-        let body = dialect("faas").body(&ARRIVAL, 0);
+        let body = codec("faas").body(&ARRIVAL, 0);
         let request = FaasRequest::decode(unframe(&body).expect("one message")).expect("decodes");
         assert_eq!((request.runtime_in_milli_sec, request.memory_in_mebi_bytes), (100, 64));
     }
 
     #[test]
-    fn a_relayed_reply_must_say_something_and_compute_rightly() {
-        let judge = |message: &str| dialect("relay").judge(&says(message), &ARRIVAL, 0, 0).is_ok();
-        assert!(judge("hello"));
-        assert!(judge("fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python"));
-        assert!(!judge(""));
-        assert!(!judge("fn: Fib: y = fib(x) | x: 10 y: 54 | runtime: python"));
-        assert!(!judge("fn: Fib: y = fib(x) | x: NaN y: 0 | runtime: nodejs"));
-        assert!(dialect("relay").judge(&[0xff; 9], &ARRIVAL, 0, 0).is_err());
+    fn a_relayed_reply_must_not_be_empty_or_wrong() {
+        let validate = |message: &str| codec("relay").validate(&says(message), &ARRIVAL, 0, 0).is_ok();
+        assert!(validate("hello"));
+        assert!(validate("fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python"));
+        assert!(!validate(""));
+        assert!(!validate("fn: Fib: y = fib(x) | x: 10 y: 54 | runtime: python"));
+        assert!(!validate("fn: Fib: y = fib(x) | x: NaN y: 0 | runtime: nodejs"));
+        assert!(codec("relay").validate(&[0xff; 9], &ARRIVAL, 0, 0).is_err());
     }
 
     #[test]
-    fn a_function_runs_neither_longer_than_the_reply_took_nor_far_too_short() {
+    fn a_reported_duration_must_fit_the_request_and_the_reply() {
         assert!(ran(100_000, 101_000));
         assert!(ran(100_500, 100_000));
         assert!(!ran(200_000, 101_000));
@@ -320,9 +320,9 @@ mod tests {
 
     #[test]
     fn an_http_body_must_contain_what_is_expected() {
-        assert!(dialect("http").judge(b"a needle here", &ARRIVAL, 0, 0).is_ok());
-        assert!(dialect("http").judge(b"hay", &ARRIVAL, 0, 0).is_err());
-        assert!(dialect("http").judge(b"", &ARRIVAL, 0, 0).is_err());
+        assert!(codec("http").validate(b"a needle here", &ARRIVAL, 0, 0).is_ok());
+        assert!(codec("http").validate(b"hay", &ARRIVAL, 0, 0).is_err());
+        assert!(codec("http").validate(b"", &ARRIVAL, 0, 0).is_err());
     }
 
     #[test]
@@ -336,6 +336,6 @@ mod tests {
 
     #[test]
     fn inputs_belong_to_direct_calls_only() {
-        assert!(Dialect::new(Protocol::Relay, &["name=1".to_owned()], &HttpRequest::default()).is_err());
+        assert!(Codec::new(CallProtocol::Relay, &["name=1".to_owned()], &HttpRequest::default()).is_err());
     }
 }

@@ -1,35 +1,35 @@
-//! What became of a request. Owns the record that every output is made of, and the words for what can go wrong.
+//! Records of requests. Owns the record from which all outputs are made, and the names of statuses and failures.
 
 use std::fmt;
 
 use qscale_common::workload::Arrival;
 
-/// How a request ended.
+/// Ending of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    /// Answered with success; whether the answer is right, [`Record::valid`] says.
+pub enum RequestStatus {
+    /// Reply with a success status; its content is judged by [`RequestRecord::valid`].
     Ok,
-    /// Answered with a gRPC status other than OK.
+    /// Reply with a gRPC status other than OK.
     Grpc(u8),
-    /// Answered with an HTTP status that is not a success.
+    /// Reply with an HTTP status other than success.
     Http(u16),
-    /// Not answered within the timeout.
+    /// No reply within the timeout.
     Timeout,
     /// The connection was refused.
     Refused,
-    /// No connection could be made for another reason.
+    /// Connecting failed for another reason.
     Unreachable,
-    /// The connection or the stream broke before the answer was complete.
+    /// The connection or stream broke before the reply was complete.
     Broken,
-    /// The answer was not what the protocol prescribes.
+    /// The reply violates the protocol.
     Malformed,
     /// Still in flight when the run ended.
     Censored,
-    /// Not sent, as too many were in flight.
+    /// Not sent, because too many requests were in flight.
     NotSent,
 }
 
-/// The words of gRPC's status codes, by number.
+/// Names of gRPC's status codes, by number.
 const GRPC: [&str; 17] = [
     "ok",
     "cancelled",
@@ -50,82 +50,82 @@ const GRPC: [&str; 17] = [
     "unauthenticated",
 ];
 
-impl fmt::Display for Status {
+impl fmt::Display for RequestStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Status::Ok => f.write_str("ok"),
-            Status::Grpc(code) => match GRPC.get(usize::from(*code)) {
+            RequestStatus::Ok => f.write_str("ok"),
+            RequestStatus::Grpc(code) => match GRPC.get(usize::from(*code)) {
                 Some(word) => f.write_str(word),
                 None => write!(f, "grpc_{code}"),
             },
-            Status::Http(code) => write!(f, "http_{code}"),
-            Status::Timeout => f.write_str("timeout"),
-            Status::Refused => f.write_str("refused"),
-            Status::Unreachable => f.write_str("unreachable"),
-            Status::Broken => f.write_str("broken"),
-            Status::Malformed => f.write_str("malformed"),
-            Status::Censored => f.write_str("censored"),
-            Status::NotSent => f.write_str("not_sent"),
+            RequestStatus::Http(code) => write!(f, "http_{code}"),
+            RequestStatus::Timeout => f.write_str("timeout"),
+            RequestStatus::Refused => f.write_str("refused"),
+            RequestStatus::Unreachable => f.write_str("unreachable"),
+            RequestStatus::Broken => f.write_str("broken"),
+            RequestStatus::Malformed => f.write_str("malformed"),
+            RequestStatus::Censored => f.write_str("censored"),
+            RequestStatus::NotSent => f.write_str("not_sent"),
         }
     }
 }
 
-/// Which connection a request went over.
+/// Connection used by a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
-    /// None: it was not sent.
+pub enum ConnectionUse {
+    /// None: the request was not sent.
     Nothing,
-    /// One made for it.
+    /// A connection opened for it.
     New,
-    /// One that was there.
+    /// An existing connection.
     Reused,
 }
 
-impl Over {
-    /// The word in the output.
+impl ConnectionUse {
+    /// Name in outputs.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
-            Over::Nothing => "",
-            Over::New => "new",
-            Over::Reused => "reused",
+            ConnectionUse::Nothing => "",
+            ConnectionUse::New => "new",
+            ConnectionUse::Reused => "reused",
         }
     }
 }
 
-/// One request, complete. Instants are nanoseconds since the start of the run.
+/// A completed request. Times are nanoseconds since the start of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record {
-    /// Number of the request in the order in which they were due, from 0.
+pub struct RequestRecord {
+    /// Sequence number in order of intended send times, from 0.
     pub sequence: u64,
     /// Index of the function.
     pub function: u32,
-    /// Duration that was asked for, milliseconds.
+    /// Requested duration, milliseconds.
     pub duration_ms: u32,
-    /// Memory that was asked for, MiB.
+    /// Requested memory, MiB.
     pub memory_mib: u32,
-    /// When it was due.
+    /// Intended send time.
     pub intended_ns: u64,
-    /// When it was written to its connection, or, over a new one, when the connection was begun.
+    /// Send time: of the write to the connection or, for a new connection, before connecting.
     pub sent_ns: Option<u64>,
-    /// When its new connection stood.
+    /// Time at which its new connection was established.
     pub connected_ns: Option<u64>,
-    /// When its answer was complete.
+    /// Time at which its reply was complete.
     pub replied_ns: Option<u64>,
-    /// How it ended.
-    pub status: Status,
-    /// Which connection it went over.
-    pub over: Over,
-    /// Whether the answer is right; `None` where there was no answer with success.
+    /// Ending.
+    pub status: RequestStatus,
+    /// Connection used.
+    pub over: ConnectionUse,
+    /// Whether the reply is valid; `None` without a success status.
     pub valid: Option<bool>,
-    /// How long the function says it ran, microseconds; 0 where it does not say.
+    /// Duration reported by the function, microseconds; 0 if not reported.
     pub reported_us: u32,
-    /// How much memory the function says it used, KiB; 0 where it does not say.
+    /// Memory reported by the function, KiB; 0 if not reported.
     pub reported_kib: u32,
 }
 
-impl Record {
-    /// The record of `arrival`, due `intended_ns` after the start and not sent yet.
+impl RequestRecord {
+    /// Record of `arrival` before it is sent.
     #[must_use]
     pub fn due(sequence: u64, arrival: &Arrival, intended_ns: u64) -> Self {
         Self {
@@ -137,57 +137,57 @@ impl Record {
             sent_ns: None,
             connected_ns: None,
             replied_ns: None,
-            status: Status::NotSent,
-            over: Over::Nothing,
+            status: RequestStatus::NotSent,
+            over: ConnectionUse::Nothing,
             valid: None,
             reported_us: 0,
             reported_kib: 0,
         }
     }
 
-    /// Whether it was answered well: with success, and rightly.
+    /// Whether it succeeded: a success status and a valid reply.
     #[must_use]
     pub fn succeeded(&self) -> bool {
-        self.status == Status::Ok && self.valid == Some(true)
+        self.status == RequestStatus::Ok && self.valid == Some(true)
     }
 
-    /// The latency of a request that was answered well, from when it was due to its answer; failures have none.
+    /// Latency of a successful request, from its intended send time to its reply; `None` for failures.
     #[must_use]
     pub fn latency_ns(&self) -> Option<u64> {
         self.replied_ns.filter(|_| self.succeeded()).map(|replied| replied.saturating_sub(self.intended_ns))
     }
 
-    /// How late it was sent.
+    /// Send lag: delay of the send after the intended time.
     #[must_use]
     pub fn lag_ns(&self) -> Option<u64> {
         self.sent_ns.map(|sent| sent.saturating_sub(self.intended_ns))
     }
 
-    /// The kind of failure; `None` for a success, and for one that was cut off, of which nothing is known.
+    /// Kind of failure; `None` for successful and censored requests.
     #[must_use]
-    pub fn failure(&self) -> Option<Failure> {
+    pub fn failure(&self) -> Option<FailureKind> {
         match (self.status, self.valid) {
-            (Status::Ok, Some(true)) | (Status::Censored, _) => None,
-            (Status::Ok, _) => Some(Failure::InvalidReply),
-            (status, _) => Some(Failure::Status(status)),
+            (RequestStatus::Ok, Some(true)) | (RequestStatus::Censored, _) => None,
+            (RequestStatus::Ok, _) => Some(FailureKind::InvalidReply),
+            (status, _) => Some(FailureKind::Status(status)),
         }
     }
 }
 
-/// Why a request counts as failed.
+/// Kind of failure of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Failure {
-    /// Its status.
-    Status(Status),
-    /// An answer with success that is not right.
+pub enum FailureKind {
+    /// Status other than success.
+    Status(RequestStatus),
+    /// Success status with an invalid reply.
     InvalidReply,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Status(status) => status.fmt(f),
-            Failure::InvalidReply => f.write_str("invalid_reply"),
+            FailureKind::Status(status) => status.fmt(f),
+            FailureKind::InvalidReply => f.write_str("invalid_reply"),
         }
     }
 }
@@ -198,26 +198,26 @@ mod tests {
 
     use super::*;
 
-    fn record(status: Status, valid: Option<bool>) -> Record {
+    fn record(status: RequestStatus, valid: Option<bool>) -> RequestRecord {
         let arrival = Arrival { at: Duration::ZERO, function: 0, duration_ms: 0, memory_mib: 0 };
-        Record { status, valid, sent_ns: Some(30), replied_ns: Some(100), ..Record::due(0, &arrival, 10) }
+        RequestRecord { status, valid, sent_ns: Some(30), replied_ns: Some(100), ..RequestRecord::due(0, &arrival, 10) }
     }
 
     #[test]
-    fn latency_counts_from_when_the_request_was_due() {
-        assert_eq!(record(Status::Ok, Some(true)).latency_ns(), Some(90));
-        assert_eq!(record(Status::Ok, Some(true)).lag_ns(), Some(20));
+    fn latency_counts_from_the_intended_send_time() {
+        assert_eq!(record(RequestStatus::Ok, Some(true)).latency_ns(), Some(90));
+        assert_eq!(record(RequestStatus::Ok, Some(true)).lag_ns(), Some(20));
     }
 
     #[test]
     fn failures_have_a_kind_and_no_latency() {
         for (status, valid, kind) in [
-            (Status::Ok, Some(false), "invalid_reply"),
-            (Status::Grpc(14), None, "unavailable"),
-            (Status::Grpc(99), None, "grpc_99"),
-            (Status::Http(503), None, "http_503"),
-            (Status::Timeout, None, "timeout"),
-            (Status::NotSent, None, "not_sent"),
+            (RequestStatus::Ok, Some(false), "invalid_reply"),
+            (RequestStatus::Grpc(14), None, "unavailable"),
+            (RequestStatus::Grpc(99), None, "grpc_99"),
+            (RequestStatus::Http(503), None, "http_503"),
+            (RequestStatus::Timeout, None, "timeout"),
+            (RequestStatus::NotSent, None, "not_sent"),
         ] {
             let record = record(status, valid);
             assert_eq!(record.latency_ns(), None, "{kind}");
@@ -226,8 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_neither_success_nor_failure() {
-        let record = record(Status::Censored, None);
+    fn a_censored_request_is_neither_success_nor_failure() {
+        let record = record(RequestStatus::Censored, None);
         assert_eq!((record.latency_ns(), record.failure()), (None, None));
     }
 }

@@ -1,4 +1,4 @@
-//! What a run amounts to. Owns the counting of records, percentiles, the verdict whether the run holds, and the summary.
+//! Statistics and summary of a run. Owns counting records, percentiles, and the criteria that make a run void.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,49 +8,49 @@ use hdrhistogram::Histogram;
 use qscale_common::contract::{Failures, LatencyBucket};
 use qscale_common::load::{FunctionLoad, LatencySummary, LoadSummary, SendLag};
 
-use crate::record::{Failure, Record, Status};
+use crate::record::{FailureKind, RequestRecord, RequestStatus};
 
-/// Counts and latencies of some requests: of a function, of all, or of a second of either. Its size does not grow with their number.
+/// Counts and latencies of a set of requests. Its size does not grow with their number.
 #[derive(Debug, Clone)]
-pub struct Tally {
+pub struct RequestStats {
     /// Requests that were due.
     pub due: u64,
-    /// Requests that were sent.
+    /// Requests sent.
     pub sent: u64,
-    /// Requests answered well.
+    /// Successful requests.
     pub succeeded: u64,
     /// Requests still in flight at the end.
     pub censored: u64,
     /// Failed requests by kind.
-    pub failures: BTreeMap<Failure, u64>,
-    /// Latencies of the requests answered well, microseconds from when they were due.
+    pub failures: BTreeMap<FailureKind, u64>,
+    /// Latencies of successful requests from their intended send time, microseconds.
     pub latency_us: Histogram<u64>,
     /// Send lags, nanoseconds.
     pub lag_ns: Histogram<u64>,
 }
 
-/// Three significant digits: a percentile is within a thousandth of the truth.
+/// Three significant digits: percentiles are exact to 0.1%.
 fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are within the range")
 }
 
-impl Default for Tally {
+impl Default for RequestStats {
     fn default() -> Self {
         Self { due: 0, sent: 0, succeeded: 0, censored: 0, failures: BTreeMap::new(), latency_us: histogram(), lag_ns: histogram() }
     }
 }
 
-impl Tally {
+impl RequestStats {
     /// Counts one request.
-    pub fn add(&mut self, record: &Record) {
+    pub fn add(&mut self, record: &RequestRecord) {
         self.due += 1;
         self.sent += u64::from(record.sent_ns.is_some());
         self.succeeded += u64::from(record.succeeded());
-        self.censored += u64::from(record.status == Status::Censored);
+        self.censored += u64::from(record.status == RequestStatus::Censored);
         if let Some(failure) = record.failure() {
             *self.failures.entry(failure).or_default() += 1;
         }
-        // A histogram grows to hold any value, so recording cannot fail.
+        // The histogram resizes, so recording cannot fail.
         if let Some(latency) = record.latency_ns() {
             let _ = self.latency_us.record((latency + 500) / 1_000);
         }
@@ -59,13 +59,13 @@ impl Tally {
         }
     }
 
-    /// Failed requests of every kind.
+    /// Failed requests of all kinds.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// Forgets everything and keeps the memory.
+    /// Resets all counts, keeping the memory.
     pub fn clear(&mut self) {
         (self.due, self.sent, self.succeeded, self.censored) = (0, 0, 0, 0);
         self.failures.clear();
@@ -73,25 +73,27 @@ impl Tally {
         self.lag_ns.reset();
     }
 
-    /// The failures as a Load message counts them.
+    /// Failures in the categories of a Load message.
     #[must_use]
-    pub fn failures_of_load(&self) -> Failures {
+    pub fn failure_counts(&self) -> Failures {
         let mut counts = Failures::default();
         for (failure, count) in &self.failures {
             match failure {
-                Failure::Status(Status::Timeout) => counts.timeout += count,
-                Failure::Status(Status::Refused | Status::Unreachable | Status::Broken) => counts.connection += count,
-                Failure::Status(Status::NotSent) => counts.not_sent += count,
-                Failure::Status(Status::Malformed) | Failure::InvalidReply => counts.invalid += count,
-                Failure::Status(_) => counts.status += count,
+                FailureKind::Status(RequestStatus::Timeout) => counts.timeout += count,
+                FailureKind::Status(RequestStatus::Refused | RequestStatus::Unreachable | RequestStatus::Broken) => {
+                    counts.connection += count
+                }
+                FailureKind::Status(RequestStatus::NotSent) => counts.not_sent += count,
+                FailureKind::Status(RequestStatus::Malformed) | FailureKind::InvalidReply => counts.invalid += count,
+                FailureKind::Status(_) => counts.status += count,
             }
         }
         counts
     }
 
-    /// The latencies as a Load message gives them: some fifty buckets, each a quarter wider than the one before.
+    /// Latencies as buckets of a Load message: about fifty, each a quarter wider than the one before.
     #[must_use]
-    pub fn buckets_of_load(&self) -> Vec<LatencyBucket> {
+    pub fn latency_buckets(&self) -> Vec<LatencyBucket> {
         const FIRST_US: u64 = 100;
         let buckets = self.latency_us.iter_log(FIRST_US, 1.25).filter(|bucket| bucket.count_since_last_iteration() > 0);
         let mut rising: Vec<LatencyBucket> = Vec::new();
@@ -106,52 +108,52 @@ impl Tally {
     }
 }
 
-/// Everything counted in a run.
+/// Statistics of a run.
 #[derive(Debug)]
-pub struct Totals {
+pub struct RunTotals {
     /// All requests.
-    pub all: Tally,
-    /// Each function's, by index.
-    pub functions: Vec<Tally>,
-    /// All requests since the last [`Totals::next_second`].
-    pub second: Tally,
-    /// Each function's since then; empty where nobody asks.
-    pub second_of: Vec<Tally>,
-    /// When the last request was due, nanoseconds since the start.
+    pub all: RequestStats,
+    /// Each function, by index.
+    pub functions: Vec<RequestStats>,
+    /// All requests since the last [`RunTotals::next_second`].
+    pub second: RequestStats,
+    /// Each function since then; empty if not requested.
+    pub second_of: Vec<RequestStats>,
+    /// Intended send time of the last request, nanoseconds since the start.
     pub last_due_ns: u64,
 }
 
-impl Totals {
-    /// Nothing counted yet; `by_second` keeps each function's last second too.
+impl RunTotals {
+    /// Empty statistics; `by_second` enables [`RunTotals::second_of`].
     #[must_use]
     pub fn new(functions: usize, by_second: bool) -> Self {
         Self {
-            all: Tally::default(),
-            functions: vec![Tally::default(); functions],
-            second: Tally::default(),
-            second_of: if by_second { vec![Tally::default(); functions] } else { Vec::new() },
+            all: RequestStats::default(),
+            functions: vec![RequestStats::default(); functions],
+            second: RequestStats::default(),
+            second_of: if by_second { vec![RequestStats::default(); functions] } else { Vec::new() },
             last_due_ns: 0,
         }
     }
 
     /// Counts one request.
-    pub fn add(&mut self, record: &Record) {
+    pub fn add(&mut self, record: &RequestRecord) {
         let function = record.function as usize;
         let of_function = self.functions.get_mut(function).into_iter().chain(self.second_of.get_mut(function));
-        [&mut self.all, &mut self.second].into_iter().chain(of_function).for_each(|tally| tally.add(record));
+        [&mut self.all, &mut self.second].into_iter().chain(of_function).for_each(|stats| stats.add(record));
         self.last_due_ns = self.last_due_ns.max(record.intended_ns);
     }
 
     /// Begins a new second.
     pub fn next_second(&mut self) {
         self.second.clear();
-        self.second_of.iter_mut().for_each(Tally::clear);
+        self.second_of.iter_mut().for_each(RequestStats::clear);
     }
 }
 
-/// What a run was, for its summary.
+/// Properties of a run for its summary.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct RunInfo {
     /// Name of the run.
     pub run: String,
     /// Start, microseconds since 1970.
@@ -162,24 +164,24 @@ pub struct Facts {
     pub protocol: String,
     /// Seed.
     pub seed: u64,
-    /// How the pacing threads are scheduled.
+    /// Scheduling class of the pacing threads.
     pub scheduling: String,
     /// Names of the functions.
     pub functions: Vec<String>,
-    /// How long was to be sent; `None` for a whole trace.
+    /// Planned duration of sending; `None` for a whole trace.
     pub planned: Option<Duration>,
-    /// Whether it was ended before.
+    /// Whether it was stopped before its end.
     pub stopped_early: bool,
-    /// How long was sent.
+    /// Actual duration of sending.
     pub sending: Duration,
-    /// The bound on send lag.
+    /// Bound on the p99 of send lag.
     pub max_lag: Duration,
 }
 
-/// Latencies of `tally`; `None` where no request was answered well.
+/// Latencies of `stats`; `None` if no request succeeded.
 #[must_use]
-pub fn latency_of(tally: &Tally) -> Option<LatencySummary> {
-    let histogram = &tally.latency_us;
+pub fn latency_of(stats: &RequestStats) -> Option<LatencySummary> {
+    let histogram = &stats.latency_us;
     let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
     (!histogram.is_empty()).then(|| LatencySummary {
         mean: Some(rounded(histogram.mean() / 1e3)),
@@ -192,64 +194,64 @@ pub fn latency_of(tally: &Tally) -> Option<LatencySummary> {
     })
 }
 
-/// Send lags of `tally`; `None` where nothing was sent.
+/// Send lags of `stats`; `None` if no request was sent.
 #[must_use]
-pub fn lag_of(tally: &Tally) -> Option<SendLag> {
-    let histogram = &tally.lag_ns;
+pub fn lag_of(stats: &RequestStats) -> Option<SendLag> {
+    let histogram = &stats.lag_ns;
     let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
     (!histogram.is_empty()).then(|| SendLag { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 })
 }
 
-/// The share of requests that may be late, or not sent, before a run is void: then its 99th percentile says nothing any more.
+/// Share of requests that may be late or not sent before a run is void: beyond it the 99th percentile is meaningless.
 const TOLERATED: f64 = 0.01;
 
-/// Why the run is void: the generator itself, and not the functions, fell short.
-fn void_reasons(all: &Tally, max_lag: Duration) -> Vec<String> {
+/// Reasons why the run is void: the generator, not the functions, failed to keep the schedule.
+fn void_reasons(all: &RequestStats, max_lag: Duration) -> Vec<String> {
     let mut reasons = Vec::new();
     let lag = Duration::from_nanos(all.lag_ns.value_at_quantile(1.0 - TOLERATED));
     if lag > max_lag {
-        reasons.push(format!("send lag p99 = {lag:.1?}, above the bound of {max_lag:?}: requests did not go out when they were due"));
+        reasons.push(format!("send lag p99 = {lag:.1?} exceeds max-lag = {max_lag:?}: requests were sent late"));
     }
-    let not_sent = all.failures.get(&Failure::Status(Status::NotSent)).copied().unwrap_or(0);
+    let not_sent = all.failures.get(&FailureKind::Status(RequestStatus::NotSent)).copied().unwrap_or(0);
     if not_sent as f64 > all.due as f64 * TOLERATED {
         let share = 100.0 * not_sent as f64 / all.due.max(1) as f64;
-        reasons.push(format!("{not_sent} requests ({share:.1} %) were not sent, as too many were in flight: raise max-in-flight"));
+        reasons.push(format!("{not_sent} requests ({share:.1} %) were not sent because max-in-flight was reached: raise it"));
     }
     reasons
 }
 
-/// Summary of a run.
+/// Summarises a run.
 #[must_use]
-pub fn summarize(totals: &Totals, facts: Facts) -> LoadSummary {
-    let seconds = facts.sending.as_secs_f64();
-    let line = |function: &str, tally: &Tally| FunctionLoad {
+pub fn summarize(totals: &RunTotals, info: RunInfo) -> LoadSummary {
+    let seconds = info.sending.as_secs_f64();
+    let line = |function: &str, stats: &RequestStats| FunctionLoad {
         function: function.to_owned(),
-        due: tally.due,
-        sent: tally.sent,
-        succeeded: tally.succeeded,
-        failed: tally.failed(),
-        censored: tally.censored,
-        offered_rps: rate(tally.due, seconds),
-        achieved_rps: rate(tally.succeeded, seconds),
-        failures: tally.failures.iter().map(|(failure, count)| (failure.to_string(), *count)).collect(),
-        latency_ms: latency_of(tally),
+        due: stats.due,
+        sent: stats.sent,
+        succeeded: stats.succeeded,
+        failed: stats.failed(),
+        censored: stats.censored,
+        offered_rps: rate(stats.due, seconds),
+        achieved_rps: rate(stats.succeeded, seconds),
+        failures: stats.failures.iter().map(|(failure, count)| (failure.to_string(), *count)).collect(),
+        latency_ms: latency_of(stats),
     };
-    let void_reasons = void_reasons(&totals.all, facts.max_lag);
+    let void_reasons = void_reasons(&totals.all, info.max_lag);
     LoadSummary {
         version: LoadSummary::VERSION,
         void: !void_reasons.is_empty(),
         void_reasons,
-        stopped_early: facts.stopped_early,
-        started_unix_us: facts.started_unix_us,
+        stopped_early: info.stopped_early,
+        started_unix_us: info.started_unix_us,
         sending_s: rounded(seconds),
         send_lag_us: lag_of(&totals.all),
         total: line("total", &totals.all),
-        functions: facts.functions.iter().zip(&totals.functions).map(|(name, tally)| line(name, tally)).collect(),
-        run: facts.run,
-        target: facts.target,
-        protocol: facts.protocol,
-        seed: Some(facts.seed),
-        scheduling: facts.scheduling,
+        functions: info.functions.iter().zip(&totals.functions).map(|(name, stats)| line(name, stats)).collect(),
+        run: info.run,
+        target: info.target,
+        protocol: info.protocol,
+        seed: Some(info.seed),
+        scheduling: info.scheduling,
     }
 }
 
@@ -261,13 +263,13 @@ fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
-/// Functions that the table shows; a trace may have thousands, and `--json` has them all.
+/// Maximum number of functions in the table. A trace may have thousands; `--json` lists all.
 const SHOWN: usize = 20;
 
-/// A summary as a table for people.
-pub struct Table<'a>(pub &'a LoadSummary);
+/// Displays a summary as a table.
+pub struct SummaryTable<'a>(pub &'a LoadSummary);
 
-impl fmt::Display for Table<'_> {
+impl fmt::Display for SummaryTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.0.functions.iter().take(SHOWN).map(|line| line.function.len()).max().unwrap_or(0).max("function".len());
         writeln!(
@@ -315,21 +317,21 @@ mod tests {
 
     use super::*;
 
-    fn record(status: Status, valid: Option<bool>, latency_us: u64, lag_us: u64) -> Record {
+    fn record(status: RequestStatus, valid: Option<bool>, latency_us: u64, lag_us: u64) -> RequestRecord {
         let arrival = Arrival { at: Duration::ZERO, function: 0, duration_ms: 0, memory_mib: 0 };
-        let sent = (status != Status::NotSent).then_some(lag_us * 1_000);
-        let replied = (status == Status::Ok).then_some(latency_us * 1_000);
-        Record { status, valid, sent_ns: sent, replied_ns: replied, ..Record::due(0, &arrival, 0) }
+        let sent = (status != RequestStatus::NotSent).then_some(lag_us * 1_000);
+        let replied = (status == RequestStatus::Ok).then_some(latency_us * 1_000);
+        RequestRecord { status, valid, sent_ns: sent, replied_ns: replied, ..RequestRecord::due(0, &arrival, 0) }
     }
 
-    fn good(latency_us: u64) -> Record {
-        record(Status::Ok, Some(true), latency_us, 10)
+    fn good(latency_us: u64) -> RequestRecord {
+        record(RequestStatus::Ok, Some(true), latency_us, 10)
     }
 
-    fn summary(records: &[Record]) -> LoadSummary {
-        let mut totals = Totals::new(1, false);
+    fn summary(records: &[RequestRecord]) -> LoadSummary {
+        let mut totals = RunTotals::new(1, false);
         records.iter().for_each(|record| totals.add(record));
-        let facts = Facts {
+        let info = RunInfo {
             run: "r".to_owned(),
             started_unix_us: 0,
             target: String::new(),
@@ -342,12 +344,13 @@ mod tests {
             sending: Duration::from_secs(10),
             max_lag: Duration::from_millis(5),
         };
-        summarize(&totals, facts)
+        summarize(&totals, info)
     }
 
     #[test]
     fn failures_are_counted_and_never_measured() {
-        let records = [good(1_000), record(Status::Timeout, None, 9_000_000, 10), record(Status::Ok, Some(false), 5_000_000, 10)];
+        let records =
+            [good(1_000), record(RequestStatus::Timeout, None, 9_000_000, 10), record(RequestStatus::Ok, Some(false), 5_000_000, 10)];
         let summary = summary(&records);
         assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed), (3, 1, 2));
         let latency = summary.total.latency_ms.expect("one was measured");
@@ -356,13 +359,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_counted_apart() {
-        let summary = summary(&[good(1_000), record(Status::Censored, None, 0, 10)]);
+    fn censored_requests_are_counted_separately() {
+        let summary = summary(&[good(1_000), record(RequestStatus::Censored, None, 0, 10)]);
         assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed, summary.total.censored), (2, 1, 0, 1));
     }
 
     #[test]
-    fn percentiles_are_within_a_thousandth() {
+    fn percentiles_are_exact_to_a_thousandth() {
         let records: Vec<_> = (1..=100_000).map(good).collect();
         let latency = summary(&records).total.latency_ms.expect("measured");
         assert!((latency.p99 - 99.0).abs() <= 0.1, "{}", latency.p99);
@@ -370,30 +373,31 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_late_is_void() {
-        let late = |late: usize| summary(&[vec![record(Status::Ok, Some(true), 9_000, 8_000); late], vec![good(1); 1_000 - late]].concat());
+    fn a_run_with_late_sends_is_void() {
+        let late =
+            |late: usize| summary(&[vec![record(RequestStatus::Ok, Some(true), 9_000, 8_000); late], vec![good(1); 1_000 - late]].concat());
         assert!(!late(9).void);
         assert!(late(11).void && late(11).void_reasons[0].contains("send lag p99 = 8.0"), "{:?}", late(11).void_reasons);
     }
 
     #[test]
-    fn a_run_that_did_not_send_is_void() {
-        let summary = summary(&[vec![record(Status::NotSent, None, 0, 0); 20], vec![good(1); 980]].concat());
-        assert!(summary.void && summary.void_reasons[0].contains("20 requests (2.0 %) were not sent"));
+    fn a_run_with_unsent_requests_is_void() {
+        let summary = summary(&[vec![record(RequestStatus::NotSent, None, 0, 0); 20], vec![good(1); 980]].concat());
+        assert!(summary.void && summary.void_reasons[0].contains("20 requests (2.0 %)"));
     }
 
     #[test]
     fn an_empty_run_has_no_latency_and_is_not_void() {
         let summary = summary(&[]);
         assert!(!summary.void && summary.total.latency_ms.is_none() && summary.send_lag_us.is_none());
-        assert!(Table(&summary).to_string().contains("function"));
+        assert!(SummaryTable(&summary).to_string().contains("function"));
     }
 
     #[test]
-    fn buckets_of_a_load_message_rise_and_hold_every_success() {
-        let mut tally = Tally::default();
-        [1, 50, 99, 100, 101, 5_000, 5_001, 90_000_000].into_iter().for_each(|latency| tally.add(&good(latency)));
-        let buckets = tally.buckets_of_load();
+    fn buckets_of_a_load_message_rise_and_contain_every_success() {
+        let mut stats = RequestStats::default();
+        [1, 50, 99, 100, 101, 5_000, 5_001, 90_000_000].into_iter().for_each(|latency| stats.add(&good(latency)));
+        let buckets = stats.latency_buckets();
         assert!(buckets.windows(2).all(|pair| pair[0].le_us < pair[1].le_us), "{buckets:?}");
         assert_eq!(buckets.iter().map(|bucket| bucket.count).sum::<u64>(), 8);
     }

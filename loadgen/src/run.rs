@@ -1,4 +1,4 @@
-//! One run from start to summary. Owns the threads, the once-a-second work, and who learns what; the pacing is the engine's.
+//! A run from start to summary. Owns the threads, the work of every second, and the observers; the engine owns pacing.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -13,57 +13,57 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConnectionMode, LoadConfig};
-use crate::engine::{self, Ends, Gauges, Plan};
-use crate::files::{Files, Wanted};
-use crate::pacing::{Class, RunClock, nanos};
-use crate::protocol::Dialect;
-use crate::record::Record;
-use crate::report::{Facts, Totals, lag_of, latency_of, summarize};
-use crate::workload::Workload;
+use crate::engine::{self, EngineConfig, ThreadChannels, ThreadCounters};
+use crate::files::{FileConfig, Files};
+use crate::pacing::{RunClock, SchedulingClass, nanos};
+use crate::protocol::Codec;
+use crate::record::RequestRecord;
+use crate::report::{RunInfo, RunTotals, lag_of, latency_of, summarize};
+use crate::schedule::Schedule;
 
-/// What a run needs beside its settings: who is told what while it lasts, and how long that is.
+/// Inputs of a run besides its configuration: observers and the default duration.
 pub struct Observers {
-    /// Is shown every second.
-    pub progress: Box<dyn FnMut(&Progress) + Send>,
-    /// Takes the Load of each function every second; what finds it full is dropped, as a newer one follows.
+    /// Called every second.
+    pub progress: Box<dyn FnMut(&RunProgress) + Send>,
+    /// Receives the Load of each function every second. Dropped when full, because a newer one follows.
     pub loads: Option<mpsc::Sender<Load>>,
-    /// How long a pattern is sent where the settings say nothing.
-    pub unless_told: Duration,
+    /// Duration of a pattern unless configured.
+    pub default_length: Duration,
 }
 
-/// A second of a run.
+/// Progress of a run in the last second.
 #[derive(Debug, Clone)]
-pub struct Progress {
-    /// Since the start.
+pub struct RunProgress {
+    /// Time since the start.
     pub elapsed: Duration,
-    /// Requests due in this second, a second.
+    /// Due requests, requests/s.
     pub offered_rps: f64,
-    /// Requests answered well in this second, a second.
+    /// Successful requests, requests/s.
     pub achieved_rps: f64,
-    /// Latencies of those.
+    /// Latencies of successful requests.
     pub latency_ms: Option<LatencySummary>,
-    /// Failures of this second.
+    /// Failures in this second.
     pub failed: u64,
     /// Failures since the start.
     pub failed_in_all: u64,
     /// Requests in flight.
     pub in_flight: u64,
-    /// Send lags of this second.
+    /// Send lags in this second.
     pub lag_us: Option<SendLag>,
 }
 
-/// Batches of records between pacing threads and the counting: some seconds' worth at the highest rates.
+/// Capacity of the channel of record batches: some seconds at the highest rates.
 const BATCHES: usize = 1_024;
 
-/// From when all threads are ready to the first instant.
+/// Time from the readiness of all threads to the start.
 const LEAD: Duration = Duration::from_millis(20);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Runs the load to its end and sums it up; blocks. `stop` ends the sending, `abort` the drain as well.
+/// Runs the load to its end and summarises it; blocks. `stop` ends sending, `abort` also ends the drain.
 ///
 /// # Errors
-/// What is wrong with the settings, the trace or an address; a file that cannot be written; a thread that cannot pace.
+/// When the configuration, the trace or an address is invalid, a file cannot be written, or a pacing thread fails.
 pub fn run(
     config: &LoadConfig,
     mut observers: Observers,
@@ -71,13 +71,13 @@ pub fn run(
     abort: &CancellationToken,
 ) -> anyhow::Result<LoadSummary> {
     config.check().map_err(anyhow::Error::msg)?;
-    let workload = Workload::new(config, observers.unless_told)?;
-    let plan = Arc::new(plan(config, &workload)?);
-    let crew = Crew::hire(config, &workload, &plan, stop, abort)?;
-    let labels: Vec<String> = workload.functions.iter().map(|function| function.label.clone()).collect();
+    let schedule = Schedule::new(config, observers.default_length)?;
+    let engine_config = Arc::new(engine_config(config, &schedule)?);
+    let pacing = PacingThreads::spawn(config, &schedule, &engine_config, stop, abort)?;
+    let labels: Vec<String> = schedule.functions.iter().map(|function| function.label.clone()).collect();
     let started_unix_us = wall_clock_us() + LEAD.as_micros() as u64;
-    let planned = (workload.length < Duration::MAX).then_some(workload.length);
-    let files = Files::create(Wanted {
+    let planned = (schedule.length < Duration::MAX).then_some(schedule.length);
+    let files = Files::create(FileConfig {
         csv: config.csv.clone(),
         vswarm: config.vswarm.clone(),
         invitro: config.invitro.clone(),
@@ -85,13 +85,17 @@ pub fn run(
         started_unix_us,
         planned,
     })?;
-    let (clock, records, gauges, threads, class) = crew.start();
+    let (clock, records, counters, threads, class) = pacing.start();
     let run = format!("run-{}", started_unix_us / 1_000);
-    let mut book =
-        Book { totals: Totals::new(labels.len(), observers.loads.is_some()), files, due: vec![0; workload.functions.len()], last_ns: 0 };
-    let kept = keep_books(&mut book, &records, &gauges, &clock, &mut observers, (&workload, &run));
+    let mut recorder = Recorder {
+        totals: RunTotals::new(labels.len(), observers.loads.is_some()),
+        files,
+        due: vec![0; schedule.functions.len()],
+        last_ns: 0,
+    };
+    let kept = record_all(&mut recorder, &records, &counters, &clock, &mut observers, (&schedule, &run));
     if kept.is_err() {
-        // A full disk ends the run; the threads must not wait for a taker that has gone.
+        // For example, the disk is full. The threads must not wait for a receiver that is gone.
         stop.cancel();
         abort.cancel();
         drop(records);
@@ -101,8 +105,8 @@ pub fn run(
     }
     kept?;
     let stopped_early = stop.is_cancelled();
-    let last_due = Duration::from_nanos(book.totals.last_due_ns);
-    let facts = Facts {
+    let last_due = Duration::from_nanos(recorder.totals.last_due_ns);
+    let info = RunInfo {
         run,
         started_unix_us,
         target: config.target.clone(),
@@ -115,18 +119,18 @@ pub fn run(
         sending: if stopped_early { last_due } else { planned.unwrap_or(last_due) },
         max_lag: config.max_lag.0,
     };
-    let summary = summarize(&book.totals, facts);
-    for path in book.files.finish(summary.total.achieved_rps)? {
-        tracing::info!(file = %path.display(), "written");
+    let summary = summarize(&recorder.totals, info);
+    for path in recorder.files.finish(summary.total.achieved_rps)? {
+        tracing::info!(file = %path.display(), "file written");
     }
     Ok(summary)
 }
 
-fn plan(config: &LoadConfig, workload: &Workload) -> anyhow::Result<Plan> {
-    Ok(Plan {
-        functions: workload.destinations.clone(),
-        addresses: workload.addresses.clone(),
-        dialect: Dialect::new(config.protocol, &config.inputs, &config.http()).map_err(anyhow::Error::msg)?,
+fn engine_config(config: &LoadConfig, schedule: &Schedule) -> anyhow::Result<EngineConfig> {
+    Ok(EngineConfig {
+        functions: schedule.targets.clone(),
+        addresses: schedule.addresses.clone(),
+        codec: Codec::new(config.protocol, &config.inputs, &config.http()).map_err(anyhow::Error::msg)?,
         reuse: config.connection == ConnectionMode::Reuse,
         connections: config.connections,
         timeout: config.timeout.0,
@@ -137,121 +141,130 @@ fn plan(config: &LoadConfig, workload: &Workload) -> anyhow::Result<Plan> {
     })
 }
 
-/// The pacing threads, connected and waiting for the clock.
-struct Crew {
+/// Pacing threads, connected and waiting for the clock.
+struct PacingThreads {
     threads: Vec<JoinHandle<anyhow::Result<()>>>,
     starts: Vec<oneshot::Sender<RunClock>>,
-    gauges: Vec<Arc<Gauges>>,
-    records: Receiver<Vec<Record>>,
-    class: Class,
+    counters: Vec<Arc<ThreadCounters>>,
+    records: Receiver<Vec<RequestRecord>>,
+    class: SchedulingClass,
 }
 
-impl Crew {
-    fn hire(
+impl PacingThreads {
+    fn spawn(
         config: &LoadConfig,
-        workload: &Workload,
-        plan: &Arc<Plan>,
+        schedule: &Schedule,
+        engine_config: &Arc<EngineConfig>,
         stop: &CancellationToken,
         abort: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let (sender, records) = sync_channel(BATCHES);
-        let mut crew = Self { threads: Vec::new(), starts: Vec::new(), gauges: Vec::new(), records, class: Class::Ordinary };
+        let mut pacing = Self { threads: Vec::new(), starts: Vec::new(), counters: Vec::new(), records, class: SchedulingClass::Ordinary };
         let mut readies = Vec::new();
         for index in 0..config.threads {
             let (ready, is_ready) = oneshot::channel();
             let (start, started) = oneshot::channel();
-            let gauges = Arc::new(Gauges::new(workload.functions.len()));
-            let ends = Ends {
+            let counters = Arc::new(ThreadCounters::new(schedule.functions.len()));
+            let ends = ThreadChannels {
                 ready,
                 start: started,
                 records: sender.clone(),
-                gauges: Arc::clone(&gauges),
+                counters: Arc::clone(&counters),
                 stop: stop.clone(),
                 abort: abort.clone(),
             };
-            let (plan, arrivals) = (Arc::clone(plan), workload.arrivals(config));
-            let thread =
-                std::thread::Builder::new().name(format!("pacing-{index}")).spawn(move || engine::run(&plan, index, arrivals, ends));
-            crew.threads.push(thread.context("cannot start a pacing thread")?);
-            crew.starts.push(start);
-            crew.gauges.push(gauges);
+            let (engine_config, arrivals) = (Arc::clone(engine_config), schedule.arrivals(config));
+            let thread = std::thread::Builder::new()
+                .name(format!("pacing-{index}"))
+                .spawn(move || engine::run(&engine_config, index, arrivals, ends));
+            pacing.threads.push(thread.context("failed to start a pacing thread")?);
+            pacing.starts.push(start);
+            pacing.counters.push(counters);
             readies.push(is_ready);
         }
         for ready in readies {
             match ready.blocking_recv() {
-                Ok(class) => crew.class = class,
-                Err(_) => return Err(crew.failure()),
+                Ok(class) => pacing.class = class,
+                Err(_) => return Err(pacing.failure()),
             }
         }
-        Ok(crew)
+        Ok(pacing)
     }
 
-    /// Why a thread ended before it was ready.
+    /// Reason why a thread ended before it was ready.
     fn failure(self) -> anyhow::Error {
         drop(self.starts);
         let failures = self.threads.into_iter().filter_map(|thread| thread.join().ok()?.err());
         failures.last().unwrap_or_else(|| anyhow!("a pacing thread ended before the start"))
     }
 
-    #[expect(clippy::type_complexity, reason = "taken apart where it is returned")]
-    fn start(self) -> (RunClock, Receiver<Vec<Record>>, Vec<Arc<Gauges>>, Vec<JoinHandle<anyhow::Result<()>>>, Class) {
+    #[expect(clippy::type_complexity, reason = "destructured by its only caller")]
+    fn start(
+        self,
+    ) -> (RunClock, Receiver<Vec<RequestRecord>>, Vec<Arc<ThreadCounters>>, Vec<JoinHandle<anyhow::Result<()>>>, SchedulingClass) {
         let clock = RunClock::starting_in(LEAD);
         for start in self.starts {
-            // A thread that has gone shows when it is joined.
+            // A failed thread is noticed when it is joined.
             let _ = start.send(clock);
         }
-        (clock, self.records, self.gauges, self.threads, self.class)
+        (clock, self.records, self.counters, self.threads, self.class)
     }
 }
 
-struct Book {
-    totals: Totals,
+struct Recorder {
+    totals: RunTotals,
     files: Files,
-    /// Requests of each function that were due until the last second.
+    /// Requests of each function due until the last second.
     due: Vec<u64>,
     last_ns: u64,
 }
 
-/// Counts and writes what has ended until all threads have, and does what is to be done every second.
-fn keep_books(
-    book: &mut Book,
-    records: &Receiver<Vec<Record>>,
-    gauges: &[Arc<Gauges>],
+/// Counts and writes ended requests until all threads end, and reports every second.
+fn record_all(
+    recorder: &mut Recorder,
+    records: &Receiver<Vec<RequestRecord>>,
+    counters: &[Arc<ThreadCounters>],
     clock: &RunClock,
     observers: &mut Observers,
-    run: (&Workload, &str),
+    run: (&Schedule, &str),
 ) -> anyhow::Result<()> {
     let mut next_ns = nanos(SECOND);
     loop {
         match records.recv_timeout(clock.until(next_ns)) {
             Ok(batch) => {
                 for record in &batch {
-                    book.totals.add(record);
-                    book.files.write(record)?;
+                    recorder.totals.add(record);
+                    recorder.files.write(record)?;
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
-            // What is left of the last second is told too.
-            Err(RecvTimeoutError::Disconnected) => return book.second(clock.now_ns(), gauges, observers, run),
+            // Reports the rest of the last second.
+            Err(RecvTimeoutError::Disconnected) => return recorder.second(clock.now_ns(), counters, observers, run),
         }
         let now_ns = clock.now_ns();
         if now_ns >= next_ns {
-            book.second(now_ns, gauges, observers, run)?;
+            recorder.second(now_ns, counters, observers, run)?;
             next_ns = now_ns - now_ns % nanos(SECOND) + nanos(SECOND);
         }
     }
 }
 
-impl Book {
-    fn second(&mut self, now_ns: u64, gauges: &[Arc<Gauges>], observers: &mut Observers, run: (&Workload, &str)) -> anyhow::Result<()> {
-        let sum = |read: &dyn Fn(&Gauges) -> u64| gauges.iter().map(|gauges| read(gauges)).sum::<u64>();
+impl Recorder {
+    fn second(
+        &mut self,
+        now_ns: u64,
+        counters: &[Arc<ThreadCounters>],
+        observers: &mut Observers,
+        run: (&Schedule, &str),
+    ) -> anyhow::Result<()> {
+        let sum = |read: &dyn Fn(&ThreadCounters) -> u64| counters.iter().map(|counters| read(counters)).sum::<u64>();
         let counts: Vec<(u64, u64)> = (0..self.due.len())
-            .map(|function| (sum(&|gauges| gauges.due(function)) - self.due[function], sum(&|gauges| gauges.in_flight(function))))
+            .map(|function| (sum(&|counters| counters.due(function)) - self.due[function], sum(&|counters| counters.in_flight(function))))
             .collect();
         let interval = Duration::from_nanos((now_ns - self.last_ns).max(1));
         let seconds = interval.as_secs_f64();
         let second = &self.totals.second;
-        (observers.progress)(&Progress {
+        (observers.progress)(&RunProgress {
             elapsed: Duration::from_nanos(now_ns),
             offered_rps: counts.iter().map(|count| count.0).sum::<u64>() as f64 / seconds,
             achieved_rps: second.succeeded as f64 / seconds,
@@ -262,7 +275,7 @@ impl Book {
             lag_us: lag_of(second),
         });
         if let Some(loads) = &observers.loads {
-            self.tell(loads, interval, &counts, run);
+            self.publish(loads, interval, &counts, run);
         }
         self.files.flush()?;
         self.totals.next_second();
@@ -271,9 +284,9 @@ impl Book {
         Ok(())
     }
 
-    fn tell(&self, loads: &mpsc::Sender<Load>, interval: Duration, counts: &[(u64, u64)], (workload, run): (&Workload, &str)) {
+    fn publish(&self, loads: &mpsc::Sender<Load>, interval: Duration, counts: &[(u64, u64)], (schedule, run): (&Schedule, &str)) {
         let seconds = interval.as_secs_f64();
-        for ((function, tally), (due, in_flight)) in workload.functions.iter().zip(&self.totals.second_of).zip(counts) {
+        for ((function, stats), (due, in_flight)) in schedule.functions.iter().zip(&self.totals.second_of).zip(counts) {
             let Some(id) = &function.id else { continue };
             let load = Load {
                 version: Version::CURRENT,
@@ -283,20 +296,20 @@ impl Book {
                 at_ms: clock::now(),
                 interval_ms: (interval.as_millis() as u64).max(1),
                 offered_rps: *due as f64 / seconds,
-                achieved_rps: tally.succeeded as f64 / seconds,
+                achieved_rps: stats.succeeded as f64 / seconds,
                 in_flight: *in_flight,
-                failures: tally.failures_of_load(),
-                latency: tally.buckets_of_load(),
-                send_lag_p99_us: (!tally.lag_ns.is_empty()).then(|| tally.lag_ns.value_at_quantile(0.99) / 1_000),
+                failures: stats.failure_counts(),
+                latency: stats.latency_buckets(),
+                send_lag_p99_us: (!stats.lag_ns.is_empty()).then(|| stats.lag_ns.value_at_quantile(0.99) / 1_000),
             };
             if loads.try_send(load).is_err() {
-                tracing::debug!(function = %id, "load not published: the bus is behind");
+                tracing::debug!(function = %id, "Load dropped: the bus is behind");
             }
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "files name wall-clock times, to the microsecond")]
+#[expect(clippy::disallowed_methods, reason = "files contain wall-clock times in microseconds")]
 fn wall_clock_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

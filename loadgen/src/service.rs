@@ -1,4 +1,4 @@
-//! The load generator as a service. Owns its configuration and its metrics; runs the configured load once and serves until it is stopped.
+//! The load generator as a service. Owns its configuration and metrics; runs the configured load once.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -19,17 +19,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LoadConfig;
-use crate::run::{self, Observers, Progress};
+use crate::run::{self, Observers, RunProgress};
 
 /// Configuration of `qscale-loadgen serve`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceConfig {
-    /// The load; a pattern that does not say for how long is sent until the service is stopped.
+    /// The load. A pattern without a duration is sent until the service is stopped.
     pub load: LoadConfig,
-    /// Where /healthz, /readyz and /metrics are served.
+    /// Address of /healthz, /readyz and /metrics.
     pub listen: SocketAddr,
-    /// The bus that Load messages are published on.
+    /// Bus for Load messages.
     pub nats: BusConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
@@ -46,13 +46,13 @@ impl Default for ServiceConfig {
     }
 }
 
-/// Load messages that wait for the bus: some seconds' worth of a few hundred functions.
-const WAITING_LOADS: usize = 4_096;
+/// Capacity of the queue of Load messages: some seconds of a few hundred functions.
+const QUEUED_LOADS: usize = 4_096;
 
-/// Publishes what it is sent until the sender is gone.
+/// Starts a task that publishes Load messages until the sender is dropped.
 #[must_use]
 pub fn publisher(bus: Bus) -> mpsc::Sender<Load> {
-    let (sender, mut loads) = mpsc::channel::<Load>(WAITING_LOADS);
+    let (sender, mut loads) = mpsc::channel::<Load>(QUEUED_LOADS);
     tokio::spawn(async move {
         while let Some(load) = loads.recv().await {
             bus.publish(&load, bus.new_trace()).await;
@@ -61,21 +61,24 @@ pub fn publisher(bus: Bus) -> mpsc::Sender<Load> {
     sender
 }
 
-/// Runs the load beside its health endpoint; ends with the load or when `stop` is cancelled. Gives the summary.
+/// Runs the load and serves the health endpoint; ends with the load or when `stop` is cancelled. Returns the summary.
 ///
 /// # Errors
-/// What is wrong with the configuration, an address that cannot be served on, and what ends a run.
+/// When the configuration is invalid, the address cannot be bound, or the run fails.
 pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Result<LoadSummary> {
     let health = Health::new();
     let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let metrics = LoadMetrics::register(&mut registry);
     let instance = format!("{}", std::process::id());
     let bus = Bus::connect("loadgen", &instance, &config.nats, &health, &mut registry).await?;
     let serving = CancellationToken::new();
     let registry = Arc::new(Mutex::new(registry));
     health::serve(config.listen, health.clone(), registry, serving.clone()).await?;
-    let observers =
-        Observers { progress: Box::new(move |progress| metrics.show(progress)), loads: Some(publisher(bus)), unless_told: Duration::MAX };
+    let observers = Observers {
+        progress: Box::new(move |progress| metrics.show(progress)),
+        loads: Some(publisher(bus)),
+        default_length: Duration::MAX,
+    };
     let (load, abort) = (config.load, CancellationToken::new());
     health.set("load", true);
     let summary = tokio::task::spawn_blocking(move || run::run(&load, observers, &stop, &abort)).await.context("the run panicked")?;
@@ -84,7 +87,7 @@ pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Re
 }
 
 #[derive(Clone, Default)]
-struct Metrics {
+struct LoadMetrics {
     offered: Gauge<f64, AtomicU64>,
     achieved: Gauge<f64, AtomicU64>,
     in_flight: Gauge,
@@ -92,18 +95,18 @@ struct Metrics {
     lag: Gauge<f64, AtomicU64>,
 }
 
-impl Metrics {
+impl LoadMetrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("qscale_loadgen_offered_rps", "Requests due in the last second", metrics.offered.clone());
-        registry.register("qscale_loadgen_achieved_rps", "Requests answered well in the last second", metrics.achieved.clone());
-        registry.register("qscale_loadgen_in_flight", "Requests waiting for their reply", metrics.in_flight.clone());
-        registry.register("qscale_loadgen_failed", "Requests that failed", metrics.failed.clone());
+        registry.register("qscale_loadgen_achieved_rps", "Successful requests in the last second", metrics.achieved.clone());
+        registry.register("qscale_loadgen_in_flight", "Requests in flight", metrics.in_flight.clone());
+        registry.register("qscale_loadgen_failed", "Failed requests", metrics.failed.clone());
         registry.register("qscale_loadgen_send_lag_p99_seconds", "99th percentile of the send lag in the last second", metrics.lag.clone());
         metrics
     }
 
-    fn show(&self, progress: &Progress) {
+    fn show(&self, progress: &RunProgress) {
         self.offered.set(progress.offered_rps);
         self.achieved.set(progress.achieved_rps);
         self.in_flight.set(i64::try_from(progress.in_flight).unwrap_or(i64::MAX));

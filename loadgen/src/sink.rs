@@ -1,4 +1,4 @@
-//! A server that does next to nothing, to measure the generator against; a `faas` request takes its time and no CPU. Owns when requests really arrived, and a stall on demand.
+//! A server that does no work, to measure the generator itself; a `faas` request takes its time but no CPU. Owns statistics of arrivals, and stalls on demand.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -22,43 +22,43 @@ use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 
-use crate::proto::{FaasReply, FaasRequest, HelloReply};
 use crate::protocol::{framed, unframe};
+use qscale_messages::{FAAS_EXECUTE, FaasReply, FaasRequest, HelloReply};
 
 /// Options of the sink.
 #[derive(Debug, Clone, Args)]
 pub struct SinkArgs {
-    /// Address to serve on; port 0 takes a free one, which is printed
+    /// Address to serve on; port 0 selects a free port, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     pub listen: SocketAddr,
-    /// Stop serving for so long, again and again
+    /// Length of a stall, during which nothing is served
     #[arg(long, value_name = "TIME", requires = "every")]
     pub stall: Option<Span>,
-    /// From the beginning of one stall to the next
+    /// Interval from the start of one stall to the next
     #[arg(long, value_name = "TIME", requires = "stall")]
     pub every: Option<Span>,
 }
 
-/// What arrived, as `GET /stats` and the end of the sink say.
+/// Statistics of arrivals, as returned by `GET /stats` and printed at the end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stats {
     /// Requests.
     pub requests: u64,
-    /// Requests a second, from the first to the last.
+    /// Request rate from the first to the last request, requests/s.
     pub rate: f64,
     /// Index of dispersion of arrivals in windows of 1 ms; 1 for a Poisson process.
     pub dispersion_1ms: Option<f64>,
-    /// In windows of 10 ms.
+    /// The same in windows of 10 ms.
     pub dispersion_10ms: Option<f64>,
-    /// In windows of 100 ms.
+    /// The same in windows of 100 ms.
     pub dispersion_100ms: Option<f64>,
-    /// The stalls, microseconds since the sink started: beginning and end.
+    /// Start and end of each stall, microseconds since the start of the sink.
     pub stalls_us: Vec<(u64, u64)>,
-    /// When the sink started, nanoseconds on the monotonic clock that all processes of the machine share.
+    /// Start of the sink, nanoseconds on the monotonic clock of the machine.
     pub started_monotonic_ns: u64,
 }
 
-struct Seen {
+struct ArrivalStats {
     start: Instant,
     started_monotonic_ns: u64,
     first: Option<Duration>,
@@ -68,10 +68,10 @@ struct Seen {
     stalls_us: Vec<(u64, u64)>,
 }
 
-/// Stalls that are remembered; older ones are forgotten first.
+/// Maximum number of recorded stalls; the oldest are dropped.
 const STALLS: usize = 100_000;
 
-impl Seen {
+impl ArrivalStats {
     #[expect(clippy::disallowed_methods, reason = "the sink's edge to real time")]
     fn new() -> Self {
         let dispersion = [1, 10, 100].map(|window| Dispersion::new(Duration::from_millis(window)));
@@ -121,24 +121,24 @@ fn monotonic_ns() -> u64 {
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
-/// Streams that a connection may carry at once: a stall must fill the client's plans, not our limits.
+/// Concurrent streams per connection: during a stall the client, not this limit, bounds the requests.
 const STREAMS: u32 = 1 << 20;
 
-/// Serves until `stop`, on one thread; `bound` learns the address. Gives what arrived.
+/// Serves until `stop` on one thread; calls `bound` with the address. Returns the statistics.
 ///
 /// # Errors
-/// When the address cannot be served on.
+/// When the address cannot be bound or the stall is not shorter than its interval.
 pub fn serve(args: &SinkArgs, stop: &CancellationToken, bound: impl FnOnce(SocketAddr)) -> anyhow::Result<Stats> {
     if let (Some(stall), Some(every)) = (args.stall, args.every)
         && stall >= every
     {
-        anyhow::bail!("stall = {stall}, must be shorter than every = {every}");
+        anyhow::bail!("stall = {stall}, must be less than every = {every}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot serve on {}", args.listen))?;
+        let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
         bound(listener.local_addr()?);
-        let seen = Rc::new(RefCell::new(Seen::new()));
+        let seen = Rc::new(RefCell::new(ArrivalStats::new()));
         if let (Some(stall), Some(every)) = (args.stall, args.every) {
             spawn_local(stall_forever(Rc::clone(&seen), stall.0, every.0));
         }
@@ -157,8 +157,8 @@ pub fn serve(args: &SinkArgs, stop: &CancellationToken, bound: impl FnOnce(Socke
     })
 }
 
-/// Blocks the only thread: whatever arrives meanwhile waits, as at a server that collects garbage.
-async fn stall_forever(seen: Rc<RefCell<Seen>>, stall: Duration, every: Duration) {
+/// Blocks the only thread, on purpose: requests wait like at a server during garbage collection.
+async fn stall_forever(seen: Rc<RefCell<ArrivalStats>>, stall: Duration, every: Duration) {
     let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     interval.tick().await;
@@ -175,7 +175,7 @@ async fn stall_forever(seen: Rc<RefCell<Seen>>, stall: Duration, every: Duration
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, seen: Rc<RefCell<Seen>>) {
+async fn connection(stream: tokio::net::TcpStream, seen: Rc<RefCell<ArrivalStats>>) {
     let mut builder = auto::Builder::new(LocalExecutor);
     builder.http2().max_concurrent_streams(STREAMS);
     let service = service_fn(move |request| answer(request, Rc::clone(&seen)));
@@ -195,7 +195,7 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecu
 
 type Reply = Response<BoxBody<Bytes, std::convert::Infallible>>;
 
-async fn answer(request: Request<Incoming>, seen: Rc<RefCell<Seen>>) -> anyhow::Result<Reply> {
+async fn answer(request: Request<Incoming>, seen: Rc<RefCell<ArrivalStats>>) -> anyhow::Result<Reply> {
     if request.method() == Method::GET && request.uri().path() == "/stats" {
         let stats = serde_json::to_vec(&seen.borrow().stats())?;
         return Ok(Response::new(http_body_util::Full::new(stats.into()).boxed()));
@@ -205,7 +205,7 @@ async fn answer(request: Request<Incoming>, seen: Rc<RefCell<Seen>>) -> anyhow::
     if !is_grpc {
         return Ok(Response::new(http_body_util::Full::new(Bytes::from_static(b"ok\n")).boxed()));
     }
-    let message = if request.uri().path() == "/faas.Executor/Execute" {
+    let message = if request.uri().path() == FAAS_EXECUTE {
         let body = request.into_body().collect().await?.to_bytes();
         let asked = unframe(&body).ok().and_then(|message| FaasRequest::decode(message).ok()).unwrap_or_default();
         framed(&faas(&asked, &seen).await)
@@ -220,8 +220,8 @@ async fn answer(request: Request<Incoming>, seen: Rc<RefCell<Seen>>) -> anyhow::
     Ok(Response::builder().header(http::header::CONTENT_TYPE, "application/grpc").body(body.boxed())?)
 }
 
-/// Takes the time that was asked for, without working.
-async fn faas(asked: &FaasRequest, seen: &RefCell<Seen>) -> FaasReply {
+/// Waits for the requested duration without using CPU.
+async fn faas(asked: &FaasRequest, seen: &RefCell<ArrivalStats>) -> FaasReply {
     let begin = seen.borrow().elapsed();
     tokio::time::sleep(Duration::from_millis(asked.runtime_in_milli_sec.into())).await;
     let lasted = seen.borrow().elapsed() - begin;

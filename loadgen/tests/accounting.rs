@@ -1,4 +1,4 @@
-//! What a run says must be what happened: against servers that stall, hang, refuse, fail and lie.
+//! A run reports what really happened, with servers that stall, hang, refuse, fail and send invalid replies.
 
 use std::convert::Infallible;
 use std::io::Read;
@@ -14,14 +14,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use qscale_common::load::LoadSummary;
-use qscale_common::runtime::clock;
 use qscale_common::time::Span;
 use qscale_loadgen::config::{ConnectionMode, LoadConfig};
 use qscale_loadgen::run::{Observers, run};
 use qscale_loadgen::sink::{self, SinkArgs, Stats};
 use tokio_util::sync::CancellationToken;
 
-/// A sink on a thread of its own.
+/// A sink on its own thread.
 struct Sink {
     address: SocketAddr,
     stop: CancellationToken,
@@ -55,7 +54,7 @@ fn load(address: SocketAddr, rate: &str, millis: u64) -> LoadConfig {
         functions: vec!["f".to_owned()],
         rate: rate.parse().expect("a rate"),
         length: Some(Span::millis(millis)),
-        // A test shares its machine, and says nothing about how fast it is.
+        // Tests share their machine, so send lag is not checked.
         no_real_time: true,
         max_lag: Span::seconds(60),
         ..LoadConfig::default()
@@ -63,7 +62,7 @@ fn load(address: SocketAddr, rate: &str, millis: u64) -> LoadConfig {
 }
 
 fn sent(config: &LoadConfig) -> LoadSummary {
-    let observers = Observers { progress: Box::new(|_| {}), loads: None, unless_told: Duration::ZERO };
+    let observers = Observers { progress: Box::new(|_| {}), loads: None, default_length: Duration::ZERO };
     run(config, observers, &CancellationToken::new(), &CancellationToken::new()).expect("runs")
 }
 
@@ -319,7 +318,7 @@ fn stopped_after_a_second(config: &LoadConfig) -> LoadSummary {
             stopper.cancel();
         }
     };
-    let observers = Observers { progress: Box::new(progress), loads: None, unless_told: Duration::MAX };
+    let observers = Observers { progress: Box::new(progress), loads: None, default_length: Duration::MAX };
     run(config, observers, &stop, &CancellationToken::new()).expect("runs")
 }
 
@@ -341,33 +340,32 @@ fn a_stop_ends_a_run_that_has_fallen_behind_its_schedule() {
 }
 
 #[test]
-fn loads_are_told_each_second_for_each_function() {
+fn a_load_is_published_each_second_for_each_function() {
     let sink = Sink::start(None);
     let (sender, mut loads) = tokio::sync::mpsc::channel(100);
-    let observers = Observers { progress: Box::new(|_| {}), loads: Some(sender), unless_told: Duration::ZERO };
+    let observers = Observers { progress: Box::new(|_| {}), loads: Some(sender), default_length: Duration::ZERO };
     let functions = vec!["f".to_owned(), "other/g".to_owned()];
     let config = LoadConfig { functions, ..load(sink.address, "100", 2_500) };
     let summary = run(&config, observers, &CancellationToken::new(), &CancellationToken::new()).expect("runs");
     sink.stop();
-    let mut told = Vec::new();
+    let mut published = Vec::new();
     while let Ok(load) = loads.try_recv() {
-        told.push(load);
+        published.push(load);
     }
-    assert!(told.len() >= 4, "{told:?}");
-    assert!(told.iter().any(|load| load.namespace.as_str() == "other" && load.function.as_str() == "g"));
-    assert!(told.iter().all(|load| load.run == summary.run && load.interval_ms > 0));
-    let offered: f64 = told.iter().map(|load| load.offered_rps * load.interval_ms as f64 / 1e3).sum();
+    assert!(published.len() >= 4, "{published:?}");
+    assert!(published.iter().any(|load| load.namespace.as_str() == "other" && load.function.as_str() == "g"));
+    assert!(published.iter().all(|load| load.run == summary.run && load.interval_ms > 0));
+    let offered: f64 = published.iter().map(|load| load.offered_rps * load.interval_ms as f64 / 1e3).sum();
     assert!(offered > 100.0 && offered <= summary.total.due as f64 + 2.0, "{offered} of {}", summary.total.due);
 }
 
 #[test]
 fn a_disk_that_cannot_be_written_ends_the_run_with_the_name_of_the_file() {
     let sink = Sink::start(None);
-    let observers = Observers { progress: Box::new(|_| {}), loads: None, unless_told: Duration::ZERO };
-    let config = LoadConfig { csv: Some("/dev/full".into()), ..load(sink.address, "1000", 60_000) };
-    let begin = clock::instant();
+    let observers = Observers { progress: Box::new(|_| {}), loads: None, default_length: Duration::ZERO };
+    // Far longer than any test may take: the run ends early, or the test hangs.
+    let config = LoadConfig { csv: Some("/dev/full".into()), ..load(sink.address, "1000", 3_600_000) };
     let error = run(&config, observers, &CancellationToken::new(), &CancellationToken::new()).expect_err("full");
     sink.stop();
     assert!(format!("{error:#}").contains("/dev/full"), "{error:#}");
-    assert!(clock::since(begin) < Duration::from_secs(50), "it ran to its end");
 }

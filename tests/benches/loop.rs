@@ -1,5 +1,5 @@
-//! How long a State takes through the loop: published, decided by an agent, judged by an actuator, and its Outcome heard. Real processes, a real
-//! nats-server, nothing to apply. Prints percentiles of the time from State to Outcome, for one function at a time and for many at once.
+//! Latency of a State through the loop: published, decided by an agent, checked by an actuator, until its Outcome arrives. Real processes and a real
+//! nats-server, but nothing to apply. Prints percentiles of the time from State to Outcome, for one function at a time and for many at once.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -52,7 +52,7 @@ async fn main() {
     }
     let elapsed = clock::since(began).as_secs_f64();
     report(&format!("{MANY} functions at once"), &mut many);
-    println!("{:.0} States a second through the loop", many.len() as f64 / elapsed);
+    println!("{:.0} States/s through the loop", many.len() as f64 / elapsed);
 }
 
 fn start(folder: &Folder, program: &str, configuration: &serde_json::Value) -> Program {
@@ -78,11 +78,11 @@ struct Bench {
 }
 
 impl Bench {
-    /// Sends ticks until each function's Outcome comes: agent and actuator are connected, one leads, and all policies are read.
+    /// Publishes States until every function has an Outcome: agent and actuator are connected, the actuator leads, and policies are read.
     async fn warm_up(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) {
         let began = clock::instant();
         while self.attempt(functions, outcomes, Duration::from_secs(2)).await.len() < functions.len() {
-            assert!(clock::since(began) < PATIENCE, "the loop does not turn");
+            assert!(clock::since(began) < PATIENCE, "no Outcome for every State");
         }
     }
 
@@ -92,7 +92,7 @@ impl Bench {
         latencies
     }
 
-    /// Publishes one State a function and collects how long each Outcome took.
+    /// Publishes one State per function and returns the time to each Outcome.
     async fn attempt(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>, patience: Duration) -> Vec<Duration> {
         self.tick += 1;
         let mut sent: HashMap<FunctionId, Instant> = HashMap::new();
@@ -112,7 +112,7 @@ impl Bench {
                 }
             }
         };
-        // What has not come within the patience is told by the number of latencies.
+        // The number of latencies shows which Outcomes are missing.
         let _in_time = tokio::time::timeout(patience, all).await;
         latencies
     }

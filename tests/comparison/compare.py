@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The simulator beside DSLab-FaaS and SimFaaS on one trace, in one run: see README.md."""
+"""Compares the simulator with DSLab-FaaS and SimFaaS on one trace: see README.md."""
 
 import argparse
 import json

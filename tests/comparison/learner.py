@@ -1,12 +1,12 @@
-"""Gradient updates and decisions a second: the learner of Qscale beside PyTorch, JAX and burn-rl, on one machine in one run.
+"""Gradient updates and decisions per second of Qscale's learner, PyTorch, JAX and burn-rl, on one machine in one run.
 
     python3 tests/comparison/learner.py --ours target/debug/examples/speed [--device cpu|gpu] [--frameworks torch,jax] [--burn-rl PROGRAM]
 
 The update is one of double DQN: three forward passes, a Huber loss, Adam, a soft target, on transitions drawn from a replay of 20,000 held in memory. On
-the CPU one thread computes and its CPU time counts; on a GPU the clock's time counts, and what is queued is waited for at the end.
+the CPU one thread computes and CPU time counts; on a GPU wall-clock time counts, with a synchronisation at the end.
 
-burn-rl is github.com/yunjhongwu/burn-rl-examples, on the CPU and with the first network only. What it does in an update is less: plain DQN, so two
-forward passes, with a mean squared error. It is no dependency of the project; PROGRAM is the second of these. The first also builds SDL2, with which
+burn-rl is github.com/yunjhongwu/burn-rl-examples, on the CPU and with the first network only. Its update does less: plain DQN, so two
+forward passes, with a mean squared error. It is not a dependency of the project; PROGRAM is built by the second of these commands. The first also builds SDL2, with which
 burn-rl's environments draw: it takes CMake and SDL2_gfx (Debian's libsdl2-gfx-dev).
 
     cargo build --release --manifest-path tests/comparison/burn-rl/Cargo.toml

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What the choice among idle replicas does to cold starts: rules.py INVOCATIONS KEEP_ALIVE_S STARTUP_S.
+"""Effect of the choice among idle replicas on cold starts: rules.py INVOCATIONS KEEP_ALIVE_S STARTUP_S.
 
-The simulators of this folder agree on everything but which of several idle replicas a request is given. A model of a few lines that knows nothing else,
-under the rule of each of them, says how many cold starts that alone explains.
+The simulators of this folder differ only in the choice among several idle replicas. A minimal model with the rule of each simulator shows how many
+cold starts that choice alone explains.
 """
 
 import heapq
@@ -33,7 +33,7 @@ class Newest:
 
 
 class FirstOfSwaps(Newest):
-    """DSLab-FaaS: the first of an index set, from which whatever leaves is replaced by the last."""
+    """DSLab-FaaS: the first of an index set, in which a removed element is replaced by the last one."""
 
     def gone(self, replica):
         place = self.idle.index(replica)

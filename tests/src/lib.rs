@@ -1,7 +1,8 @@
-//! What the tests of several crates need: a real nats-server of their own, folders that vanish, and waiting without sleeping for luck.
+//! Shared test support: a real nats-server per test, temporary folders, and waiting for conditions instead of sleeping.
 
 pub mod nats;
 pub mod process;
+pub mod source;
 pub mod system;
 
 use std::future::Future;
@@ -11,52 +12,53 @@ use std::time::Duration;
 
 pub use nats::NatsServer;
 pub use process::Program;
+use qscale_common::runtime::clock;
 pub use system::System;
 
-/// Long enough for anything that works, on a busy machine; only what hangs reaches it.
+/// Timeout of every wait. Long enough for a busy machine; only a hang reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until `condition` yields something.
+/// Waits until `condition` returns a value.
 ///
 /// # Panics
-/// When it does not within [`PATIENCE`]; `what` says what was waited for.
+/// When it does not within [`PATIENCE`]; `what` describes the condition.
 #[track_caller]
 pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     within(PATIENCE, what, condition)
 }
 
-/// As [`eventually`], with a patience of its own.
+/// Like [`eventually`], with another timeout.
 ///
 /// # Panics
-/// When the condition yields nothing within `patience`.
+/// When the condition returns no value within `patience`.
 #[track_caller]
 pub fn within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let began = qscale_common::runtime::clock::instant();
+    let began = clock::instant();
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(qscale_common::runtime::clock::since(began) < patience, "waited {patience:?} in vain for {what}");
+        assert!(clock::since(began) < patience, "timeout after {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// As [`eventually`], for conditions that wait themselves.
+/// Like [`eventually`], for asynchronous conditions.
 ///
 /// # Panics
-/// When the condition yields nothing within [`PATIENCE`].
+/// When the condition returns no value within [`PATIENCE`].
 pub async fn eventually_async<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
-    let began = qscale_common::runtime::clock::instant();
+    let began = clock::instant();
     loop {
         if let Some(found) = condition().await {
             return found;
         }
-        assert!(qscale_common::runtime::clock::since(began) < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        assert!(clock::since(began) < PATIENCE, "timeout after {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// A folder of its own for a test, removed when dropped.
+/// A temporary folder of a test, removed when dropped.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
 
@@ -64,17 +66,17 @@ impl Folder {
     /// A new, empty folder.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// When it cannot be created.
     #[must_use]
     pub fn new(purpose: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("qscale-{purpose}-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a temporary folder can be made");
+        std::fs::create_dir_all(&path).expect("a temporary folder can be created");
         Self(path)
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -83,7 +85,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A folder that cannot be removed is left to the system's cleaning of temporary files.
+        // The operating system cleans up temporary folders that cannot be removed.
         let _left_behind = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! A real nats-server for a test: on a port of its own, with a store of its own, gone when dropped.
+//! A real nats-server for a test, with its own port and store, stopped when dropped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,40 +20,40 @@ pub struct NatsServer {
     passwords: BTreeMap<String, String>,
 }
 
-/// The nats-server program: `NATS_SERVER_BIN`, the one that the set-up brought, or the one on the PATH.
+/// Path of nats-server: `NATS_SERVER_BIN`, the one installed by `make tools`, or the one on the PATH.
 ///
 /// # Panics
-/// When there is none; tests with NATS never skip.
+/// When there is none; tests with NATS are never skipped.
 #[must_use]
 pub fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("NATS_SERVER_BIN") {
         return path.into();
     }
-    let brought = repository().join(".tools/nats/bin/nats-server");
-    if brought.is_file() {
-        return brought;
+    let installed = repository().join(".tools/nats/bin/nats-server");
+    if installed.is_file() {
+        return installed;
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|folder| folder.join("nats-server"))
         .find(|candidate| candidate.is_file())
-        .expect("a nats-server: run `make tools`, put one on the PATH, or name it in NATS_SERVER_BIN")
+        .expect("a nats-server: run `make tools`, put one on the PATH, or set NATS_SERVER_BIN to its path")
 }
 
 impl NatsServer {
-    /// A server that lets anyone do anything.
+    /// Starts a server without access control.
     #[must_use]
     pub fn start() -> Self {
         Self::start_with(BTreeMap::new())
     }
 
-    /// A server with the accounts of the services and of `agents`.
+    /// Starts a server with accounts for the services and for `agents`.
     ///
     /// # Panics
     /// When the server does not start.
     #[must_use]
     pub fn start_with_accounts(agents: &[&str]) -> Self {
-        let agents = agents.iter().map(|agent| Name::new(*agent).expect("tests name agents well"));
+        let agents = agents.iter().map(|agent| Name::new(*agent).expect("valid agent names"));
         let passwords = Account::all(agents).iter().map(|account| (account.user(), format!("password of {}", account.user()))).collect();
         Self::start_with(passwords)
     }
@@ -80,18 +80,18 @@ impl NatsServer {
         self.port = eventually("nats-server to listen", || listening_port(folder));
     }
 
-    /// Kills the server as a crash would.
+    /// Kills the server, like a crash.
     pub fn kill(&mut self) {
         if let Some(mut program) = self.program.take() {
             program.kill();
         }
         for file in port_files(self.folder.path()) {
-            // The next server writes its own.
+            // The next server writes its own file.
             let _gone = std::fs::remove_file(file);
         }
     }
 
-    /// Starts it again after [`NatsServer::kill`], on the same port and with the same store.
+    /// Restarts it after [`NatsServer::kill`], with the same port and store.
     pub fn restart(&mut self) {
         self.launch();
     }
@@ -102,7 +102,7 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// How `user` connects; any name does where the server has no accounts.
+    /// Connection settings of `user`; any name works without accounts.
     #[must_use]
     pub fn config(&self, user: &str) -> BusConfig {
         match self.passwords.get(user) {
@@ -111,17 +111,17 @@ impl NatsServer {
         }
     }
 
-    /// Makes streams and buckets.
+    /// Creates streams and buckets.
     ///
     /// # Panics
     /// When the server refuses.
     pub async fn provision(&self) {
         let client = self.config("setup").connect_once("setup", crate::PATIENCE).await.expect("the server answers");
         let jetstream = async_nats::jetstream::new(client);
-        qscale_common::runtime::provision::ensure(&jetstream).await.expect("streams and buckets can be made");
+        qscale_common::runtime::provision::ensure(&jetstream).await.expect("streams and buckets can be created");
     }
 
-    /// Where the server logs.
+    /// Path of the server's log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("nats.log")

@@ -1,4 +1,4 @@
-//! Programs that a test starts: they end with it, whatever happens.
+//! Programs started by tests. They end with the test, even if it panics or is killed.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -14,15 +14,15 @@ pub struct Program {
     child: Child,
 }
 
-/// Path of a binary of the workspace, built beside the tests.
+/// Path of a binary of the workspace, in the folder of the test binaries or above.
 ///
 /// # Panics
 /// When it was not built.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
-    let beside = test.ancestors().map(|folder| folder.join(name)).find(|path| path.is_file());
-    beside.unwrap_or_else(|| panic!("{name} is not built; run `cargo build --workspace --bins`, with the profile of the tests"))
+    let found = test.ancestors().map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not built; run `cargo build --workspace --bins` with the profile of the tests"))
 }
 
 impl Program {
@@ -36,7 +36,7 @@ impl Program {
         Self::spawn(command, log)
     }
 
-    /// Starts what `command` says; standard output and error go to `log`.
+    /// Starts `command`; standard output and error go to `log`.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -66,13 +66,13 @@ impl Program {
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
-    /// Kills at once, as a crash would.
+    /// Kills it, like a crash.
     pub fn kill(&mut self) {
         self.signal(libc::SIGKILL);
         self.wait();
     }
 
-    /// Asks to end and waits for it.
+    /// Asks it to end and waits for the end.
     ///
     /// # Panics
     /// When the program does not end.
@@ -89,7 +89,7 @@ impl Program {
         eventually("the end of a program", || self.child.try_wait().expect("a child can be waited for"))
     }
 
-    /// How it ended, if it did.
+    /// Exit status; `None` while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
@@ -105,14 +105,14 @@ impl Drop for Program {
             });
             if !ended {
                 self.signal(libc::SIGKILL);
-                // Nobody is left to tell; the child is reaped either way.
+                // The child is reaped; its status is not needed.
                 let _status = self.child.wait();
             }
         }
     }
 }
 
-/// The last part of a log, for the message of a failing test.
+/// Last lines of a log, for the message of a failing test.
 #[must_use]
 pub fn tail(log: &Path) -> String {
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! A whole system that a test starts with `qscale up`, and the messages that it exchanges.
+//! A whole system, started with `qscale up`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,19 +11,19 @@ use serde_json::Value;
 use crate::process::{binary, tail};
 use crate::{Folder, PATIENCE, Program, eventually, nats};
 
-/// A running system in a folder of its own.
+/// A running system in its own folder.
 #[derive(Debug)]
 pub struct System {
-    // Dropped in this order: the program before the folder that it writes to, and last the right to be the only one.
+    // Dropped in this order: the program before its folder, and last the lock.
     program: Program,
     folder: Folder,
     _alone: MutexGuard<'static, ()>,
 }
 
-/// The right to run a whole system: one at a time, as two would take the cores from each other.
+/// Lock for running a whole system: one at a time, because two would compete for the cores.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    // A test that failed while it held the right has stopped its system all the same.
+    // A test that panicked with the lock has stopped its system, too.
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -31,7 +31,7 @@ impl System {
     /// Runs `qscale up` with `arguments` and waits until it can be reached.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// When it does not start.
     #[must_use]
     pub fn up(arguments: &[&str]) -> Self {
         let alone = alone();
@@ -53,13 +53,13 @@ impl System {
         system
     }
 
-    /// The folder in which it keeps its state.
+    /// Its state folder.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
-    /// Addresses and process id, as `qscale up` wrote them.
+    /// Addresses and process id, as written by `qscale up`.
     ///
     /// # Panics
     /// When they cannot be read.
@@ -69,7 +69,7 @@ impl System {
         serde_json::from_slice(&text).expect("addresses are JSON")
     }
 
-    /// Another command of `qscale` on this system.
+    /// Runs another command of `qscale` on this system.
     #[must_use]
     pub fn qscale(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = Command::new(binary("qscale"));
@@ -77,7 +77,7 @@ impl System {
         command.output().expect("qscale runs")
     }
 
-    /// How an operator connects.
+    /// Connection settings of an operator.
     #[must_use]
     pub fn operator(&self) -> BusConfig {
         let url = self.addresses()["nats"].as_str().expect("an address").to_owned();
@@ -100,24 +100,24 @@ impl System {
         Bus::of_client(self.client().await, "/qscale/test")
     }
 
-    /// Process id of the service `program` of this system, such as `qscale-agent`; `None` while it is not running.
+    /// Process id of the service `program`, such as `qscale-agent`; `None` while it is not running.
     #[must_use]
     pub fn pid_of(&self, program: &str) -> Option<u32> {
         children(self.program.id()).into_iter().find(|pid| name(*pid).is_some_and(|name| name == program))
     }
 
-    /// Asks the system to end and waits for it; true if it said that it succeeded.
+    /// Asks the system to end and waits for the end; returns whether it succeeded.
     pub fn stop(&mut self) -> bool {
         self.program.signal(libc::SIGINT);
         self.program.wait().success()
     }
 
-    /// Whether it has ended by itself; true if it said that it succeeded.
+    /// Whether it succeeded, if it has ended.
     pub fn ended(&mut self) -> Option<bool> {
         self.program.ended().map(|status| status.success())
     }
 
-    /// The end of all logs, for the message of a failing test.
+    /// Last lines of all logs, for the message of a failing test.
     #[must_use]
     pub fn tail(&self) -> String {
         let mut text = format!("--- up\n{}", tail(&self.folder.path().join("up.log")));
@@ -128,13 +128,13 @@ impl System {
     }
 }
 
-/// Children of a process, by their parent's id in /proc.
+/// Process ids of the children of `parent`.
 #[must_use]
 pub fn children(parent: u32) -> Vec<u32> {
     processes().into_iter().filter(|pid| stat(*pid).is_some_and(|fields| fields.get(1) == Some(&parent.to_string()))).collect()
 }
 
-/// Every process whose command line contains `text`.
+/// Process ids of all processes whose command line contains `text`.
 #[must_use]
 pub fn with_argument(text: &str) -> Vec<u32> {
     let says = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(text));
@@ -146,7 +146,7 @@ fn processes() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// State and parent of a process: what follows its name in /proc/<pid>/stat.
+/// Fields of /proc/<pid>/stat after the name: state, parent and so on.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;

@@ -1,4 +1,4 @@
-//! Each service can do its work with its own credential, and nothing else.
+//! Each service can do its work with its own credential, and no more.
 
 use std::time::Duration;
 
@@ -37,12 +37,11 @@ impl Fixture {
             .await
             .expect("the server takes the credential");
         client.publish(subject.to_owned(), "x".into()).await.expect("publishing is asynchronous");
-        // The server handles a connection's commands in order: once it answered this one, it has judged the one before. Everyone may ask for
-        // a subject that nobody may publish on, and is told.
+        // The server handles commands of a connection in order. A publish that it always refuses shows that it has handled the one before.
         client.publish("nobody.may".to_owned(), "x".into()).await.expect("publishing is asynchronous");
         let mut allowed = true;
         loop {
-            let refusal = tokio::time::timeout(PATIENCE, refused.recv()).await.expect("the server judges").expect("the client lives");
+            let refusal = tokio::time::timeout(PATIENCE, refused.recv()).await.expect("a reply of the server").expect("the client lives");
             if refusal.to_lowercase().contains("nobody.may") {
                 return allowed;
             }
@@ -125,15 +124,15 @@ async fn services_can_read_what_their_work_needs() {
 }
 
 #[tokio::test]
-async fn nobody_hears_what_is_not_meant_for_them() {
+async fn messages_for_others_are_not_received() {
     let fixture = Fixture::new().await;
     let loadgen = fixture.server.config("loadgen").connect_once("test", PATIENCE).await.expect("connect");
-    let mut overheard = loadgen.subscribe(subject::all(EventType::Action)).await.expect("subscribing is asynchronous");
+    let mut actions = loadgen.subscribe(subject::all(EventType::Action)).await.expect("subscribing is asynchronous");
     let agent = fixture.server.config("agent-threshold").connect_once("test", PATIENCE).await.expect("connect");
     let jetstream = async_nats::jetstream::new(agent);
     let published = jetstream.publish("qscale.v1.action.threshold.default.f", "{}".into()).await.expect("sent");
     published.await.expect("the stream acknowledges the agent's own action");
-    let nothing = tokio::time::timeout(Duration::from_millis(300), overheard.next()).await;
+    let nothing = tokio::time::timeout(Duration::from_millis(300), actions.next()).await;
     assert!(!matches!(nothing, Ok(Some(_))), "loadgen heard an action");
 }
 

@@ -1,4 +1,4 @@
-//! The bus over a real nats-server: strangers, interruptions, and what must arrive.
+//! The bus over a real nats-server: invalid messages, interruptions, and messages that must arrive.
 
 use futures::StreamExt;
 use prometheus_client::registry::Registry;
@@ -47,22 +47,22 @@ async fn next(subscription: &mut Subscription<Action>) -> Action {
     tokio::time::timeout(PATIENCE, subscription.next()).await.expect("a message arrives").expect("the connection lives").message
 }
 
-/// Subscribes, and waits until the server knows of it.
+/// Subscribes, and waits until the server has registered the subscription.
 async fn listening(peer: &Peer) -> Subscription<Action> {
     let subscription = peer.bus.subscribe(subject::all(EventType::Action), None).await.expect("subscribing works");
-    // The server handles one connection's commands in order: once it answered, the subscription is in force.
+    // The server handles one connection's commands in order: once it replies, the subscription is active.
     peer.bus.client().request("$JS.API.INFO", "".into()).await.expect("the server answers");
     subscription
 }
 
 #[tokio::test]
-async fn what_strangers_send_is_counted_and_skipped() {
+async fn invalid_messages_are_counted_and_skipped() {
     let server = NatsServer::start();
     server.provision().await;
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let mut actions = listening(&peer).await;
-    let stranger = server.config("").connect_once("stranger", PATIENCE).await.expect("connect");
+    let sender = server.config("").connect_once("sender", PATIENCE).await.expect("connect");
     let good = String::from_utf8(action(1).encode()).expect("JSON is text");
     let subject = action(1).subject();
     let bad: [(&str, &str, Vec<u8>); 8] = [
@@ -77,13 +77,13 @@ async fn what_strangers_send_is_counted_and_skipped() {
     ];
     let kinds: Vec<_> = bad.iter().map(|(_, kind, _)| *kind).collect();
     for (subject, _, payload) in bad {
-        // A wildcard cannot be published on through the client; the other parts of this subject are bad enough.
-        stranger.publish(subject.replace('*', "h"), payload.into()).await.expect("sent");
+        // The client does not publish on wildcards; the rest of this subject is invalid, too.
+        sender.publish(subject.replace('*', "h"), payload.into()).await.expect("sent");
     }
-    stranger.publish(subject.clone(), good.replace("\"tick\":1", "\"tick\":2,\"from\":\"the future\"").into()).await.expect("sent");
-    assert_eq!(next(&mut actions).await.tick.0, 2, "the good one arrives, with a field that nobody knows");
+    sender.publish(subject.clone(), good.replace("\"tick\":1", "\"tick\":2,\"from\":\"the future\"").into()).await.expect("sent");
+    assert_eq!(next(&mut actions).await.tick.0, 2, "the valid one arrives, with an unknown field");
     for kind in DecodeError::KINDS {
-        let sent = kinds.iter().filter(|sent| **sent == kind).count() as u64;
+        let sent = kinds.iter().filter(|sent| **sent == *kind).count() as u64;
         assert_eq!(peer.count(EventType::Action, kind), sent, "{kind}");
     }
 }
@@ -104,7 +104,7 @@ async fn a_service_starts_before_its_server() {
 }
 
 #[tokio::test]
-async fn what_is_recorded_while_the_server_is_gone_is_stored_once() {
+async fn messages_recorded_during_an_outage_are_stored_once() {
     let mut server = NatsServer::start();
     server.provision().await;
     let peer = Peer::connect(&server.config("")).await;
@@ -129,11 +129,11 @@ async fn a_trace_travels_with_the_message() {
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let raw = server.config("").connect_once("raw", PATIENCE).await.expect("connect");
-    let mut heard = raw.subscribe("qscale.v1.>").await.expect("subscribe");
+    let mut messages = raw.subscribe("qscale.v1.>").await.expect("subscribe");
     raw.request("$JS.API.INFO", "".into()).await.expect("the server answers");
     let trace = peer.bus.new_trace();
     peer.bus.record(&action(1), trace).await;
-    let message = tokio::time::timeout(PATIENCE, heard.next()).await.expect("in time").expect("a message");
+    let message = tokio::time::timeout(PATIENCE, messages.next()).await.expect("in time").expect("a message");
     let headers = message.headers.expect("headers");
     let header = |name: &str| headers.get(name).expect(name).as_str().to_owned();
     assert_eq!(header("traceparent"), trace.to_string());
@@ -180,19 +180,19 @@ async fn the_newest_messages_win_where_a_reader_lags() {
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let mut actions = listening(&peer).await;
-    let stranger = server.config("").connect_once("stranger", PATIENCE).await.expect("connect");
+    let sender = server.config("").connect_once("sender", PATIENCE).await.expect("connect");
     let (count, kept) = (140_000, 131_072);
     for tick in 0..count {
-        stranger.publish(action(0).subject(), action(tick).encode().into()).await.expect("sent");
+        sender.publish(action(0).subject(), action(tick).encode().into()).await.expect("sent");
     }
-    stranger.flush().await.expect("sent");
+    sender.flush().await.expect("sent");
     eventually_async("all to be read", async || (peer.count(EventType::Action, "received") == count).then_some(())).await;
     assert_eq!(peer.count(EventType::Action, "overrun"), count - kept);
     assert_eq!(next(&mut actions).await.tick.0, count - kept);
 }
 
 #[test]
-fn every_error_of_a_version_names_both() {
+fn a_version_error_contains_both_versions() {
     let text = String::from_utf8(action(1).encode()).expect("text").replace("\"1.0\"", "\"7.3\"");
     let error = qscale_common::contract::parse::<Action>(text.as_bytes()).expect_err("refused").to_string();
     assert!(error.contains("7.3") && error.contains(&format!("{}.x", Version::CURRENT.major)), "{error}");

@@ -28,7 +28,7 @@ impl Watched {
         Self { system, outcomes, bounds }
     }
 
-    /// Waits for `count` Outcomes that show the loop at work: decisions of the agent, judged.
+    /// Waits for `count` Outcomes of decisions that the guard has checked.
     async fn loop_turns(&mut self, count: usize, after: &str) {
         let mut seen = 0;
         while seen < count {
@@ -38,16 +38,16 @@ impl Watched {
             if let Some(allowed) = outcome.allowed {
                 assert!(self.bounds.contain(allowed), "{allowed} is out of bounds after {after}");
             }
-            let judged = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged | Effect::Held);
-            seen += usize::from(judged);
+            let checked = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged | Effect::Held);
+            seen += usize::from(checked);
         }
     }
 
-    /// The replicas that run are those that the platform knows.
+    /// Waits until the running replicas are those known to the platform.
     async fn no_orphans(&self, after: &str) {
         let address = self.system.addresses()["platform"].as_str().expect("an address").to_owned();
         let client = PlatformClient::new(&address).expect("an address");
-        let deadline = clock::instant() + PATIENCE;
+        let began = clock::instant();
         loop {
             let known: Option<Vec<u32>> = client.list().await.ok().map(|functions| {
                 functions.iter().flat_map(|function| function.actual.replicas.iter().filter_map(|replica| replica.pid)).collect()
@@ -60,18 +60,18 @@ impl Watched {
                     return;
                 }
             }
-            assert!(clock::instant() < deadline, "orphans after {after}: {running:?}\n{}", self.system.tail());
+            assert!(clock::since(began) < PATIENCE, "orphans after {after}: {running:?}\n{}", self.system.tail());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Whether a replica belongs to this test's system: its platform's state folder stands in its environment or its parent's command line.
+    /// Whether a replica belongs to this system: the command line of its parent contains the state folder, or it is an orphan.
     fn is_ours(&self, pid: u32) -> bool {
         let state = self.system.state().display().to_string();
         let parent = std::fs::read_to_string(format!("/proc/{pid}/stat"))
             .ok()
             .and_then(|text| text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok());
-        // An orphan is handed to the first process; then it is counted, and the check fails until it is gone.
+        // An orphan becomes a child of the first process; it counts, so that the check fails until it is gone.
         parent.is_some_and(|parent| parent == 1 || system::with_argument(&state).contains(&parent))
     }
 }

@@ -1,23 +1,38 @@
-//! What the architecture promises, by absence: checked on the dependency graph and on the sources.
+//! Invariants of the architecture, checked on the dependency graph and the sources.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::Command;
 
 use qscale_tests::repository;
+use qscale_tests::source;
 use serde_json::Value;
 
 const SERVICES: [&str; 6] = ["qscale-collector", "qscale-agent", "qscale-actuator", "qscale-loadgen", "qscale-local", "qscale-simulated"];
 const TOP_LEVEL: [&str; 7] = ["collector", "agent", "actuator", "loadgen", "common", "deploy", "tests"];
 
-/// Names of the crates that `package` links, itself included, with the features given.
-fn tree(package: &str) -> BTreeSet<String> {
-    let arguments =
-        ["tree", "--locked", "--package", package, "--no-default-features", "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+/// Crates that do no I/O: time and randomness are arguments.
+const PURE: [&str; 7] = ["qscale-common", "qscale-policies", "qscale-sim", "qscale-evaluate", "qscale-rl", "qscale-dqn", "qscale-train"];
+/// Crates of which each does I/O.
+const IO: [&str; 6] = ["async-nats", "axum", "hyper", "kube", "tokio", "tracing-subscriber"];
+
+/// Names of the crates that `package` links, itself included, with its default features or without them.
+fn linked(package: &str, default_features: bool) -> BTreeSet<String> {
+    let mut arguments = vec!["tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    if !default_features {
+        arguments.push("--no-default-features");
+    }
     let output = Command::new(env!("CARGO")).args(arguments).current_dir(repository()).output().expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
     text.lines().filter_map(|line| line.split_whitespace().next()).map(ToOwned::to_owned).collect()
+}
+
+#[track_caller]
+fn links_none_of(package: &str, default_features: bool, forbidden: &[&str]) {
+    let linked = linked(package, default_features);
+    let found: Vec<_> = forbidden.iter().filter(|name| linked.contains(**name)).collect();
+    assert!(found.is_empty(), "{package} links {found:?}");
 }
 
 fn metadata() -> Value {
@@ -27,49 +42,25 @@ fn metadata() -> Value {
     serde_json::from_slice(&output.stdout).expect("cargo writes JSON")
 }
 
-/// The files that git tracks or would track, by path from the root.
-fn files(ending: &str) -> BTreeMap<PathBuf, String> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![repository()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a folder of the repository").flatten() {
-            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            if path.is_dir() {
-                if name != "target" && !name.starts_with('.') {
-                    folders.push(path);
-                }
-            } else if name.ends_with(ending) {
-                let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
-                found.insert(path.strip_prefix(repository()).expect("it lies within").to_owned(), text);
-            }
-        }
-    }
-    found
-}
-
 #[test]
 fn pure_crates_link_nothing_that_does_io() {
-    for package in ["qscale-common", "qscale-policies", "qscale-sim", "qscale-evaluate"] {
-        let linked = tree(package);
-        for forbidden in ["tokio", "async-nats", "kube", "burn", "hyper", "axum", "tracing-subscriber"] {
-            assert!(!linked.contains(forbidden), "{package} links {forbidden}");
-        }
+    for package in PURE {
+        links_none_of(package, false, &IO);
     }
 }
 
 #[test]
-fn learning_links_nothing_that_does_io() {
-    for package in ["qscale-rl", "qscale-dqn", "qscale-train", "qscale-promote"] {
-        let linked = tree(package);
-        for forbidden in ["tokio", "async-nats", "kube", "hyper", "axum", "tracing-subscriber", "burn", "wgpu"] {
-            assert!(!linked.contains(forbidden), "{package} links {forbidden}");
-        }
+fn inference_depends_on_neither_training_nor_burn() {
+    links_none_of("qscale-dqn", true, &["qscale-train", "burn", "burn-tensor", "wgpu"]);
+    links_none_of("qscale-rl", true, &["qscale-dqn", "qscale-policies", "qscale-sim", "burn"]);
+}
+
+#[test]
+fn programs_link_burn_only_with_the_feature_gpu() {
+    for package in ["qscale", "qscale-agent", "qscale-promote"] {
+        links_none_of(package, true, &["burn", "burn-tensor", "wgpu"]);
     }
-    for package in ["qscale", "qscale-agent"] {
-        assert!(!tree(package).contains("burn"), "{package} links burn without its feature gpu");
-    }
-    assert!(tree("qscale-burn").contains("burn"));
-    assert!(!tree("qscale-dqn").contains("qscale-train"), "inference links training");
+    assert!(linked("qscale-burn", true).contains("burn"));
 }
 
 #[test]
@@ -105,7 +96,7 @@ fn the_top_level_holds_the_seven_folders() {
 
 /// Sources of the product, tests left out.
 fn sources() -> impl Iterator<Item = (PathBuf, String)> {
-    files(".rs").into_iter().filter(|(path, _)| {
+    source::files(&[".rs"]).into_iter().filter(|(path, _)| {
         let within = |name: &str| path.components().any(|part| part.as_os_str() == name);
         within("src") && !path.starts_with("tests") && !path.ends_with("tests.rs")
     })
@@ -130,7 +121,7 @@ fn only_actuator_platform_and_operator_set_allocations() {
     for (path, text) in sources() {
         let platforms =
             ["deploy/local", "deploy/simulated", "common/src/runtime/platform", "common/src/runtime/platform.rs", "common/src/platform.rs"];
-        let operator = ["deploy/qscale/src/function.rs", "deploy/up/src/launch.rs", "agent/experiments/src/profile/rig.rs"];
+        let operator = ["deploy/qscale/src/function.rs", "deploy/up/src/launch.rs", "agent/experiments/src/profile/testbed.rs"];
         let may = ["actuator"].into_iter().chain(operator).chain(platforms);
         if may.into_iter().any(|folder| path.starts_with(folder)) {
             continue;
@@ -139,18 +130,64 @@ fn only_actuator_platform_and_operator_set_allocations() {
     }
 }
 
+/// First components of absolute paths that may appear: of the operating system, of HTTP APIs, of JSON pointers, and placeholders.
+const PATHS: [&str; 20] = [
+    "allocation",
+    "architecture",
+    "bin",
+    "bounds",
+    "changes",
+    "dev",
+    "hyperparameters",
+    "no",
+    "nowhere",
+    "objective",
+    "path",
+    "proc",
+    "qscale",
+    "srv",
+    "sys",
+    "tmp",
+    "usr",
+    "v1",
+    "windows",
+    "x",
+];
+
+/// First components of the absolute paths in `text` that have at least two components. Paths with a dot in the first one are gRPC methods.
+fn absolute_paths(text: &str) -> Vec<&str> {
+    let starts = text.match_indices('/').map(|(start, _)| start);
+    let begins_word = |start: &usize| {
+        text[..*start].chars().next_back().is_none_or(|letter| letter.is_whitespace() || ['"', '\'', '`', '(', '=', '|'].contains(&letter))
+    };
+    let first = |start: usize| {
+        let (first, rest) = text[start + 1..].split_once('/')?;
+        let is_name = first.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-');
+        (is_name && !first.is_empty() && rest.starts_with(|letter: char| letter.is_ascii_alphanumeric())).then_some(first)
+    };
+    starts.filter(begins_word).filter_map(first).collect()
+}
+
 #[test]
-fn nothing_in_the_tree_names_a_machine_or_is_unfinished() {
-    let unfinished = ["FIX", "XX"].map(|word| format!("{word}{}", if word == "FIX" { "ME" } else { "X" }));
-    for ending in [".rs", ".md", ".py", ".sh", ".toml", ".yaml"] {
-        for (path, text) in files(ending) {
-            if path == Path::new("tests/tests/invariants.rs") {
-                continue;
-            }
-            let machine = ["work", "root", "farm"].map(|folder| format!("/{folder}/"));
-            for word in unfinished.iter().chain(&machine) {
-                assert!(!text.contains(word), "{} contains {word}", path.display());
-            }
+fn no_file_names_a_path_of_a_particular_machine() {
+    for (path, text) in source::files(&[".rs", ".md", ".py", ".sh", ".toml", ".yaml", "Makefile"]) {
+        for first in absolute_paths(&text) {
+            assert!(PATHS.contains(&first), "{} names a path below /{first}/", path.display());
+        }
+    }
+    assert_eq!(absolute_paths("see \"/one/a\" or b/two/c, /three, //four/x and /five.Six/y"), ["one"]);
+}
+
+#[test]
+fn nothing_is_marked_as_unfinished() {
+    let marks = [["FIX", "ME"].concat(), ["X", "XX"].concat(), ["TO", "DO"].concat()];
+    for (path, text) in source::files(&[".rs", ".md", ".py", ".sh", ".toml", ".yaml"]) {
+        for mark in &marks {
+            assert!(
+                !text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|word| word == mark),
+                "{} contains {mark}",
+                path.display()
+            );
         }
     }
 }

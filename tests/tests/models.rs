@@ -1,4 +1,4 @@
-//! Another model is put in use while an agent decides: it is taken up between two States, what cannot be used is refused, and the one before comes back.
+//! The model store: an agent takes up a version between two States and refuses an invalid one; the version in use changes only by compare-and-set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -14,20 +14,20 @@ use qscale_dqn::pretrained::pretrained;
 use qscale_rl::Weights;
 use qscale_tests::{NatsServer, PATIENCE, System, eventually_async};
 
-type Answered = (FunctionId, StateId);
+type StateKey = (FunctionId, StateId);
 
-/// What was said since it began to listen.
-struct Heard {
+/// States and Actions since the beginning of the test.
+struct Recorder {
     states: Subscription<State>,
     actions: Subscription<Action>,
-    waiting: BTreeSet<Answered>,
-    answered: BTreeMap<Answered, Provenance>,
+    waiting: BTreeSet<StateKey>,
+    answered: BTreeMap<StateKey, Provenance>,
 }
 
-impl Heard {
+impl Recorder {
     async fn new(bus: &Bus) -> Self {
         Self {
-            // Whoever hears every Action before any State of its own finds an answer to each of those.
+            // Actions are subscribed to first, so that no answer to a recorded State is missed.
             actions: bus.subscribe(subject::all(EventType::Action), None).await.expect("operators may listen"),
             states: bus.subscribe(subject::all(EventType::State), None).await.expect("operators may listen"),
             waiting: BTreeSet::new(),
@@ -35,43 +35,43 @@ impl Heard {
         }
     }
 
-    fn take_in_states(&mut self) {
+    fn read_states(&mut self) {
         while let Some(state) = self.states.try_next() {
             self.waiting.insert((state.message.function(), state.message.state_id()));
         }
     }
 
-    /// Listens until `count` Actions came whose model ends with `fingerprint`.
-    async fn until(&mut self, fingerprint: &str, mut count: usize, system: &System) {
+    /// Waits for `count` Actions of the model of `fingerprint`.
+    async fn wait_for_actions(&mut self, fingerprint: &str, mut count: usize, system: &System) {
         let listening = async {
             while count > 0 {
-                let action = self.actions.next().await.expect("the bus stands").message;
+                let action = self.actions.next().await.expect("connected").message;
                 let decided_by = action.provenance.fingerprint().map(ToOwned::to_owned);
                 count -= usize::from(decided_by.as_deref() == Some(fingerprint));
                 assert_eq!(self.answered.insert((action.function(), action.state_id()), action.provenance), None, "answered twice");
             }
         };
-        let came = tokio::time::timeout(PATIENCE, listening).await;
-        assert!(came.is_ok(), "no more Actions of {fingerprint}:\n{}", system.tail());
-        self.take_in_states();
+        let received = tokio::time::timeout(PATIENCE, listening).await;
+        assert!(received.is_ok(), "no more Actions of {fingerprint}:\n{}", system.tail());
+        self.read_states();
     }
 
-    /// Every State that was heard has been answered, or is before long.
-    async fn nothing_was_missed(&mut self, system: &System) {
-        self.take_in_states();
+    /// Checks that every recorded State is answered.
+    async fn check_all_answered(&mut self, system: &System) {
+        self.read_states();
         let listening = async {
             while self.waiting.iter().any(|state| !self.answered.contains_key(state)) {
-                let action = self.actions.next().await.expect("the bus stands").message;
+                let action = self.actions.next().await.expect("connected").message;
                 self.answered.insert((action.function(), action.state_id()), action.provenance);
             }
         };
-        let came = tokio::time::timeout(PATIENCE, listening).await;
+        let received = tokio::time::timeout(PATIENCE, listening).await;
         let missed: Vec<_> = self.waiting.iter().filter(|state| !self.answered.contains_key(state)).collect();
-        assert!(came.is_ok() && self.waiting.len() > 20, "of {} States unanswered: {missed:?}\n{}", self.waiting.len(), system.tail());
+        assert!(received.is_ok() && self.waiting.len() > 20, "of {} States unanswered: {missed:?}\n{}", self.waiting.len(), system.tail());
     }
 }
 
-/// The model that comes along with its weights times `factor`.
+/// The bundled model with its weights multiplied by `factor`.
 fn variant(factor: f32) -> Checkpoint {
     let (header, weights) = (&pretrained().header, &pretrained().weights);
     let (shift, scale) = weights.normalisation();
@@ -88,17 +88,25 @@ fn file(system: &System, name: &str, bytes: &[u8]) -> String {
 }
 
 #[track_caller]
-fn well(system: &System, arguments: &[&str]) -> String {
+fn succeed(system: &System, arguments: &[&str]) -> String {
     let output = system.qscale(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 
 #[track_caller]
-fn refused(system: &System, arguments: &[&str]) -> String {
+fn fail(system: &System, arguments: &[&str]) -> String {
     let output = system.qscale(arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     String::from_utf8(output.stderr).expect("text")
+}
+
+/// Versions of all models, newest first, and whether each is in use.
+#[track_caller]
+fn list(system: &System) -> Vec<(u64, bool)> {
+    let listed: serde_json::Value = serde_json::from_str(&succeed(system, &["model", "list", "--json"])).expect("JSON");
+    let row = |row: &serde_json::Value| (row["version"].as_u64().expect("a version"), row["in_use"].as_bool().expect("known"));
+    listed.as_array().expect("a list").iter().map(row).collect()
 }
 
 /// Waits until the agent has refused `count` models.
@@ -116,56 +124,55 @@ async fn agent_refused(system: &System, count: usize) {
 async fn a_model_is_swapped_refused_and_rolled_back_without_a_missed_tick() {
     let mut system = System::up(&["--backend", "sim", "--functions", "3", "--load", "constant:20"]);
     let bus = system.bus().await;
-    let mut heard = Heard::new(&bus).await;
-    heard.until(&pretrained().fingerprint(), 3, &system).await;
-    assert!(well(&system, &["model", "list"]).contains("the store holds no model"));
+    let mut recorder = Recorder::new(&bus).await;
+    recorder.wait_for_actions(&pretrained().fingerprint(), 3, &system).await;
+    assert!(list(&system).is_empty());
 
     let (first, second) = (variant(1.001), variant(1.002));
-    let told = well(&system, &["model", "push", "dqn", &file(&system, "first.dqn", &first.to_bytes()), "--use"]);
-    assert!(told.contains("dqn@1 is pushed and in use") && told.contains(&first.fingerprint()), "{told}");
-    heard.until(&first.fingerprint(), 6, &system).await;
-    let told = well(&system, &["model", "push", "dqn", &file(&system, "second.dqn", &second.to_bytes())]);
-    assert!(told.contains("`qscale model use dqn@2`"), "{told}");
-    heard.until(&first.fingerprint(), 3, &system).await;
-    assert!(well(&system, &["model", "use", "dqn@2"]).contains("dqn@2 is in use instead of dqn@1"));
-    heard.until(&second.fingerprint(), 6, &system).await;
+    let output = succeed(&system, &["model", "push", "dqn", &file(&system, "first.dqn", &first.to_bytes()), "--use"]);
+    assert!(output.contains("dqn@1") && output.contains(&first.fingerprint()), "{output}");
+    recorder.wait_for_actions(&first.fingerprint(), 6, &system).await;
+    let output = succeed(&system, &["model", "push", "dqn", &file(&system, "second.dqn", &second.to_bytes())]);
+    assert!(output.contains("qscale model use dqn@2"), "{output}");
+    assert_eq!(list(&system), [(2, false), (1, true)]);
+    recorder.wait_for_actions(&first.fingerprint(), 3, &system).await;
+    succeed(&system, &["model", "use", "dqn@2"]);
+    assert_eq!(list(&system), [(2, true), (1, false)]);
+    recorder.wait_for_actions(&second.fingerprint(), 6, &system).await;
 
     let mut other = variant(1.0);
     other.header.observation = 0;
-    let error = refused(&system, &["model", "push", "dqn", &file(&system, "broken.dqn", b"PK")]);
-    assert!(error.contains("broken.dqn: not a checkpoint"), "{error}");
-    let error = refused(&system, &["model", "push", "dqn", &file(&system, "other.dqn", &other.to_bytes())]);
-    assert!(error.contains("observation of version 0, this program has"), "{error}");
-    // Whoever writes to the store past the command is met by the agent alone.
-    let (store, dqn) = (ModelStore::open(&bus).await.expect("it is there"), Name::new("dqn").expect("valid"));
+    let error = fail(&system, &["model", "push", "dqn", &file(&system, "broken.dqn", b"PK")]);
+    assert!(error.contains("broken.dqn"), "{error}");
+    let error = fail(&system, &["model", "push", "dqn", &file(&system, "other.dqn", &other.to_bytes())]);
+    assert!(error.contains("other.dqn") && error.contains("version 0"), "{error}");
+    // A version that was written to the store without the command is refused by the agent.
+    let (store, dqn) = (ModelStore::open(&bus).await.expect("the store is there"), Name::new("dqn").expect("valid"));
     for (refusals, bytes) in [(1, b"PK".to_vec()), (2, other.to_bytes())] {
         let version = store.push(&dqn, &bytes, "?").await.expect("operators may write");
-        let error = refused(&system, &["model", "use", &format!("dqn@{version}")]);
-        assert!(error.contains("is not put in use"), "{error}");
+        let error = fail(&system, &["model", "use", &format!("dqn@{version}")]);
+        assert!(error.contains(&format!("dqn@{version}")), "{error}");
         let pointer = store.pointer(&dqn).await.expect("known");
         store.put_in_use(&dqn, version, &pointer).await.expect("operators may write");
         agent_refused(&system, refusals).await;
-        heard.until(&second.fingerprint(), 6, &system).await;
+        recorder.wait_for_actions(&second.fingerprint(), 6, &system).await;
     }
-    let listed: serde_json::Value = serde_json::from_str(&well(&system, &["model", "list", "--json"])).expect("JSON");
-    let versions: Vec<_> =
-        listed.as_array().expect("a list").iter().map(|row| (row["version"].as_u64(), row["in_use"].as_bool())).collect();
-    assert_eq!(versions, [(Some(4), Some(true)), (Some(3), Some(false)), (Some(2), Some(false)), (Some(1), Some(false))]);
+    assert_eq!(list(&system), [(4, true), (3, false), (2, false), (1, false)]);
 
     for back in [3, 2, 1] {
-        assert!(well(&system, &["model", "rollback", "dqn"]).contains(&format!("dqn@{back} is in use again")));
+        assert!(succeed(&system, &["model", "rollback", "dqn"]).contains(&format!("dqn@{back}")));
     }
-    heard.until(&first.fingerprint(), 6, &system).await;
-    assert!(refused(&system, &["model", "rollback", "dqn"]).contains("before dqn@1"));
-    heard.nothing_was_missed(&system).await;
+    recorder.wait_for_actions(&first.fingerprint(), 6, &system).await;
+    assert!(fail(&system, &["model", "rollback", "dqn"]).contains("dqn@1"));
+    recorder.check_all_answered(&system).await;
 
     let pulled = system.state().join("pulled.dqn").display().to_string();
-    well(&system, &["model", "pull", "dqn@2", &pulled]);
+    succeed(&system, &["model", "pull", "dqn@2", &pulled]);
     assert_eq!(std::fs::read(&pulled).expect("written"), second.to_bytes());
-    assert!(refused(&system, &["model", "pull", "dqn", &pulled]).contains("cannot write"));
-    let shown = well(&system, &["model", "show", "dqn"]);
+    assert!(fail(&system, &["model", "pull", "dqn", &pulled]).contains(&pulled), "an existing file is not overwritten");
+    let shown = succeed(&system, &["model", "show", "dqn"]);
     assert!(shown.contains("dqn@1") && shown.contains(&first.fingerprint()), "{shown}");
-    assert!(refused(&system, &["model", "show", "dqn@9"]).contains("dqn@9"));
+    assert!(fail(&system, &["model", "show", "dqn@9"]).contains("dqn@9"));
     assert!(system.stop(), "{}", system.tail());
 }
 

@@ -7,13 +7,14 @@ use qscale_common::contract::{Effect, EventType, GuardRule, Load, Outcome, State
 use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{FunctionSpec, PlatformAddresses};
+use qscale_common::runtime::http;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_tests::process::binary;
 use qscale_tests::{Folder, PATIENCE, Program, System, eventually, eventually_async, nats, system};
 
 const FUNCTIONS: usize = 50;
 
-/// Follows States until every function was given more replicas and then fewer again, and checks every Outcome on the way.
+/// Follows States until every function was scaled up and then down, and checks every Outcome.
 async fn up_and_down(system: &System) {
     let bus = system.bus().await;
     let mut states = bus.subscribe::<State>(subject::all(EventType::State), None).await.expect("operators may listen");
@@ -79,7 +80,7 @@ async fn fifty_functions_follow_a_step_ten_times_as_fast() {
     let mut system = System::up(&arguments);
     up_and_down(&system).await;
 
-    // What speaks to a system does not notice that this one lives faster.
+    // Commands work the same on a system with a faster clock.
     let doctor = system.qscale(&["doctor"]);
     assert!(doctor.status.success(), "{}\n{}", String::from_utf8_lossy(&doctor.stdout), system.tail());
     let watched = system.qscale(&["watch", "--since", "20s", "--kind", "outcome", "--json"]);
@@ -93,7 +94,7 @@ async fn fifty_functions_follow_a_step_ten_times_as_fast() {
     assert_eq!(system::with_argument(&state), [0; 0], "processes are left:\n{}", system.tail());
 }
 
-/// Families and their kinds, and the names of the labels that their samples bear.
+/// Metric families with their types, and the label names of each sample.
 fn metrics(text: &str) -> (BTreeSet<String>, BTreeMap<String, BTreeSet<String>>) {
     let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(ToOwned::to_owned).collect();
     let mut labels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -106,15 +107,7 @@ fn metrics(text: &str) -> (BTreeSet<String>, BTreeMap<String, BTreeSet<String>>)
 }
 
 async fn scrape(address: &str) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
-    let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).await.expect("read");
-    // A chunked body is read as it is: lines of lengths are no metrics.
-    let body = reply.split_once("\r\n\r\n").expect("a head and a body").1;
-    body.lines().filter(|line| line.starts_with('#') || line.contains(' ')).collect::<Vec<_>>().join("\n")
+    http::get(address, "/metrics", PATIENCE).await.expect("a reply").1
 }
 
 fn free_address() -> String {
@@ -139,7 +132,7 @@ async fn the_collector_finds_the_same_names_as_on_the_local_platform() {
         let text = format!("name = \"f\"\nprotocol = \"http\"\n{program}");
         FunctionSpec::parse(&text, Format::Toml).expect("a function file")
     };
-    // The local one starts and never becomes ready, which is enough to be shown.
+    // The local replica starts and never becomes ready, which is enough to appear in the metrics.
     let commands = [(&addresses.api, file("command = [\"sleep\", \"1000\"]")), (&simulated, file("simulated = { load = \"20\" }"))];
     let mut found = Vec::new();
     for (address, spec) in &commands {
@@ -160,7 +153,7 @@ async fn the_collector_finds_the_same_names_as_on_the_local_platform() {
 }
 
 #[test]
-fn real_functions_are_not_hurried() {
+fn options_of_the_other_backend_are_refused() {
     let folder = Folder::new("hurried");
     let refused = |arguments: &[&str]| {
         let mut command = Command::new(binary("qscale"));
@@ -170,9 +163,9 @@ fn real_functions_are_not_hurried() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let text = refused(&["--speed", "10"]);
-    assert!(text.contains("--speed does not go with --backend local: real processes cannot be hurried"), "{text}");
+    assert!(text.contains("--speed") && text.contains("--backend local"), "{text}");
     let text = refused(&["--backend", "sim", "--function", "aes"]);
-    assert!(text.contains("--function does not go with --backend sim") && text.contains("--profile"), "{text}");
+    assert!(text.contains("--function") && text.contains("--backend sim") && text.contains("--profile"), "{text}");
     let text = refused(&["--backend", "sim", "--speed", "5000"]);
-    assert!(text.contains("speed = 5000, must be 1 to 1000"), "{text}");
+    assert!(text.contains("speed = 5000"), "{text}");
 }

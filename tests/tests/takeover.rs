@@ -1,4 +1,4 @@
-//! An agent in another language takes over a function, live, and hands it back.
+//! An agent in another language takes over a running function and hands it back.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! `qscale up` as a newcomer runs it: real servers, real processes, real load.
+//! `qscale up` with real servers, processes and load.
 
 use std::process::Command;
 
@@ -51,10 +51,10 @@ fn two_agents_are_compared_under_the_same_arrivals() {
 }
 
 #[test]
-fn load_that_cannot_be_sent_is_an_error() {
+fn a_load_that_cannot_be_sent_is_an_error() {
     let mut system = System::up(&["--load", "5", "--input", "nosuch=1"]);
     assert!(!eventually("the system to end by itself", || system.ended()), "{}", system.tail());
-    assert!(system.tail().contains("the load generator sent nothing: input `nosuch=1`"), "{}", system.tail());
+    assert!(system.tail().contains("nosuch=1"), "{}", system.tail());
 }
 
 #[test]
@@ -75,5 +75,5 @@ fn a_second_system_in_the_same_folder_is_refused() {
     let second = system.qscale(&["up", "--for", "1s"]);
     assert!(!second.status.success());
     let text = String::from_utf8_lossy(&second.stderr);
-    assert!(text.contains("another `qscale up` runs there"), "{text}");
+    assert!(text.contains(&system.state().display().to_string()), "{text}");
 }

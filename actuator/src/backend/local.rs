@@ -1,16 +1,43 @@
-//! The platform on this machine, over its HTTP API.
+//! The platform on this machine, over its HTTP API. The platform itself checks the fencing token.
 
 use std::time::Duration;
 
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{AllocationRequest, FunctionStatus};
+use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::platform::{PlatformClient, PlatformError};
+use qscale_common::time::Span;
 use qscale_common::units::Allocation;
+use serde::{Deserialize, Serialize};
 
-use super::{Backend, BackendError, Workload};
+use super::{Backend, BackendError, BackendFuture, Workload, WorkloadId};
 
-/// HTTP statuses from here on are the platform's own trouble; below, the request's.
-const SERVER_TROUBLE: u16 = 500;
+/// Lowest HTTP status that blames the platform rather than the request.
+const SERVER_ERROR: u16 = 500;
+
+/// Configuration of the platform on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LocalConfig {
+    /// Address of its API, host and port.
+    pub address: String,
+    /// Timeout of one request, 10 ms to 1 min.
+    pub timeout: Span,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:8701".into(), timeout: Span::seconds(5) }
+    }
+}
+
+impl LocalConfig {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let range = Span::millis(10)..=Span::seconds(60);
+        anyhow::ensure!(range.contains(&self.timeout), "platform.timeout = {}, must be {} to {}", self.timeout, range.start(), range.end());
+        Ok(())
+    }
+}
 
 /// The platform on this machine.
 #[derive(Debug, Clone)]
@@ -20,10 +47,10 @@ pub struct LocalPlatform {
 }
 
 impl LocalPlatform {
-    /// The platform whose API is at `address`, host and port; a request may take `timeout`.
+    /// The platform with its API at `address`, host and port, and a timeout for each request.
     ///
     /// # Errors
-    /// When `address` is no host and port.
+    /// If `address` is not host and port.
     pub fn new(address: &str, timeout: Duration) -> Result<Self, PlatformError> {
         Ok(Self { client: PlatformClient::new(address)?, timeout })
     }
@@ -35,19 +62,40 @@ impl LocalPlatform {
         };
         tokio::time::timeout(self.timeout, request).await.unwrap_or_else(|_| Err(late()))
     }
+
+    async fn set(&self, workload: &FunctionId, allocation: Allocation, lease: u64) -> Result<Workload, BackendError> {
+        let request = AllocationRequest::new(allocation, Some(lease));
+        match self.within(self.client.set_allocation(workload, &request)).await {
+            Ok(reply) => {
+                for warning in reply.warnings {
+                    tracing::info!(%workload, warning, "the platform applied the allocation with a warning");
+                }
+                Ok(reply.function.into())
+            }
+            Err(error @ (PlatformError::Unreachable { .. } | PlatformError::Unexpected { .. })) => {
+                // The request may have succeeded even though its reply was lost.
+                match self.within(self.client.get(workload)).await {
+                    Ok(status) if status.desired == allocation => Ok(status.into()),
+                    Ok(_) | Err(_) => Err(backend_error(error, workload)),
+                }
+            }
+            Err(error) => Err(backend_error(error, workload)),
+        }
+    }
 }
 
 impl From<FunctionStatus> for Workload {
     fn from(status: FunctionStatus) -> Self {
-        Self { id: status.id(), desired: status.desired, vertical: status.vertical }
+        let id = WorkloadId { kind: WorkloadKind::Local, name: status.id() };
+        Self { id, desired: status.desired, vertical: status.vertical }
     }
 }
 
-fn explain(error: PlatformError, workload: &FunctionId) -> BackendError {
+fn backend_error(error: PlatformError, workload: &FunctionId) -> BackendError {
     match error {
         PlatformError::StaleLease(_) => BackendError::StaleLease(error.to_string()),
         PlatformError::NotFound(_) => BackendError::NotFound(workload.clone()),
-        PlatformError::Refused { status, .. } if status < SERVER_TROUBLE => BackendError::Invalid(error.to_string()),
+        PlatformError::Refused { status, .. } if status < SERVER_ERROR => BackendError::Invalid(error.to_string()),
         PlatformError::Address(_)
         | PlatformError::Unreachable { .. }
         | PlatformError::Refused { .. }
@@ -56,30 +104,20 @@ fn explain(error: PlatformError, workload: &FunctionId) -> BackendError {
 }
 
 impl Backend for LocalPlatform {
-    async fn list(&self) -> Result<Vec<Workload>, BackendError> {
-        let listed = self.within(self.client.list()).await;
-        listed
-            .map(|functions| functions.into_iter().map(Workload::from).collect())
-            .map_err(|error| BackendError::Unavailable(error.to_string()))
+    fn kinds(&self) -> &'static [WorkloadKind] {
+        &[WorkloadKind::Local]
     }
 
-    async fn apply(&self, workload: &FunctionId, allocation: Allocation, lease: u64) -> Result<Workload, BackendError> {
-        let request = AllocationRequest::new(allocation, Some(lease));
-        match self.within(self.client.set_allocation(workload, &request)).await {
-            Ok(reply) => {
-                for warning in reply.warnings {
-                    tracing::info!(%workload, warning, "the platform took the allocation with a reservation");
-                }
-                Ok(reply.function.into())
-            }
-            Err(error @ (PlatformError::Unreachable { .. } | PlatformError::Unexpected { .. })) => {
-                // The request may have been carried out though its reply was lost.
-                match self.within(self.client.get(workload)).await {
-                    Ok(status) if status.desired == allocation => Ok(status.into()),
-                    Ok(_) | Err(_) => Err(explain(error, workload)),
-                }
-            }
-            Err(error) => Err(explain(error, workload)),
-        }
+    fn list(&self) -> BackendFuture<'_, Vec<Workload>> {
+        Box::pin(async {
+            let listed = self.within(self.client.list()).await;
+            listed
+                .map(|functions| functions.into_iter().map(Workload::from).collect())
+                .map_err(|error| BackendError::Unavailable(error.to_string()))
+        })
+    }
+
+    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, Workload> {
+        Box::pin(self.set(&workload.name, allocation, lease))
     }
 }

@@ -1,31 +1,31 @@
-//! Whether an Action is considered at all. Owns expiry, ticks and duplicates; must not judge what the Action wants.
+//! Admission of Actions. Owns expiry, ticks and duplicates; must not evaluate the requested allocation.
 
 use qscale_common::contract::{Action, GuardNote, GuardRule, StateId};
 use qscale_common::time::Timestamp;
 
 use super::function::Function;
 
-/// What is done with an Action.
+/// Result of admission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// The guard judges it.
-    Considered {
+    /// The guard evaluates it.
+    Admitted {
         /// Whether the policy names its agent.
         named: bool,
     },
-    /// Its State has not come yet; it may any moment, since the two travel on different ways.
+    /// Its State has not arrived yet; the two take different paths, so it may arrive soon.
     Early,
-    /// It is not considered.
+    /// It is refused.
     Refused(Refusal),
 }
 
-/// Why an Action is not considered.
+/// Reason for refusing an Action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// The rule, where the guard has one for it.
-    pub note: Option<GuardNote>,
-    /// In words for a person.
-    pub reason: String,
+    /// The guard rule, if there is one.
+    pub(super) note: Option<GuardNote>,
+    /// Explanation for people.
+    pub(super) reason: String,
 }
 
 impl Refusal {
@@ -33,42 +33,42 @@ impl Refusal {
         Self { reason: detail.clone(), note: Some(GuardNote { rule, detail }) }
     }
 
-    /// The State that `action` answers never came.
-    pub(super) fn of_unseen(action: &Action) -> Self {
-        Self::new(GuardRule::WrongTick, format!("no State of epoch {} and tick {} was seen", action.epoch.0, action.tick))
+    /// The State that `action` answers never arrived.
+    pub(super) fn state_missing(action: &Action) -> Self {
+        Self::new(GuardRule::WrongTick, format!("State of epoch {}, tick {} did not arrive", action.epoch.0, action.tick))
     }
 }
 
-/// Judges whether `action` counts, and remembers that it was answered where it does.
+/// Decides whether `action` is admitted, and if so marks its State as answered.
 pub(super) fn admit(function: Option<&mut Function>, action: &Action, now: Timestamp) -> Admission {
     let Some((function, policy)) = function.and_then(|function| function.policy.clone().map(|policy| (function, policy))) else {
-        return Admission::Refused(Refusal { note: None, reason: "no ScalingPolicy has this namespace and function".into() });
+        return Admission::Refused(Refusal { note: None, reason: "no ScalingPolicy for this function".into() });
     };
     if now >= action.expires_at_ms {
         let late = now.since(action.expires_at_ms).as_millis();
-        return Admission::Refused(Refusal::new(GuardRule::Expired, format!("void since {}, {late} ms ago", action.expires_at_ms)));
+        return Admission::Refused(Refusal::new(GuardRule::Expired, format!("expired {late} ms ago, at {}", action.expires_at_ms)));
     }
     let state_id = action.state_id();
-    let Some(last) = function.last_moment() else { return Admission::Early };
+    let Some(last) = function.last_state_id() else { return Admission::Early };
     if state_id != last && Some(state_id) != function.previous {
         return misplaced(state_id, last);
     }
     let answered = function.answered_by(&action.agent);
     if answered == Some(last) || answered == Some(state_id) {
-        return Admission::Refused(Refusal::new(GuardRule::WrongTick, format!("tick {} was answered before", action.tick)));
+        return Admission::Refused(Refusal::new(GuardRule::WrongTick, format!("tick {} was already answered", action.tick)));
     }
     function.answer(&action.agent, state_id);
-    Admission::Considered { named: policy.agent == action.agent }
+    Admission::Admitted { named: policy.agent == action.agent }
 }
 
-/// An Action for another moment than the last two.
+/// Admission of an Action for a State other than the last two.
 fn misplaced(state_id: StateId, last: StateId) -> Admission {
     let next = state_id.epoch > last.epoch || (state_id.epoch == last.epoch && state_id.tick == last.tick.next());
     if next {
         return Admission::Early;
     }
     let detail = if state_id.epoch == last.epoch && state_id.tick > last.tick {
-        format!("answers tick {}, which is not yet: the last is {}", state_id.tick, last.tick)
+        format!("answers tick {} in the future, the last is {}", state_id.tick, last.tick)
     } else if state_id.epoch == last.epoch {
         format!("answers tick {}, the last is {}", state_id.tick, last.tick)
     } else {

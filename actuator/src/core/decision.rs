@@ -1,4 +1,4 @@
-//! One decision, whoever made it, and the Outcomes that tell of it.
+//! A decision of an agent, the fallback or an operator, and its Outcome.
 
 use qscale_common::contract::{Action, DecisionSource, Effect, Epoch, GuardNote, Outcome, Provenance, StateId, TraceParent, Version};
 use qscale_common::guard::DecisionKind;
@@ -8,37 +8,37 @@ use qscale_common::units::Allocation;
 
 use super::admission::Refusal;
 use super::function::Function;
-use crate::fallback::Advice;
+use crate::fallback::FallbackDecision;
 
-/// What somebody wants a function to have.
+/// A requested allocation of a function.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Decision {
-    /// Who decided.
-    pub source: DecisionSource,
+pub(super) struct Decision {
+    /// Kind of decider.
+    pub(super) source: DecisionSource,
     /// Name of the agent or rule.
-    pub agent: Name,
+    pub(super) agent: Name,
     /// Policy, model and fallback that decided.
-    pub provenance: Provenance,
-    /// The State that it answers.
-    pub state_id: StateId,
-    /// What is wanted.
-    pub wanted: Allocation,
-    /// Why.
-    pub reason: String,
-    /// How the guard is to judge it.
-    pub kind: DecisionKind,
-    /// When it is void; never, where the actuator itself decided.
-    pub expires: Option<Timestamp>,
-    /// When it was taken in.
-    pub at: Timestamp,
-    /// The trace that it belongs to.
-    pub trace: Option<TraceParent>,
-    /// Whether an Outcome tells of it also where nothing was done.
-    pub announced: bool,
+    pub(super) provenance: Provenance,
+    /// Identity of the State that it answers.
+    pub(super) state_id: StateId,
+    /// Requested allocation.
+    pub(super) wanted: Allocation,
+    /// Reason, for people.
+    pub(super) reason: String,
+    /// How the guard treats it.
+    pub(super) kind: DecisionKind,
+    /// Time at which it expires; never if the actuator itself decided.
+    pub(super) expires: Option<Timestamp>,
+    /// Time of arrival.
+    pub(super) at: Timestamp,
+    /// Trace that it belongs to.
+    pub(super) trace: Option<TraceParent>,
+    /// Whether an Outcome is published even if nothing was changed.
+    pub(super) always_reported: bool,
 }
 
 impl Decision {
-    /// What an Action asks for, by the agent that the policy names or by another.
+    /// The decision of an Action, by the policy's agent (`named`) or by another one.
     pub(super) fn of_action(action: Action, named: bool, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {
             source: if named { DecisionSource::Agent } else { DecisionSource::Shadow },
@@ -51,45 +51,45 @@ impl Decision {
             expires: Some(action.expires_at_ms),
             at: now,
             trace,
-            announced: true,
+            always_reported: true,
         }
     }
 
-    /// What the fallback advises on the State of `state_id`.
-    pub(super) fn of_fallback(advice: Advice, state_id: StateId, trace: Option<TraceParent>, now: Timestamp) -> Self {
+    /// The fallback's decision on the State of `state_id`.
+    pub(super) fn of_fallback(decision: FallbackDecision, state_id: StateId, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {
             source: DecisionSource::Fallback,
-            agent: name(advice.rule),
-            provenance: advice.provenance,
+            agent: name(decision.rule),
+            provenance: decision.provenance,
             state_id,
-            wanted: advice.wanted,
-            reason: advice.reason,
+            wanted: decision.wanted,
+            reason: decision.reason,
             kind: DecisionKind::Named,
             expires: None,
             at: now,
             trace,
-            announced: true,
+            always_reported: true,
         }
     }
 
-    /// What follows from something that a person did: a restore, new bounds.
+    /// A decision that follows from an operator's request: a restore, new bounds.
     pub(super) fn of_operator(rule: &'static str, wanted: Allocation, reason: String, function: &Function, now: Timestamp) -> Self {
         Self {
             source: DecisionSource::Operator,
             agent: name(rule),
             provenance: Provenance::default(),
-            state_id: function.last_moment().unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
+            state_id: function.last_state_id().unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
             wanted,
             reason,
             kind: DecisionKind::Repair,
             expires: None,
             at: now,
             trace: None,
-            announced: false,
+            always_reported: false,
         }
     }
 
-    /// Whether a person asked for exactly this, whatever the guard thinks of it.
+    /// Whether this is a restore, which bypasses the guard.
     pub(super) fn is_restore(&self) -> bool {
         self.source == DecisionSource::Operator && self.agent.as_str() == RESTORE
     }
@@ -127,7 +127,7 @@ fn name(rule: &'static str) -> Name {
     Name::new(rule).expect("rules are named by DNS labels")
 }
 
-/// The Outcome of an Action that was not considered.
+/// The Outcome of an Action that was not admitted.
 pub(super) fn refused(action: &Action, function: Option<&Function>, why: Refusal, actuator: &str, now: Timestamp) -> Outcome {
     let id = FunctionId::new(action.namespace.clone(), action.function.clone());
     let named = function.and_then(|function| function.policy.as_ref()).is_some_and(|policy| policy.agent == action.agent);

@@ -1,4 +1,4 @@
-//! What is known of one function. Owns remembering; must not decide.
+//! The state of one function. Owns what is remembered; must not decide.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,120 +11,120 @@ use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 
 use super::decision::Decision;
-use crate::backend::Workload;
+use crate::backend::{Workload, WorkloadId};
 use crate::store::{self, Record};
 
-/// Agents of one function whose answers are remembered. More than anyone compares at once; beyond it the one that was silent longest is forgotten.
+/// Agents per function whose last answers are remembered; beyond it the agent that answered longest ago is forgotten.
 const AGENTS: usize = 64;
-/// Actions of one function that wait for their State, one an agent.
+/// Actions per function that wait for their State, one per agent.
 const EARLY: usize = 8;
-/// How long an Action waits for its State.
+/// Time that an Action waits for its State.
 const EARLY_WAIT: Duration = Duration::from_secs(1);
 
 /// One function.
 #[derive(Debug)]
 pub(super) struct Function {
-    pub policy: Option<Arc<ScalingPolicy>>,
-    pub frozen: bool,
-    /// The last request to restore this function alone.
-    pub restore: Option<Timestamp>,
-    pub state: Option<Box<State>>,
-    pub trace: Option<TraceParent>,
-    /// When the last State came.
+    pub(super) policy: Option<Arc<ScalingPolicy>>,
+    pub(super) frozen: bool,
+    /// Last request to restore this function alone.
+    pub(super) restore: Option<Timestamp>,
+    pub(super) state: Option<Box<State>>,
+    pub(super) trace: Option<TraceParent>,
+    /// Arrival time of the last State.
     seen_at: Timestamp,
-    /// The State before the last.
-    pub previous: Option<StateId>,
-    pub silence: Silence,
-    pub presence: Presence,
-    /// What the platform was last known to be told, and when that was known.
-    told: Option<(Allocation, Timestamp)>,
-    /// The decision that was applied last, with what the guard made of it.
-    pub goal: Option<(Decision, Allocation)>,
-    pub budget: Budget,
-    pub budget_dirty: bool,
+    /// Identity of the State before the last.
+    pub(super) previous: Option<StateId>,
+    pub(super) silence: Silence,
+    pub(super) presence: Presence,
+    /// Allocation last known to be set on the platform, and when that was known.
+    applied: Option<(Allocation, Timestamp)>,
+    /// Decision applied last, and the allocation that the platform confirmed.
+    pub(super) goal: Option<(Decision, Allocation)>,
+    pub(super) budget: Budget,
+    pub(super) budget_dirty: bool,
     budget_stored: Timestamp,
-    pub original: Original,
-    /// The last request to restore that was carried out.
-    pub restored: Timestamp,
-    pub restored_stored: bool,
-    pub work: Work,
-    /// The newest decision that came while an attempt was under way.
-    pub next: Option<Decision>,
+    pub(super) baseline: BaselineState,
+    /// Last restore request that was executed.
+    pub(super) restored: Timestamp,
+    pub(super) restored_stored: bool,
+    pub(super) work: Work,
+    /// Newest decision that arrived while a request was in flight.
+    pub(super) next: Option<Decision>,
     answered: Vec<(Name, StateId)>,
     early: Vec<Early>,
 }
 
-/// How long the named agent has been silent.
+/// Silence of the policy's agent.
 #[derive(Debug, Clone)]
 pub(super) struct Silence {
-    /// States since it was last heard.
-    pub unanswered: u32,
-    /// When it was last heard, or began to be listened to.
-    pub heard: Timestamp,
-    /// The last State that it or the fallback decided on: no State is decided on twice, or one burst would be answered for ever.
-    pub decided: Option<StateId>,
-    /// Whether the fallback acts at present.
-    pub standing_in: bool,
+    /// States since its last Action.
+    pub(super) unanswered: u32,
+    /// Time of its last Action, or of the first one possible.
+    pub(super) heard: Timestamp,
+    /// Last State that the agent or the fallback decided on. No State is decided on twice, or the fallback would respond to one burst forever.
+    pub(super) decided: Option<StateId>,
+    /// Whether the fallback currently decides.
+    pub(super) fallback_active: bool,
 }
 
 /// Whether the platform has the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Presence {
-    /// Nobody asked yet.
+    /// Not asked yet.
     Unknown,
-    /// It has.
+    /// The platform has it.
     Present {
         /// Whether its CPU and memory can be changed.
         vertical: bool,
     },
-    /// It has not.
+    /// The platform does not have it.
     Missing,
 }
 
-/// What is known of the allocation before Qscale first acted.
+/// What is known of the allocation before the first change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Original {
-    /// None is stored.
+pub(super) enum BaselineState {
+    /// Not stored.
     None,
-    /// One is being stored.
+    /// Being stored.
     Storing,
-    /// It is stored.
-    Stored(store::Original),
+    /// Stored.
+    Stored(store::Baseline),
 }
 
-/// What is being done.
+/// Progress of a change.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// Nothing.
+    /// None.
     Idle,
-    /// An attempt waits until the allocation before Qscale acted is stored.
-    Preparing(Job),
-    /// An attempt is under way.
-    Flying {
-        /// What is attempted.
-        job: Job,
-        /// Number of the attempt.
+    /// The change waits until the baseline is stored.
+    Preparing(PendingChange),
+    /// A request to the platform is in flight.
+    InFlight {
+        /// The change.
+        job: PendingChange,
+        /// Number of the request.
         number: u64,
     },
-    /// The platform did not take it; it is tried again then.
+    /// The platform did not apply it; it is retried.
     Waiting {
-        /// What is attempted.
-        job: Job,
-        /// When.
+        /// The change.
+        job: PendingChange,
+        /// Time of the retry.
         at: Timestamp,
     },
 }
 
 /// A decision on its way to the platform.
 #[derive(Debug, Clone)]
-pub(super) struct Job {
-    pub decision: Decision,
-    pub allocation: Allocation,
-    pub before: Option<Allocation>,
-    pub notes: Vec<GuardNote>,
-    /// What the budget is charged with once it is applied.
-    pub charge: Option<Direction>,
-    pub attempts: u32,
+pub(super) struct PendingChange {
+    pub(super) decision: Decision,
+    pub(super) allocation: Allocation,
+    pub(super) before: Option<Allocation>,
+    pub(super) notes: Vec<GuardNote>,
+    /// Direction that the budget is charged for once it is applied.
+    pub(super) charge: Option<Direction>,
+    pub(super) attempts: u32,
 }
 
 #[derive(Debug)]
@@ -135,7 +135,7 @@ struct Early {
 }
 
 impl Function {
-    pub fn new(now: Timestamp) -> Self {
+    pub(super) fn new(now: Timestamp) -> Self {
         Self {
             policy: None,
             frozen: false,
@@ -146,12 +146,12 @@ impl Function {
             previous: None,
             silence: Silence::new(now),
             presence: Presence::Unknown,
-            told: None,
+            applied: None,
             goal: None,
             budget: Budget::default(),
             budget_dirty: false,
             budget_stored: Timestamp(0),
-            original: Original::None,
+            baseline: BaselineState::None,
             restored: Timestamp(0),
             restored_stored: true,
             work: Work::Idle,
@@ -161,13 +161,13 @@ impl Function {
         }
     }
 
-    /// Whether anything speaks for keeping it: a policy, or something to restore.
-    pub fn is_of_use(&self) -> bool {
-        self.policy.is_some() || self.original != Original::None
+    /// Whether it must be kept: it has a policy, or something to restore.
+    pub(super) fn is_needed(&self) -> bool {
+        self.policy.is_some() || self.baseline != BaselineState::None
     }
 
-    /// Takes in a policy; says whether it names a workload of which nothing is known yet.
-    pub fn set_policy(&mut self, policy: Arc<ScalingPolicy>, now: Timestamp) -> bool {
+    /// Sets the policy; returns whether nothing is known of its workload yet.
+    pub(super) fn set_policy(&mut self, policy: Arc<ScalingPolicy>, now: Timestamp) -> bool {
         let before = self.policy.replace(policy);
         let (before, after) = (before.as_deref(), self.policy.as_deref());
         if before.map(|policy| &policy.agent) != after.map(|policy| &policy.agent) {
@@ -176,23 +176,23 @@ impl Function {
         if before.map(|policy| (policy.workload_name(), policy.workload.kind))
             != after.map(|policy| (policy.workload_name(), policy.workload.kind))
         {
-            (self.presence, self.told, self.goal) = (Presence::Unknown, None, None);
+            (self.presence, self.applied, self.goal) = (Presence::Unknown, None, None);
         }
-        // What waits is judged anew under the new policy.
+        // A change that waits is evaluated again under the new policy.
         if let Work::Waiting { at, .. } = &mut self.work {
             *at = now;
         }
         self.presence == Presence::Unknown
     }
 
-    pub fn drop_policy(&mut self) {
-        let Self { original, restored, restored_stored, frozen, restore, budget, .. } = std::mem::replace(self, Self::new(Timestamp(0)));
-        *self = Self { original, restored, restored_stored, frozen, restore, budget, ..Self::new(Timestamp(0)) };
+    pub(super) fn drop_policy(&mut self) {
+        let Self { baseline, restored, restored_stored, frozen, restore, budget, .. } = std::mem::replace(self, Self::new(Timestamp(0)));
+        *self = Self { baseline, restored, restored_stored, frozen, restore, budget, ..Self::new(Timestamp(0)) };
     }
 
-    /// Takes in a State; says whether it is new.
-    pub fn see(&mut self, state: State, trace: Option<TraceParent>, now: Timestamp) -> bool {
-        let (state_id, last) = (state.state_id(), self.last_moment());
+    /// Processes a State; returns whether it is new.
+    pub(super) fn on_state(&mut self, state: State, trace: Option<TraceParent>, now: Timestamp) -> bool {
+        let (state_id, last) = (state.state_id(), self.last_state_id());
         if last.is_some_and(|last| last.epoch == state_id.epoch && last.tick >= state_id.tick) {
             return false;
         }
@@ -203,110 +203,115 @@ impl Function {
         true
     }
 
-    pub fn last_moment(&self) -> Option<StateId> {
+    pub(super) fn last_state_id(&self) -> Option<StateId> {
         self.state.as_ref().map(|state| state.state_id())
     }
 
-    /// The named agent has spoken.
-    pub fn hear(&mut self, id: &FunctionId, now: Timestamp) {
-        if self.silence.standing_in {
-            tracing::info!(function = %id, "the agent is back");
+    /// Processes the arrival of an Action from the policy's agent.
+    pub(super) fn on_action(&mut self, id: &FunctionId, now: Timestamp) {
+        if self.silence.fallback_active {
+            tracing::info!(function = %id, "agent is back; the fallback stops");
         }
-        self.silence = Silence { decided: self.last_moment(), ..Silence::new(now) };
+        self.silence = Silence { decided: self.last_state_id(), ..Silence::new(now) };
     }
 
-    /// What the platform was last told, as far as is known: from the platform itself, or from a State that was observed later.
-    pub fn current(&self) -> Option<Allocation> {
+    /// Current allocation as far as known: from the platform itself, or from a State that was observed later.
+    pub(super) fn current(&self) -> Option<Allocation> {
         let state = self.state.as_deref();
         let seen = state.and_then(|state| {
             let age = Duration::from_millis(state.age.replicas_ms.unwrap_or(0));
             let replicas = state.replicas.map(|counts| counts.desired).or(state.allocation.map(|allocation| allocation.replicas))?;
             Some((replicas, state.allocation, state.observed_at_ms.minus(age)))
         });
-        match (self.told, seen) {
-            // The platform itself may start a function from zero. Limits that replicas are still moving to are not seen in a State, so what was told stays.
-            (Some((told, at)), Some((replicas, _, seen_at))) if seen_at > at => Some(Allocation { replicas, ..told }),
-            (Some((told, _)), _) => Some(told),
+        match (self.applied, seen) {
+            // The platform itself may start a function from zero. A State does not show limits that are still being applied, so the applied ones count.
+            (Some((applied, at)), Some((replicas, _, seen_at))) if seen_at > at => Some(Allocation { replicas, ..applied }),
+            (Some((applied, _)), _) => Some(applied),
             (None, Some((replicas, Some(allocation), _))) => Some(Allocation { replicas, ..allocation }),
             (None, _) => None,
         }
     }
 
-    /// What the platform itself last said that it was told.
-    pub fn told_allocation(&self) -> Option<Allocation> {
-        self.told.map(|(allocation, _)| allocation)
+    /// Allocation that the platform itself last reported.
+    pub(super) fn applied_allocation(&self) -> Option<Allocation> {
+        self.applied.map(|(allocation, _)| allocation)
     }
 
-    /// Whether the named agent has left so many States unanswered, or the last one for so long, that the fallback is to act.
-    pub fn is_silent(&self, now: Timestamp) -> bool {
+    /// Whether the policy's agent has left more than `after_ticks` States unanswered, or the last one for that time.
+    pub(super) fn is_silent(&self, now: Timestamp) -> bool {
         let Some(policy) = &self.policy else { return false };
-        let patience = policy.fallback.after_ticks.get();
+        let after_ticks = policy.fallback.after_ticks.get();
         let quiet_since = self.silence.heard.max(self.seen_at);
-        // Where the bus is gone no State comes that could be counted; then time is.
-        let waited = now.since(quiet_since) > policy.tick.duration().saturating_mul(patience.saturating_add(1));
-        self.silence.unanswered > patience || waited
+        // Without the bus no States arrive that could be counted; then time counts.
+        let waited = now.since(quiet_since) > policy.tick.duration().saturating_mul(after_ticks.saturating_add(1));
+        self.silence.unanswered > after_ticks || waited
     }
 
-    /// Whether CPU and memory can be changed; taken to be so until the platform says otherwise.
-    pub fn vertical(&self) -> bool {
+    /// Whether CPU and memory can be changed; assumed until the platform says otherwise.
+    pub(super) fn vertical(&self) -> bool {
         !matches!(self.presence, Presence::Present { vertical: false })
     }
 
-    pub fn told(&mut self, allocation: Allocation, vertical: bool, now: Timestamp) {
-        self.told = Some((allocation, now));
+    /// Sets the allocation that the platform has.
+    pub(super) fn set_applied(&mut self, allocation: Allocation, vertical: bool, now: Timestamp) {
+        self.applied = Some((allocation, now));
         self.presence = Presence::Present { vertical };
     }
 
-    /// Takes in what the platform, asked at `asked`, said of the workload.
-    pub fn observe(&mut self, id: &FunctionId, workload: Option<&Workload>, asked: Timestamp) {
+    /// Processes the platform's report on the workload, requested at `asked`.
+    pub(super) fn observe(&mut self, id: &FunctionId, workload: Option<&Workload>, asked: Timestamp) {
         match workload {
             None => {
                 if self.presence != Presence::Missing && self.policy.is_some() {
-                    tracing::warn!(function = %id, "the platform has no such workload");
+                    tracing::warn!(function = %id, "the platform does not have the workload");
                 }
-                (self.presence, self.told) = (Presence::Missing, None);
+                (self.presence, self.applied) = (Presence::Missing, None);
             }
-            // An answer to a question asked before the last write may be older than the write.
-            Some(_) if self.told.is_some_and(|(_, at)| at >= asked) || matches!(self.work, Work::Flying { .. }) => {}
+            // A report requested before the last write may be older than the write.
+            Some(_) if self.applied.is_some_and(|(_, at)| at >= asked) || matches!(self.work, Work::InFlight { .. }) => {}
             Some(workload) => {
                 if self.presence == Presence::Missing {
                     tracing::info!(function = %id, "the platform has the workload now");
                 }
-                self.told(workload.desired, workload.vertical, asked);
+                self.set_applied(workload.desired, workload.vertical, asked);
             }
         }
     }
 
-    /// Namespace and name of the workload; `None` where nothing names it.
-    pub fn workload(&self, id: &FunctionId) -> Option<FunctionId> {
-        match (&self.policy, &self.original) {
-            (Some(policy), _) => Some(FunctionId::new(id.namespace.clone(), policy.workload_name().clone())),
-            (None, Original::Stored(original)) => Some(original.workload.clone()),
-            (None, Original::None | Original::Storing) => None,
+    /// Identity of the workload; `None` if neither a policy nor a stored allocation names it.
+    pub(super) fn workload(&self, id: &FunctionId) -> Option<WorkloadId> {
+        match (&self.policy, &self.baseline) {
+            (Some(policy), _) => {
+                let name = FunctionId::new(id.namespace.clone(), policy.workload_name().clone());
+                Some(WorkloadId { kind: policy.workload.kind, name })
+            }
+            (None, BaselineState::Stored(baseline)) => Some(WorkloadId { kind: baseline.kind, name: baseline.workload.clone() }),
+            (None, BaselineState::None | BaselineState::Storing) => None,
         }
     }
 
-    /// What an operator froze of this function.
-    pub fn frozen(&self, all: bool) -> Option<Frozen> {
+    /// The freeze that applies to this function.
+    pub(super) fn frozen(&self, all: bool) -> Option<Frozen> {
         if all { Some(Frozen::All) } else { self.frozen.then_some(Frozen::Function) }
     }
 
-    /// Whether decisions are applied at present.
-    pub fn acted_on(&self, frozen_all: bool) -> bool {
+    /// Whether decisions are currently applied.
+    pub(super) fn is_active(&self, frozen_all: bool) -> bool {
         self.frozen(frozen_all).is_none() && self.policy.as_ref().is_some_and(|policy| policy.mode == Mode::Active && !policy.paused)
     }
 
-    /// Takes in what was stored. A leader's own budget is newer than what it stored.
-    pub fn remember(&mut self, record: &Record, leading: bool) {
+    /// Sets a stored record. A leader's own budget is newer than the stored one.
+    pub(super) fn remember(&mut self, record: &Record, leading: bool) {
         match record {
-            Record::Original(original) => self.original = Original::Stored(original.clone()),
+            Record::Baseline(baseline) if matches!(&self.baseline, BaselineState::Stored(stored) if stored == baseline) => {}
+            Record::Baseline(baseline) => self.baseline = BaselineState::Stored(baseline.clone()),
             Record::Budget(budget) if !leading => self.budget = budget.clone(),
             Record::Budget(_) => {}
             Record::Restored(request) => self.restored = self.restored.max(*request),
         }
     }
 
-    pub fn budget_to_store(&mut self, at_most_every: Duration, now: Timestamp) -> Option<Budget> {
+    pub(super) fn budget_to_store(&mut self, at_most_every: Duration, now: Timestamp) -> Option<Budget> {
         if !self.budget_dirty || now.since(self.budget_stored) < at_most_every {
             return None;
         }
@@ -314,18 +319,18 @@ impl Function {
         Some(self.budget.clone())
     }
 
-    /// Another leads now: what is under way here is no longer of concern, and what is in force may change unseen.
-    pub fn forget_work(&mut self) {
-        (self.work, self.next, self.goal, self.told) = (Work::Idle, None, None, None);
+    /// Drops requests and goals when the lead changes: the allocation may change without notice.
+    pub(super) fn clear_work(&mut self) {
+        (self.work, self.next, self.goal, self.applied) = (Work::Idle, None, None, None);
     }
 
-    /// The moment that `agent` answered last.
-    pub fn answered_by(&self, agent: &Name) -> Option<StateId> {
+    /// Last State that `agent` answered.
+    pub(super) fn answered_by(&self, agent: &Name) -> Option<StateId> {
         self.answered.iter().find(|(name, _)| name == agent).map(|(_, state_id)| *state_id)
     }
 
-    pub fn answer(&mut self, agent: &Name, state_id: StateId) {
-        // The list is ordered by who answered last, so that the first is the one to forget.
+    pub(super) fn answer(&mut self, agent: &Name, state_id: StateId) {
+        // Ordered by the time of the last answer, so that the first agent is the one to forget.
         self.answered.retain(|(name, _)| name != agent);
         if self.answered.len() >= AGENTS {
             self.answered.remove(0);
@@ -333,39 +338,44 @@ impl Function {
         self.answered.push((agent.clone(), state_id));
     }
 
-    /// Keeps an Action until its State comes; returns the one that has to go for it, if any has.
-    pub fn wait_for_state(&mut self, action: Action, trace: Option<TraceParent>, now: Timestamp) -> Option<(Action, Option<TraceParent>)> {
+    /// Keeps an Action until its State arrives; returns the Action that is dropped for it, if any.
+    pub(super) fn wait_for_state(
+        &mut self,
+        action: Action,
+        trace: Option<TraceParent>,
+        now: Timestamp,
+    ) -> Option<(Action, Option<TraceParent>)> {
         let crowded = self.early.iter().position(|early| early.action.agent == action.agent).or((self.early.len() >= EARLY).then_some(0));
         let gone = crowded.map(|index| self.early.remove(index)).map(|early| (early.action, early.trace));
         self.early.push(Early { action, trace, since: now });
         gone
     }
 
-    /// The Actions that waited for the State that came last.
-    pub fn early_for_present(&mut self) -> Vec<(Action, Option<TraceParent>)> {
-        let present = self.last_moment();
+    /// Takes the Actions that waited for the last State.
+    pub(super) fn take_early_for_current(&mut self) -> Vec<(Action, Option<TraceParent>)> {
+        let present = self.last_state_id();
         let (come, waiting) =
             std::mem::take(&mut self.early).into_iter().partition(|early: &Early| Some(early.action.state_id()) == present);
         self.early = waiting;
         Vec::into_iter(come).map(|early| (early.action, early.trace)).collect()
     }
 
-    /// The Actions whose State does not come.
-    pub fn early_overdue(&mut self, now: Timestamp) -> Vec<(Action, Option<TraceParent>)> {
+    /// Takes the Actions whose State did not arrive in time.
+    pub(super) fn take_expired_early(&mut self, now: Timestamp) -> Vec<(Action, Option<TraceParent>)> {
         let overdue = |early: &Early| now.since(early.since) >= EARLY_WAIT || now < early.since;
         let (overdue, waiting) = std::mem::take(&mut self.early).into_iter().partition(overdue);
         self.early = waiting;
         Vec::into_iter(overdue).map(|early| (early.action, early.trace)).collect()
     }
 
-    /// Whether anything here waits for a time.
-    pub fn waits(&self) -> bool {
+    /// Whether anything waits for a point in time.
+    pub(super) fn has_timer(&self) -> bool {
         !self.early.is_empty() || matches!(self.work, Work::Waiting { .. })
     }
 }
 
 impl Silence {
     fn new(now: Timestamp) -> Self {
-        Self { unanswered: 0, heard: now, decided: None, standing_in: false }
+        Self { unanswered: 0, heard: now, decided: None, fallback_active: false }
     }
 }

@@ -1,8 +1,8 @@
-//! The core, fed with values; a map stands for the platform and the clock is a number.
+//! The core, fed with values. The platform is a map and the clock a number.
 
+mod actions;
 mod any_sequence;
-mod deciding;
-mod standing_in;
+mod autonomous;
 
 use std::num::NonZeroU32;
 
@@ -19,7 +19,7 @@ const START: Timestamp = Timestamp(1_800_000_000_000);
 const TICK_MS: u64 = 5_000;
 const FUNCTION: &str = "fib";
 
-/// A core, the platform that it acts on, and all that it published.
+/// A core, its platform, and everything that it published.
 struct Rig {
     core: Core,
     now: Timestamp,
@@ -29,9 +29,9 @@ struct Rig {
     platform: Platform,
     records: Entries,
     outcomes: Vec<Outcome>,
-    orders: Vec<Order>,
-    /// Orders that the platform has not answered, where it is told to wait.
-    pending: Vec<Order>,
+    orders: Vec<ApplyRequest>,
+    /// Requests that the platform has not answered yet, if it delays answers.
+    pending: Vec<ApplyRequest>,
     stepped_down: bool,
 }
 
@@ -46,24 +46,35 @@ fn id() -> FunctionId {
     FUNCTION.parse().expect("a name")
 }
 
+fn workload_id(name: &FunctionId) -> WorkloadId {
+    WorkloadId { kind: WorkloadKind::Local, name: name.clone() }
+}
+
 fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
 }
 
 fn settings() -> Settings {
-    Settings { actuator: "a".into(), retry_at_most: Duration::from_secs(10), store_every: Duration::from_secs(10), seed: 7 }
+    Settings {
+        actuator: "a".into(),
+        max_retry_delay: Duration::from_secs(10),
+        flush_interval: Duration::from_secs(10),
+        reconcile: Duration::from_secs(3600),
+        kinds: vec![WorkloadKind::Local],
+        seed: 7,
+    }
 }
 
 impl Rig {
-    /// A core that leads, with one function of four replicas under an active policy that obeys `agent`.
+    /// A leading core with one function of four replicas, whose active policy names `agent`.
     fn new() -> Self {
         let mut rig = Self::following();
-        rig.core.lead(Lead::Leading(1), rig.now);
+        rig.core.set_lead(Lead::Leading(1), rig.now);
         rig.settle();
         rig
     }
 
-    /// As [`Rig::new`], while another leads.
+    /// Like [`Rig::new`], while another actuator leads.
     fn following() -> Self {
         let mut policy = ScalingPolicy::new(id());
         policy.mode = Mode::Active;
@@ -88,39 +99,39 @@ impl Rig {
             stepped_down: false,
         };
         rig.apply_policy();
-        rig.core.controls(&rig.controls, rig.now);
-        rig.core.records(&rig.records, rig.now);
+        rig.core.set_controls(&rig.controls, rig.now);
+        rig.core.set_records(&rig.records, rig.now);
         rig.settle();
         rig
     }
 
     fn apply_policy(&mut self) {
         let policies = BTreeMap::from([(id().tokens(), Arc::new(self.policy.clone()))]);
-        self.core.policies(&policies, self.now);
+        self.core.set_policies(&policies, self.now);
         self.settle();
     }
 
     fn control(&mut self, key: &str, frozen: bool, restore: Option<Timestamp>) {
         let control = Control { version: Version::CURRENT, frozen, restore, by: String::new(), reason: String::new(), at_ms: self.now };
         self.controls.insert(key.into(), Arc::new(control));
-        self.core.controls(&self.controls, self.now);
+        self.core.set_controls(&self.controls, self.now);
         self.settle();
     }
 
-    /// Carries out commands until there are none.
+    /// Executes commands until there are none.
     fn settle(&mut self) {
         loop {
-            let commands = self.core.take();
+            let commands = self.core.take_commands();
             if commands.is_empty() {
                 return;
             }
             for command in commands {
-                self.carry_out(command);
+                self.execute(command);
             }
         }
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn execute(&mut self, command: Command) {
         match command {
             Command::Publish(outcome, _) => self.outcomes.push(*outcome),
             Command::StepDown => self.stepped_down = true,
@@ -128,11 +139,11 @@ impl Rig {
             Command::Store(function, record) => {
                 let key = record.key(&function);
                 let stored = match self.records.get(&key) {
-                    Some(older) if matches!(record, Record::Original(_)) => older.1.clone(),
+                    Some(older) if matches!(record, Record::Baseline(_)) => older.1.clone(),
                     _ => record.clone(),
                 };
                 self.records.insert(key, Arc::new((function.clone(), stored.clone())));
-                self.core.stored(&function, record, Some(stored), self.now);
+                self.core.on_stored(&function, record, Some(stored), self.now);
             }
             Command::Apply(order) => {
                 self.orders.push(order.clone());
@@ -141,9 +152,9 @@ impl Rig {
         }
     }
 
-    fn answer(&mut self, order: &Order) {
+    fn answer(&mut self, order: &ApplyRequest) {
         let result = self.platform.apply(order);
-        self.core.applied(&order.function, order.number, result, self.now);
+        self.core.on_applied(&order.function, order.number, result, self.now);
     }
 
     fn answer_pending(&mut self) {
@@ -160,10 +171,12 @@ impl Rig {
                 .platform
                 .workloads
                 .iter()
-                .map(|(id, desired)| Workload { id: id.clone(), desired: *desired, vertical: true })
+                .map(|(id, desired)| Workload { id: workload_id(id), desired: *desired, vertical: true })
                 .collect();
-            self.core.listed(&workloads, self.now, self.now);
+            self.core.on_listed(&workloads, self.now, self.now);
             self.settle();
+        } else {
+            self.core.on_list_failed(self.now);
         }
     }
 
@@ -176,7 +189,7 @@ impl Rig {
         }
     }
 
-    /// The next State, of a function whose replicas use half of their CPU.
+    /// Sends the next State; the replicas use half of their CPU.
     fn state(&mut self) -> StateId {
         self.state_using(250.0)
     }
@@ -186,7 +199,7 @@ impl Rig {
         self.tick += 1;
         let state = self.make_state(cpu);
         let state_id = state.state_id();
-        self.core.state(state, None, self.now);
+        self.core.on_state(state, None, self.now);
         self.settle();
         state_id
     }
@@ -226,11 +239,11 @@ impl Rig {
 
     fn action(&mut self, agent: &str, state_id: StateId, replicas: u32) {
         let action = self.make_action(agent, state_id, replicas);
-        self.core.action(action, None, self.now);
+        self.core.on_action(action, None, self.now);
         self.settle();
     }
 
-    /// A State and the named agent's answer.
+    /// Sends a State and the agent's answer.
     fn tick_wanting(&mut self, replicas: u32) {
         let state_id = self.state();
         self.action("agent", state_id, replicas);
@@ -254,15 +267,17 @@ impl Rig {
 }
 
 impl Platform {
-    fn apply(&mut self, order: &Order) -> Result<Workload, BackendError> {
+    fn apply(&mut self, order: &ApplyRequest) -> Result<Workload, BackendError> {
         if !self.reachable {
-            return Err(BackendError::Unavailable("nobody answers".into()));
+            return Err(BackendError::Unavailable("no answer".into()));
         }
         if order.lease < self.highest_lease {
             return Err(BackendError::StaleLease(format!("{} is older than {}", order.lease, self.highest_lease)));
         }
         self.highest_lease = order.lease;
-        let Some(workload) = self.workloads.get_mut(&order.workload) else { return Err(BackendError::NotFound(order.workload.clone())) };
+        let Some(workload) = self.workloads.get_mut(&order.workload.name) else {
+            return Err(BackendError::NotFound(order.workload.name.clone()));
+        };
         *workload = order.allocation;
         Ok(Workload { id: order.workload.clone(), desired: order.allocation, vertical: true })
     }

@@ -1,4 +1,4 @@
-//! A platform that runs nothing: it keeps what it is told and refuses older leases, as the real one does, and can be switched off.
+//! A stub of the local platform's API: it keeps allocations, refuses older leases and can be switched off.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use qscale_common::platform::{ActualAllocation, AllocationReply, AllocationReque
 use qscale_common::units::{Allocation, Replicas};
 use tokio::task::JoinHandle;
 
-/// The platform. Clones share what it keeps.
+/// The platform. Clones share its state.
 #[derive(Clone)]
 pub struct StubPlatform {
     kept: Arc<Mutex<Kept>>,
@@ -24,7 +24,7 @@ pub struct StubPlatform {
 struct Kept {
     functions: BTreeMap<String, Allocation>,
     highest: u64,
-    /// Every write that was taken: the lease and what was told.
+    /// Every accepted write: lease and allocation.
     writes: Vec<(u64, Allocation)>,
     refused: u64,
 }
@@ -51,14 +51,14 @@ impl StubPlatform {
         *self.server.lock().expect("no test panics while it holds the lock") = Some(task);
     }
 
-    /// Nobody answers from here on.
+    /// Stops answering.
     pub fn stop(&self) {
         if let Some(task) = self.server.lock().expect("no test panics while it holds the lock").take() {
             task.abort();
         }
     }
 
-    /// Answers again, on the same address.
+    /// Answers again on the same address.
     pub async fn restart(&self) {
         let listener = loop {
             match tokio::net::TcpListener::bind(self.address).await {
@@ -93,7 +93,7 @@ impl StubPlatform {
         self.kept().refused
     }
 
-    /// Forgets what it was told, as a platform that lost its disk.
+    /// Loses the allocation, like a platform that lost its disk.
     pub fn lose(&self, replicas: u32) {
         self.kept().functions.get_mut("fib").expect("it is there").replicas = Replicas(replicas);
     }

@@ -1,7 +1,7 @@
-//! Actions: what the network may choose, and which allocation each choice names. Owns decoding and masking; must not value anything.
+//! Actions: the allocations among which the network chooses. Owns decoding and masking; must not value actions.
 //!
-//! Choices are absolute in effect: each names an allocation within the State's bounds. A choice that cannot be taken is masked, both when choosing and in
-//! the target, and never punished. Of several choices that name one allocation the first stands.
+//! Every action decodes to an absolute allocation within the State's bounds. An action that cannot be taken is masked, both in selection and in targets; there is
+//! no penalty. Of several actions with the same allocation the first one is kept.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,29 +11,35 @@ use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_rl::Mask;
 use serde::{Deserialize, Serialize};
 
-use crate::sight::{Basis, Need, Sight, measured};
+use crate::context::{Demand, DemandHorizon, FeatureContext, measured};
 
-/// Which choices there are.
+/// A list of actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionSet {
-    /// Multiples of what the load asks for or asked for, in several shapes: reacts to a burst in one step, and does not know the scale of the load.
+    /// Multiples of the present or past demand: reacts to a burst in one step and is independent of the scale of the load.
     #[default]
     Headroom,
-    /// Steps from what is in force, as in the study and its successors.
+    /// Steps from the current allocation, as in the reproduced study and its successors.
     Step,
-    /// Steps of replicas, of CPU and of memory from what is in force, each with each: what a head of [`BRANCHES`] is for.
+    /// All combinations of steps of replicas, CPU and memory from the current allocation, for a head with [`BRANCHES`].
     Grid,
 }
 
-/// Sizes of the branches that the actions of [`ActionSet::Grid`] are the product of: replicas, CPU, memory.
+/// Sizes of the branches whose product are the actions of [`ActionSet::Grid`]: replicas, CPU, memory.
 pub const BRANCHES: [usize; 3] = [GRID_REPLICAS.len(), GRID_CPU.len(), GRID_MEMORY.len()];
 
-const GRID_REPLICAS: [Form; 5] = [Form::Keep, Form::Replicas(-1), Form::Replicas(1), Form::TimesReplicas(1.5), Form::TimesReplicas(2.0)];
+const GRID_REPLICAS: [ActionTemplate; 5] = [
+    ActionTemplate::Keep,
+    ActionTemplate::Replicas(-1),
+    ActionTemplate::Replicas(1),
+    ActionTemplate::TimesReplicas(1.5),
+    ActionTemplate::TimesReplicas(2.0),
+];
 const GRID_CPU: [f64; 4] = [1.0, 0.8, 1.25, 1.6];
 const GRID_MEMORY: [f64; 3] = [1.0, 0.8, 1.25];
 
-/// Which parts of the allocation may change.
+/// The parts of the allocation that may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -41,12 +47,12 @@ pub enum Scope {
     Horizontal,
     /// CPU and memory of each replica.
     Vertical,
-    /// All of it.
+    /// All parts.
     #[default]
     Joint,
 }
 
-/// Names for people and for command lines.
+/// Implements `Display` and `FromStr` by names.
 macro_rules! named {
     ($kind:ident, $what:literal, $($name:literal => $variant:ident),+) => {
         impl fmt::Display for $kind {
@@ -70,218 +76,227 @@ pub(crate) use named;
 named!(ActionSet, "action set", "headroom" => Headroom, "step" => Step, "grid" => Grid);
 named!(Scope, "scope", "horizontal" => Horizontal, "vertical" => Vertical, "joint" => Joint);
 
-/// What can be provided for: how many times what. Small steps where a load stands, larger ones above it, and what was highest so that a burst which was seen
-/// once need not surprise again.
-const PROVISIONS: [(Basis, f64); 15] = [
-    (Basis::Next, 0.9),
-    (Basis::Next, 1.1),
-    (Basis::Next, 1.3),
-    (Basis::Next, 1.6),
-    (Basis::Next, 2.0),
-    (Basis::Next, 2.7),
-    (Basis::Next, 4.0),
-    (Basis::Next, 6.5),
-    (Basis::Minutes, 1.15),
-    (Basis::Quarter, 1.15),
-    (Basis::Hour, 1.15),
-    (Basis::Hours, 1.15),
-    (Basis::Usual, 1.15),
-    (Basis::Rare, 1.15),
-    (Basis::Season, 1.2),
+/// Multiples of the demand over several horizons: small steps around the present demand, larger ones above it, and past peaks, so that a burst seen once can be
+/// provided for.
+const PROVISIONS: [(DemandHorizon, f64); 15] = [
+    (DemandHorizon::Next, 0.9),
+    (DemandHorizon::Next, 1.1),
+    (DemandHorizon::Next, 1.3),
+    (DemandHorizon::Next, 1.6),
+    (DemandHorizon::Next, 2.0),
+    (DemandHorizon::Next, 2.7),
+    (DemandHorizon::Next, 4.0),
+    (DemandHorizon::Next, 6.5),
+    (DemandHorizon::Minutes, 1.15),
+    (DemandHorizon::Quarter, 1.15),
+    (DemandHorizon::Hour, 1.15),
+    (DemandHorizon::Hours, 1.15),
+    (DemandHorizon::Usual, 1.15),
+    (DemandHorizon::Rare, 1.15),
+    (DemandHorizon::Season, 1.2),
 ];
 
-/// Share of the objective that a request may take by computing alone; smaller replicas are not named.
-const OWN_SHARE: f64 = 0.5;
-/// So much more than is asked for is no reason to take it away, and so much less none to add it.
+/// Share of the latency objective that the CPU time of a request may take; smaller replicas are not offered.
+const MAX_CPU_SHARE: f64 = 0.5;
+/// The CPU stays as it is if it is at most this factor above the target,
 const SPARE: f64 = 1.2;
+/// or at least this factor of it.
 const SHORT: f64 = 0.97;
-/// A fraction of a replica that is not worth one more.
+/// Fraction of a replica that is rounded down.
 const SPARE_REPLICA: f64 = 0.25;
 
-/// One choice, before it is decoded.
+/// An action before it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Form {
-    /// Replicas and CPU stay. Memory follows the working set where the set fits it.
+enum ActionTemplate {
+    /// Keeps replicas and CPU. In `headroom`, memory follows the working set.
     Keep,
-    /// So many replicas more or less.
+    /// Adds replicas.
     Replicas(i64),
-    /// So many times the replicas, at least one more or less.
+    /// Multiplies replicas, adding at least one.
     TimesReplicas(f64),
-    /// So many times the CPU.
+    /// Multiplies CPU.
     TimesCpu(f64),
-    /// So many times the memory.
+    /// Multiplies memory.
     TimesMemory(f64),
-    /// Replicas more or less, and so many times the CPU.
+    /// Adds replicas and multiplies CPU.
     Trade(i64, f64),
-    /// One of [`GRID_REPLICAS`], and so many times the CPU and the memory.
+    /// One of [`GRID_REPLICAS`]; multiplies CPU and memory.
     Each(usize, f64, f64),
-    /// So many times what is asked for.
-    Provide(Basis, f64),
+    /// Provides a multiple of the demand over a horizon.
+    Provide(DemandHorizon, f64),
 }
 
-/// Why a choice cannot be taken.
+/// Why an action cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Masked {
-    /// What is in force is not known.
+pub enum MaskReason {
+    /// The current allocation is unknown.
     NoAllocation,
-    /// What the load asks for is not known.
+    /// The demand is unknown.
     NoDemand,
-    /// The scope keeps what it would change.
+    /// It changes a part outside the scope.
     Scope,
-    /// The bounds do not allow it.
+    /// The bounds exclude it.
     Bounds,
-    /// It names the allocation that the choice of this number names.
+    /// It has the same allocation as the action of this index.
     Same(usize),
-    /// It leaves no replica where the chance of a request is worth more than one costs.
-    Cold,
-    /// It keeps a replica where nothing is there and the chance of a request is worth less than one costs.
-    Idle,
+    /// It leaves no replica, although the expected cost of a cold start exceeds the cost of one.
+    WouldScaleToZero,
+    /// It keeps a replica without load, although it costs more than the expected cost of a cold start.
+    WouldKeepIdle,
 }
 
-impl fmt::Display for Masked {
+impl fmt::Display for MaskReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoAllocation => f.write_str("what is in force is not known"),
-            Self::NoDemand => f.write_str("what the load asks for is not known"),
+            Self::NoAllocation => f.write_str("current allocation unknown"),
+            Self::NoDemand => f.write_str("demand unknown"),
             Self::Scope => f.write_str("outside the scope"),
             Self::Bounds => f.write_str("outside the bounds"),
-            Self::Cold => f.write_str("a request is likely enough that one replica pays"),
-            Self::Idle => f.write_str("a request is so unlikely that no replica pays"),
+            Self::WouldScaleToZero => f.write_str("a request is likely enough to keep a replica"),
+            Self::WouldKeepIdle => f.write_str("a request is too unlikely to keep a replica"),
             Self::Same(_) => f.write_str("same allocation as another action"),
         }
     }
 }
 
-/// The choices of an action set within a scope.
+/// The actions of a set within a scope.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Actions {
     set: ActionSet,
     scope: Scope,
-    forms: Vec<Form>,
+    templates: Vec<ActionTemplate>,
 }
 
-/// What each choice names for one State.
+/// The allocation of each action for one State.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Menu {
-    entries: Vec<Result<Allocation, Masked>>,
+pub struct ActionCandidates {
+    entries: Vec<Result<Allocation, MaskReason>>,
     mask: Mask,
 }
 
-impl Menu {
-    /// Which choices can be taken.
+impl ActionCandidates {
+    /// The actions that can be taken.
     #[must_use]
     pub fn mask(&self) -> Mask {
         self.mask
     }
 
-    /// What choice number `index` names, or why it cannot be taken.
+    /// The allocation of action `index`.
     ///
     /// # Errors
-    /// Why it cannot be taken.
-    pub fn entry(&self, index: usize) -> Result<Allocation, Masked> {
-        self.entries.get(index).copied().unwrap_or(Err(Masked::Scope))
+    /// Why the action cannot be taken.
+    pub fn entry(&self, index: usize) -> Result<Allocation, MaskReason> {
+        self.entries.get(index).copied().unwrap_or(Err(MaskReason::Scope))
     }
 }
 
 impl Actions {
-    /// The choices of `set`; those outside `scope` are masked, so that every scope has the same network.
+    /// The actions of `set`. Those outside `scope` are masked, so that all scopes share one network.
     #[must_use]
     pub fn new(set: ActionSet, scope: Scope) -> Self {
-        let forms = match set {
+        let templates = match set {
             ActionSet::Step => vec![
-                Form::Keep,
-                Form::Replicas(-1),
-                Form::Replicas(1),
-                Form::Replicas(2),
-                Form::TimesReplicas(1.5),
-                Form::TimesCpu(0.8),
-                Form::TimesCpu(1.25),
-                Form::TimesMemory(0.8),
-                Form::TimesMemory(1.25),
-                Form::Trade(-1, 1.25),
-                Form::Trade(1, 0.8),
+                ActionTemplate::Keep,
+                ActionTemplate::Replicas(-1),
+                ActionTemplate::Replicas(1),
+                ActionTemplate::Replicas(2),
+                ActionTemplate::TimesReplicas(1.5),
+                ActionTemplate::TimesCpu(0.8),
+                ActionTemplate::TimesCpu(1.25),
+                ActionTemplate::TimesMemory(0.8),
+                ActionTemplate::TimesMemory(1.25),
+                ActionTemplate::Trade(-1, 1.25),
+                ActionTemplate::Trade(1, 0.8),
             ],
             ActionSet::Grid => {
                 let pairs = || GRID_CPU.into_iter().flat_map(|cpu| GRID_MEMORY.map(|memory| (cpu, memory)));
-                (0..GRID_REPLICAS.len()).flat_map(|step| pairs().map(move |(cpu, memory)| Form::Each(step, cpu, memory))).collect()
+                (0..GRID_REPLICAS.len())
+                    .flat_map(|step| pairs().map(move |(cpu, memory)| ActionTemplate::Each(step, cpu, memory)))
+                    .collect()
             }
-            // Steps besides: what waits for others more than it computes asks for replicas that its CPU does not tell.
+            // Additional steps: a function that mostly waits needs more replicas than its CPU use suggests.
             ActionSet::Headroom => {
-                let provide = PROVISIONS.map(|(basis, factor)| Form::Provide(basis, factor));
-                let steps = [Form::Replicas(-1), Form::Replicas(1), Form::TimesReplicas(1.5), Form::TimesReplicas(2.0)];
-                std::iter::once(Form::Keep).chain(provide).chain(steps).collect()
+                let provide = PROVISIONS.map(|(horizon, factor)| ActionTemplate::Provide(horizon, factor));
+                let steps = [
+                    ActionTemplate::Replicas(-1),
+                    ActionTemplate::Replicas(1),
+                    ActionTemplate::TimesReplicas(1.5),
+                    ActionTemplate::TimesReplicas(2.0),
+                ];
+                std::iter::once(ActionTemplate::Keep).chain(provide).chain(steps).collect()
             }
         };
-        Self { set, scope, forms }
+        Self { set, scope, templates }
     }
 
-    /// Which set these are.
+    /// The set.
     #[must_use]
     pub fn set(&self) -> ActionSet {
         self.set
     }
 
-    /// Which scope they keep to.
+    /// The scope.
     #[must_use]
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// How many choices there are, at most [`Mask::CAPACITY`].
+    /// Number of actions, at most [`Mask::CAPACITY`].
     #[must_use]
     pub fn count(&self) -> usize {
-        self.forms.len()
+        self.templates.len()
     }
 
-    /// The choice of `menu` that stands where none is worth clearly more: the peak of a quarter of an hour, so that what was asked for lately stays; in a set
-    /// without it what is in force. `None` where it cannot be taken.
+    /// The action that is taken unless another is clearly better: provide the 15-minute peak or, in a set without it, keep the current allocation. `None` if it
+    /// cannot be taken.
     #[must_use]
-    pub fn default_choice(&self, menu: &Menu) -> Option<usize> {
-        let peak = |form: &Form| matches!(form, Form::Provide(Basis::Quarter, _));
-        let choice = self.forms.iter().position(peak).unwrap_or(0);
-        match menu.entry(choice) {
-            Ok(_) => Some(choice),
-            Err(Masked::Same(other)) => Some(other),
+    pub fn default_action(&self, candidates: &ActionCandidates) -> Option<usize> {
+        let peak = |template: &ActionTemplate| matches!(template, ActionTemplate::Provide(DemandHorizon::Quarter, _));
+        let action = self.templates.iter().position(peak).unwrap_or(0);
+        match candidates.entry(action) {
+            Ok(_) => Some(action),
+            Err(MaskReason::Same(other)) => Some(other),
             Err(_) => None,
         }
     }
 
-    /// What choice number `index` is called.
+    /// Name of action `index`.
     #[must_use]
     pub fn name(&self, index: usize) -> String {
-        self.forms.get(index).map_or_else(|| format!("choice {index}"), Form::to_string)
+        self.templates.get(index).map_or_else(|| format!("action {index}"), ActionTemplate::to_string)
     }
 
-    /// What they are called, in order.
+    /// Names of all actions, in order.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        self.forms.iter().map(Form::to_string).collect()
+        self.templates.iter().map(ActionTemplate::to_string).collect()
     }
 
-    /// What each choice names for what is seen, into `menu`.
-    pub fn decode(&self, sight: &Sight<'_>, menu: &mut Menu) {
-        menu.entries.clear();
-        menu.mask = Mask::default();
-        let Some(current) = sight.state.allocation else {
-            menu.entries.resize(self.count(), Err(Masked::NoAllocation));
+    /// Replaces `candidates` by the allocations for `context`.
+    pub fn decode(&self, context: &FeatureContext<'_>, candidates: &mut ActionCandidates) {
+        candidates.entries.clear();
+        candidates.mask = Mask::default();
+        let Some(current) = context.state.allocation else {
+            candidates.entries.resize(self.count(), Err(MaskReason::NoAllocation));
             return;
         };
-        let needs = Basis::ALL.map(|basis| sight.need(basis));
-        let (decides, pays) = (self.set == ActionSet::Headroom, sight.warm_worth() >= 1.0);
-        let nothing = sight.told.idle_slots > 0 && needs[Basis::Next as usize] == Some(Need::default());
+        let demands = DemandHorizon::ALL.map(|horizon| context.demand(horizon));
+        let (decides, pays) = (self.set == ActionSet::Headroom, context.keep_warm_ratio() >= 1.0);
+        let nothing = context.history.idle_slots > 0 && demands[DemandHorizon::Next as usize] == Some(Demand::default());
         let (warm, idle) = (decides && pays, decides && !pays && nothing && self.scope != Scope::Vertical);
-        let case = Case { sight, current, needs, warm, idle, memory: self.memory(sight.state, current) };
-        for (index, form) in self.forms.iter().enumerate() {
-            let named = case.decode(*form, self.scope);
-            let same =
-                |wanted| menu.entries.iter().position(|earlier| *earlier == Ok(wanted)).map_or(Ok(wanted), |at| Err(Masked::Same(at)));
-            let entry = named.and_then(same);
-            menu.mask.0 |= u64::from(entry.is_ok()) << index;
-            menu.entries.push(entry);
+        let decoder = Decoder { context, current, demands, warm, idle, memory: self.memory(context.state, current) };
+        for (index, template) in self.templates.iter().enumerate() {
+            let allocation = decoder.decode(*template, self.scope);
+            let same = |wanted| {
+                candidates.entries.iter().position(|earlier| *earlier == Ok(wanted)).map_or(Ok(wanted), |at| Err(MaskReason::Same(at)))
+            };
+            let entry = allocation.and_then(same);
+            candidates.mask.0 |= u64::from(entry.is_ok()) << index;
+            candidates.entries.push(entry);
         }
     }
 
-    /// What memory a replica is given where the choice does not say it: in `headroom` it follows the working set, since more than that buys nothing.
+    /// Memory of a replica in actions that do not set it: in `headroom` it follows the working set.
     fn memory(&self, state: &State, current: Allocation) -> Mebibytes {
         if self.set != ActionSet::Headroom || self.scope == Scope::Horizontal {
             return current.memory_mib;
@@ -290,7 +305,7 @@ impl Actions {
     }
 }
 
-/// Memory in force where it is 1.2 to 2 times the largest working set seen, else 1.5 times that; half as much again after a kill for memory.
+/// The current memory if it is 1.2 to 2 times the largest working set, else 1.5 times the working set; 1.5 times the current memory after an OOM kill.
 fn fitted_memory(state: &State, current: Mebibytes) -> Mebibytes {
     let windows = &state.windows;
     let clamp = |memory| state.bounds.memory_mib.clamp(memory);
@@ -305,72 +320,75 @@ fn fitted_memory(state: &State, current: Mebibytes) -> Mebibytes {
     if margin < 1.2 || (margin > 2.0 && !killed_lately) { clamp(Mebibytes((used * 1.5).ceil() as u32)) } else { current }
 }
 
-struct Case<'a> {
-    sight: &'a Sight<'a>,
+/// Decodes actions for one State.
+struct Decoder<'a> {
+    context: &'a FeatureContext<'a>,
     current: Allocation,
-    needs: [Option<Need>; Basis::ALL.len()],
-    /// Whether one replica pays while nothing comes.
+    demands: [Option<Demand>; DemandHorizon::ALL.len()],
+    /// Whether to keep a replica without load.
     warm: bool,
-    /// Whether nothing comes and none pays.
+    /// Whether there is no load and keeping a replica does not pay.
     idle: bool,
     memory: Mebibytes,
 }
 
-impl Case<'_> {
-    fn decode(&self, form: Form, scope: Scope) -> Result<Allocation, Masked> {
-        if !form.within(scope) {
-            return Err(Masked::Scope);
+impl Decoder<'_> {
+    fn decode(&self, template: ActionTemplate, scope: Scope) -> Result<Allocation, MaskReason> {
+        if !template.within(scope) {
+            return Err(MaskReason::Scope);
         }
         let now = Allocation { memory_mib: self.memory, ..self.current };
-        let wanted = self.sight.state.bounds.clamp(self.named(form, now, scope)?);
-        match wanted.replicas.0 {
-            0 if self.warm => Err(Masked::Cold),
-            1.. if self.idle && self.sight.state.bounds.replicas.min().0 == 0 => Err(Masked::Idle),
-            _ => Ok(wanted),
+        let allocation = self.context.state.bounds.clamp(self.unbounded(template, now, scope)?);
+        match allocation.replicas.0 {
+            0 if self.warm => Err(MaskReason::WouldScaleToZero),
+            1.. if self.idle && self.context.state.bounds.replicas.min().0 == 0 => Err(MaskReason::WouldKeepIdle),
+            _ => Ok(allocation),
         }
     }
 
-    /// What `form` names, whatever the bounds.
-    fn named(&self, form: Form, now: Allocation, scope: Scope) -> Result<Allocation, Masked> {
-        Ok(match form {
-            Form::Keep => now,
-            Form::Replicas(by) => Allocation { replicas: stepped(now.replicas, by)?, ..now },
-            Form::TimesReplicas(factor) => Allocation { replicas: Replicas(now.replicas.scaled(factor).0.max(now.replicas.0 + 1)), ..now },
-            Form::TimesCpu(factor) => Allocation { cpu_millicores: now.cpu_millicores.scaled(factor), ..now },
-            Form::TimesMemory(factor) => Allocation { memory_mib: now.memory_mib.scaled(factor), ..now },
-            Form::Trade(by, factor) => {
+    /// The allocation of `template`, ignoring the bounds.
+    fn unbounded(&self, template: ActionTemplate, now: Allocation, scope: Scope) -> Result<Allocation, MaskReason> {
+        Ok(match template {
+            ActionTemplate::Keep => now,
+            ActionTemplate::Replicas(by) => Allocation { replicas: stepped(now.replicas, by)?, ..now },
+            ActionTemplate::TimesReplicas(factor) => {
+                Allocation { replicas: Replicas(now.replicas.scaled(factor).0.max(now.replicas.0 + 1)), ..now }
+            }
+            ActionTemplate::TimesCpu(factor) => Allocation { cpu_millicores: now.cpu_millicores.scaled(factor), ..now },
+            ActionTemplate::TimesMemory(factor) => Allocation { memory_mib: now.memory_mib.scaled(factor), ..now },
+            ActionTemplate::Trade(by, factor) => {
                 Allocation { replicas: stepped(now.replicas, by)?, cpu_millicores: now.cpu_millicores.scaled(factor), ..now }
             }
-            Form::Each(step, cpu, memory) => Allocation {
+            ActionTemplate::Each(step, cpu, memory) => Allocation {
                 cpu_millicores: now.cpu_millicores.scaled(cpu),
                 memory_mib: now.memory_mib.scaled(memory),
-                ..self.named(GRID_REPLICAS[step], now, scope)?
+                ..self.unbounded(GRID_REPLICAS[step], now, scope)?
             },
-            Form::Provide(basis, factor) => {
-                let need = self.needs[basis as usize].ok_or(Masked::NoDemand)?;
-                // Of what was highest as many replicas as were full then are enough.
-                let seen = !matches!(basis, Basis::Next | Basis::Season);
-                let full = if seen { need.full - 0.05 } else { need.full * factor - SPARE_REPLICA };
-                self.provide(now, scope, Need { cores: need.cores * factor, full: full.max(0.0) })?
+            ActionTemplate::Provide(horizon, factor) => {
+                let demand = self.demands[horizon as usize].ok_or(MaskReason::NoDemand)?;
+                // For past peaks, the number of replicas that were full then is enough.
+                let past = !matches!(horizon, DemandHorizon::Next | DemandHorizon::Season);
+                let full = if past { demand.full - 0.05 } else { demand.full * factor - SPARE_REPLICA };
+                self.provide(now, scope, Demand { cores: demand.cores * factor, full: full.max(0.0) })?
             }
         })
     }
 
-    /// As much as `need`, as far as `scope` lets it.
-    fn provide(&self, now: Allocation, scope: Scope, need: Need) -> Result<Allocation, Masked> {
-        let bounds = &self.sight.state.bounds;
-        let (cores, full) = (need.cores, need.full.ceil().max(1.0).min(f64::from(u32::MAX)) as u32);
-        let nothing = need.cores == 0.0 && need.full == 0.0;
+    /// An allocation for `demand` within `scope`.
+    fn provide(&self, now: Allocation, scope: Scope, demand: Demand) -> Result<Allocation, MaskReason> {
+        let bounds = &self.context.state.bounds;
+        let (cores, full) = (demand.cores, demand.full.ceil().max(1.0).min(f64::from(u32::MAX)) as u32);
+        let nothing = demand.cores == 0.0 && demand.full == 0.0;
         let cpu = bounds.cpu_millicores.clamp(now.cpu_millicores);
-        let most = bounds.cpu_millicores.clamp(on_grid(self.sight.useful_cores()));
-        let named = match scope {
-            Scope::Vertical if now.replicas.0 == 0 => return Err(Masked::Bounds),
+        let most = bounds.cpu_millicores.clamp(on_grid(self.context.useful_cores()));
+        let allocation = match scope {
+            Scope::Vertical if now.replicas.0 == 0 => return Err(MaskReason::Bounds),
             Scope::Vertical => Allocation { cpu_millicores: self.sized(cores, now.replicas.0), ..now },
             _ if nothing => Allocation { replicas: Replicas(u32::from(self.warm)), ..now },
             Scope::Horizontal => Allocation { replicas: Replicas(replicas(cores, cpu.min(most)).0.max(full)), ..now },
             Scope::Joint => {
-                // As few replicas as carry it, none larger than it can use; what there is of them stays while it is not twice as many, since CPU follows at
-                // once and replicas do not.
+                // As few replicas as possible, none larger than the function can use. The current number is kept if it is at most twice that, because CPU changes
+                // immediately and replicas do not.
                 let fewest = bounds.replicas.clamp(Replicas(replicas(cores, most).0.max(full)));
                 let total = |count: Replicas| bounds.cpu_millicores.clamp(self.sized(cores, count.0)).cores() * f64::from(count.0);
                 let stays =
@@ -379,36 +397,36 @@ impl Case<'_> {
                 Allocation { replicas: count, cpu_millicores: self.sized(cores, count.0), ..now }
             }
         };
-        Ok(self.settled(named))
+        Ok(self.settled(allocation))
     }
 
-    /// CPU of each of so many replicas that provide `cores`, at least what lets a request keep to the objective.
+    /// CPU of each of `count` replicas that together provide `cores`, and at least what a request needs to meet the objective.
     fn sized(&self, cores: f64, count: u32) -> Millicores {
-        let objective_s = self.sight.state.objective.latency_ms as f64 / 1000.0 * OWN_SHARE;
-        let own = (self.sight.told.request_seconds.unwrap_or(0.0) / objective_s.max(1e-3)).min(1.0);
+        let objective_s = self.context.state.objective.latency_ms as f64 / 1000.0 * MAX_CPU_SHARE;
+        let own = (self.context.history.request_seconds.unwrap_or(0.0) / objective_s.max(1e-3)).min(1.0);
         on_grid((cores / f64::from(count.max(1))).max(own).min(1e6))
     }
 
-    /// What is in force where `named` is about as much, so that noise does not resize replicas.
-    fn settled(&self, named: Allocation) -> Allocation {
-        let (has, wants) = (f64::from(self.current.cpu_millicores.0), f64::from(named.cpu_millicores.0));
-        let about = named.replicas == self.current.replicas && has * SPARE.recip() <= wants && wants * SHORT <= has;
-        if about { Allocation { cpu_millicores: self.current.cpu_millicores, ..named } } else { named }
+    /// The current CPU if that of `allocation` is nearly the same, so that noise does not resize replicas.
+    fn settled(&self, allocation: Allocation) -> Allocation {
+        let (has, wants) = (f64::from(self.current.cpu_millicores.0), f64::from(allocation.cpu_millicores.0));
+        let close = allocation.replicas == self.current.replicas && has * SPARE.recip() <= wants && wants * SHORT <= has;
+        if close { Allocation { cpu_millicores: self.current.cpu_millicores, ..allocation } } else { allocation }
     }
 }
 
-/// So many replicas more or less; fewer than none cannot be.
-fn stepped(replicas: Replicas, by: i64) -> Result<Replicas, Masked> {
-    u32::try_from(i64::from(replicas.0) + by).map(Replicas).map_err(|_| Masked::Bounds)
+/// `replicas` plus `by`; out of bounds if negative.
+fn stepped(replicas: Replicas, by: i64) -> Result<Replicas, MaskReason> {
+    u32::try_from(i64::from(replicas.0) + by).map(Replicas).map_err(|_| MaskReason::Bounds)
 }
 
-/// Replicas of `cpu` that provide `cores`; at least one where there is any demand.
+/// Number of replicas of `cpu` that provide `cores`; at least one if there is any demand.
 fn replicas(cores: f64, cpu: Millicores) -> Replicas {
-    // A whole number that rounding put a hair above itself is that number.
+    // Tolerates rounding errors above a whole number.
     Replicas((cores / cpu.cores().max(1e-3) - 1e-9).ceil().max(0.0) as u32)
 }
 
-/// The next step at or above `cores` on a ladder of tenths more, so that noise in the estimate does not resize replicas.
+/// The smallest step at or above `cores` on a scale of steps of 10 %, so that noise in the estimate does not resize replicas.
 fn on_grid(cores: f64) -> Millicores {
     const STEP: f64 = 1.1;
     let least = 0.01;
@@ -416,8 +434,8 @@ fn on_grid(cores: f64) -> Millicores {
     Millicores((least * STEP.powf(steps) * 1000.0).round() as u32)
 }
 
-impl Form {
-    /// Whether it changes nothing that `scope` keeps, as far as its form says.
+impl ActionTemplate {
+    /// Whether it changes only parts in `scope`, as far as the template determines it.
     fn within(self, scope: Scope) -> bool {
         let changes = match self {
             Self::Keep | Self::Provide(..) => return true,
@@ -435,7 +453,7 @@ impl Form {
     }
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for ActionTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keep => f.write_str("keep"),
@@ -451,16 +469,16 @@ impl fmt::Display for Form {
                     .filter(|(factor, _)| **factor != 1.0)
                     .try_for_each(|(factor, of)| write!(f, ", {of} x{factor}"))
             }
-            Self::Provide(basis, factor) => {
-                let of = match basis {
-                    Basis::Next => "demand",
-                    Basis::Minutes => "peak of 5 minutes",
-                    Basis::Quarter => "peak of 15 minutes",
-                    Basis::Hour => "peak of an hour",
-                    Basis::Hours => "peak of 4 hours",
-                    Basis::Usual => "usual peak",
-                    Basis::Rare => "rare peak",
-                    Basis::Season => "season",
+            Self::Provide(horizon, factor) => {
+                let of = match horizon {
+                    DemandHorizon::Next => "demand",
+                    DemandHorizon::Minutes => "peak of 5 minutes",
+                    DemandHorizon::Quarter => "peak of 15 minutes",
+                    DemandHorizon::Hour => "peak of an hour",
+                    DemandHorizon::Hours => "peak of 4 hours",
+                    DemandHorizon::Usual => "usual peak",
+                    DemandHorizon::Rare => "rare peak",
+                    DemandHorizon::Season => "season",
                 };
                 write!(f, "{of} x{factor}")
             }

@@ -1,9 +1,10 @@
-//! Checkpoints: a trained network as bytes, with everything that must match before it may decide. Owns the form; a checkpoint is data and is never run.
+//! Checkpoints: a trained network as bytes, with a header that must match this program before the network may decide. Owns the format. A checkpoint contains only
+//! data, no code.
 //!
-//! Form: the line `qscale-dqn 1`, the length of the header in ASCII digits and a newline, the header as JSON, then floats, little end first: shifts
-//! and scales of the inputs, weights, and where training can go on, weights of the target and the optimiser's two moments; then shifts, scales and weights of
-//! the specialist, where there is one. Weights of a model, which training does not go on from, have 16 bits, everything else 32. Everything is bounded before
-//! it is read, and a sum over the floats finds what was cut or flipped.
+//! Format: the line `qscale-dqn 1`; the length of the header in ASCII digits and a newline; the header as JSON; then little-endian floats: shift and scale of the
+//! inputs and the weights; if training can continue, the weights of the target network and the optimiser's two moments; then shift, scale and weights of the
+//! specialist network, if there is one. Weights of a model, from which training does not continue, have 16 bits, all other numbers 32. Sizes are checked before
+//! anything is read, and a checksum over the floats detects truncation and corruption.
 
 use half::f16;
 use qscale_rl::adam::Moments;
@@ -13,20 +14,20 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::actions::{ActionSet, Actions, Scope};
-use crate::domain::{Domain, Part};
 use crate::observation;
-use crate::worth::{Tick, Worth};
+use crate::reward::{StepReward, TrainingReward};
+use crate::tasks::{Split, TaskDistribution};
 
 /// First line of every checkpoint.
 const MAGIC: &[u8] = b"qscale-dqn 1\n";
 
-/// Largest checkpoint that is read, in bytes: the widest network of the default depth with its training state has some 25 MB.
-pub const MOST_BYTES: usize = 64 << 20;
+/// Largest accepted checkpoint, bytes. The widest network of the default depth with its training state has about 25 MB.
+pub const MAX_BYTES: usize = 64 << 20;
 
-/// Longest header that is read, in bytes.
-const MOST_HEADER: usize = 256 << 10;
+/// Longest accepted header, bytes.
+const MAX_HEADER: usize = 256 << 10;
 
-/// What a checkpoint holds besides numbers.
+/// Header of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
@@ -34,117 +35,121 @@ pub struct Header {
     pub observation: u32,
     /// Names of the features, in order.
     pub features: Vec<String>,
-    /// Which choices there are.
+    /// The action set.
     pub action_set: ActionSet,
-    /// Which of them may be taken.
+    /// The scope of the actions.
     pub scope: Scope,
-    /// Names of the choices, in order.
+    /// Names of the actions, in order.
     pub actions: Vec<String>,
-    /// What the terms of the reward weighed in training; absent where it was something else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub worth: Option<Worth>,
+    /// Weights of the training reward; absent if another reward was used.
+    #[serde(rename = "worth", alias = "reward", default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<TrainingReward>,
     /// Seed of the training run.
     pub seed: u64,
-    /// What the learner was told.
+    /// Hyperparameters of the learner.
     pub hyperparameters: Hyperparameters,
-    /// Choices made in training: where exploration goes on.
-    pub choices: u64,
+    /// Actions taken in training, which determine the position in the exploration schedule.
+    #[serde(rename = "choices", alias = "actions_taken")]
+    pub actions_taken: u64,
     /// Updates made in training.
     pub updates: u64,
-    /// Steps of the optimiser; absent where training cannot go on.
+    /// Steps of the optimiser; absent if training cannot continue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimiser_steps: Option<u64>,
-    /// What the network looks like.
+    /// Shape of the network.
     pub architecture: Architecture,
-    /// Whether a specialist is there.
+    /// Whether there is a specialist network.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     specialist: bool,
-    /// Whether weights are written with 16 bits, which they then fit in.
+    /// Whether weights are stored in 16 bits.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     half: bool,
-    /// Sum over the floats, by [`checksum`].
+    /// Checksum of the floats.
     checksum: u64,
-    /// What else whoever trained it says of it, at most 4 KiB.
+    /// Free text of at most 4 KiB.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
-    /// What it saw and how it was judged; absent of one that is still in training.
+    /// Training data and evaluation; absent while in training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card: Option<Card>,
 }
 
-/// What people ask of a model before they trust it.
+/// Model card: how a model was trained and evaluated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
-    /// The command that trains it again.
+    /// The command that reproduces the training.
     pub command: String,
-    /// Ticks of simulated functions that it lived through, all together.
+    /// Simulated ticks of all functions.
     pub ticks: u64,
-    /// What its functions, loads and troubles were drawn from.
-    pub domain: Domain,
-    /// How it was judged, and the best tuned rule beside it.
-    pub judged: Vec<Judged>,
-    /// The card of the specialist, where there is one.
+    /// The distribution of training tasks.
+    #[serde(rename = "domain", alias = "tasks")]
+    pub tasks: TaskDistribution,
+    /// Evaluations of the model and of the best tuned rule.
+    #[serde(rename = "judged", alias = "evaluations")]
+    pub evaluations: Vec<Evaluation>,
+    /// The card of the specialist network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub specialist: Option<Box<Self>>,
 }
 
-/// What a policy was worth on worlds that it had not seen.
+/// Result of a policy on worlds that were not used for training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Judged {
+pub struct Evaluation {
     /// The policy, with its parameters.
     pub policy: String,
-    /// Which part the worlds belong to.
-    pub part: Part,
-    /// How many worlds.
+    /// The split of the worlds.
+    #[serde(rename = "part", alias = "split")]
+    pub split: Split,
+    /// Number of worlds.
     pub worlds: u64,
-    /// Means over all their ticks.
-    pub mean: Tick,
+    /// Means over all ticks.
+    pub mean: StepReward,
 }
 
-/// A trained network with what must match.
+/// A trained network with its header.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// What it is.
+    /// The header.
     pub header: Header,
     /// The network.
     pub weights: Weights,
-    /// The network that decides in its place for functions that always keep a replica, where there is one: what is called now and then and what is called all
-    /// the time have little in common, and a network of its own learns the latter sooner (EXPERIMENTS.md).
+    /// A network that decides instead for functions that always keep a replica: sparse and continuous load differ so much that a separate network learns the latter
+    /// faster (EXPERIMENTS.md).
     pub specialist: Option<Weights>,
     /// State needed to continue training; absent if training cannot continue.
     pub training: Option<LearnerState>,
 }
 
-/// Why bytes are no checkpoint, or not one that may decide here.
+/// Why bytes are not a checkpoint, or not one for this program.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CheckpointError {
-    /// Longer than what is read.
-    #[error("checkpoint of {0} bytes, at most {MOST_BYTES} are read")]
+    /// Longer than the limit.
+    #[error("checkpoint of {0} bytes exceeds the limit of {MAX_BYTES}")]
     Oversized(usize),
-    /// Not of this form.
+    /// Not in this format.
     #[error("not a checkpoint: {0}")]
     Form(String),
-    /// The header cannot be read.
-    #[error("header of the checkpoint: {0}")]
+    /// Invalid header.
+    #[error("invalid checkpoint header: {0}")]
     Header(String),
-    /// The numbers are not those that the header speaks of.
-    #[error("numbers of the checkpoint: {0}")]
+    /// Numbers that do not match the header.
+    #[error("invalid numbers in the checkpoint: {0}")]
     Numbers(String),
-    /// Trained for something else; says what differs.
-    #[error("the checkpoint does not match: {}", .0.join("; "))]
+    /// Trained for other features or actions; lists the differences.
+    #[error("the checkpoint does not match this program: {}", .0.join("; "))]
     Mismatch(Vec<String>),
 }
 
-/// What a checkpoint is for, besides its numbers.
+/// Purpose of a trained network: its actions and reward.
 #[derive(Debug, Clone)]
 pub struct Purpose {
-    /// The choices.
+    /// The actions.
     pub actions: Actions,
-    /// What the terms of the reward weighed.
-    pub worth: Option<Worth>,
-    /// What else is said of it.
+    /// Weights of the training reward.
+    pub reward: Option<TrainingReward>,
+    /// Free text.
     pub note: String,
 }
 
@@ -159,10 +164,10 @@ impl Checkpoint {
                 action_set: purpose.actions.set(),
                 scope: purpose.actions.scope(),
                 actions: purpose.actions.names(),
-                worth: purpose.worth,
+                reward: purpose.reward,
                 seed,
                 hyperparameters: hyperparameters.clone(),
-                choices: training.as_ref().map_or(0, |state| state.actions_taken),
+                actions_taken: training.as_ref().map_or(0, |state| state.actions_taken),
                 updates: training.as_ref().map_or(0, |state| state.updates),
                 optimiser_steps: training.as_ref().map(|state| state.moments.steps),
                 architecture: weights.architecture().clone(),
@@ -180,8 +185,8 @@ impl Checkpoint {
         checkpoint
     }
 
-    /// The network that decides once training is over: the averaged one that targets were taken from, its weights rounded to 16 bits, without what is needed
-    /// to go on, and with its `card`.
+    /// The model that training results in: the target network, an average of the latest ones, with weights rounded to 16 bits, without training state, and with
+    /// `card`.
     #[must_use]
     pub fn model(self, card: Option<Card>) -> Self {
         let weights = self.training.map_or(self.weights, |state| state.target).rounded();
@@ -192,22 +197,22 @@ impl Checkpoint {
         model
     }
 
-    /// This model with the network of `specialist` beside it, for functions that always keep a replica.
+    /// This model combined with the network of `specialist`, for functions that always keep a replica.
     ///
     /// # Errors
-    /// When one of them does not match this program, or the two differ in their choices or in what they look like.
+    /// When one of them does not match this program, or the two differ in actions, shape or reward.
     pub fn join(self, specialist: &Self) -> Result<Self, CheckpointError> {
         if self.check()? != specialist.check()? {
-            return Err(CheckpointError::Mismatch(vec!["the specialist chooses among other choices".into()]));
+            return Err(CheckpointError::Mismatch(vec!["the specialist has other actions".into()]));
         }
         if specialist.specialist.is_some() {
-            return Err(CheckpointError::Mismatch(vec!["the specialist holds two networks itself".into()]));
+            return Err(CheckpointError::Mismatch(vec!["the specialist has a specialist itself".into()]));
         }
         if self.header.architecture != specialist.header.architecture {
             return Err(CheckpointError::Mismatch(vec!["the specialist has another architecture".into()]));
         }
-        if self.header.worth != specialist.header.worth {
-            return Err(CheckpointError::Mismatch(vec!["the specialist's rewards weigh other things".into()]));
+        if self.header.reward != specialist.header.reward {
+            return Err(CheckpointError::Mismatch(vec!["the specialist was trained with another reward".into()]));
         }
         let mut card = self.header.card.clone();
         if let Some(card) = &mut card {
@@ -216,7 +221,7 @@ impl Checkpoint {
         Ok(self.with_specialist(Some(specialist.weights.clone())).model(card))
     }
 
-    /// This with such a `specialist`, of the same architecture, or none.
+    /// A copy with this `specialist`, of the same architecture, or without one.
     #[must_use]
     pub fn with_specialist(mut self, specialist: Option<Weights>) -> Self {
         self.header.specialist = specialist.is_some();
@@ -225,7 +230,7 @@ impl Checkpoint {
         self
     }
 
-    /// The runs of floats, in the order in which they are written, and whether each has 16 bits.
+    /// The sections of floats in their order, and whether each has 16 bits.
     fn sections(&self) -> Vec<(&[f32], bool)> {
         fn network(weights: &Weights, half: bool) -> [(&[f32], bool); 3] {
             let (shift, scale) = weights.normalisation();
@@ -247,7 +252,7 @@ impl Checkpoint {
     /// The checkpoint as bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let header = serde_json::to_vec(&self.header).expect("a header holds only names and numbers, which JSON can write");
+        let header = serde_json::to_vec(&self.header).expect("a header has only names and numbers, which JSON can represent");
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(format!("{}\n", header.len()).as_bytes());
         bytes.extend_from_slice(&header);
@@ -261,22 +266,22 @@ impl Checkpoint {
         bytes
     }
 
-    /// Reads a checkpoint. What it was trained for is not judged: see [`Checkpoint::check`].
+    /// Reads a checkpoint. [`Checkpoint::check`] checks whether it matches this program.
     ///
     /// # Errors
-    /// When `bytes` are too many, not of the form, cut, changed, or hold a number that is not finite or outside its range.
+    /// When `bytes` are too many, not in the format, truncated or corrupted, or contain a number that is not finite or out of range.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
-        if bytes.len() > MOST_BYTES {
+        if bytes.len() > MAX_BYTES {
             return Err(CheckpointError::Oversized(bytes.len()));
         }
         let form = |reason: &str| CheckpointError::Form(reason.to_owned());
-        let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| form("it does not begin with the line `qscale-dqn 1`"))?;
-        let line = rest.iter().take(10).position(|byte| *byte == b'\n').ok_or_else(|| form("the header's length is missing"))?;
+        let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| form("it does not start with the line `qscale-dqn 1`"))?;
+        let line = rest.iter().take(10).position(|byte| *byte == b'\n').ok_or_else(|| form("the length of the header is missing"))?;
         let length = std::str::from_utf8(&rest[..line]).ok().and_then(|digits| digits.parse::<usize>().ok());
-        let length = length.ok_or_else(|| form("the header's length is no number"))?;
+        let length = length.ok_or_else(|| form("the length of the header is not a number"))?;
         let rest = &rest[line + 1..];
-        if length > MOST_HEADER || length > rest.len() {
-            return Err(CheckpointError::Form(format!("a header of {length} bytes, at most {} can be", MOST_HEADER.min(rest.len()))));
+        if length > MAX_HEADER || length > rest.len() {
+            return Err(CheckpointError::Form(format!("header of {length} bytes, must be at most {}", MAX_HEADER.min(rest.len()))));
         }
         let (header, numbers) = rest.split_at(length);
         let header: Header = serde_json::from_slice(header).map_err(|error| CheckpointError::Header(error.to_string()))?;
@@ -284,34 +289,34 @@ impl Checkpoint {
         header.with_numbers(numbers).map_err(CheckpointError::Numbers)
     }
 
-    /// Whether this was trained for the observation of this program, and for choices of its own set and scope as this program has them.
+    /// The actions for which this was trained, if they and the observation match this program.
     ///
     /// # Errors
-    /// Says everything that differs.
+    /// Lists all differences.
     pub fn check(&self) -> Result<Actions, CheckpointError> {
         let header = &self.header;
         let actions = Actions::new(header.action_set, header.scope);
-        let mut differs = Vec::new();
+        let mut differences = Vec::new();
         if header.observation != observation::VERSION {
-            differs.push(format!("observation of version {}, this program has version {}", header.observation, observation::VERSION));
+            differences.push(format!("observation version {}, this program has version {}", header.observation, observation::VERSION));
         }
-        differs.extend(difference("feature", &header.features, &observation::names()));
-        differs.extend(difference("action", &header.actions, &actions.names()));
+        differences.extend(difference("feature", &header.features, &observation::names()));
+        differences.extend(difference("action", &header.actions, &actions.names()));
         if header.architecture.inputs != observation::COUNT {
-            differs.push(format!("a network of {} inputs, the observation has {}", header.architecture.inputs, observation::COUNT));
+            differences.push(format!("network of {} inputs, the observation has {}", header.architecture.inputs, observation::COUNT));
         }
         if header.architecture.actions != actions.count() {
-            differs.push(format!(
-                "a network of {} actions, the set {} has {}",
+            differences.push(format!(
+                "network of {} actions, the set {} has {}",
                 header.architecture.actions,
                 header.action_set,
                 actions.count()
             ));
         }
-        if differs.is_empty() { Ok(actions) } else { Err(CheckpointError::Mismatch(differs)) }
+        if differences.is_empty() { Ok(actions) } else { Err(CheckpointError::Mismatch(differences)) }
     }
 
-    /// A word that no other network shares, for decision records: the sum over its weights in sixteen digits.
+    /// Identifies the network in decision records: a checksum of its weights in 16 hexadecimal digits.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let specialist = self.specialist.iter().flat_map(Weights::values);
@@ -324,16 +329,16 @@ impl Header {
         self.architecture.check()?;
         self.hyperparameters.check()?;
         if self.features.len() > Architecture::WIDEST || self.actions.len() > qscale_rl::Mask::CAPACITY {
-            return Err(format!("{} features and {} actions, more than any network has", self.features.len(), self.actions.len()));
+            return Err(format!("{} features and {} actions exceed the limits of a network", self.features.len(), self.actions.len()));
         }
         let cards = self.card.iter().flat_map(|card| std::iter::once(card).chain(card.specialist.as_deref()));
         for card in cards {
-            if card.judged.len() > 100 {
-                return Err("a card with more than 100 judgements".into());
+            if card.evaluations.len() > 100 {
+                return Err("a card with more than 100 evaluations".into());
             }
         }
         if self.note.len() > 4096 {
-            return Err(format!("a note of {} bytes, must be at most 4096", self.note.len()));
+            return Err(format!("note of {} bytes, must be at most 4096", self.note.len()));
         }
         Ok(())
     }
@@ -344,7 +349,7 @@ impl Header {
         let weight = if self.half { 2 } else { 4 };
         let expected = networks * (2 * inputs * 4 + parameters * weight) + states * parameters * (weight + 8);
         if bytes.len() != expected {
-            return Err(format!("{} bytes, the header speaks of {expected}", bytes.len()));
+            return Err(format!("{} bytes, the header requires {expected}", bytes.len()));
         }
         let mut rest = bytes;
         let mut take = |count: usize, half: bool| -> Vec<f32> {
@@ -366,9 +371,9 @@ impl Header {
                 if moments.first.iter().any(|value| !value.is_finite())
                     || moments.second.iter().any(|value| !(value.is_finite() && *value >= 0.0))
                 {
-                    return Err("a moment of the optimiser is not a finite number, or a second moment is below zero".into());
+                    return Err("a moment of the optimiser is not finite, or a second moment is negative".into());
                 }
-                Some(LearnerState { target, moments, actions_taken: self.choices, updates: self.updates })
+                Some(LearnerState { target, moments, actions_taken: self.actions_taken, updates: self.updates })
             }
         };
         let specialist = match self.specialist {
@@ -379,12 +384,12 @@ impl Header {
             }
         };
         let checkpoint = Checkpoint { header: self, weights, specialist, training };
-        let (sum, told) = (checkpoint.sum(), checkpoint.header.checksum);
-        if sum == told { Ok(checkpoint) } else { Err(format!("their sum is {sum:016x}, the header says {told:016x}")) }
+        let (sum, expected) = (checkpoint.sum(), checkpoint.header.checksum);
+        if sum == expected { Ok(checkpoint) } else { Err(format!("checksum {sum:016x}, the header has {expected:016x}")) }
     }
 }
 
-/// What differs between two lists of names: the first name that does, and the lengths.
+/// The first difference between two lists of names.
 fn difference(what: &str, found: &[String], expected: &[String]) -> Option<String> {
     if found == expected {
         return None;
@@ -399,7 +404,7 @@ fn difference(what: &str, found: &[String], expected: &[String]) -> Option<Strin
     })
 }
 
-/// FNV-1a of 64 bits over the floats' bits (Fowler, Noll and Vo): finds accidents, proves nothing.
+/// FNV-1a of 64 bits over the floats' bits (Fowler, Noll and Vo): detects accidental changes, not deliberate ones.
 fn checksum<'a>(values: impl IntoIterator<Item = &'a f32>) -> u64 {
     values.into_iter().fold(0xcbf2_9ce4_8422_2325, |sum, value| (sum ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3))
 }

@@ -1,5 +1,5 @@
-//! What decides: a rule, or a learned policy with a rule beside it. Owns when the learned one is trusted and what is remembered of a function. The agent answers by
-//! it, and what it answered is decided again by it.
+//! The decider: a rule, or a learned policy with a fallback rule. Owns when the learned policy is trusted, and the memory of a function. The agent and the replay of
+//! recordings use it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use qscale_policies::{Decision, History, Memory, Policy, PolicyError};
 use rand::Rng;
 use serde_json::Value;
 
-use crate::policy::{Dqn, FAR, Valued};
+use crate::policy::{Dqn, OOD_THRESHOLD, Valuation};
 
-/// The rule beside a learned policy where no other is named.
+/// The default fallback rule.
 pub const FALLBACK: &str = "threshold-both";
 
 /// Consecutive good States after which the model decides again. With one, model and fallback would take turns while good and bad States alternate.
@@ -21,40 +21,40 @@ const RECOVERY_STATES: u32 = 6;
 /// Longest text of a device's error that is passed on, bytes.
 const MAX_ERROR: usize = 256;
 
-/// What decides.
+/// A rule, or a learned policy with its fallback.
 pub enum Decider {
     /// A rule.
     Rule(Box<dyn Policy>),
-    /// A network, and the rule that decides where it cannot be trusted.
+    /// A learned policy and its fallback.
     Learned {
-        /// The network.
+        /// The learned policy.
         dqn: Arc<Dqn>,
-        /// The rule.
+        /// The rule that decides when the learned policy is not trusted.
         fallback: Box<dyn Policy>,
     },
 }
 
-/// What is remembered of one function.
+/// Memory of one function.
 #[derive(Debug, Default)]
 pub struct Memories {
     own: Memory,
-    /// Of the rule beside a learned policy.
+    /// Memory of the fallback.
     fallback: Memory,
     /// Good States that are still needed before the learned policy decides again.
     recovery: u32,
 }
 
-/// What was decided.
+/// A decision and who made it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decided {
     /// The decision.
     pub decision: Decision,
-    /// The rule that decided in place of the learned policy; `None` where the policy itself decided.
+    /// The rule that decided in place of the learned policy; `None` if the policy itself decided.
     pub fallback: Option<Fallback>,
 }
 
 impl Decider {
-    /// `dqn`, with the rule called `fallback` beside it, at its defaults.
+    /// `dqn` with the rule `fallback`, with defaults, as its fallback.
     ///
     /// # Errors
     /// When there is no such rule.
@@ -62,7 +62,7 @@ impl Decider {
         Ok(Self::Learned { dqn: Arc::new(dqn), fallback: qscale_policies::by_name(fallback, &Value::Null)? })
     }
 
-    /// What it is called.
+    /// Name of the policy.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.policy().name()
@@ -84,7 +84,7 @@ impl Decider {
         self.policy().model()
     }
 
-    /// The rule, or the network without the rule beside it.
+    /// The rule, or the learned policy without its fallback.
     #[must_use]
     pub fn policy(&self) -> &dyn Policy {
         match self {
@@ -93,7 +93,7 @@ impl Decider {
         }
     }
 
-    /// How far back a State may still matter; `None` where nothing is remembered.
+    /// How far back States affect decisions; `None` if there is no memory.
     #[must_use]
     pub fn lookback(&self) -> Option<Duration> {
         match self {
@@ -102,7 +102,7 @@ impl Decider {
         }
     }
 
-    /// Lets a State of the past be seen, without a decision.
+    /// Adds a past State to the memory without deciding.
     pub fn recall(&self, state: &State, memories: &mut Memories, rng: &mut dyn Rng) {
         let at = state.observed_at_ms;
         match self {
@@ -116,7 +116,7 @@ impl Decider {
         }
     }
 
-    /// What is decided of each of `cases`, in one pass where that is cheaper.
+    /// Decides each of `cases`, by one pass of the network.
     pub fn decide_all(&self, cases: &mut [(&State, &mut Memories)], now: Timestamp, rng: &mut dyn Rng) -> Vec<Decided> {
         let mut own: Vec<_> = cases.iter_mut().map(|(state, memories)| (*state, &mut memories.own)).collect();
         match self {
@@ -125,7 +125,7 @@ impl Decider {
                 rule.decide_all(&mut own, now, rng).into_iter().map(decided).collect()
             }
             Self::Learned { dqn, fallback } => {
-                let seen: Vec<Result<Valued, FallbackReason>> = match dqn.see_all(&mut own) {
+                let seen: Vec<Result<Valuation, FallbackReason>> = match dqn.value_all(&mut own) {
                     Ok(valued) => valued.into_iter().map(trusted).collect(),
                     Err(error) => {
                         let mut error = error.to_string();
@@ -154,16 +154,16 @@ impl Decider {
 }
 
 /// The network's values for a State, where they can be trusted.
-fn trusted(valued: Valued) -> Result<Valued, FallbackReason> {
+fn trusted(valued: Valuation) -> Result<Valuation, FallbackReason> {
     if valued.values.iter().any(|value| !value.is_finite()) {
         return Err(FallbackReason::NonFiniteValue);
     }
     // A non-finite score is out of distribution too.
-    if valued.strangeness <= FAR {
+    if valued.ood_score <= OOD_THRESHOLD {
         return Ok(valued);
     }
-    let score = Some(f64::from(valued.strangeness)).filter(|score| score.is_finite());
-    Err(FallbackReason::OutOfDistribution { score, threshold: f64::from(FAR) })
+    let score = Some(f64::from(valued.ood_score)).filter(|score| score.is_finite());
+    Err(FallbackReason::OutOfDistribution { score, threshold: f64::from(OOD_THRESHOLD) })
 }
 
 impl Memories {
@@ -173,7 +173,7 @@ impl Memories {
     }
 
     /// `seen`, unless the model still recovers from an earlier State.
-    fn trust(&mut self, seen: Result<Valued, FallbackReason>) -> Result<Valued, FallbackReason> {
+    fn trust(&mut self, seen: Result<Valuation, FallbackReason>) -> Result<Valuation, FallbackReason> {
         self.recovery = if seen.is_err() { RECOVERY_STATES } else { self.recovery.saturating_sub(1) };
         let valued = seen?;
         match self.recovery {

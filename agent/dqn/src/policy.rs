@@ -1,4 +1,4 @@
-//! A trained network as a policy: greedy, with what it valued in every decision. Owns inference; must not learn or explore.
+//! A trained network as a policy: greedy, with its Q-values in every decision. Owns inference; must not learn or explore.
 
 use std::time::Duration;
 
@@ -12,26 +12,29 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::actions::{ActionSet, Actions, Menu, Scope};
+use crate::actions::{ActionCandidates, ActionSet, Actions, Scope};
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::context::FeatureContext;
 use crate::observation;
-use crate::sight::Sight;
-use crate::worth::Worth;
+use crate::reward::TrainingReward;
 
-/// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost. The network learns what every caution asks for, so that one
-/// network serves those who must save and those who must not be late.
+/// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000. It is an input of the network, so that one network serves users who
+/// must save and users who must be on time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
-pub struct Caution(f64);
+pub struct ViolationCost(f64);
 
-impl Caution {
-    /// The least that is trained for.
+impl ViolationCost {
+    /// Smallest value in training.
     pub const LEAST: f64 = 10.0;
-    /// The most that is trained for.
+    /// Largest value in training.
     pub const MOST: f64 = 20_000.0;
-
-    /// At which models in training are judged.
-    pub const JUDGED: Self = Self(100.0);
+    /// Value at which networks in training are evaluated.
+    pub const EVALUATED: Self = Self(100.0);
+    /// Default for a function that always keeps a replica, by the results of the evaluation.
+    pub const DEFAULT: f64 = 20.0;
+    /// Default for a function that may be scaled to zero: it is invoked rarely, and its next request would wait for a start.
+    pub const DEFAULT_SCALE_TO_ZERO: f64 = 500.0;
 
     /// The number.
     #[must_use]
@@ -40,89 +43,109 @@ impl Caution {
     }
 }
 
-/// The caution where none is told, by what does well in the evaluation: 20, and 500 for a function that may be scaled to zero, which is called now and then and whose
-/// next request would wait for a start.
+/// The violation cost of the function of `state` if none is configured.
 #[must_use]
-pub fn usual_caution(state: &State) -> f64 {
-    if state.bounds.replicas.min().0 == 0 { 500.0 } else { 20.0 }
+pub fn default_violation_cost(state: &State) -> f64 {
+    if may_scale_to_zero(state) { ViolationCost::DEFAULT_SCALE_TO_ZERO } else { ViolationCost::DEFAULT }
 }
 
-impl TryFrom<f64> for Caution {
+fn may_scale_to_zero(state: &State) -> bool {
+    state.bounds.replicas.min().0 == 0
+}
+
+impl TryFrom<f64> for ViolationCost {
     type Error = String;
 
     fn try_from(value: f64) -> Result<Self, String> {
         if (Self::LEAST..=Self::MOST).contains(&value) {
             Ok(Self(value))
         } else {
-            Err(format!("caution = {value}, must be from {} to {}", Self::LEAST, Self::MOST))
+            Err(format!("violation_cost = {value}, must be from {} to {}", Self::LEAST, Self::MOST))
         }
     }
 }
 
-impl From<Caution> for f64 {
-    fn from(caution: Caution) -> Self {
-        caution.0
+impl From<ViolationCost> for f64 {
+    fn from(cost: ViolationCost) -> Self {
+        cost.0
     }
 }
 
-/// What another choice than the default one ([`Actions::default_choice`]) must promise to save, in ticks at the usual cost, 0 to 100.
+/// Minimum saving, compared with the default action ([`Actions::default_action`]), for which another action is taken, in ticks of the usual cost, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
-pub struct Patience(f64);
+pub struct SwitchMargin(f64);
 
-impl Patience {
-    /// Whatever is worth most is chosen.
+impl SwitchMargin {
+    /// The action with the highest Q-value is taken.
     pub const NONE: Self = Self(0.0);
+    /// Largest margin.
+    pub const MOST: f64 = 100.0;
+    /// Default for a function that always keeps a replica, and for action sets of steps.
+    pub const DEFAULT: f64 = 0.2;
+    /// Default for a function that may be scaled to zero. A violation is rare there and weighs hundreds of ticks of the usual cost, so that Q-values are accurate to
+    /// a few of those at best (EXPERIMENTS.md 15). A step saves little, and many are taken one after the other, so that sets of steps keep [`SwitchMargin::DEFAULT`].
+    pub const DEFAULT_SCALE_TO_ZERO: f64 = 4.0;
 
-    /// The ticks.
+    /// The number of ticks.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
     }
 }
 
-/// The patience where none is told: a fifth of a tick at the usual cost, and four ticks for a function that may be scaled to zero. A violation is rare there and
-/// weighs hundreds of such ticks, so that no value is known better than to some of them (EXPERIMENTS.md 15); but one step saves little, and many are taken one after the other.
+/// The switch margin for actions of `set` on the function of `state` if none is configured.
 #[must_use]
-pub fn usual_patience(state: &State, set: ActionSet) -> f64 {
-    if set == ActionSet::Headroom && state.bounds.replicas.min().0 == 0 { 4.0 } else { 0.2 }
+pub fn default_switch_margin(state: &State, set: ActionSet) -> f64 {
+    if set == ActionSet::Headroom && may_scale_to_zero(state) { SwitchMargin::DEFAULT_SCALE_TO_ZERO } else { SwitchMargin::DEFAULT }
 }
 
-impl TryFrom<f64> for Patience {
+impl TryFrom<f64> for SwitchMargin {
     type Error = String;
 
     fn try_from(value: f64) -> Result<Self, String> {
-        if (0.0..=100.0).contains(&value) { Ok(Self(value)) } else { Err(format!("patience = {value}, must be from 0 to 100")) }
+        if (0.0..=Self::MOST).contains(&value) {
+            Ok(Self(value))
+        } else {
+            Err(format!("switch_margin = {value}, must be from 0 to {}", Self::MOST))
+        }
     }
 }
 
-impl From<Patience> for f64 {
-    fn from(patience: Patience) -> Self {
-        patience.0
+impl From<SwitchMargin> for f64 {
+    fn from(margin: SwitchMargin) -> Self {
+        margin.0
     }
 }
 
-/// What is told to a trained network.
+/// Parameters of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DqnParams {
-    /// What a violated tick may cost to avoid, in units of five seconds of the function's usual cost, 10 to 20000: more is safer and dearer. Where it is not told
-    /// 20, and 500 for a function that may be scaled to zero.
+    /// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000: higher is safer and more expensive. Default: 20, and 500 for a
+    /// function that may be scaled to zero.
+    #[serde(alias = "caution")]
     #[schemars(with = "Option<f64>")]
-    pub caution: Option<Caution>,
-    /// What may be changed, horizontal, vertical or joint; where it is not said all that the network was trained to change.
+    pub violation_cost: Option<ViolationCost>,
+    /// Parts of the allocation that may be changed: horizontal, vertical or joint. Default: the scope of the model.
     #[schemars(with = "Option<String>")]
     pub scope: Option<Scope>,
-    /// What another choice than the default one, the peak of a quarter of an hour, must promise to save so that it is made, in ticks at the function's usual cost, 0
-    /// to 100: more is calmer. Where it is not told 2, and 8 for a function that may be scaled to zero; 0.2 where choices are steps.
+    /// Minimum saving, compared with the default action of providing the 15-minute peak, for which another action is taken, in ticks of the function's usual cost,
+    /// 0 to 100: higher changes less. Default: 0.2, and 4 for a function that may be scaled to zero if the action set is headroom.
+    #[serde(alias = "patience")]
     #[schemars(with = "Option<f64>")]
-    pub patience: Option<Patience>,
+    pub switch_margin: Option<SwitchMargin>,
 }
 
-/// A network as it decides.
+impl DqnParams {
+    /// Former names of parameters and their present ones.
+    pub(crate) const RENAMED: [(&str, &str); 2] = [("caution", "violation_cost"), ("patience", "switch_margin")];
+}
+
+/// A network with its normalisation.
 struct Trained {
     network: Box<dyn Network>,
-    /// What it takes from each feature, and what it multiplies the rest with.
+    /// Shift and scale of each feature.
     normalisation: (Vec<f32>, Vec<f32>),
 }
 
@@ -132,10 +155,10 @@ impl Trained {
         Self { network: device.network(weights), normalisation: (shift.to_vec(), scale.to_vec()) }
     }
 
-    /// The values of `observations`, row by row.
+    /// The Q-values for each row of `observations`.
     fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError> {
         if observations.len() == observation::COUNT {
-            // One row alone is computed by another product, which rounds otherwise: a decision must not depend on who else is decided on.
+            // A single row uses another matrix kernel with other rounding. A decision must not depend on which functions are decided together.
             let mut values = self.network.values(&observations.repeat(2))?;
             values.truncate(values.len() / 2);
             return Ok(values);
@@ -147,48 +170,47 @@ impl Trained {
 /// A trained network that decides.
 pub struct Dqn {
     network: Trained,
-    /// Decides in its place for functions that always keep a replica.
+    /// The network for functions that always keep a replica.
     specialist: Option<Trained>,
     actions: Actions,
     names: Vec<String>,
     model: String,
     fingerprint: String,
-    caution: Option<Caution>,
-    /// What another choice than the default one must promise to save: a network's errors are no reason to change.
-    patience: Option<Patience>,
-    /// What rewards weighed in training.
-    worth: Worth,
+    violation_cost: Option<ViolationCost>,
+    switch_margin: Option<SwitchMargin>,
+    /// The reward in training.
+    reward: TrainingReward,
 }
 
-/// A strangeness beyond which nobody should trust a network. In training worlds fewer than one tick in 10,000 is so strange, which a test holds.
-pub const FAR: f32 = 3.0;
+/// Out-of-distribution score beyond which the network is not trusted. A test checks that fewer than one tick in 10,000 of training worlds exceeds it.
+pub const OOD_THRESHOLD: f32 = 3.0;
 
-/// What the network saw of one State and what it made of it.
+/// Observation and Q-values for one State.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Valued {
-    /// What it saw, in the order of [`observation::FEATURES`].
+pub struct Valuation {
+    /// The observation, in the order of [`observation::FEATURES`].
     pub observation: Vec<f32>,
-    /// What each choice names, or why it cannot be made.
-    pub menu: Menu,
-    /// What each choice is worth, in units of reward.
+    /// The allocation of each action.
+    pub candidates: ActionCandidates,
+    /// Q-value of each action, in units of the training reward.
     pub values: Vec<f32>,
-    /// The best that can be made; `None` where none can, or no value is a number.
+    /// The selected action; `None` if none can be taken or no value is finite.
     pub best: Option<usize>,
-    /// How far what it saw lies from what the network was trained on: the root mean square over the features, in deviations of the network's own normalisation.
-    /// Near 1 in training, and above [`FAR`] in fewer than one of 10,000 ticks there.
-    pub strangeness: f32,
+    /// Out-of-distribution score: root mean square of the features after the network's normalisation. About 1 in training, and above [`OOD_THRESHOLD`] in fewer than
+    /// one of 10,000 ticks there.
+    pub ood_score: f32,
 }
 
 impl Dqn {
-    /// The network of `checkpoint` on `device`, told `params`.
+    /// The policy of `checkpoint` on `device` with `params`.
     ///
     /// # Errors
-    /// When it was trained for other features or choices than this program has, or for another scope; says what differs.
+    /// When it was trained for other features, actions or another scope; lists the differences.
     pub fn new(checkpoint: &Checkpoint, params: DqnParams, device: &Device) -> Result<Self, CheckpointError> {
         let trained = checkpoint.check()?;
         let scope = params.scope.unwrap_or(trained.scope());
         if trained.scope() != Scope::Joint && trained.scope() != scope {
-            return Err(CheckpointError::Mismatch(vec![format!("it was trained for scope {}, {scope} is asked for", trained.scope())]));
+            return Err(CheckpointError::Mismatch(vec![format!("trained for scope {}, {scope} is requested", trained.scope())]));
         }
         let actions = Actions::new(trained.set(), scope);
         let fingerprint = checkpoint.fingerprint();
@@ -200,29 +222,30 @@ impl Dqn {
             actions,
             model,
             fingerprint,
-            caution: params.caution,
-            patience: params.patience,
-            worth: checkpoint.header.worth.unwrap_or_default(),
+            violation_cost: params.violation_cost,
+            switch_margin: params.switch_margin,
+            reward: checkpoint.header.reward.unwrap_or_default(),
         })
     }
 
-    /// Whether the specialist decides on `observation`, where there is one.
-    fn special(&self, observation: &[f32]) -> Option<&Trained> {
+    /// The specialist, if there is one and it decides on `observation`.
+    fn specialist_for(&self, observation: &[f32]) -> Option<&Trained> {
         self.specialist.as_ref().filter(|_| observation::keeps_one(observation))
     }
 
-    /// The value of each choice for each of `observations`, row by row.
+    /// The Q-value of each action for each row of `observations`.
     ///
     /// # Errors
     /// When the device fails.
     pub fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError> {
         let Some(specialist) = &self.specialist else { return self.network.values(observations) };
         let rows = || observations.chunks_exact(observation::COUNT);
-        let of = |special: bool| rows().filter(|row| self.special(row).is_some() == special).flatten().copied().collect::<Vec<f32>>();
+        let of =
+            |special: bool| rows().filter(|row| self.specialist_for(row).is_some() == special).flatten().copied().collect::<Vec<f32>>();
         let (special, others) = (specialist.values(&of(true))?, self.network.values(&of(false))?);
         let width = self.names.len();
         let (mut special, mut others) = (special.chunks_exact(width), others.chunks_exact(width));
-        let row = |row| if self.special(row).is_some() { special.next() } else { others.next() };
+        let row = |row| if self.specialist_for(row).is_some() { special.next() } else { others.next() };
         Ok(rows().flat_map(row).flatten().copied().collect())
     }
 
@@ -232,111 +255,111 @@ impl Dqn {
         &self.fingerprint
     }
 
-    /// What it may choose.
+    /// Its actions.
     #[must_use]
     pub fn actions(&self) -> &Actions {
         &self.actions
     }
 
-    /// What it makes of many functions in one pass.
+    /// Values many functions in one pass of the network.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn value(&self, sights: &[Sight<'_>]) -> Result<Vec<Valued>, DeviceError> {
-        let mut observations = vec![0.0; sights.len() * observation::COUNT];
-        for (sight, row) in sights.iter().zip(observations.chunks_exact_mut(observation::COUNT)) {
-            observation::observe(sight, row);
+    pub fn value(&self, contexts: &[FeatureContext<'_>]) -> Result<Vec<Valuation>, DeviceError> {
+        let mut observations = vec![0.0; contexts.len() * observation::COUNT];
+        for (context, row) in contexts.iter().zip(observations.chunks_exact_mut(observation::COUNT)) {
+            observation::observe(context, row);
         }
         let values = self.values(&observations)?;
         let rows = observations.chunks_exact(observation::COUNT).zip(values.chunks_exact(self.names.len()));
-        let valued = sights.iter().zip(rows).map(|(sight, (observation, values))| {
-            let mut menu = Menu::default();
-            self.actions.decode(sight, &mut menu);
-            let best = self.pick(sight.state, &menu, values, sight.caution);
-            let strangeness = self.strangeness(observation);
-            Valued { observation: observation.to_vec(), menu, values: values.to_vec(), best, strangeness }
+        let valuations = contexts.iter().zip(rows).map(|(context, (observation, values))| {
+            let mut candidates = ActionCandidates::default();
+            self.actions.decode(context, &mut candidates);
+            let best = self.select(context.state, &candidates, values, context.violation_cost);
+            let ood_score = self.ood_score(observation);
+            Valuation { observation: observation.to_vec(), candidates, values: values.to_vec(), best, ood_score }
         });
-        Ok(valued.collect())
+        Ok(valuations.collect())
     }
 
-    /// What it makes of many functions in one pass, each with what was seen of it before.
+    /// Adds each State to its memory and values all functions in one pass of the network.
     ///
     /// # Errors
-    /// When the device fails; what was seen is remembered then too.
-    pub fn see_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valued>, DeviceError> {
-        let caution = |state: &State| self.caution.map_or_else(|| usual_caution(state), Caution::get);
-        let sights: Vec<Sight<'_>> =
-            cases.iter_mut().map(|(state, memory)| Sight::take(state, memory.of::<History>(), caution(state))).collect();
-        self.value(&sights)
+    /// When the device fails; the States are in the memories even then.
+    pub fn value_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valuation>, DeviceError> {
+        let cost = |state: &State| self.violation_cost.map_or_else(|| default_violation_cost(state), ViolationCost::get);
+        let contexts: Vec<FeatureContext<'_>> =
+            cases.iter_mut().map(|(state, memory)| FeatureContext::update(state, memory.of::<History>(), cost(state))).collect();
+        self.value(&contexts)
     }
 
-    /// What is chosen in `state` of what `menu` holds, where choices have these `values`: the most valuable, or the default one where that is as good within the
-    /// patience, with so much `caution`. What is no number is not chosen.
+    /// The action to take in `state` by `values`: the one with the highest value, or the default action if its value is within the switch margin of it. Values that
+    /// are not finite are ignored.
     #[must_use]
-    pub fn pick(&self, state: &State, menu: &Menu, values: &[f32], caution: f64) -> Option<usize> {
-        let numbers = values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index);
-        let mask = Mask(menu.mask().0 & numbers);
+    pub fn select(&self, state: &State, candidates: &ActionCandidates, values: &[f32], violation_cost: f64) -> Option<usize> {
+        let finite = values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index);
+        let mask = Mask(candidates.mask().0 & finite);
         let best = mask.best(values)?;
-        let patience = self.patience.map_or_else(|| usual_patience(state, self.actions.set()), Patience::get);
-        let margin = patience * self.worth.of_usual_cost(caution) * state.tick_length_ms as f64 / 1000.0;
+        let ticks = self.switch_margin.map_or_else(|| default_switch_margin(state, self.actions.set()), SwitchMargin::get);
+        let margin = ticks * self.reward.of_usual_cost(violation_cost) * state.tick_length_ms as f64 / 1000.0;
         let within = |choice: &usize| mask.allows(*choice) && values[*choice] + margin as f32 >= values[best];
-        Some(self.actions.default_choice(menu).filter(within).unwrap_or(best))
+        Some(self.actions.default_action(candidates).filter(within).unwrap_or(best))
     }
 
-    /// How far `observation` lies from what the network was trained on ([`Valued::strangeness`]).
+    /// Out-of-distribution score of `observation` ([`Valuation::ood_score`]).
     #[must_use]
-    pub fn strangeness(&self, observation: &[f32]) -> f32 {
-        let (shift, scale) = &self.special(observation).unwrap_or(&self.network).normalisation;
+    pub fn ood_score(&self, observation: &[f32]) -> f32 {
+        let (shift, scale) = &self.specialist_for(observation).unwrap_or(&self.network).normalisation;
         let (shift, scale) = (shift.iter(), scale.iter());
         let squares = observation.iter().zip(shift).zip(scale).map(|((value, shift), scale)| ((value - shift) * scale).powi(2));
         (squares.sum::<f32>() / observation.len().max(1) as f32).sqrt()
     }
 
-    /// What `valued` means for `state`.
+    /// The decision for `state` by `valuation`.
     #[must_use]
-    pub fn decision(&self, state: &State, valued: &Valued) -> Decision {
+    pub fn decision(&self, state: &State, valuation: &Valuation) -> Decision {
         let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "what is in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "current allocation unknown");
         };
-        // A network decides by all that it sees; without arrivals or replicas it would decide by neutral values.
+        // Without measurements the network would decide by neutral values.
         if state.windows.tick.covered_ms == 0 && state.windows.short.covered_ms == 0 {
-            return Decision::hold(HoldReason::NoMeasurement, "nothing was measured within twelve ticks");
+            return Decision::hold(HoldReason::NoMeasurement, "no measurement in the last 12 ticks");
         }
-        let choices = self.choices(valued);
-        let Some(best) = valued.best else {
-            return Decision::Hold {
-                why: HoldReason::NoMeasurement,
-                reason: "the network values no choice that can be made".into(),
-                choices,
-            };
+        let choices = self.choices(valuation);
+        let Some(best) = valuation.best else {
+            return Decision::Hold { why: HoldReason::NoMeasurement, reason: "no action can be taken".into(), choices };
         };
         let name = &self.names[best];
-        match valued.menu.entry(best) {
+        match valuation.candidates.entry(best) {
             Ok(allocation) if allocation != current => {
-                let reason = format!("`{name}` is worth {:.3}{}", valued.values[best], self.runner_up(valued, best));
+                let reason = format!("`{name}` has Q-value {:.3}{}", valuation.values[best], self.runner_up(valuation, best));
                 Decision::Want { allocation, reason, choices }
             }
             _ => {
-                let reason = format!("`{name}`, worth {:.3}{}, names what is in force", valued.values[best], self.runner_up(valued, best));
+                let reason = format!(
+                    "`{name}` with Q-value {:.3}{} is the current allocation",
+                    valuation.values[best],
+                    self.runner_up(valuation, best)
+                );
                 Decision::Hold { why: HoldReason::NothingToDo, reason, choices }
             }
         }
     }
 
-    fn choices(&self, valued: &Valued) -> Vec<Choice> {
+    fn choices(&self, valuation: &Valuation) -> Vec<Choice> {
         let choice = |(index, name): (usize, &String)| Choice {
             action: name.clone(),
-            value: valued.values.get(index).filter(|value| value.is_finite()).map(|value| f64::from(*value)),
-            masked: valued.menu.entry(index).err().map(|why| why.to_string()),
+            value: valuation.values.get(index).filter(|value| value.is_finite()).map(|value| f64::from(*value)),
+            masked: valuation.candidates.entry(index).err().map(|why| why.to_string()),
         };
         self.names.iter().enumerate().map(choice).collect()
     }
 
-    fn runner_up(&self, valued: &Valued, best: usize) -> String {
-        let others = Mask(valued.menu.mask().0 & !(1 << best));
-        let Some(second) = others.best(&valued.values) else { return String::new() };
-        let stands = if valued.values[second] > valued.values[best] { " by too little to leave the default choice" } else { "" };
-        format!(", `{}` {:.3}{stands}", self.names[second], valued.values[second])
+    fn runner_up(&self, valuation: &Valuation, best: usize) -> String {
+        let others = Mask(valuation.candidates.mask().0 & !(1 << best));
+        let Some(second) = others.best(&valuation.values) else { return String::new() };
+        let stands = if valuation.values[second] > valuation.values[best] { ", within the switch margin" } else { "" };
+        format!(", `{}` {:.3}{stands}", self.names[second], valuation.values[second])
     }
 }
 
@@ -364,8 +387,8 @@ impl Policy for Dqn {
 
     /// In one pass of the network.
     fn decide_all(&self, cases: &mut [(&State, &mut Memory)], _: Timestamp, _: &mut dyn Rng) -> Vec<Decision> {
-        match self.see_all(cases) {
-            Ok(valued) => cases.iter().zip(&valued).map(|((state, _), valued)| self.decision(state, valued)).collect(),
+        match self.value_all(cases) {
+            Ok(valuations) => cases.iter().zip(&valuations).map(|((state, _), valuation)| self.decision(state, valuation)).collect(),
             Err(error) => vec![Decision::hold(HoldReason::NoMeasurement, error.to_string()); cases.len()],
         }
     }

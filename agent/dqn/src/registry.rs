@@ -1,4 +1,4 @@
-//! Policies by name, learned ones included. Owns which learned policies there are; the rules belong to `qscale-policies`.
+//! Policies by name: the learned policy, and the rules of `qscale-policies`.
 
 use qscale_policies::{NAMES as RULES, Parameter, Policy, PolicyError};
 use qscale_rl::device::Device;
@@ -8,7 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::policy::{Dqn, DqnParams};
 use crate::pretrained::pretrained;
 
-/// What the learned policy is called.
+/// Name of the learned policy.
 pub const DQN: &str = "dqn";
 
 /// Every name that [`by_name`] knows, the learned one first.
@@ -16,10 +16,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     std::iter::once(DQN).chain(RULES)
 }
 
-/// The policy called `name`, told `params`; the learned one decides by `model` on `device`, or by the model that comes along.
+/// The policy `name` with `params`; the learned one decides by `model`, or the bundled model, on `device`.
 ///
 /// # Errors
-/// When no policy has that name, a parameter is not known or outside its range, or the model was trained for something else.
+/// When no policy has that name, a parameter is unknown or out of range, or the model does not match this program.
 pub fn by_name(name: &str, params: &Value, model: Option<&Checkpoint>, device: &Device) -> Result<Box<dyn Policy>, PolicyError> {
     if name != DQN {
         return qscale_policies::by_name(name, params).map_err(with_learned);
@@ -27,17 +27,17 @@ pub fn by_name(name: &str, params: &Value, model: Option<&Checkpoint>, device: &
     Ok(Box::new(learned(params, model, device)?))
 }
 
-/// The learned policy, told `params`, by `model` on `device`, or by the model that comes along.
+/// The learned policy with `params`, by `model`, or the bundled model, on `device`. Former names of parameters are accepted.
 ///
 /// # Errors
-/// When a parameter is not known or outside its range, or the model was trained for something else.
+/// When a parameter is unknown, given by two names or out of range, or the model does not match this program.
 pub fn learned(params: &Value, model: Option<&Checkpoint>, device: &Device) -> Result<Dqn, PolicyError> {
-    let told: DqnParams = qscale_policies::read(DQN, params)?;
-    let made = Dqn::new(model.unwrap_or_else(|| pretrained()), told, device);
-    made.map_err(|error| PolicyError::Parameters { policy: DQN.into(), reason: error.to_string() })
+    let invalid = |reason: String| PolicyError::Parameters { policy: DQN.into(), reason };
+    let params: DqnParams = qscale_policies::read(DQN, &renamed(params).map_err(invalid)?)?;
+    Dqn::new(model.unwrap_or_else(|| pretrained()), params, device).map_err(|error| invalid(error.to_string()))
 }
 
-/// What the policy called `name` can be told.
+/// The parameters of the policy `name`.
 ///
 /// # Errors
 /// When no policy has that name.
@@ -47,6 +47,21 @@ pub fn describe(name: &str) -> Result<Vec<Parameter>, PolicyError> {
     } else {
         qscale_policies::describe(name).map_err(with_learned)
     }
+}
+
+/// `params` with former names of parameters replaced by the present ones: defaults are merged by key, which an alias of the field cannot do.
+fn renamed(params: &Value) -> Result<Value, String> {
+    let mut params = params.clone();
+    if let Some(keys) = params.as_object_mut() {
+        for (former, name) in DqnParams::RENAMED {
+            let Some(value) = keys.remove(former) else { continue };
+            if keys.contains_key(name) {
+                return Err(format!("{former} and {name} are the same parameter; remove {former}"));
+            }
+            keys.insert(name.to_owned(), value);
+        }
+    }
+    Ok(params)
 }
 
 fn with_learned(error: PolicyError) -> PolicyError {
@@ -62,16 +77,46 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::policy::{SwitchMargin, ViolationCost};
 
     #[test]
-    fn the_learned_policy_stands_among_the_rules() {
+    fn knows_the_learned_policy_and_the_rules() {
         let made = |name: &str, params| by_name(name, &params, None, &cpu());
         assert_eq!(made("hpa", json!({"cpu_utilization": 50})).expect("a rule").name(), "hpa");
-        assert_eq!(made("dqn", Value::Null).expect("the model that comes along").name(), "dqn");
+        assert_eq!(made("dqn", Value::Null).expect("the bundled model").name(), "dqn");
         let error = |name: &str, params| made(name, params).err().expect("refused").to_string();
-        assert!(error("dqn", json!({"caution": 1})).contains("caution = 1, must be from 10 to 20000"));
-        assert!(error("dqn", json!({"cautious": 1})).contains("unknown key `cautious`"));
-        assert!(error("deep", Value::Null).contains("`deep`, must be one of dqn, threshold"));
-        assert_eq!(describe("dqn").expect("known")[0].name, "caution");
+        for key in ["violation_cost", "caution"] {
+            assert!(error("dqn", json!({key: 1})).contains("violation_cost = 1"), "{key}");
+        }
+        assert!(error("dqn", json!({"cautious": 1})).contains("`cautious`"));
+        assert!(error("dqn", json!({"caution": 20, "violation_cost": 20})).contains("caution"));
+        assert!(matches!(made("deep", Value::Null).err(), Some(PolicyError::Unknown { name, known }) if name == "deep" && known[0] == DQN));
+        assert_eq!(describe("dqn").expect("known")[0].name, "violation_cost");
+    }
+
+    #[test]
+    fn former_parameter_names_give_the_same_policy() {
+        let params = |value: Value| -> DqnParams { qscale_policies::read(DQN, &renamed(&value).expect("one name each")).expect("valid") };
+        let former = params(json!({"caution": 300, "patience": 2.5}));
+        assert_eq!(former, params(json!({"violation_cost": 300, "switch_margin": 2.5})));
+        assert_eq!(former, serde_json::from_value(json!({"caution": 300, "patience": 2.5})).expect("aliases"));
+        learned(&json!({"caution": 300, "patience": 2.5}), None, &cpu()).expect("accepted");
+    }
+
+    #[test]
+    fn documented_defaults_and_ranges_are_those_of_the_code() {
+        let parameters = describe(DQN).expect("known");
+        for (name, numbers) in [
+            ("violation_cost", [ViolationCost::LEAST, ViolationCost::MOST, ViolationCost::DEFAULT, ViolationCost::DEFAULT_SCALE_TO_ZERO]),
+            ("switch_margin", [0.0, SwitchMargin::MOST, SwitchMargin::DEFAULT, SwitchMargin::DEFAULT_SCALE_TO_ZERO]),
+        ] {
+            let parameter = parameters.iter().find(|parameter| parameter.name == name).expect("listed");
+            let documented: Vec<f64> = parameter
+                .meaning
+                .split(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-'))
+                .filter_map(|word| word.trim_end_matches('.').parse().ok())
+                .collect();
+            assert!(numbers.iter().all(|number| documented.contains(number)), "{name}: {numbers:?} {documented:?}");
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! Tabular Q-learning as in the study: five bins of CPU, twenty replicas less, none or more, or so much CPU of each. Owns the table; the simplest agent to read, and
-//! a baseline.
+//! Tabular Q-learning as in the reproduced study: five bins of CPU utilisation; three actions that add or remove replicas or CPU. Owns the table. It is the simplest
+//! learned policy and a baseline.
 //!
-//! The study's figures (`peers.md`): alpha 0.5, gamma 0.9, epsilon 0.9 times 0.995 a step from step 50 on. It saw the CPU of a node; what an agent sees here
-//! is the CPU of a function's replicas over their limit, in the same five bins. The reward is the one that all agents share.
+//! Parameters of the study: alpha 0.5, gamma 0.9, epsilon 0.9, multiplied by 0.995 per step from step 50 on. The study used the CPU of a node; here it is the CPU of
+//! the function's replicas relative to their limit, in the same five bins. The reward is the one that all agents share.
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::Timestamp;
@@ -14,34 +14,34 @@ use rand::{Rng, RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::actions::Scope;
-use crate::sight::measured;
+use crate::context::measured;
 
-/// What the policy is called.
+/// Name of the policy.
 pub const TABULAR: &str = "tabular-q";
 
-/// Bins of CPU over its limit, each a fifth.
+/// Bins of CPU utilisation, each a fifth.
 pub const BINS: usize = 5;
 
-/// What the study's agent could do: so many replicas more.
+/// The study's actions: replicas to add.
 const STEPS: [i64; 3] = [-20, 0, 20];
 
-/// What a table is told.
+/// Parameters of tabular Q-learning.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TabularParameters {
-    /// Part of an error that is learned, above 0 and at most 1.
+    /// Learning rate, above 0 and at most 1.
     pub alpha: f64,
-    /// How much a reward counts one step later, 0 to below 1.
+    /// Discount, 0 to below 1.
     pub gamma: f64,
-    /// Share of choices left to chance at first, 0 to 1.
+    /// Initial probability of a random action, 0 to 1.
     pub epsilon: f64,
-    /// What that is multiplied with at each step, above 0 and at most 1.
+    /// Factor of epsilon per step, above 0 and at most 1.
     pub decay: f64,
-    /// From which step on.
+    /// First step of the decay.
     pub decay_from: u64,
-    /// Replicas that one choice adds or removes, or millicores of each, 1 to 1000.
+    /// Replicas, or millicores of each replica, that an action adds or removes, 1 to 1000.
     pub step: u32,
-    /// Which of the two: horizontal or vertical.
+    /// Horizontal (replicas) or vertical (CPU).
     pub scope: Scope,
 }
 
@@ -51,24 +51,24 @@ impl Default for TabularParameters {
     }
 }
 
-/// What is done to a function while a table is learned.
+/// An action taken during training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chosen {
-    /// The number of the choice, the bin that it was made in included.
-    pub choice: usize,
-    /// What the function should be given; `None` wants nothing else than there is.
-    pub wanted: Option<Allocation>,
+pub struct TabularAction {
+    /// Index of bin and action in the table.
+    pub index: usize,
+    /// Requested allocation; `None` keeps the current one.
+    pub requested: Option<Allocation>,
 }
 
-/// The table and where its exploration is.
+/// The table and the state of exploration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tabular {
-    /// What it was told.
+    /// Its parameters.
     pub parameters: TabularParameters,
-    /// Seed of its chance.
+    /// Seed of exploration.
     pub seed: u64,
-    /// The value of each choice in each bin.
+    /// Value of each action in each bin.
     pub table: [[f64; STEPS.len()]; BINS],
     /// Steps made so far.
     pub steps: u64,
@@ -81,10 +81,10 @@ impl Tabular {
         Self { parameters, seed, table: [[0.0; STEPS.len()]; BINS], steps: 0 }
     }
 
-    /// Reads a table that was written as JSON.
+    /// Reads a table from JSON.
     ///
     /// # Errors
-    /// When it is longer than 64 KiB, no such table, or holds a number that is not finite or outside its range.
+    /// When it is longer than 64 KiB, not a table, or contains a number that is not finite or out of range.
     pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() > 64 << 10 {
             return Err(format!("a table of {} bytes, at most {} are read", bytes.len(), 64 << 10));
@@ -108,17 +108,17 @@ impl Tabular {
         }
     }
 
-    /// The share of choices left to chance now.
+    /// Current probability of a random action.
     #[must_use]
     pub fn epsilon(&self) -> f64 {
         let fallen = self.steps.saturating_sub(self.parameters.decay_from);
         self.parameters.epsilon * self.parameters.decay.powi(i32::try_from(fallen).unwrap_or(i32::MAX))
     }
 
-    /// What choice number `choice` names for `state`.
-    fn named(&self, state: &State, choice: usize) -> Option<Allocation> {
+    /// The allocation of action `action` for `state`.
+    fn allocation(&self, state: &State, action: usize) -> Option<Allocation> {
         let current = state.allocation?;
-        let moved = |from: u32| (i64::from(from) + self.by(choice)).clamp(0, i64::from(u32::MAX)) as u32;
+        let moved = |from: u32| (i64::from(from) + self.by(action)).clamp(0, i64::from(u32::MAX)) as u32;
         Some(match self.parameters.scope {
             Scope::Vertical => {
                 let cpu_millicores = state.bounds.cpu_millicores.clamp(Millicores(moved(current.cpu_millicores.0)));
@@ -128,13 +128,13 @@ impl Tabular {
         })
     }
 
-    /// What choice number `choice` adds.
-    fn by(&self, choice: usize) -> i64 {
-        STEPS[choice].signum() * i64::from(self.parameters.step)
+    /// Replicas or millicores that action `action` adds.
+    fn by(&self, action: usize) -> i64 {
+        STEPS[action].signum() * i64::from(self.parameters.step)
     }
 
     fn best(&self, bin: usize) -> usize {
-        // Of equals the one that keeps what is in force.
+        // Of equal values the action that keeps the current allocation.
         [1, 0, 2].into_iter().reduce(|best, other| if self.table[bin][other] > self.table[bin][best] { other } else { best }).unwrap_or(1)
     }
 }
@@ -147,24 +147,23 @@ fn bin(state: &State) -> Option<usize> {
 }
 
 impl Tabular {
-    /// What the function of `state` should be given in step number `step`, exploring.
+    /// The exploring action for `state` in step `step`; `None` if CPU was not measured.
     #[must_use]
-    pub fn choose(&self, state: &State, step: u64) -> Option<Chosen> {
+    pub fn choose(&self, state: &State, step: u64) -> Option<TabularAction> {
         let mut rng = SmallRng::seed_from_u64(self.seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let chance = rng.random::<f64>() < self.epsilon();
         let bin = bin(state)?;
         let choice = if chance { rng.random_range(0..STEPS.len()) } else { self.best(bin) };
-        // What was seen when it was chosen belongs to the choice.
-        Some(Chosen { choice: bin * STEPS.len() + choice, wanted: self.named(state, choice) })
+        Some(TabularAction { index: bin * STEPS.len() + choice, requested: self.allocation(state, choice) })
     }
 
-    /// Takes in what became of choice number `chosen`: its reward, how the step ended, and the function then.
-    pub fn learn(&mut self, chosen: usize, reward: f64, ending: StepEnd, state: &State) {
+    /// Updates the value of the action with `index` by its reward, the end of the step and the State after it.
+    pub fn update(&mut self, index: usize, reward: f64, end: StepEnd, state: &State) {
         let TabularParameters { alpha, gamma, .. } = self.parameters;
         let Some(to) = bin(state) else { return };
-        let (from, choice) = (chosen / STEPS.len(), chosen % STEPS.len());
-        let future = if ending == StepEnd::Terminated { 0.0 } else { self.table[to][self.best(to)] };
-        self.table[from][choice] -= alpha * (self.table[from][choice] - (reward + gamma * future));
+        let (from, action) = (index / STEPS.len(), index % STEPS.len());
+        let future = if end == StepEnd::Terminated { 0.0 } else { self.table[to][self.best(to)] };
+        self.table[from][action] -= alpha * (self.table[from][action] - (reward + gamma * future));
     }
 }
 
@@ -178,8 +177,8 @@ impl Policy for Tabular {
     }
 
     fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let Some(current) = state.allocation else { return Decision::hold(HoldReason::NoAllocation, "what is in force is not known") };
-        let Some(bin) = bin(state) else { return Decision::hold(HoldReason::NoMeasurement, "CPU was not measured") };
+        let Some(current) = state.allocation else { return Decision::hold(HoldReason::NoAllocation, "current allocation unknown") };
+        let Some(bin) = bin(state) else { return Decision::hold(HoldReason::NoMeasurement, "CPU not measured") };
         let called = |index| match self.parameters.scope {
             Scope::Vertical => format!("cpu {:+}m", self.by(index)),
             _ => format!("replicas {:+}", self.by(index)),
@@ -187,8 +186,8 @@ impl Policy for Tabular {
         let choice = |(index, value): (usize, &f64)| Choice { action: called(index), value: Some(*value), masked: None };
         let choices: Vec<Choice> = self.table[bin].iter().enumerate().map(choice).collect();
         let best = self.best(bin);
-        let reason = format!("CPU in bin {bin} of {BINS}: `{}` is worth {:.3}", choices[best].action, self.table[bin][best]);
-        match self.named(state, best) {
+        let reason = format!("CPU in bin {bin} of {BINS}: `{}` has Q-value {:.3}", choices[best].action, self.table[bin][best]);
+        match self.allocation(state, best) {
             Some(allocation) if allocation != current && state.bounds.contain(allocation) => Decision::Want { allocation, reason, choices },
             Some(allocation) if allocation != current => Decision::Hold { why: HoldReason::NotAllowed, reason, choices },
             _ => Decision::Hold { why: HoldReason::NothingToDo, reason, choices },
@@ -199,32 +198,32 @@ impl Policy for Tabular {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     #[test]
-    fn the_table_takes_half_of_each_error() {
-        let state = sample::busy(0.5);
+    fn learns_half_of_each_error() {
+        let state = fixtures::busy(0.5);
         let bin = bin(&state).expect("measured");
         assert_eq!(bin, 2);
         let mut tabular = Tabular::new(TabularParameters { epsilon: 0.0, ..TabularParameters::default() }, 1);
         tabular.table[bin] = [0.0, 4.0, 0.0];
-        let chosen = |tabular: &Tabular, step| tabular.choose(&state, step).expect("CPU is measured").choice;
-        tabular.learn(chosen(&tabular, 0), 1.0, StepEnd::Truncated, &state);
+        let chosen = |tabular: &Tabular, step| tabular.choose(&state, step).expect("CPU is measured").index;
+        tabular.update(chosen(&tabular, 0), 1.0, StepEnd::Truncated, &state);
         // 4 + 0.5 x (1 + 0.9 x 4 - 4) = 4.3, and after an end 4.3 + 0.5 x (1 - 4.3) = 2.65.
         assert!((tabular.table[bin][1] - 4.3).abs() < 1e-12);
-        tabular.learn(chosen(&tabular, 1), 1.0, StepEnd::Terminated, &state);
+        tabular.update(chosen(&tabular, 1), 1.0, StepEnd::Terminated, &state);
         assert!((tabular.table[bin][1] - 2.65).abs() < 1e-12);
     }
 
     #[test]
-    fn it_learns_which_way_pays_and_then_decides_so() {
-        let state = sample::busy(0.5);
+    fn learns_the_better_action_and_decides_for_it() {
+        let state = fixtures::busy(0.5);
         let mut tabular = Tabular::new(TabularParameters { gamma: 0.0, step: 1, ..TabularParameters::default() }, 2);
         for step in 0..200 {
             let act = tabular.choose(&state, step).expect("CPU is measured");
             tabular.steps += 1;
-            let reward = if act.wanted.expect("an allocation is in force").replicas.0 == 3 { 1.0 } else { -1.0 };
-            tabular.learn(act.choice, reward, StepEnd::Continues, &state);
+            let reward = if act.requested.expect("the current allocation is known").replicas.0 == 3 { 1.0 } else { -1.0 };
+            tabular.update(act.index, reward, StepEnd::Continues, &state);
         }
         let decision = tabular.decide(&state, &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(0));
         assert_eq!(decision.wanted(), Some(Allocation::new(3, 500, 256)));
@@ -232,8 +231,8 @@ mod tests {
     }
 
     #[test]
-    fn vertically_it_changes_cpu_and_nothing_else() {
-        let state = sample::busy(0.5);
+    fn vertical_scope_changes_cpu_only() {
+        let state = fixtures::busy(0.5);
         let parameters = TabularParameters { epsilon: 0.0, step: 30, scope: Scope::Vertical, ..TabularParameters::default() };
         let mut tabular = Tabular::new(parameters, 4);
         let decide = |tabular: &Tabular| tabular.decide(&state, &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(0));
@@ -248,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_read_as_it_was_written_and_goes_on_exploring_where_it_was() {
-        let state = sample::busy(0.5);
+    fn a_stored_table_resumes_exploration() {
+        let state = fixtures::busy(0.5);
         let mut tabular = Tabular::new(TabularParameters::default(), 3);
         for step in 0..100 {
             let act = tabular.choose(&state, step).expect("CPU is measured");
             tabular.steps += 1;
-            tabular.learn(act.choice, -0.3, StepEnd::Continues, &state);
+            tabular.update(act.index, -0.3, StepEnd::Continues, &state);
         }
         let read = Tabular::from_json(&serde_json::to_vec(&tabular).expect("it is written")).expect("and read again");
         assert_eq!(read, tabular);

@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use qscale_common::runtime::clock;
-use qscale_dqn::checkpoint::{Checkpoint, Judged};
-use qscale_dqn::domain::{Kind, Part};
+use qscale_dqn::checkpoint::{Checkpoint, Evaluation};
+use qscale_dqn::tasks::{FunctionClass, Split};
 use qscale_rl::device::Device;
-use qscale_train::course::{Best, Course, Judgement};
-use qscale_train::judge::{Court, Score};
-use qscale_train::recipe::Recipe;
+use qscale_train::config::TrainingConfig;
+use qscale_train::evaluate::{Evaluator, Score};
+use qscale_train::run::{Best, TrainingRun, Validation};
 
 use self::folder::TrainingFolder;
 pub use self::folder::replace;
@@ -81,7 +81,7 @@ pub enum TrainEvent<'a> {
     /// The network was trained for this many ticks.
     Ticks(u64),
     /// The network was evaluated on the validation worlds.
-    Judged(&'a Judgement),
+    Judged(&'a Validation),
     /// The best network is evaluated on the test worlds.
     Testing,
     /// The training of the network is over or was stopped.
@@ -91,16 +91,16 @@ pub enum TrainEvent<'a> {
 /// Options of a training.
 #[derive(Debug, Clone)]
 pub struct TrainOptions {
-    /// Recipe of the network, or of the general one of two.
-    pub recipe: Recipe,
-    /// Recipe of the specialist for functions that always keep a replica; `None` to train no specialist.
-    pub special: Option<Recipe>,
+    /// Configuration of the network, or of the general one of two.
+    pub recipe: TrainingConfig,
+    /// Configuration of the specialist for functions that always keep a replica; `None` to train no specialist.
+    pub special: Option<TrainingConfig>,
     /// File of the recipe, for the command on the model's card.
     pub recipe_file: Option<PathBuf>,
     /// Trainer if it was named explicitly, for the command on the model's card.
     pub trainer: Option<Trainer>,
     /// Class of functions in the training worlds.
-    pub functions: Kind,
+    pub functions: FunctionClass,
     /// First seed.
     pub seed: u64,
     /// Number of models, with consecutive seeds.
@@ -136,8 +136,14 @@ pub struct TrainReport {
 }
 
 /// Command that trains the same network again.
-fn command(options: &TrainOptions, recipe: &Recipe, functions: Kind, special: Option<&Recipe>, seed: u64) -> String {
-    let default = Recipe::default();
+fn command(
+    options: &TrainOptions,
+    recipe: &TrainingConfig,
+    functions: FunctionClass,
+    special: Option<&TrainingConfig>,
+    seed: u64,
+) -> String {
+    let default = TrainingConfig::default();
     let mut words = vec!["qscale train".to_owned()];
     if let Some(path) = &options.recipe_file {
         words.push(format!("--recipe {}", path.display()));
@@ -154,7 +160,7 @@ fn command(options: &TrainOptions, recipe: &Recipe, functions: Kind, special: Op
     if let Some(trainer) = options.trainer {
         words.push(format!("--trainer {}", trainer.as_str()));
     }
-    if functions != Kind::All {
+    if functions != FunctionClass::All {
         words.push(format!("--functions {functions}"));
     }
     if let Some(special) = special {
@@ -190,17 +196,17 @@ struct TrainContext<'a> {
     overwrite: bool,
     stop: &'a AtomicBool,
     /// Best tuned rules by validation worlds.
-    rules: RefCell<Vec<(Court, BaselineRule)>>,
+    rules: RefCell<Vec<(Evaluator, BaselineRule)>>,
 }
 
 impl TrainContext<'_> {
     /// The best tuned rule on the worlds of `court`, if it is known.
-    fn known(&self, court: &Court) -> Option<BaselineRule> {
+    fn known(&self, court: &Evaluator) -> Option<BaselineRule> {
         self.rules.borrow().iter().find(|(known, _)| known == court).map(|(_, rule)| rule.clone())
     }
 
     /// Stores `rule` as the best on the worlds of `court`.
-    fn found(&self, court: Court, rule: &BaselineRule) {
+    fn found(&self, court: Evaluator, rule: &BaselineRule) {
         let mut rules = self.rules.borrow_mut();
         rules.retain(|(known, _)| *known != court);
         rules.push((court, rule.clone()));
@@ -243,25 +249,25 @@ pub fn train(
 
 /// Trains a general network and a specialist for functions that always keep a replica, and joins them; `None` if stopped.
 fn train_pair(
-    recipe: &Recipe,
-    special: &Recipe,
+    recipe: &TrainingConfig,
+    special: &TrainingConfig,
     options: &TrainOptions,
     seed: u64,
     folder: &Path,
     context: &TrainContext<'_>,
 ) -> anyhow::Result<Option<Trained>> {
-    let both = command(options, recipe, Kind::All, Some(special), seed);
-    let alone = command(options, special, Kind::Steady, None, seed);
+    let both = command(options, recipe, FunctionClass::All, Some(special), seed);
+    let alone = command(options, special, FunctionClass::Steady, None, seed);
     let Some(general) = train_network(recipe, seed, &both, ", general", &folder.join("general"), context)? else { return Ok(None) };
     let Some(specialist) = train_network(special, seed, &alone, ", specialist", &folder.join("specialist"), context)? else {
         return Ok(None);
     };
     let mut model = general.model.join(&specialist.model).context("failed to join the two networks")?;
-    let judge = |part| recipe.court(part, context.threads).model(&model, context.device).map(|scores| Score::of(&scores));
-    let (validation, test) = (judge(Part::Validation)?, judge(Part::Test)?);
-    let card = model.header.card.iter_mut().flat_map(|card| &mut card.judged);
+    let judge = |part| recipe.evaluator(part, context.threads).model(&model, context.device).map(|scores| Score::of(&scores));
+    let (validation, test) = (judge(Split::Validation)?, judge(Split::Test)?);
+    let card = model.header.card.iter_mut().flat_map(|card| &mut card.evaluations);
     for judged in card.filter(|judged| judged.policy == "dqn") {
-        judged.mean = if judged.part == Part::Test { test.mean } else { validation.mean };
+        judged.mean = if judged.split == Split::Test { test.mean } else { validation.mean };
     }
     folder::replace(&folder.join("model.dqn"), &model.to_bytes())?;
     Ok(Some(Trained { seed, model, validation, test, rule: general.rule, seconds: general.seconds + specialist.seconds }))
@@ -269,7 +275,7 @@ fn train_pair(
 
 /// Trains the network of one seed; `part` distinguishes it in progress events. `None` if stopped.
 fn train_network(
-    recipe: &Recipe,
+    recipe: &TrainingConfig,
     seed: u64,
     command: &str,
     part: &str,
@@ -278,9 +284,9 @@ fn train_network(
 ) -> anyhow::Result<Option<Trained>> {
     let TrainContext { progress, device, threads, stop, .. } = *context;
     let mut folder = TrainingFolder::open(path, recipe, seed, context.resume, context.overwrite)?;
-    let mut course = Course::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
+    let mut course = TrainingRun::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
     if let Some(best) = folder.best.take() {
-        course.keep(best);
+        course.set_best(best);
     }
     progress(TrainEvent::Started { name: &format!("seed {seed}{part}"), ticks: (course.ticks(), recipe.ticks) });
     let Some(mut rule) = folder.rule(&course, context)? else { return Ok(None) };
@@ -307,26 +313,26 @@ fn train_network(
     progress(TrainEvent::Ended);
     let best = course.best().context("a finished training has no best network")?;
     progress(TrainEvent::Testing);
-    let test = Score::of(&course.judged(best, Part::Test)?);
+    let test = Score::of(&course.evaluate(best, Split::Test)?);
     if rule.test.is_none() {
-        rule.test = Some(Score::of(&course.court(Part::Test).rule(&*rule.policy())));
+        rule.test = Some(Score::of(&course.evaluator(Split::Test).rule(&*rule.policy())));
     }
     folder.ruled(&rule)?;
-    context.found(course.court(Part::Validation), &rule);
+    context.found(course.evaluator(Split::Validation), &rule);
     let model = with_card(&course, best, command, &rule, Some(&test));
     folder.over(&model, &rule)?;
     Ok(Some(Trained { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))
 }
 
 /// The best network with its card.
-fn with_card(course: &Course, best: &Best, command: &str, rule: &BaselineRule, test: Option<&Score>) -> Checkpoint {
-    let recipe = course.recipe();
-    let judged = |policy: &str, part: Part, score: &Score| {
-        let worlds = if part == Part::Test { recipe.test_worlds } else { recipe.validation_worlds };
-        Judged { policy: policy.to_owned(), part, worlds, mean: score.mean }
+fn with_card(course: &TrainingRun, best: &Best, command: &str, rule: &BaselineRule, test: Option<&Score>) -> Checkpoint {
+    let recipe = course.config();
+    let judged = |policy: &str, part: Split, score: &Score| {
+        let worlds = if part == Split::Test { recipe.test_worlds } else { recipe.validation_worlds };
+        Evaluation { policy: policy.to_owned(), split: part, worlds, mean: score.mean }
     };
-    let mut all = vec![judged("dqn", Part::Validation, &best.score), judged(&rule.name(), Part::Validation, &rule.validation)];
-    all.extend(test.map(|score| judged("dqn", Part::Test, score)));
-    all.extend(rule.test.as_ref().map(|score| judged(&rule.name(), Part::Test, score)));
+    let mut all = vec![judged("dqn", Split::Validation, &best.score), judged(&rule.name(), Split::Validation, &rule.validation)];
+    all.extend(test.map(|score| judged("dqn", Split::Test, score)));
+    all.extend(rule.test.as_ref().map(|score| judged(&rule.name(), Split::Test, score)));
     course.with_card(best, command, all)
 }

@@ -6,7 +6,7 @@ use qscale_common::contract::{Epoch, ReplicaCounts, State, StateId, Usage};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::{Span, Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
-use qscale_common::window::{Windows, assemble};
+use qscale_common::window::{FunctionWindows, assemble};
 use qscale_policies::clairvoyant::{Coming, Facts};
 use qscale_policies::{Clairvoyant, ClairvoyantParams, Forecast, Memory, NAMES, Policy, by_name};
 use rand::SeedableRng;
@@ -39,7 +39,7 @@ fn measure(policy: &dyn Policy) {
 
 fn state() -> State {
     let policy = ScalingPolicy::new("default/f".parse().expect("a function"));
-    let windows = Windows::new(TickLength::default());
+    let windows = FunctionWindows::new(TickLength::default());
     let mut state = assemble(&policy, StateId { epoch: Epoch(1), tick: Tick(BEGIN_TICK) }, Timestamp(0), &windows, None);
     state.allocation = Some(Allocation::new(2, 500, 256));
     state

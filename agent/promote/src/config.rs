@@ -6,7 +6,6 @@ use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::lease::LeaseConfig;
 use qscale_common::runtime::service::{ServiceConfig, instance_name};
 use qscale_common::runtime::telemetry::TelemetryConfig;
-use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
 
 /// Configuration of the service `promoter`.
@@ -48,9 +47,7 @@ impl PromoterConfig {
     /// # Errors
     /// Names the key, its value and its range.
     pub fn check(&self) -> anyhow::Result<()> {
-        let (min, max) = LeaseConfig::TTL_RANGE;
-        let ttl = self.lease.ttl;
-        anyhow::ensure!((min..=max).contains(&ttl.0), "lease.ttl = {ttl}, must be {} to {}", Span(min), Span(max));
+        self.lease.check("lease")?;
         if let Some(instance) = &self.instance {
             let readable = (1..=200).contains(&instance.len()) && instance.chars().all(|c| c.is_ascii_graphic());
             anyhow::ensure!(readable, "instance = `{instance}`, must be 1 to 200 printable characters without spaces");

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use qscale_common::name::Name;
-use qscale_dqn::checkpoint::{Card, Judged};
-use qscale_dqn::domain::Part;
-use qscale_dqn::policy::{Caution, DqnParams, FAR, Valued};
+use qscale_dqn::checkpoint::{Card, Evaluation};
+use qscale_dqn::policy::{DqnParams, OOD_THRESHOLD, Valuation, ViolationCost};
+use qscale_dqn::tasks::Split;
 use qscale_dqn::{Checkpoint, Dqn, registry};
 use qscale_policies::{History, Memory};
 use qscale_replay::RecordedScenario;
 use qscale_replay::compare::MetricComparison;
 use qscale_rl::device::cpu;
-use qscale_train::judge::{Court, Score};
+use qscale_train::evaluate::{Evaluator, Score};
 use serde_json::Value;
 
 use crate::experience::Experience;
@@ -110,16 +110,16 @@ impl ModelPair {
                     memory_of_base.of::<History>().see(state);
                     continue;
                 }
-                let decide = |dqn: &Dqn, memory: &mut Memory| -> anyhow::Result<(Valued, Option<_>)> {
-                    let valued = dqn.see_all(&mut [(state, memory)])?.pop().context("one State has one valuation")?;
+                let decide = |dqn: &Dqn, memory: &mut Memory| -> anyhow::Result<(Valuation, Option<_>)> {
+                    let valued = dqn.value_all(&mut [(state, memory)])?.pop().context("one State has one valuation")?;
                     let wanted = dqn.decision(state, &valued).wanted();
                     Ok((valued, wanted))
                 };
                 let (valued, wanted) = decide(&self.candidate, &mut memory)?;
                 let (_, wanted_by_base) = decide(&self.base, &mut memory_of_base)?;
                 shadowed.decisions += 1;
-                shadowed.not_finite += usize::from(valued.menu.mask().allowed().any(|choice| !valued.values[choice].is_finite()));
-                shadowed.out_of_distribution += usize::from(valued.strangeness.is_nan() || valued.strangeness > FAR);
+                shadowed.not_finite += usize::from(valued.candidates.mask().allowed().any(|choice| !valued.values[choice].is_finite()));
+                shadowed.out_of_distribution += usize::from(valued.ood_score.is_nan() || valued.ood_score > OOD_THRESHOLD);
                 shadowed.differ += usize::from(wanted != wanted_by_base);
             }
         }
@@ -150,17 +150,17 @@ impl OfflineGateInput {
         };
         let (of_base, of_candidate) = (validate(&settings, base)?, validate(&settings, &candidate)?);
         if let Some(training) = &training {
-            let judged = |policy: &str, score: &Score| Judged {
+            let judged = |policy: &str, score: &Score| Evaluation {
                 policy: policy.to_owned(),
-                part: Part::Validation,
+                split: Split::Validation,
                 worlds: settings.validation_worlds,
                 mean: score.mean,
             };
             candidate.header.card = Some(Card {
                 command: settings.command(&model),
                 ticks: (training.recorded + training.simulated) as u64,
-                domain: settings.finetune.domain.clone(),
-                judged: vec![judged("dqn", &of_candidate), judged(&format!("dqn, {base_name}"), &of_base)],
+                tasks: settings.finetune.domain.clone(),
+                evaluations: vec![judged("dqn", &of_candidate), judged(&format!("dqn, {base_name}"), &of_base)],
                 specialist: None,
             });
             candidate.header.note = format!("fine-tuned from {base_name} ({}) on {} recorded ticks", base.fingerprint(), training.recorded);
@@ -181,11 +181,11 @@ impl OfflineGateInput {
 /// Mean training reward of `model` on validation worlds.
 fn validate(settings: &PromotionSettings, model: &Checkpoint) -> anyhow::Result<Score> {
     let threads = settings.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
-    let court = Court {
-        domain: settings.finetune.domain.clone(),
-        worth: model.header.worth.unwrap_or_default(),
-        caution: Caution::JUDGED,
-        part: Part::Validation,
+    let court = Evaluator {
+        tasks: settings.finetune.domain.clone(),
+        reward: model.header.reward.unwrap_or_default(),
+        violation_cost: ViolationCost::EVALUATED,
+        split: Split::Validation,
         worlds: 0..settings.validation_worlds,
         threads,
     };

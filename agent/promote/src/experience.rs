@@ -9,10 +9,10 @@ use qscale_common::contract::{Latency, Reward, State, StateId};
 use qscale_common::slo;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use qscale_dqn::actions::{Actions, Menu};
+use qscale_dqn::actions::{ActionCandidates, Actions};
+use qscale_dqn::context::{FeatureContext, measured};
 use qscale_dqn::observation::{COUNT, observe};
-use qscale_dqn::sight::{Sight, measured};
-use qscale_dqn::worth::{self, Worth};
+use qscale_dqn::reward::{StepReward, TrainingReward};
 use qscale_policies::History;
 use qscale_rl::Mask;
 use qscale_rl::learner::Learner;
@@ -39,7 +39,7 @@ pub struct Reader<'a> {
     /// The action set.
     pub actions: &'a Actions,
     /// The training reward.
-    pub worth: Worth,
+    pub worth: TrainingReward,
     /// Violation cost with which the agent decides on a State.
     pub caution: &'a dyn Fn(&State) -> f64,
 }
@@ -54,7 +54,7 @@ pub struct Step {
     /// Action that corresponds to the allocation during the tick.
     pub choice: usize,
     /// Training reward of the tick and its terms.
-    pub tick: worth::Tick,
+    pub tick: StepReward,
     /// Observation after the tick.
     pub next: Vec<f32>,
     /// Allowed actions there.
@@ -148,7 +148,7 @@ enum SkipReason {
 /// A State as the network sees it.
 struct ObservedState {
     observation: Vec<f32>,
-    menu: Menu,
+    menu: ActionCandidates,
     usual_price: f64,
     caution: f64,
 }
@@ -181,11 +181,12 @@ impl Reader<'_> {
     /// Adds `state` to `history`; returns its observation, or `None` before `since`.
     fn observe(&self, state: &State, history: &mut History, since: Timestamp) -> Option<ObservedState> {
         let caution = (self.caution)(state);
-        let sight = Sight::take(state, history, caution);
+        let sight = FeatureContext::update(state, history, caution);
         if state.observed_at_ms < since {
             return None;
         }
-        let mut seen = ObservedState { observation: vec![0.0; COUNT], menu: Menu::default(), usual_price: sight.usual_price(), caution };
+        let mut seen =
+            ObservedState { observation: vec![0.0; COUNT], menu: ActionCandidates::default(), usual_price: sight.usual_price(), caution };
         observe(&sight, &mut seen.observation);
         self.actions.decode(&sight, &mut seen.menu);
         Some(seen)
@@ -226,12 +227,12 @@ impl Reader<'_> {
         reward: &Reward,
         current: Allocation,
         seen: &ObservedState,
-    ) -> Option<worth::Tick> {
+    ) -> Option<StepReward> {
         let violation = violation(waiting, measured_by)?;
         let cost = measured_by.prices.per_hour(current) / seen.usual_price;
         let terms = &reward.terms;
         let (reversal, resize, kills) = (terms.reversal.value?, terms.resize.value?, terms.kill.value?);
-        let tick = worth::Tick { reward: 0.0, violation, cost, reversal, kills };
+        let tick = StepReward { reward: 0.0, violation, cost, reversal, kills };
         let tick = self.worth.weigh(tick, resize, measured_by.tick_length_ms as f64 / 1000.0, seen.caution);
         tick.reward.is_finite().then_some(tick)
     }

@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use qscale_common::units::Allocation;
 use qscale_dqn::actions::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, CheckpointError, Purpose};
-use qscale_dqn::domain::{Domain, Part};
 use qscale_dqn::observation;
-use qscale_dqn::worth::Worth;
+use qscale_dqn::reward::TrainingReward;
+use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_rl::Mask;
 use qscale_rl::device::Device;
 use qscale_rl::explore::EpsilonSchedule;
@@ -16,7 +16,7 @@ use qscale_rl::learner::{Hyperparameters, Learner, LearnerError};
 use qscale_rl::network::DeviceError;
 use qscale_rl::replay::StepEnd;
 use qscale_sim::Simulation;
-use qscale_train::lane::Lane;
+use qscale_train::env::Env;
 use qscale_train::world::draw;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -49,12 +49,12 @@ pub struct FinetuneConfig {
     /// Random seed.
     pub seed: u64,
     /// Distribution of the simulated functions.
-    pub domain: Domain,
+    pub domain: TaskDistribution,
 }
 
 impl Default for FinetuneConfig {
     fn default() -> Self {
-        Self { updates: 1000, learning_rate: 1e-4, simulated: 0.5, batch: 512, seed: 1, domain: Domain::default() }
+        Self { updates: 1000, learning_rate: 1e-4, simulated: 0.5, batch: 512, seed: 1, domain: TaskDistribution::default() }
     }
 }
 
@@ -134,8 +134,8 @@ impl FinetuneConfig {
         let mixture = self.mixture(&experiences);
         let mut learner = Learner::resume(self.hyperparameters(base, mixture.all()), weights, None, self.seed, device)?;
         // A specialist is trained only on functions that it decides for.
-        let domain = if special { Domain { sparse: 0.0, ..self.domain.clone() } } else { self.domain.clone() };
-        let worth = base.header.worth.unwrap_or_default();
+        let domain = if special { TaskDistribution { sparse_share: 0.0, ..self.domain.clone() } } else { self.domain.clone() };
+        let worth = base.header.reward.unwrap_or_default();
         self.simulate(&mut learner, (&domain, worth), &actions, experiences.len(), mixture.simulated, stopped)?;
         for (function, experience) in experiences.iter().enumerate() {
             let newest = experience.ticks.len().saturating_sub(MAX_RECORDED / experiences.len());
@@ -152,7 +152,7 @@ impl FinetuneConfig {
                 error += (update.error - error) / last as f32;
             }
         }
-        let purpose = Purpose { actions, worth: base.header.worth, note: String::new() };
+        let purpose = Purpose { actions, reward: base.header.reward, note: String::new() };
         let (weights, state) = (learner.network().weights()?, learner.state()?);
         let learned = Checkpoint::new(weights, Some(state), learner.parameters(), self.seed, &purpose).model(None);
         let model = if special {
@@ -195,7 +195,7 @@ impl FinetuneConfig {
     fn simulate(
         &self,
         learner: &mut Learner,
-        (domain, worth): (&Domain, Worth),
+        (domain, worth): (&TaskDistribution, TrainingReward),
         actions: &Actions,
         first: usize,
         ticks: usize,
@@ -206,18 +206,18 @@ impl FinetuneConfig {
             // Disjoint from the numbers of training, which begin at multiples of 2^32.
             let number = self.seed.wrapping_mul(1 << 32).wrapping_add(1 << 31).wrapping_add(drawn);
             drawn += 1;
-            let world = draw(domain, Part::Training, number);
+            let world = draw(domain, Split::Training, number);
             let ticks = world.ticks();
-            (Lane::new(Simulation::new(world.setup, number, 0), world.caution, Some(actions)), ticks)
+            (Env::new(Simulation::new(world.setup, number, 0), world.violation_cost, Some(actions)), ticks)
         };
-        let mut worlds: Vec<(Lane, u32)> = (0..WORLDS.min(ticks)).map(|_| world()).collect();
+        let mut worlds: Vec<(Env, u32)> = (0..WORLDS.min(ticks)).map(|_| world()).collect();
         let mut left = ticks;
         while left > 0 && !stopped() {
             let seen: Vec<f32> = worlds.iter().flat_map(|(lane, _)| lane.observation().iter().copied()).collect();
-            let masks: Vec<Mask> = worlds.iter().map(|(lane, _)| lane.menu().mask()).collect();
+            let masks: Vec<Mask> = worlds.iter().map(|(lane, _)| lane.candidates().mask()).collect();
             let chosen = learner.select(&seen, &masks)?;
             for (number, ((lane, ticks), choice)) in worlds.iter_mut().zip(chosen).enumerate() {
-                let wanted: Option<Allocation> = choice.and_then(|choice| lane.menu().entry(choice).ok());
+                let wanted: Option<Allocation> = choice.and_then(|choice| lane.candidates().entry(choice).ok());
                 let tick = lane.step(wanted, Some(actions), &worth);
                 *ticks -= 1;
                 let ending = if *ticks == 0 { StepEnd::Truncated } else { StepEnd::Continues };
@@ -271,21 +271,21 @@ fn largest_part<'a>(base: &Checkpoint, experiences: &'a [Experience]) -> (Cow<'a
 mod tests {
     use qscale_dqn::observation::{COUNT, LEAST_REPLICAS};
     use qscale_dqn::pretrained::pretrained;
-    use qscale_dqn::worth::Tick;
+    use qscale_dqn::reward::StepReward;
     use qscale_rl::device::cpu;
 
     use super::*;
     use crate::experience::Step;
 
     fn config() -> FinetuneConfig {
-        let domain = Domain { most_rps: 5.0, ..Domain::default() };
+        let domain = TaskDistribution { most_rps: 5.0, ..TaskDistribution::default() };
         FinetuneConfig { updates: 3, batch: 16, domain, ..FinetuneConfig::default() }
     }
 
     fn experience(steps: usize) -> Experience {
         let step = |at: usize| {
             let observation = vec![(at % 7) as f32 / 7.0; COUNT];
-            let tick = Tick { reward: -0.1, ..Tick::default() };
+            let tick = StepReward { reward: -0.1, ..StepReward::default() };
             RecordedTick::Step(Box::new(Step {
                 next: observation.clone(),
                 observation,

@@ -1,6 +1,6 @@
 //! Decides whether a candidate passes a gate. Owns the thresholds and the objections; must not simulate.
 
-use qscale_dqn::worth::Tick;
+use qscale_dqn::reward::StepReward;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -277,7 +277,7 @@ fn within(value: f64, limit: f64) -> bool {
 impl Thresholds {
     /// Checks that the candidate, with mean step `candidate` on validation worlds, forgot nothing that the model in use, with `base`, knows.
     #[must_use]
-    pub fn validation(&self, base: &Tick, candidate: &Tick) -> GateReport {
+    pub fn validation(&self, base: &StepReward, candidate: &StepReward) -> GateReport {
         let mut report = GateReport::default();
         let floor = base.reward - self.reward * base.reward.abs();
         let finite = candidate.reward.is_finite();
@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_candidate_that_forgot_validation_worlds_is_rejected() {
-        let tick = |reward, violation| Tick { reward, violation, ..Tick::default() };
+        let tick = |reward, violation| StepReward { reward, violation, ..StepReward::default() };
         let report = |candidate| Thresholds::default().validation(&tick(-0.1, 0.02), &candidate);
         assert!(report(tick(-0.101, 0.0215)).passes());
         assert_eq!(report(tick(-0.103, 0.02)).objections, [Objection::ValidationReward { base: -0.1, candidate: -0.103 }]);

@@ -18,5 +18,5 @@ pub use promotion::{Promotion, PromotionDecision, Stage, Trial};
 pub use settings::{PromotionRequest, PromotionRules, PromotionSettings, RoundRequest};
 
 #[cfg(test)]
-#[path = "../../dqn/src/sample.rs"]
-mod sample;
+#[path = "../../dqn/src/fixtures.rs"]
+mod fixtures;

@@ -9,7 +9,7 @@ use qscale_common::policy::Mode;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::kv;
 use qscale_common::slo;
-use qscale_dqn::policy::{Caution, DqnParams, usual_caution};
+use qscale_dqn::policy::{DqnParams, ViolationCost, default_violation_cost};
 use qscale_dqn::registry::DQN;
 use qscale_policies::History;
 use qscale_replay::recording::{self, Period};
@@ -39,7 +39,7 @@ impl<'a> ServedAgent<'a> {
     /// Violation cost with which it decides on `state`.
     #[must_use]
     pub fn violation_cost(&self, state: &State) -> f64 {
-        self.parsed.caution.map_or_else(|| usual_caution(state), Caution::get)
+        self.parsed.violation_cost.map_or_else(|| default_violation_cost(state), ViolationCost::get)
     }
 
     /// Functions that obey it: their ScalingPolicy names it, is active and not paused.

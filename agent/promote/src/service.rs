@@ -53,7 +53,7 @@ pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Re
     // Two instances with the same name must not take each other's lease for their own.
     let election = Election::new(format!("{instance}/{seed:016x}"), config.lease.ttl.0);
     let stop_leading = CancellationToken::new();
-    let (handle, election) = lease::campaign(bus.clone(), PROMOTER_LEASE, election, stop_leading.clone());
+    let (handle, election) = lease::campaign(bus.clone(), config.lease.key_or(PROMOTER_LEASE), election, stop_leading.clone());
     let mut promoter = Promoter { bus, platform, entries, metrics, handle };
     let mut ended = Ok(());
     while ended.is_ok() && !token.is_cancelled() {

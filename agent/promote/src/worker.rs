@@ -12,7 +12,7 @@ use qscale_common::runtime::models::{ModelStore, PointerError};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::time::Timestamp;
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry;
 use qscale_policies::History;
@@ -224,7 +224,7 @@ impl Step<'_> {
 
     async fn checkpoint(&self, version: u64) -> anyhow::Result<Checkpoint> {
         let name = || format!("model {}@{version}", self.model());
-        let bytes = self.store.read(self.model(), version, MOST_BYTES).await.with_context(name)?;
+        let bytes = self.store.read(self.model(), version, MAX_BYTES).await.with_context(name)?;
         Checkpoint::from_bytes(&bytes).with_context(name)
     }
 
@@ -330,7 +330,7 @@ impl Step<'_> {
         recorded: &[RecordedFunction],
     ) -> anyhow::Result<Vec<Experience>> {
         let dqn = registry::learned(agent.params, Some(base), &cpu())?;
-        let worth = base.header.worth.unwrap_or_default();
+        let worth = base.header.reward.unwrap_or_default();
         let violation_cost = |state: &_| agent.violation_cost(state);
         let mut experiences = Vec::new();
         for function in recorded {

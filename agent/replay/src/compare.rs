@@ -49,7 +49,7 @@ pub struct ComparisonSpec {
     pub other: ReplayPolicy,
     /// Function and arrivals.
     pub scenario: RecordedScenario,
-    /// What had to be assumed, in sentences.
+    /// Assumptions, in sentences.
     pub assumptions: Vec<String>,
 }
 

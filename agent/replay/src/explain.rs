@@ -195,7 +195,7 @@ fn decider(outcome: &Outcome) -> String {
 /// The configured violation cost of the learned policy; `None` if it is unknown or the default.
 async fn violation_cost(bus: &Bus, settings: &SettingsFolder, action: &Action) -> Option<f64> {
     let policy = ReplayPolicy::of_agent(bus, settings, &action.agent, Some(action), None).await.ok()?;
-    policy.params.get("caution")?.as_f64()
+    ["violation_cost", "caution"].iter().find_map(|key| policy.params.get(key))?.as_f64()
 }
 
 /// The last decision that was due of a policy.

@@ -5,7 +5,7 @@ use qscale_common::name::Name;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
-use qscale_common::window::{Windows, assemble};
+use qscale_common::window::{FunctionWindows, assemble};
 use qscale_dqn::decider::Decider;
 
 use crate::session::Answer;
@@ -18,7 +18,7 @@ pub(crate) fn state(tick: u64, rate: f64) -> State {
     let at = Timestamp(BEGIN + tick * 5000 + 40);
     let policy = ScalingPolicy::new("f".parse().expect("valid"));
     let state_id = StateId { epoch: Epoch(7), tick: Tick::at(at, TickLength::default()) };
-    let mut state = assemble(&policy, state_id, at, &Windows::new(TickLength::default()), None);
+    let mut state = assemble(&policy, state_id, at, &FunctionWindows::new(TickLength::default()), None);
     state.allocation = Some(Allocation::new(2, 500, 128));
     let two = Replicas(2);
     state.replicas = Some(ReplicaCounts { desired: two, ready: two, pending: Replicas(0), reporting: two });

@@ -11,7 +11,7 @@ use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::ModelStore;
 use qscale_common::text::clean;
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::decider::{Decider, FALLBACK};
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry::{self, DQN};
@@ -159,7 +159,7 @@ pub struct AgentSettings {
 pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
     let read = || {
         let mut bytes = Vec::new();
-        File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
         std::io::Result::Ok(bytes)
     };
     let bytes = read().with_context(|| format!("model {}", path.display()))?;
@@ -197,7 +197,7 @@ async fn model_that_decided(bus: &Bus, configured: Option<&str>, recorded: Optio
         let in_use = model.in_use.as_ref().filter(|_| fingerprint.is_none() && named == Some(name.as_str())).map(|in_use| in_use.version);
         let same = model.versions.iter().find(|(_, stored)| fingerprint.is_some() && stored.fingerprint.as_deref() == fingerprint);
         let Some(version) = same.map(|(version, _)| *version).or(in_use) else { continue };
-        let bytes = store.read(&name, version, MOST_BYTES).await.with_context(|| format!("model {name}@{version}"))?;
+        let bytes = store.read(&name, version, MAX_BYTES).await.with_context(|| format!("model {name}@{version}"))?;
         return Checkpoint::from_bytes(&bytes).map(Some).with_context(|| format!("model {name}@{version}"));
     }
     Ok(of_file)

@@ -23,7 +23,7 @@ use crate::recording::{self, Period};
 pub enum ReplayWith<'a> {
     /// The policy of the agent, with the memory that the agent had.
     Agent {
-        /// Where its settings are read from.
+        /// Folder with its settings.
         settings: &'a SettingsFolder,
         /// Model that replaces the one that decided.
         model: Option<&'a Checkpoint>,
@@ -43,7 +43,7 @@ pub struct FunctionReplay {
     pub policy: String,
     /// Its version.
     pub configuration: String,
-    /// What had to be assumed, in sentences.
+    /// Assumptions, in sentences.
     pub assumptions: Vec<String>,
     /// Replayed decisions in order.
     pub decisions: Vec<ReplayedDecision>,

@@ -53,7 +53,7 @@ impl Moments {
     }
 }
 
-/// How far a step goes.
+/// Size of an optimiser step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepSize {
     /// Learning rate.

@@ -1,4 +1,4 @@
-//! Devices: where networks compute. Owns the interface that a backend outside this crate implements; must not decide which device is worth using.
+//! Devices: where networks compute. Owns the interface that a backend outside this crate implements; must not select a device.
 
 use std::fmt::Debug;
 use std::sync::Arc;

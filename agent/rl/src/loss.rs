@@ -41,7 +41,7 @@ pub struct BatchValues<'a> {
     pub current_by_target: &'a [f32],
 }
 
-/// What the loss depends on besides the batch.
+/// Parameters of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossConfig {
     /// Number of actions.

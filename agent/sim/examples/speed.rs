@@ -9,7 +9,7 @@ use std::time::Duration;
 use qscale_common::policy::{Prices, ScalingPolicy};
 use qscale_common::time::{Span, Tick, TickLength, Timestamp};
 use qscale_common::units::Allocation;
-use qscale_common::window::Windows;
+use qscale_common::window::FunctionWindows;
 use qscale_common::workload::Gaps;
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Reading, Setup, Simulation};
@@ -159,7 +159,7 @@ fn cpu_seconds() -> f64 {
 /// CPU seconds that it takes.
 fn live(function: &mut Function, arrivals_a_second: f64, seed: u64) -> f64 {
     let mut rng = stream(seed, 0, Purpose::Arrivals);
-    let mut windows = Windows::new(TickLength::new(Duration::from_secs(15)).expect("within the range"));
+    let mut windows = FunctionWindows::new(TickLength::new(Duration::from_secs(15)).expect("within the range"));
     let (mut reading, prices) = (Reading::default(), Prices::default());
     let mean_gap = 1e9 / arrivals_a_second;
     let begin = cpu_seconds();

@@ -13,7 +13,7 @@ use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::reward::{MeasuredReward, measure};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
-use qscale_common::window::{Windows, assemble};
+use qscale_common::window::{FunctionWindows, assemble};
 use qscale_common::workload::WorkloadRng;
 use rand::RngExt;
 
@@ -64,7 +64,7 @@ pub struct Simulation {
     late: VecDeque<Reading>,
     spare: Vec<Reading>,
     reading: Reading,
-    windows: Windows,
+    windows: FunctionWindows,
     budget: Budget,
     state: State,
     reward: MeasuredReward,
@@ -77,7 +77,7 @@ impl Simulation {
     pub fn new(setup: Setup, seed: u64, index: u64) -> Self {
         let mut setup = setup;
         setup.policy.mode = Mode::Active;
-        let windows = Windows::new(setup.policy.tick);
+        let windows = FunctionWindows::new(setup.policy.tick);
         let state = assemble(&setup.policy, state_id(BEGIN, &setup.policy), BEGIN, &windows, None);
         let mut simulation = Self {
             function: function(&setup, seed, index),
@@ -259,7 +259,8 @@ impl Simulation {
     /// Size of function and windows in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.function.memory_bytes() - size_of::<Function>() + self.windows.memory_bytes() - size_of::<Windows>()
+        size_of::<Self>() + self.function.memory_bytes() - size_of::<Function>() + self.windows.memory_bytes()
+            - size_of::<FunctionWindows>()
     }
 }
 

@@ -1,13 +1,14 @@
-//! Training in the simulator: worlds are drawn, agents act on many of them at once and learn, and networks are validated. Owns the loop; no files, no
-//! clock: what a caller asks for comes back as values.
+//! Training in the simulator: sampling of worlds, environments, the training loop and validation. No files and no clock; results are return values.
 
 pub mod agent;
-pub mod course;
-pub mod judge;
-pub mod lane;
-pub mod recipe;
+pub mod config;
+pub mod env;
+pub mod evaluate;
+pub mod run;
 mod tabular;
 pub mod trainer;
 pub mod world;
 
-pub use trainer::{Loss, Plan, Trainer};
+pub use config::TrainingConfig;
+pub use run::TrainingRun;
+pub use trainer::{Trainer, TrainerConfig, UpdateMeans};

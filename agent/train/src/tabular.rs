@@ -1,20 +1,20 @@
-//! The table of the study as an agent that learns.
+//! Tabular Q-learning as an agent that learns.
 
 use qscale_dqn::actions::Actions;
 use qscale_dqn::tabular::Tabular;
 use qscale_rl::learner::UpdateStats;
 use qscale_rl::network::DeviceError;
 
-use crate::agent::{Act, Actor, Agent, Outcome};
-use crate::lane::Lane;
+use crate::agent::{Actor, Agent, EnvAction, EnvStep};
+use crate::env::Env;
 
 impl Actor for Tabular {
-    fn act(&self, first: usize, lanes: &[Lane]) -> Result<Vec<Act>, DeviceError> {
-        let act = |(row, lane): (usize, &Lane)| match self.choose(lane.state(), self.steps + (first + row) as u64) {
-            Some(chosen) => Act { choice: Some(chosen.choice), wanted: chosen.wanted },
-            None => Act::default(),
+    fn act(&self, first: usize, envs: &[Env]) -> Result<Vec<EnvAction>, DeviceError> {
+        let action = |(row, env): (usize, &Env)| match self.choose(env.state(), self.steps + (first + row) as u64) {
+            Some(action) => EnvAction { index: Some(action.index), requested: action.requested },
+            None => EnvAction::default(),
         };
-        Ok(lanes.iter().enumerate().map(act).collect())
+        Ok(envs.iter().enumerate().map(action).collect())
     }
 }
 
@@ -29,16 +29,16 @@ impl Agent for Tabular {
         self.clone()
     }
 
-    /// A table learns from each step at once.
-    fn study(&mut self, functions: usize) -> Result<Option<UpdateStats>, DeviceError> {
+    /// Does not learn here: a table learns from each step when it is observed.
+    fn learn(&mut self, functions: usize) -> Result<Option<UpdateStats>, DeviceError> {
         self.steps += functions as u64;
         Ok(None)
     }
 
-    fn remember(&mut self, lanes: &[Lane], outcomes: &[Outcome]) {
-        for (lane, outcome) in lanes.iter().zip(outcomes) {
-            if let (Some(choice), Some(reward)) = (outcome.act.choice, outcome.reward) {
-                self.learn(choice, reward, outcome.ending, lane.state());
+    fn observe(&mut self, envs: &[Env], steps: &[EnvStep]) {
+        for (env, step) in envs.iter().zip(steps) {
+            if let (Some(index), Some(reward)) = (step.action.index, step.reward) {
+                self.update(index, reward, step.end, env.state());
             }
         }
     }

@@ -1,29 +1,29 @@
-//! The training loop: agents act on many simulated worlds at once, while what was lived through before is learned from.
+//! The training loop: an agent acts on many simulated worlds in parallel and learns from the steps before at the same time.
 
 use std::num::NonZeroUsize;
 
 use qscale_dqn::actions::Actions;
-use qscale_dqn::domain::{Domain, Part};
-use qscale_dqn::worth::{Tick, Worth};
+use qscale_dqn::reward::{StepReward, TrainingReward};
+use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_rl::network::DeviceError;
 use qscale_rl::replay::StepEnd;
 use qscale_sim::Simulation;
 
-use crate::agent::{Act, Actor, Agent, Outcome};
-use crate::judge::Score;
-use crate::lane::Lane;
+use crate::agent::{Actor, Agent, EnvAction, EnvStep};
+use crate::env::Env;
+use crate::evaluate::Score;
 use crate::world::draw;
 
-/// How training goes.
+/// Configuration of the loop.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    /// What worlds are drawn from.
-    pub domain: Domain,
-    /// What ticks are worth.
-    pub worth: Worth,
-    /// Worlds that are acted on at once, at least 1.
+pub struct TrainerConfig {
+    /// The distribution of worlds.
+    pub tasks: TaskDistribution,
+    /// The reward.
+    pub reward: TrainingReward,
+    /// Worlds simulated in parallel, at least 1.
     pub worlds: usize,
-    /// On so many threads they are lived through, while another one learns; it changes nothing of what comes out.
+    /// Threads that simulate, while another one learns; has no effect on the result.
     pub threads: NonZeroUsize,
     /// Seed of the worlds.
     pub seed: u64,
@@ -31,112 +31,119 @@ pub struct Plan {
     pub first_world: u64,
 }
 
-impl Default for Plan {
+impl Default for TrainerConfig {
     fn default() -> Self {
-        Self { domain: Domain::default(), worth: Worth::default(), worlds: 256, threads: NonZeroUsize::MIN, seed: 1, first_world: 0 }
+        Self {
+            tasks: TaskDistribution::default(),
+            reward: TrainingReward::default(),
+            worlds: 256,
+            threads: NonZeroUsize::MIN,
+            seed: 1,
+            first_world: 0,
+        }
     }
 }
 
-/// Worlds under an agent that learns.
+/// Worlds controlled by an agent that learns.
 pub struct Trainer<A> {
-    plan: Plan,
+    config: TrainerConfig,
     agent: A,
-    lanes: Vec<Lane>,
-    /// Ticks that are left of each world.
+    envs: Vec<Env>,
+    /// Remaining ticks of each world.
     left: Vec<u32>,
     drawn: u64,
     steps: u64,
     score: Score,
-    loss: Loss,
+    updates: UpdateMeans,
 }
 
-/// Means since the last time somebody asked.
+/// Means over updates.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Loss {
-    /// Updates.
+pub struct UpdateMeans {
+    /// Number of updates.
     pub updates: u64,
-    /// The loss.
+    /// Loss.
     pub loss: f64,
-    /// Value of the choices that were learned from.
+    /// Value of the actions in the batches.
     pub value: f64,
 }
 
 impl<A: Agent + Send> Trainer<A> {
-    /// Worlds of `plan`.
+    /// A loop for `agent`.
     #[must_use]
-    pub fn new(plan: Plan, agent: A) -> Self {
-        let (score, loss) = (Score::default(), Loss::default());
-        let worlds = plan.worlds.max(1);
-        let mut trainer = Self { lanes: Vec::new(), left: Vec::new(), drawn: plan.first_world, steps: 0, score, loss, plan, agent };
+    pub fn new(config: TrainerConfig, agent: A) -> Self {
+        let (score, updates) = (Score::default(), UpdateMeans::default());
+        let worlds = config.worlds.max(1);
+        let mut trainer = Self { envs: Vec::new(), left: Vec::new(), drawn: config.first_world, steps: 0, score, updates, config, agent };
         for _ in 0..worlds {
-            let (lane, ticks) = trainer.world();
-            trainer.lanes.push(lane);
+            let (env, ticks) = trainer.next_world();
+            trainer.envs.push(env);
             trainer.left.push(ticks);
         }
         trainer
     }
 
-    /// The next world, and how many ticks it is lived through.
-    fn world(&mut self) -> (Lane, u32) {
-        let number = self.plan.seed.wrapping_mul(1 << 32).wrapping_add(self.drawn);
+    /// The next world and its length in ticks.
+    fn next_world(&mut self) -> (Env, u32) {
+        let number = self.config.seed.wrapping_mul(1 << 32).wrapping_add(self.drawn);
         self.drawn += 1;
-        let world = draw(&self.plan.domain, Part::Training, number);
+        let world = draw(&self.config.tasks, Split::Training, number);
         let ticks = world.ticks();
-        (Lane::new(Simulation::new(world.setup, number, 0), world.caution, self.agent.actions()), ticks)
+        (Env::new(Simulation::new(world.setup, number, 0), world.violation_cost, self.agent.actions()), ticks)
     }
 
-    /// Lives through one tick of every world, and learns from what was lived through before, both at once.
+    /// Simulates one tick of every world and learns from the steps before, in parallel.
     ///
     /// # Errors
     /// When the device fails.
     pub fn tick(&mut self) -> Result<(), DeviceError> {
         let actor = self.agent.actor();
         let actions = self.agent.actions().cloned();
-        let (lanes, worth, agent) = (&mut self.lanes, &self.plan.worth, &mut self.agent);
-        let functions = lanes.len();
-        let share = functions.div_ceil(self.plan.threads.get()).max(1);
-        let (lived, update) = std::thread::scope(|scope| {
+        let (envs, reward, agent) = (&mut self.envs, &self.config.reward, &mut self.agent);
+        let functions = envs.len();
+        let share = functions.div_ceil(self.config.threads.get()).max(1);
+        let (simulated, update) = std::thread::scope(|scope| {
             let (actor, actions) = (&actor, actions.as_ref());
-            let chunks = lanes.chunks_mut(share).enumerate();
-            let living: Vec<_> =
-                chunks.map(|(chunk, lanes)| scope.spawn(move || live(actor, chunk * share, lanes, actions, worth))).collect();
-            let update = agent.study(functions);
-            (living.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>(), update)
+            let chunks = envs.chunks_mut(share).enumerate();
+            let threads: Vec<_> =
+                chunks.map(|(chunk, envs)| scope.spawn(move || simulate(actor, chunk * share, envs, actions, reward))).collect();
+            let update = agent.learn(functions);
+            (threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>(), update)
         });
         let mut ticks = Vec::with_capacity(functions);
-        for lived in lived {
-            ticks.extend(lived.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        for chunk in simulated {
+            ticks.extend(chunk.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
         }
         if let Some(update) = update? {
-            self.loss.updates += 1;
-            let part = 1.0 / self.loss.updates as f64;
-            self.loss.loss += (f64::from(update.loss) - self.loss.loss) * part;
-            self.loss.value += (f64::from(update.value) - self.loss.value) * part;
+            self.updates.updates += 1;
+            let part = 1.0 / self.updates.updates as f64;
+            self.updates.loss += (f64::from(update.loss) - self.updates.loss) * part;
+            self.updates.value += (f64::from(update.value) - self.updates.value) * part;
         }
-        let outcome = |((act, tick), left): (&(Act, Tick), &mut u32)| {
+        let step = |((action, tick), left): (&(EnvAction, StepReward), &mut u32)| {
             *left -= 1;
-            // Worlds go on; an end by time is a truncation.
-            let ending = if *left == 0 { StepEnd::Truncated } else { StepEnd::Continues };
-            Outcome { act: *act, reward: Some(tick.reward), ending }
+            // A world ends by its length only, which is a truncation.
+            let end = if *left == 0 { StepEnd::Truncated } else { StepEnd::Continues };
+            EnvStep { action: *action, reward: Some(tick.reward), end }
         };
-        let outcomes: Vec<Outcome> = ticks.iter().zip(&mut self.left).map(outcome).collect();
+        let steps: Vec<EnvStep> = ticks.iter().zip(&mut self.left).map(step).collect();
         ticks.iter().for_each(|(_, tick)| self.score.add(tick));
-        self.agent.remember(&self.lanes, &outcomes);
-        self.steps += self.lanes.len() as u64;
+        self.agent.observe(&self.envs, &steps);
+        self.steps += self.envs.len() as u64;
         for number in 0..self.left.len() {
             if self.left[number] == 0 {
-                (self.lanes[number], self.left[number]) = self.world();
+                (self.envs[number], self.left[number]) = self.next_world();
             }
         }
         Ok(())
     }
 
-    /// What was earned while exploring, and what updates said, since the last time somebody asked.
-    pub fn take(&mut self) -> (Score, Loss) {
-        (std::mem::take(&mut self.score), std::mem::take(&mut self.loss))
+    /// Takes the score while exploring and the means over updates since the previous call.
+    pub fn take(&mut self) -> (Score, UpdateMeans) {
+        (std::mem::take(&mut self.score), std::mem::take(&mut self.updates))
     }
 
-    /// Ticks of single worlds lived through.
+    /// Simulated ticks of all worlds.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
@@ -149,17 +156,17 @@ impl<A: Agent + Send> Trainer<A> {
     }
 }
 
-/// Acts on some worlds and lives through a tick of each.
-fn live(
+/// Acts on `envs` and simulates a tick of each.
+fn simulate(
     actor: &impl Actor,
     first: usize,
-    lanes: &mut [Lane],
+    envs: &mut [Env],
     actions: Option<&Actions>,
-    worth: &Worth,
-) -> Result<Vec<(Act, Tick)>, DeviceError> {
-    let acts = actor.act(first, lanes)?;
-    let lived = lanes.iter_mut().zip(acts).map(|(lane, act)| (act, lane.step(act.wanted, actions, worth)));
-    Ok(lived.collect())
+    reward: &TrainingReward,
+) -> Result<Vec<(EnvAction, StepReward)>, DeviceError> {
+    let acts = actor.act(first, envs)?;
+    let steps = envs.iter_mut().zip(acts).map(|(env, action)| (action, env.step(action.requested, actions, reward)));
+    Ok(steps.collect())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The functions, loads and troubles that training draws from a domain. Owns how each is drawn; must not simulate.
+//! Sampling of worlds: functions, loads and perturbations from a task distribution. Must not simulate.
 //!
-//! Ranges are wide and draws are by orders of magnitude, so that a real function looks like one more draw (Tobin et al., IROS 2017). A load is sized by what
-//! the function can bear at most, so that most worlds can be controlled and few are hopeless.
+//! Ranges are wide and sampled logarithmically, so that a real function looks like another sample (Tobin et al., IROS 2017). Loads are sized by the capacity of the
+//! function, so that most worlds can be controlled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,57 +11,57 @@ use qscale_common::time::{Span, TickLength};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_common::workload::trace::{MinuteTrace, TraceFunction};
 use qscale_common::workload::{Demand, DurationQuantiles, Gaps, Iat, MinuteCount, Pattern, Scale};
-use qscale_dqn::domain::{Domain, Part};
-use qscale_dqn::policy::Caution;
+use qscale_dqn::policy::ViolationCost;
+use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_sim::profile::{Memory, Startup};
 use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// A world that was drawn.
+/// A sampled world.
 #[derive(Debug, Clone)]
 pub struct World {
-    /// What is simulated.
+    /// Setup of the simulation.
     pub setup: Setup,
-    /// How long it is lived through.
+    /// Simulated time.
     pub length: Duration,
-    /// What a violated tick costs, in units of five seconds of the usual cost.
-    pub caution: f64,
+    /// Cost of a violated tick ([`ViolationCost`]).
+    pub violation_cost: f64,
 }
 
 impl World {
-    /// The ticks that it is lived through.
+    /// Number of ticks.
     #[must_use]
     pub fn ticks(&self) -> u32 {
         (self.length.as_secs_f64() / self.setup.policy.tick.duration().as_secs_f64()).round().clamp(2.0, 1e6) as u32
     }
 }
 
-/// World number `number` of `part`.
+/// World number `number` of `split`.
 #[must_use]
-pub fn draw(domain: &Domain, part: Part, number: u64) -> World {
-    let salt = 0x51ed_270b_u64.wrapping_mul(part as u64 + 1);
+pub fn draw(tasks: &TaskDistribution, split: Split, number: u64) -> World {
+    let salt = 0x51ed_270b_u64.wrapping_mul(split as u64 + 1);
     let mut rng = SmallRng::seed_from_u64(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt);
     let rng = &mut rng;
-    let is_sparse = rng.random_bool(domain.sparse);
-    // Where requests come all the time a violation is seldom worth more than an hour of the cost; where they come now and then, hours of it.
+    let is_sparse = rng.random_bool(tasks.sparse_share);
+    // Under continuous load a violation is rarely worth more than an hour of cost; for sparse functions it may be worth hours.
     let (least, most) = if is_sparse {
-        (50.0, Caution::MOST)
+        (50.0, ViolationCost::MOST)
     } else if rng.random_bool(0.85) {
-        (Caution::LEAST, 600.0)
+        (ViolationCost::LEAST, 600.0)
     } else {
-        (600.0, Caution::MOST)
+        (600.0, ViolationCost::MOST)
     };
-    let caution = by_magnitude(rng, least, most);
-    let (setup, length) = if is_sparse { sparse(domain, rng) } else { steady(domain, rng) };
-    World { setup, length, caution }
+    let violation_cost = by_magnitude(rng, least, most);
+    let (setup, length) = if is_sparse { sparse(tasks, rng) } else { steady(tasks, rng) };
+    World { setup, length, violation_cost }
 }
 
-/// A function that is called all the time, and whose replicas may be resized.
-fn steady(domain: &Domain, rng: &mut SmallRng) -> (Setup, Duration) {
+/// A function under continuous load, whose replicas may be resized.
+fn steady(tasks: &TaskDistribution, rng: &mut SmallRng) -> (Setup, Duration) {
     let length = minutes(by_magnitude(rng, 8.0, 40.0));
     let (profile, alone) = profile(rng);
-    let mut policy = base_policy(domain, rng);
+    let mut policy = base_policy(tasks, rng);
     policy.objective.latency = bound(alone * by_magnitude(rng, 1.4, 30.0) + rng.random_range(0.0..0.1));
     let least = u32::from(rng.random_bool(0.9));
     policy.bounds.replicas = Range::new(Replicas(least), Replicas(rng.random_range(3..=30))).unwrap_or(policy.bounds.replicas);
@@ -70,23 +70,23 @@ fn steady(domain: &Domain, rng: &mut SmallRng) -> (Setup, Duration) {
     let least = [32, 64, 128][rng.random_range(0..3)];
     policy.bounds.memory_mib = Range::new(Mebibytes(least), Mebibytes(1024)).unwrap_or(policy.bounds.memory_mib);
     let gateway = Gateway { concurrency: [100, 100, 10, 1, 0][rng.random_range(0..5)], ..Gateway::default() };
-    let most = capacity(&profile, &policy, gateway).min(domain.most_rps * 10.0);
-    let rate = (most * by_magnitude(rng, 0.004, 0.5)).min(domain.most_rps);
-    // What even the largest allocation cannot bear teaches little.
+    let most = capacity(&profile, &policy, gateway).min(tasks.most_rps * 10.0);
+    let rate = (most * by_magnitude(rng, 0.004, 0.5)).min(tasks.most_rps);
+    // Little is learned from a load beyond the capacity of the largest allocation.
     let ceiling = if rng.random_bool(0.97) { 0.8 * most } else { 1.3 * most };
     let load = Load::Pattern { pattern: pattern(rate, ceiling, length, rng), gaps: Gaps::Poisson };
     let (replicas, cpu) = (policy.bounds.replicas.max().0, policy.bounds.cpu_millicores);
     let allocation = Allocation::new(rng.random_range(1..=replicas), rng.random_range(cpu.min().0..=cpu.max().0), 256);
-    let perturbation = if rng.random_bool(domain.troubled) { Perturbation::draw(rng, length) } else { Perturbation::default() };
-    see_late(&mut policy, &perturbation);
+    let perturbation = if rng.random_bool(tasks.perturbed_share) { Perturbation::draw(rng, length) } else { Perturbation::default() };
+    allow_lag(&mut policy, &perturbation);
     let setup = Setup { profile: Arc::new(profile), gateway, policy, allocation, load, perturbation, nodes: None };
     (setup, length)
 }
 
-/// A function that is called now and then, whose replicas are what they are.
-fn sparse(domain: &Domain, rng: &mut SmallRng) -> (Setup, Duration) {
+/// A function that is invoked rarely, whose replicas have a fixed size.
+fn sparse(tasks: &TaskDistribution, rng: &mut SmallRng) -> (Setup, Duration) {
     let slots = rng.random_range(60..300);
-    let mut policy = base_policy(domain, rng);
+    let mut policy = base_policy(tasks, rng);
     if policy.tick.duration() < Duration::from_secs(5) {
         policy.tick = TickLength::new(Duration::from_secs(5)).unwrap_or_default();
     }
@@ -120,19 +120,19 @@ fn sparse(domain: &Domain, rng: &mut SmallRng) -> (Setup, Duration) {
     let gateway = Gateway { concurrency: 1, queue: 10_000, timeout: Span::seconds(300) };
     let allocation = Allocation::new(rng.random_range(0..=2), cpu.0, memory);
     let mut perturbation = Perturbation::default();
-    if rng.random_bool(domain.troubled / 3.0) {
+    if rng.random_bool(tasks.perturbed_share / 3.0) {
         perturbation.metric_lag = Span::seconds(rng.random_range(5..=40));
     }
-    see_late(&mut policy, &perturbation);
+    allow_lag(&mut policy, &perturbation);
     let setup = Setup { profile: Arc::new(profile), gateway, policy, allocation, load, perturbation, nodes: None };
     (setup, minutes(f64::from(slots)))
 }
 
-/// The base of a policy: its tick, its percentile, and a guard that is strict or lets all pass.
-fn base_policy(domain: &Domain, rng: &mut SmallRng) -> ScalingPolicy {
+/// The base of a ScalingPolicy: tick, percentile, and a guard that is strict or permissive.
+fn base_policy(tasks: &TaskDistribution, rng: &mut SmallRng) -> ScalingPolicy {
     let mut policy = ScalingPolicy::new("training/function".parse().expect("a valid name"));
     policy.tick =
-        domain.ticks.get(rng.random_range(0..domain.ticks.len().max(1))).and_then(|tick| TickLength::new(tick.0).ok()).unwrap_or_default();
+        tasks.ticks.get(rng.random_range(0..tasks.ticks.len().max(1))).and_then(|tick| TickLength::new(tick.0).ok()).unwrap_or_default();
     if rng.random_bool(0.3) {
         policy.objective.percentile = Percentile::try_from([90.0, 99.0][rng.random_range(0..2)]).unwrap_or(policy.objective.percentile);
     }
@@ -148,8 +148,8 @@ fn base_policy(domain: &Domain, rng: &mut SmallRng) -> ScalingPolicy {
     policy
 }
 
-/// Lets `policy` act on measurements as old as they always are there: a guard that never lets anything be taken away leaves nothing to learn.
-fn see_late(policy: &mut ScalingPolicy, perturbation: &Perturbation) {
+/// Raises the guard's maximum age above the metric lag: otherwise the guard would never allow scaling down.
+fn allow_lag(policy: &mut ScalingPolicy, perturbation: &Perturbation) {
     if perturbation.metric_lag.0 > policy.tick.duration() {
         policy.guard.max_age = Some(Span::seconds(3600));
     }
@@ -164,7 +164,7 @@ fn bound(seconds: f64) -> LatencyBound {
     LatencyBound::try_from(span).expect("within a millisecond and an hour")
 }
 
-/// Requests a second that the largest allocation bears.
+/// Capacity of the largest allocation, requests/s.
 fn capacity(profile: &FunctionProfile, policy: &ScalingPolicy, gateway: Gateway) -> f64 {
     let cores = policy.bounds.cpu_millicores.max().cores();
     let usable = cores.min(f64::from(profile.parallelism));
@@ -174,7 +174,7 @@ fn capacity(profile: &FunctionProfile, policy: &ScalingPolicy, gateway: Gateway)
     (usable / cpu).min(by_workers) * f64::from(policy.bounds.replicas.max().0)
 }
 
-/// Between `least` and `most`, all magnitudes alike.
+/// Log-uniform between `least` and `most`.
 fn by_magnitude(rng: &mut SmallRng, least: f64, most: f64) -> f64 {
     rng.random_range(least.ln()..most.ln()).exp()
 }
@@ -183,7 +183,7 @@ fn log_normal(median_s: f64, sigma: f64) -> Distribution {
     Distribution::log_normal(Nanos::from_seconds(median_s), sigma).unwrap_or(Distribution::ZERO)
 }
 
-/// A function, and how long 95 in 100 of its requests take at most that find a whole core free, seconds.
+/// A function, and its 95th percentile of latency on an idle core, seconds.
 fn profile(rng: &mut SmallRng) -> (FunctionProfile, f64) {
     let waits = rng.random_bool(0.35);
     let (cpu_s, cpu_sigma) = (by_magnitude(rng, 0.0005, 0.4), rng.random_range(0.02..1.0));
@@ -206,7 +206,7 @@ fn profile(rng: &mut SmallRng) -> (FunctionProfile, f64) {
     (profile, high(cpu_s, cpu_sigma) + high(wait_s, wait_sigma))
 }
 
-/// A load of some `rate` requests a second in the mean over `length`, and at most `ceiling`.
+/// A load of about `rate` requests/s on average over `length`, and at most `ceiling`.
 fn pattern(rate: f64, ceiling: f64, length: Duration, rng: &mut SmallRng) -> Pattern {
     let seconds = length.as_secs_f64();
     let span = |seconds: f64| format!("{}ms", (seconds.max(0.1) * 1000.0) as u64);
@@ -214,7 +214,7 @@ fn pattern(rate: f64, ceiling: f64, length: Duration, rng: &mut SmallRng) -> Pat
     let text = match rng.random_range(0..12) {
         0 | 1 => format!("constant:{rate}"),
         2 => {
-            // Up to three jumps.
+            // One to three steps.
             let mut text = format!("step:{rate}@0s");
             let mut at = 0.0;
             for _ in 0..rng.random_range(1..=3) {
@@ -238,12 +238,12 @@ fn pattern(rate: f64, ceiling: f64, length: Duration, rng: &mut SmallRng) -> Pat
         }
         _ => wander(rate, seconds, rng),
     };
-    let pattern: Pattern = text.parse().expect("a form that patterns have, with rates and times within their ranges");
+    let pattern: Pattern = text.parse().expect("a valid pattern with rates and times in range");
     let peak = pattern.peak().per_second();
     if peak > ceiling { pattern.scaled(ceiling / peak).expect("a smaller rate is a rate") } else { pattern }
 }
 
-/// A level that wanders about `rate`, and a wave below it now and then.
+/// A rate that wanders around `rate`, sometimes with an added wave.
 fn wander(rate: f64, seconds: f64, rng: &mut SmallRng) -> String {
     let every = by_magnitude(rng, 5.0, 60.0);
     let (sigma, memory) = (rng.random_range(0.1..0.8), rng.random_range(0.3..0.98));
@@ -253,7 +253,7 @@ fn wander(rate: f64, seconds: f64, rng: &mut SmallRng) -> String {
     let mut level = 0.0;
     for step in 0..((seconds / every) as u32).clamp(1, 400) {
         let at = f64::from(step) * every;
-        // The sum of twelve uniform draws is normal enough.
+        // Approximately normal: the sum of twelve uniform samples.
         let normal = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
         level = memory * level + f64::sqrt(1.0 - memory * memory) * normal;
         let wave = depth * (phase + std::f64::consts::TAU * at / period).sin();
@@ -262,11 +262,11 @@ fn wander(rate: f64, seconds: f64, rng: &mut SmallRng) -> String {
     text
 }
 
-/// Invocations minute by minute of a function that is called by a timer, by people, in sessions, or by several of these.
+/// Invocations per minute of a function called by a timer, by users, in sessions, or by several of these.
 fn invocations(minutes: u32, (usual_s, sigma): (f64, f64), most_replicas: u32, rng: &mut SmallRng) -> Vec<MinuteCount> {
     let mut counts = vec![0.0f64; minutes as usize];
-    // No more in the mean than half of what the replicas bear.
-    let bearable = 0.5 * f64::from(most_replicas) * 60.0 / (usual_s * (sigma * sigma / 2.0).exp());
+    // At most half the capacity of the replicas on average.
+    let capacity = 0.5 * f64::from(most_replicas) * 60.0 / (usual_s * (sigma * sigma / 2.0).exp());
     let sources = if rng.random_bool(0.25) { 2 } else { 1 };
     for _ in 0..sources {
         match rng.random_range(0..6) {
@@ -306,13 +306,13 @@ fn invocations(minutes: u32, (usual_s, sigma): (f64, f64), most_replicas: u32, r
         }
     }
     let whole = |(minute, count): (usize, f64)| {
-        let count = count.min(bearable).round() as u32;
+        let count = count.min(capacity).round() as u32;
         (count > 0).then_some(MinuteCount { bin: minute as u32, count })
     };
     counts.into_iter().enumerate().filter_map(whole).collect()
 }
 
-/// A count of this mean (Knuth's method below thirty, a rounded normal above).
+/// A Poisson count (Knuth's method up to a mean of 30, a rounded normal above).
 fn poisson(mean: f64, rng: &mut SmallRng) -> f64 {
     if mean > 30.0 {
         let normal = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
@@ -328,31 +328,31 @@ fn poisson(mean: f64, rng: &mut SmallRng) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use qscale_dqn::domain::Kind;
+    use qscale_dqn::tasks::FunctionClass;
 
     use super::*;
 
     #[test]
-    fn every_world_can_be_and_none_is_drawn_twice() {
-        let domain = Domain::default();
+    fn every_world_is_valid_and_none_is_sampled_twice() {
+        let tasks = TaskDistribution::default();
         let (mut worlds, mut sparse) = (Vec::new(), 0);
-        for part in [Part::Training, Part::Validation, Part::Test] {
+        for split in [Split::Training, Split::Validation, Split::Test] {
             for number in 0..200 {
-                let world = draw(&domain, part, number);
+                let world = draw(&tasks, split, number);
                 let setup = &world.setup;
-                setup.perturbation.check(None).expect("within its ranges");
+                setup.perturbation.check(None).expect("in range");
                 assert!(setup.policy.bounds.cpu_millicores.contains(setup.allocation.cpu_millicores));
                 assert!((20..=3600).contains(&world.ticks()), "{}", world.ticks());
                 match &setup.load {
                     Load::Pattern { pattern, .. } => {
                         let peak = pattern.peak().per_second();
-                        assert!(peak > 0.0 && peak < 20.0 * domain.most_rps, "{pattern:?}");
+                        assert!(peak > 0.0 && peak < 20.0 * tasks.most_rps, "{pattern:?}");
                     }
                     _ => sparse += 1,
                 }
-                assert!((Caution::LEAST..=Caution::MOST).contains(&world.caution));
+                assert!((ViolationCost::LEAST..=ViolationCost::MOST).contains(&world.violation_cost));
                 worlds.push(format!("{:?} {:?}", setup.load, setup.profile));
-                assert_eq!(format!("{:?}", draw(&domain, part, number)), format!("{world:?}"));
+                assert_eq!(format!("{:?}", draw(&tasks, split, number)), format!("{world:?}"));
             }
         }
         worlds.sort();
@@ -362,11 +362,11 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_draws_no_other() {
+    fn a_class_samples_only_its_own_functions() {
         for number in 0..100 {
-            let steady = draw(&Domain::default().of(Kind::Steady), Part::Training, number);
+            let steady = draw(&TaskDistribution::default().of(FunctionClass::Steady), Split::Training, number);
             assert!(matches!(steady.setup.load, Load::Pattern { .. }));
-            let sparse = draw(&Domain::default().of(Kind::Sparse), Part::Training, number);
+            let sparse = draw(&TaskDistribution::default().of(FunctionClass::Sparse), Split::Training, number);
             assert!(matches!(sparse.setup.load, Load::Trace { .. }));
         }
     }

@@ -51,9 +51,9 @@ fn replica(replica: &str, at: Timestamp, requests: Option<RequestCounters>) -> S
     Scrape { replica: replica.into(), at, requests, in_flight: None, cpu, working_set_bytes: None, restarts: 0, oom_kills: 0 }
 }
 
-fn sourced(source: &str, functions: &[(&str, FunctionScrape)]) -> Sourced {
+fn source_reading(source: &str, functions: &[(&str, FunctionScrape)]) -> SourceReading {
     let functions = functions.iter().map(|(function, scrape)| (format!("default/{function}"), scrape.clone())).collect();
-    Sourced { source: name(source), reading: Reading { functions, ..Reading::default() }, resumed: false }
+    SourceReading { source: name(source), reading: Reading { functions, ..Reading::default() }, resumed: false }
 }
 
 /// Observes all that is due at `now`.
@@ -69,7 +69,7 @@ fn every_tick_has_a_state_and_every_tick_but_the_first_rewards_the_one_before() 
     assert_eq!(observer.next_tick(Timestamp(2 * TICK + 7)), Some(Timestamp(3 * TICK)));
     for number in 3..6 {
         let now = number * TICK + 3;
-        observer.record(&[sourced("local", &[("fib", scrape(now, number * 100))])]);
+        observer.record(&[source_reading("local", &[("fib", scrape(now, number * 100))])]);
         let observations = tick(&mut observer, now);
         let [Observation { state, reward, missed: 0 }] = &observations[..] else { panic!("one function: {observations:?}") };
         assert_eq!((state.tick, state.observed_at_ms, state.epoch), (Tick(number), Timestamp(now), Epoch(2 * TICK + 7)));
@@ -88,9 +88,9 @@ fn every_tick_has_a_state_and_every_tick_but_the_first_rewards_the_one_before() 
 }
 
 #[test]
-fn a_function_that_nothing_shows_has_a_state_without_measurements() {
+fn a_function_that_no_source_shows_has_a_state_without_measurements() {
     let mut observer = observer(&["fib"], TICK);
-    observer.record(&[sourced("local", &[("other", scrape(2 * TICK, 1))])]);
+    observer.record(&[source_reading("local", &[("other", scrape(2 * TICK, 1))])]);
     let observations = tick(&mut observer, 2 * TICK);
     assert_eq!(observations[0].state.age.oldest(), None);
     assert_eq!(observations[0].state.allocation, None);
@@ -99,7 +99,7 @@ fn a_function_that_nothing_shows_has_a_state_without_measurements() {
 }
 
 #[test]
-fn ticks_that_nobody_observed_are_counted_and_the_reward_names_the_last_that_was() {
+fn missed_ticks_are_counted_and_the_reward_names_the_last_observed_tick() {
     let mut observer = observer(&["fib"], TICK);
     tick(&mut observer, 2 * TICK);
     let observations = tick(&mut observer, 6 * TICK + 1);
@@ -108,25 +108,25 @@ fn ticks_that_nobody_observed_are_counted_and_the_reward_names_the_last_that_was
 }
 
 #[test]
-fn a_clock_that_is_set_back_never_gives_a_tick_twice() {
+fn a_clock_that_is_set_back_never_repeats_a_tick() {
     let mut observer = observer(&["fib"], 1000 * TICK);
     let first = tick(&mut observer, 1001 * TICK)[0].state.state_id();
     // A little: nothing until the clock has caught up.
-    assert!(!observer.heal_clock(Timestamp(999 * TICK)));
+    assert!(!observer.check_clock(Timestamp(999 * TICK)));
     assert!(tick(&mut observer, 999 * TICK).is_empty() && tick(&mut observer, 1001 * TICK + 1).is_empty());
     let second = tick(&mut observer, 1002 * TICK)[0].state.state_id();
     // Far: another epoch.
-    assert!(observer.heal_clock(Timestamp(500 * TICK)));
-    assert!(!observer.heal_clock(Timestamp(500 * TICK)));
+    assert!(observer.check_clock(Timestamp(500 * TICK)));
+    assert!(!observer.check_clock(Timestamp(500 * TICK)));
     let third = tick(&mut observer, 501 * TICK)[0].state.state_id();
     assert!(first.epoch == second.epoch && first.tick < second.tick);
     assert!(third.epoch > second.epoch, "{third:?}");
 }
 
 #[test]
-fn a_changed_policy_keeps_what_was_seen_unless_its_tick_changed() {
+fn a_changed_policy_keeps_measurements_unless_its_tick_changed() {
     let mut observer = observer(&["fib", "aes"], TICK);
-    observer.record(&[sourced("local", &[("fib", scrape(2 * TICK, 1)), ("aes", scrape(2 * TICK, 1))])]);
+    observer.record(&[source_reading("local", &[("fib", scrape(2 * TICK, 1)), ("aes", scrape(2 * TICK, 1))])]);
     tick(&mut observer, 2 * TICK);
     let mut changed = policies(&["aes", "fib", "new"]);
     let policy = |changed: &mut BTreeMap<String, Arc<ScalingPolicy>>, function: &str, change: fn(&mut ScalingPolicy)| {
@@ -146,7 +146,7 @@ fn a_changed_policy_keeps_what_was_seen_unless_its_tick_changed() {
 }
 
 #[test]
-fn only_functions_of_this_part_are_observed() {
+fn only_functions_of_this_share_are_observed() {
     let count = NonZeroU32::new(3).expect("not zero");
     let functions: Vec<String> = (0..50).map(|number| format!("f-{number}")).collect();
     let policies = policies(&functions.iter().map(String::as_str).collect::<Vec<_>>());
@@ -183,11 +183,11 @@ fn outcome(effect: Effect, source: DecisionSource, agent: &str) -> Outcome {
 }
 
 #[test]
-fn a_reward_names_who_decided_what_was_in_force() {
+fn a_reward_names_the_decider_of_the_current_allocation() {
     let mut observer = observer(&["fib"], TICK);
     tick(&mut observer, 2 * TICK);
     let mut decided = |outcome: Outcome, now| {
-        observer.take_outcome(&outcome);
+        observer.on_outcome(&outcome);
         tick(&mut observer, now)[0]
             .reward
             .as_ref()
@@ -207,14 +207,14 @@ fn a_function_is_read_from_the_source_that_its_policy_names() {
     let mut policies = policies(&["fib"]);
     Arc::make_mut(policies.get_mut("default.fib").expect("it is there")).metrics.source = Some(name("two"));
     observer.set_policies(&policies, Timestamp(TICK));
-    observer.record(&[sourced("one", &[("fib", scrape(2 * TICK, 1))])]);
+    observer.record(&[source_reading("one", &[("fib", scrape(2 * TICK, 1))])]);
     assert_eq!(tick(&mut observer, 2 * TICK)[0].state.allocation, None);
-    observer.record(&[sourced("one", &[("fib", scrape(3 * TICK, 1))]), sourced("two", &[("fib", scrape(3 * TICK - 9, 1))])]);
+    observer.record(&[source_reading("one", &[("fib", scrape(3 * TICK, 1))]), source_reading("two", &[("fib", scrape(3 * TICK - 9, 1))])]);
     assert_eq!(tick(&mut observer, 3 * TICK)[0].state.age.replicas_ms, Some(9));
 }
 
 #[test]
-fn what_two_sources_show_of_one_function_comes_together() {
+fn measurements_of_two_sources_are_merged() {
     let mut observer = observer(&["fib"], TICK);
     let feed = |observer: &mut Observer, number: u64| {
         let at = number * TICK;
@@ -224,9 +224,9 @@ fn what_two_sources_show_of_one_function_comes_together() {
         };
         let cadvisor = Scrape { requests: None, ..scrape(at - 1000, number * 50).replicas.remove(0) };
         let unowned = vec![("default/a".to_owned(), cadvisor.clone()), ("default/unknown".to_owned(), cadvisor)];
-        let mut second = sourced("cadvisor", &[]);
+        let mut second = source_reading("cadvisor", &[]);
         second.reading.unowned = unowned;
-        observer.record(&[second, sourced("knative", &[("fib", requests)])]);
+        observer.record(&[second, source_reading("knative", &[("fib", requests)])]);
         tick(observer, at).remove(0).state
     };
     feed(&mut observer, 2);
@@ -237,7 +237,7 @@ fn what_two_sources_show_of_one_function_comes_together() {
 }
 
 #[test]
-fn what_a_source_shows_first_after_an_outage_is_not_taken_for_new() {
+fn the_first_reading_after_an_outage_is_not_counted_as_new() {
     let mut observer = observer(&["fib"], TICK);
     let of_replica = |at: u64, replica: &str, completed: u64| {
         let mut scrape = scrape(at, completed);
@@ -246,10 +246,10 @@ fn what_a_source_shows_first_after_an_outage_is_not_taken_for_new() {
         scrape
     };
     let at = |number: u64| number * TICK;
-    observer.record(&[sourced("one", &[("fib", of_replica(at(2), "a", 0))])]);
+    observer.record(&[source_reading("one", &[("fib", of_replica(at(2), "a", 0))])]);
     tick(&mut observer, at(2));
-    let mut second = sourced("two", &[("fib", of_replica(at(3), "b", 1_000_000))]);
+    let mut second = source_reading("two", &[("fib", of_replica(at(3), "b", 1_000_000))]);
     second.resumed = true;
-    observer.record(&[sourced("one", &[("fib", of_replica(at(3), "a", 50))]), second]);
+    observer.record(&[source_reading("one", &[("fib", of_replica(at(3), "a", 50))]), second]);
     assert_eq!(tick(&mut observer, at(3))[0].state.windows.tick.completed_rps, Some(10.0));
 }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::event::EventType;
 use super::{Epoch, Message, StateId, Version, finite, rounded};
 use crate::name::{FunctionId, Name};
-use crate::policy::{Bounds, Prices};
-use crate::time::{Tick, TickLength, Timestamp};
+use crate::policy::{Bounds, Objective, Prices};
+use crate::time::{Tick, TickLength, Timestamp, millis};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 /// Measurements of a function, sufficient to decide without memory. Values that were not measured are absent, never zero.
@@ -235,6 +235,14 @@ pub struct WireObjective {
     pub latency_ms: u64,
     /// Allowed share of failed requests, 0 to 1.
     pub failure_share: f64,
+}
+
+impl Objective {
+    /// The objective in the units of the wire.
+    #[must_use]
+    pub fn wire(&self) -> WireObjective {
+        WireObjective { percentile: self.percentile.get(), latency_ms: millis(self.latency.get()), failure_share: self.failure_share.get() }
+    }
 }
 
 impl State {

@@ -132,7 +132,7 @@ fn every_kind_of_decode_error_is_counted_under_a_word_of_its_own() {
     let errors = [
         DecodeError::Oversized { bytes: 1 },
         DecodeError::NotUtf8 { at: 0 },
-        DecodeError::version(Version { major: 2, minor: 0 }),
+        DecodeError::Version { found: "2.0".into() },
         DecodeError::Malformed { field: ".".into(), reason: "x".into() },
         DecodeError::Invalid { reason: "x".into() },
         DecodeError::Subject { subject: "a".into(), expected: "b".into() },

@@ -1,4 +1,4 @@
-//! What holds after any decision, whatever was wanted, measured and configured.
+//! Invariants of any decision, for any request, measurements and configuration.
 
 use std::num::NonZeroU32;
 
@@ -58,7 +58,7 @@ impl Scene {
         policy
     }
 
-    /// What is in force after the verdict.
+    /// Current allocation after the verdict.
     fn after(&self) -> Allocation {
         match evaluate(&self.case()) {
             Verdict::Apply { allocation, .. } => allocation,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::ReplicaState;
-use super::text::{Kind, Text, labels};
+use super::text::{MetricKind, Text, labels};
 use crate::name::FunctionId;
 use crate::scrape::LATENCY_BOUNDS_MS;
 use crate::time::Timestamp;
@@ -171,7 +171,7 @@ impl<'a> Labelled<'a> {
 }
 
 fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
-    let mut family = |name: &str, kind: Kind, help: &str, value: &dyn Fn(&FunctionView) -> f64| {
+    let mut family = |name: &str, kind: MetricKind, help: &str, value: &dyn Fn(&FunctionView) -> f64| {
         text.family(name, kind, help);
         for function in functions {
             text.sample(name, &function.labels, value(function.view));
@@ -179,32 +179,41 @@ fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
     };
     let count =
         |view: &FunctionView, wanted: fn(ReplicaState) -> bool| view.replicas.iter().filter(|replica| wanted(replica.state)).count() as f64;
-    family("qscale_gateway_requests_total", Kind::Counter, "Requests that arrived at the gateway.", &|view| view.counted.arrived as f64);
-    family("kn_serving_queue_depth", Kind::Gauge, "Requests that wait for a replica.", &|view| view.queued as f64);
-    family("kn_revision_pods_desired", Kind::Gauge, "Desired replicas.", &|view| f64::from(view.desired.replicas.0));
-    family("kn_revision_pods_count", Kind::Gauge, "Replicas that are ready.", &|view| count(view, |state| state == ReplicaState::Ready));
-    family("kn_revision_pods_pending_count", Kind::Gauge, "Replicas that are starting or wait for a restart.", &|view| {
+    family("qscale_gateway_requests_total", MetricKind::Counter, "Requests that arrived at the gateway.", &|view| {
+        view.counted.arrived as f64
+    });
+    family("kn_serving_queue_depth", MetricKind::Gauge, "Requests that wait for a replica.", &|view| view.queued as f64);
+    family("kn_revision_pods_desired", MetricKind::Gauge, "Desired replicas.", &|view| f64::from(view.desired.replicas.0));
+    family("kn_revision_pods_count", MetricKind::Gauge, "Replicas that are ready.", &|view| {
+        count(view, |state| state == ReplicaState::Ready)
+    });
+    family("kn_revision_pods_pending_count", MetricKind::Gauge, "Replicas that are starting or wait for a restart.", &|view| {
         count(view, |state| matches!(state, ReplicaState::Starting | ReplicaState::BackOff))
     });
-    family("kn_revision_pods_terminating_count", Kind::Gauge, "Replicas that finish their requests before they stop.", &|view| {
+    family("kn_revision_pods_terminating_count", MetricKind::Gauge, "Replicas that finish their requests before they stop.", &|view| {
         count(view, |state| state == ReplicaState::Draining)
     });
-    family("qscale_desired_cpu_millicores", Kind::Gauge, "Desired CPU of each replica, thousandths of a core.", &|view| {
+    family("qscale_desired_cpu_millicores", MetricKind::Gauge, "Desired CPU of each replica, thousandths of a core.", &|view| {
         f64::from(view.desired.cpu_millicores.0)
     });
-    family("qscale_desired_memory_bytes", Kind::Gauge, "Desired memory of each replica.", &|view| view.desired.memory_mib.bytes() as f64);
-    family("qscale_oom_kills_total", Kind::Counter, "Replicas killed for memory, those that are gone included.", &|view| {
+    family("qscale_desired_memory_bytes", MetricKind::Gauge, "Desired memory of each replica.", &|view| {
+        view.desired.memory_mib.bytes() as f64
+    });
+    family("qscale_oom_kills_total", MetricKind::Counter, "Replicas killed for memory, those that are gone included.", &|view| {
         view.counted.oom_kills as f64
     });
-    family("qscale_crashes_total", Kind::Counter, "Replicas that ended by themselves otherwise, those that are gone included.", &|view| {
-        view.counted.crashes as f64
-    });
+    family(
+        "qscale_crashes_total",
+        MetricKind::Counter,
+        "Replicas that ended by themselves otherwise, those that are gone included.",
+        &|view| view.counted.crashes as f64,
+    );
     startups(text, functions);
 }
 
 fn startups(text: &mut Text, functions: &[Labelled<'_>]) {
     const NAME: &str = "qscale_replica_startup_seconds";
-    text.family(NAME, Kind::Histogram, "Time from the start of a replica's process to its readiness.");
+    text.family(NAME, MetricKind::Histogram, "Time from the start of a replica's process to its readiness.");
     for Labelled { view, labels, .. } in functions {
         text.sample(&format!("{NAME}_bucket"), &format!("{labels},le=\"+Inf\""), view.counted.startups as f64);
         text.sample(&format!("{NAME}_sum"), labels, view.counted.startup_time.as_secs_f64());
@@ -213,7 +222,7 @@ fn startups(text: &mut Text, functions: &[Labelled<'_>]) {
 }
 
 fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
-    let mut family = |name: &str, kind: Kind, help: &str, value: &dyn Fn(&ReplicaView) -> Option<f64>| {
+    let mut family = |name: &str, kind: MetricKind, help: &str, value: &dyn Fn(&ReplicaView) -> Option<f64>| {
         text.family(name, kind, help);
         let of_container = name.starts_with("container_") || name.starts_with("kube_pod_container");
         for replica in functions.iter().flat_map(|function| &function.replicas) {
@@ -222,46 +231,54 @@ fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
             }
         }
     };
-    family("container_cpu_usage_seconds_total", Kind::Counter, "CPU time used.", &|replica| Some(replica.usage?.cpu_seconds));
-    family("container_cpu_cfs_periods_total", Kind::Counter, "CPU periods in which the replica could run.", &|replica| {
+    family("container_cpu_usage_seconds_total", MetricKind::Counter, "CPU time used.", &|replica| Some(replica.usage?.cpu_seconds));
+    family("container_cpu_cfs_periods_total", MetricKind::Counter, "CPU periods in which the replica could run.", &|replica| {
         replica.usage.filter(|_| replica.limited).map(|usage| usage.periods as f64)
     });
-    family("container_cpu_cfs_throttled_periods_total", Kind::Counter, "CPU periods in which the replica reached its quota.", &|replica| {
-        replica.usage.filter(|_| replica.limited).map(|usage| usage.throttled_periods as f64)
-    });
-    family("container_cpu_cfs_throttled_seconds_total", Kind::Counter, "Time for which the replica was held back.", &|replica| {
+    family(
+        "container_cpu_cfs_throttled_periods_total",
+        MetricKind::Counter,
+        "CPU periods in which the replica reached its quota.",
+        &|replica| replica.usage.filter(|_| replica.limited).map(|usage| usage.throttled_periods as f64),
+    );
+    family("container_cpu_cfs_throttled_seconds_total", MetricKind::Counter, "Time for which the replica was held back.", &|replica| {
         replica.usage.filter(|_| replica.limited).map(|usage| usage.throttled_seconds)
     });
-    family("container_memory_working_set_bytes", Kind::Gauge, "Memory in use, without inactive file pages.", &|replica| {
+    family("container_memory_working_set_bytes", MetricKind::Gauge, "Memory in use, without inactive file pages.", &|replica| {
         Some(replica.usage?.working_set as f64)
     });
-    family("container_oom_events_total", Kind::Counter, "Processes of the replica that were killed for memory.", &|replica| {
+    family("container_oom_events_total", MetricKind::Counter, "Processes of the replica that were killed for memory.", &|replica| {
         replica.usage.filter(|_| replica.limited).map(|usage| usage.oom_kills as f64)
     });
-    family("container_spec_cpu_quota", Kind::Gauge, "Current CPU quota, microseconds per period.", &|replica| {
+    family("container_spec_cpu_quota", MetricKind::Gauge, "Current CPU quota, microseconds per period.", &|replica| {
         Some(f64::from(replica.cpu?.0) * CPU_PERIOD.as_micros() as f64 / 1_000.0)
     });
-    family("container_spec_cpu_period", Kind::Gauge, "CPU period, microseconds.", &|replica| {
+    family("container_spec_cpu_period", MetricKind::Gauge, "CPU period, microseconds.", &|replica| {
         replica.cpu.map(|_| CPU_PERIOD.as_micros() as f64)
     });
-    family("container_spec_memory_limit_bytes", Kind::Gauge, "Current memory limit.", &|replica| Some(replica.memory?.bytes() as f64));
-    family("container_start_time_seconds", Kind::Gauge, "When the replica's process was started, unix time.", &|replica| {
+    family(
+        "container_spec_memory_limit_bytes",
+        MetricKind::Gauge,
+        "Current memory limit.",
+        &|replica| Some(replica.memory?.bytes() as f64),
+    );
+    family("container_start_time_seconds", MetricKind::Gauge, "When the replica's process was started, unix time.", &|replica| {
         Some(replica.started?.0 as f64 / 1_000.0)
     });
-    family("kube_pod_container_status_restarts_total", Kind::Counter, "Times the replica was restarted.", &|replica| {
+    family("kube_pod_container_status_restarts_total", MetricKind::Counter, "Times the replica was restarted.", &|replica| {
         Some(replica.restarts as f64)
     });
-    family("kube_pod_status_ready", Kind::Gauge, "1 while the replica takes requests, else 0.", &|replica| {
+    family("kube_pod_status_ready", MetricKind::Gauge, "1 while the replica takes requests, else 0.", &|replica| {
         Some(f64::from(u8::from(replica.state == ReplicaState::Ready)))
     });
-    family("kn_revision_request_concurrency", Kind::Gauge, "Requests that the replica is working on.", &|replica| {
+    family("kn_revision_request_concurrency", MetricKind::Gauge, "Requests that the replica is working on.", &|replica| {
         Some(f64::from(replica.in_flight))
     });
 }
 
 fn of_requests(text: &mut Text, functions: &[Labelled<'_>]) {
     const NAME: &str = "kn_serving_invocation_duration_seconds";
-    text.family(NAME, Kind::Histogram, "Time from a request's arrival at the gateway to the last byte of its reply.");
+    text.family(NAME, MetricKind::Histogram, "Time from a request's arrival at the gateway to the last byte of its reply.");
     let bounds: Vec<String> = bounds().map(|bound| bound.to_string()).collect();
     for function in functions {
         for replica in &function.replicas {
@@ -286,14 +303,14 @@ fn durations(text: &mut Text, name: &str, pod: &str, series: &Series, bounds: &[
 }
 
 fn of_node(text: &mut Text, node: NodeView) {
-    let mut gauge = |name: &str, kind: Kind, help: &str, labels: &str, value: Option<f64>| {
+    let mut gauge = |name: &str, kind: MetricKind, help: &str, labels: &str, value: Option<f64>| {
         if let Some(value) = value {
             text.family(name, kind, help);
             text.sample(name, labels, value);
         }
     };
-    gauge("machine_cpu_cores", Kind::Gauge, "CPUs that the platform may use.", "", node.cpu_cores);
-    gauge("machine_memory_bytes", Kind::Gauge, "Memory of the machine.", "", node.memory_bytes);
-    gauge("node_memory_MemAvailable_bytes", Kind::Gauge, "Memory that new processes could have.", "", node.available_bytes);
-    gauge("node_cpu_seconds_total", Kind::Counter, "Time that CPUs were idle.", "mode=\"idle\"", node.idle_seconds);
+    gauge("machine_cpu_cores", MetricKind::Gauge, "CPUs that the platform may use.", "", node.cpu_cores);
+    gauge("machine_memory_bytes", MetricKind::Gauge, "Memory of the machine.", "", node.memory_bytes);
+    gauge("node_memory_MemAvailable_bytes", MetricKind::Gauge, "Memory that new processes could have.", "", node.available_bytes);
+    gauge("node_cpu_seconds_total", MetricKind::Counter, "Time that CPUs were idle.", "mode=\"idle\"", node.idle_seconds);
 }

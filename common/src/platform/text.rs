@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 /// Kind of a family of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only grows.
     Counter,
     /// Goes up and down.
@@ -30,11 +30,11 @@ pub fn labels(pairs: &[(&str, &str)]) -> String {
 
 impl Text {
     /// The heading of a family.
-    pub fn family(&mut self, name: &str, kind: Kind, help: &str) {
+    pub fn family(&mut self, name: &str, kind: MetricKind, help: &str) {
         let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
         };
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn samples_are_written_as_prometheus_reads_them() {
         let mut text = Text::default();
-        text.family("a_total", Kind::Counter, "Of a.");
+        text.family("a_total", MetricKind::Counter, "Of a.");
         text.sample("a_total", &labels(&[("b", "c"), ("d", "e\"f")]), 1.0);
         text.sample("a_total", "", 0.5);
         assert_eq!(text.finish(), "# HELP a_total Of a.\n# TYPE a_total counter\na_total{b=\"c\",d=\"e\\\"f\"} 1\na_total 0.5\n");

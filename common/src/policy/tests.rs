@@ -6,7 +6,7 @@ fn refusal(text: &str, format: Format) -> String {
     ScalingPolicy::from_document(text, format).expect_err("must be refused").to_string()
 }
 
-/// What is said of a YAML policy for `fib` with `fields`.
+/// Error of a YAML ScalingPolicy for `fib` with `fields`.
 #[track_caller]
 fn check(fields: &str, said: &str) {
     assert_eq!(refusal(&format!("name: fib\n{fields}\n"), Format::Yaml), said);

@@ -22,8 +22,8 @@ fn window(p95_ms: f64, failed: f64) -> Window {
     }
 }
 
-fn closed() -> Closed {
-    Closed {
+fn closed() -> ClosedTick {
+    ClosedTick {
         tick: Tick(8),
         allocation: Some(Allocation::new(5, 1000, 1024)),
         reversed_after: None,
@@ -35,7 +35,7 @@ fn closed() -> Closed {
 }
 
 #[track_caller]
-fn check(window: &Window, closed: &Closed, violation: Option<f64>, value: Option<f64>) {
+fn check(window: &Window, closed: &ClosedTick, violation: Option<f64>, value: Option<f64>) {
     let measured = measure(window, closed, &policy());
     let same = |found: Option<f64>, expected: Option<f64>| match (found, expected) {
         (Some(found), Some(expected)) => (found - expected).abs() < 1e-12,
@@ -76,28 +76,28 @@ fn no_requests_violate_nothing() {
 
 #[test]
 fn what_was_not_measured_has_no_value() {
-    check(&Window::default(), &Closed { answers_read: false, ..closed() }, None, None);
-    check(&window(200.0, 0.0), &Closed { allocation: None, ..closed() }, Some(0.0), None);
-    check(&window(200.0, 0.0), &Closed { kills: None, ..closed() }, Some(0.0), None);
+    check(&Window::default(), &ClosedTick { answers_read: false, ..closed() }, None, None);
+    check(&window(200.0, 0.0), &ClosedTick { allocation: None, ..closed() }, Some(0.0), None);
+    check(&window(200.0, 0.0), &ClosedTick { kills: None, ..closed() }, Some(0.0), None);
 }
 
 #[test]
 fn a_reversal_counts_within_its_window_only() {
-    check(&window(200.0, 0.0), &Closed { reversed_after: Some(12), ..closed() }, Some(0.0), Some(-0.35));
-    check(&window(200.0, 0.0), &Closed { reversed_after: Some(13), ..closed() }, Some(0.0), Some(-0.15));
+    check(&window(200.0, 0.0), &ClosedTick { reversed_after: Some(12), ..closed() }, Some(0.0), Some(-0.35));
+    check(&window(200.0, 0.0), &ClosedTick { reversed_after: Some(13), ..closed() }, Some(0.0), Some(-0.15));
 }
 
 #[test]
 fn a_resize_counts_where_it_restarted_replicas() {
-    check(&window(200.0, 0.0), &Closed { resized: true, restarted: 2, ..closed() }, Some(0.0), Some(-0.2));
-    check(&window(200.0, 0.0), &Closed { resized: true, ..closed() }, Some(0.0), Some(-0.15));
-    // One began anew because it crashed, which is a kill and no restart of ours.
-    check(&window(200.0, 0.0), &Closed { resized: true, restarted: 1, kills: Some(1), ..closed() }, Some(0.0), Some(-1.15));
+    check(&window(200.0, 0.0), &ClosedTick { resized: true, restarted: 2, ..closed() }, Some(0.0), Some(-0.2));
+    check(&window(200.0, 0.0), &ClosedTick { resized: true, ..closed() }, Some(0.0), Some(-0.15));
+    // One restarted after a crash, which counts as a kill and not as a resize.
+    check(&window(200.0, 0.0), &ClosedTick { resized: true, restarted: 1, kills: Some(1), ..closed() }, Some(0.0), Some(-1.15));
 }
 
 #[test]
 fn every_kill_counts() {
-    check(&window(200.0, 0.0), &Closed { kills: Some(3), ..closed() }, Some(0.0), Some(-3.15));
+    check(&window(200.0, 0.0), &ClosedTick { kills: Some(3), ..closed() }, Some(0.0), Some(-3.15));
 }
 
 #[test]

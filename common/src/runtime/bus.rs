@@ -1,6 +1,7 @@
 //! The bus: typed messages and watched buckets over NATS. Owns delivery; must not interpret messages.
 
 mod bucket;
+mod outbox;
 mod read_history;
 mod subscription;
 
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 pub use bucket::Bucket;
+pub use outbox::Outbox;
 use subscription::Keep;
 pub use subscription::{Received, Subscription};
 

@@ -50,7 +50,10 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
     args: &ConfigArgs,
     environment: impl Iterator<Item = (String, String)>,
 ) -> anyhow::Result<T> {
-    let mut tree = serde_json::to_value(T::default()).context("the defaults of the configuration")?;
+    let defaults = serde_json::to_value(T::default()).context("the defaults of the configuration")?;
+    // Keys that are not set are left out: the types know their defaults, and a default must not collide with a key's former name or with the keys of
+    // another variant.
+    let mut tree = Value::Object(Map::new());
     if let Some(path) = &args.config {
         merge(&mut tree, read_file(path)?);
     }
@@ -59,12 +62,12 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
     variables.sort();
     for (name, text) in variables {
         let key = name[prefix.len()..].to_lowercase().replace("__", ".");
-        assign(&mut tree, &key, &text).with_context(|| format!("environment variable {name}"))?;
+        assign(&mut tree, &defaults, &key, &text).with_context(|| format!("environment variable {name}"))?;
     }
     for pair in &args.set {
         let (key, text) =
             pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE, such as nats.url=nats://127.0.0.1:4222"))?;
-        assign(&mut tree, key, text).with_context(|| format!("--set {pair}"))?;
+        assign(&mut tree, &defaults, key, text).with_context(|| format!("--set {pair}"))?;
     }
     document::from_value(tree).with_context(|| match &args.config {
         Some(path) => format!("configuration of {service} (file {}, environment {prefix}*, --set)", path.display()),
@@ -99,8 +102,8 @@ fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default is a string.
-fn assign(tree: &mut Value, key: &str, text: &str) -> anyhow::Result<()> {
+/// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default, or the value set before, is a string.
+fn assign(tree: &mut Value, defaults: &Value, key: &str, text: &str) -> anyhow::Result<()> {
     anyhow::ensure!(!key.is_empty() && key.split('.').all(|part| !part.is_empty()), "`{key}` is not a key such as nats.url");
     let mut place = tree;
     for part in key.split('.') {
@@ -110,7 +113,8 @@ fn assign(tree: &mut Value, key: &str, text: &str) -> anyhow::Result<()> {
         let Value::Object(map) = place else { unreachable!("it was just made an object") };
         place = map.entry(part).or_insert(Value::Null);
     }
-    *place = if place.is_string() {
+    let text_expected = key.split('.').try_fold(defaults, |level, part| level.get(part)).is_some_and(Value::is_string);
+    *place = if place.is_string() || text_expected {
         Value::String(text.to_owned())
     } else {
         serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
@@ -134,6 +138,7 @@ mod tests {
     #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
     #[serde(default)]
     struct Nested {
+        #[serde(alias = "address")]
         url: String,
         limit: Option<u32>,
     }
@@ -179,6 +184,14 @@ mod tests {
         assert!(error.contains("depth") && error.contains("deep"), "{error}");
         let error = format!("{:#}", resolve_with(None, &[], &["depth"]).expect_err("no value"));
         assert!(error.contains("KEY=VALUE"), "{error}");
+    }
+
+    #[test]
+    fn the_former_name_of_a_key_is_read_from_every_place() {
+        let from_file = resolve_with(Some(("c.toml", "nested = { address = \"file\" }")), &[], &[]);
+        assert_eq!(from_file.expect("valid").nested.url, "file");
+        assert_eq!(resolve_with(None, &[("QSCALE_SAMPLE__NESTED__ADDRESS", "env")], &[]).expect("valid").nested.url, "env");
+        assert_eq!(resolve_with(None, &[], &["nested.address=flag"]).expect("valid").nested.url, "flag");
     }
 
     #[test]

@@ -9,28 +9,65 @@ mod election;
 pub use campaign::{LeaseHandle, campaign};
 pub use election::{Election, LeaderStatus, Lease, LeaseEntry, Reply, Step};
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::time::Span;
 
 /// Configuration of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LeaseConfig {
+    /// Key of the lease, shared by the processes that replace one another; absent: derived from the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Time after which a leader that stopped renewing is replaced, 600 ms to 10 min.
     pub ttl: Span,
 }
 
 impl LeaseConfig {
-    /// Allowed range of `ttl`.
-    pub const TTL_RANGE: (Duration, Duration) = (Duration::from_millis(600), Duration::from_secs(600));
+    /// Checks what the types cannot; `prefix` is the key of this section, such as `lease`.
+    ///
+    /// # Errors
+    /// Names the key, its value and its range.
+    pub fn check(&self, prefix: &str) -> anyhow::Result<()> {
+        let range = Span::millis(600)..=Span::seconds(600);
+        anyhow::ensure!(range.contains(&self.ttl), "{prefix}.ttl = {}, must be {} to {}", self.ttl, range.start(), range.end());
+        let Some(key) = &self.key else { return Ok(()) };
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let valid = (1..=200).contains(&key.len()) && key.chars().all(allowed) && key.split('.').all(|part| !part.is_empty());
+        anyhow::ensure!(valid, "{prefix}.key = `{key}`, must be 1 to 200 of a-z, A-Z, 0-9, -, _ and . in between");
+        Ok(())
+    }
+
+    /// The key of the lease, `default` unless one is configured.
+    #[must_use]
+    pub fn key_or(&self, default: impl Into<String>) -> String {
+        self.key.clone().unwrap_or_else(|| default.into())
+    }
 }
 
 impl Default for LeaseConfig {
     /// Six seconds: failover takes little more than one default tick.
     fn default() -> Self {
-        Self { ttl: Span::seconds(6) }
+        Self { key: None, ttl: Span::seconds(6) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_must_fit_the_bucket() {
+        let check = |key: &str| LeaseConfig { key: Some(key.into()), ..LeaseConfig::default() }.check("lease").is_ok();
+        assert!(["actuator", "actuator.local", "promoter-2_x"].into_iter().all(check));
+        assert!(!["", ".", "a.", ".a", "a b", "a*", "a>"].into_iter().any(check));
+    }
+
+    #[test]
+    fn the_ttl_must_be_in_its_range() {
+        let check = |ttl: Span| LeaseConfig { ttl, ..LeaseConfig::default() }.check("lease").is_ok();
+        assert!(check(Span::millis(600)) && check(Span::seconds(600)));
+        assert!(!check(Span::millis(599)) && !check(Span::seconds(601)));
     }
 }

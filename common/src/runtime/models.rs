@@ -151,7 +151,7 @@ pub enum PointerError {
     Unavailable {
         /// The model.
         name: Name,
-        /// What failed.
+        /// The error.
         reason: String,
     },
 }

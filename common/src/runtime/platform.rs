@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod events;
+pub mod operations;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Structured logs on standard error, and label values of metrics.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use schemars::JsonSchema;
@@ -61,4 +62,30 @@ pub fn init(service: &str, config: &TelemetryConfig) -> anyhow::Result<()> {
     };
     tracing::debug!(service, "logging");
     Ok(())
+}
+
+/// Limits how often a repeated message is logged.
+#[derive(Debug, Clone)]
+pub struct RateLimit {
+    interval: Duration,
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl RateLimit {
+    /// At most one message per `interval`.
+    #[must_use]
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, last: None, suppressed: 0 }
+    }
+
+    /// Whether an occurrence at `now` is logged: the number of occurrences suppressed since the last one that was, or `None` to suppress this one.
+    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < self.interval) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }

@@ -1,19 +1,19 @@
 //! The State of a function from its windows and its policy: the one place where measurements become fields of a State.
 
-use super::Windows;
+use super::FunctionWindows;
 use crate::contract::{Headroom, State, StateId, Version};
 use crate::policy::ScalingPolicy;
 use crate::time::Timestamp;
 
 /// The State of `state_id`, computed at `now`. A function that was never read has a State too: everything measured is absent from it.
 #[must_use]
-pub fn assemble(policy: &ScalingPolicy, state_id: StateId, now: Timestamp, windows: &Windows, headroom: Option<Headroom>) -> State {
+pub fn assemble(policy: &ScalingPolicy, state_id: StateId, now: Timestamp, windows: &FunctionWindows, headroom: Option<Headroom>) -> State {
     let mut state = State::unmeasured(policy);
     windows.write_state(&mut state, state_id, now, headroom);
     state
 }
 
-impl Windows {
+impl FunctionWindows {
     /// Writes everything that was measured into `state`, which becomes the State of `state_id`, computed at `now`; what the policy says of the function stays.
     /// Allocates nothing.
     pub fn write_state(&self, state: &mut State, state_id: StateId, now: Timestamp, measured_headroom: Option<Headroom>) {

@@ -48,20 +48,20 @@ fn replicas_only(replicas: Vec<Scrape>) -> FunctionScrape {
 
 /// Windows that are fed at the end of each tick, as the collector does.
 struct Feed {
-    windows: Windows,
+    windows: FunctionWindows,
     tick: u64,
 }
 
 impl Feed {
     fn new() -> Self {
-        Self { windows: Windows::new(TickLength::default()), tick: 0 }
+        Self { windows: FunctionWindows::new(TickLength::default()), tick: 0 }
     }
 
     fn now(&self) -> u64 {
         self.tick * TICK
     }
 
-    /// Ends a tick in which `scrapes` were read; each is told when it is read.
+    /// Closes a tick with `scrapes`; each gets the time of the reading.
     fn tick(&mut self, scrapes: &[&dyn Fn(u64) -> FunctionScrape]) -> Window {
         self.tick += 1;
         scrapes.iter().for_each(|scrape| self.windows.record(&scrape(self.now())));
@@ -131,7 +131,7 @@ fn a_counter_that_fell_counts_from_zero_and_is_never_negative() {
     close_to(window.completed_rps, 10.0);
     close_to(window.cpu_millicores.map(|cpu| cpu.mean), 20.0);
     close_to(window.failed_share, 0.0);
-    assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(2), "requests and CPU both began anew");
+    assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(2), "requests and CPU were both reset");
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn startup_time_follows_the_newest_starts() {
     feed.tick(&[&scrape(Some((3, 1900)))]);
     assert_eq!(feed.windows.startup_ms(), Some(600), "(3 x 500 + 900) / 4");
     feed.tick(&[&scrape(Some((1, 600)))]);
-    assert_eq!(feed.windows.startup_ms(), Some(600), "the counters began anew");
+    assert_eq!(feed.windows.startup_ms(), Some(600), "the counters were reset");
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn policy() -> ScalingPolicy {
 
 /// A State with every field that can be there, with numbers as awkward as they come.
 fn full_state() -> State {
-    let mut feed = Feed { windows: Windows::new(TickLength::default()), tick: 358_000_000 };
+    let mut feed = Feed { windows: FunctionWindows::new(TickLength::default()), tick: 358_000_000 };
     for index in 0..80u64 {
         let scrape = |at: u64| {
             let mut one = replica("image-classification-python-7f9c-1", at, index * 1713, index * 37);
@@ -375,7 +375,7 @@ fn a_full_state_is_within_two_kibibytes_and_reads_back() {
 
 #[test]
 fn a_function_that_was_never_read_has_a_state() {
-    let mut windows = Windows::new(TickLength::default());
+    let mut windows = FunctionWindows::new(TickLength::default());
     windows.close(Tick(7), &Prices::default());
     let state = assemble(&policy(), state_id(7), Timestamp(7 * TICK), &windows, None);
     assert_eq!((state.allocation, state.replicas, state.age.oldest(), state.windows), (None, None, None, WireWindows::default()));
@@ -393,11 +393,11 @@ fn a_busy_function_takes_few_kibibytes() {
             replicas: names.iter().map(|name| replica(name, at, index * 500, 0)).collect(),
         }]);
     }
-    println!("a function of four replicas takes {} bytes, {} of them inline", feed.windows.memory_bytes(), size_of::<Windows>());
+    println!("a function of four replicas takes {} bytes, {} of them inline", feed.windows.memory_bytes(), size_of::<FunctionWindows>());
     assert!(feed.windows.memory_bytes() < 8 * 1024, "{}", feed.windows.memory_bytes());
 }
 
-/// What one replica may read: anything, most of it plausible.
+/// Readings of one replica: anything, most of it plausible.
 fn any_reading() -> impl Strategy<Value = (u8, Scrape)> {
     let counter = || prop_oneof![4 => 0u64..100_000, 1 => any::<u64>()];
     let gauge = prop_oneof![0.0f64..100.0, Just(f64::NAN), Just(f64::NEG_INFINITY), Just(f64::INFINITY)];
@@ -458,8 +458,8 @@ fn any_history() -> impl Strategy<Value = Vec<(FunctionScrape, u64, u64)>> {
     prop::collection::vec((any_scrape(), 0u64..3 * TICK, prop_oneof![3 => Just(1u64), 1 => 0u64..5]), 1..40)
 }
 
-fn replay(history: &[(FunctionScrape, u64, u64)], mut after_each: impl FnMut(&Windows)) {
-    let mut windows = Windows::new(TickLength::default());
+fn replay(history: &[(FunctionScrape, u64, u64)], mut after_each: impl FnMut(&FunctionWindows)) {
+    let mut windows = FunctionWindows::new(TickLength::default());
     let mut tick = 10;
     for (scrape, lag, ticks) in history {
         windows.record(&stamped(scrape.clone(), (tick * TICK).saturating_sub(*lag)));
@@ -475,7 +475,7 @@ proptest! {
         replay(&history, |windows| {
             let state = assemble(&policy(), state_id(1), Timestamp(1 << 41), windows, None);
             state.check().expect("what the contract allows");
-            parse::<State>(&state.encode()).expect("no number that JSON cannot write");
+            parse::<State>(&state.encode()).expect("only numbers that JSON can represent");
             for window in [&state.windows.tick, &state.windows.short, &state.windows.long] {
                 for usage in [window.cpu_millicores, window.memory_mib].into_iter().flatten() {
                     assert!(usage.mean <= usage.max, "{usage:?}");
@@ -535,7 +535,7 @@ proptest! {
     fn a_state_that_is_written_over_equals_one_that_is_assembled(
         ticks in prop::collection::vec((0u64..3, prop::option::of((0u32..4, 1u64..200, 0u64..20)), any::<bool>()), 1..30),
     ) {
-        let (policy, mut windows) = (policy(), Windows::new(TickLength::default()));
+        let (policy, mut windows) = (policy(), FunctionWindows::new(TickLength::default()));
         let mut written = assemble(&policy, state_id(0), Timestamp(0), &windows, None);
         let (mut tick, mut completed, mut failed) = (1, 0, 0);
         for (skipped, reading, with_headroom) in ticks {

@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand_distr::Exp1;
 use serde::{Deserialize, Serialize};
 
-use super::pattern::Stretch;
+use super::pattern::Segment;
 use super::{Pattern, WorkloadRng};
 
 /// Distribution of the gaps between requests; their mean follows the pattern's rate.
@@ -58,11 +58,11 @@ pub struct PatternArrivals {
     at: f64,
     until: f64,
     first: bool,
-    stretch: Stretch,
+    segment: Segment,
 }
 
 /// No segment: gaps are inverted.
-const NO_STRETCH: Stretch = Stretch { end: f64::NEG_INFINITY, least: 0.0, most: 0.0 };
+const NO_SEGMENT: Segment = Segment { end: f64::NEG_INFINITY, least: 0.0, most: 0.0 };
 
 impl PatternArrivals {
     /// The arrivals of `pattern` before `until`.
@@ -70,7 +70,7 @@ impl PatternArrivals {
     pub fn new(pattern: Pattern, gaps: Gaps, until: Duration, rng: WorkloadRng) -> Self {
         // Less than a nanosecond before the end is the end: ten gaps of 0.1 s may sum to a little less than one second.
         let until = until.as_secs_f64() - 1e-9;
-        let mut arrivals = Self { pattern, gaps, rng, at: 0.0, until, first: true, stretch: NO_STRETCH };
+        let mut arrivals = Self { pattern, gaps, rng, at: 0.0, until, first: true, segment: NO_SEGMENT };
         arrivals.look_ahead();
         arrivals
     }
@@ -82,8 +82,8 @@ impl PatternArrivals {
     }
 
     fn look_ahead(&mut self) {
-        let stretch = self.pattern.stretch(self.at);
-        self.stretch = stretch.filter(|stretch| self.gaps == Gaps::Poisson || stretch.least == stretch.most).unwrap_or(NO_STRETCH);
+        let segment = self.pattern.segment(self.at);
+        self.segment = segment.filter(|segment| self.gaps == Gaps::Poisson || segment.least == segment.most).unwrap_or(NO_SEGMENT);
     }
 
     /// Advances to the next request, or to infinity.
@@ -91,8 +91,8 @@ impl PatternArrivals {
     fn advance(&mut self) {
         loop {
             let gap = self.gap();
-            let next = self.at + gap / self.stretch.most;
-            let Stretch { end, least, most } = self.stretch;
+            let next = self.at + gap / self.segment.most;
+            let Segment { end, least, most } = self.segment;
             if next <= end {
                 self.at = next;
                 if least == most || self.is_kept() {
@@ -111,8 +111,8 @@ impl PatternArrivals {
 
     /// Whether a request at `at`, drawn at the stretch's highest rate, is one.
     fn is_kept(&mut self) -> bool {
-        let rate = self.rng.random::<f64>() * self.stretch.most;
-        rate < self.stretch.least || rate < self.pattern.rate_at(Duration::from_secs_f64(self.at)).per_second()
+        let rate = self.rng.random::<f64>() * self.segment.most;
+        rate < self.segment.least || rate < self.pattern.rate_at(Duration::from_secs_f64(self.at)).per_second()
     }
 
     /// A gap with mean one.

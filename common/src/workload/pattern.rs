@@ -205,13 +205,13 @@ impl Pattern {
 
     /// A segment from `at` with its minimum and maximum rate. If the rate varies, the segment is short enough for them to be close, and
     /// `None` if that would be shorter than the gap between requests, or `at` is not finite.
-    pub(super) fn stretch(&self, at: f64) -> Option<Stretch> {
+    pub(super) fn segment(&self, at: f64) -> Option<Segment> {
         if !at.is_finite() {
             return None;
         }
         let Piece { start, end, curve } = self.0.piece(at);
         let (begin, length) = match curve {
-            Curve::Flat(rate) => return Some(Stretch { end, least: rate, most: rate }),
+            Curve::Flat(rate) => return Some(Segment { end, least: rate, most: rate }),
             Curve::Line { .. } => (start, end - start),
             Curve::Wave { period, .. } => ((at / period).floor() * period, period),
         };
@@ -221,7 +221,7 @@ impl Pattern {
         let end = if from + part > at { from + part } else { from + 2.0 * part };
         let (a, b) = (curve.rate(from, start), curve.rate(end, start));
         let (least, most) = (a.min(b).max(0.0), a.max(b));
-        (most * part >= 1.0).then_some(Stretch { end, least, most })
+        (most * part >= 1.0).then_some(Segment { end, least, most })
     }
 }
 
@@ -235,7 +235,7 @@ const PARTS: f64 = 64.0;
 
 /// A segment with bounds of the rate.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stretch {
+pub(super) struct Segment {
     pub end: f64,
     pub least: f64,
     pub most: f64,

@@ -1,4 +1,4 @@
-//! The function whose duration and memory each request chooses, as InVitro's does. Owns the burning of CPU and the use of memory.
+//! The function whose duration and memory are set by each request, like InVitro's. Owns the use of CPU time and memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,62 +11,62 @@ use axum::{Json, Router};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::generator::{GeneratorArgs, Numbers};
-use crate::refusal::Refusal;
-use crate::wire::{self, FaasReply, FaasRequest, HelloReply, HelloRequest};
+use crate::generator::{GeneratorArgs, NumberGenerator};
+use crate::request_error::RequestError;
 use crate::{grpc, workers::Workers};
+use qscale_messages::{self as messages, FaasReply, FaasRequest, HelloReply, HelloRequest};
 
 mod burn;
 mod memory;
 
 pub use burn::thread_cpu_time;
 
-/// Longest work of one request, ms: the longest that the traces' durations are cut to.
+/// Longest duration of a request, ms: the bound of the traces' durations.
 pub const MAX_RUNTIME_MS: u32 = 60_000;
-/// Most memory of one request, MiB: the most that the traces' memory is cut to.
+/// Largest memory of a request, MiB: the bound of the traces' memory.
 pub const MAX_MEMORY_MIB: u32 = 10_240;
 
 /// Options of the function.
 #[derive(Debug, Clone, Args)]
 pub struct FaasArgs {
-    /// What the requested duration measures: CPU time, so that a throttled function takes longer, or wall-clock time.
+    /// Clock of the requested duration: CPU time, so that a throttled function takes longer, or wall-clock time.
     #[arg(long, value_enum, default_value_t = Busy::Cpu)]
     pub busy: Busy,
-    /// Share of the requested duration that is spent waiting, as for a disk or another service, instead of computing: 0 to 1.
+    /// Share of the requested duration spent waiting, as for a disk or another service, instead of computing: 0 to 1.
     #[arg(long, default_value = "0", value_parser = share)]
     pub wait_share: f64,
-    /// Memory of a request that comes through `helloworld.Greeter`, MiB.
+    /// Memory of a request through `helloworld.Greeter`, MiB.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_MEMORY_MIB)))]
     pub memory: u32,
-    /// How many ms a request through `helloworld.Greeter` takes: 10 unless the generator says otherwise.
+    /// Duration of a request through `helloworld.Greeter`, ms: 10 unless set by the generator.
     #[command(flatten)]
     pub generator: GeneratorArgs,
 }
 
-/// Which clock the requested duration is measured with.
+/// Clock of the requested duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Busy {
-    /// The worker thread's own CPU time.
+    /// CPU time of the worker thread.
     Cpu,
     /// Wall-clock time.
     Wall,
 }
 
-/// Work within its bounds.
+/// Duration and memory of a request, within bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Work {
+pub struct FaasWork {
     runtime: Duration,
     memory_mib: u32,
 }
 
-impl Work {
-    /// Work of `runtime_ms` with `memory_mib` in use.
+impl FaasWork {
+    /// FaasWork of `runtime_ms` with `memory_mib`.
     ///
     /// # Errors
-    /// When either is beyond [`MAX_RUNTIME_MS`] or [`MAX_MEMORY_MIB`].
-    pub fn new(runtime_ms: u32, memory_mib: u32) -> Result<Self, Refusal> {
+    /// When either exceeds [`MAX_RUNTIME_MS`] or [`MAX_MEMORY_MIB`].
+    pub fn new(runtime_ms: u32, memory_mib: u32) -> Result<Self, RequestError> {
         let bound = |field, value: u32, most| {
-            if value <= most { Ok(()) } else { Err(Refusal::invalid(field, &value.to_string(), &format!("at most {most}"))) }
+            if value <= most { Ok(()) } else { Err(RequestError::invalid(field, &value.to_string(), &format!("at most {most}"))) }
         };
         bound("runtimeInMilliSec", runtime_ms, MAX_RUNTIME_MS)?;
         bound("memoryInMebiBytes", memory_mib, MAX_MEMORY_MIB)?;
@@ -74,17 +74,17 @@ impl Work {
     }
 }
 
-/// The function's methods and pages.
+/// Routes of the function.
 ///
 /// # Errors
-/// When the generator's value or bounds are beyond [`MAX_RUNTIME_MS`].
+/// When the generator's value or bounds exceed [`MAX_RUNTIME_MS`].
 pub fn routes(args: &FaasArgs, workers: &Workers) -> anyhow::Result<Router> {
-    let function = Arc::new(Function::new(args, workers)?);
+    let function = Arc::new(FaasFunction::new(args, workers)?);
     let (direct, relayed, page) = (Arc::clone(&function), Arc::clone(&function), function);
     let pages = move |headers: HeaderMap, Query(query): Query<BTreeMap<String, String>>| async move {
         let work = page.asked_over_http(&headers, &query)?;
         let reply = page.execute(work).await?;
-        Ok::<_, Refusal>(Json(json!({
+        Ok::<_, RequestError>(Json(json!({
             "Status": reply.message,
             "Function": "faas",
             "MachineName": page.host,
@@ -94,14 +94,14 @@ pub fn routes(args: &FaasArgs, workers: &Workers) -> anyhow::Result<Router> {
     };
     Ok(Router::new()
         .route(
-            wire::FAAS_EXECUTE,
+            messages::FAAS_EXECUTE,
             grpc::unary(move |request: FaasRequest| {
                 let function = Arc::clone(&direct);
-                async move { function.execute(Work::new(request.runtime_in_milli_sec, request.memory_in_mebi_bytes)?).await }
+                async move { function.execute(FaasWork::new(request.runtime_in_milli_sec, request.memory_in_mebi_bytes)?).await }
             }),
         )
         .route(
-            wire::HELLOWORLD_SAY_HELLO,
+            messages::HELLOWORLD_SAY_HELLO,
             grpc::unary(move |_: HelloRequest| {
                 let function = Arc::clone(&relayed);
                 async move { Ok(HelloReply { message: function.execute(function.chosen()?).await?.message }) }
@@ -110,18 +110,18 @@ pub fn routes(args: &FaasArgs, workers: &Workers) -> anyhow::Result<Router> {
         .route("/", get(pages.clone()).post(pages)))
 }
 
-/// The function with its options read.
-struct Function {
+/// The configured function.
+struct FaasFunction {
     busy: Busy,
     wait_share: f64,
     relayed_runtime_ms: u32,
     relayed_memory_mib: u32,
-    runtimes: Numbers,
+    runtimes: NumberGenerator,
     workers: Workers,
     host: String,
 }
 
-impl Function {
+impl FaasFunction {
     fn new(args: &FaasArgs, workers: &Workers) -> anyhow::Result<Self> {
         let relayed_runtime_ms = number("--value", args.generator.value.as_deref().unwrap_or("10"), MAX_RUNTIME_MS)?;
         Ok(Self {
@@ -129,19 +129,19 @@ impl Function {
             wait_share: args.wait_share,
             relayed_runtime_ms,
             relayed_memory_mib: args.memory,
-            runtimes: Numbers::new(&args.generator, MAX_RUNTIME_MS)?,
+            runtimes: NumberGenerator::new(&args.generator, MAX_RUNTIME_MS)?,
             workers: workers.clone(),
             host: std::fs::read_to_string("/proc/sys/kernel/hostname")
                 .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned()),
         })
     }
 
-    fn chosen(&self) -> Result<Work, Refusal> {
-        Work::new(self.runtimes.next().unwrap_or(self.relayed_runtime_ms), self.relayed_memory_mib)
+    fn chosen(&self) -> Result<FaasWork, RequestError> {
+        FaasWork::new(self.runtimes.next().unwrap_or(self.relayed_runtime_ms), self.relayed_memory_mib)
     }
 
-    /// What a page's query asks for, or the headers of InVitro's HTTP client, or else the generator.
-    fn asked_over_http(&self, headers: &HeaderMap, query: &BTreeMap<String, String>) -> Result<Work, Refusal> {
+    /// FaasWork from the query, from the headers of InVitro's HTTP client, or from the generator.
+    fn asked_over_http(&self, headers: &HeaderMap, query: &BTreeMap<String, String>) -> Result<FaasWork, RequestError> {
         let asked = |field: &str, header: &str, most: u32| {
             let text = query.get(field).map(String::as_str).or_else(|| headers.get(header).map(|value| value.to_str().unwrap_or("�")));
             text.map(|text| number(field, text, most)).transpose()
@@ -150,11 +150,11 @@ impl Function {
         let memory = asked("memoryInMebiBytes", "requested_memory", MAX_MEMORY_MIB)?;
         match (runtime, memory) {
             (None, None) => self.chosen(),
-            _ => Work::new(runtime.unwrap_or(0), memory.unwrap_or(0)),
+            _ => FaasWork::new(runtime.unwrap_or(0), memory.unwrap_or(0)),
         }
     }
 
-    async fn execute(&self, work: Work) -> Result<FaasReply, Refusal> {
+    async fn execute(&self, work: FaasWork) -> Result<FaasReply, RequestError> {
         let (busy, wait_share) = (self.busy, self.wait_share);
         let took = self.workers.run(move || perform(work, busy, wait_share)).await?;
         Ok(FaasReply {
@@ -165,11 +165,11 @@ impl Function {
     }
 }
 
-/// Does the work and returns the wall-clock time that it took.
-fn perform(work: Work, busy: Busy, wait_share: f64) -> Result<Duration, Refusal> {
+/// Does the work and returns its wall-clock time.
+fn perform(work: FaasWork, busy: Busy, wait_share: f64) -> Result<Duration, RequestError> {
     let wait = work.runtime.mul_f64(wait_share);
     let compute = work.runtime.saturating_sub(wait);
-    // What it takes to get the memory is part of the duration asked for.
+    // Allocating the memory counts towards the requested duration.
     let (started, cpu_before) = (burn::wall_time(), burn::thread_cpu_time());
     let held = memory::Pages::touched(work.memory_mib)?;
     std::thread::sleep(wait);
@@ -181,9 +181,9 @@ fn perform(work: Work, busy: Busy, wait_share: f64) -> Result<Duration, Refusal>
     Ok(burn::wall_time().saturating_sub(started))
 }
 
-fn number(field: &str, text: &str, most: u32) -> Result<u32, Refusal> {
+fn number(field: &str, text: &str, most: u32) -> Result<u32, RequestError> {
     let number = text.trim().parse().ok().filter(|number| *number <= most);
-    number.ok_or_else(|| Refusal::invalid(field, text, &format!("a whole number from 0 to {most}")))
+    number.ok_or_else(|| RequestError::invalid(field, text, &format!("a whole number from 0 to {most}")))
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn burns_at_least_the_cpu_time_asked_for() {
         let before = thread_cpu_time();
-        let took = perform(Work::new(50, 0).expect("in range"), Busy::Cpu, 0.0).expect("no memory asked for");
+        let took = perform(FaasWork::new(50, 0).expect("in range"), Busy::Cpu, 0.0).expect("no memory asked for");
         let burnt = thread_cpu_time() - before;
         assert!(burnt >= Duration::from_millis(50), "{burnt:?}");
         assert!(took >= Duration::from_millis(50), "{took:?}");
@@ -207,22 +207,22 @@ mod tests {
     #[test]
     fn waiting_costs_time_and_no_cpu() {
         let before = thread_cpu_time();
-        let took = perform(Work::new(100, 0).expect("in range"), Busy::Cpu, 1.0).expect("no memory asked for");
+        let took = perform(FaasWork::new(100, 0).expect("in range"), Busy::Cpu, 1.0).expect("no memory asked for");
         assert!(took >= Duration::from_millis(100), "{took:?}");
         assert!(thread_cpu_time() - before < Duration::from_millis(50));
     }
 
     #[test]
     fn wall_clock_work_takes_the_time_asked_for() {
-        let took = perform(Work::new(30, 1).expect("in range"), Busy::Wall, 0.5).expect("1 MiB");
+        let took = perform(FaasWork::new(30, 1).expect("in range"), Busy::Wall, 0.5).expect("1 MiB");
         assert!(took >= Duration::from_millis(30), "{took:?}");
     }
 
     #[test]
     fn work_beyond_its_bounds_is_refused_with_the_value() {
-        assert!(Work::new(MAX_RUNTIME_MS, MAX_MEMORY_MIB).is_ok());
-        assert!(Work::new(60_001, 0).expect_err("too long").to_string().contains("60001"));
-        assert!(Work::new(0, u32::MAX).expect_err("too much").to_string().contains("4294967295"));
+        assert!(FaasWork::new(MAX_RUNTIME_MS, MAX_MEMORY_MIB).is_ok());
+        assert!(FaasWork::new(60_001, 0).expect_err("too long").to_string().contains("60001"));
+        assert!(FaasWork::new(0, u32::MAX).expect_err("too much").to_string().contains("4294967295"));
         assert!(share("1.5").is_err() && share("NaN").is_err() && share("-0.1").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The Fibonacci function: CPU work that grows with the square of n. Owns the sum, its range and the words of the reply.
+//! The Fibonacci function: CPU work that grows with the square of n. Owns the sum, its range and the format of the reply.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,39 +9,39 @@ use axum::routing::get;
 use clap::Args;
 use num_bigint::BigUint;
 
-use crate::generator::{GeneratorArgs, Numbers};
-use crate::refusal::Refusal;
-use crate::wire::{self, HelloReply, HelloRequest};
+use crate::generator::{GeneratorArgs, NumberGenerator};
+use crate::request_error::RequestError;
 use crate::{grpc, workers::Workers};
+use qscale_messages::{self as messages, HelloReply, HelloRequest};
 
-/// Largest n: some seconds of work and a reply of 208,988 digits, well below the 4 MiB that a gRPC client takes by default.
+/// Largest n: some seconds of work and a reply of 208,988 digits, well below 4 MiB, the default limit of gRPC clients.
 pub const MAX_N: u32 = 1_000_000;
 
-/// Input of `helloworld.Greeter` where none is given. vSwarm's relay would send `helloWorld`, at which every Fibonacci function fails.
+/// Default input of `helloworld.Greeter`. vSwarm's relay would send `helloWorld`, at which every Fibonacci function fails.
 const DEFAULT_N: &str = "10";
 
 /// Options of the Fibonacci function.
 #[derive(Debug, Clone, Args)]
 pub struct FibonacciArgs {
-    /// What `helloworld.Greeter` computes.
+    /// Input of `helloworld.Greeter`.
     #[command(flatten)]
     pub generator: GeneratorArgs,
 }
 
-/// The function's methods and pages.
+/// Routes of the function.
 ///
 /// # Errors
 /// When the generator's value or bounds are outside 0 to [`MAX_N`].
 pub fn routes(args: &FibonacciArgs, workers: &Workers) -> anyhow::Result<Router> {
     let value = parse(args.generator.value.as_deref().unwrap_or(DEFAULT_N)).map_err(|error| anyhow::anyhow!("--value: {error}"))?;
-    let numbers = Arc::new(Numbers::new(&args.generator, MAX_N)?);
+    let numbers = Arc::new(NumberGenerator::new(&args.generator, MAX_N)?);
     let chosen = move || numbers.next().unwrap_or(value);
 
     let (direct, relayed, page) = (workers.clone(), workers.clone(), workers.clone());
     let chosen_for_page = chosen.clone();
     Ok(Router::new()
         .route(
-            wire::FIBONACCI_SAY_HELLO,
+            messages::FIBONACCI_SAY_HELLO,
             grpc::unary(move |request: HelloRequest| {
                 let workers = direct.clone();
                 async move {
@@ -51,7 +51,7 @@ pub fn routes(args: &FibonacciArgs, workers: &Workers) -> anyhow::Result<Router>
             }),
         )
         .route(
-            wire::HELLOWORLD_SAY_HELLO,
+            messages::HELLOWORLD_SAY_HELLO,
             grpc::unary(move |_: HelloRequest| {
                 let (workers, n) = (relayed.clone(), chosen());
                 async move { workers.run(move || Ok(HelloReply { message: reply(n) })).await }
@@ -66,22 +66,22 @@ pub fn routes(args: &FibonacciArgs, workers: &Workers) -> anyhow::Result<Router>
         ))
 }
 
-/// n from the request's text, spaces around it allowed.
+/// Parses n, ignoring surrounding spaces.
 ///
 /// # Errors
-/// When the text is no whole number from 0 to [`MAX_N`].
-pub fn parse(text: &str) -> Result<u32, Refusal> {
+/// When the text is not a whole number from 0 to [`MAX_N`].
+pub fn parse(text: &str) -> Result<u32, RequestError> {
     let n = text.trim().parse().ok().filter(|n| *n <= MAX_N);
-    n.ok_or_else(|| Refusal::invalid("name", text, &format!("a whole number from 0 to {MAX_N}")))
+    n.ok_or_else(|| RequestError::invalid("name", text, &format!("a whole number from 0 to {MAX_N}")))
 }
 
-/// The reply for n, in vSwarm's words.
+/// Reply for n in vSwarm's format.
 #[must_use]
 pub fn reply(n: u32) -> String {
     format!("fn: Fib: y = fib(x) | x: {n} y: {} | runtime: rust", fibonacci(n))
 }
 
-/// The n-th Fibonacci number by n additions: a faster way would make the function cheap, and its cost is its purpose.
+/// The n-th Fibonacci number by n additions: its cost is its purpose.
 #[must_use]
 pub fn fibonacci(n: u32) -> BigUint {
     let (mut current, mut next) = (BigUint::ZERO, BigUint::from(1_u8));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_the_known_ones() {
+    fn known_numbers_are_computed() {
         check(0, "0");
         check(1, "1");
         check(2, "1");
@@ -118,17 +118,17 @@ mod tests {
     }
 
     #[test]
-    fn the_reply_reads_as_vswarms_does() {
+    fn the_reply_has_vswarms_format() {
         assert_eq!(reply(10), "fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: rust");
     }
 
     #[test]
-    fn only_whole_numbers_within_the_range_are_read() {
+    fn only_whole_numbers_in_range_are_accepted() {
         assert_eq!(parse(" 17 "), Ok(17));
         assert_eq!(parse("1000000"), Ok(MAX_N));
         for bad in ["", "ten", "-1", "1.5", "1000001", "99999999999999999999", "NaN", "0x10"] {
-            let refusal = parse(bad).expect_err(bad);
-            assert!(refusal.to_string().contains(&format!("`{bad}`")), "{refusal}");
+            let request_error = parse(bad).expect_err(bad);
+            assert!(request_error.to_string().contains(&format!("`{bad}`")), "{request_error}");
         }
     }
 }

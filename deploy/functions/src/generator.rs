@@ -1,46 +1,46 @@
-//! The inputs that vSwarm's relay chooses in place of the caller. Owns their order; must not do any work with them.
+//! Inputs of `helloworld.Greeter`, generated like in vSwarm's relay instead of taken from the caller. Owns their order.
 
 use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-/// Where `helloworld.Greeter` takes its inputs from: it ignores the caller's name, as vSwarm's relay does.
+/// Options of the generator.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Inputs of helloworld.Greeter, as vSwarm's relay chooses them")]
+#[command(next_help_heading = "Inputs of helloworld.Greeter, generated like in vSwarm's relay")]
 pub struct GeneratorArgs {
-    /// How inputs follow each other: always --value, counting up through the bounds, or at random within them.
-    #[arg(long, value_enum, default_value_t = Order::Unique)]
-    pub generator: Order,
-    /// The input of the generator `unique`.
+    /// InputOrder of the inputs: always --value, counting up through the bounds, or random within them.
+    #[arg(long, value_enum, default_value_t = InputOrder::Unique)]
+    pub generator: InputOrder,
+    /// Input of the generator `unique`.
     #[arg(long)]
     pub value: Option<String>,
     /// Smallest input of `linear` and `random`.
     #[arg(long = "lowerBound", alias = "lower-bound", default_value_t = 1)]
     pub lower_bound: u32,
-    /// Largest input of `linear`; `random` stays below it, unless both bounds are equal.
+    /// Largest input of `linear`; exclusive for `random`, unless both bounds are equal.
     #[arg(long = "upperBound", alias = "upper-bound", default_value_t = 10)]
     pub upper_bound: u32,
-    /// Seed of the random inputs; without it every process draws its own.
+    /// Seed of the random inputs; default: the process id.
     #[arg(long)]
     pub seed: Option<u64>,
 }
 
-/// How inputs follow each other.
+/// InputOrder of the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Order {
+pub enum InputOrder {
     /// The same input every time.
     Unique,
-    /// From the lower bound to the upper bound, and again.
+    /// From the lower to the upper bound, repeatedly.
     Linear,
-    /// At random from the lower bound up to, and without, the upper bound.
+    /// Random, from the lower bound to below the upper bound.
     Random,
 }
 
-/// A source of numbers within bounds, shared by all requests.
+/// Generator of numbers within bounds, shared by all requests.
 #[derive(Debug)]
-pub struct Numbers {
-    order: Order,
+pub struct NumberGenerator {
+    order: InputOrder,
     lower: u32,
     upper: u32,
     state: Mutex<State>,
@@ -52,11 +52,11 @@ struct State {
     rng: StdRng,
 }
 
-impl Numbers {
-    /// The numbers that `args` describes, none above `largest`.
+impl NumberGenerator {
+    /// Generator for `args`, with numbers of at most `largest`.
     ///
     /// # Errors
-    /// When the bounds are in the wrong order or reach beyond `largest`.
+    /// When the bounds are in the wrong order or exceed `largest`.
     pub fn new(args: &GeneratorArgs, largest: u32) -> anyhow::Result<Self> {
         let (lower, upper) = (args.lower_bound, args.upper_bound);
         anyhow::ensure!(lower <= upper, "--lowerBound = {lower}, must be at most --upperBound = {upper}");
@@ -65,16 +65,16 @@ impl Numbers {
         Ok(Self { order: args.generator, lower, upper, state: Mutex::new(State { next: lower, rng: StdRng::seed_from_u64(seed) }) })
     }
 
-    /// The next number; `None` where the input is always the same.
+    /// Next number; `None` if the input is always the same.
     pub fn next(&self) -> Option<u32> {
         match self.order {
-            Order::Unique => None,
-            Order::Linear => Some(self.count()),
-            Order::Random => Some(self.draw()),
+            InputOrder::Unique => None,
+            InputOrder::Linear => Some(self.count()),
+            InputOrder::Random => Some(self.draw()),
         }
     }
 
-    /// `length` letters at random.
+    /// `length` random letters.
     pub fn letters(&self, length: u32) -> String {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (0..length).map(|_| char::from(state.rng.random_range(b'a'..=b'z'))).collect()
@@ -99,13 +99,13 @@ impl Numbers {
 mod tests {
     use super::*;
 
-    fn args(generator: Order, lower_bound: u32, upper_bound: u32) -> GeneratorArgs {
+    fn args(generator: InputOrder, lower_bound: u32, upper_bound: u32) -> GeneratorArgs {
         GeneratorArgs { generator, value: None, lower_bound, upper_bound, seed: Some(7) }
     }
 
     #[test]
     fn linear_counts_through_its_bounds_and_again() {
-        let numbers = Numbers::new(&args(Order::Linear, 3, 5), 100).expect("valid bounds");
+        let numbers = NumberGenerator::new(&args(InputOrder::Linear, 3, 5), 100).expect("valid bounds");
         let seen: Vec<_> = (0..5).filter_map(|_| numbers.next()).collect();
         assert_eq!(seen, [3, 4, 5, 3, 4]);
     }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn random_stays_within_its_bounds_and_repeats_with_its_seed() {
         let draw = || {
-            let numbers = Numbers::new(&args(Order::Random, 10, 20), 100).expect("valid bounds");
+            let numbers = NumberGenerator::new(&args(InputOrder::Random, 10, 20), 100).expect("valid bounds");
             (0..200).filter_map(|_| numbers.next()).collect::<Vec<_>>()
         };
         let seen = draw();
@@ -122,10 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn bounds_that_cannot_hold_are_refused_with_their_values() {
-        let reversed = Numbers::new(&args(Order::Random, 9, 5), 100).expect_err("reversed");
+    fn invalid_bounds_are_refused_with_their_values() {
+        let reversed = NumberGenerator::new(&args(InputOrder::Random, 9, 5), 100).expect_err("reversed");
         assert!(reversed.to_string().contains("--lowerBound = 9"), "{reversed}");
-        assert!(Numbers::new(&args(Order::Linear, 1, 101), 100).is_err());
-        assert_eq!(Numbers::new(&args(Order::Random, u32::MAX, u32::MAX), u32::MAX).expect("one number").next(), Some(u32::MAX));
+        assert!(NumberGenerator::new(&args(InputOrder::Linear, 1, 101), 100).is_err());
+        assert_eq!(
+            NumberGenerator::new(&args(InputOrder::Random, u32::MAX, u32::MAX), u32::MAX).expect("one number").next(),
+            Some(u32::MAX)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Unary gRPC methods as routes of an HTTP router. Owns the way from a request message to a reply message; knows no method by name.
+//! Unary gRPC methods as routes of an HTTP router. Owns decoding requests and encoding replies; must not know method names.
 
 use std::future::Future;
 use std::task::{Context, Poll};
@@ -10,15 +10,15 @@ use axum::routing::{MethodRouter, post};
 use tonic::codegen::{BoxFuture, Service};
 use tonic_prost::ProstCodec;
 
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 
-/// The route of a unary method that `handler` answers.
+/// Route of a unary method implemented by `handler`.
 pub fn unary<Q, R, H, F>(handler: H) -> MethodRouter
 where
     Q: prost::Message + Default + 'static,
     R: prost::Message + Default + 'static,
     H: Fn(Q) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<R, Refusal>> + Send + 'static,
+    F: Future<Output = Result<R, RequestError>> + Send + 'static,
 {
     post(move |request: Request| {
         let method = Method(handler.clone());
@@ -26,7 +26,7 @@ where
     })
 }
 
-/// What answers a path that no method and no page has, each caller in its own protocol.
+/// Replies to an unknown path in the caller's protocol.
 pub async fn not_found(request: Request) -> Response {
     let is_grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let path = request.uri().path();
@@ -37,13 +37,13 @@ pub async fn not_found(request: Request) -> Response {
     }
 }
 
-/// A handler in the shape that tonic calls.
+/// Adapts a handler to tonic.
 struct Method<H>(H);
 
 impl<Q, R, H, F> Service<tonic::Request<Q>> for Method<H>
 where
     H: Fn(Q) -> F,
-    F: Future<Output = Result<R, Refusal>> + Send + 'static,
+    F: Future<Output = Result<R, RequestError>> + Send + 'static,
 {
     type Response = tonic::Response<R>;
     type Error = tonic::Status;

@@ -1,14 +1,13 @@
-//! Functions to run and to scale: Fibonacci, AES and a function whose duration and memory the request chooses.
+//! Functions to run and scale: Fibonacci, AES and a function whose duration and memory are set by the request.
 //!
-//! They speak vSwarm's and InVitro's own gRPC messages, so any load generator made for those drives them. One port answers gRPC over
-//! HTTP/2 without TLS and plain HTTP/1.1. Nothing here knows Qscale: a function sees its requests and its limits, nothing else.
+//! They use vSwarm's and InVitro's gRPC messages, so load generators for those can call them. One port serves gRPC over HTTP/2 without TLS and
+//! HTTP/1.1. Must not depend on Qscale: a function sees only its requests and limits.
 
 pub mod aes;
 pub mod faas;
 pub mod fibonacci;
 pub mod generator;
 pub mod grpc;
-pub mod refusal;
+pub mod request_error;
 pub mod serve;
-pub mod wire;
 pub mod workers;

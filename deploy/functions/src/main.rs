@@ -7,11 +7,11 @@ use qscale_functions::faas::{self, FaasArgs};
 use qscale_functions::fibonacci::{self, FibonacciArgs};
 use qscale_functions::serve::{self, ServeArgs};
 
-/// Functions to run and to scale, speaking vSwarm's and InVitro's gRPC messages.
+/// Functions to run and scale, with vSwarm's and InVitro's gRPC messages.
 ///
-/// One port answers gRPC (HTTP/2 without TLS) and HTTP/1.1. Every function has its own method, answers helloworld.Greeter/SayHello as
-/// vSwarm's relay does (with an input of its own choice), GET / with the input as query, GET /healthz, and grpc.health.v1.Health/Check.
-/// SIGTERM ends it once what is in flight is answered.
+/// One port serves gRPC (HTTP/2 without TLS) and HTTP/1.1. Every function serves its own method, helloworld.Greeter/SayHello like vSwarm's relay
+/// (with generated inputs), GET / with the input as query, GET /healthz, and grpc.health.v1.Health/Check. SIGTERM ends it after the requests in
+/// flight.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
@@ -25,7 +25,7 @@ const EXAMPLES: &str = "Examples:
   qscale-function fibonacci --generator linear --lowerBound 1000 --upperBound 2000
       helloworld.Greeter computes fib(1000), fib(1001), ... in turn
   qscale-function faas --workers 4 --start-delay 2s
-      a slow start, then four requests at once; try  curl 'http://127.0.0.1:50051/?runtimeInMilliSec=100'";
+      a slow start, then four concurrent requests; try  curl 'http://127.0.0.1:50051/?runtimeInMilliSec=100'";
 
 #[derive(Debug, Subcommand)]
 enum Function {
@@ -43,7 +43,7 @@ enum Function {
         #[command(flatten)]
         serve: ServeArgs,
     },
-    /// Computes as long and uses as much memory as the request says: faas.Executor/Execute.
+    /// Uses CPU time and memory as requested: faas.Executor/Execute.
     Faas {
         #[command(flatten)]
         function: FaasArgs,
@@ -58,12 +58,12 @@ fn main() -> anyhow::Result<()> {
         Function::Aes { function, serve } => ("aes", aes::routes(&function, &serve.workers())?, serve),
         Function::Faas { function, serve } => ("faas", faas::routes(&function, &serve.workers())?, serve),
     };
-    // One thread serves the network and the workers' threads compute: a replica often has less than one core.
+    // One thread for the network, and the workers' threads for computing: a replica often has less than one core.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(usize::from(serve.workers) + 1)
         .build()
-        .context("cannot start the runtime")?;
+        .context("failed to start the runtime")?;
     let result = runtime.block_on(serve::serve(routes, name, &serve));
     runtime.shutdown_background();
     result

@@ -1,4 +1,4 @@
-//! The server around a function: address, start, health, and the stop that finishes what is in flight. Knows no function.
+//! The server of a function: address, start, health and graceful stop. Must not know functions.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::grpc;
-use crate::wire::{self, HealthCheckRequest, HealthCheckResponse};
 use crate::workers::Workers;
+use qscale_messages::{self as messages, HealthCheckRequest, HealthCheckResponse};
 
-/// Port where neither an option nor the environment names one, as in vSwarm.
+/// Default port, as in vSwarm.
 pub const DEFAULT_PORT: u16 = 50_051;
 
 /// Options of every function.
@@ -27,34 +27,34 @@ pub struct ServeArgs {
     /// Address to listen on: `host` or `host:port`.
     #[arg(long, default_value = "127.0.0.1")]
     pub addr: String,
-    /// Port to listen on, 0 for any that is free; else that of --addr, else $PORT, else $GRPC_PORT, else 50051.
+    /// Port to listen on, 0 for any free port. Default: the port of --addr, else $PORT, else $GRPC_PORT, else 50051.
     #[arg(long)]
     pub port: Option<u16>,
-    /// How many requests are computed at the same time. vSwarm's Python functions compute one.
+    /// Number of requests computed concurrently; 1 in vSwarm's Python functions.
     #[arg(long, alias = "concurrency", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: u16,
-    /// How many requests may wait for a worker; more are refused with RESOURCE_EXHAUSTED, over HTTP with 503.
+    /// Number of requests that may wait for a worker; further ones are refused with RESOURCE_EXHAUSTED, over HTTP with 503.
     #[arg(long, default_value_t = 1000)]
     pub queue: u32,
-    /// Wait before listening, which imitates a slow start.
+    /// Delay before listening, to imitate a slow start.
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub start_delay: Duration,
-    /// How long requests in flight may take after SIGTERM or SIGINT; then they are cut off.
+    /// Longest time for requests in flight after SIGTERM or SIGINT; then they are aborted.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub drain: Duration,
 }
 
 impl ServeArgs {
-    /// The workers that these options ask for.
+    /// Workers with these options.
     #[must_use]
     pub fn workers(&self) -> Workers {
         Workers::new(self.workers.into(), usize::try_from(self.queue).unwrap_or(usize::MAX))
     }
 
-    /// The address to listen on, given the values of `PORT` and `GRPC_PORT`.
+    /// Address to listen on, given the values of `PORT` and `GRPC_PORT`.
     ///
     /// # Errors
-    /// When the address or a port is none.
+    /// When the address or a port is invalid.
     pub fn address(&self, port: Option<&str>, grpc_port: Option<&str>) -> anyhow::Result<SocketAddr> {
         if let Ok(mut address) = self.addr.parse::<SocketAddr>() {
             address.set_port(self.port.unwrap_or(address.port()));
@@ -72,10 +72,10 @@ impl ServeArgs {
     }
 }
 
-/// Serves `function` until SIGTERM or SIGINT, then finishes what is in flight.
+/// Serves `function` until SIGTERM or SIGINT, then finishes the requests in flight.
 ///
 /// # Errors
-/// When the address cannot be listened on, or requests are cut off because the drain took too long.
+/// When the address cannot be bound, or requests are aborted at the end of the drain.
 pub async fn serve(function: Router, name: &str, args: &ServeArgs) -> anyhow::Result<()> {
     let environment = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let address = args.address(environment("PORT").as_deref(), environment("GRPC_PORT").as_deref())?;
@@ -85,8 +85,8 @@ pub async fn serve(function: Router, name: &str, args: &ServeArgs) -> anyhow::Re
         () = stop.cancelled() => return Ok(()),
     }
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    eprintln!("{name}: listening on {}", listener.local_addr().context("cannot tell the port")?);
-    // Without it the kernel holds back small replies until earlier ones are acknowledged.
+    eprintln!("{name}: listening on {}", listener.local_addr().context("failed to read the port")?);
+    // Without TCP_NODELAY the kernel delays small replies until earlier ones are acknowledged.
     let listener = listener.tap_io(|connection| {
         let _keeps_the_default_where_refused = connection.set_nodelay(true);
     });
@@ -100,12 +100,12 @@ pub async fn serve(function: Router, name: &str, args: &ServeArgs) -> anyhow::Re
     match tokio::time::timeout(args.drain, server).await {
         Ok(result) => result.context("the server failed"),
         Err(_) => {
-            anyhow::bail!("requests were still in flight {} after the signal and are cut off", humantime::format_duration(args.drain))
+            anyhow::bail!("aborted requests still in flight {} after the signal", humantime::format_duration(args.drain))
         }
     }
 }
 
-/// Adds the health checks of both protocols, and answers for what is not there.
+/// Adds the health checks of both protocols and replies for unknown paths.
 fn with_health(function: Router, stop: &CancellationToken) -> Router {
     let (asked_by_grpc, asked_by_http) = (stop.clone(), stop.clone());
     let check = move |_: HealthCheckRequest| {
@@ -115,10 +115,10 @@ fn with_health(function: Router, stop: &CancellationToken) -> Router {
     let page = move || async move {
         if asked_by_http.is_cancelled() { (StatusCode::SERVICE_UNAVAILABLE, "stopping\n") } else { (StatusCode::OK, "ok\n") }
     };
-    function.route(wire::HEALTH_CHECK, grpc::unary(check)).route("/healthz", get(page)).fallback(grpc::not_found)
+    function.route(messages::HEALTH_CHECK, grpc::unary(check)).route("/healthz", get(page)).fallback(grpc::not_found)
 }
 
-/// A token that SIGTERM or SIGINT cancels.
+/// Token that is cancelled by SIGTERM or SIGINT.
 fn stop_signal() -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_or_port_is_refused_with_the_value() {
+    fn an_invalid_address_or_port_is_refused_with_its_value() {
         assert!(args("nowhere", None).address(None, None).expect_err("no address").to_string().contains("`nowhere`"));
         assert!(args("127.0.0.1", None).address(Some("70000"), None).expect_err("no port").to_string().contains("PORT = `70000`"));
     }

@@ -1,12 +1,12 @@
-//! The workers that do a function's work, so that the network is served while they compute. Owns how many run and how many may wait.
+//! Workers that compute while the network is served. Owns the bounds on running and waiting requests.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 
-/// A bounded number of workers before which a bounded number of requests waits, first come, first served.
+/// A bounded number of workers with a bounded FIFO queue.
 #[derive(Debug, Clone)]
 pub struct Workers {
     running: Arc<Semaphore>,
@@ -15,7 +15,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// `workers` at once, at least one, and `queue` requests waiting for them.
+    /// `workers` concurrent requests, at least one, and `queue` waiting requests.
     #[must_use]
     pub fn new(workers: usize, queue: usize) -> Self {
         let workers = workers.clamp(1, Semaphore::MAX_PERMITS / 2);
@@ -23,23 +23,23 @@ impl Workers {
         Self { running: Arc::new(Semaphore::new(workers)), admitted: Arc::new(Semaphore::new(workers + queue)), queue }
     }
 
-    /// Does `work` on a worker's thread as soon as one is free. Dropping the future before then takes the request out of the queue;
-    /// work that has begun runs to its end, and holds its worker until then.
+    /// Runs `work` on a worker thread as soon as one is free. Dropping the future before then removes the request from the queue; started work runs
+    /// to its end and holds its worker until then.
     ///
     /// # Errors
-    /// When the queue is full, when the work itself refuses, or when its worker is lost.
-    pub async fn run<R, W>(&self, work: W) -> Result<R, Refusal>
+    /// When the queue is full, the work fails, or its worker is lost.
+    pub async fn run<R, W>(&self, work: W) -> Result<R, RequestError>
     where
         R: Send + 'static,
-        W: FnOnce() -> Result<R, Refusal> + Send + 'static,
+        W: FnOnce() -> Result<R, RequestError> + Send + 'static,
     {
-        let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| Refusal::Busy { waiting: self.queue })?;
-        let worker = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Refusal::WorkerLost)?;
+        let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| RequestError::Busy { waiting: self.queue })?;
+        let worker = Arc::clone(&self.running).acquire_owned().await.map_err(|_| RequestError::WorkerLost)?;
         let done = tokio::task::spawn_blocking(move || {
             let _held_to_the_end = (place, worker);
             work()
         });
-        done.await.unwrap_or(Err(Refusal::WorkerLost))
+        done.await.unwrap_or(Err(RequestError::WorkerLost))
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
         while workers.admitted.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(workers.run(|| Ok(())).await, Err(Refusal::Busy { waiting: 1 }));
+        assert_eq!(workers.run(|| Ok(())).await, Err(RequestError::Busy { waiting: 1 }));
         release.send(()).expect("the worker waits for it");
         assert_eq!(running.await.expect("no panic"), Ok(true));
         assert_eq!(waiting.await.expect("no panic"), Ok(true));
@@ -72,7 +72,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_panics_costs_its_own_reply_only() {
         let workers = Workers::new(1, 1);
-        assert_eq!(workers.run(|| -> Result<(), Refusal> { panic!("on purpose") }).await, Err(Refusal::WorkerLost));
+        assert_eq!(workers.run(|| -> Result<(), RequestError> { panic!("on purpose") }).await, Err(RequestError::WorkerLost));
         assert_eq!(workers.run(|| Ok(7)).await, Ok(7));
     }
 }

@@ -1,4 +1,4 @@
-//! The real binary, called as any client calls it.
+//! The real binary, called by gRPC and HTTP clients.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -6,8 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use axum::http::uri::PathAndQuery;
-use qscale_functions::wire::{
-    self, FaasReply, FaasRequest, HealthCheckRequest, HealthCheckResponse, HelloReply, HelloRequest, PlainTextMessage, ReturnEncryptionInfo,
+use qscale_messages::{
+    self as messages, FaasReply, FaasRequest, HealthCheckRequest, HealthCheckResponse, HelloReply, HelloRequest, PlainTextMessage,
+    ReturnEncryptionInfo,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -37,7 +38,7 @@ impl Function {
         endpoint.timeout(Duration::from_secs(60)).connect().await.expect("it listens")
     }
 
-    /// One HTTP/1.1 request on its own connection; the status and the body.
+    /// Sends an HTTP/1.1 request on its own connection; returns status and body.
     fn http(&self, method: &str, target: &str, headers: &str) -> (u16, String) {
         let mut connection = TcpStream::connect(&self.address).expect("it listens");
         connection.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
@@ -73,26 +74,26 @@ where
 }
 
 async fn hello(channel: &Channel, method: &'static str, name: &str) -> Result<String, Status> {
-    let request = HelloRequest { name: name.to_owned(), vhive_metadata: Vec::new() };
+    let request = HelloRequest { name: name.to_owned(), vhive_metadata: Default::default() };
     call(channel, method, request).await.map(|reply: HelloReply| reply.message)
 }
 
 async fn execute(channel: &Channel, runtime_in_milli_sec: u32, memory_in_mebi_bytes: u32) -> Result<FaasReply, Status> {
-    call(channel, wire::FAAS_EXECUTE, FaasRequest { message: String::new(), runtime_in_milli_sec, memory_in_mebi_bytes }).await
+    call(channel, messages::FAAS_EXECUTE, FaasRequest { message: String::new(), runtime_in_milli_sec, memory_in_mebi_bytes }).await
 }
 
 #[tokio::test]
-async fn fibonacci_answers_its_caller_and_refuses_what_is_no_number() {
+async fn fibonacci_replies_and_refuses_invalid_numbers() {
     let function = Function::start(&["fibonacci"]);
     let channel = function.channel().await;
-    let reply = hello(&channel, wire::FIBONACCI_SAY_HELLO, "20").await.expect("a reply");
+    let reply = hello(&channel, messages::FIBONACCI_SAY_HELLO, "20").await.expect("a reply");
     assert_eq!(reply, "fn: Fib: y = fib(x) | x: 20 y: 6765 | runtime: rust");
     for bad in ["world", "-3", "1000001", "ünïcode\0"] {
-        let status = hello(&channel, wire::FIBONACCI_SAY_HELLO, bad).await.expect_err(bad);
+        let status = hello(&channel, messages::FIBONACCI_SAY_HELLO, bad).await.expect_err(bad);
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(bad), "{status}");
     }
-    assert!(hello(&channel, wire::FIBONACCI_SAY_HELLO, "1").await.is_ok(), "it lives on");
+    assert!(hello(&channel, messages::FIBONACCI_SAY_HELLO, "1").await.is_ok(), "it still serves");
 }
 
 #[tokio::test]
@@ -100,24 +101,24 @@ async fn greeter_ignores_the_name_and_takes_the_generators_input() {
     let function = Function::start(&["fibonacci", "--generator=linear", "--lowerBound=5", "--upperBound=6", "--value=10"]);
     let channel = function.channel().await;
     for expected in ["x: 5 y: 5", "x: 6 y: 8", "x: 5 y: 5"] {
-        let reply = hello(&channel, wire::HELLOWORLD_SAY_HELLO, "Invoke relay").await.expect("a reply");
+        let reply = hello(&channel, messages::HELLOWORLD_SAY_HELLO, "Invoke relay").await.expect("a reply");
         assert!(reply.contains(expected), "{reply}");
     }
 }
 
 #[tokio::test]
-async fn aes_encrypts_as_vswarms_go_function_does() {
+async fn aes_encrypts_like_vswarms_go_function() {
     let function = Function::start(&["aes"]);
     let channel = function.channel().await;
     let reply: ReturnEncryptionInfo =
-        call(&channel, wire::AES_SHOW_ENCRYPTION, PlainTextMessage { plaintext_message: "world".to_owned() }).await.expect("a reply");
+        call(&channel, messages::AES_SHOW_ENCRYPTION, PlainTextMessage { plaintext_message: "world".to_owned() }).await.expect("a reply");
     // openssl enc -aes-128-ctr -K 6368616e676520746869732070617373 -iv 0 over `defaultplaintext`.
     let expected = "fn: AES | plaintext: defaultplaintext | ciphertext: d80e9ec83a6acbef3d909876e79904a9 | runtime: rust";
     assert_eq!(reply.encryption_info, expected);
-    assert!(hello(&channel, wire::HELLOWORLD_SAY_HELLO, "").await.expect("a reply").contains("A unique message"));
+    assert!(hello(&channel, messages::HELLOWORLD_SAY_HELLO, "").await.expect("a reply").contains("A unique message"));
 
     let long = PlainTextMessage { plaintext_message: "x".repeat((1 << 20) + 1) };
-    let status = call::<_, ReturnEncryptionInfo>(&channel, wire::AES_SHOW_ENCRYPTION, long).await.expect_err("too long");
+    let status = call::<_, ReturnEncryptionInfo>(&channel, messages::AES_SHOW_ENCRYPTION, long).await.expect_err("too long");
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
@@ -139,7 +140,7 @@ async fn faas_refuses_what_is_beyond_its_bounds() {
     for (runtime, memory) in [(60_001, 0), (u32::MAX, 0), (1, 10_241), (1, u32::MAX)] {
         assert_eq!(execute(&channel, runtime, memory).await.expect_err("beyond").code(), Code::InvalidArgument);
     }
-    assert!(execute(&channel, 0, 0).await.is_ok(), "it lives on");
+    assert!(execute(&channel, 0, 0).await.is_ok(), "it still serves");
 }
 
 #[tokio::test]
@@ -158,7 +159,7 @@ async fn a_signal_ends_the_process_once_requests_in_flight_are_answered() {
     // The connection carries the three in this order, so that both executions are in flight once health is answered.
     let stop_in_flight = async {
         let request = HealthCheckRequest { service: String::new() };
-        let health: HealthCheckResponse = call(&channel, wire::HEALTH_CHECK, request).await.expect("a reply");
+        let health: HealthCheckResponse = call(&channel, messages::HEALTH_CHECK, request).await.expect("a reply");
         assert_eq!(health.status, HealthCheckResponse::SERVING);
         function.terminate();
     };
@@ -171,9 +172,9 @@ async fn a_signal_ends_the_process_once_requests_in_flight_are_answered() {
 #[tokio::test]
 async fn an_unknown_method_is_unimplemented_and_names_itself() {
     let function = Function::start(&["aes"]);
-    let status = hello(&function.channel().await, wire::FIBONACCI_SAY_HELLO, "1").await.expect_err("not its method");
+    let status = hello(&function.channel().await, messages::FIBONACCI_SAY_HELLO, "1").await.expect_err("not its method");
     assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains(wire::FIBONACCI_SAY_HELLO), "{status}");
+    assert!(status.message().contains(messages::FIBONACCI_SAY_HELLO), "{status}");
 }
 
 #[test]
@@ -200,7 +201,7 @@ fn faas_over_http_takes_its_query_or_invitros_headers() {
 }
 
 #[test]
-fn options_that_cannot_hold_end_the_start_with_the_value() {
+fn invalid_options_are_reported_with_their_value() {
     for (arguments, value) in [
         (vec!["fibonacci", "--value", "helloWorld"], "helloWorld"),
         (vec!["aes", "--key", "abc"], "has 3"),

@@ -1,4 +1,4 @@
-//! What the gateway costs: the same calls to a function directly and through the platform, with the platform's CPU time for each.
+//! Cost of the gateway: the same calls to a function directly and through the platform, with the platform's CPU time.
 
 #[path = "../tests/platform/harness.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
@@ -9,7 +9,7 @@ use std::time::Duration;
 use harness::{Caller, Platform, folder, spec};
 use qscale_common::runtime::clock;
 
-/// Time for which each case is measured.
+/// Duration of each measurement.
 const MEASURED: Duration = Duration::from_secs(3);
 
 #[tokio::main]

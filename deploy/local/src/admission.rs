@@ -1,5 +1,5 @@
-//! Which request goes to which replica, and which waits. Owns the bounded queue of a function and the load of its replicas; knows nothing
-//! of HTTP. Pure but for handing a place to whoever waits for it: no clock, no I/O.
+//! Assignment of requests to replicas. Owns the bounded queue of a function and the load of its replicas; must not know HTTP, read a clock
+//! or do I/O.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// The queue and the replicas of one function. `T` is what a request is given of a replica.
+/// Queue and ready replicas of one function. A request that is assigned to a replica receives its `T`.
 #[derive(Debug)]
 pub struct Admission<T>(Mutex<Inner<T>>);
 
@@ -20,7 +20,7 @@ struct Inner<T> {
     bound: usize,
     next_place: u64,
     next_waiter: u64,
-    /// Where the search for the least loaded place begins, so that equals take turns.
+    /// Index at which the search for the least loaded place begins, for round robin among equals.
     turn: usize,
     shut: bool,
 }
@@ -38,16 +38,16 @@ struct Waiter<T> {
     sender: oneshot::Sender<Permit<T>>,
 }
 
-/// Names one opening of a replica.
+/// Identifies one opening of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlaceId(u64);
 
-/// What becomes of a request that arrives.
+/// Outcome of admitting a request.
 #[derive(Debug)]
 pub enum Admitted<T: Clone> {
-    /// It goes to this replica.
+    /// Assigned to this replica.
     Now(Permit<T>),
-    /// It waits.
+    /// Waiting in the queue.
     Queued(Waiting<T>),
     /// The queue is full.
     Full,
@@ -55,7 +55,7 @@ pub enum Admitted<T: Clone> {
     Shut,
 }
 
-/// A request's place at a replica, given back when it is dropped.
+/// Place of a request at a replica; released when dropped.
 #[derive(Debug)]
 pub struct Permit<T> {
     target: T,
@@ -64,7 +64,7 @@ pub struct Permit<T> {
     release: Option<Arc<dyn Release>>,
 }
 
-/// A request's place in the queue, given up when it is dropped.
+/// Place of a request in the queue; released when dropped.
 #[derive(Debug)]
 pub struct Waiting<T: Clone> {
     admission: Arc<Admission<T>>,
@@ -84,7 +84,7 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Release for Admission<T
 }
 
 impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
-    /// No replica yet; `concurrency` requests a replica (0: without limit), at most `bound` waiting.
+    /// No replicas; `concurrency` requests per replica (0: no limit) and at most `bound` waiting requests.
     #[must_use]
     pub fn new(concurrency: u32, bound: u32) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Inner {
@@ -99,7 +99,7 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
         })))
     }
 
-    /// Takes in a request: to the least loaded replica with room, unless others wait already, else into the queue.
+    /// Admits a request to the least loaded replica with room, or queues it if there is none or others already wait.
     #[must_use]
     pub fn admit(self: &Arc<Self>) -> Admitted<T> {
         let mut inner = self.lock();
@@ -121,7 +121,7 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
         Admitted::Queued(Waiting { admission: Arc::clone(self), number, receiver })
     }
 
-    /// A replica takes requests from now on; `load` counts those that it has.
+    /// Adds a replica; `load` counts its requests.
     pub fn open(self: &Arc<Self>, target: T, load: Arc<AtomicU32>) -> PlaceId {
         let mut inner = self.lock();
         let id = PlaceId(inner.next_place);
@@ -132,12 +132,12 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
         id
     }
 
-    /// The replica takes no further request; those that it has keep their place. Closing it twice is harmless.
+    /// Removes a replica; its requests keep their place. Idempotent.
     pub fn close(&self, id: PlaceId) {
         self.lock().places.retain(|place| place.id != id);
     }
 
-    /// Changes the limits. Who waits already keeps waiting.
+    /// Changes the limits. Waiting requests keep their place in the queue.
     pub fn configure(self: &Arc<Self>, concurrency: u32, bound: u32) {
         let mut inner = self.lock();
         inner.concurrency = concurrency;
@@ -146,7 +146,7 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
         self.hand_out();
     }
 
-    /// Refuses every request from now on, those that wait included.
+    /// Refuses all further requests and those that wait.
     pub fn shut(&self) {
         let mut inner = self.lock();
         inner.shut = true;
@@ -155,13 +155,13 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
         drop(waiting);
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.lock().waiting.len()
     }
 
-    /// Gives free places to those who wait longest.
+    /// Assigns free places to the requests that have waited longest.
     fn hand_out(self: &Arc<Self>) {
         loop {
             let mut inner = self.lock();
@@ -172,7 +172,7 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
             let Some(waiter) = inner.waiting.pop_front() else { return };
             drop(inner);
             if let Err(mut permit) = waiter.sender.send(permit) {
-                // Nobody waits any more. The place is free for the next round of this loop, so its release must not start another.
+                // The request gave up. The next iteration assigns the place, so its release must not start another loop.
                 permit.release = None;
             }
         }
@@ -186,7 +186,7 @@ impl<T> Admission<T> {
 }
 
 impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Inner<T> {
-    /// The least loaded replica that has room.
+    /// Takes a place at the least loaded replica with room.
     fn place(&mut self, admission: &Arc<Admission<T>>) -> Option<Permit<T>> {
         let loads = self.places.iter().map(|place| place.load.load(Ordering::Relaxed));
         let index = least_loaded(loads, self.concurrency, self.turn)?;
@@ -198,7 +198,7 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Inner<T> {
     }
 }
 
-/// Index of the smallest load below `concurrency` (0: without limit); among equals the first from `turn` on, around.
+/// Index of the smallest load below `concurrency` (0: no limit); among equals the first at or after `turn`, cyclically.
 fn least_loaded(loads: impl ExactSizeIterator<Item = u32>, concurrency: u32, turn: usize) -> Option<usize> {
     let count = loads.len();
     loads
@@ -209,7 +209,7 @@ fn least_loaded(loads: impl ExactSizeIterator<Item = u32>, concurrency: u32, tur
 }
 
 impl<T> Permit<T> {
-    /// The opening of the replica that this place belongs to.
+    /// Opening of the replica that the place belongs to.
     #[must_use]
     pub fn place(&self) -> PlaceId {
         self.place
@@ -233,7 +233,7 @@ impl<T> Drop for Permit<T> {
 }
 
 impl<T: Clone> Waiting<T> {
-    /// Waits for a place; none when the function is removed meanwhile.
+    /// Waits for a place; `None` if the function is removed first.
     pub async fn granted(&mut self) -> Option<Permit<T>> {
         (&mut self.receiver).await.ok()
     }
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_replica_gets_nothing_and_an_opened_one_serves_who_waits() {
+    async fn a_closed_replica_gets_no_request_and_an_opened_one_serves_the_queue() {
         let admission = Admission::new(1, 10);
         let place = admission.open('a', load());
         let held = now(&admission);
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shutting_refuses_who_waits_and_who_comes() {
+    async fn shutting_refuses_waiting_and_new_requests() {
         let admission = Admission::new(1, 10);
         let mut waiting = queued(&admission);
         admission.shut();

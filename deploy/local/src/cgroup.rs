@@ -1,7 +1,9 @@
-//! Control groups: CPU and memory limits of replicas, v1 and v2. Owns where they are and which files say what; starts no process.
+//! Control groups: CPU and memory limits of replicas, v1 and v2. Owns their location and file formats; must not start processes, except for the
+//! probe in [`Cgroups::detect`]. All functions block: the kernel may make callers wait, so async code calls them on blocking threads.
 //!
-//! The managers of `libcgroups` do not fit: the one for v1 joins all hierarchies and escapes a limit on the platform itself; the one for v2 enables controllers from the
-//! root of the mount, which a delegated subtree may not, and lowers `memory.max` below the memory in use, which kills. For the rest 40 crates are too many.
+//! The managers of `libcgroups` do not fit: the one for v1 joins all hierarchies and escapes a limit on the platform itself; the one for v2 enables
+//! controllers from the root of the mount, which a delegated subtree may not do, and lowers `memory.max` below the memory in use, which kills. The
+//! rest does not justify its 40 dependencies.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,7 +20,7 @@ mod files;
 mod v1;
 mod v2;
 
-/// The place where the cgroups of the replicas are made.
+/// Parent of the replicas' cgroups.
 #[derive(Debug)]
 pub struct Cgroups {
     base: Folders,
@@ -30,7 +32,7 @@ pub struct Cgroup {
     folders: Folders,
 }
 
-/// A cgroup's folder in the hierarchy of each controller; the same three times on v2.
+/// Folders of a cgroup in the hierarchy of each controller; all the same on v2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Folders {
     version: Version,
@@ -45,27 +47,27 @@ enum Version {
     V2,
 }
 
-/// Why a limit was not set.
+/// Reason why a limit was not set.
 #[derive(Debug, Error)]
 pub enum LimitError {
     /// The replica uses more than the new limit.
-    #[error("memory_mib = {wanted}, must be above what is in use, {in_use}")]
+    #[error("memory_mib = {wanted}, must be above the memory in use, {in_use}")]
     InUse {
-        /// The limit that was asked for.
+        /// Requested limit.
         wanted: Mebibytes,
-        /// What cannot be reclaimed.
+        /// Memory that cannot be reclaimed.
         in_use: Mebibytes,
     },
-    /// A file of the cgroup could not be read or written.
+    /// A cgroup file could not be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl Cgroups {
-    /// Finds a place below the platform's own cgroup where groups with CPU and memory limits can be made, and makes `root/instance` there.
+    /// Creates `root/instance` below the platform's own cgroup, where CPU and memory limits can be set.
     ///
     /// # Errors
-    /// Says in words why there is none.
+    /// The reason why limits cannot be set on this machine.
     pub fn detect(root: &str, instance: &str) -> Result<Self, String> {
         let name = Path::new(root).join(instance);
         let mounts = files::mounts().map_err(|error| format!("failed to read /proc/self/mountinfo: {error}"))?;
@@ -84,7 +86,14 @@ impl Cgroups {
         Ok(cgroups)
     }
 
-    /// Making a group does not mean that a process may move into it, so one does.
+    /// Cgroups in a plain folder, where no limit can be set.
+    #[cfg(test)]
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        let folder = folder.to_path_buf();
+        Self { base: Folders { version: Version::V2, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder } }
+    }
+
+    /// Moves a process into a new group: permission to create one does not imply permission to enter it.
     fn try_entering(&self) -> io::Result<()> {
         let cgroup = self.create("probe")?;
         let entrances = cgroup.entrances()?;
@@ -92,21 +101,21 @@ impl Cgroups {
         // SAFETY: between fork and exec the closure makes system calls only.
         unsafe { command.pre_exec(move || enter(&entrances)) };
         let entered = command.status().map(drop);
-        // What is left of it goes with the whole.
+        // A remainder is removed together with the parent.
         drop(cgroup.remove());
         entered
     }
 
-    /// The folders of this place, to be remembered for whoever cleans up after a platform that was killed.
+    /// Folders to record for the platform that cleans up after a crash of this one.
     #[must_use]
     pub fn folders(&self) -> Vec<PathBuf> {
         self.base.distinct().into_iter().cloned().collect()
     }
 
-    /// Makes the cgroup `name`.
+    /// Creates the cgroup `name`.
     ///
     /// # Errors
-    /// When its folders cannot be made.
+    /// When its folders cannot be created.
     pub fn create(&self, name: &str) -> io::Result<Cgroup> {
         let folders = self.base.join(name);
         for folder in folders.distinct() {
@@ -120,11 +129,11 @@ impl Cgroups {
         Ok(Cgroup { folders })
     }
 
-    /// Removes the place. Cgroups in it, with their processes, go too.
+    /// Kills all processes in the cgroups and removes them with their parent.
     pub fn remove(&self) {
         for folder in self.base.distinct() {
             remove_tree(folder);
-            // The folder that platforms share goes with the last of them.
+            // Fails while another platform uses the shared parent; the last one removes it.
             if let Some(shared) = folder.parent() {
                 drop(fs::remove_dir(shared));
             }
@@ -136,7 +145,7 @@ impl Cgroups {
 }
 
 impl Cgroup {
-    /// The files to which a process writes `0` to enter.
+    /// Files to which a process writes `0` to enter the cgroup.
     ///
     /// # Errors
     /// When they cannot be opened for writing.
@@ -144,7 +153,7 @@ impl Cgroup {
         self.folders.distinct().into_iter().map(|folder| OpenOptions::new().write(true).open(folder.join("cgroup.procs"))).collect()
     }
 
-    /// Limits CPU to `limit` of a core a second, enforced every 100 ms. Takes effect at once.
+    /// Limits CPU to `limit`, enforced in periods of 100 ms. Takes effect immediately.
     ///
     /// # Errors
     /// When the kernel refuses it.
@@ -165,7 +174,7 @@ impl Cgroup {
     /// Limits memory to `limit`, swap included.
     ///
     /// # Errors
-    /// [`LimitError::InUse`] when more is in use; the limit stays what it was.
+    /// [`LimitError::InUse`] when more is in use; the limit stays unchanged.
     pub fn set_memory(&self, limit: Mebibytes) -> Result<(), LimitError> {
         match self.folders.version {
             Version::V1 => v1::set_memory(&self.folders.memory, limit),
@@ -173,10 +182,10 @@ impl Cgroup {
         }
     }
 
-    /// Reads what was used.
+    /// Resource usage so far.
     ///
     /// # Errors
-    /// When a file cannot be read, as after the cgroup was removed.
+    /// When a file cannot be read, for example after the cgroup was removed.
     pub fn usage(&self) -> io::Result<Usage> {
         match self.folders.version {
             Version::V1 => v1::usage(&self.folders),
@@ -184,7 +193,7 @@ impl Cgroup {
         }
     }
 
-    /// Times that a process in it was killed for memory; zero where that cannot be read.
+    /// Number of OOM kills; 0 where it cannot be read.
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
         match self.folders.version {
@@ -198,10 +207,10 @@ impl Cgroup {
         files::kill_all(&self.folders.memory);
     }
 
-    /// Kills every process in it and removes it. Blocks until the kernel has let them go, at most two seconds.
+    /// Kills every process in it and removes it. Blocks until the processes have left, at most two seconds.
     ///
     /// # Errors
-    /// Names the folders that could not be removed.
+    /// The folders that could not be removed.
     pub fn remove(&self) -> Result<(), String> {
         let left: Vec<_> =
             self.folders.distinct().into_iter().filter(|folder| !remove_tree(folder)).map(|f| f.display().to_string()).collect();
@@ -223,7 +232,7 @@ impl Folders {
     }
 }
 
-/// Moves the calling process into the groups whose entrances these are. Makes system calls only, as is needed between fork and exec.
+/// Moves the calling process into the groups of `entrances`. Makes system calls only, as required between fork and exec.
 ///
 /// # Errors
 /// When the kernel refuses one.
@@ -238,14 +247,14 @@ pub fn enter(entrances: &[File]) -> io::Result<()> {
     Ok(())
 }
 
-/// Kills every process below `folder` and removes it with all below. True when nothing is left.
+/// Kills every process in `folder` and below and removes the tree. Returns whether it is gone. Blocks for at most two seconds per group.
 pub fn remove_tree(folder: &Path) -> bool {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path());
         }
     }
-    // A killed process leaves its cgroup when the kernel has torn it down, which takes it milliseconds, with much memory longer.
+    // A killed process leaves its cgroup once the kernel has torn it down, which takes milliseconds, and longer with much memory.
     for _ in 0..400 {
         files::kill_all(folder);
         match fs::remove_dir(folder) {

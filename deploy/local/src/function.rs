@@ -1,52 +1,46 @@
-//! One function: its file, what it shall have, and its replicas. Owns the reconciliation of the two; must not decide how much that is,
-//! but for the one replica that a request starts.
+//! A function: its file, desired allocation, queue and replicas. Owns this state; the reconciler acts on it.
 
-use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::FutureExt;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::metrics::Counted;
-use qscale_common::platform::{ActualAllocation, EventKind, FunctionSpec, ReplicaState};
+use qscale_common::platform::{ActualAllocation, FunctionSpec, ReplicaState};
 use qscale_common::units::{Allocation, Replicas};
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use crate::admission::Admission;
-use crate::host::Host;
-use crate::latency::Latency;
+use crate::latency::LatencyHistograms;
 use crate::logs::Logs;
-use crate::replica::life::Life;
-use crate::replica::{Replica, Resized, Target};
+use crate::replica::{ReadyReplica, Replica};
 
-/// How often the function is looked at without cause: it repairs what was missed and tries refused limits again.
-const LOOK: Duration = Duration::from_secs(1);
+/// The functions of the platform by `namespace/name`. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Functions(Arc<RwLock<HashMap<String, Arc<Function>>>>);
 
 /// One function.
 #[derive(Debug)]
 pub struct Function {
-    /// Which.
+    /// Namespace and name.
     pub id: FunctionId,
-    /// Its queue.
-    pub admission: Arc<Admission<Arc<Target>>>,
-    /// What its replicas wrote.
+    /// Queue of requests.
+    pub admission: Arc<Admission<Arc<ReadyReplica>>>,
+    /// Output of its replicas.
     pub logs: Logs,
     /// Durations of requests that never reached a replica.
-    pub gateway_latency: Latency,
-    /// Cancelled when it is deleted or the platform stops.
+    pub gateway_latency: LatencyHistograms,
+    /// Cancelled when the function is deleted or the platform stops.
     pub stop: CancellationToken,
     counters: Counters,
     inner: Mutex<Inner>,
     changed: Notify,
     /// Version of the desired state that was last reconciled.
     reconciled: watch::Sender<u64>,
-    /// Told when the desired state was changed from within.
+    /// Notified when a request changes the desired state, which is to be saved then.
     unsaved: Arc<Notify>,
 }
 
@@ -64,12 +58,27 @@ struct Inner {
     spec: Arc<FunctionSpec>,
     generation: u64,
     desired: Allocation,
-    /// Grows with every change of the desired state.
+    /// Incremented by every change of the desired state.
     version: u64,
-    /// A request started it and that was not told yet.
+    /// A request started the function and the event is not recorded yet.
     woken: bool,
     replicas: BTreeMap<u64, Arc<Replica>>,
     next_replica: u64,
+}
+
+/// Desired state of a function, as of one moment.
+#[derive(Debug)]
+pub struct Goal {
+    /// Replicas, CPU and memory.
+    pub allocation: Allocation,
+    /// Version of the desired state.
+    pub version: u64,
+    /// The function file.
+    pub spec: Arc<FunctionSpec>,
+    /// Version of the function file.
+    pub generation: u64,
+    /// Whether a request started the function from zero since the last call.
+    pub woken: bool,
 }
 
 impl Function {
@@ -80,7 +89,7 @@ impl Function {
             id: spec.id(),
             admission: Admission::new(spec.concurrency, spec.queue),
             logs: Logs::default(),
-            gateway_latency: Latency::default(),
+            gateway_latency: LatencyHistograms::default(),
             stop: CancellationToken::new(),
             counters: Counters::default(),
             inner: Mutex::new(Inner {
@@ -98,25 +107,25 @@ impl Function {
         })
     }
 
-    /// Its file.
+    /// Function file.
     #[must_use]
     pub fn spec(&self) -> Arc<FunctionSpec> {
         Arc::clone(&self.inner().spec)
     }
 
-    /// What it shall have.
+    /// Desired allocation.
     #[must_use]
     pub fn desired(&self) -> Allocation {
         self.inner().desired
     }
 
-    /// Its replicas, in the order of their starts.
+    /// Replicas in the order of their creation.
     #[must_use]
     pub fn replicas(&self) -> Vec<Arc<Replica>> {
         self.inner().replicas.values().cloned().collect()
     }
 
-    /// What it has.
+    /// Actual replicas, with counts by state.
     #[must_use]
     pub fn actual(&self) -> ActualAllocation {
         let mut actual =
@@ -131,7 +140,7 @@ impl Function {
         actual
     }
 
-    /// What it has counted.
+    /// Counters for the metrics.
     #[must_use]
     pub fn counted(&self) -> Counted {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -145,18 +154,23 @@ impl Function {
         }
     }
 
-    /// Sets what it shall have; returns the version of that, and what it was to have before.
-    pub fn set_desired(&self, desired: Allocation) -> (u64, Allocation) {
+    /// Version of the desired state.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.inner().version
+    }
+
+    /// Sets the desired allocation; returns the one before.
+    pub fn set_desired(&self, desired: Allocation) -> Allocation {
         let mut inner = self.inner();
         let before = std::mem::replace(&mut inner.desired, desired);
         inner.version += 1;
-        let version = inner.version;
         drop(inner);
         self.changed.notify_one();
-        (version, before)
+        before
     }
 
-    /// Gives it another file. Replicas of the old one are replaced, each when a new one is ready.
+    /// Replaces the function file. Each old replica is stopped once a new one is ready.
     pub fn replace(&self, spec: FunctionSpec) {
         self.admission.configure(spec.concurrency, spec.queue);
         let mut inner = self.inner();
@@ -167,7 +181,7 @@ impl Function {
         self.changed.notify_one();
     }
 
-    /// A request waits: a function that shall have no replica shall have one from now on.
+    /// Starts a function from zero for a waiting request: raises the desired replicas from 0 to 1.
     pub fn wake(&self) {
         let mut inner = self.inner();
         if inner.desired.replicas > Replicas(0) {
@@ -181,9 +195,9 @@ impl Function {
         self.unsaved.notify_one();
     }
 
-    /// Waits until `version` of the desired state was acted on: replicas are started or asked to stop, limits are set.
+    /// Waits until the reconciler has acted on `version` of the desired state: replicas are started or asked to stop, limits are set.
     pub async fn reconciled(&self, version: u64) {
-        // The sender lives as long as the function, so this ends only when the version is reached.
+        // The sender lives as long as the function, so the wait cannot fail.
         drop(self.reconciled.subscribe().wait_for(|reconciled| *reconciled >= version).await);
     }
 
@@ -192,27 +206,56 @@ impl Function {
         self.counters.arrived.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a replica that was killed for memory.
+    /// Counts an OOM kill.
     pub fn count_oom_kill(&self) {
         self.counters.oom_kills.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a replica that ended by itself.
+    /// Counts a replica that ended unasked.
     pub fn count_crash(&self) {
         self.counters.crashes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a start that took `startup`.
+    /// Counts a replica that became ready after `startup`.
     pub fn count_startup(&self, startup: Duration) {
         self.counters.startups.fetch_add(1, Ordering::Relaxed);
         self.counters.startup_us.fetch_add(u64::try_from(startup.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn forget(&self, ended: Result<u64, JoinError>) {
-        match ended {
-            Ok(number) => drop(self.inner().replicas.remove(&number)),
-            Err(error) => error!(function = %self.id, %error, "the task of a replica was cancelled"),
+    /// Desired state to reconcile to. Resets [`Goal::woken`].
+    pub fn take_goal(&self) -> Goal {
+        let mut inner = self.inner();
+        Goal {
+            allocation: inner.desired,
+            version: inner.version,
+            spec: Arc::clone(&inner.spec),
+            generation: inner.generation,
+            woken: std::mem::take(&mut inner.woken),
         }
+    }
+
+    /// Waits for a change of the desired state.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Marks `version` of the desired state as acted on.
+    pub fn set_reconciled(&self, version: u64) {
+        self.reconciled.send_replace(version);
+    }
+
+    /// Adds `replica`; returns the number by which it is removed.
+    pub fn add_replica(&self, replica: Arc<Replica>) -> u64 {
+        let mut inner = self.inner();
+        let number = inner.next_replica;
+        inner.next_replica += 1;
+        inner.replicas.insert(number, replica);
+        number
+    }
+
+    /// Removes the replica with this number.
+    pub fn remove_replica(&self, number: u64) {
+        self.inner().replicas.remove(&number);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -220,161 +263,34 @@ impl Function {
     }
 }
 
-/// Keeps the replicas of `function` at what is desired until it is stopped; returns when none is left.
-pub async fn supervise(function: Arc<Function>, host: Arc<Host>) {
-    let mut lives = JoinSet::new();
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = function.stop.cancelled() => break,
-            () = function.changed.notified() => {}
-            Some(ended) = lives.join_next() => function.forget(ended),
-            _ = looks.tick() => {}
-        }
-        if function.desired().replicas == Replicas(0) && function.admission.queued() > 0 {
-            function.wake();
-        }
-        let version = reconcile(&function, &host, &mut lives).await;
-        function.reconciled.send_replace(version);
+impl Functions {
+    /// The function with the key `namespace/name`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Arc<Function>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
-    function.admission.shut();
-    for replica in function.replicas() {
-        replica.stop();
-    }
-    while let Some(ended) = lives.join_next().await {
-        function.forget(ended);
-    }
-    function.reconciled.send_replace(u64::MAX);
-}
 
-/// Starts what is missing, stops what is too much, sets limits; returns the version of the desired state that it acted on.
-async fn reconcile(function: &Arc<Function>, host: &Arc<Host>, lives: &mut JoinSet<u64>) -> u64 {
-    let (version, desired, alive) = start_and_stop(function, host, lives);
-    resize(function, host, alive, desired).await;
-    version
-}
-
-fn start_and_stop(function: &Arc<Function>, host: &Arc<Host>, lives: &mut JoinSet<u64>) -> (u64, Allocation, Vec<Arc<Replica>>) {
-    let mut inner = function.inner();
-    if std::mem::take(&mut inner.woken) {
-        host.record(&function.id, None, EventKind::StartedFromZero, "a request waits: 0 to 1 replicas");
+    /// All functions by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Function>> {
+        let mut all: Vec<_> = self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        all
     }
-    let (desired, version, generation, spec) = (inner.desired, inner.version, inner.generation, Arc::clone(&inner.spec));
-    let alive: Vec<Arc<Replica>> = inner.replicas.values().filter(|replica| !replica.is_stopping()).cloned().collect();
-    let views: Vec<View> = alive.iter().map(|replica| View::of(replica, generation)).collect();
-    let plan = plan(&views, desired.replicas.0 as usize);
-    for _ in 0..plan.start {
-        let number = inner.next_replica;
-        inner.next_replica += 1;
-        let replica = Replica::new(host.new_replica_id(&function.id.name), Arc::clone(&spec), generation);
-        inner.replicas.insert(number, Arc::clone(&replica));
-        let life = Life { replica, function: Arc::clone(function), host: Arc::clone(host) };
-        lives.spawn(async move {
-            let replica = Arc::clone(&life.replica);
-            if AssertUnwindSafe(life.live(desired)).catch_unwind().await.is_err() {
-                // Its process ended with the task; another replica takes its place.
-                error!(replica = replica.id, "the task of a replica panicked");
-            }
-            number
-        });
-    }
-    drop(inner);
-    for index in &plan.stop {
-        alive[*index].stop();
-    }
-    (version, desired, alive)
-}
 
-/// What of a replica decides whether it stays.
-#[derive(Debug, Clone, Copy)]
-struct View {
-    current: bool,
-    ready: bool,
-    load: u32,
-}
+    /// Adds `function`, in place of one with the same name.
+    pub fn insert(&self, function: Arc<Function>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(function.id.to_string(), function);
+    }
 
-impl View {
-    fn of(replica: &Replica, generation: u64) -> Self {
-        Self { current: replica.generation == generation, ready: replica.phase() == ReplicaState::Ready, load: replica.load() }
+    /// Removes the function `id`.
+    pub fn remove(&self, id: &FunctionId) -> Option<Arc<Function>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&id.to_string())
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Plan {
-    start: usize,
-    stop: Vec<usize>,
-}
-
-/// How many replicas to start, and which of those that are not stopping already to stop: those that serve nobody first, then the least
-/// loaded, then the youngest. Replicas of an old file stay until as many of the new one are ready.
-fn plan(replicas: &[View], desired: usize) -> Plan {
-    let mut current: Vec<usize> = (0..replicas.len()).filter(|index| replicas[*index].current).collect();
-    let mut old: Vec<usize> = (0..replicas.len()).filter(|index| !replicas[*index].current).collect();
-    let expendable = |index: &usize| (replicas[*index].ready, replicas[*index].load, std::cmp::Reverse(*index));
-    current.sort_by_key(expendable);
-    old.sort_by_key(expendable);
-    let ready = current.iter().filter(|index| replicas[**index].ready).count();
-    let old_needed = desired.saturating_sub(ready);
-    let too_many_old = old.len().saturating_sub(old_needed);
-    let too_many = current.len().saturating_sub(desired);
-    let mut stop: Vec<usize> = current.iter().take(too_many).chain(old.iter().take(too_many_old)).copied().collect();
-    stop.sort_unstable();
-    Plan { start: desired.saturating_sub(current.len()), stop }
-}
-
-async fn resize(function: &Arc<Function>, host: &Arc<Host>, replicas: Vec<Arc<Replica>>, desired: Allocation) {
-    if host.cgroups.is_none() {
-        return;
-    }
-    let (function, host) = (Arc::clone(function), Arc::clone(host));
-    let resized = tokio::task::spawn_blocking(move || {
-        for replica in replicas.iter().filter(|replica| !replica.is_stopping()) {
-            let (kind, message) = match replica.resize(desired.cpu_millicores, desired.memory_mib) {
-                Resized::Changed(change) => (EventKind::ReplicaResized, change),
-                Resized::Refused { reason, first: true } => (EventKind::ResizeRefused, reason),
-                Resized::Refused { first: false, .. } | Resized::Unchanged => continue,
-            };
-            host.record(&function.id, Some(&replica.id), kind, message);
-        }
-    });
-    if let Err(error) = resized.await {
-        error!(%error, "limits could not be set");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn view(current: bool, ready: bool, load: u32) -> View {
-        View { current, ready, load }
-    }
-
-    #[track_caller]
-    fn check(replicas: &[View], desired: usize, start: usize, stop: &[usize]) {
-        assert_eq!(plan(replicas, desired), Plan { start, stop: stop.to_vec() });
-    }
-
-    #[test]
-    fn what_is_missing_is_started_and_what_is_too_much_stopped() {
-        check(&[], 3, 3, &[]);
-        check(&[view(true, true, 0)], 1, 0, &[]);
-        check(&[view(true, true, 0); 3], 1, 0, &[1, 2]);
-    }
-
-    #[test]
-    fn those_that_serve_nobody_stop_first_then_the_least_loaded() {
-        check(&[view(true, true, 0), view(true, false, 0), view(true, true, 5)], 2, 0, &[1]);
-        check(&[view(true, true, 3), view(true, true, 1), view(true, true, 2)], 2, 0, &[1]);
-    }
-
-    #[test]
-    fn an_old_file_serves_until_the_new_one_is_ready() {
-        check(&[view(false, true, 0), view(false, true, 0)], 2, 2, &[]);
-        check(&[view(false, true, 1), view(false, true, 0), view(true, true, 0), view(true, false, 0)], 2, 0, &[1]);
-        check(&[view(false, true, 1), view(true, true, 0), view(true, true, 0)], 2, 0, &[0]);
-        check(&[view(false, true, 1)], 0, 0, &[0]);
+impl fmt::Debug for Functions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Functions")
     }
 }

@@ -1,5 +1,5 @@
-//! The gateway: HTTP/1.1 and HTTP/2 without TLS on one port, to the replicas of functions. Owns what a request goes through from arrival to
-//! the last byte of its reply; must not start or stop replicas, it only says that a function is wanted.
+//! The gateway: HTTP/1.1 and HTTP/2 without TLS on one port, relayed to replicas. Owns a request from its arrival to the last byte of the reply;
+//! must not start or stop replicas, except that it wakes a function that has none.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,32 +25,32 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::body::{Relayed, Replay, ReplyBody, RequestBody};
-use self::measure::Measure;
-use self::reply::{Refusal, refuse};
+use self::body::{Relayed, ReplyBody};
+use self::measure::RequestMeasurement;
+use self::reply::{GatewayRefusal, refuse};
 use crate::admission::{Admitted, Permit};
-use crate::function::Function;
+use crate::function::{Function, Functions};
 use crate::host::Host;
-use crate::platform::Functions;
-use crate::replica::Target;
-use crate::upstream::{Connection, SendError};
+use crate::replica::ReadyReplica;
+use crate::request_body::{Replay, RequestBody};
+use crate::upstream::{SendError, UpstreamConnection};
 
 pub mod body;
 pub mod measure;
 pub mod reply;
 pub mod route;
 
-/// Attempts for one request, each at a replica that turned out not to have taken it.
+/// Attempts per request. Another attempt is made only if the replica certainly did not process the request.
 const ATTEMPTS: usize = 5;
 /// Concurrent streams on one connection of a client. A load generator may send everything over one.
 const CLIENT_STREAMS: u32 = 20_000;
-/// Streams that a client may cancel at once before its connection is closed as abusive; over loopback that is a load generator's timeout.
+/// Streams that a client may cancel at once before its connection is closed as abusive. High, because a load generator cancels many at its timeout.
 const CLIENT_RESETS: usize = 20_000;
 /// HTTP/2 windows of a stream and of a connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
-/// How often it is told that there is no room for more clients.
-const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Headers that concern one connection only (RFC 9110, 7.6.1).
+/// Interval of the warning that no client connections are left.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// Hop-by-hop headers (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 5] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -59,17 +59,17 @@ const HOP_BY_HOP: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Where requests of a listener go.
+/// ReadyReplica of the requests on a listener.
 #[derive(Debug, Clone)]
-pub enum Destination {
-    /// To the function that the request names.
+pub enum ListenerTarget {
+    /// The function that the request names.
     Named(Functions),
-    /// To this function.
+    /// This function.
     One(Arc<Function>),
 }
 
-/// Serves `listener` until `stop`; then finishes what is under way, unless the host is in a hurry.
-pub async fn serve(listener: TcpListener, destination: Destination, stop: CancellationToken, host: Arc<Host>) {
+/// Serves `listener` until `stop`, then finishes the requests in flight unless the host aborts.
+pub async fn serve(listener: TcpListener, destination: ListenerTarget, stop: CancellationToken, host: Arc<Host>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder
@@ -83,8 +83,8 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
     let (builder, graceful) = (Arc::new(builder), GracefulShutdown::new());
     let mut warned: Option<std::time::Instant> = None;
     loop {
-        if host.client_connections.available_permits() == 0 && warned.is_none_or(|at| clock::since(at) > WARN_EVERY) {
-            warn!("clients hold as many connections as there may be: others wait until one of them ends");
+        if host.client_connections.available_permits() == 0 && warned.is_none_or(|at| clock::since(at) > WARN_INTERVAL) {
+            warn!("no client connections left; new clients wait until another disconnects");
             warned = Some(clock::instant());
         }
         let (stream, room) = tokio::select! {
@@ -93,8 +93,8 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
             accepted = accept(&listener, &host.client_connections) => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    warn!(%error, "the gateway cannot accept a connection");
-                    // Mostly too many open files: those that end make room.
+                    warn!(%error, "failed to accept a connection; retrying in 50 ms");
+                    // Usually too many open files; connections that end make room.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -110,11 +110,11 @@ pub async fn serve(listener: TcpListener, destination: Destination, stop: Cancel
     drop(listener);
     tokio::select! {
         () = graceful.shutdown() => {}
-        () = host.hurry.cancelled() => {}
+        () = host.abort.cancelled() => {}
     }
 }
 
-/// The next connection, once there is room for one; until then the kernel keeps it.
+/// Accepts a connection once there is room for one; until then the kernel queues it.
 async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let room = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
@@ -124,35 +124,35 @@ async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Res
 async fn serve_connection(
     stream: TcpStream,
     builder: Arc<auto::Builder<TokioExecutor>>,
-    destination: Destination,
+    destination: ListenerTarget,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    // Without it small frames would wait for acknowledgements; where it fails they do.
+    // Without TCP_NODELAY small frames wait for acknowledgements; a failure only costs latency.
     drop(stream.set_nodelay(true));
     let service = service_fn(move |request| {
         let function = match &destination {
-            Destination::Named(functions) => route::key(request.uri(), request.headers()).and_then(|key| functions.get(&key)),
-            Destination::One(function) => Some(Arc::clone(function)),
+            ListenerTarget::Named(functions) => route::key(request.uri(), request.headers()).and_then(|key| functions.get(&key)),
+            ListenerTarget::One(function) => Some(Arc::clone(function)),
         };
         async move { Ok::<_, Infallible>(handle(function, request).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    // Clients break off connections all the time; what that does to a request is counted there.
+    // Clients break connections all the time; the affected requests are counted individually.
     drop(watcher.watch(connection.into_owned()).await);
 }
 
 async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> Response<ReplyBody> {
     let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
-        return refuse(Refusal::BadRequest, grpc, "more than one Host header");
+        return refuse(GatewayRefusal::BadRequest, grpc, "more than one Host header");
     }
     let Some(function) = function else {
         let asked = route::authority(request.uri(), request.headers()).unwrap_or_default();
         let message = format!("no function is named by `{asked}`: use <function>.<namespace> as authority or the header x-qscale-function");
-        return refuse(Refusal::NotFound, grpc, &message);
+        return refuse(GatewayRefusal::NotFound, grpc, &message);
     };
     function.count_arrival();
-    let mut measure = Measure::start(Arc::clone(&function), grpc);
+    let mut measure = RequestMeasurement::start(Arc::clone(&function), grpc);
     match relay(&function, request, &mut measure).await {
         Ok(Reply { response, deadline, connection, permit }) => {
             let (mut head, body) = response.into_parts();
@@ -170,20 +170,20 @@ async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> 
     }
 }
 
-/// The head of a replica's reply, and what has to be held while its body is read.
+/// Head of a replica's reply, with the resources that its body needs.
 struct Reply {
     response: Response<Incoming>,
     deadline: Pin<Box<Sleep>>,
-    connection: Connection,
-    permit: Permit<Arc<Target>>,
+    connection: UpstreamConnection,
+    permit: Permit<Arc<ReadyReplica>>,
 }
 
-type Refused = (Refusal, String);
+type Refused = (GatewayRefusal, String);
 
-async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &mut Measure) -> Result<Reply, Refused> {
+async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &mut RequestMeasurement) -> Result<Reply, Refused> {
     let spec = function.spec();
     let mut deadline = Box::pin(sleep(spec.timeout.0));
-    let timed_out = |stage: &str| (Refusal::Timeout, format!("no reply within {} ({stage})", spec.timeout));
+    let timed_out = |stage: &str| (GatewayRefusal::Timeout, format!("no reply within {} ({stage})", spec.timeout));
     let (parts, body) = request.into_parts();
     let replay = Replay::new(body);
     let mut failure = String::new();
@@ -192,7 +192,7 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
         let permit = tokio::select! {
             biased;
             permit = place(function) => permit?,
-            () = &mut deadline => return Err(timed_out("no replica was free")),
+            () = &mut deadline => return Err(timed_out("no replica had room")),
         };
         measure.goes_to(Some(Arc::clone(&permit.replica)));
         let sent = tokio::select! {
@@ -202,27 +202,27 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
         };
         match sent {
             Ok((response, connection)) => return Ok(Reply { response, deadline, connection, permit }),
-            Err(_) if replay.is_broken() => return Err((Refusal::BadRequest, "the body of the request is broken off or malformed".into())),
+            Err(_) if replay.is_broken() => return Err((GatewayRefusal::BadRequest, "the request body is incomplete or malformed".into())),
             Err(error @ SendError::Unreachable(_)) => {
                 function.admission.close(permit.place());
                 permit.replica.suspect();
                 failure = error.to_string();
             }
             Err(error @ SendError::NotProcessed(_)) if replay.is_whole() => failure = error.to_string(),
-            Err(error) => return Err((Refusal::ReplicaFailed, error.to_string())),
+            Err(error) => return Err((GatewayRefusal::ReplicaFailed, error.to_string())),
         }
     }
     measure.goes_to(None);
-    Err((Refusal::ReplicaFailed, failure))
+    Err((GatewayRefusal::ReplicaFailed, failure))
 }
 
-/// A place at a replica, now or when it is this request's turn.
-async fn place(function: &Arc<Function>) -> Result<Permit<Arc<Target>>, Refused> {
-    let stopping = || (Refusal::Stopping, format!("{} is being stopped", function.id));
+/// Takes a place at a replica, waiting in the queue if necessary.
+async fn place(function: &Arc<Function>) -> Result<Permit<Arc<ReadyReplica>>, Refused> {
+    let stopping = || (GatewayRefusal::Stopping, format!("{} is being stopped", function.id));
     match function.admission.admit() {
         Admitted::Now(permit) => Ok(permit),
         Admitted::Full => {
-            Err((Refusal::QueueFull, format!("the queue of {} is full: {} requests wait", function.id, function.spec().queue)))
+            Err((GatewayRefusal::QueueFull, format!("the queue of {} is full: {} requests wait", function.id, function.spec().queue)))
         }
         Admitted::Shut => Err(stopping()),
         Admitted::Queued(mut waiting) => {
@@ -232,7 +232,7 @@ async fn place(function: &Arc<Function>) -> Result<Permit<Arc<Target>>, Refused>
     }
 }
 
-/// The request as the replica gets it: in its protocol, with the client's authority, without what concerned the client's connection.
+/// Request to the replica: in its protocol, with the client's authority, without hop-by-hop headers.
 fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<RequestBody> {
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
@@ -243,7 +243,7 @@ fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<Req
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     match protocol {
         Protocol::Http => {
-            // An authority in the request line stands above the header (RFC 9112, 3.2.2).
+            // An authority in the request line takes precedence over the header (RFC 9112, 3.2.2).
             if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority).ok()) {
                 headers.insert(header::HOST, host);
             }
@@ -256,7 +256,7 @@ fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<Req
             uri.scheme = Some(Scheme::HTTP);
             uri.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
             uri.path_and_query = Some(path);
-            // A path such as `*` goes with no authority; it becomes the root then.
+            // A path such as `*` cannot be combined with an authority; it becomes the root.
             *request.uri_mut() = Uri::from_parts(uri).unwrap_or_else(|_| Uri::from_static("http://localhost/"));
             *request.version_mut() = Version::HTTP_2;
         }
@@ -280,7 +280,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    // gRPC needs `te: trailers`, the one value that HTTP/2 allows.
+    // gRPC needs `te: trailers`, the only value that HTTP/2 allows.
     if headers.get(header::TE).is_some_and(|te| te != "trailers") {
         headers.remove(header::TE);
     }

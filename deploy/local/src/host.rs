@@ -1,4 +1,4 @@
-//! What all functions of the platform share.
+//! Resources that all functions of the platform share: processes, ports, cgroups, events. Owns replica ids.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,32 +18,32 @@ use crate::cgroup::Cgroups;
 use crate::ports::Ports;
 use crate::process::Spawner;
 
-/// The machine, as functions see it.
+/// Shared resources of the platform.
 #[derive(Debug)]
 pub struct Host {
-    /// Starts processes.
+    /// Process spawner.
     pub spawner: Spawner,
     /// Ports of replicas.
     pub ports: Arc<Ports>,
-    /// Where limits are set; none where they cannot be.
+    /// Parent of the replicas' cgroups; `None` where limits cannot be set.
     pub cgroups: Option<Cgroups>,
-    /// What happened.
+    /// Recorded events.
     pub events: Events,
-    /// State folder, by which orphans are known.
+    /// State folder; marks the platform's processes.
     pub state_dir: PathBuf,
     /// Time between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
-    /// Cancelled when there is no more time to be graceful.
-    pub hurry: CancellationToken,
+    /// Cancelled to kill the remaining replicas without a grace period.
+    pub abort: CancellationToken,
     /// Connections that clients of the gateway may still open.
     pub client_connections: Arc<Semaphore>,
-    /// Number of the next replica, and of this run of the platform, so that ids do not come back.
+    /// Number of the next replica, and of this run of the platform, which make ids unique across restarts.
     replicas: AtomicU64,
     run: u64,
 }
 
 impl Host {
-    /// A host that has not started anything.
+    /// Resources of a platform without replicas.
     #[must_use]
     pub fn new(
         spawner: Spawner,
@@ -51,30 +51,30 @@ impl Host {
         cgroups: Option<Cgroups>,
         state_dir: PathBuf,
         kill_grace: Duration,
-        hurry: CancellationToken,
+        abort: CancellationToken,
         client_connections: usize,
     ) -> Self {
         let now = clock::now();
         let run = now.0 / 1_000 % (1 << 20);
         let events = Events::new(now);
         let client_connections = Arc::new(Semaphore::new(client_connections));
-        Self { spawner, ports, cgroups, events, state_dir, kill_grace, hurry, client_connections, replicas: AtomicU64::new(1), run }
+        Self { spawner, ports, cgroups, events, state_dir, kill_grace, abort, client_connections, replicas: AtomicU64::new(1), run }
     }
 
-    /// An id for a new replica of the function `name`.
+    /// Unique id for a new replica of the function `name`.
     #[must_use]
     pub fn new_replica_id(&self, name: &Name) -> String {
         format!("{name}-{:05x}-{}", self.run, self.replicas.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Records that something happened now.
+    /// Records and logs an event.
     pub fn record(&self, function: &FunctionId, replica: Option<&str>, kind: EventKind, message: impl Into<String>) {
         let message = message.into();
         info!(%function, replica, event = ?kind, "{message}");
         self.events.record(clock::now(), function, replica, kind, message);
     }
 
-    /// The mark by which a successor knows the processes of this platform.
+    /// Environment variable by which a later platform with the same state folder recognises processes of this one.
     #[must_use]
     pub fn mark(&self) -> (OsString, OsString) {
         (crate::orphans::MARK.into(), self.state_dir.clone().into_os_string())

@@ -1,4 +1,4 @@
-//! How long requests took, by how they ended. Owns which bucket a duration belongs to; does not read a clock.
+//! LatencyHistograms histograms by the ending of requests. Owns the assignment to buckets; must not read a clock.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use qscale_common::scrape::LATENCY_BOUNDS_MS;
 
 /// Latencies of one replica, or of the gateway.
 #[derive(Debug, Default)]
-pub struct Latency(Mutex<Vec<Series>>);
+pub struct LatencyHistograms(Mutex<Vec<Series>>);
 
-impl Latency {
-    /// Counts a request that took `duration`.
+impl LatencyHistograms {
+    /// Counts a request with this ending and duration.
     pub fn record(&self, ending: Ending, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < seconds * 1_000.0);
@@ -41,7 +41,7 @@ mod tests {
 
     #[track_caller]
     fn check(millis: u64, bucket: usize) {
-        let latency = Latency::default();
+        let latency = LatencyHistograms::default();
         latency.record(Ending { http: 200, grpc: None }, Duration::from_millis(millis));
         let series = latency.series();
         assert_eq!(series[0].counts.iter().position(|count| *count == 1), Some(bucket));

@@ -1,4 +1,4 @@
-//! What the replicas of a function wrote last. Owns the bounded ring of lines; keeps nothing on disk.
+//! Recent output of a function's replicas. Owns the bounded ring of lines; must not write to disk.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -7,14 +7,14 @@ use qscale_common::platform::LogLine;
 use qscale_common::runtime::clock;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-/// Lines that are kept for a function.
+/// Lines kept per function.
 const KEPT_LINES: usize = 2_000;
-/// Bytes that are kept for a function, the lines together.
+/// Bytes kept per function, over all lines.
 const KEPT_BYTES: usize = 1 << 20;
-/// Bytes of a line that are kept.
+/// Bytes kept per line.
 const LINE_BYTES: usize = 4_096;
 
-/// The last lines of a function.
+/// Recent lines of a function.
 #[derive(Debug, Default)]
 pub struct Logs(Mutex<Ring>);
 
@@ -25,7 +25,7 @@ struct Ring {
 }
 
 impl Logs {
-    /// Keeps `line`, at the cost of the oldest where there is no room.
+    /// Adds `line`, dropping the oldest lines when the ring is full.
     pub fn push(&self, line: LogLine) {
         let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ring.bytes += line.line.len();
@@ -36,14 +36,14 @@ impl Logs {
         }
     }
 
-    /// The last `count` lines, oldest first.
+    /// Last `count` lines, oldest first.
     #[must_use]
     pub fn tail(&self, count: usize) -> Vec<LogLine> {
         let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ring.lines.iter().skip(ring.lines.len().saturating_sub(count)).cloned().collect()
     }
 
-    /// Reads lines of `replica` from `output` until it ends. A longer line is cut and its rest read over.
+    /// Reads lines of `replica` from `output` until it ends. The rest of a line longer than 4 KiB is skipped.
     pub async fn follow(&self, replica: &str, output: impl AsyncRead + Unpin) {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();

@@ -1,24 +1,24 @@
-//! How functions stand when metrics are asked for. Owns reading cgroups and `/proc`, when it is asked, so that nothing is read for nobody.
+//! Metrics of functions and of the machine. Owns reading cgroups and `/proc`, on each scrape.
 
 use std::sync::Arc;
 
 use qscale_common::platform::metrics::{self, FunctionView, NodeView, ReplicaView};
 
-use crate::function::Function;
-use crate::platform::Platform;
+use crate::function::{Function, Functions};
+use crate::host::Host;
 use crate::replica::Replica;
 
 mod proc;
 
-/// Everything, as Prometheus' text. Blocks while files are read.
+/// Renders all metrics in Prometheus' text format. Blocks while files are read.
 #[must_use]
-pub fn render(platform: &Platform) -> String {
-    let groups = if platform.host.cgroups.is_none() { proc::groups() } else { proc::Groups::default() };
-    let functions: Vec<FunctionView> = platform.functions.all().iter().map(|function| view(function, &groups)).collect();
+pub fn render(functions: &Functions, host: &Host) -> String {
+    let groups = if host.cgroups.is_none() { proc::groups() } else { proc::GroupUsage::default() };
+    let functions: Vec<FunctionView> = functions.all().iter().map(|function| view(function, &groups)).collect();
     metrics::render(&functions, node())
 }
 
-fn view(function: &Arc<Function>, groups: &proc::Groups) -> FunctionView {
+fn view(function: &Arc<Function>, groups: &proc::GroupUsage) -> FunctionView {
     FunctionView {
         id: function.id.clone(),
         desired: function.desired(),
@@ -29,21 +29,21 @@ fn view(function: &Arc<Function>, groups: &proc::Groups) -> FunctionView {
     }
 }
 
-fn of_replica(replica: &Arc<Replica>, groups: &proc::Groups) -> ReplicaView {
-    let reading = replica.reading();
-    let usage = match &reading.cgroup {
+fn of_replica(replica: &Arc<Replica>, groups: &proc::GroupUsage) -> ReplicaView {
+    let snapshot = replica.snapshot();
+    let usage = match &snapshot.cgroup {
         Some(cgroup) => cgroup.usage().ok(),
-        None => reading.pid.and_then(|pid| groups.get(&pid).copied()),
+        None => snapshot.pid.and_then(|pid| groups.get(&pid).copied()),
     };
     ReplicaView {
         id: replica.id.clone(),
-        state: reading.phase,
+        state: snapshot.phase,
         usage,
-        limited: reading.cgroup.is_some(),
-        cpu: reading.cpu,
-        memory: reading.memory,
-        started: reading.started,
-        restarts: reading.restarts,
+        limited: snapshot.cgroup.is_some(),
+        cpu: snapshot.cpu,
+        memory: snapshot.memory,
+        started: snapshot.started,
+        restarts: snapshot.restarts,
         in_flight: replica.load(),
         requests: replica.latency.series(),
     }

@@ -1,4 +1,4 @@
-//! What a platform that was killed left behind. Owns the mark by which its processes are known, and the record of its cgroups.
+//! Cleanup after a platform that was killed. Owns the environment variable that marks its processes, and the record of its cgroups.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::cgroup::remove_tree;
 
-/// Environment variable that every function carries; its value is the state folder of the platform that started it.
+/// Environment variable set for every replica; its value is the state folder of the platform that started it.
 pub const MARK: &str = "QSCALE_PLATFORM";
 /// File in the state folder that names the cgroup folders in use.
 const RECORD: &str = "cgroups.json";
 
-/// Remembers `folders`, so that a successor finds them even where its own cgroup is another.
+/// Records the cgroup `folders`, so that a later platform finds them even if its own cgroup differs.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -19,11 +19,11 @@ pub fn remember(state_dir: &Path, folders: &[PathBuf]) -> std::io::Result<()> {
     fs::write(state_dir.join(RECORD), serde_json::to_vec(folders)?)
 }
 
-/// Kills every process that a predecessor with this state folder left, and removes its cgroups. Says how many processes there were.
+/// Kills every process left by an earlier platform with this state folder and removes its cgroups. Returns the number of processes. Blocks.
 #[must_use]
 pub fn sweep(state_dir: &Path) -> usize {
     let mut found = 0;
-    // Those that fork while they are looked for are found by another look.
+    // Repeated, because processes may fork during the search.
     for _ in 0..100 {
         let pids = marked(state_dir);
         if pids.is_empty() {
@@ -44,7 +44,7 @@ pub fn sweep(state_dir: &Path) -> usize {
     found
 }
 
-/// Processes whose environment carries the mark of this state folder. A process that is ending has no environment any more.
+/// Processes marked with this state folder. An ending process has no environment and is not found.
 fn marked(state_dir: &Path) -> Vec<libc::pid_t> {
     let mark = [MARK.as_bytes(), b"=", state_dir.as_os_str().as_encoded_bytes()].concat();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());

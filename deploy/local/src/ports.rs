@@ -1,10 +1,10 @@
-//! Which loopback ports replicas serve on. Owns the ports that are taken; asks the kernel whether another program has one.
+//! Loopback ports of replicas. Owns the set of taken ports; asks the kernel whether another program uses one.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The ports that replicas may be given.
+/// Range of ports for replicas.
 #[derive(Debug)]
 pub struct Ports {
     first: u16,
@@ -18,7 +18,7 @@ struct State {
     taken: BTreeSet<u16>,
 }
 
-/// A port that no other replica has while this is held.
+/// A port reserved for one replica until dropped.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
@@ -26,7 +26,7 @@ pub struct Port {
 }
 
 impl Ports {
-    /// Ports `first` to `last`. `seed` chooses where to begin, so that two platforms on a machine seldom try the same.
+    /// Ports `first` to `last`, inclusive. `seed` chooses the first one to try, so that two platforms on a machine seldom collide.
     #[must_use]
     pub fn new(first: u16, last: u16, seed: u32) -> Arc<Self> {
         let span = u32::from(last.saturating_sub(first)) + 1;
@@ -34,7 +34,7 @@ impl Ports {
         Arc::new(Self { first, last, state: Mutex::new(State { next, taken: BTreeSet::new() }) })
     }
 
-    /// A port that is free now, or none where all are taken. Ports follow one another, so that one that was just given back rests.
+    /// Reserves a free port; `None` if all are taken. Ports are tried in sequence, so that a released one is reused late.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Option<Port> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,7 +51,7 @@ impl Ports {
 }
 
 impl Port {
-    /// The number.
+    /// Port number.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number
@@ -64,7 +64,7 @@ impl Drop for Port {
     }
 }
 
-/// Functions bind loopback, every IPv4 or every IPv6 address, so a port is free when all of these can be bound.
+/// Whether all IPv4 and all IPv6 addresses can be bound on `port`: functions may bind any of them.
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
         && match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {

@@ -1,4 +1,4 @@
-//! Whether a replica is ready. Owns what is asked of it; the time it may take is the caller's.
+//! Readiness probes. Owns the probe of each protocol; the caller limits the total time.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use qscale_common::platform::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Time that one attempt may take, so that a replica that hangs is asked again.
+/// Timeout of one attempt, so that a replica that hangs is probed again.
 const ATTEMPT: Duration = Duration::from_secs(1);
-/// Pause between attempts at first; it doubles up to the longest. Short, because it adds to every cold start.
+/// First pause between attempts; doubles up to the longest. Short, because it adds to every cold start.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// Longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks until the replica is ready.
+/// Probes until the replica is ready.
 pub async fn until_ready(address: SocketAddr, protocol: Protocol, health: Option<&str>) {
     let mut pause = FIRST_PAUSE;
     while !is_ready(address, protocol, health).await {
@@ -35,7 +35,7 @@ async fn is_ready(address: SocketAddr, protocol: Protocol, health: Option<&str>)
     tokio::time::timeout(ATTEMPT, attempt).await.is_ok_and(|ready: std::io::Result<bool>| ready.unwrap_or(false))
 }
 
-/// A listening socket accepts before its server runs, so the server has to send its first frame, which must be SETTINGS.
+/// Whether the server sends its first HTTP/2 frame, SETTINGS. An accepted connection is not enough: the kernel accepts before the server runs.
 async fn opens_http2(stream: &mut TcpStream) -> std::io::Result<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -46,7 +46,7 @@ async fn opens_http2(stream: &mut TcpStream) -> std::io::Result<bool> {
     Ok(header[3] == SETTINGS)
 }
 
-/// A health check passes with a status of 200 to 399, as in Kubernetes.
+/// Whether a GET of `path` answers with status 200 to 399, as in Kubernetes.
 async fn answers(stream: &mut TcpStream, address: SocketAddr, path: &str) -> std::io::Result<bool> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: qscale-platform\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -1,27 +1,26 @@
-//! Starting processes. Owns the one thread that forks and what happens between fork and exec; must not know what a replica is.
+//! Processes. Owns the thread that forks and the steps between fork and exec; must not know replicas.
 //!
-//! The kernel kills a function when the thread that forked it ends (`PR_SET_PDEATHSIG`), so all are forked by one thread that lives as long
-//! as the platform.
+//! The kernel kills a child when the thread that forked it ends (`PR_SET_PDEATHSIG`), so one thread that lives as long as the platform forks
+//! all of them.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc;
 
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-/// What to start.
+/// A process to start.
 #[derive(Debug)]
 pub struct Launch {
     /// Name or path of the program.
     pub program: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Environment variables beside those of the platform.
+    /// Environment variables in addition to those of the platform.
     pub environment: Vec<(OsString, OsString)>,
     /// Folder to start in.
     pub working_directory: Option<PathBuf>,
@@ -36,12 +35,15 @@ pub struct Process {
     pid: u32,
 }
 
+/// Capacity of the queue to the thread. Callers wait while it is full.
+const QUEUE_LENGTH: usize = 64;
+
 /// The thread that starts processes.
 #[derive(Debug, Clone)]
-pub struct Spawner(mpsc::Sender<Order>);
+pub struct Spawner(mpsc::Sender<LaunchOrder>);
 
 #[derive(Debug)]
-struct Order {
+struct LaunchOrder {
     launch: Launch,
     reply: oneshot::Sender<io::Result<(Process, pipe::Receiver)>>,
 }
@@ -52,26 +54,25 @@ impl Spawner {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(runtime: Handle) -> io::Result<Self> {
-        let (sender, orders) = mpsc::channel::<Order>();
+        let (sender, mut orders) = mpsc::channel::<LaunchOrder>(QUEUE_LENGTH);
         std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             let _context = runtime.enter();
-            for order in orders {
-                let started = spawn(order.launch);
-                // Whoever ordered the process and left drops it, which kills it.
-                drop(order.reply.send(started));
+            while let Some(LaunchOrder { launch, reply }) = orders.blocking_recv() {
+                // A receiver that is gone drops the process, which kills it.
+                drop(reply.send(spawn(launch)));
             }
         })?;
         Ok(Self(sender))
     }
 
-    /// Starts a process; what it writes to standard output and error comes out of the pipe, in order.
+    /// Starts a process. The pipe carries its standard output and error, in order.
     ///
     /// # Errors
     /// When it cannot be forked, cannot enter its cgroups or the program cannot be run.
     pub async fn spawn(&self, launch: Launch) -> io::Result<(Process, pipe::Receiver)> {
         let (reply, started) = oneshot::channel();
         let gone = || io::Error::other("the platform is stopping");
-        self.0.send(Order { launch, reply }).map_err(|_| gone())?;
+        self.0.send(LaunchOrder { launch, reply }).await.map_err(|_| gone())?;
         started.await.map_err(|_| gone())?
     }
 }
@@ -107,26 +108,26 @@ fn prepare(parent: libc::pid_t, cgroups: &[std::fs::File]) -> io::Result<()> {
         }
         libc::getppid() != parent
     };
-    // The platform died before the kernel was told to watch it.
+    // The platform ended before PR_SET_PDEATHSIG was set.
     if orphaned { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
 }
 
 impl Process {
-    /// Its process id, which is that of its process group too.
+    /// Process id, equal to the process group id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Waits until it ends.
+    /// Waits until the process ends.
     ///
     /// # Errors
-    /// When the kernel does not know it any more.
+    /// When the kernel no longer knows the process.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 
-    /// Sends `signal` to every process of its group. A group that is gone is no error.
+    /// Sends `signal` to every process of the group. Ignored if the group is gone.
     pub fn signal_group(&self, signal: i32) {
         let Ok(group) = libc::pid_t::try_from(self.pid) else { return };
         // SAFETY: kill takes plain integers.
@@ -175,7 +176,7 @@ mod tests {
         output.read_exact(&mut started).await.expect("started");
         process.signal_group(libc::SIGKILL);
         assert!(!process.ended().await.expect("waited").success());
-        // The pipe ends only when the child in the background, too, has closed it.
+        // The pipe ends only when the background child has closed it, too.
         assert_eq!(output.read(&mut started).await.expect("end"), 0);
     }
 }

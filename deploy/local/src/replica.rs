@@ -1,4 +1,4 @@
-//! One replica: a process, its limits and its place at the gateway. Owns what is known of it; [`life`] runs it.
+//! One replica: its process, limits and load. Owns its state; [`reconciler`](crate::reconciler) starts and stops it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -12,24 +12,22 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::Cgroup;
-use crate::latency::Latency;
+use crate::latency::LatencyHistograms;
 use crate::upstream::Upstream;
-
-pub mod life;
 
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
-    /// Name, unique on the platform.
+    /// Id, unique on the platform and across its restarts.
     pub id: String,
-    /// What it runs.
+    /// Function file that it runs.
     pub spec: Arc<FunctionSpec>,
-    /// Which version of the function's file that is.
+    /// Version of the function file.
     pub generation: u64,
-    /// Requests that it is working on.
+    /// Requests in flight.
     pub in_flight: Arc<AtomicU32>,
-    /// How long its requests took.
-    pub latency: Latency,
+    /// Latencies of its requests.
+    pub latency: LatencyHistograms,
     restarts: AtomicU64,
     state: Mutex<State>,
     stop: CancellationToken,
@@ -54,54 +52,54 @@ struct Limits {
     memory: Option<Mebibytes>,
 }
 
-/// What a request is given of a replica that is ready.
+/// A ready replica as the gateway uses it.
 #[derive(Debug)]
-pub struct Target {
+pub struct ReadyReplica {
     /// The replica.
     pub replica: Arc<Replica>,
-    /// The connections to it.
+    /// Connections to it.
     pub upstream: Arc<Upstream>,
-    /// What it speaks.
+    /// Protocol that it serves.
     pub protocol: Protocol,
 }
 
-/// What became of new limits.
+/// Outcome of setting limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resized {
-    /// They were in force already, or limits cannot be set here.
+    /// They are current already, or limits cannot be set here.
     Unchanged,
-    /// They are in force now; in words, from what to what.
+    /// Set; with the old and new limits as text.
     Changed(String),
-    /// Not all could be set; in words, why. `first` says that it was not known before.
+    /// At least one was refused.
     Refused {
-        /// Why.
+        /// Reason as text.
         reason: String,
-        /// Whether this is the first refusal for this reason.
+        /// Whether the limits were not already pending.
         first: bool,
     },
 }
 
-/// What the metrics show of a replica.
+/// Snapshot of a replica for the metrics.
 #[derive(Debug, Clone)]
-pub struct Reading {
-    /// Where it is in its life.
+pub struct ReplicaSnapshot {
+    /// Phase of its lifecycle.
     pub phase: ReplicaState,
-    /// Its process.
+    /// Process id.
     pub pid: Option<u32>,
-    /// When its process was started.
+    /// Start of its process.
     pub started: Option<Timestamp>,
     /// Its cgroup.
     pub cgroup: Option<Arc<Cgroup>>,
-    /// CPU limit in force.
+    /// Current CPU limit.
     pub cpu: Option<Millicores>,
-    /// Memory limit in force.
+    /// Current memory limit.
     pub memory: Option<Mebibytes>,
-    /// Times it was restarted.
+    /// Restarts of its process.
     pub restarts: u64,
 }
 
 impl Replica {
-    /// A replica that is about to be started.
+    /// A replica before its first start.
     #[must_use]
     pub fn new(id: String, spec: Arc<FunctionSpec>, generation: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -109,7 +107,7 @@ impl Replica {
             spec,
             generation,
             in_flight: Arc::default(),
-            latency: Latency::default(),
+            latency: LatencyHistograms::default(),
             restarts: AtomicU64::new(0),
             state: Mutex::new(State {
                 phase: ReplicaState::Starting,
@@ -126,7 +124,7 @@ impl Replica {
         })
     }
 
-    /// Asks it to take no more requests, finish those it has, and end.
+    /// Asks it to finish its requests and end.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -137,25 +135,86 @@ impl Replica {
         self.stop.is_cancelled()
     }
 
-    /// The gateway could not connect: it has to prove again that it is ready.
+    /// Marks it as unreachable for the gateway: it must pass its readiness probe again.
     pub fn suspect(&self) {
         self.suspected.notify_one();
     }
 
-    /// Where it is in its life.
+    /// Waits until it is asked to end.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Waits until the gateway fails to connect to it.
+    pub async fn suspected(&self) {
+        self.suspected.notified().await;
+    }
+
+    /// Counts a restart.
+    pub fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Enters `phase`.
+    pub fn set_phase(&self, phase: ReplicaState) {
+        self.state().phase = phase;
+    }
+
+    /// Sets its process, started at `now` and serving on `port`.
+    pub fn set_process(&self, pid: u32, port: u16, now: Timestamp) {
+        let mut state = self.state();
+        (state.pid, state.port, state.started) = (Some(pid), Some(port), Some(now));
+    }
+
+    /// Clears its process after its end.
+    pub fn clear_process(&self) {
+        let mut state = self.state();
+        (state.pid, state.port) = (None, None);
+    }
+
+    /// Sets the time from the start of its process to ready.
+    pub fn set_startup(&self, startup: Duration) {
+        self.state().startup = Some(startup);
+    }
+
+    /// Its cgroup; `None` before the first start and where limits cannot be set.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<Arc<Cgroup>> {
+        self.state().cgroup.clone()
+    }
+
+    /// Sets its cgroup, whose limits are `cpu` and `memory`.
+    pub fn set_cgroup(&self, cgroup: Arc<Cgroup>, cpu: Millicores, memory: Mebibytes) {
+        let mut state = self.state();
+        state.limits = Limits { cpu: Some(cpu), memory: Some(memory) };
+        state.cgroup = Some(cgroup);
+    }
+
+    /// Takes its cgroup, to remove it.
+    pub fn take_cgroup(&self) -> Option<Arc<Cgroup>> {
+        self.state().cgroup.take()
+    }
+
+    /// Its current limits.
+    #[must_use]
+    pub fn limits(&self) -> impl std::fmt::Display {
+        self.state().limits
+    }
+
+    /// Phase of its lifecycle.
     #[must_use]
     pub fn phase(&self) -> ReplicaState {
-        // One that is asked to stop is draining from then on, even before its own task has seen it.
+        // Draining begins with the request to stop, even before the replica's task notices it.
         if self.is_stopping() { ReplicaState::Draining } else { self.state().phase }
     }
 
-    /// Requests that it is working on.
+    /// Requests in flight.
     #[must_use]
     pub fn load(&self) -> u32 {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// Everything that the API tells of it.
+    /// Status for the API.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {
         let phase = self.phase();
@@ -174,12 +233,12 @@ impl Replica {
         }
     }
 
-    /// Everything that the metrics tell of it, but for its latencies.
+    /// Snapshot for the metrics, without latencies.
     #[must_use]
-    pub fn reading(&self) -> Reading {
+    pub fn snapshot(&self) -> ReplicaSnapshot {
         let phase = self.phase();
         let state = self.state();
-        Reading {
+        ReplicaSnapshot {
             phase,
             pid: state.pid,
             started: state.started,
@@ -190,7 +249,7 @@ impl Replica {
         }
     }
 
-    /// Puts new limits into force, without a restart. Blocks while the kernel reclaims memory.
+    /// Sets new limits without a restart. Blocks while the kernel reclaims memory.
     pub fn resize(&self, cpu: Millicores, memory: Mebibytes) -> Resized {
         let (cgroup, before, pending) = {
             let state = self.state();
@@ -222,7 +281,7 @@ impl Replica {
         state.resize_pending.clone_from(&reason);
         drop(state);
         match reason {
-            // How much is in use differs from try to try, so any refusal after one is the same.
+            // The memory in use differs between attempts, so any refusal after another counts as the same one.
             Some(reason) => Resized::Refused { reason, first: pending.is_none() },
             None => Resized::Changed(format!("{before} to {now}")),
         }
@@ -232,7 +291,9 @@ impl Replica {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn address(port: u16) -> SocketAddr {
+    /// Address of a replica that serves on `port`.
+    #[must_use]
+    pub fn address(port: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 }

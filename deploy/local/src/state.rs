@@ -1,4 +1,4 @@
-//! What survives a restart: functions, what they shall have, and the highest lease. Owns the file and that it is never half written.
+//! State that survives a restart: functions, desired allocations and the highest lease. Owns the file, which is replaced atomically. Blocks.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -18,31 +18,31 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// The lock ends with the file's descriptor, however the platform ends.
+    /// Locked while its descriptor is open; the kernel releases it after a crash.
     _lock: File,
 }
 
-/// What is kept.
+/// Content of the state file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     version: u32,
-    /// Highest lease ever seen in a write.
+    /// Highest lease of any write.
     pub highest_lease: u64,
     /// The functions.
     pub functions: Vec<SavedFunction>,
 }
 
-/// A function and what it shall have.
+/// A function with its desired allocation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SavedFunction {
-    /// Its file.
+    /// Function file.
     pub spec: FunctionSpec,
-    /// What it shall have.
+    /// Desired allocation.
     pub desired: Allocation,
 }
 
 impl Saved {
-    /// These functions under this lease.
+    /// State with these functions and this highest lease.
     #[must_use]
     pub fn new(highest_lease: u64, functions: Vec<SavedFunction>) -> Self {
         Self { version: VERSION, highest_lease, functions }
@@ -50,29 +50,29 @@ impl Saved {
 }
 
 impl StateDir {
-    /// Takes the folder `path`, making it where it is missing.
+    /// Locks the folder `path`, creating it if necessary.
     ///
     /// # Errors
-    /// When it cannot be made or another platform has it.
+    /// When it cannot be created or another platform uses it.
     pub fn take(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("state_dir = {}: cannot be made", path.display()))?;
+        fs::create_dir_all(path).with_context(|| format!("state_dir = {}: cannot create the folder", path.display()))?;
         let path = path.canonicalize().with_context(|| format!("state_dir = {}", path.display()))?;
-        let lock = File::create(path.join(LOCK)).with_context(|| format!("state_dir = {}: cannot be written", path.display()))?;
+        let lock = File::create(path.join(LOCK)).with_context(|| format!("state_dir = {}: cannot write to the folder", path.display()))?;
         lock.try_lock()
             .with_context(|| format!("state_dir = {}: another platform uses it; stop that one or choose another folder", path.display()))?;
         Ok(Self { path, _lock: lock })
     }
 
-    /// The folder, absolute.
+    /// Absolute path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What was kept last; nothing in a new folder.
+    /// Loads the saved state; empty for a new folder.
     ///
     /// # Errors
-    /// When the file cannot be read or is of another version: it is not overwritten then.
+    /// When the file cannot be read or has another version; it is not overwritten then.
     pub fn load(&self) -> anyhow::Result<Saved> {
         let path = self.path.join(FILE);
         let text = match fs::read(&path) {
@@ -80,18 +80,18 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::new(0, Vec::new())),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        let saved: Saved = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not what the platform wrote; mend or remove it", path.display()))?;
+        let saved: Saved =
+            serde_json::from_slice(&text).with_context(|| format!("{} is not a valid state file; repair or remove it", path.display()))?;
         anyhow::ensure!(
             saved.version == VERSION,
-            "{} is of version {}, this platform reads version {VERSION}",
+            "{} has version {}, this platform reads version {VERSION}",
             path.display(),
             saved.version
         );
         Ok(saved)
     }
 
-    /// Keeps `saved`: after a crash at any moment the file holds either what was before or this.
+    /// Saves `saved`. After a crash the file holds either the old or the new state.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -99,7 +99,7 @@ impl StateDir {
         self.replace(FILE, &serde_json::to_vec_pretty(saved)?)
     }
 
-    /// Replaces the file `name` in the folder at once and durably.
+    /// Replaces the file `name` in the folder atomically and durably.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -119,7 +119,7 @@ mod tests {
     use qscale_common::document::Format;
 
     #[test]
-    fn what_was_saved_is_loaded_and_a_folder_has_one_platform() {
+    fn saved_state_is_loaded_and_a_folder_is_locked() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let state = StateDir::take(&folder.path().join("state")).expect("free");
         assert_eq!(state.load().expect("empty").functions, []);

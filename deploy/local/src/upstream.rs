@@ -1,4 +1,4 @@
-//! Connections to one replica. Owns their reuse, and says of a request that failed whether the replica can have seen it.
+//! Connections to one replica. Owns their reuse, and determines whether the replica may have processed a failed request.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -16,26 +16,26 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::gateway::body::RequestBody;
+use crate::request_body::RequestBody;
 
 /// Streams on one HTTP/2 connection before another is opened; servers allow 100 or more (RFC 9113, 6.5.2).
 const STREAMS: u32 = 100;
-/// HTTP/2 connections to one replica that are kept.
+/// HTTP/2 connections kept per replica.
 const HTTP2_KEPT: usize = 16;
-/// HTTP/1.1 connections to one replica that are kept while they are idle.
+/// Idle HTTP/1.1 connections kept per replica.
 const HTTP1_KEPT: usize = 256;
-/// Time for which an idle HTTP/1.1 connection is used again. Below the shortest time after which common servers close one (2 s, gunicorn),
-/// so that a request does not meet a connection that is being closed.
+/// Longest idle time of an HTTP/1.1 connection that is reused. Below the shortest keep-alive of common servers (2 s, gunicorn), so that a request
+/// does not hit a connection that is being closed.
 const HTTP1_IDLE: Duration = Duration::from_secs(1);
-/// Time to connect over loopback, where only a full backlog takes any.
+/// Timeout of connecting over loopback, where only a full backlog takes time.
 const CONNECT: Duration = Duration::from_secs(5);
-/// HTTP/2 window of a stream and of a connection, bytes: enough that loopback is not waited for.
+/// HTTP/2 window of a stream and of a connection, bytes; large enough not to limit loopback.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
 
 type Http1 = http1::SendRequest<RequestBody>;
 type Http2 = http2::SendRequest<RequestBody>;
 
-/// The connections to one replica.
+/// Connections to one replica.
 #[derive(Debug)]
 pub struct Upstream {
     address: SocketAddr,
@@ -50,52 +50,55 @@ struct Shared {
     streams: AtomicU32,
 }
 
-/// What keeps a connection in use until the reply is read.
+/// A connection in use until the reply is read.
 #[derive(Debug)]
-pub enum Connection {
-    /// A connection of its own, which can be used again when the reply was read to its end.
+pub enum UpstreamConnection {
+    /// An exclusive connection, reusable after the reply was read to its end.
     Http1(Http1, Arc<Upstream>),
-    /// A stream among others.
-    Http2(Stream),
+    /// A stream of a shared connection.
+    Http2(#[expect(dead_code, reason = "counts the stream until it is dropped")] Stream),
 }
 
-/// One stream of a connection; counts until it is dropped.
+/// A stream of a connection, counted until dropped.
 #[derive(Debug)]
 pub struct Stream(Arc<Shared>);
 
-/// Why there is no reply.
+/// Reason why there is no reply.
 #[derive(Debug, Error)]
 pub enum SendError {
-    /// No connection could be made: the replica has not seen the request, and is not there for others either.
+    /// No connection could be opened: the replica is unavailable and has not received the request.
     #[error("cannot connect to the replica: {0}")]
     Unreachable(#[source] std::io::Error),
-    /// The replica surely did not process the request, or it may be processed twice.
-    #[error("the replica did not take the request: {0}")]
+    /// The replica certainly did not process the request, or the request may be repeated.
+    #[error("the replica did not accept the request: {0}")]
     NotProcessed(#[source] hyper::Error),
-    /// The replica may have processed it.
+    /// The replica may have processed the request.
     #[error("the replica failed: {0}")]
     Failed(#[source] hyper::Error),
 }
 
 impl Upstream {
-    /// No connection yet to the replica that serves `protocol` at `address`.
+    /// No connections yet to the replica that serves `protocol` at `address`.
     #[must_use]
     pub fn new(address: SocketAddr, protocol: Protocol) -> Arc<Self> {
         Arc::new(Self { address, protocol, http1: Mutex::default(), http2: Mutex::default() })
     }
 
-    /// Sends a request; `make` builds it, once for each connection that is tried.
+    /// Sends a request; `make` builds it, once per connection tried.
     ///
     /// # Errors
-    /// Says whether the request can have been processed.
-    pub async fn send(self: &Arc<Self>, make: impl FnMut() -> Request<RequestBody>) -> Result<(Response<Incoming>, Connection), SendError> {
+    /// The variant determines whether the request may have been processed.
+    pub async fn send(
+        self: &Arc<Self>,
+        make: impl FnMut() -> Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, UpstreamConnection), SendError> {
         match self.protocol {
             Protocol::Grpc => self.send_http2(make).await,
             Protocol::Http => self.send_http1(make).await,
         }
     }
 
-    /// Makes the first HTTP/2 connection ahead of the first request.
+    /// Opens the first HTTP/2 connection before the first request.
     pub async fn warm(&self) {
         if self.protocol == Protocol::Grpc
             && let Ok(shared) = self.connect_http2().await
@@ -107,7 +110,7 @@ impl Upstream {
     async fn send_http2(
         self: &Arc<Self>,
         mut make: impl FnMut() -> Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Connection), SendError> {
+    ) -> Result<(Response<Incoming>, UpstreamConnection), SendError> {
         loop {
             let (stream, fresh) = match self.open_stream() {
                 Some(stream) => (stream, false),
@@ -115,7 +118,7 @@ impl Upstream {
             };
             let mut sender = stream.0.sender.clone();
             match sender.try_send_request(make()).await {
-                Ok(response) => return Ok((response, Connection::Http2(stream))),
+                Ok(response) => return Ok((response, UpstreamConnection::Http2(stream))),
                 Err(error) => {
                     self.forget(&stream.0);
                     retry_or_fail(error, fresh)?;
@@ -127,7 +130,7 @@ impl Upstream {
     async fn send_http1(
         self: &Arc<Self>,
         mut make: impl FnMut() -> Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Connection), SendError> {
+    ) -> Result<(Response<Incoming>, UpstreamConnection), SendError> {
         loop {
             let (mut sender, fresh) = match self.idle_http1() {
                 Some(sender) => (sender, false),
@@ -136,8 +139,8 @@ impl Upstream {
             let request = make();
             let idempotent = is_idempotent(request.method());
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Connection::Http1(sender, Arc::clone(self)))),
-                // The replica closed an idle connection while the request was on its way; RFC 9110, 9.2.2 lets an idempotent one be repeated.
+                Ok(response) => return Ok((response, UpstreamConnection::Http1(sender, Arc::clone(self)))),
+                // The replica closed an idle connection while the request was being sent; RFC 9110, 9.2.2 allows repeating an idempotent one.
                 Err(error) if !fresh && idempotent && error.error().is_incomplete_message() => {
                     return Err(SendError::NotProcessed(error.into_error()));
                 }
@@ -158,7 +161,7 @@ impl Upstream {
     fn idle_http1(&self) -> Option<Http1> {
         let mut idle = lock(&self.http1);
         while let Some((sender, since)) = idle.pop() {
-            // The last one was put back last. When it has waited too long, all have.
+            // The most recently returned connection comes first: if it is too old, all are.
             if clock::since(since) > HTTP1_IDLE {
                 idle.clear();
                 return None;
@@ -173,7 +176,7 @@ impl Upstream {
     async fn connect(&self) -> Result<TokioIo<TcpStream>, SendError> {
         let connecting = timeout(CONNECT, TcpStream::connect(self.address)).await;
         let stream = connecting.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(SendError::Unreachable)?;
-        // Without it small frames would wait for acknowledgements; where it fails they do.
+        // Without TCP_NODELAY small frames wait for acknowledgements; a failure only costs latency.
         drop(stream.set_nodelay(true));
         Ok(TokioIo::new(stream))
     }
@@ -181,7 +184,7 @@ impl Upstream {
     async fn connect_http1(&self) -> Result<Http1, SendError> {
         let io = self.connect().await?;
         let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(SendError::NotProcessed)?;
-        // It ends when the sender is dropped; what goes wrong reaches whoever waits for the reply.
+        // The task ends when the sender is dropped; an error reaches the caller that awaits the reply.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
     }
@@ -208,7 +211,7 @@ impl Upstream {
     }
 }
 
-/// Fine to try again where the request never left and the connection was an old one; else the error says what the replica can have seen.
+/// Ok if the request was not sent on a reused connection and can be retried; otherwise the error for the caller.
 fn retry_or_fail(mut error: TrySendError<Request<RequestBody>>, fresh: bool) -> Result<(), SendError> {
     let unsent = error.take_message().is_some();
     let error = error.into_error();
@@ -220,8 +223,7 @@ fn retry_or_fail(mut error: TrySendError<Request<RequestBody>>, fresh: bool) -> 
     }
 }
 
-/// Whether the server said that it did not process the stream: it refused it, or is going away and the stream is above its last
-/// (RFC 9113, 8.7).
+/// Whether the server declared the stream unprocessed: refused, or above the last stream of its GOAWAY (RFC 9113, 8.7).
 fn was_refused(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
@@ -250,8 +252,8 @@ impl Drop for Stream {
     }
 }
 
-impl Connection {
-    /// The reply was read to its end: the connection can carry another request.
+impl UpstreamConnection {
+    /// Returns the connection for reuse after the reply was read to its end.
     pub fn finished(self) {
         if let Self::Http1(sender, upstream) = self
             && !sender.is_closed()

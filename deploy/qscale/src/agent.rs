@@ -14,9 +14,9 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::nats_permissions::{self, Account};
 use serde_json::json;
 
-use crate::show::{self, Cell, Table, Tone};
-use crate::store;
+use crate::output::{self, Cell, Table, Tone};
 use crate::system::{Locate, StateDir, write_private};
+use qscale_common::runtime::kv;
 
 /// Timeout until a new credential connects.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
         (None, true) => "already has a credential; no system runs in this state folder",
     };
     let connection = Connection::new(agent, &config);
-    if json { show::json(&connection.as_json()) } else { show::line(connection.text(status)) }
+    if json { output::json(&connection.as_json()) } else { output::line(connection.text(status)) }
 }
 
 /// Connection settings of an agent.
@@ -140,12 +140,12 @@ impl<'a> Connection<'a> {
 async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
     let agents = agents(&state.known_passwords()?);
     if agents.is_empty() {
-        return show::line("no agent has a credential; create one with `qscale agent add NAME`");
+        return output::line("no agent has a credential; create one with `qscale agent add NAME`");
     }
     let bus = match locate.bus().await {
         Ok(bus) => Some(bus),
         Err(error) => {
-            show::warn(format_args!("{error:#}"));
+            output::warn(format_args!("{error:#}"));
             None
         }
     };
@@ -174,7 +174,7 @@ fn agents(passwords: &BTreeMap<String, String>) -> Vec<Name> {
 
 /// Functions whose ScalingPolicy selects `agent`.
 async fn acts_on(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
-    let policies = store::policies(bus).await?;
+    let policies = kv::policies(bus).await?;
     Ok(policies
         .into_values()
         .filter_map(Result::ok)
@@ -184,8 +184,8 @@ async fn acts_on(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
 }
 
 async fn last_action(bus: &Bus, agent: &Name) -> anyhow::Result<String> {
-    let last = store::last(bus, subject::RECORD_STREAM, &subject::all_of_agent(agent)).await?;
-    Ok(last.map_or_else(|| "never".to_owned(), |(at, _)| format!("{} ago", show::age(clock::now().since(at)))))
+    let last = kv::last(bus, subject::RECORD_STREAM, &subject::all_of_agent(agent)).await?;
+    Ok(last.map_or_else(|| "never".to_owned(), |(at, _)| format!("{} ago", output::age(clock::now().since(at)))))
 }
 
 async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Result<()> {
@@ -198,13 +198,13 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
     let server = reload(state)?;
     drop(lock);
     let effect = if server.is_some() { "it is disconnected" } else { "no system runs in this state folder" };
-    show::line(format_args!("agent {agent} removed; {effect}"))?;
+    output::line(format_args!("agent {agent} removed; {effect}"))?;
     // A warning only: without a running system the policies are unknown.
     if let Ok(bus) = locate.bus().await
         && let Ok(functions) = acts_on(&bus, agent).await
     {
         for function in functions {
-            show::warn(format_args!(
+            output::warn(format_args!(
                 "policy {function} still selects agent {agent}; its fallback decides until `qscale policy set {function} agent=NAME`"
             ));
         }

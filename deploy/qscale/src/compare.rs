@@ -15,11 +15,11 @@ use qscale_replay::policy::load_model;
 use qscale_replay::{Comparison, ComparisonSpec, ReplayPolicy};
 use serde_json::{Value, json};
 
+use crate::output::{self, Cell, Table, Tone};
 use crate::period::PeriodArgs;
-use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
-/// What is compared.
+/// Policies and recording to compare.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale compare fibonacci                             with its shadow, if it has exactly one
@@ -76,7 +76,7 @@ pub async fn run(locate: &Locate, arguments: CompareArgs) -> anyhow::Result<Exit
     .await?;
     let Some(comparison) = comparison else { bail!("interrupted") };
     if arguments.json {
-        show::json(&to_json(&spec, &comparison, arguments.seeds))?;
+        output::json(&to_json(&spec, &comparison, arguments.seeds))?;
     } else {
         print(&spec, &comparison, arguments.seeds)?;
     }
@@ -103,24 +103,24 @@ fn to_json(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> Value 
 
 fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::Result<()> {
     let simulation = &spec.scenario.simulation;
-    show::line(format_args!(
+    output::line(format_args!(
         "{} from {} {} to {} UTC: {} ticks of {}, simulated {seeds} times per policy after {} warm-up ticks",
         spec.scenario.function,
-        show::day(simulation.since),
-        show::clock(simulation.since),
-        show::clock(simulation.until),
+        output::day(simulation.since),
+        output::clock(simulation.since),
+        output::clock(simulation.until),
         simulation.ticks(),
         Span::millis(simulation.tick_ms()),
         simulation.warm_up
     ))?;
-    show::line(describe(&simulation.setup.profile))?;
+    output::line(describe(&simulation.setup.profile))?;
     let (acting, other) = (format!("{} (acting)", spec.acting.title()), spec.other.title());
     let mut table = Table::new(&["", "RECORDED", &acting, &other, "DIFFERENCE"]);
     for metric in comparison.metrics() {
         let tone = if metric.conclusion() == Conclusion::Significant { Tone::Strong } else { Tone::Dim };
         let of = metric.metric;
         table.row([
-            heading(of, &show::clean(simulation.currency())).into(),
+            heading(of, &output::clean(simulation.currency())).into(),
             metric.recorded.map_or_else(|| "unknown".to_owned(), |value| shown(of, value)).into(),
             range(of, &metric.acting, shown).into(),
             range(of, &metric.other, shown).into(),
@@ -128,14 +128,14 @@ fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::
         ]);
     }
     table.print()?;
-    show::line("Means over seeds with 95 % intervals, which cover random variation but not errors of the profile.\n")?;
+    output::line("Means over seeds with 95 % intervals, which cover random variation but not errors of the profile.\n")?;
     for metric in comparison.metrics() {
-        show::line(summary(metric, &other))?;
+        output::line(summary(metric, &other))?;
     }
     if !spec.assumptions.is_empty() {
-        show::line("\nAssumptions")?;
+        output::line("\nAssumptions")?;
     }
-    spec.assumptions.iter().try_for_each(|assumption| show::line(format_args!("  {assumption}")))
+    spec.assumptions.iter().try_for_each(|assumption| output::line(format_args!("  {assumption}")))
 }
 
 fn heading(metric: Metric, currency: &str) -> String {

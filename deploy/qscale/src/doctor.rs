@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use self::report::Report;
-use crate::show::{self, Paint};
+use crate::output;
 use crate::system::{Locate, StateDir};
 
 /// Output of the findings.
@@ -30,9 +30,9 @@ pub struct DoctorArgs {
 pub async fn run(locate: &Locate, arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
     let report = examine(locate).await;
     if arguments.json {
-        show::json(&report.findings())?;
+        output::json(&report.findings())?;
     } else {
-        show::line(report.render(Paint::of_terminal()))?;
+        output::line(report.render())?;
     }
     Ok(if report.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -1,4 +1,4 @@
-//! `qscale evaluate`: comparison of policies in the simulator. Owns arguments, files and output; the evaluation belongs to `qscale-evaluate`.
+//! `qscale evaluate`: compares policies in the simulator. Owns options, files and output; the evaluation belongs to `qscale_evaluate`.
 
 mod policies;
 mod progress;
@@ -17,81 +17,81 @@ use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, Progress};
 use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
 use qscale_evaluate::{EvaluateError, Evaluation, EvaluationRequest, Options, Suite};
 
-use self::policies::AllPolicies;
+use self::policies::All;
 use self::progress::Bar;
 use self::trace::TraceArgs;
+use crate::output;
 use crate::run_options::RunOptions;
-use crate::show;
 use crate::system::Locate;
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_experiments::journal::Journal;
 
-/// Compare policies in the simulator: every policy in every cell of a suite, with equal arrivals and perturbations
+/// Compare policies in the simulator: every policy in every cell of a suite, with the same requests and perturbations.
 ///
-/// A suite is a file that registers a comparison before it runs: functions, workloads, perturbations, competitors, and the tuning grid of each. Two are bundled:
-/// `synthetic`, patterns of load, and `trace`, for traces of real functions. Needs no server.
+/// A suite is a file that defines the comparison in advance: functions, workloads, perturbations, entrants, and the grid in which each rule may be tuned. Two suites are
+/// bundled: `synthetic`, with load patterns, and `trace`, for traces of real functions. No server is needed.
 ///
-/// The folder --out then holds the suite (suite.json), every run (results.json, results.csv), the summary (summary.json, summary.csv) and a report that needs no
-/// network (report.html). Finished runs are stored at once: if interrupted, run the same command to resume. Equal suite, settings and seeds give equal bytes of
-/// results.json on any number of threads.
+/// The folder of --out then contains the suite (suite.json), all runs (results.json, results.csv), the summary (summary.json, summary.csv) and a self-contained report
+/// (report.html). After an interruption, run the same command to resume. The same suite, settings and seeds give the same bytes of results.json, with any number of
+/// threads.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale evaluate --quick                                     a short version, within a minute
-  qscale evaluate --tune                                      the published table: every policy with defaults and tuned
+  qscale evaluate --quick                                     a first look within a minute
+  qscale evaluate --tune                                      the published table: every rule with defaults and tuned
   qscale evaluate --policy hpa:cpu_utilization=50 --policy kpa --workload step
   qscale evaluate --trace ../my-trace --functions 50 --seeds 5
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
   qscale evaluate --suite my-suite.toml --out my-results --json
-  qscale evaluate --list                                      suites, competitors, cells
+  qscale evaluate --list                                      suites, entrants, cells
   qscale evaluate --print-suite synthetic > my-suite.toml     a suite to start from")]
 pub struct EvaluateArgs {
-    /// Suite: synthetic, trace, or a file (.toml, .yaml, .json); by default synthetic, or trace with --trace
+    /// Suite: synthetic, trace, or a file (.toml, .yaml, .json) [default: synthetic, or trace with --trace]
     #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
     suite: Option<String>,
     #[command(flatten)]
     trace: TraceArgs,
-    /// Only this competitor of the suite, or this policy, optionally with parameters; may be repeated
+    /// Only this entrant of the suite, or any policy, with these parameters; repeatable
     #[arg(long = "policy", value_name = "NAME[:KEY=VALUE,...]")]
     policies: Vec<String>,
-    /// Model of the policy dqn, as written by `qscale train`; by default the bundled model
+    /// Model of the policy dqn, as `qscale train` writes it [default: the bundled model]
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     model: Option<PathBuf>,
-    /// Only this function of the suite; may be repeated
+    /// Only this function of the suite; repeatable
     #[arg(long = "function", value_name = "NAME")]
     functions: Vec<String>,
-    /// Only this workload; may be repeated
+    /// Only this workload; repeatable
     #[arg(long = "workload", value_name = "NAME")]
     workloads: Vec<String>,
-    /// Only this perturbation; may be repeated
+    /// Only this perturbation; repeatable
     #[arg(long = "perturbation", value_name = "NAME")]
     perturbations: Vec<String>,
-    /// Test runs of each competitor in each cell, instead of the suite's
+    /// Test runs of each entrant in each cell [default: that of the suite]
     #[arg(long, value_name = "NUMBER")]
     seeds: Option<u32>,
-    /// Also tune every policy on the validation part, and report it next to its default
+    /// Also tune every rule on the validation part, and report both
     #[arg(long)]
     tune: bool,
-    /// The quick version of the suite: few cells, few seeds
+    /// A first look: the few cells and seeds that the suite lists for it
     #[arg(long)]
     quick: bool,
-    /// List suites, policies, competitors and cells, and run nothing
+    /// List suites, entrants and cells, without running anything
     #[arg(long)]
     list: bool,
-    /// Print a bundled suite, and run nothing
+    /// Print the file of a bundled suite, without running anything
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(SHIPPED.map(|suite| suite.name)))]
     print_suite: Option<String>,
     #[command(flatten)]
     run: RunOptions,
 }
 
-/// Runs an evaluation and writes its results.
+/// Evaluates, and writes and prints the results.
 pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(name) = &arguments.print_suite {
-        let suite = SHIPPED.iter().find(|suite| suite.name == name).context("a bundled suite")?;
-        show::line(suite.text.trim_end())?;
+        let suite = SHIPPED.iter().find(|suite| suite.name == name).context("not a bundled suite")?;
+        output::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let policies = AllPolicies { model: arguments.model.as_deref().map(qscale_up::plan::load_model).transpose()? };
+    let policies = All { model: arguments.model.as_deref().map(qscale_replay::policy::load_model).transpose()? };
     let suite = load(&arguments, &policies)?;
     if arguments.list {
         report::list(&suite)?;
@@ -102,8 +102,8 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
     until_stopped("evaluation", move |stop| work(&evaluation, &policies, &arguments, &out, stop)).await
 }
 
-/// The requested suite, restricted by the arguments.
-fn load(arguments: &EvaluateArgs, policies: &AllPolicies) -> anyhow::Result<Suite> {
+/// The requested part of the requested suite.
+fn load(arguments: &EvaluateArgs, policies: &All) -> anyhow::Result<Suite> {
     let by_default = if arguments.trace.is_given() { "trace" } else { "synthetic" };
     let asked = arguments.suite.as_deref().unwrap_or(by_default);
     let mut suite = match SHIPPED.iter().find(|suite| suite.name == asked) {
@@ -112,15 +112,17 @@ fn load(arguments: &EvaluateArgs, policies: &AllPolicies) -> anyhow::Result<Suit
     };
     let patterns = suite.trace.is_none();
     if patterns && arguments.trace.is_given() {
-        anyhow::bail!("--trace is set, but suite {asked} is for patterns; use --suite trace, or a suite with a section [trace]");
+        anyhow::bail!(
+            "--trace is not valid with suite {asked}, which has load patterns; use --suite trace, or a suite with a [trace] section"
+        );
     }
     if !patterns && !arguments.trace.is_given() && !arguments.list {
-        anyhow::bail!("suite {asked} needs a trace; set --trace DIR");
+        anyhow::bail!("suite {asked} replays a trace; add --trace DIR");
     }
     if let Some(entry) = &mut suite.trace {
         arguments.trace.apply(entry)?;
     }
-    let filter = SuiteFilter {
+    let narrow = SuiteFilter {
         policies: arguments.policies.clone(),
         functions: arguments.functions.clone(),
         workloads: arguments.workloads.clone(),
@@ -128,13 +130,13 @@ fn load(arguments: &EvaluateArgs, policies: &AllPolicies) -> anyhow::Result<Suit
         seeds: arguments.seeds,
         quick: arguments.quick,
     };
-    Ok(suite.narrowed(&filter).with_context(|| format!("suite {asked}"))?.with_natural_ticks(policies))
+    Ok(suite.narrowed(&narrow).with_context(|| format!("suite {asked}"))?.with_natural_ticks(policies))
 }
 
 fn read(path: &Path) -> anyhow::Result<Suite> {
     let names = SHIPPED.map(|suite| suite.name).join(", ");
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("suite {}: neither one of {names} nor a readable file", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("suite {}: not a bundled suite ({names}), and not a readable file", path.display()))?;
     let format = Format::of(path)?;
     Suite::parse(&text, format).with_context(|| format!("suite {}", path.display()))
 }
@@ -159,7 +161,7 @@ fn plan(suite: Suite, arguments: &EvaluateArgs) -> anyhow::Result<Evaluation> {
     Ok(Evaluation::of_trace(suite, cells, asked, played)?)
 }
 
-/// The command that reproduces the results, without arguments that do not affect them.
+/// The command that repeats the results, without options that do not affect them.
 fn command(arguments: &EvaluateArgs) -> String {
     let mut words = vec!["qscale evaluate".to_owned()];
     let mut add = |flag: &str, value: &str| {
@@ -182,17 +184,11 @@ fn command(arguments: &EvaluateArgs) -> String {
     words.join(" ")
 }
 
-fn work(
-    evaluation: &Evaluation,
-    policies: &AllPolicies,
-    arguments: &EvaluateArgs,
-    out: &Path,
-    stop: &AtomicBool,
-) -> anyhow::Result<ExitCode> {
-    // An evaluation that cannot run must not leave a journal.
+fn work(evaluation: &Evaluation, policies: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+    // A suite that cannot be run must not leave a journal.
     evaluation.check(policies)?;
     let journal = Journal::open(out, "evaluation", &evaluation.identity(policies), arguments.run.resume, arguments.run.overwrite)?;
-    let mut ledger = JournalLedger { journal, bar: Bar::new() };
+    let mut ledger = JobStore { journal, bar: Bar::new() };
     let threads = arguments.run.threads();
     let began = clock::instant();
     let time = || clock::since(began);
@@ -200,7 +196,7 @@ fn work(
     let found = evaluation.run(policies, &options, &mut ledger);
     ledger.bar.finish();
     match found {
-        Ok((results, latencies)) => report::write(out, &results, &latencies, clock::since(began), arguments.run.json)?,
+        Ok((results, paces)) => report::write(out, &results, &paces, clock::since(began), arguments.run.json)?,
         Err(EvaluateError::Stopped) => {
             eprintln!("stopped; run the same command to resume from {}", out.display());
             return Ok(ExitCode::from(130));
@@ -210,13 +206,13 @@ fn work(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stores finished jobs in the journal, and shows progress.
-struct JournalLedger {
+/// Stores finished runs in the journal, and shows progress.
+struct JobStore {
     journal: Journal<JobOutcome>,
     bar: Bar,
 }
 
-impl Ledger for JournalLedger {
+impl Ledger for JobStore {
     fn recall(&mut self, key: &str) -> Option<JobOutcome> {
         self.journal.recall(key)
     }

@@ -1,7 +1,7 @@
 //! `qscale finetune`: requests of operators to the promoter, and its decisions. Owns arguments and output; rounds, trials and rollbacks are carried out by the
 //! promoter.
 
-mod output;
+mod reporter;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -22,8 +22,8 @@ use qscale_promote::{PromotionRules, PromotionSettings, RoundRequest};
 use qscale_replay::policy::STORE_PREFIX;
 use serde_json::{Value, json};
 
-use self::output::Reporter;
-use crate::show;
+use self::reporter::Reporter;
+use crate::output;
 use crate::system::Locate;
 
 /// Interval at which the record of the promoter is read; real time.
@@ -167,7 +167,7 @@ impl FinetuneArgs {
 /// Requests what the arguments say.
 pub async fn run(locate: &Locate, arguments: FinetuneArgs) -> anyhow::Result<ExitCode> {
     let settings = if arguments.status || arguments.off { None } else { Some(arguments.settings(locate)?) };
-    let candidate = arguments.candidate.as_deref().map(qscale_up::plan::load_model).transpose()?;
+    let candidate = arguments.candidate.as_deref().map(qscale_replay::policy::load_model).transpose()?;
     if let Some(candidate) = &candidate {
         candidate.check().context("--candidate")?;
     }
@@ -197,7 +197,7 @@ async fn status(bus: &Bus, model: &Name, json: bool) -> anyhow::Result<()> {
     let record = Record::read(bus, model).await?;
     let request = record::read_request(bus, model).await?;
     let in_use = ModelStore::open(bus).await?.in_use(model).await?.map(|in_use| in_use.version);
-    output::status(model, &record.promotion, &request, in_use, clock::now(), json)
+    reporter::status(model, &record.promotion, &request, in_use, clock::now(), json)
 }
 
 async fn off(bus: &Bus, model: &Name) -> anyhow::Result<()> {
@@ -206,17 +206,17 @@ async fn off(bus: &Bus, model: &Name) -> anyhow::Result<()> {
         Some(trial) => format!("; {model}@{} is on trial until its end", trial.version),
         None => String::new(),
     };
-    show::line(format_args!("periodic fine-tuning of {model} is off{note}"))
+    output::line(format_args!("periodic fine-tuning of {model} is off{note}"))
 }
 
 async fn periodic(bus: &Bus, model: &Name, settings: PromotionSettings) -> anyhow::Result<()> {
     let rules = settings.rules;
     record::edit_request(bus, model, |request| request.periodic = Some(settings.clone())).await?;
-    show::line(format_args!(
+    output::line(format_args!(
         "fine-tuning of {model} is on: a round every {}; `qscale finetune {model} --status` shows the decisions",
         rules.every
     ))?;
-    output::note_budget(rules.budget_minutes)
+    reporter::note_budget(rules.budget_minutes)
 }
 
 /// Requests a round and prints its decisions until it ends.
@@ -231,7 +231,7 @@ async fn once(
     let rules = settings.rules;
     let mut reporter = Reporter { model: model.clone(), json, seen: record.promotion.decisions };
     if !json {
-        output::note_budget(rules.budget_minutes)?;
+        reporter::note_budget(rules.budget_minutes)?;
     }
     let accepted = record.promotion.round.as_ref().map_or(0, |status| status.id);
     let request = record::edit_request(bus, model, |request| {
@@ -255,7 +255,7 @@ async fn once(
             Some(RoundState::Running) => {}
             None if !warned && clock::instant().duration_since(started) > ACCEPT_TIMEOUT => {
                 warned = true;
-                show::warn(format_args!("no promoter has accepted the request yet; is qscale-promoter running?"));
+                output::warn(format_args!("no promoter has accepted the request yet; is qscale-promoter running?"));
             }
             None => {}
         }

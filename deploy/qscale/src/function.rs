@@ -13,7 +13,7 @@ use qscale_common::runtime::platform::{PlatformClient, PlatformError};
 use qscale_common::runtime::shutdown;
 use qscale_common::units::{Mebibytes, Millicores, Replicas};
 
-use crate::show::{self, Cell, Paint, Table, Tone};
+use crate::output::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
 /// Interval between requests for new events.
@@ -133,7 +133,7 @@ async fn add(platform: &PlatformClient, files: &[PathBuf]) -> anyhow::Result<()>
             Some(before) if before == status.spec => "unchanged",
             Some(_) => "replaced",
         };
-        show::line(format_args!("function {} {what}: {}; gateway {}", status.id(), status.desired, status.gateway))?;
+        output::line(format_args!("function {} {what}: {}; gateway {}", status.id(), status.desired, status.gateway))?;
     }
     Ok(())
 }
@@ -147,13 +147,13 @@ fn read(file: &Path) -> anyhow::Result<FunctionSpec> {
 async fn list(platform: &PlatformClient, json: bool) -> anyhow::Result<()> {
     let functions = platform.list().await?;
     if json {
-        return show::json(&functions);
+        return output::json(&functions);
     }
     if functions.is_empty() {
-        return show::line("no functions; add one with `qscale function add FILE`");
+        return output::line("no functions; add one with `qscale function add FILE`");
     }
     if functions.iter().any(|function| !function.vertical) {
-        show::warn("the platform cannot limit CPU and memory; only the number of replicas has an effect");
+        output::warn("the platform cannot limit CPU and memory; only the number of replicas has an effect");
     }
     functions_table(&functions).print()
 }
@@ -194,10 +194,10 @@ fn protocol(spec: &FunctionSpec) -> &'static str {
 async fn get(platform: &PlatformClient, function: &FunctionId, json: bool) -> anyhow::Result<()> {
     let status = platform.get(function).await?;
     if json {
-        return show::json(&status);
+        return output::json(&status);
     }
-    show::line(functions_table(std::slice::from_ref(&status)).render(Paint::of_terminal()))?;
-    show::line(format_args!("\ncommand  {}\ngateway  {}\n", status.spec.program(), status.gateway))?;
+    output::line(functions_table(std::slice::from_ref(&status)).render())?;
+    output::line(format_args!("\ncommand  {}\ngateway  {}\n", status.spec.program(), status.gateway))?;
     let mut table = Table::new(&["REPLICA", "STATE", "CPU", "MEMORY", "IN FLIGHT", "RESTARTS", "STARTED IN", "PORT", "PID"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for replica in &status.actual.replicas {
@@ -208,7 +208,7 @@ async fn get(platform: &PlatformClient, function: &FunctionId, json: bool) -> an
             or_dash(replica.memory_mib.map(|memory| memory.to_string())).into(),
             replica.in_flight.into(),
             Cell::new(replica.restarts, attention(replica.restarts)),
-            or_dash(replica.startup_ms.map(|time| show::latency(time as f64))).into(),
+            or_dash(replica.startup_ms.map(|time| output::latency(time as f64))).into(),
             or_dash(replica.port.map(|port| port.to_string())).into(),
             or_dash(replica.pid.map(|pid| pid.to_string())).into(),
         ]);
@@ -216,7 +216,7 @@ async fn get(platform: &PlatformClient, function: &FunctionId, json: bool) -> an
     table.print()?;
     for replica in &status.actual.replicas {
         if let Some(why) = &replica.resize_pending {
-            show::line(format_args!("{}: {}", replica.id, show::clean(why)))?;
+            output::line(format_args!("{}: {}", replica.id, output::clean(why)))?;
         }
     }
     Ok(())
@@ -235,7 +235,7 @@ async fn delete(platform: &PlatformClient, functions: &[FunctionId]) -> anyhow::
     let mut errors = Vec::new();
     for function in functions {
         match platform.delete(function).await {
-            Ok(()) => show::line(format_args!("function {function} deleted"))?,
+            Ok(()) => output::line(format_args!("function {function} deleted"))?,
             Err(error) => errors.push(error.to_string()),
         }
     }
@@ -243,10 +243,9 @@ async fn delete(platform: &PlatformClient, functions: &[FunctionId]) -> anyhow::
 }
 
 async fn logs(platform: &PlatformClient, function: &FunctionId, tail: usize) -> anyhow::Result<()> {
-    let paint = Paint::of_terminal();
     for line in platform.logs(function, tail).await? {
-        let head = format!("{} {}", show::clock(line.time), line.replica);
-        show::line(format_args!("{}  {}", paint.tone(Tone::Dim, head), show::whole(&line.line)))?;
+        let head = format!("{} {}", output::clock(line.time), line.replica);
+        output::line(format_args!("{}  {}", Tone::Dim.paint(head), output::whole(&line.line)))?;
     }
     Ok(())
 }
@@ -262,19 +261,18 @@ async fn scale(
     let request = AllocationRequest { replicas: replicas.unwrap_or(before.replicas), cpu_millicores: cpu, memory_mib: memory, lease: None };
     let reply = platform.set_allocation(function, &request).await?;
     for warning in &reply.warnings {
-        show::warn(show::clean(warning));
+        output::warn(output::clean(warning));
     }
     let after = reply.function.desired;
-    match show::difference(before, after) {
-        Some(difference) => show::line(format_args!(
+    match output::difference(before, after) {
+        Some(difference) => output::line(format_args!(
             "function {function} set to {after} ({difference}); an active ScalingPolicy may change it, `qscale freeze {function}` prevents that"
         )),
-        None => show::line(format_args!("function {function} already has {after}")),
+        None => output::line(format_args!("function {function} already has {after}")),
     }
 }
 
 async fn events(platform: &PlatformClient, follow: bool, json: bool) -> anyhow::Result<()> {
-    let paint = Paint::of_terminal();
     let mut after = 0;
     let mut reachable = true;
     loop {
@@ -282,7 +280,7 @@ async fn events(platform: &PlatformClient, follow: bool, json: bool) -> anyhow::
             Ok(page) => page,
             Err(error @ PlatformError::Unreachable { .. }) if follow && after > 0 => {
                 if std::mem::take(&mut reachable) {
-                    show::warn(format_args!("{error}; retrying"));
+                    output::warn(format_args!("{error}; retrying"));
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
                 continue;
@@ -291,13 +289,13 @@ async fn events(platform: &PlatformClient, follow: bool, json: bool) -> anyhow::
         };
         reachable = true;
         if after > 0 && page.oldest > after.saturating_add(1) {
-            show::warn(format_args!("{} events were lost: the platform keeps only the newest", page.oldest - after - 1));
+            output::warn(format_args!("{} events were lost: the platform keeps only the newest", page.oldest - after - 1));
         }
         for event in &page.events {
             if json {
-                show::line(serde_json::to_string(event)?)?;
+                output::line(serde_json::to_string(event)?)?;
             } else {
-                show::line(event_line(paint, event))?;
+                output::line(event_line(event))?;
             }
         }
         after = page.events.last().map_or(after, |event| event.seq);
@@ -311,7 +309,7 @@ async fn events(platform: &PlatformClient, follow: bool, json: bool) -> anyhow::
     }
 }
 
-fn event_line(paint: Paint, event: &PlatformEvent) -> String {
+fn event_line(event: &PlatformEvent) -> String {
     let tone = match event.kind {
         EventKind::ReplicaCrashed | EventKind::ReplicaOomKilled | EventKind::ReplicaStartFailed => Tone::Bad,
         EventKind::ResizeRefused | EventKind::StaleLease => Tone::Warn,
@@ -319,10 +317,10 @@ fn event_line(paint: Paint, event: &PlatformEvent) -> String {
         _ => Tone::Plain,
     };
     let function = FunctionId::new(event.namespace.clone(), event.function.clone());
-    let target = event.replica.as_ref().map_or_else(|| function.to_string(), |replica| format!("{function} {}", show::clean(replica)));
+    let target = event.replica.as_ref().map_or_else(|| function.to_string(), |replica| format!("{function} {}", output::clean(replica)));
     let kind = serde_json::to_value(event.kind).ok().and_then(|kind| kind.as_str().map(|word| word.replace('_', " "))).unwrap_or_default();
-    let (time, kind) = (paint.tone(Tone::Dim, show::clock(event.time)), paint.tone(tone, format_args!("{kind:<20}")));
-    format!("{time} {kind} {target}  {}", show::clean(&event.message))
+    let (time, kind) = (Tone::Dim.paint(output::clock(event.time)), tone.paint(format_args!("{kind:<20}")));
+    format!("{time} {kind} {target}  {}", output::clean(&event.message))
 }
 
 #[cfg(test)]
@@ -343,7 +341,7 @@ mod tests {
             crashes: 4,
             gateway: "127.0.0.1:8700".into(),
         };
-        let text = functions_table(&[status]).render(Paint::none());
+        let text = output::plain(&functions_table(&[status]).render());
         assert_eq!(text.lines().nth(1), Some("default/f  1/3 (+2)  500m  128Mi   7       4         0    grpc"), "{text}");
     }
 }

@@ -5,17 +5,17 @@ mod compare;
 mod doctor;
 mod evaluate;
 mod finetune;
+mod freeze_restore;
 mod function;
 mod help;
 mod model;
-mod operate;
+mod output;
 mod period;
 mod policy;
 mod profile;
 mod replay;
 mod reproduce;
 mod run_options;
-mod show;
 mod system;
 mod train;
 mod up;
@@ -26,9 +26,6 @@ mod why;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-
-// The commands refer to this as `crate::store`.
-use qscale_common::runtime::kv as store;
 
 use crate::system::Locate;
 
@@ -86,11 +83,11 @@ enum Command {
     #[command(hide = true)]
     ProbeDevice,
     /// Stop applying decisions: one function, or all
-    Freeze(operate::FreezeArgs),
+    Freeze(freeze_restore::FreezeArgs),
     /// Apply decisions again after a freeze
-    Unfreeze(operate::UnfreezeArgs),
+    Unfreeze(freeze_restore::UnfreezeArgs),
     /// Restore the allocation from before Qscale acted, and freeze it
-    Restore(operate::RestoreArgs),
+    Restore(freeze_restore::RestoreArgs),
     /// Find problems of a setup and how to fix them
     Doctor(doctor::DoctorArgs),
     /// Print tab completions for a shell
@@ -110,7 +107,7 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(code) => code,
         // The reader of the output, such as `head`, closed it.
-        Err(error) if show::pipe_closed(&error) => ExitCode::SUCCESS,
+        Err(error) if output::pipe_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -130,7 +127,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Finetune(arguments) => return finetune::run(locate, *arguments).await,
         Command::Reproduce(arguments) => return reproduce::run(locate, arguments).await,
         Command::Ablate(arguments) => return train::ablate::run(locate, arguments).await,
-        Command::ProbeDevice => show::json(&qscale_experiments::train::device::probe())?,
+        Command::ProbeDevice => output::json(&qscale_experiments::train::device::probe())?,
         Command::Watch(arguments) => watch::run(locate, arguments).await?,
         Command::Why(arguments) => why::run(locate, arguments).await?,
         Command::Replay(arguments) => return replay::run(locate, arguments).await,
@@ -141,14 +138,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Validate(arguments) => return validate::run(locate, arguments).await,
         Command::Agent(command) => agent::run(locate, command).await?,
         Command::Model(command) => model::run(locate, command).await?,
-        Command::Freeze(arguments) => operate::freeze(locate, arguments).await?,
-        Command::Unfreeze(arguments) => operate::unfreeze(locate, arguments).await?,
-        Command::Restore(arguments) => operate::restore(locate, arguments).await?,
+        Command::Freeze(arguments) => freeze_restore::freeze(locate, arguments).await?,
+        Command::Unfreeze(arguments) => freeze_restore::unfreeze(locate, arguments).await?,
+        Command::Restore(arguments) => freeze_restore::restore(locate, arguments).await?,
         Command::Doctor(arguments) => return doctor::run(locate, arguments).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "qscale", &mut script);
-            show::line(String::from_utf8_lossy(&script).trim_end())?;
+            output::line(String::from_utf8_lossy(&script).trim_end())?;
         }
     }
     Ok(ExitCode::SUCCESS)

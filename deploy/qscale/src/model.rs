@@ -12,12 +12,13 @@ use qscale_common::name::Name;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::models::{ModelStore, StoredModel, StoredVersion};
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::pretrained::pretrained;
+use qscale_replay::policy::load_model;
 use serde_json::{Value, json};
 
 use self::card::{Card, size};
-use crate::show::{self, Cell, Table, Tone};
+use crate::output::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
 /// Name of the bundled model.
@@ -156,22 +157,22 @@ async fn list(locate: &Locate, json: bool) -> anyhow::Result<()> {
     let models = store(locate).await?.all().await?;
     if json {
         let listed: Vec<Value> = models.iter().flat_map(|(name, model)| rows(name, model)).map(|row| row.as_json()).collect();
-        return show::json(&listed);
+        return output::json(&listed);
     }
     if models.values().all(|model| model.versions.is_empty()) {
-        return show::line("no stored models; `qscale model push NAME FILE` stores one, `qscale train` trains one");
+        return output::line("no stored models; `qscale model push NAME FILE` stores one, `qscale train` trains one");
     }
     let now = clock::now();
     let mut table = Table::new(&["MODEL", "IN USE", "SIZE", "PUSHED", "FINGERPRINT"]);
     for row in models.iter().flat_map(|(name, model)| rows(name, model)) {
         let tone = if row.in_use { Tone::Good } else { Tone::Plain };
-        let pushed = row.stored.pushed.map_or("?".to_owned(), |at| format!("{} ago", show::age(now.since(at))));
+        let pushed = row.stored.pushed.map_or("?".to_owned(), |at| format!("{} ago", output::age(now.since(at))));
         table.row([
             Cell::new(format_args!("{}@{}", row.name, row.version), tone),
             Cell::new(if row.in_use { "yes" } else { "-" }, tone),
             size(row.stored.bytes).into(),
             pushed.into(),
-            Cell::new(show::clean(row.stored.fingerprint.as_deref().unwrap_or("?")), Tone::Dim),
+            Cell::new(output::clean(row.stored.fingerprint.as_deref().unwrap_or("?")), Tone::Dim),
         ]);
     }
     table.print()
@@ -209,7 +210,7 @@ async fn show(locate: &Locate, model: &str, json: bool) -> anyhow::Result<()> {
     let (name, checkpoint) = if model == PRETRAINED {
         (PRETRAINED.to_owned(), pretrained())
     } else if model.contains(['/', '.']) {
-        loaded = qscale_up::plan::load_model(Path::new(model))?;
+        loaded = load_model(Path::new(model))?;
         (model.to_owned(), &loaded)
     } else {
         let reference: Reference =
@@ -220,7 +221,7 @@ async fn show(locate: &Locate, model: &str, json: bool) -> anyhow::Result<()> {
         (format!("{}@{version}", reference.name), &loaded)
     };
     let card = Card::new(name, checkpoint);
-    if json { show::json(&card.as_json()) } else { card.print() }
+    if json { output::json(&card.as_json()) } else { card.print() }
 }
 
 /// The given version, or else the one in use.
@@ -236,7 +237,7 @@ async fn version(store: &ModelStore, reference: &Reference) -> anyhow::Result<u6
 }
 
 async fn read(store: &ModelStore, name: &Name, version: u64) -> anyhow::Result<Vec<u8>> {
-    let read = store.read(name, version, MOST_BYTES).await;
+    let read = store.read(name, version, MAX_BYTES).await;
     read.with_context(|| format!("model {name}@{version}; `qscale model list` lists the stored versions"))
 }
 
@@ -245,10 +246,10 @@ fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
 }
 
 async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> anyhow::Result<()> {
-    let checkpoint = qscale_up::plan::load_model(file)?;
+    let checkpoint = load_model(file)?;
     checkpoint.check().with_context(|| format!("model {}", file.display()))?;
     if checkpoint.training.is_some() {
-        show::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
+        output::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
     }
     let store = store(locate).await?;
     let version = store.push(name, &checkpoint.to_bytes(), &checkpoint.fingerprint()).await?;
@@ -256,9 +257,9 @@ async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> an
     if put_in_use {
         let pointer = store.pointer(name).await?;
         store.put_in_use(name, version, &pointer).await?;
-        return show::line(format_args!("stored {name}@{version} and put it in use; undo with `qscale model rollback {name}`"));
+        return output::line(format_args!("stored {name}@{version} and put it in use; undo with `qscale model rollback {name}`"));
     }
-    show::line(format_args!("stored {name}@{version}; put it in use with `qscale model use {name}@{version}`"))
+    output::line(format_args!("stored {name}@{version}; put it in use with `qscale model use {name}@{version}`"))
 }
 
 async fn use_version(locate: &Locate, model: &Reference) -> anyhow::Result<()> {
@@ -274,11 +275,11 @@ async fn use_version(locate: &Locate, model: &Reference) -> anyhow::Result<()> {
     store.put_in_use(name, version, &pointer).await?;
     match pointer.in_use {
         Some(before) if before.version == version && before.on_trial => {
-            show::line(format_args!("{name}@{version} is already in use, on trial"))
+            output::line(format_args!("{name}@{version} is already in use, on trial"))
         }
-        Some(before) if before.version == version => show::line(format_args!("{name}@{version} is already in use")),
-        Some(before) => show::line(format_args!("{name}@{version} is in use instead of {name}@{}", before.version)),
-        None => show::line(format_args!("{name}@{version} is in use")),
+        Some(before) if before.version == version => output::line(format_args!("{name}@{version} is already in use")),
+        Some(before) => output::line(format_args!("{name}@{version} is in use instead of {name}@{}", before.version)),
+        None => output::line(format_args!("{name}@{version} is in use")),
     }
 }
 
@@ -286,7 +287,7 @@ async fn roll_back(locate: &Locate, name: &Name) -> anyhow::Result<()> {
     let store = store(locate).await?;
     let pointer = store.pointer(name).await?;
     let version = store.roll_back(name, &pointer).await?.version().context("a version is in use after a rollback")?;
-    show::line(format_args!("{name}@{version} is in use again"))
+    output::line(format_args!("{name}@{version} is in use again"))
 }
 
 async fn pull(locate: &Locate, model: &Reference, file: &Path) -> anyhow::Result<()> {
@@ -294,12 +295,12 @@ async fn pull(locate: &Locate, model: &Reference, file: &Path) -> anyhow::Result
     let version = version(&store, model).await?;
     let bytes = read(&store, &model.name, version).await?;
     write(file, &bytes)?;
-    show::line(format_args!("wrote {}@{version} to {} ({})", model.name, file.display(), size(bytes.len())))
+    output::line(format_args!("wrote {}@{version} to {} ({})", model.name, file.display(), size(bytes.len())))
 }
 
 fn join(model: &Path, specialist: &Path, file: &Path) -> anyhow::Result<()> {
-    let steady = qscale_up::plan::load_model(specialist)?;
-    let joined = qscale_up::plan::load_model(model)?.join(&steady);
+    let steady = load_model(specialist)?;
+    let joined = load_model(model)?.join(&steady);
     let joined = joined.with_context(|| format!("{} and {} cannot be joined", model.display(), specialist.display()))?;
     write(file, &joined.to_bytes())?;
     Card::new(file.display().to_string(), &joined).print()

@@ -18,9 +18,9 @@ use qscale_common::time::Span;
 
 use self::document::Change;
 use crate::function;
-use crate::show::{self, Cell, Table, Tone};
-use crate::store::{self, Edited};
+use crate::output::{self, Cell, Table, Tone};
 use crate::system::Locate;
+use qscale_common::runtime::kv::{self, Edited};
 
 /// A commented ScalingPolicy, printed by `qscale policy example`.
 const EXAMPLE: &str = include_str!("policy/example.yaml");
@@ -110,18 +110,18 @@ pub async fn run(locate: &Locate, command: PolicyCommand) -> anyhow::Result<()> 
         PolicyCommand::List { json } => list(&locate.bus().await?, json).await,
         PolicyCommand::Delete { functions } => delete(&locate.bus().await?, &functions).await,
         PolicyCommand::Set { function, changes } => set(locate, &function, &changes).await,
-        PolicyCommand::Schema => show::json(&qscale_common::schema::policy()),
-        PolicyCommand::Example => show::line(EXAMPLE.trim_end()),
+        PolicyCommand::Schema => output::json(&qscale_common::schema::policy()),
+        PolicyCommand::Example => output::line(EXAMPLE.trim_end()),
     }
 }
 
 async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, dry_run: bool) -> anyhow::Result<()> {
     let policies = read_all(files, format)?;
     let bus = locate.bus().await?;
-    let store = store::open(&bus, subject::POLICY_BUCKET).await?;
+    let store = kv::open(&bus, subject::POLICY_BUCKET).await?;
     for policy in policies.values() {
         let mut before = None;
-        let edited = store::edit(&store, &policy.function().tokens(), |current| {
+        let edited = kv::edit(&store, &policy.function().tokens(), |current| {
             // An invalid value is replaced like a missing one.
             before = current.and_then(|value| ScalingPolicy::from_json(value).ok());
             Ok((before.as_ref() != Some(policy) && !dry_run).then(|| policy.to_json()))
@@ -142,12 +142,12 @@ fn print_edit(policy: &ScalingPolicy, edited: Edited, before: Option<&ScalingPol
     let function = policy.function();
     let would = if dry_run { "would be " } else { "" };
     match edited {
-        Edited::Created => show::line(format_args!("policy {function} {would}created: {}", summary(policy))),
-        Edited::Unchanged => show::line(format_args!("policy {function} unchanged")),
+        Edited::Created => output::line(format_args!("policy {function} {would}created: {}", summary(policy))),
+        Edited::Unchanged => output::line(format_args!("policy {function} unchanged")),
         Edited::Changed => {
             let differences = before.map(|before| document::differences(before, policy)).unwrap_or_default();
             let differences = if differences.is_empty() { "the previous one was invalid".into() } else { differences.join(", ") };
-            show::line(format_args!("policy {function} {would}changed: {differences}"))
+            output::line(format_args!("policy {function} {would}changed: {differences}"))
         }
     }
 }
@@ -189,14 +189,14 @@ fn read_one(file: &Path, format: Option<Format>) -> anyhow::Result<ScalingPolicy
 }
 
 async fn get(bus: &Bus, function: &FunctionId, json: bool) -> anyhow::Result<()> {
-    let store = store::open(bus, subject::POLICY_BUCKET).await?;
+    let store = kv::open(bus, subject::POLICY_BUCKET).await?;
     let value = store.get(function.tokens()).await.context("read the policy")?.with_context(|| no_policy(function))?;
     let policy = ScalingPolicy::from_json(&value).with_context(|| format!("policy {function} is invalid; apply it again"))?;
     if json {
-        return show::json(&policy);
+        return output::json(&policy);
     }
-    show::line(format_args!("# ScalingPolicy {function}. Edit and apply with `qscale policy apply FILE`."))?;
-    show::line(document::yaml(&serde_json::to_value(&policy)?).trim_end())
+    output::line(format_args!("# ScalingPolicy {function}. Edit and apply with `qscale policy apply FILE`."))?;
+    output::line(document::yaml(&serde_json::to_value(&policy)?).trim_end())
 }
 
 fn no_policy(function: &FunctionId) -> String {
@@ -204,19 +204,19 @@ fn no_policy(function: &FunctionId) -> String {
 }
 
 async fn list(bus: &Bus, json: bool) -> anyhow::Result<()> {
-    let policies = store::policies(bus).await?;
+    let policies = kv::policies(bus).await?;
     let invalid = policies.iter().filter_map(|(key, policy)| policy.as_ref().err().map(|error| (key, error)));
     for (key, error) in invalid {
-        show::warn(format_args!("policy {key} is invalid and ignored: {}", show::clean(error)));
+        output::warn(format_args!("policy {key} is invalid and ignored: {}", output::clean(error)));
     }
     let valid: Vec<&ScalingPolicy> = policies.values().filter_map(|policy| policy.as_ref().ok()).collect();
     if json {
-        return show::json(&valid);
+        return output::json(&valid);
     }
     if valid.is_empty() {
-        return show::line("no policies; `qscale policy example` prints one to start from");
+        return output::line("no policies; `qscale policy example` prints one to start from");
     }
-    let controls = store::controls(bus).await?;
+    let controls = kv::controls(bus).await?;
     let mut table = Table::new(&["FUNCTION", "MODE", "AGENT", "TICK", "OBJECTIVE", "REPLICAS", "CPU", "MEMORY", "HELD"]);
     for policy in valid {
         let (objective, bounds) = (&policy.objective, &policy.bounds);
@@ -226,7 +226,7 @@ async fn list(bus: &Bus, json: bool) -> anyhow::Result<()> {
             Cell::new(mode(policy.mode), if policy.mode == Mode::Active { Tone::Good } else { Tone::Plain }),
             (&policy.agent).into(),
             Span(policy.tick.duration()).into(),
-            format!("p{} ≤ {}", show::number(objective.percentile.get()), Span(objective.latency.get())).into(),
+            format!("p{} ≤ {}", output::number(objective.percentile.get()), Span(objective.latency.get())).into(),
             format!("{}-{}", bounds.replicas.min(), bounds.replicas.max()).into(),
             format!("{}-{}", bounds.cpu_millicores.min(), bounds.cpu_millicores.max()).into(),
             format!("{}-{}", bounds.memory_mib.min(), bounds.memory_mib.max()).into(),
@@ -263,7 +263,7 @@ fn mode(mode: Mode) -> &'static str {
 }
 
 async fn delete(bus: &Bus, functions: &[FunctionId]) -> anyhow::Result<()> {
-    let store = store::open(bus, subject::POLICY_BUCKET).await?;
+    let store = kv::open(bus, subject::POLICY_BUCKET).await?;
     let mut missing = Vec::new();
     for function in functions {
         if store.get(function.tokens()).await.context("read the policy")?.is_none() {
@@ -271,16 +271,16 @@ async fn delete(bus: &Bus, functions: &[FunctionId]) -> anyhow::Result<()> {
             continue;
         }
         store.delete(function.tokens()).await.with_context(|| format!("delete policy {function}"))?;
-        show::line(format_args!("policy {function} deleted; the function keeps its allocation"))?;
+        output::line(format_args!("policy {function} deleted; the function keeps its allocation"))?;
     }
     if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\nerror: ")) }
 }
 
 async fn set(locate: &Locate, function: &FunctionId, changes: &[Change]) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
-    let store = store::open(&bus, subject::POLICY_BUCKET).await?;
+    let store = kv::open(&bus, subject::POLICY_BUCKET).await?;
     let mut result = None;
-    store::edit(&store, &function.tokens(), |current| {
+    kv::edit(&store, &function.tokens(), |current| {
         let value = current.with_context(|| no_policy(function))?;
         let before = ScalingPolicy::from_json(value).with_context(|| format!("policy {function} is invalid; apply it again"))?;
         let after = document::changed(&before, changes)?;
@@ -302,7 +302,7 @@ async fn warn_of_missing_functions(locate: &Locate, policies: impl Iterator<Item
     for policy in policies.filter(|policy| policy.workload.kind == WorkloadKind::Local) {
         let workload = FunctionId::new(policy.namespace.clone(), policy.workload_name().clone());
         if !known.contains(&workload) {
-            show::warn(format_args!("the platform has no function {workload}; add it with `qscale function add FILE`"));
+            output::warn(format_args!("the platform has no function {workload}; add it with `qscale function add FILE`"));
         }
     }
 }

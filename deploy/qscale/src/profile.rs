@@ -11,7 +11,7 @@ use qscale_common::runtime::shutdown;
 use qscale_experiments::profile::measure::{ProfileBudget, STEPS};
 use qscale_experiments::profile::{FunctionUnderTest, describe, profile};
 
-use crate::show;
+use crate::output;
 use crate::system::Locate;
 
 /// Measure a function on the local platform, and write its profile for the simulator.
@@ -69,11 +69,11 @@ pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> 
     bar.finish_and_clear();
     let measured = measured?;
     let (profile, remarks) = measured.context("stopped; no profile was written")?;
-    remarks.iter().for_each(show::warn);
+    remarks.iter().for_each(output::warn);
     let text = if format == Some(Format::Json) { profile.to_json() + "\n" } else { profile.to_toml() };
     match &arguments.out {
         Some(path) => std::fs::write(path, text).with_context(|| path.display().to_string())?,
-        None => show::line(text.trim_end())?,
+        None => output::line(text.trim_end())?,
     }
     eprintln!("{}", describe(&profile));
     Ok(())

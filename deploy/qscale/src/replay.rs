@@ -13,8 +13,8 @@ use qscale_replay::replay::{Match, ReplayWith, ReplayedDecision, replay};
 use qscale_replay::{Answer, FunctionReplay, NothingRecorded, ReplayPolicy};
 use serde_json::json;
 
+use crate::output::{self, Cell, Table, Tone};
 use crate::period::PeriodArgs;
-use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
 /// Exit status of --check if a decision differs.
@@ -22,7 +22,7 @@ const DIFFERENT: u8 = 3;
 /// Differences shown per function.
 const SHOWN: usize = 20;
 
-/// What is replayed, and by which policy.
+/// Recording to replay, and the policy.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale replay fibonacci                               the acting agent: the same decisions, bit for bit
@@ -83,14 +83,14 @@ pub async fn run(locate: &Locate, arguments: ReplayArgs) -> anyhow::Result<ExitC
     for function in &functions {
         match replay(&bus, function, period, arguments.agent.as_ref(), with).await? {
             Some(replayed) => replays.push(replayed),
-            None if arguments.all => show::warn(format_args!("no State of {function} since {} is retained", period.since)),
+            None if arguments.all => output::warn(format_args!("no State of {function} since {} is retained", period.since)),
             None => return Err(NothingRecorded { function: function.clone(), since: period.since }.into()),
         }
     }
     if arguments.csv {
         csv(&replays)?;
     } else if arguments.json {
-        show::json(&json!({ "functions": replays }))?;
+        output::json(&json!({ "functions": replays }))?;
     } else {
         replays.iter().try_for_each(print)?;
     }
@@ -110,29 +110,30 @@ async fn with_policies(bus: &Bus) -> anyhow::Result<Vec<FunctionId>> {
 fn print(replayed: &FunctionReplay) -> anyhow::Result<()> {
     let FunctionReplay { function, agent, policy, configuration, assumptions, decisions, unseen } = replayed;
     let span = decisions.first().zip(decisions.last());
-    let span = span.map(|(first, last)| format!(" from {} {} to {} UTC", show::day(first.at), show::clock(first.at), show::clock(last.at)));
-    show::line(format_args!(
+    let span =
+        span.map(|(first, last)| format!(" from {} {} to {} UTC", output::day(first.at), output::clock(first.at), output::clock(last.at)));
+    output::line(format_args!(
         "{function}: {} States{}, replayed with {policy} (`{configuration}`)",
         decisions.len(),
         span.unwrap_or_default()
     ))?;
     for assumption in assumptions {
-        show::line(format_args!("assumption: {assumption}"))?;
+        output::line(format_args!("assumption: {assumption}"))?;
     }
     if *unseen > 0 {
-        show::line(format_args!("{unseen} States were skipped: {agent} did not answer them and is assumed not to have seen them"))?;
+        output::line(format_args!("{unseen} States were skipped: {agent} did not answer them and is assumed not to have seen them"))?;
     }
     if replayed.fallbacks() > 0 {
-        show::line(format_args!("{} recorded decisions were made by the fallback rule, and are replayed by it", replayed.fallbacks()))?;
+        output::line(format_args!("{} recorded decisions were made by the fallback rule, and are replayed by it", replayed.fallbacks()))?;
     }
     let compared = replayed.compared();
     if compared == 0 {
-        return show::line(format_args!(
+        return output::line(format_args!(
             "{agent} decided on none of them, so there is nothing to compare; --csv lists the replayed decisions"
         ));
     }
     let different = replayed.count(Match::Different);
-    show::line(format_args!(
+    output::line(format_args!(
         "{compared} decisions of {agent}: {} the same bit for bit, {} with the same allocation but another reason or other values, {different} different",
         replayed.count(Match::Same),
         replayed.count(Match::SameAllocation)
@@ -152,26 +153,26 @@ fn differences(decisions: &[ReplayedDecision], wanted: Match) -> anyhow::Result<
         let reason = decision.now.as_ref().map_or("", |answer| answer.reason.as_str());
         table.row([
             decision.tick.into(),
-            Cell::new(show::clock(decision.at), Tone::Dim),
+            Cell::new(output::clock(decision.at), Tone::Dim),
             allocation(&decision.recorded).into(),
             Cell::new(allocation(&decision.now), if wanted == Match::Different { Tone::Warn } else { Tone::Plain }),
-            Cell::new(show::clean(reason), Tone::Dim),
+            Cell::new(output::clean(reason), Tone::Dim),
         ]);
     }
     table.print()?;
     if all.len() > SHOWN {
-        show::line(format_args!("and {} more; --csv lists all", all.len() - SHOWN))?;
+        output::line(format_args!("and {} more; --csv lists all", all.len() - SHOWN))?;
     }
     Ok(())
 }
 
 fn csv(replays: &[FunctionReplay]) -> anyhow::Result<()> {
-    show::line(
+    output::line(
         "function,epoch,tick,time,match,recorded_replicas,recorded_cpu_millicores,recorded_memory_mib,recorded_reason,replicas,cpu_millicores,memory_mib,reason",
     )?;
     for replayed in replays {
         for decision in &replayed.decisions {
-            show::line(row(&replayed.function, decision))?;
+            output::line(row(&replayed.function, decision))?;
         }
     }
     Ok(())
@@ -180,7 +181,7 @@ fn csv(replays: &[FunctionReplay]) -> anyhow::Result<()> {
 fn row(function: &FunctionId, decision: &ReplayedDecision) -> String {
     let columns = |answer: &Option<Answer>| match answer {
         Some(Answer { allocation, reason, .. }) => {
-            let quoted = show::whole(reason).replace('"', "\"\"");
+            let quoted = output::whole(reason).replace('"', "\"\"");
             format!("{},{},{},\"{quoted}\"", allocation.replicas.0, allocation.cpu_millicores.0, allocation.memory_mib.0)
         }
         None => ",,,".to_owned(),

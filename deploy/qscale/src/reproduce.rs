@@ -15,8 +15,8 @@ use qscale_experiments::reproduce::run::RunMetric;
 use qscale_experiments::reproduce::{ReproduceOptions, findings, reproduce};
 use serde_json::json;
 
+use crate::output::{self, Cell, Table, Tone};
 use crate::run_options::RunOptions;
-use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
 /// Reproduce the original study: a threshold rule, tabular Q-learning and deep Q-learning on fibonacci, scaled horizontally or vertically.
@@ -105,7 +105,7 @@ pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<Ex
     }
     if arguments.run.json {
         let StudyResults { experiment, settings, complete, table, findings, .. } = &results;
-        show::json(&json!({
+        output::json(&json!({
             "folder": out, "experiment": experiment, "settings": settings, "complete": complete, "table": table, "findings": findings,
             "sentences": findings::sentences(findings), "remarks": remarks(&results),
         }))?;
@@ -147,27 +147,27 @@ fn progress() -> impl Fn(u64, u64) + Send + Sync + 'static {
 
 fn print(out: &Path, results: &StudyResults) -> anyhow::Result<()> {
     table(results).print()?;
-    show::line("")?;
+    output::line("")?;
     for load in &results.loads {
-        show::line(format!("{:6} {}", load.name, load.pattern))?;
+        output::line(format!("{:6} {}", load.name, load.pattern))?;
     }
     let StudySettings { percentile, latency_ms, currency, seeds, .. } = &results.settings;
-    show::line(format!(
+    output::line(format!(
         "late: share of requests that failed or took longer than {} ms (objective at p{percentile}); cost: {currency}/h; ±: 95 % confidence intervals over {} seeds",
         latency_ms,
         seeds.len()
     ))?;
-    show::line("")?;
+    output::line("")?;
     for sentence in findings::sentences(&results.findings) {
-        show::line(format!("{sentence}\n"))?;
+        output::line(format!("{sentence}\n"))?;
     }
     let remarks = remarks(results);
     if !remarks.is_empty() {
-        show::line("Remarks on single runs")?;
-        remarks.iter().try_for_each(|remark| show::line(format!("  {remark}")))?;
-        show::line("")?;
+        output::line("Remarks on single runs")?;
+        remarks.iter().try_for_each(|remark| output::line(format!("  {remark}")))?;
+        output::line("")?;
     }
-    show::line(format!("{0}/results.json, {0}/results.csv, {0}/learning.svg and one figure per load", out.display()))
+    output::line(format!("{0}/results.json, {0}/results.csv, {0}/learning.svg and one figure per load", out.display()))
 }
 
 fn table(results: &StudyResults) -> Table {
@@ -184,12 +184,12 @@ fn table(results: &StudyResults) -> Table {
         table.row([
             Cell::new(load, Tone::Strong),
             line.entrant.into(),
-            format_mean(mean(RunMetric::P95Ms), show::latency).into(),
-            format_mean(mean(RunMetric::LateShare), |share| show::number(share * 100.0)).into(),
-            format_mean(mean(RunMetric::ThroughputRps), show::number).into(),
-            format_mean(mean(allocated.1), show::number).into(),
+            format_mean(mean(RunMetric::P95Ms), output::latency).into(),
+            format_mean(mean(RunMetric::LateShare), |share| output::number(share * 100.0)).into(),
+            format_mean(mean(RunMetric::ThroughputRps), output::number).into(),
+            format_mean(mean(allocated.1), output::number).into(),
             format_mean(mean(RunMetric::CostPerHour), |cost| format!("{cost:.4}")).into(),
-            format_mean(mean(RunMetric::ChangesPerHour), show::number).into(),
+            format_mean(mean(RunMetric::ChangesPerHour), output::number).into(),
         ]);
     }
     table

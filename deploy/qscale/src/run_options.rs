@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// How an experiment is run, and where its results go.
+/// Execution and output of an experiment.
 #[derive(Debug, Clone, Args)]
 pub struct RunOptions {
     /// Threads; by default one per core. The results do not depend on it

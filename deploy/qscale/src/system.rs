@@ -1,4 +1,4 @@
-//! Where a running system is: the state folder of `qscale up`, or addresses given on the command line. Owns these options; the layout of the folder belongs to
+//! Address of a running system: the state folder of `qscale up`, or command-line options. Owns these options; the layout of the folder belongs to
 //! `qscale_up`.
 
 use std::path::PathBuf;
@@ -15,37 +15,37 @@ pub use qscale_up::state_dir::{Addresses, StateDir, conditions, find_nats_server
 /// Timeout of requests to servers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Where the system is.
+/// Address of the system.
 #[derive(Debug, Clone, Args)]
 pub struct Locate {
-    /// Folder in which `qscale up` keeps its state
+    /// State folder of `qscale up`
     #[arg(long, global = true, env = "QSCALE_STATE", default_value = ".qscale", value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub state_dir: PathBuf,
-    /// Address of the nats-server, where it is not the one of `qscale up`: nats://user:password@host:port
+    /// Address of a nats-server not started by `qscale up`: nats://user:password@host:port
     #[arg(long, global = true, env = "QSCALE_NATS", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
-    /// Address of the local platform's API, where it is not the one of `qscale up`
+    /// Address of a local platform's API not started by `qscale up`
     #[arg(long, global = true, env = "QSCALE_PLATFORM", value_name = "HOST:PORT")]
     pub platform: Option<String>,
 }
 
 impl Locate {
-    /// The state folder of a system that is, or was, up.
+    /// State folder of a system that runs or ran.
     pub fn state(&self) -> anyhow::Result<StateDir> {
         anyhow::ensure!(
             self.state_dir.is_dir(),
-            "no system is up in {}; start one with `qscale up`, or name one with --nats",
+            "no system runs in {}; start one with `qscale up`, or specify one with --nats",
             self.state_dir.display()
         );
         StateDir::new(&self.state_dir)
     }
 
-    /// Has this process live as fast as the system that is up, so that both mean the same by an age.
+    /// Sets the clock rate of this process to that of the running system, so that ages agree.
     pub fn follow_clock(&self) -> anyhow::Result<()> {
         if self.nats.is_some() || !self.state_dir.is_dir() {
             return Ok(());
         }
-        // Without a system there is no clock to follow; whoever needs one says so.
+        // Commands that need a running system report that it is missing.
         let Ok(addresses) = self.state().and_then(|state| state.addresses()) else { return Ok(()) };
         if let Some(text) = addresses.clock {
             clock::follow(
@@ -60,7 +60,7 @@ impl Locate {
         SettingsFolder(self.nats.is_none().then(|| self.state_dir.join("config")))
     }
 
-    /// How the operator reaches the bus.
+    /// Bus configuration of the operator.
     pub fn bus_config(&self) -> anyhow::Result<BusConfig> {
         if let Some(url) = &self.nats {
             return split_url(url);
@@ -77,7 +77,7 @@ impl Locate {
         Ok(Bus::of_client(client, "/qscale/operator"))
     }
 
-    /// The local platform's API.
+    /// Client of the local platform.
     pub fn platform(&self) -> anyhow::Result<PlatformClient> {
         let address = match &self.platform {
             Some(address) => address.clone(),
@@ -87,13 +87,13 @@ impl Locate {
     }
 }
 
-/// Takes user and password out of an address, where they stand in it.
+/// Separates user and password from an address.
 fn split_url(url: &str) -> anyhow::Result<BusConfig> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
     let Some((credentials, host)) = rest.rsplit_once('@') else {
         return Ok(BusConfig { url: format!("{scheme}://{rest}"), ..Default::default() });
     };
-    let (user, password) = credentials.split_once(':').context("--nats: write user and password as nats://user:password@host:port")?;
+    let (user, password) = credentials.split_once(':').context("--nats must be nats://user:password@host:port")?;
     Ok(BusConfig { url: format!("{scheme}://{host}"), user: user.into(), password: password.into(), password_file: None })
 }
 
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_taken_out_of_the_address() {
+    fn credentials_are_separated_from_the_address() {
         let config = split_url("nats://operator:a@b@127.0.0.1:4222").expect("valid");
         assert_eq!((config.url.as_str(), config.user.as_str(), config.password.as_str()), ("nats://127.0.0.1:4222", "operator", "a@b"));
         assert_eq!(split_url("127.0.0.1:4222").expect("valid").url, "nats://127.0.0.1:4222");

@@ -11,16 +11,16 @@ use clap::Args;
 use qscale_common::document::{self, Format};
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_dqn::actions::{ActionSet, Scope};
-use qscale_dqn::domain::Kind;
+use qscale_dqn::tasks::FunctionClass;
 use qscale_experiments::train::device::{self, DeviceChoice};
 use qscale_experiments::train::{BaselineRule, TrainOptions, TrainOutcome, TrainReport, Trained, Trainer};
 use qscale_rl::learner::{Hyperparameters, RolloutConfig};
-use qscale_train::judge::Score;
-use qscale_train::recipe::Recipe;
+use qscale_train::config::TrainingConfig;
+use qscale_train::evaluate::Score;
 use serde_json::json;
 
+use crate::output::{self, Cell, Table, Tone};
 use crate::run_options::RunOptions;
-use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
 /// Train a model in the simulator, and compare it with the best tuned rule.
@@ -43,7 +43,7 @@ use crate::system::Locate;
   qscale evaluate --model .qscale/training/model.dqn --policy dqn --policy hpa --quick
   qscale model push mine .qscale/training/model.dqn")]
 pub struct TrainArgs {
-    /// Recipe: settings that differ from the defaults (.toml, .yaml, .json)
+    /// Training configuration: settings that differ from the defaults (.toml, .yaml, .json)
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     recipe: Option<PathBuf>,
     /// Total ticks of simulated functions; k, M and G are accepted as units
@@ -57,7 +57,7 @@ pub struct TrainArgs {
     scope: Option<Scope>,
     /// Functions in the training worlds: all, steady (called all the time) or sparse (called rarely)
     #[arg(long, value_name = "all|steady|sparse", default_value_t)]
-    functions: Kind,
+    functions: FunctionClass,
     /// Also train a specialist for functions that always keep a replica, for this number of ticks (default: --ticks), and join the two networks
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
@@ -98,7 +98,7 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
     let recipe = recipe(&arguments)?;
     let special = special(&arguments, &recipe)?;
     if arguments.print_recipe {
-        return show::line(serde_json::to_string_pretty(&recipe)?).map(|()| ExitCode::SUCCESS);
+        return output::line(serde_json::to_string_pretty(&recipe)?).map(|()| ExitCode::SUCCESS);
     }
     let options = TrainOptions {
         recipe,
@@ -123,8 +123,8 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
     }
 }
 
-fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
-    let mut recipe = Recipe::default();
+fn recipe(arguments: &TrainArgs) -> anyhow::Result<TrainingConfig> {
+    let mut recipe = TrainingConfig::default();
     if let Some(path) = &arguments.recipe {
         let text = std::fs::read_to_string(path).with_context(|| format!("--recipe {}", path.display()))?;
         recipe = document::parse(&text, Format::of(path)?).with_context(|| format!("--recipe {}", path.display()))?;
@@ -132,7 +132,7 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
     recipe.ticks = arguments.ticks.unwrap_or(recipe.ticks);
     recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);
     recipe.scope = arguments.scope.unwrap_or(recipe.scope);
-    recipe.domain = recipe.domain.of(arguments.functions);
+    recipe.tasks = recipe.tasks.of(arguments.functions);
     let Hyperparameters { rollouts, quantiles, huber_delta, .. } = match arguments.trainer {
         None => recipe.hyperparameters.clone(),
         Some(Trainer::Replay) => Hyperparameters::default(),
@@ -145,9 +145,10 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<Recipe> {
 }
 
 /// The recipe of the specialist, if one is requested.
-fn special(arguments: &TrainArgs, recipe: &Recipe) -> anyhow::Result<Option<Recipe>> {
+fn special(arguments: &TrainArgs, recipe: &TrainingConfig) -> anyhow::Result<Option<TrainingConfig>> {
     let Some(ticks) = arguments.specialist else { return Ok(None) };
-    let special = Recipe { ticks: ticks.unwrap_or(recipe.ticks), domain: recipe.domain.clone().of(Kind::Steady), ..recipe.clone() };
+    let special =
+        TrainingConfig { ticks: ticks.unwrap_or(recipe.ticks), tasks: recipe.tasks.clone().of(FunctionClass::Steady), ..recipe.clone() };
     special.check().map_err(anyhow::Error::msg).context("--specialist")?;
     Ok(Some(special))
 }
@@ -160,11 +161,11 @@ fn print(report: &TrainReport, as_json: bool) -> anyhow::Result<()> {
                 "test": trained.test.mean, "best_rule": { "policy": trained.rule.name(), "test": trained.rule.test.map(|score| score.mean) },
             })
         };
-        return show::json(&json!({ "models": report.models.iter().map(row).collect::<Vec<_>>(), "best": report.path }));
+        return output::json(&json!({ "models": report.models.iter().map(row).collect::<Vec<_>>(), "best": report.path }));
     }
     table(&report.models)?;
-    show::line(format!("best on the validation worlds: seed {}, {}", report.models[report.best].seed, report.path.display()))?;
-    show::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", report.path.display()))
+    output::line(format!("best on the validation worlds: seed {}, {}", report.models[report.best].seed, report.path.display()))?;
+    output::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", report.path.display()))
 }
 
 fn table(trained: &[Trained]) -> anyhow::Result<()> {
@@ -185,8 +186,8 @@ fn table(trained: &[Trained]) -> anyhow::Result<()> {
     if let Some(Trained { rule: rule @ BaselineRule { test: Some(test), .. }, .. }) = trained.first() {
         row(format!("{} (best tuned rule)", rule.name()), test, String::new());
     }
-    show::line(table.render(Paint::of_terminal()).trim_end())?;
-    show::line("violated: share of ticks, partly counted near the bound; cost: relative to the usual load at full utilisation")
+    output::line(table.render().trim_end())?;
+    output::line("violated: share of ticks, partly counted near the bound; cost: relative to the usual load at full utilisation")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use qscale_up::state_dir::StateDir;
 use qscale_up::{LINES, RunResult, UpOptions, ViewOptions, lag_warning, many, run_until_done, say};
 use serde_json::json;
 
-use crate::show;
+use crate::output;
 use crate::system::Locate;
 
 /// Runs the system until it is stopped, and prints a summary.
@@ -31,7 +31,7 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
         say(&format!("first change of an allocation after {:.1} s", first.since(began).as_secs_f64()));
     }
     if options.json {
-        show::line(json!({
+        output::line(json!({
             "seconds": clock::now().since(began).as_secs_f64(),
             "seed": options.seed,
             "backend": options.backend_name(),

@@ -16,8 +16,8 @@ use qscale_experiments::validate::{Progress, TRIES, ValidateOptions, machine, sc
 use qscale_sim::FunctionProfile;
 use serde_json::json;
 
+use crate::output::{self, Cell, Table, Tone};
 use crate::profile::{FunctionArgs, show_step, steps};
-use crate::show::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
 /// Largest acceptable error of the simulator.
@@ -84,11 +84,11 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
     let validation = validate(locate.platform.as_deref(), &options, &progress, &shutdown::token()).await;
     bar.finish_and_clear();
     let validation = validation?.context("stopped")?;
-    validation.remarks.iter().for_each(show::warn);
+    validation.remarks.iter().for_each(output::warn);
     let comparisons = &validation.comparisons;
     if arguments.json {
         let scenarios: Vec<_> = comparisons.iter().map(ScenarioComparison::to_json).collect();
-        show::json(&json!({
+        output::json(&json!({
             "function": validation.function,
             "profile": validation.profile,
             "seed": options.seed,
@@ -98,7 +98,7 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
             "scenarios": scenarios,
         }))?;
     } else {
-        show::line(describe(&validation.profile))?;
+        output::line(describe(&validation.profile))?;
         table(comparisons).print()?;
         print_notes(comparisons)?;
     }
@@ -155,17 +155,17 @@ fn tone(error: Option<f64>) -> Tone {
 
 /// Prints a legend, and warnings that the table does not show.
 fn print_notes(comparisons: &[ScenarioComparison]) -> anyhow::Result<()> {
-    show::line("\nCells: local platform, simulator, error. OTHERS: cores used by other processes.")?;
+    output::line("\nCells: local platform, simulator, error. OTHERS: cores used by other processes.")?;
     let errors: Vec<f64> = comparisons.iter().flat_map(ScenarioComparison::measures).filter_map(|measure| measure.error()).collect();
     let within = errors.iter().filter(|error| error.abs() <= AIM).count();
-    show::line(format_args!("{within} of {} errors are within {:.0} %", errors.len(), AIM * 100.0))?;
+    output::line(format_args!("{within} of {} errors are within {:.0} %", errors.len(), AIM * 100.0))?;
     for comparison in comparisons {
         if let Some(void) = &comparison.real.void {
-            show::line(format_args!("{}: void after {TRIES} attempts: {void}", comparison.scenario.name))?;
+            output::line(format_args!("{}: void after {TRIES} attempts: {void}", comparison.scenario.name))?;
         }
     }
     if comparisons.iter().any(|comparison| comparison.real.others.is_disturbing()) {
-        show::line("warning: the machine was busy; results with OTHERS above 0 are unreliable")?;
+        output::line("warning: the machine was busy; results with OTHERS above 0 are unreliable")?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use qscale_common::time::{Span, Timestamp};
 use serde_json::json;
 
 use self::lines::Lines;
-use crate::show::{self, Paint};
+use crate::output;
 use crate::system::Locate;
 
 /// Interval between checks of the connection.
@@ -85,7 +85,7 @@ impl From<Kind> for EventType {
 pub async fn run(locate: &Locate, arguments: WatchArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
     let wanted = Wanted::new(&arguments);
-    let mut screen = Screen { json: arguments.json, lines: Lines::new(Paint::of_terminal()), wanted };
+    let mut screen = Screen { json: arguments.json, lines: Lines::new(), wanted };
     let stop = shutdown::token();
     let reading = async {
         match arguments.since {
@@ -120,7 +120,7 @@ async fn live(bus: &Bus, screen: &mut Screen) -> anyhow::Result<()> {
             _ = check.tick() => {
                 let now = bus.client().connection_state() == Connection::Connected;
                 if now != connected {
-                    show::warn(if now { "reconnected; messages sent in the meantime are in the streams (--since)" } else { "connection lost; reconnecting" });
+                    output::warn(if now { "reconnected; messages sent in the meantime are in the streams (--since)" } else { "connection lost; reconnecting" });
                     connected = now;
                 }
             }
@@ -242,8 +242,8 @@ impl Screen {
             return Ok(());
         }
         match self.json {
-            true => show::line(as_json(subject, payload, message.err().as_ref())),
-            false => show::line(self.lines.line(at, subject, &message)),
+            true => output::line(as_json(subject, payload, message.err().as_ref())),
+            false => output::line(self.lines.line(at, subject, &message)),
         }
     }
 }

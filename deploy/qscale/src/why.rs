@@ -7,7 +7,7 @@ use qscale_common::time::Timestamp;
 use qscale_replay::explain::missing_decision;
 use qscale_replay::{Explanation, recording};
 
-use crate::show;
+use crate::output;
 use crate::system::Locate;
 
 /// Which decision is explained.
@@ -52,5 +52,5 @@ pub async fn run(locate: &Locate, arguments: WhyArgs) -> anyhow::Result<()> {
         return Err(missing_decision(&bus, &agent, function, arguments.tick, clock::now()).await?);
     };
     let explanation = Explanation::read(&bus, &locate.agent_settings(), function, action).await?;
-    if arguments.json { show::json(&explanation) } else { show::line(explanation.text(clock::now())) }
+    if arguments.json { output::json(&explanation) } else { output::line(explanation.text(clock::now())) }
 }

@@ -1,4 +1,4 @@
-//! `qscale train` as a person runs it: the same network whatever interrupts it, a folder that holds all of it, and errors that name what is wrong.
+//! `qscale train`: the same network after interruptions, a folder with all results, and errors with the invalid value.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -124,7 +124,7 @@ fn invalid_options_are_named() {
     let fixture = Fixture::new();
     std::fs::write(fixture.path("wrong.json"), r#"{ "domain": { "sparse": 3 } }"#).expect("a file");
     std::fs::write(fixture.path("none.dqn"), b"hello").expect("a file");
-    for (arguments, told) in [
+    for (arguments, part) in [
         (&["train", "--recipe", "wrong.json"][..], "domain.sparse = 3, must be from 0 to 1"),
         (&["train", "--recipe", "gone.json"], "gone.json"),
         (&["train", "--ticks", "5"], "ticks = 5, must be from 10000"),
@@ -133,6 +133,6 @@ fn invalid_options_are_named() {
         (&["evaluate", "--model", "none.dqn", "--policy", "dqn", "--quick"], "it does not begin with the line `qscale-dqn 1`"),
     ] {
         let (code, _, err) = fixture.run(arguments);
-        assert!(code == Some(1) && err.contains(told) && !err.contains("panicked"), "{arguments:?}: {code:?} {err}");
+        assert!(code == Some(1) && err.contains(part) && !err.contains("panicked"), "{arguments:?}: {code:?} {err}");
     }
 }

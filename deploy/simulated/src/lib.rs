@@ -1,12 +1,12 @@
 //! A platform of simulated functions: the local platform's API and metrics, in virtual time, which follows the clock of services.
 //!
-//! Owns the hour of its world, what its functions run and the load that it makes for them; must not decide how much a function gets: it is told,
-//! over its API, as the local platform is.
+//! Owns virtual time, the simulated functions and their load; must not choose allocations, which come through its API as on the local platform.
 
+pub mod config;
 pub mod function;
+pub mod inputs;
 pub mod platform;
+mod published;
 pub mod report;
 pub mod server;
-pub mod settings;
 mod view;
-pub mod wanted;

@@ -1,4 +1,4 @@
-//! `qscale-simulated`: simulates functions and serves them as a platform.
+//! `qscale-simulated`: a platform of simulated functions.
 
 use qscale_common::runtime::service::{self, Program};
 

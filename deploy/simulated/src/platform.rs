@@ -1,4 +1,4 @@
-//! The simulated platform: its functions and what may be done with them. Owns which functions there are, the order of leases, and when load begins.
+//! The simulated platform behind the API. Owns the list of functions and the start of load.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -11,76 +11,75 @@ use qscale_common::contract::Load;
 use qscale_common::load::LoadSummary;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::metrics::{self, FunctionView, NodeView};
-use qscale_common::platform::{AllocationReply, AllocationRequest, EventKind, FunctionSpec, FunctionStatus, Limits, LogLine};
+use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Limits, LogLine};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::api::{self, Refused};
 use qscale_common::runtime::platform::events::Events;
+use qscale_common::runtime::platform::operations::Control;
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Replicas};
 use qscale_common::workload::trace::MinuteTrace;
 use qscale_sim::Nanos;
 use tracing::debug;
 
-use crate::function::{Happened, Origin, Simulated};
+use crate::config::SimulatedMachine;
+use crate::function::{FunctionEvent, Origin, Simulated};
+use crate::inputs::SimulationInputs;
 use crate::report::summary;
-use crate::settings::Machine;
-use crate::wanted::Wanted;
 
-/// Functions from which on more than one core lives through time.
-const WORTH_THREADS: usize = 32;
-/// How often a function that is deleted is looked at, whose replicas finish their requests.
-const LOOK: Duration = Duration::from_millis(100);
+/// Number of functions from which they are advanced on several cores.
+const PARALLEL_FROM: usize = 32;
+/// Interval at which a deleted function is checked for replicas that finish their requests.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The platform.
 #[derive(Debug)]
 pub struct SimulatedPlatform {
     origin: Origin,
-    machine: Machine,
-    limits: Limits,
+    machine: SimulatedMachine,
+    control: Control,
     threads: NonZeroUsize,
     functions: RwLock<BTreeMap<FunctionId, Arc<Mutex<Simulated>>>>,
-    highest_lease: Mutex<u64>,
-    /// Held while functions are added or deleted, so that these happen one after the other. With it, the trace that was opened last.
-    editing: Mutex<Option<(PathBuf, Arc<MinuteTrace>)>>,
-    /// Whether load waits to be let begin.
+    /// Trace that was opened last.
+    last_trace: Mutex<Option<(PathBuf, Arc<MinuteTrace>)>>,
+    /// Whether load waits for [`SimulatedPlatform::begin_load`].
     load_waits: Mutex<bool>,
-    /// Functions and files that ever were, for names of replicas that do not come back.
+    /// Number of function files so far, for unique ids of replicas.
     runs: AtomicU64,
     events: Events,
 }
 
 impl SimulatedPlatform {
-    /// A platform without functions, whose world begins at `now`.
+    /// A platform without functions, whose virtual time begins at `now`.
     #[must_use]
-    pub fn new(machine: Machine, limits: Limits, load_waits: bool, now: Timestamp) -> Self {
+    pub fn new(machine: SimulatedMachine, limits: Limits, load_waits: bool, now: Timestamp) -> Self {
         Self {
             origin: Origin(now),
             machine,
-            limits,
+            control: Control::new(limits, 0),
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             functions: RwLock::default(),
-            highest_lease: Mutex::new(0),
-            editing: Mutex::default(),
+            last_trace: Mutex::default(),
             load_waits: Mutex::new(load_waits),
             runs: AtomicU64::new(now.0 / 1_000 % (1 << 20)),
             events: Events::new(now),
         }
     }
 
-    /// Lets all load begin at `now` that has not yet, and that of functions added later with them.
+    /// Starts all waiting load at `now`; the load of functions added later starts with them.
     pub fn begin_load(&self, now: Timestamp) {
         let mut waits = lock(&self.load_waits);
         *waits = false;
         self.each(now, |function| function.begin_load(now));
     }
 
-    /// What was offered to each function and answered since this was asked for last; `run` names the run.
+    /// Load messages of all functions since the last call; `run` names the run.
     #[must_use]
     pub fn loads(&self, run: &str, now: Timestamp) -> Vec<Load> {
         self.each(now, |function| function.load(run, now)).into_iter().flatten().collect()
     }
 
-    /// What the load of all functions came to.
+    /// Summary of the load of all functions.
     #[must_use]
     pub fn summary(&self, now: Timestamp) -> LoadSummary {
         let lines = self.each(now, |function| (function.line(), function.loaded_for()));
@@ -88,15 +87,15 @@ impl SimulatedPlatform {
         summary(lines.into_iter().map(|(line, _)| line).collect(), longest)
     }
 
-    /// Lets every function live up to `now` and does something with it, on all cores where there are many; in the order of names.
+    /// Advances every function to `now` and calls `act`, on all cores if there are many functions. Results are in the order of names.
     fn each<T: Send>(&self, now: Timestamp, act: impl Fn(&mut Simulated) -> T + Sync) -> Vec<T> {
         let functions: Vec<Arc<Mutex<Simulated>>> = self.read().values().cloned().collect();
         let run = |function: &Arc<Mutex<Simulated>>| {
             let mut function = lock(function);
-            self.live(&mut function, now);
+            self.advance(&mut function, now);
             act(&mut function)
         };
-        if functions.len() < WORTH_THREADS || self.threads == NonZeroUsize::MIN {
+        if functions.len() < PARALLEL_FROM || self.threads == NonZeroUsize::MIN {
             return functions.iter().map(run).collect();
         }
         let chunk = functions.len().div_ceil(self.threads.get());
@@ -107,20 +106,16 @@ impl SimulatedPlatform {
         })
     }
 
-    fn live(&self, function: &mut Simulated, now: Timestamp) {
-        let happened = function.advance(now);
-        self.record(&function.id, now, happened);
+    fn advance(&self, function: &mut Simulated, now: Timestamp) {
+        let events = function.advance(now);
+        self.record_all(&function.id, now, events);
     }
 
-    fn record(&self, id: &FunctionId, now: Timestamp, happened: Vec<Happened>) {
-        for (replica, kind, message) in happened {
+    fn record_all(&self, id: &FunctionId, now: Timestamp, events: Vec<FunctionEvent>) {
+        for (replica, kind, message) in events {
             debug!(function = %id, replica, event = ?kind, "{message}");
             self.events.record(now, id, replica.as_deref(), kind, message);
         }
-    }
-
-    fn find(&self, id: &FunctionId) -> Result<Arc<Mutex<Simulated>>, Refused> {
-        self.read().get(id).cloned().ok_or_else(|| Refused::NotFound(id.clone()))
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<FunctionId, Arc<Mutex<Simulated>>>> {
@@ -131,41 +126,44 @@ impl SimulatedPlatform {
         self.functions.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a function or replaces its file; blocks while files are read.
-    fn add_now(&self, spec: FunctionSpec) -> Result<FunctionStatus, Refused> {
-        spec.validate()?;
-        self.limits.check(&Allocation::from(spec.allocation), "allocation.")?;
-        let mut trace = lock(&self.editing);
+    /// Advances a function to the present and calls `act`.
+    fn now<T>(&self, function: &Mutex<Simulated>, act: impl FnOnce(&mut Simulated, Timestamp) -> T) -> T {
+        let mut function = lock(function);
+        let now = clock::now();
+        self.advance(&mut function, now);
+        act(&mut function, now)
+    }
+
+    fn next_run(&self) -> u64 {
+        self.runs.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Creates a function; blocks while files are read.
+    fn create_now(&self, spec: FunctionSpec) -> Result<Arc<Mutex<Simulated>>, Refused> {
+        let inputs = SimulationInputs::new(&spec, &mut lock(&self.last_trace))?;
         let id = spec.id();
-        if let Ok(function) = self.find(&id) {
-            let mut function = lock(&function);
-            let now = clock::now();
-            self.live(&mut function, now);
-            if *function.spec() != spec {
-                let wanted = Wanted::new(&spec, &mut trace)?;
-                function.replace(spec, wanted, self.runs.fetch_add(1, Ordering::Relaxed));
-                self.record(&id, now, vec![(None, EventKind::FunctionReplaced, "file replaced".to_owned())]);
-                self.live(&mut function, now);
-            }
-            return Ok(function.status());
-        }
-        let count = self.read().len();
-        if count >= self.limits.functions as usize {
-            return Err(Refused::Unavailable(format!("functions = {}, must be at most {}", count + 1, self.limits.functions)));
-        }
-        let wanted = Wanted::new(&spec, &mut trace)?;
-        // Before or after all load is let begin, never in between.
+        // Held until the function is in the list, so that `begin_load` does not miss it.
         let waits = lock(&self.load_waits);
         let now = clock::now();
-        let mut function = Simulated::new(spec, wanted, self.origin, self.runs.fetch_add(1, Ordering::Relaxed), now);
+        let mut function = Simulated::new(spec, inputs, self.origin, self.next_run(), now);
         if !*waits {
             function.begin_load(now);
         }
-        self.record(&id, now, vec![(None, EventKind::FunctionAdded, format!("added with {}", function.desired()))]);
-        self.live(&mut function, now);
-        let status = function.status();
-        self.write().insert(id, Arc::new(Mutex::new(function)));
-        Ok(status)
+        self.record_all(&id, now, vec![(None, EventKind::FunctionAdded, format!("added with {}", function.desired()))]);
+        self.advance(&mut function, now);
+        let function = Arc::new(Mutex::new(function));
+        self.write().insert(id, Arc::clone(&function));
+        Ok(function)
+    }
+
+    /// Gives a function another file; blocks while files are read.
+    fn replace_now(&self, function: &Mutex<Simulated>, spec: FunctionSpec) -> Result<(), Refused> {
+        let inputs = SimulationInputs::new(&spec, &mut lock(&self.last_trace))?;
+        self.now(function, |function, now| {
+            function.replace(spec, inputs, self.next_run());
+            self.advance(function, now);
+        });
+        Ok(())
     }
 
     fn node(&self, functions: &[FunctionView], now: Timestamp) -> NodeView {
@@ -177,89 +175,93 @@ impl SimulatedPlatform {
             cpu_cores: Some(cores),
             memory_bytes: Some(bytes),
             available_bytes: Some((bytes - used).max(0.0)),
-            // Replicas that are gone take what they used with them.
+            // The usage of replicas that are gone is not counted.
             idle_seconds: Some((cores * self.origin.nanos(now).seconds() - busy).max(0.0)),
         }
     }
 }
 
 impl api::Platform for SimulatedPlatform {
+    type Function = Arc<Mutex<Simulated>>;
+
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
     fn list(&self) -> Vec<FunctionStatus> {
         self.each(clock::now(), Simulated::status)
     }
 
-    fn get(&self, id: &FunctionId) -> Option<FunctionStatus> {
-        let function = self.find(id).ok()?;
-        let mut function = lock(&function);
-        self.live(&mut function, clock::now());
-        Some(function.status())
+    fn count(&self) -> usize {
+        self.read().len()
     }
 
-    async fn add(&self, spec: FunctionSpec) -> Result<FunctionStatus, Refused> {
-        tokio::task::block_in_place(|| self.add_now(spec))
+    fn find(&self, id: &FunctionId) -> Option<Arc<Mutex<Simulated>>> {
+        self.read().get(id).cloned()
     }
 
-    async fn delete(&self, id: &FunctionId) -> Result<(), Refused> {
-        let (function, patience) = {
-            let _editing = lock(&self.editing);
-            let function = self.write().remove(id).ok_or_else(|| Refused::NotFound(id.clone()))?;
-            let now = clock::now();
-            self.record(id, now, vec![(None, EventKind::FunctionDeleted, "deleted".to_owned())]);
-            let patience = {
-                let mut function = lock(&function);
-                self.live(&mut function, now);
-                function.end();
-                function.spec().drain_timeout.0
-            };
-            (function, now.plus(patience))
-        };
+    fn status(&self, function: &Arc<Mutex<Simulated>>) -> FunctionStatus {
+        self.now(function, |function, _| function.status())
+    }
+
+    fn spec(&self, function: &Arc<Mutex<Simulated>>) -> Arc<FunctionSpec> {
+        Arc::clone(&lock(function).spec)
+    }
+
+    fn desired(&self, function: &Arc<Mutex<Simulated>>) -> Allocation {
+        tokio::task::block_in_place(|| self.now(function, |function, _| function.desired()))
+    }
+
+    async fn create(&self, spec: FunctionSpec) -> Result<Arc<Mutex<Simulated>>, Refused> {
+        tokio::task::block_in_place(|| self.create_now(spec))
+    }
+
+    async fn replace(&self, function: &Arc<Mutex<Simulated>>, spec: FunctionSpec) -> Result<(), Refused> {
+        tokio::task::block_in_place(|| self.replace_now(function, spec))
+    }
+
+    fn remove(&self, id: &FunctionId) -> Option<Arc<Mutex<Simulated>>> {
+        let function = self.write().remove(id)?;
+        tokio::task::block_in_place(|| self.now(&function, |function, _| function.end()));
+        Some(function)
+    }
+
+    async fn gone(&self, function: Arc<Mutex<Simulated>>) {
+        let deadline = clock::now().plus(lock(&function).spec().drain_timeout.0);
         loop {
-            let now = clock::now();
-            let gone = {
-                let mut function = lock(&function);
-                self.live(&mut function, now);
-                function.is_gone()
-            };
-            if gone || now >= patience {
-                return Ok(());
+            let (gone, now) = self.now(&function, |function, now| (function.is_gone(), now));
+            if gone || now >= deadline {
+                return;
             }
-            clock::sleep(LOOK).await;
+            clock::sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn set_allocation(&self, id: &FunctionId, request: &AllocationRequest) -> Result<AllocationReply, Refused> {
-        let function = self.find(id)?;
-        let mut function = lock(&function);
-        let now = clock::now();
-        self.live(&mut function, now);
-        let before = function.desired();
-        let desired = Allocation {
-            replicas: request.replicas,
-            cpu_millicores: request.cpu_millicores.unwrap_or(before.cpu_millicores),
-            memory_mib: request.memory_mib.unwrap_or(before.memory_mib),
-        };
-        self.limits.check(&desired, "")?;
-        let happened = {
-            // Lease and allocation under one lock, so that no older writer comes between.
-            let mut highest = lock(&self.highest_lease);
-            if let Some(lease) = request.lease.filter(|lease| *lease < *highest) {
-                let refused = Refused::StaleLease { lease, highest: *highest };
-                self.record(id, now, vec![(None, EventKind::StaleLease, refused.to_string())]);
-                return Err(refused);
-            }
-            *highest = request.lease.unwrap_or_default().max(*highest);
-            function.allocate(desired)
-        };
-        self.record(id, now, happened);
-        let status = function.status();
-        let warnings =
-            status.actual.replicas.iter().filter_map(|replica| Some(format!("{}: {}", replica.id, replica.resize_pending.as_ref()?)));
-        Ok(AllocationReply { warnings: warnings.collect(), function: status })
+    fn set_desired(&self, function: &Arc<Mutex<Simulated>>, desired: Allocation) -> Allocation {
+        tokio::task::block_in_place(|| {
+            self.now(function, |function, now| {
+                let before = function.desired();
+                let events = function.allocate(desired);
+                self.record_all(&function.id, now, events);
+                before
+            })
+        })
     }
 
-    fn logs(&self, id: &FunctionId, _lines: usize) -> Option<Vec<LogLine>> {
-        // What is simulated writes nothing.
-        self.find(id).ok().map(|_| Vec::new())
+    async fn settle(&self, _: &Arc<Mutex<Simulated>>) {}
+
+    /// Nothing outlives a simulated platform.
+    async fn save(&self) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    /// Simulated replicas write nothing.
+    fn logs(&self, _: &Arc<Mutex<Simulated>>, _: usize) -> Vec<LogLine> {
+        Vec::new()
+    }
+
+    fn record(&self, id: &FunctionId, kind: EventKind, message: String) {
+        self.record_all(id, clock::now(), vec![(None, kind, message)]);
     }
 
     fn events(&self) -> &Events {
@@ -274,7 +276,7 @@ impl api::Platform for SimulatedPlatform {
 }
 
 impl Simulated {
-    /// Takes no more load and gives up its replicas, each when its requests are done.
+    /// Stops its load and scales it to zero.
     fn end(&mut self) {
         self.stop_load();
         self.allocate(Allocation { replicas: Replicas(0), ..self.desired() });

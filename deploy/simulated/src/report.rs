@@ -1,5 +1,5 @@
-//! What the load of a simulated function came to: Load messages while it lasts, a summary whenever it is asked for, in the words of the load generator.
-//! Owns the counting between two messages; the simulation knows nothing of either.
+//! Load messages and summaries of simulated load, in the format of the load generator. Owns counting between two messages; the simulation must not
+//! know about either.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -12,75 +12,30 @@ use qscale_sim::{Nanos, Totals};
 
 use crate::function::Simulated;
 
-/// Buckets of a Load message: from 100 us on, each a quarter wider than the one before, as the load generator has them; the last takes all above 100 s.
+/// Number of buckets of a Load message: from 100 us, each a quarter wider than the one before, like the load generator's; the last one is unbounded.
 const BUCKETS: usize = 64;
 static BOUNDS_US: LazyLock<[u64; BUCKETS]> = LazyLock::new(|| std::array::from_fn(|index| (100.0 * 1.25f64.powi(index as i32)) as u64));
 
-/// What was told of a function's load, and what is to be added to what its world says.
-#[derive(Debug, Default)]
-pub struct Told {
-    at: Timestamp,
-    arrived: u64,
-    completed: u64,
-    refused: u64,
-    timed_out: u64,
-    lost: u64,
-    buckets: Vec<u64>,
-    before: Before,
-}
-
-/// What worlds that were replaced added up to.
-#[derive(Debug, Default)]
-struct Before {
-    arrived: u64,
-    completed: u64,
-    refused: u64,
-    timed_out: u64,
-    lost: u64,
-    latency: Histogram,
-}
-
-impl Told {
-    /// Nothing was told before `at`.
-    #[must_use]
-    pub fn at(at: Timestamp) -> Self {
-        Self { at, ..Self::default() }
-    }
-
-    /// A world ends, another one counts from nothing.
-    pub fn carry(&mut self, totals: &Totals) {
-        let before = &mut self.before;
-        before.arrived += totals.arrived;
-        before.completed += totals.completed;
-        before.refused += totals.refused;
-        before.timed_out += totals.timed_out;
-        before.lost += totals.failed;
-        before.latency.include(&totals.latency);
-        let (at, before) = (self.at, std::mem::take(before));
-        *self = Self { at, before, ..Self::default() };
-    }
-}
-
-/// Latencies in `histogram`; `None` where it is empty.
+/// Latencies in `histogram`; `None` if it is empty.
 fn latency_of(histogram: &Histogram) -> Option<LatencySummary> {
     let at = |share| histogram.quantile(share, 0).map(|latency| rounded(latency.seconds() * 1_000.0));
     Some(LatencySummary { mean: None, p50: at(0.5)?, p90: at(0.9)?, p95: at(0.95)?, p99: at(0.99)?, p999: at(0.999)?, max: None })
 }
 
 impl Simulated {
-    /// What was offered and answered since the last message; `None` where there is no load.
+    /// Load message since the last one; `None` without load.
     pub(crate) fn load(&mut self, run: &str, now: Timestamp) -> Option<Load> {
         self.load_began?;
-        self.wanted.load.as_ref()?;
-        let interval = now.since(self.told.at);
+        self.inputs.load.as_ref()?;
+        let interval = now.since(self.published.at);
         if interval.is_zero() {
             return None;
         }
         let totals = self.totals();
         let Totals { arrived, completed, refused, timed_out, failed: lost, .. } = *totals;
         let buckets = buckets(&totals.latency);
-        let told = &mut self.told;
-        let before = std::mem::replace(&mut told.buckets, buckets.clone());
+        let published = &mut self.published;
+        let before = std::mem::replace(&mut published.buckets, buckets.clone());
         let latency = buckets
             .iter()
             .enumerate()
@@ -93,37 +48,37 @@ impl Simulated {
             run: run.to_owned(),
             at_ms: now,
             interval_ms: millis(interval).max(1),
-            offered_rps: (arrived - told.arrived) as f64 / seconds,
-            achieved_rps: (completed - told.completed) as f64 / seconds,
+            offered_rps: (arrived - published.arrived) as f64 / seconds,
+            achieved_rps: (completed - published.completed) as f64 / seconds,
             in_flight: arrived.saturating_sub(completed + refused + timed_out + lost),
             failures: Failures {
-                timeout: timed_out - told.timed_out,
-                status: refused - told.refused + lost - told.lost,
+                timeout: timed_out - published.timed_out,
+                status: refused - published.refused + lost - published.lost,
                 ..Failures::default()
             },
             latency: latency.filter(|bucket| bucket.count > 0).collect(),
             send_lag_p99_us: None,
         };
-        (told.at, told.arrived, told.completed) = (now, arrived, completed);
-        (told.refused, told.timed_out, told.lost) = (refused, timed_out, lost);
+        (published.at, published.arrived, published.completed) = (now, arrived, completed);
+        (published.refused, published.timed_out, published.lost) = (refused, timed_out, lost);
         Some(load)
     }
 
-    /// What its load came to, and the latencies behind that.
+    /// Summary of its load with the latency histogram.
     pub(crate) fn line(&mut self) -> (FunctionLoad, Histogram) {
-        let mut latency = self.told.before.latency.clone();
+        let mut latency = self.published.before.latency.clone();
         let loaded = self.loaded_for();
         let totals = self.totals();
         latency.include(&totals.latency);
         let (arrived, completed, failed) = (totals.arrived, totals.completed, totals.unanswered());
-        let before = &self.told.before;
+        let before = &self.published.before;
         let (arrived, completed) = (arrived + before.arrived, completed + before.completed);
         let failed = failed + before.refused + before.timed_out + before.lost;
         (line(self.id.to_string(), [arrived, completed, failed], loaded, &latency), latency)
     }
 }
 
-/// Sums up the load of functions.
+/// Summarises the load of functions.
 #[must_use]
 pub fn summary(functions: Vec<(FunctionLoad, Histogram)>, longest: Nanos) -> LoadSummary {
     let mut latency = Histogram::default();
@@ -134,7 +89,7 @@ pub fn summary(functions: Vec<(FunctionLoad, Histogram)>, longest: Nanos) -> Loa
     }
     let functions = functions.into_iter().map(|(line, _)| line).collect();
     let total = line("total".to_owned(), counts, longest, &latency);
-    // A simulation never falls behind its own schedule, so it is never void.
+    // A simulation always keeps its schedule, so it is never void.
     LoadSummary { version: LoadSummary::VERSION, sending_s: rounded(longest.seconds()), total, functions, ..LoadSummary::default() }
 }
 

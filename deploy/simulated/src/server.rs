@@ -1,4 +1,4 @@
-//! The simulated platform from start to stop. Owns the API beside that of every platform, and telling the load.
+//! The process of the simulated platform. Owns start and stop, the API for load, and publishing Load messages.
 
 use std::sync::Arc;
 
@@ -19,32 +19,31 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::config::SimulatedConfig;
 use crate::platform::SimulatedPlatform;
-use crate::settings::Settings;
 
-/// How long a stop waits for messages that were not sent yet.
+/// Longest wait for unsent messages when the platform stops.
 const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Runs the platform until `stop` is cancelled.
 ///
 /// # Errors
 /// When the configuration is out of range, or the address cannot be bound.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    settings.validate()?;
-    let listener = TcpListener::bind(settings.api)
-        .await
-        .with_context(|| format!("api = {}: cannot listen there; choose another address", settings.api))?;
+pub async fn run(config: SimulatedConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    config.validate()?;
+    let listener =
+        TcpListener::bind(config.api).await.with_context(|| format!("api = {}: cannot listen; choose another address", config.api))?;
     let address = listener.local_addr().context("the address of the API")?;
     let health = Health::new();
-    let platform = Arc::new(SimulatedPlatform::new(settings.machine, settings.limits, settings.load_waits, clock::now()));
+    let platform = Arc::new(SimulatedPlatform::new(config.machine, config.limits, config.load_waits, clock::now()));
     let load = Router::new().route("/v1/load", get(load_summary).post(begin_load)).with_state(Arc::clone(&platform));
     let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), address.ip().is_loopback(), load);
     let serving = tokio::spawn(axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
-    let telling = match &settings.nats {
+    let publishing = match &config.nats {
         Some(nats) => {
-            // Nobody scrapes what the platform counts of its own messages: `/metrics` shows functions.
+            // The bus metrics are not exposed: `/metrics` is about functions.
             let bus = Bus::connect("simulated", &std::process::id().to_string(), nats, &health, &mut Registry::default()).await?;
-            Some((bus.clone(), tokio::spawn(tell(Arc::clone(&platform), bus, settings.load_every, stop.clone()))))
+            Some((bus.clone(), tokio::spawn(publish(Arc::clone(&platform), bus, config.load_every, stop.clone()))))
         }
         None => None,
     };
@@ -52,21 +51,21 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     info!(api = %address, clock = %clock::pace(), "simulated platform ready");
     stop.cancelled().await;
     health.set("serving", false);
-    if let Some((bus, telling)) = telling {
-        if let Err(error) = telling.await {
-            warn!(%error, "telling the load failed");
+    if let Some((bus, publishing)) = publishing {
+        if let Err(error) = publishing.await {
+            warn!(%error, "the task that publishes load failed");
         }
         bus.drain(DRAIN_WITHIN).await;
     }
     if tokio::time::timeout(DRAIN_WITHIN, serving).await.is_err() {
-        info!("a client of the API did not close its connection");
+        info!("stopped with an API connection still open");
     }
     info!("stopped");
     Ok(())
 }
 
-/// Tells the bus what was offered and answered, time after time.
-async fn tell(platform: Arc<SimulatedPlatform>, bus: Bus, every: Span, stop: CancellationToken) {
+/// Publishes Load messages periodically.
+async fn publish(platform: Arc<SimulatedPlatform>, bus: Bus, every: Span, stop: CancellationToken) {
     let run = format!("simulated-{}", clock::now().0);
     let mut tick = clock::interval(every.0);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -76,14 +75,14 @@ async fn tell(platform: Arc<SimulatedPlatform>, bus: Bus, every: Span, stop: Can
             _ = tick.tick() => {}
         }
         let (platform, run) = (Arc::clone(&platform), run.clone());
-        let told = tokio::task::spawn_blocking(move || platform.loads(&run, clock::now())).await;
-        match told {
+        let loads = tokio::task::spawn_blocking(move || platform.loads(&run, clock::now())).await;
+        match loads {
             Ok(loads) => {
                 for load in &loads {
                     bus.publish(load, bus.new_trace()).await;
                 }
             }
-            Err(error) => warn!(%error, "load could not be read"),
+            Err(error) => warn!(%error, "failed to read load"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A simulated function as the API and the metrics show it. Owns which figure of the simulation stands for which of a real platform.
+//! A simulated function in the API and the metrics. Owns the mapping from the simulation to the figures of a real platform.
 
 use qscale_common::platform::metrics::{BUCKETS, Ending, FunctionView, LAST_BOUND_MS, ReplicaView, Series, Usage};
 use qscale_common::platform::{ActualAllocation, FunctionSpec, FunctionStatus, Protocol, ReplicaState, ReplicaStatus};
@@ -7,15 +7,15 @@ use qscale_sim::replica::{Phase, Replica};
 
 use crate::function::{Known, Simulated};
 
-/// What is said of the gateway, where there is none to reach.
+/// Gateway address in the API, where there is none.
 const GATEWAY: &str = "none: requests are simulated";
 
-/// How requests end, as the local platform's gateway ends them.
+/// Endings of requests, as at the local platform's gateway.
 enum End {
     Well,
     TooLate,
     QueueFull,
-    /// The replica ended within the request.
+    /// The replica ended during the request.
     Lost,
 }
 
@@ -35,7 +35,7 @@ impl End {
 }
 
 impl Simulated {
-    /// The function as the API shows it, as of when it was advanced last.
+    /// Status for the API, as of the last advance.
     pub(crate) fn status(&mut self) -> FunctionStatus {
         let counted = self.counted();
         let mut actual = ActualAllocation::default();
@@ -71,11 +71,11 @@ impl Simulated {
         }
     }
 
-    /// The function as the metrics show it, as of when it was advanced last.
+    /// View for the metrics, as of the last advance.
     pub(crate) fn view(&mut self) -> FunctionView {
         let counted = self.counted();
         let timeout = self.spec.timeout.0;
-        // One that no node has room for has nothing that could be read.
+        // A replica that no node has room for has no measurements.
         let placed = self.world.replicas().filter(|replica| replica.phase != Phase::Pending);
         let replicas = placed.zip(&self.reading.scrape.replicas).map(|(replica, scrape)| {
             let cpu = scrape.cpu.unwrap_or_default();
@@ -119,8 +119,8 @@ impl Simulated {
         }
     }
 
-    /// The requests of a replica: those answered well in their buckets, those given up after the whole timeout. How long those took that were lost with a
-    /// process that ended is not known; such a replica counts all its failures so.
+    /// Requests of a replica: successful ones in their buckets, timed-out ones with the whole timeout. The duration of requests lost with a process is
+    /// unknown; all failures of a replica that was restarted count as lost.
     fn answered(&self, replica: &Replica) -> Vec<Series> {
         let requests: &RequestCounters = &replica.requests;
         let (protocol, timeout) = (self.spec.protocol, self.spec.timeout.0.as_secs_f64());
@@ -128,7 +128,7 @@ impl Simulated {
         if requests.completed > 0 {
             let mut counts = [0; BUCKETS];
             counts[..LATENCY_BUCKETS].copy_from_slice(&requests.latency);
-            // What took longer than the contract's last bound took no longer than the timeout.
+            // Requests beyond the contract's last bound took at most the timeout.
             if timeout * 1_000.0 > LAST_BOUND_MS {
                 counts.swap(LATENCY_BUCKETS - 1, BUCKETS - 1);
             }
@@ -143,7 +143,7 @@ impl Simulated {
     }
 }
 
-/// Requests that all took the same time.
+/// Requests with equal duration.
 fn alike(ending: Ending, count: u64, seconds: f64) -> Series {
     let millis = seconds * 1_000.0;
     let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < millis) + usize::from(millis > LAST_BOUND_MS);

@@ -47,3 +47,36 @@ impl LoadPlan {
         arguments
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_and_field_of_a_load_is_an_argument() {
+        let load = LoadPlan {
+            pattern: "constant:5".to_owned(),
+            gaps: Gaps::Constant,
+            request: RequestForm { protocol: "direct:fibonacci".to_owned(), inputs: vec!["name=9".to_owned()] },
+            duration: Some(Span::seconds(3)),
+            seed: 7,
+        };
+        let functions: Vec<FunctionId> = ["one", "two"].map(|name| name.parse().expect("a name")).into();
+        let arguments = load.arguments("127.0.0.1:1", &functions);
+        let given = [
+            "--target=127.0.0.1:1",
+            "--function=default/one",
+            "--function=default/two",
+            "--protocol=direct:fibonacci",
+            "--input=name=9",
+            "--rate=constant:5",
+            "--gaps=constant",
+            "--seed=7",
+            "--for=3s",
+        ];
+        for argument in given {
+            assert!(arguments.iter().any(|other| other == argument), "{argument} in {arguments:?}");
+        }
+        assert!(LoadPlan::default().arguments("x:1", []).iter().any(|argument| argument.starts_with("--for=")), "it runs until stopped");
+    }
+}

@@ -126,3 +126,43 @@ impl UpOptions {
         self.load.parse().map(Some).map_err(|error: String| anyhow::anyhow!("--load {}: {error}", self.load))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: UpOptions,
+    }
+
+    #[track_caller]
+    fn check(line: &str, refused: Option<&str>) {
+        let line = Line::try_parse_from(["up"].into_iter().chain(line.split_whitespace())).expect("the options exist");
+        match (line.options.check_backend(), refused) {
+            (Ok(()), None) => {}
+            (Err(error), Some(option)) => assert!(error.to_string().starts_with(&format!("--{option} ")), "{error}"),
+            (result, expected) => panic!("{result:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn options_of_the_other_backend_are_refused() {
+        check("", None);
+        check("--function aes --protocol relay --input name=1", None);
+        check("--speed 10", Some("speed"));
+        check("--trace x", Some("trace"));
+        check("--backend sim --speed 10 --functions 3", None);
+        check("--backend sim --function aes", Some("function"));
+        check("--backend sim --input name=1", Some("input"));
+    }
+
+    #[test]
+    fn the_help_of_load_lists_every_pattern() {
+        let help = load_help();
+        assert!(Pattern::forms().iter().all(|form| help.contains(form.kind)), "{help}");
+    }
+}

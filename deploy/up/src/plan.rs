@@ -15,7 +15,7 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::workload::Pattern;
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::MOST_BYTES;
+use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::registry::{self, DQN};
 use serde_json::{Map, Value, json};
 
@@ -120,7 +120,7 @@ fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone
 pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
     let read = || {
         let mut bytes = Vec::new();
-        File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
         std::io::Result::Ok(bytes)
     };
     let bytes = read().with_context(|| format!("model {}", path.display()))?;

@@ -1,4 +1,4 @@
-//! A connection of either protocol, and what the pacing thread does with one: begin a request, write it at once, read its answer.
+//! A connection of either protocol. Owns the three steps of the pacing thread: begin a request, write it immediately, read its reply.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,44 +15,44 @@ use tokio::net::TcpStream;
 
 use super::grpc::Grpc;
 use super::http1::Http1;
-use super::stamped::{Stamped, Written};
-use crate::protocol::Dialect;
-use crate::record::Status;
+use super::stamped::{LastWrite, Stamped};
+use crate::protocol::Codec;
+use crate::record::RequestStatus;
 
-/// An answer as it came: success or an error status of the protocol, and the body.
+/// A reply before validation: protocol status and body.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: Status,
+pub struct RawReply {
+    pub status: RequestStatus,
     pub body: Bytes,
 }
 
-/// An answer that is still to come.
-pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Status>>>>;
+/// A pending reply.
+pub type Pending = Pin<Box<dyn Future<Output = Result<RawReply, RequestStatus>>>>;
 
-/// The largest body that is read; no vSwarm function answers with more.
+/// Largest body that is read, bytes; no vSwarm function replies with more.
 const LARGEST_BODY: usize = 64 << 20;
 
-/// The part of a function's requests that is always the same.
+/// Fixed part of a function's requests.
 #[derive(Debug, Clone)]
-pub struct Template {
+pub struct RequestTemplate {
     pub request: http::Request<()>,
 }
 
-impl Template {
-    pub fn new(dialect: &Dialect, authority: &str) -> anyhow::Result<Self> {
-        let builder = http::Request::builder().method(dialect.method());
-        let builder = if dialect.is_grpc() {
+impl RequestTemplate {
+    pub fn new(codec: &Codec, authority: &str) -> anyhow::Result<Self> {
+        let builder = http::Request::builder().method(codec.method());
+        let builder = if codec.is_grpc() {
             builder
                 .version(http::Version::HTTP_2)
-                .uri(format!("http://{authority}{}", dialect.path()))
+                .uri(format!("http://{authority}{}", codec.path()))
                 .header(http::header::TE, HeaderValue::from_static("trailers"))
                 .header(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
                 .header(http::header::USER_AGENT, HeaderValue::from_static("qscale-loadgen"))
         } else {
-            builder.uri(dialect.path()).header(http::header::HOST, authority)
+            builder.uri(codec.path()).header(http::header::HOST, authority)
         };
         let request =
-            builder.body(()).with_context(|| format!("no request can be made of {} {authority}{}", dialect.method(), dialect.path()))?;
+            builder.body(()).with_context(|| format!("cannot form a request from {} {authority}{}", codec.method(), codec.path()))?;
         Ok(Self { request })
     }
 }
@@ -65,26 +65,26 @@ pub enum Connection {
 }
 
 impl Connection {
-    pub async fn open(address: SocketAddr, grpc: bool) -> Result<Self, Status> {
+    pub async fn open(address: SocketAddr, grpc: bool) -> Result<Self, RequestStatus> {
         let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => Status::Refused,
-            _ => Status::Unreachable,
+            io::ErrorKind::ConnectionRefused => RequestStatus::Refused,
+            _ => RequestStatus::Unreachable,
         })?;
-        // A request waits for nothing; without this the kernel may wait for more to send.
-        stream.set_nodelay(true).map_err(|_| Status::Unreachable)?;
+        // Without TCP_NODELAY the kernel may delay small requests.
+        stream.set_nodelay(true).map_err(|_| RequestStatus::Unreachable)?;
         let (stream, written) = Stamped::new(stream);
         if grpc { Grpc::open(stream, written).await.map(Self::Grpc) } else { Http1::open(stream, written).await.map(Self::Http1) }
     }
 
-    /// Hands a request to the connection; `None` where it has no room or is closing, and then the request has left no trace.
-    pub fn begin(&self, template: &Template, body: Bytes) -> Option<Pending> {
+    /// Passes a request to the connection; `None` if it has no room or is closing. The request was then not sent.
+    pub fn begin(&self, template: &RequestTemplate, body: Bytes) -> Option<Pending> {
         match self {
             Connection::Grpc(connection) => Grpc::begin(connection, template, body),
             Connection::Http1(connection) => Http1::begin(connection, template, body),
         }
     }
 
-    /// Writes to the socket what was begun, and gives the moment at which the kernel took it; `None` where the socket is full.
+    /// Writes started requests to the socket and returns the time of the write; `None` if the socket is full.
     pub fn push(&self) -> Option<Instant> {
         match self {
             Connection::Grpc(connection) => connection.pump.push(),
@@ -106,7 +106,7 @@ impl Connection {
         }
     }
 
-    /// After an answer: waits until the connection can take another request, where it takes one at a time.
+    /// After a reply: waits until an HTTP/1.1 connection can take another request.
     pub async fn release(&self) {
         if let Connection::Http1(connection) = self {
             connection.released().await;
@@ -114,18 +114,18 @@ impl Connection {
     }
 }
 
-/// Drives a connection's own future from two sides: from its task, when the socket has something, and from the pacing thread, when
-/// something is to be written now rather than after the tasks that wait already.
+/// Polls a connection's future from two sides: from its task, when the socket is ready, and from the pacing thread, to write immediately instead of
+/// after the tasks that already wait.
 pub struct Pump {
     driver: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
     waker: RefCell<Waker>,
     done: Cell<bool>,
-    written: Written,
+    written: LastWrite,
 }
 
 impl Pump {
-    /// A pump for `driver`, which writes to the socket that `written` watches.
-    pub fn start(driver: impl Future<Output = ()> + 'static, written: Written) -> Rc<Self> {
+    /// Starts polling `driver`, which writes to the socket observed by `written`.
+    pub fn start(driver: impl Future<Output = ()> + 'static, written: LastWrite) -> Rc<Self> {
         let driver: Pin<Box<dyn Future<Output = ()>>> = Box::pin(driver);
         let (driver, waker) = (RefCell::new(driver), RefCell::new(Waker::noop().clone()));
         let pump = Rc::new(Self { driver, waker, done: Cell::new(false), written });
@@ -139,7 +139,7 @@ impl Pump {
         self.drive(context)
     }
 
-    /// Drives on behalf of the task: whatever the connection waits for next wakes the task.
+    /// Polls on behalf of the task, with the task's waker. Returns the time of the write, if any.
     pub fn push(&self) -> Option<Instant> {
         self.written.take();
         let waker = self.waker.borrow().clone();
@@ -164,7 +164,7 @@ impl Pump {
     }
 }
 
-/// A body in the making; most come in one piece, which is then not copied.
+/// A body being received. Most arrive in one piece, which is not copied.
 #[derive(Default)]
 pub struct Body {
     first: Bytes,
@@ -172,7 +172,7 @@ pub struct Body {
 }
 
 impl Body {
-    pub fn push(&mut self, chunk: Bytes) -> Result<(), Status> {
+    pub fn push(&mut self, chunk: Bytes) -> Result<(), RequestStatus> {
         if self.first.is_empty() && self.rest.is_empty() {
             self.first = chunk;
             return Ok(());
@@ -181,7 +181,7 @@ impl Body {
             self.rest.extend_from_slice(&self.first);
         }
         self.rest.extend_from_slice(&chunk);
-        if self.rest.len() > LARGEST_BODY { Err(Status::Malformed) } else { Ok(()) }
+        if self.rest.len() > LARGEST_BODY { Err(RequestStatus::Malformed) } else { Ok(()) }
     }
 
     pub fn finish(self) -> Bytes {

@@ -1,4 +1,4 @@
-//! A gRPC connection over HTTP/2 without TLS, on the `h2` crate itself: a request is two calls, and it is written when we say so.
+//! A gRPC connection over HTTP/2 without TLS. Uses the `h2` crate directly, to control when a request is written.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::HeaderMap;
 
-use super::connection::{Answer, Body, Pending, Pump, Template};
-use super::stamped::{Stamped, Written};
-use crate::record::Status;
+use super::connection::{Body, Pending, Pump, RawReply, RequestTemplate};
+use super::stamped::{LastWrite, Stamped};
+use crate::record::RequestStatus;
 
 pub struct Grpc {
     requests: RefCell<SendRequest<Bytes>>,
@@ -18,20 +18,20 @@ pub struct Grpc {
     pub pump: Rc<Pump>,
 }
 
-/// Room for replies in transit: a stream's share does not hold up the reply of any vSwarm function, a connection's does not hold up
-/// many streams.
+/// Flow control window of a stream, bytes: larger than the reply of any vSwarm function.
 const STREAM_WINDOW: u32 = 1 << 20;
+/// Flow control window of a connection, bytes: for many concurrent streams.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
 impl Grpc {
-    pub async fn open(stream: Stamped, written: Written) -> Result<Rc<Self>, Status> {
+    pub async fn open(stream: Stamped, written: LastWrite) -> Result<Rc<Self>, RequestStatus> {
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake(stream)
             .await;
-        let (requests, connection) = handshake.map_err(|_| Status::Broken)?;
+        let (requests, connection) = handshake.map_err(|_| RequestStatus::Broken)?;
         let driver = async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
@@ -48,10 +48,10 @@ impl Grpc {
         self.in_flight.get() < requests.current_max_send_streams() && matches!(ready(&mut requests), Poll::Ready(Ok(())))
     }
 
-    pub fn begin(connection: &Rc<Self>, template: &Template, body: Bytes) -> Option<Pending> {
+    pub fn begin(connection: &Rc<Self>, template: &RequestTemplate, body: Bytes) -> Option<Pending> {
         let mut requests = connection.requests.borrow_mut();
         let (response, mut stream) = requests.send_request(template.request.clone(), false).ok()?;
-        // What the stream cannot take is its failure, which the response then shows.
+        // A failure shows in the response.
         let _ = stream.send_data(body, true);
         let guard = InFlight::enter(connection);
         Some(Box::pin(async move {
@@ -62,7 +62,7 @@ impl Grpc {
     }
 }
 
-/// Counts a stream for as long as its answer is awaited.
+/// Counts a stream while its reply is awaited.
 struct InFlight(Rc<Grpc>);
 
 impl InFlight {
@@ -78,11 +78,11 @@ impl Drop for InFlight {
     }
 }
 
-async fn read(response: ResponseFuture) -> Result<Answer, Status> {
+async fn read(response: ResponseFuture) -> Result<RawReply, RequestStatus> {
     let response = response.await.map_err(|error| broken(&error))?;
     let (parts, mut stream) = response.into_parts();
     if parts.status != http::StatusCode::OK {
-        return Ok(Answer { status: Status::Http(parts.status.as_u16()), body: Bytes::new() });
+        return Ok(RawReply { status: RequestStatus::Http(parts.status.as_u16()), body: Bytes::new() });
     }
     let mut body = Body::default();
     while let Some(chunk) = stream.data().await {
@@ -91,18 +91,18 @@ async fn read(response: ResponseFuture) -> Result<Answer, Status> {
         body.push(chunk)?;
     }
     let trailers = stream.trailers().await.map_err(|error| broken(&error))?;
-    // A reply without a body has its status among the headers.
-    let status = trailers.as_ref().and_then(code).or_else(|| code(&parts.headers)).ok_or(Status::Malformed)?;
-    let status = if status == 0 { Status::Ok } else { Status::Grpc(status) };
-    Ok(Answer { status, body: body.finish() })
+    // A reply without a body carries its status in the headers.
+    let status = trailers.as_ref().and_then(code).or_else(|| code(&parts.headers)).ok_or(RequestStatus::Malformed)?;
+    let status = if status == 0 { RequestStatus::Ok } else { RequestStatus::Grpc(status) };
+    Ok(RawReply { status, body: body.finish() })
 }
 
 fn code(headers: &HeaderMap) -> Option<u8> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-fn broken(error: &h2::Error) -> Status {
+fn broken(error: &h2::Error) -> RequestStatus {
     tracing::debug!(%error, "request broke");
-    // An error that we raised ourselves says that the server's frames broke the protocol.
-    if error.is_library() && !error.is_io() && !error.is_go_away() { Status::Malformed } else { Status::Broken }
+    // An error raised by the library means that the server violated the protocol.
+    if error.is_library() && !error.is_io() && !error.is_go_away() { RequestStatus::Malformed } else { RequestStatus::Broken }
 }

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 connection: one request at a time, written when we say so.
+//! An HTTP/1.1 connection: one request at a time, with control over when it is written.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,9 +8,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 
-use super::connection::{Answer, Body, Pending, Pump, Template};
-use super::stamped::{Stamped, Written};
-use crate::record::Status;
+use super::connection::{Body, Pending, Pump, RawReply, RequestTemplate};
+use super::stamped::{LastWrite, Stamped};
+use crate::record::RequestStatus;
 
 pub struct Http1 {
     requests: RefCell<SendRequest<Full<Bytes>>>,
@@ -19,15 +19,15 @@ pub struct Http1 {
 }
 
 impl Http1 {
-    pub async fn open(stream: Stamped, written: Written) -> Result<Rc<Self>, Status> {
-        let (mut requests, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Status::Broken)?;
+    pub async fn open(stream: Stamped, written: LastWrite) -> Result<Rc<Self>, RequestStatus> {
+        let (mut requests, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| RequestStatus::Broken)?;
         let driver = async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
         };
         let pump = Pump::start(driver, written);
-        requests.ready().await.map_err(|_| Status::Broken)?;
+        requests.ready().await.map_err(|_| RequestStatus::Broken)?;
         Ok(Rc::new(Self { requests: RefCell::new(requests), taken: Cell::new(false), pump }))
     }
 
@@ -35,7 +35,7 @@ impl Http1 {
         !self.taken.get() && self.requests.borrow().is_ready()
     }
 
-    pub fn begin(connection: &Rc<Self>, template: &Template, body: Bytes) -> Option<Pending> {
+    pub fn begin(connection: &Rc<Self>, template: &RequestTemplate, body: Bytes) -> Option<Pending> {
         if !connection.has_room() {
             return None;
         }
@@ -51,19 +51,19 @@ impl Http1 {
                     body.push(chunk)?;
                 }
             }
-            let status = if parts.status.is_success() { Status::Ok } else { Status::Http(parts.status.as_u16()) };
-            Ok(Answer { status, body: body.finish() })
+            let status = if parts.status.is_success() { RequestStatus::Ok } else { RequestStatus::Http(parts.status.as_u16()) };
+            Ok(RawReply { status, body: body.finish() })
         }))
     }
 
-    /// Gives the connection back once it can take another request. One that was given up with its answer unread stays taken, and closes.
+    /// Waits until the connection can take another request. One whose reply was abandoned stays taken and closes.
     pub async fn released(&self) {
         let ready = std::future::poll_fn(|context| self.requests.borrow_mut().poll_ready(context)).await;
         self.taken.set(ready.is_err());
     }
 }
 
-fn broken(error: &hyper::Error) -> Status {
+fn broken(error: &hyper::Error) -> RequestStatus {
     tracing::debug!(%error, "request broke");
-    if error.is_parse() { Status::Malformed } else { Status::Broken }
+    if error.is_parse() { RequestStatus::Malformed } else { RequestStatus::Broken }
 }

@@ -1,4 +1,4 @@
-//! The connections of one pacing thread to one address. Owns which of them a request takes, and when another is opened.
+//! Connections of one pacing thread to one address. Owns the choice of a connection for a request and the opening of further ones.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -8,9 +8,9 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared};
 
 use super::connection::Connection;
-use crate::record::Status;
+use crate::record::RequestStatus;
 
-pub struct Pool {
+pub struct ConnectionPool {
     address: SocketAddr,
     grpc: bool,
     open: Rc<RefCell<Vec<Connection>>>,
@@ -18,16 +18,16 @@ pub struct Pool {
     opening: RefCell<Option<Opening>>,
 }
 
-/// A connection in the making, for all requests that find no other meanwhile.
+/// A connection being opened, shared by all requests that find no other one.
 struct Opening {
-    connection: Shared<LocalBoxFuture<'static, Result<Connection, Status>>>,
+    connection: Shared<LocalBoxFuture<'static, Result<Connection, RequestStatus>>>,
     waiting: usize,
 }
 
-/// Requests that wait for one connection: the streams that a server allows at least, by the recommendation of HTTP/2.
+/// Requests that may wait for one connection: the minimum number of streams recommended for servers (RFC 9113, 6.5.2).
 const WAITING: usize = 100;
 
-impl Pool {
+impl ConnectionPool {
     pub fn new(address: SocketAddr, grpc: bool) -> Self {
         Self { address, grpc, open: Rc::default(), next: Cell::new(0), opening: RefCell::default() }
     }
@@ -39,7 +39,7 @@ impl Pool {
         }
     }
 
-    /// A connection with room, in turn.
+    /// A connection with room, round robin.
     pub fn take(&self) -> Option<Connection> {
         let mut open = self.open.borrow_mut();
         for _ in 0..open.len() {
@@ -59,13 +59,13 @@ impl Pool {
         None
     }
 
-    /// A connection of the request's own.
-    pub async fn open(&self) -> Result<Connection, Status> {
+    /// Opens a connection that is not shared.
+    pub async fn open(&self) -> Result<Connection, RequestStatus> {
         Connection::open(self.address, self.grpc).await
     }
 
-    /// A new connection, kept afterwards; requests that wait at the same time share it, where it can carry several.
-    pub async fn open_shared(&self) -> Result<Connection, Status> {
+    /// Opens a connection that is kept. Requests that wait at the same time share it, if the protocol allows.
+    pub async fn open_shared(&self) -> Result<Connection, RequestStatus> {
         if !self.grpc {
             let connection = self.open().await?;
             self.open.borrow_mut().push(connection.clone());
@@ -74,7 +74,7 @@ impl Pool {
         self.join_opening().await
     }
 
-    fn join_opening(&self) -> Shared<LocalBoxFuture<'static, Result<Connection, Status>>> {
+    fn join_opening(&self) -> Shared<LocalBoxFuture<'static, Result<Connection, RequestStatus>>> {
         let mut opening = self.opening.borrow_mut();
         if let Some(current) = opening.as_mut()
             && current.waiting < WAITING

@@ -1,4 +1,4 @@
-//! A socket that knows when it was last written to. Owns the moment that counts as "sent": just before the kernel takes the bytes.
+//! A socket that records its last write. Owns the definition of the send time: just before the write system call.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -10,17 +10,17 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// When the socket was last written to; empty where it was not since it was last taken.
-pub type Written = Rc<Cell<Option<Instant>>>;
+/// Time of the last write since it was last taken; empty if there was none.
+pub type LastWrite = Rc<Cell<Option<Instant>>>;
 
 pub struct Stamped {
     stream: TcpStream,
-    written: Written,
+    written: LastWrite,
 }
 
 impl Stamped {
-    pub fn new(stream: TcpStream) -> (Self, Written) {
-        let written = Written::default();
+    pub fn new(stream: TcpStream) -> (Self, LastWrite) {
+        let written = LastWrite::default();
         (Self { stream, written: Rc::clone(&written) }, written)
     }
 
@@ -31,7 +31,7 @@ impl Stamped {
     }
 }
 
-/// The write itself is not part of the send lag: on loopback it runs the receiver's half of TCP and wakes the server.
+/// Time before the write. The write itself is not part of the send lag: on loopback it runs the receiver's half of TCP and wakes the server.
 #[expect(clippy::disallowed_methods, reason = "the load generator's edge to real time")]
 fn timed<T>(write: impl FnOnce() -> T) -> (Instant, T) {
     (Instant::now(), write())

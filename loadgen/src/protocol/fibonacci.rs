@@ -1,45 +1,45 @@
-//! Whether a Fibonacci function counted rightly. Owns the reading of its reply and the check of numbers of any length.
+//! Validation of Fibonacci replies. Owns parsing the reply and checking numbers of any length.
 
-/// The Mersenne prime 2^61 - 1: numbers too long to hold are compared by their remainder.
+/// The Mersenne prime 2^61 - 1: long numbers are compared by their remainder.
 const PRIME: u64 = (1 << 61) - 1;
 
-/// The largest index whose number a double can hold; beyond it JavaScript says `Infinity`.
+/// Largest index whose number fits into a double; beyond it JavaScript prints `Infinity`.
 const LAST_DOUBLE: u64 = 1_476;
 
-/// Whether `message` is what vSwarm's Fibonacci functions reply: `fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python`.
+/// Whether `message` has the form of vSwarm's Fibonacci replies: `fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python`.
 pub fn is_reply(message: &str) -> bool {
     message.starts_with("fn: Fib:")
 }
 
-/// Checks that the reply's `y` is the Fibonacci number of its `x`, and `x` the one asked for, where it is known.
-pub fn judge(message: &str, asked: Option<u64>) -> Result<(), String> {
+/// Checks that the reply's `y` is the Fibonacci number of its `x`, and that `x` is the requested one, if known.
+pub fn validate(message: &str, asked: Option<u64>) -> Result<(), String> {
     let x = field(message, "x: ").ok_or_else(|| format!("no `x:` in `{}`", short(message)))?;
     let y = field(message, "y: ").ok_or_else(|| format!("no `y:` in `{}`", short(message)))?;
-    let index = x.parse::<u64>().map_err(|_| format!("x = {}, which is no whole number", short(x)))?;
+    let index = x.parse::<u64>().map_err(|_| format!("x = {}, must be a whole number", short(x)))?;
     if asked.is_some_and(|asked| asked != index) {
-        return Err(format!("x = {index}, but {} was asked for", asked.unwrap_or_default()));
+        return Err(format!("x = {index}, but {} was requested", asked.unwrap_or_default()));
     }
     let right = match digits(y) {
         Some(remainder) => remainder == fibonacci(index),
-        // Go prints a double; so does JavaScript for a number that is too large to be whole.
+        // Go prints a double, and so does JavaScript for large numbers.
         None => y.parse::<f64>().is_ok_and(|y| close(y, index)),
     };
     if right { Ok(()) } else { Err(format!("y = {} is not the Fibonacci number of {index}", short(y))) }
 }
 
 fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
-    // `y = fib(x)` comes before the fields, so a field is looked for behind the first bar.
+    // `y = fib(x)` precedes the fields, so the search begins after the first bar.
     let (_, fields) = message.split_once('|')?;
     let (_, rest) = fields.split_once(name)?;
     rest.split_whitespace().next()
 }
 
-/// The remainder of a decimal number, whatever its length; `None` where it is not only digits.
+/// Remainder of a decimal number of any length; `None` if it contains other characters than digits.
 fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // Eighteen digits a step: the step's product fits into 128 bits.
+    // Eighteen digits per step: the product fits into 128 bits.
     let mut remainder = 0u64;
     for chunk in text.as_bytes().chunks(18) {
         let value = chunk.iter().fold(0u64, |value, byte| value * 10 + u64::from(byte - b'0'));
@@ -49,7 +49,7 @@ fn digits(text: &str) -> Option<u64> {
     Some(remainder)
 }
 
-/// The remainder of the Fibonacci number, by doubling: F(2k) = F(k)(2F(k+1) - F(k)), F(2k+1) = F(k)^2 + F(k+1)^2.
+/// Remainder of the Fibonacci number, by doubling: F(2k) = F(k)(2F(k+1) - F(k)), F(2k+1) = F(k)^2 + F(k+1)^2.
 fn fibonacci(index: u64) -> u64 {
     let times = |a: u64, b: u64| (u128::from(a) * u128::from(b) % u128::from(PRIME)) as u64;
     let plus = |a: u64, b: u64| (a + b) % PRIME;
@@ -82,10 +82,10 @@ mod tests {
     use super::*;
 
     fn reply(x: &str, y: &str) -> Result<(), String> {
-        judge(&format!("fn: Fib: y = fib(x) | x: {x} y: {y} | runtime: test"), None)
+        validate(&format!("fn: Fib: y = fib(x) | x: {x} y: {y} | runtime: test"), None)
     }
 
-    /// The Fibonacci number of `index` in decimal digits, added up as at school.
+    /// The Fibonacci number of `index` in decimal digits, by long addition.
     fn schoolbook(index: usize) -> String {
         let (mut a, mut b) = (vec![0u8], vec![1u8]);
         for _ in 0..index {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn right_numbers_are_right_at_any_length() {
+    fn correct_numbers_of_any_length_are_valid() {
         for index in [0, 1, 2, 3, 10, 90, 93, 94, 100, 1_477, 5_000] {
             assert_eq!(reply(&index.to_string(), &schoolbook(index)), Ok(()), "{index}");
         }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_are_right_within_their_precision() {
+    fn doubles_are_valid_within_their_precision() {
         assert_eq!(reply("10", "55.0"), Ok(()));
         assert_eq!(reply("100", "354224848179261900000.0"), Ok(()));
         assert_eq!(reply("100", "3.54224848179262e+20"), Ok(()));
@@ -133,18 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_not_valid() {
+    fn text_other_than_numbers_is_invalid() {
         assert!(reply("NaN", "0").is_err());
         assert!(reply("10", "NaN").is_err());
         assert!(reply("-1", "1").is_err());
-        assert!(judge("", None).is_err());
-        assert!(judge("fn: Fib: y = fib(x)", None).is_err());
+        assert!(validate("", None).is_err());
+        assert!(validate("fn: Fib: y = fib(x)", None).is_err());
     }
 
     #[test]
-    fn the_number_asked_for_is_the_one_answered() {
+    fn the_reply_must_be_for_the_requested_number() {
         let message = "fn: Fib: y = fib(x) | x: 10 y: 55 | runtime: python";
-        assert_eq!(judge(message, Some(10)), Ok(()));
-        assert!(judge(message, Some(11)).expect_err("other").contains("11 was asked for"));
+        assert_eq!(validate(message, Some(10)), Ok(()));
+        assert!(validate(message, Some(11)).expect_err("other").contains("11"));
     }
 }

@@ -1,154 +1,169 @@
-//! vSwarm's functions that can be called directly. Owns the table of their methods and fields, and forms and judges their messages from it.
+//! vSwarm's functions that can be called directly. Owns the table of their methods and fields, from which messages are encoded and validated.
 
 use bytes::BufMut;
 use prost::encoding::{self, WireType};
 use qscale_common::hash::splitmix64;
 
-use super::{Reported, fibonacci};
+use super::{ReportedUsage, fibonacci};
 
 /// A vSwarm function's method, with the fields of its request.
 #[derive(Debug, PartialEq)]
 pub struct Service {
-    /// The word after `direct:`.
+    /// Name after `direct:`.
     pub name: &'static str,
-    /// The method.
+    /// Method path.
     pub path: &'static str,
     fields: &'static [Field],
-    reply: Reply,
+    reply: ReplyCheck,
 }
 
 #[derive(Debug, PartialEq)]
 struct Field {
     number: u32,
     name: &'static str,
-    kind: Kind,
+    kind: FieldKind,
     default: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum FieldKind {
     Text,
-    /// Text, given as several values separated by commas.
+    /// Repeated text, given as values separated by commas.
     Texts,
     Int,
     Float,
     Double,
 }
 
-/// What a good reply holds.
+/// Check of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reply {
+enum ReplyCheck {
     /// `y` is the Fibonacci number of `x`.
     Fibonacci,
-    /// Field 1 is a text that is not empty.
+    /// Field 1 is a non-empty text.
     Text,
-    /// Any well-formed message: an empty list and `false` are good answers.
+    /// Any well-formed message: an empty list and `false` are valid.
     Any,
 }
 
 const fn text(number: u32, name: &'static str, default: &'static str) -> Field {
-    Field { number, name, kind: Kind::Text, default }
+    Field { number, name, kind: FieldKind::Text, default }
 }
 
-const fn field(number: u32, name: &'static str, kind: Kind, default: &'static str) -> Field {
+const fn field(number: u32, name: &'static str, kind: FieldKind, default: &'static str) -> Field {
     Field { number, name, kind, default }
 }
 
-const fn service(name: &'static str, path: &'static str, fields: &'static [Field], reply: Reply) -> Service {
+const fn service(name: &'static str, path: &'static str, fields: &'static [Field], reply: ReplyCheck) -> Service {
     Service { name, path, fields, reply }
 }
 
 const NAME: &[Field] = &[text(1, "name", "world")];
 
-/// Every service, in the order of vSwarm's list. The online shop's are not among them: their requests nest messages.
+/// All supported services, in vSwarm's order. The online shop is not supported: its requests nest messages.
 pub static SERVICES: [Service; 20] = [
-    service("fibonacci", "/fibonacci.Greeter/SayHello", &[text(1, "name", "10")], Reply::Fibonacci),
-    service("auth", "/auth.Greeter/SayHello", NAME, Reply::Text),
-    service("aes", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "exampleplaintext")], Reply::Text),
-    service("sleeping", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], Reply::Text),
-    service("spinning", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], Reply::Text),
-    service("image-rotate", "/image_rotate.ImageRotate/RotateImage", &[text(1, "name", "img1.jpeg")], Reply::Text),
-    service("video-processing", "/video_processing.VideoProcessing/ConvertToGrayscale", &[text(1, "name", "vid1.mp4")], Reply::Text),
-    service("video-analytics", "/video_analytics_standalone.VideoAnalytics/ObjectDetection", &[text(1, "name", "vid1.mp4")], Reply::Text),
-    service("compression", "/compression.FileCompress/CompressFile", &[text(1, "name", "metamorphosis.txt")], Reply::Text),
-    service("graph-bfs", "/graph_bfs.GraphBFSBenchmark/GetBfs", NAME, Reply::Text),
-    service("parking", "/parking.Parking/DoParking", NAME, Reply::Text),
+    service("fibonacci", "/fibonacci.Greeter/SayHello", &[text(1, "name", "10")], ReplyCheck::Fibonacci),
+    service("auth", "/auth.Greeter/SayHello", NAME, ReplyCheck::Text),
+    service("aes", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "exampleplaintext")], ReplyCheck::Text),
+    service("sleeping", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], ReplyCheck::Text),
+    service("spinning", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "50")], ReplyCheck::Text),
+    service("image-rotate", "/image_rotate.ImageRotate/RotateImage", &[text(1, "name", "img1.jpeg")], ReplyCheck::Text),
+    service("video-processing", "/video_processing.VideoProcessing/ConvertToGrayscale", &[text(1, "name", "vid1.mp4")], ReplyCheck::Text),
+    service(
+        "video-analytics",
+        "/video_analytics_standalone.VideoAnalytics/ObjectDetection",
+        &[text(1, "name", "vid1.mp4")],
+        ReplyCheck::Text,
+    ),
+    service("compression", "/compression.FileCompress/CompressFile", &[text(1, "name", "metamorphosis.txt")], ReplyCheck::Text),
+    service("graph-bfs", "/graph_bfs.GraphBFSBenchmark/GetBfs", NAME, ReplyCheck::Text),
+    service("parking", "/parking.Parking/DoParking", NAME, ReplyCheck::Text),
     service(
         "rnn-serving",
         "/rnn_serving.RNNServing/GenerateString",
-        &[text(1, "language", "French"), field(2, "numSamples", Kind::Int, "15")],
-        Reply::Text,
+        &[text(1, "language", "French"), field(2, "numSamples", FieldKind::Int, "15")],
+        ReplyCheck::Text,
     ),
-    service("gptj", "/gptj.GptJBenchmark/GetBenchmark", &[text(1, "regenerate", "false")], Reply::Text),
-    service("geo", "/geo.Geo/Nearby", &[field(1, "lat", Kind::Float, "37.7749"), field(2, "lon", Kind::Float, "-122.4194")], Reply::Any),
-    service("profile", "/profile.Profile/GetProfiles", &[field(1, "hotelIds", Kind::Texts, "1,2,3"), text(2, "locale", "en")], Reply::Any),
+    service("gptj", "/gptj.GptJBenchmark/GetBenchmark", &[text(1, "regenerate", "false")], ReplyCheck::Text),
+    service(
+        "geo",
+        "/geo.Geo/Nearby",
+        &[field(1, "lat", FieldKind::Float, "37.7749"), field(2, "lon", FieldKind::Float, "-122.4194")],
+        ReplyCheck::Any,
+    ),
+    service(
+        "profile",
+        "/profile.Profile/GetProfiles",
+        &[field(1, "hotelIds", FieldKind::Texts, "1,2,3"), text(2, "locale", "en")],
+        ReplyCheck::Any,
+    ),
     service(
         "rate",
         "/rate.Rate/GetRates",
-        &[field(1, "hotelIds", Kind::Texts, "1,2,3"), text(2, "inDate", "2015-04-09"), text(3, "outDate", "2015-04-10")],
-        Reply::Any,
+        &[field(1, "hotelIds", FieldKind::Texts, "1,2,3"), text(2, "inDate", "2015-04-09"), text(3, "outDate", "2015-04-10")],
+        ReplyCheck::Any,
     ),
     service(
         "recommendation",
         "/recommendation.Recommendation/GetRecommendations",
-        &[text(1, "require", "price"), field(2, "lat", Kind::Double, "37.7834"), field(3, "lon", Kind::Double, "-122.4081")],
-        Reply::Any,
+        &[text(1, "require", "price"), field(2, "lat", FieldKind::Double, "37.7834"), field(3, "lon", FieldKind::Double, "-122.4081")],
+        ReplyCheck::Any,
     ),
-    service("reservation", "/reservation.Reservation/CheckAvailability", RESERVATION, Reply::Any),
-    service("user", "/user.User/CheckUser", &[text(1, "username", "Cornell_1"), text(2, "password", "1111111111")], Reply::Any),
+    service("reservation", "/reservation.Reservation/CheckAvailability", RESERVATION, ReplyCheck::Any),
+    service("user", "/user.User/CheckUser", &[text(1, "username", "Cornell_1"), text(2, "password", "1111111111")], ReplyCheck::Any),
     service(
         "search",
         "/search.Search/Nearby",
         &[
-            field(1, "lat", Kind::Float, "37.7749"),
-            field(2, "lon", Kind::Float, "-122.4194"),
+            field(1, "lat", FieldKind::Float, "37.7749"),
+            field(2, "lon", FieldKind::Float, "-122.4194"),
             text(3, "inDate", "2015-04-09"),
             text(4, "outDate", "2015-04-10"),
         ],
-        Reply::Any,
+        ReplyCheck::Any,
     ),
 ];
 
 const RESERVATION: &[Field] = &[
     text(1, "customerName", "Cornell_1"),
-    field(2, "hotelId", Kind::Texts, "2"),
+    field(2, "hotelId", FieldKind::Texts, "2"),
     text(3, "inDate", "2015-04-09"),
     text(4, "outDate", "2015-04-10"),
-    field(5, "roomNumber", Kind::Int, "1"),
+    field(5, "roomNumber", FieldKind::Int, "1"),
 ];
 
 impl Eq for Service {}
 
 impl Service {
-    /// The service of this name.
+    /// Service with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Service> {
         SERVICES.iter().find(|service| service.name == name)
     }
 
-    /// Judges a reply to request `sequence` of `inputs`.
-    pub(super) fn judge(&self, message: &[u8], inputs: &Inputs, sequence: u64) -> Result<Reported, String> {
+    /// Validates a reply to request `sequence` of `inputs`.
+    pub(super) fn validate(&self, message: &[u8], inputs: &Inputs, sequence: u64) -> Result<ReportedUsage, String> {
         let first = first_text(message)?;
         match (self.reply, first) {
-            (Reply::Any, _) => {}
+            (ReplyCheck::Any, _) => {}
             (_, None | Some("")) => return Err("the reply's text is empty".to_owned()),
-            (Reply::Text, Some(_)) => {}
-            (Reply::Fibonacci, Some(text)) => fibonacci::judge(text, inputs.number(sequence))?,
+            (ReplyCheck::Text, Some(_)) => {}
+            (ReplyCheck::Fibonacci, Some(text)) => fibonacci::validate(text, inputs.number(sequence))?,
         }
-        Ok(Reported::default())
+        Ok(ReportedUsage::default())
     }
 }
 
-/// Reads the whole message, so that a malformed one is found, and gives field 1 where it is text.
+/// Parses the whole message, to detect a malformed one, and returns field 1 if it is text.
 fn first_text(message: &[u8]) -> Result<Option<&str>, String> {
-    let malformed = |error: prost::DecodeError| format!("the reply is no protocol buffer: {error}");
+    let malformed = |error: prost::DecodeError| format!("cannot decode the reply: {error}");
     let mut rest = message;
     let mut first = None;
     while !rest.is_empty() {
         let (number, wire) = encoding::decode_key(&mut rest).map_err(malformed)?;
         if number == 1 && wire == WireType::LengthDelimited {
             let length = encoding::decode_varint(&mut rest).map_err(malformed)?;
-            let length = usize::try_from(length).ok().filter(|length| *length <= rest.len()).ok_or("the reply is cut short")?;
+            let length = usize::try_from(length).ok().filter(|length| *length <= rest.len()).ok_or("the reply is truncated")?;
             let (text, after) = rest.split_at(length);
             first = std::str::from_utf8(text).ok();
             rest = after;
@@ -159,7 +174,7 @@ fn first_text(message: &[u8]) -> Result<Option<&str>, String> {
     Ok(first)
 }
 
-/// The values of a service's fields.
+/// Values of a service's fields.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Inputs(Vec<Input>);
 
@@ -172,7 +187,7 @@ struct Input {
 #[derive(Debug, Clone, PartialEq)]
 enum Value {
     Text(String),
-    /// A whole number as text, another one for each request.
+    /// A whole number as text, drawn for each request.
     Range(u64, u64),
     Texts(Vec<String>),
     Int(i32),
@@ -181,15 +196,15 @@ enum Value {
 }
 
 impl Inputs {
-    /// The fields of `service`, each with its default or the value that one of `given` (`field=value`) sets.
+    /// Fields of `service`, with values from `given` (`field=value`) or their defaults.
     ///
     /// # Errors
-    /// What has no `=`, names no field of the service, or holds a value of another kind.
+    /// When an input has no `=`, names no field of the service, or has a value of another kind.
     pub fn new(service: &Service, given: &[String]) -> Result<Self, String> {
         let names = || service.fields.iter().map(|field| format!("{}={}", field.name, field.default)).collect::<Vec<_>>().join(", ");
         let mut values: Vec<&str> = service.fields.iter().map(|field| field.default).collect();
         for text in given {
-            let (name, value) = text.split_once('=').ok_or_else(|| format!("input `{text}`: write field=value, one of {}", names()))?;
+            let (name, value) = text.split_once('=').ok_or_else(|| format!("input `{text}`: must be field=value, one of {}", names()))?;
             let index = service.fields.iter().position(|field| field.name == name);
             let index =
                 index.ok_or_else(|| format!("input `{text}`: {} has no field `{name}`; its fields are {}", service.name, names()))?;
@@ -202,12 +217,12 @@ impl Inputs {
         inputs.collect::<Result<_, String>>().map(Self)
     }
 
-    /// Whether requests differ.
+    /// Whether requests differ from each other.
     pub(super) fn vary(&self) -> bool {
         self.0.iter().any(|input| matches!(input.value, Value::Range(..)))
     }
 
-    /// The number in the first field of request `sequence`, where it is one.
+    /// Number in the first field of request `sequence`, if it is one.
     fn number(&self, sequence: u64) -> Option<u64> {
         match &self.0.first()?.value {
             Value::Range(low, high) => Some(drawn(*low, *high, sequence)),
@@ -216,7 +231,7 @@ impl Inputs {
         }
     }
 
-    /// The message of request `sequence`.
+    /// Encoded message of request `sequence`.
     pub(super) fn encode(&self, sequence: u64) -> Vec<u8> {
         let mut message = Vec::new();
         for Input { number, value } in &self.0 {
@@ -227,17 +242,17 @@ impl Inputs {
 }
 
 impl Value {
-    fn parse(kind: Kind, text: &str) -> Result<Self, String> {
+    fn parse(kind: FieldKind, text: &str) -> Result<Self, String> {
         match kind {
-            Kind::Text => Ok(match range(text) {
+            FieldKind::Text => Ok(match range(text) {
                 Some((low, high)) if low <= high => Value::Range(low, high),
                 Some((low, high)) => return Err(format!("the range {low}..{high} is empty")),
                 None => Value::Text(text.to_owned()),
             }),
-            Kind::Texts => Ok(Value::Texts(text.split(',').map(str::to_owned).collect())),
-            Kind::Int => text.parse().map(Value::Int).map_err(|_| "must be a whole number".to_owned()),
-            Kind::Float => text.parse().map(Value::Float).map_err(|_| "must be a number".to_owned()),
-            Kind::Double => text.parse().map(Value::Double).map_err(|_| "must be a number".to_owned()),
+            FieldKind::Texts => Ok(Value::Texts(text.split(',').map(str::to_owned).collect())),
+            FieldKind::Int => text.parse().map(Value::Int).map_err(|_| "must be a whole number".to_owned()),
+            FieldKind::Float => text.parse().map(Value::Float).map_err(|_| "must be a number".to_owned()),
+            FieldKind::Double => text.parse().map(Value::Double).map_err(|_| "must be a number".to_owned()),
         }
     }
 
@@ -258,7 +273,7 @@ fn range(text: &str) -> Option<(u64, u64)> {
     Some((low.parse().ok()?, high.parse().ok()?))
 }
 
-/// A number from `low` to `high`, both included: a hash of the sequence number, so that the reply can be checked without keeping it.
+/// Number from `low` to `high`, inclusive: a hash of the sequence number, so that the reply can be checked without storing it.
 fn drawn(low: u64, high: u64, sequence: u64) -> u64 {
     let span = (high - low).saturating_add(1);
     low + ((u128::from(splitmix64(sequence)) * u128::from(span)) >> 64) as u64
@@ -269,7 +284,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::proto::{HelloReply, HelloRequest};
+    use qscale_messages::{HelloReply, HelloRequest};
 
     fn inputs(service: &str, given: &[&str]) -> Result<Inputs, String> {
         let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
@@ -293,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_gives_other_numbers_and_the_reply_is_checked_against_them() {
+    fn numbers_are_drawn_from_a_range_and_replies_are_checked_against_them() {
         let service = Service::named("fibonacci").expect("known");
         let inputs = inputs("fibonacci", &["name=5..7"]).expect("fine");
         let mut seen = [false; 3];
@@ -303,28 +318,28 @@ mod tests {
             seen[number - 5] = true;
             let y = [5, 8, 13][number - 5];
             let reply = HelloReply { message: format!("fn: Fib: y = fib(x) | x: {number} y: {y} | runtime: test") }.encode_to_vec();
-            assert!(service.judge(&reply, &inputs, sequence).is_ok());
+            assert!(service.validate(&reply, &inputs, sequence).is_ok());
         }
         assert_eq!(seen, [true; 3]);
     }
 
     #[test]
-    fn wrong_inputs_are_named_with_the_right_ones() {
+    fn an_invalid_input_is_refused_with_the_valid_fields() {
         assert!(inputs("fibonacci", &["n=3"]).expect_err("unknown").contains("its fields are name=10"));
-        assert!(inputs("fibonacci", &["3"]).expect_err("no sign").contains("write field=value"));
-        assert!(inputs("rnn-serving", &["numSamples=many"]).expect_err("no number").contains("whole number"));
+        assert!(inputs("fibonacci", &["3"]).expect_err("no sign").contains("field=value"));
+        assert!(inputs("rnn-serving", &["numSamples=many"]).expect_err("not a number").contains("numSamples=many"));
         assert!(inputs("fibonacci", &["name=9..3"]).expect_err("empty").contains("empty"));
     }
 
     #[test]
-    fn replies_are_well_formed_and_not_empty() {
-        let judge = |service: &str, reply: &[u8]| Service::named(service).expect("known").judge(reply, &Inputs::default(), 0).is_ok();
-        assert!(judge("aes", b"\x0a\x02ok"));
-        assert!(!judge("aes", b""));
-        assert!(!judge("aes", b"\x0a\x09cut"));
-        assert!(!judge("aes", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"));
-        assert!(!judge("auth", b"\xff"));
-        assert!(judge("user", b""));
-        assert!(judge("geo", b"\x0a\x011\x0a\x012"));
+    fn malformed_and_empty_replies_are_invalid() {
+        let validate = |service: &str, reply: &[u8]| Service::named(service).expect("known").validate(reply, &Inputs::default(), 0).is_ok();
+        assert!(validate("aes", b"\x0a\x02ok"));
+        assert!(!validate("aes", b""));
+        assert!(!validate("aes", b"\x0a\x09cut"));
+        assert!(!validate("aes", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"));
+        assert!(!validate("auth", b"\xff"));
+        assert!(validate("user", b""));
+        assert!(validate("geo", b"\x0a\x011\x0a\x012"));
     }
 }

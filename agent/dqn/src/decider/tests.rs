@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use super::*;
 use crate::checkpoint::Purpose;
 use crate::pretrained::pretrained;
-use crate::{Actions, Checkpoint, DqnParams, sample};
+use crate::{Actions, Checkpoint, DqnParams, fixtures};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
 fn state(tick: u64) -> State {
@@ -17,11 +17,11 @@ fn state(tick: u64) -> State {
     (seen.covered_ms, seen.rate_rps, seen.completed_rps) = (5000, Some(100.0), Some(100.0));
     seen.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
     seen.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
-    State { tick: Tick(tick), observed_at_ms: Timestamp(5000 * tick + 4999), windows, ..sample::state() }
+    State { tick: Tick(tick), observed_at_ms: Timestamp(5000 * tick + 4999), windows, ..fixtures::state() }
 }
 
-/// What no training world shows: all fails, nothing is known of how long it waits.
-fn strange(tick: u64) -> State {
+/// A State unlike any in training: all requests fail, and no latency is known.
+fn unlike_training(tick: u64) -> State {
     let mut state = state(tick);
     state.windows.short = state.windows.tick.clone();
     let Windows { tick, short, .. } = &mut state.windows;
@@ -45,7 +45,7 @@ fn decide(decider: &Decider, state: &State, memories: &mut Memories) -> Decided 
 }
 
 #[test]
-fn a_network_is_trusted_as_long_as_it_sees_what_it_knows() {
+fn the_model_decides_while_states_resemble_training() {
     let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
     for tick in 1..20 {
         let decided = decide(&decider, &state(tick), &mut memories);
@@ -54,17 +54,17 @@ fn a_network_is_trusted_as_long_as_it_sees_what_it_knows() {
 }
 
 #[test]
-fn the_rule_decides_what_is_strange_until_six_good_states_in_a_row() {
+fn the_fallback_decides_until_six_good_states_in_a_row() {
     let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
     let mut reasons = Vec::new();
     let good = [true, false, true, true, false, true, true, true, true, true, true, true];
     for (tick, good) in (1..).zip(good) {
-        let state = if good { state(tick) } else { strange(tick) };
+        let state = if good { state(tick) } else { unlike_training(tick) };
         let decided = decide(&decider, &state, &mut memories);
         let fallback = decided.fallback;
         assert!(fallback.iter().all(|fallback| fallback.rule == "threshold-both"), "{fallback:?}");
         if let Some(FallbackReason::OutOfDistribution { score, threshold }) = fallback.as_ref().map(|fallback| &fallback.reason) {
-            assert_eq!(*threshold, f64::from(FAR));
+            assert_eq!(*threshold, f64::from(OOD_THRESHOLD));
             assert!(score.is_none_or(|score| score > *threshold), "{score:?}");
         }
         reasons.push(fallback.map(|fallback| match fallback.reason {
@@ -72,19 +72,19 @@ fn the_rule_decides_what_is_strange_until_six_good_states_in_a_row() {
             other => (other.kind(), 0),
         }));
     }
-    let (strange, recovering) = (Some((FallbackKind::OutOfDistribution, 0)), |left| Some((FallbackKind::Recovering, left)));
-    let first = [None, strange, recovering(5), recovering(4), strange];
+    let (unlike_training, recovering) = (Some((FallbackKind::OutOfDistribution, 0)), |left| Some((FallbackKind::Recovering, left)));
+    let first = [None, unlike_training, recovering(5), recovering(4), unlike_training];
     assert_eq!(reasons, [&first[..], &[5, 4, 3, 2, 1].map(recovering), &[None, None]].concat());
 }
 
 #[test]
-fn a_network_that_returns_a_non_finite_value_is_not_trusted() {
+fn a_model_that_returns_a_non_finite_value_is_not_trusted() {
     let model = pretrained();
     let (shift, scale) = model.weights.normalisation();
     let huge = vec![f32::MAX; model.weights.values().len()];
     let weights = Weights::from_parts(model.weights.architecture().clone(), huge, shift.to_vec(), scale.to_vec()).expect("finite");
     let header = &model.header;
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: None, note: String::new() };
+    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: None, note: String::new() };
     let broken = Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose);
     let decided = decide(&learned(&broken, "threshold-both"), &state(1), &mut Memories::default());
     assert_eq!(decided.fallback, Some(Fallback { rule: "threshold-both".to_owned(), reason: FallbackReason::NonFiniteValue }));
@@ -94,7 +94,7 @@ fn a_network_that_returns_a_non_finite_value_is_not_trusted() {
 }
 
 #[test]
-fn a_rule_with_memory_knows_the_load_when_it_is_asked() {
+fn a_fallback_with_memory_knows_the_load_when_it_takes_over() {
     let (decider, mut memories) = (learned(pretrained(), "holt-winters"), Memories::default());
     let rule = qscale_policies::by_name("holt-winters", &Value::Null).expect("a rule");
     let (mut alone, mut rng) = (Memory::default(), SmallRng::seed_from_u64(1));
@@ -109,7 +109,7 @@ fn a_rule_with_memory_knows_the_load_when_it_is_asked() {
 }
 
 #[test]
-fn what_was_recalled_is_what_would_have_been_seen() {
+fn recalled_states_equal_states_that_were_decided_on() {
     let decider = learned(pretrained(), "threshold-both");
     let (mut seen, mut recalled, mut rng) = (Memories::default(), Memories::default(), SmallRng::seed_from_u64(1));
     for tick in 1..40 {

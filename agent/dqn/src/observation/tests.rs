@@ -5,17 +5,17 @@ use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_policies::History;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 fn seen(state: &State, name: &str) -> f32 {
     let mut out = [0.0; COUNT];
-    observe(&Sight::take(state, &mut History::default(), 200.0), &mut out);
+    observe(&FeatureContext::update(state, &mut History::default(), 200.0), &mut out);
     let at = FEATURES.iter().position(|feature| feature.name == name).expect("a feature of that name");
     out[at]
 }
 
 #[test]
-fn every_feature_has_a_name_of_its_own() {
+fn feature_names_are_unique() {
     let mut names = names();
     names.sort();
     names.dedup();
@@ -23,11 +23,11 @@ fn every_feature_has_a_name_of_its_own() {
 }
 
 #[test]
-fn what_was_not_measured_is_neutral_and_marked() {
-    let state = sample::state();
+fn missing_measurements_are_neutral_and_marked() {
+    let state = fixtures::state();
     let mut out = [9.0; COUNT];
-    observe(&Sight::take(&state, &mut History::default(), 200.0), &mut out);
-    let told = [
+    observe(&FeatureContext::update(&state, &mut History::default(), 200.0), &mut out);
+    let neutral = [
         "next_over_rate",
         "peak_5_over_next",
         "season_over_next",
@@ -36,21 +36,21 @@ fn what_was_not_measured_is_neutral_and_marked() {
         "objective_over_latency",
         "throttled_share",
     ];
-    for (feature, value) in FEATURES.iter().zip(out).filter(|(feature, _)| told.contains(&feature.name)) {
+    for (feature, value) in FEATURES.iter().zip(out).filter(|(feature, _)| neutral.contains(&feature.name)) {
         assert_eq!(f64::from(value), feature.neutral, "{}", feature.name);
     }
     for name in ["saw_arrivals", "saw_latency", "saw_cpu", "saw_replicas", "saw_demand"] {
         assert_eq!(seen(&state, name), 0.0, "{name}");
     }
-    let busy = sample::busy(1.0);
+    let busy = fixtures::busy(1.0);
     for name in ["saw_arrivals", "saw_cpu", "saw_demand"] {
         assert_eq!(seen(&busy, name), 1.0, "{name}");
     }
 }
 
 #[test]
-fn features_are_ratios_to_the_functions_own_measure() {
-    let mut state = sample::busy(1.0);
+fn features_are_ratios_to_the_functions_own_bounds() {
+    let mut state = fixtures::busy(1.0);
     // One core asked for, one allocated, ten allowed.
     assert!(seen(&state, "allocated_over_next").abs() < 1e-3);
     assert!((seen(&state, "cores_asked_for_of_most") - 0.1).abs() < 1e-3);
@@ -101,7 +101,7 @@ prop_compose! {
         changes in any::<[Option<u32>; 2]>(), most in any::<[u32; 3]>(), latency_ms in prop_oneof![Just(0u64), 1..5000u64, Just(u64::MAX)],
         tick_length_ms in 100..=3_600_000u64,
     ) -> State {
-        let mut state = sample::state();
+        let mut state = fixtures::state();
         state.windows.tick = tick;
         state.windows.short = short;
         state.windows.long = long;
@@ -125,27 +125,27 @@ proptest! {
         prop_assume!(state.check().is_ok());
         let mut out = [f32::NAN; COUNT];
         let mut history = History::default();
-        let sight = Sight::take(&state, &mut history, caution);
-        observe(&sight, &mut out);
+        let context = FeatureContext::update(&state, &mut history, violation_cost);
+        observe(&context, &mut out);
         for (feature, value) in FEATURES.iter().zip(out) {
             prop_assert!((-1.0..=1.0).contains(&value), "{} = {value}", feature.name);
         }
         let actions = crate::Actions::new(crate::ActionSet::Headroom, crate::Scope::Joint);
-        let mut menu = crate::Menu::default();
-        actions.decode(&sight, &mut menu);
+        let mut candidates = crate::ActionCandidates::default();
+        actions.decode(&context, &mut candidates);
         for index in 0..actions.count() {
-            match menu.entry(index) {
+            match candidates.entry(index) {
                 Ok(allocation) => {
-                    prop_assert!(state.bounds.contain(allocation), "{} names {allocation}", actions.name(index));
-                    prop_assert!(menu.mask().allows(index));
+                    prop_assert!(state.bounds.contain(allocation), "{} has {allocation}", actions.name(index));
+                    prop_assert!(candidates.mask().allows(index));
                 }
-                Err(_) => prop_assert!(!menu.mask().allows(index)),
+                Err(_) => prop_assert!(!candidates.mask().allows(index)),
             }
         }
     }
 }
 
 #[test]
-fn whether_a_replica_is_always_kept_is_read_where_it_is_told() {
+fn the_lower_bound_of_replicas_is_at_its_index() {
     assert_eq!(FEATURES[LEAST_REPLICAS].name, "least_replicas");
 }

@@ -2,8 +2,8 @@
 
 use qscale_dqn::actions::{ActionSet, Actions};
 use qscale_dqn::checkpoint::Checkpoint;
+use qscale_dqn::reward::TrainingReward;
 use qscale_dqn::tabular::{Tabular, TabularParameters};
-use qscale_dqn::worth::Worth;
 use qscale_policies::{Memory, Policy};
 use qscale_rl::Hyperparameters;
 use qscale_rl::device::cpu;
@@ -11,14 +11,14 @@ use qscale_rl::explore::EpsilonSchedule;
 use qscale_rl::replay::StepEnd;
 use qscale_sim::Simulation;
 use qscale_sim::rng::{Purpose, stream};
-use qscale_train::agent::{Actor, Agent, DqnAgent, Outcome};
-use qscale_train::lane::Lane;
+use qscale_train::agent::{Actor, Agent, DqnAgent, EnvStep};
+use qscale_train::env::Env;
 use serde::Serialize;
 
 use super::experiment::{EPISODE, Experiment, ExperimentKind};
 use super::run::TickCounter;
 
-/// Cost of a violated tick in training: the default of [`qscale_dqn::policy::Caution`].
+/// Cost of a violated tick in training: the default of [`qscale_dqn::policy::ViolationCost`].
 const CAUTION: f64 = 100.0;
 
 /// Amount of training.
@@ -68,7 +68,7 @@ pub fn network(
     let mut agent = DqnAgent::new(hyperparameters(experiment.kind, budget), actions, REPLAY_RATIO, seed, &cpu())?;
     // Worlds are as long as evaluation runs, so that the network sees histories of the same length.
     let earned = live(&mut agent, experiment, budget.episodes, budget.worlds, experiment.ticks(), seed, counter)?;
-    Ok((agent.checkpoint(Some(Worth::default()), "qscale reproduce")?.model(None), earned))
+    Ok((agent.checkpoint(Some(TrainingReward::default()), "qscale reproduce")?.model(None), earned))
 }
 
 /// Updates per tick of a function.
@@ -96,11 +96,11 @@ fn hyperparameters(kind: ExperimentKind, budget: TrainingBudget) -> Hyperparamet
 /// # Errors
 /// [`super::run::Stopped`] when stopped.
 pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<f64> {
-    let worth = Worth::default();
+    let worth = TrainingReward::default();
     let mut sum = 0.0;
     for number in 0..worlds as u64 {
         let number = world_number(seed, number);
-        let mut lane = Lane::new(Simulation::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
+        let mut lane = Env::new(Simulation::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
         let (mut memory, mut rng) = (Memory::default(), stream(number, 0, Purpose::Policy));
         for _ in 0..experiment.ticks() {
             counter.tick(1)?;
@@ -122,13 +122,13 @@ fn live<A: Agent>(
     seed: u64,
     counter: &TickCounter<'_>,
 ) -> anyhow::Result<Vec<f64>> {
-    let worth = Worth::default();
+    let worth = TrainingReward::default();
     let actions = agent.actions().cloned();
     let world = |drawn: u64| {
         let number = world_number(seed, drawn);
-        Lane::new(Simulation::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
+        Env::new(Simulation::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
     };
-    let mut lanes: Vec<Lane> = (0..worlds as u64).map(world).collect();
+    let mut lanes: Vec<Env> = (0..worlds as u64).map(world).collect();
     // Worlds end at different times, so that no episode consists of starts only.
     let mut left: Vec<u32> = (0..worlds).map(|lane| lasts - (lane as u32 * lasts / worlds as u32) / EPISODE * EPISODE).collect();
     let mut drawn = worlds as u64;
@@ -138,17 +138,17 @@ fn live<A: Agent>(
         for _ in 0..EPISODE {
             counter.tick(worlds as u64)?;
             let acts = agent.actor().act(0, &lanes)?;
-            agent.study(worlds)?;
+            agent.learn(worlds)?;
             let mut outcomes = Vec::with_capacity(worlds);
             for ((lane, act), left) in lanes.iter_mut().zip(acts).zip(&mut left) {
-                let reward = lane.step(act.wanted, actions.as_ref(), &worth).reward;
+                let reward = lane.step(act.requested, actions.as_ref(), &worth).reward;
                 sum += reward;
                 *left -= 1;
                 // Functions do not end; the end of a world is a truncation.
                 let ending = if *left == 0 { StepEnd::Truncated } else { StepEnd::Continues };
-                outcomes.push(Outcome { act, reward: Some(reward), ending });
+                outcomes.push(EnvStep { action: act, reward: Some(reward), end: ending });
             }
-            agent.remember(&lanes, &outcomes);
+            agent.observe(&lanes, &outcomes);
             for (lane, left) in lanes.iter_mut().zip(&mut left).filter(|(_, left)| **left == 0) {
                 (*lane, *left) = (world(drawn), lasts);
                 drawn += 1;

@@ -11,8 +11,8 @@ use qscale_rl::device::cpu;
 use qscale_rl::learner::{Hyperparameters, RolloutConfig};
 use qscale_rl::loss::Munchausen;
 use qscale_rl::replay::Sampling;
-use qscale_train::judge::Score;
-use qscale_train::recipe::Recipe;
+use qscale_train::config::TrainingConfig;
+use qscale_train::evaluate::Score;
 use serde_json::json;
 
 use super::{TrainContext, TrainEvent, Trained, train_network};
@@ -37,7 +37,7 @@ pub struct AblateOptions {
 }
 
 /// Name of a variant, its description, and its change of the recipe.
-pub type Variant = (&'static str, &'static str, fn(&mut Recipe));
+pub type Variant = (&'static str, &'static str, fn(&mut TrainingConfig));
 
 /// Variants that are compared with the unchanged recipe.
 pub const VARIANTS: [Variant; 22] = [
@@ -109,7 +109,7 @@ pub fn ablate(
     progress: &dyn Fn(TrainEvent<'_>),
     stop: &AtomicBool,
 ) -> anyhow::Result<Option<Vec<AblationResult>>> {
-    let whole = Recipe { ticks: options.ticks, judgements: 4, ..Recipe::default() };
+    let whole = TrainingConfig { ticks: options.ticks, validations: 4, ..TrainingConfig::default() };
     whole.check().map_err(anyhow::Error::msg)?;
     ensure!(!options.resume || options.out.is_dir(), "nothing to resume in {}; leave out --resume to start", options.out.display());
     let (device, out) = (cpu(), &options.out);
@@ -176,9 +176,9 @@ mod tests {
     #[test]
     fn every_variant_is_valid_and_differs_from_the_default() {
         for (name, _, change) in VARIANTS {
-            let mut recipe = Recipe::default();
+            let mut recipe = TrainingConfig::default();
             change(&mut recipe);
-            assert_ne!(recipe, Recipe::default(), "{name}");
+            assert_ne!(recipe, TrainingConfig::default(), "{name}");
             recipe.check().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }

@@ -3,8 +3,6 @@
 
 use std::str::FromStr;
 
-use qscale_rl::Device;
-
 /// The requested device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -37,7 +35,7 @@ const WITHOUT_GPU: &str = "compiled without the feature `gpu`; compile with `car
 /// # Errors
 /// When the GPU is requested and cannot be used.
 #[cfg(not(feature = "gpu"))]
-pub async fn choose(choice: DeviceChoice) -> anyhow::Result<Device> {
+pub async fn choose(choice: DeviceChoice) -> anyhow::Result<qscale_rl::Device> {
     match choice {
         DeviceChoice::Gpu => anyhow::bail!("--device gpu: {WITHOUT_GPU}"),
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(qscale_rl::cpu()),
@@ -64,7 +62,7 @@ mod with_gpu {
     use anyhow::{Context, bail};
     use qscale_burn::probe::Probe;
     use qscale_common::runtime::clock;
-    use qscale_rl::{Device, cpu};
+    use qscale_rl::cpu;
     use tokio::process::Command;
 
     use super::DeviceChoice;
@@ -76,7 +74,7 @@ mod with_gpu {
     ///
     /// # Errors
     /// When the GPU is requested and cannot be used.
-    pub async fn choose(choice: DeviceChoice) -> anyhow::Result<Device> {
+    pub async fn choose(choice: DeviceChoice) -> anyhow::Result<qscale_rl::Device> {
         if choice == DeviceChoice::Cpu {
             return Ok(cpu());
         }

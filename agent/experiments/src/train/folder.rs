@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use qscale_dqn::Checkpoint;
-use qscale_dqn::domain::Part;
+use qscale_dqn::tasks::Split;
 use qscale_evaluate::report::{Curve, Panel, chart};
-use qscale_train::course::{Best, Course, Judgement};
-use qscale_train::judge::Score;
-use qscale_train::recipe::Recipe;
+use qscale_train::config::TrainingConfig;
+use qscale_train::evaluate::Score;
+use qscale_train::run::{Best, TrainingRun, Validation};
 use qscale_up::plan::load_model;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ pub struct TrainingFolder {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Identity {
     seed: u64,
-    recipe: Recipe,
+    recipe: TrainingConfig,
 }
 
 /// One point of the training curves.
@@ -69,7 +69,7 @@ impl TrainingFolder {
     ///
     /// # Errors
     /// When it holds another training, is used by another process, cannot be read or written, or holds none although `resume` is set.
-    pub fn open(path: &Path, recipe: &Recipe, seed: u64, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
+    pub fn open(path: &Path, recipe: &TrainingConfig, seed: u64, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(path)
             .with_context(|| format!("failed to create the folder {}; use another one with --out", path.display()))?;
         let identity_file = path.join("recipe.json");
@@ -107,7 +107,7 @@ impl TrainingFolder {
     fn resume(&mut self) -> anyhow::Result<()> {
         self.last = self.checkpoint("last.dqn")?;
         let Some(last) = &self.last else { return Ok(()) };
-        let lived = last.header.choices;
+        let lived = last.header.actions_taken;
         let rows: Option<Vec<CurvePoint>> = self.read("curves.json")?;
         // Points after the last checkpoint are computed again.
         self.rows = rows.unwrap_or_default().into_iter().filter(|row| row.ticks <= lived).collect();
@@ -140,11 +140,11 @@ impl TrainingFolder {
     }
 
     /// The best tuned rule on the validation worlds of `course`, from the folder or tuned now; `None` if stopped.
-    pub fn rule(&self, course: &Course, context: &TrainContext<'_>) -> anyhow::Result<Option<BaselineRule>> {
+    pub fn rule(&self, course: &TrainingRun, context: &TrainContext<'_>) -> anyhow::Result<Option<BaselineRule>> {
         if let Some(rule) = self.read("rule.json")? {
             return Ok(Some(rule));
         }
-        let court = course.court(Part::Validation);
+        let court = course.evaluator(Split::Validation);
         let Some(rule) = context.known(&court).or_else(|| rules::best(&court, context.progress, context.stop)) else { return Ok(None) };
         self.ruled(&rule)?;
         Ok(Some(rule))
@@ -156,15 +156,15 @@ impl TrainingFolder {
     }
 
     /// Adds a validation to the curves.
-    pub fn judged(&mut self, judgement: &Judgement, rule: &BaselineRule) -> anyhow::Result<()> {
-        let mean = &judgement.validation.mean;
+    pub fn judged(&mut self, judgement: &Validation, rule: &BaselineRule) -> anyhow::Result<()> {
+        let mean = &judgement.score.mean;
         self.rows.push(CurvePoint {
             ticks: judgement.ticks,
             seconds: self.seconds,
             updates: judgement.updates,
             epsilon: judgement.epsilon,
-            loss: judgement.loss.loss,
-            value: judgement.loss.value,
+            loss: judgement.updates_since.loss,
+            value: judgement.updates_since.value,
             exploring_reward: judgement.explored.mean.reward,
             reward: mean.reward,
             violation: mean.violation,
@@ -179,7 +179,7 @@ impl TrainingFolder {
     }
 
     /// Writes the checkpoint to resume from, and the best network, with the card of `with_card`, if it is new.
-    pub fn keep(&mut self, course: &Course, with_card: impl Fn(&Best) -> Checkpoint) -> anyhow::Result<()> {
+    pub fn keep(&mut self, course: &TrainingRun, with_card: impl Fn(&Best) -> Checkpoint) -> anyhow::Result<()> {
         self.write("last.dqn", &course.last()?.to_bytes())?;
         if let Some(best) = course.best().filter(|best| self.kept != Some(best.ticks)) {
             self.write("model.dqn", &with_card(best).to_bytes())?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use qscale_common::document::{self, Format};
 use qscale_evaluate::suite::{CompetitorEntry, TRAINING_RULES};
 use qscale_policies::{Policy, by_name};
-use qscale_train::judge::{Court, Score};
+use qscale_train::evaluate::{Evaluator, Score};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ fn settings() -> Vec<(String, Value)> {
 }
 
 /// The setting with the highest reward on the worlds of `court`; `None` if stopped.
-pub fn best(court: &Court, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> Option<BaselineRule> {
+pub fn best(court: &Evaluator, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> Option<BaselineRule> {
     let settings = settings();
     let mut best: Option<BaselineRule> = None;
     for (number, (policy, params)) in settings.iter().enumerate() {

@@ -4,11 +4,11 @@ use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_rl::learner::Hyperparameters;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 /// State number `number` of a function with two replicas and no violation; the next one is five seconds later.
 fn state(number: u64) -> State {
-    let mut state = sample::busy(0.5);
+    let mut state = fixtures::busy(0.5);
     (state.tick, state.observed_at_ms) = (Tick(100 + number), Timestamp(1_000_000 + 5000 * number));
     state.age.requests_ms = Some(40);
     let tick = &mut state.windows.tick;
@@ -46,7 +46,7 @@ fn rewards(states: &[State]) -> BTreeMap<StateId, Reward> {
 
 fn read(states: &[State], rewards: &BTreeMap<StateId, Reward>) -> Experience {
     let actions = Actions::new(ActionSet::Step, Scope::Joint);
-    let reader = Reader { actions: &actions, worth: Worth::default(), caution: &|_| 40.0 };
+    let reader = Reader { actions: &actions, worth: TrainingReward::default(), caution: &|_| 40.0 };
     reader.read(&Recording { states, rewards, since: Timestamp(0) })
 }
 
@@ -76,7 +76,7 @@ fn a_step_holds_the_action_of_the_current_allocation_and_the_training_reward() {
     // 5 % are slower than 100 ms and 1 % slower than 150 ms, so at 500 ms the share is 0.01 times a fifth to the seventh power.
     close(tick.violation, (0.01 * 0.2f64.powi(7) / 0.1).powi(2));
     // The reward by hand: violation cost 40; the unit of cost is a tick.
-    let usual = Sight::take(&states[0], &mut History::default(), 40.0).usual_price();
+    let usual = FeatureContext::update(&states[0], &mut History::default(), 40.0).usual_price();
     close(tick.cost, states[0].prices.per_hour(Allocation::new(2, 500, 256)) / usual);
     close(tick.reward, -(40.0 * tick.violation + tick.cost) / (0.376 * 40f64.powf(0.75)));
     assert!(step(&experience, 1).tick.cost > tick.cost);
@@ -168,7 +168,7 @@ fn late_measurements_belong_to_the_tick_that_they_measure() {
 fn states_before_the_period_only_fill_the_history() {
     let states: Vec<State> = (0..6).map(state).collect();
     let (actions, rewards) = (Actions::new(ActionSet::Step, Scope::Joint), rewards(&states));
-    let reader = Reader { actions: &actions, worth: Worth::default(), caution: &|_| 40.0 };
+    let reader = Reader { actions: &actions, worth: TrainingReward::default(), caution: &|_| 40.0 };
     let recording = Recording { states: &states, rewards: &rewards, since: states[3].observed_at_ms };
     let (late, all) = (reader.read(&recording), read(&states, &rewards));
     assert_eq!(late.ticks[..], all.ticks[3..], "the history is the same as the agent's");

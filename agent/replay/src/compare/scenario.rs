@@ -28,7 +28,7 @@ pub struct RecordedScenario {
     /// Its simulation.
     pub simulation: RecordedSimulation,
     rewards: Vec<Reward>,
-    /// What had to be assumed, in sentences.
+    /// Assumptions, in sentences.
     pub assumptions: Vec<String>,
 }
 

@@ -26,7 +26,7 @@ pub struct RunMetrics {
 impl RunMetrics {
     /// Adds the tick that `state` closes, whose allocation cost `cost_per_hour`.
     fn add(&mut self, state: &State, cost_per_hour: Option<f64>) {
-        if let Some(violated) = is_violated(state) {
+        if let Some(violated) = slo::is_violated_in(&state.windows.tick, &state.objective) {
             self.violated += f64::from(u8::from(violated));
             self.judged += 1.0;
         }
@@ -47,12 +47,6 @@ impl RunMetrics {
     pub fn cost_per_hour(&self) -> Option<f64> {
         (self.priced > 0.0).then(|| self.cost / self.priced)
     }
-}
-
-/// Whether the objective was violated in the tick that `state` closes; `None` if no request completed or failed.
-#[must_use]
-pub fn is_violated(state: &State) -> Option<bool> {
-    slo::is_violated_in(&state.windows.tick, &state.objective)
 }
 
 /// Sets the tick length, objective, bounds and prices of `policy` to those of `state`.
@@ -201,7 +195,6 @@ fn pattern(states: &[State], tick_ms: u64) -> anyhow::Result<Pattern> {
 
 #[cfg(test)]
 mod tests {
-    use qscale_common::contract::Latency;
     use qscale_sim::{Distribution, Nanos};
 
     use super::*;
@@ -237,15 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn tick_is_violated_by_latency_or_failures() {
+    fn tick_counts_once_it_has_requests() {
         let mut one = state(0, 10.0);
-        assert_eq!(is_violated(&one), Some(false));
-        one.windows.tick.latency = Some(Latency { p50_ms: 1.0, p95_ms: 501.0, p99_ms: 900.0, objective_ms: 501.0 });
-        assert_eq!(is_violated(&one), Some(true));
-        (one.windows.tick.latency, one.windows.tick.failed_share) = (None, Some(0.02));
-        assert_eq!(is_violated(&one), Some(true));
+        let share = |state: &State| {
+            let mut metrics = RunMetrics::default();
+            metrics.add(state, None);
+            metrics.violated_share()
+        };
+        assert_eq!(share(&one), Some(0.0));
+        one.windows.tick.failed_share = Some(0.02);
+        assert_eq!(share(&one), Some(1.0));
         one.windows.tick.failed_share = None;
-        assert_eq!(is_violated(&one), None);
+        assert_eq!(share(&one), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Features that the learned policy derives from a State and earlier ones. Owns which of them an explanation shows; pure.
 
 use qscale_common::contract::State;
-use qscale_dqn::policy::usual_caution;
-use qscale_dqn::sight::{Basis, Sight};
+use qscale_dqn::context::{DemandHorizon, FeatureContext};
+use qscale_dqn::policy::default_violation_cost;
 use qscale_policies::history::Told;
 use serde::Serialize;
 
@@ -42,28 +42,28 @@ pub struct FeatureSnapshot {
 }
 
 impl FeatureSnapshot {
-    /// Features of `state` and the `told` history; `violation_cost` is `None` for the default.
+    /// Features of `state` and the history `summary`; `violation_cost` is `None` for the default.
     #[must_use]
-    pub fn new(state: &State, told: Told, violation_cost: Option<f64>) -> Self {
-        let violation_cost = violation_cost.unwrap_or_else(|| usual_caution(state));
-        let (sight, heights) = (Sight::new(state, told, violation_cost), told.rate_heights);
+    pub fn new(state: &State, summary: Told, violation_cost: Option<f64>) -> Self {
+        let violation_cost = violation_cost.unwrap_or_else(|| default_violation_cost(state));
+        let (context, heights) = (FeatureContext::new(state, summary, violation_cost), summary.rate_heights);
         // A slot of the history is a minute, or a tick if that is longer.
         let slot_s = (state.tick_length_ms / 1000).max(60);
         Self {
-            level_rps: told.rate.level,
-            slope_rps_per_s: told.rate.slope_a_second,
-            slope_significance: told.rate.significance,
-            next_rps: sight.next_rps,
-            next_cores: sight.need(Basis::Next).map(|need| need.cores),
+            level_rps: summary.rate.level,
+            slope_rps_per_s: summary.rate.slope_a_second,
+            slope_significance: summary.rate.significance,
+            next_rps: context.next_rps,
+            next_cores: context.demand(DemandHorizon::Next).map(|demand| demand.cores),
             peaks_rps: [heights.peak_5, heights.peak_15, heights.peak_60, heights.peak_240],
-            request_seconds: told.request_seconds,
-            replica_concurrency: told.limit,
-            idle_s: u64::from(told.idle_slots) * slot_s,
-            wake_probabilities: [told.wake_chance, told.next_wake_chance],
-            keep_warm_ratio: sight.warm_worth(),
-            seasonal_peak_rps: told.foretold,
-            season_explained: told.season_trust,
-            observed_s: u64::from(told.seen_240) * slot_s,
+            request_seconds: summary.request_seconds,
+            replica_concurrency: summary.limit,
+            idle_s: u64::from(summary.idle_slots) * slot_s,
+            wake_probabilities: [summary.wake_chance, summary.next_wake_chance],
+            keep_warm_ratio: context.keep_warm_ratio(),
+            seasonal_peak_rps: summary.foretold,
+            season_explained: summary.season_trust,
+            observed_s: u64::from(summary.seen_240) * slot_s,
             violation_cost,
         }
     }

@@ -120,7 +120,7 @@ impl Explanation {
         };
         let mut lines = vec![result];
         lines.extend(outcome.guard.iter().map(|note| {
-            let rule = serde_json::to_value(note.rule).ok().and_then(|rule| rule.as_str().map(str::to_owned)).unwrap_or_default();
+            let rule: &'static str = note.rule.into();
             format!("{rule}: {}", or(&clean(&note.detail), "no detail"))
         }));
         if !outcome.reason.is_empty() && outcome.reason != self.action.reason {

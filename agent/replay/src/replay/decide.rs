@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::session::{Answer, ReplaySession};
 
-/// How a recorded answer compares with the replayed one.
+/// Comparison of a recorded answer with the replayed one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
     /// Equal bit for bit: allocation, reason and values.
@@ -54,7 +54,7 @@ pub struct ReplayedDecision {
 }
 
 impl ReplayedDecision {
-    /// How the answers compare; `None` if none was recorded.
+    /// Comparison of the answers; `None` if none was recorded.
     #[must_use]
     pub fn comparison(&self) -> Option<Match> {
         let recorded = self.recorded.as_ref()?;

@@ -9,7 +9,7 @@ fn uniform(capacity: usize) -> Replay {
 
 /// Pushes steps 0, 1, 2, ... with rewards 1, 10, 100, ..., the last one ending so, and gives (observation, reward, bootstrap, next) of what results.
 #[track_caller]
-fn lived(length: usize, steps: u8, end: StepEnd) -> Vec<(f32, f32, f32, f32)> {
+fn stored(length: usize, steps: u8, end: StepEnd) -> Vec<(f32, f32, f32, f32)> {
     let mut replay = uniform(64);
     let mut pending = NStepBuffer::new(length, 0.5);
     for step in 0..steps {
@@ -27,14 +27,14 @@ fn lived(length: usize, steps: u8, end: StepEnd) -> Vec<(f32, f32, f32, f32)> {
 
 #[test]
 fn returns_sum_discounted_rewards_of_n_steps() {
-    assert_eq!(lived(1, 2, StepEnd::Continues), [(0.0, 1.0, 0.5, 1.0), (1.0, 10.0, 0.5, 2.0)]);
-    assert_eq!(lived(3, 4, StepEnd::Continues), [(0.0, 1.0 + 5.0 + 25.0, 0.125, 3.0), (1.0, 10.0 + 50.0 + 250.0, 0.125, 4.0)]);
+    assert_eq!(stored(1, 2, StepEnd::Continues), [(0.0, 1.0, 0.5, 1.0), (1.0, 10.0, 0.5, 2.0)]);
+    assert_eq!(stored(3, 4, StepEnd::Continues), [(0.0, 1.0 + 5.0 + 25.0, 0.125, 3.0), (1.0, 10.0 + 50.0 + 250.0, 0.125, 4.0)]);
 }
 
 #[test]
 fn termination_does_not_bootstrap_while_truncation_does() {
-    assert_eq!(lived(3, 2, StepEnd::Terminated), [(0.0, 1.0 + 5.0, 0.0, 2.0), (1.0, 10.0, 0.0, 2.0)]);
-    assert_eq!(lived(3, 2, StepEnd::Truncated), [(0.0, 1.0 + 5.0, 0.25, 2.0), (1.0, 10.0, 0.5, 2.0)]);
+    assert_eq!(stored(3, 2, StepEnd::Terminated), [(0.0, 1.0 + 5.0, 0.0, 2.0), (1.0, 10.0, 0.0, 2.0)]);
+    assert_eq!(stored(3, 2, StepEnd::Truncated), [(0.0, 1.0 + 5.0, 0.25, 2.0), (1.0, 10.0, 0.5, 2.0)]);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn an_interruption_leaves_no_return_across_the_gap() {
 }
 
 #[test]
-fn the_oldest_gives_way() {
+fn a_full_replay_replaces_the_oldest() {
     let mut replay = uniform(3);
     for number in 0..5u8 {
         let transition = NStepTransition {
@@ -98,7 +98,7 @@ fn drawn(replay: &Replay, rounds: usize, beta: f32) -> (Vec<usize>, Batch) {
 }
 
 #[test]
-fn draws_follow_priorities_and_weights_take_the_bias_back() {
+fn samples_follow_priorities_and_weights_correct_the_bias() {
     let mut replay = filled(Sampling::Prioritised { alpha: 1.0, beta: 1.0, beta_over: 1 }, 4);
     let errors = [0.0, 1.0, -2.0, 5.0].map(|error: f32| error.signum() * (error.abs() - LEAST_PRIORITY).max(0.0));
     replay.update_priorities(&[0, 1, 2, 3], &errors);
@@ -113,14 +113,14 @@ fn draws_follow_priorities_and_weights_take_the_bias_back() {
 }
 
 #[test]
-fn without_priorities_all_are_drawn_alike_with_weight_one() {
+fn uniform_sampling_has_weights_of_one() {
     let (counts, batch) = drawn(&filled(Sampling::Uniform, 5), 1000, 0.4);
     assert!(counts.iter().all(|count| (9_300..10_700).contains(count)), "{counts:?}");
     assert!(batch.weights.iter().all(|weight| *weight == 1.0));
 }
 
 #[test]
-fn an_error_that_is_no_number_harms_no_sum() {
+fn errors_that_are_not_finite_keep_the_sums_finite() {
     let mut replay = filled(Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 1 }, 3);
     replay.update_priorities(&[0, 1], &[f32::NAN, f32::INFINITY]);
     let (counts, batch) = drawn(&replay, 10, 0.4);
@@ -129,9 +129,9 @@ fn an_error_that_is_no_number_harms_no_sum() {
 }
 
 #[test]
-fn a_rollout_tells_returns_that_blend_what_came_with_what_is_expected() {
+fn lambda_returns_blend_rewards_with_value_estimates() {
     let mut rollout = RolloutBuffer::default();
-    // What is seen after a step is its number, of which the best choice that is allowed is worth ten times as much.
+    // The next observation is the number of the step; its best allowed action has ten times that value.
     let step = |rollout: &mut RolloutBuffer, environment, number: f32, reward, end| {
         let (observation, next) = (&[number - 1.0], &[number]);
         rollout.push(environment, &Transition { observation, mask: Mask(0b11), action: 1, reward, next, next_mask: Mask(0b01), end });
@@ -149,5 +149,5 @@ fn a_rollout_tells_returns_that_blend_what_came_with_what_is_expected() {
     assert_eq!(batch.rewards, [1.0 + 0.5 * (0.8 * truncated + 0.2 * 10.0), truncated, 3.0, 4.0 + 0.5 * 40.0, 5.0 + 0.5 * 50.0]);
     assert_eq!((batch.observations.as_slice(), batch.bootstraps.as_slice()), ([0.0, 1.0, 2.0, 3.0, 4.0].as_slice(), [0.0; 5].as_slice()));
     assert_eq!(batch.rows(&[2, 0]).rewards, [3.0, batch.rewards[0]]);
-    assert!(!rollout.is_full(1), "it begins anew");
+    assert!(!rollout.is_full(1), "the buffer is empty");
 }

@@ -1,19 +1,19 @@
 use qscale_common::contract::State;
 use qscale_dqn::Checkpoint;
 use qscale_dqn::actions::{ActionSet, Actions, Scope};
-use qscale_dqn::domain::Kind;
 use qscale_dqn::tabular::{Tabular, TabularParameters};
+use qscale_dqn::tasks::FunctionClass;
 use qscale_rl::device::cpu;
 use qscale_rl::learner::{Hyperparameters, Learner, RolloutConfig};
 
 use super::*;
 use crate::agent::DqnAgent;
-use crate::course::Course;
-use crate::recipe::Recipe;
+use crate::config::TrainingConfig;
+use crate::run::TrainingRun;
 
-fn plan() -> Plan {
-    let domain = Domain { most_rps: 10.0, ..Domain::default() };
-    Plan { domain, worlds: 4, seed: 3, ..Plan::default() }
+fn config() -> TrainerConfig {
+    let tasks = TaskDistribution { most_rps: 10.0, ..TaskDistribution::default() };
+    TrainerConfig { tasks, worlds: 4, seed: 3, ..TrainerConfig::default() }
 }
 
 fn agent() -> DqnAgent {
@@ -28,8 +28,8 @@ fn agent_by(rollouts: Option<RolloutConfig>) -> DqnAgent {
 #[test]
 fn one_seed_gives_one_network_and_one_score_on_any_number_of_threads() {
     let run = |threads, rollouts| {
-        let plan = Plan { threads: NonZeroUsize::new(threads).expect("at least one"), ..plan() };
-        let mut trainer = Trainer::new(plan, agent_by(rollouts));
+        let config = TrainerConfig { threads: NonZeroUsize::new(threads).expect("at least one"), ..config() };
+        let mut trainer = Trainer::new(config, agent_by(rollouts));
         (0..50).for_each(|_| trainer.tick().expect("the CPU does not fail"));
         let checkpoint = trainer.agent().checkpoint(None, "").expect("the CPU does not fail");
         (trainer.take(), checkpoint)
@@ -42,8 +42,8 @@ fn one_seed_gives_one_network_and_one_score_on_any_number_of_threads() {
 }
 
 #[test]
-fn a_checkpoint_in_the_middle_goes_on_exploring_where_it_was() {
-    let mut trainer = Trainer::new(plan(), agent());
+fn a_checkpoint_continues_the_exploration_schedule() {
+    let mut trainer = Trainer::new(config(), agent());
     (0..40).for_each(|_| trainer.tick().expect("the CPU does not fail"));
     let bytes = trainer.agent().checkpoint(None, "").expect("the CPU does not fail").to_bytes();
     let read = Checkpoint::from_bytes(&bytes).expect("it was just written");
@@ -51,15 +51,15 @@ fn a_checkpoint_in_the_middle_goes_on_exploring_where_it_was() {
     let learner = Learner::resume(header.hyperparameters.clone(), &read.weights, read.training.as_ref(), header.seed, &cpu());
     let resumed = DqnAgent::with(learner.expect("they belong together"), read.check().expect("it matches"), 0.25);
     let actions = read.check().expect("it matches");
-    let world = |number| Lane::new(Simulation::new(draw(&plan().domain, Part::Test, number).setup, number, 0), 200.0, Some(&actions));
-    let lanes: Vec<Lane> = (0..30).map(world).collect();
+    let world = |number| Env::new(Cell::new(draw(&config().tasks, Split::Test, number).setup, number, 0), 200.0, Some(&actions));
+    let envs: Vec<Env> = (0..30).map(world).collect();
     assert_eq!(resumed.learner().actions_taken(), 160);
-    assert_eq!(resumed.actor().act(0, &lanes), trainer.agent.actor().act(0, &lanes));
+    assert_eq!(resumed.actor().act(0, &envs), trainer.agent.actor().act(0, &envs));
 }
 
 #[test]
-fn a_table_lives_through_the_same_worlds() {
-    let mut table = Trainer::new(plan(), Tabular::new(TabularParameters { step: 1, ..TabularParameters::default() }, 1));
+fn a_table_learns_in_the_same_worlds() {
+    let mut table = Trainer::new(config(), Tabular::new(TabularParameters { step: 1, ..TabularParameters::default() }, 1));
     (0..30).for_each(|_| table.tick().expect("a table does not fail"));
     let (score, _) = table.take();
     assert!(score.ticks == 120 && score.mean.cost > 0.0, "{score:?}");
@@ -67,16 +67,16 @@ fn a_table_lives_through_the_same_worlds() {
 }
 
 #[test]
-fn what_is_overloaded_is_worth_less_and_what_is_too_much_costs() {
+fn too_little_violates_and_too_much_costs() {
     // The first world whose load asks for something: the same ticks with next to nothing, with enough, and with all that is allowed.
-    let worth = Worth::default();
+    let reward = TrainingReward::default();
     let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
         let mut score = Score::default();
         for number in 0..20 {
-            let mut lane = Lane::new(Simulation::new(draw(&plan().domain, Part::Test, number).setup, number, 0), 200.0, None);
+            let mut env = Env::new(Cell::new(draw(&config().tasks, Split::Test, number).setup, number, 0), 200.0, None);
             for _ in 0..40 {
-                let wanted = wanted(lane.state());
-                score.add(&lane.step(Some(wanted), None, &worth));
+                let wanted = wanted(env.state());
+                score.add(&env.step(Some(wanted), None, &reward));
             }
         }
         score.mean
@@ -91,19 +91,19 @@ fn what_is_overloaded_is_worth_less_and_what_is_too_much_costs() {
 }
 
 #[test]
-fn what_nobody_could_help_is_no_part_of_the_reward() {
-    let (worth, caution) = (Worth::default(), 500.0);
-    let domain = plan().domain.of(Kind::Sparse);
+fn unavoidable_violations_are_not_part_of_the_reward() {
+    let (reward, cost) = (TrainingReward::default(), 500.0);
+    let tasks = config().tasks.of(FunctionClass::Sparse);
     let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
         let (mut violation, mut beyond_cost) = (0.0, 0.0f64);
         for number in 0..30 {
-            let mut lane = Lane::new(Simulation::new(draw(&domain, Part::Test, number).setup, number, 0), caution, None);
+            let mut env = Env::new(Cell::new(draw(&tasks, Split::Test, number).setup, number, 0), cost, None);
             for _ in 0..200 {
-                let wanted = wanted(lane.state());
-                let tick_s = lane.state().tick_length_ms as f64 / 1000.0;
-                let tick = lane.step(Some(wanted), None, &worth);
+                let wanted = wanted(env.state());
+                let tick_s = env.state().tick_length_ms as f64 / 1000.0;
+                let tick = env.step(Some(wanted), None, &reward);
                 violation += tick.violation;
-                beyond_cost += tick.reward + worth.of_usual_cost(caution) * tick_s * tick.cost;
+                beyond_cost += tick.reward + reward.of_usual_cost(cost) * tick_s * tick.cost;
             }
         }
         (violation, beyond_cost)
@@ -114,26 +114,26 @@ fn what_nobody_could_help_is_no_part_of_the_reward() {
     assert!(beyond_cost < -1.0, "what is too little is: {beyond_cost}");
 }
 
-fn recipe() -> Recipe {
+fn training() -> TrainingConfig {
     let hyperparameters = Hyperparameters { hidden: vec![16], batch: 16, warm_up: 40, capacity: 5000, ..Hyperparameters::plain() };
-    let domain = Domain { most_rps: 10.0, ..Domain::default() };
-    Recipe {
+    let tasks = TaskDistribution { most_rps: 10.0, ..TaskDistribution::default() };
+    TrainingConfig {
         ticks: 10_000,
         worlds: 100,
-        judgements: 4,
+        validations: 4,
         validation_worlds: 3,
         test_worlds: 2,
         replay_ratio: 0.01,
         hyperparameters,
-        domain,
-        ..Recipe::default()
+        tasks,
+        ..TrainingConfig::default()
     }
 }
 
 #[test]
-fn a_training_keeps_the_best_of_its_judgements_and_goes_on_where_it_was_cut() {
+fn a_run_keeps_the_best_of_its_validations_and_resumes() {
     let threads = NonZeroUsize::new(2).expect("at least one");
-    let begin = |last: Option<&Checkpoint>| Course::new(recipe(), 7, last, &cpu(), threads).expect("a recipe within its ranges");
+    let begin = |last: Option<&Checkpoint>| TrainingRun::new(training(), 7, last, &cpu(), threads).expect("a valid configuration");
     let mut whole = begin(None);
     let mut judgements = Vec::new();
     let mut cut = None;
@@ -145,9 +145,9 @@ fn a_training_keeps_the_best_of_its_judgements_and_goes_on_where_it_was_cut() {
     }
     assert_eq!(judgements.iter().map(|judged| judged.ticks).collect::<Vec<_>>(), [2500, 5000, 7500, 10_000]);
     let best = whole.best().expect("it was judged");
-    let most = judgements.iter().map(|judged| judged.validation.mean.reward).fold(f64::NEG_INFINITY, f64::max);
+    let most = judgements.iter().map(|judged| judged.score.mean.reward).fold(f64::NEG_INFINITY, f64::max);
     assert_eq!(best.score.mean.reward, most);
-    assert_eq!(Score::of(&whole.judged(best, Part::Validation).expect("the CPU does not fail")), best.score);
+    assert_eq!(Score::of(&whole.evaluate(best, Split::Validation).expect("the CPU does not fail")), best.score);
     let mut resumed = begin(cut.as_ref());
     assert_eq!(resumed.ticks(), 5000);
     let mut later = Vec::new();
@@ -158,36 +158,42 @@ fn a_training_keeps_the_best_of_its_judgements_and_goes_on_where_it_was_cut() {
 }
 
 #[test]
-fn rules_and_networks_are_judged_in_the_same_worlds_on_any_number_of_threads() {
+fn evaluation_does_not_depend_on_the_number_of_threads() {
     let judged = |threads| {
-        let course = Course::new(recipe(), 7, None, &cpu(), NonZeroUsize::new(threads).expect("at least one")).expect("valid");
+        let run = TrainingRun::new(training(), 7, None, &cpu(), NonZeroUsize::new(threads).expect("at least one")).expect("valid");
         let rule = qscale_policies::by_name("hpa", &serde_json::Value::Null).expect("a rule");
-        course.court(Part::Validation).rule(&*rule)
+        run.evaluator(Split::Validation).rule(&*rule)
     };
     assert_eq!(judged(1), judged(2));
     assert!(judged(1).iter().all(|score| score.ticks > 20));
 }
 
 #[test]
-fn a_recipe_out_of_range_is_refused_with_the_value() {
-    for (recipe, told) in [
-        (Recipe { ticks: 5, ..recipe() }, "ticks = 5, must be from 10000"),
-        (Recipe { replay_ratio: 0.0, ..recipe() }, "replay_ratio = 0"),
-        (Recipe { domain: Domain { sparse: 2.0, ..Domain::default() }, ..recipe() }, "domain.sparse = 2"),
+fn a_configuration_out_of_range_is_rejected_with_key_and_value() {
+    for (config, expected) in [
+        (TrainingConfig { ticks: 5, ..training() }, "ticks = 5"),
+        (TrainingConfig { replay_ratio: 0.0, ..training() }, "replay_ratio = 0"),
         (
-            Recipe {
+            TrainingConfig { tasks: TaskDistribution { sparse_share: 2.0, ..TaskDistribution::default() }, ..training() },
+            "tasks.sparse_share = 2",
+        ),
+        (
+            TrainingConfig {
                 hyperparameters: Hyperparameters {
                     rollouts: Some(RolloutConfig { lambda: 1.5, ..RolloutConfig::default() }),
                     ..Hyperparameters::plain()
                 },
-                ..recipe()
+                ..training()
             },
             "hyperparameters.rollouts.lambda = 1.5",
         ),
-        (Recipe { worth: Worth { scale: 0.0, ..Worth::default() }, ..recipe() }, "worth.scale = 0"),
-        (Recipe { hyperparameters: Hyperparameters { batch: 0, ..Hyperparameters::plain() }, ..recipe() }, "hyperparameters.batch = 0"),
+        (TrainingConfig { reward: TrainingReward { scale: 0.0, ..TrainingReward::default() }, ..training() }, "reward.scale = 0"),
+        (
+            TrainingConfig { hyperparameters: Hyperparameters { batch: 0, ..Hyperparameters::plain() }, ..training() },
+            "hyperparameters.batch = 0",
+        ),
     ] {
-        let error = recipe.check().expect_err("out of range");
-        assert!(error.contains(told), "{error}");
+        let error = config.check().expect_err("out of range");
+        assert!(error.contains(expected), "{error}");
     }
 }

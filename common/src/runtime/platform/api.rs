@@ -18,41 +18,75 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
+use super::operations::{self, Control};
 use crate::document::{self, DocumentError};
 use crate::name::{FunctionId, Name};
-use crate::platform::{AllocationReply, AllocationRequest, ApiError, FunctionSpec, FunctionStatus, LogLine, OutOfRange, PlatformEvent};
+use crate::platform::{ApiError, EventKind, FunctionSpec, FunctionStatus, LogLine, OutOfRange, PlatformEvent};
 use crate::runtime::health::Health;
+use crate::units::Allocation;
 
 /// Largest body of a request, bytes.
 const BODY_BYTES: usize = 1 << 20;
 /// Most events in one reply.
 const PAGE: usize = 1_000;
 
-/// A platform: runs functions with a desired allocation.
+/// A program that runs functions. [`operations`] checks requests and calls these methods in order.
 pub trait Platform: Send + Sync + 'static {
+    /// A function of the platform. It stays usable after it was removed.
+    type Function: Send + Sync;
+
+    /// Limits, leases and the lock of changes.
+    fn control(&self) -> &Control;
+
     /// All functions by name. May block for a moment.
     fn list(&self) -> Vec<FunctionStatus>;
 
-    /// One function; `None` if there is none.
-    fn get(&self, id: &FunctionId) -> Option<FunctionStatus>;
+    /// Number of functions.
+    fn count(&self) -> usize;
 
-    /// Adds a function, or replaces the file of an existing one; idempotent.
-    fn add(&self, spec: FunctionSpec) -> impl Future<Output = Result<FunctionStatus, Refused>> + Send;
+    /// One function; `None` where there is none of that name.
+    fn find(&self, id: &FunctionId) -> Option<Self::Function>;
 
-    /// Deletes a function; returns when its replicas are gone.
-    fn delete(&self, id: &FunctionId) -> impl Future<Output = Result<(), Refused>> + Send;
+    /// The status of a function. May block for a moment.
+    fn status(&self, function: &Self::Function) -> FunctionStatus;
 
-    /// Sets the desired allocation of a function, unless the lease is older than the newest one seen.
-    fn set_allocation(&self, id: &FunctionId, request: &AllocationRequest)
-    -> impl Future<Output = Result<AllocationReply, Refused>> + Send;
+    /// The file of a function.
+    fn spec(&self, function: &Self::Function) -> Arc<FunctionSpec>;
 
-    /// The last `lines` lines of output of a function's replicas; `None` if there is no such function.
-    fn logs(&self, id: &FunctionId, lines: usize) -> Option<Vec<LogLine>>;
+    /// The desired allocation of a function.
+    fn desired(&self, function: &Self::Function) -> Allocation;
 
-    /// Its events.
+    /// Creates a function whose file and allocation were checked and whose name is free, and records that.
+    fn create(&self, spec: FunctionSpec) -> impl Future<Output = Result<Self::Function, Refused>> + Send;
+
+    /// Gives a function another file, which was checked.
+    fn replace(&self, function: &Self::Function, spec: FunctionSpec) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// Removes a function from the list and begins to stop its replicas.
+    fn remove(&self, id: &FunctionId) -> Option<Self::Function>;
+
+    /// Returns when a removed function has no replica left.
+    fn gone(&self, function: Self::Function) -> impl Future<Output = ()> + Send;
+
+    /// Sets the desired allocation, which was checked, and records the change; returns the one before. Called under the lock of leases.
+    fn set_desired(&self, function: &Self::Function, desired: Allocation) -> Allocation;
+
+    /// Returns when the desired allocation was acted on, or after a short while.
+    fn settle(&self, function: &Self::Function) -> impl Future<Output = ()> + Send;
+
+    /// Saves functions, allocations and the highest lease, where the platform keeps them.
+    fn save(&self) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// The last `lines` lines that the replicas of a function wrote.
+    fn logs(&self, function: &Self::Function, lines: usize) -> Vec<LogLine>;
+
+    /// Records an event that concerns no single replica.
+    fn record(&self, id: &FunctionId, kind: EventKind, message: String);
+
+    /// Recorded events.
     fn events(&self) -> &Events;
 
-    /// All metrics as Prometheus text. May block briefly.
+    /// All metrics in Prometheus' text format. May block for a moment.
     fn metrics(&self) -> String;
 }
 
@@ -193,17 +227,19 @@ async fn one<P: Platform>(
     Path((namespace, name)): Path<(String, String)>,
 ) -> Result<Json<FunctionStatus>, Failure> {
     let id = id(&namespace, &name)?;
-    Ok(Json(api.platform.get(&id).ok_or(Refused::NotFound(id))?))
+    let function = api.platform.find(&id).ok_or(Refused::NotFound(id))?;
+    let status = tokio::task::spawn_blocking(move || api.platform.status(&function)).await;
+    status.map(Json).map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 async fn add<P: Platform>(State(api): State<Api<P>>, request: Request) -> Result<Json<FunctionStatus>, Failure> {
     let spec = read(request).await?;
-    Ok(Json(unbroken(async move { api.platform.add(spec).await }).await?))
+    Ok(Json(unbroken(async move { operations::add(&*api.platform, spec).await }).await?))
 }
 
 async fn delete<P: Platform>(State(api): State<Api<P>>, Path((namespace, name)): Path<(String, String)>) -> Result<StatusCode, Failure> {
     let id = id(&namespace, &name)?;
-    unbroken(async move { api.platform.delete(&id).await }).await?;
+    unbroken(async move { operations::delete(&*api.platform, &id).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -214,7 +250,7 @@ async fn set_allocation<P: Platform>(
 ) -> Result<Response, Failure> {
     let id = id(&namespace, &name)?;
     let allocation = read(request).await?;
-    let reply = unbroken(async move { api.platform.set_allocation(&id, &allocation).await }).await?;
+    let reply = unbroken(async move { operations::set_allocation(&*api.platform, &id, &allocation).await }).await?;
     Ok(Json(reply).into_response())
 }
 
@@ -238,8 +274,8 @@ async fn logs<P: Platform>(
 ) -> Result<Response, Failure> {
     let Query(query) = query.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let id = id(&namespace, &name)?;
-    let lines = api.platform.logs(&id, query.lines.unwrap_or(usize::MAX)).ok_or(Refused::NotFound(id))?;
-    Ok(Json(lines).into_response())
+    let function = api.platform.find(&id).ok_or(Refused::NotFound(id))?;
+    Ok(Json(api.platform.logs(&function, query.lines.unwrap_or(usize::MAX))).into_response())
 }
 
 #[derive(Debug, Deserialize)]

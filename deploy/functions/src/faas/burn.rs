@@ -1,10 +1,9 @@
-//! Burning CPU until a clock says enough.
+//! Use of CPU time until a clock reaches an end.
 
 use std::hint::black_box;
 use std::time::Duration;
 
-/// Rounds between two looks at the clock: some tens of microseconds, so that looking costs little and overshooting less than a
-/// request can tell.
+/// Rounds between two reads of the clock: some tens of microseconds, so that neither the reads nor the overshoot matter.
 const ROUNDS: u32 = 20_000;
 
 /// Computes until `clock` reaches `end`.
@@ -17,7 +16,7 @@ pub fn until(clock: impl Fn() -> Duration, end: Duration) {
     }
 }
 
-/// CPU time that the calling thread has used.
+/// CPU time used by the calling thread.
 #[must_use]
 pub fn thread_cpu_time() -> Duration {
     read(libc::CLOCK_THREAD_CPUTIME_ID)
@@ -32,6 +31,6 @@ fn read(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the result. Both clocks exist on every Linux that runs Rust's standard library.
     let failed = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    assert_eq!(failed, 0, "the kernel has no clock {clock}");
+    assert_eq!(failed, 0, "clock {clock} is not available");
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -1,26 +1,25 @@
-//! Memory that is really in use while it is held, and really given back afterwards.
+//! Memory that is resident while held and returned to the kernel afterwards.
 
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 
-/// Pages of one request, every one written to. They come straight from the kernel: the allocator would keep what is freed, and the
-/// function's memory would never shrink again.
+/// Resident pages of a request. Mapped directly: the allocator would keep freed memory, so that the function's memory would never shrink.
 pub struct Pages {
     address: *mut libc::c_void,
     length: usize,
 }
 
 impl Pages {
-    /// `mebibytes` of memory in use.
+    /// Maps `mebibytes` of memory and writes to every page; `None` for 0.
     ///
     /// # Errors
-    /// When the kernel does not give it.
-    pub fn touched(mebibytes: u32) -> Result<Option<Self>, Refusal> {
+    /// When the kernel refuses.
+    pub fn touched(mebibytes: u32) -> Result<Option<Self>, RequestError> {
         if mebibytes == 0 {
             return Ok(None);
         }
-        let refused = |reason: String| Refusal::NoMemory { mebibytes, reason };
+        let refused = |reason: String| RequestError::NoMemory { mebibytes, reason };
         let length = usize::try_from(u64::from(mebibytes) << 20).map_err(|error| refused(error.to_string()))?;
-        // Asking for all pages at once spares a page fault for each.
+        // Populating the mapping avoids a page fault per page.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
         // SAFETY: a fresh private mapping at an address of the kernel's choice touches no memory in use.
         let address = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
@@ -32,7 +31,7 @@ impl Pages {
         Ok(Some(pages))
     }
 
-    /// Writes one byte to every page, which makes the kernel provide those that it has not yet.
+    /// Writes one byte to every page, so that all are resident.
     fn touch(&self) {
         const SMALLEST_PAGE: usize = 4096;
         for offset in (0..self.length).step_by(SMALLEST_PAGE) {

@@ -68,12 +68,12 @@ pub fn value(text: &str, key: &str) -> u64 {
     found.unwrap_or(0)
 }
 
-/// Makes a folder; one that is there already will do.
+/// Creates a folder unless it exists.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder).map_err(|error| io::Error::new(error.kind(), format!("cannot create {}: {error}", folder.display())))
 }
 
-/// Sends SIGKILL to every process of the cgroup and those below, and looks again until a look finds nobody new.
+/// Sends SIGKILL to every process of the cgroup and those below, repeatedly until none is left: a process may fork meanwhile.
 pub fn kill_all(folder: &Path) {
     if write(folder, "cgroup.kill", 1).is_ok() {
         return;

@@ -9,7 +9,7 @@ use qscale_common::units::Mebibytes;
 use super::files::Mount;
 use super::{Folders, LimitError, Usage, Version, files, remove_tree};
 
-/// Makes the folder `name` below the platform's own cgroup in each hierarchy, and sees that limits can be written there.
+/// Creates the folder `name` below the platform's own cgroup in each hierarchy and checks that limits can be written there.
 pub fn make_base(mounts: &[Mount], name: &Path) -> Result<Folders, String> {
     let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("cannot read /proc/self/cgroup: {error}"))?;
     let place = |controller| own_folder(mounts, &own, controller).map(|folder| folder.join(name));
@@ -24,7 +24,7 @@ pub fn make_base(mounts: &[Mount], name: &Path) -> Result<Folders, String> {
     Ok(folders)
 }
 
-/// The platform's own cgroup, so that what it starts stays under the limits that it is under itself.
+/// The platform's own cgroup: its children stay under its limits.
 fn own_folder(mounts: &[Mount], own: &str, controller: &str) -> Result<PathBuf, String> {
     let mount = mounts.iter().find(|mount| mount.controls(controller));
     let mount = &mount.ok_or_else(|| format!("the {controller} controller is not mounted"))?.point;
@@ -33,7 +33,7 @@ fn own_folder(mounts: &[Mount], own: &str, controller: &str) -> Result<PathBuf, 
         controllers.split(',').any(|name| name == controller).then_some(path)
     });
     let folder = mount.join(path.unwrap_or("/").trim_start_matches('/'));
-    // In a container the mount may show the own cgroup as its root although the path is that of the host.
+    // In a container the mount may show the own cgroup as its root, while the path is relative to the host's root.
     Ok(if folder.is_dir() { folder } else { mount.clone() })
 }
 
@@ -45,7 +45,7 @@ fn try_limits(folders: &Folders) -> io::Result<()> {
     files::read(&folders.cpuacct, "cpuacct.usage").map(drop)
 }
 
-/// Where swap exists it is not used for functions: a replica that swaps would look small and be slow.
+/// Disables swap for functions: a replica that swaps would look small and be slow.
 pub fn prepare(memory: &Path) {
     drop(files::write(memory, "memory.swappiness", 0));
 }

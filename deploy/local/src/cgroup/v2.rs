@@ -1,4 +1,4 @@
-//! Version 2: one hierarchy. A group whose controllers are passed on to those below may hold no process itself.
+//! Version 2: one hierarchy. A group that enables controllers for its children must not hold processes itself.
 
 use std::fs;
 use std::io;
@@ -8,10 +8,10 @@ use qscale_common::units::Mebibytes;
 
 use super::{Folders, LimitError, Usage, Version, files, remove_tree};
 
-/// Name of the group into which processes move that stand in the way of passing controllers on.
+/// Group for processes that would prevent their own group from enabling controllers for its children.
 const LEAF: &str = "qscale-host";
 
-/// Makes the folder `name` in the nearest group, from the platform's own upwards, that passes on the CPU and the memory controller.
+/// Creates the folder `name` in the nearest group, from the platform's own upwards, that can enable the CPU and memory controllers for children.
 pub fn make_base(mount: &Path, name: &Path) -> Result<Folders, String> {
     let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("cannot read /proc/self/cgroup: {error}"))?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
@@ -27,22 +27,22 @@ pub fn make_base(mount: &Path, name: &Path) -> Result<Folders, String> {
 }
 
 fn make_below(parent: &Path, name: &Path, is_mount: bool) -> io::Result<PathBuf> {
-    if let Err(error) = pass_on(parent) {
-        // Two groups are rearranged, by moving their processes into a leaf: one that holds the platform alone, as a service's does, and the
-        // root of a container's own view, as container engines in containers do.
+    if let Err(error) = enable_controllers(parent) {
+        // In two cases the group's processes are moved into a leaf: when it holds the platform alone, like a service's group, and when it is
+        // the root of a container's view, as nested container engines do.
         let is_container_root = is_mount && parent.join("cgroup.type").exists();
         let holds_platform_alone = || files::read(parent, "cgroup.procs").is_ok_and(|pids| pids.trim() == std::process::id().to_string());
         if error.raw_os_error() != Some(libc::EBUSY) || !(is_container_root || holds_platform_alone()) {
             return Err(error);
         }
         move_processes(parent, &parent.join(LEAF))?;
-        pass_on(parent)?;
+        enable_controllers(parent)?;
     }
     let mut folder = parent.to_path_buf();
     let made = name.components().try_for_each(|component| {
         folder.push(component);
         files::make_folder(&folder)?;
-        pass_on(&folder)
+        enable_controllers(&folder)
     });
     if let Err(error) = made {
         remove_tree(&parent.join(name));
@@ -51,8 +51,8 @@ fn make_below(parent: &Path, name: &Path, is_mount: bool) -> io::Result<PathBuf>
     Ok(folder)
 }
 
-/// Gives the groups below `folder` the CPU and the memory controller.
-fn pass_on(folder: &Path) -> io::Result<()> {
+/// Enables the CPU and memory controllers for the groups below `folder`.
+fn enable_controllers(folder: &Path) -> io::Result<()> {
     let enabled = files::read(folder, "cgroup.subtree_control")?;
     let missing = ["cpu", "memory"].into_iter().filter(|name| !enabled.split_whitespace().any(|on| on == *name));
     missing.into_iter().try_for_each(|name| files::write(folder, "cgroup.subtree_control", format_args!("+{name}")))
@@ -70,7 +70,7 @@ fn move_processes(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Undoes what [`make_base`] did to the group above, where it moved processes into a leaf and no other platform is there.
+/// Reverts the rearrangement by [`make_base`], unless another platform still uses it.
 pub fn leave(base: &Path) {
     let Some(parent) = base.parent().and_then(Path::parent) else { return };
     let leaf = parent.join(LEAF);
@@ -85,13 +85,13 @@ pub fn leave(base: &Path) {
     }
 }
 
-/// No swap, and a kill for memory takes the whole replica, not one process of it.
+/// Disables swap, and makes an OOM kill end the whole replica instead of one process.
 pub fn prepare(memory: &Path) {
     drop(files::write(memory, "memory.swap.max", 0));
     drop(files::write(memory, "memory.oom.group", 1));
 }
 
-/// The kernel would kill to get below a new limit, so what is in use is looked at first.
+/// Sets the memory limit. Usage is checked first: the kernel would kill processes to get below the new limit.
 pub fn set_memory(memory: &Path, limit: Mebibytes) -> Result<(), LimitError> {
     let in_use = working_set(memory)?;
     if limit.bytes() <= in_use {

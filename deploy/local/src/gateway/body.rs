@@ -1,169 +1,43 @@
-//! Bodies on their way through the gateway. Owns what of a request is kept for another attempt, and what happens when a reply ends.
+//! Reply bodies. Owns the steps at the end of a reply, complete or cut off.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Sleep;
 
-use super::measure::Measure;
+use super::measure::RequestMeasurement;
 use crate::admission::Permit;
-use crate::replica::Target;
-use crate::upstream::Connection;
+use crate::replica::ReadyReplica;
+use crate::upstream::UpstreamConnection;
 
-/// Bytes of a request's body that are kept for another attempt. gRPC's unary messages are mostly far smaller.
-const KEPT: usize = 64 << 10;
-
-/// A request's body, from which another attempt can begin again while little of it was read.
-#[derive(Debug, Clone)]
-pub struct Replay(Arc<Mutex<Recording>>);
-
-#[derive(Debug)]
-struct Recording {
-    rest: Incoming,
-    /// Frames that were read of `rest`, while they are few enough.
-    kept: Vec<Kept>,
-    bytes: usize,
-    overflown: bool,
-    ended: bool,
-    /// The client broke it off, or it is malformed.
-    broken: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Kept {
-    Data(Bytes),
-    Trailers(HeaderMap),
-}
-
-/// The body of one attempt.
-#[derive(Debug)]
-pub struct RequestBody {
-    recording: Arc<Mutex<Recording>>,
-    /// Kept frames that this attempt has sent.
-    sent: usize,
-    empty: bool,
-}
-
-impl Replay {
-    /// Nothing of `body` is read yet.
-    #[must_use]
-    pub fn new(body: Incoming) -> Self {
-        let ended = body.is_end_stream();
-        Self(Arc::new(Mutex::new(Recording { rest: body, kept: Vec::new(), bytes: 0, overflown: false, ended, broken: false })))
-    }
-
-    /// A body that begins at the beginning.
-    #[must_use]
-    pub fn body(&self) -> RequestBody {
-        let recording = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let empty = recording.ended && recording.kept.is_empty();
-        RequestBody { recording: Arc::clone(&self.0), sent: 0, empty }
-    }
-
-    /// Whether the beginning is still there.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        !self.0.lock().unwrap_or_else(PoisonError::into_inner).overflown
-    }
-
-    /// Whether the client is why it does not come to its end.
-    #[must_use]
-    pub fn is_broken(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).broken
-    }
-}
-
-impl Recording {
-    fn keep(&mut self, frame: &Frame<Bytes>) {
-        let kept = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => Kept::Data(data.clone()),
-            (None, Some(trailers)) => Kept::Trailers(trailers.clone()),
-            (None, None) => return,
-        };
-        self.bytes += frame.data_ref().map_or(0, Bytes::len);
-        if self.bytes > KEPT {
-            self.overflown = true;
-            self.kept = Vec::new();
-        }
-        if !self.overflown {
-            self.kept.push(kept);
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let body = self.get_mut();
-        let mut recording = body.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = recording.kept.get(body.sent) {
-            body.sent += 1;
-            return Poll::Ready(Some(Ok(match kept {
-                Kept::Data(data) => Frame::data(data.clone()),
-                Kept::Trailers(trailers) => Frame::trailers(trailers.clone()),
-            })));
-        }
-        if recording.ended {
-            return Poll::Ready(None);
-        }
-        let frame = ready!(Pin::new(&mut recording.rest).poll_frame(context));
-        recording.ended = frame.is_none() || recording.rest.is_end_stream();
-        match &frame {
-            Some(Ok(frame)) => {
-                recording.keep(frame);
-                body.sent = recording.kept.len();
-            }
-            Some(Err(_)) => recording.broken = true,
-            None => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        self.empty || (recording.ended && self.sent >= recording.kept.len())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.empty {
-            return SizeHint::with_exact(0);
-        }
-        let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        if recording.kept.is_empty() && !recording.ended { recording.rest.size_hint() } else { SizeHint::default() }
-    }
-}
-
-/// The body of a reply: of the replica, or of the gateway itself.
+/// Reply body: of the replica, or of the gateway itself.
 pub type ReplyBody = Either<Relayed, Full<Bytes>>;
 
-/// A reply cut off on its way.
+/// Reason why a reply was cut off.
 #[derive(Debug, Error)]
 pub enum RelayError {
     /// The replica failed.
     #[error("the replica failed: {0}")]
     Replica(#[from] hyper::Error),
-    /// The request's time is over.
+    /// The request exceeded its timeout.
     #[error("the request took longer than its timeout")]
     Timeout,
 }
 
-/// A reply of a replica. Keeps the request's place there until it ends or the client leaves.
+/// Reply of a replica. Holds the request's place there until the reply ends or the client disconnects.
 #[derive(Debug)]
 pub struct Relayed {
     body: Incoming,
     deadline: Pin<Box<Sleep>>,
-    measure: Measure,
-    connection: Option<Connection>,
-    permit: Option<Permit<Arc<Target>>>,
+    measure: RequestMeasurement,
+    connection: Option<UpstreamConnection>,
+    permit: Option<Permit<Arc<ReadyReplica>>>,
     grpc: bool,
     ended: bool,
 }
@@ -174,9 +48,9 @@ impl Relayed {
     pub fn new(
         body: Incoming,
         deadline: Pin<Box<Sleep>>,
-        measure: Measure,
-        connection: Connection,
-        permit: Permit<Arc<Target>>,
+        measure: RequestMeasurement,
+        connection: UpstreamConnection,
+        permit: Permit<Arc<ReadyReplica>>,
         grpc: bool,
     ) -> Self {
         let mut relayed = Self { body, deadline, measure, connection: Some(connection), permit: Some(permit), grpc, ended: false };
@@ -186,7 +60,7 @@ impl Relayed {
         relayed
     }
 
-    /// The reply came to its end: the place is free, and the connection, too.
+    /// Ends a complete reply: releases the place and the connection.
     fn finish(&mut self) {
         self.ended = true;
         self.measure.whole();
@@ -196,7 +70,7 @@ impl Relayed {
         self.permit = None;
     }
 
-    /// The reply is cut off. A gRPC client is told why in the trailers.
+    /// Cuts the reply off. A gRPC client receives the reason in the trailers.
     fn cut_off(&mut self, error: RelayError) -> Option<Result<Frame<Bytes>, RelayError>> {
         let (status, message) = match error {
             RelayError::Timeout => (super::reply::DEADLINE_EXCEEDED, "the request took longer than its timeout"),

@@ -1,4 +1,4 @@
-//! What a request is counted as. Owns the one place where its end is recorded, whichever way it ends.
+//! Measurement of requests. Owns the single place where the end of a request is recorded.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,53 +11,53 @@ use crate::function::Function;
 use crate::latency::Ending;
 use crate::replica::Replica;
 
-/// HTTP status recorded for a request whose client left before there was a reply (as nginx does).
-const CLIENT_LEFT: u16 = 499;
+/// HTTP status recorded for a client that disconnected before the reply (as in nginx).
+const CLIENT_CLOSED: u16 = 499;
 
-/// Records a request's duration and ending when it is dropped.
+/// Records duration and ending of a request when dropped.
 #[derive(Debug)]
-pub struct Measure {
+pub struct RequestMeasurement {
     function: Arc<Function>,
     replica: Option<Arc<Replica>>,
     start: Instant,
     ending: Ending,
-    /// Whether the gRPC status is known, or will not be any more.
+    /// Whether the ending is final.
     settled: bool,
 }
 
-impl Measure {
-    /// A request of `function` that arrives now.
+impl RequestMeasurement {
+    /// Starts measuring a request of `function`.
     #[must_use]
     pub fn start(function: Arc<Function>, grpc: bool) -> Self {
-        let ending = Ending { http: CLIENT_LEFT, grpc: grpc.then_some(CANCELLED) };
+        let ending = Ending { http: CLIENT_CLOSED, grpc: grpc.then_some(CANCELLED) };
         Self { function, replica: None, start: clock::instant(), ending, settled: false }
     }
 
-    /// The request goes to `replica`, or to none.
+    /// Attributes the request to `replica`, or to the gateway.
     pub fn goes_to(&mut self, replica: Option<Arc<Replica>>) {
         self.replica = replica;
     }
 
-    /// The gateway replies itself.
+    /// Sets the ending of a reply by the gateway.
     pub fn replied(&mut self, http: u16, grpc: u8) {
         self.ending = Ending { http, grpc: self.ending.grpc.map(|_| grpc) };
         self.settled = true;
     }
 
-    /// The head of the replica's reply is there.
+    /// Reads the head of the replica's reply.
     pub fn head(&mut self, http: u16, headers: &HeaderMap) {
         self.ending.http = http;
         self.trailers(headers);
     }
 
-    /// Headers or trailers that may carry the gRPC status.
+    /// Reads headers or trailers that may carry the gRPC status.
     pub fn trailers(&mut self, headers: &HeaderMap) {
         let (Some(grpc), Some(status)) = (&mut self.ending.grpc, headers.get("grpc-status")) else { return };
         *grpc = status.to_str().ok().and_then(|status| status.parse().ok()).filter(|status| *status <= 16).unwrap_or(UNKNOWN);
         self.settled = true;
     }
 
-    /// The reply came to its end. One of gRPC without a status is of status UNKNOWN, as for its client.
+    /// Ends a complete reply. A gRPC reply without a status counts as UNKNOWN, as for its client.
     pub fn whole(&mut self) {
         if !self.settled
             && let Some(grpc) = &mut self.ending.grpc
@@ -67,7 +67,7 @@ impl Measure {
         self.settled = true;
     }
 
-    /// The reply was cut off with this gRPC status; for HTTP the duration alone tells.
+    /// Ends a reply that was cut off with this gRPC status, or its equivalent in HTTP.
     pub fn cut_off(&mut self, status: u8) {
         match &mut self.ending.grpc {
             Some(grpc) => *grpc = status,
@@ -77,11 +77,11 @@ impl Measure {
     }
 }
 
-impl Drop for Measure {
+impl Drop for RequestMeasurement {
     fn drop(&mut self) {
-        // A client that leaves within a reply of HTTP leaves a status that says nothing of it.
+        // The status of the head says nothing about a client that disconnected later.
         if !self.settled && self.ending.grpc.is_none() {
-            self.ending.http = CLIENT_LEFT;
+            self.ending.http = CLIENT_CLOSED;
         }
         let latency = self.replica.as_ref().map_or(&self.function.gateway_latency, |replica| &replica.latency);
         latency.record(self.ending, clock::since(self.start));

@@ -1,4 +1,4 @@
-//! Replies of the gateway itself. Owns how a refusal looks in HTTP and in gRPC.
+//! Replies of the gateway itself. Owns the form of a refusal in HTTP and in gRPC.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -6,31 +6,31 @@ use http_body_util::{Either, Full};
 
 use super::body::ReplyBody;
 
-/// gRPC: the client left.
+/// gRPC: the client disconnected.
 pub const CANCELLED: u8 = 1;
 /// gRPC: no status is known.
 pub const UNKNOWN: u8 = 2;
-/// gRPC: the time is over.
+/// gRPC: the request exceeded its timeout.
 pub const DEADLINE_EXCEEDED: u8 = 4;
-/// gRPC: too much waits already.
+/// gRPC: the queue is full.
 pub const RESOURCE_EXHAUSTED: u8 = 8;
-/// gRPC: there is no such function; what gRPC makes of HTTP's 404.
+/// gRPC: there is no such function; the mapping of HTTP 404.
 pub const UNIMPLEMENTED: u8 = 12;
-/// gRPC: the request is malformed; what gRPC makes of HTTP's 400.
+/// gRPC: the request is malformed; the mapping of HTTP 400.
 pub const INTERNAL: u8 = 13;
 /// gRPC: the replica failed.
 pub const UNAVAILABLE: u8 = 14;
 
-/// Why the gateway replies instead of a replica.
+/// Reason why the gateway replies instead of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The request is malformed or broken off.
+pub enum GatewayRefusal {
+    /// The request is malformed or incomplete.
     BadRequest,
     /// No such function.
     NotFound,
     /// The queue is full.
     QueueFull,
-    /// The time was over before a replica replied.
+    /// The request exceeded its timeout before a replica replied.
     Timeout,
     /// The replica failed and may have processed the request.
     ReplicaFailed,
@@ -38,7 +38,7 @@ pub enum Refusal {
     Stopping,
 }
 
-impl Refusal {
+impl GatewayRefusal {
     /// Its HTTP status and gRPC status.
     #[must_use]
     pub fn status(self) -> (StatusCode, u8) {
@@ -69,7 +69,7 @@ impl Refusal {
     }
 }
 
-/// The HTTP status that says what a gRPC status says.
+/// HTTP status equivalent to a gRPC status.
 #[must_use]
 pub fn http_status(grpc: u8) -> StatusCode {
     match grpc {
@@ -79,9 +79,9 @@ pub fn http_status(grpc: u8) -> StatusCode {
     }
 }
 
-/// A refusal in words; for gRPC a reply of trailers only.
+/// Reply for a refusal; for gRPC with trailers only.
 #[must_use]
-pub fn refuse(refusal: Refusal, grpc: bool, message: &str) -> Response<ReplyBody> {
+pub fn refuse(refusal: GatewayRefusal, grpc: bool, message: &str) -> Response<ReplyBody> {
     let (status, code) = refusal.status();
     let mut response = if grpc {
         let mut response = Response::new(Either::Right(Full::default()));
@@ -98,7 +98,7 @@ pub fn refuse(refusal: Refusal, grpc: bool, message: &str) -> Response<ReplyBody
     response
 }
 
-/// gRPC trailers. The message is percent-encoded where it is not printable ASCII.
+/// gRPC trailers. Characters of the message other than printable ASCII are percent-encoded.
 #[must_use]
 pub fn trailers(status: u8, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(4);
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_grpc_refusal_is_trailers_only_with_status_200() {
-        let response = refuse(Refusal::QueueFull, true, "100 % of 5 wait\n");
+        let response = refuse(GatewayRefusal::QueueFull, true, "100 % of 5 wait\n");
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "8");
         assert_eq!(response.headers()["grpc-message"], "100 %25 of 5 wait%0A");
@@ -131,9 +131,15 @@ mod tests {
 
     #[test]
     fn an_http_refusal_has_its_status() {
-        let statuses =
-            [Refusal::BadRequest, Refusal::NotFound, Refusal::QueueFull, Refusal::Timeout, Refusal::ReplicaFailed, Refusal::Stopping]
-                .map(|refusal| refuse(refusal, false, "").status().as_u16());
+        let statuses = [
+            GatewayRefusal::BadRequest,
+            GatewayRefusal::NotFound,
+            GatewayRefusal::QueueFull,
+            GatewayRefusal::Timeout,
+            GatewayRefusal::ReplicaFailed,
+            GatewayRefusal::Stopping,
+        ]
+        .map(|refusal| refuse(refusal, false, "").status().as_u16());
         assert_eq!(statuses, [400, 404, 503, 504, 502, 503]);
     }
 }

@@ -1,16 +1,16 @@
-//! Which function a request is for. Pure.
+//! Routing of requests to functions by authority or header. Pure.
 
 use http::HeaderMap;
 use http::header::HOST;
 use http::uri::{Authority, Uri};
 use qscale_common::name::FunctionId;
 
-/// Header that names the function, `namespace/name` or `name`, whatever the authority.
+/// Header that names the function, `namespace/name` or `name`; takes precedence over the authority.
 pub const FUNCTION_HEADER: &str = "x-qscale-function";
 
-/// The key `namespace/name` of the function that a request is for; none where it names none.
+/// Key `namespace/name` of the function that a request names; `None` where it names none.
 ///
-/// The header wins; else the first label of the authority is the name and the second, where there is one, the namespace.
+/// Without the header, the first label of the authority is the name and the second, if any, the namespace.
 #[must_use]
 pub fn key(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     if let Some(named) = headers.get(FUNCTION_HEADER) {
@@ -27,12 +27,12 @@ pub fn key(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     key.push_str(namespace);
     key.push('/');
     key.push_str(name);
-    // Host names do not distinguish case, names of functions are small.
+    // Host names are case-insensitive; names of functions are lower case.
     key.make_ascii_lowercase();
     Some(key)
 }
 
-/// The authority that the client asked for: of HTTP/2's pseudo-header, or of the header `Host`.
+/// Authority of the request: HTTP/2's pseudo-header or the `Host` header.
 #[must_use]
 pub fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     uri.authority().map(Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok())

@@ -1,18 +1,18 @@
-//! What `/proc` tells where there are no cgroups, and of the machine.
+//! Usage of process groups, where there are no cgroups, and of the machine, from `/proc`.
 
 use std::collections::HashMap;
 use std::fs;
 
 use crate::cgroup::Usage;
 
-/// What the processes of each process group use together, by the group's number.
-pub type Groups = HashMap<u32, Usage>;
+/// Total usage of each process group, by its id.
+pub type GroupUsage = HashMap<u32, Usage>;
 
-/// All process groups. CPU time of processes that ended is in that of their parents once these have waited for them.
-pub fn groups() -> Groups {
+/// Usage of all process groups. CPU time of ended processes counts for their parents once these have waited for them.
+pub fn groups() -> GroupUsage {
     // SAFETY: sysconf takes a plain integer.
     let (ticks, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK).max(1) as f64, libc::sysconf(libc::_SC_PAGESIZE).max(0) as u64) };
-    let mut groups = Groups::new();
+    let mut groups = GroupUsage::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let is_process = entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
         if !is_process {
@@ -28,8 +28,8 @@ pub fn groups() -> Groups {
     groups
 }
 
-/// Process group, CPU ticks and resident pages of a line of `/proc/<pid>/stat`. The second field is a name in parentheses that may hold
-/// anything, so counting begins after the last one.
+/// Process group, CPU ticks and resident pages of a line of `/proc/<pid>/stat`. The second field is a name in parentheses that may contain
+/// any character, so parsing begins after the last closing parenthesis.
 fn stat(text: &str) -> Option<(u32, u64, u64)> {
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
@@ -38,14 +38,14 @@ fn stat(text: &str) -> Option<(u32, u64, u64)> {
     Some((u32::try_from(number(2)?).ok()?, cpu, number(21)?))
 }
 
-/// A line of `/proc/meminfo`, bytes.
+/// Value of a line of `/proc/meminfo`, bytes.
 pub fn memory(key: &str) -> Option<f64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let kib: f64 = text.lines().find_map(|line| line.strip_prefix(key))?.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1_024.0)
 }
 
-/// Time for which the machine's CPUs were idle, together, seconds.
+/// Idle time summed over the machine's CPUs, seconds.
 pub fn idle_seconds() -> Option<f64> {
     let text = fs::read_to_string("/proc/uptime").ok()?;
     text.split_ascii_whitespace().nth(1)?.parse().ok()

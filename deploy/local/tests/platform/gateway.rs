@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
+use qscale_common::platform::EventKind;
 
 use crate::harness::{Caller, Platform, eventually, folder, spec};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_queue_is_bounded_and_the_rest_is_refused() {
+async fn requests_beyond_the_queue_are_refused() {
     let folder = folder();
     let platform = Platform::with(folder.path(), &spec("protocol = \"http\"\nconcurrency = 1\nqueue = 1"), 1).await;
     let (first, second, third) = (platform.http(), platform.http(), platform.http());
@@ -47,10 +48,10 @@ async fn the_first_request_starts_a_function_from_zero() {
     assert_eq!(status.desired.replicas.0, 1);
     assert!(status.actual.replicas[0].startup_ms.is_some_and(|startup| startup >= 200));
     let events = platform.client.events(0).await.expect("events").events;
-    assert_eq!(events.iter().filter(|event| event.message.contains("0 to 1")).count(), 1);
+    assert_eq!(events.iter().filter(|event| event.kind == EventKind::StartedFromZero).count(), 1);
 }
 
-/// Calls as fast as replies come until `stop`; counts calls, and tells those that failed.
+/// Calls in a closed loop until `stop`; counts calls and returns the failures.
 async fn load(caller: Caller, stop: Arc<AtomicBool>, calls: Arc<AtomicU64>) -> Vec<String> {
     let mut failures = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -72,9 +73,9 @@ async fn loses_nothing_while_scaled(protocol: &str, grpc: bool) {
     for round in [4, 1, 0, 1, 4, 0, 2] {
         let before = calls.load(Ordering::Relaxed);
         platform.set(round, 1_000, 128, None).await.expect("set");
-        // Under load a function that shall have none gets one at once.
+        // Under load, a function scaled to zero is started again immediately.
         platform.until_ready(round.max(1)).await;
-        eventually("requests go on", || async { (calls.load(Ordering::Relaxed) > before + 200).then_some(()) }).await;
+        eventually("more requests", || async { (calls.load(Ordering::Relaxed) > before + 200).then_some(()) }).await;
     }
     stop.store(true, Ordering::Relaxed);
     let mut failures = Vec::new();
@@ -95,7 +96,7 @@ async fn no_http_request_is_lost_while_replicas_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_takes_too_long_is_told_so() {
+async fn a_request_that_exceeds_its_timeout_is_refused() {
     let folder = folder();
     let platform = Platform::with(folder.path(), &spec("timeout = \"300ms\""), 1).await;
     assert_eq!(platform.grpc().call("/sleep?ms=60000").await.grpc_status(), Some("4"));
@@ -105,7 +106,7 @@ async fn a_request_that_takes_too_long_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_frees_its_place() {
+async fn a_client_that_disconnects_frees_its_place() {
     let folder = folder();
     let platform = Platform::with(folder.path(), &spec("protocol = \"http\"\nconcurrency = 1"), 1).await;
     for caller in [platform.http(), platform.grpc()] {
@@ -130,7 +131,7 @@ async fn bodies_and_trailers_pass_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_request_is_the_clients_fault() {
+async fn a_malformed_request_is_refused_as_bad() {
     let folder = folder();
     let platform = Platform::with(folder.path(), &spec("protocol = \"http\""), 1).await;
     let requests = [
@@ -158,8 +159,8 @@ async fn a_function_may_have_a_port_of_its_own() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
     let platform = Platform::with(folder.path(), &spec(&format!("listen = {free}")), 1).await;
     let own = Caller::new(&format!("127.0.0.1:{free}"), true);
-    assert!(own.request("/a.B/C", "whatever", b"x").await.expect("a reply").is_fine());
+    assert!(own.request("/a.B/C", "any", b"x").await.expect("a reply").is_fine());
     platform.client.add(&spec("")).await.expect("replaced");
-    eventually("the port is given up", || async { own.request("/", "f", b"").await.is_err().then_some(()) }).await;
+    eventually("the port to be released", || async { own.request("/", "f", b"").await.is_err().then_some(()) }).await;
     assert!(platform.grpc().call("/a.B/C").await.is_fine());
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Guards against hanging only.
+/// Only guards against hanging.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A running platform; dropping it stops it.
@@ -51,7 +51,7 @@ pub fn folder() -> TempDir {
     tempfile::tempdir().expect("temporary folder")
 }
 
-/// Waits until `condition` gives something.
+/// Waits until `condition` returns a value.
 #[track_caller]
 pub fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> impl Future<Output = T> {
     let waiting = async move {
@@ -92,7 +92,7 @@ impl Platform {
         let log = std::fs::File::create(folder.join("log")).expect("log file");
         let child = command.stdin(Stdio::null()).stderr(log).spawn().expect("the platform starts");
         let addresses: PlatformAddresses =
-            eventually("the platform tells its addresses", || async { serde_json::from_slice(&std::fs::read(&addresses_file).ok()?).ok() })
+            eventually("the addresses of the platform", || async { serde_json::from_slice(&std::fs::read(&addresses_file).ok()?).ok() })
                 .await;
         let client = PlatformClient::new(&addresses.api).expect("an address");
         let platform = Self { child, client, addresses, folder: folder.to_path_buf() };
@@ -143,7 +143,7 @@ impl Platform {
         Caller::new(&self.addresses.gateway, false)
     }
 
-    /// Sends these bytes to the gateway; what comes back until it closes the connection.
+    /// Sends these bytes to the gateway and returns the reply until it closes the connection.
     pub async fn raw(&self, bytes: &str) -> String {
         let talk = async {
             let mut stream = TcpStream::connect(&self.addresses.gateway).await?;
@@ -202,11 +202,11 @@ impl Drop for Platform {
             if std::thread::panicking() {
                 eprintln!("--- log of the platform\n{}", self.log());
             }
-            // At once, but with its cgroups removed: the second signal does not wait for requests.
-            self.signal(libc::SIGTERM);
-            std::thread::sleep(Duration::from_millis(1_200));
-            self.signal(libc::SIGTERM);
-            drop(self.child.wait());
+            // Repeated, because a later signal ends the platform without waiting for requests, and with its cgroups removed.
+            while matches!(self.child.try_wait(), Ok(None)) {
+                self.signal(libc::SIGTERM);
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 }
@@ -244,12 +244,12 @@ impl Reply {
         self.trailers.get("grpc-status").or_else(|| self.headers.get("grpc-status"))?.to_str().ok()
     }
 
-    /// Why the gateway refused.
+    /// Reason of the gateway's refusal.
     pub fn refusal(&self) -> Option<&str> {
         self.headers.get("x-qscale-refusal")?.to_str().ok()
     }
 
-    /// Whether a replica did what was asked.
+    /// Whether a replica replied with success.
     pub fn is_fine(&self) -> bool {
         self.status == StatusCode::OK && self.refusal().is_none() && self.grpc_status().is_none_or(|status| status == "0")
     }

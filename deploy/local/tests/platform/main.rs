@@ -1,4 +1,4 @@
-//! The platform as its users see it: real processes, real requests, real limits.
+//! The platform from the outside: real processes, real requests, real limits.
 
 mod gateway;
 mod harness;

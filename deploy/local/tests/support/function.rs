@@ -1,7 +1,8 @@
 //! A function with known behaviour, for the tests of the platform: HTTP/1.1 and HTTP/2 on the port in `PORT`.
 //!
-//! `/sleep?ms=` replies late, `/burn?ms=` uses so much CPU time, `/hold?mib=` keeps memory, `/crash` ends the process, `/host` tells the header `Host`, anything else tells its process
-//! id; a body is sent back. What looks like gRPC gets its body back with trailers. `START_DELAY_MS` delays the start.
+//! `/sleep?ms=` replies late, `/burn?ms=` uses CPU time, `/hold?mib=` keeps memory, `/crash` ends the process, `/host` replies with the header
+//! `Host`. Any other path echoes the body, or replies with the process id if it is empty. gRPC requests are echoed with trailers. `START_DELAY_MS`
+//! delays the start.
 
 use std::convert::Infallible;
 use std::sync::Mutex;

@@ -8,7 +8,7 @@ use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::provision;
 
 use super::report::Report;
-use crate::show;
+use crate::output;
 use crate::system::Locate;
 
 const PROVISION: &str = "stop the system and run `qscale up`, which updates streams and buckets without data loss";
@@ -132,7 +132,7 @@ fn limit(bytes: i64) -> String {
 }
 
 fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", show::number(bytes as f64 / f64::from(1 << 20)))
+    format!("{} MiB", output::number(bytes as f64 / f64::from(1 << 20)))
 }
 
 #[cfg(test)]

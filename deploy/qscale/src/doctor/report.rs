@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::show::{self, Paint, Tone};
+use crate::output::{self, Tone};
 
 /// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -65,7 +65,7 @@ impl Report {
     }
 
     /// The findings as lines, and a last line with their number.
-    pub fn render(&self, paint: Paint) -> String {
+    pub fn render(&self) -> String {
         let mut lines = Vec::new();
         for finding in &self.0 {
             let (sign, tone) = match finding.verdict {
@@ -73,14 +73,14 @@ impl Report {
                 DoctorVerdict::Warning => ("!", Tone::Warn),
                 DoctorVerdict::Failed => ("✗", Tone::Bad),
             };
-            lines.push(format!("{} {}: {}", paint.tone(tone, sign), paint.tone(Tone::Strong, &finding.check), show::clean(&finding.found)));
-            lines.extend(finding.fix.as_ref().map(|fix| format!("    → {}", show::clean(fix))));
+            lines.push(format!("{} {}: {}", tone.paint(sign), Tone::Strong.paint(&finding.check), output::clean(&finding.found)));
+            lines.extend(finding.fix.as_ref().map(|fix| format!("    → {}", output::clean(fix))));
         }
         let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let (failed, warnings) = (self.count(DoctorVerdict::Failed), count(self.count(DoctorVerdict::Warning), "warning"));
         lines.push(match failed {
-            0 => paint.tone(Tone::Good, format_args!("no problems, {warnings}")),
-            _ => paint.tone(Tone::Bad, format_args!("{}, {warnings}", count(failed, "problem"))),
+            0 => Tone::Good.paint(format_args!("no problems, {warnings}")),
+            _ => Tone::Bad.paint(format_args!("{}, {warnings}", count(failed, "problem"))),
         });
         lines.join("\n")
     }
@@ -93,10 +93,10 @@ mod tests {
     #[test]
     fn failures_come_with_a_fix() {
         let mut report = Report::default();
-        assert_eq!(report.render(Paint::none()), "no problems, 0 warnings");
+        assert_eq!(output::plain(&report.render()), "no problems, 0 warnings");
         report.pass("disk", "9 GiB free");
         report.fail("lease", "not held", "start an actuator");
-        let text = report.render(Paint::none());
+        let text = output::plain(&report.render());
         assert_eq!(text, "✓ disk: 9 GiB free\n✗ lease: not held\n    → start an actuator\n1 problem, 0 warnings");
         assert!(report.has_failures());
     }

@@ -11,19 +11,21 @@ use qscale_common::platform::FunctionStatus;
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::lease::Lease;
 use qscale_common::time::Timestamp;
-use serde::Deserialize;
 
 use super::report::Report;
-use crate::operate;
-use crate::show;
-use crate::store;
+use crate::freeze_restore;
+use crate::output;
 use crate::system::{self, Addresses, Locate, StateDir};
+use qscale_common::runtime::kv;
 
 /// Ticks without a State after which the collector counts as silent.
 const SILENT_TICKS: u32 = 3;
 /// Age after which a lease counts as expired; leaders renew it every few seconds.
 const LEASE_DEAD_AFTER: Duration = Duration::from_secs(60);
+/// Beginning of the keys of actuator leases, one per backend.
+const ACTUATOR: &str = "actuator";
 
 /// Checks that every service reports ready.
 pub async fn services(report: &mut Report, addresses: &Addresses, state: &StateDir) {
@@ -89,7 +91,7 @@ fn replicas(report: &mut Report, function: &FunctionStatus) {
 
 /// Checks that ScalingPolicies are valid and have a function, fresh States and a deciding agent.
 pub async fn policies(report: &mut Report, bus: &Bus, functions: Option<&[FunctionStatus]>) {
-    let policies = match store::policies(bus).await {
+    let policies = match kv::policies(bus).await {
         Ok(policies) => policies,
         Err(error) => return report.fail("policies", format!("{error:#}"), "run `qscale up`, which creates the bucket"),
     };
@@ -160,7 +162,7 @@ async fn measured(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: T
     let function = policy.function();
     let check = format!("state of {function}");
     let subject = subject::of(EventType::State, &function);
-    let (at, message) = match store::last(bus, subject::LIVE_STREAM, &subject).await {
+    let (at, message) = match kv::last(bus, subject::LIVE_STREAM, &subject).await {
         Ok(Some(last)) => last,
         Ok(None) => {
             report.fail(check, "never published", FIX);
@@ -173,14 +175,14 @@ async fn measured(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: T
     };
     let age = now.since(at);
     if age > policy.tick.duration() * SILENT_TICKS {
-        report.fail(check, format!("the last one is {} old, the tick is {}", show::age(age), show::age(policy.tick.duration())), FIX);
+        report.fail(check, format!("the last one is {} old, the tick is {}", output::age(age), output::age(policy.tick.duration())), FIX);
         return false;
     }
     match contract::decode::<State>(&subject, &message.payload) {
         Ok(state) => match state.age.oldest() {
-            Some(oldest) if oldest <= policy.max_age() => report.pass(check, format!("{} old", show::age(age))),
+            Some(oldest) if oldest <= policy.max_age() => report.pass(check, format!("{} old", output::age(age))),
             Some(oldest) => {
-                report.warn(check, format!("contains a measurement that is {} old; scaling down is refused", show::age(oldest)), FIX)
+                report.warn(check, format!("contains a measurement that is {} old; scaling down is refused", output::age(oldest)), FIX)
             }
             None => report.warn(check, "lacks a kind of measurement; scaling down is refused", FIX),
         },
@@ -195,14 +197,14 @@ async fn decided(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Ti
     let check = format!("agent {agent} for {function}");
     let fix =
         format!("start it (`qscale agent add {agent}` creates its credential), or select another: qscale policy set {function} agent=NAME");
-    match store::last(bus, subject::RECORD_STREAM, &subject::action(agent, &function)).await {
+    match kv::last(bus, subject::RECORD_STREAM, &subject::action(agent, &function)).await {
         Ok(Some((at, _))) => {
             let age = now.since(at);
             let timeout = policy.tick.duration() * policy.fallback.after_ticks.get().saturating_add(1);
             if age <= timeout {
-                report.pass(check, format!("decided {} ago", show::age(age)));
+                report.pass(check, format!("decided {} ago", output::age(age)));
             } else {
-                report.fail(check, format!("silent for {}; the fallback decides", show::age(age)), fix);
+                report.fail(check, format!("silent for {}; the fallback decides", output::age(age)), fix);
             }
         }
         Ok(None) => report.fail(check, "never decided; the fallback decides", fix),
@@ -214,7 +216,7 @@ async fn decided(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Ti
 async fn applied(report: &mut Report, bus: &Bus, function: &FunctionId) {
     let subject = subject::of(EventType::Outcome, function);
     // An unreadable stream is reported elsewhere, and a function without decisions has no Outcome.
-    let Ok(Some((_, message))) = store::last(bus, subject::RECORD_STREAM, &subject).await else { return };
+    let Ok(Some((_, message))) = kv::last(bus, subject::RECORD_STREAM, &subject).await else { return };
     match contract::decode::<Outcome>(&subject, &message.payload) {
         Ok(outcome) if outcome.effect == Effect::Failed => {
             report.fail(
@@ -232,7 +234,7 @@ pub async fn control(report: &mut Report, bus: &Bus) {
     if let Err(error) = lease(report, bus).await {
         report.fail("lease", format!("{error:#}"), "run `qscale up`, which creates the bucket");
     }
-    let controls = match store::controls(bus).await {
+    let controls = match kv::controls(bus).await {
         Ok(controls) => controls,
         Err(error) => return report.fail("freezes", format!("{error:#}"), "run `qscale up`, which creates the bucket"),
     };
@@ -244,7 +246,7 @@ pub async fn control(report: &mut Report, bus: &Bus) {
         };
         match value {
             Ok(value) if value.frozen => {
-                report.warn("freeze", format!("{what}: frozen{}", operate::provenance(value)), format!("qscale unfreeze {argument}"))
+                report.warn("freeze", format!("{what}: frozen{}", freeze_restore::provenance(value)), format!("qscale unfreeze {argument}"))
             }
             Ok(_) => {}
             Err(error) => report.fail("freeze", format!("{what}: invalid request: {error}"), format!("qscale unfreeze {argument}")),
@@ -255,32 +257,26 @@ pub async fn control(report: &mut Report, bus: &Bus) {
     }
 }
 
-/// A lease; only its holder is read.
-#[derive(Debug, Deserialize)]
-struct Lease {
-    #[serde(default)]
-    holder: String,
-}
-
 async fn lease(report: &mut Report, bus: &Bus) -> anyhow::Result<()> {
-    const FIX: &str = "start an actuator; `qscale up` runs one";
-    let bucket = store::open(bus, subject::LEASE_BUCKET).await?;
-    let mut held = false;
-    for (key, value) in store::all(&bucket).await? {
+    const FIX: &str = "start a service that takes it; `qscale up` runs them all";
+    let bucket = kv::open(bus, subject::LEASE_BUCKET).await?;
+    let leases = kv::all(&bucket).await?;
+    if !leases.keys().any(|key| key.starts_with(ACTUATOR)) {
+        report.fail("lease", "never acquired by an actuator, so nothing is applied", FIX);
+    }
+    for (key, value) in leases {
         let check = format!("lease {key}");
         let holder = serde_json::from_slice::<Lease>(&value).map(|lease| lease.holder).unwrap_or_default();
         let renewed =
             bucket.entry(&key).await?.map(|entry| Timestamp(u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)));
         let age = renewed.map_or(Duration::MAX, |renewed| clock::wall().since(renewed));
-        held = true;
         match holder.as_str() {
             "" => report.fail(check, "released and not held", FIX),
-            _ if age > LEASE_DEAD_AFTER => report.fail(check, format!("held by {holder}, not renewed for {}", show::age(age)), FIX),
-            _ => report.pass(check, format!("held by {holder}, renewed {} ago", show::age(age))),
+            _ if age > LEASE_DEAD_AFTER => {
+                report.fail(check, format!("held by {holder}, not renewed for {}", output::age(age)), FIX);
+            }
+            _ => report.pass(check, format!("held by {holder}, renewed {} ago", output::age(age))),
         }
-    }
-    if !held {
-        report.fail("lease", "never acquired by an actuator, so nothing is applied", FIX);
     }
     Ok(())
 }

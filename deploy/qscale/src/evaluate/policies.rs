@@ -1,4 +1,4 @@
-//! Policies that can compete in an evaluation: the rules, the bound that knows the future, and the learned policy with the requested model.
+//! The policies of an evaluation: rules, the clairvoyant bound, and the learned policy with a model.
 
 use qscale_dqn::Checkpoint;
 use qscale_dqn::registry::{self, DQN};
@@ -10,15 +10,15 @@ use serde_json::Value;
 
 /// The rules and the learned policy.
 #[derive(Debug, Default)]
-pub struct AllPolicies {
-    /// Model of the learned policy; the bundled one if absent.
+pub struct All {
+    /// Model of the learned policy; `None` for the bundled one.
     pub model: Option<Checkpoint>,
 }
 
-impl PolicySet for AllPolicies {
-    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String> {
+impl PolicySet for All {
+    fn policy(&self, name: &str, params: &Value, fate: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String> {
         if name != DQN {
-            return Rules.policy(name, params, context);
+            return Rules.policy(name, params, fate);
         }
         registry::by_name(name, params, self.model.as_ref(), &cpu()).map_err(|error| error.to_string())
     }
@@ -37,12 +37,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_competitor_of_the_bundled_suites_can_be_made() {
+    fn every_competitor_of_the_suites_that_come_along_can_be_made() {
         for shipped in SHIPPED {
             let suite = Suite::parse(shipped.text, Format::Toml).expect("a suite");
             for entry in &suite.competitors {
                 for setting in entry.settings().expect("a grid") {
-                    let made = AllPolicies::default().policy(&entry.policy, &setting, None);
+                    let made = All::default().policy(&entry.policy, &setting, None);
                     made.unwrap_or_else(|error| panic!("{}: {}: {error}", shipped.name, entry.called()));
                 }
             }

@@ -1,14 +1,14 @@
-//! Progress of an evaluation on standard error: a bar on a terminal, else occasional lines.
+//! Progress of an evaluation on standard error: a bar on a terminal, lines elsewhere.
 
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_evaluate::evaluation::jobs::{Progress, Stage};
 
-/// Number of lines without a terminal.
+/// Number of lines printed without a terminal.
 const LINES: u64 = 10;
 
-/// The progress display.
+/// Shows how far it is.
 pub struct Bar {
     bar: Option<ProgressBar>,
     stage: Option<Stage>,
@@ -16,7 +16,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// An empty display.
+    /// Nothing is done yet.
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(0);
@@ -29,7 +29,7 @@ impl Bar {
         Self { bar, stage: None, line: 0 }
     }
 
-    /// Updates the display.
+    /// So far it is.
     pub fn show(&mut self, progress: Progress) {
         if progress.all == 0 {
             return;
@@ -51,13 +51,13 @@ impl Bar {
         }
         let part = progress.done * LINES / progress.all;
         if begins || part > self.line {
-            let known = if begins && progress.known > 0 { format!(", {} of them before", progress.known) } else { String::new() };
+            let known = if begins && progress.known > 0 { format!(", {} already finished", progress.known) } else { String::new() };
             eprintln!("{word}: {} of {} runs{known}", progress.done, progress.all);
             self.line = part;
         }
     }
 
-    /// Clears the display.
+    /// Nothing more comes.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

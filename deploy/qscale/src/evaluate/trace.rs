@@ -1,4 +1,4 @@
-//! Traces from files. Owns the choice of files and the arguments; formats belong to `qscale_common::workload::trace`.
+//! Traces from files. Owns which files a trace is, and what is asked for of it; their formats belong to `qscale_common::workload::trace`.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -12,34 +12,34 @@ use qscale_evaluate::Suite;
 use qscale_evaluate::suite::TraceEntry;
 use qscale_evaluate::trace::Trace;
 
-/// The trace and its scaling.
+/// Which trace, and how it is played.
 #[derive(Debug, Args)]
 pub struct TraceArgs {
-    /// Trace of real functions: a folder in the format of InVitro and Azure Functions 2019 (invocations.csv, durations.csv and optionally memory.csv), or a file in
-    /// that of Azure Functions 2021
+    /// Trace of real functions: a folder in the format of InVitro and Azure Functions 2019 (invocations.csv, durations.csv and, where there is one, memory.csv), or a
+    /// file in that of Azure Functions 2021
     #[arg(long = "trace", value_name = "DIR|FILE", value_hint = clap::ValueHint::AnyPath)]
     path: Option<PathBuf>,
-    /// Only the first NUMBER functions of the trace
+    /// Number of functions, from the start of the trace
     #[arg(id = "trace-functions", long = "functions", value_name = "NUMBER", requires = "path")]
     functions: Option<usize>,
     /// Shares of the trace's minutes for training, validation and test, in percent
     #[arg(long, value_name = "A/B/C", requires = "path")]
     split: Option<String>,
-    /// Seconds of the trace in one simulated second
+    /// Seconds of the trace played in one second
     #[arg(long, value_name = "FACTOR", requires = "path")]
     time_scale: Option<f64>,
-    /// Simulated invocations for each recorded one
+    /// Invocations for each one recorded
     #[arg(long = "scale", value_name = "FACTOR", requires = "path")]
     rate_scale: Option<f64>,
 }
 
-/// Files of a trace, as named by InVitro and as published.
+/// Files of a trace, by their names in InVitro and as published.
 const INVOCATIONS: [&str; 2] = ["invocations.csv", "invocations_per_function_md"];
 const DURATIONS: [&str; 2] = ["durations.csv", "function_durations_percentiles"];
 const MEMORY: [&str; 2] = ["memory.csv", "app_memory_percentiles"];
 
 impl TraceArgs {
-    /// Whether a trace is given.
+    /// Whether a trace is asked for.
     pub fn is_given(&self) -> bool {
         self.path.is_some()
     }
@@ -53,13 +53,13 @@ impl TraceArgs {
         Some(name.chars().map(plain).collect::<String>().trim_matches('-').to_owned())
     }
 
-    /// Applies the arguments to a suite.
+    /// Changes of a suite what was asked for.
     pub fn apply(&self, entry: &mut TraceEntry) -> anyhow::Result<()> {
         if let Some(split) = &self.split {
             let parts: Result<Vec<u32>, _> = split.split('/').map(str::parse).collect();
             let parts: Option<[u32; 3]> = parts.ok().and_then(|parts| parts.try_into().ok());
             entry.split =
-                parts.with_context(|| format!("--split {split}: must be three shares in percent that sum to 100, such as 60/20/20"))?;
+                parts.with_context(|| format!("--split {split}: write three shares in percent that sum to 100, such as 60/20/20"))?;
         }
         entry.functions = self.functions.unwrap_or(entry.functions);
         let scale = Scale::new(self.time_scale.unwrap_or(entry.scale.time), self.rate_scale.unwrap_or(entry.scale.rate));
@@ -67,7 +67,7 @@ impl TraceArgs {
         Ok(())
     }
 
-    /// Adds all given arguments.
+    /// Names every argument that was given.
     pub fn words(&self, add: &mut impl FnMut(&str, &str)) {
         self.path.iter().for_each(|path| add("--trace", &path.display().to_string()));
         self.functions.iter().for_each(|functions| add("--functions", &functions.to_string()));
@@ -78,8 +78,8 @@ impl TraceArgs {
 
     /// Reads the trace.
     pub fn read(&self, suite: &Suite) -> anyhow::Result<Trace> {
-        let path = self.path.as_deref().context("set --trace DIR")?;
-        let entry = suite.trace.as_ref().context("the suite is not for traces")?;
+        let path = self.path.as_deref().context("say which trace with --trace DIR")?;
+        let entry = suite.trace.as_ref().context("the suite does not play traces")?;
         let keep = Keep { functions: if entry.functions == 0 { usize::MAX } else { entry.functions }, ..Keep::default() };
         let kind = std::fs::metadata(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
         if kind.is_file() {
@@ -88,7 +88,7 @@ impl TraceArgs {
         let Some(invocations) = find(path, INVOCATIONS)? else { return lone_file(path, keep) };
         let durations = find(path, DURATIONS)?;
         let durations =
-            durations.with_context(|| format!("{}: there is no durations.csv next to {}", path.display(), shown(&invocations)))?;
+            durations.with_context(|| format!("{}: no durations.csv in the folder of {}", path.display(), shown(&invocations)))?;
         let memory = find(path, MEMORY)?;
         let none = path.join(MEMORY[0]);
         let files = [&invocations, &durations, memory.as_ref().unwrap_or(&none)].map(|file| shown(file));
@@ -102,7 +102,7 @@ impl TraceArgs {
     }
 }
 
-/// A folder with one file of single invocations.
+/// A folder that holds one file of single invocations.
 fn lone_file(folder: &Path, keep: Keep) -> anyhow::Result<Trace> {
     let files = files(folder)?;
     match &files[..] {

@@ -2,11 +2,11 @@
 
 use qscale_common::time::Span;
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::Judged;
-use qscale_dqn::domain::{Domain, Part};
+use qscale_dqn::checkpoint::Evaluation;
+use qscale_dqn::tasks::{Split, TaskDistribution};
 use serde_json::{Value, json};
 
-use crate::show::{self, Paint, Table};
+use crate::output::{self, Table};
 
 /// A model with its name.
 pub struct Card<'a> {
@@ -39,13 +39,13 @@ impl<'a> Card<'a> {
 
     /// Prints the card.
     pub fn print(&self) -> anyhow::Result<()> {
-        show::line(self.text(Paint::of_terminal()))
+        output::line(self.text())
     }
 
-    fn text(&self, paint: Paint) -> String {
+    fn text(&self) -> String {
         let header = &self.checkpoint.header;
         let mut text = String::new();
-        let mut row = |name: &str, value: String| text += &format!("{name:<13}{}\n", show::whole(&value));
+        let mut row = |name: &str, value: String| text += &format!("{name:<13}{}\n", output::whole(&value));
         row("model", format!("{} ({})", self.name, size(self.bytes)));
         row("fingerprint", self.checkpoint.fingerprint());
         if let Some(mismatch) = self.mismatch() {
@@ -61,12 +61,12 @@ impl<'a> Card<'a> {
                     "trained on",
                     format!("{} ticks of simulated functions, in {} updates", thousands(card.ticks), thousands(header.updates)),
                 );
-                row("tasks", domain(&card.domain));
+                row("tasks", domain(&card.tasks));
                 if let Some(card) = &card.specialist {
                     row("specialist", "separate network for functions that always keep a replica".to_owned());
                     row("  trained by", card.command.clone());
                     row("  trained on", format!("{} ticks of simulated functions", thousands(card.ticks)));
-                    row("  tasks", domain(&card.domain));
+                    row("  tasks", domain(&card.tasks));
                 }
             }
         }
@@ -74,8 +74,8 @@ impl<'a> Card<'a> {
         if !header.note.is_empty() {
             row("note", header.note.clone());
         }
-        if let Some(card) = header.card.as_ref().filter(|card| !card.judged.is_empty()) {
-            text += &format!("\n{}\n", judged(&card.judged).render(paint));
+        if let Some(card) = header.card.as_ref().filter(|card| !card.evaluations.is_empty()) {
+            text += &format!("\n{}\n", judged(&card.evaluations).render());
             text += "violated: share of ticks, partial near the latency bound; cost: multiple of the usual load's cost at full utilisation";
         }
         text.trim_end().to_owned()
@@ -101,16 +101,16 @@ impl<'a> Card<'a> {
     }
 }
 
-fn judged(judged: &[Judged]) -> Table {
+fn judged(judged: &[Evaluation]) -> Table {
     let mut table = Table::new(&["POLICY", "TASKS", "VIOLATED", "COST", "REVERSALS", "REWARD"]);
-    for Judged { policy, part, worlds, mean } in judged {
+    for Evaluation { policy, split: part, worlds, mean } in judged {
         let part = match part {
-            Part::Training => "training",
-            Part::Validation => "validation",
-            Part::Test => "test",
+            Split::Training => "training",
+            Split::Validation => "validation",
+            Split::Test => "test",
         };
         table.row([
-            show::clean(policy).into(),
+            output::clean(policy).into(),
             format!("{worlds} {part}").into(),
             format!("{:.2} %", mean.violation * 100.0).into(),
             format!("{:.3}", mean.cost).into(),
@@ -121,15 +121,15 @@ fn judged(judged: &[Judged]) -> Table {
     table
 }
 
-fn domain(domain: &Domain) -> String {
-    let Domain { ticks, most_rps, troubled, sparse } = domain;
+fn domain(domain: &TaskDistribution) -> String {
+    let TaskDistribution { ticks, most_rps, perturbed_share, sparse_share } = domain;
     let ticks: Vec<String> = ticks.iter().take(10).map(Span::to_string).collect();
     format!(
         "ticks of {}, up to {} requests/s; {:.0} % sparse functions, {:.0} % of tasks with perturbations",
         ticks.join(" "),
-        show::number(*most_rps),
-        sparse * 100.0,
-        troubled * 100.0
+        output::number(*most_rps),
+        sparse_share * 100.0,
+        perturbed_share * 100.0
     )
 }
 
@@ -143,7 +143,7 @@ fn list(names: &[String]) -> String {
 /// A size, `127 kB` or `3.1 MB`.
 pub fn size(bytes: usize) -> String {
     let bytes = bytes as f64;
-    if bytes < 1e6 { format!("{} kB", show::number(bytes / 1e3)) } else { format!("{} MB", show::number(bytes / 1e6)) }
+    if bytes < 1e6 { format!("{} kB", output::number(bytes / 1e3)) } else { format!("{} MB", output::number(bytes / 1e6)) }
 }
 
 /// A count with thousands separators.
@@ -167,13 +167,13 @@ mod tests {
 
     #[test]
     fn card_shows_training_and_evaluation() {
-        let text = Card::new("pretrained".into(), pretrained()).text(Paint::none());
+        let text = Card::new("pretrained".into(), pretrained()).text();
         for part in
             ["fingerprint", "trained by   qscale train", "ticks of simulated functions", "tasks        ticks of 5s", "seed", "POLICY"]
         {
             assert!(text.contains(part), "`{part}` in {text}");
         }
-        let judged = pretrained().header.card.as_ref().expect("a card").judged.iter();
+        let judged = pretrained().header.card.as_ref().expect("a card").evaluations.iter();
         assert!(judged.filter(|judged| !judged.policy.starts_with("dqn")).all(|rule| text.contains(&rule.policy)), "{text}");
         assert!(!text.contains("refused"), "{text}");
     }
@@ -184,7 +184,8 @@ mod tests {
         model.header.note = "\x1b[2J".into();
         model.header.observation = 0;
         model.header.card = None;
-        let text = Card::new("mine@1".into(), &model).text(Paint::none());
+        let text = Card::new("mine@1".into(), &model).text();
+        let text = output::plain(&text);
         assert!(text.contains("\\u{1b}[2J") && !text.contains('\x1b'), "{text}");
         assert!(text.lines().any(|line| line.starts_with("refused ")), "{text}");
         assert!(text.lines().any(|line| line.starts_with("trained by   unknown")), "{text}");

@@ -7,8 +7,8 @@ use qscale_common::runtime::cancellable::until_stopped;
 use qscale_experiments::train::ablate::{self, AblateOptions, VARIANTS};
 
 use super::{count, progress};
+use crate::output::{self, Cell, Table, Tone};
 use crate::run_options::RunOptions;
-use crate::show::{self, Cell, Paint, Table, Tone};
 use crate::system::Locate;
 
 /// Measure the effect of each part of training: the default recipe, and variants that change one part.
@@ -50,7 +50,7 @@ pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitC
         return Ok(ExitCode::from(130));
     };
     if arguments.run.json {
-        return show::json(&ablate::to_json(&options, &lines)).map(|()| ExitCode::SUCCESS);
+        return output::json(&ablate::to_json(&options, &lines)).map(|()| ExitCode::SUCCESS);
     }
     let mut table = Table::new(&["VARIANT", "", "REWARD", "WORST", "VIOLATED", "COST", "SECONDS"]);
     for line in &lines {
@@ -65,8 +65,8 @@ pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitC
             cell(format!("{:.0}", line.seconds)),
         ]);
     }
-    show::line(table.render(Paint::of_terminal()).trim_end())?;
-    show::line(format!(
+    output::line(table.render().trim_end())?;
+    output::line(format!(
         "means over {} seeds in the same test worlds, {} ticks each; see {}",
         options.seeds,
         options.ticks,

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::clock;
 use qscale_common::text::number;
 use qscale_experiments::train::{BaselineRule, TrainEvent};
-use qscale_train::course::Judgement;
+use qscale_train::run::Validation;
 
 /// A function that shows the events of trainings, one after the other.
 pub fn show() -> impl Fn(TrainEvent<'_>) {
@@ -72,13 +72,13 @@ impl Shown {
         }
     }
 
-    fn judged(&self, judgement: &Judgement) {
-        let mean = &judgement.validation.mean;
+    fn judged(&self, judgement: &Validation) {
+        let mean = &judgement.score.mean;
         let seconds = clock::since(self.began).as_secs_f64().max(1e-3);
         let line = format!(
             "{} ticks/s, loss {:.3}, return {:.3}; validation {:.2} % {:.2} {:.3}{}; {}",
             number((judgement.ticks - self.from) as f64 / seconds),
-            judgement.loss.loss,
+            judgement.updates_since.loss,
             judgement.explored.mean.reward,
             mean.violation * 100.0,
             mean.cost,

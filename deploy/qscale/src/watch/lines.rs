@@ -6,10 +6,9 @@ use qscale_common::contract::{Action, Ages, DecisionSource, Effect, Load, Messag
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use serde::Serialize;
 
 use super::{AnyMessage, Unreadable};
-use crate::show::{self, Paint, Tone};
+use crate::output::{self, Tone};
 
 /// Widest column of function names; longer names are not aligned.
 const MAX_WIDTH: usize = 32;
@@ -23,15 +22,14 @@ const MAX_FUNCTIONS: usize = 100_000;
 /// Formats messages; keeps current allocations to show the change that an Action requests.
 #[derive(Debug)]
 pub(super) struct Lines {
-    paint: Paint,
     width: usize,
     current: BTreeMap<FunctionId, Allocation>,
     day: Option<String>,
 }
 
 impl Lines {
-    pub(super) fn new(paint: Paint) -> Self {
-        Self { paint, width: 12, current: BTreeMap::new(), day: None }
+    pub(super) fn new() -> Self {
+        Self { width: 12, current: BTreeMap::new(), day: None }
     }
 
     /// The line of a message, preceded by a line with the date when the day changes; `at` is its arrival, used if it is unreadable.
@@ -48,25 +46,25 @@ impl Lines {
         self.width = self.width.max(function.len().min(MAX_WIDTH));
         let line = format!(
             "{} {} {}  {text}",
-            self.paint.tone(Tone::Dim, show::clock(at)),
-            self.paint.tone(tone_of(kind), format_args!("{kind:<7}")),
-            self.paint.tone(Tone::Strong, format_args!("{function:<width$}", width = self.width)),
+            Tone::Dim.paint(output::clock(at)),
+            tone_of(kind).paint(format_args!("{kind:<7}")),
+            Tone::Strong.paint(format_args!("{function:<width$}", width = self.width)),
         );
         self.dated(at, line.trim_end())
     }
 
     fn unreadable(&self, at: Timestamp, subject: &str, error: &Unreadable) -> String {
         let kind = subject::kind(subject).map_or("?", |kind| kind.word());
-        let text = self.paint.tone(Tone::Bad, format_args!("unreadable: {}", show::clean(&error.to_string())));
-        format!("{} {kind:<7} {}  {text}", self.paint.tone(Tone::Dim, show::clock(at)), show::clean(subject))
+        let text = Tone::Bad.paint(format_args!("unreadable: {}", output::clean(&error.to_string())));
+        format!("{} {kind:<7} {}  {text}", Tone::Dim.paint(output::clock(at)), output::clean(subject))
     }
 
     fn dated(&mut self, at: Timestamp, line: &str) -> String {
-        let day = show::day(at);
+        let day = output::day(at);
         if self.day.as_ref() == Some(&day) {
             return line.to_owned();
         }
-        let heading = self.paint.tone(Tone::Dim, format_args!("── {day} UTC"));
+        let heading = Tone::Dim.paint(format_args!("── {day} UTC"));
         self.day = Some(day);
         format!("{heading}\n{line}")
     }
@@ -76,7 +74,7 @@ impl Lines {
             self.set_current(state.function(), allocation);
         }
         let window = &state.windows.tick;
-        let mut parts = vec![format!("{:>8}", window.rate_rps.map_or("-/s".into(), show::rate)), self.latency(state, window)];
+        let mut parts = vec![format!("{:>8}", window.rate_rps.map_or("-/s".into(), output::rate)), self.latency(state, window)];
         parts.push(format!(
             "{:<18}",
             usage("cpu", window.cpu_millicores.map(|used| used.mean), state.allocation.map(|given| given.cpu_millicores.0), "m")
@@ -88,36 +86,36 @@ impl Lines {
         parts.push(match state.replicas {
             Some(counts) => {
                 let tone = if counts.ready == counts.desired { Tone::Plain } else { Tone::Warn };
-                self.paint.tone(tone, format_args!("{:<11}", format!("ready {}/{}", counts.ready, counts.desired)))
+                tone.paint(format_args!("{:<11}", format!("ready {}/{}", counts.ready, counts.desired)))
             }
-            None => self.paint.tone(Tone::Warn, format_args!("{:<11}", "ready ?")),
+            None => Tone::Warn.paint(format_args!("{:<11}", "ready ?")),
         });
-        parts.push(window.queued.map_or("queue ?".into(), |queued| format!("queue {}", show::number(queued))));
+        parts.push(window.queued.map_or("queue ?".into(), |queued| format!("queue {}", output::number(queued))));
         parts.extend(self.problems(state, window));
         parts.join("  ")
     }
 
     fn latency(&self, state: &State, window: &Window) -> String {
-        let percentile = show::number(state.objective.percentile);
+        let percentile = output::number(state.objective.percentile);
         let bound = state.objective.latency_ms as f64;
         let (text, tone) = match window.latency.map(|latency| latency.objective_ms) {
             Some(measured) if measured <= bound => {
-                (format!("p{percentile} {} ≤ {}", show::latency(measured), show::latency(bound)), Tone::Good)
+                (format!("p{percentile} {} ≤ {}", output::latency(measured), output::latency(bound)), Tone::Good)
             }
-            Some(measured) => (format!("p{percentile} {} > {}", show::latency(measured), show::latency(bound)), Tone::Bad),
+            Some(measured) => (format!("p{percentile} {} > {}", output::latency(measured), output::latency(bound)), Tone::Bad),
             None => (format!("p{percentile} -"), Tone::Dim),
         };
-        self.paint.tone(tone, format_args!("{text:<19}"))
+        tone.paint(format_args!("{text:<19}"))
     }
 
     /// Failures, throttling, restarts and stale measurements.
     fn problems(&self, state: &State, window: &Window) -> Vec<String> {
         let mut problems = Vec::new();
         if let Some(share) = window.failed_share.filter(|share| *share > 0.0) {
-            problems.push((Tone::Bad, format!("failed {}%", show::number(share * 100.0))));
+            problems.push((Tone::Bad, format!("failed {}%", output::number(share * 100.0))));
         }
         if let Some(share) = window.throttled_share.filter(|share| *share > MIN_THROTTLED) {
-            problems.push((Tone::Warn, format!("throttled {}%", show::number(share * 100.0))));
+            problems.push((Tone::Warn, format!("throttled {}%", output::number(share * 100.0))));
         }
         for (count, what) in [(window.restarts, "restarts"), (window.oom_kills, "OOM kills")] {
             if count > 0 {
@@ -127,18 +125,18 @@ impl Lines {
         if let Some(stale) = stale(&state.age, state.tick_length_ms) {
             problems.push((Tone::Warn, stale));
         }
-        problems.into_iter().map(|(tone, text)| self.paint.tone(tone, text)).collect()
+        problems.into_iter().map(|(tone, text)| tone.paint(text)).collect()
     }
 
     fn action(&self, action: &Action) -> String {
         let before = self.current.get(&action.function());
-        let request = match before.map(|before| show::difference(*before, action.allocation)) {
+        let request = match before.map(|before| output::difference(*before, action.allocation)) {
             None => format!("requests {}", action.allocation),
             Some(None) => format!("keeps {}", action.allocation),
             Some(Some(difference)) => format!("requests {} ({difference})", action.allocation),
         };
-        let reason = if action.reason.is_empty() { String::new() } else { format!(": {}", show::clean(&action.reason)) };
-        format!("{} {request}{reason}", self.paint.tone(Tone::Accent, &action.agent))
+        let reason = if action.reason.is_empty() { String::new() } else { format!(": {}", output::clean(&action.reason)) };
+        format!("{} {request}{reason}", Tone::Accent.paint(&action.agent))
     }
 
     fn outcome(&mut self, outcome: &Outcome) -> String {
@@ -153,7 +151,7 @@ impl Lines {
         };
         let source = match outcome.source {
             DecisionSource::Agent => String::new(),
-            other => format!(" ({})", word(&other)),
+            other => format!(" ({})", word(other)),
         };
         let before = outcome.before.map_or("?".into(), |before| before.to_string());
         let change = match outcome.allowed {
@@ -161,17 +159,14 @@ impl Lines {
             Some(allowed) => format!("{before} → {allowed}"),
             None => format!("{before}, requested {}", outcome.requested),
         };
-        let mut text = format!(
-            "{} {}{source}  {change}",
-            self.paint.tone(tone, format_args!("{:<9}", word(&outcome.effect))),
-            self.paint.tone(Tone::Accent, &outcome.agent)
-        );
+        let mut text =
+            format!("{} {}{source}  {change}", tone.paint(format_args!("{:<9}", word(outcome.effect))), Tone::Accent.paint(&outcome.agent));
         for note in &outcome.guard {
-            let detail = if note.detail.is_empty() { String::new() } else { format!(" {}", show::clean(&note.detail)) };
-            text.push_str(&format!("  {}{detail}", self.paint.tone(Tone::Warn, format_args!("[{}]", word(&note.rule)))));
+            let detail = if note.detail.is_empty() { String::new() } else { format!(" {}", output::clean(&note.detail)) };
+            text.push_str(&format!("  {}{detail}", Tone::Warn.paint(format_args!("[{}]", word(note.rule)))));
         }
         if !outcome.reason.is_empty() {
-            text.push_str(&format!("  {}", show::clean(&outcome.reason)));
+            text.push_str(&format!("  {}", output::clean(&outcome.reason)));
         }
         if outcome.attempts > 1 {
             text.push_str(&format!("  attempt {}", outcome.attempts));
@@ -181,8 +176,11 @@ impl Lines {
 
     fn reward(&self, reward: &Reward) -> String {
         let value = match reward.value {
-            Some(value) => self.paint.tone(if value < -0.5 { Tone::Bad } else { Tone::Plain }, format_args!("{value:>7.3}")),
-            None => self.paint.tone(Tone::Warn, format_args!("{:>7}", "?")),
+            Some(value) => {
+                let tone = if value < -0.5 { Tone::Bad } else { Tone::Plain };
+                tone.paint(format_args!("{value:>7.3}"))
+            }
+            None => Tone::Warn.paint(format_args!("{:>7}", "?")),
         };
         let terms = reward.terms;
         let named = [
@@ -195,11 +193,11 @@ impl Lines {
         let shown: Vec<String> = named.iter().filter_map(|(name, term)| term_text(name, term)).collect();
         let decider = reward.decided_by.as_ref().map(|decider| match decider.source {
             DecisionSource::Agent => decider.agent.to_string(),
-            other => format!("{} ({})", decider.agent, word(&other)),
+            other => format!("{} ({})", decider.agent, word(other)),
         });
         let mut parts = vec![value, if shown.is_empty() { "no penalty".into() } else { shown.join(", ") }];
         parts.extend(reward.allocation.map(|allocation| format!("with {allocation}")));
-        parts.extend(decider.map(|decider| format!("by {}", self.paint.tone(Tone::Accent, decider))));
+        parts.extend(decider.map(|decider| format!("by {}", Tone::Accent.paint(decider))));
         parts.join("  ")
     }
 
@@ -213,16 +211,15 @@ impl Lines {
             ("not sent", failures.not_sent),
         ];
         let failed: Vec<String> = kinds.iter().filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{kind} {count}")).collect();
-        let mut parts = vec![format!("offered {:<8} achieved {:<8}", show::rate(load.offered_rps), show::rate(load.achieved_rps))];
-        parts.push(percentile(load, 0.95).map_or("p95 -".into(), |us| format!("p95 {}", show::latency(us as f64 / 1000.0))));
+        let mut parts = vec![format!("offered {:<8} achieved {:<8}", output::rate(load.offered_rps), output::rate(load.achieved_rps))];
+        parts.push(percentile(load, 0.95).map_or("p95 -".into(), |us| format!("p95 {}", output::latency(us as f64 / 1000.0))));
         parts.push(match failed.is_empty() {
             true => "failed 0".into(),
-            false => self.paint.tone(Tone::Bad, format_args!("failed: {}", failed.join(", "))),
+            false => Tone::Bad.paint(format_args!("failed: {}", failed.join(", "))),
         });
         parts.push(format!("in flight {}", load.in_flight));
-        parts.extend(
-            load.send_lag_p99_us.map(|lag| self.paint.tone(Tone::Dim, format_args!("send lag p99 {}", show::latency(lag as f64 / 1000.0)))),
-        );
+        parts
+            .extend(load.send_lag_p99_us.map(|lag| Tone::Dim.paint(format_args!("send lag p99 {}", output::latency(lag as f64 / 1000.0)))));
         parts.join("  ")
     }
 
@@ -252,7 +249,7 @@ fn stale(age: &Ages, tick_length_ms: u64) -> Option<String> {
     let old = kinds.into_iter().filter_map(|(kind, age)| match age {
         None => Some(format!("{kind} never")),
         Some(age) if age > tick_length_ms.saturating_mul(STALE_TICKS) => {
-            Some(format!("{kind} {}", show::age(std::time::Duration::from_millis(age))))
+            Some(format!("{kind} {}", output::age(std::time::Duration::from_millis(age))))
         }
         Some(_) => None,
     });
@@ -265,8 +262,8 @@ fn term_text(name: &str, term: &Term) -> Option<String> {
     match term.value {
         None => Some(format!("{name} ?")),
         Some(0.0) => None,
-        Some(value) if term.weight == 1.0 => Some(format!("{name} {}", show::number(value))),
-        Some(value) => Some(format!("{name} {} x {}", show::number(value), show::number(term.weight))),
+        Some(value) if term.weight == 1.0 => Some(format!("{name} {}", output::number(value))),
+        Some(value) => Some(format!("{name} {} x {}", output::number(value), output::number(term.weight))),
     }
 }
 
@@ -282,8 +279,8 @@ fn percentile(load: &Load, share: f64) -> Option<u64> {
 }
 
 /// Name of a variant on the wire.
-fn word(variant: &impl Serialize) -> String {
-    serde_json::to_value(variant).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+fn word(variant: impl Into<&'static str>) -> &'static str {
+    variant.into()
 }
 
 #[cfg(test)]
@@ -301,12 +298,12 @@ mod tests {
         if let Err(error) = &message {
             assert!(subject.contains("broken"), "{error}");
         }
-        lines.line(AT, subject, &message)
+        output::plain(&lines.line(AT, subject, &message))
     }
 
     fn lines() -> Lines {
-        let mut lines = Lines::new(Paint::none());
-        lines.day = Some(show::day(AT));
+        let mut lines = Lines::new();
+        lines.day = Some(output::day(AT));
         lines
     }
 
@@ -404,7 +401,7 @@ mod tests {
     fn unreadable_message_has_its_error_and_a_new_day_a_heading() {
         let mut lines = lines();
         assert!(shown(&mut lines, "qscale.v1.state.default.broken", &json!({})).contains("unreadable: field `"), "the field is named");
-        let next_day = lines.line(Timestamp(AT.0 + 86_400_000), "qscale.v1.state.broken", &Err(Unreadable::UnknownKind));
+        let next_day = output::plain(&lines.line(Timestamp(AT.0 + 86_400_000), "qscale.v1.state.broken", &Err(Unreadable::UnknownKind)));
         assert!(next_day.starts_with("── 2025-11-24 UTC\n"), "{next_day}");
     }
 

@@ -183,7 +183,7 @@ fn decisions(size: usize) -> f64 {
     batches * size as f64
 }
 
-/// How often a CPU second `work` is done; the first round warms caches.
+/// Executions of `work` per CPU second; the first round warms caches.
 fn median(count: usize, mut work: impl FnMut()) -> f64 {
     let mut round = || {
         let begin = cpu_seconds();
@@ -199,8 +199,8 @@ fn median(count: usize, mut work: impl FnMut()) -> f64 {
 /// CPU time of this process with all its threads.
 fn cpu_seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a timespec that lives through the call.
+    // SAFETY: the pointer is to a timespec that outlives the call.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    assert_eq!(failed, 0, "the clock of a process' CPU time is always there");
+    assert_eq!(failed, 0, "the clock of the process's CPU time is always available");
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

@@ -1,0 +1,283 @@
+//! From a decision to the platform and back. Owns the call of the guard, requests, retries and their Outcomes.
+
+use std::time::Duration;
+
+use qscale_common::contract::{DecisionSource, Effect, GuardNote, GuardRule, Outcome};
+use qscale_common::guard::{GuardInput, Verdict, evaluate};
+use qscale_common::name::FunctionId;
+use qscale_common::time::Timestamp;
+use qscale_common::units::Allocation;
+use rand::RngExt as _;
+
+use super::decision::Decision;
+use super::function::{BaselineState, Function, PendingChange, Presence, Work};
+use super::{ApplyRequest, Command, Core, Lead};
+use crate::backend::{BackendError, Workload, WorkloadId};
+use crate::store::{self, Record};
+
+/// Delay before the second request; it doubles with every further one.
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(250);
+
+impl Core {
+    /// Evaluates an admitted decision now, or once the request in flight has ended.
+    pub(super) fn submit(&mut self, id: &FunctionId, decision: Decision, now: Timestamp) {
+        let Some(function) = self.functions.get_mut(id) else { return };
+        let applies = decision.source != DecisionSource::Shadow;
+        if applies && !decision.is_restore() && function.restoring() {
+            let note = GuardNote { rule: GuardRule::RestoreInProgress, detail: "a restore is in progress".into() };
+            self.publish(id, &decision, Effect::Held, |outcome| outcome.guard.push(note));
+        } else if applies && matches!(function.work, Work::InFlight { .. } | Work::Preparing(_)) {
+            if let Some(older) = function.next.replace(decision) {
+                self.superseded(id, &older);
+            }
+        } else {
+            if applies {
+                function.work = Work::Idle;
+            }
+            self.evaluate(id, decision, 0, now);
+        }
+    }
+
+    fn superseded(&mut self, id: &FunctionId, older: &Decision) {
+        self.publish(id, older, Effect::Failed, |outcome| outcome.reason = "superseded by a newer decision".into());
+    }
+
+    fn evaluate(&mut self, id: &FunctionId, decision: Decision, attempts: u32, now: Timestamp) {
+        let Some(function) = self.functions.get(id) else { return };
+        let before = function.current();
+        let verdict = if decision.is_restore() { restore_verdict(&decision) } else { self.verdict(function, &decision, now) };
+        match self.restrict_while_disconnected(&decision, before, verdict) {
+            Verdict::Apply { allocation, notes, charge } => {
+                self.start(id, PendingChange { decision, allocation, before, notes, charge, attempts }, now);
+            }
+            Verdict::Unchanged => {
+                self.complete_restore(id, &decision);
+                self.publish_if_reported(id, &decision, Effect::Unchanged, |outcome| (outcome.before, outcome.allowed) = (before, before));
+            }
+            Verdict::Hold { notes } => {
+                self.publish_if_reported(id, &decision, Effect::Held, |outcome| (outcome.before, outcome.guard) = (before, notes));
+            }
+            Verdict::Record { allowed, notes } => {
+                self.publish_if_reported(id, &decision, Effect::Recorded, |outcome| {
+                    (outcome.before, outcome.allowed, outcome.guard) = (before, allowed, notes);
+                });
+            }
+        }
+    }
+
+    fn verdict(&self, function: &Function, decision: &Decision, now: Timestamp) -> Verdict {
+        // Without a policy only restores are decided. If the policy was deleted in between, nothing is applied.
+        let Some(policy) = function.policy.as_deref() else { return Verdict::Hold { notes: Vec::new() } };
+        evaluate(&GuardInput {
+            wanted: decision.wanted,
+            current: function.current(),
+            kind: decision.kind,
+            policy,
+            state: function.state.as_deref(),
+            frozen: function.frozen(self.frozen_all),
+            vertical: function.vertical(),
+            budget: &function.budget,
+            now,
+        })
+    }
+
+    /// While disconnected, only the fallback acts, and only increases: that does the least harm if another actuator leads by now. The platform refuses it
+    /// once the other leader has written.
+    fn restrict_while_disconnected(&self, decision: &Decision, before: Option<Allocation>, verdict: Verdict) -> Verdict {
+        let Verdict::Apply { allocation, .. } = &verdict else { return verdict };
+        let gives = before.is_some_and(|before| {
+            allocation.replicas >= before.replicas
+                && allocation.cpu_millicores >= before.cpu_millicores
+                && allocation.memory_mib >= before.memory_mib
+        });
+        if matches!(self.lead, Lead::Leading(_)) || (decision.source == DecisionSource::Fallback && gives) {
+            return verdict;
+        }
+        Verdict::Hold {
+            notes: vec![GuardNote {
+                rule: GuardRule::Disconnected,
+                detail: "disconnected from the bus: only increases are applied".into(),
+            }],
+        }
+    }
+
+    fn start(&mut self, id: &FunctionId, job: PendingChange, now: Timestamp) {
+        let Some(function) = self.functions.get_mut(id) else { return };
+        let workload = function.workload(id);
+        let Some(workload) = workload.filter(|_| function.presence != Presence::Missing) else {
+            self.complete_restore(id, &job.decision);
+            return self.failed(id, &job, &BackendError::NotFound(id.clone()).to_string());
+        };
+        match (&function.baseline, job.before) {
+            (BaselineState::Stored(_), _) => self.send(id, job, workload),
+            (BaselineState::None, Some(allocation)) => {
+                let baseline = store::Baseline { workload: workload.name, kind: workload.kind, allocation, at_ms: now };
+                (function.baseline, function.work) = (BaselineState::Storing, Work::Preparing(job));
+                self.commands.push(Command::Store(id.clone(), Record::Baseline(baseline)));
+            }
+            (BaselineState::None | BaselineState::Storing, _) => function.work = Work::Preparing(job),
+        }
+    }
+
+    fn send(&mut self, id: &FunctionId, mut job: PendingChange, workload: WorkloadId) {
+        let (Lead::Leading(lease) | Lead::Disconnected(lease)) = self.lead else { return };
+        let Some(function) = self.functions.get_mut(id) else { return };
+        self.attempts += 1;
+        job.attempts = job.attempts.saturating_add(1);
+        let (number, allocation) = (self.attempts, job.allocation);
+        function.work = Work::InFlight { job, number };
+        self.commands.push(Command::Apply(ApplyRequest { function: id.clone(), workload, allocation, lease, number }));
+    }
+
+    /// The baseline is stored: the change that waited for it is applied.
+    pub(super) fn on_baseline_stored(&mut self, id: &FunctionId) {
+        let Some(function) = self.functions.get_mut(id) else { return };
+        let Some(workload) = function.workload(id) else { return };
+        if let Work::Preparing(job) = std::mem::replace(&mut function.work, Work::Idle) {
+            self.send(id, job, workload);
+        }
+    }
+
+    /// The baseline could not be stored, so nothing may be changed yet.
+    pub(super) fn on_baseline_failed(&mut self, id: &FunctionId, now: Timestamp) {
+        let Some(function) = self.functions.get_mut(id) else { return };
+        if let Work::Preparing(mut job) = std::mem::replace(&mut function.work, Work::Idle) {
+            job.attempts = job.attempts.saturating_add(1);
+            self.retry_later(id, job, "failed to store the allocation before the first change", now);
+        }
+    }
+
+    /// Processes the result of request `number`.
+    pub fn on_applied(&mut self, id: &FunctionId, number: u64, result: Result<Workload, BackendError>, now: Timestamp) {
+        let Some(function) = self.functions.get_mut(id) else { return };
+        let job = match std::mem::replace(&mut function.work, Work::Idle) {
+            Work::InFlight { job, number: flying } if flying == number => job,
+            other => {
+                // The answer to a request from an earlier lead.
+                function.work = other;
+                return;
+            }
+        };
+        match result {
+            Ok(workload) => {
+                function.set_applied(workload.desired, workload.vertical, now);
+                // If the platform applied a different allocation, that one becomes the goal.
+                function.goal = Some((job.decision.clone(), workload.desired));
+                if let Some(direction) = job.charge {
+                    function.budget.charge(direction, now);
+                    function.budget_dirty = true;
+                }
+                self.complete_restore(id, &job.decision);
+                self.succeeded(id, &job);
+            }
+            Err(BackendError::StaleLease(reason)) => {
+                tracing::warn!(function = %id, reason, "the platform refuses the lease");
+                self.commands.push(Command::StepDown);
+                return self.set_lead(Lead::Following, now);
+            }
+            Err(BackendError::Unavailable(why)) => return self.retry_later(id, job, &why, now),
+            Err(error @ (BackendError::NotFound(_) | BackendError::Invalid(_))) => {
+                if matches!(error, BackendError::NotFound(_)) {
+                    function.presence = Presence::Missing;
+                }
+                self.complete_restore(id, &job.decision);
+                self.failed(id, &job, &error.to_string());
+            }
+        }
+        self.submit_next(id, now);
+    }
+
+    fn retry_later(&mut self, id: &FunctionId, job: PendingChange, why: &str, now: Timestamp) {
+        if job.attempts == 1 {
+            self.failed(id, &job, why);
+        }
+        let delay = self.retry_delay(job.attempts);
+        let Some(function) = self.functions.get_mut(id) else { return };
+        if function.next.is_some() {
+            return self.submit_next(id, now);
+        }
+        function.work = Work::Waiting { job, at: now.plus(delay) };
+        self.timed.insert(id.clone());
+    }
+
+    /// Delay after `attempts` requests: doubled every time up to the limit, then shortened by up to half to spread the functions.
+    fn retry_delay(&mut self, attempts: u32) -> Duration {
+        let doubled = FIRST_RETRY_DELAY.saturating_mul(1 << attempts.saturating_sub(1).min(20));
+        doubled.min(self.settings.max_retry_delay).mul_f64(self.rng.random_range(0.5..=1.0))
+    }
+
+    fn submit_next(&mut self, id: &FunctionId, now: Timestamp) {
+        if let Some(next) = self.functions.get_mut(id).and_then(|function| function.next.take()) {
+            self.submit(id, next, now);
+        }
+    }
+
+    /// Retries a change that is due. The decision is evaluated again, since conditions may have changed.
+    pub(super) fn retry_due(&mut self, id: &FunctionId, now: Timestamp) {
+        let Some(function) = self.functions.get_mut(id) else { return };
+        match std::mem::replace(&mut function.work, Work::Idle) {
+            Work::Waiting { job, at } if at <= now => {
+                let void = job.decision.expires.is_some_and(|expires| now >= expires);
+                if !void {
+                    self.evaluate(id, job.decision, job.attempts, now);
+                }
+            }
+            other => function.work = other,
+        }
+    }
+
+    fn succeeded(&mut self, id: &FunctionId, job: &PendingChange) {
+        let effect = match () {
+            () if job.before == Some(job.allocation) => Effect::Unchanged,
+            () if job.notes.is_empty() => Effect::Applied,
+            () => Effect::Changed,
+        };
+        let by = job.decision.agent.to_string();
+        tracing::info!(function = %id, from = job.before.map(tracing::field::display), to = %job.allocation, by, reason = job.decision.reason, "scaled");
+        self.publish(id, &job.decision, effect, |outcome| of_job(outcome, job));
+    }
+
+    fn failed(&mut self, id: &FunctionId, job: &PendingChange, why: &str) {
+        tracing::debug!(function = %id, to = %job.allocation, why, "failed to apply");
+        self.publish(id, &job.decision, Effect::Failed, |outcome| {
+            of_job(outcome, job);
+            outcome.reason = why.to_owned();
+        });
+    }
+
+    fn publish_if_reported(&mut self, id: &FunctionId, decision: &Decision, effect: Effect, complete: impl FnOnce(&mut Outcome)) {
+        if decision.always_reported {
+            self.publish(id, decision, effect, complete);
+        }
+    }
+
+    pub(super) fn publish(&mut self, id: &FunctionId, decision: &Decision, effect: Effect, complete: impl FnOnce(&mut Outcome)) {
+        let mut outcome = decision.outcome(id, effect, &self.settings.actuator);
+        complete(&mut outcome);
+        self.commands.push(Command::Publish(Box::new(outcome), decision.trace));
+    }
+}
+
+/// A restore bypasses the guard, as it must also undo wrong bounds and budgets. The request is sent even if the platform is believed to have the
+/// allocation: an operator or a request without an answer may have changed it.
+fn restore_verdict(decision: &Decision) -> Verdict {
+    Verdict::Apply { allocation: decision.wanted, notes: Vec::new(), charge: None }
+}
+
+fn of_job(outcome: &mut Outcome, job: &PendingChange) {
+    outcome.before = job.before;
+    outcome.allowed = Some(job.allocation);
+    outcome.guard.clone_from(&job.notes);
+    outcome.attempts = job.attempts;
+}
+
+impl Function {
+    /// Whether a restore is in progress.
+    pub(super) fn restoring(&self) -> bool {
+        let pending = match &self.work {
+            Work::Preparing(job) | Work::InFlight { job, .. } | Work::Waiting { job, .. } => job.decision.is_restore(),
+            Work::Idle => false,
+        };
+        pending || self.next.as_ref().is_some_and(Decision::is_restore)
+    }
+}

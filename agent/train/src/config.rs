@@ -1,0 +1,136 @@
+//! Training configuration. Owns the defaults, which are those of the command and of the bundled model, and the ranges.
+
+use std::num::NonZeroUsize;
+
+use qscale_dqn::actions::{ActionSet, Actions, BRANCHES, Scope};
+use qscale_dqn::policy::ViolationCost;
+use qscale_dqn::reward::TrainingReward;
+use qscale_dqn::tasks::{Split, TaskDistribution};
+use qscale_rl::learner::Hyperparameters;
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::Evaluator;
+
+/// Everything that determines the result of a training run, except its seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Simulated ticks of all functions together, 10,000 to 10,000,000,000.
+    pub ticks: u64,
+    /// Functions simulated in parallel, 1 to 100,000.
+    pub worlds: usize,
+    /// Updates per simulated tick, above 0 and at most 10.
+    pub replay_ratio: f64,
+    /// Number of evaluations on validation worlds, 1 to 1,000.
+    #[serde(alias = "judgements")]
+    pub validations: u32,
+    /// Validation worlds, 1 to 10,000.
+    pub validation_worlds: u64,
+    /// Worlds on which the selected network is evaluated at the end, 1 to 10,000.
+    pub test_worlds: u64,
+    /// The action set.
+    pub action_set: ActionSet,
+    /// The scope of the actions.
+    pub scope: Scope,
+    /// Hyperparameters of the learner.
+    pub hyperparameters: Hyperparameters,
+    /// The distribution of training tasks.
+    #[serde(alias = "domain")]
+    pub tasks: TaskDistribution,
+    /// The training reward.
+    #[serde(alias = "worth")]
+    pub reward: TrainingReward,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            ticks: 6_000_000,
+            worlds: 256,
+            // A batch of 512 every 170 ticks: each transition is sampled three times on average.
+            replay_ratio: 0.006,
+            validations: 20,
+            validation_worlds: 100,
+            test_worlds: 300,
+            action_set: ActionSet::Headroom,
+            scope: Scope::Joint,
+            hyperparameters: Hyperparameters::default(),
+            tasks: TaskDistribution::default(),
+            reward: TrainingReward::default(),
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// The actions.
+    #[must_use]
+    pub fn actions(&self) -> Actions {
+        Actions::new(self.action_set, self.scope)
+    }
+
+    /// The evaluator on worlds of `split`, with `threads` threads, at [`ViolationCost::EVALUATED`].
+    #[must_use]
+    pub fn evaluator(&self, split: Split, threads: NonZeroUsize) -> Evaluator {
+        let worlds = if split == Split::Validation { self.validation_worlds } else { self.test_worlds };
+        Evaluator {
+            tasks: self.tasks.clone(),
+            reward: self.reward,
+            violation_cost: ViolationCost::EVALUATED,
+            split,
+            worlds: 0..worlds,
+            threads,
+        }
+    }
+
+    /// The hyperparameters; unless `decay_over` is set, the learning rate falls until the end of training.
+    #[must_use]
+    pub fn with_decay(&self) -> Hyperparameters {
+        let mut hyperparameters = self.hyperparameters.clone();
+        if hyperparameters.decay_over == 0 {
+            hyperparameters.decay_over = (self.ticks as f64 * self.replay_ratio) as u64;
+        }
+        hyperparameters
+    }
+
+    /// # Errors
+    /// Names the first value that is out of range, with its range.
+    pub fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: u64, least: u64, most: u64| {
+            if (least..=most).contains(&value) { Ok(()) } else { Err(format!("{name} = {value}, must be from {least} to {most}")) }
+        };
+        within("ticks", self.ticks, 10_000, 10_000_000_000)?;
+        within("worlds", self.worlds as u64, 1, 100_000)?;
+        within("validations", u64::from(self.validations), 1, 1000)?;
+        within("validation_worlds", self.validation_worlds, 1, 10_000)?;
+        within("test_worlds", self.test_worlds, 1, 10_000)?;
+        if !(self.replay_ratio > 0.0 && self.replay_ratio <= 10.0) {
+            return Err(format!("replay_ratio = {}, must be above 0 and at most 10", self.replay_ratio));
+        }
+        self.tasks.check()?;
+        self.reward.check()?;
+        let (branches, actions) = (&self.hyperparameters.branches, self.actions().count());
+        if !branches.is_empty() && branches.iter().product::<usize>() != actions {
+            let error = format!(
+                "hyperparameters.branches = {branches:?}, their product must be the {actions} actions of action set {}",
+                self.action_set
+            );
+            return Err(format!("{error}; action set {} has {BRANCHES:?}", ActionSet::Grid));
+        }
+        self.hyperparameters.check().map_err(|error| format!("hyperparameters.{error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn former_names_are_read() {
+        let read = |text: &str| serde_json::from_str::<TrainingConfig>(text).expect("valid");
+        let former = read(r#"{"judgements": 3, "domain": {"sparse": 0.5}, "worth": {"cost": 2.0}, "hyperparameters": {"corner": 4.0}}"#);
+        let present =
+            read(r#"{"validations": 3, "tasks": {"sparse_share": 0.5}, "reward": {"cost": 2.0}, "hyperparameters": {"huber_delta": 4.0}}"#);
+        assert_eq!(former, present);
+        assert_eq!((former.validations, former.tasks.sparse_share, former.hyperparameters.huber_delta), (3, 0.5, 4.0));
+    }
+}

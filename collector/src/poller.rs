@@ -1,0 +1,146 @@
+//! Reads all sources at the same time, without waiting for slow ones. Owns a task for each source; must not know what is done with a reading.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use qscale_common::name::Name;
+use qscale_common::runtime::clock;
+use qscale_common::runtime::health::Health;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{FailureLabel, Metrics, SourceLabel};
+use crate::observer::SourceReading;
+use crate::reading::Reading;
+use crate::source::{Source, SourceConfig, SourceError};
+
+/// Reads all sources, each on a task of its own.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    sources: Vec<PolledSource>,
+    results: mpsc::Receiver<PollResult>,
+    health: Health,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct PolledSource {
+    name: Name,
+    request: Arc<Notify>,
+    /// Whether a reading is in progress.
+    busy: bool,
+    /// Whether the last reading succeeded; `None` before the first one.
+    healthy: Option<bool>,
+}
+
+#[derive(Debug)]
+struct PollResult {
+    index: usize,
+    result: Result<Reading, SourceError>,
+    seconds: f64,
+}
+
+impl Poller {
+    /// Starts a task for each source, which ends with `token`. The conditions `source:<name>` of `health` say whether a source can be read.
+    ///
+    /// # Errors
+    /// If an address is malformed.
+    pub(crate) fn start(
+        sources: &BTreeMap<Name, SourceConfig>,
+        health: &Health,
+        metrics: &Metrics,
+        token: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let (sender, results) = mpsc::channel(sources.len().max(1));
+        let mut polled = Vec::new();
+        for (index, (name, config)) in sources.iter().enumerate() {
+            let source = Source::open(config).with_context(|| format!("sources.{name}"))?;
+            health.set(&condition(name), false);
+            let request = Arc::new(Notify::new());
+            tokio::spawn(poll(index, source, Arc::clone(&request), sender.clone(), token.clone()));
+            polled.push(PolledSource { name: name.clone(), request, busy: false, healthy: None });
+        }
+        Ok(Self { sources: polled, results, health: health.clone(), metrics: metrics.clone() })
+    }
+
+    /// Reads every source, and returns the readings that arrive before `deadline`. [`Poller::next_late`] returns later ones.
+    pub(crate) async fn read(&mut self, deadline: std::time::Instant) -> Vec<SourceReading> {
+        let mut awaited = vec![false; self.sources.len()];
+        for (awaited, source) in awaited.iter_mut().zip(&mut self.sources) {
+            if std::mem::replace(&mut source.busy, true) {
+                self.metrics.scrape_failures.get_or_create(&FailureLabel(source.name.clone(), SourceError::Busy)).inc();
+            } else {
+                *awaited = true;
+                source.request.notify_one();
+            }
+        }
+        let mut readings = Vec::new();
+        while awaited.contains(&true) {
+            let Ok(Some(result)) = timeout_at(deadline.into(), self.results.recv()).await else { break };
+            awaited[result.index] = false;
+            readings.extend(self.on_result(result));
+        }
+        // In the order of the sources, independent of their speed.
+        readings.sort_by(|one, other| one.source.cmp(&other.source));
+        readings
+    }
+
+    /// The next reading that missed its tick. Waits until there is one.
+    pub(crate) async fn next_late(&mut self) -> SourceReading {
+        loop {
+            // The channel closes only when the service stops.
+            let Some(result) = self.results.recv().await else { std::future::pending().await };
+            let name = SourceLabel(self.sources[result.index].name.clone());
+            if let Some(reading) = self.on_result(result) {
+                self.metrics.late_readings.get_or_create(&name).inc();
+                return reading;
+            }
+        }
+    }
+
+    fn on_result(&mut self, PollResult { index, result, seconds }: PollResult) -> Option<SourceReading> {
+        let source = &mut self.sources[index];
+        source.busy = false;
+        self.health.set(&condition(&source.name), result.is_ok());
+        let before = source.healthy.replace(result.is_ok());
+        let label = SourceLabel(source.name.clone());
+        self.metrics.scrape_seconds.get_or_create(&label).observe(seconds);
+        match result {
+            Ok(reading) => {
+                if before != Some(true) {
+                    tracing::info!(source = %source.name, functions = reading.functions.len(), "source is read");
+                }
+                self.metrics.samples.get_or_create(&label).inc_by(reading.samples);
+                self.metrics.malformed.get_or_create(&label).inc_by(reading.malformed);
+                Some(SourceReading { source: source.name.clone(), reading, resumed: before != Some(true) })
+            }
+            Err(error) => {
+                if before != Some(false) {
+                    tracing::warn!(source = %source.name, %error, "failed to read source; retrying every tick");
+                }
+                self.metrics.scrape_failures.get_or_create(&FailureLabel(source.name.clone(), error)).inc();
+                None
+            }
+        }
+    }
+}
+
+fn condition(source: &Name) -> String {
+    format!("source:{source}")
+}
+
+async fn poll(index: usize, mut source: Source, request: Arc<Notify>, results: mpsc::Sender<PollResult>, token: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = request.notified() => {}
+        }
+        let began = clock::instant();
+        let result = source.read().await;
+        if results.send(PollResult { index, result, seconds: clock::since(began).as_secs_f64() }).await.is_err() {
+            return;
+        }
+    }
+}

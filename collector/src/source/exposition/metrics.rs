@@ -1,0 +1,151 @@
+//! The metrics that are read. Owns the one table of them: configuration key, default name and meaning.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Declares a struct of names that a user may configure, with their defaults.
+macro_rules! names {
+    ($(#[$doc:meta])* $type:ident { $($(#[$field_doc:meta])* $field:ident = $default:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $type {
+            $($(#[$field_doc])* pub $field: String,)*
+        }
+
+        impl Default for $type {
+            fn default() -> Self {
+                Self { $($field: $default.into(),)* }
+            }
+        }
+    };
+}
+
+names! {
+    /// Names of the labels of a source.
+    LabelNames {
+        /// Namespace of the function.
+        namespace = "namespace",
+        /// Name of the workload. A sample without it belongs to the workload of its replica, if another sample names that.
+        function = "function",
+        /// Name of the replica.
+        replica = "pod",
+        /// Name of a container within the replica.
+        container = "container",
+        /// HTTP status of a response: a number, or a class such as `5xx`.
+        http_status = "http_response_status_code",
+        /// gRPC status of a response, a number.
+        grpc_status = "rpc_grpc_status_code",
+    }
+}
+
+/// Declares the metrics: for each subject (function, replica, node) the configuration keys with their default names, and for each key the metrics
+/// that are read under that name, with a suffix where the exposition adds one.
+macro_rules! metric_table {
+    ($($(#[$subject_doc:meta])* $subject:ident($metrics:ident) {
+        $($(#[$doc:meta])* $key:ident = $default:literal => $($metric:ident $($suffix:literal)?),+;)*
+    })*) => {
+        names! {
+            /// Names of the metrics of a source; a metric with an empty name is not read. The defaults are those of Knative's queue-proxy and
+            /// activator, cAdvisor and kube-state-metrics, and the local platform's own where those have none.
+            MetricNames { $($($(#[$doc])* $key = $default,)*)* }
+        }
+
+        $($(#[$subject_doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum $metrics { $($($metric,)+)* }
+
+        impl $metrics {
+            /// Number of metrics.
+            pub(super) const COUNT: usize = [$($(Self::$metric,)+)*].len();
+        })*
+
+        /// A metric that is read.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Metric { $($subject($metrics),)* }
+
+        impl MetricNames {
+            /// The metrics by their names in the exposition.
+            pub(super) fn table(&self) -> HashMap<Box<[u8]>, Metric> {
+                let rows = [$($($((&self.$key, concat!("", $($suffix)?), Metric::$subject($metrics::$metric)),)+)*)*];
+                let named = rows.into_iter().filter(|(name, ..)| !name.is_empty());
+                named.map(|(name, suffix, metric)| (format!("{name}{suffix}").into_bytes().into(), metric)).collect()
+            }
+        }
+    };
+}
+
+metric_table! {
+    /// Metrics of a container of a replica.
+    Replica(ReplicaMetric) {
+        /// CPU time of a container, seconds.
+        cpu_seconds = "container_cpu_usage_seconds_total" => CpuSeconds;
+        /// CFS periods of a container.
+        cpu_periods = "container_cpu_cfs_periods_total" => CpuPeriods;
+        /// CFS periods in which a container was throttled.
+        cpu_throttled_periods = "container_cpu_cfs_throttled_periods_total" => CpuThrottledPeriods;
+        /// Working set of a container, bytes.
+        working_set_bytes = "container_memory_working_set_bytes" => WorkingSet;
+        /// Kills of a container because it ran out of memory.
+        oom_events = "container_oom_events_total" => OomEvents;
+        /// Restarts of a container.
+        restarts = "kube_pod_container_status_restarts_total" => Restarts;
+        /// Requests in flight at a replica.
+        in_flight = "kn_revision_request_concurrency" => InFlight;
+        /// Histogram of the duration of requests, seconds.
+        duration = "kn_serving_invocation_duration_seconds" => DurationBucket "_bucket", DurationCount "_count";
+    }
+    /// Metrics of a function.
+    Function(FunctionMetric) {
+        /// Requests queued before the replicas.
+        queued = "kn_serving_queue_depth" => Queued;
+        /// Requests that arrived.
+        arrived = "qscale_gateway_requests_total" => Arrived;
+        /// Desired replicas.
+        desired = "kn_revision_pods_desired" => Desired;
+        /// Replicas that take requests.
+        ready = "kn_revision_pods_count" => Ready;
+        /// Replicas that are starting.
+        pending = "kn_revision_pods_pending_count" => Pending;
+        /// Desired CPU of each replica, millicores.
+        desired_cpu_millicores = "qscale_desired_cpu_millicores" => DesiredCpu;
+        /// Desired memory of each replica, bytes.
+        desired_memory_bytes = "qscale_desired_memory_bytes" => DesiredMemory;
+        /// Kills of replicas that ran out of memory, past replicas included.
+        oom_kills = "qscale_oom_kills_total" => OomKills;
+        /// Crashes of replicas, past replicas included.
+        crashes = "qscale_crashes_total" => Crashes;
+        /// Histogram or summary of the start-up time of replicas, seconds.
+        startup = "qscale_replica_startup_seconds" => StartupSum "_sum", StartupCount "_count";
+    }
+    /// Metrics of a node.
+    Node(NodeMetric) {
+        /// Cores of a node.
+        node_cores = "machine_cpu_cores" => Cores;
+        /// Memory of a node, bytes.
+        node_memory_bytes = "machine_memory_bytes" => Memory;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_name_of_its_own_by_default() {
+        let table = MetricNames::default().table();
+        assert_eq!(table.len(), ReplicaMetric::COUNT + FunctionMetric::COUNT + NodeMetric::COUNT);
+        assert_eq!(table.get(&b"qscale_replica_startup_seconds_sum"[..]), Some(&Metric::Function(FunctionMetric::StartupSum)));
+    }
+
+    #[test]
+    fn a_metric_with_an_empty_name_is_not_read() {
+        let names = MetricNames { duration: String::new(), ..MetricNames::default() };
+        let table = names.table();
+        assert!(
+            !table.values().any(|metric| matches!(metric, Metric::Replica(ReplicaMetric::DurationBucket | ReplicaMetric::DurationCount)))
+        );
+        assert_eq!(table.len(), MetricNames::default().table().len() - 2);
+    }
+}

@@ -1,0 +1,155 @@
+use proptest::prelude::*;
+
+use super::*;
+
+type Read = (String, Vec<(String, String)>, f64, Option<i64>);
+
+fn read(body: &[u8]) -> Vec<Result<Read, Malformed>> {
+    let string = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Samples::new(body)
+        .map(|sample| {
+            let sample = sample?;
+            let mut labels = Labels::default();
+            let value = sample.read(&mut labels)?;
+            let labels = labels.0.iter().map(|(name, value)| (string(name), string(value))).collect();
+            Ok((string(sample.name), labels, value.number, value.at_ms))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn check(line: &str, labels: &[(&str, &str)], number: f64, at_ms: Option<i64>) {
+    let found = read(format!("{line}\n").as_bytes());
+    let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let (found, expected) = (format!("{found:?}"), format!("{:?}", [Ok::<Read, Malformed>(("m".into(), labels, number, at_ms))]));
+    assert_eq!(found, expected, "{line}");
+}
+
+#[track_caller]
+fn refused(line: &str) {
+    assert_eq!(read(format!("{line}\nok 1\n").as_bytes()), [Err(Malformed), Ok(("ok".into(), vec![], 1.0, None))], "{line}");
+}
+
+#[test]
+fn every_form_of_a_sample_is_read() {
+    check("m 1", &[], 1.0, None);
+    check("m{} 1", &[], 1.0, None);
+    check(" \t m \t{ a = \"b\" , } \t 1.5e3 \t -7 ", &[("a", "b")], 1500.0, Some(-7));
+    check("m{a=\"b\",c=\"d\"}3 1700000000000\r", &[("a", "b"), ("c", "d")], 3.0, Some(1_700_000_000_000));
+    check("m{a=\"\"} 123456789012345678", &[("a", "")], 123_456_789_012_345_680.0, None);
+    check("m +Inf", &[], f64::INFINITY, None);
+    check("m -Inf", &[], f64::NEG_INFINITY, None);
+    check("m NaN", &[], f64::NAN, None);
+    check("m{a=\"b\"} 17 # {trace_id=\"x\"} 0.2 1.5", &[("a", "b")], 17.0, None);
+}
+
+#[test]
+fn escapes_and_braces_within_a_value_do_not_end_it() {
+    check(r#"m{a="x\"} 5,\\",b="y\\\"z"} 1"#, &[("a", r#"x\"} 5,\\"#), ("b", r#"y\\\"z"#)], 1.0, None);
+    check("m{a=\"\u{e4}\u{1f980}\"} 1", &[("a", "\u{e4}\u{1f980}")], 1.0, None);
+}
+
+#[test]
+fn comments_and_empty_lines_are_skipped() {
+    assert_eq!(read(b"# HELP m x\n\n \t\n\r\n# TYPE m counter\n  # EOF\n"), []);
+    assert_eq!(read(b"# EOF"), []);
+}
+
+#[test]
+fn a_malformed_line_affects_only_itself() {
+    for line in [
+        "m",
+        "m ",
+        "m{",
+        "m{a",
+        "m{a=",
+        "m{a=\"",
+        "m{a=\"b",
+        "m{a=\"b\\\"} 1",
+        "m{a=\"b\"",
+        "m{a=\"b\"}",
+        "m{a=\"b\"} x",
+        "m{a=b} 1",
+        "m{a=\"b\" c=\"d\"} 1",
+        "m{=\"b\"} 1",
+        "m{,} 1",
+        "m 1 2 3",
+        "m 1 1.5",
+        "m 1 x",
+        "9m 1",
+        "{a=\"b\"} 1",
+        "\u{e4} 1",
+        "m 0x10",
+        "m 1_000",
+        "m -",
+    ] {
+        refused(line);
+    }
+}
+
+#[test]
+fn a_truncated_body_loses_its_last_line() {
+    let body = b"m 1\nm{a=\"b\"} 123456\n";
+    for end in 0..body.len() {
+        let found = read(&body[..end]);
+        let whole = found.iter().filter(|line| line.is_ok()).count();
+        assert_eq!(whole, usize::from(end >= 4), "{end}");
+        assert!(found.iter().flatten().all(|(_, _, number, _)| *number == 1.0));
+    }
+}
+
+#[test]
+fn bytes_that_are_not_text_are_accepted_as_labels() {
+    assert_eq!(read(b"m{a=\"\xff\xfe\"} 1\n").len(), 1);
+    assert_eq!(read(b"m \xff\n"), [Err(Malformed)]);
+    assert_eq!(read(b"m\0 1\n"), [Err(Malformed)]);
+}
+
+#[test]
+fn a_line_that_differs_only_in_its_last_label_is_read_from_there() {
+    fn sample(line: &str) -> Sample<'_> {
+        Samples::new(line.as_bytes()).next().expect("one line").expect("a sample")
+    }
+    let mut labels = Labels::default();
+    let first = sample("m{a=\"1\",le=\"0.1\"} 3\n");
+    first.read(&mut labels).expect("well formed");
+    let before = first.before_last("le", &labels).expect("it is the last");
+    let read = |line: &'static str| {
+        sample(line).read_last(before).map(|(label, value)| (String::from_utf8_lossy(label).into_owned(), value.number, value.at_ms))
+    };
+    assert_eq!(read("m{a=\"1\",le=\"0.25\"} 4 77\n"), Some(("0.25".into(), 4.0, Some(77))));
+    for other in [
+        "m{a=\"2\",le=\"0.25\"} 4\n",
+        "m{a=\"1\",le=\"0.25\",b=\"2\"} 4\n",
+        "m{a=\"1\",le=\"x\\\"\"} 4\n",
+        "m{a=\"1\",le=\"1\"} x\n",
+        "m{a=\"1\",le=\"1\n",
+    ] {
+        assert_eq!(read(other), None, "{other}");
+    }
+    for other in ["m{le=\"0.1\",a=\"1\"} 3\n", "m{a=\"1\"} 3\n", "m 3\n", "m{le=\"0.1\",} 3\n"] {
+        let other = sample(other);
+        other.read(&mut labels).expect("well formed");
+        assert_eq!(other.before_last("le", &labels), None);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_accepted(body in prop::collection::vec(any::<u8>(), 0..300)) {
+        read(&body);
+    }
+
+    #[test]
+    fn any_arrangement_of_the_formats_characters_is_accepted(body in "[m{}=\",\\\\ \t\n#0-9eE+.InfaN-]{0,200}") {
+        read(body.as_bytes());
+    }
+
+    #[test]
+    fn samples_round_trip(name in "[a-z_:][a-z0-9_:]{0,20}", values in prop::collection::vec("[^\"\\\\\n]{0,20}", 0..5), number: f64, at in prop::option::of(any::<i64>())) {
+        let labels: Vec<_> = values.iter().enumerate().map(|(index, value)| (format!("l{index}"), value.clone())).collect();
+        let inner: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let line = format!("{name}{{{}}} {number}{}\n", inner.join(","), at.map(|at| format!(" {at}")).unwrap_or_default());
+        prop_assert_eq!(read(line.as_bytes()), [Ok((name, labels, number, at))]);
+    }
+}

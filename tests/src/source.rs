@@ -1,0 +1,154 @@
+//! The source tree as text, for tests of rules on it. Owns listing files and separating code from comments and strings.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::repository;
+
+/// Files of the repository whose name ends with one of `endings`, by path from the root. Build output and hidden folders are left out.
+///
+/// # Panics
+/// When a folder cannot be listed or a file is not UTF-8.
+#[must_use]
+pub fn files(endings: &[&str]) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![repository()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder of the repository").flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    folders.push(path);
+                }
+            } else if endings.iter().any(|ending| name.ends_with(ending)) {
+                let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
+                found.insert(path.strip_prefix(repository()).expect("it lies within").to_owned(), text);
+            }
+        }
+    }
+    found
+}
+
+/// Kind of a piece of Rust source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Code.
+    Code,
+    /// A comment or doc comment.
+    Comment,
+    /// The content of a string literal.
+    Text,
+}
+
+/// A stretch of Rust source of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Its kind.
+    pub kind: Kind,
+    /// Line of its first character, from 1.
+    pub line: usize,
+    /// The characters; of a comment without the marks at its beginning.
+    pub text: &'a str,
+}
+
+/// Splits Rust source into code, comments and the contents of string literals.
+#[must_use]
+pub fn pieces(source: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let (mut rest, mut line) = (source, 1);
+    while !rest.is_empty() {
+        let (kind, open, length, close) = next_piece(rest);
+        let text = &rest[open..open + length];
+        if !text.is_empty() {
+            pieces.push(Piece { kind, line, text });
+        }
+        let used = open + length + close;
+        line += rest[..used].matches('\n').count();
+        rest = &rest[used..];
+    }
+    pieces
+}
+
+/// Kind of the first piece of `source`, and the lengths of its opening mark, content and closing mark.
+fn next_piece(source: &str) -> (Kind, usize, usize, usize) {
+    if source.starts_with("//") {
+        let end = source.find('\n').unwrap_or(source.len());
+        let open = source[..end].find(|letter| letter != '/' && letter != '!').unwrap_or(end);
+        return (Kind::Comment, open, end - open, 0);
+    }
+    if source.starts_with("/*") {
+        let end = source.find("*/").unwrap_or(source.len());
+        return (Kind::Comment, 2, end.saturating_sub(2), usize::min(2, source.len() - end));
+    }
+    if let Some(hashes) = raw_string(source) {
+        let open = source.find('"').unwrap_or(0) + 1;
+        let mark = format!("\"{}", "#".repeat(hashes));
+        let length = source[open..].find(&mark).unwrap_or(source.len() - open);
+        return (Kind::Text, open, length, mark.len().min(source.len() - open - length));
+    }
+    if source.starts_with('"') {
+        let length = closing_quote(&source[1..]);
+        return (Kind::Text, 1, length, usize::min(1, source.len() - 1 - length));
+    }
+    if let Some(length) = character(source) {
+        return (Kind::Code, 0, length, 0);
+    }
+    // One token of code; an identifier is skipped as a whole, so that the `r` of `for` does not begin a raw string.
+    let first = source.chars().next().map_or(0, char::len_utf8);
+    let word = source.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(source.len());
+    (Kind::Code, 0, word.max(first), 0)
+}
+
+/// Number of `#` of the raw string that `source` begins with.
+fn raw_string(source: &str) -> Option<usize> {
+    let rest = source.strip_prefix("br").or_else(|| source.strip_prefix('r'))?;
+    let hashes = rest.len() - rest.trim_start_matches('#').len();
+    rest[hashes..].starts_with('"').then_some(hashes)
+}
+
+fn closing_quote(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let closes = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        closes
+    });
+    end.unwrap_or(text.len())
+}
+
+/// Length of the character literal that `source` begins with; `None` for a lifetime.
+fn character(source: &str) -> Option<usize> {
+    let rest = source.strip_prefix('\'')?;
+    if let Some(escape) = rest.strip_prefix('\\') {
+        return Some(3 + escape[1..].find('\'')? + 1);
+    }
+    let letter = rest.chars().next()?.len_utf8();
+    rest[letter..].starts_with('\'').then_some(letter + 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(source: &str, kind: Kind, expected: &[&str]) {
+        let found: Vec<&str> = pieces(source).into_iter().filter(|piece| piece.kind == kind).map(|piece| piece.text).collect();
+        assert_eq!(found, expected, "{source}");
+    }
+
+    #[test]
+    fn strings_and_comments_are_separated_from_code() {
+        check("//! One.\n/// Two.\nlet a = 1; // three", Kind::Comment, &[" One.", " Two.", " three"]);
+        check(r#"let a = "x // y \" z"; let b = '"'; let c = "w";"#, Kind::Text, &[r#"x // y \" z"#, "w"]);
+        check("let a = r#\"x \" y\"#; for \"z\" in \"\" {}", Kind::Text, &["x \" y", "z"]);
+        check("fn f<'a>(x: &'a str) { g('\\'', '/', \"s\") } // c", Kind::Text, &["s"]);
+        check("a /* b */ c", Kind::Comment, &[" b "]);
+    }
+
+    #[test]
+    fn pieces_have_their_line() {
+        let pieces = pieces("a\n\"b\nc\"\n// d");
+        let lines: Vec<_> = pieces.iter().filter(|piece| piece.kind != Kind::Code).map(|piece| (piece.line, piece.text)).collect();
+        assert_eq!(lines, [(2, "b\nc"), (4, " d")]);
+    }
+}

@@ -1,0 +1,104 @@
+//! Plain English in comments, documentation and messages: a short list of phrases that do not appear there.
+
+use std::path::Path;
+
+use qscale_tests::source::{self, Kind, files, pieces};
+
+/// Phrases that are not used, each as a whole word, with what to write instead.
+const BANNED: [(&str, &str); 27] = [
+    ("in force", "current, applied, in use"),
+    ("comes along", "is bundled, is included"),
+    ("come along", "are bundled, are included"),
+    ("came along", "was bundled"),
+    ("told", "configured, passed, set, reported"),
+    ("tell", "report, show, distinguish"),
+    ("tells", "reports, shows, distinguishes"),
+    ("telling", "reporting"),
+    ("anew", "again"),
+    ("whoever", "name who it is"),
+    ("mend", "fix, repair"),
+    ("mends", "fixes, repairs"),
+    ("mended", "fixed, repaired"),
+    ("lives through", "runs, processes"),
+    ("live through", "run, process"),
+    ("lived through", "ran, processed"),
+    ("is worth", "has the value, costs"),
+    ("are worth", "have the value, cost"),
+    ("no number", "NaN, non-finite, not a number"),
+    ("so many", "name the quantity"),
+    ("as it comes", "with defaults"),
+    ("misfortune", "perturbation"),
+    ("mishap", "perturbation, fault"),
+    ("somebody", "name who it is"),
+    ("to and fro", "back and forth"),
+    ("shall", "must, is to, will"),
+    ("could not be had", "is not available, could not be read"),
+];
+
+/// First words of a doc comment that make a clause of what should be a noun phrase or a verb.
+const BANNED_OPENINGS: [&str; 3] = ["What", "Who", "Whoever"];
+
+/// Folders and files that are not clean yet.
+const EXEMPT: [&str; 5] = ["ARCHITECTURE.md", "README.md", "actuator", "agent", "collector"];
+
+fn is_exempt(path: &Path) -> bool {
+    EXEMPT.iter().any(|exempt| path.starts_with(exempt)) || path == Path::new("tests/tests/language.rs")
+}
+
+/// The banned phrase in `text`, with what to write instead.
+fn banned(text: &str) -> Option<(&'static str, &'static str)> {
+    let text = text.to_ascii_lowercase();
+    let bounded = |start: usize, length: usize| {
+        let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
+        !text[..start].ends_with(is_word) && !text[start + length..].starts_with(is_word)
+    };
+    let appears = |phrase: &str| text.match_indices(phrase).any(|(start, found)| bounded(start, found.len()));
+    BANNED.into_iter().find(|(phrase, _)| appears(phrase))
+}
+
+#[test]
+fn sources_and_documents_use_plain_english() {
+    let mut found = Vec::new();
+    let mut note = |path: &Path, line: usize, text: &str| {
+        if let Some((phrase, instead)) = banned(text) {
+            found.push(format!("{}:{line}: `{phrase}` (write: {instead})", path.display()));
+        }
+    };
+    for (path, text) in files(&[".rs", ".md", ".toml", ".yaml", ".sh", ".py", "Makefile"]) {
+        if is_exempt(&path) {
+            continue;
+        }
+        if path.extension().is_some_and(|ending| ending == "rs") {
+            for piece in pieces(&text).into_iter().filter(|piece| piece.kind != Kind::Code) {
+                piece.text.lines().enumerate().for_each(|(index, line)| note(&path, piece.line + index, line));
+            }
+        } else {
+            text.lines().enumerate().for_each(|(index, line)| note(&path, index + 1, line));
+        }
+    }
+    assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn doc_comments_begin_with_a_noun_or_a_verb() {
+    let mut found = Vec::new();
+    for (path, text) in source::files(&[".rs"]).into_iter().filter(|(path, _)| !is_exempt(path)) {
+        let mut continues = false;
+        for (index, line) in text.lines().enumerate() {
+            let doc = line.trim_start().strip_prefix("///").or_else(|| line.trim_start().strip_prefix("//!"));
+            let first = doc.and_then(|text| text.split_whitespace().next()).unwrap_or_default();
+            if !continues && BANNED_OPENINGS.contains(&first) {
+                found.push(format!("{}:{}:{}", path.display(), index + 1, line.trim_start()));
+            }
+            continues = doc.is_some_and(|text| !text.trim().is_empty());
+        }
+    }
+    assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn phrases_are_found_as_whole_words_only() {
+    assert_eq!(banned("the limits In Force now").map(|(phrase, _)| phrase), Some("in force"));
+    assert_eq!(banned("Who told it?").map(|(phrase, _)| phrase), Some("told"));
+    assert_eq!(banned("amended, marshalled, retell, told_by"), None);
+}
