@@ -2,10 +2,12 @@
 
 use futures::StreamExt;
 use prometheus_client::registry::Registry;
-use qscale_common::contract::{Action, DecodeError, EventType, Message, Version, subject};
+use qscale_common::contract::{Action, DecodeError, EventType, Message, State, Version, subject};
+use qscale_common::fixtures;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bus, BusConfig, Subscription};
 use qscale_common::runtime::health::Health;
+use qscale_common::time::Tick;
 use qscale_common::units::Allocation;
 use qscale_tests::{NatsServer, PATIENCE, eventually_async};
 use tokio_util::sync::CancellationToken;
@@ -86,6 +88,25 @@ async fn invalid_messages_are_counted_and_skipped() {
         let sent = kinds.iter().filter(|sent| **sent == *kind).count() as u64;
         assert_eq!(peer.count(EventType::Action, kind), sent, "{kind}");
     }
+}
+
+#[tokio::test]
+async fn a_lagging_reader_gets_the_newest_state_of_each_function() {
+    let server = NatsServer::start();
+    server.provision().await;
+    let peer = Peer::connect(&server.config("")).await;
+    peer.ready().await;
+    let mut states: Subscription<State> = peer.bus.subscribe_latest(subject::all(EventType::State), None).await.expect("subscribing works");
+    peer.bus.client().request("$JS.API.INFO", "".into()).await.expect("the server answers");
+    let state = |function: &str, tick| State { function: fixtures::name(function), tick: Tick(tick), ..fixtures::state() };
+    for message in [state("one", 1), state("two", 1), state("one", 2), state("one", 3)] {
+        peer.bus.publish(&message, peer.bus.new_trace()).await;
+    }
+    eventually_async("all States", async || (peer.count(EventType::State, "received") == 4).then_some(())).await;
+    assert_eq!(peer.count(EventType::State, "superseded"), 2);
+    let left: Vec<(String, u64)> =
+        std::iter::from_fn(|| states.try_next()).map(|received| (received.message.function.to_string(), received.message.tick.0)).collect();
+    assert_eq!(left, [("one".to_owned(), 3), ("two".to_owned(), 1)]);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 use super::*;
 use crate::document::Format;
+use crate::time::Span;
+use crate::units::{Allocation, Mebibytes, Replicas};
 
 #[track_caller]
 fn refusal(text: &str, format: Format) -> String {

@@ -148,6 +148,8 @@ mod tests {
         let summary = summary(vec![one(), one()], Nanos::millis(2_000));
         assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed, summary.total.censored), (10, 6, 2, 2));
         assert_eq!((summary.functions[0].offered_rps, summary.total.offered_rps), (2.5, 5.0));
+        let json = serde_json::to_string(&summary).expect("writes");
+        assert_eq!(serde_json::from_str::<LoadSummary>(&json).expect("reads"), summary);
         let p50 = summary.total.latency_ms.expect("two were answered").p50;
         assert!((p50 - 10.0).abs() < 0.4, "{p50}");
     }
