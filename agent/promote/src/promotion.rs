@@ -445,11 +445,12 @@ impl Promotion {
         self.record(decision, version, reason, now);
     }
 
-    /// Ends the requested round that runs with an error; whether there was one.
-    pub fn fail_round(&mut self, error: &str) -> bool {
-        let Some(round) = self.round.as_mut().filter(|round| round.state == RoundState::Running) else { return false };
-        round.state = RoundState::Failed { error: error.to_owned() };
-        true
+    /// Ends a round with an error before there is a candidate; no periodic round starts before `retry`.
+    pub fn fail_round(&mut self, error: &str, retry: Timestamp) {
+        self.stage = Stage::Rest { until: retry };
+        if let Some(round) = self.round.as_mut().filter(|round| round.state == RoundState::Running) {
+            round.state = RoundState::Failed { error: error.to_owned() };
+        }
     }
 
     /// Starts the shadow of a candidate that passed the offline gate.

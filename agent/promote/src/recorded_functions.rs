@@ -41,16 +41,16 @@ impl<'a> ServedAgent<'a> {
     pub fn violation_cost(&self, state: &State) -> f64 {
         self.parsed.violation_cost.map_or_else(|| default_violation_cost(state), ViolationCost::get)
     }
+}
 
-    /// Functions that obey it: their ScalingPolicy names it, is active and not paused.
-    ///
-    /// # Errors
-    /// If the ScalingPolicies cannot be read.
-    pub async fn functions(&self, bus: &Bus) -> anyhow::Result<Vec<FunctionId>> {
-        let policies = kv::policies(bus).await?.into_values().filter_map(Result::ok);
-        let active = policies.filter(|policy| policy.agent == *self.agent && policy.mode == Mode::Active && !policy.paused);
-        Ok(active.map(|policy| policy.function()).collect())
-    }
+/// Functions that obey `agent`: their ScalingPolicy names it, is active and not paused.
+///
+/// # Errors
+/// If the ScalingPolicies cannot be read.
+pub async fn functions_of(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<FunctionId>> {
+    let policies = kv::policies(bus).await?.into_values().filter_map(Result::ok);
+    let active = policies.filter(|policy| policy.agent == *agent && policy.mode == Mode::Active && !policy.paused);
+    Ok(active.map(|policy| policy.function()).collect())
 }
 
 /// Recording of one function.

@@ -28,7 +28,7 @@ use crate::gate::{GateReport, NotSimulated, Thresholds};
 use crate::metrics::Metrics;
 use crate::promotion::{CanaryVerdict, Due, PromotionDecision, Superseded, Trial};
 use crate::record::{Entry, Record, RecordChanged, request_key};
-use crate::recorded_functions::{RecordedFunction, ServedAgent, burn};
+use crate::recorded_functions::{RecordedFunction, ServedAgent, burn, functions_of};
 use crate::settings::{PromotionRequest, PromotionSettings};
 
 /// Fewest recorded steps that a candidate is trained on: ten minutes of one function at the default tick.
@@ -37,9 +37,11 @@ const MIN_STEPS: usize = 120;
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// Shortest pause in real time, for systems that run faster.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// Delay after a failed step, doubled up to the maximum; real time.
-const RETRY_DELAY: Duration = Duration::from_secs(2);
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
+/// Delay after a failed step, doubled up to the maximum; real time. Short, because a candidate may be under watch.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
+/// Longest pause after a periodic round that failed: a round computes for minutes.
+const MAX_ROUND_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// Entries of the promotion bucket, by key.
 pub(crate) type Entries = Bucket<(Name, Entry)>;
@@ -137,7 +139,9 @@ impl Worker {
         let done = step.carry_out(due, candidate, now).await;
         self.metrics.set_promotion(&self.model, &step.record.promotion, now);
         match done {
-            Err(error) if is_round && !error.is::<RecordChanged>() && step.record.promotion.fail_round(&format!("{error:#}")) => {
+            Err(error) if is_round && !error.is::<RecordChanged>() => {
+                let retry = now.plus(step.settings.rules.every.0.min(MAX_ROUND_RETRY_DELAY));
+                step.record.promotion.fail_round(&format!("{error:#}"), retry);
                 step.record.write().await?;
                 Err(error)
             }
@@ -273,8 +277,9 @@ impl Step<'_> {
     /// Trains a candidate, or takes the stored `candidate`, and passes it through the offline gate.
     async fn round(&mut self, candidate: Option<u64>, now: Timestamp) -> anyhow::Result<()> {
         let settings = self.settings.clone();
+        settings.check()?;
         let agent = ServedAgent::new(&settings.agent, &settings.params)?;
-        let functions = agent.functions(self.bus()).await?;
+        let functions = functions_of(self.bus(), &settings.agent).await?;
         anyhow::ensure!(
             !functions.is_empty(),
             "no function obeys agent {0}; `qscale policy set FUNCTION agent={0} mode=active` changes that",
@@ -358,8 +363,7 @@ impl Step<'_> {
     /// Judges the decisions of the candidate on the States since `since`.
     async fn judge_shadow(&mut self, trial: Trial, since: Timestamp) -> anyhow::Result<()> {
         let settings = self.settings.clone();
-        let agent = ServedAgent::new(&settings.agent, &settings.params)?;
-        let functions = agent.functions(self.bus()).await?;
+        let functions = functions_of(self.bus(), &settings.agent).await?;
         let recorded = self.recorded(&functions, Period { since, until: clock::now() }).await?;
         let scenarios = self.scenarios(&recorded).await;
         let ((base, _), candidate) = (self.model_in_use(trial.base).await?, self.checkpoint(trial.version).await?);
@@ -428,8 +432,7 @@ impl Step<'_> {
     /// Judges the violations since the candidate is in use, and rolls it back if there are too many.
     async fn look(&mut self, trial: Trial, since: Timestamp, now: Timestamp) -> anyhow::Result<()> {
         let settings = self.settings.clone();
-        let agent = ServedAgent::new(&settings.agent, &settings.params)?;
-        let functions = agent.functions(self.bus()).await?;
+        let functions = functions_of(self.bus(), &settings.agent).await?;
         let burned = burn(self.bus(), &functions, Period { since, until: now }).await?;
         let model = self.model().clone();
         let in_use = self.store.pointer(&model).await?.version();

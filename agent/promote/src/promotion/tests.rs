@@ -243,10 +243,11 @@ fn a_requested_round_follows_the_candidate_on_trial_by_its_own_settings() {
 }
 
 #[test]
-fn a_failed_round_leaves_the_stage_as_it_is() {
+fn a_failed_round_reports_its_error_and_is_not_repeated_at_once() {
     let mut promotion = Promotion::default();
     promotion.accept(&round(1), NOON);
-    let stage = promotion.stage;
-    assert!(promotion.fail_round("no function uses the agent") && promotion.stage == stage);
-    assert!(!promotion.fail_round("again"), "no round runs any more");
+    promotion.fail_round("no function uses the agent", after(10));
+    assert!(matches!(promotion.round.as_ref().map(|round| &round.state), Some(RoundState::Failed { .. })), "{promotion:?}");
+    assert_eq!(promotion.due(after(9), &rules(10.0)), Due::Wait(after(10)));
+    assert_eq!(promotion.due(after(10), &rules(10.0)), Due::Round);
 }
