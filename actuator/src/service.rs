@@ -180,11 +180,12 @@ impl Service {
     ) -> mpsc::UnboundedReceiver<Completion> {
         let mut wake = clock::interval(WAKE);
         wake.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        inputs.policies.mark_changed();
-        inputs.controls.mark_changed();
-        inputs.records.mark_changed();
+        self.read(&mut inputs.policies, Core::set_policies);
+        self.read(&mut inputs.controls, Core::set_controls);
+        self.read(&mut inputs.records, Core::set_records);
         loop {
-            // Operators first, then timers, then States before the Actions that answer them.
+            // Operators first, then timers, then States before the Actions that answer them. Records last: they are needed for a takeover, and a leader's
+            // own writes come back through them, one change of the whole bucket each.
             tokio::select! {
                 biased;
                 () = token.cancelled() => return completions,
@@ -193,9 +194,9 @@ impl Service {
                 Ok(()) = inputs.controls.changed() => self.read(&mut inputs.controls, Core::set_controls),
                 Some(completion) = completions.recv() => self.on_completion(completion),
                 _ = wake.tick() => self.wake(),
-                Ok(()) = inputs.records.changed() => self.read(&mut inputs.records, Core::set_records),
                 Some(received) = inputs.states.next() => self.core.on_state(received.message, received.trace, clock::now()),
                 Some(received) = inputs.actions.next() => self.core.on_action(received.message, received.trace, clock::now()),
+                Ok(()) = inputs.records.changed() => self.read(&mut inputs.records, Core::set_records),
             }
             self.update_lead();
             self.execute();

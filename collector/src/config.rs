@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 
 use anyhow::Context as _;
 use qscale_common::name::Name;
@@ -13,7 +12,7 @@ use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
 
-use crate::source::SourceConfig;
+use crate::source::{SourceConfig, ensure_range};
 
 /// Configuration of the service `collector`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,12 +88,6 @@ impl ServiceConfig for CollectorConfig {
     fn telemetry(&self) -> &TelemetryConfig {
         &self.telemetry
     }
-}
-
-/// Refuses a `value` outside its `range`.
-pub(crate) fn ensure_range(key: &str, value: Span, range: RangeInclusive<Span>) -> anyhow::Result<()> {
-    anyhow::ensure!(range.contains(&value), "{key} = {value}, must be {} to {}", range.start(), range.end());
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 
 pub mod exposition;
 
+use std::ops::RangeInclusive;
+
 use qscale_common::document;
+use qscale_common::time::Span;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use strum::IntoStaticStr;
 use thiserror::Error;
@@ -51,6 +54,12 @@ impl SourceConfig {
             Self::Exposition(config) => config.check(),
         }
     }
+}
+
+/// Refuses a `value` outside its `range`.
+pub(crate) fn ensure_range(key: &str, value: Span, range: RangeInclusive<Span>) -> anyhow::Result<()> {
+    anyhow::ensure!(range.contains(&value), "{key} = {value}, must be {} to {}", range.start(), range.end());
+    Ok(())
 }
 
 /// Reasons why a source could not be read.

@@ -494,9 +494,9 @@ impl FunctionWindows {
 /// Treatment of the counters of an unknown replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NewReplica {
-    /// It started after the last reading of its function.
+    /// Started after the last reading of its function.
     CountsFromZero,
-    /// It may have started long ago.
+    /// May have started long ago.
     MayBeOld,
 }
 

@@ -140,7 +140,7 @@ fn with_higher_score(factor: f32) -> Checkpoint {
     let (architecture, values) = (model.weights.architecture().clone(), model.weights.values().to_vec());
     let weights = Weights::from_parts(architecture, values, shift.to_vec(), scale).expect("finite");
     let header = &model.header;
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: header.reward, note: String::new() };
+    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: header.reward, note: String::new() };
     Checkpoint::new(weights, None, &header.hyperparameters, header.seed, &purpose)
 }
 

@@ -47,7 +47,7 @@ fn leaning_to(name: &str) -> Checkpoint {
     let at = values.len() - header.actions.len() + choice;
     values[at] += 1000.0;
     let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: header.reward, note: "from a test".into() };
+    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: header.reward, note: "from a test".into() };
     Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose)
 }
 

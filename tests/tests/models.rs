@@ -77,7 +77,7 @@ fn variant(factor: f32) -> Checkpoint {
     let (shift, scale) = weights.normalisation();
     let values = weights.values().iter().map(|value| value * factor).collect();
     let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), worth: None, note: "from a test".into() };
+    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: None, note: "from a test".into() };
     Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose)
 }
 

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use qscale_tests::source::{Kind, files, pieces};
 
 /// Pairs of modules that import each other: crate folder, the two modules, and why they are not one-directional.
-const PAIRS: [(&str, [&str; 2], &str); 3] = [
+const PAIRS: [(&str, [&str; 2], &str); 2] = [
     ("agent/experiments", ["profile", "validate"], "profiling and validation share the testbed and the measurement of other load"),
-    ("collector", ["config", "source"], "each source declares its part of the configuration"),
     ("deploy/up", ["dashboard", "many"], "the view of many functions is a part of the dashboard"),
 ];
 

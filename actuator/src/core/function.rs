@@ -81,7 +81,7 @@ pub(super) enum Presence {
     Missing,
 }
 
-/// What is known of the allocation before the first change.
+/// Knowledge of the allocation before the first change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BaselineState {
     /// Not stored.

@@ -120,7 +120,7 @@ fn negated() -> Arc<Dqn> {
     let (shift, scale) = weights.normalisation();
     let values = weights.values().iter().map(|value| -value).collect();
     let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
-    let purpose = Purpose { actions: model.check().expect("it matches"), worth: None, note: String::new() };
+    let purpose = Purpose { actions: model.check().expect("it matches"), reward: None, note: String::new() };
     let checkpoint = Checkpoint::new(weights, None, &model.header.hyperparameters, 1, &purpose);
     Arc::new(Dqn::new(&checkpoint, DqnParams::default(), &cpu()).expect("it matches"))
 }

@@ -26,8 +26,7 @@ use qscale_common::runtime::clock;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
 
-use super::SourceError;
-use crate::config::ensure_range;
+use super::{SourceError, ensure_range};
 use crate::reading::Reading;
 
 /// Configuration of an endpoint that exposes metrics in Prometheus's text format.

@@ -32,7 +32,7 @@ pub use subscription::{Received, Subscription};
 use super::clock;
 use super::health::Health;
 use super::nats_permissions;
-use super::telemetry::Label;
+use super::telemetry::{Label, RateLimit};
 use crate::contract::{Event, EventType, Message, TraceParent};
 
 /// Maximum recorded messages without acknowledgement. With 100,000 functions and 1 ms per acknowledgement it limits the wait, not the rate.
@@ -41,6 +41,8 @@ const UNACKNOWLEDGED: usize = 4096;
 const RECORD_FOR: Duration = Duration::from_secs(60);
 /// Capacity of the queue of connection events while a command connects; they come one at a time.
 const EVENTS: usize = 16;
+/// Minimum interval between two log lines about lost messages.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Timeout of one acknowledgement.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);
 /// Timeout of a request to the server, including the connection.
@@ -151,6 +153,7 @@ pub struct Bus {
     source: Arc<str>,
     counts: Counts,
     unacknowledged: Arc<Semaphore>,
+    lost_log: Arc<Mutex<RateLimit>>,
     rng: Arc<Mutex<SmallRng>>,
 }
 
@@ -212,6 +215,7 @@ impl Bus {
             source: source.into(),
             counts,
             unacknowledged: Arc::new(Semaphore::new(UNACKNOWLEDGED)),
+            lost_log: Arc::new(Mutex::new(RateLimit::new(LOG_INTERVAL))),
             rng: Arc::new(Mutex::new(seed())),
         }
     }
@@ -265,7 +269,10 @@ impl Bus {
             let acknowledged = bus.until_acknowledged(first, &subject, &headers, &body).await;
             bus.counts.add(M::TYPE, if acknowledged { "recorded" } else { "lost" }, 1);
             if !acknowledged {
-                tracing::warn!(subject, "no stream acknowledged the message within a minute; it is lost");
+                let admitted = bus.lost_log.lock().unwrap_or_else(PoisonError::into_inner).admit(clock::instant());
+                if let Some(suppressed) = admitted {
+                    tracing::warn!(subject, suppressed, "lost a message: no stream acknowledged it within a minute");
+                }
             }
             drop(permit);
         });

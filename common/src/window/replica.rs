@@ -92,7 +92,7 @@ pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters) 
     if now.completed < before.completed || now.failed < before.failed {
         return (*now, Continuity::BegunAnew);
     }
-    // Buckets that were converted from other bounds are rounded, so one may fall by a request while the counter goes on.
+    // Buckets converted from other bounds are rounded, so one may decrease by a request without a reset of the counter.
     let latency: [u64; LATENCY_BUCKETS] = std::array::from_fn(|index| now.latency[index].saturating_sub(before.latency[index]));
     (RequestCounters { completed: now.completed - before.completed, failed: now.failed - before.failed, latency }, Continuity::WentOn)
 }

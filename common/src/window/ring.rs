@@ -37,7 +37,7 @@ pub(super) struct Ring {
     rate: [f32; LONG],
     cpu: [f32; LONG],
     memory: [f32; LONG],
-    /// Where the next tick goes in the three columns.
+    /// Index of the next tick in the three columns.
     next: u8,
     /// Ticks that are kept, at most 60.
     len: u8,

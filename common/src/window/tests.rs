@@ -332,7 +332,7 @@ fn policy() -> ScalingPolicy {
     ScalingPolicy::new(FunctionId::new(name("production"), name("image-classification-python")))
 }
 
-/// A State with every field that can be there, with numbers as awkward as they come.
+/// A State with every optional field and long numbers.
 fn full_state() -> State {
     let mut feed = Feed { windows: FunctionWindows::new(TickLength::default()), tick: 358_000_000 };
     for index in 0..80u64 {

@@ -3,7 +3,6 @@
 //! Owns the processes, their cgroups and the requests to them; must not choose allocations, which come through its API.
 
 mod admission;
-mod backoff;
 mod cgroup;
 pub mod config;
 mod function;

@@ -205,11 +205,12 @@ impl api::Platform for Platform {
     }
 
     fn set_desired(&self, function: &Arc<Function>, desired: Allocation) -> Allocation {
-        let before = function.set_desired(desired);
+        // Recorded first, so that it precedes the events of the replicas that it starts.
+        let before = function.desired();
         if before != desired {
             self.host.record(&function.id, None, EventKind::AllocationSet, format!("{before} to {desired}"));
         }
-        before
+        function.set_desired(desired)
     }
 
     async fn settle(&self, function: &Arc<Function>) {

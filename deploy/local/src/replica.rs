@@ -66,7 +66,7 @@ pub struct ReadyReplica {
 /// Outcome of setting limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resized {
-    /// They are current already, or limits cannot be set here.
+    /// Unchanged: already current, or limits cannot be set here.
     Unchanged,
     /// Set; with the old and new limits as text.
     Changed(String),

@@ -124,8 +124,8 @@ impl RunningSystem {
         let plural = if plan.agents.len() > 1 { "s" } else { "" };
         self.say(&format!("[4/6] collector, actuator, promoter, agent{plural} {}", names(plan)));
         let platform_address = &self.addresses.platform;
-        let store_every = Span(STORE_INTERVAL.saturating_mul(self.pace.speed()).min(MAX_INTERVAL));
-        let actuator = json!({ "platform": { "address": platform_address }, "store_every": store_every });
+        let flush_interval = Span(STORE_INTERVAL.saturating_mul(self.pace.speed()).min(MAX_INTERVAL));
+        let actuator = json!({ "platform": { "address": platform_address }, "flush_interval": flush_interval });
         self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
         let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
         if self.backend == Backend::Sim {

@@ -46,7 +46,7 @@ const PRINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Time after its planned end within which the load generator drains.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How a run is shown and ended.
+/// Display, length and requirements of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct ViewOptions {
     /// Whether it may be drawn on a terminal.

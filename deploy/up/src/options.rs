@@ -8,7 +8,7 @@ use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::Pattern;
 use qscale_dqn::registry::DQN;
 
-/// Where functions run.
+/// The platform that runs the functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Backend {
     /// On this machine, as processes

@@ -121,7 +121,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_state_of_the_contract_gives_finite_features_within_their_scale(state in state(), caution in 10.0..20_000.0f64) {
+    fn every_state_of_the_contract_gives_finite_features_within_their_scale(state in state(), violation_cost in 10.0..20_000.0f64) {
         prop_assume!(state.check().is_ok());
         let mut out = [f32::NAN; COUNT];
         let mut history = History::default();

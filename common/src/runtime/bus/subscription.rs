@@ -16,6 +16,7 @@ use super::Counts;
 use crate::contract::{DecodeError, Message, TraceParent, decode};
 use crate::name::FunctionId;
 use crate::runtime::clock;
+use crate::runtime::telemetry::RateLimit;
 
 /// Capacity of a queue that keeps all messages; beyond it the oldest is dropped.
 const CAPACITY: usize = 131_072;
@@ -165,7 +166,7 @@ impl<M> Drop for Subscription<M> {
 }
 
 async fn read<M: Message + Send + 'static>(mut subscriber: Subscriber, queue: Arc<Queue<M>>, counts: Counts, closing: CancellationToken) {
-    let mut log = RateLimitedLog::default();
+    let mut log = RateLimit::new(LOG_INTERVAL);
     let mut open = true;
     loop {
         let raw = tokio::select! {
@@ -191,13 +192,13 @@ async fn read<M: Message + Send + 'static>(mut subscriber: Subscriber, queue: Ar
                     Pushed::Superseded => counts.add(M::TYPE, "superseded", 1),
                     Pushed::Overrun => {
                         counts.add(M::TYPE, "overrun", 1);
-                        log.warn(&raw.subject, "the reader lags; the oldest messages are dropped");
+                        warn(&mut log, &raw.subject, "the reader lags; the oldest messages are dropped");
                     }
                 }
             }
             Err(error) => {
                 counts.add(M::TYPE, error.kind(), 1);
-                log.warn(&raw.subject, &explain(&error));
+                warn(&mut log, &raw.subject, &explain(&error));
             }
         }
     }
@@ -217,23 +218,10 @@ impl<M: Message> Queue<M> {
     }
 }
 
-/// Logs at most once in [`LOG_INTERVAL`], with the number of messages that it left out.
-#[derive(Default)]
-struct RateLimitedLog {
-    last: Option<std::time::Instant>,
-    suppressed: u64,
-}
-
-impl RateLimitedLog {
-    fn warn(&mut self, subject: &str, reason: &str) {
-        let now = clock::instant();
-        if self.last.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
-            self.suppressed += 1;
-            return;
-        }
-        tracing::warn!(subject, reason, suppressed = self.suppressed, "message skipped");
-        self.last = Some(now);
-        self.suppressed = 0;
+/// Logs `reason` unless another message was logged within [`LOG_INTERVAL`].
+fn warn(log: &mut RateLimit, subject: &str, reason: &str) {
+    if let Some(suppressed) = log.admit(clock::instant()) {
+        tracing::warn!(subject, reason, suppressed, "message skipped");
     }
 }
 

@@ -198,7 +198,7 @@ fn endpoints_are_read_and_checked() {
     }
 }
 
-/// The samples that lie beside the project where it is developed; a user has others.
+/// Samples next to the project where it is developed; users have others.
 fn sample(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces").join(name);
     if path.exists() {

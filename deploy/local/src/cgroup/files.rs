@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// A mounted hierarchy of cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is mounted.
+    /// Mount point.
     pub point: PathBuf,
     /// Whether it is the unified hierarchy of version 2.
     pub unified: bool,

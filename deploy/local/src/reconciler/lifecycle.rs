@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
+use qscale_common::restart::RestartBackoff;
 use qscale_common::runtime::clock;
 use qscale_common::units::Allocation;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::admission::{Admission, PlaceId};
-use crate::backoff::Backoff;
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::function::Function;
 use crate::host::Host;
@@ -57,7 +57,7 @@ enum RunEnd {
 impl Lifecycle {
     /// Runs the replica until it was asked to stop and has.
     pub async fn run(self, allocation: Allocation) {
-        let mut backoff = Backoff::default();
+        let mut backoff = RestartBackoff::default();
         loop {
             let ended = match self.cgroup(allocation).await {
                 Ok(cgroup) => self.run_once(cgroup).await,

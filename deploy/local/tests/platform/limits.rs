@@ -11,7 +11,7 @@ use crate::harness::{Platform, folder, spec};
 async fn limits_can_be_set(platform: &Platform) -> bool {
     let vertical = platform.status().await.vertical;
     if !vertical {
-        eprintln!("skipped: cgroups cannot be written here: {}", platform.log());
+        eprintln!("skipped: cgroups are not writable: {}", platform.log());
     }
     vertical
 }
