@@ -27,6 +27,9 @@ pub trait Rule: Policy + Default + Serialize + DeserializeOwned + JsonSchema + '
     }
 }
 
+/// Makes a rule of a name from its parameters.
+type Constructor = fn(&'static str, &Value) -> Result<Box<dyn Policy>, PolicyError>;
+
 /// A registered rule.
 #[derive(Debug, Clone, Copy)]
 pub struct RuleEntry {
@@ -34,7 +37,7 @@ pub struct RuleEntry {
     pub name: &'static str,
     /// One-line description for a user who chooses a rule.
     pub description: &'static str,
-    build: fn(&'static str, &Value) -> Result<Box<dyn Policy>, PolicyError>,
+    build: Constructor,
     parameters: fn(&'static str) -> Vec<Parameter>,
 }
 
