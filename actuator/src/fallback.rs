@@ -27,7 +27,7 @@ pub(crate) fn decide(rule: FallbackRule, state: &State, current: Allocation) -> 
             let rule = Threshold::default();
             // The rule steps from the current allocation, which the State may not show yet.
             let present = State { allocation: Some(current), ..state.clone() };
-            let (wanted, reason) = match rule.judge(&present) {
+            let (wanted, reason) = match rule.evaluate(&present) {
                 Decision::Want { allocation, reason, .. } => (allocation, reason),
                 Decision::Hold { reason, .. } => (current, reason),
             };

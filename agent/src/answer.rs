@@ -75,8 +75,8 @@ impl Answerer {
 
     /// How far back a State may still matter; `None` for a rule without memory.
     #[must_use]
-    pub fn remembers(&self) -> Option<Duration> {
-        self.decider.remembers()
+    pub fn lookback(&self) -> Option<Duration> {
+        self.decider.lookback()
     }
 
     /// Decides by `network`, which is `version` of `name` in the model store, from the next State on, with all that is remembered; a rule stays what it is.
@@ -92,7 +92,7 @@ impl Answerer {
 
     /// Lets a rule with memory see a State of the past, without an answer.
     pub fn recall(&mut self, state: &State, rng: &mut dyn Rng) {
-        if self.remembers().is_some() {
+        if self.lookback().is_some() {
             let mut recollection = self.take(state, state.observed_at_ms);
             self.decider.recall(state, &mut recollection.memories, rng);
             self.memories.insert(state.function(), recollection);
@@ -146,7 +146,7 @@ impl Answerer {
             let decided = if timely { decided.next() } else { None };
             answers.push(decided.map_or((Answer::Late, None), |decided| self.answer_of(state, decided, now)));
         }
-        if self.remembers().is_some() {
+        if self.lookback().is_some() {
             self.memories.extend(due.into_iter().map(|(state, recollection)| (state.function(), recollection)));
         }
     }

@@ -1,4 +1,4 @@
-//! What an agent is told. Owns the configuration's form and its checks.
+//! Configuration of an agent. Owns its format and checks.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -25,37 +25,37 @@ use crate::model::{self, Source};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentConfig {
-    /// The name under which it answers; ScalingPolicies name the agent that they obey by it.
+    /// Name of the agent; a ScalingPolicy selects its agent by this name.
     pub agent: Name,
-    /// The rule that decides; absent: the one that the agent is called by.
+    /// The policy; absent: the one with the agent's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// What the rule is told; see the rule for its keys.
+    /// Parameters of the policy; see the policy for its keys.
     pub params: Map<String, Value>,
-    /// What the learned policy `dqn` decides by: the path of a file, or `store:NAME` for the version of NAME that is in use in the model store, which is followed
-    /// when another is put in use; absent: the model that comes along. Of `tabular-q` the path of a table, as `qscale reproduce --local` writes it.
+    /// Model of the learned policy `dqn`: the path of a file, or `store:NAME` for the version of NAME in use in the model store, with its later changes; absent: the
+    /// bundled model. For `tabular-q` the path of a table, as written by `qscale reproduce --local`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<Source>,
-    /// The rule, at its defaults, that decides where the learned policy cannot be trusted: where it values a choice at no number, or what it sees is far from
-    /// what it was trained on.
+    /// Fallback: the rule, with defaults, that decides when the learned policy is not trusted, because a Q-value is not finite or the observation is out of
+    /// distribution.
     pub fallback: String,
-    /// Name of this instance among those of the agent; absent: host and process.
+    /// Name of this instance of the agent; absent: host and process id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// Which part of all functions this instance answers for, where the rule has a memory. Without memory the instances share States as they come.
+    /// Partition of the functions that this instance answers for, if the policy has memory. Without memory the instances share all States.
     pub partition: Partition,
-    /// Ticks after which an Action is void, counted from when its State was observed, at least 1.
+    /// Ticks after the observation of its State at which an Action expires, at least 1.
     pub expires_after: NonZeroU32,
-    /// Address of health and metrics; port 0 takes any.
+    /// Address of health and metrics; port 0 selects a free one.
     pub health: SocketAddr,
-    /// The bus.
+    /// Connection to the bus.
     pub nats: BusConfig,
-    /// Logs.
+    /// Logging.
     pub telemetry: TelemetryConfig,
 }
 
 impl Default for AgentConfig {
-    /// Two ticks: an Action that comes a tick late still counts, one that comes later meets a newer State.
+    /// Two ticks: an Action that is one tick late still applies, a later one is superseded by a newer State.
     fn default() -> Self {
         const TWO: NonZeroU32 = NonZeroU32::new(2).expect("two is not zero");
         Self {
@@ -75,10 +75,10 @@ impl Default for AgentConfig {
 }
 
 impl AgentConfig {
-    /// What the configuration says shall decide. Where a model of the store is named, that is the one that comes along until the store's is read.
+    /// The configured decider. With a model of the store it uses the bundled model until the store's is read.
     ///
     /// # Errors
-    /// When there is no such rule, it does not know a parameter, or the model cannot be read or was trained for something else.
+    /// If the policy or a parameter is unknown, or the model cannot be read or has another shape.
     pub fn policy(&self) -> anyhow::Result<Decider> {
         let name = self.policy.as_deref().unwrap_or(self.agent.as_str());
         let params = Value::Object(self.params.clone());
@@ -88,12 +88,12 @@ impl AgentConfig {
         if name != DQN {
             anyhow::ensure!(
                 self.model.is_none(),
-                "model is set, but policy `{name}` is a rule and has none; leave it out, or set policy = {DQN}"
+                "model is set, but policy `{name}` is a rule without a model; remove it, or set policy = {DQN}"
             );
             let made = registry::by_name(name, &params, None, &cpu());
             return made.map(Decider::Rule).map_err(|error| match error {
                 PolicyError::Unknown { .. } if self.policy.is_none() => {
-                    anyhow!("{error}; no `policy` is set, so the agent's name says it")
+                    anyhow!("{error}; `policy` is not set, so the agent's name selects it")
                 }
                 _ => anyhow!(error),
             });
@@ -106,22 +106,22 @@ impl AgentConfig {
         Decider::learned(dqn, &self.fallback).context("fallback")
     }
 
-    /// The table that `model` names, which brings its own parameters.
+    /// The table of `model`, which contains its parameters.
     fn table(&self) -> anyhow::Result<Tabular> {
-        anyhow::ensure!(self.params.is_empty(), "params is set, but policy {TABULAR} takes none: they are in its table; leave params out");
+        anyhow::ensure!(self.params.is_empty(), "params is set, but the parameters of policy {TABULAR} are in its table; remove params");
         match &self.model {
             Some(Source::File(path)) => model::table(path),
             Some(Source::Store(name)) => {
-                anyhow::bail!("model = `store:{name}`, and policy {TABULAR} takes no model of the store; name the file of a table")
+                anyhow::bail!("model = `store:{name}`, but policy {TABULAR} needs the path of a table")
             }
-            None => anyhow::bail!("policy {TABULAR} decides by a table, and no model is set; name its file, as in model = q.json"),
+            None => anyhow::bail!("policy {TABULAR} needs the path of a table, as in model = q.json"),
         }
     }
 
-    /// The name of this instance.
+    /// Name of this instance.
     ///
     /// # Errors
-    /// When it is empty or too long.
+    /// If it is empty or too long.
     pub fn instance(&self) -> anyhow::Result<String> {
         let Some(instance) = &self.instance else {
             return Ok(instance_name());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agents_name_says_the_policy_unless_one_is_set() {
+    fn the_agents_name_selects_the_policy_by_default() {
         assert_eq!(parsed(json!({"agent": "static"})).policy().expect("known").name(), "static");
         assert_eq!(parsed(json!({"agent": "mine", "policy": "threshold-both"})).policy().expect("known").name(), "threshold-both");
         let error = format!("{:#}", parsed(json!({"agent": "mine"})).policy().err().expect("unknown"));
@@ -169,8 +169,8 @@ mod tests {
     }
 
     #[test]
-    fn a_learned_policy_has_a_model_and_a_network_a_rule_beside_it() {
-        let learned = parsed(json!({"agent": "dqn"})).policy().expect("the model that comes along");
+    fn a_learned_policy_has_a_model_and_a_fallback() {
+        let learned = parsed(json!({"agent": "dqn"})).policy().expect("the bundled model");
         assert_eq!((learned.name(), learned.configuration().split(' ').next()), ("dqn", Some("dqn")));
         assert!(parsed(json!({"policy": "dqn", "params": {"caution": 300}, "model": "store:mine"})).policy().is_ok());
         let error = |config: Value| format!("{:#}", parsed(config).policy().err().expect("refused"));
@@ -182,11 +182,11 @@ mod tests {
         let learned = Tabular::new(qscale_dqn::tabular::TabularParameters::default(), 3);
         std::fs::write(&table, serde_json::to_vec(&learned).expect("written")).expect("a file");
         std::fs::write(&broken, "{}").expect("a file");
-        let told = |path: &std::path::Path| json!({"agent": "mine", "policy": "tabular-q", "model": path});
-        assert_eq!(parsed(told(&table)).policy().expect("a table").configuration(), "tabular-q of seed 3 after 0 steps");
-        assert!(error(told(&broken)).contains("broken.json"));
-        assert!(error(json!({"agent": "tabular-q"})).contains("no model is set; name its file"));
-        assert!(error(json!({"agent": "tabular-q", "model": "store:mine"})).contains("name the file of a table"));
+        let with = |path: &std::path::Path| json!({"agent": "mine", "policy": "tabular-q", "model": path});
+        assert_eq!(parsed(with(&table)).policy().expect("a table").configuration(), "tabular-q of seed 3 after 0 steps");
+        assert!(error(with(&broken)).contains("broken.json"));
+        assert!(error(json!({"agent": "tabular-q"})).contains("needs the path of a table"));
+        assert!(error(json!({"agent": "tabular-q", "model": "store:mine"})).contains("needs the path of a table"));
         let error = error(json!({"agent": "hpa", "model": "store:mine"}));
         assert!(error.contains("policy `hpa` is a rule") && error.contains("policy = dqn"), "{error}");
         let error = serde_json::from_value::<AgentConfig>(json!({"model": "store:Mine"})).expect_err("no name").to_string();

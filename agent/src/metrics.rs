@@ -1,4 +1,4 @@
-//! What an agent counts.
+//! Metrics of an agent.
 
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -44,7 +44,7 @@ impl EncodeLabelSet for Judged {
     }
 }
 
-/// Answers by kind, holds by reason, how long a State waited for its answer, and what became of models.
+/// Answers by kind, holds by reason, latency of answers, fallbacks, and models by outcome.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     answers: Family<Answered, Counter>,
@@ -64,13 +64,13 @@ impl Metrics {
             fallbacks: Family::default(),
             models: Family::default(),
         };
-        registry.register("qscale_agent_answers", "States by what was answered: want, hold, silent, late", metrics.answers.clone());
-        registry.register("qscale_agent_holds", "Decisions that keep what is in force, by reason", metrics.holds.clone());
-        let help = "Seconds from when a State was observed until its Action was published";
+        registry.register("qscale_agent_answers", "States by answer: want, hold, silent, late", metrics.answers.clone());
+        registry.register("qscale_agent_holds", "Decisions that keep the current allocation, by reason", metrics.holds.clone());
+        let help = "Time from the observation of a State to the publication of its Action, seconds";
         registry.register("qscale_agent_latency_seconds", help, metrics.latency.clone());
-        let help = "Decisions that the fallback rule made in place of the model, by reason";
+        let help = "Decisions of the fallback instead of the model, by reason";
         registry.register("qscale_agent_fallbacks", help, metrics.fallbacks.clone());
-        registry.register("qscale_agent_models", "Models of the store by what became of them: loaded, refused", metrics.models.clone());
+        registry.register("qscale_agent_models", "Models of the store by outcome: loaded, refused", metrics.models.clone());
         for kind in ["want", "hold", "silent", "late"] {
             metrics.answers.get_or_create(&Answered(kind)).inc_by(0);
         }

@@ -1,5 +1,5 @@
-//! Where the learned policy's model comes from: a file, or the model store, which is followed. Owns reading, judging and refusing models; must not decide, and
-//! swaps nothing by itself: whoever answers takes what is offered between two States.
+//! Source of the learned policy's model: a file, or the model store, which is watched. Owns reading, checking and refusing models; must not decide. It only offers
+//! models: the answering loop swaps them between two States.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -22,22 +22,22 @@ use tracing::warn;
 
 use crate::metrics::Metrics;
 
-/// Pause before a store that could not be read is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// What is in use is read anew this often, which heals whatever an interruption made the watch miss.
-const READ_ANEW: Duration = Duration::from_secs(60);
+/// Delay before a failed read of the store is retried.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Interval at which the version in use is read again, in case the watch missed a change.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Where a model comes from.
+/// Source of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Source {
     /// A file.
     File(PathBuf),
-    /// The version of this name that is in use in the model store.
+    /// The version in use of this name in the model store.
     Store(Name),
 }
 
-/// What begins the name of a model of the store.
+/// Prefix of a model of the store.
 const STORE: &str = "store:";
 
 impl TryFrom<String> for Source {
@@ -46,7 +46,7 @@ impl TryFrom<String> for Source {
     fn try_from(text: String) -> Result<Self, String> {
         match text.strip_prefix(STORE) {
             Some(name) => Name::new(name).map(Self::Store).map_err(|error| format!("model = `{text}`: {error}")),
-            None if text.is_empty() => Err("model is empty; give the path of a file, or store:NAME, or leave it out".into()),
+            None if text.is_empty() => Err("model is empty; set the path of a file or store:NAME, or remove it".into()),
             None => Ok(Self::File(text.into())),
         }
     }
@@ -64,7 +64,7 @@ impl From<Source> for String {
 /// The checkpoint in a file.
 ///
 /// # Errors
-/// When the file cannot be read or is no checkpoint.
+/// If the file cannot be read or is not a checkpoint.
 pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
     let bytes = read(path).with_context(|| format!("model = {}", path.display()))?;
     Checkpoint::from_bytes(&bytes).with_context(|| format!("model = {}", path.display()))
@@ -73,10 +73,10 @@ pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
 /// The table of tabular Q-learning in a file.
 ///
 /// # Errors
-/// When the file cannot be read or is no table.
+/// If the file cannot be read or is not a table.
 pub fn table(path: &Path) -> anyhow::Result<Tabular> {
     let bytes = read(path).with_context(|| format!("model = {}", path.display()))?;
-    Tabular::from_json(&bytes).map_err(|reason| anyhow!("model = {}: no table of tabular-q: {reason}", path.display()))
+    Tabular::from_json(&bytes).map_err(|reason| anyhow!("model = {}: not a table of tabular-q: {reason}", path.display()))
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -85,15 +85,15 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the store offers.
+/// Offer of the store.
 #[derive(Clone, Default)]
 pub enum Offer {
-    /// Not known yet.
+    /// Unknown yet.
     #[default]
     Pending,
-    /// Nothing that can be used; says why.
+    /// No usable model, with the reason.
     Nothing(String),
-    /// This network.
+    /// A network.
     Model {
         /// Its name in the store.
         name: Name,
@@ -104,7 +104,7 @@ pub enum Offer {
     },
 }
 
-/// Follows which version of `name` is in use, and offers it once it was read and judged, told `params`. Works in the background until `token` is cancelled.
+/// Watches the version in use of `name`, and offers it with `params` once it is read and checked. Runs in the background until `token` is cancelled.
 pub(crate) fn follow(bus: Bus, name: Name, params: Value, metrics: Metrics, token: CancellationToken) -> watch::Receiver<Offer> {
     let (offers, receiver) = watch::channel(Offer::Pending);
     let follower = Follower { bus, name, params, metrics, offers, offered: None, refused: None };
@@ -123,16 +123,16 @@ struct Follower {
     params: Value,
     metrics: Metrics,
     offers: watch::Sender<Offer>,
-    /// The version that was offered last, and the one that was refused since.
+    /// The version offered last, and the one refused since.
     offered: Option<u64>,
     refused: Option<u64>,
 }
 
 /// Why a version is not offered.
 enum Unusable {
-    /// It never will be.
+    /// Never usable.
     Refused(String),
-    /// It could not be read.
+    /// Not readable now.
     Later(anyhow::Error),
 }
 
@@ -143,36 +143,36 @@ impl Follower {
             if let Err(error) = self.watch().await {
                 let error = format!("{error:#}");
                 if error != last {
-                    warn!(model = %self.name, error, "the model store cannot be read; trying again");
+                    warn!(model = %self.name, error, "failed to read the model store; retrying");
                     last = error;
                 }
-                tokio::time::sleep(TRY_AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
 
-    /// Reads what is in use and follows its changes for a while.
+    /// Reads the version in use and watches its changes for a while.
     async fn watch(&mut self) -> anyhow::Result<()> {
         let store = ModelStore::open(&self.bus).await?;
-        // What changes between the two is told twice rather than not at all.
+        // The watch starts first, so that a change in between is seen twice rather than missed.
         let mut changes = store.watch(&self.name).await?;
-        self.look(&store).await?;
-        let end = tokio::time::sleep(READ_ANEW);
+        self.refresh(&store).await?;
+        let end = tokio::time::sleep(RESYNC_INTERVAL);
         tokio::pin!(end);
         loop {
             tokio::select! {
                 () = &mut end => return Ok(()),
                 changed = changes.next() => {
                     changed?;
-                    // Whoever puts a version in use again that was refused wants it judged again.
+                    // A refused version that is put in use again is checked again.
                     self.refused = None;
-                    self.look(&store).await?;
+                    self.refresh(&store).await?;
                 }
             }
         }
     }
 
-    async fn look(&mut self, store: &ModelStore) -> anyhow::Result<()> {
+    async fn refresh(&mut self, store: &ModelStore) -> anyhow::Result<()> {
         let Some(version) = store.in_use(&self.name).await?.map(|in_use| in_use.version) else {
             self.offer_nothing(format!("no version of {} is in use in the store", self.name));
             return Ok(());
@@ -180,12 +180,12 @@ impl Follower {
         if self.offered == Some(version) {
             self.refused = None;
         } else if self.refused != Some(version) {
-            self.judge(store, version).await?;
+            self.check(store, version).await?;
         }
         Ok(())
     }
 
-    async fn judge(&mut self, store: &ModelStore, version: u64) -> anyhow::Result<()> {
+    async fn check(&mut self, store: &ModelStore, version: u64) -> anyhow::Result<()> {
         match self.read(store, version).await {
             Ok(dqn) => {
                 self.metrics.model(true);
@@ -195,7 +195,7 @@ impl Follower {
             Err(Unusable::Refused(reason)) => {
                 self.metrics.model(false);
                 self.refused = Some(version);
-                warn!(model = %self.name, version, reason, "the model is refused; the one before decides");
+                warn!(model = %self.name, version, reason, "refused a model; the previous one stays in use");
                 self.offer_nothing(format!("{}@{version} is refused: {reason}", self.name));
             }
             Err(Unusable::Later(error)) => return Err(error),
@@ -209,15 +209,15 @@ impl Follower {
             ReadError::Absent | ReadError::TooLong(..) | ReadError::Damaged(_) => Unusable::Refused(error.to_string()),
         })?;
         let params = self.params.clone();
-        // Megabytes of numbers are not judged where States wait for answers.
-        let judged = tokio::task::spawn_blocking(move || {
+        // Checking megabytes of weights must not delay answers.
+        let checked = tokio::task::spawn_blocking(move || {
             let checkpoint = Checkpoint::from_bytes(&bytes).map_err(|error| error.to_string())?;
             registry::learned(&params, Some(&checkpoint), &cpu()).map_err(|error| error.to_string())
         });
-        judged.await.unwrap_or_else(|error| Err(format!("it could not be judged: {error}"))).map_err(Unusable::Refused)
+        checked.await.unwrap_or_else(|error| Err(format!("the check failed: {error}"))).map_err(Unusable::Refused)
     }
 
-    /// Says that there is nothing, where nothing was offered yet.
+    /// Offers nothing, if there was no offer yet.
     fn offer_nothing(&self, why: String) {
         self.offers.send_if_modified(|offer| {
             let first = matches!(offer, Offer::Pending);
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_a_file_or_a_name_in_the_store_and_is_written_as_it_was_read() {
+    fn a_source_is_a_file_or_a_stored_name_and_survives_a_round_trip() {
         let read = |text: &str| Source::try_from(text.to_owned());
         assert_eq!(read("store:mine"), Ok(Source::Store(Name::new("mine").expect("valid"))));
         assert_eq!(read("models/mine.dqn"), Ok(Source::File("models/mine.dqn".into())));

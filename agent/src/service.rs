@@ -1,4 +1,4 @@
-//! The shell around the answers: States in, Actions out, and a graceful stop.
+//! The service loop: States in, Actions out, graceful stop. Owns all I/O of the agent; must not decide.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,25 +21,25 @@ use crate::config::AgentConfig;
 use crate::metrics::Metrics;
 use crate::model::{self, Offer, Source};
 
-/// How long a stop waits for the acknowledgement of what was answered.
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
-/// Late States are reported at most this often: they are a sign of clocks that differ or of an agent that is too slow.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Time that a stop waits for acknowledgements of its Actions.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Least interval between warnings about late States, a sign of clocks that differ or of a slow agent.
+const LATE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Pause before a stream that could not be read is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// States that wait already are decided in one pass, at most so many: a network values thousands at once several times as fast as one by one, and none of
-/// them waits for more than some milliseconds.
-const AT_ONCE: usize = 4096;
-/// How long the start waits for the model that is in use in the store.
-const MODEL_WITHIN: Duration = Duration::from_secs(5);
-/// How often functions that are gone are forgotten.
-const TIDY_EVERY: Duration = Duration::from_secs(600);
+/// Delay before a failed read of the stream is retried.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Greatest number of waiting States decided in one batch: a network evaluates thousands at once several times as fast as one by one, and each waits for only a
+/// few milliseconds.
+const MAX_BATCH: usize = 4096;
+/// Time that the start waits for the store's model in use.
+const MODEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which memories of removed functions are dropped.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Answers States until `token` is cancelled; then answers those that already came, and ends once its Actions are acknowledged.
+/// Answers States until `token` is cancelled; then answers those already received, and ends when its Actions are acknowledged.
 ///
 /// # Errors
-/// When the configuration makes no sense or the health endpoint cannot listen. The absence of the bus is no error.
+/// If the configuration is invalid or the health endpoint cannot listen. An absent bus is not an error.
 pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Result<()> {
     let answerer = Answerer::new(config.agent.clone(), config.instance()?, config.expires_after, config.policy()?);
     let (health, mut registry) = (Health::new(), Registry::default());
@@ -47,9 +47,9 @@ pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Resul
     let bus = Bus::connect("agent", &format!("{}/{}", answerer.agent, answerer.instance), &config.nats, &health, &mut registry).await?;
     let serving = token.child_token();
     let address = health::serve(config.health, health, Arc::new(Mutex::new(registry)), serving.clone()).await?;
-    let group = answerer.remembers().is_none().then(|| subject::agent_group(&answerer.agent));
+    let group = answerer.lookback().is_none().then(|| subject::agent_group(&answerer.agent));
     let states = bus.subscribe_latest(subject::all(EventType::State), group).await?;
-    info!(agent = %answerer.agent, instance = answerer.instance, policy = answerer.provenance().policy, configuration = answerer.provenance().configuration, health = %address, "answering");
+    info!(agent = %answerer.agent, instance = answerer.instance, policy = answerer.provenance().policy, configuration = answerer.provenance().configuration, health = %address, "started");
     let models = match &config.model {
         Some(Source::Store(name)) => {
             Some(model::follow(bus.clone(), name.clone(), config.params.into(), metrics.clone(), serving.child_token()))
@@ -57,7 +57,7 @@ pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Resul
         Some(Source::File(_)) | None => None,
     };
     let partition = config.partition;
-    let agent = Agent { answerer, partition, bus, metrics, models, rng: entropy(), complained: None, tidied: clock::instant() };
+    let agent = Agent { answerer, partition, bus, metrics, models, rng: entropy(), warned: None, cleaned: clock::instant() };
     agent.answer_all(states, &token).await;
     serving.cancel();
     Ok(())
@@ -69,11 +69,11 @@ struct Agent {
     partition: Partition,
     bus: Bus,
     metrics: Metrics,
-    /// What the model store offers, where it is followed.
+    /// Offers of the model store, if it is watched.
     models: Option<watch::Receiver<Offer>>,
     rng: SmallRng,
-    complained: Option<std::time::Instant>,
-    tidied: std::time::Instant,
+    warned: Option<std::time::Instant>,
+    cleaned: std::time::Instant,
 }
 
 impl Agent {
@@ -95,23 +95,23 @@ impl Agent {
             }
         }
         states.close();
-        let answered = tokio::time::timeout(DRAIN_WITHIN, async {
+        let answered = tokio::time::timeout(DRAIN_TIMEOUT, async {
             while let Some(received) = states.next().await {
                 self.answer(received, &mut states).await;
             }
         });
         if answered.await.is_err() {
-            warn!("States that came during the stop are left to other instances");
+            warn!("States received during the stop are left to other instances");
         }
-        self.bus.drain(DRAIN_WITHIN).await;
+        self.bus.drain(DRAIN_TIMEOUT).await;
         info!("stopped");
     }
 
-    /// What is to be done before the first answer.
+    /// Prepares the first answer: memory and model.
     async fn begin(&mut self) {
-        self.remember().await;
+        self.rebuild_memory().await;
         let Some(models) = &mut self.models else { return };
-        let known = tokio::time::timeout(MODEL_WITHIN, models.wait_for(|offer| !matches!(offer, Offer::Pending))).await;
+        let known = tokio::time::timeout(MODEL_TIMEOUT, models.wait_for(|offer| !matches!(offer, Offer::Pending))).await;
         let offer = known.ok().and_then(Result::ok).map_or(Offer::Pending, |offer| offer.clone());
         models.mark_unchanged();
         self.take_up(offer);
@@ -123,16 +123,16 @@ impl Agent {
             Offer::Model { name, version, dqn } => {
                 self.answerer.take_up(dqn, &name, version);
                 let model = self.answerer.provenance().fingerprint();
-                info!(%name, version, model, before, "the model was replaced");
+                info!(%name, version, model, before, "swapped the model");
             }
-            Offer::Nothing(why) => info!(model = before, why, "the model that comes along decides until the store has another"),
-            Offer::Pending => warn!(model = before, "the model store does not answer; the model that comes along decides until it does"),
+            Offer::Nothing(why) => info!(model = before, why, "using the bundled model until the store has another"),
+            Offer::Pending => warn!(model = before, "model store does not answer; using the bundled model until it does"),
         }
     }
 
-    /// Shows a rule with memory the States that the stream still holds. The bus may come up only now; until then nothing is to be answered either.
-    async fn remember(&mut self) {
-        let Some(back) = self.answerer.remembers() else { return };
+    /// Rebuilds the memory of a policy from the States in the stream. Waits for the bus, without which there is nothing to answer either.
+    async fn rebuild_memory(&mut self) {
+        let Some(back) = self.answerer.lookback() else { return };
         loop {
             let (answerer, rng, partition) = (&mut self.answerer, &mut self.rng, self.partition);
             let recalled = self.bus.read_history(clock::now().minus(back), |state: State| {
@@ -141,28 +141,28 @@ impl Agent {
                 }
             });
             match recalled.await {
-                Ok(states) => return info!(states, "memory rebuilt from the stream"),
+                Ok(states) => return info!(states, "rebuilt memory from the stream"),
                 Err(error) => {
-                    warn!(error = format!("{error:#}"), "the memory cannot be rebuilt yet; trying again");
+                    warn!(error = format!("{error:#}"), "failed to rebuild memory from the stream; retrying");
                     self.answerer.forget(Timestamp(u64::MAX));
-                    tokio::time::sleep(TRY_AGAIN).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
         }
     }
 
-    /// Answers a State and those that wait already: the first does not wait for others.
+    /// Answers a State and those already waiting; the first does not wait for others.
     async fn answer(&mut self, first: Received<State>, states: &mut Subscription<State>) {
         let mut batch = vec![first];
-        while batch.len() < AT_ONCE
+        while batch.len() < MAX_BATCH
             && let Some(received) = states.try_next()
         {
             batch.push(received);
         }
-        if self.answerer.remembers().is_some() {
+        if self.answerer.lookback().is_some() {
             batch.retain(|received| self.partition.contains(&received.message.function()));
-            if clock::since(self.tidied) > TIDY_EVERY {
-                self.tidied = clock::instant();
+            if clock::since(self.cleaned) > CLEANUP_INTERVAL {
+                self.cleaned = clock::instant();
                 self.answerer.forget(clock::now());
             }
         }
@@ -172,27 +172,27 @@ impl Agent {
             self.metrics.count(&answer, fallback);
             match answer {
                 Answer::Act(action, _) => {
-                    // It is handed to the connection; its acknowledgement is awaited elsewhere.
+                    // Handed to the connection; the acknowledgement is awaited elsewhere.
                     self.bus.record(&*action, self.bus.child_trace(received.trace)).await;
                     self.metrics.published(received.message.observed_at_ms, clock::now());
                 }
                 Answer::Silent(_) => {}
-                Answer::Late => self.complain(&received.message),
+                Answer::Late => self.warn_late(&received.message),
             }
         }
     }
 
-    fn complain(&mut self, state: &State) {
-        if self.complained.is_some_and(|last| clock::since(last) < COMPLAIN_EVERY) {
+    fn warn_late(&mut self, state: &State) {
+        if self.warned.is_some_and(|last| clock::since(last) < LATE_WARNING_INTERVAL) {
             return;
         }
-        self.complained = Some(clock::instant());
+        self.warned = Some(clock::instant());
         let age_ms = clock::now().since(state.observed_at_ms).as_millis();
-        warn!(namespace = %state.namespace, function = %state.function, age_ms, "a State came too late to be answered; others may have too");
+        warn!(namespace = %state.namespace, function = %state.function, age_ms, "dropped a late State; others may be late too");
     }
 }
 
-/// The next offer of `models`; waits for ever where nobody makes one.
+/// The next offer of `models`; pending without a source.
 async fn offered(models: &mut Option<watch::Receiver<Offer>>) -> Offer {
     let Some(models) = models else { return std::future::pending().await };
     if models.changed().await.is_err() {
@@ -201,7 +201,7 @@ async fn offered(models: &mut Option<watch::Receiver<Offer>>) -> Offer {
     models.borrow_and_update().clone()
 }
 
-#[expect(clippy::disallowed_methods, reason = "a running agent explores by chance; whoever wants a repeatable one calls the policy itself")]
+#[expect(clippy::disallowed_methods, reason = "a service needs no reproducible exploration")]
 fn entropy() -> SmallRng {
     SmallRng::from_rng(&mut rand::rng())
 }

@@ -7,7 +7,7 @@
 //! 2. Freeze and pause keep the current allocation, whatever it is.
 //! 3. A platform that cannot resize keeps CPU and memory.
 //! 4. Bounds. A current allocation outside them moves into them, regardless of the rules below. From here on "current" means the current allocation
-//! clamped to the bounds.
+//!    clamped to the bounds.
 //! 5. Stale measurements forbid decreases; absent or very old measurements forbid any change.
 //! 6. Scale-up-only forbids decreases.
 //! 7. Memory is not lowered below the working set times its margin, and not at all if the working set is unknown or replicas were

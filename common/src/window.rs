@@ -5,8 +5,8 @@
 //! - A counter grows from one reading to the next. A lower value is a counter reset: the growth is then the new value, so rates are never negative.
 //! - Counting starts at the first reading of a counter. Only a replica that did not exist when its function was last read counts from zero.
 //! - After a gap, the growth of the counters and the time since the previous reading belong to the tick of the next reading:
-//! rates are means over the gap, and `covered_ms` is its length (more than a tick). The ticks of the gap
-//! have no measurements. After a gap longer than the longest window counting restarts.
+//!   rates are means over the gap, and `covered_ms` is its length (more than a tick). The ticks of the gap
+//!   have no measurements. After a gap longer than the longest window counting restarts.
 //! - A reading that is not newer than the previous one of the same kind and replica is ignored.
 //! - With no ready replicas, CPU, memory and responses count as measured when the replica count was.
 //!

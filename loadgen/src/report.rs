@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn summary_is_read_back_from_its_json() {
-        for records in [vec![good(1_000), record(Status::Timeout, None, 9_000_000, 10)], Vec::new()] {
+        for records in [vec![good(1_000), record(RequestStatus::Timeout, None, 9_000_000, 10)], Vec::new()] {
             let summary = summary(&records);
             let json = serde_json::to_string(&summary).expect("writes");
             assert_eq!(serde_json::from_str::<LoadSummary>(&json).expect("reads"), summary);

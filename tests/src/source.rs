@@ -86,8 +86,8 @@ fn next_piece(source: &str) -> (Kind, usize, usize, usize) {
         let length = source[open..].find(&mark).unwrap_or(source.len() - open);
         return (Kind::Text, open, length, mark.len().min(source.len() - open - length));
     }
-    if source.starts_with('"') {
-        let length = closing_quote(&source[1..]);
+    if let Some(rest) = source.strip_prefix('"') {
+        let length = closing_quote(rest);
         return (Kind::Text, 1, length, usize::min(1, source.len() - 1 - length));
     }
     if let Some(length) = character(source) {

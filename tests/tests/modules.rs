@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use qscale_tests::source::{Kind, files, pieces};
 
 /// Pairs of modules that import each other: crate folder, the two modules, and why they are not one-directional.
-const PAIRS: [(&str, [&str; 2], &str); 3] = [
+const PAIRS: [(&str, [&str; 2], &str); 2] = [
     ("agent/experiments", ["profile", "validate"], "profiling and validation share the testbed and the measurement of other load"),
-    ("agent/sim", ["node", "replica"], "a node schedules replicas, and a replica takes its CPU from its node"),
     ("deploy/up", ["dashboard", "many"], "the view of many functions is a part of the dashboard"),
 ];
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use qscale_common::contract::{Fallback, FallbackReason, ModelRef, Provenance, State};
 use qscale_common::time::Timestamp;
-use qscale_policies::{Decision, Memory, Policy, PolicyError};
+use qscale_policies::{Decision, History, Memory, Policy, PolicyError};
 use rand::Rng;
 use serde_json::Value;
 
@@ -95,10 +95,10 @@ impl Decider {
 
     /// How far back States affect decisions; `None` if there is no memory.
     #[must_use]
-    pub fn remembers(&self) -> Option<Duration> {
+    pub fn lookback(&self) -> Option<Duration> {
         match self {
-            Self::Rule(rule) => rule.remembers(),
-            Self::Learned { dqn, fallback } => dqn.remembers().max(fallback.remembers()),
+            Self::Rule(rule) => rule.lookback(),
+            Self::Learned { dqn, fallback } => dqn.lookback().max(fallback.lookback()),
         }
     }
 
@@ -108,8 +108,8 @@ impl Decider {
         match self {
             Self::Rule(rule) => drop(rule.decide(state, &mut memories.own, at, rng)),
             Self::Learned { fallback, .. } => {
-                memories.own.history().see(state);
-                if fallback.remembers().is_some() {
+                memories.own.of::<History>().see(state);
+                if fallback.lookback().is_some() {
                     fallback.decide(state, &mut memories.fallback, at, rng);
                 }
             }
@@ -135,7 +135,7 @@ impl Decider {
                 };
                 let decide = |((state, memories), seen): (&mut (&State, &mut Memories), _)| match memories.trust(seen) {
                     Ok(valued) => {
-                        if fallback.remembers().is_some() {
+                        if fallback.lookback().is_some() {
                             // Its decision is ignored; it sees every State so as to know the load when it has to take over.
                             fallback.decide(state, &mut memories.fallback, now, rng);
                         }

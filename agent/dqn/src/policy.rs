@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::{Span, Timestamp};
-use qscale_policies::{Decision, History, HoldReason, Memory, Native, Policy};
+use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Timing};
 use qscale_rl::Mask;
 use qscale_rl::device::Device;
 use qscale_rl::network::{DeviceError, Network, Weights};
@@ -289,7 +289,7 @@ impl Dqn {
     pub fn value_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valuation>, DeviceError> {
         let cost = |state: &State| self.violation_cost.map_or_else(|| default_violation_cost(state), ViolationCost::get);
         let contexts: Vec<FeatureContext<'_>> =
-            cases.iter_mut().map(|(state, memory)| FeatureContext::update(state, memory.history(), cost(state))).collect();
+            cases.iter_mut().map(|(state, memory)| FeatureContext::update(state, memory.of::<History>(), cost(state))).collect();
         self.value(&contexts)
     }
 
@@ -372,12 +372,12 @@ impl Policy for Dqn {
         self.model.clone()
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         Some(History::REACH)
     }
 
-    fn native(&self) -> Native {
-        Native { tick: Some(Span::seconds(5)), ..Native::default() }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(Span::seconds(5)), ..Timing::default() }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision {

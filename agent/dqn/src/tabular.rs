@@ -225,7 +225,7 @@ mod tests {
             let reward = if act.requested.expect("the current allocation is known").replicas.0 == 3 { 1.0 } else { -1.0 };
             tabular.update(act.index, reward, StepEnd::Continues, &state);
         }
-        let decision = tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
+        let decision = tabular.decide(&state, &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(0));
         assert_eq!(decision.wanted(), Some(Allocation::new(3, 500, 256)));
         assert!((tabular.epsilon() - 0.9 * 0.995f64.powi(150)).abs() < 1e-12);
     }
@@ -235,7 +235,7 @@ mod tests {
         let state = fixtures::busy(0.5);
         let parameters = TabularParameters { epsilon: 0.0, step: 30, scope: Scope::Vertical, ..TabularParameters::default() };
         let mut tabular = Tabular::new(parameters, 4);
-        let decide = |tabular: &Tabular| tabular.decide(&state, &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(0));
+        let decide = |tabular: &Tabular| tabular.decide(&state, &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(0));
         tabular.table[2] = [0.0, 0.0, 1.0];
         assert_eq!(decide(&tabular).wanted(), Some(Allocation::new(2, 530, 256)));
         tabular.table[2] = [1.0, 0.0, 0.0];

@@ -1,6 +1,6 @@
-//! An evaluation: who meets whom where, under which seeds, as a list of jobs. Owns the plan and how outcomes become results; threads are [`jobs`]'.
+//! An evaluation: competitors, cells and seeds as a list of jobs. Owns the plan and the collection of results; threads are in [`jobs`].
 
-mod gather;
+mod collect;
 pub mod jobs;
 mod plan;
 mod tune;
@@ -13,62 +13,62 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::arena::Arena;
-use crate::pace::Pace;
-use crate::results::{Played, Results};
-use crate::roster::Roster;
+use crate::cell::EvaluationCell;
+use crate::decision_latency::DecisionLatency;
+use crate::policy_set::PolicySet;
+use crate::results::{Results, TracePart};
 use crate::run::{Conditions, RunError};
-use crate::suite::{Entry, Selection, Suite};
-use gather::Gathered;
+use crate::suite::{CompetitorEntry, Selection, Suite};
+use collect::Collected;
 use jobs::{Job, Ledger, Stage};
 
-/// What is evaluated: a suite, and the arenas that it makes.
+/// A suite with its cells.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
     suite: Suite,
-    /// The arenas of the test part and those of the validation part: the same cells in the same order.
-    parts: [Vec<Arena>; 2],
-    /// Those of them that are tested.
+    /// Cells of the test part and of the validation part: equal cells in equal order.
+    parts: [Vec<EvaluationCell>; 2],
+    /// Indices of the tested cells.
     tested: Vec<usize>,
-    /// Those of them in which rules are tuned.
+    /// Indices of the cells used for tuning.
     tuned: Vec<usize>,
-    asked: Asked,
-    played: Option<Played>,
+    asked: EvaluationRequest,
+    played: Option<TracePart>,
 }
 
-/// What is asked for beside the suite.
+/// Options of an evaluation in addition to the suite.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Asked {
-    /// The command that gives the same results again.
+pub struct EvaluationRequest {
+    /// Command that reproduces the results.
     pub command: String,
-    /// Whether rules are tuned and reported beside their defaults.
+    /// Whether tuned policies are reported in addition to the defaults.
     pub tune: bool,
-    /// Whether this is a quick look.
+    /// Whether this is the suite's quick version.
     pub quick: bool,
 }
 
-/// How it is run; nothing of this changes a result.
+/// Options of execution; no result depends on them.
 pub struct Options<'a> {
-    /// On so many threads.
+    /// Number of threads.
     pub threads: NonZeroUsize,
-    /// Set by whoever wants it to end early.
+    /// Set to stop early.
     pub stop: &'a AtomicBool,
-    /// Tells the time, for measuring how long decisions take.
+    /// Clock for the latency of decisions.
     pub clock: Option<&'a (dyn Fn() -> Duration + Sync)>,
 }
 
-/// Why there are no results.
+/// Why an evaluation has no results.
 #[derive(Debug, Error)]
 pub enum EvaluateError {
-    /// Somebody wanted it to end; what was done is in the ledger.
+    /// It was stopped; finished jobs are in the ledger.
     #[error("stopped")]
     Stopped,
-    /// A competitor that there is not.
+    /// A competitor cannot be made.
     #[error("competitor `{name}`: {reason}")]
     Competitor {
-        /// What it is called.
+        /// Its name.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// There is nothing to evaluate.
@@ -79,51 +79,61 @@ pub enum EvaluateError {
     Ledger(String),
 }
 
-/// Seeds of validation runs begin here, far from those of tests, which begin at 1.
+/// First seed of validation runs, far from the test seeds, which begin at 1.
 const FIRST_VALIDATION_SEED: u64 = 1_000_001;
 
 const TEST: usize = 0;
 const VALIDATION: usize = 1;
 
 impl Evaluation {
-    /// The evaluation of the patterns of `suite`, which was checked.
+    /// The evaluation of a checked suite of patterns.
     ///
     /// # Errors
-    /// When no cell is left of it.
-    pub fn of_patterns(suite: Suite, asked: Asked) -> Result<Self, EvaluateError> {
+    /// If no cell is left.
+    pub fn of_patterns(suite: Suite, asked: EvaluationRequest) -> Result<Self, EvaluateError> {
         let mut every = suite.clone();
         if !every.cells.is_empty() {
             every.cells.extend(tuning_cells(&suite));
         }
-        let arenas = every.arenas();
-        Self::new(suite, [arenas.clone(), arenas], asked, None)
+        let cells = every.evaluation_cells();
+        Self::new(suite, [cells.clone(), cells], asked, None)
     }
 
-    /// The evaluation of a trace whose arenas were made with `suite`.
+    /// The evaluation of a trace, with cells made from `suite`.
     ///
     /// # Errors
-    /// When no cell is left of it.
-    pub fn of_trace(suite: Suite, arenas: [Vec<Arena>; 2], asked: Asked, played: Played) -> Result<Self, EvaluateError> {
-        Self::new(suite, arenas, asked, Some(played))
+    /// If no cell is left.
+    pub fn of_trace(
+        suite: Suite,
+        cells: [Vec<EvaluationCell>; 2],
+        asked: EvaluationRequest,
+        played: TracePart,
+    ) -> Result<Self, EvaluateError> {
+        Self::new(suite, cells, asked, Some(played))
     }
 
-    fn new(suite: Suite, parts: [Vec<Arena>; 2], asked: Asked, played: Option<Played>) -> Result<Self, EvaluateError> {
+    fn new(
+        suite: Suite,
+        parts: [Vec<EvaluationCell>; 2],
+        asked: EvaluationRequest,
+        played: Option<TracePart>,
+    ) -> Result<Self, EvaluateError> {
         let chosen = |selections: &[Selection]| -> Vec<usize> {
-            let holds = |arena: &Arena| {
-                let cell = &arena.cell;
+            let holds = |cell: &EvaluationCell| {
+                let cell = &cell.report;
                 selections.is_empty() || selections.iter().any(|one| one.holds(&cell.function, &cell.workload, &cell.perturbation))
             };
-            parts[TEST].iter().enumerate().filter(|(_, arena)| holds(arena)).map(|(index, _)| index).collect()
+            parts[TEST].iter().enumerate().filter(|(_, cell)| holds(cell)).map(|(index, _)| index).collect()
         };
         let tested = chosen(&suite.cells);
         if tested.is_empty() {
-            return Err(EvaluateError::Nothing("no cell is left; name fewer workloads and perturbations, or others".into()));
+            return Err(EvaluateError::Nothing("no cell is left; name other workloads or perturbations, or fewer".into()));
         }
-        // A function that is not tested need not be tuned for.
-        let functions: Vec<&str> = tested.iter().map(|index| parts[TEST][*index].cell.function.as_str()).collect();
+        // Functions that are not tested need no tuning.
+        let functions: Vec<&str> = tested.iter().map(|index| parts[TEST][*index].report.function.as_str()).collect();
         let tuned = chosen(&tuning_cells(&suite))
             .into_iter()
-            .filter(|index| functions.contains(&parts[TEST][*index].cell.function.as_str()))
+            .filter(|index| functions.contains(&parts[TEST][*index].report.function.as_str()))
             .collect();
         Ok(Self { suite, parts, tested, tuned, asked, played })
     }
@@ -146,10 +156,12 @@ impl Evaluation {
         (FIRST_VALIDATION_SEED..).take(self.suite.tuning.seeds as usize).collect()
     }
 
-    /// All that results depend on, with the competitors that `roster` makes: two evaluations that say the same give the same results.
+    /// All inputs of the results, with the policies of `policy_set`: evaluations with equal identity have equal results.
     #[must_use]
-    pub fn identity(&self, roster: &dyn Roster) -> Value {
-        let model = |entry: &Entry| roster.policy(&entry.policy, &entry.params, None).map(|policy| policy.model()).unwrap_or_default();
+    pub fn identity(&self, policy_set: &dyn PolicySet) -> Value {
+        let model = |entry: &CompetitorEntry| {
+            policy_set.policy(&entry.policy, &entry.params, None).map(|policy| policy.model()).unwrap_or_default()
+        };
         let models: Vec<String> = self.suite.competitors.iter().map(model).collect();
         json!({
             "version": Results::VERSION,
@@ -162,58 +174,58 @@ impl Evaluation {
         })
     }
 
-    /// Names of the cells that are tested.
+    /// Names of the tested cells.
     pub fn cells(&self) -> impl Iterator<Item = &str> {
-        self.tested.iter().map(|index| self.parts[TEST][*index].cell.name.as_str())
+        self.tested.iter().map(|index| self.parts[TEST][*index].report.name.as_str())
     }
 
-    /// Runs it; `ledger` is told what was done and asked what was done before. Gives the results, and how long the decisions of each competitor took.
+    /// Runs the evaluation; `ledger` records finished jobs and returns earlier ones. Returns the results, and the decision latency of each competitor.
     ///
     /// # Errors
-    /// A competitor that cannot be made, a ledger that cannot be written, or the wish to stop.
+    /// A competitor cannot be made, the ledger cannot be written, or the evaluation was stopped.
     pub fn run(
         &self,
-        roster: &dyn Roster,
+        policy_set: &dyn PolicySet,
         options: &Options<'_>,
         ledger: &mut dyn Ledger,
-    ) -> Result<(Results, BTreeMap<String, Pace>), EvaluateError> {
-        self.check(roster)?;
+    ) -> Result<(Results, BTreeMap<String, DecisionLatency>), EvaluateError> {
+        self.check(policy_set)?;
         let conditions = Conditions {
-            roster,
+            policy_set,
             weights: self.suite.weights,
             reversal_within: self.suite.reversal_within.0,
             stop: options.stop,
             clock: options.clock,
         };
         let tunings = self.tune(&conditions, options, ledger)?;
-        let competitors = self.competitors(roster, &tunings)?;
+        let competitors = self.competitors(policy_set, &tunings)?;
         let jobs = self.test_jobs(&competitors);
-        let mut gathered = Gathered::new(competitors.len() * self.tested.len(), self.suite.seeds as usize);
-        let mut paces: BTreeMap<String, Pace> = BTreeMap::new();
-        let arenas = &self.parts[TEST];
-        jobs::run(Stage::Test, &jobs, arenas, &conditions, options, ledger, |job, outcome| {
-            paces.entry(job.contestant.name.clone()).or_default().include(&outcome.pace);
-            job.targets.iter().for_each(|target| gathered.take(target, &outcome));
+        let mut collected = Collected::new(competitors.len() * self.tested.len(), self.suite.seeds as usize);
+        let mut decision_latencies: BTreeMap<String, DecisionLatency> = BTreeMap::new();
+        let cells = &self.parts[TEST];
+        jobs::run(Stage::Test, &jobs, cells, &conditions, options, ledger, |job, outcome| {
+            decision_latencies.entry(job.spec.name.clone()).or_default().include(&outcome.decision_latency);
+            job.targets.iter().for_each(|target| collected.take(target, &outcome));
         })?;
-        Ok((self.results(competitors, gathered, tunings), paces))
+        Ok((self.results(competitors, collected, tunings), decision_latencies))
     }
 
-    /// Refuses competitors that cannot be made, with any of their settings.
+    /// Checks that every competitor can be made with all its settings.
     ///
     /// # Errors
-    /// The first of them, by name.
-    pub fn check(&self, roster: &dyn Roster) -> Result<(), EvaluateError> {
+    /// The first that cannot, by name.
+    pub fn check(&self, policy_set: &dyn PolicySet) -> Result<(), EvaluateError> {
         for entry in &self.suite.competitors {
             let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
             for setting in entry.settings().map_err(refused)? {
-                roster.policy(&entry.policy, &setting, None).map_err(refused)?;
+                policy_set.policy(&entry.policy, &setting, None).map_err(refused)?;
             }
         }
         Ok(())
     }
 }
 
-/// The cells in which rules are tuned: those that are listed, else those in which nothing goes wrong.
+/// Cells used for tuning: the listed ones, else those without perturbation.
 fn tuning_cells(suite: &Suite) -> Vec<Selection> {
     let calm = crate::suite::PerturbationEntry::NONE;
     match suite.perturbation(calm) {
@@ -231,7 +243,7 @@ impl From<RunError> for EvaluateError {
     }
 }
 
-/// A job of one part of an evaluation.
+/// Jobs of one stage of an evaluation.
 pub(crate) type Jobs = Vec<Job>;
 
 #[cfg(test)]

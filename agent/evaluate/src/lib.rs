@@ -1,19 +1,20 @@
-//! Policies against each other: the same functions, loads and misfortunes for each, measures and statistics. Pure: no I/O, no clock, chance only from seeds.
+//! Comparison of policies in the simulator: suites, runs, measures, statistics and reports. Every policy meets the same functions, arrivals and perturbations.
+//! Pure: no I/O, no clock, random numbers only from seeds.
 
-pub mod arena;
+pub mod cell;
+pub mod decision_latency;
 pub mod evaluation;
 pub mod measure;
-pub mod pace;
+pub mod policy_set;
 pub mod report;
 pub mod results;
-pub mod roster;
 pub mod run;
 pub mod statistics;
 pub mod suite;
 pub mod trace;
 
-pub use evaluation::{Asked, EvaluateError, Evaluation, Options};
+pub use evaluation::{EvaluateError, Evaluation, EvaluationRequest, Options};
+pub use policy_set::{PolicySet, Rules};
 pub use results::{Measure, Results};
-pub use roster::{Roster, Rules};
 pub use statistics::{Summary, SummaryOptions, summarise};
 pub use suite::Suite;

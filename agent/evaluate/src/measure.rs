@@ -1,13 +1,13 @@
-//! Measures a run by what really happened in it, not by what States told. Owns what counts as late, violated and recovered; must not know who decided.
+//! Measures of a run, from its true totals rather than from States. Owns the definitions of late, violated and recovered; must not know the policy.
 //!
-//! - A request is *late* if it was answered well, but later than the objective's bound. Refused, timed out and lost ones are *failures*.
-//! - Time is cut into intervals of one length for every competitor. The objective is *violated* in an interval if its percentile of latency over the
-//!   requests that ended in it, failures counted as slower than any, lies above the bound, or if more of them failed than the objective allows. An interval
-//!   in which nothing ended is not judged, unless requests waited all through it and an interval is longer than the bound: then it is violated.
-//! - *Severity* is the mean over judged intervals of the reward's `V = 1 - completion x min(1, bound / percentile)`.
-//! - *Time to recover* from a disturbance is the time from it to the beginning of the first of three intervals in a row in which the objective holds, but at
-//!   most to the next disturbance or the end of the run; the mean over the disturbances within the measured part.
-//! - A *reversal* is a change of the allocation that goes the other way, by its price, than one at most so long before it.
+//! - A request is *late* if it succeeded after the objective's latency bound. Refused, timed out and lost requests are *failures*.
+//! - Time is divided into intervals of equal length for every competitor. The objective is *violated* in an interval if its latency percentile over the requests
+//!   that ended in it (failures count as slower than any) is above the bound, or if more of them failed than the objective allows. An interval in which no request
+//!   ended does not count, unless requests waited throughout and the interval is longer than the bound: then it is violated.
+//! - *Severity* is the mean over counted intervals of the reward's `V = 1 - completion x min(1, bound / percentile)`.
+//! - *Time to recover* from a disturbance is the time to the begin of the first of three consecutive intervals in which the objective holds, at most to the next
+//!   disturbance or the end of the run; the mean over the disturbances within the measured part.
+//! - A *reversal* is a change of the allocation in the opposite direction, by price, of one shortly before.
 
 use std::time::Duration;
 
@@ -17,74 +17,74 @@ use qscale_common::slo;
 use qscale_sim::latency::Histogram;
 use qscale_sim::{Nanos, Setup, Totals};
 
-use crate::arena::Stretch;
-use crate::results::{Course, Measure, Measures};
+use crate::cell::MeasurementSpan;
+use crate::results::{Measure, Measures, TimeSeries};
 
-/// Intervals in a row in which the objective must hold to have recovered.
+/// Consecutive intervals in which the objective must hold for a recovery.
 const RECOVERED: usize = 3;
 
-/// What a function is judged by.
+/// Criteria of a function.
 #[derive(Debug, Clone)]
-pub struct Yardstick {
+pub struct Criteria {
     bound: Nanos,
     percentile: f64,
     failure_share: f64,
     timeout: Nanos,
-    stretch: Stretch,
+    measurement: MeasurementSpan,
     prices: Prices,
     largest_per_hour: f64,
     reversal_within: Duration,
 }
 
-impl Yardstick {
-    /// The yardstick of the function of `setup`.
+impl Criteria {
+    /// The criteria of the function of `setup`.
     #[must_use]
-    pub fn new(setup: &Setup, stretch: Stretch, reversal_within: Duration) -> Self {
+    pub fn new(setup: &Setup, measurement: MeasurementSpan, reversal_within: Duration) -> Self {
         let ScalingPolicy { objective, prices, bounds, .. } = &setup.policy;
         Self {
             bound: Nanos::from(objective.latency.get()),
             percentile: objective.percentile.get() / 100.0,
             failure_share: objective.failure_share.get(),
             timeout: Nanos::from(setup.gateway.timeout.0),
-            stretch,
+            measurement,
             prices: prices.clone(),
             largest_per_hour: prices.per_hour(bounds.largest()),
             reversal_within,
         }
     }
 
-    /// What an interval was worth; `None` where there is nothing to judge. `waited` tells whether requests waited all through it.
+    /// Result of an interval; `None` if it does not count. `waited` says whether requests waited throughout.
     #[must_use]
-    pub fn judge(&self, interval: &Totals, waited: bool) -> Option<Verdict> {
+    pub fn evaluate(&self, interval: &Totals, waited: bool) -> Option<IntervalResult> {
         let failed = interval.unanswered();
         let ended = interval.completed + failed;
         if ended == 0 {
-            let hopeless = slo::is_violated_without_replies(waited, self.stretch.interval, self.bound.into());
-            return hopeless.then_some(Verdict { violated: true, severity: 1.0 });
+            let hopeless = slo::is_violated_without_replies(waited, self.measurement.interval, self.bound.into());
+            return hopeless.then_some(IntervalResult { violated: true, severity: 1.0 });
         }
         let failure_share = failed as f64 / ended as f64;
         let late = interval.quantile(self.percentile).is_none_or(|latency| latency > self.bound);
         let percentile = interval.latency.quantile(self.percentile, 0).map(|latency| latency.0 as f64);
-        Some(Verdict {
+        Some(IntervalResult {
             violated: slo::is_violated(late, failure_share, self.failure_share),
             severity: slo::severity(failure_share, percentile, self.bound.0 as f64),
         })
     }
 }
 
-/// What an interval was worth.
+/// Result of an interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Verdict {
+pub struct IntervalResult {
     /// Whether the objective was violated.
     pub violated: bool,
-    /// How badly, 0 to 1.
+    /// Severity, 0 to 1.
     pub severity: f64,
 }
 
-/// What the functions of a run add up to over its measured part.
+/// Sums over the functions of a run, in its measured part.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Tally {
-    /// What happened.
+pub struct RunSums {
+    /// True totals.
     pub totals: Totals,
     late: f64,
     judged: u64,
@@ -96,14 +96,14 @@ pub struct Tally {
     reversals: u64,
     recovering_s: f64,
     recoveries: u64,
-    /// Longest that any gateway waits.
+    /// Longest timeout of a gateway.
     timeout: Nanos,
     hours: f64,
 }
 
-impl Tally {
-    /// Adds what another function of the run did.
-    pub fn include(&mut self, other: &Tally) {
+impl RunSums {
+    /// Adds another function of the run.
+    pub fn include(&mut self, other: &RunSums) {
         self.totals.include(&other.totals);
         self.late += other.late;
         self.judged += other.judged;
@@ -156,7 +156,7 @@ impl Tally {
         measures
     }
 
-    /// Latencies of all that was answered well.
+    /// Latencies of successful requests.
     #[must_use]
     pub fn latency(&self) -> &Histogram {
         &self.totals.latency
@@ -165,27 +165,27 @@ impl Tally {
 
 /// Measures one function through one run.
 #[derive(Debug)]
-pub struct Meter<'a> {
-    yardstick: &'a Yardstick,
+pub struct RunMeter<'a> {
+    criteria: &'a Criteria,
     disturbed: &'a [Duration],
-    tally: Tally,
-    course: Option<Course>,
-    /// Requests that had arrived and not ended when the interval began.
+    sums: RunSums,
+    course: Option<TimeSeries>,
+    /// Requests in the system when the interval began.
     outstanding: u64,
-    /// Of every interval, whether the objective was violated.
+    /// Whether the objective was violated, for each interval.
     violated: Vec<bool>,
     last_action: Option<(Duration, Direction)>,
 }
 
-impl<'a> Meter<'a> {
-    /// Measures by `yardstick`, with time to recover from each instant of `disturbed`; notes the course of the run where that is wanted.
+impl<'a> RunMeter<'a> {
+    /// Measures by `criteria`, with the time to recover from each instant of `disturbed`; records the time series if `with_course`.
     #[must_use]
-    pub fn new(yardstick: &'a Yardstick, disturbed: &'a [Duration], with_course: bool) -> Self {
+    pub fn new(criteria: &'a Criteria, disturbed: &'a [Duration], with_course: bool) -> Self {
         Self {
-            yardstick,
+            criteria,
             disturbed,
-            tally: Tally::default(),
-            course: with_course.then(Course::default),
+            sums: RunSums::default(),
+            course: with_course.then(TimeSeries::default),
             outstanding: 0,
             violated: Vec::new(),
             last_action: None,
@@ -193,25 +193,25 @@ impl<'a> Meter<'a> {
     }
 
     fn is_measured(&self) -> bool {
-        self.violated.len() >= self.yardstick.stretch.warm_up as usize
+        self.violated.len() >= self.criteria.measurement.warm_up as usize
     }
 
-    /// The allocation was changed at `now`.
+    /// Records a change of the allocation at `now`.
     pub fn acted(&mut self, now: Duration, direction: Direction) {
-        let yardstick = self.yardstick;
-        let reversed = self.last_action.is_some_and(|(at, last)| last != direction && now - at <= yardstick.reversal_within);
+        let criteria = self.criteria;
+        let reversed = self.last_action.is_some_and(|(at, last)| last != direction && now - at <= criteria.reversal_within);
         if self.is_measured() {
-            self.tally.actions += 1;
-            self.tally.reversals += u64::from(reversed);
+            self.sums.actions += 1;
+            self.sums.reversals += u64::from(reversed);
         }
         self.last_action = Some((now, direction));
     }
 
-    /// An interval ends; `replicas` are wanted and `waiting` requests wait.
+    /// Ends an interval with `replicas` requested and `waiting` requests queued.
     pub fn interval(&mut self, totals: &Totals, replicas: u32, waiting: usize) {
         let ended = totals.completed + totals.unanswered();
-        // Nothing ended, so whatever was outstanding when it began still is.
-        let verdict = self.yardstick.judge(totals, self.outstanding > 0);
+        // No request ended, so those of the begin are still waiting.
+        let verdict = self.criteria.evaluate(totals, self.outstanding > 0);
         self.outstanding = (self.outstanding + totals.arrived).saturating_sub(ended);
         if self.is_measured() {
             self.measure(totals, verdict);
@@ -222,23 +222,23 @@ impl<'a> Meter<'a> {
         }
     }
 
-    fn measure(&mut self, totals: &Totals, verdict: Option<Verdict>) {
-        let yardstick = self.yardstick;
-        self.tally.totals.include(totals);
-        self.tally.late += totals.violations(yardstick.bound);
+    fn measure(&mut self, totals: &Totals, verdict: Option<IntervalResult>) {
+        let criteria = self.criteria;
+        self.sums.totals.include(totals);
+        self.sums.late += totals.violations(criteria.bound);
         if let Some(verdict) = verdict {
-            self.tally.judged += 1;
-            self.tally.violated += u64::from(verdict.violated);
-            self.tally.severity += verdict.severity;
+            self.sums.judged += 1;
+            self.sums.violated += u64::from(verdict.violated);
+            self.sums.severity += verdict.severity;
         }
     }
 
-    fn note(&mut self, totals: &Totals, verdict: Option<Verdict>, replicas: u32, waiting: usize) {
-        let (yardstick, number) = (self.yardstick, self.violated.len() as f64);
-        let seconds = yardstick.stretch.interval.as_secs_f64();
+    fn note(&mut self, totals: &Totals, verdict: Option<IntervalResult>, replicas: u32, waiting: usize) {
+        let (criteria, number) = (self.criteria, self.violated.len() as f64);
+        let seconds = criteria.measurement.interval.as_secs_f64();
         let Some(course) = &mut self.course else { return };
         let ended = totals.completed + totals.unanswered();
-        let latency = (ended > 0).then(|| totals.quantile(yardstick.percentile).unwrap_or(yardstick.timeout).seconds() * 1000.0);
+        let latency = (ended > 0).then(|| totals.quantile(criteria.percentile).unwrap_or(criteria.timeout).seconds() * 1000.0);
         course.until_s.push(number * seconds);
         course.rate_rps.push(totals.arrived as f64 / seconds);
         course.replicas.push(f64::from(replicas));
@@ -248,36 +248,36 @@ impl<'a> Meter<'a> {
         course.violated.push(f64::from(u8::from(verdict.is_some_and(|verdict| verdict.violated))));
     }
 
-    /// What the run adds up to, and its course.
+    /// Sums of the run, and its time series.
     #[must_use]
-    pub fn finish(mut self) -> (Tally, Option<Course>) {
+    pub fn finish(mut self) -> (RunSums, Option<TimeSeries>) {
         self.recover();
-        let yardstick = self.yardstick;
-        let (core_price, gib_price) = (yardstick.prices.cpu_core_hour.get(), yardstick.prices.memory_gib_hour.get());
-        let totals = &self.tally.totals;
-        let hours = yardstick.stretch.measured_s() / 3600.0;
-        self.tally.cost = (totals.core_seconds * core_price + totals.gibibyte_seconds * gib_price) / 3600.0;
-        self.tally.largest_cost = yardstick.largest_per_hour * hours;
-        self.tally.hours = hours;
-        self.tally.timeout = yardstick.timeout;
-        (self.tally, self.course)
+        let criteria = self.criteria;
+        let (core_price, gib_price) = (criteria.prices.cpu_core_hour.get(), criteria.prices.memory_gib_hour.get());
+        let totals = &self.sums.totals;
+        let hours = criteria.measurement.measured_s() / 3600.0;
+        self.sums.cost = (totals.core_seconds * core_price + totals.gibibyte_seconds * gib_price) / 3600.0;
+        self.sums.largest_cost = criteria.largest_per_hour * hours;
+        self.sums.hours = hours;
+        self.sums.timeout = criteria.timeout;
+        (self.sums, self.course)
     }
 
     fn recover(&mut self) {
-        let stretch = self.yardstick.stretch;
-        let (begin, end) = (stretch.interval * stretch.warm_up, stretch.length());
+        let measurement = self.criteria.measurement;
+        let (begin, end) = (measurement.interval * measurement.warm_up, measurement.length());
         let mut instants: Vec<Duration> = self.disturbed.iter().copied().filter(|at| (begin..end).contains(at)).collect();
         instants.sort_unstable();
         for (index, at) in instants.iter().enumerate() {
             let until = instants.get(index + 1).copied().unwrap_or(end);
-            let place = |at: Duration| (at.as_nanos() / stretch.interval.as_nanos()) as usize;
+            let place = |at: Duration| (at.as_nanos() / measurement.interval.as_nanos()) as usize;
             let recovered = (place(*at)..place(until)).find(|from| {
-                // What lies beyond the end counts as held.
+                // Intervals beyond the end count as fulfilled.
                 self.violated.iter().skip(*from).take(RECOVERED).all(|violated| !violated)
             });
-            let recovered = recovered.map_or(until, |interval| stretch.interval * interval as u32);
-            self.tally.recovering_s += recovered.saturating_sub(*at).as_secs_f64();
-            self.tally.recoveries += 1;
+            let recovered = recovered.map_or(until, |interval| measurement.interval * interval as u32);
+            self.sums.recovering_s += recovered.saturating_sub(*at).as_secs_f64();
+            self.sums.recoveries += 1;
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What people see of an evaluation: a table on the terminal, one for a README, CSV, and one page. Owns how findings look; must not compute any.
+//! Reports of an evaluation: a table for the terminal, one in Markdown, CSV, and one HTML page. Owns their form; must not compute results.
 //!
-//! The same results give the same bytes.
+//! Equal results give equal bytes.
 
 mod chart;
 mod csv;
@@ -8,13 +8,13 @@ mod html;
 mod markdown;
 mod number;
 mod plot;
+mod sentences;
 mod table;
 mod terminal;
-mod words;
 
 pub use chart::{Curve, Panel, chart};
 pub use csv::{csv_runs, csv_summary};
 pub use html::html;
 pub use markdown::markdown;
+pub use sentences::headline;
 pub use terminal::terminal;
-pub use words::headline;

@@ -1,6 +1,6 @@
-//! What an evaluation found: the types of `results.json`. Owns their form and how numbers are written; must not compute any of them.
+//! Results of an evaluation: the types of `results.json`. Owns the format and the precision of numbers; must not compute any.
 //!
-//! Everything is a function of the suite, the settings and the seeds: no time, no host, no thread count, so that the same evaluation writes the same bytes.
+//! Results depend only on suite, settings and seeds, not on time, host or thread count, so equal evaluations write equal bytes.
 
 mod measure;
 
@@ -12,26 +12,26 @@ use thiserror::Error;
 
 pub use measure::{Better, Measure, Measures};
 
-/// All that an evaluation found.
+/// Results of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// Form of this document.
+    /// Version of the format.
     pub version: String,
-    /// What was registered before it was run.
+    /// The registered suite.
     pub suite: Registered,
-    /// What the command asked for.
+    /// Settings of the command.
     pub settings: Settings,
-    /// Who competed, in the order of the suite; a tuned rule follows its default.
+    /// Competitors in the order of the suite; a tuned policy follows its default.
     pub competitors: Vec<Competitor>,
-    /// What they competed in, in the order of the suite.
+    /// Cells in the order of the suite.
     pub cells: Vec<Cell>,
-    /// Every run: one group a competitor and cell, competitor by competitor, the cells in their order.
+    /// All runs: one group for each competitor and cell, ordered by competitor, then cell.
     pub groups: Vec<Group>,
-    /// How rules were tuned; empty where they were not.
+    /// Tuning records; empty without tuning.
     pub tuning: Vec<Tuning>,
-    /// The course of one run of each group that the suite asks for, in the order of the groups.
+    /// Time series of one run of each group that the suite selects, in the order of the groups.
     pub timelines: Vec<Timeline>,
-    /// Latencies of each group, all its runs together, in the order of the groups.
+    /// Latencies of each group over all its runs, in the order of the groups.
     pub latencies: Vec<Latencies>,
 }
 
@@ -40,81 +40,81 @@ pub struct Results {
 pub struct Registered {
     /// Its name.
     pub name: String,
-    /// What it is for, in a sentence.
+    /// Purpose, in a sentence.
     pub description: String,
-    /// All of it, every default written out.
+    /// Complete document, with all defaults.
     pub document: Value,
 }
 
-/// What was evaluated of the suite, and how.
+/// Part of the suite that was evaluated, and settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// The command that gives these results again.
+    /// Command that reproduces these results.
     pub command: String,
     /// Seeds of the test runs: the n-th value of every measure of every group belongs to the n-th seed.
     pub seeds: Vec<u64>,
-    /// Seeds of the validation runs, none of them a test seed; empty where nothing was tuned.
+    /// Seeds of the validation runs, disjoint from the test seeds; empty without tuning.
     pub validation_seeds: Vec<u64>,
-    /// Seconds of each run that were measured.
+    /// Length of the measured part of a run, seconds.
     pub measured_s: f64,
-    /// Seconds before them that were not.
+    /// Length of the warm-up before it, seconds.
     pub warm_up_s: f64,
-    /// Seconds of an interval in which the objective holds or is violated.
+    /// Length of an interval, seconds.
     pub interval_s: f64,
-    /// In which currency costs are.
+    /// Currency of costs.
     pub currency: String,
     /// Weight of violations in the loss.
     pub violation_weight: f64,
     /// Weight of cost in the loss.
     pub cost_weight: f64,
-    /// Whether this was shortened, and is not the published table.
+    /// Whether the suite was shortened; these are not the published numbers then.
     pub quick: bool,
-    /// The trace that was played; absent for patterns.
+    /// The trace; absent for patterns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<Played>,
+    pub trace: Option<TracePart>,
 }
 
 /// A trace and the part of it that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Played {
+pub struct TracePart {
     /// Last part of its path, as a name.
     pub name: String,
-    /// Functions that were kept.
+    /// Number of functions used.
     pub functions: usize,
-    /// Minutes that it covers.
+    /// Length, minutes.
     pub minutes: u32,
     /// Shares of its minutes for training, validation and test, in percent.
     pub split: [u32; 3],
-    /// First minute that was measured, counted from 0.
+    /// First measured minute, from 0.
     pub test_from_minute: u32,
     /// Invocations within the measured part.
     pub invocations: u64,
-    /// A number, in hexadecimal, that another trace hardly has.
+    /// Hash of the trace, hexadecimal.
     #[serde(default)]
     pub digest: String,
 }
 
-/// One who competed.
+/// A competitor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Competitor {
     /// Its name, unique with `variant`.
     pub name: String,
-    /// As it comes, tuned, or a bound.
+    /// Default, tuned, or a bound.
     pub variant: Variant,
-    /// The policy behind it.
+    /// Name of its policy.
     pub policy: String,
-    /// Version of the policy and what it heeds, as it says itself.
+    /// Version and main parameters, as the policy reports them.
     pub model: String,
-    /// What it was told, for each function; the key `*` stands for all of them.
+    /// Parameters for each function; the key `*` stands for all.
     pub params: BTreeMap<String, Value>,
-    /// How often it sees a State, seconds.
+    /// Tick at which it sees States, seconds.
     pub tick_s: f64,
-    /// How old its measurements are at least, seconds.
+    /// Additional metric lag, seconds.
     pub lag_s: f64,
 }
 
 impl Competitor {
-    /// Its name for a reader: `hpa`, `hpa, tuned`.
+    /// Label in reports: `hpa`, `hpa, tuned`.
     #[must_use]
     pub fn label(&self) -> String {
         match self.variant {
@@ -124,32 +124,32 @@ impl Competitor {
     }
 }
 
-/// How a competitor came by its parameters.
+/// Origin of a competitor's parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variant {
-    /// As it comes, or as it was registered or named.
+    /// Defaults, or as registered or given.
     Default,
-    /// With what did best on the validation part.
+    /// The best setting on the validation part.
     Tuned,
-    /// Knows what no policy can know; a bound, not a competitor.
+    /// A bound with knowledge of the future, not a competitor.
     Bound,
 }
 
-/// What is competed in.
+/// Description of a cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// Its name, unique: function, workload and perturbation with slashes between.
+    /// Unique name: function, workload and perturbation, separated by slashes.
     pub name: String,
     /// The function, or the name of the trace.
     pub function: String,
     /// The workload; `trace` for a trace.
     pub workload: String,
-    /// What goes wrong.
+    /// The perturbation.
     pub perturbation: String,
-    /// How many functions it holds; their measures are taken together.
+    /// Number of functions, measured together.
     pub functions: usize,
-    /// Bound of latency, milliseconds; absent where every function has its own.
+    /// Latency bound, milliseconds; absent if every function has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<f64>,
     /// Percentile of latency that is bounded.
@@ -163,37 +163,37 @@ pub struct Group {
     pub competitor: usize,
     /// Index into [`Results::cells`].
     pub cell: usize,
-    /// Every measure of every run, in the order of [`Settings::seeds`]; `None` where there was nothing to measure.
+    /// Every measure of every run, in the order of [`Settings::seeds`]; `None` if not measurable.
     pub measures: BTreeMap<Measure, Vec<Option<f64>>>,
 }
 
 impl Group {
-    /// The values of one measure, seed by seed; empty where it is not there.
+    /// Values of a measure by seed; empty if absent.
     #[must_use]
     pub fn values(&self, measure: Measure) -> &[Option<f64>] {
         self.measures.get(&measure).map_or(&[], Vec::as_slice)
     }
 }
 
-/// How one rule was tuned for one function.
+/// Tuning of one policy for one function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tuning {
     /// Name of the competitor.
     pub competitor: String,
-    /// The function; `*` where one setting is for all.
+    /// The function; `*` if one setting is for all.
     pub function: String,
-    /// Names of the cells that settings were tried in.
+    /// Names of the cells used for tuning.
     pub cells: Vec<String>,
-    /// Every setting that was tried, in the order of the grid; the first is the default.
+    /// Settings in the order of the grid; the first is the default.
     pub tried: Vec<Tried>,
-    /// Index of the best one: the least score, the earlier one among equals.
+    /// Index of the setting with the least score, the first among equals.
     pub chosen: usize,
 }
 
-/// One setting that was tried.
+/// A setting with its score.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tried {
-    /// What the policy was told.
+    /// Parameters.
     pub params: Value,
     /// Mean loss over cells and validation seeds; the least is best.
     pub score: f64,
@@ -201,43 +201,43 @@ pub struct Tried {
     pub measures: BTreeMap<Measure, f64>,
 }
 
-/// The course of one run, interval by interval from the beginning, warm-up included. All columns are equally long.
+/// Time series of one run by interval, warm-up included. All columns have equal length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
     /// Index into [`Results::competitors`].
     pub competitor: usize,
     /// Index into [`Results::cells`].
     pub cell: usize,
-    /// Which run.
+    /// Seed of the run.
     pub seed: u64,
     /// The columns.
     #[serde(flatten)]
-    pub course: Course,
+    pub course: TimeSeries,
 }
 
-/// What a run did, interval by interval. All columns are equally long.
+/// Time series of a run by interval. All columns have equal length.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Course {
-    /// Seconds since the beginning at which each interval ends.
+pub struct TimeSeries {
+    /// End of each interval since the start, seconds.
     pub until_s: Vec<f64>,
     /// Requests a second that arrived.
     pub rate_rps: Vec<f64>,
-    /// Replicas that were wanted at the end of the interval.
+    /// Requested replicas at the end of the interval.
     pub replicas: Vec<f64>,
-    /// CPU limit of all replicas that there were, cores, mean over the interval.
+    /// CPU limit of all replicas, cores, mean over the interval.
     pub cores: Vec<f64>,
-    /// Percentile of latency that the objective bounds, milliseconds, failures counted; `None` where nothing was answered, and for several functions.
+    /// The objective's latency percentile with failures, milliseconds; `None` if no request ended, and for several functions.
     pub latency_ms: Vec<Option<f64>>,
-    /// Requests that waited at the end of the interval.
+    /// Queued requests at the end of the interval.
     pub waiting: Vec<f64>,
-    /// Share of the functions whose objective was violated, 0 to 1; mostly there is one function.
+    /// Share of the functions whose objective was violated, 0 to 1.
     pub violated: Vec<f64>,
 }
 
-impl Course {
-    /// Two courses over the same intervals as one: sums, and the latency of neither, which no sum tells.
+impl TimeSeries {
+    /// Sum of two time series over the same intervals, without latencies.
     #[must_use]
-    pub fn together(one: Option<Course>, other: Option<Course>) -> Option<Course> {
+    pub fn together(one: Option<TimeSeries>, other: Option<TimeSeries>) -> Option<TimeSeries> {
         let (Some(mut one), Some(other)) = (one.clone(), other.clone()) else { return one.or(other) };
         let add = |sums: &mut [f64], values: &[f64]| sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         add(&mut one.rate_rps, &other.rate_rps);
@@ -249,17 +249,17 @@ impl Course {
         Some(one)
     }
 
-    /// The course of `functions` functions, as it is written: shares instead of counts, and every number rounded.
+    /// The time series of `functions` functions as it is written: shares instead of counts, numbers rounded.
     #[must_use]
-    pub fn averaged(mut self, functions: usize) -> Course {
+    pub fn averaged(mut self, functions: usize) -> TimeSeries {
         self.violated.iter_mut().for_each(|violated| *violated /= functions.max(1) as f64);
         self.rounded()
     }
 
-    /// Every number as precise as it is written; a reader of JSON may miss one by its last bit.
+    /// Rounds every number to the written precision.
     #[must_use]
-    pub fn rounded(mut self) -> Course {
-        let Course { until_s, rate_rps, replicas, cores, latency_ms, waiting, violated } = &mut self;
+    pub fn rounded(mut self) -> TimeSeries {
+        let TimeSeries { until_s, rate_rps, replicas, cores, latency_ms, waiting, violated } = &mut self;
         for column in [until_s, rate_rps, replicas, cores, waiting, violated] {
             column.iter_mut().for_each(|value| *value = rounded(*value));
         }
@@ -275,36 +275,36 @@ pub struct Latencies {
     pub competitor: usize,
     /// Index into [`Results::cells`].
     pub cell: usize,
-    /// Buckets that hold anything: upper end in milliseconds, requests answered well within it. Rising.
+    /// Non-empty buckets in rising order: upper bound, milliseconds, and number of successful requests.
     pub buckets: Vec<(f64, u64)>,
     /// Requests that failed.
     pub failed: u64,
 }
 
-/// Results that cannot be read.
+/// Why results cannot be read.
 #[derive(Debug, Error)]
 pub enum ResultsError {
-    /// Not of this form.
+    /// Wrong format.
     #[error("{0}")]
     Form(#[from] serde_json::Error),
-    /// Of another version.
+    /// Another version.
     #[error("version `{found}`, this program reads {expected}")]
     Version {
-        /// The one that was found.
+        /// Version found.
         found: String,
-        /// The one that is read.
+        /// Supported version.
         expected: &'static str,
     },
 }
 
 impl Results {
-    /// The version of the form that is written.
+    /// Version of the format.
     pub const VERSION: &'static str = "1.0";
 
     /// Reads `results.json`.
     ///
     /// # Errors
-    /// What is not of this form or version.
+    /// A wrong format or version.
     pub fn from_json(text: &str) -> Result<Self, ResultsError> {
         let results: Self = serde_json::from_str(text)?;
         if results.version != Self::VERSION {
@@ -320,7 +320,7 @@ impl Results {
     }
 }
 
-/// `value` to seven significant digits: more than any run repeats, and half as long to write.
+/// `value` rounded to seven significant digits, more than runs reproduce across seeds.
 #[must_use]
 pub fn rounded(value: f64) -> f64 {
     format!("{value:.6e}").parse().unwrap_or(value)

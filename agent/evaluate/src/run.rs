@@ -1,4 +1,4 @@
-//! One run: a competitor in an arena under a seed. Owns the loop of State, decision and tick; knows neither files nor threads.
+//! One run: a competitor in a cell with a seed. Owns the loop of State, decision and tick; must not know files or threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,158 +7,164 @@ use qscale_common::guard::{Verdict, direction};
 use qscale_common::policy::RewardWeights;
 use qscale_common::time::{Span, TickLength};
 use qscale_policies::{Memory, Policy};
-use qscale_sim::cell::timestamp;
-use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::latency::Histogram;
-use qscale_sim::{Cell, Totals};
+use qscale_sim::rng::{Purpose, stream};
+use qscale_sim::simulation::timestamp;
+use qscale_sim::{Simulation, Totals};
 use serde_json::Value;
 
-use crate::arena::{Arena, World};
-use crate::measure::{Meter, Tally, Yardstick};
-use crate::pace::Pace;
-use crate::results::{Course, Measures};
-use crate::roster::{Fate, Roster};
+use crate::cell::{CellFunction, EvaluationCell};
+use crate::decision_latency::DecisionLatency;
+use crate::measure::{Criteria, RunMeter, RunSums};
+use crate::policy_set::{PolicySet, RunContext};
+use crate::results::{Measures, TimeSeries};
 
-/// A competitor as it comes to a run.
+/// The competitor of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Contestant {
-    /// What it is called.
+pub struct RunSpec {
+    /// Name of the competitor.
     pub name: String,
-    /// Its policy.
+    /// Name of its policy.
     pub policy: String,
-    /// What that is told.
+    /// Parameters of the policy.
     pub params: Value,
-    /// How often it sees a State.
+    /// Tick at which it sees States.
     pub tick: TickLength,
-    /// How old its measurements are at least.
+    /// Additional metric lag.
     pub lag: Span,
 }
 
-/// What runs share.
+/// Settings common to all runs.
 pub struct Conditions<'a> {
-    /// Makes policies.
-    pub roster: &'a dyn Roster,
-    /// What the terms of the loss weigh.
+    /// Constructs policies.
+    pub policy_set: &'a dyn PolicySet,
+    /// Weights of the terms of the loss.
     pub weights: RewardWeights,
-    /// Within what time a change is a reversal of the one before.
+    /// Time within which an opposite change counts as a reversal.
     pub reversal_within: Duration,
-    /// Set by whoever wants runs to end early.
+    /// Set to stop runs early.
     pub stop: &'a AtomicBool,
-    /// Tells the time for measuring how long decisions take; it has no part in any result.
+    /// Clock for the latency of decisions; no result depends on it.
     pub clock: Option<&'a (dyn Fn() -> Duration + Sync)>,
 }
 
-/// Why there is no result of a run.
+/// Why a run has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
-    /// Somebody wanted it to end.
+    /// It was stopped.
     #[error("stopped")]
     Stopped,
-    /// There is no such competitor.
+    /// The competitor cannot be made.
     #[error("{0}")]
     Competitor(String),
 }
 
-/// What a run gives.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Lived {
+pub struct RunResult {
     /// Its measures.
     pub measures: Measures,
-    /// Latencies of what was answered well in the measured part.
+    /// Latencies of successful requests in the measured part.
     pub latency: Histogram,
     /// Requests that failed in it.
     pub failed: u64,
-    /// Its course, where that was wanted.
-    pub course: Option<Course>,
-    /// How long decisions took.
-    pub pace: Pace,
+    /// Its time series, if requested.
+    pub course: Option<TimeSeries>,
+    /// Latency of decisions.
+    pub decision_latency: DecisionLatency,
 }
 
-/// Runs of one competitor in one arena, one seed after the other.
+/// Runs of one competitor in one cell, one seed after the other.
 pub struct Runner<'a> {
     conditions: &'a Conditions<'a>,
-    arena: &'a Arena,
-    contestant: &'a Contestant,
-    /// The simulated function of the last run, begun anew where the next one is of the same world.
-    cell: Option<Cell>,
+    cell: &'a EvaluationCell,
+    spec: &'a RunSpec,
+    /// The simulation of the last run, reset if the next run has the same setup.
+    simulation: Option<Simulation>,
     interval: Totals,
 }
 
 impl<'a> Runner<'a> {
-    /// Runs of `contestant` in `arena`.
+    /// Runs of `spec` in `cell`.
     #[must_use]
-    pub fn new(conditions: &'a Conditions<'a>, arena: &'a Arena, contestant: &'a Contestant) -> Self {
-        Self { conditions, arena, contestant, cell: None, interval: Totals::default() }
+    pub fn new(conditions: &'a Conditions<'a>, cell: &'a EvaluationCell, spec: &'a RunSpec) -> Self {
+        Self { conditions, cell, spec, simulation: None, interval: Totals::default() }
     }
 
-    /// The run of `seed`; `lived` is called after each function.
+    /// Runs `seed`; calls `simulated` after each function.
     ///
     /// # Errors
-    /// When it is stopped, or the competitor cannot be made.
-    pub fn run(&mut self, seed: u64, with_course: bool, mut lived: impl FnMut()) -> Result<Lived, RunError> {
-        let (mut tally, mut course, mut pace) = (Tally::default(), None, Pace::default());
-        let arena = self.arena;
-        for world in &arena.worlds {
-            let (one, its_course) = self.live(world, seed, with_course, &mut pace)?;
-            tally.include(&one);
-            course = Course::together(course, its_course);
-            lived();
+    /// If it is stopped, or the competitor cannot be made.
+    pub fn run(&mut self, seed: u64, with_course: bool, mut simulated: impl FnMut()) -> Result<RunResult, RunError> {
+        let (mut sums, mut course, mut decision_latency) = (RunSums::default(), None, DecisionLatency::default());
+        let cell = self.cell;
+        for world in &cell.functions {
+            let (one, its_series) = self.simulate(world, seed, with_course, &mut decision_latency)?;
+            sums.include(&one);
+            course = TimeSeries::together(course, its_series);
+            simulated();
         }
-        let course = course.map(|course| course.averaged(arena.worlds.len()));
-        let failed = tally.totals.unanswered();
-        Ok(Lived { measures: tally.measures(&self.conditions.weights), latency: tally.totals.latency, failed, course, pace })
+        let course = course.map(|course| course.averaged(cell.functions.len()));
+        let failed = sums.totals.unanswered();
+        Ok(RunResult { measures: sums.measures(&self.conditions.weights), latency: sums.totals.latency, failed, course, decision_latency })
     }
 
-    fn live(&mut self, world: &World, seed: u64, with_course: bool, pace: &mut Pace) -> Result<(Tally, Option<Course>), RunError> {
-        let (conditions, stretch) = (self.conditions, self.arena.stretch);
-        let setup = world.setup(self.contestant.tick, self.contestant.lag, seed, stretch.length());
-        let fate = Fate { setup: &setup, seed, index: world.index, length: stretch.length() };
-        let made = conditions.roster.policy(&self.contestant.policy, &self.contestant.params, Some(&fate));
+    fn simulate(
+        &mut self,
+        world: &CellFunction,
+        seed: u64,
+        with_course: bool,
+        decision_latency: &mut DecisionLatency,
+    ) -> Result<(RunSums, Option<TimeSeries>), RunError> {
+        let (conditions, measurement) = (self.conditions, self.cell.measurement);
+        let setup = world.setup(self.spec.tick, self.spec.lag, seed, measurement.length());
+        let context = RunContext { setup: &setup, seed, index: world.index, length: measurement.length() };
+        let made = conditions.policy_set.policy(&self.spec.policy, &self.spec.params, Some(&context));
         let policy = made.map_err(RunError::Competitor)?;
-        let yardstick = Yardstick::new(&setup, stretch, conditions.reversal_within);
-        let mut meter = Meter::new(&yardstick, &world.disturbed, with_course);
-        let alike = self.arena.worlds.len() == 1 && !world.varies();
-        let mut cell = match self.cell.take().filter(|_| alike) {
-            Some(mut cell) => {
-                cell.reset(seed);
-                cell
+        let criteria = Criteria::new(&setup, measurement, conditions.reversal_within);
+        let mut meter = RunMeter::new(&criteria, &world.disturbed, with_course);
+        let alike = self.cell.functions.len() == 1 && !world.varies();
+        let mut simulation = match self.simulation.take().filter(|_| alike) {
+            Some(mut simulation) => {
+                simulation.reset(seed);
+                simulation
             }
-            None => Cell::new(setup, seed, world.index),
+            None => Simulation::new(setup, seed, world.index),
         };
         let (mut memory, mut rng) = (Memory::default(), stream(seed, world.index, Purpose::Policy));
-        let ticks = (stretch.interval.as_nanos() / self.contestant.tick.duration().as_nanos()) as u32;
-        for _ in 0..stretch.warm_up + stretch.measured {
+        let ticks = (measurement.interval.as_nanos() / self.spec.tick.duration().as_nanos()) as u32;
+        for _ in 0..measurement.warm_up + measurement.measured {
             for _ in 0..ticks {
                 if conditions.stop.load(Ordering::Relaxed) {
                     return Err(RunError::Stopped);
                 }
-                tick(&mut cell, policy.as_ref(), &mut memory, &mut rng, &mut meter, pace, conditions.clock);
+                tick(&mut simulation, policy.as_ref(), &mut memory, &mut rng, &mut meter, decision_latency, conditions.clock);
             }
-            cell.take_interval(&mut self.interval);
-            let (replicas, waiting) = (cell.function().allocation().replicas.0, cell.function().queued());
+            simulation.take_interval(&mut self.interval);
+            let (replicas, waiting) = (simulation.function().allocation().replicas.0, simulation.function().queued());
             meter.interval(&self.interval, replicas, waiting);
         }
-        self.cell = Some(cell);
+        self.simulation = Some(simulation);
         Ok(meter.finish())
     }
 }
 
-/// Decides once and lives through a tick.
+/// Decides once and advances by a tick.
 fn tick(
-    cell: &mut Cell,
+    simulation: &mut Simulation,
     policy: &dyn Policy,
     memory: &mut Memory,
     rng: &mut qscale_common::workload::WorkloadRng,
-    meter: &mut Meter<'_>,
-    pace: &mut Pace,
+    meter: &mut RunMeter<'_>,
+    decision_latency: &mut DecisionLatency,
     clock: Option<&(dyn Fn() -> Duration + Sync)>,
 ) {
-    let now = cell.now();
-    let decision = pace.time(clock, || policy.decide(cell.state(), memory, timestamp(now), rng));
-    let before = cell.function().allocation();
-    cell.step(decision.wanted());
-    if let Some(Verdict::Apply { allocation, .. }) = cell.verdict()
-        && let Some(direction) = direction(&cell.setup().policy.prices, before, *allocation)
+    let now = simulation.now();
+    let decision = decision_latency.time(clock, || policy.decide(simulation.state(), memory, timestamp(now), rng));
+    let before = simulation.function().allocation();
+    simulation.step(decision.wanted());
+    if let Some(Verdict::Apply { allocation, .. }) = simulation.verdict()
+        && let Some(direction) = direction(&simulation.setup().policy.prices, before, *allocation)
     {
         meter.acted(now.into(), direction);
     }

@@ -1,24 +1,24 @@
-//! What runs say of those who competed: centres, intervals, tests and verdicts. Owns the arithmetic of samples; must not run anything nor format a number.
+//! Statistics of the runs: centres, intervals, tests and verdicts. Owns the arithmetic of samples; must not run anything or format numbers.
 //!
-//! The protocol is that of Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (NeurIPS 2021): interquartile means with
-//! stratified bootstrap intervals. To it come paired tests, as every competitor meets the same arrivals under the same seed.
+//! The protocol of Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (NeurIPS 2021): interquartile means with stratified
+//! bootstrap intervals. In addition paired tests, since all competitors have equal arrivals for equal seeds.
 
 mod bootstrap;
 mod comparison;
-mod front;
 mod gap;
 mod holm;
+mod pareto;
 mod sample;
 mod sign_flip;
 mod summary;
 mod wilcoxon;
 
 pub use bootstrap::{Bootstrap, Estimate, Interval};
-pub use comparison::{Comparison, Direction, Judged, Paired, Verdict};
-pub use front::pareto;
-pub use gap::{GAP_MEASURE, Share, share_of_gap};
+pub use comparison::{Comparison, ComparisonVerdict, DifferenceSign, Finding, Paired};
+pub use gap::{GAP_MEASURE, GapShare, share_of_gap};
 pub use holm::holm;
+pub use pareto::pareto;
 pub use sample::{Sample, StatisticsError};
 pub use sign_flip::sign_flip;
-pub use summary::{KEY_MEASURES, Line, Part, Scope, Summary, SummaryOptions, UnknownReference, summarise};
+pub use summary::{KEY_MEASURES, Scope, Summary, SummaryLine, SummaryOptions, SummaryPart, UnknownReference, summarise};
 pub use wilcoxon::{Wilcoxon, wilcoxon};

@@ -1,146 +1,132 @@
-//! Suites: what is compared on what, registered in a file before it is run. Owns the file's form and what makes no sense in it; runs nothing.
+//! Suites: comparisons registered in a file before they run. Owns the file's format and its checks; must not run anything.
 
 mod check;
 mod competitor;
+mod filter;
 mod function;
-mod narrow;
 mod shipped;
 mod trace;
 
 use qscale_common::document::{self, DocumentError, Format};
 use qscale_common::name::Name;
-use qscale_common::policy::{Guardrails, Prices, RewardWeights, Share};
+use qscale_common::policy::{Guardrails, Prices, RewardWeights};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::{Gaps, Pattern};
-use qscale_sim::{LostNode, Payload, Perturbation};
+use qscale_sim::Perturbation;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use competitor::{Entry, Grid, told_besides};
+pub use competitor::{CompetitorEntry, Grid, with_params};
+pub use filter::SuiteFilter;
 pub use function::{FunctionEntry, Profile};
-pub use narrow::Narrow;
 pub use shipped::{SHIPPED, Shipped, TRAINING_RULES};
 pub use trace::TraceEntry;
 
-/// A suite, as registered.
+/// A registered suite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Suite {
     /// Its name.
     pub name: Name,
-    /// What it is for, in a sentence.
+    /// Purpose, in a sentence.
     #[serde(default)]
     pub description: String,
-    /// Test runs of every competitor in every cell, 1 to 10,000; the n-th of each meets the same arrivals, demands and misfortunes.
+    /// Test runs of every competitor in every cell, 1 to 10,000; the n-th runs have equal arrivals, demands and perturbations.
     #[serde(default = "default_seeds")]
     pub seeds: u32,
-    /// Length of a run of patterns, its warm-up included; a trace has its own.
+    /// Length of a run of patterns, including the warm-up; a trace has its own.
     #[serde(default = "default_length")]
     pub length: Span,
-    /// Time at the beginning of a run that is lived through and not measured.
+    /// Begin of a run that is not measured.
     #[serde(default = "default_warm_up")]
     pub warm_up: Span,
-    /// Length of an interval in which the objective holds or is violated, the same for every competitor.
+    /// Length of the intervals in which the objective holds or is violated.
     #[serde(default = "default_interval")]
     pub interval: Span,
-    /// How often a State is made for competitors that do not ask for another tick.
+    /// Tick of competitors without their own.
     #[serde(default)]
     pub tick: TickLength,
-    /// A change of the allocation that goes the other way than one within this time before it is a reversal.
+    /// Time within which an opposite change of the allocation counts as a reversal.
     #[serde(default = "default_reversal")]
     pub reversal_within: Span,
-    /// What the terms of the loss weigh; only `violation` and `cost` are part of it.
+    /// Weights of the loss; only `violation` and `cost` are used.
     #[serde(default)]
     pub weights: RewardWeights,
-    /// What allocations cost.
+    /// Prices.
     #[serde(default)]
     pub prices: Prices,
-    /// The guard that stands between every competitor and its function.
+    /// The guard between every competitor and its function.
     #[serde(default)]
     pub guard: Guardrails,
     /// The functions.
     #[serde(default)]
     pub functions: Vec<FunctionEntry>,
-    /// What arrives at them.
+    /// The workloads.
     #[serde(default)]
     pub workloads: Vec<Workload>,
-    /// What goes wrong.
+    /// The perturbations.
     #[serde(default = "default_perturbations")]
     pub perturbations: Vec<PerturbationEntry>,
-    /// Which of their combinations are cells; all of them where none is listed.
+    /// Combinations that are cells; all if none is listed.
     #[serde(default)]
     pub cells: Vec<Selection>,
-    /// How the functions of a trace are played, where the suite is one for traces.
+    /// How functions of a trace are simulated, in a suite for traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceEntry>,
-    /// Who competes.
-    pub competitors: Vec<Entry>,
-    /// How rules are tuned.
+    /// The competitors.
+    pub competitors: Vec<CompetitorEntry>,
+    /// Settings of tuning.
     #[serde(default)]
     pub tuning: TuningPlan,
-    /// Of which cells one run's course is kept; those without perturbation where none is listed.
+    /// Cells of which the time series of one run is stored; those without perturbation if none is listed.
     #[serde(default)]
     pub timelines: Vec<Selection>,
-    /// What is left of it where a quick look is asked for.
+    /// The quick version.
     #[serde(default)]
     pub quick: Quick,
 }
 
-/// What arrives at a function when.
+/// A workload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
     /// Its name.
     pub name: Name,
-    /// The rate over time, in multiples of the function's `rate`.
+    /// Arrival rate over time, in multiples of the function's `rate`.
     pub pattern: Pattern,
-    /// The gaps between requests.
+    /// Distribution of the gaps between requests.
     #[serde(default)]
     pub gaps: Gaps,
-    /// A level that wanders about the pattern, another one in every run.
+    /// Random level around the pattern, different in every run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<Noise>,
-    /// When it changes so much that time to recover is measured from there.
+    /// Disturbances from which the time to recover is measured.
     #[serde(default)]
     pub disturbed: Vec<Span>,
 }
 
-/// A level that wanders about a pattern: the rate is multiplied by `exp(x)`, where x is an autoregressive normal process drawn anew at every step.
+/// Random level around a pattern: the rate is multiplied by `exp(x)`, where x is a first-order autoregressive normal process.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
     /// Standard deviation of x, above 0 to 2.
     pub sigma: f64,
-    /// How much of x is left at the next step, 0 to below 1.
+    /// Autocorrelation of x between steps, 0 to below 1.
     #[serde(default)]
     pub memory: f64,
     /// Length of a step, at least 1 s.
     pub every: Span,
 }
 
-/// What goes wrong in a run.
+/// A perturbation of a suite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PerturbationEntry {
     /// Its name.
     pub name: Name,
-    /// How much older measurements are than a competitor's own are anyway.
-    #[serde(default)]
-    pub metric_lag: Span,
-    /// Share of the scrapes that are lost.
-    #[serde(default = "no_share")]
-    pub lost_scrapes: Share,
-    /// How many times as long starts take, above 0 to 1000.
-    #[serde(default = "once")]
-    pub startup: f64,
-    /// From when on requests compute how many times as long.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<Payload>,
-    /// How often a running replica ends by itself, times an hour.
-    #[serde(default)]
-    pub crashes_per_hour: f64,
-    /// A node that goes away for a while; the functions must have nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_node: Option<LostNode>,
+    /// Its fields. The lag is added to the lag of a competitor's own metrics pipeline.
+    #[serde(flatten)]
+    pub perturbation: Perturbation,
 }
 
-/// Some combinations of functions, workloads and perturbations: all of those named, each kind complete where none of it is named.
+/// Combinations of the named functions, workloads and perturbations; an empty list stands for all of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Selection {
@@ -153,7 +139,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether the combination is one of them.
+    /// Whether the combination is selected.
     #[must_use]
     pub fn holds(&self, function: &str, workload: &str, perturbation: &str) -> bool {
         let any = |names: &[Name], name: &str| names.is_empty() || names.iter().any(|known| known.as_str() == name);
@@ -161,15 +147,15 @@ impl Selection {
     }
 }
 
-/// How rules are tuned: the same for all of them.
+/// Settings of tuning, common to all policies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TuningPlan {
-    /// Most settings of one rule that are tried, its default among them, 1 to 10,000.
+    /// Greatest number of settings of a policy, including its default, 1 to 10,000.
     pub settings: usize,
     /// Validation runs of each setting in each cell, 1 to 10,000.
     pub seeds: u32,
-    /// The cells that they are tried in; those without perturbation where none is listed.
+    /// Cells used for tuning; those without perturbation if none is listed.
     pub cells: Vec<Selection>,
 }
 
@@ -179,13 +165,13 @@ impl Default for TuningPlan {
     }
 }
 
-/// What is left of a suite where a quick look is asked for.
+/// The quick version of a suite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Quick {
     /// Test runs.
     pub seeds: u32,
-    /// Cells, of those of the suite; all of them where none is listed.
+    /// Cells among those of the suite; all if none is listed.
     pub cells: Vec<Selection>,
 }
 
@@ -217,66 +203,32 @@ fn default_reversal() -> Span {
 
 fn default_perturbations() -> Vec<PerturbationEntry> {
     let name = Name::new(PerturbationEntry::NONE).expect("a DNS label");
-    vec![PerturbationEntry {
-        name,
-        metric_lag: Span::millis(0),
-        lost_scrapes: no_share(),
-        startup: once(),
-        payload: None,
-        crashes_per_hour: 0.0,
-        lost_node: None,
-    }]
-}
-
-fn no_share() -> Share {
-    Share::try_from(0.0).expect("zero is a share")
-}
-
-fn once() -> f64 {
-    1.0
+    vec![PerturbationEntry { name, perturbation: Perturbation::default() }]
 }
 
 impl PerturbationEntry {
-    /// The name of the one in which nothing goes wrong.
+    /// Name of the entry without any perturbation.
     pub const NONE: &'static str = "none";
-
-    /// What goes wrong, as the simulator is told.
-    #[must_use]
-    pub fn perturbation(&self) -> Perturbation {
-        Perturbation {
-            metric_lag: self.metric_lag,
-            lost_scrapes: self.lost_scrapes.get(),
-            startup: self.startup,
-            payload: self.payload,
-            crashes_per_hour: self.crashes_per_hour,
-            lost_node: self.lost_node,
-        }
-    }
-
-    /// When it begins to matter, where it does not from the beginning.
-    pub fn disturbed(&self) -> impl Iterator<Item = Span> {
-        self.payload.map(|payload| payload.from).into_iter().chain(self.lost_node.map(|lost| lost.at))
-    }
 }
 
-/// Why a text is no suite.
+/// Why a suite is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SuiteError {
-    /// It could not be read as one.
+    /// It cannot be read.
     #[error(transparent)]
     Document(#[from] DocumentError),
-    /// Something in it makes no sense.
+    /// A field is invalid.
     #[error("field `{field}`: {reason}")]
     Field {
         /// Path of the field.
         field: String,
-        /// Value, range and way out.
+        /// Value, range and remedy.
         reason: String,
     },
 }
 
 impl Suite {
-    /// Reads a suite that a person wrote; a key that a suite does not have is an error.
+    /// Reads a suite; an unknown key is an error.
     ///
     /// # Errors
     /// Names the field, its value and its range.
@@ -286,7 +238,7 @@ impl Suite {
         Ok(suite)
     }
 
-    /// The perturbation called so.
+    /// The perturbation of this name.
     #[must_use]
     pub fn perturbation(&self, name: &str) -> Option<&PerturbationEntry> {
         self.perturbations.iter().find(|entry| entry.name.as_str() == name)

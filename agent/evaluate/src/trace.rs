@@ -1,5 +1,4 @@
-//! Traces as arenas: every function of a trace a world with its own demand, all of them judged together. Owns the chronological split and what a world is given;
-//! opens no file.
+//! Cells from traces: every function of a trace with its own demand, measured together. Owns the chronological split; must not open files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +12,21 @@ use qscale_common::workload::{Demand, DurationQuantiles, MinuteCount};
 use qscale_sim::profile::Memory;
 use qscale_sim::{Distribution, FunctionProfile, Load, Setup};
 
-use crate::arena::{Arena, Stretch, World};
-use crate::results::{Cell, Played};
+use crate::cell::{CellFunction, EvaluationCell, MeasurementSpan};
+use crate::results::{Cell, TracePart};
 use crate::suite::{PerturbationEntry, Suite, TraceEntry};
 
-/// A trace that was read.
+/// A trace.
 #[derive(Debug, Clone)]
 pub enum Trace {
-    /// Counts a minute: Azure 2019 and InVitro.
+    /// Counts by minute: Azure 2019 and InVitro.
     Minutes(MinuteTrace),
     /// Single invocations: Azure 2021.
     Rows(RowTrace),
 }
 
 impl Trace {
-    /// How many functions it has.
+    /// Number of functions.
     #[must_use]
     pub fn functions(&self) -> usize {
         match self {
@@ -36,7 +35,7 @@ impl Trace {
         }
     }
 
-    /// Minutes that it covers.
+    /// Length, minutes.
     #[must_use]
     pub fn minutes(&self) -> u32 {
         match self {
@@ -57,7 +56,7 @@ impl Trace {
         }
     }
 
-    /// A number that another trace hardly has, in hexadecimal: FNV-1a over all that it says.
+    /// Hash of its content, hexadecimal: FNV-1a.
     fn digest(&self) -> String {
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
         let mut add = |number: u64| {
@@ -82,8 +81,7 @@ impl Trace {
         format!("{hash:016x}")
     }
 
-    /// The load of function number `number` from minute `from` to before minute `to`, with its longest duration but one in a hundred and its memory, usual and
-    /// most.
+    /// Load of function `number` from minute `from` to before minute `to`, with its 99th percentile of duration, and its usual and greatest memory.
     fn function(&self, number: usize, from: u32, to: u32, entry: &TraceEntry) -> OfFunction {
         let cpu_share = entry.cpu_share.get();
         match self {
@@ -126,7 +124,7 @@ fn minute(row: &Row) -> u32 {
     u32::try_from(row.start_us / MINUTE_US).unwrap_or(u32::MAX - 1)
 }
 
-/// Median and longest duration but one in a hundred, milliseconds; median and most memory, MiB.
+/// Median and 99th percentile of the duration, milliseconds; median and greatest memory, MiB.
 fn usual(demand: &Demand) -> [u32; 4] {
     let durations = |quantiles: &DurationQuantiles| {
         let within = |ms: u32| ms.clamp(DurationQuantiles::SHORTEST_MS, DurationQuantiles::LONGEST_MS);
@@ -145,7 +143,7 @@ fn usual(demand: &Demand) -> [u32; 4] {
     }
 }
 
-/// A part of a trace: what is measured, and the warm-up before it.
+/// A part of a trace: the measured minutes and the warm-up before them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
     begin: u32,
@@ -153,16 +151,13 @@ struct Part {
     end: u32,
 }
 
-/// The arenas of the test part of `trace`, which is called `name`, and those of its validation part, a perturbation each.
+/// Cells of the test part and of the validation part of the trace `name`, one for each perturbation.
 ///
 /// # Errors
-/// A suite that does not say how to play a trace, and a trace of which nothing is left to test.
-pub fn arenas(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Arena>; 2], Played), String> {
+/// A suite without a description of traces, and a trace whose test part is empty.
+pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<EvaluationCell>; 2], TracePart), String> {
     let Some(entry) = &suite.trace else {
-        return Err(format!(
-            "suite `{}` is one of patterns; take one that says under [trace] how a trace is played, such as `trace`",
-            suite.name
-        ));
+        return Err(format!("suite `{}` is for patterns; use one with a section [trace], such as `trace`", suite.name));
     };
     let minutes = trace.minutes();
     let share = |percent: u32| (u64::from(minutes) * u64::from(percent) / 100) as u32;
@@ -171,14 +166,14 @@ pub fn arenas(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Arena>; 
     let warm_up = (suite.warm_up.0.as_secs_f64() * entry.scale.time / 60.0).ceil() as u32;
     let part = |from: u32, to: u32| Part { begin: from.saturating_sub(warm_up), measured: from, end: to };
     let (test, validation) = (part(test_from, minutes), part(from, test_from));
-    if stretch(suite, entry, test).measured == 0 {
+    if measurement(suite, entry, test).measured == 0 {
         let [a, b, c] = entry.split;
-        return Err(format!("of {minutes} minutes split {a}/{b}/{c} nothing is left to test; give another --split or a longer trace"));
+        return Err(format!("{minutes} minutes split {a}/{b}/{c} leave an empty test part; give another --split or a longer trace"));
     }
-    let of_part = |part: Part| -> Vec<Arena> {
-        suite.perturbations.iter().map(|perturbation| arena(suite, entry, trace, name, part, perturbation)).collect()
+    let of_part = |part: Part| -> Vec<EvaluationCell> {
+        suite.perturbations.iter().map(|perturbation| cell(suite, entry, trace, name, part, perturbation)).collect()
     };
-    let played = Played {
+    let played = TracePart {
         name: name.to_owned(),
         functions: trace.functions(),
         minutes,
@@ -190,14 +185,14 @@ pub fn arenas(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Arena>; 
     Ok(([of_part(test), of_part(validation)], played))
 }
 
-fn stretch(suite: &Suite, entry: &TraceEntry, part: Part) -> Stretch {
+fn measurement(suite: &Suite, entry: &TraceEntry, part: Part) -> MeasurementSpan {
     let interval = suite.interval.0;
     let intervals = |minutes: u32| (f64::from(minutes) * 60.0 / entry.scale.time / interval.as_secs_f64()) as u32;
-    Stretch { interval, warm_up: intervals(part.measured - part.begin), measured: intervals(part.end - part.measured) }
+    MeasurementSpan { interval, warm_up: intervals(part.measured - part.begin), measured: intervals(part.end - part.measured) }
 }
 
-fn arena(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: Part, perturbation: &PerturbationEntry) -> Arena {
-    let worlds = (0..trace.functions()).map(|number| world(suite, entry, trace, number, part, perturbation)).collect();
+fn cell(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: Part, perturbation: &PerturbationEntry) -> EvaluationCell {
+    let functions = (0..trace.functions()).map(|number| world(suite, entry, trace, number, part, perturbation)).collect();
     let cell = Cell {
         name: format!("{name}/trace/{}", perturbation.name),
         function: name.to_owned(),
@@ -207,16 +202,16 @@ fn arena(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: Par
         latency_ms: None,
         percentile: entry.percentile.get(),
     };
-    Arena { cell, worlds, stretch: stretch(suite, entry, part) }
+    EvaluationCell { report: cell, functions, measurement: measurement(suite, entry, part) }
 }
 
-fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: Part, perturbation: &PerturbationEntry) -> World {
+fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: Part, perturbation: &PerturbationEntry) -> CellFunction {
     let function = trace.function(number, part.begin, part.end, entry);
     let name = Name::new(format!("f{number}")).expect("a letter and digits make a DNS label");
     let latency = Span(Duration::from_millis(u64::from(function.longest_ms)) + entry.slack.0);
     let latency = LatencyBound::try_from(latency.clamp(Span::millis(1), Span::seconds(3600))).expect("within its range");
     let objective = Objective { percentile: entry.percentile, latency, failure_share: entry.failure_share };
-    // Memory is no part of the contest: each function has room for the most that it was seen to take.
+    // Memory is not compared: each function has room for its greatest usage.
     let margin = suite.guard.working_set_margin.get() * ROOM;
     let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);
     let start = entry.bounds.clamp(Allocation { memory_mib: room, ..entry.start });
@@ -234,13 +229,13 @@ fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: 
         policy: ScalingPolicy { objective, bounds: Bounds { memory_mib, ..entry.bounds }, ..suite.policy(name) },
         allocation: start,
         load: function.load,
-        perturbation: perturbation.perturbation(),
+        perturbation: perturbation.perturbation,
         nodes: None,
     };
-    World { setup, index: number as u64, noise: None, disturbed: perturbation.disturbed().map(|at| at.0).collect() }
+    CellFunction { setup, index: number as u64, noise: None, disturbed: perturbation.perturbation.onsets().map(|at| at.0).collect() }
 }
 
-/// A little more than the guard's margin, so that rounding leaves room.
+/// Slightly more than the guard's margin, to allow for rounding.
 const ROOM: f64 = 1.05;
 
 #[cfg(test)]
@@ -280,17 +275,17 @@ policy = "static"
     }
 
     #[test]
-    fn the_test_part_comes_last_and_is_warmed_up_by_what_precedes_it() {
-        let ([test, validation], played) = arenas(&suite(), &trace(), "t").expect("arenas");
+    fn the_test_part_is_last_after_its_warm_up() {
+        let ([test, validation], played) = cells(&suite(), &trace(), "t").expect("cells");
         assert_eq!((played.test_from_minute, played.invocations, played.functions), (8, 19, 2));
-        let stretches = [&test, &validation].map(|arenas| (arenas[0].stretch.warm_up, arenas[0].stretch.measured));
-        assert_eq!(stretches, [(8, 8), (8, 8)], "two minutes each, in intervals of 15 s");
-        let Load::Trace { trace, .. } = &test[0].worlds[0].setup.load else { panic!("another load") };
+        let measurements = [&test, &validation].map(|cells| (cells[0].measurement.warm_up, cells[0].measurement.measured));
+        assert_eq!(measurements, [(8, 8), (8, 8)], "two minutes each, in intervals of 15 s");
+        let Load::Trace { trace, .. } = &test[0].functions[0].setup.load else { panic!("another load") };
         let counts: Vec<_> = trace.functions[0].counts.iter().map(|count| (count.bin, count.count)).collect();
-        assert_eq!(counts, [(1, 8), (2, 9), (3, 10)], "minute 6 is the first that is lived through");
-        let policy = &test[0].worlds[0].setup.policy;
+        assert_eq!(counts, [(1, 8), (2, 9), (3, 10)], "minute 6 is the first simulated one");
+        let policy = &test[0].functions[0].setup.policy;
         assert_eq!(policy.objective.latency.get(), Duration::from_millis(1060));
-        assert!(test[0].worlds[0].setup.allocation.memory_mib > Mebibytes(220));
+        assert!(test[0].functions[0].setup.allocation.memory_mib > Mebibytes(220));
     }
 
     #[test]
@@ -298,22 +293,22 @@ policy = "static"
         let rows: Vec<Row> =
             (0..10).map(|minute| Row { start_us: minute * MINUTE_US + 7, function: (minute % 2) as u32, duration_ms: 5 }).collect();
         let trace = Trace::Rows(RowTrace { functions: vec!["a".into(), "b".into()], rows: rows.into() });
-        let ([test, _], played) = arenas(&suite(), &trace, "t").expect("arenas");
+        let ([test, _], played) = cells(&suite(), &trace, "t").expect("cells");
         assert_eq!((played.minutes, played.invocations), (10, 2));
-        let Load::Rows { trace, .. } = &test[0].worlds[1].setup.load else { panic!("another load") };
+        let Load::Rows { trace, .. } = &test[0].functions[1].setup.load else { panic!("another load") };
         let starts: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function)).collect();
         assert_eq!(starts, [(MINUTE_US + 7, 0), (3 * MINUTE_US + 7, 0)]);
     }
 
     #[test]
-    fn a_trace_of_which_nothing_is_left_is_refused() {
+    fn a_trace_without_a_test_part_is_refused() {
         let mut suite = suite();
         if let Some(entry) = &mut suite.trace {
             entry.scale.time = 1000.0;
         }
-        let error = arenas(&suite, &trace(), "t").expect_err("refused");
+        let error = cells(&suite, &trace(), "t").expect_err("refused");
         assert!(error.contains("of 10 minutes split 60/20/20 nothing is left to test"), "{error}");
         suite.trace = None;
-        assert!(arenas(&suite, &trace(), "t").expect_err("refused").contains("under [trace]"));
+        assert!(cells(&suite, &trace(), "t").expect_err("refused").contains("under [trace]"));
     }
 }

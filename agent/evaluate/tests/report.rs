@@ -1,8 +1,8 @@
-//! What people see of results.
+//! Reports of results.
 
-mod made_up;
+mod fixtures;
 
-use made_up::{Size, results};
+use fixtures::{Size, results};
 use qscale_evaluate::report;
 use qscale_evaluate::statistics::{Bootstrap, Summary, SummaryOptions, summarise};
 use qscale_evaluate::{Measure, Results};
@@ -45,7 +45,7 @@ fn a_terminal_of_a_hundred_columns_is_never_overrun() {
 }
 
 #[test]
-fn colours_come_only_where_they_are_wanted() {
+fn colours_are_optional() {
     let (results, summary) = small();
     let (plain, coloured) = (report::terminal(&results, &summary, 100, false), report::terminal(&results, &summary, 100, true));
     assert!(!plain.contains('\x1b'));
@@ -96,7 +96,7 @@ fn the_table_of_a_readme() {
 }
 
 #[test]
-fn the_same_results_give_the_same_bytes() {
+fn equal_results_give_equal_bytes() {
     let ((results, summary), (again, summary_again)) = (small(), small());
     assert_eq!(report::terminal(&results, &summary, 100, true), report::terminal(&again, &summary_again, 100, true));
     assert_eq!(report::csv_summary(&results, &summary), report::csv_summary(&again, &summary_again));
@@ -105,7 +105,7 @@ fn the_same_results_give_the_same_bytes() {
 }
 
 #[test]
-fn nothing_run_is_reported_as_nothing() {
+fn empty_results_give_an_empty_report() {
     let results = results(&Size { rules: 0, workloads: 0, perturbations: 0, seeds: 0, intervals: 0 }, str::to_owned);
     let summary = summary(&results);
     assert!(report::terminal(&results, &summary, 100, false).contains("Nothing was run"));
@@ -130,7 +130,7 @@ fn well_formed(page: &str) -> usize {
         } else if !tag.ends_with('/') && !["!DOCTYPE", "meta", "br", "input"].contains(&name) {
             open.push(name);
             if name == "script" || name == "style" {
-                // Their text ends at their own end tag, whatever stands in it.
+                // Their text ends at their own end tag only.
                 rest = &rest[rest.find(&format!("</{name}>")).expect("it ends")..];
             }
         }

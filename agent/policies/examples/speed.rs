@@ -1,4 +1,4 @@
-//! How fast the rules decide: decisions a second of CPU time on one core, by rule. `cargo run --release -p qscale-policies --example speed`.
+//! Decisions a second of CPU time on one core, by rule. `cargo run --release -p qscale-policies --example speed`.
 
 use std::hint::black_box;
 
@@ -27,7 +27,7 @@ fn main() {
 }
 
 fn measure(policy: &dyn Policy) {
-    let (mut memory, mut rng, mut state) = (Memory::None, SmallRng::seed_from_u64(1), state());
+    let (mut memory, mut rng, mut state) = (Memory::default(), SmallRng::seed_from_u64(1), state());
     let begin = cpu_seconds();
     for tick in 0..DECISIONS {
         show(&mut state, tick);

@@ -1,12 +1,11 @@
-//! The policy `clairvoyant`: what a rule would do that knew the future. Owns what is known of it and the smallest allocation that covers it.
+//! The policy `clairvoyant`: a bound that knows the future. Owns the forecast and the cheapest allocation that serves it.
 //!
-//! In which sense it is a bound: it knows when every request arrives and how much CPU each asks for, how long replicas take to start and how requests are
-//! worked on, and buys at each State the cheapest allocation that carries what comes until what it could ask for next would be ready. It is no proof of
-//! optimality: how far to stay below full use is its parameter `headroom`, over how long a peak may be spread its parameter `window`, and an evaluator takes
-//! the best of several for each cell. So the bound is the best of that grid, given the bounds, the tick and the guard that everyone has. It looks no further
-//! ahead than a start and a tick, as nothing that lies beyond needs an answer yet, and takes queueing within `window` as the objective's slack.
+//! It knows the arrival and CPU time of every request, the duration of starts and how requests are served. At each State it requests the cheapest allocation that
+//! carries the load until a later request could be ready. It is not proven optimal: its utilization is the parameter `headroom`, the time over which peaks are
+//! averaged the parameter `window`, and an evaluator takes the best of several settings for each cell. So the bound is the best of that grid, with the same
+//! bounds, tick and guard as any policy. It looks no further ahead than a start and a tick, and accepts queueing within `window`.
 //!
-//! It is not among [`crate::NAMES`], since no configuration file can tell it the future.
+//! It is not among [`crate::RULES`], since no configuration file can give it the future.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,45 +17,45 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, measured, ranged, spanned};
+use crate::inputs::{self, check_range, check_span, measured};
 use crate::{Decision, HoldReason, Memory, Policy};
 
-/// What is known of a function's future, and of the function.
+/// The future of a function, and facts about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {
-    /// When the first interval begins.
+    /// Begin of the first interval.
     pub begin: Timestamp,
-    /// Length of an interval, at least 1 ms; a second is fine enough for ticks of seconds.
+    /// Length of an interval, at least 1 ms; a second is enough for ticks of seconds.
     pub interval: Span,
-    /// What comes in each interval; after the last one nothing comes.
+    /// Load of each interval; none after the last.
     pub intervals: Vec<Coming>,
     /// The function.
     pub function: Facts,
 }
 
-/// What comes within an interval.
+/// Load of an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Coming {
     /// Requests that arrive.
     pub arrivals: f64,
-    /// CPU that they ask for, core-seconds.
+    /// Their CPU time, core-seconds.
     pub cpu_seconds: f64,
-    /// Time that they wait for others before they compute, in sum, seconds.
+    /// Total time that they wait for other services before they compute, seconds.
     pub waiting_seconds: f64,
 }
 
-/// What is known of a function.
+/// Facts about a function.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Facts {
-    /// CPU time on one core of a request at the objective's percentile.
+    /// CPU time on one core of a request, at the objective's percentile.
     pub request_cpu: Span,
-    /// Time that such a request waits for others.
+    /// Time that such a request waits for other services.
     pub request_waiting: Span,
-    /// CPU time on one core until a replica is ready.
+    /// CPU time on one core of a start.
     pub startup_cpu: Span,
-    /// Time until a replica is ready that does not depend on CPU.
+    /// Time of a start that does not depend on CPU.
     pub startup_waiting: Span,
-    /// Requests that one replica works on at once, 0 for any number.
+    /// Requests that one replica serves at once, 0 without limit.
     pub workers: u32,
     /// Cores that one replica can use, at least 1.
     pub parallelism: u32,
@@ -64,41 +63,41 @@ pub struct Facts {
     pub memory_mib: Mebibytes,
 }
 
-/// What the clairvoyant is told beside the future: what an evaluator tunes for each cell.
+/// Parameters, which an evaluator tunes for each cell.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ClairvoyantParams {
-    /// How many times what comes is allocated, 0.1 to 100: the inverse of the utilisation that is aimed for.
+    /// Factor of the load that is allocated, 0.1 to 100: the inverse of the target utilization.
     pub headroom: f64,
-    /// Peaks are spread over so long, 1 ms to 1 h: what a queue may smooth.
+    /// Time over which peaks are averaged, 1 ms to 1 h: smoothing by a queue.
     pub window: Span,
-    /// Share of the objective that a request may take which finds its replica free, 0.01 to 1; the rest is for queueing.
+    /// Share of the latency objective for a request that does not queue, 0.01 to 1.
     pub service_share: f64,
-    /// So much further ahead is looked, up to 1 h: earlier up and later down, where a guard lets pass only so many replicas at once or so many changes an hour.
+    /// Additional look-ahead, up to 1 h: scales up earlier and down later, for guards with limits on steps or changes.
     pub lead: Span,
-    /// Factor by which a replica's CPU can grow at once, 1 to 1e6: the guard's.
+    /// Factor by which the guard lets a replica's CPU grow at once, 1 to 1e6.
     pub resize_factor: f64,
-    /// Share of what is in force that less of it must save, 0 to 1, or it stays.
+    /// Least saving for a decrease, as a share of the current cost, 0 to 1.
     pub min_saving: f64,
-    /// What is changed; the rest stays as in force.
+    /// Resources that are changed; others keep their current value.
     pub scope: Scope,
 }
 
-/// What a clairvoyant changes.
+/// Resources that a clairvoyant changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Replicas, CPU and memory.
     #[default]
     Both,
-    /// Replicas alone.
+    /// Only replicas.
     Horizontal,
-    /// CPU and memory alone.
+    /// Only CPU and memory.
     Vertical,
 }
 
 impl Default for ClairvoyantParams {
-    /// Four fifths of use, peaks of a second, and half of the objective for the work itself: a start, meant to be tuned. The factor is the guard's default.
+    /// 80 % utilization, peaks of a second, half of the objective for service: meant to be tuned. The factor is the guard's default.
     fn default() -> Self {
         Self {
             headroom: 1.25,
@@ -113,26 +112,26 @@ impl Default for ClairvoyantParams {
 }
 
 impl ClairvoyantParams {
-    /// Refuses what makes no sense.
+    /// Checks the ranges.
     ///
     /// # Errors
     /// Names the field, its value and its range.
     pub fn check(&self) -> Result<(), String> {
-        ranged("headroom", self.headroom, 0.1, 100.0)?;
-        spanned("window", self.window, Span::millis(1), Span::seconds(3600))?;
-        ranged("service_share", self.service_share, 0.01, 1.0)?;
-        spanned("lead", self.lead, Span::default(), Span::seconds(3600))?;
-        ranged("resize_factor", self.resize_factor, 1.0, 1e6)?;
-        ranged("min_saving", self.min_saving, 0.0, 1.0)
+        check_range("headroom", self.headroom, 0.1, 100.0)?;
+        check_span("window", self.window, Span::millis(1), Span::seconds(3600))?;
+        check_range("service_share", self.service_share, 0.01, 1.0)?;
+        check_span("lead", self.lead, Span::default(), Span::seconds(3600))?;
+        check_range("resize_factor", self.resize_factor, 1.0, 1e6)?;
+        check_range("min_saving", self.min_saving, 0.0, 1.0)
     }
 }
 
-/// A rule that knows the future.
+/// The policy.
 #[derive(Debug, Clone)]
 pub struct Clairvoyant {
     begin: Timestamp,
     interval_ms: u64,
-    /// What comes before each interval, in sum: one more than there are intervals.
+    /// Cumulative load before each interval: one entry more than intervals.
     sums: Arc<[Coming]>,
     function: Facts,
     params: ClairvoyantParams,
@@ -150,29 +149,29 @@ impl Policy for Clairvoyant {
 
     fn decide(&self, state: &State, _: &mut Memory, now: Timestamp, _: &mut dyn Rng) -> Decision {
         let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         let within = self.within(state, current);
-        let (tick, lead) = (seen::tick_length(state), self.params.lead.0);
+        let (tick, lead) = (inputs::tick_length(state), self.params.lead.0);
         let soon = self.peak(now, tick + lead).plus(self.backlog(state, tick));
         let later = self.peak(now, self.startup(within.least_cpu) + tick + lead).highest(soon);
         let wanted = self.cheapest(&within, state, current, soon, later);
-        let reason = format!("{:.2} cores are asked for within the tick, {:.2} until what starts next is ready", soon.cores, later.cores);
+        let reason = format!("{:.2} cores needed within the tick, {:.2} until the next start is ready", soon.cores, later.cores);
         if self.stays(&within, state, current, wanted, soon, later) {
             return Decision::hold(HoldReason::NothingToDo, reason);
         }
-        seen::propose(state, current, wanted, reason)
+        inputs::propose(state, current, wanted, reason)
     }
 }
 
-/// What is asked of a function at its peak.
+/// Load at a peak.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Peak {
     /// CPU, cores.
     cores: f64,
     /// Requests a second.
     rate: f64,
-    /// Requests that wait for others at once.
+    /// Requests waiting for other services at once.
     waiting: f64,
 }
 
@@ -191,21 +190,21 @@ impl Peak {
 }
 
 impl Clairvoyant {
-    /// The rule that knows `forecast`. For an evaluator: it is given the arrivals of the very run that it decides in.
+    /// The policy with `forecast`, the arrivals of the run in which it decides.
     ///
     /// # Errors
-    /// When the forecast's intervals have no length, what comes is not a finite number of at least 0, or `params` lies outside its ranges.
+    /// When the forecast's intervals have no length, a load is negative or not finite, or `params` is outside its ranges.
     pub fn new(forecast: &Forecast, params: ClairvoyantParams) -> Result<Self, String> {
         params.check()?;
-        spanned("forecast.interval", forecast.interval, Span::millis(1), Span::seconds(3600))?;
-        ranged("forecast.function.parallelism", f64::from(forecast.function.parallelism), 1.0, 10_000.0)?;
+        check_span("forecast.interval", forecast.interval, Span::millis(1), Span::seconds(3600))?;
+        check_range("forecast.function.parallelism", f64::from(forecast.function.parallelism), 1.0, 10_000.0)?;
         let (mut sums, mut sum) = (Vec::with_capacity(forecast.intervals.len() + 1), Coming::default());
         sums.push(sum);
         for (index, coming) in forecast.intervals.iter().enumerate() {
             for (field, value) in
                 [("arrivals", coming.arrivals), ("cpu_seconds", coming.cpu_seconds), ("waiting_seconds", coming.waiting_seconds)]
             {
-                ranged(&format!("forecast.intervals[{index}].{field}"), value, 0.0, seen::MOST)?;
+                check_range(&format!("forecast.intervals[{index}].{field}"), value, 0.0, inputs::MAX_VALUE)?;
             }
             sum.arrivals += coming.arrivals;
             sum.cpu_seconds += coming.cpu_seconds;
@@ -216,22 +215,22 @@ impl Clairvoyant {
         Ok(Self { begin, interval_ms, sums: sums.into(), function, params })
     }
 
-    /// The same future, decided with other parameters.
+    /// The same forecast with other parameters.
     ///
     /// # Errors
-    /// When `params` lies outside its ranges.
+    /// When `params` is outside its ranges.
     pub fn with(&self, params: ClairvoyantParams) -> Result<Self, String> {
         params.check()?;
         Ok(Self { params, ..self.clone() })
     }
 
-    /// How long a replica of so much CPU takes to become ready.
+    /// Duration of a start with `cpu`.
     fn startup(&self, cpu: Millicores) -> Duration {
         let speed = cpu.cores().clamp(0.001, 1.0);
         self.function.startup_waiting.0 + self.function.startup_cpu.0.div_f64(speed)
     }
 
-    /// The highest means of a window among those that begin within `ahead` of `now`.
+    /// Greatest means over a window, among windows that begin within `ahead` of `now`.
     fn peak(&self, now: Timestamp, ahead: Duration) -> Peak {
         let last = self.sums.len() - 1;
         let place = |ms: u64| usize::try_from(ms).unwrap_or(usize::MAX).min(last);
@@ -249,7 +248,7 @@ impl Clairvoyant {
         })
     }
 
-    /// What was queued already, spread over a tick. Each of it asks for what the function's requests ask for on average.
+    /// Queued requests, spread over a tick, each with the mean demand.
     fn backlog(&self, state: &State, tick: Duration) -> Peak {
         let queued = measured(state.windows.tick.queued).unwrap_or(0.0);
         let all = self.sums[self.sums.len() - 1];
@@ -257,11 +256,11 @@ impl Clairvoyant {
         Peak { cores: rate * all.cpu_seconds / count, rate, waiting: rate * all.waiting_seconds / count }
     }
 
-    /// Between which amounts may be chosen.
+    /// Range of allowed allocations.
     fn within(&self, state: &State, current: Allocation) -> Within {
         let bounds = &state.bounds;
         let (replicas, cpu) = (bounds.replicas, bounds.cpu_millicores);
-        // More than a replica can use is for nothing; less than keeps the objective for one request alone is too little.
+        // More CPU than a replica can use is wasted; less than a single request needs for the objective is too little.
         let useful = Millicores(self.function.parallelism.saturating_mul(1000));
         let most = cpu.max().min(useful.max(cpu.min()));
         let spare = Duration::from_millis(state.objective.latency_ms)
@@ -281,7 +280,7 @@ impl Clairvoyant {
     }
 }
 
-/// Between which amounts may be chosen.
+/// Range of allowed allocations.
 struct Within {
     fewest: u32,
     most: u32,
@@ -291,9 +290,8 @@ struct Within {
 }
 
 impl Clairvoyant {
-    /// The cheapest allocation whose replicas carry what comes `later` if each is then given all that it can use, and what comes `soon` with what those that
-    /// are ready are given now. Few large replicas cost no more than many small ones, need less memory and answer sooner; more of them are kept only where
-    /// CPU cannot grow as fast.
+    /// The cheapest allocation whose replicas carry the load `later` if each then gets all CPU that it can use, and the load `soon` with the CPU of the ready
+    /// replicas now. Few large replicas cost no more than many small ones, need less memory and answer sooner; more are kept only if CPU cannot grow as fast.
     fn cheapest(&self, within: &Within, state: &State, current: Allocation, soon: Peak, later: Peak) -> Allocation {
         let give = |replicas: u32, cpu: Millicores| {
             state.bounds.clamp(Allocation { replicas: Replicas(replicas), cpu_millicores: cpu, memory_mib: within.memory })
@@ -301,37 +299,37 @@ impl Clairvoyant {
         if later.is_nothing() {
             return give(within.fewest, within.least_cpu);
         }
-        let ready = seen::counts(state).map_or(0, |counts| counts.ready.0);
+        let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0);
         let at_once = current.cpu_millicores.scaled(self.params.resize_factor).min(within.most_cpu);
         let replicas = self.replicas(later, within.most_cpu).max(self.replicas(soon, at_once).min(ready));
         let replicas = replicas.clamp(within.fewest.max(1).min(within.most), within.most);
-        // While others start, those that are ready carry all; where none is, all of them carry what is to come.
+        // While others start, the ready replicas carry the load; if none is ready, all carry the later load.
         let (carry, load) = if ready == 0 { (replicas, later) } else { (replicas.min(ready), soon) };
         give(replicas, self.cpu(load, carry).clamp(within.least_cpu, within.most_cpu))
     }
 
-    /// Whether `current` carries it all and costs hardly more than what is `wanted`.
+    /// Whether `current` carries the load and costs little more than `wanted`.
     fn stays(&self, within: &Within, state: &State, current: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
         let Allocation { replicas, cpu_millicores: cpu, memory_mib } = current;
-        let ready = seen::counts(state).map_or(0, |counts| counts.ready.0).min(replicas.0);
+        let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0).min(replicas.0);
         let carries = self.replicas(soon, cpu) <= ready && self.replicas(later, within.most_cpu) <= replicas.0;
         let enough = carries && cpu >= within.least_cpu && memory_mib >= within.memory && wanted.replicas.0 > 0;
         let (price, least) = (state.prices.per_hour(current), state.prices.per_hour(wanted));
         enough && state.bounds.contain(current) && least >= price * (1.0 - self.params.min_saving)
     }
 
-    /// Replicas of so much CPU each that carry `load`.
+    /// Replicas with `cpu` each that carry `load`.
     fn replicas(&self, load: Peak, cpu: Millicores) -> u32 {
         let Facts { workers, parallelism, .. } = self.function;
         let cores = cpu.cores().min(f64::from(parallelism)).max(0.001);
         let by_cpu = load.cores * self.params.headroom / cores;
-        // A worker is taken for as long as its request waits and computes.
+        // A worker is occupied while its request waits and computes.
         let taken = load.waiting + load.cores / cores.min(1.0);
         let by_workers = if workers == 0 { 0.0 } else { taken * self.params.headroom / f64::from(workers) };
         up(by_cpu.max(by_workers))
     }
 
-    /// CPU of each of so many replicas that carry `load`.
+    /// CPU of each of `replicas` that carry `load`.
     fn cpu(&self, load: Peak, replicas: u32) -> Millicores {
         let (headroom, count) = (self.params.headroom, f64::from(replicas.max(1)));
         let by_cpu = load.cores * headroom / count;
@@ -345,7 +343,7 @@ impl Clairvoyant {
     }
 }
 
-/// The next whole number, where what sums add in their last digits is no reason for one more.
+/// Rounds up, tolerating rounding errors of sums.
 fn up(amount: f64) -> u32 {
     (amount - 1e-6).ceil() as u32
 }

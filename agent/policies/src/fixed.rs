@@ -1,4 +1,4 @@
-//! The policy `static`: always the same. The dullest baseline, and what a comparison must beat.
+//! The policy `static`: a fixed allocation, the simplest baseline.
 
 use qscale_common::contract::State;
 use qscale_common::time::Timestamp;
@@ -7,17 +7,17 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Decision, HoldReason, Memory, Policy};
+use crate::{Decision, HoldReason, Memory, Policy, Rule};
 
-/// Gives what it was told to give, and keeps what is in force of whatever it was not told.
+/// A fixed allocation; parameters that are absent keep their current value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Fixed {
-    /// Replicas; as in force where absent.
+    /// Replicas; the current number if absent.
     pub replicas: Option<Replicas>,
-    /// CPU of each replica, thousandths of a core; as in force where absent.
+    /// CPU of each replica, thousandths of a core; the current value if absent.
     pub cpu_millicores: Option<Millicores>,
-    /// Memory of each replica, MiB; as in force where absent.
+    /// Memory of each replica, MiB; the current value if absent.
     pub memory_mib: Option<Mebibytes>,
 }
 
@@ -32,7 +32,7 @@ impl Fixed {
         }
     }
 
-    /// What to give where `current` is in force; `None` where that is needed and not known.
+    /// The target given the `current` allocation; `None` if that is needed and unknown.
     fn target(&self, current: Option<Allocation>) -> Option<Allocation> {
         Some(Allocation {
             replicas: self.replicas.or(current.map(|a| a.replicas))?,
@@ -55,7 +55,7 @@ impl Policy for Fixed {
 
     fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let Some(target) = self.target(state.allocation) else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         let allocation = state.bounds.clamp(target);
         if state.allocation != Some(allocation) {
@@ -63,27 +63,29 @@ impl Policy for Fixed {
         } else if allocation == target {
             Decision::hold(HoldReason::NothingToDo, format!("always {target}"))
         } else {
-            Decision::hold(HoldReason::NotAllowed, format!("always {target}, and the bounds allow {allocation}"))
+            Decision::hold(HoldReason::NotAllowed, format!("always {target}; bounds allow {allocation}"))
         }
     }
 }
 
+impl Rule for Fixed {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     #[track_caller]
     fn check(policy: Fixed, current: Option<Allocation>, expected: Result<Allocation, HoldReason>) {
-        let state = State { allocation: current, ..sample::state() };
-        match policy.decide(&state, &mut Memory::None, Timestamp(0), &mut sample::rng()) {
+        let state = State { allocation: current, ..fixtures::state() };
+        match policy.decide(&state, &mut Memory::default(), Timestamp(0), &mut fixtures::rng()) {
             Decision::Want { allocation, .. } => assert_eq!(Ok(allocation), expected),
             Decision::Hold { why, .. } => assert_eq!(Err(why), expected),
         }
     }
 
     #[test]
-    fn gives_what_it_was_told_within_the_bounds() {
+    fn requests_its_allocation_within_the_bounds() {
         let one = Allocation::new(1, 500, 128);
         check(Fixed::at(Allocation::new(3, 200, 128)), Some(one), Ok(Allocation::new(3, 200, 128)));
         check(Fixed::at(Allocation::new(3, 200, 128)), None, Ok(Allocation::new(3, 200, 128)));
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_it_was_not_told() {
+    fn keeps_current_values_of_absent_parameters() {
         let current = Allocation::new(2, 500, 128);
         check(Fixed::default(), Some(current), Err(HoldReason::NothingToDo));
         check(Fixed::default(), None, Err(HoldReason::NoAllocation));

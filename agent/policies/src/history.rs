@@ -13,7 +13,7 @@ use qscale_common::contract::State;
 use qscale_common::time::Tick;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, MOST, measured};
+use crate::inputs::{self, MAX_VALUE as MOST, measured};
 use gaps::Gaps;
 use season::Season;
 
@@ -32,8 +32,6 @@ const UNLIKELY: f64 = 3.0;
 /// Ticks of whose CPU time a request the median is taken, and requests that a window must have answered to tell it alone.
 const REQUEST_TICKS: usize = 9;
 const ENOUGH_ANSWERS: f64 = 20.0;
-/// Of a window of which a greater share failed nobody knows what a request computes.
-const MOST_FAILED: f64 = 0.1;
 /// Shortest time within which those that queue are to be worked on, seconds.
 const DRAIN_S: f64 = 2.0;
 /// What was not measured, in a ring of ticks.
@@ -412,8 +410,8 @@ impl Track {
 /// are done within a tick, or within the objective where that is longer (by Little's law, given how long requests in flight last).
 fn presence(state: &State) -> Option<f64> {
     let short = &state.windows.short;
-    let ready = seen::ready_in(state, short)?;
-    let here = seen::in_flight(state)?;
+    let ready = inputs::ready_in(state, short)?;
+    let here = inputs::in_flight(state)?;
     let queued = measured(state.windows.tick.queued).unwrap_or(0.0);
     let lasts = measured(short.concurrency).zip(measured(short.completed_rps)).filter(|(_, done)| *done > 0.0);
     let drain_s = (state.tick_length_ms.max(state.objective.latency_ms.min(600_000)) as f64 / 1000.0).max(DRAIN_S);
@@ -425,9 +423,7 @@ fn presence(state: &State) -> Option<f64> {
 fn request_seconds(state: &State) -> Option<f64> {
     let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
     let told = windows.map(|window| {
-        // What failed may have computed or not.
-        let failed = measured(window.failed_share).unwrap_or(0.0);
-        let answered = measured(window.completed_rps).filter(|_| failed <= MOST_FAILED)? / (1.0 - failed);
+        let answered = inputs::answered_rps(window)?;
         let used = measured(state.cores_used(window))?;
         (answered > 0.0).then(|| (answered * window.covered_ms as f64 / 1000.0, (used / answered).min(MOST)))
     });

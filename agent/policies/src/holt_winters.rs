@@ -1,7 +1,7 @@
-//! The policy `holt-winters`: the predictive HPA with one Holt-Winters model. Owns the history of what a plain HPA asked for; the forecast is [`model`]'s.
+//! The policy `holt-winters`: the predictive HPA with one Holt-Winters model. Owns the history of the plain HPA's recommendations; the forecast is in [`model`].
 //!
-//! As shipped, the original's history is newest first with the newest observation at the end, so that the model sees time out of order. The fair baseline
-//! keeps it in order; `as_shipped` gives the original's.
+//! As shipped, the original stores its history newest first but appends the newest observation, so its model sees time out of order. By default the history is
+//! in order here, as a fair baseline; `as_shipped` reproduces the original.
 
 pub mod model;
 
@@ -13,39 +13,40 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
 use crate::hpa::behavior::Behavior;
-use crate::seen::ranged;
-use crate::{Decision, Hpa, Memory, Native, Policy, recall};
+use crate::inputs::check_range;
+use crate::{Decision, Memory, Policy, Rule, Timing};
 use model::{Form, Model, whole};
 
-/// The predictive HPA and its parameters.
+/// Parameters of the predictive HPA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HoltWinters {
-    /// The HPA whose wishes are foretold.
+    /// The HPA whose recommendations are forecast.
     pub hpa: Hpa,
-    /// Smoothing of the level, 0 to 1.
+    /// Smoothing factor of the level, 0 to 1.
     pub alpha: f64,
-    /// Smoothing of the trend, 0 to 1.
+    /// Smoothing factor of the trend, 0 to 1.
     pub beta: f64,
-    /// Smoothing of the season, 0 to 1.
+    /// Smoothing factor of the season, 0 to 1.
     pub gamma: f64,
     /// Syncs in a season, 2 to 1000.
     pub seasonal_periods: usize,
-    /// Seasons that are kept, 1 to 100; together at most 10,000 syncs.
+    /// Seasons in the history, 1 to 100; at most 10,000 syncs in total.
     pub stored_seasons: usize,
-    /// How the trend goes in.
+    /// Form of the trend.
     pub trend: Form,
-    /// How the season goes in.
+    /// Form of the season.
     pub seasonal: Form,
-    /// How the HPA's wish and the forecast become one.
+    /// Combination of the HPA's recommendation with the forecast.
     pub decision_type: DecisionType,
-    /// Whether the history is out of order as in the original.
+    /// Whether the history is out of order, as in the original.
     pub as_shipped: bool,
 }
 
-/// How several wishes become one.
+/// Combination of several recommendations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecisionType {
@@ -54,14 +55,14 @@ pub enum DecisionType {
     Maximum,
     /// The lowest.
     Minimum,
-    /// The mean, cut to a whole number.
+    /// The mean, rounded down.
     Mean,
-    /// The median, cut to a whole number.
+    /// The median, rounded down.
     Median,
 }
 
 impl DecisionType {
-    /// What `wishes` become; zero where there is none.
+    /// Combines `wishes`; zero if empty.
     #[must_use]
     pub fn decide(self, wishes: &[u32]) -> u32 {
         let mut sorted: Vec<u64> = wishes.iter().map(|wish| u64::from(*wish)).collect();
@@ -79,14 +80,14 @@ impl DecisionType {
     }
 }
 
-/// What a predictive HPA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Memory of a predictive HPA about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct HoltWintersMemory {
     hpa: HpaMemory,
     history: Vec<u32>,
 }
 
-/// The HPA within the predictive one: as upstream's, apart from the periods of its limits of rate, which are 60 s.
+/// The HPA inside the predictive one: upstream's, with rate limit periods of 60 s.
 pub(crate) fn predictive_hpa() -> Hpa {
     let mut behavior = Behavior::default();
     behavior.scale_up.policies.iter_mut().chain(&mut behavior.scale_down.policies).for_each(|policy| policy.period = Span::seconds(60));
@@ -94,7 +95,7 @@ pub(crate) fn predictive_hpa() -> Hpa {
 }
 
 impl Default for HoltWinters {
-    /// The smoothing factors and seasons of the original's example, which has no defaults for them.
+    /// Smoothing factors and seasons of the original's example; it has no defaults for them.
     fn default() -> Self {
         Self {
             hpa: predictive_hpa(),
@@ -122,46 +123,44 @@ impl Policy for HoltWinters {
         format!("holt-winters/0.13 {alpha}/{beta}/{gamma} season {seasonal_periods}{shipped}; {}", self.hpa.model())
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         let syncs = u32::try_from((self.stored_seasons + 1) * self.seasonal_periods).unwrap_or(u32::MAX);
-        self.hpa.remembers().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
+        self.hpa.lookback().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
     }
 
-    /// That of the HPA, whose sync it replaces (`syncPeriod` 15000).
-    fn native(&self) -> Native {
-        self.hpa.native()
+    /// The HPA's, whose sync it replaces (`syncPeriod` 15000).
+    fn timing(&self) -> Timing {
+        self.hpa.timing()
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let HoltWintersMemory { hpa, history } = &mut **recall!(memory, HoltWinters);
+        let HoltWintersMemory { hpa, history } = memory.of::<HoltWintersMemory>();
         self.hpa.sync_with(state, hpa, |wish| {
-            let forecast = self.foretell(history, wish);
-            (self.decision_type.decide(&[wish, forecast]), format!(", foretold {forecast}"))
+            let forecast = self.forecast_next(history, wish);
+            (self.decision_type.decide(&[wish, forecast]), format!(", forecast {forecast}"))
         })
     }
 }
 
-impl HoltWinters {
-    /// Refuses parameters that the original would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for HoltWinters {
+    fn check(&self) -> Result<(), String> {
         self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
         for (field, factor) in [("alpha", self.alpha), ("beta", self.beta), ("gamma", self.gamma)] {
-            ranged(field, factor, 0.0, 1.0)?;
+            check_range(field, factor, 0.0, 1.0)?;
         }
-        ranged("seasonal_periods", self.seasonal_periods as f64, 2.0, 1000.0)?;
-        ranged("stored_seasons", self.stored_seasons as f64, 1.0, 100.0)?;
+        check_range("seasonal_periods", self.seasonal_periods as f64, 2.0, 1000.0)?;
+        check_range("stored_seasons", self.stored_seasons as f64, 1.0, 100.0)?;
         let stored = self.seasonal_periods * self.stored_seasons;
         if stored > 10_000 {
             return Err(format!("seasonal_periods x stored_seasons = {stored}, must be at most 10000"));
         }
         Ok(())
     }
+}
 
-    /// Adds what the HPA asks for to the history, and foretells what it asks for next; zero where the history is too short.
-    fn foretell(&self, history: &mut Vec<u32>, wish: u32) -> u32 {
+impl HoltWinters {
+    /// Adds the HPA's recommendation to the history and forecasts the next one; zero if the history is too short.
+    fn forecast_next(&self, history: &mut Vec<u32>, wish: u32) -> u32 {
         history.push(wish);
         let series: Vec<f64> = history.iter().map(|replicas| f64::from(*replicas)).collect();
         let forecast = self.smoothing().forecast(&series).filter(|forecast| forecast.is_finite()).map_or(0, whole);
@@ -169,10 +168,10 @@ impl HoltWinters {
         forecast
     }
 
-    /// Drops the oldest whole seasons beyond those that are kept.
+    /// Drops the oldest seasons beyond the stored ones.
     fn prune(&self, history: &mut Vec<u32>) {
         if self.as_shipped {
-            // The newest goes to the front, where the others already lie newest first.
+            // The newest moves to the front; the others are already newest first.
             history.rotate_right(1);
         }
         while history.len() >= (self.stored_seasons + 1) * self.seasonal_periods {

@@ -1,9 +1,10 @@
-//! The policy `hpa`: Kubernetes' Horizontal Pod Autoscaler v2. Owns what it sees of a State; the arithmetic is in [`replica_calculator`] and [`behavior`].
+//! The policies `hpa` and `hpa-behavior`: Kubernetes' Horizontal Pod Autoscaler v2. Owns its inputs from a State; the arithmetic is in [`replica_calculator`]
+//! and [`behavior`].
 //!
-//! Deviations from the original, for want of what a State does not tell:
-//! - it knows pods by their counts: all that report use the mean, and a ready one has started long ago;
-//! - a replica requests what it may use at most;
-//! - an event of scaling is what was asked for, whether or not the guard let it through.
+//! Deviations from the original, due to data that a State lacks:
+//! - pods are counts: all reporting pods use the mean, and a ready pod started long ago;
+//! - requests equal limits;
+//! - a scaling event is the requested change, whether or not the guard allowed it.
 
 pub mod behavior;
 pub mod replica_calculator;
@@ -17,39 +18,39 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, Cadence, Meter, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::inputs::{self, Cadence, Meter, check_range, check_span};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use behavior::{Behavior, History, Limits};
 use replica_calculator::{Calculator, CalculatorError, Kind, Phase, Pod, PodMetric, Proposal, Ready, Tolerance};
 
-/// The HPA and its parameters. Without any target it heeds 80 % of the CPU requested, as the API fills in.
+/// Parameters of the HPA. Without any target it aims at 80 % of the requested CPU, as the API defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Hpa {
-    /// CPU in use, percent of what is requested, 1 to 1000.
+    /// Target CPU utilization, percent of the request, 1 to 1000.
     pub cpu_utilization: Option<u32>,
-    /// Memory in use, percent of what is requested, 1 to 1000.
+    /// Target memory utilization, percent of the request, 1 to 1000.
     pub memory_utilization: Option<u32>,
-    /// Requests in flight at one replica, 0.001 to 1e6: a metric of pods.
+    /// Target requests in flight of a replica, 0.001 to 1e6: a pods metric.
     pub concurrency: Option<f64>,
-    /// Requests a second for one replica, 0.001 to 1e6: an external metric by its average value.
+    /// Target requests a second of a replica, 0.001 to 1e6: an external metric with `averageValue`.
     pub rate_rps: Option<f64>,
-    /// How far the ratio of use to target may lie from 1 without an answer, 0 to 1.
+    /// Deviation of the usage ratio from 1 that is tolerated, 0 to 1.
     pub tolerance: f64,
-    /// The highest recommendation of this long counts where there is no `behavior`, at most 1 h.
+    /// Window whose highest recommendation counts if `behavior` is absent, at most 1 h.
     pub downscale_stabilization: Span,
-    /// Limits of rate and windows in either direction; the rules from before there was such a field where absent.
+    /// Rate limits and stabilization windows; if absent, the rules from before the field existed.
     pub behavior: Option<Behavior>,
-    /// Whether it may scale to zero, by an external metric only.
+    /// Whether it may scale to zero; needs an external metric.
     pub scale_to_zero: bool,
-    /// How often it decides, 1 s to 1 h.
+    /// Time between decisions, 1 s to 1 h.
     pub sync_period: Span,
-    /// Over how long a metric is averaged before it can be seen, 1 s to 1 h.
+    /// Span over which the metrics pipeline averages, 1 s to 1 h.
     pub metrics_resolution: Span,
 }
 
-/// What an HPA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Memory of an HPA about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct HpaMemory {
     cadence: Cadence,
     meters: [Meter; 4],
@@ -58,7 +59,7 @@ pub struct HpaMemory {
 }
 
 impl Default for Hpa {
-    /// What kube-controller-manager, the API and metrics-server's manifests set.
+    /// Defaults of kube-controller-manager, of the API and of metrics-server's manifests.
     fn default() -> Self {
         Self {
             cpu_utilization: None,
@@ -75,7 +76,7 @@ impl Default for Hpa {
     }
 }
 
-/// One of the targets.
+/// A metric target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Target {
     Cpu(u32),
@@ -113,7 +114,7 @@ impl Policy for Hpa {
         format!("{}/2 {}", self.name(), targets.join(", "))
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         let windows = |behavior: &Behavior| {
             let longest =
                 |rules: &behavior::Rules| rules.policies.iter().map(|policy| policy.period).fold(rules.stabilization_window, Span::max);
@@ -124,40 +125,45 @@ impl Policy for Hpa {
     }
 
     /// A sync each 15 s (`--horizontal-pod-autoscaler-sync-period`) on metrics-server's last window of 15 s (`--metric-resolution` of its manifests).
-    fn native(&self) -> Native {
-        Native { tick: Some(self.sync_period), metric_lag: self.metrics_resolution }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(self.sync_period), metric_lag: self.metrics_resolution }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, Hpa);
+        let memory = memory.of::<HpaMemory>();
         self.sync(state, memory)
     }
 }
 
-impl Hpa {
-    /// Pods that are looked at at most; the original's clusters have not many more.
-    pub const MOST_PODS: u32 = 10_000;
+impl Rule for Hpa {
+    fn named(mut self, name: &str) -> Self {
+        if name == "hpa-behavior" {
+            self.behavior.get_or_insert_default();
+        }
+        self
+    }
 
-    /// Refuses parameters that the API or the controller would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
         for (field, percent) in [("cpu_utilization", self.cpu_utilization), ("memory_utilization", self.memory_utilization)] {
-            percent.map_or(Ok(()), |percent| ranged(field, f64::from(percent), 1.0, 1000.0))?;
+            percent.map_or(Ok(()), |percent| check_range(field, f64::from(percent), 1.0, 1000.0))?;
         }
         for (field, value) in [("concurrency", self.concurrency), ("rate_rps", self.rate_rps)] {
-            value.map_or(Ok(()), |value| ranged(field, value, 0.001, 1e6))?;
+            value.map_or(Ok(()), |value| check_range(field, value, 0.001, 1e6))?;
         }
-        ranged("tolerance", self.tolerance, 0.0, 1.0)?;
-        spanned("downscale_stabilization", self.downscale_stabilization, Span::default(), Behavior::MAX_WINDOW)?;
-        spanned("sync_period", self.sync_period, Span::seconds(1), Span::seconds(3600))?;
-        spanned("metrics_resolution", self.metrics_resolution, Span::seconds(1), Span::seconds(3600))?;
+        check_range("tolerance", self.tolerance, 0.0, 1.0)?;
+        check_span("downscale_stabilization", self.downscale_stabilization, Span::default(), Behavior::MAX_WINDOW)?;
+        check_span("sync_period", self.sync_period, Span::seconds(1), Span::seconds(3600))?;
+        check_span("metrics_resolution", self.metrics_resolution, Span::seconds(1), Span::seconds(3600))?;
         if self.scale_to_zero && self.rate_rps.is_none() {
             return Err("scale_to_zero = true, must be false without rate_rps: at zero there is no pod to measure".into());
         }
         self.behavior.as_ref().map_or(Ok(()), Behavior::check)
     }
+}
+
+impl Hpa {
+    /// Greatest number of pods that is evaluated, about the size of the largest clusters.
+    pub const MOST_PODS: u32 = 10_000;
 
     fn targets(&self) -> impl Iterator<Item = Target> {
         let given = [
@@ -170,16 +176,16 @@ impl Hpa {
         given.into_iter().flatten().chain(none.then_some(Target::Cpu(80)))
     }
 
-    /// Takes `state` in and decides where a sync is due.
+    /// Records `state`, and decides if a sync is due.
     pub(crate) fn sync(&self, state: &State, memory: &mut HpaMemory) -> Decision {
         self.sync_with(state, memory, |desired| (desired, String::new()))
     }
 
-    /// The same, where `amend` may change what the metrics ask for before windows and rates, and says why.
+    /// As [`Hpa::sync`]; `amend` may change the replicas that the metrics ask for before windows and rate limits apply, and returns an explanation.
     pub(crate) fn sync_with(&self, state: &State, memory: &mut HpaMemory, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
-        let now = seen::instant(state);
-        // A sync sees what the pipeline had published before it; a tick that is longer than the pipeline's span is that old already.
-        let late = seen::tick_length(state) < self.metrics_resolution.0;
+        let now = inputs::instant(state);
+        // A sync sees the values published before it; a tick longer than the pipeline's span is old enough already.
+        let late = inputs::tick_length(state) < self.metrics_resolution.0;
         if !late {
             self.meter(state, memory, now);
         }
@@ -196,47 +202,47 @@ impl Hpa {
         let values =
             [window.cpu_millicores.map(|usage| usage.mean), window.memory_mib.map(|usage| usage.mean), window.concurrency, window.rate_rps];
         for (meter, value) in memory.meters.iter_mut().zip(values) {
-            meter.add(now, seen::tick_length(state), value, self.metrics_resolution);
+            meter.add(now, inputs::tick_length(state), value, self.metrics_resolution);
         }
     }
 
     fn reconcile(&self, state: &State, memory: &mut HpaMemory, now: Timestamp, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
-        let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        let Some(current_allocation) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
-        let (current_replicas, limits) = (current.replicas.0, self.limits(state));
-        memory.history.begin(current_replicas, now);
-        if current_replicas > 0 {
+        let (current, limits) = (current_allocation.replicas.0, self.limits(state));
+        memory.history.begin(current, now);
+        if current > 0 {
             memory.scaled_to_zero = false;
         }
-        let asked = match self.gate(current_replicas, limits, memory.scaled_to_zero) {
-            Gate::Disabled => return Decision::hold(HoldReason::NothingToDo, "scaling is disabled since there are zero replicas"),
-            Gate::Bound(replicas) => Ok((replicas, format!("{current_replicas} replicas are outside {} to {}", limits.min, limits.max))),
-            Gate::Open => self.metrics(state, current, memory, now, amend),
+        let asked = match self.gate(current, limits, memory.scaled_to_zero) {
+            Gate::Disabled => return Decision::hold(HoldReason::NothingToDo, "scaling is disabled at zero replicas"),
+            Gate::Bound(replicas) => Ok((replicas, format!("{current} replicas are outside the bounds {} to {}", limits.min, limits.max))),
+            Gate::Open => self.metrics(state, current_allocation, memory, now, amend),
         };
         let (replicas, reason) = match asked {
             Ok(asked) => asked,
             Err(error) => return Decision::hold(HoldReason::NoMeasurement, error),
         };
         if let Some(behavior) = &self.behavior {
-            behavior.record(&mut memory.history, current_replicas, replicas, now);
+            behavior.record(&mut memory.history, current, replicas, now);
         }
         memory.scaled_to_zero = self.scale_to_zero && replicas == 0;
-        seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason)
+        inputs::propose(state, current_allocation, Allocation { replicas: Replicas(replicas), ..current_allocation }, reason)
     }
 
-    /// The bounds as an HPA has them: at least one replica, unless it may scale to zero.
+    /// Bounds of an HPA: at least one replica, unless it may scale to zero.
     fn limits(&self, state: &State) -> Limits {
         let range = state.bounds.replicas;
         let min = range.min().0.max(u32::from(!self.scale_to_zero));
         Limits { min, max: range.max().0.max(min) }
     }
 
-    fn gate(&self, current_replicas: u32, limits: Limits, scaled_to_zero: bool) -> Gate {
-        match current_replicas {
+    fn gate(&self, current: u32, limits: Limits, scaled_to_zero: bool) -> Gate {
+        match current {
             0 if limits.min > 0 || !scaled_to_zero => Gate::Disabled,
-            _ if current_replicas > limits.max => Gate::Bound(limits.max),
-            _ if current_replicas < limits.min => Gate::Bound(limits.min),
+            _ if current > limits.max => Gate::Bound(limits.max),
+            _ if current < limits.min => Gate::Bound(limits.min),
             _ => Gate::Open,
         }
     }
@@ -244,32 +250,32 @@ impl Hpa {
     fn metrics(
         &self,
         state: &State,
-        current: Allocation,
+        current_allocation: Allocation,
         memory: &mut HpaMemory,
         now: Timestamp,
         amend: impl FnOnce(u32) -> (u32, String),
     ) -> Result<(u32, String), String> {
-        let (current_replicas, limits) = (current.replicas.0, self.limits(state));
-        let counts = seen::counts(state).ok_or("the number of replicas is not known")?;
-        if [counts.ready.0, counts.pending.0, current_replicas].iter().any(|count| *count > Self::MOST_PODS) {
+        let (current, limits) = (current_allocation.replicas.0, self.limits(state));
+        let counts = inputs::counts(state).ok_or("the number of replicas is unknown")?;
+        if [counts.ready.0, counts.pending.0, current].iter().any(|count| *count > Self::MOST_PODS) {
             return Err(format!("there are more than {} replicas", Self::MOST_PODS));
         }
-        let proposals: Vec<_> = self.targets().map(|target| self.propose(target, current, counts, memory, now)).collect();
-        let asked = combine(current_replicas, &proposals).map_err(|error| error.to_string())?;
+        let proposals: Vec<_> = self.targets().map(|target| self.propose(target, current_allocation, counts, memory, now)).collect();
+        let asked = combine(current, &proposals).map_err(|error| error.to_string())?;
         let (desired, why) = amend(asked);
         let history = &mut memory.history;
         let replicas = match &self.behavior {
-            None => behavior::normalize(history, current_replicas, desired, self.downscale_stabilization.0, limits, now),
-            Some(behavior) => behavior.normalize(history, current_replicas, desired, limits, now),
+            None => behavior::normalize(history, current, desired, self.downscale_stabilization.0, limits, now),
+            Some(behavior) => behavior.normalize(history, current, desired, limits, now),
         };
-        let held = if replicas == desired { String::new() } else { format!(", {replicas} by window and rate") };
+        let held = if replicas == desired { String::new() } else { format!(", limited to {replicas} by windows and rate limits") };
         Ok((replicas, format!("{} asks for {asked}{why}{held}", self.measured(&proposals))))
     }
 
     fn propose(
         &self,
         target: Target,
-        current: Allocation,
+        current_allocation: Allocation,
         counts: ReplicaCounts,
         memory: &HpaMemory,
         now: Timestamp,
@@ -279,19 +285,19 @@ impl Hpa {
             let reading = reading?;
             Some(PodMetric { value: (reading.mean * scale).round() as i64, at: reading.at, window: self.metrics_resolution.0 })
         };
-        let (calculator, current_replicas) = (self.calculator(), current.replicas.0);
+        let (calculator, current) = (self.calculator(), current_allocation.replicas.0);
         match target {
             Target::Cpu(percent) => {
-                let pods = pods(counts, metric(1.0), i64::from(current.cpu_millicores.0), now);
-                calculator.utilization(current_replicas, percent, Kind::Cpu, &pods, now)
+                let pods = pods(counts, metric(1.0), i64::from(current_allocation.cpu_millicores.0), now);
+                calculator.utilization(current, percent, Kind::Cpu, &pods, now)
             }
             Target::Memory(percent) => {
-                let pods = pods(counts, metric(1000.0), i64::from(current.memory_mib.0) * 1000, now);
-                calculator.utilization(current_replicas, percent, Kind::Other, &pods, now)
+                let pods = pods(counts, metric(1000.0), i64::from(current_allocation.memory_mib.0) * 1000, now);
+                calculator.utilization(current, percent, Kind::Other, &pods, now)
             }
             Target::Concurrency(value) => {
                 let pods = pods(counts, metric(1000.0), 0, now);
-                calculator.average(current_replicas, (value * 1000.0) as i64, Kind::Other, &pods, now)
+                calculator.average(current, (value * 1000.0) as i64, Kind::Other, &pods, now)
             }
             Target::Rate(value) => {
                 let usage = metric(1000.0).ok_or(CalculatorError::NoMetrics)?.value;
@@ -322,35 +328,35 @@ impl Hpa {
     }
 }
 
-/// Whether the metrics are asked.
+/// Whether the metrics are evaluated.
 enum Gate {
     Disabled,
     Bound(u32),
     Open,
 }
 
-/// What several metrics ask for together: the highest that is known. Nothing where one is not known and the others ask for less than there is.
+/// Combines several metrics: the highest proposal. None if a metric is unknown and the others ask for fewer replicas than now.
 ///
 /// # Errors
-/// The first metric's that is not known, where nothing may be done.
-pub fn combine(current_replicas: u32, proposals: &[Result<Proposal, CalculatorError>]) -> Result<u32, CalculatorError> {
+/// The error of the first unknown metric, if nothing may be done.
+pub fn combine(current: u32, proposals: &[Result<Proposal, CalculatorError>]) -> Result<u32, CalculatorError> {
     let error = proposals.iter().find_map(|proposal| proposal.err());
     let most = proposals.iter().flatten().map(|proposal| proposal.replicas).max();
     match (most, error) {
         (None, error) => Err(error.unwrap_or(CalculatorError::NoMetrics)),
-        (Some(most), Some(error)) if most < current_replicas => Err(error),
+        (Some(most), Some(error)) if most < current => Err(error),
         (Some(most), _) => Ok(most),
     }
 }
 
-/// Pods as their counts tell them: those that report use `metric` each.
+/// Pods reconstructed from their counts: each reporting pod has `metric`.
 fn pods(counts: ReplicaCounts, metric: Option<PodMetric>, request: i64, now: Timestamp) -> Vec<Pod> {
     const LONG_AGO: Duration = Duration::from_secs(24 * 3600);
     let pod = |phase, is, metric| {
         let since = now.minus(LONG_AGO);
         Pod { phase, deleted: false, started: Some(since), ready: Some(Ready { is, since }), request: Some(request), metric }
     };
-    // Where none was read within the tick, all are late alike, and the pipeline serves what it has of each.
+    // If none was scraped within the tick, all are equally late, and the pipeline serves its last values.
     let reporting = if counts.reporting.0 == 0 { counts.ready.0 } else { counts.reporting.0.min(counts.ready.0) };
     let ready = (0..counts.ready.0).map(|index| pod(Phase::Running, true, metric.filter(|_| index < reporting)));
     ready.chain((0..counts.pending.0).map(|_| pod(Phase::Pending, false, None))).collect()

@@ -1,6 +1,6 @@
-//! The policy `hpa-vpa`: both of Kubernetes' autoscalers on one function. Owns how their wishes are joined; decides nothing itself.
+//! The policy `hpa-vpa`: HPA and VPA on one function. Owns the combination of their decisions; must not decide itself.
 //!
-//! Their documentation warns of both heeding one resource, since each undoes the other's ratio. So the HPA heeds CPU and the VPA memory, unless told otherwise.
+//! Kubernetes warns of using both on one resource, since each changes the other's ratio. So by default the HPA uses CPU and the VPA memory.
 
 use std::time::Duration;
 
@@ -11,22 +11,24 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
+use crate::vpa::Vpa;
 use crate::vpa::{Controlled, VpaMemory};
-use crate::{Decision, HoldReason, Hpa, Memory, Native, Policy, Vpa, recall, seen};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing, inputs};
 
-/// Both autoscalers and their parameters.
+/// Parameters of both autoscalers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HpaVpa {
-    /// The one that sets the number of replicas.
+    /// The HPA, which sets the number of replicas.
     pub hpa: Hpa,
-    /// The one that sets their size.
+    /// The VPA, which sets their size.
     pub vpa: Vpa,
 }
 
-/// What both remember of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Memory of both about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct HpaVpaMemory {
     hpa: HpaMemory,
     vpa: VpaMemory,
@@ -47,37 +49,33 @@ impl Policy for HpaVpa {
         format!("{}; {}", self.hpa.model(), self.vpa.model())
     }
 
-    fn remembers(&self) -> Option<Duration> {
-        self.hpa.remembers().max(self.vpa.remembers())
+    fn lookback(&self) -> Option<Duration> {
+        self.hpa.lookback().max(self.vpa.lookback())
     }
 
-    /// That of the HPA, which decides more often.
-    fn native(&self) -> Native {
-        self.hpa.native()
+    /// The HPA's, which decides more often.
+    fn timing(&self) -> Timing {
+        self.hpa.timing()
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, HpaVpa);
+        let memory = memory.of::<HpaVpaMemory>();
         let (across, along) = (self.hpa.sync(state, &mut memory.hpa), self.vpa.run(state, &mut memory.vpa));
         let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         join(state, current, across, along)
     }
 }
 
-impl HpaVpa {
-    /// Refuses what either would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for HpaVpa {
+    fn check(&self) -> Result<(), String> {
         self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
         self.vpa.check().map_err(|error| format!("vpa.{error}"))
     }
 }
 
-/// The replicas of one decision, the size of the other; a hold keeps its own part.
+/// Replicas of the one decision, size of the other; a hold keeps its own part.
 fn join(state: &State, current: Allocation, across: Decision, along: Decision) -> Decision {
     let reason = match (&across, &along) {
         (Decision::Hold { why: HoldReason::NotDue, .. }, along) => text(along).to_owned(),
@@ -93,7 +91,7 @@ fn join(state: &State, current: Allocation, across: Decision, along: Decision) -
         },
         (across, along) => {
             let (across, along) = (across.unwrap_or(current), along.unwrap_or(current));
-            seen::propose(state, current, Allocation { replicas: across.replicas, ..along }, reason)
+            inputs::propose(state, current, Allocation { replicas: across.replicas, ..along }, reason)
         }
     }
 }
@@ -107,7 +105,7 @@ fn text(decision: &Decision) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     fn want(allocation: Allocation) -> Decision {
         Decision::Want { allocation, reason: "wanted".into(), choices: Vec::new() }
@@ -115,7 +113,7 @@ mod tests {
 
     #[test]
     fn each_sets_its_own_part() {
-        let (current, state) = (Allocation::new(2, 500, 256), sample::state());
+        let (current, state) = (Allocation::new(2, 500, 256), fixtures::state());
         let idle = || Decision::hold(HoldReason::NotDue, "idle");
         let check = |across, along, expected| assert_eq!(join(&state, current, across, along).wanted(), expected);
         check(want(Allocation::new(5, 500, 256)), want(Allocation::new(2, 500, 300)), Some(Allocation::new(5, 500, 300)));

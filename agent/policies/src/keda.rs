@@ -1,6 +1,7 @@
-//! The policy `keda`: KEDA's operator between zero and one, an HPA on the same trigger above. Owns both their ticks; the HPA's arithmetic is [`crate::hpa`]'s.
+//! The policy `keda`: KEDA's operator between zero and one replica, and an HPA on the same trigger above. Owns the operator and both control intervals; the HPA's
+//! arithmetic is in [`crate::hpa`].
 //!
-//! The trigger's value is read when it is asked for, as KEDA's metrics server does, not through a pipeline.
+//! The trigger is read on demand, as by KEDA's metrics server, not through a metrics pipeline.
 
 use std::time::Duration;
 
@@ -13,104 +14,104 @@ use serde::{Deserialize, Serialize};
 
 use crate::hpa::behavior::{Behavior, History, Limits, normalize};
 use crate::hpa::replica_calculator::{Calculator, Tolerance};
+use crate::inputs::{self, Cadence, check_range, check_span, measured};
 use crate::kpa::Metric;
-use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 
-/// KEDA and its parameters.
+/// Parameters of KEDA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Keda {
-    /// What the trigger counts, over the whole function.
+    /// Metric of the trigger, over the whole function.
     pub metric: Metric,
-    /// What one replica should have of it, 0.001 to 1e6.
+    /// Target of the metric for one replica, 0.001 to 1e6.
     pub threshold: f64,
-    /// Above this the trigger is active, 0 to 1e6.
+    /// Value above which the trigger is active, 0 to 1e6.
     pub activation_threshold: f64,
-    /// How often the operator looks, 1 s to 1 h.
+    /// Time between polls of the operator, 1 s to 1 h.
     pub polling_interval: Span,
-    /// So long after the trigger was last active the function goes to zero, up to 1 day.
+    /// Time after the last activity at which the function scales to zero, up to 1 day.
     pub cooldown_period: Span,
-    /// So long after it was first seen a function that never was active goes to zero, up to 1 day.
+    /// Time after its creation at which a function that was never active scales to zero, up to 1 day.
     pub initial_cooldown_period: Span,
-    /// Replicas while the trigger is inactive, below the least of the bounds; without it zero where the bounds allow zero.
+    /// Replicas while the trigger is inactive, below the minimum; if absent, zero where the bounds allow it.
     pub idle_replicas: Option<u32>,
-    /// What counts where the trigger cannot be read.
+    /// Fallback if the trigger cannot be read.
     pub fallback: Option<Fallback>,
-    /// How often the HPA decides, 1 s to 1 h.
+    /// Time between decisions of the HPA, 1 s to 1 h.
     pub sync_period: Span,
-    /// Limits of rate and windows of the HPA; the rules from before there was such a field where absent.
+    /// Rate limits and stabilization windows of the HPA; if absent, the rules from before the field existed.
     pub behavior: Option<Behavior>,
 }
 
-/// What counts where a trigger cannot be read.
+/// Fallback for a trigger that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fallback {
-    /// Failures in a row after which it counts.
+    /// Consecutive failures after which it applies.
     pub failure_threshold: u32,
-    /// Replicas to go to.
+    /// Replicas of the fallback.
     pub replicas: u32,
-    /// How they and the current ones are weighed.
+    /// How they are combined with the current replicas.
     #[serde(default)]
     pub behavior: FallbackBehavior,
 }
 
-/// How a fallback weighs its replicas and the current ones.
+/// Combination of the fallback's replicas with the current ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FallbackBehavior {
-    /// Its own.
+    /// The fallback's.
     #[default]
     Static,
-    /// The current ones.
+    /// The current replicas.
     CurrentReplicas,
-    /// The current ones where they are more.
+    /// The greater of both.
     CurrentReplicasIfHigher,
-    /// The current ones where they are fewer.
+    /// The smaller of both.
     CurrentReplicasIfLower,
 }
 
 impl Fallback {
-    /// The value of a metric of which each replica should have `threshold`, after so many `failures`; nothing while they are few.
+    /// Substitute value of a metric with `threshold` for each replica, after `failures` consecutive failures; `None` up to the threshold of failures.
     #[must_use]
-    pub fn value(&self, threshold: f64, failures: u32, current_replicas: u32) -> Option<f64> {
+    pub fn value(&self, threshold: f64, failures: u32, current: u32) -> Option<f64> {
         let replicas = match self.behavior {
             FallbackBehavior::Static => self.replicas,
-            FallbackBehavior::CurrentReplicas => current_replicas,
-            FallbackBehavior::CurrentReplicasIfHigher => self.replicas.max(current_replicas),
-            FallbackBehavior::CurrentReplicasIfLower => self.replicas.min(current_replicas),
+            FallbackBehavior::CurrentReplicas => current,
+            FallbackBehavior::CurrentReplicasIfHigher => self.replicas.max(current),
+            FallbackBehavior::CurrentReplicasIfLower => self.replicas.min(current),
         };
         (failures > self.failure_threshold).then_some(threshold * f64::from(replicas))
     }
 }
 
-/// What the operator is told of a function.
+/// Settings of the operator for a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operator {
-    /// Least replicas.
+    /// Minimum of replicas.
     pub min: u32,
-    /// Replicas while inactive, where they differ from the least.
+    /// Replicas while inactive, if they differ from the minimum.
     pub idle: Option<u32>,
-    /// Time after the trigger was last active.
+    /// Cooldown after the last activity.
     pub cooldown: Duration,
-    /// Time after the function was made, where it never was active.
+    /// Cooldown after the creation of a function that was never active.
     pub initial_cooldown: Duration,
-    /// What annotations of the function keep the operator from, or drive it to.
-    pub told: Told,
+    /// Annotations of the function.
+    pub annotations: Annotations,
 }
 
-/// What annotations of a function tell the operator.
+/// Annotations of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Told {
-    /// Not to scale to zero or idle.
+pub struct Annotations {
+    /// Forbids scaling to zero or idle.
     pub pause_scale_in: bool,
-    /// Not to scale from zero or idle.
+    /// Forbids scaling from zero or idle.
     pub pause_scale_out: bool,
-    /// To take the triggers for active.
+    /// Treats the triggers as active.
     pub force_activation: bool,
 }
 
-/// What the operator knows of the triggers.
+/// State of the triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
     /// At least one is active.
@@ -122,13 +123,13 @@ pub enum Trigger {
 }
 
 impl Operator {
-    /// Replicas to go to from `current_replicas`; nothing where the HPA decides or it is too early. `fallback` is what the function falls back to where a trigger fails: the
-    /// HPA goes there by the metric, so the operator keeps off; only a fallback to nothing does not keep it from scaling to zero.
+    /// Replicas to scale to from `current`; `None` if the HPA decides or the cooldown lasts. With a `fallback` for failing triggers the HPA scales by the substitute
+    /// value, so the operator does nothing, except that a fallback of zero replicas allows scaling to zero.
     #[must_use]
     pub fn scale(
         &self,
         trigger: Trigger,
-        current_replicas: u32,
+        current: u32,
         fallback: Option<u32>,
         last_active: Option<Timestamp>,
         created: Timestamp,
@@ -138,21 +139,21 @@ impl Operator {
             Some(last) => now > last.plus(self.cooldown),
             None => now > created.plus(self.initial_cooldown),
         };
-        let wakes = current_replicas == 0 || (self.idle.is_some() && current_replicas < self.min);
-        let sleeps = self.idle.is_some_and(|idle| current_replicas > idle) || (current_replicas > 0 && self.min == 0);
+        let wakes = current == 0 || (self.idle.is_some() && current < self.min);
+        let sleeps = self.idle.is_some_and(|idle| current > idle) || (current > 0 && self.min == 0);
         match trigger {
-            _ if trigger == Trigger::Active || self.told.force_activation => {
-                (wakes && !self.told.pause_scale_out).then_some(self.min.max(1))
+            _ if trigger == Trigger::Active || self.annotations.force_activation => {
+                (wakes && !self.annotations.pause_scale_out).then_some(self.min.max(1))
             }
             Trigger::Failed if fallback != Some(0) => None,
-            _ if sleeps => (cooled && !self.told.pause_scale_in).then_some(self.idle.unwrap_or(self.min)),
-            _ => (current_replicas < self.min && self.idle.is_none()).then_some(self.min),
+            _ if sleeps => (cooled && !self.annotations.pause_scale_in).then_some(self.idle.unwrap_or(self.min)),
+            _ => (current < self.min && self.idle.is_none()).then_some(self.min),
         }
     }
 }
 
-/// What a KEDA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Memory of KEDA about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct KedaMemory {
     poll: Cadence,
     sync: Cadence,
@@ -163,7 +164,7 @@ pub struct KedaMemory {
 }
 
 impl Default for Keda {
-    /// KEDA's defaults. A trigger has none; 100 requests in flight are those of its HTTP add-on.
+    /// KEDA's defaults. Triggers have none; 100 requests in flight is the default of its HTTP add-on.
     fn default() -> Self {
         Self {
             metric: Metric::Concurrency,
@@ -193,69 +194,67 @@ impl Policy for Keda {
         format!("keda/2.20 {metric} {} a replica, active above {}", self.threshold, self.activation_threshold)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         let cooldown = self.cooldown_period.max(self.initial_cooldown_period).max(self.polling_interval);
         let windows = self.behavior.as_ref().map_or(Self::STABILIZATION, |_| Behavior::MAX_WINDOW.0);
         Some(cooldown.0.max(windows) + (self.sync_period.0 + self.polling_interval.0) * 2)
     }
 
     /// The operator polls each 30 s (`pollingInterval`), the HPA syncs each 15 s; both read the trigger when they do (`useCachedMetrics` is off).
-    fn native(&self) -> Native {
-        Native { tick: Some(self.sync_period.min(self.polling_interval)), metric_lag: Span::default() }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(self.sync_period.min(self.polling_interval)), metric_lag: Span::default() }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let (memory, now) = (recall!(memory, Keda), seen::instant(state));
+        let (memory, now) = (memory.of::<KedaMemory>(), inputs::instant(state));
         let created = *memory.created.get_or_insert(now);
         let (polls, syncs) = (memory.poll.due(now, self.polling_interval), memory.sync.due(now, self.sync_period));
         if !polls && !syncs {
             return Cadence::hold(self.sync_period);
         }
-        let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        let Some(current_allocation) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         let value = self.value(state);
-        // Failures are counted where the HPA asks for the metric, not by the operator's polls.
+        // Failures count when the HPA asks for the metric, not at the operator's polls.
         memory.failures = match value {
             Some(_) => 0,
             None => memory.failures.saturating_add(u32::from(syncs)),
         };
-        let value_or_fallback = value.or_else(|| self.fallback?.value(self.threshold, memory.failures, current.replicas.0));
-        if polls && let Some(decision) = self.activate(state, current, value, memory, created, now) {
+        let value_or_fallback = value.or_else(|| self.fallback?.value(self.threshold, memory.failures, current_allocation.replicas.0));
+        if polls && let Some(decision) = self.activate(state, current_allocation, value, memory, created, now) {
             return decision;
         }
-        if syncs { self.across(state, current, value_or_fallback, memory, now) } else { Cadence::hold(self.sync_period) }
+        if syncs { self.across(state, current_allocation, value_or_fallback, memory, now) } else { Cadence::hold(self.sync_period) }
+    }
+}
+
+impl Rule for Keda {
+    fn check(&self) -> Result<(), String> {
+        let (hour, day) = (Span::seconds(3600), Span::seconds(24 * 3600));
+        check_range("threshold", self.threshold, 0.001, 1e6)?;
+        check_range("activation_threshold", self.activation_threshold, 0.0, 1e6)?;
+        check_span("polling_interval", self.polling_interval, Span::seconds(1), hour)?;
+        check_span("cooldown_period", self.cooldown_period, Span::default(), day)?;
+        check_span("initial_cooldown_period", self.initial_cooldown_period, Span::default(), day)?;
+        check_span("sync_period", self.sync_period, Span::seconds(1), hour)?;
+        self.behavior.as_ref().map_or(Ok(()), Behavior::check)
     }
 }
 
 impl Keda {
-    /// Refuses parameters that KEDA would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
-        let (hour, day) = (Span::seconds(3600), Span::seconds(24 * 3600));
-        ranged("threshold", self.threshold, 0.001, 1e6)?;
-        ranged("activation_threshold", self.activation_threshold, 0.0, 1e6)?;
-        spanned("polling_interval", self.polling_interval, Span::seconds(1), hour)?;
-        spanned("cooldown_period", self.cooldown_period, Span::default(), day)?;
-        spanned("initial_cooldown_period", self.initial_cooldown_period, Span::default(), day)?;
-        spanned("sync_period", self.sync_period, Span::seconds(1), hour)?;
-        self.behavior.as_ref().map_or(Ok(()), Behavior::check)
-    }
-
     fn value(&self, state: &State) -> Option<f64> {
         match self.metric {
-            Metric::Concurrency => seen::in_flight(state),
+            Metric::Concurrency => inputs::in_flight(state),
             Metric::Rps => measured(state.windows.tick.rate_rps),
         }
     }
 
-    /// The operator's part; nothing where it leaves the function to the HPA.
+    /// The operator's decision; `None` if it leaves the function to the HPA.
     fn activate(
         &self,
         state: &State,
-        current: Allocation,
+        current_allocation: Allocation,
         value: Option<f64>,
         memory: &mut KedaMemory,
         created: Timestamp,
@@ -276,44 +275,51 @@ impl Keda {
             idle: self.idle_replicas.filter(|idle| *idle < range.min().0),
             cooldown: self.cooldown_period.0,
             initial_cooldown: self.initial_cooldown_period.0,
-            told: Told::default(),
+            annotations: Annotations::default(),
         };
-        let replicas = operator.scale(trigger, current.replicas.0, fallback, memory.last_active, created, now)?;
+        let replicas = operator.scale(trigger, current_allocation.replicas.0, fallback, memory.last_active, created, now)?;
         let reason = match trigger {
             Trigger::Active => "the trigger is active",
-            Trigger::Inactive => "the trigger has long been inactive",
+            Trigger::Inactive => "the trigger was inactive for the cooldown period",
             Trigger::Failed => "the trigger cannot be read",
         };
-        Some(seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason.into()))
+        Some(inputs::propose(state, current_allocation, Allocation { replicas: Replicas(replicas), ..current_allocation }, reason.into()))
     }
 
-    /// The HPA's part: at least one replica, by the value of the whole function.
-    fn across(&self, state: &State, current: Allocation, value: Option<f64>, memory: &mut KedaMemory, now: Timestamp) -> Decision {
-        let (range, current_replicas) = (state.bounds.replicas, current.replicas.0);
+    /// The HPA's decision: at least one replica, by the value of the whole function.
+    fn across(
+        &self,
+        state: &State,
+        current_allocation: Allocation,
+        value: Option<f64>,
+        memory: &mut KedaMemory,
+        now: Timestamp,
+    ) -> Decision {
+        let (range, current) = (state.bounds.replicas, current_allocation.replicas.0);
         let limits = Limits { min: range.min().0.max(1), max: range.max().0.max(1) };
-        if current_replicas == 0 {
-            return Decision::hold(HoldReason::NothingToDo, "the HPA is off while there are zero replicas");
+        if current == 0 {
+            return Decision::hold(HoldReason::NothingToDo, "the HPA is off at zero replicas");
         }
         let Some(value) = value else {
             return Decision::hold(HoldReason::NoMeasurement, "the trigger cannot be read");
         };
-        memory.history.begin(current_replicas, now);
-        let existing = seen::counts(state).map_or(current_replicas, |counts| counts.ready.0.saturating_add(counts.pending.0));
+        memory.history.begin(current, now);
+        let existing = inputs::counts(state).map_or(current, |counts| counts.ready.0.saturating_add(counts.pending.0));
         let milli = |value: f64| (value * 1000.0) as i64;
         let desired = self.calculator().average_value(existing, milli(value), milli(self.threshold)).replicas;
-        let replicas = if current_replicas > limits.max || current_replicas < limits.min {
-            current_replicas.clamp(limits.min, limits.max)
+        let replicas = if current > limits.max || current < limits.min {
+            current.clamp(limits.min, limits.max)
         } else {
             match &self.behavior {
-                None => normalize(&mut memory.history, current_replicas, desired, Self::STABILIZATION, limits, now),
-                Some(behavior) => behavior.normalize(&mut memory.history, current_replicas, desired, limits, now),
+                None => normalize(&mut memory.history, current, desired, Self::STABILIZATION, limits, now),
+                Some(behavior) => behavior.normalize(&mut memory.history, current, desired, limits, now),
             }
         };
         if let Some(behavior) = &self.behavior {
-            behavior.record(&mut memory.history, current_replicas, replicas, now);
+            behavior.record(&mut memory.history, current, replicas, now);
         }
         let reason = format!("{value:.2} at {} a replica ask for {desired}", self.threshold);
-        seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason)
+        inputs::propose(state, current_allocation, Allocation { replicas: Replicas(replicas), ..current_allocation }, reason)
     }
 
     /// The HPA's calculator, with the tolerances that `behavior` sets.
@@ -327,7 +333,7 @@ impl Keda {
         Calculator { tolerance, ..default }
     }
 
-    /// The HPA's downscale stabilisation.
+    /// The HPA's downscale stabilization.
     const STABILIZATION: Duration = Duration::from_secs(300);
 }
 
@@ -338,12 +344,12 @@ mod tests {
     use qscale_common::time::Tick;
 
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn operator(min: u32, idle: Option<u32>) -> Operator {
-        Operator { min, idle, cooldown: Duration::from_secs(300), initial_cooldown: Duration::ZERO, told: Told::default() }
+        Operator { min, idle, cooldown: Duration::from_secs(300), initial_cooldown: Duration::ZERO, annotations: Annotations::default() }
     }
 
     #[test]
@@ -362,20 +368,20 @@ mod tests {
             ("inactive at zero stays", operator(0, None), Trigger::Inactive, 0, None),
             ("failed without fallback stays", operator(0, None), Trigger::Failed, 7, None),
         ];
-        for (name, operator, trigger, current_replicas, expected) in cases {
-            assert_eq!(operator.scale(trigger, current_replicas, None, Some(long_ago), long_ago, NOW), expected, "{name}");
+        for (name, operator, trigger, current, expected) in cases {
+            assert_eq!(operator.scale(trigger, current, None, Some(long_ago), long_ago, NOW), expected, "{name}");
         }
         let failed = |fallback| operator(0, None).scale(Trigger::Failed, 7, fallback, Some(long_ago), long_ago, NOW);
         assert_eq!(failed(Some(4)), None, "failed with fallback is the HPA's");
-        assert_eq!(failed(Some(0)), Some(0), "failed with a fallback to nothing goes on as inactive");
+        assert_eq!(failed(Some(0)), Some(0), "a fallback to zero counts as inactive");
     }
 
     #[test]
     fn annotations() {
         let long_ago = NOW.minus(Duration::from_secs(600));
-        let paused_in = Told { pause_scale_in: true, ..Told::default() };
-        let paused_out = Told { pause_scale_out: true, ..Told::default() };
-        let forced = Told { force_activation: true, ..Told::default() };
+        let paused_in = Annotations { pause_scale_in: true, ..Annotations::default() };
+        let paused_out = Annotations { pause_scale_out: true, ..Annotations::default() };
+        let forced = Annotations { force_activation: true, ..Annotations::default() };
         let (active, inactive) = (Trigger::Active, Trigger::Inactive);
         let cases = [
             ("TestNoScaleToMinReplicasWhenNotActiveAndPauseScaleInAnnotationSet", operator(0, None), paused_in, inactive, 10, None),
@@ -383,10 +389,10 @@ mod tests {
             ("TestScaleFromMinReplicasWhenActivationForced", operator(0, None), forced, inactive, 0, Some(1)),
             ("TestNoScaleFromMinReplicasWhenActiveAndPausedScaleOutAnnotationSet", operator(0, None), paused_out, active, 0, None),
             ("TestNoScaleFromIdleReplicasToMinReplicasWhenActiveAndPausedScaleOut", operator(5, Some(0)), paused_out, active, 0, None),
-            ("TestEventWitTriggerInfo", operator(5, Some(0)), Told::default(), active, 2, Some(5)),
+            ("TestEventWitTriggerInfo", operator(5, Some(0)), Annotations::default(), active, 2, Some(5)),
         ];
-        for (name, operator, told, trigger, current_replicas, expected) in cases {
-            let got = Operator { told, ..operator }.scale(trigger, current_replicas, None, Some(long_ago), long_ago, NOW);
+        for (name, operator, annotations, trigger, current, expected) in cases {
+            let got = Operator { annotations, ..operator }.scale(trigger, current, None, Some(long_ago), long_ago, NOW);
             assert_eq!(got, expected, "{name}");
         }
     }
@@ -411,9 +417,7 @@ mod tests {
 
     #[test]
     fn fallback() {
-        let value = |behavior, failures, current_replicas| {
-            Fallback { failure_threshold: 3, replicas: 10, behavior }.value(10.0, failures, current_replicas)
-        };
+        let value = |behavior, failures, current| Fallback { failure_threshold: 3, replicas: 10, behavior }.value(10.0, failures, current);
         assert_eq!(value(FallbackBehavior::Static, 4, 6), Some(100.0));
         assert_eq!(value(FallbackBehavior::Static, 3, 6), None);
         assert_eq!(value(FallbackBehavior::CurrentReplicas, 4, 6), Some(60.0));
@@ -423,18 +427,18 @@ mod tests {
         assert_eq!(value(FallbackBehavior::CurrentReplicasIfLower, 4, 15), Some(100.0));
     }
 
-    /// What is in force after each tick of 5 s with so many requests in flight.
+    /// Replicas after each tick of 5 s, given the requests in flight.
     fn run(policy: &Keda, mut replicas: u32, in_flight: impl Fn(u64) -> Option<f64>, ticks: u64) -> Vec<u32> {
-        let mut memory = Memory::None;
+        let mut memory = Memory::default();
         let played = (0..ticks).map(|tick| {
             let mut state =
-                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..sample::state() };
+                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..fixtures::state() };
             state.bounds.replicas = Range::new(Replicas(0), Replicas(100)).expect("ordered");
             let all = Replicas(replicas);
             state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
             state.windows.tick.concurrency = in_flight(tick).filter(|_| replicas > 0).map(|all| all / f64::from(replicas));
             state.windows.tick.queued = if replicas == 0 { in_flight(tick) } else { Some(0.0) };
-            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
             replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
             replicas
         });
@@ -445,7 +449,7 @@ mod tests {
     fn wakes_within_a_poll_and_sleeps_after_the_cooldown() {
         let replicas = run(&Keda::default(), 0, |tick| Some(if (3..20).contains(&tick) { 250.0 } else { 0.0 }), 120);
         assert_eq!(replicas[5..8], [0, 1, 1], "the second poll is at 30 s");
-        assert_eq!(replicas[9], 3, "and the HPA's next sync goes on");
+        assert_eq!(replicas[9], 3, "the next sync of the HPA");
         // Last seen active by the poll of tick 18; 300 s after it the poll of tick 78 is not yet later than that.
         assert_eq!((replicas[83], replicas[84]), (1, 0), "{replicas:?}");
     }

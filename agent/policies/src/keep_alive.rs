@@ -1,8 +1,8 @@
-//! The policies `keep-alive-fixed` and `keep-alive-histogram`: replicas stay for some time after their last request. Owns how many are needed and how long
-//! they stay; the histogram of idle times is [`histogram`]'s.
+//! The policies `keep-alive-fixed` and `keep-alive-histogram`: replicas stay for some time after their last request. Owns the number of replicas needed and the
+//! time they stay; the histogram of idle times is in [`histogram`].
 //!
-//! Such platforms start a replica for a request that finds none free, so the need is what is in flight and queued over what one replica takes at once, and
-//! the highest need of the keep-alive stays. They have no tick of their own: each State is one.
+//! Platforms with keep-alive start a replica for a request that finds none free. So the replicas needed are the concurrency over the requests that one replica
+//! takes at once, and the greatest need within the keep-alive counts. Both policies decide at each State.
 
 pub mod histogram;
 
@@ -15,39 +15,39 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::inputs::{self, check_range, check_span, measured};
 use crate::kpa::bucketing::Highest;
-use crate::seen::{self, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Policy, recall};
+use crate::{Decision, HoldReason, Memory, Policy, Rule};
 use histogram::{IdleTimes, Windows};
 
-/// A keep-alive of one length.
+/// Parameters of a fixed keep-alive.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct KeepAliveFixed {
-    /// How long a replica stays after its last request, 1 s to 1 day.
+    /// Time a replica stays after its last request, 1 s to 1 day.
     pub keep_alive: Span,
     /// Requests that one replica takes at once, 0.01 to 10,000.
     pub concurrency: f64,
 }
 
-/// A keep-alive, and a time to start again, by the idle times that were seen.
+/// Parameters of a keep-alive and prewarming by the distribution of idle times.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct KeepAliveHistogram {
     /// Requests that one replica takes at once, 0.01 to 10,000.
     pub concurrency: f64,
-    /// Percentile of the idle times before which no request is awaited, 0 to 1.
+    /// Percentile of idle times before which no request is expected, 0 to 1.
     pub head: f64,
-    /// Percentile of the idle times after which none is awaited, 0 to 1.
+    /// Percentile of idle times after which none is expected, 0 to 1.
     pub tail: f64,
-    /// Share by which a replica is there before the one and stays after the other, 0 to 1.
+    /// Share by which prewarming is earlier and keep-alive longer than these, 0 to 1.
     pub margin: f64,
-    /// Variation of the counts from which on they say something, 0 to 1000.
+    /// Coefficient of variation of the bin counts from which the histogram is used, 0 to 1000.
     pub representative: f64,
 }
 
-/// What a keep-alive remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Memory of a keep-alive about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct KeepAliveMemory {
     needs: Highest,
     busy_until: Option<Timestamp>,
@@ -55,44 +55,44 @@ pub struct KeepAliveMemory {
 }
 
 impl Default for KeepAliveFixed {
-    /// Ten minutes: what OpenWhisk and AWS keep; one request at a time.
+    /// Ten minutes, as OpenWhisk and AWS Lambda; one request at a time.
     fn default() -> Self {
         Self { keep_alive: Span::seconds(600), concurrency: 1.0 }
     }
 }
 
 impl Default for KeepAliveHistogram {
-    /// The constants of the public re-implementations; one request at a time.
+    /// Constants of the public re-implementations; one request at a time.
     fn default() -> Self {
         Self { concurrency: 1.0, head: 0.05, tail: 0.99, margin: 0.1, representative: 2.0 }
     }
 }
 
-/// What a State says of the need for replicas.
-struct Need {
+/// Demand for replicas in a State.
+struct Demand {
     now: Timestamp,
     replicas: u32,
     busy: bool,
 }
 
-/// The need of `state`'s tick; nothing where no request was counted.
-fn need(state: &State, concurrency: f64) -> Option<Need> {
-    let in_flight = seen::in_flight(state)?;
+/// Demand of the tick of `state`; `None` without a measurement of concurrency.
+fn need(state: &State, concurrency: f64) -> Option<Demand> {
+    let in_flight = inputs::in_flight(state)?;
     let arrived = measured(state.windows.tick.rate_rps).unwrap_or(0.0) > 0.0;
     let busy = in_flight > 0.0 || arrived;
     let replicas = ((in_flight / concurrency).ceil() as u32).max(u32::from(busy));
-    Some(Need { now: seen::instant(state).plus(seen::tick_length(state)), replicas, busy })
+    Some(Demand { now: inputs::instant(state).plus(inputs::tick_length(state)), replicas, busy })
 }
 
-fn decide(state: &State, concurrency: f64, replicas: impl FnOnce(Need) -> (u32, String)) -> Decision {
+fn decide(state: &State, concurrency: f64, replicas: impl FnOnce(Demand) -> (u32, String)) -> Decision {
     let Some(current) = state.allocation else {
-        return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
     };
     let Some(need) = need(state, concurrency) else {
         return Decision::hold(HoldReason::NoMeasurement, "requests in flight were not measured");
     };
     let (replicas, reason) = replicas(need);
-    seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason)
+    inputs::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason)
 }
 
 impl Policy for KeepAliveFixed {
@@ -104,29 +104,25 @@ impl Policy for KeepAliveFixed {
         format!("keep-alive-fixed/1 {} at {} a replica", self.keep_alive, self.concurrency)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         Some(self.keep_alive.0 * 2)
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, KeepAlive);
+        let memory = memory.of::<KeepAliveMemory>();
         decide(state, self.concurrency, |need| {
-            // Sixty slots bound what is remembered, whatever the length.
+            // Sixty slots bound the memory for any length.
             let slot = millis(self.keep_alive.0).div_ceil(60).max(1);
             let replicas = memory.needs.record(need.now.0 / slot, need.replicas, 61);
-            (replicas, format!("{} needed now, {replicas} within {}", need.replicas, self.keep_alive))
+            (replicas, format!("{} replicas needed now, {replicas} within {}", need.replicas, self.keep_alive))
         })
     }
 }
 
-impl KeepAliveFixed {
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
-        spanned("keep_alive", self.keep_alive, Span::seconds(1), Span::seconds(24 * 3600))?;
-        ranged("concurrency", self.concurrency, 0.01, 10_000.0)
+impl Rule for KeepAliveFixed {
+    fn check(&self) -> Result<(), String> {
+        check_span("keep_alive", self.keep_alive, Span::seconds(1), Span::seconds(24 * 3600))?;
+        check_range("concurrency", self.concurrency, 0.01, 10_000.0)
     }
 }
 
@@ -139,37 +135,35 @@ impl Policy for KeepAliveHistogram {
         format!("keep-alive-histogram/1 4h in minutes, at {} a replica", self.concurrency)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         Some(Self::HISTORY)
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, KeepAlive);
+        let memory = memory.of::<KeepAliveMemory>();
         decide(state, self.concurrency, |need| self.replicas(memory, &need))
+    }
+}
+
+impl Rule for KeepAliveHistogram {
+    fn check(&self) -> Result<(), String> {
+        check_range("concurrency", self.concurrency, 0.01, 10_000.0)?;
+        for (field, share) in [("head", self.head), ("tail", self.tail), ("margin", self.margin)] {
+            check_range(field, share, 0.0, 1.0)?;
+        }
+        check_range("representative", self.representative, 0.0, 1000.0)
     }
 }
 
 impl KeepAliveHistogram {
     const MINUTE_MS: u64 = 60_000;
-    /// A day of idle times fills the bins of a function that is called at all often.
+    /// A day of idle times fills the bins of any function that is called regularly.
     const HISTORY: Duration = Duration::from_secs(24 * 3600);
 
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
-        ranged("concurrency", self.concurrency, 0.01, 10_000.0)?;
-        for (field, share) in [("head", self.head), ("tail", self.tail), ("margin", self.margin)] {
-            ranged(field, share, 0.0, 1.0)?;
-        }
-        ranged("representative", self.representative, 0.0, 1000.0)
-    }
-
-    fn replicas(&self, memory: &mut KeepAliveMemory, need: &Need) -> (u32, String) {
+    fn replicas(&self, memory: &mut KeepAliveMemory, need: &Demand) -> (u32, String) {
         let slot = need.now.0 / Self::MINUTE_MS;
         if need.busy {
-            // Ticks that follow each other leave no idle time; what lies between is at least one of them.
+            // Consecutive ticks leave no idle time; a gap is at least one tick.
             if let Some(until) = memory.busy_until.filter(|until| need.now.since(*until) >= Duration::from_millis(Self::MINUTE_MS)) {
                 memory.idle.record(need.now.since(until));
             }
@@ -180,7 +174,7 @@ impl KeepAliveHistogram {
         let kept = memory.needs.record(slot, need.replicas, minutes + 1);
         let Some(until) = memory.busy_until else { return (kept, "no request was seen yet".into()) };
         let idle = need.now.since(until);
-        let told = format!("idle for {}, prewarmed after {}, kept until {}", Span(idle), Span(prewarm), Span(keep_alive));
+        let reason = format!("idle for {}, prewarmed after {}, kept until {}", Span(idle), Span(prewarm), Span(keep_alive));
         let replicas = match () {
             () if need.busy && prewarm.is_zero() => kept,
             () if need.busy => need.replicas,
@@ -188,7 +182,7 @@ impl KeepAliveHistogram {
             () if prewarm.is_zero() => kept,
             () => u32::from(idle >= prewarm),
         };
-        (replicas, told)
+        (replicas, reason)
     }
 }
 
@@ -199,21 +193,21 @@ mod tests {
     use qscale_common::time::Tick;
 
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
-    /// What is in force after each minute with so many requests in flight.
+    /// Replicas after each minute, given the requests in flight.
     fn run(policy: &dyn Policy, in_flight: impl Fn(u64) -> f64, minutes: u64) -> Vec<u32> {
-        let (mut memory, mut replicas) = (Memory::None, 0);
+        let (mut memory, mut replicas) = (Memory::default(), 0);
         let played = (0..minutes).map(|minute| {
             let mut state =
-                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(28_000_000 + minute), ..sample::state() };
+                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(28_000_000 + minute), ..fixtures::state() };
             state.tick_length_ms = 60_000;
             state.bounds.replicas = Range::new(Replicas(0), Replicas(100)).expect("ordered");
             let all = Replicas(replicas);
             state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
             state.windows.tick.concurrency = (replicas > 0).then_some(0.0);
             state.windows.tick.queued = Some(in_flight(minute));
-            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+            let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
             replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
             replicas
         });

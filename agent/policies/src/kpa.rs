@@ -1,9 +1,9 @@
-//! The policy `kpa`: Knative's pod autoscaler. Owns what it sees of a State; the arithmetic is in [`autoscaler`], [`bucketing`] and [`scaler`].
+//! The policy `kpa`: Knative's pod autoscaler. Owns its inputs from a State; the arithmetic is in [`autoscaler`], [`bucketing`] and [`scaler`].
 //!
-//! Deviations from the original, for want of what a State does not tell:
-//! - each second of a tick has the tick's mean, and where a tick is longer than two seconds it decides once a tick;
-//! - a revision is always reachable, and initialised where it is found with as many pods as it begins with;
-//! - the values are those of all pods, not of a sample; requests that queue before the pods are the activator's.
+//! Deviations from the original, due to data that a State lacks:
+//! - each second of a tick has the tick's mean; if a tick is longer than two seconds, it decides once a tick;
+//! - a revision is always reachable, and initialized if first seen with at least its initial number of pods;
+//! - values are of all pods, not of a sample; requests queued at the gateway count as the activator's.
 
 pub mod autoscaler;
 pub mod bucketing;
@@ -18,55 +18,55 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::inputs::{self, Cadence, check_range, check_span, measured};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use autoscaler::{Autoscaler, DeciderSpec};
 use bucketing::Buckets;
 use scaler::{Activity, Applied, Counted, ZeroSpec};
 
-/// The KPA and its parameters.
+/// Parameters of the KPA.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Kpa {
-    /// What is counted.
+    /// Metric.
     pub metric: Metric,
-    /// How the values of a window become one.
+    /// Aggregation of the values of a window.
     pub aggregation: Aggregation,
-    /// What one replica can have, 0.01 to 1e6; 100 requests in flight or 200 a second where absent.
+    /// Capacity of one replica, 0.01 to 1e6; if absent, 100 requests in flight or 200 a second.
     pub target: Option<f64>,
-    /// Percent of the target that is aimed for, 1 to 100.
+    /// Target utilization of the capacity, percent, 1 to 100.
     pub target_utilization_percentage: f64,
-    /// Requests that one replica takes at once at most, 0 for any number.
+    /// Requests that one replica takes at once, 0 without limit.
     pub container_concurrency: u32,
     /// The long window, 6 s to 1 h.
     pub stable_window: Span,
     /// The short window in percent of the long one, 1 to 100.
     pub panic_window_percentage: f64,
-    /// Panic begins at so many percent of what the ready replicas should have, 110 to 1000.
+    /// Percent of the ready replicas' target at which panic mode begins, 110 to 1000.
     pub panic_threshold_percentage: f64,
-    /// Most replicas at once, times the ready ones, above 1 up to 1e6.
+    /// Greatest factor of the ready replicas in one step up, above 1 to 1e6.
     pub max_scale_up_rate: f64,
-    /// Fewest replicas at once, the ready ones divided by this, above 1 up to 1e6.
+    /// Greatest divisor of the ready replicas in one step down, above 1 to 1e6.
     pub max_scale_down_rate: f64,
-    /// Whether zero replicas are allowed, where the bounds allow them.
+    /// Whether it may scale to zero, if the bounds allow it.
     pub scale_to_zero: bool,
-    /// So long requests go through the activator before the last replica goes, up to 1 h.
+    /// Time for which requests go through the activator before the last replica is removed, up to 1 h.
     pub scale_to_zero_grace_period: Span,
-    /// So long the last replica is kept at least, up to 1 h.
+    /// Least time for which the last replica is kept, up to 1 h.
     pub scale_to_zero_pod_retention_period: Span,
-    /// The highest need of this long counts, up to 1 h.
+    /// Window whose greatest need counts, up to 1 h.
     pub scale_down_delay: Span,
-    /// Burst that should be absorbed without the activator, 0 to 1e6; -1 for any.
+    /// Burst to absorb without the activator, 0 to 1e6; -1 for any.
     pub target_burst_capacity: f64,
-    /// Fewest replicas where any are needed, 1 to 10,000.
+    /// Least number of replicas if any are needed, 1 to 10,000.
     pub activation_scale: u32,
-    /// Replicas that a function begins with, 1 to 10,000: fewer count for nothing until so many were ready once.
+    /// Initial replicas, 1 to 10,000: the function is not active before this many were ready.
     pub initial_scale: u32,
-    /// So long a function may take to start before it is given up, 1 s to 1 h.
+    /// Time a function may take to start before it is given up, 1 s to 1 h.
     pub progress_deadline: Span,
 }
 
-/// What is counted.
+/// Metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -77,19 +77,19 @@ pub enum Metric {
     Rps,
 }
 
-/// How the values of a window become one.
+/// Aggregation of the values of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregation {
-    /// By their mean.
+    /// The mean.
     #[default]
     Linear,
-    /// By a mean in which a value weighs less the older it is.
+    /// A mean with exponentially decreasing weights of older values.
     WeightedExponential,
 }
 
-/// What a KPA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Memory of a KPA about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct KpaMemory {
     cadence: Cadence,
     stable: Buckets,
@@ -97,16 +97,16 @@ pub struct KpaMemory {
     found: Option<Found>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 struct Found {
     autoscaler: Autoscaler,
     activity: Activity,
-    /// Whether it once had the replicas to begin with.
+    /// Whether its initial replicas were ready once.
     initialized: bool,
 }
 
 impl Default for Kpa {
-    /// The defaults of `config-autoscaler`.
+    /// Defaults of `config-autoscaler`.
     fn default() -> Self {
         Self {
             metric: Metric::Concurrency,
@@ -145,57 +145,43 @@ impl Policy for Kpa {
         format!("kpa/1.23 {metric} {target:.2} of {total}, window {}", self.stable_window)
     }
 
-    fn remembers(&self) -> Option<Duration> {
-        // Panic lasts a stable window after what began it, and going to zero another one and the grace period.
+    fn lookback(&self) -> Option<Duration> {
+        // Panic lasts a stable window after its last cause; scaling to zero takes another one and the grace period.
         let zero = self.scale_to_zero_grace_period.max(self.scale_to_zero_pod_retention_period);
         Some(self.stable_window.0 * 3 + zero.0 + self.scale_down_delay.0)
     }
 
     /// A decision each 2 s (`tickInterval`) on statistics that pods report each second (the autoscaler's scrape period).
-    fn native(&self) -> Native {
-        Native { tick: Some(Self::TICK), metric_lag: Span::seconds(1) }
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(Self::TICK), metric_lag: Span::seconds(1) }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, Kpa);
+        let memory = memory.of::<KpaMemory>();
         self.take(state, memory);
         let now = end(state);
         if memory.cadence.due(now, Self::TICK) { self.scale(state, memory, now) } else { Cadence::hold(Self::TICK) }
     }
 }
 
-/// When the tick ends that `state` closes.
+/// End of the tick that `state` closes.
 fn end(state: &State) -> Timestamp {
-    seen::instant(state).plus(seen::tick_length(state))
+    inputs::instant(state).plus(inputs::tick_length(state))
 }
 
-impl Kpa {
-    /// How often it decides.
-    pub const TICK: Span = Span::seconds(2);
-    /// What one pod can have where nobody says.
-    const CONCURRENCY: f64 = 100.0;
-    const RPS: f64 = 200.0;
-    /// Below this no target makes sense.
-    const LEAST_TARGET: f64 = 0.01;
-    /// Added to the progress deadline, so that the platform gives up first.
-    const ACTIVATION_BUFFER: Duration = Duration::from_secs(30);
-
-    /// Refuses parameters that `config-autoscaler` would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for Kpa {
+    fn check(&self) -> Result<(), String> {
         let hour = Span::seconds(3600);
-        self.target.map_or(Ok(()), |target| ranged("target", target, Self::LEAST_TARGET, 1e6))?;
-        ranged("target_utilization_percentage", self.target_utilization_percentage, 1.0, 100.0)?;
-        spanned("stable_window", self.stable_window, Span::seconds(6), hour)?;
+        self.target.map_or(Ok(()), |target| check_range("target", target, Self::LEAST_TARGET, 1e6))?;
+        check_range("target_utilization_percentage", self.target_utilization_percentage, 1.0, 100.0)?;
+        check_span("stable_window", self.stable_window, Span::seconds(6), hour)?;
         for (field, span) in [("stable_window", self.stable_window), ("scale_down_delay", self.scale_down_delay)] {
             if span.0.subsec_nanos() != 0 {
                 return Err(format!("{field} = {span}, must be whole seconds"));
             }
         }
-        ranged("panic_window_percentage", self.panic_window_percentage, 1.0, 100.0)?;
-        ranged("panic_threshold_percentage", self.panic_threshold_percentage, 110.0, 1000.0)?;
+        check_range("panic_window_percentage", self.panic_window_percentage, 1.0, 100.0)?;
+        check_range("panic_threshold_percentage", self.panic_threshold_percentage, 110.0, 1000.0)?;
         for (field, rate) in [("max_scale_up_rate", self.max_scale_up_rate), ("max_scale_down_rate", self.max_scale_down_rate)] {
             if !(rate > 1.0 && rate <= 1e6) {
                 return Err(format!("{field} = {rate}, must be greater than 1 and at most 1000000"));
@@ -204,18 +190,30 @@ impl Kpa {
         for (field, span) in
             [("scale_to_zero_pod_retention_period", self.scale_to_zero_pod_retention_period), ("scale_down_delay", self.scale_down_delay)]
         {
-            spanned(field, span, Span::default(), hour)?;
+            check_span(field, span, Span::default(), hour)?;
         }
-        spanned("scale_to_zero_grace_period", self.scale_to_zero_grace_period, Span::millis(1), hour)?;
+        check_span("scale_to_zero_grace_period", self.scale_to_zero_grace_period, Span::millis(1), hour)?;
         if self.target_burst_capacity != -1.0 {
-            ranged("target_burst_capacity", self.target_burst_capacity, 0.0, 1e6).map_err(|error| format!("{error}, or -1"))?;
+            check_range("target_burst_capacity", self.target_burst_capacity, 0.0, 1e6).map_err(|error| format!("{error}, or -1"))?;
         }
-        ranged("activation_scale", f64::from(self.activation_scale), 1.0, 10_000.0)?;
-        ranged("initial_scale", f64::from(self.initial_scale), 1.0, 10_000.0)?;
-        spanned("progress_deadline", self.progress_deadline, Span::seconds(1), hour)
+        check_range("activation_scale", f64::from(self.activation_scale), 1.0, 10_000.0)?;
+        check_range("initial_scale", f64::from(self.initial_scale), 1.0, 10_000.0)?;
+        check_span("progress_deadline", self.progress_deadline, Span::seconds(1), hour)
     }
+}
 
-    /// What one replica should have, and what it can have.
+impl Kpa {
+    /// Time between decisions.
+    pub const TICK: Span = Span::seconds(2);
+    /// Default capacity of a pod.
+    const CONCURRENCY: f64 = 100.0;
+    const RPS: f64 = 200.0;
+    /// Least target.
+    const LEAST_TARGET: f64 = 0.01;
+    /// Added to the progress deadline, so that the platform gives up first.
+    const ACTIVATION_BUFFER: Duration = Duration::from_secs(30);
+
+    /// Target and capacity of one replica.
     #[must_use]
     pub fn resolve(&self) -> (f64, f64) {
         let hard = Some(f64::from(self.container_concurrency)).filter(|hard| self.metric == Metric::Concurrency && *hard > 0.0);
@@ -234,14 +232,14 @@ impl Kpa {
         self.stable_window.0.mul_f64(self.panic_window_percentage / 100.0).max(Duration::from_secs(1))
     }
 
-    /// Writes what the tick measured into each of its seconds.
+    /// Records the tick's measurement for each of its seconds.
     fn take(&self, state: &State, memory: &mut KpaMemory) {
         let value = match self.metric {
-            Metric::Concurrency => seen::in_flight(state),
+            Metric::Concurrency => inputs::in_flight(state),
             Metric::Rps => measured(state.windows.tick.rate_rps),
         };
         let Some(value) = value else { return };
-        let (begin, end) = (seen::instant(state).0, end(state).0);
+        let (begin, end) = (inputs::instant(state).0, end(state).0);
         for (buckets, window) in [(&mut memory.stable, self.stable_window.0), (&mut memory.panic, self.panic_window())] {
             let size = millis(window).div_ceil(1000).max(1);
             for second in (begin / 1000).max((end / 1000).saturating_sub(size))..end.div_ceil(1000) {
@@ -252,8 +250,8 @@ impl Kpa {
     }
 
     fn scale(&self, state: &State, memory: &mut KpaMemory, now: Timestamp) -> Decision {
-        let (Some(current), Some(counts)) = (state.allocation, seen::counts(state)) else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        let (Some(current), Some(counts)) = (state.allocation, inputs::counts(state)) else {
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         let second = now.0.saturating_sub(1) / 1000;
         if memory.stable.is_empty(second) {
@@ -272,14 +270,14 @@ impl Kpa {
         });
         let result = found.autoscaler.scale(&self.decider(), ready, stable, panic, now);
         let panics = if found.autoscaler.panics_since().is_some() { " in panic" } else { "" };
-        let reason = format!("{stable:.2} over the stable and {panic:.2} over the panic window ask for {}{panics}", result.desired);
+        let reason = format!("{stable:.2} over the stable and {panic:.2} over the panic window asks for {}{panics}", result.desired);
         found.initialized |= ready >= self.initial_scale;
         let fewest = if found.initialized { 0 } else { self.initial_scale };
         let bounded = state.bounds.replicas.clamp(Replicas(result.desired.max(fewest)));
         let pods = Counted { ready, needed: state.bounds.replicas.min().0.max(fewest).max(1) };
         match found.activity.reconcile(&self.zero(), Some(bounded.0), pods, result.excess_burst_capacity, now) {
-            Applied::Scale(replicas) => seen::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason),
-            Applied::Keep => Decision::hold(HoldReason::NothingToDo, format!("{reason}; the last replica stays for now")),
+            Applied::Scale(replicas) => inputs::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason),
+            Applied::Keep => Decision::hold(HoldReason::NothingToDo, format!("{reason}; the last replica is kept for now")),
         }
     }
 

@@ -1,220 +1,71 @@
-//! The rules that decide, behind one trait. Owns how a State becomes a wanted allocation; does no I/O, reads no clock and draws no chance of its own.
+//! Policies: rules that map a State to an allocation. Owns the rules and the list of them; does no I/O, reads no clock and draws no random numbers of its own.
 //!
-//! A policy proposes and never enforces: it keeps to the bounds that the State tells so as not to ask in vain, but the guard in the actuator has the last word.
+//! A policy proposes and never enforces: it stays within the State's bounds, but the guard in the actuator has the last word.
 
 pub mod clairvoyant;
-mod fixed;
+pub mod fixed;
 pub mod history;
 pub mod holt_winters;
 pub mod hpa;
 pub mod hpa_vpa;
+mod inputs;
 pub mod keda;
 pub mod keep_alive;
 pub mod kpa;
+mod memory;
 pub mod openfaas;
 mod parameters;
 pub mod phpa_linear;
+mod policy;
 mod registry;
-mod seen;
 pub mod threshold;
 pub mod vpa;
 
 pub use clairvoyant::{Clairvoyant, ClairvoyantParams, Forecast};
 pub use fixed::Fixed;
 pub use history::History;
-pub use holt_winters::HoltWinters;
-pub use hpa::Hpa;
-pub use hpa_vpa::HpaVpa;
-pub use keda::Keda;
-pub use keep_alive::{KeepAliveFixed, KeepAliveHistogram};
-pub use kpa::Kpa;
-pub use openfaas::OpenFaas;
+pub use inputs::{answered_rps, ready_in};
+pub use memory::Memory;
 pub use parameters::{Parameter, of as parameters_of};
-pub use phpa_linear::PhpaLinear;
-pub use registry::{NAMES, PolicyError, by_name, describe, read};
-pub use seen::ready_in;
+pub use policy::{Decision, HoldReason, Policy, Timing};
+pub use registry::{PolicyError, Rule, RuleEntry, by_name, describe, read};
 pub use threshold::Threshold;
-pub use vpa::Vpa;
 
-use std::fmt;
-use std::time::Duration;
+use registry::rule;
 
-use qscale_common::contract::{Choice, State};
-use qscale_common::time::{Span, Timestamp};
-use qscale_common::units::Allocation;
-use rand::Rng;
-use serde::{Deserialize, Serialize};
+/// Every rule. A new one needs a module and a line here.
+pub const RULES: [RuleEntry; 15] = [
+    rule::<threshold::Threshold>("threshold", "replicas: one more above 250m CPU or 256 MiB memory a replica, else one less"),
+    rule::<threshold::Threshold>("threshold-vertical", "the same thresholds for CPU and memory of each replica"),
+    rule::<threshold::Threshold>("threshold-both", "the same thresholds for replicas, CPU and memory; the default fallback"),
+    rule::<fixed::Fixed>("static", "a fixed allocation, or the current one"),
+    rule::<hpa::Hpa>("hpa", "Kubernetes Horizontal Pod Autoscaler v2"),
+    rule::<hpa::Hpa>("hpa-behavior", "the same with the `behavior` field: rate limits and stabilization windows"),
+    rule::<kpa::Kpa>("kpa", "Knative Pod Autoscaler: stable and panic windows, scale to zero"),
+    rule::<vpa::Vpa>("vpa", "Kubernetes Vertical Pod Autoscaler: percentiles of decaying histograms"),
+    rule::<hpa_vpa::HpaVpa>("hpa-vpa", "HPA on CPU and VPA on memory together"),
+    rule::<keda::Keda>("keda", "KEDA: activation from zero, then HPA on concurrency or rate"),
+    rule::<holt_winters::HoltWinters>("holt-winters", "predictive HPA: Holt-Winters forecast of the replicas that HPA asks for"),
+    rule::<phpa_linear::PhpaLinear>("phpa-linear", "predictive HPA: linear forecast of the replicas that HPA asks for"),
+    rule::<keep_alive::KeepAliveFixed>("keep-alive-fixed", "keeps replicas for a fixed time after their last use"),
+    rule::<keep_alive::KeepAliveHistogram>(
+        "keep-alive-histogram",
+        "hybrid histogram: unloads and preloads by the distribution of idle times",
+    ),
+    rule::<openfaas::OpenFaas>("openfaas", "OpenFaaS community edition: steps while a request rate alert fires"),
+];
 
-/// A rule, learned or written, that says what a function should be given.
-pub trait Policy: Send + Sync {
-    /// The name that [`by_name`] knows it by.
-    fn name(&self) -> &'static str;
-
-    /// Which version of the rule this is, with what it was told to heed: at most [`qscale_common::contract::Action::MAX_TEXT`] bytes.
-    fn model(&self) -> String;
-
-    /// How far back a State may still matter to a decision, where the rule remembers anything: a service that starts reads so much of the stream.
-    fn remembers(&self) -> Option<Duration> {
-        None
+/// Names of all rules, in the order of [`RULES`].
+pub const NAMES: [&str; RULES.len()] = {
+    let (mut names, mut index) = ([""; RULES.len()], 0);
+    while index < RULES.len() {
+        names[index] = RULES[index].name;
+        index += 1;
     }
-
-    /// When the rule decides and how old what it sees is, in the real form of it; at each State and at once where that form has no tick of its own.
-    fn native(&self) -> Native {
-        Native::default()
-    }
-
-    /// What the function that `state` speaks of should be given. Whatever the rule must remember between two States of one function lies in `memory`.
-    /// The same arguments give the same decision.
-    fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision;
-
-    /// What each of many functions should be given, as [`Policy::decide`] says it of one, in their order. A rule for which many at once are cheaper than one
-    /// by one says how.
-    fn decide_all(&self, cases: &mut [(&State, &mut Memory)], now: Timestamp, rng: &mut dyn Rng) -> Vec<Decision> {
-        cases.iter_mut().map(|(state, memory)| self.decide(state, memory, now, rng)).collect()
-    }
-}
-
-/// The timing of a rule's real form. The rule keeps to it by itself, whatever the State's tick: it holds between its own ticks and delays what it sees, so a
-/// caller adds nothing. It cannot see finer than the State's tick, so whoever compares rules shows each of them States at least as often as it decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Native {
-    /// How often it decides; absent where each State is a tick.
-    pub tick: Option<Span>,
-    /// How old the newest measurement is that it may decide on, at most, apart from what the platform adds.
-    pub metric_lag: Span,
-}
-
-/// What a policy remembers of one function. A closed set, so that it can be written down and rebuilt.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Memory {
-    /// Nothing: the State says all.
-    #[default]
-    None,
-    /// Of `hpa` and `hpa-behavior`.
-    Hpa(Box<hpa::HpaMemory>),
-    /// Of `kpa`.
-    Kpa(Box<kpa::KpaMemory>),
-    /// Of `vpa`.
-    Vpa(Box<vpa::VpaMemory>),
-    /// Of `hpa-vpa`.
-    HpaVpa(Box<hpa_vpa::HpaVpaMemory>),
-    /// Of `keda`.
-    Keda(Box<keda::KedaMemory>),
-    /// Of `holt-winters`.
-    HoltWinters(Box<holt_winters::HoltWintersMemory>),
-    /// Of `phpa-linear`.
-    PhpaLinear(Box<phpa_linear::PhpaLinearMemory>),
-    /// Of `keep-alive-fixed` and `keep-alive-histogram`.
-    KeepAlive(Box<keep_alive::KeepAliveMemory>),
-    /// Of `openfaas`.
-    OpenFaas(Box<openfaas::OpenFaasMemory>),
-    /// What was seen of the load: of learned policies.
-    History(Box<History>),
-}
-
-/// The rule's own variant of the memory; a new one where it is another rule's.
-macro_rules! recall {
-    ($memory:expr, $variant:ident) => {{
-        if !matches!($memory, $crate::Memory::$variant(_)) {
-            *$memory = $crate::Memory::$variant(Default::default());
-        }
-        match $memory {
-            $crate::Memory::$variant(own) => own,
-            _ => unreachable!("the variant was set just before"),
-        }
-    }};
-}
-pub(crate) use recall;
-
-impl Memory {
-    /// What was seen of the load; begun anew where this is another rule's memory.
-    pub fn history(&mut self) -> &mut History {
-        recall!(self, History)
-    }
-}
-
-/// What a policy says to a State.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Decision {
-    /// The function should be given something else than it has.
-    Want {
-        /// What it should be given, absolute, within the State's bounds.
-        allocation: Allocation,
-        /// Why, in words for a person.
-        reason: String,
-        /// What could have been chosen.
-        choices: Vec<Choice>,
-    },
-    /// What is in force should stay.
-    Hold {
-        /// Which kind of reason.
-        why: HoldReason,
-        /// The reason in words for a person.
-        reason: String,
-        /// What could have been chosen.
-        choices: Vec<Choice>,
-    },
-}
-
-impl Decision {
-    /// To keep what is in force, with nothing to choose from.
-    #[must_use]
-    pub fn hold(why: HoldReason, reason: impl Into<String>) -> Self {
-        Self::Hold { why, reason: reason.into(), choices: Vec::new() }
-    }
-
-    /// The allocation that is wanted; `None` for a hold.
-    #[must_use]
-    pub fn wanted(&self) -> Option<Allocation> {
-        match self {
-            Self::Want { allocation, .. } => Some(*allocation),
-            Self::Hold { .. } => None,
-        }
-    }
-}
-
-/// Why what is in force should stay. Nothing to do, not allowed and not known are different answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HoldReason {
-    /// Nothing to do: what is in force is what the policy wants.
-    NothingToDo,
-    /// The policy wants something else, and the State's bounds do not allow it.
-    NotAllowed,
-    /// Not known: the State does not tell the allocation in force.
-    NoAllocation,
-    /// Not known: the State lacks a measurement that the policy decides by.
-    NoMeasurement,
-    /// Nothing was judged: the rule has a tick of its own, and this State comes between two of them.
-    NotDue,
-}
-
-impl HoldReason {
-    /// Every reason, in a fixed order.
-    pub const ALL: [HoldReason; 5] = [Self::NothingToDo, Self::NotAllowed, Self::NoAllocation, Self::NoMeasurement, Self::NotDue];
-
-    /// A word for counting.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::NothingToDo => "nothing_to_do",
-            Self::NotAllowed => "not_allowed",
-            Self::NoAllocation => "no_allocation",
-            Self::NoMeasurement => "no_measurement",
-            Self::NotDue => "not_due",
-        }
-    }
-}
-
-impl fmt::Display for HoldReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.label())
-    }
-}
+    names
+};
 
 #[cfg(test)]
-mod laws;
+mod fixtures;
 #[cfg(test)]
-mod sample;
+mod property_tests;

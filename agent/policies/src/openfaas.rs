@@ -1,7 +1,7 @@
-//! The policy `openfaas`: OpenFaaS' alert-driven scaling. Owns the alert and the steps that it takes.
+//! The policy `openfaas`: alert-driven scaling of the OpenFaaS community edition. Owns the alert and its steps.
 //!
-//! The alert is the one that comes with it: more than five requests a second of one function, for so long. It goes out again at each interval while it
-//! fires, and once when it is resolved. Scaling to zero is no part of the community edition.
+//! The alert is the shipped one: more than five requests a second of one function for a while. It is sent at each interval while it fires, and once when it is
+//! resolved. The community edition does not scale to zero.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, Cadence, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::inputs::{self, Cadence, check_range, check_span, measured};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 
-/// The alert-driven rule and its parameters.
+/// Parameters of the alert and of scaling.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct OpenFaas {
     /// Requests a second above which the alert fires, 0 to 1e6.
     pub rate_rps: f64,
-    /// So long the rate must lie above, up to 1 h.
+    /// Time for which the rate must be above it, up to 1 h.
     pub pending: Span,
-    /// How often a firing alert goes out, 1 s to 1 h.
+    /// Interval at which a firing alert is sent, 1 s to 1 h.
     pub interval: Span,
-    /// Percent of the most replicas that a step adds, 0 to 100.
+    /// Step size, percent of the greatest number of replicas, 0 to 100.
     pub factor: u32,
-    /// Most replicas, 1 to 10,000, where the bounds allow as many: the community edition's cap.
+    /// Greatest number of replicas within the bounds, 1 to 10,000; by default the community edition's cap.
     pub max_replicas: u32,
 }
 
-/// What the rule remembers of one function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Memory of the rule about one function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenFaasMemory {
     cadence: Cadence,
     above_since: Option<Timestamp>,
@@ -41,18 +41,18 @@ pub struct OpenFaasMemory {
 
 impl Default for OpenFaas {
     fn default() -> Self {
-        Self { rate_rps: 5.0, pending: Span::seconds(5), interval: Span::seconds(5), factor: 10, max_replicas: MOST }
+        Self { rate_rps: 5.0, pending: Span::seconds(5), interval: Span::seconds(5), factor: 10, max_replicas: MAX_REPLICAS }
     }
 }
 
-/// Most replicas that the community edition scales to.
-pub const MOST: u32 = 5;
+/// Cap of the community edition.
+pub const MAX_REPLICAS: u32 = 5;
 
-/// Replicas after an alert that is firing or resolved, for `current_replicas` of `min` to `max`.
+/// Replicas after an alert that fires or is resolved, given `current` within `min` to `max`.
 #[must_use]
-pub fn replicas(firing: bool, current_replicas: u32, min: u32, max: u32, factor: u32) -> u32 {
+pub fn replicas(firing: bool, current: u32, min: u32, max: u32, factor: u32) -> u32 {
     let step = (f64::from(max) / 100.0 * f64::from(factor)).ceil() as u32;
-    if firing && step > 0 { current_replicas.saturating_add(step).min(max) } else { min }
+    if firing && step > 0 { current.saturating_add(step).min(max) } else { min }
 }
 
 impl Policy for OpenFaas {
@@ -64,19 +64,19 @@ impl Policy for OpenFaas {
         format!("openfaas/1 above {} rps, factor {}, at most {}", self.rate_rps, self.factor, self.max_replicas)
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         Some((self.pending.0 + self.interval.0) * 2)
     }
 
-    /// Prometheus evaluates the alert and repeats it each 5 s (`evaluation_interval`, `group_interval` of the shipped configuration).
-    fn native(&self) -> Native {
-        Native { tick: Some(self.interval), metric_lag: Span::default() }
+    /// Prometheus evaluates and repeats the alert each 5 s (`evaluation_interval`, `group_interval` of the shipped configuration).
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(self.interval), metric_lag: Span::default() }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let (memory, now) = (recall!(memory, OpenFaas), seen::instant(state));
-        let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+        let (memory, now) = (memory.of::<OpenFaasMemory>(), inputs::instant(state));
+        let Some(current_allocation) = state.allocation else {
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         let Some(rate) = measured(state.windows.tick.rate_rps) else {
             return Decision::hold(HoldReason::NoMeasurement, "no arrivals were measured in this tick");
@@ -93,28 +93,24 @@ impl Policy for OpenFaas {
         memory.fired = firing;
         let range = state.bounds.replicas;
         let (min, max) = (range.min().0.max(1), range.max().0.min(self.max_replicas));
-        let wanted = Replicas(replicas(firing, current.replicas.0, min, max.max(min), self.factor));
+        let wanted = Replicas(replicas(firing, current_allocation.replicas.0, min, max.max(min), self.factor));
         let word = if firing { "fires" } else { "is resolved" };
-        seen::propose(
+        inputs::propose(
             state,
-            current,
-            Allocation { replicas: wanted, ..current },
+            current_allocation,
+            Allocation { replicas: wanted, ..current_allocation },
             format!("the alert {word} at {rate:.1} requests a second"),
         )
     }
 }
 
-impl OpenFaas {
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
-        ranged("rate_rps", self.rate_rps, 0.0, 1e6)?;
-        spanned("pending", self.pending, Span::default(), Span::seconds(3600))?;
-        spanned("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
-        ranged("factor", f64::from(self.factor), 0.0, 100.0)?;
-        ranged("max_replicas", f64::from(self.max_replicas), 1.0, 10_000.0)
+impl Rule for OpenFaas {
+    fn check(&self) -> Result<(), String> {
+        check_range("rate_rps", self.rate_rps, 0.0, 1e6)?;
+        check_span("pending", self.pending, Span::default(), Span::seconds(3600))?;
+        check_span("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
+        check_range("factor", f64::from(self.factor), 0.0, 100.0)?;
+        check_range("max_replicas", f64::from(self.max_replicas), 1.0, 10_000.0)
     }
 }
 
@@ -123,11 +119,11 @@ mod tests {
     use qscale_common::time::Tick;
 
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     #[test]
     fn alert_handler() {
-        // The most that is told counts up to the edition's own.
+        // A configured maximum counts up to the edition's own.
         let cases = [
             ("TestDisabledScale", (true, 1, 1, 5, 0), 1),
             ("TestParameterEdge", (true, 1, 0, 5, 0), 0),
@@ -141,20 +137,21 @@ mod tests {
             ("TestScaledUpFrom1", (true, 1, 1, 5, 30), 3),
             ("TestScaledUpWithSmallParam", (true, 1, 1, 4, 1), 2),
         ];
-        for (name, (firing, current_replicas, min, max, factor), expected) in cases {
-            assert_eq!(replicas(firing, current_replicas, min, max.min(MOST), factor), expected, "{name}");
+        for (name, (firing, current, min, max, factor), expected) in cases {
+            assert_eq!(replicas(firing, current, min, max.min(MAX_REPLICAS), factor), expected, "{name}");
         }
     }
 
     #[test]
     fn an_alert_takes_a_step_each_time_it_goes_out_and_goes_back_at_once() {
-        let (mut memory, mut current, mut seen) = (Memory::None, 1, Vec::new());
+        let (mut memory, mut current_allocation, mut seen) = (Memory::default(), 1, Vec::new());
         for tick in 0..10 {
-            let mut state = State { allocation: Some(Allocation::new(current, 500, 256)), tick: Tick(1000 + tick), ..sample::state() };
+            let mut state =
+                State { allocation: Some(Allocation::new(current_allocation, 500, 256)), tick: Tick(1000 + tick), ..fixtures::state() };
             state.windows.tick.rate_rps = Some(if (2..6).contains(&tick) { 9.0 } else { 1.0 });
-            let decision = OpenFaas::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
-            current = decision.wanted().map_or(current, |wanted| wanted.replicas.0);
-            seen.push(current);
+            let decision = OpenFaas::default().decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
+            current_allocation = decision.wanted().map_or(current_allocation, |wanted| wanted.replicas.0);
+            seen.push(current_allocation);
         }
         assert_eq!(seen, [1, 1, 1, 2, 3, 4, 1, 1, 1, 1]);
     }

@@ -1,21 +1,21 @@
-//! What a rule can be told, read off its own type: names and defaults from its serialised form, meanings from its documentation. Nothing is written twice.
+//! Parameters of a rule, derived from its type: names and defaults from its serialised form, descriptions from its doc comments.
 
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Something that a policy can be told.
+/// A parameter of a policy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Parameter {
-    /// Its key in `params`; a dot leads into a group of keys, such as `behavior.scale_up.tolerance`.
+    /// Key in `params`; a dot leads into a group of keys, such as `behavior.scale_up.tolerance`.
     pub name: String,
-    /// What holds where it is not told; null where that is nothing.
+    /// Default value; null if there is none.
     pub default: Value,
-    /// What it means, with unit and range.
+    /// Description with unit and range.
     pub meaning: String,
 }
 
-/// Every parameter of `policy`'s type, with `policy`'s values as defaults, in the order of the type.
+/// All parameters of the type of `policy`, in its order, with the values of `policy` as defaults.
 #[must_use]
 pub fn of<T: JsonSchema + Serialize>(policy: &T) -> Vec<Parameter> {
     let schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
@@ -36,7 +36,7 @@ fn gather(root: &Value, schema: &Value, defaults: &Value, prefix: &str, found: &
     }
 }
 
-/// The fields of an object, whether it stands here, elsewhere, or beside null.
+/// Fields of an object schema, given inline, by reference, or as an alternative to null.
 fn properties<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Map<String, Value>> {
     if let Some(fields) = schema.get("properties").and_then(Value::as_object) {
         return Some(fields);

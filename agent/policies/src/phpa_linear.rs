@@ -1,5 +1,5 @@
-//! The policy `phpa-linear`: the predictive HPA with one linear model. Owns the history of what a plain HPA asked for; the line is
-//! [`crate::holt_winters::model`]'s.
+//! The policy `phpa-linear`: the predictive HPA with one linear model. Owns the history of the plain HPA's recommendations; the model is in
+//! [`crate::holt_winters::model`].
 
 use std::time::Duration;
 
@@ -11,34 +11,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::holt_winters::model::{linear, whole};
 use crate::holt_winters::{DecisionType, predictive_hpa};
+use crate::hpa::Hpa;
 use crate::hpa::HpaMemory;
-use crate::seen::{self, ranged, spanned};
-use crate::{Decision, Hpa, Memory, Native, Policy, recall};
+use crate::inputs::{self, check_range, check_span};
+use crate::{Decision, Memory, Policy, Rule, Timing};
 
-/// The predictive HPA and its parameters.
+/// Parameters of the predictive HPA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PhpaLinear {
-    /// The HPA whose wishes are foretold.
+    /// The HPA whose recommendations are forecast.
     pub hpa: Hpa,
-    /// How far ahead the line is read, up to 1 h.
+    /// Forecast horizon, up to 1 h.
     pub look_ahead: Span,
-    /// Wishes that the line is drawn through, 1 to 10,000.
+    /// Recommendations that the line is fitted to, 1 to 10,000.
     pub history_size: usize,
-    /// How the HPA's wish and the forecast become one.
+    /// Combination of the HPA's recommendation with the forecast.
     pub decision_type: DecisionType,
 }
 
-/// What it remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Memory about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct PhpaLinearMemory {
     hpa: HpaMemory,
-    /// Wishes, oldest first.
+    /// Recommendations, oldest first.
     history: Vec<(Timestamp, u32)>,
 }
 
 impl Default for PhpaLinear {
-    /// Look-ahead and history of the original's example, which has no defaults for them.
+    /// Horizon and history of the original's example; it has no defaults for them.
     fn default() -> Self {
         Self { hpa: predictive_hpa(), look_ahead: Span::seconds(10), history_size: 6, decision_type: DecisionType::Maximum }
     }
@@ -53,46 +54,44 @@ impl Policy for PhpaLinear {
         format!("phpa-linear/0.13 {} ahead of {}; {}", self.look_ahead, self.history_size, self.hpa.model())
     }
 
-    fn remembers(&self) -> Option<Duration> {
+    fn lookback(&self) -> Option<Duration> {
         let syncs = u32::try_from(self.history_size + 1).unwrap_or(u32::MAX);
-        self.hpa.remembers().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
+        self.hpa.lookback().max(Some(self.hpa.sync_period.0.saturating_mul(syncs)))
     }
 
-    /// That of the HPA, whose sync it replaces (`syncPeriod` 15000).
-    fn native(&self) -> Native {
-        self.hpa.native()
+    /// The HPA's, whose sync it replaces (`syncPeriod` 15000).
+    fn timing(&self) -> Timing {
+        self.hpa.timing()
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let PhpaLinearMemory { hpa, history } = &mut **recall!(memory, PhpaLinear);
-        let now = seen::instant(state);
+        let PhpaLinearMemory { hpa, history } = memory.of::<PhpaLinearMemory>();
+        let now = inputs::instant(state);
         self.hpa.sync_with(state, hpa, |wish| {
-            let forecast = self.foretell(history, wish, now);
-            (self.decision_type.decide(&[wish, forecast]), format!(", foretold {forecast}"))
+            let forecast = self.forecast_next(history, wish, now);
+            (self.decision_type.decide(&[wish, forecast]), format!(", forecast {forecast}"))
         })
     }
 }
 
-impl PhpaLinear {
-    /// Refuses parameters that the original would refuse.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for PhpaLinear {
+    fn check(&self) -> Result<(), String> {
         self.hpa.check().map_err(|error| format!("hpa.{error}"))?;
-        spanned("look_ahead", self.look_ahead, Span::default(), Span::seconds(3600))?;
-        ranged("history_size", self.history_size as f64, 1.0, 10_000.0)
+        check_span("look_ahead", self.look_ahead, Span::default(), Span::seconds(3600))?;
+        check_range("history_size", self.history_size as f64, 1.0, 10_000.0)
     }
+}
 
-    /// Adds what the HPA asks for to the history, and reads the line through it ahead of `now`.
-    fn foretell(&self, history: &mut Vec<(Timestamp, u32)>, wish: u32, now: Timestamp) -> u32 {
-        // A clock that was set back begins anew.
+impl PhpaLinear {
+    /// Adds the HPA's recommendation to the history and forecasts it at the horizon.
+    fn forecast_next(&self, history: &mut Vec<(Timestamp, u32)>, wish: u32, now: Timestamp) -> u32 {
+        // Restarts if the clock was set back.
         history.retain(|(at, _)| *at <= now);
         history.push((now, wish));
         let observed: Vec<(f64, f64)> =
             history.iter().map(|(at, replicas)| (-now.since(*at).as_secs_f64(), f64::from(*replicas))).collect();
         let forecast = linear(&observed, self.look_ahead.0.as_secs_f64()).filter(|forecast| forecast.is_finite());
-        // As in the original what lies beyond the size goes after the forecast.
+        // As in the original, entries beyond the size are dropped after the forecast.
         history.drain(..history.len().saturating_sub(self.history_size));
         forecast.map_or(0, whole)
     }
@@ -102,19 +101,19 @@ impl PhpaLinear {
 mod tests {
     use super::*;
 
-    /// What is foretold after each of `wishes`, ten seconds apart.
+    /// Forecasts after each of `wishes`, ten seconds apart.
     fn run(policy: &PhpaLinear, wishes: &[u32]) -> Vec<u32> {
         let (mut history, begin) = (Vec::new(), Timestamp(1_000_000_000));
-        let foretold = wishes.iter().zip(0..).map(|(wish, index)| {
-            let foretold = policy.foretell(&mut history, *wish, begin.plus(Duration::from_secs(10) * index));
+        let forecasts = wishes.iter().zip(0..).map(|(wish, index)| {
+            let forecasts = policy.forecast_next(&mut history, *wish, begin.plus(Duration::from_secs(10) * index));
             assert!(history.len() <= policy.history_size);
-            foretold
+            forecasts
         });
-        foretold.collect()
+        forecasts.collect()
     }
 
     #[test]
-    fn goes_on_along_the_line() {
+    fn extrapolates_the_line() {
         assert_eq!(run(&PhpaLinear::default(), &[1, 2, 3, 4]), [1, 3, 4, 5]);
         let ahead = PhpaLinear { look_ahead: Span::seconds(30), ..PhpaLinear::default() };
         assert_eq!(run(&ahead, &[1, 2, 3, 4]), [1, 5, 6, 7]);
@@ -122,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn never_foretells_less_than_nothing() {
+    fn forecasts_are_not_negative() {
         let ahead = PhpaLinear { look_ahead: Span::seconds(600), ..PhpaLinear::default() };
         assert_eq!(run(&ahead, &[9, 6, 3]).last(), Some(&0));
     }
 
     #[test]
-    fn forgets_what_lies_beyond_its_history() {
+    fn ignores_entries_beyond_its_history() {
         let short = PhpaLinear { history_size: 2, ..PhpaLinear::default() };
         assert_eq!(run(&short, &[50, 1, 1, 1, 1]).last(), Some(&1));
     }

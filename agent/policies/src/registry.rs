@@ -1,47 +1,63 @@
-//! Policies by name. Owns which names there are and how their parameters are read.
+//! Construction of rules by name. Owns how parameters are read, checked and described; the list of rules is [`crate::RULES`].
 
 use qscale_common::document;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::hpa::behavior::Behavior;
 use crate::parameters::{self, Parameter};
-use crate::threshold::{Mode, Threshold};
-use crate::{Fixed, HoltWinters, Hpa, HpaVpa, Keda, KeepAliveFixed, KeepAliveHistogram, Kpa, OpenFaas, PhpaLinear, Policy, Vpa};
+use crate::{NAMES, Policy, RULES};
 
-/// Every name that [`by_name`] knows.
-pub const NAMES: [&str; 15] = [
-    "threshold",
-    "threshold-vertical",
-    "threshold-both",
-    "static",
-    "hpa",
-    "hpa-behavior",
-    "kpa",
-    "vpa",
-    "hpa-vpa",
-    "keda",
-    "holt-winters",
-    "phpa-linear",
-    "keep-alive-fixed",
-    "keep-alive-histogram",
-    "openfaas",
-];
+/// A policy that is configured by parameters alone. Its fields are the parameters, their doc comments the descriptions, its `Default` the defaults.
+pub trait Rule: Policy + Default + Serialize + DeserializeOwned + JsonSchema + 'static {
+    /// The same rule as it is registered under `name`; for a rule with several names.
+    #[must_use]
+    fn named(self, _name: &str) -> Self {
+        self
+    }
 
-/// Why there is no such policy.
+    /// Refuses parameters with which the rule makes no sense.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Makes a rule of a name from its parameters.
+type Constructor = fn(&'static str, &Value) -> Result<Box<dyn Policy>, PolicyError>;
+
+/// A registered rule.
+#[derive(Debug, Clone, Copy)]
+pub struct RuleEntry {
+    /// Name in configuration files and on the command line.
+    pub name: &'static str,
+    /// One-line description for a user who chooses a rule.
+    pub description: &'static str,
+    build: Constructor,
+    parameters: fn(&'static str) -> Vec<Parameter>,
+}
+
+/// The entry of a rule under one of its names.
+pub(crate) const fn rule<T: Rule>(name: &'static str, description: &'static str) -> RuleEntry {
+    RuleEntry { name, description, build: build::<T>, parameters: |name| parameters::of(&T::default().named(name)) }
+}
+
+/// Why a policy cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PolicyError {
     /// No policy has this name.
     #[error("policy = `{name}`, must be one of {}", known.join(", "))]
     Unknown {
-        /// What was asked for, cut to 100 characters.
+        /// The name asked for, cut to 100 characters.
         name: String,
-        /// What can be asked for.
+        /// The known names.
         known: Vec<&'static str>,
     },
-    /// The policy cannot be told this.
+    /// A parameter is unknown or outside its range.
     #[error("params of policy `{policy}`: {reason}")]
     Parameters {
         /// The policy's name.
@@ -51,100 +67,57 @@ pub enum PolicyError {
     },
 }
 
-/// The policy called `name`, told `params`: an object with any of the policy's parameters, or null for its defaults.
+/// The rule called `name` with `params`: an object with any of the rule's parameters, or null for its defaults.
 ///
 /// # Errors
-/// When no policy has that name, or `params` has a key that the policy does not know or a value outside its range.
+/// When no rule has that name, or `params` has an unknown key or a value outside its range.
 pub fn by_name(name: &str, params: &Value) -> Result<Box<dyn Policy>, PolicyError> {
-    let threshold = |mode| {
-        let policy: Threshold = read(name, params)?;
-        policy.check().map_err(|reason| refused(name, reason))?;
-        Ok(Box::new(Threshold { mode, ..policy }) as Box<dyn Policy>)
-    };
-    match name {
-        "threshold" => threshold(Mode::Horizontal),
-        "threshold-vertical" => threshold(Mode::Vertical),
-        "threshold-both" => threshold(Mode::Both),
-        "hpa" => checked(name, params, Hpa::check),
-        "hpa-behavior" => {
-            let mut policy: Hpa = read(name, params)?;
-            policy.behavior.get_or_insert_default();
-            policy.check().map_err(|reason| refused(name, reason))?;
-            Ok(Box::new(policy))
-        }
-        "kpa" => checked(name, params, Kpa::check),
-        "vpa" => checked(name, params, Vpa::check),
-        "hpa-vpa" => checked(name, params, HpaVpa::check),
-        "keda" => checked(name, params, Keda::check),
-        "keep-alive-fixed" => checked(name, params, KeepAliveFixed::check),
-        "keep-alive-histogram" => checked(name, params, KeepAliveHistogram::check),
-        "openfaas" => checked(name, params, OpenFaas::check),
-        "holt-winters" => checked(name, params, HoltWinters::check),
-        "phpa-linear" => checked(name, params, PhpaLinear::check),
-        "static" => Ok(Box::new(read::<Fixed>(name, params)?)),
-        _ => Err(unknown(name)),
-    }
+    let entry = entry(name)?;
+    (entry.build)(entry.name, params)
 }
 
-/// A policy that is told `params` and refuses what its `check` refuses.
-fn checked<T>(policy: &str, params: &Value, check: fn(&T) -> Result<(), String>) -> Result<Box<dyn Policy>, PolicyError>
-where
-    T: DeserializeOwned + Serialize + Default + Policy + 'static,
-{
-    let made: T = read(policy, params)?;
-    check(&made).map_err(|reason| refused(policy, reason))?;
-    Ok(Box::new(made))
-}
-
-/// What the policy called `name` can be told. What is read by [`by_name`] is what is listed here.
+/// The parameters of the rule called `name`, as [`by_name`] reads them.
 ///
 /// # Errors
-/// When no policy has that name.
+/// When no rule has that name.
 pub fn describe(name: &str) -> Result<Vec<Parameter>, PolicyError> {
-    Ok(match name {
-        "threshold" | "threshold-vertical" | "threshold-both" => parameters::of(&Threshold::default()),
-        "hpa" => parameters::of(&Hpa::default()),
-        "hpa-behavior" => parameters::of(&Hpa { behavior: Some(Behavior::default()), ..Hpa::default() }),
-        "kpa" => parameters::of(&Kpa::default()),
-        "vpa" => parameters::of(&Vpa::default()),
-        "hpa-vpa" => parameters::of(&HpaVpa::default()),
-        "keda" => parameters::of(&Keda::default()),
-        "keep-alive-fixed" => parameters::of(&KeepAliveFixed::default()),
-        "keep-alive-histogram" => parameters::of(&KeepAliveHistogram::default()),
-        "openfaas" => parameters::of(&OpenFaas::default()),
-        "holt-winters" => parameters::of(&HoltWinters::default()),
-        "phpa-linear" => parameters::of(&PhpaLinear::default()),
-        "static" => parameters::of(&Fixed::default()),
-        _ => return Err(unknown(name)),
-    })
+    let entry = entry(name)?;
+    Ok((entry.parameters)(entry.name))
 }
 
-fn unknown(name: &str) -> PolicyError {
-    PolicyError::Unknown { name: name.chars().take(100).collect(), known: NAMES.into() }
+fn entry(name: &str) -> Result<&'static RuleEntry, PolicyError> {
+    let unknown = || PolicyError::Unknown { name: name.chars().take(100).collect(), known: NAMES.into() };
+    RULES.iter().find(|entry| entry.name == name).ok_or_else(unknown)
 }
 
-/// `params` over the defaults, group by group: whoever tells one key of a group leaves the others as they are.
+fn build<T: Rule>(name: &'static str, params: &Value) -> Result<Box<dyn Policy>, PolicyError> {
+    let rule: T = read::<T>(name, params)?.named(name);
+    rule.check().map_err(|reason| refused(name, reason))?;
+    Ok(Box::new(rule))
+}
+
+/// `params` over the defaults, group by group: keys of a group that are absent keep their defaults.
 ///
 /// # Errors
-/// When `params` has a key that `policy` does not know or a value that is none.
+/// When `params` has a key that `policy` does not know or a value of the wrong type.
 pub fn read<T: DeserializeOwned + Serialize + Default>(policy: &str, params: &Value) -> Result<T, PolicyError> {
     if params.is_null() {
         return Ok(T::default());
     }
     if !params.is_object() {
-        return Err(refused(policy, "must be keys with values".into()));
+        return Err(refused(policy, "must be an object".into()));
     }
-    let mut told = serde_json::to_value(T::default()).map_err(|error| refused(policy, error.to_string()))?;
-    tell(&mut told, params);
-    document::from_value(told).map_err(|error| refused(policy, error.to_string()))
+    let mut merged = serde_json::to_value(T::default()).map_err(|error| refused(policy, error.to_string()))?;
+    merge(&mut merged, params);
+    document::from_value(merged).map_err(|error| refused(policy, error.to_string()))
 }
 
-fn tell(known: &mut Value, told: &Value) {
-    match (known, told) {
-        (Value::Object(known), Value::Object(told)) => {
-            told.iter().for_each(|(key, value)| tell(known.entry(key.as_str()).or_insert(Value::Null), value));
+fn merge(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            over.iter().for_each(|(key, value)| merge(base.entry(key.as_str()).or_insert(Value::Null), value));
         }
-        (known, told) => known.clone_from(told),
+        (base, over) => base.clone_from(over),
     }
 }
 
@@ -155,11 +128,19 @@ fn refused(policy: &str, reason: String) -> PolicyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hpa::Hpa;
+    use crate::hpa::behavior::Behavior;
+    use crate::hpa_vpa::HpaVpa;
+    use crate::vpa::Vpa;
     use serde_json::json;
 
+    /// The reason why `params` are refused.
     #[track_caller]
     fn refusal(name: &str, params: &Value) -> String {
-        by_name(name, params).err().expect("must be refused").to_string()
+        match by_name(name, params).err() {
+            Some(PolicyError::Parameters { policy, reason }) if policy == name => reason,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -170,7 +151,7 @@ mod tests {
         }
     }
 
-    /// `value` at the place that `name` tells, in nothing else.
+    /// An object with `value` at the path `name`.
     fn nested(name: &str, value: &Value) -> Value {
         match name.split_once('.') {
             None => json!({name: value}),
@@ -179,17 +160,17 @@ mod tests {
     }
 
     #[test]
-    fn every_parameter_that_is_listed_is_explained_and_can_be_told() {
+    fn every_listed_parameter_is_described_and_accepted() {
         for name in NAMES {
             let listed = describe(name).expect("known");
             assert!(!listed.is_empty(), "{name}");
             for Parameter { name: key, default, meaning } in listed {
                 assert!(!meaning.is_empty(), "{name}: {key}");
                 if default.is_null() && key.contains('.') {
-                    continue; // Of a group that is not there unless it is told.
+                    continue; // In a group that is absent by default.
                 }
-                let told = by_name(name, &nested(&key, &default)).map(|policy| policy.model());
-                assert_eq!(told.expect(&key), by_name(name, &Value::Null).expect(name).model(), "{name}: {key} = {default}");
+                let made = by_name(name, &nested(&key, &default)).map(|policy| policy.model());
+                assert_eq!(made.expect(&key), by_name(name, &Value::Null).expect(name).model(), "{name}: {key} = {default}");
             }
         }
         assert!(matches!(describe("treshold"), Err(PolicyError::Unknown { .. })));
@@ -209,31 +190,53 @@ mod tests {
     }
 
     #[test]
-    fn one_key_of_a_group_leaves_the_others_as_they_are() {
+    fn a_key_of_a_group_keeps_the_other_keys() {
         let model = |name, params| by_name(name, &params).expect("valid").model();
         assert!(model("holt-winters", json!({"hpa": {"cpu_utilization": 60}})).ends_with("hpa-behavior/2 cpu 60%"));
         let read: HpaVpa = super::read("hpa-vpa", &json!({"vpa": {"margin": 0.3}})).expect("valid");
         assert_eq!(read.vpa, Vpa { margin: 0.3, ..HpaVpa::default().vpa });
         let read: Hpa = super::read("hpa-behavior", &json!({"behavior": {"scale_down": {"stabilization_window": "1m"}}})).expect("valid");
-        let (told, default) = (read.behavior.expect("told"), Behavior::default());
-        assert_eq!((told.scale_up, told.scale_down.policies), (default.scale_up, default.scale_down.policies));
-        assert_eq!(told.scale_down.stabilization_window.to_string(), "1m");
+        let (read, default) = (read.behavior.expect("given"), Behavior::default());
+        assert_eq!((read.scale_up, read.scale_down.policies), (default.scale_up, default.scale_down.policies));
+        assert_eq!(read.scale_down.stabilization_window.to_string(), "1m");
     }
 
     #[test]
-    fn an_unknown_name_is_refused_with_the_known_ones() {
-        assert_eq!(refusal("treshold", &Value::Null), format!("policy = `treshold`, must be one of {}", NAMES.join(", ")));
+    fn an_unknown_name_is_refused_with_the_known_names() {
+        let error = by_name("treshold", &Value::Null).err();
+        assert_eq!(error, Some(PolicyError::Unknown { name: "treshold".into(), known: NAMES.into() }));
     }
 
     #[test]
-    fn parameters_are_refused_with_field_and_value() {
-        assert_eq!(refusal("threshold", &json!({"cpu": 3})), "params of policy `threshold`: unknown key `cpu`");
-        assert_eq!(refusal("threshold", &json!({"mode": "vertical"})), "params of policy `threshold`: unknown key `mode`");
+    fn refused_parameters_are_named_with_their_value() {
+        assert!(refusal("threshold", &json!({"cpu": 3})).contains("`cpu`"));
+        assert!(refusal("threshold", &json!({"mode": "vertical"})).contains("`mode`"));
         assert!(refusal("threshold", &json!({"cpu_millicores": "250m"})).contains("cpu_millicores"));
         assert!(refusal("threshold", &json!({"down_below": 1.5})).contains("down_below = 1.5"));
         assert!(refusal("threshold", &json!({"saturation": 0})).contains("saturation = 0"));
         assert!(refusal("threshold", &json!({"replicas_step": 0})).contains("replicas_step = 0"));
         assert!(refusal("static", &json!({"replicas": -1})).contains("replicas"));
-        assert!(refusal("static", &json!([1, 2, 3])).contains("must be keys with values"));
+        assert!(!refusal("static", &json!([1, 2, 3])).is_empty());
+    }
+    /// Names in backticks in the first column of the table of agents in the README.
+    fn names_in_readme() -> std::collections::BTreeSet<String> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let text = std::fs::read_to_string(path).expect("the README is readable");
+        let rows = text.lines().skip_while(|line| !line.starts_with("| agent |")).skip(2).take_while(|line| line.starts_with('|'));
+        rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_readme_lists_every_rule_and_nothing_else() {
+        let mut listed = names_in_readme();
+        assert!(listed.remove("dqn"), "the learned policy, which is registered elsewhere");
+        assert_eq!(listed, NAMES.iter().map(|name| (*name).to_owned()).collect());
+    }
+
+    #[test]
+    fn every_rule_has_its_own_name_and_a_description() {
+        let names: std::collections::BTreeSet<&str> = NAMES.into_iter().collect();
+        assert_eq!(names.len(), NAMES.len());
+        assert!(RULES.iter().all(|rule| (1..=100).contains(&rule.description.len())));
     }
 }

@@ -1,9 +1,9 @@
-//! The study's rule: above 250m of CPU or 256 MiB of memory a container, scale up; else down. The rule people know, the actuator's fallback, and a baseline.
+//! The threshold rule of the reproduced study: scale up above 250m CPU or 256 MiB memory a container, else down. Also the actuator's fallback.
 //!
-//! Deviations from the study, which set no limit below its threshold and always had load:
-//! - use near the limit counts as above the threshold, since a replica can never use more than its limit: at a limit of 200m the study's rule would only ever go down;
-//! - memory is not lowered to where the fullest replica would be at that mark;
-//! - the last replica goes only after a short window without arrivals.
+//! Deviations from the study, which had no limits below its threshold and constant load:
+//! - usage near the limit counts as above the threshold, since a replica cannot use more than its limit: below 250m the study's rule could only scale down;
+//! - memory is not lowered to a point where the fullest replica would be near its limit;
+//! - the last replica is removed only after a short window without arrivals.
 
 use qscale_common::contract::{Choice, Direction, State, Usage};
 use qscale_common::time::Timestamp;
@@ -12,32 +12,32 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Decision, HoldReason, Memory, Policy};
+use crate::{Decision, HoldReason, Memory, Policy, Rule};
 
 /// The threshold rule and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Threshold {
-    /// What is changed; told by the policy's name.
+    /// Which resources are scaled; set by the policy's name.
     #[serde(skip)]
     pub mode: Mode,
-    /// Mean CPU use of a replica above which is scaled up.
+    /// Mean CPU usage of a replica above which the rule scales up.
     pub cpu_millicores: Millicores,
-    /// Mean memory use of a replica above which is scaled up.
+    /// Mean memory usage of a replica above which the rule scales up.
     pub memory_mib: Mebibytes,
-    /// Share of a threshold at and below which is scaled down, 0 to 1; 1 is the study's rule, which has no band in which it rests.
+    /// Share of a threshold at and below which the rule scales down, 0 to 1; 1 (the study's) leaves no band without change.
     pub down_below: f64,
-    /// Share of a replica's limit above which its use counts as above the threshold, more than 0; above 1 the limit plays no part.
+    /// Share of a replica's limit above which usage counts as above the threshold, more than 0; above 1 the limit is ignored.
     pub saturation: f64,
     /// Replicas added or removed in a step, at least 1.
     pub replicas_step: Replicas,
-    /// CPU added to or taken from each replica in a step, at least 1m.
+    /// CPU added to or removed from each replica in a step, at least 1m.
     pub cpu_step_millicores: Millicores,
-    /// Memory added to or taken from each replica in a step, at least 1 MiB.
+    /// Memory added to or removed from each replica in a step, at least 1 MiB.
     pub memory_step_mib: Mebibytes,
 }
 
-/// What the rule changes.
+/// Which resources the rule scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Mode {
     /// The number of replicas.
@@ -50,8 +50,8 @@ pub enum Mode {
 }
 
 impl Default for Threshold {
-    /// Thresholds, one replica and 30m a step are the study's. It never stepped memory: 64 MiB crosses from its threshold to the default bounds in a dozen ticks.
-    /// At nine tenths of its quota a replica is throttled in most periods.
+    /// Thresholds and steps of 1 replica and 30m are the study's. It never changed memory; 64 MiB covers the default bounds in a dozen steps.
+    /// At 90 % of its quota a replica is throttled in most periods.
     fn default() -> Self {
         Self {
             mode: Mode::Horizontal,
@@ -80,16 +80,21 @@ impl Policy for Threshold {
     }
 
     fn decide(&self, state: &State, _: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        self.judge(state)
+        self.evaluate(state)
     }
 }
 
-impl Threshold {
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
+impl Rule for Threshold {
+    fn named(self, name: &str) -> Self {
+        let mode = match name {
+            "threshold-vertical" => Mode::Vertical,
+            "threshold-both" => Mode::Both,
+            _ => Mode::Horizontal,
+        };
+        Self { mode, ..self }
+    }
+
+    fn check(&self) -> Result<(), String> {
         if !(0.0..=1.0).contains(&self.down_below) {
             return Err(format!("down_below = {}, must be from 0 to 1", self.down_below));
         }
@@ -106,18 +111,20 @@ impl Threshold {
             None => Ok(()),
         }
     }
+}
 
-    /// What the function that `state` speaks of should be given. The rule needs neither memory, time nor chance.
+impl Threshold {
+    /// Decides for the function of `state`. The rule needs neither memory nor time nor random numbers.
     #[must_use]
-    pub fn judge(&self, state: &State) -> Decision {
+    pub fn evaluate(&self, state: &State) -> Decision {
         let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
-        let Some(cpu) = measured(state.windows.tick.cpu_millicores) else {
-            return Decision::hold(HoldReason::NoMeasurement, "the CPU of no replica was measured in this tick");
+        let Some(cpu) = finite(state.windows.tick.cpu_millicores) else {
+            return Decision::hold(HoldReason::NoMeasurement, "no CPU measurement in this tick");
         };
-        let Some(memory) = measured(state.windows.tick.memory_mib) else {
-            return Decision::hold(HoldReason::NoMeasurement, "the memory of no replica was measured in this tick");
+        let Some(memory) = finite(state.windows.tick.memory_mib) else {
+            return Decision::hold(HoldReason::NoMeasurement, "no memory measurement in this tick");
         };
         let seen = Seen { cpu: self.cpu_level(cpu, current), memory: self.memory_level(memory, current) };
         let reason = self.reason(seen, cpu, memory);
@@ -126,7 +133,7 @@ impl Threshold {
         };
         let (allocation, choices) = (self.step(direction, state, current, seen), self.choices(state, current, seen));
         if allocation == current {
-            Decision::Hold { why: HoldReason::NotAllowed, reason: format!("{reason}; there is no further {}", word(direction)), choices }
+            Decision::Hold { why: HoldReason::NotAllowed, reason: format!("{reason}; bounds allow no step {}", word(direction)), choices }
         } else {
             Decision::Want { allocation, reason, choices }
         }
@@ -137,7 +144,7 @@ impl Threshold {
         self.level(usage.mean, f64::from(self.cpu_millicores.0), saturated)
     }
 
-    /// More replicas do not make one that holds much hold less, so nearness to the limit counts only where the limit can be raised.
+    /// More replicas do not lower the memory of a full one, so nearness to the limit counts only if the limit can be raised.
     fn memory_level(&self, usage: Usage, current: Allocation) -> Level {
         let saturated = self.mode != Mode::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
         self.level(usage.mean, f64::from(self.memory_mib.0), saturated)
@@ -152,7 +159,7 @@ impl Threshold {
         }
     }
 
-    /// One step from `current`, within the State's bounds. Upwards only what is short grows; downwards everything shrinks.
+    /// One step from `current` within the State's bounds. Upwards only the scarce resource grows; downwards all shrink.
     fn step(&self, direction: Direction, state: &State, current: Allocation, seen: Seen) -> Allocation {
         let mut next = current;
         if self.mode != Mode::Vertical {
@@ -177,19 +184,19 @@ impl Threshold {
         state.bounds.clamp(next)
     }
 
-    /// Memory that leaves the fullest replica of the last windows just below saturation.
+    /// Memory at which the fullest replica of the last windows stays just below saturation.
     fn memory_floor(&self, state: &State) -> Mebibytes {
         let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
-        let most = windows.into_iter().filter_map(|window| measured(window.memory_mib)).map(|usage| usage.max).fold(0.0, f64::max);
+        let most = windows.into_iter().filter_map(|window| finite(window.memory_mib)).map(|usage| usage.max).fold(0.0, f64::max);
         Mebibytes((most / self.saturation).ceil() as u32)
     }
 
     fn choices(&self, state: &State, current: Allocation, seen: Seen) -> Vec<Choice> {
         let choice = |direction| {
-            // The way that was not taken is judged as if everything called for it.
+            // The direction not taken is evaluated as if every resource asked for it.
             let seen = if seen.direction() == Some(direction) { seen } else { Seen { cpu: Level::Above, memory: Level::Above } };
             let stays = self.step(direction, state, current, seen) == current;
-            Choice { action: word(direction).into(), value: None, masked: stays.then(|| "at the end of what is allowed".into()) }
+            Choice { action: word(direction).into(), value: None, masked: stays.then(|| "at the bound".into()) }
         };
         vec![choice(Direction::Up), choice(Direction::Down)]
     }
@@ -211,7 +218,7 @@ impl Threshold {
     }
 }
 
-/// Where a measurement stands against its threshold.
+/// A measurement relative to its threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     Above,
@@ -233,7 +240,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Up where either is short, down where both have plenty.
+    /// Up if either resource is scarce, down if both have spare capacity.
     fn direction(self) -> Option<Direction> {
         if self.cpu.is_short() || self.memory.is_short() {
             Some(Direction::Up)
@@ -259,8 +266,8 @@ fn moved(direction: Direction, from: u32, step: u32) -> u32 {
     }
 }
 
-/// A measurement that is a number; one that is not was not measured.
-fn measured(usage: Option<Usage>) -> Option<Usage> {
+/// A measurement with finite values.
+fn finite(usage: Option<Usage>) -> Option<Usage> {
     usage.filter(|usage| usage.mean.is_finite() && usage.max.is_finite())
 }
 

@@ -1,11 +1,11 @@
-//! The policy `vpa`: Kubernetes' Vertical Pod Autoscaler, resizing in place. Owns what it sees of a State; the arithmetic is in [`recommender`] and
+//! The policy `vpa`: Kubernetes' Vertical Pod Autoscaler with in-place resizes. Owns its inputs from a State; the arithmetic is in [`recommender`] and
 //! [`updater`].
 //!
-//! Deviations from the original, for want of what a State does not tell:
-//! - of the replicas it knows mean and maximum: one used the maximum, the others what is left; of memory, the maximum alone counts;
-//! - what a replica may use is what it requests, so both change together;
-//! - the replicas of a function have one size, so all are resized at once rather than half of them at a time;
-//! - they are as old as the rule has known their function.
+//! Deviations from the original, due to data that a State lacks:
+//! - usage is known as mean and maximum over replicas: one used the maximum, the others the rest; of memory only the maximum counts;
+//! - requests equal limits, so both change together;
+//! - all replicas of a function have one size, so all are resized at once, not half of them at a time;
+//! - replicas are as old as the rule's memory of the function.
 
 pub mod histogram;
 pub mod recommender;
@@ -20,38 +20,38 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::seen::{self, Cadence, Meter, measured, ranged, spanned};
-use crate::{Decision, HoldReason, Memory, Native, Policy, recall};
+use crate::inputs::{self, Cadence, Meter, check_range, check_span, measured};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use recommender::{Aggregate, Amounts, Recommendation, Recommender};
 use updater::{Priority, Updater};
 
-/// The VPA and its parameters.
+/// Parameters of the VPA.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Vpa {
-    /// What is resized.
+    /// Resources that are resized.
     pub controlled: Controlled,
-    /// How often it decides, 1 s to 1 h.
+    /// Time between decisions, 1 s to 1 h.
     pub interval: Span,
-    /// Time after which a sample weighs half, 1 min to 30 days.
+    /// Half-life of a sample's weight, 1 min to 30 days.
     pub half_life: Span,
-    /// One peak of memory counts in each span of this length, 1 min to 30 days.
+    /// Length of the span of which one memory peak counts, 1 min to 30 days.
     pub memory_window: Span,
-    /// Percentile of CPU that is the target, 0 to 1.
+    /// Percentile of CPU usage that is the target, 0 to 1.
     pub cpu_percentile: f64,
-    /// Percentile of the peaks of memory that is the target, 0 to 1.
+    /// Percentile of memory peaks that is the target, 0 to 1.
     pub memory_percentile: f64,
     /// Percentile of the lower bound, 0 to 1: below it replicas are resized at once.
     pub lower_percentile: f64,
     /// Percentile of the upper bound, 0 to 1: above it replicas are resized at once.
     pub upper_percentile: f64,
-    /// History of this length makes the bounds as tight as they become, 1 min to 30 days.
+    /// Length of the history at which the bounds are tightest, 1 min to 30 days.
     pub confidence_interval: Span,
-    /// What memory is multiplied by at least after a kill for it, 1 to 100.
+    /// Least factor of memory after an out-of-memory kill, 1 to 100.
     pub oom_bump_ratio: f64,
-    /// Memory added at least after a kill for it.
+    /// Least addition of memory after an out-of-memory kill.
     pub oom_min_bump_mib: Mebibytes,
-    /// What becomes of a recommendation.
+    /// How recommendations are applied.
     pub update_mode: UpdateMode,
     /// Share added to every estimate, 0 to 10.
     pub margin: f64,
@@ -59,49 +59,49 @@ pub struct Vpa {
     pub min_cpu_millicores: Millicores,
     /// Least memory that is recommended.
     pub min_memory_mib: Mebibytes,
-    /// Replicas below which nothing is touched.
+    /// Number of replicas below which nothing is resized.
     pub min_replicas: u32,
-    /// Replicas that are known for this long are resized for a change that matters, up to 30 days.
+    /// Age at which replicas are resized for a significant change, up to 30 days.
     pub lifetime: Span,
-    /// Share of what is requested from which on a change matters, 0 to 1.
+    /// Share of the request that is a significant change, 0 to 1.
     pub min_change: f64,
 }
 
-/// What becomes of a recommendation. The modes that evict where a resize in place is refused are one here: nothing refuses.
+/// How recommendations are applied. The original's modes that differ only if an in-place resize is refused are one mode, since none is refused here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UpdateMode {
-    /// Nothing.
+    /// Not at all.
     Off,
-    /// It is given once, when the first is known.
+    /// The first one is applied.
     Initial,
-    /// It is given when it matters: `Recreate`, `InPlaceOrRecreate` and `InPlace` of the original.
+    /// Significant ones are applied: `Recreate`, `InPlaceOrRecreate` and `InPlace` of the original.
     #[default]
     Auto,
 }
 
-/// What is resized.
+/// Resources that are resized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Controlled {
     /// CPU and memory.
     #[default]
     Both,
-    /// CPU alone.
+    /// Only CPU.
     Cpu,
-    /// Memory alone.
+    /// Only memory.
     Memory,
 }
 
 impl Controlled {
-    /// Whether CPU and whether memory is resized.
+    /// Whether CPU and memory are resized.
     fn heeded(self) -> [bool; 2] {
         [self != Self::Memory, self != Self::Cpu]
     }
 }
 
-/// What a VPA remembers of one function.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Memory of a VPA about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct VpaMemory {
     cadence: Cadence,
     mean: Meter,
@@ -114,7 +114,7 @@ pub struct VpaMemory {
 }
 
 impl Default for Vpa {
-    /// The defaults of the recommender's and the updater's flags.
+    /// Defaults of the recommender's and the updater's flags.
     fn default() -> Self {
         Self {
             controlled: Controlled::Both,
@@ -153,50 +153,48 @@ impl Policy for Vpa {
         )
     }
 
-    fn remembers(&self) -> Option<Duration> {
-        // After eight half-lives or windows a sample weighs next to nothing: so long the original reads back too.
+    fn lookback(&self) -> Option<Duration> {
+        // After eight half-lives or windows the weight of a sample is negligible; the original reads back as far.
         Some(self.half_life.max(self.memory_window).0 * 8)
     }
 
-    /// Recommender and updater run each minute (`--recommender-interval`, `--updater-interval`) on what metrics-server says then; here each run sees the mean of
-    /// its own interval.
-    fn native(&self) -> Native {
-        Native { tick: Some(self.interval), metric_lag: self.interval }
+    /// Recommender and updater run each minute (`--recommender-interval`, `--updater-interval`) on the current values of metrics-server; here each run sees the
+    /// mean of its own interval.
+    fn timing(&self) -> Timing {
+        Timing { tick: Some(self.interval), metric_lag: self.interval }
     }
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
-        let memory = recall!(memory, Vpa);
+        let memory = memory.of::<VpaMemory>();
         self.run(state, memory)
     }
 }
 
+impl Rule for Vpa {
+    fn check(&self) -> Result<(), String> {
+        let (minute, month) = (Span::seconds(60), Span::seconds(30 * 24 * 3600));
+        check_span("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
+        check_span("half_life", self.half_life, minute, month)?;
+        check_span("memory_window", self.memory_window, minute, month)?;
+        check_span("lifetime", self.lifetime, Span::default(), month)?;
+        check_range("cpu_percentile", self.cpu_percentile, 0.0, 1.0)?;
+        check_range("memory_percentile", self.memory_percentile, 0.0, 1.0)?;
+        check_range("lower_percentile", self.lower_percentile, 0.0, 1.0)?;
+        check_range("upper_percentile", self.upper_percentile, 0.0, 1.0)?;
+        check_span("confidence_interval", self.confidence_interval, minute, month)?;
+        check_range("oom_bump_ratio", self.oom_bump_ratio, 1.0, 100.0)?;
+        check_range("margin", self.margin, 0.0, 10.0)?;
+        check_range("min_change", self.min_change, 0.0, 1.0)
+    }
+}
+
 impl Vpa {
-    /// Samples that one interval adds at most: what a function of many replicas needs not, a State of absurd numbers must not.
+    /// Greatest number of samples of one interval, so that a State with absurd counts costs little.
     const MOST_SAMPLES: u32 = 1000;
 
-    /// Refuses parameters with which the rule makes no sense.
-    ///
-    /// # Errors
-    /// Names the field, its value and its range.
-    pub fn check(&self) -> Result<(), String> {
-        let (minute, month) = (Span::seconds(60), Span::seconds(30 * 24 * 3600));
-        spanned("interval", self.interval, Span::seconds(1), Span::seconds(3600))?;
-        spanned("half_life", self.half_life, minute, month)?;
-        spanned("memory_window", self.memory_window, minute, month)?;
-        spanned("lifetime", self.lifetime, Span::default(), month)?;
-        ranged("cpu_percentile", self.cpu_percentile, 0.0, 1.0)?;
-        ranged("memory_percentile", self.memory_percentile, 0.0, 1.0)?;
-        ranged("lower_percentile", self.lower_percentile, 0.0, 1.0)?;
-        ranged("upper_percentile", self.upper_percentile, 0.0, 1.0)?;
-        spanned("confidence_interval", self.confidence_interval, minute, month)?;
-        ranged("oom_bump_ratio", self.oom_bump_ratio, 1.0, 100.0)?;
-        ranged("margin", self.margin, 0.0, 10.0)?;
-        ranged("min_change", self.min_change, 0.0, 1.0)
-    }
-
-    /// Takes `state` in and decides where it is due.
+    /// Records `state`, and decides if a decision is due.
     pub(crate) fn run(&self, state: &State, memory: &mut VpaMemory) -> Decision {
-        let now = seen::instant(state);
+        let now = inputs::instant(state);
         self.observe(state, memory, now);
         if !memory.cadence.due(now, self.interval) {
             return Cadence::hold(self.interval);
@@ -206,7 +204,7 @@ impl Vpa {
     }
 
     fn observe(&self, state: &State, memory: &mut VpaMemory, now: Timestamp) {
-        let (window, tick) = (&state.windows.tick, seen::tick_length(state));
+        let (window, tick) = (&state.windows.tick, inputs::tick_length(state));
         let known_since = *memory.known_since.get_or_insert(now);
         memory.mean.add(now, tick, window.cpu_millicores.map(|usage| usage.mean), self.interval);
         memory.max.add(now, tick, window.cpu_millicores.map(|usage| usage.max), self.interval);
@@ -225,10 +223,10 @@ impl Vpa {
     fn sample(&self, state: &State, memory: &mut VpaMemory, now: Timestamp) {
         let recommender = self.recommender();
         if let (Some(mean), Some(max)) = (memory.mean.read(now, self.interval), memory.max.read(now, self.interval))
-            // The mean of a span ends within a tick before the run that sees it, and is seen by that run alone.
+            // A span ends within the tick before the run that sees it, and only that run sees it.
             && now.since(mean.at) < self.interval.0
         {
-            let replicas = seen::counts(state).map_or(0, |counts| counts.reporting.0).clamp(1, Self::MOST_SAMPLES);
+            let replicas = inputs::counts(state).map_or(0, |counts| counts.reporting.0).clamp(1, Self::MOST_SAMPLES);
             let others = ((mean.mean * f64::from(replicas) - max.mean) / f64::from((replicas - 1).max(1))).max(0.0);
             let used = std::iter::once(max.mean).chain((1..replicas).map(|_| others));
             memory.aggregate.add_cpu(&recommender, used.map(|millicores| millicores / 1000.0), now);
@@ -241,10 +239,10 @@ impl Vpa {
 
     fn update(&self, state: &State, memory: &mut VpaMemory, now: Timestamp) -> Decision {
         let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "the allocation in force is not known");
+            return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
         if memory.aggregate.is_empty() {
-            return Decision::hold(HoldReason::NoMeasurement, "no CPU was measured yet");
+            return Decision::hold(HoldReason::NoMeasurement, "no CPU measurement yet");
         }
         let requests =
             Amounts { cpu_millicores: i64::from(current.cpu_millicores.0), memory_bytes: bytes(f64::from(current.memory_mib.0)) };
@@ -259,24 +257,24 @@ impl Vpa {
             recommendation.upper.cpu_millicores,
             mebibytes(recommendation.upper.memory_bytes),
         );
-        let ready = seen::counts(state).map_or(0, |counts| counts.ready.0);
+        let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0);
         if ready < self.min_replicas {
-            return Decision::hold(HoldReason::NotAllowed, format!("{reason}; {ready} replicas are too few to touch one"));
+            return Decision::hold(HoldReason::NotAllowed, format!("{reason}; {ready} replicas are too few to resize"));
         }
         let age = now.since(memory.known_since.unwrap_or(now));
         let first = self.update_mode == UpdateMode::Initial && memory.resized.is_none();
         if self.update_mode == UpdateMode::Off || (self.update_mode == UpdateMode::Initial && !first) {
-            return Decision::hold(HoldReason::NothingToDo, format!("{reason}; it is only recommended"));
+            return Decision::hold(HoldReason::NothingToDo, format!("{reason}; recommendations are not applied"));
         }
         if !first && !self.updater().eligible(&priority, age, memory.oom_after_ms.map(Duration::from_millis)) {
             return Decision::hold(HoldReason::NothingToDo, reason);
         }
         memory.oom_after_ms = None;
         memory.resized = Some(now);
-        seen::propose(state, current, self.resized(current, &recommendation), reason)
+        inputs::propose(state, current, self.resized(current, &recommendation), reason)
     }
 
-    /// `current` with what is controlled as recommended.
+    /// `current` with the recommendation for the controlled resources.
     fn resized(&self, current: Allocation, recommendation: &Recommendation) -> Allocation {
         let [cpu, memory] = self.controlled.heeded();
         let target = recommendation.target;
@@ -285,7 +283,7 @@ impl Vpa {
         Allocation { cpu_millicores: cpu.unwrap_or(current.cpu_millicores), memory_mib: memory.unwrap_or(current.memory_mib), ..current }
     }
 
-    /// The recommendation within the bounds, which are what the VPA calls allowed.
+    /// The recommendation within the State's bounds, the VPA's `minAllowed` and `maxAllowed`.
     fn allowed(&self, state: &State, recommendation: Recommendation) -> Recommendation {
         let (cpu, memory) = (state.bounds.cpu_millicores, state.bounds.memory_mib);
         let clamp = |amounts: Amounts| Amounts {
@@ -322,7 +320,7 @@ fn bytes(mebibytes: f64) -> i64 {
     (mebibytes * f64::from(1 << 20)) as i64
 }
 
-/// The next whole number of MiB, which a limit needs to hold so many bytes.
+/// Rounds bytes up to MiB.
 fn mebibytes(bytes: i64) -> u32 {
     Mebibytes::from_bytes(bytes.max(0) as u64).0
 }

@@ -10,7 +10,7 @@ use qscale_dqn::checkpoint::{Card, Evaluation};
 use qscale_dqn::policy::{DqnParams, OOD_THRESHOLD, Valuation, ViolationCost};
 use qscale_dqn::tasks::Split;
 use qscale_dqn::{Checkpoint, Dqn, registry};
-use qscale_policies::Memory;
+use qscale_policies::{History, Memory};
 use qscale_replay::RecordedScenario;
 use qscale_replay::compare::MetricComparison;
 use qscale_rl::device::cpu;
@@ -106,8 +106,8 @@ impl ModelPair {
             let (mut memory, mut memory_of_base) = (Memory::default(), Memory::default());
             for state in &function.states {
                 if state.observed_at_ms < function.period.since {
-                    memory.history().see(state);
-                    memory_of_base.history().see(state);
+                    memory.of::<History>().see(state);
+                    memory_of_base.of::<History>().see(state);
                     continue;
                 }
                 let decide = |dqn: &Dqn, memory: &mut Memory| -> anyhow::Result<(Valuation, Option<_>)> {

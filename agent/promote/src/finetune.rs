@@ -15,7 +15,7 @@ use qscale_rl::explore::EpsilonSchedule;
 use qscale_rl::learner::{Hyperparameters, Learner, LearnerError};
 use qscale_rl::network::DeviceError;
 use qscale_rl::replay::StepEnd;
-use qscale_sim::Cell;
+use qscale_sim::Simulation;
 use qscale_train::env::Env;
 use qscale_train::world::draw;
 use serde::{Deserialize, Serialize};
@@ -208,7 +208,7 @@ impl FinetuneConfig {
             drawn += 1;
             let world = draw(domain, Split::Training, number);
             let ticks = world.ticks();
-            (Env::new(Cell::new(world.setup, number, 0), world.violation_cost, Some(actions)), ticks)
+            (Env::new(Simulation::new(world.setup, number, 0), world.violation_cost, Some(actions)), ticks)
         };
         let mut worlds: Vec<(Env, u32)> = (0..WORLDS.min(ticks)).map(|_| world()).collect();
         let mut left = ticks;

@@ -83,7 +83,7 @@ impl ComparisonSpec {
             }
         };
         let mut assumptions: Vec<String> = acting.assumptions.iter().chain(&other.assumptions).cloned().collect();
-        let lookback = [&acting, &other].into_iter().filter_map(|policy| policy.decider.remembers()).max().unwrap_or_default();
+        let lookback = [&acting, &other].into_iter().filter_map(|policy| policy.decider.lookback()).max().unwrap_or_default();
         let scenario = RecordedScenario::read(bus, platform, &states, lookback, period, profile).await?;
         assumptions.extend(scenario.assumptions.iter().cloned());
         Ok(Self { agent, acting, other, scenario, assumptions })

@@ -74,7 +74,7 @@ impl Alternative {
             current: last.current,
             reason,
             before_ms: millis(state.observed_at_ms.since(last.at)),
-            lookback_s: decider.remembers().unwrap_or_default().as_secs(),
+            lookback_s: decider.lookback().unwrap_or_default().as_secs(),
             retained_s: state.observed_at_ms.since(first).as_secs(),
         }
     }
@@ -121,7 +121,7 @@ impl Explanation {
     pub async fn read(bus: &Bus, settings: &SettingsFolder, function: &FunctionId, action: Action) -> anyhow::Result<Self> {
         let state_id = action.state_id();
         let policies = ALTERNATIVES.iter().map(|name| ReplayPolicy::named(name, None)).collect::<anyhow::Result<Vec<_>>>()?;
-        let lookback = policies.iter().filter_map(|policy| policy.decider.remembers()).max().unwrap_or_default().max(History::REACH);
+        let lookback = policies.iter().filter_map(|policy| policy.decider.lookback()).max().unwrap_or_default().max(History::REACH);
         let mut scan = StateScan::new(&policies, state_id);
         let states = subject::of(EventType::State, function);
         bus.read_history_on(states, action.decided_at_ms.minus(lookback), |state: State| scan.see(&state)).await?;

@@ -15,7 +15,7 @@ use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::decider::{Decider, FALLBACK};
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry::{self, DQN};
-use qscale_evaluate::suite::told_besides;
+use qscale_evaluate::suite::with_params;
 use qscale_rl::device::cpu;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ impl ReplayPolicy {
     pub fn named(text: &str, model: Option<&Checkpoint>) -> anyhow::Result<Self> {
         let (name, given) = text.split_once(':').unwrap_or((text, ""));
         let none = json!({});
-        let params = if given.is_empty() { none } else { told_besides(&none, given).map_err(|reason| anyhow!(reason))? };
+        let params = if given.is_empty() { none } else { with_params(&none, given).map_err(|reason| anyhow!(reason))? };
         ensure_learned(name, model)?;
         Self::new(name, params, model, FALLBACK)
     }

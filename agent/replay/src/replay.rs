@@ -172,7 +172,7 @@ impl Recorded {
         period: Period,
         as_agent: bool,
     ) -> anyhow::Result<Self> {
-        let lookback = policy.decider.remembers();
+        let lookback = policy.decider.lookback();
         let from = |since| Period { since, until: period.until };
         let found = Self::read_from(bus, function, agent, from(period.since.minus(lookback.unwrap_or_default()))).await?;
         if as_agent && lookback.is_some() && found.begins_amid {

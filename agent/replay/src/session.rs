@@ -26,7 +26,7 @@ impl<'a> ReplaySession<'a> {
 
     /// Decides on `state` at `now`.
     pub fn decide(&mut self, state: &State, now: Timestamp) -> Decision {
-        if self.decider.remembers().is_none() {
+        if self.decider.lookback().is_none() {
             self.memories = Memories::default();
         }
         let decided = self.decider.decide_all(&mut [(state, &mut self.memories)], now, &mut self.rng).pop();
@@ -36,7 +36,7 @@ impl<'a> ReplaySession<'a> {
     /// Rebuilds the memory of an agent that started at `now`, when the stream held `before`.
     pub fn restart(&mut self, before: &[State], now: Timestamp) {
         self.memories = Memories::default();
-        let Some(lookback) = self.decider.remembers() else { return };
+        let Some(lookback) = self.decider.lookback() else { return };
         for state in before.iter().filter(|state| state.observed_at_ms >= now.minus(lookback)) {
             self.decider.recall(state, &mut self.memories, &mut self.rng);
         }

@@ -1,9 +1,8 @@
-//! What a request costs on each path and a tick of control around it, beside the least that any simulation does: ratios of one run, as the figures of
-//! different machines do not compare.
+//! Cost of a request with each implementation of a replica, and of a control tick, relative to the bare recursion. Compare ratios within one run, not figures of
+//! different machines.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::{Span, TickLength};
 use qscale_common::units::Allocation;
 use qscale_common::workload::Gaps;
-use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Distribution, Environment, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
+use qscale_sim::rng::{Purpose, stream};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup, Simulation};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -90,11 +89,11 @@ fn requests(bencher: Bencher, workers: u32, replicas: u32, cpu: u32) {
 
 const FUNCTIONS: u32 = 16;
 
-/// Ticks of 5 s at so many requests a second: what is left at zero is control alone.
+/// Ticks of 5 s at a request rate; the rate 0 measures control alone.
 #[divan::bench(args = ["0", "1", "50", "diurnal:5..95/1h"])]
 fn control_ticks(bencher: Bencher, rate: &str) {
     const TICKS: u32 = 100;
-    let setup = |_| {
+    let setup = |_: u32| {
         let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
         policy.tick = TickLength::new(Duration::from_secs(5)).expect("within the range");
         Setup {
@@ -107,13 +106,11 @@ fn control_ticks(bencher: Bencher, rate: &str) {
             nodes: None,
         }
     };
-    let fresh = || Environment::new((0..FUNCTIONS).map(setup), 1, NonZeroUsize::MIN);
-    bencher.counter(ItemsCount::new(FUNCTIONS * TICKS)).with_inputs(fresh).bench_local_values(|mut environment| {
-        let mut wanted = [None; FUNCTIONS as usize];
+    let fresh = || (0..FUNCTIONS).map(|index| Simulation::new(setup(index), 1, u64::from(index))).collect::<Vec<Simulation>>();
+    bencher.counter(ItemsCount::new(FUNCTIONS * TICKS)).with_inputs(fresh).bench_local_values(|mut simulations| {
         for tick in 0..TICKS {
-            wanted.fill(Some(Allocation::new(2 + tick % 3, 1000, 128)));
-            environment.step(&wanted);
+            simulations.iter_mut().for_each(|simulation| simulation.step(Some(Allocation::new(2 + tick % 3, 1000, 128))));
         }
-        environment
+        simulations
     });
 }

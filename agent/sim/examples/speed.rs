@@ -1,9 +1,8 @@
-//! How fast the simulator is: requests a second on one core, by path, and the memory that it holds. `cargo run --release -p qscale-sim --example speed`.
+//! Speed of the simulator: requests a second on one core for each implementation of a replica, and memory. `cargo run --release -p qscale-sim --example speed`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hint::black_box;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,8 @@ use qscale_common::time::{Span, Tick, TickLength, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_common::window::FunctionWindows;
 use qscale_common::workload::Gaps;
-use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Distribution, Environment, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Reading, Setup};
+use qscale_sim::rng::{Purpose, stream};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Reading, Setup, Simulation};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -74,15 +73,13 @@ fn control_ticks(rate: &str, seconds: u64) {
     if std::env::args().nth(1).is_some_and(|part| !name.contains(&part)) {
         return;
     }
-    let mut environment = Environment::new((0..FUNCTIONS).map(|_| setup(rate, seconds)), 1, NonZeroUsize::MIN);
-    let mut wanted = [None; FUNCTIONS as usize];
+    let mut simulations: Vec<Simulation> = (0..FUNCTIONS).map(|index| Simulation::new(setup(rate, seconds), 1, u64::from(index))).collect();
     let begin = cpu_seconds();
     for tick in 0..TICKS {
-        wanted.fill(Some(Allocation::new(2 + tick % 3, 1000, 128)));
-        environment.step(&wanted);
+        simulations.iter_mut().for_each(|simulation| simulation.step(Some(Allocation::new(2 + tick % 3, 1000, 128))));
     }
     let spent = cpu_seconds() - begin;
-    let requests: u64 = environment.cells_mut().map(|cell| cell.totals().arrived).sum();
+    let requests: u64 = simulations.iter_mut().map(|simulation| simulation.totals().arrived).sum();
     println!("{:7.1} k/s  {:5.1} M requests/s  {name}", f64::from(FUNCTIONS * TICKS) / spent / 1e3, requests as f64 / spent / 1e6);
 }
 
@@ -96,20 +93,19 @@ fn setup(rate: &str, seconds: u64) -> Setup {
     Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default(), nodes: None }
 }
 
-/// What 26 million requests leave in memory: 208 functions at 50 requests a second for 2,500 s.
+/// Memory after 26 million requests: 208 functions at 50 requests a second for 2,500 s.
 fn memory() {
-    const FUNCTIONS: usize = 208;
+    const FUNCTIONS: u64 = 208;
     let name = "memory";
     if std::env::args().nth(1).is_some_and(|part| !name.contains(&part)) {
         return;
     }
     let before = peak_kib();
-    let mut environment = Environment::new((0..FUNCTIONS).map(|_| setup("50", 5)), 1, NonZeroUsize::MIN);
-    let wanted = [None; FUNCTIONS];
+    let mut simulations: Vec<Simulation> = (0..FUNCTIONS).map(|index| Simulation::new(setup("50", 5), 1, index)).collect();
     let mut live = |ticks: u32| {
-        (0..ticks).for_each(|_| environment.step(&wanted));
-        let requests: u64 = environment.cells_mut().map(|cell| cell.totals().arrived).sum();
-        let held: usize = environment.cells().map(qscale_sim::Cell::memory_bytes).sum();
+        (0..ticks).for_each(|_| simulations.iter_mut().for_each(|simulation| simulation.step(None)));
+        let requests: u64 = simulations.iter_mut().map(|simulation| simulation.totals().arrived).sum();
+        let held: usize = simulations.iter().map(Simulation::memory_bytes).sum();
         let (requests, held, grown) = (requests as f64 / 1e6, held as f64 / 1e6, (peak_kib() - before) as f64 / 1e3);
         println!(
             "{held:7.1} MB held by {FUNCTIONS} functions under control after {requests:4.1} M requests; the process grew by {grown:.1} MB"

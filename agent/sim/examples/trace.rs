@@ -12,8 +12,8 @@ use std::time::Duration;
 use qscale_common::time::Span;
 use qscale_common::workload::trace::{Azure2019, Keep, MinuteTrace, read_azure2019};
 use qscale_common::workload::{Arrival, Arrivals, Iat, Scale};
-use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::profile::Startup;
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Demand, Distribution, Function, FunctionProfile, Gateway, Nanos};
 
 const SEED: u64 = 1;
@@ -66,7 +66,7 @@ fn run(trace: &MinuteTrace, rate: f64, keep_alive: f64, startup: f64) -> Result<
     let function = |index| Function::new(Arc::clone(&profile), gateway, SEED, index).on_demand(Nanos::from_seconds(keep_alive));
     let mut functions: Vec<Function> = (0..trace.functions.len() as u64).map(function).collect();
     let mut arrivals: Vec<_> = arrivals(trace, rate)?.into_iter().map(Iterator::peekable).collect();
-    // All functions live through the same minute before the next one begins, as functions under control do.
+    // All functions advance by the same minute before the next one, as functions under control do.
     for minute in 1..=u64::from(trace.minutes) {
         let end = Duration::from_secs(60 * minute);
         for (function, arrivals) in functions.iter_mut().zip(&mut arrivals) {

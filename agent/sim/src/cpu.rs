@@ -1,8 +1,8 @@
-//! CPU of one replica under a quota, as the kernel's CFS bandwidth control gives it: so much CPU time in each period of 100 ms, and once that is
-//! spent, none until the next one begins (Linux, `Documentation/scheduler/sched-bwc.rst`). Owns the arithmetic of periods; must not know who computes.
+//! CPU of one replica under a quota: Linux CFS bandwidth control, with a quota of CPU time in each period of 100 ms and throttling once it is spent
+//! (`Documentation/scheduler/sched-bwc.rst`). Owns the arithmetic of periods; must not know which request computes.
 //!
-//! Whatever is asked is answered in closed form over any number of periods, so that a throttled replica costs no event a period.
-//! Deviations from the kernel: quota is taken exactly, not in slices of 5 ms a core, and the last, idle period of a busy spell is not counted.
+//! Every question is answered in closed form over any number of periods, so a throttled replica costs no event a period.
+//! Deviations from the kernel: quota is used exactly, not in slices of 5 ms a core, and the last, idle period of a busy spell is not counted.
 
 use qscale_common::scrape::CpuCounters;
 use qscale_common::units::Millicores;
@@ -11,13 +11,13 @@ use crate::nanos::Nanos;
 
 pub mod portion;
 
-/// What computes for the requests of a replica.
+/// CPU time for the requests of a replica.
 pub trait Processor {
-    /// Nobody computes until `until`.
+    /// Idles until `until`.
     fn idle(&mut self, until: Nanos);
-    /// `cores` compute without a pause until `until`, as far as they are let. Returns the CPU time that they got, nanoseconds.
+    /// Computes on `cores` without a pause until `until`, as far as the quota allows. Returns the CPU time, nanoseconds.
     fn run(&mut self, until: Nanos, cores: u32) -> f64;
-    /// When `work` nanoseconds are done if `cores` compute on them without a pause.
+    /// End of `work` nanoseconds of computing on `cores` without a pause.
     fn end(&self, work: f64, cores: u32) -> Nanos;
 }
 
@@ -38,35 +38,35 @@ impl Processor for Cpu {
     }
 }
 
-/// Length of a period: the kernel's default, and Kubernetes'.
+/// Length of a period, the default of the kernel and of Kubernetes.
 pub const PERIOD: Nanos = Nanos::millis(100);
 
-/// The least quota that the kernel takes: 1 ms a period.
+/// Least quota that the kernel accepts: 1 ms a period.
 const LEAST_QUOTA: u64 = 1_000_000;
 
-/// Quota, what is left of it, and what was used.
+/// Quota, its remainder, and usage.
 #[derive(Debug, Clone)]
 pub struct Cpu {
-    /// CPU time a period.
+    /// Quota of a period.
     quota: u64,
-    /// Up to when use is accounted.
+    /// Instant up to which usage is accounted.
     at: u64,
     /// End of the period in which `at` lies.
     period_end: u64,
-    /// CPU time left in it.
+    /// Quota left in it.
     left: u64,
     usage: u64,
     periods: u64,
     throttled: u64,
-    /// Time for which it was held back.
+    /// Throttled time.
     held_back: u64,
-    /// Whether this period is counted among those two already.
+    /// Whether this period is counted in both already.
     counted: bool,
     counted_throttled: bool,
 }
 
 impl Cpu {
-    /// CPU of a replica that begins at `begin`, which is when its first period begins.
+    /// CPU of a replica whose first period begins at `begin`.
     #[must_use]
     pub fn new(begin: Nanos, limit: Millicores) -> Self {
         let quota = quota(limit);
@@ -84,23 +84,23 @@ impl Cpu {
         }
     }
 
-    /// Sets another limit, from where use is accounted up to. The present period begins its quota anew, as in the kernel.
+    /// Sets the limit from the accounted instant on. The quota of the current period is refilled, as in the kernel.
     pub fn limit(&mut self, limit: Millicores) {
         self.quota = quota(limit);
         self.left = self.quota;
         self.counted_throttled = false;
     }
 
-    /// Up to when use is accounted.
+    /// Instant up to which usage is accounted.
     #[must_use]
     pub fn at(&self) -> Nanos {
         Nanos(self.at)
     }
 
-    /// Nobody computes until `until`.
+    /// Idles until `until`.
     #[inline]
     pub fn idle(&mut self, until: Nanos) {
-        // None where the period has not ended.
+        // None if the period has not ended.
         let passed = (until.0 + PERIOD.0).saturating_sub(self.period_end) / PERIOD.0;
         let same = passed == 0;
         self.period_end += passed * PERIOD.0;
@@ -110,7 +110,7 @@ impl Cpu {
         self.at = self.at.max(until.0);
     }
 
-    /// Begins again at `now` after a rest, whatever was foreseen for later: a process that would have waited ended before.
+    /// Restarts at `now` after a rest, for a process that ended while it was throttled.
     pub fn resume(&mut self, now: Nanos) {
         if self.at > now.0 {
             let after = (self.period_end - now.0) % PERIOD.0;
@@ -123,20 +123,20 @@ impl Cpu {
         }
     }
 
-    /// When `work` is done if `cores` compute on it without a pause, from where use is accounted up to.
+    /// End of `work` on `cores` without a pause, from the accounted instant on.
     #[inline]
     #[must_use]
     pub fn end(&self, work: Nanos, cores: u32) -> Nanos {
         let (work, cores) = (work.0, u64::from(cores));
         let span = divided(work, cores);
-        // Which of the two it is can be foreseen of a quota, and within one period of a time seldom.
+        // Which case applies is predictable for a quota, but rarely for an instant within a period.
         if self.suffices(cores) || (work <= self.left && self.at + span <= self.period_end) {
             return Nanos(self.at + span);
         }
         self.end_in_a_later_period(work, cores)
     }
 
-    /// Whether the quota holds back so many cores neither in this period nor in any later one.
+    /// Whether the quota never throttles `cores`, neither in this period nor later.
     #[inline]
     fn suffices(&self, cores: u64) -> bool {
         self.quota >= PERIOD.0 * cores && self.left >= (self.period_end - self.at) * cores
@@ -144,14 +144,14 @@ impl Cpu {
 
     fn end_in_a_later_period(&self, work: u64, cores: u64) -> Nanos {
         let here = self.left.min((self.period_end - self.at) * cores);
-        // More than nothing is left over, or it would end in this period.
+        // The remainder is positive, or the work would end in this period.
         let work = work - here;
         let a_period = self.quota.min(PERIOD.0 * cores);
         let whole = (work - 1) / a_period;
         Nanos(self.period_end + whole * PERIOD.0 + divided(work - whole * a_period, cores))
     }
 
-    /// `cores` compute without a pause until `until`, as far as the quota lets them. Returns the CPU time that they got.
+    /// Computes on `cores` without a pause until `until`, as far as the quota allows. Returns the CPU time.
     #[inline]
     pub fn run(&mut self, until: Nanos, cores: u32) -> Nanos {
         let cores = u64::from(cores);
@@ -166,7 +166,7 @@ impl Cpu {
         Nanos(got)
     }
 
-    /// As the other ways to run, where no period holds anyone back: without a branch, as where in its period something ends cannot be foreseen.
+    /// The case without throttling, free of branches, since the position of an end within its period is unpredictable.
     #[inline]
     fn run_freely(&mut self, until: u64, cores: u64) -> u64 {
         let until = until.max(self.at);
@@ -224,7 +224,7 @@ impl Cpu {
         periods * a_period
     }
 
-    /// The period after so many begins.
+    /// Begin of the period `periods` after this one.
     #[inline]
     fn roll(&mut self, periods: u64) {
         self.period_end += periods * PERIOD.0;
@@ -233,13 +233,13 @@ impl Cpu {
         self.counted_throttled = false;
     }
 
-    /// Time for which who wanted to compute could not, up to where it is accounted.
+    /// Throttled time up to the accounted instant.
     #[must_use]
     pub fn held_back(&self) -> Nanos {
         Nanos(self.held_back)
     }
 
-    /// What was used up to where it is accounted.
+    /// CPU counters up to the accounted instant.
     #[must_use]
     pub fn counters(&self) -> CpuCounters {
         CpuCounters { usage_us: self.usage / 1000, periods: self.periods, throttled_periods: self.throttled }
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn time_held_back_is_what_the_quota_leaves_of_each_period() {
+    fn throttled_time_is_the_rest_of_each_period() {
         let mut cpu = Cpu::new(Nanos::ZERO, Millicores(250));
         cpu.run(ms(350), 1);
         // 75 ms in each of three periods, and 25 ms of the fourth.
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_limit_begins_its_quota_at_once() {
+    fn a_new_limit_refills_the_quota() {
         let mut cpu = Cpu::new(Nanos::ZERO, Millicores(100));
         assert_eq!(cpu.run(ms(50), 1), ms(10));
         cpu.limit(Millicores(1000));
@@ -314,7 +314,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_end_is_when_the_work_was_got(
+        fn the_predicted_end_is_exact(
             limit in 1u32..5000,
             earlier in prop::collection::vec((0u64..1 << 28, any::<bool>(), 1u32..5), 0..5),
             work in 1u64..1 << 31,
@@ -338,7 +338,7 @@ mod tests {
         }
 
         #[test]
-        fn looking_in_between_changes_nothing(limit in 1u32..1500, looks in prop::collection::vec(1u64..1 << 28, 1..20), cores in 1u32..3) {
+        fn intermediate_scrapes_change_nothing(limit in 1u32..1500, looks in prop::collection::vec(1u64..1 << 28, 1..20), cores in 1u32..3) {
             let begin = Nanos(12_345);
             let (mut once, mut often) = (Cpu::new(begin, Millicores(limit)), Cpu::new(begin, Millicores(limit)));
             let end = Nanos(begin.0 + looks.iter().sum::<u64>());

@@ -1,4 +1,4 @@
-//! Distributions of spans of time: how long a request computes, waits, or a replica starts. Owns their parameters and the draws.
+//! Distributions of spans of time, for requests and starts. Owns their parameters and the draws.
 
 use qscale_common::time::Span;
 use qscale_common::workload::WorkloadRng;
@@ -14,53 +14,53 @@ use crate::nanos::Nanos;
 #[serde(try_from = "Shape", into = "Shape")]
 pub struct Distribution(Shape);
 
-/// Its form, as it is written in a profile.
+/// Form in a profile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
-    /// Always the same.
+    /// Constant.
     Constant(Span),
-    /// Memoryless.
+    /// Exponential.
     Exponential {
-        /// Its mean.
+        /// Mean.
         mean: Span,
     },
-    /// The logarithm is normal: what times of requests and starts mostly look like.
+    /// Log-normal, typical of request and start times.
     LogNormal {
-        /// Half of the draws lie below.
+        /// Median.
         median: Span,
         /// Standard deviation of the natural logarithm, 0 to 5.
         sigma: f64,
     },
-    /// Percentiles as measured, straight lines between them.
+    /// Measured percentiles with linear interpolation.
     Percentiles(Vec<(f64, Span)>),
 }
 
-/// A distribution that cannot be.
+/// Why a distribution is invalid.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum InvalidDistribution {
     /// A sigma outside its range.
     #[error("sigma = {0}, must be from 0 to 5")]
     Sigma(f64),
-    /// Percentiles that do not begin at 0, end at 100 and rise.
+    /// Percentiles do not begin at 0, end at 100 and rise.
     #[error(
         "percentile {percentile} = {value} at place {index}: percentiles must begin with 0, end with 100, rise, and have values that never fall"
     )]
     Percentiles {
-        /// Place in the list, counted from 0.
+        /// Index in the list, from 0.
         index: usize,
-        /// The percentile there.
+        /// The percentile at that index.
         percentile: f64,
         /// Its value.
         value: Span,
     },
-    /// No percentiles at all.
+    /// The list of percentiles is empty.
     #[error("no percentiles are given")]
     Empty,
 }
 
 impl Distribution {
-    /// Nothing, always.
+    /// Always zero.
     pub const ZERO: Distribution = Distribution(Shape::Constant(Span::millis(0)));
 
     /// Always `span`.
@@ -69,7 +69,7 @@ impl Distribution {
         Self(Shape::Constant(Span(span.into())))
     }
 
-    /// Memoryless, with this mean.
+    /// Exponential with this mean.
     #[must_use]
     pub fn exponential(mean: Nanos) -> Self {
         Self(Shape::Exponential { mean: Span(mean.into()) })
@@ -83,16 +83,7 @@ impl Distribution {
         Self::try_from(Shape::LogNormal { median: Span(median.into()), sigma })
     }
 
-    /// Log-normal, with this mean and standard deviation, both in seconds.
-    ///
-    /// # Errors
-    /// Numbers that make no sigma of 0 to 5.
-    pub fn log_normal_of(mean: f64, deviation: f64) -> Result<Self, InvalidDistribution> {
-        let variance = (1.0 + (deviation / mean).powi(2)).ln();
-        Self::log_normal(Nanos::from_seconds(mean / (variance / 2.0).exp()), variance.sqrt())
-    }
-
-    /// Straight lines between percentiles (0 to 100).
+    /// Linear interpolation between percentiles (0 to 100).
     ///
     /// # Errors
     /// Percentiles that do not begin with 0, end with 100 and rise, and values that fall.
@@ -100,7 +91,7 @@ impl Distribution {
         Self::try_from(Shape::Percentiles(points.into_iter().map(|(percentile, value)| (percentile, Span(value.into()))).collect()))
     }
 
-    /// What is drawn from, `factor` times as long.
+    /// A sampler of spans `factor` times as long.
     #[must_use]
     pub fn sampler(&self, factor: f64) -> Sampler {
         let nanos = |span: &Span| Nanos::from(span.0).0 as f64 * factor;
@@ -159,12 +150,12 @@ fn check_percentiles(points: &[(f64, Span)]) -> Result<(), InvalidDistribution> 
     Ok(())
 }
 
-/// A distribution ready to be drawn from.
+/// A prepared distribution.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sampler {
-    /// Always the same; draws nothing.
+    /// Constant; uses no random number.
     Constant(Nanos),
-    /// Memoryless, with this mean in nanoseconds.
+    /// Exponential; mean in nanoseconds.
     Exponential(f64),
     /// Log-normal.
     LogNormal {
@@ -173,12 +164,12 @@ pub enum Sampler {
         /// Standard deviation of the natural logarithm.
         sigma: f64,
     },
-    /// Straight lines between shares of one and nanoseconds.
+    /// Linear interpolation between shares (0 to 1) and nanoseconds.
     Lines(Box<[(f64, f64)]>),
 }
 
 impl Sampler {
-    /// One span.
+    /// Draws a span.
     #[inline]
     pub fn draw(&self, rng: &mut WorkloadRng) -> Nanos {
         match self {
@@ -199,7 +190,7 @@ fn on_lines(points: &[(f64, f64)], share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chance::{Purpose, stream};
+    use crate::rng::{Purpose, stream};
 
     #[track_caller]
     fn check(distribution: &Distribution, mean: f64, tolerance: f64) {
@@ -216,23 +207,16 @@ mod tests {
     fn draws_have_their_mean() {
         check(&Distribution::constant(Nanos::millis(3)), 0.003, 1e-9);
         check(&Distribution::exponential(Nanos::millis(20)), 0.02, 0.01);
-        // The published starts of a large cloud: heavy-tailed, so that the mean converges slowly.
-        check(&Distribution::log_normal_of(3.24, 7.10).expect("valid"), 3.24, 0.03);
+        // Starts as published for a large cloud. The tail is heavy, so the mean converges slowly.
+        let starts = Distribution::log_normal(Nanos::millis(1346), 1.326).expect("valid");
+        check(&starts, 1.346 * (1.326_f64.powi(2) / 2.0).exp(), 0.03);
         let lines =
             Distribution::percentiles([(0.0, Nanos::millis(10)), (50.0, Nanos::millis(20)), (100.0, Nanos::millis(120))]).expect("rising");
         check(&lines, 0.5 * 0.015 + 0.5 * 0.07, 0.01);
     }
 
     #[test]
-    fn published_parameters_give_the_published_median() {
-        let Shape::LogNormal { median, sigma } = Distribution::log_normal_of(3.24, 7.10).expect("valid").into() else {
-            panic!("another shape")
-        };
-        assert!((median.0.as_secs_f64() - 1.35).abs() < 0.02 && (sigma - 1.326).abs() < 0.01, "{median} {sigma}");
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_with_its_value() {
+    fn refuses_invalid_parameters_with_their_value() {
         for text in [
             r#"{"log_normal": {"median": "1s", "sigma": 6}}"#,
             r#"{"percentiles": []}"#,
@@ -243,11 +227,11 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Distribution>(text).is_err(), "{text}");
         }
-        assert!(Distribution::log_normal_of(0.0, f64::NAN).is_err());
+        assert!(Distribution::log_normal(Nanos::ZERO, f64::NAN).is_err());
     }
 
     #[test]
-    fn a_distribution_is_read_as_it_is_written() {
+    fn a_distribution_survives_a_round_trip() {
         let distribution = Distribution::log_normal(Nanos::millis(1350), 1.326).expect("valid");
         let text = serde_json::to_string(&distribution).expect("writes");
         assert_eq!(text, r#"{"log_normal":{"median":"1s 350ms","sigma":1.326}}"#);

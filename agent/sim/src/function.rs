@@ -1,5 +1,5 @@
-//! One function: its gateway with the bounded queue, and its replicas. Owns which request goes where, as the local platform does it; [`life`] has when
-//! replicas start and end. Must not decide how many there shall be.
+//! One function: its gateway with a bounded queue, and its replicas. Owns the dispatch of requests, as on the local platform; starts and ends of replicas are in
+//! [`life`]. Must not decide the number of replicas.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,17 +7,17 @@ use std::sync::Arc;
 use qscale_common::units::Allocation;
 use qscale_common::workload::WorkloadRng;
 
-use crate::agenda::Agenda;
-use crate::chance::{Purpose, stream};
+use crate::event_queue::EventQueue;
 use crate::latency::Histogram;
 use crate::nanos::Nanos;
 use crate::node::{Contention, Nodes, Pool};
-use crate::profile::{Demand, Demands, FunctionProfile, Gateway, Stretch};
+use crate::profile::{Demand, Demands, FunctionProfile, Gateway, ProfileScale};
 use crate::replica::{Ending, Path, Phase, Replica, Request};
+use crate::rng::{Purpose, stream};
 use crate::totals::Totals;
 
+mod cpu_sharing;
 mod life;
-mod neighbours;
 mod on_demand;
 mod reading;
 
@@ -26,67 +26,67 @@ pub use reading::Reading;
 use life::{Death, Held};
 use reading::Taken;
 
-/// A replica that takes no request.
+/// Load of a replica that takes no request.
 const NO_ROOM: u32 = u32::MAX;
 
-/// A function in its world. Time only goes on: whatever is asked at an instant is asked in the order of instants.
+/// A simulated function. Time only advances: calls must be in the order of their instants.
 #[derive(Debug, Clone)]
 pub struct Function {
     profile: Arc<FunctionProfile>,
     demands: Demands,
-    stretch: Stretch,
+    scale: ProfileScale,
     path: Path,
     concurrency: u32,
     queue_bound: usize,
     timeout: Nanos,
     allocation: Allocation,
     slots: Vec<Option<Replica>>,
-    /// Replicas that are gone, for the memory that they have.
+    /// Removed replicas, kept for their memory.
     spare: Vec<Replica>,
-    /// Requests that the replica of each slot has, [`NO_ROOM`] where it takes none: what admission looks at, close together.
+    /// Requests at the replica of each slot, [`NO_ROOM`] if it takes none: a compact array for dispatch.
     loads: Vec<u32>,
     /// Slots whose replica has room.
     open: usize,
-    /// Those of them whose replica has no request at all, a bit each.
+    /// Bit set of open slots without any request.
     idle: Vec<u64>,
-    agenda: Agenda,
+    event_queue: EventQueue,
     queue: VecDeque<Request>,
-    /// Slot at which the search for the least loaded replica begins, so that equals take turns.
+    /// Slot at which the search for the least loaded replica begins, so that equally loaded ones take turns.
     turn: usize,
     next_number: u32,
-    /// How long a replica is kept without a request, where requests start their replicas themselves.
+    /// Keep-alive of replicas that requests start themselves, if they do.
     keep_alive: Option<Nanos>,
     demand_rng: WorkloadRng,
     start_rng: WorkloadRng,
     crash_rng: WorkloadRng,
-    /// Mean time until a process crashes, nanoseconds; infinite where none does.
+    /// Mean time to a crash, nanoseconds; infinite without crashes.
     crash_after: f64,
-    /// When the first process crashes, or earlier.
-    alarm: Nanos,
-    /// The nodes, where they are limited.
+    /// Lower bound of the time of the next crash.
+    next_crash: Nanos,
+    /// Nodes, if they are limited.
     pool: Option<Box<Pool>>,
-    /// How their CPU is divided, where more is promised than there is.
+    /// Division of their CPU, if it is overcommitted.
     contention: Option<Box<Contention>>,
-    /// Replicas that wait for room on a node: those without one, and those that shall grow.
-    cramped: usize,
+    /// Replicas that wait for room on a node, to be placed or to grow.
+    waiting_for_room: usize,
     held: Held,
     /// Requests that failed at the gateway.
     failed_at_gateway: u64,
     startup_time: Nanos,
     totals: Totals,
-    /// What the totals held whenever they were taken.
+    /// Sums of the totals taken so far.
     taken: Taken,
-    /// Up to when cost is summed.
+    /// Instant up to which cost is summed.
     summed: Nanos,
 }
 
 impl Function {
-    /// A function without replicas. `seed` and `index` name its streams of random numbers.
+    /// A function without replicas. `seed` and `index` select its streams of random numbers.
     #[must_use]
     pub fn new(profile: Arc<FunctionProfile>, gateway: Gateway, seed: u64, index: u64) -> Self {
         Self {
-            demands: Demands::new(&profile, Stretch::default()),
-            stretch: Stretch::default(),
+            demands: Demands::new(&profile, ProfileScale::default()),
+            scale: ProfileScale::default(),
             path: Path::of(&profile),
             profile,
             concurrency: if gateway.concurrency == 0 { NO_ROOM } else { gateway.concurrency },
@@ -98,7 +98,7 @@ impl Function {
             loads: Vec::new(),
             open: 0,
             idle: Vec::new(),
-            agenda: Agenda::new(),
+            event_queue: EventQueue::new(),
             queue: VecDeque::new(),
             turn: 0,
             next_number: 0,
@@ -107,10 +107,10 @@ impl Function {
             start_rng: stream(seed, index, Purpose::Starts),
             crash_rng: stream(seed, index, Purpose::Crashes),
             crash_after: f64::INFINITY,
-            alarm: Nanos::NEVER,
+            next_crash: Nanos::NEVER,
             pool: None,
             contention: None,
-            cramped: 0,
+            waiting_for_room: 0,
             held: Held::default(),
             failed_at_gateway: 0,
             startup_time: Nanos::ZERO,
@@ -120,14 +120,14 @@ impl Function {
         }
     }
 
-    /// The same function with its replicas simulated in the other way, for holding the two against each other.
+    /// Selects the implementation of replicas, to compare them.
     #[must_use]
     pub fn on_path(mut self, path: Path) -> Self {
         self.path = path;
         self
     }
 
-    /// The same function on these nodes alone; to be said before it has replicas.
+    /// Places the function on `nodes`; only before it has replicas.
     #[must_use]
     pub fn on_nodes(mut self, nodes: Option<Nodes>) -> Self {
         self.pool = nodes.map(|nodes| Box::new(Pool::new(nodes)));
@@ -138,18 +138,18 @@ impl Function {
         self
     }
 
-    /// The same function whose running replicas crash so often, times an hour each; to be said before it has replicas.
+    /// Sets the crashes of each running replica, times an hour; only before it has replicas.
     #[must_use]
     pub fn crashing(mut self, per_hour: f64) -> Self {
         self.crash_after = 3.6e12 / per_hour.max(0.0);
         self
     }
 
-    /// What requests and starts ask for differs from the profile from now on.
-    pub fn stretch(&mut self, stretch: Stretch) {
-        if self.stretch != stretch {
-            self.stretch = stretch;
-            self.demands = Demands::new(&self.profile, stretch);
+    /// Scales the demands of requests and starts from now on.
+    pub fn set_scale(&mut self, scale: ProfileScale) {
+        if self.scale != scale {
+            self.scale = scale;
+            self.demands = Demands::new(&self.profile, scale);
         }
     }
 
@@ -160,10 +160,10 @@ impl Function {
         self.arrive_with(at, demand);
     }
 
-    /// A request arrives at `at` and asks for `demand`.
+    /// A request with `demand` arrives at `at`.
     #[inline]
     pub fn arrive_with(&mut self, at: Nanos, demand: Demand) {
-        self.settle(at);
+        self.process_until(at);
         self.totals.arrived += 1;
         let request = Request { arrived: at, demand };
         if self.queue.is_empty()
@@ -192,33 +192,33 @@ impl Function {
         self.wake(now);
     }
 
-    /// Lives up to `until`.
+    /// Advances to `until`.
     pub fn advance(&mut self, until: Nanos) {
-        self.settle(until);
+        self.process_until(until);
         self.expire(until);
     }
 
     #[inline]
-    fn settle(&mut self, until: Nanos) {
+    fn process_until(&mut self, until: Nanos) {
         loop {
-            let now = self.agenda.earliest();
-            if now > until.min(self.alarm) || now == Nanos::NEVER {
-                if self.alarm > until {
+            let now = self.event_queue.earliest();
+            if now > until.min(self.next_crash) || now == Nanos::NEVER {
+                if self.next_crash > until {
                     return;
                 }
-                self.crash_first();
+                self.crash_next();
                 continue;
             }
-            self.happen(self.agenda.first(), now);
+            self.process(self.event_queue.first(), now);
         }
     }
 
-    /// What happens to the replica of `slot` at `now`.
+    /// Processes the event of the replica of `slot` at `now`.
     #[inline]
-    fn happen(&mut self, slot: usize, now: Nanos) {
-        let Some(replica) = &mut self.slots[slot] else { return self.agenda.set(slot, Nanos::NEVER) };
+    fn process(&mut self, slot: usize, now: Nanos) {
+        let Some(replica) = &mut self.slots[slot] else { return self.event_queue.set(slot, Nanos::NEVER) };
         if !replica.runs() || replica.kept_until <= now {
-            return self.live_on(slot, now);
+            return self.process_lifecycle(slot, now);
         }
         match replica.step(now) {
             Some(Ending::Completed { latency, place }) => {
@@ -239,7 +239,7 @@ impl Function {
         self.update(slot, now);
     }
 
-    /// Gives requests that wait to the replica of `slot`, as many as it may have.
+    /// Dispatches queued requests to the replica of `slot`, up to its concurrency.
     #[inline]
     fn fill(&mut self, slot: usize, now: Nanos) {
         while !self.queue.is_empty() && self.slots[slot].as_ref().is_some_and(|replica| replica.takes(self.concurrency)) {
@@ -260,7 +260,7 @@ impl Function {
         }
     }
 
-    /// Notes what changed about the replica of `slot` at `now`.
+    /// Updates all bookkeeping of the replica of `slot` at `now`.
     #[inline]
     fn update(&mut self, slot: usize, now: Nanos) {
         if self.contention.is_some() {
@@ -269,12 +269,12 @@ impl Function {
         if let Some(keep_alive) = self.keep_alive {
             self.keep(slot, now + keep_alive);
         }
-        self.foresee(slot);
+        self.schedule(slot);
     }
 
-    /// Notes when something happens next to the replica of `slot`, and whether it takes requests.
+    /// Schedules the next event of the replica of `slot`, and records whether it takes requests.
     #[inline]
-    fn foresee(&mut self, slot: usize) {
+    fn schedule(&mut self, slot: usize) {
         let Some(replica) = &self.slots[slot] else { return };
         let takes = replica.takes(self.concurrency);
         let (load, next) = (if takes { replica.load } else { NO_ROOM }, replica.next(self.timeout));
@@ -288,10 +288,10 @@ impl Function {
         self.loads[slot] = load;
         let word = &mut self.idle[slot / 64];
         *word = (*word & !(1 << (slot % 64))) | (u64::from(load == 0) << (slot % 64));
-        self.agenda.set(slot, next);
+        self.event_queue.set(slot, next);
     }
 
-    /// The slot of the least loaded replica with room; among equals the next in turn.
+    /// Slot of the least loaded replica with room; among equals the next in turn.
     #[inline]
     fn least_loaded(&self) -> Option<usize> {
         if self.open == 0 {
@@ -301,20 +301,20 @@ impl Function {
         self.next_idle(turn).or_else(|| self.next_least(turn))
     }
 
-    /// The first slot from `turn` on, around, that has the least load.
+    /// First slot from `turn` on, cyclically, with the least load.
     #[inline]
     fn next_least(&self, turn: usize) -> Option<usize> {
         let turn = turn as u32;
-        // Slots before the turn wrap to the greatest distances, so that one number orders by load first, then by turn.
+        // Slots before `turn` wrap to the greatest distances, so one number orders by load, then by turn.
         let distances = self.loads.iter().zip(0u32..).map(|(load, slot)| (u64::from(*load) << 32) | u64::from(slot.wrapping_sub(turn)));
         distances.min().map(|least| (least as u32).wrapping_add(turn) as usize)
     }
 
-    /// The first slot from `turn` on, around, whose replica has no request.
+    /// First slot from `turn` on, cyclically, whose replica is idle.
     #[inline]
     fn next_idle(&self, turn: usize) -> Option<usize> {
         if let [word] = self.idle[..] {
-            // Whether one lies before or behind the turn cannot be foreseen, so that both are looked at in one.
+            // The position relative to `turn` is unpredictable, so one rotation covers both sides.
             return (word != 0).then(|| (turn + word.rotate_right(turn as u32).trailing_zeros() as usize) % 64);
         }
         let first = turn / 64;
@@ -323,7 +323,7 @@ impl Function {
             .or_else(|| (first + 1..self.idle.len()).chain(0..=first).find_map(|word| in_word(word, self.idle[word])))
     }
 
-    /// Requests that waited too long leave the queue. They arrived in order and wait equally long, so these are the first.
+    /// Removes requests that waited too long. They arrived in order and have equal timeouts, so these are the first.
     #[inline]
     fn expire(&mut self, now: Nanos) {
         while self.queue.front().is_some_and(|first| first.arrived + self.timeout <= now) {
@@ -333,31 +333,31 @@ impl Function {
         }
     }
 
-    /// The replicas that there are, draining ones included.
+    /// All replicas, including draining ones.
     pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
         self.slots.iter().flatten()
     }
 
-    /// The allocation in force.
+    /// The current allocation.
     #[must_use]
     pub fn allocation(&self) -> Allocation {
         self.allocation
     }
 
-    /// Requests that wait for a replica.
+    /// Number of queued requests.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    /// What happened by `now` since the world began, or since it was last taken.
+    /// Totals up to `now`, since the start or since they were last taken.
     pub fn totals(&mut self, now: Nanos) -> &Totals {
         self.advance(now);
         self.sum_cost(now);
         &self.totals
     }
 
-    /// Takes what happened by `now` since the world began, or since it was last taken, into `interval`, whose memory is used again.
+    /// Moves the totals up to `now` into `interval`, reusing its memory, and starts new ones.
     pub fn take_interval(&mut self, now: Nanos, interval: &mut Totals) {
         self.advance(now);
         self.sum_cost(now);
@@ -366,7 +366,7 @@ impl Function {
         std::mem::swap(&mut self.totals, interval);
     }
 
-    /// Bytes that the function takes, on the heap and off it: as much as is live, whatever has been.
+    /// Size in bytes, with heap.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
@@ -376,7 +376,7 @@ impl Function {
             + self.spare.iter().map(Replica::heap_bytes).sum::<usize>()
             + self.loads.capacity() * size_of::<u32>()
             + self.idle.capacity() * size_of::<u64>()
-            + self.agenda.heap_bytes()
+            + self.event_queue.heap_bytes()
             + self.queue.capacity() * size_of::<Request>()
             + Histogram::BYTES
             + self.pool.as_deref().map_or(0, Pool::memory_bytes)

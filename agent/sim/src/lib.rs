@@ -1,14 +1,11 @@
-//! A world of functions in virtual time: requests, replicas, CPU quotas, starts and queues, simulated one by one.
+//! Event-driven simulation of serverless functions in virtual time: requests, replicas, CPU quotas, starts and queues.
 //!
-//! Pure: no I/O, no clock, and chance only from seeds. What it shows are Scrapes, the same that a collector reads from a platform, so that windows, reward
-//! and guard are production's own.
+//! Pure: no I/O, no clock, random numbers only from seeds. It produces Scrapes like those a collector reads from a platform, so windows, reward and guard are the
+//! production code.
 
-pub mod agenda;
-pub mod cell;
-pub mod chance;
 pub mod cpu;
 pub mod distribution;
-pub mod environment;
+pub mod event_queue;
 pub mod function;
 pub mod latency;
 pub mod load;
@@ -18,16 +15,17 @@ pub mod perturbation;
 pub mod profile;
 pub mod profiles;
 pub mod replica;
+pub mod rng;
+pub mod simulation;
 pub mod totals;
 
-pub use cell::{Cell, Setup};
 pub use distribution::Distribution;
-pub use environment::Environment;
 pub use function::{Function, Reading};
 pub use load::Load;
 pub use nanos::Nanos;
 pub use node::Nodes;
-pub use perturbation::{LostNode, Payload, Perturbation};
-pub use profile::{Demand, FunctionProfile, Gateway, Stretch};
+pub use perturbation::{LostNode, NoisyNeighbour, Payload, Perturbation};
+pub use profile::{Demand, FunctionProfile, Gateway, ProfileScale};
 pub use replica::Path;
+pub use simulation::{Setup, Simulation};
 pub use totals::Totals;

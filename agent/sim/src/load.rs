@@ -1,4 +1,4 @@
-//! Load: what arrives at a function when. Owns how a workload becomes requests; the workload itself is that of the load generator.
+//! Load: arrivals at a function. Owns the conversion of a workload to requests; workloads are those of the load generator.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,43 +10,43 @@ use crate::function::Function;
 use crate::nanos::Nanos;
 use crate::profile::Demand;
 
-/// A century: no load ends by itself before a run does.
+/// A century: no load ends before a run does.
 const FOREVER: Duration = Duration::from_secs(3_155_760_000);
 
-/// What arrives at a function.
+/// Arrivals at a function.
 #[derive(Debug, Clone)]
 pub enum Load {
-    /// A pattern; what requests ask for is the profile's.
+    /// A pattern; demands are drawn from the profile.
     Pattern {
         /// The rate over time.
         pattern: Pattern,
         /// The gaps between requests.
         gaps: Gaps,
     },
-    /// The functions of a trace (mostly one), whose durations say what requests ask for.
+    /// Functions of a trace by minute, usually one; durations give the demands.
     Trace {
         /// The trace.
         trace: Arc<MinuteTrace>,
-        /// Where in its minute each request falls.
+        /// Distribution of requests within their minute.
         iat: Iat,
-        /// How much faster and denser it is played.
+        /// Factors of speed and density.
         scale: Scale,
-        /// Share of a duration that is computed, 0 to 1; during the rest the request waits for others.
+        /// Share of a duration that is CPU time, 0 to 1; in the rest the request waits for other services.
         cpu_share: f64,
     },
-    /// Single invocations, of one function or of several, whose durations say what requests ask for.
+    /// Single invocations of one or several functions; durations give the demands.
     Rows {
         /// The trace.
         trace: Arc<RowTrace>,
-        /// How much faster and denser it is played.
+        /// Factors of speed and density.
         scale: Scale,
-        /// Share of a duration that is computed, 0 to 1; during the rest the request waits for others.
+        /// Share of a duration that is CPU time, 0 to 1; in the rest the request waits for other services.
         cpu_share: f64,
     },
 }
 
 impl Load {
-    /// Its requests, drawn from `rng`.
+    /// The stream of requests, drawn from `rng`.
     #[must_use]
     pub fn source(&self, rng: WorkloadRng) -> Source {
         match self {
@@ -63,8 +63,8 @@ impl Load {
 }
 
 impl Load {
-    /// Begins its requests anew, drawn from `rng`, in the memory that `source` has, which came from this load.
-    pub fn begin_again(&self, source: &mut Source, rng: WorkloadRng) {
+    /// Restarts `source`, which came from this load, with `rng`, reusing its memory.
+    pub fn reset(&self, source: &mut Source, rng: WorkloadRng) {
         match &mut source.stream {
             Stream::Pattern(arrivals) => {
                 arrivals.begin_again(rng);
@@ -75,11 +75,11 @@ impl Load {
     }
 }
 
-/// Requests to come, in the order of time.
+/// Requests in the order of time.
 #[derive(Debug, Clone)]
 pub struct Source {
     stream: Stream,
-    /// When the load begins.
+    /// Begin of the load.
     begin: Nanos,
     next: Option<(Nanos, Option<Demand>)>,
 }
@@ -97,7 +97,7 @@ impl Source {
         source
     }
 
-    /// Takes the next request: when it arrives, and what it asks for where that is not the profile's.
+    /// Takes the next request: its arrival, and its demand if the load gives one.
     pub fn take(&mut self) -> Option<(Nanos, Option<Demand>)> {
         let next = self.coming();
         std::mem::replace(&mut self.next, next)
@@ -108,7 +108,7 @@ impl Source {
         self.stream.next().map(|(at, demand)| (at + self.begin, demand))
     }
 
-    /// The same requests with the load beginning at `begin`.
+    /// Delays all requests by `begin`.
     #[must_use]
     pub fn beginning(mut self, begin: Nanos) -> Self {
         self.next = self.next.map(|(at, demand)| (at + begin, demand));
@@ -116,7 +116,7 @@ impl Source {
         self
     }
 
-    /// Lets those arrive that come before `until`.
+    /// Delivers all requests before `until`.
     #[inline]
     pub fn feed(&mut self, function: &mut Function, until: Nanos) {
         while let Some((at, demand)) = self.next.filter(|(at, _)| *at < until) {

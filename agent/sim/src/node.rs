@@ -1,26 +1,24 @@
-//! Nodes: the machines that replicas run on. Owns how large they are, what is taken of each, and where a replica goes; must not know what runs there.
+//! Nodes: the machines that replicas run on. Owns their size, allocated room and placement; must not know the replicas' work.
 
 use qscale_common::contract::Headroom;
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use serde::{Deserialize, Serialize};
 
-use crate::replica::Limits;
-
 mod contention;
 
 pub use contention::{Claim, Contention};
 
-/// A pool of nodes, all alike.
+/// A pool of equal nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nodes {
-    /// How many there are.
+    /// Number of nodes.
     pub count: u32,
     /// CPU of each, thousandths of a core.
     pub cpu_millicores: Millicores,
     /// Memory of each.
     pub memory_mib: Mebibytes,
-    /// CPU limits that a node takes, as a multiple of its CPU, 1 to 100. Above 1, replicas that compute at once may have to share what there is.
+    /// Sum of CPU limits that a node accepts, as a multiple of its CPU, 1 to 100. Above 1, replicas may have to share CPU.
     #[serde(default = "one")]
     pub cpu_overcommit: f64,
 }
@@ -30,14 +28,29 @@ fn one() -> f64 {
 }
 
 impl Nodes {
-    /// CPU limits that one node takes.
+    /// Sum of CPU limits that one node accepts.
     #[must_use]
     pub fn room(&self) -> Millicores {
         self.cpu_millicores.scaled(self.cpu_overcommit.clamp(1.0, 100.0))
     }
 }
 
-/// The nodes, and what is taken of them.
+/// Upper limits of one replica: the room that it takes on its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaLimits {
+    /// CPU limit.
+    pub cpu: Millicores,
+    /// Memory limit.
+    pub memory: Mebibytes,
+}
+
+impl From<Allocation> for ReplicaLimits {
+    fn from(allocation: Allocation) -> Self {
+        Self { cpu: allocation.cpu_millicores, memory: allocation.memory_mib }
+    }
+}
+
+/// Nodes with their allocated room.
 #[derive(Debug, Clone)]
 pub struct Pool {
     cpu: u64,
@@ -47,7 +60,7 @@ pub struct Pool {
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
-    /// CPU limits of those on it.
+    /// Sum of CPU limits on it.
     cpu: u64,
     memory: u64,
     there: bool,
@@ -64,14 +77,14 @@ impl Pool {
         }
     }
 
-    /// Every node is there, and empty.
+    /// Makes every node available and empty.
     pub fn clear(&mut self) {
         self.nodes.fill(Node { cpu: 0, memory: 0, there: true });
     }
 
-    /// Takes room for `limits` on the node of which least is taken, CPU and memory alike, the first among equals; `None` where no node has room.
-    /// Kubernetes' `LeastAllocated` for nodes that are all alike.
-    pub fn place(&mut self, limits: Limits) -> Option<u32> {
+    /// Allocates `limits` on the node with the least allocated share of CPU and memory, the first among equals; `None` if no node has room.
+    /// Kubernetes' `LeastAllocated` for equal nodes.
+    pub fn place(&mut self, limits: ReplicaLimits) -> Option<u32> {
         let (cpu, memory) = (u64::from(limits.cpu.0), u64::from(limits.memory.0));
         let fits = |node: &Node| node.there && node.cpu + cpu <= self.cpu && node.memory + memory <= self.memory;
         let taken = |node: &Node| u128::from(node.cpu) * u128::from(self.memory) + u128::from(node.memory) * u128::from(self.cpu);
@@ -81,16 +94,16 @@ impl Pool {
         u32::try_from(index).ok()
     }
 
-    /// Gives back the room of `limits` on `node`.
-    pub fn free(&mut self, node: u32, limits: Limits) {
+    /// Frees `limits` on `node`.
+    pub fn free(&mut self, node: u32, limits: ReplicaLimits) {
         if let Some(node) = self.nodes.get_mut(node as usize) {
             node.cpu -= u64::from(limits.cpu.0);
             node.memory -= u64::from(limits.memory.0);
         }
     }
 
-    /// Takes the room of `to` on `node` instead of that of `from`; says whether there is as much.
-    pub fn resize(&mut self, node: u32, from: Limits, to: Limits) -> bool {
+    /// Changes an allocation on `node` from `from` to `to`; returns whether there is room.
+    pub fn resize(&mut self, node: u32, from: ReplicaLimits, to: ReplicaLimits) -> bool {
         let Some(node) = self.nodes.get_mut(node as usize) else { return false };
         let cpu = node.cpu - u64::from(from.cpu.0) + u64::from(to.cpu.0);
         let memory = node.memory - u64::from(from.memory.0) + u64::from(to.memory.0);
@@ -101,17 +114,17 @@ impl Pool {
         !grows
     }
 
-    /// `node` goes away: nothing is placed on it.
+    /// Node `node` fails.
     pub fn lose(&mut self, node: u32) {
         self.nodes.get_mut(node as usize).into_iter().for_each(|node| node.there = false);
     }
 
-    /// `node` is there again.
+    /// Node `node` returns.
     pub fn give_back(&mut self, node: u32) {
         self.nodes.get_mut(node as usize).into_iter().for_each(|node| node.there = true);
     }
 
-    /// What the nodes that are there have left beside `desired`, as the collector reckons: by what a function shall have, not by what it has.
+    /// Room of available nodes next to `desired`, computed as by the collector: from the requested allocation, not from running replicas.
     #[must_use]
     pub fn headroom(&self, desired: Allocation) -> Headroom {
         let there = self.nodes.iter().filter(|node| node.there).count() as u64;
@@ -123,7 +136,7 @@ impl Pool {
         }
     }
 
-    /// Bytes that it takes.
+    /// Size in bytes, with heap.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.nodes.capacity() * size_of::<Node>()

@@ -1,4 +1,4 @@
-//! Profiles: what a request of a function asks for, and what the gateway before it allows. Owns the figures of one function; must not simulate.
+//! Profiles: demands of the requests and starts of a function, and limits of its gateway. Owns the figures of one function; must not simulate.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use serde::{Deserialize, Serialize};
 use crate::distribution::{Distribution, Sampler};
 use crate::nanos::Nanos;
 
-/// What is known of a function: what its requests and its starts ask for, and how it works on them.
+/// A function: demands of its requests and starts, and how it serves them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FunctionProfile {
     /// Name of the function.
     pub name: String,
-    /// Where the figures come from.
+    /// Source of the figures.
     pub source: String,
     /// CPU time of a request on one core.
     pub cpu: Distribution,
-    /// Time that a request waits for others (a store, another function), before it computes.
+    /// Time that a request waits for other services (a store, another function) before it computes.
     #[serde(default = "nothing")]
     pub waiting: Distribution,
-    /// What a replica needs to become ready.
+    /// Demand of a start.
     pub startup: Startup,
-    /// Requests that one replica works on at once; 0 is without limit. vSwarm's Python servers work on one.
+    /// Requests that one replica serves at once; 0 without limit. vSwarm's Python servers serve one.
     #[serde(default = "one")]
     pub workers: u32,
     /// Cores that one replica can use at once, at least 1. Python and Node use one.
@@ -37,13 +37,13 @@ pub struct FunctionProfile {
     pub memory: Memory,
 }
 
-/// What a replica needs from its start to readiness. Its CPU time lasts longer under a quota.
+/// Demand of a start until readiness. Its CPU time takes longer under a quota.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Startup {
     /// CPU time on one core: loading the runtime and the function.
     pub cpu: Distribution,
-    /// Time that does not depend on CPU: scheduling, fetching, probing.
+    /// Time that does not depend on CPU: scheduling, image pull, probes.
     #[serde(default = "nothing")]
     pub waiting: Distribution,
 }
@@ -52,27 +52,27 @@ pub struct Startup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
-    /// In use without any request.
+    /// Usage without any request.
     pub base_mib: Mebibytes,
-    /// In use for each request in flight.
+    /// Usage of each request in flight.
     pub request_kib: u32,
 }
 
 impl Default for Memory {
-    /// A small interpreter: what vSwarm's Python functions take.
+    /// A small interpreter, as vSwarm's Python functions.
     fn default() -> Self {
         Self { base_mib: Mebibytes(50), request_kib: 64 }
     }
 }
 
 impl Memory {
-    /// Working set of a replica with so many requests in flight, bytes.
+    /// Working set of a replica with `in_flight` requests, bytes.
     #[must_use]
     pub fn working_set(&self, in_flight: u32) -> u64 {
         self.base_mib.bytes() + (u64::from(self.request_kib) << 10) * u64::from(in_flight)
     }
 
-    /// The most requests in flight for which `limit` has room; zero, too, where it has not even room for none.
+    /// Greatest number of requests in flight that fits into `limit`; also zero if not even the base fits.
     #[must_use]
     pub fn room(&self, limit: Mebibytes) -> u32 {
         match u64::from(self.request_kib) << 10 {
@@ -90,15 +90,15 @@ fn one() -> u32 {
     1
 }
 
-/// What the gateway allows: the local platform's fields of the same names.
+/// Limits of the gateway, as the local platform's fields of the same names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
-    /// Requests that one replica is given at once; 0 is without limit.
+    /// Requests dispatched to one replica at once; 0 without limit.
     pub concurrency: u32,
-    /// Requests that may wait for a replica; one more is refused.
+    /// Length of the queue; further requests are refused.
     pub queue: u32,
-    /// Time that a request may take from arrival to the end of its reply; at most 10 days count.
+    /// Time from arrival to the end of the reply after which a request times out, up to 10 days.
     pub timeout: Span,
 }
 
@@ -115,31 +115,31 @@ impl From<&FunctionSpec> for Gateway {
     }
 }
 
-/// What differs from the profile for a while: a perturbation.
+/// Factors on a profile's demands.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stretch {
-    /// How many times as long requests compute: a change of payload.
+pub struct ProfileScale {
+    /// Factor of the CPU time of requests.
     pub cpu: f64,
-    /// How many times as long starts take.
+    /// Factor of the duration of starts.
     pub startup: f64,
 }
 
-impl Default for Stretch {
+impl Default for ProfileScale {
     fn default() -> Self {
         Self { cpu: 1.0, startup: 1.0 }
     }
 }
 
-/// What one request asks of its replica.
+/// Demand of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Demand {
     /// CPU time on one core.
     pub cpu: Nanos,
-    /// Time that it waits for others before it computes.
+    /// Time that it waits for other services before it computes.
     pub waiting: Nanos,
 }
 
-/// A profile ready to be drawn from.
+/// Samplers of a profile.
 #[derive(Debug, Clone)]
 pub struct Demands {
     request: [Sampler; 2],
@@ -147,29 +147,29 @@ pub struct Demands {
 }
 
 impl Demands {
-    /// What `profile` asks for, stretched.
+    /// Samplers of `profile`, scaled.
     #[must_use]
-    pub fn new(profile: &FunctionProfile, stretch: Stretch) -> Self {
+    pub fn new(profile: &FunctionProfile, scale: ProfileScale) -> Self {
         Self {
-            request: [profile.cpu.sampler(stretch.cpu), profile.waiting.sampler(1.0)],
-            startup: [profile.startup.cpu.sampler(stretch.startup), profile.startup.waiting.sampler(stretch.startup)],
+            request: [profile.cpu.sampler(scale.cpu), profile.waiting.sampler(1.0)],
+            startup: [profile.startup.cpu.sampler(scale.startup), profile.startup.waiting.sampler(scale.startup)],
         }
     }
 
-    /// What the next request asks for.
+    /// Draws the demand of the next request.
     #[inline]
     pub fn request(&self, rng: &mut WorkloadRng) -> Demand {
         Demand { cpu: self.request[0].draw(rng), waiting: self.request[1].draw(rng) }
     }
 
-    /// What the next start asks for.
+    /// Draws the demand of the next start.
     pub fn startup(&self, rng: &mut WorkloadRng) -> Demand {
         Demand { cpu: self.startup[0].draw(rng), waiting: self.startup[1].draw(rng) }
     }
 }
 
 impl FunctionProfile {
-    /// A function of requests alike, one at a time, that starts at once: what tests and examples begin with.
+    /// A function that serves one request at a time and starts at once, for tests and examples.
     #[must_use]
     pub fn simple(name: &str, cpu: Distribution) -> Self {
         Self {
@@ -184,11 +184,11 @@ impl FunctionProfile {
         }
     }
 
-    /// vSwarm's fibonacci-python with small numbers, as the study drove it at some 332 requests a second (`reference/peers.md`).
+    /// vSwarm's fibonacci-python with small inputs, as the reproduced study ran it at 332 requests a second.
     ///
-    /// 1.28 ms of CPU: a quota of 350m completed 74 to 84 % of them, so that a request took 1.25 to 1.42 ms; the median of 1.6 ms at 550m, where
-    /// nothing queues, leaves 0.3 ms for the way there and back. A start takes 0.5 s of CPU and 0.3 s besides: 0.6 to 0.9 s from start to first reply
-    /// were measured on whole cores. One request at a time (`max_workers=1`), and 52 MB.
+    /// 1.28 ms of CPU, since a quota of 350m completed 74 to 84 % of the requests, which means 1.25 to 1.42 ms. The median latency of 1.6 ms at 550m, without
+    /// queueing, leaves 0.3 ms for the network. A start takes 0.5 s of CPU and 0.3 s of waiting: 0.6 to 0.9 s from start to first reply were measured on whole
+    /// cores. One request at a time (`max_workers=1`), 52 MB.
     #[must_use]
     pub fn fibonacci_python() -> Self {
         let spread = |median: Duration| Distribution::log_normal(median.into(), 0.1).expect("a sigma within its range");

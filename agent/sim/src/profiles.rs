@@ -1,8 +1,7 @@
-//! Profiles by name: vSwarm's functions, and those that the evaluator's suite is made of. Owns the table and what is looked up in it; what a profile
-//! means belongs to [`crate::profile`].
+//! Profiles by name: vSwarm's functions, and those of the evaluator's suite. Owns the table and its lookup; the type is in [`crate::profile`].
 //!
-//! The figures are vSwarm's own, as its profiler measured them and `vhive-serverless/invitro` publishes them (`tools/mapper/profile.json.gz`, MIT); the
-//! table `profiles/vswarm.csv` holds what is needed of them, and [`published`] says how it is made.
+//! The figures are those of vSwarm's profiler, published by `vhive-serverless/invitro` (`tools/mapper/profile.json.gz`, MIT). The table `profiles/vswarm.csv`
+//! holds the required part; [`published`] describes its derivation.
 
 mod file;
 pub mod published;
@@ -12,24 +11,21 @@ use thiserror::Error;
 
 use crate::profile::FunctionProfile;
 
-/// Profiles of different kinds: short computing, waiting, long computing, and both, at a store. What a suite begins with.
-pub const SUITE: [&str; 4] = ["fibonacci-python", "sleeping", "fibonacci-python-100000-101000", "image-rotate-python-17"];
-
-/// Names told where one is not known.
+/// Number of similar names in an error.
 const NEAREST: usize = 4;
 
-/// A profile that vSwarm's profiler does not have.
+/// A profile that is not from vSwarm's profiler.
 type Own = (&'static str, fn() -> FunctionProfile);
 
 const OWN: [Own; 2] = [("fibonacci-python", FunctionProfile::fibonacci_python), ("sleeping", vswarm::sleeping)];
 
-/// There is no profile of a name.
+/// No profile has this name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("no profile is named `{name}`; the nearest names are {}", .nearest.join(", "))]
 pub struct UnknownProfile {
     /// The name.
     pub name: String,
-    /// Names that are like it, the most alike first.
+    /// The most similar names, best first.
     pub nearest: Vec<&'static str>,
 }
 
@@ -38,11 +34,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     OWN.into_iter().map(|(name, _)| name).chain(vswarm::rows().map(|row| row.name))
 }
 
-/// The profile of this name. A variant of vSwarm's is also found by the lower bound of its input alone: `fibonacci-python-100000` is
+/// The profile `name`. A variant of vSwarm is also found by the lower bound of its input: `fibonacci-python-100000` means
 /// `fibonacci-python-100000-101000`.
 ///
 /// # Errors
-/// When there is none; tells the nearest names.
+/// If there is none, with the nearest names.
 pub fn by_name(name: &str) -> Result<FunctionProfile, UnknownProfile> {
     if let Some((_, profile)) = OWN.iter().find(|(own, _)| *own == name) {
         return Ok(profile());
@@ -51,7 +47,7 @@ pub fn by_name(name: &str) -> Result<FunctionProfile, UnknownProfile> {
     vswarm::rows().find(alike).map(|row| row.profile()).ok_or_else(|| UnknownProfile { name: name.to_owned(), nearest: nearest(name) })
 }
 
-/// What follows the lower bound in a variant's name.
+/// Whether `rest` is the upper bound in a variant's name.
 fn is_upper_bound(rest: &str) -> bool {
     rest.strip_prefix('-').is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -1,50 +1,47 @@
-//! One replica: how it starts, works, ends and starts again, and its counters. Owns one life; must not choose which request it is given.
+//! One replica: starts, service, ends, restarts, and counters. Owns its lifecycle; must not choose its requests.
 //!
-//! Two ways of working, one meaning: a replica that works on one request at a time follows a recursion ([`sequential`]), one that works on several shares
-//! its CPU among them ([`shared`]). Where both apply, they give the same. On a node whose CPU is promised more than once, the second way has one more
-//! thing to heed ([`contended`]).
+//! Two implementations of one model: a replica that serves one request at a time follows a recursion ([`sequential`]), one that serves several shares its CPU
+//! among them ([`shared`]). Where both apply, they give the same results. On an overcommitted node, [`contended`] extends the second.
 
-pub mod backoff;
 pub mod contended;
 pub mod sequential;
 pub mod shared;
 
+use qscale_common::restart::RestartBackoff;
 use qscale_common::scrape::RequestCounters;
-use qscale_common::units::{Allocation, Mebibytes, Millicores};
 
 use crate::cpu::Cpu;
 use crate::latency::Place;
 use crate::nanos::Nanos;
-use crate::node::Claim;
+use crate::node::{Claim, ReplicaLimits};
 use crate::profile::{Demand, FunctionProfile, Memory};
-use backoff::Backoff;
 use contended::Contended;
 use sequential::Sequential;
 use shared::Shared;
 
-/// An instant that no start waits for.
+/// Timeout of a start: none.
 const NO_TIMEOUT: Nanos = Nanos(u64::MAX / 4);
 
-/// A request on its way.
+/// A request in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// When it arrived at the gateway.
+    /// Arrival at the gateway.
     pub arrived: Nanos,
-    /// What it asks of its replica.
+    /// Its demand.
     pub demand: Demand,
 }
 
-/// What became of a request at a replica.
+/// Outcome of a request at a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Answered well.
+    /// Completed successfully.
     Completed {
         /// Time from its arrival at the gateway.
         latency: Nanos,
-        /// Where that is counted.
+        /// Bucket and cell of the latency.
         place: Place,
     },
-    /// The gateway gave it up.
+    /// The gateway timed out.
     TimedOut,
 }
 
@@ -56,80 +53,65 @@ impl Ending {
     }
 }
 
-/// Where a replica is in its life.
+/// Phase of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// No node has room for it.
     Pending,
-    /// It takes no requests yet.
+    /// Not ready yet.
     Starting {
         /// CPU time that it still needs.
         left: Nanos,
-        /// When it will be ready.
+        /// Time of readiness.
         ready: Nanos,
     },
-    /// It takes requests.
+    /// Takes requests.
     Ready,
-    /// It finishes those that it has.
+    /// Finishes its requests.
     Draining,
-    /// Its process ended by itself, and is started again in a while.
+    /// Its process ended by itself and restarts later.
     BackOff {
-        /// When.
+        /// Time of the restart.
         until: Nanos,
     },
-}
-
-/// What one replica may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// CPU limit.
-    pub cpu: Millicores,
-    /// Memory limit.
-    pub memory: Mebibytes,
-}
-
-impl From<Allocation> for Limits {
-    fn from(allocation: Allocation) -> Self {
-        Self { cpu: allocation.cpu_millicores, memory: allocation.memory_mib }
-    }
 }
 
 /// One replica.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// Where it is in its life.
+    /// Phase.
     pub phase: Phase,
-    /// Requests that it was given and that the gateway still waits for.
+    /// Requests that the gateway waits for.
     pub load: u32,
-    /// The greatest load that its memory limit has room for.
+    /// Greatest load that fits into its memory limit.
     pub memory_room: u32,
-    /// When it is let go for want of requests.
+    /// End of its keep-alive.
     pub kept_until: Nanos,
     cpu: Cpu,
     work: Engine,
-    /// The request that started it, and that waits for it.
+    /// The request that started it and waits for it.
     pub first: Option<Request>,
-    /// Requests that it answered.
+    /// Counters of answered requests.
     pub requests: RequestCounters,
-    /// Time that those answered well took together.
+    /// Sum of the latencies of successful requests.
     pub answered_in: Nanos,
-    /// Never given to another replica of the function.
+    /// Number, unique within the function.
     pub number: u32,
-    /// The node that it is on, where nodes are limited.
+    /// Its node, if nodes are limited.
     pub node: Option<u32>,
-    /// What it may use.
-    pub limits: Limits,
-    /// When its process was started.
+    /// Limits.
+    pub limits: ReplicaLimits,
+    /// Start of its process.
     pub begun: Nanos,
-    /// When its process will crash.
+    /// Time of the next crash.
     pub crash_at: Nanos,
-    /// Times that it was started again.
+    /// Number of restarts.
     pub restarts: u64,
-    /// Times that it was killed for memory.
+    /// Number of out-of-memory kills.
     pub oom_kills: u64,
-    /// When it last became ready.
+    /// Time of its last readiness.
     ready_since: Nanos,
-    backoff: Backoff,
+    backoff: RestartBackoff,
 }
 
 #[derive(Debug, Clone)]
@@ -140,7 +122,7 @@ enum Engine {
 }
 
 impl Engine {
-    /// Ends with its process: every request is gone.
+    /// Drops all requests, with the process.
     fn forget(&mut self) {
         match self {
             Engine::Sequential(work) => work.forget(),
@@ -151,9 +133,9 @@ impl Engine {
 }
 
 impl Replica {
-    /// Replica `number`, which does not run yet; the periods of its CPU begin at `now`.
+    /// Replica `number`, not running; the periods of its CPU begin at `now`.
     #[must_use]
-    pub fn new(number: u32, profile: &FunctionProfile, limits: Limits, path: Path, now: Nanos) -> Self {
+    pub fn new(number: u32, profile: &FunctionProfile, limits: ReplicaLimits, path: Path, now: Nanos) -> Self {
         let work = match path {
             Path::Sequential => Engine::Sequential(Sequential::default()),
             Path::Shared => Engine::Shared(Shared::new(profile.workers, profile.parallelism)),
@@ -162,15 +144,15 @@ impl Replica {
         Self::with(work, number, profile, limits, now)
     }
 
-    /// As [`Replica::new`], in the memory of a replica of the same profile that is gone.
+    /// As [`Replica::new`], reusing the memory of a removed replica of the same profile.
     #[must_use]
-    pub fn instead(gone: Replica, number: u32, profile: &FunctionProfile, limits: Limits, now: Nanos) -> Self {
+    pub fn instead(gone: Replica, number: u32, profile: &FunctionProfile, limits: ReplicaLimits, now: Nanos) -> Self {
         let mut work = gone.work;
         work.forget();
         Self::with(work, number, profile, limits, now)
     }
 
-    fn with(work: Engine, number: u32, profile: &FunctionProfile, limits: Limits, now: Nanos) -> Self {
+    fn with(work: Engine, number: u32, profile: &FunctionProfile, limits: ReplicaLimits, now: Nanos) -> Self {
         Self {
             phase: Phase::Pending,
             load: 0,
@@ -189,12 +171,12 @@ impl Replica {
             restarts: 0,
             oom_kills: 0,
             ready_since: now,
-            backoff: Backoff::default(),
+            backoff: RestartBackoff::default(),
         }
     }
 
-    /// Gives it a place at `now`.
-    pub fn put(&mut self, node: Option<u32>, limits: Limits, profile: &FunctionProfile, now: Nanos) {
+    /// Places it at `now`.
+    pub fn put(&mut self, node: Option<u32>, limits: ReplicaLimits, profile: &FunctionProfile, now: Nanos) {
         self.node = node;
         self.limits = limits;
         self.memory_room = profile.memory.room(limits.memory);
@@ -204,27 +186,27 @@ impl Replica {
         }
     }
 
-    /// Whether its process works on requests.
+    /// Whether its process serves requests.
     #[inline]
     #[must_use]
     pub fn runs(&self) -> bool {
         matches!(self.phase, Phase::Ready | Phase::Draining)
     }
 
-    /// Whether it may be given another request where it may have `concurrency` at once.
+    /// Whether it can take another request, given `concurrency`.
     #[inline]
     #[must_use]
     pub fn takes(&self, concurrency: u32) -> bool {
         self.phase == Phase::Ready && self.load < concurrency
     }
 
-    /// Whether its memory limit has room for what it uses.
+    /// Whether its usage fits into its memory limit.
     #[must_use]
     pub fn fits(&self, memory: &Memory) -> bool {
         memory.working_set(self.load) <= self.limits.memory.bytes()
     }
 
-    /// Starts its process at `now`, for the first time or again; it needs `startup` to become ready.
+    /// Starts or restarts its process at `now`, with the demand `startup`.
     pub fn start(&mut self, startup: Demand, now: Nanos) {
         self.begun = now;
         if let Engine::Contended(work) = &mut self.work {
@@ -237,19 +219,19 @@ impl Replica {
         self.phase = Phase::Starting { left: startup.cpu, ready: self.cpu.end(startup.cpu, 1) };
     }
 
-    /// Its process ends by itself at `now`, with every request that it has. Returns how many of them the gateway still waited for.
+    /// Ends its process at `now` with all requests. Returns the number of those that the gateway waited for.
     pub fn crash(&mut self, now: Nanos) -> u32 {
         self.account(now);
         let healthy = if let Phase::Ready = self.phase { now.since(self.ready_since) } else { Nanos::ZERO };
         self.work.forget();
-        self.phase = Phase::BackOff { until: now + self.backoff.next(healthy) };
+        self.phase = Phase::BackOff { until: now + Nanos::from(self.backoff.next(healthy.into())) };
         self.crash_at = Nanos::NEVER;
         let failed = std::mem::take(&mut self.load);
         self.requests.failed += u64::from(failed);
         failed
     }
 
-    /// Takes in a request.
+    /// Accepts a request.
     #[inline]
     pub fn accept(&mut self, request: Request, now: Nanos) {
         self.load += 1;
@@ -260,7 +242,7 @@ impl Replica {
         }
     }
 
-    /// When something happens next; requests time out after `timeout`.
+    /// Time of the next event; requests time out after `timeout`.
     #[inline]
     #[must_use]
     pub fn next(&self, timeout: Nanos) -> Nanos {
@@ -285,7 +267,7 @@ impl Replica {
         }
     }
 
-    /// Lives through what happens at `now` to a start; says whether it is done.
+    /// Processes the event of a start at `now`; returns whether the start is done.
     pub fn step_start(&mut self, now: Nanos) -> bool {
         match &mut self.work {
             Engine::Sequential(_) | Engine::Shared(_) => true,
@@ -293,7 +275,7 @@ impl Replica {
         }
     }
 
-    /// Lives through what happens to requests at `now`, which is when something does.
+    /// Processes the event of a request at `now`.
     #[inline]
     pub fn step(&mut self, now: Nanos) -> Option<Ending> {
         let ending = match &mut self.work {
@@ -313,7 +295,7 @@ impl Replica {
         Some(ending)
     }
 
-    /// It is ready at `now`. Returns how long that took.
+    /// Becomes ready at `now`. Returns the duration of the start.
     pub fn become_ready(&mut self, now: Nanos) -> Nanos {
         self.account(now);
         if let Engine::Contended(_) = &self.work {
@@ -324,8 +306,8 @@ impl Replica {
         now - self.begun
     }
 
-    /// Gives it other limits at `now`, without a restart.
-    pub fn resize(&mut self, limits: Limits, memory: &Memory, now: Nanos) {
+    /// Changes its limits at `now`, without a restart.
+    pub fn resize(&mut self, limits: ReplicaLimits, memory: &Memory, now: Nanos) {
         self.memory_room = memory.room(limits.memory);
         if limits.cpu != self.limits.cpu {
             self.account(now);
@@ -340,27 +322,27 @@ impl Replica {
         self.limits = limits;
     }
 
-    /// CPU used up to `now`.
+    /// CPU counters at `now`.
     pub fn cpu(&mut self, now: Nanos) -> qscale_common::scrape::CpuCounters {
         self.account(now);
         if let Engine::Contended(work) = &self.work { work.counters() } else { self.cpu.counters() }
     }
 
-    /// What it asks of its node's CPU: cores that compute, and what they weigh.
+    /// Its claim on the node's CPU: computing cores and weight.
     #[must_use]
     pub fn claim(&self) -> Claim {
         let Engine::Contended(work) = &self.work else { return Claim::default() };
         Claim { cores: work.cores(), weight: self.limits.cpu.0 }
     }
 
-    /// Its cores get so much of a core each from `now` on.
+    /// Sets the share of a core for each of its cores from `now` on.
     pub fn set_speed(&mut self, speed: f64, now: Nanos) {
         if let Engine::Contended(work) = &mut self.work {
             work.set_speed(speed, now);
         }
     }
 
-    /// Time for which its quota held it back, up to where its CPU is accounted.
+    /// Throttled time, up to the accounted instant.
     #[must_use]
     pub fn held_back(&self) -> Nanos {
         self.cpu.held_back()
@@ -386,19 +368,19 @@ impl Replica {
     }
 }
 
-/// By which way replicas are simulated.
+/// Implementation of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
     /// One request at a time.
     Sequential,
-    /// Several, sharing the CPU.
+    /// Several requests that share the CPU.
     Shared,
-    /// Several, sharing the CPU of a node with other replicas.
+    /// Several requests that share the CPU of a node with other replicas.
     Contended,
 }
 
 impl Path {
-    /// The faster way that is true of `profile`.
+    /// The fastest implementation that is correct for `profile`.
     #[must_use]
     pub fn of(profile: &FunctionProfile) -> Self {
         if profile.workers == 1 { Path::Sequential } else { Path::Shared }

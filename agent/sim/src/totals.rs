@@ -1,66 +1,65 @@
-//! What really happened, where Scrapes show only what a collector can see. Owns the sums of an interval; must not know how long it was.
+//! True totals of a function, including data that a collector cannot see. Owns the sums of an interval; must not know its length.
 
 use crate::latency::Histogram;
 use crate::nanos::Nanos;
 
-/// What happened to a function over an interval, or over all its life. 5.7 KB.
+/// Totals of a function over an interval or a whole run. 5.7 KB.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Totals {
     /// Requests that arrived.
     pub arrived: u64,
-    /// Requests answered well.
+    /// Requests completed successfully.
     pub completed: u64,
-    /// Requests that were lost with their replica: a crash, a kill for memory, a lost node.
+    /// Requests lost with their replica: a crash, an out-of-memory kill, a lost node.
     pub failed: u64,
-    /// Requests that found the queue full.
+    /// Requests refused by a full queue.
     pub refused: u64,
-    /// Requests that took longer than the gateway waits.
+    /// Requests that timed out.
     pub timed_out: u64,
-    /// Latencies of those answered well.
+    /// Latencies of successful requests.
     pub latency: Histogram,
-    /// Their sum.
+    /// Sum of these latencies.
     pub latency_sum: Nanos,
     /// Replicas that were started.
     pub starts: u64,
-    /// Those that were started again, after a crash or a kill for memory.
+    /// Replicas that were restarted after a crash or an out-of-memory kill.
     pub restarts: u64,
     /// Starts and restarts that became ready.
     pub became_ready: u64,
-    /// Times that a request started the function from zero.
+    /// Times that a request started the function from zero replicas.
     pub wakes: u64,
-    /// Replicas that ended by themselves, other than for memory.
+    /// Crashes.
     pub crashes: u64,
-    /// Replicas that were killed for memory.
+    /// Out-of-memory kills.
     pub oom_kills: u64,
-    /// Replicas that were lost with their node.
+    /// Replicas lost with their node.
     pub lost: u64,
-    /// CPU limits of the replicas that there were, times how long, core-seconds. One that no node has room for costs nothing.
+    /// Integral of the CPU limits of placed replicas, core-seconds.
     pub core_seconds: f64,
-    /// Memory limits of the replicas that there were, times how long, GiB-seconds.
+    /// Integral of the memory limits of placed replicas, GiB-seconds.
     pub gibibyte_seconds: f64,
 }
 
 impl Totals {
-    /// Requests that got no good answer.
+    /// Failed, refused and timed out requests.
     #[must_use]
     pub fn unanswered(&self) -> u64 {
         self.failed + self.refused + self.timed_out
     }
 
-    /// The latency below which `share` (0 to 1) of the requests lie that ended, those without a good answer slower than any; `None` where that is one of
-    /// them, or where none ended.
+    /// Latency quantile `share` (0 to 1) of the ended requests, where unsuccessful ones count as slower than any; `None` if that is one of them, or if none ended.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Nanos> {
         self.latency.quantile(share, self.unanswered())
     }
 
-    /// Requests of those that ended that were not answered well within `bound`.
+    /// Ended requests that were not successful within `bound`.
     #[must_use]
     pub fn violations(&self, bound: Nanos) -> f64 {
         (self.completed as f64 - self.latency.within(bound)).max(0.0) + self.unanswered() as f64
     }
 
-    /// Adds what happened over another interval.
+    /// Adds the totals of another interval.
     pub fn include(&mut self, other: &Totals) {
         self.arrived += other.arrived;
         self.completed += other.completed;
@@ -80,7 +79,7 @@ impl Totals {
         self.gibibyte_seconds += other.gibibyte_seconds;
     }
 
-    /// Begins a new interval in the same memory.
+    /// Resets, reusing memory.
     pub fn clear(&mut self) {
         let Totals {
             arrived,

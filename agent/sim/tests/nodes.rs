@@ -12,7 +12,7 @@ fn ms(ms: u64) -> Nanos {
     Nanos::millis(ms)
 }
 
-/// Replicas of one request each on one node of so many cores.
+/// Replicas that serve one request each, on one node with a number of cores.
 fn function(cores: u32, replicas: u32, limit: u32) -> Function {
     let nodes = Nodes { count: 1, cpu_millicores: Millicores(1000 * cores), memory_mib: Mebibytes(10_000), cpu_overcommit: 100.0 };
     let startup = Startup { cpu: Distribution::constant(ms(100)), waiting: Distribution::constant(ms(50)) };
@@ -56,7 +56,7 @@ fn two_that_compute_at_once_take_twice_as_long() {
 }
 
 #[test]
-fn what_a_throttled_replica_leaves_goes_to_the_others() {
+fn throttled_replicas_leave_cpu_to_others() {
     // A quota of 20 ms a period each, half a core: both have spent it at 40 and wait until 100; 10 ms are left, together until 120.
     check(function(1, 2, 200), &[(0, 30), (0, 30)], &[120, 120]);
     // Until 60 both have half a core. Then one has spent its 30 ms, as has the other.
@@ -124,7 +124,7 @@ proptest! {
 
     /// A node gives what it has, never more, and never less while someone wants it and has a quota.
     #[test]
-    fn a_node_never_gives_more_than_it_has_nor_idles_in_between(
+    fn a_node_is_work_conserving_within_its_capacity(
         cores in 1u32..3,
         limit in prop_oneof![Just(1000u32), 100u32..1000],
         requests in prop::collection::vec((0u64..50, 1u64..200), 1..60),

@@ -76,7 +76,7 @@ proptest! {
     /// Everything that can be seen, at every look, to the last count: requests, latencies, CPU, throttled periods, restarts, kills; with crashes, kills
     /// for memory, nodes that are full and nodes that are lost.
     #[test]
-    fn one_request_at_a_time_is_the_same_on_both(
+    fn both_implementations_agree_for_one_request_at_a_time(
         gateway in gateway(),
         nodes in nodes(),
         crashes_per_hour in prop_oneof![Just(0.0), Just(2000.0)],
@@ -100,7 +100,7 @@ proptest! {
 
     /// The same for several at once, but for the rounding of what each gets to whole nanoseconds.
     #[test]
-    fn several_at_a_time_are_the_same_where_nobody_is_in_the_way(
+    fn implementations_agree_without_contention(
         workers in 0u32..4,
         parallelism in 1u32..4,
         limit in 100u32..2000,
@@ -121,14 +121,14 @@ proptest! {
             (function.totals(Nanos::millis(1_000_000)).clone(), cpu)
         });
         prop_assert_eq!((shared.0.completed, shared.0.failed), (contended.0.completed, contended.0.failed));
-        let beside = shared.0.latency_sum.0.abs_diff(contended.0.latency_sum.0);
-        prop_assert!(beside <= 20 * shared.0.completed, "{} ns beside over {} requests", beside, shared.0.completed);
+        let difference = shared.0.latency_sum.0.abs_diff(contended.0.latency_sum.0);
+        prop_assert!(difference <= 20 * shared.0.completed, "{} ns difference over {} requests", difference, shared.0.completed);
         prop_assert!(shared.1.iter().zip(&contended.1).all(|(a, b)| a.abs_diff(*b) <= 1), "{:?} {:?}", shared.1, contended.1);
     }
 
     /// On nodes whose CPU is promised three times, with all that can go wrong: every request ends in one way, and a second run is the same.
     #[test]
-    fn nothing_is_lost_or_made_up_on_crowded_nodes(
+    fn requests_are_conserved_on_overcommitted_nodes(
         gateway in gateway(),
         cpu in 500u32..2500,
         memory in 100u32..300,
@@ -163,7 +163,7 @@ proptest! {
         let (together, apart) = (together.totals(end), apart.totals(end));
         prop_assert_eq!((together.completed, together.refused), (apart.completed, apart.refused));
         // Ends of shared work are rounded up to whole nanoseconds.
-        let beside = together.latency_sum.0.abs_diff(apart.latency_sum.0);
-        prop_assert!(beside <= 20 * together.completed, "{} ns beside over {} requests", beside, together.completed);
+        let difference = together.latency_sum.0.abs_diff(apart.latency_sum.0);
+        prop_assert!(difference <= 20 * together.completed, "{} ns difference over {} requests", difference, together.completed);
     }
 }

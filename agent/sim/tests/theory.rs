@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use qscale_common::workload::WorkloadRng;
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes};
 use rand::RngExt;
 use rand_distr::Exp1;
@@ -17,6 +17,12 @@ const REQUESTS: u32 = 150_000;
 const T: f64 = 4.437;
 /// Mean service time.
 const SERVICE: Nanos = Nanos(10_000_000);
+
+/// The log-normal distribution with this mean and standard deviation, seconds.
+fn log_normal(mean: f64, deviation: f64) -> Distribution {
+    let variance = (1.0 + (deviation / mean).powi(2)).ln();
+    Distribution::log_normal(Nanos::from_seconds(mean / (variance / 2.0).exp()), variance.sqrt()).expect("valid")
+}
 
 /// A system of queueing theory: replicas, how each works, and how much is asked of it.
 struct System {
@@ -109,14 +115,14 @@ fn one_server_with_service_that_is_always_the_same() {
 /// Pollaczek and Khinchine: waiting grows with the variance of service.
 #[test]
 fn one_server_with_service_of_some_variance() {
-    let service = Distribution::log_normal_of(SERVICE.seconds(), SERVICE.seconds()).expect("valid");
+    let service = log_normal(SERVICE.seconds(), SERVICE.seconds());
     System { replicas: 1, workers: 1, cores: 1, service, load: 0.6, node: None }.check(1.0 + 0.6 * (1.0 + 1.0) / (2.0 * 0.4));
 }
 
 /// Shared evenly, the mean does not depend on how service is distributed.
 #[test]
-fn a_core_that_is_shared_whatever_the_distribution() {
-    let heavy = Distribution::log_normal_of(SERVICE.seconds(), 2.0 * SERVICE.seconds()).expect("valid");
+fn processor_sharing_is_insensitive_to_the_distribution() {
+    let heavy = log_normal(SERVICE.seconds(), 2.0 * SERVICE.seconds());
     for service in [exponential(), Distribution::constant(SERVICE), heavy] {
         System { replicas: 1, workers: 0, cores: 1, service, load: 0.6, node: None }.check(1.0 / 0.4);
     }
@@ -129,11 +135,11 @@ fn two_cores_that_are_shared() {
     System { replicas: 1, workers: 0, cores: 2, service: exponential(), load: 0.75, node: None }.check(expected);
 }
 
-/// Replicas of one request each on the cores of one node are one queue that shares them, whatever the distribution: so many replicas that an arrival always
+/// Replicas of one request each on the cores of one node are one queue that shares them, for any distribution: enough replicas that an arrival always
 /// finds one idle.
 #[test]
 fn a_node_whose_replicas_share_its_core() {
-    let heavy = Distribution::log_normal_of(SERVICE.seconds(), 2.0 * SERVICE.seconds()).expect("valid");
+    let heavy = log_normal(SERVICE.seconds(), 2.0 * SERVICE.seconds());
     System { replicas: 30, workers: 1, cores: 1, service: heavy, load: 0.6, node: Some(1) }.check(1.0 / 0.4);
 }
 

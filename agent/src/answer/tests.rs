@@ -45,7 +45,7 @@ fn acted(answer: Answer) -> (Action, Verdict) {
 }
 
 #[test]
-fn an_action_names_what_it_answers_and_when_it_is_void() {
+fn an_action_names_its_state_and_its_expiry() {
     let state = state(Some(Allocation::new(2, 500, 128)));
     let (action, verdict) = acted(answer("threshold", &state, OBSERVED + 3));
     assert_eq!(verdict, Verdict::Want);
@@ -57,7 +57,7 @@ fn an_action_names_what_it_answers_and_when_it_is_void() {
 }
 
 #[test]
-fn a_hold_keeps_what_is_in_force_and_says_why() {
+fn a_hold_keeps_the_current_allocation_with_its_reason() {
     let mut unmeasured = state(Some(Allocation::new(2, 500, 128)));
     unmeasured.windows.tick.cpu_millicores = None;
     let (action, verdict) = acted(answer("threshold", &unmeasured, OBSERVED));
@@ -66,19 +66,19 @@ fn a_hold_keeps_what_is_in_force_and_says_why() {
 }
 
 #[test]
-fn is_silent_where_nothing_is_known_to_be_in_force() {
+fn is_silent_without_a_current_allocation() {
     assert_eq!(answer("threshold", &state(None), OBSERVED), Answer::Silent(HoldReason::NoAllocation));
 }
 
 #[test]
-fn a_state_is_answered_until_its_answer_would_be_void() {
+fn a_state_is_answered_until_its_action_would_expire() {
     let state = state(Some(Allocation::new(2, 500, 128)));
     assert!(matches!(answer("threshold", &state, OBSERVED + 10_000), Answer::Act(..)));
     assert_eq!(answer("threshold", &state, OBSERVED + 10_001), Answer::Late);
 }
 
 #[test]
-fn a_state_from_a_clock_that_runs_ahead_is_answered() {
+fn a_state_from_the_future_is_answered() {
     let state = state(Some(Allocation::new(2, 500, 128)));
     let (action, _) = acted(answer("threshold", &state, OBSERVED - 60_000));
     assert_eq!(action.check(), Ok(()));
@@ -98,7 +98,7 @@ fn later(function: &str, tick: u64) -> State {
 }
 
 #[test]
-fn many_at_once_are_answered_as_one_by_one_though_a_function_comes_twice() {
+fn a_batch_is_answered_like_single_states() {
     for policy in ["threshold", "holt-winters", "dqn"] {
         let states: Vec<State> =
             [("a", 1), ("b", 1), ("a", 2), ("a", 2), ("c", 1), ("b", 2), ("a", 1)].map(|(name, tick)| later(name, tick)).into();
@@ -126,7 +126,7 @@ fn negated() -> Arc<Dqn> {
 }
 
 #[test]
-fn another_network_is_taken_up_with_all_that_is_remembered() {
+fn a_new_network_keeps_the_memory() {
     let (mut answerer, mut rng) = (answerer("dqn"), SmallRng::seed_from_u64(1));
     let mut answer = |answerer: &mut Answerer, tick| answerer.answer(&later("a", tick), Timestamp(OBSERVED + 10_000), &mut rng);
     let (before, _) = acted(answer(&mut answerer, 1));
@@ -142,7 +142,7 @@ fn another_network_is_taken_up_with_all_that_is_remembered() {
 }
 
 #[test]
-fn a_rule_takes_no_network_up() {
+fn a_rule_ignores_networks() {
     let mut answerer = answerer("threshold");
     let before = answerer.provenance().clone();
     answerer.take_up(negated(), &name("mine"), 7);

@@ -10,12 +10,12 @@ use qscale_dqn::reward::{StepReward, TrainingReward};
 use qscale_policies::History;
 use qscale_rl::Mask;
 use qscale_rl::replay::{StepEnd, Transition};
-use qscale_sim::{Cell, Nanos, Totals};
+use qscale_sim::{Nanos, Simulation, Totals};
 
 /// One simulated function under control.
 #[derive(Debug, Clone)]
 pub struct Env {
-    cell: Cell,
+    cell: Simulation,
     violation_cost: f64,
     history: History,
     observation: Vec<f32>,
@@ -29,13 +29,13 @@ pub struct Env {
     queued: bool,
     /// For a function that may be scaled to zero: the same function under the same requests with the largest allocation, and whether requests were queued there. Its
     /// violations are unavoidable.
-    largest: Option<(Cell, bool)>,
+    largest: Option<(Simulation, bool)>,
 }
 
 impl Env {
     /// The environment of `cell` at its start. Observations and candidates are computed only with `actions`.
     #[must_use]
-    pub fn new(cell: Cell, violation_cost: f64, actions: Option<&Actions>) -> Self {
+    pub fn new(cell: Simulation, violation_cost: f64, actions: Option<&Actions>) -> Self {
         let largest = (cell.setup().policy.bounds.replicas.min().0 == 0).then(|| (cell.clone(), false));
         let mut env = Self {
             largest,
@@ -119,7 +119,7 @@ impl Env {
 }
 
 /// The reward of the tick that `cell` has just simulated, with its `totals`. `queued`: whether requests were queued when it began; `usual_price`: usual cost per hour.
-fn measure(reward: &TrainingReward, cell: &Cell, totals: &Totals, queued: bool, usual_price: f64, violation_cost: f64) -> StepReward {
+fn measure(reward: &TrainingReward, cell: &Simulation, totals: &Totals, queued: bool, usual_price: f64, violation_cost: f64) -> StepReward {
     let policy = &cell.setup().policy;
     let tick_s = policy.tick.duration().as_secs_f64();
     let objective = &policy.objective;

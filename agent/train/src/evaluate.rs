@@ -11,8 +11,8 @@ use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_policies::{Decision, Memory, Policy};
 use qscale_rl::device::Device;
 use qscale_rl::network::DeviceError;
-use qscale_sim::Cell;
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::Simulation;
+use qscale_sim::rng::{Purpose, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::env::Env;
@@ -139,7 +139,7 @@ impl Evaluator {
 
     fn world(&self, number: u64, policy: Option<&Dqn>) -> (u32, Env) {
         let world = draw(&self.tasks, self.split, number);
-        (world.ticks(), Env::new(Cell::new(world.setup, number, 1), self.violation_cost.get(), policy.map(Dqn::actions)))
+        (world.ticks(), Env::new(Simulation::new(world.setup, number, 1), self.violation_cost.get(), policy.map(Dqn::actions)))
     }
 
     fn in_parallel(&self, evaluate: impl Fn(Range<u64>) -> Result<Vec<Score>, DeviceError> + Sync) -> Result<Vec<Score>, DeviceError> {

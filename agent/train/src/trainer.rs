@@ -7,7 +7,7 @@ use qscale_dqn::reward::{StepReward, TrainingReward};
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_rl::network::DeviceError;
 use qscale_rl::replay::StepEnd;
-use qscale_sim::Cell;
+use qscale_sim::Simulation;
 
 use crate::agent::{Actor, Agent, EnvAction, EnvStep};
 use crate::env::Env;
@@ -89,7 +89,7 @@ impl<A: Agent + Send> Trainer<A> {
         self.drawn += 1;
         let world = draw(&self.config.tasks, Split::Training, number);
         let ticks = world.ticks();
-        (Env::new(Cell::new(world.setup, number, 0), world.violation_cost, self.agent.actions()), ticks)
+        (Env::new(Simulation::new(world.setup, number, 0), world.violation_cost, self.agent.actions()), ticks)
     }
 
     /// Simulates one tick of every world and learns from the steps before, in parallel.

@@ -14,7 +14,7 @@ use qscale_common::workload::{Demand, DurationQuantiles, Gaps, Iat, MinuteCount,
 use qscale_dqn::policy::ViolationCost;
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_sim::profile::{Memory, Startup};
-use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup, perturbation::Payload};
+use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -77,7 +77,7 @@ fn steady(tasks: &TaskDistribution, rng: &mut SmallRng) -> (Setup, Duration) {
     let load = Load::Pattern { pattern: pattern(rate, ceiling, length, rng), gaps: Gaps::Poisson };
     let (replicas, cpu) = (policy.bounds.replicas.max().0, policy.bounds.cpu_millicores);
     let allocation = Allocation::new(rng.random_range(1..=replicas), rng.random_range(cpu.min().0..=cpu.max().0), 256);
-    let perturbation = if rng.random_bool(tasks.perturbed_share) { perturbation(rng, length) } else { Perturbation::default() };
+    let perturbation = if rng.random_bool(tasks.perturbed_share) { Perturbation::draw(rng, length) } else { Perturbation::default() };
     allow_lag(&mut policy, &perturbation);
     let setup = Setup { profile: Arc::new(profile), gateway, policy, allocation, load, perturbation, nodes: None };
     (setup, length)
@@ -324,27 +324,6 @@ fn poisson(mean: f64, rng: &mut SmallRng) -> f64 {
         count += 1.0;
     }
     count
-}
-
-fn perturbation(rng: &mut SmallRng, length: Duration) -> Perturbation {
-    let mut perturbation = Perturbation::default();
-    if rng.random_bool(0.5) {
-        perturbation.metric_lag = Span::seconds(rng.random_range(1..=58));
-    }
-    if rng.random_bool(0.3) {
-        perturbation.lost_scrapes = rng.random_range(0.01..0.35);
-    }
-    if rng.random_bool(0.3) {
-        perturbation.startup = rng.random_range(1.0..4.0);
-    }
-    if rng.random_bool(0.2) {
-        let from = Span(length.mul_f64(rng.random_range(0.1..0.9)));
-        perturbation.payload = Some(Payload { from, factor: by_magnitude(rng, 0.5, 2.5) });
-    }
-    if rng.random_bool(0.1) {
-        perturbation.crashes_per_hour = by_magnitude(rng, 0.5, 20.0);
-    }
-    perturbation
 }
 
 #[cfg(test)]

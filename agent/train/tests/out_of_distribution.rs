@@ -6,7 +6,7 @@ use qscale_dqn::reward::TrainingReward;
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_dqn::{Dqn, DqnParams};
 use qscale_rl::device::cpu;
-use qscale_sim::Cell;
+use qscale_sim::Simulation;
 use qscale_train::env::Env;
 use qscale_train::world::draw;
 
@@ -17,7 +17,7 @@ fn scores_in_training(worlds: std::ops::Range<u64>) -> Vec<f32> {
     for number in worlds {
         let world = draw(&TaskDistribution::default(), Split::Training, number);
         let ticks = world.ticks();
-        let mut env = Env::new(Cell::new(world.setup, number, 0), world.violation_cost, Some(policy.actions()));
+        let mut env = Env::new(Simulation::new(world.setup, number, 0), world.violation_cost, Some(policy.actions()));
         for _ in 0..ticks {
             scores.push(policy.ood_score(env.observation()));
             let values = policy.values(env.observation()).expect("the CPU does not fail");

@@ -1,8 +1,8 @@
 //! `qscale evaluate`: compares policies in the simulator. Owns options, files and output; the evaluation belongs to `qscale_evaluate`.
 
+mod policies;
 mod progress;
 mod report;
-mod roster;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use anyhow::Context;
 use clap::Args;
 use qscale_common::document::Format;
 use qscale_common::runtime::clock;
-use qscale_evaluate::evaluation::jobs::{Ledger, Outcome, Progress};
-use qscale_evaluate::suite::{Narrow, SHIPPED};
-use qscale_evaluate::{Asked, EvaluateError, Evaluation, Options, Suite};
+use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, Progress};
+use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
+use qscale_evaluate::{EvaluateError, Evaluation, EvaluationRequest, Options, Suite};
 
+use self::policies::All;
 use self::progress::Bar;
-use self::roster::All;
 use self::trace::TraceArgs;
 use crate::output;
 use crate::run_options::RunOptions;
@@ -91,19 +91,19 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
         output::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let roster = All { model: arguments.model.as_deref().map(qscale_replay::policy::load_model).transpose()? };
-    let suite = load(&arguments, &roster)?;
+    let policies = All { model: arguments.model.as_deref().map(qscale_replay::policy::load_model).transpose()? };
+    let suite = load(&arguments, &policies)?;
     if arguments.list {
         report::list(&suite)?;
         return Ok(ExitCode::SUCCESS);
     }
     let out = arguments.run.out(|| default_out(locate, &suite, &arguments));
     let evaluation = plan(suite, &arguments)?;
-    until_stopped("evaluation", move |stop| work(&evaluation, &roster, &arguments, &out, stop)).await
+    until_stopped("evaluation", move |stop| work(&evaluation, &policies, &arguments, &out, stop)).await
 }
 
 /// The requested part of the requested suite.
-fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
+fn load(arguments: &EvaluateArgs, policies: &All) -> anyhow::Result<Suite> {
     let by_default = if arguments.trace.is_given() { "trace" } else { "synthetic" };
     let asked = arguments.suite.as_deref().unwrap_or(by_default);
     let mut suite = match SHIPPED.iter().find(|suite| suite.name == asked) {
@@ -122,7 +122,7 @@ fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
     if let Some(entry) = &mut suite.trace {
         arguments.trace.apply(entry)?;
     }
-    let narrow = Narrow {
+    let narrow = SuiteFilter {
         policies: arguments.policies.clone(),
         functions: arguments.functions.clone(),
         workloads: arguments.workloads.clone(),
@@ -130,7 +130,7 @@ fn load(arguments: &EvaluateArgs, roster: &All) -> anyhow::Result<Suite> {
         seeds: arguments.seeds,
         quick: arguments.quick,
     };
-    Ok(suite.narrowed(&narrow).with_context(|| format!("suite {asked}"))?.with_natural_ticks(roster))
+    Ok(suite.narrowed(&narrow).with_context(|| format!("suite {asked}"))?.with_natural_ticks(policies))
 }
 
 fn read(path: &Path) -> anyhow::Result<Suite> {
@@ -151,14 +151,14 @@ fn default_out(locate: &Locate, suite: &Suite, arguments: &EvaluateArgs) -> Path
 }
 
 fn plan(suite: Suite, arguments: &EvaluateArgs) -> anyhow::Result<Evaluation> {
-    let asked = Asked { command: command(arguments), tune: arguments.tune, quick: arguments.quick };
+    let asked = EvaluationRequest { command: command(arguments), tune: arguments.tune, quick: arguments.quick };
     if suite.trace.is_none() {
         return Ok(Evaluation::of_patterns(suite, asked)?);
     }
     let trace = arguments.trace.read(&suite)?;
-    let (arenas, played) =
-        qscale_evaluate::trace::arenas(&suite, &trace, &arguments.trace.name().unwrap_or_default()).map_err(anyhow::Error::msg)?;
-    Ok(Evaluation::of_trace(suite, arenas, asked, played)?)
+    let (cells, played) =
+        qscale_evaluate::trace::cells(&suite, &trace, &arguments.trace.name().unwrap_or_default()).map_err(anyhow::Error::msg)?;
+    Ok(Evaluation::of_trace(suite, cells, asked, played)?)
 }
 
 /// The command that repeats the results, without options that do not affect them.
@@ -184,16 +184,16 @@ fn command(arguments: &EvaluateArgs) -> String {
     words.join(" ")
 }
 
-fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+fn work(evaluation: &Evaluation, policies: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     // A suite that cannot be run must not leave a journal.
-    evaluation.check(roster)?;
-    let journal = Journal::open(out, "evaluation", &evaluation.identity(roster), arguments.run.resume, arguments.run.overwrite)?;
+    evaluation.check(policies)?;
+    let journal = Journal::open(out, "evaluation", &evaluation.identity(policies), arguments.run.resume, arguments.run.overwrite)?;
     let mut ledger = JobStore { journal, bar: Bar::new() };
     let threads = arguments.run.threads();
     let began = clock::instant();
     let time = || clock::since(began);
     let options = Options { threads, stop, clock: Some(&time) };
-    let found = evaluation.run(roster, &options, &mut ledger);
+    let found = evaluation.run(policies, &options, &mut ledger);
     ledger.bar.finish();
     match found {
         Ok((results, paces)) => report::write(out, &results, &paces, clock::since(began), arguments.run.json)?,
@@ -208,16 +208,16 @@ fn work(evaluation: &Evaluation, roster: &All, arguments: &EvaluateArgs, out: &P
 
 /// Stores finished runs in the journal, and shows progress.
 struct JobStore {
-    journal: Journal<Outcome>,
+    journal: Journal<JobOutcome>,
     bar: Bar,
 }
 
 impl Ledger for JobStore {
-    fn recall(&mut self, key: &str) -> Option<Outcome> {
+    fn recall(&mut self, key: &str) -> Option<JobOutcome> {
         self.journal.recall(key)
     }
 
-    fn record(&mut self, key: &str, outcome: &Outcome) -> Result<(), String> {
+    fn record(&mut self, key: &str, outcome: &JobOutcome) -> Result<(), String> {
         self.journal.record(key, outcome).map_err(|error| format!("{error:#}"))
     }
 

@@ -8,9 +8,9 @@ use qscale_common::platform::metrics::Counted;
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Replicas};
-use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::load::Source;
 use qscale_sim::replica::{Phase, Replica};
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Function, Gateway, Nanos, Reading};
 
 use crate::inputs::SimulationInputs;
@@ -195,7 +195,7 @@ impl Simulated {
     /// ready ones, and requests in flight are lost. Counters are kept.
     pub fn replace(&mut self, spec: FunctionSpec, inputs: SimulationInputs, run: u64) {
         let same_world = inputs.profile == self.inputs.profile
-            && inputs.stretch == self.inputs.stretch
+            && inputs.scale == self.inputs.scale
             && inputs.crashes_per_hour == self.inputs.crashes_per_hour
             && gateway(&spec) == gateway(&self.spec);
         (self.spec, self.inputs) = (Arc::new(spec), inputs);
@@ -301,6 +301,6 @@ fn gateway(spec: &FunctionSpec) -> Gateway {
 fn world(spec: &FunctionSpec, inputs: &SimulationInputs) -> Function {
     let world = Function::new(Arc::clone(&inputs.profile), gateway(spec), inputs.seed, 0);
     let mut world = world.crashing(inputs.crashes_per_hour);
-    world.stretch(inputs.stretch);
+    world.set_scale(inputs.scale);
     world
 }

@@ -9,7 +9,7 @@ use qscale_common::platform::{FunctionSpec, OutOfRange, SimulatedFunction, Simul
 use qscale_common::runtime::traces;
 use qscale_common::workload::Scale;
 use qscale_common::workload::trace::{Keep, MinuteTrace};
-use qscale_sim::{FunctionProfile, Load, Stretch, profiles};
+use qscale_sim::{FunctionProfile, Load, ProfileScale, profiles};
 
 /// Largest profile that is read, bytes.
 const PROFILE_BYTES: u64 = 1 << 20;
@@ -23,7 +23,7 @@ pub struct SimulationInputs {
     /// Demands of requests and starts.
     pub profile: Arc<FunctionProfile>,
     /// Factors on the profile.
-    pub stretch: Stretch,
+    pub scale: ProfileScale,
     /// Crashes of a running replica per hour.
     pub crashes_per_hour: f64,
     /// The load; `None` for none.
@@ -49,7 +49,7 @@ impl SimulationInputs {
         };
         Ok(Self {
             profile: Arc::new(found),
-            stretch: Stretch { cpu: *payload, startup: *slower_starts },
+            scale: ProfileScale { cpu: *payload, startup: *slower_starts },
             crashes_per_hour: *crashes_per_hour,
             load,
             seed: seed.unwrap_or_else(|| fnv1a(spec.id().to_string().bytes())),

@@ -89,7 +89,7 @@ fn a_model_that_returns_a_non_finite_value_is_not_trusted() {
     let decided = decide(&learned(&broken, "threshold-both"), &state(1), &mut Memories::default());
     assert_eq!(decided.fallback, Some(Fallback { rule: "threshold-both".to_owned(), reason: FallbackReason::NonFiniteValue }));
     let rule = qscale_policies::by_name("threshold-both", &Value::Null).expect("a rule");
-    let alone = rule.decide(&state(1), &mut Memory::None, Timestamp(0), &mut SmallRng::seed_from_u64(1));
+    let alone = rule.decide(&state(1), &mut Memory::default(), Timestamp(0), &mut SmallRng::seed_from_u64(1));
     assert_eq!(decided.decision.wanted(), alone.wanted());
 }
 

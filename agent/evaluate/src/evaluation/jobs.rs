@@ -1,6 +1,7 @@
-//! Jobs: a few runs of one competitor in one arena, on as many threads as there are. Owns threads and order; knows nothing of what results mean.
+//! Jobs: a few runs of one competitor in one cell, on several threads. Owns threads and order; must not interpret results.
 //!
-//! Which thread does a job, and when, changes nothing: an outcome depends on its job alone, and outcomes are sums and columns that have a place for each.
+//! Results do not depend on threads: an outcome depends on its job alone, and each outcome has its own place. Plain scoped threads rather than `rayon`, since the
+//! calling thread must record outcomes and progress in the ledger while the workers run.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -8,63 +9,63 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use serde::{Deserialize, Serialize};
 
 use super::{EvaluateError, Options};
-use crate::arena::Arena;
-use crate::pace::Pace;
-use crate::results::{Course, Measures};
-use crate::run::{Conditions, Contestant, RunError, Runner};
+use crate::cell::EvaluationCell;
+use crate::decision_latency::DecisionLatency;
+use crate::results::{Measures, TimeSeries};
+use crate::run::{Conditions, RunError, RunSpec, Runner};
 
-/// Runs of a job of one function: a second or so of work, which is what an interruption loses at most.
+/// Runs of a job of one function: about a second of work, the most that an interruption loses.
 const RUNS: usize = 5;
-/// Messages that wait for the thread that gathers; workers wait where it is behind.
+/// Capacity of the channel to the collecting thread; workers block when it is full.
 const WAITING: usize = 1024;
 /// Fine cells of a latency in one bucket of results, which differ by at most 13 %.
 const FINE: usize = 4;
 
-/// A few runs of one competitor in one arena.
+/// A few runs of one competitor in one cell.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What names it in a ledger: the same for the same work.
+    /// Key in the ledger: equal for equal work.
     pub key: String,
-    /// Who runs.
-    pub contestant: Contestant,
-    /// Index of the arena.
-    pub arena: usize,
-    /// The seeds.
+    /// The competitor.
+    pub spec: RunSpec,
+    /// Index of the cell.
+    pub cell: usize,
+    /// Seeds of the runs.
     pub seeds: Vec<u64>,
-    /// Of which seed the course is noted.
+    /// Seed of the run whose time series is recorded.
     pub course_of: Option<u64>,
     /// Whether latencies are kept.
     pub latencies: bool,
-    /// Where its outcome goes.
+    /// Places of its outcome.
     pub targets: Vec<Target>,
 }
 
 /// A place for an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
-    /// Which group of runs.
+    /// Index of the group of runs.
     pub group: usize,
-    /// Which of its runs is the first of the job.
+    /// Index of the job's first run in the group.
     pub first: usize,
 }
 
-/// What a job found.
+/// Outcome of a job.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct JobOutcome {
     /// Measures of its runs, seed by seed.
     pub runs: Vec<Measures>,
-    /// Latencies of all its runs: place of the bucket and how many it holds, rising.
+    /// Latencies of all its runs: index of the bucket and count, in rising order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub buckets: Vec<(usize, u64)>,
     /// Requests that failed.
     #[serde(default)]
     pub failed: u64,
-    /// The course of one run.
+    /// Time series of one run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub course: Option<Course>,
-    /// How long decisions took; not kept.
+    pub course: Option<TimeSeries>,
+    /// Latency of decisions; not stored.
     #[serde(skip)]
-    pub pace: Pace,
+    pub decision_latency: DecisionLatency,
 }
 
 /// End of a bucket of latencies, milliseconds.
@@ -73,85 +74,85 @@ pub fn end_of_bucket(place: usize) -> f64 {
     qscale_sim::latency::Histogram::end_of(place * FINE + FINE - 1).seconds() * 1000.0
 }
 
-/// Which part of an evaluation is under way.
+/// Stage of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Rules are tuned.
+    /// Tuning of policies.
     Tuning,
-    /// Competitors are compared.
+    /// Comparison of competitors.
     Test,
 }
 
-/// How far a stage is.
+/// Progress of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// The stage.
     pub stage: Stage,
-    /// Lives of functions that were simulated, now or before.
+    /// Simulated functions, of all runs, including earlier ones.
     pub done: u64,
-    /// All of them.
+    /// Total number of functions to simulate.
     pub all: u64,
-    /// Those of them that the ledger knew.
+    /// Those known from the ledger.
     pub known: u64,
 }
 
-/// Keeps what was done.
+/// Stores finished jobs.
 pub trait Ledger {
-    /// What the job of this key found before; nothing where it was not done.
-    fn recall(&mut self, key: &str) -> Option<Outcome>;
+    /// Earlier outcome of the job with this key, if any.
+    fn recall(&mut self, key: &str) -> Option<JobOutcome>;
 
-    /// A job is done.
+    /// Records a finished job.
     ///
     /// # Errors
-    /// When it cannot be kept.
-    fn record(&mut self, key: &str, outcome: &Outcome) -> Result<(), String>;
+    /// If it cannot be stored.
+    fn record(&mut self, key: &str, outcome: &JobOutcome) -> Result<(), String>;
 
-    /// Something was done; called often.
+    /// Reports progress; called often.
     fn progress(&mut self, progress: Progress);
 }
 
-/// Keeps nothing.
+/// Stores nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoLedger;
 
 impl Ledger for NoLedger {
-    fn recall(&mut self, _: &str) -> Option<Outcome> {
+    fn recall(&mut self, _: &str) -> Option<JobOutcome> {
         None
     }
 
-    fn record(&mut self, _: &str, _: &Outcome) -> Result<(), String> {
+    fn record(&mut self, _: &str, _: &JobOutcome) -> Result<(), String> {
         Ok(())
     }
 
     fn progress(&mut self, _: Progress) {}
 }
 
-/// The seeds of each job of an arena: several runs of one function, single ones of many functions.
-pub fn chunks<'a>(arena: &Arena, seeds: &'a [u64]) -> impl Iterator<Item = (usize, &'a [u64])> {
-    let runs = if arena.worlds.len() == 1 { RUNS } else { 1 };
+/// Seeds of each job of a cell: several runs if it has one function, single runs otherwise.
+pub fn chunks<'a>(cell: &EvaluationCell, seeds: &'a [u64]) -> impl Iterator<Item = (usize, &'a [u64])> {
+    let runs = if cell.functions.len() == 1 { RUNS } else { 1 };
     seeds.chunks(runs).enumerate().map(move |(index, seeds)| (index * runs, seeds))
 }
 
 enum Message {
-    /// The life of a function was simulated.
-    Lived,
-    Done(usize, Result<Box<Outcome>, RunError>),
+    /// A function was simulated.
+    Simulated,
+    Done(usize, Result<Box<JobOutcome>, RunError>),
 }
 
-/// Does `jobs`, those that `ledger` does not know, and gives each outcome to `accept`, in no particular order.
+/// Runs the `jobs` that `ledger` does not know, and passes each outcome to `accept`, in no particular order.
 ///
 /// # Errors
-/// The first job's that has no outcome, or a ledger's that cannot be written.
+/// The first failure of a job, or of the ledger.
 pub fn run(
     stage: Stage,
     jobs: &[Job],
-    arenas: &[Arena],
+    cells: &[EvaluationCell],
     conditions: &Conditions<'_>,
     options: &Options<'_>,
     ledger: &mut dyn Ledger,
-    mut accept: impl FnMut(&Job, Outcome),
+    mut accept: impl FnMut(&Job, JobOutcome),
 ) -> Result<(), EvaluateError> {
-    let lives = |job: &Job| (arenas[job.arena].worlds.len() * job.seeds.len()) as u64;
+    let lives = |job: &Job| (cells[job.cell].functions.len() * job.seeds.len()) as u64;
     let all = jobs.iter().map(lives).sum();
     let mut progress = Progress { stage, done: 0, all, known: 0 };
     let mut left = Vec::new();
@@ -171,13 +172,13 @@ pub fn run(
         let (sender, receiver) = sync_channel(WAITING);
         for _ in 0..options.threads.get().min(left.len()) {
             let (sender, next, left) = (sender.clone(), &next, &left);
-            scope.spawn(move || work(jobs, left, next, arenas, conditions, &sender));
+            scope.spawn(move || work(jobs, left, next, cells, conditions, &sender));
         }
         drop(sender);
         let mut failed = None;
         for message in receiver {
             match message {
-                Message::Lived => progress.done += 1,
+                Message::Simulated => progress.done += 1,
                 Message::Done(index, Ok(outcome)) => {
                     let job = &jobs[index];
                     if let Err(error) = ledger.record(&job.key, &outcome) {
@@ -188,7 +189,7 @@ pub fn run(
                 }
                 Message::Done(index, Err(error)) => {
                     options.stop.store(true, Ordering::Relaxed);
-                    let name = jobs[index].contestant.name.clone();
+                    let name = jobs[index].spec.name.clone();
                     failed.get_or_insert(match error {
                         RunError::Stopped => EvaluateError::Stopped,
                         RunError::Competitor(reason) => EvaluateError::Competitor { name, reason },
@@ -201,25 +202,32 @@ pub fn run(
     })
 }
 
-fn work(jobs: &[Job], left: &[usize], next: &AtomicUsize, arenas: &[Arena], conditions: &Conditions<'_>, sender: &SyncSender<Message>) {
+fn work(
+    jobs: &[Job],
+    left: &[usize],
+    next: &AtomicUsize,
+    cells: &[EvaluationCell],
+    conditions: &Conditions<'_>,
+    sender: &SyncSender<Message>,
+) {
     while let Some(&index) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let outcome = do_job(&jobs[index], arenas, conditions, sender);
+        let outcome = do_job(&jobs[index], cells, conditions, sender);
         let ended = outcome.is_err();
-        // Whoever gathers has gone where this fails, and wants nothing more.
+        // A closed channel means that the collecting thread has ended.
         if sender.send(Message::Done(index, outcome.map(Box::new))).is_err() || ended {
             return;
         }
     }
 }
 
-fn do_job(job: &Job, arenas: &[Arena], conditions: &Conditions<'_>, sender: &SyncSender<Message>) -> Result<Outcome, RunError> {
-    let mut runner = Runner::new(conditions, &arenas[job.arena], &job.contestant);
-    let mut outcome = Outcome::default();
+fn do_job(job: &Job, cells: &[EvaluationCell], conditions: &Conditions<'_>, sender: &SyncSender<Message>) -> Result<JobOutcome, RunError> {
+    let mut runner = Runner::new(conditions, &cells[job.cell], &job.spec);
+    let mut outcome = JobOutcome::default();
     let mut latencies = std::collections::BTreeMap::new();
     for &seed in &job.seeds {
         let lived = runner.run(seed, job.course_of == Some(seed), || {
-            // Where nobody counts any more, nobody needs to know.
-            let _uncounted = sender.send(Message::Lived);
+            // Progress is irrelevant once the channel is closed.
+            let _uncounted = sender.send(Message::Simulated);
         })?;
         if job.latencies {
             lived.latency.cells().for_each(|(cell, count)| *latencies.entry(cell / FINE).or_insert(0) += count);
@@ -227,7 +235,7 @@ fn do_job(job: &Job, arenas: &[Arena], conditions: &Conditions<'_>, sender: &Syn
         }
         outcome.runs.push(lived.measures);
         outcome.course = lived.course.or(outcome.course);
-        outcome.pace.include(&lived.pace);
+        outcome.decision_latency.include(&lived.decision_latency);
     }
     outcome.buckets = latencies.into_iter().collect();
     Ok(outcome)

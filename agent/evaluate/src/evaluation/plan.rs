@@ -1,4 +1,4 @@
-//! Who competes with what they are told, and the jobs that this makes. Owns keys: the same work has the same one.
+//! Competitors with their parameters, and the resulting jobs. Owns the keys of jobs: equal work has equal keys.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +7,25 @@ use serde_json::{Value, json};
 use super::jobs::{Job, Target, chunks};
 use super::tune::Tuned;
 use super::{EvaluateError, Evaluation, Jobs, TEST, VALIDATION};
+use crate::policy_set::PolicySet;
 use crate::results::{Cell, Competitor, Variant};
-use crate::roster::Roster;
-use crate::run::Contestant;
-use crate::suite::Entry;
+use crate::run::RunSpec;
+use crate::suite::CompetitorEntry;
 
-/// One who competes, and with what settings where.
+/// A competitor with its settings.
 #[derive(Debug, Clone)]
-pub(super) struct Entrant<'a> {
-    pub(super) entry: &'a Entry,
+pub(super) struct ConfiguredCompetitor<'a> {
+    pub(super) entry: &'a CompetitorEntry,
     pub(super) variant: Variant,
-    /// What it is told: for all (`*`), for a function or for a cell, the closest of these.
+    /// Parameters for all (`*`), for a function or for a cell; the most specific applies.
     pub(super) params: BTreeMap<String, Value>,
     model: String,
 }
 
-/// The key of what holds for all.
+/// Key of the parameters for all functions.
 pub(super) const ALL: &str = "*";
 
-impl Entrant<'_> {
+impl ConfiguredCompetitor<'_> {
     fn params(&self, cell: &Cell) -> &Value {
         let found = [cell.name.as_str(), &cell.function, ALL].into_iter().find_map(|key| self.params.get(key));
         found.unwrap_or(&self.entry.params)
@@ -38,28 +38,32 @@ impl Entrant<'_> {
             policy: self.entry.policy.clone(),
             model: self.model.clone(),
             params: self.params.clone(),
-            tick_s: evaluation.contestant(self.entry, &Value::Null).tick.duration().as_secs_f64(),
+            tick_s: evaluation.spec(self.entry, &Value::Null).tick.duration().as_secs_f64(),
             lag_s: self.entry.lag.0.as_secs_f64(),
         }
     }
 }
 
 impl Evaluation {
-    /// Everyone who competes, in the order of the suite.
-    pub(super) fn competitors<'a>(&'a self, roster: &dyn Roster, tuned: &[Tuned]) -> Result<Vec<Entrant<'a>>, EvaluateError> {
-        let mut entrants = Vec::new();
+    /// All competitors, in the order of the suite.
+    pub(super) fn competitors<'a>(
+        &'a self,
+        policy_set: &dyn PolicySet,
+        tuned: &[Tuned],
+    ) -> Result<Vec<ConfiguredCompetitor<'a>>, EvaluateError> {
+        let mut configured = Vec::new();
         for entry in &self.suite.competitors {
             let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
             let mut add = |variant: Variant, params: BTreeMap<String, Value>| {
-                let told = params.values().next().unwrap_or(&entry.params);
-                let model = roster.policy(&entry.policy, told, None).map_err(refused)?.model();
-                entrants.push(Entrant { entry, variant, params, model });
+                let first = params.values().next().unwrap_or(&entry.params);
+                let model = policy_set.policy(&entry.policy, first, None).map_err(refused)?.model();
+                configured.push(ConfiguredCompetitor { entry, variant, params, model });
                 Ok::<(), EvaluateError>(())
             };
             let found: BTreeMap<String, Value> =
                 tuned.iter().filter(|tuned| tuned.name == entry.called()).map(|tuned| (tuned.scope.clone(), tuned.params())).collect();
             let default = BTreeMap::from([(ALL.to_owned(), entry.params.clone())]);
-            if roster.is_bound(&entry.policy) {
+            if policy_set.is_bound(&entry.policy) {
                 add(Variant::Bound, if found.is_empty() { default } else { found })?;
                 continue;
             }
@@ -68,11 +72,11 @@ impl Evaluation {
                 add(Variant::Tuned, found)?;
             }
         }
-        Ok(entrants)
+        Ok(configured)
     }
 
-    pub(super) fn contestant(&self, entry: &Entry, params: &Value) -> Contestant {
-        Contestant {
+    pub(super) fn spec(&self, entry: &CompetitorEntry, params: &Value) -> RunSpec {
+        RunSpec {
             name: entry.called().to_owned(),
             policy: entry.policy.clone(),
             params: params.clone(),
@@ -81,25 +85,25 @@ impl Evaluation {
         }
     }
 
-    /// The jobs of the test part. Work that is the same for two, as where tuning found the default, is done once.
-    pub(super) fn test_jobs(&self, entrants: &[Entrant<'_>]) -> Jobs {
+    /// Jobs of the test part. Equal work, as when tuning chose the default, is done once.
+    pub(super) fn test_jobs(&self, configured: &[ConfiguredCompetitor<'_>]) -> Jobs {
         let seeds = self.seeds();
         let mut jobs = Shared::default();
-        for (number, entrant) in entrants.iter().enumerate() {
+        for (number, competitor) in configured.iter().enumerate() {
             for (place, &index) in self.tested.iter().enumerate() {
-                let arena = &self.parts[TEST][index];
-                let contestant = self.contestant(entrant.entry, entrant.params(&arena.cell));
-                let course_of = self.keeps_course(&arena.cell).then_some(seeds[0]);
-                for (first, seeds) in chunks(arena, &seeds) {
+                let cell = &self.parts[TEST][index];
+                let spec = self.spec(competitor.entry, competitor.params(&cell.report));
+                let course_of = self.keeps_course(&cell.report).then_some(seeds[0]);
+                for (first, seeds) in chunks(cell, &seeds) {
                     let target = Target { group: number * self.tested.len() + place, first };
-                    let key = key(&contestant, TEST, &arena.cell.name, seeds);
+                    let key = key(&spec, TEST, &cell.report.name, seeds);
                     let course_of = course_of.filter(|seed| seeds.contains(seed));
                     jobs.add(
                         target,
                         || Job {
                             key: key.clone(),
-                            contestant: contestant.clone(),
-                            arena: index,
+                            spec: spec.clone(),
+                            cell: index,
                             seeds: seeds.to_vec(),
                             course_of,
                             latencies: true,
@@ -121,7 +125,7 @@ impl Evaluation {
     }
 }
 
-/// Jobs, each once.
+/// Deduplicated jobs.
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) jobs: Jobs,
@@ -138,9 +142,9 @@ impl Shared {
     }
 }
 
-/// What names the work of a job.
-pub(super) fn key(contestant: &Contestant, part: usize, cell: &str, seeds: &[u64]) -> String {
-    let Contestant { policy, params, tick, lag, .. } = contestant;
+/// Key of the work of a job.
+pub(super) fn key(spec: &RunSpec, part: usize, cell: &str, seeds: &[u64]) -> String {
+    let RunSpec { policy, params, tick, lag, .. } = spec;
     let part = if part == VALIDATION { "validation" } else { "test" };
     json!([policy, params, tick.millis(), lag, part, cell, seeds.first(), seeds.len()]).to_string()
 }

@@ -3,10 +3,10 @@ use std::collections::BTreeMap;
 use qscale_common::document::Format;
 use serde_json::json;
 
-use super::jobs::{NoLedger, Outcome, Progress};
+use super::jobs::{JobOutcome, NoLedger, Progress};
 use super::*;
+use crate::policy_set::Rules;
 use crate::results::{Measure, Variant};
-use crate::roster::Rules;
 
 /// 150 requests a second of 1.28 ms: one replica of 100m is overloaded, three are two thirds busy, ten are too many.
 const SUITE: &str = r#"
@@ -65,7 +65,7 @@ grid = { headroom = [1.5, 2.0] }
 
 fn evaluation(tune: bool) -> Evaluation {
     let suite = Suite::parse(SUITE, Format::Toml).expect("a suite");
-    Evaluation::of_patterns(suite, Asked { tune, ..Asked::default() }).expect("cells")
+    Evaluation::of_patterns(suite, EvaluationRequest { tune, ..EvaluationRequest::default() }).expect("cells")
 }
 
 fn run(evaluation: &Evaluation, threads: usize, ledger: &mut dyn Ledger) -> Result<Results, EvaluateError> {
@@ -78,7 +78,7 @@ fn text(results: &Results) -> String {
     serde_json::to_string(results).expect("writes")
 }
 
-/// Forgets nothing, writes down as a file would, and breaks after so many jobs.
+/// A ledger that stores everything as a file would, and fails after a number of jobs.
 struct Book {
     pages: BTreeMap<String, String>,
     left: usize,
@@ -86,13 +86,13 @@ struct Book {
 }
 
 impl Ledger for Book {
-    fn recall(&mut self, key: &str) -> Option<Outcome> {
+    fn recall(&mut self, key: &str) -> Option<JobOutcome> {
         let outcome = self.pages.get(key).map(|page| serde_json::from_str(page).expect("was written"));
         self.recalled += usize::from(outcome.is_some());
         outcome
     }
 
-    fn record(&mut self, key: &str, outcome: &Outcome) -> Result<(), String> {
+    fn record(&mut self, key: &str, outcome: &JobOutcome) -> Result<(), String> {
         self.left = self.left.checked_sub(1).ok_or("the book is full")?;
         self.pages.insert(key.to_owned(), serde_json::to_string(outcome).expect("writes"));
         Ok(())
@@ -104,7 +104,7 @@ impl Ledger for Book {
 }
 
 #[test]
-fn the_same_bytes_on_any_number_of_threads_and_after_an_interruption() {
+fn results_are_equal_on_any_number_of_threads_and_after_an_interruption() {
     let evaluation = evaluation(true);
     let once = text(&run(&evaluation, 1, &mut NoLedger).expect("runs"));
     assert!(once == text(&run(&evaluation, 3, &mut NoLedger).expect("runs")), "another number of threads, another result");
@@ -155,10 +155,10 @@ fn every_competitor_meets_the_same_requests() {
 }
 
 #[test]
-fn a_competitor_that_cannot_be_is_refused_before_anything_runs() {
+fn an_invalid_competitor_is_refused_before_any_run() {
     let refused = |from: &str, to: &str| {
         let suite = Suite::parse(&SUITE.replace(from, to), Format::Toml).expect("a suite");
-        let evaluation = Evaluation::of_patterns(suite, Asked::default()).expect("cells");
+        let evaluation = Evaluation::of_patterns(suite, EvaluationRequest::default()).expect("cells");
         run(&evaluation, 1, &mut NoLedger).expect_err("refused").to_string()
     };
     let error = refused("policy = \"kpa\"", "policy = \"kap\"");

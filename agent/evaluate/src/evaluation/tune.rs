@@ -1,6 +1,6 @@
-//! Tuning: every setting of a rule's grid tried on the validation part. Owns the choice; the score is the loss, and the budget is the suite's.
+//! Tuning: every setting of a policy's grid on the validation part. Owns the choice; the score is the mean loss, the budget is the suite's.
 //!
-//! A rule is tuned for each function, over the suite's tuning cells of that function; a bound for each cell by itself, as it is to be as good as it can be.
+//! A policy is tuned for each function over the suite's tuning cells of that function. A bound is tuned for each cell, so that it is as tight as possible.
 
 use std::collections::BTreeMap;
 
@@ -11,36 +11,36 @@ use super::plan::{Shared, key};
 use super::{EvaluateError, Evaluation, Options, VALIDATION};
 use crate::results::{Measure, Measures, Tried, Tuning, rounded};
 use crate::run::Conditions;
-use crate::suite::Entry;
+use crate::suite::CompetitorEntry;
 
-/// One rule tuned for one function or cell.
+/// A policy tuned for a function or cell.
 #[derive(Debug, Clone)]
 pub(super) struct Tuned {
-    /// What the rule is called.
+    /// Name of the competitor.
     pub(super) name: String,
     /// The function or cell.
     pub(super) scope: String,
-    /// The tuning.
+    /// Record of the tuning.
     pub(super) tuning: Tuning,
 }
 
 impl Tuned {
-    /// What did best.
+    /// The best setting.
     pub(super) fn params(&self) -> Value {
         self.tuning.tried.get(self.tuning.chosen).map_or(Value::Null, |tried| tried.params.clone())
     }
 }
 
-/// What is to be tuned, and where.
+/// A competitor to tune, and the cells.
 struct Task<'a> {
-    entry: &'a Entry,
+    entry: &'a CompetitorEntry,
     scope: String,
-    arenas: Vec<usize>,
+    cells: Vec<usize>,
     settings: Vec<Value>,
 }
 
 impl Evaluation {
-    /// Tunes what is to be tuned.
+    /// Runs all tuning.
     pub(super) fn tune(
         &self,
         conditions: &Conditions<'_>,
@@ -49,20 +49,20 @@ impl Evaluation {
     ) -> Result<Vec<Tuned>, EvaluateError> {
         let tasks = self.tasks(conditions)?;
         let seeds = self.validation_seeds();
-        let arenas = &self.parts[VALIDATION];
-        // A group is one setting of one task; its runs are those of all its arenas, one after the other.
+        let cells = &self.parts[VALIDATION];
+        // A group is one setting of one task, with the runs of all its cells in order.
         let (mut shared, mut groups) = (Shared::default(), Vec::new());
         for task in &tasks {
             for setting in &task.settings {
-                let contestant = self.contestant(task.entry, setting);
-                for (place, &index) in task.arenas.iter().enumerate() {
-                    for (first, seeds_of_job) in chunks(&arenas[index], &seeds) {
+                let spec = self.spec(task.entry, setting);
+                for (place, &index) in task.cells.iter().enumerate() {
+                    for (first, seeds_of_job) in chunks(&cells[index], &seeds) {
                         let target = Target { group: groups.len(), first: place * seeds.len() + first };
-                        let key = key(&contestant, VALIDATION, &arenas[index].cell.name, seeds_of_job);
+                        let key = key(&spec, VALIDATION, &cells[index].report.name, seeds_of_job);
                         let job = || Job {
                             key: key.clone(),
-                            contestant: contestant.clone(),
-                            arena: index,
+                            spec: spec.clone(),
+                            cell: index,
                             seeds: seeds_of_job.to_vec(),
                             course_of: None,
                             latencies: false,
@@ -71,10 +71,10 @@ impl Evaluation {
                         shared.add(target, job, &key);
                     }
                 }
-                groups.push(vec![Measures::default(); task.arenas.len() * seeds.len()]);
+                groups.push(vec![Measures::default(); task.cells.len() * seeds.len()]);
             }
         }
-        jobs::run(Stage::Tuning, &shared.jobs, arenas, conditions, options, ledger, |job, outcome| {
+        jobs::run(Stage::Tuning, &shared.jobs, cells, conditions, options, ledger, |job, outcome| {
             for target in &job.targets {
                 groups[target.group][target.first..target.first + outcome.runs.len()].clone_from_slice(&outcome.runs);
             }
@@ -88,29 +88,29 @@ impl Evaluation {
         for entry in &self.suite.competitors {
             let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
             let settings = entry.settings().map_err(refused)?;
-            let bound = conditions.roster.is_bound(&entry.policy);
+            let bound = conditions.policy_set.is_bound(&entry.policy);
             if settings.len() < 2 || !(bound || self.asked.tune) {
                 continue;
             }
             let places: &[usize] = if bound { &self.tested } else { &self.tuned };
-            if places.iter().any(|index| self.parts[VALIDATION][*index].stretch.measured == 0) {
+            if places.iter().any(|index| self.parts[VALIDATION][*index].measurement.measured == 0) {
                 if bound {
                     continue;
                 }
                 return Err(EvaluateError::Nothing(
-                    "the split leaves no validation part to tune in; give another --split or a longer trace".into(),
+                    "the split leaves no validation part for tuning; give another --split or a longer trace".into(),
                 ));
             }
             let mut scopes: Vec<(String, Vec<usize>)> = Vec::new();
             for &index in places {
-                let cell = &self.parts[VALIDATION][index].cell;
+                let cell = &self.parts[VALIDATION][index].report;
                 let scope = if bound { &cell.name } else { &cell.function };
                 match scopes.iter_mut().find(|(name, _)| name == scope) {
-                    Some((_, arenas)) => arenas.push(index),
+                    Some((_, cells)) => cells.push(index),
                     None => scopes.push((scope.clone(), vec![index])),
                 }
             }
-            tasks.extend(scopes.into_iter().map(|(scope, arenas)| Task { entry, scope, arenas, settings: settings.clone() }));
+            tasks.extend(scopes.into_iter().map(|(scope, cells)| Task { entry, scope, cells, settings: settings.clone() }));
         }
         Ok(tasks)
     }
@@ -127,7 +127,7 @@ impl Evaluation {
             .collect();
         let best = |best: usize, index: usize| if tried[index].score < tried[best].score { index } else { best };
         let chosen = (0..tried.len()).fold(0, best);
-        let cells = task.arenas.iter().map(|index| self.parts[VALIDATION][*index].cell.name.clone()).collect();
+        let cells = task.cells.iter().map(|index| self.parts[VALIDATION][*index].report.name.clone()).collect();
         let name = task.entry.called().to_owned();
         let tuning = Tuning { competitor: name.clone(), function: task.scope.clone(), cells, tried, chosen };
         Tuned { name, scope: task.scope, tuning }

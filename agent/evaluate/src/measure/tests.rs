@@ -28,12 +28,12 @@ fn setup() -> Setup {
     }
 }
 
-fn yardstick(measured: u32) -> Yardstick {
-    let stretch = Stretch { interval: Duration::from_secs(10), warm_up: 1, measured };
-    Yardstick::new(&setup(), stretch, Duration::from_secs(60))
+fn criteria(measured: u32) -> Criteria {
+    let measurement = MeasurementSpan { interval: Duration::from_secs(10), warm_up: 1, measured };
+    Criteria::new(&setup(), measurement, Duration::from_secs(60))
 }
 
-/// An interval in which requests end with these latencies, and so many fail.
+/// An interval with completed requests of these latencies, and a number of failures.
 fn interval(latencies_ms: &[u64], failed: u64) -> Totals {
     let mut totals = Totals { completed: latencies_ms.len() as u64, timed_out: failed, ..Totals::default() };
     totals.arrived = totals.completed + failed;
@@ -43,7 +43,7 @@ fn interval(latencies_ms: &[u64], failed: u64) -> Totals {
 
 #[track_caller]
 fn judged(totals: &Totals, violated: bool, severity: f64) {
-    let verdict = yardstick(1).judge(totals, false).expect("judged");
+    let verdict = criteria(1).evaluate(totals, false).expect("judged");
     assert_eq!(verdict.violated, violated);
     assert!((verdict.severity - severity).abs() < 0.01, "{}, expected {severity}", verdict.severity);
 }
@@ -59,17 +59,17 @@ fn an_interval_is_violated_by_lateness_or_by_failures() {
 }
 
 #[test]
-fn an_interval_in_which_nothing_ends_is_judged_only_where_requests_wait_all_through_it() {
-    assert_eq!(yardstick(1).judge(&Totals::default(), false), None);
-    assert_eq!(yardstick(1).judge(&Totals::default(), true), Some(Verdict { violated: true, severity: 1.0 }));
+fn an_interval_without_ended_requests_counts_only_if_requests_wait_throughout() {
+    assert_eq!(criteria(1).evaluate(&Totals::default(), false), None);
+    assert_eq!(criteria(1).evaluate(&Totals::default(), true), Some(IntervalResult { violated: true, severity: 1.0 }));
 }
 
 /// Measured by hand: after the warm-up two good intervals, two bad ones, four good ones and one without requests.
 #[test]
 fn a_run_adds_up_to_what_was_computed_by_hand() {
-    let yardstick = yardstick(9);
+    let criteria = criteria(9);
     let disturbed = [Duration::from_secs(5), Duration::from_secs(32)];
-    let mut meter = Meter::new(&yardstick, &disturbed, true);
+    let mut meter = RunMeter::new(&criteria, &disturbed, true);
     let costly = |mut totals: Totals| {
         (totals.core_seconds, totals.gibibyte_seconds) = (20.0, 10.0);
         totals
@@ -84,8 +84,8 @@ fn a_run_adds_up_to_what_was_computed_by_hand() {
     course.into_iter().for_each(|(ms, failed)| meter.interval(&costly(interval(&[ms; 80], failed)), 2, 0));
     meter.acted(Duration::from_secs(130), Direction::Down);
     meter.interval(&costly(Totals::default()), 2, 0);
-    let (tally, course) = meter.finish();
-    let measures = tally.measures(&RewardWeights::default());
+    let (sums, course) = meter.finish();
+    let measures = sums.measures(&RewardWeights::default());
     let prices = &setup().policy.prices;
     let cost_per_hour = 2.0 * prices.cpu_core_hour.get() + prices.memory_gib_hour.get();
     let cost_share = cost_per_hour / (10.0 * prices.cpu_core_hour.get() + 10.0 * prices.memory_gib_hour.get());
@@ -120,9 +120,9 @@ fn a_run_adds_up_to_what_was_computed_by_hand() {
 
 #[test]
 fn functions_of_one_run_are_taken_together() {
-    let yardstick = yardstick(1);
+    let criteria = criteria(1);
     let lived = |latency: u64| {
-        let mut meter = Meter::new(&yardstick, &[], false);
+        let mut meter = RunMeter::new(&criteria, &[], false);
         meter.interval(&Totals::default(), 0, 0);
         meter.interval(&interval(&[latency; 10], 0), 0, 0);
         meter.finish().0

@@ -1,25 +1,25 @@
-//! Curves as one SVG file that stands alone: panels one above the other with a common first axis. Owns their look; computes nothing.
+//! Curves as a standalone SVG file: stacked panels with a common x axis. Owns their form; must not compute values.
 
 use std::fmt::Write;
 
 use super::html::escape;
 use super::plot::{Frame, Scale};
 
-/// A curve, or a level where all its points have one value.
+/// A curve.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
-    /// What the legend calls it.
+    /// Label in the legend.
     pub name: String,
-    /// Its points, the first coordinate rising. One that is not finite breaks the curve.
+    /// Points with rising first coordinate; a non-finite one breaks the curve.
     pub points: Vec<(f64, f64)>,
 }
 
 /// One panel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panel {
-    /// What the second axis means, with its unit.
+    /// Label of the y axis, with its unit.
     pub label: String,
-    /// What is drawn, at most eight curves.
+    /// The curves, at most eight.
     pub curves: Vec<Curve>,
 }
 
@@ -31,7 +31,7 @@ const STYLE: &str = "svg{font:12px system-ui,sans-serif;background:#fff}text{fil
 .k0{stroke:#0072b2}.k1{stroke:#d55e00;stroke-dasharray:7 3}.k2{stroke:#007a59;stroke-dasharray:2 2}.k3{stroke:#b0508a;stroke-dasharray:9 3 2 3}\
 .k4{stroke:#3a93c9;stroke-dasharray:12 3}.k5{stroke:#a86f00;stroke-dasharray:4 4}.k6{stroke:#1b1f24;stroke-dasharray:1 3}.k7{stroke:#7a6a00;stroke-dasharray:5 2 1 2}";
 
-/// `panels` over what `x_label` means, as an SVG file.
+/// `panels` over an axis labelled `x_label`, as an SVG file.
 #[must_use]
 pub fn chart(title: &str, x_label: &str, panels: &[Panel]) -> String {
     let height = panels.len() as f64 * (HEIGHT + LEGEND) + LEGEND;
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chart_draws_every_curve_breaks_at_what_is_no_number_and_trusts_no_name() {
+    fn a_chart_draws_all_curves_breaks_at_nan_and_escapes_names() {
         let curve = |name: &str, points: &[(f64, f64)]| Curve { name: name.into(), points: points.into() };
         let panel = Panel {
             label: "cost".into(),

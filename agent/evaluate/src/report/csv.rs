@@ -1,11 +1,11 @@
-//! Tables for programs: one row a run, and one row an estimate. Owns columns and their headers; must not round.
+//! CSV tables: one row for each run, and one for each estimate. Owns columns and headers; must not round.
 
 use csv::Writer;
 
 use crate::results::{Competitor, Measure, Results, Variant};
-use crate::statistics::{Comparison, Estimate, Line, Paired, Part, Summary};
+use crate::statistics::{Comparison, Estimate, Paired, Summary, SummaryLine, SummaryPart};
 
-/// One row a run: who, where, which seed, and every measure with its unit in the header. Shares are of one. What was not measured is empty.
+/// One row for each run: competitor, cell, seed, and every measure with its unit in the header. Shares are 0 to 1; missing values are empty.
 #[must_use]
 pub fn csv_runs(results: &Results) -> String {
     let mut writer = Writer::from_writer(Vec::new());
@@ -24,8 +24,8 @@ pub fn csv_runs(results: &Results) -> String {
     finished(writer)
 }
 
-/// One row an estimate: of a measure, of a difference to the reference (with its tests), of the gap closed and of the probability of improvement, for all cells and for every
-/// part. Shares are of one.
+/// One row for each estimate: a measure, a difference to the reference (with its tests), the gap closed, and the probability of improvement, for all cells and for
+/// every part. Shares are 0 to 1.
 #[must_use]
 pub fn csv_summary(results: &Results, summary: &Summary) -> String {
     let mut writer = Writer::from_writer(Vec::new());
@@ -63,7 +63,7 @@ const HEADER: [&str; 20] = [
 
 type Row = [String; HEADER.len()];
 
-fn rows(results: &Results, summary: &Summary, part: &Part, line: &Line) -> Vec<Row> {
+fn rows(results: &Results, summary: &Summary, part: &SummaryPart, line: &SummaryLine) -> Vec<Row> {
     let currency = &results.settings.currency;
     let [name, variant, _] = columns(&results.competitors[line.competitor]);
     let row = |quantity: String, unit: String| {
@@ -124,7 +124,7 @@ fn columns(competitor: &Competitor) -> [String; 3] {
     [competitor.name.clone(), variant.into(), competitor.policy.clone()]
 }
 
-/// The name of a measure with its unit, which most names have already.
+/// Name of a measure with its unit.
 fn header(measure: Measure, currency: &str) -> String {
     match measure {
         Measure::CostPerHour => format!("cost_per_hour_{}", currency.to_lowercase()),

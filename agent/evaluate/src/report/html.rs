@@ -1,30 +1,30 @@
-//! The report as one page that opens without a network. Owns its sections; must not refer to anything outside itself nor trust a name.
+//! The report as one HTML page that needs no network. Owns its sections; must not refer to other resources or trust names.
 //!
-//! Every string of the results passes [`escape`] or [`data::json`]. Plots are inline SVG coloured by the page's style sheet, so that they follow light and dark.
+//! Every string of the results passes [`escape`] or [`data::json`]. Plots are inline SVG coloured by the page's style sheet, for light and dark mode.
 
 mod data;
 mod latency;
 mod scatter;
 mod tables;
 
-use super::words::{self, headline};
+use super::sentences::{self, headline};
 use crate::results::{Results, Variant};
-use crate::statistics::{Part, Scope, Summary, Verdict};
+use crate::statistics::{ComparisonVerdict, Scope, Summary, SummaryPart};
 
 /// The report as HTML.
 #[must_use]
 pub fn html(results: &Results, summary: &Summary) -> String {
-    let title = format!("Policies against each other: {}", results.suite.name);
+    let title = format!("Comparison of policies: {}", results.suite.name);
     let sections = [
         compared(results),
         said(results, summary),
-        section("table", "Everyone, over all cells", &tables::overall(results, summary)),
+        section("table", "All competitors over all cells", &tables::overall(results, summary)),
         section("front", "Cost against violations", &front(results, summary)),
-        section("parts", "Cost against violations, part by part", &panels(results, summary)),
+        section("parts", "Cost against violations, by part", &panels(results, summary)),
         section("latency", "Latency", &latency::figure(results, &featured(results, summary))),
-        section("run", "A run in its course", &explorer(results)),
+        section("run", "Time series of a run", &explorer(results)),
         section("cells", "Violations and cost by cell", &tables::heat(results, summary)),
-        section("tuning", "How rules were tuned", &tables::tuning(results)),
+        section("tuning", "Tuning", &tables::tuning(results)),
         section("method", "Method", &method(results, summary)),
     ];
     format!(
@@ -40,7 +40,7 @@ pub fn html(results: &Results, summary: &Summary) -> String {
     )
 }
 
-/// `text` so that it is text wherever it stands, between tags and within quotes.
+/// Escapes `text` for element content and quoted attributes.
 pub(in crate::report) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -71,10 +71,10 @@ fn compared(results: &Results) -> String {
         found => format!("<p>Validation seeds, for tuning only: {}</p>\n", seeds(found)),
     };
     format!(
-        "<p>{}</p>\n{shortened}<p>{}.</p>\n<pre><code>{}</code></pre>\n<details><summary>The suite as it was registered, and the seeds</summary>\n\
+        "<p>{}</p>\n{shortened}<p>{}.</p>\n<pre><code>{}</code></pre>\n<details><summary>Registered suite and seeds</summary>\n\
          <p>Seeds: {}</p>\n{validation}<pre><code>{}</code></pre></details>\n",
         escape(&results.suite.description),
-        escape(&words::what(results)),
+        escape(&sentences::what(results)),
         escape(&settings.command),
         seeds(&settings.seeds),
         document.lines().map(escape).collect::<Vec<_>>().join("\n"),
@@ -84,10 +84,10 @@ fn compared(results: &Results) -> String {
 fn said(results: &Results, summary: &Summary) -> String {
     let sentences = headline(results, summary);
     let items: String = sentences.iter().map(|sentence| format!("<li>{}</li>\n", marked(sentence))).collect();
-    section("findings", "What was found", &format!("<ul class=\"findings\">\n{items}</ul>\n"))
+    section("findings", "Findings", &format!("<ul class=\"findings\">\n{items}</ul>\n"))
 }
 
-/// A sentence of ours with the names in it, which stand between backticks, set apart: a label such as `hpa, tuned` has a comma of its own.
+/// A sentence with its names, given in backticks, as marked spans: a label such as `hpa, tuned` contains a comma.
 fn marked(sentence: &str) -> String {
     let part =
         |(index, part): (usize, &str)| if index % 2 == 0 { escape(part) } else { format!("<span class=\"who\">{}</span>", escape(part)) };
@@ -96,8 +96,8 @@ fn marked(sentence: &str) -> String {
 
 fn front(results: &Results, summary: &Summary) -> String {
     let Some(overall) = summary.overall() else { return String::new() };
-    let note = "Interquartile means with intervals both ways; towards the lower left is better. Numbers are those of the table above. Faint points: settings tried while \
-                tuning, means over the validation runs.";
+    let note = "Interquartile means with intervals on both axes; lower left is better. Numbers refer to the table above. Faint points: settings tried in \
+                tuning, means over validation runs.";
     scatter::figure(results, summary, overall, "Cost against violations, all cells", note)
 }
 
@@ -110,10 +110,10 @@ fn panels(results: &Results, summary: &Summary) -> String {
     ];
     let mut out = String::new();
     for (title, open, like) in kinds {
-        let parts: Vec<&Part> = summary.parts_like(like).collect();
+        let parts: Vec<&SummaryPart> = summary.parts_like(like).collect();
         if !parts.is_empty() {
             if out.is_empty() {
-                out.push_str("<p class=\"faint\">Marks as above; numbers are those of the table, and a mark tells its values where the pointer rests.</p>\n");
+                out.push_str("<p class=\"faint\">Marks as above; numbers refer to the table. Point at a mark to see its values.</p>\n");
             }
             let panels: String = parts.iter().map(|part| scatter::panel(results, summary, part)).collect();
             let open = if open { " open" } else { "" };
@@ -126,14 +126,14 @@ fn panels(results: &Results, summary: &Summary) -> String {
 /// Whether a part is of one kind.
 type Like = fn(&Scope) -> bool;
 
-/// At most this many competitors are told apart by colour.
+/// Greatest number of competitors with their own colour.
 const COLOURS: usize = 8;
 
-/// Whom plots show first: reference, baseline and bound, who beat the reference, then who stands on the front.
+/// Competitors that plots show first: reference, baseline and bound, those better than the reference, then the Pareto front.
 fn featured(results: &Results, summary: &Summary) -> Vec<usize> {
     let mut found: Vec<usize> = [summary.reference, summary.baseline, summary.bound].into_iter().flatten().collect();
     let lines = summary.overall().map_or(&[][..], |part| &part.lines);
-    let better = lines.iter().filter(|line| line.against.is_some_and(|against| against.judged.verdict == Verdict::Better));
+    let better = lines.iter().filter(|line| line.against.is_some_and(|against| against.judged.verdict == ComparisonVerdict::Better));
     let front = lines.iter().filter(|line| line.pareto && results.competitors[line.competitor].variant != Variant::Bound);
     for line in better.chain(front) {
         if !found.contains(&line.competitor) {
@@ -168,9 +168,9 @@ fn explorer(results: &Results) -> String {
         .map(|(index, competitor)| format!("<label><input type=\"checkbox\" value=\"{index}\"> {}</label>\n", escape(&competitor.label())))
         .collect();
     format!(
-        "<noscript><p>Choosing a run needs JavaScript; all of them are in results.json.</p></noscript>\n<form id=\"choice\">\n{}{}{}\
+        "<noscript><p>Selecting a run needs JavaScript; all runs are in results.json.</p></noscript>\n<form id=\"choice\">\n{}{}{}\
          <fieldset><legend>Competitors, at most {COLOURS}</legend>\n{boxes}</fieldset>\n</form>\n<div id=\"course\" aria-live=\"polite\"></div><svg id=\"names\" hidden></svg>\n\
-         <details><summary>Every run of the chosen cell and competitors</summary>\n<div class=\"wide\" id=\"runs\"></div></details>\n",
+         <details><summary>All runs of the selected cell and competitors</summary>\n<div class=\"wide\" id=\"runs\"></div></details>\n",
         select("f", "Function", results.cells.iter().map(|cell| cell.function.as_str()).collect()),
         select("w", "Workload", results.cells.iter().map(|cell| cell.workload.as_str()).collect()),
         select("p", "Perturbation", results.cells.iter().map(|cell| cell.perturbation.as_str()).collect()),
@@ -179,10 +179,10 @@ fn explorer(results: &Results) -> String {
 
 fn method(results: &Results, summary: &Summary) -> String {
     format!(
-        "<p>{}</p>\n<p>Every competitor met the same arrivals under the same seed, so differences are taken in pairs of the same cell and seed. p is the greater of a sign-flip \
-         test and of Wilcoxon's signed-rank test, each over one mean difference a seed and each corrected by Holm over all comparisons of this table. An interquartile mean \
-         forgets the worst quarter; therefore verdicts ask the mean as well.</p>\n",
-        marked(&words::method(results, summary))
+        "<p>{}</p>\n<p>All competitors have equal arrivals for equal seeds, so differences are paired by cell and seed. p is the greater one of a sign-flip \
+         test and of Wilcoxon's signed-rank test, each over one mean difference a seed and corrected by Holm over all comparisons of this table. An interquartile mean \
+         ignores the worst quarter of the runs, so verdicts use the mean as well.</p>\n",
+        marked(&sentences::method(results, summary))
     )
 }
 

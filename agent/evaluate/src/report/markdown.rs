@@ -1,19 +1,19 @@
-//! The table for a README. Owns Markdown's syntax; must not show less than the terminal does.
+//! The table in Markdown. Owns Markdown syntax; must not show less than the terminal.
 
 use super::number::{NOTHING, heading, p_value, range, shown, tenths};
-use super::words::{self, headline};
+use super::sentences::{self, headline};
 use crate::results::{Measure, Results};
-use crate::statistics::{Line, Summary};
+use crate::statistics::{Summary, SummaryLine};
 
 const SHOWN: [Measure; 6] =
     [Measure::ViolatedShare, Measure::Severity, Measure::P95Ms, Measure::CostPerHour, Measure::ColdStarts, Measure::ActionsPerHour];
 
-/// The findings as GitHub's Markdown: what was run, the command, the table with intervals, and the words.
+/// The report in GitHub Markdown: extent, command, table with intervals, and findings.
 #[must_use]
 pub fn markdown(results: &Results, summary: &Summary) -> String {
-    let mut out = format!("{}.\n\n", escape(&words::what(results)));
+    let mut out = format!("{}.\n\n", escape(&sentences::what(results)));
     if !results.settings.command.is_empty() {
-        // A fence longer than any run of backticks within cannot be closed by it.
+        // A fence longer than any run of backticks inside cannot be closed by it.
         let fence = "`".repeat(results.settings.command.split(|character| character != '`').map(str::len).max().unwrap_or(0).max(2) + 1);
         out.push_str(&format!("{fence}\n{}\n{fence}\n\n", results.settings.command.replace(['\n', '\r'], " ")));
     }
@@ -27,11 +27,11 @@ pub fn markdown(results: &Results, summary: &Summary) -> String {
     }
     out.push('\n');
     headline(results, summary).iter().for_each(|sentence| out.push_str(&format!("- {}\n", escape_spans(sentence))));
-    out.push_str(&format!("\n{}\n", escape_spans(&words::method(results, summary))));
+    out.push_str(&format!("\n{}\n", escape_spans(&sentences::method(results, summary))));
     out
 }
 
-fn cells(results: &Results, summary: &Summary, line: &Line) -> Vec<String> {
+fn cells(results: &Results, summary: &Summary, line: &SummaryLine) -> Vec<String> {
     let label = escape(&results.competitors[line.competitor].label());
     let mut cells = vec![if summary.reference == Some(line.competitor) { format!("**{label}**") } else { label }];
     for measure in SHOWN {
@@ -48,9 +48,9 @@ fn cells(results: &Results, summary: &Summary, line: &Line) -> Vec<String> {
             format!("{} ({} to {})", percent(share.value), percent(share.interval.low), percent(share.interval.high))
         },
     ));
-    cells.push(line.against.map_or_else(|| NOTHING.into(), |against| p_value(words::p_holm(&against.cost)).replace('<', "&lt;")));
+    cells.push(line.against.map_or_else(|| NOTHING.into(), |against| p_value(sentences::p_holm(&against.cost)).replace('<', "&lt;")));
     let reading = line.against.map(|against| format!(" ({})", against.judged.reading())).unwrap_or_default();
-    cells.push(format!("{}{reading}", words::verdict(results, summary, line)));
+    cells.push(format!("{}{reading}", sentences::verdict(results, summary, line)));
     cells
 }
 
@@ -58,7 +58,7 @@ fn row(cells: impl Iterator<Item = String>) -> String {
     format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
 }
 
-/// `text` so that Markdown shows it as it is, in one line.
+/// Escapes `text` for Markdown, in one line.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -74,7 +74,7 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// A sentence of ours, whose backticks stand around names; a name's own backtick would end it early and is shown as a quotation mark elsewhere.
+/// Escapes a sentence whose names are in backticks.
 fn escape_spans(sentence: &str) -> String {
     let mut out = String::new();
     for (index, part) in sentence.split('`').enumerate() {
@@ -88,8 +88,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_shown_not_obeyed() {
+    fn names_are_escaped() {
         assert_eq!(escape("a|b <script> `x` [y](z)\n"), "a\\|b &lt;script&gt; \\`x\\` \\[y\\](z) ");
-        assert_eq!(escape_spans("beside `a*b`, *c*"), "beside `a*b`, \\*c\\*");
+        assert_eq!(escape_spans("next to `a*b`, *c*"), "next to `a*b`, \\*c\\*");
     }
 }

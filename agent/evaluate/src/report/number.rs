@@ -1,9 +1,9 @@
-//! Numbers as readers like them. Owns digits; must not know what is counted.
+//! Formatting of numbers. Owns digits; must not know the measure, except its unit.
 
 use crate::results::Measure;
 use crate::statistics::Interval;
 
-/// What stands where there is no number.
+/// Placeholder for a missing number.
 pub(super) const NOTHING: &str = "-";
 
 /// `value` to three significant digits, without an exponent: `0.0123`, `1.23`, `12.3`, `1234`.
@@ -11,7 +11,7 @@ pub(super) fn short(value: f64) -> String {
     digits(value, 3)
 }
 
-/// `value` to `count` significant digits where it is below ten to that power, whole above; at most six places.
+/// `value` to `count` significant digits if it is below ten to that power, else an integer; at most six decimal places.
 pub(super) fn digits(value: f64, count: i32) -> String {
     if value == 0.0 {
         return "0".into();
@@ -20,12 +20,12 @@ pub(super) fn digits(value: f64, count: i32) -> String {
     without_minus_zero(format!("{value:.places$}"))
 }
 
-/// `value` with one place below 100, none above: `0.4`, `12.3`, `123`. For percentages, whose columns should line up.
+/// `value` with one decimal place below 100, none above: `0.4`, `12.3`, `123`. For percentages in columns.
 pub(super) fn tenths(value: f64) -> String {
     without_minus_zero(if value.abs() < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") })
 }
 
-/// A small p as a bound, as its digits mean nothing.
+/// A p-value; a small one as a bound.
 pub(super) fn p_value(p: f64) -> String {
     if p < 0.001 { "<0.001".into() } else { format!("{p:.3}") }
 }
@@ -35,13 +35,13 @@ pub(super) fn shown(measure: Measure, value: f64) -> String {
     if measure.is_share() { tenths(value * 100.0) } else { short(value) }
 }
 
-/// From where to where: `1.2-3.4`; with a word between where an end is negative.
+/// An interval: `1.2-3.4`, or `-1.2 to 3.4` if an end is negative.
 pub(super) fn range(measure: Measure, interval: Interval) -> String {
     let (low, high) = (shown(measure, interval.low), shown(measure, interval.high));
     if low.starts_with('-') || high.starts_with('-') { format!("{low} to {high}") } else { format!("{low}-{high}") }
 }
 
-/// A measure's name at the head of a column, with its unit.
+/// Heading of a measure's column, with its unit.
 pub(super) fn heading(measure: Measure, currency: &str) -> String {
     match measure {
         Measure::ViolatedShare => "violations %".into(),
@@ -79,12 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn percentages_have_one_place() {
+    fn percentages_have_one_decimal_place() {
         assert_eq!([0.0, -0.01, 0.04, 12.34, 99.94, 99.96, 100.0].map(tenths), ["0.0", "0.0", "0.0", "12.3", "99.9", "100", "100"]);
     }
 
     #[test]
-    fn a_negative_end_is_not_read_as_a_dash() {
+    fn negative_ends_are_unambiguous() {
         assert_eq!(range(Measure::Severity, Interval { low: 0.012, high: 0.03 }), "1.2-3.0");
         assert_eq!(range(Measure::CostPerHour, Interval { low: -2.0, high: -1.0 }), "-2.00 to -1.00");
     }

@@ -1,11 +1,11 @@
-//! Axes. Owns scales, ticks and frames of SVG plots; must not know what is drawn within.
+//! Axes of SVG plots. Owns scales, ticks and frames; must not know the data.
 
 use std::fmt::Write;
 
 use super::html::escape;
 use super::number::digits;
 
-/// From values to places along an axis.
+/// Mapping of values to positions on an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::report) struct Scale {
     pub from: f64,
@@ -14,13 +14,13 @@ pub(in crate::report) struct Scale {
 }
 
 impl Scale {
-    /// From zero to a little above the greatest of `values`.
+    /// From zero to slightly above the greatest of `values`.
     pub(in crate::report) fn linear(values: impl Iterator<Item = f64>) -> Self {
         let most = values.fold(0.0, f64::max);
         Self { from: 0.0, to: if most > 0.0 { most * 1.06 } else { 1.0 }, logarithmic: false }
     }
 
-    /// Around zero and `values`, some of which may lie below it.
+    /// Around zero and `values`, which may be negative.
     pub(in crate::report) fn around(values: impl Iterator<Item = f64> + Clone) -> Self {
         let least = values.clone().fold(0.0, f64::min);
         let most = values.fold(0.0, f64::max);
@@ -29,14 +29,14 @@ impl Scale {
         Self { from, to: if most > least { most + room } else { from + 1.0 }, logarithmic: false }
     }
 
-    /// Whole powers of ten around `values`, all above zero.
+    /// Powers of ten around positive `values`.
     pub(in crate::report) fn decades(values: impl Iterator<Item = f64> + Clone) -> Self {
         let (least, most) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max));
         let (from, to) = if most > 0.0 { (least.log10().floor(), most.log10().ceil()) } else { (0.0, 1.0) };
         Self { from: 10f64.powf(from), to: 10f64.powf(to.max(from + 1.0)), logarithmic: true }
     }
 
-    /// Where `value` lies, 0 to 1.
+    /// Position of `value`, 0 to 1.
     pub(in crate::report) fn share(&self, value: f64) -> f64 {
         let share = if self.logarithmic {
             (value / self.from).ln() / (self.to / self.from).ln()
@@ -60,7 +60,7 @@ impl Scale {
     }
 }
 
-/// A plot's frame: where its axes lie and what they mean.
+/// Frame of a plot with its axes and labels.
 pub(in crate::report) struct Frame {
     pub width: f64,
     pub height: f64,
@@ -76,17 +76,17 @@ const TOP: f64 = 12.0;
 const BOTTOM: f64 = 42.0;
 
 impl Frame {
-    /// Where a value of the first axis lies.
+    /// Position of a value on the x axis.
     pub(in crate::report) fn at_x(&self, value: f64) -> f64 {
         LEFT + self.x.share(value) * (self.width - LEFT - RIGHT)
     }
 
-    /// Where a value of the second axis lies.
+    /// Position of a value on the y axis.
     pub(in crate::report) fn at_y(&self, value: f64) -> f64 {
         self.height - BOTTOM - self.y.share(value) * (self.height - TOP - BOTTOM)
     }
 
-    /// The plot: axes, then `within`. `title` and `described` are read to those who do not see it.
+    /// The plot: axes, then `within`. `title` and `described` are for screen readers.
     pub(in crate::report) fn svg(&self, title: &str, described: &str, within: &str) -> String {
         let (width, height) = (self.width, self.height);
         let (right, bottom) = (width - RIGHT, height - BOTTOM);

@@ -1,8 +1,8 @@
-//! Columns that line up. Owns widths and padding; must not know what stands in a table.
+//! Text tables with aligned columns. Owns widths and padding; must not know the content. Not `comfy-table`: columns are dropped by priority to fit the width.
 
 use std::fmt::Write;
 
-/// How a cell is coloured, where colours are wanted.
+/// Colour of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
@@ -35,31 +35,31 @@ impl Tone {
     }
 }
 
-/// What stands in one place.
+/// An entry of a table.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct TableEntry {
     pub text: String,
     pub tone: Tone,
 }
 
-impl From<String> for Entry {
+impl From<String> for TableEntry {
     fn from(text: String) -> Self {
         Self { text, tone: Tone::Plain }
     }
 }
 
-impl From<&str> for Entry {
+impl From<&str> for TableEntry {
     fn from(text: &str) -> Self {
         text.to_owned().into()
     }
 }
 
-/// One column: what is first named stands to the left, all others to the right.
+/// A column; the first is left-aligned, all others right-aligned.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Column {
     pub heading: String,
-    pub entries: Vec<Entry>,
-    /// The columns that go first where the width does not suffice have the greatest number; 0 stays.
+    pub entries: Vec<TableEntry>,
+    /// Priority of being dropped if the width is too small: the greatest first, 0 never.
     pub dispensable: u8,
 }
 
@@ -71,7 +71,7 @@ impl Column {
 
 const GAP: &str = "  ";
 
-/// The columns side by side, as many as fit into `width`.
+/// Lays out as many columns as fit into `width`.
 pub(super) fn lay_out(mut columns: Vec<Column>, width: usize, colour: bool) -> String {
     while columns.iter().map(|column| column.width() + GAP.len()).sum::<usize>() > width + GAP.len() {
         let most = columns.iter().map(|column| column.dispensable).max().filter(|most| *most > 0);
@@ -79,13 +79,13 @@ pub(super) fn lay_out(mut columns: Vec<Column>, width: usize, colour: bool) -> S
         columns.remove(place);
     }
     let rows = columns.iter().map(|column| column.entries.len()).max().unwrap_or(0);
-    let heads: Vec<Entry> = columns.iter().map(|column| Entry { text: column.heading.clone(), tone: Tone::Strong }).collect();
+    let heads: Vec<TableEntry> = columns.iter().map(|column| TableEntry { text: column.heading.clone(), tone: Tone::Strong }).collect();
     let body = (0..rows).map(|row| columns.iter().map(|column| column.entries[row].clone()).collect());
     let widths: Vec<usize> = columns.iter().map(Column::width).collect();
     std::iter::once(heads).chain(body).map(|row| line(&row, &widths, colour)).collect()
 }
 
-fn line(row: &[Entry], widths: &[usize], colour: bool) -> String {
+fn line(row: &[TableEntry], widths: &[usize], colour: bool) -> String {
     let mut line = String::new();
     for (index, (entry, width)) in row.iter().zip(widths).enumerate() {
         let padding = " ".repeat(width - entry.text.chars().count());
@@ -96,7 +96,7 @@ fn line(row: &[Entry], widths: &[usize], colour: bool) -> String {
     format!("{}\n", line.trim_end())
 }
 
-/// `text` without characters that move a terminal's cursor or change its colours, and no longer than `most` characters.
+/// `text` without control sequences, at most `most` characters long.
 pub(super) fn clean(text: &str, most: usize) -> String {
     let count = text.chars().count();
     let kept = if count > most { most.saturating_sub(1) } else { count };
@@ -104,7 +104,7 @@ pub(super) fn clean(text: &str, most: usize) -> String {
     text.chars().take(kept).map(safe).chain((count > most).then_some('~')).collect()
 }
 
-/// Characters that turn the direction of writing or have no width.
+/// Characters that change the direction of writing or have no width.
 fn is_invisible(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
@@ -134,17 +134,17 @@ mod tests {
     use super::*;
 
     fn column(heading: &str, entries: &[&str], dispensable: u8) -> Column {
-        Column { heading: heading.into(), entries: entries.iter().map(|text| Entry::from(*text)).collect(), dispensable }
+        Column { heading: heading.into(), entries: entries.iter().map(|text| TableEntry::from(*text)).collect(), dispensable }
     }
 
     #[test]
-    fn the_first_column_stands_left_and_the_others_right() {
+    fn the_first_column_is_left_aligned() {
         let found = lay_out(vec![column("who", &["a", "bcde"], 0), column("n", &["1", "234"], 0)], 80, false);
         assert_eq!(found, "who     n\na       1\nbcde  234\n");
     }
 
     #[test]
-    fn what_is_dispensable_goes_first() {
+    fn dispensable_columns_are_dropped_first() {
         let columns = vec![column("who", &["a"], 0), column("much", &["1"], 1), column("more", &["2"], 2)];
         assert_eq!(lay_out(columns.clone(), 10, false), "who  much\na       1\n");
         assert_eq!(lay_out(columns, 3, false), "who\na\n");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_steer_the_terminal() {
+    fn names_cannot_control_the_terminal() {
         assert_eq!(clean("a\x1b[31mb\u{202e}c\n", 40), "a?[31mb?c?");
         assert_eq!(clean("abcdef", 4), "abc~");
     }

@@ -1,26 +1,26 @@
-//! The table on a terminal. Owns what stands in its columns; must not ask what kind of terminal it is.
+//! The report for a terminal. Owns its columns; must not query the terminal.
 
 use super::number::{NOTHING, range, short, shown, tenths};
-use super::table::{Column, Entry, Tone, clean, lay_out, wrapped};
-use super::words::{self, headline};
+use super::sentences::{self, headline};
+use super::table::{Column, TableEntry, Tone, clean, lay_out, wrapped};
 use crate::results::{Measure, Results, Variant};
-use crate::statistics::{Line, Part, Scope, Summary, Verdict};
+use crate::statistics::{ComparisonVerdict, Scope, Summary, SummaryLine, SummaryPart};
 
 /// Whether a part is of one kind.
 type Like = fn(&Scope) -> bool;
 
-/// Longest name of a competitor or a part that is shown in full.
+/// Longest name of a competitor that is shown in full, and of a part.
 const NAME: usize = 22;
 const PART: usize = 14;
-/// Below this no table is of use.
+/// Least width of a table.
 const LEAST_WIDTH: usize = 40;
 
-/// The findings as a table of at most `width` columns, where that is possible (from 80): a line a competitor over all cells, what it says in words, then violations
-/// and cost by perturbation and by workload. Colours are ECMA-48 sequences, and only there where `colour` says so.
+/// The report in at most `width` columns, if possible (from 80): a table over all cells, the findings, then violations and cost by perturbation and by workload.
+/// Colours are ECMA-48 sequences, only if `colour`.
 #[must_use]
 pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool) -> String {
     let width = width.max(LEAST_WIDTH);
-    let mut out = wrapped(&clean(&words::what(results), usize::MAX), width);
+    let mut out = wrapped(&clean(&sentences::what(results), usize::MAX), width);
     out.push('\n');
     if let Some(overall) = summary.overall() {
         out.push_str(&lay_out(overall_columns(results, summary, overall), width, colour));
@@ -36,7 +36,7 @@ pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool
     ];
     let price = Price::of(results, summary);
     for (title, like) in kinds {
-        let parts: Vec<&Part> = summary.parts_like(like).collect();
+        let parts: Vec<&SummaryPart> = summary.parts_like(like).collect();
         if !parts.is_empty() {
             let legend = format!("{title}: violations % / cost {}; + better, - worse, = tie", price.unit);
             out.push('\n');
@@ -45,11 +45,11 @@ pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool
         }
     }
     out.push('\n');
-    out.push_str(&wrapped(&clean(&words::method(results, summary), usize::MAX), width));
+    out.push_str(&wrapped(&clean(&sentences::method(results, summary), usize::MAX), width));
     out
 }
 
-/// Over how many hours costs are shown: a thousand where that saves everyone leading zeros.
+/// Unit of costs: an hour, or a thousand hours if costs are small.
 struct Price {
     hours: f64,
     unit: String,
@@ -65,7 +65,7 @@ impl Price {
         }
     }
 
-    fn bracketed(&self, line: &Line) -> String {
+    fn bracketed(&self, line: &SummaryLine) -> String {
         let shown = |value: f64| short(value * self.hours);
         let found = line.measures.get(&Measure::CostPerHour);
         found.map_or_else(
@@ -75,14 +75,15 @@ impl Price {
     }
 }
 
-fn overall_columns(results: &Results, summary: &Summary, part: &Part) -> Vec<Column> {
-    let column = |heading: String, dispensable: u8, of: &dyn Fn(&Line) -> Entry| Column {
+fn overall_columns(results: &Results, summary: &Summary, part: &SummaryPart) -> Vec<Column> {
+    let column = |heading: String, dispensable: u8, of: &dyn Fn(&SummaryLine) -> TableEntry| Column {
         heading,
         entries: part.lines.iter().map(of).collect(),
         dispensable,
     };
-    let centre = |line: &Line, measure| line.measures.get(&measure).map_or_else(|| NOTHING.into(), |estimate| shown(measure, estimate.iqm));
-    let bracketed = |line: &Line, measure| {
+    let centre =
+        |line: &SummaryLine, measure| line.measures.get(&measure).map_or_else(|| NOTHING.into(), |estimate| shown(measure, estimate.iqm));
+    let bracketed = |line: &SummaryLine, measure| {
         let found = line.measures.get(&measure);
         found.map_or_else(
             || NOTHING.into(),
@@ -93,18 +94,18 @@ fn overall_columns(results: &Results, summary: &Summary, part: &Part) -> Vec<Col
     let cost = format!("cost {}", price.unit);
     vec![
         column("competitor".into(), 0, &|line| name(results, summary, line)),
-        column("violations %".into(), 0, &|line| Entry::from(bracketed(line, Measure::ViolatedShare))),
-        column("sev %".into(), 3, &|line| Entry::from(centre(line, Measure::Severity))),
-        column("p95 ms".into(), 1, &|line| Entry::from(centre(line, Measure::P95Ms))),
+        column("violations %".into(), 0, &|line| TableEntry::from(bracketed(line, Measure::ViolatedShare))),
+        column("sev %".into(), 3, &|line| TableEntry::from(centre(line, Measure::Severity))),
+        column("p95 ms".into(), 1, &|line| TableEntry::from(centre(line, Measure::P95Ms))),
         column(cost, 0, &|line| price.bracketed(line).into()),
-        column("cold".into(), 5, &|line| Entry::from(centre(line, Measure::ColdStarts))),
-        column("act/h".into(), 4, &|line| Entry::from(centre(line, Measure::ActionsPerHour))),
+        column("cold".into(), 5, &|line| TableEntry::from(centre(line, Measure::ColdStarts))),
+        column("act/h".into(), 4, &|line| TableEntry::from(centre(line, Measure::ActionsPerHour))),
         column("gap %".into(), 2, &|line| line.gap_closed.map_or_else(|| NOTHING.into(), |share| tenths(share.value * 100.0)).into()),
         column("result".into(), 0, &|line| verdict(results, summary, line)),
     ]
 }
 
-fn name(results: &Results, summary: &Summary, line: &Line) -> Entry {
+fn name(results: &Results, summary: &Summary, line: &SummaryLine) -> TableEntry {
     let competitor = &results.competitors[line.competitor];
     let tone = if summary.reference == Some(line.competitor) {
         Tone::Strong
@@ -113,28 +114,28 @@ fn name(results: &Results, summary: &Summary, line: &Line) -> Entry {
     } else {
         Tone::Plain
     };
-    Entry { text: clean(&competitor.label(), NAME), tone }
+    TableEntry { text: clean(&competitor.label(), NAME), tone }
 }
 
-fn verdict(results: &Results, summary: &Summary, line: &Line) -> Entry {
-    let text = match words::verdict(results, summary, line) {
+fn verdict(results: &Results, summary: &Summary, line: &SummaryLine) -> TableEntry {
+    let text = match sentences::verdict(results, summary, line) {
         "reference" => "(ref.)",
         "bound" => "bound",
         other => other,
     };
-    Entry { text: text.into(), tone: line.against.map_or(Tone::Faint, |against| tone(against.judged.verdict)) }
+    TableEntry { text: text.into(), tone: line.against.map_or(Tone::Faint, |against| tone(against.judged.verdict)) }
 }
 
-fn tone(verdict: Verdict) -> Tone {
+fn tone(verdict: ComparisonVerdict) -> Tone {
     match verdict {
-        Verdict::Better => Tone::Good,
-        Verdict::Worse => Tone::Bad,
-        Verdict::Tie => Tone::Even,
+        ComparisonVerdict::Better => Tone::Good,
+        ComparisonVerdict::Worse => Tone::Bad,
+        ComparisonVerdict::Tie => Tone::Even,
     }
 }
 
-/// Violations and cost of everyone in each part, in as many blocks as the width needs.
-fn matrix(results: &Results, parts: &[&Part], price: &Price, width: usize, colour: bool) -> String {
+/// Violations and cost of all competitors in each part, in as many blocks as the width requires.
+fn matrix(results: &Results, parts: &[&SummaryPart], price: &Price, width: usize, colour: bool) -> String {
     let names = Column {
         heading: "competitor".into(),
         entries: results.competitors.iter().map(|competitor| clean(&competitor.label(), NAME).into()).collect(),
@@ -152,19 +153,19 @@ fn matrix(results: &Results, parts: &[&Part], price: &Price, width: usize, colou
     blocks.collect::<Vec<_>>().join("\n")
 }
 
-fn part_column(part: &Part, price: &Price) -> Column {
-    let entry = |line: &Line| {
+fn part_column(part: &SummaryPart, price: &Price) -> Column {
+    let entry = |line: &SummaryLine| {
         let (Some(violated), Some(cost)) = (line.measures.get(&Measure::ViolatedShare), line.measures.get(&Measure::CostPerHour)) else {
-            return Entry::from(NOTHING);
+            return TableEntry::from(NOTHING);
         };
         let mark = match line.against.map(|against| against.judged.verdict) {
-            Some(Verdict::Better) => '+',
-            Some(Verdict::Worse) => '-',
-            Some(Verdict::Tie) => '=',
+            Some(ComparisonVerdict::Better) => '+',
+            Some(ComparisonVerdict::Worse) => '-',
+            Some(ComparisonVerdict::Tie) => '=',
             None => ' ',
         };
         let text = format!("{}/{} {mark}", shown(Measure::ViolatedShare, violated.iqm), short(cost.iqm * price.hours));
-        Entry { text, tone: line.against.map_or(Tone::Plain, |against| tone(against.judged.verdict)) }
+        TableEntry { text, tone: line.against.map_or(Tone::Plain, |against| tone(against.judged.verdict)) }
     };
     Column { heading: clean(part.scope.name(), PART), entries: part.lines.iter().map(entry).collect(), dispensable: 0 }
 }

@@ -1,4 +1,4 @@
-//! What is measured of a run. Owns names, units and which way is better.
+//! Measures of a run. Owns names, units and the better direction.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,58 +7,58 @@ use serde::{Deserialize, Serialize};
 
 use super::rounded;
 
-/// One measure of a run, taken from what really happened in its world, over its measured part.
+/// A measure of a run, from its true totals over the measured part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
     /// Requests that arrived.
     Requests,
-    /// Share of the answers that were late (above the objective's bound) or failures, 0 to 1.
+    /// Share of the ended requests that were late (above the objective's bound) or failed, 0 to 1.
     LateShare,
-    /// Share of the judged intervals in which the objective was violated, 0 to 1.
+    /// Share of the counted intervals in which the objective was violated, 0 to 1.
     ViolatedShare,
-    /// Mean over the judged intervals of the reward's V, 0 to 1: how badly the objective was violated.
+    /// Severity: mean of the reward's V over the counted intervals, 0 to 1.
     Severity,
-    /// Median latency, milliseconds; a failure counts as the time that the gateway waits.
+    /// Median latency, milliseconds; a failure counts as the gateway's timeout.
     P50Ms,
     /// 95th percentile, likewise.
     P95Ms,
     /// 99th percentile, likewise.
     P99Ms,
-    /// Requests answered well over requests that arrived, 0 to 1.
+    /// Successful requests over requests that arrived, 0 to 1.
     CompletedShare,
-    /// CPU limits of the replicas that there were times how long, core-seconds.
+    /// Integral of the CPU limits of all replicas, core-seconds.
     CoreSeconds,
-    /// Memory limits of the replicas that there were times how long, GiB-seconds.
+    /// Integral of the memory limits of all replicas, GiB-seconds.
     GibSeconds,
-    /// What they cost an hour, in the suite's currency.
+    /// Cost of both an hour, in the suite's currency.
     CostPerHour,
-    /// That over the cost of the largest allocation that the bounds allow, 0 to 1.
+    /// Cost over that of the largest allocation within the bounds, 0 to 1.
     CostShare,
     /// Changes of the allocation an hour.
     ActionsPerHour,
-    /// Those of them that went the other way than the one before, soon after it, an hour.
+    /// Changes an hour that reversed a recent one.
     ReversalsPerHour,
-    /// Replicas that were started.
+    /// Started replicas.
     Starts,
-    /// Times that a request found no replica at all and started one.
+    /// Requests that found no replica and started one.
     ColdStarts,
-    /// Replicas that were killed for memory or crashed.
+    /// Out-of-memory kills and crashes.
     Kills,
-    /// Mean seconds from a disturbance (a step of the load, a lost node) until the objective holds again.
+    /// Mean time from a disturbance (a step of the load, a lost node) until the objective holds again, seconds.
     RecoverS,
-    /// The score: violations times their weight plus cost times its weight, as the reward has them; 0 is best.
+    /// The score: weighted sum of severity and relative cost, with the reward's weights; 0 is best.
     Loss,
 }
 
-/// Which way is better.
+/// The better direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
-    /// Less of it.
+    /// Less is better.
     Lower,
-    /// More of it.
+    /// More is better.
     Higher,
-    /// It tells nothing of a policy's worth.
+    /// Neither: not a quality of a policy.
     Neither,
 }
 
@@ -86,7 +86,7 @@ impl Measure {
         Self::Loss,
     ];
 
-    /// As it stands in `results.json` and in tables for programs.
+    /// Name in `results.json` and CSV.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -112,33 +112,33 @@ impl Measure {
         }
     }
 
-    /// What it is, for a reader.
+    /// Description for a reader.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Requests => "requests that arrived",
-            Self::LateShare => "share of the answers that were late or failures",
+            Self::LateShare => "share of the requests that were late or failed",
             Self::ViolatedShare => "share of the intervals in which the objective was violated",
             Self::Severity => "mean of 1 - completion x min(1, bound / percentile) over the intervals",
             Self::P50Ms => "median latency, failures counted as the gateway's timeout",
             Self::P95Ms => "95th percentile of latency, likewise",
             Self::P99Ms => "99th percentile of latency, likewise",
-            Self::CompletedShare => "requests answered well over requests that arrived",
-            Self::CoreSeconds => "CPU limits times how long they were held",
-            Self::GibSeconds => "memory limits times how long they were held",
-            Self::CostPerHour => "what both cost an hour",
-            Self::CostShare => "cost over that of the largest allocation allowed",
+            Self::CompletedShare => "successful requests over requests that arrived",
+            Self::CoreSeconds => "integral of the CPU limits",
+            Self::GibSeconds => "integral of the memory limits",
+            Self::CostPerHour => "cost of CPU and memory an hour",
+            Self::CostShare => "cost over that of the largest allowed allocation",
             Self::ActionsPerHour => "changes of the allocation an hour",
-            Self::ReversalsPerHour => "changes an hour that undid the one before",
+            Self::ReversalsPerHour => "changes an hour that reversed a recent one",
             Self::Starts => "replicas started",
-            Self::ColdStarts => "times that a request found no replica and started one",
-            Self::Kills => "replicas killed for memory or crashed",
+            Self::ColdStarts => "requests that found no replica and started one",
+            Self::Kills => "out-of-memory kills and crashes",
             Self::RecoverS => "mean time from a disturbance until the objective holds again",
             Self::Loss => "violation weight x severity + cost weight x cost share",
         }
     }
 
-    /// Its unit for a reader; empty for shares and counts.
+    /// Unit; empty for shares and counts.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
@@ -151,13 +151,13 @@ impl Measure {
         }
     }
 
-    /// Whether it is a share of one, which tables show in percent.
+    /// Whether it is a share, shown in percent.
     #[must_use]
     pub fn is_share(self) -> bool {
         matches!(self, Self::LateShare | Self::ViolatedShare | Self::Severity | Self::CompletedShare | Self::CostShare)
     }
 
-    /// Which way is better.
+    /// The better direction.
     #[must_use]
     pub fn better(self) -> Better {
         match self {
@@ -167,7 +167,7 @@ impl Measure {
         }
     }
 
-    /// Its place in [`Measure::ALL`].
+    /// Index in [`Measure::ALL`].
     fn place(self) -> usize {
         self as usize
     }
@@ -179,13 +179,13 @@ impl fmt::Display for Measure {
     }
 }
 
-/// The measures of one run; what could not be measured is absent.
+/// Measures of one run; `None` if not measurable.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(from = "[Option<f64>; Measure::ALL.len()]", into = "[Option<f64>; Measure::ALL.len()]")]
 pub struct Measures([Option<f64>; Measure::ALL.len()]);
 
 impl From<[Option<f64>; Measure::ALL.len()]> for Measures {
-    /// Rounds again: a reader of JSON may miss the number that was written by the last bit.
+    /// Rounds again, since reading JSON may change the last bit.
     fn from(values: [Option<f64>; Measure::ALL.len()]) -> Self {
         Self(values.map(|value| value.map(rounded)))
     }
@@ -204,12 +204,12 @@ impl Measures {
         self.0[measure.place()]
     }
 
-    /// Notes one measure, as precisely as results are written, so that a run read from a journal is the run that was written.
+    /// Sets a measure with the precision of the results, so that a run read from a journal equals the one written.
     pub fn set(&mut self, measure: Measure, value: Option<f64>) {
         self.0[measure.place()] = value.filter(|value| value.is_finite()).map(rounded);
     }
 
-    /// The columns of `runs`: for each measure its value in each of them, in their order.
+    /// Columns: the values of each measure over `runs`, in order.
     #[must_use]
     pub fn columns<'a>(runs: impl Iterator<Item = &'a Measures> + Clone) -> BTreeMap<Measure, Vec<Option<f64>>> {
         Measure::ALL.into_iter().map(|measure| (measure, runs.clone().map(|run| run.get(measure)).collect())).collect()
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_that_are_written() {
+    fn names_match_the_serialized_form() {
         for measure in Measure::ALL {
             assert_eq!(serde_json::to_value(measure).expect("writes"), measure.name());
             assert_eq!(Measure::ALL[measure.place()], measure);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_read_as_it_is_written() {
+    fn a_run_survives_a_round_trip() {
         let mut run = Measures::default();
         run.set(Measure::P99Ms, Some(1.0 / 3.0));
         run.set(Measure::Loss, Some(f64::NAN));

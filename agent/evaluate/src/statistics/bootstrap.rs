@@ -1,8 +1,8 @@
-//! Intervals by resampling. Owns the stratified percentile bootstrap; must not know what strata stand for.
+//! The stratified percentile bootstrap. Owns resampling; must not know the meaning of strata.
 //!
-//! A stratum is a cell: the runs of a cell are drawn again from the runs of that cell, so every resample holds as many of each as were run. An interval is the
-//! middle of the resampled statistics, by percentile (Efron 1979). Chance comes from a seed and the name of what is estimated: who else competes, or in which
-//! order estimates are made, changes no interval.
+//! A stratum is a cell: the runs of a cell are resampled from the runs of that cell, so every resample has the same number of each. An interval is the middle of the
+//! resampled statistics, by percentile (Efron 1979). Random numbers depend on a seed and the name of the estimate, so neither other competitors nor the order of
+//! estimates change an interval.
 
 use qscale_common::hash::fnv1a;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::sample::{Sample, quantile, weighted_middle};
 use crate::results::rounded;
 
-/// From where to where.
+/// An interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "(f64, f64)", into = "(f64, f64)")]
 pub struct Interval {
@@ -34,36 +34,36 @@ impl From<Interval> for (f64, f64) {
     }
 }
 
-/// The centre of runs, and how sure it is.
+/// Centres of runs with intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// Runs that it is taken from.
+    /// Number of runs.
     pub runs: usize,
     /// Interquartile mean.
     pub iqm: f64,
     /// Its interval.
     pub iqm_interval: Interval,
-    /// Arithmetic mean: an interquartile mean forgets the worst quarter, this does not.
+    /// Arithmetic mean, which includes the worst quarter of the runs.
     pub mean: f64,
     /// Its interval.
     pub mean_interval: Interval,
 }
 
-/// How to resample.
+/// Settings of the bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bootstrap {
-    /// How many resamples are drawn.
+    /// Number of resamples.
     pub resamples: u32,
-    /// Share of them that an interval holds, between 0 and 1.
+    /// Share of the resamples within an interval, between 0 and 1.
     pub confidence: f64,
-    /// Where chance begins.
+    /// Seed.
     pub seed: u64,
 }
 
 impl Bootstrap {
-    /// Centre of all values of all strata, with intervals. `name` says what is estimated and starts the chance.
+    /// Centres of all values of all strata, with intervals. `name` identifies the estimate and is part of the seed.
     ///
-    /// `None` where there is no stratum.
+    /// `None` without strata.
     #[must_use]
     pub fn estimate(&self, strata: &[Sample], name: &str) -> Option<Estimate> {
         let pool = Pool::new(strata)?;
@@ -86,8 +86,8 @@ impl Bootstrap {
         })
     }
 
-    /// Sum of the first over sum of the second of all pairs, with its interval. `None` where there is no pair, or where the sum of the second is not above zero
-    /// in the pairs themselves or in any resample, so that the ratio has no meaning.
+    /// Ratio of the sums of first and second elements of all pairs, with its interval. `None` without pairs, or if the sum of the second is not positive in the pairs
+    /// or in any resample, so that the ratio is meaningless.
     #[must_use]
     pub fn ratio(&self, strata: &[Vec<(f64, f64)>], name: &str) -> Option<(f64, Interval)> {
         let sum = |(first, second): (f64, f64), pair: &(f64, f64)| (first + pair.0, second + pair.1);
@@ -103,7 +103,7 @@ impl Bootstrap {
         Some((rounded(centre), self.interval(ratios, centre)))
     }
 
-    /// The middle of `found`; the centre itself where nothing was resampled.
+    /// The interval of `found`; the centre if there are no resamples.
     fn interval(&self, mut found: Vec<f64>, centre: f64) -> Interval {
         if found.is_empty() {
             return Interval { low: rounded(centre), high: rounded(centre) };
@@ -118,18 +118,18 @@ impl Bootstrap {
     }
 }
 
-/// A number below `end`. It favours some numbers by `end` in 2^32, which no resample shows.
+/// A number below `end`, with a bias of `end` in 2^32, which is negligible.
 fn below(draws: &mut Xoshiro256PlusPlus, end: usize) -> usize {
     ((u64::from(draws.next_u32()) * end as u64) >> 32) as usize
 }
 
-/// All values, each known by its rank: a resample is then how often each rank occurs, and needs no sorting.
+/// All values by rank: a resample is the count of each rank, and needs no sorting.
 struct Pool {
     /// Distinct values, rising.
     values: Vec<f64>,
     /// For each stratum the ranks of its values.
     ranks: Vec<Vec<u32>>,
-    /// How many values there are.
+    /// Number of values.
     total: usize,
 }
 

@@ -1,14 +1,14 @@
-//! A competitor against a reference. Owns pairs, tests and the rule of a verdict; must not choose who is compared.
+//! Comparison of a competitor with a reference. Owns pairs, tests and the rule of the verdict; must not choose the reference.
 //!
-//! Under one seed both met the same arrivals, so runs are compared in pairs of the same cell and seed. Intervals resample the pairs of each cell. Tests take one
-//! difference a seed, its mean over the cells: the cells of a seed share their arrivals and are no independent evidence.
+//! With one seed both have equal arrivals, so runs are compared in pairs of the same cell and seed. Intervals resample the pairs of each cell. Tests use one
+//! difference a seed, the mean over the cells, since the cells of a seed share their arrivals and are not independent.
 //!
-//! **A win is: cheaper at equal or fewer violations, the interval excluding zero.** Spelt out:
-//! - *cheaper*: the interval of the paired differences of cost lies below zero, both that of the interquartile mean and that of the mean;
-//! - *equal or fewer*: the same two intervals of the violations end at most a registered margin above zero. The mean has its say because violations live in the
-//!   worst quarter, which an interquartile mean forgets.
+//! **Better means cheaper at equal or fewer violations, with intervals that exclude zero.** In detail:
+//! - *cheaper*: the intervals of the paired cost differences are below zero, for the interquartile mean and for the mean;
+//! - *equal or fewer*: the same two intervals of the violations end at most a registered margin above zero. The mean is included because most violations are in
+//!   the worst quarter, which an interquartile mean ignores.
 //!
-//! *Worse* is the same the other way about: the reference wins. All else is a tie, and called one, whatever its parts say.
+//! *Worse* means that the reference is better. Everything else is a tie.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,20 +16,20 @@ use super::bootstrap::{Bootstrap, Estimate, Interval};
 use super::{Sample, StatisticsError, sign_flip, wilcoxon};
 use crate::results::rounded;
 
-/// How a competitor fares against a reference.
+/// Verdict on a competitor against a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ComparisonVerdict {
     /// Cheaper at equal or fewer violations.
     Better,
-    /// The reference is.
+    /// The reference is better.
     Worse,
-    /// Neither is.
+    /// Neither is better.
     Tie,
 }
 
-impl Verdict {
-    /// In a word.
+impl ComparisonVerdict {
+    /// Word in reports.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -40,59 +40,63 @@ impl Verdict {
     }
 }
 
-/// Where a difference lies.
+/// Sign of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Direction {
+pub enum DifferenceSign {
     /// Below zero.
     Less,
-    /// Not known to be either.
+    /// Not significant.
     Same,
     /// Above zero.
     More,
 }
 
-/// A verdict and what it rests on.
+/// A verdict with its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Judged {
+pub struct Finding {
     /// The verdict.
-    pub verdict: Verdict,
-    /// Cost beside the reference's.
-    pub cost: Direction,
-    /// Violations beside the reference's.
-    pub violations: Direction,
+    pub verdict: ComparisonVerdict,
+    /// Cost relative to the reference.
+    pub cost: DifferenceSign,
+    /// Violations relative to the reference.
+    pub violations: DifferenceSign,
 }
 
-impl Judged {
+impl Finding {
     /// The verdict on differences (competitor less reference) of cost and of violations.
     #[must_use]
     pub fn of(cost: &Estimate, violations: &Estimate, margin: f64) -> Self {
         let ends = |estimate: &Estimate| (lowest(estimate), highest(estimate));
-        let judged = Self { verdict: Verdict::Tie, cost: Direction::of_cost(cost), violations: Direction::of_violations(violations) };
+        let judged = Self {
+            verdict: ComparisonVerdict::Tie,
+            cost: DifferenceSign::of_cost(cost),
+            violations: DifferenceSign::of_violations(violations),
+        };
         let verdict = match (judged.cost, ends(violations)) {
-            (Direction::Less, (_, high)) if high <= margin => Verdict::Better,
-            (Direction::More, (low, _)) if low >= -margin => Verdict::Worse,
-            _ => Verdict::Tie,
+            (DifferenceSign::Less, (_, high)) if high <= margin => ComparisonVerdict::Better,
+            (DifferenceSign::More, (low, _)) if low >= -margin => ComparisonVerdict::Worse,
+            _ => ComparisonVerdict::Tie,
         };
         Self { verdict, ..judged }
     }
 
-    /// What cost and violations say, for a reader.
+    /// Cost and violations in words.
     #[must_use]
     pub fn reading(self) -> &'static str {
-        use Direction::{Less, More, Same};
+        use DifferenceSign::{Less, More, Same};
         match (self.cost, self.violations) {
-            (Less, Same) if self.verdict == Verdict::Tie => "cheaper, violations unsure",
-            (More, Same) if self.verdict == Verdict::Tie => "dearer, violations unsure",
+            (Less, Same) if self.verdict == ComparisonVerdict::Tie => "cheaper, violations unclear",
+            (More, Same) if self.verdict == ComparisonVerdict::Tie => "more expensive, violations unclear",
             (Less, Less) => "cheaper, fewer violations",
-            (Less, Same) => "cheaper, violations alike",
+            (Less, Same) => "cheaper, equal violations",
             (Less, More) => "cheaper, more violations",
-            (Same, Less) => "cost alike, fewer violations",
-            (Same, Same) => "cost and violations alike",
-            (Same, More) => "cost alike, more violations",
-            (More, Less) => "dearer, fewer violations",
-            (More, Same) => "dearer, violations alike",
-            (More, More) => "dearer, more violations",
+            (Same, Less) => "equal cost, fewer violations",
+            (Same, Same) => "equal cost and violations",
+            (Same, More) => "equal cost, more violations",
+            (More, Less) => "more expensive, fewer violations",
+            (More, Same) => "more expensive, equal violations",
+            (More, More) => "more expensive, more violations",
         }
     }
 }
@@ -105,8 +109,8 @@ fn highest(estimate: &Estimate) -> f64 {
     f64::max(estimate.iqm_interval.high, estimate.mean_interval.high)
 }
 
-impl Direction {
-    /// Both centres have to agree.
+impl DifferenceSign {
+    /// Both centres must agree.
     fn of_cost(estimate: &Estimate) -> Self {
         match (lowest(estimate), highest(estimate)) {
             (_, high) if high < 0.0 => Self::Less,
@@ -115,7 +119,7 @@ impl Direction {
         }
     }
 
-    /// One centre is enough: many cells have no violation at all, and some have many.
+    /// One centre is enough, since many cells have no violations and some have many.
     fn of_violations(estimate: &Estimate) -> Self {
         let intervals = [estimate.iqm_interval, estimate.mean_interval];
         let (more, less) = (intervals.iter().any(|interval| interval.low > 0.0), intervals.iter().any(|interval| interval.high < 0.0));
@@ -130,9 +134,9 @@ impl Direction {
 /// Paired differences of one measure, competitor less reference.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
-    /// The differences, one a cell and seed.
+    /// Differences, one for each cell and seed.
     pub difference: Estimate,
-    /// How many differences were tested, one a seed.
+    /// Number of tested differences, one for each seed.
     pub tested: usize,
     /// Two-sided p of the sign-flip test.
     pub sign_flip_p: f64,
@@ -144,14 +148,14 @@ pub struct Paired {
     pub wilcoxon_holm: f64,
 }
 
-/// Differences of one measure over cells and seeds: `cells[cell][seed]`, `None` where one of both was not measured. All cells are equally long.
+/// Differences of one measure by cell and seed: `cells[cell][seed]`, `None` if one of both is missing. All cells have equal length.
 pub type Differences = Vec<Vec<Option<f64>>>;
 
 impl Paired {
-    /// Intervals and tests of `differences`, corrected p-values still those of the tests. `None` where there is none.
+    /// Intervals and tests of `differences`, with p-values not yet corrected. `None` without differences.
     ///
     /// # Errors
-    /// A difference that is not a number.
+    /// A difference that is not finite.
     pub fn of(bootstrap: &Bootstrap, differences: &Differences, name: &str) -> Result<Option<Self>, StatisticsError> {
         let strata = strata(differences.iter().map(|cell| cell.iter().flatten().copied()))?;
         let Some(difference) = bootstrap.estimate(&strata, name) else { return Ok(None) };
@@ -164,7 +168,7 @@ impl Paired {
     }
 }
 
-/// One sample for each cell that has any value.
+/// A sample for each non-empty cell.
 pub(super) fn strata(cells: impl Iterator<Item = impl Iterator<Item = f64>>) -> Result<Vec<Sample>, StatisticsError> {
     let cells = cells.map(Iterator::collect::<Vec<_>>);
     cells.filter(|cell| !cell.is_empty()).map(Sample::try_from).collect()
@@ -175,28 +179,28 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / f64::from(count))
 }
 
-/// A competitor against a reference in some cells.
+/// A competitor against a reference over some cells.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The verdict and what it rests on.
-    pub judged: Judged,
+    /// Verdict with its components.
+    pub judged: Finding,
     /// Cost an hour.
     pub cost: Paired,
     /// Share of intervals in violation.
     pub violations: Paired,
     /// The score.
     pub loss: Paired,
-    /// Probability of improvement: share of the pairs in which the competitor's loss is less, ties by half.
+    /// Probability of improvement: share of the pairs in which the competitor's loss is less; ties count half.
     pub improvement: f64,
     /// Its interval.
     pub improvement_interval: Interval,
 }
 
 impl Comparison {
-    /// Compares by the paired differences of cost, violations and loss. `None` where there is no pair.
+    /// Compares by paired differences of cost, violations and loss. `None` without pairs.
     ///
     /// # Errors
-    /// A difference that is not a number.
+    /// A difference that is not finite.
     pub fn of(
         bootstrap: &Bootstrap,
         [cost, violations, loss]: [Differences; 3],
@@ -212,12 +216,12 @@ impl Comparison {
         else {
             return Ok(None);
         };
-        let judged = Judged::of(&cost.difference, &violations.difference, margin);
+        let judged = Finding::of(&cost.difference, &violations.difference, margin);
         let (improvement, improvement_interval) = (improvement.mean, improvement.mean_interval);
         Ok(Some(Self { judged, cost, violations, loss, improvement, improvement_interval }))
     }
 
-    /// The differences that were tested.
+    /// All tested differences.
     pub(super) fn tests_mut(&mut self) -> [&mut Paired; 3] {
         [&mut self.cost, &mut self.violations, &mut self.loss]
     }
@@ -235,46 +239,46 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(cost: (f64, f64), violations: (f64, f64), expected: Verdict) {
+    fn check(cost: (f64, f64), violations: (f64, f64), expected: ComparisonVerdict) {
         let (cost, violations) = (estimate(cost.0, cost.1), estimate(violations.0, violations.1));
-        assert_eq!(Judged::of(&cost, &violations, 0.001).verdict, expected);
+        assert_eq!(Finding::of(&cost, &violations, 0.001).verdict, expected);
         // What wins one way loses the other way.
         let turned = |estimate: &Estimate| self::estimate(-estimate.iqm_interval.high, -estimate.iqm_interval.low);
         let other = match expected {
-            Verdict::Better => Verdict::Worse,
-            Verdict::Worse => Verdict::Better,
-            Verdict::Tie => Verdict::Tie,
+            ComparisonVerdict::Better => ComparisonVerdict::Worse,
+            ComparisonVerdict::Worse => ComparisonVerdict::Better,
+            ComparisonVerdict::Tie => ComparisonVerdict::Tie,
         };
-        assert_eq!(Judged::of(&turned(&cost), &turned(&violations), 0.001).verdict, other);
+        assert_eq!(Finding::of(&turned(&cost), &turned(&violations), 0.001).verdict, other);
     }
 
     #[test]
-    fn a_win_is_cheaper_at_equal_or_fewer_violations() {
-        check((-2.0, -1.0), (0.0, 0.0), Verdict::Better);
-        check((-2.0, -1.0), (-0.3, -0.1), Verdict::Better);
-        check((-2.0, -1.0), (-0.3, 0.001), Verdict::Better);
-        check((1.0, 2.0), (-0.001, 0.3), Verdict::Worse);
+    fn better_is_cheaper_at_equal_or_fewer_violations() {
+        check((-2.0, -1.0), (0.0, 0.0), ComparisonVerdict::Better);
+        check((-2.0, -1.0), (-0.3, -0.1), ComparisonVerdict::Better);
+        check((-2.0, -1.0), (-0.3, 0.001), ComparisonVerdict::Better);
+        check((1.0, 2.0), (-0.001, 0.3), ComparisonVerdict::Worse);
     }
 
     #[test]
     fn all_else_is_a_tie() {
-        check((-2.0, 0.0), (0.0, 0.0), Verdict::Tie);
-        check((-2.0, -1.0), (-0.1, 0.1), Verdict::Tie);
-        check((-2.0, -1.0), (0.1, 0.2), Verdict::Tie);
-        check((-1.0, 1.0), (-0.2, -0.1), Verdict::Tie);
-        check((0.0, 0.0), (0.0, 0.0), Verdict::Tie);
+        check((-2.0, 0.0), (0.0, 0.0), ComparisonVerdict::Tie);
+        check((-2.0, -1.0), (-0.1, 0.1), ComparisonVerdict::Tie);
+        check((-2.0, -1.0), (0.1, 0.2), ComparisonVerdict::Tie);
+        check((-1.0, 1.0), (-0.2, -0.1), ComparisonVerdict::Tie);
+        check((0.0, 0.0), (0.0, 0.0), ComparisonVerdict::Tie);
     }
 
     #[test]
-    fn the_worst_quarter_has_its_say() {
+    fn the_worst_quarter_affects_the_verdict() {
         let mut violations = estimate(0.0, 0.0);
         violations.mean_interval = Interval { low: 0.02, high: 0.05 };
-        let judged = Judged::of(&estimate(-2.0, -1.0), &violations, 0.001);
-        assert_eq!((judged.verdict, judged.reading()), (Verdict::Tie, "cheaper, more violations"));
+        let judged = Finding::of(&estimate(-2.0, -1.0), &violations, 0.001);
+        assert_eq!((judged.verdict, judged.reading()), (ComparisonVerdict::Tie, "cheaper, more violations"));
     }
 
     #[test]
-    fn tests_take_one_difference_a_seed() {
+    fn tests_use_one_difference_for_each_seed() {
         // Ten cells of three seeds: thirty pairs, but three seeds can say no more than 2 / 2^3.
         let differences = vec![vec![Some(-1.0), Some(-1.5), Some(-2.0)]; 10];
         let found = Paired::of(&BOOTSTRAP, &differences, "few").expect("finite").expect("pairs");
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_left_out() {
+    fn missing_values_are_skipped() {
         let differences = vec![vec![Some(-1.0), None], vec![None, None], vec![Some(-3.0), Some(-4.0)]];
         let found = Paired::of(&BOOTSTRAP, &differences, "gaps").expect("finite").expect("pairs");
         assert_eq!((found.difference.runs, found.tested), (3, 2));

@@ -1,24 +1,24 @@
-//! A sample: finite numbers, at least one. Owns what may be computed of; must not know what was measured.
+//! Samples: one or more finite numbers. Owns means and quantiles; must not know the measure.
 
 use thiserror::Error;
 
-/// Numbers of which nothing can be computed.
+/// Why numbers are not a sample.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum StatisticsError {
-    /// There are none.
+    /// Empty.
     #[error("a sample of no values, at least one is needed")]
     Empty,
-    /// One is not a number.
+    /// One is not finite.
     #[error("value {index} of a sample is {value}, must be finite")]
     NotFinite {
-        /// Which, counted from 0.
+        /// Index, from 0.
         index: usize,
-        /// What it is.
+        /// Value.
         value: f64,
     },
 }
 
-/// Finite numbers in the order they were measured, at least one.
+/// One or more finite numbers, in order of measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample(Vec<f64>);
 
@@ -34,13 +34,13 @@ impl TryFrom<Vec<f64>> for Sample {
 }
 
 impl Sample {
-    /// The values in their order.
+    /// Values in order of measurement.
     #[must_use]
     pub fn values(&self) -> &[f64] {
         &self.0
     }
 
-    /// The values, rising.
+    /// Values in rising order.
     #[must_use]
     pub fn sorted(&self) -> Vec<f64> {
         let mut values = self.0.clone();
@@ -54,15 +54,15 @@ impl Sample {
         self.0.iter().sum::<f64>() / self.0.len() as f64
     }
 
-    /// The mean of the middle half (Agarwal et al. 2021). Where a quarter of the values is not a whole number, those at both ends of the half count in part,
-    /// so that exactly half the weight remains; for multiples of four it is the 25 % trimmed mean.
+    /// Mean of the middle half (Agarwal et al. 2021). If a quarter of the values is not an integer, the values at both ends count partially, so that exactly half the
+    /// weight remains; for multiples of four it is the 25 % trimmed mean.
     #[must_use]
     pub fn interquartile_mean(&self) -> f64 {
         weighted_middle(self.sorted().into_iter().map(|value| (value, 1)), self.0.len())
     }
 }
 
-/// The interquartile mean of `total` values that come rising, each with how often it occurs.
+/// Interquartile mean of `total` values, given in rising order with counts.
 pub(super) fn weighted_middle(rising: impl Iterator<Item = (f64, u32)>, total: usize) -> f64 {
     let (from, to) = (total as f64 * 0.25, total as f64 * 0.75);
     let (mut seen, mut sum) = (0.0, 0.0);
@@ -80,11 +80,11 @@ pub(super) fn weighted_middle(rising: impl Iterator<Item = (f64, u32)>, total: u
             break;
         }
     }
-    // Rounding must not carry the mean of equal values beyond them.
+    // Rounding must not move the mean of equal values away from them.
     (sum / (to - from)).clamp(least, most)
 }
 
-/// The value below which `share` (0 to 1) of the rising `values` lie, between neighbours in proportion (type 7 of Hyndman and Fan).
+/// Quantile `share` (0 to 1) of rising `values`, with linear interpolation (type 7 of Hyndman and Fan).
 pub(super) fn quantile(rising: &[f64], share: f64) -> f64 {
     let place = share * (rising.len() - 1) as f64;
     let (below, part) = (place.floor() as usize, place.fract());
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_is_refused_by_name() {
+    fn nan_is_refused_by_name() {
         assert_eq!(Sample::try_from(vec![]), Err(StatisticsError::Empty));
         let error = Sample::try_from(vec![1.0, f64::NAN]).expect_err("not a number");
         assert_eq!(error.to_string(), "value 1 of a sample is NaN, must be finite");
@@ -146,7 +146,7 @@ mod tests {
         }
 
         #[test]
-        fn the_interquartile_mean_moves_and_turns_with_the_values(values in prop::collection::vec(-100i32..100, 1..40), by in -100i32..100) {
+        fn the_interquartile_mean_is_equivariant(values in prop::collection::vec(-100i32..100, 1..40), by in -100i32..100) {
             let of = |change: &dyn Fn(f64) -> f64| {
                 Sample::try_from(values.iter().map(|value| change(f64::from(*value))).collect::<Vec<_>>()).expect("finite").interquartile_mean()
             };

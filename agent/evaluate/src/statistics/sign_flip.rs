@@ -1,25 +1,25 @@
-//! The paired sign-flip test. Owns its null distribution; must not know what pairs are.
+//! The paired sign-flip test. Owns its null distribution; must not know the pairs.
 //!
-//! If two competitors are alike, a difference between them might as well have had the other sign. The test asks which share of all choices of signs gives a sum
-//! at least as far from zero as the one that was seen.
+//! Under the null hypothesis both signs of a difference are equally likely. The p-value is the share of all choices of signs whose sum is at least as far from zero
+//! as the observed one.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
 
 use super::Sample;
 
-/// Up to so many differences, other than zeros, every choice of signs is counted: two halves of 2^16 sums each.
+/// Number of non-zero differences up to which all choices of signs are counted: two halves of 2^16 sums each.
 const EXACT: usize = 32;
-/// Choices drawn beyond that.
+/// Random choices for more differences.
 const DRAWN: u32 = 19_999;
 
-/// Two-sided p of `differences`: exact for 32 differences other than zero, and for fewer; beyond that from 19,999 draws and the choice that was seen itself, so
-/// that it is never zero (Phipson and Smyth 2010).
+/// Two-sided p of `differences`: exact for up to 32 non-zero differences; beyond that from 19,999 draws and the observed choice, so that it is never zero (Phipson
+/// and Smyth 2010).
 #[must_use]
 pub fn sign_flip(differences: &Sample, seed: u64) -> f64 {
-    // A zero is the same with either sign.
+    // Zeros have no sign.
     let sizes: Vec<f64> = differences.values().iter().map(|value| value.abs()).filter(|size| *size > 0.0).collect();
-    // Sums that differ by rounding only are the same sum.
+    // Sums that differ only by rounding are equal.
     let least = differences.values().iter().sum::<f64>().abs() - 1e-12 * sizes.iter().sum::<f64>();
     if least <= 0.0 {
         1.0
@@ -34,7 +34,7 @@ pub fn sign_flip(differences: &Sample, seed: u64) -> f64 {
 fn exact(sizes: &[f64], least: f64) -> f64 {
     let (first, second) = sizes.split_at(sizes.len() / 2);
     let (first, second) = (sums(first), sums(second));
-    // As one sum rises, ever more of the other half's sums, from the top, reach far enough.
+    // As one sum rises, more of the other half's sums reach far enough, from the top.
     let mut reach = second.len();
     let mut count = 0u64;
     for sum in first {
@@ -43,11 +43,11 @@ fn exact(sizes: &[f64], least: f64) -> f64 {
         }
         count += (second.len() - reach) as u64;
     }
-    // Both sides: every choice has its mirror image.
+    // Two-sided: every choice has its mirror image.
     2.0 * count as f64 / (sizes.len() as f64).exp2()
 }
 
-/// All sums of `sizes` with either sign each, rising.
+/// All sums of `sizes` with both signs each, in rising order.
 fn sums(sizes: &[f64]) -> Vec<f64> {
     sizes.iter().fold(vec![0.0], |sums, size| {
         let mut merged = Vec::with_capacity(2 * sums.len());
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn few_signs_are_counted_by_hand() {
+    fn small_cases_match_manual_counts() {
         check(&[0.0, 0.0], 1.0);
         check(&[1.0, -1.0], 1.0);
         check(&[3.0], 1.0);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn drawing_comes_near_to_counting() {
+    fn sampled_p_is_close_to_the_exact_one() {
         let values: Vec<f64> = (0..24).map(|index| f64::from((index * 7) % 24) - 8.0).collect();
         let sizes: Vec<f64> = values.iter().map(|value| value.abs()).collect();
         let least = values.iter().sum::<f64>().abs() - 1e-9;

@@ -1,5 +1,5 @@
-//! The summary of an evaluation: every competitor over all cells, and over each workload, perturbation, function and cell. Owns what is summarised and who is the
-//! reference; must not run anything nor format a number.
+//! The summary of an evaluation: every competitor over all cells, and over each workload, perturbation, function and cell. Owns the parts and the choice of the
+//! reference; must not run anything or format numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,11 +9,11 @@ use thiserror::Error;
 
 use super::bootstrap::{Bootstrap, Estimate};
 use super::comparison::{Comparison, Differences, strata};
-use super::gap::{GAP_MEASURE, Share, share_of_gap};
+use super::gap::{GAP_MEASURE, GapShare, share_of_gap};
 use super::{StatisticsError, holm, pareto};
 use crate::results::{Group, Measure, Results, Variant};
 
-/// What is estimated of the parts; of all cells together every measure is.
+/// Measures of the parts; over all cells every measure is estimated.
 pub const KEY_MEASURES: [Measure; 7] = [
     Measure::ViolatedShare,
     Measure::Severity,
@@ -24,88 +24,88 @@ pub const KEY_MEASURES: [Measure; 7] = [
     Measure::Loss,
 ];
 
-/// How to summarise.
+/// Settings of a summary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SummaryOptions {
-    /// How intervals are made.
+    /// Settings of the intervals.
     pub bootstrap: Bootstrap,
     /// Share of the intervals, 0 to 1, by which violations may exceed the reference's and still count as equal.
     pub margin: f64,
-    /// Label of the competitor that all others are compared with. Absent: the tuned rule with the least mean loss, or the default with the least where none was
-    /// tuned. Choosing it on the test runs favours the reference.
+    /// Label of the reference, which all others are compared with. If absent: the tuned policy with the least mean loss, or without tuning the default with the
+    /// least. The choice on test runs favours the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
 }
 
 impl Default for SummaryOptions {
-    /// 95 % intervals from 1,000 resamples; a tenth of a percentage point of violations (3.6 s an hour) is no difference.
+    /// 95 % intervals from 1,000 resamples; 0.1 percentage points of violations (3.6 s an hour) count as equal.
     fn default() -> Self {
         Self { bootstrap: Bootstrap { resamples: 1000, confidence: 0.95, seed: 0 }, margin: 0.001, reference: None }
     }
 }
 
-/// A summary that cannot be made.
+/// Why there is no summary.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum UnknownReference {
-    /// Nobody of this name competed.
+    /// No competitor has this name.
     #[error("reference `{asked}`, competitors are {known}")]
     Name {
-        /// The one that was asked for.
+        /// The requested one.
         asked: String,
-        /// Those that there are.
+        /// The known ones.
         known: String,
     },
-    /// A value is not a number.
+    /// A value is not finite.
     #[error(transparent)]
     Value(#[from] StatisticsError),
 }
 
-/// All that runs say.
+/// The summary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// How it was made.
+    /// Its settings.
     pub options: SummaryOptions,
-    /// Whom all others are compared with, an index into the competitors.
+    /// Index of the reference.
     pub reference: Option<usize>,
-    /// Where the gap begins: `static`, or the default with the greatest mean loss where it does not compete.
+    /// Index of the gap's baseline: `static`, or if absent the default with the greatest mean loss.
     pub baseline: Option<usize>,
-    /// Where the gap ends.
+    /// Index of the bound.
     pub bound: Option<usize>,
-    /// All cells first, then each workload, perturbation, function and cell where there are several.
-    pub parts: Vec<Part>,
+    /// All cells first, then each workload, perturbation, function and cell, if there are several.
+    pub parts: Vec<SummaryPart>,
 }
 
 impl Summary {
     /// All cells together.
     #[must_use]
-    pub fn overall(&self) -> Option<&Part> {
+    pub fn overall(&self) -> Option<&SummaryPart> {
         self.parts.first()
     }
 
     /// The parts of one kind, in the order of the suite.
-    pub fn parts_like(&self, like: fn(&Scope) -> bool) -> impl Iterator<Item = &Part> {
+    pub fn parts_like(&self, like: fn(&Scope) -> bool) -> impl Iterator<Item = &SummaryPart> {
         self.parts.iter().filter(move |part| like(&part.scope))
     }
 }
 
-/// Which cells a part holds.
+/// Cells of a part.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "of", content = "name", rename_all = "snake_case")]
 pub enum Scope {
-    /// All of them.
+    /// All cells.
     All,
-    /// Those of one workload.
+    /// Cells of one workload.
     Workload(String),
-    /// Those of one perturbation.
+    /// Cells of one perturbation.
     Perturbation(String),
-    /// Those of one function.
+    /// Cells of one function.
     Function(String),
-    /// A single one.
+    /// A single cell.
     Cell(String),
 }
 
 impl Scope {
-    /// Of what kind it is.
+    /// Kind, as a word.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -133,30 +133,30 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Some cells, and how everyone fared in them.
+/// Results over some cells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
-    /// Which.
+pub struct SummaryPart {
+    /// The cells.
     pub scope: Scope,
     /// Indices into the cells.
     pub cells: Vec<usize>,
-    /// One line a competitor, in their order.
-    pub lines: Vec<Line>,
+    /// One line for each competitor, in order.
+    pub lines: Vec<SummaryLine>,
 }
 
-/// How one competitor fared.
+/// Results of one competitor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Line {
+pub struct SummaryLine {
     /// Index into the competitors.
     pub competitor: usize,
     /// Centres and intervals.
     pub measures: BTreeMap<Measure, Estimate>,
     /// Share of the gap to the clairvoyant that it closes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gap_closed: Option<Share>,
-    /// Whether no other competitor, bounds apart, is both as cheap and as free of violations (interquartile means) and better in one of them.
+    pub gap_closed: Option<GapShare>,
+    /// Whether no other competitor except bounds dominates it in cost and violations (interquartile means).
     pub pareto: bool,
-    /// Beside the reference; absent for the reference itself and for a bound.
+    /// Comparison with the reference; absent for the reference itself and for bounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<Comparison>,
 }
@@ -164,7 +164,7 @@ pub struct Line {
 /// Summarises `results`.
 ///
 /// # Errors
-/// A reference that did not compete.
+/// An unknown reference.
 pub fn summarise(results: &Results, options: &SummaryOptions) -> Result<Summary, UnknownReference> {
     let runs = Runs::new(results);
     let ends = Ends { reference: runs.reference(options)?, baseline: runs.baseline(), bound: runs.first(Variant::Bound) };
@@ -172,7 +172,7 @@ pub fn summarise(results: &Results, options: &SummaryOptions) -> Result<Summary,
     for (scope, cells) in scopes(results) {
         parts.push(runs.part(scope, cells, &ends, options)?);
     }
-    // The table of all cells is one family of comparisons, all others together are another.
+    // Two families of comparisons: the table of all cells, and all other parts.
     let overall = parts.len().min(1);
     let (overall, others) = parts.split_at_mut(overall);
     correct(overall);
@@ -180,7 +180,7 @@ pub fn summarise(results: &Results, options: &SummaryOptions) -> Result<Summary,
     Ok(Summary { options: options.clone(), reference: ends.reference, baseline: ends.baseline, bound: ends.bound, parts })
 }
 
-/// All cells, then those of each kind of which there are several.
+/// All cells, then the parts of each kind with several members.
 fn scopes(results: &Results) -> Vec<(Scope, Vec<usize>)> {
     let mut scopes = vec![(Scope::All, (0..results.cells.len()).collect())];
     let kinds: [fn(&crate::results::Cell) -> Scope; 4] = [
@@ -201,7 +201,7 @@ fn scopes(results: &Results) -> Vec<(Scope, Vec<usize>)> {
 }
 
 /// Holm's correction over every comparison of `parts`, for each of the two tests.
-fn correct(parts: &mut [Part]) {
+fn correct(parts: &mut [SummaryPart]) {
     let mut tests: Vec<_> = parts
         .iter_mut()
         .flat_map(|part| &mut part.lines)
@@ -215,14 +215,14 @@ fn correct(parts: &mut [Part]) {
     }
 }
 
-/// Who stands for what.
+/// Roles of competitors.
 struct Ends {
     reference: Option<usize>,
     baseline: Option<usize>,
     bound: Option<usize>,
 }
 
-/// The groups, found by competitor and cell.
+/// Groups by competitor and cell.
 struct Runs<'a> {
     results: &'a Results,
     groups: BTreeMap<(usize, usize), &'a Group>,
@@ -262,7 +262,7 @@ impl<'a> Runs<'a> {
         self.by_loss(variant).first().map(|(_, index)| *index)
     }
 
-    /// The competitors of `variant` by their mean loss, rising.
+    /// Competitors of `variant` in rising order of mean loss.
     fn by_loss(&self, variant: Variant) -> Vec<(f64, usize)> {
         let loss = |index: usize| {
             let values = (0..self.results.cells.len()).flat_map(|cell| self.values(index, cell, GAP_MEASURE)).flatten();
@@ -275,17 +275,18 @@ impl<'a> Runs<'a> {
         found
     }
 
-    fn part(&self, scope: Scope, cells: Vec<usize>, ends: &Ends, options: &SummaryOptions) -> Result<Part, StatisticsError> {
+    fn part(&self, scope: Scope, cells: Vec<usize>, ends: &Ends, options: &SummaryOptions) -> Result<SummaryPart, StatisticsError> {
         let mut lines = Vec::new();
         for competitor in 0..self.results.competitors.len() {
             lines.push(self.line(&scope, &cells, competitor, ends, options)?);
         }
-        let point = |line: &Line| Some((line.measures.get(&Measure::CostPerHour)?.iqm, line.measures.get(&Measure::ViolatedShare)?.iqm));
-        let competes = |line: &Line| self.results.competitors[line.competitor].variant != Variant::Bound;
+        let point =
+            |line: &SummaryLine| Some((line.measures.get(&Measure::CostPerHour)?.iqm, line.measures.get(&Measure::ViolatedShare)?.iqm));
+        let competes = |line: &SummaryLine| self.results.competitors[line.competitor].variant != Variant::Bound;
         let (places, points): (Vec<_>, Vec<_>) =
             lines.iter().enumerate().filter(|(_, line)| competes(line)).filter_map(|(place, line)| Some((place, point(line)?))).unzip();
         places.into_iter().zip(pareto(&points)).for_each(|(place, kept)| lines[place].pareto = kept);
-        Ok(Part { scope, cells, lines })
+        Ok(SummaryPart { scope, cells, lines })
     }
 
     fn line(
@@ -295,7 +296,7 @@ impl<'a> Runs<'a> {
         competitor: usize,
         ends: &Ends,
         options: &SummaryOptions,
-    ) -> Result<Line, StatisticsError> {
+    ) -> Result<SummaryLine, StatisticsError> {
         let bootstrap = &options.bootstrap;
         let described = &self.results.competitors[competitor];
         let name = |what: &str| format!("{scope}, {}, {what}", described.label());
@@ -317,10 +318,10 @@ impl<'a> Runs<'a> {
             }
             _ => None,
         };
-        Ok(Line { competitor, measures: estimates, gap_closed, pareto: false, against })
+        Ok(SummaryLine { competitor, measures: estimates, gap_closed, pareto: false, against })
     }
 
-    /// Competitor less reference, pair by pair.
+    /// Paired differences, competitor less reference.
     fn differences(&self, cells: &[usize], competitor: usize, reference: usize, measure: Measure) -> Differences {
         let pairs = |cell: &usize| self.values(competitor, *cell, measure).iter().zip(self.values(reference, *cell, measure));
         cells.iter().map(|cell| pairs(cell).map(|(one, other)| Some((*one)? - (*other)?)).collect()).collect()

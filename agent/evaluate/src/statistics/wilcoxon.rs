@@ -1,13 +1,13 @@
-//! Wilcoxon's signed-rank test. Owns ranks and their null distribution; must not know what pairs are.
+//! Wilcoxon's signed-rank test. Owns ranks and their null distribution; must not know the pairs.
 
 use serde::{Deserialize, Serialize};
 
 use super::Sample;
 
-/// Up to so many differences, other than zeros, every choice of signs is counted; 2^50 is still exact in a double.
+/// Number of non-zero differences up to which all choices of signs are counted; 2^50 is exact in a double.
 const EXACT: usize = 50;
 
-/// What the test found.
+/// Result of the test.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Wilcoxon {
     /// Sum of the ranks of the positive differences.
@@ -18,8 +18,8 @@ pub struct Wilcoxon {
     pub p: f64,
 }
 
-/// Tests whether `differences` are symmetric about zero. Zeros are left out (Wilcoxon 1945), equal sizes share the mean of their ranks. Exact, ties included, for 50
-/// differences other than zero and for fewer; beyond that by the normal distribution, corrected for ties and for continuity.
+/// Tests whether `differences` are symmetric about zero. Zeros are dropped (Wilcoxon 1945), ties share their mean rank. Exact, including ties, for up to 50 non-zero
+/// differences; beyond that by the normal distribution with corrections for ties and continuity.
 #[must_use]
 pub fn wilcoxon(differences: &Sample) -> Wilcoxon {
     let ranked = doubled_ranks(differences.values());
@@ -30,7 +30,7 @@ pub fn wilcoxon(differences: &Sample) -> Wilcoxon {
     Wilcoxon { positive: positive as f64 / 2.0, negative: negative as f64 / 2.0, p }
 }
 
-/// For each difference other than zero whether it is positive, and twice its rank, which is whole even where ranks are shared. By size, rising.
+/// For each non-zero difference, whether it is positive, and twice its rank, which is an integer even for shared ranks. In rising order of size.
 fn doubled_ranks(differences: &[f64]) -> Vec<(bool, usize)> {
     let mut sizes: Vec<f64> = differences.iter().copied().filter(|value| *value != 0.0).collect();
     sizes.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
@@ -43,9 +43,9 @@ fn doubled_ranks(differences: &[f64]) -> Vec<(bool, usize)> {
     ranked
 }
 
-/// Twice the share of the choices of signs whose positive ranks sum to `least` or less.
+/// Twice the share of the choices of signs whose positive ranks sum to at most `least`.
 fn exact(ranked: &[(bool, usize)], least: usize) -> f64 {
-    // How many choices of the ranks so far sum to each value; sums above `least` do not matter.
+    // Number of choices of the ranks so far for each sum; sums above `least` are irrelevant.
     let mut choices = vec![0.0; least + 1];
     choices[0] = 1.0;
     for &(_, rank) in ranked {
@@ -59,7 +59,7 @@ fn exact(ranked: &[(bool, usize)], least: usize) -> f64 {
 fn approximate(ranked: &[(bool, usize)], least: usize) -> f64 {
     let total: usize = ranked.iter().map(|(_, rank)| rank).sum();
     let mean = total as f64 / 4.0;
-    // Each rank counts or not: a variance of a quarter of its square; the squares of shared ranks carry the correction for ties.
+    // Each rank counts or not, with a variance of a quarter of its square; squares of shared ranks contain the correction for ties.
     let variance = ranked.iter().map(|(_, rank)| (*rank as f64 / 2.0).powi(2)).sum::<f64>() / 4.0;
     let far = (mean - least as f64 / 2.0 - 0.5).max(0.0);
     libm::erfc(far / (2.0 * variance).sqrt())
@@ -89,7 +89,7 @@ mod tests {
     const TIED: [f64; 12] = [0.0, 0.0, 1.0, 1.0, -1.0, 2.0, 2.0, 2.0, -3.0, 4.0, 5.0, 5.0];
 
     #[test]
-    fn few_signs_are_counted_by_hand() {
+    fn small_cases_match_manual_counts() {
         check(&[0.0, 0.0], 0.0, 1.0);
         check(&[2.0], 0.0, 1.0);
         check(&[1.0, 2.0, 3.0], 0.0, 2.0 / 8.0);
@@ -145,7 +145,7 @@ mod tests {
         }
 
         #[test]
-        fn both_ways_of_counting_come_near_each_other(values in prop::collection::vec(-1e3..1e3f64, 30..50)) {
+        fn approximate_and_exact_p_are_close(values in prop::collection::vec(-1e3..1e3f64, 30..50)) {
             let ranked = doubled_ranks(&values);
             let sum = |wanted| ranked.iter().filter(|(positive, _)| *positive == wanted).map(|(_, rank)| rank).sum::<usize>();
             let least = sum(true).min(sum(false));

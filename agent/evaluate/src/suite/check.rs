@@ -1,4 +1,4 @@
-//! What makes no sense in a suite. Owns the rules between its fields; each error names the field, its value and the way out.
+//! Checks of a suite. Owns the rules between its fields; each error names the field, its value and a remedy.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn refused(field: impl Into<String>, reason: impl Into<String>) -> SuiteError {
 }
 
 impl Suite {
-    /// Refuses what makes no sense.
+    /// Checks all fields.
     ///
     /// # Errors
     /// Names the field, its value and its range.
@@ -28,7 +28,7 @@ impl Suite {
             if bounds.contain(function.start) {
                 Ok(())
             } else {
-                Err(refused(field, format!("{}, must lie within the bounds", function.start)))
+                Err(refused(field, format!("{}, must be within the bounds", function.start)))
             }
         })?;
         self.workloads.iter().enumerate().try_for_each(|(index, _)| self.check_workload(index))?;
@@ -63,10 +63,7 @@ impl Suite {
             return Err(refused("length", format!("{}, must be longer than the warm-up of {}", self.length, self.warm_up)));
         }
         if !whole(interval, self.tick.duration()) {
-            return Err(refused(
-                "tick",
-                format!("{}, must go into the interval of {} without rest", Span(self.tick.duration()), self.interval),
-            ));
+            return Err(refused("tick", format!("{}, must divide the interval of {}", Span(self.tick.duration()), self.interval)));
         }
         Ok(())
     }
@@ -98,7 +95,7 @@ impl Suite {
         }
         match workload.disturbed.iter().find(|at| at.0 >= self.length.0) {
             Some(at) => {
-                Err(refused(format!("workloads[{index}].disturbed"), format!("{at}, must lie within the length of {}", self.length)))
+                Err(refused(format!("workloads[{index}].disturbed"), format!("{at}, must be within the length of {}", self.length)))
             }
             None => Ok(()),
         }
@@ -106,17 +103,13 @@ impl Suite {
 
     fn check_perturbation(&self, index: usize) -> Checked {
         let entry = &self.perturbations[index];
-        let field = |name: &str| format!("perturbations[{index}].{name}");
-        if entry.metric_lag.0 > Duration::from_secs(3600) {
-            return Err(refused(field("metric_lag"), format!("{}, must be at most 1h", entry.metric_lag)));
-        }
         let place = format!("perturbations[{index}]");
         for function in &self.functions {
-            let checked = entry.perturbation().check(function.nodes.as_ref());
+            let checked = entry.perturbation.check(function.nodes.as_ref());
             checked.map_err(|error| refused(&place, format!("with function {}: {error}", function.name)))?;
         }
         if self.trace.is_some() {
-            entry.perturbation().check(None).map_err(|error| refused(&place, error.to_string()))?;
+            entry.perturbation.check(None).map_err(|error| refused(&place, error.to_string()))?;
         }
         Ok(())
     }
@@ -126,7 +119,7 @@ impl Suite {
         let Some(trace) = &self.trace else {
             return match (self.functions.is_empty(), self.workloads.is_empty()) {
                 (false, false) => Ok(()),
-                (true, _) => Err(refused("functions", "none is listed; list at least one, or write how to play a trace under [trace]")),
+                (true, _) => Err(refused("functions", "none is listed; list at least one, or describe traces under [trace]")),
                 (_, true) => Err(refused("workloads", "none is listed; list at least one")),
             };
         };
@@ -135,10 +128,7 @@ impl Suite {
         }
         if trace.split.iter().sum::<u32>() != 100 || trace.split[2] == 0 {
             let [training, validation, test] = trace.split;
-            return Err(refused(
-                "trace.split",
-                format!("{training}/{validation}/{test}, must sum to 100 and leave something for the test"),
-            ));
+            return Err(refused("trace.split", format!("{training}/{validation}/{test}, must sum to 100 with a test part above 0")));
         }
         Ok(())
     }
@@ -152,15 +142,15 @@ impl Suite {
             if let Some(tick) = entry.tick
                 && !whole(self.interval.0, tick.duration())
             {
-                return Err(refused(
-                    field("tick"),
-                    format!("{}, must go into the interval of {} without rest", Span(tick.duration()), self.interval),
-                ));
+                return Err(refused(field("tick"), format!("{}, must divide the interval of {}", Span(tick.duration()), self.interval)));
             }
             let settings = entry.settings().map_err(|error| refused(field("grid"), error))?;
             if settings.len() > self.tuning.settings {
                 let (tried, most) = (settings.len(), self.tuning.settings);
-                return Err(refused(field("grid"), format!("{tried} settings with the default, the budget of every rule is {most}")));
+                return Err(refused(
+                    field("grid"),
+                    format!("{tried} settings including the default, must be at most {most} (tuning.settings)"),
+                ));
             }
         }
         Ok(())
@@ -197,7 +187,7 @@ fn unique<'a>(kind: &str, names: impl Iterator<Item = &'a str>) -> Checked {
     let mut seen = BTreeSet::new();
     for (index, name) in names.enumerate() {
         if !seen.insert(name) {
-            return Err(refused(format!("{kind}[{index}].name"), format!("`{name}` is there twice; give one of them another name")));
+            return Err(refused(format!("{kind}[{index}].name"), format!("`{name}` is listed twice; rename one of them")));
         }
     }
     Ok(())

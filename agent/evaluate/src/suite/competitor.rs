@@ -1,56 +1,56 @@
-//! Who competes, and the settings that are tried of them. Owns the grid; makes no policy.
+//! Competitors of a suite and their settings. Owns the grid; must not construct policies.
 
 use qscale_common::time::{Span, TickLength};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// One competitor of a suite.
+/// A competitor of a suite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The policy.
+pub struct CompetitorEntry {
+    /// Name of the policy.
     pub policy: String,
-    /// What it is called; the policy's name where absent.
+    /// Name of the competitor; the policy's name if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What the policy is told, by default and before tuning.
+    /// Default parameters, before tuning.
     #[serde(default = "nothing")]
     pub params: Value,
-    /// Settings to try: parameters with a list of values in place of each.
+    /// Settings for tuning: parameters with a list of values each.
     #[serde(default = "nothing")]
     pub grid: Grid,
-    /// How often it sees a State; the suite's tick where absent.
+    /// Tick at which it sees States; the suite's if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick: Option<TickLength>,
-    /// How old its measurements are when it sees them.
+    /// Additional metric lag.
     #[serde(default)]
     pub lag: Span,
 }
 
-/// Parameters with a list of values in place of each; an object within is one of the policy's own objects.
+/// Parameters with a list of values each; a nested object is a parameter group of the policy.
 pub type Grid = Value;
 
 fn nothing() -> Value {
     Value::Object(Map::new())
 }
 
-impl Entry {
-    /// `policy` as it comes.
+impl CompetitorEntry {
+    /// `policy` with defaults.
     #[must_use]
     pub fn plain(policy: &str) -> Self {
         Self { policy: policy.to_owned(), name: None, params: nothing(), grid: nothing(), tick: None, lag: Span::millis(0) }
     }
 
-    /// What it is called.
+    /// Name of the competitor.
     #[must_use]
     pub fn called(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.policy)
     }
 
-    /// Every setting that is tried: what it is told by default, and that with each combination of the grid, the last parameter changing fastest. A combination
-    /// that is the default is not tried twice.
+    /// All settings: the default, then the default with each combination of the grid, the last parameter varying fastest. A combination equal to the default is
+    /// skipped.
     ///
     /// # Errors
-    /// A parameter whose values are no list, or an empty one.
+    /// A parameter whose values are not a list, or an empty one.
     pub fn settings(&self) -> Result<Vec<Value>, String> {
         let mut axes = Vec::new();
         collect(&self.grid, &mut Vec::new(), &mut axes)?;
@@ -82,7 +82,7 @@ fn collect<'a>(grid: &'a Value, path: &mut Vec<String>, axes: &mut Vec<(Vec<Stri
             Ok(())
         }
         Value::Null if path.is_empty() => Ok(()),
-        other => Err(format!("`{}` = {other}, must be a list of the values to try, such as [50, 70]", path.join("."))),
+        other => Err(format!("`{}` = {other}, must be a list of values, such as [50, 70]", path.join("."))),
     }
 }
 
@@ -96,16 +96,16 @@ pub fn with(base: &Value, path: &[String], value: &Value) -> Value {
     Value::Object(keys)
 }
 
-/// `base` with what `told` says besides, as `KEY=VALUE,...`; a dot leads into a group of keys.
+/// `base` with the parameters of `text`, as `KEY=VALUE,...`; a dot leads into a group of keys.
 ///
 /// # Errors
-/// A part that is no key with a value.
-pub fn told_besides(base: &Value, told: &str) -> Result<Value, String> {
+/// A part that is not `KEY=VALUE`.
+pub fn with_params(base: &Value, text: &str) -> Result<Value, String> {
     let mut params = base.clone();
-    for pair in told.split(',') {
+    for pair in text.split(',') {
         let (key, value) = pair
             .split_once('=')
-            .ok_or_else(|| format!("`{pair}` is no key=value; write for example hpa:cpu_utilization=50,tolerance=0.05"))?;
+            .ok_or_else(|| format!("`{pair}` is not key=value; write for example hpa:cpu_utilization=50,tolerance=0.05"))?;
         let path: Vec<String> = key.split('.').map(str::to_owned).collect();
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         params = with(&params, &path, &value);

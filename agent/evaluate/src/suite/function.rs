@@ -1,4 +1,4 @@
-//! Functions of a suite. Owns how one is described: its profile, its gateway, and what is wanted for it.
+//! Functions of a suite. Owns their description: profile, gateway, objective and bounds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct FunctionEntry {
     /// Its name.
     pub name: Name,
-    /// What its requests and starts ask for: the name of a profile that is known, or a profile.
+    /// Profile, by name or in full.
     pub profile: Profile,
-    /// Requests a second that a rate of 1 in a workload stands for.
+    /// Requests a second for a workload rate of 1.
     pub rate: Rate,
-    /// The gateway before it.
+    /// Gateway limits.
     #[serde(default)]
     pub gateway: Gateway,
-    /// What its users are promised.
+    /// Objective.
     #[serde(default)]
     pub objective: Objective,
-    /// Least and most that may be allocated.
+    /// Bounds of the allocation.
     #[serde(default)]
     pub bounds: Bounds,
-    /// What it has when a run begins.
+    /// Initial allocation.
     pub start: Allocation,
-    /// The machines that it has for itself; as many as it takes where absent.
+    /// Nodes for this function alone; unlimited if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Nodes>,
 }

@@ -1,6 +1,6 @@
-//! The suites that come along. Owns their texts.
+//! The bundled suites. Owns their texts.
 
-/// A suite that comes along.
+/// A bundled suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shipped {
     /// Its name.
@@ -9,7 +9,7 @@ pub struct Shipped {
     pub text: &'static str,
 }
 
-/// All of them; the first is for patterns, the second for traces.
+/// All bundled suites; the first is for patterns, the second for traces.
 pub const SHIPPED: [Shipped; 2] = [
     Shipped { name: "synthetic", text: include_str!("../../suites/synthetic.toml") },
     Shipped { name: "trace", text: include_str!("../../suites/trace.toml") },
@@ -23,48 +23,49 @@ mod tests {
     use qscale_common::document::Format;
 
     use super::*;
-    use crate::roster::{Roster, Rules};
-    use crate::suite::{Narrow, Suite};
+    use crate::policy_set::{PolicySet, Rules};
+    use crate::suite::{Suite, SuiteFilter};
 
     #[test]
     fn every_suite_can_be_run_with_all_its_settings() {
         for Shipped { name, text } in SHIPPED {
             let suite = Suite::parse(text, Format::Toml).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(suite.name.as_str(), name);
-            // The learned policy is made by whoever has a model.
+            // The learned policy needs a model, which this crate does not have.
             for entry in suite.competitors.iter().filter(|entry| entry.policy != "dqn") {
                 for setting in entry.settings().expect("a grid") {
                     let made = Rules.policy(&entry.policy, &setting, None);
                     made.unwrap_or_else(|error| panic!("{name}: {}: {error}", entry.called()));
                 }
             }
-            suite.narrowed(&Narrow { quick: true, ..Narrow::default() }).unwrap_or_else(|error| panic!("{name}: {error}"));
+            suite.narrowed(&SuiteFilter { quick: true, ..SuiteFilter::default() }).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
 
     #[test]
-    fn what_is_taken_of_a_suite_is_less_of_it() {
+    fn a_filter_restricts_a_suite() {
         let suite = || Suite::parse(SHIPPED[0].text, Format::Toml).expect("a suite");
-        assert_eq!(suite().arenas().len(), 3 * (7 + 7));
+        assert_eq!(suite().evaluation_cells().len(), 3 * (7 + 7));
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let narrow = Narrow {
+        let filter = SuiteFilter {
             policies: texts(&["kpa", "hpa:cpu_utilization=50,behavior.scale_down.stabilization_window=60s"]),
             workloads: texts(&["diurnal"]),
             perturbations: texts(&["none", "payload"]),
             seeds: Some(4),
-            ..Narrow::default()
+            ..SuiteFilter::default()
         };
-        let less = suite().narrowed(&narrow).expect("a suite").with_natural_ticks(&Rules);
-        assert_eq!((less.seeds, less.arenas().len()), (4, 6));
+        let less = suite().narrowed(&filter).expect("a suite").with_natural_ticks(&Rules);
+        assert_eq!((less.seeds, less.evaluation_cells().len()), (4, 6));
         assert_eq!(less.competitors[1].params["behavior"]["scale_down"]["stabilization_window"], "60s");
         assert_eq!(less.competitors[1].params["cpu_utilization"], 50);
         assert_eq!(less.competitors[0].tick.map(|tick| tick.millis()), Some(1000));
-        let outside = Narrow { workloads: texts(&["step"]), perturbations: texts(&["lag-55s"]), ..Narrow::default() };
-        let names: Vec<_> = suite().narrowed(&outside).expect("a suite").arenas().into_iter().map(|arena| arena.cell.name).collect();
+        let outside = SuiteFilter { workloads: texts(&["step"]), perturbations: texts(&["lag-55s"]), ..SuiteFilter::default() };
+        let names: Vec<_> =
+            suite().narrowed(&outside).expect("a suite").evaluation_cells().into_iter().map(|cell| cell.report.name).collect();
         assert_eq!(names, ["fibonacci/step/lag-55s", "sleeping/step/lag-55s", "computing/step/lag-55s"]);
-        let error = suite().narrowed(&Narrow { workloads: texts(&["weekly"]), ..Narrow::default() }).expect_err("refused");
+        let error = suite().narrowed(&SuiteFilter { workloads: texts(&["weekly"]), ..SuiteFilter::default() }).expect_err("refused");
         assert!(error.to_string().contains("`weekly`, must be one of constant, diurnal"), "{error}");
-        let error = suite().narrowed(&Narrow { policies: texts(&["hpa:fast"]), ..Narrow::default() }).expect_err("refused");
+        let error = suite().narrowed(&SuiteFilter { policies: texts(&["hpa:fast"]), ..SuiteFilter::default() }).expect_err("refused");
         assert!(error.to_string().contains("`fast` is no key=value"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! How the functions of a trace are played. Owns what a trace does not tell: what a replica is, how it starts, and what is promised.
+//! Simulation of the functions of a trace. Owns the assumptions that a trace lacks: replicas, starts and objectives.
 
 use qscale_common::policy::{Bounds, Percentile, Share};
 use qscale_common::time::Span;
@@ -8,43 +8,43 @@ use qscale_sim::Gateway;
 use qscale_sim::profile::Startup;
 use serde::{Deserialize, Serialize};
 
-/// How the functions of a trace are played; the same for each of them.
+/// Assumptions about the functions of a trace, equal for all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceEntry {
-    /// Shares of its minutes for training, validation and test, in percent; they come in this order.
+    /// Shares of its minutes for training, validation and test, in this order, percent.
     #[serde(default = "default_split")]
     pub split: [u32; 3],
-    /// At most so many functions, the first of the file; 0 keeps all of them.
+    /// Number of functions used, the first of the file; 0 for all.
     #[serde(default)]
     pub functions: usize,
-    /// Where in its minute each invocation falls.
+    /// Distribution of invocations within their minute.
     #[serde(default)]
     pub iat: Iat,
-    /// How much faster and denser it is played than it was recorded.
+    /// Factors of speed and density.
     #[serde(default)]
     pub scale: Scale,
-    /// Share of a duration that is computed; during the rest the invocation waits for others.
+    /// Share of a duration that is CPU time; in the rest the invocation waits for other services.
     pub cpu_share: Share,
-    /// Memory in use by a replica of a function whose memory the trace does not tell, MiB.
+    /// Memory usage of a replica of a function without memory data, MiB.
     #[serde(default = "default_memory")]
     pub memory_mib: u32,
-    /// What a replica needs to become ready.
+    /// Demand of a start.
     pub startup: Startup,
-    /// Invocations that one replica works on at once.
+    /// Invocations that one replica serves at once.
     #[serde(default = "one")]
     pub workers: u32,
-    /// The gateway before each function.
+    /// Gateway limits of each function.
     pub gateway: Gateway,
-    /// Which percentile of latency is bounded.
+    /// Bounded percentile of latency.
     pub percentile: Percentile,
-    /// The bound of each function: the longest of its durations but one in a hundred, and so much.
+    /// Latency bound of each function, above its 99th percentile of duration.
     pub slack: Span,
     /// Share of invocations that may fail.
     pub failure_share: Share,
-    /// Least and most that may be allocated to each function.
+    /// Bounds of each function's allocation.
     pub bounds: Bounds,
-    /// What each has when a run begins.
+    /// Initial allocation of each function.
     pub start: Allocation,
 }
 

@@ -9,8 +9,8 @@ use qscale_rl::Hyperparameters;
 use qscale_rl::device::cpu;
 use qscale_rl::explore::EpsilonSchedule;
 use qscale_rl::replay::StepEnd;
-use qscale_sim::Cell;
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::Simulation;
+use qscale_sim::rng::{Purpose, stream};
 use qscale_train::agent::{Actor, Agent, DqnAgent, EnvStep};
 use qscale_train::env::Env;
 use serde::Serialize;
@@ -100,7 +100,7 @@ pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: 
     let mut sum = 0.0;
     for number in 0..worlds as u64 {
         let number = world_number(seed, number);
-        let mut lane = Env::new(Cell::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
+        let mut lane = Env::new(Simulation::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
         let (mut memory, mut rng) = (Memory::default(), stream(number, 0, Purpose::Policy));
         for _ in 0..experiment.ticks() {
             counter.tick(1)?;
@@ -126,7 +126,7 @@ fn live<A: Agent>(
     let actions = agent.actions().cloned();
     let world = |drawn: u64| {
         let number = world_number(seed, drawn);
-        Env::new(Cell::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
+        Env::new(Simulation::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
     };
     let mut lanes: Vec<Env> = (0..worlds as u64).map(world).collect();
     // Worlds end at different times, so that no episode consists of starts only.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use qscale_common::guard::{Verdict, direction};
-use qscale_evaluate::arena::Stretch;
-use qscale_evaluate::measure::{Meter, Yardstick};
+use qscale_evaluate::cell::MeasurementSpan;
+use qscale_evaluate::measure::{Criteria, RunMeter};
 use qscale_evaluate::results::{Measure, rounded};
 use qscale_policies::{Memory, Policy};
-use qscale_sim::cell::timestamp;
-use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Cell, Totals};
+use qscale_sim::rng::{Purpose, stream};
+use qscale_sim::simulation::timestamp;
+use qscale_sim::{Simulation, Totals};
 use serde::{Deserialize, Serialize};
 
 use super::experiment::Experiment;
@@ -150,12 +150,12 @@ pub struct RunRecord {
 /// [`Stopped`] when stopped.
 pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<RunRecord> {
     let setup = experiment.setup(&experiment.loads()[load].pattern, experiment.beginning());
-    let stretch = Stretch { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };
-    let yardstick = Yardstick::new(&setup, stretch, REVERSAL_WITHIN);
+    let stretch = MeasurementSpan { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };
+    let yardstick = Criteria::new(&setup, stretch, REVERSAL_WITHIN);
     let (prices, weights) = (setup.policy.prices.clone(), setup.policy.reward);
-    let mut meter = Meter::new(&yardstick, &[], true);
+    let mut meter = RunMeter::new(&yardstick, &[], true);
     let index = load as u64 + 1;
-    let mut cell = Cell::new(setup, seed, index);
+    let mut cell = Simulation::new(setup, seed, index);
     let (mut memory, mut rng) = (Memory::default(), stream(seed, index, Purpose::Policy));
     let (mut interval, mut throughput) = (Totals::default(), Vec::new());
     for _ in 0..experiment.ticks() {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qscale_common::document::{self, Format};
-use qscale_evaluate::suite::{Entry, TRAINING_RULES};
+use qscale_evaluate::suite::{CompetitorEntry, TRAINING_RULES};
 use qscale_policies::{Policy, by_name};
 use qscale_train::evaluate::{Evaluator, Score};
 use serde::{Deserialize, Serialize};
@@ -38,13 +38,13 @@ impl BaselineRule {
 /// Policies with their grids, in the format of a suite.
 #[derive(Deserialize)]
 struct Competitors {
-    competitors: Vec<Entry>,
+    competitors: Vec<CompetitorEntry>,
 }
 
 /// The settings to try: policies with parameters.
 fn settings() -> Vec<(String, Value)> {
     let rules: Competitors = document::parse(TRAINING_RULES, Format::Toml).expect("the bundled list is valid, which a test checks");
-    let settings = |entry: &Entry| entry.settings().expect("the bundled grids are valid, which a test checks");
+    let settings = |entry: &CompetitorEntry| entry.settings().expect("the bundled grids are valid, which a test checks");
     rules.competitors.iter().flat_map(|entry| settings(entry).into_iter().map(|setting| (entry.policy.clone(), setting))).collect()
 }
 

@@ -2,7 +2,7 @@ use qscale_common::contract::ReplicaCounts;
 use qscale_common::policy::Range;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 const BEGIN: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -25,10 +25,10 @@ fn exactly() -> ClairvoyantParams {
     ClairvoyantParams { headroom: 1.0, min_saving: 0.0, ..ClairvoyantParams::default() }
 }
 
-/// A function with what is in force, ready, at so many seconds of the world.
+/// A function with a ready allocation, at a second of the simulated time.
 fn at(second: u64, current: Allocation) -> (State, Timestamp) {
     let now = BEGIN.plus(Duration::from_secs(second));
-    let mut state = State { allocation: Some(current), observed_at_ms: now, ..sample::state() };
+    let mut state = State { allocation: Some(current), observed_at_ms: now, ..fixtures::state() };
     state.bounds.replicas = Range::new(Replicas(0), Replicas(20)).expect("ordered");
     let all = current.replicas;
     state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
@@ -39,7 +39,7 @@ fn at(second: u64, current: Allocation) -> (State, Timestamp) {
 fn wanted(forecast: &Forecast, params: ClairvoyantParams, second: u64, current: Allocation) -> Allocation {
     let (state, now) = at(second, current);
     let policy = Clairvoyant::new(forecast, params).expect("valid");
-    policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().unwrap_or(current)
+    policy.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted().unwrap_or(current)
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn while_replicas_start_those_that_are_ready_get_what_they_need() {
 }
 
 #[test]
-fn goes_to_zero_where_nothing_comes_and_is_back_before_it_does() {
+fn goes_to_zero_without_load_and_returns_before_the_next() {
     let rates = [vec![10.0; 10], vec![0.0; 60], vec![10.0; 10]].concat();
     let one = Allocation::new(1, 1000, 128);
     assert_eq!(wanted(&forecast(&rates), exactly(), 10, one).replicas, Replicas(0));
@@ -76,9 +76,9 @@ fn bounds_keep_the_last_replica() {
     let (mut state, now) = at(0, Allocation::new(3, 500, 128));
     state.bounds.replicas = Range::new(Replicas(2), Replicas(4)).expect("ordered");
     let idle = Clairvoyant::new(&forecast(&[]), exactly()).expect("valid");
-    assert_eq!(idle.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().expect("less").replicas, Replicas(2));
+    assert_eq!(idle.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted().expect("less").replicas, Replicas(2));
     let busy = Clairvoyant::new(&forecast(&[500.0; 60]), exactly()).expect("valid");
-    assert_eq!(busy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted(), Some(Allocation::new(4, 1000, 128)));
+    assert_eq!(busy.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted(), Some(Allocation::new(4, 1000, 128)));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn one_request_alone_keeps_the_objective() {
 }
 
 #[test]
-fn a_worker_is_taken_while_its_request_waits() {
+fn a_waiting_request_occupies_its_worker() {
     // Ten requests a second that wait 200 ms and compute 100 ms keep three workers busy.
     let mut known = forecast(&[10.0; 60]);
     known.function.workers = 1;
@@ -104,7 +104,7 @@ fn a_worker_is_taken_while_its_request_waits() {
 }
 
 #[test]
-fn headroom_and_window_say_how_much_of_a_peak_is_covered() {
+fn headroom_and_window_determine_the_covered_peak() {
     let rates = [vec![5.0; 5], vec![40.0; 1], vec![5.0; 30]].concat();
     let replicas = |params| wanted(&forecast(&rates), params, 0, Allocation::new(1, 1000, 128)).replicas.0;
     assert_eq!(replicas(exactly()), 4);
@@ -113,7 +113,7 @@ fn headroom_and_window_say_how_much_of_a_peak_is_covered() {
 }
 
 #[test]
-fn a_change_that_saves_little_is_not_made() {
+fn skips_changes_with_a_small_saving() {
     let spares =
         |min_saving| wanted(&forecast(&[9.0; 60]), ClairvoyantParams { min_saving, ..exactly() }, 0, Allocation::new(1, 1000, 128));
     assert_eq!(spares(0.0), Allocation::new(1, 900, 128));
@@ -123,14 +123,14 @@ fn a_change_that_saves_little_is_not_made() {
 }
 
 #[test]
-fn replicas_that_cannot_grow_as_fast_are_kept() {
+fn keeps_replicas_if_cpu_cannot_grow_fast_enough() {
     let carried = |resize_factor, current| wanted(&forecast(&[9.0; 60]), ClairvoyantParams { resize_factor, ..exactly() }, 0, current);
     assert_eq!(carried(4.0, Allocation::new(4, 250, 128)), Allocation::new(1, 900, 128));
     assert_eq!(carried(2.0, Allocation::new(4, 250, 128)), Allocation::new(2, 450, 128));
 }
 
 #[test]
-fn scope_leaves_the_rest_as_it_is() {
+fn scope_keeps_other_resources() {
     let kept = Allocation::new(2, 600, 256);
     let with = |scope| wanted(&forecast(&[30.0; 60]), ClairvoyantParams { scope, ..exactly() }, 0, kept);
     assert_eq!(with(Scope::Horizontal), Allocation::new(5, 600, 256));
@@ -138,17 +138,17 @@ fn scope_leaves_the_rest_as_it_is() {
 }
 
 #[test]
-fn what_is_queued_is_worked_off_within_a_tick() {
+fn a_backlog_is_served_within_a_tick() {
     let (mut state, now) = at(0, Allocation::new(1, 1000, 128));
     let policy = Clairvoyant::new(&forecast(&[10.0; 60]), exactly()).expect("valid");
-    assert_eq!(policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted(), None);
+    assert_eq!(policy.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted(), None);
     state.windows.tick.queued = Some(100.0);
-    let wanted = policy.decide(&state, &mut Memory::None, now, &mut sample::rng()).wanted().expect("more");
+    let wanted = policy.decide(&state, &mut Memory::default(), now, &mut fixtures::rng()).wanted().expect("more");
     assert_eq!(wanted.replicas, Replicas(3), "a core for what comes and two for ten core-seconds within five");
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn refuses_invalid_input() {
     let refusal = |forecast: &Forecast, params| Clairvoyant::new(forecast, params).expect_err("must be refused");
     assert!(refusal(&forecast(&[1.0, -1.0]), exactly()).contains("forecast.intervals[1].arrivals = -1"));
     assert!(refusal(&Forecast { interval: Span::default(), ..forecast(&[]) }, exactly()).contains("forecast.interval = 0s"));

@@ -3,11 +3,11 @@ use qscale_common::contract::ReplicaCounts;
 use qscale_common::units::Replicas;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 /// The State of a tick with so many requests a second.
 fn state(tick: u64, tick_ms: u64, rate: Option<f64>) -> State {
-    let mut state = State { tick: Tick(tick), tick_length_ms: tick_ms, ..sample::state() };
+    let mut state = State { tick: Tick(tick), tick_length_ms: tick_ms, ..fixtures::state() };
     let two = Replicas(2);
     state.replicas = Some(ReplicaCounts { desired: two, ready: two, pending: Replicas(0), reporting: two });
     state.windows.tick.rate_rps = rate;

@@ -1,37 +1,37 @@
-//! Exponential smoothing with trend and season, as the predictive HPA has statsmodels do it: smoothing factors given, the beginning by heuristic, one step ahead.
+//! Holt-Winters exponential smoothing as the predictive HPA uses it from statsmodels: given smoothing factors, heuristic initial values, one step ahead.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a component goes into the forecast.
+/// Form of a component of the forecast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
-    /// It is added.
+    /// Additive.
     #[default]
     Additive,
-    /// It multiplies.
+    /// Multiplicative.
     Multiplicative,
 }
 
-/// The model's settings.
+/// Settings of the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Model {
-    /// Smoothing of the level, 0 to 1.
+    /// Smoothing factor of the level, 0 to 1.
     pub alpha: f64,
-    /// Smoothing of the trend, 0 to 1.
+    /// Smoothing factor of the trend, 0 to 1.
     pub beta: f64,
-    /// Smoothing of the season, 0 to 1.
+    /// Smoothing factor of the season, 0 to 1.
     pub gamma: f64,
     /// Observations in a season, at least 2.
     pub periods: usize,
-    /// How the trend goes in.
+    /// Form of the trend.
     pub trend: Form,
-    /// How the season goes in.
+    /// Form of the season.
     pub seasonal: Form,
 }
 
-/// Where the recursion begins.
+/// Initial values of the recursion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Initial {
     /// The level.
@@ -42,11 +42,11 @@ pub struct Initial {
     pub season: Vec<f64>,
 }
 
-/// Observations that the level and trend of the beginning are drawn through.
+/// Observations used for the initial level and trend.
 const LINE: usize = 10;
 
 impl Model {
-    /// Observations below which there is no forecast.
+    /// Least number of observations for a forecast.
     #[must_use]
     pub fn least(&self) -> usize {
         (2 * self.periods).max(self.needed())
@@ -56,7 +56,7 @@ impl Model {
         LINE + 2 * (self.periods / 2)
     }
 
-    /// The observation that follows `series`; nothing where that is too short.
+    /// Forecast of the observation after `series`; `None` if it is too short.
     #[must_use]
     pub fn forecast(&self, series: &[f64]) -> Option<f64> {
         let Initial { mut level, mut trend, mut season } = self.initial(series)?;
@@ -73,7 +73,7 @@ impl Model {
         Some(combine(self.seasonal, combine(self.trend, level, trend), season[series.len() % self.periods]))
     }
 
-    /// Where the recursion begins: the season from the means around a moving average, level and trend from the line through its first ten points.
+    /// Initial values: the season from means around a moving average, level and trend from the line through its first ten points.
     #[must_use]
     pub fn initial(&self, series: &[f64]) -> Option<Initial> {
         if self.periods < 2 || series.len() < self.least() {
@@ -118,7 +118,7 @@ fn apart(form: Form, whole: f64, part: f64) -> f64 {
     }
 }
 
-/// Centred means over `width` points; of an even width the two outermost points count half.
+/// Centred means over `width` points; for an even width the two outermost points count half.
 fn moving_average(series: &[f64], width: usize) -> Vec<f64> {
     let mean = |points: &[f64]| {
         let ends = if width.is_multiple_of(2) { (points[0] + points[width]) / 2.0 } else { 0.0 };
@@ -139,13 +139,13 @@ fn line(points: &[f64]) -> (f64, f64) {
     (mean - slope * middle, slope)
 }
 
-/// Replicas for a forecast: the next whole number, where what arithmetic adds in its last digits is no reason for one more.
+/// Rounds a forecast up to replicas, tolerating rounding errors.
 #[must_use]
 pub fn whole(forecast: f64) -> u32 {
     (forecast - 1e-9).ceil().max(0.0) as u32
 }
 
-/// The least-squares line through `(seconds, replicas)`, read at `at` seconds; a single observation is its own forecast.
+/// Value at `at` seconds of the least-squares line through `(seconds, replicas)`; a single observation is its own forecast.
 #[must_use]
 pub fn linear(observed: &[(f64, f64)], at: f64) -> Option<f64> {
     let count = observed.len() as f64;

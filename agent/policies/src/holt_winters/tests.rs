@@ -5,7 +5,7 @@ use qscale_common::units::{Allocation, Replicas};
 
 use super::model::linear;
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 fn model(alpha: f64, beta: f64, gamma: f64, periods: usize, seasonal: Form) -> Model {
     Model { alpha, beta, gamma, periods, trend: Form::Additive, seasonal }
@@ -50,7 +50,7 @@ fn history_shorter_than_its_seasons_is_kept() {
     // Seven of a season of three are two whole ones and a beginning: nothing goes until the third is whole.
     let policy = HoltWinters { seasonal_periods: 3, stored_seasons: 2, ..HoltWinters::default() };
     let mut history = Vec::new();
-    let lengths: Vec<usize> = (1..=10).map(|wish| (policy.foretell(&mut history, wish), history.len()).1).collect();
+    let lengths: Vec<usize> = (1..=10).map(|wish| (policy.forecast_next(&mut history, wish), history.len()).1).collect();
     assert_eq!(lengths, [1, 2, 3, 4, 5, 6, 7, 8, 6, 7]);
 }
 
@@ -105,7 +105,7 @@ fn history_is_pruned_by_whole_seasons() {
     let kept = |as_shipped: bool| {
         let (policy, mut history) = (HoltWinters { as_shipped, ..policy.clone() }, Vec::new());
         (1..=9).for_each(|wish| {
-            policy.foretell(&mut history, wish);
+            policy.forecast_next(&mut history, wish);
         });
         history
     };
@@ -114,14 +114,14 @@ fn history_is_pruned_by_whole_seasons() {
 }
 
 #[test]
-fn the_order_of_the_history_is_what_as_shipped_changes() {
+fn as_shipped_reverses_the_history() {
     let ordered = HoltWinters { seasonal_periods: 2, stored_seasons: 20, alpha: 0.5, beta: 0.1, gamma: 0.1, ..HoltWinters::default() };
     let shipped = HoltWinters { as_shipped: true, ..ordered.clone() };
     let last = |policy: &HoltWinters| {
         let mut history = Vec::new();
-        (1..=30).map(|wish| policy.foretell(&mut history, wish)).last().expect("some")
+        (1..=30).map(|wish| policy.forecast_next(&mut history, wish)).last().expect("some")
     };
-    assert!((30..=32).contains(&last(&ordered)), "a rising series goes on rising, to {}", last(&ordered));
+    assert!((30..=32).contains(&last(&ordered)), "a rising series is extrapolated to {}", last(&ordered));
     assert!(!(30..=32).contains(&last(&shipped)), "{}", last(&shipped));
 }
 
@@ -135,18 +135,20 @@ fn scales_up_before_the_load_that_comes_every_season() {
     };
     let plain = policy.hpa.clone();
     let run = |policy: &dyn Policy| {
-        let (mut memory, mut replicas) = (Memory::None, 2);
+        let (mut memory, mut replicas) = (Memory::default(), 2);
         let ticks = (0..480u64).map(|tick| {
             let mut state =
-                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..sample::state() };
+                State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..fixtures::state() };
             state.bounds.replicas = Range::new(Replicas(1), Replicas(20)).expect("ordered");
             let all = Replicas(replicas);
             state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
             let busy = tick / 3 % 8 >= 6;
             let mean = if busy { 3600.0 } else { 800.0 } / f64::from(replicas);
             state.windows.tick.cpu_millicores = Some(Usage { mean, max: mean });
-            replicas =
-                policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng()).wanted().map_or(replicas, |wanted| wanted.replicas.0);
+            replicas = policy
+                .decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng())
+                .wanted()
+                .map_or(replicas, |wanted| wanted.replicas.0);
             // How much of the load the replicas of the tick can carry, once the season is known.
             if tick > 240 && busy { f64::from(replicas) * 500.0 / 3600.0 } else { 1.0 }
         });

@@ -1,4 +1,4 @@
-//! From what the metrics ask for to what is asked of the platform: the HPA's stabilisation and limits of rate. Owns the history that they need.
+//! Stabilization windows and rate limits of the HPA. Owns the history that they need; must not read metrics.
 
 use std::time::Duration;
 
@@ -6,41 +6,41 @@ use qscale_common::time::{Span, Timestamp, millis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// How fast and how steadily is scaled: the field `behavior` of an HPA.
+/// The field `behavior` of an HPA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Behavior {
-    /// Upwards.
+    /// Rules for scaling up.
     #[serde(deserialize_with = "up")]
     pub scale_up: Rules,
-    /// Downwards.
+    /// Rules for scaling down.
     #[serde(deserialize_with = "down")]
     pub scale_down: Rules,
 }
 
-/// How fast and how steadily is scaled in one direction. What is not told is as the API fills it in for that direction.
+/// Rules of one direction. Absent fields have the API's defaults of that direction.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Rules {
-    /// The mildest recommendation of this long counts, at most 1 h.
+    /// Window whose most conservative recommendation counts, at most 1 h.
     pub stabilization_window: Span,
-    /// Which of several policies counts.
+    /// Selection among several policies.
     pub select_policy: Select,
-    /// What may change within a period; at least one.
+    /// Limits of the change within a period; at least one.
     pub policies: Vec<RatePolicy>,
-    /// How far the ratio may lie from 1 without an answer; the HPA's own tolerance where absent.
+    /// Tolerated deviation of the ratio from 1; the HPA's own tolerance if absent.
     pub tolerance: Option<f64>,
 }
 
-/// Rules of which some are told.
+/// Partially specified rules.
 #[derive(Deserialize)]
-struct Told {
+struct PartialRules {
     stabilization_window: Option<Span>,
     select_policy: Option<Select>,
     policies: Option<Vec<RatePolicy>>,
     tolerance: Option<f64>,
 }
 
-impl Told {
+impl PartialRules {
     fn over(self, default: Rules) -> Rules {
         Rules {
             stabilization_window: self.stabilization_window.unwrap_or(default.stabilization_window),
@@ -52,30 +52,30 @@ impl Told {
 }
 
 fn up<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rules, D::Error> {
-    Ok(Told::deserialize(deserializer)?.over(Behavior::default().scale_up))
+    Ok(PartialRules::deserialize(deserializer)?.over(Behavior::default().scale_up))
 }
 
 fn down<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rules, D::Error> {
-    Ok(Told::deserialize(deserializer)?.over(Behavior::default().scale_down))
+    Ok(PartialRules::deserialize(deserializer)?.over(Behavior::default().scale_down))
 }
 
-/// Which of several policies counts.
+/// Selection among several policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
-    /// The one that allows most change.
+    /// The policy that allows the greatest change.
     #[default]
     Max,
-    /// The one that allows least change.
+    /// The policy that allows the smallest change.
     Min,
     /// No change at all.
     Disabled,
 }
 
-/// What may change within a period.
+/// Limit of the change within a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RatePolicy {
-    /// What `value` counts.
+    /// Unit of `value`.
     pub kind: RateKind,
     /// Pods or percent, at least 1.
     pub value: u32,
@@ -83,7 +83,7 @@ pub struct RatePolicy {
     pub period: Span,
 }
 
-/// What a limit of rate counts.
+/// Unit of a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RateKind {
@@ -93,31 +93,31 @@ pub enum RateKind {
     Percent,
 }
 
-/// The least and the most replicas.
+/// Bounds of the replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Least.
+    /// Minimum.
     pub min: u32,
-    /// Most, not below the least.
+    /// Maximum, not below the minimum.
     pub max: u32,
 }
 
-/// What an HPA remembers: what was recommended and what was changed, no longer than any window asks.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Past recommendations and scaling events, as far back as the windows need.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {
     recommendations: Vec<Entry>,
     ups: Vec<Entry>,
     downs: Vec<Entry>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     at: Timestamp,
     replicas: u32,
 }
 
 impl Default for Behavior {
-    /// What the API fills in where `behavior` is set and empty: up by 100 % or 4 pods in 15 s at once, down by all after 300 s.
+    /// The API's defaults of an empty `behavior`: up by 100 % or 4 pods in 15 s without delay, down by any number after 300 s.
     fn default() -> Self {
         let policy = |kind, value| RatePolicy { kind, value, period: Span::seconds(15) };
         Self {
@@ -128,9 +128,9 @@ impl Default for Behavior {
 }
 
 impl Behavior {
-    /// Longest stabilisation window that the API takes.
+    /// Longest stabilization window that the API accepts.
     pub const MAX_WINDOW: Span = Span::seconds(3600);
-    /// Longest period of a policy that the API takes.
+    /// Longest period of a policy that the API accepts.
     pub const MAX_PERIOD: Span = Span::seconds(1800);
 
     /// Refuses what the API would refuse.
@@ -144,13 +144,13 @@ impl Behavior {
         Ok(())
     }
 
-    /// How many replicas to ask for where the metrics ask for `desired` and there are `current`, both within `limits`.
+    /// Replicas to request if the metrics ask for `desired` and `current` run, within `limits`.
     pub fn normalize(&self, history: &mut History, current: u32, desired: u32, limits: Limits, now: Timestamp) -> u32 {
         let stabilized = self.stabilize(history, current, desired, now);
         self.limit(history, current, stabilized, limits, now)
     }
 
-    /// `current`, moved to within the mildest recommendations of either window. What the metrics asked for is what is remembered.
+    /// `current`, moved to the most conservative recommendations of both windows. Records the unlimited recommendation.
     fn stabilize(&self, history: &mut History, current: u32, desired: u32, now: Timestamp) -> u32 {
         let within = |rules: &Rules| {
             let window = rules.stabilization_window.0;
@@ -164,7 +164,7 @@ impl Behavior {
         if raised > down { down } else { raised }
     }
 
-    /// `desired`, as far as the limits of rate let it go within `limits`.
+    /// `desired`, as far as rate limits and `limits` allow.
     #[must_use]
     pub fn limit(&self, history: &History, current: u32, desired: u32, limits: Limits, now: Timestamp) -> u32 {
         if desired > current {
@@ -192,7 +192,7 @@ impl Behavior {
         .unwrap_or(i64::from(current))
     }
 
-    /// The policy that allows least change gives the highest limit here.
+    /// Scaling down, the policy with the smallest change gives the highest limit.
     fn down_limit(&self, history: &History, current: u32, now: Timestamp) -> i64 {
         let proposals = self.scale_down.policies.iter().map(|policy| {
             let start = history.at_period_start(current, policy.period.0, now);
@@ -209,10 +209,10 @@ impl Behavior {
         .unwrap_or(i64::from(current))
     }
 
-    /// Remembers that `to` replicas were asked for where there were `from`.
+    /// Records a request of `to` replicas instead of `from`.
     pub fn record(&self, history: &mut History, from: u32, to: u32, now: Timestamp) {
         let events = if to > from { &mut history.ups } else { &mut history.downs };
-        // Events of one direction count in the periods of the other too.
+        // Events of one direction also count in the periods of the other.
         let longest =
             self.scale_up.policies.iter().chain(&self.scale_down.policies).map(|policy| policy.period.0).max().unwrap_or_default();
         if from != to {
@@ -248,7 +248,7 @@ impl Rules {
     }
 }
 
-/// How many replicas to ask for without `behavior`: the highest recommendation of `window`, at most the double or 4, within `limits`.
+/// Replicas to request without `behavior`: the highest recommendation of `window`, at most twice `current` or 4, within `limits`.
 pub fn normalize(history: &mut History, current: u32, desired: u32, window: Duration, limits: Limits, now: Timestamp) -> u32 {
     let stabilized =
         history.recommendations.iter().filter(|entry| now.since(entry.at) <= window).map(|entry| entry.replicas).fold(desired, u32::max);
@@ -256,7 +256,7 @@ pub fn normalize(history: &mut History, current: u32, desired: u32, window: Dura
     convert(current, stabilized, limits)
 }
 
-/// `desired`, at most the double of `current` or 4, within `limits`.
+/// `desired`, at most twice `current` or 4, within `limits`.
 #[must_use]
 pub fn convert(current: u32, desired: u32, limits: Limits) -> u32 {
     let most = current.saturating_mul(2).max(4).min(limits.max);
@@ -264,10 +264,10 @@ pub fn convert(current: u32, desired: u32, limits: Limits) -> u32 {
 }
 
 impl History {
-    /// Entries that are kept at most, whatever the windows: an hour of decisions each second.
-    const MOST: usize = 3600;
+    /// Greatest number of entries, for any windows: an hour of decisions each second.
+    const MAX_VALUE: usize = 3600;
 
-    /// Remembers `replicas` as recommended where nothing is remembered: so an HPA that was restarted does not forget what it found.
+    /// Records `replicas` as recommended if the history is empty, so that a restarted HPA does not scale down at once.
     pub fn begin(&mut self, replicas: u32, now: Timestamp) {
         if self.recommendations.is_empty() {
             self.recommendations.push(Entry { at: now, replicas });
@@ -280,18 +280,18 @@ impl History {
 
     fn push(entries: &mut Vec<Entry>, entry: Entry, keep: Duration) {
         entries.retain(|known| entry.at.0.saturating_sub(known.at.0) <= millis(keep));
-        if entries.len() >= Self::MOST {
+        if entries.len() >= Self::MAX_VALUE {
             entries.remove(0);
         }
         entries.push(entry);
     }
 
-    /// How many replicas there were when the period began that ends now.
+    /// Replicas at the start of the period that ends now.
     fn at_period_start(&self, current: u32, period: Duration, now: Timestamp) -> i64 {
         i64::from(current) + self.changed_within(period, now)
     }
 
-    /// Replicas that were removed less those that were added within `period` before `now`.
+    /// Replicas removed less replicas added within `period` before `now`.
     #[must_use]
     pub fn changed_within(&self, period: Duration, now: Timestamp) -> i64 {
         let sum = |events: &[Entry]| -> i64 {
@@ -300,13 +300,13 @@ impl History {
         sum(&self.downs) - sum(&self.ups)
     }
 
-    /// How many recommendations are remembered.
+    /// Number of recorded recommendations.
     #[must_use]
     pub fn recommended(&self) -> usize {
         self.recommendations.len()
     }
 
-    /// A history in which so many replicas were recommended, added and removed, each at its time: for tests and for a rebuilt memory.
+    /// A history of given recommendations, additions and removals with their times, for tests.
     #[must_use]
     pub fn of(recommendations: &[(Timestamp, u32)], ups: &[(Timestamp, u32)], downs: &[(Timestamp, u32)]) -> Self {
         let entries = |list: &[(Timestamp, u32)]| list.iter().map(|(at, replicas)| Entry { at: *at, replicas: *replicas }).collect();

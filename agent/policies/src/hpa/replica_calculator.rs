@@ -1,21 +1,20 @@
-//! How many replicas one metric asks for, as the HPA's replica calculator has it. Owns the classes of pods and the arithmetic of ratios; knows neither
-//! history nor bounds.
+//! The HPA's replica calculator: replicas that one metric asks for. Owns classes of pods and the arithmetic of ratios; must not know history or bounds.
 //!
-//! Deviation: a metric of a pod that is not in the list cannot be told here. The original ignores it for utilization.
+//! Deviation: metrics of pods that are not in the list cannot be expressed. The original ignores them for utilization.
 
 use std::time::Duration;
 
 use qscale_common::time::Timestamp;
 use thiserror::Error;
 
-/// The calculator's settings.
+/// Settings of the calculator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Calculator {
-    /// How far a ratio may lie from 1 without an answer.
+    /// Tolerated deviation of a ratio from 1.
     pub tolerance: Tolerance,
-    /// For so long after a pod's start its CPU counts only with care: it may still be initialising.
+    /// Time after a pod's start in which its CPU may be due to initialization.
     pub cpu_initialization: Duration,
-    /// A pod that turned unready within so long of its start never was ready.
+    /// A pod that became unready within this time of its start was never ready.
     pub initial_readiness_delay: Duration,
 }
 
@@ -29,7 +28,7 @@ impl Default for Calculator {
     }
 }
 
-/// How far a ratio may lie from 1 without an answer: from `1 - down` to `1 + up`.
+/// Tolerated range of a ratio: `1 - down` to `1 + up`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
     /// Above 1.
@@ -44,33 +43,33 @@ impl Tolerance {
     }
 }
 
-/// What the calculator knows of a pod.
+/// A pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pod {
-    /// Where the pod is in its life.
+    /// Phase.
     pub phase: Phase,
-    /// Whether its deletion was asked for.
+    /// Whether its deletion was requested.
     pub deleted: bool,
-    /// When it started.
+    /// Time of its start.
     pub started: Option<Timestamp>,
     /// Its Ready condition.
     pub ready: Option<Ready>,
-    /// What it requests of the resource, in thousandths.
+    /// Request of the resource, thousandths.
     pub request: Option<i64>,
-    /// What was measured of it.
+    /// Its measurement.
     pub metric: Option<PodMetric>,
 }
 
-/// Where a pod is in its life.
+/// Phase of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Not yet started.
     Pending,
     /// Started.
     Running,
-    /// Ended well.
+    /// Ended successfully.
     Succeeded,
-    /// Ended badly.
+    /// Failed.
     Failed,
 }
 
@@ -79,7 +78,7 @@ pub enum Phase {
 pub struct Ready {
     /// Whether the pod is ready.
     pub is: bool,
-    /// Since when it is so.
+    /// Time of the last transition.
     pub since: Timestamp,
 }
 
@@ -88,13 +87,13 @@ pub struct Ready {
 pub struct PodMetric {
     /// In thousandths.
     pub value: i64,
-    /// End of the time over which was measured.
+    /// End of the measured span.
     pub at: Timestamp,
-    /// Length of that time.
+    /// Length of the measured span.
     pub window: Duration,
 }
 
-/// Which metric is judged; CPU of a pod that starts is not to be trusted.
+/// Kind of metric; CPU of a starting pod is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// CPU.
@@ -103,16 +102,16 @@ pub enum Kind {
     Other,
 }
 
-/// What one metric asks for.
+/// Proposal of one metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proposal {
     /// Replicas.
     pub replicas: u32,
-    /// What was measured: percent for a utilization, thousandths for a value.
+    /// Measured value: percent for a utilization, thousandths for a value.
     pub measured: i64,
 }
 
-/// Why a metric asks for nothing.
+/// Why a metric makes no proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum CalculatorError {
     /// The workload has no pods.
@@ -121,10 +120,10 @@ pub enum CalculatorError {
     /// A pod requests nothing of the resource.
     #[error("missing request for a pod")]
     NoRequest,
-    /// Nothing was measured at all.
+    /// There are no measurements.
     #[error("no metrics returned")]
     NoMetrics,
-    /// Nothing was measured of the pods that count.
+    /// There are no measurements of the pods that count.
     #[error("did not receive metrics for targeted pods (pods might be unready)")]
     NoReadyMetrics,
     /// The pods that were measured request nothing.
@@ -132,16 +131,16 @@ pub enum CalculatorError {
     NoMatch,
 }
 
-/// Pods by what their measurements are worth, as indices.
+/// Classes of pods, as indices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Groups {
     /// Pods whose measurement counts.
     pub ready: usize,
-    /// Pods that are not ready; what was measured of them does not count.
+    /// Pods that are not ready, whose measurements do not count.
     pub unready: Vec<usize>,
-    /// Pods of which nothing was measured.
+    /// Pods without a measurement.
     pub missing: Vec<usize>,
-    /// Pods that are going or gone.
+    /// Pods that are terminating or have ended.
     pub ignored: Vec<usize>,
 }
 
@@ -149,7 +148,7 @@ impl Calculator {
     /// Replicas that bring utilization, in percent of the requests, to `target`, which is at least 1.
     ///
     /// # Errors
-    /// When nothing that counts was measured.
+    /// If no pod that counts has a measurement.
     pub fn utilization(&self, current: u32, target: u32, kind: Kind, pods: &[Pod], now: Timestamp) -> Result<Proposal, CalculatorError> {
         if pods.iter().all(|pod| pod.metric.is_none()) {
             return Err(if pods.is_empty() { CalculatorError::NoPods } else { CalculatorError::NoMetrics });
@@ -171,7 +170,7 @@ impl Calculator {
     /// Replicas that bring the mean over the pods to `target`, which is at least 1; both in thousandths.
     ///
     /// # Errors
-    /// When nothing that counts was measured.
+    /// If no pod that counts has a measurement.
     pub fn average(&self, current: u32, target: i64, kind: Kind, pods: &[Pod], now: Timestamp) -> Result<Proposal, CalculatorError> {
         if pods.is_empty() {
             return Err(CalculatorError::NoPods);
@@ -184,7 +183,7 @@ impl Calculator {
         self.judge(current, kind, pods, now, |_| target, measure)
     }
 
-    /// What `measure` says of the pods, told what to take those without measurement for. `fallback` is what such a pod may use at most.
+    /// Applies `measure` to the pods with assumptions for those without measurement; `fallback` is the greatest usage of such a pod.
     fn judge(
         &self,
         current: u32,
@@ -208,7 +207,7 @@ impl Calculator {
         if missing.is_empty() && !unready_matter {
             return answer(if self.tolerance.holds(ratio) { current } else { whole(ratio * ready as f64) });
         }
-        // Whatever is not known is taken for what speaks against a change.
+        // Unknown values are assumed to speak against a change.
         if ratio < 1.0 {
             metrics.extend(missing.iter().map(|pod| (*pod, fallback(*pod))));
         } else if ratio > 1.0 {
@@ -227,7 +226,7 @@ impl Calculator {
         answer(if against { current } else { replicas })
     }
 
-    /// Pods by what their measurements are worth.
+    /// Classifies the pods.
     #[must_use]
     pub fn group(&self, pods: &[Pod], kind: Kind, now: Timestamp) -> Groups {
         let mut groups = Groups::default();
@@ -266,7 +265,7 @@ impl Calculator {
         Proposal { replicas, measured: usage }
     }
 
-    /// Replicas that bring `usage` of the whole workload to `target` for each; both in thousandths, `target` at least 1. `existing` is how many there are.
+    /// Replicas that bring `usage` of the whole workload to `target` each; both in thousandths, `target` at least 1. `existing` is the current number.
     #[must_use]
     pub fn average_value(&self, existing: u32, usage: i64, target: i64) -> Proposal {
         let ratio = usage as f64 / (target as f64 * f64::from(existing));
@@ -275,14 +274,14 @@ impl Calculator {
     }
 }
 
-/// Pods that run and are ready.
+/// Running and ready pods.
 #[must_use]
 pub fn ready_pods(pods: &[Pod]) -> u32 {
     let ready = pods.iter().filter(|pod| pod.phase == Phase::Running && pod.ready.is_some_and(|ready| ready.is));
     u32::try_from(ready.count()).unwrap_or(u32::MAX)
 }
 
-/// The next whole number of replicas, at most what the API can hold.
+/// Rounds up to replicas, at most the API's greatest number.
 fn whole(replicas: f64) -> u32 {
     (replicas.ceil() as u32).min(i32::MAX as u32)
 }

@@ -1,43 +1,41 @@
-//! How long to stay and when to start again, by the hybrid histogram of idle times. Owns the bins and the choice between its three branches.
+//! The hybrid histogram policy: keep-alive and prewarming by the distribution of idle times. Owns the bins and the choice between its three branches.
 //!
-//! Where public re-implementations differ, here: the deviation is that of the population; the tail ends where its bin ends; both times count from the end of
-//! the last execution; where the bins say nothing there is no prewarming. The forecast of idle times beyond the bins is an autoregression of first order,
-//! which stands in for the unpublished choice of an ARIMA's order.
+//! Where public re-implementations differ, this one uses: the population's standard deviation; the end of the tail's bin; times counted from the end of the last
+//! execution; no prewarming if the bins are not representative. Idle times beyond the bins are forecast by a first-order autoregression instead of the
+//! unpublished ARIMA.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::KeepAliveHistogram;
 
-/// How often which idle time was seen: one bin a minute for four hours.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Counts of idle times: one bin a minute for four hours.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdleTimes {
     bins: Vec<u32>,
     beyond: u32,
     recent_minutes: Vec<u32>,
 }
 
-/// When to start again and until when to stay, from the end of the last execution. A prewarm of zero means not to stop before that end.
+/// Prewarming and keep-alive times since the end of the last execution. A prewarm of zero keeps the replica until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
-    /// From when on to be there again.
+    /// Time at which a replica must be ready again.
     pub prewarm: Duration,
-    /// Until when.
+    /// Time until which it stays.
     pub keep_alive: Duration,
 }
 
 impl IdleTimes {
     /// Bins, one a minute.
     pub const MINUTES: usize = 240;
-    /// Share of idle times beyond the bins from which on they are foretold.
+    /// Share of idle times beyond the bins from which the forecast is used.
     const BEYOND: f64 = 0.5;
     /// Margin around a forecast.
     const FORECAST_MARGIN: f64 = 0.15;
-    /// Idle times that a forecast looks back on.
+    /// Idle times that the forecast uses.
     const RECENT: usize = 60;
 
-    /// Takes in that the function was idle for `idle` between two requests.
+    /// Records an idle time between two requests.
     pub fn record(&mut self, idle: Duration) {
         let minutes = idle.as_secs() / 60;
         self.bins.resize(Self::MINUTES, 0);
@@ -49,14 +47,14 @@ impl IdleTimes {
         self.recent_minutes.push(u32::try_from(minutes).unwrap_or(u32::MAX));
     }
 
-    /// When to start again and until when to stay.
+    /// Current prewarming and keep-alive times.
     #[must_use]
     pub fn windows(&self, rule: &KeepAliveHistogram) -> Windows {
         let minutes = |minutes: f64| Duration::from_secs_f64(minutes * 60.0);
         let within: f64 = self.bins.iter().map(|count| f64::from(*count)).sum();
         let all = within + f64::from(self.beyond);
         if all > 0.0 && f64::from(self.beyond) / all >= Self::BEYOND {
-            let idle = foretell(&self.recent_minutes);
+            let idle = forecast_next(&self.recent_minutes);
             let prewarm = (1.0 - Self::FORECAST_MARGIN) * idle;
             return Windows { prewarm: minutes(prewarm), keep_alive: minutes(prewarm + 2.0 * Self::FORECAST_MARGIN * idle) };
         }
@@ -67,7 +65,7 @@ impl IdleTimes {
         Windows { prewarm: minutes((1.0 - rule.margin) * head as f64), keep_alive: minutes((1.0 + rule.margin) * tail as f64) }
     }
 
-    /// Standard deviation of the bins' counts over their mean.
+    /// Coefficient of variation of the bin counts.
     #[must_use]
     pub fn variation(&self) -> f64 {
         let count = Self::MINUTES as f64;
@@ -76,7 +74,7 @@ impl IdleTimes {
         if mean > 0.0 { variance.sqrt() / mean } else { 0.0 }
     }
 
-    /// The first bin up to which `share` idle times lie.
+    /// First bin up to which `share` of the idle times lie.
     fn percentile(&self, share: f64) -> usize {
         let mut sum = 0.0;
         let reached = self.bins.iter().position(|count| {
@@ -87,8 +85,8 @@ impl IdleTimes {
     }
 }
 
-/// The idle time that follows `series`, minutes: by its correlation with the one before it, and the mean.
-fn foretell(series: &[u32]) -> f64 {
+/// Forecast of the next idle time, minutes, by first-order autocorrelation and mean.
+fn forecast_next(series: &[u32]) -> f64 {
     let values: Vec<f64> = series.iter().map(|minutes| f64::from(*minutes)).collect();
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
     let around: Vec<f64> = values.iter().map(|value| value - mean).collect();
@@ -131,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_says_what_is_heeded() {
+    fn answers_by_the_configured_policy() {
         let idle = of([vec![10; 19], vec![20]].concat());
         let windows = |rule: KeepAliveHistogram| {
             let Windows { prewarm, keep_alive } = idle.windows(&rule);
@@ -146,9 +144,9 @@ mod tests {
 
     #[test]
     fn a_forecast_follows_what_goes_up_and_down() {
-        let forecast = foretell(&[300, 500, 300, 500, 300, 500]);
+        let forecast = forecast_next(&[300, 500, 300, 500, 300, 500]);
         assert!(forecast < 350.0, "{forecast}");
-        assert_eq!(foretell(&[400; 5]), 400.0);
-        assert_eq!(foretell(&[]), 0.0);
+        assert_eq!(forecast_next(&[400; 5]), 400.0);
+        assert_eq!(forecast_next(&[]), 0.0);
     }
 }

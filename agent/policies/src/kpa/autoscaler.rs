@@ -1,77 +1,77 @@
-//! How many pods a revision needs, as Knative's autoscaler decides it. Owns panic and delay; knows neither bounds nor what zero means.
+//! Knative's autoscaler: pods that a revision needs. Owns panic mode and scale-down delay; must not know bounds or scaling to zero. The original's number of
+//! activators has no use here.
 
 use std::time::Duration;
 
 use qscale_common::time::{Timestamp, millis};
-use serde::{Deserialize, Serialize};
 
 use super::bucketing::Highest;
 
-/// What the autoscaler is told of a revision.
+/// Settings of a revision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeciderSpec {
-    /// What one pod should have, more than 0.
+    /// Target of one pod, more than 0.
     pub target: f64,
-    /// What one pod can have.
+    /// Capacity of one pod.
     pub total: f64,
-    /// Burst that should be absorbed without the activator; -1 for any.
+    /// Burst to absorb without the activator; -1 for any.
     pub target_burst_capacity: f64,
-    /// Panic begins at so many times the ready pods.
+    /// Ratio of needed to ready pods at which panic mode begins.
     pub panic_threshold: f64,
-    /// Most pods at once, times the ready ones.
+    /// Greatest factor of the ready pods in one step up.
     pub max_scale_up_rate: f64,
-    /// Fewest pods at once, the ready ones divided by this.
+    /// Greatest divisor of the ready pods in one step down.
     pub max_scale_down_rate: f64,
-    /// Fewest pods where any are needed.
+    /// Least number of pods if any are needed.
     pub activation_scale: u32,
-    /// The long window, which panic outlasts.
+    /// The long window, for which panic lasts at least.
     pub stable_window: Duration,
-    /// The highest need of this long counts.
+    /// Window whose greatest need counts.
     pub scale_down_delay: Duration,
-    /// Whether anything routes to the revision.
+    /// Whether requests are routed to the revision.
     pub reachable: bool,
 }
 
-/// What the autoscaler remembers of a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Memory of the autoscaler about a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Autoscaler {
     panic_since: Option<Timestamp>,
     max_panic_pods: u32,
     delay: Highest,
 }
 
-/// What the autoscaler wants.
+/// Result of the autoscaler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScaleResult {
-    /// Pods.
+    /// Wanted pods.
     pub desired: u32,
-    /// What is left of the capacity after the burst that should be absorbed; below 0 the activator stays in the path.
+    /// Capacity left after the burst to absorb; below 0 the activator stays in the path.
     pub excess_burst_capacity: i32,
 }
 
 impl Autoscaler {
-    /// How long a slot of the delay is: the tick of the original.
+    /// Slot length of the delay window: the original's tick.
     const SLOT_MS: u64 = 2000;
 
-    /// Begins in panic where more than one pod is ready, so that a restart without history does not scale down.
+    /// Begins in panic mode if more than one pod is ready, so that a restart without history does not scale down.
     #[must_use]
     pub fn new(ready: u32, now: Timestamp) -> Self {
         Self { panic_since: (ready > 1).then_some(now), max_panic_pods: ready, delay: Highest::default() }
     }
 
-    /// Since when it panics.
+    /// Time of the last cause of panic, in panic mode.
     #[must_use]
     pub fn panics_since(&self) -> Option<Timestamp> {
         self.panic_since
     }
 
-    /// Fewest pods while it panics.
+    /// Least number of pods in panic mode.
     #[must_use]
     pub fn max_panic_pods(&self) -> u32 {
         self.max_panic_pods
     }
 
-    /// Pods for what was observed over the stable and the panic window, in sum over the revision.
+    /// Pods for the averages over the stable and the panic window, summed over the revision.
     pub fn scale(&mut self, spec: &DeciderSpec, ready_pods: u32, stable: f64, panic: f64, now: Timestamp) -> ScaleResult {
         let ready = f64::from(ready_pods.max(1));
         let most = (spec.max_scale_up_rate * ready).ceil();
@@ -108,26 +108,4 @@ fn excess(spec: &DeciderSpec, ready: u32, panic: f64) -> i32 {
         burst if burst > 0.0 => (f64::from(ready) * spec.total - burst - panic).floor() as i32,
         _ => -1,
     }
-}
-
-/// How many pods are asked for their metrics so that the mean is within its interval, of `pods`.
-#[must_use]
-pub fn sample_size(pods: u32) -> u32 {
-    if pods <= 3 {
-        return pods;
-    }
-    // 1.96 for an interval of 95 %, a variance of 100, a margin of 5.
-    let (population, x) = (f64::from(pods), 1.96 * 1.96 * 100.0 / 25.0);
-    (population * x / (population + x - 1.0)).ceil() as u32
-}
-
-/// How many activators stand before `ready` pods, each activator carrying `capacity`; at least 2, and no more where no burst is to be absorbed.
-#[must_use]
-pub fn activators(ready: u32, total: f64, target_burst_capacity: f64, capacity: f64) -> u32 {
-    const FEWEST: u32 = 2;
-    if target_burst_capacity == 0.0 {
-        return FEWEST;
-    }
-    let covered = f64::from(ready) * total + target_burst_capacity.max(0.0);
-    ((covered / capacity).ceil() as u32).max(FEWEST)
 }

@@ -1,18 +1,16 @@
-//! Averages over a window of seconds, as Knative's autoscaler keeps them. Owns what counts where data begins late or ends early.
-
-use serde::{Deserialize, Serialize};
+//! Knative's averages over a window of seconds. Owns the treatment of data that begins late or ends early.
 
 /// One value for each of the last seconds.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Buckets {
-    /// First and last second that was written; nothing where there is none.
+    /// First and last second that was written.
     written: Option<(u64, u64)>,
-    /// The values; the one of second `s` at `s` modulo their number.
+    /// Ring of values; second `s` is at `s` modulo its length.
     values: Vec<f64>,
 }
 
 impl Buckets {
-    /// Adds `value` to second `at`, in a window of `window` seconds, which is at least 1. What lies a window before the last is passed over.
+    /// Adds `value` to second `at` in a window of `window` seconds, at least 1. Ignores seconds older than the window.
     pub fn record(&mut self, at: u64, value: f64, window: usize) {
         self.resize(window);
         let size = window as u64;
@@ -31,7 +29,7 @@ impl Buckets {
         self.values[(at % size) as usize] += value;
     }
 
-    /// Makes the window `window` seconds long and keeps the newest values of what was written.
+    /// Resizes the window to `window` seconds and keeps the newest values.
     fn resize(&mut self, window: usize) {
         let old = self.values.len();
         if old == window {
@@ -67,7 +65,7 @@ impl Buckets {
         rounded(6, sum / seconds as f64)
     }
 
-    /// Mean of the window that ends with second `now`, in which a value weighs less the older it is, those before the first that was written as zeros.
+    /// Exponentially weighted mean of the window that ends with second `now`; seconds before the first written one count as zero.
     #[must_use]
     pub fn weighted_average(&self, now: u64) -> f64 {
         let Some((_, last)) = self.written.filter(|_| !self.is_empty(now)) else { return 0.0 };
@@ -84,37 +82,37 @@ impl Buckets {
     }
 }
 
-/// What the newest of so many values weighs: as much as makes them all weigh 0.9999, at least a fifth.
+/// Weight of the newest of `values` values, so that all weigh 0.9999 together, at least 0.2.
 #[must_use]
 pub fn smoothing(values: usize) -> f64 {
     (1.0 - (1.0f64 - 0.9999).powf(1.0 / values as f64)).max(0.2)
 }
 
-/// `value` to so many digits after the point.
+/// Rounds `value` to a number of decimal places.
 fn rounded(digits: i32, value: f64) -> f64 {
     let factor = 10f64.powi(digits);
     (value * factor).round() / factor
 }
 
-/// The highest value of a window of slots: what delays scaling down.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Greatest value of a window of slots; delays scaling down.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Highest {
-    /// Slots with their values, each lower than the one before it.
+    /// Slots with decreasing values.
     slots: Vec<(u64, u32)>,
 }
 
 impl Highest {
-    /// Takes in `value` at `slot` and gives the highest of the `window` slots that end with it.
+    /// Records `value` at `slot` and returns the greatest value of the `window` slots that end with it.
     pub fn record(&mut self, slot: u64, value: u32, window: u64) -> u32 {
         self.slots.retain(|(at, known)| at.saturating_add(window) > slot && *at <= slot && *known > value);
-        // Of several values of one slot the highest counts.
+        // The greatest value of a slot counts.
         if self.slots.last().is_none_or(|(at, _)| *at != slot) {
             self.slots.push((slot, value));
         }
         self.slots[0].1
     }
 
-    /// The highest of the `window` slots that end with `slot`.
+    /// Greatest value of the `window` slots that end with `slot`.
     #[must_use]
     pub fn at(&self, slot: u64, window: u64) -> Option<u32> {
         self.slots.iter().find(|(at, _)| at.saturating_add(window) > slot && *at <= slot).map(|(_, value)| *value)

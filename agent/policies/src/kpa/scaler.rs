@@ -1,69 +1,67 @@
-//! When a revision goes to zero, as Knative's reconciler decides it. Owns whether a revision is active and since when.
+//! Knative's reconciler: scaling to zero. Owns the activity of a revision and its transitions.
 //!
-//! Whether the activator stands in the path is told. Here the gateway always does, so that a probe of it succeeds.
+//! The gateway takes the role of the activator and is always in the path, so probes of it succeed.
 
 use std::time::Duration;
 
 use qscale_common::time::Timestamp;
-use serde::{Deserialize, Serialize};
 
-/// What the reconciler is told about zero.
+/// Settings of scaling to zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ZeroSpec {
-    /// Whether zero is allowed.
+    /// Whether zero pods are allowed.
     pub enabled: bool,
-    /// So long a revision is active at least.
+    /// Least time for which a revision is active.
     pub stable_window: Duration,
-    /// So long the activator stands in the path before the last pod goes.
+    /// Time for which the activator is in the path before the last pod is removed.
     pub grace: Duration,
-    /// So long the last pod is kept at least.
+    /// Least time for which the last pod is kept.
     pub retention: Duration,
-    /// So long a revision may take to become active before it is given up.
+    /// Time a revision may take to become active before it is given up.
     pub activation_timeout: Duration,
-    /// Whether a probe finds the activator in the path; nothing goes to zero without. Where any burst is to be absorbed none is needed.
+    /// Whether a probe finds the activator in the path, which scaling to zero requires.
     pub backed: bool,
 }
 
-/// Pods that the reconciler compares with what is wanted.
+/// Pods of a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
-    /// Pods that are ready.
+    /// Ready pods.
     pub ready: u32,
-    /// So many make a revision active, at least 1.
+    /// Ready pods that make a revision active, at least 1.
     pub needed: u32,
 }
 
-/// Whether a revision takes requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Activity of a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// It should, and has no ready pod yet.
+    /// Pods are wanted, and none is ready yet.
     Activating,
-    /// It does.
+    /// Serves requests.
     Active,
-    /// It need not.
+    /// No pods are wanted.
     Inactive,
 }
 
-/// A revision's condition, and whether requests go through the activator, each since when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A revision's condition, and whether requests go through the activator, each with the time of its last change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activity {
     condition: Condition,
     since: Timestamp,
     proxy_since: Option<Timestamp>,
 }
 
-/// What the reconciler does with a wish.
+/// Decision of the reconciler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// It asks for so many pods.
+    /// Request this number of pods.
     Scale(u32),
-    /// It keeps what there is.
+    /// Keep the current pods.
     Keep,
 }
 
 impl Activity {
-    /// A revision that was just found with so many ready pods.
+    /// A revision first seen with `ready` pods.
     #[must_use]
     pub fn found(ready: u32, current: u32, now: Timestamp) -> Self {
         let condition = match (ready, current) {
@@ -74,7 +72,7 @@ impl Activity {
         Self { condition, since: now, proxy_since: (condition != Condition::Active).then_some(now) }
     }
 
-    /// A revision in `condition` and with requests through the activator, each since then.
+    /// A revision in `condition` since `since`, with requests through the activator since `proxy_since`.
     #[must_use]
     pub fn since(condition: Condition, since: Timestamp, proxy_since: Option<Timestamp>) -> Self {
         Self { condition, since, proxy_since }
@@ -86,8 +84,8 @@ impl Activity {
         self.condition
     }
 
-    /// What becomes of `desired` pods, and of the condition. Nothing of the former where there are no metrics yet. `excess` is the excess burst capacity;
-    /// below zero the activator stays in the path.
+    /// Decides on `desired` pods (`None` without metrics) and updates the condition. `excess` is the excess burst capacity; below zero the activator stays in the
+    /// path.
     pub fn reconcile(&mut self, spec: &ZeroSpec, desired: Option<u32>, pods: Counted, excess: i32, now: Timestamp) -> Applied {
         let (applied, want) = match desired {
             Some(desired) => self.judge_zero(spec, desired, now),
@@ -99,7 +97,7 @@ impl Activity {
         applied
     }
 
-    /// The condition that follows from what is wanted and what is there.
+    /// Updates the condition from wanted and ready pods.
     pub fn settle(&mut self, want: Option<u32>, Counted { ready, needed }: Counted, now: Timestamp) {
         let enough = ready >= needed;
         match (want, self.condition) {
@@ -109,7 +107,7 @@ impl Activity {
         }
     }
 
-    /// What is asked for, and what is wanted in the end; nothing of the latter where it is not known.
+    /// Requested pods, and the pods wanted in the end, if known.
     fn judge_zero(&self, spec: &ZeroSpec, desired: u32, now: Timestamp) -> (Applied, Option<u32>) {
         let passed = now.since(self.since);
         if desired > 0 {

@@ -4,7 +4,7 @@ use qscale_common::time::Tick;
 
 use super::autoscaler::*;
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 const NOW: Timestamp = Timestamp(1_000_000_000);
 const SECOND: Duration = Duration::from_secs(1);
@@ -187,28 +187,6 @@ mod autoscaler_cases {
 }
 
 #[test]
-fn population_mean_sample_size() {
-    for (pods, expected) in [(0, 0), (1, 1), (2, 2), (3, 3), (5, 4), (10, 7), (100, 14), (1000, 16)] {
-        assert_eq!(sample_size(pods), expected, "{pods}");
-    }
-}
-
-#[test]
-fn compute_activator_num() {
-    let cases = [
-        ("default", 0, 200.0, 2),
-        ("1 pod", 1, 200.0, 3),
-        ("tbc = 0", 100, 0.0, 2),
-        ("tbc = -1", 5, -1.0, 5),
-        ("many pods", 15, 200.0, 17),
-    ];
-    for (name, pods, burst, expected) in cases {
-        assert_eq!(activators(pods, 100.0, burst, 100.0), expected, "{name}");
-    }
-    assert_eq!(activators(1, 100.0, 211.0, 100.0), 4);
-}
-
-#[test]
 fn resolve_metric_target() {
     /// Name, requests at once that the container takes, annotated target, utilization in percent; target and total.
     struct Case(&'static str, Metric, u32, Option<f64>, f64, f64, f64);
@@ -242,7 +220,7 @@ fn resolve_metric_target() {
 }
 
 #[test]
-fn what_the_configuration_would_refuse() {
+fn refuses_invalid_behavior() {
     let check = |name: &str, kpa: Kpa, fine: bool| assert_eq!(kpa.check().is_ok(), fine, "{name}: {:?}", kpa.check());
     let seconds = Span::seconds;
     check("defaults", Kpa::default(), true);
@@ -271,7 +249,7 @@ fn what_the_configuration_would_refuse() {
 
 /// A function of `replicas` that has `in_flight` requests in all, at the `second`th second.
 fn at(second: u64, replicas: u32, in_flight: f64) -> State {
-    let mut state = State { allocation: Some(Allocation::new(replicas, 500, 256)), ..sample::state() };
+    let mut state = State { allocation: Some(Allocation::new(replicas, 500, 256)), ..fixtures::state() };
     (state.tick, state.tick_length_ms) = (Tick(1_700_000_000 + second), 1000);
     state.bounds.replicas = Range::new(Replicas(0), Replicas(1000)).expect("ordered");
     let all = Replicas(replicas);
@@ -282,9 +260,9 @@ fn at(second: u64, replicas: u32, in_flight: f64) -> State {
 }
 
 fn run(policy: &Kpa, mut replicas: u32, load: impl Fn(u64) -> f64, seconds: u64) -> Vec<u32> {
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let played = (0..seconds).map(|second| {
-        let decision = policy.decide(&at(second, replicas, load(second)), &mut memory, Timestamp(0), &mut sample::rng());
+        let decision = policy.decide(&at(second, replicas, load(second)), &mut memory, Timestamp(0), &mut fixtures::rng());
         replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
         replicas
     });
@@ -300,7 +278,7 @@ fn a_burst_is_answered_within_the_panic_window() {
 }
 
 #[test]
-fn newer_requests_weigh_more_where_told() {
+fn weighted_aggregation_prefers_new_values() {
     // At a step the weighted mean is ahead of the plain one and reaches the same end.
     let load = |second| if second < 60 { 50.0 } else { 150.0 };
     let weighted = Kpa { aggregation: Aggregation::WeightedExponential, panic_threshold_percentage: 1000.0, ..Kpa::default() };

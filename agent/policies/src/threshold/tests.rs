@@ -2,14 +2,14 @@ use proptest::prelude::*;
 use qscale_common::policy::{Bounds, Range};
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 fn usage(mean: f64) -> Option<Usage> {
     Some(Usage { mean, max: mean })
 }
 
 fn seen(cpu: f64, memory: f64, current: Allocation) -> State {
-    let mut state = State { allocation: Some(current), ..sample::state() };
+    let mut state = State { allocation: Some(current), ..fixtures::state() };
     state.windows.tick.cpu_millicores = usage(cpu);
     state.windows.tick.memory_mib = usage(memory);
     state
@@ -18,7 +18,7 @@ fn seen(cpu: f64, memory: f64, current: Allocation) -> State {
 #[track_caller]
 fn check(mode: Mode, (cpu, memory): (f64, f64), current: Allocation, expected: Result<Allocation, HoldReason>) {
     let policy = Threshold { mode, ..Threshold::default() };
-    let decision = policy.decide(&seen(cpu, memory, current), &mut Memory::None, Timestamp(0), &mut sample::rng());
+    let decision = policy.decide(&seen(cpu, memory, current), &mut Memory::default(), Timestamp(0), &mut fixtures::rng());
     match decision {
         Decision::Want { allocation, reason, .. } => assert_eq!(Ok(allocation), expected, "{reason}"),
         Decision::Hold { why, reason, .. } => assert_eq!(Err(why), expected, "{reason}"),
@@ -26,7 +26,7 @@ fn check(mode: Mode, (cpu, memory): (f64, f64), current: Allocation, expected: R
 }
 
 #[test]
-fn horizontal_goes_up_above_either_threshold_and_else_down() {
+fn horizontal_scales_up_above_either_threshold_else_down() {
     let current = Allocation::new(4, 500, 512);
     let (up, down) = (Ok(Allocation::new(5, 500, 512)), Ok(Allocation::new(3, 500, 512)));
     check(Mode::Horizontal, (251.0, 10.0), current, up);
@@ -37,7 +37,7 @@ fn horizontal_goes_up_above_either_threshold_and_else_down() {
 }
 
 #[test]
-fn vertical_raises_what_is_short_and_lowers_both() {
+fn vertical_raises_scarce_resources_and_lowers_both() {
     let current = Allocation::new(2, 500, 512);
     check(Mode::Vertical, (251.0, 10.0), current, Ok(Allocation::new(2, 530, 512)));
     check(Mode::Vertical, (10.0, 257.0), current, Ok(Allocation::new(2, 500, 576)));
@@ -54,7 +54,7 @@ fn both_moves_all_three_in_one_decision() {
 }
 
 #[test]
-fn bounds_end_the_way_in_either_direction() {
+fn stops_at_the_bounds() {
     check(Mode::Horizontal, (300.0, 10.0), Allocation::new(10, 500, 512), Err(HoldReason::NotAllowed));
     check(Mode::Horizontal, (10.0, 10.0), Allocation::new(1, 500, 512), Err(HoldReason::NotAllowed));
     check(Mode::Vertical, (10.0, 10.0), Allocation::new(1, 110, 64), Ok(Allocation::new(1, 100, 64)));
@@ -62,7 +62,7 @@ fn bounds_end_the_way_in_either_direction() {
 }
 
 #[test]
-fn use_at_a_limit_below_the_threshold_counts_as_above_it() {
+fn usage_at_a_low_limit_counts_as_above_the_threshold() {
     check(Mode::Horizontal, (190.0, 10.0), Allocation::new(2, 200, 256), Ok(Allocation::new(3, 200, 256)));
     check(Mode::Vertical, (98.0, 10.0), Allocation::new(1, 100, 256), Ok(Allocation::new(1, 130, 256)));
     check(Mode::Vertical, (10.0, 120.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 192)));
@@ -70,12 +70,12 @@ fn use_at_a_limit_below_the_threshold_counts_as_above_it() {
 }
 
 #[test]
-fn memory_is_not_lowered_to_where_it_would_have_to_rise_again() {
+fn memory_is_not_lowered_into_saturation() {
     check(Mode::Vertical, (10.0, 90.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 100)));
     check(Mode::Vertical, (10.0, 90.0), Allocation::new(1, 100, 100), Err(HoldReason::NotAllowed));
     let mut state = seen(10.0, 50.0, Allocation::new(1, 100, 256));
     state.windows.long.memory_mib = usage(225.0);
-    let decision = Threshold { mode: Mode::Vertical, ..Threshold::default() }.judge(&state);
+    let decision = Threshold { mode: Mode::Vertical, ..Threshold::default() }.evaluate(&state);
     assert_eq!(decision.wanted(), Some(Allocation::new(1, 100, 250)));
 }
 
@@ -85,34 +85,34 @@ fn the_last_replica_goes_only_without_arrivals() {
     state.bounds.replicas = Range::new(Replicas(0), Replicas(5)).expect("a range");
     for (rate, wanted) in [(None, None), (Some(0.2), None), (Some(0.0), Some(Allocation::new(0, 500, 128)))] {
         state.windows.short.rate_rps = rate;
-        assert_eq!(Threshold::default().judge(&state).wanted(), wanted, "{rate:?}");
+        assert_eq!(Threshold::default().evaluate(&state).wanted(), wanted, "{rate:?}");
     }
 }
 
 #[test]
-fn holds_what_it_does_not_know() {
-    let mut state = sample::state();
+fn holds_on_unknown_inputs() {
+    let mut state = fixtures::state();
     state.windows.tick.memory_mib = None;
-    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
-    let mut state = sample::state();
+    assert!(matches!(Threshold::default().evaluate(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+    let mut state = fixtures::state();
     state.windows.tick.cpu_millicores = None;
-    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
-    let state = State { allocation: None, ..sample::state() };
-    assert!(matches!(Threshold::default().judge(&state), Decision::Hold { why: HoldReason::NoAllocation, .. }));
+    assert!(matches!(Threshold::default().evaluate(&state), Decision::Hold { why: HoldReason::NoMeasurement, .. }));
+    let state = State { allocation: None, ..fixtures::state() };
+    assert!(matches!(Threshold::default().evaluate(&state), Decision::Hold { why: HoldReason::NoAllocation, .. }));
 }
 
 #[test]
-fn rests_within_the_band_that_it_is_given() {
+fn rests_within_its_band() {
     let policy = Threshold { down_below: 0.6, ..Threshold::default() };
     let current = Allocation::new(4, 500, 512);
-    assert!(matches!(policy.judge(&seen(200.0, 10.0, current)), Decision::Hold { why: HoldReason::NothingToDo, .. }));
-    assert_eq!(policy.judge(&seen(150.0, 10.0, current)).wanted(), Some(Allocation::new(3, 500, 512)));
-    assert_eq!(policy.judge(&seen(251.0, 10.0, current)).wanted(), Some(Allocation::new(5, 500, 512)));
+    assert!(matches!(policy.evaluate(&seen(200.0, 10.0, current)), Decision::Hold { why: HoldReason::NothingToDo, .. }));
+    assert_eq!(policy.evaluate(&seen(150.0, 10.0, current)).wanted(), Some(Allocation::new(3, 500, 512)));
+    assert_eq!(policy.evaluate(&seen(251.0, 10.0, current)).wanted(), Some(Allocation::new(5, 500, 512)));
 }
 
 #[test]
 fn says_why_and_what_was_masked() {
-    let Decision::Hold { reason, choices, .. } = Threshold::default().judge(&seen(312.0, 10.0, Allocation::new(10, 500, 512))) else {
+    let Decision::Hold { reason, choices, .. } = Threshold::default().evaluate(&seen(312.0, 10.0, Allocation::new(10, 500, 512))) else {
         panic!("must hold at the bound");
     };
     assert_eq!(reason, "CPU 312m a replica is above 250m; there is no further up");
@@ -160,28 +160,28 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn whatever_is_wanted_lies_within_the_bounds_and_differs(
+    fn wanted_allocations_are_within_bounds_and_differ(
         policy in rules(), current in prop::option::of(allocations()), bounds in bounds(),
         cpu in measurements(), memory in measurements(), peak in measurements(), rate in prop::option::of(any::<f64>()),
     ) {
-        let mut state = State { allocation: current, bounds, ..sample::state() };
+        let mut state = State { allocation: current, bounds, ..fixtures::state() };
         state.windows.tick.cpu_millicores = cpu;
         state.windows.tick.memory_mib = memory;
         state.windows.long.memory_mib = peak;
         state.windows.short.rate_rps = rate;
-        let decision = policy.judge(&state);
+        let decision = policy.evaluate(&state);
         if let Some(wanted) = decision.wanted() {
             prop_assert!(bounds.contain(wanted));
             prop_assert_ne!(Some(wanted), current);
         }
-        prop_assert_eq!(decision, policy.judge(&state), "a rule without memory answers the same twice");
+        prop_assert_eq!(decision, policy.evaluate(&state), "a rule without memory answers the same twice");
     }
 
     #[test]
     fn one_step_never_exceeds_the_step_within_the_bounds(mode in modes(), cpu in 0.0..2000.0f64, memory in 0.0..2000.0f64, r in 1u32..=10, c in 100u32..=1000, m in 64u32..=1024) {
         let current = Allocation::new(r, c, m);
         let policy = Threshold { mode, ..Threshold::default() };
-        if let Some(wanted) = policy.judge(&seen(cpu, memory, current)).wanted() {
+        if let Some(wanted) = policy.evaluate(&seen(cpu, memory, current)).wanted() {
             prop_assert!(wanted.replicas.0.abs_diff(r) <= 1);
             prop_assert!(wanted.cpu_millicores.0.abs_diff(c) <= 30);
             prop_assert!(wanted.memory_mib.0.abs_diff(m) <= 64);

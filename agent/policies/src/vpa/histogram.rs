@@ -1,18 +1,17 @@
-//! Histograms whose samples fade, as the VPA's recommender keeps them. Owns buckets, weights and percentiles.
+//! The VPA's decaying histograms. Owns buckets, weights and percentiles.
 
 use std::time::Duration;
 
 use qscale_common::time::{Timestamp, millis};
-use serde::{Deserialize, Serialize};
 
-/// Where the buckets of a histogram begin and end.
+/// Buckets of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Buckets {
     /// All of one width.
     Linear {
         /// The width, more than 0.
         width: f64,
-        /// How many there are.
+        /// Number of buckets.
         count: usize,
     },
     /// Each `ratio` times as wide as the one before it.
@@ -21,7 +20,7 @@ pub enum Buckets {
         first: f64,
         /// More than 1.
         ratio: f64,
-        /// How many there are.
+        /// Number of buckets.
         count: usize,
     },
 }
@@ -40,7 +39,7 @@ impl Buckets {
         Self::Linear { width, count: (max / width).ceil() as usize + 1 }
     }
 
-    /// How many there are, at least 1.
+    /// Number of buckets, at least 1.
     #[must_use]
     pub fn count(&self) -> usize {
         match *self {
@@ -48,7 +47,7 @@ impl Buckets {
         }
     }
 
-    /// The bucket that `value` falls in; the last takes all that lies above.
+    /// The bucket of `value`; the last holds all greater values.
     #[must_use]
     pub fn find(&self, value: f64) -> usize {
         let bucket = match *self {
@@ -59,7 +58,7 @@ impl Buckets {
         (bucket as usize).min(self.count() - 1)
     }
 
-    /// Where `bucket` begins.
+    /// Start of `bucket`.
     #[must_use]
     pub fn start(&self, bucket: usize) -> f64 {
         match *self {
@@ -70,8 +69,8 @@ impl Buckets {
     }
 }
 
-/// A histogram in which a sample of now weighs twice one of a half-life ago.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// A histogram whose samples lose half of their weight in a half-life.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Histogram {
     weights: Vec<f64>,
     total: f64,
@@ -79,19 +78,19 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Weights below this are none.
+    /// Smaller weights count as zero.
     pub const EPSILON: f64 = 1e-4;
-    /// Half-lives after which the weights are scaled down, lest they outgrow their numbers.
+    /// Half-lives after which weights are rescaled, so that they stay finite.
     const MAX_EXPONENT: f64 = 100.0;
 
-    /// Adds `value` of `at` with `weight`.
+    /// Adds `value`, measured at `at`, with `weight`.
     pub fn add(&mut self, buckets: &Buckets, half_life: Duration, value: f64, weight: f64, at: Timestamp) {
         let (bucket, weight) = self.place(buckets, half_life, value, weight, at);
         self.weights[bucket] += weight;
         self.total += weight;
     }
 
-    /// Takes away what was added.
+    /// Removes an added sample.
     pub fn subtract(&mut self, buckets: &Buckets, half_life: Duration, value: f64, weight: f64, at: Timestamp) {
         let without = |of: f64, weight: f64| if of - weight < Self::EPSILON { 0.0 } else { of - weight };
         let (bucket, weight) = self.place(buckets, half_life, value, weight, at);
@@ -114,7 +113,7 @@ impl Histogram {
         passed / half_life as f64
     }
 
-    /// Moves the reference to the whole half-life that is nearest to `at`.
+    /// Moves the reference to the whole half-life nearest to `at`.
     fn refer(&mut self, at: Timestamp, half_life: u64) {
         let reference = Timestamp(at.0.saturating_add(half_life / 2) / half_life * half_life);
         let factor = (-self.exponent(reference, half_life).round()).exp2();
@@ -127,13 +126,13 @@ impl Histogram {
         self.weights.iter().position(|weight| *weight >= Self::EPSILON)
     }
 
-    /// Whether no sample weighs anything.
+    /// Whether all weights are zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.first().is_none()
     }
 
-    /// The end of the bucket below which the share `percentile` of the weight lies; of the last bucket its start; zero where there is no sample.
+    /// End of the bucket below which the share `percentile` of the weight lies; for the last bucket its start; zero without samples.
     #[must_use]
     pub fn percentile(&self, buckets: &Buckets, percentile: f64) -> f64 {
         let Some(first) = self.first() else { return 0.0 };

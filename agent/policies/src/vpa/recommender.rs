@@ -1,22 +1,21 @@
-//! What a container should request, as the VPA's recommender estimates it. Owns samples, peaks, margins and confidence.
+//! The VPA's recommender: requests of a container. Owns samples, peaks, margins and confidence.
 
 use std::time::Duration;
 
 use qscale_common::time::{Timestamp, millis};
-use serde::{Deserialize, Serialize};
 
 use super::histogram::{Buckets, Histogram};
 
-/// The recommender's settings.
+/// Settings of the recommender.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recommender {
-    /// Time after which a sample weighs half.
+    /// Half-life of a sample's weight.
     pub half_life: Duration,
-    /// One peak of memory counts in each span of this length.
+    /// Length of the span of which one memory peak counts.
     pub memory_window: Duration,
-    /// Percentile of CPU that is the target, 0 to 1.
+    /// Percentile of CPU usage that is the target, 0 to 1.
     pub cpu_percentile: f64,
-    /// Percentile of the peaks of memory that is the target, 0 to 1.
+    /// Percentile of memory peaks that is the target, 0 to 1.
     pub memory_percentile: f64,
     /// Share added to every estimate.
     pub margin: f64,
@@ -24,11 +23,11 @@ pub struct Recommender {
     pub min_cpu_millicores: i64,
     /// Least memory of a pod, bytes.
     pub min_memory_bytes: i64,
-    /// Bytes added at least after a kill for memory.
+    /// Least addition after an out-of-memory kill, bytes.
     pub oom_min_bump_bytes: i64,
-    /// What the memory is multiplied by at least after a kill for it.
+    /// Least factor of memory after an out-of-memory kill.
     pub oom_bump_ratio: f64,
-    /// History of this length makes the confidence 1.
+    /// Length of the history at which confidence is 1.
     pub confidence_interval: Duration,
     /// Percentile of the lower bounds, 0 to 1.
     pub lower_percentile: f64,
@@ -57,13 +56,13 @@ impl Default for Recommender {
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MEBIBYTE: i64 = 1 << 20;
-/// The largest amount of anything.
-const MOST: f64 = 1e14;
-/// What a sample of CPU weighs; that of memory weighs 1.
+/// Greatest amount.
+const MAX_VALUE: f64 = 1e14;
+/// Least weight of a CPU sample; a memory sample weighs 1.
 const CPU_WEIGHT: f64 = 0.1;
 
-/// An amount of each resource: thousandths of a core, bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Amounts of both resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Amounts {
     /// Thousandths of a core.
     pub cpu_millicores: i64,
@@ -71,19 +70,19 @@ pub struct Amounts {
     pub memory_bytes: i64,
 }
 
-/// What is recommended for a container.
+/// Recommendation for a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recommendation {
-    /// What it should request.
+    /// Target request.
     pub target: Amounts,
-    /// Below this it has too little.
+    /// Lower bound.
     pub lower: Amounts,
-    /// Above this it wastes.
+    /// Upper bound.
     pub upper: Amounts,
 }
 
-/// What was seen of the containers of one name.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// History of the containers of one name.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Aggregate {
     cpu: Histogram,
     memory: Histogram,
@@ -93,8 +92,8 @@ pub struct Aggregate {
     peaks: Peaks,
 }
 
-/// The peak of memory within the current window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Memory peak of the current window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Peaks {
     window_end: Option<Timestamp>,
     last: Timestamp,
@@ -102,32 +101,32 @@ struct Peaks {
     oom: i64,
 }
 
-/// The buckets of CPU, in cores.
+/// Buckets of CPU, cores.
 #[must_use]
 pub fn cpu_buckets() -> Buckets {
     Buckets::exponential(1000.0, 0.01, 1.05)
 }
 
-/// The buckets of memory, in bytes.
+/// Buckets of memory, bytes.
 #[must_use]
 pub fn memory_buckets() -> Buckets {
     Buckets::exponential(1e12, 1e7, 1.05)
 }
 
-/// `amount` times `factor`, cut to a whole number, at most what an amount can be.
+/// `amount` times `factor`, rounded down, at most the greatest amount.
 #[must_use]
 pub fn scaled(amount: i64, factor: f64) -> i64 {
-    (amount as f64 * factor).clamp(0.0, MOST) as i64
+    (amount as f64 * factor).clamp(0.0, MAX_VALUE) as i64
 }
 
 impl Aggregate {
-    /// Whether nothing was seen yet.
+    /// Whether there are no samples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.samples == 0
     }
 
-    /// Takes in what each of the containers used, in cores, at `at`. Whether it was: what is not after what was taken in last is not, nor less than nothing.
+    /// Adds the CPU usage of each container, cores, at `at`. Returns false for a sample that is negative or not newer than the last.
     pub fn add_cpu(&mut self, recommender: &Recommender, cores: impl IntoIterator<Item = f64>, at: Timestamp) -> bool {
         if self.first.is_some() && at <= self.last {
             return false;
@@ -143,19 +142,19 @@ impl Aggregate {
         taken
     }
 
-    /// Takes in that a container held `bytes` at `at`. Whether it was.
+    /// Adds the memory usage of a container at `at`. Returns whether the sample was accepted.
     pub fn add_memory(&mut self, recommender: &Recommender, bytes: i64, at: Timestamp) -> bool {
         self.peak(recommender, bytes, at, false)
     }
 
-    /// Takes in that a container with `requested` bytes was killed for memory at `at`: its need is above what it had or held. Whether it was: a kill of a window
-    /// before the newest sample is not.
+    /// Adds an out-of-memory kill at `at` of a container that requested `requested` bytes: it needs more than its request and its peak. Returns false for a kill in a
+    /// window before the newest sample.
     pub fn add_oom(&mut self, recommender: &Recommender, requested: i64, at: Timestamp) -> bool {
         let outdated = self.peaks.window_end.is_some() && at < self.peaks.last.minus(recommender.memory_window);
         !outdated && self.peak(recommender, oom_need(recommender, requested, self.peaks.used), at, true)
     }
 
-    /// The highest of a window counts, once, at the window's end.
+    /// The peak of a window counts once, at the window's end.
     fn peak(&mut self, recommender: &Recommender, bytes: i64, at: Timestamp, oom: bool) -> bool {
         if bytes < 0 || (!oom && at < self.peaks.last) {
             return false;
@@ -184,7 +183,7 @@ impl Aggregate {
         true
     }
 
-    /// How far the estimate is to be trusted: history in `interval`s, at most those that the samples would fill one a minute.
+    /// Confidence: length of the history in `interval`s, at most the number that one sample a minute would fill.
     #[must_use]
     pub fn confidence(&self, interval: Duration) -> f64 {
         let lifespan = self.last.since(self.first.unwrap_or(self.last));
@@ -192,7 +191,7 @@ impl Aggregate {
         (lifespan.as_secs_f64() / interval).min(self.samples as f64 / (interval / 60.0))
     }
 
-    /// What a container should request, in a pod of `containers` of them.
+    /// Recommendation for a container in a pod of `containers`.
     #[must_use]
     pub fn recommend(&self, recommender: &Recommender, containers: u32) -> Recommendation {
         let at = |cpu, memory| Amounts {
@@ -216,13 +215,13 @@ impl Aggregate {
     }
 }
 
-/// What an estimate is multiplied by where it is trusted so far: 1 where `multiplier` is 0.
+/// Factor of an estimate at a given confidence; 1 if `multiplier` is 0.
 #[must_use]
 pub fn confidence_factor(multiplier: f64, exponent: f64, confidence: f64) -> f64 {
     if multiplier == 0.0 { 1.0 } else { (1.0 + multiplier / confidence).powf(exponent) }
 }
 
-/// What a container needs that requested `requested` and held at most `peak` bytes when it was killed for memory.
+/// Memory need of a container that was killed with `requested` and `peak` bytes.
 #[must_use]
 pub fn oom_need(recommender: &Recommender, requested: i64, peak: i64) -> i64 {
     let had = requested.max(peak);

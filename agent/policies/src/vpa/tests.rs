@@ -6,7 +6,7 @@ use super::histogram::*;
 use super::recommender::*;
 use super::updater::*;
 use super::*;
-use crate::sample;
+use crate::fixtures;
 
 const NOW: Timestamp = Timestamp(1_234_567_890_000);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -323,7 +323,7 @@ mod priority_processor {
     const ANY: i64 = i64::MAX;
     const MB: i64 = 1_000_000;
 
-    /// A container that requests so many millicores and bytes, with target and bounds of each.
+    /// A container with its requests (millicores, bytes), target and bounds.
     fn container(request: (i64, i64), target: (i64, i64), lower: (i64, i64), upper: (i64, i64)) -> (Amounts, Recommendation) {
         let of = |(cpu_millicores, memory_bytes)| Amounts { cpu_millicores, memory_bytes };
         (of(request), Recommendation { target: of(target), lower: of(lower), upper: of(upper) })
@@ -335,86 +335,61 @@ mod priority_processor {
     }
 
     #[track_caller]
-    fn check(name: &str, containers: &[(Amounts, Recommendation)], outside: bool, scale_up: bool, diff: f64) {
+    fn check(name: &str, containers: &[(Amounts, Recommendation)], outside: bool, diff: f64) {
         let priority = Priority::of(containers, [true, true]);
-        assert_eq!((priority.outside, priority.scale_up), (outside, scale_up), "{name}");
+        assert_eq!(priority.outside, outside, "{name}");
         assert!((priority.diff - diff).abs() < 1e-9, "{name}: {}", priority.diff);
     }
 
     #[test]
     fn get_update_priority() {
         let cpu = |request, target| free((request, 0), (target, 0));
-        check("simple scale up", &[cpu(2000, 10_000)], false, true, 4.0);
-        check("simple scale down", &[cpu(4000, 2000)], false, false, 0.5);
-        check("no resource diff", &[cpu(2000, 2000)], false, false, 0.0);
-        check("scale up on milliquanitites", &[cpu(10, 900)], false, true, 89.0);
+        check("simple scale up", &[cpu(2000, 10_000)], false, 4.0);
+        check("simple scale down", &[cpu(4000, 2000)], false, 0.5);
+        check("no resource diff", &[cpu(2000, 2000)], false, 0.0);
+        check("scale up on milliquanitites", &[cpu(10, 900)], false, 89.0);
         let outside = container((4000, 0), (10_000, 0), (6000, 0), (14_000, ANY));
-        check("scale up outside recommended range", &[outside], true, true, 1.5);
+        check("scale up outside recommended range", &[outside], true, 1.5);
         let outside = container((8000, 0), (2000, 0), (1000, 0), (3000, ANY));
-        check("scale down outside recommended range", &[outside], true, false, 0.75);
-        check("multiple resources, both scale up", &[free((3000, 10 * MB), (6000, 20 * MB))], false, true, 2.0);
-        check("multiple resources, only one scale up", &[free((4000, 10 * MB), (2000, 20 * MB))], false, true, 1.5);
-        check("multiple resources, both scale down", &[free((4000, 20 * MB), (2000, 10 * MB))], false, false, 1.0);
+        check("scale down outside recommended range", &[outside], true, 0.75);
+        check("multiple resources, both scale up", &[free((3000, 10 * MB), (6000, 20 * MB))], false, 2.0);
+        check("multiple resources, only one scale up", &[free((4000, 10 * MB), (2000, 20 * MB))], false, 1.5);
+        check("multiple resources, both scale down", &[free((4000, 20 * MB), (2000, 10 * MB))], false, 1.0);
         let outside = container((4000, 20 * MB), (2000, 10 * MB), (1000, 5 * MB), (3000, 30 * MB));
-        check("multiple resources, one outside recommended range", &[outside], true, false, 1.0);
-        check("multiple containers, both scale up", &[cpu(1000, 4000), cpu(2000, 8000)], false, true, 3.0);
-        check("multiple containers, both scale down", &[cpu(3000, 1000), cpu(7000, 2000)], false, false, 0.7);
+        check("multiple resources, one outside recommended range", &[outside], true, 1.0);
+        check("multiple containers, both scale up", &[cpu(1000, 4000), cpu(2000, 8000)], false, 3.0);
+        check("multiple containers, both scale down", &[cpu(3000, 1000), cpu(7000, 2000)], false, 0.7);
         let below = container((2000, 0), (8000, 0), (3000, 0), (10_000, ANY));
-        check("multiple containers, both scale up, one outside range", &[cpu(1000, 4000), below], true, true, 3.0);
+        check("multiple containers, both scale up, one outside range", &[cpu(1000, 4000), below], true, 3.0);
         let two = [free((6000, 10 * MB), (8000, 20 * MB)), free((4000, 30 * MB), (7000, 30 * MB))];
-        check("multiple containers, multiple resources", &two, false, true, 0.75);
-        check("no recommendation for container", &[], false, false, 0.0);
+        check("multiple containers, multiple resources", &two, false, 0.75);
+        check("no recommendation for container", &[], false, 0.0);
         assert_eq!(Priority::of(&[free((4000, 10 * MB), (2000, 20 * MB))], [false, true]).diff, 1.0, "a resource that is not controlled");
-    }
-
-    #[test]
-    fn sort_priority() {
-        let of = |name, scale_up, diff| (name, Priority { outside: false, scale_up, diff });
-        let order = |mut pods: Vec<(u32, Priority)>| {
-            pods.sort_by(|(_, one), (_, other)| if other.is_less(one) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater });
-            pods.into_iter().map(|(name, _)| name).collect::<Vec<u32>>()
-        };
-        assert_eq!(order(vec![of(1, false, 4.0), of(2, false, 1.5), of(3, false, 9.0), of(4, false, 2.33)]), [3, 1, 4, 2]);
-        assert_eq!(order(vec![of(1, true, 0.25), of(2, false, 0.25), of(3, false, 0.5)]), [1, 3, 2], "who grows comes first");
-    }
-
-    #[test]
-    fn less_pod_priority() {
-        let of = |scale_up, diff| Priority { outside: false, scale_up, diff };
-        let cases = [
-            ("scale down more than empty", of(false, 0.1), of(false, 0.0), false),
-            ("scale up more than empty", of(true, 0.1), of(false, 0.0), false),
-            ("two scale ups", of(true, 0.1), of(true, 1.0), true),
-            ("two scale downs", of(false, 0.9), of(false, 0.1), false),
-        ];
-        for (name, one, other, less) in cases {
-            assert_eq!((one.is_less(&other), other.is_less(&one)), (less, !less), "{name}");
-        }
     }
 
     #[test]
     fn update_of_pods() {
         let updater = Updater { min_change: 0.5, ..Updater::default() };
-        let check = |name: &str, updater: Updater, priority: (bool, bool, f64), age: Duration, oom_after: Option<Duration>, expected| {
-            let (outside, scale_up, diff) = priority;
-            assert_eq!(updater.eligible(&Priority { outside, scale_up, diff }, age, oom_after), expected, "{name}");
+        let check = |name: &str, updater: Updater, priority: (bool, f64), age: Duration, oom_after: Option<Duration>, expected| {
+            let (outside, diff) = priority;
+            assert_eq!(updater.eligible(&Priority { outside, diff }, age, oom_after), expected, "{name}");
         };
-        check("TestUpdateNotRequired", Updater::default(), (false, false, 0.0), 24 * HOUR, None, false);
-        check("TestUpdateLonglivedPods 1", updater, (false, true, 0.25), 13 * HOUR, None, false);
-        check("TestUpdateLonglivedPods 2", updater, (false, true, 4.0), 13 * HOUR, None, true);
-        check("TestUpdateLonglivedPods 3", updater, (true, false, 0.25), 13 * HOUR, None, true);
-        check("TestUpdateShortlivedPods 1", updater, (false, true, 0.25), 11 * HOUR, None, false);
-        check("TestUpdateShortlivedPods 2", updater, (false, true, 0.0), 11 * HOUR, None, false);
-        check("TestUpdateShortlivedPods 3", updater, (true, false, 0.9), 11 * HOUR, None, true);
-        check("TestUpdatePodWithQuickOOM", updater, (false, true, 0.25), 11 * HOUR, Some(2 * MINUTE), true);
-        check("TestDontUpdatePodWithQuickOOMNoResourceChange", Updater::default(), (false, true, 0.0), 11 * HOUR, Some(2 * MINUTE), false);
-        check("TestDontUpdatePodWithOOMAfterLongRun", updater, (false, true, 0.0), 11 * HOUR, Some(57 * MINUTE), false);
-        check("killed, the same again, outside of its range", updater, (true, false, 0.0), 11 * HOUR, Some(2 * MINUTE), false);
+        check("TestUpdateNotRequired", Updater::default(), (false, 0.0), 24 * HOUR, None, false);
+        check("TestUpdateLonglivedPods 1", updater, (false, 0.25), 13 * HOUR, None, false);
+        check("TestUpdateLonglivedPods 2", updater, (false, 4.0), 13 * HOUR, None, true);
+        check("TestUpdateLonglivedPods 3", updater, (true, 0.25), 13 * HOUR, None, true);
+        check("TestUpdateShortlivedPods 1", updater, (false, 0.25), 11 * HOUR, None, false);
+        check("TestUpdateShortlivedPods 2", updater, (false, 0.0), 11 * HOUR, None, false);
+        check("TestUpdateShortlivedPods 3", updater, (true, 0.9), 11 * HOUR, None, true);
+        check("TestUpdatePodWithQuickOOM", updater, (false, 0.25), 11 * HOUR, Some(2 * MINUTE), true);
+        check("TestDontUpdatePodWithQuickOOMNoResourceChange", Updater::default(), (false, 0.0), 11 * HOUR, Some(2 * MINUTE), false);
+        check("TestDontUpdatePodWithOOMAfterLongRun", updater, (false, 0.0), 11 * HOUR, Some(57 * MINUTE), false);
+        check("killed, the same again, outside of its range", updater, (true, 0.0), 11 * HOUR, Some(2 * MINUTE), false);
     }
 
     #[test]
     fn update_conditions() {
-        let (updater, inside) = (Updater::default(), Priority { outside: false, scale_up: true, diff: 0.2 });
+        let (updater, inside) = (Updater::default(), Priority { outside: false, diff: 0.2 });
         assert!(updater.eligible(&Priority { outside: true, ..inside }, MINUTE, None), "outside of the range at once");
         assert!(!updater.eligible(&inside, 11 * HOUR, None), "within the range not before its time");
         assert!(updater.eligible(&inside, 12 * HOUR, None), "long-lived");
@@ -423,17 +398,10 @@ mod priority_processor {
         assert!(!updater.eligible(&inside, MINUTE, Some(11 * MINUTE)), "killed for memory long after its start");
         assert!(!updater.eligible(&Priority { diff: 0.0, ..inside }, MINUTE, Some(MINUTE)), "killed, and nothing to change");
     }
-
-    #[test]
-    fn eviction_tolerance() {
-        assert!(Updater::tolerates(4, 0, 4, 0.5) && Updater::tolerates(4, 1, 4, 0.5) && !Updater::tolerates(4, 2, 4, 0.5));
-        assert!(Updater::tolerates(5, 1, 5, 0.5) && !Updater::tolerates(5, 2, 5, 0.5));
-        assert!(!Updater::tolerates(2, 1, 2, 0.5) && Updater::tolerates(2, 0, 2, 0.5));
-    }
 }
 
 fn at(minute: u64, allocation: Allocation, cpu: Option<f64>, memory: f64) -> State {
-    let mut state = State { allocation: Some(allocation), ..sample::state() };
+    let mut state = State { allocation: Some(allocation), ..fixtures::state() };
     (state.tick, state.tick_length_ms) = (Tick(28_000_000 + minute), 60_000);
     let all = allocation.replicas;
     state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
@@ -443,10 +411,10 @@ fn at(minute: u64, allocation: Allocation, cpu: Option<f64>, memory: f64) -> Sta
 }
 
 fn run(policy: &Vpa, mut allocation: Allocation, load: impl Fn(u64) -> (Option<f64>, f64), minutes: u64) -> Vec<Allocation> {
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let played = (0..minutes).map(|minute| {
         let (cpu, held) = load(minute);
-        let decision = policy.decide(&at(minute, allocation, cpu, held), &mut memory, Timestamp(0), &mut sample::rng());
+        let decision = policy.decide(&at(minute, allocation, cpu, held), &mut memory, Timestamp(0), &mut fixtures::rng());
         allocation = decision.wanted().unwrap_or(allocation);
         allocation
     });
@@ -454,7 +422,7 @@ fn run(policy: &Vpa, mut allocation: Allocation, load: impl Fn(u64) -> (Option<f
 }
 
 #[test]
-fn resizes_what_has_too_little_soon_and_what_has_too_much_late() {
+fn resizes_up_soon_and_down_late() {
     // A replica that needs 400m of 200m: the lower bound passes the request within a few minutes, the upper one falls below it after days only.
     let short = run(&Vpa::default(), Allocation::new(2, 200, 256), |_| (Some(400.0), 100.0), 30);
     let first = short.iter().position(|allocation| allocation.cpu_millicores.0 > 400).expect("raised");
@@ -466,12 +434,12 @@ fn resizes_what_has_too_little_soon_and_what_has_too_much_late() {
 
 #[test]
 fn learns_from_states_that_come_more_often_than_it_decides() {
-    let (mut memory, mut allocation) = (Memory::None, Allocation::new(2, 200, 256));
+    let (mut memory, mut allocation) = (Memory::default(), Allocation::new(2, 200, 256));
     let mut raised = None;
     for step in 0..12 * 30 {
         let mut state = at(0, allocation, Some(400.0), 100.0);
         (state.tick, state.tick_length_ms) = (Tick(336_000_000 + step), 5_000);
-        let decision = Vpa::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+        let decision = Vpa::default().decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
         allocation = decision.wanted().unwrap_or(allocation);
         if allocation.cpu_millicores.0 > 400 {
             raised.get_or_insert(step / 12);
@@ -490,7 +458,7 @@ fn one_replica_alone_is_not_touched() {
 }
 
 #[test]
-fn controls_only_what_it_is_told() {
+fn changes_only_controlled_resources() {
     let from = Allocation::new(2, 200, 64);
     let last = |controlled| *run(&Vpa { controlled, ..Vpa::default() }, from, |_| (Some(400.0), 60.0), 60).last().expect("some");
     let (cpu, memory) = (last(Controlled::Cpu), last(Controlled::Memory));
@@ -499,9 +467,9 @@ fn controls_only_what_it_is_told() {
 }
 
 #[test]
-fn a_kill_for_memory_raises_the_memory_at_once() {
-    let (mut memory, allocation) = (Memory::None, Allocation::new(2, 200, 400));
-    let decide = |state: &State, memory: &mut Memory| Vpa::default().decide(state, memory, Timestamp(0), &mut sample::rng());
+fn an_out_of_memory_kill_raises_memory_at_once() {
+    let (mut memory, allocation) = (Memory::default(), Allocation::new(2, 200, 400));
+    let decide = |state: &State, memory: &mut Memory| Vpa::default().decide(state, memory, Timestamp(0), &mut fixtures::rng());
     for minute in 0..5 {
         assert_eq!(decide(&at(minute, allocation, Some(150.0), 300.0), &mut memory).wanted(), None);
     }
@@ -512,7 +480,7 @@ fn a_kill_for_memory_raises_the_memory_at_once() {
 }
 
 #[test]
-fn the_mode_says_what_becomes_of_a_recommendation() {
+fn the_mode_controls_the_application() {
     let from = Allocation::new(2, 200, 256);
     let changes = |update_mode| {
         let played = run(&Vpa { update_mode, ..Vpa::default() }, from, |minute| (Some(400.0 + minute as f64 * 5.0), 100.0), 120);

@@ -1,19 +1,20 @@
-//! Whether a pod is given what is recommended for it, as the VPA's updater decides it. Owns the thresholds; touches nothing.
+//! The VPA's updater: whether a recommendation is applied to a pod. Owns the thresholds. The original's order of evictions has no use here, since all replicas
+//! are resized at once.
 
 use std::time::Duration;
 
 use super::recommender::{Amounts, Recommendation};
 
-/// The updater's settings.
+/// Settings of the updater.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Updater {
-    /// A pod this old is updated for a change that matters.
+    /// Age at which a pod is updated for a significant change.
     pub lifetime: Duration,
-    /// Share of what is requested from which on a change matters.
+    /// Share of the request that is a significant change.
     pub min_change: f64,
-    /// A pod killed for memory within so long of its start is updated at once.
+    /// A pod that was killed for memory within this time of its start is updated at once.
     pub evict_after_oom: Duration,
-    /// Pods below which none is touched.
+    /// Number of pods below which none is updated.
     pub min_replicas: u32,
 }
 
@@ -23,30 +24,26 @@ impl Default for Updater {
     }
 }
 
-/// How much an update of a pod matters.
+/// Significance of an update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Priority {
-    /// What is requested lies outside the recommended range.
+    /// Whether the request is outside the recommended range.
     pub outside: bool,
-    /// Some resource needs more.
-    pub scale_up: bool,
-    /// Change of all resources, in shares of what is requested.
+    /// Change of all resources, as a share of the request.
     pub diff: f64,
 }
 
 impl Priority {
-    /// How much it matters to change the containers of a pod from what each requests to its target. A resource that `heeded` is false for counts for nothing:
-    /// first CPU, then memory.
+    /// Significance of changing the containers of a pod from their requests to their targets, for the resources that are `heeded` (CPU, memory).
     #[must_use]
     pub fn of(containers: &[(Amounts, Recommendation)], heeded: [bool; 2]) -> Self {
-        let mut priority = Self { outside: false, scale_up: false, diff: 0.0 };
+        let mut priority = Self { outside: false, diff: 0.0 };
         let resources: [fn(&Amounts) -> i64; 2] = [|amounts| amounts.cpu_millicores, |amounts| amounts.memory_bytes];
         for amount in resources.into_iter().zip(heeded).filter_map(|(amount, heeded)| heeded.then_some(amount)) {
             let (mut requested, mut recommended) = (0i64, 0i64);
             for (requests, Recommendation { target, lower, upper }) in containers {
                 let (request, target) = (amount(requests), amount(target));
                 priority.outside |= request < amount(lower) || request > amount(upper);
-                priority.scale_up |= target > request;
                 requested = requested.saturating_add(request);
                 recommended = recommended.saturating_add(target);
             }
@@ -54,28 +51,15 @@ impl Priority {
         }
         priority
     }
-
-    /// Whether a pod of this priority comes after one of `other`: who wants more comes first, then who is farther off.
-    #[must_use]
-    pub fn is_less(&self, other: &Self) -> bool {
-        if self.scale_up == other.scale_up { self.diff < other.diff } else { other.scale_up }
-    }
 }
 
 impl Updater {
-    /// Whether a pod of this `priority` is updated. `age` is how long it runs; `oom_after` how long it ran when it was killed for memory, if it was.
+    /// Whether a pod of `priority` is updated. `age` is the time since its start, `oom_after` its age when it was killed for memory, if it was.
     #[must_use]
     pub fn eligible(&self, priority: &Priority, age: Duration, oom_after: Option<Duration>) -> bool {
         let quick_oom = oom_after.is_some_and(|after| after < self.evict_after_oom) && priority.diff > 0.0;
-        // What was killed and would be given the same is left alone, wherever it lies.
+        // A killed pod that would get the same amount is left alone, even outside the range.
         let futile = oom_after.is_some_and(|after| after < self.evict_after_oom) && priority.diff == 0.0;
         !futile && (priority.outside || quick_oom || (age >= self.lifetime && priority.diff >= self.min_change))
-    }
-
-    /// Whether another pod may be touched where `running` of `configured` run and `touched` of them are being updated.
-    #[must_use]
-    pub fn tolerates(running: u32, touched: u32, configured: u32, tolerance: f64) -> bool {
-        let least = configured.saturating_sub((tolerance * f64::from(configured)) as u32);
-        running.saturating_sub(touched) > least
     }
 }

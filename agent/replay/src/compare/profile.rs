@@ -7,8 +7,6 @@ use qscale_sim::profile::{Memory, Startup};
 use qscale_sim::{Distribution, FunctionProfile, Nanos};
 use thiserror::Error;
 
-/// Maximum share of failures in a tick that CPU time per request is estimated from.
-const MAX_FAILED_SHARE: f64 = 0.1;
 /// Maximum throttled share and queue length of a tick that latency is estimated from; beyond them latency measures the queue.
 const MAX_THROTTLED_SHARE: f64 = 0.01;
 const MAX_QUEUED: f64 = 0.5;
@@ -90,9 +88,8 @@ impl Use {
     /// `None` if either is unknown or no request completed.
     fn of(state: &State) -> Option<Self> {
         let window = &state.windows.tick;
-        let failed = window.failed_share.unwrap_or(0.0);
         let seconds = window.covered_ms as f64 / 1000.0;
-        let requests = window.completed_rps.filter(|rate| *rate > 0.0 && failed <= MAX_FAILED_SHARE)? / (1.0 - failed) * seconds;
+        let requests = qscale_policies::answered_rps(window)? * seconds;
         let cpu_s = state.cores_used(window)? * seconds;
         (requests > 0.0).then_some(Self { cpu_s, requests })
     }

@@ -10,9 +10,9 @@ use qscale_common::slo;
 use qscale_common::time::{Span, TickLength, Timestamp};
 use qscale_common::workload::{Gaps, Pattern, Rate};
 use qscale_policies::{Memory, Policy};
-use qscale_sim::cell::timestamp;
-use qscale_sim::chance::{Purpose, stream};
-use qscale_sim::{Cell, FunctionProfile, Gateway, Load, Perturbation, Setup};
+use qscale_sim::rng::{Purpose, stream};
+use qscale_sim::simulation::timestamp;
+use qscale_sim::{FunctionProfile, Gateway, Load, Perturbation, Setup, Simulation};
 
 /// Violations and cost over a number of ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -155,7 +155,7 @@ impl RecordedSimulation {
     /// Simulates `policy` under `seed`; `None` if `stop` was set.
     #[must_use]
     pub fn run(&self, policy: &dyn Policy, seed: u64, stop: &AtomicBool) -> Option<RunMetrics> {
-        let mut cell = Cell::new(self.setup.clone(), seed, 0);
+        let mut cell = Simulation::new(self.setup.clone(), seed, 0);
         let (mut memory, mut rng) = (Memory::default(), stream(seed, 0, Purpose::Policy));
         let mut metrics = RunMetrics::default();
         for tick in 0..self.states.len() {

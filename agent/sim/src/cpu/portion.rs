@@ -1,8 +1,8 @@
-//! CPU of one replica on a node whose CPU more replicas want than there is: a share of a core for each of its own, as the node's scheduler gives it, under
-//! the same quota as ever. Owns the arithmetic; must not know who else computes.
+//! CPU of one replica on an overcommitted node: a share of a core for each of its cores, as the node's scheduler gives it, under the same quota as in
+//! [`super`]. Owns the arithmetic; must not know other replicas.
 //!
-//! Between two events every share stays as it is, so that whatever is asked is answered in closed form. A replica that spends its quota, or may compute
-//! again, is an event here, since the others get more or less from then on. With whole cores it counts what [`super::Cpu`] counts.
+//! Shares are constant between two events, so every question is answered in closed form. Spending the quota and regaining it are events here, since they change
+//! the shares of others. With whole cores it counts the same as [`super::Cpu`].
 
 use qscale_common::scrape::CpuCounters;
 use qscale_common::units::Millicores;
@@ -12,31 +12,31 @@ use crate::nanos::Nanos;
 
 const PERIOD_LENGTH: f64 = PERIOD.0 as f64;
 
-/// Quota, what is left of it, what a core gets, and what was used.
+/// Quota, its remainder, share of a core, and usage.
 #[derive(Debug, Clone)]
 pub struct Portion {
-    /// CPU time a period.
+    /// Quota of a period.
     quota: f64,
-    /// What each core that computes gets of a core, above 0, at most 1.
+    /// Share of a core for each computing core, above 0 to 1.
     speed: f64,
-    /// Up to when use is accounted.
+    /// Instant up to which usage is accounted.
     at: u64,
     /// End of the period in which `at` lies.
     period_end: u64,
-    /// CPU time left in it.
+    /// Quota left in it.
     left: f64,
-    /// Whether the quota is spent and someone wants more.
+    /// Whether it is throttled: the quota is spent and more is wanted.
     throttled: bool,
     usage: f64,
     periods: u64,
     throttled_periods: u64,
-    /// Whether this period is counted among those two already.
+    /// Whether this period is counted in both already.
     counted: bool,
     counted_throttled: bool,
 }
 
 impl Portion {
-    /// CPU of a replica that begins at `begin`, which is when its first period begins.
+    /// CPU of a replica whose first period begins at `begin`.
     #[must_use]
     pub fn new(begin: Nanos, limit: Millicores) -> Self {
         let quota = quota(limit) as f64;
@@ -55,25 +55,25 @@ impl Portion {
         }
     }
 
-    /// Sets another limit, from where use is accounted up to.
+    /// Sets the limit from the accounted instant on.
     pub fn limit(&mut self, limit: Millicores) {
         self.quota = quota(limit) as f64;
         self.left = self.quota;
         (self.throttled, self.counted_throttled) = (false, false);
     }
 
-    /// Each core that computes gets so much of a core, from where use is accounted up to.
+    /// Sets the share of a core for each computing core from the accounted instant on.
     pub fn set_speed(&mut self, speed: f64) {
         self.speed = speed;
     }
 
-    /// Whether the quota holds it back.
+    /// Whether it is throttled.
     #[must_use]
     pub fn throttled(&self) -> bool {
         self.throttled
     }
 
-    /// When the quota stops `cores` that compute, or lets them go on.
+    /// Next instant at which the quota throttles `cores` or releases them.
     #[must_use]
     pub fn turn(&self, cores: u32) -> Nanos {
         if cores == 0 {
@@ -91,12 +91,12 @@ impl Portion {
         if later < PERIOD_LENGTH { Nanos(self.period_end + later as u64) } else { Nanos::NEVER }
     }
 
-    /// Lives through what [`Portion::turn`] foresaw, up to which use is accounted.
+    /// Applies the change that [`Portion::turn`] predicted; usage must be accounted up to it.
     pub fn turned(&mut self) {
         if self.throttled {
             self.roll(1);
         } else {
-            // Whole nanoseconds may leave a fraction of one.
+            // Whole nanoseconds may leave a fraction.
             self.left = 0.0;
             self.throttled = true;
         }
@@ -106,7 +106,7 @@ impl Portion {
         self.speed * f64::from(cores)
     }
 
-    /// Someone wants to compute until then and may not.
+    /// Throttled until `until`.
     fn wait(&mut self, until: u64) {
         if until > self.at && !self.counted_throttled {
             self.counted_throttled = true;
@@ -129,7 +129,7 @@ impl Portion {
 
     fn run_through_periods(&mut self, until: u64, rate: f64) -> f64 {
         let mut got = self.run_within(self.period_end, rate);
-        // No period holds it back before the last one, or it would have turned.
+        // No period before the last one throttles, or a change would have happened.
         let whole = (until - self.period_end) / PERIOD.0;
         self.roll(1);
         if whole > 0 {
@@ -148,7 +148,7 @@ impl Portion {
         (self.counted, self.counted_throttled) = (false, false);
     }
 
-    /// What was used up to where it is accounted.
+    /// CPU counters up to the accounted instant.
     #[must_use]
     pub fn counters(&self) -> CpuCounters {
         CpuCounters { usage_us: (self.usage / 1000.0) as u64, periods: self.periods, throttled_periods: self.throttled_periods }

@@ -1,9 +1,8 @@
-//! When the replicas of a function start, stop, crash and start again, and on which node. Owns what the platform does by itself; must not decide how many
-//! there shall be.
+//! Lifecycle of the replicas of a function: starts, stops, crashes, restarts and placement. Owns the platform's own behaviour; must not decide the number of
+//! replicas.
 //!
-//! As on the local platform, a replica that ends by itself starts again after a while that doubles, keeps its limits and its CPU counter, and loses its
-//! requests. Deviations: memory that is set below what a replica uses kills it, as the kernel does, where the local platform refuses and tries again; a
-//! start may take as long as it takes.
+//! As on the local platform, a replica that ends by itself restarts after a back-off that doubles, keeps its limits and its CPU counter, and loses its requests.
+//! Deviations: a memory limit set below the usage kills the replica, as the kernel does, where the local platform refuses and retries; starts have no timeout.
 
 use qscale_common::units::{Allocation, Replicas};
 use rand::RngExt;
@@ -11,24 +10,25 @@ use rand_distr::Exp1;
 
 use super::reading::Taken;
 use super::{Function, NO_ROOM};
-use crate::chance::{Purpose, stream};
 use crate::nanos::Nanos;
+use crate::node::ReplicaLimits;
 use crate::profile::Demand;
-use crate::replica::{Limits, Phase, Replica};
+use crate::replica::{Phase, Replica};
+use crate::rng::{Purpose, stream};
 
-/// Replicas that are gone whose memory is kept for others: more come and go at once only seldom.
+/// Greatest number of removed replicas whose memory is kept.
 const SPARE: usize = 32;
 
-/// Of what a process ends by itself.
+/// Why a process ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
-    /// Whatever it was.
+    /// A crash.
     Crash,
-    /// It used more memory than its limit.
+    /// More memory used than its limit.
     OutOfMemory,
 }
 
-/// What the replicas that have a place may use together.
+/// Sum of the limits of all placed replicas.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Held {
     millicores: u64,
@@ -36,19 +36,19 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn add(&mut self, limits: Limits) {
+    pub(super) fn add(&mut self, limits: ReplicaLimits) {
         self.millicores += u64::from(limits.cpu.0);
         self.mebibytes += u64::from(limits.memory.0);
     }
 
-    fn subtract(&mut self, limits: Limits) {
+    fn subtract(&mut self, limits: ReplicaLimits) {
         self.millicores -= u64::from(limits.cpu.0);
         self.mebibytes -= u64::from(limits.memory.0);
     }
 }
 
 impl Function {
-    /// Gives it `allocation` as if long before, every replica ready and none of them counted as a start; what it had is stopped.
+    /// Replaces all replicas by `allocation`, every replica ready and none counted as a start.
     pub fn warm(&mut self, allocation: Allocation, now: Nanos) {
         self.allocate(Allocation { replicas: Replicas(0), ..allocation }, now);
         self.allocation = allocation;
@@ -57,18 +57,18 @@ impl Function {
             if !self.place(slot, now) {
                 continue;
             }
-            self.cramped -= 1;
+            self.waiting_for_room -= 1;
             if let Some(replica) = &mut self.slots[slot] {
                 replica.start(Demand::default(), now);
                 replica.become_ready(now);
             }
-            self.arm(slot, now);
+            self.schedule_crash(slot, now);
             self.fill(slot, now);
             self.update(slot, now);
         }
     }
 
-    /// A function of no replicas for which a request waits is given one.
+    /// Starts one replica for a function with queued requests and none.
     pub(super) fn wake(&mut self, now: Nanos) {
         if self.allocation.replicas == Replicas(0) && !self.queue.is_empty() {
             self.totals.wakes += 1;
@@ -76,36 +76,36 @@ impl Function {
         }
     }
 
-    /// Gives it another allocation: stops what is too much, resizes the others in place, starts what is missing.
+    /// Applies an allocation: stops surplus replicas, resizes the others in place, starts missing ones.
     pub fn allocate(&mut self, allocation: Allocation, now: Nanos) {
         self.advance(now);
-        let resized = Limits::from(allocation) != Limits::from(self.allocation);
+        let resized = ReplicaLimits::from(allocation) != ReplicaLimits::from(self.allocation);
         self.allocation = allocation;
         let wanted = allocation.replicas.0 as usize;
         (wanted..self.alive()).for_each(|_| self.stop_one(now));
         if resized {
             (0..self.slots.len()).for_each(|slot| self.resize(slot, now));
         }
-        self.make_up(now);
+        self.start_missing(now);
         self.wake(now);
     }
 
-    /// Replicas that shall stay.
+    /// Replicas that are not draining.
     fn alive(&self) -> usize {
         self.replicas().filter(|replica| replica.phase != Phase::Draining).count()
     }
 
-    /// Starts what is missing, and what there is room for now.
-    fn make_up(&mut self, now: Nanos) {
+    /// Starts missing replicas, and pending ones that have room now.
+    fn start_missing(&mut self, now: Nanos) {
         for _ in self.alive()..self.allocation.replicas.0 as usize {
             self.add(now);
         }
         self.use_room(now);
     }
 
-    /// Gives room on nodes to those that wait for it: first to those that shall grow, then to those without a place, the oldest first.
+    /// Gives free room on nodes to waiting replicas: first to those that grow, then to pending ones, the oldest first.
     fn use_room(&mut self, now: Nanos) {
-        if self.cramped == 0 {
+        if self.waiting_for_room == 0 {
             return;
         }
         (0..self.slots.len()).for_each(|slot| self.resize(slot, now));
@@ -115,13 +115,13 @@ impl Function {
             self.totals.starts += 1;
             self.begin(slot, now);
         }
-        let wanted = Limits::from(self.allocation);
+        let wanted = ReplicaLimits::from(self.allocation);
         let waits = |replica: &&Replica| match replica.phase {
             Phase::Pending => true,
             Phase::Draining => false,
             Phase::Starting { .. } | Phase::Ready | Phase::BackOff { .. } => replica.limits != wanted,
         };
-        self.cramped = self.replicas().filter(waits).count();
+        self.waiting_for_room = self.replicas().filter(waits).count();
     }
 
     fn first_pending(&self) -> Option<usize> {
@@ -129,9 +129,9 @@ impl Function {
         pending.filter(|(_, replica)| replica.phase == Phase::Pending).min_by_key(|(_, replica)| replica.number).map(|(slot, _)| slot)
     }
 
-    /// Adds a replica that has no place yet; returns its slot.
+    /// Adds a pending replica; returns its slot.
     pub(super) fn add(&mut self, now: Nanos) -> usize {
-        let (number, limits) = (self.next_number, Limits::from(self.allocation));
+        let (number, limits) = (self.next_number, ReplicaLimits::from(self.allocation));
         let replica = match self.spare.pop() {
             Some(gone) => Replica::instead(gone, number, &self.profile, limits, now),
             None => Replica::new(number, &self.profile, limits, self.path, now),
@@ -144,13 +144,13 @@ impl Function {
             self.slots.len() - 1
         });
         self.slots[slot] = Some(replica);
-        self.cramped += 1;
+        self.waiting_for_room += 1;
         slot
     }
 
-    /// Gives the replica of `slot` a place; says whether there is one.
+    /// Places the replica of `slot`; returns whether a node has room.
     pub(super) fn place(&mut self, slot: usize, now: Nanos) -> bool {
-        let limits = Limits::from(self.allocation);
+        let limits = ReplicaLimits::from(self.allocation);
         let node = match &mut self.pool {
             None => None,
             Some(pool) => match pool.place(limits) {
@@ -172,12 +172,12 @@ impl Function {
         if let Some(replica) = &mut self.slots[slot] {
             replica.start(startup, now);
         }
-        self.arm(slot, now);
+        self.schedule_crash(slot, now);
         self.update(slot, now);
     }
 
-    /// Foresees when the process of the replica of `slot` crashes.
-    fn arm(&mut self, slot: usize, now: Nanos) {
+    /// Draws the time of the next crash of the replica of `slot`.
+    fn schedule_crash(&mut self, slot: usize, now: Nanos) {
         if !self.crash_after.is_finite() {
             return;
         }
@@ -186,15 +186,15 @@ impl Function {
         if let Some(replica) = &mut self.slots[slot] {
             replica.crash_at = at;
         }
-        self.alarm = self.alarm.min(at);
+        self.next_crash = self.next_crash.min(at);
     }
 
-    /// What happens at `now` to the replica of `slot` that takes no requests.
-    pub(super) fn live_on(&mut self, slot: usize, now: Nanos) {
+    /// Processes a lifecycle event of the replica of `slot`.
+    pub(super) fn process_lifecycle(&mut self, slot: usize, now: Nanos) {
         match self.slots[slot].as_mut().map(|replica| replica.phase) {
             Some(Phase::Starting { .. }) => self.start_on(slot, now),
             Some(Phase::BackOff { .. }) => self.restart(slot, now),
-            Some(Phase::Ready) => self.let_go(slot, now),
+            Some(Phase::Ready) => self.remove_idle(slot, now),
             _ => self.update(slot, now),
         }
     }
@@ -227,18 +227,18 @@ impl Function {
         self.begin(slot, now);
     }
 
-    /// The next crash that was foreseen happens.
+    /// Processes the next scheduled crash.
     #[cold]
-    pub(super) fn crash_first(&mut self) {
-        let now = self.alarm;
+    pub(super) fn crash_next(&mut self) {
+        let now = self.next_crash;
         let due = |replica: &Option<Replica>| replica.as_ref().is_some_and(|replica| replica.crash_at <= now);
         if let Some(slot) = self.slots.iter().position(due) {
             self.end(slot, Death::Crash, now);
         }
-        self.alarm = self.replicas().map(|replica| replica.crash_at).min().unwrap_or(Nanos::NEVER);
+        self.next_crash = self.replicas().map(|replica| replica.crash_at).min().unwrap_or(Nanos::NEVER);
     }
 
-    /// The process of the replica of `slot` ends by itself, with its requests.
+    /// Ends the process of the replica of `slot` with its requests.
     #[cold]
     pub(super) fn end(&mut self, slot: usize, death: Death, now: Nanos) {
         let Some(replica) = &mut self.slots[slot] else { return };
@@ -259,9 +259,9 @@ impl Function {
         self.update(slot, now);
     }
 
-    /// Gives the replica of `slot` the limits that are wanted, if its node has room.
+    /// Resizes the replica of `slot` to the allocation, if its node has room.
     fn resize(&mut self, slot: usize, now: Nanos) {
-        let wanted = Limits::from(self.allocation);
+        let wanted = ReplicaLimits::from(self.allocation);
         let Some(replica) = &mut self.slots[slot] else { return };
         if replica.limits == wanted || matches!(replica.phase, Phase::Draining | Phase::Pending) {
             return;
@@ -269,7 +269,7 @@ impl Function {
         if let (Some(pool), Some(node)) = (&mut self.pool, replica.node)
             && !pool.resize(node, replica.limits, wanted)
         {
-            self.cramped += 1;
+            self.waiting_for_room += 1;
             return;
         }
         let before = replica.limits;
@@ -284,7 +284,7 @@ impl Function {
         self.update(slot, now);
     }
 
-    /// Stops one replica: first those that have no place, then those that are not ready, then the least loaded, then the youngest.
+    /// Stops one replica: pending ones first, then those that are not ready, then the least loaded, then the youngest.
     fn stop_one(&mut self, now: Nanos) {
         let rank = |phase| match phase {
             Phase::Pending => 0,
@@ -312,7 +312,7 @@ impl Function {
             self.spare.push(replica);
         }
         if phase == Phase::Pending {
-            self.cramped -= 1;
+            self.waiting_for_room -= 1;
             return;
         }
         self.sum_cost(now);
@@ -323,21 +323,20 @@ impl Function {
         self.use_room(now);
     }
 
-    /// Begins anew without replicas, as function number `index` in a run of `seed`, in the memory that it has. Nodes, how often replicas crash and what
-    /// differs from the profile stay as they were said.
-    pub fn begin_again(&mut self, seed: u64, index: u64) {
+    /// Resets to function `index` of a run of `seed` without replicas, reusing memory. Nodes, crash rate and scale stay as set.
+    pub fn reset(&mut self, seed: u64, index: u64) {
         self.allocation = Allocation::new(0, 1000, 128);
         self.spare.extend(self.slots.drain(..).flatten());
         self.spare.truncate(SPARE);
         self.loads.clear();
         self.idle.clear();
-        self.agenda.clear();
+        self.event_queue.clear();
         self.queue.clear();
-        (self.open, self.turn, self.next_number, self.cramped) = (0, 0, 0, 0);
+        (self.open, self.turn, self.next_number, self.waiting_for_room) = (0, 0, 0, 0);
         self.demand_rng = stream(seed, index, Purpose::Demands);
         self.start_rng = stream(seed, index, Purpose::Starts);
         self.crash_rng = stream(seed, index, Purpose::Crashes);
-        self.alarm = Nanos::NEVER;
+        self.next_crash = Nanos::NEVER;
         self.pool.iter_mut().for_each(|pool| pool.clear());
         self.contention.iter_mut().for_each(|contention| contention.clear());
         self.held = Held::default();
@@ -347,25 +346,25 @@ impl Function {
         self.taken = Taken::default();
     }
 
-    /// Node number `node` goes away at `now`, with every replica on it; others take their place at once, where there is room.
+    /// Node `node` fails at `now` with all its replicas; replacements start at once where there is room.
     pub fn lose_node(&mut self, node: u32, now: Nanos) {
         self.advance(now);
         let Some(pool) = &mut self.pool else { return };
         pool.lose(node);
         for slot in 0..self.slots.len() {
             if let Some(replica) = self.slots[slot].as_ref().filter(|replica| replica.node == Some(node)) {
-                // The counters of the replica are lost with it: what fails is seen at the gateway alone.
+                // The replica's counters are lost with it, so its failures are counted at the gateway.
                 self.failed_at_gateway += u64::from(replica.load);
                 self.totals.failed += u64::from(replica.load);
                 self.totals.lost += 1;
                 self.remove(slot, now);
             }
         }
-        self.make_up(now);
+        self.start_missing(now);
         self.wake(now);
     }
 
-    /// Node number `node` comes back at `now`, empty.
+    /// Node `node` returns at `now`, empty.
     pub fn return_node(&mut self, node: u32, now: Nanos) {
         self.advance(now);
         if let Some(pool) = &mut self.pool {

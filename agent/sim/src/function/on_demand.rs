@@ -1,14 +1,13 @@
-//! Functions that nobody scales: a request that finds no replica with room starts one for itself, and a replica without requests is let go after a while,
-//! as clouds run functions and as keep-alive is studied (Shahrad et al., USENIX ATC 2020). Owns these two rules.
+//! Functions without a scaler: a request that finds no replica with room starts one for itself, and an idle replica is removed after a keep-alive, as in clouds
+//! and in the keep-alive literature (Shahrad et al., USENIX ATC 2020). Owns these two rules.
 
 use super::Function;
 use crate::nanos::Nanos;
 use crate::replica::{Phase, Request};
 
 impl Function {
-    /// The same function, whose requests start the replicas that they miss, each of which is kept for `keep_alive` after its last request; to be said
-    /// before it has replicas. Nothing queues at the gateway then, and nothing is refused. A request that waits for a start longer than the gateway does
-    /// is counted as timed out when the start is done.
+    /// Lets requests start missing replicas, each kept for `keep_alive` after its last request; only before the function has replicas. Nothing queues at the gateway
+    /// or is refused then. A request whose start outlasts the gateway's timeout counts as timed out when the start is done.
     #[must_use]
     pub fn on_demand(mut self, keep_alive: Nanos) -> Self {
         self.keep_alive = Some(keep_alive.min(Nanos::LONGEST));
@@ -23,13 +22,13 @@ impl Function {
             replica.first = Some(request);
         }
         if self.place(slot, now) {
-            self.cramped -= 1;
+            self.waiting_for_room -= 1;
             self.totals.starts += 1;
             self.begin(slot, now);
         }
     }
 
-    /// Gives the replica of `slot`, which is ready, the request that started it.
+    /// Dispatches the request that started the replica of `slot`, which is ready now.
     pub(super) fn give_first(&mut self, slot: usize, now: Nanos) {
         let Some(request) = self.slots[slot].as_mut().and_then(|replica| replica.first.take()) else { return };
         if request.arrived + self.timeout <= now {
@@ -40,7 +39,7 @@ impl Function {
         self.give(slot, request, now);
     }
 
-    /// Keeps the replica of `slot` until then, if it has no request.
+    /// Extends the keep-alive of the replica of `slot` to `until`, if it is idle.
     #[inline]
     pub(super) fn keep(&mut self, slot: usize, until: Nanos) {
         if let Some(replica) = &mut self.slots[slot] {
@@ -48,8 +47,8 @@ impl Function {
         }
     }
 
-    /// The replica of `slot` was without a request for long.
-    pub(super) fn let_go(&mut self, slot: usize, now: Nanos) {
+    /// Removes the replica of `slot`, which was idle for the keep-alive.
+    pub(super) fn remove_idle(&mut self, slot: usize, now: Nanos) {
         self.allocation.replicas.0 -= 1;
         self.remove(slot, now);
     }
@@ -65,7 +64,7 @@ mod tests {
     use crate::distribution::Distribution;
     use crate::profile::{Demand, FunctionProfile, Gateway, Startup};
 
-    /// Requests at these seconds, each of 2 s; starts take 1 s, and replicas are kept for 10 s.
+    /// Requests of 2 s at the given seconds; starts take 1 s, the keep-alive is 10 s.
     #[track_caller]
     fn check(arrivals: &[u64], starts: u64, left: u32, latency_s: u64) {
         let startup = Startup { cpu: Distribution::ZERO, waiting: Distribution::constant(Nanos::millis(1000)) };
@@ -85,12 +84,12 @@ mod tests {
     fn a_request_that_finds_no_replica_idle_starts_one_and_waits_for_it() {
         check(&[5], 1, 0, 3);
         check(&[5, 6, 7], 3, 0, 9);
-        // The second finds the first's replica idle, and the third does not.
+        // The second request finds the first replica idle, the third does not.
         check(&[5, 8, 9], 2, 0, 3 + 2 + 3);
     }
 
     #[test]
-    fn a_replica_is_let_go_when_it_was_idle_for_the_time_that_it_is_kept() {
+    fn an_idle_replica_is_removed_after_its_keep_alive() {
         check(&[0, 12], 1, 0, 5);
         check(&[0, 14], 2, 0, 6);
         check(&[5, 17], 1, 0, 5);

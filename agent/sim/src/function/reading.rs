@@ -1,4 +1,4 @@
-//! What can be read of a function: the Scrape of an instant. Owns how counters are shown; must not change anything but time.
+//! Measurements of a function: its Scrape at an instant. Owns the form of counters; must not change anything but time.
 
 use qscale_common::contract::Headroom;
 use qscale_common::scrape::{FunctionScrape, IngressReading, PlatformReading, Scrape};
@@ -10,17 +10,17 @@ use crate::nanos::Nanos;
 use crate::replica::Phase;
 use crate::totals::Totals;
 
-/// What was read of a function, with room for more replicas than there are.
+/// A scrape of a function, with spare memory for more replicas.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
-    /// What was read.
+    /// The scrape.
     pub scrape: FunctionScrape,
-    /// What the nodes have left; absent where they are without limit.
+    /// Room left on the nodes; `None` if they are unlimited.
     pub headroom: Option<Headroom>,
     spare: Vec<Scrape>,
 }
 
-/// What Scrapes show that the totals no longer hold.
+/// Counters of taken totals, which Scrapes still show.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Taken {
     arrived: u64,
@@ -30,7 +30,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// The same, and what `totals` hold.
+    /// The sum with `totals`.
     fn with(&self, totals: &Totals) -> Self {
         Self {
             arrived: self.arrived + totals.arrived,
@@ -40,20 +40,20 @@ impl Taken {
         }
     }
 
-    /// `totals` are about to be taken.
+    /// Adds `totals` before they are taken.
     pub fn add(&mut self, totals: &Totals) {
         *self = self.with(totals);
     }
 }
 
 impl Function {
-    /// Reads everything at `now`, which is `at` to those who read, into `reading`, whose memory is used again.
+    /// Reads all measurements at `now`, with timestamp `at`, into `reading`, reusing its memory.
     pub fn scrape(&mut self, now: Nanos, at: Timestamp, reading: &mut Reading) {
         self.advance(now);
-        self.tell(at, reading);
+        self.read_platform(at, reading);
         let arrived = self.taken.with(&self.totals).arrived;
         reading.scrape.ingress = Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64 });
-        // One without a node has nothing that could be read.
+        // A pending replica has nothing to read.
         reading.resize(self.replicas().filter(|replica| replica.phase != Phase::Pending).count());
         let placed = self.slots.iter_mut().flatten().filter(|replica| replica.phase != Phase::Pending);
         for (replica, scrape) in placed.zip(&mut reading.scrape.replicas) {
@@ -68,8 +68,8 @@ impl Function {
         }
     }
 
-    /// What the platform says of it, as of where its time stands, which is `at` to those who read.
-    pub fn tell(&self, at: Timestamp, reading: &mut Reading) {
+    /// Reads the platform's own part, which is never late, at the current instant with timestamp `at`.
+    pub fn read_platform(&self, at: Timestamp, reading: &mut Reading) {
         let Taken { became_ready, crashes, oom_kills, .. } = self.taken.with(&self.totals);
         let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
         reading.scrape.platform = Some(PlatformReading {
@@ -85,7 +85,7 @@ impl Function {
     }
 }
 
-/// Writes `function-00012`: by hand, as it is done for every replica at every scrape.
+/// Writes `function-00012`, without `format!`, since it runs for every replica at every scrape.
 fn name_of(function: &str, number: u32, name: &mut String) {
     name.clear();
     name.push_str(function);
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_the_function_and_a_number_of_five_digits_or_more() {
+    fn names_have_at_least_five_digits() {
         let mut name = String::new();
         for number in [0, 7, 12_345, 123_456, u32::MAX] {
             name_of("f", number, &mut name);

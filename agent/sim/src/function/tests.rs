@@ -32,7 +32,7 @@ fn check(function: &mut Function, at_ms: u64, completed: u64, refused: u64, time
 }
 
 #[test]
-fn one_more_than_the_queue_holds_is_refused() {
+fn a_full_queue_refuses_requests() {
     let mut function = warm(1, 1, 2, 10 * SECOND);
     (0..5).for_each(|_| function.arrive(ms(10)));
     check(&mut function, 10, 0, 2, 0);
@@ -60,7 +60,7 @@ fn a_stopped_replica_finishes_what_it_has() {
     let mut function = warm(2, 1, 10, 10 * SECOND);
     (0..3).for_each(|_| function.arrive(ms(0)));
     function.allocate(Allocation::new(0, 1000, 128), ms(50));
-    // One waits, so that the function is woken; a new replica comes beside two that drain.
+    // A request waits, so the function is woken; a new replica starts next to two draining ones.
     assert_eq!((function.allocation().replicas, function.replicas().count()), (Replicas(1), 3));
     check(&mut function, 100, 2, 0, 0);
     assert_eq!(function.replicas().count(), 1);
@@ -134,7 +134,7 @@ fn cost_counts_replicas_as_long_as_they_are_there() {
 }
 
 #[test]
-fn a_scrape_tells_what_happened_up_to_its_instant() {
+fn a_scrape_counts_up_to_its_instant() {
     let mut function = warm(1, 2, 10, 10 * SECOND);
     let mut reading = Reading::default();
     (0..3).for_each(|_| function.arrive(ms(0)));
@@ -211,7 +211,7 @@ fn memory_below_the_working_set_kills_at_once_and_again_until_it_is_enough() {
 }
 
 #[test]
-fn memory_that_is_enough_kills_nobody() {
+fn sufficient_memory_kills_no_replica() {
     let mut function = hungry(2, 14);
     for step in 0..1000 {
         (0..8).for_each(|_| function.arrive(ms(step * 100)));
@@ -230,7 +230,7 @@ fn a_drained_replica_that_is_killed_does_not_come_back() {
 }
 
 #[test]
-fn crashes_come_as_often_as_they_are_said_to() {
+fn crashes_occur_at_their_rate() {
     let mut function = function(1, 10, SECOND).crashing(6.0);
     function.warm(Allocation::new(20, 1000, 128), Nanos::ZERO);
     let hours = 100;
@@ -255,7 +255,7 @@ fn placed(function: &Function, expected: &[(u32, Option<u32>)]) {
 }
 
 #[test]
-fn replicas_go_where_least_is_taken_and_wait_where_nothing_fits() {
+fn replicas_are_placed_on_the_least_allocated_node_or_wait() {
     let mut function = on_nodes(2, 1000, 1000, 1.0);
     function.allocate(Allocation::new(5, 400, 100), ms(0));
     placed(&function, &[(0, Some(0)), (1, Some(1)), (2, Some(0)), (3, Some(1)), (4, None)]);
@@ -294,7 +294,7 @@ fn a_replica_without_a_place_starts_when_there_is_room() {
 }
 
 #[test]
-fn headroom_is_what_the_nodes_have_beside_what_is_desired() {
+fn headroom_is_the_room_next_to_the_requested_allocation() {
     let mut function = on_nodes(2, 1000, 1000, 1.5);
     function.allocate(Allocation::new(5, 400, 100), ms(0));
     let mut reading = Reading::default();
@@ -328,7 +328,7 @@ fn a_lost_node_takes_its_replicas_and_others_start_elsewhere() {
 }
 
 #[test]
-fn nothing_is_lost_or_made_up() {
+fn requests_are_conserved() {
     let mut function = warm(3, 2, 7, 350);
     let mut now = 0;
     for step in 0..20_000u64 {
@@ -345,7 +345,7 @@ fn nothing_is_lost_or_made_up() {
 }
 
 #[test]
-fn intervals_add_up_to_the_whole_and_scrapes_go_on_counting() {
+fn intervals_add_up_and_scrapes_continue_to_count() {
     let live = |function: &mut Function, taken: &mut Totals, sum: &mut Totals, each: u64| {
         for step in 0..1000 {
             function.arrive(ms(step * 30));

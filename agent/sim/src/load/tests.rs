@@ -4,9 +4,9 @@ use qscale_common::workload::trace::{Keep, TraceFunction, read_azure2021};
 use qscale_common::workload::{Demand as TraceDemand, DurationQuantiles, MinuteCount};
 
 use super::*;
-use crate::chance::{Purpose, stream};
 use crate::distribution::Distribution;
 use crate::profile::{FunctionProfile, Gateway};
+use crate::rng::{Purpose, stream};
 
 fn rng() -> WorkloadRng {
     stream(3, 0, Purpose::Arrivals)
@@ -86,13 +86,13 @@ fn single_invocations_arrive_when_they_began_and_last_as_long_as_they_did() {
 }
 
 #[test]
-fn a_load_that_begins_again_is_the_same_as_a_new_one() {
+fn a_reset_load_equals_a_new_one() {
     let pattern = Load::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
     for load in [pattern, load(Scale::default())] {
         let take = |source: &mut Source| (0..500).map(|_| source.take()).collect::<Vec<_>>();
         let mut source = load.source(stream(9, 0, Purpose::Arrivals));
         assert_ne!(take(&mut source), take(&mut load.source(rng())));
-        load.begin_again(&mut source, rng());
+        load.reset(&mut source, rng());
         assert_eq!(take(&mut source), take(&mut load.source(rng())));
     }
 }

@@ -1,6 +1,6 @@
-//! Who gets how much of a node's CPU when more is wanted than there is. Owns the division; must not know what is computed.
+//! Division of a node's CPU that is overcommitted. Owns the division; must not know the work.
 
-/// What a replica asks of its node's CPU.
+/// Claim of a replica on its node's CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Claim {
     /// Cores that want to compute.
@@ -9,36 +9,35 @@ pub struct Claim {
     pub weight: u32,
 }
 
-/// What there is, and who wants it: as the kernel's scheduler divides it among groups, each in proportion to its weight, and what one does not want goes to
-/// the others.
+/// Weighted fair sharing, as the kernel's scheduler divides CPU among groups: in proportion to weight, with unused shares given to the others.
 #[derive(Debug, Clone)]
 pub struct Contention {
     /// Cores of one node.
     cores: f64,
-    /// What the replica of each slot asks for.
+    /// Claim of the replica of each slot.
     claims: Vec<Claim>,
-    /// What each of its cores gets of a core.
+    /// Share of a core for each core of the replica of each slot.
     speeds: Vec<f64>,
-    /// Slots between which a node is being divided.
+    /// Slots of the node that is being divided.
     among: Vec<u32>,
-    /// Slots whose cores got something else when a node was divided last, and what.
+    /// Slots whose share changed in the last division, with the share.
     changed: Vec<(u32, f64)>,
 }
 
 impl Contention {
-    /// Nobody wants anything of nodes with so many `cores` each.
+    /// Nodes of `cores` each, without claims.
     #[must_use]
     pub fn new(cores: f64) -> Self {
         Self { cores, claims: Vec::new(), speeds: Vec::new(), among: Vec::new(), changed: Vec::new() }
     }
 
-    /// Nobody wants anything.
+    /// Clears all claims.
     pub fn clear(&mut self) {
         self.claims.fill(Claim::default());
         self.speeds.fill(1.0);
     }
 
-    /// The replica of `slot` asks for `claim` from now on; says whether that changes anything.
+    /// Sets the claim of the replica of `slot`; returns whether it changed.
     pub fn claim(&mut self, slot: usize, claim: Claim) -> bool {
         if slot >= self.claims.len() {
             self.claims.resize(slot + 1, Claim::default());
@@ -47,14 +46,14 @@ impl Contention {
         std::mem::replace(&mut self.claims[slot], claim) != claim
     }
 
-    /// The replica of `slot` is gone; says whether it had asked for anything. The next one there begins with whole cores.
+    /// Removes the claim of `slot`; returns whether there was one. The next replica there starts with whole cores.
     pub fn leave(&mut self, slot: usize) -> bool {
         let asked = self.claim(slot, Claim::default());
         self.speeds[slot] = 1.0;
         asked
     }
 
-    /// Divides one node, on which there are the replicas of `slots`; [`Contention::changed`] has those whose cores get something else than before.
+    /// Divides a node among the replicas of `slots`; [`Contention::changed`] lists the changes.
     pub fn divide(&mut self, slots: impl Iterator<Item = usize>) {
         let Self { cores, claims, speeds, among, changed } = self;
         among.clear();
@@ -74,7 +73,7 @@ impl Contention {
         }
         let mut left = *cores;
         let mut weight: f64 = among.iter().map(|slot| weight_of(claims[*slot as usize])).sum();
-        // Whoever wants no more than its part is given that, which leaves the others more: again until nobody is left who does.
+        // A replica that claims no more than its part gets its claim, which leaves more for the others; repeat until none is left.
         while wanted > left {
             let part = left / weight;
             let content = |slot: &u32| f64::from(claims[*slot as usize].cores) <= part * weight_of(claims[*slot as usize]);
@@ -96,7 +95,7 @@ impl Contention {
         }
     }
 
-    /// What the last division changed: slots, and what each core of theirs gets of a core.
+    /// Slots whose share changed in the last division, with the share of a core.
     #[must_use]
     pub fn changed(&self) -> &[(u32, f64)] {
         &self.changed
@@ -109,7 +108,7 @@ impl Contention {
     }
 }
 
-/// A limit of zero weighs as little as can be, not nothing: the kernel's least quota is its least weight, too.
+/// Weight of a claim; at least that of the kernel's least quota.
 fn weight_of(claim: Claim) -> f64 {
     f64::from(claim.weight.max(10))
 }
@@ -130,13 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_enough_for_all_is_not_divided() {
+    fn sufficient_cpu_is_not_divided() {
         assert_eq!(divided(3.0, &[(1, 100), (2, 5000)]), [1.0, 1.0]);
         assert_eq!(divided(3.0, &[(0, 100), (3, 10)]), [1.0, 1.0]);
     }
 
     #[test]
-    fn what_is_not_is_divided_by_weight_and_what_one_leaves_goes_to_the_others() {
+    fn scarce_cpu_is_divided_by_weight_with_redistribution() {
         assert_eq!(divided(1.0, &[(1, 100), (1, 300)]), [0.25, 0.75]);
         assert_eq!(divided(3.0, &[(1, 100), (2, 100), (2, 200)]), [0.75, 0.375, 0.75]);
         // The first wants one core of the two and a half that its weight would give it.
@@ -145,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_is_given_and_nobody_has_less_for_its_weight_than_one_who_wants_less(
+        fn all_cpu_is_divided_by_weight(
             cores in 1u32..20,
             claims in prop::collection::vec((0u32..5, 10u32..2000), 1..20),
         ) {

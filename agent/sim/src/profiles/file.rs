@@ -1,4 +1,4 @@
-//! A profile as a file of its own. Owns the checks that its types do not make.
+//! Profiles as files. Owns the checks beyond their types.
 
 use qscale_common::document::{self, DocumentError, Format};
 

@@ -1,11 +1,10 @@
-//! How the table is made of what vSwarm's profiler published. Owns the arithmetic from a pod's average CPU to the CPU time of a request.
+//! Derivation of the table from the published profile. Owns the arithmetic from a pod's average CPU to the CPU time of a request.
 //!
-//! A request was sent at every fifth second, and one that lasted longer was waited for, so that the next came at a later fifth second. A pod's average CPU
-//! above that of an idle one, times the time between requests, is what a request computed: fibonacci-python at 100,000 computes
-//! (84.5 - 48.4) thousandths of a core x 5 s = 180 ms of its 186 ms.
+//! A request was sent every five seconds; after a longer one, at the next multiple of five seconds. A pod's average CPU above that of an idle pod, times the time
+//! between requests, is the CPU time of a request: for fibonacci-python at 100,000 it is (84.5 - 48.4) thousandths of a core x 5 s = 180 ms of its 186 ms.
 //!
-//! What the figures cannot tell: CPU was read in whole thousandths of a core, 5 ms a request. Some functions that only compute show 35 to 60 % of their
-//! duration as CPU time at middling inputs and all of it at large ones; the table keeps what the figures say.
+//! Limits: CPU was read in whole thousandths of a core, 5 ms a request. Some functions that only compute show 35 to 60 % of their duration as CPU time at medium
+//! inputs and all of it at large ones; the table keeps the published figures.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +15,7 @@ use super::vswarm::Language;
 
 /// Time between requests, milliseconds.
 const EVERY_MS: f64 = 5_000.0;
-/// Least CPU above that of an idle pod that is told from nothing: what was read is whole.
+/// Least CPU above that of an idle pod that is significant, given whole readings.
 const RESOLUTION_MILLICORES: f64 = 1.0;
 
 /// First line of the table.
@@ -29,10 +28,10 @@ struct Published {
     cpu: BTreeMap<String, f64>,
 }
 
-/// The table of what was published, given the text of `profile.json`.
+/// The table from the text of `profile.json`.
 ///
 /// # Errors
-/// What is not as the profiler writes it, with the name of the variant.
+/// A deviation from the profiler's format, with the name of the variant.
 pub fn table(json: &str) -> Result<String, String> {
     let published: BTreeMap<String, Published> = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let mut table = format!("{HEAD}\n");
@@ -49,7 +48,7 @@ fn row(table: &mut String, name: &str, of: &Published) -> Result<(), String> {
     let language = language(name).ok_or("nobody knows what it is written in")?;
     let duration = [5, 25, 50, 75, 95, 99].map(|percentile| at(&of.duration, percentile));
     let (median, memory) = (at(&of.duration, 50)?, at(&of.memory, 50)?);
-    write!(table, "{name},{}", language.word()).expect("a string takes whatever is written to it");
+    write!(table, "{name},{}", language.word()).expect("writing to a string does not fail");
     for value in duration {
         write!(table, ",{:.2}", value?).expect("as above");
     }
@@ -58,7 +57,7 @@ fn row(table: &mut String, name: &str, of: &Published) -> Result<(), String> {
     Ok(())
 }
 
-/// CPU time of a request; `None` where it cannot be told.
+/// CPU time of a request; `None` if it is not significant.
 fn cpu_ms(language: Language, millicores: f64, duration_ms: f64) -> Option<f64> {
     let above_idle = millicores - language.idle_millicores()?;
     if above_idle < RESOLUTION_MILLICORES {
@@ -66,7 +65,7 @@ fn cpu_ms(language: Language, millicores: f64, duration_ms: f64) -> Option<f64> 
     }
     let every_ms = EVERY_MS * (duration_ms / EVERY_MS).ceil();
     let cpu_ms = above_idle / 1000.0 * every_ms;
-    // As much as two steps of what was read above the duration is no second core.
+    // Up to two steps of the reading above the duration do not indicate a second core.
     let error_ms = 2.0 * RESOLUTION_MILLICORES / 1000.0 * every_ms;
     Some(if cpu_ms > duration_ms && cpu_ms - error_ms <= duration_ms { duration_ms } else { cpu_ms })
 }

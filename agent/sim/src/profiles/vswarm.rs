@@ -1,4 +1,4 @@
-//! The table of vSwarm's functions, and how a row of it becomes a profile. Owns what is taken to hold for a language.
+//! The table of vSwarm's functions, and the profile of a row. Owns the assumptions about languages.
 
 use qscale_common::units::Mebibytes;
 
@@ -8,19 +8,18 @@ use crate::profile::{FunctionProfile, Memory, Startup};
 
 const TABLE: &str = include_str!("../../profiles/vswarm.csv");
 
-/// How much wider single requests spread than what was published.
+/// Factor of the spread of single requests over the published spread.
 ///
-/// The published percentiles are of running means: they creep towards a value as 2.86, 2.97, 2.98, 2.99 creep towards 3. Of some 130 independent
-/// requests such means spread a fifth as wide as the requests; where all spread was drift, they spread as wide. Nothing published says which, so the
-/// geometric middle of 1 and 5 is taken.
+/// The published percentiles are of running means, as 2.86, 2.97, 2.98, 2.99 converging to 3. Running means of about 130 independent requests spread a fifth as
+/// wide as the requests; with drift alone they spread as wide. The data do not tell which, so the factor is the geometric middle of 1 and 5.
 const WIDENED: f64 = 2.24;
-/// Percentiles of a normal distribution: how many standard deviations lie between the 5th and the 95th.
+/// Standard deviations between the 5th and the 95th percentile of a normal distribution.
 const DEVIATIONS: f64 = 3.29;
 
-/// What a function is written in.
+/// Language of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
-    /// CPython behind a gRPC server with one worker, as all of vSwarm's.
+    /// CPython behind a gRPC server with one worker, as in vSwarm.
     Python,
     /// Node: one thread, any number of requests.
     Node,
@@ -33,7 +32,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// The language of this word.
+    /// The language of a word in the table.
     pub fn of_word(word: &str) -> Option<Self> {
         Some(match word {
             "python" => Language::Python,
@@ -56,7 +55,7 @@ impl Language {
         }
     }
 
-    /// CPU of a pod without requests, thousandths of a core; `None` where the figures do not tell it. Python's servers poll, Go and Node sleep.
+    /// CPU of a pod without requests, thousandths of a core; `None` if unknown. Python's servers poll, Go and Node sleep.
     pub fn idle_millicores(self) -> Option<f64> {
         match self {
             Language::Python => Some(48.4),
@@ -65,7 +64,7 @@ impl Language {
         }
     }
 
-    /// Requests at once, and cores at once. Sixteen stand for as many as a node has.
+    /// Requests and cores at once. Sixteen cores stand for all cores of a node.
     fn workers(self) -> (u32, u32) {
         match self {
             Language::Python => (1, 1),
@@ -74,10 +73,9 @@ impl Language {
         }
     }
 
-    /// CPU and waiting of a start: medians in milliseconds, and the sigma of both.
+    /// CPU time and waiting of a start: medians, milliseconds, and the sigma of both.
     ///
-    /// Python and Node: from the start of the process to its first reply passed 0.5 to 0.9 s and 0.5 to 1.1 s on whole cores, measured with vSwarm's
-    /// functions. The others are assumed.
+    /// Python and Node: measured with vSwarm's functions, 0.5 to 0.9 s and 0.5 to 1.1 s from process start to first reply on whole cores. The others are assumed.
     fn startup(self) -> (u64, u64, f64) {
         match self {
             Language::Python => (450, 250, 0.15),
@@ -104,7 +102,7 @@ pub struct Row {
     language: Language,
     /// 5th, 50th and 95th percentile of the duration, milliseconds.
     duration_ms: [f64; 3],
-    /// CPU time of a request, milliseconds; `None` where it is too little to be told from an idle pod's.
+    /// CPU time of a request, milliseconds; `None` if not significant.
     cpu_ms: Option<f64>,
     memory_mib: f64,
 }
@@ -127,11 +125,11 @@ impl Row {
         })
     }
 
-    /// The profile. What is no CPU time of the duration is waiting; a request too short to tell is taken to compute throughout. A request that computes
-    /// on several cores at once has all of its CPU time, on one core: it takes as long as it should where the limit is at most one core.
+    /// The profile. The duration without CPU time is waiting; a request without a significant CPU time is assumed to compute throughout. A request that computes on
+    /// several cores at once has all of its CPU time on one core, which gives the right duration for limits up to one core.
     pub fn profile(&self) -> FunctionProfile {
         let [p5, p50, p95] = self.duration_ms;
-        // To three digits: the figures hold no more.
+        // Three digits, the precision of the figures.
         let sigma = ((p95 / p5).ln() / DEVIATIONS * WIDENED * 1000.0).round().clamp(0.0, 5000.0) / 1000.0;
         let spread = |median_ms: f64| match median_ms {
             nothing if nothing <= 0.0 => Distribution::ZERO,
@@ -146,8 +144,7 @@ impl Row {
     }
 }
 
-/// vSwarm's function that does nothing but wait: what stands for calls of a store or another function. Round trip and memory are those of the smallest Go
-/// function.
+/// vSwarm's function that only waits, for calls of a store or another function. Round trip and memory are those of the smallest Go function.
 pub fn sleeping() -> FunctionProfile {
     const SLEEP_MS: f64 = 50.0;
     const ROUND_TRIP_MS: f64 = 0.71;

@@ -1,5 +1,5 @@
-//! A replica on a node whose CPU is promised more than once: what others compute on the node slows it down. Owns its requests, as [`super::shared`] does,
-//! and when its quota stops it; must not know the others.
+//! A replica on an overcommitted node, slowed down by the others there. Owns its requests, as [`super::shared`], and its throttling; must not know other
+//! replicas.
 
 use qscale_common::scrape::CpuCounters;
 use qscale_common::units::Millicores;
@@ -9,42 +9,42 @@ use super::{Ending, Request};
 use crate::cpu::portion::Portion;
 use crate::nanos::Nanos;
 
-/// The requests of one replica, and its part of the node's CPU.
+/// Requests of one replica, and its share of the node's CPU.
 #[derive(Debug, Clone)]
 pub struct Contended {
     cpu: Portion,
     work: Shared,
-    /// When the quota stops it, or lets it go on.
+    /// Next instant at which the quota throttles it or releases it.
     turn: Nanos,
 }
 
 impl Contended {
-    /// No request yet; `workers` at once (0: without limit) on `parallelism` cores.
+    /// Without requests; serves `workers` at once (0: without limit) on `parallelism` cores.
     #[must_use]
     pub fn new(workers: u32, parallelism: u32, limit: Millicores, now: Nanos) -> Self {
         Self { cpu: Portion::new(now, limit), work: Shared::new(workers, parallelism), turn: Nanos::NEVER }
     }
 
-    /// It has a place from `now` on, which is when its first period begins.
+    /// Places it at `now`, when its first period begins.
     pub fn put(&mut self, limit: Millicores, now: Nanos) {
         self.cpu = Portion::new(now, limit);
     }
 
-    /// Takes in a request.
+    /// Accepts a request.
     pub fn accept(&mut self, request: Request, now: Nanos) {
         self.work.accept(request, &mut self.cpu, now);
-        self.foresee();
+        self.schedule();
     }
 
-    /// When something happens next.
+    /// Time of the next event.
     #[must_use]
     pub fn next(&self, timeout: Nanos) -> Nanos {
         self.work.next(timeout).min(self.turn)
     }
 
-    /// Lives through what happens at `now`, which is when something does; says what became of a request.
+    /// Processes the event at `now`; returns the outcome of a request, if one ended.
     pub fn step(&mut self, now: Nanos) -> Option<Ending> {
-        // What is done when the quota is spent is done.
+        // Work that ends just when the quota is spent is done.
         let turns = self.turn <= now && self.work.due() > now;
         let ending = if turns {
             self.work.account(&mut self.cpu, now);
@@ -54,18 +54,18 @@ impl Contended {
         } else {
             self.work.step(&mut self.cpu, now)
         };
-        self.foresee();
+        self.schedule();
         ending
     }
 
-    fn foresee(&mut self) {
+    fn schedule(&mut self) {
         self.turn = self.cpu.turn(self.work.cores());
     }
 
-    /// Ends with its process: every request is gone.
+    /// Drops all requests, with the process.
     pub fn forget(&mut self) {
         self.work.forget();
-        self.foresee();
+        self.schedule();
     }
 
     /// Accounts for CPU up to `now`.
@@ -73,28 +73,28 @@ impl Contended {
         self.work.account(&mut self.cpu, now);
     }
 
-    /// Sets another limit where all is accounted for.
+    /// Changes the limit; usage must be accounted up to now.
     pub fn limit(&mut self, limit: Millicores) {
         self.cpu.limit(limit);
         self.work.requota(&self.cpu);
-        self.foresee();
+        self.schedule();
     }
 
-    /// Cores that want to compute.
+    /// Cores with work.
     #[must_use]
     pub fn cores(&self) -> u32 {
         if self.cpu.throttled() { 0 } else { self.work.cores() }
     }
 
-    /// Each of them gets so much of a core from `now` on.
+    /// Sets the share of a core for each core from `now` on.
     pub fn set_speed(&mut self, speed: f64, now: Nanos) {
         self.account(now);
         self.cpu.set_speed(speed);
         self.work.requota(&self.cpu);
-        self.foresee();
+        self.schedule();
     }
 
-    /// CPU used up to where it is accounted.
+    /// CPU counters up to the accounted instant.
     #[must_use]
     pub fn counters(&self) -> CpuCounters {
         self.cpu.counters()

@@ -1,5 +1,5 @@
-//! A replica that works on one request at a time, first come first served. Its next event follows from the one before (Kiefer and Wolfowitz' recursion),
-//! so nothing is queued but requests.
+//! A replica that serves one request at a time, first come first served. Each event follows from the one before (Kiefer-Wolfowitz recursion), so no event queue is
+//! needed. Owns the requests of one replica.
 
 use std::collections::VecDeque;
 
@@ -7,26 +7,26 @@ use super::{Ending, Request};
 use crate::cpu::Cpu;
 use crate::nanos::Nanos;
 
-/// The one request under work, and those that wait for it.
+/// The request in service, and its backlog.
 #[derive(Debug, Clone, Default)]
 pub struct Sequential {
     current: Option<Current>,
-    /// Requests given to the replica and not begun, none of them timed out.
+    /// Requests not begun, none of them timed out.
     backlog: VecDeque<Request>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Current {
     arrived: Nanos,
-    /// CPU time that it still needs, where the CPU is accounted up to.
+    /// CPU time left at the accounted instant.
     left: Nanos,
     end: Nanos,
-    /// Given up by the gateway: it is worked on to its end all the same, since a function does not notice.
+    /// Timed out at the gateway; served to its end nevertheless, since a function does not notice.
     timed_out: bool,
 }
 
 impl Sequential {
-    /// Takes in a request.
+    /// Accepts a request.
     #[inline]
     pub fn accept(&mut self, request: Request, cpu: &mut Cpu, now: Nanos) {
         match self.current {
@@ -37,13 +37,13 @@ impl Sequential {
 
     #[inline]
     fn begin(&mut self, request: Request, cpu: &mut Cpu, now: Nanos) {
-        // It waits before it computes, and nobody else computes meanwhile.
+        // It waits before it computes, and blocks the replica meanwhile.
         cpu.idle(now + request.demand.waiting);
         let left = request.demand.cpu;
         self.current = Some(Current { arrived: request.arrived, left, end: cpu.end(left, 1), timed_out: false });
     }
 
-    /// When something happens next.
+    /// Time of the next event.
     #[inline]
     pub fn next(&self, timeout: Nanos) -> Nanos {
         let Some(current) = &self.current else { return Nanos::NEVER };
@@ -53,7 +53,7 @@ impl Sequential {
         self.backlog.front().map_or(current.end, |first| current.end.min(first.arrived + timeout))
     }
 
-    /// Lives through what happens at `now`, which is when something does; says what became of a request.
+    /// Processes the event at `now`; returns the outcome of a request, if one ended.
     #[inline]
     pub fn step(&mut self, cpu: &mut Cpu, now: Nanos) -> Option<Ending> {
         let Current { arrived, end, timed_out, .. } = self.current?;
@@ -68,7 +68,7 @@ impl Sequential {
         (!timed_out).then(|| Ending::completed(arrived, now))
     }
 
-    /// The first that has not timed out does: the one under work, or the first that waits for it.
+    /// Times out the oldest request: the one in service, or the first of the backlog.
     fn time_out(&mut self) -> Ending {
         match &mut self.current {
             Some(current) if !current.timed_out => current.timed_out = true,
@@ -77,7 +77,7 @@ impl Sequential {
         Ending::TimedOut
     }
 
-    /// Ends with its process: every request is gone.
+    /// Drops all requests, with the process.
     pub fn forget(&mut self) {
         self.current = None;
         self.backlog.clear();
@@ -91,7 +91,7 @@ impl Sequential {
         }
     }
 
-    /// The quota was changed where all is accounted for.
+    /// Updates the end of service after a change of the quota.
     pub fn requota(&mut self, cpu: &Cpu) {
         if let Some(current) = &mut self.current {
             current.end = cpu.end(current.left, 1);

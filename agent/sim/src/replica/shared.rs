@@ -1,7 +1,7 @@
-//! A replica that works on several requests at a time, which share its CPU evenly: processor sharing under a quota.
+//! A replica that serves several requests that share its CPU evenly: processor sharing under a quota. Owns the requests of one replica.
 //!
-//! Virtual time is the CPU time that each computing request has got since the replica last idled; a request is done when virtual time reaches what it
-//! was at the request's start plus its demand. One arrival or end moves virtual time once, whoever shares, so that an event costs a heap's logarithm.
+//! Virtual time is the CPU time that each computing request has received since the replica was last idle. A request is done when virtual time reaches its value at
+//! the request's start plus the demand. An arrival or an end moves virtual time once for all requests, so an event costs logarithmic time.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -10,22 +10,22 @@ use super::{Ending, Request};
 use crate::cpu::Processor;
 use crate::nanos::Nanos;
 
-/// The requests of one replica.
+/// Requests of one replica.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    /// Requests worked on at once.
+    /// Requests served at once.
     workers: usize,
     /// Cores used at once.
     parallelism: u32,
-    /// CPU time that each computing request got, nanoseconds.
+    /// Virtual time, nanoseconds.
     virtual_time: f64,
-    /// Requests that compute: virtual time of the end (the bits of a number that is not negative rise with it), and number.
+    /// Computing requests: virtual time of the end, as bits (monotonic for non-negative numbers), and number.
     computing: BinaryHeap<Reverse<(u64, u64)>>,
-    /// Requests that wait for others: end, number, and CPU time afterwards.
+    /// Requests that wait for other services: end of waiting, number, and CPU time afterwards.
     waiting: BinaryHeap<Reverse<(Nanos, u64, Nanos)>>,
-    /// Requests given to the replica and not begun, by number; those that timed out are passed over when their turn comes.
+    /// Requests not begun, by number; timed out ones are skipped when their turn comes.
     backlog: VecDeque<(u64, Request)>,
-    /// Arrival of each request from number `first` on; [`ENDED`] for one that ended.
+    /// Arrivals of the requests from number `first` on; [`ENDED`] if ended.
     live: VecDeque<Nanos>,
     first: u64,
     next: Nanos,
@@ -34,7 +34,7 @@ pub struct Shared {
 const ENDED: Nanos = Nanos::NEVER;
 
 impl Shared {
-    /// No request yet; `workers` at once (0: without limit) on `parallelism` cores.
+    /// Without requests; serves `workers` at once (0: without limit) on `parallelism` cores.
     #[must_use]
     pub fn new(workers: u32, parallelism: u32) -> Self {
         Self {
@@ -50,7 +50,7 @@ impl Shared {
         }
     }
 
-    /// Takes in a request.
+    /// Accepts a request.
     #[inline]
     pub fn accept(&mut self, request: Request, cpu: &mut impl Processor, now: Nanos) {
         self.account(cpu, now);
@@ -82,23 +82,23 @@ impl Shared {
         self.computing.push(Reverse(((self.virtual_time + demand.0 as f64).to_bits(), number)));
     }
 
-    /// When something happens next.
+    /// Time of the next event.
     #[inline]
     pub fn next(&self, timeout: Nanos) -> Nanos {
         self.live.front().map_or(self.next, |arrived| self.next.min(*arrived + timeout))
     }
 
-    /// When a request stops waiting for others, or is done.
+    /// Time at which a request stops waiting for other services, or is done.
     #[must_use]
     pub fn due(&self) -> Nanos {
         self.next
     }
 
-    /// Lives through what happens at `now`, which is when something does; says what became of a request.
+    /// Processes the event at `now`; returns the outcome of a request, if one ended.
     #[inline]
     pub fn step(&mut self, cpu: &mut impl Processor, now: Nanos) -> Option<Ending> {
         if self.next > now {
-            // The oldest of those that did not end.
+            // The oldest request that has not ended.
             self.live.pop_front();
             self.first += 1;
             self.forget_ended();
@@ -120,7 +120,7 @@ impl Shared {
     #[inline]
     fn complete(&mut self, now: Nanos) -> Option<Ending> {
         let Reverse((end, number)) = self.computing.pop()?;
-        // Whole nanoseconds of real time carry virtual time a little beside the end that they lead to.
+        // Rounding of real time to nanoseconds leaves virtual time slightly off the end.
         self.virtual_time = if self.computing.is_empty() { 0.0 } else { f64::from_bits(end) };
         let ending = self.end(number, now);
         while self.working() < self.workers
@@ -133,7 +133,7 @@ impl Shared {
         ending
     }
 
-    /// What the end of request `number` is to the gateway: nothing, where it gave up before.
+    /// Outcome of the end of request `number` at the gateway; `None` if it had timed out.
     #[inline]
     fn end(&mut self, number: u64, now: Nanos) -> Option<Ending> {
         let index = number.checked_sub(self.first)?;
@@ -150,7 +150,7 @@ impl Shared {
         }
     }
 
-    /// Ends with its process: every request is gone.
+    /// Drops all requests, with the process.
     pub fn forget(&mut self) {
         self.virtual_time = 0.0;
         self.computing.clear();
@@ -171,19 +171,19 @@ impl Shared {
         }
     }
 
-    /// The quota was changed where all is accounted for.
+    /// Updates the next event after a change of the quota.
     pub fn requota(&mut self, cpu: &impl Processor) {
         self.next = self.next_of_work(cpu);
     }
 
-    /// Cores that compute, as far as they are let.
+    /// Cores with work.
     #[inline]
     #[must_use]
     pub fn cores(&self) -> u32 {
         self.parallelism.min(u32::try_from(self.computing.len()).unwrap_or(u32::MAX))
     }
 
-    /// When the next request stops waiting for others, or is done.
+    /// Time at which the next request stops waiting, or is done.
     #[inline]
     fn next_of_work(&self, cpu: &impl Processor) -> Nanos {
         let ready = self.waiting.peek().map_or(Nanos::NEVER, |Reverse((end, ..))| *end);

@@ -51,7 +51,7 @@ fn a_checkpoint_continues_the_exploration_schedule() {
     let learner = Learner::resume(header.hyperparameters.clone(), &read.weights, read.training.as_ref(), header.seed, &cpu());
     let resumed = DqnAgent::with(learner.expect("they belong together"), read.check().expect("it matches"), 0.25);
     let actions = read.check().expect("it matches");
-    let world = |number| Env::new(Cell::new(draw(&config().tasks, Split::Test, number).setup, number, 0), 200.0, Some(&actions));
+    let world = |number| Env::new(Simulation::new(draw(&config().tasks, Split::Test, number).setup, number, 0), 200.0, Some(&actions));
     let envs: Vec<Env> = (0..30).map(world).collect();
     assert_eq!(resumed.learner().actions_taken(), 160);
     assert_eq!(resumed.actor().act(0, &envs), trainer.agent.actor().act(0, &envs));
@@ -73,7 +73,7 @@ fn too_little_violates_and_too_much_costs() {
     let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
         let mut score = Score::default();
         for number in 0..20 {
-            let mut env = Env::new(Cell::new(draw(&config().tasks, Split::Test, number).setup, number, 0), 200.0, None);
+            let mut env = Env::new(Simulation::new(draw(&config().tasks, Split::Test, number).setup, number, 0), 200.0, None);
             for _ in 0..40 {
                 let wanted = wanted(env.state());
                 score.add(&env.step(Some(wanted), None, &reward));
@@ -97,7 +97,7 @@ fn unavoidable_violations_are_not_part_of_the_reward() {
     let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
         let (mut violation, mut beyond_cost) = (0.0, 0.0f64);
         for number in 0..30 {
-            let mut env = Env::new(Cell::new(draw(&tasks, Split::Test, number).setup, number, 0), cost, None);
+            let mut env = Env::new(Simulation::new(draw(&tasks, Split::Test, number).setup, number, 0), cost, None);
             for _ in 0..200 {
                 let wanted = wanted(env.state());
                 let tick_s = env.state().tick_length_ms as f64 / 1000.0;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::time::Span;
-use qscale_evaluate::pace::Pace;
+use qscale_evaluate::decision_latency::DecisionLatency;
 use qscale_evaluate::report::{csv_runs, csv_summary, html, terminal};
 use qscale_evaluate::suite::SHIPPED;
 use qscale_evaluate::{Results, Suite, SummaryOptions, summarise};
@@ -19,7 +19,13 @@ use crate::output;
 const WIDTH: usize = 100;
 
 /// Writes the files of an evaluation, and prints the results and the time that it took.
-pub fn write(out: &Path, results: &Results, paces: &BTreeMap<String, Pace>, took: Duration, as_json: bool) -> anyhow::Result<()> {
+pub fn write(
+    out: &Path,
+    results: &Results,
+    paces: &BTreeMap<String, DecisionLatency>,
+    took: Duration,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let summary = summarise(results, &SummaryOptions::default())?;
     let suite = serde_json::to_string_pretty(&results.suite.document)?;
     let json = serde_json::to_string(results)?;
@@ -58,8 +64,8 @@ fn width() -> usize {
 }
 
 /// Decision latency, median and p99. It depends on the machine, so it is not in the files.
-fn pace(paces: &BTreeMap<String, Pace>) -> String {
-    let micros = |pace: &Pace, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
+fn pace(paces: &BTreeMap<String, DecisionLatency>) -> String {
+    let micros = |pace: &DecisionLatency, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
     let shown = paces.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", micros(pace, 0.5)?, micros(pace, 0.99)?)));
     format!("decision latency on this machine, median/p99 in microseconds: {}", shown.collect::<Vec<_>>().join(", "))
 }
@@ -72,7 +78,7 @@ pub fn list(suite: &Suite) -> anyhow::Result<()> {
     output::line(format!("functions      {}", names(suite.functions.iter().map(|entry| entry.name.to_string()).collect())))?;
     output::line(format!("workloads      {}", names(suite.workloads.iter().map(|entry| entry.name.to_string()).collect())))?;
     output::line(format!("perturbations  {}", names(suite.perturbations.iter().map(|entry| entry.name.to_string()).collect())))?;
-    let cells = if suite.trace.is_some() { "one for each perturbation".to_owned() } else { suite.arenas().len().to_string() };
+    let cells = if suite.trace.is_some() { "one for each perturbation".to_owned() } else { suite.evaluation_cells().len().to_string() };
     output::line(format!("cells          {cells}, each under {} seeds", suite.seeds))?;
     for entry in &suite.competitors {
         let settings = entry.settings().map_or(0, |settings| settings.len());
@@ -83,7 +89,8 @@ pub fn list(suite: &Suite) -> anyhow::Result<()> {
             if params == "{}" { "with defaults" } else { &params }
         ))?;
     }
-    let known = qscale_dqn::registry::names();
-    let others: Vec<&str> = known.filter(|name| !suite.competitors.iter().any(|entry| entry.policy == *name)).collect();
-    output::line(format!("also           {}", others.join(", ")))
+    for rule in qscale_policies::RULES {
+        output::line(format!("policy         {}: {}", rule.name, rule.description))?;
+    }
+    output::line(format!("policy         {}: the learned policy, with the bundled model or --model", qscale_dqn::registry::DQN))
 }

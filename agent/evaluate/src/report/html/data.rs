@@ -1,4 +1,4 @@
-//! What the page's script draws from. Owns thinning, so that the page stays small; must not change what is shown by more than thinning does.
+//! Data of the page's script. Owns thinning, which keeps the page small; must not change values in other ways.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use super::latency;
 use crate::results::{Measure, Results};
 
-/// Numbers that the courses of all runs may take together; about five bytes each.
+/// Greatest number of values of all time series; about five bytes each.
 const COURSE_NUMBERS: usize = 200_000;
-/// Points of a course: fewer would hide what happened, more would not be seen.
+/// Points of a time series: fewer hide details, more are not visible.
 const LEAST_POINTS: usize = 30;
 const MOST_POINTS: usize = 240;
-/// Numbers that single runs may take; beyond that the page refers to the CSV.
+/// Greatest number of values of single runs; beyond it the page refers to the CSV.
 const RUN_NUMBERS: usize = 160_000;
-/// Shares of requests at which a distribution is kept.
+/// Quantiles of a stored distribution.
 const SHARES: [f64; 21] =
     [0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0];
 const RUN_MEASURES: [Measure; 3] = [Measure::ViolatedShare, Measure::P95Ms, Measure::CostPerHour];
 
-/// The data as JSON that cannot end its script element.
+/// The data as JSON, safe inside a script element.
 pub(super) fn embedded(results: &Results, featured: &[usize]) -> String {
     let cells: Vec<Value> = results
         .cells
@@ -51,7 +51,7 @@ pub(super) fn embedded(results: &Results, featured: &[usize]) -> String {
     }))
 }
 
-/// `value` as JSON without a character that HTML would heed.
+/// `value` as JSON without characters that are special in HTML.
 pub(super) fn json(value: &Value) -> String {
     value
         .to_string()
@@ -66,7 +66,7 @@ fn key(competitor: usize, cell: usize) -> String {
     format!("{competitor}.{cell}")
 }
 
-/// For each group its replicas and latency; for each cell, whose arrivals are the same for all, times and load.
+/// For each group replicas and latency; for each cell times and load, which are equal for all competitors.
 fn courses(results: &Results) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) {
     let points = (COURSE_NUMBERS / (2 * results.timelines.len()).max(1)).clamp(LEAST_POINTS, MOST_POINTS);
     let (mut courses, mut loads) = (BTreeMap::new(), BTreeMap::new());
@@ -85,7 +85,7 @@ fn courses(results: &Results) -> (BTreeMap<String, Value>, BTreeMap<String, Valu
     (courses, loads)
 }
 
-/// At most `points` values in the place of `values`, each one `of` its share of them.
+/// Thins `values` to at most `points`, each `of` a chunk of them.
 fn thinned(values: &[Option<f64>], points: usize, of: fn(&[f64]) -> f64) -> Vec<Value> {
     let each = values.len().div_ceil(points).max(1);
     let one = |chunk: &[Option<f64>]| {
@@ -103,7 +103,7 @@ fn greatest(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
-/// For each group a column a measure; nothing at all where there are too many.
+/// For each group a column for each measure; `None` if there are too many values.
 fn runs(results: &Results) -> BTreeMap<String, Value> {
     if results.groups.len() * results.settings.seeds.len() * RUN_MEASURES.len() > RUN_NUMBERS {
         return BTreeMap::new();
@@ -116,7 +116,7 @@ fn runs(results: &Results) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// A number to `digits` significant digits, whole where it is.
+/// A number to `digits` significant digits, as an integer if it is one.
 fn short(value: Option<f64>, digits: usize) -> Value {
     let Some(value) = value.filter(|value| value.is_finite()) else { return Value::Null };
     let rounded: f64 = format!("{value:.*e}", digits - 1).parse().unwrap_or(value);

@@ -1,4 +1,4 @@
-//! Latencies as cumulative distributions. Owns how buckets become curves; must not interpolate beyond them.
+//! Cumulative distributions of latency. Owns the conversion of buckets to curves; must not interpolate beyond them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use super::escape;
 use crate::report::plot::{Frame, Scale};
 use crate::results::{Latencies, Results};
 
-/// The distribution of all cells together, for each of `featured`.
+/// Distribution over all cells, for each of `featured`.
 pub(super) fn figure(results: &Results, featured: &[usize]) -> String {
     let curves: Vec<(usize, Vec<(f64, f64)>)> = featured
         .iter()
@@ -23,7 +23,7 @@ pub(super) fn figure(results: &Results, featured: &[usize]) -> String {
         x: Scale::decades(bounds().collect::<Vec<_>>().into_iter()),
         y: Scale { from: 0.0, to: 100.0, logarithmic: false },
         x_label: "latency, ms (logarithmic)".into(),
-        y_label: "requests answered within it, %".into(),
+        y_label: "requests completed within it, %".into(),
     };
     let (mut within, mut legend, mut described) = (String::new(), String::new(), Vec::new());
     for (colour, (competitor, curve)) in curves.iter().enumerate() {
@@ -41,17 +41,17 @@ pub(super) fn figure(results: &Results, featured: &[usize]) -> String {
         let half = curve
             .iter()
             .find(|(_, share)| *share >= 0.5)
-            .map_or_else(|| "more than was measured".into(), |(bound, _)| format!("{bound:.0} ms"));
+            .map_or_else(|| "more than measured".into(), |(bound, _)| format!("{bound:.0} ms"));
         described.push(format!("{label}: half within {half}"));
     }
     let svg = frame.svg("Latency, all cells together", &described.join("; "), &within);
     format!(
-        "<figure><div class=\"wide plot\">{svg}</div>\n<p class=\"legend\">{legend}</p>\n<figcaption>Share of all requests that were answered well within a time, all cells together. A curve \
+        "<figure><div class=\"wide plot\">{svg}</div>\n<p class=\"legend\">{legend}</p>\n<figcaption>Share of all requests that succeeded within a time, all cells together. A curve \
          that ends below 100 % leaves out what failed. For one cell, and for others, choose below.</figcaption></figure>\n"
     )
 }
 
-/// (upper end of a bucket in ms, share of all requests answered within it), rising; failures count as never answered.
+/// (upper bound of a bucket in ms, share of all requests completed within it), rising; failures count as never completed.
 fn curve<'a>(found: impl Iterator<Item = &'a Latencies> + Clone) -> Vec<(f64, f64)> {
     // Bounds are positive, and the bits of positive numbers are in their order.
     let mut buckets: BTreeMap<u64, u64> = BTreeMap::new();
@@ -69,7 +69,7 @@ fn curve<'a>(found: impl Iterator<Item = &'a Latencies> + Clone) -> Vec<(f64, f6
     curve
 }
 
-/// The latencies within which the `shares` of all requests were answered; `None` beyond those answered.
+/// Latency quantiles of all requests; `None` if beyond the completed ones.
 pub(super) fn quantiles(found: &Latencies, shares: &[f64]) -> Vec<Option<f64>> {
     let curve = curve(std::iter::once(found));
     shares.iter().map(|share| curve.iter().find(|(_, reached)| reached >= share).map(|(bound, _)| *bound)).collect()

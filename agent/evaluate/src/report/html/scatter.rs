@@ -1,4 +1,4 @@
-//! Cost against violations. Owns marks, intervals and the front; must not choose who is on it.
+//! Plots of cost against violations. Owns marks, intervals and the front; must not choose its members.
 
 use std::fmt::Write;
 
@@ -6,27 +6,27 @@ use super::super::number::{range, shown};
 use super::escape;
 use crate::report::plot::{Frame, Scale};
 use crate::results::{Measure, Results, Variant};
-use crate::statistics::{Estimate, Line, Part, Summary};
+use crate::statistics::{Estimate, Summary, SummaryLine, SummaryPart};
 
 const COST: Measure = Measure::CostPerHour;
 const VIOLATED: Measure = Measure::ViolatedShare;
 
 /// The large plot, with names, intervals, tuning settings and a legend.
-pub(super) fn figure(results: &Results, summary: &Summary, part: &Part, title: &str, note: &str) -> String {
+pub(super) fn figure(results: &Results, summary: &Summary, part: &SummaryPart, title: &str, note: &str) -> String {
     let frame = frame(results, part, 900.0, 460.0);
     let mut within = tried(results, &frame);
     within.push_str(&marks(results, summary, part, &frame, true));
     let svg = frame.svg(title, &format!("{} The table above holds the numbers.", described(results, part)), &within);
     format!(
         "<figure><div class=\"wide plot\">{svg}</div>\n<p class=\"legend\"><span>\u{25cf} tuned</span> <span>\u{25cb} default</span> <span>\u{25c6} bound</span> \
-         <span class=\"accent\">\u{25cf} reference</span> <span>- - Pareto front</span> <span class=\"faint\">\u{b7} tried while tuning</span></p>\n\
+         <span class=\"accent\">\u{25cf} reference</span> <span>- - Pareto front</span> <span class=\"faint\">\u{b7} tried in tuning</span></p>\n\
          <figcaption>{}</figcaption></figure>\n",
         escape(note)
     )
 }
 
 /// A small plot of one part, with numbers instead of names.
-pub(super) fn panel(results: &Results, summary: &Summary, part: &Part) -> String {
+pub(super) fn panel(results: &Results, summary: &Summary, part: &SummaryPart) -> String {
     let frame = frame(results, part, 320.0, 240.0);
     let svg = frame.svg(
         &format!("Cost against violations, {}", part.scope),
@@ -36,11 +36,11 @@ pub(super) fn panel(results: &Results, summary: &Summary, part: &Part) -> String
     format!("<figure><figcaption>{}</figcaption>{svg}</figure>\n", escape(part.scope.name()))
 }
 
-fn points(part: &Part) -> impl Iterator<Item = (&Line, &Estimate, &Estimate)> + Clone {
+fn points(part: &SummaryPart) -> impl Iterator<Item = (&SummaryLine, &Estimate, &Estimate)> + Clone {
     part.lines.iter().filter_map(|line| Some((line, line.measures.get(&COST)?, line.measures.get(&VIOLATED)?)))
 }
 
-fn frame(results: &Results, part: &Part, width: f64, height: f64) -> Frame {
+fn frame(results: &Results, part: &SummaryPart, width: f64, height: f64) -> Frame {
     Frame {
         width,
         height,
@@ -51,7 +51,7 @@ fn frame(results: &Results, part: &Part, width: f64, height: f64) -> Frame {
     }
 }
 
-fn described(results: &Results, part: &Part) -> String {
+fn described(results: &Results, part: &SummaryPart) -> String {
     let front: Vec<String> = points(part)
         .filter(|(line, ..)| line.pareto)
         .map(|(line, cost, violated)| {
@@ -61,7 +61,7 @@ fn described(results: &Results, part: &Part) -> String {
     format!("On the Pareto front, cost at violations: {}.", front.join(", "))
 }
 
-/// Settings that were tried while tuning and lie within the frame.
+/// Settings tried in tuning, within the frame.
 fn tried(results: &Results, frame: &Frame) -> String {
     let mut out = String::new();
     for tried in results.tuning.iter().flat_map(|tuning| &tuning.tried) {
@@ -80,7 +80,7 @@ fn tried(results: &Results, frame: &Frame) -> String {
     out
 }
 
-fn marks(results: &Results, summary: &Summary, part: &Part, frame: &Frame, large: bool) -> String {
+fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame, large: bool) -> String {
     let place = |cost: f64, violated: f64| (frame.at_x(cost), frame.at_y(violated * 100.0));
     let mut out = front(part, &place);
     let mut labels = Labels { taken: Vec::new(), right: frame.width, out: String::new() };
@@ -125,8 +125,8 @@ fn marks(results: &Results, summary: &Summary, part: &Part, frame: &Frame, large
     out + &labels.out
 }
 
-/// Steps along the front: what lies above and right of them is beaten.
-fn front(part: &Part, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
+/// Steps along the front: points above and right of them are dominated.
+fn front(part: &SummaryPart, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
     let mut corners: Vec<(f64, f64)> =
         points(part).filter(|(line, ..)| line.pareto).map(|(_, cost, violated)| place(cost.iqm, violated.iqm)).collect();
     corners.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
@@ -136,7 +136,7 @@ fn front(part: &Part, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
     format!("<path class=\"front\" d=\"{path}\"/>\n")
 }
 
-/// Labels that keep clear of marks and of each other where they can.
+/// Labels placed clear of marks and of each other, if possible.
 struct Labels {
     taken: Vec<(f64, f64, f64, f64)>,
     right: f64,
@@ -162,7 +162,7 @@ impl Labels {
             let clear = |other: &(f64, f64, f64, f64)| other.2 <= left || right <= other.0 || other.3 <= top || bottom <= other.1;
             left >= 0.0 && right <= self.right && self.taken.iter().all(clear)
         };
-        // Where nothing is free a number is left out (the mark has a tooltip), a name is not.
+        // Without free space a number is omitted (the mark has a tooltip), a name is not.
         let Some(place) = places.into_iter().find(free).or(named.then_some(places[0])) else { return };
         self.taken.push(area(place));
         let class = if named { "name" } else { "number" };

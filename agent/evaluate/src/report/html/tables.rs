@@ -1,12 +1,12 @@
-//! The page's tables. Owns rows and how cells are shaded; must not sort or leave out a competitor.
+//! Tables of the page. Owns rows and shading; must not sort or omit competitors.
 
 use std::fmt::Write;
 
 use super::super::number::{NOTHING, heading, p_value, range, short, shown, tenths};
-use super::super::words;
+use super::super::sentences;
 use super::escape;
 use crate::results::{Measure, Results, Tried, Tuning};
-use crate::statistics::{Line, Part, Scope, Summary};
+use crate::statistics::{Scope, Summary, SummaryLine, SummaryPart};
 
 const SHOWN: [Measure; 8] = [
     Measure::ViolatedShare,
@@ -18,10 +18,10 @@ const SHOWN: [Measure; 8] = [
     Measure::ActionsPerHour,
     Measure::Loss,
 ];
-/// Settings of a grid that are shown, the best ones; all are in `results.json`.
+/// Number of settings of a grid that are shown, the best ones; all are in `results.json`.
 const SETTINGS: usize = 15;
 
-/// One line a competitor over all cells.
+/// One line for each competitor, over all cells.
 pub(super) fn overall(results: &Results, summary: &Summary) -> String {
     let Some(part) = summary.overall() else { return String::new() };
     let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr><th>no.</th><th>competitor</th><th>verdict</th>");
@@ -30,22 +30,22 @@ pub(super) fn overall(results: &Results, summary: &Summary) -> String {
         let _ = write!(out, "<th title=\"{meaning}\">{head}</th>");
     }
     out.push_str(
-        "<th title=\"mean, all runs\">violations %, mean</th><th>gap closed %</th><th title=\"probability of a lesser loss than the reference's\">improves</th>\
-         <th title=\"cost beside the reference, corrected\">p (Holm)</th></tr></thead>\n<tbody>\n",
+        "<th title=\"mean, all runs\">violations %, mean</th><th>gap closed %</th><th title=\"probability of a smaller loss than the reference\">improves</th>\
+         <th title=\"cost against the reference, corrected\">p (Holm)</th></tr></thead>\n<tbody>\n",
     );
     part.lines.iter().for_each(|line| out.push_str(&row(results, summary, line)));
     out.push_str("</tbody></table></div>\n");
     out
 }
 
-fn row(results: &Results, summary: &Summary, line: &Line) -> String {
+fn row(results: &Results, summary: &Summary, line: &SummaryLine) -> String {
     let class = if summary.reference == Some(line.competitor) { " class=\"reference\"" } else { "" };
     let mut out = format!(
         "<tr{class}><td class=\"n\">{}</td><th scope=\"row\">{}</th>",
         line.competitor + 1,
         escape(&results.competitors[line.competitor].label())
     );
-    let verdict = words::verdict(results, summary, line);
+    let verdict = sentences::verdict(results, summary, line);
     let reading = line.against.map(|against| format!(" <small>{}</small>", against.judged.reading())).unwrap_or_default();
     let _ = write!(out, "<td class=\"{verdict}\">{verdict}{reading}</td>");
     let bracketed = |value: String, interval: String| format!("<td class=\"n\">{value} <small>{interval}</small></td>");
@@ -66,14 +66,14 @@ fn row(results: &Results, summary: &Summary, line: &Line) -> String {
         let interval = against.improvement_interval;
         bracketed(format!("{:.2}", against.improvement), format!("{:.2}-{:.2}", interval.low, interval.high))
     }));
-    let p = line.against.map_or_else(|| NOTHING.into(), |against| escape(&p_value(words::p_holm(&against.cost))));
+    let p = line.against.map_or_else(|| NOTHING.into(), |against| escape(&p_value(sentences::p_holm(&against.cost))));
     let _ = writeln!(out, "<td class=\"n\">{p}</td></tr>");
     out
 }
 
 /// Violations and cost by cell, shaded.
 pub(super) fn heat(results: &Results, summary: &Summary) -> String {
-    let mut parts: Vec<&Part> = summary.parts_like(|scope| matches!(scope, Scope::Cell(_))).collect();
+    let mut parts: Vec<&SummaryPart> = summary.parts_like(|scope| matches!(scope, Scope::Cell(_))).collect();
     if parts.is_empty() {
         parts.extend(summary.overall().filter(|part| part.cells.len() == 1));
     }
@@ -82,13 +82,13 @@ pub(super) fn heat(results: &Results, summary: &Summary) -> String {
     }
     let cost = heading(Measure::CostPerHour, &results.settings.currency);
     let violated = "Violated intervals, %; darker is worse, of all cells";
-    let note = format!("{cost}; darker is dearer within a cell");
+    let note = format!("{cost}; darker is more expensive within a cell");
     format!("{}{}", shaded(results, &parts, Measure::ViolatedShare, violated), shaded(results, &parts, Measure::CostPerHour, &note))
 }
 
-fn shaded(results: &Results, parts: &[&Part], measure: Measure, caption: &str) -> String {
-    let value = |line: &Line| line.measures.get(&measure).map(|estimate| estimate.iqm);
-    let most = |part: &&Part| part.lines.iter().filter_map(value).fold(0.0, f64::max);
+fn shaded(results: &Results, parts: &[&SummaryPart], measure: Measure, caption: &str) -> String {
+    let value = |line: &SummaryLine| line.measures.get(&measure).map(|estimate| estimate.iqm);
+    let most = |part: &&SummaryPart| part.lines.iter().filter_map(value).fold(0.0, f64::max);
     let all = parts.iter().map(most).fold(0.0, f64::max);
     let mut out =
         format!("<div class=\"wide\"><table class=\"heat\"><caption>{}</caption>\n<thead><tr><th>competitor</th>", escape(caption));
@@ -118,7 +118,7 @@ fn shaded(results: &Results, parts: &[&Part], measure: Measure, caption: &str) -
     out
 }
 
-/// What was tried for each rule.
+/// Tuning of each policy.
 pub(super) fn tuning(results: &Results) -> String {
     results.tuning.iter().map(|tuning| grid(results, tuning)).collect()
 }
@@ -133,14 +133,14 @@ fn grid(results: &Results, tuning: &Tuning) -> String {
     }
     let left_out = match order.len() - kept.len() {
         0 => String::new(),
-        count => format!("<p>{count} more, with a greater loss, are in results.json.</p>\n"),
+        count => format!("<p>{count} more settings with a greater loss are in results.json.</p>\n"),
     };
     let of = if tuning.function == "*" { String::new() } else { format!(" for {}", escape(&tuning.function)) };
     let mut out = format!(
         "<details><summary>{}{of}: {}</summary>\n<p>Tried in: {}.</p>\n<div class=\"wide\"><table>\n<thead><tr><th>setting</th><th>mean loss</th>\
          <th>violations %</th><th>{}</th><th></th></tr></thead>\n<tbody>\n",
         escape(&tuning.competitor),
-        words::counted(tuning.tried.len(), "setting"),
+        sentences::counted(tuning.tried.len(), "setting"),
         tuning.cells.iter().map(|cell| escape(cell)).collect::<Vec<_>>().join(", "),
         escape(&heading(Measure::CostPerHour, &results.settings.currency)),
     );
@@ -152,9 +152,9 @@ fn grid(results: &Results, tuning: &Tuning) -> String {
 fn setting(tried: &Tried, index: usize, chosen: bool) -> String {
     let of = |measure: Measure| tried.measures.get(&measure).map_or_else(|| NOTHING.into(), |value| shown(measure, *value));
     let note = match (chosen, index) {
-        (true, 0) => "chosen, the default",
+        (true, 0) => "chosen, default",
         (true, _) => "chosen",
-        (false, 0) => "the default",
+        (false, 0) => "default",
         _ => "",
     };
     let class = if chosen { " class=\"reference\"" } else { "" };

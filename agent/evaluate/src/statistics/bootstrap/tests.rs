@@ -10,7 +10,7 @@ fn sample(values: &[f64]) -> Sample {
 }
 
 #[test]
-fn values_that_agree_leave_no_doubt() {
+fn equal_values_have_an_empty_interval() {
     let found = BOOTSTRAP.estimate(&[sample(&[0.1; 30]), sample(&[0.1; 5])], "agree").expect("values");
     assert_eq!((found.runs, found.iqm, found.iqm_interval), (35, 0.1, Interval { low: 0.1, high: 0.1 }));
     assert_eq!(BOOTSTRAP.estimate(&[], "none"), None);
@@ -34,9 +34,9 @@ fn the_interval_of_a_mean_is_that_of_theory() {
 }
 
 #[test]
-fn intervals_hold_the_truth_as_often_as_they_say() {
+fn intervals_have_their_coverage() {
     let mut draws = Xoshiro256PlusPlus::seed_from_u64(7);
-    // The sum of twelve uniform draws is nearly normal, and symmetric about its centre whatever the stratum's; so the truth is 0 for both centres.
+    // The sum of twelve uniform draws is nearly normal, and symmetric about its centre in every stratum; so the truth is 0 for both centres.
     let mut normal = || (0..12).map(|_| draws.random::<f64>() - 0.5).sum::<f64>();
     let rounds = 600;
     let (mut middles, mut means) = (0, 0);
@@ -54,7 +54,7 @@ fn intervals_hold_the_truth_as_often_as_they_say() {
 }
 
 #[test]
-fn chance_belongs_to_the_name() {
+fn random_numbers_depend_on_the_name() {
     let values = [sample(&[1.0, 5.0, 2.0, 8.0, 3.0])];
     let of = |name| BOOTSTRAP.estimate(&values, name).expect("values");
     assert_eq!(of("one"), of("one"));

@@ -1,4 +1,4 @@
-use super::super::{Direction, Verdict};
+use super::super::{ComparisonVerdict, DifferenceSign};
 use super::*;
 use crate::results::{Cell, Competitor, Registered, Settings};
 
@@ -94,7 +94,7 @@ fn the_best_tuned_rule_is_the_reference_and_static_the_baseline() {
 }
 
 #[test]
-fn nobody_tuned_leaves_the_best_default_as_reference_and_the_worst_as_baseline() {
+fn without_tuning_the_best_default_is_the_reference() {
     let summary =
         summarise(&results(&[("hpa", Variant::Default), ("kpa", Variant::Default)], &CELLS, 4, field), &options()).expect("a summary");
     assert_eq!((summary.reference, summary.baseline, summary.bound), (Some(1), Some(0), None));
@@ -106,9 +106,18 @@ fn verdicts_follow_the_rule() {
     let summary = summarise(&results(&FIELD, &CELLS, 10, field), &options()).expect("a summary");
     let lines = &summary.overall().expect("all cells").lines;
     let judged: Vec<_> = lines.iter().map(|line| line.against.map(|against| against.judged)).collect();
-    let of = |verdict, cost, violations| Some(super::super::Judged { verdict, cost, violations });
-    use Direction::{Less, More, Same};
-    assert_eq!(judged, [of(Verdict::Worse, More, Same), of(Verdict::Worse, More, More), None, of(Verdict::Tie, Less, More), None]);
+    let of = |verdict, cost, violations| Some(super::super::Finding { verdict, cost, violations });
+    use DifferenceSign::{Less, More, Same};
+    assert_eq!(
+        judged,
+        [
+            of(ComparisonVerdict::Worse, More, Same),
+            of(ComparisonVerdict::Worse, More, More),
+            None,
+            of(ComparisonVerdict::Tie, Less, More),
+            None
+        ]
+    );
     assert_eq!(lines.iter().map(|line| line.pareto).collect::<Vec<_>>(), [false, false, true, true, false]);
     let kpa = lines[3].against.expect("compared");
     // Ten seeds, all one way: 2 / 2^10, and the family is three comparisons of three measures.
@@ -141,7 +150,7 @@ fn every_kind_of_part_that_has_several_is_summarised() {
 }
 
 #[test]
-fn what_was_not_measured_is_left_out_on_both_sides() {
+fn missing_values_are_skipped_on_both_sides() {
     let gaps = |competitor, cell, seed| if competitor == 3 && (cell == 0 || seed == 1) { None } else { field(competitor, cell, seed) };
     let summary = summarise(&results(&FIELD, &CELLS, 5, gaps), &options()).expect("a summary");
     let kpa = &summary.parts[0].lines[3];
@@ -151,7 +160,7 @@ fn what_was_not_measured_is_left_out_on_both_sides() {
 }
 
 #[test]
-fn nothing_run_is_summarised_as_nothing() {
+fn empty_results_give_an_empty_summary() {
     let summary = summarise(&results(&[], &[], 0, |_, _, _| None), &options()).expect("a summary");
     assert_eq!((summary.reference, summary.parts.len(), summary.parts[0].lines.len()), (None, 1, 0));
     let unmeasured = summarise(&results(&FIELD, &CELLS, 2, |_, _, _| None), &options()).expect("a summary");
@@ -159,7 +168,7 @@ fn nothing_run_is_summarised_as_nothing() {
 }
 
 #[test]
-fn a_summary_repeats_and_is_read_as_it_is_written() {
+fn a_summary_is_deterministic_and_survives_a_round_trip() {
     let results = results(&FIELD, &CELLS, 6, field);
     let summary = summarise(&results, &options()).expect("a summary");
     assert_eq!(summarise(&results, &options()).expect("a summary"), summary);

@@ -3,11 +3,11 @@ use qscale_common::policy::Range;
 use qscale_common::time::Tick;
 
 use super::super::*;
-use crate::sample;
+use crate::fixtures;
 
 /// A function of `replicas`, all ready and reporting `cpu` on average, at the `tick`th tick of 5 s.
 fn at(tick: u64, replicas: u32, cpu: Option<f64>) -> State {
-    let mut state = State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(tick), ..sample::state() };
+    let mut state = State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(tick), ..fixtures::state() };
     state.observed_at_ms = Timestamp(tick * 5000 + 3);
     state.bounds.replicas = Range::new(Replicas(1), Replicas(100)).expect("ordered");
     state.windows.tick.cpu_millicores = cpu.map(|mean| Usage { mean, max: mean });
@@ -16,11 +16,11 @@ fn at(tick: u64, replicas: u32, cpu: Option<f64>) -> State {
     state
 }
 
-/// What is in force after each tick, where whatever is wanted is given at once.
+/// Allocations after each tick if every decision is applied at once.
 fn run(policy: &Hpa, mut replicas: u32, cpu: impl IntoIterator<Item = Option<f64>>) -> Vec<u32> {
-    let mut memory = Memory::None;
+    let mut memory = Memory::default();
     let ticks = cpu.into_iter().zip(200_000_000..).map(|(cpu, tick)| {
-        let decision = policy.decide(&at(tick, replicas, cpu), &mut memory, Timestamp(0), &mut sample::rng());
+        let decision = policy.decide(&at(tick, replicas, cpu), &mut memory, Timestamp(0), &mut fixtures::rng());
         replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
         replicas
     });
@@ -42,12 +42,12 @@ fn decides_every_15_seconds_on_what_was_published_before() {
 }
 
 #[test]
-fn metrics_that_are_late_for_all_replicas_are_metrics_still() {
-    let mut memory = Memory::None;
+fn late_metrics_of_all_replicas_still_count() {
+    let mut memory = Memory::default();
     let mut decide = |tick: u64, cpu: Option<f64>| {
         let mut state = at(200_000_000 + tick, 2, cpu);
         state.replicas = state.replicas.map(|counts| ReplicaCounts { reporting: Replicas(0), ..counts });
-        Hpa::default().decide(&state, &mut memory, Timestamp(0), &mut sample::rng()).wanted()
+        Hpa::default().decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng()).wanted()
     };
     let wanted = (0..12).find_map(|tick| decide(tick, Some(500.0)));
     assert_eq!(wanted.map(|allocation| allocation.replicas), Some(Replicas(3)));
@@ -83,29 +83,29 @@ fn holds_where_cpu_is_not_measured() {
 #[test]
 fn goes_to_the_bounds_without_metrics() {
     let mut state = at(200_000_000, 150, None);
-    let mut memory = Memory::None;
-    let decide = |state: &State, memory: &mut Memory| Hpa::default().decide(state, memory, Timestamp(0), &mut sample::rng());
+    let mut memory = Memory::default();
+    let decide = |state: &State, memory: &mut Memory| Hpa::default().decide(state, memory, Timestamp(0), &mut fixtures::rng());
     assert_eq!(decide(&state, &mut memory).wanted().expect("down").replicas, Replicas(100));
     state.bounds.replicas = Range::new(Replicas(200), Replicas(300)).expect("ordered");
-    assert_eq!(decide(&state, &mut Memory::None).wanted().expect("up").replicas, Replicas(200));
+    assert_eq!(decide(&state, &mut Memory::default()).wanted().expect("up").replicas, Replicas(200));
 }
 
 #[test]
 fn zero_replicas_disable_it() {
-    let decision = Hpa::default().decide(&at(200_000_000, 0, None), &mut Memory::None, Timestamp(0), &mut sample::rng());
+    let decision = Hpa::default().decide(&at(200_000_000, 0, None), &mut Memory::default(), Timestamp(0), &mut fixtures::rng());
     assert!(matches!(decision, Decision::Hold { why: HoldReason::NothingToDo, .. }), "{decision:?}");
 }
 
 #[test]
-fn scales_to_zero_and_back_by_an_external_metric_only_where_told() {
-    let mut memory = Memory::None;
+fn scales_to_zero_only_if_enabled() {
+    let mut memory = Memory::default();
     let policy = Hpa { rate_rps: Some(10.0), scale_to_zero: true, downscale_stabilization: Span::default(), ..Hpa::default() };
     let (mut replicas, mut seen) = (2, Vec::new());
     for tick in 0..40 {
         let mut state = at(200_000_000 + tick, replicas, None);
         state.bounds.replicas = Range::new(Replicas(0), Replicas(10)).expect("ordered");
         state.windows.tick.rate_rps = Some(if (6..20).contains(&tick) { 0.0 } else { 20.0 });
-        let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut sample::rng());
+        let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
         replicas = decision.wanted().map_or(replicas, |wanted| wanted.replicas.0);
         seen.push(replicas);
     }
@@ -119,7 +119,7 @@ fn a_pending_replica_dampens_the_way_up() {
     let mut state = at(200_000_009, 3, Some(750.0));
     state.replicas = Some(ReplicaCounts { desired: Replicas(3), ready: Replicas(2), pending: Replicas(1), reporting: Replicas(2) });
     let mut memory = HpaMemory::default();
-    memory.meters[0].add(seen::instant(&state), Duration::from_secs(15), Some(750.0), Span::seconds(15));
+    memory.meters[0].add(inputs::instant(&state), Duration::from_secs(15), Some(750.0), Span::seconds(15));
     // 150 % of two pods is 100 % of three: ceil(1.25 x 3) = 4 rather than ceil(1.875 x 2) = 4 of ready pods alone.
     let decision = Hpa::default().sync(&state, &mut memory);
     assert_eq!(decision.wanted().expect("up").replicas, Replicas(4));

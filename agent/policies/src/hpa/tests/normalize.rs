@@ -76,7 +76,7 @@ fn scaling_with_rules() {
     }
 }
 
-/// Rules as the original's tests make them: so many pods and so much percent, each within its period; nothing of either where it is zero.
+/// Rules as in the upstream tests: a limit in pods and one in percent, each with its period; a limit of zero is absent.
 fn made((pods_a_period, period): (u32, u64), (share, share_period): (u32, u64), window: u64) -> Rules {
     let policies = [(pods_a_period, pods(pods_a_period, period)), (share, percent(share, share_period))];
     Rules {
@@ -315,7 +315,7 @@ fn normalize_desired_replicas_with_behavior() {
 }
 
 #[test]
-fn what_is_remembered_is_what_the_metrics_asked_for() {
+fn the_history_records_the_unlimited_recommendation() {
     let behavior = Behavior::default();
     let mut history = History::default();
     let limits = Limits { min: 1, max: 100 };
@@ -326,7 +326,7 @@ fn what_is_remembered_is_what_the_metrics_asked_for() {
     assert_eq!(behavior.normalize(&mut history, 20, 3, limits, later), 3);
 }
 
-/// What was asked for within 300 s before sync `index` of every 15 s, it included; what is exactly so old counts where `inclusive`.
+/// Recommendations within 300 s before sync `index` of every 15 s; `inclusive` counts one that is exactly 300 s old.
 fn recent(desired: &[u32], index: usize, inclusive: bool) -> impl Iterator<Item = u32> {
     let syncs = if inclusive { 20 } else { 19 };
     desired[index.saturating_sub(syncs)..=index].iter().copied()
@@ -355,7 +355,7 @@ proptest! {
             let got = Behavior::default().normalize(&mut history, current, desired[index], limits, now);
             Behavior::default().record(&mut history, current, got, now);
             let highest = recent(&desired, index, false).max().expect("the last");
-            prop_assert!(got >= current || got >= highest, "goes down below what was asked for lately");
+            prop_assert!(got >= current || got >= highest, "below the recommendations of the window");
             prop_assert!(got <= (2 * current).max(current + 4) && (limits.min..=limits.max).contains(&got));
             current = got;
         }

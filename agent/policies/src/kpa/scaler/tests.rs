@@ -65,7 +65,7 @@ fn goes_to_zero_from_inactive() {
         0,
         Applied::Keep,
     );
-    // Of a revision that nothing reaches the last pod is not retained, which its reconciler is told.
+    // The last pod of an unreachable revision is not retained.
     check("can't scale to zero if unreachable, but before deadline", spec(), inactive(GRACE - SECOND, None), 0, Applied::Keep);
 }
 

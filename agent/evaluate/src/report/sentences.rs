@@ -1,59 +1,60 @@
-//! Findings in words. Owns sentences; must not compute what they say.
+//! Findings in sentences. Owns their wording; must not compute results.
 
 use super::number::{short, tenths};
 use crate::results::{Measure, Results, Variant};
-use crate::statistics::{Comparison, Line, Paired, Summary, Verdict};
+use crate::statistics::{Comparison, ComparisonVerdict, Paired, Summary, SummaryLine};
 
-/// Who is cheapest at no more violations, who ties and who falls behind, one sentence a finding. Plain text: whoever shows it escapes it.
+/// The cheapest competitors at no more violations, ties, and worse ones; one sentence each. Plain text, to be escaped by the caller.
 #[must_use]
 pub fn headline(results: &Results, summary: &Summary) -> Vec<String> {
     let (Some(overall), Some(reference)) = (summary.overall(), summary.reference) else {
-        return vec!["Nothing was run that could be compared.".into()];
+        return vec!["No runs to compare.".into()];
     };
-    let label = |line: &Line| results.competitors[line.competitor].label();
+    let label = |line: &SummaryLine| results.competitors[line.competitor].label();
     let name = results.competitors[reference].label();
-    let judged =
-        |verdict: Verdict| overall.lines.iter().filter(move |line| line.against.is_some_and(|against| against.judged.verdict == verdict));
-    let mut said = vec![why(results, summary, reference, &name)];
-    let cost = |line: &Line| line.measures.get(&Measure::CostPerHour).map_or(f64::INFINITY, |estimate| estimate.iqm);
-    let mut winners: Vec<&Line> = judged(Verdict::Better).collect();
+    let judged = |verdict: ComparisonVerdict| {
+        overall.lines.iter().filter(move |line| line.against.is_some_and(|against| against.judged.verdict == verdict))
+    };
+    let mut findings = vec![why(results, summary, reference, &name)];
+    let cost = |line: &SummaryLine| line.measures.get(&Measure::CostPerHour).map_or(f64::INFINITY, |estimate| estimate.iqm);
+    let mut winners: Vec<&SummaryLine> = judged(ComparisonVerdict::Better).collect();
     winners.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     match winners.split_first() {
-        None => said.push(format!("Nobody is cheaper than `{name}` at equal or fewer violations.")),
+        None => findings.push(format!("No competitor is cheaper than `{name}` at equal or fewer violations.")),
         Some((first, others)) => {
             let by = first.against.map(|against| saving(summary, reference, &against)).unwrap_or_default();
-            said.push(format!("Cheapest at no more violations: `{}`{by}.", label(first)));
+            findings.push(format!("Cheapest at no more violations: `{}`{by}.", label(first)));
             if !others.is_empty() {
-                said.push(format!("Also cheaper at no more violations: {}.", list(others.iter().map(|line| label(line)))));
+                findings.push(format!("Also cheaper at no more violations: {}.", list(others.iter().map(|line| label(line)))));
             }
         }
     }
     // Ties by what they are made of, in the order of the table.
     let mut ties: Vec<(&str, Vec<String>)> = Vec::new();
-    for line in judged(Verdict::Tie) {
+    for line in judged(ComparisonVerdict::Tie) {
         let reading = line.against.map_or("", |against| against.judged.reading());
         match ties.iter_mut().find(|(known, _)| *known == reading) {
             Some((_, names)) => names.push(label(line)),
             None => ties.push((reading, vec![label(line)])),
         }
     }
-    said.extend(ties.into_iter().map(|(reading, names)| format!("Tie ({reading}): {}.", list(names.into_iter()))));
-    let worse: Vec<String> = judged(Verdict::Worse).map(label).collect();
+    findings.extend(ties.into_iter().map(|(reading, names)| format!("Tie ({reading}): {}.", list(names.into_iter()))));
+    let worse: Vec<String> = judged(ComparisonVerdict::Worse).map(label).collect();
     if !worse.is_empty() {
-        said.push(format!("Worse, as `{name}` is cheaper at equal or fewer violations: {}.", list(worse.into_iter())));
+        findings.push(format!("Worse (`{name}` is cheaper at equal or fewer violations): {}.", list(worse.into_iter())));
     }
-    said
+    findings
 }
 
 fn why(results: &Results, summary: &Summary, reference: usize, name: &str) -> String {
     if summary.options.reference.is_some() {
-        return format!("Everyone is compared with `{name}`, as asked.");
+        return format!("Reference: `{name}`, as requested.");
     }
-    let kind = if results.competitors[reference].variant == Variant::Tuned { "tuned rule" } else { "rule (none was tuned)" };
-    format!("Everyone is compared with `{name}`, the {kind} with the least mean loss in these runs.")
+    let kind = if results.competitors[reference].variant == Variant::Tuned { "tuned policy" } else { "policy (none was tuned)" };
+    format!("Reference: `{name}`, the {kind} with the least mean loss in these runs.")
 }
 
-/// What a winner saves, beside the reference's cost.
+/// Saving relative to the reference.
 fn saving(summary: &Summary, reference: usize, against: &Comparison) -> String {
     let line = summary.overall().and_then(|part| part.lines.iter().find(|line| line.competitor == reference));
     let Some(cost) = line.and_then(|line| line.measures.get(&Measure::CostPerHour)).map(|cost| cost.mean).filter(|cost| *cost > 0.0) else {
@@ -62,15 +63,15 @@ fn saving(summary: &Summary, reference: usize, against: &Comparison) -> String {
     let share = |value: f64| tenths(-value / cost * 100.0);
     let difference = against.cost.difference;
     let interval = difference.mean_interval;
-    format!(", {} % cheaper on the mean ({} to {} %)", share(difference.mean), share(interval.high), share(interval.low))
+    format!(", {} % cheaper in the mean ({} to {} %)", share(difference.mean), share(interval.high), share(interval.low))
 }
 
-/// How this was estimated, for the foot of a table.
+/// Method, for the foot of a table.
 pub(super) fn method(results: &Results, summary: &Summary) -> String {
     let (bootstrap, settings) = (summary.options.bootstrap, &results.settings);
     format!(
         "Interquartile means over {} and {}; in brackets {} % intervals from {} resamples, drawn within cells. Verdict: better is cheaper at equal or fewer \
-         violations, the intervals excluding zero; equal is up to {} percentage points more. Gap: share of the loss between `{}` and `{}` that is avoided.{}",
+         violations, the intervals excluding zero; equal is up to {} percentage points more. Gap closed: share of the loss difference between `{}` and `{}` that is avoided.{}",
         counted(results.cells.len(), "cell"),
         counted(settings.seeds.len(), "seed"),
         tenths(bootstrap.confidence * 100.0).trim_end_matches(".0"),
@@ -82,7 +83,7 @@ pub(super) fn method(results: &Results, summary: &Summary) -> String {
     )
 }
 
-/// What was run, in a line.
+/// Extent of the evaluation, in a line.
 pub(super) fn what(results: &Results) -> String {
     let settings = &results.settings;
     let trace = settings.trace.as_ref().map(|trace| {
@@ -106,8 +107,8 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// What a line is called in the column of verdicts.
-pub(super) fn verdict(results: &Results, summary: &Summary, line: &Line) -> &'static str {
+/// Text of the verdict column.
+pub(super) fn verdict(results: &Results, summary: &Summary, line: &SummaryLine) -> &'static str {
     match line.against {
         Some(against) => against.judged.verdict.word(),
         None if summary.reference == Some(line.competitor) => "reference",
@@ -116,7 +117,7 @@ pub(super) fn verdict(results: &Results, summary: &Summary, line: &Line) -> &'st
     }
 }
 
-/// The greater of both corrected p-values: a difference is one where both tests say so.
+/// The greater of both corrected p-values: a difference is significant if both tests agree.
 pub(super) fn p_holm(paired: &Paired) -> f64 {
     paired.sign_flip_holm.max(paired.wilcoxon_holm)
 }

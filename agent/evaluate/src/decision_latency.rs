@@ -1,22 +1,22 @@
-//! How long decisions take. Owns a small histogram; reads no clock: it is given one, and what it says has no part in any result.
+//! Latency of decisions. Owns a small histogram; must not read a clock, which is an argument. No result depends on it.
 
 use std::time::Duration;
 
-/// One decision in so many is timed, so that timing costs nothing beside deciding.
+/// One decision in this many is timed, so that the cost of timing is negligible.
 const EVERY: u64 = 8;
 /// Buckets an octave of nanoseconds.
 const FINE: usize = 4;
 
-/// How long decisions took.
+/// Histogram of decision latencies.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pace {
+pub struct DecisionLatency {
     made: u64,
     timed: u64,
     buckets: Vec<u64>,
 }
 
-impl Pace {
-    /// Does `decide`, and times it by `clock` now and then.
+impl DecisionLatency {
+    /// Runs `decide`, and times a part of the calls by `clock`.
     pub fn time<T>(&mut self, clock: Option<&(dyn Fn() -> Duration + Sync)>, decide: impl FnOnce() -> T) -> T {
         let turn = self.made.is_multiple_of(EVERY);
         self.made += 1;
@@ -37,21 +37,21 @@ impl Pace {
         self.timed += 1;
     }
 
-    /// Adds what others took.
-    pub fn include(&mut self, other: &Pace) {
+    /// Adds the counts of another histogram.
+    pub fn include(&mut self, other: &DecisionLatency) {
         self.buckets.resize(self.buckets.len().max(other.buckets.len()), 0);
         self.buckets.iter_mut().zip(&other.buckets).for_each(|(sum, count)| *sum += count);
         self.made += other.made;
         self.timed += other.timed;
     }
 
-    /// Decisions that were made.
+    /// Number of decisions.
     #[must_use]
     pub fn made(&self) -> u64 {
         self.made
     }
 
-    /// Within what time `share` (0 to 1) of the decisions were made, to 19 %; `None` where none was timed.
+    /// Quantile `share` (0 to 1) of the latency, to 19 %; `None` if none was timed.
     #[must_use]
     pub fn within(&self, share: f64) -> Option<Duration> {
         let rank = self.timed as f64 * share;
@@ -76,14 +76,14 @@ mod tests {
     fn one_decision_in_eight_is_timed() {
         let now = AtomicU64::new(0);
         let clock = || Duration::from_nanos(now.fetch_add(1000, Ordering::Relaxed));
-        let mut pace = Pace::default();
-        (0..80).for_each(|_| pace.time(Some(&clock), || ()));
-        assert_eq!((pace.made(), pace.timed), (80, 10));
-        let median = pace.within(0.5).expect("some were timed");
+        let mut decision_latency = DecisionLatency::default();
+        (0..80).for_each(|_| decision_latency.time(Some(&clock), || ()));
+        assert_eq!((decision_latency.made(), decision_latency.timed), (80, 10));
+        let median = decision_latency.within(0.5).expect("some were timed");
         assert!((1000..1200).contains(&(median.as_nanos() as u64)), "{median:?}");
-        let mut twice = pace.clone();
-        twice.include(&pace);
+        let mut twice = decision_latency.clone();
+        twice.include(&decision_latency);
         assert_eq!((twice.made(), twice.within(0.5)), (160, Some(median)));
-        assert_eq!(Pace::default().within(0.5), None);
+        assert_eq!(DecisionLatency::default().within(0.5), None);
     }
 }

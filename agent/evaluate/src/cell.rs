@@ -1,4 +1,4 @@
-//! Arenas: the worlds that competitors live through, made from a suite. Owns which world a function, a workload and a perturbation make; runs nothing.
+//! Cells of an evaluation, made from a suite. Owns the setup of each combination of function, workload and perturbation; must not run it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::{Pattern, WorkloadRng};
-use qscale_sim::chance::{Purpose, stream};
+use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Load, Setup};
 use rand::RngExt;
 use rand_distr::StandardNormal;
@@ -14,64 +14,63 @@ use rand_distr::StandardNormal;
 use crate::results::Cell;
 use crate::suite::{FunctionEntry, Noise, PerturbationEntry, Suite, Workload};
 
-/// What is competed in: one or more functions that are judged together.
+/// A cell: one or more functions that are measured together.
 #[derive(Debug, Clone)]
-pub struct Arena {
-    /// How results call it.
-    pub cell: Cell,
+pub struct EvaluationCell {
+    /// Its description in the results.
+    pub report: Cell,
     /// Its functions.
-    pub worlds: Vec<World>,
-    /// How long it is lived through.
-    pub stretch: Stretch,
+    pub functions: Vec<CellFunction>,
+    /// Length of its runs.
+    pub measurement: MeasurementSpan,
 }
 
-/// How long a run lasts, in intervals.
+/// Length of a run, in intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stretch {
+pub struct MeasurementSpan {
     /// Length of an interval.
     pub interval: Duration,
-    /// Intervals at the beginning that are not measured.
+    /// Intervals of the warm-up, which are not measured.
     pub warm_up: u32,
-    /// Intervals after them that are.
+    /// Measured intervals after the warm-up.
     pub measured: u32,
 }
 
-impl Stretch {
-    /// The length of what is measured, seconds.
+impl MeasurementSpan {
+    /// Length of the measured part, seconds.
     #[must_use]
     pub fn measured_s(&self) -> f64 {
         self.interval.as_secs_f64() * f64::from(self.measured)
     }
 
-    /// The length of what is not, seconds.
+    /// Length of the warm-up, seconds.
     #[must_use]
     pub fn warm_up_s(&self) -> f64 {
         self.interval.as_secs_f64() * f64::from(self.warm_up)
     }
 
-    /// All of it.
+    /// Length of the run.
     #[must_use]
     pub fn length(&self) -> Duration {
         self.interval * (self.warm_up + self.measured)
     }
 }
 
-/// One function in an arena.
+/// One function of a cell.
 #[derive(Debug, Clone)]
-pub struct World {
-    /// What is simulated, with the suite's tick and no lag but the perturbation's.
+pub struct CellFunction {
+    /// Its setup, with the suite's tick and the perturbation's lag only.
     pub setup: Setup,
-    /// Which stream of random numbers is its own.
+    /// Number of its streams of random numbers.
     pub index: u64,
-    /// A level that wanders about its pattern.
+    /// Random level around its pattern.
     pub noise: Option<Noise>,
-    /// When something happens from which time to recover is measured.
+    /// Disturbances from which the time to recover is measured.
     pub disturbed: Vec<Duration>,
 }
 
-impl World {
-    /// What is simulated for a competitor that sees a State every `tick`, with measurements `lag` older than the perturbation makes them, in the run of `seed`
-    /// over `length`.
+impl CellFunction {
+    /// The setup for a competitor with `tick` and additional metric lag `lag`, in the run of `seed` over `length`.
     #[must_use]
     pub fn setup(&self, tick: TickLength, lag: Span, seed: u64, length: Duration) -> Setup {
         let mut setup = self.setup.clone();
@@ -83,17 +82,17 @@ impl World {
         setup
     }
 
-    /// Whether it is another world in every run, beyond what is drawn of it.
+    /// Whether the setup differs between runs.
     #[must_use]
     pub fn varies(&self) -> bool {
         self.noise.is_some()
     }
 }
 
-/// Keeps the stream of a level apart from those of any function.
+/// Separates the streams of levels from those of functions.
 const NOISE: u64 = 1 << 63;
 
-/// `pattern` in steps, each at a level that follows from the one before.
+/// `pattern` in steps, multiplied by an autoregressive level.
 fn wander(pattern: &Pattern, noise: Noise, length: Duration, mut rng: WorkloadRng) -> Pattern {
     let steps = length.as_nanos().div_ceil(noise.every.0.as_nanos().max(1)) as u32;
     let fresh = (1.0 - noise.memory * noise.memory).sqrt();
@@ -109,20 +108,20 @@ fn wander(pattern: &Pattern, noise: Noise, length: Duration, mut rng: WorkloadRn
 }
 
 impl Suite {
-    /// The arenas of patterns that are cells of this suite, in the order of functions, workloads and perturbations.
+    /// The cells of a suite of patterns, in the order of functions, workloads and perturbations.
     #[must_use]
-    pub fn arenas(&self) -> Vec<Arena> {
-        let mut arenas = Vec::new();
+    pub fn evaluation_cells(&self) -> Vec<EvaluationCell> {
+        let mut cells = Vec::new();
         for (f, function) in self.functions.iter().enumerate() {
             for (w, workload) in self.workloads.iter().enumerate() {
-                // The same arrivals under every perturbation.
+                // Equal arrivals for every perturbation.
                 let index = (f * self.workloads.len() + w) as u64;
                 for perturbation in self.perturbations.iter().filter(|entry| self.is_cell(function, workload, entry)) {
-                    arenas.push(self.arena(function, workload, perturbation, index));
+                    cells.push(self.cell(function, workload, perturbation, index));
                 }
             }
         }
-        arenas
+        cells
     }
 
     fn is_cell(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry) -> bool {
@@ -132,7 +131,7 @@ impl Suite {
         self.cells.is_empty() || self.cells.iter().any(holds)
     }
 
-    fn arena(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry, index: u64) -> Arena {
+    fn cell(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry, index: u64) -> EvaluationCell {
         let pattern = workload.pattern.scaled(function.rate.per_second()).expect("the suite was checked");
         let setup = Setup {
             profile: function.profile.0.clone(),
@@ -140,10 +139,10 @@ impl Suite {
             policy: ScalingPolicy { objective: function.objective, bounds: function.bounds, ..self.policy(function.name.clone()) },
             allocation: function.start,
             load: Load::Pattern { pattern, gaps: workload.gaps },
-            perturbation: perturbation.perturbation(),
+            perturbation: perturbation.perturbation,
             nodes: function.nodes,
         };
-        let disturbed = workload.disturbed.iter().copied().chain(perturbation.disturbed()).map(|at| at.0).collect();
+        let disturbed = workload.disturbed.iter().copied().chain(perturbation.perturbation.onsets()).map(|at| at.0).collect();
         let cell = Cell {
             name: format!("{}/{}/{}", function.name, workload.name, perturbation.name),
             function: function.name.to_string(),
@@ -153,14 +152,14 @@ impl Suite {
             latency_ms: Some(function.objective.latency.get().as_secs_f64() * 1000.0),
             percentile: function.objective.percentile.get(),
         };
-        Arena {
-            cell,
-            worlds: vec![World { setup, index, noise: workload.noise, disturbed }],
-            stretch: self.stretch(self.warm_up, self.length),
+        EvaluationCell {
+            report: cell,
+            functions: vec![CellFunction { setup, index, noise: workload.noise, disturbed }],
+            measurement: self.measurement(self.warm_up, self.length),
         }
     }
 
-    /// What is wanted for a function called `name`, with what the suite says of all.
+    /// ScalingPolicy of a function called `name`, with the suite's common settings.
     pub(crate) fn policy(&self, name: Name) -> ScalingPolicy {
         let function = FunctionId::new(Name::new(FunctionId::DEFAULT_NAMESPACE).expect("the default namespace is a DNS label"), name);
         let mut policy = ScalingPolicy::new(function);
@@ -172,11 +171,11 @@ impl Suite {
         policy
     }
 
-    /// A run of `length` whose beginning of `warm_up` is not measured, in whole intervals.
-    pub(crate) fn stretch(&self, warm_up: Span, length: Span) -> Stretch {
+    /// A run of `length` with `warm_up`, in whole intervals.
+    pub(crate) fn measurement(&self, warm_up: Span, length: Span) -> MeasurementSpan {
         let interval = self.interval.0;
         let intervals = |span: Duration| u32::try_from(span.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u32::MAX);
         let (warm_up, all) = (intervals(warm_up.0), intervals(length.0));
-        Stretch { interval, warm_up, measured: all.saturating_sub(warm_up) }
+        MeasurementSpan { interval, warm_up, measured: all.saturating_sub(warm_up) }
     }
 }

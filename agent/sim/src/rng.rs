@@ -1,26 +1,26 @@
-//! Chance: streams of random numbers that belong to one purpose each. Owns seeds; must not know what is drawn.
+//! Random numbers: a stream for each purpose. Owns seeds; must not know what is drawn.
 //!
-//! Common random numbers: a stream is named by the seed of the run, the function and the purpose, and the n-th request (start, scrape) takes the n-th
-//! draw whatever a policy does. Two policies under one seed meet the same arrivals, the same demands and the same starts.
+//! Common random numbers: a stream is selected by the seed of the run, the function and the purpose, and the n-th request (start, scrape) uses the n-th draw
+//! whatever a policy does. Two policies with one seed have the same arrivals, demands and starts.
 
 use qscale_common::hash::stream_seed;
 use qscale_common::workload::WorkloadRng;
 use rand::SeedableRng;
 
-/// What a stream is drawn for.
+/// Purpose of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// When requests arrive.
+    /// Arrivals of requests.
     Arrivals,
-    /// What a request asks of its replica.
+    /// Demands of requests.
     Demands,
-    /// How long a replica takes to start.
+    /// Demands of starts.
     Starts,
-    /// Which scrapes are lost.
+    /// Lost scrapes.
     Scrapes,
-    /// What a policy draws.
+    /// Draws of the policy.
     Policy,
-    /// How long a replica runs until it crashes.
+    /// Times to a crash.
     Crashes,
 }
 
@@ -40,7 +40,7 @@ mod tests {
         [Purpose::Arrivals, Purpose::Demands, Purpose::Starts, Purpose::Scrapes, Purpose::Policy, Purpose::Crashes];
 
     #[test]
-    fn streams_are_their_own_and_repeat() {
+    fn streams_are_independent_and_reproducible() {
         let first = |seed, function, purpose| stream(seed, function, purpose).random::<u64>();
         let mut all = Vec::new();
         for seed in 0..4 {

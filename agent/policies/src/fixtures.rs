@@ -1,10 +1,10 @@
-//! A State to try policies on.
+//! States for tests.
 
 use qscale_common::contract::{State, Usage};
 use qscale_common::fixtures;
 use rand::SeedableRng;
 
-/// A function with 2 replicas of 500m and 256 MiB that were sampled, within 1 to 10 replicas, 100m to 1000m, 64 to 1024 MiB.
+/// A function with 2 measured replicas of 500m and 256 MiB, and bounds of 1 to 10 replicas, 100m to 1000m, 64 to 1024 MiB.
 pub fn state() -> State {
     let mut state = fixtures::state();
     state.windows.tick.cpu_millicores = Some(Usage { mean: 100.0, max: 120.0 });
@@ -12,7 +12,7 @@ pub fn state() -> State {
     state
 }
 
-/// A generator that always gives the same numbers.
+/// A generator with a fixed seed.
 pub fn rng() -> rand::rngs::SmallRng {
     rand::rngs::SmallRng::seed_from_u64(7)
 }

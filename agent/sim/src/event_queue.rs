@@ -1,18 +1,17 @@
-//! What happens next among the replicas of one function. Owns a small tournament of times; must not know what happens then.
+//! The next event among the replicas of one function. Owns a tournament tree of times; must not know the events.
 //!
-//! A tree of minima over as many leaves as there are replicas: setting one time takes a comparison a level, without a branch that is hard to
-//! foresee, and who wins is known at the root. For the replicas of one function it stays in the first-level cache, where a queue over all functions
-//! would not (`reference/performance.md`).
+//! A tree of minima with a leaf for each replica: setting a time takes one comparison a level, without a branch that is hard to predict, and the root is the
+//! earliest. For the replicas of one function it stays in the first-level cache, unlike a queue over all functions.
 
 use std::hint::select_unpredictable;
 
 use crate::nanos::Nanos;
 
-/// The next time of each slot, and the earliest of all.
+/// Next time of each slot, and the earliest of all.
 #[derive(Debug, Clone)]
-pub struct Agenda {
-    /// Node 1 is the root, node `i` has the children `2 i` and `2 i + 1`, leaves begin at half the length. Each holds a time above its slot, so that of
-    /// two the lesser number comes first.
+pub struct EventQueue {
+    /// Node 1 is the root, node `i` has the children `2 i` and `2 i + 1`, leaves begin at half the length. Each holds a time and a slot, so among equal times the
+    /// lesser slot comes first.
     tree: Vec<u128>,
 }
 
@@ -22,14 +21,14 @@ fn entry(time: Nanos, slot: usize) -> u128 {
     (u128::from(time.0) << 64) | slot as u128
 }
 
-impl Agenda {
+impl EventQueue {
     /// No slot.
     #[must_use]
     pub fn new() -> Self {
         Self { tree: vec![entry(Nanos::NEVER, 0); 2] }
     }
 
-    /// Sets the time of `slot`; slots that were never set have [`Nanos::NEVER`].
+    /// Sets the time of `slot`; initially [`Nanos::NEVER`].
     #[inline]
     pub fn set(&mut self, slot: usize, time: Nanos) {
         if slot >= self.leaves() {
@@ -37,7 +36,7 @@ impl Agenda {
         }
         let (node, least) = (self.leaves() + slot, entry(time, slot));
         self.tree[node] = least;
-        // A number of levels that is known here is climbed without a loop, in which the compiler would turn the choice into a branch.
+        // With a constant number of levels the compiler unrolls the loop and keeps the selection free of branches.
         match self.leaves().trailing_zeros() {
             0 => {}
             1 => self.climb::<1>(node, least),
@@ -52,8 +51,8 @@ impl Agenda {
         }
     }
 
-    /// Carries `least` up from `node`, so many levels or to the root: all the way and without a branch, as whether a node keeps its time is a coin toss,
-    /// and a wrong guess costs more than the levels above.
+    /// Carries `least` up from `node` by `levels` or to the root, without an early exit: whether a node keeps its time is unpredictable, and a mispredicted branch
+    /// costs more than the levels above.
     #[inline]
     fn climb<const LEVELS: u32>(&mut self, node: usize, least: u128) {
         let (mut node, mut least) = (node, least);
@@ -68,7 +67,7 @@ impl Agenda {
         }
     }
 
-    /// No slot has a time any more.
+    /// Clears all times.
     pub fn clear(&mut self) {
         let leaves = self.leaves();
         (0..leaves).for_each(|slot| self.tree[leaves + slot] = entry(Nanos::NEVER, slot));
@@ -110,7 +109,7 @@ impl Agenda {
     }
 }
 
-impl Default for Agenda {
+impl Default for EventQueue {
     fn default() -> Self {
         Self::new()
     }
@@ -125,13 +124,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_first_is_the_least(sets in prop::collection::vec((0usize..70, 0u64..100), 1..300)) {
-            let mut agenda = Agenda::new();
+            let mut event_queue = EventQueue::new();
             let mut times = [Nanos::NEVER; 70];
             for (slot, time) in sets {
-                agenda.set(slot, Nanos(time));
+                event_queue.set(slot, Nanos(time));
                 times[slot] = Nanos(time);
-                prop_assert_eq!(agenda.earliest(), times.into_iter().min().expect("some"));
-                prop_assert_eq!(agenda.first(), times.iter().position(|time| *time == agenda.earliest()).expect("some"));
+                prop_assert_eq!(event_queue.earliest(), times.into_iter().min().expect("some"));
+                prop_assert_eq!(event_queue.first(), times.iter().position(|time| *time == event_queue.earliest()).expect("some"));
             }
         }
     }

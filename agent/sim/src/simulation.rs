@@ -1,7 +1,7 @@
-//! One function with what production puts around it: load, Scrapes, windows, State, guard and reward. Owns the order of a tick; must not decide.
+//! Simulation of one function under control: load, Scrapes, windows, State, guard and reward. Owns the order of a tick; must not decide.
 //!
-//! A tick: what is wanted passes the guard and is in force at once; the world lives through the tick; what can be seen of it then is read, or was some time ago
-//! where measurements are asked to be late, but for what the platform itself tells, which is never late; or not at all; the windows close, and the State and the reward follow as the collector makes them.
+//! A tick: the wanted allocation passes the guard and applies at once; time advances by the tick, with the events of the perturbation; measurements are read, late
+//! or lost as the perturbation says, while the platform's own part is never late; the windows close, and State and reward follow from the collector's own code.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,50 +17,50 @@ use qscale_common::window::{FunctionWindows, assemble};
 use qscale_common::workload::WorkloadRng;
 use rand::RngExt;
 
-use crate::chance::{Purpose, stream};
 use crate::function::{Function, Reading};
 use crate::load::{Load, Source};
 use crate::nanos::Nanos;
 use crate::node::Nodes;
-use crate::perturbation::{LostNode, Payload, Perturbation};
-use crate::profile::{FunctionProfile, Gateway, Stretch};
+use crate::perturbation::{Event, Perturbation};
+use crate::profile::{FunctionProfile, Gateway};
+use crate::rng::{Purpose, stream};
 use crate::totals::Totals;
 
-/// When every world begins: a Monday at midnight UTC, so that the time of day means something.
+/// Start of every simulation: a Monday at midnight UTC, so that the time of day is meaningful.
 pub const BEGIN: Timestamp = Timestamp(1_735_516_800_000);
 
-/// What is simulated.
+/// Setup of a simulation.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// The function.
     pub profile: Arc<FunctionProfile>,
-    /// Its gateway.
+    /// Gateway limits.
     pub gateway: Gateway,
-    /// Objective, bounds, prices, weights, guardrails and tick. Its mode is taken for `active`.
+    /// Objective, bounds, prices, weights, guardrails and tick. Its mode is treated as `active`.
     pub policy: ScalingPolicy,
-    /// What it has when the world begins, ready; brought within the policy's bounds.
+    /// Initial allocation, ready at the start; clamped to the bounds.
     pub allocation: Allocation,
-    /// Its load.
+    /// Load.
     pub load: Load,
-    /// What goes wrong.
+    /// Disturbances.
     pub perturbation: Perturbation,
-    /// The machines that it has for itself; `None` is as many as it takes.
+    /// Nodes for this function alone; `None` without limit.
     pub nodes: Option<Nodes>,
 }
 
-/// One simulated function under control.
+/// A simulated function under control.
 #[derive(Debug, Clone)]
-pub struct Cell {
+pub struct Simulation {
     setup: Setup,
     index: u64,
     function: Function,
     source: Source,
     now: Nanos,
-    /// What will go wrong and has not yet.
-    mishaps: [Option<(Nanos, Mishap)>; 3],
+    /// Events of the perturbation in order of time, and the number of those that have happened.
+    events: (Vec<(Nanos, Event)>, usize),
     scrape_rng: WorkloadRng,
     headroom: Option<Headroom>,
-    /// What was read and is not known yet, oldest first.
+    /// Readings that are not delivered yet, oldest first.
     late: VecDeque<Reading>,
     spare: Vec<Reading>,
     reading: Reading,
@@ -71,35 +71,19 @@ pub struct Cell {
     verdict: Option<Verdict>,
 }
 
-/// What goes wrong at an instant.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Mishap {
-    /// Requests compute so many times as long from now on.
-    Payload(f64),
-    NodeGoes(u32),
-    NodeComes(u32),
-}
-
-fn mishaps(perturbation: &Perturbation) -> [Option<(Nanos, Mishap)>; 3] {
-    let payload = perturbation.payload.map(|Payload { from, factor }| (from.0.into(), Mishap::Payload(factor)));
-    let lost = |lost: LostNode| (lost.at.0.into(), Mishap::NodeGoes(lost.node));
-    let back = |lost: LostNode| (lost.at.0.saturating_add(lost.lasts.0).into(), Mishap::NodeComes(lost.node));
-    [payload, perturbation.lost_node.map(lost), perturbation.lost_node.map(back)]
-}
-
-impl Cell {
-    /// Function number `index` of a run of `seed`, when the world begins.
+impl Simulation {
+    /// Function `index` of a run of `seed`, at its start.
     #[must_use]
     pub fn new(setup: Setup, seed: u64, index: u64) -> Self {
         let mut setup = setup;
         setup.policy.mode = Mode::Active;
         let windows = FunctionWindows::new(setup.policy.tick);
         let state = assemble(&setup.policy, state_id(BEGIN, &setup.policy), BEGIN, &windows, None);
-        let mut cell = Self {
+        let mut simulation = Self {
             function: function(&setup, seed, index),
             source: setup.load.source(stream(seed, index, Purpose::Arrivals)),
             now: Nanos::ZERO,
-            mishaps: [None; 3],
+            events: (setup.perturbation.events(), 0),
             scrape_rng: stream(seed, index, Purpose::Scrapes),
             headroom: None,
             late: VecDeque::new(),
@@ -113,14 +97,14 @@ impl Cell {
             index,
             setup,
         };
-        cell.begin();
-        cell
+        simulation.begin();
+        simulation
     }
 
-    /// Begins anew, as a run of `seed`, in the memory that it has.
+    /// Restarts as a run of `seed`, reusing memory.
     pub fn reset(&mut self, seed: u64) {
-        self.function.begin_again(seed, self.index);
-        self.setup.load.begin_again(&mut self.source, stream(seed, self.index, Purpose::Arrivals));
+        self.function.reset(seed, self.index);
+        self.setup.load.reset(&mut self.source, stream(seed, self.index, Purpose::Arrivals));
         self.scrape_rng = stream(seed, self.index, Purpose::Scrapes);
         self.now = Nanos::ZERO;
         self.spare.extend(self.late.drain(..));
@@ -131,29 +115,28 @@ impl Cell {
     }
 
     fn begin(&mut self) {
-        let Perturbation { startup, .. } = self.setup.perturbation;
-        self.mishaps = mishaps(&self.setup.perturbation);
-        self.function.stretch(Stretch { startup, ..Stretch::default() });
+        self.events.1 = 0;
+        self.function.set_scale(self.setup.perturbation.scale_at(Nanos::ZERO));
         self.function.warm(self.setup.policy.bounds.clamp(self.setup.allocation), Nanos::ZERO);
-        // What replicas count before the first tick is where counting begins.
+        // Counters before the first tick are the baseline.
         self.function.scrape(Nanos::ZERO, BEGIN, &mut self.reading);
-        self.know();
+        self.ingest();
         self.close(BEGIN);
     }
 
-    /// Lives through one tick with what is wanted, as far as the guard permits; `None` wants nothing else than there is.
+    /// Advances by one tick with a wanted allocation, as far as the guard permits; `None` keeps the current one.
     pub fn step(&mut self, wanted: Option<Allocation>) {
         self.verdict = wanted.map(|wanted| self.decided(wanted));
         let tick = Nanos::from(self.setup.policy.tick.duration());
         let lag = Nanos::from(self.setup.perturbation.metric_lag.0).min(Nanos::LONGEST);
         let end = self.now + tick;
         let (late_ticks, late_within) = (lag.0 / tick.0, Nanos(lag.0 % tick.0));
-        self.live(end - late_within);
+        self.advance(end - late_within);
         self.read();
-        self.live(end);
-        if self.arrive(late_ticks as usize) {
-            self.function.tell(timestamp(end), &mut self.reading);
-            self.learn();
+        self.advance(end);
+        if self.deliver(late_ticks as usize) {
+            self.function.read_platform(timestamp(end), &mut self.reading);
+            self.ingest_unless_lost();
         }
         self.close(timestamp(end));
     }
@@ -171,32 +154,28 @@ impl Cell {
         verdict
     }
 
-    /// Lives until `until`, through what goes wrong before it.
-    fn live(&mut self, until: Nanos) {
-        while let Some((at, mishap)) = self.mishaps.iter().flatten().filter(|(at, _)| *at < until).min_by_key(|(at, _)| *at).copied() {
+    /// Advances to `until`, with the events of the perturbation before it.
+    fn advance(&mut self, until: Nanos) {
+        while let Some((at, event)) = self.events.0.get(self.events.1).copied().filter(|(at, _)| *at < until) {
             self.source.feed(&mut self.function, at);
-            self.suffer(mishap, at);
-            self.mishaps.iter_mut().filter(|planned| **planned == Some((at, mishap))).for_each(|planned| *planned = None);
+            match event {
+                Event::Scale => self.function.set_scale(self.setup.perturbation.scale_at(at)),
+                Event::NodeLost(node) => self.function.lose_node(node, at),
+                Event::NodeReturned(node) => self.function.return_node(node, at),
+            }
+            self.events.1 += 1;
         }
         self.source.feed(&mut self.function, until);
         self.function.advance(until);
         self.now = until;
     }
 
-    fn suffer(&mut self, mishap: Mishap, at: Nanos) {
-        match mishap {
-            Mishap::Payload(cpu) => self.function.stretch(Stretch { cpu, startup: self.setup.perturbation.startup }),
-            Mishap::NodeGoes(node) => self.function.lose_node(node, at),
-            Mishap::NodeComes(node) => self.function.return_node(node, at),
-        }
-    }
-
     fn read(&mut self) {
         self.function.scrape(self.now, timestamp(self.now), &mut self.reading);
     }
 
-    /// Lets what was read so many ticks ago arrive; says whether there was anything.
-    fn arrive(&mut self, late_ticks: usize) -> bool {
+    /// Delivers the reading of `late_ticks` ticks ago; returns whether there is one.
+    fn deliver(&mut self, late_ticks: usize) -> bool {
         if late_ticks == 0 {
             return true;
         }
@@ -207,16 +186,16 @@ impl Cell {
         arrived
     }
 
-    /// Learns what arrived, unless it was lost.
-    fn learn(&mut self) {
-        // Drawn always, so that losing one changes nothing about the next.
+    /// Ingests the delivered reading, unless it is lost.
+    fn ingest_unless_lost(&mut self) {
+        // Always drawn, so that a loss does not change later draws.
         let lost = self.scrape_rng.random::<f64>() < self.setup.perturbation.lost_scrapes;
         if !lost {
-            self.know();
+            self.ingest();
         }
     }
 
-    fn know(&mut self) {
+    fn ingest(&mut self) {
         self.windows.record(&self.reading.scrape);
         self.headroom = self.reading.headroom;
     }
@@ -231,53 +210,53 @@ impl Cell {
         }
     }
 
-    /// What an agent sees.
+    /// The current State.
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// What the last tick was worth.
+    /// Reward of the last tick.
     #[must_use]
     pub fn reward(&self) -> &MeasuredReward {
         &self.reward
     }
 
-    /// What the guard said to what was wanted last; `None` where nothing was.
+    /// The guard's verdict on the last wanted allocation, if there was one.
     #[must_use]
     pub fn verdict(&self) -> Option<&Verdict> {
         self.verdict.as_ref()
     }
 
-    /// What really happened since the world began, or since it was last taken.
+    /// True totals since the start, or since they were last taken.
     pub fn totals(&mut self) -> &Totals {
         self.function.totals(self.now)
     }
 
-    /// Takes what really happened since the world began, or since it was last taken, into `interval`, whose memory is used again. Scrapes go on counting.
+    /// Moves the true totals into `interval`, reusing its memory, and starts new ones. Counters in Scrapes continue.
     pub fn take_interval(&mut self, interval: &mut Totals) {
         self.function.take_interval(self.now, interval);
     }
 
-    /// The function in its world.
+    /// The simulated function.
     #[must_use]
     pub fn function(&self) -> &Function {
         &self.function
     }
 
-    /// What is simulated.
+    /// Setup of a simulation.
     #[must_use]
     pub fn setup(&self) -> &Setup {
         &self.setup
     }
 
-    /// Time since the world began.
+    /// Time since the start.
     #[must_use]
     pub fn now(&self) -> Nanos {
         self.now
     }
 
-    /// Bytes that the function and its windows take.
+    /// Size of function and windows in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.function.memory_bytes() - size_of::<Function>() + self.windows.memory_bytes()
@@ -302,7 +281,7 @@ const NOT_MEASURED_YET: MeasuredReward = {
     MeasuredReward { value: None, terms: TERMS, completion: None, latency_ms: None, cost_per_hour: None }
 };
 
-/// The instant `now` of a world as production writes it.
+/// Timestamp of the instant `now`.
 #[must_use]
 pub fn timestamp(now: Nanos) -> Timestamp {
     BEGIN.plus(Duration::from(now))

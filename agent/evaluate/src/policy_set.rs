@@ -1,4 +1,4 @@
-//! Who may compete: policies by name, and the bound that knows the future. Owns how a competitor is made for a world; decides nothing.
+//! Policies that can compete: rules by name, and the bound that knows the future. Owns their construction for a run; must not decide.
 
 use std::time::Duration;
 
@@ -6,35 +6,35 @@ use qscale_common::time::Span;
 use qscale_common::units::Mebibytes;
 use qscale_policies::clairvoyant::{Clairvoyant, ClairvoyantParams, Coming, Facts, Forecast};
 use qscale_policies::{Policy, by_name};
-use qscale_sim::cell::BEGIN;
-use qscale_sim::chance::{Purpose, stream};
 use qscale_sim::latency::{Histogram, Place};
 use qscale_sim::profile::Demands;
-use qscale_sim::{Nanos, Setup, Stretch};
+use qscale_sim::rng::{Purpose, stream};
+use qscale_sim::simulation::BEGIN;
+use qscale_sim::{Nanos, Setup};
 use serde_json::Value;
 
-/// The world that a competitor is made for.
+/// The run that a policy is made for.
 #[derive(Debug, Clone, Copy)]
-pub struct Fate<'a> {
-    /// What will be simulated.
+pub struct RunContext<'a> {
+    /// Setup of the simulation.
     pub setup: &'a Setup,
     /// Seed of the run.
     pub seed: u64,
-    /// Number of the function in it.
+    /// Number of the function's random streams.
     pub index: u64,
     /// Length of the run.
     pub length: Duration,
 }
 
-/// Makes competitors.
-pub trait Roster: Sync {
-    /// The policy called `name`, told `params`, for one run. Only a bound looks at `fate`.
+/// Constructs policies by name.
+pub trait PolicySet: Sync {
+    /// The policy called `name` with `params`, for one run. Only a bound uses `context`.
     ///
     /// # Errors
-    /// A name that is not known, or parameters that the policy refuses.
-    fn policy(&self, name: &str, params: &Value, fate: Option<&Fate<'_>>) -> Result<Box<dyn Policy>, String>;
+    /// An unknown name, or parameters that the policy refuses.
+    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String>;
 
-    /// Whether the policy called `name` knows what no policy can know, so that it bounds the others rather than competes.
+    /// Whether the policy called `name` is a bound with knowledge of the future, not a competitor.
     fn is_bound(&self, name: &str) -> bool;
 }
 
@@ -42,18 +42,18 @@ pub trait Roster: Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rules;
 
-/// What the policy is called that knows the future.
+/// Name of the policy that knows the future.
 pub const CLAIRVOYANT: &str = "clairvoyant";
 
-impl Roster for Rules {
-    fn policy(&self, name: &str, params: &Value, fate: Option<&Fate<'_>>) -> Result<Box<dyn Policy>, String> {
+impl PolicySet for Rules {
+    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String> {
         if name != CLAIRVOYANT {
             return by_name(name, params).map_err(|error| error.to_string());
         }
-        let told: ClairvoyantParams =
+        let params: ClairvoyantParams =
             qscale_common::document::from_value(params.clone()).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?;
-        let forecast = fate.map_or_else(nothing, foretell);
-        Ok(Box::new(Clairvoyant::new(&forecast, told).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?))
+        let forecast = context.map_or_else(no_load, true_forecast);
+        Ok(Box::new(Clairvoyant::new(&forecast, params).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?))
     }
 
     fn is_bound(&self, name: &str) -> bool {
@@ -63,8 +63,8 @@ impl Roster for Rules {
 
 const SECOND: Span = Span::seconds(1);
 
-/// A future in which nothing comes: enough to hold parameters against their ranges.
-fn nothing() -> Forecast {
+/// A forecast without load, enough to check parameters.
+fn no_load() -> Forecast {
     let none = Span::millis(0);
     let function = Facts {
         request_cpu: none,
@@ -78,21 +78,20 @@ fn nothing() -> Forecast {
     Forecast { begin: BEGIN, interval: SECOND, intervals: Vec::new(), function }
 }
 
-/// What really comes in a run: the arrivals and demands that its world will draw, drawn before.
-fn foretell(fate: &Fate<'_>) -> Forecast {
-    let Fate { setup, seed, index, length } = *fate;
+/// The true arrivals and demands of a run, drawn in advance from the same streams.
+fn true_forecast(context: &RunContext<'_>) -> Forecast {
+    let RunContext { setup, seed, index, length } = *context;
     let mut source = setup.load.source(stream(seed, index, Purpose::Arrivals));
     let mut rng = stream(seed, index, Purpose::Demands);
-    let stretch = Stretch { startup: setup.perturbation.startup, ..Stretch::default() };
-    let mut demands = Demands::new(&setup.profile, stretch);
-    let mut later = setup.perturbation.payload;
+    let mut scale = setup.perturbation.scale_at(Nanos::ZERO);
+    let mut demands = Demands::new(&setup.profile, scale);
     let mut intervals = vec![Coming::default(); length.as_secs() as usize + 1];
     let (mut cpu, mut waiting) = (Histogram::default(), Histogram::default());
     while let Some((at, demand)) = source.take() {
         let Some(interval) = intervals.get_mut((at.0 / 1_000_000_000) as usize) else { break };
-        if let Some(payload) = later.filter(|payload| Nanos::from(payload.from.0) <= at) {
-            demands = Demands::new(&setup.profile, Stretch { cpu: payload.factor, ..stretch });
-            later = None;
+        let scale_now = setup.perturbation.scale_at(at);
+        if scale_now != scale {
+            (scale, demands) = (scale_now, Demands::new(&setup.profile, scale_now));
         }
         let demand = demand.unwrap_or_else(|| demands.request(&mut rng));
         interval.arrivals += 1.0;

@@ -3,7 +3,7 @@
 use qscale_dqn::Checkpoint;
 use qscale_dqn::registry::{self, DQN};
 use qscale_evaluate::Rules;
-use qscale_evaluate::roster::{Fate, Roster};
+use qscale_evaluate::policy_set::{PolicySet, RunContext};
 use qscale_policies::Policy;
 use qscale_rl::device::cpu;
 use serde_json::Value;
@@ -15,8 +15,8 @@ pub struct All {
     pub model: Option<Checkpoint>,
 }
 
-impl Roster for All {
-    fn policy(&self, name: &str, params: &Value, fate: Option<&Fate<'_>>) -> Result<Box<dyn Policy>, String> {
+impl PolicySet for All {
+    fn policy(&self, name: &str, params: &Value, fate: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String> {
         if name != DQN {
             return Rules.policy(name, params, fate);
         }

@@ -1,6 +1,6 @@
-//! The Pareto set of points of which less is better both ways. Owns dominance; must not know the axes.
+//! The Pareto set of points for which less is better on both axes. Owns dominance; must not know the axes.
 
-/// For each point whether no other is as good in one and better in the other. Points that are equal are in the set together.
+/// For each point, whether no other is at least as good on both axes and better on one. Equal points are both in the set.
 #[must_use]
 pub fn pareto(points: &[(f64, f64)]) -> Vec<bool> {
     let dominates = |a: &(f64, f64), b: &(f64, f64)| a.0 <= b.0 && a.1 <= b.1 && (a.0 < b.0 || a.1 < b.1);
@@ -14,7 +14,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_beaten_in_one_and_not_better_in_the_other_falls_out() {
+    fn only_dominated_points_are_removed() {
         let points = [(1.0, 5.0), (2.0, 2.0), (2.0, 3.0), (3.0, 2.0), (5.0, 1.0), (2.0, 2.0), (6.0, 6.0)];
         assert_eq!(pareto(&points), [true, true, false, false, true, true, false]);
         assert_eq!(pareto(&[]), Vec::<bool>::new());

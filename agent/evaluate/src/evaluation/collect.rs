@@ -1,17 +1,17 @@
-//! Gathers outcomes into results. Owns places for runs; order of arrival changes nothing.
+//! Collection of outcomes into results. Owns the place of each run; must not depend on the order of arrival.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::jobs::{Outcome, Target, end_of_bucket};
-use super::plan::Entrant;
+use super::jobs::{JobOutcome, Target, end_of_bucket};
+use super::plan::ConfiguredCompetitor;
 use super::tune::Tuned;
 use super::{Evaluation, TEST};
-use crate::results::{Course, Group, Latencies, Measures, Registered, Results, Settings, Timeline, rounded};
+use crate::results::{Group, Latencies, Measures, Registered, Results, Settings, TimeSeries, Timeline, rounded};
 
-/// Places for the runs of all groups.
-pub(super) struct Gathered {
+/// Runs of all groups.
+pub(super) struct Collected {
     groups: Vec<OfGroup>,
 }
 
@@ -20,16 +20,16 @@ struct OfGroup {
     runs: Vec<Measures>,
     buckets: BTreeMap<usize, u64>,
     failed: u64,
-    course: Option<Course>,
+    course: Option<TimeSeries>,
 }
 
-impl Gathered {
+impl Collected {
     pub(super) fn new(groups: usize, seeds: usize) -> Self {
         let group = || OfGroup { runs: vec![Measures::default(); seeds], ..OfGroup::default() };
         Self { groups: (0..groups).map(|_| group()).collect() }
     }
 
-    pub(super) fn take(&mut self, target: &Target, outcome: &Outcome) {
+    pub(super) fn take(&mut self, target: &Target, outcome: &JobOutcome) {
         let group = &mut self.groups[target.group];
         group.runs[target.first..target.first + outcome.runs.len()].clone_from_slice(&outcome.runs);
         outcome.buckets.iter().for_each(|(place, count)| *group.buckets.entry(*place).or_insert(0) += count);
@@ -41,10 +41,10 @@ impl Gathered {
 }
 
 impl Evaluation {
-    pub(super) fn results(&self, entrants: Vec<Entrant<'_>>, gathered: Gathered, tuned: Vec<Tuned>) -> Results {
+    pub(super) fn results(&self, configured: Vec<ConfiguredCompetitor<'_>>, collected: Collected, tuned: Vec<Tuned>) -> Results {
         let (mut groups, mut timelines, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
         let seeds = self.seeds();
-        for (number, of_group) in gathered.groups.into_iter().enumerate() {
+        for (number, of_group) in collected.groups.into_iter().enumerate() {
             let (competitor, cell) = (number / self.tested.len(), number % self.tested.len());
             groups.push(Group { competitor, cell, measures: Measures::columns(of_group.runs.iter()) });
             timelines.extend(of_group.course.map(|course| Timeline { competitor, cell, seed: seeds[0], course }));
@@ -59,8 +59,8 @@ impl Evaluation {
                 document: serde_json::to_value(&self.suite).unwrap_or(Value::Null),
             },
             settings: self.settings(!tuned.is_empty()),
-            competitors: entrants.iter().map(|entrant| entrant.report(self)).collect(),
-            cells: self.tested.iter().map(|index| self.parts[TEST][*index].cell.clone()).collect(),
+            competitors: configured.iter().map(|competitor| competitor.report(self)).collect(),
+            cells: self.tested.iter().map(|index| self.parts[TEST][*index].report.clone()).collect(),
             groups,
             tuning: tuned.into_iter().map(|tuned| tuned.tuning).collect(),
             timelines,
@@ -69,14 +69,14 @@ impl Evaluation {
     }
 
     fn settings(&self, tuned: bool) -> Settings {
-        let stretch = self.parts[TEST][self.tested[0]].stretch;
+        let measurement = self.parts[TEST][self.tested[0]].measurement;
         Settings {
             command: self.asked.command.clone(),
             seeds: self.seeds(),
             validation_seeds: if tuned { self.validation_seeds() } else { Vec::new() },
-            measured_s: stretch.measured_s(),
-            warm_up_s: stretch.warm_up_s(),
-            interval_s: stretch.interval.as_secs_f64(),
+            measured_s: measurement.measured_s(),
+            warm_up_s: measurement.warm_up_s(),
+            interval_s: measurement.interval.as_secs_f64(),
             currency: self.suite.prices.currency.clone(),
             violation_weight: self.suite.weights.violation.get(),
             cost_weight: self.suite.weights.cost.get(),

@@ -1,10 +1,10 @@
-//! Replicas on one node that want more CPU than it has. Owns when it is divided anew; the division is the node's.
+//! Sharing of a node's CPU among replicas. Owns the moments of a new division; the division itself is in [`crate::node`].
 
 use super::Function;
 use crate::nanos::Nanos;
 
 impl Function {
-    /// The replica of `slot` may want more or less of its node's CPU at `now` than before.
+    /// Updates the claim of the replica of `slot` on its node's CPU.
     #[cold]
     pub(super) fn contend(&mut self, slot: usize, now: Nanos) {
         let Some(replica) = &self.slots[slot] else { return };
@@ -14,7 +14,7 @@ impl Function {
         }
     }
 
-    /// The replica of `slot` is gone from `node`.
+    /// Removes the claim of the replica of `slot`, which left `node`.
     pub(super) fn leave(&mut self, slot: usize, node: Option<u32>, now: Nanos) {
         if self.contention.as_mut().is_some_and(|contention| contention.leave(slot)) {
             self.divide(node, now);
@@ -30,7 +30,7 @@ impl Function {
             if let Some(replica) = &mut self.slots[slot] {
                 replica.set_speed(speed, now);
             }
-            self.foresee(slot);
+            self.schedule(slot);
         }
         self.contention = Some(contention);
     }

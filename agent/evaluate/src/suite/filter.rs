@@ -1,27 +1,27 @@
-//! What a person takes of a suite: fewer competitors, cells or seeds, or others. Owns the words of the command line for it.
+//! Filters of a suite from the command line: other or fewer competitors, cells and seeds. Owns their syntax.
 
 use qscale_common::name::Name;
 use qscale_common::time::{Span, TickLength};
 use serde_json::{Map, Value};
 
-use super::competitor::told_besides;
-use super::{Entry, Selection, Suite, SuiteError};
-use crate::roster::Roster;
+use super::competitor::with_params;
+use super::{CompetitorEntry, Selection, Suite, SuiteError};
+use crate::policy_set::PolicySet;
 
-/// What is taken of a suite.
+/// A filter of a suite.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Narrow {
-    /// These competitors, as `NAME` or `NAME:key=value,...`; all of them where none is named.
+pub struct SuiteFilter {
+    /// Competitors, as `NAME` or `NAME:key=value,...`; all if empty.
     pub policies: Vec<String>,
-    /// These functions.
+    /// Functions; all if empty.
     pub functions: Vec<String>,
-    /// These workloads.
+    /// Workloads; all if empty.
     pub workloads: Vec<String>,
-    /// These perturbations.
+    /// Perturbations; all if empty.
     pub perturbations: Vec<String>,
-    /// So many seeds.
+    /// Number of seeds.
     pub seeds: Option<u32>,
-    /// What the suite leaves for a quick look.
+    /// Whether to use the quick version.
     pub quick: bool,
 }
 
@@ -30,12 +30,12 @@ fn refused(field: &str, reason: String) -> SuiteError {
 }
 
 impl Suite {
-    /// What `narrow` takes of it.
+    /// The suite restricted by `filter`.
     ///
     /// # Errors
-    /// Names that it does not have, and what makes no sense.
-    pub fn narrowed(mut self, narrow: &Narrow) -> Result<Self, SuiteError> {
-        if narrow.quick {
+    /// Unknown names, and invalid fields.
+    pub fn narrowed(mut self, filter: &SuiteFilter) -> Result<Self, SuiteError> {
+        if filter.quick {
             self.seeds = self.quick.seeds;
             self.tuning.seeds = 1;
             if !self.quick.cells.is_empty() {
@@ -46,25 +46,25 @@ impl Suite {
             }
         }
         let named = Selection {
-            functions: names("function", &narrow.functions)?,
-            workloads: names("workload", &narrow.workloads)?,
-            perturbations: names("perturbation", &narrow.perturbations)?,
+            functions: names("function", &filter.functions)?,
+            workloads: names("workload", &filter.workloads)?,
+            perturbations: names("perturbation", &filter.perturbations)?,
         };
         if named != Selection::default() {
             self.check_selections("command", std::slice::from_ref(&named))?;
             let within = self.both(&self.cells, std::slice::from_ref(&named));
-            // What is named may lie outside the cells that the suite lists.
+            // Named combinations may be outside the listed cells.
             self.cells = if within.is_empty() { vec![named] } else { within };
         }
-        self.seeds = narrow.seeds.unwrap_or(self.seeds);
-        if !narrow.policies.is_empty() {
-            self.competitors = narrow.policies.iter().map(|text| self.competitor(text)).collect::<Result<_, _>>()?;
+        self.seeds = filter.seeds.unwrap_or(self.seeds);
+        if !filter.policies.is_empty() {
+            self.competitors = filter.policies.iter().map(|text| self.competitor(text)).collect::<Result<_, _>>()?;
         }
         self.check()?;
         Ok(self)
     }
 
-    /// The combinations that are among `these` and among `those`, one by one; none listed stands for all.
+    /// Intersection of two selections, as single combinations; an empty list stands for all.
     fn both(&self, these: &[Selection], those: &[Selection]) -> Vec<Selection> {
         let among = |list: &[Selection], f: &str, w: &str, p: &str| list.is_empty() || list.iter().any(|one| one.holds(f, w, p));
         let mut found = Vec::new();
@@ -90,24 +90,23 @@ impl Suite {
         found
     }
 
-    /// The competitor that `text` names: one of the suite, a policy that it does not have, and either with other parameters.
-    fn competitor(&self, text: &str) -> Result<Entry, SuiteError> {
-        let (name, told) = text.split_once(':').unwrap_or((text, ""));
-        let base = self.competitors.iter().find(|entry| entry.called() == name).cloned().unwrap_or_else(|| Entry::plain(name));
-        if told.is_empty() {
+    /// The competitor of `text`: one of the suite or another policy, optionally with parameters.
+    fn competitor(&self, text: &str) -> Result<CompetitorEntry, SuiteError> {
+        let (name, given) = text.split_once(':').unwrap_or((text, ""));
+        let base = self.competitors.iter().find(|entry| entry.called() == name).cloned().unwrap_or_else(|| CompetitorEntry::plain(name));
+        if given.is_empty() {
             return Ok(base);
         }
-        let params = told_besides(&base.params, told).map_err(|reason| refused("policy", format!("`{text}`: {reason}")))?;
-        Ok(Entry { name: Some(text.to_owned()), params, grid: Value::Object(Map::new()), ..base })
+        let params = with_params(&base.params, given).map_err(|reason| refused("policy", format!("`{text}`: {reason}")))?;
+        Ok(CompetitorEntry { name: Some(text.to_owned()), params, grid: Value::Object(Map::new()), ..base })
     }
 
-    /// The same suite with a tick written down for each competitor that decides more often than the suite's tick: the rule's own where it goes into an interval
-    /// without rest, else a second.
+    /// The suite with a tick for each competitor whose policy decides more often than the suite's tick: the policy's own if it divides the interval, else a second.
     #[must_use]
-    pub fn with_natural_ticks(mut self, roster: &dyn Roster) -> Self {
+    pub fn with_natural_ticks(mut self, policy_set: &dyn PolicySet) -> Self {
         for entry in self.competitors.iter_mut().filter(|entry| entry.tick.is_none()) {
-            // One that cannot be made is refused when it is to run.
-            let native = roster.policy(&entry.policy, &entry.params, None).ok().and_then(|policy| policy.native().tick);
+            // A competitor that cannot be made is refused before the run.
+            let native = policy_set.policy(&entry.policy, &entry.params, None).ok().and_then(|policy| policy.timing().tick);
             let Some(own) = native.filter(|own| own.0 < self.tick.duration() && !own.0.is_zero()) else { continue };
             let fits = |span: &Span| self.interval.0.as_nanos().is_multiple_of(span.0.as_nanos());
             let span = [own, Span::seconds(1)].into_iter().find(fits);
