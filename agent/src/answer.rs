@@ -1,4 +1,4 @@
-//! From a State to what is answered. Owns expiry and what a hold becomes; does no I/O.
+//! Answers States with Actions. Owns the expiry of an Action and the answer to a hold; does no I/O.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
@@ -14,72 +14,72 @@ use qscale_dqn::decider::{Decided, Decider, Memories};
 use qscale_policies::{Decision, HoldReason};
 use rand::Rng;
 
-/// Answers States under one name, by one rule or network.
+/// Answers States as one agent, with one policy.
 pub struct Answerer {
-    /// The name under which is answered.
+    /// Name of the agent.
     pub agent: Name,
-    /// Which instance answers.
+    /// Name of the instance.
     pub instance: String,
-    /// Ticks from the observation after which an answer is void.
+    /// Ticks from the observation after which an answer expires.
     pub expires_after: NonZeroU32,
     provenance: Provenance,
     decider: Decider,
-    /// What a rule with memory knows of each function; empty for one without.
+    /// Memory of the policy for each function; empty for a policy without memory.
     memories: HashMap<FunctionId, Recollection>,
 }
 
-/// What is remembered of one function.
+/// Memory of one function.
 #[derive(Debug)]
 struct Recollection {
     memories: Memories,
-    /// The State that it was last shown.
+    /// The last State that the policy saw.
     last: StateId,
     at: Timestamp,
 }
 
-/// A function of which nothing was heard for so long is forgotten, whatever its rule would still remember.
+/// Time without a State after which a function is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// What is answered to a State.
+/// Answer to a State.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// This Action; where the rule holds, one that keeps what is in force, so that silence means that the agent is dead.
+    /// An Action. If the policy holds, it requests the current allocation, so that only a dead agent is silent.
     Act(Box<Action>, Verdict),
-    /// Nothing, for there is nothing that could be kept.
+    /// Nothing: the policy holds and the current allocation is not known.
     Silent(HoldReason),
-    /// Nothing, for the answer would be void before it is read.
+    /// Nothing: the Action would have expired before it is read.
     Late,
 }
 
-/// What the rule said.
+/// Decision of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Something else than is in force.
+    /// Another allocation than the current one.
     Want,
-    /// What is in force.
+    /// The current allocation.
     Hold(HoldReason),
 }
 
 impl Answerer {
-    /// Answers as `instance` of `agent` by `decider`.
+    /// Answers as `instance` of `agent` with `decider`.
     #[must_use]
     pub fn new(agent: Name, instance: String, expires_after: NonZeroU32, decider: Decider) -> Self {
         Self { agent, instance, expires_after, provenance: provenance(&decider), decider, memories: HashMap::new() }
     }
 
-    /// Provenance of what it answers: its policy and model.
+    /// Provenance of its answers: policy and model.
     #[must_use]
     pub fn provenance(&self) -> &Provenance {
         &self.provenance
     }
 
-    /// How far back a State may still matter; `None` for a rule without memory.
+    /// Age at which a State no longer matters; `None` for a policy without memory.
     #[must_use]
     pub fn lookback(&self) -> Option<Duration> {
         self.decider.lookback()
     }
 
-    /// Decides by `network`, which is `version` of `name` in the model store, from the next State on, with all that is remembered; a rule stays what it is.
+    /// Decides with `network`, version `version` of model `name`, from the next State on; memories are kept. No effect on a rule.
     pub fn take_up(&mut self, network: Arc<Dqn>, name: &Name, version: u64) {
         if let Decider::Learned { dqn, .. } = &mut self.decider {
             *dqn = network;
@@ -90,7 +90,7 @@ impl Answerer {
         }
     }
 
-    /// Lets a rule with memory see a State of the past, without an answer.
+    /// Shows a past State to a policy with memory, without an answer.
     pub fn recall(&mut self, state: &State, rng: &mut dyn Rng) {
         if self.lookback().is_some() {
             let mut recollection = self.take(state, state.observed_at_ms);
@@ -99,30 +99,30 @@ impl Answerer {
         }
     }
 
-    /// Forgets functions of which nothing was heard for a day.
+    /// Forgets functions without a State for a day.
     pub fn forget(&mut self, now: Timestamp) {
         self.memories.retain(|_, recollection| now.since(recollection.at) < FORGET_AFTER);
     }
 
-    /// What is remembered of the function of `state`, which is shown to it, taken out of the memories.
+    /// Takes the memory of the function of `state` out of the map and marks the State as seen.
     fn take(&mut self, state: &State, now: Timestamp) -> Recollection {
         let memories = self.memories.remove(&state.function()).map(|known| known.memories).unwrap_or_default();
         Recollection { memories, last: state.state_id(), at: now }
     }
 
-    /// Whether the memory holds `state` already, as after a start, when the stream and the subscription both brought it.
+    /// Whether the policy has seen `state` already: after a start both the stream and the subscription deliver it.
     fn was_seen(&self, state: &State) -> bool {
         self.memories.get(&state.function()).is_some_and(|recollection| recollection.last >= state.state_id())
     }
 
-    /// What is answered to `state` at `now`.
+    /// Answer to `state` at `now`.
     #[must_use]
     pub fn answer(&mut self, state: &State, now: Timestamp, rng: &mut dyn Rng) -> Answer {
         let mut answers = self.answer_all(&[state], now, rng);
         answers.pop().expect("one State has one answer").0
     }
 
-    /// What is answered to each of `states` at `now`, in their order, and why the fallback decided where it did.
+    /// Answers to `states` at `now`, in their order, each with the reason if the fallback decided.
     #[must_use]
     pub fn answer_all(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng) -> Vec<(Answer, Option<FallbackKind>)> {
         let mut answers = Vec::with_capacity(states.len());
@@ -135,7 +135,7 @@ impl Answerer {
         answers
     }
 
-    /// Answers `states`, of which no two are of one function, in one pass.
+    /// Answers `states` of distinct functions in one pass.
     fn answer_pass(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng, answers: &mut Vec<(Answer, Option<FallbackKind>)>) {
         let timely: Vec<bool> = states.iter().map(|state| now <= self.expires(state) && !self.was_seen(state)).collect();
         let due = states.iter().zip(&timely).filter(|(_, timely)| **timely);
@@ -166,7 +166,7 @@ impl Answerer {
         (answer, fallback)
     }
 
-    /// When an answer to `state` is void. The observation counts, not the decision: a State that waited for long is no fresher for being answered.
+    /// Time at which an answer to `state` expires, counted from the observation: a State that waited is not fresher when it is answered.
     fn expires(&self, state: &State) -> Timestamp {
         Timestamp(state.observed_at_ms.0.saturating_add(state.tick_length_ms.saturating_mul(u64::from(self.expires_after.get()))))
     }
@@ -199,19 +199,19 @@ impl Answerer {
     }
 }
 
-/// How many of `states`, from the first on, are each of another function: of one function each is decided by what the one before left in the memory.
+/// Number of leading `states` of distinct functions: a decision needs the memory left by the previous one of its function.
 fn of_different_functions(states: &[&State]) -> usize {
     let mut functions = HashSet::with_capacity(states.len());
     states.iter().take_while(|state| functions.insert((&state.namespace, &state.function))).count()
 }
 
-/// Provenance of `decider`, its texts cut to what an Action may carry.
+/// Provenance of `decider`, with texts cut to the maximum of an Action.
 fn provenance(decider: &Decider) -> Provenance {
     let provenance = decider.provenance();
     Provenance { configuration: cut(provenance.configuration), ..provenance }
 }
 
-/// `text`, cut to what an Action may carry.
+/// `text`, cut to the maximum of an Action.
 fn cut(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(Action::MAX_TEXT));
     text

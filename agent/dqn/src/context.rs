@@ -7,7 +7,7 @@
 
 use qscale_common::contract::State;
 use qscale_common::units::{Allocation, Mebibytes, Replicas};
-use qscale_policies::history::{Heights as PeakStats, Told as HistorySummary};
+use qscale_policies::history::{HistorySummary, PeakStats};
 use qscale_policies::{History, ready_in};
 
 use crate::reward::UNIT_S;
@@ -79,7 +79,7 @@ impl<'a> FeatureContext<'a> {
     /// Adds `state` to `history` and returns its context.
     pub fn update(state: &'a State, history: &mut History, violation_cost: f64) -> Self {
         history.see(state);
-        Self::new(state, history.told(), violation_cost)
+        Self::new(state, history.summary(), violation_cost)
     }
 
     /// The context of `state`, with the summary of a history that includes it.
@@ -130,17 +130,17 @@ impl<'a> FeatureContext<'a> {
     #[must_use]
     pub fn demand(&self, horizon: DemandHorizon) -> Option<Demand> {
         let next = self.next_rps?;
-        let (rates, concurrencies) = (&self.history.rate_heights, &self.history.presence_heights);
+        let (rates, concurrencies) = (&self.history.rate_peaks, &self.history.concurrency_peaks);
         let of = |peak: fn(&PeakStats) -> f64| (peak(rates), peak(concurrencies));
         let (rate, concurrency) = match horizon {
-            DemandHorizon::Next => (next, self.history.presence.level),
+            DemandHorizon::Next => (next, self.history.concurrency.level),
             DemandHorizon::Minutes => of(|peaks| peaks.peak_5),
             DemandHorizon::Quarter => of(|peaks| peaks.peak_15),
             DemandHorizon::Hour => of(|peaks| peaks.peak_60),
             DemandHorizon::Hours => of(|peaks| peaks.peak_240),
             DemandHorizon::Usual => of(|peaks| peaks.high_60),
             DemandHorizon::Rare => of(|peaks| peaks.high_240),
-            DemandHorizon::Season => (self.history.foretold?.max(next), self.history.presence.level),
+            DemandHorizon::Season => (self.history.seasonal_peak?.max(next), self.history.concurrency.level),
         };
         if rate == 0.0 && concurrency == 0.0 {
             return Some(Demand::default());
@@ -173,7 +173,7 @@ impl<'a> FeatureContext<'a> {
     #[must_use]
     pub fn usual_price(&self) -> f64 {
         let State { bounds, prices, .. } = self.state;
-        let mean = if self.history.seen_240 > 0 { self.history.rate_heights.mean_240 } else { self.history.rate.level };
+        let mean = if self.history.seen_240 > 0 { self.history.rate_peaks.mean_240 } else { self.history.rate.level };
         let cores = mean * self.history.request_seconds.unwrap_or(0.0);
         let used = measured(self.state.windows.long.memory_mib.map(|usage| usage.max)).unwrap_or(0.0);
         let memory_mib = bounds.memory_mib.clamp(Mebibytes((used * 1.2) as u32));
@@ -263,7 +263,7 @@ mod tests {
             history.see(&state);
         }
         (state.age.requests_ms, state.startup_ms) = (Some(10_000), Some(5_000));
-        let context = FeatureContext::new(&state, history.told(), 200.0);
+        let context = FeatureContext::new(&state, history.summary(), 200.0);
         // 2 a second more each second: 20 s ahead of the end of the last tick.
         assert!((context.next_rps.expect("measured") - 530.0).abs() < 15.0, "{context:?}");
     }

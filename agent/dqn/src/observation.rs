@@ -5,7 +5,7 @@
 //! out: every simulated world starts at midnight, so that it would only encode the time since the start of a run.
 
 use qscale_common::contract::{Direction, State, Window};
-use qscale_policies::history::Heights as PeakStats;
+use qscale_policies::history::PeakStats;
 
 use crate::context::{DemandHorizon, FeatureContext, measured};
 
@@ -62,7 +62,7 @@ pub const FEATURES: &[Feature] = &[
     feature("usual_240_over_next", 0.0, |s| ratio(s.rates.high_240, s.next?)),
     feature("mean_60_over_next", 0.0, |s| ratio(s.rates.mean_60, s.next?)),
     feature("mean_240_over_next", 0.0, |s| ratio(s.rates.mean_240, s.next?)),
-    feature("season_over_next", 0.0, |s| ratio(s.context.history.foretold?, s.next?)),
+    feature("season_over_next", 0.0, |s| ratio(s.context.history.seasonal_peak?, s.next?)),
     feature("season_trust", 0.0, |s| Some(s.context.history.season_trust)),
     // Sparse arrivals.
     feature("idle_slots", 0.0, |s| Some(log(f64::from(s.context.history.idle_slots), 240.0))),
@@ -196,7 +196,7 @@ pub fn observe(context: &FeatureContext<'_>, out: &mut [f32]) {
     let inputs = Inputs {
         context,
         state,
-        rates: &context.history.rate_heights,
+        rates: &context.history.rate_peaks,
         next: context.next_rps,
         cores: context.demand(DemandHorizon::Next).map(|demand| demand.cores),
         objective_ms: (state.objective.latency_ms as f64).max(1.0),

@@ -69,7 +69,7 @@ pub struct Suite {
     /// Combinations that are cells; all if none is listed.
     #[serde(default)]
     pub cells: Vec<Selection>,
-    /// How functions of a trace are simulated, in a suite for traces.
+    /// Simulation of the functions of a trace, in a suite for traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceEntry>,
     /// The competitors.

@@ -1,8 +1,11 @@
-//! What was seen of a function's load over the last hours, in some 2.6 KB. Owns the course of two measures and what is told from it; must not decide.
+//! History of a function's load over the last hours, in about 2.6 KB: the source of the learned policy's features. Owns two time series and their statistics;
+//! must not decide.
 //!
-//! The measures are the rate of arrivals and the *presence*: how many requests would have to be worked on at once so that those which are there do not wait for
-//! long. Of each there are the last 64 ticks, and mean and peak of the last 240 slots. A slot is a minute, or a tick where that is longer, and slots begin at multiples of their length since 1970: whoever
-//! saw the same States tells the same, whenever it began to look, once what it did not see has left the rings.
+//! The series are the arrival rate and the *concurrency*: the number of requests to serve at once so that none waits long. Each keeps the last 64 ticks, and mean
+//! and peak of the last 240 slots. A slot is one minute, or one tick if ticks are longer. Slots start at multiples of their length since 1970, so two instances
+//! that saw the same States have the same summary, as soon as older slots have left the rings.
+//!
+//! It stays with the rules because a policy's memory may hold it, and the explanation of a decision reads it for any policy.
 
 mod gaps;
 mod season;
@@ -17,61 +20,62 @@ use crate::inputs::{self, MAX_VALUE as MOST, measured};
 use gaps::Gaps;
 use season::Season;
 
-/// Ticks that are kept one by one.
+/// Number of single ticks in the ring.
 const TICKS: usize = 64;
-/// Slots that are kept: four hours of minutes.
+/// Number of slots in the ring: four hours of minutes.
 const SLOTS: usize = 240;
-/// Shortest slot.
+/// Shortest slot, milliseconds.
 const SLOT_MS: u64 = 60_000;
-/// Ticks over which a rate is averaged before it counts as a peak, as far as they are shorter: a few requests more within a second are chance.
+/// Span over which a rate is averaged before it counts as a peak, milliseconds: a few more requests within a second are noise.
 const PEAK_MS: u64 = 10_000;
-/// Requests that tell a level well enough, longest time that it is told from, and how many deviations no chance makes.
+/// Estimate of the current level: number of requests that suffices, longest span in seconds, and standard deviations that separate a jump from noise.
 const ENOUGH: f64 = 100.0;
 const LEVEL_S: f64 = 30.0;
 const UNLIKELY: f64 = 3.0;
-/// Ticks of whose CPU time a request the median is taken, and requests that a window must have answered to tell it alone.
+/// Estimate of the CPU time per request: number of ticks in the median, and responses that make the shortest window sufficient.
 const REQUEST_TICKS: usize = 9;
 const ENOUGH_ANSWERS: f64 = 20.0;
-/// Shortest time within which those that queue are to be worked on, seconds.
+/// Shortest time in which the queue is to be drained, seconds.
 const DRAIN_S: f64 = 2.0;
-/// What was not measured, in a ring of ticks.
+/// Marks a tick without a measurement in a ring.
 const ABSENT: f32 = -1.0;
 
-/// What was seen of one function's load.
+/// Load history of one function.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct History {
     tick_ms: u64,
     last: Option<Tick>,
     rate: Track,
-    presence: Track,
-    /// Most requests that one replica was given at once while others queued, and the slot in which that was seen.
+    #[serde(alias = "presence")]
+    concurrency: Track,
+    /// Highest concurrency per replica observed while requests queued, and the slot of that observation.
     limit: Option<(f32, u64)>,
-    /// CPU seconds of a request as the last ticks told them, the newest last, and the slot of the newest.
+    /// CPU seconds per request of the last ticks, the newest last, and the slot of the newest.
     request_seconds: (Vec<f32>, u64),
-    /// What the closed slots say, as of this slot; made anew where it is not there.
+    /// Statistics of the closed slots, and the slot they were computed in; recomputed if absent.
     #[serde(skip)]
     digest: Option<(u64, Digest)>,
 }
 
-/// The course of one measure.
+/// Time series of one measure.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct Track {
     ticks: Vec<f32>,
     means: Vec<Level>,
     peaks: Vec<Level>,
-    /// Sum and number of the measured ticks of the slot that is open.
+    /// Sum and number of the measured ticks of the current slot.
     open: (f64, u32),
 }
 
-/// A number on a logarithmic scale of 16 bits, to 0.04 %; 0 stands for what was not measured.
+/// Number on a logarithmic scale of 16 bits with a relative error of 0.04 %; 0 means not measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Level(u16);
 
 impl Level {
-    /// What is no more than this is 0.
+    /// Values up to this are 0.
     const LEAST: f64 = 1e-4;
-    /// Steps an octave: 1e7 is the most that 16 bits hold.
+    /// Steps per octave: 16 bits hold values up to 1e7.
     const STEPS: f64 = 1795.0;
     const ZERO: Self = Self(1);
 
@@ -85,22 +89,22 @@ impl Level {
     }
 }
 
-/// What the closed slots say of one measure: peaks over so many slots, and high quantiles of the slots' peaks.
+/// Peak statistics of one measure: maxima and high quantiles of the slots' peaks over several horizons, and means.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Heights {
-    /// Peak of the slot that is open and the last two.
+pub struct PeakStats {
+    /// Peak of the current slot and the last 2.
     pub peak_2: f64,
-    /// Peak of the slot that is open and the last 5.
+    /// Peak of the current slot and the last 5.
     pub peak_5: f64,
-    /// Peak of the slot that is open and the last 15.
+    /// Peak of the current slot and the last 15.
     pub peak_15: f64,
-    /// Peak of the slot that is open and the last 60.
+    /// Peak of the current slot and the last 60.
     pub peak_60: f64,
-    /// Peak of the slot that is open and the last 240.
+    /// Peak of the current slot and the last 240.
     pub peak_240: f64,
-    /// What nine in ten of the peaks of the last 60 slots do not exceed.
+    /// 90th percentile of the peaks of the last 60 slots.
     pub high_60: f64,
-    /// What 97 in 100 of the peaks of the last 240 slots do not exceed.
+    /// 97th percentile of the peaks of the last 240 slots.
     pub high_240: f64,
     /// Mean of the last 60 slots.
     pub mean_60: f64,
@@ -110,65 +114,65 @@ pub struct Heights {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Digest {
-    rate: Heights,
-    presence: Heights,
+    rate: PeakStats,
+    concurrency: PeakStats,
     season: Season,
     gaps: Gaps,
 }
 
-/// The newest of a course: what it is, and where it leads.
+/// Current level and slope of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Trend {
-    /// Mean over the last ticks, as many as agree with each other and tell it well, at most half a minute of them.
+    /// Mean of the last ticks that agree with each other, over at most 30 s.
     pub level: f64,
-    /// Length of the ticks that the level is told from, seconds.
+    /// Span of the ticks in the level, seconds.
     pub span_s: f64,
-    /// Change a second, by least squares over about a minute.
+    /// Change per second, by least squares over about a minute.
     pub slope_a_second: f64,
-    /// How many times its error the slope is.
+    /// Slope divided by its standard error.
     pub significance: f64,
 }
 
-/// What a history tells.
+/// Summary of a history: the inputs of the learned policy's features.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Told {
-    /// Where the rate of arrivals stands; requests a second.
+pub struct HistorySummary {
+    /// Arrival rate, requests/s.
     pub rate: Trend,
-    /// How high the rate was.
-    pub rate_heights: Heights,
-    /// Where the presence stands.
-    pub presence: Trend,
-    /// How high the presence was.
-    pub presence_heights: Heights,
-    /// Peak rate that the season foretells for this slot and the next, where there is a season.
-    pub foretold: Option<f64>,
-    /// How much of the course the season explains, 0 to 1.
+    /// Peaks of the arrival rate, requests/s.
+    pub rate_peaks: PeakStats,
+    /// Concurrency, requests.
+    pub concurrency: Trend,
+    /// Peaks of the concurrency, requests.
+    pub concurrency_peaks: PeakStats,
+    /// Seasonal forecast of the peak rate in this slot and the next, requests/s; absent without a season.
+    pub seasonal_peak: Option<f64>,
+    /// Share of the variation that the season explains, 0 to 1.
     pub season_trust: f64,
-    /// Slots since the last one with a request, the open one included; 0 where that has one.
+    /// Slots since the last one with a request, the current one included; 0 if that has one.
     pub idle_slots: u32,
-    /// Chance that the slot that is open has a request, 0 to 1, by the gaps that were seen; 1 where it has one.
+    /// Probability of a request in the current slot, from the observed gaps; 1 if it has one.
     pub wake_chance: f64,
-    /// Chance that the next slot has one; where the open one has none, given that it stays so.
+    /// Probability of a request in the next slot, given that the current one stays as it is.
     pub next_wake_chance: f64,
-    /// Share of the last 60 slots that were seen which have a request.
+    /// Share of the observed slots among the last 60 that have a request.
     pub active_60: f64,
-    /// Slots of the last 240 that were seen.
+    /// Observed slots among the last 240.
     pub seen_240: u32,
-    /// Requests that one replica is given at once at most, where that was seen.
+    /// Concurrency limit of a replica, requests; absent if never observed.
     pub limit: Option<f64>,
-    /// CPU seconds of a request: the median of what the last ticks told, so that a replica which starts and computes for itself does not count.
+    /// CPU seconds per request: the median of the last ticks, which ignores the CPU time of starting replicas.
     pub request_seconds: Option<f64>,
 }
 
 impl History {
-    /// How far back a State still matters.
+    /// Age at which a State no longer matters.
     pub const REACH: Duration = Duration::from_secs(SLOT_MS / 1000 * SLOTS as u64);
 
-    /// Takes in `state`. One that is no newer than the last is passed over.
+    /// Adds `state`; one that is not newer than the last is ignored.
     pub fn see(&mut self, state: &State) {
         let length = state.tick_length_ms.max(1);
-        if self.tick_ms != length || !self.rate.is_whole() || !self.presence.is_whole() {
-            *self = Self { tick_ms: length, rate: Track::new(), presence: Track::new(), ..Self::default() };
+        if self.tick_ms != length || !self.rate.is_whole() || !self.concurrency.is_whole() {
+            *self = Self { tick_ms: length, rate: Track::new(), concurrency: Track::new(), ..Self::default() };
         }
         if self.last.is_some_and(|last| state.tick <= last) {
             return;
@@ -180,7 +184,7 @@ impl History {
         let rate = measured(state.windows.tick.rate_rps);
         let smooth = PEAK_MS.div_ceil(length).clamp(1, 8) as usize;
         self.rate.add(state.tick.0, passed, (slot, slot - before.min(slot)), rate, smooth);
-        self.presence.add(state.tick.0, passed, (slot, slot - before.min(slot)), presence(state), 1);
+        self.concurrency.add(state.tick.0, passed, (slot, slot - before.min(slot)), concurrency(state), 1);
         self.learn_limit(state, slot);
         self.learn_request_seconds(state, slot);
         if self.digest.as_ref().is_none_or(|(at, _)| *at != slot) {
@@ -188,14 +192,14 @@ impl History {
         }
     }
 
-    /// Takes in what a request computes as `state` tells it, which was just seen.
+    /// Adds the CPU time per request of `state`.
     fn learn_request_seconds(&mut self, state: &State, slot: u64) {
         let Some(seconds) = request_seconds(state) else { return };
-        let (told, at) = &mut self.request_seconds;
-        if told.len() >= REQUEST_TICKS {
-            told.remove(0);
+        let (recent, at) = &mut self.request_seconds;
+        if recent.len() >= REQUEST_TICKS {
+            recent.remove(0);
         }
-        told.push(seconds as f32);
+        recent.push(seconds as f32);
         *at = slot;
     }
 
@@ -203,7 +207,7 @@ impl History {
         tick.0.saturating_mul(self.tick_ms) / self.tick_ms.max(SLOT_MS)
     }
 
-    /// While requests queue, ready replicas are full.
+    /// Adds an observation of the concurrency limit: while requests queue, ready replicas are full.
     fn learn_limit(&mut self, state: &State, slot: u64) {
         let window = &state.windows.tick;
         let queued = measured(window.queued).unwrap_or(0.0);
@@ -215,10 +219,10 @@ impl History {
         }
     }
 
-    /// What it tells; nothing before the first State.
+    /// Summary as of the last State; zeros before the first.
     #[must_use]
-    pub fn told(&self) -> Told {
-        let Some(last) = self.last else { return Told::default() };
+    pub fn summary(&self) -> HistorySummary {
+        let Some(last) = self.last else { return HistorySummary::default() };
         let slot = self.slot_of(last);
         let made;
         let digest = match &self.digest {
@@ -228,14 +232,14 @@ impl History {
                 &made
             }
         };
-        let active = self.rate.at(slot).1 > Level::ZERO || self.presence.at(slot).1 > Level::ZERO;
+        let active = self.rate.at(slot).1 > Level::ZERO || self.concurrency.at(slot).1 > Level::ZERO;
         let recent = |(value, at): (f32, u64)| (slot.saturating_sub(at) <= SLOTS as u64).then_some(f64::from(value));
-        Told {
+        HistorySummary {
             rate: self.rate.trend(last.0, self.tick_ms),
-            rate_heights: self.rate.with_open(digest.rate, slot, digest.gaps.seen),
-            presence: Trend { level: self.presence.newest(last.0, 2).flatten().fold(0.0, f64::max), ..Trend::default() },
-            presence_heights: self.presence.with_open(digest.presence, slot, digest.gaps.seen),
-            foretold: digest.season.foretold(),
+            rate_peaks: self.rate.with_open(digest.rate, slot, digest.gaps.seen),
+            concurrency: Trend { level: self.concurrency.newest(last.0, 2).flatten().fold(0.0, f64::max), ..Trend::default() },
+            concurrency_peaks: self.concurrency.with_open(digest.concurrency, slot, digest.gaps.seen),
+            seasonal_peak: digest.season.forecast(),
             season_trust: digest.season.trust,
             idle_slots: if active { 0 } else { digest.gaps.idle_slots + 1 },
             wake_chance: if active { 1.0 } else { digest.gaps.wake_chances[0] },
@@ -247,19 +251,19 @@ impl History {
         }
     }
 
-    /// Bytes that it takes, on the heap and off it.
+    /// Memory of this history including its heap, bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let heap = |track: &Track| track.ticks.capacity() * 4 + (track.means.capacity() + track.peaks.capacity()) * 2;
-        size_of::<Self>() + heap(&self.rate) + heap(&self.presence)
+        size_of::<Self>() + heap(&self.rate) + heap(&self.concurrency)
     }
 }
 
 impl Digest {
     fn of(history: &History, slot: u64) -> Self {
         Self {
-            rate: history.rate.heights(slot),
-            presence: history.presence.heights(slot),
+            rate: history.rate.peak_stats(slot),
+            concurrency: history.concurrency.peak_stats(slot),
             season: Season::of(&history.rate, slot),
             gaps: Gaps::of(history, slot),
         }
@@ -275,7 +279,7 @@ impl Track {
         self.ticks.len() == TICKS && self.means.len() == SLOTS && self.peaks.len() == SLOTS
     }
 
-    /// Takes in the value of `tick`, which comes so many ticks and slots after the one before. Of so many ticks the mean counts as a peak.
+    /// Adds the value of `tick`, `ticks_passed` ticks and `slots_passed` slots after the previous one. Peaks are maxima of means over `smooth` ticks.
     fn add(&mut self, tick: u64, ticks_passed: u64, (slot, slots_passed): (u64, u64), value: Option<f64>, smooth: usize) {
         for skipped in 1..ticks_passed.min(TICKS as u64) {
             self.ticks[((tick - skipped.min(tick)) % TICKS as u64) as usize] = ABSENT;
@@ -303,7 +307,7 @@ impl Track {
         (self.means[place], self.peaks[place])
     }
 
-    /// The last `count` ticks that end with `tick`, the newest first; nothing for what was not measured.
+    /// The last `count` ticks up to `tick`, the newest first; `None` if not measured.
     fn newest(&self, tick: u64, count: usize) -> impl Iterator<Item = Option<f64>> {
         (0..count.min(TICKS) as u64).map(move |back| {
             let value = self.ticks[(tick.wrapping_sub(back) % TICKS as u64) as usize];
@@ -316,7 +320,7 @@ impl Track {
         (1..=(count.min(SLOTS - 1) as u64).min(slot)).map(move |back| self.at(slot - back))
     }
 
-    fn heights(&self, slot: u64) -> Heights {
+    fn peak_stats(&self, slot: u64) -> PeakStats {
         let mut peaks: Vec<Level> = self.closed(slot, SLOTS).map(|(_, peak)| peak).collect();
         let highest = |count: usize| peaks.iter().take(count).max().and_then(|peak| peak.get()).unwrap_or(0.0);
         let (peak_2, peak_5, peak_15, peak_60, peak_240) = (highest(2), highest(5), highest(15), highest(60), highest(240));
@@ -328,22 +332,22 @@ impl Track {
         let (mean_60, mean_240) = (mean(60), mean(240));
         let mut last_60: Vec<Level> = peaks.iter().take(60).copied().collect();
         let (high_60, high_240) = (quantile(&mut last_60, 0.9), quantile(&mut peaks, 0.97));
-        Heights { peak_2, peak_5, peak_15, peak_60, peak_240, high_60, high_240, mean_60, mean_240 }
+        PeakStats { peak_2, peak_5, peak_15, peak_60, peak_240, high_60, high_240, mean_60, mean_240 }
     }
 
-    /// `heights`, told from so many closed slots, with what the open slot adds: of few slots it is one that a quantile would name.
-    fn with_open(&self, heights: Heights, slot: u64, seen: u32) -> Heights {
+    /// `closed` with the current slot added. `seen` is the number of observed closed slots: with few of them, the current one raises the quantiles too.
+    fn with_open(&self, closed: PeakStats, slot: u64, seen: u32) -> PeakStats {
         let open = self.at(slot).1.get().unwrap_or(0.0);
-        let raised = |height: f64| height.max(open);
-        Heights {
-            peak_2: raised(heights.peak_2),
-            peak_5: raised(heights.peak_5),
-            peak_15: raised(heights.peak_15),
-            peak_60: raised(heights.peak_60),
-            peak_240: raised(heights.peak_240),
-            high_60: if seen < 10 { raised(heights.high_60) } else { heights.high_60 },
-            high_240: if seen < 33 { raised(heights.high_240) } else { heights.high_240 },
-            ..heights
+        let raised = |peak: f64| peak.max(open);
+        PeakStats {
+            peak_2: raised(closed.peak_2),
+            peak_5: raised(closed.peak_5),
+            peak_15: raised(closed.peak_15),
+            peak_60: raised(closed.peak_60),
+            peak_240: raised(closed.peak_240),
+            high_60: if seen < 10 { raised(closed.high_60) } else { closed.high_60 },
+            high_240: if seen < 33 { raised(closed.high_240) } else { closed.high_240 },
+            ..closed
         }
     }
 
@@ -355,8 +359,8 @@ impl Track {
         Trend { level, span_s, slope_a_second, significance }
     }
 
-    /// Mean over the newest ticks and their length in seconds. Ticks are added, the newest first, until a hundred requests tell it to a tenth or half a minute
-    /// is over; one that lies further from the mean than chance makes it, of a Poisson count, ends them, so that a jump counts at once.
+    /// Mean of the newest ticks and their span in seconds. Ticks are added, the newest first, up to 100 requests (a relative error of 0.1) or 30 s. A tick that
+    /// differs from the mean by more than Poisson noise ends the span, so that a jump counts at once.
     fn level(&self, tick: u64, tick_ms: u64) -> (f64, f64) {
         let seconds = tick_ms as f64 / 1000.0;
         let (mut requests, mut ticks, mut gone) = (0.0, 0.0, 0.0);
@@ -381,7 +385,7 @@ impl Track {
         if ticks == 0.0 { (0.0, seconds) } else { (requests / ticks / seconds, ticks * seconds) }
     }
 
-    /// Slope a second by least squares over the last ticks, and how many times its error it is.
+    /// Slope per second by least squares over the last `count` ticks, and its ratio to its standard error.
     fn slope(&self, tick: u64, count: usize, seconds: f64) -> (f64, f64) {
         let mut sums = [0.0; 5];
         for (back, value) in self.newest(tick, count).enumerate() {
@@ -400,15 +404,15 @@ impl Track {
         let left: f64 = (self.newest(tick, count).enumerate())
             .filter_map(|(back, value)| Some((value? - at_zero + slope * back as f64 * seconds).powi(2)))
             .sum();
-        // Of a course without any noise the error is that of a count.
+        // A series without any noise has at least the error of a count.
         let variance = (left / (n - 2.0)).max(value / n / seconds / 10.0).max(1e-12);
         (slope, slope / (variance / spread).sqrt())
     }
 }
 
-/// Requests that would have to be worked on at once: those that are in flight, and of those that queue as many as are to begin at once so that all of them
-/// are done within a tick, or within the objective where that is longer (by Little's law, given how long requests in flight last).
-fn presence(state: &State) -> Option<f64> {
+/// Requests to serve at once: those in flight, and the part of the queue that must start now so that the queue is drained within one tick, or within the
+/// objective if that is longer (Little's law, with the duration of the requests in flight).
+fn concurrency(state: &State) -> Option<f64> {
     let short = &state.windows.short;
     let ready = inputs::ready_in(state, short)?;
     let here = inputs::in_flight(state)?;
@@ -419,19 +423,19 @@ fn presence(state: &State) -> Option<f64> {
     Some((here - queued).max(0.0) + queued * part)
 }
 
-/// CPU seconds of one request by the newest window that answered enough of them, else by the longest that answered any.
+/// CPU seconds per request, from the shortest window with enough responses, else from the longest with any.
 fn request_seconds(state: &State) -> Option<f64> {
     let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
-    let told = windows.map(|window| {
+    let measured_windows = windows.map(|window| {
         let answered = inputs::answered_rps(window)?;
         let used = measured(state.cores_used(window))?;
         (answered > 0.0).then(|| (answered * window.covered_ms as f64 / 1000.0, (used / answered).min(MOST)))
     });
-    let enough = told.iter().flatten().find(|(answers, _)| *answers >= ENOUGH_ANSWERS);
-    enough.or(told.iter().flatten().last()).map(|(_, seconds)| *seconds)
+    let enough = measured_windows.iter().flatten().find(|(answers, _)| *answers >= ENOUGH_ANSWERS);
+    enough.or(measured_windows.iter().flatten().last()).map(|(_, seconds)| *seconds)
 }
 
-/// The median, the lower one of two.
+/// Median; the lower one of an even number.
 fn median(values: &[f32]) -> Option<f32> {
     let mut sorted = [0.0f32; REQUEST_TICKS];
     let sorted = sorted.get_mut(..values.len()).filter(|sorted| !sorted.is_empty())?;
@@ -440,7 +444,7 @@ fn median(values: &[f32]) -> Option<f32> {
     Some(sorted[(values.len() - 1) / 2])
 }
 
-/// What `share` of `levels` that were measured do not exceed; 0 where there is none.
+/// Quantile `share` of the measured `levels`; 0 if there are none.
 fn quantile(levels: &mut Vec<Level>, share: f64) -> f64 {
     levels.retain(|level| *level > Level::default());
     if levels.is_empty() {

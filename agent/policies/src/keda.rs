@@ -51,7 +51,7 @@ pub struct Fallback {
     pub failure_threshold: u32,
     /// Replicas of the fallback.
     pub replicas: u32,
-    /// How they are combined with the current replicas.
+    /// Combination with the current replicas.
     #[serde(default)]
     pub behavior: FallbackBehavior,
 }

@@ -136,7 +136,7 @@ impl Explanation {
         let alternatives = policies.iter().zip(due).filter_map(|(policy, due)| Some(Alternative::new(policy, &state, due?, first?)));
         let alternatives = alternatives.collect();
         let features = match action.provenance.policy.as_str() {
-            DQN => Some(FeatureSnapshot::new(&state, history.told(), violation_cost(bus, settings, &action).await)),
+            DQN => Some(FeatureSnapshot::new(&state, history.summary(), violation_cost(bus, settings, &action).await)),
             _ => None,
         };
         // The Outcome follows at once, the Reward after the next tick. Clocks may differ slightly.
@@ -255,7 +255,7 @@ mod tests {
         let mut scan = StateScan::new(&policies, states[29].state_id());
         states.iter().for_each(|state| scan.see(state));
         assert_eq!(scan.state.as_ref(), Some(&states[29]));
-        assert!(scan.history.told().rate_heights.peak_60 < 10.1, "{:?}", scan.history.told());
+        assert!(scan.history.summary().rate_peaks.peak_60 < 10.1, "{:?}", scan.history.summary());
         let mut alone = ReplaySession::new(&policies[0].decider);
         let decided = states[..30].iter().map(|state| (state.observed_at_ms, alone.decide(state, state.observed_at_ms)));
         let last = decided.filter(|(_, decision)| !matches!(decision, Decision::Hold { why: HoldReason::NotDue, .. })).last();

@@ -114,7 +114,7 @@ fn a_batch_is_answered_like_single_states() {
     }
 }
 
-/// A network like the one that comes along, its weights negated.
+/// The bundled network with negated weights.
 fn negated() -> Arc<Dqn> {
     let (model, weights) = (pretrained(), &pretrained().weights);
     let (shift, scale) = weights.normalisation();

@@ -135,7 +135,7 @@ fn observed_gaps_decide_whether_an_idle_replica_is_kept() {
     }
     let candidates = |violation_cost: f64, scope: Scope| {
         let mut candidates = ActionCandidates::default();
-        Actions::new(ActionSet::Headroom, scope).decode(&FeatureContext::new(&state, history.told(), violation_cost), &mut candidates);
+        Actions::new(ActionSet::Headroom, scope).decode(&FeatureContext::new(&state, history.summary(), violation_cost), &mut candidates);
         candidates
     };
     let replicas = |candidates: &ActionCandidates| -> Vec<u32> {

@@ -199,7 +199,7 @@ fn an_action_within_the_switch_margin_of_the_default_is_not_taken() {
         history.see(&state);
     }
     let actions = policy(0.0).actions().clone();
-    actions.decode(&FeatureContext::new(&state, history.told(), 100.0), &mut candidates);
+    actions.decode(&FeatureContext::new(&state, history.summary(), 100.0), &mut candidates);
     let usual = actions.default_action(&candidates).expect("it can be taken");
     let (of_peak, kept) = (candidates.entry(usual).expect("it can be taken"), candidates.entry(0).expect("it can be kept"));
     assert!(of_peak.total_cores() > 1.5 * kept.total_cores(), "{of_peak} {kept}");

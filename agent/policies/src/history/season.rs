@@ -1,31 +1,31 @@
-//! Whether a course repeats itself, and what that foretells. Owns the search for a period; must not decide.
+//! Seasonality of a series and its forecast. Owns the search for a period; must not decide.
 //!
-//! The period is the one of 2 to 119 slots after which the course, on a logarithmic scale, is most like itself over the last slots; it is trusted by how much
-//! smaller the differences are than those from the mean. What comes is what came a period ago.
+//! The period is the lag of 2 to 119 slots at which the series, on a logarithmic scale, is most similar to itself over the last slots. The trust is the share of the
+//! variation around the mean that the lag explains. The forecast is the value one period ago.
 
 use super::{SLOTS, Track};
 
-/// Longest period that is looked for, slots: it has to be seen twice.
+/// Longest period, slots: it must fit twice into the history.
 const LONGEST: usize = SLOTS / 2 - 1;
-/// Fewest slots over which courses are compared.
+/// Fewest slots in a comparison.
 const FEWEST: usize = 8;
-/// A period must explain so much to foretell anything.
+/// Trust from which a forecast is made.
 const TRUSTED: f64 = 0.5;
 
-/// What the season says.
+/// Season of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Season {
-    /// Its length in slots; 0 where there is none.
+    /// Length in slots; 0 without a season.
     pub period: usize,
-    /// How much of the course it explains, 0 to 1.
+    /// Share of the variation that it explains, 0 to 1.
     pub trust: f64,
-    /// Peak a period before the slot that is open and before the next, the higher of both.
+    /// Peak one period before the current slot or before the next, whichever is higher.
     pub peak: f64,
 }
 
 impl Season {
     pub(super) fn of(track: &Track, slot: u64) -> Self {
-        // The newest first; what was not measured breaks the course off.
+        // The newest first; a slot without a measurement ends the series.
         let course: Vec<f32> = track.closed(slot, SLOTS).map_while(|(mean, _)| mean.get()).map(|mean| (mean + 0.01).ln() as f32).collect();
         let mut best = (0, 0.0f32);
         for period in 2..=LONGEST {
@@ -34,7 +34,7 @@ impl Season {
                 break;
             }
             let trust = likeness(&course, period, window);
-            // A multiple of a period is as good as the period; the shorter one has seen more of itself.
+            // A multiple of a period explains as much as the period; the shorter one has more repetitions.
             if trust > best.1 + 0.02 {
                 best = (period, trust);
             }
@@ -47,17 +47,17 @@ impl Season {
         Self { period, trust: f64::from(trust), peak: back(0).max(if period > 1 { back(1) } else { 0.0 }) }
     }
 
-    pub(super) fn foretold(&self) -> Option<f64> {
+    pub(super) fn forecast(&self) -> Option<f64> {
         (self.period > 0 && self.trust >= TRUSTED).then_some(self.peak)
     }
 }
 
-/// How much of the last `window` slots is explained by those a period before: 1 less the ratio of differences, at least 0.
+/// Share of the variation in the last `window` slots that the slots one period before explain: 1 minus the ratio of differences, at least 0.
 fn likeness(course: &[f32], period: usize, window: usize) -> f32 {
     let (recent, before) = (&course[..window], &course[period..period + window]);
     let mean = recent.iter().sum::<f32>() / window as f32;
     let apart: f32 = recent.iter().zip(before).map(|(one, other)| (one - other).abs()).sum();
     let spread: f32 = recent.iter().map(|value| (value - mean).abs()).sum();
-    // A course that hardly changes has no season.
+    // A series that hardly varies has no season.
     if spread < 0.1 * window as f32 { 0.0 } else { (1.0 - apart / spread).max(0.0) }
 }

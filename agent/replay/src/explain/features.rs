@@ -3,7 +3,7 @@
 use qscale_common::contract::State;
 use qscale_dqn::context::{DemandHorizon, FeatureContext};
 use qscale_dqn::policy::default_violation_cost;
-use qscale_policies::history::Told;
+use qscale_policies::history::HistorySummary;
 use serde::Serialize;
 
 /// Features of a decision.
@@ -44,9 +44,9 @@ pub struct FeatureSnapshot {
 impl FeatureSnapshot {
     /// Features of `state` and the history `summary`; `violation_cost` is `None` for the default.
     #[must_use]
-    pub fn new(state: &State, summary: Told, violation_cost: Option<f64>) -> Self {
+    pub fn new(state: &State, summary: HistorySummary, violation_cost: Option<f64>) -> Self {
         let violation_cost = violation_cost.unwrap_or_else(|| default_violation_cost(state));
-        let (context, heights) = (FeatureContext::new(state, summary, violation_cost), summary.rate_heights);
+        let (context, heights) = (FeatureContext::new(state, summary, violation_cost), summary.rate_peaks);
         // A slot of the history is a minute, or a tick if that is longer.
         let slot_s = (state.tick_length_ms / 1000).max(60);
         Self {
@@ -61,7 +61,7 @@ impl FeatureSnapshot {
             idle_s: u64::from(summary.idle_slots) * slot_s,
             wake_probabilities: [summary.wake_chance, summary.next_wake_chance],
             keep_warm_ratio: context.keep_warm_ratio(),
-            seasonal_peak_rps: summary.foretold,
+            seasonal_peak_rps: summary.seasonal_peak,
             season_explained: summary.season_trust,
             observed_s: u64::from(summary.seen_240) * slot_s,
             violation_cost,

@@ -11,7 +11,7 @@ const TABLE: &str = include_str!("../../profiles/vswarm.csv");
 /// Factor of the spread of single requests over the published spread.
 ///
 /// The published percentiles are of running means, as 2.86, 2.97, 2.98, 2.99 converging to 3. Running means of about 130 independent requests spread a fifth as
-/// wide as the requests; with drift alone they spread as wide. The data do not tell which, so the factor is the geometric middle of 1 and 5.
+/// wide as the requests; with drift alone they spread as wide. The data do not show which, so the factor is the geometric middle of 1 and 5.
 const WIDENED: f64 = 2.24;
 /// Standard deviations between the 5th and the 95th percentile of a normal distribution.
 const DEVIATIONS: f64 = 3.29;
@@ -135,11 +135,11 @@ impl Row {
             nothing if nothing <= 0.0 => Distribution::ZERO,
             median => log_normal(median, sigma),
         };
-        let (cpu_ms, told) = match self.cpu_ms {
+        let (cpu_ms, basis) = match self.cpu_ms {
             Some(cpu_ms) => (cpu_ms, "CPU time above that of an idle pod"),
-            None => (p50, "too short for its CPU time to be told, taken to compute throughout"),
+            None => (p50, "too short to measure its CPU time, assumed to compute throughout"),
         };
-        let source = format!("vSwarm's profiler (vhive-serverless/invitro): {told}; {}", self.language.startup_source());
+        let source = format!("vSwarm's profiler (vhive-serverless/invitro): {basis}; {}", self.language.startup_source());
         profile(self.name, source, self.language, [spread(cpu_ms), spread(p50 - cpu_ms)], self.memory_mib)
     }
 }

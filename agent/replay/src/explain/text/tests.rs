@@ -27,7 +27,7 @@ fn explanation(policy: &str) -> Explanation {
     state.agent = name(policy);
     let mut action = action(&replayed.decider, &state, answer, state.observed_at_ms, "host-1");
     action.agent = name(policy);
-    let features = (policy == "dqn").then(|| FeatureSnapshot::new(&state, history.told(), None));
+    let features = (policy == "dqn").then(|| FeatureSnapshot::new(&state, history.summary(), None));
     let outcome = Outcome {
         version: Version::CURRENT,
         namespace: state.namespace.clone(),
