@@ -14,7 +14,7 @@ mod terminal;
 
 pub use chart::{Curve, Panel, chart};
 pub use csv::{csv_runs, csv_summary};
-pub use html::html;
+pub use html::{front_svg, html};
 pub use markdown::markdown;
 pub use sentences::headline;
 pub use terminal::terminal;

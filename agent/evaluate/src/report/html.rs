@@ -40,6 +40,12 @@ pub fn html(results: &Results, summary: &Summary) -> String {
     )
 }
 
+/// Cost against violations over all cells, as an SVG file: the tuned policies and the bound, or all policies if none was tuned. Empty without results.
+#[must_use]
+pub fn front_svg(results: &Results, summary: &Summary) -> String {
+    summary.overall().map(|part| scatter::file(results, summary, part)).unwrap_or_default()
+}
+
 /// Escapes `text` for element content and quoted attributes.
 pub(in crate::report) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

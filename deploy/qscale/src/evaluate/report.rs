@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use qscale_common::time::Span;
 use qscale_evaluate::decision_latency::DecisionLatency;
-use qscale_evaluate::report::{csv_runs, csv_summary, html, terminal};
+use qscale_evaluate::report::{csv_runs, csv_summary, front_svg, html, terminal};
 use qscale_evaluate::suite::SHIPPED;
 use qscale_evaluate::{Results, Suite, SummaryOptions, summarise};
 use serde_json::json;
@@ -36,6 +36,7 @@ pub fn write(
         ("summary.json", serde_json::to_string_pretty(&summary)?),
         ("summary.csv", csv_summary(results, &summary)),
         ("report.html", html(results, &summary)),
+        ("front.svg", front_svg(results, &summary)),
     ] {
         let path = out.join(name);
         // Renamed when whole, so that nobody reads half a file.
@@ -55,7 +56,10 @@ pub fn write(
     output::line(pace(paces))?;
     let runs: usize = results.groups.len() * results.settings.seeds.len();
     output::line(format!("{runs} runs in {}; {}", Span(Duration::from_secs(took.as_secs())), results.settings.command))?;
-    output::line(format!("{0}/report.html, {0}/results.json, {0}/results.csv, {0}/summary.json, {0}/summary.csv", out.display()))
+    output::line(format!(
+        "{0}/report.html, {0}/front.svg, {0}/results.json, {0}/results.csv, {0}/summary.json, {0}/summary.csv",
+        out.display()
+    ))
 }
 
 fn width() -> usize {

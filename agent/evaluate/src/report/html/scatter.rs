@@ -15,7 +15,7 @@ const VIOLATED: Measure = Measure::ViolatedShare;
 pub(super) fn figure(results: &Results, summary: &Summary, part: &SummaryPart, title: &str, note: &str) -> String {
     let frame = frame(results, part, 900.0, 460.0);
     let mut within = tried(results, &frame);
-    within.push_str(&marks(results, summary, part, &frame, true));
+    within.push_str(&marks(results, summary, part, &frame, Labelled::Front));
     let svg = frame.svg(title, &format!("{} The table above holds the numbers.", described(results, part)), &within);
     format!(
         "<figure><div class=\"wide plot\">{svg}</div>\n<p class=\"legend\"><span>\u{25cf} tuned</span> <span>\u{25cb} default</span> <span>\u{25c6} bound</span> \
@@ -31,9 +31,35 @@ pub(super) fn panel(results: &Results, summary: &Summary, part: &SummaryPart) ->
     let svg = frame.svg(
         &format!("Cost against violations, {}", part.scope),
         &described(results, part),
-        &marks(results, summary, part, &frame, false),
+        &marks(results, summary, part, &frame, Labelled::Numbers),
     );
     format!("<figure><figcaption>{}</figcaption>{svg}</figure>\n", escape(part.scope.name()))
+}
+
+/// Style of the plot that stands alone; the page has a style sheet of its own.
+const STYLE: &str = "svg{font:13px system-ui,sans-serif;background:#fff}text{fill:#1b1f24}.grid{stroke:#d5d9df;stroke-width:.6;fill:none}.axis{stroke:#667;fill:none}\
+.tick{fill:#667;font-size:11px;text-anchor:middle}.tick.end{text-anchor:end}.label{fill:#667;text-anchor:middle}.mark{stroke:#0072b2;fill:#0072b2}\
+.mark.default circle{fill:#fff}.mark.reference{stroke:#d55e00;fill:#d55e00}.mark.bound{stroke:#1b1f24;fill:#1b1f24}.mark .error{stroke-opacity:.55;fill:none}\
+.front{stroke:#667;stroke-dasharray:5 4;fill:none}";
+
+/// Cost against violations of the tuned policies and the bound, as an SVG file; of all policies if none was tuned.
+pub(super) fn file(results: &Results, summary: &Summary, part: &SummaryPart) -> String {
+    let tuned = |line: &SummaryLine| results.competitors[line.competitor].variant == Variant::Tuned;
+    let any_tuned = part.lines.iter().any(tuned);
+    let mut part = part.clone();
+    part.lines.retain(|line| !any_tuned || results.competitors[line.competitor].variant != Variant::Default);
+    let frame = frame(results, &part, 900.0, 420.0);
+    let title = if any_tuned { "Cost against violations of the tuned policies" } else { "Cost against violations" };
+    let svg = frame.svg(title, &described(results, &part), &marks(results, summary, &part, &frame, Labelled::All));
+    svg.replacen("<svg ", "<svg xmlns=\"http://www.w3.org/2000/svg\" ", 1).replacen("<title>", &format!("<style>{STYLE}</style><title>"), 1)
+}
+
+/// Marks that have a name next to them; the others have the number of their policy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Labelled {
+    All,
+    Front,
+    Numbers,
 }
 
 fn points(part: &SummaryPart) -> impl Iterator<Item = (&SummaryLine, &Estimate, &Estimate)> + Clone {
@@ -80,7 +106,7 @@ fn tried(results: &Results, frame: &Frame) -> String {
     out
 }
 
-fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame, large: bool) -> String {
+fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame, labelled: Labelled) -> String {
     let place = |cost: f64, violated: f64| (frame.at_x(cost), frame.at_y(violated * 100.0));
     let mut out = front(part, &place);
     let mut labels = Labels { taken: Vec::new(), right: frame.width, out: String::new() };
@@ -111,16 +137,21 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
         let shape = if competitor.variant == Variant::Bound {
             format!("<path d=\"M{x:.1} {:.1}l5 5l-5 5l-5 -5z\"/>", y - 5.0)
         } else {
-            format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{}\"/>", if large { 4.5 } else { 3.5 })
+            format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{}\"/>", if labelled == Labelled::Numbers { 3.5 } else { 4.5 })
         };
         let _ = writeln!(
             out,
             "<g class=\"{class}\"><title>{}</title><path class=\"error\" d=\"M{left:.1} {y:.1}H{right:.1}M{x:.1} {low:.1}V{high:.1}\"/>{shape}</g>",
             escape(&label)
         );
-        let named = large && (line.pareto || reference || competitor.variant == Variant::Bound);
         let number = (line.competitor + 1).to_string();
-        labels.add(x, y, &if named { format!("{number} {}", competitor.label()) } else { number }, named);
+        match labelled {
+            Labelled::All => labels.add(x, y, &competitor.label(), true),
+            Labelled::Front if line.pareto || reference || competitor.variant == Variant::Bound => {
+                labels.add(x, y, &format!("{number} {}", competitor.label()), true);
+            }
+            Labelled::Front | Labelled::Numbers => labels.add(x, y, &number, false),
+        }
     }
     out + &labels.out
 }
