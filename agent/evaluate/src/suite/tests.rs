@@ -25,11 +25,15 @@ fn read(text: &str) -> Result<Suite, SuiteError> {
     Suite::parse(text, Format::Toml)
 }
 
+/// A suite with a replaced part is refused with the path of the field and its value.
 #[track_caller]
-fn refused(from: &str, to: &str, error: &str) {
+fn refused(from: &str, to: &str, path: &str, value: &str) {
     assert!(SMALL.contains(from), "{from}");
-    let found = read(&SMALL.replace(from, to)).expect_err("refused").to_string();
-    assert_eq!(found, error);
+    match read(&SMALL.replace(from, to)).expect_err("refused") {
+        SuiteError::Field { field, reason } => assert!(field == path && reason.contains(value), "{field}: {reason}"),
+        SuiteError::Document(DocumentError::UnknownKeys(keys)) => assert_eq!(keys, [path]),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -49,32 +53,17 @@ fn a_suite_survives_a_round_trip() {
 
 #[test]
 fn refuses_invalid_fields_with_place_and_value() {
-    refused("warm_up", "warmup", "unknown key `warmup`");
-    refused("pattern =", "shape = 1\npattern =", "unknown key `workloads.0.shape`");
-    refused("length = \"2m\"", "length = \"100s\"", "field `length`: 1m 40s, must be a multiple of the interval of 15s and at most 30days");
-    refused("length = \"2m\"", "length = \"30s\"", "field `length`: 30s, must be longer than the warm-up of 30s");
-    refused("length = \"2m\"", "length = \"2m\"\ntick = \"4s\"", "field `tick`: 4s, must go into the interval of 15s without rest");
-    refused("replicas = 1,", "replicas = 11,", "field `functions[0].start`: 11 x 500m 128Mi, must lie within the bounds");
-    refused(
-        "policy = \"static\"",
-        "policy = \"a\"\n[[competitors]]\npolicy = \"a\"",
-        "field `competitors[1].name`: `a` is there twice; give one of them another name",
-    );
-    refused(
-        "policy = \"static\"",
-        "policy = \"static\"\ngrid = { replicas = 3 }",
-        "field `competitors[0].grid`: `replicas` = 3, must be a list of the values to try, such as [50, 70]",
-    );
-    refused(
-        "policy = \"static\"",
-        "policy = \"static\"\ngrid = { replicas = [1, 2, 3] }\n[tuning]\nsettings = 3",
-        "field `competitors[0].grid`: 4 settings with the default, the budget of every rule is 3",
-    );
-    refused(
-        "policy = \"static\"",
-        "policy = \"static\"\n[[cells]]\nworkloads = [\"ramp\"]",
-        "field `cells[0].workloads`: `ramp`, must be one of constant",
-    );
+    refused("warm_up", "warmup", "warmup", "");
+    refused("pattern =", "shape = 1\npattern =", "workloads.0.shape", "");
+    refused("length = \"2m\"", "length = \"100s\"", "length", "1m 40s");
+    refused("length = \"2m\"", "length = \"30s\"", "length", "30s");
+    refused("length = \"2m\"", "length = \"2m\"\ntick = \"4s\"", "tick", "4s");
+    refused("replicas = 1,", "replicas = 11,", "functions[0].start", "11 x 500m 128Mi");
+    refused("policy = \"static\"", "policy = \"a\"\n[[competitors]]\npolicy = \"a\"", "competitors[1].name", "`a`");
+    refused("policy = \"static\"", "policy = \"static\"\ngrid = { replicas = 3 }", "competitors[0].grid", "`replicas` = 3");
+    let grid = "policy = \"static\"\ngrid = { replicas = [1, 2, 3] }\n[tuning]\nsettings = 3";
+    refused("policy = \"static\"", grid, "competitors[0].grid", "4 settings");
+    refused("policy = \"static\"", "policy = \"static\"\n[[cells]]\nworkloads = [\"ramp\"]", "cells[0].workloads", "`ramp`");
 }
 
 #[test]

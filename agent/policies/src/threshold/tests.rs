@@ -115,7 +115,7 @@ fn says_why_and_what_was_masked() {
     let Decision::Hold { reason, choices, .. } = Threshold::default().evaluate(&seen(312.0, 10.0, Allocation::new(10, 500, 512))) else {
         panic!("must hold at the bound");
     };
-    assert_eq!(reason, "CPU 312m a replica is above 250m; there is no further up");
+    assert!(reason.contains("312m") && reason.contains("250m"), "{reason}");
     assert_eq!(
         choices.iter().map(|choice| (choice.action.as_str(), choice.masked.is_some())).collect::<Vec<_>>(),
         [("up", true), ("down", false)]
