@@ -309,6 +309,6 @@ policy = "static"
         let error = cells(&suite, &trace(), "t").expect_err("refused");
         assert!(error.contains("10 minutes split 60/20/20"), "{error}");
         suite.trace = None;
-        assert!(cells(&suite, &trace(), "t").expect_err("refused").contains("under [trace]"));
+        assert!(cells(&suite, &trace(), "t").expect_err("refused").contains("[trace]"));
     }
 }

@@ -78,7 +78,7 @@ fn clairvoyant() -> Clairvoyant {
 /// CPU time of this thread so far.
 fn cpu_seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a timespec that lives through the call.
+    // SAFETY: the pointer is to a timespec that outlives the call.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     assert_eq!(failed, 0, "the clock of a thread's CPU time is always there");
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9

@@ -119,7 +119,7 @@ fn memory() {
 fn peak_kib() -> u64 {
     // SAFETY: all bits zero are a valid value of a struct of whole numbers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a struct that lives through the call.
+    // SAFETY: the pointer is to a struct that outlives the call.
     let failed = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
     assert_eq!(failed, 0, "a process can always ask for its own usage");
     usage.ru_maxrss as u64
@@ -150,7 +150,7 @@ fn measure(name: &str, profile: FunctionProfile, replicas: u32, concurrency: u32
 /// CPU time that this thread used, seconds: what others do on the machine does not count.
 fn cpu_seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a timespec that lives through the call.
+    // SAFETY: the pointer is to a timespec that outlives the call.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     assert_eq!(failed, 0, "the clock of a thread's CPU time is always there");
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
