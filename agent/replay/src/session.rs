@@ -3,7 +3,7 @@
 use qscale_common::contract::{Action, Choice, State};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use qscale_dqn::decider::{Decider, Memories};
+use qscale_dqn::decider::{Decided, Decider, Memories};
 use qscale_policies::Decision;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -26,11 +26,16 @@ impl<'a> ReplaySession<'a> {
 
     /// Decides on `state` at `now`.
     pub fn decide(&mut self, state: &State, now: Timestamp) -> Decision {
+        self.decide_with_reason(state, now).decision
+    }
+
+    /// Decides on `state` at `now`, and reports whether and why the fallback rule decided.
+    pub fn decide_with_reason(&mut self, state: &State, now: Timestamp) -> Decided {
         if self.decider.lookback().is_none() {
             self.memories = Memories::default();
         }
         let decided = self.decider.decide_all(&mut [(state, &mut self.memories)], now, &mut self.rng).pop();
-        decided.expect("one State has one decision").decision
+        decided.expect("one State has one decision")
     }
 
     /// Rebuilds the memory of an agent that started at `now`, when the stream held `before`.

@@ -164,9 +164,11 @@ mod tests {
         let mut actions = BTreeMap::new();
         for state in shown {
             let now = state.observed_at_ms.plus(std::time::Duration::from_millis(3));
-            let decision = session.decide(state, now);
-            let Some(answer) = Answer::of(state, decision).filter(|_| answered(state)) else { continue };
-            actions.insert(state.state_id(), action(decider, state, answer, now, instance));
+            let decided = session.decide_with_reason(state, now);
+            let Some(answer) = Answer::of(state, decided.decision).filter(|_| answered(state)) else { continue };
+            let mut action = action(decider, state, answer, now, instance);
+            action.provenance.fallback = decided.fallback;
+            actions.insert(state.state_id(), action);
         }
         actions
     }
@@ -275,8 +277,11 @@ mod tests {
         let mut session = ReplaySession::new(&policy);
         session.restart(&all[..302], all[302].observed_at_ms);
         for state in &all[302..] {
-            let answer = Answer::of(state, session.decide(state, state.observed_at_ms)).expect("the current allocation is known");
-            actions.insert(state.state_id(), action(&policy, state, answer, state.observed_at_ms, "two"));
+            let decided = session.decide_with_reason(state, state.observed_at_ms);
+            let answer = Answer::of(state, decided.decision).expect("the current allocation is known");
+            let mut action = action(&policy, state, answer, state.observed_at_ms, "two");
+            action.provenance.fallback = decided.fallback;
+            actions.insert(state.state_id(), action);
         }
         let replayed = decide_again(&policy, all, actions.clone(), Timestamp(0), true);
         check(&replayed, 720, 720);
