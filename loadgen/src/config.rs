@@ -42,7 +42,7 @@ pub struct LoadConfig {
     #[arg(long, value_name = "HOW", default_value_t = Self::default().spread)]
     pub spread: Spread,
 
-    /// CallProtocol: relay, faas, http, or direct:SERVICE (fibonacci, aes, auth, ...)
+    /// Protocol: relay, faas, http, or direct:SERVICE (fibonacci, aes, auth, ...)
     #[arg(long, value_name = "PROTOCOL", default_value_t = Self::default().protocol, help_heading = "What")]
     pub protocol: CallProtocol,
     /// Field of a direct call, as name=value; LOW..HIGH draws a whole number for each request; may be repeated

@@ -27,7 +27,7 @@ impl Sink {
         Self { child, address }
     }
 
-    /// ThreadChannels it as Ctrl-C does, and gives what it saw.
+    /// Interrupts it as Ctrl-C does, and gives what it saw.
     fn stop(mut self) -> Value {
         interrupt(&self.child);
         let output = std::io::read_to_string(self.child.stdout.take().expect("piped")).expect("text");

@@ -24,7 +24,7 @@ const COUNTER: [u8; 16] = [0; 16];
 /// Options of the AES function.
 #[derive(Debug, Clone, Args)]
 pub struct AesArgs {
-    /// AesKey: 32, 48 or 64 hexadecimal digits, for AES-128, AES-192 or AES-256.
+    /// Key: 32, 48 or 64 hexadecimal digits, for AES-128, AES-192 or AES-256.
     #[arg(long, default_value = "6368616e676520746869732070617373")]
     pub key: AesKey,
     /// Text that is encrypted for an empty message and for `world`.

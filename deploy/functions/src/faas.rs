@@ -60,7 +60,7 @@ pub struct FaasWork {
 }
 
 impl FaasWork {
-    /// FaasWork of `runtime_ms` with `memory_mib`.
+    /// Work of `runtime_ms` with `memory_mib`.
     ///
     /// # Errors
     /// When either exceeds [`MAX_RUNTIME_MS`] or [`MAX_MEMORY_MIB`].
@@ -140,7 +140,7 @@ impl FaasFunction {
         FaasWork::new(self.runtimes.next().unwrap_or(self.relayed_runtime_ms), self.relayed_memory_mib)
     }
 
-    /// FaasWork from the query, from the headers of InVitro's HTTP client, or from the generator.
+    /// Work from the query, from the headers of InVitro's HTTP client, or from the generator.
     fn asked_over_http(&self, headers: &HeaderMap, query: &BTreeMap<String, String>) -> Result<FaasWork, RequestError> {
         let asked = |field: &str, header: &str, most: u32| {
             let text = query.get(field).map(String::as_str).or_else(|| headers.get(header).map(|value| value.to_str().unwrap_or("�")));

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Inputs of helloworld.Greeter, generated like in vSwarm's relay")]
 pub struct GeneratorArgs {
-    /// InputOrder of the inputs: always --value, counting up through the bounds, or random within them.
+    /// Order of the inputs: always --value, counting up through the bounds, or random within them.
     #[arg(long, value_enum, default_value_t = InputOrder::Unique)]
     pub generator: InputOrder,
     /// Input of the generator `unique`.
@@ -26,7 +26,7 @@ pub struct GeneratorArgs {
     pub seed: Option<u64>,
 }
 
-/// InputOrder of the inputs.
+/// Order of the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum InputOrder {
     /// The same input every time.

@@ -59,7 +59,7 @@ const HOP_BY_HOP: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// ReadyReplica of the requests on a listener.
+/// Receiver of the requests on a listener.
 #[derive(Debug, Clone)]
 pub enum ListenerTarget {
     /// The function that the request names.

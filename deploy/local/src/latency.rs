@@ -1,4 +1,4 @@
-//! LatencyHistograms histograms by the ending of requests. Owns the assignment to buckets; must not read a clock.
+//! Latency histograms by outcome of the request. Owns the assignment to buckets; must not read a clock.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

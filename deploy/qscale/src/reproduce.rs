@@ -62,7 +62,7 @@ pub struct ReproduceArgs {
     /// Experiment: horizontal changes replicas of half a core, vertical the CPU and memory of one replica
     #[arg(value_name = "horizontal|vertical")]
     kind: ExperimentKind,
-    /// StudyRun real functions on this machine, at a smaller scale and for a shorter time
+    /// Run real functions on this machine, at a smaller scale and for a shorter time
     #[arg(long)]
     local: bool,
     /// Length of each run on this machine, 10s to 10m [default: 60s, or 20s with --quick]

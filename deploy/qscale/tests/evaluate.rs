@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use qscale_tests::{Folder, eventually};
+use qscale_tests::{Folder, eventually, repository};
 use serde_json::Value;
 
 const SUITE: &str = r#"
@@ -271,14 +271,37 @@ fn trace_of_single_invocations_is_read() {
     assert!(error.contains("--split 80/30"), "{error}");
 }
 
-#[test]
-#[ignore = "needs a day of Azure Functions 2019 in the folder QSCALE_TEST_TRACE"]
-fn published_trace_is_evaluated() {
-    let path = &std::env::var("QSCALE_TEST_TRACE").expect("QSCALE_TEST_TRACE names the folder");
-    let fixture = Fixture::new(SUITE);
+/// Evaluates five functions of a day in the folder `trace`.
+#[track_caller]
+fn check_day(fixture: &Fixture, trace: &str) {
     let arguments =
-        ["--trace", path, "--functions", "5", "--split", "90/5/5", "--seeds", "1", "--policy", "keep-alive-fixed", "--out", "out"];
+        ["--trace", trace, "--functions", "5", "--split", "90/5/5", "--seeds", "1", "--policy", "keep-alive-fixed", "--out", "out"];
     fixture.run(&arguments).well();
     let parsed: Value = serde_json::from_slice(&fixture.read("out/results.json")).expect("JSON");
     assert_eq!((&parsed["settings"]["trace"]["minutes"], &parsed["cells"][0]["functions"]), (&1440.into(), &5.into()));
+}
+
+#[test]
+fn whole_day_of_a_trace_is_evaluated() {
+    let columns: String = (1..=1440).map(|minute| format!(",{minute}")).collect();
+    let counts =
+        |function: usize| -> String { (0..1440).map(|minute| format!(",{}", usize::from(minute % (3 * function + 2) == 0))).collect() };
+    let rows: String = (0..8).map(|function| format!("o,a,f{function},http{}\n", counts(function))).collect();
+    let (header, row) = DURATIONS.split_once('\n').expect("a header");
+    let durations: String =
+        (0..8).map(|function| row.lines().next().expect("a row").replace("o,a,f", &format!("o,a,f{function}")) + "\n").collect();
+    let fixture = Fixture::new(SUITE);
+    fixture.write("trace/invocations.csv", format!("HashOwner,HashApp,HashFunction,Trigger{columns}\n{rows}"));
+    fixture.write("trace/durations.csv", format!("{header}\n{durations}"));
+    check_day(&fixture, "trace");
+}
+
+#[test]
+fn published_trace_is_evaluated() {
+    let trace = repository().join("../shared/traces/azure2019-day-50");
+    if !trace.exists() {
+        eprintln!("skipped: the sample of the Azure Functions trace is not at {}", trace.display());
+        return;
+    }
+    check_day(&Fixture::new(SUITE), trace.to_str().expect("UTF-8"));
 }

@@ -1,4 +1,4 @@
-//! The options of one run of the whole system. Owns which options go system; starts nothing.
+//! The options of one run of the whole system. Owns which options go together; starts nothing.
 
 use std::path::PathBuf;
 
