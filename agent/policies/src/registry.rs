@@ -220,7 +220,7 @@ mod tests {
     }
     /// Names in backticks in the first column of the table of agents in the README.
     fn names_in_readme() -> std::collections::BTreeSet<String> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
         let text = std::fs::read_to_string(path).expect("the README is readable");
         let rows = text.lines().skip_while(|line| !line.starts_with("| agent |")).skip(2).take_while(|line| line.starts_with('|'));
         rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()

@@ -11,6 +11,9 @@ use crate::statistics::{Estimate, Summary, SummaryLine, SummaryPart};
 const COST: Measure = Measure::CostPerHour;
 const VIOLATED: Measure = Measure::ViolatedShare;
 
+/// Hours that the cost on the axis is for, as in the tables.
+const HOURS: f64 = 1000.0;
+
 /// The large plot, with names, intervals, tuning settings and a legend.
 pub(super) fn figure(results: &Results, summary: &Summary, part: &SummaryPart, title: &str, note: &str) -> String {
     let frame = frame(results, part, 900.0, 460.0);
@@ -70,9 +73,9 @@ fn frame(results: &Results, part: &SummaryPart, width: f64, height: f64) -> Fram
     Frame {
         width,
         height,
-        x: Scale::linear(points(part).map(|(_, cost, _)| cost.iqm_interval.high)),
+        x: Scale::linear(points(part).map(|(_, cost, _)| cost.iqm_interval.high * HOURS)),
         y: Scale::linear(points(part).map(|(_, _, violated)| violated.iqm_interval.high * 100.0)),
-        x_label: format!("cost, {} an hour", results.settings.currency),
+        x_label: format!("cost, {} per {HOURS} hours", results.settings.currency),
         y_label: "violated intervals, %".into(),
     }
 }
@@ -92,13 +95,13 @@ fn tried(results: &Results, frame: &Frame) -> String {
     let mut out = String::new();
     for tried in results.tuning.iter().flat_map(|tuning| &tuning.tried) {
         if let (Some(&cost), Some(&violated)) = (tried.measures.get(&COST), tried.measures.get(&VIOLATED))
-            && cost <= frame.x.to
+            && cost * HOURS <= frame.x.to
             && violated * 100.0 <= frame.y.to
         {
             let _ = writeln!(
                 out,
                 "<circle class=\"tried\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2\"/>",
-                frame.at_x(cost),
+                frame.at_x(cost * HOURS),
                 frame.at_y(violated * 100.0)
             );
         }
@@ -107,9 +110,9 @@ fn tried(results: &Results, frame: &Frame) -> String {
 }
 
 fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame, labelled: Labelled) -> String {
-    let place = |cost: f64, violated: f64| (frame.at_x(cost), frame.at_y(violated * 100.0));
+    let place = |cost: f64, violated: f64| (frame.at_x(cost * HOURS), frame.at_y(violated * 100.0));
     let mut out = front(part, &place);
-    let mut labels = Labels { taken: Vec::new(), right: frame.width, out: String::new() };
+    let mut labels = Labels { taken: Vec::new(), right: frame.width, bottom: frame.at_y(frame.y.from), out: String::new() };
     for (_, cost, violated) in points(part) {
         let (x, y) = place(cost.iqm, violated.iqm);
         labels.taken.push((x - 5.0, y - 5.0, x + 5.0, y + 5.0));
@@ -146,7 +149,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
         );
         let number = (line.competitor + 1).to_string();
         match labelled {
-            Labelled::All => labels.add(x, y, &competitor.label(), true),
+            Labelled::All => labels.add(x, y, &competitor.name, true),
             Labelled::Front if line.pareto || reference || competitor.variant == Variant::Bound => {
                 labels.add(x, y, &format!("{number} {}", competitor.label()), true);
             }
@@ -171,6 +174,7 @@ fn front(part: &SummaryPart, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
 struct Labels {
     taken: Vec<(f64, f64, f64, f64)>,
     right: f64,
+    bottom: f64,
     out: String,
 }
 
@@ -186,12 +190,14 @@ impl Labels {
             (-7.0 - width, 15.0),
             (-width / 2.0, -9.0),
             (-width / 2.0, 18.0),
+            (-width / 2.0, -23.0),
+            (-width / 2.0, 32.0),
         ];
         let area = |(dx, dy): (f64, f64)| (x + dx, y + dy - 9.0, x + dx + width, y + dy + 2.0);
         let free = |place: &(f64, f64)| {
             let (left, top, right, bottom) = area(*place);
             let clear = |other: &(f64, f64, f64, f64)| other.2 <= left || right <= other.0 || other.3 <= top || bottom <= other.1;
-            left >= 0.0 && right <= self.right && self.taken.iter().all(clear)
+            left >= 0.0 && right <= self.right && bottom <= self.bottom && self.taken.iter().all(clear)
         };
         // Without free space a number is omitted (the mark has a tooltip), a name is not.
         let Some(place) = places.into_iter().find(free).or(named.then_some(places[0])) else { return };
