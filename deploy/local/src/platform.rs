@@ -97,10 +97,11 @@ impl Platform {
     }
 
     fn start(&self, spec: FunctionSpec, desired: Allocation, listener: Option<TcpListener>) -> Arc<Function> {
+        let port = spec.listen;
         let function = Function::new(spec, desired, Arc::clone(&self.unsaved));
         self.functions.insert(Arc::clone(&function));
         self.tasks.spawn(reconciler::run(Arc::clone(&function), Arc::clone(&self.host)));
-        self.listen(&function, listener);
+        self.listen(&function, port, listener);
         function
     }
 
@@ -119,12 +120,12 @@ impl Platform {
         if let Some(listening) = lock(&self.listeners).remove(&key) {
             listening.stop.cancel();
         }
-        self.listen(function, listener);
+        self.listen(function, port, listener);
         Ok(())
     }
 
-    fn listen(&self, function: &Arc<Function>, listener: Option<TcpListener>) {
-        let (Some(listener), Some(port)) = (listener, function.spec().listen) else { return };
+    fn listen(&self, function: &Arc<Function>, port: Option<u16>, listener: Option<TcpListener>) {
+        let (Some(port), Some(listener)) = (port, listener) else { return };
         let stop = CancellationToken::new();
         lock(&self.listeners).insert(function.id.to_string(), Listening { port, stop: stop.clone() });
         self.tasks.spawn(gateway::serve(listener, ListenerTarget::One(Arc::clone(function)), stop, Arc::clone(&self.host)));

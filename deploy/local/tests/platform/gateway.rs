@@ -156,11 +156,25 @@ async fn a_replica_gets_the_authority_of_the_request_line_as_host() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_may_have_a_port_of_its_own() {
     let folder = folder();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
-    let platform = Platform::with(folder.path(), &spec(&format!("listen = {free}")), 1).await;
-    let own = Caller::new(&format!("127.0.0.1:{free}"), true);
-    assert!(own.request("/a.B/C", "any", b"x").await.expect("a reply").is_fine());
-    platform.client.add(&spec("")).await.expect("replaced");
-    eventually("the port to be released", || async { own.request("/", "f", b"").await.is_err().then_some(()) }).await;
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    let (first, second) = (free(), free());
+    let platform = Platform::with(folder.path(), &spec(&format!("listen = {first}")), 1).await;
+    let answers = async |port: u16| {
+        let own = Caller::new(&format!("127.0.0.1:{port}"), true);
+        own.request("/a.B/C", "any", b"x").await.is_ok_and(|reply| reply.is_fine())
+    };
+    assert!(answers(first).await);
+    for (listen, used, unused) in
+        [(Some(second), vec![second], vec![first]), (None, vec![], vec![first, second]), (Some(first), vec![first], vec![second])]
+    {
+        let keys = listen.map(|port| format!("listen = {port}")).unwrap_or_default();
+        platform.client.add(&spec(&keys)).await.expect("replaced");
+        for port in used {
+            assert!(answers(port).await, "{port} with {keys:?}");
+        }
+        for port in unused {
+            eventually("the port to be released", || async { (!answers(port).await).then_some(()) }).await;
+        }
+    }
     assert!(platform.grpc().call("/a.B/C").await.is_fine());
 }
