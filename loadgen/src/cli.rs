@@ -19,7 +19,6 @@ use qscale_common::runtime::config::{self, ConfigArgs};
 use qscale_common::runtime::health::Health;
 use qscale_common::runtime::shutdown;
 use qscale_common::runtime::telemetry::{self, TelemetryConfig};
-use tokio_util::sync::CancellationToken;
 
 /// Open-loop load generator for serverless functions: gRPC as in vSwarm and InVitro, or HTTP
 ///
@@ -138,8 +137,8 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     telemetry::init("loadgen", &TelemetryConfig { log: args.log, ..TelemetryConfig::default() })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let summary = runtime.block_on(async {
-        let (stop, abort) = (shutdown::token(), CancellationToken::new());
-        abort_on_second_signal(stop.clone(), abort.clone());
+        // The first signal ends sending and drains; a later one ends the drain.
+        let (stop, abort) = shutdown::stop_and_abort();
         let loads = match args.nats {
             Some(url) => {
                 let config = BusConfig { url, user: args.nats_user, password: args.nats_password, ..BusConfig::default() };
@@ -168,16 +167,6 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         write!(io::stdout(), "{}", SummaryTable(&summary))?;
     }
     Ok(status(&summary))
-}
-
-/// The first signal ends sending and drains; a second one ends the drain.
-fn abort_on_second_signal(stop: CancellationToken, abort: CancellationToken) {
-    tokio::spawn(async move {
-        stop.cancelled().await;
-        if tokio::signal::ctrl_c().await.is_ok() {
-            abort.cancel();
-        }
-    });
 }
 
 fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {

@@ -148,6 +148,39 @@ fn an_interrupted_run_prints_its_summary() {
 }
 
 #[test]
+fn a_second_signal_ends_the_drain_and_keeps_the_results() {
+    // The kernel accepts its connections; nothing replies.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (address, rows) = (silent.local_addr().expect("bound").to_string(), folder.path().join("rows.csv"));
+    let mut child = Command::new(BINARY)
+        .args(["run", "--target", &address, "--protocol", "http", "--function", "f", "--rate", "100", "--for", "1h", "--max-lag", "10s"])
+        .args(["--timeout", "10m", "--drain", "10m", "--json", "--csv"])
+        .arg(&rows)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut progress = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    progress.read_line(&mut line).expect("a line");
+    let reader = std::thread::spawn(move || std::io::copy(&mut progress, &mut std::io::sink()));
+    // Signals soon after the first one count as part of it.
+    qscale_tests::eventually("the end of the drain", || {
+        // SAFETY: the call takes no pointers, and the process is ours and not yet awaited.
+        unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+        child.try_wait().expect("a child").map(|_| ())
+    });
+    reader.join().expect("no panic").expect("reads on");
+    let output = child.wait_with_output().expect("ends");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output.stdout)));
+    assert_eq!(summary["stopped_early"], true);
+    let due = summary["total"]["due"].as_u64().expect("a count");
+    let rows = std::fs::read_to_string(rows).expect("reads");
+    assert!(due > 0 && rows.lines().filter(|row| row.contains(",censored,")).count() as u64 == due, "{due} due: {rows}");
+}
+
+#[test]
 fn a_trace_is_replayed_from_its_files() {
     let sink = Sink::start();
     let folder = tempfile::tempdir().expect("a folder");
