@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use qscale_common::time::Span;
 use serde_json::{Value, json};
 
 use super::plan::{Plan, PlannedFunction, copy_of};
-use super::supervisor::{Service, Status, Statuses, Supervisor};
+use super::supervisor::{KILLED, Service, Status, Statuses, Supervisor};
 use super::{Backend, say, sibling_program};
 use crate::state_dir::{Addresses, StateDir, find_nats_server, write_private};
 
@@ -34,7 +35,7 @@ const LOAD_OUTPUT: &str = "load.json";
 /// CPU demand of a request to the function `faas`, milliseconds.
 const DEMAND_MS: &str = "15";
 
-/// Exit codes of a load generator that did not run: an error, and an invalid command line.
+/// Exit codes of a load generator that failed: an error, and an invalid command line.
 const FAILED: i32 = 1;
 const WRONG_COMMAND_LINE: i32 = 2;
 
@@ -378,9 +379,9 @@ impl RunningSystem {
         serde_json::from_slice(&std::fs::read(self.load_output()).ok()?).ok()
     }
 
-    /// Error of a load generator that did not run.
+    /// Error of a load generator that did not finish.
     pub fn load_failure(&self) -> Option<String> {
-        let Some(Status::Ended(FAILED | WRONG_COMMAND_LINE)) = self.supervisor.status(LOAD) else { return None };
+        let Some(Status::Ended(FAILED | WRONG_COMMAND_LINE | KILLED)) = self.supervisor.status(LOAD) else { return None };
         let log = self.state.log(LOAD);
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let said = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
@@ -449,8 +450,18 @@ async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> 
 
 /// Lock on the usual ports. One system of a machine has it: two that start at the same time would find the same ports free.
 fn claim_usual_ports() -> Option<File> {
-    let file = File::create(std::env::temp_dir().join("qscale-usual-ports.lock")).ok()?;
+    let path = match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(folder) => PathBuf::from(folder).join("qscale-usual-ports.lock"),
+        // SAFETY: getuid takes nothing and cannot fail.
+        None => std::env::temp_dir().join(format!("qscale-{}-usual-ports.lock", unsafe { libc::getuid() })),
+    };
+    let file = open_lock(&path).ok()?;
     file.try_lock().ok().map(|()| file)
+}
+
+/// Opens a file of this user to lock it. Another user may have put a link in its place, which is not followed.
+fn open_lock(path: &Path) -> std::io::Result<File> {
+    File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 /// A loopback address with the usual port, or with any free one.
@@ -469,4 +480,20 @@ async fn wait_until(what: &str, log: &Path, condition: impl AsyncFn() -> bool) -
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_neither_follows_a_link_nor_empties_a_file() {
+        let folder = qscale_tests::Folder::new("lock");
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        std::fs::write(&target, "kept").expect("written");
+        std::os::unix::fs::symlink(&target, &link).expect("linked");
+        assert!(open_lock(&link).is_err());
+        assert!(open_lock(&target).is_ok());
+        assert_eq!(std::fs::read_to_string(&target).expect("reads"), "kept");
+    }
 }

@@ -40,11 +40,14 @@ pub struct Service {
     pub log: PathBuf,
     /// File that standard output is written to, truncated at each start; the log where it is `None`.
     pub output: Option<PathBuf>,
-    /// Whether the process is expected to exit by itself; any exit code then ends it.
+    /// Whether the process is expected to exit by itself. It is then not restarted, whatever ends it.
     pub ends: bool,
     /// Longest time between SIGTERM and SIGKILL.
     pub stop_timeout: Duration,
 }
+
+/// Exit code of a process that a signal ended.
+pub const KILLED: i32 = -1;
 
 /// State of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +59,7 @@ pub enum Status {
     },
     /// Died, or failed to start; waiting to be started again.
     Restarting,
-    /// Exited as expected, with this exit code.
+    /// Ended, and is not restarted: its exit code, or [`KILLED`].
     Ended(i32),
 }
 
@@ -251,16 +254,15 @@ impl Process {
     }
 
     fn died(&mut self, status: ExitStatus) {
-        match status.code() {
-            Some(code) if self.service.ends => self.ended = Some(code),
-            _ => {
-                if clock::since(self.started) > HEALTHY_AFTER {
-                    self.pause = FIRST_PAUSE;
-                }
-                self.restarts += 1;
-                self.postpone();
-            }
+        if self.service.ends {
+            self.ended = Some(status.code().unwrap_or(KILLED));
+            return;
         }
+        if clock::since(self.started) > HEALTHY_AFTER {
+            self.pause = FIRST_PAUSE;
+        }
+        self.restarts += 1;
+        self.postpone();
     }
 
     /// Reports a failed start in the service's log and its status, once for each reason.
@@ -297,7 +299,7 @@ impl Process {
             signal(&child, libc::SIGKILL);
             status = child.wait().ok();
         }
-        self.ended = Some(status.and_then(|status| status.code()).unwrap_or(-1));
+        self.ended = Some(status.and_then(|status| status.code()).unwrap_or(KILLED));
     }
 }
 
@@ -378,6 +380,16 @@ mod tests {
         let supervisor = Supervisor::new();
         supervisor.start(shell(&folder, "one", "exit 3", true)).await.expect("started");
         eventually("its end", || (supervisor.status("one") == Some(Status::Ended(3))).then_some(()));
+        assert_eq!(supervisor.statuses()["one"].restarts, 0);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_is_not_restarted_after_a_signal() {
+        let folder = Folder::new("supervisor");
+        let supervisor = Supervisor::new();
+        supervisor.start(shell(&folder, "one", "exec sleep 1000", true)).await.expect("started");
+        kill(&supervisor, "one");
+        eventually("its end", || (supervisor.status("one") == Some(Status::Ended(KILLED))).then_some(()));
         assert_eq!(supervisor.statuses()["one"].restarts, 0);
     }
 

@@ -88,8 +88,8 @@ impl View {
             frame.render_widget(Paragraph::new(lines).block(Block::new().title("decisions that changed something").bold()), log);
         });
         if drawn.is_err() {
-            // The terminal is gone; the system keeps running.
-            self.terminal = None;
+            // The system keeps running without a view.
+            self.close();
         }
     }
 
