@@ -233,16 +233,13 @@ fn reload(state: &StateDir) -> anyhow::Result<Option<i32>> {
 pub fn nats_server(state: &StateDir) -> Option<i32> {
     let pid: i32 = std::fs::read_to_string(state.join("nats/nats.pid")).ok()?.trim().parse().ok()?;
     let process = PathBuf::from(format!("/proc/{pid}"));
-    (pid > 1 && (runs_from(&process, &state.join("nats")) || is_nats_server(&process))).then_some(pid)
+    (pid > 1 && has_argument_in(&process, &state.join("nats"))).then_some(pid)
 }
 
-fn runs_from(process: &Path, folder: &Path) -> bool {
+/// Whether an argument of `process` is a path in `folder`, such as that of the configuration.
+fn has_argument_in(process: &Path, folder: &Path) -> bool {
     let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
     arguments.split(|byte| *byte == 0).any(|argument| Path::new(&*String::from_utf8_lossy(argument)).starts_with(folder))
-}
-
-fn is_nats_server(process: &Path) -> bool {
-    std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == "nats-server")
 }
 
 #[cfg(test)]
@@ -284,5 +281,12 @@ mod tests {
         assert_eq!(nats_server(&state), None);
         write_private(&state.join("nats/nats.pid"), std::process::id().to_string().as_bytes()).expect("written");
         assert_eq!(nats_server(&state), None, "this test is not a nats-server");
+        let other = folder.path().join("nats-server");
+        std::os::unix::fs::symlink("/bin/sleep", &other).expect("linked");
+        let mut other = std::process::Command::new(other).arg("1000").spawn().expect("started");
+        write_private(&state.join("nats/nats.pid"), other.id().to_string().as_bytes()).expect("written");
+        let found = nats_server(&state);
+        other.kill().and_then(|()| other.wait()).expect("ended");
+        assert_eq!(found, None, "another nats-server got the process number");
     }
 }
