@@ -5,8 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use futures::future::select_all;
-use futures::{FutureExt, StreamExt};
+use futures::stream::{self, Stream, StreamExt};
 use qscale_common::contract::{EventType, subject};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
@@ -41,7 +40,10 @@ pub(super) async fn run(bus: &Bus, screen: &mut Screen, since: Timestamp, follow
     history(&mut sources, screen, until).await?;
     if follow && !sources.is_empty() {
         hint("showing live messages; press Ctrl-C to stop");
-        return follow_live(bus, &mut sources, screen).await;
+        let mut live = merge(sources, async |source| source.next(bus).await);
+        while let Some(stored) = live.next().await {
+            screen.show(clock::of_wall(stored.at), &stored.message.subject, &stored.message.payload)?;
+        }
     }
     Ok(())
 }
@@ -61,12 +63,15 @@ async fn history(sources: &mut [Source], screen: &mut Screen, until: Timestamp) 
     }
 }
 
-/// Shows new messages of any source, forever.
-async fn follow_live(bus: &Bus, sources: &mut [Source], screen: &mut Screen) -> anyhow::Result<()> {
-    loop {
-        let (stored, ..) = select_all(sources.iter_mut().map(|source| source.next(bus).boxed_local())).await;
-        screen.show(clock::of_wall(stored.at), &stored.message.subject, &stored.message.payload)?;
-    }
+/// Items of all sources, forever. A source makes progress also while others have items: its `next` is never dropped before it completes.
+fn merge<'a, S: 'a, T: 'a>(sources: Vec<S>, next: impl AsyncFn(&mut S) -> T + Copy + 'a) -> impl Stream<Item = T> + Unpin + 'a {
+    let items = move |source| {
+        stream::unfold(source, move |mut source| async move {
+            let item = next(&mut source).await;
+            Some((item, source))
+        })
+    };
+    stream::select_all(sources.into_iter().map(|source| items(source).boxed_local()))
 }
 
 /// A message of a stream.
@@ -146,5 +151,22 @@ impl Source {
         let pending = info.pending;
         let at = Timestamp(u64::try_from(nanos / 1_000_000).unwrap_or(0));
         Ok((Stored { at, nanos, message }, pending))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_busy_source_does_not_interrupt_a_slow_one() {
+        let (busy, slow) = (Duration::from_millis(1), Duration::from_millis(100));
+        let items = merge(vec![busy, slow], async |pause| {
+            tokio::time::sleep(*pause).await;
+            *pause
+        });
+        let mut slow_items = items.filter(|pause| std::future::ready(*pause == slow));
+        let item = tokio::time::timeout(Duration::from_secs(20), slow_items.next()).await;
+        assert_eq!(item, Ok(Some(slow)));
     }
 }
