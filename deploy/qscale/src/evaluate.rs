@@ -198,7 +198,7 @@ fn work(evaluation: &Evaluation, policies: &All, arguments: &EvaluateArgs, out: 
     match found {
         Ok((results, paces)) => report::write(out, &results, &paces, clock::since(began), arguments.run.json)?,
         Err(EvaluateError::Stopped) => {
-            eprintln!("stopped; run the same command to resume from {}", out.display());
+            output::note(format_args!("stopped; run the same command to resume from {}", out.display()));
             return Ok(ExitCode::from(130));
         }
         Err(error) => return Err(error.into()),

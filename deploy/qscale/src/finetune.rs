@@ -264,7 +264,7 @@ async fn once(
             () = token.cancelled() => {
                 let on_trial = !matches!(promotion.stage, Stage::Rest { .. });
                 let what = if on_trial { "the trial" } else { "the round" };
-                eprintln!("interrupted; the promoter continues {what}, `qscale finetune {model} --status` shows it");
+                output::note(format_args!("interrupted; the promoter continues {what}, `qscale finetune {model} --status` shows it"));
                 return Ok(ExitCode::from(130));
             }
         }

@@ -1,5 +1,7 @@
 //! The command-line tool. Owns arguments and output; decisions, measurements and simulations belong to the services and libraries that it calls.
 
+#![deny(clippy::print_stderr)]
+
 mod agent;
 mod compare;
 mod doctor;
@@ -109,7 +111,7 @@ async fn main() -> ExitCode {
         // The reader of the output, such as `head`, closed it.
         Err(error) if output::pipe_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::note(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -24,10 +24,14 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value).context("write as JSON")?)
 }
 
+/// Writes a line to standard error. A closed standard error is ignored.
+pub fn note(text: impl Display) {
+    let _closed = writeln!(io::stderr(), "{text}");
+}
+
 /// Writes a warning to standard error.
 pub fn warn(text: impl Display) {
-    // A closed standard error is ignored.
-    let _unheard = writeln!(io::stderr(), "warning: {text}");
+    note(format_args!("warning: {text}"));
 }
 
 /// Whether `error` only means that the reader of standard output, such as `head`, closed it.

@@ -75,7 +75,7 @@ pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> 
         Some(path) => std::fs::write(path, text).with_context(|| path.display().to_string())?,
         None => output::line(text.trim_end())?,
     }
-    eprintln!("{}", describe(&profile));
+    output::note(describe(&profile));
     Ok(())
 }
 

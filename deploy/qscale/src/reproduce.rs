@@ -100,7 +100,7 @@ pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<Ex
     let out = &options.out;
     let results = reproduce(&options, progress(), &shutdown::token()).await?;
     if results.runs.is_empty() {
-        eprintln!("stopped before the first run was finished; run the same command to resume from {}", out.display());
+        output::note(format_args!("stopped before the first run was finished; run the same command to resume from {}", out.display()));
         return Ok(ExitCode::from(130));
     }
     if arguments.run.json {
@@ -113,7 +113,7 @@ pub async fn run(locate: &Locate, arguments: ReproduceArgs) -> anyhow::Result<Ex
         print(out, &results)?;
     }
     if !results.complete {
-        eprintln!("stopped; run the same command to resume from {}", out.display());
+        output::note(format_args!("stopped; run the same command to resume from {}", out.display()));
         return Ok(ExitCode::from(130));
     }
     Ok(ExitCode::SUCCESS)
@@ -139,7 +139,7 @@ fn progress() -> impl Fn(u64, u64) + Send + Sync + 'static {
         None => {
             let part = ticks * LINES / all.max(1);
             if part > shown.fetch_max(part, Ordering::Relaxed) {
-                eprintln!("{} %", part * 100 / LINES);
+                output::note(format_args!("{} %", part * 100 / LINES));
             }
         }
     }

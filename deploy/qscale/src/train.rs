@@ -117,7 +117,7 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
     match until_stopped("training", move |stop| qscale_experiments::train::train(&options, &device, &progress::show(), stop)).await? {
         TrainOutcome::Done(report) => print(&report, arguments.run.json).map(|()| ExitCode::SUCCESS),
         TrainOutcome::Stopped(folder) => {
-            eprintln!("stopped; run the same command to resume from {}", folder.display());
+            output::note(format_args!("stopped; run the same command to resume from {}", folder.display()));
             Ok(ExitCode::from(130))
         }
     }

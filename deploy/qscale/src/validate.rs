@@ -179,6 +179,6 @@ fn judged(comparisons: &[ScenarioComparison], check: Option<Percentage>) -> Exit
     if beyond.is_empty() {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: the simulator error exceeds {:.0} % in {}", most * 100.0, beyond.join(", "));
+    output::note(format_args!("error: the simulator error exceeds {:.0} % in {}", most * 100.0, beyond.join(", ")));
     ExitCode::FAILURE
 }

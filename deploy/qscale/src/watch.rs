@@ -131,7 +131,7 @@ async fn live(bus: &Bus, screen: &mut Screen) -> anyhow::Result<()> {
 /// Prints a hint if both outputs are terminals.
 fn hint(text: &str) {
     if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
-        eprintln!("{text}");
+        output::note(text);
     }
 }
 

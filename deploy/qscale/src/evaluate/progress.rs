@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_evaluate::evaluation::jobs::{Progress, Stage};
 
+use crate::output;
+
 /// Number of lines printed without a terminal.
 const LINES: u64 = 10;
 
@@ -52,7 +54,7 @@ impl Bar {
         let part = progress.done * LINES / progress.all;
         if begins || part > self.line {
             let known = if begins && progress.known > 0 { format!(", {} already finished", progress.known) } else { String::new() };
-            eprintln!("{word}: {} of {} runs{known}", progress.done, progress.all);
+            output::note(format_args!("{word}: {} of {} runs{known}", progress.done, progress.all));
             self.line = part;
         }
     }

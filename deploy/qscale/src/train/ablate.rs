@@ -46,7 +46,7 @@ pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitC
     };
     let work = options.clone();
     let Some(lines) = until_stopped("ablation", move |stop| ablate::ablate(&work, &progress::show(), stop)).await? else {
-        eprintln!("stopped; run the same command to resume from {}", options.out.display());
+        output::note(format_args!("stopped; run the same command to resume from {}", options.out.display()));
         return Ok(ExitCode::from(130));
     };
     if arguments.run.json {

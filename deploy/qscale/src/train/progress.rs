@@ -10,6 +10,8 @@ use qscale_common::text::number;
 use qscale_experiments::train::{BaselineRule, TrainEvent};
 use qscale_train::run::Validation;
 
+use crate::output;
+
 /// A function that shows the events of trainings, one after the other.
 pub fn show() -> impl Fn(TrainEvent<'_>) {
     let shown = RefCell::new(None);
@@ -52,12 +54,12 @@ impl Shown {
                 bar.set_message(format!("rule setting {} of {settings} on the validation worlds", setting + 1));
             }
             (TrainEvent::Tuning { setting: 0, settings }, None) => {
-                eprintln!("{}: evaluating {settings} settings of rules on the validation worlds", self.name);
+                output::note(format_args!("{}: evaluating {settings} settings of rules on the validation worlds", self.name));
             }
             (TrainEvent::Baseline(rule), _) => self.baseline(rule),
             (TrainEvent::Judged(judgement), _) => self.judged(judgement),
             (TrainEvent::Ticks(ticks), Some(bar)) => bar.set_position(*ticks),
-            (TrainEvent::Testing, _) => eprintln!("{}: evaluating the best network on the test worlds", self.name),
+            (TrainEvent::Testing, _) => output::note(format_args!("{}: evaluating the best network on the test worlds", self.name)),
             (TrainEvent::Ended, Some(bar)) => bar.finish_and_clear(),
             (TrainEvent::Started { .. } | TrainEvent::Tuning { .. } | TrainEvent::Ticks(_) | TrainEvent::Ended, _) => {}
         }
@@ -68,7 +70,7 @@ impl Shown {
         self.rule = format!("{}: {:.2} % {:.2} {:.3}", rule.name(), mean.violation * 100.0, mean.cost, mean.reward);
         self.began = clock::instant();
         if self.bar.is_none() {
-            eprintln!("{}: best tuned rule {} (violated, cost, reward)", self.name, self.rule);
+            output::note(format_args!("{}: best tuned rule {} (violated, cost, reward)", self.name, self.rule));
         }
     }
 
@@ -88,7 +90,7 @@ impl Shown {
         );
         match &self.bar {
             Some(bar) => bar.set_message(line),
-            None => eprintln!("{}: {:3.0} %, {line}", self.name, 100.0 * judgement.ticks as f64 / self.all as f64),
+            None => output::note(format_args!("{}: {:3.0} %, {line}", self.name, 100.0 * judgement.ticks as f64 / self.all as f64)),
         }
     }
 }
