@@ -605,13 +605,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_tells_its_reason_once() {
+    fn a_refusal_shows_its_reason_once() {
         let error = FunctionSpec::parse("name = \"f\"\ncommand = []", Format::Toml).expect_err("refused");
         assert!(std::error::Error::source(&error).is_none(), "{error}");
     }
 
     #[test]
-    fn in_force_counts_replicas_that_do_not_drain() {
+    fn the_current_allocation_counts_replicas_that_do_not_drain() {
         let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]", Format::Toml).expect("valid");
         let replica = |state, cpu| ReplicaStatus {
             id: "f-1".to_owned(),

@@ -67,8 +67,10 @@ fn sources_and_documents_use_plain_english() {
             continue;
         }
         if path.extension().is_some_and(|ending| ending == "rs") {
-            for piece in pieces(&text).into_iter().filter(|piece| piece.kind != Kind::Code) {
-                piece.text.lines().enumerate().for_each(|(index, line)| note(&path, piece.line + index, line));
+            for piece in pieces(&text) {
+                // The words of a name are separated by `_`.
+                let prose = if piece.kind == Kind::Code { piece.text.replace('_', " ") } else { piece.text.to_owned() };
+                prose.lines().enumerate().for_each(|(index, line)| note(&path, piece.line + index, line));
             }
         } else {
             text.lines().enumerate().for_each(|(index, line)| note(&path, index + 1, line));

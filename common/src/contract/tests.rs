@@ -78,7 +78,7 @@ fn a_version_is_two_numbers() {
 }
 
 #[test]
-fn a_subject_tells_its_kind_and_no_other_subject_does() {
+fn a_subject_shows_its_kind_and_no_other_subject_does() {
     let function: FunctionId = "prod/fib".parse().expect("a function");
     for kind in EventType::ALL.iter().copied().filter(|kind| *kind != EventType::Action) {
         assert_eq!(subject::kind(&subject::of(kind, &function)), Some(kind));

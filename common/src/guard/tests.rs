@@ -166,7 +166,7 @@ proptest! {
     }
 
     #[test]
-    fn asks_nothing_more_once_its_answer_is_in_force(scene in scene()) {
+    fn requests_nothing_more_once_its_answer_is_applied(scene in scene()) {
         let after = scene.after();
         let again = Scene { wanted: after, current: after, ..scene };
         prop_assert_eq!(evaluate(&again.case()), Verdict::Unchanged);
@@ -407,7 +407,7 @@ fn a_repair_without_any_measurement_only_gives() {
 }
 
 #[test]
-fn spent_budgets_do_not_keep_what_is_in_force_outside_bounds() {
+fn spent_budgets_do_not_keep_the_current_allocation_outside_bounds() {
     let mut scene = Scene { current: Allocation::new(30, 500, 256), wanted: Allocation::new(2, 500, 256), ..Scene::calm() };
     scene.policy.guard.changes_per_hour = NonZeroU32::MIN;
     scene.budget.charge(Direction::Up, NOW);
@@ -433,7 +433,7 @@ fn a_budget_is_free_again_after_an_hour() {
 }
 
 #[test]
-fn holds_while_nobody_knows_what_is_in_force() {
+fn holds_while_the_current_allocation_is_unknown() {
     let scene = Scene::calm();
     let verdict = evaluate(&GuardInput { current: None, ..scene.case() });
     assert!(matches!(verdict, Verdict::Hold { notes } if notes[0].rule == GuardRule::StaleState));

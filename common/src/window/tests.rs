@@ -175,7 +175,7 @@ fn a_gap_shows_and_what_it_hid_is_counted_once_with_its_time() {
 }
 
 #[test]
-fn after_a_gap_longer_than_the_longest_window_counting_begins_anew() {
+fn after_a_gap_longer_than_the_longest_window_counting_begins_again() {
     let mut feed = Feed::new();
     feed.replicas(&[("a", 0, 0)]);
     feed.tick += 61;

@@ -170,7 +170,7 @@ fn an_invalid_competitor_is_refused_before_any_run() {
 }
 
 #[test]
-fn whoever_stops_it_gets_no_results() {
+fn a_stopped_evaluation_gives_no_results() {
     let evaluation = evaluation(false);
     let stop = AtomicBool::new(true);
     let options = Options { threads: NonZeroUsize::MIN, stop: &stop, clock: None };

@@ -22,7 +22,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_is_left_out_is_beaten_by_one_of_the_set(points in prop::collection::vec((0u8..6, 0u8..6), 1..20)) {
+        fn every_point_outside_the_set_is_dominated_by_one_of_it(points in prop::collection::vec((0u8..6, 0u8..6), 1..20)) {
             let points: Vec<(f64, f64)> = points.into_iter().map(|(x, y)| (f64::from(x), f64::from(y))).collect();
             let set = pareto(&points);
             prop_assert!(set.contains(&true));

@@ -20,7 +20,7 @@ pub type Bucket<T> = watch::Receiver<Option<Arc<BTreeMap<String, Arc<T>>>>>;
 /// Retry delay after a failed read.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// Interval between resynchronisations, which repair anything that an interruption lost.
-const READ_ANEW: Duration = Duration::from_secs(60);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Bus {
     /// Watches all of `bucket` until `token` is cancelled. An entry that `parse` refuses is logged and left out.
@@ -82,7 +82,7 @@ async fn follow<T>(bus: &Bus, seen: &mut Seen<T>, sender: &Sender<T>) -> anyhow:
     seen.entries.retain(|key, _| keys.contains(key));
     seen.revisions.retain(|key, _| keys.contains(key));
     publish(seen, sender);
-    let end = tokio::time::sleep(READ_ANEW);
+    let end = tokio::time::sleep(RESYNC_INTERVAL);
     tokio::pin!(end);
     loop {
         tokio::select! {

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_competitor_of_the_suites_that_come_along_can_be_made() {
+    fn every_competitor_of_the_bundled_suites_is_valid() {
         for shipped in SHIPPED {
             let suite = Suite::parse(shipped.text, Format::Toml).expect("a suite");
             for entry in &suite.competitors {
