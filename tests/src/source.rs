@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::repository;
 
-/// Files of the repository whose name ends with one of `endings`, by path from the root. Build output and hidden folders are left out.
+/// Files of the repository whose name ends with one of `endings`, by path from the root. Build output, hidden folders and links are left out.
 ///
 /// # Panics
 /// When a folder cannot be listed or a file is not UTF-8.
@@ -16,11 +16,12 @@ pub fn files(endings: &[&str]) -> BTreeMap<PathBuf, String> {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("a folder of the repository").flatten() {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            if path.is_dir() {
+            let kind = entry.file_type().expect("an entry of the repository");
+            if kind.is_dir() {
                 if name != "target" && !name.starts_with('.') {
                     folders.push(path);
                 }
-            } else if endings.iter().any(|ending| name.ends_with(ending)) {
+            } else if kind.is_file() && endings.iter().any(|ending| name.ends_with(ending)) {
                 let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
                 found.insert(path.strip_prefix(repository()).expect("it lies within").to_owned(), text);
             }
@@ -77,8 +78,8 @@ fn next_piece(source: &str) -> (Kind, usize, usize, usize) {
         return (Kind::Comment, open, end - open, 0);
     }
     if source.starts_with("/*") {
-        let end = source.find("*/").unwrap_or(source.len());
-        return (Kind::Comment, 2, end.saturating_sub(2), usize::min(2, source.len() - end));
+        let end = comment_end(source);
+        return (Kind::Comment, 2, end - 2, usize::min(2, source.len() - end));
     }
     if let Some(hashes) = raw_string(source) {
         let open = source.find('"').unwrap_or(0) + 1;
@@ -99,9 +100,24 @@ fn next_piece(source: &str) -> (Kind, usize, usize, usize) {
     (Kind::Code, 0, word.max(first), 0)
 }
 
+/// Start of the mark that ends the block comment that `source` begins with; comments nest.
+fn comment_end(source: &str) -> usize {
+    let (mut depth, mut at) = (1, 2);
+    while depth > 0 {
+        let Some(next) = source[at..].find("/*").into_iter().chain(source[at..].find("*/")).min() else { return source.len() };
+        if source[at + next..].starts_with("/*") {
+            depth += 1
+        } else {
+            depth -= 1
+        }
+        at += next + 2;
+    }
+    at - 2
+}
+
 /// Number of `#` of the raw string that `source` begins with.
 fn raw_string(source: &str) -> Option<usize> {
-    let rest = source.strip_prefix("br").or_else(|| source.strip_prefix('r'))?;
+    let rest = ["br", "cr", "r"].iter().find_map(|prefix| source.strip_prefix(prefix))?;
     let hashes = rest.len() - rest.trim_start_matches('#').len();
     rest[hashes..].starts_with('"').then_some(hashes)
 }
@@ -120,7 +136,8 @@ fn closing_quote(text: &str) -> usize {
 fn character(source: &str) -> Option<usize> {
     let rest = source.strip_prefix('\'')?;
     if let Some(escape) = rest.strip_prefix('\\') {
-        return Some(3 + escape[1..].find('\'')? + 1);
+        let escaped = escape.chars().next()?.len_utf8();
+        return Some(2 + escaped + escape[escaped..].find('\'')? + 1);
     }
     let letter = rest.chars().next()?.len_utf8();
     rest[letter..].starts_with('\'').then_some(letter + 2)
@@ -143,6 +160,9 @@ mod tests {
         check("let a = r#\"x \" y\"#; for \"z\" in \"\" {}", Kind::Text, &["x \" y", "z"]);
         check("fn f<'a>(x: &'a str) { g('\\'', '/', \"s\") } // c", Kind::Text, &["s"]);
         check("a /* b */ c", Kind::Comment, &[" b "]);
+        check("/* a /* b */ c */ d /* e", Kind::Comment, &[" a /* b */ c ", " e"]);
+        check("cr#\"a \" b\"# br\"c\"", Kind::Text, &["a \" b", "c"]);
+        check("'\\é' '\\", Kind::Text, &[]);
     }
 
     #[test]

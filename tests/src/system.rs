@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_nats::Client;
+use qscale_common::platform::FunctionStatus;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use serde_json::Value;
 
@@ -67,6 +68,17 @@ impl System {
     pub fn addresses(&self) -> Value {
         let text = std::fs::read(self.state().join("addresses.json")).expect("addresses are written before the load starts");
         serde_json::from_slice(&text).expect("addresses are JSON")
+    }
+
+    /// Functions of its platform.
+    ///
+    /// # Panics
+    /// When the platform does not answer.
+    #[must_use]
+    pub fn functions(&self) -> Vec<FunctionStatus> {
+        let output = self.qscale(&["function", "list", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("a list of functions")
     }
 
     /// Runs another command of `qscale` on this system.

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use qscale_tests::source::{Kind, files, pieces};
+use proc_macro2::{TokenStream, TokenTree};
+use qscale_tests::source::files;
+use quote::ToTokens;
+use syn::{Item, ItemUse, Visibility};
 
 /// Pairs of modules that import each other: crate folder, the two modules, and why they are not one-directional.
 const PAIRS: [(&str, [&str; 2], &str); 2] = [
@@ -14,82 +17,87 @@ const PAIRS: [(&str, [&str; 2], &str); 2] = [
 /// Top-level modules of a crate, each with the modules of the same crate that it names.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// The code of a Rust file without comments, literals and the unit tests at its end.
-fn code(text: &str) -> String {
-    let product = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    pieces(product).into_iter().filter(|piece| piece.kind == Kind::Code).map(|piece| piece.text).collect()
+/// A parsed file without the modules that are compiled for tests only, and the names of those.
+struct Source {
+    file: syn::File,
+    tests: BTreeSet<String>,
 }
 
-/// Names of modules that `code` declares for tests only.
-fn test_modules(code: &str) -> BTreeSet<String> {
-    let declared = code.split("#[cfg(test)]").skip(1).filter_map(|rest| {
-        let line = rest.trim_start().lines().next()?;
-        let name = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ").strip_prefix("mod ")?;
-        Some(name.trim_end_matches(';').to_owned())
+fn parse(text: &str) -> Source {
+    let mut file = syn::parse_file(text).expect("sources are valid Rust");
+    let mut tests = BTreeSet::new();
+    file.items.retain(|item| {
+        let Item::Mod(module) = item else { return true };
+        let is_test = module.attrs.iter().any(|attribute| attribute.to_token_stream().to_string().replace(' ', "") == "#[cfg(test)]");
+        if is_test {
+            tests.insert(module.ident.to_string());
+        }
+        !is_test
     });
-    declared.collect()
+    Source { file, tests }
 }
 
-/// First segments of the paths that begin with `root` (`crate::` or `super::`), groups in braces included.
-fn first_segments(code: &str, root: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for (start, _) in code.match_indices(root) {
-        if code[..start].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':') {
-            continue;
-        }
-        let rest = &code[start + root.len()..];
-        match rest.strip_prefix('{') {
-            Some(group) => found.extend(group_heads(group)),
-            None => {
-                found.insert(identifier(rest));
-            }
-        }
-    }
-    found.remove("");
-    found
-}
-
-fn identifier(text: &str) -> String {
-    text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
-}
-
-/// First segments of the members of a group, up to its closing brace.
-fn group_heads(group: &str) -> Vec<String> {
-    let (mut depth, mut heads, mut at_head) = (0, Vec::new(), true);
-    for (index, letter) in group.char_indices() {
-        match letter {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => at_head = true,
-            _ if at_head && !letter.is_whitespace() => {
-                heads.push(identifier(&group[index..]));
-                at_head = false;
+/// First segments of the paths that begin with `root` (`crate` or `super`), groups in braces included.
+fn first_segments(tokens: TokenStream, root: &str, found: &mut BTreeSet<String>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    for (index, token) in tokens.iter().enumerate() {
+        match token {
+            TokenTree::Group(group) => first_segments(group.stream(), root, found),
+            TokenTree::Ident(word) if word == root && !is_colon(index.checked_sub(1).and_then(|before| tokens.get(before))) => {
+                if is_colon(tokens.get(index + 1)) {
+                    found.extend(tokens.get(index + 3).into_iter().flat_map(heads));
+                }
             }
             _ => {}
         }
     }
-    heads
+}
+
+fn is_colon(token: Option<&TokenTree>) -> bool {
+    matches!(token, Some(TokenTree::Punct(mark)) if mark.as_char() == ':')
+}
+
+/// The word itself, or the first words of the members of a group.
+fn heads(token: &TokenTree) -> Vec<String> {
+    match token {
+        TokenTree::Ident(word) => vec![word.to_string()],
+        TokenTree::Group(group) => {
+            let tokens: Vec<TokenTree> = group.stream().into_iter().collect();
+            let members = tokens.split(|token| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ','));
+            members.filter_map(|member| member.first().map(ToString::to_string)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Names that the crate root re-exports, with the module that each comes from.
-fn reexports(root: &str, modules: &BTreeSet<String>) -> BTreeMap<String, String> {
+fn reexports(root: &syn::File, modules: &BTreeSet<String>) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    for statement in root.split("pub use ").skip(1) {
-        let statement = statement.split(';').next().unwrap_or_default();
-        let module = identifier(statement.trim_start_matches("self::").trim_start_matches("crate::"));
-        if modules.contains(&module) {
-            let names = statement.split(|letter: char| !letter.is_alphanumeric() && letter != '_').filter(|name| !name.is_empty());
-            found.extend(names.filter(|name| *name != module).map(|name| (name.to_owned(), module.clone())));
-        }
+    for item in &root.items {
+        let Item::Use(ItemUse { vis: Visibility::Public(_), tree, .. }) = item else { continue };
+        let mut words = Vec::new();
+        all_words(tree.to_token_stream(), &mut words);
+        let mut words = words.into_iter().skip_while(|word| word == "self" || word == "crate");
+        let Some(module) = words.next().filter(|module| modules.contains(module)) else { continue };
+        found.extend(words.filter(|name| *name != module).map(|name| (name, module.clone())));
     }
     found
 }
 
+fn all_words(tokens: TokenStream, words: &mut Vec<String>) {
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => all_words(group.stream(), words),
+            TokenTree::Ident(word) => words.push(word.to_string()),
+            _ => {}
+        }
+    }
+}
+
 /// The module graph of the crate whose sources `sources` are, by path below `src`.
-fn graph(sources: &BTreeMap<PathBuf, String>) -> Graph {
-    let root = ["lib.rs", "main.rs"].iter().find_map(|name| sources.get(Path::new(name))).cloned().unwrap_or_default();
-    let skipped: BTreeSet<String> = sources.values().flat_map(|code| test_modules(code)).collect();
+fn graph(sources: &BTreeMap<PathBuf, Source>) -> Graph {
+    let root = ["lib.rs", "main.rs"].iter().find_map(|name| sources.get(Path::new(name)));
+    let skipped: BTreeSet<&String> = sources.values().flat_map(|source| &source.tests).collect();
     let module_of = |path: &Path| {
         let names: Vec<String> = path.with_extension("").components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         let is_root = names.first().is_some_and(|name| ["lib", "main", "bin"].contains(&name.as_str()));
@@ -97,13 +105,14 @@ fn graph(sources: &BTreeMap<PathBuf, String>) -> Graph {
         (!is_root && !is_test).then(|| names[0].clone())
     };
     let modules: BTreeSet<String> = sources.keys().filter_map(|path| module_of(path)).collect();
-    let reexports = reexports(&root, &modules);
+    let reexports = root.map(|root| reexports(&root.file, &modules)).unwrap_or_default();
     let mut graph: Graph = modules.iter().map(|module| (module.clone(), BTreeSet::new())).collect();
-    for (path, code) in sources {
+    for (path, source) in sources {
         let Some(module) = module_of(path) else { continue };
-        let mut named = first_segments(code, "crate::");
+        let (tokens, mut named) = (source.file.to_token_stream(), BTreeSet::new());
+        first_segments(tokens.clone(), "crate", &mut named);
         if path.components().count() == 1 {
-            named.extend(first_segments(code, "super::"));
+            first_segments(tokens, "super", &mut named);
         }
         let targets = named.into_iter().filter_map(|name| if modules.contains(&name) { Some(name) } else { reexports.get(&name).cloned() });
         let edges = graph.entry(module.clone()).or_default();
@@ -140,7 +149,7 @@ fn modules_import_each_other_in_one_direction() {
         let names: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         let Some(src) = names.iter().position(|name| name == "src") else { continue };
         let within = names[src + 1..].iter().collect();
-        crates.entry(names[..src].iter().collect()).or_default().insert(within, code(&text));
+        crates.entry(names[..src].iter().collect()).or_default().insert(within, parse(&text));
     }
     assert!(crates.len() > 10, "{:?}", crates.keys());
     let found: BTreeSet<(PathBuf, BTreeSet<String>)> =
@@ -159,7 +168,7 @@ fn a_cycle_is_found_through_groups_and_reexports() {
         ("c/inner.rs", "use crate::a::A; use super::own;"),
         ("d.rs", "use crate::b::B;"),
     ];
-    let sources = sources.into_iter().map(|(path, text)| (PathBuf::from(path), code(text))).collect();
+    let sources = sources.into_iter().map(|(path, text)| (PathBuf::from(path), parse(text))).collect();
     let graph = graph(&sources);
     assert_eq!(graph["a"], BTreeSet::from(["b".to_owned(), "c".to_owned()]));
     assert!(!graph.contains_key("d"));

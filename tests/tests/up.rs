@@ -1,5 +1,6 @@
 //! `qscale up` with real servers, processes and load.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qscale_tests::process::binary;
@@ -61,12 +62,18 @@ fn a_load_that_cannot_be_sent_is_an_error() {
 fn ctrl_c_leaves_no_process_and_no_cgroup_behind() {
     let mut system = System::up(&["--load", "10", "--tick", "1s"]);
     let state = system.state().display().to_string();
-    eventually("functions to run", || (!system::with_argument("fibonacci").is_empty()).then_some(()));
-    let replicas = system::with_argument("qscale-function");
+    let functions = system.functions();
+    let replicas: Vec<u32> = functions.iter().flat_map(|function| &function.actual.replicas).filter_map(|replica| replica.pid).collect();
+    assert!(!replicas.is_empty(), "{functions:?}");
+    let record = std::fs::read(system.state().join("platform/cgroups.json"));
+    let cgroups: Vec<PathBuf> = record.map_or_else(|_| Vec::new(), |text| serde_json::from_slice(&text).expect("a list of folders"));
+    assert_eq!(functions.iter().any(|function| function.vertical), cgroups.iter().any(|folder| folder.is_dir()), "{cgroups:?}");
     assert!(system.stop(), "{}", system.tail());
     assert_eq!(system::with_argument(&state), [0; 0], "processes are left:\n{}", system.tail());
-    let left: Vec<_> = replicas.into_iter().filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()).collect();
+    let left: Vec<_> = replicas.into_iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect();
     assert_eq!(left, [0; 0], "replicas are left:\n{}", system.tail());
+    let left: Vec<_> = cgroups.into_iter().filter(|folder| folder.exists()).collect();
+    assert_eq!(left, [PathBuf::new(); 0], "cgroups are left:\n{}", system.tail());
 }
 
 #[test]
