@@ -55,6 +55,14 @@ impl LoadSummary {
     }
 }
 
+/// Error of a load generator that did not send its load, written in place of the summary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadFailure {
+    /// The error with its causes.
+    pub error: String,
+}
+
 /// Percentiles of the send lag, microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SendLag {

@@ -13,7 +13,7 @@ use crate::sink::{self, SinkArgs};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use prometheus_client::registry::Registry;
-use qscale_common::load::LoadSummary;
+use qscale_common::load::{LoadFailure, LoadSummary};
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::config::{self, ConfigArgs};
 use qscale_common::runtime::health::Health;
@@ -58,6 +58,7 @@ Examples:
     qscale-loadgen run --function fibonacci --csv out/requests.csv --vswarm out --invitro out/experiment
 
 Exit status: 0 success, 1 error, 2 invalid command line, 3 the run is void, 4 no request succeeded.
+With --json an error is an object with the field `error`.
 
 Columns of --csv: function, intended_us, sent_us, replied_us (microseconds since the start of the run), status (ok, a gRPC status,
 http_<code>, timeout, refused, unreachable, broken, malformed, censored, not_sent), connection (new, reused), valid (the reply is
@@ -90,7 +91,7 @@ const DEFAULT_LENGTH: Duration = Duration::from_secs(10);
 struct RunArgs {
     #[command(flatten)]
     load: LoadConfig,
-    /// Print the summary as JSON
+    /// Print the summary, or the error, as JSON
     #[arg(long, help_heading = "Output")]
     json: bool,
     /// Do not show progress
@@ -120,7 +121,16 @@ struct RunArgs {
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(args) => finish(run(*args)),
+        Command::Run(args) => {
+            let json = args.json;
+            let result = run(*args);
+            if let (true, Err(error)) = (json, &result) {
+                let failure = LoadFailure { error: format!("{error:#}") };
+                // Standard error shows it, too, and the exit status says that it failed.
+                let _closed = serde_json::to_string(&failure).map(|text| writeln!(io::stdout(), "{text}"));
+            }
+            finish(result)
+        }
         Command::Serve(args) => finish(serve(&args)),
         Command::Sink(args) => finish(sink(&args).map(|()| ExitCode::SUCCESS)),
     }

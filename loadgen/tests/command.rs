@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
+use qscale_common::load::LoadFailure;
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_qscale-loadgen");
@@ -124,6 +125,11 @@ fn invalid_values_are_reported_on_the_command_line() {
         let output = run(arguments);
         let said = text(&output.stderr);
         assert!(output.status.code() == Some(code) && said.contains(part), "{arguments:?}: {:?} {said}", output.status.code());
+        if code == 1 {
+            let output = run(&[arguments, &["--json"]].concat());
+            let failure: LoadFailure = serde_json::from_slice(&output.stdout).expect("the error as JSON");
+            assert!(failure.error.contains(part), "{arguments:?}: {failure:?}");
+        }
     }
 }
 

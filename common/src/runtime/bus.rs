@@ -63,6 +63,49 @@ pub struct BusConfig {
     pub password_file: Option<PathBuf>,
 }
 
+/// Why a command cannot use a nats-server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// No server answers in time.
+    #[error("no nats-server at {url} answers ({reason}); is the system up (qscale up)?")]
+    Unreachable {
+        /// Address of the server.
+        url: String,
+        /// Last error of the connection.
+        reason: String,
+    },
+    /// The server does not know the user, or the password is wrong.
+    #[error("the nats-server at {url} refuses user `{user}`: authorization violation")]
+    Refused {
+        /// Address of the server.
+        url: String,
+        /// The user.
+        user: String,
+    },
+    /// The server is older than [`super::provision::OLDEST_SERVER`].
+    #[error("nats-server {found} is too old: {oldest} or newer is required, older ones cannot create the buckets and ignore filters")]
+    TooOld {
+        /// Version of the server.
+        found: String,
+        /// Oldest version that is supported.
+        oldest: String,
+    },
+}
+
+impl ConnectError {
+    /// `last` is the last event before the timeout.
+    fn new(config: &BusConfig, last: Option<async_nats::Event>) -> Self {
+        use async_nats::{ClientError, ConnectErrorKind, Event};
+        let url = config.url.clone();
+        let refused = [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication].map(|kind| kind.to_string());
+        match last {
+            // The event has only the text of the kind.
+            Some(Event::ClientError(ClientError::Other(kind))) if refused.contains(&kind) => Self::Refused { url, user: config.user.clone() },
+            other => Self::Unreachable { url, reason: other.map_or_else(|| "timeout".to_owned(), |event| event.to_string()) },
+        }
+    }
+}
+
 impl Default for BusConfig {
     fn default() -> Self {
         Self { url: "nats://127.0.0.1:4222".into(), user: String::new(), password: String::new(), password_file: None }
@@ -94,7 +137,7 @@ impl BusConfig {
     /// Connects once, for a command.
     ///
     /// # Errors
-    /// If no server replies within `within`, or it refuses the user.
+    /// [`ConnectError`] if no server replies within `within` or it refuses the user; another error if the settings are invalid.
     pub async fn connect_once(&self, name: &str, within: Duration) -> anyhow::Result<Client> {
         let (event_tx, mut events) = tokio::sync::mpsc::channel(EVENTS);
         let options = self.options()?.name(name).event_callback(move |event| {
@@ -108,19 +151,14 @@ impl BusConfig {
             while let Some(event) = events.recv().await {
                 match event {
                     async_nats::Event::Connected => return true,
-                    other => last = Some(other.to_string()),
+                    other => last = Some(other),
                 }
             }
             false
         };
         match tokio::time::timeout(within, connected).await {
             Ok(true) => Ok(client),
-            _ => anyhow::bail!(
-                "no nats-server at {} answers as user `{}`{}; is the system up (qscale up)?",
-                self.url,
-                self.user,
-                last.map(|reason| format!(" ({reason})")).unwrap_or_default()
-            ),
+            _ => Err(ConnectError::new(self, last).into()),
         }
     }
 

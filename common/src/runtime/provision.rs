@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{Context, kv, object_store};
 
+use super::bus::ConnectError;
 use crate::contract::{EventType, MAX_PAYLOAD, subject};
 
 const MIB: i64 = 1 << 20;
@@ -104,13 +105,11 @@ pub async fn ensure(jetstream: &Context) -> anyhow::Result<()> {
 /// Refuses a server that is too old.
 ///
 /// # Errors
-/// Names both versions.
-pub fn check_server(client: &async_nats::Client) -> anyhow::Result<()> {
+/// [`ConnectError::TooOld`].
+pub fn check_server(client: &async_nats::Client) -> Result<(), ConnectError> {
     let (major, minor, patch) = OLDEST_SERVER;
-    let found = client.server_info().version;
-    anyhow::ensure!(
-        client.is_server_compatible(major as i64, minor as i64, patch as i64),
-        "nats-server {found} is too old: {major}.{minor} or newer is needed, older ones cannot make the buckets and ignore filters"
-    );
-    Ok(())
+    if client.is_server_compatible(major as i64, minor as i64, patch as i64) {
+        return Ok(());
+    }
+    Err(ConnectError::TooOld { found: client.server_info().version, oldest: format!("{major}.{minor}") })
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::subject;
-use qscale_common::load::LoadSummary;
+use qscale_common::load::{LoadFailure, LoadSummary};
 use qscale_common::name::Name;
 use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
@@ -382,10 +382,8 @@ impl RunningSystem {
     /// Error of a load generator that did not finish.
     pub fn load_failure(&self) -> Option<String> {
         let Some(Status::Ended(FAILED | WRONG_COMMAND_LINE | KILLED)) = self.supervisor.status(LOAD) else { return None };
-        let log = self.state.log(LOAD);
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let said = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
-        Some(said.map_or_else(|| format!("see {}", log.display()), ToOwned::to_owned))
+        let failure = std::fs::read(self.load_output()).ok().and_then(|text| serde_json::from_slice::<LoadFailure>(&text).ok());
+        Some(failure.map_or_else(|| format!("see {}", self.state.log(LOAD).display()), |failure| failure.error))
     }
 
     /// State of every process.

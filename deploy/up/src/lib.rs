@@ -106,7 +106,7 @@ pub async fn run_until_done(plan: &Plan, state: &StateDir, view: ViewOptions, to
     if load.is_none()
         && let Some(reason) = ended.load_failure()
     {
-        anyhow::bail!("the load generator sent nothing: {reason}");
+        anyhow::bail!("the load generator failed: {reason}");
     }
     Ok(RunResult { dashboard, load })
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use qscale_common::load::LoadSummary;
+use qscale_common::load::{LoadFailure, LoadSummary};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{AllocationRequest, FunctionSpec, FunctionStatus, InitialAllocation, PlatformAddresses};
 use qscale_common::runtime::clock;
@@ -15,7 +15,7 @@ use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
 use qscale_up::launch::search_path;
 use qscale_up::state_dir::write_private;
-use qscale_up::supervisor::{Service, Status, Supervisor};
+use qscale_up::supervisor::{KILLED, Service, Status, Supervisor};
 use qscale_up::{LoadPlan, RequestForm, sibling_program};
 use serde_json::json;
 
@@ -244,16 +244,16 @@ impl Testbed {
         let began = clock::instant();
         let code = loop {
             match self.supervisor.status(&sending.name) {
+                Some(Status::Ended(KILLED)) => bail!("the load generator was killed"),
                 Some(Status::Ended(code)) => break code,
-                Some(Status::Restarting) => bail!("the load generator was killed"),
                 _ => ensure!(clock::since(began) < sending.until, "the load generator did not end in time"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         };
         if FAILED.contains(&code) {
-            let log = std::fs::read_to_string(sending.summary.with_extension("log")).unwrap_or_default();
-            let output = log.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or("nothing").to_owned();
-            bail!("the load generator failed: {output}");
+            let failure: LoadFailure =
+                serde_json::from_slice(&std::fs::read(&sending.summary)?).context("the load generator failed without an error")?;
+            bail!("the load generator failed: {}", failure.error);
         }
         let summary: LoadSummary =
             serde_json::from_slice(&std::fs::read(&sending.summary)?).context("invalid summary of the load generator")?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use async_nats::jetstream::stream::Config;
 use qscale_common::contract::subject;
-use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::bus::{Bus, ConnectError};
 use qscale_common::runtime::provision;
 
 use super::report::Report;
@@ -23,15 +23,14 @@ pub async fn reach(report: &mut Report, locate: &Locate) -> Option<Bus> {
             Some(bus)
         }
         Err(error) => {
-            let text = format!("{error:#}");
-            let fix = match text.to_lowercase() {
-                refused if refused.contains("authorization") => {
+            let fix = match error.downcast_ref::<ConnectError>() {
+                Some(ConnectError::Refused { .. }) => {
                     "the credential was refused: specify user and password in --nats, or restart `qscale up`"
                 }
-                old if old.contains("too old") => "run `make tools`, or install nats-server 2.11 or newer",
-                _ => "start the system with `qscale up`, or specify its server with --nats",
+                Some(ConnectError::TooOld { .. }) => "run `make tools`, or install nats-server 2.11 or newer",
+                Some(ConnectError::Unreachable { .. }) | None => "start the system with `qscale up`, or specify its server with --nats",
             };
-            report.fail(CHECK, text, fix);
+            report.fail(CHECK, format!("{error:#}"), fix);
             None
         }
     }
