@@ -6,6 +6,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// Upper bound of the first latency bucket of a Load message, microseconds.
+pub const FIRST_BUCKET_US: u64 = 100;
+/// Ratio of the upper bounds of two neighbouring latency buckets.
+pub const BUCKET_RATIO: f64 = 1.25;
+
 /// Summary of a load on some functions. The last seven fields before the results describe the run of the load generator; a simulated load leaves out
 /// those that do not apply.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

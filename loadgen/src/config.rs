@@ -74,7 +74,7 @@ pub struct LoadConfig {
     #[arg(long, value_name = "KIND", default_value_t = Self::default().gaps, help_heading = "When")]
     pub gaps: Gaps,
     /// Duration of sending; default: 10s, or the whole trace
-    #[arg(long = "for", value_name = "TIME", help_heading = "When")]
+    #[arg(long = "for", value_name = "DURATION", help_heading = "When")]
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub length: Option<Span>,
     /// Seed of all random numbers
@@ -97,8 +97,8 @@ pub struct LoadConfig {
     /// Requests per invocation of the trace
     #[arg(long, value_name = "FACTOR", default_value_t = Self::default().rate_scale, help_heading = "Trace")]
     pub rate_scale: f64,
-    /// Use only the first COUNT functions of the trace
-    #[arg(long, value_name = "COUNT", help_heading = "Trace")]
+    /// Use only the first NUMBER functions of the trace
+    #[arg(long, value_name = "NUMBER", help_heading = "Trace")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_functions: Option<usize>,
     /// Skip the first MINUTES of the trace
@@ -109,25 +109,25 @@ pub struct LoadConfig {
     #[arg(long, value_enum, value_name = "MODE", default_value_t = Self::default().connection, help_heading = "How")]
     pub connection: ConnectionMode,
     /// Connections that each thread opens to each address before the start; more are opened on demand
-    #[arg(long, value_name = "COUNT", default_value_t = Self::default().connections, help_heading = "How")]
+    #[arg(long, value_name = "NUMBER", default_value_t = Self::default().connections, help_heading = "How")]
     pub connections: u32,
     /// Timeout of a request, from its intended send time to the reply
-    #[arg(long, value_name = "TIME", default_value_t = Self::default().timeout, help_heading = "How")]
+    #[arg(long, value_name = "DURATION", default_value_t = Self::default().timeout, help_heading = "How")]
     pub timeout: Span,
     /// Longest wait for replies after the last request; requests still in flight then are marked censored
-    #[arg(long, value_name = "TIME", default_value_t = Self::default().drain, help_heading = "How")]
+    #[arg(long, value_name = "DURATION", default_value_t = Self::default().drain, help_heading = "How")]
     pub drain: Span,
     /// Maximum number of requests in flight; a further one is marked not_sent
-    #[arg(long, value_name = "COUNT", default_value_t = Self::default().max_in_flight, help_heading = "How")]
+    #[arg(long, value_name = "NUMBER", default_value_t = Self::default().max_in_flight, help_heading = "How")]
     pub max_in_flight: u32,
     /// Pacing threads
-    #[arg(long, value_name = "COUNT", default_value_t = Self::default().threads, help_heading = "How")]
+    #[arg(long, value_name = "NUMBER", default_value_t = Self::default().threads, help_heading = "How")]
     pub threads: u32,
     /// Do not request real-time scheduling
     #[arg(long, help_heading = "How")]
     pub no_real_time: bool,
     /// Bound on the p99 of send lag; the run is void if it is exceeded, or if more than 1% of the requests were not sent
-    #[arg(long, value_name = "TIME", default_value_t = Self::default().max_lag, help_heading = "How")]
+    #[arg(long, value_name = "DURATION", default_value_t = Self::default().max_lag, help_heading = "How")]
     pub max_lag: Span,
 
     /// Write one row per request to this file
@@ -135,7 +135,7 @@ pub struct LoadConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub csv: Option<PathBuf>,
     /// Write rps<rate>_lat.csv in the format of vSwarm's invoker to this folder
-    #[arg(long, value_name = "FOLDER", help_heading = "Files")]
+    #[arg(long, value_name = "DIR", help_heading = "Files")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vswarm: Option<PathBuf>,
     /// Write <PREFIX>_duration_<minutes>.csv in InVitro's format

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use qscale_common::contract::{Failures, LatencyBucket};
-use qscale_common::load::{FunctionLoad, LatencySummary, LoadSummary, SendLag};
+use qscale_common::load::{BUCKET_RATIO, FIRST_BUCKET_US, FunctionLoad, LatencySummary, LoadSummary, SendLag};
 
 use crate::record::{FailureKind, RequestRecord, RequestStatus};
 
@@ -94,8 +94,7 @@ impl RequestStats {
     /// Latencies as buckets of a Load message: about fifty, each a quarter wider than the one before.
     #[must_use]
     pub fn latency_buckets(&self) -> Vec<LatencyBucket> {
-        const FIRST_US: u64 = 100;
-        let buckets = self.latency_us.iter_log(FIRST_US, 1.25).filter(|bucket| bucket.count_since_last_iteration() > 0);
+        let buckets = self.latency_us.iter_log(FIRST_BUCKET_US, BUCKET_RATIO).filter(|bucket| bucket.count_since_last_iteration() > 0);
         let mut rising: Vec<LatencyBucket> = Vec::new();
         for bucket in buckets {
             let (le_us, count) = (bucket.value_iterated_to(), bucket.count_since_last_iteration());

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use qscale_common::name::FunctionId;
-use qscale_common::runtime::traces;
-use qscale_common::workload::trace::{Keep, MinuteTrace, RowTrace, read_azure2021, read_endpoints};
+use qscale_common::runtime::traces::{self, OpenedTrace};
+use qscale_common::workload::trace::{Keep, MinuteTrace, RowTrace, read_endpoints};
 use qscale_common::workload::{Arrivals, Demand, PatternArrivals, Scale, Spread, WorkloadRng};
 use rand::SeedableRng;
 
@@ -61,18 +61,15 @@ impl Schedule {
                 }
                 Self::at_target(config, functions, ArrivalSource::Pattern { spread: config.spread }, default_length)
             }
-            Some(path) if path.is_dir() => {
-                let trace = traces::open_azure2019(path, keep(config), config.memory_mib)?;
-                let count = trace.functions.len();
-                Self::at_target(config, for_trace(config, count)?, ArrivalSource::Minutes(trace, scale), Duration::MAX)
-            }
             Some(path) if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) => {
                 Self::at_endpoints(config, path, default_length)
             }
             Some(path) => {
-                let trace = read_azure2021(&shown(path), traces::open(path)?, keep(config))?;
-                let count = trace.functions.len();
-                Self::at_target(config, for_trace(config, count)?, ArrivalSource::Rows(trace, scale), Duration::MAX)
+                let (count, source) = match traces::open_trace(path, keep(config), config.memory_mib)? {
+                    OpenedTrace::Minutes(trace) => (trace.functions.len(), ArrivalSource::Minutes(trace, scale)),
+                    OpenedTrace::Rows(trace) => (trace.functions.len(), ArrivalSource::Rows(trace, scale)),
+                };
+                Self::at_target(config, for_trace(config, count)?, source, Duration::MAX)
             }
         }
     }

@@ -32,10 +32,10 @@ pub struct SinkArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     pub listen: SocketAddr,
     /// Length of a stall, during which nothing is served
-    #[arg(long, value_name = "TIME", requires = "every")]
+    #[arg(long, value_name = "DURATION", requires = "every")]
     pub stall: Option<Span>,
     /// Interval from the start of one stall to the next
-    #[arg(long, value_name = "TIME", requires = "stall")]
+    #[arg(long, value_name = "DURATION", requires = "stall")]
     pub every: Option<Span>,
 }
 

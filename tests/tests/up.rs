@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use qscale_common::runtime::leftovers;
 use qscale_tests::process::binary;
 use qscale_tests::{Folder, System, eventually, nats, system};
 use serde_json::Value;
@@ -65,8 +66,7 @@ fn ctrl_c_leaves_no_process_and_no_cgroup_behind() {
     let functions = system.functions();
     let replicas: Vec<u32> = functions.iter().flat_map(|function| &function.actual.replicas).filter_map(|replica| replica.pid).collect();
     assert!(!replicas.is_empty(), "{functions:?}");
-    let record = std::fs::read(system.state().join("platform/cgroups.json"));
-    let cgroups: Vec<PathBuf> = record.map_or_else(|_| Vec::new(), |text| serde_json::from_slice(&text).expect("a list of folders"));
+    let cgroups = leftovers::recorded_cgroups(&system.state().join("platform"));
     assert_eq!(functions.iter().any(|function| function.vertical), cgroups.iter().any(|folder| folder.is_dir()), "{cgroups:?}");
     assert!(system.stop(), "{}", system.tail());
     assert_eq!(system::with_argument(&state), [0; 0], "processes are left:\n{}", system.tail());

@@ -77,6 +77,6 @@ impl Host {
     /// Environment variable by which a later platform with the same state folder recognises processes of this one.
     #[must_use]
     pub fn mark(&self) -> (OsString, OsString) {
-        (crate::orphans::MARK.into(), self.state_dir.clone().into_os_string())
+        (qscale_common::runtime::leftovers::MARK.into(), self.state_dir.clone().into_os_string())
     }
 }

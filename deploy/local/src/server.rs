@@ -8,6 +8,7 @@ use anyhow::Context;
 use qscale_common::hash::fnv1a;
 use qscale_common::platform::PlatformAddresses;
 use qscale_common::runtime::health::Health;
+use qscale_common::runtime::leftovers;
 use qscale_common::runtime::platform::api;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -120,7 +121,7 @@ async fn prepare_host(config: &LocalConfig, state: &StateDir, client_connections
 fn detect_cgroups(root: &str, instance: &str, state_dir: &Path) -> std::io::Result<Option<Cgroups>> {
     match Cgroups::detect(root, instance) {
         Ok(cgroups) => {
-            orphans::remember(state_dir, &cgroups.folders())?;
+            leftovers::record_cgroups(state_dir, &cgroups.folders())?;
             Ok(Some(cgroups))
         }
         Err(reason) => {

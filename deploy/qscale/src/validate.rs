@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use qscale_common::document::Format;
+use qscale_common::runtime::files::read_document;
 use qscale_common::runtime::shutdown;
 use qscale_common::time::Span;
 use qscale_experiments::profile::describe;
@@ -42,7 +42,7 @@ pub struct ValidateArgs {
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     profile: Option<PathBuf>,
     /// Length of each scenario
-    #[arg(long = "for", value_name = "TIME", default_value = "20s")]
+    #[arg(long = "for", value_name = "DURATION", default_value = "20s")]
     length: Span,
     /// Only this scenario; repeatable
     #[arg(long = "scenario", value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(scenario::NAMES))]
@@ -110,8 +110,8 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
 /// # Errors
 /// When it cannot be read, or is not a profile.
 pub fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("--profile {}", path.display()))?;
-    FunctionProfile::read(&text, Format::of(path)?).with_context(|| format!("--profile {}", path.display()))
+    let (text, format) = read_document(path).context("--profile")?;
+    FunctionProfile::read(&text, format).with_context(|| format!("--profile {}", path.display()))
 }
 
 fn table(comparisons: &[ScenarioComparison]) -> Table {

@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qscale_common::document::Format;
 use qscale_common::hash::fnv1a;
 use qscale_common::platform::{FunctionSpec, OutOfRange, SimulatedFunction, SimulatedTrace};
+use qscale_common::runtime::files::read_document;
 use qscale_common::runtime::traces;
 use qscale_common::workload::Scale;
 use qscale_common::workload::trace::{Keep, MinuteTrace};
 use qscale_sim::{FunctionProfile, Load, ProfileScale, profiles};
-
-/// Largest profile that is read, bytes.
-const PROFILE_BYTES: u64 = 1 << 20;
 
 /// The trace that was opened last, with its folder: functions of one trace share it.
 pub type LastTrace = Option<(PathBuf, Arc<MinuteTrace>)>;
@@ -88,21 +85,16 @@ fn profile(named: &str) -> Result<FunctionProfile, String> {
         Err(unknown) => unknown,
     };
     let path = std::path::Path::new(named);
-    let size = path.metadata().map(|file| file.len());
-    match size {
-        Err(_) => return Err(format!("a known profile, or a file ({unknown})")),
-        Ok(bytes) if bytes > PROFILE_BYTES => {
-            return Err(format!("a file of at most {PROFILE_BYTES} bytes, not {bytes}"));
-        }
-        Ok(_) => {}
+    if !path.exists() {
+        return Err(format!("a known profile, or a file ({unknown})"));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("a file that can be read ({error})"))?;
-    let read = Format::of(path).and_then(|format| FunctionProfile::read(&text, format));
-    read.map_err(|error| format!("a file that can be read ({error})"))
+    let (text, format) = read_document(path).map_err(|error| format!("a file that can be read ({error:#})"))?;
+    FunctionProfile::read(&text, format).map_err(|error| format!("a file that can be read ({error})"))
 }
 
 #[cfg(test)]
 mod tests {
+    use qscale_common::document::Format;
     use qscale_common::name::Name;
 
     use super::*;

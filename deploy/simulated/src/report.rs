@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use qscale_common::contract::{Failures, LatencyBucket, Load, Version};
-use qscale_common::load::{FunctionLoad, LatencySummary, LoadSummary};
+use qscale_common::load::{BUCKET_RATIO, FIRST_BUCKET_US, FunctionLoad, LatencySummary, LoadSummary};
 use qscale_common::time::{Timestamp, millis};
 use qscale_sim::latency::Histogram;
 use qscale_sim::{Nanos, Totals};
 
 use crate::function::Simulated;
 
-/// Number of buckets of a Load message: from 100 us, each a quarter wider than the one before, like the load generator's; the last one is unbounded.
+/// Number of buckets of a Load message; the last one is unbounded.
 const BUCKETS: usize = 64;
-static BOUNDS_US: LazyLock<[u64; BUCKETS]> = LazyLock::new(|| std::array::from_fn(|index| (100.0 * 1.25f64.powi(index as i32)) as u64));
+static BOUNDS_US: LazyLock<[u64; BUCKETS]> =
+    LazyLock::new(|| std::array::from_fn(|index| (FIRST_BUCKET_US as f64 * BUCKET_RATIO.powi(index as i32)) as u64));
 
 /// Latencies in `histogram`; `None` if it is empty.
 fn latency_of(histogram: &Histogram) -> Option<LatencySummary> {

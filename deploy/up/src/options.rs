@@ -39,7 +39,7 @@ pub struct UpOptions {
     #[arg(long, value_enum, value_name = "BACKEND", default_value_t)]
     pub backend: Backend,
     /// Stop after this time (90s, 10m), measured by the system's clock
-    #[arg(long = "for", value_name = "TIME")]
+    #[arg(long = "for", value_name = "DURATION")]
     pub duration: Option<Span>,
     /// Offered load, a pattern; the help lists its forms.
     #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m", help = load_help())]
@@ -63,7 +63,7 @@ pub struct UpOptions {
     #[arg(long = "input", value_name = "FIELD=VALUE")]
     pub inputs: Vec<String>,
     /// Number of functions [default: 1, or up to 100 of a trace]
-    #[arg(long, value_name = "COUNT", help_heading = "Simulated functions")]
+    #[arg(long, value_name = "NUMBER", help_heading = "Simulated functions")]
     pub functions: Option<u32>,
     /// Speed of the system's clock relative to real time, 1 to 1000
     #[arg(long, value_name = "FACTOR", default_value_t = 1, help_heading = "Simulated functions")]
@@ -75,10 +75,10 @@ pub struct UpOptions {
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = "Simulated functions")]
     pub trace: Option<PathBuf>,
     /// Control interval
-    #[arg(long, value_name = "TIME", default_value = "2s")]
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
     pub tick: TickLength,
     /// Objective: bound on the 95th percentile of latency
-    #[arg(long, value_name = "TIME", default_value = "200ms")]
+    #[arg(long, value_name = "DURATION", default_value = "200ms")]
     pub slo: Span,
     /// Seed of the arrivals
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]

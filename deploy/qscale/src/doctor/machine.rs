@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use qscale_common::runtime::leftovers;
 use qscale_common::runtime::provision::OLDEST_SERVER;
 
 use super::report::Report;
@@ -16,8 +17,6 @@ const VERSION_WITHIN: Duration = Duration::from_secs(5);
 /// Free disk below which full streams do not fit, and below which nothing does.
 const DISK_SCARCE: u64 = 2 << 30;
 const DISK_FULL: u64 = 128 << 20;
-/// Environment variable of the processes that a platform started; its value is the platform's state folder.
-const PLATFORM_MARK: &str = "QSCALE_PLATFORM";
 
 const GET_SERVER: &str = "run `make tools`, put nats-server 2.11 or newer on the PATH, or set NATS_SERVER_BIN";
 
@@ -156,7 +155,7 @@ fn leftovers(report: &mut Report, state: &StateDir) {
         report.warn(CHECK, format!("a nats-server (process {pid}) runs without a system"), format!("kill {pid}"));
     }
     let platform = state.join("platform");
-    let processes = marked(&platform);
+    let processes = leftovers::marked_processes(&platform);
     if !processes.is_empty() {
         let pids: Vec<String> = processes.iter().map(ToString::to_string).collect();
         report.warn(
@@ -165,24 +164,12 @@ fn leftovers(report: &mut Report, state: &StateDir) {
             format!("the next `qscale up` ends them, or: kill {}", pids.join(" ")),
         );
     }
-    let cgroups: Vec<PathBuf> =
-        std::fs::read(platform.join("cgroups.json")).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    for cgroup in cgroups.iter().filter(|cgroup| cgroup.is_dir()) {
+    for cgroup in leftovers::recorded_cgroups(&platform).iter().filter(|cgroup| cgroup.is_dir()) {
         report.warn(CHECK, format!("unused cgroup {}", cgroup.display()), "the next `qscale up` removes it");
     }
     if report.findings().len() == before {
         report.pass(CHECK, "no process or cgroup of an earlier system");
     }
-}
-
-/// Processes started by a platform with this state folder.
-fn marked(platform: &Path) -> Vec<u32> {
-    let mark = [PLATFORM_MARK.as_bytes(), b"=", platform.as_os_str().as_bytes()].concat();
-    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let carries = |pid: &u32| {
-        std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|one| one == mark))
-    };
-    pids.filter(carries).collect()
 }
 
 #[cfg(test)]

@@ -1,18 +1,17 @@
-//! Traces from files. Owns which files a trace is, and what is asked for of it; their formats belong to `qscale_common::workload::trace`.
+//! Arguments that select a trace. Owns how they change a suite; the trace is opened by [`qscale_common::runtime::traces`].
 
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
+use qscale_common::runtime::traces::{self, OpenedTrace};
 use qscale_common::workload::Scale;
-use qscale_common::workload::trace::{Azure2019, Keep, read_azure2019, read_azure2021};
+use qscale_common::workload::trace::Keep;
 use qscale_evaluate::Suite;
 use qscale_evaluate::suite::TraceEntry;
 use qscale_evaluate::trace::Trace;
 
-/// Which trace, and how it is played.
+/// A trace, its split and its scale.
 #[derive(Debug, Args)]
 pub struct TraceArgs {
     /// Trace of real functions: a folder in the format of InVitro and Azure Functions 2019 (invocations.csv, durations.csv and, where there is one, memory.csv), or a
@@ -33,13 +32,8 @@ pub struct TraceArgs {
     rate_scale: Option<f64>,
 }
 
-/// Files of a trace, by their names in InVitro and as published.
-const INVOCATIONS: [&str; 2] = ["invocations.csv", "invocations_per_function_md"];
-const DURATIONS: [&str; 2] = ["durations.csv", "function_durations_percentiles"];
-const MEMORY: [&str; 2] = ["memory.csv", "app_memory_percentiles"];
-
 impl TraceArgs {
-    /// Whether a trace is asked for.
+    /// Whether a trace was given.
     pub fn is_given(&self) -> bool {
         self.path.is_some()
     }
@@ -53,7 +47,10 @@ impl TraceArgs {
         Some(name.chars().map(plain).collect::<String>().trim_matches('-').to_owned())
     }
 
-    /// Changes of a suite what was asked for.
+    /// Overrides the split, functions and scale of a suite with the given ones.
+    ///
+    /// # Errors
+    /// When a value is outside its range.
     pub fn apply(&self, entry: &mut TraceEntry) -> anyhow::Result<()> {
         if let Some(split) = &self.split {
             let parts: Result<Vec<u32>, _> = split.split('/').map(str::parse).collect();
@@ -77,79 +74,16 @@ impl TraceArgs {
     }
 
     /// Reads the trace.
+    ///
+    /// # Errors
+    /// When none was given, the suite has no trace section, or the trace cannot be read.
     pub fn read(&self, suite: &Suite) -> anyhow::Result<Trace> {
-        let path = self.path.as_deref().context("say which trace with --trace DIR")?;
-        let entry = suite.trace.as_ref().context("the suite does not play traces")?;
+        let path = self.path.as_deref().context("no trace given; add --trace DIR")?;
+        let entry = suite.trace.as_ref().context("the suite has no [trace] section")?;
         let keep = Keep { functions: if entry.functions == 0 { usize::MAX } else { entry.functions }, ..Keep::default() };
-        let kind = std::fs::metadata(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
-        if kind.is_file() {
-            return rows(path, keep);
-        }
-        let Some(invocations) = find(path, INVOCATIONS)? else { return lone_file(path, keep) };
-        let durations = find(path, DURATIONS)?;
-        let durations =
-            durations.with_context(|| format!("{}: no durations.csv in the folder of {}", path.display(), shown(&invocations)))?;
-        let memory = find(path, MEMORY)?;
-        let none = path.join(MEMORY[0]);
-        let files = [&invocations, &durations, memory.as_ref().unwrap_or(&none)].map(|file| shown(file));
-        let trace = Azure2019 {
-            invocations: open(&invocations)?,
-            durations: open(&durations)?,
-            memory: memory.as_deref().map(open).transpose()?,
-            memory_mib: entry.memory_mib,
-        };
-        Ok(Trace::Minutes(read_azure2019(files.each_ref().map(String::as_str), trace, keep)?))
+        Ok(match traces::open_trace(path, keep, entry.memory_mib)? {
+            OpenedTrace::Minutes(trace) => Trace::Minutes(trace),
+            OpenedTrace::Rows(trace) => Trace::Rows(trace),
+        })
     }
-}
-
-/// A folder that holds one file of single invocations.
-fn lone_file(folder: &Path, keep: Keep) -> anyhow::Result<Trace> {
-    let files = files(folder)?;
-    match &files[..] {
-        [only] => rows(only, keep),
-        _ => {
-            let names: Vec<String> = files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned())).collect();
-            let found = if names.is_empty() { "no .csv at all".to_owned() } else { names.join(", ") };
-            bail!(
-                "{}: there is no invocations.csv in it, but {found}; a trace is a folder with invocations.csv and durations.csv, or one file of single invocations",
-                folder.display()
-            )
-        }
-    }
-}
-
-fn rows(path: &Path, keep: Keep) -> anyhow::Result<Trace> {
-    Ok(Trace::Rows(read_azure2021(&shown(path), open(path)?, keep)?))
-}
-
-/// The file of a folder that is called `names[0]`, or else the first that begins with `names[1]`.
-fn find(folder: &Path, names: [&str; 2]) -> anyhow::Result<Option<PathBuf>> {
-    let exact = folder.join(names[0]);
-    if exact.exists() {
-        return Ok(Some(exact));
-    }
-    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(names[1]));
-    Ok(files(folder)?.into_iter().find(begins))
-}
-
-/// The .csv files of a folder, by name.
-fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|ending| ending == "csv") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(BufReader::with_capacity(1 << 16, file))
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::Context;
-use qscale_common::document::Format;
 use qscale_common::name::Name;
 use qscale_common::platform::{FunctionSpec, SimulatedFunction, SimulatedTrace};
+use qscale_common::runtime::files::read_document;
 use qscale_common::runtime::traces;
 use qscale_common::units::Mebibytes;
 use qscale_common::workload::trace::Keep;
@@ -73,9 +73,8 @@ fn profile(named: &str) -> anyhow::Result<(FunctionProfile, String)> {
     let path = Path::new(named);
     anyhow::ensure!(path.is_file(), "--profile {named}: no such file, and {unknown}");
     let path = path.canonicalize().with_context(|| format!("--profile {named}"))?;
-    let text = std::fs::read_to_string(&path).with_context(|| format!("--profile {named}"))?;
-    let profile =
-        Format::of(&path).and_then(|format| FunctionProfile::read(&text, format)).with_context(|| format!("--profile {named}"))?;
+    let (text, format) = read_document(&path).with_context(|| format!("--profile {named}"))?;
+    let profile = FunctionProfile::read(&text, format).with_context(|| format!("--profile {named}"))?;
     let path = path.to_str().with_context(|| format!("--profile {named}: the path is not UTF-8"))?.to_owned();
     Ok((profile, path))
 }
