@@ -28,7 +28,7 @@ use qscale_experiments::journal::Journal;
 
 /// Compare policies in the simulator: every policy in every cell of a suite, with the same requests and perturbations.
 ///
-/// A suite is a file that defines the comparison in advance: functions, workloads, perturbations, entrants, and the grid in which each rule may be tuned. Two suites are
+/// A suite is a file that defines the comparison in advance: functions, workloads, perturbations, competitors, and the grid in which each rule may be tuned. Two suites are
 /// bundled: `synthetic`, with load patterns, and `trace`, for traces of real functions. No server is needed.
 ///
 /// The folder of --out then contains the suite (suite.json), all runs (results.json, results.csv), the summary (summary.json, summary.csv) and a self-contained report
@@ -42,7 +42,7 @@ use qscale_experiments::journal::Journal;
   qscale evaluate --trace ../my-trace --functions 50 --seeds 5
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
   qscale evaluate --suite my-suite.toml --out my-results --json
-  qscale evaluate --list                                      suites, entrants, cells
+  qscale evaluate --list                                      suites, competitors, cells
   qscale evaluate --print-suite synthetic > my-suite.toml     a suite to start from")]
 pub struct EvaluateArgs {
     /// Suite: synthetic, trace, or a file (.toml, .yaml, .json) [default: synthetic, or trace with --trace]
@@ -50,7 +50,7 @@ pub struct EvaluateArgs {
     suite: Option<String>,
     #[command(flatten)]
     trace: TraceArgs,
-    /// Only this entrant of the suite, or any policy, with these parameters; repeatable
+    /// Only this competitor of the suite, or any policy, with these parameters; repeatable
     #[arg(long = "policy", value_name = "NAME[:KEY=VALUE,...]")]
     policies: Vec<String>,
     /// Model of the policy dqn, as `qscale train` writes it [default: the bundled model]
@@ -65,7 +65,7 @@ pub struct EvaluateArgs {
     /// Only this perturbation; repeatable
     #[arg(long = "perturbation", value_name = "NAME")]
     perturbations: Vec<String>,
-    /// Test runs of each entrant in each cell [default: that of the suite]
+    /// Test runs of each competitor in each cell [default: that of the suite]
     #[arg(long, value_name = "NUMBER")]
     seeds: Option<u32>,
     /// Also tune every rule on the validation part, and report both
@@ -74,7 +74,7 @@ pub struct EvaluateArgs {
     /// A first look: the few cells and seeds that the suite lists for it
     #[arg(long)]
     quick: bool,
-    /// List suites, entrants and cells, without running anything
+    /// List suites, competitors and cells, without running anything
     #[arg(long)]
     list: bool,
     /// Print the file of a bundled suite, without running anything

@@ -43,8 +43,8 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 The promoter, a service of `qscale up`, carries a round out: it trains a candidate on the recorded States and Rewards of the functions that obey the agent, mixed with
 simulated functions so that nothing is forgotten. The candidate replaces the model in use only if it passes three gates:
-  offline  not worse on validation worlds; simulated over the recorded arrivals of each function it neither violates nor costs more, and one of both less, beyond
-           chance and where the simulation is close to the recording. A function that cannot be simulated is an objection
+  offline  not worse on validation worlds; and over the simulated arrivals of the recording: for no function more violations or cost; for at least one,
+           significantly fewer violations or lower cost, where the simulation matches the recording. A function that cannot be simulated fails the gate
   shadow   stored, not in use; it decides on the States of --shadow-for, always finite and in distribution, and is not worse over the arrivals of that time
   use      in use, and watched for --watch-for: if violations are more frequent than in the same time before, or the daily budget is spent, the version before is put
            in use again, and no other candidate is tried until the next day (UTC)

@@ -33,7 +33,7 @@ use crate::system::Locate;
 
 /// Learn how many replicas and how much CPU and memory serverless functions need
 ///
-/// `qscale up` runs the whole system on this machine. `qscale train`, `evaluate`, `ablate` and `reproduce` need no running system; the other commands connect to one.
+/// `qscale up` runs the whole system on this machine. The commands under Experiment need no running system; most others connect to one.
 #[derive(Debug, Parser)]
 #[command(name = "qscale", version, max_term_width = 110, propagate_version = true)]
 struct Cli {

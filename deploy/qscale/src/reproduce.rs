@@ -33,29 +33,41 @@ use crate::system::Locate;
   qscale reproduce vertical --local --for 5m --seeds 4
   qscale reproduce horizontal --seeds 10 --json | jq .findings
 
-Entrants:
+Competitors:
   threshold    above 250m of CPU or 256 MiB of memory per replica up, otherwise down: by one replica, or by 30m (threshold-vertical)
   tabular-q    five bins of CPU; steps of 20 replicas or 30m of CPU; learns online in 50 episodes of 24 ticks
   tabular-q-1  the same with steps of one replica
   dqn-step     deep Q-learning with a replay and the action set `step`, trained here on this function under such loads
   dqn          the bundled model, which was not trained on this function, restricted to the scope of the experiment
 
-From the study: function and rule; the table's bins, steps, alpha 0.5, gamma 0.9, epsilon 0.9 times 0.995 per step from step 50 on; 1 to 121 replicas; CPU from
-the measured 250m, memory from 100 to 1900 MiB; layers 128-128 and 64-64, epsilon 0.9 to 0.05, tau 0.005; a tick of 5 s, 50 episodes of 24; evenly spaced
-requests, 332 per second; p90 within 400 ms vertically, and within 100 ms horizontally, from the table's reward.
-Unknown, and chosen here: the other rates and their changes; half a core per replica horizontally; 100m to 1000m vertically; runs of ten minutes.
-Deliberately different: one reward with a cost term for all learners; failures count as late, latency starts at arrival, and requests queued at the end are not
-answers; a resize does not restart the replica; agents see CPU relative to the replica's limit, not the node's; the networks are double and dueling, learn from 64
-functions in parallel, and multiply CPU by 0.8 or 1.25. No guard is active.
+Setting        From the study
+  load         332 evenly spaced requests per second to its function
+  objective    p90 within 400 ms (vertical) or 100 ms (horizontal, from the reward of the table)
+  allocations  1 to 121 replicas; CPU from the measured 250m; memory 100 to 1900 MiB
+  ticks        5 s; 50 episodes of 24
+  rule         that of the study
+  table        its bins and steps; alpha 0.5; gamma 0.9; epsilon 0.9, times 0.995 per step from step 50 on
+  networks     layers 128-128 and 64-64; epsilon 0.9 to 0.05; tau 0.005
 
-On this machine (--local) all entrants run at the same time and share the cores, each as an agent for its own copy of the native fibonacci, under the same requests.
+Setting        Unknown, and chosen here
+  load         the other rates and their changes; runs of ten minutes
+  allocations  half a core per replica (horizontal); 100m to 1000m of CPU (vertical)
+
+Setting        Different from the study
+  reward       one for all learners, with a cost term
+  latency      starts at arrival; failures count as late; requests queued at the end count as unanswered
+  resize       does not restart the replica
+  observation  CPU relative to the limit of the replica, not of the node
+  networks     double and dueling; learn from 64 functions in parallel; multiply CPU by 0.8 or 1.25
+  guard        none
+
+On this machine (--local) all competitors run at the same time and share the cores, each as an agent for its own copy of the native fibonacci, under the same requests.
 CPU, its steps and thresholds, and rates are a tenth of the study's, ticks a fifth; a request takes about 1.2 ms of CPU; 1 to 21 replicas; one fixed and
 one changing rate. Learners are trained in a simulation of this set-up and do not learn further. Networks have the agent's fallback rule, and the number of its
 decisions is reported. Latency is measured by the client from the due time; the late share comes from a histogram.
 
-Intervals are 95 % confidence intervals (Student's t) over seeds, with one training per seed; with the two seeds of --local they are wide. Better means: late less
-often or cheaper beyond the interval of the paired differences, while the other metric differs by less than a thousandth of the requests or a hundredth of the cost. There is
-no correction for multiple comparisons.
+Intervals are 95 % confidence intervals (Student's t) over seeds, with one training per seed; with the two seeds of --local they are wide. Better: one metric improves
+significantly and the other changes by less than 0.1 % of requests or 1 % of cost. There is no correction for multiple comparisons.
 
 Exit status: 0 done, 1 error, 130 stopped.")]
 pub struct ReproduceArgs {
@@ -66,9 +78,9 @@ pub struct ReproduceArgs {
     #[arg(long)]
     local: bool,
     /// Length of each run on this machine, 10s to 10m [default: 60s, or 20s with --quick]
-    #[arg(long = "for", value_name = "TIME", requires = "local")]
+    #[arg(long = "for", value_name = "DURATION", requires = "local")]
     duration: Option<Span>,
-    /// Seeds: trainings and runs of each entrant under each load [default: 5, or 2 with --local]
+    /// Seeds: trainings and runs of each competitor under each load [default: 5, or 2 with --local]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(2..=100))]
     seeds: Option<u64>,
     /// First seed
@@ -175,7 +187,7 @@ fn table(results: &StudyResults) -> Table {
         ExperimentKind::Horizontal => ("REPLICAS", RunMetric::Replicas),
         ExperimentKind::Vertical => ("CORES", RunMetric::Cores),
     };
-    let mut table = Table::new(&["LOAD", "ENTRANT", "P95", "LATE %", "SUCCEEDED/S", allocated.0, "COST/H", "CHANGES/H"]);
+    let mut table = Table::new(&["LOAD", "COMPETITOR", "P95", "LATE %", "SUCCEEDED/S", allocated.0, "COST/H", "CHANGES/H"]);
     let mut last = "";
     for line in &results.table {
         let mean = |figure| line.figures[&figure];

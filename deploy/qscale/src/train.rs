@@ -28,7 +28,7 @@ use crate::system::Locate;
 /// The network learns in hundreds of parallel simulated functions, each with its own load, objective and perturbations. It is evaluated regularly on other worlds, and
 /// the best network is kept. No server is needed. On two cores the default takes a few minutes.
 ///
-/// The folder of --out then contains the recipe and the seed (recipe.json), the curves (curves.csv, curves.svg), the checkpoint to resume from (last.dqn), the best
+/// The folder of --out then contains the training configuration and the seed (recipe.json), the curves (curves.csv, curves.svg), the checkpoint to resume from (last.dqn), the best
 /// network with its card (model.dqn) and its evaluation (evaluation.json). After Ctrl-C, run the same command to resume; the replay then fills from empty.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -61,8 +61,7 @@ pub struct TrainArgs {
     /// Also train a specialist for functions that always keep a replica, for this number of ticks (default: --ticks), and join the two networks
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
-    /// Trainer: replay learns quantiles of returns from a replay of a million ticks (QR-DQN), means their means (double DQN), rollouts quantiles of λ-returns from the
-    /// latest ticks only (PQN) [default: that of the recipe, which is replay]
+    /// Trainer: replay: QR-DQN; means: double DQN; rollouts: PQN, without replay buffer [default: that of --recipe, or replay]
     #[arg(long, value_name = "replay|means|rollouts")]
     trainer: Option<Trainer>,
     /// Random seed; the same seed gives the same network
@@ -74,7 +73,7 @@ pub struct TrainArgs {
     /// Device that computes the network; auto measures and takes the fastest
     #[arg(long, value_name = "auto|cpu|gpu", default_value = "auto")]
     device: DeviceChoice,
-    /// Print the recipe as JSON without training
+    /// Print the training configuration as JSON without training
     #[arg(long)]
     print_recipe: bool,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::output;
 /// Number of lines printed without a terminal.
 const LINES: u64 = 10;
 
-/// Shows how far it is.
+/// Progress of an evaluation.
 pub struct Bar {
     bar: Option<ProgressBar>,
     stage: Option<Stage>,
@@ -18,7 +18,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// Nothing is done yet.
+    /// A bar before the first run.
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(0);
@@ -31,7 +31,7 @@ impl Bar {
         Self { bar, stage: None, line: 0 }
     }
 
-    /// So far it is.
+    /// Shows the progress.
     pub fn show(&mut self, progress: Progress) {
         if progress.all == 0 {
             return;
@@ -59,7 +59,7 @@ impl Bar {
         }
     }
 
-    /// Nothing more comes.
+    /// Removes the bar.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -15,10 +15,10 @@ use serde_json::json;
 
 use crate::output;
 
-/// Width of tables where there is no terminal to ask.
+/// Width of tables without a terminal, columns.
 const WIDTH: usize = 100;
 
-/// Writes the files of an evaluation, and prints the results and the time that it took.
+/// Writes the files of an evaluation, and prints the results and the duration.
 pub fn write(
     out: &Path,
     results: &Results,
@@ -39,7 +39,7 @@ pub fn write(
         ("front.svg", front_svg(results, &summary)),
     ] {
         let path = out.join(name);
-        // Renamed when whole, so that nobody reads half a file.
+        // Renamed once complete, so that readers never see a partial file.
         let part = out.join(format!("{name}.part"));
         std::fs::write(&part, text)
             .and_then(|()| std::fs::rename(&part, &path))
@@ -74,7 +74,7 @@ fn pace(paces: &BTreeMap<String, DecisionLatency>) -> String {
     format!("decision latency on this machine, median/p99 in microseconds: {}", shown.collect::<Vec<_>>().join(", "))
 }
 
-/// Says what there is to choose from.
+/// Prints the suites, competitors and cells.
 pub fn list(suite: &Suite) -> anyhow::Result<()> {
     let names = |names: Vec<String>| if names.is_empty() { "those of the trace".to_owned() } else { names.join(", ") };
     output::line(format!("suites         {}", SHIPPED.map(|suite| suite.name).join(", ")))?;

@@ -11,7 +11,7 @@ use crate::output::{self, Cell, Table, Tone};
 use crate::run_options::RunOptions;
 use crate::system::Locate;
 
-/// Measure the effect of each part of training: the default recipe, and variants that change one part.
+/// Measure the effect of each part of training: the default training configuration, and variants that change one part.
 ///
 /// All variants are trained with the same seeds and number of ticks, and evaluated in the same worlds. The folder of --out contains a training for each variant and seed,
 /// and the table as ablations.json and ablations.csv. After Ctrl-C, run the same command to resume.
