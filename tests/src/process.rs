@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use crate::eventually;
 
@@ -23,6 +24,26 @@ pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
     let found = test.ancestors().map(|folder| folder.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("{name} is not built; run `cargo build --workspace --bins` with the profile of the tests"))
+}
+
+/// User and system CPU time of a running process.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = stat(pid).expect("the process runs");
+    Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
+}
+
+/// Parent of a process; `None` if it ended.
+#[must_use]
+pub fn parent(pid: u32) -> Option<u32> {
+    u32::try_from(stat(pid)?.ppid).ok()
+}
+
+fn stat(pid: u32) -> Option<procfs::process::Stat> {
+    procfs::process::Process::new(pid.cast_signed()).and_then(|process| process.stat()).ok()
 }
 
 impl Program {

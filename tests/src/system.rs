@@ -9,7 +9,7 @@ use qscale_common::platform::FunctionStatus;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use serde_json::Value;
 
-use crate::process::{binary, tail};
+use crate::process::{self, binary, tail};
 use crate::{Folder, PATIENCE, Program, eventually, nats};
 
 /// A running system in its own folder.
@@ -143,7 +143,7 @@ impl System {
 /// Process ids of the children of `parent`.
 #[must_use]
 pub fn children(parent: u32) -> Vec<u32> {
-    processes().into_iter().filter(|pid| stat(*pid).is_some_and(|fields| fields.get(1) == Some(&parent.to_string()))).collect()
+    processes().into_iter().filter(|pid| process::parent(*pid) == Some(parent)).collect()
 }
 
 /// Process ids of all processes whose command line contains `text`.
@@ -156,13 +156,6 @@ pub fn with_argument(text: &str) -> Vec<u32> {
 fn processes() -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").expect("/proc can be read").flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// Fields of /proc/<pid>/stat after the name: state, parent and so on.
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = text.rsplit_once(')')?;
-    Some(rest.split_whitespace().map(ToOwned::to_owned).collect())
 }
 
 fn name(pid: u32) -> Option<String> {

@@ -7,7 +7,7 @@ use qscale_common::policy::{Bounds, ScalingPolicy};
 use qscale_common::runtime::bus::Subscription;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_tests::{PATIENCE, System, eventually, system};
+use qscale_tests::{PATIENCE, System, eventually, process, system};
 
 const SERVICES: [&str; 5] = ["qscale-collector", "qscale-agent", "qscale-actuator", "qscale-platform", "nats-server"];
 
@@ -68,9 +68,7 @@ impl Watched {
     /// Whether a replica belongs to this system: the command line of its parent contains the state folder, or it is an orphan.
     fn is_ours(&self, pid: u32) -> bool {
         let state = self.system.state().display().to_string();
-        let parent = std::fs::read_to_string(format!("/proc/{pid}/stat"))
-            .ok()
-            .and_then(|text| text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok());
+        let parent = process::parent(pid);
         // An orphan becomes a child of the first process; it counts, so that the check fails until it is gone.
         parent.is_some_and(|parent| parent == 1 || system::with_argument(&state).contains(&parent))
     }

@@ -144,7 +144,7 @@ fn cycles(graph: &Graph) -> BTreeSet<BTreeSet<String>> {
 
 #[test]
 fn modules_import_each_other_in_one_direction() {
-    let mut crates: BTreeMap<PathBuf, BTreeMap<PathBuf, String>> = BTreeMap::new();
+    let mut crates: BTreeMap<PathBuf, BTreeMap<PathBuf, Source>> = BTreeMap::new();
     for (path, text) in files(&[".rs"]) {
         let names: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         let Some(src) = names.iter().position(|name| name == "src") else { continue };

@@ -100,7 +100,9 @@ impl ConnectError {
         let refused = [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication].map(|kind| kind.to_string());
         match last {
             // The event has only the text of the kind.
-            Some(Event::ClientError(ClientError::Other(kind))) if refused.contains(&kind) => Self::Refused { url, user: config.user.clone() },
+            Some(Event::ClientError(ClientError::Other(kind))) if refused.contains(&kind) => {
+                Self::Refused { url, user: config.user.clone() }
+            }
             other => Self::Unreachable { url, reason: other.map_or_else(|| "timeout".to_owned(), |event| event.to_string()) },
         }
     }

@@ -216,10 +216,5 @@ fn invalid_options_are_reported_with_their_value() {
 
 /// CPU time of the process so far, as the kernel accounts it.
 fn cpu_time(function: &Function) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", function.process.id())).expect("it runs");
-    let fields: Vec<&str> = stat.rsplit_once(')').expect(&stat).1.split_whitespace().collect();
-    let ticks: u64 = fields[11..=12].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
-    // SAFETY: asks the C library for a constant.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    Duration::from_millis(ticks * 1000 / u64::try_from(per_second).expect("positive"))
+    qscale_tests::process::cpu_time(function.process.id())
 }

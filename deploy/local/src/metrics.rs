@@ -50,10 +50,11 @@ fn of_replica(replica: &Arc<Replica>, groups: &proc::GroupUsage) -> ReplicaView 
 }
 
 fn node() -> NodeView {
+    let memory = proc::memory();
     NodeView {
         cpu_cores: std::thread::available_parallelism().ok().map(|cores| cores.get() as f64),
-        memory_bytes: proc::memory("MemTotal:"),
-        available_bytes: proc::memory("MemAvailable:"),
+        memory_bytes: memory.map(|(total, _)| total),
+        available_bytes: memory.and_then(|(_, available)| available),
         idle_seconds: proc::idle_seconds(),
     }
 }

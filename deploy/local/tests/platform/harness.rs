@@ -161,7 +161,7 @@ impl Platform {
 
     /// Folders of the cgroups that hold those of the replicas.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        std::fs::read(self.folder.join("cgroups.json")).map_or_else(|_| Vec::new(), |text| serde_json::from_slice(&text).expect("paths"))
+        qscale_common::runtime::leftovers::recorded_cgroups(&self.folder)
     }
 
     pub async fn pids(&self) -> Vec<u32> {
@@ -171,11 +171,7 @@ impl Platform {
     /// CPU time that the platform's own process has used.
     #[allow(dead_code, reason = "the benchmark asks for it, not the tests")]
     pub fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
-        let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_ascii_whitespace().collect();
-        let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().expect("a number")).sum();
-        // SAFETY: sysconf takes a plain integer.
-        ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
+        qscale_tests::process::cpu_time(self.child.id()).as_secs_f64()
     }
 
     pub fn signal(&self, signal: i32) {
