@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::contract::Version;
 use crate::document::{self, DocumentError};
 use crate::name::FunctionId;
+use crate::text;
 use crate::time::Timestamp;
 
 /// Key of the request for all functions.
@@ -48,9 +49,35 @@ impl Control {
         document::parse_json_lenient(bytes)
     }
 
+    /// Operator, time and reason of this request, as far as known.
+    #[must_use]
+    pub fn provenance(&self) -> String {
+        let by = if self.by.is_empty() { String::new() } else { format!(" by {}", text::clean(&self.by)) };
+        let reason = if self.reason.is_empty() { String::new() } else { format!(": {}", text::clean(&self.reason)) };
+        format!("{by} since {} {}{reason}", text::day(self.at_ms), text::clock(self.at_ms))
+    }
+
     /// Serialises the value of a key.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a control value holds only strings, numbers and booleans, which JSON can write")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn provenance_shows_operator_time_and_reason() {
+        let control = Control {
+            version: Version::CURRENT,
+            frozen: true,
+            restore: None,
+            by: "ada".into(),
+            reason: "in\x1bcident".into(),
+            at_ms: Timestamp(1_763_880_784_123),
+        };
+        assert_eq!(control.provenance(), " by ada since 2025-11-23 06:53:04.123: in\\u{1b}cident");
     }
 }

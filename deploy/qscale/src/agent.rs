@@ -2,7 +2,6 @@
 //! `qscale_common`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -218,28 +217,15 @@ fn write_accounts(state: &StateDir, passwords: &BTreeMap<String, String>) -> any
 }
 
 /// Makes the nats-server of this folder reload its accounts; `None` if none runs.
-fn reload(state: &StateDir) -> anyhow::Result<Option<i32>> {
-    let Some(pid) = nats_server(state) else { return Ok(None) };
+fn reload(state: &StateDir) -> anyhow::Result<Option<u32>> {
+    let Some(pid) = state.nats_server() else { return Ok(None) };
     // SAFETY: kill takes integers only; the process is the nats-server of this folder.
-    let sent = unsafe { libc::kill(pid, libc::SIGHUP) };
+    let sent = unsafe { libc::kill(pid.cast_signed(), libc::SIGHUP) };
     if sent == 0 {
         Ok(Some(pid))
     } else {
         Err(std::io::Error::last_os_error()).with_context(|| format!("failed to reload the accounts of nats-server (process {pid})"))
     }
-}
-
-/// Process of the nats-server of this folder; a stale process number, possibly reused, is ignored.
-pub fn nats_server(state: &StateDir) -> Option<i32> {
-    let pid: i32 = std::fs::read_to_string(state.join("nats/nats.pid")).ok()?.trim().parse().ok()?;
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    (pid > 1 && has_argument_in(&process, &state.join("nats"))).then_some(pid)
-}
-
-/// Whether an argument of `process` is a path in `folder`, such as that of the configuration.
-fn has_argument_in(process: &Path, folder: &Path) -> bool {
-    let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
-    arguments.split(|byte| *byte == 0).any(|argument| Path::new(&*String::from_utf8_lossy(argument)).starts_with(folder))
 }
 
 #[cfg(test)]
@@ -272,21 +258,5 @@ mod tests {
         let passwords = ["operator", "agent-a", "setup", "agent-b"].map(|user| (user.to_owned(), String::new()));
         let names: Vec<String> = agents(&BTreeMap::from(passwords)).iter().map(ToString::to_string).collect();
         assert_eq!(names, ["a", "b"]);
-    }
-
-    #[test]
-    fn stale_process_number_is_ignored() {
-        let folder = qscale_tests::Folder::new("agent");
-        let state = StateDir::new(folder.path()).expect("a folder");
-        assert_eq!(nats_server(&state), None);
-        write_private(&state.join("nats/nats.pid"), std::process::id().to_string().as_bytes()).expect("written");
-        assert_eq!(nats_server(&state), None, "this test is not a nats-server");
-        let other = folder.path().join("nats-server");
-        std::os::unix::fs::symlink("/bin/sleep", &other).expect("linked");
-        let mut other = std::process::Command::new(other).arg("1000").spawn().expect("started");
-        write_private(&state.join("nats/nats.pid"), other.id().to_string().as_bytes()).expect("written");
-        let found = nats_server(&state);
-        other.kill().and_then(|()| other.wait()).expect("ended");
-        assert_eq!(found, None, "another nats-server got the process number");
     }
 }

@@ -1,16 +1,11 @@
-//! `qscale doctor`: finds problems of a setup and how to fix them. Owns the order of the checks; must not change anything.
-
-mod bus;
-mod machine;
-mod report;
-mod workloads;
+//! `qscale doctor`: finds problems of a setup and how to fix them. Owns the order of the checks and the output; the checks belong to `qscale_up`.
 
 use std::process::ExitCode;
 
 use clap::Args;
+use qscale_up::doctor::{DoctorVerdict, Report, bus, machine, workloads};
 
-use self::report::Report;
-use crate::output;
+use crate::output::{self, Tone};
 use crate::system::{Locate, StateDir};
 
 /// Output of the findings.
@@ -32,7 +27,7 @@ pub async fn run(locate: &Locate, arguments: DoctorArgs) -> anyhow::Result<ExitC
     if arguments.json {
         output::json(&report.findings())?;
     } else {
-        output::line(report.render())?;
+        output::line(render(&report))?;
     }
     Ok(if report.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -44,19 +39,57 @@ async fn examine(locate: &Locate) -> Report {
     machine::nats_program(&mut report, locate.nats.is_some()).await;
     machine::disk(&mut report, &locate.state_dir);
     machine::real_time(&mut report);
-    let addresses = machine::system(&mut report, locate, state.as_ref());
+    let addresses = machine::system(&mut report, &locate.state_dir, state.as_ref(), locate.nats.is_some());
     let up = addresses.is_some() || locate.nats.is_some();
-    let bus = if up { bus::reach(&mut report, locate).await } else { None };
+    let bus = if up { bus::reach(&mut report, locate.bus().await) } else { None };
     if let Some(bus) = &bus {
         bus::storage(&mut report, bus).await;
     }
     if let (Some(addresses), Some(state)) = (&addresses, &state) {
         workloads::services(&mut report, addresses, state).await;
     }
-    let functions = if addresses.is_some() || locate.platform.is_some() { workloads::platform(&mut report, locate).await } else { None };
+    let functions =
+        if addresses.is_some() || locate.platform.is_some() { workloads::platform(&mut report, locate.platform()).await } else { None };
     if let Some(bus) = &bus {
         workloads::policies(&mut report, bus, functions.as_deref()).await;
         workloads::control(&mut report, bus).await;
     }
     report
+}
+
+/// The findings as lines, and a last line with their number.
+fn render(report: &Report) -> String {
+    let mut lines = Vec::new();
+    for finding in report.findings() {
+        let (sign, tone) = match finding.verdict {
+            DoctorVerdict::Passed => ("✓", Tone::Good),
+            DoctorVerdict::Warning => ("!", Tone::Warn),
+            DoctorVerdict::Failed => ("✗", Tone::Bad),
+        };
+        lines.push(format!("{} {}: {}", tone.paint(sign), Tone::Strong.paint(&finding.check), output::clean(&finding.found)));
+        lines.extend(finding.fix.as_ref().map(|fix| format!("    → {}", output::clean(fix))));
+    }
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let (failed, warnings) = (report.count(DoctorVerdict::Failed), count(report.count(DoctorVerdict::Warning), "warning"));
+    lines.push(match failed {
+        0 => Tone::Good.paint(format_args!("no problems, {warnings}")),
+        _ => Tone::Bad.paint(format_args!("{}, {warnings}", count(failed, "problem"))),
+    });
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_come_with_a_fix() {
+        let mut report = Report::default();
+        assert_eq!(output::plain(&render(&report)), "no problems, 0 warnings");
+        report.pass("disk", "9 GiB free");
+        report.fail("lease", "not held", "start an actuator");
+        let text = output::plain(&render(&report));
+        assert_eq!(text, "✓ disk: 9 GiB free\n✗ lease: not held\n    → start an actuator\n1 problem, 0 warnings");
+        assert!(report.has_failures());
+    }
 }

@@ -10,7 +10,7 @@ use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_replay::SettingsFolder;
-pub use qscale_up::state_dir::{Addresses, StateDir, conditions, find_nats_server, write_private};
+pub use qscale_up::state_dir::{StateDir, write_private};
 
 /// Timeout of requests to servers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 //! Owns the order of start and stop, and the result of a run. Must not decide allocations or measure latency: the services do.
 
 pub mod dashboard;
+pub mod doctor;
 pub mod launch;
 pub mod load;
 pub mod many;

@@ -57,6 +57,15 @@ impl StateDir {
         self.0.join(name)
     }
 
+    /// Process of the nats-server of this folder; a stale process number, possibly reused, is ignored.
+    pub fn nats_server(&self) -> Option<u32> {
+        let pid: u32 = fs::read_to_string(self.join("nats/nats.pid")).ok()?.trim().parse().ok()?;
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        // The path of its configuration.
+        let in_folder = |argument: &[u8]| Path::new(&*String::from_utf8_lossy(argument)).starts_with(self.join("nats"));
+        (pid > 1 && arguments.split(|byte| *byte == 0).any(in_folder)).then_some(pid)
+    }
+
     /// The log of a service.
     pub fn log(&self, service: &str) -> PathBuf {
         self.0.join("logs").join(format!("{service}.log"))
@@ -174,4 +183,25 @@ fn new_password() -> String {
 pub async fn conditions(address: &str) -> Option<BTreeMap<String, bool>> {
     let (_, body) = http::get(address, "/readyz", ANSWER_WITHIN).await.ok()?;
     serde_json::from_str(&body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stale_process_number_is_ignored() {
+        let folder = qscale_tests::Folder::new("agent");
+        let state = StateDir::new(folder.path()).expect("a folder");
+        assert_eq!(state.nats_server(), None);
+        write_private(&state.join("nats/nats.pid"), std::process::id().to_string().as_bytes()).expect("written");
+        assert_eq!(state.nats_server(), None, "this test is not a nats-server");
+        let other = folder.path().join("nats-server");
+        std::os::unix::fs::symlink("/bin/sleep", &other).expect("linked");
+        let mut other = std::process::Command::new(other).arg("1000").spawn().expect("started");
+        write_private(&state.join("nats/nats.pid"), other.id().to_string().as_bytes()).expect("written");
+        let found = state.nats_server();
+        other.kill().and_then(|()| other.wait()).expect("ended");
+        assert_eq!(found, None, "another nats-server got the process number");
+    }
 }

@@ -11,14 +11,14 @@ use qscale_common::platform::FunctionStatus;
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::kv;
 use qscale_common::runtime::lease::Lease;
+use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::text;
 use qscale_common::time::Timestamp;
 
 use super::report::Report;
-use crate::freeze_restore;
-use crate::output;
-use crate::system::{self, Addresses, Locate, StateDir};
-use qscale_common::runtime::kv;
+use crate::state_dir::{Addresses, StateDir, conditions};
 
 /// Ticks without a State after which the collector counts as silent.
 const SILENT_TICKS: u32 = 3;
@@ -29,7 +29,7 @@ const ACTUATOR: &str = "actuator";
 
 /// Checks that every service reports ready.
 pub async fn services(report: &mut Report, addresses: &Addresses, state: &StateDir) {
-    let requests = addresses.health.iter().map(async |(service, address)| (service, address, system::conditions(address).await));
+    let requests = addresses.health.iter().map(async |(service, address)| (service, address, conditions(address).await));
     for (service, address, conditions) in join_all(requests).await {
         let log = state.log(service);
         let see = format!("see {}; `qscale up` restarts services that exit", log.display());
@@ -49,21 +49,20 @@ pub async fn services(report: &mut Report, addresses: &Addresses, state: &StateD
 }
 
 /// Checks that the platform answers, can limit CPU and memory, and its functions have replicas.
-pub async fn platform(report: &mut Report, locate: &Locate) -> Option<Vec<FunctionStatus>> {
+pub async fn platform(report: &mut Report, client: anyhow::Result<PlatformClient>) -> Option<Vec<FunctionStatus>> {
     const CHECK: &str = "platform";
-    let functions = match locate.platform() {
-        Ok(platform) => platform.list().await.map_err(anyhow::Error::from),
-        Err(error) => Err(error),
+    let listed = match &client {
+        Ok(client) => client.list().await.map(|functions| (functions, client.address())).map_err(|error| format!("{error:#}")),
+        Err(error) => Err(format!("{error:#}")),
     };
-    let functions = match functions {
-        Ok(functions) => functions,
+    let (functions, address) = match listed {
+        Ok(listed) => listed,
         Err(error) => {
-            report.fail(CHECK, format!("{error:#}"), "start the system with `qscale up`, or specify its platform with --platform");
+            report.fail(CHECK, error, "start the system with `qscale up`, or specify its platform with --platform");
             return None;
         }
     };
-    report
-        .pass(CHECK, format!("answers at {}", locate.platform().map_or_else(|_| String::new(), |platform| platform.address().to_owned())));
+    report.pass(CHECK, format!("answers at {address}"));
     if functions.iter().any(|function| !function.vertical) {
         let fix = "run as root or in a delegated cgroup (systemd-run --user --scope -p Delegate=yes) so that cgroups are writable";
         report.warn("vertical scaling", "unavailable: only the number of replicas has an effect", fix);
@@ -175,14 +174,14 @@ async fn measured(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: T
     };
     let age = now.since(at);
     if age > policy.tick.duration() * SILENT_TICKS {
-        report.fail(check, format!("the last one is {} old, the tick is {}", output::age(age), output::age(policy.tick.duration())), FIX);
+        report.fail(check, format!("the last one is {} old, the tick is {}", text::age(age), text::age(policy.tick.duration())), FIX);
         return false;
     }
     match contract::decode::<State>(&subject, &message.payload) {
         Ok(state) => match state.age.oldest() {
-            Some(oldest) if oldest <= policy.max_age() => report.pass(check, format!("{} old", output::age(age))),
+            Some(oldest) if oldest <= policy.max_age() => report.pass(check, format!("{} old", text::age(age))),
             Some(oldest) => {
-                report.warn(check, format!("contains a measurement that is {} old; scaling down is refused", output::age(oldest)), FIX)
+                report.warn(check, format!("contains a measurement that is {} old; scaling down is refused", text::age(oldest)), FIX)
             }
             None => report.warn(check, "lacks a kind of measurement; scaling down is refused", FIX),
         },
@@ -202,9 +201,9 @@ async fn decided(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Ti
             let age = now.since(at);
             let timeout = policy.tick.duration() * policy.fallback.after_ticks.get().saturating_add(1);
             if age <= timeout {
-                report.pass(check, format!("decided {} ago", output::age(age)));
+                report.pass(check, format!("decided {} ago", text::age(age)));
             } else {
-                report.fail(check, format!("silent for {}; the fallback decides", output::age(age)), fix);
+                report.fail(check, format!("silent for {}; the fallback decides", text::age(age)), fix);
             }
         }
         Ok(None) => report.fail(check, "never decided; the fallback decides", fix),
@@ -246,7 +245,7 @@ pub async fn control(report: &mut Report, bus: &Bus) {
         };
         match value {
             Ok(value) if value.frozen => {
-                report.warn("freeze", format!("{what}: frozen{}", freeze_restore::provenance(value)), format!("qscale unfreeze {argument}"))
+                report.warn("freeze", format!("{what}: frozen{}", value.provenance()), format!("qscale unfreeze {argument}"))
             }
             Ok(_) => {}
             Err(error) => report.fail("freeze", format!("{what}: invalid request: {error}"), format!("qscale unfreeze {argument}")),
@@ -273,9 +272,9 @@ async fn lease(report: &mut Report, bus: &Bus) -> anyhow::Result<()> {
         match holder.as_str() {
             "" => report.fail(check, "released and not held", FIX),
             _ if age > LEASE_DEAD_AFTER => {
-                report.fail(check, format!("held by {holder}, not renewed for {}", output::age(age)), FIX);
+                report.fail(check, format!("held by {holder}, not renewed for {}", text::age(age)), FIX);
             }
-            _ => report.pass(check, format!("held by {holder}, renewed {} ago", output::age(age))),
+            _ => report.pass(check, format!("held by {holder}, renewed {} ago", text::age(age))),
         }
     }
     Ok(())

@@ -6,17 +6,16 @@ use async_nats::jetstream::stream::Config;
 use qscale_common::contract::subject;
 use qscale_common::runtime::bus::{Bus, ConnectError};
 use qscale_common::runtime::provision;
+use qscale_common::text;
 
 use super::report::Report;
-use crate::output;
-use crate::system::Locate;
 
 const PROVISION: &str = "stop the system and run `qscale up`, which updates streams and buckets without data loss";
 
-/// Checks that the server answers, accepts the credential and is recent enough.
-pub async fn reach(report: &mut Report, locate: &Locate) -> Option<Bus> {
+/// Checks that the server answered, accepted the credential and is recent enough.
+pub fn reach(report: &mut Report, connected: anyhow::Result<Bus>) -> Option<Bus> {
     const CHECK: &str = "NATS";
-    match locate.bus().await {
+    match connected {
         Ok(bus) => {
             let server = bus.client().server_info();
             report.pass(CHECK, format!("{} answers, version {}", address(&server.host, server.port), server.version));
@@ -131,7 +130,7 @@ fn limit(bytes: i64) -> String {
 }
 
 fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", output::number(bytes as f64 / f64::from(1 << 20)))
+    format!("{} MiB", text::number(bytes as f64 / f64::from(1 << 20)))
 }
 
 #[cfg(test)]

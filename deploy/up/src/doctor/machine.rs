@@ -9,8 +9,7 @@ use qscale_common::runtime::leftovers;
 use qscale_common::runtime::provision::OLDEST_SERVER;
 
 use super::report::Report;
-use crate::agent;
-use crate::system::{Addresses, Locate, StateDir};
+use crate::state_dir::{Addresses, StateDir, find_nats_server};
 
 /// Timeout for a program's --version.
 const VERSION_WITHIN: Duration = Duration::from_secs(5);
@@ -26,7 +25,7 @@ pub async fn nats_program(report: &mut Report, elsewhere: bool) {
     if let Some(named) = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from).filter(|named| !named.is_file()) {
         report.warn(CHECK, format!("NATS_SERVER_BIN = {} is not a file", named.display()), "set it to an existing program, or unset it");
     }
-    let Some(program) = crate::system::find_nats_server() else {
+    let Some(program) = find_nats_server() else {
         return if elsewhere {
             report.warn(CHECK, "not on this machine; the server of --nats is used", GET_SERVER);
         } else {
@@ -99,41 +98,43 @@ pub fn real_time(report: &mut Report) {
 }
 
 /// Checks whether a system runs in the state folder; returns its addresses if it does.
-pub fn system(report: &mut Report, locate: &Locate, state: Option<&StateDir>) -> Option<Addresses> {
+///
+/// `folder` is the state folder, which `state` opens if it exists; `elsewhere` means that a server of another machine is used.
+pub fn system(report: &mut Report, folder: &Path, state: Option<&StateDir>, elsewhere: bool) -> Option<Addresses> {
     const CHECK: &str = "system";
-    let folder = locate.state_dir.display();
     let Some(state) = state else {
-        not_up(report, locate);
+        not_up(report, folder, elsewhere);
         return None;
     };
+    let shown = folder.display();
     let addresses = match state.join("addresses.json").is_file().then(|| state.addresses()) {
         None => {
-            not_up(report, locate);
+            not_up(report, folder, elsewhere);
             leftovers(report, state);
             return None;
         }
         Some(Err(error)) => {
-            report.fail(CHECK, format!("{error:#}"), format!("stop the system in {folder}, delete the file, and run `qscale up`"));
+            report.fail(CHECK, format!("{error:#}"), format!("stop the system in {shown}, delete the file, and run `qscale up`"));
             return None;
         }
         Some(Ok(addresses)) => addresses,
     };
     if runs(addresses.pid) {
-        report.pass(CHECK, format!("running in {folder} (process {}), gateway {}", addresses.pid, addresses.gateway));
+        report.pass(CHECK, format!("running in {shown} (process {}), gateway {}", addresses.pid, addresses.gateway));
         return Some(addresses);
     }
     report.fail(
         CHECK,
-        format!("process {} no longer runs but left {folder}/addresses.json", addresses.pid),
+        format!("process {} no longer runs but left {shown}/addresses.json", addresses.pid),
         "run `qscale up`, which replaces the file",
     );
     leftovers(report, state);
     None
 }
 
-fn not_up(report: &mut Report, locate: &Locate) {
-    let folder = locate.state_dir.display();
-    if locate.nats.is_none() {
+fn not_up(report: &mut Report, folder: &Path, elsewhere: bool) {
+    let folder = folder.display();
+    if !elsewhere {
         report.warn(
             "system",
             format!("none runs in {folder}; services, streams and policies were not checked"),
@@ -151,7 +152,7 @@ fn runs(pid: u32) -> bool {
 fn leftovers(report: &mut Report, state: &StateDir) {
     const CHECK: &str = "leftovers";
     let before = report.findings().len();
-    if let Some(pid) = agent::nats_server(state) {
+    if let Some(pid) = state.nats_server() {
         report.warn(CHECK, format!("a nats-server (process {pid}) runs without a system"), format!("kill {pid}"));
     }
     let platform = state.join("platform");

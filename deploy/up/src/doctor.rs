@@ -1,0 +1,8 @@
+//! Checks of a setup. Owns what is checked and the remedies; must not change anything or print.
+
+pub mod bus;
+pub mod machine;
+mod report;
+pub mod workloads;
+
+pub use self::report::{DoctorVerdict, Finding, Report};
