@@ -12,6 +12,7 @@ pub mod lease;
 pub mod leftovers;
 pub mod models;
 pub mod nats_permissions;
+pub mod operator;
 pub mod platform;
 pub mod provision;
 pub mod service;
