@@ -13,6 +13,7 @@ mod bounds;
 mod costs;
 mod guardrails;
 mod objective;
+pub mod text;
 
 pub use bounds::{Bounds, Range};
 pub use costs::{Prices, RewardWeights, Weight};

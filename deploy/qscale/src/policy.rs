@@ -1,7 +1,5 @@
 //! `qscale policy`: ScalingPolicies in their bucket. Owns arguments and output; validation is that of `qscale_common::policy`.
 
-mod document;
-
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,15 +10,15 @@ use qscale_common::contract::subject;
 use qscale_common::control::{self, Control};
 use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
+use qscale_common::policy::text::{self, Change};
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::kv::{self, Edited};
 use qscale_common::time::Span;
 
-use self::document::Change;
 use crate::function;
 use crate::output::{self, Cell, Table, Tone};
 use crate::system::Locate;
-use qscale_common::runtime::kv::{self, Edited};
 
 /// A commented ScalingPolicy, printed by `qscale policy example`.
 const EXAMPLE: &str = include_str!("policy/example.yaml");
@@ -145,7 +143,7 @@ fn print_edit(policy: &ScalingPolicy, edited: Edited, before: Option<&ScalingPol
         Edited::Created => output::line(format_args!("policy {function} {would}created: {}", summary(policy))),
         Edited::Unchanged => output::line(format_args!("policy {function} unchanged")),
         Edited::Changed => {
-            let differences = before.map(|before| document::differences(before, policy)).unwrap_or_default();
+            let differences = before.map(|before| text::differences(before, policy)).unwrap_or_default();
             let differences = if differences.is_empty() { "the previous one was invalid".into() } else { differences.join(", ") };
             output::line(format_args!("policy {function} {would}changed: {differences}"))
         }
@@ -178,7 +176,7 @@ fn read_one(file: &Path, format: Option<Format>) -> anyhow::Result<ScalingPolicy
     let (name, text, format) = if file == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("standard input")?;
-        let format = format.unwrap_or_else(|| document::format_of_text(&text));
+        let format = format.unwrap_or_else(|| text::format_of_text(&text));
         ("standard input".to_owned(), text, format)
     } else {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
@@ -196,7 +194,7 @@ async fn get(bus: &Bus, function: &FunctionId, json: bool) -> anyhow::Result<()>
         return output::json(&policy);
     }
     output::line(format_args!("# ScalingPolicy {function}. Edit and apply with `qscale policy apply FILE`."))?;
-    output::line(document::yaml(&serde_json::to_value(&policy)?).trim_end())
+    output::line(text::yaml(&serde_json::to_value(&policy)?).trim_end())
 }
 
 fn no_policy(function: &FunctionId) -> String {
@@ -283,7 +281,7 @@ async fn set(locate: &Locate, function: &FunctionId, changes: &[Change]) -> anyh
     kv::edit(&store, &function.tokens(), |current| {
         let value = current.with_context(|| no_policy(function))?;
         let before = ScalingPolicy::from_json(value).with_context(|| format!("policy {function} is invalid; apply it again"))?;
-        let after = document::changed(&before, changes)?;
+        let after = text::changed(&before, changes)?;
         let write = (after != before).then(|| after.to_json());
         result = Some((before, after));
         Ok(write)

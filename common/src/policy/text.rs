@@ -1,12 +1,13 @@
-//! ScalingPolicies as text: set fields by path, list differences, write YAML. Pure; validation is that of `qscale_common::policy`.
+//! ScalingPolicies as text: set fields by path, list differences, write YAML. Must not validate: the policy does.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use anyhow::{Context as _, bail};
-use qscale_common::document::Format;
-use qscale_common::policy::ScalingPolicy;
 use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::{PolicyError, ScalingPolicy};
+use crate::document::Format;
 
 /// Fields of a ScalingPolicy's key, which cannot be changed.
 const KEY_FIELDS: [&str; 2] = ["name", "namespace"];
@@ -20,6 +21,7 @@ pub struct Change {
 
 impl FromStr for Change {
     type Err = String;
+    /// Parses `field=value`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (path, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not field=value, such as bounds.replicas.max=6"))?;
         let path: Vec<String> = path.trim().split('.').map(str::to_owned).collect();
@@ -30,29 +32,46 @@ impl FromStr for Change {
     }
 }
 
+/// Why a change was refused.
+#[derive(Debug, Error)]
+pub enum ChangeError {
+    /// The field is part of the key.
+    #[error("{0} is part of the key and cannot be changed; apply another policy and delete this one")]
+    KeyField(String),
+    /// The path continues below a field that is not an object.
+    #[error("`{0}` has no fields")]
+    NoFields(String),
+    /// The changed policy is invalid.
+    #[error(transparent)]
+    Invalid(#[from] PolicyError),
+}
+
 /// The ScalingPolicy with all `changes`, validated as a whole.
 ///
 /// # Errors
 /// An unknown or fixed field; a value out of range, with the range.
-pub fn changed(policy: &ScalingPolicy, changes: &[Change]) -> anyhow::Result<ScalingPolicy> {
-    let mut value = serde_json::to_value(policy).context("serialise the policy")?;
+///
+/// # Panics
+/// Never: a policy can be written as JSON.
+pub fn changed(policy: &ScalingPolicy, changes: &[Change]) -> Result<ScalingPolicy, ChangeError> {
+    let mut value = serde_json::to_value(policy).expect("a policy holds only what JSON can write");
     for change in changes {
         if KEY_FIELDS.contains(&change.path[0].as_str()) {
-            bail!("{} is part of the key and cannot be changed; apply another policy and delete this one", change.path[0]);
+            return Err(ChangeError::KeyField(change.path[0].clone()));
         }
         put(&mut value, change)?;
     }
     Ok(ScalingPolicy::from_value(value)?)
 }
 
-fn put(root: &mut Value, change: &Change) -> anyhow::Result<()> {
-    let (last, parents) = change.path.split_last().context("a change names a field")?;
+fn put(root: &mut Value, change: &Change) -> Result<(), ChangeError> {
+    let (last, parents) = change.path.split_last().expect("a parsed change names a field");
     let mut place = root;
     for (depth, word) in parents.iter().enumerate() {
-        let object = place.as_object_mut().with_context(|| no_fields(&change.path[..depth]))?;
+        let object = place.as_object_mut().ok_or_else(|| no_fields(&change.path[..depth]))?;
         place = object.entry(word.as_str()).or_insert_with(|| Value::Object(Map::new()));
     }
-    let object = place.as_object_mut().with_context(|| no_fields(parents))?;
+    let object = place.as_object_mut().ok_or_else(|| no_fields(parents))?;
     match read(&change.value, object.get(last)) {
         Value::Null => drop(object.remove(last)),
         value => drop(object.insert(last.clone(), value)),
@@ -60,8 +79,8 @@ fn put(root: &mut Value, change: &Change) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn no_fields(path: &[String]) -> String {
-    format!("`{}` has no fields", path.join("."))
+fn no_fields(path: &[String]) -> ChangeError {
+    ChangeError::NoFields(path.join("."))
 }
 
 /// A typed value: JSON if it is valid JSON, else text. A number stays text if the field contained text.
@@ -73,7 +92,8 @@ fn read(typed: &str, before: Option<&Value>) -> Value {
     }
 }
 
-/// Differences such as `agent threshold → mine`.
+/// Differences, one for each field, such as `agent threshold → mine`.
+#[must_use]
 pub fn differences(before: &ScalingPolicy, after: &ScalingPolicy) -> Vec<String> {
     let flat = |policy| {
         let mut leaves = BTreeMap::new();
@@ -102,6 +122,7 @@ fn flatten(path: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
 }
 
 /// Format of a text, detected from its first line that is neither empty nor a comment.
+#[must_use]
 pub fn format_of_text(text: &str) -> Format {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
     let toml = match (first.find('='), first.find(':')) {
@@ -117,6 +138,7 @@ pub fn format_of_text(text: &str) -> Format {
 }
 
 /// `value` as YAML, fields in order.
+#[must_use]
 pub fn yaml(value: &Value) -> String {
     let mut text = String::new();
     write_yaml(value, 0, &mut text);
@@ -172,7 +194,7 @@ mod tests {
     #[track_caller]
     fn set(changes: &[&str]) -> Result<ScalingPolicy, String> {
         let changes: Vec<Change> = changes.iter().map(|text| text.parse().expect("of the form field=value")).collect();
-        changed(&policy(), &changes).map_err(|error| format!("{error:#}"))
+        changed(&policy(), &changes).map_err(|error| error.to_string())
     }
 
     #[test]
