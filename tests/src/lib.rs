@@ -1,5 +1,6 @@
 //! Shared test support: a real nats-server per test, temporary folders, and waiting for conditions instead of sleeping.
 
+pub mod command;
 pub mod nats;
 pub mod process;
 pub mod source;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use command::CommandResult;
 pub use nats::NatsServer;
 pub use process::Program;
 use qscale_common::runtime::clock;

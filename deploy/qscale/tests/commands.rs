@@ -1,7 +1,7 @@
 //! The command-line tool against a real nats-server.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -10,41 +10,13 @@ use qscale_common::contract::subject;
 use qscale_common::control::Control;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock;
-use qscale_tests::{Folder, NatsServer, PATIENCE, eventually_async};
+use qscale_tests::{CommandResult, Folder, NatsServer, PATIENCE, eventually_async};
 use serde_json::{Value, json};
 
 /// A server with streams, buckets and accounts, and a folder to run commands in.
 struct Fixture {
     server: NatsServer,
     folder: Folder,
-}
-
-/// Result of a command.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn of(output: &Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-    }
-
-    #[track_caller]
-    fn well(self) -> String {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        self.out
-    }
-
-    #[track_caller]
-    fn badly(self) -> String {
-        assert_eq!(self.code, Some(1), "{self:?}");
-        assert!(!self.err.contains("panicked"), "{self:?}");
-        self.err
-    }
 }
 
 impl Fixture {
@@ -63,15 +35,15 @@ impl Fixture {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Ran {
-        Ran::of(&self.command(arguments).output().expect("the command starts"))
+    fn run(&self, arguments: &[&str]) -> CommandResult {
+        CommandResult::of(&self.command(arguments).output().expect("the command starts"))
     }
 
-    fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
+    fn run_with_input(&self, arguments: &[&str], input: &str) -> CommandResult {
         let mut command = self.command(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the command reads its input");
-        Ran::of(&child.wait_with_output().expect("the command ends"))
+        CommandResult::of(&child.wait_with_output().expect("the command ends"))
     }
 
     fn file(&self, name: &str, text: &str) -> String {
@@ -102,34 +74,34 @@ impl Fixture {
 async fn policy_is_applied_changed_listed_and_deleted() {
     let fixture = Fixture::new().await;
     let yaml = fixture.file("fib.yaml", "name: fibonacci\nagent: threshold\nbounds:\n  replicas: { min: 0, max: 4 }\n");
-    assert!(fixture.run(&["policy", "apply", &yaml]).well().contains("policy default/fibonacci created"));
-    assert!(fixture.run(&["policy", "apply", &yaml]).well().contains("unchanged"));
+    assert!(fixture.run(&["policy", "apply", &yaml]).success().contains("policy default/fibonacci created"));
+    assert!(fixture.run(&["policy", "apply", &yaml]).success().contains("unchanged"));
     assert_eq!(fixture.policy("default.fibonacci").await.expect("written").bounds.replicas.max().0, 4);
 
     let toml = "name = \"aes\"\nnamespace = \"prod\"\nmode = \"active\"";
     assert!(
-        fixture.run_with_input(&["policy", "apply", "-"], toml).well().contains("policy prod/aes created: agent threshold, mode active")
+        fixture.run_with_input(&["policy", "apply", "-"], toml).success().contains("policy prod/aes created: agent threshold, mode active")
     );
 
-    let changed = fixture.run(&["policy", "set", "fibonacci", "agent=mine", "mode=active", "bounds.replicas.max=6"]).well();
+    let changed = fixture.run(&["policy", "set", "fibonacci", "agent=mine", "mode=active", "bounds.replicas.max=6"]).success();
     assert_eq!(
         changed.trim(),
         "policy default/fibonacci changed: agent threshold → mine, bounds.replicas.max 4 → 6, mode recommend → active"
     );
     assert_eq!(fixture.policy("default.fibonacci").await.expect("there").agent.as_str(), "mine");
 
-    let printed = fixture.run(&["policy", "get", "fibonacci"]).well();
-    assert!(fixture.run_with_input(&["policy", "apply", "-"], &printed).well().contains("unchanged"), "{printed}");
-    let json: Value = serde_json::from_str(&fixture.run(&["policy", "get", "default/fibonacci", "--json"]).well()).expect("JSON");
+    let printed = fixture.run(&["policy", "get", "fibonacci"]).success();
+    assert!(fixture.run_with_input(&["policy", "apply", "-"], &printed).success().contains("unchanged"), "{printed}");
+    let json: Value = serde_json::from_str(&fixture.run(&["policy", "get", "default/fibonacci", "--json"]).success()).expect("JSON");
     assert_eq!(json["bounds"]["replicas"]["max"], 6);
 
-    let list = fixture.run(&["policy", "list"]).well();
+    let list = fixture.run(&["policy", "list"]).success();
     assert!(list.lines().next().is_some_and(|heading| heading.starts_with("FUNCTION")), "{list}");
     assert!(list.contains("default/fibonacci  active  mine") && list.contains("prod/aes"), "{list}");
 
-    assert!(fixture.run(&["policy", "delete", "fibonacci", "missing"]).badly().contains("default/missing"));
+    assert!(fixture.run(&["policy", "delete", "fibonacci", "missing"]).failure().contains("default/missing"));
     assert_eq!(fixture.policy("default.fibonacci").await, None);
-    assert!(fixture.run(&["policy", "get", "fibonacci"]).badly().contains("default/fibonacci"));
+    assert!(fixture.run(&["policy", "get", "fibonacci"]).failure().contains("default/fibonacci"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +109,7 @@ async fn invalid_policy_is_refused_with_file_field_value_and_range() {
     let fixture = Fixture::new().await;
     let good = fixture.file("good.yaml", "name: good\n");
     let bad = fixture.file("bad.toml", "name = \"bad\"\n[objective]\npercentile = 120\n");
-    let error = fixture.run(&["policy", "apply", &good, &bad]).badly();
+    let error = fixture.run(&["policy", "apply", &good, &bad]).failure();
     for part in ["bad.toml", "objective.percentile", "120"] {
         assert!(error.contains(part), "`{part}` in {error}");
     }
@@ -151,26 +123,26 @@ async fn invalid_policy_is_refused_with_file_field_value_and_range() {
         ("name: [\n", "standard input"),
         ("", "name"),
     ] {
-        let error = fixture.run_with_input(&["policy", "apply", "-"], text).badly();
+        let error = fixture.run_with_input(&["policy", "apply", "-"], text).failure();
         assert!(error.contains(part), "`{part}` in {error}");
     }
-    assert!(fixture.run(&["policy", "apply", "absent.yaml"]).badly().contains("absent.yaml"));
-    fixture.run(&["policy", "apply", &good]).well();
-    assert!(fixture.run(&["policy", "set", "good", "guard.resize_factor=0.5"]).badly().contains("guard.resize_factor"));
-    assert!(fixture.run(&["policy", "set", "missing", "agent=mine"]).badly().contains("default/missing"));
+    assert!(fixture.run(&["policy", "apply", "absent.yaml"]).failure().contains("absent.yaml"));
+    fixture.run(&["policy", "apply", &good]).success();
+    assert!(fixture.run(&["policy", "set", "good", "guard.resize_factor=0.5"]).failure().contains("guard.resize_factor"));
+    assert!(fixture.run(&["policy", "set", "missing", "agent=mine"]).failure().contains("default/missing"));
 }
 
 #[test]
 fn examples_and_schemas_need_no_system() {
     let folder = Folder::new("offline");
     let run = |arguments: &[&str]| {
-        Ran::of(&Command::new(env!("CARGO_BIN_EXE_qscale")).current_dir(folder.path()).args(arguments).output().expect("starts"))
+        CommandResult::of(&Command::new(env!("CARGO_BIN_EXE_qscale")).current_dir(folder.path()).args(arguments).output().expect("starts"))
     };
-    assert!(run(&["policy", "example"]).well().contains("name: fibonacci"));
-    let schema: Value = serde_json::from_str(&run(&["policy", "schema"]).well()).expect("JSON");
+    assert!(run(&["policy", "example"]).success().contains("name: fibonacci"));
+    let schema: Value = serde_json::from_str(&run(&["policy", "schema"]).success()).expect("JSON");
     assert!(schema["properties"]["bounds"].is_object());
-    assert!(run(&["completions", "bash"]).well().contains("qscale"));
-    assert!(run(&["policy", "list"]).badly().contains("qscale up"));
+    assert!(run(&["completions", "bash"]).success().contains("qscale"));
+    assert!(run(&["policy", "list"]).failure().contains("qscale up"));
     assert_eq!(run(&["freeze"]).code, Some(2), "neither a function nor --all");
     assert_eq!(run(&["freeze", "f", "--all"]).code, Some(2), "both");
 }
@@ -178,22 +150,22 @@ fn examples_and_schemas_need_no_system() {
 #[tokio::test(flavor = "multi_thread")]
 async fn freeze_and_unfreeze_need_no_agent() {
     let fixture = Fixture::new().await;
-    fixture.run(&["freeze", "--all", "--reason", "incident 7"]).well();
+    fixture.run(&["freeze", "--all", "--reason", "incident 7"]).success();
     let all = fixture.control("all").await.expect("written");
     assert!(all.frozen && all.restore.is_none() && all.reason == "incident 7", "{all:?}");
-    assert!(fixture.run(&["freeze", "--all"]).well().contains("incident 7"), "an existing freeze is shown with its reason");
+    assert!(fixture.run(&["freeze", "--all"]).success().contains("incident 7"), "an existing freeze is shown with its reason");
     assert_eq!(fixture.control("all").await.expect("written"), all, "and is left as it is");
 
     let one = fixture.run(&["freeze", "prod/f"]);
     assert!(one.err.contains("prod/f"), "there is no such policy: {one:?}");
-    one.well();
+    one.success();
     assert!(fixture.control("prod.f").await.expect("written").frozen);
     let lifted = fixture.run(&["unfreeze", "prod/f"]);
     assert!(lifted.err.contains("qscale unfreeze --all"), "all functions are still frozen: {lifted:?}");
     assert!(!fixture.control("prod.f").await.expect("written").frozen);
 
-    fixture.run(&["freeze", "prod/f"]).well();
-    let lifted = fixture.run(&["unfreeze", "--all"]).well();
+    fixture.run(&["freeze", "prod/f"]).success();
+    let lifted = fixture.run(&["unfreeze", "--all"]).success();
     assert!(lifted.contains("prod/f"), "{lifted}");
     assert!(!fixture.control("all").await.expect("written").frozen && !fixture.control("prod.f").await.expect("written").frozen);
 }
@@ -203,10 +175,10 @@ async fn restore_remains_requested_without_an_actuator() {
     let fixture = Fixture::new().await;
     let ran = fixture.run(&["restore", "f", "--wait", "100ms"]);
     assert!(ran.err.contains("default/f") && ran.err.contains("100ms"), "{ran:?}");
-    ran.well();
+    ran.success();
     let control = fixture.control("default.f").await.expect("written");
     assert!(control.frozen && control.restore.is_some(), "{control:?}");
-    fixture.run(&["freeze", "f", "--reason", "keep"]).well();
+    fixture.run(&["freeze", "f", "--reason", "keep"]).success();
     assert_eq!(fixture.control("default.f").await.expect("written").restore, control.restore, "a freeze does not cancel a restore");
 }
 
@@ -221,7 +193,7 @@ async fn restore_reports_the_outcome() {
         outcome["agent"] = json!("restore");
         actuator.publish("qscale.v1.outcome.default.f", outcome.to_string().into()).await.expect("sent").await.expect("stored");
     });
-    let out = fixture.run(&["restore", "f"]).well();
+    let out = fixture.run(&["restore", "f"]).success();
     assert!(out.contains("default/f") && out.contains("2 x 500m 128Mi (1 → 2 replicas)"), "{out}");
     answering.await.expect("the answer was sent");
 }
@@ -281,9 +253,9 @@ async fn record(fixture: &Fixture) {
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_messages_are_shown_in_order() {
     let fixture = Fixture::new().await;
-    assert_eq!(fixture.run(&["watch", "--since", "1h"]).well(), "", "nothing was recorded yet");
+    assert_eq!(fixture.run(&["watch", "--since", "1h"]).success(), "", "nothing was recorded yet");
     record(&fixture).await;
-    let out = fixture.run(&["watch", "--since", "1h"]).well();
+    let out = fixture.run(&["watch", "--since", "1h"]).success();
     let lines: Vec<&str> = out.lines().filter(|line| !line.starts_with('─')).collect();
     let expected = ["state   default/f", "action  default/f", "outcome default/f", "qscale.v1.state.default.g"];
     assert_eq!(lines.len(), expected.len(), "{out}");
@@ -294,14 +266,14 @@ async fn recorded_messages_are_shown_in_order() {
     assert!(lines[3].contains("9.0"), "{out}");
     assert!(!out.contains('\x1b'), "no colours without a terminal");
 
-    let json = fixture.run(&["watch", "--since", "1h", "--json", "--kind", "action,outcome", "f"]).well();
+    let json = fixture.run(&["watch", "--since", "1h", "--json", "--kind", "action,outcome", "f"]).success();
     let objects: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
     assert_eq!(objects.iter().map(|object| object["kind"].as_str()).collect::<Vec<_>>(), [Some("action"), Some("outcome")]);
     assert_eq!(objects[0]["subject"], "qscale.v1.action.threshold.default.f");
     assert_eq!(objects[0]["message"]["allocation"]["replicas"], 2);
 
-    assert_eq!(fixture.run(&["watch", "--since", "1h", "h"]).well(), "", "another function");
-    assert_eq!(fixture.run(&["watch", "--since", "1h", "--kind", "action", "--agent", "other"]).well(), "", "another agent");
+    assert_eq!(fixture.run(&["watch", "--since", "1h", "h"]).success(), "", "another function");
+    assert_eq!(fixture.run(&["watch", "--since", "1h", "--kind", "action", "--agent", "other"]).success(), "", "another agent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,15 +313,15 @@ async fn closed_output_is_not_an_error() {
     let mut child =
         fixture.command(&["watch", "--since", "1h"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
     drop(child.stdout.take());
-    let ran = Ran::of(&child.wait_with_output().expect("the command ends"));
+    let ran = CommandResult::of(&child.wait_with_output().expect("the command ends"));
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_reports_failed_checks() {
     let fixture = Fixture::new().await;
-    fixture.run_with_input(&["policy", "apply", "-"], "name: f\nmode: active\n").well();
-    fixture.run(&["freeze", "--all"]).well();
+    fixture.run_with_input(&["policy", "apply", "-"], "name: f\nmode: active\n").success();
+    fixture.run(&["freeze", "--all"]).success();
     let ran = fixture.run(&["doctor"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     for part in [
@@ -372,7 +344,7 @@ async fn doctor_reports_failed_checks() {
 fn doctor_works_without_a_system() {
     let folder = Folder::new("doctor");
     let output = Command::new(env!("CARGO_BIN_EXE_qscale")).current_dir(folder.path()).arg("doctor").output().expect("starts");
-    let ran = Ran::of(&output);
+    let ran = CommandResult::of(&output);
     assert!(ran.out.contains("! system:") && ran.out.contains("nats-server program"), "{ran:?}");
     assert!(std::fs::read_dir(folder.path()).expect("there").next().is_none(), "nothing is created");
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use qscale_tests::{Folder, eventually, repository};
+use qscale_tests::{CommandResult, Folder, eventually, repository};
 use serde_json::Value;
 
 const SUITE: &str = r#"
@@ -51,28 +51,6 @@ struct Fixture {
     folder: Folder,
 }
 
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    #[track_caller]
-    fn well(self) -> String {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        self.out
-    }
-
-    #[track_caller]
-    fn badly(self) -> String {
-        assert_eq!(self.code, Some(1), "{self:?}");
-        assert!(!self.err.contains("panicked"), "{self:?}");
-        self.err
-    }
-}
-
 impl Fixture {
     fn new(suite: &str) -> Self {
         let fixture = Self { folder: Folder::new("evaluate") };
@@ -100,13 +78,11 @@ impl Fixture {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Ran {
-        let output = self.command(arguments).output().expect("the command starts");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ran { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    fn run(&self, arguments: &[&str]) -> CommandResult {
+        CommandResult::of(&self.command(arguments).output().expect("the command starts"))
     }
 
-    fn evaluate(&self, more: &[&str]) -> Ran {
+    fn evaluate(&self, more: &[&str]) -> CommandResult {
         self.run(&[&["--suite", "suite.toml", "--tune"], more].concat())
     }
 }
@@ -114,9 +90,9 @@ impl Fixture {
 #[test]
 fn results_are_identical_on_one_and_two_threads_and_after_an_interruption() {
     let fixture = Fixture::new(SUITE);
-    let out = fixture.evaluate(&["--threads", "1", "--out", "one"]).well();
+    let out = fixture.evaluate(&["--threads", "1", "--out", "one"]).success();
     assert!(out.contains("qscale evaluate --suite suite.toml --tune"), "{out}");
-    fixture.evaluate(&["--threads", "2", "--out", "two"]).well();
+    fixture.evaluate(&["--threads", "2", "--out", "two"]).success();
     let results = fixture.read("one/results.json");
     assert!(results == fixture.read("two/results.json"), "the number of threads changed the results");
     // Cut in the middle of a line, as by a power failure.
@@ -124,7 +100,7 @@ fn results_are_identical_on_one_and_two_threads_and_after_an_interruption() {
     fixture.write("cut/journal.jsonl", &journal[..journal.len() * 2 / 3]);
     let resumed = fixture.evaluate(&["--threads", "2", "--out", "cut", "--resume"]);
     assert!(resumed.err.contains("already finished"), "{resumed:?}");
-    resumed.well();
+    resumed.success();
     assert!(results == fixture.read("cut/results.json"), "the interruption changed the results");
     assert!(fixture.read("cut/results.csv") == fixture.read("one/results.csv"));
     let parsed: Value = serde_json::from_slice(&results).expect("JSON");
@@ -156,14 +132,14 @@ fn interruption_keeps_finished_runs() {
 fn journal_of_another_evaluation_is_refused_with_the_difference() {
     let fixture = Fixture::new(SUITE);
     let quick = ["--suite", "suite.toml", "--seeds", "1", "--out", "here"];
-    fixture.run(&[&quick[..], &["--resume"]].concat()).badly();
-    fixture.run(&quick).well();
-    fixture.run(&[&quick[..], &["--resume"]].concat()).well();
-    let error = fixture.run(&["--suite", "suite.toml", "--seeds", "2", "--out", "here"]).badly();
+    fixture.run(&[&quick[..], &["--resume"]].concat()).failure();
+    fixture.run(&quick).success();
+    fixture.run(&[&quick[..], &["--resume"]].concat()).success();
+    let error = fixture.run(&["--suite", "suite.toml", "--seeds", "2", "--out", "here"]).failure();
     assert!(error.contains("suite.seeds") && error.contains("--overwrite"), "{error}");
-    fixture.run(&["--suite", "suite.toml", "--seeds", "2", "--out", "here", "--overwrite"]).well();
+    fixture.run(&["--suite", "suite.toml", "--seeds", "2", "--out", "here", "--overwrite"]).success();
     fixture.write("there/journal.jsonl", "nonsense\n");
-    let error = fixture.run(&["--suite", "suite.toml", "--seeds", "1", "--out", "there"]).badly();
+    let error = fixture.run(&["--suite", "suite.toml", "--seeds", "1", "--out", "there"]).failure();
     assert!(error.contains("journal.jsonl:1"), "{error}");
 }
 
@@ -171,7 +147,7 @@ fn journal_of_another_evaluation_is_refused_with_the_difference() {
 fn invalid_options_are_refused_with_value_and_alternatives() {
     let fixture = Fixture::new(SUITE);
     let refused = |arguments: &[&str], parts: &[&str]| {
-        let error = fixture.run(&[&["--suite", "suite.toml"], arguments].concat()).badly();
+        let error = fixture.run(&[&["--suite", "suite.toml"], arguments].concat()).failure();
         parts.iter().for_each(|part| assert!(error.contains(part), "{part}: {error}"));
     };
     refused(&["--policy", "hpaa"], &["hpaa", "hpa-behavior"]);
@@ -179,12 +155,12 @@ fn invalid_options_are_refused_with_value_and_alternatives() {
     refused(&["--workload", "weekly"], &["`weekly`", "step, noisy"]);
     refused(&["--seeds", "0"], &["`seeds`", "10000"]);
     refused(&["--trace", "."], &["suite.toml", "--suite trace"]);
-    let error = fixture.run(&["--suite", "none-such"]).badly();
+    let error = fixture.run(&["--suite", "none-such"]).failure();
     assert!(error.contains("synthetic, trace") && error.contains("none-such"), "{error}");
     fixture.write("bad.toml", SUITE.replace("rate = 100", "rate = -1"));
-    let error = fixture.run(&["--suite", "bad.toml"]).badly();
+    let error = fixture.run(&["--suite", "bad.toml"]).failure();
     assert!(error.contains("suite bad.toml") && error.contains("functions[0].rate") && error.contains("-1"), "{error}");
-    let list = fixture.run(&["--list"]).well();
+    let list = fixture.run(&["--list"]).success();
     assert!(list.contains("flash-crowd") && list.contains("holt-winters"), "{list}");
 }
 
@@ -194,7 +170,7 @@ const DURATIONS: &str = "HashOwner,HashApp,HashFunction,Average,Count,Minimum,Ma
 o,a,f,1,1,1,1,10,20,30,40,50,60,70\no,a,g,1,1,1,1,1,1,1,1,1,1,1\n";
 
 /// Result of `--trace` on a folder with these files; a file that is `None` is missing.
-fn traced(invocations: Option<&[u8]>, durations: Option<&[u8]>) -> (Fixture, Ran) {
+fn traced(invocations: Option<&[u8]>, durations: Option<&[u8]>) -> (Fixture, CommandResult) {
     let fixture = Fixture::new(SUITE);
     fixture.write("trace/readme", "");
     invocations.iter().for_each(|text| fixture.write("trace/invocations.csv", text));
@@ -206,7 +182,7 @@ fn traced(invocations: Option<&[u8]>, durations: Option<&[u8]>) -> (Fixture, Ran
 
 #[track_caller]
 fn refused(invocations: impl AsRef<[u8]>, durations: impl AsRef<[u8]>, parts: &[&str]) {
-    let error = traced(Some(invocations.as_ref()), Some(durations.as_ref())).1.badly();
+    let error = traced(Some(invocations.as_ref()), Some(durations.as_ref())).1.failure();
     parts.iter().for_each(|part| assert!(error.contains(part), "`{part}` in {error}"));
 }
 
@@ -227,18 +203,18 @@ fn malformed_traces_are_refused_with_file_line_and_column() {
     latin[place] = 0xe9;
     refused(latin, DURATIONS, &["trace/invocations.csv:3", "column HashOwner", "UTF-8"]);
     let (_, ran) = traced(Some(INVOCATIONS.as_bytes()), None);
-    assert!(ran.badly().contains("durations.csv"));
+    assert!(ran.failure().contains("durations.csv"));
     let (_, ran) = traced(None, Some(DURATIONS.as_bytes()));
-    let error = ran.badly();
+    let error = ran.failure();
     assert!(error.contains("trace/durations.csv:1") && error.contains("`app`"), "{error}");
     let (_, ran) = traced(None, None);
-    assert!(ran.badly().contains("invocations.csv"));
+    assert!(ran.failure().contains("invocations.csv"));
 }
 
 #[test]
 fn every_variant_of_the_format_is_read_alike() {
     let plain = traced(Some(INVOCATIONS.as_bytes()), Some(DURATIONS.as_bytes()));
-    plain.1.well();
+    plain.1.success();
     let results = plain.0.read("out/results.json");
     let parsed: Value = serde_json::from_slice(&results).expect("JSON");
     assert_eq!((&parsed["settings"]["trace"]["functions"], &parsed["settings"]["trace"]["invocations"]), (&2.into(), &11.into()));
@@ -250,7 +226,7 @@ fn every_variant_of_the_format_is_read_alike() {
         ("without a last line end", INVOCATIONS.trim_end().to_owned(), DURATIONS.trim_end().to_owned()),
     ] {
         let (fixture, ran) = traced(Some(invocations.as_bytes()), Some(durations.as_bytes()));
-        ran.well();
+        ran.success();
         assert!(results == fixture.read("out/results.json"), "{name}");
     }
 }
@@ -261,13 +237,13 @@ fn trace_of_single_invocations_is_read() {
     let rows: String = (0..600).map(|second| format!("a,f{},{}.5,0.25\n", second % 3, second)).collect();
     fixture.write("rows.csv", format!("app,func,end_timestamp,duration\n{rows}"));
     let shared = ["--seeds", "1", "--policy", "keep-alive-fixed", "--split", "50/25/25", "--out", "out"];
-    fixture.run(&[&["--trace", "rows.csv"], &shared[..]].concat()).well();
+    fixture.run(&[&["--trace", "rows.csv"], &shared[..]].concat()).success();
     let parsed: Value = serde_json::from_slice(&fixture.read("out/results.json")).expect("JSON");
     assert_eq!(parsed["settings"]["trace"]["functions"], 3);
     fixture.write("rows.csv", "app,func,end_timestamp,duration\na,f,1.0,-3\n");
-    let error = fixture.run(&[&["--trace", "rows.csv"], &shared[..]].concat()).badly();
+    let error = fixture.run(&[&["--trace", "rows.csv"], &shared[..]].concat()).failure();
     assert!(error.contains("rows.csv:2, column duration: `-3`"), "{error}");
-    let error = fixture.run(&["--trace", "rows.csv", "--split", "80/30"]).badly();
+    let error = fixture.run(&["--trace", "rows.csv", "--split", "80/30"]).failure();
     assert!(error.contains("--split 80/30"), "{error}");
 }
 
@@ -276,7 +252,7 @@ fn trace_of_single_invocations_is_read() {
 fn check_day(fixture: &Fixture, trace: &str) {
     let arguments =
         ["--trace", trace, "--functions", "5", "--split", "90/5/5", "--seeds", "1", "--policy", "keep-alive-fixed", "--out", "out"];
-    fixture.run(&arguments).well();
+    fixture.run(&arguments).success();
     let parsed: Value = serde_json::from_slice(&fixture.read("out/results.json")).expect("JSON");
     assert_eq!((&parsed["settings"]["trace"]["minutes"], &parsed["cells"][0]["functions"]), (&1440.into(), &5.into()));
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use qscale_tests::{Folder, eventually};
+use qscale_tests::{CommandResult, Folder, eventually};
 use serde_json::Value;
 
 const RECIPE: &str = r#"{
@@ -34,9 +34,8 @@ impl Fixture {
     }
 
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        let output = self.command(arguments).output().expect("the command runs");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        (output.status.code(), text(output.stdout), text(output.stderr))
+        let CommandResult { code, out, err } = CommandResult::of(&self.command(arguments).output().expect("the command runs"));
+        (code, out, err)
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
