@@ -3,6 +3,7 @@
 mod bucket;
 mod outbox;
 mod read_history;
+mod recorded_messages;
 mod subscription;
 
 use std::future::IntoFuture;
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 
 pub use bucket::Bucket;
 pub use outbox::Outbox;
+pub use recorded_messages::{RecordedMessage, RecordedMessages};
 use subscription::Keep;
 pub use subscription::{Received, Subscription};
 

@@ -65,8 +65,9 @@ pub async fn freeze(store: &Store, target: &Target, origin: &Origin, now: Timest
     let edited = kv::edit(store, &target.key(), |current| {
         before = current.and_then(|value| Control::from_json(value).ok());
         Ok(frozen(before.as_ref(), origin, now).map(|control| control.to_json()))
-    });
-    Ok(if edited.await? == kv::Edited::Unchanged { before } else { None })
+    })
+    .await?;
+    Ok(before.filter(|_| edited == kv::Edited::Unchanged))
 }
 
 /// The control after a freeze; `None` if it is unchanged. A requested restore remains.
@@ -84,8 +85,9 @@ pub async fn unfreeze(store: &Store, target: &Target, origin: &Origin, now: Time
         // An invalid value may freeze, so it is replaced, too.
         let free = current.is_none_or(|value| Control::from_json(value).is_ok_and(|control| !control.frozen));
         Ok((!free).then(|| origin.control(false, None, now).to_json()))
-    });
-    Ok(edited.await? != kv::Edited::Unchanged)
+    })
+    .await?;
+    Ok(edited != kv::Edited::Unchanged)
 }
 
 /// Requests the allocation of `target` from before Qscale acted, and freezes it.

@@ -1,7 +1,6 @@
 //! `qscale watch`: messages of the bus as lines, live or from the streams. Owns filters; must not change anything.
 
 mod lines;
-mod replay;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -14,7 +13,7 @@ use futures::StreamExt;
 use futures::stream::select_all;
 use qscale_common::contract::{self, Action, DecodeError, EventType, Load, Message, Outcome, Reward, State, subject};
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::bus::{Bus, RecordedMessage, RecordedMessages};
 use qscale_common::runtime::{clock, shutdown};
 use qscale_common::time::{Span, Timestamp};
 use serde_json::json;
@@ -89,7 +88,7 @@ pub async fn run(locate: &Locate, arguments: WatchArgs) -> anyhow::Result<()> {
     let stop = shutdown::token();
     let reading = async {
         match arguments.since {
-            Some(since) => replay::run(&bus, &mut screen, clock::now().minus(since.0), arguments.follow).await,
+            Some(since) => replay(&bus, &mut screen, clock::now().minus(since.0), arguments.follow).await,
             None => live(&bus, &mut screen).await,
         }
     };
@@ -126,6 +125,20 @@ async fn live(bus: &Bus, screen: &mut Screen) -> anyhow::Result<()> {
             }
         }
     }
+}
+
+/// Shows messages recorded since `since`, then live ones if `follow` is set.
+async fn replay(bus: &Bus, screen: &mut Screen, since: Timestamp, follow: bool) -> anyhow::Result<()> {
+    let wanted = &screen.wanted;
+    let subjects = wanted.kinds.iter().flat_map(|kind| wanted.subjects(*kind).into_iter().map(|subject| (*kind, subject)));
+    let mut recorded = RecordedMessages::open(bus, subjects.collect(), since).await?;
+    let mut show = |recorded: &RecordedMessage| screen.show(recorded.at, &recorded.message.subject, &recorded.message.payload);
+    recorded.history(&mut show).await?;
+    if follow {
+        hint("showing live messages; press Ctrl-C to stop");
+        recorded.follow(bus, show).await?;
+    }
+    Ok(())
 }
 
 /// Prints a hint if both outputs are terminals.

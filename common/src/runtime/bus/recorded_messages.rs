@@ -1,4 +1,4 @@
-//! Recorded messages in order of time. Owns the merge of two streams; must not filter.
+//! Messages of the streams in order of time, first those that are stored, then new ones. Owns the merge of two streams; must not decode or filter.
 
 use std::time::Duration;
 
@@ -6,12 +6,11 @@ use anyhow::Context as _;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures::stream::{self, Stream, StreamExt};
-use qscale_common::contract::{EventType, subject};
-use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::clock;
-use qscale_common::time::Timestamp;
 
-use super::{Screen, hint};
+use super::Bus;
+use crate::contract::{EventType, subject};
+use crate::runtime::clock;
+use crate::time::Timestamp;
 
 /// Timeout for the next message of a stream that has one.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,46 +19,78 @@ const PULL_EXPIRY: Duration = Duration::from_secs(2);
 /// Delay before an unreadable stream is opened again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Shows messages recorded since `since`, then live ones if `follow` is set.
-pub(super) async fn run(bus: &Bus, screen: &mut Screen, since: Timestamp, follow: bool) -> anyhow::Result<()> {
-    // The streams store wall-clock times.
-    let (since, until) = (clock::to_wall(since), clock::wall());
-    let start_time =
-        async_nats::datetime::from_nanos(i128::from(since.0) * 1_000_000).map_err(|error| anyhow::anyhow!("--since: {error}"))?;
-    let mut sources = Vec::new();
-    for (stream, kinds) in [
-        (subject::LIVE_STREAM, &[EventType::State, EventType::Load][..]),
-        (subject::RECORD_STREAM, &[EventType::Action, EventType::Outcome, EventType::Reward][..]),
-    ] {
-        let kinds = screen.wanted.kinds.iter().filter(|kind| kinds.contains(kind));
-        let subjects: Vec<String> = kinds.flat_map(|kind| screen.wanted.subjects(*kind)).collect();
-        if !subjects.is_empty() {
-            sources.push(Source::open(bus, stream, subjects, since, DeliverPolicy::ByStartTime { start_time }).await?);
-        }
-    }
-    history(&mut sources, screen, until).await?;
-    if follow && !sources.is_empty() {
-        hint("showing live messages; press Ctrl-C to stop");
-        let mut live = merge(sources, async |source| source.next(bus).await);
-        while let Some(stored) = live.next().await {
-            screen.show(clock::of_wall(stored.at), &stored.message.subject, &stored.message.payload)?;
-        }
-    }
-    Ok(())
+/// Messages of both streams since a time.
+pub struct RecordedMessages {
+    sources: Vec<Source>,
+    /// Wall-clock time of the opening: the messages before it are the history.
+    until: Timestamp,
 }
 
-/// Shows all messages that existed when the sources were opened, oldest first.
-async fn history(sources: &mut [Source], screen: &mut Screen, until: Timestamp) -> anyhow::Result<()> {
-    let mut heads = Vec::new();
-    for source in &mut *sources {
-        heads.push(source.recorded(until).await?);
+/// A message of a stream.
+#[derive(Debug)]
+pub struct RecordedMessage {
+    /// Time at which it was stored, by the clock of this process.
+    pub at: Timestamp,
+    /// Subject and payload.
+    pub message: Message,
+}
+
+impl From<Stored> for RecordedMessage {
+    fn from(stored: Stored) -> Self {
+        Self { at: clock::of_wall(stored.at), message: stored.message }
     }
-    loop {
-        let oldest = heads.iter().enumerate().filter_map(|(index, head)| head.as_ref().map(|stored| (stored.nanos, index))).min();
-        let Some((_, index)) = oldest else { return Ok(()) };
-        if let Some(stored) = std::mem::replace(&mut heads[index], sources[index].recorded(until).await?) {
-            screen.show(clock::of_wall(stored.at), &stored.message.subject, &stored.message.payload)?;
+}
+
+impl RecordedMessages {
+    /// Opens the streams of `subjects`, each with the kind of its messages, at `since`.
+    ///
+    /// # Errors
+    /// When a stream cannot be read, or `since` is not a date.
+    pub async fn open(bus: &Bus, subjects: Vec<(EventType, String)>, since: Timestamp) -> anyhow::Result<Self> {
+        // The streams store wall-clock times.
+        let (since, until) = (clock::to_wall(since), clock::wall());
+        let start_time = async_nats::datetime::from_nanos(i128::from(since.0) * 1_000_000)
+            .map_err(|error| anyhow::anyhow!("start at {} ms: {error}", since.0))?;
+        let is_live = |kind: &EventType| matches!(kind, EventType::State | EventType::Load);
+        let (live, record): (Vec<_>, Vec<_>) = subjects.into_iter().partition(|(kind, _)| is_live(kind));
+        let mut sources = Vec::new();
+        for (stream, subjects) in [(subject::LIVE_STREAM, live), (subject::RECORD_STREAM, record)] {
+            if !subjects.is_empty() {
+                let subjects = subjects.into_iter().map(|(_, subject)| subject).collect();
+                sources.push(Source::open(bus, stream, subjects, since, DeliverPolicy::ByStartTime { start_time }).await?);
+            }
         }
+        Ok(Self { sources, until })
+    }
+
+    /// Passes the messages that existed when the streams were opened to `show`, oldest first.
+    ///
+    /// # Errors
+    /// When a stream stops answering; errors of `show`.
+    pub async fn history(&mut self, mut show: impl FnMut(&RecordedMessage) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut heads = Vec::new();
+        for source in &mut self.sources {
+            heads.push(source.recorded(self.until).await?);
+        }
+        loop {
+            let oldest = heads.iter().enumerate().filter_map(|(index, head)| head.as_ref().map(|stored| (stored.nanos, index))).min();
+            let Some((_, index)) = oldest else { return Ok(()) };
+            if let Some(stored) = std::mem::replace(&mut heads[index], self.sources[index].recorded(self.until).await?) {
+                show(&stored.into())?;
+            }
+        }
+    }
+
+    /// Passes new messages to `show`, and resumes after interruptions; returns only without streams.
+    ///
+    /// # Errors
+    /// Those of `show`.
+    pub async fn follow(self, bus: &Bus, mut show: impl FnMut(&RecordedMessage) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut live = merge(self.sources, async |source| source.next(bus).await);
+        while let Some(stored) = live.next().await {
+            show(&stored.into())?;
+        }
+        Ok(())
     }
 }
 
@@ -74,7 +105,7 @@ fn merge<'a, S: 'a, T: 'a>(sources: Vec<S>, next: impl AsyncFn(&mut S) -> T + Co
     stream::select_all(sources.into_iter().map(|source| items(source).boxed_local()))
 }
 
-/// A message of a stream.
+/// A message of a stream with its wall-clock time.
 struct Stored {
     at: Timestamp,
     /// The same instant in nanoseconds: an Action and its Outcome may share a millisecond.
