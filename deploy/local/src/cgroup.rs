@@ -3,7 +3,7 @@
 //!
 //! The managers of `libcgroups` do not fit: the one for v1 joins all hierarchies and escapes a limit on the platform itself; the one for v2 enables
 //! controllers from the root of the mount, which a delegated subtree may not do, and lowers `memory.max` below the memory in use, which kills. The
-//! rest does not justify its 40 dependencies.
+//! rest does not justify its 40 dependencies. `cgroups-rs` also enables controllers from the root, and ignores writes that fail.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
