@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::promotion::Promotion;
-use crate::settings::PromotionRequest;
+use crate::settings::{PromotionRequest, PromotionSettings, RoundRequest};
 
 /// An entry of the bucket, without its model.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,6 +111,25 @@ pub async fn edit_request(bus: &Bus, model: &Name, mut change: impl FnMut(&mut P
     })
     .await?;
     Ok(written)
+}
+
+/// Requests a round of `model`; its number follows that of every round that was requested or, by `promotion`, accepted before. Returns the number.
+///
+/// # Errors
+/// As [`edit_request`].
+pub async fn request_round(
+    bus: &Bus,
+    model: &Name,
+    promotion: &Promotion,
+    settings: &PromotionSettings,
+    candidate: Option<u64>,
+) -> anyhow::Result<u64> {
+    let accepted = promotion.round.as_ref().map_or(0, |status| status.id);
+    let request = edit_request(bus, model, |request| {
+        let id = request.round.as_ref().map_or(0, |round| round.id).max(accepted) + 1;
+        request.round = Some(RoundRequest { id, settings: settings.clone(), candidate });
+    });
+    Ok(request.await?.round.map_or(0, |round| round.id))
 }
 
 async fn get<T: DeserializeOwned>(store: &Store, key: &str) -> anyhow::Result<(Option<T>, u64)> {

@@ -18,7 +18,7 @@ use qscale_common::time::Span;
 use qscale_promote::finetune::FinetuneConfig;
 use qscale_promote::promotion::{RoundState, Stage};
 use qscale_promote::record::{self, Record};
-use qscale_promote::{PromotionRules, PromotionSettings, RoundRequest};
+use qscale_promote::{PromotionRules, PromotionSettings};
 use qscale_replay::policy::STORE_PREFIX;
 use serde_json::{Value, json};
 
@@ -233,12 +233,7 @@ async fn once(
     if !json {
         reporter::note_budget(rules.budget_minutes)?;
     }
-    let accepted = record.promotion.round.as_ref().map_or(0, |status| status.id);
-    let request = record::edit_request(bus, model, |request| {
-        let id = request.round.as_ref().map_or(0, |round| round.id).max(accepted) + 1;
-        request.round = Some(RoundRequest { id, settings: settings.clone(), candidate });
-    });
-    let id = request.await?.round.map_or(0, |round| round.id);
+    let id = record::request_round(bus, model, &record.promotion, &settings, candidate).await?;
     let (token, started, mut warned) = (shutdown::token(), clock::instant(), false);
     loop {
         let promotion = Record::read(bus, model).await?.promotion;
