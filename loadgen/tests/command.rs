@@ -188,14 +188,21 @@ fn a_second_signal_ends_the_drain_and_keeps_the_results() {
 
 #[test]
 fn a_trace_is_replayed_from_its_files() {
+    check_trace("invocations.csv", "durations.csv");
+    check_trace("invocations_per_function_md.anon.d01.csv", "function_durations_percentiles.anon.d01.csv");
+}
+
+/// Replays a trace whose files have these names.
+#[track_caller]
+fn check_trace(invocations: &str, durations: &str) {
     let sink = Sink::start();
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("writes");
-    write("invocations.csv", "HashOwner,HashApp,HashFunction,Trigger,1,2\no,a,f,http,40,20\no,a,g,timer,0,30\n");
+    write(invocations, "HashOwner,HashApp,HashFunction,Trigger,1,2\no,a,f,http,40,20\no,a,g,timer,0,30\n");
     let percentiles = "percentile_Average_0,percentile_Average_1,percentile_Average_25,percentile_Average_50,percentile_Average_75,\
                        percentile_Average_99,percentile_Average_100";
     write(
-        "durations.csv",
+        durations,
         &format!("HashOwner,HashApp,HashFunction,Average,Count,{percentiles}\no,a,f,1,1,1,2,3,4,5,6,7\no,a,g,1,1,1,2,3,4,5,6,7\n"),
     );
     let trace = folder.path().display().to_string();
