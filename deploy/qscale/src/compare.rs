@@ -57,7 +57,7 @@ pub struct CompareArgs {
 
 /// Compares and prints the result.
 pub async fn run(locate: &Locate, arguments: CompareArgs) -> anyhow::Result<ExitCode> {
-    let profile = arguments.profile.as_ref().map(crate::validate::read).transpose()?;
+    let profile = arguments.profile.as_deref().map(crate::validate::read).transpose()?;
     let bus = locate.bus().await?;
     let period = arguments.period.resolve(clock::now())?;
     let model = arguments.model.as_deref().map(load_model).transpose()?;

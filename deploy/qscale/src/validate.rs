@@ -1,6 +1,6 @@
 //! `qscale validate`. Owns options and the printed comparison; the runs belong to `qscale_experiments`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub struct ValidateArgs {
 pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<ExitCode> {
     ensure!(arguments.length.0 >= Duration::from_secs(1), "--for {}: must be at least 1s", arguments.length);
     let options = ValidateOptions {
-        profile: arguments.profile.as_ref().map(read).transpose()?,
+        profile: arguments.profile.as_deref().map(read).transpose()?,
         subject: arguments.subject.into(),
         budget: if arguments.quick { ProfileBudget::QUICK } else { ProfileBudget::FULL },
         length: arguments.length.0,
@@ -109,7 +109,7 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
 ///
 /// # Errors
 /// When it cannot be read, or is not a profile.
-pub fn read(path: &PathBuf) -> anyhow::Result<FunctionProfile> {
+pub fn read(path: &Path) -> anyhow::Result<FunctionProfile> {
     let (text, format) = read_document(path).context("--profile")?;
     FunctionProfile::read(&text, format).with_context(|| format!("--profile {}", path.display()))
 }
