@@ -43,10 +43,12 @@ fn first_segments(tokens: TokenStream, root: &str, found: &mut BTreeSet<String>)
     for (index, token) in tokens.iter().enumerate() {
         match token {
             TokenTree::Group(group) => first_segments(group.stream(), root, found),
-            TokenTree::Ident(word) if word == root && !is_colon(index.checked_sub(1).and_then(|before| tokens.get(before))) => {
-                if is_colon(tokens.get(index + 1)) {
-                    found.extend(tokens.get(index + 3).into_iter().flat_map(heads));
-                }
+            TokenTree::Ident(word)
+                if word == root
+                    && !is_colon(index.checked_sub(1).and_then(|before| tokens.get(before)))
+                    && is_colon(tokens.get(index + 1)) =>
+            {
+                found.extend(tokens.get(index + 3).into_iter().flat_map(heads));
             }
             _ => {}
         }
