@@ -7,10 +7,10 @@ use std::time::Duration;
 use divan::Bencher;
 use qscale_actuator::backend::{Workload, WorkloadId};
 use qscale_actuator::core::{Command, Core, Lead, Settings};
-use qscale_common::contract::{Action, Ages, State, Usage, Window, Windows};
+use qscale_common::contract::{Action, Ages, Epoch, State, Usage, Window, Windows};
 use qscale_common::name::FunctionId;
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
-use qscale_common::time::Timestamp;
+use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
 
 const FUNCTIONS: usize = 10_000;
@@ -92,13 +92,14 @@ fn state(policy: &ScalingPolicy, tick: u64, now: Timestamp) -> State {
     let used = |used: f64| Some(Usage { mean: used, max: used });
     let window = Window { cpu_millicores: used(250.0), memory_mib: used(50.0), rate_rps: Some(10.0), ..Window::default() };
     let age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
-    let windows = Windows { tick: window.clone(), short: window.clone(), long: window };
-    let body = serde_json::json!({
-        "version": "1.0", "namespace": policy.namespace, "function": policy.name, "epoch": 1, "tick": tick, "tick_length_ms": TICK_MS,
-        "observed_at_ms": now, "agent": policy.agent, "age": age, "windows": windows, "changes": {},
-        "objective": policy.objective.wire(), "bounds": policy.bounds, "prices": policy.prices,
-    });
-    serde_json::from_value(body).expect("a State")
+    State {
+        epoch: Epoch(1),
+        tick: Tick(tick),
+        observed_at_ms: now,
+        age,
+        windows: Windows { tick: window.clone(), short: window.clone(), long: window },
+        ..State::unmeasured(policy)
+    }
 }
 
 fn action(policy: &ScalingPolicy, tick: u64, now: Timestamp, replicas: u32) -> Action {

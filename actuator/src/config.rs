@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
+use qscale_common::contract::subject::ACTUATOR_LEASE;
+use qscale_common::range::check_span;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::lease::LeaseConfig;
-use qscale_common::runtime::service::{ServiceConfig, instance_name};
+use qscale_common::runtime::service::{InstanceName, ServiceConfig};
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use crate::backend::BackendConfig;
 pub struct ActuatorConfig {
     /// Name of this actuator; absent: host, process and a random number.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
+    pub instance: Option<InstanceName>,
     /// The platform that allocations are applied to.
     pub platform: BackendConfig,
     /// Leader election.
@@ -66,34 +67,20 @@ impl ActuatorConfig {
     /// # Errors
     /// Names the key, its value and its range.
     pub fn check(&self) -> anyhow::Result<()> {
-        let hour = Duration::from_secs(3600);
-        let periods = [
-            ("reconcile", self.reconcile, Duration::from_millis(100), hour),
-            ("max_retry_delay", self.max_retry_delay, Duration::from_millis(100), hour),
-            ("flush_interval", self.flush_interval, Duration::from_millis(100), hour),
-        ];
-        for (key, span, least, most) in periods {
-            anyhow::ensure!((least..=most).contains(&span.0), "{key} = {span}, must be {} to {}", Span(least), Span(most));
+        for (key, span) in
+            [("reconcile", self.reconcile), ("max_retry_delay", self.max_retry_delay), ("flush_interval", self.flush_interval)]
+        {
+            check_span(key, span, Span::millis(100), Span::seconds(3600))?;
         }
         self.platform.check()?;
-        self.lease.check("lease")?;
-        if let Some(instance) = &self.instance {
-            let readable = (1..=200).contains(&instance.len()) && instance.chars().all(|c| c.is_ascii_graphic());
-            anyhow::ensure!(readable, "instance = `{instance}`, must be 1 to 200 printable characters without spaces");
-        }
+        self.lease.check("lease", ACTUATOR_LEASE)?;
         Ok(())
     }
 
     /// Key of the lease: actuators with different backends do not replace one another.
     #[must_use]
     pub fn lease_key(&self) -> String {
-        self.lease.key_or(format!("actuator.{}", self.platform.name()))
-    }
-
-    /// Name of this actuator; `number` distinguishes actuators without a configured name.
-    #[must_use]
-    pub fn instance(&self, number: u32) -> String {
-        self.instance.clone().unwrap_or_else(|| format!("{}-{number:08x}", instance_name()))
+        self.lease.key_or(format!("{ACTUATOR_LEASE}.{}", self.platform.name()))
     }
 }
 

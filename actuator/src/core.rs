@@ -101,6 +101,8 @@ pub struct Core {
     foreign: BTreeSet<FunctionId>,
     /// Functions with a timer.
     timed: BTreeSet<FunctionId>,
+    /// Requests of operators, also those for functions without a policy so far.
+    controls: BTreeMap<String, Arc<Control>>,
     frozen_all: bool,
     restore_all: Option<Timestamp>,
     records_read: bool,
@@ -126,6 +128,7 @@ impl Core {
             functions: BTreeMap::new(),
             foreign: BTreeSet::new(),
             timed: BTreeSet::new(),
+            controls: BTreeMap::new(),
             frozen_all: false,
             restore_all: None,
             records_read: false,
@@ -175,7 +178,8 @@ impl Core {
         }
         let mut unknown = false;
         for (id, policy) in current {
-            let function = self.functions.entry(id.clone()).or_insert_with(|| Function::new(now));
+            let control = self.controls.get(&Control::key(&id)).map(Arc::as_ref);
+            let function = self.functions.entry(id.clone()).or_insert_with(|| Function::new(control, now));
             if function.policy.as_ref() == Some(policy) {
                 continue;
             }
@@ -195,10 +199,9 @@ impl Core {
         self.frozen_all = all.is_some_and(|control| control.frozen);
         self.restore_all = all.and_then(|control| control.restore);
         for (id, function) in &mut self.functions {
-            let control = controls.get(&Control::key(id));
-            function.frozen = control.is_some_and(|control| control.frozen);
-            function.restore = control.and_then(|control| control.restore);
+            function.set_control(controls.get(&Control::key(id)).map(Arc::as_ref));
         }
+        self.controls.clone_from(controls);
         for id in self.ids() {
             self.repair(&id, now);
         }
@@ -216,12 +219,8 @@ impl Core {
             if !handled {
                 continue;
             }
-            if !self.functions.contains_key(id) {
-                self.functions.insert(id.clone(), Function::new(now));
-            }
-            if let Some(function) = self.functions.get_mut(id) {
-                function.remember(record, leading);
-            }
+            let control = self.controls.get(&Control::key(id)).map(Arc::as_ref);
+            self.functions.entry(id.clone()).or_insert_with(|| Function::new(control, now)).remember(record, leading);
         }
         // Every write of a leader comes back as a change of the bucket. Only the first reading is urgent; the next sweep covers the others.
         if !std::mem::replace(&mut self.records_read, true) {

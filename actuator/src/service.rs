@@ -1,6 +1,6 @@
 //! The loop that feeds the core and executes its commands. Owns waiting, sending and the clock; must not decide, nor wait for the bus or the platform.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -13,6 +13,7 @@ use qscale_common::runtime::bus::{Bucket, Bus, Outbox, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::{self, Health};
 use qscale_common::runtime::lease::{self, Election, LeaderStatus, LeaseHandle};
+use qscale_common::runtime::service::InstanceName;
 use qscale_common::time::Timestamp;
 use rand::Rng as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -47,20 +48,15 @@ pub async fn run(config: ActuatorConfig, token: CancellationToken) -> anyhow::Re
 /// If an address is malformed or cannot be listened on.
 pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: CancellationToken) -> anyhow::Result<()> {
     let seed = seed();
-    let instance = config.instance(seed as u32);
+    let instance = config.instance.clone().unwrap_or_else(|| InstanceName::numbered(seed as u32)).to_string();
     let lease_key = config.lease_key();
     let health = Health::new();
-    let registry = Arc::new(Mutex::new(Registry::default()));
-    let (bus, metrics) = {
-        let mut own = Registry::default();
-        let bus = Bus::connect("actuator", &instance, &config.nats, &health, &mut own).await?;
-        let metrics = Metrics::register(&mut own);
-        *registry.lock().unwrap_or_else(PoisonError::into_inner) = own;
-        (bus, metrics)
-    };
+    let mut registry = Registry::default();
+    let bus = Bus::connect("actuator", &instance, &config.nats, &health, &mut registry).await?;
+    let metrics = Metrics::register(&mut registry);
     health.set("platform", false);
     health.set("policies", false);
-    let address = health::serve(config.health, health.clone(), registry, token.clone()).await?;
+    let address = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     tracing::info!(instance, %address, "actuator started");
 
     let mut inputs = Inputs::open(&bus, &token).await?;
@@ -198,6 +194,8 @@ impl Service {
                 Some(received) = inputs.actions.next() => self.core.on_action(received.message, received.trace, clock::now()),
                 Ok(()) = inputs.records.changed() => self.read(&mut inputs.records, Core::set_records),
             }
+            // A refused token is given up before the lead is read, or the core would lead with it again.
+            self.execute();
             self.update_lead();
             self.execute();
         }

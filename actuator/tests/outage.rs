@@ -14,18 +14,18 @@ use prometheus_client::registry::Registry;
 use qscale_actuator::config::ActuatorConfig;
 use qscale_actuator::service;
 use qscale_common::contract::subject::{CONTROL_BUCKET, POLICY_BUCKET};
-use qscale_common::contract::{Action, Ages, DecisionSource, Outcome, State, TraceParent, Usage, Version, Window, Windows};
+use qscale_common::contract::{Action, Ages, DecisionSource, Epoch, Outcome, State, TraceParent, Usage, Version, Window, Windows};
 use qscale_common::control::{self, Control};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::runtime::bus::{Bus, Outbox};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::Health;
+use qscale_common::runtime::http;
 use qscale_common::runtime::lease::LeaseConfig;
-use qscale_common::time::{Span, TickLength, Timestamp};
+use qscale_common::time::{Span, Tick, TickLength, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_tests::{NatsServer, eventually_async};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 /// More than the 2,048 requests that a disconnected NATS client queues, in the first group alone.
@@ -106,10 +106,7 @@ impl Fleet {
 
     /// The value of the first metric whose line starts with `name`.
     async fn metric(&self, name: &str) -> Option<f64> {
-        let mut stream = tokio::net::TcpStream::connect(self.health).await.ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.ok()?;
+        let (_, text) = http::get(&self.health.to_string(), "/metrics", qscale_tests::PATIENCE).await.ok()?;
         text.lines().find(|line| line.starts_with(name))?.rsplit(' ').next()?.parse().ok()
     }
 
@@ -143,14 +140,15 @@ fn state(function: &FunctionId, tick: u64, replicas: u32) -> State {
     let used = |used: f64| Some(Usage { mean: used, max: used });
     let window = Window { cpu_millicores: used(480.0), memory_mib: used(50.0), rate_rps: Some(10.0), ..Window::default() };
     let age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
-    let windows = Windows { tick: window.clone(), short: window.clone(), long: window };
-    let body = serde_json::json!({
-        "version": "1.0", "namespace": function.namespace, "function": function.name, "epoch": 1, "tick": tick,
-        "tick_length_ms": TICK.as_millis() as u64, "observed_at_ms": clock::now(), "agent": "agent", "age": age, "windows": windows, "changes": {},
-        "allocation": Allocation::new(replicas, 500, 256),
-        "objective": policy.objective.wire(), "bounds": policy.bounds, "prices": policy.prices,
-    });
-    serde_json::from_value(body).expect("a State")
+    State {
+        epoch: Epoch(1),
+        tick: Tick(tick),
+        observed_at_ms: clock::now(),
+        age,
+        allocation: Some(Allocation::new(replicas, 500, 256)),
+        windows: Windows { tick: window.clone(), short: window.clone(), long: window },
+        ..State::unmeasured(&policy)
+    }
 }
 
 fn action(function: &FunctionId, tick: u64, replicas: u32) -> Action {

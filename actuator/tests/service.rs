@@ -11,14 +11,14 @@ use platform::StubPlatform;
 use qscale_actuator::backend::{Backend as _, BackendError, LocalPlatform, WorkloadId};
 use qscale_common::contract::subject::{self, CONTROL_BUCKET, POLICY_BUCKET};
 use qscale_common::contract::{
-    Action, Ages, DecisionSource, Effect, EventType, GuardRule, Outcome, State, TraceParent, Usage, Version, Window, Windows,
+    Action, Ages, DecisionSource, Effect, Epoch, EventType, GuardRule, Outcome, State, TraceParent, Usage, Version, Window, Windows,
 };
 use qscale_common::control::{self, Control};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::{Bus, Received, Subscription};
 use qscale_common::runtime::clock;
-use qscale_common::time::{TickLength, Timestamp};
+use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually_async};
 
@@ -77,6 +77,10 @@ impl World {
     }
 
     fn actuator(&self, instance: &str) -> Program {
+        self.actuator_with(instance, TTL)
+    }
+
+    fn actuator_with(&self, instance: &str, ttl: &str) -> Program {
         let (log, nats) = (self.log(instance), self.server.config("actuator"));
         let set = [
             format!("instance={instance}"),
@@ -87,7 +91,7 @@ impl World {
             "platform.timeout=1s".into(),
             "reconcile=500ms".into(),
             "health=127.0.0.1:0".into(),
-            format!("lease.ttl={TTL}"),
+            format!("lease.ttl={ttl}"),
             "max_retry_delay=1s".into(),
         ];
         let arguments = set.iter().flat_map(|pair| ["--set", pair]);
@@ -109,15 +113,15 @@ impl World {
         let used = |used: f64| Some(Usage { mean: used, max: used });
         let window = Window { cpu_millicores: used(cpu), memory_mib: used(50.0), rate_rps: Some(10.0), ..Window::default() };
         let age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
-        let body = serde_json::json!({
-            "version": "1.0", "namespace": "default", "function": "fib", "epoch": 1, "tick": tick, "tick_length_ms": TICK.as_millis() as u64,
-            "observed_at_ms": clock::now(), "agent": self.policy.agent, "age": age, "windows": Windows::default(), "changes": {},
-            "objective": self.policy.objective.wire(), "bounds": self.policy.bounds, "prices": self.policy.prices,
-        });
-        let mut state: State = serde_json::from_value(body).expect("a State");
-        state.allocation = Some(Allocation::new(self.platform.replicas(), 500, 256));
-        state.windows = Windows { tick: window.clone(), short: window.clone(), long: window };
-        state
+        State {
+            epoch: Epoch(1),
+            tick: Tick(tick),
+            observed_at_ms: clock::now(),
+            age,
+            allocation: Some(Allocation::new(self.platform.replicas(), 500, 256)),
+            windows: Windows { tick: window.clone(), short: window.clone(), long: window },
+            ..State::unmeasured(&self.policy)
+        }
     }
 
     async fn action(&self, tick: u64, replicas: u32, trace: TraceParent) {
@@ -243,6 +247,31 @@ async fn a_suspended_leader_sends_nothing_after_it_was_replaced() {
     world.until_applied(8).await;
     assert!(world.platform.writes()[before..].iter().all(|(lease, _)| *lease == new));
     assert_eq!(world.platform.refused(), 0, "it did not even try");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_token_is_not_sent_again_and_a_new_one_is_taken() {
+    let world = World::new().await;
+    let _actuator = world.actuator("a");
+    world.until_applied(6).await;
+    let refused = world.platform.highest();
+    world.platform.raise(refused + 1);
+    world.until_applied(7).await;
+    assert!(world.platform.highest() > refused + 1, "a token of its own");
+    assert_eq!(world.platform.refused(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_while_the_actuator_has_stepped_down() {
+    let world = World::new().await;
+    let mut actuator = world.actuator_with("a", "1m");
+    world.until_applied(6).await;
+    world.platform.raise(u64::MAX);
+    world.tick_wanting(8).await;
+    eventually_async("the refusal", async || (world.platform.refused() > 0).then_some(())).await;
+    let began = clock::instant();
+    assert!(actuator.stop().success());
+    assert!(clock::since(began) < Duration::from_secs(30));
 }
 
 #[tokio::test(flavor = "multi_thread")]

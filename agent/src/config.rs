@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use anyhow::{Context as _, anyhow};
-use qscale_common::contract::Action;
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
-use qscale_common::runtime::service::{ServiceConfig, instance_name};
+use qscale_common::runtime::service::{InstanceName, ServiceConfig};
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_dqn::Tabular;
 use qscale_dqn::decider::{Decider, FALLBACK};
@@ -41,7 +40,7 @@ pub struct AgentConfig {
     pub fallback: String,
     /// Name of this instance of the agent; absent: host and process id.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
+    pub instance: Option<InstanceName>,
     /// Partition of the functions that this instance answers for, if the policy has memory. Without memory the instances share all States.
     pub partition: Partition,
     /// Ticks after the observation of its State at which an Action expires, at least 1.
@@ -117,22 +116,6 @@ impl AgentConfig {
             None => anyhow::bail!("policy {TABULAR} needs the path of a table, as in model = q.json"),
         }
     }
-
-    /// Name of this instance.
-    ///
-    /// # Errors
-    /// If it is empty or too long.
-    pub fn instance(&self) -> anyhow::Result<String> {
-        let Some(instance) = &self.instance else {
-            return Ok(instance_name());
-        };
-        anyhow::ensure!(
-            (1..=Action::MAX_TEXT).contains(&instance.len()) && instance.chars().all(|c| c.is_ascii_graphic()),
-            "instance = `{instance}`, must be 1 to {} printable characters without spaces",
-            Action::MAX_TEXT
-        );
-        Ok(instance.clone())
-    }
 }
 
 impl ServiceConfig for AgentConfig {
@@ -194,10 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_always_has_a_name() {
-        assert!(!AgentConfig::default().instance().expect("made").is_empty());
-        assert_eq!(parsed(json!({"instance": "a-1"})).instance().expect("valid"), "a-1");
-        assert!(parsed(json!({"instance": ""})).instance().is_err());
-        assert!(parsed(json!({"instance": "a b"})).instance().is_err());
+    fn the_name_of_an_instance_is_checked() {
+        assert_eq!(parsed(json!({"instance": "a-1"})).instance.map(String::from).as_deref(), Some("a-1"));
+        assert!(serde_json::from_value::<AgentConfig>(json!({"instance": ""})).is_err());
+        assert!(serde_json::from_value::<AgentConfig>(json!({"instance": "a b"})).is_err());
     }
 }

@@ -9,6 +9,7 @@ use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::{Bus, Received, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::{self, Health};
+use qscale_common::runtime::service::InstanceName;
 use qscale_common::time::Timestamp;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -41,7 +42,8 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
 /// # Errors
 /// If the configuration is invalid or the health endpoint cannot listen. An absent bus is not an error.
 pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Result<()> {
-    let answerer = Answerer::new(config.agent.clone(), config.instance()?, config.expires_after, config.policy()?);
+    let instance = config.instance.clone().unwrap_or_else(InstanceName::of_process).to_string();
+    let answerer = Answerer::new(config.agent.clone(), instance, config.expires_after, config.policy()?);
     let (health, mut registry) = (Health::new(), Registry::default());
     let metrics = Metrics::register(&mut registry);
     let bus = Bus::connect("agent", &format!("{}/{}", answerer.agent, answerer.instance), &config.nats, &health, &mut registry).await?;

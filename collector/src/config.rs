@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
+use qscale_common::range::check_span;
 use qscale_common::runtime::bus::BusConfig;
-use qscale_common::runtime::service::{ServiceConfig, instance_name};
+use qscale_common::runtime::service::{InstanceName, ServiceConfig};
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
 
-use crate::source::{SourceConfig, ensure_range};
+use crate::source::SourceConfig;
 
 /// Configuration of the service `collector`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,8 +29,9 @@ pub struct CollectorConfig {
     pub scrape_interval: Option<Span>,
     /// Share of the functions that this collector observes.
     pub partition: Partition,
-    /// Name of this instance; empty: host and process.
-    pub instance: String,
+    /// Name of this instance; absent: host and process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceName>,
     /// Address of health and metrics; port 0 takes a free port.
     pub health: SocketAddr,
     /// The bus.
@@ -45,7 +47,7 @@ impl Default for CollectorConfig {
             scrape_timeout: Span::millis(250),
             scrape_interval: None,
             partition: Partition::default(),
-            instance: String::new(),
+            instance: None,
             health: SocketAddr::from(([127, 0, 0, 1], 8711)),
             nats: BusConfig::default(),
             telemetry: TelemetryConfig::default(),
@@ -54,39 +56,40 @@ impl Default for CollectorConfig {
 }
 
 impl CollectorConfig {
-    /// The sources, after checking what the types cannot.
+    /// Checks what the types cannot.
     ///
     /// # Errors
     /// Names the key, its value and its range.
-    pub fn checked_sources(&self) -> anyhow::Result<BTreeMap<Name, SourceConfig>> {
-        ensure_range("scrape_timeout", self.scrape_timeout, Span::millis(1)..=Span::seconds(10))?;
+    pub fn check(&self) -> anyhow::Result<()> {
+        check_span("scrape_timeout", self.scrape_timeout, Span::millis(1), Span::seconds(10))?;
         if let Some(interval) = self.scrape_interval {
-            ensure_range("scrape_interval", interval, Span::millis(100)..=Span::seconds(3600))?;
+            check_span("scrape_interval", interval, Span::millis(100), Span::seconds(3600))?;
         }
         self.partition.check().map_err(anyhow::Error::msg)?;
-        let mut sources = self.sources.clone();
-        if sources.is_empty() {
-            sources.insert(Name::new("local").context("the default source")?, SourceConfig::default());
-        }
-        for (name, source) in &sources {
+        for (name, source) in &self.sources {
             source.check().with_context(|| format!("sources.{name}"))?;
         }
-        Ok(sources)
+        Ok(())
     }
 
-    /// Name of this instance.
+    /// The sources to read: the configured ones, or the local platform if there are none.
     #[must_use]
-    pub fn instance(&self) -> String {
-        if !self.instance.is_empty() {
-            return self.instance.clone();
+    pub fn effective_sources(&self) -> BTreeMap<Name, SourceConfig> {
+        if !self.sources.is_empty() {
+            return self.sources.clone();
         }
-        instance_name()
+        let name = Name::new("local").expect("the name of the default source is a DNS label");
+        BTreeMap::from([(name, SourceConfig::default())])
     }
 }
 
 impl ServiceConfig for CollectorConfig {
     fn telemetry(&self) -> &TelemetryConfig {
         &self.telemetry
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.check()
     }
 }
 
@@ -103,7 +106,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut CollectorConfig), expected: &str) {
         let mut config = CollectorConfig::default();
         change(&mut config);
-        let error = format!("{:#}", config.checked_sources().expect_err(expected));
+        let error = format!("{:#}", config.check().expect_err(expected));
         assert!(error.contains(expected), "{error}");
     }
 
@@ -133,7 +136,7 @@ mod tests {
 
     #[test]
     fn without_sources_the_local_platform_is_read() {
-        let sources = CollectorConfig::default().checked_sources().expect("valid");
+        let sources = CollectorConfig::default().effective_sources();
         assert_eq!(sources.keys().map(Name::as_str).collect::<Vec<_>>(), ["local"]);
     }
 

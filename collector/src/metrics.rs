@@ -1,6 +1,6 @@
 //! Metrics of the collector. Owns their names and labels.
 
-use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
@@ -10,24 +10,28 @@ use qscale_common::name::Name;
 
 use crate::source::SourceError;
 
-/// Label of a source.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct SourceLabel(pub(crate) Name);
+/// Labels of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SourceLabels {
+    source: String,
+}
 
-impl EncodeLabelSet for SourceLabel {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
-        ("source", self.0.as_str()).encode(encoder.encode_label())
+impl SourceLabels {
+    pub(crate) fn new(source: &Name) -> Self {
+        Self { source: source.to_string() }
     }
 }
 
 /// Labels of a source and of the reason why it could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct FailureLabel(pub(crate) Name, pub(crate) SourceError);
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct FailureLabels {
+    source: String,
+    reason: &'static str,
+}
 
-impl EncodeLabelSet for FailureLabel {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
-        ("source", self.0.as_str()).encode(encoder.encode_label())?;
-        ("reason", <&str>::from(self.1)).encode(encoder.encode_label())
+impl FailureLabels {
+    pub(crate) fn new(source: &Name, reason: &SourceError) -> Self {
+        Self { source: source.to_string(), reason: reason.into() }
     }
 }
 
@@ -45,21 +49,19 @@ impl MetricConstructor<Histogram> for Seconds {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     /// Duration of a reading.
-    pub(crate) scrape_seconds: Family<SourceLabel, Histogram, Seconds>,
+    pub(crate) scrape_seconds: Family<SourceLabels, Histogram, Seconds>,
     /// Readings that failed.
-    pub(crate) scrape_failures: Family<FailureLabel, Counter>,
+    pub(crate) scrape_failures: Family<FailureLabels, Counter>,
     /// Samples used.
-    pub(crate) samples: Family<SourceLabel, Counter>,
+    pub(crate) samples: Family<SourceLabels, Counter>,
     /// Samples that could not be decoded.
-    pub(crate) malformed: Family<SourceLabel, Counter>,
+    pub(crate) malformed: Family<SourceLabels, Counter>,
     /// Readings that missed their tick.
-    pub(crate) late_readings: Family<SourceLabel, Counter>,
+    pub(crate) late_readings: Family<SourceLabels, Counter>,
     /// Time from the start of a tick to its last State.
     pub(crate) publish_seconds: Histogram,
     /// Ticks of functions that were never published.
     pub(crate) ticks_missed: Counter,
-    /// States dropped without a connection.
-    pub(crate) states_dropped: Counter,
     /// Rewards dropped because the outbox was full.
     pub(crate) rewards_dropped: Counter,
     /// Observed functions.
@@ -80,7 +82,6 @@ impl Metrics {
             late_readings: Family::default(),
             publish_seconds: Seconds.new_metric(),
             ticks_missed: Counter::default(),
-            states_dropped: Counter::default(),
             rewards_dropped: Counter::default(),
             functions: Gauge::default(),
             epochs: Counter::default(),
@@ -95,7 +96,6 @@ impl Metrics {
         registry.register("qscale_collector_malformed_lines", "Samples that could not be decoded", metrics.malformed.clone());
         registry.register("qscale_collector_late_readings", "Readings that missed their tick", metrics.late_readings.clone());
         registry.register("qscale_collector_ticks_missed", "Ticks of functions that were never published", metrics.ticks_missed.clone());
-        registry.register("qscale_collector_states_dropped", "States dropped without a connection", metrics.states_dropped.clone());
         registry.register(
             "qscale_collector_rewards_dropped",
             "Rewards dropped because the outbox to the bus was full",

@@ -49,6 +49,8 @@ pub struct Observer {
     functions: Vec<Function>,
     index: HashMap<String, usize>,
     lengths: BTreeSet<TickLength>,
+    /// Workloads by replica (`namespace/replica`), as each source last named them.
+    owners: BTreeMap<Name, HashMap<String, String>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,14 @@ impl Observer {
     /// An observer without functions; its epoch starts at `now`.
     #[must_use]
     pub fn new(partition: Partition, now: Timestamp) -> Self {
-        Self { epoch: Epoch(now.0), partition, functions: Vec::new(), index: HashMap::new(), lengths: BTreeSet::new() }
+        Self {
+            epoch: Epoch(now.0),
+            partition,
+            functions: Vec::new(),
+            index: HashMap::new(),
+            lengths: BTreeSet::new(),
+            owners: BTreeMap::new(),
+        }
     }
 
     /// The epoch.
@@ -123,13 +132,28 @@ impl Observer {
         }
     }
 
-    /// Processes the readings of one time.
+    /// Processes the readings of one time. Replicas whose workload one source does not know belong to the workload that another source named last.
     pub fn record(&mut self, readings: &[SourceReading]) {
-        let joined = join_unowned(readings);
+        for SourceReading { source, reading, .. } in readings {
+            // A source that names no workloads has no owners to remember. Replicas that a source no longer names are forgotten.
+            self.owners.insert(source.clone(), owners(reading));
+        }
+        let joined = self.join_unowned(readings);
         for function in &mut self.functions {
             let extra = joined.get(function.workload.as_str()).map_or(&[][..], Vec::as_slice);
             function.record(readings, extra);
         }
+    }
+
+    /// Replicas whose workload their source does not know, by the workload that another source names.
+    fn join_unowned(&self, readings: &[SourceReading]) -> HashMap<String, Vec<Scrape>> {
+        let mut joined: HashMap<String, Vec<Scrape>> = HashMap::new();
+        for (path, scrape) in readings.iter().flat_map(|source_reading| &source_reading.reading.unowned) {
+            if let Some(workload) = self.owners.values().find_map(|owners| owners.get(path)) {
+                joined.entry(workload.clone()).or_default().push(scrape.clone());
+            }
+        }
+        joined
     }
 
     /// Start of the next tick of any function after `now`.
@@ -194,7 +218,12 @@ impl Function {
         let of_function = readings.iter().filter(|source_reading| named.is_none_or(|named| *named == source_reading.source));
         let mut scrapes =
             of_function.filter_map(|source_reading| Some((source_reading, source_reading.reading.functions.get(&self.workload)?)));
-        let Some((first, scrape)) = scrapes.next() else { return };
+        let Some((first, scrape)) = scrapes.next() else {
+            if !extra.is_empty() {
+                self.windows.record(&FunctionScrape { replicas: extra.to_vec(), ..FunctionScrape::default() });
+            }
+            return;
+        };
         if scrape.platform.is_some() {
             self.headroom = first.reading.headroom;
         }
@@ -219,23 +248,14 @@ impl Function {
     }
 }
 
-/// Replicas whose workload one source does not know, by the workload that another one names, `namespace/name`.
-fn join_unowned(readings: &[SourceReading]) -> HashMap<&str, Vec<Scrape>> {
-    let mut joined: HashMap<&str, Vec<Scrape>> = HashMap::new();
-    if readings.iter().all(|source_reading| source_reading.reading.unowned.is_empty()) {
-        return joined;
-    }
+/// Workloads of the replicas in `reading`, by replica, written `namespace/replica`.
+fn owners(reading: &Reading) -> HashMap<String, String> {
     let mut owners = HashMap::new();
-    for (workload, scrape) in readings.iter().flat_map(|source_reading| &source_reading.reading.functions) {
+    for (workload, scrape) in &reading.functions {
         let namespace = workload.split_once('/').map_or("", |(namespace, _)| namespace);
-        owners.extend(scrape.replicas.iter().map(|replica| (format!("{namespace}/{}", replica.replica), workload.as_str())));
+        owners.extend(scrape.replicas.iter().map(|replica| (format!("{namespace}/{}", replica.replica), workload.clone())));
     }
-    for (path, scrape) in readings.iter().flat_map(|source_reading| &source_reading.reading.unowned) {
-        if let Some(workload) = owners.get(path) {
-            joined.entry(workload).or_default().push(scrape.clone());
-        }
-    }
-    joined
+    owners
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{FailureLabel, Metrics, SourceLabel};
+use crate::metrics::{FailureLabels, Metrics, SourceLabels};
 use crate::observer::SourceReading;
 use crate::reading::Reading;
 use crate::source::{Source, SourceConfig, SourceError};
@@ -70,7 +70,7 @@ impl Poller {
         let mut awaited = vec![false; self.sources.len()];
         for (awaited, source) in awaited.iter_mut().zip(&mut self.sources) {
             if std::mem::replace(&mut source.busy, true) {
-                self.metrics.scrape_failures.get_or_create(&FailureLabel(source.name.clone(), SourceError::Busy)).inc();
+                self.metrics.scrape_failures.get_or_create(&FailureLabels::new(&source.name, &SourceError::Busy)).inc();
             } else {
                 *awaited = true;
                 source.request.notify_one();
@@ -92,7 +92,7 @@ impl Poller {
         loop {
             // The channel closes only when the service stops.
             let Some(result) = self.results.recv().await else { std::future::pending().await };
-            let name = SourceLabel(self.sources[result.index].name.clone());
+            let name = SourceLabels::new(&self.sources[result.index].name);
             if let Some(reading) = self.on_result(result) {
                 self.metrics.late_readings.get_or_create(&name).inc();
                 return reading;
@@ -105,7 +105,7 @@ impl Poller {
         source.busy = false;
         self.health.set(&condition(&source.name), result.is_ok());
         let before = source.healthy.replace(result.is_ok());
-        let label = SourceLabel(source.name.clone());
+        let label = SourceLabels::new(&source.name);
         self.metrics.scrape_seconds.get_or_create(&label).observe(seconds);
         match result {
             Ok(reading) => {
@@ -120,7 +120,7 @@ impl Poller {
                 if before != Some(false) {
                     tracing::warn!(source = %source.name, %error, "failed to read source; retrying every tick");
                 }
-                self.metrics.scrape_failures.get_or_create(&FailureLabel(source.name.clone(), error)).inc();
+                self.metrics.scrape_failures.get_or_create(&FailureLabels::new(&source.name, &error)).inc();
                 None
             }
         }

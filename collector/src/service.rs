@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use qscale_common::contract::{EventType, Outcome, Reward, subject};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bucket, Bus, Outbox, Subscription};
+use qscale_common::runtime::service::InstanceName;
 use qscale_common::runtime::{clock, health};
 use qscale_common::time::{Span, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -29,22 +30,22 @@ const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Runs the collector until `token` is cancelled.
 ///
 /// # Errors
-/// If the configuration is invalid, or the health endpoint cannot listen.
+/// If an address is malformed or cannot be listened on.
 pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::Result<()> {
-    let configured = config.checked_sources()?;
-    let instance = config.instance();
+    let sources = config.effective_sources();
+    let instance = config.instance.unwrap_or_else(InstanceName::of_process).to_string();
     let health = health::Health::new();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let bus = Bus::connect("collector", &instance, &config.nats, &health, &mut registry).await?;
     let bound = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
-    let poller = Poller::start(&configured, &health, &metrics, &token)?;
+    let poller = Poller::start(&sources, &health, &metrics, &token)?;
     let outcomes = bus.subscribe::<Outcome>(subject::all(EventType::Outcome), None).await?;
     let policies = bus.watch_policies(token.clone());
     let rewards = Outbox::start(bus.clone(), OUTBOX_CAPACITY, metrics.rewards_dropped.clone());
     let now = clock::now();
     let observer = Observer::new(config.partition, now);
-    info!(instance, health = %bound, sources = configured.len(), epoch = observer.epoch().0, "collector started");
+    info!(instance, health = %bound, sources = sources.len(), epoch = observer.epoch().0, "collector started");
 
     let scrape_timeout = config.scrape_timeout.0;
     let mut collector = Collector { bus: bus.clone(), metrics, outcomes, rewards, observer, scrape_timeout };
@@ -133,12 +134,7 @@ impl Collector {
             let Some(Observation { state, reward, missed }) = self.observer.observe(place, clock::now(), trace) else { continue };
             self.metrics.ticks_missed.inc_by(missed);
             rewards.extend(reward);
-            // A State that waits for a connection is stale by the time it is sent.
-            if self.bus.client().connection_state() == async_nats::connection::State::Connected {
-                self.bus.publish(&state, trace).await;
-            } else {
-                self.metrics.states_dropped.inc();
-            }
+            self.bus.publish(&state, trace).await;
         }
         self.metrics.publish_seconds.observe(clock::now().since(began).as_secs_f64());
         for (reward, trace) in rewards {

@@ -6,10 +6,8 @@
 
 pub mod exposition;
 
-use std::ops::RangeInclusive;
-
 use qscale_common::document;
-use qscale_common::time::Span;
+use qscale_common::runtime::http::ExchangeError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use strum::IntoStaticStr;
 use thiserror::Error;
@@ -56,31 +54,34 @@ impl SourceConfig {
     }
 }
 
-/// Refuses a `value` outside its `range`.
-pub(crate) fn ensure_range(key: &str, value: Span, range: RangeInclusive<Span>) -> anyhow::Result<()> {
-    anyhow::ensure!(range.contains(&value), "{key} = {value}, must be {} to {}", range.start(), range.end());
-    Ok(())
-}
-
 /// Reasons why a source could not be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error, IntoStaticStr)]
+#[derive(Debug, Clone, PartialEq, Eq, Error, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum SourceError {
-    /// No connection, or one that broke.
-    #[error("connection failed")]
-    Connection,
+    /// No connection, or one that broke; with the causes.
+    #[error("connection failed: {0}")]
+    Connection(String),
     /// No complete answer in time.
     #[error("timeout")]
     Timeout,
     /// An answer with a status other than success.
-    #[error("status other than success")]
-    Status,
+    #[error("HTTP status {0}, must be 200")]
+    Status(u16),
     /// An answer beyond the size limit.
     #[error("answer too large")]
     TooLarge,
     /// The previous reading is still under way.
     #[error("previous reading still under way")]
     Busy,
+}
+
+impl From<ExchangeError> for SourceError {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Connection(cause) => Self::Connection(cause),
+            ExchangeError::TooLarge(_) => Self::TooLarge,
+        }
+    }
 }
 
 /// A source.

@@ -34,11 +34,12 @@ async fn every_failure_has_its_own_error() {
     let long = Span::seconds(60);
     let good = read(address, "/good", long).await.expect("it is read");
     assert_eq!((good.functions.len(), good.samples, good.malformed), (1, 1, 1));
-    assert_eq!(read(address, "/broken", long).await.err(), Some(SourceError::Status));
-    assert_eq!(read(address, "/elsewhere", long).await.err(), Some(SourceError::Status));
+    assert_eq!(read(address, "/broken", long).await.err(), Some(SourceError::Status(503)));
+    assert_eq!(read(address, "/elsewhere", long).await.err(), Some(SourceError::Status(404)));
     assert_eq!(read(address, "/large", long).await.err(), Some(SourceError::TooLarge));
     assert_eq!(read(address, "/silent", Span::millis(50)).await.err(), Some(SourceError::Timeout));
     let unused =
         std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).and_then(|listener| listener.local_addr()).expect("a free port");
-    assert_eq!(read(unused, "/good", long).await.err(), Some(SourceError::Connection));
+    let error = read(unused, "/good", long).await.err();
+    assert!(matches!(&error, Some(SourceError::Connection(cause)) if cause.contains("refused")), "{error:?}");
 }

@@ -3,11 +3,11 @@
 use std::hint::black_box;
 
 use divan::Bencher;
-use qscale_common::contract::{Ages, Direction, State, Usage, Window};
+use qscale_common::contract::{Ages, Direction, Epoch, State, Usage, Window, Windows};
 use qscale_common::guard::{Budget, DecisionKind, GuardInput, evaluate};
 use qscale_common::name::FunctionId;
 use qscale_common::policy::{Mode, ScalingPolicy};
-use qscale_common::time::Timestamp;
+use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -61,11 +61,12 @@ fn budget() -> Budget {
 fn state(policy: &ScalingPolicy) -> State {
     let window = Window { memory_mib: Some(Usage { mean: 80.0, max: 100.0 }), ..Window::default() };
     let age = Ages { requests_ms: Some(400), cpu_ms: Some(400), memory_ms: Some(400), replicas_ms: Some(400) };
-    let body = serde_json::json!({
-        "version": "1.0", "namespace": policy.namespace, "function": policy.name, "epoch": 1, "tick": 1, "tick_length_ms": 5000,
-        "observed_at_ms": NOW.0 - 100, "agent": policy.agent, "age": age,
-        "windows": { "tick": window, "short": window, "long": window },
-        "changes": {}, "objective": policy.objective.wire(), "bounds": policy.bounds, "prices": policy.prices,
-    });
-    serde_json::from_value(body).expect("a State")
+    State {
+        epoch: Epoch(1),
+        tick: Tick(1),
+        observed_at_ms: Timestamp(NOW.0 - 100),
+        age,
+        windows: Windows { tick: window.clone(), short: window.clone(), long: window },
+        ..State::unmeasured(policy)
+    }
 }

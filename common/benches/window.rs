@@ -23,8 +23,6 @@ fn policy() -> ScalingPolicy {
 fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
     let at = Timestamp(tick * 5000);
     let replica = |index: u32| Scrape {
-        replica: format!("fibonacci-python-{index}"),
-        at,
         requests: Some(RequestCounters {
             completed: tick * 500,
             failed: tick,
@@ -33,8 +31,7 @@ fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
         in_flight: Some(3.0),
         cpu: Some(CpuCounters { usage_us: tick * 1_234_567, periods: tick * 50, throttled_periods: tick * 3 }),
         working_set_bytes: Some(77 << 20),
-        restarts: 0,
-        oom_kills: 0,
+        ..Scrape::new(format!("fibonacci-python-{index}"), at)
     };
     FunctionScrape {
         platform: Some(PlatformReading {
@@ -105,7 +102,7 @@ fn encode_state(bencher: Bencher) {
 }
 
 #[divan::bench]
-fn judge_tick(bencher: Bencher) {
+fn measure_reward(bencher: Bencher) {
     let (windows, policy) = (fed(4), policy());
     let window = windows.measured(95.0).tick;
     let closed = *windows.closed().expect("ticks were closed");

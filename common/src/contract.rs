@@ -11,6 +11,7 @@ mod reward;
 mod state;
 pub mod subject;
 
+pub use crate::policy::Direction;
 pub use crate::version::Version;
 pub use action::{Action, Choice};
 pub use event::{Event, EventType, TraceParent};
@@ -18,7 +19,7 @@ pub use load::{Failures, LatencyBucket, Load};
 pub use outcome::{DecisionSource, Effect, GuardNote, GuardRule, Outcome};
 pub use provenance::{Fallback, FallbackKind, FallbackReason, ModelRef, Provenance};
 pub use reward::{DecidedBy, Reward, Term, Terms};
-pub use state::{Ages, Changes, Direction, Headroom, Latency, ReplicaCounts, State, Usage, Window, Windows, WireObjective};
+pub use state::{Ages, Changes, Headroom, Latency, ReplicaCounts, State, Usage, Window, Windows, WireObjective};
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;

@@ -1,5 +1,7 @@
 //! Requests of operators: freezes and restores. Owns the value behind a key of the control bucket.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,15 @@ use crate::time::Timestamp;
 
 /// Key of the request for all functions.
 pub const ALL: &str = "all";
+/// Name under which the Outcome of a restore is published, in place of an agent.
+pub const RESTORE: &str = "restore";
+
+/// Whether an operator has frozen `function`, alone or with all functions. A malformed request counts as a freeze: it may have been meant as one.
+#[must_use]
+pub fn is_frozen<E>(controls: &BTreeMap<String, Result<Control, E>>, function: &FunctionId) -> bool {
+    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.as_ref().map_or(true, |control| control.frozen));
+    frozen(ALL) || frozen(&Control::key(function))
+}
 
 /// Request of an operator for one function, or for all of them under the key [`ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -79,5 +90,17 @@ mod tests {
             at_ms: Timestamp(1_763_880_784_123),
         };
         assert_eq!(control.provenance(), " by ada since 2025-11-23 06:53:04.123: in\\u{1b}cident");
+    }
+
+    #[test]
+    fn a_function_is_frozen_alone_or_with_all_and_by_a_malformed_request() {
+        let function: FunctionId = "fib".parse().expect("a name");
+        let frozen = |key: &str, value: &[u8]| is_frozen(&BTreeMap::from([(key.to_owned(), Control::from_json(value))]), &function);
+        let key = Control::key(&function);
+        for key in [ALL, &key] {
+            assert!(frozen(key, br#"{"frozen": true, "at_ms": 1}"#) && frozen(key, b"{"));
+            assert!(!frozen(key, br#"{"at_ms": 1}"#));
+        }
+        assert!(!frozen("default.other", b"{"));
     }
 }

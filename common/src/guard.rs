@@ -13,14 +13,14 @@
 //! 7. Memory is not lowered below the working set times its margin, and not at all if the working set is unknown or replicas were
 //!    killed for memory.
 //! 8. The size of one step is limited.
-//! 9. Changes and reversals per hour are limited; the last of each is reserved for a step up.
+//! 9. ChangeText and reversals per hour are limited; the last of each is reserved for a step up.
 //!
 //! Shadow decisions, and all decisions in mode `recommend`, are evaluated in the same way and recorded.
 
 mod budget;
 mod freshness;
 
-pub use budget::{Budget, direction};
+pub use budget::Budget;
 
 use crate::contract::{Direction, GuardNote, GuardRule, State};
 use crate::policy::{Mode, ScalingPolicy};
@@ -45,7 +45,7 @@ pub struct GuardInput<'a> {
     pub frozen: Option<Frozen>,
     /// Whether the platform can resize replicas.
     pub vertical: bool,
-    /// Changes within the last hour.
+    /// ChangeText within the last hour.
     pub budget: &'a Budget,
     /// Current time.
     pub now: Timestamp,
@@ -107,12 +107,12 @@ pub fn evaluate(input: &GuardInput<'_>) -> Verdict {
         (Mode::Observe, _) => Verdict::Record { allowed: None, notes: vec![note(GuardRule::Mode, "the mode is observe".into())] },
         (_, DecisionKind::Shadow) => recorded(input, note(GuardRule::NotNamed, format!("the policy names agent {}", input.policy.agent))),
         (Mode::Recommend, _) => recorded(input, note(GuardRule::Mode, "the mode is recommend".into())),
-        (Mode::Active, _) => judge(input),
+        (Mode::Active, _) => apply_rules(input),
     }
 }
 
 fn recorded(input: &GuardInput<'_>, why: GuardNote) -> Verdict {
-    let (allowed, mut notes) = match judge(input) {
+    let (allowed, mut notes) = match apply_rules(input) {
         Verdict::Apply { allocation, notes, .. } => (Some(allocation), notes),
         Verdict::Unchanged => (Some(input.wanted), Vec::new()),
         Verdict::Hold { notes } | Verdict::Record { notes, .. } => (None, notes),
@@ -121,7 +121,7 @@ fn recorded(input: &GuardInput<'_>, why: GuardNote) -> Verdict {
     Verdict::Record { allowed, notes }
 }
 
-fn judge(input: &GuardInput<'_>) -> Verdict {
+fn apply_rules(input: &GuardInput<'_>) -> Verdict {
     match input.frozen {
         Some(Frozen::All) => return held(GuardRule::Freeze, "everything is frozen"),
         Some(Frozen::Function) => return held(GuardRule::Freeze, "the function is frozen"),
@@ -129,34 +129,34 @@ fn judge(input: &GuardInput<'_>) -> Verdict {
         None => {}
     }
     let Some(current) = input.current else { return held(GuardRule::StaleState, "the current allocation is unknown") };
-    let home = within_bounds(input, current);
-    if input.wanted == current && home == current {
+    let bounded_current = within_bounds(input, current);
+    if input.wanted == current && bounded_current == current {
         return Verdict::Unchanged;
     }
     let mut notes = Vec::new();
-    let allocation = restrained(input, current, home, &mut notes);
+    let allocation = restrained(input, current, bounded_current, &mut notes);
     if allocation == current {
         return if input.wanted == current { Verdict::Unchanged } else { Verdict::Hold { notes } };
     }
-    let costs = allocation != home && input.kind != DecisionKind::Repair;
-    let charge = if costs { direction(&input.policy.prices, current, allocation) } else { None };
+    let costs = allocation != bounded_current && input.kind != DecisionKind::Repair;
+    let charge = if costs { input.policy.prices.direction(current, allocation) } else { None };
     Verdict::Apply { allocation, notes, charge }
 }
 
-/// The decision after all rules. `home` is `current` within the bounds; only bounds lead away from it.
-fn restrained(input: &GuardInput<'_>, current: Allocation, home: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+/// The decision after all rules. `bounded_current` is `current` within the bounds; only bounds lead away from it.
+fn restrained(input: &GuardInput<'_>, current: Allocation, bounded_current: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
     let mut wanted = resizable(input, current, input.wanted, notes);
     wanted = bounded(input, wanted, notes);
-    wanted = seen_enough(input, current, home, wanted, notes);
+    wanted = seen_enough(input, current, bounded_current, wanted, notes);
     if input.policy.scale_up_only {
-        wanted = not_less(home, wanted, notes, || (GuardRule::ScaleUpOnly, "only more is allowed".into()));
+        wanted = not_less(bounded_current, wanted, notes, || (GuardRule::ScaleUpOnly, "only more is allowed".into()));
     }
-    wanted = above_working_set(input, home, wanted, notes);
+    wanted = above_working_set(input, bounded_current, wanted, notes);
     if input.kind == DecisionKind::Repair {
         return wanted;
     }
     wanted = one_step(input, current, wanted, notes);
-    affordable(input, current, home, wanted, notes)
+    affordable(input, current, bounded_current, wanted, notes)
 }
 
 /// `allocation` within the bounds, as far as the platform can apply it.
@@ -179,7 +179,7 @@ fn bounded(input: &GuardInput<'_>, wanted: Allocation, notes: &mut Vec<GuardNote
     let bounded = within_bounds(input, wanted);
     if bounded != wanted {
         let bounds = &input.policy.bounds;
-        let mut changes = Changes::default();
+        let mut changes = ChangeText::default();
         changes.add(wanted.replicas, bounded.replicas, || format!("{} to {}", bounds.replicas.min(), bounds.replicas.max()));
         changes.add(wanted.cpu_millicores, bounded.cpu_millicores, || {
             format!("{} to {}", bounds.cpu_millicores.min(), bounds.cpu_millicores.max())
@@ -193,19 +193,21 @@ fn bounded(input: &GuardInput<'_>, wanted: Allocation, notes: &mut Vec<GuardNote
 fn seen_enough(
     input: &GuardInput<'_>,
     current: Allocation,
-    home: Allocation,
+    bounded_current: Allocation,
     wanted: Allocation,
     notes: &mut Vec<GuardNote>,
 ) -> Allocation {
     match freshness(input.state, input.policy.max_age(), current, input.now) {
         Freshness::Fresh => wanted,
-        Freshness::Stale(why) => not_less(home, wanted, notes, || (GuardRule::StaleState, why)),
+        Freshness::Stale(why) => not_less(bounded_current, wanted, notes, || (GuardRule::StaleState, why)),
         // An allocation that was allowed before needs no new evidence.
-        Freshness::Unknown(why) if input.kind == DecisionKind::Repair => not_less(home, wanted, notes, || (GuardRule::StaleState, why)),
-        Freshness::Unknown(_) if wanted == home => wanted,
+        Freshness::Unknown(why) if input.kind == DecisionKind::Repair => {
+            not_less(bounded_current, wanted, notes, || (GuardRule::StaleState, why))
+        }
+        Freshness::Unknown(_) if wanted == bounded_current => wanted,
         Freshness::Unknown(why) => {
             notes.push(note(GuardRule::StaleState, why));
-            home
+            bounded_current
         }
     }
 }
@@ -224,12 +226,12 @@ fn not_less(least: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>, w
     raised
 }
 
-fn above_working_set(input: &GuardInput<'_>, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    if wanted.memory_mib >= home.memory_mib {
+fn above_working_set(input: &GuardInput<'_>, bounded_current: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
+    if wanted.memory_mib >= bounded_current.memory_mib {
         return wanted;
     }
     let (floor, why) = memory_floor(input.state, input.policy.guard.working_set_margin.get());
-    let memory_mib = floor.map_or(home.memory_mib, |floor| floor.min(home.memory_mib)).max(wanted.memory_mib);
+    let memory_mib = floor.map_or(bounded_current.memory_mib, |floor| floor.min(bounded_current.memory_mib)).max(wanted.memory_mib);
     if memory_mib != wanted.memory_mib {
         notes.push(note(GuardRule::WorkingSet, format!("{} becomes {memory_mib}, {why}", wanted.memory_mib)));
     }
@@ -248,7 +250,7 @@ fn one_step(input: &GuardInput<'_>, current: Allocation, wanted: Allocation, not
     };
     let step = within_bounds(input, step);
     if step != wanted {
-        let mut changes = Changes::default();
+        let mut changes = ChangeText::default();
         changes.add(wanted.replicas, step.replicas, || {
             format!("steps of +{} and -{} from {}", guard.replicas_up, guard.replicas_down, current.replicas)
         });
@@ -269,16 +271,22 @@ fn resized(from: u32, wanted: u32, factor: f64) -> u32 {
     wanted.clamp(least.min(from.saturating_sub(1)), most.max(from.saturating_add(1)))
 }
 
-fn affordable(input: &GuardInput<'_>, current: Allocation, home: Allocation, wanted: Allocation, notes: &mut Vec<GuardNote>) -> Allocation {
-    if wanted == home {
+fn affordable(
+    input: &GuardInput<'_>,
+    current: Allocation,
+    bounded_current: Allocation,
+    wanted: Allocation,
+    notes: &mut Vec<GuardNote>,
+) -> Allocation {
+    if wanted == bounded_current {
         return wanted;
     }
-    let Some(direction) = direction(&input.policy.prices, current, wanted) else { return wanted };
+    let Some(direction) = input.policy.prices.direction(current, wanted) else { return wanted };
     match input.budget.refusal(direction, &input.policy.guard, input.now) {
         None => wanted,
         Some((rule, why)) => {
             notes.push(note(rule, why));
-            home
+            bounded_current
         }
     }
 }
@@ -293,11 +301,11 @@ fn note(rule: GuardRule, detail: String) -> GuardNote {
 
 /// Description of the parts of an allocation that a rule changed.
 #[derive(Default)]
-struct Changes {
+struct ChangeText {
     text: String,
 }
 
-impl Changes {
+impl ChangeText {
     fn add<T: PartialEq + std::fmt::Display + Part>(&mut self, from: T, to: T, limit: impl FnOnce() -> String) {
         if from == to {
             return;

@@ -14,6 +14,7 @@ pub mod name;
 pub mod partition;
 pub mod platform;
 pub mod policy;
+pub mod range;
 pub mod restart;
 pub mod reward;
 #[cfg(feature = "runtime")]

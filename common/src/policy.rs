@@ -16,7 +16,7 @@ mod objective;
 pub mod text;
 
 pub use bounds::{Bounds, Range};
-pub use costs::{Prices, RewardWeights, Weight};
+pub use costs::{Direction, Prices, RewardWeights, Weight};
 pub use guardrails::{Guardrails, ResizeFactor};
 pub use objective::{LatencyBound, Objective, Percentile, Share};
 

@@ -49,16 +49,16 @@ pub fn measure(window: &Window, closed: &ClosedTick, policy: &ScalingPolicy) -> 
 
 /// The Reward message.
 #[must_use]
-pub fn message(measured: &MeasuredReward, closed: &ClosedTick, judged: RewardContext, policy: &ScalingPolicy) -> Reward {
+pub fn message(measured: &MeasuredReward, closed: &ClosedTick, context: RewardContext, policy: &ScalingPolicy) -> Reward {
     Reward {
         version: Version::CURRENT,
         namespace: policy.namespace.clone(),
         function: policy.name.clone(),
-        epoch: judged.epoch,
-        tick: judged.tick,
-        measured_at_ms: judged.at,
+        epoch: context.epoch,
+        tick: context.tick,
+        measured_at_ms: context.at,
         allocation: closed.allocation,
-        decided_by: judged.decided_by,
+        decided_by: context.decided_by,
         value: measured.value,
         terms: measured.terms,
         completion: measured.completion,
@@ -74,7 +74,7 @@ pub struct RewardContext {
     pub epoch: Epoch,
     /// Tick of the State before the window, so that it is the reward of the decision on that State.
     pub tick: Tick,
-    /// When it was judged.
+    /// When it was context.
     pub at: Timestamp,
     /// Decision behind the allocation.
     pub decided_by: Option<DecidedBy>,

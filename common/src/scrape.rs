@@ -46,6 +46,14 @@ pub struct Scrape {
     pub oom_kills: u64,
 }
 
+impl Scrape {
+    /// A Scrape of `replica` at `at` in which nothing was read.
+    #[must_use]
+    pub fn new(replica: impl Into<String>, at: Timestamp) -> Self {
+        Self { replica: replica.into(), at, requests: None, in_flight: None, cpu: None, working_set_bytes: None, restarts: 0, oom_kills: 0 }
+    }
+}
+
 /// Completed requests since the start of the counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestCounters {

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn units_read_what_they_write() {
+    fn units_are_read_from_text() {
         assert_eq!("250m".parse(), Ok(Millicores(250)));
         assert_eq!("256Mi".parse(), Ok(Mebibytes(256)));
         assert_eq!("3".parse(), Ok(Replicas(3)));

@@ -17,7 +17,7 @@ use crate::contract::{Ages, Changes, Latency, ReplicaCounts, Usage, Window};
 use crate::policy::Prices;
 use crate::scrape::{FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape};
 use crate::time::{Tick, TickLength, Timestamp};
-use crate::units::{Allocation, Replicas as ReplicaCount};
+use crate::units::{Allocation, Replicas};
 
 mod changes;
 mod counts;
@@ -26,14 +26,13 @@ mod replica;
 mod ring;
 mod state;
 
-pub use changes::direction;
-pub use percentile::{latency_percentile, latency_percentiles};
+pub use percentile::latency_percentiles;
 pub use state::assemble;
 
 use changes::Tracker;
 use counts::{Counts, Field};
-use replica::{Continuity, Known, Replicas, cpu_between, growth, requests_between};
-use ring::{LONG, Peaks, Ring, Span, Trend};
+use replica::{Continuity, Known, KnownReplicas, cpu_between, growth, requests_between};
+use ring::{Extremes, LONG, Peaks, Ring, Trend};
 
 /// The windows of one function.
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ pub struct FunctionWindows {
     /// Sums of the open tick.
     open: OpenTick,
     ring: Ring,
-    replicas: Replicas,
+    replicas: KnownReplicas,
     ingress: Option<IngressReading>,
     platform: Option<PlatformReading>,
     replicas_read: bool,
@@ -100,7 +99,7 @@ impl FunctionWindows {
             tick,
             open: OpenTick::default(),
             ring: Ring::default(),
-            replicas: Replicas::default(),
+            replicas: KnownReplicas::default(),
             ingress: None,
             platform: None,
             replicas_read: false,
@@ -170,7 +169,7 @@ impl FunctionWindows {
     /// Measurements over the windows that end with the last closed tick. `percentile` (0 to 100) is the objective's.
     #[must_use]
     pub fn measured(&self, percentile: f64) -> WireWindows {
-        let [last, short, long] = self.ring.spans();
+        let [last, short, long] = self.ring.extremes();
         WireWindows {
             tick: self.window(&self.ring.last(), last, percentile),
             short: self.window(self.ring.short(), short, percentile),
@@ -201,7 +200,7 @@ impl FunctionWindows {
             desired: platform.allocation.replicas,
             ready: platform.ready,
             pending: platform.pending,
-            reporting: ReplicaCount(u32::try_from(reporting).unwrap_or(u32::MAX)),
+            reporting: Replicas(u32::try_from(reporting).unwrap_or(u32::MAX)),
         })
     }
 
@@ -352,7 +351,7 @@ impl FunctionWindows {
             counts.add(Field::Completed, grown.completed);
             counts.add(Field::Failed, grown.failed);
             counts.add_latency(grown.latency);
-            if continuity == Continuity::BegunAnew {
+            if continuity == Continuity::Reset {
                 self.open.restarted = self.open.restarted.saturating_add(1);
             }
         }
@@ -376,7 +375,7 @@ impl FunctionWindows {
             counts.add(Field::Throttled, grown.throttled_periods);
             // Microseconds per millisecond are thousandths of a core.
             self.open.peaks.cpu = self.open.peaks.cpu.max(grown.usage_us as f32 / ms as f32);
-            if continuity == Continuity::BegunAnew {
+            if continuity == Continuity::Reset {
                 self.open.restarted = self.open.restarted.saturating_add(1);
             }
         }
@@ -456,8 +455,8 @@ impl FunctionWindows {
         self.platform.is_some_and(|platform| platform.startups.is_some())
     }
 
-    fn window(&self, counts: &Counts, span: Span, percentile: f64) -> Window {
-        let Span { trend: Trend { slope, variation }, cpu, memory } = span;
+    fn window(&self, counts: &Counts, extremes: Extremes, percentile: f64) -> Window {
+        let Extremes { trend: Trend { slope, variation }, cpu, memory } = extremes;
         Window {
             covered_ms: [Field::ArrivedMs, Field::AnsweredMs, Field::CpuMs].map(|field| counts.get(field)).into_iter().max().unwrap_or(0),
             rate_rps: per_second(counts, Field::Arrived, Field::ArrivedMs),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{AllocationRequest, FunctionStatus};
 use qscale_common::policy::WorkloadKind;
+use qscale_common::range::check_span;
 use qscale_common::runtime::platform::{PlatformClient, PlatformError};
 use qscale_common::time::Span;
 use qscale_common::units::Allocation;
@@ -33,8 +34,7 @@ impl Default for LocalConfig {
 
 impl LocalConfig {
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        let range = Span::millis(10)..=Span::seconds(60);
-        anyhow::ensure!(range.contains(&self.timeout), "platform.timeout = {}, must be {} to {}", self.timeout, range.start(), range.end());
+        check_span("platform.timeout", self.timeout, Span::millis(10), Span::seconds(60))?;
         Ok(())
     }
 }
@@ -43,7 +43,6 @@ impl LocalConfig {
 #[derive(Debug, Clone)]
 pub struct LocalPlatform {
     client: PlatformClient,
-    timeout: Duration,
 }
 
 impl LocalPlatform {
@@ -52,20 +51,12 @@ impl LocalPlatform {
     /// # Errors
     /// If `address` is not host and port.
     pub fn new(address: &str, timeout: Duration) -> Result<Self, PlatformError> {
-        Ok(Self { client: PlatformClient::new(address)?, timeout })
-    }
-
-    async fn within<T>(&self, request: impl Future<Output = Result<T, PlatformError>>) -> Result<T, PlatformError> {
-        let late = || PlatformError::Unreachable {
-            address: self.client.address().to_owned(),
-            reason: format!("no reply within {:?}", self.timeout),
-        };
-        tokio::time::timeout(self.timeout, request).await.unwrap_or_else(|_| Err(late()))
+        Ok(Self { client: PlatformClient::with_timeout(address, timeout)? })
     }
 
     async fn set(&self, workload: &FunctionId, allocation: Allocation, lease: u64) -> Result<Workload, BackendError> {
         let request = AllocationRequest::new(allocation, Some(lease));
-        match self.within(self.client.set_allocation(workload, &request)).await {
+        match self.client.set_allocation(workload, &request).await {
             Ok(reply) => {
                 for warning in reply.warnings {
                     tracing::info!(%workload, warning, "the platform applied the allocation with a warning");
@@ -74,7 +65,7 @@ impl LocalPlatform {
             }
             Err(error @ (PlatformError::Unreachable { .. } | PlatformError::Unexpected { .. })) => {
                 // The request may have succeeded even though its reply was lost.
-                match self.within(self.client.get(workload)).await {
+                match self.client.get(workload).await {
                     Ok(status) if status.desired == allocation => Ok(status.into()),
                     Ok(_) | Err(_) => Err(backend_error(error, workload)),
                 }
@@ -110,7 +101,7 @@ impl Backend for LocalPlatform {
 
     fn list(&self) -> BackendFuture<'_, Vec<Workload>> {
         Box::pin(async {
-            let listed = self.within(self.client.list()).await;
+            let listed = self.client.list().await;
             listed
                 .map(|functions| functions.into_iter().map(Workload::from).collect())
                 .map_err(|error| BackendError::Unavailable(error.to_string()))

@@ -23,7 +23,7 @@ impl Core {
     pub(super) fn submit(&mut self, id: &FunctionId, decision: Decision, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
         let applies = decision.source != DecisionSource::Shadow;
-        if applies && !decision.is_restore() && function.restoring() {
+        if applies && !decision.restores && function.restoring() {
             let note = GuardNote { rule: GuardRule::RestoreInProgress, detail: "a restore is in progress".into() };
             self.publish(id, &decision, Effect::Held, |outcome| outcome.guard.push(note));
         } else if applies && matches!(function.work, Work::InFlight { .. } | Work::Preparing(_)) {
@@ -45,13 +45,18 @@ impl Core {
     fn evaluate(&mut self, id: &FunctionId, decision: Decision, attempts: u32, now: Timestamp) {
         let Some(function) = self.functions.get(id) else { return };
         let before = function.current();
-        let verdict = if decision.is_restore() { restore_verdict(&decision) } else { self.verdict(function, &decision, now) };
+        let applies = decision.restores || (decision.source != DecisionSource::Shadow && function.is_active(self.frozen_all));
+        if applies && function.presence == Presence::Missing {
+            let missing = BackendError::NotFound(id.clone()).to_string();
+            self.complete_restore(id, &decision);
+            return self.publish_if_reported(id, &decision, Effect::Failed, |outcome| (outcome.before, outcome.reason) = (before, missing));
+        }
+        let verdict = if decision.restores { restore_verdict(&decision) } else { self.verdict(function, &decision, now) };
         match self.restrict_while_disconnected(&decision, before, verdict) {
             Verdict::Apply { allocation, notes, charge } => {
                 self.start(id, PendingChange { decision, allocation, before, notes, charge, attempts }, now);
             }
             Verdict::Unchanged => {
-                self.complete_restore(id, &decision);
                 self.publish_if_reported(id, &decision, Effect::Unchanged, |outcome| (outcome.before, outcome.allowed) = (before, before));
             }
             Verdict::Hold { notes } => {
@@ -103,8 +108,7 @@ impl Core {
 
     fn start(&mut self, id: &FunctionId, job: PendingChange, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
-        let workload = function.workload(id);
-        let Some(workload) = workload.filter(|_| function.presence != Presence::Missing) else {
+        let Some(workload) = function.workload(id) else {
             self.complete_restore(id, &job.decision);
             return self.failed(id, &job, &BackendError::NotFound(id.clone()).to_string());
         };
@@ -232,8 +236,10 @@ impl Core {
             () if job.notes.is_empty() => Effect::Applied,
             () => Effect::Changed,
         };
-        let by = job.decision.agent.to_string();
-        tracing::info!(function = %id, from = job.before.map(tracing::field::display), to = %job.allocation, by, reason = job.decision.reason, "scaled");
+        if effect != Effect::Unchanged {
+            let by = job.decision.agent.to_string();
+            tracing::info!(function = %id, from = job.before.map(tracing::field::display), to = %job.allocation, by, reason = job.decision.reason, "scaled");
+        }
         self.publish(id, &job.decision, effect, |outcome| of_job(outcome, job));
     }
 
@@ -275,9 +281,9 @@ impl Function {
     /// Whether a restore is in progress.
     pub(super) fn restoring(&self) -> bool {
         let pending = match &self.work {
-            Work::Preparing(job) | Work::InFlight { job, .. } | Work::Waiting { job, .. } => job.decision.is_restore(),
+            Work::Preparing(job) | Work::InFlight { job, .. } | Work::Waiting { job, .. } => job.decision.restores,
             Work::Idle => false,
         };
-        pending || self.next.as_ref().is_some_and(Decision::is_restore)
+        pending || self.next.as_ref().is_some_and(|next| next.restores)
     }
 }

@@ -1,6 +1,7 @@
 //! A decision of an agent, the fallback or an operator, and its Outcome.
 
 use qscale_common::contract::{Action, DecisionSource, Effect, Epoch, GuardNote, Outcome, Provenance, StateId, TraceParent, Version};
+use qscale_common::control;
 use qscale_common::guard::DecisionKind;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::{Tick, Timestamp};
@@ -35,6 +36,8 @@ pub(super) struct Decision {
     pub(super) trace: Option<TraceParent>,
     /// Whether an Outcome is published even if nothing was changed.
     pub(super) always_reported: bool,
+    /// Whether this is a restore, which bypasses the guard.
+    pub(super) restores: bool,
 }
 
 impl Decision {
@@ -52,6 +55,7 @@ impl Decision {
             at: now,
             trace,
             always_reported: true,
+            restores: false,
         }
     }
 
@@ -69,29 +73,35 @@ impl Decision {
             at: now,
             trace,
             always_reported: true,
+            restores: false,
         }
     }
 
-    /// A decision that follows from an operator's request: a restore, new bounds.
-    pub(super) fn of_operator(rule: &'static str, wanted: Allocation, reason: String, function: &Function, now: Timestamp) -> Self {
+    /// A restore of `wanted`, requested by an operator. Its result is always reported.
+    pub(super) fn of_restore(wanted: Allocation, reason: &str, function: &Function, now: Timestamp) -> Self {
+        Self { always_reported: true, restores: true, ..Self::of_operator(control::RESTORE, wanted, reason, function, now) }
+    }
+
+    /// A move of `current` into the bounds that an operator has set.
+    pub(super) fn of_bounds(current: Allocation, function: &Function, now: Timestamp) -> Self {
+        Self::of_operator(BOUNDS, current, "the current allocation is outside the policy's bounds", function, now)
+    }
+
+    fn of_operator(rule: &'static str, wanted: Allocation, reason: &str, function: &Function, now: Timestamp) -> Self {
         Self {
             source: DecisionSource::Operator,
             agent: name(rule),
             provenance: Provenance::default(),
             state_id: function.last_state_id().unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
             wanted,
-            reason,
+            reason: reason.to_owned(),
             kind: DecisionKind::Repair,
             expires: None,
             at: now,
             trace: None,
             always_reported: false,
+            restores: false,
         }
-    }
-
-    /// Whether this is a restore, which bypasses the guard.
-    pub(super) fn is_restore(&self) -> bool {
-        self.source == DecisionSource::Operator && self.agent.as_str() == RESTORE
     }
 
     /// The Outcome of this decision.
@@ -118,10 +128,8 @@ impl Decision {
     }
 }
 
-/// Name under which a restore is published.
-pub(super) const RESTORE: &str = "restore";
 /// Name under which a move into bounds is published.
-pub(super) const BOUNDS: &str = "bounds";
+const BOUNDS: &str = "bounds";
 
 fn name(rule: &'static str) -> Name {
     Name::new(rule).expect("rules are named by DNS labels")

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_common::contract::{Action, Direction, GuardNote, State, StateId, TraceParent};
+use qscale_common::control::Control;
 use qscale_common::guard::{Budget, Frozen};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
@@ -135,11 +136,12 @@ struct Early {
 }
 
 impl Function {
-    pub(super) fn new(now: Timestamp) -> Self {
+    /// A function without a policy, under the operator's request `control`.
+    pub(super) fn new(control: Option<&Control>, now: Timestamp) -> Self {
         Self {
             policy: None,
-            frozen: false,
-            restore: None,
+            frozen: control.is_some_and(|control| control.frozen),
+            restore: control.and_then(|control| control.restore),
             state: None,
             trace: None,
             seen_at: now,
@@ -185,9 +187,19 @@ impl Function {
         self.presence == Presence::Unknown
     }
 
+    /// Sets the operator's request.
+    pub(super) fn set_control(&mut self, control: Option<&Control>) {
+        self.frozen = control.is_some_and(|control| control.frozen);
+        self.restore = control.and_then(|control| control.restore);
+    }
+
+    /// Forgets the policy and everything learned under it. Requests of operators and records stay.
     pub(super) fn drop_policy(&mut self) {
-        let Self { baseline, restored, restored_stored, frozen, restore, budget, .. } = std::mem::replace(self, Self::new(Timestamp(0)));
-        *self = Self { baseline, restored, restored_stored, frozen, restore, budget, ..Self::new(Timestamp(0)) };
+        let empty = Self::new(None, Timestamp(0));
+        let Self { baseline, restored, restored_stored, frozen, restore, budget, budget_dirty, budget_stored, .. } =
+            std::mem::replace(self, empty);
+        let empty = Self::new(None, Timestamp(0));
+        *self = Self { baseline, restored, restored_stored, frozen, restore, budget, budget_dirty, budget_stored, ..empty };
     }
 
     /// Processes a State; returns whether it is new.

@@ -6,7 +6,7 @@ use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Replicas;
 
-use super::decision::{BOUNDS, Decision, RESTORE};
+use super::decision::Decision;
 use super::function::{BaselineState, Presence, Work};
 use super::{Command, Core, Lead};
 use crate::fallback::decide;
@@ -72,9 +72,7 @@ impl Core {
                 always_reported: false,
                 ..decision.clone()
             },
-            _ if outside => {
-                Decision::of_operator(BOUNDS, applied, "the current allocation is outside the policy's bounds".into(), function, now)
-            }
+            _ if outside => Decision::of_bounds(applied, function, now),
             _ => return,
         };
         self.submit(id, decision, now);
@@ -93,22 +91,16 @@ impl Core {
         match &function.baseline {
             BaselineState::Storing => {}
             BaselineState::Stored(baseline) => {
-                let decision = Decision::of_operator(
-                    RESTORE,
-                    baseline.allocation,
-                    "restored to the allocation before the first change".into(),
-                    function,
-                    now,
-                );
-                self.submit(id, Decision { always_reported: true, ..decision }, now);
+                let decision =
+                    Decision::of_restore(baseline.allocation, "restored to the allocation before the first change", function, now);
+                self.submit(id, decision, now);
             }
             BaselineState::None => {
                 (function.restored, function.restored_stored) = (request, true);
                 let current = function.current();
                 self.commands.push(Command::Store(id.clone(), Record::Restored(request)));
                 if let (Some(current), Some(function)) = (current, self.functions.get(id)) {
-                    let decision =
-                        Decision::of_operator(RESTORE, current, "nothing to restore: Qscale has changed nothing".into(), function, now);
+                    let decision = Decision::of_restore(current, "nothing to restore: Qscale has changed nothing", function, now);
                     self.publish(id, &decision, Effect::Unchanged, |outcome| {
                         (outcome.before, outcome.allowed) = (Some(current), Some(current))
                     });
@@ -120,7 +112,7 @@ impl Core {
     /// Marks the restore request as executed if `decision` was a restore.
     pub(super) fn complete_restore(&mut self, id: &FunctionId, decision: &Decision) {
         let all = self.restore_all;
-        let Some(function) = self.functions.get_mut(id).filter(|_| decision.is_restore()) else { return };
+        let Some(function) = self.functions.get_mut(id).filter(|_| decision.restores) else { return };
         if let Some(request) = function.restore.max(all) {
             // A request that arrived after this decision has the same goal, so it counts as executed too.
             function.restored = function.restored.max(request);

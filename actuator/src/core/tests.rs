@@ -208,15 +208,15 @@ impl Rig {
         let used = |used: f64| Some(Usage { mean: used, max: used });
         let window = Window { cpu_millicores: used(cpu), memory_mib: used(50.0), rate_rps: Some(10.0), ..Window::default() };
         let age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
-        let body = serde_json::json!({
-            "version": "1.0", "namespace": id().namespace, "function": id().name, "epoch": 1, "tick": self.tick, "tick_length_ms": TICK_MS,
-            "observed_at_ms": self.now, "agent": self.policy.agent, "age": age, "windows": Windows::default(), "changes": {},
-            "objective": self.policy.objective.wire(), "bounds": self.policy.bounds, "prices": self.policy.prices,
-        });
-        let mut state: State = serde_json::from_value(body).expect("a State");
-        state.allocation = self.platform.workloads.get(&id()).copied();
-        state.windows = Windows { tick: window.clone(), short: window.clone(), long: window };
-        state
+        State {
+            epoch: Epoch(1),
+            tick: Tick(self.tick),
+            observed_at_ms: self.now,
+            age,
+            allocation: self.platform.workloads.get(&id()).copied(),
+            windows: Windows { tick: window.clone(), short: window.clone(), long: window },
+            ..State::unmeasured(&self.policy)
+        }
     }
 
     fn make_action(&self, agent: &str, state_id: StateId, replicas: u32) -> Action {

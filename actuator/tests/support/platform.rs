@@ -93,6 +93,11 @@ impl StubPlatform {
         self.kept().refused
     }
 
+    /// Accepts only leases from `lease` on, as after a write of another leader.
+    pub fn raise(&self, lease: u64) {
+        self.kept().highest = lease;
+    }
+
     /// Loses the allocation, like a platform that lost its disk.
     pub fn lose(&self, replicas: u32) {
         self.kept().functions.get_mut("fib").expect("it is there").replicas = Replicas(replicas);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use qscale_common::guard::{Verdict, direction};
+use qscale_common::guard::Verdict;
 use qscale_common::policy::RewardWeights;
 use qscale_common::time::{Span, TickLength};
 use qscale_policies::{Memory, Policy};
@@ -164,7 +164,7 @@ fn tick(
     let before = simulation.function().allocation();
     simulation.step(decision.wanted());
     if let Some(Verdict::Apply { allocation, .. }) = simulation.verdict()
-        && let Some(direction) = direction(&simulation.setup().policy.prices, before, *allocation)
+        && let Some(direction) = simulation.setup().policy.prices.direction(before, *allocation)
     {
         meter.acted(now.into(), direction);
     }

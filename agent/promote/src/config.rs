@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
+use qscale_common::contract::subject::PROMOTER_LEASE;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::lease::LeaseConfig;
-use qscale_common::runtime::service::{ServiceConfig, instance_name};
+use qscale_common::runtime::service::{InstanceName, ServiceConfig};
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct PromoterConfig {
     /// Name of this instance; absent: host name, process id and a number.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
+    pub instance: Option<InstanceName>,
     /// Address of the platform's API, host and port, for the gateway settings of functions that are simulated; absent: the local platform's defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
@@ -47,18 +48,8 @@ impl PromoterConfig {
     /// # Errors
     /// Names the key, its value and its range.
     pub fn check(&self) -> anyhow::Result<()> {
-        self.lease.check("lease")?;
-        if let Some(instance) = &self.instance {
-            let readable = (1..=200).contains(&instance.len()) && instance.chars().all(|c| c.is_ascii_graphic());
-            anyhow::ensure!(readable, "instance = `{instance}`, must be 1 to 200 printable characters without spaces");
-        }
+        self.lease.check("lease", PROMOTER_LEASE)?;
         Ok(())
-    }
-
-    /// The configured name, or one from host, process and `number`.
-    #[must_use]
-    pub fn instance(&self, number: u32) -> String {
-        self.instance.clone().unwrap_or_else(|| format!("{}-{number:08x}", instance_name()))
     }
 }
 

@@ -12,6 +12,7 @@ use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::health::{self, Health};
 use qscale_common::runtime::lease::{self, Election, LeaderStatus, LeaseHandle};
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::service::InstanceName;
 use rand::Rng as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// If an address is malformed or cannot be bound.
 pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Result<()> {
     let seed = seed();
-    let instance = config.instance(seed as u32);
+    let instance = config.instance.clone().unwrap_or_else(|| InstanceName::numbered(seed as u32)).to_string();
     let health = Health::new();
     let registry = Arc::new(Mutex::new(Registry::default()));
     let platform = config.platform.as_deref().map(PlatformClient::new).transpose()?;

@@ -48,7 +48,7 @@ fn scrape(at: u64, completed: u64) -> FunctionScrape {
 
 fn replica(replica: &str, at: Timestamp, requests: Option<RequestCounters>) -> Scrape {
     let cpu = requests.map(|requests| CpuCounters { usage_us: requests.completed * 1000, periods: 0, throttled_periods: 0 });
-    Scrape { replica: replica.into(), at, requests, in_flight: None, cpu, working_set_bytes: None, restarts: 0, oom_kills: 0 }
+    Scrape { requests, cpu, ..Scrape::new(replica, at) }
 }
 
 fn source_reading(source: &str, functions: &[(&str, FunctionScrape)]) -> SourceReading {
@@ -234,6 +234,32 @@ fn measurements_of_two_sources_are_merged() {
     assert_eq!(state.windows.tick.completed_rps, Some(10.0));
     assert_eq!(state.windows.tick.cpu_millicores.map(|cpu| cpu.mean), Some(10.0));
     assert_eq!((state.age.requests_ms, state.age.cpu_ms), (Some(0), Some(1000)));
+}
+
+#[test]
+fn a_late_reading_of_replicas_without_a_workload_counts_for_the_workload_named_last() {
+    let mut observer = observer(&["fib"], TICK);
+    let named = |number: u64| {
+        let mut scrape = scrape(number * TICK, number * 50);
+        scrape.replicas[0].cpu = None;
+        source_reading("knative", &[("fib", scrape)])
+    };
+    let unnamed = |number: u64| {
+        let mut reading = source_reading("cadvisor", &[]);
+        let replica = scrape(number * TICK - 1000, number * 50).replicas.remove(0);
+        reading.reading.unowned = vec![("default/a".to_owned(), Scrape { requests: None, ..replica })];
+        reading
+    };
+    for number in 2..4 {
+        observer.record(&[named(number)]);
+        observer.record(&[unnamed(number)]);
+        let state = tick(&mut observer, number * TICK).remove(0).state;
+        assert_eq!(state.age.cpu_ms, Some(1000));
+    }
+    let gone = source_reading("knative", &[("fib", FunctionScrape::default())]);
+    observer.record(&[gone]);
+    observer.record(&[unnamed(4)]);
+    assert_eq!(tick(&mut observer, 4 * TICK).remove(0).state.age.cpu_ms, Some(1000 + TICK), "the replica is no longer named");
 }
 
 #[test]

@@ -18,15 +18,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http_body_util::Full;
+use qscale_common::range::{check_number, check_span};
 use qscale_common::runtime::clock;
+use qscale_common::runtime::http::HttpClient;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
 
-use super::{SourceError, ensure_range};
+use super::SourceError;
 use crate::reading::Reading;
 
 /// Configuration of an endpoint that exposes metrics in Prometheus's text format.
@@ -77,8 +76,8 @@ impl ExpositionConfig {
 
     pub(super) fn check(&self) -> anyhow::Result<()> {
         self.uri()?;
-        ensure_range("timeout", self.timeout, Span::millis(1)..=Span::seconds(60))?;
-        anyhow::ensure!((1..=1024).contains(&self.max_body_mib), "max_body_mib = {}, must be 1 to 1024", self.max_body_mib);
+        check_span("timeout", self.timeout, Span::millis(1), Span::seconds(60))?;
+        check_number("max_body_mib", self.max_body_mib, 1, 1024)?;
         Ok(())
     }
 }
@@ -86,7 +85,7 @@ impl ExpositionConfig {
 /// A source that reads a text exposition.
 #[derive(Debug)]
 pub struct Exposition {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: HttpClient,
     uri: Uri,
     timeout: Duration,
     max_body: usize,
@@ -95,11 +94,8 @@ pub struct Exposition {
 
 impl Exposition {
     pub(super) fn new(config: &ExpositionConfig) -> anyhow::Result<Self> {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(config.timeout.0));
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: HttpClient::new(config.timeout.0),
             uri: config.uri()?,
             timeout: config.timeout.0,
             max_body: (config.max_body_mib as usize) << 20,
@@ -117,14 +113,12 @@ impl Exposition {
         let request = Request::get(self.uri.clone())
             .header(header::ACCEPT, "text/plain;version=0.0.4")
             .header(header::USER_AGENT, concat!("qscale-collector/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
-            .map_err(|_| SourceError::Connection)?;
-        let response = self.client.request(request).await.map_err(|_| SourceError::Connection)?;
-        if response.status() != StatusCode::OK {
-            return Err(SourceError::Status);
+            .body(Full::default())
+            .map_err(|error| SourceError::Connection(error.to_string()))?;
+        let (status, body) = self.client.exchange(request, self.max_body).await?;
+        if status != StatusCode::OK {
+            return Err(SourceError::Status(status.as_u16()));
         }
-        let body = Limited::new(response.into_body(), self.max_body).collect().await;
-        body.map(|body| body.to_bytes())
-            .map_err(|error| if error.is::<LengthLimitError>() { SourceError::TooLarge } else { SourceError::Connection })
+        Ok(body)
     }
 }

@@ -10,7 +10,8 @@ use crate::name::{FunctionId, Name};
 use crate::time::{Tick, Timestamp};
 use crate::units::Allocation;
 
-/// Result of a decision: one Outcome for every Action, and one for each decision of the fallback or an operator.
+/// Result of a decision. Every Action has an Outcome, and a second one if it is applied after a failed attempt. Decisions of the fallback and of operators
+/// have one if they change the allocation, fail to, or are the first of their kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// Version of this message.
@@ -149,14 +150,12 @@ impl Message for Outcome {
 
     /// A failed attempt and a later success are two Outcomes of one decision, so the id contains effect and time.
     fn unique_id(&self) -> String {
-        let source = match self.source {
-            DecisionSource::Agent | DecisionSource::Shadow => "agent",
-            DecisionSource::Fallback => "fallback",
-            DecisionSource::Operator => "operator",
-        };
+        // An agent that becomes the policy's agent still decides once per State.
+        let source = if self.source == DecisionSource::Shadow { DecisionSource::Agent } else { self.source };
+        let (source, effect): (&str, &str) = (source.into(), self.effect.into());
         format!(
-            "outcome.{source}.{}.{}.{}.{}.{}.{:?}.{}",
-            self.agent, self.namespace, self.function, self.epoch.0, self.tick, self.effect, self.decided_at_ms.0
+            "outcome.{source}.{}.{}.{}.{}.{}.{effect}.{}",
+            self.agent, self.namespace, self.function, self.epoch.0, self.tick, self.decided_at_ms.0
         )
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::event::EventType;
 use super::{Epoch, Message, StateId, Version, finite, rounded};
 use crate::name::{FunctionId, Name};
-use crate::policy::{Bounds, Objective, Prices};
+use crate::policy::{Bounds, Direction, Objective, Prices};
 use crate::time::{Tick, TickLength, Timestamp, millis};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
@@ -207,16 +207,6 @@ pub struct Changes {
     pub last: Option<Direction>,
 }
 
-/// Direction of a change, by cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// Increase.
-    Up,
-    /// Decrease.
-    Down,
-}
-
 /// Unallocated capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Headroom {
@@ -301,26 +291,52 @@ impl Message for State {
 
 impl Window {
     fn check(&self) -> Result<(), String> {
-        let rates = [
-            ("rate_rps", self.rate_rps),
-            ("completed_rps", self.completed_rps),
-            ("replicas", self.replicas),
-            ("concurrency", self.concurrency),
-            ("queued", self.queued),
+        // A new field fails to compile here until it is checked, or listed with those that need no check.
+        let Self {
+            rate_rps,
+            rate_slope_rps,
+            rate_variation,
+            completed_rps,
+            failed_share,
+            latency,
+            replicas,
+            concurrency,
+            queued,
+            cpu_millicores,
+            throttled_share,
+            memory_mib,
+            covered_ms: _,
+            starts: _,
+            restarts: _,
+            oom_kills: _,
+        } = self;
+        let amounts = [
+            ("rate_rps", rate_rps),
+            ("rate_variation", rate_variation),
+            ("completed_rps", completed_rps),
+            ("replicas", replicas),
+            ("concurrency", concurrency),
+            ("queued", queued),
         ];
-        let shares = [("failed_share", self.failed_share), ("throttled_share", self.throttled_share)];
-        for (field, value) in rates.into_iter().chain(shares) {
+        let shares = [("failed_share", failed_share), ("throttled_share", throttled_share)];
+        for (field, value) in amounts.into_iter().chain(shares) {
             value.map_or(Ok(()), |value| finite(field, value, 0.0))?;
         }
-        for (field, value) in shares {
-            if value.is_some_and(|value| value > 1.0) {
-                return Err(format!("{field} = {}, must be at most 1", value.unwrap_or_default()));
+        rate_slope_rps.map_or(Ok(()), |slope| finite("rate_slope_rps", slope, f64::MIN))?;
+        if let Some((field, share)) =
+            shares.into_iter().find_map(|(field, share)| share.filter(|share| *share > 1.0).map(|share| (field, share)))
+        {
+            return Err(format!("{field} = {share}, must be at most 1"));
+        }
+        for (field, usage) in [("cpu_millicores", cpu_millicores), ("memory_mib", memory_mib)] {
+            if let Some(Usage { mean, max }) = usage {
+                finite(field, *mean, 0.0)?;
+                finite(field, *max, 0.0)?;
             }
         }
-        for (field, usage) in [("cpu_millicores", self.cpu_millicores), ("memory_mib", self.memory_mib)] {
-            if let Some(Usage { mean, max }) = usage {
-                finite(field, mean, 0.0)?;
-                finite(field, max, 0.0)?;
+        if let Some(Latency { p50_ms, p95_ms, p99_ms, objective_ms }) = latency {
+            for (field, value) in [("p50_ms", p50_ms), ("p95_ms", p95_ms), ("p99_ms", p99_ms), ("objective_ms", objective_ms)] {
+                finite(field, *value, 0.0).map_err(|error| format!("latency.{error}"))?;
             }
         }
         Ok(())

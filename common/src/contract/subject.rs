@@ -20,6 +20,8 @@ pub const ACTUATOR_BUCKET: &str = "qscale_actuator";
 pub const LEASE_BUCKET: &str = "qscale_leases";
 /// Key-value bucket of model promotion: the record of a model has its name as key, the request of operators `request.<model>`.
 pub const FINETUNE_BUCKET: &str = "qscale_finetune";
+/// First token of the keys of the actuators' leases in [`LEASE_BUCKET`]: `actuator.<backend>`.
+pub const ACTUATOR_LEASE: &str = "actuator";
 /// Key of the promoter's lease in [`LEASE_BUCKET`].
 pub const PROMOTER_LEASE: &str = "promoter";
 /// First token of the key of a request in [`FINETUNE_BUCKET`].

@@ -19,7 +19,7 @@ fn a_later_version_of_traceparent_is_read_by_its_first_four_fields() {
 }
 
 #[test]
-fn a_malformed_traceparent_is_refused_with_what_came() {
+fn a_malformed_traceparent_is_refused_with_its_text() {
     for bad in [
         "",
         "00",
@@ -78,7 +78,7 @@ fn a_version_is_two_numbers() {
 }
 
 #[test]
-fn a_subject_shows_its_kind_and_no_other_subject_does() {
+fn a_subject_has_the_kind_of_its_message_and_no_other() {
     let function: FunctionId = "prod/fib".parse().expect("a function");
     for kind in EventType::ALL.iter().copied().filter(|kind| *kind != EventType::Action) {
         assert_eq!(subject::kind(&subject::of(kind, &function)), Some(kind));

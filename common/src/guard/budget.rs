@@ -3,9 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{Direction, GuardRule};
-use crate::policy::{Guardrails, Prices};
+use crate::policy::Guardrails;
 use crate::time::Timestamp;
-use crate::units::Allocation;
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MINUTES: u64 = 60;
@@ -81,18 +80,4 @@ impl Budget {
 fn spent_text(spent: u32, limit: u32, what: &str, kept: u32) -> String {
     let way_up = if kept > 0 { ", the last is kept for a step up" } else { "" };
     format!("{spent} of {limit} {what} an hour are spent{way_up}")
-}
-
-/// Direction from `before` to `after`: up is the higher cost per hour at `prices`. At equal cost, up is the growth of any part;
-/// `None` if nothing changes.
-#[must_use]
-pub fn direction(prices: &Prices, before: Allocation, after: Allocation) -> Option<Direction> {
-    let grows = after.replicas > before.replicas || after.cpu_millicores > before.cpu_millicores || after.memory_mib > before.memory_mib;
-    let by_part = if grows { Direction::Up } else { Direction::Down };
-    let by_cost = prices.per_hour(after).partial_cmp(&prices.per_hour(before));
-    (before != after).then_some(match by_cost {
-        Some(std::cmp::Ordering::Greater) => Direction::Up,
-        Some(std::cmp::Ordering::Less) => Direction::Down,
-        Some(std::cmp::Ordering::Equal) | None => by_part,
-    })
 }

@@ -5,9 +5,10 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::contract::{Ages, Usage, Window};
+use crate::contract::{Ages, Epoch, Usage, Window, Windows};
 use crate::name::FunctionId;
 use crate::policy::{Bounds, Range, ResizeFactor};
+use crate::time::Tick;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 const HOUR_MS: u64 = 3_600_000;
@@ -66,23 +67,21 @@ impl Scene {
         }
     }
 
-    fn home(&self) -> Allocation {
+    fn bounded_current(&self) -> Allocation {
         within_bounds(&self.case(), self.current)
     }
 }
 
 fn state(policy: &ScalingPolicy, age_ms: Option<u64>, delay_ms: u64, working_set: Option<f64>) -> State {
     let window = Window { memory_mib: working_set.map(|max| Usage { mean: max, max }), ..Window::default() };
-    let body = serde_json::json!({
-        "version": "1.0", "namespace": policy.namespace, "function": policy.name, "epoch": 1, "tick": 1, "tick_length_ms": 5000,
-        "observed_at_ms": NOW.0 - delay_ms, "agent": policy.agent,
-        "age": Ages { requests_ms: age_ms, cpu_ms: age_ms, memory_ms: age_ms, replicas_ms: age_ms },
-        "windows": { "tick": Window::default(), "short": Window::default(), "long": Window::default() },
-        "changes": {}, "objective": policy.objective.wire(), "bounds": policy.bounds, "prices": policy.prices,
-    });
-    let mut state: State = serde_json::from_value(body).expect("a State");
-    state.windows.long = window;
-    state
+    State {
+        epoch: Epoch(1),
+        tick: Tick(1),
+        observed_at_ms: Timestamp(NOW.0 - delay_ms),
+        age: Ages { requests_ms: age_ms, cpu_ms: age_ms, memory_ms: age_ms, replicas_ms: age_ms },
+        windows: Windows { long: window, ..Windows::default() },
+        ..State::unmeasured(policy)
+    }
 }
 
 fn range<T: Copy + Ord + std::fmt::Display + std::fmt::Debug>(
@@ -161,12 +160,12 @@ proptest! {
     }
 
     #[test]
-    fn judges_the_same_case_the_same(scene in scene()) {
+    fn evaluates_equal_inputs_equally(scene in scene()) {
         prop_assert_eq!(evaluate(&scene.case()), evaluate(&scene.clone().case()));
     }
 
     #[test]
-    fn requests_nothing_more_once_its_answer_is_applied(scene in scene()) {
+    fn changes_nothing_once_its_verdict_is_applied(scene in scene()) {
         let after = scene.after();
         let again = Scene { wanted: after, current: after, ..scene };
         prop_assert_eq!(evaluate(&again.case()), Verdict::Unchanged);
@@ -190,27 +189,27 @@ proptest! {
     #[test]
     fn takes_nothing_away_on_old_measurements(mut scene in scene(), age in 15_001u64..400_000) {
         scene.state = Some(state(&scene.policy, Some(age), 0, Some(10.0)));
-        prop_assert!(nothing_taken(scene.home(), scene.after()));
+        prop_assert!(nothing_taken(scene.bounded_current(), scene.after()));
     }
 
     #[test]
-    fn changes_nothing_but_what_bounds_demand_when_it_sees_nothing(mut scene in scene(), age in 150_001u64..400_000, absent in any::<bool>()) {
+    fn changes_only_what_is_out_of_bounds_without_measurements(mut scene in scene(), age in 150_001u64..400_000, absent in any::<bool>()) {
         scene.state = (!absent).then(|| state(&scene.policy, Some(0), age, Some(10.0)));
-        prop_assert_eq!(scene.after(), scene.home());
+        prop_assert_eq!(scene.after(), scene.bounded_current());
     }
 
     #[test]
     fn scale_up_only_takes_nothing_away(mut scene in scene()) {
         scene.policy.scale_up_only = true;
-        prop_assert!(nothing_taken(scene.home(), scene.after()));
+        prop_assert!(nothing_taken(scene.bounded_current(), scene.after()));
     }
 
     #[test]
     fn never_lowers_memory_below_the_working_set(mut scene in scene(), working_set in 0.0f64..5000.0) {
         scene.state = Some(state(&scene.policy, Some(0), 0, Some(working_set)));
         let needed = working_set * scene.policy.guard.working_set_margin.get();
-        let (home, after) = (scene.home(), scene.after());
-        prop_assert!(f64::from(after.memory_mib.0) >= needed || after.memory_mib >= home.memory_mib);
+        let (bounded_current, after) = (scene.bounded_current(), scene.after());
+        prop_assert!(f64::from(after.memory_mib.0) >= needed || after.memory_mib >= bounded_current.memory_mib);
     }
 
     #[test]
@@ -218,7 +217,7 @@ proptest! {
         let mut killed = state(&scene.policy, Some(0), 0, Some(1.0));
         killed.windows.long.oom_kills = 1;
         scene.state = Some(killed);
-        prop_assert!(scene.after().memory_mib >= scene.home().memory_mib);
+        prop_assert!(scene.after().memory_mib >= scene.bounded_current().memory_mib);
     }
 
     #[test]
@@ -339,7 +338,7 @@ fn check(scene: &Scene, expected: Allocation, rules: &[GuardRule]) {
 }
 
 #[test]
-fn applies_what_no_rule_forbids() {
+fn applies_a_decision_that_no_rule_forbids() {
     let scene = Scene { wanted: Allocation::new(6, 750, 200), ..Scene::calm() };
     check(&scene, scene.wanted, &[]);
 }
@@ -444,15 +443,4 @@ fn observe_records_without_judging() {
     let mut scene = Scene { wanted: Allocation::new(50, 500, 256), ..Scene::calm() };
     scene.policy.mode = Mode::Observe;
     assert!(matches!(evaluate(&scene.case()), Verdict::Record { allowed: None, .. }));
-}
-
-#[test]
-fn a_trade_counts_by_what_it_costs() {
-    let prices = Scene::calm_policy().prices;
-    let from = Allocation::new(4, 500, 256);
-    assert_eq!(direction(&prices, from, Allocation::new(3, 600, 256)), Some(Direction::Down));
-    assert_eq!(direction(&prices, from, Allocation::new(3, 800, 256)), Some(Direction::Up));
-    assert_eq!(direction(&prices, from, from), None);
-    let asleep = Allocation::new(0, 500, 256);
-    assert_eq!(direction(&prices, asleep, Allocation::new(0, 400, 256)), Some(Direction::Down));
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::OutOfRange;
+use crate::range::OutOfRange;
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 /// Limits per function.

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::ReplicaState;
 use super::text::{MetricKind, Text, labels};
+use super::{ReplicaState, metric_names};
 use crate::name::FunctionId;
 use crate::scrape::LATENCY_BOUNDS_MS;
 use crate::time::Timestamp;
@@ -59,7 +59,7 @@ pub struct ReplicaView {
     /// Its lifecycle state.
     pub state: ReplicaState,
     /// Its use of resources; absent if unknown.
-    pub usage: Option<Usage>,
+    pub usage: Option<ResourceUsage>,
     /// Whether CPU and memory are limited, so that periods and kills are counted.
     pub limited: bool,
     /// Current CPU limit.
@@ -78,7 +78,7 @@ pub struct ReplicaView {
 
 /// Resource use of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Usage {
+pub struct ResourceUsage {
     /// CPU time, seconds.
     pub cpu_seconds: f64,
     /// Periods in which it could run.
@@ -179,31 +179,27 @@ fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
     };
     let count =
         |view: &FunctionView, wanted: fn(ReplicaState) -> bool| view.replicas.iter().filter(|replica| wanted(replica.state)).count() as f64;
-    family("qscale_gateway_requests_total", MetricKind::Counter, "Requests that arrived at the gateway.", &|view| {
-        view.counted.arrived as f64
-    });
-    family("kn_serving_queue_depth", MetricKind::Gauge, "Requests that wait for a replica.", &|view| view.queued as f64);
-    family("kn_revision_pods_desired", MetricKind::Gauge, "Desired replicas.", &|view| f64::from(view.desired.replicas.0));
-    family("kn_revision_pods_count", MetricKind::Gauge, "Replicas that are ready.", &|view| {
-        count(view, |state| state == ReplicaState::Ready)
-    });
-    family("kn_revision_pods_pending_count", MetricKind::Gauge, "Replicas that are starting or wait for a restart.", &|view| {
+    family(metric_names::ARRIVED, MetricKind::Counter, "Requests that arrived at the gateway.", &|view| view.counted.arrived as f64);
+    family(metric_names::QUEUED, MetricKind::Gauge, "Requests that wait for a replica.", &|view| view.queued as f64);
+    family(metric_names::DESIRED, MetricKind::Gauge, "Desired replicas.", &|view| f64::from(view.desired.replicas.0));
+    family(metric_names::READY, MetricKind::Gauge, "Replicas that are ready.", &|view| count(view, |state| state == ReplicaState::Ready));
+    family(metric_names::PENDING, MetricKind::Gauge, "Replicas that are starting or wait for a restart.", &|view| {
         count(view, |state| matches!(state, ReplicaState::Starting | ReplicaState::BackOff))
     });
     family("kn_revision_pods_terminating_count", MetricKind::Gauge, "Replicas that finish their requests before they stop.", &|view| {
         count(view, |state| state == ReplicaState::Draining)
     });
-    family("qscale_desired_cpu_millicores", MetricKind::Gauge, "Desired CPU of each replica, thousandths of a core.", &|view| {
+    family(metric_names::DESIRED_CPU_MILLICORES, MetricKind::Gauge, "Desired CPU of each replica, thousandths of a core.", &|view| {
         f64::from(view.desired.cpu_millicores.0)
     });
-    family("qscale_desired_memory_bytes", MetricKind::Gauge, "Desired memory of each replica.", &|view| {
+    family(metric_names::DESIRED_MEMORY_BYTES, MetricKind::Gauge, "Desired memory of each replica.", &|view| {
         view.desired.memory_mib.bytes() as f64
     });
-    family("qscale_oom_kills_total", MetricKind::Counter, "Replicas killed for memory, those that are gone included.", &|view| {
+    family(metric_names::OOM_KILLS, MetricKind::Counter, "Replicas killed for memory, those that are gone included.", &|view| {
         view.counted.oom_kills as f64
     });
     family(
-        "qscale_crashes_total",
+        metric_names::CRASHES,
         MetricKind::Counter,
         "Replicas that ended by themselves otherwise, those that are gone included.",
         &|view| view.counted.crashes as f64,
@@ -212,7 +208,7 @@ fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
 }
 
 fn startups(text: &mut Text, functions: &[Labelled<'_>]) {
-    const NAME: &str = "qscale_replica_startup_seconds";
+    const NAME: &str = metric_names::STARTUP;
     text.family(NAME, MetricKind::Histogram, "Time from the start of a replica's process to its readiness.");
     for Labelled { view, labels, .. } in functions {
         text.sample(&format!("{NAME}_bucket"), &format!("{labels},le=\"+Inf\""), view.counted.startups as f64);
@@ -231,23 +227,20 @@ fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
             }
         }
     };
-    family("container_cpu_usage_seconds_total", MetricKind::Counter, "CPU time used.", &|replica| Some(replica.usage?.cpu_seconds));
-    family("container_cpu_cfs_periods_total", MetricKind::Counter, "CPU periods in which the replica could run.", &|replica| {
+    family(metric_names::CPU_SECONDS, MetricKind::Counter, "CPU time used.", &|replica| Some(replica.usage?.cpu_seconds));
+    family(metric_names::CPU_PERIODS, MetricKind::Counter, "CPU periods in which the replica could run.", &|replica| {
         replica.usage.filter(|_| replica.limited).map(|usage| usage.periods as f64)
     });
-    family(
-        "container_cpu_cfs_throttled_periods_total",
-        MetricKind::Counter,
-        "CPU periods in which the replica reached its quota.",
-        &|replica| replica.usage.filter(|_| replica.limited).map(|usage| usage.throttled_periods as f64),
-    );
+    family(metric_names::CPU_THROTTLED_PERIODS, MetricKind::Counter, "CPU periods in which the replica reached its quota.", &|replica| {
+        replica.usage.filter(|_| replica.limited).map(|usage| usage.throttled_periods as f64)
+    });
     family("container_cpu_cfs_throttled_seconds_total", MetricKind::Counter, "Time for which the replica was held back.", &|replica| {
         replica.usage.filter(|_| replica.limited).map(|usage| usage.throttled_seconds)
     });
-    family("container_memory_working_set_bytes", MetricKind::Gauge, "Memory in use, without inactive file pages.", &|replica| {
+    family(metric_names::WORKING_SET_BYTES, MetricKind::Gauge, "Memory in use, without inactive file pages.", &|replica| {
         Some(replica.usage?.working_set as f64)
     });
-    family("container_oom_events_total", MetricKind::Counter, "Processes of the replica that were killed for memory.", &|replica| {
+    family(metric_names::OOM_EVENTS, MetricKind::Counter, "Processes of the replica that were killed for memory.", &|replica| {
         replica.usage.filter(|_| replica.limited).map(|usage| usage.oom_kills as f64)
     });
     family("container_spec_cpu_quota", MetricKind::Gauge, "Current CPU quota, microseconds per period.", &|replica| {
@@ -265,19 +258,17 @@ fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
     family("container_start_time_seconds", MetricKind::Gauge, "When the replica's process was started, unix time.", &|replica| {
         Some(replica.started?.0 as f64 / 1_000.0)
     });
-    family("kube_pod_container_status_restarts_total", MetricKind::Counter, "Times the replica was restarted.", &|replica| {
-        Some(replica.restarts as f64)
-    });
+    family(metric_names::RESTARTS, MetricKind::Counter, "Times the replica was restarted.", &|replica| Some(replica.restarts as f64));
     family("kube_pod_status_ready", MetricKind::Gauge, "1 while the replica takes requests, else 0.", &|replica| {
         Some(f64::from(u8::from(replica.state == ReplicaState::Ready)))
     });
-    family("kn_revision_request_concurrency", MetricKind::Gauge, "Requests that the replica is working on.", &|replica| {
+    family(metric_names::IN_FLIGHT, MetricKind::Gauge, "Requests that the replica is working on.", &|replica| {
         Some(f64::from(replica.in_flight))
     });
 }
 
 fn of_requests(text: &mut Text, functions: &[Labelled<'_>]) {
-    const NAME: &str = "kn_serving_invocation_duration_seconds";
+    const NAME: &str = metric_names::DURATION;
     text.family(NAME, MetricKind::Histogram, "Time from a request's arrival at the gateway to the last byte of its reply.");
     let bounds: Vec<String> = bounds().map(|bound| bound.to_string()).collect();
     for function in functions {
@@ -309,8 +300,8 @@ fn of_node(text: &mut Text, node: NodeView) {
             text.sample(name, labels, value);
         }
     };
-    gauge("machine_cpu_cores", MetricKind::Gauge, "CPUs that the platform may use.", "", node.cpu_cores);
-    gauge("machine_memory_bytes", MetricKind::Gauge, "Memory of the machine.", "", node.memory_bytes);
+    gauge(metric_names::NODE_CORES, MetricKind::Gauge, "CPUs that the platform may use.", "", node.cpu_cores);
+    gauge(metric_names::NODE_MEMORY_BYTES, MetricKind::Gauge, "Memory of the machine.", "", node.memory_bytes);
     gauge("node_memory_MemAvailable_bytes", MetricKind::Gauge, "Memory that new processes could have.", "", node.available_bytes);
     gauge("node_cpu_seconds_total", MetricKind::Counter, "Time that CPUs were idle.", "mode=\"idle\"", node.idle_seconds);
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::OutOfRange;
-use crate::workload::{Gaps, Iat, Pattern};
+use crate::range::OutOfRange;
+use crate::workload::{Gaps, Iat, Pattern, Scale};
 
 /// Settings of a simulated function and its load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,6 +98,8 @@ impl SimulatedFunction {
                 return Err(OutOfRange::new("simulated.load", load, "left out where there is a trace"));
             }
             within("trace.cpu_share", trace.cpu_share, (0.0, 1.0))?;
+            within("trace.time_scale", trace.time_scale, Scale::TIME)?;
+            within("trace.rate_scale", trace.rate_scale, Scale::RATE)?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Prices of an allocation and weights of the reward. Owns their defaults and ranges.
 
+use std::cmp::Ordering;
 use std::num::NonZeroU32;
 
 use schemars::JsonSchema;
@@ -28,6 +29,16 @@ impl TryFrom<f64> for Weight {
     }
 }
 
+/// Direction of a change, by cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Increase.
+    Up,
+    /// Decrease.
+    Down,
+}
+
 /// Prices of an allocation. The defaults are list prices of serverless containers of a large cloud, in USD.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -51,6 +62,20 @@ impl Prices {
     #[must_use]
     pub fn per_hour(&self, allocation: Allocation) -> f64 {
         allocation.total_cores() * self.cpu_core_hour.0 + allocation.total_gibibytes() * self.memory_gib_hour.0
+    }
+
+    /// Direction from `before` to `after`: up is the higher cost per hour. At equal cost, up is the growth of any part; `None` if nothing changes.
+    #[must_use]
+    pub fn direction(&self, before: Allocation, after: Allocation) -> Option<Direction> {
+        let grows =
+            after.replicas > before.replicas || after.cpu_millicores > before.cpu_millicores || after.memory_mib > before.memory_mib;
+        let by_part = if grows { Direction::Up } else { Direction::Down };
+        let by_cost = self.per_hour(after).partial_cmp(&self.per_hour(before));
+        (before != after).then_some(match by_cost {
+            Some(Ordering::Greater) => Direction::Up,
+            Some(Ordering::Less) => Direction::Down,
+            Some(Ordering::Equal) | None => by_part,
+        })
     }
 }
 

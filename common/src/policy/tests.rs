@@ -1,78 +1,93 @@
 use super::*;
-use crate::document::Format;
+use crate::document::{DocumentError, Format};
 use crate::time::Span;
 use crate::units::{Allocation, Mebibytes, Replicas};
 
 #[track_caller]
-fn refusal(text: &str, format: Format) -> String {
-    ScalingPolicy::from_document(text, format).expect_err("must be refused").to_string()
+fn refusal(text: &str, format: Format) -> PolicyError {
+    ScalingPolicy::from_document(text, format).expect_err("must be refused")
 }
 
-/// Error of a YAML ScalingPolicy for `fib` with `fields`.
+/// Checks that a YAML ScalingPolicy for `fib` with `fields` is refused because of `field`.
 #[track_caller]
-fn check(fields: &str, said: &str) {
-    assert_eq!(refusal(&format!("name: fib\n{fields}\n"), Format::Yaml), said);
+fn refused_field(fields: &str, field: &str) {
+    let error = refusal(&format!("name: fib\n{fields}\n"), Format::Yaml);
+    assert!(matches!(&error, PolicyError::Document(DocumentError::Field { field: found, .. }) if found == field), "{error:?}");
+}
+
+#[track_caller]
+fn refused_keys(text: &str, format: Format, keys: &[&str]) {
+    let error = refusal(text, format);
+    assert!(matches!(&error, PolicyError::Document(DocumentError::UnknownKeys(found)) if found == keys), "{error:?}");
 }
 
 #[test]
-fn an_error_names_field_value_and_range() {
-    check("objective: {percentile: 100}", "field `objective.percentile`: 100, must be above 0 and below 100");
-    check("objective: {percentile: -1.5}", "field `objective.percentile`: -1.5, must be above 0 and below 100");
-    check("objective: {latency: 2h}", "field `objective.latency`: 2h, must be 1ms to 1h");
-    check("objective: {failure_share: 5}", "field `objective.failure_share`: 5, must be from 0 to 1");
-    check("bounds: {replicas: {min: 5, max: 2}}", "field `bounds.replicas`: min = 5, must be at most max = 2");
-    check("bounds: {replicas: {min: 0, max: 0}}", "bounds.replicas.max = 0, must be at least 1");
-    check("bounds: {cpu_millicores: {min: 0, max: 9}}", "bounds.cpu_millicores.min = 0m, must be at least 1m");
-    check("bounds: {memory_mib: {min: 0, max: 9}}", "bounds.memory_mib.min = 0Mi, must be at least 1Mi");
-    check("prices: {cpu_core_hour: -1}", "field `prices.cpu_core_hour`: -1, must be a finite number of at least 0");
-    check("guard: {resize_factor: 0.5}", "field `guard.resize_factor`: 0.5, must be a finite number of at least 1");
-    check("guard: {replicas_up: 0}", "field `guard.replicas_up`: invalid value: integer `0`, expected a nonzero u32");
-    check("tick: 1ms", "field `tick`: tick length = 1ms, must be 100ms to 1h");
-    check("agent: Mine", &format!("field `agent`: {}", Name::new("Mine").expect_err("capital")));
+fn a_value_outside_its_range_is_refused_with_its_field() {
+    refused_field("objective: {percentile: 100}", "objective.percentile");
+    refused_field("objective: {percentile: -1.5}", "objective.percentile");
+    refused_field("objective: {latency: 2h}", "objective.latency");
+    refused_field("objective: {failure_share: 5}", "objective.failure_share");
+    refused_field("bounds: {replicas: {min: 5, max: 2}}", "bounds.replicas");
+    refused_field("prices: {cpu_core_hour: -1}", "prices.cpu_core_hour");
+    refused_field("guard: {resize_factor: 0.5}", "guard.resize_factor");
+    refused_field("guard: {replicas_up: 0}", "guard.replicas_up");
+    refused_field("tick: 1ms", "tick");
+    refused_field("agent: Mine", "agent");
+    for (bounds, expected) in [
+        ("replicas: {min: 0, max: 0}", "bounds.replicas.max = 0"),
+        ("cpu_millicores: {min: 0, max: 9}", "bounds.cpu_millicores.min = 0m"),
+        ("memory_mib: {min: 0, max: 9}", "bounds.memory_mib.min = 0Mi"),
+    ] {
+        let error = refusal(&format!("name: fib\nbounds: {{{bounds}}}\n"), Format::Yaml);
+        assert!(matches!(&error, PolicyError::Contradiction(reason) if reason.starts_with(expected)), "{error:?}");
+    }
 }
 
 #[test]
-fn a_misspelt_word_is_refused_with_the_known_ones() {
-    check("mode: activ", "field `mode`: unknown variant `activ`, expected one of `observe`, `recommend`, `active`");
-    check("mode: Active", "field `mode`: unknown variant `Active`, expected one of `observe`, `recommend`, `active`");
-    check("fallback: {rule: treshold}", "field `fallback.rule`: unknown variant `treshold`, expected `threshold` or `hold`");
+fn a_misspelt_word_is_refused_with_its_field() {
+    refused_field("mode: activ", "mode");
+    refused_field("mode: Active", "mode");
+    refused_field("fallback: {rule: treshold}", "fallback.rule");
 }
 
 #[test]
 fn an_unknown_key_is_refused_with_its_path() {
-    check("colour: red\nguard: {spend: 1}", "unknown keys `colour`, `guard.spend`");
-    check("bounds: {replicas: {min: 1, max: 2, most: 3}}", "unknown key `bounds.replicas.most`");
-    assert_eq!(refusal("nam: fib", Format::Yaml), "field `.`: missing field `name`; unknown key `nam`");
-    assert_eq!(refusal("name = \"fib\"\n[objectives]\npercentile = 99", Format::Toml), "unknown key `objectives`");
-    assert_eq!(refusal(r#"{"name": "fib", "guard": {"spend": 1}}"#, Format::Json), "unknown key `guard.spend`");
+    refused_keys("name: fib\ncolour: red\nguard: {spend: 1}", Format::Yaml, &["colour", "guard.spend"]);
+    refused_keys("name: fib\nbounds: {replicas: {min: 1, max: 2, most: 3}}", Format::Yaml, &["bounds.replicas.most"]);
+    refused_keys("name = \"fib\"\n[objectives]\npercentile = 99", Format::Toml, &["objectives"]);
+    refused_keys(r#"{"name": "fib", "guard": {"spend": 1}}"#, Format::Json, &["guard.spend"]);
+    let missing = refusal("nam: fib", Format::Yaml);
+    let expected =
+        |error: &DocumentError| matches!(error, DocumentError::Field { field, reason } if field == "." && reason.contains("`nam`"));
+    assert!(matches!(&missing, PolicyError::Document(error) if expected(error)), "{missing:?}");
 }
 
 #[test]
-fn a_value_of_another_type_is_refused_rather_than_bent() {
-    check("objective: {percentile: \"99\"}", "field `objective.percentile`: invalid type: string \"99\", expected f64");
-    check("paused: \"true\"", "field `paused`: invalid type: string \"true\", expected a boolean");
-    check("paused: 1", "field `paused`: invalid type: integer `1`, expected a boolean");
-    check("bounds: {replicas: {min: 1.5, max: 2}}", "field `bounds.replicas.min`: invalid type: floating point `1.5`, expected u32");
-    check("bounds: {replicas: {min: -1, max: 2}}", "field `bounds.replicas.min`: invalid value: integer `-1`, expected u32");
-    check("bounds: {replicas: {min: 1}}", "field `bounds.replicas`: missing field `max`");
-    check("version: 1.0", "field `version`: invalid type: floating point `1.0`, expected a version in quotes such as \"1.0\"");
-    check("version: \"2.0\"", "field `version`: message has version 2.0, this reader knows version 1.x");
+fn a_value_of_another_type_is_refused_rather_than_converted() {
+    refused_field("objective: {percentile: \"99\"}", "objective.percentile");
+    refused_field("paused: \"true\"", "paused");
+    refused_field("paused: 1", "paused");
+    refused_field("bounds: {replicas: {min: 1.5, max: 2}}", "bounds.replicas.min");
+    refused_field("bounds: {replicas: {min: -1, max: 2}}", "bounds.replicas.min");
+    refused_field("bounds: {replicas: {min: 1}}", "bounds.replicas");
+    refused_field("version: 1.0", "version");
+    refused_field("version: \"2.0\"", "version");
 }
 
 #[test]
 fn a_key_that_stands_twice_is_refused() {
-    assert!(refusal(r#"{"name": "fib", "name": "aes"}"#, Format::Json).contains("duplicate field `name`"));
-    assert!(refusal("name: fib\nname: aes", Format::Yaml).contains("duplicated key"));
-    assert!(refusal("name = \"fib\"\nname = \"aes\"", Format::Toml).contains("duplicate key"));
+    assert!(refusal(r#"{"name": "fib", "name": "aes"}"#, Format::Json).to_string().contains("duplicate field `name`"));
+    assert!(refusal("name: fib\nname: aes", Format::Yaml).to_string().contains("duplicated key"));
+    assert!(refusal("name = \"fib\"\nname = \"aes\"", Format::Toml).to_string().contains("duplicate key"));
 }
 
 #[test]
-fn what_is_no_set_of_keys_is_refused() {
-    assert_eq!(refusal("[\"1.0\", \"default\", \"fib\"]", Format::Json), "field `.`: must be keys with values");
-    assert!(refusal("- fib", Format::Yaml).contains("expected a map"));
-    assert_eq!(refusal("", Format::Yaml), "field `.`: missing field `name`");
-    assert!(refusal("name: fib\n---\nname: aes", Format::Yaml).contains("2 YAML documents"));
-    assert!(refusal(&"x".repeat(70_000), Format::Yaml).contains("70000 bytes"));
+fn a_document_without_keys_is_refused() {
+    assert_eq!(refusal("[\"1.0\", \"default\", \"fib\"]", Format::Json).to_string(), "field `.`: must be keys with values");
+    assert!(refusal("- fib", Format::Yaml).to_string().contains("expected a map"));
+    assert_eq!(refusal("", Format::Yaml).to_string(), "field `.`: missing field `name`");
+    assert!(refusal("name: fib\n---\nname: aes", Format::Yaml).to_string().contains("2 YAML documents"));
+    assert!(refusal(&"x".repeat(70_000), Format::Yaml).to_string().contains("70000 bytes"));
 }
 
 #[test]
@@ -88,7 +103,7 @@ fn nesting_without_end_is_refused() {
         ("? ".repeat(deep), Format::Yaml),
         ((0..350).map(|level| format!("{}a:\n", " ".repeat(level))).collect(), Format::Yaml),
     ] {
-        assert!(!refusal(&text, format).is_empty());
+        assert!(!refusal(&text, format).to_string().is_empty());
     }
 }
 
@@ -96,7 +111,7 @@ fn nesting_without_end_is_refused() {
 fn aliases_that_multiply_are_refused() {
     let levels = ('a'..='i').zip('b'..='j').map(|(one, next)| format!("{next}: &{next} [{}]\n", vec![format!("*{one}"); 9].join(", ")));
     let text = format!("a: &a [x]\n{}name: *j\n", levels.collect::<String>());
-    assert!(refusal(&text, Format::Yaml).contains("more than 8 aliases"));
+    assert!(refusal(&text, Format::Yaml).to_string().contains("more than 8 aliases"));
     let shared = "name: fib\nbounds:\n  cpu_millicores: &range {min: 100, max: 200}\n  memory_mib: *range\n";
     let policy = ScalingPolicy::from_document(shared, Format::Yaml).expect("a few are fine");
     assert_eq!(policy.bounds.memory_mib.max(), Mebibytes(200));
@@ -125,7 +140,7 @@ fn a_written_policy_is_read_back_and_its_own_document_is_valid() {
 }
 
 #[test]
-fn what_lies_in_the_bucket_must_be_valid_too() {
+fn a_value_of_the_bucket_must_be_valid_too() {
     for (bytes, said) in [
         (&b"{\"name\": \"fib\", \"bounds\": {\"replicas\": {\"min\": 3, \"max\": 1}}}"[..], "bounds.replicas"),
         (b"{\"name\": \"fib\", \"bounds\": {\"cpu_millicores\": {\"min\": 0, \"max\": 1}}}", "bounds.cpu_millicores.min = 0m"),
@@ -153,4 +168,18 @@ fn max_age_is_three_ticks_unless_it_is_said() {
     assert_eq!(policy.max_age(), std::time::Duration::from_secs(15));
     policy.guard.max_age = Some(Span::seconds(7));
     assert_eq!(policy.max_age(), std::time::Duration::from_secs(7));
+}
+
+#[test]
+fn the_direction_of_a_change_is_the_direction_of_its_cost() {
+    let prices = Prices::default();
+    let from = Allocation::new(4, 500, 256);
+    assert_eq!(prices.direction(from, Allocation::new(3, 600, 256)), Some(Direction::Down));
+    assert_eq!(prices.direction(from, Allocation::new(3, 800, 256)), Some(Direction::Up));
+    assert_eq!(prices.direction(from, from), None);
+    let asleep = Allocation::new(0, 500, 256);
+    assert_eq!(prices.direction(asleep, Allocation::new(0, 400, 256)), Some(Direction::Down));
+    let free =
+        Prices { cpu_core_hour: Weight::try_from(0.0).expect("valid"), memory_gib_hour: Weight::try_from(0.0).expect("valid"), ..prices };
+    assert_eq!(free.direction(from, Allocation::new(2, 900, 256)), Some(Direction::Up), "at equal cost a part that grows");
 }

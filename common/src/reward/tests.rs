@@ -75,7 +75,7 @@ fn no_requests_violate_nothing() {
 }
 
 #[test]
-fn what_was_not_measured_has_no_value() {
+fn an_unmeasured_tick_has_no_value() {
     check(&Window::default(), &ClosedTick { answers_read: false, ..closed() }, None, None);
     check(&window(200.0, 0.0), &ClosedTick { allocation: None, ..closed() }, Some(0.0), None);
     check(&window(200.0, 0.0), &ClosedTick { kills: None, ..closed() }, Some(0.0), None);
@@ -111,9 +111,9 @@ fn nothing_costs_nothing() {
 #[test]
 fn the_message_reads_back() {
     let policy = policy();
-    let judged = RewardContext { epoch: Epoch(1), tick: Tick(7), at: Timestamp(40_000), decided_by: None };
+    let context = RewardContext { epoch: Epoch(1), tick: Tick(7), at: Timestamp(40_000), decided_by: None };
     let measured = measure(&window(1000.0, 0.2), &closed(), &policy);
-    let reward = message(&measured, &closed(), judged, &policy);
+    let reward = message(&measured, &closed(), context, &policy);
     let body = reward.encode();
     println!("a Reward takes {} bytes", body.len());
     assert_eq!(parse::<Reward>(&body).expect("a Reward").encode(), body);

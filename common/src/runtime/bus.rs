@@ -2,6 +2,7 @@
 
 mod bucket;
 mod outbox;
+mod queue;
 mod read_history;
 mod recorded_messages;
 mod subscription;
@@ -23,12 +24,14 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use tokio::sync::Semaphore;
 
 pub use bucket::Bucket;
+pub(super) use bucket::read_current;
 pub use outbox::Outbox;
+use queue::Retention;
 pub use recorded_messages::{RecordedMessage, RecordedMessages};
-use subscription::Keep;
 pub use subscription::{Received, Subscription};
 
 use super::clock;
@@ -43,7 +46,7 @@ const UNACKNOWLEDGED: usize = 4096;
 const RECORD_FOR: Duration = Duration::from_secs(60);
 /// Capacity of the queue of connection events while a command connects; they come one at a time.
 const EVENTS: usize = 16;
-/// Minimum interval between two log lines about lost messages.
+/// Minimum interval between two log lines about lost, dropped or malformed messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Timeout of one acknowledgement.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);
@@ -171,6 +174,26 @@ impl BusConfig {
     }
 }
 
+/// Result of the delivery of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+enum Delivery {
+    /// Sent without acknowledgement.
+    Published,
+    /// Not sent.
+    Dropped,
+    /// Acknowledged by a stream.
+    Recorded,
+    /// Not acknowledged in time.
+    Lost,
+    /// Received and decoded.
+    Received,
+    /// Received, and replaced by a newer message before it was read.
+    Superseded,
+    /// Received, and dropped because the reader lagged.
+    Overrun,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MessageLabels {
     message: Label<EventType>,
@@ -179,11 +202,12 @@ struct MessageLabels {
 
 /// Messages by kind and result.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Counts(Family<MessageLabels, Counter>);
+struct MessageCounts(Family<MessageLabels, Counter>);
 
-impl Counts {
-    pub(crate) fn add(&self, message: EventType, outcome: &'static str, by: u64) {
-        self.0.get_or_create(&MessageLabels { message: Label(message), outcome }).inc_by(by);
+impl MessageCounts {
+    /// Adds `by` messages with a [`Delivery`], or with the error that made them unreadable.
+    fn add(&self, message: EventType, outcome: impl Into<&'static str>, by: u64) {
+        self.0.get_or_create(&MessageLabels { message: Label(message), outcome: outcome.into() }).inc_by(by);
     }
 }
 
@@ -193,7 +217,7 @@ pub struct Bus {
     client: Client,
     jetstream: jetstream::Context,
     source: Arc<str>,
-    counts: Counts,
+    counts: MessageCounts,
     unacknowledged: Arc<Semaphore>,
     lost_log: Arc<Mutex<RateLimit>>,
     rng: Arc<Mutex<SmallRng>>,
@@ -213,7 +237,7 @@ impl Bus {
         metrics: &mut Registry,
     ) -> anyhow::Result<Self> {
         health.set("nats", false);
-        let counts = Counts::default();
+        let counts = MessageCounts::default();
         metrics.register("qscale_bus_messages", "Messages of the contract by kind and by what became of them", counts.0.clone());
         let connections = Counter::<u64>::default();
         metrics.register("qscale_bus_connections", "Times that the connection to NATS was made", connections.clone());
@@ -242,10 +266,10 @@ impl Bus {
     /// A bus over an existing connection, for commands.
     #[must_use]
     pub fn of_client(client: Client, source: &str) -> Self {
-        Self::over(client, source.to_owned(), Counts::default())
+        Self::over(client, source.to_owned(), MessageCounts::default())
     }
 
-    fn over(client: Client, source: String, counts: Counts) -> Self {
+    fn over(client: Client, source: String, counts: MessageCounts) -> Self {
         let jetstream = ContextBuilder::new()
             .timeout(ACKNOWLEDGE_WITHIN)
             .max_ack_inflight(2 * UNACKNOWLEDGED)
@@ -260,6 +284,10 @@ impl Bus {
             lost_log: Arc::new(Mutex::new(RateLimit::new(LOG_INTERVAL))),
             rng: Arc::new(Mutex::new(seed())),
         }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
     }
 
     /// The connection itself.
@@ -290,26 +318,30 @@ impl Bus {
         }
     }
 
-    /// Publishes a State or a Load without acknowledgement. Without a connection it is dropped and counted after a few seconds, as a newer one follows.
+    /// Publishes a State or a Load without acknowledgement. Without a connection it is dropped and counted: it would be stale by the time it is sent,
+    /// and a newer one follows.
     pub async fn publish<M: Message>(&self, message: &M, trace: TraceParent) {
+        if !self.is_connected() {
+            return self.counts.add(M::TYPE, Delivery::Dropped, 1);
+        }
         let headers = self.headers(message, trace);
         let sent = self.client.publish_with_headers(message.subject(), headers, message.encode().into());
         let published = tokio::time::timeout(ACKNOWLEDGE_WITHIN, sent).await;
-        self.counts.add(M::TYPE, if matches!(published, Ok(Ok(()))) { "published" } else { "dropped" }, 1);
+        self.counts.add(M::TYPE, if matches!(published, Ok(Ok(()))) { Delivery::Published } else { Delivery::Dropped }, 1);
     }
 
     /// Publishes an Action, an Outcome or a Reward, and again under the same id until the stream has acknowledged it or a minute has passed.
     /// Waits only while thousands are unacknowledged.
     pub async fn record<M: Message>(&self, message: &M, trace: TraceParent) {
         let Ok(permit) = Arc::clone(&self.unacknowledged).acquire_owned().await else {
-            return self.counts.add(M::TYPE, "dropped", 1);
+            return self.counts.add(M::TYPE, Delivery::Dropped, 1);
         };
         let (bus, subject, headers, body) = (self.clone(), message.subject(), self.headers(message, trace), Bytes::from(message.encode()));
         // The first attempt is made here rather than in the task, so that messages keep their order.
         let first = self.attempt(&subject, &headers, &body).await;
         tokio::spawn(async move {
             let acknowledged = bus.until_acknowledged(first, &subject, &headers, &body).await;
-            bus.counts.add(M::TYPE, if acknowledged { "recorded" } else { "lost" }, 1);
+            bus.counts.add(M::TYPE, if acknowledged { Delivery::Recorded } else { Delivery::Lost }, 1);
             if !acknowledged {
                 let admitted = bus.lost_log.lock().unwrap_or_else(PoisonError::into_inner).admit(clock::instant());
                 if let Some(suppressed) = admitted {
@@ -355,21 +387,20 @@ impl Bus {
             // Holding all permits means that no message is unacknowledged.
             let all = self.unacknowledged.acquire_many(UNACKNOWLEDGED as u32).await;
             // Without a connection there is nothing to wait for: States and Loads are not kept for later.
-            let connected = self.client.connection_state() == async_nats::connection::State::Connected;
-            all.is_ok() && (!connected || self.client.flush().await.is_ok())
+            all.is_ok() && (!self.is_connected() || self.client.flush().await.is_ok())
         };
         if !tokio::time::timeout(deadline, settled).await.unwrap_or(false) {
             tracing::warn!("some messages were not acknowledged before the stop");
         }
     }
 
-    /// Subscribes to messages on `subject`; in `group`, each message reaches one member. If the reader lags by more than 131,072 messages, the oldest
+    /// Subscribes to messages on `subject`; in `group`, each message reaches one member. If the reader lags by more than 64 MiB, the oldest messages
     /// are dropped.
     ///
     /// # Errors
     /// If the subject is malformed.
     pub async fn subscribe<M: Message + Send + 'static>(&self, subject: String, group: Option<String>) -> anyhow::Result<Subscription<M>> {
-        self.subscribe_keeping(subject, group, Keep::All).await
+        self.subscribe_retaining(subject, group, Retention::All { capacity: subscription::CAPACITY }).await
     }
 
     /// As [`Bus::subscribe`], for a reader that needs only the newest message of each function: if it lags, older ones are replaced.
@@ -381,21 +412,21 @@ impl Bus {
         subject: String,
         group: Option<String>,
     ) -> anyhow::Result<Subscription<M>> {
-        self.subscribe_keeping(subject, group, Keep::LatestPerFunction).await
+        self.subscribe_retaining(subject, group, Retention::LatestPerFunction).await
     }
 
-    async fn subscribe_keeping<M: Message + Send + 'static>(
+    async fn subscribe_retaining<M: Message + Send + 'static>(
         &self,
         subject: String,
         group: Option<String>,
-        keep: Keep,
+        retention: Retention,
     ) -> anyhow::Result<Subscription<M>> {
         let subscriber = match group {
             Some(group) => self.client.queue_subscribe(subject.clone(), group).await,
             None => self.client.subscribe(subject.clone()).await,
         };
         let subscriber = subscriber.with_context(|| format!("subscribe to {subject}"))?;
-        Ok(Subscription::start(subscriber, keep, self.counts.clone()))
+        Ok(Subscription::start(subscriber, retention, self.counts.clone()))
     }
 
     fn headers<M: Message>(&self, message: &M, trace: TraceParent) -> HeaderMap {

@@ -90,23 +90,23 @@ impl FromStr for ClockRate {
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('@').and_then(|(speed, origin)| Some((speed.parse().ok()?, origin.parse().ok()?)));
         let (speed, origin) =
-            parsed.ok_or_else(|| format!("`{text}` is not how fast a clock runs since when, such as 10@1764000000000"))?;
+            parsed.ok_or_else(|| format!("`{text}` is not a rate, must be <speed>@<origin in ms since 1970>, such as 10@1764000000000"))?;
         Self::new(speed, Timestamp(origin))
     }
 }
 
-static PACE: OnceLock<ClockRate> = OnceLock::new();
+static RATE: OnceLock<ClockRate> = OnceLock::new();
 
 /// Rate of this process's clock.
 #[must_use]
-pub fn pace() -> ClockRate {
-    *PACE.get_or_init(|| from_environment().unwrap_or(ClockRate::REAL))
+pub fn rate() -> ClockRate {
+    *RATE.get_or_init(|| from_environment().unwrap_or(ClockRate::REAL))
 }
 
 /// Sets the rate of this process's clock. Must be called before the time is read; later calls have no effect.
-pub fn follow(pace: ClockRate) {
+pub fn set_rate(rate: ClockRate) {
     // A clock that was read keeps its rate: time must not jump.
-    let _kept = PACE.set(pace);
+    let _kept = RATE.set(rate);
 }
 
 /// Rate from the environment.
@@ -123,7 +123,7 @@ pub fn from_environment() -> Result<ClockRate, String> {
 /// System time: real time, unless the clock runs faster.
 #[must_use]
 pub fn now() -> Timestamp {
-    pace().at(wall_us())
+    rate().at(wall_us())
 }
 
 /// Real time, as servers use it.
@@ -141,13 +141,13 @@ fn wall_us() -> u64 {
 /// System time at the real time `wall`.
 #[must_use]
 pub fn of_wall(wall: Timestamp) -> Timestamp {
-    pace().of_wall(wall)
+    rate().of_wall(wall)
 }
 
 /// Real time at the system time `shown`.
 #[must_use]
 pub fn to_wall(shown: Timestamp) -> Timestamp {
-    pace().to_wall(shown)
+    rate().to_wall(shown)
 }
 
 /// Instant of the monotonic clock, for durations in real time.
@@ -166,7 +166,7 @@ pub fn since(began: std::time::Instant) -> Duration {
 /// Real time of `span` in system time.
 #[must_use]
 pub fn real(span: Duration) -> Duration {
-    span / pace().speed
+    span / rate().speed
 }
 
 /// Waits for `span` in system time.
@@ -198,26 +198,26 @@ mod tests {
 
     #[test]
     fn a_faster_clock_runs_from_its_origin_on() {
-        let pace = ClockRate::new(10, ORIGIN).expect("valid");
-        assert_eq!(pace.of_wall(ORIGIN), ORIGIN);
-        assert_eq!(pace.of_wall(Timestamp(ORIGIN.0 + 5)), Timestamp(ORIGIN.0 + 50));
-        assert_eq!(pace.at(ORIGIN.0 * 1_000 + 100), Timestamp(ORIGIN.0 + 1), "finer than the milliseconds of the wall");
-        assert_eq!(pace.of_wall(Timestamp(ORIGIN.0 - 5)), Timestamp(ORIGIN.0 - 5));
+        let rate = ClockRate::new(10, ORIGIN).expect("valid");
+        assert_eq!(rate.of_wall(ORIGIN), ORIGIN);
+        assert_eq!(rate.of_wall(Timestamp(ORIGIN.0 + 5)), Timestamp(ORIGIN.0 + 50));
+        assert_eq!(rate.at(ORIGIN.0 * 1_000 + 100), Timestamp(ORIGIN.0 + 1), "finer than the milliseconds of the wall");
+        assert_eq!(rate.of_wall(Timestamp(ORIGIN.0 - 5)), Timestamp(ORIGIN.0 - 5));
     }
 
     #[test]
-    fn what_it_shows_leads_back_to_the_time_of_day() {
-        let pace = ClockRate::new(7, ORIGIN).expect("valid");
+    fn of_wall_and_to_wall_are_inverse() {
+        let rate = ClockRate::new(7, ORIGIN).expect("valid");
         for after in [0, 1, 1_000, 123_456] {
             let wall = Timestamp(ORIGIN.0 + after);
-            assert_eq!(pace.to_wall(pace.of_wall(wall)), wall);
+            assert_eq!(rate.to_wall(rate.of_wall(wall)), wall);
         }
     }
 
     #[test]
-    fn a_pace_is_read_as_it_is_written() {
-        let pace = ClockRate::new(25, ORIGIN).expect("valid");
-        assert_eq!(pace.to_string().parse(), Ok(pace));
+    fn a_rate_round_trips_through_text() {
+        let rate = ClockRate::new(25, ORIGIN).expect("valid");
+        assert_eq!(rate.to_string().parse(), Ok(rate));
         for wrong in ["", "10", "ten@1", "0@1", "1001@1", "10@-1"] {
             assert!(wrong.parse::<ClockRate>().is_err(), "{wrong}");
         }

@@ -1,5 +1,7 @@
 //! Configuration of a service: defaults, then a file, then environment, then flags. An unknown key is an error.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -9,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::document::{self, Format};
+use crate::document::{self, DocumentError, Format};
 
 /// Flags of every service.
 #[derive(Debug, Clone, Default, Args)]
@@ -33,12 +35,17 @@ pub struct ConfigArgs {
 /// Names the file, the key and the error.
 pub fn load<T: Default + Serialize + DeserializeOwned>(service: &str, args: &ConfigArgs) -> anyhow::Result<T> {
     super::clock::from_environment().map_err(anyhow::Error::msg)?;
-    let loaded = resolve(service, args, std::env::vars())?;
+    let loaded = resolve(service, args, environment(std::env::vars_os()))?;
     if args.print_config {
         print!("{}", render(&loaded)?);
         std::process::exit(0);
     }
     Ok(loaded)
+}
+
+/// The variables whose name and value are UTF-8. The others belong to other programs.
+fn environment(variables: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (String, String)> {
+    variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// As [`load`], from the given environment, without ending the process.
@@ -60,18 +67,37 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
     let prefix = format!("QSCALE_{}__", service.to_uppercase().replace('-', "_"));
     let mut variables: Vec<_> = environment.filter(|(name, _)| name.starts_with(&prefix)).collect();
     variables.sort();
+    let mut texts = BTreeMap::new();
     for (name, text) in variables {
         let key = name[prefix.len()..].to_lowercase().replace("__", ".");
         assign(&mut tree, &defaults, &key, &text).with_context(|| format!("environment variable {name}"))?;
+        texts.insert(key, text);
     }
     for pair in &args.set {
         let (key, text) =
             pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE, such as nats.url=nats://127.0.0.1:4222"))?;
         assign(&mut tree, &defaults, key, text).with_context(|| format!("--set {pair}"))?;
+        texts.insert(key.to_owned(), text.to_owned());
     }
-    document::from_value(tree).with_context(|| match &args.config {
+    from_tree(tree, texts).with_context(|| match &args.config {
         Some(path) => format!("configuration of {service} (file {}, environment {prefix}*, --set)", path.display()),
         None => format!("configuration of {service} (environment {prefix}*, --set)"),
+    })
+}
+
+/// Converts `tree`. A value that was assigned as a number or a boolean, and that its key refuses, is read as `texts` has it: defaults do not show that
+/// an optional key takes text.
+fn from_tree<T: DeserializeOwned>(mut tree: Value, mut texts: BTreeMap<String, String>) -> Result<T, DocumentError> {
+    let error = match document::from_value(tree.clone()) {
+        Ok(configuration) => return Ok(configuration),
+        Err(error) => error,
+    };
+    let DocumentError::Field { field, .. } = &error else { return Err(error) };
+    let Some((field, text)) = texts.remove_entry(field) else { return Err(error) };
+    *place(&mut tree, &field) = Value::String(text);
+    from_tree(tree, texts).map_err(|later| match &later {
+        DocumentError::Field { field: refused, .. } if *refused == field => error,
+        _ => later,
     })
 }
 
@@ -105,14 +131,7 @@ fn merge(base: &mut Value, over: Value) {
 /// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default, or the value set before, is a string.
 fn assign(tree: &mut Value, defaults: &Value, key: &str, text: &str) -> anyhow::Result<()> {
     anyhow::ensure!(!key.is_empty() && key.split('.').all(|part| !part.is_empty()), "`{key}` is not a key such as nats.url");
-    let mut place = tree;
-    for part in key.split('.') {
-        if !place.is_object() {
-            *place = Value::Object(Map::new());
-        }
-        let Value::Object(map) = place else { unreachable!("it was just made an object") };
-        place = map.entry(part).or_insert(Value::Null);
-    }
+    let place = place(tree, key);
     let text_expected = key.split('.').try_fold(defaults, |level, part| level.get(part)).is_some_and(Value::is_string);
     *place = if place.is_string() || text_expected {
         Value::String(text.to_owned())
@@ -120,6 +139,16 @@ fn assign(tree: &mut Value, defaults: &Value, key: &str, text: &str) -> anyhow::
         serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
     };
     Ok(())
+}
+
+/// The value of `key` in `tree`, which is created if it is missing.
+fn place<'a>(tree: &'a mut Value, key: &str) -> &'a mut Value {
+    key.split('.').fold(tree, |level, part| {
+        if !level.is_object() {
+            *level = Value::Object(Map::new());
+        }
+        &mut level[part]
+    })
 }
 
 #[cfg(test)]
@@ -141,6 +170,8 @@ mod tests {
         #[serde(alias = "address")]
         url: String,
         limit: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
     }
 
     impl Default for Sample {
@@ -168,12 +199,27 @@ mod tests {
         let file = Some(("c.toml", "name = \"file\"\ndepth = 2\n[nested]\nurl = \"file\"\nlimit = 5"));
         let environment = [("QSCALE_SAMPLE__NESTED__URL", "env"), ("QSCALE_SAMPLE__DEPTH", "3"), ("QSCALE_OTHER__DEPTH", "9")];
         let sample = resolve_with(file, &environment, &["depth=4"]).expect("valid");
-        assert_eq!(sample, Sample { name: "file".into(), depth: 4, nested: Nested { url: "env".into(), limit: Some(5) } });
+        assert_eq!(sample, Sample { name: "file".into(), depth: 4, nested: Nested { url: "env".into(), limit: Some(5), label: None } });
     }
 
     #[test]
     fn text_that_looks_like_a_number_stays_text_where_text_is_expected() {
         assert_eq!(resolve_with(None, &[], &["name=123"]).expect("valid").name, "123");
+    }
+
+    #[test]
+    fn optional_text_and_text_under_a_former_key_may_look_like_a_number() {
+        let sample = resolve_with(None, &[("QSCALE_SAMPLE__NESTED__LABEL", "true")], &["nested.address=12345"]).expect("valid");
+        assert_eq!((sample.nested.label.as_deref(), sample.nested.url.as_str()), (Some("true"), "12345"));
+        let error = format!("{:#}", resolve_with(None, &[], &["nested.label=5", "nested.limit=-1"]).expect_err("below zero"));
+        assert!(error.contains("nested.limit") && error.contains("integer `-1`"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf8_is_left_out() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let variables = [(OsString::from("A"), OsString::from("b")), (OsString::from("C"), OsString::from_vec(vec![0xff]))];
+        assert_eq!(environment(variables.into_iter()).collect::<Vec<_>>(), [("A".to_owned(), "b".to_owned())]);
     }
 
     #[test]
@@ -195,8 +241,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_read_back() {
-        let sample = Sample { name: "x".into(), depth: 7, nested: Nested { url: "u".into(), limit: None } };
+    fn a_printed_configuration_is_read_back() {
+        let sample = Sample { name: "x".into(), depth: 7, nested: Nested { url: "u".into(), limit: None, label: None } };
         let printed = render(&sample).expect("printable");
         assert_eq!(resolve_with(Some(("c.json", &printed)), &[], &[]).expect("valid"), sample);
     }

@@ -1,23 +1,14 @@
 //! Key-value buckets: read completely, edit with compare-and-set. Owns the retry on concurrent edits; must not interpret values beyond parsing them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::bus::Bus;
-use super::clock;
+use super::bus::{Bus, read_current};
 use crate::contract::subject;
-use crate::control::{self, Control};
-use crate::name::FunctionId;
+use crate::control::Control;
 use crate::policy::ScalingPolicy;
-use crate::time::Timestamp;
 use anyhow::Context as _;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
-use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use futures::StreamExt;
 
-/// Timeout for the next entry of a bucket.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Attempts at an edit that concurrent writers keep overtaking.
 const EDITS: usize = 8;
 
@@ -36,22 +27,19 @@ pub async fn open(bus: &Bus, bucket: &str) -> anyhow::Result<Store> {
 pub async fn all(store: &Store) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut entries = BTreeMap::new();
     // Every key has one last message: a value or a deletion marker.
-    let mut rest = store.status().await.context("status of the bucket")?.values() > 0;
-    if !rest {
+    let keys = store.status().await.context("status of the bucket")?.values();
+    if keys == 0 {
         return Ok(entries);
     }
     let mut watch = store.watch_with_history(">").await.with_context(|| format!("read bucket {}", store.name))?;
-    while rest {
-        let next =
-            tokio::time::timeout(ANSWER_WITHIN, watch.next()).await.with_context(|| format!("bucket {} stopped answering", store.name))?;
-        let entry = next.with_context(|| format!("bucket {} ended", store.name))?.with_context(|| format!("read bucket {}", store.name))?;
-        rest = entry.delta > 0;
+    let read = read_current(&mut watch, keys, |entry| {
         if entry.operation == Operation::Put {
             entries.insert(entry.key, entry.value.into());
         } else {
             entries.remove(&entry.key);
         }
-    }
+    });
+    read.await.with_context(|| format!("read bucket {}", store.name))?;
     Ok(entries)
 }
 
@@ -105,30 +93,4 @@ pub async fn policies(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<Scali
 pub async fn controls(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<Control, String>>> {
     let entries = all(&open(bus, subject::CONTROL_BUCKET).await?).await?;
     Ok(entries.into_iter().map(|(key, value)| (key, Control::from_json(&value).map_err(|error| error.to_string()))).collect())
-}
-
-/// Whether an operator has frozen `function`, alone or with all functions.
-///
-/// # Errors
-/// When the bucket cannot be read.
-pub async fn is_frozen(bus: &Bus, function: &FunctionId) -> anyhow::Result<bool> {
-    let controls = controls(bus).await?;
-    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.as_ref().is_ok_and(|control| control.frozen));
-    Ok(frozen(control::ALL) || frozen(&Control::key(function)))
-}
-
-/// Last message of `stream` on a subject (wildcards allowed) and when it was stored; `None` if there is none.
-///
-/// # Errors
-/// When the stream cannot be read.
-pub async fn last(bus: &Bus, stream: &str, subject: &str) -> anyhow::Result<Option<(Timestamp, StreamMessage)>> {
-    let opened = bus.jetstream().get_stream(stream).await.with_context(|| format!("stream {stream}"))?;
-    match opened.get_last_raw_message_by_subject(subject).await {
-        Ok(message) => {
-            let stored = u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-            Ok(Some((clock::of_wall(Timestamp(stored)), message)))
-        }
-        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("last message on {subject}")),
-    }
 }

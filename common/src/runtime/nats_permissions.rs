@@ -91,7 +91,7 @@ impl Account {
             Self::Actuator => {
                 rights.publishes(EventType::Outcome).reads(EventType::State).reads(EventType::Action);
                 rights.reads_bucket(subject::POLICY_BUCKET).reads_bucket(subject::CONTROL_BUCKET);
-                rights.writes_bucket(subject::ACTUATOR_BUCKET).writes_bucket(subject::LEASE_BUCKET);
+                rights.writes_bucket(subject::ACTUATOR_BUCKET).writes_key(subject::LEASE_BUCKET, subject::ACTUATOR_LEASE);
             }
             Self::Loadgen => {
                 rights.publishes(EventType::Load);
@@ -218,6 +218,17 @@ mod tests {
         }
         assert!(Account::of_user("root").is_err());
         assert!(Account::of_user("agent-a.b").is_err());
+    }
+
+    #[test]
+    fn a_service_may_write_its_own_leases_only() {
+        let leases = |account: Account| {
+            let prefix = format!("$KV.{}.", subject::LEASE_BUCKET);
+            let own = |subject: String| subject.strip_prefix(&prefix).map(str::to_owned);
+            account.rights().publish.into_iter().filter_map(own).collect::<Vec<_>>()
+        };
+        assert_eq!(leases(Account::Actuator), ["actuator", "actuator.>"]);
+        assert_eq!(leases(Account::Promoter), ["promoter", "promoter.>"]);
     }
 
     #[test]

@@ -135,7 +135,8 @@ impl RestoreAnswers {
             let outcome = self.outcomes.next().await.context("the connection was closed")?.message;
             let function = FunctionId::new(outcome.namespace.clone(), outcome.function.clone());
             // Repairs of the bounds have the source Operator, too.
-            if outcome.source != DecisionSource::Operator || outcome.agent.as_str() != "restore" || !self.waiting.contains(&function) {
+            if outcome.source != DecisionSource::Operator || outcome.agent.as_str() != control::RESTORE || !self.waiting.contains(&function)
+            {
                 continue;
             }
             let answer = match outcome.effect {

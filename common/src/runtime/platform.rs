@@ -11,19 +11,17 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http_body_util::Full;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::http::HttpClient;
 use crate::load::LoadSummary;
 use crate::name::FunctionId;
 use crate::platform::{AllocationReply, AllocationRequest, ApiError, EventPage, FunctionSpec, FunctionStatus, LogLine};
 
-/// Timeout of a request. Setting an allocation may take seconds while the kernel reclaims memory.
+/// Default timeout of a request. Setting an allocation may take seconds while the kernel reclaims memory.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout for deleting a function, whose replicas finish their requests first.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -34,7 +32,8 @@ const REPLY_BYTES: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct PlatformClient {
     authority: Authority,
-    client: Client<HttpConnector, Full<Bytes>>,
+    timeout: Duration,
+    client: HttpClient,
 }
 
 /// Error of a platform request.
@@ -66,7 +65,7 @@ pub enum PlatformError {
         error: ApiError,
     },
     /// The reply is malformed.
-    #[error("the platform at {address} answered what is not understood: {reason}")]
+    #[error("unexpected reply from the platform at {address}: {reason}")]
     Unexpected {
         /// Address.
         address: String,
@@ -81,15 +80,20 @@ impl PlatformClient {
     /// # Errors
     /// If `address` is not a host and port.
     pub fn new(address: &str) -> Result<Self, PlatformError> {
+        Self::with_timeout(address, TIMEOUT)
+    }
+
+    /// As [`PlatformClient::new`], with a `timeout` of each request other than 10 s. Deleting a function may take an hour regardless.
+    ///
+    /// # Errors
+    /// As [`PlatformClient::new`].
+    pub fn with_timeout(address: &str, timeout: Duration) -> Result<Self, PlatformError> {
         let authority = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
         let authority: Authority = authority.parse().map_err(|_| PlatformError::Address(address.to_owned()))?;
         if authority.port_u16().is_none() {
             return Err(PlatformError::Address(address.to_owned()));
         }
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(TIMEOUT));
-        Ok(Self { authority, client: Client::builder(TokioExecutor::new()).build(connector) })
+        Ok(Self { authority, timeout, client: HttpClient::new(timeout) })
     }
 
     /// Address of the platform's API, host and port.
@@ -100,7 +104,7 @@ impl PlatformClient {
 
     /// Whether the platform is ready.
     pub async fn is_ready(&self) -> bool {
-        self.ask::<()>(Method::GET, "/readyz", None, TIMEOUT).await.is_ok()
+        self.ask::<()>(Method::GET, "/readyz", None, self.timeout).await.is_ok()
     }
 
     /// All functions, by namespace and name.
@@ -124,7 +128,7 @@ impl PlatformClient {
     /// # Errors
     /// [`PlatformError::Refused`] names the field, its value and its range.
     pub async fn add(&self, spec: &FunctionSpec) -> Result<FunctionStatus, PlatformError> {
-        self.parse(&self.ask(Method::POST, "/v1/functions", Some(spec), TIMEOUT).await?)
+        self.parse(&self.ask(Method::POST, "/v1/functions", Some(spec), self.timeout).await?)
     }
 
     /// Deletes a function; returns when its replicas are gone.
@@ -140,7 +144,7 @@ impl PlatformClient {
     /// # Errors
     /// [`PlatformError::StaleLease`] if another writer has a newer lease, [`PlatformError::Refused`] if a value is outside its range.
     pub async fn set_allocation(&self, id: &FunctionId, request: &AllocationRequest) -> Result<AllocationReply, PlatformError> {
-        self.parse(&self.ask(Method::PUT, &path(id, "/allocation"), Some(request), TIMEOUT).await?)
+        self.parse(&self.ask(Method::PUT, &path(id, "/allocation"), Some(request), self.timeout).await?)
     }
 
     /// The events after number `after`, at most 1,000; pass the last number of [`EventPage::events`] to the next request.
@@ -164,7 +168,7 @@ impl PlatformClient {
     /// # Errors
     /// If the platform cannot be reached, or is not simulated.
     pub async fn begin_load(&self) -> Result<(), PlatformError> {
-        self.ask::<()>(Method::POST, "/v1/load", None, TIMEOUT).await.map(drop)
+        self.ask::<()>(Method::POST, "/v1/load", None, self.timeout).await.map(drop)
     }
 
     /// Load summary of a simulated platform.
@@ -180,12 +184,12 @@ impl PlatformClient {
     /// # Errors
     /// When the platform cannot be reached, or the text is not UTF-8.
     pub async fn metrics(&self) -> Result<String, PlatformError> {
-        let body = self.ask::<()>(Method::GET, "/metrics", None, TIMEOUT).await?;
+        let body = self.ask::<()>(Method::GET, "/metrics", None, self.timeout).await?;
         String::from_utf8(body.into()).map_err(|error| self.unexpected(error))
     }
 
     async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, PlatformError> {
-        self.parse(&self.ask::<()>(Method::GET, path, None, TIMEOUT).await?)
+        self.parse(&self.ask::<()>(Method::GET, path, None, self.timeout).await?)
     }
 
     fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, PlatformError> {
@@ -202,17 +206,13 @@ impl PlatformClient {
         let request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json").body(Full::from(body));
         let request = request.map_err(|error| self.unexpected(error))?;
         let exchange = async {
-            let reply = self.client.request(request).await.map_err(|error| self.unreachable(error_chain(&error)))?;
-            let status = reply.status();
-            let body = Limited::new(reply.into_body(), REPLY_BYTES).collect().await.map_err(|error| self.unreachable(error.to_string()))?;
-            self.judge(status, body.to_bytes())
+            let (status, body) = self.client.exchange(request, REPLY_BYTES).await.map_err(|error| self.unreachable(error.to_string()))?;
+            self.check_status(status, body)
         };
-        tokio::time::timeout(limit, exchange)
-            .await
-            .unwrap_or_else(|_| Err(self.unreachable(format!("no reply within {} s", limit.as_secs()))))
+        tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(self.unreachable(format!("no reply within {limit:?}"))))
     }
 
-    fn judge(&self, status: StatusCode, body: Bytes) -> Result<Bytes, PlatformError> {
+    fn check_status(&self, status: StatusCode, body: Bytes) -> Result<Bytes, PlatformError> {
         if status.is_success() {
             return Ok(body);
         }
@@ -238,18 +238,6 @@ impl PlatformClient {
 
 fn path(id: &FunctionId, rest: &str) -> String {
     format!("/v1/functions/{}/{}{rest}", id.namespace, id.name)
-}
-
-/// An error with its causes: the outermost one alone reads "client error (Connect)".
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! Start of a service: command line, configuration and logging. Owns what every service does before it runs; must not know what it serves.
 
+use std::fmt;
+
 use clap::{Args as _, Command, FromArgMatches as _};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{self, ConfigArgs};
 use super::shutdown;
 use super::telemetry::{self, TelemetryConfig};
+use crate::range::OutOfRange;
 
 /// The configuration of a service.
 pub trait ServiceConfig: Default + Serialize + DeserializeOwned {
@@ -60,9 +63,66 @@ pub async fn main<C: ServiceConfig>(
     run(start(program)?, shutdown::token()).await
 }
 
-/// Name of this instance where none is configured: host name and process id, or the process id alone where the host has no name.
-#[must_use]
-pub fn instance_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}-{}", host.trim(), std::process::id()).trim_start_matches('-').to_owned()
+/// Name of one instance of a service, 1 to 200 printable ASCII characters without spaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceName(String);
+
+impl InstanceName {
+    const MAX_LEN: usize = 200;
+
+    /// Default name of an instance: host name and process id, or the process id alone where the host has no name.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self(format!("{}-{}", host.trim(), std::process::id()).trim_start_matches('-').to_owned())
+    }
+
+    /// As [`InstanceName::of_process`], followed by `number`, for instances that must not share a name by mistake.
+    #[must_use]
+    pub fn numbered(number: u32) -> Self {
+        Self(format!("{}-{number:08x}", Self::of_process()))
+    }
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for InstanceName {
+    type Error = OutOfRange;
+
+    fn try_from(name: String) -> Result<Self, OutOfRange> {
+        let valid = (1..=Self::MAX_LEN).contains(&name.len()) && name.chars().all(|c| c.is_ascii_graphic());
+        let range = format_args!("1 to {} printable characters without spaces", Self::MAX_LEN);
+        if valid { Ok(Self(name)) } else { Err(OutOfRange::new("instance", format_args!("`{name}`"), range)) }
+    }
+}
+
+impl From<InstanceName> for String {
+    fn from(name: InstanceName) -> Self {
+        name.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_name_is_printable_and_short() {
+        let accepted = |name: &str| InstanceName::try_from(name.to_owned()).is_ok();
+        assert!(accepted("a-1") && accepted(&"a".repeat(200)));
+        assert!(!accepted("") && !accepted("a b") && !accepted("\u{e9}") && !accepted(&"a".repeat(201)));
+        assert_eq!(InstanceName::try_from(String::new()).map_err(|error| error.field), Err("instance".to_owned()));
+    }
+
+    #[test]
+    fn default_names_are_valid() {
+        for name in [InstanceName::of_process(), InstanceName::numbered(7)] {
+            assert_eq!(InstanceName::try_from(name.to_string()), Ok(name));
+        }
+    }
 }

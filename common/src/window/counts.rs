@@ -155,7 +155,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_compact_form_gives_back_what_was_put_in(entries in prop::collection::vec(prop_oneof![Just(0), 0..=MOST], ENTRIES), before in 0usize..9) {
+        fn the_compact_form_round_trips(entries in prop::collection::vec(prop_oneof![Just(0), 0..=MOST], ENTRIES), before in 0usize..9) {
             let counts = Counts(entries.try_into().expect("as many as there are"));
             let mut bytes = vec![0xff; before];
             counts.encode(&mut bytes);

@@ -2,14 +2,8 @@
 
 use crate::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS};
 
-/// The `percentile` (0 to 100) of the latencies that `buckets` count, milliseconds, interpolated within its bucket as Prometheus'
-/// `histogram_quantile` does; the last bound for one that lies beyond it; `None` where nothing was counted.
-#[must_use]
-pub fn latency_percentile(buckets: &[u64; LATENCY_BUCKETS], percentile: f64) -> Option<f64> {
-    latency_percentiles(buckets, [percentile]).map(|[value]| value)
-}
-
-/// Several percentiles of one histogram, as [`latency_percentile`] gives each.
+/// The `percentiles` (0 to 100) of the latencies that `buckets` count, milliseconds, each interpolated within its bucket as Prometheus'
+/// `histogram_quantile` does; the last bound for one that lies beyond it; `None` if nothing was counted.
 #[must_use]
 pub fn latency_percentiles<const N: usize>(buckets: &[u64; LATENCY_BUCKETS], percentiles: [f64; N]) -> Option<[f64; N]> {
     let total = buckets.iter().fold(0u64, |total, &count| total.saturating_add(count));
@@ -40,7 +34,7 @@ mod tests {
     fn check(counts: &[(usize, u64)], percentile: f64, expected: Option<f64>) {
         let mut buckets = [0; LATENCY_BUCKETS];
         counts.iter().for_each(|&(index, count)| buckets[index] = count);
-        match (latency_percentile(&buckets, percentile), expected) {
+        match (latency_percentiles(&buckets, [percentile]).map(|[value]| value), expected) {
             (Some(found), Some(expected)) => assert!((found - expected).abs() < 1e-9, "{found}, expected {expected}"),
             (found, expected) => assert_eq!(found, expected),
         }

@@ -26,13 +26,13 @@ impl Known {
 
 /// The replicas of one function, by name.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Replicas {
+pub(super) struct KnownReplicas {
     sorted: Vec<Known>,
     /// Index at which the next lookup starts: readings come in the same order every time.
     expected: usize,
 }
 
-impl Replicas {
+impl KnownReplicas {
     /// No replica, in the same memory.
     pub fn clear(&mut self) {
         self.sorted.clear();
@@ -70,7 +70,7 @@ impl Replicas {
         }
     }
 
-    /// Replicas whose CPU or memory was read at `earliest` or later.
+    /// KnownReplicas whose CPU or memory was read at `earliest` or later.
     pub fn reporting(&self, earliest: Timestamp) -> usize {
         let at = |known: &Known| known.cpu.map(|(at, _)| at).max(known.memory_at);
         self.sorted.iter().filter(|known| at(known).is_some_and(|at| at >= earliest)).count()
@@ -90,11 +90,11 @@ pub(super) fn growth(before: u64, now: u64) -> u64 {
 /// Requests completed between two readings. The counters of one replica are reset together.
 pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters) -> (RequestCounters, Continuity) {
     if now.completed < before.completed || now.failed < before.failed {
-        return (*now, Continuity::BegunAnew);
+        return (*now, Continuity::Reset);
     }
     // Buckets converted from other bounds are rounded, so one may decrease by a request without a reset of the counter.
     let latency: [u64; LATENCY_BUCKETS] = std::array::from_fn(|index| now.latency[index].saturating_sub(before.latency[index]));
-    (RequestCounters { completed: now.completed - before.completed, failed: now.failed - before.failed, latency }, Continuity::WentOn)
+    (RequestCounters { completed: now.completed - before.completed, failed: now.failed - before.failed, latency }, Continuity::Continued)
 }
 
 /// CPU time used between two readings. The counters of one replica are reset together.
@@ -106,12 +106,12 @@ pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters) -> (CpuCounte
             throttled_periods: now.throttled_periods.checked_sub(before.throttled_periods)?,
         })
     };
-    grown().map_or((*now, Continuity::BegunAnew), |growth| (growth, Continuity::WentOn))
+    grown().map_or((*now, Continuity::Reset), |growth| (growth, Continuity::Continued))
 }
 
 /// Whether a counter continued, or was reset because its process was restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Continuity {
-    WentOn,
-    BegunAnew,
+    Continued,
+    Reset,
 }

@@ -121,13 +121,13 @@ impl Ring {
     }
 
     /// Values that cannot be summed, over the newest tick, the last 12 and the last 60.
-    pub fn spans(&self) -> [Span; 3] {
+    pub fn extremes(&self) -> [Extremes; 3] {
         let [cpu, memory] = [&self.cpu, &self.memory].map(|column| self.largest(column));
         let trends = self.trends();
-        std::array::from_fn(|span| Span { trend: trends[span], cpu: cpu[span], memory: memory[span] })
+        std::array::from_fn(|span| Extremes { trend: trends[span], cpu: cpu[span], memory: memory[span] })
     }
 
-    /// Slope and coefficient of variation of the arrival rate over the spans: by least squares over the ticks that were measured, at least two.
+    /// Slope and coefficient of variation of the arrival rate over the extremes: by least squares over the ticks that were measured, at least two.
     fn trends(&self) -> [Trend; 3] {
         let mut sums = Sums::default();
         let mut short = Trend::default();
@@ -140,7 +140,7 @@ impl Ring {
         [Trend::default(), short, sums.trend()]
     }
 
-    /// Maximum of a column over the spans.
+    /// Maximum of a column over the extremes.
     fn largest(&self, column: &[f32; LONG]) -> [Option<f64>; 3] {
         let newest = |ticks: usize| self.newest(column).take(ticks).fold(f32::NAN, f32::max);
         // The whole column in any order, four at a time: slots that were never filled hold what was not measured, and `f32::max` passes over it.
@@ -163,7 +163,7 @@ impl Ring {
 
 /// Values that cannot be summed, over some ticks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Span {
+pub(super) struct Extremes {
     pub trend: Trend,
     /// Maximum CPU, thousandths of a core.
     pub cpu: Option<f64>,
@@ -246,7 +246,7 @@ mod tests {
         }
 
         #[test]
-        fn the_buffer_stays_near_what_it_holds(bytes in 1u64..1 << 40) {
+        fn the_buffer_stays_near_the_size_of_its_content(bytes in 1u64..1 << 40) {
             let mut ring = Ring::default();
             (0..1000).for_each(|_| ring.push(&tick(bytes), Peaks::default()));
             let mut one = Vec::new();
@@ -287,7 +287,7 @@ mod tests {
                 let measured = values.iter().rev().take(ticks).filter(|value| !value.is_nan());
                 measured.copied().reduce(f32::max).map(f64::from)
             };
-            prop_assert_eq!(ring.spans().map(|span| span.cpu), [1, SHORT, LONG].map(largest));
+            prop_assert_eq!(ring.extremes().map(|span| span.cpu), [1, SHORT, LONG].map(largest));
         }
     }
 

@@ -15,14 +15,11 @@ fn replica(name: &str, at: u64, completed: u64, failed: u64) -> Scrape {
     let mut latency = [0; LATENCY_BUCKETS];
     latency[11] = completed;
     Scrape {
-        replica: name.into(),
-        at: Timestamp(at),
         requests: Some(RequestCounters { completed, failed, latency }),
         in_flight: Some(2.0),
         cpu: Some(CpuCounters { usage_us: completed * 2000, periods: at / 100, throttled_periods: at / 400 }),
         working_set_bytes: Some(64 << 20),
-        restarts: 0,
-        oom_kills: 0,
+        ..Scrape::new(name, Timestamp(at))
     }
 }
 
@@ -34,8 +31,8 @@ fn platform(at: u64, replicas: u32) -> PlatformReading {
     PlatformReading {
         at: Timestamp(at),
         allocation: Allocation::new(replicas, 500, 256),
-        ready: ReplicaCount(replicas),
-        pending: ReplicaCount(0),
+        ready: Replicas(replicas),
+        pending: Replicas(0),
         crashes: Some(0),
         oom_kills: Some(0),
         startups: None,
@@ -156,7 +153,7 @@ fn a_replica_first_seen_after_an_outage_is_where_counting_begins() {
 }
 
 #[test]
-fn a_gap_shows_and_what_it_hid_is_counted_once_with_its_time() {
+fn a_gap_is_visible_and_its_counts_are_added_once_with_their_time() {
     let mut feed = Feed::new();
     feed.replicas(&[("a", 0, 0)]);
     feed.replicas(&[("a", 100, 0)]);
@@ -274,7 +271,7 @@ fn kills_come_from_the_platform_where_it_counts_them() {
 fn starting_replicas_do_not_make_the_ready_ones_look_idle() {
     let mut feed = Feed::new();
     let scrape = |at| FunctionScrape {
-        platform: Some(PlatformReading { ready: ReplicaCount(1), pending: ReplicaCount(1), ..platform(at, 2) }),
+        platform: Some(PlatformReading { ready: Replicas(1), pending: Replicas(1), ..platform(at, 2) }),
         ingress: None,
         replicas: vec![replica("a", at, 0, 0), Scrape { in_flight: Some(0.0), ..replica("b", at, 0, 0) }],
     };
@@ -429,7 +426,7 @@ fn any_scrape() -> impl Strategy<Value = FunctionScrape> {
     });
     let platform = (0u32..5, 0u32..3, prop::option::of(counter()), prop::option::of((counter(), counter()))).prop_map(
         |(ready, cpu, crashes, startups)| PlatformReading {
-            ready: ReplicaCount(ready),
+            ready: Replicas(ready),
             allocation: Allocation::new(ready, cpu, 64),
             crashes,
             startups,

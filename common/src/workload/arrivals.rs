@@ -3,13 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantNames};
 
 use super::gaps::since_start;
 use super::trace::{MinuteTrace, Row, RowTrace};
@@ -29,8 +28,9 @@ pub struct Arrival {
 }
 
 /// Distribution of the requests of one pattern over several functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Display, EnumString, VariantNames)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", parse_err_ty = String, parse_err_fn = unknown_spread)]
 pub enum Spread {
     /// In turn, as vSwarm's invoker; the pattern's rate is the total.
     #[default]
@@ -41,26 +41,8 @@ pub enum Spread {
     Each,
 }
 
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Spread::RoundRobin => "round-robin",
-            Spread::Random => "random",
-            Spread::Each => "each",
-        })
-    }
-}
-
-impl FromStr for Spread {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "round-robin" => Ok(Spread::RoundRobin),
-            "random" => Ok(Spread::Random),
-            "each" => Ok(Spread::Each),
-            other => Err(format!("`{other}` is not a way to spread requests: write round-robin, random or each")),
-        }
-    }
+fn unknown_spread(text: &str) -> String {
+    format!("`{text}` is not a way to spread requests: write one of {}", Spread::VARIANTS.join(", "))
 }
 
 /// Time and rate scale of a trace.
@@ -79,15 +61,20 @@ impl Default for Scale {
 }
 
 impl Scale {
+    /// Range of the time scale.
+    pub const TIME: (f64, f64) = (1e-6, 1e6);
+    /// Range of the rate scale.
+    pub const RATE: (f64, f64) = (0.0, 1e3);
+
     /// `time` and `rate`.
     ///
     /// # Errors
     /// A time scale that is not 0.000001 to 1,000,000, or a rate scale that is not 0 to 1,000.
     pub fn new(time: f64, rate: f64) -> Result<Self, String> {
-        if !(1e-6..=1e6).contains(&time) {
+        if !(Self::TIME.0..=Self::TIME.1).contains(&time) {
             return Err(format!("time scale = {time}, must be 0.000001 to 1000000"));
         }
-        if !(0.0..=1e3).contains(&rate) {
+        if !(Self::RATE.0..=Self::RATE.1).contains(&rate) {
             return Err(format!("rate scale = {rate}, must be 0 to 1000"));
         }
         Ok(Self { time, rate })
@@ -125,7 +112,7 @@ impl Arrivals {
     #[must_use]
     pub fn minutes(trace: &MinuteTrace, iat: Iat, scale: Scale, until: Duration, rng: &mut WorkloadRng) -> Self {
         let streams = trace.functions.iter().enumerate().map(|(function, kept)| MinuteStream {
-            arrivals: MinuteArrivals::new(Counts::new(kept.counts.clone()), iat, scale.rate, WorkloadRng::from_rng(rng)),
+            arrivals: MinuteArrivals::new(RowCounts::new(kept.counts.clone()), iat, scale.rate, WorkloadRng::from_rng(rng)),
             function: function as u32,
             demand: kept.demand,
             seconds_a_bin: 60.0 / scale.time,
@@ -194,18 +181,18 @@ impl PatternStream {
 
 /// The counts of one function, shared with the trace and read in place.
 #[derive(Debug, Clone)]
-struct Counts {
+struct RowCounts {
     counts: Arc<[MinuteCount]>,
     next: usize,
 }
 
-impl Counts {
+impl RowCounts {
     fn new(counts: Arc<[MinuteCount]>) -> Self {
         Self { counts, next: 0 }
     }
 }
 
-impl Iterator for Counts {
+impl Iterator for RowCounts {
     type Item = MinuteCount;
 
     fn next(&mut self) -> Option<MinuteCount> {
@@ -217,7 +204,7 @@ impl Iterator for Counts {
 
 #[derive(Debug, Clone)]
 struct MinuteStream {
-    arrivals: MinuteArrivals<Counts>,
+    arrivals: MinuteArrivals<RowCounts>,
     function: u32,
     demand: Demand,
     seconds_a_bin: f64,

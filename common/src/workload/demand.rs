@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn values_stay_within_what_invitro_asks_for() {
+    fn values_stay_within_the_ranges_of_invitro() {
         let duration = DurationQuantiles::new([0, 0, 0, 0, 0, 100_000, 200_000]).expect("rising");
         let memory = MemoryQuantiles::new([0, 0, 0, 0, 0, 20_000, 20_000, 20_000]).expect("rising");
         let drawn = draws(&Demand::Quantiles { duration, memory });

@@ -1,19 +1,19 @@
 //! Gaps between the requests of a pattern. Owns the three kinds of gap and the resulting arrivals.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use rand::RngExt;
 use rand_distr::Exp1;
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantNames};
 
 use super::pattern::Segment;
 use super::{Pattern, WorkloadRng};
 
 /// Distribution of the gaps between requests; their mean follows the pattern's rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Display, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = String, parse_err_fn = unknown_gaps)]
 pub enum Gaps {
     /// Exponential: independent users, an inhomogeneous Poisson process.
     #[default]
@@ -24,26 +24,8 @@ pub enum Gaps {
     Uniform,
 }
 
-impl fmt::Display for Gaps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Gaps::Poisson => "poisson",
-            Gaps::Constant => "constant",
-            Gaps::Uniform => "uniform",
-        })
-    }
-}
-
-impl FromStr for Gaps {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "poisson" => Ok(Gaps::Poisson),
-            "constant" => Ok(Gaps::Constant),
-            "uniform" => Ok(Gaps::Uniform),
-            other => Err(format!("`{other}` is not a kind of gap: write poisson, constant or uniform")),
-        }
-    }
+fn unknown_gaps(text: &str) -> String {
+    format!("`{text}` is not a kind of gap: write one of {}", Gaps::VARIANTS.join(", "))
 }
 
 /// The instants at which the requests of one pattern are due, in order, as time since the start.

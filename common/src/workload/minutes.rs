@@ -1,17 +1,16 @@
 //! Invocations of one function from counts per minute. Owns their placement within the minute: InVitro's rules and a conditioned Poisson process.
 
-use std::fmt;
-use std::str::FromStr;
-
 use rand::RngExt;
 use rand_distr::Exp1;
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantNames};
 
 use super::WorkloadRng;
 
 /// Placement of `n` invocations within a minute. The count is exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Display, EnumString, VariantNames)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = String, parse_err_fn = unknown_iat)]
 pub enum Iat {
     /// A Poisson process conditioned on its count: `n` independent uniform instants.
     #[default]
@@ -28,32 +27,8 @@ pub enum Iat {
     Equidistant,
 }
 
-impl Iat {
-    /// Every rule, as written.
-    pub const NAMES: [(&'static str, Iat); 6] = [
-        ("conditioned", Iat::Conditioned),
-        ("exponential", Iat::Exponential),
-        ("exponential_shift", Iat::ExponentialShift),
-        ("uniform", Iat::Uniform),
-        ("uniform_shift", Iat::UniformShift),
-        ("equidistant", Iat::Equidistant),
-    ];
-}
-
-impl fmt::Display for Iat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::NAMES.iter().find(|(_, iat)| iat == self).map_or("", |(name, _)| name))
-    }
-}
-
-impl FromStr for Iat {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, iat)| *iat).ok_or_else(|| {
-            let names = Self::NAMES.map(|(name, _)| name).join(", ");
-            format!("`{text}` is not a rule for gaps within a minute: write one of {names}")
-        })
-    }
+fn unknown_iat(text: &str) -> String {
+    format!("`{text}` is not a rule for gaps within a minute: write one of {}", Iat::VARIANTS.join(", "))
 }
 
 /// Invocations in one bin of a trace.
@@ -320,7 +295,8 @@ mod tests {
             counts in prop::collection::vec(0u32..60, 0..8), rule in 0usize..6, seed: u64,
         ) {
             let bins: Vec<(u32, u32)> = counts.iter().enumerate().map(|(bin, count)| (bin as u32 * 2, *count)).collect();
-            let places = arrivals(Iat::NAMES[rule].1, &bins, 1.0, seed);
+            let iat: Iat = Iat::VARIANTS[rule].parse().expect("a rule");
+            let places = arrivals(iat, &bins, 1.0, seed);
             prop_assert!(places.windows(2).all(|pair| pair[0] <= pair[1]), "{:?}", places);
             for (bin, count) in bins {
                 let inside = places.iter().filter(|place| place.floor() == f64::from(bin)).count();
@@ -330,9 +306,8 @@ mod tests {
 
         #[test]
         fn rules_are_read_as_written(rule in 0usize..6) {
-            let (name, iat) = Iat::NAMES[rule];
-            prop_assert_eq!(name.parse::<Iat>(), Ok(iat));
-            prop_assert_eq!(iat.to_string(), name);
+            let name = Iat::VARIANTS[rule];
+            prop_assert_eq!(name.parse::<Iat>().map(|iat| iat.to_string()), Ok(name.to_owned()));
         }
     }
 }

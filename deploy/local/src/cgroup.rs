@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use qscale_common::platform::metrics::{CPU_PERIOD, Usage};
+pub use qscale_common::platform::metrics::{CPU_PERIOD, ResourceUsage};
 use qscale_common::units::{Mebibytes, Millicores};
 use thiserror::Error;
 
@@ -186,7 +186,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When a file cannot be read, for example after the cgroup was removed.
-    pub fn usage(&self) -> io::Result<Usage> {
+    pub fn usage(&self) -> io::Result<ResourceUsage> {
         match self.folders.version {
             Version::V1 => v1::usage(&self.folders),
             Version::V2 => v2::usage(&self.folders.memory),
@@ -299,7 +299,7 @@ mod tests {
         );
         let usage = folders(Version::V1, &folder).usage().expect("readable");
         let expected =
-            Usage { cpu_seconds: 1.5, periods: 10, throttled_periods: 3, throttled_seconds: 0.25, working_set: 4000, oom_kills: 2 };
+            ResourceUsage { cpu_seconds: 1.5, periods: 10, throttled_periods: 3, throttled_seconds: 0.25, working_set: 4000, oom_kills: 2 };
         assert_eq!(usage, expected);
         fs::remove_dir_all(folder).expect("removed");
     }

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use qscale_common::platform::{Limits, OutOfRange};
+use qscale_common::platform::Limits;
+use qscale_common::range::OutOfRange;
 use qscale_common::runtime::service::ServiceConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;

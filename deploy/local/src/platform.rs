@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qscale_common::name::FunctionId;
-use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Limits, LogLine, OutOfRange};
+use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Limits, LogLine};
+use qscale_common::range::OutOfRange;
 use qscale_common::runtime::platform::api::{self, Platform as _, Refused};
 use qscale_common::runtime::platform::events::Events;
-use qscale_common::runtime::platform::operations::Control;
+use qscale_common::runtime::platform::operations::OperationControl;
 use qscale_common::units::Allocation;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -35,7 +36,7 @@ pub struct Platform {
     /// Functions of the platform.
     pub functions: Functions,
     gateway: SocketAddr,
-    control: Control,
+    control: OperationControl,
     state: Arc<StateDir>,
     listeners: Mutex<HashMap<String, Listening>>,
     saving: tokio::sync::Mutex<()>,
@@ -58,7 +59,7 @@ impl Platform {
             host,
             functions: Functions::default(),
             gateway,
-            control: Control::new(limits, 0),
+            control: OperationControl::new(limits, 0),
             state: Arc::new(state),
             listeners: Mutex::default(),
             saving: tokio::sync::Mutex::default(),
@@ -135,7 +136,7 @@ impl Platform {
 impl api::Platform for Platform {
     type Function = Arc<Function>;
 
-    fn control(&self) -> &Control {
+    fn control(&self) -> &OperationControl {
         &self.control
     }
 

@@ -10,12 +10,12 @@ use qscale_common::contract::{EventType, subject};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
+use qscale_common::runtime::kv;
 use qscale_common::runtime::nats_permissions::{self, Account};
 use serde_json::json;
 
 use crate::output::{self, Cell, Table, Tone};
 use crate::system::{Locate, StateDir, write_private};
-use qscale_common::runtime::kv;
 
 /// Timeout until a new credential connects.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -183,7 +183,7 @@ async fn acts_on(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
 }
 
 async fn last_action(bus: &Bus, agent: &Name) -> anyhow::Result<String> {
-    let last = kv::last(bus, subject::RECORD_STREAM, &subject::all_of_agent(agent)).await?;
+    let last = bus.last_message(subject::RECORD_STREAM, &subject::all_of_agent(agent)).await?;
     Ok(last.map_or_else(|| "never".to_owned(), |(at, _)| format!("{} ago", output::age(clock::now().since(at)))))
 }
 

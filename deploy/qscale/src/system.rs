@@ -48,7 +48,7 @@ impl Locate {
         // Commands that need a running system report that it is missing.
         let Ok(addresses) = self.state().and_then(|state| state.addresses()) else { return Ok(()) };
         if let Some(text) = addresses.clock {
-            clock::follow(
+            clock::set_rate(
                 text.parse().map_err(|error: String| anyhow::anyhow!("{}/addresses.json: clock: {error}", self.state_dir.display()))?,
             );
         }

@@ -16,7 +16,7 @@ use crate::system::Locate;
 pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode> {
     let token = shutdown::token();
     let plan = Plan::new(&options)?;
-    clock::follow(plan.pace);
+    clock::set_rate(plan.pace);
     let began = clock::now();
     let view = ViewOptions { draw: !options.json && !options.plain, print: true, require_limits: false, duration: options.duration };
     let result = run_until_done(&plan, &StateDir::new(&locate.state_dir)?, view, &token).await?;

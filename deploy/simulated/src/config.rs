@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use qscale_common::platform::{Limits, OutOfRange};
+use qscale_common::platform::Limits;
+use qscale_common::range::OutOfRange;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::service::ServiceConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;

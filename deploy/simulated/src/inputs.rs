@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use qscale_common::hash::fnv1a;
-use qscale_common::platform::{FunctionSpec, OutOfRange, SimulatedFunction, SimulatedTrace};
+use qscale_common::platform::{FunctionSpec, SimulatedFunction, SimulatedTrace};
+use qscale_common::range::OutOfRange;
 use qscale_common::runtime::files::read_document;
 use qscale_common::runtime::traces;
 use qscale_common::workload::Scale;

@@ -15,7 +15,7 @@ use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Limits, L
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::api::{self, Refused};
 use qscale_common::runtime::platform::events::Events;
-use qscale_common::runtime::platform::operations::Control;
+use qscale_common::runtime::platform::operations::OperationControl;
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Replicas};
 use qscale_common::workload::trace::MinuteTrace;
@@ -37,7 +37,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub struct SimulatedPlatform {
     origin: Origin,
     machine: SimulatedMachine,
-    control: Control,
+    control: OperationControl,
     threads: NonZeroUsize,
     functions: RwLock<BTreeMap<FunctionId, Arc<Mutex<Simulated>>>>,
     /// Trace that was opened last.
@@ -56,7 +56,7 @@ impl SimulatedPlatform {
         Self {
             origin: Origin(now),
             machine,
-            control: Control::new(limits, 0),
+            control: OperationControl::new(limits, 0),
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             functions: RwLock::default(),
             last_trace: Mutex::default(),
@@ -184,7 +184,7 @@ impl SimulatedPlatform {
 impl api::Platform for SimulatedPlatform {
     type Function = Arc<Mutex<Simulated>>;
 
-    fn control(&self) -> &Control {
+    fn control(&self) -> &OperationControl {
         &self.control
     }
 

@@ -48,7 +48,7 @@ pub async fn run(config: SimulatedConfig, stop: CancellationToken) -> anyhow::Re
         None => None,
     };
     health.set("serving", true);
-    info!(api = %address, clock = %clock::pace(), "simulated platform ready");
+    info!(api = %address, clock = %clock::rate(), "simulated platform ready");
     stop.cancelled().await;
     health.set("serving", false);
     if let Some((bus, publishing)) = publishing {

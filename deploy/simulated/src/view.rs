@@ -1,6 +1,6 @@
 //! A simulated function in the API and the metrics. Owns the mapping from the simulation to the figures of a real platform.
 
-use qscale_common::platform::metrics::{BUCKETS, Ending, FunctionView, LAST_BOUND_MS, ReplicaView, Series, Usage};
+use qscale_common::platform::metrics::{BUCKETS, Ending, FunctionView, LAST_BOUND_MS, ReplicaView, ResourceUsage, Series};
 use qscale_common::platform::{ActualAllocation, FunctionSpec, FunctionStatus, Protocol, ReplicaState, ReplicaStatus};
 use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS, RequestCounters};
 use qscale_sim::replica::{Phase, Replica};
@@ -82,7 +82,7 @@ impl Simulated {
             ReplicaView {
                 id: self.name_of(replica.number),
                 state: self.seen(replica).state,
-                usage: Some(Usage {
+                usage: Some(ResourceUsage {
                     cpu_seconds: cpu.usage_us as f64 / 1e6,
                     periods: cpu.periods,
                     throttled_periods: cpu.throttled_periods,

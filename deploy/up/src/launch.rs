@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::contract::subject;
+use qscale_common::control;
 use qscale_common::load::{LoadFailure, LoadSummary};
 use qscale_common::name::Name;
 use qscale_common::platform::AllocationRequest;
@@ -225,7 +226,7 @@ impl RunningSystem {
         for planned in &plan.functions {
             self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.program()));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
-            if !kv::is_frozen(bus, &planned.id).await? {
+            if !control::is_frozen(&kv::controls(bus).await?, &planned.id) {
                 // The allocation of an earlier run would be an unfair start, above all next to a copy.
                 let initial = AllocationRequest::new(planned.spec.allocation.into(), None);
                 platform.set_allocation(&planned.id, &initial).await.with_context(|| format!("function {}", planned.id))?;

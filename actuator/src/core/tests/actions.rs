@@ -232,10 +232,13 @@ fn a_missing_workload_is_reported() {
     rig.platform.workloads.clear();
     rig.list();
     assert_eq!(rig.core.missing(), 1);
-    rig.policy.guard.max_age = None;
     let state_id = rig.state();
     rig.action("agent", state_id, 6);
-    assert!(matches!(rig.last().effect, Effect::Held | Effect::Failed));
+    rig.expect(Effect::Failed, DecisionSource::Agent, &[]);
+    assert_eq!(rig.last().reason, BackendError::NotFound(id()).to_string());
+    rig.control(control::ALL, true, None);
+    rig.tick_wanting(6);
+    rig.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::Freeze]);
     assert!(rig.orders.is_empty());
 }
 

@@ -141,6 +141,42 @@ fn nothing_is_changed_while_frozen() {
 }
 
 #[test]
+fn a_freeze_that_arrives_before_the_policy_applies() {
+    let mut rig = Rig::new();
+    rig.core.set_policies(&BTreeMap::new(), rig.now);
+    rig.control(&Control::key(&id()), true, None);
+    rig.apply_policy();
+    rig.tick_wanting(6);
+    rig.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::Freeze]);
+}
+
+#[test]
+fn a_restore_that_arrives_before_the_records_is_executed() {
+    let mut rig = Rig::new();
+    rig.tick_wanting(6);
+    let mut heir = Rig { records: rig.records.clone(), platform: rig.platform, now: rig.now, ..Rig::following() };
+    heir.core = Core::new(settings());
+    heir.control(&Control::key(&id()), false, Some(heir.now));
+    heir.core.set_records(&heir.records, heir.now);
+    heir.core.set_lead(Lead::Leading(2), heir.now);
+    heir.pass(Duration::from_secs(2));
+    assert_eq!(heir.has().replicas.0, 4);
+}
+
+#[test]
+fn a_budget_is_stored_after_its_policy_was_deleted() {
+    let mut rig = Rig::new();
+    rig.tick_wanting(5);
+    rig.pass(Duration::from_secs(2));
+    rig.tick_wanting(6);
+    let key = Record::Budget(Default::default()).key(&id());
+    let before = rig.records.get(&key).cloned().expect("stored");
+    rig.core.set_policies(&BTreeMap::new(), rig.now);
+    rig.pass(Duration::from_secs(11));
+    assert_ne!(rig.records.get(&key), Some(&before));
+}
+
+#[test]
 fn a_freeze_ends_retries() {
     let mut rig = Rig::new();
     rig.platform.reachable = false;

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use qscale_common::contract::{Changes, Latency, Message, ReplicaCounts, Usage, Window};
+use qscale_common::contract::{Changes, Latency, ReplicaCounts, Usage, Window};
 use qscale_common::policy::Range;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_policies::History;
@@ -66,7 +66,7 @@ fn wild() -> impl Strategy<Value = Option<f64>> {
     proptest::option::weighted(0.8, numbers)
 }
 
-/// Numbers that no check looks at may be anything.
+/// Also numbers that the contract refuses, since the States of a simulation are not checked.
 fn anything() -> impl Strategy<Value = Option<f64>> {
     prop_oneof![3 => wild(), 1 => Just(Some(f64::NAN)), 1 => Just(Some(f64::NEG_INFINITY)), 1 => Just(Some(-3.0))]
 }
@@ -121,8 +121,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_state_of_the_contract_gives_finite_features_within_their_scale(state in state(), violation_cost in 10.0..20_000.0f64) {
-        prop_assume!(state.check().is_ok());
+    fn every_state_gives_finite_features_within_their_scale(state in state(), violation_cost in 10.0..20_000.0f64) {
         let mut out = [f32::NAN; COUNT];
         let mut history = History::default();
         let context = FeatureContext::update(&state, &mut history, violation_cost);

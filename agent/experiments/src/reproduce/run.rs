@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
-use qscale_common::guard::{Verdict, direction};
+use qscale_common::guard::Verdict;
 use qscale_evaluate::cell::MeasurementSpan;
 use qscale_evaluate::measure::{Criteria, RunMeter};
 use qscale_evaluate::results::{Measure, rounded};
@@ -165,7 +165,7 @@ pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, 
         let before = cell.function().allocation();
         cell.step(decision.wanted());
         if let Some(Verdict::Apply { allocation, .. }) = cell.verdict()
-            && let Some(direction) = direction(&prices, before, *allocation)
+            && let Some(direction) = prices.direction(before, *allocation)
         {
             meter.acted(now.into(), direction);
         }

@@ -107,16 +107,7 @@ impl Reading {
 }
 
 fn empty() -> Scrape {
-    Scrape {
-        replica: String::new(),
-        at: Timestamp(0),
-        requests: None,
-        in_flight: None,
-        cpu: None,
-        working_set_bytes: None,
-        restarts: 0,
-        oom_kills: 0,
-    }
+    Scrape::new("", Timestamp(0))
 }
 
 #[cfg(test)]

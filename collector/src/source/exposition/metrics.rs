@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use qscale_common::platform::metric_names;
 use serde::{Deserialize, Serialize};
 
 /// Declares a struct of names that a user may configure, with their defaults.
 macro_rules! names {
-    ($(#[$doc:meta])* $type:ident { $($(#[$field_doc:meta])* $field:ident = $default:literal,)* }) => {
+    ($(#[$doc:meta])* $type:ident { $($(#[$field_doc:meta])* $field:ident = $default:expr,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
@@ -44,7 +45,7 @@ names! {
 /// that are read under that name, with a suffix where the exposition adds one.
 macro_rules! metric_table {
     ($($(#[$subject_doc:meta])* $subject:ident($metrics:ident) {
-        $($(#[$doc:meta])* $key:ident = $default:literal => $($metric:ident $($suffix:literal)?),+;)*
+        $($(#[$doc:meta])* $key:ident = $default:expr => $($metric:ident $($suffix:literal)?),+;)*
     })*) => {
         names! {
             /// Names of the metrics of a source; a metric with an empty name is not read. The defaults are those of Knative's queue-proxy and
@@ -80,51 +81,51 @@ metric_table! {
     /// Metrics of a container of a replica.
     Replica(ReplicaMetric) {
         /// CPU time of a container, seconds.
-        cpu_seconds = "container_cpu_usage_seconds_total" => CpuSeconds;
+        cpu_seconds = metric_names::CPU_SECONDS => CpuSeconds;
         /// CFS periods of a container.
-        cpu_periods = "container_cpu_cfs_periods_total" => CpuPeriods;
+        cpu_periods = metric_names::CPU_PERIODS => CpuPeriods;
         /// CFS periods in which a container was throttled.
-        cpu_throttled_periods = "container_cpu_cfs_throttled_periods_total" => CpuThrottledPeriods;
+        cpu_throttled_periods = metric_names::CPU_THROTTLED_PERIODS => CpuThrottledPeriods;
         /// Working set of a container, bytes.
-        working_set_bytes = "container_memory_working_set_bytes" => WorkingSet;
+        working_set_bytes = metric_names::WORKING_SET_BYTES => WorkingSet;
         /// Kills of a container because it ran out of memory.
-        oom_events = "container_oom_events_total" => OomEvents;
+        oom_events = metric_names::OOM_EVENTS => OomEvents;
         /// Restarts of a container.
-        restarts = "kube_pod_container_status_restarts_total" => Restarts;
+        restarts = metric_names::RESTARTS => Restarts;
         /// Requests in flight at a replica.
-        in_flight = "kn_revision_request_concurrency" => InFlight;
+        in_flight = metric_names::IN_FLIGHT => InFlight;
         /// Histogram of the duration of requests, seconds.
-        duration = "kn_serving_invocation_duration_seconds" => DurationBucket "_bucket", DurationCount "_count";
+        duration = metric_names::DURATION => DurationBucket "_bucket", DurationCount "_count";
     }
     /// Metrics of a function.
     Function(FunctionMetric) {
         /// Requests queued before the replicas.
-        queued = "kn_serving_queue_depth" => Queued;
+        queued = metric_names::QUEUED => Queued;
         /// Requests that arrived.
-        arrived = "qscale_gateway_requests_total" => Arrived;
+        arrived = metric_names::ARRIVED => Arrived;
         /// Desired replicas.
-        desired = "kn_revision_pods_desired" => Desired;
+        desired = metric_names::DESIRED => Desired;
         /// Replicas that take requests.
-        ready = "kn_revision_pods_count" => Ready;
+        ready = metric_names::READY => Ready;
         /// Replicas that are starting.
-        pending = "kn_revision_pods_pending_count" => Pending;
+        pending = metric_names::PENDING => Pending;
         /// Desired CPU of each replica, millicores.
-        desired_cpu_millicores = "qscale_desired_cpu_millicores" => DesiredCpu;
+        desired_cpu_millicores = metric_names::DESIRED_CPU_MILLICORES => DesiredCpu;
         /// Desired memory of each replica, bytes.
-        desired_memory_bytes = "qscale_desired_memory_bytes" => DesiredMemory;
+        desired_memory_bytes = metric_names::DESIRED_MEMORY_BYTES => DesiredMemory;
         /// Kills of replicas that ran out of memory, past replicas included.
-        oom_kills = "qscale_oom_kills_total" => OomKills;
+        oom_kills = metric_names::OOM_KILLS => OomKills;
         /// Crashes of replicas, past replicas included.
-        crashes = "qscale_crashes_total" => Crashes;
+        crashes = metric_names::CRASHES => Crashes;
         /// Histogram or summary of the start-up time of replicas, seconds.
-        startup = "qscale_replica_startup_seconds" => StartupSum "_sum", StartupCount "_count";
+        startup = metric_names::STARTUP => StartupSum "_sum", StartupCount "_count";
     }
     /// Metrics of a node.
     Node(NodeMetric) {
         /// Cores of a node.
-        node_cores = "machine_cpu_cores" => Cores;
+        node_cores = metric_names::NODE_CORES => Cores;
         /// Memory of a node, bytes.
-        node_memory_bytes = "machine_memory_bytes" => Memory;
+        node_memory_bytes = metric_names::NODE_MEMORY_BYTES => Memory;
     }
 }
 

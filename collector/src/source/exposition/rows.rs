@@ -88,8 +88,10 @@ impl Rows<'_> {
         let mut scrapes: Vec<FunctionScrape> = self.functions.iter().map(|row| row.scrape(at)).collect();
         for row in &self.replicas {
             match (std::str::from_utf8(row.key.1), row.owner, path(row.key)) {
-                (Ok(name), Some(owner), _) => row.scrapes(name, at, |scrape| scrapes[owner].replicas.push(scrape)),
-                (Ok(name), None, Some(path)) => row.scrapes(name, at, |scrape| reading.unowned.push((path.clone(), scrape))),
+                (Ok(name), Some(owner), _) => scrapes[owner].replicas.extend(row.scrapes(name, at)),
+                (Ok(name), None, Some(path)) => {
+                    reading.unowned.extend(row.scrapes(name, at).into_iter().map(|scrape| (path.clone(), scrape)));
+                }
                 _ => self.malformed += 1,
             }
         }
@@ -193,33 +195,29 @@ impl<'a> ReplicaRow<'a> {
         self.values[metric as usize]
     }
 
-    /// Gives the Scrapes of the replica called `name`: one for each time at which something was measured, so that every measurement keeps its age.
-    fn scrapes(&self, name: &str, at: Timestamp, mut give: impl FnMut(Scrape)) {
+    /// The Scrapes of the replica called `name`: one for each time at which something was measured, so that every measurement keeps its age.
+    fn scrapes(&self, name: &str, at: Timestamp) -> Vec<Scrape> {
         let at = |measurement: Measurement| taken(self.at_ms[measurement as usize], at);
         let (requests, cpu, memory) = (self.requests(), self.cpu(), self.get(ReplicaMetric::WorkingSet));
         let times =
             [requests.map(|_| at(Measurement::Requests)), cpu.map(|_| at(Measurement::Cpu)), memory.map(|_| at(Measurement::Memory))];
-        let mut scrape_at = |at: Timestamp| {
+        let scrape_at = |at: Timestamp| {
             let [with_requests, with_cpu, with_memory] = times.map(|time| time == Some(at));
-            give(Scrape {
-                replica: name.to_owned(),
-                at,
+            Scrape {
                 requests: requests.filter(|_| with_requests),
                 in_flight: self.get(ReplicaMetric::InFlight).filter(|_| with_requests),
                 cpu: cpu.filter(|_| with_cpu),
                 working_set_bytes: memory.filter(|_| with_memory).map(whole),
                 restarts: self.get(ReplicaMetric::Restarts).map_or(0, whole),
                 oom_kills: self.get(ReplicaMetric::OomEvents).map_or(0, whole),
-            });
-        };
-        for (index, time) in times.into_iter().enumerate() {
-            if let Some(at) = time.filter(|_| !times[..index].contains(&time)) {
-                scrape_at(at);
+                ..Scrape::new(name, at)
             }
-        }
+        };
         if times == [None; 3] {
-            scrape_at(at(Measurement::Restarts));
+            return vec![scrape_at(at(Measurement::Restarts))];
         }
+        let distinct = times.into_iter().enumerate().filter(|(index, time)| !times[..*index].contains(time));
+        distinct.filter_map(|(_, time)| time.map(scrape_at)).collect()
     }
 
     fn cpu(&self) -> Option<CpuCounters> {

@@ -1,6 +1,6 @@
 //! Watched buckets: a map that is current while the server can be reached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::policy::ScalingPolicy;
 pub type Bucket<T> = watch::Receiver<Option<Arc<BTreeMap<String, Arc<T>>>>>;
 
 /// Retry delay after a failed read.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Interval between resynchronisations, which repair anything that an interruption lost.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -33,14 +33,14 @@ impl Bus {
         let (sender, receiver) = watch::channel(None);
         let bus = self.clone();
         tokio::spawn(async move {
-            let mut seen = Seen { bucket, parse, entries: BTreeMap::new(), revisions: BTreeMap::new() };
+            let mut seen = BucketState { bucket, parse, entries: BTreeMap::new(), revisions: BTreeMap::new() };
             while !token.is_cancelled() && !sender.is_closed() {
                 tokio::select! {
                     () = token.cancelled() => {}
                     result = follow(&bus, &mut seen, &sender) => {
                         if let Err(error) = result {
                             tracing::debug!(bucket, error = format!("{error:#}"), "bucket cannot be read; trying again");
-                            tokio::time::sleep(TRY_AGAIN).await;
+                            tokio::time::sleep(RETRY_DELAY).await;
                         }
                     }
                 }
@@ -62,7 +62,7 @@ fn parse_policy(key: &str, value: &[u8]) -> Result<ScalingPolicy, String> {
     if key == expected { Ok(policy) } else { Err(format!("the policy is for {expected}, its key is {key}")) }
 }
 
-struct Seen<T> {
+struct BucketState<T> {
     bucket: &'static str,
     parse: fn(&str, &[u8]) -> Result<T, String>,
     entries: BTreeMap<String, Arc<T>>,
@@ -73,7 +73,7 @@ struct Seen<T> {
 type Sender<T> = watch::Sender<Option<Arc<BTreeMap<String, Arc<T>>>>>;
 
 /// Reads the bucket and follows its changes until the next resynchronisation.
-async fn follow<T>(bus: &Bus, seen: &mut Seen<T>, sender: &Sender<T>) -> anyhow::Result<()> {
+async fn follow<T>(bus: &Bus, seen: &mut BucketState<T>, sender: &Sender<T>) -> anyhow::Result<()> {
     let store: Store = bus.jetstream().get_key_value(seen.bucket).await.context("open")?;
     // Every subject of the bucket has one last message: a value or a deletion marker.
     let pending = store.status().await.context("status")?.values();
@@ -98,24 +98,33 @@ async fn follow<T>(bus: &Bus, seen: &mut Seen<T>, sender: &Sender<T>) -> anyhow:
 }
 
 /// Reads the current entries of the bucket; returns their keys.
-async fn initial<T>(seen: &mut Seen<T>, watch: &mut Watch, pending: u64) -> anyhow::Result<std::collections::BTreeSet<String>> {
-    let mut keys = std::collections::BTreeSet::new();
-    let mut rest = pending > 0;
-    while rest {
-        let entry = tokio::time::timeout(super::REQUEST_WITHIN, watch.next()).await.context("the bucket stopped answering")?;
-        let entry = entry.context("the watch ended")?.context("watch")?;
-        rest = entry.delta > 0;
+async fn initial<T>(seen: &mut BucketState<T>, watch: &mut Watch, pending: u64) -> anyhow::Result<BTreeSet<String>> {
+    let mut keys = BTreeSet::new();
+    read_current(watch, pending, |entry| {
         if matches!(entry.operation, Operation::Put) {
             keys.insert(entry.key.clone());
         } else {
             keys.remove(&entry.key);
         }
         seen.take(entry);
-    }
+    })
+    .await?;
     Ok(keys)
 }
 
-fn publish<T>(seen: &Seen<T>, sender: &Sender<T>) {
+/// Reads the current entries of a bucket from the start of `watch`: of each of the `keys` its last entry, a value or a deletion marker.
+pub(in crate::runtime) async fn read_current(watch: &mut Watch, keys: u64, mut visit: impl FnMut(Entry)) -> anyhow::Result<()> {
+    let mut rest = keys > 0;
+    while rest {
+        let entry = tokio::time::timeout(super::REQUEST_WITHIN, watch.next()).await.context("the bucket stopped answering")?;
+        let entry = entry.context("the watch ended")?.context("watch")?;
+        rest = entry.delta > 0;
+        visit(entry);
+    }
+    Ok(())
+}
+
+fn publish<T>(seen: &BucketState<T>, sender: &Sender<T>) {
     sender.send_if_modified(|current| {
         let same = current.as_ref().is_some_and(|map| {
             map.len() == seen.entries.len() && map.iter().zip(&seen.entries).all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(old.1, new.1))
@@ -127,7 +136,7 @@ fn publish<T>(seen: &Seen<T>, sender: &Sender<T>) {
     });
 }
 
-impl<T> Seen<T> {
+impl<T> BucketState<T> {
     /// Applies one change; returns whether anything changed.
     fn take(&mut self, entry: Entry) -> bool {
         if self.revisions.get(&entry.key).is_some_and(|known| *known >= entry.revision) {

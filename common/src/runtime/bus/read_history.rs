@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::StreamExt;
 
 use super::Bus;
@@ -21,6 +23,22 @@ impl Bus {
     /// If the stream cannot be read to its end.
     pub async fn read_history<M: Message>(&self, since: Timestamp, visit: impl FnMut(M)) -> anyhow::Result<u64> {
         self.read_history_on(subject::all(M::TYPE), since, visit).await
+    }
+
+    /// Last message of `stream` on a subject (wildcards allowed) and when it was stored; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub async fn last_message(&self, stream: &str, subject: &str) -> anyhow::Result<Option<(Timestamp, StreamMessage)>> {
+        let opened = self.jetstream().get_stream(stream).await.with_context(|| format!("stream {stream}"))?;
+        match opened.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => {
+                let stored = u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+                Ok(Some((clock::of_wall(Timestamp(stored)), message)))
+            }
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("last message on {subject}")),
+        }
     }
 
     /// As [`Bus::read_history`], on `filter_subject` only.

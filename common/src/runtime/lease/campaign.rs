@@ -1,5 +1,7 @@
 //! Runs an election against the lease bucket. Owns reading and writing the entry; [`Election`] decides.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
@@ -18,12 +20,17 @@ pub struct LeaseHandle {
     started: Instant,
     status: watch::Receiver<LeaderStatus>,
     step_down: mpsc::Sender<()>,
+    /// Whether a request to step down has not been processed yet.
+    stepping_down: Arc<AtomicBool>,
 }
 
 impl LeaseHandle {
     /// Current role of this process.
     #[must_use]
     pub fn status(&self) -> LeaderStatus {
+        if self.stepping_down.load(Ordering::Acquire) {
+            return LeaderStatus::Following;
+        }
         let status = *self.status.borrow();
         match status {
             // The deadline also holds while the task that publishes the status is not scheduled.
@@ -40,8 +47,9 @@ impl LeaseHandle {
         }
     }
 
-    /// Stops leading, because the platform has seen a higher token.
+    /// Stops leading, because the platform has seen a higher token. [`LeaseHandle::status`] is `Following` when this returns.
     pub fn step_down(&self) {
+        self.stepping_down.store(true, Ordering::Release);
         // If the channel is full, an identical request is already waiting.
         let _waiting = self.step_down.try_send(());
     }
@@ -59,9 +67,10 @@ pub fn campaign(
     let started = clock::instant();
     let (status_tx, status) = watch::channel(LeaderStatus::Following);
     let (step_down, step_down_rx) = mpsc::channel(1);
-    let campaign = Campaign { bus, key: key.into(), store: None, election, started, status: status_tx };
-    let task = tokio::spawn(campaign.run(step_down_rx, token));
-    (LeaseHandle { started, status, step_down }, task)
+    let stepping_down = Arc::new(AtomicBool::new(false));
+    let handle = LeaseHandle { started, status, step_down, stepping_down: Arc::clone(&stepping_down) };
+    let campaign = Campaign { bus, key: key.into(), store: None, election, started, status: status_tx, stepping_down };
+    (handle, tokio::spawn(campaign.run(step_down_rx, token)))
 }
 
 /// Reads an entry. A value that cannot be decoded counts as released.
@@ -78,6 +87,7 @@ struct Campaign {
     election: Election,
     started: Instant,
     status: watch::Sender<LeaderStatus>,
+    stepping_down: Arc<AtomicBool>,
 }
 
 impl Campaign {
@@ -91,7 +101,11 @@ impl Campaign {
                     tracing::warn!(key = self.key, "the platform has seen a newer lease; stepping down");
                     self.election.step_down();
                     self.publish_status();
-                    tokio::time::sleep(self.election.ttl()).await;
+                    // One pause for all requests up to now: they concern the token that was given up.
+                    while step_down.try_recv().is_ok() {}
+                    self.stepping_down.store(false, Ordering::Release);
+                    delay = self.election.ttl();
+                    continue;
                 }
                 () = tokio::time::sleep(delay) => self.advance().await,
             }
@@ -165,5 +179,22 @@ impl Campaign {
         tracing::info!(key = self.key, released = matches!(released, Ok(Reply::Written(_))), "released the lease");
         self.election.step_down();
         self.status.send_replace(LeaderStatus::Following);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_follows_as_soon_as_it_steps_down() {
+        let (_status, status) = watch::channel(LeaderStatus::Leading { token: 7, until: Duration::from_secs(60) });
+        let (step_down, mut requests) = mpsc::channel(1);
+        let handle = LeaseHandle { started: clock::instant(), status, step_down, stepping_down: Arc::default() };
+        assert_eq!(handle.status().token(), Some(7));
+        handle.step_down();
+        handle.clone().step_down();
+        assert_eq!((handle.status(), requests.try_recv()), (LeaderStatus::Following, Ok(())));
+        assert!(requests.try_recv().is_err(), "one request is enough");
     }
 }

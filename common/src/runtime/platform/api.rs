@@ -18,10 +18,11 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
-use super::operations::{self, Control};
+use super::operations::{self, OperationControl};
 use crate::document::{self, DocumentError};
 use crate::name::{FunctionId, Name};
-use crate::platform::{ApiError, EventKind, FunctionSpec, FunctionStatus, LogLine, OutOfRange, PlatformEvent};
+use crate::platform::{ApiError, EventKind, FunctionSpec, FunctionStatus, LogLine, PlatformEvent};
+use crate::range::OutOfRange;
 use crate::runtime::health::Health;
 use crate::units::Allocation;
 
@@ -36,7 +37,7 @@ pub trait Platform: Send + Sync + 'static {
     type Function: Send + Sync;
 
     /// Limits, leases and the lock of changes.
-    fn control(&self) -> &Control;
+    fn control(&self) -> &OperationControl;
 
     /// All functions by name. May block for a moment.
     fn list(&self) -> Vec<FunctionStatus>;

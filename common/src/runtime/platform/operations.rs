@@ -10,7 +10,7 @@ use crate::units::Allocation;
 
 /// State that every platform keeps for these operations.
 #[derive(Debug)]
-pub struct Control {
+pub struct OperationControl {
     limits: Limits,
     /// Highest lease that a writer has presented.
     highest_lease: Mutex<u64>,
@@ -18,7 +18,7 @@ pub struct Control {
     editing: tokio::sync::Mutex<()>,
 }
 
-impl Control {
+impl OperationControl {
     /// Bounds allocations by `limits` and refuses leases below `highest_lease`.
     #[must_use]
     pub fn new(limits: Limits, highest_lease: u64) -> Self {
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn an_older_lease_writes_nothing() {
-        let control = Control::new(Limits::default(), 5);
+        let control = OperationControl::new(Limits::default(), 5);
         let refused = control.fenced(Some(4), || panic!("written")).expect_err("stale");
         assert!(matches!(refused, Refused::StaleLease { lease: 4, highest: 5 }));
         assert!(matches!(control.fenced(Some(5), || ()), Ok(((), false))));

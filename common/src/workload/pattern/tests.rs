@@ -88,7 +88,7 @@ fn any_pattern() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(text in any_pattern()) {
+    fn a_written_pattern_is_read_back(text in any_pattern()) {
         let once = pattern(&text);
         prop_assert_eq!(pattern(&once.to_string()), once);
     }

@@ -76,7 +76,7 @@ fn memory_may_be_left_out() {
 }
 
 #[test]
-fn only_what_is_kept_is_read() {
+fn only_the_selection_is_read() {
     let keep = Keep { functions: 1, skip_minutes: 1, minutes: 2 };
     let trace = read(INVOCATIONS.as_bytes(), DURATIONS.as_bytes(), Some(MEMORY.as_bytes()), keep).expect("well formed");
     assert_eq!((trace.functions.len(), trace.minutes), (1, 2));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use qscale_common::units::Mebibytes;
 
 use super::files::Mount;
-use super::{Folders, LimitError, Usage, Version, files, remove_tree};
+use super::{Folders, LimitError, ResourceUsage, Version, files, remove_tree};
 
 /// Creates the folder `name` below the platform's own cgroup in each hierarchy and checks that limits can be written there.
 pub fn make_base(mounts: &[Mount], name: &Path) -> Result<Folders, String> {
@@ -77,10 +77,10 @@ pub fn set_memory(memory: &Path, limit: Mebibytes) -> Result<(), LimitError> {
     Ok(())
 }
 
-pub fn usage(folders: &Folders) -> io::Result<Usage> {
+pub fn usage(folders: &Folders) -> io::Result<ResourceUsage> {
     let throttling = files::read(&folders.cpu, "cpu.stat")?;
     let memory = files::read(&folders.memory, "memory.stat")?;
-    Ok(Usage {
+    Ok(ResourceUsage {
         cpu_seconds: files::number(&folders.cpuacct, "cpuacct.usage")? as f64 / 1e9,
         periods: files::value(&throttling, "nr_periods"),
         throttled_periods: files::value(&throttling, "nr_throttled"),

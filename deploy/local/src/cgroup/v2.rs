@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use qscale_common::units::Mebibytes;
 
-use super::{Folders, LimitError, Usage, Version, files, remove_tree};
+use super::{Folders, LimitError, ResourceUsage, Version, files, remove_tree};
 
 /// Group for processes that would prevent their own group from enabling controllers for its children.
 const LEAF: &str = "qscale-host";
@@ -105,9 +105,9 @@ fn working_set(memory: &Path) -> io::Result<u64> {
     Ok(files::number(memory, "memory.current")?.saturating_sub(inactive))
 }
 
-pub fn usage(folder: &Path) -> io::Result<Usage> {
+pub fn usage(folder: &Path) -> io::Result<ResourceUsage> {
     let cpu = files::read(folder, "cpu.stat")?;
-    Ok(Usage {
+    Ok(ResourceUsage {
         cpu_seconds: files::value(&cpu, "usage_usec") as f64 / 1e6,
         periods: files::value(&cpu, "nr_periods"),
         throttled_periods: files::value(&cpu, "nr_throttled"),

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use procfs::process::all_processes;
 use procfs::{Current, Meminfo, Uptime};
 
-use crate::cgroup::Usage;
+use crate::cgroup::ResourceUsage;
 
 /// Total usage of each process group, by its id.
-pub type GroupUsage = HashMap<u32, Usage>;
+pub type GroupUsage = HashMap<u32, ResourceUsage>;
 
 /// Usage of all process groups. CPU time of ended processes counts for their parents once these have waited for them.
 pub fn groups() -> GroupUsage {

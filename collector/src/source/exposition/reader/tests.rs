@@ -69,14 +69,13 @@ kube_pod_container_status_restarts_total{namespace="default",function="fib",pod=
 kn_revision_request_concurrency{namespace="default",function="fib",pod="fib-1"} 3
 "#;
     let expected = Scrape {
-        replica: "fib-1".into(),
-        at: AT,
         requests: Some(RequestCounters::default()),
         in_flight: Some(3.0),
         cpu: Some(CpuCounters { usage_us: 12_345_679, periods: 400, throttled_periods: 40 }),
         working_set_bytes: Some(64 << 20),
         restarts: 2,
         oom_kills: 1,
+        ..Scrape::new("fib-1", AT)
     };
     assert_eq!(function(&read(rows)).replicas, [expected]);
 }
