@@ -45,7 +45,7 @@ fn subjects() -> [Subject; 3] {
             name: "ours: two layers of 128, dueling, layer norm",
             inputs: INPUTS,
             actions: ACTIONS,
-            hyperparameters: Hyperparameters::plain(),
+            hyperparameters: Hyperparameters { hidden: vec![128, 128], ..Hyperparameters::plain() },
         },
         Subject { name: "the same with two layers of 512", inputs: INPUTS, actions: ACTIONS, hyperparameters: wide },
     ]

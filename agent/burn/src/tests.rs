@@ -1,7 +1,7 @@
 //! The CPU implementation against burn: values, gradients and whole training runs.
 
 use burn::tensor::Tensor;
-use qscale_rl::explore::EpsilonSchedule;
+use qscale_rl::fixtures::{self, STATES, one_hot};
 use qscale_rl::learner::{Hyperparameters, Learner};
 use qscale_rl::loss::{BatchValues, LossConfig, Munchausen, td_loss};
 use qscale_rl::network::{Architecture, CpuNetwork, Scratch};
@@ -13,26 +13,8 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::network::read;
 
-const STATES: usize = 4;
-
 fn small() -> Hyperparameters {
-    Hyperparameters {
-        hidden: vec![32, 16],
-        discount: 0.5,
-        steps: 1,
-        batch: 32,
-        learning_rate: 3e-3,
-        target_rate: 0.05,
-        capacity: 2000,
-        warm_up: 64,
-        sampling: Sampling::Uniform,
-        exploration: EpsilonSchedule { from: 1.0, to: 0.1, over: 500 },
-        ..Hyperparameters::plain()
-    }
-}
-
-fn one_hot(state: usize) -> Vec<f32> {
-    (0..STATES).map(|other| f32::from(u8::from(other == state))).collect()
+    Hyperparameters { hidden: vec![32, 16], ..fixtures::small() }
 }
 
 /// Learns an environment whose state is to be named: reward 1 for the right action, 0 for another. Returns the learner and its transitions.

@@ -7,7 +7,7 @@
 
 use qscale_common::contract::State;
 use qscale_common::units::{Allocation, Mebibytes, Replicas};
-use qscale_policies::history::{HistorySummary, PeakStats};
+use qscale_policies::history::{DRAIN_S, HistorySummary, PeakStats};
 use qscale_policies::{History, ready_in};
 
 use crate::reward::UNIT_S;
@@ -18,8 +18,6 @@ const DEFAULT_STARTUP_S: f64 = 1.0;
 const SIGNIFICANT: f64 = 2.5;
 /// Largest factor by which a trend may change the rate.
 const MAX_GROWTH: f64 = 3.0;
-/// Shortest time in which waiting requests are to be served, seconds.
-const DRAIN_S: f64 = 2.0;
 /// Upper bound of any measurement: far above real values, and low enough that products stay finite.
 const MAX_MEASUREMENT: f64 = 1e9;
 
@@ -183,13 +181,13 @@ impl<'a> FeatureContext<'a> {
     }
 }
 
-/// A plausible measurement: finite, not negative, and bounded.
+/// A measurement as the features take it: finite, not negative, at most 1e9.
 #[must_use]
 pub fn measured(value: Option<f64>) -> Option<f64> {
-    value.filter(|value| value.is_finite() && *value >= 0.0).map(|value| value.min(MAX_MEASUREMENT))
+    qscale_policies::measured(value).map(|value| value.min(MAX_MEASUREMENT))
 }
 
-/// Requests in flight and queued of the whole function.
+/// Requests in flight and queued of the whole function. Unlike for the rules, the queue alone counts, too: it is a feature, not the input of a formula.
 fn concurrency(state: &State) -> Option<f64> {
     let window = &state.windows.tick;
     let in_flight = measured(window.concurrency).zip(ready_in(state, window)).map(|(each, ready)| each * ready);

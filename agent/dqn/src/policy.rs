@@ -137,11 +137,6 @@ pub struct DqnParams {
     pub switch_margin: Option<SwitchMargin>,
 }
 
-impl DqnParams {
-    /// Former names of parameters and their present ones.
-    pub(crate) const RENAMED: [(&str, &str); 2] = [("caution", "violation_cost"), ("patience", "switch_margin")];
-}
-
 /// A network with its normalisation.
 struct Trained {
     network: Box<dyn Network>,

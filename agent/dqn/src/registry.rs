@@ -33,7 +33,7 @@ pub fn by_name(name: &str, params: &Value, model: Option<&Checkpoint>, device: &
 /// When a parameter is unknown, given by two names or out of range, or the model does not match this program.
 pub fn learned(params: &Value, model: Option<&Checkpoint>, device: &Device) -> Result<Dqn, PolicyError> {
     let invalid = |reason: String| PolicyError::Parameters { policy: DQN.into(), reason };
-    let params: DqnParams = qscale_policies::read(DQN, &renamed(params).map_err(invalid)?)?;
+    let params: DqnParams = qscale_policies::read(DQN, params)?;
     Dqn::new(model.unwrap_or_else(|| pretrained()), params, device).map_err(|error| invalid(error.to_string()))
 }
 
@@ -47,21 +47,6 @@ pub fn describe(name: &str) -> Result<Vec<Parameter>, PolicyError> {
     } else {
         qscale_policies::describe(name).map_err(with_learned)
     }
-}
-
-/// `params` with former names of parameters replaced by the present ones: defaults are merged by key, which an alias of the field cannot do.
-fn renamed(params: &Value) -> Result<Value, String> {
-    let mut params = params.clone();
-    if let Some(keys) = params.as_object_mut() {
-        for (former, name) in DqnParams::RENAMED {
-            let Some(value) = keys.remove(former) else { continue };
-            if keys.contains_key(name) {
-                return Err(format!("{former} and {name} are the same parameter; remove {former}"));
-            }
-            keys.insert(name.to_owned(), value);
-        }
-    }
-    Ok(params)
 }
 
 fn with_learned(error: PolicyError) -> PolicyError {
@@ -89,14 +74,14 @@ mod tests {
             assert!(error("dqn", json!({key: 1})).contains("violation_cost = 1"), "{key}");
         }
         assert!(error("dqn", json!({"cautious": 1})).contains("`cautious`"));
-        assert!(error("dqn", json!({"caution": 20, "violation_cost": 20})).contains("caution"));
+        assert!(matches!(made("dqn", json!({"caution": 20, "violation_cost": 20})).err(), Some(PolicyError::Parameters { .. })));
         assert!(matches!(made("deep", Value::Null).err(), Some(PolicyError::Unknown { name, known }) if name == "deep" && known[0] == DQN));
         assert!(describe("dqn").expect("known").iter().any(|parameter| parameter.name == "violation_cost"));
     }
 
     #[test]
     fn former_parameter_names_give_the_same_policy() {
-        let params = |value: Value| -> DqnParams { qscale_policies::read(DQN, &renamed(&value).expect("one name each")).expect("valid") };
+        let params = |value: Value| -> DqnParams { qscale_policies::read(DQN, &value).expect("valid") };
         let former = params(json!({"caution": 300, "patience": 2.5}));
         assert_eq!(former, params(json!({"violation_cost": 300, "switch_margin": 2.5})));
         assert_eq!(former, serde_json::from_value(json!({"caution": 300, "patience": 2.5})).expect("aliases"));

@@ -10,6 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use qscale_policies::PolicyError;
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -64,12 +65,12 @@ pub enum EvaluateError {
     #[error("stopped")]
     Stopped,
     /// A competitor cannot be made.
-    #[error("competitor `{name}`: {reason}")]
+    #[error("competitor `{name}`: {error}")]
     Competitor {
         /// Its name.
         name: String,
         /// The reason.
-        reason: String,
+        error: CompetitorError,
     },
     /// There is nothing to evaluate.
     #[error("{0}")]
@@ -77,6 +78,24 @@ pub enum EvaluateError {
     /// The ledger cannot be written.
     #[error("{0}")]
     Ledger(String),
+}
+
+/// Why a competitor cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CompetitorError {
+    /// Its policy is unknown or refuses a parameter.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Its grid is malformed.
+    #[error("{0}")]
+    Grid(String),
+}
+
+impl EvaluateError {
+    /// The competitor of `entry` cannot be made.
+    fn competitor(entry: &CompetitorEntry, error: impl Into<CompetitorError>) -> Self {
+        Self::Competitor { name: entry.called().to_owned(), error: error.into() }
+    }
 }
 
 /// First seed of validation runs, far from the test seeds, which begin at 1.
@@ -216,9 +235,8 @@ impl Evaluation {
     /// The first that cannot, by name.
     pub fn check(&self, policy_set: &dyn PolicySet) -> Result<(), EvaluateError> {
         for entry in &self.suite.competitors {
-            let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
-            for setting in entry.settings().map_err(refused)? {
-                policy_set.policy(&entry.policy, &setting, None).map_err(refused)?;
+            for setting in entry.settings().map_err(|reason| EvaluateError::competitor(entry, CompetitorError::Grid(reason)))? {
+                policy_set.policy(&entry.policy, &setting, None).map_err(|error| EvaluateError::competitor(entry, error))?;
             }
         }
         Ok(())
@@ -238,7 +256,7 @@ impl From<RunError> for EvaluateError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Stopped => Self::Stopped,
-            RunError::Competitor(reason) => Self::Competitor { name: String::new(), reason },
+            RunError::Competitor(error) => Self::Competitor { name: String::new(), error: error.into() },
         }
     }
 }

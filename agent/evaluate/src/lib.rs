@@ -13,7 +13,7 @@ pub mod statistics;
 pub mod suite;
 pub mod trace;
 
-pub use evaluation::{EvaluateError, Evaluation, EvaluationRequest, Options};
+pub use evaluation::{CompetitorError, EvaluateError, Evaluation, EvaluationRequest, Options};
 pub use policy_set::{PolicySet, Rules};
 pub use results::{Measure, Results};
 pub use statistics::{Summary, SummaryOptions, summarise};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use qscale_common::time::Span;
 use qscale_common::units::Mebibytes;
 use qscale_policies::clairvoyant::{Clairvoyant, ClairvoyantParams, Coming, Facts, Forecast};
-use qscale_policies::{Policy, by_name};
+use qscale_policies::{Policy, PolicyError, by_name};
 use qscale_sim::latency::{Histogram, Place};
 use qscale_sim::profile::Demands;
 use qscale_sim::rng::{Purpose, stream};
@@ -32,7 +32,7 @@ pub trait PolicySet: Sync {
     ///
     /// # Errors
     /// An unknown name, or parameters that the policy refuses.
-    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String>;
+    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError>;
 
     /// Whether the policy called `name` is a bound with knowledge of the future, not a competitor.
     fn is_bound(&self, name: &str) -> bool;
@@ -46,14 +46,14 @@ pub struct Rules;
 pub const CLAIRVOYANT: &str = "clairvoyant";
 
 impl PolicySet for Rules {
-    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String> {
+    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
         if name != CLAIRVOYANT {
-            return by_name(name, params).map_err(|error| error.to_string());
+            return by_name(name, params);
         }
-        let params: ClairvoyantParams =
-            qscale_common::document::from_value(params.clone()).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?;
+        let refused = |reason: String| PolicyError::Parameters { policy: CLAIRVOYANT.to_owned(), reason };
+        let params: ClairvoyantParams = qscale_common::document::from_value(params.clone()).map_err(|error| refused(error.to_string()))?;
         let forecast = context.map_or_else(no_load, true_forecast);
-        Ok(Box::new(Clairvoyant::new(&forecast, params).map_err(|error| format!("params of policy `{CLAIRVOYANT}`: {error}"))?))
+        Ok(Box::new(Clairvoyant::new(&forecast, params).map_err(|error| refused(error.to_string()))?))
     }
 
     fn is_bound(&self, name: &str) -> bool {

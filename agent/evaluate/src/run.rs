@@ -6,7 +6,7 @@ use std::time::Duration;
 use qscale_common::guard::Verdict;
 use qscale_common::policy::RewardWeights;
 use qscale_common::time::{Span, TickLength};
-use qscale_policies::{Memory, Policy};
+use qscale_policies::{Memory, Policy, PolicyError};
 use qscale_sim::latency::Histogram;
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::simulation::timestamp;
@@ -55,8 +55,8 @@ pub enum RunError {
     #[error("stopped")]
     Stopped,
     /// The competitor cannot be made.
-    #[error("{0}")]
-    Competitor(String),
+    #[error(transparent)]
+    Competitor(PolicyError),
 }
 
 /// Result of a run.

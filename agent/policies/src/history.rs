@@ -36,7 +36,7 @@ const UNLIKELY: f64 = 3.0;
 const REQUEST_TICKS: usize = 9;
 const ENOUGH_ANSWERS: f64 = 20.0;
 /// Shortest time in which the queue is to be drained, seconds.
-const DRAIN_S: f64 = 2.0;
+pub const DRAIN_S: f64 = 2.0;
 /// Marks a tick without a measurement in a ring.
 const ABSENT: f32 = -1.0;
 

@@ -18,8 +18,9 @@ pub(crate) fn tick_length(state: &State) -> Duration {
     Duration::from_millis(state.tick_length_ms)
 }
 
-/// A valid measurement: finite, not negative, at most [`MAX_VALUE`].
-pub(crate) fn measured(value: Option<f64>) -> Option<f64> {
+/// A valid measurement: finite, not negative, at most 1e15.
+#[must_use]
+pub fn measured(value: Option<f64>) -> Option<f64> {
     value.filter(|value| value.is_finite() && *value >= 0.0).map(|value| value.min(MAX_VALUE))
 }
 

@@ -24,7 +24,7 @@ pub mod vpa;
 pub use clairvoyant::{Clairvoyant, ClairvoyantParams, Forecast};
 pub use fixed::Fixed;
 pub use history::History;
-pub use inputs::{answered_rps, ready_in};
+pub use inputs::{answered_rps, measured, ready_in};
 pub use memory::Memory;
 pub use parameters::{Parameter, of as parameters_of};
 pub use policy::{Decision, HoldReason, Policy, Timing};

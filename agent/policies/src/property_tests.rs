@@ -25,6 +25,23 @@ struct Drawn {
     applied: bool,
 }
 
+/// A tick in which everything was measured and nothing is unusual.
+fn calm() -> Drawn {
+    Drawn {
+        ticks: 1,
+        rate: Some(3.0),
+        concurrency: Some(1.0),
+        queued: Some(0.0),
+        cpu: Some(200.0),
+        memory: Some(100.0),
+        ready: Some(2),
+        reporting: 2,
+        oom: 0,
+        allocation: true,
+        applied: true,
+    }
+}
+
 fn number(most: f64) -> impl Strategy<Value = Option<f64>> {
     let numbers =
         prop_oneof![8 => 0.0..most, 2 => Just(0.0), 1 => Just(f64::NAN), 1 => Just(f64::INFINITY), 1 => Just(1e300), 1 => Just(-1.0)];
@@ -165,19 +182,7 @@ fn keeps_its_control_interval_for_any_tick_length() {
     for seconds in [1u64, 2, 5, 15, 60] {
         for policy in all() {
             let Some(own) = policy.timing().tick else { continue };
-            let drawn = Drawn {
-                ticks: 1,
-                rate: Some(3.0),
-                concurrency: Some(1.0),
-                queued: Some(0.0),
-                cpu: Some(200.0),
-                memory: Some(100.0),
-                ready: Some(2),
-                reporting: 2,
-                oom: 0,
-                allocation: true,
-                applied: false,
-            };
+            let drawn = Drawn { applied: false, ..calm() };
             let scene = (seconds * 1000, 1, 9, vec![drawn; 600 / seconds as usize]);
             let (mut memory, mut decided, mut wanted) = (Memory::default(), 0u64, 0u64);
             for state in shown(&scene) {
@@ -210,19 +215,7 @@ fn has_a_lookback_if_and_only_if_it_has_memory() {
 
 #[test]
 fn ignores_the_memory_of_another_policy() {
-    let drawn = Drawn {
-        ticks: 1,
-        rate: Some(10.0),
-        concurrency: Some(1.0),
-        queued: Some(0.0),
-        cpu: Some(200.0),
-        memory: Some(100.0),
-        ready: Some(2),
-        reporting: 2,
-        oom: 0,
-        allocation: true,
-        applied: true,
-    };
+    let drawn = Drawn { rate: Some(10.0), applied: true, ..calm() };
     let state = state(&drawn, 340_000_000, 5000, (1, 9), Allocation::new(2, 500, 256));
     for policy in all() {
         let fresh = policy.decide(&state, &mut Memory::default(), Timestamp(0), &mut fixtures::rng());

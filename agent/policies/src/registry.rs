@@ -108,8 +108,17 @@ pub fn read<T: DeserializeOwned + Serialize + Default>(policy: &str, params: &Va
         return Err(refused(policy, "must be an object".into()));
     }
     let mut merged = serde_json::to_value(T::default()).map_err(|error| refused(policy, error.to_string()))?;
+    // A default of null is the value of an absent key. Left in, it would collide with a parameter given by its former name.
+    remove_nulls(&mut merged);
     merge(&mut merged, params);
     document::from_value(merged).map_err(|error| refused(policy, error.to_string()))
+}
+
+fn remove_nulls(value: &mut Value) {
+    if let Value::Object(keys) = value {
+        keys.retain(|_, value| !value.is_null());
+        keys.values_mut().for_each(remove_nulls);
+    }
 }
 
 fn merge(base: &mut Value, over: &Value) {

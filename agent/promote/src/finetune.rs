@@ -12,7 +12,7 @@ use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_rl::Mask;
 use qscale_rl::device::Device;
 use qscale_rl::explore::EpsilonSchedule;
-use qscale_rl::learner::{Hyperparameters, Learner, LearnerError};
+use qscale_rl::learner::{Hyperparameters, Learner, LearnerError, MAX_CAPACITY};
 use qscale_rl::network::DeviceError;
 use qscale_rl::replay::StepEnd;
 use qscale_sim::Simulation;
@@ -182,7 +182,7 @@ impl FinetuneConfig {
 
     fn mixture(&self, experiences: &[Experience]) -> Mixture {
         let recorded = experiences.iter().map(Experience::steps).sum::<usize>().min(MAX_RECORDED);
-        let wanted = (self.updates as usize).saturating_mul(self.batch).div_ceil(PASSES).max(2 * self.batch);
+        let wanted = (self.updates as usize).saturating_mul(self.batch).div_ceil(PASSES).max(2 * self.batch).min(MAX_CAPACITY / 2);
         let share = ((wanted as f64 * (1.0 - self.simulated)) as usize).max(recorded);
         let repeats = (share / recorded.max(1)).clamp(1, MAX_REPEATS);
         let counted = recorded * repeats;
@@ -296,6 +296,16 @@ mod tests {
             }))
         };
         Experience { ticks: (0..steps).map(step).collect(), ..Experience::default() }
+    }
+
+    #[test]
+    fn the_largest_number_of_updates_fits_the_replay_buffer() {
+        let config = FinetuneConfig { updates: 1_000_000, ..FinetuneConfig::default() };
+        config.check().expect("in range");
+        for recorded in [1, 1000, MAX_RECORDED] {
+            let Mixture { recorded, repeats, simulated } = config.mixture(&[experience(recorded)]);
+            config.hyperparameters(pretrained(), recorded * repeats + simulated).check().expect("fits");
+        }
     }
 
     fn learn(config: &FinetuneConfig, experiences: &[Experience]) -> Finetuned {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use qscale_common::name::FunctionId;
 use qscale_common::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -187,8 +188,9 @@ pub enum RoundState {
     Running,
     /// Ended with a decision.
     Done,
-    /// No candidate is tried before `until`: the budget of the day is spent, or a candidate was rolled back on that day.
-    Deferred {
+    /// Ended without a candidate: the budget of the day is spent, or a candidate was rolled back on that day. A new request is accepted from `until` on.
+    #[serde(alias = "deferred")]
+    NotTried {
         /// Beginning of the next day.
         until: Timestamp,
     },
@@ -216,6 +218,9 @@ pub struct Promotion {
     /// Settings of the current trial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<PromotionSettings>,
+    /// Functions whose violations are compared while a candidate is under watch: those that obeyed the agent when it was put in use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watched: Vec<FunctionId>,
     /// The latest requested round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<RoundStatus>,
@@ -316,6 +321,7 @@ impl Default for Promotion {
             log: Vec::new(),
             decisions: 0,
             settings: None,
+            watched: Vec::new(),
             round: None,
         }
     }
@@ -373,7 +379,7 @@ impl Promotion {
                 self.settings = Some(round.settings.clone());
                 RoundState::Running
             }
-            None if from > now => RoundState::Deferred { until: from },
+            None if from > now => RoundState::NotTried { until: from },
             None => {
                 self.stage = Stage::Rest { until: now };
                 RoundState::Running
@@ -439,6 +445,7 @@ impl Promotion {
         self.budget.rolled_back |= decision == PromotionDecision::RolledBack;
         self.stage = Stage::Rest { until: now.plus(every.0) };
         self.settings = None;
+        self.watched.clear();
         if let Some(round) = self.round.as_mut().filter(|round| round.state == RoundState::Running) {
             round.state = RoundState::Done;
         }

@@ -48,7 +48,9 @@ impl<'a> ServedAgent<'a> {
 /// # Errors
 /// If the ScalingPolicies cannot be read.
 pub async fn functions_of(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<FunctionId>> {
-    let policies = kv::policies(bus).await?.into_values().filter_map(Result::ok);
+    let policies = kv::policies(bus).await?.into_iter().filter_map(|(function, policy)| {
+        policy.inspect_err(|error| tracing::warn!(%function, %error, "ScalingPolicy cannot be read; the function is left out")).ok()
+    });
     let active = policies.filter(|policy| policy.agent == *agent && policy.mode == Mode::Active && !policy.paused);
     Ok(active.map(|policy| policy.function()).collect())
 }
@@ -122,4 +124,18 @@ pub async fn burn(bus: &Bus, functions: &[FunctionId], period: Period) -> anyhow
         }
     }
     Ok(burn)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn parameters_are_accepted_by_their_former_names() {
+        let (agent, params) = (Name::new("dqn").expect("valid"), json!({"caution": 300}));
+        let served = ServedAgent::new(&agent, &params).expect("the agent accepts them, too");
+        assert_eq!(served.parsed.violation_cost.map(ViolationCost::get), Some(300.0));
+    }
 }

@@ -13,7 +13,7 @@ use crate::finetune::{FinetuneConfig, FinetuneError};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PromotionRules {
-    /// Pause between two rounds.
+    /// Pause between two rounds, 1 s to 90 days, as all durations here.
     pub every: Span,
     /// Length of the shadow: the candidate decides on the same States, and its decisions are not applied.
     pub shadow_for: Span,
@@ -79,6 +79,9 @@ impl Default for PromotionSettings {
     }
 }
 
+/// Longest duration of a setting, s: 90 days.
+const MAX_SPAN_S: f64 = 90.0 * 86_400.0;
+
 /// The agent of `qscale up` that uses the learned policy.
 const DEFAULT_AGENT: &str = "dqn";
 
@@ -92,6 +95,15 @@ impl PromotionSettings {
         let within = |name: &'static str, value: f64, min: f64, max: f64| {
             if value >= min && value <= max { Ok(()) } else { Err(FinetuneError::OutOfRange { name, value, min, max }) }
         };
+        let spans = [
+            ("since", self.since),
+            ("every", self.rules.every),
+            ("shadow_for", self.rules.shadow_for),
+            ("watch_for", self.rules.watch_for),
+        ];
+        for (name, span) in spans {
+            within(name, span.0.as_secs_f64(), 1.0, MAX_SPAN_S)?;
+        }
         within("validation_worlds", self.validation_worlds as f64, 1.0, 10_000.0)?;
         within("seeds", self.seeds as f64, 2.0, 1_000.0)?;
         within("budget_minutes", self.rules.budget_minutes.unwrap_or(0.0), 0.0, f64::MAX)?;
@@ -169,6 +181,16 @@ mod tests {
         assert_eq!(refused(PromotionSettings { seeds: 1, ..PromotionSettings::default() }), "seeds");
         let rules = PromotionRules { budget_minutes: Some(f64::NAN), ..PromotionRules::default() };
         assert_eq!(refused(PromotionSettings { rules, ..PromotionSettings::default() }), "budget_minutes");
+        for (name, span) in [("every", Span::seconds(0)), ("watch_for", Span::seconds(0)), ("shadow_for", Span::seconds(100 * 86_400))] {
+            let mut rules = PromotionRules::default();
+            match name {
+                "every" => rules.every = span,
+                "watch_for" => rules.watch_for = span,
+                _ => rules.shadow_for = span,
+            }
+            assert_eq!(refused(PromotionSettings { rules, ..PromotionSettings::default() }), name);
+        }
+        assert_eq!(refused(PromotionSettings { since: Span::seconds(0), ..PromotionSettings::default() }), "since");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::{Bucket, Bus};
 use qscale_common::runtime::cancellable::until_cancelled;
 use qscale_common::runtime::clock;
-use qscale_common::runtime::models::{ModelStore, PointerError};
+use qscale_common::runtime::models::{ModelStore, PointerError, ReadError};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::time::Timestamp;
 use qscale_dqn::Checkpoint;
@@ -35,6 +35,8 @@ use crate::settings::{PromotionRequest, PromotionSettings};
 const MIN_STEPS: usize = 120;
 /// Interval between two looks at a candidate under watch, in the system's time.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+/// Longest pause; a step after it finds nothing due.
+const MAX_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Shortest pause in real time, for systems that run faster.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// Delay after a failed step, doubled up to the maximum; real time. Short, because a candidate may be under watch.
@@ -107,7 +109,7 @@ impl Worker {
         let delay = match pause {
             Pause::None => return,
             Pause::For(delay) => delay,
-            Pause::Request => Duration::MAX,
+            Pause::Request => MAX_PAUSE,
         };
         let (key, token) = (request_key(&self.model), self.token.clone());
         let changed = self.entries.wait_for(|entries| {
@@ -116,7 +118,7 @@ impl Worker {
         });
         tokio::select! {
             () = token.cancelled() => {}
-            () = tokio::time::sleep(delay.min(FAR_FUTURE)) => {}
+            () = tokio::time::sleep(delay.min(MAX_PAUSE)) => {}
             Ok(_) = changed => {}
         }
     }
@@ -149,9 +151,6 @@ impl Worker {
         }
     }
 }
-
-/// Longest sleep of the timer.
-const FAR_FUTURE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// One step of a promotion.
 struct Step<'a> {
@@ -366,8 +365,15 @@ impl Step<'_> {
         let functions = functions_of(self.bus(), &settings.agent).await?;
         let recorded = self.recorded(&functions, Period { since, until: clock::now() }).await?;
         let scenarios = self.scenarios(&recorded).await;
-        let ((base, _), candidate) = (self.model_in_use(trial.base).await?, self.checkpoint(trial.version).await?);
-        let pair = ModelPair::new(&base, &candidate, &settings.params)?;
+        let pair = match self.model_pair(trial, &settings).await {
+            Ok(pair) => pair,
+            // Another try would fail alike, and no round starts while the trial lasts.
+            Err(error) if !matches!(error.downcast_ref(), Some(ReadError::Unavailable(_))) => {
+                let reason = format!("the models cannot be compared: {error:#}");
+                return self.end(PromotionDecision::RejectedInShadow, Some(trial.version), &reason).await;
+            }
+            Err(error) => return Err(error),
+        };
         let seeds = settings.seeds;
         let report = until_cancelled(&self.worker.token, "the shadow gate", move |stop| {
             let thresholds = Thresholds::default();
@@ -381,6 +387,12 @@ impl Step<'_> {
         } else {
             self.end(PromotionDecision::RejectedInShadow, Some(trial.version), &report.why()).await
         }
+    }
+
+    /// The model in use and the candidate, as the agent constructs them.
+    async fn model_pair(&self, trial: Trial, settings: &PromotionSettings) -> anyhow::Result<ModelPair> {
+        let ((base, _), candidate) = (self.model_in_use(trial.base).await?, self.checkpoint(trial.version).await?);
+        ModelPair::new(&base, &candidate, &settings.params)
     }
 
     /// Puts a candidate in use that passed the shadow gate; without a budget it is recommended.
@@ -402,6 +414,7 @@ impl Step<'_> {
         };
         let (trial, decisions) = (Trial { base: Some(base), ..trial }, self.record.promotion.decisions);
         self.record.promotion.watch(trial, pointer.revision, before, &report.why(), clock::now(), &rules);
+        self.record.promotion.watched = functions.to_vec();
         // Recorded before it is done: whichever process reads the record next puts the candidate in use and watches it.
         self.write(decisions).await?;
         self.put_in_use(trial, pointer.revision).await
@@ -432,7 +445,11 @@ impl Step<'_> {
     /// Judges the violations since the candidate is in use, and rolls it back if there are too many.
     async fn look(&mut self, trial: Trial, since: Timestamp, now: Timestamp) -> anyhow::Result<()> {
         let settings = self.settings.clone();
-        let functions = functions_of(self.bus(), &settings.agent).await?;
+        // The functions whose violations of the time before are known; one that an operator pauses or frees meanwhile still counts.
+        let functions = match self.record.promotion.watched.as_slice() {
+            [] => functions_of(self.bus(), &settings.agent).await?,
+            watched => watched.to_vec(),
+        };
         let burned = burn(self.bus(), &functions, Period { since, until: now }).await?;
         let model = self.model().clone();
         let in_use = self.store.pointer(&model).await?.version();

@@ -64,6 +64,7 @@ impl World {
         record.promotion.settings = Some(PromotionSettings { rules, ..PromotionSettings::default() });
         let (trial, before) = (Trial { version: CANDIDATE, base: Some(BASE) }, Burn { violated_minutes: 0.0, judged_minutes: 60.0 });
         record.promotion.watch(trial, pointer.revision, before, "a test", clock::now(), &rules);
+        record.promotion.watched = vec![self.policy.function()];
         record.write().await.expect("the promoter may write");
     }
 
@@ -147,6 +148,23 @@ async fn a_standby_takes_over_the_watch_of_a_leader_that_dies() {
     assert_eq!(decided.await, [PromotionDecision::Used, PromotionDecision::RolledBack], "{}", world.logs());
     assert_ne!(world.leader().await, Some(leader));
     assert!(survives.stop().success(), "{}", world.logs());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_paused_during_the_watch_still_counts() {
+    let mut world = World::new().await;
+    world.record_watch().await;
+    world.policy.paused = true;
+    let bucket = world.operator.jetstream().get_key_value(POLICY_BUCKET).await.expect("the bucket is there");
+    bucket.put(world.policy.function().tokens(), world.policy.to_json().into()).await.expect("operators may write");
+    let mut promoter = world.start("a");
+    eventually_async("the candidate in use", async || (world.in_use().await == Some((CANDIDATE, true))).then_some(())).await;
+    for tick in 1..=5 {
+        world.publish_violation(tick).await;
+    }
+    world.collector.client().flush().await.expect("connected");
+    eventually_async("the version before", async || (world.in_use().await == Some((BASE, false))).then_some(())).await;
+    assert!(promoter.stop().success(), "{}", world.logs());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,6 +12,7 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::{Tick, Timestamp, millis};
 use qscale_common::units::Allocation;
+use qscale_dqn::policy::DqnParams;
 use qscale_dqn::registry::DQN;
 use qscale_policies::{Decision, History, HoldReason};
 use serde::Serialize;
@@ -195,7 +196,7 @@ fn decider(outcome: &Outcome) -> String {
 /// The configured violation cost of the learned policy; `None` if it is unknown or the default.
 async fn violation_cost(bus: &Bus, settings: &SettingsFolder, action: &Action) -> Option<f64> {
     let policy = ReplayPolicy::of_agent(bus, settings, &action.agent, Some(action), None).await.ok()?;
-    ["violation_cost", "caution"].iter().find_map(|key| policy.params.get(key))?.as_f64()
+    qscale_policies::read::<DqnParams>(DQN, &policy.params).ok()?.violation_cost.map(f64::from)
 }
 
 /// The last decision that was due of a policy.

@@ -16,7 +16,7 @@
 mod normaliser;
 mod parameters;
 
-pub use parameters::{Hyperparameters, RolloutConfig};
+pub use parameters::{Hyperparameters, MAX_CAPACITY, RolloutConfig};
 
 use normaliser::Normaliser;
 use rand::SeedableRng;

@@ -6,6 +6,8 @@
 pub mod adam;
 pub mod device;
 pub mod explore;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
 pub mod learner;
 pub mod loss;
 pub mod mask;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Epoch, Headroom, State, StateId};
+use qscale_common::contract::{Epoch, Headroom, State, StateId, Terms};
 use qscale_common::guard::{Budget, DecisionKind, GuardInput, Verdict, evaluate};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::reward::{MeasuredReward, measure};
@@ -269,17 +269,8 @@ fn function(setup: &Setup, seed: u64, index: u64) -> Function {
     Function::new(Arc::clone(profile), *gateway, seed, index).on_nodes(*nodes).crashing(perturbation.crashes_per_hour)
 }
 
-const NOT_MEASURED_YET: MeasuredReward = {
-    const NOT_MEASURED: qscale_common::contract::Term = qscale_common::contract::Term { value: None, weight: 0.0 };
-    const TERMS: qscale_common::contract::Terms = qscale_common::contract::Terms {
-        violation: NOT_MEASURED,
-        cost: NOT_MEASURED,
-        resize: NOT_MEASURED,
-        reversal: NOT_MEASURED,
-        kill: NOT_MEASURED,
-    };
-    MeasuredReward { value: None, terms: TERMS, completion: None, latency_ms: None, cost_per_hour: None }
-};
+const NOT_MEASURED_YET: MeasuredReward =
+    MeasuredReward { value: None, terms: Terms::UNMEASURED, completion: None, latency_ms: None, cost_per_hour: None };
 
 /// Timestamp of the instant `now`.
 #[must_use]

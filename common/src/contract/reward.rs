@@ -62,6 +62,21 @@ pub struct Terms {
     pub kill: Term,
 }
 
+impl Terms {
+    /// Terms of which none was measured.
+    pub const UNMEASURED: Self = {
+        const TERM: Term = Term { value: None, weight: 0.0 };
+        Self { violation: TERM, cost: TERM, resize: TERM, reversal: TERM, kill: TERM }
+    };
+
+    /// All terms with their names.
+    #[must_use]
+    pub fn all(&self) -> [(&'static str, Term); 5] {
+        let Self { violation, cost, resize, reversal, kill } = *self;
+        [("violation", violation), ("cost", cost), ("resize", resize), ("reversal", reversal), ("kill", kill)]
+    }
+}
+
 /// One term of the reward.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Term {

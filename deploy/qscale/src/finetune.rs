@@ -245,7 +245,7 @@ async fn once(
         reporter.report(&promotion, promotion.not_before(clock::now(), &rules))?;
         match status.map(|status| &status.state) {
             Some(RoundState::Done) => return Ok(ExitCode::SUCCESS),
-            Some(RoundState::Deferred { until }) => return reporter.deferred(*until).map(|()| ExitCode::SUCCESS),
+            Some(RoundState::NotTried { until }) => return reporter.not_tried(*until).map(|()| ExitCode::FAILURE),
             Some(RoundState::Failed { error }) => bail!("the round failed: {error}"),
             Some(RoundState::Running) => {}
             None if !warned && clock::instant().duration_since(started) > ACCEPT_TIMEOUT => {

@@ -192,7 +192,7 @@ pub fn run(
                     let name = jobs[index].spec.name.clone();
                     failed.get_or_insert(match error {
                         RunError::Stopped => EvaluateError::Stopped,
-                        RunError::Competitor(reason) => EvaluateError::Competitor { name, reason },
+                        RunError::Competitor(error) => EvaluateError::Competitor { name, error: error.into() },
                     });
                 }
             }

@@ -53,10 +53,9 @@ impl Evaluation {
     ) -> Result<Vec<ConfiguredCompetitor<'a>>, EvaluateError> {
         let mut configured = Vec::new();
         for entry in &self.suite.competitors {
-            let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
             let mut add = |variant: Variant, params: BTreeMap<String, Value>| {
                 let first = params.values().next().unwrap_or(&entry.params);
-                let model = policy_set.policy(&entry.policy, first, None).map_err(refused)?.model();
+                let model = policy_set.policy(&entry.policy, first, None).map_err(|error| EvaluateError::competitor(entry, error))?.model();
                 configured.push(ConfiguredCompetitor { entry, variant, params, model });
                 Ok::<(), EvaluateError>(())
             };

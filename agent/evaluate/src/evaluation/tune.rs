@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::jobs::{self, Job, Ledger, Stage, Target, chunks};
 use super::plan::{Shared, key};
-use super::{EvaluateError, Evaluation, Options, VALIDATION};
+use super::{CompetitorError, EvaluateError, Evaluation, Options, VALIDATION};
 use crate::results::{Measure, Measures, Tried, Tuning, rounded};
 use crate::run::Conditions;
 use crate::suite::CompetitorEntry;
@@ -86,8 +86,7 @@ impl Evaluation {
     fn tasks<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Vec<Task<'a>>, EvaluateError> {
         let mut tasks = Vec::new();
         for entry in &self.suite.competitors {
-            let refused = |reason: String| EvaluateError::Competitor { name: entry.called().to_owned(), reason };
-            let settings = entry.settings().map_err(refused)?;
+            let settings = entry.settings().map_err(|reason| EvaluateError::competitor(entry, CompetitorError::Grid(reason)))?;
             let bound = conditions.policy_set.is_bound(&entry.policy);
             if settings.len() < 2 || !(bound || self.asked.tune) {
                 continue;

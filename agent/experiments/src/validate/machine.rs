@@ -96,6 +96,7 @@ mod tests {
         assert!(after.own - before.own >= 0.05 && after.busy >= before.busy);
         let others = MachineCpu { busy: 3.0, steal: 0.5, own: 1.0 }.others_since(&MachineCpu::default(), 1.0, 10.0);
         assert_eq!(others, OtherLoad { cores: 0.1, steal: 0.05 });
-        assert!(others.is_disturbing() == (0.1 + 0.05 > 0.15));
+        assert!(!OtherLoad { cores: 0.1, steal: 0.0 }.is_disturbing());
+        assert!(OtherLoad { cores: 0.1, steal: 0.2 }.is_disturbing());
     }
 }

@@ -93,8 +93,10 @@ fn more_violations_than_before_roll_the_candidate_back_until_the_next_day() {
     assert_eq!(promotion.due(after(50), &rules(100.0)), Due::Wait(next_day(NOON)));
     assert_eq!(promotion.may_use(after(51), &rules(100.0)), Err(NotAllowed::Spent { budget_minutes: 100.0 }));
     promotion.accept(&round(1), after(51));
-    let deferred = RoundState::Deferred { until: next_day(NOON) };
-    assert_eq!(promotion.round, Some(RoundStatus { id: 1, state: deferred }), "a requested round waits for the next day as well");
+    let not_tried = RoundState::NotTried { until: next_day(NOON) };
+    assert_eq!(promotion.round, Some(RoundStatus { id: 1, state: not_tried }));
+    promotion.accept(&round(2), next_day(NOON));
+    assert_eq!(promotion.round, Some(RoundStatus { id: 2, state: RoundState::Running }), "a request of the next day is accepted");
     assert_eq!(promotion.due(next_day(NOON), &rules(100.0)), Due::Round);
 }
 

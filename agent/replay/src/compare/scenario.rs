@@ -103,7 +103,11 @@ async fn scaling_policy(bus: &Bus, last: &State) -> anyhow::Result<(ScalingPolic
     let mut remarks = Vec::new();
     let mut policy = match kv::policies(bus).await?.remove(&function.tokens()) {
         Some(Ok(policy)) => policy,
-        _ => {
+        Some(Err(error)) => {
+            remarks.push(format!("the guard has default rules: the ScalingPolicy cannot be read: {error}"));
+            ScalingPolicy::new(function)
+        }
+        None => {
             remarks.push("the guard has default rules: the function no longer has a ScalingPolicy".to_owned());
             ScalingPolicy::new(function)
         }

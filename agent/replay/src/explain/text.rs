@@ -127,8 +127,11 @@ impl Explanation {
             lines.push(clean(&outcome.reason));
         }
         if let Some(reward) = &self.reward {
-            let terms = [("violation", reward.terms.violation), ("cost", reward.terms.cost), ("reversal", reward.terms.reversal)];
-            let terms = terms.iter().filter_map(|(name, term)| Some(format!("{name} {}", number(term.value?))));
+            // A violation or cost of 0 says something; the other terms are mostly 0.
+            let terms = reward.terms.all().into_iter().filter_map(|(name, term)| {
+                let value = term.value.filter(|value| *value != 0.0 || matches!(name, "violation" | "cost"))?;
+                Some(format!("{name} {}", number(value)))
+            });
             let value = reward.value.map_or_else(|| "unknown".to_owned(), |value| format!("{value:.3}"));
             lines.push(format!("reward of the next tick: {value} ({})", terms.collect::<Vec<_>>().join(", ")));
         }

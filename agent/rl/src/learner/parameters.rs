@@ -7,6 +7,9 @@ use crate::loss::Munchausen;
 use crate::network::Architecture;
 use crate::replay::Sampling;
 
+/// Largest capacity of the replay buffer, transitions.
+pub const MAX_CAPACITY: usize = 10_000_000;
+
 /// Hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -147,7 +150,7 @@ impl Hyperparameters {
         };
         count("steps", self.steps, 100)?;
         count("batch", self.batch, 65_536)?;
-        count("capacity", self.capacity, 10_000_000)?;
+        count("capacity", self.capacity, MAX_CAPACITY)?;
         let number = |name: &str, value: f32, most: f32| {
             if value > 0.0 && value <= most { Ok(()) } else { Err(format!("{name} = {value}, must be above 0 and at most {most}")) }
         };

@@ -2,31 +2,9 @@
 
 use super::*;
 use crate::device::cpu;
-use crate::explore::EpsilonSchedule;
+use crate::fixtures::{STATES, one_hot, small};
 use crate::loss::Munchausen;
 use crate::replay::StepEnd;
-
-fn small() -> Hyperparameters {
-    Hyperparameters {
-        hidden: vec![32],
-        discount: 0.5,
-        steps: 1,
-        batch: 32,
-        learning_rate: 3e-3,
-        target_rate: 0.05,
-        capacity: 2000,
-        warm_up: 64,
-        sampling: Sampling::Uniform,
-        exploration: EpsilonSchedule { from: 1.0, to: 0.1, over: 500 },
-        ..Hyperparameters::plain()
-    }
-}
-
-const STATES: usize = 4;
-
-fn one_hot(state: usize) -> Vec<f32> {
-    (0..STATES).map(|other| f32::from(u8::from(other == state))).collect()
-}
 
 /// Learns an environment whose state is to be named: reward 1 for the right action, 0 for another. The next state is random. Returns the share of states
 /// whose best action is right, and the learner.

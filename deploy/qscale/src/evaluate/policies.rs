@@ -4,7 +4,7 @@ use qscale_dqn::Checkpoint;
 use qscale_dqn::registry::{self, DQN};
 use qscale_evaluate::Rules;
 use qscale_evaluate::policy_set::{PolicySet, RunContext};
-use qscale_policies::Policy;
+use qscale_policies::{Policy, PolicyError};
 use qscale_rl::device::cpu;
 use serde_json::Value;
 
@@ -16,11 +16,11 @@ pub struct All {
 }
 
 impl PolicySet for All {
-    fn policy(&self, name: &str, params: &Value, fate: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, String> {
+    fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
         if name != DQN {
-            return Rules.policy(name, params, fate);
+            return Rules.policy(name, params, context);
         }
-        registry::by_name(name, params, self.model.as_ref(), &cpu()).map_err(|error| error.to_string())
+        registry::by_name(name, params, self.model.as_ref(), &cpu())
     }
 
     fn is_bound(&self, name: &str) -> bool {

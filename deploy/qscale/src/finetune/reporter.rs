@@ -64,13 +64,17 @@ impl Reporter {
     }
 
     /// Says that no candidate is tried before `until`.
-    pub fn deferred(&self, until: Timestamp) -> anyhow::Result<()> {
+    pub fn not_tried(&self, until: Timestamp) -> anyhow::Result<()> {
         let reason = "the daily budget is spent, or a candidate was rolled back today";
         if self.json {
-            let value = json!({ "model": self.model, "decision": "deferred", "not_before": until, "reason": reason });
+            let value = json!({ "model": self.model, "decision": "not_tried", "not_before": until, "reason": reason });
             return output::line(serde_json::to_string(&value).context("write as JSON")?);
         }
-        output::line(format_args!("no candidate is tried before {} {} UTC: {reason}", output::day(until), output::clock(until)))
+        output::line(format_args!(
+            "no candidate is tried before {} {} UTC: {reason}; request a round again after that",
+            output::day(until),
+            output::clock(until)
+        ))
     }
 
     fn to_json(&self, entry: &DecisionLogEntry) -> Value {

@@ -182,15 +182,7 @@ impl Lines {
             }
             None => Tone::Warn.paint(format_args!("{:>7}", "?")),
         };
-        let terms = reward.terms;
-        let named = [
-            ("violation", terms.violation),
-            ("cost", terms.cost),
-            ("resize", terms.resize),
-            ("reversal", terms.reversal),
-            ("kill", terms.kill),
-        ];
-        let shown: Vec<String> = named.iter().filter_map(|(name, term)| term_text(name, term)).collect();
+        let shown: Vec<String> = reward.terms.all().iter().filter_map(|(name, term)| term_text(name, term)).collect();
         let decider = reward.decided_by.as_ref().map(|decider| match decider.source {
             DecisionSource::Agent => decider.agent.to_string(),
             other => format!("{} ({})", decider.agent, word(other)),
