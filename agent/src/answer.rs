@@ -193,7 +193,7 @@ impl Answerer {
             decided_at_ms: now,
             expires_at_ms: self.expires(state),
             allocation,
-            reason: cut(reason),
+            reason: Action::cut(reason),
             choices,
         }
     }
@@ -208,13 +208,7 @@ fn of_different_functions(states: &[&State]) -> usize {
 /// Provenance of `decider`, with texts cut to the maximum of an Action.
 fn provenance(decider: &Decider) -> Provenance {
     let provenance = decider.provenance();
-    Provenance { configuration: cut(provenance.configuration), ..provenance }
-}
-
-/// `text`, cut to the maximum of an Action.
-fn cut(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(Action::MAX_TEXT));
-    text
+    Provenance { configuration: Action::cut(provenance.configuration), ..provenance }
 }
 
 #[cfg(test)]

@@ -66,8 +66,7 @@ impl From<Source> for String {
 /// # Errors
 /// If the file cannot be read or is not a checkpoint.
 pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
-    let bytes = read(path).with_context(|| format!("model = {}", path.display()))?;
-    Checkpoint::from_bytes(&bytes).with_context(|| format!("model = {}", path.display()))
+    File::open(path).and_then(Checkpoint::read).with_context(|| format!("model = {}", path.display()))
 }
 
 /// The table of tabular Q-learning in a file.

@@ -6,6 +6,8 @@
 //! specialist network, if there is one. Weights of a model, from which training does not continue, have 16 bits, all other numbers 32. Sizes are checked before
 //! anything is read, and a checksum over the floats detects truncation and corruption.
 
+use std::io::Read;
+
 use half::f16;
 use qscale_rl::adam::Moments;
 use qscale_rl::learner::{Hyperparameters, LearnerState};
@@ -264,6 +266,16 @@ impl Checkpoint {
             }
         }
         bytes
+    }
+
+    /// Reads a checkpoint from `source`, such as a file, up to [`MAX_BYTES`].
+    ///
+    /// # Errors
+    /// When reading fails, or as [`Checkpoint::from_bytes`].
+    pub fn read(source: impl Read) -> std::io::Result<Self> {
+        let mut bytes = Vec::new();
+        source.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        Self::from_bytes(&bytes).map_err(std::io::Error::other)
     }
 
     /// Reads a checkpoint. [`Checkpoint::check`] checks whether it matches this program.

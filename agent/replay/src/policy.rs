@@ -1,7 +1,7 @@
 //! The policy that decides again. Owns how an agent's policy is reconstructed from its settings and recorded Actions, and the assumptions made; must not decide.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, ensure};
@@ -19,8 +19,6 @@ use qscale_evaluate::suite::with_params;
 use qscale_rl::device::cpu;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use crate::session::truncated;
 
 /// Prefix of a configured model that names one of the model store.
 pub const STORE_PREFIX: &str = "store:";
@@ -93,7 +91,7 @@ impl ReplayPolicy {
         let params = if params.is_null() { json!({}) } else { params };
         let policy = Self::new(name, params, model, fallback.as_deref().unwrap_or(FALLBACK));
         let mut policy = policy.with_context(|| format!("the policy of agent {agent} is unknown"))?;
-        let current = truncated(policy.decider.configuration());
+        let current = Action::cut(policy.decider.configuration());
         if let Some(recorded) = recorded.map(|recorded| &recorded.configuration).filter(|recorded| **recorded != current) {
             assumptions.push(format!("`{}` decided; `{current}` decides again", clean(recorded)));
         }
@@ -157,13 +155,7 @@ pub struct AgentSettings {
 /// # Errors
 /// When it cannot be read, or is not a model.
 pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-        std::io::Result::Ok(bytes)
-    };
-    let bytes = read().with_context(|| format!("model {}", path.display()))?;
-    Checkpoint::from_bytes(&bytes).with_context(|| format!("model {}", path.display()))
+    File::open(path).and_then(Checkpoint::read).with_context(|| format!("model {}", path.display()))
 }
 
 /// The policy of an agent without settings: the policy with the agent's name, or else the one that its Actions name.

@@ -77,7 +77,7 @@ impl Answer {
         // Serialisation may change the last bit of a number.
         let written = serde_json::to_vec(&choices).expect("choices hold only strings and numbers");
         let choices = serde_json::from_slice(&written).unwrap_or(choices);
-        Some(Self { allocation, reason: truncated(reason), choices })
+        Some(Self { allocation, reason: Action::cut(reason), choices })
     }
 }
 
@@ -85,12 +85,6 @@ impl From<Action> for Answer {
     fn from(action: Action) -> Self {
         Self { allocation: action.allocation, reason: action.reason, choices: action.choices }
     }
-}
-
-/// `text`, cut to the length that an Action may carry.
-pub(crate) fn truncated(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(Action::MAX_TEXT));
-    text
 }
 
 #[cfg(test)]

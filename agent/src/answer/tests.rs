@@ -86,8 +86,8 @@ fn a_state_from_the_future_is_answered() {
 
 #[test]
 fn texts_are_cut_to_what_an_action_may_carry() {
-    assert_eq!(cut("ä".repeat(1000)).len(), Action::MAX_TEXT);
-    assert_eq!(cut(format!("x{}", "ä".repeat(1000))).len(), Action::MAX_TEXT - 1);
+    assert_eq!(Action::cut("ä".repeat(1000)).len(), Action::MAX_TEXT);
+    assert_eq!(Action::cut(format!("x{}", "ä".repeat(1000))).len(), Action::MAX_TEXT - 1);
 }
 
 /// The same function or another one, a tick later each.

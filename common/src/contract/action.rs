@@ -63,6 +63,13 @@ impl Action {
     /// Maximum number of `choices`.
     pub const MAX_CHOICES: usize = 256;
 
+    /// `text`, cut to [`Action::MAX_TEXT`] at a character boundary.
+    #[must_use]
+    pub fn cut(mut text: String) -> String {
+        text.truncate(text.floor_char_boundary(Self::MAX_TEXT));
+        text
+    }
+
     /// Identity of the State that this answers.
     #[must_use]
     pub fn state_id(&self) -> StateId {

@@ -4,7 +4,6 @@ mod simulated;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
@@ -15,7 +14,6 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::workload::Pattern;
 use qscale_dqn::Checkpoint;
-use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::registry::{self, DQN};
 use serde_json::{Map, Value, json};
 
@@ -109,22 +107,9 @@ fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone
         return Ok(named.to_owned());
     }
     let path = Path::new(named).canonicalize().with_context(|| format!("--model {named}"))?;
-    load_model(&path)?.check().with_context(|| format!("--model {named}"))?;
+    let model = File::open(&path).and_then(Checkpoint::read).with_context(|| format!("--model {named}"))?;
+    model.check().with_context(|| format!("--model {named}"))?;
     Ok(path.display().to_string())
-}
-
-/// The checkpoint in a file.
-///
-/// # Errors
-/// When the file cannot be read or is no checkpoint.
-pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-        std::io::Result::Ok(bytes)
-    };
-    let bytes = read().with_context(|| format!("model {}", path.display()))?;
-    Checkpoint::from_bytes(&bytes).with_context(|| format!("model {}", path.display()))
 }
 
 /// One real function, or two copies of it.

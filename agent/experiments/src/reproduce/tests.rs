@@ -1,8 +1,8 @@
-use std::path::Path;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use qscale_dqn::Tabular;
 use qscale_dqn::policy::{Dqn, DqnParams};
+use qscale_dqn::{Checkpoint, Tabular};
 use qscale_rl::device::cpu;
 use qscale_tests::Folder;
 
@@ -146,7 +146,7 @@ fn training_for_this_machine_writes_a_model_for_an_agent() {
                 }
                 Entrant::Steps => {
                     let model =
-                        qscale_up::plan::load_model(Path::new(configuration["model"].as_str().expect("a path"))).expect("a checkpoint");
+                        File::open(configuration["model"].as_str().expect("a path")).and_then(Checkpoint::read).expect("a checkpoint");
                     Dqn::new(&model, DqnParams::default(), &cpu()).expect("it decides");
                 }
             }

@@ -1,6 +1,7 @@
 //! The folder of a training. Owns its files and their names; every file is replaced atomically.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -10,7 +11,6 @@ use qscale_evaluate::report::{Curve, Panel, chart};
 use qscale_train::config::TrainingConfig;
 use qscale_train::evaluate::Score;
 use qscale_train::run::{Best, TrainingRun, Validation};
-use qscale_up::plan::load_model;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -132,7 +132,10 @@ impl TrainingFolder {
 
     fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
         let path = self.path.join(name);
-        if path.exists() { load_model(&path).map(Some) } else { Ok(None) }
+        match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            file => file.and_then(Checkpoint::read).map(Some).with_context(|| format!("model {}", path.display())),
+        }
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
