@@ -5,7 +5,7 @@ use prometheus_client::registry::Registry;
 use qscale_common::contract::{Action, DecodeError, EventType, Message, State, Version, subject};
 use qscale_common::fixtures;
 use qscale_common::policy::ScalingPolicy;
-use qscale_common::runtime::bus::{Bus, BusConfig, Subscription};
+use qscale_common::runtime::bus::{Bus, BusConfig, Received, Subscription};
 use qscale_common::runtime::health::Health;
 use qscale_common::time::Tick;
 use qscale_common::units::Allocation;
@@ -202,14 +202,19 @@ async fn the_newest_messages_win_where_a_reader_lags() {
     peer.ready().await;
     let mut actions = listening(&peer).await;
     let sender = server.config("").connect_once("sender", PATIENCE).await.expect("connect");
-    let (count, kept) = (140_000, 131_072);
+    // A subscription keeps 64 MiB of messages, decoded and encoded size together, and drops the oldest beyond.
+    let (capacity, count, mut sizes) = (64 << 20, 140_000, Vec::new());
     for tick in 0..count {
-        sender.publish(action(0).subject(), action(tick).encode().into()).await.expect("sent");
+        let body = action(tick).encode();
+        sizes.push(size_of::<Received<Action>>() + body.len());
+        sender.publish(action(0).subject(), body.into()).await.expect("sent");
     }
     sender.flush().await.expect("sent");
     eventually_async("all to be read", async || (peer.count(EventType::Action, "received") == count).then_some(())).await;
-    assert_eq!(peer.count(EventType::Action, "overrun"), count - kept);
-    assert_eq!(next(&mut actions).await.tick.0, count - kept);
+    let dropped = peer.count(EventType::Action, "overrun");
+    let kept: usize = sizes[dropped as usize..].iter().sum();
+    assert!(kept <= capacity && kept + sizes[dropped as usize - 1] > capacity, "{dropped} dropped, {kept} bytes kept");
+    assert_eq!(next(&mut actions).await.tick.0, dropped);
 }
 
 #[test]
