@@ -1,8 +1,22 @@
 //! Time and direction of changes of the allocation.
 
+use std::cmp::Ordering;
+
 use crate::contract::{Changes, Direction};
 use crate::policy::Prices;
 use crate::units::Allocation;
+
+/// Direction of a change from `before` to `after`: by cost, then by cores, then by memory; `None` without a change. Unlike
+/// [`Prices::direction`], by which the guard counts reversals, it takes a trade at equal cost and equal totals as no change of direction:
+/// trained models have seen reversals counted so.
+fn direction(before: Allocation, after: Allocation, prices: &Prices) -> Option<Direction> {
+    let size = |allocation: Allocation| [prices.per_hour(allocation), allocation.total_cores(), allocation.total_gibibytes()];
+    match size(before).partial_cmp(&size(after))? {
+        Ordering::Less => Some(Direction::Up),
+        Ordering::Greater => Some(Direction::Down),
+        Ordering::Equal => None,
+    }
+}
 
 /// Change of one tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +54,7 @@ impl Tracker {
         if vertical {
             self.vertical_ticks = Some(0);
         }
-        let reversed_after = prices.direction(before, after).and_then(|direction| {
+        let reversed_after = direction(before, after, prices).and_then(|direction| {
             let earlier = self.last.replace((direction, 0));
             earlier.filter(|(earlier, _)| *earlier != direction).map(|(_, ticks)| ticks)
         });
@@ -84,5 +98,15 @@ mod tests {
         assert_eq!(tracker.changes(), Changes::default());
         tracker.close(Some(Allocation::new(2, 500, 256)), 1, &prices);
         assert_eq!(tracker.changes().horizontal_ticks, Some(0));
+    }
+
+    #[test]
+    fn a_trade_goes_the_way_of_its_cost() {
+        let prices = Prices::default();
+        let before = Allocation::new(4, 500, 256);
+        assert_eq!(direction(before, Allocation::new(3, 600, 256), &prices), Some(Direction::Down));
+        assert_eq!(direction(before, Allocation::new(3, 700, 256), &prices), Some(Direction::Up));
+        assert_eq!(direction(before, before, &prices), None);
+        assert_eq!(direction(before, Allocation::new(2, 1000, 512), &prices), None, "the same resources");
     }
 }
