@@ -13,7 +13,7 @@
 //! 7. Memory is not lowered below the working set times its margin, and not at all if the working set is unknown or replicas were
 //!    killed for memory.
 //! 8. The size of one step is limited.
-//! 9. ChangeText and reversals per hour are limited; the last of each is reserved for a step up.
+//! 9. Changes and reversals per hour are limited; the last of each is reserved for a step up.
 //!
 //! Shadow decisions, and all decisions in mode `recommend`, are evaluated in the same way and recorded.
 
@@ -45,7 +45,7 @@ pub struct GuardInput<'a> {
     pub frozen: Option<Frozen>,
     /// Whether the platform can resize replicas.
     pub vertical: bool,
-    /// ChangeText within the last hour.
+    /// Changes within the last hour.
     pub budget: &'a Budget,
     /// Current time.
     pub now: Timestamp,

@@ -74,7 +74,7 @@ pub struct RewardContext {
     pub epoch: Epoch,
     /// Tick of the State before the window, so that it is the reward of the decision on that State.
     pub tick: Tick,
-    /// When it was context.
+    /// Time of the measurement.
     pub at: Timestamp,
     /// Decision behind the allocation.
     pub decided_by: Option<DecidedBy>,
@@ -100,9 +100,8 @@ fn restarted_to_resize(closed: &ClosedTick) -> bool {
 }
 
 fn total(terms: &Terms) -> Option<f64> {
-    let Terms { violation, cost, resize, reversal, kill } = terms;
     let mut total = 0.0;
-    for term in [violation, cost, resize, reversal, kill] {
+    for (_, term) in terms.all() {
         total -= term.weight * term.value?;
     }
     // Avoids negative zero.

@@ -1,7 +1,7 @@
 //! The command: output, files and exit status.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use qscale_common::load::LoadFailure;
 use serde_json::Value;
@@ -133,19 +133,25 @@ fn invalid_values_are_reported_on_the_command_line() {
     }
 }
 
-#[test]
-fn an_interrupted_run_prints_its_summary() {
-    let sink = Sink::start();
+/// Starts a load of an hour to `target`; returns it and the rest of its progress once it is sending.
+fn sending(target: &str, arguments: &[&str]) -> (Child, BufReader<ChildStderr>) {
     let mut child = Command::new(BINARY)
-        .args(["run", "--target", &sink.address, "--function", "f", "--rate", "100", "--for", "1h", "--max-lag", "10s", "--json"])
+        .args(["run", "--target", target, "--function", "f", "--rate", "100", "--for", "1h", "--max-lag", "10s", "--json"])
+        .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
     // Its first line of progress shows that it is sending.
     let mut progress = BufReader::new(child.stderr.take().expect("piped"));
-    let mut line = String::new();
-    progress.read_line(&mut line).expect("a line");
+    progress.read_line(&mut String::new()).expect("a line");
+    (child, progress)
+}
+
+#[test]
+fn an_interrupted_run_prints_its_summary() {
+    let sink = Sink::start();
+    let (child, mut progress) = sending(&sink.address, &[]);
     interrupt(&child);
     std::io::copy(&mut progress, &mut std::io::sink()).expect("reads on");
     let output = child.wait_with_output().expect("ends");
@@ -159,17 +165,8 @@ fn a_second_signal_ends_the_drain_and_keeps_the_results() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let folder = tempfile::tempdir().expect("a folder");
     let (address, rows) = (silent.local_addr().expect("bound").to_string(), folder.path().join("rows.csv"));
-    let mut child = Command::new(BINARY)
-        .args(["run", "--target", &address, "--protocol", "http", "--function", "f", "--rate", "100", "--for", "1h", "--max-lag", "10s"])
-        .args(["--timeout", "10m", "--drain", "10m", "--json", "--csv"])
-        .arg(&rows)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut progress = BufReader::new(child.stderr.take().expect("piped"));
-    let mut line = String::new();
-    progress.read_line(&mut line).expect("a line");
+    let arguments = ["--protocol", "http", "--timeout", "10m", "--drain", "10m", "--csv", rows.to_str().expect("UTF-8")];
+    let (mut child, mut progress) = sending(&address, &arguments);
     let reader = std::thread::spawn(move || std::io::copy(&mut progress, &mut std::io::sink()));
     // Signals soon after the first one count as part of it.
     qscale_tests::eventually("the end of the drain", || {

@@ -1,5 +1,6 @@
 //! Plain English in comments, documentation and messages: a short list of phrases that do not appear there.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use qscale_tests::source::{self, Kind, files, pieces};
@@ -94,6 +95,50 @@ fn doc_comments_begin_with_a_noun_or_a_verb() {
         }
     }
     assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
+}
+
+/// Names of types that are words of the project or proper names.
+const TYPES_AS_WORDS: [&str; 2] = ["ScalingPolicy", "CartPole"];
+
+/// A name of two words or more, such as `LoadSummary`.
+fn is_compound(name: &str) -> bool {
+    name.as_bytes().windows(2).any(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase())
+}
+
+/// Names of types in `comment` that are neither code nor a link.
+fn bare_names(comment: &str) -> impl Iterator<Item = &str> {
+    comment
+        .split('`')
+        .step_by(2)
+        .flat_map(|prose| prose.split(|letter: char| !letter.is_alphanumeric() && letter != '_'))
+        .filter(|name| is_compound(name))
+}
+
+#[test]
+fn comments_name_a_type_only_as_code() {
+    let sources: Vec<_> = files(&[".rs"]).into_iter().collect();
+    let mut types = BTreeSet::new();
+    for (_, text) in &sources {
+        for piece in pieces(text).into_iter().filter(|piece| piece.kind == Kind::Code) {
+            let words: Vec<&str> =
+                piece.text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').filter(|word| !word.is_empty()).collect();
+            let declared =
+                words.windows(2).filter(|pair| ["struct", "enum", "trait", "type"].contains(&pair[0])).map(|pair| pair[1].to_owned());
+            types.extend(declared.filter(|name| is_compound(name) && !TYPES_AS_WORDS.contains(&name.as_str())));
+        }
+    }
+    let mut found = Vec::new();
+    for (path, text) in &sources {
+        for piece in pieces(text).into_iter().filter(|piece| piece.kind == Kind::Comment) {
+            found.extend(
+                bare_names(piece.text)
+                    .filter(|name| types.contains(*name))
+                    .map(|name| format!("{}:{}: {name}", path.display(), piece.line)),
+            );
+        }
+    }
+    assert!(found.is_empty(), "a renamed word, or code without backticks:\n{}", found.join("\n"));
+    assert_eq!(bare_names("LoadSummary of a `RunResult` in NATS").collect::<Vec<_>>(), ["LoadSummary"]);
 }
 
 #[test]

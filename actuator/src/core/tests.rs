@@ -35,6 +35,7 @@ struct Rig {
     stepped_down: bool,
 }
 
+#[derive(Clone)]
 struct Platform {
     workloads: BTreeMap<FunctionId, Allocation>,
     reachable: bool,
@@ -103,6 +104,17 @@ impl Rig {
         rig.core.set_records(&rig.records, rig.now);
         rig.settle();
         rig
+    }
+
+    /// Another actuator that follows, with the platform and the records of this one.
+    fn successor(&self) -> Self {
+        Self { records: self.records.clone(), platform: self.platform.clone(), now: self.now, tick: self.tick, ..Self::following() }
+    }
+
+    /// Reads the records and leads with a newer lease.
+    fn take_over(&mut self) {
+        self.core.set_records(&self.records, self.now);
+        self.core.set_lead(Lead::Leading(2), self.now);
     }
 
     fn apply_policy(&mut self) {

@@ -35,8 +35,6 @@ use crate::settings::{PromotionRequest, PromotionSettings};
 const MIN_STEPS: usize = 120;
 /// Interval between two looks at a candidate under watch, in the system's time.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
-/// Longest pause; a step after it finds nothing due.
-const MAX_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Shortest pause in real time, for systems that run faster.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// Delay after a failed step, doubled up to the maximum; real time. Short, because a candidate may be under watch.
@@ -109,7 +107,7 @@ impl Worker {
         let delay = match pause {
             Pause::None => return,
             Pause::For(delay) => delay,
-            Pause::Request => MAX_PAUSE,
+            Pause::Request => Duration::MAX,
         };
         let (key, token) = (request_key(&self.model), self.token.clone());
         let changed = self.entries.wait_for(|entries| {
@@ -118,7 +116,7 @@ impl Worker {
         });
         tokio::select! {
             () = token.cancelled() => {}
-            () = tokio::time::sleep(delay.min(MAX_PAUSE)) => {}
+            () = tokio::time::sleep(delay) => {}
             Ok(_) = changed => {}
         }
     }

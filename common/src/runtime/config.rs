@@ -60,10 +60,10 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
     let defaults = serde_json::to_value(T::default()).context("the defaults of the configuration")?;
     // Keys that are not set are left out: the types know their defaults, and a default must not collide with a key's former name or with the keys of
     // another variant.
-    let mut tree = Value::Object(Map::new());
-    if let Some(path) = &args.config {
-        merge(&mut tree, read_file(path)?);
-    }
+    let mut tree = match &args.config {
+        Some(path) => read_file(path)?,
+        None => Value::Object(Map::new()),
+    };
     let prefix = format!("QSCALE_{}__", service.to_uppercase().replace('-', "_"));
     let mut variables: Vec<_> = environment.filter(|(name, _)| name.starts_with(&prefix)).collect();
     variables.sort();
@@ -115,17 +115,6 @@ fn read_file(path: &Path) -> anyhow::Result<Value> {
     };
     let built = Config::builder().add_source(File::from_str(&text, format)).build();
     built.and_then(Config::try_deserialize).with_context(|| format!("configuration file {}", path.display()))
-}
-
-fn merge(base: &mut Value, over: Value) {
-    match (base, over) {
-        (Value::Object(base), Value::Object(over)) => {
-            for (key, value) in over {
-                merge(base.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (base, over) => *base = over,
-    }
 }
 
 /// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default, or the value set before, is a string.

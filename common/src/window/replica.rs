@@ -70,7 +70,7 @@ impl KnownReplicas {
         }
     }
 
-    /// KnownReplicas whose CPU or memory was read at `earliest` or later.
+    /// Replicas whose CPU or memory was read at `earliest` or later.
     pub fn reporting(&self, earliest: Timestamp) -> usize {
         let at = |known: &Known| known.cpu.map(|(at, _)| at).max(known.memory_at);
         self.sorted.iter().filter(|known| at(known).is_some_and(|at| at >= earliest)).count()

@@ -127,7 +127,7 @@ impl Ring {
         std::array::from_fn(|span| Extremes { trend: trends[span], cpu: cpu[span], memory: memory[span] })
     }
 
-    /// Slope and coefficient of variation of the arrival rate over the extremes: by least squares over the ticks that were measured, at least two.
+    /// Slope and coefficient of variation of the arrival rate over the same ticks: by least squares over the ticks that were measured, at least two.
     fn trends(&self) -> [Trend; 3] {
         let mut sums = Sums::default();
         let mut short = Trend::default();
@@ -140,7 +140,7 @@ impl Ring {
         [Trend::default(), short, sums.trend()]
     }
 
-    /// Maximum of a column over the extremes.
+    /// Maximum of a column over the same ticks.
     fn largest(&self, column: &[f32; LONG]) -> [Option<f64>; 3] {
         let newest = |ticks: usize| self.newest(column).take(ticks).fold(f32::NAN, f32::max);
         // The whole column in any order, four at a time: slots that were never filled hold what was not measured, and `f32::max` passes over it.

@@ -30,7 +30,7 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// Error for `value` for `field`, whose range is `range`. A long value is truncated.
+    /// Error for `value` of `field`, whose range is `range`. A long value is truncated.
     #[must_use]
     pub fn invalid(field: &str, value: &str, range: &str) -> Self {
         const LONGEST_QUOTE: usize = 100;

@@ -36,11 +36,11 @@ async fn examine(locate: &Locate) -> Report {
     let mut report = Report::default();
     // Does not create a missing state folder.
     let state = locate.state_dir.is_dir().then(|| StateDir::new(&locate.state_dir).ok()).flatten();
-    machine::nats_program(&mut report, locate.nats.is_some()).await;
     machine::disk(&mut report, &locate.state_dir);
     machine::real_time(&mut report);
     let addresses = machine::system(&mut report, &locate.state_dir, state.as_ref(), locate.nats.is_some());
     let up = addresses.is_some() || locate.nats.is_some();
+    machine::nats_program(&mut report, up).await;
     let bus = if up { bus::reach(&mut report, locate.bus().await) } else { None };
     if let Some(bus) = &bus {
         bus::storage(&mut report, bus).await;

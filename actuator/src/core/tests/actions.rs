@@ -264,14 +264,13 @@ fn a_takeover_does_not_refill_budgets() {
     rig.tick_wanting(6);
     rig.core.flush(rig.now);
     rig.settle();
-    let mut heir = Rig { records: rig.records.clone(), platform: rig.platform, now: rig.now, ..Rig::following() };
-    heir.policy = rig.policy.clone();
-    heir.apply_policy();
-    heir.core.set_records(&heir.records, heir.now);
-    heir.core.set_lead(Lead::Leading(2), heir.now);
-    heir.settle();
-    heir.tick_wanting(7);
-    heir.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::ActionBudget]);
+    let mut successor = rig.successor();
+    successor.policy = rig.policy.clone();
+    successor.apply_policy();
+    successor.take_over();
+    successor.settle();
+    successor.tick_wanting(7);
+    successor.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::ActionBudget]);
 }
 
 #[test]

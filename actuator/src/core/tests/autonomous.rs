@@ -154,13 +154,11 @@ fn a_freeze_that_arrives_before_the_policy_applies() {
 fn a_restore_that_arrives_before_the_records_is_executed() {
     let mut rig = Rig::new();
     rig.tick_wanting(6);
-    let mut heir = Rig { records: rig.records.clone(), platform: rig.platform, now: rig.now, ..Rig::following() };
-    heir.core = Core::new(settings());
-    heir.control(&Control::key(&id()), false, Some(heir.now));
-    heir.core.set_records(&heir.records, heir.now);
-    heir.core.set_lead(Lead::Leading(2), heir.now);
-    heir.pass(Duration::from_secs(2));
-    assert_eq!(heir.has().replicas.0, 4);
+    let mut successor = Rig { core: Core::new(settings()), ..rig.successor() };
+    successor.control(&Control::key(&id()), false, Some(successor.now));
+    successor.take_over();
+    successor.pass(Duration::from_secs(2));
+    assert_eq!(successor.has().replicas.0, 4);
 }
 
 #[test]
@@ -233,12 +231,11 @@ fn a_restore_is_executed_once() {
     rig.control(control::ALL, false, Some(restored(&rig).expect("carried out")));
     rig.pass(Duration::from_secs(5));
     assert_eq!(rig.has().replicas.0, 7);
-    let mut heir = Rig { records: rig.records.clone(), platform: rig.platform, now: rig.now, tick: rig.tick, ..Rig::following() };
-    heir.core.set_records(&heir.records, heir.now);
-    heir.core.set_controls(&rig.controls, heir.now);
-    heir.core.set_lead(Lead::Leading(2), heir.now);
-    heir.pass(Duration::from_secs(5));
-    assert_eq!(heir.has().replicas.0, 7);
+    let mut successor = rig.successor();
+    successor.core.set_controls(&rig.controls, successor.now);
+    successor.take_over();
+    successor.pass(Duration::from_secs(5));
+    assert_eq!(successor.has().replicas.0, 7);
 }
 
 #[test]

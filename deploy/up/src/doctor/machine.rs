@@ -20,14 +20,16 @@ const DISK_FULL: u64 = 128 << 20;
 const GET_SERVER: &str = "run `make tools`, put nats-server 2.11 or newer on the PATH, or set NATS_SERVER_BIN";
 
 /// Checks for a nats-server program that is recent enough.
-pub async fn nats_program(report: &mut Report, elsewhere: bool) {
+///
+/// Without one it fails, unless a `server` is in use already.
+pub async fn nats_program(report: &mut Report, server: bool) {
     const CHECK: &str = "nats-server program";
     if let Some(named) = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from).filter(|named| !named.is_file()) {
         report.warn(CHECK, format!("NATS_SERVER_BIN = {} is not a file", named.display()), "set it to an existing program, or unset it");
     }
     let Some(program) = find_nats_server() else {
-        return if elsewhere {
-            report.warn(CHECK, "not on this machine; the server of --nats is used", GET_SERVER);
+        return if server {
+            report.warn(CHECK, "not found; `qscale up` cannot be started from here", GET_SERVER);
         } else {
             report.fail(CHECK, "not found", GET_SERVER);
         };
