@@ -22,7 +22,7 @@ def decide(state, current):
 
 async def main():
     user = {"user": unquote(SERVER.username), "password": unquote(SERVER.password or "")} if SERVER.username else {}
-    bus = await nats.connect(f"nats://{SERVER.hostname}:{SERVER.port or 4222}", inbox_prefix=f"_INBOX_agent-{AGENT}", max_reconnect_attempts=-1, **user)
+    bus = await nats.connect(f"nats://{SERVER.hostname}:{SERVER.port or 4222}", max_reconnect_attempts=-1, **user)
 
     async def answer(message):  # nats-py logs an exception and calls this again for the next State.
         state = json.loads(message.data)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::models::{ModelStore, ReadError};
+use qscale_common::runtime::models::{ModelReader, ReadError};
 use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::{Checkpoint, Dqn, Tabular, registry};
 use qscale_rl::device::cpu;
@@ -24,8 +24,8 @@ use crate::metrics::Metrics;
 
 /// Delay before a failed read of the store is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Interval at which the version in use is read again, in case the watch missed a change.
-const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which the version in use is read again, in case a notice of a change was lost.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Source of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,9 +152,9 @@ impl Follower {
 
     /// Reads the version in use and watches its changes for a while.
     async fn watch(&mut self) -> anyhow::Result<()> {
-        let store = ModelStore::open(&self.bus).await?;
-        // The watch starts first, so that a change in between is seen twice rather than missed.
-        let mut changes = store.watch(&self.name).await?;
+        let store = ModelReader::new(&self.bus);
+        // The subscription starts first, so that a change in between is seen twice rather than missed.
+        let mut changes = store.changes(&self.name).await?;
         self.refresh(&store).await?;
         let end = tokio::time::sleep(RESYNC_INTERVAL);
         tokio::pin!(end);
@@ -171,7 +171,7 @@ impl Follower {
         }
     }
 
-    async fn refresh(&mut self, store: &ModelStore) -> anyhow::Result<()> {
+    async fn refresh(&mut self, store: &ModelReader) -> anyhow::Result<()> {
         let Some(version) = store.in_use(&self.name).await?.map(|in_use| in_use.version) else {
             self.offer_nothing(format!("no version of {} is in use in the store", self.name));
             return Ok(());
@@ -184,7 +184,7 @@ impl Follower {
         Ok(())
     }
 
-    async fn check(&mut self, store: &ModelStore, version: u64) -> anyhow::Result<()> {
+    async fn check(&mut self, store: &ModelReader, version: u64) -> anyhow::Result<()> {
         match self.read(store, version).await {
             Ok(dqn) => {
                 self.metrics.model(true);
@@ -202,10 +202,13 @@ impl Follower {
         Ok(())
     }
 
-    async fn read(&self, store: &ModelStore, version: u64) -> Result<Dqn, Unusable> {
+    async fn read(&self, store: &ModelReader, version: u64) -> Result<Dqn, Unusable> {
         let bytes = store.read(&self.name, version, MAX_BYTES).await.map_err(|error| match error {
-            ReadError::Unavailable(_) => Unusable::Later(anyhow::Error::new(error).context(format!("model {}@{version}", self.name))),
-            ReadError::Absent | ReadError::TooLong(..) | ReadError::Damaged(_) => Unusable::Refused(error.to_string()),
+            // A replica of the store may know the pointer before the version.
+            ReadError::Unavailable(_) | ReadError::Absent => {
+                Unusable::Later(anyhow::Error::new(error).context(format!("model {}@{version}", self.name)))
+            }
+            ReadError::TooLong(..) | ReadError::Damaged(_) => Unusable::Refused(error.to_string()),
         })?;
         let params = self.params.clone();
         // Checking megabytes of weights must not delay answers.

@@ -11,7 +11,7 @@ pub mod kv;
 pub mod lease;
 pub mod leftovers;
 pub mod models;
-pub mod nats_permissions;
+pub mod nats_accounts;
 pub mod operator;
 pub mod platform;
 pub mod provision;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::registry::Registry;
 use qscale_common::contract::{Ages, EventType, Outcome, ReplicaCounts, State, subject};
 use qscale_common::fixtures;
-use qscale_common::name::{FunctionId, Name};
+use qscale_common::name::FunctionId;
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::clock;
@@ -25,7 +25,7 @@ const ROUNDS_OF_MANY: usize = 10;
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let (server, folder) = (NatsServer::start(), Folder::new("loop"));
-    server.provision().await;
+    server.provision_for(&[fixtures::name("static")]).await;
     let functions: Vec<FunctionId> = (0..MANY).map(|number| format!("f{number}").parse().expect("a name")).collect();
     let (mut metrics, health) = (Registry::default(), Health::new());
     let bus = Bus::connect("bench", "0", &server.config(""), &health, &mut metrics).await.expect("connect");
@@ -66,7 +66,7 @@ async fn write_policies(bus: &Bus, functions: &[FunctionId]) {
     let store = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.expect("the bucket");
     for function in functions {
         let mut policy = ScalingPolicy::new(function.clone());
-        policy.agent = Name::new("static").expect("a name");
+        policy.agent = fixtures::name("static");
         policy.mode = Mode::Active;
         store.put(function.tokens(), policy.to_json().into()).await.expect("written");
     }

@@ -6,9 +6,12 @@ use std::process::Command;
 
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::BusConfig;
-use qscale_common::runtime::nats_permissions::{self, Account};
+use qscale_common::runtime::nats_accounts::{self, User};
 
 use crate::{Folder, Program, eventually, process, repository};
+
+/// The user of [`NatsServer::start_observed`].
+const OBSERVER: &str = "observer";
 
 /// A running nats-server with JetStream.
 #[derive(Debug)]
@@ -54,8 +57,21 @@ impl NatsServer {
     #[must_use]
     pub fn start_with_accounts(agents: &[&str]) -> Self {
         let agents = agents.iter().map(|agent| Name::new(*agent).expect("valid agent names"));
-        let passwords = Account::all(agents).iter().map(|account| (account.user(), format!("password of {}", account.user()))).collect();
+        let passwords = User::all(agents).iter().map(|user| (user.name(), format!("password of {}", user.name()))).collect();
         Self::start_with(passwords)
+    }
+
+    /// Starts a server with accounts and a user `observer`, who may read and write everything in the account of the services.
+    ///
+    /// # Panics
+    /// When the server does not start.
+    #[must_use]
+    pub fn start_observed(agents: &[&str]) -> Self {
+        let mut server = Self::start_with_accounts(agents);
+        server.kill();
+        server.passwords.insert(OBSERVER.to_owned(), "password of observer".to_owned());
+        server.launch();
+        server
     }
 
     fn start_with(passwords: BTreeMap<String, String>) -> Self {
@@ -72,7 +88,13 @@ impl NatsServer {
         command.arg("--ports_file_dir").arg(folder);
         if !self.passwords.is_empty() {
             let configuration = folder.join("nats.conf");
-            let text = nats_permissions::authorization(&self.passwords).expect("users are those of accounts");
+            let mut passwords = self.passwords.clone();
+            let observer = passwords.remove(OBSERVER).map(|password| format!("users: [ {{ user: {OBSERVER}, password: {password:?} }}"));
+            let mut text = nats_accounts::accounts(&passwords).expect("users are those of accounts");
+            if let Some(observer) = observer {
+                // The account of the services comes first.
+                text = text.replacen("users: [", &observer, 1);
+            }
             std::fs::write(&configuration, text).expect("the configuration can be written");
             command.arg("-c").arg(configuration);
         }
@@ -111,14 +133,22 @@ impl NatsServer {
         }
     }
 
-    /// Creates streams and buckets.
+    /// Creates streams, buckets and the streams of the agents with an account.
     ///
     /// # Panics
     /// When the server refuses.
     pub async fn provision(&self) {
+        self.provision_for(&nats_accounts::agents(self.passwords.keys())).await;
+    }
+
+    /// Creates streams, buckets and the streams of `agents`.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn provision_for(&self, agents: &[Name]) {
         let client = self.config("setup").connect_once("setup", crate::PATIENCE).await.expect("the server answers");
         let jetstream = async_nats::jetstream::new(client);
-        qscale_common::runtime::provision::ensure(&jetstream).await.expect("streams and buckets can be created");
+        qscale_common::runtime::provision::ensure(&jetstream, agents).await.expect("streams and buckets can be created");
     }
 
     /// Path of the server's log.

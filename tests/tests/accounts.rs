@@ -1,95 +1,324 @@
-//! Each service can do its work with its own credential, and no more.
+//! Each user can do its work with its own credential, and no more. The subjects that are tried come from the definitions of the accounts.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, DeliverPolicy};
-use futures::StreamExt;
-use qscale_common::contract::{EventType, subject};
-use qscale_common::runtime::bus::ConnectError;
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Subscriber};
+use futures::{FutureExt, StreamExt};
+use qscale_common::contract::{EventType, Message, subject};
+use qscale_common::fixtures;
+use qscale_common::name::Name;
+use qscale_common::runtime::bus::{Bus, ConnectError};
+use qscale_common::runtime::nats_accounts::{User, inbox_prefix};
+use qscale_common::runtime::provision;
 use qscale_tests::{NatsServer, PATIENCE};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-const AGENTS: [&str; 2] = ["threshold", "other"];
+const AGENTS: [&str; 3] = ["threshold", "other", "with-hyphen"];
+/// Calls of JetStream's API that change something or read through a consumer.
+const CALLS: [&str; 12] = [
+    "STREAM.CREATE",
+    "STREAM.UPDATE",
+    "STREAM.DELETE",
+    "STREAM.PURGE",
+    "STREAM.INFO",
+    "STREAM.MSG.DELETE",
+    "STREAM.MSG.GET",
+    "STREAM.SNAPSHOT",
+    "CONSUMER.CREATE",
+    "CONSUMER.DURABLE.CREATE",
+    "CONSUMER.DELETE",
+    "CONSUMER.MSG.NEXT",
+];
 
-struct Fixture {
-    server: NatsServer,
+fn agents() -> Vec<Name> {
+    AGENTS.map(fixtures::name).to_vec()
 }
 
-impl Fixture {
-    async fn new() -> Self {
-        let server = NatsServer::start_with_accounts(&AGENTS);
-        server.provision().await;
-        Self { server }
-    }
+/// Streams, buckets and the model store.
+fn streams() -> Vec<String> {
+    let shared = provision::streams().into_iter().map(|stream| stream.name);
+    let buckets = provision::buckets().into_iter().map(|bucket| format!("KV_{}", bucket.bucket));
+    let actions = agents().iter().map(subject::action_stream).collect::<Vec<_>>();
+    shared.chain(buckets).chain(actions).chain([format!("OBJ_{}", subject::MODEL_STORE)]).collect()
+}
 
-    /// Whether the server lets `user` publish on `subject`.
-    async fn may_publish(&self, user: &str, subject: &str) -> bool {
-        let (refusals, mut refused) = tokio::sync::mpsc::unbounded_channel();
-        let config = self.server.config(user);
-        let client = async_nats::ConnectOptions::new()
+/// A subject of every kind that a user may publish or read, every call on every stream, and subjects of the server itself.
+fn subjects() -> BTreeSet<String> {
+    let concrete = |pattern: &String| {
+        let subject = pattern.split(' ').next().unwrap_or_default();
+        subject.replace('*', "x").replace('>', "x.y")
+    };
+    let mut all: BTreeSet<String> =
+        ["$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.x.CONNZ", "$SRV.PING", "_R_.x.y", "_INBOX.x", "$JS.API.INFO"].map(str::to_owned).into();
+    for user in User::all(agents()) {
+        let permissions = user.permissions(&agents());
+        all.extend(permissions.publish.iter().chain(&permissions.subscribe).map(concrete));
+    }
+    for bucket in provision::buckets() {
+        all.insert(format!("$KV.{}.default.f", bucket.bucket));
+    }
+    for stream in streams() {
+        all.extend(CALLS.iter().map(|call| format!("$JS.API.{call}.{stream}")));
+        all.extend(["CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE"].map(|call| format!("$JS.API.{call}.{stream}.mine")));
+    }
+    all
+}
+
+fn matches(pattern: &str, subject: &str) -> bool {
+    let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (pattern.next(), subject.next()) {
+            (None, None) => return true,
+            (Some(">"), Some(_)) => return true,
+            (Some(wanted), Some(found)) if wanted == "*" || wanted == found => {}
+            _ => return false,
+        }
+    }
+}
+
+/// A connection that reports what the server refuses.
+struct Peer {
+    client: Client,
+    events: UnboundedReceiver<Event>,
+    /// Whether nothing is refused.
+    observes: bool,
+    flushes: u64,
+}
+
+impl Peer {
+    async fn connect(server: &NatsServer, user: &str) -> Self {
+        let (sender, events) = unbounded_channel();
+        let config = server.config(user);
+        let client = ConnectOptions::new()
             .user_and_password(config.user.clone(), config.password.clone())
-            .custom_inbox_prefix(qscale_common::runtime::nats_permissions::inbox_prefix(user))
+            .custom_inbox_prefix(inbox_prefix(user))
             .event_callback(move |event| {
-                if let async_nats::Event::ServerError(error) = event {
-                    refusals.send(error.to_string()).expect("the test listens until the client is gone");
-                }
+                // A test that has ended listens no more.
+                let _ended = sender.send(event);
                 async {}
             })
             .connect(&config.url)
             .await
             .expect("the server takes the credential");
-        client.publish(subject.to_owned(), "x".into()).await.expect("publishing is asynchronous");
-        // The server handles commands of a connection in order. A publish that it always refuses shows that it has handled the one before.
-        client.publish("nobody.may".to_owned(), "x".into()).await.expect("publishing is asynchronous");
-        let mut allowed = true;
-        loop {
-            let refusal = tokio::time::timeout(PATIENCE, refused.recv()).await.expect("a reply of the server").expect("the client lives");
-            if refusal.to_lowercase().contains("nobody.may") {
-                return allowed;
-            }
-            allowed = false;
-        }
+        Self { client, events, observes: user == "observer", flushes: 0 }
     }
 
-    async fn check(&self, user: &str, allowed: &[&str]) {
-        let everything = [
-            "qscale.v1.state.default.f",
-            "qscale.v1.reward.default.f",
-            "qscale.v1.action.threshold.default.f",
-            "qscale.v1.action.other.default.f",
-            "qscale.v1.outcome.default.f",
-            "qscale.v1.load.default.f",
-            "$KV.qscale_policies.default.f",
-            "$KV.qscale_control.all",
-            "$KV.qscale_leases.actuator",
-            "$KV.qscale_leases.promoter",
-            "$KV.qscale_actuator.x",
-            "$KV.qscale_finetune.x",
-            "$O.qscale_models.M.bWluZS8x",
-            "$O.qscale_models.C.1",
-            "$JS.API.STREAM.PURGE.OBJ_qscale_models",
-            "$JS.API.STREAM.DELETE.QSCALE_RECORD",
-            "$JS.API.STREAM.PURGE.QSCALE_RECORD",
-        ];
-        for subject in everything {
-            assert_eq!(self.may_publish(user, subject).await, allowed.contains(&subject), "{user} on {subject}");
+    async fn publish(&self, subject: &str, payload: &str) {
+        self.client.publish(subject.to_owned(), payload.to_owned().into()).await.expect("publishing is asynchronous");
+    }
+
+    async fn publish_with_reply(&self, subject: &str, reply: &str, payload: &str) {
+        let sent = self.client.publish_with_reply(subject.to_owned(), reply.to_owned(), payload.to_owned().into());
+        sent.await.expect("publishing is asynchronous");
+    }
+
+    /// Waits until the server has handled everything sent so far, and returns what it refused since the last call.
+    async fn flush(&mut self) -> Vec<String> {
+        self.flushes += 1;
+        // The server handles the commands of a connection in order, and refuses this one; the observer may publish it and hears it.
+        let subject = format!("flush.{}", self.flushes);
+        let mut heard = self.client.subscribe(subject.clone()).await.expect("subscribing is asynchronous");
+        self.publish(&subject, "").await;
+        let mut refusals = Vec::new();
+        loop {
+            let event = tokio::select! {
+                message = heard.next(), if self.observes => { message.expect("the connection lives"); return refusals }
+                event = tokio::time::timeout(PATIENCE, self.events.recv()) => event.expect("in time").expect("the connection lives"),
+            };
+            if let Event::ServerError(error) = event {
+                let error = error.to_string().to_lowercase();
+                if error.contains(&format!("publish to \"{subject}\"")) {
+                    return refusals;
+                }
+                if !error.contains("\"flush.") {
+                    refusals.push(error);
+                }
+            }
+        }
+    }
+}
+
+/// The messages that have arrived.
+fn received(subscriber: &mut Subscriber) -> Vec<async_nats::Message> {
+    // Not subject to the runtime's budget, with which a poll would end the list early.
+    std::iter::from_fn(|| tokio::task::unconstrained(subscriber.next()).now_or_never().flatten()).collect()
+}
+
+struct Fixture {
+    server: NatsServer,
+    observer: Peer,
+    /// Everything in the account of the services.
+    seen: Subscriber,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let server = NatsServer::start_observed(&AGENTS);
+        server.provision_for(&agents()).await;
+        let mut observer = Peer::connect(&server, "observer").await;
+        let seen = observer.client.subscribe(">").await.expect("subscribing is asynchronous");
+        observer.flush().await;
+        Self { server, observer, seen }
+    }
+
+    async fn seen(&mut self) -> Vec<async_nats::Message> {
+        self.observer.flush().await;
+        let mut seen = received(&mut self.seen);
+        seen.retain(|message| !matches("flush.>", &message.subject));
+        seen
+    }
+
+    /// Last sequence number of every stream.
+    async fn last_sequences(&self) -> Vec<(String, u64)> {
+        let jetstream = async_nats::jetstream::new(self.observer.client.clone());
+        let mut last = Vec::new();
+        for stream in streams() {
+            let info = jetstream.get_stream(&stream).await.expect("it is there").cached_info().clone();
+            last.push((stream, info.state.last_sequence));
+        }
+        last
+    }
+}
+
+#[tokio::test]
+async fn each_user_publishes_the_subjects_of_its_definition_only() {
+    let mut fixture = Fixture::new().await;
+    for user in User::all(agents()) {
+        let allowed = user.permissions(&agents()).publish;
+        let mut peer = Peer::connect(&fixture.server, &user.name()).await;
+        fixture.seen().await;
+        let tag = format!("from {}", user.name());
+        // The client keeps a limited number of refusals.
+        for some in subjects().into_iter().collect::<Vec<_>>().chunks(32) {
+            for subject in some {
+                peer.publish(subject, &tag).await;
+            }
+            peer.flush().await;
+        }
+        let found: BTreeSet<String> = fixture
+            .seen()
+            .await
+            .into_iter()
+            .filter(|message| message.payload == tag.as_bytes())
+            .map(|message| message.subject.to_string())
+            .collect();
+        let expected: BTreeSet<String> =
+            subjects().into_iter().filter(|subject| allowed.iter().any(|pattern| matches(pattern, subject))).collect();
+        let difference: Vec<_> = found.symmetric_difference(&expected).collect();
+        assert!(difference.is_empty(), "{}: {difference:?}", user.name());
+    }
+}
+
+#[tokio::test]
+async fn no_reply_subject_carries_a_message_out_of_an_agents_account() {
+    let mut fixture = Fixture::new().await;
+    let state = fixtures::state();
+    fixture.observer.client.publish(state.subject(), state.encode().into()).await.expect("sent");
+    let mut victim = Peer::connect(&fixture.server, "agent-other").await;
+    let mut heard = Vec::new();
+    for subject in User::Agent(fixtures::name("other")).permissions(&agents()).subscribe.iter().filter(|subject| !subject.contains(' ')) {
+        heard.push(victim.client.subscribe(subject.clone()).await.expect("allowed"));
+    }
+    victim.flush().await;
+    let attacker = Peer::connect(&fixture.server, "agent-threshold").await;
+    let own = User::Agent(fixtures::name("threshold")).permissions(&agents()).publish;
+    let before = fixture.last_sequences().await;
+    fixture.seen().await;
+    let targets = subjects();
+    for service in &own {
+        for target in &targets {
+            let service = service.replace('>', "default.f");
+            for payload in ["{}", r#"{"seq":1}"#, r#"{"last_by_subj":"qscale.v1.state.>"}"#, r#"{"seq":1,"batch":10,"next_by_subj":">"}"#] {
+                attacker.publish_with_reply(&service, target, payload).await;
+            }
+        }
+    }
+    // Answers of one stream come in the order of the requests.
+    for service in &own {
+        let request = attacker.client.request(service.replace('>', "default.f"), r#"{"seq":1}"#.into());
+        tokio::time::timeout(PATIENCE, request).await.expect("in time").expect("the attacker's own requests are answered");
+    }
+    let allowed = |subject: &str| {
+        own.iter().any(|pattern| matches(pattern, subject)) || matches("_R_.>", subject) || matches("$JS.EVENT.ADVISORY.>", subject)
+    };
+    let leaked: Vec<_> =
+        fixture.seen().await.into_iter().map(|message| message.subject.to_string()).filter(|subject| !allowed(subject)).collect();
+    assert!(leaked.is_empty(), "{leaked:?}");
+    victim.flush().await;
+    let leaked: Vec<_> = heard.iter_mut().flat_map(received).collect();
+    assert!(leaked.is_empty(), "{leaked:?}");
+    let own_stream = subject::action_stream(&fixtures::name("threshold"));
+    let changed: Vec<_> = before
+        .into_iter()
+        .zip(fixture.last_sequences().await)
+        .filter(|(before, after)| before != after)
+        .map(|(before, _)| before.0)
+        .collect();
+    assert_eq!(changed, [own_stream], "an agent writes to its own stream only");
+}
+
+#[tokio::test]
+async fn an_agent_subscribes_to_its_definition_in_its_own_queue_group_only() {
+    let mut fixture = Fixture::new().await;
+    let mut agent = Peer::connect(&fixture.server, "agent-threshold").await;
+    let allowed = User::Agent(fixtures::name("threshold")).permissions(&agents()).subscribe;
+    for subject in subjects() {
+        let mut heard = agent.client.subscribe(subject.clone()).await.expect("subscribing is asynchronous");
+        agent.flush().await;
+        fixture.observer.publish(&subject, "secret").await;
+        fixture.observer.flush().await;
+        agent.flush().await;
+        let expected = allowed.iter().any(|pattern| matches(pattern, &subject)) && !subject.starts_with("_INBOX");
+        assert_eq!(!received(&mut heard).is_empty(), expected, "{subject}");
+    }
+    agent.flush().await;
+    for subject in allowed.iter().filter(|subject| !subject.contains(' ') && !subject.starts_with("_INBOX")) {
+        for pattern in [subject.clone(), subject.replace('>', "default.*"), subject.replace('>', "*.*")] {
+            let _own = agent.client.queue_subscribe(pattern.clone(), "agent.threshold".into()).await.expect("asynchronous");
+            assert_eq!(agent.flush().await, [""; 0], "{pattern}");
+            let _foreign = agent.client.queue_subscribe(pattern.clone(), "agent.other".into()).await.expect("asynchronous");
+            assert_eq!(agent.flush().await.len(), 1, "{pattern}");
         }
     }
 }
 
 #[tokio::test]
-async fn each_service_publishes_its_own_subjects_only() {
+async fn an_agent_cannot_take_message_ids_of_others() {
     let fixture = Fixture::new().await;
-    fixture.check("collector", &["qscale.v1.state.default.f", "qscale.v1.reward.default.f"]).await;
-    fixture.check("agent-threshold", &["qscale.v1.action.threshold.default.f"]).await;
-    let promoter =
-        ["$O.qscale_models.M.bWluZS8x", "$O.qscale_models.C.1", "$JS.API.STREAM.PURGE.OBJ_qscale_models", "$KV.qscale_finetune.x"];
-    fixture.check("promoter", &[&promoter[..], &["$KV.qscale_leases.promoter"]].concat()).await;
-    fixture.check("actuator", &["qscale.v1.outcome.default.f", "$KV.qscale_leases.actuator", "$KV.qscale_actuator.x"]).await;
-    fixture.check("loadgen", &["qscale.v1.load.default.f"]).await;
-    let models = ["$O.qscale_models.M.bWluZS8x", "$O.qscale_models.C.1", "$JS.API.STREAM.PURGE.OBJ_qscale_models"];
-    fixture
-        .check("operator", &[&["$KV.qscale_policies.default.f", "$KV.qscale_control.all", "$KV.qscale_finetune.x"], &models[..]].concat())
-        .await;
+    let attacker = async_nats::jetstream::new(Peer::connect(&fixture.server, "agent-threshold").await.client);
+    let other = async_nats::jetstream::new(Peer::connect(&fixture.server, "agent-other").await.client);
+    let collector = async_nats::jetstream::new(Peer::connect(&fixture.server, "collector").await.client);
+    let with_id = |id: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", id);
+        headers
+    };
+    for id in ["action", "reward"] {
+        let sent = attacker.publish_with_headers("qscale.v1.action.threshold.default.f", with_id(id), "x".into()).await.expect("sent");
+        assert!(!sent.await.expect("stored").duplicate);
+    }
+    let action = other.publish_with_headers("qscale.v1.action.other.default.f", with_id("action"), "x".into()).await.expect("sent");
+    assert!(!action.await.expect("stored").duplicate);
+    let reward = collector.publish_with_headers("qscale.v1.reward.default.f", with_id("reward"), "x".into()).await.expect("sent");
+    assert!(!reward.await.expect("stored").duplicate);
+}
+
+#[tokio::test]
+async fn an_agent_has_a_limited_number_of_connections() {
+    let fixture = Fixture::new().await;
+    let config = fixture.server.config("agent-threshold");
+    let mut open = Vec::new();
+    let refused = loop {
+        match config.connect_once("test", Duration::from_secs(3)).await {
+            Ok(client) => open.push(client),
+            Err(error) => break error,
+        }
+        assert!(open.len() < 200, "no limit");
+    };
+    assert!(open.len() > 10, "{refused:#}");
+    fixture.server.config("agent-other").connect_once("test", PATIENCE).await.expect("another agent is not affected");
 }
 
 #[tokio::test]
@@ -106,30 +335,57 @@ async fn services_can_read_what_their_work_needs() {
             Ok::<(), String>(())
         }
     };
-    for user in ["collector", "agent-threshold", "actuator", "promoter", "operator"] {
+    for user in ["collector", "actuator", "promoter", "operator"] {
         bucket(user, subject::POLICY_BUCKET).await.expect("policies are readable");
     }
     bucket("actuator", subject::CONTROL_BUCKET).await.expect("controls are readable");
     bucket("actuator", subject::LEASE_BUCKET).await.expect("leases are readable");
 
     let operator = fixture.server.config("operator").connect_once("test", PATIENCE).await.expect("connect");
-    let stream = async_nats::jetstream::new(operator).get_stream(subject::RECORD_STREAM).await.expect("the stream is visible");
-    let configuration = consumer::pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
-    let consumer = stream.create_consumer(configuration).await.expect("a consumer can be made");
-    consumer.messages().await.expect("messages can be read");
+    let actions = subject::action_stream(&fixtures::name("other"));
+    for name in [subject::RECORD_STREAM, &actions] {
+        let stream = async_nats::jetstream::new(operator.clone()).get_stream(name).await.expect("the stream is visible");
+        let configuration = consumer::pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
+        let consumer = stream.create_consumer(configuration).await.expect("a consumer can be made");
+        consumer.messages().await.expect("messages can be read");
+    }
+}
+
+#[tokio::test]
+async fn retained_messages_are_read_completely_and_in_order() {
+    let mut fixture = Fixture::new().await;
+    let count = 2500;
+    let state = fixtures::state();
+    for tick in 0..count {
+        let state = qscale_common::contract::State { tick: qscale_common::time::Tick(tick), ..state.clone() };
+        fixture.observer.client.publish(state.subject(), state.encode().into()).await.expect("sent");
+    }
+    fixture.observer.client.publish("qscale.v1.load.default.f", "{}".into()).await.expect("sent");
+    fixture.observer.flush().await;
+    for user in ["agent-threshold", "operator"] {
+        let bus = Bus::of_client(Peer::connect(&fixture.server, user).await.client, "/qscale/test/0");
+        let mut ticks = Vec::new();
+        let visit = |state: qscale_common::contract::State| ticks.push(state.tick.0);
+        let read = bus.read_history(qscale_common::time::Timestamp(0), visit).await.expect("readable");
+        assert_eq!(read, count, "{user}");
+        assert_eq!(ticks, (0..count).collect::<Vec<_>>(), "{user}");
+        let last = bus.last_message(EventType::State, &subject::all(EventType::State)).await.expect("readable").expect("one is retained");
+        assert_eq!(last.sequence, count, "{user}");
+    }
 }
 
 #[tokio::test]
 async fn messages_for_others_are_not_received() {
     let fixture = Fixture::new().await;
-    let loadgen = fixture.server.config("loadgen").connect_once("test", PATIENCE).await.expect("connect");
-    let mut actions = loadgen.subscribe(subject::all(EventType::Action)).await.expect("subscribing is asynchronous");
-    let agent = fixture.server.config("agent-threshold").connect_once("test", PATIENCE).await.expect("connect");
-    let jetstream = async_nats::jetstream::new(agent);
+    let mut loadgen = Peer::connect(&fixture.server, "loadgen").await;
+    let mut actions = loadgen.client.subscribe(subject::all(EventType::Action)).await.expect("subscribing is asynchronous");
+    loadgen.flush().await;
+    let agent = Peer::connect(&fixture.server, "agent-threshold").await;
+    let jetstream = async_nats::jetstream::new(agent.client.clone());
     let published = jetstream.publish("qscale.v1.action.threshold.default.f", "{}".into()).await.expect("sent");
     published.await.expect("the stream acknowledges the agent's own action");
-    let nothing = tokio::time::timeout(Duration::from_millis(300), actions.next()).await;
-    assert!(!matches!(nothing, Ok(Some(_))), "loadgen heard an action");
+    loadgen.flush().await;
+    assert!(received(&mut actions).is_empty(), "loadgen heard an Action");
 }
 
 #[tokio::test]

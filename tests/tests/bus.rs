@@ -60,7 +60,7 @@ async fn listening(peer: &Peer) -> Subscription<Action> {
 #[tokio::test]
 async fn invalid_messages_are_counted_and_skipped() {
     let server = NatsServer::start();
-    server.provision().await;
+    server.provision_for(&[fixtures::name("threshold")]).await;
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let mut actions = listening(&peer).await;
@@ -93,7 +93,7 @@ async fn invalid_messages_are_counted_and_skipped() {
 #[tokio::test]
 async fn a_lagging_reader_gets_the_newest_state_of_each_function() {
     let server = NatsServer::start();
-    server.provision().await;
+    server.provision_for(&[fixtures::name("threshold")]).await;
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let mut states: Subscription<State> = peer.bus.subscribe_latest(subject::all(EventType::State), None).await.expect("subscribing works");
@@ -112,7 +112,7 @@ async fn a_lagging_reader_gets_the_newest_state_of_each_function() {
 #[tokio::test]
 async fn a_service_starts_before_its_server() {
     let mut server = NatsServer::start();
-    server.provision().await;
+    server.provision_for(&[fixtures::name("threshold")]).await;
     let config = server.config("");
     server.kill();
     let peer = Peer::connect(&config).await;
@@ -127,7 +127,7 @@ async fn a_service_starts_before_its_server() {
 #[tokio::test]
 async fn messages_recorded_during_an_outage_are_stored_once() {
     let mut server = NatsServer::start();
-    server.provision().await;
+    server.provision_for(&[fixtures::name("threshold")]).await;
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     server.kill();
@@ -139,14 +139,14 @@ async fn messages_recorded_during_an_outage_are_stored_once() {
     assert_eq!(peer.count(EventType::Action, "recorded"), 20);
     peer.bus.record(&action(20), peer.bus.new_trace()).await;
     peer.bus.drain(PATIENCE).await;
-    let stream = peer.bus.jetstream().get_stream(subject::RECORD_STREAM).await.expect("the stream");
+    let stream = peer.bus.jetstream().get_stream(subject::action_stream(&fixtures::name("threshold"))).await.expect("the stream");
     assert_eq!(stream.get_info().await.expect("its state").state.messages, 20, "published twice, stored once");
 }
 
 #[tokio::test]
 async fn a_trace_travels_with_the_message() {
     let server = NatsServer::start();
-    server.provision().await;
+    server.provision_for(&[fixtures::name("threshold")]).await;
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let raw = server.config("").connect_once("raw", PATIENCE).await.expect("connect");
@@ -167,7 +167,7 @@ async fn a_trace_travels_with_the_message() {
 #[tokio::test]
 async fn policies_are_followed_through_a_restart_of_the_server() {
     let mut server = NatsServer::start();
-    server.provision().await;
+    server.provision_for(&[fixtures::name("threshold")]).await;
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let token = CancellationToken::new();

@@ -208,11 +208,11 @@ async fn concurrent_pushes_get_different_versions() {
     let pushed = BTreeMap::from([a, b, c]);
     assert_eq!(pushed.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     for (version, text) in pushed {
-        assert_eq!(store.read(&name, version, 100).await.expect("read"), text.as_bytes());
+        assert_eq!(store.reader().read(&name, version, 100).await.expect("read"), text.as_bytes());
     }
     let pointer = store.pointer(&name).await.expect("known");
     assert_eq!(pointer, ModelPointer::default());
-    assert!(matches!(store.read(&name, 1, 0).await, Err(ReadError::TooLong(1, 0))));
+    assert!(matches!(store.reader().read(&name, 1, 0).await, Err(ReadError::TooLong(1, 0))));
     assert!(matches!(store.put_in_use(&name, 7, &pointer).await, Err(PointerError::NoSuchVersion { version: 7, .. })));
     assert!(matches!(store.roll_back(&name, &pointer).await, Err(PointerError::NoneInUse { .. })));
 }

@@ -225,7 +225,7 @@ impl Step<'_> {
 
     async fn checkpoint(&self, version: u64) -> anyhow::Result<Checkpoint> {
         let name = || format!("model {}@{version}", self.model());
-        let bytes = self.store.read(self.model(), version, MAX_BYTES).await.with_context(name)?;
+        let bytes = self.store.reader().read(self.model(), version, MAX_BYTES).await.with_context(name)?;
         Checkpoint::from_bytes(&bytes).with_context(name)
     }
 

@@ -189,7 +189,7 @@ async fn model_that_decided(bus: &Bus, configured: Option<&str>, recorded: Optio
         let in_use = model.in_use.as_ref().filter(|_| fingerprint.is_none() && named == Some(name.as_str())).map(|in_use| in_use.version);
         let same = model.versions.iter().find(|(_, stored)| fingerprint.is_some() && stored.fingerprint.as_deref() == fingerprint);
         let Some(version) = same.map(|(version, _)| *version).or(in_use) else { continue };
-        let bytes = store.read(&name, version, MAX_BYTES).await.with_context(|| format!("model {name}@{version}"))?;
+        let bytes = store.reader().read(&name, version, MAX_BYTES).await.with_context(|| format!("model {name}@{version}"))?;
         return Checkpoint::from_bytes(&bytes).map(Some).with_context(|| format!("model {name}@{version}"));
     }
     Ok(of_file)

@@ -82,7 +82,7 @@ pub async fn messages<M: Message>(bus: &Bus, function: &FunctionId, since: Times
 /// [`NothingRecorded`], or when the stream or the State cannot be read.
 pub async fn last_state(bus: &Bus, function: &FunctionId) -> anyhow::Result<State> {
     let on = subject::of(EventType::State, function);
-    let Some((_, stored)) = bus.last_message(subject::LIVE_STREAM, &on).await? else {
+    let Some(stored) = bus.last_message(EventType::State, &on).await? else {
         return Err(NothingRecorded { function: function.clone(), since: Timestamp(0) }.into());
     };
     contract::decode(&on, &stored.payload).with_context(|| format!("the last State of {function}"))
@@ -94,7 +94,7 @@ pub async fn last_state(bus: &Bus, function: &FunctionId) -> anyhow::Result<Stat
 /// When the stream or the Action cannot be read.
 pub async fn last_action(bus: &Bus, agent: &Name, function: &FunctionId) -> anyhow::Result<Option<Action>> {
     let on = subject::action(agent, function);
-    let Some((_, stored)) = bus.last_message(subject::RECORD_STREAM, &on).await? else { return Ok(None) };
+    let Some(stored) = bus.last_message(EventType::Action, &on).await? else { return Ok(None) };
     contract::decode(&on, &stored.payload).map(Some).with_context(|| format!("the last Action of {agent} for {function}"))
 }
 

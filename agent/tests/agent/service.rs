@@ -43,7 +43,8 @@ async fn an_action_continues_the_trace_of_its_state_and_is_kept_by_the_stream() 
 
 async fn stored(scene: &Scene, subject: &str) -> Vec<u8> {
     let client = scene.server.config("operator").connect_once("test", PATIENCE).await.expect("the server answers");
-    let stream = async_nats::jetstream::new(client).get_stream(subject::RECORD_STREAM).await.expect("the stream is there");
+    let stream =
+        async_nats::jetstream::new(client).get_stream(subject::action_stream(&name("threshold"))).await.expect("the stream is there");
     eventually_async("the Action in the stream", || async { stream.direct_get_last_for_subject(subject).await.ok() }).await.payload.to_vec()
 }
 

@@ -8,7 +8,7 @@ pub const PREFIX: &str = "qscale.v1";
 
 /// Stream of State and Load, bounded in size; the oldest are dropped.
 pub const LIVE_STREAM: &str = "QSCALE_LIVE";
-/// Stream of Action, Outcome and Reward: acknowledged, bounded in age and size.
+/// Stream of Outcome and Reward: acknowledged, bounded in age and size.
 pub const RECORD_STREAM: &str = "QSCALE_RECORD";
 /// Key-value bucket of ScalingPolicies; the key is `<namespace>.<function>`.
 pub const POLICY_BUCKET: &str = "qscale_policies";
@@ -51,6 +51,28 @@ pub fn all(kind: EventType) -> String {
 #[must_use]
 pub fn all_of_agent(agent: &Name) -> String {
     format!("{PREFIX}.{}.{agent}.>", EventType::Action)
+}
+
+/// Prefix of the names of streams of Actions.
+const ACTION_STREAM: &str = "QSCALE_ACTION_";
+
+/// Stream of the Actions of one agent: acknowledged, bounded in age and size.
+#[must_use]
+pub fn action_stream(agent: &Name) -> String {
+    format!("{ACTION_STREAM}{agent}")
+}
+
+/// The agent whose Actions are in `stream`; `None` if it holds other messages.
+#[must_use]
+pub fn agent_of_stream(stream: &str) -> Option<Name> {
+    Name::new(stream.strip_prefix(ACTION_STREAM)?).ok()
+}
+
+/// The agent whose Actions are on `subject`; `None` if they may be of several agents.
+#[must_use]
+pub fn agent_of(subject: &str) -> Option<Name> {
+    let rest = subject.strip_prefix(PREFIX)?.strip_prefix('.')?.strip_prefix(EventType::Action.word())?.strip_prefix('.')?;
+    Name::new(rest.split('.').next()?).ok()
 }
 
 /// Queue group that shares the States among the instances of an agent.

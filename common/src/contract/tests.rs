@@ -88,6 +88,11 @@ fn a_subject_has_the_kind_of_its_message_and_no_other() {
     assert_eq!(subject::action(&agent, &function), "qscale.v1.action.mine.prod.fib");
     assert_eq!(subject::kind(&subject::action(&agent, &function)), Some(EventType::Action));
     assert_eq!(subject::all_of_agent(&agent), "qscale.v1.action.mine.>");
+    assert_eq!(subject::agent_of(&subject::all_of_agent(&agent)), Some(agent.clone()));
+    assert_eq!(subject::agent_of(&subject::all(EventType::Action)), None);
+    assert_eq!(subject::agent_of("qscale.v1.state.mine.f"), None);
+    assert_eq!(subject::agent_of_stream(&subject::action_stream(&agent)), Some(agent.clone()));
+    assert_eq!(subject::agent_of_stream(subject::RECORD_STREAM), None);
     for other in
         ["", "qscale", "qscale.v1", "qscale.v1.", "qscale.v1.states.a.b", "qscale.v2.state.a.b", "qscale.v1state.a.b", "$JS.API.INFO"]
     {

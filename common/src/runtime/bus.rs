@@ -5,6 +5,7 @@ mod outbox;
 mod queue;
 mod read_history;
 mod recorded_messages;
+mod retained;
 mod subscription;
 
 use std::future::IntoFuture;
@@ -32,11 +33,13 @@ pub(super) use bucket::read_current;
 pub use outbox::Outbox;
 use queue::Retention;
 pub use recorded_messages::{RecordedMessage, RecordedMessages};
+pub use retained::RetainedMessage;
+pub(super) use retained::Start;
 pub use subscription::{Received, Subscription};
 
 use super::clock;
 use super::health::Health;
-use super::nats_permissions;
+use super::nats_accounts;
 use super::telemetry::{Label, RateLimit};
 use crate::contract::{Event, EventType, Message, TraceParent};
 
@@ -135,8 +138,7 @@ impl BusConfig {
                     .to_owned(),
                 None => self.password.clone(),
             };
-            options =
-                options.user_and_password(self.user.clone(), password).custom_inbox_prefix(nats_permissions::inbox_prefix(&self.user));
+            options = options.user_and_password(self.user.clone(), password).custom_inbox_prefix(nats_accounts::inbox_prefix(&self.user));
         }
         Ok(options)
     }

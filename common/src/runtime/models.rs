@@ -7,6 +7,8 @@
 //!
 //! A version on trial is in use but not confirmed: once it is replaced, a rollback never returns to it.
 
+mod reader;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -14,13 +16,14 @@ use anyhow::{Context as _, bail};
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_ROLLUP};
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::object_store::{GetErrorKind, InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore, Watch};
+use async_nats::jetstream::object_store::{InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use futures::StreamExt;
 use thiserror::Error;
-use tokio::io::AsyncReadExt;
+
+pub use reader::{ModelReader, PointerChanges};
 
 use super::bus::Bus;
 use super::clock;
@@ -28,9 +31,8 @@ use crate::contract::subject;
 use crate::name::Name;
 use crate::time::Timestamp;
 
-/// Timeout for listing all objects, and for reading one.
+/// Timeout for listing all objects.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Earlier versions that the pointer remembers.
 const MAX_BEFORE: usize = 50;
 /// Attempts to claim a version number while others push at the same time.
@@ -209,6 +211,12 @@ impl ModelStore {
         tokio::time::timeout(LIST_TIMEOUT, listed).await.context("the model store stopped answering")?
     }
 
+    /// Read access with fewer rights.
+    #[must_use]
+    pub fn reader(&self) -> ModelReader {
+        ModelReader::new(&self.bus)
+    }
+
     /// The version of `name` in use, if any.
     ///
     /// # Errors
@@ -223,42 +231,13 @@ impl ModelStore {
     /// If the server does not answer or the pointer is malformed.
     pub async fn pointer(&self, name: &Name) -> Result<ModelPointer, PointerError> {
         let unavailable = |reason: String| PointerError::Unavailable { name: name.clone(), reason };
-        let message = match self.stream.get_last_raw_message_by_subject(&pointer_subject(name)).await {
+        let message = match self.stream.get_last_raw_message_by_subject(&object_subject(&pointer_object(name))).await {
             Ok(message) => message,
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(ModelPointer::default()),
             Err(error) => return Err(unavailable(format!("failed to read the version in use: {error}"))),
         };
-        let malformed = |reason: String| unavailable(format!("the pointer to the version in use is malformed: {reason}"));
-        let info: ObjectInfo = serde_json::from_slice(&message.payload).map_err(|error| malformed(error.to_string()))?;
-        let in_use = if info.deleted { None } else { Some(InUse::of(&info).map_err(malformed)?) };
+        let in_use = parse_pointer(name, &message.payload)?;
         Ok(ModelPointer { revision: message.sequence, in_use })
-    }
-
-    /// The bytes of a version of `name`, at most `max_bytes`.
-    ///
-    /// # Errors
-    /// Distinguishes whether another attempt may succeed.
-    pub async fn read(&self, name: &Name, version: u64, max_bytes: usize) -> Result<Vec<u8>, ReadError> {
-        let read = async {
-            let object = self.store.get(format!("{name}/{version}")).await.map_err(|error| match error.kind() {
-                GetErrorKind::NotFound => ReadError::Absent,
-                GetErrorKind::BucketLink | GetErrorKind::InvalidName => ReadError::Damaged(error.to_string()),
-                _ => ReadError::Unavailable(error.to_string()),
-            })?;
-            let size = object.info.size;
-            if size > max_bytes {
-                return Err(ReadError::TooLong(size, max_bytes));
-            }
-            let mut bytes = Vec::new();
-            let read = object.take(max_bytes as u64 + 1).read_to_end(&mut bytes).await;
-            read.map_err(|error| match error.kind() {
-                std::io::ErrorKind::InvalidData => ReadError::Damaged(error.to_string()),
-                _ => ReadError::Unavailable(error.to_string()),
-            })?;
-            if bytes.len() == size { Ok(bytes) } else { Err(ReadError::Damaged(format!("expected {size} bytes, read {}", bytes.len()))) }
-        };
-        let timeout = || ReadError::Unavailable(format!("timeout after {READ_TIMEOUT:?}"));
-        tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| Err(timeout()))
     }
 
     /// Stores `bytes` as the next version of `name` and returns its number. [`ModelStore::put_in_use`] has agents use it.
@@ -374,7 +353,7 @@ impl ModelStore {
         let mut headers = expecting(expected.revision);
         headers.insert(NATS_ROLLUP, "sub");
         let value = serde_json::to_vec(&next.as_object(name)).map_err(|error| unavailable(error.to_string()))?;
-        let sent = self.bus.jetstream().publish_with_headers(pointer_subject(name), headers, value.into()).await;
+        let sent = self.bus.jetstream().publish_with_headers(object_subject(&pointer_object(name)), headers, value.into()).await;
         match sent.map_err(|error| unavailable(error.to_string()))?.await {
             Ok(ack) => Ok(ModelPointer { revision: ack.sequence, in_use: Some(next) }),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
@@ -384,24 +363,25 @@ impl ModelStore {
             Err(error) => Err(unavailable(error.to_string())),
         }
     }
-
-    /// Watches for changes of the version of `name` in use.
-    ///
-    /// # Errors
-    /// If the server does not answer.
-    pub async fn watch(&self, name: &Name) -> anyhow::Result<PointerChanges> {
-        let watch = self.store.watch().await.with_context(|| format!("watch model {name}"))?;
-        Ok(PointerChanges { object: pointer_object(name), watch })
-    }
 }
 
 fn pointer_object(name: &Name) -> String {
     format!("{name}/{CURRENT}")
 }
 
-/// Subject of the message that holds the pointer, as the object store defines it.
-fn pointer_subject(name: &Name) -> String {
-    format!("$O.{}.M.{}", subject::MODEL_STORE, URL_SAFE.encode(pointer_object(name)))
+/// Subject of the message that describes an object, as the object store defines it.
+fn object_subject(object: &str) -> String {
+    format!("$O.{}.M.{}", subject::MODEL_STORE, URL_SAFE.encode(object))
+}
+
+/// The version in use that the pointer of `name` holds.
+fn parse_pointer(name: &Name, payload: &[u8]) -> Result<Option<InUse>, PointerError> {
+    let malformed = |reason: String| PointerError::Unavailable {
+        name: name.clone(),
+        reason: format!("the pointer to the version in use is malformed: {reason}"),
+    };
+    let info: ObjectInfo = serde_json::from_slice(payload).map_err(|error| malformed(error.to_string()))?;
+    if info.deleted { Ok(None) } else { InUse::of(&info).map(Some).map_err(malformed) }
 }
 
 /// The header that has the server refuse a message unless `revision` is the last one on its subject.
@@ -409,27 +389,6 @@ fn expecting(revision: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string().as_str());
     headers
-}
-
-/// Changes of the version of a model in use.
-pub struct PointerChanges {
-    object: String,
-    watch: Watch,
-}
-
-impl PointerChanges {
-    /// Waits for the next change.
-    ///
-    /// # Errors
-    /// If the watch ended; the caller must read the pointer again.
-    pub async fn next(&mut self) -> anyhow::Result<()> {
-        loop {
-            let info = self.watch.next().await.context("the watch ended")?.context("watch the model store")?;
-            if info.name == self.object {
-                return Ok(());
-            }
-        }
-    }
 }
 
 impl InUse {

@@ -3,17 +3,23 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
-use async_nats::jetstream::{Context, kv, object_store};
+use async_nats::jetstream::{Context, ErrorCode, kv, object_store};
 
 use super::bus::ConnectError;
 use crate::contract::{EventType, MAX_PAYLOAD, subject};
+use crate::name::Name;
 
 const MIB: i64 = 1 << 20;
 /// State and Load: about a day of ten functions at 5 s, or 20 minutes of a thousand.
 const LIVE_BYTES: i64 = 256 * MIB;
-/// Action, Outcome and Reward: what fits, and no longer than a week.
-const RECORD_BYTES: i64 = 1024 * MIB;
+/// Outcome and Reward: what fits, and no longer than a week.
+const RECORD_BYTES: i64 = 768 * MIB;
+/// Actions of one agent, about a day of ten functions at 5 s: the agent's quota, so that a flood removes nothing but its sender's own Actions.
+const ACTION_BYTES: i64 = 128 * MIB;
+/// Most Actions of one agent, for the memory that the server needs for the index of small messages.
+const ACTION_MESSAGES: i64 = 200_000;
 const RECORD_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Window for duplicates of a message; longer than a publisher retries.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -25,16 +31,37 @@ const MODEL_BYTES: i64 = 512 * MIB;
 /// Oldest supported nats-server: older ones cannot create the buckets and ignore filters.
 pub const OLDEST_SERVER: (u64, u64, u64) = (2, 11, 0);
 
-/// Configuration of the streams.
-#[must_use]
-pub fn streams() -> [Config; 2] {
-    let common = Config {
+fn stream() -> Config {
+    Config {
         storage: StorageType::File,
         discard: DiscardPolicy::Old,
         max_message_size: MAX_PAYLOAD as i32,
         allow_direct: true,
         ..Default::default()
-    };
+    }
+}
+
+/// Configuration of the stream of `agent`'s Actions. It has a stream of its own because the server drops messages whose id the stream has seen: in a shared
+/// stream an agent could take the ids of others.
+#[must_use]
+pub fn action_stream(agent: &Name) -> Config {
+    Config {
+        name: subject::action_stream(agent),
+        description: Some(format!("Actions of agent {agent}: acknowledged, read by replay and learning")),
+        subjects: vec![subject::all_of_agent(agent).into()],
+        max_bytes: ACTION_BYTES,
+        max_messages: ACTION_MESSAGES,
+        ..recorded()
+    }
+}
+
+fn recorded() -> Config {
+    Config { max_age: RECORD_AGE, duplicate_window: DUPLICATE_WINDOW, ..stream() }
+}
+
+/// Configuration of the streams that all agents and services share.
+#[must_use]
+pub fn streams() -> [Config; 2] {
     [
         Config {
             name: subject::LIVE_STREAM.into(),
@@ -42,16 +69,14 @@ pub fn streams() -> [Config; 2] {
             subjects: [EventType::State, EventType::Load].map(subject::all).into(),
             max_bytes: LIVE_BYTES,
             no_ack: true,
-            ..common.clone()
+            ..stream()
         },
         Config {
             name: subject::RECORD_STREAM.into(),
-            description: Some("Action, Outcome and Reward: acknowledged, what replay and learning read".into()),
-            subjects: [EventType::Action, EventType::Outcome, EventType::Reward].map(subject::all).into(),
+            description: Some("Outcome and Reward: acknowledged, read by replay and learning".into()),
+            subjects: [EventType::Outcome, EventType::Reward].map(subject::all).into(),
             max_bytes: RECORD_BYTES,
-            max_age: RECORD_AGE,
-            duplicate_window: DUPLICATE_WINDOW,
-            ..common
+            ..recorded()
         },
     ]
 }
@@ -76,13 +101,14 @@ pub fn buckets() -> [kv::Config; 5] {
     ]
 }
 
-/// Creates missing streams, buckets and stores and updates existing ones. Idempotent.
+/// Creates missing streams, those of `agents` included, buckets and stores, and updates existing ones. Idempotent.
 ///
 /// # Errors
 /// If the server is older than [`OLDEST_SERVER`], has no JetStream, or refuses.
-pub async fn ensure(jetstream: &Context) -> anyhow::Result<()> {
+pub async fn ensure(jetstream: &Context, agents: &[Name]) -> anyhow::Result<()> {
     check_server(&jetstream.client())?;
-    for stream in streams() {
+    // The shared streams first: an earlier version kept Actions in one of them, and a subject can have one stream only.
+    for stream in streams().into_iter().chain(agents.iter().map(action_stream)) {
         let name = stream.name.clone();
         jetstream.create_or_update_stream(stream).await.with_context(|| format!("stream {name}"))?;
     }
@@ -100,6 +126,21 @@ pub async fn ensure(jetstream: &Context) -> anyhow::Result<()> {
         jetstream.create_object_store(store).await.with_context(|| format!("object store {}", subject::MODEL_STORE))?;
     }
     Ok(())
+}
+
+/// Deletes the stream of `agent`'s Actions, if it exists.
+///
+/// # Errors
+/// If the server refuses or does not answer.
+pub async fn remove_agent(jetstream: &Context, agent: &Name) -> anyhow::Result<()> {
+    let name = subject::action_stream(agent);
+    match jetstream.delete_stream(&name).await {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(cause) if cause.error_code() == ErrorCode::STREAM_NOT_FOUND) => {
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("delete stream {name}")),
+    }
 }
 
 /// Refuses a server that is too old.

@@ -38,7 +38,8 @@ fn overview() -> String {
     let mine = Name::new("mine").expect("a DNS label");
     let function = FunctionId::new(Name::new("default").expect("a DNS label"), Name::new("fib").expect("a DNS label"));
     let (states, group, action) = (subject::all(EventType::State), subject::agent_group(&mine), subject::action(&mine, &function));
-    let (live, record, policies) = (subject::LIVE_STREAM, subject::RECORD_STREAM, subject::POLICY_BUCKET);
+    let (live, record, actions, policies) =
+        (subject::LIVE_STREAM, subject::RECORD_STREAM, subject::action_stream(&mine), subject::POLICY_BUCKET);
     let (kib, major, most) = (MAX_PAYLOAD / 1024, Version::CURRENT.major, Action::MAX_TEXT);
     format!(
         "Qscale scales serverless functions. Each tick the collector publishes a State of each function; agents answer it with Actions; the actuator applies those of \
@@ -54,12 +55,14 @@ With `Nats-Msg-Id` a stream stores a message that was published twice only once.
 \n\
 ## Delivery\n\
 - State and Load: published without acknowledgement; the stream `{live}` retains as many hours as fit.\n\
-- Action, Outcome and Reward: the stream `{record}` acknowledges them (publish with a reply subject) and retains them for replay and learning. Without an acknowledgement the publisher repeats the message.\n\
+- Outcome and Reward: the stream `{record}` acknowledges them (publish with a reply subject) and retains them for replay and learning. Without an acknowledgement the publisher repeats the message.\n\
+- Action: likewise, in a stream of each agent, such as `{actions}`, which is the agent's quota.\n\
 - ScalingPolicies are in the key-value bucket `{policies}` under `<namespace>.<function>`; see `scaling-policy.schema.json`.\n\
 \n\
 ## How to be an agent\n\
 For an agent named `mine`:\n\
-1. Connect as user `agent-mine`, with the inbox prefix `_INBOX_agent-mine`: the user may receive replies only there, and publish only its own Actions.\n\
+1. Connect as user `agent-mine`. The user is in an account of its own, without JetStream: it may publish its own Actions, subscribe to States, Rewards and Outcomes, and request \
+retained States and Loads with a direct get on `$JS.API.DIRECT.GET.{live}`, nothing else.\n\
 2. Subscribe to `{states}` in the queue group `{group}`. Every agent receives every State; the instances of one agent share them, and the others take over from one that stops.\n\
 3. Answer each State promptly with one Action on `<action>.<namespace>.<function>`, such as `{action}`: copy `namespace`, `function`, `epoch` and `tick` from the State, and set `agent` to the agent's name.\n\
 4. `allocation` is absolute: replicas, CPU and memory of each. To change nothing, repeat the State's `allocation`: after some ticks without an Action the fallback rule of the \
@@ -158,9 +161,11 @@ fn delivery(kind: EventType) -> String {
         EventType::State | EventType::Load => {
             format!("Published without waiting, newest wins; kept by the stream `{}`.", subject::LIVE_STREAM)
         }
-        EventType::Action | EventType::Outcome | EventType::Reward => {
-            format!("Acknowledged and kept by the stream `{}`.", subject::RECORD_STREAM)
+        EventType::Action => {
+            let agent = Name::new("agent").expect("a DNS label");
+            format!("Acknowledged and kept by a stream of each agent, `{}`.", subject::action_stream(&agent).replace("agent", "{agent}"))
         }
+        EventType::Outcome | EventType::Reward => format!("Acknowledged and kept by the stream `{}`.", subject::RECORD_STREAM),
     }
 }
 

@@ -11,7 +11,8 @@ use qscale_common::name::Name;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::kv;
-use qscale_common::runtime::nats_permissions::{self, Account};
+use qscale_common::runtime::nats_accounts::{self, User};
+use qscale_common::runtime::provision;
 use serde_json::json;
 
 use crate::output::{self, Cell, Table, Tone};
@@ -19,6 +20,8 @@ use crate::system::{Locate, StateDir, write_private};
 
 /// Timeout until a new credential connects.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most reloads of the accounts for one new agent; two suffice.
+const RELOADS: u32 = 5;
 
 /// Actions on agents.
 #[derive(Debug, Subcommand)]
@@ -59,45 +62,66 @@ pub async fn run(locate: &Locate, command: AgentCommand) -> anyhow::Result<()> {
 }
 
 async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
-    let user = Account::Agent(agent.clone()).user();
+    let user = User::Agent(agent.clone()).name();
     let lock = state.lock_credentials()?;
     let known = state.known_passwords()?.contains_key(&user);
     let passwords = state.passwords(std::slice::from_ref(agent))?;
     let password = passwords.get(&user).context("the password was just created")?;
     write_accounts(state, &passwords)?;
-    let server = reload(state)?;
-    drop(lock);
     let url = state.addresses().map(|addresses| addresses.nats).ok();
     let config =
         BusConfig { url: url.clone().unwrap_or_else(|| BusConfig::default().url), user, password: password.clone(), password_file: None };
-    if server.is_some() && url.is_some() {
-        config
-            .connect_once("qscale-agent-add", CONNECT_TIMEOUT)
-            .await
-            .with_context(|| format!("the nats-server does not accept the new credential; see {}", state.log("nats-server").display()))?;
+    let running = reload(state)?.is_some();
+    if running && url.is_some() {
+        let refused = || format!("the nats-server does not accept the new credential; see {}", state.log("nats-server").display());
+        let jetstream = setup(state, &passwords).await.with_context(refused)?;
+        provision::ensure(&jetstream, &nats_accounts::agents(passwords.keys())).await.context("failed to create the agent's stream")?;
+        activate(state, &config).await.with_context(refused)?;
     }
-    let status = match (server, known) {
-        (Some(_), false) => "added; its credential is active",
-        (Some(_), true) => "already has a credential, which is active",
-        (None, false) => "added; its credential becomes active with the next `qscale up`",
-        (None, true) => "already has a credential; no system runs in this state folder",
+    drop(lock);
+    let status = match (running, known) {
+        (true, false) => "added; its credential is active",
+        (true, true) => "already has a credential, which is active",
+        (false, false) => "added; its credential becomes active with the next `qscale up`",
+        (false, true) => "already has a credential; no system runs in this state folder",
     };
     let connection = Connection::new(agent, &config);
     if json { output::json(&connection.as_json()) } else { output::line(connection.text(status)) }
+}
+
+/// JetStream as the user that creates streams.
+async fn setup(state: &StateDir, passwords: &BTreeMap<String, String>) -> anyhow::Result<async_nats::jetstream::Context> {
+    let user = User::Setup.name();
+    let password = passwords.get(&user).with_context(|| format!("no password of user {user}; run `qscale up`"))?.clone();
+    let config = BusConfig { url: state.addresses()?.nats, user, password, password_file: None };
+    Ok(async_nats::jetstream::new(config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?))
+}
+
+/// Reloads the accounts until the agent's requests reach the account of the services. nats-server connects the imports of a new account only with the reload
+/// after the one that creates it.
+async fn activate(state: &StateDir, config: &BusConfig) -> anyhow::Result<()> {
+    for _ in 0..RELOADS {
+        let client = config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?;
+        let bus = Bus::of_client(client, "/qscale/operator");
+        if bus.last_message(EventType::State, &subject::all(EventType::State)).await.is_ok() {
+            return Ok(());
+        }
+        reload(state)?;
+    }
+    bail!("the agent cannot reach the streams after {RELOADS} reloads of the accounts; restart `qscale up`")
 }
 
 /// Connection settings of an agent.
 struct Connection<'a> {
     agent: &'a Name,
     url: String,
-    inbox: String,
 }
 
 impl<'a> Connection<'a> {
     fn new(agent: &'a Name, config: &BusConfig) -> Self {
         let (scheme, host) = config.url.split_once("://").unwrap_or(("nats", &config.url));
         let url = format!("{scheme}://{}:{}@{host}", config.user, config.password);
-        Self { agent, url, inbox: nats_permissions::inbox_prefix(&config.user) }
+        Self { agent, url }
     }
 
     fn publish(&self) -> String {
@@ -106,14 +130,12 @@ impl<'a> Connection<'a> {
 
     /// Lines that a shell can evaluate.
     fn text(&self, status: &str) -> String {
-        let Self { agent, url, inbox } = self;
+        let Self { agent, url } = self;
         let (states, group) = (subject::all(EventType::State), subject::agent_group(agent));
         format!(
             "# agent {agent} {status}\n\
              export NATS_URL={url}\n\
              export QSCALE_AGENT={agent}\n\
-             export NATS_INBOX_PREFIX={inbox}\n\
-             # inbox prefix (nats-py: inbox_prefix=\"{inbox}\"), required for requests and JetStream\n\
              # States           {states}  in queue group {group}\n\
              # Rewards, Outcomes {}  {}\n\
              # publish Actions  {}\n\
@@ -128,7 +150,6 @@ impl<'a> Connection<'a> {
         json!({
             "agent": self.agent,
             "nats_url": self.url,
-            "inbox_prefix": self.inbox,
             "subscribe": subject::all(EventType::State),
             "queue_group": subject::agent_group(self.agent),
             "publish": self.publish(),
@@ -137,7 +158,7 @@ impl<'a> Connection<'a> {
 }
 
 async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
-    let agents = agents(&state.known_passwords()?);
+    let agents = nats_accounts::agents(state.known_passwords()?.keys());
     if agents.is_empty() {
         return output::line("no agent has a credential; create one with `qscale agent add NAME`");
     }
@@ -160,17 +181,6 @@ async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
     table.print()
 }
 
-/// Agents among the users.
-fn agents(passwords: &BTreeMap<String, String>) -> Vec<Name> {
-    passwords
-        .keys()
-        .filter_map(|user| match Account::of_user(user) {
-            Ok(Account::Agent(agent)) => Some(agent),
-            _ => None,
-        })
-        .collect()
-}
-
 /// Functions whose ScalingPolicy selects `agent`.
 async fn acts_on(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
     let policies = kv::policies(bus).await?;
@@ -183,20 +193,24 @@ async fn acts_on(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
 }
 
 async fn last_action(bus: &Bus, agent: &Name) -> anyhow::Result<String> {
-    let last = bus.last_message(subject::RECORD_STREAM, &subject::all_of_agent(agent)).await?;
-    Ok(last.map_or_else(|| "never".to_owned(), |(at, _)| format!("{} ago", output::age(clock::now().since(at)))))
+    let last = bus.last_message(EventType::Action, &subject::all_of_agent(agent)).await?;
+    Ok(last.map_or_else(|| "never".to_owned(), |last| format!("{} ago", output::age(clock::now().since(last.at)))))
 }
 
 async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Result<()> {
-    let user = Account::Agent(agent.clone()).user();
+    let user = User::Agent(agent.clone()).name();
     let lock = state.lock_credentials()?;
     let Some(passwords) = state.forget(&user)? else {
         bail!("agent {agent} has no credential; `qscale agent list` lists the agents with one");
     };
     write_accounts(state, &passwords)?;
-    let server = reload(state)?;
+    let running = reload(state)?.is_some();
+    if running && let Ok(jetstream) = setup(state, &passwords).await {
+        // Last, so that the agent cannot write any more.
+        provision::remove_agent(&jetstream, agent).await?;
+    }
     drop(lock);
-    let effect = if server.is_some() { "it is disconnected" } else { "no system runs in this state folder" };
+    let effect = if running { "it is disconnected and its Actions are deleted" } else { "no system runs in this state folder" };
     output::line(format_args!("agent {agent} removed; {effect}"))?;
     // A warning only: without a running system the policies are unknown.
     if let Ok(bus) = locate.bus().await
@@ -212,7 +226,7 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
 }
 
 fn write_accounts(state: &StateDir, passwords: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    let text = nats_permissions::authorization(passwords).context("credentials.json")?;
+    let text = nats_accounts::accounts(passwords).context("credentials.json")?;
     write_private(&state.join("nats/accounts.conf"), text.as_bytes())
 }
 
@@ -243,7 +257,6 @@ mod tests {
         for part in [
             "export NATS_URL=nats://agent-mine:secret@127.0.0.1:4222",
             "export QSCALE_AGENT=mine",
-            "_INBOX_agent-mine",
             "qscale.v1.state.>  in queue group agent.mine",
             "qscale.v1.action.mine.<namespace>.<function>",
             "qscale policy set <function> agent=mine mode=active",
@@ -251,12 +264,5 @@ mod tests {
             assert!(text.contains(part), "`{part}` in {text}");
         }
         assert_eq!(connection.as_json()["queue_group"], "agent.mine");
-    }
-
-    #[test]
-    fn only_agents_are_listed() {
-        let passwords = ["operator", "agent-a", "setup", "agent-b"].map(|user| (user.to_owned(), String::new()));
-        let names: Vec<String> = agents(&BTreeMap::from(passwords)).iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["a", "b"]);
     }
 }

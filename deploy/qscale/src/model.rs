@@ -237,7 +237,7 @@ async fn version(store: &ModelStore, reference: &Reference) -> anyhow::Result<u6
 }
 
 async fn read(store: &ModelStore, name: &Name, version: u64) -> anyhow::Result<Vec<u8>> {
-    let read = store.read(name, version, MAX_BYTES).await;
+    let read = store.reader().read(name, version, MAX_BYTES).await;
     read.with_context(|| format!("model {name}@{version}; `qscale model list` lists the stored versions"))
 }
 

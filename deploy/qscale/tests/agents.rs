@@ -5,7 +5,6 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use qscale_common::runtime::bus::BusConfig;
-use qscale_common::runtime::nats_permissions::inbox_prefix;
 use qscale_tests::{Folder, PATIENCE, Program, eventually, nats};
 
 fn qscale(folder: &Path, arguments: &[&str]) -> Output {
@@ -39,6 +38,20 @@ fn start_server(folder: &Path) -> (Program, String) {
     (program, url)
 }
 
+/// The credential that `agent add mine` printed.
+fn printed_config(output: &str, url: &str) -> BusConfig {
+    let printed = output.lines().find_map(|line| line.strip_prefix("export NATS_URL=")).expect("the address is printed");
+    let password = printed.split(':').nth(2).and_then(|rest| rest.split('@').next()).expect("a password is in it");
+    BusConfig { url: url.to_owned(), user: "agent-mine".into(), password: password.into(), password_file: None }
+}
+
+/// Publishes an Action of the agent `mine` and waits for its acknowledgement.
+async fn recorded(client: &async_nats::Client) -> Result<(), async_nats::Error> {
+    let jetstream = async_nats::jetstream::new(client.clone());
+    jetstream.publish("qscale.v1.action.mine.default.f", "{}".into()).await?.await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn credential_is_created_and_removed_while_the_system_runs() {
     let folder = Folder::new("agents");
@@ -50,20 +63,29 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
     std::fs::write(state.join("addresses.json"), addresses.to_string()).expect("written");
 
     let output = text(&qscale(state, &["agent", "add", "mine"]));
-    let printed = output.lines().find_map(|line| line.strip_prefix("export NATS_URL=")).expect("the address is printed");
-    let password = printed.split(':').nth(2).and_then(|rest| rest.split('@').next()).expect("a password is in it");
-    let config = BusConfig { url: url.clone(), user: "agent-mine".into(), password: password.into(), password_file: None };
+    let config = printed_config(&output, &url);
     let client = config.connect_once("test", PATIENCE).await.expect("the credential is active");
-    drop(client);
-    assert!(output.contains(&inbox_prefix("agent-mine")), "{output}");
+    recorded(&client).await.expect("the agent's Actions are acknowledged as soon as it is added");
     let again = text(&qscale(state, &["agent", "add", "mine"]));
-    assert!(again.contains(printed), "the credential is unchanged: {again}");
+    assert!(again.contains(&config.password), "the credential is unchanged: {again}");
 
     let removed = Command::new(env!("CARGO_BIN_EXE_qscale")).arg("--state-dir").arg(state).args(["agent", "remove", "early"]).output();
     assert!(text(&removed.expect("starts")).contains("early"));
     text(&qscale(state, &["agent", "remove", "mine"]));
+    eventually("the connection of the removed agent to end", || {
+        (client.connection_state() == async_nats::connection::State::Disconnected).then_some(())
+    });
     let refused = config.connect_once("test", Duration::from_secs(3)).await;
     assert!(refused.is_err(), "the credential was removed");
+    let setup = std::fs::read_to_string(state.join("credentials/setup")).expect("the password of the setup user");
+    let setup = BusConfig { url: url.clone(), user: "setup".into(), password: setup, password_file: None };
+    let setup = setup.connect_once("test", PATIENCE).await.expect("the other credentials stay");
+    let stream = async_nats::jetstream::new(setup).get_stream("QSCALE_ACTION_mine").await;
+    assert!(stream.is_err(), "its Actions are deleted");
+    let output = text(&qscale(state, &["agent", "add", "mine"]));
+    let client = printed_config(&output, &url).connect_once("test", PATIENCE).await.expect("the new credential is active");
+    recorded(&client).await.expect("an agent that was removed can be added again");
+    text(&qscale(state, &["agent", "remove", "mine"]));
     assert!(!qscale(state, &["agent", "remove", "mine"]).status.success());
     assert!(!qscale(state, &["agent", "add", "Not.A.Label"]).status.success());
 }

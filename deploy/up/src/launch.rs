@@ -18,7 +18,7 @@ use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::{kv, nats_permissions, provision};
+use qscale_common::runtime::{kv, nats_accounts, provision};
 use qscale_common::time::Span;
 use serde_json::{Value, json};
 
@@ -154,9 +154,10 @@ impl RunningSystem {
         let program = find_nats_server().context("nats-server not found: run `make tools`, add it to PATH, or set NATS_SERVER_BIN")?;
         let credentials = self.state.lock_credentials()?;
         let passwords = self.state.passwords(plan.agents.keys())?;
-        let authorization = nats_permissions::authorization(&passwords).context("credentials.json")?;
-        write_private(&self.state.join("nats/accounts.conf"), authorization.as_bytes())?;
+        let accounts = nats_accounts::accounts(&passwords).context("credentials.json")?;
+        write_private(&self.state.join("nats/accounts.conf"), accounts.as_bytes())?;
         drop(credentials);
+        self.adopt_streams()?;
         let listen = self.addresses.nats.trim_start_matches("nats://");
         let configuration = format!(
             "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?} }}\ninclude \"accounts.conf\"\n",
@@ -180,8 +181,19 @@ impl RunningSystem {
             .await?;
         let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", READY_TIMEOUT).await;
         let setup = connect("setup").await.with_context(|| format!("see {}", self.state.log("nats-server").display()))?;
-        provision::ensure(&async_nats::jetstream::new(setup)).await.context("failed to create streams and buckets")?;
+        let agents = nats_accounts::agents(passwords.keys());
+        provision::ensure(&async_nats::jetstream::new(setup), &agents).await.context("failed to create streams and buckets")?;
         Ok(Bus::of_client(connect("operator").await?, "/qscale/operator"))
+    }
+
+    /// Moves streams of an earlier version, which kept them in the server's default account, to the account of the services.
+    fn adopt_streams(&self) -> anyhow::Result<()> {
+        let accounts = self.store().join("jetstream");
+        let (from, to) = (accounts.join("$G"), accounts.join(nats_accounts::SERVICES));
+        if from.exists() && !to.exists() {
+            std::fs::rename(&from, &to).with_context(|| format!("failed to move {} to {}", from.display(), to.display()))?;
+        }
+        Ok(())
     }
 
     /// Folder of the streams. Simulated worlds have their own, because their time is not that of this machine.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use qscale_common::name::Name;
 use qscale_common::runtime::http;
-use qscale_common::runtime::nats_permissions::Account;
+use qscale_common::runtime::nats_accounts::User;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -88,8 +88,8 @@ impl StateDir {
     /// When the credentials cannot be read or written.
     pub fn passwords<'a>(&self, agents: impl IntoIterator<Item = &'a Name>) -> anyhow::Result<BTreeMap<String, String>> {
         let mut passwords = self.known_passwords()?;
-        for account in Account::all(agents.into_iter().cloned()) {
-            passwords.entry(account.user()).or_insert_with(new_password);
+        for user in User::all(agents.into_iter().cloned()) {
+            passwords.entry(user.name()).or_insert_with(new_password);
         }
         write_private(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;
         for (user, password) in &passwords {

@@ -1,5 +1,6 @@
-//! Messages of the streams in order of time, first those that are stored, then new ones. Owns the merge of two streams; must not decode or filter.
+//! Messages of the streams in order of time, first those that are stored, then new ones. Owns the merge of the streams; must not decode or filter.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,7 +9,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures::stream::{self, Stream, StreamExt};
 
 use super::Bus;
-use crate::contract::{EventType, subject};
+use crate::contract::EventType;
 use crate::runtime::clock;
 use crate::time::Timestamp;
 
@@ -19,7 +20,7 @@ const PULL_EXPIRY: Duration = Duration::from_secs(2);
 /// Delay before an unreadable stream is opened again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Messages of both streams since a time.
+/// Messages of several streams since a time.
 pub struct RecordedMessages {
     sources: Vec<Source>,
     /// Wall-clock time of the opening: the messages before it are the history.
@@ -51,14 +52,15 @@ impl RecordedMessages {
         let (since, until) = (clock::to_wall(since), clock::wall());
         let start_time = async_nats::datetime::from_nanos(i128::from(since.0) * 1_000_000)
             .map_err(|error| anyhow::anyhow!("start at {} ms: {error}", since.0))?;
-        let is_live = |kind: &EventType| matches!(kind, EventType::State | EventType::Load);
-        let (live, record): (Vec<_>, Vec<_>) = subjects.into_iter().partition(|(kind, _)| is_live(kind));
-        let mut sources = Vec::new();
-        for (stream, subjects) in [(subject::LIVE_STREAM, live), (subject::RECORD_STREAM, record)] {
-            if !subjects.is_empty() {
-                let subjects = subjects.into_iter().map(|(_, subject)| subject).collect();
-                sources.push(Source::open(bus, stream, subjects, since, DeliverPolicy::ByStartTime { start_time }).await?);
+        let mut by_stream: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (kind, subject) in subjects {
+            for stream in bus.streams_of(kind, &subject).await? {
+                by_stream.entry(stream).or_default().push(subject.clone());
             }
+        }
+        let mut sources = Vec::new();
+        for (stream, subjects) in by_stream {
+            sources.push(Source::open(bus, stream, subjects, since, DeliverPolicy::ByStartTime { start_time }).await?);
         }
         Ok(Self { sources, until })
     }
@@ -115,7 +117,7 @@ struct Stored {
 
 /// One stream, read in order.
 struct Source {
-    stream: &'static str,
+    stream: String,
     subjects: Vec<String>,
     messages: pull::Ordered,
     /// Whether recorded messages remain.
@@ -129,12 +131,12 @@ struct Source {
 impl Source {
     async fn open(
         bus: &Bus,
-        stream: &'static str,
+        stream: String,
         subjects: Vec<String>,
         since: Timestamp,
         deliver_policy: DeliverPolicy,
     ) -> anyhow::Result<Self> {
-        let opened = bus.jetstream().get_stream(stream).await.with_context(|| format!("stream {stream}"))?;
+        let opened = bus.jetstream().get_stream(&stream).await.with_context(|| format!("stream {stream}"))?;
         let configuration =
             pull::OrderedConfig { filter_subjects: subjects.clone(), deliver_policy, max_expires: PULL_EXPIRY, ..Default::default() };
         let consumer = opened.create_consumer(configuration).await.with_context(|| format!("read stream {stream}"))?;
@@ -169,7 +171,7 @@ impl Source {
             tokio::time::sleep(RETRY_DELAY).await;
             // Without a message read so far, reading resumes with new messages.
             let start = if self.last == 0 { DeliverPolicy::New } else { DeliverPolicy::ByStartSequence { start_sequence: self.last + 1 } };
-            if let Ok(reopened) = Self::open(bus, self.stream, self.subjects.clone(), self.since, start).await {
+            if let Ok(reopened) = Self::open(bus, self.stream.clone(), self.subjects.clone(), self.since, start).await {
                 *self = Self { last: self.last, ..reopened };
             }
         }

@@ -51,7 +51,11 @@ pub async fn storage(report: &mut Report, bus: &Bus) {
             );
         }
     }
-    for wanted in provision::streams() {
+    let agents = match bus.agents_with_stream().await {
+        Ok(agents) => agents,
+        Err(error) => return report.fail("streams", format!("{error:#}"), PROVISION),
+    };
+    for wanted in provision::streams().into_iter().chain(agents.iter().map(provision::action_stream)) {
         let check = format!("stream {}", wanted.name);
         compare(report, bus, check, &wanted).await;
     }

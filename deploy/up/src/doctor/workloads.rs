@@ -161,7 +161,7 @@ async fn measured(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: T
     let function = policy.function();
     let check = format!("state of {function}");
     let subject = subject::of(EventType::State, &function);
-    let (at, message) = match bus.last_message(subject::LIVE_STREAM, &subject).await {
+    let message = match bus.last_message(EventType::State, &subject).await {
         Ok(Some(last)) => last,
         Ok(None) => {
             report.fail(check, "never published", FIX);
@@ -172,7 +172,7 @@ async fn measured(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: T
             return false;
         }
     };
-    let age = now.since(at);
+    let age = now.since(message.at);
     if age > policy.tick.duration() * SILENT_TICKS {
         report.fail(check, format!("the last one is {} old, the tick is {}", text::age(age), text::age(policy.tick.duration())), FIX);
         return false;
@@ -196,9 +196,9 @@ async fn decided(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Ti
     let check = format!("agent {agent} for {function}");
     let fix =
         format!("start it (`qscale agent add {agent}` creates its credential), or select another: qscale policy set {function} agent=NAME");
-    match bus.last_message(subject::RECORD_STREAM, &subject::action(agent, &function)).await {
-        Ok(Some((at, _))) => {
-            let age = now.since(at);
+    match bus.last_message(EventType::Action, &subject::action(agent, &function)).await {
+        Ok(Some(last)) => {
+            let age = now.since(last.at);
             let timeout = policy.tick.duration() * policy.fallback.after_ticks.get().saturating_add(1);
             if age <= timeout {
                 report.pass(check, format!("decided {} ago", text::age(age)));
@@ -215,7 +215,7 @@ async fn decided(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Ti
 async fn applied(report: &mut Report, bus: &Bus, function: &FunctionId) {
     let subject = subject::of(EventType::Outcome, function);
     // An unreadable stream is reported elsewhere, and a function without decisions has no Outcome.
-    let Ok(Some((_, message))) = bus.last_message(subject::RECORD_STREAM, &subject).await else { return };
+    let Ok(Some(message)) = bus.last_message(EventType::Outcome, &subject).await else { return };
     match contract::decode::<Outcome>(&subject, &message.payload) {
         Ok(outcome) if outcome.effect == Effect::Failed => {
             report.fail(
