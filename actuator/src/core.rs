@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use qscale_common::contract::{Action, Message as _, Outcome, State, TraceParent};
 use qscale_common::control::{self, Control};
-use qscale_common::name::FunctionId;
+use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{ScalingPolicy, WorkloadKind};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -91,6 +91,11 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// Outcomes of refused Actions that are published for each agent, function and State; an agent sends one Action, a restarted one perhaps two.
+const REPORTED_REFUSALS: u32 = 4;
+/// Outcomes of refused Actions for functions without a ScalingPolicy that are published for each agent between two sweeps.
+const REPORTED_UNKNOWN: u32 = 10;
+
 /// The state of all functions, and whether this actuator may act.
 #[derive(Debug)]
 pub struct Core {
@@ -115,6 +120,10 @@ pub struct Core {
     attempts: u64,
     rng: SmallRng,
     commands: Vec<Command>,
+    /// Refused Actions for functions without a ScalingPolicy since the last sweep.
+    unknown: BTreeMap<Name, u32>,
+    /// Refused Actions without an Outcome.
+    unreported: u64,
 }
 
 impl Core {
@@ -139,6 +148,8 @@ impl Core {
             attempts: 0,
             rng,
             commands: Vec::new(),
+            unknown: BTreeMap::new(),
+            unreported: 0,
         }
     }
 
@@ -273,11 +284,29 @@ impl Core {
     }
 
     fn refuse(&mut self, action: &Action, trace: Option<TraceParent>, why: admission::Refusal, now: Timestamp) {
-        if self.leading() {
+        if self.leading() && self.reports_refusal(action) {
             let function = self.functions.get(&action.function());
             let outcome = decision::refused(action, function, why, &self.settings.actuator, now);
             self.commands.push(Command::Publish(Box::new(outcome), trace));
         }
+    }
+
+    /// Whether a refused Action gets an Outcome. A flood of Actions must not become a flood of Outcomes, which would push those of others out of the record.
+    fn reports_refusal(&mut self, action: &Action) -> bool {
+        let (refusals, most) = match self.functions.get_mut(&action.function()) {
+            Some(function) if function.policy.is_some() => (&mut function.refusals, REPORTED_REFUSALS),
+            _ => (&mut self.unknown, REPORTED_UNKNOWN),
+        };
+        let count = refusals.entry(action.agent.clone()).or_default();
+        *count = count.saturating_add(1);
+        let reported = *count <= most;
+        self.unreported += u64::from(!reported);
+        reported
+    }
+
+    /// Number of refused Actions that got no Outcome since the last call, because their agent had used up its share.
+    pub fn take_unreported(&mut self) -> u64 {
+        std::mem::take(&mut self.unreported)
     }
 
     /// Runs everything that is due at `now`. Call it several times a second.
@@ -311,6 +340,7 @@ impl Core {
     /// Checks every function for requested restores, silent agents and budgets to store.
     fn sweep(&mut self, now: Timestamp) {
         self.swept_at = now;
+        self.unknown.clear();
         if self.lead == Lead::Following {
             return;
         }

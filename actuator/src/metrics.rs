@@ -31,6 +31,8 @@ pub(crate) struct Metrics {
     pub(crate) not_stored: Counter,
     /// Outcomes dropped because the outbox was full.
     pub(crate) dropped_outcomes: Counter,
+    /// Refused Actions without an Outcome.
+    pub(crate) unreported_refusals: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,6 +66,7 @@ impl Metrics {
             silent: Gauge::default(),
             not_stored: Counter::default(),
             dropped_outcomes: Counter::default(),
+            unreported_refusals: Counter::default(),
         };
         registry.register("qscale_actuator_outcomes", "Outcomes by effect and by kind of decider", metrics.outcomes.clone());
         registry.register("qscale_actuator_guard", "Decisions that a guard rule changed or stopped, by rule", metrics.guard.clone());
@@ -81,6 +84,11 @@ impl Metrics {
             "qscale_actuator_dropped_outcomes",
             "Outcomes dropped because the outbox to the bus was full",
             metrics.dropped_outcomes.clone(),
+        );
+        registry.register(
+            "qscale_actuator_unreported_refusals",
+            "Refused Actions without an Outcome, because their agent had sent too many",
+            metrics.unreported_refusals.clone(),
         );
         metrics
     }

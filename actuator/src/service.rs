@@ -213,6 +213,7 @@ impl Service {
         self.metrics.functions.set(self.core.governed() as i64);
         self.metrics.missing.set(self.core.missing() as i64);
         self.metrics.silent.set(self.core.silent() as i64);
+        self.metrics.unreported_refusals.inc_by(self.core.take_unreported());
     }
 
     /// Passes the role of this actuator to the core.

@@ -1,5 +1,6 @@
 //! The state of one function. Owns what is remembered; must not decide.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub(super) struct Function {
     /// Newest decision that arrived while a request was in flight.
     pub(super) next: Option<Decision>,
     answered: Vec<(Name, StateId)>,
+    /// Refused Actions since the last State, by agent.
+    pub(super) refusals: BTreeMap<Name, u32>,
     early: Vec<Early>,
 }
 
@@ -159,6 +162,7 @@ impl Function {
             work: Work::Idle,
             next: None,
             answered: Vec::new(),
+            refusals: BTreeMap::new(),
             early: Vec::new(),
         }
     }
@@ -211,6 +215,7 @@ impl Function {
         self.previous = last;
         self.state = Some(Box::new(state));
         (self.trace, self.seen_at) = (trace, now);
+        self.refusals.clear();
         self.silence.unanswered = self.silence.unanswered.saturating_add(1);
         true
     }

@@ -314,3 +314,23 @@ fn records_of_another_backend_are_not_read() {
     other.pass(Duration::from_secs(60));
     assert!(other.orders.is_empty() && other.outcomes.is_empty());
 }
+
+#[test]
+fn a_flood_of_refused_actions_does_not_become_a_flood_of_outcomes() {
+    let mut rig = Rig::new();
+    let old = rig.state();
+    let renew = |rig: &mut Rig| (0..2).for_each(|_| drop(rig.state()));
+    renew(&mut rig);
+    let outcomes = |rig: &mut Rig, agent: &str, count: usize| {
+        let before = rig.outcomes.len();
+        (0..count).for_each(|_| rig.action(agent, old, 5));
+        rig.outcomes.len() - before
+    };
+    assert_eq!(outcomes(&mut rig, "flood", 100), REPORTED_REFUSALS as usize);
+    assert_eq!(outcomes(&mut rig, "other", 1), 1, "each agent has its own share");
+    assert_eq!(rig.core.take_unreported(), 100 - u64::from(REPORTED_REFUSALS));
+    rig.state();
+    assert_eq!(outcomes(&mut rig, "flood", 1), 1, "the share is per State");
+    rig.core.set_policies(&BTreeMap::new(), rig.now);
+    assert_eq!(outcomes(&mut rig, "flood", 100), REPORTED_UNKNOWN as usize);
+}

@@ -35,7 +35,7 @@ impl<M: Message + Send + Sync + 'static> Outbox<M> {
     /// Queues `message`. Never waits.
     pub fn push(&self, message: M, trace: TraceParent) {
         // Every message has the size 1, so that the capacity is a number of messages.
-        if let Pushed::Overrun(dropped) = self.queue.push((message, trace), 1, |(message, _)| message.function()) {
+        if let Pushed::Overrun(dropped) = self.queue.push((message, trace), 1, None, |(message, _)| message.function()) {
             self.dropped.inc_by(dropped);
             if let Some(suppressed) = self.log.lock().unwrap_or_else(PoisonError::into_inner).admit(clock::instant()) {
                 tracing::warn!(kind = %M::TYPE, capacity = self.capacity, suppressed, "outbox is full; dropping the oldest messages");

@@ -1,17 +1,18 @@
 //! A bounded queue between one producer, which never waits, and one consumer. Owns order, bound and the choice of the dropped entries; must not know
 //! what an entry means.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::name::FunctionId;
+use crate::name::{FunctionId, Name};
 
 /// Content of a queue while its consumer lags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retention {
-    /// The newest entries, up to a total size.
+    /// The newest entries, up to a total size. The consumer takes the entries of different senders in turn, and beyond the bound the sender with the most
+    /// loses its oldest, so that a flood costs its sender only.
     All {
         /// Largest total size, in the unit of [`Queue::push`].
         capacity: usize,
@@ -47,8 +48,9 @@ struct QueueState<T> {
 #[derive(Debug)]
 enum Entries<T> {
     All {
-        /// Entries with their sizes.
-        entries: VecDeque<(T, usize)>,
+        senders: BTreeMap<Option<Name>, Backlog<T>>,
+        /// Senders with entries, the next one first.
+        turns: VecDeque<Option<Name>>,
         size: usize,
         capacity: usize,
     },
@@ -56,18 +58,25 @@ enum Entries<T> {
     Latest { order: VecDeque<FunctionId>, entries: HashMap<FunctionId, T> },
 }
 
+/// Entries of one sender with their sizes; at least one.
+#[derive(Debug)]
+struct Backlog<T> {
+    entries: VecDeque<(T, usize)>,
+    size: usize,
+}
+
 impl<T> Queue<T> {
     pub(super) fn new(retention: Retention) -> Self {
         let entries = match retention {
-            Retention::All { capacity } => Entries::All { entries: VecDeque::new(), size: 0, capacity },
+            Retention::All { capacity } => Entries::All { senders: BTreeMap::new(), turns: VecDeque::new(), size: 0, capacity },
             Retention::LatestPerFunction => Entries::Latest { order: VecDeque::new(), entries: HashMap::new() },
         };
         Self { state: Mutex::new(QueueState { entries, closed: false }), changed: Notify::new() }
     }
 
-    /// Adds `entry` of `size` and `function`. Drops older entries beyond the bound, but never `entry` itself.
-    pub(super) fn push(&self, entry: T, size: usize, function: impl FnOnce(&T) -> FunctionId) -> Pushed {
-        let pushed = self.lock().entries.push(entry, size, function);
+    /// Adds `entry` of `size`, from `sender`, about `function`. Drops older entries beyond the bound, but never `entry` itself.
+    pub(super) fn push(&self, entry: T, size: usize, sender: Option<Name>, function: impl FnOnce(&T) -> FunctionId) -> Pushed {
+        let pushed = self.lock().entries.push(entry, size, sender, function);
         self.changed.notify_one();
         pushed
     }
@@ -103,7 +112,7 @@ impl<T> Queue<T> {
     /// Number of entries.
     pub(super) fn len(&self) -> usize {
         match &self.lock().entries {
-            Entries::All { entries, .. } => entries.len(),
+            Entries::All { senders, .. } => senders.values().map(|backlog| backlog.entries.len()).sum(),
             Entries::Latest { order, .. } => order.len(),
         }
     }
@@ -114,14 +123,25 @@ impl<T> Queue<T> {
 }
 
 impl<T> Entries<T> {
-    fn push(&mut self, entry: T, added: usize, function: impl FnOnce(&T) -> FunctionId) -> Pushed {
+    fn push(&mut self, entry: T, added: usize, sender: Option<Name>, function: impl FnOnce(&T) -> FunctionId) -> Pushed {
         match self {
-            Self::All { entries, size, capacity } => {
-                entries.push_back((entry, added));
+            Self::All { senders, turns, size, capacity } => {
+                let backlog = senders.entry(sender.clone()).or_insert_with(|| {
+                    turns.push_back(sender);
+                    Backlog { entries: VecDeque::new(), size: 0 }
+                });
+                backlog.entries.push_back((entry, added));
+                backlog.size += added;
                 *size += added;
                 let mut dropped = 0;
-                while *size > *capacity && entries.len() > 1 {
-                    *size -= entries.pop_front().map_or(0, |(_, oldest)| oldest);
+                while *size > *capacity
+                    && let Some(largest) = senders.values_mut().max_by_key(|backlog| backlog.size)
+                    // A single entry is the one just added, or others are smaller than it.
+                    && largest.entries.len() > 1
+                {
+                    let oldest = largest.entries.pop_front().map_or(0, |(_, oldest)| oldest);
+                    largest.size -= oldest;
+                    *size -= oldest;
                     dropped += 1;
                 }
                 if dropped == 0 { Pushed::Added } else { Pushed::Overrun(dropped) }
@@ -139,9 +159,17 @@ impl<T> Entries<T> {
 
     fn pop(&mut self) -> Option<T> {
         match self {
-            Self::All { entries, size, .. } => {
-                let (entry, removed) = entries.pop_front()?;
+            Self::All { senders, turns, size, .. } => {
+                let sender = turns.pop_front()?;
+                let backlog = senders.get_mut(&sender)?;
+                let (entry, removed) = backlog.entries.pop_front()?;
+                backlog.size -= removed;
                 *size -= removed;
+                if backlog.entries.is_empty() {
+                    senders.remove(&sender);
+                } else {
+                    turns.push_back(sender);
+                }
                 Some(entry)
             }
             Self::Latest { order, entries } => entries.remove(&order.pop_front()?),
@@ -160,7 +188,7 @@ mod tests {
     }
 
     fn push(queue: &Queue<Entry>, entry: Entry, size: usize) -> Pushed {
-        queue.push(entry, size, function)
+        queue.push(entry, size, None, function)
     }
 
     fn rest(queue: &Queue<Entry>) -> Vec<Entry> {
@@ -196,6 +224,19 @@ mod tests {
         assert_eq!(push(&queue, (1, 5), 10), Pushed::Added, "entries that were read take no space");
         assert_eq!(push(&queue, (1, 6), 11), Pushed::Overrun(1), "the newest entry stays, whatever its size");
         assert_eq!(rest(&queue), [(1, 6)]);
+    }
+
+    #[test]
+    fn a_flood_of_one_sender_drops_its_own_entries_only() {
+        let queue = Queue::new(Retention::All { capacity: 10 });
+        let [flood, quiet] = ["flood", "quiet"].map(|name| Some(Name::new(name).expect("valid")));
+        assert_eq!(queue.push((1, 0), 1, quiet.clone(), function), Pushed::Added);
+        for tick in 1..=50 {
+            queue.push((1, tick), 1, flood.clone(), function);
+        }
+        assert_eq!(queue.push((1, 100), 1, quiet, function), Pushed::Overrun(1));
+        assert_eq!(queue.len(), 10);
+        assert_eq!(rest(&queue)[..4], [(1, 0), (1, 43), (1, 100), (1, 44)], "the senders take turns");
     }
 
     #[tokio::test]

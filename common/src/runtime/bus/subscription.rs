@@ -90,7 +90,8 @@ async fn read<M: Message + Send + 'static>(
                 let trace =
                     raw.headers.as_ref().and_then(|headers| headers.get("traceparent")).and_then(|value| value.as_str().parse().ok());
                 let size = size_of::<Received<M>>() + raw.payload.len();
-                let pushed = queue.push(Received { message, trace }, size, |received| received.message.function());
+                let sender = message.agent().cloned();
+                let pushed = queue.push(Received { message, trace }, size, sender, |received| received.message.function());
                 counts.add(M::TYPE, Delivery::Received, 1);
                 match pushed {
                     Pushed::Added => {}
