@@ -128,7 +128,7 @@ impl NatsServer {
     #[must_use]
     pub fn config(&self, user: &str) -> BusConfig {
         match self.passwords.get(user) {
-            Some(password) => BusConfig { url: self.url(), user: user.into(), password: password.clone(), password_file: None },
+            Some(password) => BusConfig { url: self.url(), user: user.into(), password: password.clone(), ..BusConfig::default() },
             None => BusConfig { url: self.url(), ..Default::default() },
         }
     }
@@ -169,7 +169,9 @@ fn port_files(folder: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == "ports")).collect()
 }
 
-fn listening_port(folder: &Path) -> Option<u16> {
+/// Port of the nats-server that writes its ports file to `folder`.
+#[must_use]
+pub fn listening_port(folder: &Path) -> Option<u16> {
     let text = std::fs::read_to_string(port_files(folder).first()?).ok()?;
     let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
     ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()

@@ -93,7 +93,7 @@ impl System {
     #[must_use]
     pub fn operator(&self) -> BusConfig {
         let url = self.addresses()["nats"].as_str().expect("an address").to_owned();
-        BusConfig { url, user: "operator".into(), password: String::new(), password_file: Some(self.state().join("credentials/operator")) }
+        BusConfig { url, user: "operator".into(), password_file: Some(self.state().join("credentials/operator")), ..BusConfig::default() }
     }
 
     /// An operator's connection.

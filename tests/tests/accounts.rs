@@ -9,10 +9,10 @@ use futures::{FutureExt, StreamExt};
 use qscale_common::contract::{EventType, Message, subject};
 use qscale_common::fixtures;
 use qscale_common::name::Name;
-use qscale_common::runtime::bus::{Bus, ConnectError};
+use qscale_common::runtime::bus::{Bus, BusConfig, ConnectError};
 use qscale_common::runtime::nats_accounts::{User, inbox_prefix};
 use qscale_common::runtime::provision;
-use qscale_tests::{NatsServer, PATIENCE};
+use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually, nats};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const AGENTS: [&str; 3] = ["threshold", "other", "with-hyphen"];
@@ -396,4 +396,75 @@ async fn a_wrong_password_is_refused() {
     let error = config.connect_once("test", Duration::from_secs(3)).await.expect_err("the server refuses");
     let refused = ConnectError::Refused { url: config.url, user: "collector".to_owned() };
     assert_eq!(error.downcast_ref(), Some(&refused), "{error:#}");
+}
+
+/// Starts a nats-server with TLS that knows the nkey `public` and accepts clients with a certificate of its own authority only.
+fn start_with_tls(folder: &Folder, public: &str) -> (Program, String) {
+    let key = || rcgen::KeyPair::generate().expect("a key");
+    let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).expect("valid");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_key = key();
+    let certificate = authority.self_signed(&authority_key).expect("signed");
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("written");
+    write("ca.pem", certificate.pem());
+    for name in ["server", "client"] {
+        let own = key();
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("valid");
+        write(&format!("{name}.pem"), params.signed_by(&own, &issuer).expect("signed").pem());
+        write(&format!("{name}.key"), own.serialize_pem());
+    }
+    let path = |name: &str| folder.path().join(name);
+    let text = format!(
+        "listen: \"127.0.0.1:-1\"\nports_file_dir: {:?}\nauthorization {{ users: [ {{ nkey: {public} }} ] }}\n\
+         tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n",
+        folder.path(),
+        path("server.pem"),
+        path("server.key"),
+        path("ca.pem"),
+    );
+    write("nats.conf", text);
+    let mut command = std::process::Command::new(nats::program());
+    command.arg("-c").arg(path("nats.conf"));
+    let program = Program::spawn(command, &path("nats.log"));
+    let port = eventually("nats-server to listen", || nats::listening_port(folder.path()));
+    (program, format!("tls://localhost:{port}"))
+}
+
+#[tokio::test]
+async fn tls_and_nkeys_are_used_where_configured() {
+    let (folder, user) = (Folder::new("tls"), nkeys::KeyPair::new_user());
+    let (_server, url) = start_with_tls(&folder, &user.public_key());
+    let path = |name: &str| Some(folder.path().join(name));
+    std::fs::write(folder.path().join("seed"), user.seed().expect("a seed")).expect("written");
+    let config = BusConfig {
+        url,
+        nkey_file: path("seed"),
+        ca_file: path("ca.pem"),
+        certificate_file: path("client.pem"),
+        key_file: path("client.key"),
+        ..BusConfig::default()
+    };
+    let client = config.connect_once("test", PATIENCE).await.expect("key and certificates are accepted");
+    let mut heard = client.subscribe("a").await.expect("subscribed");
+    client.publish("a", "x".into()).await.expect("published");
+    assert!(tokio::time::timeout(PATIENCE, heard.next()).await.expect("in time").is_some());
+    let refused = async |config: BusConfig| config.connect_once("test", Duration::from_secs(3)).await.is_err();
+    assert!(refused(BusConfig { nkey_file: None, ..config.clone() }).await, "without the nkey");
+    assert!(refused(BusConfig { certificate_file: None, key_file: None, ..config.clone() }).await, "without the client's certificate");
+    assert!(refused(BusConfig { ca_file: None, ..config.clone() }).await, "an authority that the system does not know");
+    let error = BusConfig { key_file: None, ..config }.connect_once("test", PATIENCE).await.expect_err("incomplete").to_string();
+    assert!(error.contains("nats.key_file"), "{error}");
+}
+
+#[tokio::test]
+async fn a_jwt_is_read_from_a_credentials_file() {
+    let folder = Folder::new("jwt");
+    let path = folder.path().join("agent.creds");
+    let config = BusConfig { credentials_file: Some(path.clone()), ..BusConfig::default() };
+    let error = config.connect_once("test", PATIENCE).await.expect_err("no file");
+    assert!(format!("{error:#}").contains(&path.display().to_string()), "{error:#}");
+    std::fs::write(&path, "not credentials").expect("written");
+    let error = config.connect_once("test", PATIENCE).await.expect_err("no JWT");
+    assert!(format!("{error:#}").contains("not a credentials file"), "{error:#}");
 }

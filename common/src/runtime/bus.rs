@@ -9,11 +9,11 @@ mod retained;
 mod subscription;
 
 use std::future::IntoFuture;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use bytes::Bytes;
@@ -56,19 +56,34 @@ const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);
 /// Timeout of a request to the server, including the connection.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
-/// Address of the bus and credentials.
+/// Address of the bus and credentials: a password, an nkey, or a JWT with its nkey.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct BusConfig {
-    /// Address of the nats-server, or several separated by commas.
+    /// Address of the nats-server, or several separated by commas. With the scheme `tls` the connection must be encrypted.
     pub url: String,
-    /// User; empty if the server needs none.
+    /// User; empty if the server needs none. Its name is also part of the subjects on which it receives replies.
     pub user: String,
     /// Password of the user.
     pub password: String,
     /// File that holds the password; wins over `password`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// File that holds the seed of an nkey (`SU...`); wins over the password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nkey_file: Option<PathBuf>,
+    /// File with a JWT and the seed of its nkey, as `nsc generate creds` writes it; wins over nkey and password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of the authorities that may sign the server's certificate; those of the system by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// File with the client's certificate (PEM), for a server that verifies clients. Requires `key_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// File with the private key (PEM) of the client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// Why a command cannot use a nats-server.
@@ -118,7 +133,17 @@ impl ConnectError {
 
 impl Default for BusConfig {
     fn default() -> Self {
-        Self { url: "nats://127.0.0.1:4222".into(), user: String::new(), password: String::new(), password_file: None }
+        Self {
+            url: "nats://127.0.0.1:4222".into(),
+            user: String::new(),
+            password: String::new(),
+            password_file: None,
+            nkey_file: None,
+            credentials_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+        }
     }
 }
 
@@ -131,16 +156,44 @@ impl BusConfig {
             .connection_timeout(Duration::from_secs(5))
             .reconnect_delay_callback(|attempts| Duration::from_millis((50 << attempts.min(6)).min(2000)));
         if !self.user.is_empty() {
-            let password = match &self.password_file {
-                Some(path) => std::fs::read_to_string(path)
-                    .with_context(|| format!("nats.password_file = {}: cannot be read", path.display()))?
-                    .trim()
-                    .to_owned(),
-                None => self.password.clone(),
-            };
-            options = options.user_and_password(self.user.clone(), password).custom_inbox_prefix(nats_accounts::inbox_prefix(&self.user));
+            options = options.custom_inbox_prefix(nats_accounts::inbox_prefix(&self.user));
+        }
+        options = self.authenticate(options)?;
+        if let Some(path) = &self.ca_file {
+            readable("ca_file", path)?;
+            options = options.add_root_certificates(path.clone()).require_tls(true);
+        }
+        match (&self.certificate_file, &self.key_file) {
+            (Some(certificate), Some(key)) => {
+                readable("certificate_file", certificate)?;
+                readable("key_file", key)?;
+                options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+            }
+            (None, None) => {}
+            (Some(_), None) => bail!("nats.certificate_file is set, but nats.key_file is not; set both or none"),
+            (None, Some(_)) => bail!("nats.key_file is set, but nats.certificate_file is not; set both or none"),
         }
         Ok(options)
+    }
+
+    fn authenticate(&self, options: ConnectOptions) -> anyhow::Result<ConnectOptions> {
+        if let Some(path) = &self.credentials_file {
+            let text = secret("credentials_file", path)?;
+            return options
+                .credentials(&text)
+                .with_context(|| format!("nats.credentials_file = {}: not a credentials file", path.display()));
+        }
+        if let Some(path) = &self.nkey_file {
+            return Ok(options.nkey(secret("nkey_file", path)?));
+        }
+        if self.user.is_empty() {
+            return Ok(options);
+        }
+        let password = match &self.password_file {
+            Some(path) => secret("password_file", path)?,
+            None => self.password.clone(),
+        };
+        Ok(options.user_and_password(self.user.clone(), password))
     }
 
     /// Connects once, for a command.
@@ -174,6 +227,17 @@ impl BusConfig {
     fn urls(&self) -> Vec<String> {
         self.url.split(',').map(|url| url.trim().to_owned()).collect()
     }
+}
+
+/// Content of the file `path` that the key `key` names, without surrounding white space.
+fn secret(key: &str, path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("nats.{key} = {}: cannot be read", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Checks that `path` can be read: the client itself would repeat a failed read for ever.
+fn readable(key: &str, path: &Path) -> anyhow::Result<()> {
+    std::fs::File::open(path).map(drop).with_context(|| format!("nats.{key} = {}: cannot be read", path.display()))
 }
 
 /// Result of the delivery of a message.

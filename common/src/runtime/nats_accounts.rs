@@ -93,6 +93,7 @@ impl User {
             }
             Self::Agent(agent) => {
                 rights.publish.extend(agent_services(agent));
+                rights.subscribe.push(format!("{DEFAULT_INBOX_PREFIX}.>"));
                 for messages in agent_streams() {
                     // With a queue group in the list, the server refuses all others: an agent cannot take the messages of another one's group.
                     rights.subscribe.push(format!("{messages} {}", subject::agent_group(agent)));
@@ -148,15 +149,14 @@ fn direct_get(stream: &str) -> [String; 2] {
     [format!("$JS.API.DIRECT.GET.{stream}"), format!("$JS.API.DIRECT.GET.{stream}.>")]
 }
 
-/// Prefix of the reply subjects of `user`. In the account of the services no other user may subscribe to them; an agent has its account for itself and
-/// uses the prefix that clients use by default.
+/// Prefix of the reply subjects of `user`; no other user may subscribe to them.
 #[must_use]
 pub fn inbox_prefix(user: &str) -> String {
-    match User::of_name(user) {
-        Ok(User::Agent(_)) => "_INBOX".to_owned(),
-        _ => format!("_INBOX_{user}"),
-    }
+    format!("_INBOX_{user}")
 }
+
+/// Prefix of reply subjects that NATS clients use by default. An agent may use it, because it has its account for itself.
+const DEFAULT_INBOX_PREFIX: &str = "_INBOX";
 
 /// Subjects that a user may publish and subscribe to; a queue group may follow a subject after a space.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

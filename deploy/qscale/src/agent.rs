@@ -69,8 +69,12 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
     let password = passwords.get(&user).context("the password was just created")?;
     write_accounts(state, &passwords)?;
     let url = state.addresses().map(|addresses| addresses.nats).ok();
-    let config =
-        BusConfig { url: url.clone().unwrap_or_else(|| BusConfig::default().url), user, password: password.clone(), password_file: None };
+    let config = BusConfig {
+        url: url.clone().unwrap_or_else(|| BusConfig::default().url),
+        user,
+        password: password.clone(),
+        ..BusConfig::default()
+    };
     let running = reload(state)?.is_some();
     if running && url.is_some() {
         let refused = || format!("the nats-server does not accept the new credential; see {}", state.log("nats-server").display());
@@ -93,7 +97,7 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
 async fn setup(state: &StateDir, passwords: &BTreeMap<String, String>) -> anyhow::Result<async_nats::jetstream::Context> {
     let user = User::Setup.name();
     let password = passwords.get(&user).with_context(|| format!("no password of user {user}; run `qscale up`"))?.clone();
-    let config = BusConfig { url: state.addresses()?.nats, user, password, password_file: None };
+    let config = BusConfig { url: state.addresses()?.nats, user, password, ..BusConfig::default() };
     Ok(async_nats::jetstream::new(config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?))
 }
 
@@ -250,7 +254,7 @@ mod tests {
     fn output_can_be_evaluated_by_a_shell() {
         let agent: Name = "mine".parse().expect("valid");
         let config =
-            BusConfig { url: "nats://127.0.0.1:4222".into(), user: "agent-mine".into(), password: "secret".into(), password_file: None };
+            BusConfig { url: "nats://127.0.0.1:4222".into(), user: "agent-mine".into(), password: "secret".into(), ..BusConfig::default() };
         let connection = Connection::new(&agent, &config);
         let text = connection.text("added");
         assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("export ")), "{text}");

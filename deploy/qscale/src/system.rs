@@ -67,7 +67,7 @@ impl Locate {
         }
         let state = self.state()?;
         let url = state.addresses()?.nats;
-        Ok(BusConfig { url, user: "operator".into(), password: String::new(), password_file: Some(state.password_file("operator")) })
+        Ok(BusConfig { url, user: "operator".into(), password_file: Some(state.password_file("operator")), ..BusConfig::default() })
     }
 
     /// Connects to the bus as operator.
@@ -94,7 +94,7 @@ fn split_url(url: &str) -> anyhow::Result<BusConfig> {
         return Ok(BusConfig { url: format!("{scheme}://{rest}"), ..Default::default() });
     };
     let (user, password) = credentials.split_once(':').context("--nats must be nats://user:password@host:port")?;
-    Ok(BusConfig { url: format!("{scheme}://{host}"), user: user.into(), password: password.into(), password_file: None })
+    Ok(BusConfig { url: format!("{scheme}://{host}"), user: user.into(), password: password.into(), ..BusConfig::default() })
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn start_server(folder: &Path) -> (Program, String) {
 fn printed_config(output: &str, url: &str) -> BusConfig {
     let printed = output.lines().find_map(|line| line.strip_prefix("export NATS_URL=")).expect("the address is printed");
     let password = printed.split(':').nth(2).and_then(|rest| rest.split('@').next()).expect("a password is in it");
-    BusConfig { url: url.to_owned(), user: "agent-mine".into(), password: password.into(), password_file: None }
+    BusConfig { url: url.to_owned(), user: "agent-mine".into(), password: password.into(), ..BusConfig::default() }
 }
 
 /// Publishes an Action of the agent `mine` and waits for its acknowledgement.
@@ -78,7 +78,7 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
     let refused = config.connect_once("test", Duration::from_secs(3)).await;
     assert!(refused.is_err(), "the credential was removed");
     let setup = std::fs::read_to_string(state.join("credentials/setup")).expect("the password of the setup user");
-    let setup = BusConfig { url: url.clone(), user: "setup".into(), password: setup, password_file: None };
+    let setup = BusConfig { url: url.clone(), user: "setup".into(), password: setup, ..BusConfig::default() };
     let setup = setup.connect_once("test", PATIENCE).await.expect("the other credentials stay");
     let stream = async_nats::jetstream::new(setup).get_stream("QSCALE_ACTION_mine").await;
     assert!(stream.is_err(), "its Actions are deleted");

@@ -420,8 +420,8 @@ impl RunningSystem {
         BusConfig {
             url: self.addresses.nats.clone(),
             user: user.into(),
-            password: String::new(),
             password_file: Some(self.state.password_file(user)),
+            ..BusConfig::default()
         }
     }
 }

@@ -82,7 +82,7 @@ proptest! {
     }
 
     #[test]
-    fn every_action_has_an_outcome(events in prop::collection::vec(event(), 1..120)) {
+    fn every_action_has_an_outcome_or_is_counted(events in prop::collection::vec(event(), 1..120)) {
         let mut rig = Rig::new();
         let mut sent = 0;
         for event in events {
@@ -93,7 +93,7 @@ proptest! {
         rig.pass(Duration::from_secs(30));
         let of_actions = rig.outcomes.iter().filter(|outcome| matches!(outcome.source, DecisionSource::Agent | DecisionSource::Shadow));
         // A failed request that is retried is reported twice, and so is a repair.
-        prop_assert!(of_actions.count() >= sent);
+        prop_assert!(of_actions.count() + rig.core.take_unreported() as usize >= sent);
     }
 
     #[test]
