@@ -1,13 +1,16 @@
 //! Every service is killed in turn, under load: the loop recovers by itself, bounds are never broken, and no replica is orphaned.
 
+use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use qscale_common::contract::{Effect, EventType, Outcome, subject};
 use qscale_common::policy::{Bounds, ScalingPolicy};
 use qscale_common::runtime::bus::Subscription;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::http;
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_tests::{PATIENCE, System, eventually, process, system};
+use qscale_tests::{PATIENCE, Program, System, eventually, eventually_async, process, system};
 
 const SERVICES: [&str; 5] = ["qscale-collector", "qscale-agent", "qscale-actuator", "qscale-platform", "nats-server"];
 
@@ -87,4 +90,32 @@ async fn the_loop_recovers_from_the_death_of_any_service() {
         watched.no_orphans(service).await;
     }
     assert!(watched.system.stop(), "{}", watched.system.tail());
+}
+
+/// Starts `service` without a bus, with the log `log`, and waits until it is alive.
+fn start_with_log(service: &str, settings: &[String], log: &Path) -> (Program, String) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let health = format!("127.0.0.1:{port}");
+    let fixed = [format!("health={health}"), "nats.url=nats://127.0.0.1:9".to_owned()];
+    let arguments: Vec<&str> = fixed.iter().chain(settings).flat_map(|setting| ["--set", setting]).collect();
+    (Program::start(&process::binary(service), arguments, log), health)
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_costs_nothing_else() {
+    for (service, settings) in [
+        ("qscale-collector", vec![]),
+        ("qscale-actuator", vec![]),
+        ("qscale-agent", vec!["agent=mine".to_owned()]),
+        ("qscale-promoter", vec![]),
+    ] {
+        // Every write fails as on a full disk.
+        let (mut program, health) = start_with_log(service, &settings, Path::new("/dev/full"));
+        for _ in 0..3 {
+            let alive = async || http::get(&health, "/healthz", PATIENCE).await.ok().filter(|(status, _)| status.is_success());
+            eventually_async(&format!("{service} to answer"), alive).await;
+        }
+        assert!(program.ended().is_none(), "{service} runs");
+        assert!(program.stop().success(), "{service} stops when asked");
+    }
 }

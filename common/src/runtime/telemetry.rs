@@ -1,6 +1,7 @@
 //! Structured logs on standard error, and label values of metrics.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
@@ -46,6 +47,26 @@ impl<T: Copy + fmt::Debug + Into<&'static str>> EncodeLabelValue for Label<T> {
     }
 }
 
+/// Standard error, where a line that cannot be written (full disk, closed pipe) is lost and nothing else.
+#[derive(Debug)]
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _lost = io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a line to standard error; one that cannot be written is lost.
+pub fn line(text: fmt::Arguments<'_>) {
+    let _lost = writeln!(io::stderr(), "{text}");
+}
+
 /// Starts logging for `service`; a second call changes nothing.
 ///
 /// # Errors
@@ -54,10 +75,10 @@ pub fn init(service: &str, config: &TelemetryConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log).map_err(|error| {
         anyhow::anyhow!("telemetry.log = `{}` is not a filter such as info or info,qscale_actuator=debug: {error}", config.log)
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Log).log_internal_errors(false).with_target(false);
     // An existing logger belongs to an embedding program and stays.
     let _already_set = match config.log_format {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).compact().try_init(),
+        LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).compact().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     tracing::debug!(service, "logging");

@@ -1,5 +1,6 @@
 //! The server of a function: address, start, health and graceful stop. Must not know functions.
 
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -85,7 +86,8 @@ pub async fn serve(function: Router, name: &str, args: &ServeArgs) -> anyhow::Re
         () = stop.cancelled() => return Ok(()),
     }
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    eprintln!("{name}: listening on {}", listener.local_addr().context("failed to read the port")?);
+    // A function works without its log.
+    let _lost = writeln!(io::stderr(), "{name}: listening on {}", listener.local_addr().context("failed to read the port")?);
     // Without TCP_NODELAY the kernel delays small replies until earlier ones are acknowledged.
     let listener = listener.tap_io(|connection| {
         let _keeps_the_default_where_refused = connection.set_nodelay(true);
