@@ -30,6 +30,12 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// A count with its noun, `1 function` or `3 functions`.
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A latency, `85ms` or `1.2s`.
 #[must_use]
 pub fn latency(milliseconds: f64) -> String {

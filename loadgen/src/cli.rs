@@ -161,6 +161,11 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         let mut live = (!args.quiet).then(LiveLine::new);
         let observers = Observers {
             progress: Box::new(move |progress| live.iter_mut().for_each(|live| live.show(progress))),
+            trace: Box::new(move |description| {
+                if !args.quiet {
+                    eprintln!("{description}");
+                }
+            }),
             loads,
             default_length: DEFAULT_LENGTH,
         };

@@ -25,6 +25,8 @@ use crate::schedule::Schedule;
 pub struct Observers {
     /// Called every second.
     pub progress: Box<dyn FnMut(&RunProgress) + Send>,
+    /// Called once with the part of the trace that was read, if there is a trace.
+    pub trace: Box<dyn FnOnce(&str) + Send>,
     /// Receives the Load of each function every second. Dropped when full, because a newer one follows.
     pub loads: Option<mpsc::Sender<Load>>,
     /// Duration of a pattern unless configured.
@@ -72,6 +74,9 @@ pub fn run(
 ) -> anyhow::Result<LoadSummary> {
     config.check().map_err(anyhow::Error::msg)?;
     let schedule = Schedule::new(config, observers.default_length)?;
+    if let Some(description) = &schedule.description {
+        std::mem::replace(&mut observers.trace, Box::new(|_| {}))(description);
+    }
     let engine_config = Arc::new(engine_config(config, &schedule)?);
     let pacing = PacingThreads::spawn(config, &schedule, &engine_config, stop, abort)?;
     let labels: Vec<String> = schedule.functions.iter().map(|function| function.label.clone()).collect();

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use qscale_common::name::FunctionId;
-use qscale_common::runtime::traces::{self, OpenedTrace};
-use qscale_common::workload::trace::{Keep, MinuteTrace, RowTrace, read_endpoints};
+use qscale_common::runtime::traces::{OpenedTrace, open_endpoints, open_trace};
+use qscale_common::workload::trace::{Keep, Trace};
 use qscale_common::workload::{Arrivals, Demand, PatternArrivals, Scale, Spread, WorkloadRng};
 use rand::SeedableRng;
 
@@ -37,13 +37,14 @@ pub struct Schedule {
     source: ArrivalSource,
     /// Duration of sending; `Duration::MAX` for a whole trace.
     pub length: Duration,
+    /// The part of the trace that was read, for the user; `None` without a trace.
+    pub description: Option<String>,
 }
 
 #[derive(Debug, Clone)]
 enum ArrivalSource {
     Pattern { spread: Spread },
-    Minutes(MinuteTrace, Scale),
-    Rows(RowTrace, Scale),
+    Trace(Trace, Scale),
 }
 
 impl Schedule {
@@ -65,11 +66,10 @@ impl Schedule {
                 Self::at_endpoints(config, path, default_length)
             }
             Some(path) => {
-                let (count, source) = match traces::open_trace(path, keep(config), config.memory_mib)? {
-                    OpenedTrace::Minutes(trace) => (trace.functions.len(), ArrivalSource::Minutes(trace, scale)),
-                    OpenedTrace::Rows(trace) => (trace.functions.len(), ArrivalSource::Rows(trace, scale)),
-                };
-                Self::at_target(config, for_trace(config, count)?, source, Duration::MAX)
+                let OpenedTrace { trace, description } = open_trace(path, keep(config), config.memory_mib)?;
+                let functions = for_trace(config, trace.functions())?;
+                let schedule = Self::at_target(config, functions, ArrivalSource::Trace(trace, scale), Duration::MAX)?;
+                Ok(Self { description: Some(description), ..schedule })
             }
         }
     }
@@ -86,12 +86,13 @@ impl Schedule {
             addresses: vec![address],
             source,
             length: config.length.map_or(length, |length| length.0),
+            description: None,
         })
     }
 
     /// Each endpoint is a separate host, on the port of the target. Requests are distributed in turn, like in vSwarm's invoker.
     fn at_endpoints(config: &LoadConfig, path: &Path, default_length: Duration) -> anyhow::Result<Self> {
-        let endpoints = read_endpoints(&shown(path), traces::open(path)?)?;
+        let endpoints = open_endpoints(path)?;
         let port = config.target.rsplit_once(':').map_or("", |(_, port)| port);
         let mut addresses = Vec::new();
         let mut known: HashMap<SocketAddr, usize> = HashMap::new();
@@ -112,6 +113,7 @@ impl Schedule {
             addresses,
             source: ArrivalSource::Pattern { spread: config.spread },
             length: config.length.map_or(default_length, |length| length.0),
+            description: None,
         })
     }
 
@@ -126,8 +128,8 @@ impl Schedule {
                 let arrivals = PatternArrivals::new(config.rate.clone(), config.gaps, self.length, WorkloadRng::from_rng(&mut rng));
                 Arrivals::pattern(arrivals, *spread, functions, demand, rng)
             }
-            ArrivalSource::Minutes(trace, scale) => Arrivals::minutes(trace, config.iat, *scale, self.length, &mut rng),
-            ArrivalSource::Rows(trace, scale) => Arrivals::rows(trace, config.memory_mib, *scale, self.length, rng),
+            ArrivalSource::Trace(Trace::Minutes(trace), scale) => Arrivals::minutes(trace, config.iat, *scale, self.length, &mut rng),
+            ArrivalSource::Trace(Trace::Rows(trace), scale) => Arrivals::rows(trace, config.memory_mib, *scale, self.length, rng),
         };
         // If fewer functions are called than the trace contains, its functions are mapped to them in turn.
         Box::new(arrivals.map(move |mut arrival| {

@@ -76,6 +76,7 @@ pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Re
     health::serve(config.listen, health.clone(), registry, serving.clone()).await?;
     let observers = Observers {
         progress: Box::new(move |progress| metrics.show(progress)),
+        trace: Box::new(|description| tracing::info!("{description}")),
         loads: Some(publisher(bus)),
         default_length: Duration::MAX,
     };

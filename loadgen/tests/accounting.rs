@@ -62,7 +62,7 @@ fn load(address: SocketAddr, rate: &str, millis: u64) -> LoadConfig {
 }
 
 fn sent(config: &LoadConfig) -> LoadSummary {
-    let observers = Observers { progress: Box::new(|_| {}), loads: None, default_length: Duration::ZERO };
+    let observers = Observers { progress: Box::new(|_| {}), trace: Box::new(|_| {}), loads: None, default_length: Duration::ZERO };
     run(config, observers, &CancellationToken::new(), &CancellationToken::new()).expect("runs")
 }
 
@@ -318,7 +318,7 @@ fn stopped_after_a_second(config: &LoadConfig) -> LoadSummary {
             stopper.cancel();
         }
     };
-    let observers = Observers { progress: Box::new(progress), loads: None, default_length: Duration::MAX };
+    let observers = Observers { progress: Box::new(progress), trace: Box::new(|_| {}), loads: None, default_length: Duration::MAX };
     run(config, observers, &stop, &CancellationToken::new()).expect("runs")
 }
 
@@ -343,7 +343,7 @@ fn a_stop_ends_a_run_that_has_fallen_behind_its_schedule() {
 fn a_load_is_published_each_second_for_each_function() {
     let sink = Sink::start(None);
     let (sender, mut loads) = tokio::sync::mpsc::channel(100);
-    let observers = Observers { progress: Box::new(|_| {}), loads: Some(sender), default_length: Duration::ZERO };
+    let observers = Observers { progress: Box::new(|_| {}), trace: Box::new(|_| {}), loads: Some(sender), default_length: Duration::ZERO };
     let functions = vec!["f".to_owned(), "other/g".to_owned()];
     let config = LoadConfig { functions, ..load(sink.address, "100", 2_500) };
     let summary = run(&config, observers, &CancellationToken::new(), &CancellationToken::new()).expect("runs");
@@ -362,7 +362,7 @@ fn a_load_is_published_each_second_for_each_function() {
 #[test]
 fn a_disk_that_cannot_be_written_ends_the_run_with_the_name_of_the_file() {
     let sink = Sink::start(None);
-    let observers = Observers { progress: Box::new(|_| {}), loads: None, default_length: Duration::ZERO };
+    let observers = Observers { progress: Box::new(|_| {}), trace: Box::new(|_| {}), loads: None, default_length: Duration::ZERO };
     // Far longer than any test may take: the run ends early, or the test hangs.
     let config = LoadConfig { csv: Some("/dev/full".into()), ..load(sink.address, "1000", 3_600_000) };
     let error = run(&config, observers, &CancellationToken::new(), &CancellationToken::new()).expect_err("full");

@@ -7,7 +7,7 @@ use qscale_common::name::Name;
 use qscale_common::policy::{Bounds, LatencyBound, Objective, Range, ScalingPolicy};
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes};
-use qscale_common::workload::trace::{MinuteTrace, Row, RowTrace, TraceFunction};
+use qscale_common::workload::trace::{MinuteTrace, Row, RowTrace, Trace, TraceFunction};
 use qscale_common::workload::{Demand, DurationQuantiles, MinuteCount};
 use qscale_sim::profile::Memory;
 use qscale_sim::{Distribution, FunctionProfile, Load, Setup};
@@ -16,97 +16,56 @@ use crate::cell::{CellFunction, EvaluationCell, MeasurementSpan};
 use crate::results::{Cell, TracePart};
 use crate::suite::{PerturbationEntry, Suite, TraceEntry};
 
-/// A trace.
-#[derive(Debug, Clone)]
-pub enum Trace {
-    /// Counts by minute: Azure 2019 and InVitro.
-    Minutes(MinuteTrace),
-    /// Single invocations: Azure 2021.
-    Rows(RowTrace),
+/// Hash of the content of a trace, hexadecimal: FNV-1a.
+fn digest(trace: &Trace) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut add = |number: u64| {
+        for byte in number.to_le_bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    match trace {
+        Trace::Minutes(trace) => {
+            add(u64::from(trace.minutes));
+            for function in &trace.functions {
+                function.hash.bytes().for_each(|byte| add(u64::from(byte)));
+                function.counts.iter().for_each(|count| add(u64::from(count.bin) << 32 | u64::from(count.count)));
+                usual(&function.demand).into_iter().for_each(|number| add(u64::from(number)));
+            }
+        }
+        Trace::Rows(trace) => trace.rows.iter().for_each(|row| {
+            add(row.start_us);
+            add(u64::from(row.function) << 32 | u64::from(row.duration_ms));
+        }),
+    }
+    format!("{hash:016x}")
 }
 
-impl Trace {
-    /// Number of functions.
-    #[must_use]
-    pub fn functions(&self) -> usize {
-        match self {
-            Trace::Minutes(trace) => trace.functions.len(),
-            Trace::Rows(trace) => trace.functions.len(),
+/// Load of function `number` from minute `from` to before minute `to`, with its 99th percentile of duration, and its usual and greatest memory.
+fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEntry) -> OfFunction {
+    let cpu_share = entry.cpu_share.get();
+    match trace {
+        Trace::Minutes(trace) => {
+            let function = &trace.functions[number];
+            let kept = function.counts.iter().filter(|count| (from..to).contains(&count.bin));
+            let counts: Vec<MinuteCount> = kept.map(|count| MinuteCount { bin: count.bin - from, ..*count }).collect();
+            let [_, longest_ms, usual_mib, most_mib] = usual(&function.demand);
+            let function = TraceFunction { counts: counts.into(), ..function.clone() };
+            let trace = Arc::new(MinuteTrace { functions: vec![function], minutes: to - from });
+            let load = Load::Trace { trace, iat: entry.iat, scale: entry.scale, cpu_share };
+            OfFunction { load, longest_ms, usual_mib, most_mib }
         }
-    }
-
-    /// Length, minutes.
-    #[must_use]
-    pub fn minutes(&self) -> u32 {
-        match self {
-            Trace::Minutes(trace) => trace.minutes,
-            Trace::Rows(trace) => trace.rows.last().map_or(0, |row| minute(row) + 1),
-        }
-    }
-
-    /// Invocations from minute `from` to before minute `to`.
-    fn invocations(&self, from: u32, to: u32) -> u64 {
-        let within = |minute: u32| (from..to).contains(&minute);
-        match self {
-            Trace::Minutes(trace) => {
-                let counts = trace.functions.iter().flat_map(|function| function.counts.iter());
-                counts.filter(|count| within(count.bin)).map(|count| u64::from(count.count)).sum()
-            }
-            Trace::Rows(trace) => trace.rows.iter().filter(|row| within(minute(row))).count() as u64,
-        }
-    }
-
-    /// Hash of its content, hexadecimal: FNV-1a.
-    fn digest(&self) -> String {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        let mut add = |number: u64| {
-            for byte in number.to_le_bytes() {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        };
-        match self {
-            Trace::Minutes(trace) => {
-                add(u64::from(trace.minutes));
-                for function in &trace.functions {
-                    function.hash.bytes().for_each(|byte| add(u64::from(byte)));
-                    function.counts.iter().for_each(|count| add(u64::from(count.bin) << 32 | u64::from(count.count)));
-                    usual(&function.demand).into_iter().for_each(|number| add(u64::from(number)));
-                }
-            }
-            Trace::Rows(trace) => trace.rows.iter().for_each(|row| {
-                add(row.start_us);
-                add(u64::from(row.function) << 32 | u64::from(row.duration_ms));
-            }),
-        }
-        format!("{hash:016x}")
-    }
-
-    /// Load of function `number` from minute `from` to before minute `to`, with its 99th percentile of duration, and its usual and greatest memory.
-    fn function(&self, number: usize, from: u32, to: u32, entry: &TraceEntry) -> OfFunction {
-        let cpu_share = entry.cpu_share.get();
-        match self {
-            Trace::Minutes(trace) => {
-                let function = &trace.functions[number];
-                let kept = function.counts.iter().filter(|count| (from..to).contains(&count.bin));
-                let counts: Vec<MinuteCount> = kept.map(|count| MinuteCount { bin: count.bin - from, ..*count }).collect();
-                let [_, longest_ms, usual_mib, most_mib] = usual(&function.demand);
-                let function = TraceFunction { counts: counts.into(), ..function.clone() };
-                let trace = Arc::new(MinuteTrace { functions: vec![function], minutes: to - from });
-                let load = Load::Trace { trace, iat: entry.iat, scale: entry.scale, cpu_share };
-                OfFunction { load, longest_ms, usual_mib, most_mib }
-            }
-            Trace::Rows(trace) => {
-                let all = trace.rows.iter().filter(|row| row.function as usize == number);
-                let mut durations: Vec<u32> = all.clone().map(|row| row.duration_ms).collect();
-                durations.sort_unstable();
-                let longest_ms = durations.get((durations.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
-                let shift = u64::from(from) * MINUTE_US;
-                let rows = all.filter(|row| (from..to).contains(&minute(row)));
-                let rows: Vec<Row> = rows.map(|row| Row { start_us: row.start_us - shift, function: 0, ..*row }).collect();
-                let trace = Arc::new(RowTrace { functions: vec![trace.functions[number].clone()], rows: rows.into() });
-                let load = Load::Rows { trace, scale: entry.scale, cpu_share };
-                OfFunction { load, longest_ms, usual_mib: entry.memory_mib, most_mib: entry.memory_mib }
-            }
+        Trace::Rows(trace) => {
+            let all = trace.rows.iter().filter(|row| row.function as usize == number);
+            let mut durations: Vec<u32> = all.clone().map(|row| row.duration_ms).collect();
+            durations.sort_unstable();
+            let longest_ms = durations.get((durations.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
+            let shift = u64::from(from) * MINUTE_US;
+            let rows = all.filter(|row| (from..to).contains(&row.minute()));
+            let rows: Vec<Row> = rows.map(|row| Row { start_us: row.start_us - shift, function: 0, ..*row }).collect();
+            let trace = Arc::new(RowTrace { functions: vec![trace.functions[number].clone()], rows: rows.into() });
+            let load = Load::Rows { trace, scale: entry.scale, cpu_share };
+            OfFunction { load, longest_ms, usual_mib: entry.memory_mib, most_mib: entry.memory_mib }
         }
     }
 }
@@ -119,10 +78,6 @@ struct OfFunction {
 }
 
 const MINUTE_US: u64 = 60_000_000;
-
-fn minute(row: &Row) -> u32 {
-    u32::try_from(row.start_us / MINUTE_US).unwrap_or(u32::MAX - 1)
-}
 
 /// Median and 99th percentile of the duration, milliseconds; median and greatest memory, MiB.
 fn usual(demand: &Demand) -> [u32; 4] {
@@ -154,7 +109,7 @@ struct Part {
 /// Cells of the test part and of the validation part of the trace `name`, one for each perturbation.
 ///
 /// # Errors
-/// A suite without a description of traces, and a trace whose test part is empty.
+/// A suite without a description of traces, and a trace whose test part has no minutes or no invocations.
 pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<EvaluationCell>; 2], TracePart), String> {
     let Some(entry) = &suite.trace else {
         return Err(format!("suite `{}` is for patterns; use one with a section [trace], such as `trace`", suite.name));
@@ -170,6 +125,10 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
         let [a, b, c] = entry.split;
         return Err(format!("{minutes} minutes split {a}/{b}/{c} leave an empty test part; give another --split or a longer trace"));
     }
+    let invocations = trace.invocations(test_from, minutes);
+    if invocations == 0 || entry.scale.rate == 0.0 {
+        return Err(nothing_to_judge(trace, entry, test_from, minutes));
+    }
     let of_part = |part: Part| -> Vec<EvaluationCell> {
         suite.perturbations.iter().map(|perturbation| cell(suite, entry, trace, name, part, perturbation)).collect()
     };
@@ -179,10 +138,27 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
         minutes,
         split: entry.split,
         test_from_minute: test_from,
-        invocations: trace.invocations(test_from, minutes),
-        digest: trace.digest(),
+        invocations,
+        digest: digest(trace),
     };
     Ok(([of_part(test), of_part(validation)], played))
+}
+
+/// Why no policy can be judged: no invocation in the test part, which begins at minute `from` of `minutes`. Minutes are shown from 1, as traces name them.
+fn nothing_to_judge(trace: &Trace, entry: &TraceEntry, from: u32, minutes: u32) -> String {
+    let [a, b, c] = entry.split;
+    match trace.active_minutes() {
+        None => "the trace has no invocations; give another one".to_owned(),
+        Some(_) if entry.scale.rate == 0.0 => "rate scale = 0: no invocation is played; give a greater --scale".to_owned(),
+        Some((first, last)) => format!(
+            "no invocation in the test part, minutes {} to {minutes} of {minutes} by the split {a}/{b}/{c}: the trace has its invocations in minutes {} to {}; \
+             give a --split whose last share begins before minute {}, or another trace",
+            from + 1,
+            first + 1,
+            last + 1,
+            last + 1
+        ),
+    }
 }
 
 fn measurement(suite: &Suite, entry: &TraceEntry, part: Part) -> MeasurementSpan {
@@ -206,7 +182,7 @@ fn cell(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: Part
 }
 
 fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: Part, perturbation: &PerturbationEntry) -> CellFunction {
-    let function = trace.function(number, part.begin, part.end, entry);
+    let function = of_function(trace, number, part.begin, part.end, entry);
     let name = Name::new(format!("f{number}")).expect("a letter and digits make a DNS label");
     let latency = Span(Duration::from_millis(u64::from(function.longest_ms)) + entry.slack.0);
     let latency = LatencyBound::try_from(latency.clamp(Span::millis(1), Span::seconds(3600))).expect("within its range");
@@ -298,6 +274,22 @@ policy = "static"
         let Load::Rows { trace, .. } = &test[0].functions[1].setup.load else { panic!("another load") };
         let starts: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function)).collect();
         assert_eq!(starts, [(MINUTE_US + 7, 0), (3 * MINUTE_US + 7, 0)]);
+    }
+
+    #[test]
+    fn a_test_part_without_invocations_is_refused_with_the_minutes_that_have_some() {
+        let trace = |bins: &[u32]| {
+            let Trace::Minutes(MinuteTrace { functions, .. }) = trace() else { panic!("counts by minute") };
+            let counts = bins.iter().map(|bin| MinuteCount { bin: *bin, count: 1 }).collect();
+            Trace::Minutes(MinuteTrace { functions: vec![TraceFunction { counts, ..functions[0].clone() }], minutes: 10 })
+        };
+        let error = cells(&suite(), &trace(&[1, 4, 7]), "t").expect_err("refused");
+        assert!(["minutes 9 to 10", "60/20/20", "minutes 2 to 8", "--split"].iter().all(|part| error.contains(part)), "{error}");
+        assert!(cells(&suite(), &trace(&[1, 8]), "t").is_ok());
+        assert!(cells(&suite(), &trace(&[]), "t").expect_err("refused").contains("no invocations"));
+        let mut silent = suite();
+        silent.trace.as_mut().expect("a trace").scale.rate = 0.0;
+        assert!(cells(&silent, &trace(&[8]), "t").expect_err("refused").contains("--scale"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn read(dir: &Path) -> Result<MinuteTrace, Box<dyn std::error::Error>> {
     let open = |name: &str| File::open(dir.join(name)).map_err(|error| format!("{}: {error}", dir.join(name).display()));
     let files =
         Azure2019 { invocations: open("invocations.csv")?, durations: open("durations.csv")?, memory: None::<File>, memory_mib: 128 };
-    Ok(read_azure2019(["invocations.csv", "durations.csv", "memory.csv"], files, Keep::default())?)
+    Ok(read_azure2019(["invocations.csv", "durations.csv", "memory.csv"], files, Keep::default())?.0)
 }
 
 /// The arrivals of each function, from a generator of its own.

@@ -48,11 +48,11 @@ impl Default for SimulatedFunction {
     }
 }
 
-/// One function of a trace in InVitro's or Azure's (2019) format, and how it is played.
+/// One function of a trace in InVitro's or Azure's format, and how it is played.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SimulatedTrace {
-    /// Folder of the trace.
+    /// Folder or file of the trace.
     pub folder: PathBuf,
     /// Index of the function in the trace, from 0.
     #[serde(default)]

@@ -1,103 +1,218 @@
 //! Opening of traces. Owns which files a trace consists of; their content belongs to [`crate::workload::trace`].
 
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use crate::workload::trace::{Azure2019, Keep, MinuteTrace, RowTrace, read_azure2019, read_azure2021};
+use super::files::{self, MAX_DOCUMENT};
+use crate::text::counted;
+use crate::workload::trace::{
+    Azure2019, Endpoint, GeneratedInputs, Keep, Omissions, Trace, read_azure2019, read_azure2021, read_endpoints,
+};
 
-/// Names of the files of a trace: the exact name of InVitro, and the beginning of the published name of Azure Functions 2019.
-const INVOCATIONS: [&str; 2] = ["invocations.csv", "invocations_per_function_md"];
-const DURATIONS: [&str; 2] = ["durations.csv", "function_durations_percentiles"];
-const MEMORY: [&str; 2] = ["memory.csv", "app_memory_percentiles"];
+/// Maximum size of a file of a trace, bytes: three times the largest published one.
+const MAX_FILE: u64 = 1 << 30;
 
-/// A trace of either kind.
+/// Names of the files of a trace by minute: the name of InVitro, and the beginning of the published name of Azure Functions 2019.
+const PARTS: [(&str, &str); 3] =
+    [("invocations", "invocations_per_function"), ("durations", "function_durations_percentiles"), ("memory", "app_memory_percentiles")];
+const INVOCATIONS: usize = 0;
+const DURATIONS: usize = 1;
+const MEMORY: usize = 2;
+
+/// Beginning of the published name of Azure Functions 2021.
+const ROWS: &str = "azurefunctionsinvocationtrace";
+
+const A_TRACE: &str = "a trace is a folder with invocations.csv and durations.csv or the published files of Azure Functions 2019, \
+                       or one file of single invocations (Azure Functions 2021)";
+
+/// A trace, and a line that says which days and functions were read and what was left out.
 #[derive(Debug, Clone)]
-pub enum OpenedTrace {
-    /// Counts by minute: a folder in the format of InVitro and Azure Functions 2019.
-    Minutes(MinuteTrace),
-    /// Single invocations: a file in the format of Azure Functions 2021.
-    Rows(RowTrace),
+pub struct OpenedTrace {
+    /// The trace.
+    pub trace: Trace,
+    /// Path, day, extent and omissions, for the user.
+    pub description: String,
 }
 
-/// The trace of a folder, or of a file of single invocations, which may be the only .csv file of its folder; functions without memory take
-/// `memory_mib`.
+/// Opens the trace at `path`: a folder or a file of counts by minute (Azure Functions 2019, InVitro), or of single invocations (Azure Functions 2021,
+/// the inputs that InVitro generates). Invocations without a memory file take `memory_mib`.
+///
+/// Of several days in a folder the first with durations is read; the file of another day selects that day.
 ///
 /// # Errors
 /// If a file is missing, or cannot be opened or read; names file, line and column.
 pub fn open_trace(path: &Path, keep: Keep, memory_mib: u32) -> anyhow::Result<OpenedTrace> {
-    let kind = std::fs::metadata(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
-    if kind.is_file() {
-        return open_rows(path, keep);
+    let metadata = std::fs::metadata(path).with_context(|| format!("failed to open the trace {}", path.display()))?;
+    if metadata.is_dir() {
+        return open_folder(path, None, keep, memory_mib);
     }
-    if find(path, INVOCATIONS)?.is_some() {
-        return Ok(OpenedTrace::Minutes(open_azure2019(path, keep, memory_mib)?));
-    }
-    let files = csv_files(path)?;
-    let names: Vec<String> = files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned())).collect();
-    match files.as_slice() {
-        [only] => open_rows(only, keep),
-        [] => bail!("{}: no .csv file; {A_TRACE}", path.display()),
-        _ => bail!("{}: no invocations.csv among {}; {A_TRACE}", path.display(), names.join(", ")),
+    match (Part::of(path), path.parent()) {
+        (Some(Part { day, .. }), Some(folder)) => {
+            open_folder(if folder == Path::new("") { Path::new(".") } else { folder }, Some(day), keep, memory_mib)
+        }
+        _ => open_rows(path, keep),
     }
 }
 
-const A_TRACE: &str = "a trace is a folder with invocations.csv and durations.csv, or one file of single invocations";
-
-/// The trace of a folder with `invocations.csv`, `durations.csv` and, where known, `memory.csv`, or with files of the published names; functions
-/// without memory take `memory_mib`.
+/// Reads vSwarm's list of endpoints.
 ///
 /// # Errors
-/// If a file is missing, or cannot be opened or read; names file, line and column.
-pub fn open_azure2019(folder: &Path, keep: Keep, memory_mib: u32) -> anyhow::Result<MinuteTrace> {
-    let required = |names: [&str; 2]| find(folder, names)?.with_context(|| format!("{}: no {}; {A_TRACE}", folder.display(), names[0]));
-    let (invocations, durations) = (required(INVOCATIONS)?, required(DURATIONS)?);
-    let memory = find(folder, MEMORY)?;
-    let absent = folder.join(MEMORY[0]);
-    let files = [&invocations, &durations, memory.as_ref().unwrap_or(&absent)].map(|path| path.display().to_string());
-    let trace = Azure2019 {
-        invocations: open(&invocations)?,
-        durations: open(&durations)?,
-        memory: memory.as_deref().map(open).transpose()?,
-        memory_mib,
+/// If the file cannot be read or is not such a list.
+pub fn open_endpoints(path: &Path) -> anyhow::Result<Vec<Endpoint>> {
+    Ok(read_endpoints(&path.display().to_string(), &files::read_text(path, MAX_DOCUMENT)?)?)
+}
+
+/// Day of a published file; InVitro's files have none.
+type Day = Option<u32>;
+
+/// A file of a trace by minute, by its name.
+struct Part {
+    day: Day,
+    /// Index into [`PARTS`].
+    index: usize,
+}
+
+impl Part {
+    fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+        let stem = name.strip_suffix(".csv")?;
+        let index = PARTS.iter().position(|(exact, published)| stem == *exact || stem.starts_with(published))?;
+        let day = stem.rsplit_once(".d").and_then(|(_, day)| day.parse().ok());
+        Some(Self { day, index })
+    }
+}
+
+/// Files of one day.
+type DayFiles = [Option<PathBuf>; 3];
+
+fn open_folder(folder: &Path, selected: Option<Day>, keep: Keep, memory_mib: u32) -> anyhow::Result<OpenedTrace> {
+    let listed = list(folder)?;
+    let mut days: BTreeMap<Day, DayFiles> = BTreeMap::new();
+    for (part, path) in listed.iter().filter_map(|path| Some((Part::of(path)?, path))) {
+        days.entry(part.day).or_default()[part.index].get_or_insert_with(|| path.clone());
+    }
+    complete(&mut days);
+    let with_invocations = || days.iter().filter(|(_, files)| files[INVOCATIONS].is_some());
+    let found = match selected {
+        Some(day) => days.get_key_value(&day),
+        None => with_invocations().find(|(_, files)| files[DURATIONS].is_some()).or_else(|| with_invocations().next()),
     };
-    Ok(read_azure2019(files.each_ref().map(String::as_str), trace, keep)?)
+    match found {
+        Some((day, files)) => {
+            let others: Vec<u32> = with_invocations().filter_map(|(day, _)| *day).filter(|other| Some(*other) != *day).collect();
+            open_day(folder, *day, files, &others, keep, memory_mib)
+        }
+        None => open_single(folder, &listed, keep),
+    }
 }
 
-/// A file of a trace, to be read in order.
-///
-/// # Errors
-/// If it cannot be opened.
-pub fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(BufReader::with_capacity(1 << 16, file))
+/// Completes days with a file without a day, and files without a day with the only one of a day.
+fn complete(days: &mut BTreeMap<Day, DayFiles>) {
+    let files: Vec<(Day, DayFiles)> = days.clone().into_iter().collect();
+    for (day, parts) in days.iter_mut() {
+        for (index, part) in parts.iter_mut().enumerate().filter(|(_, part)| part.is_none()) {
+            let mut others =
+                files.iter().filter(|(other, _)| other.is_none() != day.is_none()).filter_map(|(_, parts)| parts[index].as_ref());
+            if let (Some(only), None) = (others.next(), others.next()) {
+                *part = Some(only.clone());
+            }
+        }
+    }
+}
+
+fn open_day(folder: &Path, day: Day, files: &DayFiles, others: &[u32], keep: Keep, memory_mib: u32) -> anyhow::Result<OpenedTrace> {
+    let required = |part: usize| {
+        let (name, published) = PARTS[part];
+        let name = day.map_or_else(|| format!("{name}.csv"), |day| format!("{name}.csv or {published}.anon.d{day:02}.csv"));
+        files[part].as_deref().with_context(|| format!("{}: no {name}; {A_TRACE}", folder.display()))
+    };
+    let (invocations, durations, memory) = (required(INVOCATIONS)?, required(DURATIONS)?, files[MEMORY].as_deref());
+    let names = [invocations, durations, memory.unwrap_or(folder)].map(|path| path.display().to_string());
+    let open = |path: &Path| files::open_text(path, MAX_FILE);
+    let files =
+        Azure2019 { invocations: open(invocations)?, durations: open(durations)?, memory: memory.map(open).transpose()?, memory_mib };
+    let (trace, omissions) = read_azure2019(names.each_ref().map(String::as_str), files, keep)?;
+    let mut which = day.map(|day| format!("day {day}")).unwrap_or_default();
+    if let (Some(day), false) = (day, others.is_empty()) {
+        let mut all: Vec<u32> = others.iter().copied().chain([day]).collect();
+        all.sort_unstable();
+        let all: Vec<String> = all.iter().map(u32::to_string).collect();
+        which += &format!(" of the days {} (to use another one, give its invocations file)", all.join(", "));
+    }
+    if memory.is_none() {
+        which += if which.is_empty() { "without memory" } else { ", without memory" };
+    }
+    Ok(opened(folder, &which, Trace::Minutes(trace), &omissions))
+}
+
+/// The trace of a folder without counts by minute: one file of single invocations, or the inputs that InVitro generated.
+fn open_single(folder: &Path, listed: &[PathBuf], keep: Keep) -> anyhow::Result<OpenedTrace> {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    if let Some(published) = listed.iter().find(|path| name(path).starts_with(ROWS) && is_table(path)) {
+        return open_rows(published, keep);
+    }
+    if folder.join("iat0.json").exists() {
+        return open_generated(folder, keep);
+    }
+    let csv: Vec<&PathBuf> = listed.iter().filter(|path| name(path).ends_with(".csv")).collect();
+    let text: Vec<&PathBuf> = listed.iter().filter(|path| name(path).ends_with(".txt")).collect();
+    match (csv.as_slice(), text.as_slice()) {
+        ([only], _) | ([], [only]) => open_rows(only, keep),
+        ([], _) => bail!("{}: no .csv file; {A_TRACE}", folder.display()),
+        (several, _) => {
+            let names: Vec<String> = several.iter().map(|path| name(path)).collect();
+            bail!("{}: no invocations.csv among {}; {A_TRACE}", folder.display(), names.join(", "))
+        }
+    }
+}
+
+fn open_generated(folder: &Path, keep: Keep) -> anyhow::Result<OpenedTrace> {
+    let mut inputs = GeneratedInputs::default();
+    for path in (0..keep.functions).map(|index| folder.join(format!("iat{index}.json"))).take_while(|path| path.exists()) {
+        inputs.add(&path.display().to_string(), BufReader::new(files::open_text(&path, MAX_FILE)?))?;
+    }
+    Ok(opened(folder, "inputs that InVitro generated", Trace::Rows(inputs.finish(keep)?), &Omissions::default()))
 }
 
 fn open_rows(path: &Path, keep: Keep) -> anyhow::Result<OpenedTrace> {
-    Ok(OpenedTrace::Rows(read_azure2021(&path.display().to_string(), open(path)?, keep)?))
+    let (trace, omissions) = read_azure2021(&path.display().to_string(), files::open_text(path, MAX_FILE)?, keep)?;
+    Ok(opened(path, "", Trace::Rows(trace), &omissions))
 }
 
-/// The file of a folder that is called `names[0]`, or else the first whose name begins with `names[1]`.
-fn find(folder: &Path, names: [&str; 2]) -> anyhow::Result<Option<PathBuf>> {
-    let exact = folder.join(names[0]);
-    if exact.exists() {
-        return Ok(Some(exact));
+fn opened(path: &Path, which: &str, trace: Trace, omissions: &Omissions) -> OpenedTrace {
+    let comma = if which.is_empty() { "" } else { ", " };
+    let extent = [
+        counted(trace.functions() as u64, "function"),
+        counted(u64::from(trace.minutes()), "minute"),
+        counted(trace.invocations(0, u32::MAX), "invocation"),
+    ];
+    let mut description = format!("trace {}: {which}{comma}{}", path.display(), extent.join(", "));
+    let omissions = omissions.to_string();
+    if !omissions.is_empty() {
+        description += &format!("; left out: {omissions}");
     }
-    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(names[1]));
-    Ok(csv_files(folder)?.into_iter().find(begins))
+    OpenedTrace { trace, description }
 }
 
-/// The .csv files of a folder, by name.
-fn csv_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn is_table(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv") || ending.eq_ignore_ascii_case("txt"))
+}
+
+/// The files of a folder, by name.
+fn list(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("failed to list {}", folder.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|ending| ending == "csv") {
+        if path.is_file() {
             files.push(path);
         }
     }
     files.sort();
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,15 +6,23 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::{Demand, MinuteCount};
+use crate::text::counted;
 
 mod azure2019;
 mod azure2021;
 mod endpoints;
+mod invitro;
 mod table;
 
 pub use azure2019::{Azure2019, read_azure2019};
 pub use azure2021::read_azure2021;
 pub use endpoints::{Endpoint, read_endpoints};
+pub use invitro::GeneratedInputs;
+
+/// Maximum number of invocations of a trace of single ones: sixteen times those of the published one.
+const MAX_ROWS: usize = 1 << 25;
+/// Maximum number of minutes with invocations of all functions together: as many as the cells of a published day.
+const MAX_COUNTS: usize = 1 << 26;
 
 /// An error in a trace, with its position.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -56,6 +64,111 @@ pub struct Keep {
 impl Default for Keep {
     fn default() -> Self {
         Self { functions: usize::MAX, skip_minutes: 0, minutes: u32::MAX }
+    }
+}
+
+/// A trace of either kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trace {
+    /// Counts by minute: Azure Functions 2019 and InVitro.
+    Minutes(MinuteTrace),
+    /// Single invocations: Azure Functions 2021, and the inputs that InVitro generates.
+    Rows(RowTrace),
+}
+
+impl Trace {
+    /// Number of functions.
+    #[must_use]
+    pub fn functions(&self) -> usize {
+        match self {
+            Trace::Minutes(trace) => trace.functions.len(),
+            Trace::Rows(trace) => trace.functions.len(),
+        }
+    }
+
+    /// Length, minutes.
+    #[must_use]
+    pub fn minutes(&self) -> u32 {
+        match self {
+            Trace::Minutes(trace) => trace.minutes,
+            Trace::Rows(trace) => trace.rows.last().map_or(0, |row| row.minute() + 1),
+        }
+    }
+
+    /// Number of invocations from minute `from` to before minute `to`.
+    #[must_use]
+    pub fn invocations(&self, from: u32, to: u32) -> u64 {
+        let within = |minute: u32| (from..to).contains(&minute);
+        match self {
+            Trace::Minutes(trace) => {
+                let counts = trace.functions.iter().flat_map(|function| function.counts.iter());
+                counts.filter(|count| within(count.bin)).map(|count| u64::from(count.count)).sum()
+            }
+            Trace::Rows(trace) => trace.rows.iter().filter(|row| within(row.minute())).count() as u64,
+        }
+    }
+
+    /// First and last minute with invocations; `None` if there are none.
+    #[must_use]
+    pub fn active_minutes(&self) -> Option<(u32, u32)> {
+        match self {
+            Trace::Minutes(trace) => {
+                let counts =
+                    || trace.functions.iter().filter_map(|function| Some((function.counts.first()?.bin, function.counts.last()?.bin)));
+                Some((counts().map(|(first, _)| first).min()?, counts().map(|(_, last)| last).max()?))
+            }
+            Trace::Rows(trace) => Some((trace.rows.first()?.minute(), trace.rows.last()?.minute())),
+        }
+    }
+
+    /// The trace of function `number` alone; `None` if there is no such function.
+    #[must_use]
+    pub fn of_function(&self, number: usize) -> Option<Trace> {
+        Some(match self {
+            Trace::Minutes(trace) => {
+                Trace::Minutes(MinuteTrace { functions: vec![trace.functions.get(number)?.clone()], minutes: trace.minutes })
+            }
+            Trace::Rows(trace) => {
+                let rows = trace.rows.iter().filter(|row| row.function as usize == number);
+                let rows = rows.map(|row| Row { function: 0, ..*row }).collect();
+                Trace::Rows(RowTrace { functions: vec![trace.functions.get(number)?.clone()], rows })
+            }
+        })
+    }
+}
+
+/// Functions and rows of a trace that were left out. Displayed as a list, empty if there are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Omissions {
+    /// Functions without durations.
+    pub without_durations: u64,
+    /// Functions without memory, where there is a memory file.
+    pub without_memory: u64,
+    /// Functions with durations or memory that cannot be: negative ones, or percentiles that fall.
+    pub invalid: u64,
+    /// Where the first invalid one is.
+    pub first_invalid: Option<TraceError>,
+    /// Invocations without an end or a duration.
+    pub invocations: u64,
+    /// Rows of a function or app that has an earlier one.
+    pub repeated_rows: u64,
+}
+
+impl fmt::Display for Omissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        let mut add = |count: u64, noun: &str, rest: &str| {
+            if count > 0 {
+                parts.push(format!("{}{rest}", counted(count, noun)));
+            }
+        };
+        add(self.without_durations, "function", " without durations");
+        add(self.without_memory, "function", " without memory");
+        let first = self.first_invalid.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+        add(self.invalid, "function", &format!(" with invalid durations or memory{first}"));
+        add(self.invocations, "invocation", " without an end or a duration");
+        add(self.repeated_rows, "repeated row", "");
+        f.write_str(&parts.join(", "))
     }
 }
 
@@ -106,6 +219,17 @@ pub struct Row {
     /// Duration, milliseconds.
     pub duration_ms: u32,
 }
+
+impl Row {
+    /// Minute of its start.
+    #[must_use]
+    pub fn minute(&self) -> u32 {
+        u32::try_from(self.start_us / MINUTE_US).unwrap_or(u32::MAX - 1)
+    }
+}
+
+/// Microseconds in a minute.
+const MINUTE_US: u64 = 60_000_000;
 
 #[cfg(test)]
 mod tests;

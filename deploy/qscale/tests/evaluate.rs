@@ -195,9 +195,7 @@ fn malformed_traces_are_refused_with_file_line_and_column() {
     refused("", DURATIONS, &["trace/invocations.csv", "empty"]);
     refused(INVOCATIONS.lines().next().expect("a header"), DURATIONS, &["trace/invocations.csv", "no function"]);
     refused(bad(",2,7\n", ",2\n"), DURATIONS, &["trace/invocations.csv:2", "13", "14"]);
-    let one = DURATIONS.split_inclusive('\n').take(2).collect::<String>();
-    refused(INVOCATIONS, one, &["trace/durations.csv", "`g`", "line 3 of trace/invocations.csv"]);
-    refused(INVOCATIONS, DURATIONS.replace("40,50", "40,5"), &["trace/durations.csv:2", "column percentile_Average_75"]);
+    refused(INVOCATIONS, DURATIONS.replace("o,a,", "o,b,"), &["trace/invocations.csv", "2 functions without durations"]);
     let mut latin = INVOCATIONS.as_bytes().to_vec();
     let place = INVOCATIONS.find("o,a,g").expect("is there");
     latin[place] = 0xe9;
@@ -209,6 +207,33 @@ fn malformed_traces_are_refused_with_file_line_and_column() {
     assert!(error.contains("trace/durations.csv:1") && error.contains("`app`"), "{error}");
     let (_, ran) = traced(None, None);
     assert!(ran.failure().contains("invocations.csv"));
+}
+
+#[test]
+fn functions_that_lack_data_are_left_out_and_counted() {
+    let one = DURATIONS.split_inclusive('\n').take(2).collect::<String>();
+    let falling = DURATIONS.replace("o,a,g,1,1,1,1,1,1,1", "o,a,g,1,1,1,1,1,1,0");
+    let twice = format!("{INVOCATIONS}o,a,f,http,9,9,9,9,9,9,9,9,9,9\n");
+    for (invocations, durations, functions, parts) in [
+        (INVOCATIONS, one.as_str(), 1, ["1 function without durations", "10 minutes"]),
+        (INVOCATIONS, &falling, 1, ["1 function with invalid durations", "durations.csv:3, column percentile_Average_25"]),
+        (&twice, DURATIONS, 2, ["1 repeated row", "2 functions"]),
+    ] {
+        let (fixture, ran) = traced(Some(invocations.as_bytes()), Some(durations.as_bytes()));
+        parts.iter().for_each(|part| assert!(ran.err.contains(part), "{part}: {ran:?}"));
+        ran.success();
+        let parsed: Value = serde_json::from_slice(&fixture.read("out/results.json")).expect("JSON");
+        assert_eq!(parsed["settings"]["trace"]["functions"], functions);
+    }
+}
+
+#[test]
+fn a_test_part_without_invocations_is_refused_before_anything_runs() {
+    let (fixture, ran) =
+        traced(Some(INVOCATIONS.replace(",2,7\n", ",0,0\n").replace(",0,1,1\n", ",0,0,0\n").as_bytes()), Some(DURATIONS.as_bytes()));
+    let error = ran.failure();
+    assert!(["minutes 9 to 10", "minutes 1 to 8", "--split"].iter().all(|part| error.contains(part)), "{error}");
+    assert!(!fixture.path("out").exists());
 }
 
 #[test]

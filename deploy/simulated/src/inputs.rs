@@ -7,13 +7,13 @@ use qscale_common::hash::fnv1a;
 use qscale_common::platform::{FunctionSpec, SimulatedFunction, SimulatedTrace};
 use qscale_common::range::OutOfRange;
 use qscale_common::runtime::files::read_document;
-use qscale_common::runtime::traces;
+use qscale_common::runtime::traces::{OpenedTrace, open_trace};
 use qscale_common::workload::Scale;
-use qscale_common::workload::trace::{Keep, MinuteTrace};
+use qscale_common::workload::trace::{Keep, Trace};
 use qscale_sim::{FunctionProfile, Load, ProfileScale, profiles};
 
 /// The trace that was opened last, with its folder: functions of one trace share it.
-pub type LastTrace = Option<(PathBuf, Arc<MinuteTrace>)>;
+pub type LastTrace = Option<(PathBuf, Arc<Trace>)>;
 
 /// A simulated function, its profile and load found and checked.
 #[derive(Debug, Clone)]
@@ -63,20 +63,24 @@ fn load_of(trace: &SimulatedTrace, last_trace: &mut LastTrace) -> Result<Load, O
     let trace = match last_trace {
         Some((path, trace)) if path == folder => Arc::clone(trace),
         _ => {
-            let opened = traces::open_azure2019(folder, Keep::default(), 0);
+            let opened = open_trace(folder, Keep::default(), 0);
             let unreadable =
                 |error| OutOfRange::new("simulated.trace.folder", folder.display(), format_args!("a trace that can be read ({error:#})"));
-            let trace = Arc::new(opened.map_err(unreadable)?);
+            let OpenedTrace { trace, description } = opened.map_err(unreadable)?;
+            tracing::info!("{description}");
+            let trace = Arc::new(trace);
             *last_trace = Some((folder.clone(), Arc::clone(&trace)));
             trace
         }
     };
-    let count = trace.functions.len();
-    let function = trace.functions.get(*function).cloned().ok_or_else(|| {
+    let one = trace.of_function(*function).ok_or_else(|| {
+        let count = trace.functions();
         OutOfRange::new("simulated.trace.function", function, format_args!("below {count}, the number of functions in the trace"))
     })?;
-    let trace = Arc::new(MinuteTrace { functions: vec![function], minutes: trace.minutes });
-    Ok(Load::Trace { trace, iat: *iat, scale, cpu_share: *cpu_share })
+    Ok(match one {
+        Trace::Minutes(trace) => Load::Trace { trace: Arc::new(trace), iat: *iat, scale, cpu_share: *cpu_share },
+        Trace::Rows(trace) => Load::Rows { trace: Arc::new(trace), scale, cpu_share: *cpu_share },
+    })
 }
 
 /// The profile of this name, or in this file.
@@ -123,6 +127,24 @@ mod tests {
         let trace = Some(SimulatedTrace::new("nosuch/folder".into(), 0));
         let error = inputs(SimulatedFunction { trace, ..SimulatedFunction::default() }).expect_err("no such folder");
         assert_eq!((error.field.as_str(), error.value.as_str()), ("simulated.trace.folder", "nosuch/folder"));
+    }
+
+    #[test]
+    fn a_trace_of_either_kind_is_the_load() {
+        let folder = qscale_tests::Folder::new("traces");
+        let path = folder.path().join("AzureFunctionsInvocationTraceForTwoWeeksJan2021.txt");
+        std::fs::write(&path, "app,func,end_timestamp,duration\na,f,10,1\na,g,20,2\na,g,30,2\n").expect("written");
+        let load = |function: usize| {
+            let trace = Some(SimulatedTrace::new(path.clone(), function));
+            inputs(SimulatedFunction { trace, ..SimulatedFunction::default() }).map(|found| found.load)
+        };
+        let Ok(Some(Load::Rows { trace, .. })) = load(1) else { panic!("another load") };
+        assert_eq!((trace.functions.as_slice(), trace.rows.len()), (["g".to_owned()].as_slice(), 2));
+        let error = load(2).expect_err("two functions");
+        assert_eq!(
+            (error.field.as_str(), error.range.as_str()),
+            ("simulated.trace.function", "below 2, the number of functions in the trace")
+        );
     }
 
     #[test]

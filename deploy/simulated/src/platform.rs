@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,13 +17,12 @@ use qscale_common::runtime::platform::events::Events;
 use qscale_common::runtime::platform::operations::OperationControl;
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Replicas};
-use qscale_common::workload::trace::MinuteTrace;
 use qscale_sim::Nanos;
 use tracing::debug;
 
 use crate::config::SimulatedMachine;
 use crate::function::{FunctionEvent, Origin, Simulated};
-use crate::inputs::SimulationInputs;
+use crate::inputs::{LastTrace, SimulationInputs};
 use crate::report::summary;
 
 /// Number of functions from which they are advanced on several cores.
@@ -41,7 +39,7 @@ pub struct SimulatedPlatform {
     threads: NonZeroUsize,
     functions: RwLock<BTreeMap<FunctionId, Arc<Mutex<Simulated>>>>,
     /// Trace that was opened last.
-    last_trace: Mutex<Option<(PathBuf, Arc<MinuteTrace>)>>,
+    last_trace: Mutex<LastTrace>,
     /// Whether load waits for [`SimulatedPlatform::begin_load`].
     load_waits: Mutex<bool>,
     /// Number of function files so far, for unique ids of replicas.

@@ -328,7 +328,8 @@ impl RunningSystem {
     /// When the load generator or the simulated load cannot be started.
     pub async fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
         if self.backend == Backend::Sim {
-            self.say(&format!("[6/6] load {} on {} functions", plan.load_description, plan.functions.len()));
+            let load = plan.trace.as_deref().unwrap_or(&plan.load_description);
+            self.say(&format!("[6/6] load on {} functions: {load}", plan.functions.len()));
             return self.simulated()?.begin_load().await.context("failed to start the simulated load");
         }
         let Some(load) = &plan.load else {

@@ -71,8 +71,8 @@ pub struct UpOptions {
     /// Profile of the functions: a name or a file [default: fibonacci-python]
     #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Simulated functions")]
     pub profile: Option<String>,
-    /// Replay a trace instead of --load: a folder in the format of InVitro or Azure, one function for each of its functions
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = "Simulated functions")]
+    /// Replay a trace instead of --load: a folder or file in the format of InVitro or Azure, one function for each of its functions
+    #[arg(long, value_name = "DIR|FILE", value_hint = clap::ValueHint::AnyPath, help_heading = "Simulated functions")]
     pub trace: Option<PathBuf>,
     /// Control interval
     #[arg(long, value_name = "DURATION", default_value = "2s")]

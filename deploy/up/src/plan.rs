@@ -17,6 +17,7 @@ use qscale_dqn::Checkpoint;
 use qscale_dqn::registry::{self, DQN};
 use serde_json::{Map, Value, json};
 
+use self::simulated::LoadWords;
 use crate::load::{LoadPlan, RequestForm};
 use crate::options::{Backend, UpOptions};
 
@@ -54,6 +55,8 @@ pub struct Plan {
     pub load: Option<LoadPlan>,
     /// Load in words.
     pub load_description: String,
+    /// The part of the trace that is played, if there is a trace.
+    pub trace: Option<String>,
 }
 
 impl Plan {
@@ -70,7 +73,7 @@ impl Plan {
         let pattern = arguments.pattern()?;
         arguments.check_backend()?;
         let pace = ClockRate::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
-        let (functions, load, load_description) = match arguments.backend {
+        let (functions, load, words) = match arguments.backend {
             Backend::Local => local(arguments, pattern)?,
             Backend::Sim => {
                 let (functions, words) = simulated::functions(arguments)?;
@@ -91,7 +94,8 @@ impl Plan {
         if let Some((_, configuration)) = agents.iter_mut().find(|(agent, _)| agent.as_str() == DQN) {
             configuration.insert("model".to_owned(), json!(model));
         }
-        Ok(Self { functions, backend: arguments.backend, pace, agents, load, load_description })
+        let LoadWords { short: load_description, trace } = words;
+        Ok(Self { functions, backend: arguments.backend, pace, agents, load, load_description, trace })
     }
 }
 
@@ -113,7 +117,7 @@ fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone
 }
 
 /// One real function, or two copies of it.
-fn local(arguments: &UpOptions, pattern: Option<Pattern>) -> anyhow::Result<(Vec<PlannedFunction>, Option<LoadPlan>, String)> {
+fn local(arguments: &UpOptions, pattern: Option<Pattern>) -> anyhow::Result<(Vec<PlannedFunction>, Option<LoadPlan>, LoadWords)> {
     let spec = function_spec(arguments.function.as_deref().unwrap_or(SHIPPED[0].0))?;
     let mut functions = vec![planned(spec.clone(), &arguments.agent, arguments)?];
     if let Some(versus) = &arguments.versus {
@@ -127,7 +131,7 @@ fn local(arguments: &UpOptions, pattern: Option<Pattern>) -> anyhow::Result<(Vec
         seed: arguments.seed,
         ..LoadPlan::default()
     });
-    Ok((functions, load, arguments.load.clone()))
+    Ok((functions, load, LoadWords { short: arguments.load.clone(), trace: None }))
 }
 
 /// A function by the name of a bundled one, or from a function file.

@@ -104,7 +104,7 @@ pub(super) fn what(results: &Results) -> String {
 }
 
 pub(super) fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+    qscale_common::text::counted(count as u64, noun)
 }
 
 /// Text of the verdict column.

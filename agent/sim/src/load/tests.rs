@@ -72,7 +72,7 @@ fn as_many_arrive_in_each_minute_as_the_trace_counts_and_none_after_it() {
 #[test]
 fn single_invocations_arrive_when_they_began_and_last_as_long_as_they_did() {
     let csv = "app,func,end_timestamp,duration\na,f,2.5,0.5\na,f,1.25,0.25\na,g,7.0,2.0\n";
-    let trace = Arc::new(read_azure2021("rows.csv", csv.as_bytes(), Keep::default()).expect("well formed"));
+    let trace = Arc::new(read_azure2021("rows.csv", csv.as_bytes(), Keep::default()).expect("well formed").0);
     let load = Load::Rows { trace, scale: Scale::default(), cpu_share: 0.0 };
     let mut source = load.source(rng());
     let taken: Vec<_> = std::iter::from_fn(|| source.take()).collect();

@@ -1,10 +1,11 @@
 //! Azure Functions 2019, as published and as sampled by InVitro: counts per minute, percentiles of durations and memory, joined by hash.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
-use super::table::{Table, shown};
-use super::{Keep, MinuteTrace, TraceError, TraceFunction};
+use super::table::Table;
+use super::{Keep, MAX_COUNTS, MinuteTrace, Omissions, TraceError, TraceFunction};
 use crate::workload::{Demand, DurationQuantiles, MemoryQuantiles, MinuteCount, NotSorted};
 
 /// The three files of an Azure 2019 trace, open for reading.
@@ -48,40 +49,82 @@ const MEMORY: [&str; 8] = [
 
 /// Reads an Azure 2019 trace. `files` names the three files in errors.
 ///
+/// Functions without durations or memory, or with ones that cannot be, are left out and counted; of the rows of one function the first is used.
+///
 /// # Errors
-/// The first malformed cell, missing column, function named twice, or function without durations or memory.
+/// The first malformed cell, a missing column, too many invocations, or no function with invocations, durations and memory.
 pub fn read_azure2019<I: Read, D: Read, M: Read>(
     files: [&str; 3],
     trace: Azure2019<I, D, M>,
     keep: Keep,
-) -> Result<MinuteTrace, TraceError> {
-    let (mut functions, minutes) = read_invocations(Table::open(trace.invocations, files[0])?, keep)?;
-    read_durations(Table::open(trace.durations, files[1])?, &mut functions)?;
-    let with_memory = trace.memory.is_some();
-    if let Some(memory) = trace.memory {
-        read_memory(Table::open(memory, files[2])?, &mut functions)?;
-    }
-    let missing = |file: &str, what: &str, function: &Kept| TraceError {
-        file: file.to_owned(),
-        line: 0,
-        column: None,
-        problem: format!(
-            "there is no {what} of the function `{}`, which line {} of {} invokes",
-            shown(&function.key.function),
-            function.line,
-            files[0]
-        ),
+) -> Result<(MinuteTrace, Omissions), TraceError> {
+    let mut omissions = Omissions::default();
+    let demands = Demands {
+        durations: read_durations(Table::open(trace.durations, files[1])?, &mut omissions)?,
+        memory: trace.memory.map(|memory| read_memory(Table::open(memory, files[2])?, &mut omissions)).transpose()?,
+        memory_mib: trace.memory_mib,
     };
-    let functions = functions.into_iter().map(|kept| {
-        let duration = kept.duration.ok_or_else(|| missing(files[1], "duration", &kept))?;
-        let demand = match kept.memory {
-            Some(memory) => Demand::Quantiles { duration, memory },
-            None if with_memory => return Err(missing(files[2], "memory", &kept)),
-            None => Demand::QuantilesOfDuration { duration, memory_mib: trace.memory_mib },
+    let trace = read_invocations(Table::open(trace.invocations, files[0])?, &demands, keep, &mut omissions)?;
+    Ok((trace, omissions))
+}
+
+/// The cells of a row of durations or memory.
+enum Measured<T> {
+    Values(T),
+    /// A cell is empty.
+    Missing,
+    /// A value cannot be.
+    Invalid(TraceError),
+}
+
+/// Durations and memory of all functions.
+struct Demands {
+    durations: HashMap<Key, Measured<DurationQuantiles>>,
+    memory: Option<Memory>,
+    /// Memory without a memory file, MiB.
+    memory_mib: u32,
+}
+
+/// Memory of each function, or of each app; it then holds for all functions of the app.
+struct Memory {
+    of: HashMap<Key, Measured<MemoryQuantiles>>,
+    by_function: bool,
+}
+
+impl Demands {
+    /// The demand of a function; `None`, and counted, if it cannot be used.
+    fn of(&self, key: &Key, omissions: &mut Omissions) -> Option<Demand> {
+        let mut invalid = |error: &TraceError| {
+            omissions.invalid += 1;
+            omissions.first_invalid.get_or_insert_with(|| error.clone());
         };
-        Ok(TraceFunction { hash: kept.key.function, counts: kept.counts.into(), demand })
-    });
-    Ok(MinuteTrace { functions: functions.collect::<Result<_, _>>()?, minutes })
+        let duration = match self.durations.get(key) {
+            Some(Measured::Values(duration)) => *duration,
+            Some(Measured::Invalid(error)) => {
+                invalid(error);
+                return None;
+            }
+            Some(Measured::Missing) | None => {
+                omissions.without_durations += 1;
+                return None;
+            }
+        };
+        let Some(Memory { of, by_function }) = &self.memory else {
+            return Some(Demand::QuantilesOfDuration { duration, memory_mib: self.memory_mib });
+        };
+        let of_app = (!by_function).then(|| Key { function: String::new(), ..key.clone() });
+        match of.get(of_app.as_ref().unwrap_or(key)) {
+            Some(Measured::Values(memory)) => Some(Demand::Quantiles { duration, memory: *memory }),
+            Some(Measured::Invalid(error)) => {
+                invalid(error);
+                None
+            }
+            Some(Measured::Missing) | None => {
+                omissions.without_memory += 1;
+                None
+            }
+        }
+    }
 }
 
 /// A function as the three files identify it.
@@ -90,14 +133,6 @@ struct Key {
     owner: String,
     app: String,
     function: String,
-}
-
-struct Kept {
-    key: Key,
-    line: u64,
-    counts: Vec<MinuteCount>,
-    duration: Option<DurationQuantiles>,
-    memory: Option<MemoryQuantiles>,
 }
 
 /// Positions of the identifying columns.
@@ -119,7 +154,12 @@ impl KeyColumns {
     }
 }
 
-fn read_invocations<R: Read>(mut table: Table<R>, keep: Keep) -> Result<(Vec<Kept>, u32), TraceError> {
+fn read_invocations<R: Read>(
+    mut table: Table<R>,
+    demands: &Demands,
+    keep: Keep,
+    omissions: &mut Omissions,
+) -> Result<MinuteTrace, TraceError> {
     let key = KeyColumns::of(&table)?;
     let minutes = minute_columns(&table)?;
     let first = minutes.iter().map(|(minute, _)| *minute).min().unwrap_or(0).saturating_add(keep.skip_minutes);
@@ -128,30 +168,44 @@ fn read_invocations<R: Read>(mut table: Table<R>, keep: Keep) -> Result<(Vec<Kep
         .filter(|(minute, _)| *minute >= first && *minute - first < keep.minutes)
         .map(|(m, column)| (m - first, *column))
         .collect();
-    let Some(length) = kept.iter().map(|(bin, _)| bin + 1).max() else {
+    let Some(minutes) = kept.iter().map(|(bin, _)| bin + 1).max() else {
         return Err(table.at_header(format!("no minute is left after leaving out {}", keep.skip_minutes)));
     };
-    let mut lines: HashMap<Key, u64> = HashMap::new();
+    let mut seen: HashSet<Key> = HashSet::new();
     let mut functions = Vec::new();
+    let mut total = 0;
     while functions.len() < keep.functions && table.advance()? {
         let key = key.read(&table)?;
-        if let Some(line) = lines.insert(key.clone(), table.line()) {
-            return Err(table.at_row(None, format!("the function `{}` has a row already, line {line}", shown(&key.function))));
+        if seen.contains(&key) {
+            omissions.repeated_rows += 1;
+            continue;
         }
-        let mut counts = Vec::new();
-        for (bin, column) in &kept {
-            let count = table.count(*column)?;
-            if count > 0 {
-                counts.push(MinuteCount { bin: *bin, count });
+        if let Some(demand) = demands.of(&key, omissions) {
+            let counts = read_counts(&table, &kept)?;
+            total += counts.len();
+            if total > MAX_COUNTS {
+                return Err(table.at_row(None, format!("more than {MAX_COUNTS} minutes with invocations; select fewer functions")));
             }
+            functions.push(TraceFunction { hash: key.function.clone(), counts: counts.into(), demand });
         }
-        counts.shrink_to_fit();
-        functions.push(Kept { key, line: table.line(), counts, duration: None, memory: None });
+        seen.insert(key);
     }
     if functions.is_empty() {
-        return Err(table.whole("there is no function in it, only the names of the columns".to_owned()));
+        let why = if seen.is_empty() { "only the names of the columns".to_owned() } else { format!("but {omissions}") };
+        return Err(table.whole(format!("there is no function to use in it, {why}")));
     }
-    Ok((functions, length))
+    Ok(MinuteTrace { functions, minutes })
+}
+
+fn read_counts<R: Read>(table: &Table<R>, kept: &[(u32, usize)]) -> Result<Vec<MinuteCount>, TraceError> {
+    let mut counts = Vec::new();
+    for (bin, column) in kept {
+        let count = table.count(*column)?;
+        if count > 0 {
+            counts.push(MinuteCount { bin: *bin, count });
+        }
+    }
+    Ok(counts)
 }
 
 /// Minutes and their columns, in rising order: columns named `17` or `minute_17`.
@@ -173,45 +227,40 @@ fn minute_columns<R: Read>(table: &Table<R>) -> Result<Vec<(u32, usize)>, TraceE
     Ok(minutes)
 }
 
-fn read_durations<R: Read>(mut table: Table<R>, functions: &mut [Kept]) -> Result<(), TraceError> {
+fn read_durations<R: Read>(
+    mut table: Table<R>,
+    omissions: &mut Omissions,
+) -> Result<HashMap<Key, Measured<DurationQuantiles>>, TraceError> {
     let key = KeyColumns::of(&table)?;
     let columns = columns(&table, DURATIONS)?;
-    let index: HashMap<Key, usize> = functions.iter().enumerate().map(|(index, function)| (function.key.clone(), index)).collect();
+    let mut durations = HashMap::new();
     while table.advance()? {
-        let Some(function) = index.get(&key.read(&table)?) else { continue };
-        let quantiles = DurationQuantiles::new(amounts(&table, columns)?).map_err(|error| falling(&table, columns, error))?;
-        let function = &mut functions[*function];
-        if function.duration.replace(quantiles).is_some() {
-            return Err(table.at_row(None, format!("the function `{}` has a row already", shown(&function.key.function))));
-        }
+        let measured = measured(&table, columns, DurationQuantiles::new)?;
+        first_stands(&mut durations, key.read(&table)?, measured, omissions);
     }
-    Ok(())
+    Ok(durations)
 }
 
-/// Memory is given for each function, or for each app and then holds for all its functions.
-fn read_memory<R: Read>(mut table: Table<R>, functions: &mut [Kept]) -> Result<(), TraceError> {
-    let identity = [table.column(OWNER)?, table.column(APP)?];
+fn read_memory<R: Read>(mut table: Table<R>, omissions: &mut Omissions) -> Result<Memory, TraceError> {
+    let (owner, app) = (table.column(OWNER)?, table.column(APP)?);
     let function = table.optional(FUNCTION)?;
     let columns = columns(&table, MEMORY)?;
-    let mut index: HashMap<[String; 3], Vec<usize>> = HashMap::new();
-    for (place, kept) in functions.iter().enumerate() {
-        let name = if function.is_some() { kept.key.function.clone() } else { String::new() };
-        index.entry([kept.key.owner.clone(), kept.key.app.clone(), name]).or_default().push(place);
-    }
+    let mut of = HashMap::new();
     while table.advance()? {
-        let name = function.map_or(Ok(""), |column| table.text(column))?;
-        let row = [table.text(identity[0])?.to_owned(), table.text(identity[1])?.to_owned(), name.to_owned()];
-        let Some(places) = index.get(&row) else { continue };
-        let quantiles = MemoryQuantiles::new(amounts(&table, columns)?).map_err(|error| falling(&table, columns, error))?;
-        for place in places {
-            if functions[*place].memory.replace(quantiles).is_some() {
-                let what = if function.is_some() { "function" } else { "app" };
-                let name = if function.is_some() { &row[2] } else { &row[1] };
-                return Err(table.at_row(None, format!("the {what} `{}` has a row already", shown(name))));
-            }
+        let function = function.map_or(Ok(""), |column| table.text(column))?.to_owned();
+        let key = Key { owner: table.text(owner)?.to_owned(), app: table.text(app)?.to_owned(), function };
+        first_stands(&mut of, key, measured(&table, columns, MemoryQuantiles::new)?, omissions);
+    }
+    Ok(Memory { of, by_function: function.is_some() })
+}
+
+fn first_stands<T>(rows: &mut HashMap<Key, T>, key: Key, row: T, omissions: &mut Omissions) {
+    match rows.entry(key) {
+        Entry::Occupied(_) => omissions.repeated_rows += 1,
+        Entry::Vacant(place) => {
+            place.insert(row);
         }
     }
-    Ok(())
 }
 
 fn columns<R: Read, const N: usize>(table: &Table<R>, names: [&str; N]) -> Result<[usize; N], TraceError> {
@@ -222,14 +271,26 @@ fn columns<R: Read, const N: usize>(table: &Table<R>, names: [&str; N]) -> Resul
     Ok(columns)
 }
 
-fn amounts<R: Read, const N: usize>(table: &Table<R>, columns: [usize; N]) -> Result<[u32; N], TraceError> {
+/// The percentiles in the current row.
+fn measured<R: Read, T, const N: usize>(
+    table: &Table<R>,
+    columns: [usize; N],
+    quantiles: fn([u32; N]) -> Result<T, NotSorted>,
+) -> Result<Measured<T>, TraceError> {
     let mut amounts = [0; N];
     for (amount, column) in amounts.iter_mut().zip(columns) {
-        *amount = table.amount(column)?;
+        if table.is_missing(column)? {
+            return Ok(Measured::Missing);
+        }
+        // Text that is not a number at all is a damaged file.
+        table.number(column)?;
+        match table.amount(column) {
+            Ok(value) => *amount = value,
+            Err(error) => return Ok(Measured::Invalid(error)),
+        }
     }
-    Ok(amounts)
-}
-
-fn falling<R: Read, const N: usize>(table: &Table<R>, columns: [usize; N], error: NotSorted) -> TraceError {
-    table.at_row(columns.get(error.index).copied(), error.to_string())
+    Ok(match quantiles(amounts) {
+        Ok(values) => Measured::Values(values),
+        Err(falling) => Measured::Invalid(table.at_row(columns.get(falling.index).copied(), falling.to_string())),
+    })
 }

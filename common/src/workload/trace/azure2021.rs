@@ -4,23 +4,28 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use super::table::Table;
-use super::{Keep, Row, RowTrace, TraceError};
+use super::{Keep, MAX_ROWS, MINUTE_US, Omissions, Row, RowTrace, TraceError};
 
 /// Reads an Azure 2021 trace: columns `app`, `func`, `end_timestamp` and `duration`, rows in any order. `file` names it in errors.
 ///
 /// An invocation starts at its end less its duration. Where one starts before zero, the whole trace moves so that the earliest
-/// starts at zero. Rows outside `keep` are not kept.
+/// starts at zero. Rows outside `keep` are not kept, nor are rows without an end or a duration.
 ///
 /// # Errors
-/// The first malformed cell, a missing column, or a file without invocations.
-pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<RowTrace, TraceError> {
+/// The first malformed cell, a missing column, a file without invocations, or one with too many.
+pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<(RowTrace, Omissions), TraceError> {
     let mut table = Table::open(reader, file)?;
     let (app, func) = (table.column("app")?, table.column("func")?);
     let (end, duration) = (table.column("end_timestamp")?, table.column("duration")?);
     let mut index: HashMap<(String, String), u32> = HashMap::new();
     let mut functions: Vec<String> = Vec::new();
     let mut rows: Vec<(i64, u32, u32)> = Vec::new();
+    let mut omissions = Omissions::default();
     while table.advance()? {
+        if table.is_missing(end)? || table.is_missing(duration)? {
+            omissions.invocations += 1;
+            continue;
+        }
         let key = (table.text(app)?.to_owned(), table.text(func)?.to_owned());
         let seconds = table.number(end)?;
         let lasted = table.number(duration)?;
@@ -45,12 +50,25 @@ pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<RowT
                 number
             }
         };
+        if rows.len() == MAX_ROWS {
+            return Err(table.at_row(None, format!("more than {MAX_ROWS} invocations; select fewer functions")));
+        }
         rows.push((((seconds - lasted) * 1e6).round() as i64, function, (lasted * 1e3).round() as u32));
     }
-    let Some(earliest) = rows.iter().map(|row| row.0).min() else {
-        return Err(table.whole("there is no invocation in it, only the names of the columns".to_owned()));
-    };
-    let minute = 60_000_000;
+    if rows.is_empty() {
+        let why = if omissions.invocations > 0 { omissions.to_string() } else { "only the names of the columns".to_owned() };
+        return Err(table.whole(format!("there is no invocation in it, {why}")));
+    }
+    let rows =
+        select(rows, keep).ok_or_else(|| table.whole(format!("no invocation is left after leaving out {} minutes", keep.skip_minutes)))?;
+    Ok((RowTrace { functions, rows: rows.into() }, omissions))
+}
+
+/// The invocations (start in microseconds, function, duration in milliseconds) of the minutes to keep, in order of their start, which
+/// counts from the beginning of those minutes; `None` if there are none.
+pub(super) fn select(rows: Vec<(i64, u32, u32)>, keep: Keep) -> Option<Vec<Row>> {
+    let minute = MINUTE_US as i64;
+    let earliest = rows.iter().map(|row| row.0).min()?;
     let from = earliest.min(0).saturating_add(i64::from(keep.skip_minutes) * minute);
     let until = from.saturating_add(i64::from(keep.minutes).saturating_mul(minute));
     let mut rows: Vec<Row> = rows
@@ -59,8 +77,5 @@ pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<RowT
         .map(|(start, function, duration_ms)| Row { start_us: (start - from).unsigned_abs(), function, duration_ms })
         .collect();
     rows.sort_unstable();
-    if rows.is_empty() {
-        return Err(table.whole(format!("no invocation is left after leaving out {} minutes", keep.skip_minutes)));
-    }
-    Ok(RowTrace { functions, rows: rows.into() })
+    (!rows.is_empty()).then_some(rows)
 }

@@ -1,7 +1,5 @@
 //! vSwarm's `endpoints.json`: targets of its invoker.
 
-use std::io::Read;
-
 use serde::Deserialize;
 
 use super::TraceError;
@@ -16,17 +14,14 @@ pub struct Endpoint {
     pub eventing: bool,
 }
 
-/// Parses `endpoints.json`, ignoring unknown fields. `file` is its name in errors.
+/// Parses the text of `endpoints.json`, ignoring unknown fields. `file` is its name in errors.
 ///
 /// # Errors
 /// If it is not a list of endpoints, is empty, or contains an empty host name, one with scheme, port or path, or an endpoint of
 /// eventing, whose latency a reply does not show.
-pub fn read_endpoints<R: Read>(file: &str, reader: R) -> Result<Vec<Endpoint>, TraceError> {
+pub fn read_endpoints(file: &str, text: &str) -> Result<Vec<Endpoint>, TraceError> {
     let error = |line: u64, problem: String| TraceError { file: file.to_owned(), line, column: None, problem };
-    let mut text = Vec::new();
-    reader.take(1 << 30).read_to_end(&mut text).map_err(|cause| error(0, cause.to_string()))?;
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-    let endpoints: Vec<Endpoint> = serde_json::from_slice(text).map_err(|cause| {
+    let endpoints: Vec<Endpoint> = serde_json::from_str(text).map_err(|cause| {
         error(cause.line() as u64, format!("{cause}; expected a list such as [{{\"hostname\":\"fibonacci.default.example.org\"}}]"))
     })?;
     if endpoints.is_empty() {

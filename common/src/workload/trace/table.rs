@@ -27,7 +27,6 @@ impl<R: Read> Table<R> {
         }
         let mut header = Vec::with_capacity(row.len());
         for (index, cell) in row.iter().enumerate() {
-            let cell = if index == 0 { cell.strip_prefix(b"\xef\xbb\xbf").unwrap_or(cell) } else { cell };
             let text = std::str::from_utf8(cell)
                 .map_err(|_| TraceError { line: 1, ..whole(format!("the name of column {} is not UTF-8", index + 1)) })?;
             header.push(text.trim().to_owned());
@@ -39,9 +38,9 @@ impl<R: Read> Table<R> {
         &self.header
     }
 
-    /// The index of a column that must be there once.
+    /// The index of a column that must be there once. Upper and lower case are the same, as for InVitro.
     pub fn column(&self, name: &str) -> Result<usize, TraceError> {
-        let mut found = self.header.iter().enumerate().filter(|(_, column)| *column == name).map(|(index, _)| index);
+        let mut found = self.header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name)).map(|(index, _)| index);
         let first = found.next().ok_or_else(|| self.at_header(format!("there is no column `{name}`")))?;
         match found.next() {
             None => Ok(first),
@@ -50,7 +49,7 @@ impl<R: Read> Table<R> {
     }
 
     pub fn optional(&self, name: &str) -> Result<Option<usize>, TraceError> {
-        if self.header.iter().any(|column| column == name) { self.column(name).map(Some) } else { Ok(None) }
+        if self.header.iter().any(|column| column.eq_ignore_ascii_case(name)) { self.column(name).map(Some) } else { Ok(None) }
     }
 
     /// Reads the next row; false at the end. Blank lines are passed over.
@@ -74,6 +73,12 @@ impl<R: Read> Table<R> {
         std::str::from_utf8(cell)
             .map(str::trim)
             .map_err(|_| self.at_row(Some(column), format!("`{}` is not UTF-8", shown(&String::from_utf8_lossy(cell)))))
+    }
+
+    /// Whether a cell holds nothing, or the NaN by which other tools mark a missing value.
+    pub fn is_missing(&self, column: usize) -> Result<bool, TraceError> {
+        let text = self.text(column)?;
+        Ok(text.is_empty() || text.eq_ignore_ascii_case("nan"))
     }
 
     /// A finite number.

@@ -15,8 +15,21 @@ const MEMORY: &str = "HashOwner,HashApp,SampleCount,AverageAllocatedMb,AverageAl
 o,a,9,100,90.5,91,92,93,94,95,96,97\n";
 
 fn read(invocations: &[u8], durations: &[u8], memory: Option<&[u8]>, keep: Keep) -> Result<MinuteTrace, TraceError> {
+    read_whole(invocations, durations, memory, keep).map(|(trace, _)| trace)
+}
+
+fn read_whole(invocations: &[u8], durations: &[u8], memory: Option<&[u8]>, keep: Keep) -> Result<(MinuteTrace, Omissions), TraceError> {
     let trace = Azure2019 { invocations, durations, memory, memory_mib: 128 };
     read_azure2019(["invocations.csv", "durations.csv", "memory.csv"], trace, keep)
+}
+
+/// Checks which functions are read, and how the omissions are described.
+#[track_caller]
+fn check_left_out(invocations: &str, durations: &str, memory: &str, functions: &[&str], omissions: &str) {
+    let (trace, left_out) =
+        read_whole(invocations.as_bytes(), durations.as_bytes(), Some(memory.as_bytes()), Keep::default()).expect("readable");
+    let names: Vec<_> = trace.functions.iter().map(|function| function.hash.as_str()).collect();
+    assert_eq!((names.as_slice(), left_out.to_string().as_str()), (functions, omissions));
 }
 
 fn plain(invocations: &str, durations: &str, memory: &str) -> Result<MinuteTrace, TraceError> {
@@ -61,7 +74,12 @@ fn every_variant_of_columns_says_the_same() {
             DURATIONS.into(),
             MEMORY.replace("HashOwner,", "HashFunction,HashOwner,").replace("o,a,9", "f,o,a,9") + "g,o,a,9,100,90.5,91,92,93,94,95,96,97\n",
         ),
-        ("byte order mark and CRLF", format!("\u{feff}{INVOCATIONS}"), DURATIONS.replace('\n', "\r\n"), MEMORY.replace('\n', "\r\n")),
+        (
+            "CRLF and case of the columns",
+            INVOCATIONS.replace("Hash", "hash"),
+            DURATIONS.replace('\n', "\r\n"),
+            MEMORY.replace('\n', "\r\n"),
+        ),
     ];
     for (name, invocations, durations, memory) in variants {
         let trace = super::tests::plain(&invocations, &durations, &memory).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -92,7 +110,6 @@ fn errors_name_file_line_column_and_value() {
     refused(bad("1,0,2", "1,99999999999,2"), "invocations.csv:2, column 2: `99999999999` is too large, at most 4294967295");
     refused(bad("1,0,2", "1,inf,2"), "invocations.csv:2, column 2: `inf` is not a number");
     refused(bad("0,3,0", "0,3"), "invocations.csv:3: 6 cells, but the first line names 7 columns");
-    refused(bad("o,a,g,timer", "o,a,f,timer"), "invocations.csv:3: the function `f` has a row already, line 2");
     refused(
         bad("Trigger,1,2,3", "Trigger,1,2,2"),
         "invocations.csv:1: minute 2 has two columns; the columns are HashOwner, HashApp, HashFunction, Trigger, 1, 2, 2",
@@ -111,33 +128,50 @@ fn errors_name_file_line_column_and_value() {
 fn empty_files_are_named() {
     refused(plain("", DURATIONS, MEMORY), "invocations.csv: the file is empty; its first line must name the columns");
     let header = INVOCATIONS.lines().next().expect("a header");
-    refused(plain(header, DURATIONS, MEMORY), "invocations.csv: there is no function in it, only the names of the columns");
+    refused(plain(header, DURATIONS, MEMORY), "invocations.csv: there is no function to use in it, only the names of the columns");
     refused(plain(INVOCATIONS, "", MEMORY), "durations.csv: the file is empty; its first line must name the columns");
 }
 
 #[test]
-fn functions_without_durations_or_memory_are_named() {
+fn functions_without_durations_or_memory_are_left_out_and_counted() {
     let one = DURATIONS.split_inclusive('\n').take(2).collect::<String>();
+    check_left_out(INVOCATIONS, &one, MEMORY, &["f"], "1 function without durations");
+    check_left_out(INVOCATIONS, &DURATIONS.replace("o,a,f,1,1,1,1,10", "o,a,f,1,1,1,1,"), MEMORY, &["g"], "1 function without durations");
+    let of_function = MEMORY.replace("HashApp,", "HashApp,HashFunction,").replace("o,a,9", "o,a,g,9");
+    check_left_out(INVOCATIONS, DURATIONS, &of_function, &["g"], "1 function without memory");
     refused(
-        plain(INVOCATIONS, &one, MEMORY),
-        "durations.csv: there is no duration of the function `g`, which line 3 of invocations.csv invokes",
-    );
-    let other = MEMORY.replace("o,a,9", "o,b,9");
-    refused(
-        plain(INVOCATIONS, DURATIONS, &other),
-        "memory.csv: there is no memory of the function `f`, which line 2 of invocations.csv invokes",
+        plain(INVOCATIONS, &one, &MEMORY.replace("o,a,9", "o,b,9")),
+        "invocations.csv: there is no function to use in it, but 1 function without durations, 1 function without memory",
     );
 }
 
 #[test]
-fn percentiles_that_fall_and_rows_given_twice_are_refused() {
-    let falling = DURATIONS.replace("10,20,30,40", "10,20,30,25");
+fn durations_and_memory_that_cannot_be_are_left_out_and_the_first_is_named() {
+    let place = "durations.csv:2, column percentile_Average_50: 25 is below the percentile before it, which is 30";
+    let expected = format!("1 function with invalid durations or memory ({place})");
+    check_left_out(INVOCATIONS, &DURATIONS.replace("10,20,30,40", "10,20,30,25"), MEMORY, &["g"], &expected);
+    let expected = "1 function with invalid durations or memory (durations.csv:2, column percentile_Average_0: `-41692` is negative)";
+    check_left_out(INVOCATIONS, &DURATIONS.replace("10,20,30,40", "-41692,20,30,40"), MEMORY, &["g"], expected);
     refused(
-        plain(INVOCATIONS, &falling, MEMORY),
-        "durations.csv:2, column percentile_Average_50: 25 is below the percentile before it, which is 30",
+        plain(INVOCATIONS, &DURATIONS.replace("10,20", "x,20"), MEMORY),
+        "durations.csv:2, column percentile_Average_0: `x` is not a number",
     );
-    let twice = format!("{DURATIONS}o,a,g,1,1,1,1,1,1,1,1,1,1,1\n");
-    refused(plain(INVOCATIONS, &twice, MEMORY), "durations.csv:4: the function `g` has a row already");
+}
+
+#[test]
+fn the_first_of_repeated_rows_is_used() {
+    let (invocations, durations) = (format!("{INVOCATIONS}o,a,f,http,9,9,9\n"), format!("{DURATIONS}o,a,g,1,1,1,1,2,2,2,2,2,2,2\n"));
+    let memory = format!("{MEMORY}o,a,9,100,190.5,191,192,193,194,195,196,197\n");
+    check_left_out(&invocations, &durations, &memory, &["f", "g"], "3 repeated rows");
+    assert_eq!(plain(&invocations, &durations, &memory).expect("readable"), plain(INVOCATIONS, DURATIONS, MEMORY).expect("readable"));
+}
+
+#[test]
+fn the_first_functions_are_the_first_that_can_be_used() {
+    let keep = Keep { functions: 1, ..Keep::default() };
+    let durations = DURATIONS.replace("o,a,f,", "o,a,h,");
+    let trace = read(INVOCATIONS.as_bytes(), durations.as_bytes(), None, keep).expect("readable");
+    assert_eq!(trace.functions.iter().map(|function| function.hash.as_str()).collect::<Vec<_>>(), ["g"]);
 }
 
 #[test]
@@ -151,7 +185,7 @@ fn text_that_is_not_utf8_is_an_error_with_its_place() {
 #[test]
 fn single_invocations_start_at_their_end_less_their_duration_in_order() {
     let rows = "app,func,end_timestamp,duration\na,f,10.0,4.0\na,g,5.5,0.25\nb,f,2.0,0.001\n";
-    let trace = read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("well formed");
+    let (trace, _) = read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("well formed");
     assert_eq!(trace.functions, ["f", "g", "f"]);
     let starts: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function, row.duration_ms)).collect();
     assert_eq!(starts, [(1_999_000, 2, 1), (5_250_000, 1, 250), (6_000_000, 0, 4_000)]);
@@ -160,7 +194,7 @@ fn single_invocations_start_at_their_end_less_their_duration_in_order() {
 #[test]
 fn a_trace_that_starts_before_zero_is_moved() {
     let rows = "duration,app,func,end_timestamp\n3,a,f,1\n0,a,f,2\n";
-    let trace = read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("well formed");
+    let (trace, _) = read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("well formed");
     assert_eq!(trace.rows.iter().map(|row| row.start_us).collect::<Vec<_>>(), [0, 4_000_000]);
 }
 
@@ -168,7 +202,7 @@ fn a_trace_that_starts_before_zero_is_moved() {
 fn malformed_single_invocations_are_named() {
     let error = |rows: &str| read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect_err("refused").to_string();
     assert_eq!(error("app,func,end_timestamp,duration\na,f,1,-2\n"), "t.csv:2, column duration: `-2` is negative");
-    assert_eq!(error("app,func,end_timestamp,duration\na,f,NaN,2\n"), "t.csv:2, column end_timestamp: `NaN` is not a number");
+    assert_eq!(error("app,func,end_timestamp,duration\na,f,inf,2\n"), "t.csv:2, column end_timestamp: `inf` is not a number");
     assert_eq!(
         error("app,func,end_timestamp,duration\na,f,1e300,2\n"),
         format!("t.csv:2, column end_timestamp: `{}` is more than 100 years", 1e300)
@@ -178,8 +212,52 @@ fn malformed_single_invocations_are_named() {
 }
 
 #[test]
+fn single_invocations_without_an_end_or_a_duration_are_left_out_and_counted() {
+    let rows = "app,func,end_timestamp,duration\na,f,,4.0\na,g,5.5,0.25\na,f,6.5,\na,f,7,NaN\n";
+    let (trace, omissions) = read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("readable");
+    assert_eq!((trace.rows.len(), omissions.to_string().as_str()), (1, "3 invocations without an end or a duration"));
+    let error = read_azure2021("t.csv", Cursor::new("app,func,end_timestamp,duration\na,f,,4.0\n"), Keep::default());
+    assert_eq!(
+        error.expect_err("nothing is left").to_string(),
+        "t.csv: there is no invocation in it, 1 invocation without an end or a duration"
+    );
+}
+
+#[test]
+fn generated_inputs_start_after_the_sum_of_their_gaps() {
+    let mut inputs = GeneratedInputs::default();
+    let file = |gaps: &str, runtimes: &[u32]| {
+        let demands: Vec<String> = runtimes.iter().map(|ms| format!("{{\"Runtime\": {ms}, \"Memory\": 120}}")).collect();
+        format!("{{\"IAT\": {gaps}, \"PerMinuteCount\": [2], \"RuntimeSpecification\": [{}]}}", demands.join(","))
+    };
+    inputs.add("iat0.json", file("[1000000, 2.5e6]", &[10, 20]).as_bytes()).expect("valid");
+    inputs.add("iat1.json", file("[0]", &[30]).as_bytes()).expect("valid");
+    for (gaps, part) in [("[1]", "1 gaps"), ("[1, -5]", "-5"), ("[[1], [2]]", "expected InVitro's list"), ("[1, 1e300]", "100 years")] {
+        let error = GeneratedInputs::default().add("iat2.json", file(gaps, &[1, 2]).as_bytes()).expect_err(gaps).to_string();
+        assert!(error.starts_with("iat2.json") && error.contains(part), "{error}");
+    }
+    let trace = inputs.finish(Keep::default()).expect("invocations");
+    let rows: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function, row.duration_ms)).collect();
+    assert_eq!(rows, [(0, 1, 30), (1_000_000, 0, 10), (3_500_000, 0, 20)]);
+    assert_eq!(trace.functions, ["iat0.json", "iat1.json"]);
+}
+
+#[test]
+fn a_trace_knows_its_extent_and_its_functions() {
+    let minutes = Trace::Minutes(plain(INVOCATIONS, DURATIONS, MEMORY).expect("well formed"));
+    let rows = "app,func,end_timestamp,duration\na,f,61,1\na,g,190,1\na,f,200,1\n";
+    let rows = Trace::Rows(read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("well formed").0);
+    for (trace, invocations, active) in [(&minutes, 5, (0, 2)), (&rows, 3, (1, 3))] {
+        assert_eq!((trace.functions(), trace.invocations(1, 4), trace.active_minutes()), (2, invocations, Some(active)));
+        assert!(trace.of_function(2).is_none());
+        let parts: u64 = (0..2).map(|number| trace.of_function(number).expect("there").invocations(0, 9)).sum();
+        assert_eq!(parts, trace.invocations(0, u32::MAX));
+    }
+}
+
+#[test]
 fn endpoints_are_read_and_checked() {
-    let read = |text: &str| read_endpoints("endpoints.json", Cursor::new(text.to_owned()));
+    let read = |text: &str| read_endpoints("endpoints.json", text);
     let good =
         read(r#"[{"hostname":"fib-0.default.192.168.1.240.sslip.io","eventing":false,"matchers":{}},{"hostname":"b"}]"#).expect("fine");
     assert_eq!(good.iter().map(|endpoint| endpoint.hostname.as_str()).collect::<Vec<_>>(), ["fib-0.default.192.168.1.240.sslip.io", "b"]);
@@ -221,7 +299,9 @@ fn published_samples_of_2019_are_read_whole() {
             memory: Some(open("memory.csv")),
             memory_mib: 0,
         };
-        let trace = read_azure2019(["invocations.csv", "durations.csv", "memory.csv"], trace, Keep::default()).expect("well formed");
+        let (trace, omissions) =
+            read_azure2019(["invocations.csv", "durations.csv", "memory.csv"], trace, Keep::default()).expect("well formed");
+        assert_eq!(omissions, Omissions::default(), "{name}");
         assert_eq!((trace.functions.len(), trace.minutes, trace.invocations()), (functions, minutes, invocations), "{name}");
         let mut rng = WorkloadRng::seed_from_u64(1);
         let arrivals = Arrivals::minutes(&trace, Iat::Conditioned, Scale::default(), Duration::MAX, &mut rng);
@@ -241,7 +321,7 @@ fn published_samples_of_2019_are_read_whole() {
 fn the_published_sample_of_2021_is_read_whole() {
     let Some(folder) = sample("azure2021-first200") else { return };
     let file = std::fs::File::open(folder.join("Azure2021_200.csv")).expect("opens");
-    let trace = read_azure2021("Azure2021_200.csv", file, Keep::default()).expect("well formed");
+    let (trace, _) = read_azure2021("Azure2021_200.csv", file, Keep::default()).expect("well formed");
     assert_eq!((trace.functions.len(), trace.rows.len()), (31, 199));
     assert!(trace.rows.last().expect("rows").start_us < 1_300_000_000);
 }
@@ -256,6 +336,7 @@ proptest! {
         let _ = read(&bytes, &bytes, Some(&bytes), Keep::default());
         let _ = read(INVOCATIONS.as_bytes(), &damaged, Some(&damaged), Keep::default());
         let _ = read_azure2021("t.csv", &bytes[..], Keep::default());
-        let _ = read_endpoints("e.json", &bytes[..]);
+        let _ = read_endpoints("e.json", &String::from_utf8_lossy(&bytes));
+        let _ = GeneratedInputs::default().add("iat0.json", &bytes[..]);
     }
 }

@@ -4,18 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use qscale_common::runtime::traces::{self, OpenedTrace};
+use qscale_common::runtime::traces::open_trace;
 use qscale_common::workload::Scale;
-use qscale_common::workload::trace::Keep;
+use qscale_common::workload::trace::{Keep, Trace};
 use qscale_evaluate::Suite;
 use qscale_evaluate::suite::TraceEntry;
-use qscale_evaluate::trace::Trace;
+
+use crate::output;
 
 /// A trace, its split and its scale.
 #[derive(Debug, Args)]
 pub struct TraceArgs {
-    /// Trace of real functions: a folder in the format of InVitro and Azure Functions 2019 (invocations.csv, durations.csv and, where there is one, memory.csv), or a
-    /// file in that of Azure Functions 2021
+    /// Trace of real functions: a folder in the format of InVitro or Azure Functions 2019 (invocations.csv, durations.csv and, where there is one, memory.csv, or the
+    /// published names; of several days the first, or that of a given file), or a file in that of Azure Functions 2021
     #[arg(long = "trace", value_name = "DIR|FILE", value_hint = clap::ValueHint::AnyPath)]
     path: Option<PathBuf>,
     /// Number of functions, from the start of the trace
@@ -73,7 +74,7 @@ impl TraceArgs {
         self.rate_scale.iter().for_each(|scale| add("--scale", &scale.to_string()));
     }
 
-    /// Reads the trace.
+    /// Reads the trace, and prints which part of it was read.
     ///
     /// # Errors
     /// When none was given, the suite has no trace section, or the trace cannot be read.
@@ -81,9 +82,8 @@ impl TraceArgs {
         let path = self.path.as_deref().context("no trace given; add --trace DIR")?;
         let entry = suite.trace.as_ref().context("the suite has no [trace] section")?;
         let keep = Keep { functions: if entry.functions == 0 { usize::MAX } else { entry.functions }, ..Keep::default() };
-        Ok(match traces::open_trace(path, keep, entry.memory_mib)? {
-            OpenedTrace::Minutes(trace) => Trace::Minutes(trace),
-            OpenedTrace::Rows(trace) => Trace::Rows(trace),
-        })
+        let opened = open_trace(path, keep, entry.memory_mib)?;
+        output::note(&opened.description);
+        Ok(opened.trace)
     }
 }

@@ -126,7 +126,7 @@ fn differences(wanted: &Config, found: &Config) -> Vec<String> {
 }
 
 fn counted(messages: u64) -> String {
-    if messages == 1 { "1 message".to_owned() } else { format!("{messages} messages") }
+    text::counted(messages, "message")
 }
 
 fn limit(bytes: i64) -> String {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use qscale_common::name::Name;
 use qscale_common::platform::{FunctionSpec, SimulatedFunction, SimulatedTrace};
 use qscale_common::runtime::files::read_document;
-use qscale_common::runtime::traces;
+use qscale_common::runtime::traces::{OpenedTrace, open_trace};
 use qscale_common::units::Mebibytes;
 use qscale_common::workload::trace::Keep;
 use qscale_sim::{FunctionProfile, profiles};
@@ -24,7 +24,7 @@ const SEEDS_PER_RUN: u64 = 1_000_000;
 const LANGUAGES: [&str; 3] = ["-python", "-nodejs", "-go"];
 
 /// The functions with their load, and the load in words.
-pub fn functions(arguments: &UpOptions) -> anyhow::Result<(Vec<PlannedFunction>, String)> {
+pub fn functions(arguments: &UpOptions) -> anyhow::Result<(Vec<PlannedFunction>, LoadWords)> {
     let named = arguments.profile.as_deref().unwrap_or("fibonacci-python");
     let (profile, named) = profile(named)?;
     let (load, words, count) = load(arguments)?;
@@ -48,19 +48,28 @@ pub fn functions(arguments: &UpOptions) -> anyhow::Result<(Vec<PlannedFunction>,
     Ok((functions, words))
 }
 
+/// The load in words.
+#[derive(Debug)]
+pub struct LoadWords {
+    /// The pattern, or the path of the trace.
+    pub short: String,
+    /// The part of the trace that is played; `None` for a pattern.
+    pub trace: Option<String>,
+}
+
 /// A function with its load, the load in words, and the number of functions.
-fn load(arguments: &UpOptions) -> anyhow::Result<(SimulatedFunction, String, u32)> {
-    let Some(folder) = &arguments.trace else {
+fn load(arguments: &UpOptions) -> anyhow::Result<(SimulatedFunction, LoadWords, u32)> {
+    let Some(path) = &arguments.trace else {
         let simulated = SimulatedFunction { load: arguments.pattern()?, ..SimulatedFunction::default() };
-        return Ok((simulated, arguments.load.clone(), arguments.functions.unwrap_or(1)));
+        return Ok((simulated, LoadWords { short: arguments.load.clone(), trace: None }, arguments.functions.unwrap_or(1)));
     };
-    let folder = folder.canonicalize().with_context(|| format!("--trace {}", folder.display()))?;
-    let there =
-        traces::open_azure2019(&folder, Keep::default(), 0).with_context(|| format!("--trace {}", folder.display()))?.functions.len();
+    let path = path.canonicalize().with_context(|| format!("--trace {}", path.display()))?;
+    let OpenedTrace { trace, description } = open_trace(&path, Keep::default(), 0).context("--trace")?;
+    let there = trace.functions();
     let count = arguments.functions.map_or(there.min(TRACE_FUNCTIONS), |count| count as usize);
-    anyhow::ensure!(count <= there, "--functions {count}: the trace {} has only {there}", folder.display());
-    let words = format!("trace {}", folder.display());
-    let simulated = SimulatedFunction { trace: Some(SimulatedTrace::new(folder, 0)), ..SimulatedFunction::default() };
+    anyhow::ensure!(count <= there, "--functions {count}: the trace {} has only {there}", path.display());
+    let words = LoadWords { short: format!("trace {}", path.display()), trace: Some(description) };
+    let simulated = SimulatedFunction { trace: Some(SimulatedTrace::new(path, 0)), ..SimulatedFunction::default() };
     Ok((simulated, words, u32::try_from(count).unwrap_or(u32::MAX)))
 }
 
@@ -119,6 +128,21 @@ mod tests {
         assert_eq!(functions.len(), 4);
         assert_eq!(functions[1].id.name.as_str(), "fibonacci-001-versus");
         assert_eq!((functions[0].spec.simulated == functions[1].spec.simulated, functions[1].agent.as_str()), (true, "static"));
+    }
+
+    #[test]
+    fn a_trace_is_described_and_its_functions_are_counted() {
+        let folder = qscale_tests::Folder::new("traces");
+        let path = folder.path().join("AzureFunctionsInvocationTraceForTwoWeeksJan2021.txt");
+        std::fs::write(&path, "app,func,end_timestamp,duration\na,f,10,1\na,g,20,2\na,g,,2\n").expect("written");
+        for at in [folder.path(), &path] {
+            let line = format!("--trace {}", at.display());
+            let arguments = Line::try_parse_from(["up", "--backend", "sim"].into_iter().chain(line.split_whitespace())).expect("valid");
+            let (planned, words) = functions(&arguments.up).expect("a trace");
+            let trace = words.trace.expect("a trace");
+            assert_eq!(planned.len(), 2);
+            assert!(trace.contains("2 functions") && trace.contains("left out: 1 invocation without"), "{trace}");
+        }
     }
 
     #[test]
