@@ -34,7 +34,7 @@ pub struct HoltWinters {
     pub gamma: f64,
     /// Syncs in a season, 2 to 1000.
     pub seasonal_periods: usize,
-    /// Seasons in the history, 1 to 100; at most 10,000 syncs in total.
+    /// Seasons in the history, 2 to 100; at most 10,000 syncs in total.
     pub stored_seasons: usize,
     /// Form of the trend.
     pub trend: Form,
@@ -149,10 +149,21 @@ impl Rule for HoltWinters {
             check_range(field, factor, 0.0, 1.0)?;
         }
         check_range("seasonal_periods", self.seasonal_periods as f64, 2.0, 1000.0)?;
-        check_range("stored_seasons", self.stored_seasons as f64, 1.0, 100.0)?;
+        if self.stored_seasons == 1 {
+            return Err("stored_seasons = 1, must be at least 2: a season is forecast from those before it".to_owned());
+        }
+        check_range("stored_seasons", self.stored_seasons as f64, 2.0, 100.0)?;
         let stored = self.seasonal_periods * self.stored_seasons;
         if stored > 10_000 {
             return Err(format!("seasonal_periods x stored_seasons = {stored}, must be at most 10000"));
+        }
+        let (longest, least) = ((self.stored_seasons + 1) * self.seasonal_periods, self.smoothing().least());
+        if longest < least {
+            let enough = least.div_ceil(self.seasonal_periods) - 1;
+            return Err(format!(
+                "stored_seasons = {}, must be at least {enough} with seasonal_periods = {}: a forecast needs {least} syncs, the history holds {longest}",
+                self.stored_seasons, self.seasonal_periods
+            ));
         }
         Ok(())
     }

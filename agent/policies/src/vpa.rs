@@ -181,6 +181,10 @@ impl Rule for Vpa {
         check_range("memory_percentile", self.memory_percentile, 0.0, 1.0)?;
         check_range("lower_percentile", self.lower_percentile, 0.0, 1.0)?;
         check_range("upper_percentile", self.upper_percentile, 0.0, 1.0)?;
+        if self.lower_percentile > self.upper_percentile {
+            let (lower, upper) = (self.lower_percentile, self.upper_percentile);
+            return Err(format!("lower_percentile = {lower}, must be at most upper_percentile = {upper}"));
+        }
         check_span("confidence_interval", self.confidence_interval, minute, month)?;
         check_range("oom_bump_ratio", self.oom_bump_ratio, 1.0, 100.0)?;
         check_range("margin", self.margin, 0.0, 10.0)?;

@@ -156,3 +156,20 @@ fn scales_up_before_the_load_that_comes_every_season() {
     };
     assert!(run(&policy) > run(&plain), "{} {}", run(&policy), run(&plain));
 }
+
+#[test]
+fn a_history_too_short_for_any_forecast_is_refused() {
+    let check = |seasonal_periods, stored_seasons| HoltWinters { seasonal_periods, stored_seasons, ..HoltWinters::default() }.check();
+    for (periods, seasons, part) in
+        [(6, 1, "at least 2"), (24, 1, "at least 2"), (2, 2, "at least 5"), (3, 2, "at least 3"), (6, 0, "2 to 100")]
+    {
+        let error = check(periods, seasons).expect_err("too short");
+        assert!(error.contains("stored_seasons") && error.contains(part), "{error}");
+    }
+    for (periods, seasons) in [(6, 2), (2, 5), (3, 3), (24, 2)] {
+        check(periods, seasons).expect("long enough");
+        let policy = HoltWinters { seasonal_periods: periods, stored_seasons: seasons, ..HoltWinters::default() };
+        let mut history = Vec::new();
+        assert!((0..20 * periods).any(|_| policy.forecast_next(&mut history, 3) > 0), "{periods} x {seasons}");
+    }
+}
