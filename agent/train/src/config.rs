@@ -116,13 +116,66 @@ impl TrainingConfig {
             );
             return Err(format!("{error}; action set {} has {BRANCHES:?}", ActionSet::Grid));
         }
-        self.hyperparameters.check().map_err(|error| format!("hyperparameters.{error}"))
+        self.hyperparameters.check().map_err(|error| format!("hyperparameters.{error}"))?;
+        self.check_learns()
+    }
+
+    /// Refuses a run that ends before the first update of the network.
+    fn check_learns(&self) -> Result<(), String> {
+        let Hyperparameters { warm_up, capacity, steps, rollouts, .. } = self.hyperparameters;
+        let (ticks, worlds) = (self.ticks, self.worlds as u64);
+        let (needed, why, remedy) = match rollouts {
+            Some(rollouts) => {
+                let length = rollouts.length as u64;
+                (worlds.saturating_mul(length), format!("rollouts.length = {length} in {worlds} worlds takes"), "rollouts.length or worlds")
+            }
+            None if warm_up > capacity => {
+                return Err(format!(
+                    "hyperparameters.warm_up = {warm_up}, must be at most capacity = {capacity}: the replay never holds more"
+                ));
+            }
+            // The last steps of each world wait for their returns.
+            None => {
+                let waiting = worlds.saturating_mul(steps as u64);
+                ((warm_up as u64).saturating_add(waiting), format!("hyperparameters.warm_up = {warm_up} takes"), "warm_up")
+            }
+        };
+        let interval = (1.0 / self.replay_ratio).ceil() as u64;
+        let least = needed.saturating_add(interval);
+        if ticks >= least {
+            return Ok(());
+        }
+        Err(format!(
+            "ticks = {ticks}, must be at least {least}, or the network is never updated: {why} {needed} ticks, and replay_ratio = {} makes an update every \
+             {interval} ticks; raise ticks or replay_ratio, or lower {remedy}",
+            self.replay_ratio
+        ))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use qscale_rl::learner::RolloutConfig;
+
     use super::*;
+
+    #[test]
+    fn a_run_that_never_updates_the_network_is_refused() {
+        let check = |ticks, worlds, hyperparameters| TrainingConfig { ticks, worlds, hyperparameters, ..TrainingConfig::default() }.check();
+        let rollouts = Hyperparameters { rollouts: Some(RolloutConfig::default()), ..Hyperparameters::default() };
+        let small = Hyperparameters { capacity: 10_000, ..Hyperparameters::default() };
+        for (ticks, worlds, hyperparameters, parts) in [
+            (12_000, 16, Hyperparameters::default(), ["ticks = 12000", "warm_up = 20000"]),
+            (20_100, 16, Hyperparameters::default(), ["ticks = 20100", "at least 20215"]),
+            (20_000, 1000, rollouts.clone(), ["ticks = 20000", "rollouts.length"]),
+            (6_000_000, 256, small, ["warm_up = 20000", "capacity = 10000"]),
+        ] {
+            let error = check(ticks, worlds, hyperparameters).expect_err("refused");
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+        assert_eq!(check(20_215, 16, Hyperparameters::default()), Ok(()));
+        assert_eq!(check(20_000, 100, rollouts), Ok(()));
+    }
 
     #[test]
     fn former_names_are_read() {

@@ -130,7 +130,9 @@ fn invalid_options_are_named() {
         (&["train", "--recipe", "gone.json"], "gone.json"),
         (&["train", "--ticks", "5"], "ticks = 5"),
         (&["train", "--resume", "--out", "nothing"], "nothing/recipe.json"),
-        (&["train", "--device", "gpu", "--ticks", "10k"], "--device gpu"),
+        (&["train", "--device", "gpu", "--ticks", "100k"], "--device gpu"),
+        (&["train", "--ticks", "12k"], "ticks = 12000, must be at least"),
+        (&["ablate", "--ticks", "12k"], "warm_up"),
         (&["evaluate", "--model", "none.dqn", "--policy", "dqn", "--quick"], "`qscale-dqn 1`"),
     ] {
         let (code, _, err) = fixture.run(arguments);
