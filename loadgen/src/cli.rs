@@ -57,7 +57,7 @@ Examples:
   One row per request, and the files of vSwarm's invoker and InVitro:
     qscale-loadgen run --function fibonacci --csv out/requests.csv --vswarm out --invitro out/experiment
 
-Exit status: 0 success, 1 error, 2 invalid command line, 3 the run is void, 4 no request succeeded.
+Exit status: 0 success, 1 error, 2 invalid command line, 3 the run is void, 4 no request succeeded, or none was due.
 With --json an error is an object with the field `error`.
 
 Columns of --csv: function, intended_us, sent_us, replied_us (microseconds since the start of the run), status (ok, a gRPC status,
@@ -203,12 +203,19 @@ fn sink(args: &SinkArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Exit status of a run; reports on standard error that no request was due.
 fn status(summary: &LoadSummary) -> ExitCode {
     const VOID: u8 = 3;
     const NOTHING_GOOD: u8 = 4;
+    if summary.total.due == 0 && !summary.stopped_early {
+        eprintln!(
+            "error: no request was due in {:.1} s; raise the rate or the duration, or use a part of the trace with invocations",
+            summary.sending_s
+        );
+    }
     match () {
         () if summary.void => ExitCode::from(VOID),
-        () if summary.total.due > 0 && summary.total.succeeded == 0 => ExitCode::from(NOTHING_GOOD),
+        () if summary.total.succeeded == 0 => ExitCode::from(NOTHING_GOOD),
         () => ExitCode::SUCCESS,
     }
 }

@@ -75,7 +75,8 @@ impl Schedule {
     }
 
     fn at_target(config: &LoadConfig, functions: Vec<FunctionId>, source: ArrivalSource, length: Duration) -> anyhow::Result<Self> {
-        let address = resolve(&config.target).with_context(|| format!("target = {}", config.target))?;
+        let address = resolve(&config.target)
+            .with_context(|| format!("target = {}: must be host:port, for example 127.0.0.1:8700", config.target))?;
         let target = |function: &FunctionId| RequestTarget {
             address: 0,
             authority: config.authority.clone().unwrap_or_else(|| format!("{}.{}", function.name, function.namespace)),
@@ -93,13 +94,21 @@ impl Schedule {
     /// Each endpoint is a separate host, on the port of the target. Requests are distributed in turn, like in vSwarm's invoker.
     fn at_endpoints(config: &LoadConfig, path: &Path, default_length: Duration) -> anyhow::Result<Self> {
         let endpoints = open_endpoints(path)?;
-        let port = config.target.rsplit_once(':').map_or("", |(_, port)| port);
+        let port = config.target.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let port = port.with_context(|| format!("target = {}: must be host:port; its port is that of every endpoint", config.target))?;
         let mut addresses = Vec::new();
         let mut known: HashMap<SocketAddr, usize> = HashMap::new();
         let mut targets = Vec::new();
         for endpoint in &endpoints {
             let host = format!("{}:{port}", endpoint.hostname);
-            let address = resolve(&host).with_context(|| format!("{}: endpoint {host}", shown(path)))?;
+            let address = resolve(&host).with_context(|| {
+                let name = &endpoint.hostname;
+                format!(
+                    "{}: hostname `{name}`: must be a name that this machine resolves; list another one, add it to the hosts file, or call it at the \
+                     target with --function and --authority {name} instead of --trace",
+                    shown(path)
+                )
+            })?;
             let index = *known.entry(address).or_insert_with(|| {
                 addresses.push(address);
                 addresses.len() - 1
@@ -159,8 +168,7 @@ fn shown(path: &Path) -> String {
 }
 
 fn resolve(host: &str) -> anyhow::Result<SocketAddr> {
-    let mut addresses = host.to_socket_addrs().context("must be host:port, for example 127.0.0.1:8700")?;
-    addresses.next().context("the name has no address")
+    host.to_socket_addrs()?.next().context("the name has no address")
 }
 
 #[cfg(test)]
@@ -190,6 +198,19 @@ mod tests {
         assert!(error(LoadConfig { target: "nowhere".to_owned(), ..config(&["fib"]) }).contains("nowhere"));
         assert!(error(LoadConfig { trace: Some("/no/such.csv".into()), ..config(&["fib"]) }).contains("/no/such.csv"));
         assert!(error(LoadConfig { time_scale: -1.0, ..config(&["fib"]) }).contains("-1"));
+    }
+
+    #[test]
+    fn advice_on_an_endpoint_fits_its_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("endpoints.json");
+        std::fs::write(&path, "\u{feff}[{\"hostname\": \"nowhere.invalid\"}]").expect("written");
+        let with = |target: &str| LoadConfig { trace: Some(path.clone()), target: target.to_owned(), ..LoadConfig::default() };
+        let error = |target: &str| format!("{:#}", Schedule::new(&with(target), TEN).expect_err("refused"));
+        let unresolved = error("127.0.0.1:80");
+        assert!(unresolved.contains("hostname `nowhere.invalid`") && unresolved.contains("endpoints.json"), "{unresolved}");
+        assert!(!unresolved.contains("host:port"), "a hostname has no port: {unresolved}");
+        assert!(error("gateway").contains("target = gateway: must be host:port"));
     }
 
     #[test]

@@ -105,6 +105,9 @@ fn a_void_run_exits_with_three_and_one_without_success_with_four() {
     let void = run(&["--target", &sink.address, "--function", "f", "--rate", "100", "--for", "300ms", "--max-lag", "1ns", "-q"]);
     assert_eq!(void.status.code(), Some(3), "{}", text(&void.stderr));
     assert!(text(&void.stdout).contains("VOID: "), "{}", text(&void.stdout));
+    let none_due = run(&["--target", &sink.address, "--function", "f", "--rate", "0", "--for", "100ms", "--max-lag", "10s", "-q"]);
+    assert_eq!(none_due.status.code(), Some(4), "{}", text(&none_due.stderr));
+    assert!(text(&none_due.stderr).contains("no request was due"), "{}", text(&none_due.stderr));
     let nothing = run(&["--target", "127.0.0.1:1", "--function", "f", "--rate", "20", "--for", "300ms", "--max-lag", "10s", "-q"]);
     assert_eq!(nothing.status.code(), Some(4), "{}", text(&nothing.stderr));
     assert!(text(&nothing.stdout).contains("refused"), "{}", text(&nothing.stdout));

@@ -59,7 +59,7 @@ pub fn read_azure2019<I: Read, D: Read, M: Read>(
     keep: Keep,
 ) -> Result<(MinuteTrace, Omissions), TraceError> {
     let mut omissions = Omissions::default();
-    let demands = Demands {
+    let demands = DemandTables {
         durations: read_durations(Table::open(trace.durations, files[1])?, &mut omissions)?,
         memory: trace.memory.map(|memory| read_memory(Table::open(memory, files[2])?, &mut omissions)).transpose()?,
         memory_mib: trace.memory_mib,
@@ -69,7 +69,7 @@ pub fn read_azure2019<I: Read, D: Read, M: Read>(
 }
 
 /// The cells of a row of durations or memory.
-enum Measured<T> {
+enum MeasuredRow<T> {
     Values(T),
     /// A cell is empty.
     Missing,
@@ -78,20 +78,20 @@ enum Measured<T> {
 }
 
 /// Durations and memory of all functions.
-struct Demands {
-    durations: HashMap<Key, Measured<DurationQuantiles>>,
-    memory: Option<Memory>,
+struct DemandTables {
+    durations: HashMap<Key, MeasuredRow<DurationQuantiles>>,
+    memory: Option<MemoryTable>,
     /// Memory without a memory file, MiB.
     memory_mib: u32,
 }
 
 /// Memory of each function, or of each app; it then holds for all functions of the app.
-struct Memory {
-    of: HashMap<Key, Measured<MemoryQuantiles>>,
+struct MemoryTable {
+    of: HashMap<Key, MeasuredRow<MemoryQuantiles>>,
     by_function: bool,
 }
 
-impl Demands {
+impl DemandTables {
     /// The demand of a function; `None`, and counted, if it cannot be used.
     fn of(&self, key: &Key, omissions: &mut Omissions) -> Option<Demand> {
         let mut invalid = |error: &TraceError| {
@@ -99,27 +99,27 @@ impl Demands {
             omissions.first_invalid.get_or_insert_with(|| error.clone());
         };
         let duration = match self.durations.get(key) {
-            Some(Measured::Values(duration)) => *duration,
-            Some(Measured::Invalid(error)) => {
+            Some(MeasuredRow::Values(duration)) => *duration,
+            Some(MeasuredRow::Invalid(error)) => {
                 invalid(error);
                 return None;
             }
-            Some(Measured::Missing) | None => {
+            Some(MeasuredRow::Missing) | None => {
                 omissions.without_durations += 1;
                 return None;
             }
         };
-        let Some(Memory { of, by_function }) = &self.memory else {
+        let Some(MemoryTable { of, by_function }) = &self.memory else {
             return Some(Demand::QuantilesOfDuration { duration, memory_mib: self.memory_mib });
         };
         let of_app = (!by_function).then(|| Key { function: String::new(), ..key.clone() });
         match of.get(of_app.as_ref().unwrap_or(key)) {
-            Some(Measured::Values(memory)) => Some(Demand::Quantiles { duration, memory: *memory }),
-            Some(Measured::Invalid(error)) => {
+            Some(MeasuredRow::Values(memory)) => Some(Demand::Quantiles { duration, memory: *memory }),
+            Some(MeasuredRow::Invalid(error)) => {
                 invalid(error);
                 None
             }
-            Some(Measured::Missing) | None => {
+            Some(MeasuredRow::Missing) | None => {
                 omissions.without_memory += 1;
                 None
             }
@@ -156,7 +156,7 @@ impl KeyColumns {
 
 fn read_invocations<R: Read>(
     mut table: Table<R>,
-    demands: &Demands,
+    demands: &DemandTables,
     keep: Keep,
     omissions: &mut Omissions,
 ) -> Result<MinuteTrace, TraceError> {
@@ -230,7 +230,7 @@ fn minute_columns<R: Read>(table: &Table<R>) -> Result<Vec<(u32, usize)>, TraceE
 fn read_durations<R: Read>(
     mut table: Table<R>,
     omissions: &mut Omissions,
-) -> Result<HashMap<Key, Measured<DurationQuantiles>>, TraceError> {
+) -> Result<HashMap<Key, MeasuredRow<DurationQuantiles>>, TraceError> {
     let key = KeyColumns::of(&table)?;
     let columns = columns(&table, DURATIONS)?;
     let mut durations = HashMap::new();
@@ -241,7 +241,7 @@ fn read_durations<R: Read>(
     Ok(durations)
 }
 
-fn read_memory<R: Read>(mut table: Table<R>, omissions: &mut Omissions) -> Result<Memory, TraceError> {
+fn read_memory<R: Read>(mut table: Table<R>, omissions: &mut Omissions) -> Result<MemoryTable, TraceError> {
     let (owner, app) = (table.column(OWNER)?, table.column(APP)?);
     let function = table.optional(FUNCTION)?;
     let columns = columns(&table, MEMORY)?;
@@ -251,7 +251,7 @@ fn read_memory<R: Read>(mut table: Table<R>, omissions: &mut Omissions) -> Resul
         let key = Key { owner: table.text(owner)?.to_owned(), app: table.text(app)?.to_owned(), function };
         first_stands(&mut of, key, measured(&table, columns, MemoryQuantiles::new)?, omissions);
     }
-    Ok(Memory { of, by_function: function.is_some() })
+    Ok(MemoryTable { of, by_function: function.is_some() })
 }
 
 fn first_stands<T>(rows: &mut HashMap<Key, T>, key: Key, row: T, omissions: &mut Omissions) {
@@ -276,21 +276,21 @@ fn measured<R: Read, T, const N: usize>(
     table: &Table<R>,
     columns: [usize; N],
     quantiles: fn([u32; N]) -> Result<T, NotSorted>,
-) -> Result<Measured<T>, TraceError> {
+) -> Result<MeasuredRow<T>, TraceError> {
     let mut amounts = [0; N];
     for (amount, column) in amounts.iter_mut().zip(columns) {
         if table.is_missing(column)? {
-            return Ok(Measured::Missing);
+            return Ok(MeasuredRow::Missing);
         }
         // Text that is not a number at all is a damaged file.
         table.number(column)?;
         match table.amount(column) {
             Ok(value) => *amount = value,
-            Err(error) => return Ok(Measured::Invalid(error)),
+            Err(error) => return Ok(MeasuredRow::Invalid(error)),
         }
     }
     Ok(match quantiles(amounts) {
-        Ok(values) => Measured::Values(values),
-        Err(falling) => Measured::Invalid(table.at_row(columns.get(falling.index).copied(), falling.to_string())),
+        Ok(values) => MeasuredRow::Values(values),
+        Err(falling) => MeasuredRow::Invalid(table.at_row(columns.get(falling.index).copied(), falling.to_string())),
     })
 }

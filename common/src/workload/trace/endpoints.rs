@@ -39,7 +39,10 @@ pub fn read_endpoints(file: &str, text: &str) -> Result<Vec<Endpoint>, TraceErro
         if endpoint.eventing {
             return Err(error(
                 0,
-                format!("endpoint {} ({name}): eventing = true is not supported: its reply says nothing about its latency", index + 1),
+                format!(
+                    "endpoint {} ({name}): `\"eventing\": true` is not supported, as its reply says nothing about its latency; remove the endpoint",
+                    index + 1
+                ),
             ));
         }
     }

@@ -9,7 +9,7 @@ use super::{Keep, MAX_ROWS, RowTrace, TraceError};
 
 /// The inputs of one function.
 #[derive(Deserialize)]
-struct Inputs {
+struct GeneratedFile {
     /// Microseconds before each invocation, since the one before or the start.
     #[serde(rename = "IAT")]
     gaps_us: Vec<f64>,
@@ -40,7 +40,7 @@ impl GeneratedInputs {
     /// If it is not such an input, its gaps are negative or not as many as its durations, or the invocations are too many.
     pub fn add<R: Read>(&mut self, file: &str, reader: R) -> Result<(), TraceError> {
         let error = |line: usize, problem: String| TraceError { file: file.to_owned(), line: line as u64, column: None, problem };
-        let inputs: Inputs = serde_json::from_reader(reader).map_err(|cause| {
+        let inputs: GeneratedFile = serde_json::from_reader(reader).map_err(|cause| {
             error(cause.line(), format!("{cause}; expected InVitro's list `IAT` of gaps and `RuntimeSpecification` of durations"))
         })?;
         let (gaps, demands) = (inputs.gaps_us.len(), inputs.demands.len());
