@@ -1,8 +1,6 @@
 //! Source of the learned policy's model: a file, or the model store, which is watched. Owns reading, checking and refusing models; must not decide. It only offers
 //! models: the answering loop swaps them between two States.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::files;
 use qscale_common::runtime::models::{ModelReader, ReadError};
 use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::{Checkpoint, Dqn, Tabular, registry};
@@ -66,7 +65,8 @@ impl From<Source> for String {
 /// # Errors
 /// If the file cannot be read or is not a checkpoint.
 pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
-    File::open(path).and_then(Checkpoint::read).with_context(|| format!("model = {}", path.display()))
+    let read = files::open(path, MAX_BYTES as u64).and_then(|file| Ok(Checkpoint::read(file)?));
+    read.with_context(|| format!("model = {}", path.display()))
 }
 
 /// The table of tabular Q-learning in a file.
@@ -74,14 +74,8 @@ pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
 /// # Errors
 /// If the file cannot be read or is not a table.
 pub fn table(path: &Path) -> anyhow::Result<Tabular> {
-    let bytes = read(path).with_context(|| format!("model = {}", path.display()))?;
+    let bytes = files::read_bytes(path, MAX_BYTES as u64).with_context(|| format!("model = {}", path.display()))?;
     Tabular::from_json(&bytes).map_err(|reason| anyhow!("model = {}: not a table of tabular-q: {reason}", path.display()))
-}
-
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Offer of the store.

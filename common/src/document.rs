@@ -31,7 +31,8 @@ impl Format {
     /// # Errors
     /// If the extension is not `.toml`, `.yaml`, `.yml` or `.json`.
     pub fn of(path: &Path) -> Result<Self, DocumentError> {
-        match path.extension().and_then(|ending| ending.to_str()) {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+        match ending.as_deref() {
             Some("toml") => Ok(Self::Toml),
             Some("yaml" | "yml") => Ok(Self::Yaml),
             Some("json") => Ok(Self::Json),
@@ -57,6 +58,50 @@ pub enum DocumentError {
     /// Unknown keys.
     #[error("unknown key{} {}", if .0.len() == 1 { "" } else { "s" }, .0.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))]
     UnknownKeys(Vec<String>),
+}
+
+/// One document of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DocumentSection<'a> {
+    /// Its line in the whole text, from 1.
+    pub line: usize,
+    /// The document.
+    pub text: &'a str,
+}
+
+/// The documents of a text in order. A YAML text may hold several, which lines that begin with `---` separate; those without content are left out. Any other
+/// text is one document, and one without content is an empty one.
+#[must_use]
+pub fn sections(text: &str, format: Format) -> Vec<DocumentSection<'_>> {
+    if format != Format::Yaml {
+        return vec![DocumentSection { line: 1, text }];
+    }
+    let mut sections = Vec::new();
+    let (mut start, mut begin, mut offset) = (1, 0, 0);
+    for (line, number) in text.split_inclusive('\n').zip(1..) {
+        if let Some(marker) = marker(line) {
+            sections.push(DocumentSection { line: start, text: &text[begin..offset] });
+            (start, begin) = (number, offset + marker);
+        }
+        offset += line.len();
+    }
+    sections.push(DocumentSection { line: start, text: &text[begin..] });
+    sections.retain(|section| has_content(section.text));
+    if sections.is_empty() { vec![DocumentSection { line: 1, text: "" }] } else { sections }
+}
+
+/// Length of the marker with which a line begins or ends a YAML document, `---` or `...`; `None` if it does neither.
+fn marker(line: &str) -> Option<usize> {
+    let rest = line.trim_start_matches('\u{feff}').strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
+    let alone = rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']);
+    alone.then_some(line.len() - rest.len())
+}
+
+/// Whether a YAML document consists of more than comments and directives.
+fn has_content(text: &str) -> bool {
+    text.lines()
+        .map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}'))
+        .any(|line| !line.is_empty() && !line.starts_with(['#', '%']))
 }
 
 /// Parses `text`; keys that `T` does not have are errors.

@@ -6,7 +6,8 @@ use thiserror::Error;
 
 use crate::document::{self, DocumentError};
 use crate::name::{FunctionId, Name};
-use crate::time::TickLength;
+use crate::text::number;
+use crate::time::{Span, TickLength};
 use crate::version::Version;
 
 mod bounds;
@@ -159,6 +160,16 @@ pub enum PolicyError {
     /// Fields that contradict each other.
     #[error("{0}")]
     Contradiction(String),
+    /// One of several documents.
+    #[error("document {number}, which begins in line {line}: {error}")]
+    OfDocument {
+        /// Its number, from 1, without empty ones.
+        number: usize,
+        /// Its first line, from 1.
+        line: usize,
+        /// The reason.
+        error: Box<PolicyError>,
+    },
 }
 
 impl ScalingPolicy {
@@ -213,6 +224,22 @@ impl ScalingPolicy {
         Ok(policy)
     }
 
+    /// Parses the ScalingPolicies of a text in order; a YAML text may hold several documents.
+    ///
+    /// # Errors
+    /// As [`ScalingPolicy::from_document`]; of several documents it names the one, with its first line.
+    pub fn from_documents(text: &str, format: document::Format) -> Result<Vec<Self>, PolicyError> {
+        let sections = document::sections(text, format);
+        if let [only] = sections[..] {
+            return Ok(vec![Self::from_document(only.text, format)?]);
+        }
+        let parsed = sections.iter().zip(1..).map(|(section, number)| {
+            let error = |error| PolicyError::OfDocument { number, line: section.line, error: Box::new(error) };
+            Self::from_document(section.text, format).map_err(error)
+        });
+        parsed.collect()
+    }
+
     /// Converts a parsed document; unknown keys are errors.
     ///
     /// # Errors
@@ -231,6 +258,34 @@ impl ScalingPolicy {
         let policy: Self = document::parse_json_lenient(bytes)?;
         policy.check()?;
         Ok(policy)
+    }
+
+    /// Values that are valid but unlikely to be intended, each with the reason.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.objective.failure_share.get() >= 0.5 {
+            let share = self.objective.failure_share.get();
+            warnings
+                .push(format!("objective.failure_share = {share} allows {} % of the requests to fail; 1 % is 0.01", number(share * 100.0)));
+        }
+        let percentile = self.objective.percentile.get();
+        if percentile < 50.0 {
+            warnings.push(format!(
+                "objective.percentile = {percentile} bounds the fastest {percentile} % of the requests only; 95 is the 95th percentile"
+            ));
+        }
+        if self.tick.duration() > self.max_age() {
+            warnings.push(format!(
+                "guard.max_age = {} is shorter than tick = {}: measurements are always too old to scale down",
+                Span(self.max_age()),
+                Span(self.tick.duration())
+            ));
+        }
+        if self.prices.cpu_core_hour.get() == 0.0 && self.prices.memory_gib_hour.get() == 0.0 && self.reward.cost.get() > 0.0 {
+            warnings.push("prices are 0, so that no allocation costs anything: reward.cost has no effect".to_owned());
+        }
+        warnings
     }
 
     /// Serialises for the key-value bucket.

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -58,6 +58,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         }
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = open.with_context(|| format!("failed to open {} for writing; use another folder with --out", path.display()))?;
+        ensure!(file.metadata()?.is_file(), "{} is not a regular file; use another folder with --out", path.display());
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!("another {what} is using {}; use another folder with --out", folder.display()),

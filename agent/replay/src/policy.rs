@@ -1,13 +1,12 @@
 //! The policy that decides again. Owns how an agent's policy is reconstructed from its settings and recorded Actions, and the assumptions made; must not decide.
 
-use std::fs::File;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, ensure};
 use qscale_common::contract::{Action, Provenance};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::files::{self, MAX_DOCUMENT, read_text_if_present};
 use qscale_common::runtime::models::ModelStore;
 use qscale_common::text::clean;
 use qscale_dqn::Checkpoint;
@@ -128,11 +127,8 @@ impl SettingsFolder {
     pub fn read(&self, agent: &Name) -> anyhow::Result<Option<AgentSettings>> {
         let Some(folder) = &self.0 else { return Ok(None) };
         let path = folder.join(format!("agent-{agent}.json"));
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| path.display().to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| path.display().to_string()),
-        }
+        let text = read_text_if_present(&path, MAX_DOCUMENT)?;
+        text.map(|text| serde_json::from_str(&text).with_context(|| path.display().to_string())).transpose()
     }
 }
 
@@ -155,7 +151,7 @@ pub struct AgentSettings {
 /// # Errors
 /// When it cannot be read, or is not a model.
 pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
-    File::open(path).and_then(Checkpoint::read).with_context(|| format!("model {}", path.display()))
+    files::open(path, MAX_BYTES as u64).and_then(|file| Ok(Checkpoint::read(file)?)).with_context(|| format!("model {}", path.display()))
 }
 
 /// The policy of an agent without settings: the policy with the agent's name, or else the one that its Actions name.
@@ -219,7 +215,7 @@ mod tests {
     #[test]
     fn a_missing_model_file_is_named() {
         let error = load_model(Path::new("missing.dqn")).expect_err("absent");
-        assert_eq!(error.downcast_ref::<std::io::Error>().map(std::io::Error::kind), Some(ErrorKind::NotFound));
+        assert_eq!(error.downcast_ref::<std::io::Error>().map(std::io::Error::kind), Some(std::io::ErrorKind::NotFound));
         assert!(error.to_string().contains("missing.dqn"), "{error}");
     }
 

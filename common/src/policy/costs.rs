@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 use std::num::NonZeroU32;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::units::Allocation;
 
@@ -48,7 +49,16 @@ pub struct Prices {
     /// Price of a GiB-hour.
     pub memory_gib_hour: Weight,
     /// Currency, an ISO 4217 code.
+    #[serde(deserialize_with = "currency")]
     pub currency: String,
+}
+
+fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let code = String::deserialize(deserializer)?;
+    if code.len() == 3 && code.bytes().all(|letter| letter.is_ascii_uppercase()) {
+        return Ok(code);
+    }
+    Err(D::Error::custom(format!("`{code}`, must be an ISO 4217 code of three capital letters, such as USD or EUR")))
 }
 
 impl Default for Prices {

@@ -9,7 +9,7 @@ use crate::time::Span;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Objective {
-    /// Bounded percentile of latency, above 0 and below 100.
+    /// Bounded percentile of latency, at least 1 and below 100.
     pub percentile: Percentile,
     /// Latency bound, at least 1 ms.
     pub latency: LatencyBound,
@@ -24,14 +24,14 @@ impl Default for Objective {
     }
 }
 
-/// A percentile, above 0 and below 100.
+/// A percentile, at least 1 and below 100.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "f64")]
 #[schemars(with = "f64")]
 pub struct Percentile(f64);
 
 impl Percentile {
-    /// The percentile as a number between 0 and 100.
+    /// The percentile as a number between 1 and 100.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
@@ -41,7 +41,11 @@ impl Percentile {
 impl TryFrom<f64> for Percentile {
     type Error = String;
     fn try_from(value: f64) -> Result<Self, String> {
-        if value > 0.0 && value < 100.0 { Ok(Self(value)) } else { Err(format!("{value}, must be above 0 and below 100")) }
+        if (1.0..100.0).contains(&value) {
+            return Ok(Self(value));
+        }
+        let meant = if value > 0.0 && value < 1.0 { crate::text::number(value * 100.0) } else { "95".to_owned() };
+        Err(format!("{value}, must be a percentile such as {meant}, at least 1 and below 100"))
     }
 }
 

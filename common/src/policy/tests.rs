@@ -90,6 +90,63 @@ fn a_document_without_keys_is_refused() {
     assert!(refusal(&"x".repeat(70_000), Format::Yaml).to_string().contains("70000 bytes"));
 }
 
+#[track_caller]
+fn check_documents(text: &str, expected: Result<&[&str], &str>) {
+    for text in [text.to_owned(), text.replace('\n', "\r\n")] {
+        match (ScalingPolicy::from_documents(&text, Format::Yaml), expected) {
+            (Ok(policies), Ok(names)) => {
+                assert_eq!(policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), names, "{text}");
+            }
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{part}: {error}"),
+            (found, _) => panic!("{text}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn several_documents_are_read_in_order() {
+    check_documents("name: b\n---\nname: a\n", Ok(&["b", "a"]));
+    check_documents("---\n# nothing\n---\nname: b\n--- # the next\n\n---\n--- {name: a}\n...\n---\n", Ok(&["b", "a"]));
+    check_documents("%YAML 1.2\n---\nname: a", Ok(&["a"]));
+    check_documents("name: a\nguard:\n  max_age: 1m ---\n", Err("max_age"));
+    check_documents("name: b\n---\n\nname: a\ncolour: red\n", Err("document 2, which begins in line 2: unknown key `colour`"));
+    check_documents("---\n---\n", Err("missing field `name`"));
+    let json = ScalingPolicy::from_documents("{\"name\": \"a\"}", Format::Json).expect("valid");
+    assert_eq!(json.len(), 1);
+}
+
+#[test]
+fn a_fraction_for_a_percentile_is_refused_with_the_percentile() {
+    for (fraction, meant) in [("0.95", "95"), ("0.999", "99.9"), ("0.5", "50")] {
+        let error = refusal(&format!("name: fib\nobjective: {{percentile: {fraction}}}\n"), Format::Yaml).to_string();
+        assert!(error.contains("objective.percentile") && error.contains(&format!("such as {meant},")), "{error}");
+    }
+}
+
+#[test]
+fn a_currency_without_a_code_is_refused() {
+    for currency in ["US Dollars", "usd", "", "$", "EURO"] {
+        let error = refusal(&format!("name: fib\nprices: {{currency: \"{currency}\"}}\n"), Format::Yaml).to_string();
+        assert!(error.contains("prices.currency") && error.contains("ISO 4217"), "{error}");
+    }
+    assert!(ScalingPolicy::from_document("name: fib\nprices: {currency: CHF}", Format::Yaml).is_ok());
+}
+
+#[test]
+fn values_that_are_unlikely_to_be_intended_are_named() {
+    let warnings = |fields: &str| ScalingPolicy::from_document(&format!("name: fib\n{fields}\n"), Format::Yaml).expect("valid").warnings();
+    assert_eq!(warnings("tick: 5s"), Vec::<String>::new());
+    for (fields, part) in [
+        ("objective: {failure_share: 1}", "failure_share = 1 "),
+        ("objective: {percentile: 5}", "percentile = 5 "),
+        ("tick: 10s\nguard: {max_age: 5s}", "max_age = 5s"),
+        ("prices: {cpu_core_hour: 0, memory_gib_hour: 0}", "prices are 0"),
+    ] {
+        let found = warnings(fields);
+        assert!(found.len() == 1 && found[0].contains(part), "{found:?}");
+    }
+}
+
 #[test]
 fn nesting_without_end_is_refused() {
     let deep = 30_000;

@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn invalid_change_is_refused_with_field_value_and_range() {
         let error = set(&["objective.percentile=100"]).expect_err("out of range");
-        assert!(error.contains("objective.percentile") && error.contains("100, must be above 0 and below 100"), "{error}");
+        assert!(error.contains("objective.percentile") && error.contains("100, must be a percentile such as 95"), "{error}");
         assert!(!error.contains("line"), "there is no document with lines: {error}");
         assert!(set(&["bounds.replica.max=3"]).expect_err("no such field").contains("bounds.replica"));
         assert!(set(&["tick.length=3s"]).expect_err("a scalar").contains("`tick`"));
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn printed_yaml_is_read_back() {
-        let after = set(&["agent=mine", "guard.max_age=1m 30s", "metrics.source=on", "prices.currency=1e3"]).expect("valid");
+        let after = set(&["agent=1e3", "guard.max_age=1m 30s", "metrics.source=on", "prices.currency=EUR"]).expect("valid");
         let text = yaml(&serde_json::to_value(&after).expect("JSON"));
         assert_eq!(ScalingPolicy::from_document(&text, Format::Yaml).expect(&text), after);
     }

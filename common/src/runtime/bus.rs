@@ -38,6 +38,7 @@ pub(super) use retained::Start;
 pub use subscription::{Received, Subscription};
 
 use super::clock;
+use super::files::{MAX_DOCUMENT, read_text};
 use super::health::Health;
 use super::nats_accounts;
 use super::telemetry::{Label, RateLimit};
@@ -231,8 +232,7 @@ impl BusConfig {
 
 /// Content of the file `path` that the key `key` names, without surrounding white space.
 fn secret(key: &str, path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("nats.{key} = {}: cannot be read", path.display()))?;
-    Ok(text.trim().to_owned())
+    Ok(read_text(path, MAX_DOCUMENT).with_context(|| format!("nats.{key}"))?.trim().to_owned())
 }
 
 /// Checks that `path` can be read: the client itself would repeat a failed read for ever.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::files::read_document;
 use crate::document::{self, DocumentError, Format};
 
 /// Flags of every service.
@@ -107,8 +108,8 @@ fn render<T: Serialize>(loaded: &T) -> anyhow::Result<String> {
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read configuration file {}", path.display()))?;
-    let format = match Format::of(path)? {
+    let (text, format) = read_document(path).context("configuration file")?;
+    let format = match format {
         Format::Json => FileFormat::Json,
         Format::Toml => FileFormat::Toml,
         Format::Yaml => FileFormat::Yaml,

@@ -12,6 +12,9 @@ use crate::document::Format;
 /// Maximum size of a document, bytes: above that of any profile.
 pub const MAX_DOCUMENT: u64 = 1 << 20;
 
+/// Maximum size of a file that a program of this project wrote for another one, bytes.
+pub const MAX_STATE: u64 = 64 << 20;
+
 /// Byte order mark of UTF-8, which editors put before the text.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -66,14 +69,14 @@ pub fn present<T>(read: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
 /// # Errors
 /// If it cannot be read, has more than `limit` bytes, or is not UTF-8.
 pub fn read_standard_input(limit: u64) -> anyhow::Result<String> {
-    decode(Bounded { source: io::stdin().lock(), left: limit, limit }).context("failed to read standard input")
+    decode(BoundedReader { source: io::stdin().lock(), left: limit, limit }).context("failed to read standard input")
 }
 
 /// Opens a text to be read in order, without its byte order mark.
 ///
 /// # Errors
 /// As [`open`], or if the text begins as one in another encoding does.
-pub fn open_text(path: &Path, limit: u64) -> anyhow::Result<Text<Bounded<File>>> {
+pub fn open_text(path: &Path, limit: u64) -> anyhow::Result<TextReader<BoundedReader<File>>> {
     text(open(path, limit)?).with_context(|| failed(path))
 }
 
@@ -81,42 +84,42 @@ pub fn open_text(path: &Path, limit: u64) -> anyhow::Result<Text<Bounded<File>>>
 ///
 /// # Errors
 /// Names the file if it cannot be opened, is not a regular file, or has more than `limit` bytes.
-pub fn open(path: &Path, limit: u64) -> anyhow::Result<Bounded<File>> {
+pub fn open(path: &Path, limit: u64) -> anyhow::Result<BoundedReader<File>> {
     // Before it is opened: opening a FIFO waits for its writer.
     let metadata = std::fs::metadata(path).with_context(|| failed(path))?;
     if !metadata.is_file() {
-        bail!("failed to read {}: {}", path.display(), other_than_a_file(metadata.file_type()));
+        bail!("failed to read {}: {}", path.display(), other_than_a_file(metadata.file_type(), limit));
     }
     if metadata.len() > limit {
         bail!("failed to read {}: its size is {} bytes, at most {limit} are read", path.display(), metadata.len());
     }
     let source = File::open(path).with_context(|| failed(path))?;
-    Ok(Bounded { source, left: limit, limit })
+    Ok(BoundedReader { source, left: limit, limit })
 }
 
 fn failed(path: &Path) -> String {
     format!("failed to read {}", path.display())
 }
 
-fn other_than_a_file(kind: FileType) -> String {
+fn other_than_a_file(kind: FileType, limit: u64) -> String {
     let name = match () {
         () if kind.is_dir() => return "it is a folder; name a file in it".to_owned(),
         () if kind.is_fifo() => "a FIFO",
         () if kind.is_socket() => "a socket",
         () => "a device",
     };
-    format!("it is {name}, not a regular file; write its content to a file first")
+    format!("it is {name}, not a regular file of at most {limit} bytes; write its content to a file first")
 }
 
 /// A source of which at most a number of bytes is read; a longer one is an error.
 #[derive(Debug)]
-pub struct Bounded<R> {
+pub struct BoundedReader<R> {
     source: R,
     left: u64,
     limit: u64,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for BoundedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 && !buffer.is_empty() {
             return match self.source.read(&mut [0])? {
@@ -132,10 +135,10 @@ impl<R: Read> Read for Bounded<R> {
 }
 
 /// A text after its byte order mark.
-pub type Text<R> = io::Chain<Cursor<Vec<u8>>, R>;
+pub type TextReader<R> = io::Chain<Cursor<Vec<u8>>, R>;
 
 /// `source` without its byte order mark.
-fn text<R: Read>(mut source: R) -> io::Result<Text<R>> {
+fn text<R: Read>(mut source: R) -> io::Result<TextReader<R>> {
     let mut head = Vec::new();
     source.by_ref().take(4).read_to_end(&mut head)?;
     if let Some(encoding) = encoding_other_than_utf8(&head) {
@@ -224,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_source_that_grows_beyond_its_limit_is_an_error() {
-        let read = |length: usize| decode(Bounded { source: io::repeat(b'x').take(length as u64), left: 9, limit: 9 });
+        let read = |length: usize| decode(BoundedReader { source: io::repeat(b'x').take(length as u64), left: 9, limit: 9 });
         assert_eq!(read(9).expect("as long as the limit"), "xxxxxxxxx");
         assert_eq!(read(10).expect_err("longer").kind(), io::ErrorKind::FileTooLarge);
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::files::{MAX_STATE, read_text};
+
 /// Environment variable set for every replica; its value is the state folder of the platform that started it.
 pub const MARK: &str = "QSCALE_STATE_OF_PLATFORM";
 /// File in the state folder that names the cgroup folders in use.
@@ -31,5 +33,5 @@ pub fn record_cgroups(state_dir: &Path, folders: &[PathBuf]) -> std::io::Result<
 /// The recorded cgroup folders; none if there is no readable record.
 #[must_use]
 pub fn recorded_cgroups(state_dir: &Path) -> Vec<PathBuf> {
-    fs::read(state_dir.join(RECORD)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    read_text(&state_dir.join(RECORD), MAX_STATE).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }

@@ -49,8 +49,8 @@ pub fn open_trace(path: &Path, keep: Keep, memory_mib: u32) -> anyhow::Result<Op
     if metadata.is_dir() {
         return open_folder(path, None, keep, memory_mib);
     }
-    match (Part::of(path), path.parent()) {
-        (Some(Part { day, .. }), Some(folder)) => {
+    match (MinuteFile::of(path), path.parent()) {
+        (Some(MinuteFile { day, .. }), Some(folder)) => {
             open_folder(if folder == Path::new("") { Path::new(".") } else { folder }, Some(day), keep, memory_mib)
         }
         _ => open_rows(path, keep),
@@ -69,13 +69,13 @@ pub fn open_endpoints(path: &Path) -> anyhow::Result<Vec<Endpoint>> {
 type Day = Option<u32>;
 
 /// A file of a trace by minute, by its name.
-struct Part {
+struct MinuteFile {
     day: Day,
     /// Index into [`PARTS`].
     index: usize,
 }
 
-impl Part {
+impl MinuteFile {
     fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?.to_ascii_lowercase();
         let stem = name.strip_suffix(".csv")?;
@@ -91,7 +91,7 @@ type DayFiles = [Option<PathBuf>; 3];
 fn open_folder(folder: &Path, selected: Option<Day>, keep: Keep, memory_mib: u32) -> anyhow::Result<OpenedTrace> {
     let listed = list(folder)?;
     let mut days: BTreeMap<Day, DayFiles> = BTreeMap::new();
-    for (part, path) in listed.iter().filter_map(|path| Some((Part::of(path)?, path))) {
+    for (part, path) in listed.iter().filter_map(|path| Some((MinuteFile::of(path)?, path))) {
         days.entry(part.day).or_default()[part.index].get_or_insert_with(|| path.clone());
     }
     complete(&mut days);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use qscale_common::platform::FunctionSpec;
+use qscale_common::runtime::files::{MAX_STATE, read_text_if_present};
 use qscale_common::units::Allocation;
 use serde::{Deserialize, Serialize};
 
@@ -75,13 +76,9 @@ impl StateDir {
     /// When the file cannot be read or has another version; it is not overwritten then.
     pub fn load(&self) -> anyhow::Result<Saved> {
         let path = self.path.join(FILE);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::new(0, Vec::new())),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
+        let Some(text) = read_text_if_present(&path, MAX_STATE)? else { return Ok(Saved::new(0, Vec::new())) };
         let saved: Saved =
-            serde_json::from_slice(&text).with_context(|| format!("{} is not a valid state file; repair or remove it", path.display()))?;
+            serde_json::from_str(&text).with_context(|| format!("{} is not a valid state file; repair or remove it", path.display()))?;
         anyhow::ensure!(
             saved.version == VERSION,
             "{} has version {}, this platform reads version {VERSION}",

@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Args;
 use qscale_common::document::Format;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::files::read_document;
 use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, Progress};
 use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
 use qscale_evaluate::{EvaluateError, Evaluation, EvaluationRequest, Options, Suite};
@@ -135,9 +136,9 @@ fn load(arguments: &EvaluateArgs, policies: &All) -> anyhow::Result<Suite> {
 
 fn read(path: &Path) -> anyhow::Result<Suite> {
     let names = SHIPPED.map(|suite| suite.name).join(", ");
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("suite {}: not a bundled suite ({names}), and not a readable file", path.display()))?;
-    let format = Format::of(path)?;
+    let read = read_document(path);
+    let (text, format) =
+        read.with_context(|| format!("suite {}: not a bundled suite ({names}), and not a readable file", path.display()))?;
     Suite::parse(&text, format).with_context(|| format!("suite {}", path.display()))
 }
 

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use qscale_common::document::{self, Format};
+use qscale_common::document;
 use qscale_common::runtime::cancellable::until_stopped;
+use qscale_common::runtime::files::read_document;
 use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::tasks::FunctionClass;
 use qscale_experiments::train::device::{self, DeviceChoice};
@@ -125,8 +126,8 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
 fn recipe(arguments: &TrainArgs) -> anyhow::Result<TrainingConfig> {
     let mut recipe = TrainingConfig::default();
     if let Some(path) = &arguments.recipe {
-        let text = std::fs::read_to_string(path).with_context(|| format!("--recipe {}", path.display()))?;
-        recipe = document::parse(&text, Format::of(path)?).with_context(|| format!("--recipe {}", path.display()))?;
+        let (text, format) = read_document(path).context("--recipe")?;
+        recipe = document::parse(&text, format).with_context(|| format!("--recipe {}", path.display()))?;
     }
     recipe.ticks = arguments.ticks.unwrap_or(recipe.ticks);
     recipe.action_set = arguments.action_set.unwrap_or(recipe.action_set);

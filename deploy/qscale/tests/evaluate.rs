@@ -160,6 +160,10 @@ fn invalid_options_are_refused_with_value_and_alternatives() {
     fixture.write("bad.toml", SUITE.replace("rate = 100", "rate = -1"));
     let error = fixture.run(&["--suite", "bad.toml"]).failure();
     assert!(error.contains("suite bad.toml") && error.contains("functions[0].rate") && error.contains("-1"), "{error}");
+    fixture.write("marked.toml", format!("\u{feff}{}", SUITE.replace('\n', "\r\n")));
+    assert!(fixture.run(&["--suite", "marked.toml", "--list"]).success().contains("kpa"));
+    let error = fixture.run(&["--suite", "/dev/zero", "--list"]).failure();
+    assert!(error.contains("/dev/zero"), "{error}");
     let list = fixture.run(&["--list"]).success();
     assert!(list.contains("flash-crowd") && list.contains("holt-winters"), "{list}");
 }

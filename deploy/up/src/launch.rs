@@ -17,6 +17,7 @@ use qscale_common::name::Name;
 use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, ClockRate};
+use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{kv, nats_accounts, provision};
 use qscale_common::time::Span;
@@ -339,7 +340,7 @@ impl RunningSystem {
         self.say(&format!("[6/6] load {} as {}", load.pattern, load.request.protocol));
         let nats = self.bus_config("loadgen");
         let password =
-            std::fs::read_to_string(self.state.password_file("loadgen")).context("failed to read the password of the load generator")?;
+            read_text(&self.state.password_file("loadgen"), MAX_DOCUMENT).context("failed to read the password of the load generator")?;
         let mut arguments = load.arguments(&self.addresses.gateway, plan.functions.iter().map(|planned| &planned.id));
         arguments.extend([format!("--duration-ms={DEMAND_MS}"), format!("--nats={}", nats.url), format!("--nats-user={}", nats.user)]);
         self.supervisor
@@ -390,13 +391,13 @@ impl RunningSystem {
 
     /// Summary of the load generator; `None` until it ends.
     pub fn load_summary(&self) -> Option<LoadSummary> {
-        serde_json::from_slice(&std::fs::read(self.load_output()).ok()?).ok()
+        serde_json::from_str(&read_text(&self.load_output(), MAX_STATE).ok()?).ok()
     }
 
     /// Error of a load generator that did not finish.
     pub fn load_failure(&self) -> Option<String> {
         let Some(Status::Ended(FAILED | WRONG_COMMAND_LINE | KILLED)) = self.supervisor.status(LOAD) else { return None };
-        let failure = std::fs::read(self.load_output()).ok().and_then(|text| serde_json::from_slice::<LoadFailure>(&text).ok());
+        let failure = read_text(&self.load_output(), MAX_STATE).ok().and_then(|text| serde_json::from_str::<LoadFailure>(&text).ok());
         Some(failure.map_or_else(|| format!("see {}", self.state.log(LOAD).display()), |failure| failure.error))
     }
 

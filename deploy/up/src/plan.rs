@@ -3,7 +3,6 @@
 mod simulated;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use anyhow::Context;
@@ -12,8 +11,10 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, Protocol};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock::{self, ClockRate};
+use qscale_common::runtime::files::{self, read_document};
 use qscale_common::workload::Pattern;
 use qscale_dqn::Checkpoint;
+use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::registry::{self, DQN};
 use serde_json::{Map, Value, json};
 
@@ -111,7 +112,8 @@ fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone
         return Ok(named.to_owned());
     }
     let path = Path::new(named).canonicalize().with_context(|| format!("--model {named}"))?;
-    let model = File::open(&path).and_then(Checkpoint::read).with_context(|| format!("--model {named}"))?;
+    let model =
+        files::open(&path, MAX_BYTES as u64).and_then(|file| Ok(Checkpoint::read(file)?)).with_context(|| format!("--model {named}"))?;
     model.check().with_context(|| format!("--model {named}"))?;
     Ok(path.display().to_string())
 }
@@ -144,9 +146,9 @@ pub fn function_spec(named: &str) -> anyhow::Result<FunctionSpec> {
     }
     let path = Path::new(named);
     let names: Vec<_> = SHIPPED.iter().map(|(name, _)| *name).collect();
-    let text = std::fs::read_to_string(path)
+    let (text, format) = read_document(path)
         .with_context(|| format!("--function {named}: not a bundled function ({}), and not a readable file", names.join(", ")))?;
-    FunctionSpec::parse(&text, Format::of(path)?).with_context(|| format!("--function {named}"))
+    FunctionSpec::parse(&text, format).with_context(|| format!("--function {named}"))
 }
 
 fn planned(spec: FunctionSpec, agent: &Name, arguments: &UpOptions) -> anyhow::Result<PlannedFunction> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::name::Name;
+use qscale_common::runtime::files::{MAX_DOCUMENT, read_text, read_text_if_present};
 use qscale_common::runtime::http;
 use qscale_common::runtime::nats_accounts::User;
 use rand::RngExt;
@@ -59,7 +60,7 @@ impl StateDir {
 
     /// Process of the nats-server of this folder; a stale process number, possibly reused, is ignored.
     pub fn nats_server(&self) -> Option<u32> {
-        let pid: u32 = fs::read_to_string(self.join("nats/nats.pid")).ok()?.trim().parse().ok()?;
+        let pid: u32 = read_text(&self.join("nats/nats.pid"), MAX_DOCUMENT).ok()?.trim().parse().ok()?;
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         // The path of its configuration.
         let in_folder = |argument: &[u8]| Path::new(&*String::from_utf8_lossy(argument)).starts_with(self.join("nats"));
@@ -104,12 +105,8 @@ impl StateDir {
     /// When the credentials cannot be read.
     pub fn known_passwords(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let path = self.join(CREDENTIALS);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("{}: invalid; delete it to generate new credentials", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(error) => Err(error).with_context(|| path.display().to_string()),
-        }
+        let Some(text) = read_text_if_present(&path, MAX_DOCUMENT)? else { return Ok(BTreeMap::new()) };
+        serde_json::from_str(&text).with_context(|| format!("{}: invalid; delete it to generate new credentials", path.display()))
     }
 
     /// Deletes the password of `user` and returns the others; `None` if there was none.
@@ -138,9 +135,9 @@ impl StateDir {
     /// When none runs.
     pub fn addresses(&self) -> anyhow::Result<Addresses> {
         let path = self.join("addresses.json");
-        let bytes = fs::read(&path)
+        let text = read_text(&path, MAX_DOCUMENT)
             .with_context(|| format!("no system runs in {}; start one with `qscale up`, or pass --nats", self.0.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+        serde_json::from_str(&text).with_context(|| path.display().to_string())
     }
 }
 

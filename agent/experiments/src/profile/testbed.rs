@@ -9,6 +9,7 @@ use qscale_common::load::{LoadFailure, LoadSummary};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{AllocationRequest, FunctionSpec, FunctionStatus, InitialAllocation, PlatformAddresses};
 use qscale_common::runtime::clock;
+use qscale_common::runtime::files::{MAX_STATE, read_text};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::text;
 use qscale_common::time::{Span, Timestamp};
@@ -29,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Polling interval.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Maximum size of the list of requests of one load, bytes: millions of them.
+const MAX_REQUESTS: u64 = 1 << 30;
 
 /// A running load.
 #[derive(Debug)]
@@ -252,12 +256,12 @@ impl Testbed {
         };
         if FAILED.contains(&code) {
             let failure: LoadFailure =
-                serde_json::from_slice(&std::fs::read(&sending.summary)?).context("the load generator failed without an error")?;
+                serde_json::from_str(&read_text(&sending.summary, MAX_STATE)?).context("the load generator failed without an error")?;
             bail!("the load generator failed: {}", failure.error);
         }
         let summary: LoadSummary =
-            serde_json::from_slice(&std::fs::read(&sending.summary)?).context("invalid summary of the load generator")?;
-        let text = std::fs::read_to_string(&sending.requests).context("failed to read the requests of the load generator")?;
+            serde_json::from_str(&read_text(&sending.summary, MAX_STATE)?).context("invalid summary of the load generator")?;
+        let text = read_text(&sending.requests, MAX_REQUESTS)?;
         let mut requests: Vec<Request> =
             text.lines().skip(1).map(request).collect::<Option<_>>().context("invalid row in the requests of the load generator")?;
         requests.sort_by_key(|request| request.due);
@@ -319,13 +323,13 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
     let began = clock::instant();
     loop {
         let written =
-            std::fs::read(state.join("addresses.json")).ok().and_then(|text| serde_json::from_slice::<PlatformAddresses>(&text).ok());
+            read_text(&state.join("addresses.json"), MAX_STATE).ok().and_then(|text| serde_json::from_str::<PlatformAddresses>(&text).ok());
         if let Some(addresses) = written
             && PlatformClient::new(&addresses.api)?.list().await.is_ok()
         {
             return Ok((addresses.api, addresses.gateway));
         }
-        let output = || std::fs::read_to_string(&log).unwrap_or_default();
+        let output = || read_text(&log, MAX_STATE).unwrap_or_default();
         let died = supervisor.status("platform") == Some(Status::Restarting);
         ensure!(!died && clock::since(began) < PATIENCE, "the local platform did not start; its log:\n{}", output());
         tokio::time::sleep(LOOK_EVERY).await;

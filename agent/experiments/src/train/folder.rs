@@ -1,11 +1,12 @@
 //! The folder of a training. Owns its files and their names; every file is replaced atomically.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use qscale_common::runtime::files::{self, MAX_STATE};
 use qscale_dqn::Checkpoint;
+use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::tasks::Split;
 use qscale_evaluate::report::{Curve, Panel, chart};
 use qscale_train::config::TrainingConfig;
@@ -121,21 +122,14 @@ impl TrainingFolder {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<Option<T>> {
         let path = self.path.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .with_context(|| format!("failed to read {}; use --overwrite to start over", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
-        }
+        let Some(text) = files::read_text_if_present(&path, MAX_STATE)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).with_context(|| format!("failed to read {}; use --overwrite to start over", path.display()))
     }
 
     fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
         let path = self.path.join(name);
-        match File::open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            file => file.and_then(Checkpoint::read).map(Some).with_context(|| format!("model {}", path.display())),
-        }
+        let read = files::open(&path, MAX_BYTES as u64).and_then(|file| Ok(Checkpoint::read(file)?));
+        files::present(read).with_context(|| format!("model {}", path.display()))
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
