@@ -139,7 +139,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Lists all workloads of these kinds.
     fn list(&self) -> BackendFuture<'_, Vec<Workload>>;
 
-    /// Sets the allocation of `workload` to an absolute value, so that a repeated request is harmless. Returns the workload after the change.
+    /// Sets the allocation of `workload` to an absolute value, so that a repeated request is harmless. Returns the workload after the change: parts that the
+    /// platform cannot apply differ from the request, the others are applied.
     /// A request whose reply was lost counts as failed only if the platform does not have the allocation afterwards.
     fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, Workload>;
 }

@@ -17,7 +17,7 @@ use crate::range::{OutOfRange, check_number, check_span};
 use crate::time::{Span, Timestamp};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
-pub use limits::Limits;
+pub use limits::{Limits, NodeCapacity};
 pub use simulated::{SimulatedFunction, SimulatedTrace};
 
 /// A function file: the program, its protocol and its initial allocation.
@@ -280,6 +280,9 @@ pub struct AllocationRequest {
     /// Fencing token of the writer. A token lower than the highest one seen is refused; requests of operators have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<u64>,
+    /// Whether values that the platform cannot apply are brought to the nearest ones that it can, with a warning; otherwise the request is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clamp: bool,
 }
 
 impl AllocationRequest {
@@ -291,6 +294,7 @@ impl AllocationRequest {
             cpu_millicores: Some(allocation.cpu_millicores),
             memory_mib: Some(allocation.memory_mib),
             lease,
+            clamp: false,
         }
     }
 }

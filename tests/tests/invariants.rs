@@ -151,6 +151,26 @@ fn only_actuator_platform_and_operator_set_allocations() {
     }
 }
 
+/// Sources that read files without the limits of `common::runtime::files`: cgroups, the kernel's files, journals of this program, folders to flush.
+const UNLIMITED_READS: [&str; 5] = [
+    "common/src/runtime/files.rs",
+    "deploy/local/src/cgroup",
+    "deploy/local/src/state.rs",
+    "agent/experiments/src/journal.rs",
+    "agent/experiments/src/validate/machine.rs",
+];
+
+#[test]
+fn files_are_read_within_their_limits() {
+    for (path, text) in sources().filter(|(path, _)| !UNLIMITED_READS.iter().any(|exempt| path.starts_with(exempt))) {
+        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let reads = |line: &&str| ["fs::read(", "fs::read_to_string(", "File::open("].iter().any(|call| line.contains(call));
+        for line in product.lines().filter(reads) {
+            assert!(line.contains("\"/proc/"), "{} reads a file without a limit; use common::runtime::files: {line}", path.display());
+        }
+    }
+}
+
 /// First components of absolute paths that may appear: of the operating system, of HTTP APIs, of JSON pointers, and placeholders.
 const PATHS: [&str; 20] = [
     "allocation",

@@ -87,6 +87,12 @@ async fn fifty_functions_follow_a_step_ten_times_as_fast() {
     let text = String::from_utf8_lossy(&watched.stdout);
     assert!(text.lines().count() > 0 && text.contains("fibonacci-001"), "{text}\n{}", String::from_utf8_lossy(&watched.stderr));
     assert!(system.qscale(&["policy", "set", "fibonacci-050", "bounds.replicas.max=2"]).status.success());
+    let refused = system.qscale(&["policy", "set", "fibonacci-050", "bounds.cpu_millicores.min=1"]);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && error.contains("bounds.cpu_millicores.min = 1m") && error.contains("10m"), "{error}");
+    let limited = system.qscale(&["policy", "set", "fibonacci-050", "bounds.replicas.max=2000"]);
+    let warning = String::from_utf8_lossy(&limited.stderr);
+    assert!(limited.status.success() && warning.contains("100 is the maximum"), "{warning}");
     a_freeze_holds(&system).await;
 
     let state = system.state().display().to_string();

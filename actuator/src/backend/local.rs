@@ -55,7 +55,8 @@ impl LocalPlatform {
     }
 
     async fn set(&self, workload: &FunctionId, allocation: Allocation, lease: u64) -> Result<Workload, BackendError> {
-        let request = AllocationRequest::new(allocation, Some(lease));
+        // What the platform cannot do of one part must not keep it from the others.
+        let request = AllocationRequest { clamp: true, ..AllocationRequest::new(allocation, Some(lease)) };
         match self.client.set_allocation(workload, &request).await {
             Ok(reply) => {
                 for warning in reply.warnings {

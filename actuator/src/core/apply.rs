@@ -154,7 +154,7 @@ impl Core {
     /// Processes the result of request `number`.
     pub fn on_applied(&mut self, id: &FunctionId, number: u64, result: Result<Workload, BackendError>, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
-        let job = match std::mem::replace(&mut function.work, Work::Idle) {
+        let mut job = match std::mem::replace(&mut function.work, Work::Idle) {
             Work::InFlight { job, number: flying } if flying == number => job,
             other => {
                 // The answer to a request from an earlier lead.
@@ -167,7 +167,9 @@ impl Core {
                 function.set_applied(workload.desired, workload.vertical, now);
                 // If the platform applied a different allocation, that one becomes the goal.
                 function.goal = Some((job.decision.clone(), workload.desired));
-                if let Some(direction) = job.charge {
+                job.notes.extend(refused_parts(job.allocation, workload.desired));
+                job.allocation = workload.desired;
+                if let Some(direction) = job.charge.filter(|_| job.before != Some(workload.desired)) {
                     function.budget.charge(direction, now);
                     function.budget_dirty = true;
                 }
@@ -268,6 +270,21 @@ impl Core {
 /// allocation: an operator or a request without an answer may have changed it.
 fn restore_verdict(decision: &Decision) -> Verdict {
     Verdict::Apply { allocation: decision.wanted, notes: Vec::new(), charge: None }
+}
+
+/// The parts of an allocation that the platform did not apply.
+fn refused_parts(wanted: Allocation, applied: Allocation) -> Option<GuardNote> {
+    let mut parts = Vec::new();
+    let mut add = |name: &str, wanted: String, applied: String| {
+        if wanted != applied {
+            parts.push(format!("{name} {wanted} becomes {applied}"));
+        }
+    };
+    add("replicas", wanted.replicas.to_string(), applied.replicas.to_string());
+    add("CPU", wanted.cpu_millicores.to_string(), applied.cpu_millicores.to_string());
+    add("memory", wanted.memory_mib.to_string(), applied.memory_mib.to_string());
+    let detail = || format!("the platform cannot apply the rest: {}", parts.join("; "));
+    (!parts.is_empty()).then(|| GuardNote { rule: GuardRule::Bounds, detail: detail() })
 }
 
 fn of_job(outcome: &mut Outcome, job: &PendingChange) {

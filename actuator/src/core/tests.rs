@@ -10,6 +10,7 @@ use qscale_common::contract::{Ages, DecisionSource, Effect, Epoch, GuardRule, Pr
 use qscale_common::name::Name;
 use qscale_common::policy::Mode;
 use qscale_common::time::Tick;
+use qscale_common::units::Millicores;
 
 use super::*;
 use crate::backend::BackendError;
@@ -41,6 +42,8 @@ struct Platform {
     reachable: bool,
     answers: bool,
     highest_lease: u64,
+    /// Least CPU that it can apply.
+    least_cpu: Millicores,
 }
 
 fn id() -> FunctionId {
@@ -85,6 +88,7 @@ impl Rig {
             reachable: true,
             answers: true,
             highest_lease: 0,
+            least_cpu: Millicores(0),
         };
         let mut rig = Self {
             core: Core::new(settings()),
@@ -290,7 +294,7 @@ impl Platform {
         let Some(workload) = self.workloads.get_mut(&order.workload.name) else {
             return Err(BackendError::NotFound(order.workload.name.clone()));
         };
-        *workload = order.allocation;
-        Ok(Workload { id: order.workload.clone(), desired: order.allocation, vertical: true })
+        *workload = Allocation { cpu_millicores: order.allocation.cpu_millicores.max(self.least_cpu), ..order.allocation };
+        Ok(Workload { id: order.workload.clone(), desired: *workload, vertical: true })
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{Bounds, Range};
 use crate::range::OutOfRange;
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
@@ -31,6 +32,20 @@ impl Limits {
     /// Minimum memory of a replica: below it no process starts.
     pub const MIN_MEMORY: Mebibytes = Mebibytes(4);
 
+    /// Allocations that can be applied on a machine of this capacity.
+    #[must_use]
+    pub fn bounds(&self, capacity: NodeCapacity) -> Bounds {
+        fn range<T: Copy + Ord + std::fmt::Display>(min: T, limit: T, capacity: Option<T>) -> Range<T> {
+            let most = capacity.map_or(limit, |capacity| capacity.min(limit));
+            Range::new(min, most.max(min)).expect("the maximum is at least the minimum")
+        }
+        Bounds {
+            replicas: range(Replicas(0), self.replicas, None),
+            cpu_millicores: range(Self::MIN_CPU, self.cpu_millicores, capacity.cpu_millicores),
+            memory_mib: range(Self::MIN_MEMORY, self.memory_mib, capacity.memory_mib),
+        }
+    }
+
     /// Checks `allocation` against these limits; `prefix` precedes the field in the error.
     ///
     /// # Errors
@@ -46,9 +61,30 @@ impl Limits {
     }
 }
 
+/// Capacity of the machine of a platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeCapacity {
+    /// CPU; `None` if unknown.
+    pub cpu_millicores: Option<Millicores>,
+    /// Memory; `None` if unknown.
+    pub memory_mib: Option<Mebibytes>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_end_at_the_capacity_of_the_machine() {
+        let limits = Limits::default();
+        let small = NodeCapacity { cpu_millicores: Some(Millicores(2000)), memory_mib: None };
+        let bounds = limits.bounds(small);
+        assert_eq!((bounds.cpu_millicores.min(), bounds.cpu_millicores.max()), (Limits::MIN_CPU, Millicores(2000)));
+        assert_eq!(bounds.memory_mib.max(), limits.memory_mib);
+        let none = NodeCapacity { cpu_millicores: Some(Millicores(0)), memory_mib: None };
+        assert_eq!(limits.bounds(none).cpu_millicores.max(), Limits::MIN_CPU);
+        assert_eq!(limits.bounds(NodeCapacity::default()).largest(), Allocation::new(100, 64_000, 1 << 20));
+    }
 
     #[test]
     fn an_allocation_outside_its_bounds_is_named() {

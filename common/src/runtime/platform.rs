@@ -20,6 +20,7 @@ use super::http::HttpClient;
 use crate::load::LoadSummary;
 use crate::name::FunctionId;
 use crate::platform::{AllocationReply, AllocationRequest, ApiError, EventPage, FunctionSpec, FunctionStatus, LogLine};
+use crate::policy::Bounds;
 
 /// Default timeout of a request. Setting an allocation may take seconds while the kernel reclaims memory.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,6 +106,14 @@ impl PlatformClient {
     /// Whether the platform is ready.
     pub async fn is_ready(&self) -> bool {
         self.ask::<()>(Method::GET, "/readyz", None, self.timeout).await.is_ok()
+    }
+
+    /// Allocations that the platform can apply to a function.
+    ///
+    /// # Errors
+    /// [`PlatformError::NotFound`] if the platform does not report them; another one if it cannot be reached.
+    pub async fn bounds(&self) -> Result<Bounds, PlatformError> {
+        self.get_json("/v1/bounds").await
     }
 
     /// All functions, by namespace and name.

@@ -1,8 +1,12 @@
 //! Metrics of functions and of the machine. Owns reading cgroups and `/proc`, on each scrape.
 
+use std::num::NonZero;
 use std::sync::Arc;
 
+use qscale_common::platform::NodeCapacity;
 use qscale_common::platform::metrics::{self, FunctionView, NodeView, ReplicaView};
+
+use qscale_common::units::{Mebibytes, Millicores};
 
 use crate::function::{Function, Functions};
 use crate::host::Host;
@@ -49,10 +53,24 @@ fn of_replica(replica: &Arc<Replica>, groups: &proc::GroupUsage) -> ReplicaView 
     }
 }
 
+/// Capacity of this machine.
+#[must_use]
+pub fn capacity() -> NodeCapacity {
+    let (cores, memory) = (cores(), proc::memory());
+    NodeCapacity {
+        cpu_millicores: cores.and_then(|cores| u32::try_from(cores).ok()?.checked_mul(1000)).map(Millicores),
+        memory_mib: memory.map(|(total, _)| Mebibytes((total / f64::from(1 << 20)) as u32)),
+    }
+}
+
+fn cores() -> Option<usize> {
+    std::thread::available_parallelism().ok().map(NonZero::get)
+}
+
 fn node() -> NodeView {
     let memory = proc::memory();
     NodeView {
-        cpu_cores: std::thread::available_parallelism().ok().map(|cores| cores.get() as f64),
+        cpu_cores: cores().map(|cores| cores as f64),
         memory_bytes: memory.map(|(total, _)| total),
         available_bytes: memory.and_then(|(_, available)| available),
         idle_seconds: proc::idle_seconds(),

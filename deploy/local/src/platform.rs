@@ -59,7 +59,7 @@ impl Platform {
             host,
             functions: Functions::default(),
             gateway,
-            control: OperationControl::new(limits, 0),
+            control: OperationControl::new(limits, metrics::capacity(), 0),
             state: Arc::new(state),
             listeners: Mutex::default(),
             saving: tokio::sync::Mutex::default(),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{AllocationRequest, EventKind, FunctionSpec, FunctionStatus, PlatformEvent, ReplicaState};
+use qscale_common::policy::Bounds;
+use qscale_common::runtime::files::read_document;
 use qscale_common::runtime::platform::{PlatformClient, PlatformError};
 use qscale_common::runtime::shutdown;
 use qscale_common::units::{Mebibytes, Millicores, Replicas};
@@ -119,6 +120,12 @@ pub async fn known(locate: &Locate) -> Option<BTreeSet<FunctionId>> {
     Some(functions.iter().map(FunctionStatus::id).collect())
 }
 
+/// Allocations that the platform can apply; `None` if it is unknown, does not answer or does not report them.
+pub async fn platform_bounds(locate: &Locate) -> Option<Bounds> {
+    let platform = locate.platform().ok()?;
+    tokio::time::timeout(LIST_TIMEOUT, platform.bounds()).await.ok()?.ok()
+}
+
 async fn add(platform: &PlatformClient, files: &[PathBuf]) -> anyhow::Result<()> {
     let specs: Vec<FunctionSpec> = files.iter().map(|file| read(file)).collect::<anyhow::Result<_>>()?;
     for (file, spec) in files.iter().zip(&specs) {
@@ -139,8 +146,7 @@ async fn add(platform: &PlatformClient, files: &[PathBuf]) -> anyhow::Result<()>
 }
 
 fn read(file: &Path) -> anyhow::Result<FunctionSpec> {
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let format = Format::of(file)?;
+    let (text, format) = read_document(file)?;
     FunctionSpec::parse(&text, format).with_context(|| file.display().to_string())
 }
 
@@ -258,7 +264,13 @@ async fn scale(
     memory: Option<Mebibytes>,
 ) -> anyhow::Result<()> {
     let before = platform.get(function).await?.desired;
-    let request = AllocationRequest { replicas: replicas.unwrap_or(before.replicas), cpu_millicores: cpu, memory_mib: memory, lease: None };
+    let request = AllocationRequest {
+        replicas: replicas.unwrap_or(before.replicas),
+        cpu_millicores: cpu,
+        memory_mib: memory,
+        lease: None,
+        clamp: false,
+    };
     let reply = platform.set_allocation(function, &request).await?;
     for warning in &reply.warnings {
         output::warn(output::clean(warning));
@@ -326,6 +338,7 @@ fn event_line(event: &PlatformEvent) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qscale_common::document::Format;
     use qscale_common::platform::ActualAllocation;
     use qscale_common::units::Allocation;
 

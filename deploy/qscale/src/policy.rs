@@ -1,7 +1,7 @@
 //! `qscale policy`: ScalingPolicies in their bucket. Owns arguments and output; validation is that of `qscale_common::policy`.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -11,8 +11,9 @@ use qscale_common::control::{self, Control};
 use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
 use qscale_common::policy::text::{self, Change};
-use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
+use qscale_common::policy::{Mode, Range, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::files::{self, MAX_DOCUMENT};
 use qscale_common::runtime::kv::{self, Edited};
 use qscale_common::time::Span;
 
@@ -33,7 +34,7 @@ const EXAMPLE: &str = include_str!("policy/example.yaml");
 pub enum PolicyCommand {
     /// Create or change ScalingPolicies; nothing is written unless all files are valid
     Apply {
-        /// Files that end in .yaml, .toml or .json; - reads standard input
+        /// Files that end in .yaml, .toml or .json; - reads standard input. A YAML file may hold several documents, separated by ---
         #[arg(required = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         files: Vec<PathBuf>,
         /// Format of standard input; by default detected from the text
@@ -116,8 +117,10 @@ pub async fn run(locate: &Locate, command: PolicyCommand) -> anyhow::Result<()> 
 async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, dry_run: bool) -> anyhow::Result<()> {
     let policies = read_all(files, format)?;
     let bus = locate.bus().await?;
+    check_platform(locate, policies.iter()).await?;
+    warn_of_unlikely_values(&policies);
     let store = kv::open(&bus, subject::POLICY_BUCKET).await?;
-    for policy in policies.values() {
+    for policy in &policies {
         let mut before = None;
         let edited = kv::edit(&store, &policy.function().tokens(), |current| {
             // An invalid value is replaced like a missing one.
@@ -132,7 +135,7 @@ async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, dry_r
         };
         print_edit(policy, edited, before.as_ref(), dry_run)?;
     }
-    warn_of_missing_functions(locate, policies.values()).await;
+    warn_of_missing_functions(locate, policies.iter()).await;
     Ok(())
 }
 
@@ -154,16 +157,19 @@ fn summary(policy: &ScalingPolicy) -> String {
     format!("agent {}, mode {}", policy.agent, mode(policy.mode))
 }
 
-/// Reads every file before anything is written.
-fn read_all(files: &[PathBuf], format: Option<Format>) -> anyhow::Result<BTreeMap<FunctionId, ScalingPolicy>> {
-    let mut policies = BTreeMap::new();
+/// Reads every document of every file, in order, before anything is written.
+fn read_all(files: &[PathBuf], format: Option<Format>) -> anyhow::Result<Vec<ScalingPolicy>> {
+    let mut policies: Vec<ScalingPolicy> = Vec::new();
     let mut errors = Vec::new();
     for file in files {
         match read_one(file, format) {
-            Ok(policy) => {
-                let function = policy.function();
-                if policies.insert(function.clone(), policy).is_some() {
-                    bail!("{}: policy {function} is defined twice", file.display());
+            Ok(documents) => {
+                for policy in documents {
+                    let function = policy.function();
+                    if policies.iter().any(|earlier| earlier.function() == function) {
+                        bail!("{}: policy {function} is defined twice", file.display());
+                    }
+                    policies.push(policy);
                 }
             }
             Err(error) => errors.push(format!("{error:#}")),
@@ -172,18 +178,64 @@ fn read_all(files: &[PathBuf], format: Option<Format>) -> anyhow::Result<BTreeMa
     if errors.is_empty() { Ok(policies) } else { bail!("{}", errors.join("\nerror: ")) }
 }
 
-fn read_one(file: &Path, format: Option<Format>) -> anyhow::Result<ScalingPolicy> {
+fn read_one(file: &Path, format: Option<Format>) -> anyhow::Result<Vec<ScalingPolicy>> {
     let (name, text, format) = if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+        let text = files::read_standard_input(MAX_DOCUMENT)?;
         let format = format.unwrap_or_else(|| text::format_of_text(&text));
         ("standard input".to_owned(), text, format)
     } else {
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let format = Format::of(file).or_else(|error| format.ok_or(error))?;
-        (file.display().to_string(), text, format)
+        (file.display().to_string(), files::read_text(file, MAX_DOCUMENT)?, format)
     };
-    ScalingPolicy::from_document(&text, format).with_context(|| name)
+    ScalingPolicy::from_documents(&text, format).with_context(|| name)
+}
+
+/// Checks the bounds of policies against those of the platform, if it answers: what no allocation can satisfy is refused, what is only beyond its largest
+/// allocation is a warning.
+async fn check_platform<'a>(locate: &Locate, policies: impl Iterator<Item = &'a ScalingPolicy>) -> anyhow::Result<()> {
+    let Some(platform) = function::platform_bounds(locate).await else { return Ok(()) };
+    let mut errors = Vec::new();
+    for policy in policies.filter(|policy| policy.workload.kind == WorkloadKind::Local) {
+        let ScalingPolicy { bounds, .. } = policy;
+        let checks = [
+            beyond_platform("replicas", bounds.replicas, platform.replicas),
+            beyond_platform("cpu_millicores", bounds.cpu_millicores, platform.cpu_millicores),
+            beyond_platform("memory_mib", bounds.memory_mib, platform.memory_mib),
+        ];
+        for found in checks.into_iter().flatten() {
+            match found {
+                BeyondPlatform::Refused(why) => errors.push(format!("policy {}: {why}", policy.function())),
+                BeyondPlatform::Limited(why) => output::warn(format_args!("policy {}: {why}", policy.function())),
+            }
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { bail!("{}", errors.join("\nerror: ")) }
+}
+
+/// A bound that the platform cannot apply.
+#[derive(Debug, PartialEq)]
+enum BeyondPlatform {
+    /// The minimum is outside the range of the platform.
+    Refused(String),
+    /// The maximum is above that of the platform, which limits it.
+    Limited(String),
+}
+
+fn beyond_platform<T: Copy + Ord + Display>(field: &str, bounds: Range<T>, platform: Range<T>) -> Option<BeyondPlatform> {
+    let (least, most) = (platform.min(), platform.max());
+    if !platform.contains(bounds.min()) {
+        let (min, limit) = (bounds.min(), platform.clamp(bounds.min()));
+        let remedy = if min < least { "at least" } else { "at most" };
+        return Some(BeyondPlatform::Refused(format!(
+            "bounds.{field}.min = {min}, but the platform can apply {least} to {most}; set it to {remedy} {limit}"
+        )));
+    }
+    (bounds.max() > most).then(|| {
+        BeyondPlatform::Limited(format!(
+            "bounds.{field}.max = {}, but the platform can apply {least} to {most}: {most} is the maximum",
+            bounds.max()
+        ))
+    })
 }
 
 async fn get(bus: &Bus, function: &FunctionId, json: bool) -> anyhow::Result<()> {
@@ -277,11 +329,21 @@ async fn delete(bus: &Bus, functions: &[FunctionId]) -> anyhow::Result<()> {
 async fn set(locate: &Locate, function: &FunctionId, changes: &[Change]) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
     let store = kv::open(&bus, subject::POLICY_BUCKET).await?;
-    let mut result = None;
-    kv::edit(&store, &function.tokens(), |current| {
+    let change = |current: Option<&[u8]>| {
         let value = current.with_context(|| no_policy(function))?;
         let before = ScalingPolicy::from_json(value).with_context(|| format!("policy {function} is invalid; apply it again"))?;
         let after = text::changed(&before, changes)?;
+        anyhow::Ok((before, after))
+    };
+    let current = store.get(function.tokens()).await.context("read the policy")?;
+    let (before, after) = change(current.as_deref())?;
+    if before.bounds != after.bounds {
+        check_platform(locate, std::iter::once(&after)).await?;
+    }
+    warn_of_unlikely_values(std::slice::from_ref(&after));
+    let mut result = None;
+    kv::edit(&store, &function.tokens(), |current| {
+        let (before, after) = change(current)?;
         let write = (after != before).then(|| after.to_json());
         result = Some((before, after));
         Ok(write)
@@ -292,6 +354,13 @@ async fn set(locate: &Locate, function: &FunctionId, changes: &[Change]) -> anyh
     print_edit(&after, edited, Some(&before), false)?;
     warn_of_missing_functions(locate, std::iter::once(&after)).await;
     Ok(())
+}
+
+/// Warns about values that are valid but unlikely to be intended.
+fn warn_of_unlikely_values(policies: &[ScalingPolicy]) {
+    for (policy, why) in policies.iter().flat_map(|policy| policy.warnings().into_iter().map(move |why| (policy, why))) {
+        output::warn(format_args!("policy {}: {why}", policy.function()));
+    }
 }
 
 /// Warns about ScalingPolicies without a function, if the platform answers.
@@ -313,6 +382,40 @@ mod tests {
     fn example_is_valid() {
         let policy = ScalingPolicy::from_document(EXAMPLE, Format::Yaml).expect("valid");
         assert_eq!(policy.function().to_string(), "default/fibonacci");
+    }
+
+    #[test]
+    fn bounds_beyond_the_platform_are_refused_or_limited() {
+        let range = |min, max| Range::new(min, max).expect("a range");
+        let platform = range(10, 2000);
+        assert_eq!(beyond_platform("cpu_millicores", range(10, 2000), platform), None);
+        let Some(BeyondPlatform::Refused(why)) = beyond_platform("cpu_millicores", range(1, 500), platform) else { panic!("refused") };
+        assert_eq!(why, "bounds.cpu_millicores.min = 1, but the platform can apply 10 to 2000; set it to at least 10");
+        let Some(BeyondPlatform::Refused(why)) = beyond_platform("cpu_millicores", range(3000, 4000), platform) else { panic!("refused") };
+        assert!(why.ends_with("at most 2000"), "{why}");
+        let Some(BeyondPlatform::Limited(why)) = beyond_platform("cpu_millicores", range(100, 4000), platform) else { panic!("limited") };
+        assert!(why.contains("max = 4000") && why.contains("2000 is the maximum"), "{why}");
+    }
+
+    #[test]
+    fn documents_of_all_files_are_read_in_order() {
+        let folder = qscale_tests::Folder::new("policies");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let two = write("two.yaml", "\u{feff}name: b\r\n---\r\nname: a\r\n");
+        let one = write("one.json", "\u{feff}{\"name\": \"c\"}");
+        let names = |files: &[PathBuf]| {
+            read_all(files, None).map(|policies| policies.into_iter().map(|policy| policy.name.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[one.clone(), two.clone()]).expect("valid"), ["c", "b", "a"]);
+        assert!(names(&[two.clone(), two]).expect_err("twice").to_string().contains("default/b is defined twice"));
+        let wrong = write("wrong.yaml", "name: b\n---\nname: a\nmode: activ\n");
+        let error = names(&[wrong]).expect_err("invalid").to_string();
+        assert!(error.contains("wrong.yaml") && error.contains("document 2") && error.contains("mode"), "{error}");
+        assert!(names(&[folder.path().to_owned()]).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use qscale_common::platform::Limits;
+use qscale_common::platform::{Limits, NodeCapacity};
 use qscale_common::range::OutOfRange;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::service::ServiceConfig;
@@ -41,6 +41,14 @@ pub struct SimulatedMachine {
     pub cpu_millicores: Millicores,
     /// Its memory.
     pub memory_mib: Mebibytes,
+}
+
+impl SimulatedMachine {
+    /// Its capacity, which bounds the size of a replica.
+    #[must_use]
+    pub fn capacity(&self) -> NodeCapacity {
+        NodeCapacity { cpu_millicores: Some(self.cpu_millicores), memory_mib: Some(self.memory_mib) }
+    }
 }
 
 impl Default for SimulatedMachine {

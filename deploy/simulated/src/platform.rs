@@ -54,7 +54,7 @@ impl SimulatedPlatform {
         Self {
             origin: Origin(now),
             machine,
-            control: OperationControl::new(limits, 0),
+            control: OperationControl::new(limits, machine.capacity(), 0),
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             functions: RwLock::default(),
             last_trace: Mutex::default(),

@@ -42,7 +42,7 @@ fn spec(name: &str, simulated: &str, more: &str) -> FunctionSpec {
 }
 
 fn wanted(replicas: u32, lease: Option<u64>) -> AllocationRequest {
-    AllocationRequest { replicas: Replicas(replicas), cpu_millicores: None, memory_mib: None, lease }
+    AllocationRequest { replicas: Replicas(replicas), cpu_millicores: None, memory_mib: None, lease, clamp: false }
 }
 
 #[tokio::test]
@@ -106,6 +106,12 @@ async fn values_out_of_range_are_refused_like_on_the_local_platform() {
     let file = spec("f", "", "");
     client.add(&file).await.expect("added");
     let too_small = AllocationRequest { cpu_millicores: Some(Millicores(1)), ..wanted(1, None) };
+    let bounds = client.bounds().await.expect("reported");
+    assert_eq!((bounds.cpu_millicores.min(), bounds.replicas.max()), (Millicores(10), Replicas(100)));
+    let clamped = AllocationRequest { clamp: true, replicas: Replicas(3), ..too_small };
+    let reply = client.set_allocation(&file.id(), &clamped).await.expect("brought to the bounds");
+    assert_eq!((reply.function.desired.replicas, reply.function.desired.cpu_millicores), (Replicas(3), Millicores(10)));
+    assert!(reply.warnings.iter().any(|warning| warning.contains("within the bounds of the platform")), "{:?}", reply.warnings);
     let error = client.set_allocation(&file.id(), &too_small).await.expect_err("too small");
     assert!(matches!(&error, PlatformError::Refused { status: 422, error } if error.field.as_deref() == Some("cpu_millicores")), "{error}");
 }

@@ -1,5 +1,8 @@
 //! Outcomes of Actions.
 
+use qscale_common::policy::{Range, ResizeFactor};
+use qscale_common::units::Millicores;
+
 use super::*;
 
 #[test]
@@ -19,6 +22,33 @@ fn the_guard_limits_a_large_step() {
     rig.tick_wanting(50);
     assert_eq!(rig.has().replicas.0, 8);
     rig.expect(Effect::Changed, DecisionSource::Agent, &[GuardRule::Bounds, GuardRule::StepLimit]);
+}
+
+#[test]
+fn a_part_that_the_platform_cannot_apply_does_not_block_the_others() {
+    let mut rig = Rig::new();
+    rig.platform.least_cpu = Millicores(100);
+    rig.policy.bounds.cpu_millicores = Range::new(Millicores(1), Millicores(1000)).expect("a range");
+    rig.policy.guard.resize_factor = ResizeFactor::try_from(1000.0).expect("a factor");
+    rig.policy.guard.changes_per_hour = NonZeroU32::new(3).expect("not zero");
+    rig.apply_policy();
+    let wanting = |rig: &mut Rig, replicas: u32| {
+        let state_id = rig.state();
+        let action = rig.make_action("agent", state_id, replicas);
+        rig.core.on_action(Action { allocation: Allocation::new(replicas, 1, 256), ..action }, None, rig.now);
+        rig.settle();
+    };
+    wanting(&mut rig, 6);
+    assert_eq!(rig.has(), Allocation::new(6, 100, 256));
+    rig.expect(Effect::Changed, DecisionSource::Agent, &[GuardRule::Bounds]);
+    assert_eq!(rig.last().allowed, Some(rig.has()));
+    assert!(rig.last().guard[0].detail.contains("CPU 1m becomes 100m"), "{:?}", rig.last());
+    for _ in 0..5 {
+        wanting(&mut rig, 6);
+        rig.expect(Effect::Unchanged, DecisionSource::Agent, &[GuardRule::Bounds]);
+    }
+    wanting(&mut rig, 7);
+    assert_eq!(rig.has().replicas.0, 7, "what changes nothing is not charged to the budget");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use super::operations::{self, OperationControl};
 use crate::document::{self, DocumentError};
 use crate::name::{FunctionId, Name};
 use crate::platform::{ApiError, EventKind, FunctionSpec, FunctionStatus, LogLine, PlatformEvent};
+use crate::policy::Bounds;
 use crate::range::OutOfRange;
 use crate::runtime::health::Health;
 use crate::units::Allocation;
@@ -134,6 +135,7 @@ pub fn routes<P: Platform>(platform: Arc<P>, health: Health, stop: CancellationT
         .route("/v1/functions/{namespace}/{name}", get(one::<P>).delete(delete::<P>))
         .route("/v1/functions/{namespace}/{name}/allocation", put(set_allocation::<P>))
         .route("/v1/functions/{namespace}/{name}/logs", get(logs::<P>))
+        .route("/v1/bounds", get(bounds::<P>))
         .route("/v1/events", get(events::<P>))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz::<P>))
@@ -221,6 +223,10 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
 async fn list<P: Platform>(State(api): State<Api<P>>) -> Result<Json<Vec<FunctionStatus>>, Failure> {
     let functions = tokio::task::spawn_blocking(move || api.platform.list()).await;
     functions.map(Json).map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+async fn bounds<P: Platform>(State(api): State<Api<P>>) -> Json<Bounds> {
+    Json(api.platform.control().bounds())
 }
 
 async fn one<P: Platform>(

@@ -5,13 +5,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::api::{Platform, Refused};
 use crate::name::FunctionId;
-use crate::platform::{AllocationReply, AllocationRequest, EventKind, FunctionSpec, FunctionStatus, Limits};
+use crate::platform::{AllocationReply, AllocationRequest, EventKind, FunctionSpec, FunctionStatus, Limits, NodeCapacity};
+use crate::policy::Bounds;
 use crate::units::Allocation;
 
 /// State that every platform keeps for these operations.
 #[derive(Debug)]
 pub struct OperationControl {
     limits: Limits,
+    /// Allocations that can be applied on this machine, within the limits.
+    bounds: Bounds,
     /// Highest lease that a writer has presented.
     highest_lease: Mutex<u64>,
     /// Held while a function is added or deleted, so that these happen one after the other.
@@ -19,10 +22,17 @@ pub struct OperationControl {
 }
 
 impl OperationControl {
-    /// Bounds allocations by `limits` and refuses leases below `highest_lease`.
+    /// Bounds allocations by `limits` on a machine of this capacity, and refuses leases below `highest_lease`.
     #[must_use]
-    pub fn new(limits: Limits, highest_lease: u64) -> Self {
-        Self { limits, highest_lease: Mutex::new(highest_lease), editing: tokio::sync::Mutex::default() }
+    pub fn new(limits: Limits, capacity: NodeCapacity, highest_lease: u64) -> Self {
+        let bounds = limits.bounds(capacity);
+        Self { limits, bounds, highest_lease: Mutex::new(highest_lease), editing: tokio::sync::Mutex::default() }
+    }
+
+    /// Allocations that can be applied.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     /// Highest lease that a writer has presented.
@@ -104,12 +114,13 @@ pub async fn delete<P: Platform>(platform: &P, id: &FunctionId) -> Result<(), Re
 pub async fn set_allocation<P: Platform>(platform: &P, id: &FunctionId, request: &AllocationRequest) -> Result<AllocationReply, Refused> {
     let function = platform.find(id).ok_or_else(|| Refused::NotFound(id.clone()))?;
     let current = platform.desired(&function);
-    let desired = Allocation {
+    let wanted = Allocation {
         replicas: request.replicas,
         cpu_millicores: request.cpu_millicores.unwrap_or(current.cpu_millicores),
         memory_mib: request.memory_mib.unwrap_or(current.memory_mib),
     };
     let control = platform.control();
+    let desired = if request.clamp { control.bounds.clamp(wanted) } else { wanted };
     control.limits.check(&desired, "")?;
     let set = control.fenced(request.lease, || platform.set_desired(&function, desired));
     let (before, new_lease) = set.inspect_err(|refused| platform.record(id, EventKind::StaleLease, refused.to_string()))?;
@@ -118,7 +129,8 @@ pub async fn set_allocation<P: Platform>(platform: &P, id: &FunctionId, request:
     }
     platform.settle(&function).await;
     let status = platform.status(&function);
-    Ok(AllocationReply { warnings: warnings(&status, request), function: status })
+    let clamped = (desired != wanted).then(|| format!("{wanted} became {desired}, within the bounds of the platform"));
+    Ok(AllocationReply { warnings: clamped.into_iter().chain(warnings(&status, request)).collect(), function: status })
 }
 
 /// Parts of `request` without effect for now, each with its reason.
@@ -135,7 +147,7 @@ mod tests {
 
     #[test]
     fn an_older_lease_writes_nothing() {
-        let control = OperationControl::new(Limits::default(), 5);
+        let control = OperationControl::new(Limits::default(), NodeCapacity::default(), 5);
         let refused = control.fenced(Some(4), || panic!("written")).expect_err("stale");
         assert!(matches!(refused, Refused::StaleLease { lease: 4, highest: 5 }));
         assert!(matches!(control.fenced(Some(5), || ()), Ok(((), false))));
