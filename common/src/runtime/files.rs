@@ -1,8 +1,9 @@
 //! Files that are read. Owns their limits of size, the byte order mark and the encoding; [`crate::document`] parses documents.
 
-use std::fs::{File, FileType};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Cursor, Read};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -30,7 +31,7 @@ pub fn read_document(path: &Path) -> anyhow::Result<(String, Format)> {
 /// Reads a text without its byte order mark.
 ///
 /// # Errors
-/// Names the file if it cannot be read, is not a regular file, has more than `limit` bytes, or is not UTF-8.
+/// Names the file if it cannot be read, is neither a regular file nor a pipe, has more than `limit` bytes, or is not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> anyhow::Result<String> {
     decode(open(path, limit)?).with_context(|| failed(path))
 }
@@ -46,7 +47,7 @@ pub fn read_text_if_present(path: &Path, limit: u64) -> anyhow::Result<Option<St
 /// Reads bytes that are not text.
 ///
 /// # Errors
-/// Names the file if it cannot be read, is not a regular file, or has more than `limit` bytes.
+/// Names the file if it cannot be read, is neither a regular file nor a pipe, or has more than `limit` bytes.
 pub fn read_bytes(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path, limit)?.read_to_end(&mut bytes).with_context(|| failed(path))?;
@@ -83,18 +84,26 @@ pub fn open_text(path: &Path, limit: u64) -> anyhow::Result<TextReader<BoundedRe
 /// Opens a file to be read in order. Reading fails where it turns out to be longer than `limit` bytes.
 ///
 /// # Errors
-/// Names the file if it cannot be opened, is not a regular file, or has more than `limit` bytes.
+/// Names the file if it cannot be opened, is neither a regular file nor a pipe, or has more than `limit` bytes.
 pub fn open(path: &Path, limit: u64) -> anyhow::Result<BoundedReader<File>> {
-    // Before it is opened: opening a FIFO waits for its writer.
+    // Before it is opened: opening a device may have effects.
     let metadata = std::fs::metadata(path).with_context(|| failed(path))?;
-    if !metadata.is_file() {
+    if !metadata.is_file() && !metadata.file_type().is_fifo() {
         bail!("failed to read {}: {}", path.display(), other_than_a_file(metadata.file_type(), limit));
     }
     if metadata.len() > limit {
         bail!("failed to read {}: its size is {} bytes, at most {limit} are read", path.display(), metadata.len());
     }
-    let source = File::open(path).with_context(|| failed(path))?;
+    let source = open_without_waiting(path).with_context(|| failed(path))?;
     Ok(BoundedReader { source, left: limit, limit })
+}
+
+/// Opens a file. A pipe that nobody writes to is empty; opening it would otherwise wait for a writer.
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    // SAFETY: fcntl with F_SETFL takes integers only, and the descriptor is open.
+    let blocks = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
+    if blocks == 0 { Ok(file) } else { Err(io::Error::last_os_error()) }
 }
 
 fn failed(path: &Path) -> String {
@@ -104,11 +113,10 @@ fn failed(path: &Path) -> String {
 fn other_than_a_file(kind: FileType, limit: u64) -> String {
     let name = match () {
         () if kind.is_dir() => return "it is a folder; name a file in it".to_owned(),
-        () if kind.is_fifo() => "a FIFO",
         () if kind.is_socket() => "a socket",
         () => "a device",
     };
-    format!("it is {name}, not a regular file of at most {limit} bytes; write its content to a file first")
+    format!("it is {name}, neither a regular file nor a pipe of at most {limit} bytes; write its content to a file first")
 }
 
 /// A source of which at most a number of bytes is read; a longer one is an error.
@@ -233,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_named_and_not_waited_for() {
+    fn devices_and_folders_are_refused_and_a_pipe_is_bounded_and_not_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let fifo = folder.path().join("fifo");
         let name = std::ffi::CString::new(fifo.as_os_str().as_encoded_bytes()).expect("no zero byte");
@@ -243,7 +251,16 @@ mod tests {
             let error = format!("{:#}", read_text(path, 100).expect_err("refused"));
             assert!(error.contains(part) && error.contains(&path.display().to_string()), "{error}");
         };
-        refused(&fifo, "a FIFO");
+        assert_eq!(read_text(&fifo, 100).expect("readable"), "", "nobody writes to it");
+        let writer = std::thread::spawn({
+            let fifo = fifo.clone();
+            move || std::fs::write(fifo, "1234567890")
+        });
+        // Until the writer has opened it, it is empty.
+        let read = std::iter::repeat_with(|| read_text(&fifo, 9)).find(|read| !matches!(read, Ok(text) if text.is_empty()));
+        assert!(read.is_some_and(|read| read.is_err_and(|error| format!("{error:#}").contains("more than 9 bytes"))));
+        // A reader that stops early closes the pipe.
+        let _written = writer.join().expect("no panic");
         refused(Path::new("/dev/zero"), "a device");
         refused(folder.path(), "a folder");
         refused(&folder.path().join("none"), "No such file");
