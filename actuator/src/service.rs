@@ -119,7 +119,6 @@ struct Inputs {
 
 impl Inputs {
     async fn open(bus: &Bus, token: &CancellationToken) -> anyhow::Result<Self> {
-        let parse_control = |_: &str, value: &[u8]| Control::from_json(value).map_err(|error| error.to_string());
         Ok(Self {
             states: bus.subscribe_latest(subject::all(EventType::State), None).await?,
             actions: bus.subscribe(subject::all(EventType::Action), None).await?,
@@ -141,6 +140,14 @@ impl Inputs {
             read = read => read,
         }
     }
+}
+
+/// A request of an operator. One that cannot be read counts as a freeze: it may have been meant as one.
+fn parse_control(key: &str, value: &[u8]) -> Result<Control, String> {
+    Ok(Control::from_json(value).unwrap_or_else(|error| {
+        tracing::warn!(key, %error, "failed to read a request of an operator; it counts as a freeze");
+        Control::unreadable()
+    }))
 }
 
 /// Result of a command.

@@ -60,6 +60,13 @@ impl Control {
         document::parse_json_lenient(bytes)
     }
 
+    /// The freeze that stands for a request that cannot be read.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        let reason = "the request cannot be read".to_owned();
+        Self { version: Version::CURRENT, frozen: true, restore: None, by: String::new(), reason, at_ms: Timestamp(0) }
+    }
+
     /// Operator, time and reason of this request, as far as known.
     #[must_use]
     pub fn provenance(&self) -> String {

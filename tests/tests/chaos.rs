@@ -4,9 +4,10 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
-use qscale_common::contract::{Effect, EventType, Outcome, subject};
+use async_nats::jetstream;
+use qscale_common::contract::{Effect, EventType, GuardRule, Outcome, subject};
 use qscale_common::policy::{Bounds, ScalingPolicy};
-use qscale_common::runtime::bus::Subscription;
+use qscale_common::runtime::bus::{BusConfig, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::http;
 use qscale_common::runtime::platform::PlatformClient;
@@ -44,6 +45,21 @@ impl Watched {
             let checked = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged | Effect::Held);
             seen += usize::from(checked);
         }
+    }
+
+    /// Waits for an Outcome that a freeze held, or for one that none held.
+    async fn until_frozen(&mut self, frozen: bool) {
+        let held = |outcome: &Outcome| outcome.guard.iter().any(|note| note.rule == GuardRule::Freeze);
+        let found = async {
+            while let Some(received) = self.outcomes.next().await {
+                if held(&received.message) == frozen {
+                    return true;
+                }
+            }
+            false
+        };
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        assert!(matches!(found, Ok(true)), "no Outcome with freeze {frozen}:\n{}", self.system.tail());
     }
 
     /// Waits until the running replicas are those known to the platform.
@@ -89,6 +105,25 @@ async fn the_loop_recovers_from_the_death_of_any_service() {
         watched.loop_turns(4, &format!("kill -9 of {service}")).await;
         watched.no_orphans(service).await;
     }
+    assert!(watched.system.stop(), "{}", watched.system.tail());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_streams_are_created_again_and_lost_controls_count_as_a_freeze() {
+    let mut watched = Watched::new().await;
+    watched.loop_turns(2, "the start").await;
+    let password = std::fs::read_to_string(watched.system.state().join("credentials/setup")).expect("the password of the setup user");
+    let config = BusConfig { user: "setup".into(), password, password_file: None, ..watched.system.operator() };
+    let setup = jetstream::new(config.connect_once("test", PATIENCE).await.expect("connected"));
+    for stream in [subject::LIVE_STREAM, subject::RECORD_STREAM, "QSCALE_ACTION_threshold-both"] {
+        setup.delete_stream(stream).await.expect("it was there");
+        eventually_async(stream, async || setup.get_stream(stream).await.ok()).await;
+        watched.loop_turns(2, stream).await;
+    }
+    setup.delete_key_value(subject::CONTROL_BUCKET).await.expect("it was there");
+    watched.until_frozen(true).await;
+    assert!(watched.system.qscale(&["unfreeze", "--all"]).status.success());
+    watched.until_frozen(false).await;
     assert!(watched.system.stop(), "{}", watched.system.tail());
 }
 

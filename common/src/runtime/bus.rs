@@ -237,7 +237,7 @@ fn secret(key: &str, path: &Path) -> anyhow::Result<String> {
 
 /// Checks that `path` can be read: the client itself would repeat a failed read for ever.
 fn readable(key: &str, path: &Path) -> anyhow::Result<()> {
-    std::fs::File::open(path).map(drop).with_context(|| format!("nats.{key} = {}: cannot be read", path.display()))
+    files::open(path, MAX_DOCUMENT).map(drop).with_context(|| format!("nats.{key}"))
 }
 
 /// Result of the delivery of a message.
@@ -287,6 +287,8 @@ pub struct Bus {
     unacknowledged: Arc<Semaphore>,
     lost_log: Arc<Mutex<RateLimit>>,
     rng: Arc<Mutex<SmallRng>>,
+    /// Readiness of the service, for what the bus finds unreadable; commands have none.
+    health: Option<Health>,
 }
 
 impl Bus {
@@ -326,7 +328,8 @@ impl Bus {
             }
         });
         let client = options.connect(config.urls()).await.with_context(|| format!("nats.url = {}", config.url))?;
-        Ok(Self::over(client, format!("/qscale/{service}/{instance}"), counts))
+        let bus = Self::over(client, format!("/qscale/{service}/{instance}"), counts);
+        Ok(Self { health: Some(health.clone()), ..bus })
     }
 
     /// A bus over an existing connection, for commands.
@@ -349,6 +352,7 @@ impl Bus {
             unacknowledged: Arc::new(Semaphore::new(UNACKNOWLEDGED)),
             lost_log: Arc::new(Mutex::new(RateLimit::new(LOG_INTERVAL))),
             rng: Arc::new(Mutex::new(seed())),
+            health: None,
         }
     }
 

@@ -22,10 +22,12 @@ use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{kv, nats_accounts, provision};
 use qscale_common::time::Span;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::plan::{Plan, PlannedFunction, copy_of};
 use super::supervisor::{KILLED, Service, Status, Statuses, Supervisor};
 use super::{Backend, say, sibling_program};
+use crate::repair;
 use crate::state_dir::{Addresses, StateDir, find_nats_server, write_private};
 
 /// Name of the platform, local or simulated.
@@ -310,6 +312,11 @@ impl RunningSystem {
             wait_until(service, &self.state.log(service), ready).await?;
         }
         Ok(platform.list().await?.iter().all(|status| status.vertical))
+    }
+
+    /// Starts the repair of streams that are deleted while the system runs.
+    pub fn start_repair(&self, operator: Bus) -> JoinHandle<()> {
+        tokio::spawn(repair::run(self.state.clone(), self.bus_config("setup"), operator))
     }
 
     fn say(&self, text: &str) {

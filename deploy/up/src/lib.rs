@@ -9,6 +9,7 @@ pub mod load;
 pub mod many;
 pub mod options;
 pub mod plan;
+mod repair;
 pub mod state_dir;
 pub mod supervisor;
 mod view;
@@ -89,7 +90,12 @@ pub async fn run_until_done(plan: &Plan, state: &StateDir, view: ViewOptions, to
         Ok(_) if view.require_limits && !running.can_limit() => Err(anyhow::anyhow!(
             "cgroups are not writable, so CPU and memory cannot be limited and a vertical run shows nothing; see `qscale doctor`"
         )),
-        Ok(bus) => follow(plan, view, &running, &bus, token).await,
+        Ok(bus) => {
+            let repair = running.start_repair(bus.clone());
+            let followed = follow(plan, view, &running, &bus, token).await;
+            repair.abort();
+            followed
+        }
         Err(error) => Err(error),
     };
     let simulated = running.simulated_load().await;

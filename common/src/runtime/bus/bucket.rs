@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::kv::{Entry, Operation, Store, Watch};
 use futures::StreamExt;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Bus;
@@ -21,6 +23,8 @@ pub type Bucket<T> = watch::Receiver<Option<Arc<BTreeMap<String, Arc<T>>>>>;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Interval between resynchronisations, which repair anything that an interruption lost.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval between checks that the bucket still is the one that is watched.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Bus {
     /// Watches all of `bucket` until `token` is cancelled. An entry that `parse` refuses is logged and left out.
@@ -33,13 +37,21 @@ impl Bus {
         let (sender, receiver) = watch::channel(None);
         let bus = self.clone();
         tokio::spawn(async move {
-            let mut seen = BucketState { bucket, parse, entries: BTreeMap::new(), revisions: BTreeMap::new() };
+            let mut seen = BucketState { bucket, parse, created: None, entries: BTreeMap::new(), revisions: BTreeMap::new() };
+            let mut last = String::new();
+            bus.report_bucket(bucket, false);
             while !token.is_cancelled() && !sender.is_closed() {
                 tokio::select! {
                     () = token.cancelled() => {}
-                    result = follow(&bus, &mut seen, &sender) => {
-                        if let Err(error) = result {
-                            tracing::debug!(bucket, error = format!("{error:#}"), "bucket cannot be read; trying again");
+                    result = follow(&bus, &mut seen, &sender) => match result {
+                        Ok(()) => last.clear(),
+                        Err(error) => {
+                            bus.report_bucket(bucket, false);
+                            let error = format!("{error:#}");
+                            if error != last {
+                                tracing::warn!(bucket, error, "failed to read a bucket; keeping its last content and trying again");
+                                last = error;
+                            }
                             tokio::time::sleep(RETRY_DELAY).await;
                         }
                     }
@@ -47,6 +59,13 @@ impl Bus {
             }
         });
         receiver
+    }
+
+    /// Sets the readiness condition of `bucket`.
+    fn report_bucket(&self, bucket: &str, readable: bool) {
+        if let Some(health) = &self.health {
+            health.set(&format!("bucket {bucket}"), readable);
+        }
     }
 
     /// Watches the ScalingPolicies; the key is `<namespace>.<function>`.
@@ -65,6 +84,8 @@ fn parse_policy(key: &str, value: &[u8]) -> Result<ScalingPolicy, String> {
 struct BucketState<T> {
     bucket: &'static str,
     parse: fn(&str, &[u8]) -> Result<T, String>,
+    /// Time at which the bucket was created: another one of the same name has another history.
+    created: Option<DateTime>,
     entries: BTreeMap<String, Arc<T>>,
     /// Revision of every key, so that a resynchronisation parses and reports only changes.
     revisions: BTreeMap<String, u64>,
@@ -76,17 +97,30 @@ type Sender<T> = watch::Sender<Option<Arc<BTreeMap<String, Arc<T>>>>>;
 async fn follow<T>(bus: &Bus, seen: &mut BucketState<T>, sender: &Sender<T>) -> anyhow::Result<()> {
     let store: Store = bus.jetstream().get_key_value(seen.bucket).await.context("open")?;
     // Every subject of the bucket has one last message: a value or a deletion marker.
-    let pending = store.status().await.context("status")?.values();
+    let status = store.status().await.context("status")?;
+    let (pending, created) = (status.values(), status.info.created);
+    if seen.created.replace(created).is_some_and(|before| before != created) {
+        // The revisions of another bucket of the same name begin again.
+        seen.revisions.clear();
+    }
     let mut watch = store.watch_with_history(">").await.context("watch")?;
     let keys = initial(seen, &mut watch, pending).await?;
     seen.entries.retain(|key, _| keys.contains(key));
     seen.revisions.retain(|key, _| keys.contains(key));
     publish(seen, sender);
+    bus.report_bucket(seen.bucket, true);
     let end = tokio::time::sleep(RESYNC_INTERVAL);
     tokio::pin!(end);
+    let mut check = tokio::time::interval(CHECK_INTERVAL);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = &mut end => return Ok(()),
+            // A deleted bucket ends no watch.
+            _ = check.tick() => {
+                let now = store.status().await.context("status")?.info.created;
+                anyhow::ensure!(now == created, "the bucket was deleted and created again");
+            }
             entry = watch.next() => {
                 let entry = entry.context("the watch ended")?.context("watch")?;
                 if seen.take(entry) {
