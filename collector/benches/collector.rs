@@ -7,7 +7,7 @@ use std::sync::Arc;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use qscale_collector::observer::{Observer, SourceReading};
-use qscale_collector::source::exposition::syntax::{Labels, Samples};
+use qscale_collector::source::exposition::syntax::{Labels, Samples, Text};
 use qscale_collector::source::exposition::{ExpositionConfig, Reader};
 use qscale_common::contract::{Message, TraceParent};
 use qscale_common::name::{FunctionId, Name};
@@ -77,7 +77,7 @@ fn parse_lines(bencher: Bencher) {
     let body = exposition(100, 4, 12_345);
     bencher.counter(BytesCount::new(body.len())).counter(ItemsCount::new(body.lines().count())).bench(|| {
         let mut labels = Labels::default();
-        Samples::new(black_box(body.as_bytes()))
+        Samples::new(Text::new(black_box(body.as_bytes())))
             .flatten()
             .filter_map(|sample| sample.read(&mut labels).ok())
             .map(|value| value.number)
@@ -93,7 +93,7 @@ fn read_exposition(bencher: Bencher, functions: usize) {
     bencher
         .counter(BytesCount::new(body.len()))
         .counter(ItemsCount::new(functions))
-        .bench(|| reader.read(black_box(body.as_bytes()), Timestamp(1)));
+        .bench(|| reader.read(Text::new(black_box(body.as_bytes())), Timestamp(1)));
 }
 
 /// A tick of every function, from readings to the bytes of the States.
@@ -114,15 +114,11 @@ fn observe_tick(bencher: Bencher, functions: usize) {
             let now = Timestamp(tick * 5000);
             (
                 now,
-                [SourceReading {
-                    source: name("local"),
-                    reading: reader.read(exposition(functions, 4, tick).as_bytes(), now),
-                    resumed: false,
-                }],
+                [SourceReading { source: name("local"), reading: reader.read(Text::new(exposition(functions, 4, tick).as_bytes()), now) }],
             )
         })
-        .bench_local_values(|(now, readings)| {
-            observer.record(&readings);
+        .bench_local_values(|(now, mut readings)| {
+            observer.record(&mut readings);
             let trace = TraceParent { trace: 1, span: 1 };
             observer
                 .due(now)

@@ -3,9 +3,11 @@
 #![warn(unreachable_pub)]
 
 pub mod config;
+pub mod metric;
 mod metrics;
 pub mod observer;
 mod poller;
 pub mod reading;
+mod rows;
 pub mod service;
 pub mod source;

@@ -8,6 +8,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use qscale_common::name::Name;
 
+use crate::metric::Metric;
 use crate::source::SourceError;
 
 /// Labels of a source.
@@ -35,6 +36,19 @@ impl FailureLabels {
     }
 }
 
+/// Labels of a source and of a metric that it shows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DroppedLabels {
+    source: String,
+    metric: &'static str,
+}
+
+impl DroppedLabels {
+    pub(crate) fn new(source: &Name, metric: Metric) -> Self {
+        Self { source: source.to_string(), metric: metric.label() }
+    }
+}
+
 /// Makes histograms of seconds, from the response time of a small endpoint to the longest timeout.
 #[derive(Debug, Clone)]
 pub(crate) struct Seconds;
@@ -56,6 +70,8 @@ pub(crate) struct Metrics {
     pub(crate) samples: Family<SourceLabels, Counter>,
     /// Samples that could not be decoded.
     pub(crate) malformed: Family<SourceLabels, Counter>,
+    /// Values that cannot be true.
+    pub(crate) dropped_values: Family<DroppedLabels, Counter>,
     /// Readings that missed their tick.
     pub(crate) late_readings: Family<SourceLabels, Counter>,
     /// Time from the start of a tick to its last State.
@@ -79,6 +95,7 @@ impl Metrics {
             scrape_failures: Family::default(),
             samples: Family::default(),
             malformed: Family::default(),
+            dropped_values: Family::default(),
             late_readings: Family::default(),
             publish_seconds: Seconds.new_metric(),
             ticks_missed: Counter::default(),
@@ -94,6 +111,11 @@ impl Metrics {
         registry.register("qscale_collector_scrape_failures", "Failed readings, by reason", metrics.scrape_failures.clone());
         registry.register("qscale_collector_samples", "Samples used", metrics.samples.clone());
         registry.register("qscale_collector_malformed_lines", "Samples that could not be decoded", metrics.malformed.clone());
+        registry.register(
+            "qscale_collector_dropped_values",
+            "Values that cannot be true and were dropped, by metric",
+            metrics.dropped_values.clone(),
+        );
         registry.register("qscale_collector_late_readings", "Readings that missed their tick", metrics.late_readings.clone());
         registry.register("qscale_collector_ticks_missed", "Ticks of functions that were never published", metrics.ticks_missed.clone());
         registry.register(

@@ -11,9 +11,10 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::reward::{self, RewardContext};
 use qscale_common::scrape::{FunctionScrape, Scrape};
 use qscale_common::time::{Tick, TickLength, Timestamp};
-use qscale_common::window::{FunctionWindows, assemble};
+use qscale_common::window::{Counter, FunctionWindows, ImpossibleGrowth, assemble};
 
-use crate::reading::Reading;
+use crate::metric::{FunctionMetric, Impossible, Metric, ReplicaMetric};
+use crate::reading::{NodeLimits, Reading};
 
 /// Ticks by which the clock may be set back before a new epoch begins. Up to it the observer waits; any longer, and the fallback would take over.
 const MAX_TICKS_BEHIND: u64 = 2;
@@ -25,8 +26,6 @@ pub struct SourceReading {
     pub source: Name,
     /// The reading.
     pub reading: Reading,
-    /// Whether the previous reading failed, so that the first measurements may be old.
-    pub resumed: bool,
 }
 
 /// Result of a tick of a function.
@@ -51,6 +50,8 @@ pub struct Observer {
     lengths: BTreeSet<TickLength>,
     /// Workloads by replica (`namespace/replica`), as each source last named them.
     owners: BTreeMap<Name, HashMap<String, String>>,
+    /// Limits of the largest node, as each source last showed them.
+    nodes: BTreeMap<Name, NodeLimits>,
 }
 
 #[derive(Debug)]
@@ -77,6 +78,7 @@ impl Observer {
             index: HashMap::new(),
             lengths: BTreeSet::new(),
             owners: BTreeMap::new(),
+            nodes: BTreeMap::new(),
         }
     }
 
@@ -133,24 +135,34 @@ impl Observer {
     }
 
     /// Processes the readings of one time. Replicas whose workload one source does not know belong to the workload that another source named last.
-    pub fn record(&mut self, readings: &[SourceReading]) {
-        for SourceReading { source, reading, .. } in readings {
+    /// Measurements beyond what a node or a process can do move to the dropped values of their reading.
+    pub fn record(&mut self, readings: &mut [SourceReading]) {
+        for SourceReading { source, reading } in readings.iter() {
             // A source that names no workloads has no owners to remember. Replicas that a source no longer names are forgotten.
             self.owners.insert(source.clone(), owners(reading));
+            self.nodes.insert(source.clone(), reading.node);
         }
+        let node = self.nodes.values().copied().fold(NodeLimits::default(), NodeLimits::max);
+        readings.iter_mut().for_each(|source_reading| source_reading.reading.limit(node));
         let joined = self.join_unowned(readings);
+        let mut impossible = Vec::new();
         for function in &mut self.functions {
             let extra = joined.get(function.workload.as_str()).map_or(&[][..], Vec::as_slice);
-            function.record(readings, extra);
+            impossible.extend(function.record(readings, extra));
+        }
+        for ImpossibleCounter { reading, metric, of, why } in impossible {
+            readings[reading].reading.dropped.add(metric, || of, why);
         }
     }
 
-    /// Replicas whose workload their source does not know, by the workload that another source names.
-    fn join_unowned(&self, readings: &[SourceReading]) -> HashMap<String, Vec<Scrape>> {
-        let mut joined: HashMap<String, Vec<Scrape>> = HashMap::new();
-        for (path, scrape) in readings.iter().flat_map(|source_reading| &source_reading.reading.unowned) {
-            if let Some(workload) = self.owners.values().find_map(|owners| owners.get(path)) {
-                joined.entry(workload.clone()).or_default().push(scrape.clone());
+    /// Replicas whose workload their source does not know, with the place of the reading, by the workload that another source names.
+    fn join_unowned(&self, readings: &[SourceReading]) -> HashMap<String, Vec<(usize, Scrape)>> {
+        let mut joined: HashMap<String, Vec<(usize, Scrape)>> = HashMap::new();
+        for (place, source_reading) in readings.iter().enumerate() {
+            for (path, scrape) in &source_reading.reading.unowned {
+                if let Some(workload) = self.owners.values().find_map(|owners| owners.get(path)) {
+                    joined.entry(workload.clone()).or_default().push((place, scrape.clone()));
+                }
             }
         }
         joined
@@ -212,39 +224,68 @@ impl Function {
         Self { policy, workload, windows, headroom: None, decided_by: None, closed, published: None }
     }
 
-    /// Processes what the function's sources measured, and the replicas that they do not know to be its own (`extra`).
-    fn record(&mut self, readings: &[SourceReading], extra: &[Scrape]) {
+    /// Processes what the function's sources measured, and the replicas that they do not know to be its own (`extra`, with the places of their readings).
+    fn record(&mut self, readings: &[SourceReading], extra: &[(usize, Scrape)]) -> Vec<ImpossibleCounter> {
         let named = self.policy.metrics.source.as_ref();
-        let of_function = readings.iter().filter(|source_reading| named.is_none_or(|named| *named == source_reading.source));
-        let mut scrapes =
-            of_function.filter_map(|source_reading| Some((source_reading, source_reading.reading.functions.get(&self.workload)?)));
-        let Some((first, scrape)) = scrapes.next() else {
-            if !extra.is_empty() {
-                self.windows.record(&FunctionScrape { replicas: extra.to_vec(), ..FunctionScrape::default() });
+        let of_function =
+            readings.iter().enumerate().filter(|(_, source_reading)| named.is_none_or(|named| *named == source_reading.source));
+        let shown: Vec<(usize, &FunctionScrape)> = of_function
+            .filter_map(|(place, source_reading)| Some((place, source_reading.reading.functions.get(&self.workload)?)))
+            .collect();
+        if let Some((place, _)) = shown.iter().find(|(_, scrape)| scrape.platform.is_some()) {
+            self.headroom = readings[*place].reading.headroom;
+        }
+        let merged;
+        let scrape = match (&shown[..], extra) {
+            ([], []) => return Vec::new(),
+            ([(_, scrape)], []) => *scrape,
+            _ => {
+                merged = merge(&shown, extra);
+                &merged
             }
-            return;
         };
-        if scrape.platform.is_some() {
-            self.headroom = first.reading.headroom;
+        let impossible = self.windows.record(scrape);
+        impossible.into_iter().map(|growth| self.impossible(growth, &shown, extra)).collect()
+    }
+
+    /// The reading and the metric of a counter that grew by more than it can.
+    fn impossible(&self, growth: ImpossibleGrowth, shown: &[(usize, &FunctionScrape)], extra: &[(usize, Scrape)]) -> ImpossibleCounter {
+        let metric = match growth.counter {
+            Counter::Cpu => Metric::Replica(ReplicaMetric::CpuSeconds),
+            Counter::Requests => Metric::Replica(ReplicaMetric::DurationCount),
+            Counter::Arrivals => Metric::Function(FunctionMetric::Arrived),
+        };
+        let of_replicas = shown.iter().flat_map(|(place, scrape)| scrape.replicas.iter().map(|replica| (*place, replica)));
+        let mut of_replicas = of_replicas.chain(extra.iter().map(|(place, replica)| (*place, replica)));
+        let replica = growth.replica.and_then(|index| of_replicas.nth(index));
+        let ingress = || shown.iter().find(|(_, scrape)| scrape.ingress.is_some()).map_or(0, |(place, _)| *place);
+        ImpossibleCounter {
+            reading: replica.map_or_else(ingress, |(place, _)| place),
+            metric,
+            of: replica.map_or_else(|| self.workload.clone(), |(_, replica)| format!("{}, replica {}", self.workload, replica.replica)),
+            why: Impossible::Growth { per_second: growth.per_second },
         }
-        let mut merged: Option<FunctionScrape> = None;
-        // A measurement can be older than the last one only if another source reads it too.
-        let mut resumed = false;
-        for (source_reading, other) in scrapes {
-            let merged = merged.get_or_insert_with(|| scrape.clone());
-            if merged.platform.is_none() && other.platform.is_some() {
-                self.headroom = source_reading.reading.headroom;
-            }
-            merged.platform = merged.platform.or(other.platform);
-            merged.ingress = merged.ingress.or(other.ingress);
-            merged.replicas.extend_from_slice(&other.replicas);
-            resumed |= first.resumed || source_reading.resumed;
-        }
-        if !extra.is_empty() {
-            merged.get_or_insert_with(|| scrape.clone()).replicas.extend_from_slice(extra);
-        }
-        let scrape = merged.as_ref().unwrap_or(scrape);
-        if resumed { self.windows.record_after_outage(scrape) } else { self.windows.record(scrape) }
+    }
+}
+
+/// A counter that grew by more than it can.
+struct ImpossibleCounter {
+    /// Place of its reading.
+    reading: usize,
+    metric: Metric,
+    /// What it counts.
+    of: String,
+    why: Impossible,
+}
+
+/// What several sources measured of a function, and replicas that they do not know to be its own.
+fn merge(shown: &[(usize, &FunctionScrape)], extra: &[(usize, Scrape)]) -> FunctionScrape {
+    let of_replicas = shown.iter().flat_map(|(_, scrape)| &scrape.replicas);
+    FunctionScrape {
+        platform: shown.iter().find_map(|(_, scrape)| scrape.platform),
+        ingress: shown.iter().find_map(|(_, scrape)| scrape.ingress),
+        replicas: of_replicas.chain(extra.iter().map(|(_, replica)| replica)).cloned().collect(),
+        node_cores: shown.iter().find_map(|(_, scrape)| scrape.node_cores),
     }
 }
 

@@ -31,8 +31,17 @@ struct PolledSource {
     request: Arc<Notify>,
     /// Whether a reading is in progress.
     busy: bool,
-    /// Whether the last reading succeeded; `None` before the first one.
-    healthy: Option<bool>,
+    /// The condition after the last reading; `None` before the first one.
+    condition: Option<SourceCondition>,
+}
+
+/// Result of the last reading of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SourceCondition {
+    Readable,
+    /// Most lines are malformed; the others are used.
+    Unreadable,
+    Failed,
 }
 
 #[derive(Debug)]
@@ -57,10 +66,10 @@ impl Poller {
         let mut polled = Vec::new();
         for (index, (name, config)) in sources.iter().enumerate() {
             let source = Source::open(config).with_context(|| format!("sources.{name}"))?;
-            health.set(&condition(name), false);
+            health.set(&condition_name(name), false);
             let request = Arc::new(Notify::new());
             tokio::spawn(poll(index, source, Arc::clone(&request), sender.clone(), token.clone()));
-            polled.push(PolledSource { name: name.clone(), request, busy: false, healthy: None });
+            polled.push(PolledSource { name: name.clone(), request, busy: false, condition: None });
         }
         Ok(Self { sources: polled, results, health: health.clone(), metrics: metrics.clone() })
     }
@@ -103,31 +112,35 @@ impl Poller {
     fn on_result(&mut self, PollResult { index, result, seconds }: PollResult) -> Option<SourceReading> {
         let source = &mut self.sources[index];
         source.busy = false;
-        self.health.set(&condition(&source.name), result.is_ok());
-        let before = source.healthy.replace(result.is_ok());
+        let (condition, error) = match &result {
+            Ok(reading) if reading.unreadable => {
+                let error = SourceError::Unreadable { malformed: reading.malformed, samples: reading.samples };
+                (SourceCondition::Unreadable, Some(error))
+            }
+            Ok(_) => (SourceCondition::Readable, None),
+            Err(error) => (SourceCondition::Failed, Some(error.clone())),
+        };
+        self.health.set(&condition_name(&source.name), condition == SourceCondition::Readable);
+        let changed = source.condition.replace(condition) != Some(condition);
         let label = SourceLabels::new(&source.name);
         self.metrics.scrape_seconds.get_or_create(&label).observe(seconds);
-        match result {
-            Ok(reading) => {
-                if before != Some(true) {
-                    tracing::info!(source = %source.name, functions = reading.functions.len(), "source is read");
-                }
-                self.metrics.samples.get_or_create(&label).inc_by(reading.samples);
-                self.metrics.malformed.get_or_create(&label).inc_by(reading.malformed);
-                Some(SourceReading { source: source.name.clone(), reading, resumed: before != Some(true) })
-            }
-            Err(error) => {
-                if before != Some(false) {
-                    tracing::warn!(source = %source.name, %error, "failed to read source; retrying every tick");
-                }
-                self.metrics.scrape_failures.get_or_create(&FailureLabels::new(&source.name, &error)).inc();
-                None
+        if let Some(error) = &error {
+            self.metrics.scrape_failures.get_or_create(&FailureLabels::new(&source.name, error)).inc();
+            if changed {
+                tracing::warn!(source = %source.name, %error, "failed to read source; retrying every tick");
             }
         }
+        let reading = result.ok()?;
+        if error.is_none() && changed {
+            tracing::info!(source = %source.name, functions = reading.functions.len(), "source is read");
+        }
+        self.metrics.samples.get_or_create(&label).inc_by(reading.samples);
+        self.metrics.malformed.get_or_create(&label).inc_by(reading.malformed);
+        Some(SourceReading { source: source.name.clone(), reading })
     }
 }
 
-fn condition(source: &Name) -> String {
+fn condition_name(source: &Name) -> String {
     format!("source:{source}")
 }
 

@@ -1,10 +1,12 @@
 //! The collector's loop: reads the sources at the end of every tick, then publishes. Owns the clock.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use qscale_common::contract::{EventType, Outcome, Reward, subject};
+use qscale_common::name::Name;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bucket, Bus, Outbox, Subscription};
 use qscale_common::runtime::service::InstanceName;
@@ -14,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::CollectorConfig;
-use crate::metrics::Metrics;
-use crate::observer::{Observation, Observer};
+use crate::metric::Metric;
+use crate::metrics::{DroppedLabels, Metrics};
+use crate::observer::{Observation, Observer, SourceReading};
 use crate::poller::Poller;
+use crate::reading::DroppedValues;
 
 /// Rewards that wait for the bus, about 30 MB.
 const OUTBOX_CAPACITY: usize = 65_536;
@@ -48,7 +52,7 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
     info!(instance, health = %bound, sources = sources.len(), epoch = observer.epoch().0, "collector started");
 
     let scrape_timeout = config.scrape_timeout.0;
-    let mut collector = Collector { bus: bus.clone(), metrics, outcomes, rewards, observer, scrape_timeout };
+    let mut collector = Collector { bus: bus.clone(), metrics, outcomes, rewards, observer, scrape_timeout, logged: BTreeSet::new() };
     collector.run(poller, policies, config.scrape_interval, &token).await;
     let left = collector.rewards.close(STOP_TIMEOUT).await;
     if left > 0 {
@@ -66,6 +70,8 @@ struct Collector {
     rewards: Outbox<Reward>,
     observer: Observer,
     scrape_timeout: Duration,
+    /// Sources and metrics of which a dropped value was logged.
+    logged: BTreeSet<(Name, Metric)>,
 }
 
 impl Collector {
@@ -88,19 +94,32 @@ impl Collector {
                 () = token.cancelled() => return,
                 // The sender lives as long as the bus; without it the last policies stay.
                 Ok(()) = policies.changed() => self.read_policies(&mut policies),
-                late = poller.next_late() => self.observer.record(&[late]),
+                late = poller.next_late() => self.record(&mut [late]),
                 () = clock::sleep(pause) => {
                     let now = clock::now();
                     self.check_clock(now);
                     let due = !self.observer.due(now).is_empty();
                     if due || next_scrape.is_some_and(|at| now >= at || scraped_at > now) {
                         scraped_at = now;
-                        let readings = poller.read(clock::instant() + self.scrape_timeout).await;
-                        self.observer.record(&readings);
+                        let mut readings = poller.read(clock::instant() + self.scrape_timeout).await;
+                        self.record(&mut readings);
                     }
                     if due {
                         self.publish(now).await;
                     }
+                }
+            }
+        }
+    }
+
+    /// Processes `readings`, and counts the values that were dropped; the first one of each source and metric is logged.
+    fn record(&mut self, readings: &mut [SourceReading]) {
+        self.observer.record(readings);
+        for SourceReading { source, reading } in readings {
+            for (metric, DroppedValues { count, of, why }) in reading.dropped.iter() {
+                self.metrics.dropped_values.get_or_create(&DroppedLabels::new(source, metric)).inc_by(*count);
+                if self.logged.insert((source.clone(), metric)) {
+                    warn!(%source, metric = metric.label(), of, %why, "dropped a value that cannot be true; later ones are only counted");
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Sources of measurements. Owns the choice of a source by configuration and the ways in which reading one fails; must not know what is done
 //! with a reading.
 //!
-//! A new source is a module here, with its configuration and a `read` that returns the Scrapes with their times, and a variant of [`SourceConfig`]
-//! and [`Source`].
+//! A new source is a module here, with its configuration and a `read` that brings its samples to [`crate::rows`], and a variant of [`SourceConfig`] and
+//! [`Source`].
 
 pub mod exposition;
 
@@ -19,7 +19,7 @@ use exposition::{Exposition, ExpositionConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self", tag = "kind", rename_all = "snake_case")]
 pub enum SourceConfig {
-    /// An endpoint that exposes metrics in Prometheus's text format.
+    /// An endpoint that exposes metrics in Prometheus's text format or in OpenMetrics.
     Exposition(ExpositionConfig),
 }
 
@@ -70,6 +70,16 @@ pub enum SourceError {
     /// An answer beyond the size limit.
     #[error("answer too large")]
     TooLarge,
+    /// An answer of which most lines are not samples.
+    #[error(
+        "most lines are not samples ({samples} samples, {malformed} malformed); `url` must show Prometheus's text format or OpenMetrics"
+    )]
+    Unreadable {
+        /// Malformed lines of metrics that are read.
+        malformed: u64,
+        /// Samples.
+        samples: u64,
+    },
     /// The previous reading is still under way.
     #[error("previous reading still under way")]
     Busy,
@@ -87,7 +97,7 @@ impl From<ExchangeError> for SourceError {
 /// A source.
 #[derive(Debug)]
 pub enum Source {
-    /// An endpoint that exposes metrics in Prometheus's text format.
+    /// An endpoint that exposes metrics in Prometheus's text format or in OpenMetrics.
     Exposition(Exposition),
 }
 

@@ -13,6 +13,7 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::health::Health;
+use qscale_common::runtime::http;
 use qscale_common::time::{Span, TickLength};
 use qscale_tests::{NatsServer, PATIENCE};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,10 @@ struct Shown {
     requests: u64,
     delay: Duration,
     broken: bool,
+    /// Lines after the exposition.
+    more: &'static str,
+    /// Text in place of the exposition.
+    instead: Option<&'static str>,
 }
 
 impl Endpoint {
@@ -58,7 +63,10 @@ impl Endpoint {
         self.change(|shown| {
             shown.readings += 1;
             shown.requests += 10;
-            if shown.broken { Err(axum::http::StatusCode::INTERNAL_SERVER_ERROR) } else { Ok(exposition(shown.requests)) }
+            if shown.broken {
+                return Err(axum::http::StatusCode::INTERNAL_SERVER_ERROR);
+            }
+            Ok(shown.instead.map_or_else(|| exposition(shown.requests) + shown.more, str::to_owned))
         })
     }
 
@@ -99,6 +107,7 @@ struct Loop {
     bus: Bus,
     states: Subscription<State>,
     rewards: Subscription<Reward>,
+    health: SocketAddr,
     collector: CancellationToken,
     running: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
@@ -115,7 +124,8 @@ impl Loop {
         bus.client().flush().await.expect("the server answers");
 
         let mut config = CollectorConfig { nats: server.config("collector"), scrape_timeout: Span(TICK / 2), ..CollectorConfig::default() };
-        config.health.set_port(0);
+        config.health = free_address();
+        let health = config.health;
         for (source, address) in sources {
             let timeout = Span::seconds(10);
             let exposition = ExpositionConfig { url: format!("http://{address}/metrics"), timeout, ..ExpositionConfig::default() };
@@ -123,7 +133,7 @@ impl Loop {
         }
         let collector = CancellationToken::new();
         let running = tokio::spawn(service::run(config, collector.clone()));
-        let this = Self { server, bus, states, rewards, collector, running };
+        let this = Self { server, bus, states, rewards, health, collector, running };
         this.put_policy("fib").await;
         this
     }
@@ -163,11 +173,26 @@ impl Loop {
         }
     }
 
+    /// What the health endpoint says at `path`, once it contains `expected`.
+    async fn healthy(&self, path: &str, expected: &str) -> String {
+        qscale_tests::eventually_async(expected, || async {
+            let (_, body) = http::get(&self.health.to_string(), path, PATIENCE).await.ok()?;
+            body.contains(expected).then_some(body)
+        })
+        .await
+    }
+
     async fn stop(self) {
         self.collector.cancel();
         tokio::time::timeout(PATIENCE, self.running).await.expect("it stops").expect("it does not panic").expect("it stops well");
         drop(self.server);
     }
+}
+
+/// An address that nothing listens on.
+fn free_address() -> SocketAddr {
+    let reserved = std::net::TcpListener::bind(loopback()).expect("a free port");
+    reserved.local_addr().expect("it is bound")
 }
 
 fn loopback() -> SocketAddr {
@@ -222,10 +247,41 @@ async fn a_source_outage_is_a_gap_that_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_cannot_be_true_are_absent_and_counted() {
+    let endpoint = Endpoint::default();
+    // A second replica, whose memory wrapped around and whose CPU time was never counted.
+    endpoint.change(|shown| {
+        shown.more = "container_memory_working_set_bytes{namespace=\"default\",function=\"fib\",pod=\"fib-2\"} 18446744073709547520\n\
+            container_cpu_usage_seconds_total{namespace=\"default\",function=\"fib\",pod=\"fib-2\"} NaN\n";
+    });
+    let address = endpoint.serve(loopback(), CancellationToken::new()).await;
+    let mut running = Loop::start(&[("local", address)]).await;
+    let state = running.until("a measured tick", |state| measured(state) && state.windows.tick.memory_mib.is_some()).await;
+    assert_eq!(state.windows.tick.memory_mib.map(|usage| usage.max), Some(64.0));
+    assert_eq!(state.replicas.map(|replicas| replicas.reporting.0), Some(1));
+    let metrics = running.healthy("/metrics", "dropped_values_total{source=\"local\",metric=\"working_set\"}").await;
+    assert!(metrics.contains("dropped_values_total{source=\"local\",metric=\"cpu_seconds\"}"), "{metrics}");
+    assert!(!metrics.contains("metric=\"queued\""), "{metrics}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_cannot_be_parsed_is_not_ready() {
+    let endpoint = Endpoint::default();
+    let address = endpoint.serve(loopback(), CancellationToken::new()).await;
+    let running = Loop::start(&[("local", address)]).await;
+    running.healthy("/readyz", "\"source:local\":true").await;
+    endpoint.change(|shown| shown.instead = Some("<html>\n<p>Sign in</p>\n</html>\n"));
+    running.healthy("/readyz", "\"source:local\":false").await;
+    running.healthy("/metrics", "scrape_failures_total{source=\"local\",reason=\"unreadable\"}").await;
+    endpoint.change(|shown| shown.instead = None);
+    running.healthy("/readyz", "\"source:local\":true").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_starts_late_is_read() {
-    let reserved = std::net::TcpListener::bind(loopback()).expect("a free port");
-    let address = reserved.local_addr().expect("it is bound");
-    drop(reserved);
+    let address = free_address();
     let mut running = Loop::start(&[("local", address)]).await;
     let unmeasured = running.state().await;
     assert_eq!((unmeasured.age.oldest(), unmeasured.allocation), (None, None), "without samples the State has no measurements");

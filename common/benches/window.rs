@@ -5,7 +5,9 @@ use qscale_common::contract::{Epoch, Message, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Prices, ScalingPolicy};
 use qscale_common::reward::measure;
-use qscale_common::scrape::{CpuCounters, FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape};
+use qscale_common::scrape::{
+    CpuCounters, CpuPeriods, FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, PlatformReplicas, RequestCounters, Scrape,
+};
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
 use qscale_common::window::{FunctionWindows, assemble, latency_percentiles};
@@ -29,22 +31,26 @@ fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
             latency: std::array::from_fn(|bucket| if (8..16).contains(&bucket) { tick * 62 } else { 0 }),
         }),
         in_flight: Some(3.0),
-        cpu: Some(CpuCounters { usage_us: tick * 1_234_567, periods: tick * 50, throttled_periods: tick * 3 }),
+        cpu: Some(CpuCounters {
+            usage_us: tick * 1_234_567,
+            periods: Some(CpuPeriods { runnable: tick * 50, throttled: tick * 3 }),
+            of: 0,
+        }),
         working_set_bytes: Some(77 << 20),
         ..Scrape::new(format!("fibonacci-python-{index}"), at)
     };
     FunctionScrape {
         platform: Some(PlatformReading {
             at,
-            allocation: Allocation::new(replicas, 500, 256),
-            ready: Replicas(replicas),
-            pending: Replicas(0),
+            allocation: Some(Allocation::new(replicas, 500, 256)),
+            replicas: Some(PlatformReplicas { desired: Replicas(replicas), ready: Replicas(replicas), pending: Replicas(0) }),
             crashes: Some(0),
             oom_kills: Some(0),
             startups: Some((4, 2000)),
         }),
-        ingress: Some(IngressReading { at, arrived: tick * 500 * u64::from(replicas), failed: 0, queued: 1.0 }),
+        ingress: Some(IngressReading { at, arrived: tick * 500 * u64::from(replicas), failed: 0, queued: 1.0, of: 0 }),
         replicas: (0..replicas).map(replica).collect(),
+        node_cores: Some(64.0),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct FunctionScrape {
     pub ingress: Option<IngressReading>,
     /// Readings of the replicas.
     pub replicas: Vec<Scrape>,
+    /// Cores of the largest node that a replica may run on; absent if unknown.
+    pub node_cores: Option<f64>,
 }
 
 /// One replica's cumulative counters and gauges at an instant.
@@ -32,6 +34,8 @@ pub struct Scrape {
     pub replica: String,
     /// Time of the reading.
     pub at: Timestamp,
+    /// Start of its process; absent if unknown.
+    pub started: Option<Timestamp>,
     /// Completed requests; absent if not read.
     pub requests: Option<RequestCounters>,
     /// Requests in flight; absent if not read.
@@ -50,7 +54,17 @@ impl Scrape {
     /// A Scrape of `replica` at `at` in which nothing was read.
     #[must_use]
     pub fn new(replica: impl Into<String>, at: Timestamp) -> Self {
-        Self { replica: replica.into(), at, requests: None, in_flight: None, cpu: None, working_set_bytes: None, restarts: 0, oom_kills: 0 }
+        Self {
+            replica: replica.into(),
+            at,
+            started: None,
+            requests: None,
+            in_flight: None,
+            cpu: None,
+            working_set_bytes: None,
+            restarts: 0,
+            oom_kills: 0,
+        }
     }
 }
 
@@ -76,10 +90,19 @@ impl Default for RequestCounters {
 pub struct CpuCounters {
     /// CPU time used, microseconds.
     pub usage_us: u64,
-    /// CFS periods in which the replica was runnable; 0 without a quota.
-    pub periods: u64,
-    /// CFS periods with throttling.
-    pub throttled_periods: u64,
+    /// CFS periods; absent if not read.
+    pub periods: Option<CpuPeriods>,
+    /// Fingerprint of the containers whose counters were added up; with others counting starts again.
+    pub of: u64,
+}
+
+/// CFS periods since the start of the counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuPeriods {
+    /// Those in which the replica was runnable; 0 without a quota.
+    pub runnable: u64,
+    /// Those with throttling.
+    pub throttled: u64,
 }
 
 /// Reading of the ingress of a function, which also counts requests that never reached a replica.
@@ -93,6 +116,8 @@ pub struct IngressReading {
     pub failed: u64,
     /// Requests queued.
     pub queued: f64,
+    /// Fingerprint of the gateways whose counters were added up; with others counting starts again.
+    pub of: u64,
 }
 
 /// Reading of the platform about a whole function.
@@ -100,16 +125,25 @@ pub struct IngressReading {
 pub struct PlatformReading {
     /// Time of the reading.
     pub at: Timestamp,
-    /// Desired allocation.
-    pub allocation: Allocation,
-    /// Replicas that accept requests.
-    pub ready: Replicas,
-    /// Replicas that are starting.
-    pub pending: Replicas,
+    /// Desired allocation; absent if a part of it was not read.
+    pub allocation: Option<Allocation>,
+    /// Numbers of replicas; absent if one of them was not read.
+    pub replicas: Option<PlatformReplicas>,
     /// Restarts after a crash since the start of the counter, over all replicas ever; absent if only replicas count them.
     pub crashes: Option<u64>,
     /// Kills for memory since the start of the counter, over all replicas ever; absent if only replicas count them.
     pub oom_kills: Option<u64>,
     /// Starts that reached readiness and their total time, milliseconds, since the start of the counters.
     pub startups: Option<(u64, u64)>,
+}
+
+/// Numbers of replicas of a function, as its platform counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PlatformReplicas {
+    /// Requested replicas.
+    pub desired: Replicas,
+    /// Replicas that accept requests.
+    pub ready: Replicas,
+    /// Replicas that are starting.
+    pub pending: Replicas,
 }

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
+    /// The end of the year 9999, the last instant of RFC 3339.
+    pub const LAST: Timestamp = Timestamp(253_402_300_799_999);
+
     /// Time from `earlier` to this instant; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {
@@ -34,9 +37,7 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds, as CloudEvents' `time` requires.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // 9999-12-31, the last date of RFC 3339.
-        const LAST_WRITABLE_MS: u64 = 253_402_300_799_999;
-        let time = std::time::UNIX_EPOCH + Duration::from_millis(self.0.min(LAST_WRITABLE_MS));
+        let time = std::time::UNIX_EPOCH + Duration::from_millis(self.0.min(Self::LAST.0));
         humantime::format_rfc3339_millis(time).fmt(f)
     }
 }

@@ -6,6 +6,8 @@ use std::num::ParseIntError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::range::{OutOfRange, check_number};
+
 macro_rules! unit {
     ($(#[$doc:meta])* $name:ident, $suffix:literal) => {
         $(#[$doc])*
@@ -52,7 +54,15 @@ unit!(
     "Mi"
 );
 
+impl Replicas {
+    /// Largest number of replicas in a State: several times the pods of the largest clusters.
+    pub const MAX: Self = Self(1_000_000);
+}
+
 impl Millicores {
+    /// Largest CPU of one replica in a State: 1,024 cores.
+    pub const MAX: Self = Self(1_024_000);
+
     /// Whole cores, as a fraction.
     #[must_use]
     pub fn cores(self) -> f64 {
@@ -61,6 +71,9 @@ impl Millicores {
 }
 
 impl Mebibytes {
+    /// Largest memory of one replica in a State: 64 TiB, the address space of a process on most machines.
+    pub const MAX: Self = Self(1 << 26);
+
     /// The same amount in bytes.
     #[must_use]
     pub fn bytes(self) -> u64 {
@@ -108,6 +121,20 @@ impl Allocation {
     #[must_use]
     pub fn total_gibibytes(&self) -> f64 {
         f64::from(self.replicas.0) * self.memory_mib.gibibytes()
+    }
+}
+
+impl Allocation {
+    /// Checks each part against the largest that can be; `prefix` precedes the field in the error.
+    ///
+    /// # Errors
+    /// Names the first field above its maximum, its value and the range.
+    pub fn check(&self, prefix: &str) -> Result<(), OutOfRange> {
+        let Self { replicas, cpu_millicores, memory_mib } = *self;
+        let within = |field: &str, value: u32, max: u32| check_number(&format!("{prefix}{field}"), value, 0, max);
+        within("replicas", replicas.0, Replicas::MAX.0)?;
+        within("cpu_millicores", cpu_millicores.0, Millicores::MAX.0)?;
+        within("memory_mib", memory_mib.0, Mebibytes::MAX.0)
     }
 }
 

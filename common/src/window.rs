@@ -2,37 +2,45 @@
 //! must not know where a Scrape came from, or read a clock.
 //!
 //! Semantics of readings:
-//! - A counter grows from one reading to the next. A lower value is a counter reset: the growth is then the new value, so rates are never negative.
-//! - Counting starts at the first reading of a counter. Only a replica that did not exist when its function was last read counts from zero.
+//! - A counter grows from one reading to the next. After a restart of its process the growth is the new value, so rates are never negative. If the time of
+//!   the restart is unknown, a fall by a tenth or more is one. A counter that fell otherwise, or adds up other parts than before, has no rate before its next reading.
+//! - Counting starts at the first reading of a counter. Only a replica that is known to have started after its function was last read counts from
+//!   zero: by its time of start, or because the function had no replica then.
+//! - A reading is dropped if its growth is impossible: more CPU time than cores x time, or more requests than a process or an ingress can answer.
+//!   The next reading covers its time. Two consecutive readings that are possible after each other are where the counter continues.
 //! - After a gap, the growth of the counters and the time since the previous reading belong to the tick of the next reading:
 //!   rates are means over the gap, and `covered_ms` is its length (more than a tick). The ticks of the gap
 //!   have no measurements. After a gap longer than the longest window counting restarts.
 //! - A reading that is not newer than the previous one of the same kind and replica is ignored.
 //! - With no ready replicas, CPU, memory and responses count as measured when the replica count was.
 //!
-//! Memory per function: about 2.3 KiB, 20 to 60 bytes for each of 60 ticks (less without load), and about 370 bytes per replica.
+//! Memory per function: about 2.4 KiB, 20 to 60 bytes for each of 60 ticks (less without load), and about 400 bytes per replica.
 
 use crate::contract::Windows as WireWindows;
 use crate::contract::{Ages, Changes, Latency, ReplicaCounts, Usage, Window};
 use crate::policy::Prices;
-use crate::scrape::{FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, RequestCounters, Scrape};
+use crate::scrape::{LATENCY_BUCKETS, PlatformReading, PlatformReplicas};
 use crate::time::{Tick, TickLength, Timestamp};
-use crate::units::{Allocation, Replicas};
+use crate::units::Allocation;
 
 mod changes;
 mod counts;
 mod percentile;
+mod record;
 mod replica;
 mod ring;
 mod state;
+mod tracked;
 
 pub use percentile::latency_percentiles;
+pub use record::{Counter, ImpossibleGrowth};
 pub use state::assemble;
 
 use changes::Tracker;
 use counts::{Counts, Field};
-use replica::{Continuity, Known, KnownReplicas, cpu_between, growth, requests_between};
+use replica::{KnownReplicas, Reporting};
 use ring::{Extremes, LONG, Peaks, Ring, Trend};
+use tracked::Tracked;
 
 /// The windows of one function.
 #[derive(Debug, Clone)]
@@ -42,9 +50,14 @@ pub struct FunctionWindows {
     open: OpenTick,
     ring: Ring,
     replicas: KnownReplicas,
-    ingress: Option<IngressReading>,
+    ingress: Tracked<Arrivals>,
     platform: Option<PlatformReading>,
-    replicas_read: bool,
+    allocation: Option<(Timestamp, Allocation)>,
+    counts: Option<(Timestamp, PlatformReplicas)>,
+    /// Time at which the platform had no replica, if that was its last reading.
+    empty_at: Option<Timestamp>,
+    /// Newest reading of any replica.
+    replicas_at: Option<Timestamp>,
     requests_at: Option<Timestamp>,
     cpu_at: Option<Timestamp>,
     memory_at: Option<Timestamp>,
@@ -60,6 +73,7 @@ struct OpenTick {
     restarted: u32,
     replicas_read: bool,
     platform_read: bool,
+    allocation_read: bool,
 }
 
 /// Facts about a closed tick in addition to its [`Window`].
@@ -81,14 +95,12 @@ pub struct ClosedTick {
     pub answers_read: bool,
 }
 
-/// Time from the previous reading.
-enum Passed {
-    /// No usable previous reading.
-    First,
-    /// Milliseconds since the previous reading, more than 0.
-    Millis(u64),
-    /// Not newer than the previous reading.
-    Late,
+/// Counters of the ingress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Arrivals {
+    arrived: u64,
+    failed: u64,
+    of: u64,
 }
 
 impl FunctionWindows {
@@ -100,9 +112,12 @@ impl FunctionWindows {
             open: OpenTick::default(),
             ring: Ring::default(),
             replicas: KnownReplicas::default(),
-            ingress: None,
+            ingress: Tracked::default(),
             platform: None,
-            replicas_read: false,
+            allocation: None,
+            counts: None,
+            empty_at: None,
+            replicas_at: None,
             requests_at: None,
             cpu_at: None,
             memory_at: None,
@@ -120,17 +135,6 @@ impl FunctionWindows {
         *self = Self { ring, replicas, ..Self::new(self.tick) };
     }
 
-    /// Adds a scrape; any number of them per tick.
-    pub fn record(&mut self, scrape: &FunctionScrape) {
-        self.take(scrape, NewReplica::CountsFromZero);
-    }
-
-    /// Adds a scrape after a source of replicas could not be read: an unknown replica may be old,
-    /// so its counters start at their first reading.
-    pub fn record_after_outage(&mut self, scrape: &FunctionScrape) {
-        self.take(scrape, NewReplica::MayBeOld);
-    }
-
     /// Closes `tick`, so that [`FunctionWindows::measured`] ends with it. Skipped ticks stay empty. Returns false for a tick that is
     /// not after the last closed one. `prices` determine the direction of a change of the allocation.
     pub fn close(&mut self, tick: Tick, prices: &Prices) -> bool {
@@ -140,11 +144,11 @@ impl FunctionWindows {
             Some(ClosedTick { tick: last, .. }) => tick.0 - last.0,
         };
         (1..passed.min(LONG as u64)).for_each(|_| self.ring.push(&Counts::default(), Peaks::default()));
-        let OpenTick { counts, mut peaks, restarted, replicas_read, platform_read } = std::mem::take(&mut self.open);
+        let OpenTick { counts, mut peaks, restarted, replicas_read, platform_read, allocation_read } = std::mem::take(&mut self.open);
         peaks.rate = per_second(&counts, Field::Arrived, Field::ArrivedMs).map_or(f32::NAN, |rate| rate as f32);
         self.ring.push(&counts, peaks);
 
-        let allocation = if platform_read { self.allocation() } else { None };
+        let allocation = if allocation_read { self.allocation() } else { None };
         let change = self.tracker.close(allocation, u32::try_from(passed).unwrap_or(u32::MAX), prices);
         let kills_read = if self.platform_counts_kills() { platform_read } else { replicas_read };
         let kills = u32::try_from(counts.get(Field::Restarts) + counts.get(Field::OomKills)).unwrap_or(u32::MAX);
@@ -182,32 +186,27 @@ impl FunctionWindows {
     pub fn ages(&self, now: Timestamp) -> Ages {
         let age = |at: Option<Timestamp>| at.map(|at| crate::time::millis(now.since(at)));
         // If both ingress and replicas were read, the older reading counts.
-        let ingress_at = self.ingress.map(|ingress| ingress.at);
+        let platform_at = self.allocation.zip(self.counts).map(|((allocation, _), (counts, _))| allocation.min(counts));
         Ages {
-            requests_ms: age(ingress_at).max(age(self.requests_at)),
+            requests_ms: age(self.ingress.at()).max(age(self.requests_at)),
             cpu_ms: age(self.cpu_at),
             memory_ms: age(self.memory_at),
-            replicas_ms: age(self.platform.map(|platform| platform.at)),
+            replicas_ms: age(platform_at),
         }
     }
 
     /// Replica counts as last read; `reporting` counts the replicas read within one tick before `now`.
     #[must_use]
     pub fn replicas(&self, now: Timestamp) -> Option<ReplicaCounts> {
-        let platform = self.platform?;
-        let reporting = self.replicas.reporting(now.minus(self.tick.duration()));
-        Some(ReplicaCounts {
-            desired: platform.allocation.replicas,
-            ready: platform.ready,
-            pending: platform.pending,
-            reporting: Replicas(u32::try_from(reporting).unwrap_or(u32::MAX)),
-        })
+        let (_, PlatformReplicas { desired, ready, pending }) = self.counts?;
+        let Reporting { all, without_cpu, without_memory } = self.replicas.reporting(now.minus(self.tick.duration()));
+        Some(ReplicaCounts { desired, ready, pending, reporting: all, without_cpu, without_memory })
     }
 
     /// Current allocation as last read.
     #[must_use]
     pub fn allocation(&self) -> Option<Allocation> {
-        self.platform.map(|platform| platform.allocation)
+        self.allocation.map(|(_, allocation)| allocation)
     }
 
     /// Ticks since the last change of the allocation.
@@ -232,219 +231,6 @@ impl FunctionWindows {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.ring.heap_bytes() + self.replicas.heap_bytes()
-    }
-
-    fn take(&mut self, scrape: &FunctionScrape, new: NewReplica) {
-        if let Some(ingress) = scrape.ingress {
-            self.take_ingress(ingress);
-        }
-        if let Some(platform) = scrape.platform {
-            self.take_platform(platform);
-        }
-        let read = self.take_replicas(scrape, new);
-        if let Some(platform) = scrape.platform.filter(|platform| platform.ready.0 == 0) {
-            // The platform may be read before the ingress: completions in between are not known yet.
-            let at = scrape.ingress.map_or(platform.at, |entry| entry.at.min(platform.at));
-            self.take_absence(at, &read);
-        }
-    }
-
-    fn take_ingress(&mut self, now: IngressReading) {
-        if let Passed::Late = self.passed(self.ingress.map(|before| before.at), now.at) {
-            return;
-        }
-        // NaN means not read.
-        if !now.queued.is_nan() {
-            self.open.counts.add(Field::QueuedMilli, thousandths(now.queued));
-            self.open.counts.add(Field::QueuedReadings, 1);
-        }
-        let before = self.ingress.replace(now);
-        let Some(before) = before else { return };
-        if let Passed::Millis(ms) = self.passed(Some(before.at), now.at) {
-            let reset = now.arrived < before.arrived || now.failed < before.failed;
-            let (arrived, failed) = if reset { (0, 0) } else { (before.arrived, before.failed) };
-            let counts = &mut self.open.counts;
-            counts.add(Field::Arrived, now.arrived - arrived);
-            counts.add(Field::ArrivedMs, ms);
-            counts.add(Field::Failed, now.failed - failed);
-        }
-    }
-
-    fn take_platform(&mut self, now: PlatformReading) {
-        match self.passed(self.platform.map(|before| before.at), now.at) {
-            Passed::Late => return,
-            Passed::First => self.startup.begin(now.startups),
-            Passed::Millis(_) => {
-                let before = self.platform.as_ref();
-                let grown = |counter: fn(&PlatformReading) -> Option<u64>| Some(growth(before.and_then(counter)?, counter(&now)?));
-                self.open.counts.add(Field::Starts, grown(|reading| reading.startups.map(|(starts, _)| starts)).unwrap_or(0));
-                self.open.counts.add(Field::Restarts, grown(|reading| reading.crashes).unwrap_or(0));
-                self.open.counts.add(Field::OomKills, grown(|reading| reading.oom_kills).unwrap_or(0));
-                self.startup.add(before.and_then(|before| before.startups), now.startups);
-            }
-        }
-        self.platform = Some(now);
-        self.open.platform_read = true;
-    }
-
-    /// Adds the readings of replicas and returns the kinds that were read.
-    fn take_replicas(&mut self, scrape: &FunctionScrape, new: NewReplica) -> KindsRead {
-        let mut read = KindsRead::default();
-        if scrape.replicas.is_empty() {
-            return read;
-        }
-        // Replicas known before this scrape are distinguished from new ones, regardless of their order.
-        let mut replicas = std::mem::take(&mut self.replicas);
-        replicas.begin_reading();
-        let mut in_flight = InFlight::default();
-        for reading in &scrape.replicas {
-            let (known, unseen) = replicas.of(reading);
-            self.take_kills(known, unseen, reading, new);
-            self.take_requests(known, reading, new, &mut read.requests);
-            self.take_cpu(known, reading, new, &mut read.cpu);
-            self.take_memory(known, reading, &mut read.memory);
-            in_flight.add(reading);
-        }
-        replicas.end_reading();
-        self.replicas = replicas;
-        self.replicas_read = true;
-        self.open.replicas_read = true;
-        in_flight.add_to(&mut self.open.counts, scrape.platform.map(|platform| platform.ready.0));
-        self.advance_requests(&read.requests);
-        self.advance_cpu(&read.cpu);
-        self.memory_at = self.memory_at.max(read.memory.newest);
-        read
-    }
-
-    /// The platform's counters win over those of the replicas, because they include terminated replicas.
-    fn take_kills(&mut self, known: &mut Known, unseen: bool, reading: &Scrape, new: NewReplica) {
-        // Neither counter decreases while a replica lives, so a lower value is an older reading, or from a source without the counter.
-        let restarts = reading.restarts.saturating_sub(known.restarts);
-        let oom_kills = reading.oom_kills.saturating_sub(known.oom_kills);
-        known.restarts += restarts;
-        known.oom_kills += oom_kills;
-        let may_be_old = new == NewReplica::MayBeOld || !self.replicas_read;
-        if unseen && may_be_old {
-            return;
-        }
-        self.open.restarted = self.open.restarted.saturating_add(u32::from(restarts + oom_kills > 0));
-        let platform_counts = |counter: fn(&PlatformReading) -> Option<u64>| self.platform.as_ref().and_then(counter).is_some();
-        if !platform_counts(|reading| reading.crashes) {
-            self.open.counts.add(Field::Restarts, restarts);
-        }
-        if !platform_counts(|reading| reading.oom_kills) {
-            self.open.counts.add(Field::OomKills, oom_kills);
-        }
-    }
-
-    fn take_requests(&mut self, known: &mut Known, reading: &Scrape, new: NewReplica, read: &mut KindRead) {
-        let Some(now) = &reading.requests else { return };
-        let before = known.requests.as_ref().map(|(at, _)| *at).or(self.started_after(self.requests_at, new));
-        let passed = self.passed(before, reading.at);
-        if let Passed::Late = passed {
-            return;
-        }
-        if let Passed::Millis(_) = passed {
-            let nothing = RequestCounters::default();
-            let (grown, continuity) = requests_between(known.requests.as_ref().map_or(&nothing, |(_, counters)| counters), now);
-            let counts = &mut self.open.counts;
-            counts.add(Field::Completed, grown.completed);
-            counts.add(Field::Failed, grown.failed);
-            counts.add_latency(grown.latency);
-            if continuity == Continuity::Reset {
-                self.open.restarted = self.open.restarted.saturating_add(1);
-            }
-        }
-        read.saw(reading.at, passed);
-        known.requests = Some((reading.at, *now));
-    }
-
-    fn take_cpu(&mut self, known: &mut Known, reading: &Scrape, new: NewReplica, read: &mut KindRead) {
-        let Some(now) = reading.cpu else { return };
-        let before = known.cpu.map(|(at, _)| at).or(self.started_after(self.cpu_at, new));
-        let passed = self.passed(before, reading.at);
-        if let Passed::Late = passed {
-            return;
-        }
-        if let Passed::Millis(ms) = passed {
-            let (grown, continuity) = cpu_between(&known.cpu.map(|(_, counters)| counters).unwrap_or_default(), &now);
-            let counts = &mut self.open.counts;
-            counts.add(Field::CpuUs, grown.usage_us);
-            counts.add(Field::CpuReplicaMs, ms);
-            counts.add(Field::Periods, grown.periods);
-            counts.add(Field::Throttled, grown.throttled_periods);
-            // Microseconds per millisecond are thousandths of a core.
-            self.open.peaks.cpu = self.open.peaks.cpu.max(grown.usage_us as f32 / ms as f32);
-            if continuity == Continuity::Reset {
-                self.open.restarted = self.open.restarted.saturating_add(1);
-            }
-        }
-        read.saw(reading.at, passed);
-        known.cpu = Some((reading.at, now));
-    }
-
-    fn take_memory(&mut self, known: &mut Known, reading: &Scrape, read: &mut KindRead) {
-        let Some(bytes) = reading.working_set_bytes else { return };
-        if known.memory_at.is_some_and(|before| reading.at <= before) {
-            return;
-        }
-        self.open.counts.add(Field::MemoryKib, bytes.div_ceil(1024));
-        self.open.counts.add(Field::MemoryReadings, 1);
-        self.open.peaks.memory = self.open.peaks.memory.max((bytes as f64 / f64::from(1 << 20)) as f32);
-        read.saw(reading.at, Passed::First);
-        known.memory_at = Some(reading.at);
-    }
-
-    /// Without ready replicas nothing completes and nothing is used, as of `at`.
-    fn take_absence(&mut self, at: Timestamp, read: &KindsRead) {
-        let absent = KindRead { newest: Some(at), counted: true };
-        if read.requests.newest.is_none() {
-            self.advance_requests(&absent);
-        }
-        if read.cpu.newest.is_none() {
-            self.advance_cpu(&absent);
-        }
-        self.memory_at = self.memory_at.max(Some(at));
-        self.open.replicas_read = true;
-        self.replicas_read = true;
-    }
-
-    fn advance_requests(&mut self, read: &KindRead) {
-        let ms = self.covered(self.requests_at, read);
-        self.open.counts.add(Field::AnsweredMs, ms);
-        self.requests_at = self.requests_at.max(read.newest);
-    }
-
-    fn advance_cpu(&mut self, read: &KindRead) {
-        let ms = self.covered(self.cpu_at, read);
-        self.open.counts.add(Field::CpuMs, ms);
-        self.cpu_at = self.cpu_at.max(read.newest);
-    }
-
-    /// Milliseconds that readings of a kind cover for the whole function.
-    fn covered(&self, before: Option<Timestamp>, read: &KindRead) -> u64 {
-        match read.newest.map(|newest| self.passed(before, newest)) {
-            Some(Passed::Millis(ms)) if read.counted => ms,
-            _ => 0,
-        }
-    }
-
-    /// Earliest possible start of an unknown replica: the last reading of its function, if any.
-    fn started_after(&self, last_read: Option<Timestamp>, new: NewReplica) -> Option<Timestamp> {
-        match new {
-            NewReplica::CountsFromZero => last_read,
-            NewReplica::MayBeOld => None,
-        }
-    }
-
-    fn passed(&self, before: Option<Timestamp>, now: Timestamp) -> Passed {
-        let longest_gap = self.tick.millis().saturating_mul(LONG as u64);
-        match before.map(|before| now.0.checked_sub(before.0)) {
-            None => Passed::First,
-            Some(None | Some(0)) => Passed::Late,
-            Some(Some(ms)) if ms > longest_gap => Passed::First,
-            Some(Some(ms)) => Passed::Millis(ms),
-        }
     }
 
     fn platform_counts_kills(&self) -> bool {
@@ -485,63 +271,8 @@ impl FunctionWindows {
     }
 
     fn answers_read(&self, counts: &Counts) -> bool {
-        let entry_read = self.ingress.is_none() || counts.get(Field::ArrivedMs) > 0;
+        let entry_read = self.ingress.at().is_none() || counts.get(Field::ArrivedMs) > 0;
         entry_read && counts.get(Field::AnsweredMs) > 0
-    }
-}
-
-/// Treatment of the counters of an unknown replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NewReplica {
-    /// Started after the last reading of its function.
-    CountsFromZero,
-    /// May have started long ago.
-    MayBeOld,
-}
-
-/// Readings of one kind within a scrape.
-#[derive(Debug, Default)]
-struct KindRead {
-    newest: Option<Timestamp>,
-    /// Whether any of them was counted.
-    counted: bool,
-}
-
-impl KindRead {
-    fn saw(&mut self, at: Timestamp, passed: Passed) {
-        self.newest = self.newest.max(Some(at));
-        self.counted |= matches!(passed, Passed::Millis(_));
-    }
-}
-
-#[derive(Debug, Default)]
-struct KindsRead {
-    requests: KindRead,
-    cpu: KindRead,
-    memory: KindRead,
-}
-
-#[derive(Debug, Default)]
-struct InFlight {
-    milli: u64,
-    readings: u64,
-}
-
-impl InFlight {
-    fn add(&mut self, reading: &Scrape) {
-        if let Some(in_flight) = reading.in_flight.filter(|in_flight| !in_flight.is_nan()) {
-            self.milli = self.milli.saturating_add(thousandths(in_flight));
-            self.readings += 1;
-        }
-    }
-
-    /// Starting replicas report 0 and must not make the ready ones look idle.
-    fn add_to(&self, counts: &mut Counts, ready: Option<u32>) {
-        let replicas = ready.map_or(self.readings, |ready| self.readings.min(u64::from(ready)));
-        if replicas > 0 {
-            counts.add(Field::InFlightMilli, self.milli);
-            counts.add(Field::InFlightReplicas, replicas);
-        }
     }
 }
 
@@ -574,11 +305,6 @@ impl Startup {
             Some(mean) => (mean * Self::EARLIER_STARTS + total_ms) / (Self::EARLIER_STARTS + starts),
         });
     }
-}
-
-fn thousandths(value: f64) -> u64 {
-    // Negative numbers become zero.
-    (value * 1000.0).round() as u64
 }
 
 fn ratio(counts: &Counts, amount: Field, over: Field) -> Option<f64> {

@@ -71,7 +71,13 @@ fn full_state() -> State {
     };
     State {
         allocation: Some(Allocation::new(3, 500, 256)),
-        replicas: Some(ReplicaCounts { desired: Replicas(3), ready: Replicas(2), pending: Replicas(1), reporting: Replicas(2) }),
+        replicas: Some(ReplicaCounts {
+            desired: Replicas(3),
+            ready: Replicas(2),
+            pending: Replicas(1),
+            reporting: Replicas(2),
+            ..ReplicaCounts::default()
+        }),
         age: Ages { requests_ms: Some(210), cpu_ms: Some(350), memory_ms: Some(350), replicas_ms: Some(90) },
         windows: Windows { tick, short, long: Window { covered_ms: 64_990, rate_rps: Some(328.9), ..Window::default() } },
         changes: Changes { horizontal_ticks: Some(2), vertical_ticks: Some(40), last: Some(Direction::Up) },
@@ -248,6 +254,8 @@ fn full_load() -> Load {
 fn golden_messages_are_read_and_written_back() {
     check("state.full", &full_state());
     check("state.minimal", &minimal_state());
+    let unsampled = ReplicaCounts { without_cpu: Replicas(1), without_memory: Replicas(2), ..ReplicaCounts::all(Replicas(3)) };
+    check("state.unsampled", &State { replicas: Some(unsampled), ..minimal_state() });
     check("action.full", &full_action());
     check("action.minimal", &minimal_action());
     check("outcome.full", &full_outcome());
@@ -331,6 +339,13 @@ fn a_value_of_a_wrong_type_is_refused_with_its_field() {
 fn a_value_outside_its_range_is_refused_with_its_field() {
     let cases = [
         ("/tick_length_ms", json!(0), "tick length = 0s"),
+        ("/tick", json!(u64::MAX), "tick = 18446744073709551615, must be before the year 10000"),
+        ("/observed_at_ms", json!(253_402_300_800_000_u64), "observed_at_ms = 253402300800000"),
+        ("/allocation/replicas", json!(u32::MAX), "allocation.replicas = 4294967295, must be 0 to 1000000"),
+        ("/allocation/cpu_millicores", json!(1_024_001), "allocation.cpu_millicores = 1024001"),
+        ("/allocation/memory_mib", json!((1 << 26) + 1), "allocation.memory_mib = 67108865"),
+        ("/replicas/ready", json!(1_000_001), "replicas.ready = 1000001"),
+        ("/replicas/reporting", json!(u32::MAX), "replicas.reporting = 4294967295"),
         ("/objective/percentile", json!(100), "objective.percentile = 100"),
         ("/objective/failure_share", json!(1.5), "objective.failure_share = 1.5"),
         ("/windows/tick/rate_rps", json!(-3), "windows.tick.rate_rps = -3"),

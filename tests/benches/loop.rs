@@ -125,7 +125,7 @@ fn state(function: &FunctionId, tick: Tick) -> State {
         tick,
         observed_at_ms: clock::now(),
         agent: fixtures::name("static"),
-        replicas: Some(ReplicaCounts { desired: Replicas(2), ready: Replicas(2), pending: Replicas(0), reporting: Replicas(2) }),
+        replicas: Some(ReplicaCounts::all(Replicas(2))),
         age: Ages { requests_ms: Some(1), cpu_ms: Some(1), memory_ms: Some(1), replicas_ms: Some(1) },
         ..fixtures::state()
     }

@@ -51,7 +51,7 @@ fn show(state: &mut State, tick: u64) {
     state.tick = Tick(BEGIN_TICK + tick);
     state.observed_at_ms = Timestamp((BEGIN_TICK + tick) * state.tick_length_ms);
     let replicas = state.allocation.map_or(Replicas(1), |allocation| allocation.replicas);
-    state.replicas = Some(ReplicaCounts { desired: replicas, ready: replicas, pending: Replicas(0), reporting: replicas });
+    state.replicas = Some(ReplicaCounts::all(replicas));
     let each = rate / f64::from(replicas.0.max(1));
     let window = &mut state.windows.tick;
     (window.rate_rps, window.concurrency, window.queued) = (Some(rate), Some(each * 0.1), Some(0.0));

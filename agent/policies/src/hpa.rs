@@ -2,7 +2,7 @@
 //! and [`behavior`].
 //!
 //! Deviations from the original, due to data that a State lacks:
-//! - pods are counts: all reporting pods use the mean, and a ready pod started long ago;
+//! - pods are counts: all pods of which a metric was sampled use its mean, and a ready pod started long ago;
 //! - requests equal limits;
 //! - a scaling event is the requested change, whether or not the guard allowed it.
 
@@ -288,15 +288,15 @@ impl Hpa {
         let (calculator, current) = (self.calculator(), current_allocation.replicas.0);
         match target {
             Target::Cpu(percent) => {
-                let pods = pods(counts, metric(1.0), i64::from(current_allocation.cpu_millicores.0), now);
+                let pods = pods(counts, counts.without_cpu, metric(1.0), i64::from(current_allocation.cpu_millicores.0), now);
                 calculator.utilization(current, percent, Kind::Cpu, &pods, now)
             }
             Target::Memory(percent) => {
-                let pods = pods(counts, metric(1000.0), i64::from(current_allocation.memory_mib.0) * 1000, now);
+                let pods = pods(counts, counts.without_memory, metric(1000.0), i64::from(current_allocation.memory_mib.0) * 1000, now);
                 calculator.utilization(current, percent, Kind::Other, &pods, now)
             }
             Target::Concurrency(value) => {
-                let pods = pods(counts, metric(1000.0), 0, now);
+                let pods = pods(counts, Replicas(0), metric(1000.0), 0, now);
                 calculator.average(current, (value * 1000.0) as i64, Kind::Other, &pods, now)
             }
             Target::Rate(value) => {
@@ -349,15 +349,18 @@ pub fn combine(current: u32, proposals: &[Result<Proposal, CalculatorError>]) ->
     }
 }
 
-/// Pods reconstructed from their counts: each reporting pod has `metric`.
-fn pods(counts: ReplicaCounts, metric: Option<PodMetric>, request: i64, now: Timestamp) -> Vec<Pod> {
+/// Pods reconstructed from their counts: each reporting pod has `metric`, but for those `without` it.
+fn pods(counts: ReplicaCounts, without: Replicas, metric: Option<PodMetric>, request: i64, now: Timestamp) -> Vec<Pod> {
     const LONG_AGO: Duration = Duration::from_secs(24 * 3600);
     let pod = |phase, is, metric| {
         let since = now.minus(LONG_AGO);
         Pod { phase, deleted: false, started: Some(since), ready: Some(Ready { is, since }), request: Some(request), metric }
     };
     // If none was scraped within the tick, all are equally late, and the pipeline serves its last values.
-    let reporting = if counts.reporting.0 == 0 { counts.ready.0 } else { counts.reporting.0.min(counts.ready.0) };
+    let reporting = match counts.reporting.0.saturating_sub(without.0) {
+        0 => counts.ready.0,
+        sampled => sampled.min(counts.ready.0),
+    };
     let ready = (0..counts.ready.0).map(|index| pod(Phase::Running, true, metric.filter(|_| index < reporting)));
     ready.chain((0..counts.pending.0).map(|_| pod(Phase::Pending, false, None))).collect()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qscale_common::contract::{ReplicaCounts, State, Window};
 use qscale_common::time::{Span, Timestamp, millis};
-use qscale_common::units::{Allocation, Replicas};
+use qscale_common::units::Allocation;
 
 use crate::{Decision, HoldReason};
 
@@ -31,7 +31,7 @@ pub(crate) const MAX_VALUE: f64 = 1e15;
 pub(crate) fn counts(state: &State) -> Option<ReplicaCounts> {
     state.replicas.or_else(|| {
         let all = state.allocation?.replicas;
-        Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all })
+        Some(ReplicaCounts::all(all))
     })
 }
 

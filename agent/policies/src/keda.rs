@@ -435,7 +435,7 @@ mod tests {
                 State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..fixtures::state() };
             state.bounds.replicas = Range::new(Replicas(0), Replicas(100)).expect("ordered");
             let all = Replicas(replicas);
-            state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+            state.replicas = Some(ReplicaCounts::all(all));
             state.windows.tick.concurrency = in_flight(tick).filter(|_| replicas > 0).map(|all| all / f64::from(replicas));
             state.windows.tick.queued = if replicas == 0 { in_flight(tick) } else { Some(0.0) };
             let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());

@@ -204,7 +204,7 @@ mod tests {
             state.tick_length_ms = 60_000;
             state.bounds.replicas = Range::new(Replicas(0), Replicas(100)).expect("ordered");
             let all = Replicas(replicas);
-            state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+            state.replicas = Some(ReplicaCounts::all(all));
             state.windows.tick.concurrency = (replicas > 0).then_some(0.0);
             state.windows.tick.queued = Some(in_flight(minute));
             let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());

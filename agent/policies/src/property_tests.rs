@@ -77,6 +77,7 @@ fn state(drawn: &Drawn, tick: u64, length: u64, bounds: (u32, u32), allocation: 
         ready: Replicas(ready),
         pending: Replicas(drawn.reporting / 3),
         reporting: Replicas(drawn.reporting),
+        ..ReplicaCounts::default()
     });
     for window in [&mut state.windows.tick, &mut state.windows.short, &mut state.windows.long] {
         window.rate_rps = drawn.rate;

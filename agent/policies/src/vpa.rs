@@ -230,7 +230,9 @@ impl Vpa {
             // A span ends within the tick before the run that sees it, and only that run sees it.
             && now.since(mean.at) < self.interval.0
         {
-            let replicas = inputs::counts(state).map_or(0, |counts| counts.reporting.0).clamp(1, Self::MOST_SAMPLES);
+            let replicas = inputs::counts(state)
+                .map_or(0, |counts| counts.reporting.0.saturating_sub(counts.without_cpu.0))
+                .clamp(1, Self::MOST_SAMPLES);
             let others = ((mean.mean * f64::from(replicas) - max.mean) / f64::from((replicas - 1).max(1))).max(0.0);
             let used = std::iter::once(max.mean).chain((1..replicas).map(|_| others));
             memory.aggregate.add_cpu(&recommender, used.map(|millicores| millicores / 1000.0), now);

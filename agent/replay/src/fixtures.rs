@@ -21,7 +21,7 @@ pub(crate) fn state(tick: u64, rate: f64) -> State {
     let mut state = assemble(&policy, state_id, at, &FunctionWindows::new(TickLength::default()), None);
     state.allocation = Some(Allocation::new(2, 500, 128));
     let two = Replicas(2);
-    state.replicas = Some(ReplicaCounts { desired: two, ready: two, pending: Replicas(0), reporting: two });
+    state.replicas = Some(ReplicaCounts::all(two));
     for window in [&mut state.windows.tick, &mut state.windows.short, &mut state.windows.long] {
         window.covered_ms = 5000;
         (window.rate_rps, window.completed_rps, window.failed_share) = (Some(rate), Some(rate), Some(0.0));

@@ -4,7 +4,7 @@
 //! Every question is answered in closed form over any number of periods, so a throttled replica costs no event a period.
 //! Deviations from the kernel: quota is used exactly, not in slices of 5 ms a core, and the last, idle period of a busy spell is not counted.
 
-use qscale_common::scrape::CpuCounters;
+use qscale_common::scrape::{CpuCounters, CpuPeriods};
 use qscale_common::units::Millicores;
 
 use crate::nanos::Nanos;
@@ -242,7 +242,8 @@ impl Cpu {
     /// CPU counters up to the accounted instant.
     #[must_use]
     pub fn counters(&self) -> CpuCounters {
-        CpuCounters { usage_us: self.usage / 1000, periods: self.periods, throttled_periods: self.throttled }
+        let periods = CpuPeriods { runnable: self.periods, throttled: self.throttled };
+        CpuCounters { usage_us: self.usage / 1000, periods: Some(periods), of: 0 }
     }
 }
 
@@ -273,7 +274,10 @@ mod tests {
         let end = cpu.end(ms(work_ms), cores);
         assert_eq!(end, ms(end_ms));
         assert_eq!(cpu.run(end, cores), ms(work_ms));
-        assert_eq!(cpu.counters(), CpuCounters { usage_us: work_ms * 1000, periods, throttled_periods: throttled });
+        assert_eq!(
+            cpu.counters(),
+            CpuCounters { usage_us: work_ms * 1000, periods: Some(CpuPeriods { runnable: periods, throttled }), of: 0 }
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use qscale_common::scrape::CpuPeriods;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use qscale_sim::profile::Startup;
@@ -71,7 +72,7 @@ fn a_quota_that_is_just_spent_holds_back_only_who_wants_more() {
     let mut reading = Reading::default();
     let mut throttled = |function: &mut Function, at| {
         function.scrape(ms(at), Timestamp(at), &mut reading);
-        reading.scrape.replicas[0].cpu.expect("read").throttled_periods
+        reading.scrape.replicas[0].cpu.and_then(|cpu| cpu.periods).expect("read").throttled
     };
     arrive(&mut function, &[(0, 30), (30, 0), (50, 31)]);
     assert_eq!((throttled(&mut function, 30), function.totals(ms(30)).completed), (0, 2));
@@ -91,7 +92,7 @@ fn no_quota_is_spent_where_the_share_is_smaller() {
     function.scrape(ms(400), Timestamp(400), &mut reading);
     for replica in &reading.scrape.replicas {
         let cpu = replica.cpu.expect("read");
-        assert_eq!((cpu.usage_us, cpu.periods, cpu.throttled_periods), (100_000, 4, 0));
+        assert_eq!((cpu.usage_us, cpu.periods), (100_000, Some(CpuPeriods { runnable: 4, throttled: 0 })));
     }
 }
 

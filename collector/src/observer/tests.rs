@@ -2,7 +2,7 @@ use std::num::NonZeroU32;
 
 use qscale_common::contract::{Message, Provenance, parse};
 use qscale_common::name::FunctionId;
-use qscale_common::scrape::{CpuCounters, IngressReading, PlatformReading, RequestCounters};
+use qscale_common::scrape::{CpuCounters, IngressReading, PlatformReading, PlatformReplicas, RequestCounters};
 use qscale_common::units::{Allocation, Replicas};
 
 use super::*;
@@ -34,26 +34,26 @@ fn scrape(at: u64, completed: u64) -> FunctionScrape {
     FunctionScrape {
         platform: Some(PlatformReading {
             at,
-            allocation: Allocation::new(1, 500, 256),
-            ready: Replicas(1),
-            pending: Replicas(0),
+            allocation: Some(Allocation::new(1, 500, 256)),
+            replicas: Some(PlatformReplicas { desired: Replicas(1), ready: Replicas(1), pending: Replicas(0) }),
             crashes: Some(0),
             oom_kills: Some(0),
             startups: None,
         }),
-        ingress: Some(IngressReading { at, arrived: completed, failed: 0, queued: 0.0 }),
+        ingress: Some(IngressReading { at, arrived: completed, failed: 0, queued: 0.0, of: 0 }),
         replicas: vec![replica("a", at, Some(RequestCounters { completed, failed: 0, latency }))],
+        node_cores: None,
     }
 }
 
 fn replica(replica: &str, at: Timestamp, requests: Option<RequestCounters>) -> Scrape {
-    let cpu = requests.map(|requests| CpuCounters { usage_us: requests.completed * 1000, periods: 0, throttled_periods: 0 });
+    let cpu = requests.map(|requests| CpuCounters { usage_us: requests.completed * 1000, ..CpuCounters::default() });
     Scrape { requests, cpu, ..Scrape::new(replica, at) }
 }
 
 fn source_reading(source: &str, functions: &[(&str, FunctionScrape)]) -> SourceReading {
     let functions = functions.iter().map(|(function, scrape)| (format!("default/{function}"), scrape.clone())).collect();
-    SourceReading { source: name(source), reading: Reading { functions, ..Reading::default() }, resumed: false }
+    SourceReading { source: name(source), reading: Reading { functions, ..Reading::default() } }
 }
 
 /// Observes all that is due at `now`.
@@ -69,7 +69,7 @@ fn every_tick_has_a_state_and_every_tick_but_the_first_rewards_the_one_before() 
     assert_eq!(observer.next_tick(Timestamp(2 * TICK + 7)), Some(Timestamp(3 * TICK)));
     for number in 3..6 {
         let now = number * TICK + 3;
-        observer.record(&[source_reading("local", &[("fib", scrape(now, number * 100))])]);
+        observer.record(&mut [source_reading("local", &[("fib", scrape(now, number * 100))])]);
         let observations = tick(&mut observer, now);
         let [Observation { state, reward, missed: 0 }] = &observations[..] else { panic!("one function: {observations:?}") };
         assert_eq!((state.tick, state.observed_at_ms, state.epoch), (Tick(number), Timestamp(now), Epoch(2 * TICK + 7)));
@@ -90,7 +90,7 @@ fn every_tick_has_a_state_and_every_tick_but_the_first_rewards_the_one_before() 
 #[test]
 fn a_function_that_no_source_shows_has_a_state_without_measurements() {
     let mut observer = observer(&["fib"], TICK);
-    observer.record(&[source_reading("local", &[("other", scrape(2 * TICK, 1))])]);
+    observer.record(&mut [source_reading("local", &[("other", scrape(2 * TICK, 1))])]);
     let observations = tick(&mut observer, 2 * TICK);
     assert_eq!(observations[0].state.age.oldest(), None);
     assert_eq!(observations[0].state.allocation, None);
@@ -126,7 +126,7 @@ fn a_clock_that_is_set_back_never_repeats_a_tick() {
 #[test]
 fn a_changed_policy_keeps_measurements_unless_its_tick_changed() {
     let mut observer = observer(&["fib", "aes"], TICK);
-    observer.record(&[source_reading("local", &[("fib", scrape(2 * TICK, 1)), ("aes", scrape(2 * TICK, 1))])]);
+    observer.record(&mut [source_reading("local", &[("fib", scrape(2 * TICK, 1)), ("aes", scrape(2 * TICK, 1))])]);
     tick(&mut observer, 2 * TICK);
     let mut changed = policies(&["aes", "fib", "new"]);
     let policy = |changed: &mut BTreeMap<String, Arc<ScalingPolicy>>, function: &str, change: fn(&mut ScalingPolicy)| {
@@ -207,9 +207,10 @@ fn a_function_is_read_from_the_source_that_its_policy_names() {
     let mut policies = policies(&["fib"]);
     Arc::make_mut(policies.get_mut("default.fib").expect("it is there")).metrics.source = Some(name("two"));
     observer.set_policies(&policies, Timestamp(TICK));
-    observer.record(&[source_reading("one", &[("fib", scrape(2 * TICK, 1))])]);
+    observer.record(&mut [source_reading("one", &[("fib", scrape(2 * TICK, 1))])]);
     assert_eq!(tick(&mut observer, 2 * TICK)[0].state.allocation, None);
-    observer.record(&[source_reading("one", &[("fib", scrape(3 * TICK, 1))]), source_reading("two", &[("fib", scrape(3 * TICK - 9, 1))])]);
+    observer
+        .record(&mut [source_reading("one", &[("fib", scrape(3 * TICK, 1))]), source_reading("two", &[("fib", scrape(3 * TICK - 9, 1))])]);
     assert_eq!(tick(&mut observer, 3 * TICK)[0].state.age.replicas_ms, Some(9));
 }
 
@@ -226,7 +227,7 @@ fn measurements_of_two_sources_are_merged() {
         let unowned = vec![("default/a".to_owned(), cadvisor.clone()), ("default/unknown".to_owned(), cadvisor)];
         let mut second = source_reading("cadvisor", &[]);
         second.reading.unowned = unowned;
-        observer.record(&[second, source_reading("knative", &[("fib", requests)])]);
+        observer.record(&mut [second, source_reading("knative", &[("fib", requests)])]);
         tick(observer, at).remove(0).state
     };
     feed(&mut observer, 2);
@@ -251,19 +252,19 @@ fn a_late_reading_of_replicas_without_a_workload_counts_for_the_workload_named_l
         reading
     };
     for number in 2..4 {
-        observer.record(&[named(number)]);
-        observer.record(&[unnamed(number)]);
+        observer.record(&mut [named(number)]);
+        observer.record(&mut [unnamed(number)]);
         let state = tick(&mut observer, number * TICK).remove(0).state;
         assert_eq!(state.age.cpu_ms, Some(1000));
     }
     let gone = source_reading("knative", &[("fib", FunctionScrape::default())]);
-    observer.record(&[gone]);
-    observer.record(&[unnamed(4)]);
+    observer.record(&mut [gone]);
+    observer.record(&mut [unnamed(4)]);
     assert_eq!(tick(&mut observer, 4 * TICK).remove(0).state.age.cpu_ms, Some(1000 + TICK), "the replica is no longer named");
 }
 
 #[test]
-fn the_first_reading_after_an_outage_is_not_counted_as_new() {
+fn a_replica_that_another_source_shows_late_is_not_counted_as_new() {
     let mut observer = observer(&["fib"], TICK);
     let of_replica = |at: u64, replica: &str, completed: u64| {
         let mut scrape = scrape(at, completed);
@@ -272,10 +273,55 @@ fn the_first_reading_after_an_outage_is_not_counted_as_new() {
         scrape
     };
     let at = |number: u64| number * TICK;
-    observer.record(&[source_reading("one", &[("fib", of_replica(at(2), "a", 0))])]);
+    observer.record(&mut [source_reading("one", &[("fib", of_replica(at(2), "a", 0))])]);
     tick(&mut observer, at(2));
-    let mut second = source_reading("two", &[("fib", of_replica(at(3), "b", 1_000_000))]);
-    second.resumed = true;
-    observer.record(&[source_reading("one", &[("fib", of_replica(at(3), "a", 50))]), second]);
+    let second = source_reading("two", &[("fib", of_replica(at(3), "b", 1_000_000))]);
+    observer.record(&mut [source_reading("one", &[("fib", of_replica(at(3), "a", 50))]), second]);
     assert_eq!(tick(&mut observer, at(3))[0].state.windows.tick.completed_rps, Some(10.0));
+}
+
+#[test]
+fn requests_in_flight_that_two_sources_show_count_once() {
+    let mut observer = observer(&["fib"], TICK);
+    let shown = |at: u64| {
+        let mut scrape = scrape(at, 1);
+        scrape.replicas[0].in_flight = Some(3.0);
+        scrape
+    };
+    let sources = ["one", "two"].map(|source| source_reading(source, &[("fib", shown(2 * TICK))]));
+    observer.record(&mut sources.into_iter().collect::<Vec<_>>());
+    assert_eq!(tick(&mut observer, 2 * TICK)[0].state.windows.tick.concurrency, Some(3.0));
+}
+
+#[test]
+fn measurements_beyond_the_node_are_dropped_from_the_reading_that_shows_them() {
+    let mut observer = observer(&["fib"], TICK);
+    let machine = || {
+        let mut reading = source_reading("node", &[]);
+        reading.reading.node = NodeLimits { cores: Some(2.0), memory_bytes: Some(4e9) };
+        reading
+    };
+    let metrics = |readings: &[SourceReading]| {
+        let dropped =
+            readings.iter().flat_map(|reading| reading.reading.dropped.iter().map(|(metric, values)| (metric, values.of.clone())));
+        dropped.collect::<Vec<_>>()
+    };
+    let feed = |observer: &mut Observer, number: u64, usage_us: u64, working_set: u64| {
+        let mut shown = scrape(number * TICK, number);
+        shown.replicas[0].cpu = Some(CpuCounters { usage_us, ..CpuCounters::default() });
+        shown.replicas[0].working_set_bytes = Some(working_set);
+        let mut readings = [source_reading("local", &[("fib", shown)]), machine()];
+        observer.record(&mut readings);
+        let dropped = (metrics(&readings[..1]), metrics(&readings[1..]));
+        (dropped, tick(observer, number * TICK).remove(0).state.windows.tick)
+    };
+    assert_eq!(feed(&mut observer, 2, 0, 1 << 20).0, (vec![], vec![]));
+    let ((local, other), window) = feed(&mut observer, 3, 1 << 40, 5_000_000_000);
+    assert_eq!((window.cpu_millicores, window.memory_mib), (None, None));
+    let expected =
+        [ReplicaMetric::CpuSeconds, ReplicaMetric::WorkingSet].map(|metric| (Metric::Replica(metric), "default/fib, replica a".to_owned()));
+    assert_eq!((local, other), (expected.to_vec(), vec![]));
+    let (dropped, window) = feed(&mut observer, 4, 10_000_000, 1 << 20);
+    assert_eq!(dropped, (vec![], vec![]));
+    assert_eq!(window.cpu_millicores.map(|cpu| cpu.mean), Some(1000.0), "10 s of CPU time within two ticks");
 }

@@ -1,12 +1,9 @@
-//! A Prometheus text exposition, read over HTTP/1.1 on a connection that is kept. Owns the request, its limits and its configuration.
+//! A text exposition, read over HTTP/1.1 on a connection that is kept. Owns the request, its limits and its configuration.
 //!
-//! [`syntax`] reads lines, [`metrics`] is the table of the metrics that are read, [`reader`] sorts samples by replica and function, [`rows`]
-//! cleans them into Scrapes.
+//! [`syntax`] reads lines, [`metrics`] is the table of the names of the metrics that are read, [`reader`] sorts samples by replica and function.
 
-mod histogram;
 mod metrics;
 mod reader;
-mod rows;
 mod status;
 pub mod syntax;
 
@@ -17,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use qscale_common::range::{check_number, check_span};
 use qscale_common::runtime::clock;
@@ -27,8 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use super::SourceError;
 use crate::reading::Reading;
+use syntax::{Format, Text};
 
-/// Configuration of an endpoint that exposes metrics in Prometheus's text format.
+/// Configuration of an endpoint that exposes metrics in Prometheus's text format or in OpenMetrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExpositionConfig {
@@ -105,20 +103,24 @@ impl Exposition {
 
     pub(super) async fn read(&self) -> Result<Reading, SourceError> {
         let requested_at = clock::now();
-        let body = tokio::time::timeout(self.timeout, self.fetch()).await.map_err(|_| SourceError::Timeout)??;
-        Ok(self.reader.read(&body, requested_at))
+        let response = tokio::time::timeout(self.timeout, self.fetch()).await.map_err(|_| SourceError::Timeout)??;
+        let header = |name: HeaderName| response.headers().get(name);
+        // A body of unknown length ends where the connection does, which may be too early.
+        let complete = header(header::CONTENT_LENGTH).is_some() || header(header::TRANSFER_ENCODING).is_some();
+        let format = Format::of(header(header::CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes));
+        Ok(self.reader.read(Text { body: response.body(), format, complete }, requested_at))
     }
 
-    async fn fetch(&self) -> Result<Bytes, SourceError> {
+    async fn fetch(&self) -> Result<Response<Bytes>, SourceError> {
         let request = Request::get(self.uri.clone())
             .header(header::ACCEPT, "text/plain;version=0.0.4")
             .header(header::USER_AGENT, concat!("qscale-collector/", env!("CARGO_PKG_VERSION")))
             .body(Full::default())
             .map_err(|error| SourceError::Connection(error.to_string()))?;
-        let (status, body) = self.client.exchange(request, self.max_body).await?;
-        if status != StatusCode::OK {
-            return Err(SourceError::Status(status.as_u16()));
+        let response = self.client.exchange(request, self.max_body).await?;
+        if response.status() != StatusCode::OK {
+            return Err(SourceError::Status(response.status().as_u16()));
         }
-        Ok(body)
+        Ok(response)
     }
 }

@@ -9,6 +9,7 @@ use super::event::EventType;
 use super::{Epoch, Message, StateId, Version, finite, rounded};
 use crate::name::{FunctionId, Name};
 use crate::policy::{Bounds, Direction, Objective, Prices};
+use crate::range::check_number;
 use crate::time::{Tick, TickLength, Timestamp, millis};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
@@ -58,7 +59,7 @@ pub struct State {
 }
 
 /// Replica counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ReplicaCounts {
     /// Requested replicas.
     pub desired: Replicas,
@@ -68,6 +69,24 @@ pub struct ReplicaCounts {
     pub pending: Replicas,
     /// Replicas whose CPU or memory was sampled within the last tick.
     pub reporting: Replicas,
+    /// Replicas of those whose CPU was not sampled.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub without_cpu: Replicas,
+    /// Replicas of those whose memory was not sampled.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub without_memory: Replicas,
+}
+
+fn is_none(replicas: &Replicas) -> bool {
+    replicas.0 == 0
+}
+
+impl ReplicaCounts {
+    /// Counts of a function of which all `replicas` are ready and reporting.
+    #[must_use]
+    pub fn all(replicas: Replicas) -> Self {
+        Self { desired: replicas, ready: replicas, reporting: replicas, ..Self::default() }
+    }
 }
 
 /// Age of the newest sample of each kind at `observed_at_ms`, milliseconds; absent if there was none.
@@ -262,6 +281,19 @@ impl State {
     }
 }
 
+impl State {
+    /// Checks that the State lies within the range of RFC 3339.
+    fn check_times(&self) -> Result<(), String> {
+        let (at, begin) = (self.observed_at_ms, Timestamp(self.tick.0.saturating_mul(self.tick_length_ms)));
+        for (field, value, time) in [("observed_at_ms", at.0, at), ("tick", self.tick.0, begin)] {
+            if time > Timestamp::LAST {
+                return Err(format!("{field} = {value}, must be before the year 10000"));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Message for State {
     const TYPE: EventType = EventType::State;
 
@@ -281,6 +313,16 @@ impl Message for State {
         }
         if !(0.0..=1.0).contains(&failure_share) {
             return Err(format!("objective.failure_share = {failure_share}, must be from 0 to 1"));
+        }
+        self.check_times()?;
+        if let Some(allocation) = &self.allocation {
+            allocation.check("allocation.").map_err(|error| error.to_string())?;
+        }
+        if let Some(ReplicaCounts { desired, ready, pending, reporting, without_cpu, without_memory }) = self.replicas {
+            let counts = [("desired", desired), ("ready", ready), ("pending", pending), ("reporting", reporting)];
+            for (field, count) in counts.into_iter().chain([("without_cpu", without_cpu), ("without_memory", without_memory)]) {
+                check_number(&format!("replicas.{field}"), count.0, 0, Replicas::MAX.0).map_err(|error| error.to_string())?;
+            }
         }
         for (name, window) in [("tick", &self.windows.tick), ("short", &self.windows.short), ("long", &self.windows.long)] {
             window.check().map_err(|error| format!("windows.{name}.{error}"))?;

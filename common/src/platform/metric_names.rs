@@ -12,6 +12,8 @@ pub const WORKING_SET_BYTES: &str = "container_memory_working_set_bytes";
 pub const OOM_EVENTS: &str = "container_oom_events_total";
 /// Restarts of a container.
 pub const RESTARTS: &str = "kube_pod_container_status_restarts_total";
+/// Start of a container, seconds since 1970.
+pub const START_TIME: &str = "container_start_time_seconds";
 /// Requests in flight at a replica.
 pub const IN_FLIGHT: &str = "kn_revision_request_concurrency";
 /// Histogram of the duration of requests, seconds.

@@ -255,7 +255,7 @@ fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
         "Current memory limit.",
         &|replica| Some(replica.memory?.bytes() as f64),
     );
-    family("container_start_time_seconds", MetricKind::Gauge, "When the replica's process was started, unix time.", &|replica| {
+    family(metric_names::START_TIME, MetricKind::Gauge, "When the replica's process was started, unix time.", &|replica| {
         Some(replica.started?.0 as f64 / 1_000.0)
     });
     family(metric_names::RESTARTS, MetricKind::Counter, "Times the replica was restarted.", &|replica| Some(replica.restarts as f64));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -43,13 +43,13 @@ impl HttpClient {
     ///
     /// # Errors
     /// If the connection fails, or the body is too large.
-    pub async fn exchange(&self, request: Request<Full<Bytes>>, max_body: usize) -> Result<(StatusCode, Bytes), ExchangeError> {
+    pub async fn exchange(&self, request: Request<Full<Bytes>>, max_body: usize) -> Result<Response<Bytes>, ExchangeError> {
         let reply = self.0.request(request).await.map_err(|error| ExchangeError::Connection(error_chain(&error)))?;
-        let status = reply.status();
-        let body = Limited::new(reply.into_body(), max_body).collect().await.map_err(|error| {
+        let (head, body) = reply.into_parts();
+        let body = Limited::new(body, max_body).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() { ExchangeError::TooLarge(max_body) } else { ExchangeError::Connection(error_chain(&*error)) }
         })?;
-        Ok((status, body.to_bytes()))
+        Ok(Response::from_parts(head, body.to_bytes()))
     }
 }
 
@@ -60,8 +60,8 @@ impl HttpClient {
 pub async fn get(address: &str, path: &str, timeout: Duration) -> anyhow::Result<(StatusCode, String)> {
     let exchange = async {
         let uri = Uri::builder().scheme("http").authority(address).path_and_query(path).build()?;
-        let (status, body) = HttpClient::new(timeout).exchange(Request::get(uri).body(Full::default())?, MAX_BODY).await?;
-        anyhow::Ok((status, String::from_utf8(body.into())?))
+        let reply = HttpClient::new(timeout).exchange(Request::get(uri).body(Full::default())?, MAX_BODY).await?;
+        anyhow::Ok((reply.status(), String::from_utf8(reply.into_body().into())?))
     };
     let reply = tokio::time::timeout(timeout, exchange).await.with_context(|| format!("no reply from {address} within {timeout:?}"))?;
     reply.with_context(|| format!("failed to get http://{address}{path}"))

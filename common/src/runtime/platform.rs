@@ -215,7 +215,8 @@ impl PlatformClient {
         let request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json").body(Full::from(body));
         let request = request.map_err(|error| self.unexpected(error))?;
         let exchange = async {
-            let (status, body) = self.client.exchange(request, REPLY_BYTES).await.map_err(|error| self.unreachable(error.to_string()))?;
+            let reply = self.client.exchange(request, REPLY_BYTES).await.map_err(|error| self.unreachable(error.to_string()))?;
+            let (status, body) = (reply.status(), reply.into_body());
             self.check_status(status, body)
         };
         tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(self.unreachable(format!("no reply within {limit:?}"))))

@@ -1,9 +1,11 @@
 //! Last readings of each replica, and the growth of counters since.
 
-use crate::scrape::{CpuCounters, LATENCY_BUCKETS, RequestCounters, Scrape};
+use super::tracked::{Continuity, Tracked};
+use crate::scrape::{CpuCounters, CpuPeriods, LATENCY_BUCKETS, RequestCounters, Scrape};
 use crate::time::Timestamp;
+use crate::units::Replicas;
 
-/// Consecutive readings without a replica after which it is forgotten. If it returns, it counts as just started.
+/// Consecutive readings without a replica after which it is forgotten.
 const MISSED_READINGS: u8 = 12;
 
 /// The last readings of one replica.
@@ -11,16 +13,27 @@ const MISSED_READINGS: u8 = 12;
 pub(super) struct Known {
     pub name: Box<str>,
     missed: u8,
-    pub requests: Option<(Timestamp, RequestCounters)>,
-    pub cpu: Option<(Timestamp, CpuCounters)>,
+    pub requests: Tracked<RequestCounters>,
+    pub cpu: Tracked<CpuCounters>,
     pub memory_at: Option<Timestamp>,
+    /// Whether its requests in flight were read in this scrape.
+    pub in_flight_read: bool,
     pub restarts: u64,
     pub oom_kills: u64,
 }
 
 impl Known {
     fn new(scrape: &Scrape) -> Self {
-        Self { name: scrape.replica.as_str().into(), missed: 0, requests: None, cpu: None, memory_at: None, restarts: 0, oom_kills: 0 }
+        Self {
+            name: scrape.replica.as_str().into(),
+            missed: 0,
+            requests: Tracked::default(),
+            cpu: Tracked::default(),
+            memory_at: None,
+            in_flight_read: false,
+            restarts: 0,
+            oom_kills: 0,
+        }
     }
 }
 
@@ -59,7 +72,10 @@ impl KnownReplicas {
     /// Before the readings of one scrape: counts each replica as not shown.
     pub fn begin_reading(&mut self) {
         self.expected = 0;
-        self.sorted.iter_mut().for_each(|known| known.missed += 1);
+        for known in &mut self.sorted {
+            known.missed += 1;
+            known.in_flight_read = false;
+        }
     }
 
     /// After them: forgets those that were not shown for long.
@@ -71,9 +87,15 @@ impl KnownReplicas {
     }
 
     /// Replicas whose CPU or memory was read at `earliest` or later.
-    pub fn reporting(&self, earliest: Timestamp) -> usize {
-        let at = |known: &Known| known.cpu.map(|(at, _)| at).max(known.memory_at);
-        self.sorted.iter().filter(|known| at(known).is_some_and(|at| at >= earliest)).count()
+    pub fn reporting(&self, earliest: Timestamp) -> Reporting {
+        let mut reporting = Reporting::default();
+        for known in &self.sorted {
+            let [cpu, memory] = [known.cpu.at(), known.memory_at].map(|at| at.is_some_and(|at| at >= earliest));
+            reporting.all.0 += u32::from(cpu || memory);
+            reporting.without_cpu.0 += u32::from(!cpu && memory);
+            reporting.without_memory.0 += u32::from(cpu && !memory);
+        }
+        reporting
     }
 
     /// Bytes on the heap.
@@ -82,36 +104,45 @@ impl KnownReplicas {
     }
 }
 
+/// Numbers of replicas that were read lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Reporting {
+    /// Those whose CPU or memory was read.
+    pub all: Replicas,
+    /// Those of them whose CPU was not read.
+    pub without_cpu: Replicas,
+    /// Those of them whose memory was not read.
+    pub without_memory: Replicas,
+}
+
 /// Growth of a counter from `before` to `now`; after a reset, its new value.
 pub(super) fn growth(before: u64, now: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }
 
-/// Requests completed between two readings. The counters of one replica are reset together.
-pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters) -> (RequestCounters, Continuity) {
-    if now.completed < before.completed || now.failed < before.failed {
-        return (*now, Continuity::Reset);
-    }
+/// Requests completed between two readings. If the completed requests fell, all counters of the replica were reset. `restarted` says whether its process
+/// was restarted in between, if that is known.
+pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters, restarted: Option<bool>) -> (RequestCounters, Continuity) {
+    let Some(completed) = now.completed.checked_sub(before.completed) else {
+        return (*now, Continuity::after_fall(before.completed, now.completed, restarted));
+    };
     // Buckets converted from other bounds are rounded, so one may decrease by a request without a reset of the counter.
     let latency: [u64; LATENCY_BUCKETS] = std::array::from_fn(|index| now.latency[index].saturating_sub(before.latency[index]));
-    (RequestCounters { completed: now.completed - before.completed, failed: now.failed - before.failed, latency }, Continuity::Continued)
+    (RequestCounters { completed, failed: now.failed.saturating_sub(before.failed), latency }, Continuity::Continued)
 }
 
-/// CPU time used between two readings. The counters of one replica are reset together.
-pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters) -> (CpuCounters, Continuity) {
-    let grown = || {
-        Some(CpuCounters {
-            usage_us: now.usage_us.checked_sub(before.usage_us)?,
-            periods: now.periods.checked_sub(before.periods)?,
-            throttled_periods: now.throttled_periods.checked_sub(before.throttled_periods)?,
-        })
+/// CPU time used between two readings. If it fell, all counters of the replica were reset. `restarted` says whether its process was restarted in between,
+/// if that is known.
+pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters, restarted: Option<bool>) -> (CpuCounters, Continuity) {
+    if before.of != now.of {
+        return (*now, Continuity::Broken);
+    }
+    let Some(usage_us) = now.usage_us.checked_sub(before.usage_us) else {
+        return (*now, Continuity::after_fall(before.usage_us, now.usage_us, restarted));
     };
-    grown().map_or((*now, Continuity::Reset), |growth| (growth, Continuity::Continued))
-}
-
-/// Whether a counter continued, or was reset because its process was restarted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Continuity {
-    Continued,
-    Reset,
+    let periods = before.periods.zip(now.periods).map(|(before, now)| CpuPeriods {
+        runnable: now.runnable.saturating_sub(before.runnable),
+        throttled: now.throttled.saturating_sub(before.throttled),
+    });
+    (CpuCounters { usage_us, periods, of: now.of }, Continuity::Continued)
 }

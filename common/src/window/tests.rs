@@ -4,8 +4,8 @@ use super::*;
 use crate::contract::{Direction, Epoch, Headroom, Message, State, StateId, parse};
 use crate::name::{FunctionId, Name};
 use crate::policy::ScalingPolicy;
-use crate::scrape::{CpuCounters, RequestCounters};
-use crate::units::{Mebibytes, Millicores};
+use crate::scrape::{CpuCounters, CpuPeriods, FunctionScrape, IngressReading, PlatformReplicas, RequestCounters, Scrape};
+use crate::units::{Mebibytes, Millicores, Replicas};
 
 const SECOND: u64 = 1000;
 const TICK: u64 = 5 * SECOND;
@@ -17,22 +17,25 @@ fn replica(name: &str, at: u64, completed: u64, failed: u64) -> Scrape {
     Scrape {
         requests: Some(RequestCounters { completed, failed, latency }),
         in_flight: Some(2.0),
-        cpu: Some(CpuCounters { usage_us: completed * 2000, periods: at / 100, throttled_periods: at / 400 }),
+        cpu: Some(CpuCounters {
+            usage_us: completed * 2000,
+            periods: Some(CpuPeriods { runnable: at / 100, throttled: at / 400 }),
+            ..CpuCounters::default()
+        }),
         working_set_bytes: Some(64 << 20),
         ..Scrape::new(name, Timestamp(at))
     }
 }
 
 fn ingress(at: u64, arrived: u64, failed: u64) -> IngressReading {
-    IngressReading { at: Timestamp(at), arrived, failed, queued: 3.0 }
+    IngressReading { at: Timestamp(at), arrived, failed, queued: 3.0, of: 0 }
 }
 
 fn platform(at: u64, replicas: u32) -> PlatformReading {
     PlatformReading {
         at: Timestamp(at),
-        allocation: Allocation::new(replicas, 500, 256),
-        ready: Replicas(replicas),
-        pending: Replicas(0),
+        allocation: Some(Allocation::new(replicas, 500, 256)),
+        replicas: Some(PlatformReplicas { desired: Replicas(replicas), ready: Replicas(replicas), pending: Replicas(0) }),
         crashes: Some(0),
         oom_kills: Some(0),
         startups: None,
@@ -61,7 +64,7 @@ impl Feed {
     /// Closes a tick with `scrapes`; each gets the time of the reading.
     fn tick(&mut self, scrapes: &[&dyn Fn(u64) -> FunctionScrape]) -> Window {
         self.tick += 1;
-        scrapes.iter().for_each(|scrape| self.windows.record(&scrape(self.now())));
+        scrapes.iter().for_each(|scrape| drop(self.windows.record(&scrape(self.now()))));
         assert!(self.windows.close(Tick(self.tick), &Prices::default()));
         self.windows.measured(95.0).tick
     }
@@ -94,6 +97,7 @@ fn a_tick_is_measured_by_hand() {
             platform: Some(platform(at, 2)),
             ingress: Some(ingress(at, arrived, refused)),
             replicas: vec![replica("a", at, completed[0], failed), replica("b", at, completed[1], 0)],
+            ..FunctionScrape::default()
         }
     };
     feed.tick(&[&scrape([100, 100], 0, 200, 0)]);
@@ -131,25 +135,165 @@ fn a_counter_that_fell_counts_from_zero_and_is_never_negative() {
     assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(2), "requests and CPU were both reset");
 }
 
+/// `replica`, which started `ms` before its reading.
+fn started(replica: Scrape, ms: u64) -> Scrape {
+    Scrape { started: Some(Timestamp(replica.at.0 - ms)), ..replica }
+}
+
 #[test]
-fn a_replica_that_appears_counts_from_zero_and_one_that_vanishes_counts_no_more() {
+fn a_replica_that_started_since_the_last_reading_counts_from_zero_and_one_that_vanishes_counts_no_more() {
     let mut feed = Feed::new();
     feed.replicas(&[("a", 1000, 0)]);
-    close_to(feed.replicas(&[("a", 1010, 0), ("b", 40, 0)]).completed_rps, 10.0);
+    let window = feed.tick(&[&|at| replicas_only(vec![replica("a", at, 1010, 0), started(replica("b", at, 40, 0), TICK - 1)])]);
+    close_to(window.completed_rps, 10.0);
+    close_to(window.replicas, 2.0);
     close_to(feed.replicas(&[("b", 50, 0)]).completed_rps, 2.0);
     close_to(feed.replicas(&[("b", 60, 0), ("a", 1020, 0)]).completed_rps, 4.0);
 }
 
 #[test]
-fn a_replica_first_seen_after_an_outage_is_where_counting_begins() {
+fn a_replica_that_may_be_older_than_the_last_reading_has_no_rate_before_its_second_one() {
+    for age in [None, Some(TICK + 1)] {
+        let mut feed = Feed::new();
+        feed.replicas(&[("a", 1000, 0)]);
+        let late = |at| {
+            let late = Scrape { restarts: 3, ..replica("b", at, 9000, 7) };
+            replicas_only(vec![replica("a", at, 1010, 0), age.map_or(late.clone(), |ms| started(late, ms))])
+        };
+        let window = feed.tick(&[&late]);
+        close_to(window.completed_rps, 2.0);
+        close_to(window.failed_share, 0.0);
+        close_to(window.cpu_millicores.map(|cpu| cpu.max), 4.0);
+        assert_eq!((window.replicas, window.restarts), (Some(1.0), 0));
+        close_to(feed.replicas(&[("a", 1010, 0), ("b", 9050, 7)]).completed_rps, 10.0);
+    }
+}
+
+#[test]
+fn more_cpu_than_the_node_has_is_dropped_and_reported() {
     let mut feed = Feed::new();
-    feed.replicas(&[("a", 1000, 0)]);
+    let scrape = |usage_us| {
+        move |at: u64| {
+            let cpu = Some(CpuCounters { usage_us, ..CpuCounters::default() });
+            FunctionScrape { node_cores: Some(2.0), ..replicas_only(vec![Scrape { cpu, ..replica("a", at, 0, 0) }]) }
+        }
+    };
+    feed.tick(&[&scrape(0)]);
+    close_to(feed.tick(&[&scrape(9_000_000)]).cpu_millicores.map(|cpu| cpu.mean), 1800.0);
     feed.tick += 1;
-    let scrape = replicas_only(vec![replica("a", feed.now(), 1010, 0), replica("b", feed.now(), 9000, 0)]);
-    feed.windows.record_after_outage(&scrape);
+    // 6 cores for 5 s.
+    let reported = feed.windows.record(&scrape(39_000_000)(feed.now()));
+    assert_eq!(reported, [ImpossibleGrowth { counter: Counter::Cpu, replica: Some(0), per_second: 6.0 }]);
     feed.windows.close(Tick(feed.tick), &Prices::default());
-    close_to(feed.windows.measured(95.0).tick.completed_rps, 2.0);
-    close_to(feed.replicas(&[("a", 1010, 0), ("b", 9050, 0)]).completed_rps, 10.0);
+    let window = feed.windows.measured(95.0).tick;
+    assert_eq!((window.cpu_millicores, window.replicas), (None, None));
+    assert_eq!(feed.windows.ages(Timestamp(feed.now())).cpu_ms, Some(TICK));
+    let window = feed.tick(&[&scrape(10_000_000)]);
+    close_to(window.cpu_millicores.map(|cpu| cpu.max), 100.0);
+    assert_eq!(window.covered_ms, 2 * TICK, "the next reading covers the dropped one");
+    // A reading that came a little late is not impossible, and does not make more of the node's cores.
+    close_to(feed.tick(&[&scrape(20_100_000)]).cpu_millicores.map(|cpu| cpu.max), 2000.0);
+}
+
+#[test]
+fn more_requests_than_can_be_answered_or_can_arrive_are_dropped_and_reported() {
+    let mut feed = Feed::new();
+    let both = |requests: u64, arrived| {
+        move |at| {
+            let replica = Scrape { cpu: None, ..replica("a", at, requests, 0) };
+            FunctionScrape { ingress: Some(ingress(at, arrived, 0)), ..replicas_only(vec![replica]) }
+        }
+    };
+    feed.tick(&[&both(0, 0)]);
+    feed.tick += 1;
+    let reported = feed.windows.record(&both(u64::from(u32::MAX) * 2, u64::MAX)(feed.now()));
+    let kinds: Vec<_> = reported.iter().map(|growth| (growth.counter, growth.replica)).collect();
+    assert_eq!(kinds, [(Counter::Arrivals, None), (Counter::Requests, Some(0))]);
+    feed.windows.close(Tick(feed.tick), &Prices::default());
+    let window = feed.windows.measured(95.0).tick;
+    assert_eq!((window.rate_rps, window.completed_rps, window.latency), (None, None, None));
+    let window = feed.tick(&[&both(100, 100)]);
+    close_to(window.rate_rps, 10.0);
+    close_to(window.completed_rps, 10.0);
+}
+
+#[test]
+fn a_counter_of_failures_that_vanishes_is_no_reset_of_the_others() {
+    let mut feed = Feed::new();
+    feed.tick(&[&|at| FunctionScrape { ingress: Some(ingress(at, 5000, 30)), ..replicas_only(vec![replica("a", at, 1000, 50)]) }]);
+    let window =
+        feed.tick(&[&|at| FunctionScrape { ingress: Some(ingress(at, 5020, 0)), ..replicas_only(vec![replica("a", at, 1010, 0)]) }]);
+    close_to(window.completed_rps, 2.0);
+    close_to(window.rate_rps, 4.0);
+    assert_eq!(window.failed_share, Some(0.0));
+}
+
+#[test]
+fn a_counter_that_adds_up_other_parts_starts_again() {
+    let mut feed = Feed::new();
+    let read = |usage_us, arrived, of| {
+        move |at| {
+            let cpu = Some(CpuCounters { usage_us, of, ..CpuCounters::default() });
+            let ingress = Some(IngressReading { of, ..ingress(at, arrived, 0) });
+            FunctionScrape { ingress, ..replicas_only(vec![Scrape { cpu, ..replica("a", at, 0, 0) }]) }
+        }
+    };
+    feed.tick(&[&read(1_000_000, 1000, 1)]);
+    // Another container and another gateway, which counted before.
+    let window = feed.tick(&[&read(2_000_000, 5000, 2)]);
+    assert_eq!((window.cpu_millicores, window.rate_rps), (None, None));
+    let window = feed.tick(&[&read(2_500_000, 5100, 2)]);
+    close_to(window.cpu_millicores.map(|cpu| cpu.mean), 100.0);
+    close_to(window.rate_rps, 20.0);
+}
+
+#[test]
+fn a_counter_that_fell_was_reset_if_its_process_started_since() {
+    for (age, restarted) in [(TICK - 1, true), (TICK + 1, false)] {
+        let mut feed = Feed::new();
+        feed.replicas(&[("a", 100, 0)]);
+        let window = feed.tick(&[&|at| replicas_only(vec![started(replica("a", at, 60, 0), age)])]);
+        assert_eq!(window.completed_rps, restarted.then_some(12.0), "it started {age} ms ago");
+        assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(if restarted { 2 } else { 0 }));
+        let window = feed.tick(&[&|at| replicas_only(vec![started(replica("a", at, 70, 0), age + TICK)])]);
+        close_to(window.completed_rps, 2.0);
+    }
+}
+
+#[test]
+fn periods_that_are_not_read_for_a_tick_are_no_reset() {
+    let mut feed = Feed::new();
+    let read = |usage_us, periods| {
+        move |at| replicas_only(vec![Scrape { cpu: Some(CpuCounters { usage_us, periods, of: 0 }), ..replica("a", at, 0, 0) }])
+    };
+    feed.tick(&[&read(90_000_000, Some(CpuPeriods { runnable: 900, throttled: 800 }))]);
+    let window = feed.tick(&[&read(90_500_000, None)]);
+    close_to(window.cpu_millicores.map(|cpu| cpu.mean), 100.0);
+    assert_eq!(window.throttled_share, None);
+    let window = feed.tick(&[&read(91_000_000, Some(CpuPeriods { runnable: 1000, throttled: 850 }))]);
+    close_to(window.cpu_millicores.map(|cpu| cpu.mean), 100.0);
+    assert_eq!(window.throttled_share, None, "no two readings in a row");
+    assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(0));
+}
+
+#[test]
+fn a_part_that_the_platform_does_not_say_keeps_its_last_value_and_its_age() {
+    let mut feed = Feed::new();
+    let nothing = feed.tick(&[&|at| FunctionScrape {
+        platform: Some(PlatformReading { allocation: None, ..platform(at, 2) }),
+        ..FunctionScrape::default()
+    }]);
+    assert_eq!(nothing.restarts, 0);
+    assert_eq!((feed.windows.allocation(), feed.windows.replicas(Timestamp(feed.now())).map(|counts| counts.ready.0)), (None, Some(2)));
+    assert_eq!(feed.windows.ages(Timestamp(feed.now())).replicas_ms, None, "without an allocation this kind was never measured");
+    feed.tick(&[&|at| FunctionScrape { platform: Some(platform(at, 3)), ..FunctionScrape::default() }]);
+    feed.tick(&[&|at| FunctionScrape {
+        platform: Some(PlatformReading { replicas: None, ..platform(at, 4) }),
+        ..FunctionScrape::default()
+    }]);
+    let counts = feed.windows.replicas(Timestamp(feed.now())).expect("read before");
+    assert_eq!((counts.ready.0, feed.windows.allocation().map(|allocation| allocation.replicas.0)), (3, Some(4)));
+    assert_eq!(feed.windows.ages(Timestamp(feed.now())).replicas_ms, Some(TICK));
 }
 
 #[test]
@@ -222,22 +366,27 @@ fn several_readings_a_tick_add_up() {
 #[test]
 fn a_function_without_replicas_is_measured_and_not_stale() {
     let mut feed = Feed::new();
-    let idle = |at| FunctionScrape { platform: Some(platform(at, 0)), ingress: Some(ingress(at, 0, 0)), replicas: vec![] };
+    let idle = |at| FunctionScrape { platform: Some(platform(at, 0)), ingress: Some(ingress(at, 0, 0)), ..FunctionScrape::default() };
     feed.tick(&[&idle]);
     let window = feed.tick(&[&idle]);
     assert_eq!((window.rate_rps, window.completed_rps, window.failed_share), (Some(0.0), Some(0.0), None));
     assert_eq!((window.cpu_millicores, window.memory_mib, window.latency), (None, None, None));
     assert_eq!(feed.windows.ages(Timestamp(feed.now())).oldest(), Some(std::time::Duration::ZERO));
     // Its first replica is known to be new.
-    let started =
-        |at| FunctionScrape { platform: Some(platform(at, 1)), ingress: Some(ingress(at, 50, 0)), replicas: vec![replica("a", at, 50, 0)] };
+    let started = |at| FunctionScrape {
+        platform: Some(platform(at, 1)),
+        ingress: Some(ingress(at, 50, 0)),
+        replicas: vec![replica("a", at, 50, 0)],
+        ..FunctionScrape::default()
+    };
     close_to(feed.tick(&[&started]).completed_rps, 10.0);
 }
 
 #[test]
 fn failures_are_unknown_while_the_entry_is_not_read() {
     let mut feed = Feed::new();
-    let both = |at| FunctionScrape { ingress: Some(ingress(at, 0, 0)), replicas: vec![replica("a", at, 0, 0)], platform: None };
+    let both =
+        |at| FunctionScrape { ingress: Some(ingress(at, 0, 0)), replicas: vec![replica("a", at, 0, 0)], ..FunctionScrape::default() };
     feed.tick(&[&both]);
     let window = feed.replicas(&[("a", 100, 0)]);
     close_to(window.completed_rps, 20.0);
@@ -251,8 +400,8 @@ fn kills_come_from_the_platform_where_it_counts_them() {
     let scrape = |crashes, oom_kills, restarts| {
         move |at| FunctionScrape {
             platform: Some(PlatformReading { crashes, oom_kills, ..platform(at, 1) }),
-            ingress: None,
             replicas: vec![Scrape { restarts, oom_kills: 0, ..replica("a", at, 0, 0) }],
+            ..FunctionScrape::default()
         }
     };
     feed.tick(&[&scrape(Some(7), Some(1), 4)]);
@@ -271,9 +420,12 @@ fn kills_come_from_the_platform_where_it_counts_them() {
 fn starting_replicas_do_not_make_the_ready_ones_look_idle() {
     let mut feed = Feed::new();
     let scrape = |at| FunctionScrape {
-        platform: Some(PlatformReading { ready: Replicas(1), pending: Replicas(1), ..platform(at, 2) }),
-        ingress: None,
+        platform: Some(PlatformReading {
+            replicas: Some(PlatformReplicas { desired: Replicas(2), ready: Replicas(1), pending: Replicas(1) }),
+            ..platform(at, 2)
+        }),
         replicas: vec![replica("a", at, 0, 0), Scrape { in_flight: Some(0.0), ..replica("b", at, 0, 0) }],
+        ..FunctionScrape::default()
     };
     close_to(feed.tick(&[&scrape]).concurrency, 2.0);
 }
@@ -299,14 +451,35 @@ fn replicas_that_report_are_those_read_within_a_tick() {
     let mut feed = Feed::new();
     feed.tick(&[&|at| FunctionScrape {
         platform: Some(platform(at, 2)),
-        ingress: None,
         replicas: vec![replica("a", at, 0, 0), replica("b", at, 0, 0)],
+        ..FunctionScrape::default()
     }]);
     let reporting = |feed: &Feed, later: u64| feed.windows.replicas(Timestamp(feed.now() + later)).map(|counts| counts.reporting.0);
     assert_eq!(reporting(&feed, 0), Some(2));
-    feed.tick(&[&|at| FunctionScrape { platform: Some(platform(at, 2)), ingress: None, replicas: vec![replica("a", at, 0, 0)] }]);
+    feed.tick(&[&|at| FunctionScrape {
+        platform: Some(platform(at, 2)),
+        replicas: vec![replica("a", at, 0, 0)],
+        ..FunctionScrape::default()
+    }]);
     assert_eq!(reporting(&feed, 3), Some(1));
     assert_eq!(reporting(&feed, TICK + 1), Some(0));
+}
+
+#[test]
+fn replicas_of_which_cpu_or_memory_is_missing_are_counted() {
+    let mut feed = Feed::new();
+    feed.tick(&[&|at| FunctionScrape {
+        platform: Some(platform(at, 3)),
+        replicas: vec![
+            replica("a", at, 0, 0),
+            Scrape { cpu: None, ..replica("b", at, 0, 0) },
+            Scrape { working_set_bytes: None, ..replica("c", at, 0, 0) },
+            Scrape { cpu: None, working_set_bytes: None, ..replica("d", at, 0, 0) },
+        ],
+        ..FunctionScrape::default()
+    }]);
+    let counts = feed.windows.replicas(Timestamp(feed.now())).expect("read");
+    assert_eq!((counts.reporting.0, counts.without_cpu.0, counts.without_memory.0), (3, 1, 1));
 }
 
 #[test]
@@ -338,7 +511,7 @@ fn full_state() -> State {
             one.requests.as_mut().expect("given").latency = std::array::from_fn(|bucket| index * (bucket as u64 + 7));
             FunctionScrape {
                 platform: Some(PlatformReading {
-                    allocation: Allocation::new(3 + (index % 2) as u32, 333 + (index % 3) as u32, 257),
+                    allocation: Some(Allocation::new(3 + (index % 2) as u32, 333 + (index % 3) as u32, 257)),
                     crashes: Some(index),
                     oom_kills: Some(index / 2),
                     startups: Some((index, index * 777)),
@@ -346,6 +519,7 @@ fn full_state() -> State {
                 }),
                 ingress: Some(IngressReading { queued: 1234.567, ..ingress(at, index * index * 19, index * 3) }),
                 replicas: vec![one, replica("image-classification-python-7f9c-2", at, index * 997, 0)],
+                ..FunctionScrape::default()
             }
         };
         feed.tick(&[&scrape]);
@@ -388,6 +562,7 @@ fn a_busy_function_takes_few_kibibytes() {
             platform: Some(platform(at, 4)),
             ingress: Some(ingress(at, index * 2000, 0)),
             replicas: names.iter().map(|name| replica(name, at, index * 500, 0)).collect(),
+            ..FunctionScrape::default()
         }]);
     }
     println!("a function of four replicas takes {} bytes, {} of them inline", feed.windows.memory_bytes(), size_of::<FunctionWindows>());
@@ -401,19 +576,25 @@ fn any_reading() -> impl Strategy<Value = (u8, Scrape)> {
     let requests = (counter(), counter(), prop::collection::vec(counter(), LATENCY_BUCKETS)).prop_map(|(completed, failed, latency)| {
         RequestCounters { completed, failed, latency: latency.try_into().expect("as many as there are") }
     });
-    let cpu = (counter(), counter(), counter()).prop_map(|(usage_us, periods, throttled_periods)| CpuCounters {
-        usage_us,
-        periods,
-        throttled_periods,
-    });
+    let periods = (counter(), counter()).prop_map(|(runnable, throttled)| CpuPeriods { runnable, throttled });
+    let cpu = (counter(), prop::option::of(periods), 0u64..2).prop_map(|(usage_us, periods, of)| CpuCounters { usage_us, periods, of });
+    let started = prop::option::of(0u64..TICK * 100);
     let kills = (0u64..20, counter());
-    (0u8..4, prop::option::of(requests), prop::option::of(gauge), prop::option::of(cpu), prop::option::of(counter()), kills).prop_map(
-        |(name, requests, in_flight, cpu, working_set_bytes, (restarts, oom_kills))| {
-            let scrape =
-                Scrape { replica: format!("r{name}"), at: Timestamp(0), requests, in_flight, cpu, working_set_bytes, restarts, oom_kills };
+    (0u8..4, started, prop::option::of(requests), prop::option::of(gauge), prop::option::of(cpu), prop::option::of(counter()), kills)
+        .prop_map(|(name, started, requests, in_flight, cpu, working_set_bytes, (restarts, oom_kills))| {
+            let started = started.map(Timestamp);
+            let scrape = Scrape {
+                started,
+                requests,
+                in_flight,
+                cpu,
+                working_set_bytes,
+                restarts,
+                oom_kills,
+                ..Scrape::new(format!("r{name}"), Timestamp(0))
+            };
             (name, scrape)
-        },
-    )
+        })
 }
 
 fn any_scrape() -> impl Strategy<Value = FunctionScrape> {
@@ -423,14 +604,14 @@ fn any_scrape() -> impl Strategy<Value = FunctionScrape> {
         arrived,
         failed,
         queued,
+        of: 0,
     });
     let platform = (0u32..5, 0u32..3, prop::option::of(counter()), prop::option::of((counter(), counter()))).prop_map(
         |(ready, cpu, crashes, startups)| PlatformReading {
-            ready: Replicas(ready),
-            allocation: Allocation::new(ready, cpu, 64),
+            allocation: Some(Allocation::new(ready, cpu, 64)),
             crashes,
             startups,
-            ..platform(0, 0)
+            ..platform(0, ready)
         },
     );
     // Names differ within one scrape: what one source says of a replica comes in one piece.
@@ -440,6 +621,7 @@ fn any_scrape() -> impl Strategy<Value = FunctionScrape> {
         platform,
         ingress,
         replicas,
+        node_cores: None,
     })
 }
 
@@ -546,6 +728,7 @@ proptest! {
                     platform: Some(platform),
                     ingress: Some(ingress(at, completed + failed, failed)),
                     replicas: (0..replicas).map(one).collect(),
+                    ..FunctionScrape::default()
                 });
             }
             windows.close(Tick(tick), &policy.prices);

@@ -79,13 +79,14 @@ impl Simulated {
         let placed = self.world.replicas().filter(|replica| replica.phase != Phase::Pending);
         let replicas = placed.zip(&self.reading.scrape.replicas).map(|(replica, scrape)| {
             let cpu = scrape.cpu.unwrap_or_default();
+            let periods = cpu.periods.unwrap_or_default();
             ReplicaView {
                 id: self.name_of(replica.number),
                 state: self.seen(replica).state,
                 usage: Some(ResourceUsage {
                     cpu_seconds: cpu.usage_us as f64 / 1e6,
-                    periods: cpu.periods,
-                    throttled_periods: cpu.throttled_periods,
+                    periods: periods.runnable,
+                    throttled_periods: periods.throttled,
                     throttled_seconds: replica.held_back().seconds(),
                     working_set: scrape.working_set_bytes.unwrap_or(0),
                     oom_kills: scrape.oom_kills,

@@ -105,7 +105,7 @@ prop_compose! {
         state.windows.tick = tick;
         state.windows.short = short;
         state.windows.long = long;
-        state.replicas = replicas.map(|[a, b, c, d]| ReplicaCounts { desired: Replicas(a), ready: Replicas(b), pending: Replicas(c), reporting: Replicas(d) });
+        state.replicas = replicas.map(|[a, b, c, d]| ReplicaCounts { desired: Replicas(a), ready: Replicas(b), pending: Replicas(c), reporting: Replicas(d), ..ReplicaCounts::default() });
         state.allocation = allocation.map(|[a, b, c]| Allocation::new(a, b, c));
         (state.startup_ms, state.objective.latency_ms, state.tick_length_ms) = (startup_ms, latency_ms, tick_length_ms);
         state.age = qscale_common::contract::Ages { requests_ms: ages, cpu_ms: ages, memory_ms: ages, replicas_ms: ages };

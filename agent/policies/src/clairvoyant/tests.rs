@@ -31,7 +31,7 @@ fn at(second: u64, current: Allocation) -> (State, Timestamp) {
     let mut state = State { allocation: Some(current), observed_at_ms: now, ..fixtures::state() };
     state.bounds.replicas = Range::new(Replicas(0), Replicas(20)).expect("ordered");
     let all = current.replicas;
-    state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+    state.replicas = Some(ReplicaCounts::all(all));
     (state, now)
 }
 

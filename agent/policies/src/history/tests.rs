@@ -9,7 +9,7 @@ use crate::fixtures;
 fn state(tick: u64, tick_ms: u64, rate: Option<f64>) -> State {
     let mut state = State { tick: Tick(tick), tick_length_ms: tick_ms, ..fixtures::state() };
     let two = Replicas(2);
-    state.replicas = Some(ReplicaCounts { desired: two, ready: two, pending: Replicas(0), reporting: two });
+    state.replicas = Some(ReplicaCounts::all(two));
     state.windows.tick.rate_rps = rate;
     state.windows.tick.concurrency = rate.map(|rate| rate * 0.05);
     state.windows.tick.queued = rate.map(|_| 0.0);

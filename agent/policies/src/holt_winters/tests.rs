@@ -141,7 +141,7 @@ fn scales_up_before_the_load_that_comes_every_season() {
                 State { allocation: Some(Allocation::new(replicas, 500, 256)), tick: Tick(300_000_000 + tick), ..fixtures::state() };
             state.bounds.replicas = Range::new(Replicas(1), Replicas(20)).expect("ordered");
             let all = Replicas(replicas);
-            state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+            state.replicas = Some(ReplicaCounts::all(all));
             let busy = tick / 3 % 8 >= 6;
             let mean = if busy { 3600.0 } else { 800.0 } / f64::from(replicas);
             state.windows.tick.cpu_millicores = Some(Usage { mean, max: mean });

@@ -253,7 +253,7 @@ fn at(second: u64, replicas: u32, in_flight: f64) -> State {
     (state.tick, state.tick_length_ms) = (Tick(1_700_000_000 + second), 1000);
     state.bounds.replicas = Range::new(Replicas(0), Replicas(1000)).expect("ordered");
     let all = Replicas(replicas);
-    state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+    state.replicas = Some(ReplicaCounts::all(all));
     state.windows.tick.concurrency = (replicas > 0).then(|| in_flight / f64::from(replicas));
     state.windows.tick.queued = Some(if replicas == 0 { in_flight } else { 0.0 });
     state

@@ -1,6 +1,5 @@
 use qscale_common::contract::{ReplicaCounts, Usage};
 use qscale_common::time::Tick;
-use qscale_common::units::Replicas;
 
 use super::histogram::*;
 use super::recommender::*;
@@ -404,7 +403,7 @@ fn at(minute: u64, allocation: Allocation, cpu: Option<f64>, memory: f64) -> Sta
     let mut state = State { allocation: Some(allocation), ..fixtures::state() };
     (state.tick, state.tick_length_ms) = (Tick(28_000_000 + minute), 60_000);
     let all = allocation.replicas;
-    state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+    state.replicas = Some(ReplicaCounts::all(all));
     state.windows.tick.cpu_millicores = cpu.map(|mean| Usage { mean, max: mean });
     state.windows.tick.memory_mib = Some(Usage { mean: memory, max: memory });
     state

@@ -4,7 +4,7 @@
 //! Shares are constant between two events, so every question is answered in closed form. Spending the quota and regaining it are events here, since they change
 //! the shares of others. With whole cores it counts the same as [`super::Cpu`].
 
-use qscale_common::scrape::CpuCounters;
+use qscale_common::scrape::{CpuCounters, CpuPeriods};
 use qscale_common::units::Millicores;
 
 use super::{PERIOD, Processor, quota};
@@ -151,7 +151,8 @@ impl Portion {
     /// CPU counters up to the accounted instant.
     #[must_use]
     pub fn counters(&self) -> CpuCounters {
-        CpuCounters { usage_us: (self.usage / 1000.0) as u64, periods: self.periods, throttled_periods: self.throttled_periods }
+        let periods = CpuPeriods { runnable: self.periods, throttled: self.throttled_periods };
+        CpuCounters { usage_us: (self.usage / 1000.0) as u64, periods: Some(periods), of: 0 }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Measurements of a function: its Scrape at an instant. Owns the form of counters; must not change anything but time.
 
+use std::time::Duration;
+
 use qscale_common::contract::Headroom;
-use qscale_common::scrape::{FunctionScrape, IngressReading, PlatformReading, Scrape};
+use qscale_common::scrape::{FunctionScrape, IngressReading, PlatformReading, PlatformReplicas, Scrape};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Replicas;
 
@@ -52,13 +54,15 @@ impl Function {
         self.advance(now);
         self.read_platform(at, reading);
         let arrived = self.taken.with(&self.totals).arrived;
-        reading.scrape.ingress = Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64 });
+        reading.scrape.ingress =
+            Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64, of: 0 });
         // A pending replica has nothing to read.
         reading.resize(self.replicas().filter(|replica| replica.phase != Phase::Pending).count());
         let placed = self.slots.iter_mut().flatten().filter(|replica| replica.phase != Phase::Pending);
         for (replica, scrape) in placed.zip(&mut reading.scrape.replicas) {
             name_of(&self.profile.name, replica.number, &mut scrape.replica);
             scrape.at = at;
+            scrape.started = Some(at.minus(Duration::from(now.since(replica.begun))));
             scrape.requests = Some(replica.requests);
             scrape.in_flight = Some(f64::from(replica.load));
             scrape.cpu = Some(replica.cpu(now));
@@ -74,9 +78,12 @@ impl Function {
         let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
         reading.scrape.platform = Some(PlatformReading {
             at,
-            allocation: self.allocation,
-            ready: phase(|phase| phase == Phase::Ready),
-            pending: phase(|phase| matches!(phase, Phase::Pending | Phase::Starting { .. } | Phase::BackOff { .. })),
+            allocation: Some(self.allocation),
+            replicas: Some(PlatformReplicas {
+                desired: self.allocation.replicas,
+                ready: phase(|phase| phase == Phase::Ready),
+                pending: phase(|phase| matches!(phase, Phase::Pending | Phase::Starting { .. } | Phase::BackOff { .. })),
+            }),
             crashes: Some(crashes),
             oom_kills: Some(oom_kills),
             startups: Some((became_ready, self.startup_time.0 / 1_000_000)),

@@ -1,4 +1,4 @@
-use qscale_common::scrape::{FunctionScrape, IngressReading};
+use qscale_common::scrape::{CpuPeriods, FunctionScrape, IngressReading, PlatformReading};
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Mebibytes, Millicores, Replicas};
 
@@ -145,10 +145,10 @@ fn a_scrape_counts_up_to_its_instant() {
     assert_eq!((requests.completed, requests.failed, requests.latency[11]), (1, 0, 1));
     assert_eq!((replica.replica.as_str(), replica.at, replica.in_flight), ("f-00000", Timestamp(1_150), Some(2.0)));
     let cpu = replica.cpu.expect("read");
-    assert_eq!((cpu.usage_us, cpu.periods, cpu.throttled_periods), (150_000, 2, 0));
-    assert_eq!(scrape.ingress.expect("read"), IngressReading { at: Timestamp(1_150), arrived: 3, failed: 0, queued: 0.0 });
+    assert_eq!((cpu.usage_us, cpu.periods), (150_000, Some(CpuPeriods { runnable: 2, throttled: 0 })));
+    assert_eq!(scrape.ingress.expect("read"), IngressReading { at: Timestamp(1_150), arrived: 3, failed: 0, queued: 0.0, of: 0 });
     let platform = scrape.platform.expect("read");
-    assert_eq!((platform.ready, platform.pending, platform.startups), (Replicas(1), Replicas(0), Some((0, 0))));
+    assert_eq!((ready_and_pending(&platform), platform.startups), ((1, 0), Some((0, 0))));
 }
 
 /// A function whose replicas take 10 MiB and 1 MiB a request, each of which takes 100 ms; four at once.
@@ -168,6 +168,11 @@ fn hungry(replicas: u32, memory: u32) -> Function {
     function
 }
 
+fn ready_and_pending(platform: &PlatformReading) -> (u32, u32) {
+    let replicas = platform.replicas.expect("a simulated platform counts its replicas");
+    (replicas.ready.0, replicas.pending.0)
+}
+
 fn scraped(function: &mut Function, at_ms: u64) -> FunctionScrape {
     let mut reading = Reading::default();
     function.scrape(ms(at_ms), Timestamp(at_ms), &mut reading);
@@ -184,7 +189,7 @@ fn more_requests_than_memory_holds_kill_the_replica_with_all_of_them() {
     assert_eq!((totals.failed, totals.oom_kills, totals.crashes), (4, 1, 0));
     let scrape = scraped(&mut function, 20);
     let (platform, replica) = (scrape.platform.expect("read"), &scrape.replicas[0]);
-    assert_eq!((platform.ready, platform.pending, platform.oom_kills, platform.crashes), (Replicas(0), Replicas(1), Some(1), Some(0)));
+    assert_eq!((ready_and_pending(&platform), platform.oom_kills, platform.crashes), ((0, 1), Some(1), Some(0)));
     assert_eq!((replica.oom_kills, replica.restarts, replica.working_set_bytes), (1, 0, Some(0)));
     assert_eq!(replica.requests.expect("read").failed, 4);
     // 200 ms of back-off and a second to start.
@@ -261,7 +266,7 @@ fn replicas_are_placed_on_the_least_allocated_node_or_wait() {
     placed(&function, &[(0, Some(0)), (1, Some(1)), (2, Some(0)), (3, Some(1)), (4, None)]);
     let scrape = scraped(&mut function, 1500);
     let platform = scrape.platform.expect("read");
-    assert_eq!((platform.ready, platform.pending, scrape.replicas.len()), (Replicas(4), Replicas(1), 4));
+    assert_eq!((ready_and_pending(&platform), scrape.replicas.len()), ((4, 1), 4));
     let totals = function.totals(ms(10 * SECOND));
     assert_eq!((totals.starts, totals.core_seconds), (4, 16.0));
     // The one without a place goes first, and leaves no room; the next gives its room to the one that comes.

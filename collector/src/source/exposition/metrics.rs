@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use qscale_common::platform::metric_names;
 use serde::{Deserialize, Serialize};
 
+use crate::metric::{FunctionMetric, Metric, NodeMetric, ReplicaMetric};
+
 /// Declares a struct of names that a user may configure, with their defaults.
 macro_rules! names {
     ($(#[$doc:meta])* $type:ident { $($(#[$field_doc:meta])* $field:ident = $default:expr,)* }) => {
@@ -32,8 +34,12 @@ names! {
         function = "function",
         /// Name of the replica.
         replica = "pod",
-        /// Name of a container within the replica.
+        /// Name of a container within the replica; empty or missing where a sample is the sum over a pod.
         container = "container",
+        /// Cgroup of a container.
+        container_id = "id",
+        /// Name of a container in its runtime.
+        runtime_name = "name",
         /// HTTP status of a response: a number, or a class such as `5xx`.
         http_status = "http_response_status_code",
         /// gRPC status of a response, a number.
@@ -41,10 +47,10 @@ names! {
     }
 }
 
-/// Declares the metrics: for each subject (function, replica, node) the configuration keys with their default names, and for each key the metrics
-/// that are read under that name, with a suffix where the exposition adds one.
+/// Declares the configuration keys with their default names, and for each key the metrics that are read under that name, with a suffix where the
+/// exposition adds one.
 macro_rules! metric_table {
-    ($($(#[$subject_doc:meta])* $subject:ident($metrics:ident) {
+    ($($subject:ident($metrics:ident) {
         $($(#[$doc:meta])* $key:ident = $default:expr => $($metric:ident $($suffix:literal)?),+;)*
     })*) => {
         names! {
@@ -52,19 +58,6 @@ macro_rules! metric_table {
             /// activator, cAdvisor and kube-state-metrics, and the local platform's own where those have none.
             MetricNames { $($($(#[$doc])* $key = $default,)*)* }
         }
-
-        $($(#[$subject_doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(super) enum $metrics { $($($metric,)+)* }
-
-        impl $metrics {
-            /// Number of metrics.
-            pub(super) const COUNT: usize = [$($(Self::$metric,)+)*].len();
-        })*
-
-        /// A metric that is read.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(super) enum Metric { $($subject($metrics),)* }
 
         impl MetricNames {
             /// The metrics by their names in the exposition.
@@ -78,7 +71,6 @@ macro_rules! metric_table {
 }
 
 metric_table! {
-    /// Metrics of a container of a replica.
     Replica(ReplicaMetric) {
         /// CPU time of a container, seconds.
         cpu_seconds = metric_names::CPU_SECONDS => CpuSeconds;
@@ -92,12 +84,13 @@ metric_table! {
         oom_events = metric_names::OOM_EVENTS => OomEvents;
         /// Restarts of a container.
         restarts = metric_names::RESTARTS => Restarts;
+        /// Start of a container, seconds since 1970.
+        start_time_seconds = metric_names::START_TIME => StartTime;
         /// Requests in flight at a replica.
         in_flight = metric_names::IN_FLIGHT => InFlight;
         /// Histogram of the duration of requests, seconds.
         duration = metric_names::DURATION => DurationBucket "_bucket", DurationCount "_count";
     }
-    /// Metrics of a function.
     Function(FunctionMetric) {
         /// Requests queued before the replicas.
         queued = metric_names::QUEUED => Queued;
@@ -120,7 +113,6 @@ metric_table! {
         /// Histogram or summary of the start-up time of replicas, seconds.
         startup = metric_names::STARTUP => StartupSum "_sum", StartupCount "_count";
     }
-    /// Metrics of a node.
     Node(NodeMetric) {
         /// Cores of a node.
         node_cores = metric_names::NODE_CORES => Cores;

@@ -1,19 +1,32 @@
-//! From samples to rows: sorts the samples of an exposition by replica and function. Owns the meaning of labels; must not know what a row's values
-//! say.
+//! From lines to rows: sorts the samples of an exposition by replica and function. Owns the meaning of labels; must not know what a row's values say.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 
+use qscale_common::hash::fnv1a;
 use qscale_common::time::Timestamp;
 
 use super::ExpositionConfig;
-use super::metrics::{FunctionMetric, LabelNames, Metric, ReplicaMetric};
-use super::rows::{FunctionRow, Key, ReplicaRow, Rows};
+use super::metrics::LabelNames;
 use super::status::is_failure;
-use super::syntax::{Labels, Sample, Samples};
+use super::syntax::{self, Labels, Samples, Text, Value};
+use crate::metric::{FunctionMetric, Metric, ReplicaMetric};
 use crate::reading::Reading;
+use crate::rows::{Container, Rows, Sample};
+
+/// Labels that name the observer of a series and not what it observes: those that a pair of Prometheus servers adds.
+const OBSERVERS: [&[u8]; 2] = [b"prometheus", b"prometheus_replica"];
+/// Label of the endpoint that a sample was read from. What is said of a whole function is the same wherever it is said.
+const ENDPOINT: &str = "instance";
+/// Mark of a gateway among the hashes of what was read.
+const GATEWAY: &str = "gateway";
+/// Number of lines by which a text without any known metric is judged to be an exposition.
+const JUDGED_LINES: usize = 1_000;
 
 /// The label with the upper bound of a bucket; its name is fixed by the format.
 const BOUND: &str = "le";
+/// The container that holds the network of a pod.
+const NETWORK_CONTAINER: &[u8] = b"POD";
 
 /// Reads the expositions of one source.
 #[derive(Debug)]
@@ -36,14 +49,14 @@ impl Reader {
         }
     }
 
-    /// Reads `body`, which was requested at `at`. A sample without a timestamp counts as taken at that time.
+    /// Reads `text`, which was requested at `at`. A sample without a timestamp counts as taken at that time.
     #[must_use]
-    pub fn read(&self, body: &[u8], at: Timestamp) -> Reading {
+    pub fn read(&self, text: Text<'_>, at: Timestamp) -> Reading {
         let mut sorter = Sorter::new(self);
         let mut labels = Labels::default();
         // The lines of a family follow each other, so that one look-up serves many lines.
         let mut family: (&[u8], Option<Metric>) = (b"", None);
-        for sample in Samples::new(body) {
+        for sample in Samples::new(text) {
             let Ok(sample) = sample else {
                 sorter.rows.malformed += 1;
                 continue;
@@ -58,25 +71,40 @@ impl Reader {
             }
             sorter.bucket_of = None;
             match sample.read(&mut labels) {
-                // NaN means that the value was not measured.
-                Ok(value) if value.number.is_nan() => {}
-                Ok(value) => sorter.add(metric, &labels, value.number, value.at_ms),
-                Err(_) => sorter.rows.malformed += 1,
+                Ok(value) => sorter.add(metric, &labels, value),
+                Err(_) => sorter.add_malformed(metric, &labels),
             }
             if bucket {
-                sorter.series = sample.before_last(BOUND, &labels).zip(sorter.bucket_of);
+                sorter.series =
+                    sample.before_last(BOUND, &labels).zip(sorter.bucket_of).map(|(before, (replica, hash))| (before, replica, hash));
             }
         }
-        sorter.rows.into_reading(at)
+        let nothing_known = sorter.rows.samples == 0 && sorter.rows.malformed == 0;
+        let reading = sorter.rows.into_reading(at);
+        Reading { unreadable: reading.unreadable || (nothing_known && !is_exposition(text)), ..reading }
     }
 
-    /// Whether a sample with the container label `name` counts.
+    /// Whether the container called `name` counts.
     fn counts_container(&self, name: &[u8]) -> bool {
         if self.containers.is_empty() {
-            // cAdvisor shows the sum over a pod with an empty name, and the container that holds the pod's network as `POD`.
-            return !matches!(name, b"" | b"POD");
+            name != NETWORK_CONTAINER
+        } else {
+            self.containers.iter().any(|container| container.as_bytes() == name)
         }
-        self.containers.iter().any(|container| container.as_bytes() == name)
+    }
+}
+
+/// Whether most lines of `text` are samples.
+fn is_exposition(text: Text<'_>) -> bool {
+    let mut labels = Labels::default();
+    let lines = Samples::new(text).take(JUDGED_LINES);
+    let well_formed = lines.map(|sample| sample.and_then(|sample| sample.read(&mut labels)).is_ok());
+    well_formed.map(|good| if good { 1 } else { -1 }).sum::<i32>() >= 0
+}
+
+impl From<Value> for Sample {
+    fn from(Value { number, at_ms }: Value) -> Self {
+        Self { number: Some(number), at_ms }
     }
 }
 
@@ -84,113 +112,125 @@ impl Reader {
 struct Sorter<'a> {
     reader: &'a Reader,
     rows: Rows<'a>,
-    function_index: HashMap<Key<'a>, usize>,
-    last_function: usize,
-    replica_index: HashMap<Key<'a>, usize>,
-    last_replica: usize,
-    /// The replica whose histogram the last bucket was added to; `None` if it was not added.
-    bucket_of: Option<usize>,
-    /// The common beginning of the lines of the last bucket's series, and its replica. Most lines of an exposition are buckets, so their labels are
-    /// read once a series.
-    series: Option<(&'a [u8], usize)>,
+    hasher: RandomState,
+    /// Label sets that were read, by metric: a repeated one counts once.
+    seen: HashSet<u64>,
+    /// The replica whose histogram the last bucket was added to, and the hash of its series; `None` if it was not added.
+    bucket_of: Option<(usize, u64)>,
+    /// The common beginning of the lines of the last bucket's series, its replica and its hash. Most lines of an exposition are buckets, so their labels
+    /// are read once a series.
+    series: Option<(&'a [u8], usize, u64)>,
 }
 
 impl<'a> Sorter<'a> {
     fn new(reader: &'a Reader) -> Self {
-        Self {
-            reader,
-            rows: Rows::default(),
-            function_index: HashMap::new(),
-            last_function: 0,
-            replica_index: HashMap::new(),
-            last_replica: 0,
-            bucket_of: None,
-            series: None,
-        }
+        Self { reader, rows: Rows::default(), hasher: RandomState::new(), seen: HashSet::new(), bucket_of: None, series: None }
     }
 
     /// Adds a bucket if it belongs to the same series as the last one; returns whether it does.
-    fn add_to_same_series(&mut self, sample: &Sample<'a>) -> bool {
-        let Some((before, replica)) = self.series else { return false };
+    fn add_to_same_series(&mut self, sample: &syntax::Sample<'a>) -> bool {
+        let Some((before, replica, series)) = self.series else { return false };
         let Some((bound, value)) = sample.read_last(before) else { return false };
-        let Some(bound) = seconds(bound) else { return false };
-        self.rows.replicas[replica].add_bucket(bound, value.number, value.at_ms);
-        self.rows.samples += 1;
+        let Some(seconds) = seconds(bound) else { return false };
+        if self.seen.insert(self.hasher.hash_one((series, bound))) {
+            self.rows.add_bucket(replica, seconds, value.into());
+            self.rows.samples += 1;
+        }
         true
     }
 
-    fn add(&mut self, metric: Metric, labels: &Labels<'a>, number: f64, at_ms: Option<i64>) {
-        self.rows.samples += 1;
-        match metric {
-            Metric::Node(metric) => self.rows.node.add(metric, number),
-            Metric::Function(metric) => self.add_to_function(metric, labels, number, at_ms),
-            Metric::Replica(metric) => self.add_to_replica(metric, labels, number, at_ms),
+    /// Counts a malformed line. Of a series that is known, the value is missing.
+    fn add_malformed(&mut self, metric: Metric, labels: &Labels<'a>) {
+        self.rows.malformed += 1;
+        if labels.are_complete() && self.is_first(metric, labels) {
+            self.sort(metric, labels, Sample { number: None, at_ms: None });
         }
     }
 
-    fn add_to_function(&mut self, metric: FunctionMetric, labels: &Labels<'a>, number: f64, at_ms: Option<i64>) {
+    fn add(&mut self, metric: Metric, labels: &Labels<'a>, value: Value) {
+        if self.is_first(metric, labels) {
+            self.rows.samples += 1;
+            self.sort(metric, labels, value.into());
+        }
+    }
+
+    /// Whether this label set was not read before.
+    fn is_first(&mut self, metric: Metric, labels: &Labels<'a>) -> bool {
+        let series = self.series(metric, labels);
+        let bound = labels.get(BOUND).filter(|_| metric == Metric::Replica(ReplicaMetric::DurationBucket));
+        self.seen.insert(bound.map_or(series, |bound| self.hasher.hash_one((series, bound))))
+    }
+
+    fn sort(&mut self, metric: Metric, labels: &Labels<'a>, sample: Sample) {
+        match metric {
+            Metric::Node(metric) => self.rows.add_to_node(metric, sample),
+            Metric::Function(metric) => self.add_to_function(metric, labels, sample),
+            Metric::Replica(metric) => self.add_to_replica(metric, labels, sample),
+        }
+    }
+
+    /// Hash of a metric and its labels in any order, but for a bucket's bound and for the labels that name an observer.
+    fn series(&self, metric: Metric, labels: &Labels<'a>) -> u64 {
+        let of_function = matches!(metric, Metric::Function(metric) if metric.is_statement());
+        let counts = |name: &[u8]| name != BOUND.as_bytes() && !OBSERVERS.contains(&name) && !(of_function && name == ENDPOINT.as_bytes());
+        let hashes = labels.iter().filter(|(name, _)| counts(name)).map(|label| self.hasher.hash_one(label));
+        hashes.fold(self.hasher.hash_one(metric), u64::wrapping_add)
+    }
+
+    fn add_to_function(&mut self, metric: FunctionMetric, labels: &Labels<'a>, sample: Sample) {
         let names = &self.reader.labels;
         let (Some(namespace), Some(function)) = (labels.get(&names.namespace), labels.get(&names.function)) else { return };
-        let row = self.function((namespace, function));
-        self.rows.functions[row].add(metric, number, at_ms);
+        let place = self.rows.function((namespace, function));
+        self.rows.add_to_function(place, metric, sample);
+        if metric == FunctionMetric::Arrived {
+            let gateway = [labels.get(&names.replica), labels.get(ENDPOINT)].map(Option::unwrap_or_default);
+            if self.seen.insert(self.hasher.hash_one((GATEWAY, place, gateway))) {
+                self.rows.add_gateway(place, fnv1a(gateway.join(&b'/')));
+            }
+        }
     }
 
-    fn add_to_replica(&mut self, metric: ReplicaMetric, labels: &Labels<'a>, number: f64, at_ms: Option<i64>) {
+    fn add_to_replica(&mut self, metric: ReplicaMetric, labels: &Labels<'a>, sample: Sample) {
         let names = &self.reader.labels;
         let (Some(namespace), Some(replica)) = (labels.get(&names.namespace), labels.get(&names.replica)) else { return };
-        let function = labels.get(&names.function).map(|function| self.function((namespace, function)));
+        let function = labels.get(&names.function).map(|function| self.rows.function((namespace, function)));
         if replica == self.reader.gateway.as_bytes() {
-            return self.add_to_gateway(metric, function, labels, number);
+            return self.add_to_gateway(metric, function, labels, sample);
         }
-        if labels.get(&names.container).is_some_and(|container| !self.reader.counts_container(container)) {
+        let container = labels.get(&names.container).unwrap_or_default();
+        let counts = container.is_empty() || self.reader.counts_container(container);
+        // The container that holds the pod's network is not what the sum over a pod is about.
+        if !counts && (!metric.is_of_container() || container == NETWORK_CONTAINER) {
             return;
         }
-        let place = self.replica((namespace, replica));
-        let row = &mut self.rows.replicas[place];
-        row.owner = row.owner.or(function);
+        let place = self.rows.replica((namespace, replica), function);
         match metric {
-            ReplicaMetric::DurationCount => row.add_requests(number, failed(names, labels), at_ms),
+            _ if !counts => self.rows.shown_by_other(place, metric),
+            ReplicaMetric::InFlight => self.rows.add_in_flight(place, sample),
+            ReplicaMetric::DurationCount => self.rows.add_requests(place, failed(names, labels), sample),
             ReplicaMetric::DurationBucket if failed(names, labels) => {}
             ReplicaMetric::DurationBucket => match labels.get(BOUND).and_then(seconds) {
                 Some(bound) => {
-                    row.add_bucket(bound, number, at_ms);
-                    self.bucket_of = Some(place);
+                    self.rows.add_bucket(place, bound, sample);
+                    self.bucket_of = Some((place, self.series(Metric::Replica(metric), labels)));
                 }
                 None => self.rows.malformed += 1,
             },
-            metric => row.add(metric, number, at_ms),
+            metric => {
+                let label = |name: &str| labels.get(name).unwrap_or_default();
+                let container = Container { name: container, id: label(&names.container_id), runtime_name: label(&names.runtime_name) };
+                self.rows.add_to_container(place, container, metric, sample);
+            }
         }
     }
 
     /// Of the requests that reached no replica only failures count: a request that succeeded was answered by a replica.
-    fn add_to_gateway(&mut self, metric: ReplicaMetric, function: Option<usize>, labels: &Labels<'a>, number: f64) {
+    fn add_to_gateway(&mut self, metric: ReplicaMetric, function: Option<usize>, labels: &Labels<'a>, sample: Sample) {
         if let (ReplicaMetric::DurationCount, Some(function)) = (metric, function)
             && failed(&self.reader.labels, labels)
         {
-            self.rows.functions[function].refused += number.max(0.0);
+            self.rows.add_refused(function, sample);
         }
-    }
-
-    fn function(&mut self, key: Key<'a>) -> usize {
-        let functions = &mut self.rows.functions;
-        if functions.get(self.last_function).is_none_or(|row| row.key != key) {
-            self.last_function = *self.function_index.entry(key).or_insert_with(|| {
-                functions.push(FunctionRow::new(key));
-                functions.len() - 1
-            });
-        }
-        self.last_function
-    }
-
-    fn replica(&mut self, key: Key<'a>) -> usize {
-        let replicas = &mut self.rows.replicas;
-        if replicas.get(self.last_replica).is_none_or(|row| row.key != key) {
-            self.last_replica = *self.replica_index.entry(key).or_insert_with(|| {
-                replicas.push(ReplicaRow::new(key));
-                replicas.len() - 1
-            });
-        }
-        self.last_replica
     }
 }
 

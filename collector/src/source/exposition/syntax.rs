@@ -1,14 +1,55 @@
-//! Prometheus's text exposition, line by line, without copying. Owns the syntax; must not know what a metric means.
+//! Text expositions, Prometheus's and OpenMetrics', line by line, without copying. Owns the syntax; must not know what a metric means.
 //!
 //! The two published parsers of this format build owned strings and maps for every sample, one of them with regular expressions. A collector
 //! reads thousands of lines per tick for a hundred functions, and uses fewer than half of them.
 
 use memchr::{memchr, memchr2};
 
+/// A text format. They differ in the time of a sample and in the mark of the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Prometheus's: times are whole milliseconds.
+    #[default]
+    Prometheus,
+    /// OpenMetrics': times are seconds, and `# EOF` ends the text.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format that a `content-type` names; Prometheus's if it names none.
+    #[must_use]
+    pub fn of(content_type: &[u8]) -> Self {
+        const OPEN_METRICS: &[u8] = b"application/openmetrics-text";
+        let named = content_type.trim_ascii_start().get(..OPEN_METRICS.len());
+        if named.is_some_and(|named| named.eq_ignore_ascii_case(OPEN_METRICS)) { Self::OpenMetrics } else { Self::Prometheus }
+    }
+}
+
+/// An exposition as it was received.
+#[derive(Debug, Clone, Copy)]
+pub struct Text<'a> {
+    /// The bytes.
+    pub body: &'a [u8],
+    /// Their format.
+    pub format: Format,
+    /// Whether it is known that nothing is missing at the end. A line without a newline may otherwise lack the last digits of its number.
+    pub complete: bool,
+}
+
+impl<'a> Text<'a> {
+    /// A complete text in Prometheus's format.
+    #[must_use]
+    pub fn new(body: &'a [u8]) -> Self {
+        Self { body, format: Format::Prometheus, complete: true }
+    }
+}
+
 /// The samples of an exposition. Comments and empty lines are skipped; a malformed line is one `Err`, and the next line is read.
 #[derive(Debug, Clone)]
 pub struct Samples<'a> {
     rest: &'a [u8],
+    format: Format,
+    complete: bool,
 }
 
 /// A malformed or truncated line.
@@ -21,6 +62,7 @@ pub struct Sample<'a> {
     /// Name of the metric.
     pub name: &'a [u8],
     rest: &'a [u8],
+    format: Format,
 }
 
 /// The value of a sample.
@@ -34,21 +76,49 @@ pub struct Value {
 
 /// The labels of one sample: names, and values as written, escapes included. Reused from line to line.
 #[derive(Debug, Default)]
-pub struct Labels<'a>(Vec<(&'a [u8], &'a [u8])>);
+pub struct Labels<'a> {
+    entries: Vec<(&'a [u8], &'a [u8])>,
+    complete: bool,
+}
 
 impl<'a> Labels<'a> {
     /// The value of the label `name` as written; DNS names, numbers and statuses have nothing to unescape.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
-        self.0.iter().find(|(label, _)| *label == name.as_bytes()).map(|(_, value)| *value)
+        self.iter().find(|(label, _)| *label == name.as_bytes()).map(|(_, value)| value)
+    }
+
+    /// Names and values, in the order of the line.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.entries.iter().copied()
+    }
+
+    /// Whether all labels of the line could be read, though perhaps not its value.
+    #[must_use]
+    pub fn are_complete(&self) -> bool {
+        self.complete
     }
 }
 
 impl<'a> Samples<'a> {
-    /// The samples of `body`.
+    /// The samples of `text`.
     #[must_use]
-    pub fn new(body: &'a [u8]) -> Self {
-        Self { rest: body }
+    pub fn new(Text { body, format, complete }: Text<'a>) -> Self {
+        // A text in OpenMetrics that is complete ends with a comment.
+        Self { rest: body, format, complete: complete && format == Format::Prometheus }
+    }
+
+    /// The next line, without blanks at its beginning; `None` at the end. A line that may be truncated is an error.
+    fn line(&mut self) -> Option<Result<&'a [u8], Malformed>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let end = memchr(b'\n', self.rest);
+        let (line, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
+        self.rest = rest.get(1..).unwrap_or_default();
+        let line = skip_blanks(line);
+        let whole = end.is_some() || self.complete || line.first() == Some(&b'#');
+        Some(if whole { Ok(line) } else { Err(Malformed) })
     }
 }
 
@@ -57,52 +127,52 @@ impl<'a> Iterator for Samples<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if self.rest.is_empty() {
-                return None;
-            }
-            let Some(end) = memchr(b'\n', self.rest) else {
-                // Every line ends with a newline; a line without one may lack the last digits of its number.
-                let comment = skip_blanks(self.rest).first().is_none_or(|&byte| byte == b'#');
-                self.rest = &[];
-                return if comment { None } else { Some(Err(Malformed)) };
+            let line = match self.line()? {
+                Ok(line) => line,
+                Err(malformed) => return Some(Err(malformed)),
             };
-            let (line, rest) = self.rest.split_at(end);
-            self.rest = &rest[1..];
-            let line = skip_blanks(line);
             match line.first() {
-                None | Some(b'#' | b'\r') => {}
-                Some(_) => return Some(sample(line)),
+                None | Some(b'\r') => {}
+                Some(b'#') if self.format == Format::OpenMetrics && line.trim_ascii_end() == b"# EOF" => {
+                    // Nothing may follow.
+                    self.rest = &[];
+                    return None;
+                }
+                Some(b'#') => {}
+                Some(_) => return Some(sample(line, self.format)),
             }
         }
     }
 }
 
-fn sample(line: &[u8]) -> Result<Sample<'_>, Malformed> {
+fn sample(line: &[u8], format: Format) -> Result<Sample<'_>, Malformed> {
     let end = line.iter().position(|byte| !is_name(*byte)).ok_or(Malformed)?;
     let (name, rest) = line.split_at(end);
-    if name.first().is_none_or(u8::is_ascii_digit) { Err(Malformed) } else { Ok(Sample { name, rest }) }
+    if name.first().is_none_or(u8::is_ascii_digit) { Err(Malformed) } else { Ok(Sample { name, rest, format }) }
 }
 
 impl<'a> Sample<'a> {
     /// Reads the rest of the line: its labels into `labels`, and its value.
     ///
     /// # Errors
-    /// If the line is malformed; `labels` are then incomplete.
+    /// If the line is malformed; `labels` may then be incomplete.
     pub fn read(&self, labels: &mut Labels<'a>) -> Result<Value, Malformed> {
-        labels.0.clear();
+        labels.entries.clear();
+        labels.complete = false;
         let mut rest = skip_blanks(self.rest);
         if let Some(inner) = rest.strip_prefix(b"{") {
             rest = read_labels(inner, labels)?;
         } else if rest.len() == self.rest.len() {
             return Err(Malformed);
         }
-        value(rest)
+        labels.complete = true;
+        value(rest, self.format)
     }
 
     /// The text before the value of `label`, if that label was read into `labels` and is the last one of the line.
     #[must_use]
     pub fn before_last(&self, label: &str, labels: &Labels<'a>) -> Option<&'a [u8]> {
-        let last = labels.0.last().filter(|(name, _)| *name == label.as_bytes())?.1;
+        let last = labels.entries.last().filter(|(name, _)| *name == label.as_bytes())?.1;
         // The value lies within the line, so the distance of the two is its start.
         let begin = (last.as_ptr() as usize).checked_sub(self.rest.as_ptr() as usize)?;
         let after = self.rest.get(begin + last.len()..)?;
@@ -115,17 +185,29 @@ impl<'a> Sample<'a> {
     pub fn read_last(&self, before: &[u8]) -> Option<(&'a [u8], Value)> {
         let rest = self.rest.strip_prefix(before)?;
         let end = memchr2(b'"', b'\\', rest)?;
-        Some((&rest[..end], value(rest[end..].strip_prefix(b"\"}")?).ok()?))
+        Some((&rest[..end], value(rest[end..].strip_prefix(b"\"}")?, self.format).ok()?))
     }
 }
 
-fn value(rest: &[u8]) -> Result<Value, Malformed> {
+fn value(rest: &[u8], format: Format) -> Result<Value, Malformed> {
     // An exemplar follows a hash mark; it belongs to one request, not to the sample.
     let words = rest.split(|&byte| is_blank(byte) || byte == b'\r').filter(|word| !word.is_empty());
     let mut words = words.take_while(|word| !word.starts_with(b"#"));
     let number = number(words.next().ok_or(Malformed)?)?;
-    let at_ms = words.next().map(|word| text(word).and_then(|word| word.parse().ok()).ok_or(Malformed)).transpose()?;
+    let at_ms = words.next().map(|word| time(word, format)).transpose()?;
     if words.next().is_some() { Err(Malformed) } else { Ok(Value { number, at_ms }) }
+}
+
+/// Reads a time, in milliseconds.
+fn time(word: &[u8], format: Format) -> Result<i64, Malformed> {
+    let word = text(word).ok_or(Malformed)?;
+    match format {
+        Format::Prometheus => word.parse().map_err(|_| Malformed),
+        // The cast saturates.
+        Format::OpenMetrics => {
+            word.parse().ok().filter(|seconds: &f64| seconds.is_finite()).map(|seconds| (seconds * 1000.0).round() as i64).ok_or(Malformed)
+        }
+    }
 }
 
 /// Reads labels up to the closing brace; returns the rest of the line.
@@ -143,7 +225,7 @@ fn read_labels<'a>(mut rest: &'a [u8], labels: &mut Labels<'a>) -> Result<&'a [u
         if name.is_empty() {
             return Err(Malformed);
         }
-        labels.0.push((name, &after[..end]));
+        labels.entries.push((name, &after[..end]));
         rest = skip_blanks(&after[end + 1..]);
         match rest.first() {
             Some(b',') => rest = &rest[1..],

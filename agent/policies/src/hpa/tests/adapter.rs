@@ -12,7 +12,7 @@ fn at(tick: u64, replicas: u32, cpu: Option<f64>) -> State {
     state.bounds.replicas = Range::new(Replicas(1), Replicas(100)).expect("ordered");
     state.windows.tick.cpu_millicores = cpu.map(|mean| Usage { mean, max: mean });
     let all = Replicas(replicas);
-    state.replicas = Some(ReplicaCounts { desired: all, ready: all, pending: Replicas(0), reporting: all });
+    state.replicas = Some(ReplicaCounts::all(all));
     state
 }
 
@@ -117,10 +117,48 @@ fn scales_to_zero_only_if_enabled() {
 #[test]
 fn a_pending_replica_dampens_the_way_up() {
     let mut state = at(200_000_009, 3, Some(750.0));
-    state.replicas = Some(ReplicaCounts { desired: Replicas(3), ready: Replicas(2), pending: Replicas(1), reporting: Replicas(2) });
+    state.replicas = Some(ReplicaCounts {
+        desired: Replicas(3),
+        ready: Replicas(2),
+        pending: Replicas(1),
+        reporting: Replicas(2),
+        ..ReplicaCounts::default()
+    });
     let mut memory = HpaMemory::default();
     memory.meters[0].add(inputs::instant(&state), Duration::from_secs(15), Some(750.0), Span::seconds(15));
     // 150 % of two pods is 100 % of three: ceil(1.25 x 3) = 4 rather than ceil(1.875 x 2) = 4 of ready pods alone.
     let decision = Hpa::default().sync(&state, &mut memory);
     assert_eq!(decision.wanted().expect("up").replicas, Replicas(4));
+}
+
+/// Replicas wanted of two by an HPA with `policy`, of which one shows no CPU or no memory.
+#[track_caller]
+fn with_one_unsampled(policy: &Hpa, without: (u32, u32), cpu: f64, memory: f64) -> Option<u32> {
+    let mut memory_of_rule = Memory::default();
+    let ticks = (200_000_000..200_000_012).map(|tick| {
+        let mut state = at(tick, 2, Some(cpu));
+        state.windows.tick.memory_mib = Some(Usage { mean: memory, max: memory });
+        let (without_cpu, without_memory) = (Replicas(without.0), Replicas(without.1));
+        state.replicas = state.replicas.map(|counts| ReplicaCounts { without_cpu, without_memory, ..counts });
+        policy.decide(&state, &mut memory_of_rule, Timestamp(0), &mut fixtures::rng()).wanted().map(|wanted| wanted.replicas.0)
+    });
+    ticks.collect::<Vec<_>>().into_iter().flatten().next()
+}
+
+#[test]
+fn a_replica_without_a_sample_of_one_resource_speaks_against_a_change_by_it() {
+    let down = Span::default();
+    let cpu = Hpa { downscale_stabilization: down, ..Hpa::default() };
+    // 120 % of the only one that shows CPU; the other one counts 0 %: 60 % of 80 %, so nothing changes.
+    assert_eq!(with_one_unsampled(&cpu, (0, 0), 600.0, 100.0), Some(3));
+    assert_eq!(with_one_unsampled(&cpu, (1, 0), 600.0, 100.0), None);
+    assert_eq!(with_one_unsampled(&cpu, (0, 1), 600.0, 100.0), Some(3), "its memory is of no interest");
+    // 20 % of the only one; the other one counts 100 %: 60 % in all, ceil(0.75 x 2) = 2.
+    assert_eq!(with_one_unsampled(&cpu, (0, 0), 100.0, 100.0), Some(1));
+    assert_eq!(with_one_unsampled(&cpu, (1, 0), 100.0, 100.0), None);
+    let memory = Hpa { memory_utilization: Some(50), downscale_stabilization: down, ..Hpa::default() };
+    // 150 % of 50 % of the request of 256 MiB.
+    assert_eq!(with_one_unsampled(&memory, (0, 0), 400.0, 192.0), Some(3));
+    assert_eq!(with_one_unsampled(&memory, (0, 1), 400.0, 192.0), None);
+    assert_eq!(with_one_unsampled(&memory, (1, 0), 400.0, 192.0), Some(3));
 }

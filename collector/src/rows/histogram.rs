@@ -12,13 +12,16 @@ pub(super) struct Histogram {
     bounds: Vec<(f64, f64)>,
     /// Where the next bound is expected: series arrive in ascending order.
     expected: usize,
+    /// Whether the count of a bucket is unknown.
+    incomplete: bool,
 }
 
 impl Histogram {
-    /// Adds `count` requests of at most `bound_seconds`.
+    /// Adds `count` requests of at most `bound_seconds`; NaN for an unknown number.
     pub(super) fn add(&mut self, bound_seconds: f64, count: f64) {
         let bound = bound_seconds * 1000.0;
-        if bound.is_nan() || bound < 0.0 || !count.is_finite() {
+        self.incomplete |= count.is_nan();
+        if bound.is_nan() || bound < 0.0 || count.is_nan() {
             return;
         }
         let same = |other: f64| other == bound || (other - bound).abs() <= bound.min(f64::MAX) * 1e-9;
@@ -38,8 +41,11 @@ impl Histogram {
     }
 
     /// Number of requests in each bucket of the contract. Requests are assumed to be spread evenly within a source bucket; those beyond the last finite
-    /// bound count as just above it.
-    pub(super) fn buckets(&self) -> [u64; LATENCY_BUCKETS] {
+    /// bound count as just above it. `None` if the count of a bucket is unknown.
+    pub(super) fn buckets(&self) -> Option<[u64; LATENCY_BUCKETS]> {
+        if self.incomplete {
+            return None;
+        }
         let mut bounds = self.bounds.clone();
         bounds.sort_by(|one, other| one.0.total_cmp(&other.0));
         // Series of one replica may have different bounds; a cumulative count must not decrease.
@@ -53,7 +59,7 @@ impl Histogram {
         let mut buckets = [0; LATENCY_BUCKETS];
         if bounds.is_empty() {
             // A count alone has no latency.
-            return buckets;
+            return Some(buckets);
         }
         let mut below = 0;
         for (bucket, &bound) in buckets.iter_mut().zip(&LATENCY_BOUNDS_MS) {
@@ -62,7 +68,7 @@ impl Histogram {
             below = below.max(up_to);
         }
         buckets[LATENCY_BUCKETS - 1] = (total.round() as u64).saturating_sub(below);
-        buckets
+        Some(buckets)
     }
 }
 
@@ -92,7 +98,7 @@ mod tests {
         for &(bound_ms, count) in expected {
             buckets[LATENCY_BOUNDS_MS.iter().position(|bound| *bound == bound_ms).unwrap_or(LATENCY_BUCKETS - 1)] = count;
         }
-        assert_eq!(histogram.buckets(), buckets);
+        assert_eq!(histogram.buckets(), Some(buckets));
     }
 
     #[test]
@@ -106,7 +112,7 @@ mod tests {
                 histogram.add(bound, below as f64);
             }
         }
-        assert_eq!(histogram.buckets(), expected.map(|count| count * 2));
+        assert_eq!(histogram.buckets(), Some(expected.map(|count| count * 2)));
         assert_eq!(histogram.bounds.len(), LATENCY_BUCKETS);
     }
 
@@ -129,6 +135,13 @@ mod tests {
         check(&[(f64::INFINITY, 4.0)], &[]);
     }
 
+    #[test]
+    fn a_histogram_with_an_unknown_count_has_no_latencies() {
+        let mut histogram = Histogram::default();
+        [(0.1, 3.0), (0.5, f64::NAN), (f64::INFINITY, 9.0)].iter().for_each(|&(bound, count)| histogram.add(bound, count));
+        assert_eq!(histogram.buckets(), None);
+    }
+
     proptest! {
         #[test]
         fn the_number_of_requests_is_preserved(entries in prop::collection::vec((0.0f64..100.0, 0u32..1000), 1..40), infinite: bool) {
@@ -138,7 +151,7 @@ mod tests {
                 histogram.add(f64::INFINITY, 1000.0);
             }
             let highest = histogram.bounds.iter().fold(0.0, |most: f64, (_, count)| most.max(*count));
-            prop_assert_eq!(histogram.buckets().iter().sum::<u64>(), highest as u64);
+            prop_assert_eq!(histogram.buckets().expect("all counts are known").iter().sum::<u64>(), highest as u64);
         }
 
         #[test]
