@@ -2,7 +2,7 @@
 //!
 //! Deviations from the original, due to data that a State lacks:
 //! - each second of a tick has the tick's mean; if a tick is longer than two seconds, it decides once a tick;
-//! - a revision is always reachable, and initialized if first seen with at least its initial number of pods;
+//! - a revision is always reachable, and initialized by the first decision that sees its initial number of pods ready;
 //! - values are of all pods, not of a sample; requests queued at the gateway count as the activator's.
 
 pub mod autoscaler;
@@ -60,7 +60,7 @@ pub struct Kpa {
     pub target_burst_capacity: f64,
     /// Least number of replicas if any are needed, 1 to 10,000.
     pub activation_scale: u32,
-    /// Initial replicas, 1 to 10,000: the function is not active before this many were ready.
+    /// Initial replicas, 1 to 10,000: the function is not active before this many were ready, and does not shrink below before the decision after that.
     pub initial_scale: u32,
     /// Time a function may take to start before it is given up, 1 s to 1 h.
     pub progress_deadline: Span,
@@ -266,13 +266,14 @@ impl Kpa {
         let found = memory.found.get_or_insert_with(|| Found {
             autoscaler: Autoscaler::new(ready, now),
             activity: Activity::found(ready, current.replicas.0, now),
-            initialized: ready >= self.initial_scale,
+            initialized: false,
         });
         let result = found.autoscaler.scale(&self.decider(), ready, stable, panic, now);
         let panics = if found.autoscaler.panics_since().is_some() { " in panic" } else { "" };
         let reason = format!("{stable:.2} over the stable and {panic:.2} over the panic window asks for {}{panics}", result.desired);
-        found.initialized |= ready >= self.initial_scale;
+        // The decision that sees the initial scale reached still keeps it.
         let fewest = if found.initialized { 0 } else { self.initial_scale };
+        found.initialized |= ready >= self.initial_scale;
         let bounded = state.bounds.replicas.clamp(Replicas(result.desired.max(fewest)));
         let pods = Counted { ready, needed: state.bounds.replicas.min().0.max(fewest).max(1) };
         match found.activity.reconcile(&self.zero(), Some(bounded.0), pods, result.excess_burst_capacity, now) {

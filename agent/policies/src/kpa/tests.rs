@@ -295,6 +295,24 @@ fn begins_with_the_initial_scale_once() {
 }
 
 #[test]
+fn the_decision_in_which_the_initial_scale_is_reached_keeps_it() {
+    let policy = Kpa { initial_scale: 20, panic_threshold_percentage: 1000.0, ..Kpa::default() };
+    // 1 replica, then 20 of which 20 are ready, while 11 would do: 11 x 70 requests at once.
+    let mut memory = Memory::default();
+    let mut wanted = |second: u64, replicas: u32| {
+        let decision = policy.decide(&at(second, replicas, 765.0), &mut memory, Timestamp(0), &mut fixtures::rng());
+        decision.wanted().map(|wanted| wanted.replicas.0)
+    };
+    assert_eq!(wanted(1, 1), Some(20));
+    assert_eq!(wanted(3, 19), Some(20), "not reached");
+    assert_eq!(wanted(5, 20), None, "reached: 20 stay");
+    assert_eq!(wanted(7, 20), Some(11), "free");
+    let mut fresh = Memory::default();
+    let first = policy.decide(&at(1, 20, 765.0), &mut fresh, Timestamp(0), &mut fixtures::rng());
+    assert_eq!(first.wanted(), None, "first seen with its initial scale");
+}
+
+#[test]
 fn goes_to_zero_when_idle_and_back_on_the_first_request() {
     let replicas = run(&Kpa::default(), 1, |second| if (10..300).contains(&second) { 0.0 } else { 5.0 }, 310);
     let zero = replicas.iter().position(|replicas| *replicas == 0).expect("goes to zero");
