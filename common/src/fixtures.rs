@@ -1,10 +1,12 @@
 //! Messages for tests, compiled only with the feature `fixtures`. Owns one complete State, so that a new field is given in one place.
 
-use crate::contract::{Epoch, State};
+use rand::{Rng, RngExt as _};
+
+use crate::contract::{Ages, Changes, Direction, Epoch, Headroom, Latency, ReplicaCounts, State, Usage, Window, WireObjective};
 use crate::name::{FunctionId, Name};
-use crate::policy::ScalingPolicy;
+use crate::policy::{Bounds, Prices, Range, ScalingPolicy, Weight};
 use crate::time::{Tick, Timestamp};
-use crate::units::Allocation;
+use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 /// A name.
 ///
@@ -27,4 +29,117 @@ pub fn state() -> State {
         allocation: Some(Allocation::new(2, 500, 256)),
         ..State::unmeasured(&ScalingPolicy::new(function))
     }
+}
+
+/// A State that the contract allows, most of its values usual, some of them at the end of their range; the ticks of a few States from one generator lie close
+/// together.
+#[must_use]
+pub fn any_state(rng: &mut impl Rng) -> State {
+    let state = state();
+    let tick_length_ms = choose(rng, [100, 1_000, 5_000, 5_000, 5_000, 60_000, 3_600_000]);
+    let newest = Timestamp::LAST.0 / tick_length_ms;
+    let usual = 1_700_000_000_000 / tick_length_ms + rng.random_range(0..200);
+    let tick = choose(rng, [usual, usual, usual, usual, usual, 0, 1, newest - 1, newest]);
+    State {
+        epoch: Epoch(choose(rng, [1, u64::MAX])),
+        tick: Tick(tick),
+        tick_length_ms,
+        observed_at_ms: Timestamp(choose(rng, [tick * tick_length_ms, 0, Timestamp::LAST.0])),
+        allocation: maybe(rng, any_allocation),
+        replicas: maybe(rng, |rng| ReplicaCounts {
+            desired: Replicas(count(rng, Replicas::MAX.0)),
+            ready: Replicas(count(rng, Replicas::MAX.0)),
+            pending: Replicas(count(rng, Replicas::MAX.0)),
+            reporting: Replicas(count(rng, Replicas::MAX.0)),
+            without_cpu: Replicas(count(rng, Replicas::MAX.0)),
+            without_memory: Replicas(count(rng, Replicas::MAX.0)),
+        }),
+        age: Ages {
+            requests_ms: maybe(rng, any_millis),
+            cpu_ms: maybe(rng, any_millis),
+            memory_ms: maybe(rng, any_millis),
+            replicas_ms: maybe(rng, any_millis),
+        },
+        windows: crate::contract::Windows { tick: any_window(rng), short: any_window(rng), long: any_window(rng) },
+        changes: Changes {
+            horizontal_ticks: maybe(rng, |rng| count(rng, u32::MAX)),
+            vertical_ticks: maybe(rng, |rng| count(rng, u32::MAX)),
+            last: maybe(rng, |rng| choose(rng, [Direction::Up, Direction::Down])),
+        },
+        startup_ms: maybe(rng, any_millis),
+        headroom: maybe(rng, |rng| Headroom {
+            cpu_millicores: Millicores(count(rng, u32::MAX)),
+            memory_mib: Mebibytes(count(rng, u32::MAX)),
+        }),
+        objective: WireObjective {
+            percentile: choose(rng, [95.0, 50.0, f64::MIN_POSITIVE, 99.999]),
+            latency_ms: any_millis(rng),
+            failure_share: choose(rng, [0.01, 0.0, 1.0]),
+        },
+        bounds: Bounds {
+            replicas: any_range(rng, Replicas, u32::MAX),
+            cpu_millicores: any_range(rng, Millicores, u32::MAX),
+            memory_mib: any_range(rng, Mebibytes, u32::MAX),
+        },
+        prices: Prices { cpu_core_hour: any_price(rng), memory_gib_hour: any_price(rng), ..Prices::default() },
+        ..state
+    }
+}
+
+fn any_window(rng: &mut impl Rng) -> Window {
+    let share = |rng: &mut _| maybe(rng, |rng| choose(rng, [0.0, 0.05, 0.5, 1.0, f64::MIN_POSITIVE]));
+    let usage = |rng: &mut _| maybe(rng, |rng| Usage { mean: amount(rng), max: amount(rng) });
+    Window {
+        covered_ms: any_millis(rng),
+        rate_rps: maybe(rng, amount),
+        rate_slope_rps: maybe(rng, |rng| amount(rng) * choose(rng, [1.0, -1.0])),
+        rate_variation: maybe(rng, amount),
+        completed_rps: maybe(rng, amount),
+        failed_share: share(rng),
+        latency: maybe(rng, |rng| Latency { p50_ms: amount(rng), p95_ms: amount(rng), p99_ms: amount(rng), objective_ms: amount(rng) }),
+        replicas: maybe(rng, amount),
+        concurrency: maybe(rng, amount),
+        queued: maybe(rng, amount),
+        cpu_millicores: usage(rng),
+        throttled_share: share(rng),
+        memory_mib: usage(rng),
+        starts: maybe(rng, |rng| count(rng, u32::MAX)),
+        restarts: choose(rng, [0, 0, 0, 1, u32::MAX]),
+        oom_kills: choose(rng, [0, 0, 0, 1, u32::MAX]),
+    }
+}
+
+fn any_allocation(rng: &mut impl Rng) -> Allocation {
+    Allocation::new(count(rng, Replicas::MAX.0), count(rng, Millicores::MAX.0), count(rng, Mebibytes::MAX.0))
+}
+
+fn any_range<T: Copy + Ord + std::fmt::Display>(rng: &mut impl Rng, unit: fn(u32) -> T, max: u32) -> Range<T> {
+    let (one, other) = (count(rng, max), count(rng, max));
+    Range::new(unit(one.min(other)), unit(one.max(other))).expect("ordered")
+}
+
+fn any_price(rng: &mut impl Rng) -> Weight {
+    Weight::try_from(amount(rng)).expect("a finite number of at least 0")
+}
+
+fn any_millis(rng: &mut impl Rng) -> u64 {
+    choose(rng, [0, 1, 500, 5_000, 60_000, 1 << 53, u64::MAX])
+}
+
+fn amount(rng: &mut impl Rng) -> f64 {
+    let usual = rng.random_range(0.0..2_000.0);
+    choose(rng, [usual, usual, usual, usual, usual, usual, 0.0, f64::MIN_POSITIVE, 1e9, 1e15, 1e300, f64::MAX])
+}
+
+fn count(rng: &mut impl Rng, max: u32) -> u32 {
+    let usual = rng.random_range(0..20);
+    choose(rng, [usual, usual, usual, usual, 500, 1_000, max / 2, max - 1, max])
+}
+
+fn maybe<R: Rng, T>(rng: &mut R, value: impl FnOnce(&mut R) -> T) -> Option<T> {
+    rng.random_bool(0.85).then(|| value(rng))
+}
+
+fn choose<T: Copy, const N: usize>(rng: &mut impl Rng, from: [T; N]) -> T {
+    from[rng.random_range(0..N)]
 }

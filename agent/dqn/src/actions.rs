@@ -352,7 +352,7 @@ impl Decoder<'_> {
             ActionTemplate::Keep => now,
             ActionTemplate::Replicas(by) => Allocation { replicas: stepped(now.replicas, by)?, ..now },
             ActionTemplate::TimesReplicas(factor) => {
-                Allocation { replicas: Replicas(now.replicas.scaled(factor).0.max(now.replicas.0 + 1)), ..now }
+                Allocation { replicas: Replicas(now.replicas.scaled(factor).0.max(now.replicas.0.saturating_add(1))), ..now }
             }
             ActionTemplate::TimesCpu(factor) => Allocation { cpu_millicores: now.cpu_millicores.scaled(factor), ..now },
             ActionTemplate::TimesMemory(factor) => Allocation { memory_mib: now.memory_mib.scaled(factor), ..now },

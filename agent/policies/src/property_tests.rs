@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 use qscale_common::contract::{Message as _, ReplicaCounts, State, Usage};
+use qscale_common::fixtures::any_state;
 use qscale_common::policy::Range;
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
 use crate::{Decision, HoldReason, Memory, NAMES, Policy, by_name, fixtures};
@@ -151,19 +154,6 @@ proptest! {
     }
 
     #[test]
-    fn handles_every_valid_state(scene in scene()) {
-        for state in shown(&scene).into_iter().filter(|state| state.check().is_ok()) {
-            for policy in all() {
-                let mut memory = Memory::default();
-                for _ in 0..2 {
-                    let decision = policy.decide(&state, &mut memory, Timestamp(0), &mut fixtures::rng());
-                    prop_assert!(decision.wanted().is_none_or(|wanted| state.bounds.contain(wanted)), "{}", policy.name());
-                }
-            }
-        }
-    }
-
-    #[test]
     fn holds_without_measurements(length in prop_oneof![Just(1000u64), Just(5000), Just(60_000)], count in 1..60usize) {
         let nothing = Drawn {
             ticks: 1, rate: None, concurrency: None, queued: None, cpu: None, memory: None, ready: Some(3), reporting: 0, oom: 0,
@@ -174,6 +164,29 @@ proptest! {
             let (decisions, _) = play(&*policy, &scene);
             // The first State has zero replicas, which the bounds allow.
             prop_assert!(decisions.iter().all(|decision| decision.wanted().is_none()), "{} acts without measurements", policy.name());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn handles_every_valid_state(seed: u64) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut states: Vec<State> = (0..6).map(|_| any_state(&mut rng)).collect();
+        prop_assert!(states.iter().all(|state| state.check().is_ok()));
+        // Not valid, but not to end an agent either.
+        states[4].allocation = Some(Allocation::new(u32::MAX, u32::MAX, u32::MAX));
+        states[4].replicas = Some(ReplicaCounts::all(Replicas(u32::MAX)));
+        for policy in all() {
+            let mut memory = Memory::default();
+            for state in &states {
+                for _ in 0..2 {
+                    let decision = policy.decide(state, &mut memory, state.observed_at_ms, &mut fixtures::rng());
+                    prop_assert!(decision.wanted().is_none_or(|wanted| state.bounds.contain(wanted)), "{}", policy.name());
+                }
+            }
         }
     }
 }

@@ -1,5 +1,8 @@
+use proptest::prelude::*;
 use qscale_common::contract::{FallbackKind, Usage, Windows};
+use qscale_common::fixtures::any_state;
 use qscale_common::time::Tick;
+use qscale_common::units::Allocation;
 use qscale_rl::Weights;
 use qscale_rl::device::cpu;
 use rand::SeedableRng;
@@ -7,8 +10,9 @@ use rand::rngs::SmallRng;
 
 use super::*;
 use crate::checkpoint::Purpose;
+use crate::context::FeatureContext;
 use crate::pretrained::pretrained;
-use crate::{Actions, Checkpoint, DqnParams, fixtures};
+use crate::{ActionCandidates, ActionSet, Actions, Checkpoint, DqnParams, Scope, fixtures};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
 fn state(tick: u64) -> State {
@@ -118,4 +122,32 @@ fn recalled_states_equal_states_that_were_decided_on() {
     }
     assert_eq!(seen.own, recalled.own);
     assert_eq!(decide(&decider, &state(41), &mut seen), decide(&decider, &state(41), &mut recalled));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_valid_state_ends_it_or_makes_it_want_more_than_the_bounds_allow(seed: u64) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut states: Vec<State> = (0..4).map(|_| any_state(&mut rng)).collect();
+        // Not valid, but not to end an agent either.
+        states[2].allocation = Some(Allocation::new(u32::MAX, u32::MAX, u32::MAX));
+        for set in [ActionSet::Headroom, ActionSet::Step, ActionSet::Grid] {
+            for scope in [Scope::Horizontal, Scope::Vertical, Scope::Joint] {
+                let actions = Actions::new(set, scope);
+                let (mut history, mut candidates) = (History::default(), ActionCandidates::default());
+                for state in &states {
+                    actions.decode(&FeatureContext::update(state, &mut history, 200.0), &mut candidates);
+                    let allocations = (0..actions.count()).filter_map(|index| candidates.entry(index).ok());
+                    prop_assert!(allocations.into_iter().all(|allocation| state.bounds.contain(allocation)), "{} {}", set, scope);
+                }
+            }
+        }
+        let (decider, mut memories) = (learned(pretrained(), "threshold-both"), Memories::default());
+        for state in &states {
+            let decided = decide(&decider, state, &mut memories);
+            prop_assert!(decided.decision.wanted().is_none_or(|wanted| state.bounds.contain(wanted)), "{:?}", decided);
+        }
+    }
 }
