@@ -47,6 +47,7 @@ async fn examine(locate: &Locate) -> Report {
     }
     if let (Some(addresses), Some(state)) = (&addresses, &state) {
         workloads::services(&mut report, addresses, state).await;
+        workloads::measurements(&mut report, addresses).await;
     }
     let functions =
         if addresses.is_some() || locate.platform.is_some() { workloads::platform(&mut report, locate.platform()).await } else { None };

@@ -1,6 +1,6 @@
 //! Checks of a running system: services, functions, ScalingPolicies, States, agents, leases, freezes. Owns the thresholds of silent and stale.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -11,6 +11,7 @@ use qscale_common::platform::FunctionStatus;
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::http;
 use qscale_common::runtime::kv;
 use qscale_common::runtime::lease::Lease;
 use qscale_common::runtime::platform::PlatformClient;
@@ -24,6 +25,9 @@ use crate::state_dir::{Addresses, StateDir, conditions};
 const SILENT_TICKS: u32 = 3;
 /// Age after which a lease counts as expired; leaders renew it every few seconds.
 const LEASE_DEAD_AFTER: Duration = Duration::from_secs(60);
+/// Name of the collector among the services, and longest wait for its metrics.
+const COLLECTOR: &str = "collector";
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Beginning of the keys of actuator leases, one per backend.
 const ACTUATOR: &str = "actuator";
 
@@ -46,6 +50,42 @@ pub async fn services(report: &mut Report, addresses: &Addresses, state: &StateD
             }
         }
     }
+}
+
+/// Checks that no source of the collector shows values that cannot be true.
+pub async fn measurements(report: &mut Report, addresses: &Addresses) {
+    const CHECK: &str = "measurements";
+    let Some(address) = addresses.health.get(COLLECTOR) else { return };
+    // A collector that does not answer is reported with the services.
+    let Ok((_, metrics)) = http::get(address, "/metrics", ANSWER_WITHIN).await else { return };
+    let dropped = dropped_values(&metrics);
+    if dropped.is_empty() {
+        report.pass(CHECK, "no value that cannot be true");
+    }
+    for (source, metrics) in dropped {
+        let counts: Vec<String> = metrics.iter().map(|(metric, count)| format!("{count} of {metric}")).collect();
+        report.warn(
+            format!("{CHECK} of {source}"),
+            format!("values that cannot be true were dropped: {}", counts.join(", ")),
+            "see the first value of each in the collector's log, and repair what exposes it; a dropped value counts as not measured",
+        );
+    }
+}
+
+/// Numbers of dropped values in the collector's metrics, by source and metric.
+fn dropped_values(metrics: &str) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut dropped: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for line in metrics.lines() {
+        let Some((labels, count)) = line.strip_prefix("qscale_collector_dropped_values_total{").and_then(|rest| rest.split_once("} "))
+        else {
+            continue;
+        };
+        let label = |name: &str| labels.split(',').find_map(|label| label.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"'));
+        if let (Some(source), Some(metric), Ok(count @ 1..)) = (label("source"), label("metric"), count.trim().parse()) {
+            dropped.entry(source.to_owned()).or_default().insert(metric.to_owned(), count);
+        }
+    }
+    dropped
 }
 
 /// Checks that the platform answers, can limit CPU and memory, and its functions have replicas.
@@ -278,4 +318,21 @@ async fn lease(report: &mut Report, bus: &Bus) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_values_are_found_by_source_and_metric() {
+        let metrics = "# TYPE qscale_collector_dropped_values counter\n\
+            qscale_collector_dropped_values_total{source=\"local\",metric=\"working_set\"} 12\n\
+            qscale_collector_dropped_values_total{metric=\"ready\",source=\"local\"} 3\n\
+            qscale_collector_dropped_values_total{source=\"cadvisor\",metric=\"ready\"} 0\n\
+            qscale_collector_samples_total{source=\"cadvisor\"} 9\n# EOF\n";
+        let expected = BTreeMap::from([("working_set".to_owned(), 12), ("ready".to_owned(), 3)]);
+        assert_eq!(dropped_values(metrics), BTreeMap::from([("local".to_owned(), expected)]));
+        assert_eq!(dropped_values(""), BTreeMap::new());
+    }
 }
