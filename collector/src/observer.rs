@@ -273,12 +273,12 @@ struct ImpossibleCounter {
     /// Place of its reading.
     reading: usize,
     metric: Metric,
-    /// What it counts.
+    /// Function that it belongs to, and the replica whose counter it is.
     of: String,
     why: Impossible,
 }
 
-/// What several sources measured of a function, and replicas that they do not know to be its own.
+/// Measurements of several sources of a function, and replicas that they do not know to be its own.
 fn merge(shown: &[(usize, &FunctionScrape)], extra: &[(usize, Scrape)]) -> FunctionScrape {
     let of_replicas = shown.iter().flat_map(|(_, scrape)| &scrape.replicas);
     FunctionScrape {

@@ -37,7 +37,7 @@ pub struct Dropped(BTreeMap<Metric, DroppedValues>);
 pub struct DroppedValues {
     /// Number of values.
     pub count: u64,
-    /// What was measured by the first one, such as `default/fib-1`.
+    /// Function or replica of the first one, such as `default/fib-1`.
     pub of: String,
     /// Why the first one cannot be true.
     pub why: Impossible,

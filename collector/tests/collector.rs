@@ -173,7 +173,7 @@ impl Loop {
         }
     }
 
-    /// What the health endpoint says at `path`, once it contains `expected`.
+    /// Body of the health endpoint at `path`, once it contains `expected`.
     async fn healthy(&self, path: &str, expected: &str) -> String {
         qscale_tests::eventually_async(expected, || async {
             let (_, body) = http::get(&self.health.to_string(), path, PATIENCE).await.ok()?;

@@ -233,7 +233,7 @@ fn numbers_that_cannot_be_true_are_absent_and_counted() {
     assert_eq!(dropped, expected);
 }
 
-/// What the platform says if `metric` has `value`.
+/// Allocation and replicas of the platform if `metric` has `value`.
 #[track_caller]
 fn platform_with(metric: &str, value: &str) -> (Option<Allocation>, Option<PlatformReplicas>) {
     let line = |line: &str| {
