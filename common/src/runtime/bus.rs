@@ -38,7 +38,7 @@ pub(super) use retained::Start;
 pub use subscription::{Received, Subscription};
 
 use super::clock;
-use super::files::{MAX_DOCUMENT, read_text};
+use super::files::{self, MAX_DOCUMENT, read_text};
 use super::health::Health;
 use super::nats_accounts;
 use super::telemetry::{Label, RateLimit};
