@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::plan::{Plan, PlannedFunction, copy_of};
-use super::supervisor::{KILLED, Service, Status, Statuses, Supervisor};
+use super::supervisor::{HealthCheck, KILLED, Service, Status, Statuses, Supervisor};
 use super::{Backend, say, sibling_program};
 use crate::repair;
 use crate::state_dir::{Addresses, StateDir, find_nats_server, write_private};
@@ -180,6 +180,7 @@ impl RunningSystem {
                 output: None,
                 ends: false,
                 stop_timeout: STOP_TIMEOUT,
+                health: None,
             })
             .await?;
         let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", READY_TIMEOUT).await;
@@ -214,7 +215,7 @@ impl RunningSystem {
             "gateway": self.addresses.gateway,
             "state_dir": self.state.join("platform"),
         });
-        self.start_process(PLATFORM, "qscale-platform", &configuration, DRAIN_STOP_TIMEOUT).await?;
+        self.start_process(PLATFORM, "qscale-platform", &configuration, &self.addresses.platform, DRAIN_STOP_TIMEOUT).await?;
         let client = PlatformClient::new(&self.addresses.platform)?;
         wait_until("local platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
@@ -229,7 +230,7 @@ impl RunningSystem {
             "load_every": Span(LOAD_INTERVAL.saturating_mul(self.pace.speed())),
             "nats": self.bus_config("loadgen"),
         });
-        self.start_process(PLATFORM, "qscale-simulated", &configuration, STOP_TIMEOUT).await?;
+        self.start_process(PLATFORM, "qscale-simulated", &configuration, &self.addresses.platform, STOP_TIMEOUT).await?;
         let client = PlatformClient::new(&self.addresses.platform)?;
         wait_until("simulated platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
@@ -264,13 +265,22 @@ impl RunningSystem {
 
     /// Starts a service that connects to the bus as `user`.
     async fn start_service(&self, name: &str, user: &str, program: &str, configuration: &Value) -> anyhow::Result<()> {
+        let health = self.addresses.health.get(name).context("the service has no health address")?;
         let mut configuration = configuration.clone();
         configuration["nats"] = serde_json::to_value(self.bus_config(user))?;
-        configuration["health"] = json!(self.addresses.health.get(name).context("the service has no health address")?);
-        self.start_process(name, program, &configuration, STOP_TIMEOUT).await
+        configuration["health"] = json!(health);
+        self.start_process(name, program, &configuration, health, STOP_TIMEOUT).await
     }
 
-    async fn start_process(&self, name: &str, program: &str, configuration: &Value, stop_timeout: Duration) -> anyhow::Result<()> {
+    /// Starts a process that serves `/healthz` at `health`.
+    async fn start_process(
+        &self,
+        name: &str,
+        program: &str,
+        configuration: &Value,
+        health: &str,
+        stop_timeout: Duration,
+    ) -> anyhow::Result<()> {
         let path = self.state.join("config").join(format!("{name}.json"));
         write_private(&path, &serde_json::to_vec_pretty(configuration)?)?;
         let program = sibling_program(program)?;
@@ -284,6 +294,7 @@ impl RunningSystem {
                 output: None,
                 ends: false,
                 stop_timeout,
+                health: Some(HealthCheck::new(health)),
             })
             .await
     }
@@ -361,6 +372,7 @@ impl RunningSystem {
                 output: Some(self.load_output()),
                 ends: true,
                 stop_timeout: DRAIN_STOP_TIMEOUT,
+                health: None,
             })
             .await
     }

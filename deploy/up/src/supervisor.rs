@@ -1,4 +1,6 @@
-//! The processes of one machine: started, restarted when they die, stopped in order. Owns their life cycle; must not know what they do.
+//! The processes of one machine: started, restarted when they die or hang, stopped in order; their logs have a limited size. Owns their life cycle; must not know what they do.
+
+mod health_check;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -15,6 +17,9 @@ use anyhow::Context;
 use qscale_common::runtime::clock;
 use tokio::sync::oneshot;
 
+pub use health_check::HealthCheck;
+use health_check::Unanswered;
+
 /// Requests that may wait for the supervisor's thread. Every caller waits for its answer, so more than a few never queue; a full queue makes the next caller wait.
 const REQUESTS: usize = 16;
 /// Interval at which processes are checked.
@@ -24,6 +29,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A process that ran this long restarts after the first pause again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(20);
+
+/// Size above which a log moves to `<name>.log.1`, in place of an earlier one.
+const LOG_BYTES: u64 = 16 << 20;
+/// Rounds of checks between two looks at the size of a log, one second.
+const LOG_ROUNDS: u32 = 20;
 
 /// A process of the system.
 #[derive(Debug, Clone)]
@@ -44,6 +54,8 @@ pub struct Service {
     pub ends: bool,
     /// Longest time between SIGTERM and SIGKILL.
     pub stop_timeout: Duration,
+    /// Check that finds it hanging, if it has a health endpoint.
+    pub health: Option<HealthCheck>,
 }
 
 /// Exit code of a process that a signal ended.
@@ -78,7 +90,7 @@ pub struct ServiceStatus {
 pub type Statuses = BTreeMap<String, ServiceStatus>;
 
 enum Request {
-    Start(Box<Service>, oneshot::Sender<anyhow::Result<()>>),
+    Start(Box<Service>, Option<Unanswered>, oneshot::Sender<anyhow::Result<()>>),
     StopAll(oneshot::Sender<()>),
 }
 
@@ -98,7 +110,7 @@ impl Supervisor {
         let shared = Arc::clone(&statuses);
         let thread = std::thread::Builder::new()
             .name("supervisor".into())
-            .spawn(move || SupervisorThread { processes: Vec::new(), statuses: shared }.run(&inbox));
+            .spawn(move || SupervisorThread { processes: Vec::new(), rounds: 0, statuses: shared }.run(&inbox));
         Self { requests, statuses, thread: Some(thread.expect("a thread can be started while the process starts")) }
     }
 
@@ -108,7 +120,8 @@ impl Supervisor {
     /// When its program or its log cannot be opened; the service is then not supervised.
     pub async fn start(&self, service: Service) -> anyhow::Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Start(Box::new(service), reply));
+        let unanswered = service.health.clone().map(HealthCheck::start);
+        self.send(Request::Start(Box::new(service), unanswered, reply));
         answer.await.context("the supervisor ended")?
     }
 
@@ -168,10 +181,12 @@ struct Process {
     restarts: u32,
     ended: Option<i32>,
     start_error: Option<String>,
+    unanswered: Option<Unanswered>,
 }
 
 struct SupervisorThread {
     processes: Vec<Process>,
+    rounds: u32,
     statuses: Arc<Mutex<Statuses>>,
 }
 
@@ -179,8 +194,8 @@ impl SupervisorThread {
     fn run(mut self, inbox: &Receiver<Request>) {
         loop {
             match inbox.recv_timeout(CHECK_INTERVAL) {
-                Ok(Request::Start(service, reply)) => {
-                    let result = self.start(*service);
+                Ok(Request::Start(service, unanswered, reply)) => {
+                    let result = self.start(*service, unanswered);
                     self.report();
                     // A caller that no longer waits does not need the answer; the service is kept.
                     let _gone = reply.send(result);
@@ -198,11 +213,16 @@ impl SupervisorThread {
                 }
             }
             self.processes.iter_mut().for_each(Process::check);
+            self.rounds += 1;
+            if self.rounds >= LOG_ROUNDS {
+                self.rounds = 0;
+                self.processes.iter().for_each(|process| limit_log(&process.service.log));
+            }
             self.report();
         }
     }
 
-    fn start(&mut self, service: Service) -> anyhow::Result<()> {
+    fn start(&mut self, service: Service, unanswered: Option<Unanswered>) -> anyhow::Result<()> {
         let child = spawn(&service)?;
         let now = clock::instant();
         self.processes.push(Process {
@@ -214,6 +234,7 @@ impl SupervisorThread {
             restarts: 0,
             ended: None,
             start_error: None,
+            unanswered,
         });
         Ok(())
     }
@@ -234,15 +255,25 @@ impl Process {
         ServiceStatus { status, restarts: self.restarts, start_error: self.start_error.clone() }
     }
 
-    /// Notices that the process died, and starts it again once its pause is over.
+    /// Notices that the process died or hangs, and starts it again once its pause is over.
     fn check(&mut self) {
         if let Some(child) = &mut self.child {
+            if let Some(unanswered) = &self.unanswered
+                && unanswered.hangs()
+            {
+                unanswered.reset();
+                note(&self.service.log, &format!("process {} does not answer; ending it", child.id()));
+                signal(child, libc::SIGKILL);
+            }
             if let Ok(Some(status)) = child.try_wait() {
                 self.child = None;
                 self.died(status);
             }
         } else if self.ended.is_none() && self.start_again <= clock::instant() {
             self.started = clock::instant();
+            if let Some(unanswered) = &self.unanswered {
+                unanswered.reset();
+            }
             match spawn(&self.service) {
                 Ok(child) => (self.child, self.start_error) = (Some(child), None),
                 Err(error) => {
@@ -271,8 +302,7 @@ impl Process {
         if self.start_error.as_ref() == Some(&reason) {
             return;
         }
-        // The log itself may be what cannot be opened; the status then still says why.
-        let _unwritable = append(&self.service.log).and_then(|mut log| Ok(writeln!(log, "supervisor: {reason}; starting it again")?));
+        note(&self.service.log, &format!("{reason}; starting it again"));
         self.start_error = Some(reason);
     }
 
@@ -300,6 +330,20 @@ impl Process {
             status = child.wait().ok();
         }
         self.ended = Some(status.and_then(|status| status.code()).unwrap_or(KILLED));
+    }
+}
+
+/// Adds a line of the supervisor to `log`. The log itself may be what cannot be opened; the status then still says why.
+fn note(log: &Path, text: &str) {
+    let _unwritable = append(log).and_then(|mut log| Ok(writeln!(log, "supervisor: {text}")?));
+}
+
+/// Moves the content of a log that is too large to `<name>.log.1`. The process keeps its file, so lines that it writes in between are lost.
+fn limit_log(log: &Path) {
+    if std::fs::metadata(log).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
+        let _kept_without_copy = std::fs::copy(log, log.with_extension("log.1"));
+        // On a full disk the copy fails; the space is needed all the more.
+        let _unchanged = OpenOptions::new().write(true).open(log).and_then(|log| log.set_len(0));
     }
 }
 
@@ -352,7 +396,47 @@ mod tests {
             output: None,
             ends,
             stop_timeout: Duration::from_secs(10),
+            health: None,
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_service_that_stops_answering_is_started_again() {
+        let folder = Folder::new("supervisor");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let answering = tokio::spawn(async move {
+            let router = axum::Router::new().route("/healthz", axum::routing::get(async || "ok"));
+            axum::serve(listener, router).await
+        });
+        let supervisor = Supervisor::new();
+        let short = Duration::from_millis(50);
+        let health = HealthCheck { address, interval: short, timeout: Duration::from_secs(5) };
+        let service = Service { health: Some(health), ..shell(&folder, "one", "exec sleep 1000", false) };
+        let log = service.log.clone();
+        supervisor.start(service).await.expect("started");
+        tokio::time::sleep(20 * short).await;
+        assert_eq!(supervisor.statuses()["one"].restarts, 0, "it answers");
+        answering.abort();
+        eventually("a restart", || (supervisor.statuses()["one"].restarts == 1).then_some(()));
+        let text = std::fs::read_to_string(log).expect("a log");
+        assert!(text.contains("does not answer"), "{text}");
+        tokio::time::sleep(20 * short).await;
+        assert_eq!(supervisor.statuses()["one"].restarts, 1, "a process that never answered may still be starting");
+    }
+
+    #[tokio::test]
+    async fn a_large_log_moves_and_the_process_goes_on_writing() {
+        let folder = Folder::new("supervisor");
+        let supervisor = Supervisor::new();
+        let service = shell(&folder, "one", "head -c 17000000 /dev/zero; while :; do echo line; sleep 0.1; done", false);
+        let log = service.log.clone();
+        supervisor.start(service).await.expect("started");
+        eventually("the old log", || log.with_extension("log.1").exists().then_some(()));
+        eventually("lines in the new log", || {
+            let text = std::fs::read(&log).ok()?;
+            (text.len() < 1_000_000 && text.starts_with(b"line\n")).then_some(())
+        });
     }
 
     fn kill(supervisor: &Supervisor, name: &str) -> u32 {

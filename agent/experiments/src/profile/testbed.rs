@@ -234,6 +234,7 @@ impl Testbed {
                 output: Some(summary.clone()),
                 ends: true,
                 stop_timeout: STOP_WITHIN,
+                health: None,
             })
             .await?;
         Ok(LoadRun { name, requests, summary, until: plan.duration.map_or(Duration::ZERO, |duration| duration.0) + timeout.0 + PATIENCE })
@@ -318,6 +319,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
             output: None,
             ends: false,
             stop_timeout: STOP_WITHIN,
+            health: None,
         })
         .await?;
     let began = clock::instant();
