@@ -71,7 +71,7 @@ impl BackendConfig {
     /// If an address is malformed.
     pub fn open(&self) -> anyhow::Result<Arc<dyn Backend>> {
         match self {
-            Self::Local(config) => Ok(Arc::new(LocalPlatform::new(&config.address, config.timeout.0)?)),
+            Self::Local(config) => Ok(Arc::new(LocalPlatform::open(config)?)),
         }
     }
 }

@@ -265,6 +265,11 @@ impl FunctionSpec {
     }
 }
 
+/// Highest fencing token that a platform accepts, 2^53 - 1. A token is the revision of a lease in NATS, which counts its renewals: at a thousand
+/// renewals a second it takes 285,000 years to get there. A higher number is a mistake, which would lock every actuator out. It is also the highest
+/// integer that every JSON reader reads exactly.
+pub const MAX_LEASE: u64 = (1 << 53) - 1;
+
 /// Body of `PUT /v1/functions/{namespace}/{name}/allocation`: the desired allocation. Absolute and therefore idempotent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -277,7 +282,7 @@ pub struct AllocationRequest {
     /// Memory limit of each replica; unchanged if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<Mebibytes>,
-    /// Fencing token of the writer. A token lower than the highest one seen is refused; requests of operators have none.
+    /// Fencing token of the writer, 1 to [`MAX_LEASE`]. A token lower than the highest one seen is refused; requests of operators have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<u64>,
     /// Whether values that the platform cannot apply are brought to the nearest ones that it can, with a warning; otherwise the request is refused.
@@ -489,6 +494,51 @@ pub struct ApiError {
     /// The invalid field, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+}
+
+/// State of a platform as a whole, reply of `GET /v1/platform`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformStatus {
+    /// Highest fencing token that a writer has presented; lower ones are refused.
+    pub highest_lease: u64,
+    /// Isolation of its functions; absent if they are simulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
+}
+
+/// Body of `PUT /v1/platform/lease`: the highest fencing token is replaced, whatever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseReset {
+    /// New highest token, 0 to [`MAX_LEASE`]; lower ones are refused from now on.
+    pub highest: u64,
+}
+
+/// Reply to [`LeaseReset`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseResetReply {
+    /// Highest token before.
+    pub before: u64,
+    /// Highest token now.
+    pub after: u64,
+}
+
+/// Isolation of functions from the platform and from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Isolation {
+    /// User as which functions run, for people.
+    pub user: String,
+    /// Restrictions that the machine does not offer.
+    pub missing: Vec<IsolationGap>,
+}
+
+/// A restriction of functions that the machine does not offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsolationGap {
+    /// The missing restriction and the consequence, for people.
+    pub found: String,
+    /// Remedy, for people.
+    pub remedy: String,
 }
 
 /// Addresses of a platform, as written to `addresses.json` in its state folder.

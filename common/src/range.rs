@@ -1,5 +1,7 @@
 //! Ranges of configured values. Owns the error for a value outside its range; must not know what a value means.
 
+use std::fmt::Display;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -31,7 +33,7 @@ impl OutOfRange {
 ///
 /// # Errors
 /// If it is below or above.
-pub fn check_number(field: &str, value: u32, min: u32, max: u32) -> Result<(), OutOfRange> {
+pub fn check_number<N: PartialOrd + Display + Copy>(field: &str, value: N, min: N, max: N) -> Result<(), OutOfRange> {
     if (min..=max).contains(&value) { Ok(()) } else { Err(OutOfRange::new(field, value, format_args!("{min} to {max}"))) }
 }
 

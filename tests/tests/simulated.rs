@@ -132,8 +132,9 @@ async fn the_collector_finds_the_same_names_as_on_the_local_platform() {
         serde_json::from_slice::<PlatformAddresses>(&text).ok()
     });
     let simulated = free_address();
-    let _simulated =
-        Program::start(&binary("qscale-simulated"), ["--set", &format!("api={simulated}")], &folder.path().join("simulated.log"));
+    let simulated_state = format!("state_dir={}", folder.path().join("simulated").display());
+    let simulated_arguments = ["--set", &format!("api={simulated}"), "--set", &simulated_state];
+    let _simulated = Program::start(&binary("qscale-simulated"), simulated_arguments, &folder.path().join("simulated.log"));
     let file = |program: &str| {
         let text = format!("name = \"f\"\nprotocol = \"http\"\n{program}");
         FunctionSpec::parse(&text, Format::Toml).expect("a function file")

@@ -1,5 +1,6 @@
 //! The platform on this machine, over its HTTP API. The platform itself checks the fencing token.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use qscale_common::name::FunctionId;
@@ -22,13 +23,16 @@ const SERVER_ERROR: u16 = 500;
 pub struct LocalConfig {
     /// Address of its API, host and port.
     pub address: String,
+    /// File that holds the token of its API; absent: the one that a platform of the same user and machine has noted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
     /// Timeout of one request, 10 ms to 1 min.
     pub timeout: Span,
 }
 
 impl Default for LocalConfig {
     fn default() -> Self {
-        Self { address: "127.0.0.1:8701".into(), timeout: Span::seconds(5) }
+        Self { address: "127.0.0.1:8701".into(), token_file: None, timeout: Span::seconds(5) }
     }
 }
 
@@ -52,6 +56,14 @@ impl LocalPlatform {
     /// If `address` is not host and port.
     pub fn new(address: &str, timeout: Duration) -> Result<Self, PlatformError> {
         Ok(Self { client: PlatformClient::with_timeout(address, timeout)? })
+    }
+
+    pub(super) fn open(config: &LocalConfig) -> Result<Self, PlatformError> {
+        let platform = Self::new(&config.address, config.timeout.0)?;
+        Ok(match &config.token_file {
+            Some(file) => Self { client: platform.client.with_token_file(file.clone()) },
+            None => platform,
+        })
     }
 
     async fn set(&self, workload: &FunctionId, allocation: Allocation, lease: u64) -> Result<Workload, BackendError> {
@@ -88,7 +100,10 @@ fn backend_error(error: PlatformError, workload: &FunctionId) -> BackendError {
         PlatformError::StaleLease(_) => BackendError::StaleLease(error.to_string()),
         PlatformError::NotFound(_) => BackendError::NotFound(workload.clone()),
         PlatformError::Refused { status, .. } if status < SERVER_ERROR => BackendError::Invalid(error.to_string()),
+        // A platform that restarts has issued another token.
         PlatformError::Address(_)
+        | PlatformError::Token { .. }
+        | PlatformError::Unauthorized(_)
         | PlatformError::Unreachable { .. }
         | PlatformError::Refused { .. }
         | PlatformError::Unexpected { .. } => BackendError::Unavailable(error.to_string()),

@@ -10,6 +10,7 @@ use anyhow::Context;
 use qscale_common::document::Format;
 use qscale_common::platform::FunctionSpec;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::text;
 use qscale_sim::FunctionProfile;
 use qscale_up::RequestForm;
@@ -69,7 +70,7 @@ impl FunctionUnderTest {
 /// # Errors
 /// When the function, the platform or the load generator does not start, or no request is answered.
 pub async fn profile(
-    platform: Option<&str>,
+    platform: Option<PlatformClient>,
     subject: &FunctionUnderTest,
     budget: ProfileBudget,
     begin: &dyn Fn(usize),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use qscale_common::name::FunctionId;
+use qscale_common::runtime::platform::PlatformClient;
 use qscale_sim::FunctionProfile;
 use tokio_util::sync::CancellationToken;
 
@@ -68,12 +69,12 @@ pub struct Validation {
     pub comparisons: Vec<ScenarioComparison>,
 }
 
-/// Runs every scenario; `None` once `token` is cancelled. Uses the platform at `platform`, or starts one.
+/// Runs every scenario; `None` once `token` is cancelled. Uses `platform`, or starts one.
 ///
 /// # Errors
 /// When CPU cannot be limited here, or the function, the platform or the load generator fails.
 pub async fn validate(
-    platform: Option<&str>,
+    platform: Option<PlatformClient>,
     options: &ValidateOptions,
     progress: &dyn Fn(Progress),
     token: &CancellationToken,

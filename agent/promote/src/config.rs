@@ -1,6 +1,7 @@
 //! Configuration of the service. Owns its form and its ranges.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use qscale_common::contract::subject::PROMOTER_LEASE;
 use qscale_common::runtime::bus::BusConfig;
@@ -19,6 +20,9 @@ pub struct PromoterConfig {
     /// Address of the platform's API, host and port, for the gateway settings of functions that are simulated; absent: the local platform's defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// File that holds the token of the platform's API; absent: the one that a platform of the same user and machine has noted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
     /// The lease: one of several promoters works at a time.
     pub lease: LeaseConfig,
     /// Address of health and metrics; port 0 takes any.
@@ -34,6 +38,7 @@ impl Default for PromoterConfig {
         Self {
             instance: None,
             platform: None,
+            token_file: None,
             lease: LeaseConfig::default(),
             health: SocketAddr::from(([127, 0, 0, 1], 8715)),
             nats: BusConfig::default(),

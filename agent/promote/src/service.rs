@@ -34,7 +34,10 @@ pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Re
     let instance = config.instance.clone().unwrap_or_else(|| InstanceName::numbered(seed as u32)).to_string();
     let health = Health::new();
     let registry = Arc::new(Mutex::new(Registry::default()));
-    let platform = config.platform.as_deref().map(PlatformClient::new).transpose()?;
+    let mut platform = config.platform.as_deref().map(PlatformClient::new).transpose()?;
+    if let Some(file) = &config.token_file {
+        platform = platform.map(|platform| platform.with_token_file(file.clone()));
+    }
     let (bus, metrics) = {
         let mut own = Registry::default();
         let bus = Bus::connect("promoter", &instance, &config.nats, &health, &mut own).await?;

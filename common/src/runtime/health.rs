@@ -86,11 +86,6 @@ pub async fn serve(address: SocketAddr, health: Health, metrics: Metrics, token:
         .with_context(|| format!("health = {address}: cannot listen there; choose another address"))?;
     let bound = listener.local_addr().context("the address of the health endpoint")?;
     let router = routes(health, metrics);
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(token.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "health endpoint stopped");
-        }
-    });
+    tokio::spawn(super::http::serve(listener, router, token));
     Ok(bound)
 }

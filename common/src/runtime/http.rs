@@ -1,18 +1,31 @@
-//! HTTP/1.1 requests. Owns the exchange and the limit on the body; does not retry.
+//! HTTP requests and servers. Owns the exchange with its limit on the body, and the limits of time of clients that send slowly; does not retry.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 /// Largest body that [`get`] reads, bytes.
 const MAX_BODY: usize = 16 << 20;
+
+/// Longest time for a client to send the head of a request.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// First bytes of a connection with HTTP/2 (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Interval at which the beginning of a preface is read again.
+const PEEK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A client that keeps its connections. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -50,6 +63,62 @@ impl HttpClient {
             if error.is::<LengthLimitError>() { ExchangeError::TooLarge(max_body) } else { ExchangeError::Connection(error_chain(&*error)) }
         })?;
         Ok(Response::from_parts(head, body.to_bytes()))
+    }
+}
+
+/// Serves `router` until `stop`, then finishes the requests in flight. A connection is closed that does not send the head of a request, or does not
+/// answer the pings of HTTP/2, for 30 s.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIMEOUT)).keep_alive_timeout(HEAD_TIMEOUT);
+    let graceful = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection; retrying in 50 ms");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let (builder, router, watcher, stop) = (builder.clone(), router.clone(), graceful.watcher(), stop.clone());
+        tokio::spawn(async move {
+            if begins_request(&stream, &stop).await {
+                // Without TCP_NODELAY small replies wait for acknowledgements; a failure only costs latency.
+                drop(stream.set_nodelay(true));
+                let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+                // Clients break connections all the time.
+                drop(watcher.watch(connection.into_owned()).await);
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+/// Waits until a client has sent enough to distinguish HTTP/1.1 from HTTP/2, so that the limits of either apply; false if it has not within 30 s, or
+/// before `stop`.
+pub async fn begins_request(stream: &TcpStream, stop: &CancellationToken) -> bool {
+    let begins = async {
+        let mut start = [0; PREFACE.len()];
+        loop {
+            match stream.peek(&mut start).await {
+                Ok(0) | Err(_) => return false,
+                // The bytes stay in the socket, which remains readable.
+                Ok(read) if read < start.len() && PREFACE.starts_with(&start[..read]) => tokio::time::sleep(PEEK_INTERVAL).await,
+                Ok(_) => return true,
+            }
+        }
+    };
+    tokio::select! {
+        begins = begins => begins,
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(HEAD_TIMEOUT) => false,
     }
 }
 

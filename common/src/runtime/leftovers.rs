@@ -1,12 +1,18 @@
 //! Processes and cgroups that a killed platform leaves. Owns how they are marked and recorded; must not end or remove them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::files::{MAX_STATE, read_text};
+use super::private;
 
 /// Environment variable set for every replica; its value is the state folder of the platform that started it.
 pub const MARK: &str = "QSCALE_STATE_OF_PLATFORM";
+/// Beginning of the name of a folder for temporary files of functions.
+pub const FOLDER_PREFIX: &str = "qscale-";
+/// File in the state folder that names that folder.
+const FOLDER_RECORD: &str = "temporary-folder";
 /// File in the state folder that names the cgroup folders in use.
 const RECORD: &str = "cgroups.json";
 
@@ -14,20 +20,42 @@ const RECORD: &str = "cgroups.json";
 #[must_use]
 pub fn marked_processes(state_dir: &Path) -> Vec<u32> {
     let mark = [MARK.as_bytes(), b"=", state_dir.as_os_str().as_encoded_bytes()].concat();
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| carries(*pid, &mark)).collect()
+    processes().filter(|pid| carries(*pid, &mark)).collect()
+}
+
+/// Ids of all processes.
+pub(super) fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn carries(pid: u32, mark: &[u8]) -> bool {
     fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == mark))
 }
 
+/// Records the folder of the temporary files of functions.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn record_folder(state_dir: &Path, folder: &Path) -> anyhow::Result<()> {
+    private::write(&state_dir.join(FOLDER_RECORD), folder.as_os_str().as_encoded_bytes())
+}
+
+/// The recorded folder of temporary files, if it exists and belongs to this user.
+#[must_use]
+pub fn recorded_folder(state_dir: &Path) -> Option<PathBuf> {
+    let text = private::read(&state_dir.join(FOLDER_RECORD)).ok()??;
+    let folder = PathBuf::from(text);
+    let named = folder.file_name()?.to_str()?.starts_with(FOLDER_PREFIX);
+    let found = fs::symlink_metadata(&folder).ok()?;
+    (named && found.is_dir() && found.uid() == private::user()).then_some(folder)
+}
+
 /// Records the cgroup `folders`, so that a later platform finds them even if its own cgroup differs.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn record_cgroups(state_dir: &Path, folders: &[PathBuf]) -> std::io::Result<()> {
-    fs::write(state_dir.join(RECORD), serde_json::to_vec(folders)?)
+pub fn record_cgroups(state_dir: &Path, folders: &[PathBuf]) -> anyhow::Result<()> {
+    private::write(&state_dir.join(RECORD), &serde_json::to_vec(folders)?)
 }
 
 /// The recorded cgroup folders; none if there is no readable record.

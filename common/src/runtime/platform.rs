@@ -4,11 +4,13 @@
 pub mod api;
 pub mod events;
 pub mod operations;
+pub mod token;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
@@ -16,10 +18,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::files::{MAX_DOCUMENT, read_text};
 use super::http::HttpClient;
 use crate::load::LoadSummary;
 use crate::name::FunctionId;
-use crate::platform::{AllocationReply, AllocationRequest, ApiError, EventPage, FunctionSpec, FunctionStatus, LogLine};
+use crate::platform::{
+    AllocationReply, AllocationRequest, ApiError, EventPage, FunctionSpec, FunctionStatus, LeaseReset, LeaseResetReply, LogLine,
+    PlatformStatus,
+};
 use crate::policy::Bounds;
 
 /// Default timeout of a request. Setting an allocation may take seconds while the kernel reclaims memory.
@@ -35,6 +41,7 @@ pub struct PlatformClient {
     authority: Authority,
     timeout: Duration,
     client: HttpClient,
+    token_file: Option<PathBuf>,
 }
 
 /// Error of a platform request.
@@ -51,6 +58,17 @@ pub enum PlatformError {
         /// Cause.
         reason: String,
     },
+    /// The token of the API cannot be read.
+    #[error("failed to read the token of the platform's API: {}: {reason}; is it running, and does it belong to this user?", .path.display())]
+    Token {
+        /// File that holds the token.
+        path: PathBuf,
+        /// Cause.
+        reason: String,
+    },
+    /// The platform does not accept the token of the request, or there was none.
+    #[error("the platform refused access: {}", .0.error)]
+    Unauthorized(ApiError),
     /// The function does not exist.
     #[error("{}", .0.error)]
     NotFound(ApiError),
@@ -94,7 +112,14 @@ impl PlatformClient {
         if authority.port_u16().is_none() {
             return Err(PlatformError::Address(address.to_owned()));
         }
-        Ok(Self { authority, timeout, client: HttpClient::new(timeout) })
+        Ok(Self { authority, timeout, client: HttpClient::new(timeout), token_file: None })
+    }
+
+    /// Presents the token in `file`, which is read for each request, because a platform issues a new one at each start. Without this the file is
+    /// the one that a platform of the same user and machine has noted.
+    #[must_use]
+    pub fn with_token_file(self, file: PathBuf) -> Self {
+        Self { token_file: Some(file), ..self }
     }
 
     /// Address of the platform's API, host and port.
@@ -188,6 +213,23 @@ impl PlatformClient {
         self.get_json("/v1/load").await
     }
 
+    /// State of the platform as a whole.
+    ///
+    /// # Errors
+    /// If the platform cannot be reached.
+    pub async fn status(&self) -> Result<PlatformStatus, PlatformError> {
+        self.get_json("/v1/platform").await
+    }
+
+    /// Replaces the highest fencing token.
+    ///
+    /// # Errors
+    /// If the token is above [`crate::platform::MAX_LEASE`], or the platform cannot be reached.
+    pub async fn reset_lease(&self, highest: u64) -> Result<LeaseResetReply, PlatformError> {
+        let reset = LeaseReset { highest };
+        self.parse(&self.ask(Method::PUT, "/v1/platform/lease", Some(&reset), self.timeout).await?)
+    }
+
     /// The platform's metrics in the Prometheus text format.
     ///
     /// # Errors
@@ -213,13 +255,30 @@ impl PlatformClient {
         (uri.scheme, uri.authority, uri.path_and_query) = (Some(Scheme::HTTP), Some(self.authority.clone()), Some(path));
         let uri = Uri::from_parts(uri).map_err(|error| self.unexpected(error))?;
         let request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json").body(Full::from(body));
-        let request = request.map_err(|error| self.unexpected(error))?;
+        let mut request = request.map_err(|error| self.unexpected(error))?;
+        // Health and metrics need no token.
+        if request.uri().path().starts_with("/v1/")
+            && let Some(authorization) = self.authorization()?
+        {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
         let exchange = async {
             let reply = self.client.exchange(request, REPLY_BYTES).await.map_err(|error| self.unreachable(error.to_string()))?;
             let (status, body) = (reply.status(), reply.into_body());
             self.check_status(status, body)
         };
         tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(self.unreachable(format!("no reply within {limit:?}"))))
+    }
+
+    /// The header with the token; `None` where no token is known.
+    fn authorization(&self) -> Result<Option<HeaderValue>, PlatformError> {
+        let registered = || token::registered(self.authority.host(), self.authority.port_u16()?);
+        let Some(path) = self.token_file.clone().or_else(registered) else { return Ok(None) };
+        let failed = |reason: String| PlatformError::Token { path: path.clone(), reason };
+        let text = read_text(&path, MAX_DOCUMENT).map_err(|error| failed(error.root_cause().to_string()))?;
+        let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim())).map_err(|error| failed(error.to_string()))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
     }
 
     fn check_status(&self, status: StatusCode, body: Bytes) -> Result<Bytes, PlatformError> {
@@ -231,6 +290,7 @@ impl PlatformClient {
             Err(_) => return Err(self.unexpected(format_args!("status {status}"))),
         };
         Err(match status {
+            StatusCode::UNAUTHORIZED => PlatformError::Unauthorized(error),
             StatusCode::NOT_FOUND => PlatformError::NotFound(error),
             StatusCode::CONFLICT => PlatformError::StaleLease(error),
             _ => PlatformError::Refused { status: status.as_u16(), error },

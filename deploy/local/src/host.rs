@@ -1,7 +1,5 @@
 //! Resources that all functions of the platform share: processes, ports, cgroups, events. Owns replica ids.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +15,7 @@ use tracing::info;
 use crate::cgroup::Cgroups;
 use crate::ports::Ports;
 use crate::process::Spawner;
+use crate::sandbox::Sandbox;
 
 /// Shared resources of the platform.
 #[derive(Debug)]
@@ -29,8 +28,8 @@ pub struct Host {
     pub cgroups: Option<Cgroups>,
     /// Recorded events.
     pub events: Events,
-    /// State folder; marks the platform's processes.
-    pub state_dir: PathBuf,
+    /// Isolation of the functions.
+    pub sandbox: Arc<Sandbox>,
     /// Time between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
     /// Cancelled to kill the remaining replicas without a grace period.
@@ -49,7 +48,7 @@ impl Host {
         spawner: Spawner,
         ports: Arc<Ports>,
         cgroups: Option<Cgroups>,
-        state_dir: PathBuf,
+        sandbox: Sandbox,
         kill_grace: Duration,
         abort: CancellationToken,
         client_connections: usize,
@@ -58,7 +57,8 @@ impl Host {
         let run = now.0 / 1_000 % (1 << 20);
         let events = Events::new(now);
         let client_connections = Arc::new(Semaphore::new(client_connections));
-        Self { spawner, ports, cgroups, events, state_dir, kill_grace, abort, client_connections, replicas: AtomicU64::new(1), run }
+        let sandbox = Arc::new(sandbox);
+        Self { spawner, ports, cgroups, events, sandbox, kill_grace, abort, client_connections, replicas: AtomicU64::new(1), run }
     }
 
     /// Unique id for a new replica of the function `name`.
@@ -72,11 +72,5 @@ impl Host {
         let message = message.into();
         info!(%function, replica, event = ?kind, "{message}");
         self.events.record(clock::now(), function, replica, kind, message);
-    }
-
-    /// Environment variable by which a later platform with the same state folder recognises processes of this one.
-    #[must_use]
-    pub fn mark(&self) -> (OsString, OsString) {
-        (qscale_common::runtime::leftovers::MARK.into(), self.state_dir.clone().into_os_string())
     }
 }

@@ -20,6 +20,7 @@ pub mod program;
 mod reconciler;
 mod replica;
 mod request_body;
+mod sandbox;
 pub mod server;
 mod state;
 mod upstream;

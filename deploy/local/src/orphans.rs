@@ -7,7 +7,7 @@ use qscale_common::runtime::leftovers;
 
 use crate::cgroup::remove_tree;
 
-/// Kills every process left by an earlier platform with this state folder and removes its cgroups. Returns the number of processes. Blocks.
+/// Kills every process left by an earlier platform with this state folder and removes its cgroups and temporary files. Returns the number of processes. Blocks.
 #[must_use]
 pub fn sweep(state_dir: &Path) -> usize {
     let mut found = 0;
@@ -26,6 +26,10 @@ pub fn sweep(state_dir: &Path) -> usize {
     }
     for folder in leftovers::recorded_cgroups(state_dir) {
         remove_tree(&folder);
+    }
+    if let Some(folder) = leftovers::recorded_folder(state_dir) {
+        // Files that cannot be removed only take space.
+        drop(std::fs::remove_dir_all(folder));
     }
     found
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qscale_common::name::FunctionId;
-use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Limits, LogLine};
+use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Isolation, Limits, LogLine, MAX_LEASE};
 use qscale_common::range::OutOfRange;
 use qscale_common::runtime::platform::api::{self, Platform as _, Refused};
 use qscale_common::runtime::platform::events::Events;
@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::function::{Function, Functions};
 use crate::gateway::{self, ListenerTarget, route::FUNCTION_HEADER};
@@ -72,6 +72,12 @@ impl Platform {
 
     /// Starts the saved functions. One whose own port is taken by another program runs without it.
     pub async fn restore(&self, saved: Saved) {
+        if saved.highest_lease > MAX_LEASE {
+            warn!(
+                lease = saved.highest_lease,
+                "the highest lease is above that of any actuator, so all are refused; `qscale platform reset-lease` replaces it"
+            );
+        }
         self.control.raise_lease(saved.highest_lease);
         for SavedFunction { spec, desired } in saved.functions {
             let listener = match self.bind(spec.listen).await {
@@ -227,10 +233,10 @@ impl api::Platform for Platform {
             functions.iter().map(|function| SavedFunction { spec: FunctionSpec::clone(&function.spec()), desired: function.desired() });
         let saved = Saved::new(self.control.highest_lease(), functions.collect());
         let state = Arc::clone(&self.state);
-        let written =
-            tokio::task::spawn_blocking(move || state.save(&saved)).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let written = tokio::task::spawn_blocking(move || state.save(&saved)).await.unwrap_or_else(|error| Err(error.into()));
         written.map_err(|error| {
-            error!(%error, "failed to save state; the change is active but lost at the next restart");
+            let error = format!("{error:#}");
+            error!(error, "failed to save state; the change is active but lost at the next restart");
             Refused::Unavailable(format!("the change is active, but saving it failed: {error}"))
         })
     }
@@ -241,6 +247,10 @@ impl api::Platform for Platform {
 
     fn record(&self, id: &FunctionId, kind: EventKind, message: String) {
         self.host.record(id, None, kind, message);
+    }
+
+    fn isolation(&self) -> Option<Isolation> {
+        Some(self.host.sandbox.describe())
     }
 
     fn events(&self) -> &Events {

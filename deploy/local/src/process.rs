@@ -3,15 +3,18 @@
 //! The kernel kills a child when the thread that forked it ends (`PR_SET_PDEATHSIG`), so one thread that lives as long as the platform forks
 //! all of them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::sandbox::{Confinement, Program};
 
 /// A process to start.
 #[derive(Debug)]
@@ -20,15 +23,17 @@ pub struct Launch {
     pub program: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Environment variables in addition to those of the platform.
+    /// Environment variables, besides the search path, language and time zone of the platform.
     pub environment: Vec<(OsString, OsString)>,
     /// Folder to start in.
     pub working_directory: Option<PathBuf>,
     /// `cgroup.procs` files, open for writing, that the process enters before it runs the program.
     pub cgroups: Vec<std::fs::File>,
+    /// Restrictions of the process.
+    pub confinement: Arc<Confinement>,
 }
 
-/// A running process, the leader of its own process group. Dropping it kills it.
+/// A running process, the leader of its own session and process group. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -79,28 +84,41 @@ impl Spawner {
 
 fn spawn(launch: Launch) -> io::Result<(Process, pipe::Receiver)> {
     let (output, input) = io::pipe()?;
-    let mut command = Command::new(&launch.program);
-    command.args(&launch.arguments).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).process_group(0).kill_on_drop(true);
-    for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"QSCALE_")) {
-        command.env_remove(key);
-    }
-    command.envs(launch.environment);
+    let inherited: Vec<_> = std::env::vars_os().filter(|(key, _)| is_inherited(key)).collect();
+    let path = launch.environment.iter().chain(&inherited).find(|(key, _)| key == "PATH").map(|(_, value)| value.clone());
+    let program = Program::find(&launch.program, &path.unwrap_or_default(), launch.working_directory.as_deref());
+    let mut command = Command::new(program.path());
+    command.arg0(&launch.program).args(&launch.arguments);
+    command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).kill_on_drop(true);
+    command.env_clear().envs(inherited).envs(launch.environment);
     if let Some(folder) = launch.working_directory {
         command.current_dir(folder);
     }
-    let cgroups = launch.cgroups;
+    let (cgroups, confinement, script) = (launch.cgroups, launch.confinement, program.script());
     // SAFETY: getpid only reads; it cannot fail.
     let parent = unsafe { libc::getpid() };
     // SAFETY: between fork and exec the closure makes system calls only; it neither allocates nor takes a lock.
-    unsafe { command.pre_exec(move || prepare(parent, &cgroups)) };
+    unsafe { command.pre_exec(move || prepare(parent, &cgroups, &confinement, script)) };
     let child = command.spawn()?;
     let pid = child.id().ok_or_else(|| io::Error::other("a process that was just started has no id"))?;
     Ok((Process { child, pid }, pipe::Receiver::from_owned_fd(output.into())?))
 }
 
+/// Whether functions have the variable `key` of the platform. Others may hold secrets.
+fn is_inherited(key: &OsStr) -> bool {
+    ["PATH", "LANG", "LANGUAGE", "TZ"].iter().any(|name| key == *name) || key.as_encoded_bytes().starts_with(b"LC_")
+}
+
 /// Runs in the new process before the program does.
-fn prepare(parent: libc::pid_t, cgroups: &[std::fs::File]) -> io::Result<()> {
+fn prepare(parent: libc::pid_t, cgroups: &[std::fs::File], confinement: &Confinement, script: Option<i32>) -> io::Result<()> {
     crate::cgroup::enter(cgroups)?;
+    // A session of its own has no terminal, to which a function could type.
+    // SAFETY: the call takes nothing.
+    if unsafe { libc::setsid() } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    confinement.enter(script)?;
+    // After the change of the user, which clears it.
     // SAFETY: both calls take plain integers.
     let orphaned = unsafe {
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
@@ -147,6 +165,7 @@ mod tests {
             environment: vec![("GREETING".into(), "hello".into())],
             working_directory: Some("/".into()),
             cgroups: Vec::new(),
+            confinement: Arc::default(),
         }
     }
 

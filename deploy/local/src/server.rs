@@ -8,8 +8,10 @@ use anyhow::Context;
 use qscale_common::hash::fnv1a;
 use qscale_common::platform::PlatformAddresses;
 use qscale_common::runtime::health::Health;
+use qscale_common::runtime::http;
 use qscale_common::runtime::leftovers;
-use qscale_common::runtime::platform::api;
+use qscale_common::runtime::platform::api::{self, Access};
+use qscale_common::runtime::platform::token::ApiToken;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -24,6 +26,7 @@ use crate::orphans;
 use crate::platform::Platform;
 use crate::ports::Ports;
 use crate::process::Spawner;
+use crate::sandbox::Sandbox;
 use crate::state::StateDir;
 
 /// File in the state folder with the addresses of the platform.
@@ -46,6 +49,7 @@ pub async fn run(config: LocalConfig, stop: CancellationToken, abort: Cancellati
     let (api_listener, api_address) = bind("api", config.api).await?;
     let (gateway_listener, gateway_address) = bind("gateway", config.gateway).await?;
     let host = Arc::new(prepare_host(&config, &state, client_connections, abort.clone()).await?);
+    let token = ApiToken::issue(state.path(), api_address)?;
     let addresses = PlatformAddresses { api: api_address.to_string(), gateway: gateway_address.to_string() };
     let addresses = serde_json::to_vec(&addresses)?;
     let written = tokio::task::spawn_blocking(move || state.replace(ADDRESSES, &addresses).map(|()| state)).await;
@@ -56,8 +60,9 @@ pub async fn run(config: LocalConfig, stop: CancellationToken, abort: Cancellati
     let restored = saved.functions.len();
     platform.restore(saved).await;
     let ended = CancellationToken::new();
-    let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), api_address.ip().is_loopback(), axum::Router::new());
-    let serving_api = tokio::spawn(axum::serve(api_listener, routes).with_graceful_shutdown(ended.clone().cancelled_owned()).into_future());
+    let access = Access { token, loopback: api_address.ip().is_loopback() };
+    let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), access, axum::Router::new());
+    let serving_api = tokio::spawn(http::serve(api_listener, routes, ended.clone()));
     let destination = ListenerTarget::Named(platform.functions.clone());
     let serving_gateway = tokio::spawn(gateway::serve(gateway_listener, destination, stop.clone(), Arc::clone(&host)));
     health.set("serving", true);
@@ -80,9 +85,10 @@ pub async fn run(config: LocalConfig, stop: CancellationToken, abort: Cancellati
         if let Some(cgroups) = &host.cgroups {
             cgroups.remove();
         }
+        host.sandbox.remove();
     })
     .await
-    .context("removing cgroups")?;
+    .context("removing cgroups and temporary files")?;
     info!("stopped");
     Ok(())
 }
@@ -114,11 +120,13 @@ async fn prepare_host(config: &LocalConfig, state: &StateDir, client_connections
     let spawner = Spawner::start(Handle::current()).context("cannot start the thread that starts functions")?;
     let (first, last) = config.replica_ports;
     let ports = Ports::new(first, last, std::process::id());
-    Ok(Host::new(spawner, ports, cgroups, state.path().to_path_buf(), config.kill_grace.0, abort, client_connections))
+    let (folder, user, hidden) = (state.path().to_path_buf(), config.function_user, config.hidden_folders.clone());
+    let sandbox = tokio::task::spawn_blocking(move || Sandbox::open(&folder, user, &hidden)).await.context("isolating functions")??;
+    Ok(Host::new(spawner, ports, cgroups, sandbox, config.kill_grace.0, abort, client_connections))
 }
 
 /// Detects whether limits can be set on this machine, and records the folders in the state folder for the cleanup after a crash.
-fn detect_cgroups(root: &str, instance: &str, state_dir: &Path) -> std::io::Result<Option<Cgroups>> {
+fn detect_cgroups(root: &str, instance: &str, state_dir: &Path) -> anyhow::Result<Option<Cgroups>> {
     match Cgroups::detect(root, instance) {
         Ok(cgroups) => {
             leftovers::record_cgroups(state_dir, &cgroups.folders())?;

@@ -1,27 +1,20 @@
 //! State that survives a restart: functions, desired allocations and the highest lease. Owns the file, which is replaced atomically. Blocks.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use qscale_common::platform::FunctionSpec;
-use qscale_common::runtime::files::{MAX_STATE, read_text_if_present};
+use qscale_common::runtime::private::{self, LockedFolder};
 use qscale_common::units::Allocation;
 use serde::{Deserialize, Serialize};
 
 /// Version of the file's format; another is refused.
 const VERSION: u32 = 1;
 const FILE: &str = "state.json";
-const LOCK: &str = "lock";
 
 /// The state folder, held by one platform at a time.
 #[derive(Debug)]
-pub struct StateDir {
-    path: PathBuf,
-    /// Locked while its descriptor is open; the kernel releases it after a crash.
-    _lock: File,
-}
+pub struct StateDir(LockedFolder);
 
 /// Content of the state file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,20 +47,15 @@ impl StateDir {
     /// Locks the folder `path`, creating it if necessary.
     ///
     /// # Errors
-    /// When it cannot be created or another platform uses it.
+    /// When it cannot be created, is not private to this user, or another platform uses it.
     pub fn take(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("state_dir = {}: cannot create the folder", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("state_dir = {}", path.display()))?;
-        let lock = File::create(path.join(LOCK)).with_context(|| format!("state_dir = {}: cannot write to the folder", path.display()))?;
-        lock.try_lock()
-            .with_context(|| format!("state_dir = {}: another platform uses it; stop that one or choose another folder", path.display()))?;
-        Ok(Self { path, _lock: lock })
+        LockedFolder::take("state_dir", path).map(Self)
     }
 
     /// Absolute path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// Loads the saved state; empty for a new folder.
@@ -75,8 +63,8 @@ impl StateDir {
     /// # Errors
     /// When the file cannot be read or has another version; it is not overwritten then.
     pub fn load(&self) -> anyhow::Result<Saved> {
-        let path = self.path.join(FILE);
-        let Some(text) = read_text_if_present(&path, MAX_STATE)? else { return Ok(Saved::new(0, Vec::new())) };
+        let path = self.path().join(FILE);
+        let Some(text) = private::read(&path)? else { return Ok(Saved::new(0, Vec::new())) };
         let saved: Saved =
             serde_json::from_str(&text).with_context(|| format!("{} is not a valid state file; repair or remove it", path.display()))?;
         anyhow::ensure!(
@@ -92,7 +80,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, saved: &Saved) -> io::Result<()> {
+    pub fn save(&self, saved: &Saved) -> anyhow::Result<()> {
         self.replace(FILE, &serde_json::to_vec_pretty(saved)?)
     }
 
@@ -100,13 +88,8 @@ impl StateDir {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let new = self.path.join(format!("{name}.new"));
-        let mut file = File::create(&new)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&new, self.path.join(name))?;
-        File::open(&self.path)?.sync_all()
+    pub fn replace(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
+        private::write(&self.path().join(name), content)
     }
 }
 
@@ -124,7 +107,7 @@ mod tests {
         let saved = Saved::new(7, vec![SavedFunction { spec, desired: Allocation::new(3, 100, 64) }]);
         state.save(&saved).expect("written");
         assert_eq!(state.load().expect("readable"), saved);
-        assert!(StateDir::take(state.path()).expect_err("taken").to_string().contains("another platform"));
+        assert!(StateDir::take(state.path()).expect_err("taken").to_string().contains("in use by another process"));
     }
 
     #[test]

@@ -12,11 +12,12 @@ use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::kv;
 use qscale_common::runtime::nats_accounts::{self, User};
+use qscale_common::runtime::private;
 use qscale_common::runtime::provision;
 use serde_json::json;
 
 use crate::output::{self, Cell, Table, Tone};
-use crate::system::{Locate, StateDir, write_private};
+use crate::system::{Locate, StateDir};
 
 /// Timeout until a new credential connects.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,17 +54,16 @@ pub enum AgentCommand {
 
 /// Runs the command.
 pub async fn run(locate: &Locate, command: AgentCommand) -> anyhow::Result<()> {
-    let state = locate.state()?;
     match command {
-        AgentCommand::Add { agent, json } => add(&state, &agent, json).await,
-        AgentCommand::List => list(locate, &state).await,
-        AgentCommand::Remove { agent } => remove(locate, &state, &agent).await,
+        AgentCommand::Add { agent, json } => add(&locate.own_state()?, &agent, json).await,
+        AgentCommand::List => list(locate, &locate.state()?).await,
+        AgentCommand::Remove { agent } => remove(locate, &locate.own_state()?, &agent).await,
     }
 }
 
 async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
     let user = User::Agent(agent.clone()).name();
-    let lock = state.lock_credentials()?;
+    let lock = state.lock_credentials().await?;
     let known = state.known_passwords()?.contains_key(&user);
     let passwords = state.passwords(std::slice::from_ref(agent))?;
     let password = passwords.get(&user).context("the password was just created")?;
@@ -203,7 +203,7 @@ async fn last_action(bus: &Bus, agent: &Name) -> anyhow::Result<String> {
 
 async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Result<()> {
     let user = User::Agent(agent.clone()).name();
-    let lock = state.lock_credentials()?;
+    let lock = state.lock_credentials().await?;
     let Some(passwords) = state.forget(&user)? else {
         bail!("agent {agent} has no credential; `qscale agent list` lists the agents with one");
     };
@@ -231,7 +231,7 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
 
 fn write_accounts(state: &StateDir, passwords: &BTreeMap<String, String>) -> anyhow::Result<()> {
     let text = nats_accounts::accounts(passwords).context("credentials.json")?;
-    write_private(&state.join("nats/accounts.conf"), text.as_bytes())
+    private::write(&state.join("nats/accounts.conf"), text.as_bytes())
 }
 
 /// Makes the nats-server of this folder reload its accounts; `None` if none runs.

@@ -13,6 +13,7 @@ mod help;
 mod model;
 mod output;
 mod period;
+mod platform;
 mod policy;
 mod profile;
 mod replay;
@@ -61,6 +62,9 @@ enum Command {
     /// Add, show, scale and delete functions of the local platform
     #[command(subcommand)]
     Function(function::FunctionCommand),
+    /// Show the platform, and reset its fencing token
+    #[command(subcommand)]
+    Platform(platform::PlatformCommand),
     /// Measure a function on the local platform: CPU time, waiting time and startup time
     Profile(profile::ProfileArgs),
     /// Compare the simulator with the local platform under the same load
@@ -136,6 +140,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Compare(arguments) => return compare::run(locate, arguments).await,
         Command::Policy(command) => policy::run(locate, command).await?,
         Command::Function(command) => function::run(locate, command).await?,
+        Command::Platform(command) => platform::run(locate, command).await?,
         Command::Profile(arguments) => profile::run(locate, arguments).await?,
         Command::Validate(arguments) => return validate::run(locate, arguments).await,
         Command::Agent(command) => agent::run(locate, command).await?,

@@ -65,7 +65,7 @@ pub async fn run(locate: &Locate, arguments: ProfileArgs) -> anyhow::Result<()> 
     let budget = if arguments.quick { ProfileBudget::QUICK } else { ProfileBudget::FULL };
     let bar = steps();
     let begin = |step| show_step(&bar, step);
-    let measured = profile(locate.platform.as_deref(), &arguments.subject.into(), budget, &begin, &shutdown::token()).await;
+    let measured = profile(locate.given_platform()?, &arguments.subject.into(), budget, &begin, &shutdown::token()).await;
     bar.finish_and_clear();
     let measured = measured?;
     let (profile, remarks) = measured.context("stopped; no profile was written")?;

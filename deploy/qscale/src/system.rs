@@ -10,7 +10,7 @@ use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_replay::SettingsFolder;
-pub use qscale_up::state_dir::{StateDir, write_private};
+pub use qscale_up::state_dir::StateDir;
 
 /// Timeout of requests to servers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -27,17 +27,31 @@ pub struct Locate {
     /// Address of a local platform's API not started by `qscale up`
     #[arg(long, global = true, env = "QSCALE_PLATFORM", value_name = "HOST:PORT")]
     pub platform: Option<String>,
+    /// File with the token of that API [default: the one that a platform of this user has noted]
+    #[arg(long, global = true, env = "QSCALE_TOKEN_FILE", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
 }
 
 impl Locate {
-    /// State folder of a system that runs or ran.
+    /// State folder of a system that runs or ran, to read from it.
     pub fn state(&self) -> anyhow::Result<StateDir> {
+        self.check_state()?;
+        StateDir::open(&self.state_dir)
+    }
+
+    /// As [`Locate::state`], to write to it: accessible to this user alone.
+    pub fn own_state(&self) -> anyhow::Result<StateDir> {
+        self.check_state()?;
+        StateDir::new(&self.state_dir)
+    }
+
+    fn check_state(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.state_dir.is_dir(),
             "no system runs in {}; start one with `qscale up`, or specify one with --nats",
             self.state_dir.display()
         );
-        StateDir::new(&self.state_dir)
+        Ok(())
     }
 
     /// Sets the clock rate of this process to that of the running system, so that ages agree.
@@ -79,11 +93,25 @@ impl Locate {
 
     /// Client of the local platform.
     pub fn platform(&self) -> anyhow::Result<PlatformClient> {
-        let address = match &self.platform {
-            Some(address) => address.clone(),
-            None => self.state()?.addresses()?.platform,
-        };
-        PlatformClient::new(&address).with_context(|| format!("platform {address}"))
+        if let Some(platform) = self.given_platform()? {
+            return Ok(platform);
+        }
+        let state = self.state()?;
+        let platform = state.platform(&state.addresses()?)?;
+        Ok(match &self.token_file {
+            Some(file) => platform.with_token_file(file.clone()),
+            None => platform,
+        })
+    }
+
+    /// Client of the platform that the options name, if they do.
+    pub fn given_platform(&self) -> anyhow::Result<Option<PlatformClient>> {
+        let Some(address) = &self.platform else { return Ok(None) };
+        let platform = PlatformClient::new(address).with_context(|| format!("platform {address}"))?;
+        Ok(Some(match &self.token_file {
+            Some(file) => platform.with_token_file(file.clone()),
+            None => platform,
+        }))
     }
 }
 

@@ -81,7 +81,7 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
             bar.set_message(name);
         }
     };
-    let validation = validate(locate.platform.as_deref(), &options, &progress, &shutdown::token()).await;
+    let validation = validate(locate.given_platform()?, &options, &progress, &shutdown::token()).await;
     bar.finish_and_clear();
     let validation = validation?.context("stopped")?;
     validation.remarks.iter().for_each(output::warn);

@@ -1,6 +1,7 @@
 //! Configuration of the simulated platform. Owns defaults and ranges; reads nothing itself.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use qscale_common::platform::{Limits, NodeCapacity};
 use qscale_common::range::OutOfRange;
@@ -17,6 +18,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct SimulatedConfig {
     /// Loopback address of the API and of `/metrics`; port 0 selects a free port.
     pub api: SocketAddr,
+    /// Folder for the token of the API. Private to the platform's user, and locked by one platform at a time.
+    pub state_dir: PathBuf,
     /// Machine shown in the metrics.
     pub machine: SimulatedMachine,
     /// Upper bounds of allocations.
@@ -62,6 +65,7 @@ impl Default for SimulatedConfig {
     fn default() -> Self {
         Self {
             api: SocketAddr::from(([127, 0, 0, 1], 8701)),
+            state_dir: PathBuf::from(".qscale/platform"),
             machine: SimulatedMachine::default(),
             limits: Limits { functions: 10_000, ..Limits::default() },
             load_waits: false,

@@ -10,7 +10,7 @@ use qscale_common::contract::Load;
 use qscale_common::load::LoadSummary;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::metrics::{self, FunctionView, NodeView};
-use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Limits, LogLine};
+use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Isolation, Limits, LogLine};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::api::{self, Refused};
 use qscale_common::runtime::platform::events::Events;
@@ -260,6 +260,10 @@ impl api::Platform for SimulatedPlatform {
 
     fn record(&self, id: &FunctionId, kind: EventKind, message: String) {
         self.record_all(id, clock::now(), vec![(None, kind, message)]);
+    }
+
+    fn isolation(&self) -> Option<Isolation> {
+        None
     }
 
     fn events(&self) -> &Events {

@@ -12,7 +12,10 @@ use prometheus_client::registry::Registry;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::Health;
-use qscale_common::runtime::platform::api;
+use qscale_common::runtime::http;
+use qscale_common::runtime::platform::api::{self, Access};
+use qscale_common::runtime::platform::token::ApiToken;
+use qscale_common::runtime::private::LockedFolder;
 use qscale_common::time::Span;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
@@ -28,17 +31,21 @@ const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Runs the platform until `stop` is cancelled.
 ///
 /// # Errors
-/// When the configuration is out of range, or the address cannot be bound.
+/// When the configuration is out of range, the state folder is in use or not private, or the address cannot be bound.
 pub async fn run(config: SimulatedConfig, stop: CancellationToken) -> anyhow::Result<()> {
     config.validate()?;
+    let folder = config.state_dir.clone();
+    let state =
+        tokio::task::spawn_blocking(move || LockedFolder::take("state_dir", &folder)).await.context("opening the state folder")??;
     let listener =
         TcpListener::bind(config.api).await.with_context(|| format!("api = {}: cannot listen; choose another address", config.api))?;
     let address = listener.local_addr().context("the address of the API")?;
+    let access = Access { token: ApiToken::issue(state.path(), address)?, loopback: address.ip().is_loopback() };
     let health = Health::new();
     let platform = Arc::new(SimulatedPlatform::new(config.machine, config.limits, config.load_waits, clock::now()));
     let load = Router::new().route("/v1/load", get(load_summary).post(begin_load)).with_state(Arc::clone(&platform));
-    let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), address.ip().is_loopback(), load);
-    let serving = tokio::spawn(axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
+    let routes = api::routes(Arc::clone(&platform), health.clone(), stop.clone(), access, load);
+    let serving = tokio::spawn(http::serve(listener, routes, stop.clone()));
     let publishing = match &config.nats {
         Some(nats) => {
             // The bus metrics are not exposed: `/metrics` is about functions.

@@ -14,7 +14,8 @@ use qscale_tests::{Folder, Program, eventually_async, process};
 struct Platform {
     _program: Program,
     client: PlatformClient,
-    _folder: Folder,
+    address: String,
+    folder: Folder,
 }
 
 impl Platform {
@@ -23,13 +24,16 @@ impl Platform {
         let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
         let address = format!("127.0.0.1:{port}");
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_qscale-simulated"));
-        command.args(["--set", &format!("api={address}")]).env("QSCALE_CLOCK", format!("10@{}", qscale_common::runtime::clock::wall().0));
+        let state = folder.path().join("state");
+        command
+            .args(["--set", &format!("api={address}"), "--set", &format!("state_dir={}", state.display())])
+            .env("QSCALE_CLOCK", format!("10@{}", qscale_common::runtime::clock::wall().0));
         let log: PathBuf = folder.path().join("log");
         let program = Program::spawn(command, &log);
-        let client = PlatformClient::new(&address).expect("an address");
+        let client = PlatformClient::new(&address).expect("an address").with_token_file(state.join("token"));
         let up = async || client.list().await.is_ok().then_some(());
         eventually_async(&format!("the platform; {}", process::tail(&log)), up).await;
-        Self { _program: program, client, _folder: folder }
+        Self { _program: program, client, address, folder }
     }
 
     async fn until(&self, id: &FunctionId, what: &str, holds: impl Fn(&FunctionStatus) -> bool) -> FunctionStatus {
@@ -160,4 +164,25 @@ async fn load_is_summarised_like_by_the_load_generator() {
     assert_eq!(counts(&summary.total), sum);
     assert_eq!(sum[0], sum[1] + sum[2] + sum[3]);
     assert!(functions[1].latency_ms.is_some_and(|latency| latency.p50 > 1.0), "{summary:?}");
+}
+
+#[tokio::test]
+async fn a_request_without_the_token_changes_nothing() {
+    let platform = Platform::start().await;
+    let wrong = platform.folder.path().join("wrong");
+    std::fs::write(&wrong, "guessed").expect("written");
+    let stranger = PlatformClient::new(&platform.address).expect("an address").with_token_file(wrong);
+    let file = spec("fib", "", "");
+    for refused in [
+        stranger.add(&file).await.map(drop),
+        stranger.list().await.map(drop),
+        stranger.begin_load().await,
+        stranger.load_summary().await.map(drop),
+        stranger.reset_lease(0).await.map(drop),
+    ] {
+        let error = refused.expect_err("the token is wrong");
+        assert!(matches!(&error, PlatformError::Unauthorized(said) if said.error.contains("/token")), "{error}");
+    }
+    assert!(stranger.metrics().await.is_ok() && stranger.is_ready().await);
+    assert_eq!(platform.client.list().await.expect("list"), []);
 }

@@ -3,9 +3,7 @@
 //! Files are read and written synchronously: they are small and local, and while the system starts the runtime has nothing else to do.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,8 +16,9 @@ use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
+use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::{kv, nats_accounts, provision};
+use qscale_common::runtime::{kv, nats_accounts, private, provision};
 use qscale_common::time::Span;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -28,7 +27,7 @@ use super::plan::{Plan, PlannedFunction, copy_of};
 use super::supervisor::{HealthCheck, KILLED, Service, Status, Statuses, Supervisor};
 use super::{Backend, say, sibling_program};
 use crate::repair;
-use crate::state_dir::{Addresses, StateDir, find_nats_server, write_private};
+use crate::state_dir::{Addresses, StateDir, find_nats_server};
 
 /// Name of the platform, local or simulated.
 const PLATFORM: &str = "platform";
@@ -68,9 +67,9 @@ pub struct RunningSystem {
     /// Whether its steps are printed.
     print: bool,
     // Held while the system runs: a second one in the same folder is refused.
-    _lock: File,
+    _lock: FileLock,
     // Held by the one system on this machine that has the usual ports.
-    _usual_ports: Option<File>,
+    _usual_ports: Option<FileLock>,
 }
 
 impl RunningSystem {
@@ -80,10 +79,8 @@ impl RunningSystem {
     /// When another system runs in the folder, or no port is free.
     pub fn new(plan: &Plan, state: &StateDir, print: bool) -> anyhow::Result<Self> {
         let state = state.clone();
-        let lock = File::create(state.join("lock")).context("the state folder")?;
-        lock.try_lock().map_err(|_| {
-            anyhow::anyhow!("another `qscale up` runs in {}; stop it, or choose another --state-dir", state.join("").display())
-        })?;
+        let lock = lock::take(&state.join("lock"))
+            .with_context(|| format!("{} is in use; stop that system, or choose another --state-dir", state.join("").display()))?;
         // Summary of an earlier run.
         let _absent = std::fs::remove_file(state.join(LOAD_OUTPUT));
         let usual_ports = claim_usual_ports();
@@ -130,21 +127,23 @@ impl RunningSystem {
         self.say(&format!("[4/6] collector, actuator, promoter, agent{plural} {}", names(plan)));
         let platform_address = &self.addresses.platform;
         let flush_interval = Span(STORE_INTERVAL.saturating_mul(self.pace.speed()).min(MAX_INTERVAL));
-        let actuator = json!({ "platform": { "address": platform_address }, "flush_interval": flush_interval });
+        let token_file = self.state.platform_token();
+        let actuator = json!({ "platform": { "address": platform_address, "token_file": token_file }, "flush_interval": flush_interval });
         self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
         let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
         if self.backend == Backend::Sim {
             source["max_body_mib"] = json!(METRICS_MIB);
         }
         self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } })).await?;
-        self.start_service("promoter", "promoter", "qscale-promoter", &json!({ "platform": platform_address })).await?;
+        let promoter = json!({ "platform": platform_address, "token_file": token_file });
+        self.start_service("promoter", "promoter", "qscale-promoter", &promoter).await?;
         for (agent, configuration) in &plan.agents {
             let service = format!("agent-{agent}");
             let mut configuration = configuration.clone();
             configuration.insert("agent".to_owned(), json!(agent));
             self.start_service(&service, &service, "qscale-agent", &configuration.into()).await?;
         }
-        write_private(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
+        private::write(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
         self.limits = self.until_ready(&platform, plan).await?;
         Ok(bus)
     }
@@ -155,10 +154,10 @@ impl RunningSystem {
             let _absent = std::fs::remove_dir_all(self.store());
         }
         let program = find_nats_server().context("nats-server not found: run `make tools`, add it to PATH, or set NATS_SERVER_BIN")?;
-        let credentials = self.state.lock_credentials()?;
+        let credentials = self.state.lock_credentials().await?;
         let passwords = self.state.passwords(plan.agents.keys())?;
         let accounts = nats_accounts::accounts(&passwords).context("credentials.json")?;
-        write_private(&self.state.join("nats/accounts.conf"), accounts.as_bytes())?;
+        private::write(&self.state.join("nats/accounts.conf"), accounts.as_bytes())?;
         drop(credentials);
         self.adopt_streams()?;
         let listen = self.addresses.nats.trim_start_matches("nats://");
@@ -168,7 +167,7 @@ impl RunningSystem {
             self.store(),
         );
         let path = self.state.join("nats/nats.conf");
-        write_private(&path, configuration.as_bytes())?;
+        private::write(&path, configuration.as_bytes())?;
         self.say(&format!("[1/6] nats-server ({}) on {listen}", program.display()));
         self.supervisor
             .start(Service {
@@ -213,10 +212,11 @@ impl RunningSystem {
         let configuration = json!({
             "api": self.addresses.platform,
             "gateway": self.addresses.gateway,
-            "state_dir": self.state.join("platform"),
+            "state_dir": self.state.platform_folder(),
+            "hidden_folders": [self.state.join("")],
         });
         self.start_process(PLATFORM, "qscale-platform", &configuration, &self.addresses.platform, DRAIN_STOP_TIMEOUT).await?;
-        let client = PlatformClient::new(&self.addresses.platform)?;
+        let client = self.platform()?;
         wait_until("local platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
     }
@@ -226,12 +226,13 @@ impl RunningSystem {
         self.say(&format!("[2/6] simulated platform: API {}{speed}", self.addresses.platform));
         let configuration = json!({
             "api": self.addresses.platform,
+            "state_dir": self.state.platform_folder(),
             "load_waits": true,
             "load_every": Span(LOAD_INTERVAL.saturating_mul(self.pace.speed())),
             "nats": self.bus_config("loadgen"),
         });
         self.start_process(PLATFORM, "qscale-simulated", &configuration, &self.addresses.platform, STOP_TIMEOUT).await?;
-        let client = PlatformClient::new(&self.addresses.platform)?;
+        let client = self.platform()?;
         wait_until("simulated platform", &self.state.log("platform"), async || client.list().await.is_ok()).await?;
         Ok(client)
     }
@@ -282,7 +283,7 @@ impl RunningSystem {
         stop_timeout: Duration,
     ) -> anyhow::Result<()> {
         let path = self.state.join("config").join(format!("{name}.json"));
-        write_private(&path, &serde_json::to_vec_pretty(configuration)?)?;
+        private::write(&path, &serde_json::to_vec_pretty(configuration)?)?;
         let program = sibling_program(program)?;
         self.supervisor
             .start(Service {
@@ -349,7 +350,7 @@ impl RunningSystem {
         if self.backend == Backend::Sim {
             let load = plan.trace.as_deref().unwrap_or(&plan.load_description);
             self.say(&format!("[6/6] load on {} functions: {load}", plan.functions.len()));
-            return self.simulated()?.begin_load().await.context("failed to start the simulated load");
+            return self.platform()?.begin_load().await.context("failed to start the simulated load");
         }
         let Some(load) = &plan.load else {
             self.say("[6/6] no load");
@@ -389,7 +390,7 @@ impl RunningSystem {
 
     /// Adds the functions and their load to a simulated platform that restarted; fails until it answers.
     pub async fn restore_world(&self, plan: &Plan) -> anyhow::Result<()> {
-        let platform = self.simulated()?;
+        let platform = self.platform()?;
         for planned in &plan.functions {
             platform.add(&planned.spec).await?;
         }
@@ -401,11 +402,11 @@ impl RunningSystem {
         if self.backend == Backend::Local {
             return None;
         }
-        self.simulated().ok()?.load_summary().await.ok()
+        self.platform().ok()?.load_summary().await.ok()
     }
 
-    fn simulated(&self) -> anyhow::Result<PlatformClient> {
-        Ok(PlatformClient::new(&self.addresses.platform)?)
+    fn platform(&self) -> anyhow::Result<PlatformClient> {
+        self.state.platform(&self.addresses)
     }
 
     /// Summary of the load generator; `None` until it ends.
@@ -481,19 +482,9 @@ async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> 
 }
 
 /// Lock on the usual ports. One system of a machine has it: two that start at the same time would find the same ports free.
-fn claim_usual_ports() -> Option<File> {
-    let path = match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(folder) => PathBuf::from(folder).join("qscale-usual-ports.lock"),
-        // SAFETY: getuid takes nothing and cannot fail.
-        None => std::env::temp_dir().join(format!("qscale-{}-usual-ports.lock", unsafe { libc::getuid() })),
-    };
-    let file = open_lock(&path).ok()?;
-    file.try_lock().ok().map(|()| file)
-}
-
-/// Opens a file of this user to lock it. Another user may have put a link in its place, which is not followed.
-fn open_lock(path: &Path) -> std::io::Result<File> {
-    File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+fn claim_usual_ports() -> Option<FileLock> {
+    let folder = private::folder(&private::runtime_folder()).ok()?;
+    lock::take(&folder.join("usual-ports.lock")).ok()
 }
 
 /// A loopback address with the usual port, or with any free one.
@@ -512,20 +503,4 @@ async fn wait_until(what: &str, log: &Path, condition: impl AsyncFn() -> bool) -
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lock_neither_follows_a_link_nor_empties_a_file() {
-        let folder = qscale_tests::Folder::new("lock");
-        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
-        std::fs::write(&target, "kept").expect("written");
-        std::os::unix::fs::symlink(&target, &link).expect("linked");
-        assert!(open_lock(&link).is_err());
-        assert!(open_lock(&target).is_ok());
-        assert_eq!(std::fs::read_to_string(&target).expect("reads"), "kept");
-    }
 }

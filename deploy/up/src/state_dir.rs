@@ -1,22 +1,26 @@
 //! The state folder of one system: addresses, credentials, logs. Owns the layout of the folder; must not start anything.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::name::Name;
-use qscale_common::runtime::files::{MAX_DOCUMENT, read_text, read_text_if_present};
-use qscale_common::runtime::http;
+use qscale_common::runtime::files::{MAX_DOCUMENT, read_text};
+use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::nats_accounts::User;
+use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::platform::token::TOKEN_FILE;
+use qscale_common::runtime::{http, private};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 /// Longest wait for a health endpoint.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Longest wait for the lock on the credentials.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// File of a state folder that holds every user's password.
 const CREDENTIALS: &str = "credentials.json";
@@ -44,12 +48,19 @@ pub struct Addresses {
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// The folder at `path`, created if it is missing.
+    /// The folder at `path`, created if it is missing, and accessible to this user alone.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// When it cannot be created, or belongs to another user or to other uses.
     pub fn new(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("failed to create --state-dir {}", path.display()))?;
+        private::folder(path).map(Self).with_context(|| format!("--state-dir {}", path.display()))
+    }
+
+    /// The existing folder at `path`, to read from it. Nothing is changed.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
         Ok(Self(path.canonicalize().with_context(|| format!("--state-dir {}", path.display()))?))
     }
 
@@ -72,15 +83,12 @@ impl StateDir {
         self.0.join("logs").join(format!("{service}.log"))
     }
 
-    /// Locks the credentials against other commands until the returned file is closed.
+    /// Locks the credentials against other commands until the result is dropped. Waits while another command holds the lock.
     ///
     /// # Errors
-    /// When the lock file cannot be created.
-    pub fn lock_credentials(&self) -> anyhow::Result<File> {
-        let path = self.join("credentials.lock");
-        let lock = File::create(&path).with_context(|| path.display().to_string())?;
-        lock.lock().with_context(|| path.display().to_string())?;
-        Ok(lock)
+    /// When the lock is not released within 10 s; names the process that holds it.
+    pub async fn lock_credentials(&self) -> anyhow::Result<FileLock> {
+        lock::wait(&self.join("credentials.lock"), LOCK_TIMEOUT).await
     }
 
     /// The passwords of all users, `agents` included; missing ones are generated.
@@ -92,9 +100,9 @@ impl StateDir {
         for user in User::all(agents.into_iter().cloned()) {
             passwords.entry(user.name()).or_insert_with(new_password);
         }
-        write_private(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;
+        private::write(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;
         for (user, password) in &passwords {
-            write_private(&self.password_file(user), password.as_bytes())?;
+            private::write(&self.password_file(user), password.as_bytes())?;
         }
         Ok(passwords)
     }
@@ -105,7 +113,7 @@ impl StateDir {
     /// When the credentials cannot be read.
     pub fn known_passwords(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let path = self.join(CREDENTIALS);
-        let Some(text) = read_text_if_present(&path, MAX_DOCUMENT)? else { return Ok(BTreeMap::new()) };
+        let Some(text) = private::read(&path)? else { return Ok(BTreeMap::new()) };
         serde_json::from_str(&text).with_context(|| format!("{}: invalid; delete it to generate new credentials", path.display()))
     }
 
@@ -118,7 +126,7 @@ impl StateDir {
         if passwords.remove(user).is_none() {
             return Ok(None);
         }
-        write_private(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;
+        private::write(&self.join(CREDENTIALS), &serde_json::to_vec_pretty(&passwords)?)?;
         // A copy; it is written again from the credentials.
         let _absent = fs::remove_file(self.password_file(user));
         Ok(Some(passwords))
@@ -127,6 +135,25 @@ impl StateDir {
     /// File that holds one user's password, for the configuration of a service.
     pub fn password_file(&self, user: &str) -> PathBuf {
         self.0.join("credentials").join(user)
+    }
+
+    /// Client of the platform of this folder, whose API is at one of `addresses`.
+    ///
+    /// # Errors
+    /// When the address is invalid.
+    pub fn platform(&self, addresses: &Addresses) -> anyhow::Result<PlatformClient> {
+        let client = PlatformClient::new(&addresses.platform).with_context(|| self.join("addresses.json").display().to_string())?;
+        Ok(client.with_token_file(self.platform_token()))
+    }
+
+    /// File that holds the token of the platform's API.
+    pub fn platform_token(&self) -> PathBuf {
+        self.platform_folder().join(TOKEN_FILE)
+    }
+
+    /// State folder of the platform.
+    pub fn platform_folder(&self) -> PathBuf {
+        self.join("platform")
     }
 
     /// Addresses of the system that runs in this folder.
@@ -151,25 +178,6 @@ pub fn find_nats_server() -> Option<PathBuf> {
     named.into_iter().chain(installed).chain(on_path).find(|candidate| candidate.is_file())
 }
 
-/// Writes a file that only its owner can read, atomically.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().context("a file within the state folder has a parent")?;
-    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let temporary = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .with_context(|| temporary.display().to_string())?;
-    file.write_all(content).with_context(|| temporary.display().to_string())?;
-    fs::rename(&temporary, path).with_context(|| path.display().to_string())
-}
-
 #[expect(clippy::disallowed_methods, reason = "passwords need the system's random generator")]
 fn new_password() -> String {
     let mut rng = rand::rng();
@@ -191,12 +199,12 @@ mod tests {
         let folder = qscale_tests::Folder::new("agent");
         let state = StateDir::new(folder.path()).expect("a folder");
         assert_eq!(state.nats_server(), None);
-        write_private(&state.join("nats/nats.pid"), std::process::id().to_string().as_bytes()).expect("written");
+        private::write(&state.join("nats/nats.pid"), std::process::id().to_string().as_bytes()).expect("written");
         assert_eq!(state.nats_server(), None, "this test is not a nats-server");
         let other = folder.path().join("nats-server");
         std::os::unix::fs::symlink("/bin/sleep", &other).expect("linked");
         let mut other = std::process::Command::new(other).arg("1000").spawn().expect("started");
-        write_private(&state.join("nats/nats.pid"), other.id().to_string().as_bytes()).expect("written");
+        private::write(&state.join("nats/nats.pid"), other.id().to_string().as_bytes()).expect("written");
         let found = state.nats_server();
         other.kill().and_then(|()| other.wait()).expect("ended");
         assert_eq!(found, None, "another nats-server got the process number");

@@ -3,7 +3,7 @@
 mod health_check;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use qscale_common::runtime::clock;
+use qscale_common::runtime::{clock, private};
 use tokio::sync::oneshot;
 
 pub use health_check::HealthCheck;
@@ -335,7 +335,7 @@ impl Process {
 
 /// Adds a line of the supervisor to `log`. The log itself may be what cannot be opened; the status then still says why.
 fn note(log: &Path, text: &str) {
-    let _unwritable = append(log).and_then(|mut log| Ok(writeln!(log, "supervisor: {text}")?));
+    let _unwritable = private::append(log).map(|mut log| writeln!(log, "supervisor: {text}"));
 }
 
 /// Moves the content of a log that is too large to `<name>.log.1`. The process keeps its file, so lines that it writes in between are lost.
@@ -347,18 +347,11 @@ fn limit_log(log: &Path) {
     }
 }
 
-fn append(path: &Path) -> anyhow::Result<File> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    OpenOptions::new().create(true).append(true).open(path).with_context(|| path.display().to_string())
-}
-
 fn spawn(service: &Service) -> anyhow::Result<Child> {
-    let log = append(&service.log)?;
+    let log = private::append(&service.log)?;
     let output = match &service.output {
-        Some(path) => File::create(path).with_context(|| path.display().to_string())?,
-        None => append(&service.log)?,
+        Some(path) => private::create(path)?,
+        None => private::append(&service.log)?,
     };
     let mut command = Command::new(&service.program);
     command.args(&service.arguments).envs(service.environment.iter().cloned()).stdin(Stdio::null()).stdout(output).stderr(log);

@@ -8,14 +8,14 @@ use anyhow::{Context, bail, ensure};
 use qscale_common::load::{LoadFailure, LoadSummary};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{AllocationRequest, FunctionSpec, FunctionStatus, InitialAllocation, PlatformAddresses};
-use qscale_common::runtime::clock;
 use qscale_common::runtime::files::{MAX_STATE, read_text};
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::platform::token::TOKEN_FILE;
+use qscale_common::runtime::{clock, private};
 use qscale_common::text;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
 use qscale_up::launch::search_path;
-use qscale_up::state_dir::write_private;
 use qscale_up::supervisor::{KILLED, Service, Status, Supervisor};
 use qscale_up::{LoadPlan, RequestForm, sibling_program};
 use serde_json::json;
@@ -84,20 +84,19 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// Starts a platform, or uses the one at `platform`, and adds the function.
+    /// Starts a platform, or uses `platform`, and adds the function.
     ///
     /// # Errors
     /// When the platform does not start or refuses the function.
-    pub async fn start(platform: Option<&str>, spec: &FunctionSpec, form: RequestForm) -> anyhow::Result<Self> {
+    pub async fn start(platform: Option<PlatformClient>, spec: &FunctionSpec, form: RequestForm) -> anyhow::Result<Self> {
         let folder = std::env::temp_dir().join(format!("qscale-measure-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let folder = private::folder(&folder)?;
         let supervisor = Supervisor::new();
         let spec = FunctionSpec { name: Name::new(NAME).context("invalid name of the function")?, listen: None, ..spec.clone() };
-        let (api, gateway) = match platform {
-            Some(api) => (api.to_owned(), String::new()),
+        let (platform, gateway) = match platform {
+            Some(platform) => (platform, String::new()),
             None => start_platform(&supervisor, &folder).await?,
         };
-        let platform = PlatformClient::new(&api).with_context(|| format!("platform {api}"))?;
         let mut testbed = Self { platform, gateway, supervisor, folder, loads: 0, spec, form, vertical: true };
         testbed.add().await?;
         Ok(testbed)
@@ -296,8 +295,8 @@ impl Testbed {
     }
 }
 
-/// Starts a platform on free ports; returns the addresses of its API and of its gateway.
-async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> anyhow::Result<(String, String)> {
+/// Starts a platform on free ports; returns a client of it and the address of its gateway.
+async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> anyhow::Result<(PlatformClient, String)> {
     let state = folder.join("platform");
     let configuration = json!({
         "api": "127.0.0.1:0",
@@ -308,7 +307,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
         "replica_ports": [17_000, 19_999],
     });
     let (path, log, program) = (folder.join("platform.json"), folder.join("platform.log"), sibling_program("qscale-platform")?);
-    write_private(&path, &serde_json::to_vec_pretty(&configuration)?)?;
+    private::write(&path, &serde_json::to_vec_pretty(&configuration)?)?;
     supervisor
         .start(Service {
             name: "platform".into(),
@@ -326,10 +325,11 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
     loop {
         let written =
             read_text(&state.join("addresses.json"), MAX_STATE).ok().and_then(|text| serde_json::from_str::<PlatformAddresses>(&text).ok());
-        if let Some(addresses) = written
-            && PlatformClient::new(&addresses.api)?.list().await.is_ok()
-        {
-            return Ok((addresses.api, addresses.gateway));
+        if let Some(addresses) = written {
+            let platform = PlatformClient::new(&addresses.api)?.with_token_file(state.join(TOKEN_FILE));
+            if platform.list().await.is_ok() {
+                return Ok((platform, addresses.gateway));
+            }
         }
         let output = || read_text(&log, MAX_STATE).unwrap_or_default();
         let died = supervisor.status("platform") == Some(Status::Restarting);

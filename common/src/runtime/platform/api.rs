@@ -1,4 +1,4 @@
-//! A platform's HTTP API. Owns parsing requests and rendering errors; a [`Platform`] carries them out.
+//! A platform's HTTP API. Owns parsing and authorizing requests and rendering errors; a [`Platform`] carries them out.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,12 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
 use super::operations::{self, OperationControl};
+use super::token::{ApiToken, Unauthorized};
 use crate::document::{self, DocumentError};
 use crate::name::{FunctionId, Name};
-use crate::platform::{ApiError, EventKind, FunctionSpec, FunctionStatus, LogLine, PlatformEvent};
+use crate::platform::{
+    ApiError, EventKind, FunctionSpec, FunctionStatus, Isolation, LeaseReset, LeaseResetReply, LogLine, PlatformEvent, PlatformStatus,
+};
 use crate::policy::Bounds;
 use crate::range::OutOfRange;
 use crate::runtime::health::Health;
+use crate::runtime::http::HEAD_TIMEOUT;
 use crate::units::Allocation;
 
 /// Largest body of a request, bytes.
@@ -85,6 +89,9 @@ pub trait Platform: Send + Sync + 'static {
     /// Records an event that concerns no single replica.
     fn record(&self, id: &FunctionId, kind: EventKind, message: String);
 
+    /// Isolation of functions that run as processes.
+    fn isolation(&self) -> Option<Isolation>;
+
     /// Recorded events.
     fn events(&self) -> &Events;
 
@@ -127,24 +134,37 @@ impl<P> Clone for Api<P> {
     }
 }
 
-/// Routes of the API. With `loopback` it is bound to loopback, and requests for another host are refused: a web page
-/// could make a browser send them. `more` are additional routes of this platform.
-pub fn routes<P: Platform>(platform: Arc<P>, health: Health, stop: CancellationToken, loopback: bool, more: Router) -> Router {
-    let router = Router::new()
+/// Paths that need no token, as those of other services: they change nothing and show measurements only.
+const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// Access to an API.
+#[derive(Debug)]
+pub struct Access {
+    /// Token that requests must present, except for health and metrics.
+    pub token: ApiToken,
+    /// Whether the API is bound to loopback. Requests for another host are refused then: a web page could make a browser send them.
+    pub loopback: bool,
+}
+
+/// Routes of the API. `more` are additional routes of this platform.
+pub fn routes<P: Platform>(platform: Arc<P>, health: Health, stop: CancellationToken, access: Access, more: Router) -> Router {
+    Router::new()
         .route("/v1/functions", get(list::<P>).merge(post(add::<P>)))
         .route("/v1/functions/{namespace}/{name}", get(one::<P>).delete(delete::<P>))
         .route("/v1/functions/{namespace}/{name}/allocation", put(set_allocation::<P>))
         .route("/v1/functions/{namespace}/{name}/logs", get(logs::<P>))
         .route("/v1/bounds", get(bounds::<P>))
         .route("/v1/events", get(events::<P>))
+        .route("/v1/platform", get(platform_status::<P>))
+        .route("/v1/platform/lease", put(reset_lease::<P>))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz::<P>))
         .route("/metrics", get(render_metrics::<P>))
-        .fallback(async || Failure::new(StatusCode::NOT_FOUND, "no such path; see /v1/functions, /v1/events and /metrics"))
+        .fallback(async || Failure::new(StatusCode::NOT_FOUND, "no such path; see /v1/functions, /v1/events, /v1/platform and /metrics"))
         .method_not_allowed_fallback(async || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"))
         .with_state(Api { platform, health, stop })
-        .merge(more);
-    if loopback { router.layer(middleware::from_fn(only_local_hosts)) } else { router }
+        .merge(more)
+        .layer(middleware::from_fn_with_state(Arc::new(access), authorize))
 }
 
 /// An error response as JSON.
@@ -188,17 +208,37 @@ impl From<DocumentError> for Failure {
     }
 }
 
-async fn only_local_hosts(request: Request, next: Next) -> Response {
+/// Refuses requests for another host, and requests without the token.
+async fn authorize(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    if access.loopback && !is_local(&request) {
+        return Failure::new(StatusCode::FORBIDDEN, "the API is asked by address or as localhost only").into_response();
+    }
+    if OPEN_PATHS.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    match access.token.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(reason) => unauthorized(reason, &access.token).into_response(),
+    }
+}
+
+fn is_local(request: &Request) -> bool {
     let host = request.uri().host().map(str::to_owned).or_else(|| {
         let host = request.headers().get(header::HOST)?.to_str().ok()?;
         host.parse::<axum::http::uri::Authority>().ok().map(|authority| authority.host().to_owned())
     });
-    let local = host.as_deref().is_none_or(|host| host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok());
-    if local {
-        next.run(request).await
-    } else {
-        Failure::new(StatusCode::FORBIDDEN, "the API is asked by address or as localhost only").into_response()
-    }
+    host.as_deref().is_none_or(|host| host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok())
+}
+
+/// Reply to a request without the token. Names its file, which only the user of the platform can read.
+fn unauthorized(reason: Unauthorized, token: &ApiToken) -> impl IntoResponse {
+    let found = match reason {
+        Unauthorized::Missing => "the request does not have one header `authorization`",
+        Unauthorized::Malformed => "the header `authorization` is not `Bearer TOKEN`",
+        Unauthorized::Wrong => "the token is not that of this platform, which issues a new one at each start",
+    };
+    let remedy = format!("send `authorization: Bearer TOKEN` with the content of {}; for `qscale`: --token-file", token.file().display());
+    ([(header::WWW_AUTHENTICATE, "Bearer")], Failure::new(StatusCode::UNAUTHORIZED, format!("{found}; {remedy}")))
 }
 
 fn id(namespace: &str, name: &str) -> Result<FunctionId, Failure> {
@@ -213,7 +253,8 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
         let error = format!("content-type = `{kind}`, must be application/json");
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
     }
-    let body = axum::body::to_bytes(request.into_body(), BODY_BYTES).await;
+    let body = tokio::time::timeout(HEAD_TIMEOUT, axum::body::to_bytes(request.into_body(), BODY_BYTES)).await;
+    let body = body.map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, format!("the body must arrive within {HEAD_TIMEOUT:?}")))?;
     let body = body.map_err(|_| Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body must be at most {BODY_BYTES} bytes")))?;
     let text =
         std::str::from_utf8(&body).map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8: {error}")))?;
@@ -259,6 +300,15 @@ async fn set_allocation<P: Platform>(
     let allocation = read(request).await?;
     let reply = unbroken(async move { operations::set_allocation(&*api.platform, &id, &allocation).await }).await?;
     Ok(Json(reply).into_response())
+}
+
+async fn platform_status<P: Platform>(State(api): State<Api<P>>) -> Json<PlatformStatus> {
+    Json(PlatformStatus { highest_lease: api.platform.control().highest_lease(), isolation: api.platform.isolation() })
+}
+
+async fn reset_lease<P: Platform>(State(api): State<Api<P>>, request: Request) -> Result<Json<LeaseResetReply>, Failure> {
+    let reset: LeaseReset = read(request).await?;
+    Ok(Json(unbroken(async move { operations::reset_lease(&*api.platform, reset).await }).await?))
 }
 
 /// Completes a change even if the client disconnects.

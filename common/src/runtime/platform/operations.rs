@@ -5,8 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::api::{Platform, Refused};
 use crate::name::FunctionId;
-use crate::platform::{AllocationReply, AllocationRequest, EventKind, FunctionSpec, FunctionStatus, Limits, NodeCapacity};
+use crate::platform::{
+    AllocationReply, AllocationRequest, EventKind, FunctionSpec, FunctionStatus, LeaseReset, LeaseResetReply, Limits, MAX_LEASE,
+    NodeCapacity,
+};
 use crate::policy::Bounds;
+use crate::range::check_number;
 use crate::units::Allocation;
 
 /// State that every platform keeps for these operations.
@@ -45,6 +49,11 @@ impl OperationControl {
     pub fn raise_lease(&self, lease: u64) {
         let mut highest = self.lease();
         *highest = lease.max(*highest);
+    }
+
+    /// Replaces the highest lease; returns the one before.
+    fn replace_lease(&self, lease: u64) -> u64 {
+        std::mem::replace(&mut *self.lease(), lease)
     }
 
     /// Runs `write` unless `lease` is below the highest one, both under one lock, so that no older writer comes between. Returns its result and
@@ -122,6 +131,9 @@ pub async fn set_allocation<P: Platform>(platform: &P, id: &FunctionId, request:
     let control = platform.control();
     let desired = if request.clamp { control.bounds.clamp(wanted) } else { wanted };
     control.limits.check(&desired, "")?;
+    if let Some(lease) = request.lease {
+        check_number("lease", lease, 1, MAX_LEASE)?;
+    }
     let set = control.fenced(request.lease, || platform.set_desired(&function, desired));
     let (before, new_lease) = set.inspect_err(|refused| platform.record(id, EventKind::StaleLease, refused.to_string()))?;
     if new_lease || before != desired {
@@ -131,6 +143,18 @@ pub async fn set_allocation<P: Platform>(platform: &P, id: &FunctionId, request:
     let status = platform.status(&function);
     let clamped = (desired != wanted).then(|| format!("{wanted} became {desired}, within the bounds of the platform"));
     Ok(AllocationReply { warnings: clamped.into_iter().chain(warnings(&status, request)).collect(), function: status })
+}
+
+/// Replaces the highest lease by one that an operator chose, so that an actuator whose lease is lower can write again.
+///
+/// # Errors
+/// When the lease is out of range, or the change cannot be saved.
+pub async fn reset_lease<P: Platform>(platform: &P, reset: LeaseReset) -> Result<LeaseResetReply, Refused> {
+    check_number("highest", reset.highest, 0, MAX_LEASE)?;
+    let before = platform.control().replace_lease(reset.highest);
+    tracing::warn!(before, after = reset.highest, "an operator reset the highest lease");
+    platform.save().await?;
+    Ok(LeaseResetReply { before, after: reset.highest })
 }
 
 /// Parts of `request` without effect for now, each with its reason.

@@ -19,9 +19,11 @@ use crate::admission::{Admission, PlaceId};
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::function::Function;
 use crate::host::Host;
+use crate::ports::Port;
 use crate::probe::until_ready;
 use crate::process::{Launch, Process};
 use crate::replica::{ReadyReplica, Replica};
+use crate::sandbox::Place;
 use crate::upstream::Upstream;
 
 /// Interval at which the load of a draining replica is checked.
@@ -103,15 +105,29 @@ impl Lifecycle {
         let Some(port) = self.host.ports.take() else {
             return failed(EventKind::ReplicaStartFailed, "no port is free", Duration::ZERO);
         };
-        let kills_before = oom_kills(cgroup.clone()).await;
         let entrances = match entrances(cgroup.clone()).await {
             Ok(entrances) => entrances,
             Err(error) => return failed(EventKind::ReplicaStartFailed, format!("cannot enter its cgroup: {error}"), Duration::ZERO),
         };
-        let (mut process, pipe) = match self.host.spawner.spawn(self.launch(port.number(), entrances)).await {
+        let place = match self.place(port.number()).await {
+            Ok(place) => place,
+            Err(error) => return failed(EventKind::ReplicaStartFailed, format!("cannot create its folder: {error}"), Duration::ZERO),
+        };
+        let ended = self.run_in(&place, &port, entrances, cgroup, begin).await;
+        // A failure only delays the cleanup to the end of the platform.
+        drop(blocking(move || place.remove()).await);
+        ended
+    }
+
+    /// Runs the process in its place, once.
+    async fn run_in(&self, place: &Place, port: &Port, entrances: Vec<File>, cgroup: Option<Arc<Cgroup>>, begin: Instant) -> RunEnd {
+        let kills_before = oom_kills(cgroup.clone()).await;
+        let (mut process, pipe) = match self.host.spawner.spawn(self.launch(port.number(), entrances, place)).await {
             Ok(started) => started,
             Err(error) => {
-                let why = format!("cannot start `{}`: {error}", self.replica.spec.command.first().map_or("", String::as_str));
+                let program = self.replica.spec.command.first().map_or("", String::as_str);
+                let user = place.user.map_or_else(String::new, |user| format!(" as user {user}"));
+                let why = format!("cannot start `{program}`{user}: {error}");
                 return failed(EventKind::ReplicaStartFailed, why, Duration::ZERO);
             }
         };
@@ -140,19 +156,26 @@ impl Lifecycle {
         }
     }
 
-    fn launch(&self, port: u16, cgroups: Vec<File>) -> Launch {
+    async fn place(&self, port: u16) -> io::Result<Place> {
+        let (sandbox, replica) = (Arc::clone(&self.host.sandbox), self.replica.id.clone());
+        blocking(move || sandbox.place(&replica, port)).await?
+    }
+
+    fn launch(&self, port: u16, cgroups: Vec<File>, place: &Place) -> Launch {
         let spec: &FunctionSpec = &self.replica.spec;
         let port = port.to_string();
         let mut words = spec.command.iter().map(|word| OsString::from(word.replace("{port}", &port)));
-        let mut environment: Vec<(OsString, OsString)> = spec.environment.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let mut environment: Vec<(OsString, OsString)> = ["HOME", "TMPDIR"].map(|key| (key.into(), place.folder.clone().into())).into();
+        environment.extend(spec.environment.iter().map(|(key, value)| (key.into(), value.into())));
         environment.push((spec.port_variable.clone().into(), port.clone().into()));
-        environment.push(self.host.mark());
+        environment.push(self.host.sandbox.mark());
         Launch {
             program: words.next().unwrap_or_default(),
             arguments: words.collect(),
             environment,
             working_directory: spec.working_directory.clone().map(PathBuf::from),
             cgroups,
+            confinement: Arc::clone(&place.confinement),
         }
     }
 
@@ -329,12 +352,14 @@ mod tests {
     use super::*;
     use crate::ports::Ports;
     use crate::process::Spawner;
+    use crate::sandbox::Sandbox;
 
     fn lifecycle(cgroups: Cgroups, folder: &std::path::Path) -> Lifecycle {
         let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"true\"]", Format::Toml).expect("a function file");
         let spawner = Spawner::start(Handle::current()).expect("a thread");
         let ports = Ports::new(19_400, 19_499, 0);
-        let host = Host::new(spawner, ports, Some(cgroups), folder.to_owned(), Duration::ZERO, CancellationToken::new(), 1);
+        let sandbox = Sandbox::open(folder, None, &[]).expect("processes can be confined");
+        let host = Host::new(spawner, ports, Some(cgroups), sandbox, Duration::ZERO, CancellationToken::new(), 1);
         let allocation = Allocation::from(spec.allocation);
         let replica = Replica::new("f-1".to_owned(), Arc::new(spec.clone()), 0);
         Lifecycle { replica, function: Function::new(spec, allocation, Arc::new(Notify::new())), host: Arc::new(host) }

@@ -1,5 +1,6 @@
 //! A platform in a folder of its own, with clients for its API and its gateway.
 
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -48,7 +49,7 @@ pub struct Caller {
 }
 
 pub fn folder() -> TempDir {
-    tempfile::tempdir().expect("temporary folder")
+    tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir().expect("temporary folder")
 }
 
 /// Waits until `condition` returns a value.
@@ -84,17 +85,24 @@ pub fn is_alive(pid: u32) -> bool {
 impl Platform {
     /// Starts one with its state in `folder`.
     pub async fn start(folder: &Path, options: &[&str]) -> Self {
+        Self::start_with(folder, options, |_| ()).await
+    }
+
+    /// As [`Platform::start`]; `change` is applied to the command that starts it.
+    pub async fn start_with(folder: &Path, options: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).expect("a state folder");
         let addresses_file = folder.join("addresses.json");
         drop(std::fs::remove_file(&addresses_file));
         let mut command = Command::new(env!("CARGO_BIN_EXE_qscale-platform"));
         command.args(["--set", &format!("state_dir={}", folder.display()), "--set", "api=127.0.0.1:0", "--set", "gateway=127.0.0.1:0"]);
         command.args(options.iter().flat_map(|option| ["--set", option]));
+        change(&mut command);
         let log = std::fs::File::create(folder.join("log")).expect("log file");
         let child = command.stdin(Stdio::null()).stderr(log).spawn().expect("the platform starts");
         let addresses: PlatformAddresses =
             eventually("the addresses of the platform", || async { serde_json::from_slice(&std::fs::read(&addresses_file).ok()?).ok() })
                 .await;
-        let client = PlatformClient::new(&addresses.api).expect("an address");
+        let client = PlatformClient::new(&addresses.api).expect("an address").with_token_file(folder.join("token"));
         let platform = Self { child, client, addresses, folder: folder.to_path_buf() };
         eventually("the platform is ready", || async { platform.client.is_ready().await.then_some(()) }).await;
         platform
@@ -145,14 +153,31 @@ impl Platform {
 
     /// Sends these bytes to the gateway and returns the reply until it closes the connection.
     pub async fn raw(&self, bytes: &str) -> String {
+        Self::talk(&self.addresses.gateway, bytes).await
+    }
+
+    /// Sends a request to the API with these lines after the request line, and returns the reply.
+    pub async fn api(&self, request: &str, lines: &[&str], body: &str) -> String {
+        let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+        let length = body.len();
+        let bytes = format!("{request} HTTP/1.1\r\nconnection: close\r\ncontent-length: {length}\r\n{lines}\r\n{body}");
+        Self::talk(&self.addresses.api, &bytes).await
+    }
+
+    /// The header that authorizes requests to the API.
+    pub fn authorization(&self) -> String {
+        format!("authorization: Bearer {}", std::fs::read_to_string(self.folder.join("token")).expect("a token"))
+    }
+
+    async fn talk(address: &str, bytes: &str) -> String {
         let talk = async {
-            let mut stream = TcpStream::connect(&self.addresses.gateway).await?;
+            let mut stream = TcpStream::connect(address).await?;
             stream.write_all(bytes.as_bytes()).await?;
             let mut reply = String::new();
             stream.read_to_string(&mut reply).await?;
             Ok::<_, std::io::Error>(reply)
         };
-        tokio::time::timeout(DEADLINE, talk).await.expect("the gateway closes the connection").expect("a reply")
+        tokio::time::timeout(DEADLINE, talk).await.expect("the server closes the connection").expect("a reply")
     }
 
     pub fn grpc(&self) -> Caller {
@@ -166,6 +191,11 @@ impl Platform {
 
     pub async fn pids(&self) -> Vec<u32> {
         self.status().await.actual.replicas.iter().filter_map(|replica| replica.pid).collect()
+    }
+
+    /// Process id of the platform.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// CPU time that the platform's own process has used.

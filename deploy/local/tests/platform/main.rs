@@ -1,6 +1,8 @@
 //! The platform from the outside: real processes, real requests, real limits.
 
+mod access;
 mod gateway;
 mod harness;
+mod isolation;
 mod lifecycle;
 mod limits;

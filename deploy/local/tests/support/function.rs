@@ -1,8 +1,9 @@
 //! A function with known behaviour, for the tests of the platform: HTTP/1.1 and HTTP/2 on the port in `PORT`.
 //!
 //! `/sleep?ms=` replies late, `/burn?ms=` uses CPU time, `/hold?mib=` keeps memory, `/crash` ends the process, `/host` replies with the header
-//! `Host`. Any other path echoes the body, or replies with the process id if it is empty. gRPC requests are echoed with trailers. `START_DELAY_MS`
-//! delays the start.
+//! `Host` and `/headers` with all of them. `/process` describes the process, `/read/PATH` and `/create/PATH` try a file, `/signal?pid=` and
+//! `/trace?pid=` another process, `/namespace` a new user namespace. Any other path echoes the body, or replies with the process id if it is empty.
+//! gRPC requests are echoed with trailers. `START_DELAY_MS` delays the start. With `RAW_REPLY` every connection gets these bytes.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -15,7 +16,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Memory that is kept until the end.
@@ -37,12 +39,24 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             accepted = listener.accept() => accepted?.0,
         };
         stream.set_nodelay(true)?;
+        if let Ok(reply) = std::env::var("RAW_REPLY") {
+            tokio::spawn(reply_raw(stream, reply));
+            continue;
+        }
         tokio::spawn(async move {
             let builder = auto::Builder::new(TokioExecutor::new());
             drop(
                 builder.serve_connection(TokioIo::new(stream), service_fn(async |request| Ok::<_, Infallible>(reply(request).await))).await,
             );
         });
+    }
+}
+
+/// Replies to the first bytes with `reply` and closes the connection.
+async fn reply_raw(mut stream: TcpStream, reply: String) {
+    let mut request = [0; 4096];
+    if stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+        drop(stream.write_all(reply.as_bytes()).await);
     }
 }
 
@@ -54,6 +68,16 @@ async fn reply(request: Request<Incoming>) -> Reply {
         "/hold" => HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(vec![1; usize::try_from(query).unwrap_or(0) << 20]),
         "/crash" => std::process::exit(7),
         "/host" => return text(request.headers().get("host").map_or(Bytes::new(), |host| Bytes::copy_from_slice(host.as_bytes()))),
+        "/headers" => return text(headers(request.headers())),
+        "/process" => return text(process()),
+        // SAFETY: these calls take integers.
+        "/signal" => return text(outcome(unsafe { libc::kill(query as i32, libc::SIGTERM) }.into())),
+        // SAFETY: as above.
+        "/trace" => return text(outcome(unsafe { libc::ptrace(libc::PTRACE_ATTACH, query as i32, 0, 0) })),
+        // SAFETY: as above.
+        "/namespace" => return text(outcome(unsafe { libc::unshare(libc::CLONE_NEWUSER) }.into())),
+        path if path.starts_with("/read/") => return text(result(std::fs::read(&path[5..]))),
+        path if path.starts_with("/create/") => return text(result(std::fs::write(&path[7..], "x"))),
         _ => {}
     }
     let grpc = request.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
@@ -71,6 +95,35 @@ async fn reply(request: Request<Incoming>) -> Reply {
 
 fn text(body: Bytes) -> Reply {
     Response::new(Full::new(body).boxed())
+}
+
+fn headers(headers: &HeaderMap) -> Bytes {
+    let lines = headers.iter().map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    lines.collect::<String>().into()
+}
+
+/// Status, environment, and open descriptors with their targets, one a line.
+fn process() -> Bytes {
+    let mut text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    for (key, value) in std::env::vars() {
+        text.push_str(&format!("environment {key}={value}\n"));
+    }
+    for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        text.push_str(&format!("descriptor {} {}\n", entry.file_name().display(), target.display()));
+    }
+    text.into()
+}
+
+fn outcome(returned: i64) -> Bytes {
+    result(if returned < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) })
+}
+
+fn result<T>(result: std::io::Result<T>) -> Bytes {
+    match result {
+        Ok(_) => "done".into(),
+        Err(error) => error.to_string().into(),
+    }
 }
 
 /// Uses `duration` of CPU time, however long that takes.

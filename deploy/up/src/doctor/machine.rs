@@ -2,11 +2,12 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use qscale_common::runtime::leftovers;
 use qscale_common::runtime::provision::OLDEST_SERVER;
+use qscale_common::runtime::{leftovers, private};
 
 use super::report::Report;
 use crate::state_dir::{Addresses, StateDir, find_nats_server};
@@ -80,6 +81,21 @@ fn free_bytes(folder: &Path) -> Option<u64> {
     // SAFETY: the path is NUL-terminated and outlives the call; statvfs initialises the struct if it returns 0.
     let found = unsafe { (libc::statvfs(path.as_ptr(), found.as_mut_ptr()) == 0).then(|| found.assume_init()) }?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Checks that only this user can access the state folder, which holds credentials.
+pub fn state_folder(report: &mut Report, folder: &Path) {
+    const CHECK: &str = "state folder";
+    let Ok(found) = std::fs::metadata(folder) else { return };
+    let (shown, mode, user) = (folder.display(), found.mode() & 0o777, private::user());
+    if found.uid() != user {
+        let fix = format!("run commands as user {}, or choose another --state-dir", found.uid());
+        report.warn(CHECK, format!("{shown} belongs to user {}, not to {user}", found.uid()), fix);
+    } else if mode & 0o077 != 0 {
+        report.warn(CHECK, format!("{shown} has mode {mode:03o}: other users can read it"), format!("chmod 700 {shown}"));
+    } else {
+        report.pass(CHECK, format!("{shown} is accessible to its user alone"));
+    }
 }
 
 /// Checks whether the load generator may use the real-time scheduling class.
@@ -157,7 +173,7 @@ fn leftovers(report: &mut Report, state: &StateDir) {
     if let Some(pid) = state.nats_server() {
         report.warn(CHECK, format!("a nats-server (process {pid}) runs without a system"), format!("kill {pid}"));
     }
-    let platform = state.join("platform");
+    let platform = state.platform_folder();
     let processes = leftovers::marked_processes(&platform);
     if !processes.is_empty() {
         let pids: Vec<String> = processes.iter().map(ToString::to_string).collect();

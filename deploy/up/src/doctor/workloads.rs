@@ -7,7 +7,7 @@ use futures::future::join_all;
 use qscale_common::contract::{self, Effect, EventType, Outcome, State, subject};
 use qscale_common::control;
 use qscale_common::name::FunctionId;
-use qscale_common::platform::FunctionStatus;
+use qscale_common::platform::{FunctionStatus, MAX_LEASE};
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
@@ -109,10 +109,32 @@ pub async fn platform(report: &mut Report, client: anyhow::Result<PlatformClient
     } else if !functions.is_empty() {
         report.pass("vertical scaling", "available");
     }
+    if let Ok(client) = &client {
+        isolation(report, client).await;
+    }
     for function in &functions {
         replicas(report, function);
     }
     Some(functions)
+}
+
+/// Checks the isolation of functions, and the highest fencing token.
+async fn isolation(report: &mut Report, client: &PlatformClient) {
+    let status = match client.status().await {
+        Ok(status) => status,
+        Err(error) => return report.fail("platform", format!("{error:#}"), "run platform and command of the same version"),
+    };
+    if status.highest_lease > MAX_LEASE {
+        let found = format!("highest fencing token {}, above that of any actuator: all are refused", status.highest_lease);
+        report.fail("fencing token", found, "qscale platform reset-lease");
+    }
+    let Some(isolation) = status.isolation else { return };
+    if isolation.missing.is_empty() {
+        report.pass("isolation of functions", format!("complete; {}", isolation.user));
+    }
+    for gap in isolation.missing {
+        report.warn("isolation of functions", gap.found, gap.remedy);
+    }
 }
 
 fn replicas(report: &mut Report, function: &FunctionStatus) {
