@@ -7,10 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderName};
+use http::header;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,6 +19,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use qscale_common::platform::Protocol;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::http::{HEAD_TIMEOUT, begins_request};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
@@ -36,6 +37,7 @@ use crate::request_body::{Replay, RequestBody};
 use crate::upstream::{SendError, UpstreamConnection};
 
 pub mod body;
+mod head;
 pub mod measure;
 pub mod reply;
 pub mod route;
@@ -50,15 +52,6 @@ const CLIENT_RESETS: usize = 20_000;
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
 /// Interval of the warning that no client connections are left.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-/// Hop-by-hop headers (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 5] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
 /// Receiver of the requests on a listener.
 #[derive(Debug, Clone)]
 pub enum ListenerTarget {
@@ -71,10 +64,12 @@ pub enum ListenerTarget {
 /// Serves `listener` until `stop`, then finishes the requests in flight unless the host aborts.
 pub async fn serve(listener: TcpListener, destination: ListenerTarget, stop: CancellationToken, host: Arc<Host>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(Some(HEAD_TIMEOUT))
+        .keep_alive_timeout(HEAD_TIMEOUT)
         .max_concurrent_streams(CLIENT_STREAMS)
         .max_pending_accept_reset_streams(CLIENT_RESETS)
         .max_local_error_reset_streams(CLIENT_RESETS)
@@ -101,7 +96,7 @@ pub async fn serve(listener: TcpListener, destination: ListenerTarget, stop: Can
             },
         };
         let watcher = graceful.watcher();
-        let serving = serve_connection(stream, Arc::clone(&builder), destination.clone(), watcher);
+        let serving = serve_connection(stream, Arc::clone(&builder), destination.clone(), watcher, stop.clone());
         tokio::spawn(async move {
             serving.await;
             drop(room);
@@ -126,9 +121,13 @@ async fn serve_connection(
     builder: Arc<auto::Builder<TokioExecutor>>,
     destination: ListenerTarget,
     watcher: hyper_util::server::graceful::Watcher,
+    stop: CancellationToken,
 ) {
     // Without TCP_NODELAY small frames wait for acknowledgements; a failure only costs latency.
     drop(stream.set_nodelay(true));
+    if !begins_request(&stream, &stop).await {
+        return;
+    }
     let service = service_fn(move |request| {
         let function = match &destination {
             ListenerTarget::Named(functions) => route::key(request.uri(), request.headers()).and_then(|key| functions.get(&key)),
@@ -143,8 +142,14 @@ async fn serve_connection(
 
 async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> Response<ReplyBody> {
     let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
-        return refuse(GatewayRefusal::BadRequest, grpc, "more than one Host header");
+    if let Err((refusal, reason)) = head::check_request(request.method(), request.uri(), request.version(), request.headers()) {
+        // A reply with status 200 would open a tunnel.
+        let mut response = refuse(refusal, grpc && request.method() != Method::CONNECT, &reason);
+        if request.version() <= Version::HTTP_11 {
+            // Readers may disagree on where the request ends.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        return response;
     }
     let Some(function) = function else {
         let asked = route::authority(request.uri(), request.headers()).unwrap_or_default();
@@ -157,7 +162,6 @@ async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> 
         Ok(Reply { response, deadline, connection, permit }) => {
             let (mut head, body) = response.into_parts();
             measure.head(head.status.as_u16(), &head.headers);
-            strip_hop_by_hop(&mut head.headers);
             head.version = Version::HTTP_11;
             head.extensions = http::Extensions::new();
             Response::from_parts(head, Either::Left(Relayed::new(body, deadline, measure, connection, permit, grpc)))
@@ -201,7 +205,11 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
             () = &mut deadline => return Err(timed_out("the replica did not reply")),
         };
         match sent {
-            Ok((response, connection)) => return Ok(Reply { response, deadline, connection, permit }),
+            Ok((mut response, connection)) => {
+                let checked = head::check_reply(response.status(), response.headers_mut());
+                checked.map_err(|reason| (GatewayRefusal::ReplicaFailed, reason))?;
+                return Ok(Reply { response, deadline, connection, permit });
+            }
             Err(_) if replay.is_broken() => return Err((GatewayRefusal::BadRequest, "the request body is incomplete or malformed".into())),
             Err(error @ SendError::Unreachable(_)) => {
                 function.admission.close(permit.place());
@@ -238,15 +246,15 @@ fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<Req
     *request.method_mut() = parts.method.clone();
     *request.headers_mut() = parts.headers.clone();
     let headers = request.headers_mut();
-    strip_hop_by_hop(headers);
+    head::strip_request(headers);
     let authority = route::authority(&parts.uri, &parts.headers);
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     match protocol {
         Protocol::Http => {
             // An authority in the request line takes precedence over the header (RFC 9112, 3.2.2).
-            if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority).ok()) {
-                headers.insert(header::HOST, host);
-            }
+            let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+            headers.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("")));
+            head::join_cookies(headers);
             *request.uri_mut() = Uri::from(path);
         }
         Protocol::Grpc => {
@@ -262,28 +270,6 @@ fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<Req
         }
     }
     request
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let listed: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in listed {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    // gRPC needs `te: trailers`, the only value that HTTP/2 allows.
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
-        headers.remove(header::TE);
-    }
 }
 
 #[cfg(test)]

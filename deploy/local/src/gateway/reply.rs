@@ -26,6 +26,8 @@ pub const UNAVAILABLE: u8 = 14;
 pub enum GatewayRefusal {
     /// The request is malformed or incomplete.
     BadRequest,
+    /// The gateway does not have the method or the transfer coding of the request.
+    NotImplemented,
     /// No such function.
     NotFound,
     /// The queue is full.
@@ -44,13 +46,14 @@ impl GatewayRefusal {
     pub fn status(self) -> (StatusCode, u8) {
         let grpc = match self {
             Self::BadRequest => INTERNAL,
-            Self::NotFound => UNIMPLEMENTED,
+            Self::NotFound | Self::NotImplemented => UNIMPLEMENTED,
             Self::QueueFull => RESOURCE_EXHAUSTED,
             Self::Timeout => DEADLINE_EXCEEDED,
             Self::ReplicaFailed | Self::Stopping => UNAVAILABLE,
         };
         let http = match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::ReplicaFailed => StatusCode::BAD_GATEWAY,
             _ => http_status(grpc),
         };
@@ -60,6 +63,7 @@ impl GatewayRefusal {
     fn reason(self) -> &'static str {
         match self {
             Self::BadRequest => "bad-request",
+            Self::NotImplemented => "not-implemented",
             Self::NotFound => "not-found",
             Self::QueueFull => "queue-full",
             Self::Timeout => "timeout",
@@ -133,6 +137,7 @@ mod tests {
     fn an_http_refusal_has_its_status() {
         let statuses = [
             GatewayRefusal::BadRequest,
+            GatewayRefusal::NotImplemented,
             GatewayRefusal::NotFound,
             GatewayRefusal::QueueFull,
             GatewayRefusal::Timeout,
@@ -140,6 +145,6 @@ mod tests {
             GatewayRefusal::Stopping,
         ]
         .map(|refusal| refuse(refusal, false, "").status().as_u16());
-        assert_eq!(statuses, [400, 404, 503, 504, 502, 503]);
+        assert_eq!(statuses, [400, 501, 404, 503, 504, 502, 503]);
     }
 }

@@ -3,6 +3,7 @@
 mod access;
 mod gateway;
 mod harness;
+mod http;
 mod isolation;
 mod lifecycle;
 mod limits;

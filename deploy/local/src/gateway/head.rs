@@ -1,0 +1,246 @@
+//! Heads of requests and replies, as RFC 9110, 9112 and 9113 require of an intermediary. Owns the refused ones, and the fields that are changed or
+//! not forwarded. Pure.
+
+use http::header::{self, HeaderName};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+
+use super::reply::GatewayRefusal;
+
+/// Fields that concern one connection (RFC 9110, 7.6.1), and credentials for a proxy, which functions are not.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Checks the head of a request.
+///
+/// # Errors
+/// The refusal, with its reason.
+pub fn check_request(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), (GatewayRefusal, String)> {
+    // A tunnel leads past the function, and TRACE returns fields that a browser hides from pages.
+    if [Method::CONNECT, Method::TRACE].contains(method) {
+        return Err((GatewayRefusal::NotImplemented, format!("the method {method} is not supported")));
+    }
+    if has_other_coding(headers) {
+        let found = "the only supported transfer coding is one `chunked`".to_owned();
+        return Err((GatewayRefusal::NotImplemented, found));
+    }
+    check_host(uri, version, headers).map_err(|reason| (GatewayRefusal::BadRequest, reason))
+}
+
+/// Checks the authority of a request: RFC 9112, 3.2, and RFC 9113, 8.3.1.
+fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), String> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (host, authority) = (hosts.next(), uri.authority().map(Authority::as_str));
+    if hosts.next().is_some() {
+        return Err("more than one Host header".to_owned());
+    }
+    if host.is_none() && version == Version::HTTP_11 {
+        return Err("no Host header".to_owned());
+    }
+    let host = host.map(|host| host.to_str().map_err(|_| "the Host header is not ASCII".to_owned())).transpose()?;
+    for name in [host, authority].into_iter().flatten() {
+        if !name.is_empty() && (name.contains('@') || name.parse::<Authority>().is_err()) {
+            return Err(format!("host = `{name}`, must be a name or an address, and possibly a port"));
+        }
+    }
+    match (host, authority) {
+        (Some(host), Some(authority)) if version == Version::HTTP_2 && !host.eq_ignore_ascii_case(authority) => {
+            Err(format!("host = `{host}`, must be the authority, `{authority}`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a body has a transfer coding other than one `chunked`, which the HTTP library removes.
+fn has_other_coding(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::TRANSFER_ENCODING);
+    let codings: Vec<&[u8]> = lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect();
+    !codings.is_empty() && !matches!(codings[..], [coding] if coding.eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Fields of a request that are forwarded to a function.
+pub fn strip_request(headers: &mut HeaderMap) {
+    let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    strip_hop_by_hop(headers);
+    // gRPC needs `te: trailers`, the only value that HTTP/2 allows.
+    headers.remove(header::TE);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Joins the cookie fields into which HTTP/2 may split one (RFC 9113, 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1 {
+        let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).expect("values joined by printable characters are a value");
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Checks the head of a reply, and removes the fields that are not forwarded to the client.
+///
+/// # Errors
+/// Why the reply cannot be forwarded.
+pub fn check_reply(status: StatusCode, headers: &mut HeaderMap) -> Result<(), String> {
+    // No request to a function asks for another protocol.
+    if status.is_informational() {
+        return Err(format!("the replica replied with status {}, for which it was not asked", status.as_u16()));
+    }
+    if has_other_coding(headers) {
+        return Err("the replica used a transfer coding other than one `chunked`".to_owned());
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // The length of a chunked body is that of its chunks (RFC 9112, 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    } else {
+        join_lengths(headers)?;
+    }
+    strip_hop_by_hop(headers);
+    headers.remove(header::TE);
+    Ok(())
+}
+
+/// Replaces repeated lengths by one; different ones would end the reply at different places for different readers.
+fn join_lengths(headers: &mut HeaderMap) -> Result<(), String> {
+    let lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut lengths = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let Some(first) = lengths.next() else { return Ok(()) };
+    let digits = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
+    if !digits || lengths.any(|other| other != first) {
+        return Err("the replica gave several lengths, or one that is not a number".to_owned());
+    }
+    let length = HeaderValue::from_bytes(first).map_err(|error| error.to_string())?;
+    headers.insert(header::CONTENT_LENGTH, length);
+    Ok(())
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = tokens(headers, &header::CONNECTION).filter_map(|name| name.parse().ok()).collect();
+    for name in listed.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Members of a list in the lines of `field`.
+fn tokens<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(field).into_iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        lines.iter().map(pair).collect()
+    }
+
+    #[track_caller]
+    fn check(version: Version, uri: &str, lines: &[(&'static str, &'static str)], expected: Option<GatewayRefusal>) {
+        let found = check_request(&Method::GET, &uri.parse().expect("a uri"), version, &headers(lines));
+        assert_eq!(found.err().map(|(refusal, _)| refusal), expected, "{version:?} {uri} {lines:?}");
+    }
+
+    #[test]
+    fn a_request_has_one_valid_authority() {
+        let bad = Some(GatewayRefusal::BadRequest);
+        for host in ["f", "f.default:8700", "127.0.0.1:8700", "[::1]:8700", ""] {
+            check(Version::HTTP_11, "/", &[("host", host)], None);
+        }
+        for host in ["a b", "a/b", "user@f", "f:80:80", "f,g", "f?x", "http://f"] {
+            let expected = if host == "f,g" { None } else { bad };
+            check(Version::HTTP_11, "/", &[("host", host)], expected);
+        }
+        check(Version::HTTP_11, "/", &[], bad);
+        check(Version::HTTP_10, "/", &[], None);
+        check(Version::HTTP_10, "/", &[("host", "f"), ("host", "f")], bad);
+        check(Version::HTTP_11, "http://f/", &[("host", "other")], None);
+        check(Version::HTTP_11, "http://user@f/", &[("host", "f")], bad);
+        check(Version::HTTP_2, "http://f/", &[], None);
+        check(Version::HTTP_2, "http://f/", &[("host", "F")], None);
+        check(Version::HTTP_2, "http://f/", &[("host", "g")], bad);
+    }
+
+    #[test]
+    fn chunked_is_the_only_coding() {
+        let refused = Some(GatewayRefusal::NotImplemented);
+        for (codings, expected) in [
+            (&["chunked"][..], None),
+            (&["Chunked"], None),
+            (&["gzip, chunked"], refused),
+            (&["gzip", "chunked"], refused),
+            (&["chunked", "chunked"], refused),
+            (&["chunked, chunked"], refused),
+            (&["identity"], refused),
+            (&["chunked;q=1"], refused),
+            (&[""], refused),
+        ] {
+            let mut lines = vec![("host", "f")];
+            lines.extend(codings.iter().map(|coding| ("transfer-encoding", *coding)));
+            check(Version::HTTP_11, "/", &lines, expected);
+            let reply = check_reply(StatusCode::OK, &mut headers(&lines[1..]));
+            assert_eq!(reply.is_err(), expected.is_some(), "{codings:?}");
+        }
+    }
+
+    #[test]
+    fn fields_of_the_connection_are_not_forwarded() {
+        let mut sent = headers(&[
+            ("connection", "close, X-Private"),
+            ("connection", "keep-alive"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic eA=="),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("te", "gzip;q=0.5"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("x-kept", "1"),
+        ]);
+        strip_request(&mut sent);
+        assert_eq!(sent, headers(&[("te", "trailers"), ("trailer", "x-sum"), ("x-kept", "1")]));
+    }
+
+    #[test]
+    fn cookies_are_joined() {
+        let mut sent = headers(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=\"3\"")]);
+        join_cookies(&mut sent);
+        assert_eq!(sent, headers(&[("cookie", "a=1; b=2; c=\"3\""), ("x", "y")]));
+        let mut one = headers(&[("cookie", "a=1")]);
+        join_cookies(&mut one);
+        assert_eq!(one, headers(&[("cookie", "a=1")]));
+    }
+
+    #[test]
+    fn a_reply_has_one_length() {
+        let length = |lines: &[(&'static str, &'static str)]| {
+            let mut headers = headers(lines);
+            check_reply(StatusCode::OK, &mut headers).map(|()| headers.get(header::CONTENT_LENGTH).cloned())
+        };
+        let five = Ok(Some(HeaderValue::from_static("5")));
+        assert_eq!(length(&[("content-length", "5")]), five);
+        assert_eq!(length(&[("content-length", "5"), ("content-length", "5, 5")]), five);
+        assert_eq!(length(&[("content-length", "5"), ("transfer-encoding", "chunked")]), Ok(None));
+        for bad in ["5, 6", "+5", "", "5x"] {
+            assert!(length(&[("content-length", bad)]).is_err(), "{bad}");
+        }
+        assert!(length(&[("content-length", "5"), ("content-length", "6")]).is_err());
+    }
+
+    #[test]
+    fn a_protocol_that_was_not_asked_for_is_a_failure() {
+        assert!(check_reply(StatusCode::SWITCHING_PROTOCOLS, &mut HeaderMap::new()).is_err());
+        assert!(check_reply(StatusCode::NO_CONTENT, &mut HeaderMap::new()).is_ok());
+    }
+}
