@@ -36,7 +36,7 @@ pub struct SimulatedConfig {
     pub telemetry: TelemetryConfig,
 }
 
-/// Machine of a simulated platform: the capacity that agents see. It does not limit functions.
+/// Machine of a simulated platform: the capacity that agents see. No replica is larger; all functions together are not limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SimulatedMachine {

@@ -19,6 +19,7 @@ use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
 use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{kv, nats_accounts, private, provision};
+use qscale_common::text::counted;
 use qscale_common::time::Span;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -349,7 +350,7 @@ impl RunningSystem {
     pub async fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
         if self.backend == Backend::Sim {
             let load = plan.trace.as_deref().unwrap_or(&plan.load_description);
-            self.say(&format!("[6/6] load on {} functions: {load}", plan.functions.len()));
+            self.say(&format!("[6/6] load on {}: {load}", counted(plan.functions.len() as u64, "function")));
             return self.platform()?.begin_load().await.context("failed to start the simulated load");
         }
         let Some(load) = &plan.load else {
