@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, DeliverPolicy};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, Subscriber};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::{FutureExt, StreamExt};
 use qscale_common::contract::{EventType, Message, subject};
 use qscale_common::fixtures;
@@ -13,6 +15,7 @@ use qscale_common::runtime::bus::{Bus, BusConfig, ConnectError};
 use qscale_common::runtime::nats_accounts::{User, inbox_prefix};
 use qscale_common::runtime::provision;
 use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually, nats};
+use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const AGENTS: [&str; 3] = ["threshold", "other", "with-hyphen"];
@@ -457,14 +460,54 @@ async fn tls_and_nkeys_are_used_where_configured() {
     assert!(error.contains("nats.key_file"), "{error}");
 }
 
+/// The claims `nats` about `subject`, signed by `issuer`, as the tools of NATS write them.
+fn jwt(subject: &nkeys::KeyPair, issuer: &nkeys::KeyPair, nats: &serde_json::Value) -> String {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let claims = json!({ "jti": "test", "iat": 1, "iss": issuer.public_key(), "name": "test", "sub": subject.public_key(), "nats": nats });
+    let signed = format!("{}.{}", encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#), encode(claims.to_string().as_bytes()));
+    format!("{signed}.{}", encode(&issuer.sign(signed.as_bytes()).expect("signed")))
+}
+
 #[tokio::test]
 async fn a_jwt_is_read_from_a_credentials_file() {
+    let (operator, account, user) = (nkeys::KeyPair::new_operator(), nkeys::KeyPair::new_account(), nkeys::KeyPair::new_user());
+    let unlimited = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1
+    });
+    let operator_jwt = jwt(&operator, &operator, &json!({ "type": "operator", "version": 2 }));
+    let account_jwt = jwt(&account, &operator, &json!({ "type": "account", "version": 2, "limits": unlimited }));
+    let claims = json!({ "type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1 });
+    let user_jwt = jwt(&user, &account, &claims);
     let folder = Folder::new("jwt");
+    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("written");
+    let public = account.public_key();
+    write(
+        "nats.conf",
+        format!(
+            "listen: \"127.0.0.1:-1\"\nports_file_dir: {:?}\noperator: {operator_jwt}\nresolver: MEMORY\nresolver_preload: {{ {public}: {account_jwt} }}\n",
+            folder.path()
+        ),
+    );
+    let mut command = std::process::Command::new(nats::program());
+    command.arg("-c").arg(folder.path().join("nats.conf"));
+    let _server = Program::spawn(command, &folder.path().join("nats.log"));
+    let port = eventually("nats-server to listen", || nats::listening_port(folder.path()));
     let path = folder.path().join("agent.creds");
-    let config = BusConfig { credentials_file: Some(path.clone()), ..BusConfig::default() };
+    let config = BusConfig { url: format!("nats://127.0.0.1:{port}"), credentials_file: Some(path.clone()), ..BusConfig::default() };
     let error = config.connect_once("test", PATIENCE).await.expect_err("no file");
     assert!(format!("{error:#}").contains(&path.display().to_string()), "{error:#}");
-    std::fs::write(&path, "not credentials").expect("written");
+    write("agent.creds", "not credentials".to_owned());
     let error = config.connect_once("test", PATIENCE).await.expect_err("no JWT");
     assert!(format!("{error:#}").contains("not a credentials file"), "{error:#}");
+    let credentials = |seed: &nkeys::KeyPair| {
+        let seed = seed.seed().expect("a seed");
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )
+    };
+    write("agent.creds", credentials(&nkeys::KeyPair::new_user()));
+    assert!(config.connect_once("test", Duration::from_secs(3)).await.is_err(), "the key of another user");
+    write("agent.creds", credentials(&user));
+    config.connect_once("test", PATIENCE).await.expect("the JWT is accepted");
 }

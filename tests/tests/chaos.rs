@@ -124,6 +124,9 @@ async fn lost_streams_are_created_again_and_lost_controls_count_as_a_freeze() {
     watched.until_frozen(true).await;
     assert!(watched.system.qscale(&["unfreeze", "--all"]).status.success());
     watched.until_frozen(false).await;
+    let controls = watched.system.bus().await.jetstream().get_key_value(subject::CONTROL_BUCKET).await.expect("created again");
+    controls.put("default.fibonacci", "{".into()).await.expect("operators may write");
+    watched.until_frozen(true).await;
     assert!(watched.system.stop(), "{}", watched.system.tail());
 }
 

@@ -179,7 +179,8 @@ impl BusConfig {
 
     fn authenticate(&self, options: ConnectOptions) -> anyhow::Result<ConnectOptions> {
         if let Some(path) = &self.credentials_file {
-            let text = secret("credentials_file", path)?;
+            // The client requires the end of the last line.
+            let text = secret("credentials_file", path)? + "\n";
             return options
                 .credentials(&text)
                 .with_context(|| format!("nats.credentials_file = {}: not a credentials file", path.display()));
