@@ -172,7 +172,7 @@ fn files_are_read_within_their_limits() {
 }
 
 /// First components of absolute paths that may appear: of the operating system, of HTTP APIs, of JSON pointers, and placeholders.
-const PATHS: [&str; 21] = [
+const PATHS: [&str; 22] = [
     "allocation",
     "architecture",
     "bin",
@@ -186,6 +186,7 @@ const PATHS: [&str; 21] = [
     "path",
     "proc",
     "qscale",
+    "replicas",
     "run",
     "srv",
     "sys",
