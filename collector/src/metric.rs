@@ -192,6 +192,8 @@ pub enum Impossible {
         /// Milliseconds since 1970.
         at_ms: i64,
     },
+    /// A counter that fell although its process was not restarted.
+    Fall,
     /// A counter that grew by more than it can.
     Growth {
         /// Growth per second: cores, or requests/s.
@@ -209,11 +211,23 @@ pub enum Impossible {
 impl fmt::Display for Impossible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Value { number, range } => write!(f, "value {number:e}, must be from {:e} to {:e}", range.start(), range.end()),
+            Self::Value { number, range } => {
+                write!(f, "value {}, must be {} to {}", Short(*number), Short(*range.start()), Short(*range.end()))
+            }
             Self::Time { at_ms } => write!(f, "time {at_ms} ms since 1970, must be in 2000 or later"),
-            Self::Growth { per_second } => write!(f, "growth of {per_second:e} per second, more than is possible"),
-            Self::BeyondNode { number, node } => write!(f, "value {number:e}, must be at most the node's {node:e}"),
+            Self::Fall => f.write_str("counter fell without a restart"),
+            Self::Growth { per_second } => write!(f, "growth of {} per second, more than is possible", Short(*per_second)),
+            Self::BeyondNode { number, node } => write!(f, "value {}, must be at most the node's {}", Short(*number), Short(*node)),
         }
+    }
+}
+
+/// A number without hundreds of digits.
+struct Short(f64);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_finite() && self.0.abs() >= 1e16 { write!(f, "{:e}", self.0) } else { self.0.fmt(f) }
     }
 }
 
@@ -254,6 +268,14 @@ mod tests {
         check(READY, &[0.0, 1_000_000.0], true);
         check(ARRIVED, &[0.0, 5e9, 1e15], true);
         check(ARRIVED, &[-0.0], true);
+    }
+
+    #[test]
+    fn an_impossible_value_is_named_with_its_range() {
+        let text = |metric: Metric, number| metric.check(number, None).expect_err("impossible").to_string();
+        assert_eq!(text(READY, f64::INFINITY), "value inf, must be 0 to 1000000");
+        assert_eq!(text(MEMORY, -4096.0), "value -4096, must be 0 to 70368744177664");
+        assert_eq!(text(MEMORY, 1e300), "value 1e300, must be 0 to 70368744177664");
     }
 
     #[test]

@@ -263,7 +263,7 @@ impl Function {
             reading: replica.map_or_else(ingress, |(place, _)| place),
             metric,
             of: replica.map_or_else(|| self.workload.clone(), |(_, replica)| format!("{}, replica {}", self.workload, replica.replica)),
-            why: Impossible::Growth { per_second: growth.per_second },
+            why: growth.per_second.map_or(Impossible::Fall, |per_second| Impossible::Growth { per_second }),
         }
     }
 }

@@ -16,15 +16,15 @@ const INGRESS_REQUESTS_PER_MS: u64 = 100_000;
 /// Uncertainty of the time of a reading, milliseconds: a CFS period.
 const READING_UNCERTAINTY_MS: u64 = 100;
 
-/// A counter that grew by more than is possible, so that its reading was dropped.
+/// A counter that grew by more than is possible, or fell without a restart, so that its reading was dropped.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImpossibleGrowth {
     /// The counter.
     pub counter: Counter,
     /// Place of its replica in the Scrape; `None` for the ingress.
     pub replica: Option<usize>,
-    /// Growth per second: cores, or requests/s.
-    pub per_second: f64,
+    /// Growth per second: cores, or requests/s; `None` for a fall.
+    pub per_second: Option<f64>,
 }
 
 /// The counters whose growth is limited.
@@ -80,7 +80,7 @@ impl FunctionWindows {
         }
         let limits = Growth {
             between: |before: &Arrivals, now: &Arrivals| match now.arrived.checked_sub(before.arrived) {
-                _ if before.of != now.of => (*now, Continuity::Broken),
+                _ if before.of != now.of => (*now, Continuity::Replaced),
                 Some(arrived) => (Arrivals { arrived, failed: now.failed.saturating_sub(before.failed), ..*now }, Continuity::Continued),
                 None => (*now, Continuity::after_fall(before.arrived, now.arrived, None)),
             },
@@ -95,7 +95,7 @@ impl FunctionWindows {
                 counts.add(Field::Failed, by.failed);
             }
             Progress::Impossible { by, ms } => {
-                return Some(impossible(Counter::Arrivals, None, by.arrived.max(by.failed) as f64, ms));
+                return Some(impossible(Counter::Arrivals, by.map(|by| by.arrived.max(by.failed) as f64), ms));
             }
             Progress::First | Progress::Late => {}
         }
@@ -203,7 +203,7 @@ impl FunctionWindows {
             }
             Progress::First => read.saw(reading.at, false),
             Progress::Late => {}
-            Progress::Impossible { by, ms } => return Some(impossible(Counter::Requests, None, answered(&by) as f64, ms)),
+            Progress::Impossible { by, ms } => return Some(impossible(Counter::Requests, by.map(|by| answered(&by) as f64), ms)),
         }
         None
     }
@@ -243,7 +243,7 @@ impl FunctionWindows {
             }
             Progress::First => read.saw(reading.at, false),
             Progress::Late => {}
-            Progress::Impossible { by, ms } => return Some(impossible(Counter::Cpu, None, by.usage_us as f64 / 1e6, ms)),
+            Progress::Impossible { by, ms } => return Some(impossible(Counter::Cpu, by.map(|by| by.usage_us as f64 / 1e6), ms)),
         }
         None
     }
@@ -370,8 +370,8 @@ impl InFlight {
     }
 }
 
-fn impossible(counter: Counter, replica: Option<usize>, amount: f64, ms: u64) -> ImpossibleGrowth {
-    ImpossibleGrowth { counter, replica, per_second: amount * 1000.0 / ms as f64 }
+fn impossible(counter: Counter, amount: Option<f64>, ms: u64) -> ImpossibleGrowth {
+    ImpossibleGrowth { counter, replica: None, per_second: amount.map(|amount| amount * 1000.0 / ms as f64) }
 }
 
 fn thousandths(value: f64) -> u64 {

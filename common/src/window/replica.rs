@@ -135,7 +135,7 @@ pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters, 
 /// if that is known.
 pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters, restarted: Option<bool>) -> (CpuCounters, Continuity) {
     if before.of != now.of {
-        return (*now, Continuity::Broken);
+        return (*now, Continuity::Replaced);
     }
     let Some(usage_us) = now.usage_us.checked_sub(before.usage_us) else {
         return (*now, Continuity::after_fall(before.usage_us, now.usage_us, restarted));

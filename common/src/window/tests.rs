@@ -183,7 +183,7 @@ fn more_cpu_than_the_node_has_is_dropped_and_reported() {
     feed.tick += 1;
     // 6 cores for 5 s.
     let reported = feed.windows.record(&scrape(39_000_000)(feed.now()));
-    assert_eq!(reported, [ImpossibleGrowth { counter: Counter::Cpu, replica: Some(0), per_second: 6.0 }]);
+    assert_eq!(reported, [ImpossibleGrowth { counter: Counter::Cpu, replica: Some(0), per_second: Some(6.0) }]);
     feed.windows.close(Tick(feed.tick), &Prices::default());
     let window = feed.windows.measured(95.0).tick;
     assert_eq!((window.cpu_millicores, window.replicas), (None, None));
@@ -256,8 +256,25 @@ fn a_counter_that_fell_was_reset_if_its_process_started_since() {
         assert_eq!(window.completed_rps, restarted.then_some(12.0), "it started {age} ms ago");
         assert_eq!(feed.windows.closed().map(|closed| closed.restarted), Some(if restarted { 2 } else { 0 }));
         let window = feed.tick(&[&|at| replicas_only(vec![started(replica("a", at, 70, 0), age + TICK)])]);
+        assert_eq!(window.completed_rps, restarted.then_some(2.0), "counting starts where two readings agree");
+        let window = feed.tick(&[&|at| replicas_only(vec![started(replica("a", at, 80, 0), age + 2 * TICK)])]);
         close_to(window.completed_rps, 2.0);
     }
+}
+
+#[test]
+fn a_counter_that_falls_a_little_is_dropped_and_reported() {
+    let mut feed = Feed::new();
+    let read = |usage_us| {
+        move |at| replicas_only(vec![Scrape { cpu: Some(CpuCounters { usage_us, ..CpuCounters::default() }), ..replica("a", at, 0, 0) }])
+    };
+    feed.tick(&[&read(100_000_000)]);
+    feed.tick += 1;
+    let reported = feed.windows.record(&read(99_900_000)(feed.now()));
+    assert_eq!(reported, [ImpossibleGrowth { counter: Counter::Cpu, replica: Some(0), per_second: None }]);
+    feed.windows.close(Tick(feed.tick), &Prices::default());
+    assert_eq!(feed.windows.measured(95.0).tick.cpu_millicores, None);
+    close_to(feed.tick(&[&read(101_000_000)]).cpu_millicores.map(|cpu| cpu.mean), 100.0);
 }
 
 #[test]

@@ -18,10 +18,10 @@ pub(super) enum Progress<T> {
     },
     /// Not newer than the last reading.
     Late,
-    /// Growth beyond what is possible.
+    /// Growth beyond what is possible, or a fall without a restart.
     Impossible {
-        /// Growth.
-        by: T,
+        /// Growth; `None` for a fall.
+        by: Option<T>,
         /// Milliseconds since the last reading.
         ms: u64,
     },
@@ -33,8 +33,10 @@ pub(super) enum Continuity {
     Continued,
     /// It was reset because its process was restarted.
     Reset,
-    /// It is another counter, or one that fell for another reason.
-    Broken,
+    /// It fell although its process was not restarted.
+    Fell,
+    /// It is another counter.
+    Replaced,
 }
 
 impl Continuity {
@@ -43,7 +45,7 @@ impl Continuity {
 
     /// Continuity of a counter that fell from `before` to the lower `now`; `restarted` says whether its process was restarted in between, if that is known.
     pub fn after_fall(before: u64, now: u64, restarted: Option<bool>) -> Self {
-        if restarted.unwrap_or(before - now >= before / Self::RESET_PART) { Self::Reset } else { Self::Broken }
+        if restarted.unwrap_or(before - now >= before / Self::RESET_PART) { Self::Reset } else { Self::Fell }
     }
 }
 
@@ -78,7 +80,7 @@ impl<T: Copy> Tracked<T> {
     }
 
     /// Takes the reading `now`, taken `at`. Without an earlier one the counter had the value `begin`, if that is known. An impossible reading is dropped,
-    /// unless the previous one was too and both agree: then the counter continues from there.
+    /// unless the previous one was too and both agree: then counting starts again.
     pub fn read<G, P>(&mut self, at: Timestamp, now: T, begin: Option<(Timestamp, T)>, growth: &Growth<G, P>) -> Progress<T>
     where
         G: Fn(&T, &T) -> (T, Continuity),
@@ -91,7 +93,7 @@ impl<T: Copy> Tracked<T> {
                 self.suspect = Some(Box::new((at, now)));
                 return progress;
             }
-            progress = since_suspect;
+            progress = Progress::First;
         }
         if !matches!(progress, Progress::Late) {
             *self = Self { last: Some((at, now)), suspect: None };
@@ -113,9 +115,10 @@ impl<G, P> Growth<G, P> {
             Some(ms) => {
                 let (by, continuity) = (self.between)(&before, now);
                 match continuity {
-                    Continuity::Broken => Progress::First,
-                    _ if (self.possible)(&by, ms) => Progress::Grown { by, ms, continuity },
-                    _ => Progress::Impossible { by, ms },
+                    Continuity::Replaced => Progress::First,
+                    Continuity::Fell => Progress::Impossible { by: None, ms },
+                    Continuity::Continued | Continuity::Reset if (self.possible)(&by, ms) => Progress::Grown { by, ms, continuity },
+                    Continuity::Continued | Continuity::Reset => Progress::Impossible { by: Some(by), ms },
                 }
             }
         }
@@ -152,20 +155,20 @@ mod tests {
     }
 
     #[test]
-    fn two_impossible_readings_that_agree_are_where_the_counter_continues() {
-        check(&[5, 10, 1000, 1005, 1010], &[None, Some(5), None, Some(5), Some(5)]);
+    fn counting_starts_where_two_impossible_readings_agree() {
+        check(&[5, 10, 1000, 1005, 1010], &[None, Some(5), None, None, Some(5)]);
     }
 
     #[test]
     fn a_counter_that_fell_a_little_was_not_reset() {
-        check(&[20, 25, 24, 26], &[None, Some(5), None, Some(2)]);
-        check(&[1000, 1000, 901, 903], &[None, Some(0), None, Some(2)]);
+        check(&[20, 25, 24, 26], &[None, Some(5), None, Some(1)]);
+        check(&[1000, 1000, 901, 903, 904], &[None, Some(0), None, None, Some(1)]);
         check(&[10, 10, 9, 10], &[None, Some(0), Some(9), Some(1)]);
     }
 
     #[test]
     fn a_reset_counts_from_zero_where_that_is_possible() {
         check(&[500, 505, 7, 9], &[None, Some(5), Some(7), Some(2)]);
-        check(&[500, 505, 60, 63, 66], &[None, Some(5), None, Some(3), Some(3)]);
+        check(&[500, 505, 60, 63, 66], &[None, Some(5), None, None, Some(3)]);
     }
 }
