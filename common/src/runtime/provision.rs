@@ -48,7 +48,7 @@ pub fn action_stream(agent: &Name) -> Config {
     Config {
         name: subject::action_stream(agent),
         description: Some(format!("Actions of agent {agent}: acknowledged, read by replay and learning")),
-        subjects: vec![subject::all_of_agent(agent).into()],
+        subjects: vec![subject::all_of_agent(agent)],
         max_bytes: ACTION_BYTES,
         max_messages: ACTION_MESSAGES,
         ..recorded()
