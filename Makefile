@@ -29,9 +29,9 @@ lint: ## Run the linter; warnings are errors
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	$(CARGO) check --locked -p qscale-burn -p qscale --features qscale-burn/gpu,qscale/gpu --lib --bins --tests
 
+# Each program has tests of its own, so that cargo builds it before the tests of the whole system, which run it.
 unit: ## Run the tests
 	@deploy/tools.sh --tests >/dev/null
-	$(CARGO) build --locked --workspace --bins
 	NATS_SERVER_BIN="$(NATS)" $(CARGO) test --locked --workspace --no-fail-fast
 
 test-gpu: ## Compare the learner on GPU and CPU; needs a Vulkan driver and 15 minutes to build
