@@ -144,7 +144,7 @@ async fn a_log_that_cannot_be_written_costs_nothing_else() {
     for (service, settings) in [
         ("qscale-collector", vec![]),
         ("qscale-actuator", vec![]),
-        ("qscale-agent", vec!["agent=mine".to_owned()]),
+        ("qscale-agent", vec!["agent=threshold".to_owned()]),
         ("qscale-promoter", vec![]),
     ] {
         // Every write fails as on a full disk.
