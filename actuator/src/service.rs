@@ -55,7 +55,6 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: 
     let bus = Bus::connect("actuator", &instance, &config.nats, &health, &mut registry).await?;
     let metrics = Metrics::register(&mut registry);
     health.set("platform", false);
-    health.set("policies", false);
     let address = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     tracing::info!(instance, %address, "actuator started");
 
@@ -63,7 +62,6 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: 
     if !inputs.ready(&token).await {
         return Ok(());
     }
-    health.set("policies", true);
     // Two actuators with the same name by mistake must not take the other's lease for their own.
     let election = Election::new(format!("{instance}/{seed:016x}"), config.lease.ttl.0);
     let stop_leading = CancellationToken::new();
@@ -123,7 +121,7 @@ impl Inputs {
             states: bus.subscribe_latest(subject::all(EventType::State), None).await?,
             actions: bus.subscribe(subject::all(EventType::Action), None).await?,
             policies: bus.watch_policies(token.clone()),
-            controls: bus.watch_bucket(CONTROL_BUCKET, parse_control, token.clone()),
+            controls: bus.watch_bucket(CONTROL_BUCKET, |_, value| Ok(Control::from_json(value)), token.clone()),
             records: store::watch(bus, token.clone()),
         })
     }
@@ -140,14 +138,6 @@ impl Inputs {
             read = read => read,
         }
     }
-}
-
-/// A request of an operator. One that cannot be read counts as a freeze: it may have been meant as one.
-fn parse_control(key: &str, value: &[u8]) -> Result<Control, String> {
-    Ok(Control::from_json(value).unwrap_or_else(|error| {
-        tracing::warn!(key, %error, "failed to read a request of an operator; it counts as a freeze");
-        Control::unreadable()
-    }))
 }
 
 /// Result of a command.

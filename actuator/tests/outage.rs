@@ -187,6 +187,7 @@ async fn without_the_bus_the_fallback_decides_on_time_for_every_function() {
         by: "test".into(),
         reason: String::new(),
         at_ms: clock::now(),
+        malformed: false,
     };
     eventually_async("the operator's request to be written", async || {
         let store = fleet.bus.jetstream().get_key_value(CONTROL_BUCKET).await.ok()?;

@@ -72,7 +72,15 @@ impl World {
     }
 
     async fn control(&self, frozen: bool, restore: Option<Timestamp>) {
-        let control = Control { version: Version::CURRENT, frozen, restore, by: "test".into(), reason: String::new(), at_ms: clock::now() };
+        let control = Control {
+            version: Version::CURRENT,
+            frozen,
+            restore,
+            by: "test".into(),
+            reason: String::new(),
+            at_ms: clock::now(),
+            malformed: false,
+        };
         self.put(CONTROL_BUCKET, control::ALL, control.to_json()).await;
     }
 

@@ -16,15 +16,15 @@ pub const ALL: &str = "all";
 /// Name under which the Outcome of a restore is published, in place of an agent.
 pub const RESTORE: &str = "restore";
 
-/// Whether an operator has frozen `function`, alone or with all functions. A malformed request counts as a freeze: it may have been meant as one.
+/// Whether an operator has frozen `function`, alone or with all functions.
 #[must_use]
-pub fn is_frozen<E>(controls: &BTreeMap<String, Result<Control, E>>, function: &FunctionId) -> bool {
-    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.as_ref().map_or(true, |control| control.frozen));
+pub fn is_frozen(controls: &BTreeMap<String, Control>, function: &FunctionId) -> bool {
+    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.frozen);
     frozen(ALL) || frozen(&Control::key(function))
 }
 
 /// Request of an operator for one function, or for all of them under the key [`ALL`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Control {
     /// Version of this value.
     #[serde(default)]
@@ -43,6 +43,9 @@ pub struct Control {
     pub reason: String,
     /// Time of the request.
     pub at_ms: Timestamp,
+    /// Whether the value of the key cannot be read; `reason` says why.
+    #[serde(skip)]
+    pub malformed: bool,
 }
 
 impl Control {
@@ -52,24 +55,20 @@ impl Control {
         function.tokens()
     }
 
-    /// Parses the value of a key.
-    ///
-    /// # Errors
-    /// Names the field and the error.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, DocumentError> {
-        document::parse_json_lenient(bytes)
-    }
-
-    /// The freeze that stands for a request that cannot be read.
+    /// Parses the value of a key. A malformed one counts as a freeze: it may have been meant as one.
     #[must_use]
-    pub fn unreadable() -> Self {
-        let reason = "the request cannot be read".to_owned();
-        Self { version: Version::CURRENT, frozen: true, restore: None, by: String::new(), reason, at_ms: Timestamp(0) }
+    pub fn from_json(bytes: &[u8]) -> Self {
+        let freeze =
+            |error: DocumentError| Self { frozen: true, malformed: true, reason: format!("invalid request: {error}"), ..Self::default() };
+        document::parse_json_lenient(bytes).unwrap_or_else(freeze)
     }
 
     /// Operator, time and reason of this request, as far as known.
     #[must_use]
     pub fn provenance(&self) -> String {
+        if self.malformed {
+            return format!(" by an {}", text::clean(&self.reason));
+        }
         let by = if self.by.is_empty() { String::new() } else { format!(" by {}", text::clean(&self.by)) };
         let reason = if self.reason.is_empty() { String::new() } else { format!(": {}", text::clean(&self.reason)) };
         format!("{by} since {} {}{reason}", text::day(self.at_ms), text::clock(self.at_ms))
@@ -95,6 +94,7 @@ mod tests {
             by: "ada".into(),
             reason: "in\x1bcident".into(),
             at_ms: Timestamp(1_763_880_784_123),
+            malformed: false,
         };
         assert_eq!(control.provenance(), " by ada since 2025-11-23 06:53:04.123: in\\u{1b}cident");
     }

@@ -138,7 +138,7 @@ pub fn main() -> ExitCode {
 
 fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        telemetry::line(format_args!("error: {error:#}"));
+        telemetry::say(format_args!("error: {error:#}"));
         ExitCode::FAILURE
     })
 }
@@ -198,7 +198,7 @@ fn sink(args: &SinkArgs) -> anyhow::Result<()> {
     // Signals are handled on a separate thread, so that a stall does not delay them.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = runtime.block_on(async { shutdown::token() });
-    let stats = sink::serve(args, &stop, |address| telemetry::line(format_args!("serving on {address}")))?;
+    let stats = sink::serve(args, &stop, |address| telemetry::say(format_args!("serving on {address}")))?;
     writeln!(io::stdout(), "{}", serde_json::to_string(&stats)?)?;
     Ok(())
 }

@@ -56,9 +56,7 @@ impl NatsServer {
     /// When the server does not start.
     #[must_use]
     pub fn start_with_accounts(agents: &[&str]) -> Self {
-        let agents = agents.iter().map(|agent| Name::new(*agent).expect("valid agent names"));
-        let passwords = User::all(agents).iter().map(|user| (user.name(), format!("password of {}", user.name()))).collect();
-        Self::start_with(passwords)
+        Self::start_with(passwords(agents))
     }
 
     /// Starts a server with accounts and a user `observer`, who may read and write everything in the account of the services.
@@ -67,11 +65,9 @@ impl NatsServer {
     /// When the server does not start.
     #[must_use]
     pub fn start_observed(agents: &[&str]) -> Self {
-        let mut server = Self::start_with_accounts(agents);
-        server.kill();
-        server.passwords.insert(OBSERVER.to_owned(), "password of observer".to_owned());
-        server.launch();
-        server
+        let mut passwords = passwords(agents);
+        passwords.insert(OBSERVER.to_owned(), "password of observer".to_owned());
+        Self::start_with(passwords)
     }
 
     fn start_with(passwords: BTreeMap<String, String>) -> Self {
@@ -162,6 +158,12 @@ impl NatsServer {
     pub fn tail(&self) -> String {
         process::tail(&self.log())
     }
+}
+
+/// A password for each service and each of `agents`.
+fn passwords(agents: &[&str]) -> BTreeMap<String, String> {
+    let agents = agents.iter().map(|agent| Name::new(*agent).expect("valid agent names"));
+    User::all(agents).iter().map(|user| (user.name(), format!("password of {}", user.name()))).collect()
 }
 
 fn port_files(folder: &Path) -> Vec<PathBuf> {

@@ -41,10 +41,9 @@ fn agents() -> Vec<Name> {
 
 /// Streams, buckets and the model store.
 fn streams() -> Vec<String> {
-    let shared = provision::streams().into_iter().map(|stream| stream.name);
-    let buckets = provision::buckets().into_iter().map(|bucket| format!("KV_{}", bucket.bucket));
-    let actions = agents().iter().map(subject::action_stream).collect::<Vec<_>>();
-    shared.chain(buckets).chain(actions).chain([format!("OBJ_{}", subject::MODEL_STORE)]).collect()
+    let messages = provision::streams(&agents()).into_iter().map(|stream| stream.name);
+    let buckets = provision::buckets().into_iter().map(|bucket| subject::bucket_stream(&bucket.bucket));
+    messages.chain(buckets).chain([subject::model_stream()]).collect()
 }
 
 /// A subject of every kind that a user may publish or read, every call on every stream, and subjects of the server itself.

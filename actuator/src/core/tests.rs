@@ -128,7 +128,15 @@ impl Rig {
     }
 
     fn control(&mut self, key: &str, frozen: bool, restore: Option<Timestamp>) {
-        let control = Control { version: Version::CURRENT, frozen, restore, by: String::new(), reason: String::new(), at_ms: self.now };
+        let control = Control {
+            version: Version::CURRENT,
+            frozen,
+            restore,
+            by: String::new(),
+            reason: String::new(),
+            at_ms: self.now,
+            malformed: false,
+        };
         self.controls.insert(key.into(), Arc::new(control));
         self.core.set_controls(&self.controls, self.now);
         self.settle();

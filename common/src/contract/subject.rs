@@ -53,6 +53,18 @@ pub fn all_of_agent(agent: &Name) -> String {
     format!("{PREFIX}.{}.{agent}.>", EventType::Action)
 }
 
+/// Stream that holds a key-value bucket.
+#[must_use]
+pub fn bucket_stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
+
+/// Stream that holds the model store.
+#[must_use]
+pub fn model_stream() -> String {
+    format!("OBJ_{MODEL_STORE}")
+}
+
 /// Prefix of the names of streams of Actions.
 const ACTION_STREAM: &str = "QSCALE_ACTION_";
 

@@ -86,11 +86,11 @@ pub async fn policies(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<Scali
     Ok(entries.into_iter().map(|(key, value)| (key, ScalingPolicy::from_json(&value).map_err(|error| error.to_string()))).collect())
 }
 
-/// All controls by key; an invalid one as its error.
+/// All controls by key.
 ///
 /// # Errors
 /// When the bucket cannot be read.
-pub async fn controls(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<Control, String>>> {
+pub async fn controls(bus: &Bus) -> anyhow::Result<BTreeMap<String, Control>> {
     let entries = all(&open(bus, subject::CONTROL_BUCKET).await?).await?;
-    Ok(entries.into_iter().map(|(key, value)| (key, Control::from_json(&value).map_err(|error| error.to_string()))).collect())
+    Ok(entries.into_iter().map(|(key, value)| (key, Control::from_json(&value))).collect())
 }

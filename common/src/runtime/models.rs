@@ -185,7 +185,7 @@ impl ModelStore {
     pub async fn open(bus: &Bus) -> anyhow::Result<Self> {
         let named = || format!("object store {}; `qscale up` creates it", subject::MODEL_STORE);
         let store = bus.jetstream().get_object_store(subject::MODEL_STORE).await.with_context(named)?;
-        let stream = bus.jetstream().get_stream(format!("OBJ_{}", subject::MODEL_STORE)).await.with_context(named)?;
+        let stream = bus.jetstream().get_stream(subject::model_stream()).await.with_context(named)?;
         Ok(Self { bus: bus.clone(), store, stream })
     }
 

@@ -110,7 +110,7 @@ impl User {
             }
             Self::Promoter => {
                 rights.reads_streams(agents).reads_bucket(subject::POLICY_BUCKET);
-                rights.writes_bucket(subject::FINETUNE_BUCKET).writes_store(subject::MODEL_STORE);
+                rights.writes_bucket(subject::FINETUNE_BUCKET).writes_models();
                 rights.writes_key(subject::LEASE_BUCKET, subject::PROMOTER_LEASE);
             }
             Self::Operator => {
@@ -119,7 +119,7 @@ impl User {
                 }
                 rights.reads_streams(agents);
                 rights.writes_bucket(subject::POLICY_BUCKET).writes_bucket(subject::CONTROL_BUCKET).writes_bucket(subject::FINETUNE_BUCKET);
-                rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).writes_store(subject::MODEL_STORE);
+                rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).writes_models();
                 rights.publish.push("$JS.API.INFO".into());
             }
         }
@@ -137,7 +137,7 @@ fn agent_streams() -> Vec<String> {
 /// Reads of retained messages that every agent may request: States and Loads, with which an agent with memory rebuilds it, and models. They need no
 /// consumer, of which a stream has a limited number.
 fn agent_reads() -> Vec<String> {
-    [subject::LIVE_STREAM.to_owned(), format!("OBJ_{}", subject::MODEL_STORE)].iter().flat_map(|stream| direct_get(stream)).collect()
+    [subject::LIVE_STREAM.to_owned(), subject::model_stream()].iter().flat_map(|stream| direct_get(stream)).collect()
 }
 
 /// Subjects that `agent` may publish: its own Actions, and reads.
@@ -202,7 +202,7 @@ impl Permissions {
     }
 
     fn reads_bucket(&mut self, bucket: &str) -> &mut Self {
-        self.reads_stream(&format!("KV_{bucket}"))
+        self.reads_stream(&subject::bucket_stream(bucket))
     }
 
     fn writes_bucket(&mut self, bucket: &str) -> &mut Self {
@@ -217,15 +217,12 @@ impl Permissions {
         self.reads_bucket(bucket)
     }
 
-    fn reads_store(&mut self, store: &str) -> &mut Self {
-        self.reads_stream(&format!("OBJ_{store}"))
-    }
-
-    /// Writing an object again purges its previous chunks.
-    fn writes_store(&mut self, store: &str) -> &mut Self {
-        self.publish.push(format!("$O.{store}.>"));
-        self.publish.push(format!("$JS.API.STREAM.PURGE.OBJ_{store}"));
-        self.reads_store(store)
+    /// Write access to models. Writing an object again purges its previous chunks.
+    fn writes_models(&mut self) -> &mut Self {
+        let stream = subject::model_stream();
+        self.publish.push(format!("$O.{}.>", subject::MODEL_STORE));
+        self.publish.push(format!("$JS.API.STREAM.PURGE.{stream}"));
+        self.reads_stream(&stream)
     }
 
     fn render(mut self) -> String {

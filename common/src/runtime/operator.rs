@@ -52,7 +52,7 @@ pub struct Origin {
 impl Origin {
     fn control(&self, frozen: bool, restore: Option<Timestamp>, now: Timestamp) -> Control {
         let reason = self.reason.clone().unwrap_or_default();
-        Control { version: Version::CURRENT, frozen, restore, by: self.by.clone(), reason, at_ms: now }
+        Control { version: Version::CURRENT, frozen, restore, by: self.by.clone(), reason, at_ms: now, malformed: false }
     }
 }
 
@@ -63,7 +63,7 @@ impl Origin {
 pub async fn freeze(store: &Store, target: &Target, origin: &Origin, now: Timestamp) -> anyhow::Result<Option<Control>> {
     let mut before = None;
     let edited = kv::edit(store, &target.key(), |current| {
-        before = current.and_then(|value| Control::from_json(value).ok());
+        before = current.map(Control::from_json);
         Ok(frozen(before.as_ref(), origin, now).map(|control| control.to_json()))
     })
     .await?;
@@ -72,7 +72,8 @@ pub async fn freeze(store: &Store, target: &Target, origin: &Origin, now: Timest
 
 /// The control after a freeze; `None` if it is unchanged. A requested restore remains.
 fn frozen(before: Option<&Control>, origin: &Origin, now: Timestamp) -> Option<Control> {
-    let same = before.is_some_and(|before| before.frozen && origin.reason.as_ref().is_none_or(|reason| before.reason == *reason));
+    let same = before
+        .is_some_and(|before| before.frozen && !before.malformed && origin.reason.as_ref().is_none_or(|reason| before.reason == *reason));
     (!same).then(|| origin.control(true, before.and_then(|before| before.restore), now))
 }
 
@@ -82,8 +83,7 @@ fn frozen(before: Option<&Control>, origin: &Origin, now: Timestamp) -> Option<C
 /// As [`kv::edit`].
 pub async fn unfreeze(store: &Store, target: &Target, origin: &Origin, now: Timestamp) -> anyhow::Result<bool> {
     let edited = kv::edit(store, &target.key(), |current| {
-        // An invalid value may freeze, so it is replaced, too.
-        let free = current.is_none_or(|value| Control::from_json(value).is_ok_and(|control| !control.frozen));
+        let free = current.is_none_or(|value| !Control::from_json(value).frozen);
         Ok((!free).then(|| origin.control(false, None, now).to_json()))
     })
     .await?;

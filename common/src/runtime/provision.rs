@@ -43,8 +43,7 @@ fn stream() -> Config {
 
 /// Configuration of the stream of `agent`'s Actions. It has a stream of its own because the server drops messages whose id the stream has seen: in a shared
 /// stream an agent could take the ids of others.
-#[must_use]
-pub fn action_stream(agent: &Name) -> Config {
+fn action_stream(agent: &Name) -> Config {
     Config {
         name: subject::action_stream(agent),
         description: Some(format!("Actions of agent {agent}: acknowledged, read by replay and learning")),
@@ -59,10 +58,10 @@ fn recorded() -> Config {
     Config { max_age: RECORD_AGE, duplicate_window: DUPLICATE_WINDOW, ..stream() }
 }
 
-/// Configuration of the streams that all agents and services share.
+/// Configuration of the streams of messages, the shared ones first: an earlier version kept Actions in one of them, and a subject can have one stream only.
 #[must_use]
-pub fn streams() -> [Config; 2] {
-    [
+pub fn streams(agents: &[Name]) -> Vec<Config> {
+    let shared = [
         Config {
             name: subject::LIVE_STREAM.into(),
             description: Some("State and Load: newest wins, published without waiting".into()),
@@ -78,7 +77,8 @@ pub fn streams() -> [Config; 2] {
             max_bytes: RECORD_BYTES,
             ..recorded()
         },
-    ]
+    ];
+    shared.into_iter().chain(agents.iter().map(action_stream)).collect()
 }
 
 /// Configuration of the buckets.
@@ -107,8 +107,7 @@ pub fn buckets() -> [kv::Config; 5] {
 /// If the server is older than [`OLDEST_SERVER`], has no JetStream, or refuses.
 pub async fn ensure(jetstream: &Context, agents: &[Name]) -> anyhow::Result<()> {
     check_server(&jetstream.client())?;
-    // The shared streams first: an earlier version kept Actions in one of them, and a subject can have one stream only.
-    for stream in streams().into_iter().chain(agents.iter().map(action_stream)) {
+    for stream in streams(agents) {
         let name = stream.name.clone();
         jetstream.create_or_update_stream(stream).await.with_context(|| format!("stream {name}"))?;
     }

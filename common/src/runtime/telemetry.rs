@@ -62,8 +62,8 @@ impl Write for Log {
     }
 }
 
-/// Writes a line to standard error; one that cannot be written is lost.
-pub fn line(text: fmt::Arguments<'_>) {
+/// Writes a line for people to standard error; one that cannot be written is lost.
+pub fn say(text: impl fmt::Display) {
     let _lost = writeln!(io::stderr(), "{text}");
 }
 

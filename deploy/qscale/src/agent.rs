@@ -78,7 +78,7 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
     let running = reload(state)?.is_some();
     if running && url.is_some() {
         let refused = || format!("the nats-server does not accept the new credential; see {}", state.log("nats-server").display());
-        let jetstream = setup(state, &passwords).await.with_context(refused)?;
+        let jetstream = setup(state).await.with_context(refused)?;
         provision::ensure(&jetstream, &nats_accounts::agents(passwords.keys())).await.context("failed to create the agent's stream")?;
         activate(state, &config).await.with_context(refused)?;
     }
@@ -94,10 +94,8 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
 }
 
 /// JetStream as the user that creates streams.
-async fn setup(state: &StateDir, passwords: &BTreeMap<String, String>) -> anyhow::Result<async_nats::jetstream::Context> {
-    let user = User::Setup.name();
-    let password = passwords.get(&user).with_context(|| format!("no password of user {user}; run `qscale up`"))?.clone();
-    let config = BusConfig { url: state.addresses()?.nats, user, password, ..BusConfig::default() };
+async fn setup(state: &StateDir) -> anyhow::Result<async_nats::jetstream::Context> {
+    let config = state.bus_config(&state.addresses()?.nats, &User::Setup.name());
     Ok(async_nats::jetstream::new(config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?))
 }
 
@@ -209,7 +207,7 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
     };
     write_accounts(state, &passwords)?;
     let running = reload(state)?.is_some();
-    if running && let Ok(jetstream) = setup(state, &passwords).await {
+    if running && let Ok(jetstream) = setup(state).await {
         // Last, so that the agent cannot write any more.
         provision::remove_agent(&jetstream, agent).await?;
     }

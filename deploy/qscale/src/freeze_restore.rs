@@ -122,11 +122,11 @@ pub async fn unfreeze(locate: &Locate, arguments: UnfreezeArgs) -> anyhow::Resul
     }
     // --all also lifts the freezes of single functions.
     if arguments.targets.all {
-        let frozen = controls.iter().filter(|(key, control)| *key != control::ALL && control.as_ref().is_ok_and(|control| control.frozen));
+        let frozen = controls.iter().filter(|(key, control)| *key != control::ALL && control.frozen);
         for function in frozen.filter_map(|(key, _)| key.replacen('.', "/", 1).parse().ok()) {
             lift(&store, &Target::One(function)).await?;
         }
-    } else if let Some(Ok(all)) = controls.get(control::ALL).filter(|all| all.as_ref().is_ok_and(|all| all.frozen)) {
+    } else if let Some(all) = controls.get(control::ALL).filter(|all| all.frozen) {
         output::warn(format_args!("all functions are still frozen{}; `qscale unfreeze --all` lifts that", all.provenance()));
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Context as _;
+use qscale_common::runtime::telemetry;
 pub use qscale_common::text::{age, clean, clock, day, difference, latency, number, rate, whole};
 use serde::Serialize;
 
@@ -26,7 +27,7 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Writes a line to standard error. A closed standard error is ignored.
 pub fn note(text: impl Display) {
-    let _closed = writeln!(io::stderr(), "{text}");
+    telemetry::say(text);
 }
 
 /// Writes a warning to standard error.

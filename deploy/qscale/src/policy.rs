@@ -287,8 +287,8 @@ async fn list(bus: &Bus, json: bool) -> anyhow::Result<()> {
 }
 
 /// Conditions that restrict changes of a function.
-fn held(policy: &ScalingPolicy, controls: &BTreeMap<String, Result<Control, String>>) -> String {
-    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.as_ref().is_ok_and(|control| control.frozen));
+fn held(policy: &ScalingPolicy, controls: &BTreeMap<String, Control>) -> String {
+    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.frozen);
     let mut held = Vec::new();
     if frozen(control::ALL) {
         held.push("frozen (all)");
@@ -423,17 +423,11 @@ mod tests {
         let mut policy = ScalingPolicy::new("f".parse().expect("valid"));
         assert_eq!(held(&policy, &BTreeMap::new()), "-");
         policy.paused = true;
-        let frozen = Control {
-            version: Default::default(),
-            frozen: true,
-            restore: None,
-            by: String::new(),
-            reason: String::new(),
-            at_ms: Default::default(),
-        };
-        let one = BTreeMap::from([("default.f".to_owned(), Ok(frozen.clone()))]);
-        assert_eq!(held(&policy, &one), "frozen, paused");
-        let all = BTreeMap::from([(control::ALL.to_owned(), Ok(frozen)), ("default.f".to_owned(), Err("broken".into()))]);
+        let frozen = Control { frozen: true, ..Control::default() };
+        for one in [frozen.clone(), Control::from_json(b"broken")] {
+            assert_eq!(held(&policy, &BTreeMap::from([("default.f".to_owned(), one)])), "frozen, paused");
+        }
+        let all = BTreeMap::from([(control::ALL.to_owned(), frozen), ("default.f".to_owned(), Control::from_json(b"broken"))]);
         assert_eq!(held(&policy, &all), "frozen (all), paused");
     }
 }

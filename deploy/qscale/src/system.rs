@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
+use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_replay::SettingsFolder;
 pub use qscale_up::state_dir::StateDir;
@@ -80,8 +81,7 @@ impl Locate {
             return split_url(url);
         }
         let state = self.state()?;
-        let url = state.addresses()?.nats;
-        Ok(BusConfig { url, user: "operator".into(), password_file: Some(state.password_file("operator")), ..BusConfig::default() })
+        Ok(state.bus_config(&state.addresses()?.nats, &User::Operator.name()))
     }
 
     /// Connects to the bus as operator.

@@ -1,17 +1,20 @@
 //! The command-line tool against a real nats-server.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt;
 use qscale_common::contract::subject;
 use qscale_common::control::Control;
+use qscale_common::name::Name;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock;
 use qscale_tests::{CommandResult, Folder, NatsServer, PATIENCE, eventually_async};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// A server with streams, buckets and accounts, and a folder to run commands in.
 struct Fixture {
@@ -66,7 +69,9 @@ impl Fixture {
 
     async fn control(&self, key: &str) -> Option<Control> {
         let value = self.bucket(subject::CONTROL_BUCKET).await.get(key).await.expect("readable")?;
-        Some(Control::from_json(&value).expect("what the command wrote is valid"))
+        let control = Control::from_json(&value);
+        assert!(!control.malformed, "the command wrote a {control:?}");
+        Some(control)
     }
 }
 
@@ -167,6 +172,9 @@ async fn freeze_and_unfreeze_need_no_agent() {
     fixture.run(&["freeze", "prod/f"]).success();
     let lifted = fixture.run(&["unfreeze", "--all"]).success();
     assert!(lifted.contains("prod/f"), "{lifted}");
+    let controls = fixture.bucket(subject::CONTROL_BUCKET).await;
+    controls.put("prod.f", "{".into()).await.expect("operators may write");
+    assert!(fixture.run(&["unfreeze", "--all"]).success().contains("prod/f"), "a malformed request counts as a freeze");
     assert!(!fixture.control("all").await.expect("written").frozen && !fixture.control("prod.f").await.expect("written").frozen);
 }
 
@@ -281,28 +289,70 @@ async fn live_messages_are_shown_until_interrupted() {
     let fixture = Fixture::new().await;
     record(&fixture).await;
     for arguments in [&["watch", "--kind", "state", "f"][..], &["watch", "--kind", "state", "f", "--since", "1h", "--follow"]] {
+        let mut watching = Watching::start(&fixture, arguments);
+        let collector = fixture.client("collector").await;
+        watching.until("70/s", &collector, "qscale.v1.state.default.f", &state(7)).await;
+        watching.interrupt();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actions_of_an_agent_that_is_added_later_are_shown() {
+    let server = NatsServer::start_with_accounts(&["early", "late"]);
+    let fixture = Fixture { server, folder: Folder::new("commands") };
+    let [early, late] = ["early", "late"].map(|agent| agent.parse::<Name>().expect("valid"));
+    fixture.server.provision_for(std::slice::from_ref(&early)).await;
+    let mut watching = Watching::start(&fixture, &["watch", "--kind", "action"]);
+    for agents in [vec![early.clone()], vec![early, late]] {
+        fixture.server.provision_for(&agents).await;
+        let agent = agents.last().expect("one");
+        let action = json!({
+            "version": "1.0", "agent": agent, "namespace": "default", "function": "f", "epoch": 1, "tick": 1, "decided_at_ms": 1,
+            "expires_at_ms": 2, "allocation": { "replicas": 1, "cpu_millicores": 100, "memory_mib": 64 }
+        });
+        let client = fixture.client(&format!("agent-{agent}")).await;
+        watching.until(agent.as_str(), &client, &format!("qscale.v1.action.{agent}.default.f"), &action).await;
+    }
+    watching.interrupt();
+}
+
+/// A running `qscale watch`.
+struct Watching {
+    child: Child,
+    shown: UnboundedReceiver<String>,
+    reading: JoinHandle<bool>,
+}
+
+impl Watching {
+    fn start(fixture: &Fixture, arguments: &[&str]) -> Self {
         let mut child = fixture.command(arguments).stdout(Stdio::piped()).spawn().expect("the command starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let (sender, mut shown) = tokio::sync::mpsc::unbounded_channel();
+        let (sender, shown) = tokio::sync::mpsc::unbounded_channel();
         let reading = std::thread::spawn(move || lines.by_ref().map_while(Result::ok).try_for_each(|line| sender.send(line)).is_ok());
-        let collector = fixture.client("collector").await;
-        // It is unknown when the command has subscribed, so the State is published until it is shown.
+        Self { child, shown, reading }
+    }
+
+    /// Publishes `message` until a line contains `text`: it is unknown when the command has subscribed.
+    async fn until(&mut self, text: &str, client: &async_nats::Client, subject: &str, message: &Value) {
         let heard = async {
             loop {
-                collector.publish("qscale.v1.state.default.f", state(7).to_string().into()).await.expect("sent");
-                let line = tokio::time::timeout(Duration::from_millis(100), shown.recv()).await;
-                if line.is_ok_and(|line| line.expect("the command runs").contains("70/s")) {
+                client.publish(subject.to_owned(), message.to_string().into()).await.expect("sent");
+                let line = tokio::time::timeout(Duration::from_millis(100), self.shown.recv()).await;
+                if line.is_ok_and(|line| line.expect("the command runs").contains(text)) {
                     return;
                 }
             }
         };
         tokio::time::timeout(PATIENCE, heard).await.expect("live messages are shown");
-        let pid = i32::try_from(child.id()).expect("process numbers are small");
+    }
+
+    fn interrupt(mut self) {
+        let pid = i32::try_from(self.child.id()).expect("process numbers are small");
         // SAFETY: kill takes integers only, and the child was not waited for yet.
         unsafe { libc::kill(pid, libc::SIGINT) };
-        assert!(child.wait().expect("it ends").success(), "{arguments:?}");
-        drop(shown);
-        reading.join().expect("the reader ends with the command");
+        assert!(self.child.wait().expect("it ends").success());
+        drop(self.shown);
+        self.reading.join().expect("the reader ends with the command");
     }
 }
 

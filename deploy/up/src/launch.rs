@@ -440,12 +440,7 @@ impl RunningSystem {
     }
 
     fn bus_config(&self, user: &str) -> BusConfig {
-        BusConfig {
-            url: self.addresses.nats.clone(),
-            user: user.into(),
-            password_file: Some(self.state.password_file(user)),
-            ..BusConfig::default()
-        }
+        self.state.bus_config(&self.addresses.nats, user)
     }
 }
 

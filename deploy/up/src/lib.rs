@@ -14,7 +14,6 @@ pub mod state_dir;
 pub mod supervisor;
 mod view;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use qscale_common::load::{FunctionLoad, LoadSummary};
 use qscale_common::name::FunctionId;
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::clock;
+pub use qscale_common::runtime::telemetry::say;
 use qscale_common::time::Span;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -116,12 +116,6 @@ pub async fn run_until_done(plan: &Plan, state: &StateDir, view: ViewOptions, to
         anyhow::bail!("the load generator failed: {reason}");
     }
     Ok(RunResult { dashboard, load })
-}
-
-/// Prints a line to standard error; standard output is for results.
-pub fn say(text: &str) {
-    // A closed standard error is the caller's choice.
-    let _closed = writeln!(std::io::stderr(), "{text}");
 }
 
 struct Streams {

@@ -47,7 +47,7 @@ async fn check(connected: &mut Option<jetstream::Context>, state: &StateDir, set
         }
     };
     let agents = nats_accounts::agents(state.known_passwords()?.keys());
-    for wanted in provision::streams().into_iter().chain(agents.iter().map(provision::action_stream)) {
+    for wanted in provision::streams(&agents) {
         if is_missing(jetstream, &wanted.name).await? {
             let name = wanted.name.clone();
             jetstream.create_stream(wanted).await.with_context(|| format!("stream {name} is gone and cannot be created again"))?;
@@ -56,7 +56,7 @@ async fn check(connected: &mut Option<jetstream::Context>, state: &StateDir, set
     }
     for wanted in provision::buckets() {
         let name = wanted.bucket.clone();
-        if !is_missing(jetstream, &format!("KV_{name}")).await? {
+        if !is_missing(jetstream, &subject::bucket_stream(&name)).await? {
             continue;
         }
         if name != subject::CONTROL_BUCKET {
@@ -90,6 +90,7 @@ async fn freeze_all(operator: &Bus) -> anyhow::Result<()> {
         by: "qscale up".into(),
         reason: "the requests of operators were lost".into(),
         at_ms: clock::now(),
+        malformed: false,
     };
     let store = kv::open(operator, subject::CONTROL_BUCKET).await?;
     store.put(control::ALL, freeze.to_json().into()).await.context("failed to freeze all functions")?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use qscale_common::name::Name;
+use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::files::{MAX_DOCUMENT, read_text};
 use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::nats_accounts::User;
@@ -154,6 +155,11 @@ impl StateDir {
     /// State folder of the platform.
     pub fn platform_folder(&self) -> PathBuf {
         self.join("platform")
+    }
+
+    /// Settings with which `user` connects to the nats-server at `url`.
+    pub fn bus_config(&self, url: &str, user: &str) -> BusConfig {
+        BusConfig { url: url.to_owned(), user: user.to_owned(), password_file: Some(self.password_file(user)), ..BusConfig::default() }
     }
 
     /// Addresses of the system that runs in this folder.

@@ -1,12 +1,13 @@
 //! Messages of the streams in order of time, first those that are stored, then new ones. Owns the merge of the streams; must not decode or filter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use futures::stream::{self, Stream, StreamExt};
+use futures::stream::{self, LocalBoxStream, StreamExt};
+use tokio::time::MissedTickBehavior;
 
 use super::Bus;
 use crate::contract::EventType;
@@ -17,12 +18,18 @@ use crate::time::Timestamp;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lifetime of one pull request. A lost server is noticed after about as long, and reading resumes at the same place.
 const PULL_EXPIRY: Duration = Duration::from_secs(2);
+/// Interval between checks for streams that are new.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Delay before an unreadable stream is opened again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Messages of several streams since a time.
 pub struct RecordedMessages {
     sources: Vec<Source>,
+    /// Subjects with the kind of their messages.
+    subjects: Vec<(EventType, String)>,
+    /// Wall-clock time from which on messages are read.
+    since: Timestamp,
     /// Wall-clock time of the opening: the messages before it are the history.
     until: Timestamp,
 }
@@ -52,17 +59,11 @@ impl RecordedMessages {
         let (since, until) = (clock::to_wall(since), clock::wall());
         let start_time = async_nats::datetime::from_nanos(i128::from(since.0) * 1_000_000)
             .map_err(|error| anyhow::anyhow!("start at {} ms: {error}", since.0))?;
-        let mut by_stream: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (kind, subject) in subjects {
-            for stream in bus.streams_of(kind, &subject).await? {
-                by_stream.entry(stream).or_default().push(subject.clone());
-            }
-        }
         let mut sources = Vec::new();
-        for (stream, subjects) in by_stream {
+        for (stream, subjects) in by_stream(bus, &subjects).await? {
             sources.push(Source::open(bus, stream, subjects, since, DeliverPolicy::ByStartTime { start_time }).await?);
         }
-        Ok(Self { sources, until })
+        Ok(Self { sources, subjects, since, until })
     }
 
     /// Passes the messages that existed when the streams were opened to `show`, oldest first.
@@ -83,28 +84,52 @@ impl RecordedMessages {
         }
     }
 
-    /// Passes new messages to `show`, and resumes after interruptions; returns only without streams.
+    /// Passes new messages to `show`, and resumes after interruptions. Streams of agents that are added meanwhile are followed, too.
     ///
     /// # Errors
     /// Those of `show`.
     pub async fn follow(self, bus: &Bus, mut show: impl FnMut(&RecordedMessage) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let mut live = merge(self.sources, async |source| source.next(bus).await);
-        while let Some(stored) = live.next().await {
-            show(&stored.into())?;
+        let next = async |source: &mut Source| source.next(bus).await;
+        let mut followed: BTreeSet<String> = self.sources.iter().map(|source| source.stream.clone()).collect();
+        let mut live = stream::select_all(self.sources.into_iter().map(|source| items(source, next)));
+        let mut check = tokio::time::interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(stored) = live.next() => show(&stored.into())?,
+                _ = check.tick() => {
+                    // Without an answer the next check finds them.
+                    let streams = by_stream(bus, &self.subjects).await.unwrap_or_default();
+                    for (stream, subjects) in streams.into_iter().filter(|(stream, _)| !followed.contains(stream)).collect::<Vec<_>>() {
+                        if let Ok(source) = Source::open(bus, stream.clone(), subjects, self.since, DeliverPolicy::All).await {
+                            followed.insert(stream);
+                            live.push(items(source, next));
+                        }
+                    }
+                }
+            }
         }
-        Ok(())
     }
 }
 
-/// Items of all sources, forever. A source makes progress also while others have items: its `next` is never dropped before it completes.
-fn merge<'a, S: 'a, T: 'a>(sources: Vec<S>, next: impl AsyncFn(&mut S) -> T + Copy + 'a) -> impl Stream<Item = T> + Unpin + 'a {
-    let items = move |source| {
-        stream::unfold(source, move |mut source| async move {
-            let item = next(&mut source).await;
-            Some((item, source))
-        })
-    };
-    stream::select_all(sources.into_iter().map(|source| items(source).boxed_local()))
+/// The streams that retain messages on `subjects`, with the subjects of each.
+async fn by_stream(bus: &Bus, subjects: &[(EventType, String)]) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+    let mut by_stream: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (kind, subject) in subjects {
+        for stream in bus.streams_of(*kind, subject).await? {
+            by_stream.entry(stream).or_default().push(subject.clone());
+        }
+    }
+    Ok(by_stream)
+}
+
+/// Items of a source, forever. Merged with others it makes progress also while they have items: its `next` is never dropped before it completes.
+fn items<'a, S: 'a, T: 'a>(source: S, next: impl AsyncFn(&mut S) -> T + Copy + 'a) -> LocalBoxStream<'a, T> {
+    stream::unfold(source, move |mut source| async move {
+        let item = next(&mut source).await;
+        Some((item, source))
+    })
+    .boxed_local()
 }
 
 /// A message of a stream with its wall-clock time.
@@ -194,11 +219,12 @@ mod tests {
     #[tokio::test]
     async fn a_busy_source_does_not_interrupt_a_slow_one() {
         let (busy, slow) = (Duration::from_millis(1), Duration::from_millis(100));
-        let items = merge(vec![busy, slow], async |pause| {
+        let next = async |pause: &mut Duration| {
             tokio::time::sleep(*pause).await;
             *pause
-        });
-        let mut slow_items = items.filter(|pause| std::future::ready(*pause == slow));
+        };
+        let merged = stream::select_all([busy, slow].map(|pause| items(pause, next)));
+        let mut slow_items = merged.filter(|pause| std::future::ready(*pause == slow));
         let item = tokio::time::timeout(Duration::from_secs(20), slow_items.next()).await;
         assert_eq!(item, Ok(Some(slow)));
     }

@@ -37,7 +37,7 @@ impl ModelReader {
     /// # Errors
     /// If the server does not answer or the pointer is malformed.
     pub async fn in_use(&self, name: &Name) -> Result<Option<InUse>, PointerError> {
-        let found = self.bus.last_in(&stream(), &object_subject(&pointer_object(name))).await;
+        let found = self.bus.last_in(&subject::model_stream(), &object_subject(&pointer_object(name))).await;
         let unavailable = |error: anyhow::Error| PointerError::Unavailable {
             name: name.clone(),
             reason: format!("failed to read the version in use: {error:#}"),
@@ -61,7 +61,8 @@ impl ModelReader {
 
     async fn read_object(&self, object: &str, max_bytes: usize) -> Result<Vec<u8>, ReadError> {
         let unavailable = |error: anyhow::Error| ReadError::Unavailable(format!("{error:#}"));
-        let found = self.bus.last_in(&stream(), &object_subject(object)).await.map_err(unavailable)?.ok_or(ReadError::Absent)?;
+        let found =
+            self.bus.last_in(&subject::model_stream(), &object_subject(object)).await.map_err(unavailable)?.ok_or(ReadError::Absent)?;
         let info: ObjectInfo = serde_json::from_slice(&found.payload).map_err(|error| ReadError::Damaged(error.to_string()))?;
         if info.deleted {
             return Err(ReadError::Absent);
@@ -76,7 +77,7 @@ impl ModelReader {
                 bytes.extend_from_slice(&chunk.payload);
                 bytes.len() < info.size
             };
-            self.bus.read_retained(&stream(), &chunks, Start::Sequence(1), add).await.map_err(unavailable)?;
+            self.bus.read_retained(&subject::model_stream(), &chunks, Start::Sequence(1), add).await.map_err(unavailable)?;
         }
         check(&info, &bytes)?;
         Ok(bytes)
@@ -107,10 +108,6 @@ impl PointerChanges {
     pub async fn next(&mut self) -> anyhow::Result<()> {
         self.notices.next().await.context("the connection is closed").map(drop)
     }
-}
-
-fn stream() -> String {
-    format!("OBJ_{}", subject::MODEL_STORE)
 }
 
 /// Compares `bytes` with the size and the digest of `info`.

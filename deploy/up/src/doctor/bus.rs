@@ -55,7 +55,7 @@ pub async fn storage(report: &mut Report, bus: &Bus) {
         Ok(agents) => agents,
         Err(error) => return report.fail("streams", format!("{error:#}"), PROVISION),
     };
-    for wanted in provision::streams().into_iter().chain(agents.iter().map(provision::action_stream)) {
+    for wanted in provision::streams(&agents) {
         let check = format!("stream {}", wanted.name);
         compare(report, bus, check, &wanted).await;
     }
@@ -63,7 +63,7 @@ pub async fn storage(report: &mut Report, bus: &Bus) {
         let check = format!("bucket {}", bucket.bucket);
         // A bucket is a stream with its limits in these fields.
         let wanted = Config {
-            name: format!("KV_{}", bucket.bucket),
+            name: subject::bucket_stream(&bucket.bucket),
             max_messages_per_subject: bucket.history,
             max_message_size: bucket.max_value_size,
             max_bytes: bucket.max_bytes,
@@ -143,10 +143,11 @@ mod tests {
 
     #[test]
     fn changed_limit_is_reported_with_both_values() {
-        let [live, record] = provision::streams();
-        assert!(differences(&live, &live).is_empty() && differences(&record, &record).is_empty());
+        let streams = provision::streams(&[qscale_common::name::Name::new("mine").expect("valid")]);
+        assert!(streams.iter().all(|stream| differences(stream, stream).is_empty()));
+        let live = &streams[0];
         let changed = Config { max_bytes: 1, subjects: vec!["other".into()], no_ack: false, ..live.clone() };
-        let text = differences(&live, &changed).join("; ");
+        let text = differences(live, &changed).join("; ");
         for part in ["max_bytes = 1, must be 268435456", "subjects = {\"other\"}", "no_ack = false"] {
             assert!(text.contains(part), "`{part}` in {text}");
         }

@@ -305,12 +305,11 @@ pub async fn control(report: &mut Report, bus: &Bus) {
             control::ALL => ("all functions".to_owned(), "--all".to_owned()),
             _ => (key.replacen('.', "/", 1), key.replacen('.', "/", 1)),
         };
-        match value {
-            Ok(value) if value.frozen => {
-                report.warn("freeze", format!("{what}: frozen{}", value.provenance()), format!("qscale unfreeze {argument}"))
-            }
-            Ok(_) => {}
-            Err(error) => report.fail("freeze", format!("{what}: invalid request: {error}"), format!("qscale unfreeze {argument}")),
+        let fix = format!("qscale unfreeze {argument}");
+        if value.malformed {
+            report.fail("freeze", format!("{what}: frozen{}", value.provenance()), fix);
+        } else if value.frozen {
+            report.warn("freeze", format!("{what}: frozen{}", value.provenance()), fix);
         }
     }
     if report.findings().len() == before {
