@@ -5,6 +5,9 @@
 
 use memchr::{memchr, memchr2};
 
+/// The byte order mark of UTF-8, which some editors and proxies write at the beginning.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// A text format. They differ in the time of a sample and in the mark of the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -104,8 +107,9 @@ impl<'a> Samples<'a> {
     /// The samples of `text`.
     #[must_use]
     pub fn new(Text { body, format, complete }: Text<'a>) -> Self {
+        let rest = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         // A text in OpenMetrics that is complete ends with a comment.
-        Self { rest: body, format, complete: complete && format == Format::Prometheus }
+        Self { rest, format, complete: complete && format == Format::Prometheus }
     }
 
     /// The next line, without blanks at its beginning; `None` at the end. A line that may be truncated is an error.

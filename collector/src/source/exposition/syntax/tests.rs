@@ -57,6 +57,7 @@ fn escapes_and_braces_within_a_value_do_not_end_it() {
 fn comments_and_empty_lines_are_skipped() {
     assert_eq!(read(b"# HELP m x\n\n \t\n\r\n# TYPE m counter\n  # EOF\n"), []);
     assert_eq!(read(b"# EOF"), []);
+    assert_eq!(read("\u{feff}m 1\n".as_bytes()), read(b"m 1\n"));
 }
 
 #[test]
