@@ -3,7 +3,8 @@
 //!
 //! - An impossible value is dropped, and so is every sum that lacks it: a sum of counters without one of them looks like a reset.
 //! - A container counts once: of several that have its name in the same pod, the one that started last; where that is unknown, the one with the highest
-//!   number of attempts in its runtime's name, then the one that was sampled last, then the one with the larger counter of CPU time.
+//!   number of attempts in its runtime's name, then the one that was sampled last, then the one with the larger counter of CPU time. A container that a
+//!   newer one replaced does not count, even if the newer one shows fewer metrics.
 //! - The sum over a pod counts only where no container of the pod shows the same metric.
 
 mod histogram;
@@ -24,6 +25,8 @@ use crate::reading::{Dropped, NodeLimits, Reading};
 
 /// Difference between the clocks of a node and of the collector up to which a start in the future is taken as now.
 const CLOCK_DIFFERENCE_MS: u64 = 60_000;
+/// Difference between the times that two exporters show as the start of one container, seconds: whole or not, of its cgroup or of its process.
+const START_DIFFERENCE: f64 = 2.0;
 
 /// Namespace and name, as written in the source.
 pub(crate) type Key<'a> = (&'a [u8], &'a [u8]);
@@ -38,7 +41,7 @@ pub(crate) struct Sample {
 }
 
 /// A container of a pod, as written in the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Container<'a> {
     /// Name within the pod; empty for the sum over the pod.
     pub(crate) name: &'a [u8],
@@ -57,6 +60,8 @@ pub(crate) struct Rows<'a> {
     replicas: Vec<ReplicaRow<'a>>,
     replica_index: HashMap<Key<'a>, usize>,
     last_replica: usize,
+    /// Places of the containers within their replicas.
+    container_index: HashMap<(usize, Container<'a>), usize>,
     node: [Option<NodeSlot>; NodeMetric::COUNT],
     dropped: Dropped,
     pub(crate) samples: u64,
@@ -96,6 +101,8 @@ struct ReplicaRow<'a> {
     /// Place of the replica's function among the rows.
     owner: Option<usize>,
     containers: Vec<ContainerRow<'a>>,
+    /// Place of the container that is expected next: samples of every metric arrive in the same order.
+    expected: usize,
     /// Metrics that containers show which do not count, one bit each.
     shown_by_others: u16,
     in_flight: Option<Slot>,
@@ -201,12 +208,15 @@ impl<'a> Rows<'a> {
     /// Adds a sample of a container of the replica at `place`.
     pub(crate) fn add_to_container(&mut self, place: usize, container: Container<'a>, metric: ReplicaMetric, sample: Sample) {
         let sample = self.possible(Metric::Replica(metric), sample, self.replicas[place].key);
-        let containers = &mut self.replicas[place].containers;
-        let found = containers.iter().position(|row| row.container == container).unwrap_or_else(|| {
-            containers.push(ContainerRow { container, slots: [None; ReplicaMetric::COUNT] });
-            containers.len() - 1
-        });
-        add(&mut containers[found].slots[metric as usize], sample);
+        let ReplicaRow { containers, expected, .. } = &mut self.replicas[place];
+        if containers.get(*expected).is_none_or(|row| row.container != container) {
+            *expected = *self.container_index.entry((place, container)).or_insert_with(|| {
+                containers.push(ContainerRow { container, slots: [None; ReplicaMetric::COUNT] });
+                containers.len() - 1
+            });
+        }
+        add(&mut containers[*expected].slots[metric as usize], sample);
+        *expected = (*expected + 1) % containers.len();
     }
 
     /// Notes that a container which does not count shows `metric`, so that the sum over its pod does not count either.
@@ -232,7 +242,8 @@ impl<'a> Rows<'a> {
     pub(crate) fn into_reading(mut self, at: Timestamp) -> Reading {
         let mut reading = Reading { headroom: self.headroom(), node: self.node_limits(), ..Reading::default() };
         let mut scrapes: Vec<FunctionScrape> = self.functions.iter().map(|row| row.scrape(at)).collect();
-        for row in &self.replicas {
+        for row in &mut self.replicas {
+            row.drop_replaced_containers();
             match (std::str::from_utf8(row.key.1), row.owner, path(row.key)) {
                 (Ok(name), Some(owner), _) => scrapes[owner].replicas.extend(row.scrapes(name, at)),
                 (Ok(name), None, Some(path)) => {
@@ -327,25 +338,46 @@ impl FunctionRow<'_> {
 }
 
 impl ContainerRow<'_> {
-    /// Rank among the containers of the same name: time of start, number of attempts, time of the newest sample, CPU time.
-    fn rank(&self) -> [f64; 4] {
-        let number = |metric: ReplicaMetric| self.slots[metric as usize].map(|slot| slot.number).filter(|number| !number.is_nan());
+    fn get(&self, metric: ReplicaMetric) -> Option<f64> {
+        self.slots[metric as usize].map(|slot| slot.number).filter(|number| !number.is_nan())
+    }
+
+    /// Rank among the containers of the same name: sums over pods before containers without a name, then by time of start, number of attempts, time of the
+    /// newest sample, CPU time.
+    fn rank(&self) -> [f64; 5] {
+        let Container { name, runtime_name, .. } = self.container;
+        let is_sum = f64::from(name.is_empty() && runtime_name.is_empty());
         // A runtime's name ends with the number of restarts: `k8s_user-container_pod_namespace_uid_2`.
-        let attempts = self.container.runtime_name.rsplit(|byte| *byte == b'_').next().and_then(|digits| std::str::from_utf8(digits).ok());
+        let attempts = runtime_name.rsplit(|byte| *byte == b'_').next().and_then(|digits| std::str::from_utf8(digits).ok());
         let attempts = attempts.and_then(|digits| digits.parse::<u32>().ok()).map(f64::from);
         let newest = self.slots.iter().flatten().filter_map(|slot| slot.at_ms).max().map(|at_ms| at_ms as f64);
-        [number(ReplicaMetric::StartTime), attempts, newest, number(ReplicaMetric::CpuSeconds)].map(|part| part.unwrap_or(-1.0))
+        [Some(is_sum), self.get(ReplicaMetric::StartTime), attempts, newest, self.get(ReplicaMetric::CpuSeconds)]
+            .map(|part| part.unwrap_or(-1.0))
     }
 }
 
 impl ReplicaRow<'_> {
+    /// Sorts the containers by name, and drops those that a newer one of the same name replaced. Sums over the pod have no name and stay.
+    fn drop_replaced_containers(&mut self) {
+        let start = |row: &ContainerRow<'_>| row.get(ReplicaMetric::StartTime).unwrap_or(f64::NEG_INFINITY);
+        // The newest one first.
+        self.containers.sort_by(|one, other| one.container.name.cmp(other.container.name).then(start(other).total_cmp(&start(one))));
+        let mut newest = (&b""[..], f64::NEG_INFINITY);
+        self.containers.retain(|row| {
+            if row.container.name != newest.0 {
+                newest = (row.container.name, start(row));
+            }
+            row.container.name.is_empty() || row.get(ReplicaMetric::StartTime).is_none_or(|start| start >= newest.1 - START_DIFFERENCE)
+        });
+    }
+
     /// The containers of which `metric` counts: one of each name; the sum over the pod only where nothing else shows the metric.
     fn counted(&self, metric: ReplicaMetric) -> Vec<&ContainerRow<'_>> {
         let shown = || self.containers.iter().filter(|row| row.slots[metric as usize].is_some());
         let named = self.shown_by_others & 1 << metric as usize != 0 || shown().any(|row| !row.container.name.is_empty());
         let mut counted: Vec<&ContainerRow<'_>> = Vec::new();
         for row in shown().filter(|row| row.container.name.is_empty() != named) {
-            match counted.iter_mut().find(|other| other.container.name == row.container.name) {
+            match counted.last_mut().filter(|other| other.container.name == row.container.name) {
                 Some(other) if row.rank() > other.rank() => *other = row,
                 Some(_) => {}
                 None => counted.push(row),
@@ -367,8 +399,7 @@ impl ReplicaRow<'_> {
     fn started(&self, at: Timestamp) -> Option<Timestamp> {
         let of_cpu = self.counted(ReplicaMetric::CpuSeconds);
         let rows = if of_cpu.is_empty() { self.counted(ReplicaMetric::StartTime) } else { of_cpu };
-        let starts =
-            rows.iter().map(|row| row.slots[ReplicaMetric::StartTime as usize].map(|slot| slot.number).filter(|start| !start.is_nan()));
+        let starts = rows.iter().map(|row| row.get(ReplicaMetric::StartTime));
         let oldest = starts.reduce(|one, other| Some(one?.min(other?)))??;
         let oldest = Timestamp((oldest * 1000.0) as u64);
         (oldest.0 <= at.0.saturating_add(CLOCK_DIFFERENCE_MS)).then(|| oldest.min(at))
@@ -418,7 +449,7 @@ impl ReplicaRow<'_> {
     /// The requests. A replica that shows requests in flight has a histogram from its first request on; until then it has answered none.
     fn requests(&self) -> Option<RequestCounters> {
         if !self.answered {
-            return self.in_flight.map(|_| RequestCounters::default());
+            return self.in_flight.filter(|_| self.durations.is_empty()).map(|_| RequestCounters::default());
         }
         let latency = self.durations.buckets()?;
         let measured = !self.completed.is_nan() && !self.failed.is_nan();

@@ -21,7 +21,9 @@ impl Histogram {
     pub(super) fn add(&mut self, bound_seconds: f64, count: f64) {
         let bound = bound_seconds * 1000.0;
         self.incomplete |= count.is_nan();
-        if bound.is_nan() || bound < 0.0 || count.is_nan() {
+        // A bound beyond all numbers of milliseconds says the same as the last bucket, which has none.
+        let overflows = bound.is_infinite() && bound_seconds.is_finite();
+        if bound.is_nan() || bound < 0.0 || count.is_nan() || overflows {
             return;
         }
         let same = |other: f64| other == bound || (other - bound).abs() <= bound.min(f64::MAX) * 1e-9;
@@ -38,6 +40,11 @@ impl Histogram {
         };
         self.bounds[index].1 += count;
         self.expected = if index + 1 < self.bounds.len() || bound.is_finite() { index + 1 } else { 0 };
+    }
+
+    /// Whether there is no bucket.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bounds.is_empty() && !self.incomplete
     }
 
     /// Number of requests in each bucket of the contract. Requests are assumed to be spread evenly within a source bucket; those beyond the last finite
@@ -127,6 +134,7 @@ mod tests {
     fn requests_beyond_the_last_bound_count_as_just_above_it() {
         check(&[(0.001, 1.0), (10.0, 1.0), (f64::INFINITY, 4.0)], &[(1.0, 1), (15_000.0, 3)]);
         check(&[(0.001, 1.0), (60.0, 1.0), (f64::INFINITY, 4.0)], &[(1.0, 1), (0.0, 3)]);
+        check(&[(0.001, 1.0), (f64::MAX, 4.0), (f64::INFINITY, 4.0)], &[(1.0, 1), (2.0, 3)]);
     }
 
     #[test]

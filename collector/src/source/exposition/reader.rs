@@ -16,7 +16,9 @@ use crate::rows::{Container, Rows, Sample};
 
 /// Labels that name the observer of a series and not what it observes: those that a pair of Prometheus servers adds.
 const OBSERVERS: [&[u8]; 2] = [b"prometheus", b"prometheus_replica"];
-/// Label of the endpoint that a sample was read from. What is said of a whole function is the same wherever it is said.
+/// Labels of a scrape target, which Prometheus adds. Every target shows the same value of a whole function and of a container.
+const TARGET: [&[u8]; 6] = [ENDPOINT.as_bytes(), b"job", b"service", b"endpoint", b"node", b"metrics_path"];
+/// Label of the endpoint that a sample was read from.
 const ENDPOINT: &str = "instance";
 /// Mark of a gateway among the hashes of what was read.
 const GATEWAY: &str = "gateway";
@@ -169,11 +171,18 @@ impl<'a> Sorter<'a> {
         }
     }
 
-    /// Hash of a metric and its labels in any order, but for a bucket's bound and for the labels that name an observer.
+    /// Hash of a metric and its labels in any order, but for a bucket's bound, for labels that name an observer, and for empty ones, which equal missing ones.
     fn series(&self, metric: Metric, labels: &Labels<'a>) -> u64 {
-        let of_function = matches!(metric, Metric::Function(metric) if metric.is_statement());
-        let counts = |name: &[u8]| name != BOUND.as_bytes() && !OBSERVERS.contains(&name) && !(of_function && name == ENDPOINT.as_bytes());
-        let hashes = labels.iter().filter(|(name, _)| counts(name)).map(|label| self.hasher.hash_one(label));
+        let replica = self.reader.labels.replica.as_bytes();
+        let of_target = |name: &[u8]| match metric {
+            // Its replica label names the exporter.
+            Metric::Function(metric) => metric.is_statement() && (TARGET.contains(&name) || name == replica),
+            Metric::Replica(metric) => metric.is_of_container() && TARGET.contains(&name),
+            Metric::Node(_) => false,
+        };
+        let counts = |name: &[u8]| name != BOUND.as_bytes() && !OBSERVERS.contains(&name) && !of_target(name);
+        let counted = labels.iter().filter(|(name, value)| !value.is_empty() && counts(name));
+        let hashes = counted.map(|label| self.hasher.hash_one(label));
         hashes.fold(self.hasher.hash_one(metric), u64::wrapping_add)
     }
 

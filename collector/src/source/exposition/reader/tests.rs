@@ -325,6 +325,12 @@ fn of_the_containers_of_one_name_the_one_that_started_last_counts() {
     let start = |labels: &str, at: &str| container(START, labels, at);
     let started = [both(old, new), start(old, "1600000000"), start(new, "1600000100")].concat();
     assert_eq!(usage(&started), (Some(1_000_000), Some(1000), 0));
+    // The memory of the container that started last is not shown yet; that of the other one is not its own.
+    let without_memory = started.replace(&container(MEMORY, new, "1000"), "");
+    assert_eq!(usage(&without_memory), (Some(1_000_000), None, 0));
+    // Two exporters show the start of one container to different precision.
+    let by_two = [container(CPU, old, "5"), container(MEMORY, new, "10"), start(old, "1600000000"), start(new, "1600000000.9")].concat();
+    assert_eq!(usage(&by_two), (Some(5_000_000), Some(10), 0));
     // The runtime's name ends with the number of attempts.
     let attempt = |labels: &str, name: &str| format!("{labels},name=\"{name}\"");
     let numbered = both(&attempt(old, "k8s_u_p_default_1_9"), &attempt(new, "k8s_u_p_default_1_10"));
@@ -359,6 +365,9 @@ fn the_sum_over_a_pod_counts_only_where_no_container_is_shown() {
         assert_eq!(usage_with(&config, &with_other), (None, Some(7), 0), "{sum}: the other container is a part of the sum");
         let twice = [pod, container(CPU, &sum.replace("/p", "/q"), "9")].concat();
         assert_eq!(usage(&twice).0, Some(9_000_000), "{sum}: two hierarchies");
+        let network = "container=\"\",id=\"/p/n\",name=\"k8s_POD_p\"";
+        let with_unnamed = [container(CPU, sum, "9"), container(CPU, network, "1"), container(START, network, "1600000000")].concat();
+        assert_eq!(usage(&with_unnamed).0, Some(9_000_000), "{sum}: a part of it that has no name");
     }
 }
 
@@ -372,6 +381,14 @@ fn a_label_set_counts_once() {
         [container(CPU, "container=\"u\",prometheus_replica=\"a\"", "2"), container(CPU, "container=\"u\",prometheus_replica=\"b\"", "2")]
             .concat();
     assert_eq!(usage(&federated).0, Some(2_000_000));
+    let labels = |more: &str| container(CPU, &format!("container=\"u\",id=\"/a\"{more}"), "2");
+    for more in
+        [",image=\"\"", ",job=\"cadvisor\"", ",instance=\"10.0.0.1:4194\",job=\"cadvisor\"", ",metrics_path=\"/metrics\",node=\"a\""]
+    {
+        assert_eq!(usage(&[labels(""), labels(more)].concat()).0, Some(2_000_000), "{more}");
+    }
+    let sums = ["", "container=\"\""].map(|empty| container(CPU, empty, "2")).concat();
+    assert_eq!(usage(&sums).0, Some(2_000_000), "an empty label equals a missing one");
 
     let counts = [5, 6, 7];
     let twice = durations("fib-1", "http_response_status_code=\"200\"", &counts).repeat(2);
@@ -388,7 +405,9 @@ fn a_label_set_counts_once() {
     assert_eq!(function(&reading).platform, function(&read(PLATFORM)).platform);
     assert_eq!((reading.headroom, reading.samples), (read(PLATFORM).headroom, 11));
     let endpoints = |metric: &str| {
-        let line = |instance: &str| format!("{metric}{{namespace=\"default\",function=\"fib\",instance=\"{instance}\"}} 4\n");
+        let line = |instance: &str| {
+            format!("{metric}{{namespace=\"default\",function=\"fib\",pod=\"{instance}\",job=\"{instance}\",instance=\"{instance}\"}} 4\n")
+        };
         read(&[PLATFORM.replace(&format!("{metric}{{"), "other{"), line("a"), line("b")].concat())
     };
     let desired = function(&endpoints("kn_revision_pods_desired")).platform.and_then(|platform| platform.allocation);
@@ -432,6 +451,9 @@ fn a_sum_that_lacks_a_part_is_absent() {
         let container = [container(CPU, "container=\"u\"", "5"), container(CPU, "container=\"v\"", missing)].concat();
         assert_eq!(usage(&container).0, None, "{missing}");
     }
+    let in_flight = "kn_revision_request_concurrency{namespace=\"default\",function=\"fib\",pod=\"fib-1\"} 1\n";
+    let without_count: String = good.split_inclusive('\n').filter(|line| !line.contains("_count{")).chain([in_flight]).collect();
+    assert_eq!(function(&read(&without_count)).replicas[0].requests, None, "unknown, not zero");
 }
 
 #[test]
@@ -484,6 +506,13 @@ fn a_text_of_which_most_lines_are_no_samples_is_unreadable() {
     for body in ["", "# HELP up x\n# HELP up x\n# TYPE up gauge\n", "up 1\nprocess_cpu_seconds_total 3 1700000000000\n", PLATFORM, mixed] {
         assert!(!read(body).unreadable, "{body}");
     }
+}
+
+#[test]
+fn a_pod_may_have_any_number_of_containers() {
+    let row = |index: u32| container(CPU, &format!("container=\"u-{index}\",id=\"/{}\"", index * 7919 % 50_000), "1");
+    let rows: String = (0..50_000).chain(0..50_000).map(row).collect();
+    assert_eq!(usage(&rows).0, Some(50_000_000_000));
 }
 
 proptest! {
