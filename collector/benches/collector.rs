@@ -10,7 +10,8 @@ use qscale_collector::observer::{Observer, SourceReading};
 use qscale_collector::source::exposition::syntax::{Labels, Samples, Text};
 use qscale_collector::source::exposition::{ExpositionConfig, Reader};
 use qscale_common::contract::{Message, TraceParent};
-use qscale_common::name::{FunctionId, Name};
+use qscale_common::fixtures::name;
+use qscale_common::name::FunctionId;
 use qscale_common::partition::Partition;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::scrape::LATENCY_BOUNDS_MS;
@@ -18,10 +19,6 @@ use qscale_common::time::Timestamp;
 
 fn main() {
     divan::main();
-}
-
-fn name(text: &str) -> Name {
-    Name::new(text).expect("a DNS label")
 }
 
 /// Exposition of the local platform for `functions` functions with `replicas` replicas each, after `tick` ticks.

@@ -95,12 +95,10 @@ impl ServiceConfig for CollectorConfig {
 
 #[cfg(test)]
 mod tests {
+    use qscale_common::fixtures::name;
+
     use super::*;
     use crate::source::exposition::ExpositionConfig;
-
-    fn name(text: &str) -> Name {
-        Name::new(text).expect("a name")
-    }
 
     #[track_caller]
     fn refused(change: impl FnOnce(&mut CollectorConfig), expected: &str) {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use qscale_collector::observer::{Observer, SourceReading};
 use qscale_collector::source::exposition::syntax::{Format, Text};
-use qscale_collector::source::exposition::{ExpositionConfig, Reader};
+use qscale_collector::source::exposition::{ExpositionConfig, MetricNames, Reader};
 use qscale_common::contract::{Message, State, TraceParent, parse};
-use qscale_common::name::{FunctionId, Name};
+use qscale_common::fixtures::name;
+use qscale_common::name::FunctionId;
 use qscale_common::partition::Partition;
+use qscale_common::platform::metric_names;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::Timestamp;
 
@@ -18,10 +20,6 @@ const TICK: u64 = 5_000;
 /// Cores and memory of the node in every exposition.
 const CORES: f64 = 4.0;
 const NODE_BYTES: f64 = 8e9;
-
-fn name(text: &str) -> Name {
-    Name::new(text).expect("a DNS label")
-}
 
 /// States of the function `default/fib` whose source shows `texts`, one a tick.
 fn states(texts: &[(Vec<u8>, Format, bool)]) -> Vec<State> {
@@ -52,31 +50,16 @@ fn check(state: &State) {
     }
 }
 
-/// The names of the metrics that are read.
-fn metrics() -> Vec<&'static str> {
-    vec![
-        "container_cpu_usage_seconds_total",
-        "container_cpu_cfs_periods_total",
-        "container_cpu_cfs_throttled_periods_total",
-        "container_memory_working_set_bytes",
-        "container_oom_events_total",
-        "container_start_time_seconds",
-        "kube_pod_container_status_restarts_total",
-        "kn_revision_request_concurrency",
-        "kn_serving_invocation_duration_seconds_bucket",
-        "kn_serving_invocation_duration_seconds_count",
-        "kn_serving_queue_depth",
-        "qscale_gateway_requests_total",
-        "kn_revision_pods_desired",
-        "kn_revision_pods_count",
-        "kn_revision_pods_pending_count",
-        "qscale_desired_cpu_millicores",
-        "qscale_desired_memory_bytes",
-        "qscale_oom_kills_total",
-        "qscale_crashes_total",
-        "qscale_replica_startup_seconds_sum",
-        "qscale_replica_startup_seconds_count",
-    ]
+/// The names of the samples that are read, but for those of the node, which every exposition has.
+fn samples() -> Vec<String> {
+    let names = serde_json::to_value(MetricNames::default()).expect("names are text");
+    let names = names.as_object().expect("an object").values().filter_map(|name| name.as_str());
+    let suffixes = |name: &str| match name {
+        metric_names::NODE_CORES | metric_names::NODE_MEMORY_BYTES => &[][..],
+        metric_names::DURATION | metric_names::STARTUP => &["_bucket", "_sum", "_count"],
+        _ => &[""],
+    };
+    names.flat_map(|name| suffixes(name).iter().map(move |suffix| format!("{name}{suffix}"))).collect()
 }
 
 /// Numbers as exporters write them.
@@ -95,7 +78,7 @@ fn number() -> impl Strategy<Value = String> {
 
 prop_compose! {
     fn line()(
-        metric in prop::sample::select(metrics()),
+        metric in prop::sample::select(samples()),
         pod in prop::sample::select(vec!["", ",pod=\"fib-1\"", ",pod=\"fib-2\"", ",pod=\"gateway\""]),
         container in prop::sample::select(vec!["", ",container=\"user\"", ",container=\"\"", ",container=\"POD\"", ",container=\"user\",id=\"/b\",name=\"k8s_1\""]),
         status in prop::sample::select(vec!["", ",http_response_status_code=\"200\"", ",http_response_status_code=\"503\""]),

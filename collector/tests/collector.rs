@@ -9,7 +9,8 @@ use qscale_collector::service;
 use qscale_collector::source::SourceConfig;
 use qscale_collector::source::exposition::ExpositionConfig;
 use qscale_common::contract::{EventType, Reward, State, subject};
-use qscale_common::name::{FunctionId, Name};
+use qscale_common::fixtures::name;
+use qscale_common::name::FunctionId;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::health::Health;
@@ -19,10 +20,6 @@ use qscale_tests::{NatsServer, PATIENCE};
 use tokio_util::sync::CancellationToken;
 
 const TICK: Duration = Duration::from_millis(200);
-
-fn name(text: &str) -> Name {
-    Name::new(text).expect("a DNS label")
-}
 
 /// An endpoint whose counters grow with every reading.
 #[derive(Clone, Default)]

@@ -1,6 +1,7 @@
 //! Messages for tests, compiled only with the feature `fixtures`. Owns one complete State, so that a new field is given in one place.
 
-use rand::{Rng, RngExt as _};
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt as _, SeedableRng as _};
 
 use crate::contract::{Ages, Changes, Direction, Epoch, Headroom, Latency, ReplicaCounts, State, Usage, Window, WireObjective};
 use crate::name::{FunctionId, Name};
@@ -31,10 +32,25 @@ pub fn state() -> State {
     }
 }
 
-/// A State that the contract allows, most of its values usual, some of them at the end of their range; the ticks of a few States from one generator lie close
-/// together.
+/// `valid` States that the contract allows, most of their values usual, some of them at the end of their range, many of their ticks close together; and,
+/// before the last of them, one that the contract refuses, whose allocation and counts have the largest numbers. None of them may end an agent.
+///
+/// # Panics
+/// If `valid` is 0.
 #[must_use]
-pub fn any_state(rng: &mut impl Rng) -> State {
+pub fn any_states(seed: u64, valid: usize) -> Vec<State> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut states: Vec<State> = (0..valid).map(|_| any_state(&mut rng)).collect();
+    let largest = State {
+        allocation: Some(Allocation::new(u32::MAX, u32::MAX, u32::MAX)),
+        replicas: Some(ReplicaCounts::all(Replicas(u32::MAX))),
+        ..any_state(&mut rng)
+    };
+    states.insert(valid - 1, largest);
+    states
+}
+
+fn any_state(rng: &mut impl Rng) -> State {
     let state = state();
     let tick_length_ms = choose(rng, [100, 1_000, 5_000, 5_000, 5_000, 60_000, 3_600_000]);
     let newest = Timestamp::LAST.0 / tick_length_ms;

@@ -1,6 +1,7 @@
 use std::num::NonZeroU32;
 
 use qscale_common::contract::{Message, Provenance, parse};
+use qscale_common::fixtures::name;
 use qscale_common::name::FunctionId;
 use qscale_common::scrape::{CpuCounters, IngressReading, PlatformReading, PlatformReplicas, RequestCounters};
 use qscale_common::units::{Allocation, Replicas};
@@ -9,10 +10,6 @@ use super::*;
 
 const TICK: u64 = 5000;
 const TRACE: TraceParent = TraceParent { trace: 1, span: 1 };
-
-fn name(text: &str) -> Name {
-    Name::new(text).expect("a DNS label")
-}
 
 fn policies(functions: &[&str]) -> BTreeMap<String, Arc<ScalingPolicy>> {
     functions

@@ -1,8 +1,7 @@
 use proptest::prelude::*;
 use qscale_common::contract::{FallbackKind, Usage, Windows};
-use qscale_common::fixtures::any_state;
+use qscale_common::fixtures::any_states;
 use qscale_common::time::Tick;
-use qscale_common::units::Allocation;
 use qscale_rl::Weights;
 use qscale_rl::device::cpu;
 use rand::SeedableRng;
@@ -129,10 +128,7 @@ proptest! {
 
     #[test]
     fn no_valid_state_ends_it_or_makes_it_want_more_than_the_bounds_allow(seed: u64) {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let mut states: Vec<State> = (0..4).map(|_| any_state(&mut rng)).collect();
-        // Not valid, but not to end an agent either.
-        states[2].allocation = Some(Allocation::new(u32::MAX, u32::MAX, u32::MAX));
+        let states = any_states(seed, 3);
         for set in [ActionSet::Headroom, ActionSet::Step, ActionSet::Grid] {
             for scope in [Scope::Horizontal, Scope::Vertical, Scope::Joint] {
                 let actions = Actions::new(set, scope);
