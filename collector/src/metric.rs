@@ -167,8 +167,11 @@ impl Metric {
     /// Why it cannot.
     pub fn check(self, number: f64, at_ms: Option<i64>) -> Result<(), Impossible> {
         let range = self.range();
-        if !range.contains(&number) || SENTINELS.contains(&number) {
+        if !range.contains(&number) {
             return Err(Impossible::Value { number, range });
+        }
+        if SENTINELS.contains(&number) {
+            return Err(Impossible::Sentinel { number });
         }
         match at_ms.filter(|at_ms| u64::try_from(*at_ms).is_ok_and(|at_ms| at_ms < EARLIEST.0) || *at_ms < 0) {
             Some(at_ms) => Err(Impossible::Time { at_ms }),
@@ -186,6 +189,11 @@ pub enum Impossible {
         number: f64,
         /// Values that can be true.
         range: RangeInclusive<f64>,
+    },
+    /// The largest value of an integer type.
+    Sentinel {
+        /// The value.
+        number: f64,
     },
     /// A time before 2000.
     Time {
@@ -214,6 +222,7 @@ impl fmt::Display for Impossible {
             Self::Value { number, range } => {
                 write!(f, "value {}, must be {} to {}", Short(*number), Short(*range.start()), Short(*range.end()))
             }
+            Self::Sentinel { number } => write!(f, "value {number}, the largest of an integer type, stands for none or unlimited"),
             Self::Time { at_ms } => write!(f, "time {at_ms} ms since 1970, must be in 2000 or later"),
             Self::Fall => f.write_str("counter fell without a restart"),
             Self::Growth { per_second } => write!(f, "growth of {} per second, more than is possible", Short(*per_second)),
@@ -276,6 +285,7 @@ mod tests {
         assert_eq!(text(READY, f64::INFINITY), "value inf, must be 0 to 1000000");
         assert_eq!(text(MEMORY, -4096.0), "value -4096, must be 0 to 70368744177664");
         assert_eq!(text(MEMORY, 1e300), "value 1e300, must be 0 to 70368744177664");
+        assert_eq!(text(MEMORY, f64::from(u32::MAX)), "value 4294967295, the largest of an integer type, stands for none or unlimited");
     }
 
     #[test]
