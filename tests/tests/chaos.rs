@@ -120,13 +120,30 @@ async fn lost_streams_are_created_again_and_lost_controls_count_as_a_freeze() {
         eventually_async(stream, async || setup.get_stream(stream).await.ok()).await;
         watched.loop_turns(2, stream).await;
     }
-    setup.delete_key_value(subject::CONTROL_BUCKET).await.expect("it was there");
+    for bucket in [subject::POLICY_BUCKET, subject::CONTROL_BUCKET] {
+        setup.delete_key_value(bucket).await.expect("it was there");
+    }
     watched.until_frozen(true).await;
     assert!(watched.system.qscale(&["unfreeze", "--all"]).status.success());
     watched.until_frozen(false).await;
     let controls = watched.system.bus().await.jetstream().get_key_value(subject::CONTROL_BUCKET).await.expect("created again");
     controls.put("default.fibonacci", "{".into()).await.expect("operators may write");
     watched.until_frozen(true).await;
+    assert!(watched.system.stop(), "{}", watched.system.tail());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nats_server_that_does_not_write_any_more_is_started_again() {
+    let mut watched = Watched::new().await;
+    watched.loop_turns(2, "the start").await;
+    let pid = eventually("nats-server", || watched.system.pid_of("nats-server"));
+    // Every write to a file fails, as after a full disk.
+    let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel reads a local that outlives the call; the process is a child of the system that this test started.
+    assert_eq!(unsafe { libc::prlimit(pid as i32, libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) }, 0);
+    eventually("a new nats-server", || watched.system.pid_of("nats-server").filter(|new| *new != pid));
+    watched.loop_turns(4, "the restart of nats-server").await;
+    assert!(watched.system.qscale(&["freeze", "--all"]).status.success(), "{}", watched.system.tail());
     assert!(watched.system.stop(), "{}", watched.system.tail());
 }
 

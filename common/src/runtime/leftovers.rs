@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::files::{MAX_STATE, read_text};
 use super::private;
 
 /// Environment variable set for every replica; its value is the state folder of the platform that started it.
@@ -61,5 +60,5 @@ pub fn record_cgroups(state_dir: &Path, folders: &[PathBuf]) -> anyhow::Result<(
 /// The recorded cgroup folders; none if there is no readable record.
 #[must_use]
 pub fn recorded_cgroups(state_dir: &Path) -> Vec<PathBuf> {
-    read_text(&state_dir.join(RECORD), MAX_STATE).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    private::read(&state_dir.join(RECORD)).ok().flatten().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }

@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use thiserror::Error;
 
 use super::{clock, private};
@@ -37,6 +36,17 @@ pub enum LockError {
     Failed(anyhow::Error),
 }
 
+impl LockError {
+    /// This error; one of a held lock after `remedy`.
+    #[must_use]
+    pub fn with_remedy(self, remedy: String) -> anyhow::Error {
+        match self {
+            Self::Held { .. } => anyhow::Error::new(self).context(remedy),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
 /// Locks the file `path`, which is created if it is missing. Blocks for a moment.
 ///
 /// # Errors
@@ -62,7 +72,7 @@ pub async fn wait(path: &Path, timeout: Duration) -> anyhow::Result<FileLock> {
         match take(path) {
             Ok(lock) => return Ok(lock),
             Err(LockError::Held { .. }) if clock::since(began) < timeout => tokio::time::sleep(RETRY_INTERVAL).await,
-            Err(error) => return Err(error).with_context(|| format!("no lock within {timeout:?}; end that process, or try again")),
+            Err(error) => return Err(error.with_remedy(format!("no lock within {timeout:?}; end that process, or try again"))),
         }
     }
 }
@@ -135,5 +145,9 @@ mod tests {
         let held = take(&path).expect("free");
         assert!(take(&path).expect_err("held").to_string().contains("this process"));
         drop(held);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("linked");
+        let error = format!("{:#}", wait(&link, Duration::ZERO).await.expect_err("refused"));
+        assert!(error.contains("is a link; remove it") && !error.contains("no lock"), "{error}");
     }
 }

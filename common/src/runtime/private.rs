@@ -35,8 +35,8 @@ impl LockedFolder {
     /// As [`folder`]; if another process holds the lock, names that process.
     pub fn take(key: &str, path: &Path) -> anyhow::Result<Self> {
         let path = folder(path).with_context(|| format!("{key} = {}", path.display()))?;
-        let lock = lock::take(&path.join(LOCK))
-            .with_context(|| format!("{key} = {}: in use by another process; stop that one or choose another folder", path.display()))?;
+        let in_use = || format!("{key} = {}: in use by another process; stop that one or choose another {key}", path.display());
+        let lock = lock::take(&path.join(LOCK)).map_err(|error| error.with_remedy(in_use()))?;
         Ok(Self { path, _lock: lock })
     }
 

@@ -8,7 +8,7 @@ mod program;
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,9 +106,15 @@ impl Sandbox {
             user,
             has_own_user: self.users == Users::PerReplica,
             filters: Arc::clone(&self.filters),
-            ruleset: folders::ruleset(&self.hidden)?,
+            ruleset: folders::ruleset(&self.hidden_by_rules(user))?,
         });
         Ok(Place { user, folder, confinement })
+    }
+
+    /// Folders to hide from `user` with Landlock, `None` for the platform's own user: those that their modes do not close to it.
+    fn hidden_by_rules(&self, user: Option<u32>) -> Vec<&Path> {
+        let hidden = self.hidden.iter().map(PathBuf::as_path);
+        hidden.filter(|folder| user.is_none_or(|user| !is_closed_to(user, folder))).collect()
     }
 
     /// Removes the temporary folders of all functions, at the end of the platform. Blocks.
@@ -219,6 +225,11 @@ fn is_mapped(first: u32, map: &str) -> bool {
         let numbers: Vec<u64> = line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
         matches!(numbers[..], [inside, _, count] if inside <= first && last < inside.saturating_add(count))
     })
+}
+
+/// Whether the mode of `folder` closes it to the unprivileged user `user`.
+fn is_closed_to(user: u32, folder: &Path) -> bool {
+    user != 0 && std::fs::metadata(folder).is_ok_and(|found| found.uid() != user && found.mode() & 0o077 == 0)
 }
 
 fn mode(bits: u32) -> std::fs::Permissions {

@@ -105,6 +105,14 @@ fn a_link_or_a_folder_of_another_user_is_refused_before_anything_is_written() {
         let error = run(&state, &["agent", "add", "mine"]).failure();
         assert!(error.contains(&format!("{} is a link", planted.display())) && error.contains("remove it"), "{name}: {error}");
     }
+    for name in ["lock", "nats/nats.pid"] {
+        std::fs::remove_dir_all(&state).and_then(|()| std::fs::create_dir(&state)).expect("empty");
+        assert!(run(&state, &["agent", "add", "first"]).success().contains("first"));
+        symlink(&victim, state.join(name)).expect("linked");
+        let error = run(&state, &["up", "--load", "none", "--for", "1s"]).failure();
+        assert!(error.contains(&format!("{} is a link; remove it", state.join(name).display())), "{name}: {error}");
+        assert!(!error.contains("in use"), "{name}: {error}");
+    }
     assert_eq!(std::fs::read_to_string(&victim).expect("read"), "kept");
     if private::user() != 0 {
         eprintln!("skipped: only root can make a folder of another user");

@@ -18,6 +18,7 @@ use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
 use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::private::LockedFolder;
 use qscale_common::runtime::{kv, nats_accounts, private, provision};
 use qscale_common::text::counted;
 use qscale_common::time::Span;
@@ -68,7 +69,7 @@ pub struct RunningSystem {
     /// Whether its steps are printed.
     print: bool,
     // Held while the system runs: a second one in the same folder is refused.
-    _lock: FileLock,
+    _folder: LockedFolder,
     // Held by the one system on this machine that has the usual ports.
     _usual_ports: Option<FileLock>,
 }
@@ -80,8 +81,7 @@ impl RunningSystem {
     /// When another system runs in the folder, or no port is free.
     pub fn new(plan: &Plan, state: &StateDir, print: bool) -> anyhow::Result<Self> {
         let state = state.clone();
-        let lock = lock::take(&state.join("lock"))
-            .with_context(|| format!("{} is in use; stop that system, or choose another --state-dir", state.join("").display()))?;
+        let folder = LockedFolder::take("--state-dir", &state.join(""))?;
         // Summary of an earlier run.
         let _absent = std::fs::remove_file(state.join(LOAD_OUTPUT));
         let usual_ports = claim_usual_ports();
@@ -106,7 +106,7 @@ impl RunningSystem {
         };
         let (backend, pace) = (plan.backend, plan.pace);
         let supervisor = Supervisor::new();
-        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, print, _lock: lock, _usual_ports: usual_ports })
+        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, print, _folder: folder, _usual_ports: usual_ports })
     }
 
     /// Starts everything but the load, in order; returns the operator's connection.
@@ -169,6 +169,8 @@ impl RunningSystem {
         );
         let path = self.state.join("nats/nats.conf");
         private::write(&path, configuration.as_bytes())?;
+        // nats-server writes it, but would follow a link in its place.
+        private::create(&self.state.join("nats/nats.pid"))?;
         self.say(&format!("[1/6] nats-server ({}) on {listen}", program.display()));
         self.supervisor
             .start(Service {
@@ -180,7 +182,7 @@ impl RunningSystem {
                 output: None,
                 ends: false,
                 stop_timeout: STOP_TIMEOUT,
-                health: None,
+                health: Some(HealthCheck::nats(listen)),
             })
             .await?;
         let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", READY_TIMEOUT).await;
@@ -296,7 +298,7 @@ impl RunningSystem {
                 output: None,
                 ends: false,
                 stop_timeout,
-                health: Some(HealthCheck::new(health)),
+                health: Some(HealthCheck::http(health)),
             })
             .await
     }

@@ -3,8 +3,8 @@
 mod health_check;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -340,10 +340,12 @@ fn note(log: &Path, text: &str) {
 
 /// Moves the content of a log that is too large to `<name>.log.1`. The process keeps its file, so lines that it writes in between are lost.
 fn limit_log(log: &Path) {
-    if std::fs::metadata(log).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
-        let _kept_without_copy = std::fs::copy(log, log.with_extension("log.1"));
+    let length = std::fs::symlink_metadata(log).map_or(0, |found| found.len());
+    if length > LOG_BYTES {
+        let old = private::create(&log.with_extension("log.1"));
         // On a full disk the copy fails; the space is needed all the more.
-        let _unchanged = OpenOptions::new().write(true).open(log).and_then(|log| log.set_len(0));
+        let _incomplete = old.and_then(|mut old| Ok(io::copy(&mut File::open(log)?.take(length), &mut old)?));
+        let _unchanged = private::create(log);
     }
 }
 
@@ -404,7 +406,7 @@ mod tests {
         });
         let supervisor = Supervisor::new();
         let short = Duration::from_millis(50);
-        let health = HealthCheck { address, interval: short, timeout: Duration::from_secs(5) };
+        let health = HealthCheck { interval: short, timeout: Duration::from_secs(5), ..HealthCheck::http(&address) };
         let service = Service { health: Some(health), ..shell(&folder, "one", "exec sleep 1000", false) };
         let log = service.log.clone();
         supervisor.start(service).await.expect("started");
@@ -430,6 +432,18 @@ mod tests {
             let text = std::fs::read(&log).ok()?;
             (text.len() < 1_000_000 && text.starts_with(b"line\n")).then_some(())
         });
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_an_old_log_is_not_followed() {
+        let folder = Folder::new("supervisor");
+        let (log, victim) = (folder.path().join("one.log"), folder.path().join("victim"));
+        File::create(&log).and_then(|log| log.set_len(LOG_BYTES + 1)).expect("a large log");
+        std::fs::write(&victim, "kept").expect("written");
+        symlink(&victim, log.with_extension("log.1")).expect("linked");
+        limit_log(&log);
+        assert_eq!(std::fs::metadata(&log).expect("a log").len(), 0);
+        assert_eq!(std::fs::read_to_string(&victim).expect("read"), "kept");
     }
 
     fn kill(supervisor: &Supervisor, name: &str) -> u32 {

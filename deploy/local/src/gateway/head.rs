@@ -32,7 +32,14 @@ pub fn check_request(method: &Method, uri: &Uri, version: Version, headers: &Hea
         let found = "the only supported transfer coding is one `chunked`".to_owned();
         return Err((GatewayRefusal::NotImplemented, found));
     }
-    check_host(uri, version, headers).map_err(|reason| (GatewayRefusal::BadRequest, reason))
+    check_target(method, uri).and_then(|()| check_host(uri, version, headers)).map_err(|reason| (GatewayRefusal::BadRequest, reason))
+}
+
+/// Checks the form of the target: an authority alone is for CONNECT, `*` for OPTIONS (RFC 9112, 3.2).
+fn check_target(method: &Method, uri: &Uri) -> Result<(), String> {
+    let is_authority = uri.authority().is_some() && uri.scheme().is_none();
+    let is_asterisk = uri.path() == "*" && method != Method::OPTIONS;
+    if is_authority || is_asterisk { Err(format!("target = `{uri}`, must be a path or an absolute URI")) } else { Ok(()) }
 }
 
 /// Checks the authority of a request: RFC 9112, 3.2, and RFC 9113, 8.3.1.
@@ -167,6 +174,11 @@ mod tests {
         check(Version::HTTP_11, "http://f/", &[("host", "other")], None);
         check(Version::HTTP_11, "http://user@f/", &[("host", "f")], bad);
         check(Version::HTTP_2, "http://f/", &[], None);
+        for target in ["f", "f:80", "*"] {
+            check(Version::HTTP_11, target, &[("host", "f")], bad);
+        }
+        let options = check_request(&Method::OPTIONS, &Uri::from_static("*"), Version::HTTP_11, &headers(&[("host", "f")]));
+        assert_eq!(options, Ok(()));
         check(Version::HTTP_2, "http://f/", &[("host", "F")], None);
         check(Version::HTTP_2, "http://f/", &[("host", "g")], bad);
     }

@@ -2,12 +2,13 @@
 //! interface.
 //!
 //! Landlock can only permit. A hidden folder therefore has rules for everything beside it and beside its parents, as found when a replica starts: in
-//! those parents themselves a replica can list and read, but not create, and files that are created there later are not accessible to it.
+//! those parents themselves a replica can list and read, but not create, and files that are created there later are not accessible to it. Rules keep
+//! the files that they name: the space of a deleted one is free only when the replica ends.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use landlock::{ABI, Access, AccessFs, PathBeneath, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope};
 
@@ -28,16 +29,18 @@ pub fn version() -> i64 {
 ///
 /// # Errors
 /// When the kernel refuses a rule.
-pub fn ruleset(hidden: &[PathBuf]) -> io::Result<Option<OwnedFd>> {
+pub fn ruleset(hidden: &[&Path]) -> io::Result<Option<OwnedFd>> {
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))
         .and_then(|rules| rules.scope(Scope::Signal | Scope::AbstractUnixSocket))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     let root = open(Path::new("/"))?;
+    if hidden.is_empty() {
+        return Ok(rules.add_rule(PathBeneath::new(root, AccessFs::from_all(NEWEST))).map_err(io::Error::other)?.into());
+    }
     let rules = rules.add_rule(PathBeneath::new(root, AccessFs::ReadDir)).map_err(io::Error::other)?;
-    let hidden: Vec<&Path> = hidden.iter().map(PathBuf::as_path).collect();
-    Ok(permit_beside(rules, Path::new("/"), &hidden)?.into())
+    Ok(permit_beside(rules, Path::new("/"), hidden)?.into())
 }
 
 /// Permits everything in `folder` but the folders `hidden`, which are beneath it.

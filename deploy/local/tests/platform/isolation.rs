@@ -116,6 +116,21 @@ async fn a_function_reaches_neither_the_state_folder_nor_other_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_function_reaches_files_created_later_beside_a_state_folder_that_its_mode_closes() {
+    if !is_root() {
+        return;
+    }
+    let folder = folder();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).expect("opened");
+    let platform = Platform::with(&folder.path().join("state"), &spec("protocol = \"http\""), 1).await;
+    let later = folder.path().join("later");
+    std::fs::write(&later, "public").expect("written");
+    assert_eq!(ask(&platform, &format!("/read{}", later.display())).await, "done");
+    assert_eq!(ask(&platform, &format!("/create{}", folder.path().join("own").display())).await, "done");
+    assert!(ask(&platform, &format!("/read{}", folder.path().join("state/token").display())).await.contains("ermission denied"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_function_has_a_temporary_folder_that_is_removed_with_it() {
     let folder = folder();
     let mut platform = Platform::with(folder.path(), &spec("protocol = \"http\""), 1).await;

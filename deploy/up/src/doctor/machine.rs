@@ -75,7 +75,8 @@ pub fn disk(report: &mut Report, folder: &Path) {
     }
 }
 
-fn free_bytes(folder: &Path) -> Option<u64> {
+/// Free space of the disk of `folder` for this user, bytes; `None` if it cannot be read.
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     let path = CString::new(folder.as_os_str().as_bytes()).ok()?;
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: the path is NUL-terminated and outlives the call; statvfs initialises the struct if it returns 0.

@@ -23,8 +23,8 @@ use crate::state_dir::{Addresses, StateDir, conditions};
 
 /// Ticks without a State after which the collector counts as silent.
 const SILENT_TICKS: u32 = 3;
-/// Age after which a lease counts as expired; leaders renew it every few seconds.
-const LEASE_DEAD_AFTER: Duration = Duration::from_secs(60);
+/// Age after which a lease counts as expired: above its default TTL, within which leaders renew it several times.
+const LEASE_DEAD_AFTER: Duration = Duration::from_secs(10);
 /// Name of the collector among the services, and longest wait for its metrics.
 const COLLECTOR: &str = "collector";
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
