@@ -36,6 +36,12 @@ pub fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// A size, `1.5 MiB`.
+#[must_use]
+pub fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", number(bytes as f64 / f64::from(1 << 20)))
+}
+
 /// A latency, `85ms` or `1.2s`.
 #[must_use]
 pub fn latency(milliseconds: f64) -> String {

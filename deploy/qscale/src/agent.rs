@@ -14,6 +14,7 @@ use qscale_common::runtime::kv;
 use qscale_common::runtime::nats_accounts::{self, User};
 use qscale_common::runtime::private;
 use qscale_common::runtime::provision;
+use qscale_up::storage::Storage;
 use serde_json::json;
 
 use crate::output::{self, Cell, Table, Tone};
@@ -64,7 +65,12 @@ pub async fn run(locate: &Locate, command: AgentCommand) -> anyhow::Result<()> {
 async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
     let user = User::Agent(agent.clone()).name();
     let lock = state.lock_credentials().await?;
-    let known = state.known_passwords()?.contains_key(&user);
+    let existing = state.known_passwords()?;
+    let known = existing.contains_key(&user);
+    if state.nats_server().is_some() {
+        let agents = nats_accounts::agents(existing.keys().chain([&user]));
+        Storage::measure(&state.existing_store(), &agents).check()?;
+    }
     let passwords = state.passwords(std::slice::from_ref(agent))?;
     let password = passwords.get(&user).context("the password was just created")?;
     write_accounts(state, &passwords)?;

@@ -36,7 +36,7 @@ async fn examine(locate: &Locate) -> Report {
     let mut report = Report::default();
     // Does not create a missing state folder.
     let state = locate.state_dir.is_dir().then(|| StateDir::open(&locate.state_dir).ok()).flatten();
-    machine::disk(&mut report, &locate.state_dir);
+    machine::disk(&mut report, &locate.state_dir, state.as_ref());
     machine::state_folder(&mut report, &locate.state_dir);
     machine::real_time(&mut report);
     let addresses = machine::system(&mut report, &locate.state_dir, state.as_ref(), locate.nats.is_some());

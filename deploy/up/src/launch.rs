@@ -30,6 +30,7 @@ use super::supervisor::{HealthCheck, KILLED, Service, Status, Statuses, Supervis
 use super::{Backend, say, sibling_program};
 use crate::repair;
 use crate::state_dir::{Addresses, StateDir, find_nats_server};
+use crate::storage::Storage;
 
 /// Name of the platform, local or simulated.
 const PLATFORM: &str = "platform";
@@ -55,6 +56,9 @@ const STORE_INTERVAL: Duration = Duration::from_secs(10);
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest interval that a service accepts.
 const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+/// Limit of the nats-server for all streams together. [`Storage`] checks that they fit. The server's default is a part of the space that is free when it
+/// starts, so the messages that streams hold would count against them at the next start.
+const MAX_STORE: &str = "1TB";
 /// Largest metrics text of the simulated platform, MiB: 2,000 functions of 20 replicas.
 const METRICS_MIB: u32 = 512;
 
@@ -161,9 +165,10 @@ impl RunningSystem {
         private::write(&self.state.join("nats/accounts.conf"), accounts.as_bytes())?;
         drop(credentials);
         self.adopt_streams()?;
+        Storage::measure(&self.store(), &nats_accounts::agents(passwords.keys())).check()?;
         let listen = self.addresses.nats.trim_start_matches("nats://");
         let configuration = format!(
-            "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?} }}\ninclude \"accounts.conf\"\n",
+            "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?}, max_file_store: {MAX_STORE} }}\ninclude \"accounts.conf\"\n",
             self.state.join("nats/nats.pid"),
             self.store(),
         );
@@ -202,12 +207,9 @@ impl RunningSystem {
         Ok(())
     }
 
-    /// Folder of the streams. Simulated worlds have their own, because their time is not that of this machine.
+    /// Folder of the streams.
     fn store(&self) -> PathBuf {
-        self.state.join(match self.backend {
-            Backend::Local => "nats/store",
-            Backend::Sim => "nats/simulated",
-        })
+        self.state.store(self.backend)
     }
 
     async fn start_platform(&mut self) -> anyhow::Result<PlatformClient> {

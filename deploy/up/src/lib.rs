@@ -11,6 +11,7 @@ pub mod options;
 pub mod plan;
 mod repair;
 pub mod state_dir;
+pub mod storage;
 pub mod supervisor;
 mod view;
 

@@ -12,9 +12,9 @@ use qscale_common::control::{self, Control};
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::{clock, kv, nats_accounts, provision};
 
-use crate::doctor::machine;
 use crate::say;
 use crate::state_dir::StateDir;
+use crate::storage::free_bytes;
 
 /// Interval at which the streams are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ async fn check_writes(failed: &mut u32, state: &StateDir, operator: &Bus) -> any
         return Ok(());
     };
     let folder = state.join("");
-    let free = machine::free_bytes(&folder).unwrap_or(0);
+    let free = free_bytes(&folder).unwrap_or(0);
     let unwritable = "nats-server does not write: nothing is recorded, leaders lose their leases, and functions cannot be frozen";
     anyhow::ensure!(free >= MIN_FREE, "{unwritable}; free some space in {}, which has {} MiB left", folder.display(), free >> 20);
     *failed += 1;

@@ -17,6 +17,8 @@ use qscale_common::runtime::{http, private};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use crate::options::Backend;
+
 /// Longest wait for a health endpoint.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -160,6 +162,20 @@ impl StateDir {
     /// Settings with which `user` connects to the nats-server at `url`.
     pub fn bus_config(&self, url: &str, user: &str) -> BusConfig {
         BusConfig { url: url.to_owned(), user: user.to_owned(), password_file: Some(self.password_file(user)), ..BusConfig::default() }
+    }
+
+    /// Folder of the streams. Simulated worlds have their own, because their time is not that of this machine.
+    pub fn store(&self, backend: Backend) -> PathBuf {
+        self.join(match backend {
+            Backend::Local => "nats/store",
+            Backend::Sim => "nats/simulated",
+        })
+    }
+
+    /// The folder of the streams of an earlier start, or that of real functions.
+    pub fn existing_store(&self) -> PathBuf {
+        let [local, simulated] = [Backend::Local, Backend::Sim].map(|backend| self.store(backend));
+        if simulated.is_dir() && !local.is_dir() { simulated } else { local }
     }
 
     /// Addresses of the system that runs in this folder.

@@ -6,7 +6,7 @@ use async_nats::jetstream::stream::Config;
 use qscale_common::contract::subject;
 use qscale_common::runtime::bus::{Bus, ConnectError};
 use qscale_common::runtime::provision;
-use qscale_common::text;
+use qscale_common::text::{self, mebibytes};
 
 use super::report::Report;
 
@@ -131,10 +131,6 @@ fn counted(messages: u64) -> String {
 
 fn limit(bytes: i64) -> String {
     u64::try_from(bytes).map_or_else(|_| "any".to_owned(), mebibytes)
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", text::number(bytes as f64 / f64::from(1 << 20)))
 }
 
 #[cfg(test)]

@@ -1,21 +1,22 @@
 //! Checks of this machine that need no running system: programs, disk, permissions, leftovers.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use qscale_common::name::Name;
 use qscale_common::runtime::provision::OLDEST_SERVER;
-use qscale_common::runtime::{leftovers, private};
+use qscale_common::runtime::{leftovers, nats_accounts, private};
+use qscale_common::text::mebibytes;
+use qscale_dqn::registry::DQN;
 
 use super::report::Report;
 use crate::state_dir::{Addresses, StateDir, find_nats_server};
+use crate::storage::Storage;
 
 /// Timeout for a program's --version.
 const VERSION_WITHIN: Duration = Duration::from_secs(5);
-/// Free disk below which full streams do not fit, and below which nothing does.
-const DISK_SCARCE: u64 = 2 << 30;
+/// Free disk below which nothing fits, bytes.
 const DISK_FULL: u64 = 128 << 20;
 
 const GET_SERVER: &str = "run `make tools`, put nats-server 2.11 or newer on the PATH, or set NATS_SERVER_BIN";
@@ -60,28 +61,28 @@ fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Checks that full streams fit on the disk.
-pub fn disk(report: &mut Report, folder: &Path) {
+/// Checks that new streams fit on the disk of the state folder, and that full ones do. `state` is the folder if it exists.
+pub fn disk(report: &mut Report, folder: &Path, state: Option<&StateDir>) {
     const CHECK: &str = "disk";
-    let existing = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
-    let Some(free) = free_bytes(existing) else {
-        return report.warn(CHECK, format!("failed to read the free space of {}", existing.display()), "check it with df");
-    };
-    let found = format!("{:.1} GiB free in {}", free as f64 / f64::from(1 << 30), existing.display());
-    match free {
-        ..DISK_FULL => report.fail(CHECK, found, "free some space, or use another --state-dir"),
-        DISK_FULL..DISK_SCARCE => report.warn(CHECK, found, "full streams take up to 1.8 GiB; free some space, or use another --state-dir"),
-        _ => report.pass(CHECK, found),
+    const FREE_SOME: &str = "free some space, or use another --state-dir";
+    let mut agents = nats_accounts::agents(state.and_then(|state| state.known_passwords().ok()).unwrap_or_default().keys());
+    if agents.is_empty() {
+        agents.extend(Name::new(DQN));
     }
-}
-
-/// Free space of the disk of `folder` for this user, bytes; `None` if it cannot be read.
-pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
-    let path = CString::new(folder.as_os_str().as_bytes()).ok()?;
-    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path is NUL-terminated and outlives the call; statvfs initialises the struct if it returns 0.
-    let found = unsafe { (libc::statvfs(path.as_ptr(), found.as_mut_ptr()) == 0).then(|| found.assume_init()) }?;
-    Some(found.f_bavail.saturating_mul(found.f_frsize))
+    let storage = Storage::measure(&state.map_or_else(|| folder.to_owned(), StateDir::existing_store), &agents);
+    let Some(free) = storage.free else {
+        return report.warn(CHECK, format!("failed to read the free space of {}", storage.folder.display()), "check it with df");
+    };
+    let found = format!("{} free in {}, full streams take {}", mebibytes(free), storage.folder.display(), mebibytes(storage.full));
+    if let Some(shortage) = storage.shortage() {
+        report.fail(CHECK, shortage, FREE_SOME);
+    } else if free < DISK_FULL {
+        report.fail(CHECK, found, FREE_SOME);
+    } else if free < storage.full {
+        report.warn(CHECK, found, FREE_SOME);
+    } else {
+        report.pass(CHECK, found);
+    }
 }
 
 /// Checks that only this user can access the state folder, which holds credentials.
@@ -202,11 +203,5 @@ mod tests {
         assert_eq!(parse_version("nats-server: v2.14.0-RC.1"), Some((2, 14, 0)));
         assert_eq!(parse_version("something else"), None);
         assert_eq!(parse_version(""), None);
-    }
-
-    #[test]
-    fn free_space_is_known_for_an_existing_folder() {
-        assert!(free_bytes(Path::new("/")).is_some());
-        assert_eq!(free_bytes(Path::new("/nowhere/at/all")), None);
     }
 }
