@@ -112,18 +112,26 @@ pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Docum
     if text.len() > MAX_TEXT {
         return Err(DocumentError::Syntax(format!("a document of {} bytes, at most {MAX_TEXT} are read", text.len())));
     }
-    if format == Format::Yaml {
-        refuse_aliases(text)?;
-    }
-    match format {
-        Format::Json => {
-            require_keys(&serde_json::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?)?;
-            // Parsed again from the text, because the value no longer contains duplicate keys.
-            read(&mut serde_json::Deserializer::from_str(text))
+    let value = parse_value(text, format)?;
+    // JSON is parsed again from the text, because the value no longer contains duplicate keys.
+    if format == Format::Json { read(&mut serde_json::Deserializer::from_str(text)) } else { from_value(value) }
+}
+
+/// Parses `text`, keys with values, without a type.
+///
+/// # Errors
+/// If it is not such a text, or nests too deep.
+pub fn parse_value(text: &str, format: Format) -> Result<serde_json::Value, DocumentError> {
+    let value = match format {
+        Format::Json => serde_json::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?,
+        Format::Toml => tree(text, FileFormat::Toml)?,
+        Format::Yaml => {
+            refuse_aliases(text)?;
+            tree(text, FileFormat::Yaml)?
         }
-        Format::Toml => from_value(tree(text, FileFormat::Toml)?),
-        Format::Yaml => from_value(tree(text, FileFormat::Yaml)?),
-    }
+    };
+    require_keys(&value)?;
+    Ok(value)
 }
 
 /// Parses JSON `bytes`, ignoring unknown keys.
@@ -179,6 +187,10 @@ fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Resu
 }
 
 fn tree(text: &str, format: FileFormat) -> Result<serde_json::Value, DocumentError> {
+    // The YAML parser would take it for the end of the text.
+    if let Some(line) = text.lines().position(|line| line.contains('\0')) {
+        return Err(DocumentError::Syntax(format!("line {} contains a zero byte", line + 1)));
+    }
     refuse_depth(text)?;
     let syntax = |error: config::ConfigError| DocumentError::Syntax(error.to_string());
     let built = config::Config::builder().add_source(File::from_str(text, format)).build().map_err(syntax)?;

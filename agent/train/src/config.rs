@@ -120,9 +120,9 @@ impl TrainingConfig {
         self.check_learns()
     }
 
-    /// Refuses a run that ends before the first update of the network.
+    /// Refuses a run without an update of the network, or whose replay is too small for one.
     fn check_learns(&self) -> Result<(), String> {
-        let Hyperparameters { warm_up, capacity, steps, rollouts, .. } = self.hyperparameters;
+        let Hyperparameters { warm_up, capacity, batch, steps, rollouts, .. } = self.hyperparameters;
         let (ticks, worlds) = (self.ticks, self.worlds as u64);
         let (needed, why, remedy) = match rollouts {
             Some(rollouts) => {
@@ -132,6 +132,11 @@ impl TrainingConfig {
             None if warm_up > capacity => {
                 return Err(format!(
                     "hyperparameters.warm_up = {warm_up}, must be at most capacity = {capacity}: the replay never holds more"
+                ));
+            }
+            None if batch > capacity => {
+                return Err(format!(
+                    "hyperparameters.batch = {batch}, must be at most capacity = {capacity}: the replay never holds a whole batch"
                 ));
             }
             // The last steps of each world wait for their returns.
@@ -163,12 +168,14 @@ mod tests {
     fn a_run_that_never_updates_the_network_is_refused() {
         let check = |ticks, worlds, hyperparameters| TrainingConfig { ticks, worlds, hyperparameters, ..TrainingConfig::default() }.check();
         let rollouts = Hyperparameters { rollouts: Some(RolloutConfig::default()), ..Hyperparameters::default() };
+        let tiny = Hyperparameters { warm_up: 100, capacity: 500, ..Hyperparameters::default() };
         let small = Hyperparameters { capacity: 10_000, ..Hyperparameters::default() };
         for (ticks, worlds, hyperparameters, parts) in [
             (12_000, 16, Hyperparameters::default(), ["ticks = 12000", "warm_up = 20000"]),
             (20_100, 16, Hyperparameters::default(), ["ticks = 20100", "at least 20215"]),
             (20_000, 1000, rollouts.clone(), ["ticks = 20000", "rollouts.length"]),
             (6_000_000, 256, small, ["warm_up = 20000", "capacity = 10000"]),
+            (6_000_000, 256, tiny, ["batch = 512", "capacity = 500"]),
         ] {
             let error = check(ticks, worlds, hyperparameters).expect_err("refused");
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");

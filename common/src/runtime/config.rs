@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use config::{Config, File, FileFormat};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::files::read_document;
-use crate::document::{self, DocumentError, Format};
+use crate::document::{self, DocumentError};
 
 /// Flags of every service.
 #[derive(Debug, Clone, Default, Args)]
@@ -109,13 +108,7 @@ fn render<T: Serialize>(loaded: &T) -> anyhow::Result<String> {
 
 fn read_file(path: &Path) -> anyhow::Result<Value> {
     let (text, format) = read_document(path).context("configuration file")?;
-    let format = match format {
-        Format::Json => FileFormat::Json,
-        Format::Toml => FileFormat::Toml,
-        Format::Yaml => FileFormat::Yaml,
-    };
-    let built = Config::builder().add_source(File::from_str(&text, format)).build();
-    built.and_then(Config::try_deserialize).with_context(|| format!("configuration file {}", path.display()))
+    document::parse_value(&text, format).with_context(|| format!("configuration file {}", path.display()))
 }
 
 /// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default, or the value set before, is a string.
@@ -182,6 +175,19 @@ mod tests {
         let result = resolve("sample", &args, environment.iter().map(|(name, value)| (name.to_string(), value.to_string())));
         std::fs::remove_dir_all(&folder).expect("temporary folder is removed");
         result
+    }
+
+    #[test]
+    fn files_that_a_parser_would_misread_are_refused() {
+        let deep = "[".repeat(100_000);
+        let aliases = format!("name: &a x\nnested: [{}]", "*a, ".repeat(20));
+        for (text, part) in
+            [("name: \"a\0b\"", "zero byte"), (deep.as_str(), "nests more than"), (aliases.as_str(), "aliases"), ("- name", "map")]
+        {
+            let error = format!("{:#}", resolve_with(Some(("c.yaml", text)), &[], &[]).expect_err("refused"));
+            assert!(error.contains(part) && error.contains("c.yaml"), "`{part}` in {error}");
+        }
+        assert_eq!(resolve_with(Some(("c.yaml", "# nothing\n")), &[], &[]).expect("valid"), Sample::default());
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn read_standard_input(limit: u64) -> anyhow::Result<String> {
 /// Opens a text to be read in order, without its byte order mark.
 ///
 /// # Errors
-/// As [`open`], or if the text begins as one in another encoding does.
+/// As [`open`], or if it begins as a compressed file or a text in another encoding does.
 pub fn open_text(path: &Path, limit: u64) -> anyhow::Result<TextReader<BoundedReader<File>>> {
     text(open(path, limit)?).with_context(|| failed(path))
 }
@@ -148,7 +148,10 @@ pub type TextReader<R> = io::Chain<Cursor<Vec<u8>>, R>;
 /// `source` without its byte order mark.
 fn text<R: Read>(mut source: R) -> io::Result<TextReader<R>> {
     let mut head = Vec::new();
-    source.by_ref().take(4).read_to_end(&mut head)?;
+    source.by_ref().take(6).read_to_end(&mut head)?;
+    if let Some(format) = compression(&head) {
+        return Err(invalid(format!("it is compressed ({format}); decompress it first")));
+    }
     if let Some(encoding) = encoding_other_than_utf8(&head) {
         return Err(invalid(format!("the text is {encoding}; save it as UTF-8")));
     }
@@ -158,12 +161,26 @@ fn text<R: Read>(mut source: R) -> io::Result<TextReader<R>> {
     Ok(Cursor::new(head).chain(source))
 }
 
+/// Format of a compressed file or an archive that begins with `head`.
+fn compression(head: &[u8]) -> Option<&'static str> {
+    match head {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [b'P', b'K', 3, 4, ..] => Some("zip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("xz"),
+        [b'7', b'z', 0xbc, 0xaf, ..] => Some("7z"),
+        [b'R', b'a', b'r', b'!', 0x1a, 7] => Some("rar"),
+        _ => None,
+    }
+}
+
 /// Encoding of a text that begins with `head`, by its byte order mark, or by the zero bytes of its ASCII letters.
 fn encoding_other_than_utf8(head: &[u8]) -> Option<&'static str> {
     match head {
-        [0xff, 0xfe, 0, 0] | [0, 0, 0xfe, 0xff] => Some("UTF-32"),
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
-        [1..=255, 0, 1..=255, 0] | [0, 1..=255, 0, 1..=255] => Some("UTF-16"),
+        [1..=255, 0, 1..=255, 0, ..] | [0, 1..=255, 0, 1..=255, ..] => Some("UTF-16"),
         _ => None,
     }
 }
@@ -219,6 +236,15 @@ mod tests {
         }
         check(b"\xff\xfe\0\0n\0\0\0", Err("UTF-32"));
         check(b"name: f\n# \xe9", Err("line 2 is not UTF-8"));
+    }
+
+    #[test]
+    fn a_compressed_file_is_named_as_such() {
+        check(b"\x1f\x8b\x08\0\0\0\0", Err("compressed (gzip)"));
+        check(b"PK\x03\x04\x14\0", Err("compressed (zip)"));
+        check(b"\xfd7zXZ\0\0", Err("compressed (xz)"));
+        check(b"Rar!\x1a\x07\x01\0", Err("compressed (rar)"));
+        check(b"PK: a", Ok("PK: a"));
     }
 
     #[test]

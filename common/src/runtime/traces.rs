@@ -1,7 +1,7 @@
 //! Opening of traces. Owns which files a trace consists of; their content belongs to [`crate::workload::trace`].
 
 use std::collections::BTreeMap;
-use std::io::BufReader;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -18,9 +18,16 @@ const MAX_FILE: u64 = 1 << 30;
 /// Names of the files of a trace by minute: the name of InVitro, and the beginning of the published name of Azure Functions 2019.
 const PARTS: [(&str, &str); 3] =
     [("invocations", "invocations_per_function"), ("durations", "function_durations_percentiles"), ("memory", "app_memory_percentiles")];
+/// Part of the name of a column by which a file of another name is recognised, in small letters. The files of durations have that of the invocations as well.
+const COLUMNS: [(usize, &str); 3] = [(MEMORY, "averageallocatedmb_pct"), (DURATIONS, "percentile_average_"), (INVOCATIONS, "hashfunction")];
+/// Longest line of column names that is read to recognise a file, bytes: that of a day of minutes has 7,000.
+const MAX_HEADER: u64 = 1 << 16;
 const INVOCATIONS: usize = 0;
 const DURATIONS: usize = 1;
 const MEMORY: usize = 2;
+
+/// Most files of a folder that an error lists.
+const LISTED: usize = 12;
 
 /// Beginning of the published name of Azure Functions 2021.
 const ROWS: &str = "azurefunctionsinvocationtrace";
@@ -49,10 +56,10 @@ pub fn open_trace(path: &Path, keep: Keep, memory_mib: u32) -> anyhow::Result<Op
     if metadata.is_dir() {
         return open_folder(path, None, keep, memory_mib);
     }
-    match (MinuteFile::of(path), path.parent()) {
-        (Some(MinuteFile { day, .. }), Some(folder)) => {
-            open_folder(if folder == Path::new("") { Path::new(".") } else { folder }, Some(day), keep, memory_mib)
-        }
+    let folder = path.parent().map(|folder| if folder == Path::new("") { Path::new(".") } else { folder });
+    match (MinuteFile::of(path), folder) {
+        (Some(MinuteFile { day, .. }), Some(folder)) => open_folder(folder, Some(day), keep, memory_mib),
+        (None, Some(folder)) if part_by_columns(path).is_some() => open_folder(folder, None, keep, memory_mib),
         _ => open_rows(path, keep),
     }
 }
@@ -94,6 +101,9 @@ fn open_folder(folder: &Path, selected: Option<Day>, keep: Keep, memory_mib: u32
     for (part, path) in listed.iter().filter_map(|path| Some((MinuteFile::of(path)?, path))) {
         days.entry(part.day).or_default()[part.index].get_or_insert_with(|| path.clone());
     }
+    if days.values().all(|files| files[INVOCATIONS].is_none()) {
+        days.insert(None, find_by_columns(folder, &listed)?);
+    }
     complete(&mut days);
     let with_invocations = || days.iter().filter(|(_, files)| files[INVOCATIONS].is_some());
     let found = match selected {
@@ -107,6 +117,32 @@ fn open_folder(folder: &Path, selected: Option<Day>, keep: Keep, memory_mib: u32
         }
         None => open_single(folder, &listed, keep),
     }
+}
+
+/// The files of a trace by minute under other names, by their columns; none if there are no invocations.
+fn find_by_columns(folder: &Path, listed: &[PathBuf]) -> anyhow::Result<DayFiles> {
+    let mut found = DayFiles::default();
+    for path in listed.iter().filter(|path| is_table(path)) {
+        let Some(part) = part_by_columns(path) else { continue };
+        if let Some(other) = found[part].replace(path.clone()) {
+            let (name, _) = PARTS[part];
+            bail!(
+                "{}: both {} and {} have the columns of {name}.csv; rename the one to use to {name}.csv",
+                folder.display(),
+                file_name(&other),
+                file_name(path)
+            );
+        }
+    }
+    Ok(if found[INVOCATIONS].is_some() { found } else { DayFiles::default() })
+}
+
+/// Which part of a trace by minute the columns of a table are, as an index into [`PARTS`].
+fn part_by_columns(path: &Path) -> Option<usize> {
+    let mut header = Vec::new();
+    BufReader::new(files::open_text(path, MAX_FILE).ok()?.take(MAX_HEADER)).read_until(b'\n', &mut header).ok()?;
+    let header = String::from_utf8_lossy(&header).to_ascii_lowercase();
+    COLUMNS.into_iter().find(|(_, column)| header.contains(column)).map(|(part, _)| part)
 }
 
 /// Completes days with a file without a day, and files without a day with the only one of a day.
@@ -150,7 +186,7 @@ fn open_day(folder: &Path, day: Day, files: &DayFiles, others: &[u32], keep: Kee
 
 /// The trace of a folder without counts by minute: one file of single invocations, or the inputs that InVitro generated.
 fn open_single(folder: &Path, listed: &[PathBuf], keep: Keep) -> anyhow::Result<OpenedTrace> {
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let name = |path: &Path| file_name(path).to_ascii_lowercase();
     if let Some(published) = listed.iter().find(|path| name(path).starts_with(ROWS) && is_table(path)) {
         return open_rows(published, keep);
     }
@@ -161,10 +197,15 @@ fn open_single(folder: &Path, listed: &[PathBuf], keep: Keep) -> anyhow::Result<
     let text: Vec<&PathBuf> = listed.iter().filter(|path| name(path).ends_with(".txt")).collect();
     match (csv.as_slice(), text.as_slice()) {
         ([only], _) | ([], [only]) => open_rows(only, keep),
-        ([], _) => bail!("{}: no .csv file; {A_TRACE}", folder.display()),
-        (several, _) => {
-            let names: Vec<String> = several.iter().map(|path| name(path)).collect();
-            bail!("{}: no invocations.csv among {}; {A_TRACE}", folder.display(), names.join(", "))
+        ([], []) if listed.is_empty() => bail!("{}: no .csv file; {A_TRACE}", folder.display()),
+        _ => {
+            let names: Vec<String> = listed.iter().take(LISTED).map(|path| file_name(path)).collect();
+            let more = if listed.len() > LISTED { ", ..." } else { "" };
+            bail!(
+                "{}: no invocations.csv among {}{more}; decompress files that are compressed; {A_TRACE}",
+                folder.display(),
+                names.join(", ")
+            )
         }
     }
 }
@@ -195,6 +236,10 @@ fn opened(path: &Path, which: &str, trace: Trace, omissions: &Omissions) -> Open
         description += &format!("; left out: {omissions}");
     }
     OpenedTrace { trace, description }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn is_table(path: &Path) -> bool {

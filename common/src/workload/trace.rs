@@ -152,6 +152,8 @@ pub struct Omissions {
     pub invocations: u64,
     /// Rows of a function or app that has an earlier one.
     pub repeated_rows: u64,
+    /// Minutes without a column between others; they count as minutes without invocations.
+    pub missing_minutes: u64,
 }
 
 impl fmt::Display for Omissions {
@@ -168,6 +170,7 @@ impl fmt::Display for Omissions {
         add(self.invalid, "function", &format!(" with invalid durations or memory{first}"));
         add(self.invocations, "invocation", " without an end or a duration");
         add(self.repeated_rows, "repeated row", "");
+        add(self.missing_minutes, "minute", " without a column");
         f.write_str(&parts.join(", "))
     }
 }

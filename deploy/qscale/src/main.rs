@@ -115,7 +115,7 @@ async fn main() -> ExitCode {
         // The reader of the output, such as `head`, closed it.
         Err(error) if output::pipe_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(format_args!("error: {error:#}"));
+            output::error(&error);
             ExitCode::FAILURE
         }
     }

@@ -35,6 +35,11 @@ pub fn warn(text: impl Display) {
     note(format_args!("warning: {text}"));
 }
 
+/// Writes an error to standard error. Control characters of values that it repeats are escaped.
+pub fn error(error: &anyhow::Error) {
+    format!("error: {error:#}").lines().for_each(|text| note(whole(text)));
+}
+
 /// Whether `error` only means that the reader of standard output, such as `head`, closed it.
 pub fn pipe_closed(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)

@@ -50,6 +50,25 @@ fn the_files_of_a_trace_are_found_by_their_names() {
 }
 
 #[test]
+fn files_of_other_names_are_found_by_their_columns() {
+    let other = [("50_inv.csv", INVOCATIONS), ("50_run.csv", DURATIONS), ("50_mem.csv", MEMORY), ("notes.csv", "x")];
+    check(&other, "", Ok(10), &["2 functions, 2 minutes, 10 invocations"]);
+    check(&other, "50_inv.csv", Ok(10), &["2 functions"]);
+    check(&other[..2], "", Ok(10), &["without memory"]);
+    check(&other[..1], "", Err(()), &["no durations.csv"]);
+    check(&other[1..], "", Err(()), &["no invocations.csv among 50_mem.csv, 50_run.csv, notes.csv"]);
+    let two = [other[0], ("99_inv.csv", INVOCATIONS), other[1]];
+    check(&two, "", Err(()), &["50_inv.csv", "99_inv.csv", "rename"]);
+    check(&[other[0], ("durations.csv", DURATIONS)], "", Ok(10), &["2 functions"]);
+}
+
+#[test]
+fn compressed_files_are_named() {
+    check(&[("invocations.csv.gz", "\u{1f}"), ("durations.csv.gz", "\u{1f}")], "", Err(()), &["invocations.csv.gz", "decompress"]);
+    check(&[("a.txt", SINGLE), ("b.txt", SINGLE)], "", Err(()), &["a.txt, b.txt"]);
+}
+
+#[test]
 fn the_day_that_is_used_is_named_and_can_be_selected() {
     let second = INVOCATIONS.replace("o,a,f,http,1,2\n", "o,a,f,http,7,9\n");
     let days = [

@@ -171,6 +171,7 @@ fn read_invocations<R: Read>(
     let Some(minutes) = kept.iter().map(|(bin, _)| bin + 1).max() else {
         return Err(table.at_header(format!("no minute is left after leaving out {}", keep.skip_minutes)));
     };
+    omissions.missing_minutes = u64::from(minutes).saturating_sub(kept.len() as u64);
     let mut seen: HashSet<Key> = HashSet::new();
     let mut functions = Vec::new();
     let mut total = 0;

@@ -8,8 +8,8 @@ use super::{Keep, MAX_ROWS, MINUTE_US, Omissions, Row, RowTrace, TraceError};
 
 /// Reads an Azure 2021 trace: columns `app`, `func`, `end_timestamp` and `duration`, rows in any order. `file` names it in errors.
 ///
-/// An invocation starts at its end less its duration. Where one starts before zero, the whole trace moves so that the earliest
-/// starts at zero. Rows outside `keep` are not kept, nor are rows without an end or a duration.
+/// An invocation starts at its end less its duration. Where one starts before zero, or all start more than a year after it because their times are dates,
+/// the whole trace moves so that the earliest starts at zero. Rows outside `keep` are not kept, nor are rows without an end or a duration.
 ///
 /// # Errors
 /// The first malformed cell, a missing column, a file without invocations, or one with too many.
@@ -35,10 +35,10 @@ pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<(Row
         // A hundred years in microseconds keep far from where an i64 ends, and a u32 of milliseconds holds 49 days.
         const LONGEST: f64 = 100.0 * 366.0 * 86_400.0;
         if seconds.abs() > LONGEST {
-            return Err(table.at_row(Some(end), format!("`{seconds}` is more than 100 years")));
+            return Err(table.at_row(Some(end), format!("`{seconds}` is more than 100 years; times are in seconds")));
         }
         if lasted * 1e3 > f64::from(u32::MAX) {
-            return Err(table.at_row(Some(duration), format!("`{lasted}` is more than 49 days")));
+            return Err(table.at_row(Some(duration), format!("`{lasted}` is more than 49 days; durations are in seconds")));
         }
         let function = match index.get(&key) {
             Some(function) => *function,
@@ -64,12 +64,16 @@ pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<(Row
     Ok((RowTrace { functions, rows: rows.into() }, omissions))
 }
 
+/// Longest time before the first invocation of a trace, microseconds: a year. Later times are dates.
+const LONGEST_LEAD_US: i64 = 366 * 86_400 * 1_000_000;
+
 /// The invocations (start in microseconds, function, duration in milliseconds) of the minutes to keep, in order of their start, which
 /// counts from the beginning of those minutes; `None` if there are none.
 pub(super) fn select(rows: Vec<(i64, u32, u32)>, keep: Keep) -> Option<Vec<Row>> {
     let minute = MINUTE_US as i64;
     let earliest = rows.iter().map(|row| row.0).min()?;
-    let from = earliest.min(0).saturating_add(i64::from(keep.skip_minutes) * minute);
+    let beginning = if earliest > LONGEST_LEAD_US { earliest } else { earliest.min(0) };
+    let from = beginning.saturating_add(i64::from(keep.skip_minutes) * minute);
     let until = from.saturating_add(i64::from(keep.minutes).saturating_mul(minute));
     let mut rows: Vec<Row> = rows
         .into_iter()

@@ -5,6 +5,7 @@ use std::io::Read;
 use csv::{ByteRecord, ReaderBuilder};
 
 use super::TraceError;
+use crate::text::whole;
 
 pub struct Table<R> {
     file: String,
@@ -117,7 +118,7 @@ impl<R: Read> Table<R> {
     }
 
     pub fn at_row(&self, column: Option<usize>, problem: String) -> TraceError {
-        let column = column.and_then(|index| self.header.get(index)).cloned();
+        let column = column.and_then(|index| self.header.get(index)).map(|name| shown(name));
         TraceError { file: self.file.clone(), line: self.line(), column, problem }
     }
 
@@ -133,7 +134,8 @@ impl<R: Read> Table<R> {
     }
 }
 
-/// The beginning of a text, for an error.
-pub fn shown(text: &str) -> String {
-    if text.chars().count() <= QUOTED * 3 { text.to_owned() } else { text.chars().take(QUOTED).chain("...".chars()).collect() }
+/// The beginning of a text, for an error; control characters are escaped.
+fn shown(text: &str) -> String {
+    let text = whole(text);
+    if text.chars().count() <= QUOTED * 3 { text } else { text.chars().take(QUOTED).chain("...".chars()).collect() }
 }

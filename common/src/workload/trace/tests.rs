@@ -125,6 +125,29 @@ fn errors_name_file_line_column_and_value() {
 }
 
 #[test]
+fn minutes_without_a_column_are_counted() {
+    let gap = INVOCATIONS.replace(",1,2,3\n", ",1,2,5\n");
+    check_left_out(&gap, DURATIONS, MEMORY, &["f", "g"], "2 minutes without a column");
+}
+
+#[test]
+fn control_characters_of_a_file_are_escaped_in_errors() {
+    let error = plain(&INVOCATIONS.replace("1,0,2", "1,\x1b[2J,2"), DURATIONS, MEMORY).expect_err("refused").to_string();
+    assert!(error.contains("`\\u{1b}[2J`"), "{error}");
+    let error = plain(&INVOCATIONS.replace("HashOwner", "Owner\x07"), DURATIONS, MEMORY).expect_err("refused").to_string();
+    assert!(error.contains("Owner\\u{7}"), "{error}");
+}
+
+#[test]
+fn a_trace_of_dates_begins_with_its_first_invocation() {
+    let read = |text: &str| read_azure2021("t.txt", text.as_bytes(), Keep::default()).expect("readable").0;
+    let dates = read("app,func,end_timestamp,duration\na,f,1612000001,1\na,f,1612000061,1\n");
+    assert_eq!(dates.rows.iter().map(|row| row.start_us).collect::<Vec<_>>(), [0, 60_000_000]);
+    let offsets = read("app,func,end_timestamp,duration\na,f,61,1\n");
+    assert_eq!(offsets.rows[0].start_us, 60_000_000);
+}
+
+#[test]
 fn empty_files_are_named() {
     refused(plain("", DURATIONS, MEMORY), "invocations.csv: the file is empty; its first line must name the columns");
     let header = INVOCATIONS.lines().next().expect("a header");
@@ -205,7 +228,7 @@ fn malformed_single_invocations_are_named() {
     assert_eq!(error("app,func,end_timestamp,duration\na,f,inf,2\n"), "t.csv:2, column end_timestamp: `inf` is not a number");
     assert_eq!(
         error("app,func,end_timestamp,duration\na,f,1e300,2\n"),
-        format!("t.csv:2, column end_timestamp: `{}` is more than 100 years", 1e300)
+        format!("t.csv:2, column end_timestamp: `{}` is more than 100 years; times are in seconds", 1e300)
     );
     assert_eq!(error("app,func,end,duration\n"), "t.csv:1: there is no column `end_timestamp`; the columns are app, func, end, duration");
     assert_eq!(error("app,func,end_timestamp,duration\n"), "t.csv: there is no invocation in it, only the names of the columns");
