@@ -163,7 +163,7 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             progress: Box::new(move |progress| live.iter_mut().for_each(|live| live.show(progress))),
             trace: Box::new(move |description| {
                 if !args.quiet {
-                    telemetry::line(format_args!("{description}"));
+                    telemetry::say(format_args!("{description}"));
                 }
             }),
             loads,
@@ -208,7 +208,7 @@ fn status(summary: &LoadSummary) -> ExitCode {
     const VOID: u8 = 3;
     const NOTHING_GOOD: u8 = 4;
     if summary.total.due == 0 && !summary.stopped_early {
-        telemetry::line(format_args!(
+        telemetry::say(format_args!(
             "error: no request was due in {:.1} s; raise the rate or the duration, or use a part of the trace with invocations",
             summary.sending_s
         ));

@@ -104,9 +104,9 @@ pub fn buckets() -> [kv::Config; 5] {
 /// Storage that the streams of messages, those of `agents` included, the buckets and the model store may take, bytes, by the name of the stream.
 #[must_use]
 pub fn storage(agents: &[Name]) -> Vec<(String, u64)> {
-    let streams = streams().into_iter().chain(agents.iter().map(action_stream)).map(|stream| (stream.name, stream.max_bytes));
-    let buckets = buckets().into_iter().map(|bucket| (format!("KV_{}", bucket.bucket), bucket.max_bytes));
-    let models = (format!("OBJ_{}", subject::MODEL_STORE), MODEL_BYTES);
+    let streams = streams(agents).into_iter().map(|stream| (stream.name, stream.max_bytes));
+    let buckets = buckets().into_iter().map(|bucket| (subject::bucket_stream(&bucket.bucket), bucket.max_bytes));
+    let models = (subject::model_stream(), MODEL_BYTES);
     streams.chain(buckets).chain([models]).map(|(name, bytes)| (name, bytes.unsigned_abs())).collect()
 }
 
