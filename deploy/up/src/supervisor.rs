@@ -3,7 +3,6 @@
 mod health_check;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use qscale_common::runtime::{clock, private};
+use qscale_common::runtime::{clock, files, private};
 use tokio::sync::oneshot;
 
 pub use health_check::HealthCheck;
@@ -344,7 +343,7 @@ fn limit_log(log: &Path) {
     if length > LOG_BYTES {
         let old = private::create(&log.with_extension("log.1"));
         // On a full disk the copy fails; the space is needed all the more.
-        let _incomplete = old.and_then(|mut old| Ok(io::copy(&mut File::open(log)?.take(length), &mut old)?));
+        let _incomplete = old.and_then(|mut old| Ok(io::copy(&mut files::open(log, u64::MAX)?.take(length), &mut old)?));
         let _unchanged = private::create(log);
     }
 }
@@ -438,7 +437,7 @@ mod tests {
     fn a_link_in_the_place_of_an_old_log_is_not_followed() {
         let folder = Folder::new("supervisor");
         let (log, victim) = (folder.path().join("one.log"), folder.path().join("victim"));
-        File::create(&log).and_then(|log| log.set_len(LOG_BYTES + 1)).expect("a large log");
+        std::fs::File::create(&log).and_then(|log| log.set_len(LOG_BYTES + 1)).expect("a large log");
         std::fs::write(&victim, "kept").expect("written");
         symlink(&victim, log.with_extension("log.1")).expect("linked");
         limit_log(&log);
