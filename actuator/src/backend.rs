@@ -104,8 +104,13 @@ pub enum BackendError {
     #[error("{0}")]
     Unavailable(String),
     /// A leader with a newer lease has written since.
-    #[error("the platform has seen a newer lease: {0}")]
-    StaleLease(String),
+    #[error("the platform has seen a newer lease: {reason}")]
+    StaleLease {
+        /// Reason for people.
+        reason: String,
+        /// The highest token that the platform has seen, 0 if it does not say. The next lease of this actuator is higher.
+        highest: u64,
+    },
     /// The platform has no such workload.
     #[error("the platform has no workload {0}")]
     NotFound(FunctionId),

@@ -45,7 +45,10 @@ pub enum Command {
     /// List the workloads, and answer with [`Core::on_listed`] or [`Core::on_list_failed`].
     List,
     /// Stop leading.
-    StepDown,
+    StepDown {
+        /// The token for which the platform refuses that of this actuator, 0 if it is unknown.
+        highest: u64,
+    },
 }
 
 /// A request to the platform.
@@ -374,7 +377,7 @@ impl Core {
         match (record, stored) {
             (Record::Baseline(_), Some(Record::Baseline(baseline))) => {
                 function.baseline = function::BaselineState::Stored(baseline);
-                self.on_baseline_stored(id);
+                self.on_baseline_stored(id, now);
             }
             (Record::Baseline(_), _) => {
                 function.baseline = function::BaselineState::None;
@@ -399,7 +402,7 @@ impl Core {
         for id in self.ids() {
             let Some(function) = self.functions.get_mut(&id) else { continue };
             let Some(workload) = function.workload(&id) else { continue };
-            function.observe(&id, by_id.get(&workload).copied(), asked);
+            function.observe(&id, by_id.get(&workload).copied(), asked, now);
             self.repair(&id, now);
         }
     }

@@ -10,4 +10,4 @@ pub mod core;
 mod fallback;
 mod metrics;
 pub mod service;
-mod store;
+pub mod store;

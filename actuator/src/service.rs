@@ -258,7 +258,7 @@ impl Service {
                 }
                 Command::Store(function, record) => self.store(function, record),
                 Command::List => self.list(),
-                Command::StepDown => self.lease.step_down(),
+                Command::StepDown { highest } => self.lease.step_down(highest),
             }
         }
     }

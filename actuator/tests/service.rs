@@ -218,7 +218,7 @@ async fn the_second_takes_over_when_the_first_is_killed() {
     let late = LocalPlatform::new(&world.platform.address(), Duration::from_secs(5)).expect("an address");
     let workload = WorkloadId { kind: WorkloadKind::Local, name: function() };
     let refused = late.apply(&workload, Allocation::new(1, 500, 256), old).await;
-    assert!(matches!(refused, Err(BackendError::StaleLease(_))), "{refused:?}");
+    assert!(matches!(refused, Err(BackendError::StaleLease { .. })), "{refused:?}");
     assert_eq!(world.platform.replicas(), 7);
 }
 

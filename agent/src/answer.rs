@@ -112,7 +112,7 @@ impl Answerer {
 
     /// Whether the policy has seen `state` already: after a start both the stream and the subscription deliver it.
     fn was_seen(&self, state: &State) -> bool {
-        self.memories.get(&state.function()).is_some_and(|recollection| recollection.last >= state.state_id())
+        self.memories.get(&state.function()).is_some_and(|recollection| !state.state_id().follows(recollection.last))
     }
 
     /// Answer to `state` at `now`.

@@ -47,6 +47,15 @@ pub struct StateId {
     pub tick: Tick,
 }
 
+impl StateId {
+    /// Whether a State of this identity is newer than the one of `last`, which arrived before: a later tick, or another epoch. A collector that restarts
+    /// while its clock is behind has a lower epoch than before.
+    #[must_use]
+    pub fn follows(self, last: Self) -> bool {
+        self.epoch != last.epoch || self.tick > last.tick
+    }
+}
+
 /// A message of the contract.
 pub trait Message: Serialize + DeserializeOwned {
     /// Kind of the message, in CloudEvents' `type` and in schemas.

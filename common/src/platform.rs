@@ -494,6 +494,9 @@ pub struct ApiError {
     /// The invalid field, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// The highest lease that the platform has seen, if that of the request is lower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_lease: Option<u64>,
 }
 
 /// State of a platform as a whole, reply of `GET /v1/platform`.

@@ -97,7 +97,9 @@ impl From<FunctionStatus> for Workload {
 
 fn backend_error(error: PlatformError, workload: &FunctionId) -> BackendError {
     match error {
-        PlatformError::StaleLease(_) => BackendError::StaleLease(error.to_string()),
+        PlatformError::StaleLease(ref said) => {
+            BackendError::StaleLease { highest: said.highest_lease.unwrap_or(0), reason: error.to_string() }
+        }
         PlatformError::NotFound(_) => BackendError::NotFound(workload.clone()),
         PlatformError::Refused { status, .. } if status < SERVER_ERROR => BackendError::Invalid(error.to_string()),
         // A platform that restarts has issued another token.

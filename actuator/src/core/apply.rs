@@ -133,19 +133,32 @@ impl Core {
         self.commands.push(Command::Apply(ApplyRequest { function: id.clone(), workload, allocation, lease, number }));
     }
 
-    /// The baseline is stored: the change that waited for it is applied.
-    pub(super) fn on_baseline_stored(&mut self, id: &FunctionId) {
+    /// The baseline is stored: the change that waited for it is decided on again, since it may have been frozen meanwhile, or its State may have become stale.
+    pub(super) fn on_baseline_stored(&mut self, id: &FunctionId, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
-        let Some(workload) = function.workload(id) else { return };
-        if let Work::Preparing(job) = std::mem::replace(&mut function.work, Work::Idle) {
-            self.send(id, job, workload);
+        let Some(job) = function.take_if(|work| matches!(work, Work::Preparing(_))) else { return };
+        if function.next.is_none() {
+            return self.evaluate_again(id, job, now);
+        }
+        if job.attempts == 0 {
+            self.superseded(id, &job.decision);
+        }
+        self.submit_next(id, now);
+    }
+
+    /// Evaluates the decision of `job` again, unless it has expired. What was tried before has its Outcome.
+    fn evaluate_again(&mut self, id: &FunctionId, job: PendingChange, now: Timestamp) {
+        if job.decision.expires.is_none_or(|expires| now < expires) {
+            self.evaluate(id, job.decision, job.attempts, now);
+        } else if job.attempts == 0 {
+            self.failed(id, &job, "expired before it could be applied");
         }
     }
 
     /// The baseline could not be stored, so nothing may be changed yet.
     pub(super) fn on_baseline_failed(&mut self, id: &FunctionId, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
-        if let Work::Preparing(mut job) = std::mem::replace(&mut function.work, Work::Idle) {
+        if let Some(mut job) = function.take_if(|work| matches!(work, Work::Preparing(_))) {
             job.attempts = job.attempts.saturating_add(1);
             self.retry_later(id, job, "failed to store the allocation before the first change", now);
         }
@@ -154,14 +167,9 @@ impl Core {
     /// Processes the result of request `number`.
     pub fn on_applied(&mut self, id: &FunctionId, number: u64, result: Result<Workload, BackendError>, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
-        let mut job = match std::mem::replace(&mut function.work, Work::Idle) {
-            Work::InFlight { job, number: flying } if flying == number => job,
-            other => {
-                // The answer to a request from an earlier lead.
-                function.work = other;
-                return;
-            }
-        };
+        // Any other answer is to a request from an earlier lead.
+        let in_flight = |work: &Work| matches!(work, Work::InFlight { number: flying, .. } if *flying == number);
+        let Some(mut job) = function.take_if(in_flight) else { return };
         match result {
             Ok(workload) => {
                 function.set_applied(workload.desired, workload.vertical, now);
@@ -176,9 +184,9 @@ impl Core {
                 self.complete_restore(id, &job.decision);
                 self.succeeded(id, &job);
             }
-            Err(BackendError::StaleLease(reason)) => {
+            Err(BackendError::StaleLease { reason, highest }) => {
                 tracing::warn!(function = %id, reason, "the platform refuses the lease");
-                self.commands.push(Command::StepDown);
+                self.commands.push(Command::StepDown { highest });
                 return self.set_lead(Lead::Following, now);
             }
             Err(BackendError::Unavailable(why)) => return self.retry_later(id, job, &why, now),
@@ -221,14 +229,10 @@ impl Core {
     /// Retries a change that is due. The decision is evaluated again, since conditions may have changed.
     pub(super) fn retry_due(&mut self, id: &FunctionId, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
-        match std::mem::replace(&mut function.work, Work::Idle) {
-            Work::Waiting { job, at } if at <= now => {
-                let void = job.decision.expires.is_some_and(|expires| now >= expires);
-                if !void {
-                    self.evaluate(id, job.decision, job.attempts, now);
-                }
-            }
-            other => function.work = other,
+        // A clock that was set back must not put off the retry.
+        let latest = now.plus(self.settings.max_retry_delay);
+        if let Some(job) = function.take_if(|work| matches!(work, Work::Waiting { at, .. } if *at <= now || *at > latest)) {
+            self.evaluate_again(id, job, now);
         }
     }
 
@@ -295,6 +299,17 @@ fn of_job(outcome: &mut Outcome, job: &PendingChange) {
 }
 
 impl Function {
+    /// Takes the change under way if `work` is what `is_wanted` says.
+    fn take_if(&mut self, is_wanted: impl FnOnce(&Work) -> bool) -> Option<PendingChange> {
+        if !is_wanted(&self.work) {
+            return None;
+        }
+        match std::mem::replace(&mut self.work, Work::Idle) {
+            Work::Preparing(job) | Work::InFlight { job, .. } | Work::Waiting { job, .. } => Some(job),
+            Work::Idle => None,
+        }
+    }
+
     /// Whether a restore is in progress.
     pub(super) fn restoring(&self) -> bool {
         let pending = match &self.work {

@@ -209,7 +209,7 @@ impl Function {
     /// Processes a State; returns whether it is new.
     pub(super) fn on_state(&mut self, state: State, trace: Option<TraceParent>, now: Timestamp) -> bool {
         let (state_id, last) = (state.state_id(), self.last_state_id());
-        if last.is_some_and(|last| last.epoch == state_id.epoch && last.tick >= state_id.tick) {
+        if last.is_some_and(|last| !state_id.follows(last)) {
             return false;
         }
         self.previous = last;
@@ -275,8 +275,10 @@ impl Function {
         self.presence = Presence::Present { vertical };
     }
 
-    /// Processes the platform's report on the workload, requested at `asked`.
-    pub(super) fn observe(&mut self, id: &FunctionId, workload: Option<&Workload>, asked: Timestamp) {
+    /// Processes the platform's report on the workload, requested at `asked`, at `now`.
+    pub(super) fn observe(&mut self, id: &FunctionId, workload: Option<&Workload>, asked: Timestamp, now: Timestamp) {
+        // A report requested before the last write may be older than the write. A write in the future was before the clock was set back.
+        let outdated = self.applied.is_some_and(|(_, at)| (asked..=now).contains(&at));
         match workload {
             None => {
                 if self.presence != Presence::Missing && self.policy.is_some() {
@@ -284,8 +286,7 @@ impl Function {
                 }
                 (self.presence, self.applied) = (Presence::Missing, None);
             }
-            // A report requested before the last write may be older than the write.
-            Some(_) if self.applied.is_some_and(|(_, at)| at >= asked) || matches!(self.work, Work::InFlight { .. }) => {}
+            Some(_) if outdated || matches!(self.work, Work::InFlight { .. }) => {}
             Some(workload) => {
                 if self.presence == Presence::Missing {
                     tracing::info!(function = %id, "the platform has the workload now");
@@ -329,7 +330,7 @@ impl Function {
     }
 
     pub(super) fn budget_to_store(&mut self, at_most_every: Duration, now: Timestamp) -> Option<Budget> {
-        if !self.budget_dirty || now.since(self.budget_stored) < at_most_every {
+        if !self.budget_dirty || (self.budget_stored..self.budget_stored.plus(at_most_every)).contains(&now) {
             return None;
         }
         (self.budget_dirty, self.budget_stored) = (false, now);

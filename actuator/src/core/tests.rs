@@ -158,7 +158,7 @@ impl Rig {
     fn execute(&mut self, command: Command) {
         match command {
             Command::Publish(outcome, _) => self.outcomes.push(*outcome),
-            Command::StepDown => self.stepped_down = true,
+            Command::StepDown { .. } => self.stepped_down = true,
             Command::List => self.list(),
             Command::Store(function, record) => {
                 let key = record.key(&function);
@@ -296,7 +296,8 @@ impl Platform {
             return Err(BackendError::Unavailable("no answer".into()));
         }
         if order.lease < self.highest_lease {
-            return Err(BackendError::StaleLease(format!("{} is older than {}", order.lease, self.highest_lease)));
+            let reason = format!("{} is older than {}", order.lease, self.highest_lease);
+            return Err(BackendError::StaleLease { reason, highest: self.highest_lease });
         }
         self.highest_lease = order.lease;
         let Some(workload) = self.workloads.get_mut(&order.workload.name) else {

@@ -36,7 +36,7 @@ impl MemoryPlatform {
     fn set(&self, workload: &WorkloadId, allocation: Allocation, lease: u64) -> Result<Workload, BackendError> {
         let mut kept = self.kept();
         if lease < kept.highest_lease {
-            return Err(BackendError::StaleLease(format!("{lease} < {}", kept.highest_lease)));
+            return Err(BackendError::StaleLease { reason: format!("{lease} < {}", kept.highest_lease), highest: kept.highest_lease });
         }
         kept.highest_lease = lease;
         let Some(has) = kept.allocations.get_mut(&workload.name) else { return Err(BackendError::NotFound(workload.name.clone())) };

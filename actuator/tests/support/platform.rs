@@ -126,7 +126,7 @@ fn status(name: &str, desired: Allocation) -> FunctionStatus {
 }
 
 fn failure(code: StatusCode, error: &str) -> Response {
-    (code, Json(ApiError { error: error.into(), field: None })).into_response()
+    (code, Json(ApiError { error: error.into(), field: None, highest_lease: None })).into_response()
 }
 
 async fn list(State(kept): Shared) -> Json<Vec<FunctionStatus>> {

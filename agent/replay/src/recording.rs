@@ -38,7 +38,7 @@ pub struct NothingRecorded {
 pub async fn states(bus: &Bus, function: &FunctionId, period: Period) -> anyhow::Result<Vec<State>> {
     let mut states: Vec<State> = Vec::new();
     let visit = |state: State| {
-        let newer = states.last().is_none_or(|last| last.state_id() < state.state_id());
+        let newer = states.last().is_none_or(|last| state.state_id().follows(last.state_id()));
         if newer && (period.since..=period.until).contains(&state.observed_at_ms) {
             states.push(state);
         }

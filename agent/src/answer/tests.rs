@@ -114,6 +114,18 @@ fn a_batch_is_answered_like_single_states() {
     }
 }
 
+#[test]
+fn a_collector_that_restarts_with_an_earlier_clock_is_answered() {
+    for policy in ["holt-winters", "dqn"] {
+        let (mut answerer, mut rng, now) = (answerer(policy), SmallRng::seed_from_u64(1), Timestamp(OBSERVED + 10_000));
+        acted(answerer.answer(&later("a", 5), now, &mut rng));
+        let restarted = State { epoch: Epoch(0), ..later("a", 5) };
+        assert!(restarted.state_id() < later("a", 5).state_id());
+        acted(answerer.answer(&restarted, now, &mut rng));
+        assert_eq!(answerer.answer(&restarted, now, &mut rng), Answer::Late, "{policy}: it was answered");
+    }
+}
+
 /// The bundled network with negated weights.
 fn negated() -> Arc<Dqn> {
     let (model, weights) = (pretrained(), &pretrained().weights);

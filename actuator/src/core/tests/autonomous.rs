@@ -210,6 +210,74 @@ fn nothing_is_applied_before_the_baseline_is_stored() {
     rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
 }
 
+/// A core that stores the baseline before it applies an Action for 6 replicas.
+fn storing_the_baseline() -> (Rig, FunctionId, Record) {
+    let mut rig = Rig::new();
+    let state_id = rig.state();
+    let action = rig.make_action("agent", state_id, 6);
+    rig.core.on_action(action, None, rig.now);
+    let commands = rig.core.take_commands();
+    let [Command::Store(function, record @ Record::Baseline(_))] = commands.as_slice() else { panic!("{commands:?}") };
+    (rig, function.clone(), record.clone())
+}
+
+#[test]
+fn a_freeze_that_arrives_before_the_baseline_is_stored_is_obeyed() {
+    let (mut rig, function, record) = storing_the_baseline();
+    rig.control(control::ALL, true, None);
+    rig.core.on_stored(&function, record.clone(), Some(record), rig.now);
+    rig.settle();
+    rig.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::Freeze]);
+    assert!(rig.orders.is_empty());
+}
+
+#[test]
+fn an_action_that_expires_before_the_baseline_is_stored_fails() {
+    let (mut rig, function, record) = storing_the_baseline();
+    rig.now = rig.now.plus(Duration::from_millis(2 * TICK_MS));
+    rig.core.on_stored(&function, record.clone(), Some(record), rig.now);
+    rig.settle();
+    rig.expect(Effect::Failed, DecisionSource::Agent, &[]);
+    assert!(rig.orders.is_empty());
+}
+
+#[test]
+fn of_the_decisions_made_before_the_baseline_is_stored_the_newest_counts() {
+    let (mut rig, function, record) = storing_the_baseline();
+    rig.tick_wanting(7);
+    rig.core.on_stored(&function, record.clone(), Some(record), rig.now);
+    rig.settle();
+    let effects: Vec<Effect> = rig.outcomes.iter().map(|outcome| outcome.effect).collect();
+    assert_eq!((effects, rig.has().replicas.0), (vec![Effect::Failed, Effect::Applied], 7));
+}
+
+#[test]
+fn a_clock_that_is_set_back_puts_off_neither_reports_nor_retries_nor_budgets() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let mut rig = Rig::new();
+    rig.now = rig.now.plus(HOUR);
+    rig.tick_wanting(6);
+    rig.now = rig.now.minus(HOUR);
+    rig.platform.workloads.insert(id(), Allocation::new(2, 500, 256));
+    rig.list();
+    assert_eq!(rig.has().replicas.0, 6, "the lost allocation is applied again");
+
+    rig.platform.reachable = false;
+    rig.now = rig.now.plus(HOUR);
+    rig.tick_wanting(8);
+    rig.now = rig.now.minus(HOUR);
+    rig.control(control::ALL, false, Some(rig.now));
+    rig.platform.reachable = true;
+    rig.pass(Duration::from_secs(12));
+    assert_eq!(rig.has().replicas.0, 4, "restored");
+    let budget = |rig: &Rig| rig.records.get(&Record::Budget(Default::default()).key(&id())).cloned();
+    let before = budget(&rig);
+    rig.control(control::ALL, false, None);
+    rig.tick_wanting(5);
+    rig.pass(Duration::from_secs(2));
+    assert_ne!(budget(&rig), before, "the budget is stored");
+}
+
 #[test]
 fn a_restore_ignores_freezes_and_step_limits() {
     let mut rig = Rig::new();

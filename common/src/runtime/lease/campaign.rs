@@ -19,7 +19,8 @@ use crate::runtime::clock;
 pub struct LeaseHandle {
     started: Instant,
     status: watch::Receiver<LeaderStatus>,
-    step_down: mpsc::Sender<()>,
+    /// Highest token that was seen elsewhere.
+    step_down: mpsc::Sender<u64>,
     /// Whether a request to step down has not been processed yet.
     stepping_down: Arc<AtomicBool>,
 }
@@ -32,11 +33,8 @@ impl LeaseHandle {
             return LeaderStatus::Following;
         }
         let status = *self.status.borrow();
-        match status {
-            // The deadline also holds while the task that publishes the status is not scheduled.
-            LeaderStatus::Leading { until, .. } if clock::instant() - self.started >= until => LeaderStatus::Following,
-            status => status,
-        }
+        // The deadline also holds while the task that publishes the status is not scheduled.
+        status.at(clock::instant() - self.started)
     }
 
     /// Waits until the role may have changed.
@@ -47,11 +45,12 @@ impl LeaseHandle {
         }
     }
 
-    /// Stops leading, because the platform has seen a higher token. [`LeaseHandle::status`] is `Following` when this returns.
-    pub fn step_down(&self) {
+    /// Stops leading, because the platform has seen the higher token `highest`, 0 if it is unknown. [`LeaseHandle::status`] is `Following` when this
+    /// returns.
+    pub fn step_down(&self, highest: u64) {
         self.stepping_down.store(true, Ordering::Release);
         // If the channel is full, an identical request is already waiting.
-        let _waiting = self.step_down.try_send(());
+        let _waiting = self.step_down.try_send(highest);
     }
 }
 
@@ -91,15 +90,15 @@ struct Campaign {
 }
 
 impl Campaign {
-    async fn run(mut self, mut step_down: mpsc::Receiver<()>, token: CancellationToken) {
+    async fn run(mut self, mut step_down: mpsc::Receiver<u64>, token: CancellationToken) {
         let mut delay = Duration::ZERO;
         loop {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return self.release().await,
-                Some(()) = step_down.recv() => {
+                Some(highest) = step_down.recv() => {
                     tracing::warn!(key = self.key, "the platform has seen a newer lease; stepping down");
-                    self.election.step_down();
+                    self.election.step_down(highest);
                     self.publish_status();
                     // One pause for all requests up to now: they concern the token that was given up.
                     while step_down.try_recv().is_ok() {}
@@ -177,7 +176,7 @@ impl Campaign {
         let Some(step) = self.election.release() else { return };
         let released = tokio::time::timeout(self.election.ttl() / 3, self.execute(&step)).await;
         tracing::info!(key = self.key, released = matches!(released, Ok(Reply::Written(_))), "released the lease");
-        self.election.step_down();
+        self.election.step_down(0);
         self.status.send_replace(LeaderStatus::Following);
     }
 }
@@ -192,9 +191,9 @@ mod tests {
         let (step_down, mut requests) = mpsc::channel(1);
         let handle = LeaseHandle { started: clock::instant(), status, step_down, stepping_down: Arc::default() };
         assert_eq!(handle.status().token(), Some(7));
-        handle.step_down();
-        handle.clone().step_down();
-        assert_eq!((handle.status(), requests.try_recv()), (LeaderStatus::Following, Ok(())));
+        handle.step_down(9);
+        handle.clone().step_down(9);
+        assert_eq!((handle.status(), requests.try_recv()), (LeaderStatus::Following, Ok(9)));
         assert!(requests.try_recv().is_err(), "one request is enough");
     }
 }

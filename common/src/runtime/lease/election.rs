@@ -52,6 +52,15 @@ pub enum LeaderStatus {
 }
 
 impl LeaderStatus {
+    /// This role, read at `now`: a lead that was not renewed in time has ended.
+    #[must_use]
+    pub fn at(self, now: Duration) -> Self {
+        match self {
+            Self::Leading { until, .. } if now >= until => Self::Following,
+            status => status,
+        }
+    }
+
     /// The fencing token of a process that leads or that led until it was disconnected.
     #[must_use]
     pub fn token(self) -> Option<u64> {
@@ -97,6 +106,8 @@ pub struct Election {
     held: Option<Held>,
     observed: Option<Observed>,
     reachable: bool,
+    /// Highest token that another system has shown.
+    highest_seen: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -120,7 +131,7 @@ impl Election {
     /// The election for the candidate `holder` with leases of `ttl`. `holder` must be unique among the candidates.
     #[must_use]
     pub fn new(holder: String, ttl: Duration) -> Self {
-        Self { holder, ttl, held: None, observed: None, reachable: true }
+        Self { holder, ttl, held: None, observed: None, reachable: true, highest_seen: 0 }
     }
 
     /// Time without renewal after which another candidate takes over.
@@ -151,8 +162,9 @@ impl Election {
             (Some(held), _) if !held.uncertain => self.write(held.token, held.revision),
             (None, Some(observed)) if self.is_free(observed, now) => {
                 // The previous token keeps tokens growing between machines with different clocks; the time of day keeps them growing if the
-                // bucket was lost.
-                let token = observed.entry.as_ref().map_or(0, |entry| entry.lease.token.saturating_add(1)).max(wall.0);
+                // bucket was lost, and the highest token that was seen does if the time of day was wrong.
+                let previous = observed.entry.as_ref().map_or(0, |entry| entry.lease.token).max(self.highest_seen);
+                let token = previous.saturating_add(u64::from(previous > 0)).max(wall.0);
                 self.write(token, observed.entry.as_ref().map_or(0, |entry| entry.revision))
             }
             _ => Step::Read,
@@ -214,8 +226,9 @@ impl Election {
         }
     }
 
-    /// Stops leading because a higher token was seen elsewhere.
-    pub fn step_down(&mut self) {
+    /// Stops leading because the token `highest` was seen elsewhere, 0 if it is unknown. The next token of this candidate is higher.
+    pub fn step_down(&mut self, highest: u64) {
+        self.highest_seen = self.highest_seen.max(highest);
         self.held = None;
         self.observed = None;
     }

@@ -175,7 +175,7 @@ struct Failure {
 
 impl Failure {
     fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, body: ApiError { error: error.into(), field: None } }
+        Self { status, body: ApiError { error: error.into(), field: None, highest_lease: None } }
     }
 }
 
@@ -187,13 +187,17 @@ impl IntoResponse for Failure {
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
+        let highest_lease = match &refused {
+            Refused::StaleLease { highest, .. } => Some(*highest),
+            Refused::Range(_) | Refused::NotFound(_) | Refused::Unavailable(_) => None,
+        };
         let (status, field) = match &refused {
             Refused::Range(range) => (StatusCode::UNPROCESSABLE_ENTITY, Some(range.field.clone())),
             Refused::NotFound(_) => (StatusCode::NOT_FOUND, None),
             Refused::StaleLease { .. } => (StatusCode::CONFLICT, Some("lease".to_owned())),
             Refused::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, None),
         };
-        Self { status, body: ApiError { error: refused.to_string(), field } }
+        Self { status, body: ApiError { error: refused.to_string(), field, highest_lease } }
     }
 }
 
@@ -204,7 +208,7 @@ impl From<DocumentError> for Failure {
             DocumentError::Field { field, .. } => (StatusCode::UNPROCESSABLE_ENTITY, Some(field.clone())),
             DocumentError::UnknownKeys(keys) => (StatusCode::UNPROCESSABLE_ENTITY, keys.first().cloned()),
         };
-        Self { status, body: ApiError { error: error.to_string(), field } }
+        Self { status, body: ApiError { error: error.to_string(), field, highest_lease: None } }
     }
 }
 

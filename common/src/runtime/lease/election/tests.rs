@@ -143,7 +143,7 @@ fn a_renewal_whose_reply_was_lost_keeps_the_lead() {
 fn tokens_grow_even_if_the_bucket_was_lost() {
     let mut first = Election::new("a".into(), TTL);
     let step = |election: &mut Election, wall: u64| {
-        election.step_down();
+        election.step_down(0);
         election.on_reply(&Step::Read, Reply::Found(None), seconds(0), seconds(0));
         match election.next_step(seconds(0), Timestamp(wall)) {
             Step::Write { lease, .. } => lease.token,
@@ -151,6 +151,16 @@ fn tokens_grow_even_if_the_bucket_was_lost() {
         }
     };
     assert!(step(&mut first, 2_000) > step(&mut first, 1_000));
+}
+
+#[test]
+fn the_next_token_is_higher_than_the_one_that_was_seen_elsewhere() {
+    let mut election = Election::new("a".into(), TTL);
+    election.step_down(9_000);
+    election.step_down(0);
+    election.on_reply(&Step::Read, Reply::Found(None), seconds(0), seconds(0));
+    let Step::Write { lease, .. } = election.next_step(seconds(0), Timestamp(1_000)) else { panic!("it is free") };
+    assert_eq!(lease.token, 9_001);
 }
 
 proptest! {
