@@ -90,7 +90,10 @@ async fn an_older_lease_is_refused_and_changes_nothing() {
     client.add(&file).await.expect("added");
     client.set_allocation(&file.id(), &wanted(2, Some(7))).await.expect("the first lease");
     let error = client.set_allocation(&file.id(), &wanted(5, Some(6))).await.expect_err("an older one");
-    assert!(matches!(&error, PlatformError::StaleLease(said) if said.error.contains("lease = 6, must be at least 7") && said.highest_lease == Some(7)), "{error}");
+    assert!(
+        matches!(&error, PlatformError::StaleLease(said) if said.error.contains("lease = 6, must be at least 7") && said.highest_lease == Some(7)),
+        "{error}"
+    );
     assert_eq!(client.get(&file.id()).await.expect("there").desired.replicas, Replicas(2));
     client.set_allocation(&file.id(), &wanted(3, None)).await.expect("an operator needs no lease");
     client.set_allocation(&file.id(), &wanted(4, Some(7))).await.expect("the newest lease");

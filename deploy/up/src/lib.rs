@@ -241,21 +241,21 @@ pub fn lag_warning(ticks: u64, plan: &Plan) -> String {
 
 fn print_lines(dashboard: &Dashboard, shown: &[FunctionId], statuses: &Statuses) {
     if shown.len() > LINES {
-        say(&many::SystemTotals::of(dashboard, shown).to_string());
+        say(many::SystemTotals::of(dashboard, shown));
     }
     let worst = many::worst_first(dashboard, shown);
     for function in worst.iter().take(if shown.len() > LINES { WORST } else { LINES }) {
         match dashboard.functions.get(function) {
             Some(record) => {
                 let lines: Vec<String> = view::describe(record).iter().map(ToString::to_string).collect();
-                say(&format!("{function}  {}", lines.join("; ")));
+                say(format_args!("{function}  {}", lines.join("; ")));
             }
-            None => say(&format!("{function}  no measurement yet")),
+            None => say(format_args!("{function}  no measurement yet")),
         }
     }
     for (name, service) in statuses.iter().filter(|(_, service)| service.status == Status::Restarting) {
         let reason = service.start_error.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-        say(&format!("{name}  restarting{reason}"));
+        say(format_args!("{name}  restarting{reason}"));
     }
 }
 

@@ -38,7 +38,7 @@ pub async fn run(state: StateDir, setup: BusConfig, operator: Bus) {
             let error = format!("{error:#}");
             // Repeated while it lasts; the services report the same.
             if error != last {
-                say(&format!("warning: {error}"));
+                say(format_args!("warning: {error}"));
             }
             last = error;
         } else {
@@ -70,7 +70,7 @@ async fn check_writes(failed: &mut u32, state: &StateDir, operator: &Bus) -> any
     if unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) } != 0 {
         return Err(std::io::Error::last_os_error()).context(unwritable);
     }
-    say(&format!("warning: {unwritable}; restarting it, because the disk has {} MiB left", free >> 20));
+    say(format_args!("warning: {unwritable}; restarting it, because the disk has {} MiB left", free >> 20));
     Ok(())
 }
 
@@ -89,7 +89,7 @@ async fn check(connected: &mut Option<jetstream::Context>, state: &StateDir, set
         let name = subject::CONTROL_BUCKET;
         jetstream.create_key_value(wanted).await.with_context(|| format!("bucket {name} is gone and cannot be created again"))?;
         freeze_all(operator).await?;
-        say(&format!(
+        say(format_args!(
             "warning: bucket {name} was gone; it was created again and all functions are frozen: check, then run `qscale unfreeze`"
         ));
     }
@@ -98,7 +98,7 @@ async fn check(connected: &mut Option<jetstream::Context>, state: &StateDir, set
         if is_missing(jetstream, &wanted.name).await? {
             let name = wanted.name.clone();
             jetstream.create_stream(wanted).await.with_context(|| format!("stream {name} is gone and cannot be created again"))?;
-            say(&format!("warning: stream {name} was gone; it was created again, its messages are lost"));
+            say(format_args!("warning: stream {name} was gone; it was created again, its messages are lost"));
         }
     }
     let buckets = provision::buckets().map(|wanted| (subject::bucket_stream(&wanted.bucket), format!("bucket {}", wanted.bucket)));
