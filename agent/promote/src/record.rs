@@ -44,7 +44,7 @@ pub fn parse(key: &str, value: &[u8]) -> Result<(Name, Entry), String> {
     }
 }
 
-/// Another process wrote the record in the meantime.
+/// Another process wrote the record, or the pointer to the version in use, in the meantime.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the record of model {0} was changed by another promoter; reading it again")]
 pub struct RecordChanged(pub Name);

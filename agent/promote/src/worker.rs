@@ -425,13 +425,13 @@ impl Step<'_> {
         let is_put = pointer.in_use.as_ref().is_some_and(|in_use| in_use.on_trial && in_use.version == trial.version);
         if !is_put {
             let base = trial.base.context("a candidate under watch replaces a version")?;
-            let superseded = |found| Superseded { expected: Some(base), found };
             if pointer.revision != revision {
-                return self.supersede(superseded(pointer.version()), now).await;
+                return self.supersede(Superseded { expected: Some(base), found: pointer.version() }, now).await;
             }
             match self.store.start_trial(&model, trial.version, base, &pointer).await {
                 Ok(_) => {}
-                Err(PointerError::Superseded { found, .. }) => return self.supersede(superseded(found), now).await,
+                // By an operator, or by another promoter that has put the candidate in use: the next step finds out.
+                Err(PointerError::Superseded { .. }) => return Err(RecordChanged(model).into()),
                 Err(error) => return Err(error.into()),
             }
         }
