@@ -10,6 +10,7 @@ mod checks;
 mod collector;
 pub mod plan;
 mod platform;
+pub mod promotion;
 mod protocol;
 mod recorder;
 pub mod shrink;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use qscale_common::runtime::clock;
 use qscale_simulation::plan::Plan;
+use qscale_simulation::promotion;
 use qscale_simulation::shrink::shrink;
 use qscale_simulation::world::run;
 
@@ -45,6 +46,14 @@ fn new_seeds_hold() {
         ticks += run(&plan, false).ticks;
     }
     assert!(ticks > 0);
+}
+
+#[test]
+fn two_promoters_never_leave_a_candidate_unwatched() {
+    let first = clock::now().0 * 10;
+    for seed in (0..3_000).chain(first..first + 3_000) {
+        assert_eq!(promotion::run(seed), None, "seed {seed}");
+    }
 }
 
 #[test]
